@@ -1,0 +1,14 @@
+//! What runs pipelines. A back-end knows how to ask a service; it knows nothing of commands or summary states.
+
+use crate::csc::request::{Action, Answer};
+
+/// Something that runs jobs.
+///
+/// One value is shared by all worker threads.
+pub trait Backend: Send + Sync {
+    /// Carries out one request at the service of that base URL (no trailing slash).
+    ///
+    /// Blocks, but never longer than the back-end's timeouts allow. Never panics:
+    /// whatever the service answers becomes an [`Answer`].
+    fn perform(&self, url: &str, action: &Action) -> Answer;
+}

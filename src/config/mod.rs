@@ -1,0 +1,3 @@
+//! Daemon settings (toml) and component configuration (layered yaml).
+
+pub mod settings;

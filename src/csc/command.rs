@@ -1,0 +1,199 @@
+//! Commands as types. A transport makes them; from there on nothing is left to validate.
+
+use super::id::{ClientId, JobId, SeqNum};
+use super::state::Transition;
+use super::time::Tai;
+
+/// Most items of `prereq_jobs` that one command may name.
+pub const PREREQS_MAX: usize = 100;
+
+/// The name of a command of the SAL interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CommandName {
+    /// Abort a job.
+    AbortJob,
+    /// ENABLED to DISABLED.
+    Disable,
+    /// DISABLED to ENABLED.
+    Enable,
+    /// Run a pipeline.
+    Execute,
+    /// STANDBY to OFFLINE.
+    ExitControl,
+    /// Set the level of the log.
+    SetLogLevel,
+    /// To STANDBY.
+    Standby,
+    /// STANDBY to DISABLED.
+    Start,
+}
+
+impl CommandName {
+    /// All commands, in the order of their names.
+    pub const ALL: [Self; 8] = [
+        Self::AbortJob,
+        Self::Disable,
+        Self::Enable,
+        Self::Execute,
+        Self::ExitControl,
+        Self::SetLogLevel,
+        Self::Standby,
+        Self::Start,
+    ];
+
+    /// The name as SAL spells it, without the `command_` prefix.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AbortJob => "abort_job",
+            Self::Disable => "disable",
+            Self::Enable => "enable",
+            Self::Execute => "execute",
+            Self::ExitControl => "exitControl",
+            Self::SetLogLevel => "setLogLevel",
+            Self::Standby => "standby",
+            Self::Start => "start",
+        }
+    }
+
+    /// The command of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|c| c.as_str() == name)
+    }
+
+    /// The command that makes a transition.
+    #[must_use]
+    pub fn of_transition(transition: Transition) -> Self {
+        match transition {
+            Transition::Start => Self::Start,
+            Transition::Enable => Self::Enable,
+            Transition::Disable => Self::Disable,
+            Transition::Standby => Self::Standby,
+            Transition::ExitControl => Self::ExitControl,
+        }
+    }
+}
+
+/// Which way a command came, and so which way its acks go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A client of the local socket.
+    Socket(ClientId),
+    /// Our own command line (`--state`): nobody waits for its acks.
+    CommandLine,
+}
+
+/// Who sent a command: all that its acks need.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sender {
+    /// Where the command came from.
+    pub via: Via,
+    /// `private_identity`, for example `root@localhost`.
+    pub identity: String,
+    /// `private_origin`: the sender's process id.
+    pub origin: i32,
+    /// `private_seqNum`: the sender's number of this command.
+    pub seq_num: SeqNum,
+    /// `private_sndStamp`.
+    pub sent: Tai,
+}
+
+/// A command as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// Who sent it.
+    pub sender: Sender,
+    /// What it asks for.
+    pub order: Order,
+}
+
+/// What a command asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Order {
+    /// `start`: read the configuration with this override (may be empty) and go to DISABLED.
+    Start {
+        /// `configurationOverride`: `[file][:gitref]`.
+        override_name: String,
+    },
+    /// `enable`.
+    Enable,
+    /// `disable`.
+    Disable,
+    /// `standby`.
+    Standby,
+    /// `exitControl`.
+    ExitControl,
+    /// `setLogLevel`: Python's numbers, 0 and up.
+    SetLogLevel {
+        /// The least level that is logged.
+        level: i32,
+    },
+    /// `execute`.
+    Execute(Execute),
+    /// `abort_job`.
+    AbortJob(JobId),
+    /// It cannot be carried out as it was written.
+    Invalid {
+        /// The command, when at least that is known.
+        name: Option<CommandName>,
+        /// Why not, for the ack.
+        reason: String,
+    },
+}
+
+impl Order {
+    /// The name of the command, when it is known.
+    #[must_use]
+    pub fn name(&self) -> Option<CommandName> {
+        match self {
+            Self::Start { .. } => Some(CommandName::Start),
+            Self::Enable => Some(CommandName::Enable),
+            Self::Disable => Some(CommandName::Disable),
+            Self::Standby => Some(CommandName::Standby),
+            Self::ExitControl => Some(CommandName::ExitControl),
+            Self::SetLogLevel { .. } => Some(CommandName::SetLogLevel),
+            Self::Execute(_) => Some(CommandName::Execute),
+            Self::AbortJob(_) => Some(CommandName::AbortJob),
+            Self::Invalid { name, .. } => *name,
+        }
+    }
+}
+
+/// The parameters of `execute`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Execute {
+    /// URL or path of the pipeline; not empty.
+    pub pipeline: String,
+    /// Version of the Science Pipelines (an EUPS tag); may be empty.
+    pub version: String,
+    /// More options for the pipeline run; may be empty.
+    pub config: String,
+    /// The data to run on; may be empty.
+    pub data_query: String,
+    /// Jobs to wait for first.
+    pub prereq_jobs: Vec<JobId>,
+    /// Output dataset types; empty: as configured.
+    pub output_dataset_types: String,
+}
+
+impl Execute {
+    /// Parses the comma-separated ids of `prereq_jobs`; empty items are dropped, doubles too.
+    ///
+    /// # Errors
+    /// The reason for an ack: a malformed id, or more than [`PREREQS_MAX`].
+    pub fn parse_prereq_jobs(text: &str) -> Result<Vec<JobId>, String> {
+        let mut ids: Vec<JobId> = Vec::new();
+        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            let id = JobId::parse(item)?;
+            if ids.contains(&id) {
+                continue;
+            }
+            if ids.len() == PREREQS_MAX {
+                return Err(format!("prereq_jobs names more than {PREREQS_MAX} jobs"));
+            }
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+}

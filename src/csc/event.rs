@@ -1,0 +1,265 @@
+//! Events and acks as types. How they are written on a wire is the business of `sal` and the transports.
+
+use std::sync::Arc;
+
+use super::id::{JobId, RunId, SeqNum};
+use super::state::SummaryState;
+use super::time::Tai;
+
+/// An answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ack {
+    /// `CMD_INPROGRESS`: the job exists, its end is awaited.
+    InProgress {
+        /// The id by which the job can be aborted.
+        job_id: JobId,
+    },
+    /// `CMD_COMPLETE`.
+    Complete,
+    /// `CMD_FAILED`, result `Failed: ` and the reason.
+    Failed {
+        /// Why; one line, lower case unless it begins with a name.
+        reason: String,
+    },
+    /// `CMD_ABORTED`: the job of this command was aborted.
+    Aborted,
+}
+
+/// Levels of the log, with Python's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// 10.
+    Debug,
+    /// 20.
+    Info,
+    /// 30.
+    Warning,
+    /// 40.
+    Error,
+    /// 50: only for FAULT.
+    Critical,
+}
+
+impl LogLevel {
+    /// The number in `logMessage` and `logLevel`.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        match self {
+            Self::Debug => 10,
+            Self::Info => 20,
+            Self::Warning => 30,
+            Self::Error => 40,
+            Self::Critical => 50,
+        }
+    }
+}
+
+/// Why the component is in FAULT: the codes of the `errorCode` event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorCode {
+    /// 0: nothing is wrong.
+    None,
+    /// 1: the execution service could not be reached for `outage_limit`.
+    Unreachable,
+    /// 2: the simulator was asked to fault (`fault.yaml`).
+    Simulated,
+}
+
+impl ErrorCode {
+    /// The number in `errorCode`.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        match self {
+            Self::None => 0,
+            Self::Unreachable => 1,
+            Self::Simulated => 2,
+        }
+    }
+}
+
+/// A log message on its way out as an event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogMessage {
+    /// The logger's name: our module path.
+    pub name: String,
+    /// Python's number of its level.
+    pub level: i32,
+    /// The text.
+    pub message: String,
+    /// Source file, may be empty.
+    pub file_path: String,
+    /// Line in the source file, 0 if unknown.
+    pub line_number: i32,
+    /// Our process id.
+    pub process: i32,
+    /// When it was logged.
+    pub timestamp: Tai,
+}
+
+/// An event of the SAL interface.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// `summaryState`.
+    SummaryState(SummaryState),
+    /// `errorCode`.
+    ErrorCode {
+        /// What kind of error; [`ErrorCode::None`] clears the last one.
+        code: ErrorCode,
+        /// What happened, in one line.
+        report: String,
+    },
+    /// `heartbeat`, every second.
+    Heartbeat,
+    /// `logLevel`.
+    LogLevel {
+        /// The least level that is logged.
+        level: i32,
+    },
+    /// `logMessage`.
+    LogMessage(LogMessage),
+    /// `simulationMode`.
+    SimulationMode {
+        /// 0: real, 1: simulated.
+        mode: i32,
+    },
+    /// `softwareVersions`.
+    SoftwareVersions,
+    /// `configurationsAvailable`.
+    ConfigurationsAvailable(ConfigurationsAvailable),
+    /// `configurationApplied`.
+    ConfigurationApplied {
+        /// The names of the files read, comma-joined.
+        configurations: String,
+        /// `git describe` of the directory, or empty.
+        version: String,
+        /// The directory as a file URI, or empty.
+        url: String,
+    },
+    /// `job_id`: a job was made for an execute.
+    JobId {
+        /// The sequence number of the command.
+        seq_num: SeqNum,
+        /// The job.
+        job_id: JobId,
+    },
+    /// `job_result`: a job ended.
+    JobResult(JobResult),
+}
+
+/// Content of `configurationsAvailable`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigurationsAvailable {
+    /// Sorted names of the override files, comma-joined.
+    pub overrides: String,
+    /// `git describe` of the directory, or empty.
+    pub version: String,
+    /// The directory as a file URI, or empty.
+    pub url: String,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobResult {
+    /// The job.
+    pub job_id: JobId,
+    /// Success, failure or abort.
+    pub exit_code: ExitCode,
+    /// What is known of the job.
+    pub result: ResultObject,
+}
+
+/// `exit_code` of a `job_result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitCode {
+    /// 0: phase completed.
+    Completed,
+    /// 1: phase error or unknown, or aborted by somebody else.
+    Error,
+    /// 255: aborted by `abort_job`.
+    Aborted,
+}
+
+impl ExitCode {
+    /// The number in `exit_code`.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        match self {
+            Self::Completed => 0,
+            Self::Error => 1,
+            Self::Aborted => 255,
+        }
+    }
+}
+
+/// The JSON object in a `job_result`; it always has `jobId` and `phase`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ResultObject {
+    /// The final job object of the service.
+    Service(JobObject),
+    /// What we know, when the service told nothing.
+    Known {
+        /// The job.
+        job_id: JobId,
+        /// Its run id; not known of a job that we did not submit.
+        run_id: Option<RunId>,
+        /// `aborted` or `unknown`.
+        phase: Phase,
+    },
+}
+
+/// A job object of the service as JSON text, at most 512 KiB, with `jobId` and `phase`.
+///
+/// A back-end makes it and a transport hands it on; the core does not look inside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobObject(pub Arc<str>);
+
+/// The phase of a job at the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Final: it succeeded.
+    Completed,
+    /// Final: it failed.
+    Error,
+    /// Final: it was aborted.
+    Aborted,
+    /// Final: nobody knows.
+    Unknown,
+    /// Any other word, known or not: not final.
+    Active,
+}
+
+impl Phase {
+    /// Parses the service's word; all but the four final ones mean still active.
+    #[must_use]
+    pub fn parse(word: &str) -> Self {
+        match word {
+            "completed" => Self::Completed,
+            "error" => Self::Error,
+            "aborted" => Self::Aborted,
+            "unknown" => Self::Unknown,
+            _ => Self::Active,
+        }
+    }
+
+    /// The service's word; `executing` stands for all that are active.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Error => "error",
+            Self::Aborted => "aborted",
+            Self::Unknown => "unknown",
+            Self::Active => "executing",
+        }
+    }
+
+    /// How a job that ended in this phase is reported; none while it is active.
+    #[must_use]
+    pub fn exit_code(self) -> Option<ExitCode> {
+        match self {
+            Self::Completed => Some(ExitCode::Completed),
+            Self::Error | Self::Aborted | Self::Unknown => Some(ExitCode::Error),
+            Self::Active => None,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What the core asks of a back-end, and what it can hear back.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::{ErrorCode, JobObject, Phase};
+use super::id::{JobId, RunId};
+
+/// Identifies one request; an answer whose ticket nobody waits for any more is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// One request to a back-end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Comes back with the answer.
+    pub ticket: Ticket,
+    /// Base URL of the service, without a trailing slash; empty in simulation.
+    pub url: Arc<str>,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What a back-end can do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Create a job.
+    Submit(Arc<Submission>),
+    /// Ask how a job is.
+    Status {
+        /// The job.
+        job_id: JobId,
+        /// Its run id if the job is ours: an answer with another one is wrong.
+        run_id: Option<RunId>,
+    },
+    /// Abort a job and remove it.
+    Remove {
+        /// The job.
+        job_id: JobId,
+    },
+    /// Look for jobs by run id.
+    List {
+        /// The run ids of interest; other jobs are left out of the answer.
+        run_ids: Arc<BTreeSet<RunId>>,
+    },
+}
+
+/// A job as it is to be submitted: everything that the back-end's request says, fixed when the command was accepted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    /// Our unique key for it.
+    pub run_id: RunId,
+    /// The shell command that the job runs.
+    pub command: String,
+    /// Repository of the job scripts.
+    pub source_url: String,
+    /// Branch, tag or commit of the job scripts.
+    pub commit_ref: String,
+    /// The job's environment, in this order; values are plain text, not yet escaped for any wire.
+    pub environment: Vec<(&'static str, String)>,
+    /// The pipeline, also named in the environment.
+    pub pipeline: String,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Of the request.
+    pub ticket: Ticket,
+    /// What the back-end said.
+    pub answer: Answer,
+}
+
+/// What a back-end can answer. Only what is believable: wrong answers are a [`Failure`].
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// To submit and status: the job.
+    Job(JobStatus),
+    /// To status and remove: there is no such job.
+    Gone,
+    /// To remove: the job is aborted and removed.
+    Removed {
+        /// A job object to report, where the back-end has a better one than what we know.
+        object: Option<JobObject>,
+    },
+    /// To list: the jobs of the run ids asked for.
+    Listed(Vec<ListedJob>),
+    /// To submit: this can never be submitted; trying again is useless.
+    Rejected {
+        /// Why, for the ack.
+        reason: String,
+    },
+    /// To status: the back-end itself broke down and the job is lost (simulator only).
+    Broken {
+        /// The code for the `errorCode` event.
+        code: ErrorCode,
+        /// What happened, for the `errorCode` event and the ack.
+        report: String,
+    },
+    /// The request failed.
+    Failed(Failure),
+}
+
+/// A job as the service reports it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobStatus {
+    /// Its id.
+    pub job_id: JobId,
+    /// Its phase.
+    pub phase: Phase,
+    /// The whole object.
+    pub object: JobObject,
+}
+
+/// A job in the service's list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedJob {
+    /// Its id.
+    pub job_id: JobId,
+    /// Its run id.
+    pub run_id: RunId,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What follows from it.
+    pub kind: FailureKind,
+    /// Whether the service could be reached.
+    pub contact: Contact,
+    /// What happened, in one line.
+    pub reason: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// What may have become of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Nothing reached the service.
+    NotSent,
+    /// It may have been carried out, or will be.
+    Unclear,
+    /// The service said no, with a text.
+    Refused,
+    /// The answer is not believable.
+    Wrong,
+}
+
+/// Whether a failed request shows that the service lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// It answered, if only to refuse.
+    Answered,
+    /// It is away: no connection, no answer in time, or a server error to a plain question.
+    Silent,
+}
+
+/// The execution service as the component configuration describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Service {
+    /// Base URL, without a trailing slash; empty in simulation.
+    pub url: Arc<str>,
+    /// Time between polls of a job.
+    pub poll_interval: Duration,
+    /// Butler repository, if configured.
+    pub butler: Option<String>,
+    /// Default input collection, if configured.
+    pub input_collection: Option<String>,
+    /// Output dataset types of jobs that name none, if configured.
+    pub output_glob: Option<String>,
+}
+
+/// What `start` reads: the service, and what `configurationApplied` says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration {
+    /// The service for our index.
+    pub service: Service,
+    /// Names of the files read, comma-joined.
+    pub files: String,
+    /// `git describe` of the directory, or empty.
+    pub version: String,
+    /// The directory as a file URI, or empty.
+    pub directory_url: String,
+}

@@ -1,0 +1,9 @@
+//! The map of the code.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod csc;
+pub mod sal;
+pub mod transport;

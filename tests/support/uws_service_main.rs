@@ -1,0 +1,2 @@
+//! The fake execution service, on its own.
+fn main() {}
