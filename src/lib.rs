@@ -6,4 +6,8 @@ pub mod cli;
 pub mod config;
 pub mod csc;
 pub mod sal;
+pub mod systemd;
+pub mod timer;
 pub mod transport;
+pub mod daemon;
+pub mod logging;

@@ -78,6 +78,8 @@ impl CommandName {
 /// Which way a command came, and so which way its acks go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
+    /// The observatory's control system.
+    Kafka,
     /// A client of the local socket.
     Socket(ClientId),
     /// Our own command line (`--state`): nobody waits for its acks.

@@ -1,7 +1,469 @@
 //! THE CORE: a pure state machine.
+//!
+//! It takes an [`Input`] and the time, and gives [`Effect`]s for the daemon to carry out in order.
+//! It does no I/O, reads no clock, starts no thread, writes no log, and its random numbers come
+//! from a seed: the same seed and inputs give the same effects, always.
+//! It knows nothing of HTTP, Kafka, JSON on a wire, files or time sources.
+//!
+//! * [`command`], [`event`], [`request`]: what goes in and out, as types.
+//! * `transition`: summary states; `submit`: an execute until its job exists; `track`: from there to
+//!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
+//!   `contact`: whether the service lives; `seen`: commands that came twice.
+
 pub mod command;
+mod contact;
 pub mod event;
 pub mod id;
+mod job;
+mod lookup;
+mod remove;
+pub mod report;
 pub mod request;
+mod seen;
 pub mod state;
+mod submit;
 pub mod time;
+mod track;
+mod transition;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use command::{Command, CommandName, Order, Sender};
+use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
+use id::{JobId, RunId, SalIndex};
+use job::{Ended, Job, JobKey, Watch};
+use request::{Action, Configuration, Outcome, Request, Ticket};
+use state::SummaryState;
+use time::Time;
+
+/// Time between heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is told again at half of that.
+const REMINDER: Duration = Duration::from_secs(300);
+/// Longest wait between tries of one request.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// How long a PUT or DELETE in flight is waited for when the daemon stops.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Finished jobs that are remembered for `ocps jobs --all`.
+const HISTORY_MAX: usize = 1000;
+/// Transition commands that may wait behind a `start`.
+const WAITING_TRANSITIONS_MAX: usize = 100;
+
+/// What the core needs to know for its whole life.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our index.
+    pub index: SalIndex,
+    /// Whether jobs are only simulated.
+    pub simulated: bool,
+    /// Least level that is logged, Python's number.
+    pub log_level: i32,
+    /// Shell command of every job.
+    pub job_command: String,
+    /// Repository of the job scripts.
+    pub source_url: String,
+    /// Branch, tag or commit of the job scripts.
+    pub commit_ref: String,
+    /// Whether the version of an execute chooses the container image.
+    pub version_selects_image: bool,
+    /// How long a submission is tried, from its first failed or unclear attempt.
+    pub submit_timeout: Duration,
+    /// How long a job may take to show up in the list after an unclear attempt.
+    pub settle_time: Duration,
+    /// How long the service may be away while jobs run before that is a FAULT.
+    pub outage_limit: Duration,
+    /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
+    pub max_jobs: usize,
+}
+
+/// What happens to the core.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A command came.
+    Command(Command),
+    /// A back-end request ended.
+    Outcome(Outcome),
+    /// The time that [`Csc::next_deadline`] asked for has come (or any other time: it does no harm).
+    Tick,
+    /// The configuration asked for was read, or why not.
+    Configuration(Result<Configuration, String>),
+    /// The configuration directory was looked at.
+    ConfigurationsAvailable(ConfigurationsAvailable),
+    /// The record of this job is durable.
+    Journaled(JobKey),
+    /// Log from this level on (not by command).
+    LogLevel(i32),
+    /// End, leaving jobs running at the service.
+    Terminate,
+}
+
+/// What the core wants done, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Answer a command.
+    Ack {
+        /// Whom.
+        to: Sender,
+        /// The command that is answered, when it is known.
+        command: Option<CommandName>,
+        /// What to say.
+        ack: Ack,
+    },
+    /// Tell the world.
+    Publish(Event),
+    /// Make the record of this job durable, then say [`Input::Journaled`].
+    Journal(JobKey),
+    /// Ask the back-end.
+    Request(Request),
+    /// Start no request any more, also none that is queued: those fail as not sent.
+    StopRequests,
+    /// Read the configuration with this override, then say [`Input::Configuration`].
+    ReadConfiguration {
+        /// `[file][:gitref]`, may be empty.
+        override_name: String,
+    },
+    /// Look at the configuration directory from now on, or not any more.
+    WatchConfigurations(Watching),
+    /// Log from this level on, Python's number.
+    SetLogLevel(i32),
+    /// Log a line.
+    Log(LogLevel, String),
+    /// End the process, successfully.
+    Exit,
+}
+
+/// Whether the configuration directory is looked at: only in STANDBY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watching {
+    /// Every second.
+    On,
+    /// Not at all.
+    Off,
+}
+
+/// Whether the daemon goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Life {
+    /// It does.
+    Serving,
+    /// It waits for what is in flight, until this time at most.
+    Stopping { until: Duration },
+    /// [`Effect::Exit`] was given.
+    Over,
+}
+
+/// What an outstanding request is for.
+#[derive(Clone, Debug, PartialEq)]
+enum Asked {
+    Submit(JobKey),
+    Poll(JobKey),
+    Watch(JobId),
+    Remove(JobId),
+    Confirm(JobId),
+    List(Arc<str>),
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Csc {
+    settings: Settings,
+    rng: fastrand::Rng,
+    /// Time of the current turn.
+    now: Time,
+    /// Effects of the current turn.
+    out: Vec<Effect>,
+    life: Life,
+    state: SummaryState,
+    error: (ErrorCode, String),
+    /// The last content of each event that is published only when it changes.
+    published: Vec<Event>,
+    next_heartbeat: Duration,
+    log_level: i32,
+    configuration: Option<Configuration>,
+    /// The sender of the `start` whose configuration is being read.
+    starting: Option<Sender>,
+    /// Transition commands that wait behind it.
+    waiting_transitions: VecDeque<Command>,
+    seen: seen::Seen,
+    jobs: BTreeMap<JobKey, Job>,
+    job_ids: HashMap<JobId, JobKey>,
+    history: VecDeque<Ended>,
+    last_key: u64,
+    asked: HashMap<Ticket, Asked>,
+    last_ticket: u64,
+    watches: BTreeMap<JobId, Watch>,
+    removals: BTreeMap<JobId, remove::Removal>,
+    lookups: BTreeMap<Arc<str>, lookup::Lookup>,
+    suspects: BTreeMap<RunId, lookup::Suspect>,
+    contact: contact::Health,
+    counters: report::Counters,
+}
+
+impl Csc {
+    /// A core in STANDBY; its effects are the events that every start-up begins with.
+    #[must_use]
+    pub fn new(settings: Settings, seed: u64, now: Time, effects: &mut Vec<Effect>) -> Self {
+        let mut csc = Self {
+            log_level: settings.log_level,
+            settings,
+            rng: fastrand::Rng::with_seed(seed),
+            now,
+            out: mem::take(effects),
+            life: Life::Serving,
+            state: SummaryState::Standby,
+            error: (ErrorCode::None, String::new()),
+            published: Vec::new(),
+            next_heartbeat: now.mono + HEARTBEAT,
+            configuration: None,
+            starting: None,
+            waiting_transitions: VecDeque::new(),
+            seen: seen::Seen::default(),
+            jobs: BTreeMap::new(),
+            job_ids: HashMap::new(),
+            history: VecDeque::new(),
+            last_key: 0,
+            asked: HashMap::new(),
+            last_ticket: 0,
+            watches: BTreeMap::new(),
+            removals: BTreeMap::new(),
+            lookups: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            contact: contact::Health::default(),
+            counters: report::Counters::default(),
+        };
+        csc.announce();
+        *effects = mem::take(&mut csc.out);
+        csc
+    }
+
+    /// The events of start-up, in the order that salobj has.
+    fn announce(&mut self) {
+        self.publish(Event::LogLevel { level: self.log_level });
+        self.publish(Event::Heartbeat);
+        self.publish(Event::SimulationMode { mode: i32::from(self.settings.simulated) });
+        self.publish(Event::SoftwareVersions);
+        self.publish(Event::SummaryState(self.state));
+        self.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
+        self.out.push(Effect::WatchConfigurations(Watching::On));
+    }
+
+    /// Takes one input; appends what is to be done to `effects`.
+    pub fn handle(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
+        if self.life == Life::Over {
+            return;
+        }
+        self.now = now;
+        self.out = mem::take(effects);
+        match input {
+            Input::Command(command) => self.take(command),
+            Input::Outcome(outcome) => self.hear(outcome),
+            Input::Tick => self.tick(),
+            Input::Configuration(result) => self.configured(result),
+            Input::ConfigurationsAvailable(available) => self.available(available),
+            Input::Journaled(key) => self.journaled(key),
+            Input::LogLevel(level) => self.set_log_level(level),
+            Input::Terminate => self.stop(),
+        }
+        self.finish_stop();
+        *effects = mem::take(&mut self.out);
+    }
+
+    /// The monotonic time at which the core wants the next [`Input::Tick`].
+    #[must_use]
+    pub fn next_deadline(&self) -> Duration {
+        let mut deadline = self.next_heartbeat;
+        if let Life::Stopping { until } = self.life {
+            // Nothing else is due: no request is started any more.
+            return deadline.min(until);
+        }
+        let due = self
+            .jobs
+            .values()
+            .filter_map(|job| job.due(&self.settings))
+            .chain(self.watches.values().filter_map(Watch::due))
+            .chain(self.removals.values().filter_map(remove::Removal::due))
+            .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
+            .chain(self.outage_due());
+        for time in due {
+            deadline = deadline.min(time);
+        }
+        deadline
+    }
+
+    /// The current summary state.
+    #[must_use]
+    pub fn state(&self) -> SummaryState {
+        self.state
+    }
+
+    fn take(&mut self, command: Command) {
+        if self.seen.is_repeated(&command.sender, self.now.mono) {
+            self.log(LogLevel::Warning, format!("ignored a command that came twice: {}", describe(&command)));
+            return;
+        }
+        self.counters.commands += 1;
+        if self.life != Life::Serving {
+            return self.fail(&command.sender, command.order.name(), "the daemon is stopping".to_owned());
+        }
+        let name = command.order.name();
+        match command.order {
+            Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl => {
+                self.take_transition(command);
+            }
+            Order::SetLogLevel { level } => {
+                self.set_log_level(level);
+                self.ack(&command.sender, name, Ack::Complete);
+            }
+            Order::Execute(execute) => match self.not_enabled(CommandName::Execute) {
+                None => self.execute(command.sender, &execute),
+                Some(reason) => self.fail(&command.sender, name, reason),
+            },
+            Order::AbortJob(job_id) => match self.not_enabled(CommandName::AbortJob) {
+                None => self.abort(command.sender, job_id),
+                Some(reason) => self.fail(&command.sender, name, reason),
+            },
+            Order::Invalid { name, reason } => {
+                let reason = name.and_then(|name| self.not_allowed(name)).unwrap_or(reason);
+                self.fail(&command.sender, name, reason);
+            }
+        }
+    }
+
+    fn hear(&mut self, outcome: Outcome) {
+        // An answer that nobody waits for any more is dropped: its job went on without it.
+        let Some(asked) = self.asked.remove(&outcome.ticket) else { return };
+        self.note_contact(&outcome.answer);
+        match asked {
+            Asked::Submit(key) => self.submitted(key, outcome.answer),
+            Asked::Poll(key) => self.polled(key, outcome.answer),
+            Asked::Watch(job_id) => self.watched(&job_id, outcome.answer),
+            Asked::Remove(job_id) => self.removed(job_id, outcome.answer),
+            Asked::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
+            Asked::List(url) => self.listed(&url, outcome.answer),
+        }
+        // What just changed may be due at once.
+        self.advance();
+    }
+
+    fn tick(&mut self) {
+        if self.now.mono >= self.next_heartbeat {
+            self.publish(Event::Heartbeat);
+            let late = self.now.mono.saturating_sub(self.next_heartbeat);
+            // Keep the beat; after a long sleep do not catch up.
+            let beats = u32::try_from(late.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+            self.next_heartbeat += HEARTBEAT.saturating_mul(beats);
+        }
+        self.advance();
+    }
+
+    /// Does all that is due.
+    fn advance(&mut self) {
+        if self.life != Life::Serving {
+            return;
+        }
+        self.check_outage();
+        self.advance_jobs();
+        self.advance_watches();
+        self.advance_removals();
+        self.advance_lookups();
+    }
+
+    fn set_log_level(&mut self, level: i32) {
+        self.log_level = level;
+        self.out.push(Effect::SetLogLevel(level));
+        self.publish(Event::LogLevel { level });
+    }
+
+    /// Sends a request whose answer goes to `asked`.
+    fn ask(&mut self, asked: Asked, url: Arc<str>, action: Action) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        self.asked.insert(ticket, asked);
+        self.counters.requests += 1;
+        self.out.push(Effect::Request(Request { ticket, url, action }));
+        ticket
+    }
+
+    fn ack(&mut self, to: &Sender, command: Option<CommandName>, ack: Ack) {
+        self.out.push(Effect::Ack { to: to.clone(), command, ack });
+    }
+
+    fn fail(&mut self, to: &Sender, command: Option<CommandName>, reason: String) {
+        self.counters.failed_commands += 1;
+        let name = command.map_or("command", CommandName::as_str);
+        self.log(LogLevel::Warning, format!("{name} of {} failed: {reason}", to.identity));
+        self.ack(to, command, Ack::Failed { reason });
+    }
+
+    fn log(&mut self, level: LogLevel, message: String) {
+        self.out.push(Effect::Log(level, message));
+    }
+
+    /// Publishes an event; those that tell a state only when their content changed.
+    fn publish(&mut self, event: Event) {
+        match event {
+            Event::Heartbeat
+            | Event::LogMessage(_)
+            | Event::ConfigurationApplied { .. }
+            | Event::JobId { .. }
+            | Event::JobResult(_) => {}
+            Event::SummaryState(_)
+            | Event::ErrorCode { .. }
+            | Event::LogLevel { .. }
+            | Event::SimulationMode { .. }
+            | Event::SoftwareVersions
+            | Event::ConfigurationsAvailable(_) => {
+                let same_kind = |e: &&mut Event| mem::discriminant(*e) == mem::discriminant(&event);
+                match self.published.iter_mut().find(same_kind) {
+                    Some(last) if *last == event => return,
+                    Some(last) => last.clone_from(&event),
+                    None => self.published.push(event.clone()),
+                }
+            }
+        }
+        self.out.push(Effect::Publish(event));
+    }
+
+    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], with jitter.
+    fn backoff(&mut self, base: Duration, failures: u32) -> Duration {
+        let limit = BACKOFF_MAX.max(base);
+        let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
+        doubled.mul_f64(0.75 + 0.5 * self.rng.f64())
+    }
+
+    /// Ends the daemon: nothing new is begun, what is in flight is waited for.
+    fn stop(&mut self) {
+        if self.life != Life::Serving {
+            return;
+        }
+        self.life = Life::Stopping { until: self.now.mono + STOP_PATIENCE };
+        self.out.push(Effect::StopRequests);
+    }
+
+    fn finish_stop(&mut self) {
+        let Life::Stopping { until } = self.life else { return };
+        let in_flight = |asked: &Asked| match asked {
+            Asked::Submit(_) | Asked::Remove(_) => true,
+            Asked::Poll(_) | Asked::Watch(_) | Asked::Confirm(_) | Asked::List(_) => false,
+        };
+        if self.asked.values().any(in_flight) && self.now.mono < until {
+            return;
+        }
+        self.life = Life::Over;
+        if !self.jobs.is_empty() {
+            self.log(LogLevel::Info, format!("{} jobs are left at the execution service", self.jobs.len()));
+        }
+        self.state = SummaryState::Offline;
+        self.publish(Event::SummaryState(self.state));
+        self.out.push(Effect::Exit);
+    }
+}
+
+/// A command for the log.
+fn describe(command: &Command) -> String {
+    let name = command.order.name().map_or("unknown", CommandName::as_str);
+    format!("{name} {} of {}", command.sender.seq_num.0, command.sender.identity)
+}

@@ -1,5 +1,40 @@
 //! The SAL interface as data: topics, fields, types, codes, TAI time.
 //!
-//! The core does not know this module; the transports and the command line are written from it.
+//! The core does not know this module. The transports write what they send from it and read what
+//! they get with it, so that all of them say the same.
 
+pub mod ack;
+pub mod command;
+pub mod event;
+pub mod time;
 pub mod topic;
+
+/// The value of a field.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Avro string.
+    String(String),
+    /// Avro int.
+    Int(i32),
+    /// Avro boolean.
+    Boolean(bool),
+    /// Avro double.
+    Double(f64),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::String(text.to_owned())
+    }
+}
+
+impl From<Value> for serde_json::Value {
+    fn from(value: Value) -> Self {
+        match value {
+            Value::String(text) => text.into(),
+            Value::Int(number) => number.into(),
+            Value::Boolean(flag) => flag.into(),
+            Value::Double(number) => number.into(),
+        }
+    }
+}

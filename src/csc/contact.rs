@@ -1,0 +1,112 @@
+//! Whether the execution service lives: outages, and jobs that it answers wrongly while it answers others.
+
+use std::time::Duration;
+
+use super::event::{ErrorCode, LogLevel};
+use super::job::Stage;
+use super::request::{Answer, Contact};
+use super::{Csc, report};
+
+/// A job for which nothing believable came for so long, while the service answered others, is given up.
+pub(super) const DISBELIEF_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// What we know of the service's health.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Since when it has been silent.
+    silent_since: Option<Duration>,
+    /// Whether this silence has been a FAULT already.
+    faulted: bool,
+    /// The last thing that went wrong.
+    last_problem: Option<String>,
+    /// When it last gave a believable answer.
+    last_believed: Option<Duration>,
+    /// When the last outage ended.
+    restored: Duration,
+}
+
+impl Csc {
+    /// Learns from an answer whether the service is there.
+    pub(super) fn note_contact(&mut self, answer: &Answer) {
+        let now = self.now.mono;
+        match answer {
+            Answer::Failed(failure) => {
+                self.counters.failed_requests += 1;
+                self.contact.last_problem = Some(failure.reason.clone());
+                match failure.contact {
+                    Contact::Answered => self.note_answer(),
+                    Contact::Silent => {
+                        if self.contact.silent_since.is_none() {
+                            self.contact.silent_since = Some(now);
+                            let reason = &failure.reason;
+                            self.log(LogLevel::Warning, format!("no contact with the service: {reason}"));
+                        }
+                    }
+                }
+            }
+            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) => {
+                self.note_answer();
+                self.contact.last_believed = Some(now);
+            }
+            // These come from the simulator, which is no service.
+            Answer::Rejected { .. } | Answer::Broken { .. } => {}
+        }
+    }
+
+    fn note_answer(&mut self) {
+        let Some(since) = self.contact.silent_since.take() else { return };
+        let now = self.now.mono;
+        let silent_for = now.saturating_sub(since);
+        if silent_for >= self.settings.outage_limit {
+            self.contact.restored = now;
+        }
+        self.contact.faulted = false;
+        self.log(
+            LogLevel::Info,
+            format!("the service answers again after {:.1} s", silent_for.as_secs_f64()),
+        );
+        // What had backed off need not wait any longer; spread over one poll interval.
+        let Self { jobs, rng, .. } = self;
+        for job in jobs.values_mut() {
+            if let Stage::Running(running) = &mut job.stage {
+                running.poll.hurry(now + job.poll_interval.mul_f64(rng.f64()));
+            }
+        }
+    }
+
+    /// When the present silence becomes a FAULT.
+    pub(super) fn outage_due(&self) -> Option<Duration> {
+        let since = self.contact.silent_since?;
+        let tracking = self.jobs.values().any(|job| match job.stage {
+            Stage::Running(_) | Stage::Aborting { .. } => true,
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) => false,
+        });
+        (tracking && !self.contact.faulted).then(|| since + self.settings.outage_limit)
+    }
+
+    pub(super) fn check_outage(&mut self) {
+        if self.outage_due().is_none_or(|due| self.now.mono < due) {
+            return;
+        }
+        self.contact.faulted = true;
+        let limit = self.settings.outage_limit.as_secs_f64();
+        let last = self.contact.last_problem.as_deref().unwrap_or("no answer");
+        let report = format!("cannot contact the execution service for {limit} s: {last}");
+        self.fault(ErrorCode::Unreachable, report);
+    }
+
+    /// Whether a job last believed at `believed` must be given up: the service answers others, but not for it.
+    pub(super) fn is_disbelieved(&self, believed: Duration) -> bool {
+        let now = self.now.mono;
+        let recent = |time: Duration| now.saturating_sub(time) < self.settings.outage_limit;
+        now.saturating_sub(believed.max(self.contact.restored)) >= DISBELIEF_LIMIT
+            && self.contact.last_believed.is_some_and(recent)
+    }
+
+    pub(super) fn service_report(&self) -> report::Service {
+        report::Service {
+            silent_for: self.contact.silent_since.map(|since| self.now.mono.saturating_sub(since)),
+            last_problem: self.contact.last_problem.clone(),
+        }
+    }
+}

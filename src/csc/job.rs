@@ -1,0 +1,204 @@
+//! The life of one job, as data. What moves it is in `submit`, `track` and `remove`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Settings;
+use super::command::Sender;
+use super::event::ExitCode;
+use super::id::{JobId, RunId};
+use super::request::{Submission, Ticket};
+use super::time::Time;
+
+/// Our own number of a job, from 1 in the order of acceptance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobKey(pub u64);
+
+/// A job that has not ended.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Whose execute it is.
+    pub(super) sender: Sender,
+    pub(super) submission: Arc<Submission>,
+    /// Base URL of its service; a later configuration does not change it.
+    pub(super) url: Arc<str>,
+    pub(super) poll_interval: Duration,
+    pub(super) accepted: Time,
+    pub(super) stage: Stage,
+    /// When the sender is told again that it is in progress.
+    pub(super) reminder: Option<Duration>,
+    /// The last thing that went wrong with it, until something goes right.
+    pub(super) problem: Option<String>,
+}
+
+/// Where a job is in its life.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Its record is being made durable; nothing was sent yet.
+    Recording { prereqs: Vec<JobId> },
+    /// It waits for these jobs to end.
+    Waiting { prereqs: BTreeSet<JobId> },
+    /// The service is asked to create it.
+    Submitting(Submitting),
+    /// It exists and is polled.
+    Running(Running),
+    /// It is being removed; the rest is in the removal of this id.
+    Aborting { job_id: JobId },
+}
+
+/// A submission under way.
+#[derive(Debug)]
+pub(super) struct Submitting {
+    /// PUTs sent, the present one included.
+    pub(super) attempts: u32,
+    /// How many of them the service refused.
+    pub(super) refusals: u32,
+    /// When the first of them failed or was unclear: `submit_timeout` runs from there.
+    pub(super) trouble: Option<Duration>,
+    /// Whether one that is over may have left a job that was not found.
+    pub(super) doubtful: bool,
+    pub(super) step: SubmitStep,
+}
+
+#[derive(Debug)]
+pub(super) enum SubmitStep {
+    /// A PUT is on its way.
+    Sending,
+    /// Nothing reached the service; try again at that time.
+    Pausing { until: Duration },
+    /// The job may exist: it is looked for in the service's list.
+    InDoubt {
+        /// When the unclear attempt ended: only lists asked for later count.
+        ended: Duration,
+        /// When the first such list was answered.
+        listed: Option<Duration>,
+        look: Look,
+    },
+}
+
+/// How long to look for a job that may exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// One list is enough: the service said that it refused.
+    Once,
+    /// As long as a job may take to show up.
+    Settle,
+}
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) job_id: JobId,
+    pub(super) poll: Poll,
+}
+
+/// Regular questions about one job.
+#[derive(Debug)]
+pub(super) struct Poll {
+    pub(super) step: PollStep,
+    /// Answers in a row that were of no use.
+    pub(super) misses: u32,
+    /// When the last believable answer came (or the job was made).
+    pub(super) believed: Duration,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum PollStep {
+    /// Ask at that time.
+    Due(Duration),
+    /// The answer is awaited.
+    Asked(Ticket),
+}
+
+impl Poll {
+    pub(super) fn new(now: Duration, first: Duration) -> Self {
+        Self { step: PollStep::Due(first), misses: 0, believed: now }
+    }
+
+    pub(super) fn due(&self) -> Option<Duration> {
+        match self.step {
+            PollStep::Due(time) => Some(time),
+            PollStep::Asked(_) => None,
+        }
+    }
+
+    /// Asks at `time`, if it would have been later.
+    pub(super) fn hurry(&mut self, time: Duration) {
+        self.misses = 0;
+        if let PollStep::Due(due) = &mut self.step {
+            *due = time.min(*due);
+        }
+    }
+}
+
+/// A job of somebody else that one of ours waits for.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) url: Arc<str>,
+    pub(super) poll_interval: Duration,
+    pub(super) poll: Poll,
+}
+
+impl Watch {
+    pub(super) fn due(&self) -> Option<Duration> {
+        self.poll.due()
+    }
+}
+
+impl Job {
+    /// When this job wants something done.
+    pub(super) fn due(&self, settings: &Settings) -> Option<Duration> {
+        let step = match &self.stage {
+            // A removal, a record, and the end of a prerequisite come by themselves.
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => None,
+            Stage::Submitting(submitting) => submitting.due(settings),
+            Stage::Running(running) => running.poll.due(),
+        };
+        [step, self.reminder].into_iter().flatten().min()
+    }
+
+    pub(super) fn job_id(&self) -> Option<&JobId> {
+        match &self.stage {
+            Stage::Running(Running { job_id, .. }) | Stage::Aborting { job_id } => Some(job_id),
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) => None,
+        }
+    }
+
+    pub(super) fn run_id(&self) -> &RunId {
+        &self.submission.run_id
+    }
+}
+
+impl Submitting {
+    fn due(&self, settings: &Settings) -> Option<Duration> {
+        match self.step {
+            SubmitStep::Sending => None,
+            SubmitStep::Pausing { until } => Some(until),
+            SubmitStep::InDoubt { .. } => self.lost(settings),
+        }
+    }
+
+    /// From when on nothing is sent any more.
+    pub(super) fn expires(&self, settings: &Settings) -> Option<Duration> {
+        self.trouble.map(|trouble| trouble + settings.submit_timeout)
+    }
+
+    /// From when on nothing is looked for any more.
+    pub(super) fn lost(&self, settings: &Settings) -> Option<Duration> {
+        self.expires(settings).map(|expires| expires + settings.settle_time)
+    }
+}
+
+/// A job that has ended, for the history.
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) sender: Sender,
+    pub(super) run_id: RunId,
+    pub(super) pipeline: String,
+    pub(super) job_id: Option<JobId>,
+    pub(super) accepted: Time,
+    pub(super) ended: Time,
+    /// None: it was never submitted.
+    pub(super) exit_code: Option<ExitCode>,
+    pub(super) problem: Option<String>,
+}

@@ -1,0 +1,199 @@
+//! Jobs found by run id in the service's list: what an unclear submission left, and doubles that came to life late.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::LogLevel;
+use super::id::{JobId, RunId};
+use super::job::{JobKey, Stage, SubmitStep};
+use super::request::{Action, Answer, ListedJob};
+use super::{Asked, Csc};
+
+/// Time between lists while a submission is in doubt. A list makes the service walk through every job's files.
+const IN_DOUBT: Duration = Duration::from_secs(3);
+/// Time between lists that only look for late doubles.
+const SUSPECTED: Duration = Duration::from_secs(60);
+/// How long a run id of which a job may still come to life is remembered.
+const SUSPECT_FOR: Duration = Duration::from_secs(3600);
+/// Most run ids that are remembered so; the oldest go first.
+const SUSPECTS_MAX: usize = 1000;
+
+/// Questions for the list of one service.
+#[derive(Debug, Default)]
+pub(super) struct Lookup {
+    /// When the list under way was asked for.
+    asked: Option<Duration>,
+    /// The earliest time of the next one.
+    not_before: Duration,
+    failures: u32,
+}
+
+/// A run id of which an extra job may come to life.
+#[derive(Debug)]
+pub(super) struct Suspect {
+    url: Arc<str>,
+    until: Duration,
+    /// The one that is not extra.
+    keep: Option<JobId>,
+}
+
+impl Csc {
+    /// A submission came in doubt: ask at once, unless a failing service is being spared.
+    pub(super) fn look_soon(&mut self, url: Arc<str>) {
+        let now = self.now.mono;
+        let lookup = self.lookups.entry(url).or_default();
+        if lookup.failures == 0 {
+            lookup.not_before = now;
+        }
+    }
+
+    /// From now on, jobs of this run other than `keep` are removed when they show up.
+    pub(super) fn suspect(&mut self, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
+        let now = self.now.mono;
+        if self.suspects.len() >= SUSPECTS_MAX {
+            let oldest = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
+            oldest.map(|id| self.suspects.remove(&id));
+        }
+        let lookup = self.lookups.entry(url.clone()).or_default();
+        lookup.not_before = lookup.not_before.max(now);
+        self.suspects.insert(run_id, Suspect { url, until: now + SUSPECT_FOR, keep });
+    }
+
+    /// When the list of this service is to be asked for; none while it is, or when there is no reason.
+    pub(super) fn lookup_due(&self, url: &Arc<str>) -> Option<Duration> {
+        let lookup = self.lookups.get(url)?;
+        if lookup.asked.is_some() {
+            return None;
+        }
+        if self.is_in_doubt(url) {
+            return Some(lookup.not_before);
+        }
+        let suspected = self.suspects.values().any(|suspect| suspect.url == *url);
+        suspected.then(|| lookup.not_before + SUSPECTED)
+    }
+
+    fn is_in_doubt(&self, url: &Arc<str>) -> bool {
+        self.jobs.values().any(|job| {
+            job.url == *url
+                && match &job.stage {
+                    Stage::Submitting(submitting) => matches!(submitting.step, SubmitStep::InDoubt { .. }),
+                    Stage::Recording { .. }
+                    | Stage::Waiting { .. }
+                    | Stage::Running(_)
+                    | Stage::Aborting { .. } => false,
+                }
+        })
+    }
+
+    pub(super) fn advance_lookups(&mut self) {
+        let now = self.now.mono;
+        self.suspects.retain(|_, suspect| now < suspect.until);
+        let urls: Vec<Arc<str>> = self.lookups.keys().cloned().collect();
+        for url in urls {
+            match self.lookup_due(&url) {
+                Some(due) if due <= now => self.look(url),
+                Some(_) => {}
+                None => self.forget_lookup(&url),
+            }
+        }
+    }
+
+    /// Forgets a service that is asked nothing.
+    fn forget_lookup(&mut self, url: &Arc<str>) {
+        if self.lookups.get(url).is_some_and(|lookup| lookup.asked.is_none()) {
+            self.lookups.remove(url);
+        }
+    }
+
+    fn look(&mut self, url: Arc<str>) {
+        let ours = self.jobs.values().filter(|job| job.url == url).map(|job| job.run_id().clone());
+        let suspected =
+            self.suspects.iter().filter(|(_, suspect)| suspect.url == url).map(|(id, _)| id.clone());
+        let run_ids: BTreeSet<RunId> = ours.chain(suspected).collect();
+        self.ask(Asked::List(url.clone()), url.clone(), Action::List { run_ids: Arc::new(run_ids) });
+        if let Some(lookup) = self.lookups.get_mut(&url) {
+            lookup.asked = Some(self.now.mono);
+        }
+    }
+
+    /// The service's list, or why there is none.
+    pub(super) fn listed(&mut self, url: &Arc<str>, answer: Answer) {
+        let Some(lookup) = self.lookups.get_mut(url) else { return };
+        let Some(asked) = lookup.asked.take() else { return };
+        let failures = lookup.failures + 1;
+        match answer {
+            Answer::Listed(jobs) => {
+                lookup.failures = 0;
+                lookup.not_before = self.now.mono + IN_DOUBT;
+                self.resolve(url, asked, &jobs);
+            }
+            Answer::Failed(failure) => {
+                let wait = self.backoff(IN_DOUBT, failures);
+                let not_before = self.now.mono + wait;
+                if let Some(lookup) = self.lookups.get_mut(url) {
+                    lookup.failures = failures;
+                    lookup.not_before = not_before;
+                }
+                self.log(LogLevel::Warning, format!("look-up by run id: {failure}"));
+            }
+            // No back-end answers a list so.
+            Answer::Job(_)
+            | Answer::Gone
+            | Answer::Removed { .. }
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {}
+        }
+    }
+
+    /// Adopts what is found, removes what is too much, and lets those not found go on.
+    fn resolve(&mut self, url: &Arc<str>, asked: Duration, found: &[ListedJob]) {
+        let candidates: Vec<(JobKey, RunId)> = self
+            .jobs
+            .iter()
+            .filter(|(_, job)| job.url == *url)
+            .map(|(key, job)| (*key, job.run_id().clone()))
+            .collect();
+        for (key, run_id) in candidates {
+            let of_run = |job: &&ListedJob| job.run_id == run_id;
+            match found.iter().find(of_run) {
+                Some(first) if self.is_submission_in_doubt(key) => {
+                    self.log(LogLevel::Info, format!("found job {} of run {run_id}", first.job_id));
+                    self.created(key, first.job_id.clone(), None);
+                }
+                Some(_) => {}
+                None => self.not_found(key, asked),
+            }
+            let kept = self.jobs.get(&key).and_then(|job| job.job_id().cloned());
+            if let Some(kept) = kept {
+                self.remove_extra(url, &kept, found.iter().filter(of_run));
+            }
+        }
+        let suspects: Vec<(RunId, Option<JobId>)> = self
+            .suspects
+            .iter()
+            .filter(|(_, suspect)| suspect.url == *url)
+            .map(|(run_id, suspect)| (run_id.clone(), suspect.keep.clone()))
+            .collect();
+        for (run_id, keep) in suspects {
+            for job in found.iter().filter(|job| job.run_id == run_id && keep.as_ref() != Some(&job.job_id)) {
+                self.remove_stray(url.clone(), job.job_id.clone());
+            }
+        }
+    }
+
+    fn is_submission_in_doubt(&self, key: JobKey) -> bool {
+        self.jobs.get(&key).is_some_and(|job| match &job.stage {
+            Stage::Submitting(submitting) => matches!(submitting.step, SubmitStep::InDoubt { .. }),
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
+                false
+            }
+        })
+    }
+
+    fn remove_extra<'a>(&mut self, url: &Arc<str>, kept: &JobId, found: impl Iterator<Item = &'a ListedJob>) {
+        for job in found.filter(|job| job.job_id != *kept) {
+            self.remove_stray(url.clone(), job.job_id.clone());
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Aborts: a job is removed at the service, and it is made sure that it is gone.
+//!
+//! A DELETE can fail to be answered although it was carried out, so an unclear one is confirmed by a
+//! GET: only a job that is not there any more is aborted. The same way goes for a job of ours, a job
+//! of somebody else whose id a script holds, and an extra job that an unclear submission left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::{CommandName, Sender};
+use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
+use super::id::JobId;
+use super::job::{JobKey, PollStep, Stage};
+use super::request::{Action, Answer, Failure};
+use super::track::Ending;
+use super::{Asked, Csc, REMINDER};
+
+/// First wait before a removal is tried or confirmed again; it doubles with each.
+const RETRY_BASE: Duration = Duration::from_secs(1);
+
+/// Most `abort_job` commands that wait for one removal.
+const WAITING_MAX: usize = 100;
+
+/// A job on its way out.
+#[derive(Debug)]
+pub(super) struct Removal {
+    url: Arc<str>,
+    /// The `abort_job` commands that wait for it; none of a stray.
+    waiting: Vec<Sender>,
+    step: Step,
+    /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
+    unclear: bool,
+    failures: u32,
+    /// When those that wait are told again that it is in progress; none before they were told once.
+    reminder: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Asking,
+    Pausing { until: Duration, next: Next },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Delete,
+    Confirm,
+}
+
+/// How a removal ended.
+enum Verdict {
+    Removed(Option<JobObject>),
+    NoSuchJob,
+}
+
+impl Removal {
+    pub(super) fn due(&self) -> Option<Duration> {
+        let step = match self.step {
+            Step::Asking => None,
+            Step::Pausing { until, .. } => Some(until),
+        };
+        [step, self.reminder].into_iter().flatten().min()
+    }
+}
+
+impl Csc {
+    /// Takes an `abort_job`.
+    pub(super) fn abort(&mut self, sender: Sender, job_id: JobId) {
+        if let Some(removal) = self.removals.get_mut(&job_id) {
+            // The same job twice: the commands share one outcome.
+            if removal.waiting.len() < WAITING_MAX {
+                return removal.waiting.push(sender);
+            }
+            let reason =
+                format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit");
+            return self.fail(&sender, Some(CommandName::AbortJob), reason);
+        }
+        let max = self.settings.max_jobs;
+        if self.removals.len() >= max {
+            let reason = format!("{max} aborts are in progress, which is the limit");
+            return self.fail(&sender, Some(CommandName::AbortJob), reason);
+        }
+        self.log(LogLevel::Info, format!("aborting job {job_id}"));
+        let tracked = self.job_ids.get(&job_id).copied();
+        let url = tracked
+            .and_then(|key| self.jobs.get(&key).map(|job| job.url.clone()))
+            .or_else(|| self.configuration.as_ref().map(|c| c.service.url.clone()));
+        let Some(url) = url else {
+            let reason = "no configuration was applied".to_owned();
+            return self.fail(&sender, Some(CommandName::AbortJob), reason);
+        };
+        if let Some(key) = tracked {
+            self.stop_polling(key, &job_id);
+        }
+        self.begin_removal(url, job_id, vec![sender]);
+    }
+
+    /// Whatever a poll under way still says, the job is on its way out.
+    fn stop_polling(&mut self, key: JobKey, job_id: &JobId) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        if let Stage::Running(running) = &job.stage
+            && let PollStep::Asked(ticket) = running.poll.step
+        {
+            self.asked.remove(&ticket);
+        }
+        job.stage = Stage::Aborting { job_id: job_id.clone() };
+    }
+
+    /// Removes a job that an unclear submission left beside the one that we keep.
+    pub(super) fn remove_stray(&mut self, url: Arc<str>, job_id: JobId) {
+        let known = self.removals.contains_key(&job_id) || self.job_ids.contains_key(&job_id);
+        if known || self.removals.len() >= self.settings.max_jobs {
+            return;
+        }
+        self.log(LogLevel::Warning, format!("removing job {job_id}, which an unclear submission left"));
+        self.begin_removal(url, job_id, Vec::new());
+    }
+
+    fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<Sender>) {
+        let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
+        let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
+        self.removals.insert(job_id, removal);
+        self.advance();
+    }
+
+    pub(super) fn advance_removals(&mut self) {
+        let now = self.now.mono;
+        let due = self.removals.iter().filter(|(_, removal)| removal.due().is_some_and(|due| due <= now));
+        let due: Vec<JobId> = due.map(|(job_id, _)| job_id.clone()).collect();
+        for job_id in due {
+            self.remind_of_removal(&job_id);
+            let Some(removal) = self.removals.get_mut(&job_id) else { continue };
+            let Step::Pausing { until, next } = removal.step else { continue };
+            if now < until {
+                continue;
+            }
+            removal.step = Step::Asking;
+            let url = removal.url.clone();
+            match next {
+                Next::Delete => {
+                    self.ask(Asked::Remove(job_id.clone()), url, Action::Remove { job_id });
+                }
+                Next::Confirm => {
+                    let action = Action::Status { job_id: job_id.clone(), run_id: None };
+                    self.ask(Asked::Confirm(job_id), url, action);
+                }
+            }
+        }
+    }
+
+    fn remind_of_removal(&mut self, job_id: &JobId) {
+        let now = self.now.mono;
+        let Some(removal) = self.removals.get_mut(job_id) else { return };
+        if removal.reminder.is_none_or(|due| now < due) {
+            return;
+        }
+        removal.reminder = Some(now + REMINDER);
+        for sender in removal.waiting.clone() {
+            self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id: job_id.clone() });
+        }
+    }
+
+    /// The answer to a DELETE.
+    pub(super) fn removed(&mut self, job_id: JobId, answer: Answer) {
+        let Some(removal) = self.removals.get_mut(&job_id) else { return };
+        match answer {
+            Answer::Removed { object } => self.end_removal(&job_id, Verdict::Removed(object)),
+            Answer::Gone if removal.unclear => self.end_removal(&job_id, Verdict::Removed(None)),
+            Answer::Gone => self.end_removal(&job_id, Verdict::NoSuchJob),
+            Answer::Failed(failure) => match failure.kind {
+                super::request::FailureKind::NotSent => self.retry(&job_id, Next::Delete, &failure),
+                super::request::FailureKind::Unclear
+                | super::request::FailureKind::Refused
+                | super::request::FailureKind::Wrong => {
+                    removal.unclear = true;
+                    self.retry(&job_id, Next::Confirm, &failure);
+                }
+            },
+            // No back-end answers a DELETE so.
+            Answer::Job(_) | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+                removal.unclear = true;
+                self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
+            }
+        }
+    }
+
+    /// The answer to the GET that confirms an unclear DELETE.
+    pub(super) fn confirmed(&mut self, job_id: JobId, answer: Answer) {
+        match answer {
+            Answer::Gone => self.end_removal(&job_id, Verdict::Removed(None)),
+            Answer::Job(_) => {
+                let mut failure = super::track::out_of_place();
+                failure.reason = "the job is still there".to_owned();
+                self.retry(&job_id, Next::Delete, &failure);
+            }
+            Answer::Failed(failure) => self.retry(&job_id, Next::Confirm, &failure),
+            // No back-end answers a GET so; the simulator's broken jobs are not removed uncleanly.
+            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+                self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
+            }
+        }
+    }
+
+    /// Goes on after a while; those that wait learn that it takes longer.
+    fn retry(&mut self, job_id: &JobId, next: Next, failure: &Failure) {
+        let now = self.now.mono;
+        let Some(failures) = self.removals.get(job_id).map(|removal| removal.failures) else { return };
+        let until = now + self.backoff(RETRY_BASE, failures);
+        if failures == 0 {
+            self.log(LogLevel::Warning, format!("abort of job {job_id}: {failure}"));
+        }
+        let Some(removal) = self.removals.get_mut(job_id) else { return };
+        removal.failures += 1;
+        removal.step = Step::Pausing { until, next };
+        if removal.reminder.is_none() && !removal.waiting.is_empty() {
+            removal.reminder = Some(now);
+            self.remind_of_removal(job_id);
+        }
+        if let Some(job) = self.job_ids.get(job_id).and_then(|key| self.jobs.get_mut(key)) {
+            job.problem = Some(format!("abort: {failure}"));
+        }
+    }
+
+    /// In this order: the job's result, the final ack of its execute, those of the aborts.
+    fn end_removal(&mut self, job_id: &JobId, verdict: Verdict) {
+        let Some(removal) = self.removals.remove(job_id) else { return };
+        let tracked = self.job_ids.get(job_id).copied();
+        let removed = matches!(verdict, Verdict::Removed(_));
+        match (verdict, tracked) {
+            (Verdict::Removed(object), Some(key)) => self.finish(key, Ending::Aborted(object)),
+            (Verdict::NoSuchJob, Some(key)) => self.finish(key, Ending::Phase(Phase::Unknown, None)),
+            (Verdict::Removed(object), None) if !removal.waiting.is_empty() => {
+                let known =
+                    ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
+                let result = object.map_or(known, ResultObject::Service);
+                self.tell_result(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result });
+                self.prerequisite_ended(job_id);
+            }
+            (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
+        }
+        for sender in removal.waiting {
+            if removed {
+                self.ack(&sender, Some(CommandName::AbortJob), Ack::Complete);
+            } else {
+                self.fail(&sender, Some(CommandName::AbortJob), format!("No such job: {job_id}"));
+            }
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! From an accepted execute to a job that exists.
+//!
+//! A PUT is not idempotent, and an answer can fail to come although the job was created.
+//! So nothing is sent twice before the service's list was asked, long enough, whether the job is there.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::{CommandName, Execute, Sender};
+use super::event::{Ack, Event, LogLevel};
+use super::id::{JobId, RunId};
+use super::job::{Ended, Job, JobKey, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
+use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission};
+use super::{Asked, Csc, Effect, Life, REMINDER, Settings};
+
+/// First wait after a PUT that did not reach the service; it doubles with each.
+const RESEND_BASE: Duration = Duration::from_secs(1);
+/// How often the service may refuse a submission before the command fails.
+const REFUSALS_MAX: u32 = 2;
+
+impl Csc {
+    pub(super) fn execute(&mut self, sender: Sender, execute: &Execute) {
+        let name = Some(CommandName::Execute);
+        let Some(configuration) = &self.configuration else {
+            // ENABLED is reached only through a `start`.
+            return self.fail(&sender, name, "no configuration was applied".to_owned());
+        };
+        let max = self.settings.max_jobs;
+        if self.jobs.len() >= max {
+            return self.fail(&sender, name, format!("{max} jobs are in progress, which is the limit"));
+        }
+        if self.watches.len() + execute.prereq_jobs.len() > max {
+            return self.fail(
+                &sender,
+                name,
+                format!("more than {max} prerequisite jobs would be waited for"),
+            );
+        }
+        let service = &configuration.service;
+        let run_id = RunId::new(sender.seq_num, &mut self.rng);
+        let submission = submission(&self.settings, service, run_id, execute);
+        self.last_key += 1;
+        let key = JobKey(self.last_key);
+        let job = Job {
+            sender,
+            submission: Arc::new(submission),
+            url: service.url.clone(),
+            poll_interval: service.poll_interval,
+            accepted: self.now,
+            stage: Stage::Recording { prereqs: execute.prereq_jobs.clone() },
+            reminder: None,
+            problem: None,
+        };
+        self.log(LogLevel::Info, format!("accepted {} as run {}", execute.pipeline, job.run_id()));
+        self.jobs.insert(key, job);
+        self.out.push(Effect::Journal(key));
+    }
+
+    /// The record is durable: from now on requests may be made for this job.
+    pub(super) fn journaled(&mut self, key: JobKey) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let Stage::Recording { prereqs } = &mut job.stage else { return };
+        let prereqs: BTreeSet<JobId> = std::mem::take(prereqs).into_iter().collect();
+        let (url, poll_interval) = (job.url.clone(), job.poll_interval);
+        job.stage = Stage::Waiting { prereqs: prereqs.clone() };
+        let now = self.now.mono;
+        for job_id in prereqs {
+            // One of our own tells by itself when it ends; one that has ended already is looked up.
+            if !self.job_ids.contains_key(&job_id) {
+                let watch = Watch { url: url.clone(), poll_interval, poll: Poll::new(now, now) };
+                self.watches.entry(job_id).or_insert(watch);
+            }
+        }
+        self.submit_if_ready(key);
+        self.advance();
+    }
+
+    /// Submits a job that waits for nothing any more.
+    fn submit_if_ready(&mut self, key: JobKey) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        match &job.stage {
+            Stage::Waiting { prereqs } if prereqs.is_empty() => {}
+            Stage::Waiting { .. }
+            | Stage::Recording { .. }
+            | Stage::Submitting(_)
+            | Stage::Running(_)
+            | Stage::Aborting { .. } => return,
+        }
+        let step = SubmitStep::Pausing { until: self.now.mono };
+        job.stage =
+            Stage::Submitting(Submitting { attempts: 0, refusals: 0, trouble: None, doubtful: false, step });
+        self.send(key);
+    }
+
+    /// Tells all jobs that wait for this one that it has ended.
+    pub(super) fn prerequisite_ended(&mut self, job_id: &JobId) {
+        self.watches.remove(job_id);
+        let mut ready = Vec::new();
+        for (key, job) in &mut self.jobs {
+            if let Stage::Waiting { prereqs } = &mut job.stage
+                && prereqs.remove(job_id)
+                && prereqs.is_empty()
+            {
+                ready.push(*key);
+            }
+        }
+        for key in ready {
+            self.submit_if_ready(key);
+        }
+    }
+
+    /// Sends the PUT, unless the daemon stops.
+    fn send(&mut self, key: JobKey) {
+        if self.life != Life::Serving {
+            return;
+        }
+        let Some(job) = self.jobs.get(&key) else { return };
+        let (url, submission) = (job.url.clone(), job.submission.clone());
+        self.ask(Asked::Submit(key), url, Action::Submit(submission));
+        if let Some(submitting) = self.submitting(key) {
+            submitting.attempts += 1;
+            submitting.step = SubmitStep::Sending;
+        }
+    }
+
+    fn submitting(&mut self, key: JobKey) -> Option<&mut Submitting> {
+        match &mut self.jobs.get_mut(&key)?.stage {
+            Stage::Submitting(submitting) => Some(submitting),
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
+                None
+            }
+        }
+    }
+
+    /// The answer to a PUT.
+    pub(super) fn submitted(&mut self, key: JobKey, answer: Answer) {
+        match answer {
+            Answer::Job(status) => self.created(key, status.job_id.clone(), Some(&status)),
+            Answer::Rejected { reason } => self.give_up(key, reason),
+            Answer::Failed(failure) => self.submit_failed(key, failure),
+            // No back-end answers a PUT so; if one did, nobody could tell what became of the job.
+            Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Broken { .. } => {
+                let reason = "the back-end answered a submission out of place".to_owned();
+                self.doubt(key, Look::Settle, reason);
+            }
+        }
+    }
+
+    fn submit_failed(&mut self, key: JobKey, failure: Failure) {
+        self.log(LogLevel::Warning, format!("submission of {}: {failure}", self.name_of(key)));
+        match failure.kind {
+            FailureKind::NotSent => self.pause(key, failure.reason),
+            FailureKind::Refused => {
+                if let Some(submitting) = self.submitting(key) {
+                    submitting.refusals += 1;
+                }
+                self.doubt(key, Look::Once, failure.reason);
+            }
+            FailureKind::Unclear | FailureKind::Wrong => self.doubt(key, Look::Settle, failure.reason),
+        }
+    }
+
+    /// Nothing reached the service: wait, then send again.
+    fn pause(&mut self, key: JobKey, reason: String) {
+        let now = self.now.mono;
+        let Some(attempts) = self.submitting(key).map(|s| s.attempts) else { return };
+        let until = now + self.backoff(RESEND_BASE, attempts.saturating_sub(1));
+        let settings = &self.settings;
+        if let Some(job) = self.jobs.get_mut(&key)
+            && let Stage::Submitting(submitting) = &mut job.stage
+        {
+            submitting.trouble.get_or_insert(now);
+            let expires = submitting.expires(settings).unwrap_or(until);
+            submitting.step = SubmitStep::Pausing { until: until.min(expires) };
+            job.problem = Some(reason);
+        }
+    }
+
+    /// The job may exist: look for it before anything else.
+    fn doubt(&mut self, key: JobKey, look: Look, reason: String) {
+        let now = self.now.mono;
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let Stage::Submitting(submitting) = &mut job.stage else { return };
+        submitting.trouble.get_or_insert(now);
+        submitting.step = SubmitStep::InDoubt { ended: now, listed: None, look };
+        job.problem = Some(reason);
+        let url = job.url.clone();
+        self.look_soon(url);
+    }
+
+    /// A list that was asked for at `asked` does not show the job.
+    pub(super) fn not_found(&mut self, key: JobKey, asked: Duration) {
+        let now = self.now.mono;
+        let settings = &self.settings;
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let Stage::Submitting(submitting) = &mut job.stage else { return };
+        let expired = submitting.expires(settings).is_some_and(|expires| now >= expires);
+        let SubmitStep::InDoubt { ended, listed, look } = &mut submitting.step else { return };
+        if asked < *ended {
+            return;
+        }
+        let first = *listed.get_or_insert(now);
+        // Once it may have been there all the time but not listed: this list was asked for after that.
+        if *look == Look::Settle && asked < first + settings.settle_time {
+            return;
+        }
+        submitting.doubtful = true;
+        let refused_for_good = submitting.refusals >= REFUSALS_MAX;
+        if expired || refused_for_good {
+            let reason = job.problem.clone().unwrap_or_default();
+            return self.give_up(key, reason);
+        }
+        self.log(LogLevel::Info, format!("no job of run {} was found: sending again", self.name_of(key)));
+        self.send(key);
+    }
+
+    /// Does what is due for a submission.
+    pub(super) fn advance_submission(&mut self, key: JobKey) {
+        let now = self.now.mono;
+        let settings = self.settings.clone();
+        let Some(submitting) = self.submitting(key) else { return };
+        let expired = submitting.expires(&settings).is_some_and(|expires| now >= expires);
+        let lost = submitting.lost(&settings).is_some_and(|lost| now >= lost);
+        match submitting.step {
+            SubmitStep::Sending => {}
+            SubmitStep::Pausing { until } if now < until => {}
+            SubmitStep::Pausing { .. } if !expired => self.send(key),
+            SubmitStep::InDoubt { .. } if !lost => {}
+            SubmitStep::Pausing { .. } => {
+                let reason = self.jobs.get(&key).and_then(|job| job.problem.clone()).unwrap_or_default();
+                self.give_up(key, reason);
+            }
+            SubmitStep::InDoubt { .. } => {
+                submitting.doubtful = true;
+                let reason = self.jobs.get(&key).and_then(|job| job.problem.clone()).unwrap_or_default();
+                self.give_up(key, reason);
+            }
+        }
+    }
+
+    /// The job exists: the sender learns its id.
+    pub(super) fn created(&mut self, key: JobKey, job_id: JobId, status: Option<&JobStatus>) {
+        let now = self.now.mono;
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let Stage::Submitting(submitting) = &job.stage else { return };
+        let resent = submitting.doubtful;
+        if let Some(holder) = self.job_ids.get(&job_id).filter(|holder| **holder != key) {
+            // Two jobs cannot have one id: the service lies, or the answer was of another job.
+            let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
+            return self.doubt(key, Look::Settle, reason);
+        }
+        let poll = Poll::new(now, now + job.poll_interval);
+        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll });
+        job.reminder = Some(now + REMINDER);
+        job.problem = None;
+        let sender = job.sender.clone();
+        let (run_id, url) = (job.run_id().clone(), job.url.clone());
+        self.counters.submitted += 1;
+        self.job_ids.insert(job_id.clone(), key);
+        self.log(LogLevel::Info, format!("run {run_id} is job {job_id}"));
+        self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id: job_id.clone() });
+        self.publish(Event::JobId { seq_num: sender.seq_num, job_id: job_id.clone() });
+        if resent {
+            // An earlier attempt may still come to life.
+            self.suspect(run_id, url, Some(job_id));
+        }
+        if let Some(status) = status {
+            self.note_status(key, status.clone());
+        }
+    }
+
+    /// There is no job and there will be none: the command fails.
+    fn give_up(&mut self, key: JobKey, reason: String) {
+        let Some(job) = self.jobs.remove(&key) else { return };
+        if let Stage::Submitting(Submitting { doubtful: true, .. }) = job.stage {
+            self.suspect(job.run_id().clone(), job.url.clone(), None);
+        }
+        self.remember(Ended {
+            sender: job.sender.clone(),
+            run_id: job.run_id().clone(),
+            pipeline: job.submission.pipeline.clone(),
+            job_id: None,
+            accepted: job.accepted,
+            ended: self.now,
+            exit_code: None,
+            problem: Some(reason.clone()),
+        });
+        self.fail(&job.sender, Some(CommandName::Execute), reason);
+    }
+
+    /// A job's name in the log.
+    pub(super) fn name_of(&self, key: JobKey) -> String {
+        self.jobs.get(&key).map_or_else(|| format!("job {}", key.0), |job| job.run_id().to_string())
+    }
+}
+
+/// What dm_OCPS sends for an execute, so that the job scripts (lsst-dm/uws_scripts) work unchanged;
+/// EUPS_TAG is what these scripts really read for the version.
+fn submission(settings: &Settings, service: &Service, run_id: RunId, execute: &Execute) -> Submission {
+    let input = service.input_collection.as_ref().map_or(String::new(), |name| format!("-i {name} "));
+    let output_glob = if execute.output_dataset_types.is_empty() {
+        service.output_glob.clone().unwrap_or_else(|| "*".to_owned())
+    } else {
+        execute.output_dataset_types.clone()
+    };
+    let mut environment =
+        vec![("IMAGE_TAG", execute.version.clone()), ("PIPELINE_URL", execute.pipeline.clone())];
+    if let Some(butler) = &service.butler {
+        environment.push(("BUTLER_REPO", butler.clone()));
+    }
+    environment.push(("RUN_OPTIONS", format!("{input}{}", execute.config)));
+    environment.push(("OUTPUT_GLOB", output_glob));
+    environment.push(("DATA_QUERY", execute.data_query.clone()));
+    if !execute.version.is_empty() {
+        environment.push(("EUPS_TAG", execute.version.clone()));
+    }
+    // A blank tag is a broken job template at the service.
+    if settings.version_selects_image && !execute.version.trim().is_empty() {
+        environment.push(("UWS_JOB_IMAGE_TAG", execute.version.clone()));
+    }
+    Submission {
+        run_id,
+        command: settings.job_command.clone(),
+        source_url: settings.source_url.clone(),
+        commit_ref: settings.commit_ref.clone(),
+        environment,
+        pipeline: execute.pipeline.clone(),
+    }
+}

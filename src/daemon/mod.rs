@@ -1,0 +1,463 @@
+//! The main loop: wires the rooms together and owns the threads.
+//!
+//! It blocks on what can happen, one closed [`Event`] enum, hands it to the core and carries out the
+//! effects. It never waits for network, disk, git or a client. A dead inside channel is a bug and ends
+//! the process with a message.
+
+mod setup;
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::backend::Backend;
+use crate::backend::simulated::Simulated;
+use crate::backend::uws::Uws;
+use crate::backend::workers::Workers;
+use crate::cli::flags::RunArgs;
+use crate::config::settings::Settings;
+use crate::config::watcher::{self, ConfigRequest, ConfigResult};
+use crate::csc::command::{Command, Order, Sender as CommandSender, Via};
+use crate::csc::event::{Event as SalEvent, LogMessage};
+use crate::csc::id::{SalIndex, SeqNum};
+use crate::csc::report::StageName;
+use crate::csc::request::Outcome;
+use crate::csc::state::{SummaryState, Transition};
+use crate::csc::time::Time;
+use crate::csc::{Csc, Effect, Input, Watching};
+use crate::logging::{self, Logs};
+use crate::sal;
+use crate::systemd::Manager;
+use crate::timer::{self, Tick};
+use crate::transport::document;
+use crate::transport::line::Query;
+use crate::transport::socket::{self, ClientInput, Hub};
+use setup::Setup;
+
+/// Things that happened are handled in batches of at most so many, so that the deadline is looked at.
+const BATCH: usize = 256;
+/// A turn that takes longer is complained about.
+const SLOW_TURN: Duration = Duration::from_millis(100);
+/// Things that clients did and that wait to be handled; a client that does more waits.
+const CLIENT_QUEUE: usize = 1024;
+/// Answers of the back-end that wait to be handled; a worker that has more waits.
+const OUTCOME_QUEUE: usize = 1024;
+/// Log lines that wait to become events; more are not told.
+const LOG_QUEUE: usize = 1024;
+/// Requests to the configuration thread that wait.
+const CONFIG_QUEUE: usize = 64;
+/// Room in a worker queue for each job: a job, its removal and the jobs it waits for may all ask at once.
+const REQUESTS_PER_JOB: usize = 3;
+
+/// Why the daemon did not start.
+#[derive(Debug)]
+pub enum Failure {
+    /// The command line is incomplete.
+    Usage(String),
+    /// The settings are wrong.
+    Configuration(String),
+    /// Anything else: the socket is in use, say.
+    Other(String),
+}
+
+/// Anything that can happen.
+#[derive(Debug)]
+enum Event {
+    Client(ClientInput),
+    Outcome(Outcome),
+    Configuration(ConfigResult),
+    Log(LogMessage),
+    Signal(Signal),
+    Tick,
+}
+
+/// A signal that means something to us.
+#[derive(Clone, Copy, Debug)]
+enum Signal {
+    Terminate,
+    HangUp,
+}
+
+/// Where things that happen come from.
+struct Sources {
+    clients: Receiver<ClientInput>,
+    outcomes: Receiver<Outcome>,
+    configuration: Receiver<ConfigResult>,
+    logs: Receiver<LogMessage>,
+    signals: Receiver<Signal>,
+    ticks: Receiver<Tick>,
+    /// In the place of `clients` until the state asked for on the command line is reached.
+    nobody: Receiver<ClientInput>,
+}
+
+/// The daemon.
+struct Daemon {
+    epoch: Instant,
+    csc: Csc,
+    hub: Hub,
+    workers: Workers,
+    configuration: Sender<ConfigRequest>,
+    deadlines: Sender<Instant>,
+    manager: Manager,
+    logs: Logs,
+    index: SalIndex,
+    simulated: bool,
+    /// The toml, to be read again on SIGHUP.
+    config: Option<PathBuf>,
+    /// Whether the command line chose the log level, so that the toml does not.
+    log_level_fixed: bool,
+    state_dir: Option<PathBuf>,
+    /// Held for as long as we live.
+    _state_lock: Option<File>,
+    /// What came of effects and is to be handled in this turn.
+    inputs: VecDeque<Input>,
+    effects: Vec<Effect>,
+    /// Transitions asked for on the command line that have not ended.
+    starting: usize,
+    over: bool,
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// When it cannot start; once it runs, it only ends by command or signal.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let setup = Setup::new(args)?;
+    let (log_sender, logs) = bounded(LOG_QUEUE);
+    let log_outputs =
+        Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender).map_err(Failure::Other)?;
+    abort_on_panic();
+    let signals = signals()?;
+    let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
+    let (client_sender, clients) = bounded(CLIENT_QUEUE);
+    let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
+    let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
+    let backend: Arc<dyn Backend> = if setup.reader.simulated {
+        Arc::new(Simulated::new(setup.settings.simulation.clone()))
+    } else {
+        Arc::new(Uws::new(&setup.settings.uws).map_err(Failure::Configuration)?)
+    };
+    let capacity = REQUESTS_PER_JOB * setup.settings.max_jobs;
+    let workers = Workers::start(&backend, setup.settings.uws.connections, capacity, &outcome_sender)
+        .map_err(|error| no_thread(&error))?;
+    let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
+    let (config_results, configuration) = bounded(CONFIG_QUEUE);
+    let core = setup.core();
+    watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
+    let (deadlines, ticks) = timer::start().map_err(|error| no_thread(&error))?;
+
+    let epoch = Instant::now();
+    let mut effects = Vec::new();
+    let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
+    log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
+    let simulated = core.simulated;
+    let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
+    let mut daemon = Daemon {
+        epoch,
+        csc,
+        hub,
+        workers,
+        configuration: config_sender,
+        deadlines,
+        manager: Manager::new(),
+        logs: log_outputs,
+        index: setup.index,
+        simulated,
+        config: args.config.clone(),
+        log_level_fixed: args.log_level.is_some(),
+        state_dir: setup.state_dir,
+        _state_lock: state_lock,
+        inputs: VecDeque::new(),
+        effects,
+        starting: 0,
+        over: false,
+    };
+    let nobody = never();
+    daemon.start(args.state, args.override_name.as_deref());
+    daemon.run(&Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
+    Ok(())
+}
+
+fn no_thread(error: &std::io::Error) -> Failure {
+    Failure::Other(format!("cannot start a thread: {error}"))
+}
+
+/// A thread that panics is a bug; without it the daemon would be alive but deaf.
+fn abort_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        log::error!("this is a bug in ocps: {info}");
+        default(info);
+        std::process::abort();
+    }));
+}
+
+/// The first TERM or INT ends the daemon in order, the second one at once.
+fn signals() -> Result<Receiver<Signal>, Failure> {
+    let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let (sender, receiver) = bounded(16);
+    let listen = move || {
+        let mut terminated = false;
+        for signal in signals.forever() {
+            let signal = if signal == SIGHUP { Signal::HangUp } else { Signal::Terminate };
+            match signal {
+                Signal::Terminate if terminated => signal_hook::low_level::exit(1),
+                Signal::Terminate => terminated = true,
+                Signal::HangUp => {}
+            }
+            // When the main loop hangs, the second signal must still work.
+            let _ = sender.try_send(signal);
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(failed)?;
+    Ok(receiver)
+}
+
+impl Sources {
+    /// What happened next; waits for it.
+    fn wait(&self, starting: bool) -> Event {
+        let clients = if starting { &self.nobody } else { &self.clients };
+        let event = select! {
+            recv(self.signals) -> signal => signal.map(Event::Signal),
+            recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
+            recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
+            recv(self.configuration) -> result => result.map(Event::Configuration),
+            recv(clients) -> input => input.map(Event::Client),
+            recv(self.logs) -> message => message.map(Event::Log),
+        };
+        event.unwrap_or_else(|_| dead_channel())
+    }
+
+    /// What has happened already, if anything.
+    fn take(&self, starting: bool) -> Option<Event> {
+        let clients = if starting { &self.nobody } else { &self.clients };
+        let event = select! {
+            recv(self.signals) -> signal => signal.map(Event::Signal),
+            recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
+            recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
+            recv(self.configuration) -> result => result.map(Event::Configuration),
+            recv(clients) -> input => input.map(Event::Client),
+            recv(self.logs) -> message => message.map(Event::Log),
+            default => return None,
+        };
+        Some(event.unwrap_or_else(|_| dead_channel()))
+    }
+}
+
+/// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
+fn dead_channel() -> ! {
+    log::error!("this is a bug in ocps: one of its threads has ended");
+    std::process::abort();
+}
+
+impl Daemon {
+    /// Goes to the state that the command line asks for.
+    fn start(&mut self, target: SummaryState, override_name: Option<&str>) {
+        self.carry_out();
+        let mut state = SummaryState::Standby;
+        while let Some(transition) = state.next_towards(target) {
+            let order = match transition {
+                Transition::Start => Order::Start { override_name: override_name.unwrap_or_default().to_owned() },
+                Transition::Enable => Order::Enable,
+                Transition::Disable => Order::Disable,
+                Transition::Standby => Order::Standby,
+                Transition::ExitControl => Order::ExitControl,
+            };
+            let sender = CommandSender {
+                via: Via::CommandLine,
+                identity: "the command line".to_owned(),
+                origin: i32::try_from(std::process::id()).unwrap_or(0),
+                seq_num: SeqNum(1),
+                sent: sal::time::now(),
+            };
+            self.starting += 1;
+            self.inputs.push_back(Input::Command(Command { sender, order }));
+            let Some(next) = state.after(transition) else { break };
+            state = next;
+        }
+        self.turn();
+        self.ready_if_started();
+    }
+
+    fn ready_if_started(&self) {
+        if self.starting == 0 {
+            self.manager.ready();
+        }
+    }
+
+    fn run(mut self, sources: &Sources) {
+        let mut deadline = None;
+        while !self.over {
+            let mut event = Some(sources.wait(self.starting > 0));
+            let begun = Instant::now();
+            let mut ticked = false;
+            let what = format!("{event:?}");
+            for _ in 0..BATCH {
+                let Some(happened) = event else { break };
+                ticked |= matches!(happened, Event::Tick);
+                self.handle(happened);
+                event = sources.take(self.starting > 0);
+            }
+            if let Some(event) = event {
+                self.handle(event);
+            }
+            let next = self.epoch + self.csc.next_deadline();
+            if ticked || deadline != Some(next) {
+                deadline = Some(next);
+                if self.deadlines.send(next).is_err() {
+                    dead_channel();
+                }
+            }
+            self.manager.pet();
+            let took = begun.elapsed();
+            if took > SLOW_TURN {
+                let what: String = what.chars().take(100).collect();
+                log::warn!("a turn of the main loop took {} ms, beginning with {what}", took.as_millis());
+            }
+        }
+        self.hub.close();
+    }
+
+    fn now(&self) -> Time {
+        Time { mono: self.epoch.elapsed(), tai: sal::time::now() }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Client(input) => self.handle_client(input),
+            Event::Outcome(outcome) => self.inputs.push_back(Input::Outcome(outcome)),
+            Event::Configuration(ConfigResult::Read(result)) => self.inputs.push_back(Input::Configuration(result)),
+            Event::Configuration(ConfigResult::Available(available)) => {
+                self.inputs.push_back(Input::ConfigurationsAvailable(available));
+            }
+            Event::Log(message) => self.hub.publish(&SalEvent::LogMessage(message)),
+            Event::Signal(Signal::Terminate) => {
+                log::info!("told to end");
+                self.inputs.push_back(Input::Terminate);
+            }
+            Event::Signal(Signal::HangUp) => self.reload(),
+            Event::Tick => {
+                self.inputs.push_back(Input::Tick);
+                self.tell_manager();
+            }
+        }
+        self.turn();
+    }
+
+    fn handle_client(&mut self, input: ClientInput) {
+        match input {
+            ClientInput::Connected(client, outbox) => self.hub.connected(client, outbox),
+            ClientInput::Gone(client) => self.hub.gone(client),
+            ClientInput::Subscribe(client) => self.hub.subscribe(client),
+            ClientInput::Query(client, Query::Status) => {
+                let process = document::Process {
+                    index: self.index,
+                    simulated: self.simulated,
+                    uptime: self.epoch.elapsed(),
+                    socket: self.hub.path(),
+                    state_dir: self.state_dir.as_deref(),
+                    clients: self.hub.clients(),
+                };
+                let document = document::status(&self.csc.status(), &process);
+                self.hub.reply(client, document);
+            }
+            ClientInput::Query(client, Query::Jobs) => {
+                let document = document::jobs(self.csc.job_reports(), self.now());
+                self.hub.reply(client, document);
+            }
+            ClientInput::Command(command) => {
+                let name = command.order.name().map_or("unknown command", |name| name.as_str());
+                let sender = &command.sender;
+                log::info!("{name} {} from {} (process {})", sender.seq_num.0, sender.identity, sender.origin);
+                self.inputs.push_back(Input::Command(command));
+            }
+        }
+    }
+
+    /// Hands all inputs to the core and carries out what it wants.
+    fn turn(&mut self) {
+        while let Some(input) = self.inputs.pop_front() {
+            let now = self.now();
+            self.csc.handle(now, input, &mut self.effects);
+            self.carry_out();
+        }
+    }
+
+    fn carry_out(&mut self) {
+        for effect in std::mem::take(&mut self.effects) {
+            self.perform(effect);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Ack { to, ack, .. } => match to.via {
+                Via::Socket(client) => self.hub.ack(client, to.seq_num, &ack),
+                Via::CommandLine => {
+                    self.starting = self.starting.saturating_sub(1);
+                    self.ready_if_started();
+                }
+                Via::Kafka => {}
+            },
+            Effect::Publish(event) => self.hub.publish(&event),
+            // Until there is a journal, a record counts as durable at once.
+            Effect::Journal(key) => self.inputs.push_back(Input::Journaled(key)),
+            Effect::Request(request) => {
+                if let Some(outcome) = self.workers.request(request) {
+                    self.inputs.push_back(Input::Outcome(outcome));
+                }
+            }
+            Effect::StopRequests => {
+                self.manager.stopping();
+                self.inputs.extend(self.workers.cancel_queued().map(Input::Outcome));
+            }
+            Effect::ReadConfiguration { override_name } => {
+                if self.configuration.try_send(ConfigRequest::Read { override_name }).is_err() {
+                    let reason = "the configuration directory does not answer".to_owned();
+                    self.inputs.push_back(Input::Configuration(Err(reason)));
+                }
+            }
+            Effect::WatchConfigurations(watching) => {
+                let request = match watching {
+                    Watching::On => ConfigRequest::Watch,
+                    Watching::Off => ConfigRequest::Unwatch,
+                };
+                if self.configuration.try_send(request).is_err() {
+                    log::warn!("the configuration directory does not answer: not watched");
+                }
+            }
+            Effect::SetLogLevel(level) => logging::set_level(level),
+            Effect::Log(level, message) => logging::write(level, &message),
+            Effect::Exit => self.over = true,
+        }
+    }
+
+    /// SIGHUP: the log file may have been moved away, and the toml's log level changed.
+    fn reload(&mut self) {
+        self.logs.reopen();
+        match Settings::load(self.config.as_deref()) {
+            Ok(_) if self.log_level_fixed => log::info!("reloaded; the log level is that of the command line"),
+            Ok(settings) => {
+                log::info!("reloaded");
+                self.inputs.push_back(Input::LogLevel(settings.log.level));
+            }
+            Err(error) => log::error!("not reloaded: {error}"),
+        }
+    }
+
+    fn tell_manager(&mut self) {
+        let status = self.csc.status();
+        let count = |stage| status.jobs.iter().find(|(name, _)| *name == stage).map_or(0, |(_, count)| *count);
+        let jobs: usize = status.jobs.iter().map(|(_, count)| count).sum();
+        let running = count(StageName::Running);
+        self.manager.status(format!("{}: {jobs} jobs, {running} of them running", status.state));
+    }
+}

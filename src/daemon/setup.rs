@@ -1,0 +1,114 @@
+//! What the daemon is told, from its command line, its environment and `ocps.toml`: flags win over
+//! the environment, the environment wins over the file.
+
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::Failure;
+use crate::cli::flags::RunArgs;
+use crate::config::component::Reader;
+use crate::config::settings::Settings;
+use crate::csc;
+use crate::csc::id::SalIndex;
+use crate::transport::socket_path;
+
+/// All that the daemon is told.
+pub(super) struct Setup {
+    pub(super) settings: Settings,
+    pub(super) index: SalIndex,
+    pub(super) log_level: i32,
+    pub(super) socket: PathBuf,
+    /// None in simulation, which keeps nothing.
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) reader: Reader,
+}
+
+impl Setup {
+    /// Puts it all together; nothing is opened but the toml.
+    pub(super) fn new(args: &RunArgs) -> Result<Self, Failure> {
+        let settings =
+            Settings::load(args.config.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))?;
+        let index = args.index.or(settings.index).ok_or_else(|| {
+            Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
+        })?;
+        if index == SalIndex::Ra && !args.simulate {
+            return Err(Failure::Other(
+                "index 101 (RA) drives Redis, which this version cannot yet: run it with --simulate".to_owned(),
+            ));
+        }
+        let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let socket = socket_path::for_daemon(args.socket.as_deref(), settings.socket.as_deref(), &lookup)
+            .map_err(Failure::Other)?;
+        let state_dir = match (args.simulate, args.state_dir.clone().or_else(|| settings.state_dir.clone())) {
+            (true, _) => None,
+            (false, Some(dir)) => Some(dir),
+            (false, None) => Some(default_state_dir()?),
+        };
+        let config_dir = args
+            .config_dir
+            .clone()
+            .or_else(|| lookup("DM_CONFIG_OCPS_DIR").map(|dir| Path::new(&dir).join("OCPS").join("v4")))
+            .or_else(|| settings.config_dir.clone());
+        let site = lookup("LSST_SITE").map(|site| site.to_string_lossy().into_owned());
+        let reader = Reader {
+            dir: config_dir,
+            site: site.or_else(|| settings.site.clone()),
+            index,
+            simulated: args.simulate,
+        };
+        let log_level = args.log_level.unwrap_or(settings.log.level);
+        Ok(Self { settings, index, log_level, socket, state_dir, reader })
+    }
+
+    /// The part that the core needs.
+    pub(super) fn core(&self) -> csc::Settings {
+        let uws = &self.settings.uws;
+        csc::Settings {
+            index: self.index,
+            simulated: self.reader.simulated,
+            log_level: self.log_level,
+            job_command: uws.command.clone(),
+            source_url: uws.source_url.clone(),
+            commit_ref: uws.commit_ref.clone(),
+            version_selects_image: uws.version_selects_image,
+            submit_timeout: uws.submit_timeout,
+            settle_time: uws.settle_time,
+            outage_limit: uws.outage_limit,
+            max_jobs: self.settings.max_jobs,
+        }
+    }
+}
+
+/// `$STATE_DIRECTORY` (systemd), `/var/lib/ocps` for root, `$XDG_STATE_HOME/ocps` for others.
+fn default_state_dir() -> Result<PathBuf, Failure> {
+    let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(dir) = lookup("STATE_DIRECTORY") {
+        return Ok(dir);
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/ocps"));
+    }
+    lookup("XDG_STATE_HOME")
+        .or_else(|| lookup("HOME").map(|home| home.join(".local").join("state")))
+        .map(|state| state.join("ocps"))
+        .ok_or_else(|| Failure::Other("no state directory: give --state-dir, or set HOME".to_owned()))
+}
+
+/// Takes the state directory for this process alone; the lock goes with the file.
+pub(super) fn lock_state_dir(dir: &Path) -> Result<File, Failure> {
+    let at = |error: io::Error| Failure::Other(format!("cannot use the state directory {}: {error}", dir.display()));
+    fs::create_dir_all(dir).map_err(at)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::Other(format!(
+            "the state directory {} is in use by another instance: stop that one, or choose another with --state-dir",
+            dir.display()
+        ))),
+        Err(error) => Err(at(error.into())),
+    }
+}

@@ -1,0 +1,59 @@
+//! The poll-timer thread: takes a deadline, sends a tick when it has come. It knows nothing else.
+
+use std::io;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+/// A tick: the deadline set last has come. A stale one is harmless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tick;
+
+/// Starts the timer.
+///
+/// Each deadline that is sent replaces the one before. The thread ends when the sender is dropped.
+///
+/// # Errors
+/// When the system refuses a thread.
+pub fn start() -> io::Result<(Sender<Instant>, Receiver<Tick>)> {
+    let (deadlines, deadline) = bounded::<Instant>(16);
+    // A tick that was not taken yet says all that another one could.
+    let (tick, ticks) = bounded(1);
+    thread::Builder::new().name("timer".to_owned()).spawn(move || {
+        let Ok(mut next) = deadline.recv() else { return };
+        loop {
+            match deadline.recv_deadline(next) {
+                Ok(newer) => next = newer,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = tick.try_send(Tick);
+                    match deadline.recv() {
+                        Ok(newer) => next = newer,
+                        Err(_) => return,
+                    }
+                }
+            }
+        }
+    })?;
+    Ok((deadlines, ticks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_last_deadline_counts_and_ticks_once() {
+        let (deadlines, ticks) = start().unwrap();
+        let now = Instant::now();
+        deadlines.send(now + Duration::from_secs(3600)).unwrap();
+        deadlines.send(now + Duration::from_millis(20)).unwrap();
+        assert_eq!(ticks.recv_timeout(Duration::from_secs(10)), Ok(Tick));
+        assert!(now.elapsed() >= Duration::from_millis(20));
+        assert!(ticks.recv_timeout(Duration::from_millis(50)).is_err());
+        drop(deadlines);
+        assert!(ticks.recv_timeout(Duration::from_secs(10)).is_err());
+    }
+}

@@ -1,0 +1,100 @@
+//! The documents that answer a query on the local socket. For people and scripts: see the README.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::csc::id::SalIndex;
+use crate::csc::report::{JobReport, Status};
+use crate::csc::time::Time;
+
+/// What the daemon adds to the core's status.
+#[derive(Clone, Copy, Debug)]
+pub struct Process<'a> {
+    /// Our index.
+    pub index: SalIndex,
+    /// Whether jobs are only simulated.
+    pub simulated: bool,
+    /// Time since the start.
+    pub uptime: Duration,
+    /// Where the local socket is.
+    pub socket: &'a Path,
+    /// Where the state directory is; none in simulation.
+    pub state_dir: Option<&'a Path>,
+    /// Clients of the local socket.
+    pub clients: usize,
+}
+
+/// The answer to `{"query":"status"}`.
+#[must_use]
+pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
+    let configuration = status.configuration.map(|configuration| {
+        json!({
+            "files": configuration.files,
+            "version": configuration.version,
+            "url": configuration.directory_url,
+            "service_url": &*configuration.service.url,
+            "poll_interval_s": configuration.service.poll_interval.as_secs_f64(),
+        })
+    });
+    let service = json!({
+        "reachable": status.service.silent_for.is_none(),
+        "silent_s": status.service.silent_for.map(|silent| silent.as_secs_f64()),
+        "last_problem": status.service.last_problem,
+    });
+    let jobs: Map<String, Json> =
+        status.jobs.iter().map(|(stage, count)| (stage.as_str().to_owned(), (*count).into())).collect();
+    let counters = json!({
+        "commands": status.counters.commands,
+        "failed_commands": status.counters.failed_commands,
+        "submitted": status.counters.submitted,
+        "results": status.counters.results,
+        "requests": status.counters.requests,
+        "failed_requests": status.counters.failed_requests,
+    });
+    let document = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "index": process.index.number(),
+        "name": process.index.name(),
+        "pid": std::process::id(),
+        "state": status.state.name(),
+        "error_code": status.error.0.number(),
+        "error_report": status.error.1,
+        "simulation_mode": i32::from(process.simulated),
+        "log_level": status.log_level,
+        "uptime_s": process.uptime.as_secs_f64(),
+        "socket": process.socket.to_string_lossy(),
+        "state_dir": process.state_dir.map(Path::to_string_lossy),
+        "clients": process.clients,
+        "configuration": configuration,
+        "service": service,
+        "jobs": jobs,
+        "counters": counters,
+    });
+    json!({ "status": document }).to_string()
+}
+
+/// The answer to `{"query":"jobs"}`.
+#[must_use]
+pub fn jobs(reports: impl Iterator<Item = JobReport>, now: Time) -> String {
+    let since = |time: Time| now.mono.saturating_sub(time.mono).as_secs_f64();
+    let jobs: Vec<Json> = reports
+        .map(|job| {
+            json!({
+                "job_id": job.job_id.map(|id| id.to_string()),
+                "run_id": job.run_id.as_str(),
+                "seq_num": job.seq_num.0,
+                "identity": job.identity,
+                "pipeline": job.pipeline,
+                "stage": job.stage.as_str(),
+                "accepted": job.accepted.tai.0,
+                "age_s": since(job.accepted),
+                "exit_code": job.exit_code.map(|code| code.number()),
+                "ended_s": job.ended.map(since),
+                "problem": job.problem,
+            })
+        })
+        .collect();
+    json!({ "jobs": jobs }).to_string()
+}

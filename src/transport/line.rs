@@ -1,0 +1,209 @@
+//! The lines of the local socket's protocol: newline-delimited JSON.
+//!
+//! What a client may say is parsed here into types; what we say is written here. No I/O.
+
+use serde_json::{Map, Value as Json, json};
+
+use crate::csc::command::{CommandName, Order};
+use crate::csc::event::{Ack, Event};
+use crate::csc::id::SeqNum;
+use crate::csc::time::Tai;
+use crate::sal::ack::AckFields;
+use crate::sal::topic::parameters;
+use crate::sal::{self, Value};
+
+/// Something a client asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    /// A command.
+    Command {
+        /// The client's number of it, for the acks; none: the daemon counts.
+        seq_num: Option<SeqNum>,
+        /// What it asks for.
+        order: Order,
+    },
+    /// All events from now on, after the latest of each.
+    Subscribe,
+    /// One document.
+    Query(Query),
+}
+
+/// A document to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// The component as a whole.
+    Status,
+    /// All jobs.
+    Jobs,
+}
+
+/// Parses a line without its line break.
+///
+/// # Errors
+/// One line for the client that says what is wrong.
+pub fn parse(line: &[u8]) -> Result<Line, String> {
+    let json: Json = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
+    let Json::Object(mut object) = json else {
+        return Err("not a JSON object: {\"command\":…}, {\"subscribe\":true} or {\"query\":…}".to_owned());
+    };
+    let parsed = if let Some(command) = object.remove("command") {
+        parse_command(&command, &mut object)?
+    } else if let Some(subscribe) = object.remove("subscribe") {
+        match subscribe {
+            Json::Bool(true) => Line::Subscribe,
+            _ => return Err("\"subscribe\" must be true".to_owned()),
+        }
+    } else if let Some(query) = object.remove("query") {
+        Line::Query(match query.as_str() {
+            Some("status") => Query::Status,
+            Some("jobs") => Query::Jobs,
+            _ => return Err("\"query\" must be \"status\" or \"jobs\"".to_owned()),
+        })
+    } else {
+        return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
+    };
+    match object.keys().next() {
+        Some(key) => Err(format!("unknown key {:?}", shorten(key))),
+        None => Ok(parsed),
+    }
+}
+
+fn parse_command(command: &Json, object: &mut Map<String, Json>) -> Result<Line, String> {
+    let Some(name) = command.as_str() else { return Err("\"command\" must be a string".to_owned()) };
+    let seq_num = match object.remove("seq") {
+        None => None,
+        Some(seq) => {
+            let seq = seq.as_i64().and_then(|seq| i32::try_from(seq).ok()).filter(|seq| *seq >= 1);
+            let seq = seq.ok_or_else(|| format!("\"seq\" must be an integer from 1 to {}", i32::MAX))?;
+            Some(SeqNum(seq))
+        }
+    };
+    let params = match object.remove("params") {
+        None => Map::new(),
+        Some(Json::Object(params)) => params,
+        Some(_) => return Err("\"params\" must be an object".to_owned()),
+    };
+    Ok(Line::Command { seq_num, order: parse_order(name, params) })
+}
+
+/// From here on a mistake is answered by an ack, since the command is known by its number.
+fn parse_order(name: &str, params: Map<String, Json>) -> Order {
+    let mut typed = Vec::with_capacity(params.len());
+    for (param, json) in params {
+        match to_value(&json) {
+            Some(value) => typed.push((param, value)),
+            None => {
+                let command = CommandName::parse(name);
+                let fields = command.map_or([].as_slice(), parameters);
+                let reason = match fields.iter().find(|field| field.name == param) {
+                    Some(field) => sal::command::wrong_type(field),
+                    None => format!("parameter {:?} must be a string or an integer", shorten(&param)),
+                };
+                return Order::Invalid { name: command, reason };
+            }
+        }
+    }
+    sal::command::parse(name, typed)
+}
+
+fn to_value(json: &Json) -> Option<Value> {
+    match json {
+        Json::String(text) => Some(Value::String(text.clone())),
+        Json::Number(number) => Some(Value::Int(i32::try_from(number.as_i64()?).ok()?)),
+        Json::Bool(flag) => Some(Value::Boolean(*flag)),
+        Json::Null | Json::Array(_) | Json::Object(_) => None,
+    }
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+/// An ack, as a line.
+#[must_use]
+pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
+    let fields = AckFields::from(ack);
+    let body = json!({
+        "seq": seq_num.0, "ack": fields.ack, "name": fields.name, "error": fields.error,
+        "result": fields.result, "timeout": fields.timeout,
+    });
+    json!({ "ack": body }).to_string()
+}
+
+/// An event, as a line.
+#[must_use]
+pub fn event(event: &Event, seq: i32, sent: Tai) -> String {
+    let data: Map<String, Json> =
+        sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let topic = sal::event::topic(event);
+    json!({ "event": { "topic": topic, "seq": seq, "sent": sent.0, "data": data } }).to_string()
+}
+
+/// An error, as a line.
+#[must_use]
+pub fn error(reason: &str) -> String {
+    json!({ "error": reason }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_malformed_line_is_told_what_is_wrong_with_it() {
+        let check = |line: &str, expected: &str| {
+            let error = parse(line.as_bytes()).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+            assert!(!error.contains('\n'));
+        };
+        check("", "not JSON");
+        check("hello", "not JSON: expected value at line 1 column 1");
+        check("[1]", "not a JSON object");
+        check("{}", "one of the keys");
+        check(r#"{"command":1}"#, "\"command\" must be a string");
+        check(r#"{"command":"enable","seq":0}"#, "\"seq\" must be an integer from 1 to 2147483647");
+        check(r#"{"command":"enable","seq":2147483648}"#, "\"seq\" must be");
+        check(r#"{"command":"enable","params":[]}"#, "\"params\" must be an object");
+        check(r#"{"command":"enable","parms":{}}"#, "unknown key \"parms\"");
+        check(r#"{"subscribe":false}"#, "\"subscribe\" must be true");
+        check(r#"{"query":"all"}"#, "\"query\" must be");
+        check(&format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), "recursion limit");
+    }
+
+    #[test]
+    fn a_command_with_wrong_parameters_is_still_a_command() {
+        let check = |line: &str, expected: &str| match parse(line.as_bytes()) {
+            Ok(Line::Command { seq_num: Some(SeqNum(3)), order: Order::Invalid { reason, .. } }) => {
+                assert!(reason.contains(expected), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        };
+        check(r#"{"command":"nothing","seq":3}"#, "unknown command");
+        check(r#"{"command":"execute","seq":3,"params":{"pipeline":null}}"#, "\"pipeline\" must be a string");
+        check(r#"{"command":"execute","seq":3,"params":{"pipeline":true}}"#, "\"pipeline\" must be a string");
+        check(r#"{"command":"setLogLevel","seq":3,"params":{"level":1.5}}"#, "\"level\" must be an integer");
+        check(
+            r#"{"command":"setLogLevel","seq":3,"params":{"level":2147483648}}"#,
+            "\"level\" must be an integer",
+        );
+        check(r#"{"command":"enable","seq":3,"params":{"x":[]}}"#, "\"x\" must be a string or an integer");
+    }
+
+    #[test]
+    fn acks_and_events_are_the_documented_lines() {
+        let job_id = crate::csc::id::JobId::parse("abc").unwrap();
+        assert_eq!(
+            ack(SeqNum(1), &Ack::InProgress { job_id }),
+            r#"{"ack":{"seq":1,"ack":301,"name":"CMD_INPROGRESS","error":0,"result":"{\"job_id\":\"abc\"}","timeout":600.0}}"#
+        );
+        assert_eq!(
+            ack(SeqNum(1), &Ack::Complete),
+            r#"{"ack":{"seq":1,"ack":303,"name":"CMD_COMPLETE","error":0,"result":"Done","timeout":0.0}}"#
+        );
+        let state = crate::csc::state::SummaryState::Enabled;
+        assert_eq!(
+            event(&Event::SummaryState(state), 3, Tai(1_795_367_697.5)),
+            r#"{"event":{"topic":"summaryState","seq":3,"sent":1795367697.5,"data":{"summaryState":2}}}"#
+        );
+    }
+}
