@@ -7,8 +7,13 @@
 use std::fmt;
 use std::path::Path;
 
+pub mod component;
 mod file;
+mod git;
+mod layers;
 pub mod settings;
+mod validate;
+mod yaml;
 
 /// What is wrong with a configuration, in one line: `FILE:LINE:COLUMN: what, and what is allowed`.
 #[derive(Clone, Debug, PartialEq, Eq)]
