@@ -1,9 +1,29 @@
 //! The daemon's own settings: `ocps.toml`.
+//!
+//! Invariant: a [`Settings`] is complete and sound; every value in it was checked when it was read, and a key that
+//! we do not know is an error. The structs of the file (`Wire…`) are only here; the rest of the program has types.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
+
 use crate::csc::id::SalIndex;
+
+use super::{Error, Place, file, position, quoted, suggestion};
+
+/// Read when no other file is named, if it exists.
+pub const DEFAULT_PATH: &str = "/etc/ocps/ocps.toml";
+
+/// Longest time that can be set, in seconds: a week. Beyond it is a typing error.
+const MAX_SECONDS: f64 = 604_800.0;
+
+/// Most polls at the same time: each is a thread and a connection, and the service answers one by one.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Most jobs that can be allowed at once: each costs memory and a poll per interval.
+const MAX_JOBS: usize = 100_000;
 
 /// All settings of the daemon, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -77,4 +97,528 @@ pub struct Simulation {
     pub sigma: Duration,
     /// Seed of the durations; none: another one at each start.
     pub seed: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            index: None,
+            site: None,
+            config_dir: None,
+            socket: None,
+            state_dir: None,
+            log: Log { level: 20, file: None },
+            uws: Uws {
+                command: "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".into(),
+                source_url: "https://github.com/lsst-dm/uws_scripts".into(),
+                commit_ref: "main".into(),
+                version_selects_image: false,
+                connect_timeout: Duration::from_secs(5),
+                put_timeout: Duration::from_secs(30),
+                get_timeout: Duration::from_secs(30),
+                delete_timeout: Duration::from_secs(30),
+                submit_timeout: Duration::from_secs(60),
+                settle_time: Duration::from_secs(15),
+                outage_limit: Duration::from_secs(300),
+                connections: 4,
+                proxy: None,
+            },
+            simulation: Simulation {
+                mean_duration: Duration::from_secs(10),
+                sigma: Duration::from_secs(4),
+                seed: None,
+            },
+            max_jobs: 1000,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the settings from a file, which must exist; without a path from [`DEFAULT_PATH`], if that exists.
+    ///
+    /// # Errors
+    /// The file cannot be read, or what is wrong in it and what is allowed there.
+    pub fn load(path: Option<&Path>) -> Result<Self, Error> {
+        let read = file::read(path.unwrap_or(Path::new(DEFAULT_PATH)))?;
+        match (read, path) {
+            (Some(text), _) => Self::parse(&text, path.unwrap_or(Path::new(DEFAULT_PATH))),
+            (None, Some(path)) => {
+                Err(Error::in_file(path, "no such file; name an existing ocps.toml, or none"))
+            }
+            (None, None) => Ok(Self::default()),
+        }
+    }
+
+    /// Parses the text of an `ocps.toml`; `path` is for errors.
+    fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let table = DeTable::parse(text).map_err(|e| {
+            let place = place(path, text, e.span().map(|s| s.start));
+            Error::at(place, format!("not valid TOML: {}", e.message()))
+        })?;
+        let wire = Wire::deserialize(toml::de::Deserializer::from(table.clone()))
+            .map_err(|e| explain(&e, table.get_ref(), text, path))?;
+        Ok(wire.into_settings())
+    }
+}
+
+/// `ocps.toml` as it is written. What is absent keeps its default.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Wire {
+    index: Option<Index>,
+    site: Option<Site>,
+    config_dir: Option<FilePath>,
+    socket: Option<FilePath>,
+    state_dir: Option<FilePath>,
+    log: WireLog,
+    uws: WireUws,
+    simulation: WireSimulation,
+    limits: WireLimits,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+struct WireLog {
+    level: Option<Level>,
+    file: Option<FilePath>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+struct WireUws {
+    command: Option<Text>,
+    source_url: Option<Text>,
+    commit_ref: Option<Text>,
+    version_selects_image: Option<Switch>,
+    connect_timeout_s: Option<Positive>,
+    put_timeout_s: Option<Positive>,
+    get_timeout_s: Option<Positive>,
+    delete_timeout_s: Option<Positive>,
+    submit_timeout_s: Option<Positive>,
+    settle_time_s: Option<Positive>,
+    outage_limit_s: Option<Positive>,
+    connections: Option<Count<MAX_CONNECTIONS>>,
+    proxy: Option<Proxy>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+struct WireSimulation {
+    mean_duration_s: Option<Seconds>,
+    sigma_s: Option<Seconds>,
+    seed: Option<Seed>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+struct WireLimits {
+    jobs: Option<Count<MAX_JOBS>>,
+}
+
+impl Wire {
+    fn into_settings(self) -> Settings {
+        let default = Settings::default();
+        Settings {
+            index: self.index.map(|v| v.0),
+            site: self.site.map(|v| v.0),
+            config_dir: self.config_dir.map(|v| v.0),
+            socket: self.socket.map(|v| v.0),
+            state_dir: self.state_dir.map(|v| v.0),
+            log: Log {
+                level: self.log.level.map_or(default.log.level, |v| v.0),
+                file: self.log.file.map(|v| v.0),
+            },
+            uws: self.uws.into_settings(default.uws),
+            simulation: Simulation {
+                mean_duration: self
+                    .simulation
+                    .mean_duration_s
+                    .map_or(default.simulation.mean_duration, |v| v.0),
+                sigma: self.simulation.sigma_s.map_or(default.simulation.sigma, |v| v.0),
+                seed: self.simulation.seed.map(|v| v.0),
+            },
+            max_jobs: self.limits.jobs.map_or(default.max_jobs, |v| v.0),
+        }
+    }
+}
+
+impl WireUws {
+    fn into_settings(self, default: Uws) -> Uws {
+        Uws {
+            command: self.command.map_or(default.command, |v| v.0),
+            source_url: self.source_url.map_or(default.source_url, |v| v.0),
+            commit_ref: self.commit_ref.map_or(default.commit_ref, |v| v.0),
+            version_selects_image: self.version_selects_image.map_or(default.version_selects_image, |v| v.0),
+            connect_timeout: self.connect_timeout_s.map_or(default.connect_timeout, |v| v.0),
+            put_timeout: self.put_timeout_s.map_or(default.put_timeout, |v| v.0),
+            get_timeout: self.get_timeout_s.map_or(default.get_timeout, |v| v.0),
+            delete_timeout: self.delete_timeout_s.map_or(default.delete_timeout, |v| v.0),
+            submit_timeout: self.submit_timeout_s.map_or(default.submit_timeout, |v| v.0),
+            settle_time: self.settle_time_s.map_or(default.settle_time, |v| v.0),
+            outage_limit: self.outage_limit_s.map_or(default.outage_limit, |v| v.0),
+            connections: self.connections.map_or(default.connections, |v| v.0),
+            proxy: self.proxy.map(|v| v.0),
+        }
+    }
+}
+
+/// A value of any type, so that each kind below can say itself what it wants instead.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Raw {
+    Bool(bool),
+    Integer(i64),
+    Float(f64),
+    Text(String),
+    Other(serde::de::IgnoredAny),
+}
+
+impl Raw {
+    fn number(&self) -> Option<f64> {
+        match self {
+            // Exact up to 2^53, far beyond every limit here.
+            #[allow(clippy::cast_precision_loss)]
+            Self::Integer(i) => Some(*i as f64),
+            Self::Float(f) => Some(*f),
+            Self::Bool(_) | Self::Text(_) | Self::Other(_) => None,
+        }
+    }
+
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Bool(_) | Self::Integer(_) | Self::Float(_) | Self::Other(_) => None,
+        }
+    }
+
+    fn integer(&self) -> Option<i64> {
+        match self {
+            Self::Integer(i) => Some(*i),
+            Self::Bool(_) | Self::Float(_) | Self::Text(_) | Self::Other(_) => None,
+        }
+    }
+
+    /// `must be …, not …`.
+    fn refused(&self, allowed: &str) -> String {
+        let is = match self {
+            Self::Bool(b) => b.to_string(),
+            Self::Integer(i) => i.to_string(),
+            Self::Float(f) => f.to_string(),
+            Self::Text(text) => quoted(text),
+            Self::Other(_) => "a list, table or date".to_owned(),
+        };
+        format!("must be {allowed}, not {is}")
+    }
+}
+
+/// Defines a kind of value: how it is made of a [`Raw`] one, and what is allowed if that fails.
+macro_rules! kind {
+    ($(#[$doc:meta])* $name:ident $(<const $max:ident>)?($type:ty), $allowed:expr, $parse:expr) => {
+        $(#[$doc])*
+        #[derive(Deserialize)]
+        #[serde(try_from = "Raw")]
+        struct $name $(<const $max: usize>)?($type);
+
+        impl $(<const $max: usize>)? TryFrom<Raw> for $name $(<$max>)? {
+            type Error = String;
+
+            fn try_from(raw: Raw) -> Result<Self, String> {
+                let parse: fn(&Raw) -> Option<$type> = $parse;
+                parse(&raw).map(Self).ok_or_else(|| raw.refused(&$allowed))
+            }
+        }
+    };
+}
+
+kind!(
+    /// A time longer than none.
+    Positive(Duration),
+    format!("a number of seconds, at least 0.001 and at most {MAX_SECONDS}"),
+    |raw| duration(raw).filter(|d| *d >= Duration::from_millis(1))
+);
+kind!(
+    /// A time that may be none.
+    Seconds(Duration),
+    format!("a number of seconds from 0 to {MAX_SECONDS}"),
+    duration
+);
+kind!(Switch(bool), "true or false", |raw| match raw {
+    Raw::Bool(b) => Some(*b),
+    Raw::Integer(_) | Raw::Float(_) | Raw::Text(_) | Raw::Other(_) => None,
+});
+kind!(Text(String), "text that is not empty", |raw| {
+    raw.text().filter(|t| !t.trim().is_empty() && !t.contains('\0')).map(str::to_owned)
+});
+kind!(FilePath(PathBuf), "the path of a file or directory", |raw| {
+    raw.text().filter(|t| !t.is_empty() && !t.contains('\0')).map(PathBuf::from)
+});
+kind!(Site(String), "a site name of letters, digits, '.', '_' and '-'", |raw| {
+    raw.text().filter(|t| is_site(t)).map(str::to_owned)
+});
+kind!(Index(SalIndex), "1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA), as number or name", |raw| {
+    match raw {
+        Raw::Integer(i) => SalIndex::parse(&i.to_string()).ok(),
+        Raw::Text(text) => SalIndex::parse(text).ok(),
+        Raw::Bool(_) | Raw::Float(_) | Raw::Other(_) => None,
+    }
+});
+kind!(Level(i32), "debug, info, warning or error, or a number from 10 to 40", |raw| match raw {
+    Raw::Text(text) => match text.to_ascii_lowercase().as_str() {
+        "debug" => Some(10),
+        "info" => Some(20),
+        "warning" => Some(30),
+        "error" => Some(40),
+        _ => None,
+    },
+    Raw::Integer(_) | Raw::Float(_) | Raw::Bool(_) | Raw::Other(_) =>
+        raw.integer().and_then(|i| i32::try_from(i).ok()).filter(|i| (10..=40).contains(i)),
+});
+kind!(
+    /// A number from 1 to `MAX`.
+    Count<const MAX>(usize),
+    format!("a whole number from 1 to {MAX}"),
+    |raw| raw.integer().and_then(|i| usize::try_from(i).ok()).filter(|i| (1..=MAX).contains(i))
+);
+kind!(Seed(u64), "a whole number from 0 on", |raw| raw.integer().and_then(|i| u64::try_from(i).ok()));
+
+/// An HTTP proxy. Not a `kind!`: it may hold a password, which no error shows.
+#[derive(Deserialize)]
+#[serde(try_from = "Raw")]
+struct Proxy(String);
+
+impl TryFrom<Raw> for Proxy {
+    type Error = &'static str;
+
+    fn try_from(raw: Raw) -> Result<Self, Self::Error> {
+        raw.text()
+            .filter(|t| t.starts_with("http://") && ureq::Proxy::new(t).is_ok())
+            .map(|t| Self(t.to_owned()))
+            .ok_or("must be the URL of an HTTP proxy, http://HOST:PORT")
+    }
+}
+
+fn duration(raw: &Raw) -> Option<Duration> {
+    let seconds = raw.number().filter(|s| (0.0..=MAX_SECONDS).contains(s))?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+/// Whether a site's name can be part of a file name.
+pub(super) fn is_site(text: &str) -> bool {
+    const LONGEST: usize = 64;
+    (1..=LONGEST).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+fn place(path: &Path, text: &str, offset: Option<usize>) -> Place {
+    Place { file: path.display().to_string(), position: offset.map(|offset| position(text, offset)) }
+}
+
+/// Turns an error of serde into one that names the key.
+fn explain(error: &toml::de::Error, table: &DeTable<'_>, text: &str, path: &Path) -> Error {
+    let offset = error.span().map(|s| s.start);
+    let place = place(path, text, offset);
+    let key = offset.and_then(|offset| key_at(table, offset));
+    let message = error.message();
+    if let Some(unknown) = message.strip_prefix("unknown field ") {
+        // serde's text: unknown field `x`, expected one of `a`, `b`.
+        let mut names = unknown.split('`').skip(1).step_by(2);
+        let name = names.next().unwrap_or_default();
+        let known: Vec<&str> = names.collect();
+        let key = key.unwrap_or_else(|| name.to_owned());
+        return Error::at(place, format!("unknown key {}{}", quoted(&key), suggestion(name, &known)));
+    }
+    match key {
+        Some(key) if message.starts_with("must be ") => Error::at(place, format!("{key} {message}")),
+        Some(key) => Error::at(place, format!("{key}: {message}")),
+        None => Error::at(place, message),
+    }
+}
+
+/// The dotted name of the key that is, or whose value is, at a byte of the text.
+fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
+    for (section, value) in table {
+        if let DeValue::Table(inner) = value.get_ref() {
+            let hit = inner.iter().find(|(k, v)| k.span().contains(&offset) || v.span().contains(&offset));
+            if let Some((key, _)) = hit {
+                return Some(format!("{}.{}", section.get_ref(), key.get_ref()));
+            }
+        }
+        if section.span().contains(&offset) || value.span().contains(&offset) {
+            return Some(section.get_ref().to_string());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = include_str!("../../etc/ocps.toml");
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        Settings::parse(text, Path::new("o.toml")).map_err(|e| e.to_string())
+    }
+
+    /// The example with all keys in force, or only those for which `keep` holds.
+    fn uncommented(keep: impl Fn(&str) -> bool) -> String {
+        let lines = EXAMPLE.lines().map(|line| match line.strip_prefix('#') {
+            // Prose has a blank after the '#', a key has none.
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => {
+                if keep(rest) {
+                    rest
+                } else {
+                    ""
+                }
+            }
+            Some(_) | None => line,
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The keys that the parser knows in a section; the top has the empty name.
+    fn known(section: &str) -> Vec<String> {
+        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let error = toml::from_str::<Wire>(&format!("{header}zzz = 1\n")).err().unwrap();
+        error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
+    }
+
+    const SECTIONS: [&str; 4] = ["log", "uws", "simulation", "limits"];
+
+    #[test]
+    fn the_example_is_all_comments_and_says_the_defaults() {
+        assert_eq!(parse(EXAMPLE), Ok(Settings::default()));
+        let without_default = ["index", "site", "config_dir", "socket", "state_dir", "file", "proxy", "seed"];
+        let has_default = |line: &str| !without_default.iter().any(|k| line.starts_with(&format!("{k} =")));
+        assert_eq!(parse(&uncommented(has_default)), Ok(Settings::default()));
+
+        let all = parse(&uncommented(|_| true)).unwrap();
+        assert!(all.index.is_some() && all.site.is_some() && all.config_dir.is_some());
+        assert!(all.socket.is_some() && all.state_dir.is_some() && all.log.file.is_some());
+        assert!(all.uws.proxy.is_some() && all.simulation.seed.is_some());
+    }
+
+    #[test]
+    fn the_example_shows_every_key_that_the_parser_knows() {
+        let all = uncommented(|_| true);
+        let table: toml::Table = all.parse().unwrap();
+        let top = known("");
+        assert!(top.contains(&"index".to_owned()) && SECTIONS.iter().all(|s| top.contains(&(*s).to_owned())));
+        for key in top {
+            assert!(table.contains_key(&key), "{key} is not in etc/ocps.toml");
+        }
+        for section in SECTIONS {
+            let keys = known(section);
+            assert!(!keys.is_empty(), "{section}");
+            for key in keys {
+                assert!(table[section].get(&key).is_some(), "{section}.{key} is not in etc/ocps.toml");
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_read_with_their_units() {
+        let text = "index = 'latiss'\nsite = 'summit'\nsocket = '/s'\nlog = {level = 'warning'}\n\
+                    uws.connect_timeout_s = 0.5\nuws.get_timeout_s = 7\nuws.connections = 32\n\
+                    uws.version_selects_image = true\nuws.proxy = 'http://me:pw@p:3128'\n\
+                    simulation.mean_duration_s = 0\nsimulation.seed = 7\nlimits.jobs = 100000\n";
+        let settings = parse(text).unwrap();
+        assert_eq!(settings.index, Some(SalIndex::Latiss));
+        assert_eq!(settings.log.level, 30);
+        assert_eq!(settings.uws.connect_timeout, Duration::from_millis(500));
+        assert_eq!(settings.uws.get_timeout, Duration::from_secs(7));
+        assert_eq!((settings.uws.connections, settings.uws.version_selects_image), (32, true));
+        assert_eq!(settings.uws.proxy.as_deref(), Some("http://me:pw@p:3128"));
+        assert_eq!(settings.simulation.mean_duration, Duration::ZERO);
+        assert_eq!((settings.simulation.seed, settings.max_jobs), (Some(7), 100_000));
+        assert_eq!(parse("index = 101\n[log]\nlevel = 35").unwrap().log.level, 35);
+    }
+
+    #[test]
+    fn errors_name_place_key_and_what_is_allowed() {
+        let time = "must be a number of seconds, at least 0.001 and at most 604800, not";
+        for (text, expected) in [
+            ("\n[uws]\nget_timeout_s = -1\n", &*format!("o.toml:3:17: uws.get_timeout_s {time} -1")),
+            ("[uws]\nget_timeout_s = nan", &format!("o.toml:2:17: uws.get_timeout_s {time} NaN")),
+            ("[uws]\nget_timeout_s = inf", &format!("o.toml:2:17: uws.get_timeout_s {time} inf")),
+            ("[uws]\nget_timeout_s = 1e300", "o.toml:2:17: uws.get_timeout_s must be a number of seconds"),
+            ("[uws]\nget_timeout_s = 0", &format!("o.toml:2:17: uws.get_timeout_s {time} 0")),
+            ("[uws]\nget_timeout_s = '5'", &format!("o.toml:2:17: uws.get_timeout_s {time} '5'")),
+            (
+                "[uws]\nget_timeout_s = [5]",
+                &format!("o.toml:2:17: uws.get_timeout_s {time} a list, table or date"),
+            ),
+            ("[uws]\nget_timeout_s = 2026-01-01", "o.toml:2:17: uws.get_timeout_s must be"),
+            ("uws.settle_time_s = 0", "o.toml:1:21: uws.settle_time_s must be"),
+            ("uws = {command = ' '}", "o.toml:1:18: uws.command must be text that is not empty, not ' '"),
+            ("[uws]\ncommand = 7", "o.toml:2:11: uws.command must be text that is not empty, not 7"),
+            (
+                "[uws]\nconnections = 33",
+                "o.toml:2:15: uws.connections must be a whole number from 1 to 32, not 33",
+            ),
+            (
+                "[uws]\nconnections = 1.0",
+                "o.toml:2:15: uws.connections must be a whole number from 1 to 32, not 1",
+            ),
+            ("[uws]\nversion_selects_image = 1", "uws.version_selects_image must be true or false, not 1"),
+            (
+                "[uws]\nproxy = 'ftp://me:secret@h'",
+                "o.toml:2:9: uws.proxy must be the URL of an HTTP proxy, http://HOST:PORT",
+            ),
+            ("[limits]\njobs = 0", "limits.jobs must be a whole number from 1 to 100000, not 0"),
+            (
+                "[simulation]\nsigma_s = -0.1",
+                "simulation.sigma_s must be a number of seconds from 0 to 604800, not -0.1",
+            ),
+            ("[simulation]\nseed = -1", "simulation.seed must be a whole number from 0 on, not -1"),
+            (
+                "[log]\nlevel = 'loud'",
+                "o.toml:2:9: log.level must be debug, info, warning or error, or a number from 10 to 40, not 'loud'",
+            ),
+            ("[log]\nlevel = 50", "log.level must be"),
+            (
+                "index = 4",
+                "o.toml:1:9: index must be 1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA), as number or name, not 4",
+            ),
+            ("site = '../x'", "o.toml:1:8: site must be a site name"),
+            ("config_dir = ''", "o.toml:1:14: config_dir must be the path"),
+            (
+                "[uws]\nconect_timeout_s = 1",
+                "o.toml:2:1: unknown key 'uws.conect_timeout_s'; did you mean connect_timeout_s?",
+            ),
+            ("[usw]\nx = 1", "o.toml:1:2: unknown key 'usw'; did you mean uws?"),
+            ("uws = 3", "o.toml:1:7: uws: invalid type: integer `3`, expected a table"),
+            ("[uws", "o.toml:1:5: not valid TOML: "),
+            ("index = 1\nindex = 2", "o.toml:2:1: not valid TOML: "),
+            ("x", "o.toml:1:"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
+            assert!(!error.contains("secret") && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn hostile_text_is_refused_quickly() {
+        let started = std::time::Instant::now();
+        let large = "x = 1\n".repeat(170_000);
+        for text in
+            ["x = ".to_owned() + &"[".repeat(1 << 20), "[".repeat(1 << 20), "a.".repeat(1 << 19), large]
+        {
+            let error = parse(&text).unwrap_err();
+            assert!(error.len() < 1000, "{}", &error[..200]);
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_file_that_is_named_must_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ocps.toml");
+        let error = Settings::load(Some(&path)).unwrap_err().to_string();
+        assert!(error.contains("no such file"), "{error}");
+        std::fs::write(&path, "site = 'base'\n").unwrap();
+        assert_eq!(Settings::load(Some(&path)).unwrap().site.as_deref(), Some("base"));
+        assert!(Settings::load(Some(dir.path())).unwrap_err().to_string().contains("is a directory"));
+    }
 }

@@ -1,0 +1,95 @@
+//! Reading files that may be anything: bounded, and never waiting for a writer.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{Error, Place, position};
+
+/// Largest configuration file, in bytes. Real ones have a few kilobytes; more costs time to refuse than it is worth.
+pub(super) const MAX_BYTES: usize = 1 << 20;
+
+/// Reads a text file; none if it does not exist.
+pub(super) fn read(path: &Path) -> Result<Option<String>, Error> {
+    // Without NONBLOCK, opening a FIFO waits for a writer, perhaps for ever.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(e) => return Err(unreadable(path, &e.into())),
+    };
+    // The opened file is asked, not the path: that could be another one by now.
+    let meta = file.metadata().map_err(|e| unreadable(path, &e))?;
+    if meta.is_dir() {
+        return Err(Error::in_file(path, "is a directory, not a file"));
+    }
+    if !meta.is_file() {
+        return Err(Error::in_file(path, "is not a regular file"));
+    }
+    if meta.len() > MAX_BYTES as u64 {
+        return Err(too_large(path));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| unreadable(path, &e))?;
+    text(bytes, path).map(Some)
+}
+
+/// Checks that bytes are text of a size that can be a configuration file; `path` is for errors.
+pub(super) fn text(bytes: Vec<u8>, path: &Path) -> Result<String, Error> {
+    if bytes.len() > MAX_BYTES {
+        return Err(too_large(path));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let valid = e.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(e.as_bytes());
+        let place = Place { file: path.display().to_string(), position: Some(position(&text, valid)) };
+        Error::at(place, "not UTF-8 text; save the file as UTF-8")
+    })
+}
+
+/// The refusal of a file that is too large; `path` is for errors.
+pub(super) fn too_large(path: &Path) -> Error {
+    Error::in_file(
+        path,
+        format!("larger than {MAX_BYTES} bytes, the most that a configuration file may have"),
+    )
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    Error::in_file(path, format!("cannot be read: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_small_text_file_is_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let huge = dir.path().join("huge");
+        File::create(&huge).unwrap().set_len(100_000_000).unwrap();
+        let latin = dir.path().join("latin");
+        std::fs::write(&latin, b"a: b\nc: \xe9t\xe9").unwrap();
+        let started = Instant::now();
+        for (path, expected) in [
+            (fifo.as_path(), "is not a regular file"),
+            (Path::new("/dev/zero"), "is not a regular file"),
+            (Path::new("/dev/null"), "is not a regular file"),
+            (dir.path(), "is a directory"),
+            (&huge, "larger than 1048576 bytes"),
+            (&latin, "latin:2:4: not UTF-8"),
+            (&latin.join("x"), "cannot be read"),
+        ] {
+            let error = read(path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        assert_eq!(read(&dir.path().join("none")), Ok(None));
+        assert!(started.elapsed() < Duration::from_secs(1));
+    }
+}

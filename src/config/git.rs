@@ -1,0 +1,299 @@
+//! What git says of the configuration directory.
+//!
+//! Invariant: git is a child process that can neither hang us, nor flood us, nor ask anybody anything; the
+//! environment of the daemon does not lead it to another repository. The repository itself is trusted as much as
+//! the configuration in it, whoever owns it.
+
+use std::io::{self, Read};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded};
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::{Error, file, quoted};
+
+/// Git is killed after this time: a `start` waits for it, and so does whoever sent it.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most that is read of git's output, in bytes; a file of the configuration may have as much.
+const MAX_OUTPUT: usize = file::MAX_BYTES;
+
+/// Time between looks whether git has ended, once it has closed its output.
+const EXIT_POLL: Duration = Duration::from_millis(2);
+
+/// Longest name of a commit that is passed on, in bytes.
+const MAX_REF: usize = 255;
+
+/// A commit of the repository around the configuration directory.
+pub(super) struct Commit {
+    dir: PathBuf,
+    /// As it was named to us.
+    name: String,
+    /// Its hash, so that all files are of the same commit even if a branch moves meanwhile.
+    id: String,
+}
+
+/// The version of the directory (`git describe`), or empty where git knows none.
+pub(super) fn describe(dir: &Path) -> String {
+    match run(command(dir, &["describe", "--all", "--long", "--always", "--dirty"]), TIMEOUT) {
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+        }
+        // Most often: not in a repository.
+        Ok(_) => String::new(),
+        Err(e) => {
+            log::warn!("no version of {}: {e}", dir.display());
+            String::new()
+        }
+    }
+}
+
+impl Commit {
+    /// Finds the commit that a branch, tag or hash names.
+    pub(super) fn find(dir: &Path, name: &str) -> Result<Self, Error> {
+        if name.starts_with('-') || name.len() > MAX_REF || name.chars().any(char::is_control) {
+            return Err(Error::new(format!(
+                "{} cannot name a commit; give a branch, a tag or a hash after the ':'",
+                quoted(name)
+            )));
+        }
+        let wanted = format!("{name}^{{commit}}");
+        let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
+        let output = run(command(dir, &args), TIMEOUT).map_err(|e| Error::in_file(dir, e))?;
+        let id = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+        if output.status.success() && !id.is_empty() {
+            return Ok(Self { dir: dir.to_owned(), name: name.to_owned(), id });
+        }
+        let said = output.said();
+        let why = if said.is_empty() { "no such commit; name a branch, a tag or a hash" } else { &said };
+        Err(Error::in_file(dir, format!("git reference {}: {why}", quoted(name))))
+    }
+
+    /// Reads a file of the directory as it is in the commit; none if it is not there.
+    pub(super) fn read(&self, file_name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let path = PathBuf::from(self.label(file_name));
+        let fail = |e: String| Error::in_file(&path, e);
+        let args = ["ls-tree", "-z", "-l", "--end-of-options", &self.id, file_name];
+        let listed = run(command(&self.dir, &args), TIMEOUT).map_err(fail)?;
+        if !listed.status.success() {
+            return Err(fail(format!("git cannot list it: {}", listed.said())));
+        }
+        // `100644 blob <hash> <size>\t<name>\0`, or nothing.
+        let text = String::from_utf8_lossy(&listed.stdout);
+        let Some((entry, _)) = text.split_once('\t') else { return Ok(None) };
+        let mut parts = entry.split_ascii_whitespace();
+        let (Some(mode), Some("blob"), Some(id), Some(size)) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(fail("is not a file in this commit".to_owned()));
+        };
+        if mode == "120000" {
+            return Err(fail("is a symbolic link in this commit; commit the file itself".to_owned()));
+        }
+        if size.parse().is_ok_and(|size: usize| size > file::MAX_BYTES) {
+            return Err(file::too_large(&path));
+        }
+        let output = run(command(&self.dir, &["cat-file", "blob", id]), TIMEOUT).map_err(fail)?;
+        if !output.status.success() {
+            return Err(fail(format!("git cannot read it: {}", output.said())));
+        }
+        Ok(Some(output.stdout))
+    }
+
+    /// The commit as it was named.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How a file of the commit is called in errors: its path, `@` and the commit as it was named.
+    pub(super) fn label(&self, file_name: &str) -> String {
+        format!("{}@{}", self.dir.join(file_name).display(), self.name)
+    }
+}
+
+/// A git command that runs in the directory.
+fn command(dir: &Path, args: &[&str]) -> Command {
+    /// Where a daemon was started from a git hook, say, these would lead git elsewhere.
+    const MISLEADING: [&str; 9] = [
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_NAMESPACE",
+        "GIT_PREFIX",
+        "GIT_EXTERNAL_DIFF",
+    ];
+    let mut command = Command::new("git");
+    // The repository often belongs to another user than the daemon's, and only the operator can have named it.
+    // Its own settings may name programs to run; the ones that our commands would run are turned off.
+    command.args(["--no-pager", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]);
+    command.args(args).current_dir(dir);
+    for name in MISLEADING {
+        command.env_remove(name);
+    }
+    command.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0").env("GIT_TERMINAL_PROMPT", "0");
+    command.env("GIT_LITERAL_PATHSPECS", "1").env("GIT_NO_LAZY_FETCH", "1");
+    command
+}
+
+/// What a command did.
+struct Output {
+    status: ExitStatus,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Output {
+    /// The last line on standard error, without git's prefix.
+    fn said(&self) -> String {
+        let text = String::from_utf8_lossy(&self.stderr);
+        let line = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default();
+        line.trim_start_matches("fatal: ").chars().take(200).collect()
+    }
+}
+
+/// Runs a command to its end, bounded in time and output. Errors are reasons without a place.
+fn run(mut command: Command, timeout: Duration) -> Result<Output, String> {
+    let deadline = Instant::now() + timeout;
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A group of its own: a ^C at the terminal is not for git, and with it end the children it has.
+    command.process_group(0);
+    let mut child = command.spawn().map_err(|e| format!("cannot run {program}: {e}"))?;
+    finish(&mut child, deadline).map_err(|stop| {
+        kill(child);
+        match stop {
+            Stop::Late => {
+                format!("{program} did not end within {} s and was killed", timeout.as_secs_f64())
+            }
+            Stop::Flood => format!("{program} wrote more than {MAX_OUTPUT} bytes"),
+            Stop::Broken(e) => format!("cannot run {program}: {e}"),
+        }
+    })
+}
+
+/// Why we do not wait for a command any longer.
+enum Stop {
+    Late,
+    Flood,
+    Broken(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+fn finish(child: &mut Child, deadline: Instant) -> Result<Output, Stop> {
+    let stdout = drain(child.stdout.take())?;
+    let stderr = drain(child.stderr.take())?;
+    let receive = |from: Receiver<io::Result<Vec<u8>>>| match from.recv_deadline(deadline) {
+        Ok(read) => read.map_err(Stop::Broken),
+        Err(_) => Err(Stop::Late),
+    };
+    let (stdout, stderr) = (receive(stdout)?, receive(stderr)?);
+    if stdout.len() > MAX_OUTPUT || stderr.len() > MAX_OUTPUT {
+        return Err(Stop::Flood);
+    }
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Output { status, stdout, stderr });
+        }
+        if Instant::now() >= deadline {
+            return Err(Stop::Late);
+        }
+        thread::sleep(EXIT_POLL);
+    }
+}
+
+/// Reads a pipe on a thread of its own, which ends when the pipe does.
+fn drain(pipe: Option<impl Read + Send + 'static>) -> io::Result<Receiver<io::Result<Vec<u8>>>> {
+    let (sender, receiver) = bounded(1);
+    thread::Builder::new().name("git-output".into()).spawn(move || {
+        let mut bytes = Vec::new();
+        let read = pipe.map_or(Ok(0), |pipe| pipe.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes));
+        // Nobody waits for it any more where the time is over.
+        let _ = sender.send(read.map(|_| bytes));
+    })?;
+    Ok(receiver)
+}
+
+fn kill(mut child: Child) {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(group) = group {
+        // Fails where it has just ended.
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+    // On a file system that hangs, a killed process does not end; that wait is not ours.
+    let reaper = thread::Builder::new().name("git-reaper".into());
+    if let Err(e) = reaper.spawn(move || child.wait()) {
+        log::warn!("cannot wait for a killed git: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn a_command_that_hangs_or_floods_is_killed() {
+        let short = Duration::from_millis(200);
+        for (script, expected) in [
+            ("sleep 60", "sh did not end within 0.2 s"),
+            ("sleep 60 & exec sleep 60", "did not end within 0.2 s"),
+            ("exec >&- 2>&-; sleep 60", "did not end within 0.2 s"),
+            ("exec cat /dev/zero", "wrote more than 1048576 bytes"),
+        ] {
+            let started = Instant::now();
+            // The flood is measured in bytes, not in time.
+            let timeout = if script.contains("zero") { TIMEOUT } else { short };
+            let error = run(shell(script), timeout).err().unwrap_or_default();
+            assert!(error.contains(expected), "{script}: {error}");
+            assert!(started.elapsed() < Duration::from_secs(5), "{script}");
+        }
+        let error = run(Command::new("/no/such/program"), short).err().unwrap_or_default();
+        assert!(error.starts_with("cannot run /no/such/program: "), "{error}");
+        let output = run(shell("echo out; echo 'fatal: err' >&2; exit 3"), TIMEOUT).unwrap();
+        assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b"out\n"[..]));
+        assert_eq!(output.said(), "err");
+    }
+
+    #[test]
+    fn a_repository_of_another_user_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let foreign = |mut command: Command| {
+            // Git's own switch for its tests: it takes every owner for another one.
+            command.env("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1").env("GIT_CONFIG_NOSYSTEM", "1");
+            command.env("HOME", "/nonexistent").env_remove("XDG_CONFIG_HOME").env_remove("GIT_CONFIG_GLOBAL");
+            run(command, TIMEOUT).unwrap()
+        };
+        run(command(dir.path(), &["init", "--quiet"]), TIMEOUT).unwrap();
+        let mut plain = Command::new("git");
+        plain.args(["rev-parse", "--git-dir"]).current_dir(dir.path());
+        let refused = foreign(plain);
+        assert!(!refused.status.success(), "the switch has no effect, this test shows nothing");
+        let ours = foreign(command(dir.path(), &["rev-parse", "--git-dir"]));
+        assert!(ours.status.success(), "{}", ours.said());
+    }
+
+    #[test]
+    fn names_that_are_no_commits_are_refused_before_git_is_asked() {
+        for bad in ["-x", "--output=/tmp/x", "a\nb", &"x".repeat(256)] {
+            let error = Commit::find(Path::new("/nonexistent"), bad).err().unwrap().to_string();
+            assert!(error.contains("cannot name a commit"), "{error}");
+        }
+    }
+}
