@@ -1,5 +1,7 @@
 //! What runs pipelines. A back-end knows how to ask a service; it knows nothing of commands or summary states.
 
+pub mod uws;
+
 use crate::csc::request::{Action, Answer};
 
 /// Something that runs jobs.
