@@ -2,6 +2,7 @@
 
 pub mod simulated;
 pub mod workers;
+pub mod uws;
 
 use crate::csc::request::{Action, Answer};
 

@@ -1,0 +1,295 @@
+//! What the service's replies mean. Pure. Invariant: a job is believed only where the reply names it as asked;
+//! whatever else comes becomes a failure of this one request.
+//!
+//! The genuine replies are those of lsst-dm/uws-api-server; its status codes are loose (500 for most refusals,
+//! 404 for a wrong base URL too), so that a 404 counts only in the exact form that its handlers give.
+
+use crate::csc::event::{JobObject, Phase};
+use crate::csc::id::{JobId, RunId};
+use crate::csc::request::{Answer, Contact, Failure, FailureKind, JobStatus};
+
+use super::object::Object;
+use super::text::{quote, quote_once};
+
+/// Longest phase that is taken for a word, in bytes.
+const PHASE_MAX: usize = 100;
+
+/// The text of a 500 to a PUT whose job was not listed within 9 s; the job exists or will.
+const CREATION_TIMED_OUT: &str = "Job creation timed out.";
+
+/// A reply to one request, its body read as far as the limits allow.
+pub(super) struct Reply {
+    /// `PUT` and so on.
+    pub(super) method: &'static str,
+    /// For reasons: without credentials.
+    pub(super) url: String,
+    pub(super) status: u16,
+    /// Whether the Content-Type is application/json.
+    pub(super) is_json: bool,
+    pub(super) body: Vec<u8>,
+    pub(super) end: End,
+}
+
+/// How the body ended.
+pub(super) enum End {
+    Complete,
+    /// It is larger than the limit.
+    TooLarge,
+    /// The connection broke or the time was over.
+    Broken(String),
+}
+
+impl Reply {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// `answered PUT with 500: its text`.
+    fn failure(&self, kind: FailureKind, contact: Contact) -> Answer {
+        let Self { method, url, status, .. } = self;
+        let text = quote_once(&self.text());
+        let text = if text.is_empty() { "(no text)" } else { &text };
+        Answer::Failed(Failure {
+            kind,
+            contact,
+            reason: format!("{url} answered {method} with {status}: {text}"),
+        })
+    }
+
+    /// The reply itself is fine, but what it says is not what was asked for.
+    fn unbelievable(&self, kind: FailureKind, why: &str, text: &str) -> Answer {
+        let Self { method, url, status, .. } = self;
+        let reason = format!("{url} answered {method} with {status}, but {why}: {}", quote(text));
+        Answer::Failed(Failure { kind, contact: Contact::Answered, reason })
+    }
+
+    /// The job in a reply with status 200; `wrong` is what it counts as when it is not believable.
+    fn job(mut self, expected: &Expected<'_>, wrong: FailureKind) -> Answer {
+        let body = std::mem::take(&mut self.body);
+        let text = || String::from_utf8_lossy(body.get(..START).unwrap_or(&body)).into_owned();
+        match &self.end {
+            End::Complete => {}
+            End::TooLarge => {
+                return self.unbelievable(wrong, "the answer is too large", &text());
+            }
+            End::Broken(reason) => {
+                let reason = format!("{} broke off its answer to {}: {reason}", self.url, self.method);
+                return Answer::Failed(Failure {
+                    kind: FailureKind::Unclear,
+                    contact: Contact::Silent,
+                    reason,
+                });
+            }
+        }
+        let start = text();
+        let object = Object::read(body).map_err(|e| format!("it is no job object ({e})"));
+        match object.and_then(|object| believe(object, expected)) {
+            Ok(job) => Answer::Job(job),
+            Err(why) => self.unbelievable(wrong, &why, &start),
+        }
+    }
+}
+
+/// Bytes of a text of which the first 200 characters are certain to be part.
+const START: usize = 1024;
+
+/// Whose job object is believed.
+struct Expected<'a> {
+    job_id: Option<&'a JobId>,
+    run_id: Option<&'a RunId>,
+}
+
+fn believe(object: Object, expected: &Expected<'_>) -> Result<JobStatus, String> {
+    let job_id = object.string("jobId").ok_or("it has no jobId")?;
+    let job_id = JobId::parse(&job_id).map_err(|_| "its jobId is malformed")?;
+    if expected.job_id.is_some_and(|id| *id != job_id) {
+        return Err("it is another job".to_owned());
+    }
+    if expected.run_id.is_some_and(|id| object.string("runId").as_deref() != Some(id.as_str())) {
+        return Err("its runId is not ours".to_owned());
+    }
+    let phase = object.string("phase").filter(|p| p.len() <= PHASE_MAX).ok_or("it has no phase")?;
+    let phase = Phase::parse(&phase);
+    Ok(JobStatus { job_id, phase, object: JobObject(object.into_bounded_json().into()) })
+}
+
+/// The answer to a PUT.
+pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Answer {
+    match reply.status {
+        200 => reply.job(&Expected { job_id: None, run_id: Some(run_id) }, FailureKind::Unclear),
+        201..=299 => reply.failure(FailureKind::Unclear, Contact::Answered),
+        500 if reply.text().trim_start().starts_with(CREATION_TIMED_OUT) => {
+            reply.failure(FailureKind::Unclear, Contact::Answered)
+        }
+        // A gateway in between: the service behind it may have got the request.
+        502..=504 => reply.failure(FailureKind::Unclear, Contact::Silent),
+        _ => reply.failure(FailureKind::Refused, Contact::Answered),
+    }
+}
+
+/// The answer to the GET of one job.
+pub(super) fn to_status(reply: Reply, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
+    match reply.status {
+        200 => reply.job(&Expected { job_id: Some(job_id), run_id }, FailureKind::Wrong),
+        404 if reply.is_json && reply.body.trim_ascii() == b"\"\"" => Answer::Gone,
+        _ => to_question(&reply),
+    }
+}
+
+/// The answer to a DELETE.
+pub(super) fn to_remove(reply: &Reply) -> Answer {
+    match reply.status {
+        200 => Answer::Removed { object: None },
+        404 if reply.body.starts_with(b"(404)") => Answer::Gone,
+        502..=504 => reply.failure(FailureKind::Unclear, Contact::Silent),
+        // 500 too: the service says it for ever when only the job's files cannot be removed.
+        500..=599 => reply.failure(FailureKind::Unclear, Contact::Answered),
+        _ => reply.failure(FailureKind::Wrong, Contact::Answered),
+    }
+}
+
+/// The answer to any GET that got no usable status.
+pub(super) fn to_question(reply: &Reply) -> Answer {
+    match reply.status {
+        500..=599 => reply.failure(FailureKind::Refused, Contact::Silent),
+        _ => reply.failure(FailureKind::Wrong, Contact::Answered),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef";
+
+    fn reply(method: &'static str, status: u16, content_type: &str, body: &str) -> Reply {
+        let is_json = content_type == "application/json";
+        let url = "http://uws/job".to_owned();
+        Reply { method, url, status, is_json, body: body.into(), end: End::Complete }
+    }
+
+    fn label(answer: &Answer) -> String {
+        match answer {
+            Answer::Job(job) => format!("job {} {:?}", job.job_id, job.phase),
+            Answer::Failed(f) => format!("{:?} {:?}", f.kind, f.contact),
+            Answer::Gone
+            | Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => format!("{answer:?}"),
+        }
+    }
+
+    fn job(job_id: &str, run_id: &str, phase: &str) -> String {
+        format!(r#"{{"jobId":{job_id},"runId":{run_id},"phase":{phase}}}"#)
+    }
+
+    /// Bodies with status 200, and whether PUT and GET believe them.
+    fn bodies() -> Vec<(String, bool)> {
+        let ours = format!("\"{ID}\"");
+        vec![
+            (job(&ours, "\"1-a\"", "\"pending\""), true),
+            (job(&ours, "\"1-a\"", "\"no such phase\""), true),
+            (job(&ours, "\"1-b\"", "\"pending\""), false),
+            (job(&ours, "1", "\"pending\""), false),
+            (job(&ours, "\"1-a\"", "7"), false),
+            (job(&ours, "\"1-a\"", "null"), false),
+            (job(&ours, "\"1-a\"", &format!("{:?}", "x".repeat(101))), false),
+            (job("\"../x\"", "\"1-a\"", "\"pending\""), false),
+            (job("\"\"", "\"1-a\"", "\"pending\""), false),
+            (job("7", "\"1-a\"", "\"pending\""), false),
+            (format!("[{}]", job(&ours, "\"1-a\"", "\"pending\"")), false),
+            (format!(r#"{{"jobId":{ours},"runId":"1-a"}}"#), false),
+            ("{}".to_owned(), false),
+            (String::new(), false),
+            ("<html>login</html>".to_owned(), false),
+        ]
+    }
+
+    #[test]
+    fn only_our_own_job_object_is_believed() {
+        let (id, run_id) = (JobId::parse(ID).unwrap(), RunId::parse("1-a").unwrap());
+        for (body, good) in bodies() {
+            let expected =
+                |kind: &str| if good { format!("job {ID} Active") } else { format!("{kind} Answered") };
+            let put = to_submit(reply("PUT", 200, "application/json", &body), &run_id);
+            assert_eq!(label(&put), expected("Unclear"), "{body}");
+            let get = to_status(reply("GET", 200, "text/html", &body), &id, Some(&run_id));
+            assert_eq!(label(&get), expected("Wrong"), "{body}");
+        }
+        let other = job(&format!("\"{}\"", ID.replace('0', "9")), "\"1-a\"", "\"pending\"");
+        let get = to_status(reply("GET", 200, "application/json", &other), &id, None);
+        assert_eq!(label(&get), "Wrong Answered");
+        let foreign = job(&format!("\"{ID}\""), "\"anything\"", "\"error\"");
+        let get = to_status(reply("GET", 200, "application/json", &foreign), &id, None);
+        assert_eq!(label(&get), format!("job {ID} Error"));
+    }
+
+    #[test]
+    fn other_statuses() {
+        const J: &str = "application/json";
+        const H: &str = "text/html; charset=UTF-8";
+        let id = JobId::parse(ID).unwrap();
+        let run_id = RunId::parse("1-a").unwrap();
+        for (method, status, content_type, body, expected) in [
+            ("PUT", 201, J, "{}", "Unclear Answered"),
+            ("PUT", 204, H, "", "Unclear Answered"),
+            ("PUT", 101, H, "", "Refused Answered"),
+            ("PUT", 302, H, "", "Refused Answered"),
+            ("PUT", 400, H, "Invalid run_id.", "Refused Answered"),
+            ("PUT", 404, J, "\"\"", "Refused Answered"),
+            ("PUT", 500, H, "'command''command'", "Refused Answered"),
+            ("PUT", 500, H, "Job creation timed out.", "Unclear Answered"),
+            ("PUT", 502, H, "", "Unclear Silent"),
+            ("PUT", 503, H, "", "Unclear Silent"),
+            ("PUT", 504, H, "", "Unclear Silent"),
+            ("PUT", 505, H, "", "Refused Answered"),
+            ("GET", 404, J, "\"\"", "Gone"),
+            ("GET", 404, J, "\"\"\n", "Gone"),
+            ("GET", 404, J, "{}", "Wrong Answered"),
+            ("GET", 404, H, "\"\"", "Wrong Answered"),
+            ("GET", 404, H, "<html>", "Wrong Answered"),
+            ("GET", 204, J, "", "Wrong Answered"),
+            ("GET", 301, H, "", "Wrong Answered"),
+            ("GET", 400, H, "x", "Wrong Answered"),
+            ("GET", 500, H, "x", "Refused Silent"),
+            ("GET", 503, H, "x", "Refused Silent"),
+            ("DELETE", 200, J, "{\"code\": 200}", "Removed { object: None }"),
+            ("DELETE", 200, H, "", "Removed { object: None }"),
+            ("DELETE", 204, H, "", "Wrong Answered"),
+            ("DELETE", 302, H, "", "Wrong Answered"),
+            ("DELETE", 400, H, "x", "Wrong Answered"),
+            ("DELETE", 404, H, "(404)\nReason: Not Found\n", "Gone"),
+            ("DELETE", 404, H, "<html>404</html>", "Wrong Answered"),
+            ("DELETE", 404, J, "\"\"", "Wrong Answered"),
+            ("DELETE", 500, H, "(404)\nReason: Not Found\n\n[Errno 13]", "Unclear Answered"),
+            ("DELETE", 502, H, "", "Unclear Silent"),
+            ("DELETE", 503, H, "", "Unclear Silent"),
+        ] {
+            let reply = reply(method, status, content_type, body);
+            let answer = match method {
+                "PUT" => to_submit(reply, &run_id),
+                "GET" => to_status(reply, &id, Some(&run_id)),
+                _ => to_remove(&reply),
+            };
+            assert_eq!(label(&answer), expected, "{method} {status} {body}");
+            if let Answer::Failed(failure) = answer {
+                let start = format!("http://uws/job answered {method} with {status}");
+                assert!(failure.reason.starts_with(&start), "{failure}");
+                assert!(!failure.reason.contains('\n'), "{failure}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_answer_is_unclear_and_a_huge_one_unbelievable() {
+        let (id, run_id) = (JobId::parse(ID).unwrap(), RunId::parse("1-a").unwrap());
+        let body = job(&format!("\"{ID}\""), "\"1-a\"", "\"pending\"");
+        let cut = |method, end| Reply { end, ..reply(method, 200, "application/json", &body) };
+        let broken = || End::Broken("connection reset".to_owned());
+        assert_eq!(label(&to_submit(cut("PUT", broken()), &run_id)), "Unclear Silent");
+        assert_eq!(label(&to_status(cut("GET", broken()), &id, None)), "Unclear Silent");
+        assert_eq!(label(&to_submit(cut("PUT", End::TooLarge), &run_id)), "Unclear Answered");
+        assert_eq!(label(&to_status(cut("GET", End::TooLarge), &id, None)), "Wrong Answered");
+    }
+}

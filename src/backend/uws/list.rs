@@ -1,0 +1,135 @@
+//! The service's list of jobs, read as a stream. Invariant: only what was asked for is kept,
+//! and nothing that one element contains makes the others unreadable.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::{BufReader, Read};
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::csc::id::{JobId, RunId};
+use crate::csc::request::ListedJob;
+
+/// Most jobs in one answer. Each run id should have one; thousands mean that the service lies.
+const LISTED_MAX: usize = 10_000;
+
+/// Reads the array and picks the jobs of these run ids; what is no usable job is skipped,
+/// and a job that is there twice counts once.
+///
+/// # Errors
+/// The text is no array, is cut off, or the reader failed.
+pub(super) fn read(
+    reader: impl Read,
+    run_ids: &BTreeSet<RunId>,
+) -> Result<Vec<ListedJob>, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(reader));
+    let jobs = deserializer.deserialize_seq(Jobs { run_ids })?;
+    deserializer.end()?;
+    Ok(jobs)
+}
+
+/// What counts of an element.
+#[derive(Deserialize)]
+struct Element {
+    #[serde(rename = "jobId")]
+    job_id: String,
+    #[serde(rename = "runId")]
+    run_id: String,
+}
+
+struct Jobs<'a> {
+    run_ids: &'a BTreeSet<RunId>,
+}
+
+impl Jobs<'_> {
+    fn pick(&self, element: &RawValue) -> Option<ListedJob> {
+        let Element { job_id, run_id } = serde_json::from_str(element.get()).ok()?;
+        let run_id = RunId::parse(&run_id).filter(|id| self.run_ids.contains(id))?;
+        Some(ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id })
+    }
+}
+
+impl<'de> Visitor<'de> for Jobs<'_> {
+    type Value = Vec<ListedJob>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of jobs")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
+        let mut seen = BTreeSet::new();
+        let mut jobs = Vec::new();
+        while let Some(element) = elements.next_element::<Box<RawValue>>()? {
+            let Some(job) = self.pick(&element) else { continue };
+            if !seen.insert((job.job_id.clone(), job.run_id.clone())) {
+                continue;
+            }
+            if jobs.len() == LISTED_MAX {
+                return Err(A::Error::custom(format_args!("more than {LISTED_MAX} jobs of our run ids")));
+            }
+            jobs.push(job);
+        }
+        Ok(jobs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picked(json: &str) -> Result<Vec<String>, serde_json::Error> {
+        let run_ids = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
+        let jobs = read(json.as_bytes(), &run_ids)?;
+        Ok(jobs.iter().map(|j| format!("{} {}", j.job_id, j.run_id)).collect())
+    }
+
+    #[test]
+    fn only_usable_jobs_of_the_run_ids_asked_for_are_kept() {
+        let deep = format!("[{}{}]", "[".repeat(100_000), "]".repeat(100_000));
+        for (json, expected) in [
+            ("[]", &[][..]),
+            (" [ ] ", &[]),
+            (r#"[{"jobId":"j1","runId":"1-a"},{"jobId":"j2","runId":"9-z"}]"#, &["j1 1-a"]),
+            (
+                r#"[{"runId":"1-a","phase":"error","jobId":"j1"},{"jobId":"j3","runId":"1-a"}]"#,
+                &["j1 1-a", "j3 1-a"],
+            ),
+            (r#"[{"jobId":"j1","runId":"1-a"},{"jobId":"j1","runId":"1-a"}]"#, &["j1 1-a"]),
+            (
+                r#"[null,1,1e999,"x","\udcff",true,[],{},[[{"jobId":"j9","runId":"1-a"}]],{"jobId":"j1","runId":"2-b"}]"#,
+                &["j1 2-b"],
+            ),
+            (
+                r#"[{"jobId":7,"runId":"1-a"},{"jobId":"../x","runId":"1-a"},{"jobId":"","runId":"1-a"},{"jobId":"j1","runId":["1-a"]},{"jobId":"j1"}]"#,
+                &[],
+            ),
+            (r#"[{"jobId":"j1","runId":"1-a","results":[{"uri":"\udcff"}]}]"#, &["j1 1-a"]),
+            (r#"[{"jobId":"\udcff","runId":"1-a"},{"jobId":"j1","jobId":"j2","runId":"1-a"}]"#, &[]),
+            (&deep, &[]),
+        ] {
+            assert_eq!(picked(json).unwrap(), expected, "{json:.200}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_array_fails() {
+        for json in [
+            "",
+            "{}",
+            "\"\"",
+            "null",
+            "[",
+            "[1",
+            "[1,",
+            "[1] x",
+            "[{\"jobId\":\"j1\",\"runId\":\"1-a\"}",
+            "<html>",
+        ] {
+            assert!(picked(json).is_err(), "{json}");
+        }
+        let many: Vec<_> = (0..=LISTED_MAX).map(|i| format!(r#"{{"jobId":"{i}","runId":"1-a"}}"#)).collect();
+        assert!(picked(&format!("[{}]", many.join(","))).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! Foreign text made fit for a one-line reason. Nothing here fails, whatever the text is.
+
+/// Longest quotation of a service's text, in characters.
+const QUOTE_MAX: usize = 200;
+
+/// The first 200 characters on one line, control characters as blanks.
+pub(super) fn quote(text: &str) -> String {
+    let blanked = text.trim().chars().take(QUOTE_MAX);
+    blanked.map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A service's refusal for people: quoted, and once only where it is an exact doubling.
+///
+/// The genuine service prints the message twice when it misses an argument (`'command''command'`).
+pub(super) fn quote_once(text: &str) -> String {
+    quote(half_if_doubled(text).unwrap_or(text))
+}
+
+/// Half of the text, if it is the same text twice.
+fn half_if_doubled(text: &str) -> Option<&str> {
+    let (first, second) = text.split_at_checked(text.len() / 2)?;
+    (!first.is_empty() && first == second).then_some(first)
+}
+
+/// The url without user name and password.
+///
+/// Everything up to the last `@` goes, so that a password with a stray slash does not show either.
+pub(super) fn redact(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let Some((_credentials, host)) = rest.rsplit_once('@') else {
+        return url.to_owned();
+    };
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_fit_on_one_line_and_are_said_once() {
+        let invalid = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)";
+        for (text, expected) in [
+            ("", ""),
+            ("x", "x"),
+            ("'command''command'", "'command'"),
+            ("'name''eman'", "'name''eman'"),
+            ("(403)\nReason: Forbidden\n\n", "(403) Reason: Forbidden"),
+            ("a\u{1b}[31mb\u{0}c\u{85}d", "a [31mb c d"),
+            ("éé", "é"),
+            ("ééé", "ééé"),
+            (&invalid.repeat(2), invalid),
+            ("(422)\nx\n\n(422)\nx\n\n", "(422) x"),
+        ] {
+            assert_eq!(quote_once(text), expected, "{text:?}");
+        }
+        assert_eq!(quote(&"é".repeat(500)), "é".repeat(200));
+    }
+
+    #[test]
+    fn credentials_do_not_show() {
+        for (url, expected) in [
+            ("http://uws/api/v1/job", "http://uws/api/v1/job"),
+            ("http://user:secret@uws:80/api", "http://uws:80/api"),
+            ("http://user:se/c@ret@uws/api", "http://uws/api"),
+            ("user:secret@uws", "uws"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(redact(url), expected);
+        }
+    }
+}
