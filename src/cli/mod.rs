@@ -1,1 +1,3 @@
-//! Follows.
+//! The command line.
+mod event_text;
+pub mod flags;
