@@ -1,1 +1,3 @@
 //! Follows.
+
+pub mod socket_path;
