@@ -116,6 +116,11 @@ fn section(out: &mut String, title: &str, entries: &[(&str, &str)]) {
 /// A name and, in a column of its own, what it means.
 fn entry(out: &mut String, name: &str, meaning: &str) {
     let mut left = format!("  {name}");
+    if left.len() >= COLUMN {
+        out.push_str(&left);
+        out.push('\n');
+        left.clear();
+    }
     for line in wrap(meaning, WIDTH - COLUMN) {
         out.push_str(&format!("{left:<COLUMN$}{line}\n"));
         left.clear();

@@ -4,7 +4,7 @@
 //!
 //! `table` has every command and flag once, `help` makes the texts from it, `nearest` finds what was meant.
 
-mod help;
+pub(super) mod help;
 pub(crate) mod nearest;
 mod table;
 
@@ -502,12 +502,13 @@ fn unexpected_value(error: &lexopt::Error) -> String {
 }
 
 /// A word from outside, as it is or quoted when it would be hard to see.
-fn shown(word: &str) -> String {
+pub(super) fn shown(word: &str) -> String {
     let plain = !word.is_empty() && !word.chars().any(|c| c.is_control() || c.is_whitespace());
     if plain { word.to_owned() } else { format!("{word:?}") }
 }
 
-fn did_you_mean(dashes: &str, near: Option<&str>) -> String {
+/// The question that names what was probably meant, if anything was.
+pub(super) fn did_you_mean(dashes: &str, near: Option<&str>) -> String {
     near.map(|near| format!(": did you mean {dashes}{near}?")).unwrap_or_default()
 }
 

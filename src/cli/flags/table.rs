@@ -368,8 +368,9 @@ const SOCKET: Flag = Flag {
     name: "socket",
     short: None,
     verbs: &[Verb::Run, Verb::Send, Verb::State, Verb::Status, Verb::Jobs, Verb::Watch, Verb::Console],
-    help: "Path of the daemon's socket [default: $OCPS_SOCKET, else /run/ocps/ocps.sock for root and \
-           $XDG_RUNTIME_DIR/ocps/ocps.sock for others].",
+    help: "Path of the daemon's socket [default: $OCPS_SOCKET, else, for the daemon, socket in ocps.toml or \
+           $RUNTIME_DIRECTORY/ocps.sock, else /run/ocps/ocps.sock for root and \
+           $XDG_RUNTIME_DIR/ocps/ocps.sock for others, whose clients look in both places].",
     action: Action::Value { name: "PATH", set: |draft, value| put(&mut draft.socket, path(value)) },
 };
 
@@ -386,8 +387,8 @@ const INDEX: Flag = Flag {
     name: "index",
     short: None,
     verbs: &[Verb::Send, Verb::State, Verb::Status, Verb::Jobs, Verb::Watch, Verb::Console, Verb::Check],
-    help: "Which OCPS: 1 or LATISS, 2 or LSSTComCam, 3 or LSSTCam, 101 or RA. Only a daemon with this index \
-           is talked to; that of the service ocps@2, for example, has /run/ocps-2/ocps.sock.",
+    help: "Which OCPS: 1 or LATISS, 2 or LSSTComCam, 3 or LSSTCam, 101 or RA. A client talks only to a daemon \
+           with this index; that of the service ocps@2, for example, has /run/ocps-2/ocps.sock.",
     action: Action::Value {
         name: "INDEX",
         set: |draft, value| put(&mut draft.index, text(value).and_then(SalIndex::parse)),
