@@ -1,2 +1,7 @@
 //! argv to exit code; nothing else.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ocps::cli::main(std::env::args_os())
+}

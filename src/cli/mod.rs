@@ -1,1 +1,97 @@
-//! Follows.
+//! The command line: what a person or a script asks for, and the clients of a running daemon.
+//!
+//! * [`flags`]: argv to an [`Invocation`]
+//! * `client`: the connection to the daemon's socket, and what comes over it
+//! * `output`: the one place that prints, and what to do when nobody reads
+//! * `event_text`, `text`: what came, as lines for people
+//! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
+//!
+//! A client knows nothing of the daemon but its socket: not its configuration, not its files.
+
+mod client;
+mod console;
+mod event_text;
+pub mod flags;
+mod jobs;
+mod output;
+mod send;
+mod state;
+mod status;
+mod text;
+mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use self::flags::{CheckArgs, Invocation, RunArgs};
+use self::output::Output;
+
+/// Why a client command did not succeed.
+#[derive(Debug, PartialEq)]
+enum Failure {
+    /// Nobody reads our output any more: a normal end.
+    OutputClosed,
+    /// It did not work; the line says why.
+    Failed(String),
+    /// The command was refused or failed; its ack, already printed, says why.
+    Refused,
+    /// No daemon could be reached; the line says where one was looked for.
+    NoDaemon(String),
+}
+
+/// Exit code of a wrong command line.
+const EXIT_USAGE: u8 = 2;
+
+/// Carries out a command line, the program's own name first, and returns the exit code of the process.
+///
+/// 0 ok, 1 failure, 2 usage, 3 the command was refused or failed, 4 no daemon reachable,
+/// 78 bad configuration.
+pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
+    let mut out = Output::of_process();
+    let outcome = match flags::parse(argv) {
+        Ok(Invocation::Run(args)) => return ExitCode::from(run_daemon(args)),
+        Ok(Invocation::Check(args)) => return ExitCode::from(check(args)),
+        Ok(Invocation::Send(args)) => send::run(&args, &mut out),
+        Ok(Invocation::State(args)) => state::run(&args, &mut out),
+        Ok(Invocation::Status(args)) => status::run(&args, &mut out),
+        Ok(Invocation::Jobs(args)) => jobs::run(&args, &mut out),
+        Ok(Invocation::Watch(args)) => watch::run(&args, &mut out),
+        Ok(Invocation::Console(args)) => console::run(&args, &mut out),
+        Ok(Invocation::Help(text)) => out.text(&text),
+        Ok(Invocation::Version) => out.line(concat!("ocps ", env!("CARGO_PKG_VERSION"))),
+        Err(usage) => {
+            output::complain(&usage.to_string());
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    ExitCode::from(exit_code(outcome))
+}
+
+fn exit_code(outcome: Result<(), Failure>) -> u8 {
+    match outcome {
+        Ok(()) | Err(Failure::OutputClosed) => 0,
+        Err(Failure::Failed(reason)) => {
+            output::complain(&reason);
+            1
+        }
+        Err(Failure::Refused) => 3,
+        Err(Failure::NoDaemon(reason)) => {
+            output::complain(&reason);
+            4
+        }
+    }
+}
+
+/// THE CALL SITE of the daemon: `crate::daemon::run(args)`.
+fn run_daemon(args: RunArgs) -> u8 {
+    drop(args);
+    output::complain("not wired: run");
+    1
+}
+
+/// THE CALL SITE of the checks: `crate::config::check`.
+fn check(args: CheckArgs) -> u8 {
+    drop(args);
+    output::complain("not wired: check");
+    1
+}

@@ -3,3 +3,4 @@
 pub mod document;
 pub mod line;
 pub mod socket;
+pub mod socket_path;

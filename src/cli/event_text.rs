@@ -1,0 +1,173 @@
+//! Events and acks as lines for people.
+
+use serde_json::Value;
+
+use super::client::{Ack, Event, Standing};
+use super::output::{Palette, Tone};
+use super::text::{UNKNOWN, clean, scalar, state, tai_time_of_day};
+use crate::csc::state::SummaryState;
+
+/// The events of the component, in the order of their names.
+pub(super) const TOPICS: [&str; 12] = [
+    "configurationApplied",
+    "configurationsAvailable",
+    "errorCode",
+    HEARTBEAT,
+    "job_id",
+    JOB_RESULT,
+    "largeFileObjectAvailable",
+    "logLevel",
+    "logMessage",
+    "simulationMode",
+    "softwareVersions",
+    SUMMARY_STATE,
+];
+
+/// The event of every second.
+pub(super) const HEARTBEAT: &str = "heartbeat";
+/// The event at the end of a job.
+pub(super) const JOB_RESULT: &str = "job_result";
+/// The event of a new summary state.
+pub(super) const SUMMARY_STATE: &str = "summaryState";
+
+/// An event with its time.
+pub(super) fn event_line(palette: Palette, event: &Event) -> String {
+    let time = event.sent.map_or_else(|| UNKNOWN.to_owned(), tai_time_of_day);
+    format!("{} {}", palette.paint(Tone::Quiet, &time), event_text(palette, event))
+}
+
+/// An event without its time.
+pub(super) fn event_text(palette: Palette, event: &Event) -> String {
+    let body = match event.topic.as_str() {
+        HEARTBEAT => String::new(),
+        SUMMARY_STATE => summary_state(event)
+            .map_or_else(|| fields(event), |summary_state| state(palette, summary_state.name())),
+        "errorCode" => error_code(palette, event),
+        "logMessage" => log_message(palette, event),
+        JOB_RESULT => job_result(palette, event),
+        _ => fields(event),
+    };
+    format!("{} {body}", clean(&event.topic)).trim_end().to_owned()
+}
+
+/// The state that a `summaryState` event tells.
+pub(super) fn summary_state(event: &Event) -> Option<SummaryState> {
+    (event.topic == SUMMARY_STATE).then_some(())?;
+    SummaryState::of_code(event.data.get("summaryState")?.as_i64()?)
+}
+
+/// An ack without its number and its command.
+pub(super) fn ack_text(palette: Palette, ack: &Ack) -> String {
+    let tone = match ack.standing() {
+        Standing::InProgress => Tone::Middling,
+        Standing::Complete => Tone::Good,
+        Standing::Refused => Tone::Bad,
+    };
+    let name = palette.paint(tone, &clean(&ack.name));
+    let result = match ack.job_id() {
+        Some(job_id) => format!("job_id={}", clean(&job_id)),
+        None => clean(&ack.result),
+    };
+    format!("{name} {result}").trim_end().to_owned()
+}
+
+fn error_code(palette: Palette, event: &Event) -> String {
+    let code = event.data.get("errorCode");
+    if code.and_then(Value::as_i64) == Some(0) {
+        return "0".to_owned();
+    }
+    palette.paint(Tone::Bad, &format!("{}: {}", scalar(code), clean(event.text("errorReport"))))
+}
+
+fn log_message(palette: Palette, event: &Event) -> String {
+    let (level, tone) = match event.data.get("level").and_then(Value::as_i64) {
+        Some(50..) => ("CRITICAL", Tone::Bad),
+        Some(40..) => ("ERROR", Tone::Bad),
+        Some(30..) => ("WARNING", Tone::Middling),
+        Some(20..) => ("INFO", Tone::Quiet),
+        Some(_) => ("DEBUG", Tone::Quiet),
+        None => (UNKNOWN, Tone::Quiet),
+    };
+    let text = format!("{level} {}: {}", clean(event.text("name")), clean(event.text("message")));
+    palette.paint(tone, &text)
+}
+
+fn job_result(palette: Palette, event: &Event) -> String {
+    let exit_code = event.data.get("exit_code");
+    let tone = if exit_code.and_then(Value::as_i64) == Some(0) { Tone::Good } else { Tone::Bad };
+    format!(
+        "job_id={} {} result={}",
+        scalar(event.data.get("job_id")),
+        palette.paint(tone, &format!("exit_code={}", scalar(exit_code))),
+        clean(event.text("result"))
+    )
+}
+
+/// `name=value` of all fields; a text in which a blank could mislead is quoted.
+fn fields(event: &Event) -> String {
+    let field = |(name, value): (&String, &Value)| {
+        let plain = |text: &str| !text.is_empty() && !text.contains([' ', '"', '=']);
+        let text = value.as_str().filter(|text| plain(text)).map_or_else(|| value.to_string(), str::to_owned);
+        format!("{}={}", clean(name), clean(&text))
+    };
+    event.data.iter().map(field).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn event(topic: &str, data: Value) -> Event {
+        Event { topic: topic.into(), sent: Some(37.25), data: data.as_object().cloned().unwrap_or_default() }
+    }
+
+    #[test]
+    fn events_read_well() {
+        let check = |topic, data, expected: &str| {
+            assert_eq!(event_text(Palette::Plain, &event(topic, data)), expected);
+        };
+        check("summaryState", json!({"summaryState": 2}), "summaryState ENABLED");
+        check("summaryState", json!({"summaryState": 9}), "summaryState summaryState=9");
+        check("summaryState", json!({}), "summaryState");
+        check("heartbeat", json!({"heartbeat": true}), "heartbeat");
+        check("errorCode", json!({"errorCode": 0, "errorReport": ""}), "errorCode 0");
+        check("errorCode", json!({"errorCode": 2, "errorReport": "no\nuse"}), "errorCode 2: no\\nuse");
+        check(
+            "logMessage",
+            json!({"level": 30, "name": "ocps::csc", "message": "hm"}),
+            "logMessage WARNING ocps::csc: hm",
+        );
+        check(
+            "job_result",
+            json!({"job_id": "j", "exit_code": 0, "result": "{\"jobId\":\"j\"}"}),
+            "job_result job_id=j exit_code=0 result={\"jobId\":\"j\"}",
+        );
+        check(
+            "logLevel",
+            json!({"level": 20, "subsystem": "", "other": "a b"}),
+            "logLevel level=20 subsystem=\"\" other=\"a b\"",
+        );
+        check("newer\x1b", json!({"x\n": "\u{9b}"}), "newer\\u{1b} x\\n=\\u{9b}");
+    }
+
+    #[test]
+    fn a_line_begins_with_the_time() {
+        assert_eq!(event_line(Palette::Plain, &event("heartbeat", json!({}))), "00:00:00.250 heartbeat");
+        let timeless = Event { sent: None, ..event("heartbeat", json!({})) };
+        assert_eq!(event_line(Palette::Plain, &timeless), "- heartbeat");
+    }
+
+    #[test]
+    fn acks_read_well() {
+        let check = |code, name: &str, result: &str, expected: &str| {
+            let ack = Ack { seq: 1, code, name: name.into(), result: result.into(), timeout: Duration::ZERO };
+            assert_eq!(ack_text(Palette::Plain, &ack), expected);
+        };
+        check(301, "CMD_INPROGRESS", "{\"job_id\":\"j\"}", "CMD_INPROGRESS job_id=j");
+        check(303, "CMD_COMPLETE", "Done", "CMD_COMPLETE Done");
+        check(-302, "CMD_FAILED", "Failed: a\nb", "CMD_FAILED Failed: a\\nb");
+        check(303, "CMD_COMPLETE", "", "CMD_COMPLETE");
+    }
+}

@@ -1,0 +1,137 @@
+//! `ocps status`: what the daemon is doing.
+
+use serde_json::Value;
+
+use super::Failure;
+use super::client::{Client, Query};
+use super::flags::StatusArgs;
+use super::output::{Output, Palette, Tone};
+use super::text::{UNKNOWN, clean, duration, scalar, state};
+
+/// Width of the names in front.
+const COLUMN: usize = 15;
+
+/// Runs `ocps status`.
+///
+/// # Errors
+/// Whatever breaks before the status is printed.
+pub(super) fn run(args: &StatusArgs, out: &mut Output) -> Result<(), Failure> {
+    let status = Client::connect(&args.target)?.query(Query::Status)?;
+    if args.json {
+        return out.line(&status.to_string());
+    }
+    out.text(&status_text(out.palette(), &status))
+}
+
+/// The status document as lines for people. What it lacks is shown as a dash.
+pub(super) fn status_text(palette: Palette, status: &Value) -> String {
+    let get = |key: &str| scalar(status.get(key));
+    let mut out = String::new();
+    let mut line = |name: &str, value: &str| out.push_str(&format!("{name:<COLUMN$}{value}\n"));
+    line("ocps", &format!("{} ({}), version {}", get("index"), get("name"), get("version")));
+    let simulated =
+        if status.get("simulation_mode").and_then(Value::as_i64) == Some(1) { ", simulated" } else { "" };
+    line("state", &format!("{}{simulated}", state(palette, &get("state"))));
+    if status.get("error_code").and_then(Value::as_i64).is_some_and(|code| code != 0) {
+        let error = format!("{}: {}", get("error_code"), get("error_report"));
+        line("error", &palette.paint(Tone::Bad, &error));
+    }
+    line("process", &format!("{}, up {}", get("pid"), duration(status.get("uptime_s"))));
+    line("configuration", &configuration(status.get("configuration")));
+    line("service", &service(palette, status));
+    line("jobs", &jobs(status.get("jobs")));
+    line("counters", &numbers(status.get("counters")));
+    line("log level", &get("log_level"));
+    line("socket", &get("socket"));
+    line("clients", &get("clients"));
+    line("state dir", &get("state_dir"));
+    out
+}
+
+fn configuration(value: Option<&Value>) -> String {
+    let Some(configuration @ Value::Object(_)) = value else { return UNKNOWN.to_owned() };
+    let get = |key: &str| scalar(configuration.get(key));
+    format!("{} in {}, version {}", get("files"), get("url"), get("version"))
+}
+
+fn service(palette: Palette, status: &Value) -> String {
+    let of = |part: &str, key: &str| status.get(part).and_then(|part| part.get(key));
+    let service = |key| of("service", key);
+    let url = scalar(of("configuration", "service_url"));
+    let mut text = match service("reachable").and_then(Value::as_bool) {
+        Some(true) => format!("{url} {}", palette.paint(Tone::Good, "reachable")),
+        Some(false) => format!("{url} {}", palette.paint(Tone::Bad, "not reachable")),
+        None => url,
+    };
+    if service("silent_s").is_some_and(Value::is_number) {
+        text.push_str(&format!(", silent for {}", duration(service("silent_s"))));
+    }
+    if of("configuration", "poll_interval_s").is_some_and(Value::is_number) {
+        text.push_str(&format!(", polled every {}", duration(of("configuration", "poll_interval_s"))));
+    }
+    if let Some(problem) = service("last_problem").and_then(Value::as_str) {
+        text.push_str(&format!(", last problem: {}", clean(problem)));
+    }
+    text
+}
+
+/// The stages in which there are jobs.
+fn jobs(value: Option<&Value>) -> String {
+    let Some(stages) = value.and_then(Value::as_object) else { return UNKNOWN.to_owned() };
+    let some = stages.iter().filter(|(_, count)| count.as_i64() != Some(0));
+    let parts: Vec<String> =
+        some.map(|(stage, count)| format!("{} {}", scalar(Some(count)), clean(stage))).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}
+
+fn numbers(value: Option<&Value>) -> String {
+    let Some(counters) = value.and_then(Value::as_object).filter(|counters| !counters.is_empty()) else {
+        return UNKNOWN.to_owned();
+    };
+    let part = |(name, count): (&String, &Value)| format!("{}={}", clean(name), scalar(Some(count)));
+    counters.iter().map(part).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_full_status_reads_well() {
+        let status = json!({
+            "version": "0.1.0", "index": 2, "name": "LSSTComCam", "pid": 77, "state": "FAULT",
+            "error_code": 1, "error_report": "service gone", "simulation_mode": 1, "log_level": 20,
+            "uptime_s": 3720.5, "socket": "/run/ocps/ocps.sock", "state_dir": null, "clients": 1,
+            "configuration": {"files": "_init.yaml,a.yaml", "version": "v1", "url": "file:///c",
+                              "service_url": "http://uws/api/v1", "poll_interval_s": 5.0},
+            "service": {"reachable": false, "silent_s": 12.0, "last_problem": "connection refused"},
+            "jobs": {"recording": 0, "running": 2, "aborting": 1},
+            "counters": {"commands": 3, "results": 1}, "new": true,
+        });
+        let expected = "\
+ocps           2 (LSSTComCam), version 0.1.0
+state          FAULT, simulated
+error          1: service gone
+process        77, up 1h02m
+configuration  _init.yaml,a.yaml in file:///c, version v1
+service        http://uws/api/v1 not reachable, silent for 12.0s, polled every 5.0s, last problem: \
+connection refused
+jobs           2 running, 1 aborting
+counters       commands=3 results=1
+log level      20
+socket         /run/ocps/ocps.sock
+clients        1
+state dir      -
+";
+        assert_eq!(status_text(Palette::Plain, &status), expected);
+    }
+
+    #[test]
+    fn what_is_missing_or_odd_is_no_problem() {
+        for status in [json!({}), json!(null), json!([1]), json!({"jobs": 5, "service": [], "state": 2})] {
+            let text = status_text(Palette::Plain, &status);
+            assert!(text.contains("configuration  -\n") && text.contains("jobs           -\n"), "{text}");
+        }
+    }
+}
