@@ -15,8 +15,10 @@ use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger
 use crate::csc::event::{LogLevel, LogMessage};
 use crate::sal::time;
 
+/// Target of the lines of the core, which does not log by itself.
+const CORE: &str = "ocps::csc";
 /// Target of the lines of level CRITICAL, which the log crate does not have.
-const CRITICAL: &str = "ocps::critical";
+const CRITICAL: &str = "ocps::csc::critical";
 /// Lines whose target begins so make no events: they may be about the sending of events.
 const UNTAPPED: &str = "ocps::transport";
 

@@ -1,8 +1,8 @@
 //! What runs pipelines. A back-end knows how to ask a service; it knows nothing of commands or summary states.
 
 pub mod simulated;
-pub mod workers;
 pub mod uws;
+pub mod workers;
 
 use crate::csc::request::{Action, Answer};
 

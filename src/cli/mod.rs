@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use self::flags::{CheckArgs, Invocation, RunArgs};
 use self::output::Output;
+use crate::daemon;
 
 /// Why a client command did not succeed.
 #[derive(Debug, PartialEq)]
@@ -41,6 +42,8 @@ enum Failure {
 
 /// Exit code of a wrong command line.
 const EXIT_USAGE: u8 = 2;
+/// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h); systemd does not restart after it.
+const EXIT_CONFIGURATION: u8 = 78;
 
 /// Carries out a command line, the program's own name first, and returns the exit code of the process.
 ///
@@ -49,7 +52,7 @@ const EXIT_USAGE: u8 = 2;
 pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let mut out = Output::of_process();
     let outcome = match flags::parse(argv) {
-        Ok(Invocation::Run(args)) => return ExitCode::from(run_daemon(args)),
+        Ok(Invocation::Run(args)) => return ExitCode::from(run_daemon(&args)),
         Ok(Invocation::Check(args)) => return ExitCode::from(check(args)),
         Ok(Invocation::Send(args)) => send::run(&args, &mut out),
         Ok(Invocation::State(args)) => state::run(&args, &mut out),
@@ -82,11 +85,16 @@ fn exit_code(outcome: Result<(), Failure>) -> u8 {
     }
 }
 
-/// THE CALL SITE of the daemon: `crate::daemon::run(args)`.
-fn run_daemon(args: RunArgs) -> u8 {
-    drop(args);
-    output::complain("not wired: run");
-    1
+/// Runs the daemon until it is told to end.
+fn run_daemon(args: &RunArgs) -> u8 {
+    let (reason, code) = match daemon::run(args) {
+        Ok(()) => return 0,
+        Err(daemon::Failure::Usage(reason)) => (reason, EXIT_USAGE),
+        Err(daemon::Failure::Configuration(reason)) => (reason, EXIT_CONFIGURATION),
+        Err(daemon::Failure::Other(reason)) => (reason, 1),
+    };
+    output::complain(&reason);
+    code
 }
 
 /// THE CALL SITE of the checks: `crate::config::check`.

@@ -388,11 +388,14 @@ impl Csc {
     }
 
     fn ack(&mut self, to: &Sender, command: Option<CommandName>, ack: Ack) {
+        match ack {
+            Ack::Failed { .. } | Ack::Aborted => self.counters.failed_commands += 1,
+            Ack::InProgress { .. } | Ack::Complete => {}
+        }
         self.out.push(Effect::Ack { to: to.clone(), command, ack });
     }
 
     fn fail(&mut self, to: &Sender, command: Option<CommandName>, reason: String) {
-        self.counters.failed_commands += 1;
         let name = command.map_or("command", CommandName::as_str);
         self.log(LogLevel::Warning, format!("{name} of {} failed: {reason}", to.identity));
         self.ack(to, command, Ack::Failed { reason });

@@ -15,7 +15,7 @@ use super::time::Time;
 pub struct Counters {
     /// Commands taken.
     pub commands: u64,
-    /// Commands that were refused or failed.
+    /// Commands that were refused, failed or were aborted.
     pub failed_commands: u64,
     /// Jobs created at the service.
     pub submitted: u64,

@@ -78,6 +78,23 @@ enum Event {
     Tick,
 }
 
+impl Event {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Client(ClientInput::Connected(..)) => "a client",
+            Self::Client(ClientInput::Command(_)) => "a command",
+            Self::Client(ClientInput::Subscribe(_)) => "a subscription",
+            Self::Client(ClientInput::Query(..)) => "a query",
+            Self::Client(ClientInput::Gone(_)) => "the end of a client",
+            Self::Outcome(_) => "an answer of the back-end",
+            Self::Configuration(_) => "a configuration",
+            Self::Log(_) => "a log line",
+            Self::Signal(_) => "a signal",
+            Self::Tick => "a tick",
+        }
+    }
+}
+
 /// A signal that means something to us.
 #[derive(Clone, Copy, Debug)]
 enum Signal {
@@ -131,8 +148,8 @@ struct Daemon {
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args)?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
-    let log_outputs =
-        Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender).map_err(Failure::Other)?;
+    let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
+        .map_err(Failure::Other)?;
     abort_on_panic();
     let signals = signals()?;
     let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
@@ -265,7 +282,9 @@ impl Daemon {
         let mut state = SummaryState::Standby;
         while let Some(transition) = state.next_towards(target) {
             let order = match transition {
-                Transition::Start => Order::Start { override_name: override_name.unwrap_or_default().to_owned() },
+                Transition::Start => {
+                    Order::Start { override_name: override_name.unwrap_or_default().to_owned() }
+                }
                 Transition::Enable => Order::Enable,
                 Transition::Disable => Order::Disable,
                 Transition::Standby => Order::Standby,
@@ -296,18 +315,22 @@ impl Daemon {
     fn run(mut self, sources: &Sources) {
         let mut deadline = None;
         while !self.over {
-            let mut event = Some(sources.wait(self.starting > 0));
+            let mut event = sources.wait(self.starting > 0);
             let begun = Instant::now();
             let mut ticked = false;
-            let what = format!("{event:?}");
-            for _ in 0..BATCH {
-                let Some(happened) = event else { break };
-                ticked |= matches!(happened, Event::Tick);
-                self.handle(happened);
-                event = sources.take(self.starting > 0);
-            }
-            if let Some(event) = event {
+            let first = event.name();
+            let mut handled = 0;
+            loop {
+                ticked |= matches!(event, Event::Tick);
                 self.handle(event);
+                handled += 1;
+                if self.over || handled == BATCH {
+                    break;
+                }
+                match sources.take(self.starting > 0) {
+                    Some(next) => event = next,
+                    None => break,
+                }
             }
             let next = self.epoch + self.csc.next_deadline();
             if ticked || deadline != Some(next) {
@@ -319,8 +342,7 @@ impl Daemon {
             self.manager.pet();
             let took = begun.elapsed();
             if took > SLOW_TURN {
-                let what: String = what.chars().take(100).collect();
-                log::warn!("a turn of the main loop took {} ms, beginning with {what}", took.as_millis());
+                log::warn!("a turn of the main loop took {} ms; it began with {first}", took.as_millis());
             }
         }
         self.hub.close();
@@ -334,7 +356,9 @@ impl Daemon {
         match event {
             Event::Client(input) => self.handle_client(input),
             Event::Outcome(outcome) => self.inputs.push_back(Input::Outcome(outcome)),
-            Event::Configuration(ConfigResult::Read(result)) => self.inputs.push_back(Input::Configuration(result)),
+            Event::Configuration(ConfigResult::Read(result)) => {
+                self.inputs.push_back(Input::Configuration(result))
+            }
             Event::Configuration(ConfigResult::Available(available)) => {
                 self.inputs.push_back(Input::ConfigurationsAvailable(available));
             }
@@ -376,7 +400,12 @@ impl Daemon {
             ClientInput::Command(command) => {
                 let name = command.order.name().map_or("unknown command", |name| name.as_str());
                 let sender = &command.sender;
-                log::info!("{name} {} from {} (process {})", sender.seq_num.0, sender.identity, sender.origin);
+                log::info!(
+                    "{name} {} from {} (process {})",
+                    sender.seq_num.0,
+                    sender.identity,
+                    sender.origin
+                );
                 self.inputs.push_back(Input::Command(command));
             }
         }
@@ -444,7 +473,9 @@ impl Daemon {
     fn reload(&mut self) {
         self.logs.reopen();
         match Settings::load(self.config.as_deref()) {
-            Ok(_) if self.log_level_fixed => log::info!("reloaded; the log level is that of the command line"),
+            Ok(_) if self.log_level_fixed => {
+                log::info!("reloaded; the log level is that of the command line")
+            }
             Ok(settings) => {
                 log::info!("reloaded");
                 self.inputs.push_back(Input::LogLevel(settings.log.level));
@@ -455,7 +486,8 @@ impl Daemon {
 
     fn tell_manager(&mut self) {
         let status = self.csc.status();
-        let count = |stage| status.jobs.iter().find(|(name, _)| *name == stage).map_or(0, |(_, count)| *count);
+        let count =
+            |stage| status.jobs.iter().find(|(name, _)| *name == stage).map_or(0, |(_, count)| *count);
         let jobs: usize = status.jobs.iter().map(|(_, count)| count).sum();
         let running = count(StageName::Running);
         self.manager.status(format!("{}: {jobs} jobs, {running} of them running", status.state));

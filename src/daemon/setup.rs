@@ -30,19 +30,27 @@ pub(super) struct Setup {
 impl Setup {
     /// Puts it all together; nothing is opened but the toml.
     pub(super) fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let settings =
-            Settings::load(args.config.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))?;
+        let settings = Settings::load(args.config.as_deref())
+            .map_err(|error| Failure::Configuration(error.to_string()))?;
         let index = args.index.or(settings.index).ok_or_else(|| {
-            Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
+            Failure::Usage(
+                "no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned(),
+            )
         })?;
         if index == SalIndex::Ra && !args.simulate {
             return Err(Failure::Other(
-                "index 101 (RA) drives Redis, which this version cannot yet: run it with --simulate".to_owned(),
+                "index 101 (RA) drives Redis, which this version cannot yet: run it with --simulate"
+                    .to_owned(),
             ));
         }
         let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        let socket = socket_path::for_daemon(args.socket.as_deref(), settings.socket.as_deref(), &lookup)
-            .map_err(Failure::Other)?;
+        let socket = socket_path::of_daemon(
+            args.socket.as_deref(),
+            settings.socket.as_deref(),
+            &lookup,
+            socket_path::User::current(),
+        )
+        .map_err(Failure::Other)?;
         let state_dir = match (args.simulate, args.state_dir.clone().or_else(|| settings.state_dir.clone())) {
             (true, _) => None,
             (false, Some(dir)) => Some(dir),
@@ -100,7 +108,9 @@ fn default_state_dir() -> Result<PathBuf, Failure> {
 
 /// Takes the state directory for this process alone; the lock goes with the file.
 pub(super) fn lock_state_dir(dir: &Path) -> Result<File, Failure> {
-    let at = |error: io::Error| Failure::Other(format!("cannot use the state directory {}: {error}", dir.display()));
+    let at = |error: io::Error| {
+        Failure::Other(format!("cannot use the state directory {}: {error}", dir.display()))
+    };
     fs::create_dir_all(dir).map_err(at)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
