@@ -13,6 +13,7 @@ mod git;
 mod layers;
 pub mod settings;
 mod validate;
+pub mod watcher;
 mod yaml;
 
 /// What is wrong with a configuration, in one line: `FILE:LINE:COLUMN: what, and what is allowed`.
