@@ -7,6 +7,7 @@
 use std::fmt;
 use std::path::Path;
 
+pub mod check;
 pub mod component;
 mod file;
 mod git;
