@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crossbeam_channel::unbounded;
 use ocps::config::component::Reader;
+use ocps::config::watcher::{ConfigRequest, ConfigResult, spawn};
 use ocps::csc::id::SalIndex;
 use tempfile::TempDir;
 
@@ -279,4 +281,66 @@ fn links_in_the_directory_are_followed() {
     let reader = dir.reader("");
     assert_eq!(reader.available().overrides, "x.yaml");
     assert_eq!(reader.read("x.yaml").unwrap().service.butler.as_deref(), Some("x"));
+}
+
+#[test]
+fn the_watcher_tells_of_edits_commits_and_tags() {
+    let dir = Dir::new(&[("sub/_init.yaml", FLAT)]);
+    dir.git(&["init", "--quiet"]);
+    let first = dir.commit();
+    let ((to, requests), (results, from)) = (unbounded(), unbounded());
+    let thread = spawn(dir.reader("sub"), requests, results).unwrap();
+    let told = || match from.recv_timeout(Duration::from_secs(20)) {
+        Ok(ConfigResult::Available(available)) => available.version,
+        other => panic!("{other:?}"),
+    };
+    to.send(ConfigRequest::Watch).unwrap();
+    assert_eq!(told(), format!("heads/main-0-g{}", &first[..7]));
+    dir.write("sub/_init.yaml", &FLAT.replace("init/", "edited/"));
+    assert_eq!(told(), format!("heads/main-0-g{}-dirty", &first[..7]));
+    let second = dir.commit();
+    // The commit is looked at while git makes it, so that a state between may be told as well.
+    let expected = format!("heads/main-0-g{}", &second[..7]);
+    while told() != expected {}
+    dir.git(&["tag", "-a", "-m", "x", "v1"]);
+    assert_eq!(told(), format!("tags/v1-0-g{}", &second[..7]));
+    drop(to);
+    thread.join().unwrap();
+}
+
+/// What a mistake of a person's hand or a broken disk may leave: no text at all may end the daemon.
+#[test]
+fn no_damage_to_a_file_makes_the_reader_panic() {
+    let dir = Dir::new(&[]);
+    let reader = dir.reader("");
+    let example = include_str!("../etc/OCPS/v4/_init.yaml");
+    let mut rng = fastrand::Rng::with_seed(7);
+    let pieces = [
+        "\t", "- ", "? ", ": ", "[", "]", "{", "}", "&a ", "*a", "!x ", "<<: ", "|\n", "'", "\"", "\n", "%",
+        "é", "#", "---\n", "\0", "\u{feff}",
+    ];
+    for _ in 0..2_000 {
+        let mut text = example.to_owned();
+        for _ in 0..rng.usize(1..6) {
+            let at = rng.usize(0..=text.len());
+            if !text.is_char_boundary(at) {
+                continue;
+            }
+            match rng.usize(0..3) {
+                0 => text.insert_str(at, rng.choice(pieces).unwrap()),
+                1 => text.truncate(at),
+                _ => {
+                    let end = (at + rng.usize(0..40)).min(text.len());
+                    if text.is_char_boundary(end) {
+                        text.replace_range(at..end, "");
+                    }
+                }
+            }
+        }
+        dir.write("_init.yaml", &text);
+        // Sound or not, it is said in one line.
+        if let Err(error) = reader.read("") {
+            assert!(!error.to_string().contains('\n'), "{error}");
+        }
+    }
 }

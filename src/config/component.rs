@@ -24,6 +24,9 @@ const MAX_OVERRIDES: (usize, usize) = (1_000, 64 << 10);
 /// Longest name of a file, in bytes: what file systems hold.
 const MAX_NAME: usize = 255;
 
+/// Most faults of layers that the simulator warns of, for one `start`.
+const MAX_WARNINGS: usize = 10;
+
 /// Time between polls of a simulated job.
 const SIMULATED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -127,7 +130,7 @@ impl Reader {
         if let Err(problems) = validate::service(&root, self.index) {
             let (ours, others): (Vec<_>, Vec<_>) =
                 problems.into_iter().partition(|p| p.mark.is_some_and(|m| m.layer == last));
-            for problem in others {
+            for problem in others.iter().take(MAX_WARNINGS) {
                 ignored(&stack.error(problem.mark, &problem.text));
             }
             if !ours.is_empty() {

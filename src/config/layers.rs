@@ -24,6 +24,11 @@ impl<'a> Source<'a> {
         Ok(Self { dir, commit })
     }
 
+    /// The directory as it is.
+    pub(super) fn work_tree(dir: &'a Path) -> Self {
+        Self { dir, commit: None }
+    }
+
     /// Reads and parses a layer; none if it does not exist. Its number in `stack` becomes part of it.
     pub(super) fn read(&self, name: &str, stack: &mut Stack) -> Result<Option<Map>, Error> {
         let (label, text) = match &self.commit {
@@ -101,9 +106,16 @@ impl Stack {
 
     /// An error at a place, or, without one, about all the files together.
     pub(super) fn error(&self, mark: Option<Mark>, text: &str) -> Error {
+        let all: Vec<usize> = (0..self.texts.len()).collect();
+        self.error_among(&all, mark, text)
+    }
+
+    /// An error at a place, or, without one, about some of the files together.
+    pub(super) fn error_among(&self, layers: &[usize], mark: Option<Mark>, text: &str) -> Error {
         let Some(mark) = mark else {
-            let files = self.texts.iter().map(|t| t.label.as_str()).collect::<Vec<_>>().join(", ");
-            return Error::at(Place { file: files, position: None }, text);
+            let files: Vec<&str> =
+                layers.iter().filter_map(|i| self.texts.get(*i)).map(|t| t.label.as_str()).collect();
+            return Error::at(Place { file: files.join(", "), position: None }, text);
         };
         match self.texts.get(mark.layer) {
             Some(layer) => {

@@ -7,12 +7,14 @@
 use std::fmt;
 use std::path::Path;
 
+pub mod check;
 pub mod component;
 mod file;
 mod git;
 mod layers;
 pub mod settings;
 mod validate;
+pub mod watcher;
 mod yaml;
 
 /// What is wrong with a configuration, in one line: `FILE:LINE:COLUMN: what, and what is allowed`.

@@ -56,6 +56,16 @@ pub(super) fn service(root: &Map, index: SalIndex) -> Result<Service, Vec<Proble
     }
 }
 
+/// The indices that a merged configuration has entries for; none in the flat shape, which is for any.
+pub(super) fn indices(root: &Map) -> Option<Vec<SalIndex>> {
+    let Value::List(entries) = &root.get("instances")?.node.value else { return Some(Vec::new()) };
+    let numbers = entries.iter().filter_map(sal_index);
+    let mut found: Vec<SalIndex> = numbers.filter_map(|i| SalIndex::parse(&i.to_string()).ok()).collect();
+    found.sort_unstable();
+    found.dedup();
+    Some(found)
+}
+
 /// The `sal_index` of an entry, if it has a number.
 fn sal_index(entry: &Node) -> Option<i64> {
     let Value::Map(map) = &entry.value else { return None };

@@ -1,0 +1,286 @@
+//! The configuration thread: reads for `start`, and in STANDBY watches what there is to choose from.
+//!
+//! Invariant: whatever the file system or git do to it, it holds up nobody else; it answers requests in their order.
+//! A look each second costs a few `stat` calls; git is a process and is asked only when something changed.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::csc::event::ConfigurationsAvailable;
+use crate::csc::request::Configuration;
+
+use super::component::Reader;
+use super::file;
+
+/// Time between looks at the directory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Git is asked after this time even if nothing that we look at changed: a new tag in a folder of its own, or a
+/// change elsewhere in the work tree, is not seen otherwise.
+const GIT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Most files of the directory that are looked at; one that has more is looked at in part.
+const MAX_FILES: usize = 10_000;
+
+/// What the configuration thread is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigRequest {
+    /// Read the configuration for a `start`.
+    Read {
+        /// `[FILE][:GITREF]`, may be empty.
+        override_name: String,
+    },
+    /// Tell what is available, now and when it changes.
+    Watch,
+    /// Watch no longer.
+    Unwatch,
+}
+
+/// What it answers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConfigResult {
+    /// To [`ConfigRequest::Read`]: the configuration, or the reason why there is none, in one line.
+    Read(Result<Configuration, String>),
+    /// While it watches: what is available, at once and whenever it is not what it was.
+    Available(ConfigurationsAvailable),
+}
+
+/// Starts the thread, named `config`. It ends when either channel is closed at its other end.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn spawn(
+    reader: Reader,
+    requests: Receiver<ConfigRequest>,
+    results: Sender<ConfigResult>,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("config".into()).spawn(move || run(&reader, &requests, &results))
+}
+
+fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<ConfigResult>) {
+    let mut watch: Option<Watch> = None;
+    loop {
+        let request = match &watch {
+            Some(watch) => requests.recv_deadline(watch.next_look),
+            None => requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        };
+        let result = match request {
+            Ok(ConfigRequest::Read { override_name }) => {
+                if let Some(watch) = &mut watch {
+                    watch.git_due = Instant::now();
+                }
+                let read = reader.read(&override_name).map_err(|e| e.to_string());
+                Some(ConfigResult::Read(read))
+            }
+            Ok(ConfigRequest::Watch) => {
+                let mut new = Watch::new(Instant::now());
+                let available = new.look(reader, Instant::now());
+                watch = Some(new);
+                available.map(ConfigResult::Available)
+            }
+            Ok(ConfigRequest::Unwatch) => {
+                watch = None;
+                None
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let available = watch.as_mut().and_then(|w| w.look(reader, Instant::now()));
+                available.map(ConfigResult::Available)
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if let Some(result) = result
+            && results.send(result).is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// What is known while watching.
+struct Watch {
+    next_look: Instant,
+    git_due: Instant,
+    seen: Vec<Seen>,
+    sent: Option<ConfigurationsAvailable>,
+}
+
+impl Watch {
+    fn new(now: Instant) -> Self {
+        Self { next_look: now, git_due: now, seen: Vec::new(), sent: None }
+    }
+
+    /// Looks; tells what is available if that is not what was told last.
+    fn look(&mut self, reader: &Reader, now: Instant) -> Option<ConfigurationsAvailable> {
+        // Counted from the end of a look that took long, so that requests are served in between.
+        self.next_look = now.max(self.next_look) + LOOK_INTERVAL;
+        if reader.simulated && reader.dir.is_none() {
+            return None;
+        }
+        let seen = reader.dir.as_deref().map(fingerprint).unwrap_or_default();
+        if now < self.git_due && seen == self.seen {
+            return None;
+        }
+        self.seen = seen;
+        self.git_due = now + GIT_INTERVAL;
+        let available = reader.available();
+        if self.sent.as_ref() == Some(&available) {
+            return None;
+        }
+        self.sent = Some(available.clone());
+        Some(available)
+    }
+}
+
+/// A path, and what tells that it changed: modification time, size and inode, if it exists.
+type Seen = (PathBuf, Option<(i64, i64, u64, u64)>);
+
+/// All that can change what is available, as cheaply as it can be seen.
+fn fingerprint(dir: &Path) -> Vec<Seen> {
+    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
+        Ok(entries) => entries.filter_map(Result::ok).map(|e| e.path()).take(MAX_FILES).collect(),
+        Err(_) => Vec::new(),
+    };
+    paths.sort_unstable();
+    paths.push(dir.to_owned());
+    paths.extend(git_files(dir));
+    paths.into_iter().map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect()
+}
+
+fn stamp(path: &Path) -> Option<(i64, i64, u64, u64)> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
+}
+
+/// The files of git that a commit, a checkout or a fetch changes.
+fn git_files(dir: &Path) -> Vec<PathBuf> {
+    let Some(git_dir) = git_dir(dir) else { return Vec::new() };
+    // A linked work tree has its own HEAD and index, and shares the rest.
+    let common = match small(&git_dir.join("commondir")) {
+        Some(path) => git_dir.join(path.trim_end()),
+        None => git_dir.clone(),
+    };
+    let mut files = vec![git_dir.join("HEAD"), git_dir.join("index"), common.join("packed-refs")];
+    files.extend(["refs", "refs/heads", "refs/tags", "refs/remotes"].map(|refs| common.join(refs)));
+    let head = small(&git_dir.join("HEAD"));
+    if let Some(branch) = head.as_deref().and_then(|head| head.strip_prefix("ref: ")) {
+        files.push(common.join(branch.trim_end()));
+    }
+    files
+}
+
+/// The `.git` directory for a directory of the work tree.
+fn git_dir(dir: &Path) -> Option<PathBuf> {
+    let absolute = dir.canonicalize().ok()?;
+    let found = absolute.ancestors().map(|dir| dir.join(".git")).find(|git| git.exists())?;
+    if found.is_dir() {
+        return Some(found);
+    }
+    let text = small(&found)?;
+    let path = text.strip_prefix("gitdir: ")?.trim_end();
+    Some(found.parent()?.join(path))
+}
+
+/// The text of a small file, if it is one.
+fn small(path: &Path) -> Option<String> {
+    file::read(path).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+    use crate::csc::id::SalIndex;
+
+    fn reader(dir: &Path) -> Reader {
+        Reader { dir: Some(dir.to_owned()), site: None, index: SalIndex::Latiss, simulated: false }
+    }
+
+    fn overrides(available: Option<ConfigurationsAvailable>) -> Option<String> {
+        available.map(|a| a.overrides)
+    }
+
+    #[test]
+    fn only_changes_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = reader(dir.path());
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut watch = Watch::new(start);
+        assert_eq!(overrides(watch.look(&reader, start)), Some(String::new()));
+        assert_eq!(watch.next_look, at(1));
+        assert_eq!(watch.look(&reader, at(1)), None);
+        fs::write(dir.path().join("b.yaml"), "").unwrap();
+        assert_eq!(overrides(watch.look(&reader, at(2))), Some("b.yaml".into()));
+        // Looked at, but no override: nothing to tell.
+        fs::write(dir.path().join("_init.yaml"), "").unwrap();
+        assert_eq!(watch.look(&reader, at(3)), None);
+        fs::write(dir.path().join("a.yaml"), "").unwrap();
+        assert_eq!(overrides(watch.look(&reader, at(4))), Some("a.yaml,b.yaml".into()));
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert_eq!(overrides(watch.look(&reader, at(5))), Some(String::new()));
+        assert_eq!(watch.look(&reader, at(6)), None);
+    }
+
+    #[test]
+    fn git_is_asked_on_change_and_now_and_then() {
+        let dir = tempfile::tempdir().unwrap();
+        let reader = reader(dir.path());
+        let start = Instant::now();
+        let mut watch = Watch::new(start);
+        watch.look(&reader, start);
+        let due = watch.git_due;
+        assert_eq!(due, start + GIT_INTERVAL);
+        watch.look(&reader, start + GIT_INTERVAL - Duration::from_secs(1));
+        assert_eq!(watch.git_due, due);
+        watch.look(&reader, start + GIT_INTERVAL);
+        assert_eq!(watch.git_due, due + GIT_INTERVAL);
+    }
+
+    #[test]
+    fn the_simulator_without_a_directory_has_nothing_to_tell() {
+        let mut reader = reader(Path::new("/"));
+        reader.dir = None;
+        let now = Instant::now();
+        assert_eq!(Watch::new(now).look(&reader, now), Some(ConfigurationsAvailable::default()));
+        reader.simulated = true;
+        assert_eq!(Watch::new(now).look(&reader, now), None);
+    }
+
+    #[test]
+    fn the_thread_answers_and_ends_with_either_channel() {
+        let wait = Duration::from_secs(20);
+        let dir = tempfile::tempdir().unwrap();
+        let ((to, requests), (results, from)) = (unbounded(), unbounded());
+        let thread = spawn(reader(dir.path()), requests, results).unwrap();
+        assert_eq!(thread.thread().name(), Some("config"));
+        to.send(ConfigRequest::Watch).unwrap();
+        assert!(matches!(from.recv_timeout(wait), Ok(ConfigResult::Available(_))));
+        to.send(ConfigRequest::Read { override_name: String::new() }).unwrap();
+        let Ok(ConfigResult::Read(Err(reason))) = from.recv_timeout(wait) else { panic!() };
+        assert!(reason.starts_with("Config file '") && reason.ends_with("' does not exist"), "{reason}");
+        fs::write(dir.path().join("x.yaml"), "").unwrap();
+        let Ok(ConfigResult::Available(available)) = from.recv_timeout(wait) else { panic!() };
+        assert_eq!(available.overrides, "x.yaml");
+        // A second Watch tells again, changed or not.
+        to.send(ConfigRequest::Watch).unwrap();
+        assert_eq!(from.recv_timeout(wait), Ok(ConfigResult::Available(available)));
+        to.send(ConfigRequest::Unwatch).unwrap();
+        drop(to);
+        thread.join().unwrap();
+        assert!(from.try_recv().is_err());
+
+        let ((to, requests), (results, from)) = (unbounded(), unbounded());
+        let thread = spawn(reader(dir.path()), requests, results).unwrap();
+        drop(from);
+        to.send(ConfigRequest::Watch).unwrap();
+        thread.join().unwrap();
+    }
+}
