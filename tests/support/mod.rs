@@ -1,0 +1,12 @@
+//! What the integration tests share: each declares `mod support;` and uses a part of it.
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "every test is a crate of its own and uses a part"
+)]
+#![allow(clippy::panic, clippy::wildcard_enum_match_arm, reason = "test code: a failure ends the test")]
+
+pub mod http;
+pub mod uws_job;
+pub mod uws_service;

@@ -1,0 +1,696 @@
+//! The fake execution service: answers as the genuine uws-api-server does (what was observed of it, above all its
+//! oddities), without a cluster, and fails on request.
+//!
+//! ```ignore
+//! let service = UwsService::start(Options::default());
+//! service.inject(Fault { on: On::Put, times: 1, what: What::DoneThenClose });
+//! // … let the client work against service.url() …
+//! assert_eq!(service.counters().puts, 1);
+//! let service = service.stop().restart();  // same port, same jobs
+//! ```
+//!
+//! Not imitated: Etag, result files, the exact wording of tracebacks and of YAML errors.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::http::{self, Request, Server, Then};
+use super::uws_job::{Job, Timing, cluster_refusal, is_label, now};
+
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=UTF-8";
+const PLAIN: &str = "text/plain";
+
+/// Phases that a list may be filtered by.
+const PHASES: [&str; 9] =
+    ["pending", "queued", "executing", "completed", "error", "unknown", "held", "suspended", "aborted"];
+
+/// How the service behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Port on 127.0.0.1; 0: a free one.
+    pub port: u16,
+    /// What stands before `/job`.
+    pub base: String,
+    pub timing: Timing,
+    /// Added to every request.
+    pub latency: Duration,
+    /// One request at a time, as the genuine service works: everything else waits.
+    pub serial: bool,
+    /// How long a PUT waits for its job to be listed before it says `Job creation timed out.`
+    pub creation_wait: Duration,
+    /// Jobs are kept there over a restart of the process.
+    pub state: Option<PathBuf>,
+    /// Whether `/control` answers: GET shows, POST injects a [`Fault`], DELETE forgets the faults.
+    pub control: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            port: 0,
+            base: "/api/v1".to_owned(),
+            timing: Timing::default(),
+            latency: Duration::ZERO,
+            serial: false,
+            creation_wait: Duration::from_secs(9),
+            state: None,
+            control: false,
+        }
+    }
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    pub on: On,
+    /// For how many requests; 0: for all that come.
+    #[serde(default = "once")]
+    pub times: u32,
+    pub what: What,
+}
+
+fn once() -> u32 {
+    1
+}
+
+/// Which requests a fault meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum On {
+    Put,
+    /// GET of one job.
+    Get,
+    Delete,
+    /// GET of the list.
+    List,
+    Any,
+}
+
+/// What goes wrong. Where nothing else is said, the request is carried out and its answer spoilt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// Seconds before the request is carried out; then all is well.
+    Latency(f64),
+    /// The connection is closed; nothing is carried out.
+    Close,
+    /// Nothing for so many seconds, then the connection is closed; nothing is carried out.
+    Hang(f64),
+    /// This answer; nothing is carried out.
+    Status {
+        code: u16,
+        content_type: String,
+        body: String,
+    },
+    /// A proxy's or wrong base URL's 404; nothing is carried out.
+    NotFoundPage,
+    /// Carried out, then the connection is closed.
+    DoneThenClose,
+    /// Carried out, then nothing for so many seconds.
+    DoneThenHang(f64),
+    /// Carried out, then this answer.
+    DoneThenStatus {
+        code: u16,
+        content_type: String,
+        body: String,
+    },
+    /// A login page with status 200.
+    NotJson,
+    /// `{}`, which the genuine service says when it cannot build the object.
+    EmptyObject,
+    OtherJobId,
+    OtherRunId,
+    NoPhase,
+    /// The job object and 20 MB of blanks.
+    HugeBody,
+    /// A body that does not end.
+    EndlessBody,
+    /// Half of the body, then the connection is closed.
+    Truncated,
+    /// DELETE: the cluster refuses with 500; the job stays, its files go.
+    FilesGone,
+    /// DELETE: the job goes, its files cannot be removed: 500, also for every later DELETE of it.
+    Stuck,
+    /// PUT: the job is listed only after so many seconds.
+    ListLag(f64),
+}
+
+/// What was asked so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    pub puts: usize,
+    pub gets: usize,
+    pub deletes: usize,
+    pub lists: usize,
+    /// Anything else below the base URL, and all outside of it.
+    pub others: usize,
+    /// Jobs made per run id, gone ones included.
+    pub jobs: BTreeMap<String, usize>,
+    /// Most requests at the same time.
+    pub max_concurrency: usize,
+    /// DELETEs by which the genuine service would have removed foreign files.
+    pub destructive: Vec<String>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: BTreeMap<String, Job>,
+    /// Gone jobs whose files cannot be removed.
+    stuck: BTreeSet<String>,
+    faults: Vec<Fault>,
+    counters: Counters,
+    puts: Vec<Value>,
+    concurrency: usize,
+    stopped: bool,
+}
+
+/// A running service; stops when dropped.
+pub struct UwsService {
+    server: Server,
+    inner: Arc<Inner>,
+}
+
+/// A service that was stopped, with its jobs, faults and counters.
+pub struct Stopped {
+    port: u16,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: Options,
+    state: Mutex<State>,
+    wake: Condvar,
+    turn: Mutex<()>,
+}
+
+impl UwsService {
+    /// Starts a service; panics where it cannot, as it is for tests.
+    pub fn start(options: Options) -> Self {
+        Self::try_start(options).unwrap_or_else(|e| panic!("cannot start the fake execution service: {e}"))
+    }
+
+    /// Starts a service.
+    ///
+    /// # Errors
+    /// The port is taken, or the state file cannot be read.
+    pub fn try_start(options: Options) -> io::Result<Self> {
+        let jobs = match options.state.as_deref().map(std::fs::read) {
+            Some(Ok(bytes)) => serde_json::from_slice(&bytes)?,
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            Some(Err(_)) | None => BTreeMap::new(),
+        };
+        let state = Mutex::new(State { jobs, ..State::default() });
+        let port = options.port;
+        Self::run(port, Arc::new(Inner { options, state, wake: Condvar::new(), turn: Mutex::new(()) }))
+    }
+
+    fn run(port: u16, inner: Arc<Inner>) -> io::Result<Self> {
+        inner.lock().stopped = false;
+        let handler = Arc::clone(&inner);
+        let server = Server::start(port, move |request, connection| handler.handle(request, connection))?;
+        Ok(Self { server, inner })
+    }
+
+    /// The base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}{}", self.server.address(), self.inner.options.base)
+    }
+
+    /// Lets something go wrong; the oldest fault that fits a request takes it.
+    pub fn inject(&self, fault: Fault) {
+        self.inner.lock().faults.push(fault);
+    }
+
+    /// The jobs that there are.
+    pub fn jobs(&self) -> Vec<Job> {
+        self.inner.lock().jobs.values().cloned().collect()
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.inner.lock().counters.clone()
+    }
+
+    /// The bodies of the PUTs so far; null for one that is not JSON.
+    pub fn puts(&self) -> Vec<Value> {
+        self.inner.lock().puts.clone()
+    }
+
+    /// Puts a job there that came from elsewhere.
+    pub fn add_job(&self, body: &Value) -> String {
+        let mut state = self.inner.lock();
+        match self.inner.create(&mut state, body.to_string().as_bytes(), 0.0) {
+            Ok(job_id) => job_id,
+            Err((_, text)) => panic!("cannot make a job: {text}"),
+        }
+    }
+
+    /// Stops: the listener and all connections are closed, also in the middle of a request.
+    pub fn stop(mut self) -> Stopped {
+        let port = self.server.address().port();
+        self.inner.lock().stopped = true;
+        self.inner.wake.notify_all();
+        self.server.stop();
+        Stopped { port, inner: Arc::clone(&self.inner) }
+    }
+}
+
+impl Stopped {
+    /// Starts it again on the same port.
+    pub fn restart(self) -> UwsService {
+        UwsService::run(self.port, self.inner)
+            .unwrap_or_else(|e| panic!("cannot restart the fake execution service: {e}"))
+    }
+}
+
+impl Drop for UwsService {
+    fn drop(&mut self) {
+        self.inner.lock().stopped = true;
+        self.inner.wake.notify_all();
+    }
+}
+
+/// An answer before it is written.
+struct Answer {
+    status: u16,
+    content_type: &'static str,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, content_type, body: body.into() }
+    }
+
+    /// As the genuine service writes JSON: indented by 2, ASCII only.
+    fn json(status: u16, value: &Value) -> Self {
+        let mut text = String::new();
+        let pretty = if value.is_string() { value.to_string() } else { format!("{value:#}") };
+        for c in pretty.chars() {
+            let mut units = [0; 2];
+            match c {
+                ' '..='~' | '\n' => text.push(c),
+                _ => text.extend(c.encode_utf16(&mut units).iter().map(|u| format!("\\u{u:04x}"))),
+            }
+        }
+        Self::new(status, JSON, text)
+    }
+
+    /// An uncaught error: the genuine service runs in debug mode.
+    fn traceback(status: u16, error: &str) -> Self {
+        let text = format!(
+            "Traceback (most recent call last):\n  File \"web.py\", line 1711, in _execute\n{error}\n"
+        );
+        Self::new(status, PLAIN, text)
+    }
+
+    fn write(&self, connection: &mut TcpStream) -> io::Result<Then> {
+        let headers = [
+            ("Server", "TornadoServer/6.3.3"),
+            ("Content-Type", self.content_type),
+            ("Access-Control-Allow-Origin", "*"),
+        ];
+        http::answer(connection, self.status, &headers, &self.body)?;
+        Ok(Then::KeepAlive)
+    }
+}
+
+/// A request, understood.
+#[derive(Clone, Debug)]
+enum Route {
+    Put,
+    List,
+    Get { id: String, property: Option<String> },
+    Delete { id: String },
+    Other(Odd),
+}
+
+/// Requests that no client should make.
+#[derive(Clone, Debug)]
+enum Odd {
+    NoSuchUrl,
+    NoSuchMethod,
+    Options,
+    BadEncoding,
+    WrongArguments,
+}
+
+impl Route {
+    fn kind(&self) -> Option<On> {
+        match self {
+            Self::Put => Some(On::Put),
+            Self::List => Some(On::List),
+            Self::Get { .. } => Some(On::Get),
+            Self::Delete { .. } => Some(On::Delete),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// The service's routing: by the path as sent, decoded afterwards.
+    fn of(request: &Request, base: &str) -> Self {
+        let Some(tail) = request.path.strip_prefix(base).and_then(|p| p.strip_prefix("/job")) else {
+            return Self::Other(Odd::NoSuchUrl);
+        };
+        let groups: Vec<&str> = match tail.strip_prefix('/') {
+            None if tail.is_empty() => Vec::new(),
+            None => return Self::Other(Odd::NoSuchUrl),
+            Some(rest) => rest.rsplitn(2, '/').collect(),
+        };
+        let Some(mut groups) = groups.into_iter().map(decode).collect::<Option<Vec<String>>>() else {
+            return Self::Other(Odd::BadEncoding);
+        };
+        match (request.method.as_str(), groups.len()) {
+            ("PUT", 0) => Self::Put,
+            ("GET", 0) => Self::List,
+            ("GET", 1) if groups.concat().is_empty() => Self::List,
+            ("GET", _) => {
+                let id = groups.pop().unwrap_or_default();
+                Self::Get { id, property: groups.pop() }
+            }
+            ("DELETE", 1) => Self::Delete { id: groups.concat() },
+            ("PUT" | "DELETE", _) => Self::Other(Odd::WrongArguments),
+            ("OPTIONS", _) => Self::Other(Odd::Options),
+            _ => Self::Other(Odd::NoSuchMethod),
+        }
+    }
+}
+
+/// Undoes percent-encoding; none if the result is not UTF-8.
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, tail)) = rest.split_first() {
+        rest = tail;
+        let digits = tail.get(..2).and_then(|d| std::str::from_utf8(d).ok());
+        match digits.and_then(|d| u8::from_str_radix(d, 16).ok()).filter(|_| *first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = tail.get(2..).unwrap_or_default();
+            }
+            None => bytes.push(*first),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps, but not beyond the service's end.
+    fn pause(&self, time: Duration) {
+        let until = Instant::now() + time;
+        let mut state = self.lock();
+        while !state.stopped {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn handle(&self, request: &Request, connection: &mut TcpStream) -> io::Result<Then> {
+        if self.options.control && request.path == "/control" {
+            return self.control(request).write(connection);
+        }
+        let route = Route::of(request, &self.options.base);
+        let fault = self.note(request, &route);
+        let turn = self.options.serial.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
+        self.pause(self.options.latency);
+        let result = self.perform(request, &route, fault.as_ref(), connection);
+        drop(turn);
+        self.lock().concurrency -= 1;
+        result
+    }
+
+    /// Counts a request and finds the fault that meets it.
+    fn note(&self, request: &Request, route: &Route) -> Option<What> {
+        let mut state = self.lock();
+        let state = &mut *state;
+        state.concurrency += 1;
+        let counters = &mut state.counters;
+        counters.max_concurrency = counters.max_concurrency.max(state.concurrency);
+        match route {
+            Route::Put => {
+                counters.puts += 1;
+                state.puts.push(serde_json::from_slice(&request.body).unwrap_or_default());
+            }
+            Route::List => counters.lists += 1,
+            Route::Get { .. } => counters.gets += 1,
+            Route::Delete { id } => {
+                counters.deletes += 1;
+                if id.is_empty() || id == "." || id == ".." || id.contains('/') {
+                    counters.destructive.push(id.clone());
+                }
+            }
+            Route::Other(_) => counters.others += 1,
+        }
+        let kind = route.kind()?;
+        let index = state.faults.iter().position(|f| f.on == kind || f.on == On::Any)?;
+        let fault = state.faults.get_mut(index)?;
+        let what = fault.what.clone();
+        match fault.times {
+            0 => {}
+            1 => drop(state.faults.remove(index)),
+            _ => fault.times -= 1,
+        }
+        Some(what)
+    }
+
+    fn perform(
+        &self,
+        request: &Request,
+        route: &Route,
+        fault: Option<&What>,
+        connection: &mut TcpStream,
+    ) -> io::Result<Then> {
+        let seconds = Duration::from_secs_f64;
+        match fault {
+            None | Some(What::FilesGone | What::Stuck | What::ListLag(_)) => {
+                self.carry_out(request, route, fault).write(connection)
+            }
+            Some(What::Latency(s)) => {
+                self.pause(seconds(*s));
+                self.carry_out(request, route, None).write(connection)
+            }
+            Some(What::Close) => Ok(Then::Close),
+            Some(What::Hang(s)) => {
+                self.pause(seconds(*s));
+                Ok(Then::Close)
+            }
+            Some(What::Status { code, content_type, body }) => {
+                http::answer(connection, *code, &[("Content-Type", content_type)], body.as_bytes())?;
+                Ok(Then::KeepAlive)
+            }
+            Some(What::NotFoundPage) => {
+                Answer::traceback(404, "tornado.web.HTTPError: HTTP 404: Not Found").write(connection)
+            }
+            Some(spoilt) => {
+                let answer = self.carry_out(request, route, None);
+                self.spoil(answer, spoilt, connection)
+            }
+        }
+    }
+
+    /// Writes the answer to a request that was carried out, spoilt.
+    fn spoil(&self, answer: Answer, fault: &What, connection: &mut TcpStream) -> io::Result<Then> {
+        let spoilt = |body: Vec<u8>| Answer { body, ..answer };
+        match fault {
+            What::DoneThenHang(s) => {
+                self.pause(Duration::from_secs_f64(*s));
+                return Ok(Then::Close);
+            }
+            What::DoneThenStatus { code, content_type, body } => {
+                http::answer(connection, *code, &[("Content-Type", content_type)], body.as_bytes())?;
+                return Ok(Then::KeepAlive);
+            }
+            What::NotJson => {
+                return Answer::new(200, HTML, "<html><body>Please log in</body></html>").write(connection);
+            }
+            What::EmptyObject => return spoilt(b"{}".to_vec()).write(connection),
+            What::EndlessBody => return endless(connection),
+            What::Truncated => {
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nContent-Length: {}\r\n\r\n",
+                    answer.body.len()
+                );
+                connection.write_all(head.as_bytes())?;
+                connection.write_all(answer.body.get(..answer.body.len() / 2).unwrap_or_default())?;
+                return Ok(Then::Close);
+            }
+            What::OtherJobId | What::OtherRunId | What::NoPhase | What::HugeBody => {}
+            _ => return Ok(Then::Close),
+        }
+        let Ok(mut object) = serde_json::from_slice::<Map<String, Value>>(&answer.body) else {
+            return answer.write(connection);
+        };
+        match fault {
+            What::OtherJobId => drop(object.insert("jobId".to_owned(), json!("f".repeat(32)))),
+            What::OtherRunId => drop(object.insert("runId".to_owned(), json!("1-other"))),
+            What::NoPhase => drop(object.shift_remove("phase")),
+            _ => {
+                let filler = " ".repeat(20_000_000).into_bytes();
+                return Answer { body: [answer.body, filler].concat(), ..answer }.write(connection);
+            }
+        }
+        Answer::json(200, &Value::Object(object)).write(connection)
+    }
+
+    fn carry_out(&self, request: &Request, route: &Route, fault: Option<&What>) -> Answer {
+        match route {
+            Route::Put => self.put(request, fault),
+            Route::List => self.list(request),
+            Route::Get { id, property } => self.get(id, property.as_deref()),
+            Route::Delete { id } => self.delete(id, fault),
+            Route::Other(Odd::NoSuchUrl) => {
+                Answer::traceback(404, "tornado.web.HTTPError: HTTP 404: Not Found")
+            }
+            Route::Other(Odd::NoSuchMethod) => {
+                Answer::traceback(405, "tornado.web.HTTPError: HTTP 405: Method Not Allowed")
+            }
+            Route::Other(Odd::Options) => Answer::new(204, HTML, ""),
+            Route::Other(Odd::BadEncoding) => {
+                Answer::traceback(400, "tornado.web.HTTPError: HTTP 400: Bad Request")
+            }
+            Route::Other(Odd::WrongArguments) => {
+                Answer::traceback(500, "TypeError: unexpected or missing argument: 'job_id'")
+            }
+        }
+    }
+
+    fn put(&self, request: &Request, fault: Option<&What>) -> Answer {
+        if request.header("Content-Type") != Some(JSON) {
+            let text = "HTTP 400: Bad Request (Missing argument command)";
+            return Answer::new(500, HTML, text.repeat(2));
+        }
+        let lag = if let Some(What::ListLag(s)) = fault { *s } else { 0.0 };
+        let created = self.create(&mut self.lock(), &request.body, lag);
+        let job_id = match created {
+            Ok(job_id) => job_id,
+            Err((status, text)) => return Answer::new(status, HTML, text),
+        };
+        self.pause(self.options.creation_wait.min(Duration::from_secs_f64(lag)));
+        match self.lock().jobs.get(&job_id).filter(|job| job.listed <= now()) {
+            Some(job) => Answer::json(200, &Value::Object(job.object(now()))),
+            None => Answer::new(500, HTML, "Job creation timed out."),
+        }
+    }
+
+    fn create(&self, state: &mut State, body: &[u8], lag: f64) -> Result<String, (u16, String)> {
+        let job_id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let mut job = Job::create(body, job_id.clone(), self.options.timing)?;
+        job.listed += lag;
+        *state.counters.jobs.entry(job.run_id.clone()).or_default() += 1;
+        state.jobs.insert(job_id.clone(), job);
+        self.save(state);
+        Ok(job_id)
+    }
+
+    /// Writes the jobs down, so that a killed service finds them again.
+    fn save(&self, state: &State) {
+        let Some(path) = &self.options.state else { return };
+        let temporary = path.with_extension("new");
+        let text = serde_json::to_vec(&state.jobs).unwrap_or_default();
+        let saved = std::fs::write(&temporary, text).and_then(|()| std::fs::rename(&temporary, path));
+        saved.unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
+    }
+
+    fn list(&self, request: &Request) -> Answer {
+        if request.header("Content-Type") == Some(JSON) {
+            return Answer::traceback(
+                500,
+                "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+            );
+        }
+        let phase = request.query.split('&').find_map(|p| p.strip_prefix("phase=")).unwrap_or_default();
+        if !phase.is_empty() && !PHASES.contains(&phase) {
+            let names: Vec<_> = PHASES.iter().map(|p| format!("'{p}'")).collect();
+            return Answer::new(400, HTML, format!("Valid job categories are: [{}]", names.join(", ")));
+        }
+        let now = now();
+        let mut state = self.lock();
+        state.jobs.retain(|_, job| !job.vanished(now));
+        let jobs = state.jobs.values().filter(|job| job.listed <= now);
+        let jobs = jobs.filter(|job| phase.is_empty() || job.phase(now) == phase);
+        Answer::json(200, &jobs.map(|job| Value::Object(job.object(now))).collect())
+    }
+
+    fn get(&self, id: &str, property: Option<&str>) -> Answer {
+        if property.is_some_and(|p| !["phase", "results", "parameters"].contains(&p)) {
+            let text = "Invalid job property requested. Supported properties are phase, results, parameters";
+            return Answer::json(400, &json!(text));
+        }
+        if !is_label(id.trim()) {
+            let message = format!("unable to parse requirement: values[0][jobId]: Invalid value: \"{id}\"");
+            return Answer::new(500, HTML, cluster_refusal(400, "Bad Request", &message));
+        }
+        let now = now();
+        let state = self.lock();
+        let job = state.jobs.get(id.trim()).filter(|job| job.listed <= now && !job.vanished(now));
+        let Some(job) = job else { return Answer::json(404, &json!("")) };
+        let object = job.object(now);
+        match property {
+            Some(property) => Answer::json(200, object.get(property).unwrap_or(&Value::Null)),
+            None => Answer::json(200, &Value::Object(object)),
+        }
+    }
+
+    fn delete(&self, id: &str, fault: Option<&What>) -> Answer {
+        let mut state = self.lock();
+        let gone = cluster_refusal(404, "Not Found", &format!("jobs.batch \"uws-job-{id}\" not found"));
+        let not_removed = format!("\n\n[Errno 13] Permission denied: '/uws/jobs/{id}'");
+        if state.stuck.contains(id) {
+            return Answer::new(500, HTML, gone + &not_removed);
+        }
+        let Some(job) = state.jobs.get_mut(id) else {
+            let status = if id == "." || id == ".." { 500 } else { 404 };
+            return Answer::new(status, HTML, gone);
+        };
+        if matches!(fault, Some(What::FilesGone)) {
+            job.files_removed = true;
+            return Answer::new(500, HTML, cluster_refusal(500, "Internal Server Error", "delete refused"));
+        }
+        state.jobs.remove(id);
+        self.save(&state);
+        if matches!(fault, Some(What::Stuck)) {
+            state.stuck.insert(id.to_owned());
+            return Answer::new(500, HTML, not_removed);
+        }
+        Answer::json(200, &json!({"status": "Success", "message": "", "code": 200}))
+    }
+
+    fn control(&self, request: &Request) -> Answer {
+        let mut state = self.lock();
+        match request.method.as_str() {
+            "GET" => {}
+            "DELETE" => state.faults.clear(),
+            "POST" => match serde_json::from_slice(&request.body) {
+                Ok(fault) => state.faults.push(fault),
+                Err(e) => return Answer::json(400, &json!(format!("no fault: {e}"))),
+            },
+            _ => return Answer::json(405, &json!("GET, POST or DELETE")),
+        }
+        let jobs: Vec<_> = state.jobs.values().map(|job| Value::Object(job.object(now()))).collect();
+        Answer::json(200, &json!({"counters": state.counters, "faults": state.faults, "jobs": jobs}))
+    }
+}
+
+/// An answer that goes on until the client leaves.
+fn endless(connection: &mut TcpStream) -> io::Result<Then> {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    connection.write_all(head.as_bytes())?;
+    connection.write_all(b"2\r\n[{\r\n")?;
+    let chunk = [b"10000\r\n".as_slice(), &[b' '; 0x10000], b"\r\n"].concat();
+    loop {
+        connection.write_all(&chunk)?;
+    }
+}
