@@ -69,10 +69,10 @@ pub fn set_level(level: i32) {
 /// Logs a line of the core.
 pub fn write(level: LogLevel, message: &str) {
     match level {
-        LogLevel::Debug => log::debug!("{message}"),
-        LogLevel::Info => log::info!("{message}"),
-        LogLevel::Warning => log::warn!("{message}"),
-        LogLevel::Error => log::error!("{message}"),
+        LogLevel::Debug => log::debug!(target: CORE, "{message}"),
+        LogLevel::Info => log::info!(target: CORE, "{message}"),
+        LogLevel::Warning => log::warn!(target: CORE, "{message}"),
+        LogLevel::Error => log::error!(target: CORE, "{message}"),
         LogLevel::Critical => log::error!(target: CRITICAL, "{message}"),
     }
 }
