@@ -100,7 +100,7 @@ fn check(client: &Uws, url: &str, action: &Action, expected: &str) -> String {
     let (label, reason) = short(&client.perform(url, action));
     assert_eq!(label, expected, "{action:?}: {reason}");
     assert!(!reason.contains('\n') && reason.len() < 1000, "{reason}");
-    assert!(reason.is_empty() || reason.contains("/job"), "{reason}");
+    assert!(reason.is_empty() || reason.contains("/job") || url.len() > 300, "{reason}");
     assert!(!reason.starts_with(char::is_uppercase), "{reason}");
     reason
 }
@@ -287,7 +287,7 @@ fn what_follows_from_each_fault() {
     let url = service.url();
     for (what, expected) in faults() {
         let client = if matches!(what, What::Hang(_) | What::DoneThenHang(_)) { &hasty } else { &patient };
-        let job = json!({"run_id": "1-a", "command": "true", "environment": [{"name": "DATA_QUERY", "value": "dur=60"}]});
+        let job = json!({"run_id": "1-a", "command": "echo 1", "environment": [{"name": "DATA_QUERY", "value": "dur=60"}]});
         for (i, expected) in expected.into_iter().enumerate().filter(|(_, e)| !e.is_empty()) {
             for job in service.jobs() {
                 client.perform(&url, &remove(&job.job_id));
@@ -397,6 +397,15 @@ fn where_nothing_listens_nothing_was_sent() {
         "http://".to_owned(),
         "http://a b/".to_owned(),
         "http://[::1/x".to_owned(),
+        "http://127.0.0.1:99999".to_owned(),
+        "http://127.0.0.1:0".to_owned(),
+        "http://:80/".to_owned(),
+        "http://%zz/".to_owned(),
+        "http://é/".to_owned(),
+        "http://[fe80::1%25x]:1/".to_owned(),
+        format!("http://{}/", "x".repeat(70_000)),
+        "/api/v1".to_owned(),
+        "https://:x@:/".to_owned(),
     ] {
         for action in four_actions() {
             let reason = check(&client, &url, &action, "NotSent Silent");
@@ -675,5 +684,188 @@ fn https_without_the_feature_says_so() {
     for action in four_actions() {
         let reason = check(&client(), &url, &action, "NotSent Silent");
         assert!(reason.contains("built without https"), "{reason}");
+    }
+}
+
+/// Pieces of answers, some of them wrong, from which a seeded generator makes more.
+const PIECES: [&str; 40] = [
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\n",
+    "HTTP/1.1 103 Hints\r\n\r\n",
+    "HTTP/1.1 204 No Content\r\n",
+    "HTTP/1.1 302 Found\r\n",
+    "HTTP/1.1 304 Not Modified\r\n",
+    "HTTP/1.1 404 Not Found\r\n",
+    "HTTP/1.1 500 Error\r\n",
+    "HTTP/1.1 999 \r\n",
+    "HTTP/1.0 200 OK\r\n",
+    "HTTP/2 200\r\n",
+    "HTTP/1.1 0 x\r\n",
+    "HTTP/1.1\r\n",
+    "Content-Length: 2\r\n",
+    "Content-Length: 0\r\n",
+    "Content-Length: -1\r\n",
+    "Content-Length: 99999999999999999999\r\n",
+    "Content-Length: 18446744073709551615\r\n",
+    "Content-Length: x\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: gzip, chunked\r\n",
+    "Content-Encoding: gzip\r\n",
+    "Content-Type: application/json\r\n",
+    "Content-Type: \u{ff}\u{1}\r\n",
+    "Connection: close\r\n",
+    "Connection: keep-alive\r\n",
+    "Location: http://127.0.0.1:1/\r\n",
+    "Location: \r\n",
+    "Location: ::://\r\n",
+    ": x\r\n",
+    "x\r\n",
+    "\r\n",
+    "\n",
+    "2\r\n{}\r\n0\r\n\r\n",
+    "ffffffffffffffff\r\n",
+    "-1\r\n",
+    "{}",
+    "[]",
+    "\"\"",
+];
+
+#[test]
+fn no_answer_makes_the_client_panic() {
+    let next: Arc<Mutex<String>> = Arc::default();
+    let answer = Arc::clone(&next);
+    let url = raw(move |mut connection| {
+        read_some(&mut connection);
+        let text = answer.lock().unwrap().clone();
+        let _ = connection.write_all(text.as_bytes());
+    });
+    let client = Uws::new(&settings(Duration::from_secs(2))).unwrap();
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..150 {
+        let mut text = rng.choice(&PIECES[..14]).unwrap().to_string();
+        for _ in 0..rng.usize(..6) {
+            text.push_str(rng.choice(&PIECES).unwrap());
+        }
+        text.push_str("\r\n");
+        text.push_str(PIECES[34 + rng.usize(..6)]);
+        *next.lock().unwrap() = text.clone();
+        for action in four_actions() {
+            let (label, reason) = short(&client.perform(&url, &action));
+            assert!(!label.starts_with("NotSent") && !label.starts_with("job"), "{text:?}: {label} {reason}");
+        }
+    }
+}
+
+/// Https, with openssl's server; in a process of its own, since the trusted certificates are an environment variable.
+#[cfg(feature = "tls")]
+mod tls {
+    use std::path::Path;
+    use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+    use super::*;
+
+    const CERTIFICATE: &str = "\
+[req]
+distinguished_name = name
+x509_extensions = extensions
+prompt = no
+[name]
+CN = uws
+[extensions]
+basicConstraints = critical,CA:FALSE
+subjectAltName = IP:127.0.0.1
+";
+
+    /// Kills openssl at the end.
+    struct Running(Child);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn make_certificate(directory: &Path) -> bool {
+        std::fs::write(directory.join("conf"), CERTIFICATE).unwrap();
+        let made = Command::new("openssl")
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+            .args("-config conf -keyout key.pem -out cert.pem".split(' '))
+            .current_dir(directory)
+            .output();
+        made.is_ok_and(|output| output.status.success())
+    }
+
+    /// Answers each request that comes through openssl.
+    fn answer_all(mut from: ChildStdout, mut to: ChildStdin) {
+        let mut text = String::new();
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            if text.ends_with("\r\n\r\n") {
+                text.clear();
+                to.write_all(answer_text("[]").as_bytes()).unwrap();
+                to.flush().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn https_trusts_what_the_system_trusts() {
+        if let Ok(url) = std::env::var("OCPS_TEST_TLS") {
+            for _ in 0..2 {
+                for action in four_actions() {
+                    let (label, reason) = short(&client().perform(&url, &action));
+                    println!("{label} {reason}");
+                }
+            }
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        if !make_certificate(directory.path()) {
+            println!("skipped: openssl is not there, or cannot make a certificate");
+            return;
+        }
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let mut server = Command::new("openssl")
+            .args([
+                "s_server",
+                "-quiet",
+                "-cert",
+                "cert.pem",
+                "-key",
+                "key.pem",
+                "-accept",
+                &format!("127.0.0.1:{port}"),
+            ])
+            .current_dir(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (from, to) = (server.stdout.take().unwrap(), server.stdin.take().unwrap());
+        let _running = Running(server);
+        thread::spawn(move || answer_all(from, to));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            assert!(Instant::now() < deadline, "openssl does not listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        for trusted in [false, true] {
+            let mut same = Command::new(std::env::current_exe().unwrap());
+            same.args(["--exact", "tls::https_trusts_what_the_system_trusts", "--nocapture"]);
+            same.env("OCPS_TEST_TLS", format!("https://127.0.0.1:{port}"));
+            if trusted {
+                same.env("SSL_CERT_FILE", directory.path().join("cert.pem"));
+            }
+            let output = String::from_utf8(same.output().unwrap().stdout).unwrap();
+            println!("{output}");
+            let listed = output.lines().filter(|l| l.starts_with("listed 0")).count();
+            let refused =
+                output.lines().filter(|l| l.starts_with("NotSent Silent cannot reach https")).count();
+            assert_eq!((listed, refused), if trusted { (2, 0) } else { (0, 8) }, "{output}");
+        }
     }
 }
