@@ -7,8 +7,8 @@ cargo build --locked --quiet
 failed=0
 complain() { echo "drift: $*" >&2; failed=1; }
 
-# Every command line of the README that begins with ocps must be one that the program understands.
-sed -n 's/^ *\$ \(ocps .*\)$/\1/p' README.md | sed 's/ *#.*//' | while read -r _ verb rest; do
+# Every flag and command of ocps in the README must be one that the program knows.
+sed -n 's/^ *[$#] \(cargo run -- \|ocps \)/ocps /p' README.md | sed 's/ *#.*//' | while read -r _ verb rest; do
   case $verb in -*) continue ;; esac
   "$ocps" "$verb" --help >/dev/null 2>&1 || { echo "ocps $verb $rest"; }
   for flag in $(printf '%s\n' "$rest" | grep -oE -- '--[a-z-]+' || true); do
