@@ -11,6 +11,7 @@ pub mod check;
 pub mod component;
 mod file;
 mod git;
+pub mod kafka;
 mod layers;
 pub mod settings;
 mod validate;

@@ -25,6 +25,9 @@ const MAX_CONNECTIONS: usize = 32;
 /// Most jobs that can be allowed at once: each costs memory and a poll per interval.
 const MAX_JOBS: usize = 100_000;
 
+/// Highest replication factor of a topic.
+const MAX_REPLICATION: usize = 100;
+
 /// All settings of the daemon, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -44,6 +47,10 @@ pub struct Settings {
     pub uws: Uws,
     /// The simulator.
     pub simulation: Simulation,
+    /// SAL over Kafka.
+    pub kafka: Kafka,
+    /// TAI minus UTC, in seconds, where the kernel does not know it.
+    pub tai_minus_utc_s: u32,
     /// Most jobs at once.
     pub max_jobs: usize,
 }
@@ -99,6 +106,47 @@ pub struct Simulation {
     pub seed: Option<u64>,
 }
 
+/// `[kafka]`, as far as it is set; [`super::kafka`] adds the environment and the defaults.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Kafka {
+    /// `HOST:PORT`, several joined with commas.
+    pub brokers: Option<String>,
+    /// The second word of all topic names, `sal` in `lsst.sal.OCPS.ackcmd`.
+    pub topic_subname: Option<String>,
+    /// URL of the schema registry.
+    pub schema_registry_url: Option<String>,
+    /// Name to authenticate with.
+    pub username: Option<String>,
+    /// Password to authenticate with.
+    pub password: Option<Secret>,
+    /// `SASL_PLAINTEXT` or `SASL_SSL`.
+    pub security_protocol: Option<String>,
+    /// For example `SCRAM-SHA-512`.
+    pub sasl_mechanism: Option<String>,
+    /// Replication factor of topics that we create.
+    pub replication_factor: Option<usize>,
+    /// What the broker confirms: `0`, `1` or `all`.
+    pub producer_acks: Option<String>,
+    /// YAML mapping of more librdkafka settings for all clients.
+    pub broker_client_configuration: Option<PathBuf>,
+    /// YAML mapping of more librdkafka settings for the consumer.
+    pub consumer_configuration: Option<PathBuf>,
+    /// YAML mapping of more librdkafka settings for the producer.
+    pub producer_configuration: Option<PathBuf>,
+    /// How long the start waits for Kafka before it goes on without.
+    pub start_timeout: Option<Duration>,
+}
+
+/// A text that no log shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -128,6 +176,8 @@ impl Default for Settings {
                 sigma: Duration::from_secs(4),
                 seed: None,
             },
+            kafka: Kafka::default(),
+            tai_minus_utc_s: crate::sal::time::TAI_MINUS_UTC_S,
             max_jobs: 1000,
         }
     }
@@ -173,6 +223,8 @@ struct Wire {
     log: WireLog,
     uws: WireUws,
     simulation: WireSimulation,
+    kafka: WireKafka,
+    tai_minus_utc_s: Option<LeapSeconds>,
     limits: WireLimits,
 }
 
@@ -211,6 +263,44 @@ struct WireSimulation {
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
+struct WireKafka {
+    brokers: Option<Text>,
+    topic_subname: Option<Subname>,
+    schema_registry_url: Option<RegistryUrl>,
+    username: Option<Text>,
+    password: Option<Password>,
+    security_protocol: Option<Text>,
+    sasl_mechanism: Option<Text>,
+    replication_factor: Option<Count<MAX_REPLICATION>>,
+    producer_acks: Option<Acks>,
+    broker_client_configuration: Option<FilePath>,
+    consumer_configuration: Option<FilePath>,
+    producer_configuration: Option<FilePath>,
+    start_timeout_s: Option<Seconds>,
+}
+
+impl WireKafka {
+    fn into_settings(self) -> Kafka {
+        Kafka {
+            brokers: self.brokers.map(|v| v.0),
+            topic_subname: self.topic_subname.map(|v| v.0),
+            schema_registry_url: self.schema_registry_url.map(|v| v.0),
+            username: self.username.map(|v| v.0),
+            password: self.password.map(|v| v.0),
+            security_protocol: self.security_protocol.map(|v| v.0),
+            sasl_mechanism: self.sasl_mechanism.map(|v| v.0),
+            replication_factor: self.replication_factor.map(|v| v.0),
+            producer_acks: self.producer_acks.map(|v| v.0),
+            broker_client_configuration: self.broker_client_configuration.map(|v| v.0),
+            consumer_configuration: self.consumer_configuration.map(|v| v.0),
+            producer_configuration: self.producer_configuration.map(|v| v.0),
+            start_timeout: self.start_timeout_s.map(|v| v.0),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 struct WireLimits {
     jobs: Option<Count<MAX_JOBS>>,
 }
@@ -237,6 +327,8 @@ impl Wire {
                 sigma: self.simulation.sigma_s.map_or(default.simulation.sigma, |v| v.0),
                 seed: self.simulation.seed.map(|v| v.0),
             },
+            kafka: self.kafka.into_settings(),
+            tai_minus_utc_s: self.tai_minus_utc_s.map_or(default.tai_minus_utc_s, |v| v.0),
             max_jobs: self.limits.jobs.map_or(default.max_jobs, |v| v.0),
         }
     }
@@ -379,7 +471,45 @@ kind!(
     format!("a whole number from 1 to {MAX}"),
     |raw| raw.integer().and_then(|i| usize::try_from(i).ok()).filter(|i| (1..=MAX).contains(i))
 );
+kind!(LeapSeconds(u32), "a whole number of seconds from 0 to 100", |raw| {
+    raw.integer().and_then(|i| u32::try_from(i).ok()).filter(|i| *i <= 100)
+});
+kind!(Subname(String), "a word of letters, digits, '.', '_' and '-'", |raw| {
+    raw.text().filter(|t| is_site(t)).map(str::to_owned)
+});
+kind!(Acks(String), "0, 1 or \"all\"", |raw| {
+    let text = raw.integer().map(|i| i.to_string()).or_else(|| raw.text().map(str::to_owned));
+    text.filter(|t| super::kafka::ACKS.contains(&t.as_str()))
+});
 kind!(Seed(u64), "a whole number from 0 on", |raw| raw.integer().and_then(|i| u64::try_from(i).ok()));
+
+/// The URL of the registry. Not a `kind!`: it may hold a password, which no error shows.
+#[derive(Deserialize)]
+#[serde(try_from = "Raw")]
+struct RegistryUrl(String);
+
+impl TryFrom<Raw> for RegistryUrl {
+    type Error = &'static str;
+
+    fn try_from(raw: Raw) -> Result<Self, Self::Error> {
+        let url = raw.text().filter(|t| super::kafka::is_url(t)).map(|t| Self(t.to_owned()));
+        url.ok_or("must be the URL of a schema registry, http://HOST:PORT or https://HOST:PORT")
+    }
+}
+
+/// A password; no error shows it.
+#[derive(Deserialize)]
+#[serde(try_from = "Raw")]
+struct Password(Secret);
+
+impl TryFrom<Raw> for Password {
+    type Error = &'static str;
+
+    fn try_from(raw: Raw) -> Result<Self, Self::Error> {
+        let text = raw.text().filter(|t| !t.is_empty() && !t.contains('\0'));
+        text.map(|t| Self(Secret(t.to_owned()))).ok_or("must be text that is not empty")
+    }
+}
 
 /// An HTTP proxy. Not a `kind!`: it may hold a password, which no error shows.
 #[derive(Deserialize)]
@@ -483,12 +613,34 @@ mod tests {
         error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
     }
 
-    const SECTIONS: [&str; 4] = ["log", "uws", "simulation", "limits"];
+    const SECTIONS: [&str; 5] = ["log", "uws", "simulation", "kafka", "limits"];
 
     #[test]
     fn the_example_is_all_comments_and_says_the_defaults() {
         assert_eq!(parse(EXAMPLE), Ok(Settings::default()));
-        let without_default = ["index", "site", "config_dir", "socket", "state_dir", "file", "proxy", "seed"];
+        let without_default = [
+            "index",
+            "site",
+            "config_dir",
+            "socket",
+            "state_dir",
+            "file",
+            "proxy",
+            "seed",
+            "brokers",
+            "topic_subname",
+            "schema_registry_url",
+            "username",
+            "password",
+            "security_protocol",
+            "sasl_mechanism",
+            "replication_factor",
+            "producer_acks",
+            "broker_client_configuration",
+            "consumer_configuration",
+            "producer_configuration",
+            "start_timeout_s",
+        ];
         let has_default = |line: &str| !without_default.iter().any(|k| line.starts_with(&format!("{k} =")));
         assert_eq!(parse(&uncommented(has_default)), Ok(Settings::default()));
 
@@ -496,6 +648,7 @@ mod tests {
         assert!(all.index.is_some() && all.site.is_some() && all.config_dir.is_some());
         assert!(all.socket.is_some() && all.state_dir.is_some() && all.log.file.is_some());
         assert!(all.uws.proxy.is_some() && all.simulation.seed.is_some());
+        assert!(all.kafka.brokers.is_some() && all.kafka.password.is_some());
     }
 
     #[test]
@@ -561,6 +714,12 @@ mod tests {
                 "o.toml:2:15: uws.connections must be a whole number from 1 to 32, not 1",
             ),
             ("[uws]\nversion_selects_image = 1", "uws.version_selects_image must be true or false, not 1"),
+            ("[kafka]\nproducer_acks = 2", "kafka.producer_acks must be 0, 1 or \"all\", not 2"),
+            ("[kafka]\npassword = ['secret']", "kafka.password must be text that is not empty"),
+            ("[kafka]\nschema_registry_url = 'secret'", "kafka.schema_registry_url must be the URL"),
+            ("[kafka]\ntopic_subname = 'a b'", "kafka.topic_subname must be a word"),
+            ("[kafka]\nbroker = 'x'", "unknown key 'kafka.broker'; did you mean brokers?"),
+            ("tai_minus_utc_s = 101", "tai_minus_utc_s must be a whole number of seconds from 0 to 100"),
             (
                 "[uws]\nproxy = 'ftp://me:secret@h'",
                 "o.toml:2:9: uws.proxy must be the URL of an HTTP proxy, http://HOST:PORT",

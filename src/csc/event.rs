@@ -63,6 +63,8 @@ pub enum ErrorCode {
     Unreachable,
     /// 2: the simulator was asked to fault (`fault.yaml`).
     Simulated,
+    /// 3: another instance with our index lives.
+    Duplicate,
 }
 
 impl ErrorCode {
@@ -73,6 +75,7 @@ impl ErrorCode {
             Self::None => 0,
             Self::Unreachable => 1,
             Self::Simulated => 2,
+            Self::Duplicate => 3,
         }
     }
 }

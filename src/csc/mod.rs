@@ -75,6 +75,8 @@ pub struct Settings {
     pub settle_time: Duration,
     /// How long the service may be away while jobs run before that is a FAULT.
     pub outage_limit: Duration,
+    /// Whether to wait for [`Input::Joined`] first: nothing is published before it but logLevel.
+    pub joins: bool,
     /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
     pub max_jobs: usize,
 }
@@ -96,6 +98,10 @@ pub enum Input {
     Journaled(JobKey),
     /// Log from this level on (not by command).
     LogLevel(i32),
+    /// Begin: no other instance was heard, or nobody can be asked.
+    Joined,
+    /// Another instance with our index lives; who it is.
+    Intruder(String),
     /// End, leaving jobs running at the service.
     Terminate,
 }
@@ -133,6 +139,8 @@ pub enum Effect {
     Log(LogLevel, String),
     /// End the process, successfully.
     Exit,
+    /// End the process, with failure: why.
+    Fail(String),
 }
 
 /// Whether the configuration directory is looked at: only in STANDBY.
@@ -147,6 +155,8 @@ pub enum Watching {
 /// Whether the daemon goes on.
 #[derive(Debug, PartialEq, Eq)]
 enum Life {
+    /// It waits for [`Input::Joined`].
+    Joining,
     /// It does.
     Serving,
     /// It waits for what is in flight, until this time at most.
@@ -212,7 +222,7 @@ impl Csc {
             rng: fastrand::Rng::with_seed(seed),
             now,
             out: mem::take(effects),
-            life: Life::Serving,
+            life: Life::Joining,
             state: SummaryState::Standby,
             error: (ErrorCode::None, String::new()),
             published: Vec::new(),
@@ -234,14 +244,21 @@ impl Csc {
             contact: contact::Health::default(),
             counters: report::Counters::default(),
         };
-        csc.announce();
+        csc.publish(Event::LogLevel { level: csc.log_level });
+        if !csc.settings.joins {
+            csc.join();
+        }
         *effects = mem::take(&mut csc.out);
         csc
     }
 
-    /// The events of start-up, in the order that salobj has.
-    fn announce(&mut self) {
-        self.publish(Event::LogLevel { level: self.log_level });
+    /// Begins, with the events of start-up after logLevel, in the order that salobj has.
+    fn join(&mut self) {
+        if self.life != Life::Joining {
+            return;
+        }
+        self.life = Life::Serving;
+        self.next_heartbeat = self.now.mono + HEARTBEAT;
         self.publish(Event::Heartbeat);
         self.publish(Event::SimulationMode { mode: i32::from(self.settings.simulated) });
         self.publish(Event::SoftwareVersions);
@@ -265,6 +282,8 @@ impl Csc {
             Input::ConfigurationsAvailable(available) => self.available(available),
             Input::Journaled(key) => self.journaled(key),
             Input::LogLevel(level) => self.set_log_level(level),
+            Input::Joined => self.join(),
+            Input::Intruder(who) => self.meet(&who),
             Input::Terminate => self.stop(),
         }
         self.finish_stop();
@@ -306,7 +325,8 @@ impl Csc {
         }
         self.counters.commands += 1;
         if self.life != Life::Serving {
-            return self.fail(&command.sender, command.order.name(), "the daemon is stopping".to_owned());
+            let reason = if self.life == Life::Joining { "starting" } else { "stopping" };
+            return self.fail(&command.sender, command.order.name(), format!("the daemon is {reason}"));
         }
         let name = command.order.name();
         match command.order {
@@ -348,7 +368,25 @@ impl Csc {
         self.advance();
     }
 
+    /// Another instance with our index: before the start it has the right of way, later both are told.
+    fn meet(&mut self, who: &str) {
+        let report = format!("another instance with index {} lives: {who}", self.settings.index);
+        match self.life {
+            Life::Joining => {
+                self.life = Life::Over;
+                self.out.push(Effect::Fail(report));
+            }
+            // One FAULT is enough; it comes again when an operator has cleared it and the other still lives.
+            Life::Serving if self.error.0 != ErrorCode::Duplicate => self.fault(ErrorCode::Duplicate, report),
+            Life::Serving | Life::Stopping { .. } | Life::Over => {}
+        }
+    }
+
     fn tick(&mut self) {
+        if self.life == Life::Joining {
+            self.next_heartbeat = self.now.mono + HEARTBEAT;
+            return;
+        }
         if self.now.mono >= self.next_heartbeat {
             self.publish(Event::Heartbeat);
             let late = self.now.mono.saturating_sub(self.next_heartbeat);
@@ -439,8 +477,15 @@ impl Csc {
 
     /// Ends the daemon: nothing new is begun, what is in flight is waited for.
     fn stop(&mut self) {
-        if self.life != Life::Serving {
-            return;
+        match self.life {
+            Life::Serving => {}
+            // Nobody was told that we exist.
+            Life::Joining => {
+                self.life = Life::Over;
+                self.out.push(Effect::Exit);
+                return;
+            }
+            Life::Stopping { .. } | Life::Over => return,
         }
         self.life = Life::Stopping { until: self.now.mono + STOP_PATIENCE };
         self.out.push(Effect::StopRequests);

@@ -36,10 +36,11 @@ use crate::logging::{self, Logs};
 use crate::sal;
 use crate::systemd::Manager;
 use crate::timer::{self, Tick};
-use crate::transport::document;
+use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::{self, ClientInput, Hub};
-use setup::Setup;
+use crate::transport::{KafkaInput, document};
+use setup::{KafkaPlan, Setup};
 
 /// Things that happened are handled in batches of at most so many, so that the deadline is looked at.
 const BATCH: usize = 256;
@@ -51,6 +52,10 @@ const CLIENT_QUEUE: usize = 1024;
 const OUTCOME_QUEUE: usize = 1024;
 /// Log lines that wait to become events; more are not told.
 const LOG_QUEUE: usize = 1024;
+/// Things that came over Kafka and wait to be handled; the reading thread waits then.
+const KAFKA_QUEUE: usize = 1024;
+/// Commands that wait for the start to end; more are refused.
+const DEFERRED_MAX: usize = 1024;
 /// Requests to the configuration thread that wait.
 const CONFIG_QUEUE: usize = 64;
 /// Room in a worker queue for each job: a job, its removal and the jobs it waits for may all ask at once.
@@ -73,6 +78,7 @@ enum Event {
     Client(ClientInput),
     Outcome(Outcome),
     Configuration(ConfigResult),
+    Kafka(KafkaInput),
     Log(LogMessage),
     Signal(Signal),
     Tick,
@@ -88,6 +94,9 @@ impl Event {
             Self::Client(ClientInput::Gone(_)) => "the end of a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
+            Self::Kafka(KafkaInput::Command(_)) => "a command over Kafka",
+            Self::Kafka(KafkaInput::Joined) => "Kafka joined",
+            Self::Kafka(KafkaInput::Intruder(_)) => "another instance",
             Self::Log(_) => "a log line",
             Self::Signal(_) => "a signal",
             Self::Tick => "a tick",
@@ -107,6 +116,7 @@ struct Sources {
     clients: Receiver<ClientInput>,
     outcomes: Receiver<Outcome>,
     configuration: Receiver<ConfigResult>,
+    kafka: Receiver<KafkaInput>,
     logs: Receiver<LogMessage>,
     signals: Receiver<Signal>,
     ticks: Receiver<Tick>,
@@ -119,6 +129,9 @@ struct Daemon {
     epoch: Instant,
     csc: Csc,
     hub: Hub,
+    kafka: Option<Kafka>,
+    /// Why there is no Kafka although it is wanted.
+    kafka_problem: Option<String>,
     workers: Workers,
     configuration: Sender<ConfigRequest>,
     deadlines: Sender<Instant>,
@@ -136,9 +149,23 @@ struct Daemon {
     /// What came of effects and is to be handled in this turn.
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
+    /// What is to be done once it is clear that no other instance lives.
+    joining: Option<Joining>,
     /// Transitions asked for on the command line that have not ended.
     starting: usize,
+    /// Commands that came before all that.
+    deferred: VecDeque<Command>,
     over: bool,
+    /// Why it is over, if that is no success.
+    failure: Option<String>,
+}
+
+/// A start that waits for Kafka.
+struct Joining {
+    /// Not longer than this.
+    until: Instant,
+    state: SummaryState,
+    override_name: Option<String>,
 }
 
 /// Runs the daemon until it is told to end.
@@ -147,6 +174,7 @@ struct Daemon {
 /// When it cannot start; once it runs, it only ends by command or signal.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args)?;
+    sal::time::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
         .map_err(Failure::Other)?;
@@ -155,6 +183,13 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
     let (client_sender, clients) = bounded(CLIENT_QUEUE);
     let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
+    let core = setup.core();
+    log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
+    let start_timeout = match &setup.kafka {
+        KafkaPlan::On(options) => options.start_timeout,
+        KafkaPlan::Off | KafkaPlan::Impossible(_) => Duration::ZERO,
+    };
+    let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let backend: Arc<dyn Backend> = if setup.reader.simulated {
         Arc::new(Simulated::new(setup.settings.simulation.clone()))
@@ -166,20 +201,25 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         .map_err(|error| no_thread(&error))?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
-    let core = setup.core();
     watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
     let (deadlines, ticks) = timer::start().map_err(|error| no_thread(&error))?;
 
     let epoch = Instant::now();
     let mut effects = Vec::new();
     let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
-    log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
     let simulated = core.simulated;
     let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
+    let joining = Joining {
+        until: epoch + start_timeout,
+        state: args.state,
+        override_name: args.override_name.clone(),
+    };
     let mut daemon = Daemon {
         epoch,
         csc,
         hub,
+        kafka,
+        kafka_problem,
         workers,
         configuration: config_sender,
         deadlines,
@@ -193,13 +233,37 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         _state_lock: state_lock,
         inputs: VecDeque::new(),
         effects,
+        joining: Some(joining),
         starting: 0,
+        deferred: VecDeque::new(),
         over: false,
+        failure: None,
     };
+    daemon.carry_out();
+    if daemon.kafka.is_none() {
+        daemon.joined();
+    }
     let nobody = never();
-    daemon.start(args.state, args.override_name.as_deref());
-    daemon.run(&Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
-    Ok(())
+    let kafka = kafka_inputs;
+    daemon.run(&Sources { clients, outcomes, configuration, kafka, logs, signals, ticks, nobody })
+}
+
+/// Kafka, what comes over it, and why there is none although it is wanted.
+type StartedKafka = (Option<Kafka>, Receiver<KafkaInput>, Option<String>);
+
+fn start_kafka(plan: KafkaPlan, index: SalIndex) -> Result<StartedKafka, Failure> {
+    match plan {
+        KafkaPlan::Off => Ok((None, never(), None)),
+        KafkaPlan::Impossible(problem) => {
+            log::error!("no Kafka, only the local socket: {problem}");
+            Ok((None, never(), Some(problem)))
+        }
+        KafkaPlan::On(options) => {
+            let (sender, inputs) = bounded(KAFKA_QUEUE);
+            let kafka = Kafka::start(*options, index, sender).map_err(Failure::Configuration)?;
+            Ok((Some(kafka), inputs, None))
+        }
+    }
 }
 
 fn no_thread(error: &std::io::Error) -> Failure {
@@ -247,6 +311,7 @@ impl Sources {
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
             recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
             recv(self.configuration) -> result => result.map(Event::Configuration),
+            recv(self.kafka) -> input => input.map(Event::Kafka),
             recv(clients) -> input => input.map(Event::Client),
             recv(self.logs) -> message => message.map(Event::Log),
         };
@@ -261,6 +326,7 @@ impl Sources {
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
             recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
             recv(self.configuration) -> result => result.map(Event::Configuration),
+            recv(self.kafka) -> input => input.map(Event::Kafka),
             recv(clients) -> input => input.map(Event::Client),
             recv(self.logs) -> message => message.map(Event::Log),
             default => return None,
@@ -276,9 +342,27 @@ fn dead_channel() -> ! {
 }
 
 impl Daemon {
+    /// Begins for good: no other instance lives, or nobody can be asked.
+    fn joined(&mut self) {
+        let Some(joining) = self.joining.take() else { return };
+        self.inputs.push_back(Input::Joined);
+        self.turn();
+        if !self.over {
+            self.start(joining.state, joining.override_name.as_deref());
+        }
+    }
+
+    /// Begins without Kafka, when it did not answer for too long.
+    fn wait_no_longer(&mut self) {
+        let Some(joining) = &self.joining else { return };
+        if Instant::now() >= joining.until {
+            log::warn!("Kafka is not there: starting without it, over the local socket alone; trying on");
+            self.joined();
+        }
+    }
+
     /// Goes to the state that the command line asks for.
     fn start(&mut self, target: SummaryState, override_name: Option<&str>) {
-        self.carry_out();
         let mut state = SummaryState::Standby;
         while let Some(transition) = state.next_towards(target) {
             let order = match transition {
@@ -312,7 +396,7 @@ impl Daemon {
         }
     }
 
-    fn run(mut self, sources: &Sources) {
+    fn run(mut self, sources: &Sources) -> Result<(), Failure> {
         let mut deadline = None;
         while !self.over {
             let mut event = sources.wait(self.starting > 0);
@@ -346,6 +430,10 @@ impl Daemon {
             }
         }
         self.hub.close();
+        if let Some(kafka) = self.kafka {
+            kafka.close();
+        }
+        self.failure.map_or(Ok(()), |reason| Err(Failure::Other(reason)))
     }
 
     fn now(&self) -> Time {
@@ -362,7 +450,10 @@ impl Daemon {
             Event::Configuration(ConfigResult::Available(available)) => {
                 self.inputs.push_back(Input::ConfigurationsAvailable(available));
             }
-            Event::Log(message) => self.hub.publish(&SalEvent::LogMessage(message)),
+            Event::Kafka(KafkaInput::Command(command)) => self.take(command),
+            Event::Kafka(KafkaInput::Joined) => self.joined(),
+            Event::Kafka(KafkaInput::Intruder(who)) => self.inputs.push_back(Input::Intruder(who)),
+            Event::Log(message) => self.publish(&SalEvent::LogMessage(message)),
             Event::Signal(Signal::Terminate) => {
                 log::info!("told to end");
                 self.inputs.push_back(Input::Terminate);
@@ -370,6 +461,7 @@ impl Daemon {
             Event::Signal(Signal::HangUp) => self.reload(),
             Event::Tick => {
                 self.inputs.push_back(Input::Tick);
+                self.wait_no_longer();
                 self.tell_manager();
             }
         }
@@ -389,6 +481,8 @@ impl Daemon {
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
                     clients: self.hub.clients(),
+                    kafka: self.kafka.as_ref().map(Kafka::report),
+                    kafka_problem: self.kafka_problem.as_deref(),
                 };
                 let document = document::status(&self.csc.status(), &process);
                 self.hub.reply(client, document);
@@ -397,17 +491,26 @@ impl Daemon {
                 let document = document::jobs(self.csc.job_reports(), self.now());
                 self.hub.reply(client, document);
             }
-            ClientInput::Command(command) => {
-                let name = command.order.name().map_or("unknown command", |name| name.as_str());
-                let sender = &command.sender;
-                log::info!(
-                    "{name} {} from {} (process {})",
-                    sender.seq_num.0,
-                    sender.identity,
-                    sender.origin
-                );
-                self.inputs.push_back(Input::Command(command));
-            }
+            ClientInput::Command(command) => self.take(command),
+        }
+    }
+
+    /// Hands a command to the core, or keeps it until the start has ended.
+    fn take(&mut self, command: Command) {
+        let name = command.order.name().map_or("unknown command", |name| name.as_str());
+        let sender = &command.sender;
+        log::info!("{name} {} from {} (process {})", sender.seq_num.0, sender.identity, sender.origin);
+        if (self.joining.is_some() || self.starting > 0) && self.deferred.len() < DEFERRED_MAX {
+            self.deferred.push_back(command);
+        } else {
+            self.inputs.push_back(Input::Command(command));
+        }
+    }
+
+    fn publish(&mut self, event: &SalEvent) {
+        self.hub.publish(event);
+        if let Some(kafka) = &self.kafka {
+            kafka.publish(event);
         }
     }
 
@@ -417,6 +520,9 @@ impl Daemon {
             let now = self.now();
             self.csc.handle(now, input, &mut self.effects);
             self.carry_out();
+            if self.inputs.is_empty() && self.joining.is_none() && self.starting == 0 {
+                self.inputs.extend(self.deferred.drain(..).map(Input::Command));
+            }
         }
     }
 
@@ -428,15 +534,19 @@ impl Daemon {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Ack { to, ack, .. } => match to.via {
+            Effect::Ack { to, command, ack } => match to.via {
                 Via::Socket(client) => self.hub.ack(client, to.seq_num, &ack),
                 Via::CommandLine => {
                     self.starting = self.starting.saturating_sub(1);
                     self.ready_if_started();
                 }
-                Via::Kafka => {}
+                Via::Kafka => {
+                    if let Some(kafka) = &self.kafka {
+                        kafka.ack(&to, command, &ack);
+                    }
+                }
             },
-            Effect::Publish(event) => self.hub.publish(&event),
+            Effect::Publish(event) => self.publish(&event),
             // Until there is a journal, a record counts as durable at once.
             Effect::Journal(key) => self.inputs.push_back(Input::Journaled(key)),
             Effect::Request(request) => {
@@ -466,6 +576,10 @@ impl Daemon {
             Effect::SetLogLevel(level) => logging::set_level(level),
             Effect::Log(level, message) => logging::write(level, &message),
             Effect::Exit => self.over = true,
+            Effect::Fail(reason) => {
+                self.failure = Some(reason);
+                self.over = true;
+            }
         }
     }
 
@@ -490,6 +604,11 @@ impl Daemon {
             |stage| status.jobs.iter().find(|(name, _)| *name == stage).map_or(0, |(_, count)| *count);
         let jobs: usize = status.jobs.iter().map(|(_, count)| count).sum();
         let running = count(StageName::Running);
-        self.manager.status(format!("{}: {jobs} jobs, {running} of them running", status.state));
+        let kafka = match (&self.kafka, &self.kafka_problem) {
+            (Some(kafka), _) => kafka.report().problem,
+            (None, problem) => problem.clone(),
+        };
+        let kafka = kafka.map(|problem| format!("; no Kafka: {problem}")).unwrap_or_default();
+        self.manager.status(format!("{}: {jobs} jobs, {running} of them running{kafka}", status.state));
     }
 }

@@ -11,6 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::Failure;
 use crate::cli::flags::RunArgs;
 use crate::config::component::{self, Reader};
+use crate::config::kafka::{self, Options, Problem};
 use crate::config::settings::Settings;
 use crate::csc;
 use crate::csc::id::SalIndex;
@@ -25,6 +26,16 @@ pub(super) struct Setup {
     /// None in simulation, which keeps nothing.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) reader: Reader,
+    pub(super) kafka: KafkaPlan,
+}
+
+/// What is done about Kafka.
+pub(super) enum KafkaPlan {
+    /// Nobody wants it.
+    Off,
+    /// It is wanted, but this is missing.
+    Impossible(String),
+    On(Box<Options>),
 }
 
 impl Setup {
@@ -62,8 +73,17 @@ impl Setup {
             index,
             simulated: args.simulate,
         };
+        let kafka = if kafka::is_wanted(&settings.kafka, args.kafka, &lookup) {
+            match Options::new(&settings.kafka, &lookup) {
+                Ok(options) => KafkaPlan::On(Box::new(options)),
+                Err(Problem::NoSubname(text)) => KafkaPlan::Impossible(text),
+                Err(Problem::Wrong(text)) => return Err(Failure::Configuration(text)),
+            }
+        } else {
+            KafkaPlan::Off
+        };
         let log_level = args.log_level.unwrap_or(settings.log.level);
-        Ok(Self { settings, index, log_level, socket, state_dir, reader })
+        Ok(Self { settings, index, log_level, socket, state_dir, reader, kafka })
     }
 
     /// The part that the core needs.
@@ -80,6 +100,7 @@ impl Setup {
             submit_timeout: uws.submit_timeout,
             settle_time: uws.settle_time,
             outage_limit: uws.outage_limit,
+            joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,
         }
     }

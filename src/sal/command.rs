@@ -67,12 +67,7 @@ impl Params {
             let Some(field) = parameters(command).iter().find(|field| field.name == name) else {
                 return Err(unknown_parameter(command, name));
             };
-            let fits = match (field.kind, value) {
-                (FieldType::String, Value::String(_)) | (FieldType::Int, Value::Int(_)) => true,
-                (FieldType::String, Value::Int(_) | Value::Boolean(_) | Value::Double(_))
-                | (FieldType::Int, Value::String(_) | Value::Boolean(_) | Value::Double(_)) => false,
-            };
-            if !fits {
+            if value.kind() != field.kind {
                 return Err(wrong_type(field));
             }
         }
@@ -115,6 +110,8 @@ pub fn wrong_type(field: &Field) -> String {
     let expected = match field.kind {
         FieldType::String => "a string",
         FieldType::Int => "an integer of 32 bits",
+        FieldType::Boolean => "true or false",
+        FieldType::Float | FieldType::Double => "a number",
     };
     format!("parameter {:?} must be {expected}", field.name)
 }

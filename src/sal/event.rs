@@ -104,3 +104,50 @@ fn log_message(message: &LogMessage) -> Fields {
         ("timestamp", Value::Double(message.timestamp.0)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csc::event::{ConfigurationsAvailable, ErrorCode, ExitCode, JobResult, Phase};
+    use crate::csc::id::{JobId, SeqNum};
+    use crate::csc::state::SummaryState;
+    use crate::csc::time::Tai;
+    use crate::sal::topic::EVENTS;
+
+    #[test]
+    fn what_is_written_has_the_declared_fields_in_their_order() {
+        let job_id = JobId::parse("a").unwrap();
+        let known = ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Unknown };
+        let result = JobResult { job_id: job_id.clone(), exit_code: ExitCode::Error, result: known };
+        let message = LogMessage {
+            name: String::new(),
+            level: 10,
+            message: String::new(),
+            file_path: String::new(),
+            line_number: 1,
+            process: 1,
+            timestamp: Tai(1.0),
+        };
+        let text = String::new;
+        let events = [
+            Event::SummaryState(SummaryState::Standby),
+            Event::ErrorCode { code: ErrorCode::None, report: text() },
+            Event::Heartbeat,
+            Event::LogLevel { level: 20 },
+            Event::LogMessage(message),
+            Event::SimulationMode { mode: 0 },
+            Event::SoftwareVersions,
+            Event::ConfigurationsAvailable(ConfigurationsAvailable::default()),
+            Event::ConfigurationApplied { configurations: text(), version: text(), url: text() },
+            Event::JobId { seq_num: SeqNum(1), job_id },
+            Event::JobResult(result),
+        ];
+        for event in &events {
+            let (_, columns) = EVENTS.iter().find(|(name, _)| *name == topic(event)).unwrap();
+            let written: Vec<_> =
+                fields(event).into_iter().map(|(name, value)| (name, value.kind())).collect();
+            assert_eq!(written, *columns, "{}", topic(event));
+        }
+        assert_eq!(events.len() + 1, EVENTS.len());
+    }
+}

@@ -22,6 +22,19 @@ pub enum Value {
     Double(f64),
 }
 
+impl Value {
+    /// The type of the value.
+    #[must_use]
+    pub fn kind(&self) -> topic::FieldType {
+        match self {
+            Self::String(_) => topic::FieldType::String,
+            Self::Int(_) => topic::FieldType::Int,
+            Self::Boolean(_) => topic::FieldType::Boolean,
+            Self::Double(_) => topic::FieldType::Double,
+        }
+    }
+}
+
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Self::String(text.to_owned())

@@ -1,5 +1,6 @@
 //! TAI, the time of all SAL stamps.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::time::{DynamicClockId, clock_gettime_dynamic};
@@ -7,15 +8,29 @@ use rustix::time::{DynamicClockId, clock_gettime_dynamic};
 use crate::csc::time::Tai;
 
 /// TAI minus UTC since 2017-01-01, in seconds: used where the kernel does not know the offset.
-const TAI_MINUS_UTC: f64 = 37.0;
+pub const TAI_MINUS_UTC_S: u32 = 37;
 
-/// The time now: CLOCK_TAI where the kernel knows its offset from UTC, else UTC + 37 s.
+/// The offset in use; written once, at start.
+static OFFSET_S: AtomicU32 = AtomicU32::new(TAI_MINUS_UTC_S);
+
+/// Sets TAI minus UTC, in seconds, for the day on which a leap second comes and the kernel is not told.
+pub fn set_tai_minus_utc(seconds: u32) {
+    OFFSET_S.store(seconds, Ordering::Relaxed);
+}
+
+/// TAI minus UTC, in seconds.
+#[must_use]
+pub fn tai_minus_utc() -> f64 {
+    f64::from(OFFSET_S.load(Ordering::Relaxed))
+}
+
+/// The time now: CLOCK_TAI where the kernel knows its offset from UTC, else UTC and the offset that is set (37 s).
 #[must_use]
 pub fn now() -> Tai {
     let utc = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     // Without NTP the kernel's offset is 0, and its TAI is UTC.
     let tai = kernel_tai().filter(|tai| tai - utc > 1.0);
-    Tai(tai.unwrap_or(utc + TAI_MINUS_UTC))
+    Tai(tai.unwrap_or(utc + tai_minus_utc()))
 }
 
 fn kernel_tai() -> Option<f64> {
@@ -35,6 +50,6 @@ mod tests {
     #[test]
     fn tai_is_37_seconds_ahead_of_utc() {
         let utc = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
-        assert!((now().0 - utc - TAI_MINUS_UTC).abs() < 1.0);
+        assert!((now().0 - utc - f64::from(TAI_MINUS_UTC_S)).abs() < 1.0);
     }
 }

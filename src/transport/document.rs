@@ -8,9 +8,10 @@ use serde_json::{Map, Value as Json, json};
 use crate::csc::id::SalIndex;
 use crate::csc::report::{JobReport, Status};
 use crate::csc::time::Time;
+use crate::transport::KafkaReport;
 
 /// What the daemon adds to the core's status.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Process<'a> {
     /// Our index.
     pub index: SalIndex,
@@ -24,6 +25,10 @@ pub struct Process<'a> {
     pub state_dir: Option<&'a Path>,
     /// Clients of the local socket.
     pub clients: usize,
+    /// How it goes with Kafka, if it is used.
+    pub kafka: Option<KafkaReport>,
+    /// Why it is not used although it is wanted.
+    pub kafka_problem: Option<&'a str>,
 }
 
 /// The answer to `{"query":"status"}`.
@@ -53,6 +58,18 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "requests": status.counters.requests,
         "failed_requests": status.counters.failed_requests,
     });
+    let kafka = match (&process.kafka, process.kafka_problem) {
+        (Some(report), _) => json!({
+            "brokers": report.brokers,
+            "stage": report.stage,
+            "problem": report.problem,
+            "queued": report.queued,
+            "dropped": report.dropped,
+            "undecodable": report.undecodable,
+        }),
+        (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
+        (None, None) => Json::Null,
+    };
     let document = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "index": process.index.number(),
@@ -67,6 +84,7 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "socket": process.socket.to_string_lossy(),
         "state_dir": process.state_dir.map(Path::to_string_lossy),
         "clients": process.clients,
+        "kafka": kafka,
         "configuration": configuration,
         "service": service,
         "jobs": jobs,

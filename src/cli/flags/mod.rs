@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use self::nearest::nearest;
 use self::table::{Action, COMMANDS, Draft, FLAGS, Flag};
 use super::event_text::TOPICS;
+use crate::config::kafka::Wish;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
@@ -108,6 +109,8 @@ pub struct RunArgs {
     pub state_dir: Option<PathBuf>,
     /// `--loglevel`: Python's number.
     pub log_level: Option<i32>,
+    /// `--kafka`, `--no-kafka`.
+    pub kafka: Wish,
 }
 
 /// Which daemon a client talks to.
@@ -405,6 +408,12 @@ impl Line {
             Some(Ok(index)) => Some(index),
             Some(Err(reason)) => return self.wrong(reason),
         };
+        let kafka = match (self.draft.kafka, self.draft.no_kafka) {
+            (false, false) => Wish::AsConfigured,
+            (true, false) => Wish::On,
+            (false, true) => Wish::Off,
+            (true, true) => return self.wrong("--kafka and --no-kafka contradict each other"),
+        };
         Ok(RunArgs {
             index,
             simulate: self.draft.simulate,
@@ -415,6 +424,7 @@ impl Line {
             socket: self.draft.socket.take(),
             state_dir: self.draft.state_dir.take(),
             log_level: self.draft.log_level,
+            kafka,
         })
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Draft {
     pub(super) socket: Option<PathBuf>,
     pub(super) state_dir: Option<PathBuf>,
     pub(super) log_level: Option<i32>,
+    pub(super) kafka: bool,
+    pub(super) no_kafka: bool,
     pub(super) index: Option<SalIndex>,
     pub(super) timeout: Option<Duration>,
     pub(super) no_wait: bool,
@@ -195,7 +197,7 @@ pub(super) const COMMANDS: &[Command] = &[
 /// All flags, in the order of help.
 pub(super) const FLAGS: &[Flag] = &[
     SIMULATE, STATE, OVERRIDE, CONFIGDIR, CONFIG, SITE, TIMEOUT, NO_WAIT, ALL, WAIT, SOCKET, INDEX,
-    STATE_DIR, LOGLEVEL, JSON, HELP, VERSION,
+    STATE_DIR, LOGLEVEL, KAFKA, NO_KAFKA, JSON, HELP, VERSION,
 ];
 
 /// The entry of a command.
@@ -432,6 +434,33 @@ fn test_loglevel() {
         check(&LOGLEVEL, value, |draft| draft.log_level = Some(level));
     }
     check_bad(&LOGLEVEL, "15", "unknown level \"15\": give 10, 20, 30, 40, debug, info, warning or error");
+}
+
+const KAFKA: Flag = Flag {
+    name: "kafka",
+    short: None,
+    verbs: &[Verb::Run],
+    help: "Use Kafka [default: if brokers are set in ocps.toml, or $LSST_KAFKA_BROKER_ADDR or \
+           $LSST_TOPIC_SUBNAME are set].",
+    action: Action::Switch(|draft| draft.kafka = true),
+};
+
+#[test]
+fn test_kafka() {
+    check(&KAFKA, "", |draft| draft.kafka = true);
+}
+
+const NO_KAFKA: Flag = Flag {
+    name: "no-kafka",
+    short: None,
+    verbs: &[Verb::Run],
+    help: "Do not use Kafka, whatever is set: only the local socket.",
+    action: Action::Switch(|draft| draft.no_kafka = true),
+};
+
+#[test]
+fn test_no_kafka() {
+    check(&NO_KAFKA, "", |draft| draft.no_kafka = true);
 }
 
 const JSON: Flag = Flag {

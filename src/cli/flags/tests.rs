@@ -30,7 +30,15 @@ fn plain_run() -> RunArgs {
         socket: None,
         state_dir: None,
         log_level: None,
+        kafka: Wish::AsConfigured,
     }
+}
+
+#[test]
+fn kafka_is_on_or_off_but_not_both() {
+    assert_eq!(run(&["ocps", "run", "--kafka"]).kafka, Wish::On);
+    assert_eq!(run(&["ocps", "run", "--no-kafka"]).kafka, Wish::Off);
+    assert!(problem(&["ocps", "run", "--kafka", "--no-kafka"]).contains("contradict each other"));
 }
 
 #[test]
@@ -73,6 +81,7 @@ fn run_takes_an_index_and_flags_in_any_order() {
         socket: Some("s".into()),
         state_dir: Some("d".into()),
         log_level: Some(10),
+        kafka: Wish::AsConfigured,
     };
     assert_eq!(run(&all), expected);
 }

@@ -1,0 +1,342 @@
+//! How to reach Kafka: the toml and the environment together, defaults filled in.
+//!
+//! Invariant: [`Options`] are complete, and whatever of them is secret is shown by no log. The environment
+//! variables are those of salobj; they win over the toml.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::settings::{self, Secret};
+
+/// What may be asked of the broker before a message counts as written.
+pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
+
+/// What the command line says about Kafka.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing: it is used when it is configured.
+    #[default]
+    AsConfigured,
+    /// `--kafka`.
+    On,
+    /// `--no-kafka`.
+    Off,
+}
+
+/// How to reach Kafka.
+#[derive(Clone, PartialEq)]
+pub struct Options {
+    /// `HOST:PORT`, several joined with commas.
+    pub brokers: String,
+    /// The second word of all topic names.
+    pub topic_subname: String,
+    /// URL of the schema registry, without a slash at its end.
+    pub registry_url: String,
+    /// Whom to be, if the broker asks.
+    pub sasl: Option<Sasl>,
+    /// Replication factor of topics that we create.
+    pub replication_factor: i32,
+    /// What the broker confirms.
+    pub producer_acks: String,
+    /// More librdkafka settings for all clients.
+    pub broker_client: Vec<(String, String)>,
+    /// More librdkafka settings for the consumer.
+    pub consumer: Vec<(String, String)>,
+    /// More librdkafka settings for the producer.
+    pub producer: Vec<(String, String)>,
+    /// How long the start waits for Kafka before it goes on without.
+    pub start_timeout: Duration,
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The rest may hold secrets.
+        write!(f, "Options({} at {})", self.topic_subname, self.brokers)
+    }
+}
+
+/// Authentication.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sasl {
+    /// `SASL_PLAINTEXT` or `SASL_SSL`.
+    pub protocol: String,
+    /// For example `SCRAM-SHA-512`.
+    pub mechanism: String,
+    /// The name.
+    pub username: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// Why there are no [`Options`]: one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// Nobody said which topics are meant; the daemon works without Kafka.
+    NoSubname(String),
+    /// A setting is wrong.
+    Wrong(String),
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self::Wrong(text)
+    }
+}
+
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// Whether Kafka is to be used at all.
+#[must_use]
+pub fn is_wanted(settings: &settings::Kafka, wish: Wish, env: Env<'_>) -> bool {
+    match wish {
+        Wish::On => true,
+        Wish::Off => false,
+        Wish::AsConfigured => {
+            settings.brokers.is_some()
+                || ["LSST_KAFKA_BROKER_ADDR", "LSST_TOPIC_SUBNAME"].iter().any(|name| env(name).is_some())
+        }
+    }
+}
+
+impl Options {
+    /// Puts it together; a variable that is set but empty counts as not set.
+    ///
+    /// # Errors
+    /// One line: which setting is missing or wrong.
+    pub fn new(settings: &settings::Kafka, env: Env<'_>) -> Result<Self, Problem> {
+        let text = |name: &str, setting: &Option<String>| -> Result<Option<String>, String> {
+            match env(name).filter(|value| !value.is_empty()) {
+                Some(value) => value.into_string().map(Some).map_err(|_| format!("{name} is not UTF-8")),
+                None => Ok(setting.clone()),
+            }
+        };
+        let or = |name: &str, setting: &Option<String>, default: &str| {
+            text(name, setting).map(|value| value.unwrap_or_else(|| default.to_owned()))
+        };
+        let topic_subname = text("LSST_TOPIC_SUBNAME", &settings.topic_subname)?
+            .filter(|name| settings::is_site(name))
+            .ok_or_else(|| {
+                Problem::NoSubname(
+                    "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or \
+                     kafka.topic_subname, or give --no-kafka"
+                        .to_owned(),
+                )
+            })?;
+        let brokers = or("LSST_KAFKA_BROKER_ADDR", &settings.brokers, "broker:29092")?;
+        let registry =
+            or("LSST_SCHEMA_REGISTRY_URL", &settings.schema_registry_url, "http://schema-registry:8081")?;
+        if !is_url(&registry) {
+            return Err("LSST_SCHEMA_REGISTRY_URL must be http://HOST:PORT or https://HOST:PORT"
+                .to_owned()
+                .into());
+        }
+        let default_factor = settings.replication_factor.unwrap_or(1).to_string();
+        let factor = or("LSST_KAFKA_REPLICATION_FACTOR", &None, &default_factor)?;
+        let replication_factor = factor.parse().ok().filter(|factor| (1..=100).contains(factor));
+        let producer_acks = or("LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks, "1")?;
+        if !ACKS.contains(&producer_acks.as_str()) {
+            let text = format!("LSST_KAFKA_PRODUCER_WAIT_ACKS must be 0, 1 or all, not {producer_acks:?}");
+            return Err(text.into());
+        }
+        let file = |name: &str, setting: &Option<PathBuf>| {
+            let path = env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+            path.or_else(|| setting.clone()).map_or(Ok(Vec::new()), |path| read_mapping(&path))
+        };
+        Ok(Self {
+            brokers,
+            topic_subname,
+            registry_url: registry.trim_end_matches('/').to_owned(),
+            sasl: sasl(settings, env, &or)?,
+            replication_factor: replication_factor.ok_or_else(|| {
+                format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
+            })?,
+            producer_acks,
+            broker_client: file(
+                "LSST_KAFKA_BROKER_CLIENT_CONFIGURATION",
+                &settings.broker_client_configuration,
+            )?,
+            consumer: file("LSST_KAFKA_CONSUMER_CONFIGURATION", &settings.consumer_configuration)?,
+            producer: file("LSST_KAFKA_PRODUCER_CONFIGURATION", &settings.producer_configuration)?,
+            start_timeout: settings.start_timeout.unwrap_or(Duration::from_secs(30)),
+        })
+    }
+
+    /// Why this build cannot do what is asked for, if so.
+    ///
+    /// # Errors
+    /// One line: TLS or SASL is asked for, and OpenSSL was not built in.
+    pub fn check_build(&self) -> Result<(), String> {
+        let secure = |(key, value): &&(String, String)| {
+            key == "security.protocol" && !value.eq_ignore_ascii_case("plaintext")
+        };
+        let more = self.broker_client.iter().chain(&self.consumer).chain(&self.producer);
+        let asked = self.sasl.is_some() || more.clone().any(|pair| secure(&pair));
+        if asked && !cfg!(feature = "kafka-sasl") {
+            return Err(
+                "this build cannot do SASL or TLS to Kafka: build it with --features kafka-sasl, unset \
+                 LSST_KAFKA_SECURITY_USERNAME and LSST_KAFKA_SECURITY_PASSWORD, or give --no-kafka"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn sasl(
+    settings: &settings::Kafka,
+    env: Env<'_>,
+    or: &dyn Fn(&str, &Option<String>, &str) -> Result<String, String>,
+) -> Result<Option<Sasl>, String> {
+    let username = or("LSST_KAFKA_SECURITY_USERNAME", &settings.username, "")?;
+    let password = match env("LSST_KAFKA_SECURITY_PASSWORD").filter(|value| !value.is_empty()) {
+        Some(value) => {
+            Some(value.into_string().map(Secret).map_err(|_| "LSST_KAFKA_SECURITY_PASSWORD is not UTF-8")?)
+        }
+        None => settings.password.clone(),
+    };
+    let Some(password) = password.filter(|_| !username.is_empty()) else { return Ok(None) };
+    Ok(Some(Sasl {
+        protocol: or("LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, "SASL_PLAINTEXT")?,
+        mechanism: or("LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, "SCRAM-SHA-512")?,
+        username,
+        password,
+    }))
+}
+
+pub(super) fn is_url(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.starts_with('/')
+            && !rest.is_empty()
+            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+    })
+}
+
+/// Reads a YAML mapping of librdkafka settings; their values may be secret, so no error shows one.
+fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
+    let shown = path.display();
+    let text = super::file::read(path)
+        .map_err(|error| error.to_string())?
+        .ok_or_else(|| format!("{shown}: no such file; it is named for more Kafka settings"))?;
+    let wrong =
+        || format!("{shown}: must be a YAML mapping of librdkafka settings to texts, numbers or booleans");
+    let value: serde_yaml::Value = serde_yaml::from_str(&text).map_err(|_| wrong())?;
+    let mapping = match value {
+        serde_yaml::Value::Null => return Ok(Vec::new()),
+        serde_yaml::Value::Mapping(mapping) => mapping,
+        serde_yaml::Value::Bool(_)
+        | serde_yaml::Value::Number(_)
+        | serde_yaml::Value::String(_)
+        | serde_yaml::Value::Sequence(_)
+        | serde_yaml::Value::Tagged(_) => return Err(wrong()),
+    };
+    let pair = |(key, value): (serde_yaml::Value, serde_yaml::Value)| {
+        let value = match value {
+            serde_yaml::Value::Bool(flag) => flag.to_string(),
+            serde_yaml::Value::Number(number) => number.to_string(),
+            serde_yaml::Value::String(text) => text,
+            serde_yaml::Value::Null
+            | serde_yaml::Value::Mapping(_)
+            | serde_yaml::Value::Sequence(_)
+            | serde_yaml::Value::Tagged(_) => return None,
+        };
+        Some((key.as_str()?.to_owned(), value))
+    };
+    mapping.into_iter().map(pair).collect::<Option<_>>().ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(toml: &settings::Kafka, env: &[(&str, &str)]) -> Result<Options, String> {
+        let options = Options::new(toml, &|name| {
+            env.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
+        });
+        options.map_err(|problem| match problem {
+            Problem::NoSubname(text) | Problem::Wrong(text) => text,
+        })
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_toml_and_the_rest_has_defaults() {
+        let toml = settings::Kafka {
+            brokers: Some("toml:1".to_owned()),
+            topic_subname: Some("toml".to_owned()),
+            ..settings::Kafka::default()
+        };
+        let plain = options(&toml, &[]).unwrap();
+        assert_eq!((plain.brokers.as_str(), plain.topic_subname.as_str()), ("toml:1", "toml"));
+        assert_eq!(plain.registry_url, "http://schema-registry:8081");
+        assert_eq!((plain.replication_factor, plain.producer_acks.as_str()), (1, "1"));
+        assert_eq!(plain.sasl, None);
+        let env = [
+            ("LSST_KAFKA_BROKER_ADDR", "env:2"),
+            ("LSST_TOPIC_SUBNAME", "test"),
+            ("LSST_SCHEMA_REGISTRY_URL", "http://r:8081/"),
+            ("LSST_KAFKA_SECURITY_USERNAME", "me"),
+            ("LSST_KAFKA_SECURITY_PASSWORD", "geheim"),
+            ("LSST_KAFKA_REPLICATION_FACTOR", "3"),
+            ("LSST_KAFKA_PRODUCER_WAIT_ACKS", "all"),
+        ];
+        let all = options(&toml, &env).unwrap();
+        assert_eq!((all.brokers.as_str(), all.topic_subname.as_str()), ("env:2", "test"));
+        assert_eq!(all.registry_url, "http://r:8081");
+        assert_eq!((all.replication_factor, all.producer_acks.as_str()), (3, "all"));
+        let sasl = all.sasl.clone().unwrap();
+        assert_eq!((sasl.protocol.as_str(), sasl.mechanism.as_str()), ("SASL_PLAINTEXT", "SCRAM-SHA-512"));
+        assert!(!format!("{all:?} {sasl:?}").contains("geheim"));
+        assert_eq!(all.check_build().is_ok(), cfg!(feature = "kafka-sasl"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let none = settings::Kafka::default();
+        let check = |env: &[(&str, &str)], expected: &str| {
+            let error = options(&none, env).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(&[], "set LSST_TOPIC_SUBNAME or kafka.topic_subname");
+        check(&[("LSST_TOPIC_SUBNAME", "a b")], "the topic subname is not set, or not a word");
+        let sub = ("LSST_TOPIC_SUBNAME", "sal");
+        check(&[sub, ("LSST_SCHEMA_REGISTRY_URL", "registry")], "LSST_SCHEMA_REGISTRY_URL must be");
+        check(&[sub, ("LSST_KAFKA_REPLICATION_FACTOR", "0")], "LSST_KAFKA_REPLICATION_FACTOR must be");
+        check(&[sub, ("LSST_KAFKA_PRODUCER_WAIT_ACKS", "2")], "LSST_KAFKA_PRODUCER_WAIT_ACKS must be");
+        check(&[sub, ("LSST_KAFKA_CONSUMER_CONFIGURATION", "/none.yaml")], "/none.yaml: no such file");
+    }
+
+    #[test]
+    fn more_settings_are_a_yaml_mapping() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("more.yaml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_mapping(&path)
+        };
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(
+            read("fetch.wait.max.ms: 20\nclient.id: x\n").unwrap(),
+            [pair("fetch.wait.max.ms", "20"), pair("client.id", "x")]
+        );
+        assert_eq!(read("").unwrap(), []);
+        for bad in ["[1]", "a: [geheim]", "geheim", "a: b: geheim"] {
+            let error = read(bad).unwrap_err();
+            assert!(error.contains("must be a YAML mapping") && !error.contains("geheim"), "{error}");
+        }
+    }
+
+    #[test]
+    fn kafka_is_used_when_it_is_configured_or_asked_for() {
+        let toml = settings::Kafka { brokers: Some("b:1".to_owned()), ..settings::Kafka::default() };
+        let none = settings::Kafka::default();
+        let nothing = |_: &str| None;
+        let subname = |name: &str| (name == "LSST_TOPIC_SUBNAME").then(|| OsString::from("sal"));
+        assert!(!is_wanted(&none, Wish::AsConfigured, &nothing));
+        assert!(is_wanted(&none, Wish::AsConfigured, &subname));
+        assert!(is_wanted(&toml, Wish::AsConfigured, &nothing));
+        assert!(is_wanted(&none, Wish::On, &nothing));
+        assert!(!is_wanted(&toml, Wish::Off, &subname));
+    }
+}

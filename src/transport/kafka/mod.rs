@@ -1,0 +1,344 @@
+//! SAL over Kafka: commands in, acks and events out.
+//!
+//! Three threads of ours: `kafka` joins and then writes, `kafka-read` reads, and one takes the producer's
+//! reports; librdkafka has its own underneath. The main loop only puts messages into the [`outbox`] and takes
+//! [`KafkaInput`]s; it never waits for a broker or a registry. Nothing here knows what a job is.
+//!
+//! * [`wire`]: bytes; [`registry`]: schemas; [`outbox`]: what is still to be said
+//! * [`client`]: librdkafka's settings and callbacks; [`setup`]: joining; [`reader`]: reading
+//! * [`trouble`]: what is wrong, said once and then rarely
+
+mod client;
+mod outbox;
+mod reader;
+mod registry;
+mod setup;
+mod trouble;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseRecord, ThreadedProducer};
+
+use super::{KafkaInput, KafkaReport};
+use crate::config::kafka::Options;
+use crate::csc::command::{CommandName, Sender as CommandSender};
+use crate::csc::event::{Ack, Event};
+use crate::csc::id::SalIndex;
+use crate::csc::time::Tai;
+use crate::sal;
+use crate::sal::ack::AckFields;
+use client::{Context, Report};
+use outbox::{Fate, Message, Outbox, Outgoing};
+use reader::Reader;
+use setup::Session;
+use trouble::{Kind, Troubles};
+use wire::{Header, Topic, Writer};
+
+/// First and longest wait between tries to join.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// Longest wait for the last messages to leave when the daemon ends.
+const FLUSH: Duration = Duration::from_secs(3);
+/// Reports that wait to be heard: more than there are messages in flight.
+const REPORTS: usize = 1024;
+/// Longest sleep of a thread that has nothing to do.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What the threads share.
+struct Shared {
+    /// The daemon ends.
+    closing: Arc<AtomicBool>,
+    /// The broker and the registry were reached.
+    connected: AtomicBool,
+    /// No other instance was heard yet, but may be.
+    listening: AtomicBool,
+    undecodable: AtomicU64,
+    troubles: Arc<Troubles>,
+}
+
+/// Kafka, as the main loop sees it.
+pub struct Kafka {
+    outbox: Arc<Outbox>,
+    shared: Arc<Shared>,
+    done: Receiver<()>,
+    brokers: String,
+}
+
+impl Kafka {
+    /// Begins to join; from then on what comes is sent to `inputs`.
+    ///
+    /// # Errors
+    /// One line: the settings are not possible. That nobody is there is no error: it is tried on and on.
+    pub fn start(options: Options, index: SalIndex, inputs: Sender<KafkaInput>) -> Result<Self, String> {
+        options.check_build()?;
+        let (wake, woken) = bounded(1);
+        let (done_sender, done) = bounded(1);
+        let (report_sender, reports) = bounded(REPORTS);
+        let outbox = Arc::new(Outbox::new(wake));
+        let shared = Arc::new(Shared {
+            closing: Arc::default(),
+            connected: AtomicBool::new(false),
+            listening: AtomicBool::new(true),
+            undecodable: AtomicU64::new(0),
+            troubles: Arc::default(),
+        });
+        let context = Context {
+            troubles: shared.troubles.clone(),
+            reports: report_sender,
+            closing: shared.closing.clone(),
+        };
+        let consumer = client::consumer(&options, index, context.clone())?;
+        let producer = client::producer(&options, index, context.clone())?;
+        let brokers = options.brokers.clone();
+        let link = Link {
+            options,
+            index,
+            origin: i32::try_from(std::process::id()).unwrap_or(0),
+            inputs,
+            outbox: outbox.clone(),
+            shared: shared.clone(),
+            woken,
+            reports,
+            context,
+            producer,
+            stamps: BTreeMap::new(),
+        };
+        let run = move || {
+            link.run(consumer);
+            let _ = done_sender.send(());
+        };
+        let thread = thread::Builder::new().name("kafka".to_owned()).spawn(run);
+        thread.map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(Self { outbox, shared, done, brokers })
+    }
+
+    /// Answers a command that came over Kafka.
+    pub fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack) {
+        let fields = AckFields::from(ack);
+        let own = vec![
+            ("ack", sal::Value::Int(fields.ack)),
+            ("error", sal::Value::Int(fields.error)),
+            ("result", sal::Value::String(fields.result)),
+            ("identity", to.identity.as_str().into()),
+            ("origin", sal::Value::Int(to.origin)),
+            ("cmdtype", sal::Value::Int(command.map_or(0, wire::cmdtype))),
+            ("timeout", sal::Value::Double(fields.timeout)),
+        ];
+        self.outbox.push(Message { topic: Topic::Ack, seq_num: Some(to.seq_num.0), own });
+    }
+
+    /// Tells an event.
+    pub fn publish(&self, event: &Event) {
+        let topic = Topic::Event(sal::event::topic(event));
+        self.outbox.push(Message { topic, seq_num: None, own: sal::event::fields(event) });
+    }
+
+    /// How it goes.
+    #[must_use]
+    pub fn report(&self) -> KafkaReport {
+        let (queued, dropped) = self.outbox.counts();
+        let connected = self.shared.connected.load(Ordering::Acquire);
+        let stage = match (connected, self.shared.listening.load(Ordering::Acquire)) {
+            (false, _) => "connecting",
+            (true, true) => "listening",
+            (true, false) => "joined",
+        };
+        KafkaReport {
+            brokers: self.brokers.clone(),
+            stage,
+            problem: self.shared.troubles.current(),
+            queued,
+            dropped,
+            undecodable: self.shared.undecodable.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends: waits a little for what is still to be said, if there is somebody to say it to.
+    pub fn close(self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.outbox.wake();
+        if self.shared.connected.load(Ordering::Acquire) {
+            let _ = self.done.recv_timeout(FLUSH + Duration::from_secs(1));
+        }
+        let (left, _) = self.outbox.counts();
+        if left > 0 {
+            log::warn!("Kafka: {left} messages were not delivered");
+        }
+    }
+}
+
+/// The thread that joins and then writes.
+struct Link {
+    options: Options,
+    index: SalIndex,
+    origin: i32,
+    inputs: Sender<KafkaInput>,
+    outbox: Arc<Outbox>,
+    shared: Arc<Shared>,
+    woken: Receiver<()>,
+    reports: Receiver<Report>,
+    context: Context,
+    producer: ThreadedProducer<Context>,
+    /// The last stamp of each topic: none may be earlier.
+    stamps: BTreeMap<Topic, f64>,
+}
+
+impl Link {
+    fn run(mut self, consumer: BaseConsumer<Context>) {
+        let Some(session) = self.join(&consumer) else { return };
+        let Session { writers, registry, stamps } = session;
+        self.stamps = stamps;
+        self.shared.connected.store(true, Ordering::Release);
+        let topics =
+            Topic::all().map(|topic| (topic.kafka_name(&self.options.topic_subname), topic)).collect();
+        let reader = Reader {
+            consumer,
+            registry,
+            index: self.index,
+            origin: self.origin,
+            topics,
+            inputs: self.inputs.clone(),
+            outbox: self.outbox.clone(),
+            shared: self.shared.clone(),
+            bad: BTreeMap::new(),
+        };
+        let reading = thread::Builder::new().name("kafka-read".to_owned()).spawn(|| reader.run());
+        if let Err(error) = reading {
+            log::error!("Kafka: cannot start a thread, so no commands are read: {error}");
+        }
+        self.write(&writers);
+    }
+
+    /// Tries until it succeeds; none if the daemon ends before.
+    fn join(&self, consumer: &BaseConsumer<Context>) -> Option<Session> {
+        let mut wait = BACKOFF.0;
+        loop {
+            if self.is_closing() {
+                return None;
+            }
+            match setup::join(&self.options, self.index, consumer, &self.context) {
+                Ok(session) => {
+                    self.shared.troubles.over(&[Kind::SetUp, Kind::Broker, Kind::Authentication]);
+                    log::info!(
+                        "Kafka: at {} as {}:{} of lsst.{}",
+                        self.options.brokers,
+                        "OCPS",
+                        self.index.number(),
+                        self.options.topic_subname
+                    );
+                    return Some(session);
+                }
+                Err(problem) => self.shared.troubles.say(Kind::SetUp, &problem),
+            }
+            let until = Instant::now() + wait;
+            // What is pushed wakes us too.
+            while !self.is_closing() && self.woken.recv_deadline(until).is_ok() {}
+            wait = (wait * 2).min(BACKOFF.1);
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.shared.closing.load(Ordering::Acquire)
+    }
+
+    fn write(&mut self, writers: &BTreeMap<Topic, Writer>) {
+        let mut end: Option<Instant> = None;
+        loop {
+            while let Some(outgoing) = self.outbox.take() {
+                self.hand_over(writers, outgoing);
+            }
+            if self.is_closing() {
+                let end = *end.get_or_insert_with(|| Instant::now() + FLUSH);
+                if self.outbox.is_done() || Instant::now() >= end {
+                    return;
+                }
+            }
+            let sleep = if self.is_closing() { Duration::from_millis(10) } else { IDLE };
+            let sleep = match self.outbox.next_try() {
+                Some(time) => {
+                    time.saturating_duration_since(Instant::now()).max(Duration::from_millis(5)).min(sleep)
+                }
+                None => sleep,
+            };
+            select! {
+                recv(self.woken) -> _ => {}
+                recv(self.reports) -> report => if let Ok(report) = report { self.hear(report) },
+                default(sleep) => {}
+            }
+            while let Ok(report) = self.reports.try_recv() {
+                self.hear(report);
+            }
+        }
+    }
+
+    fn hand_over(&mut self, writers: &BTreeMap<Topic, Writer>, outgoing: Outgoing) {
+        let Outgoing { id, seq_num, message } = outgoing;
+        let topic = message.topic;
+        let identity = format!("OCPS:{}", self.index.number());
+        let sent = self.stamp(topic);
+        let header =
+            Header { index: self.index, sent: Tai(sent), seq_num, identity: &identity, origin: self.origin };
+        let bytes = match writers.get(&topic).map(|writer| writer.message(&header, &message.own)) {
+            Some(Ok(bytes)) => bytes,
+            Some(Err(reason)) => {
+                log::error!("Kafka: {} {seq_num} {reason}", topic.sal_name());
+                return self.outbox.delivered(id);
+            }
+            // All topics that we write have one.
+            None => return self.outbox.delivered(id),
+        };
+        let (name, key) = (topic.kafka_name(&self.options.topic_subname), topic.key(self.index));
+        let record = BaseRecord::with_opaque_to(&name, id).key(&key).payload(&bytes);
+        if let Err((error, _)) = self.producer.send(record) {
+            self.refused(id, topic, &error);
+        }
+    }
+
+    /// TAI now, and never before the last of this topic: readers drop what is older.
+    fn stamp(&mut self, topic: Topic) -> f64 {
+        let now = sal::time::now().0;
+        let last = self.stamps.entry(topic).or_insert(now);
+        *last = last.max(now);
+        *last
+    }
+
+    fn hear(&self, report: Report) {
+        match report.result {
+            Ok(()) => {
+                self.outbox.delivered(report.id);
+                if self.shared.troubles.over(&[Kind::Broker, Kind::Authentication, Kind::Topic]) {
+                    log::info!("Kafka: the broker takes our messages again");
+                }
+            }
+            Err(error) => {
+                let topic = self.outbox.topic(report.id);
+                if let Some(topic) = topic {
+                    self.refused(report.id, topic, &error);
+                }
+            }
+        }
+    }
+
+    fn refused(&self, id: usize, topic: Topic, error: &KafkaError) {
+        let (name, why) = (topic.kafka_name(&self.options.topic_subname), setup::code(error));
+        match self.outbox.refused(id, client::refusal(error)) {
+            Fate::Kept if self.is_closing() => {}
+            Fate::Kept => {
+                self.shared.troubles.say(Kind::Topic, &format!("topic {name} cannot be written: {why}"));
+            }
+            Fate::Minimal => {
+                log::error!(
+                    "Kafka: a message for {name} was refused ({why}); its minimal form is sent instead"
+                );
+            }
+            Fate::Dropped => log::error!("Kafka: a message for {name} was refused ({why}); it is lost"),
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! What we have to say and the broker has not confirmed yet.
+//!
+//! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
+//! of its topic waits to be tried again. Bounded: when there is too much, the oldest heartbeats and logMessages
+//! go first, then the oldest of other events, but never an ack, a job_id or a job_result.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use serde_json::{Value as Json, json};
+
+use super::wire::Topic;
+use crate::sal::Value;
+use crate::sal::event::Fields;
+
+/// Messages that wait, beyond which the least important are dropped: hours of heartbeats.
+const WAITING_MAX: usize = 10_000;
+/// Bytes of text that wait, beyond which job_results are kept in their minimal form.
+const BYTES_MAX: usize = 64 << 20;
+/// Messages handed to the producer and not confirmed: enough for full speed, few enough to keep in hand.
+const IN_FLIGHT_MAX: usize = 200;
+/// How long a topic rests that the broker does not take.
+const REST: Duration = Duration::from_secs(5);
+/// Longest text in a minimal form, in characters.
+const MINIMAL_TEXT: usize = 1000;
+
+/// Something to say.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Message {
+    pub(super) topic: Topic,
+    /// Of an ack: the number of the command. The others are counted when they leave.
+    pub(super) seq_num: Option<i32>,
+    pub(super) own: Fields,
+}
+
+/// What may be dropped, the least important first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Heartbeat,
+    Log,
+    State,
+    Owed,
+}
+
+impl Message {
+    fn worth(&self) -> Worth {
+        match self.topic {
+            Topic::Event("heartbeat") => Worth::Heartbeat,
+            Topic::Event("logMessage") => Worth::Log,
+            Topic::Event("job_result" | "job_id") | Topic::Ack | Topic::Command(_) => Worth::Owed,
+            Topic::Event(_) => Worth::State,
+        }
+    }
+
+    /// Whether it may leave before it is known that no other instance lives.
+    fn is_early(&self) -> bool {
+        matches!(self.topic, Topic::Event("logLevel" | "logMessage"))
+    }
+
+    fn size(&self) -> usize {
+        let text = |value: &Value| match value {
+            Value::String(text) => text.len(),
+            Value::Int(_) | Value::Boolean(_) | Value::Double(_) => 0,
+        };
+        self.own.iter().map(|(_, value)| text(value)).sum()
+    }
+
+    /// The same in few bytes: texts are cut, and of a job_result only its identity is left.
+    pub(super) fn minimal(&self) -> Self {
+        let cut = |name: &str, value: &Value| match value {
+            Value::String(text) if self.topic == Topic::Event("job_result") && name == "result" => {
+                Value::String(minimal_result(text))
+            }
+            Value::String(text) => Value::String(text.chars().take(MINIMAL_TEXT).collect()),
+            Value::Int(_) | Value::Boolean(_) | Value::Double(_) => value.clone(),
+        };
+        let own = self.own.iter().map(|(name, value)| (*name, cut(name, value))).collect();
+        Self { topic: self.topic, seq_num: self.seq_num, own }
+    }
+}
+
+/// `jobId`, `runId` and `phase` of a job object, as far as they are there.
+fn minimal_result(text: &str) -> String {
+    let object: Json = serde_json::from_str(text).unwrap_or_default();
+    let field = |name: &str| object.get(name).and_then(Json::as_str).unwrap_or_default();
+    json!({ "jobId": field("jobId"), "runId": field("runId"), "phase": field("phase") }).to_string()
+}
+
+/// Which messages may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// Only logLevel and logMessage.
+    Early,
+    /// All.
+    Open,
+}
+
+/// Why the producer did not deliver a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It may succeed later.
+    Later,
+    /// It is too large, or else never acceptable as it is.
+    Never,
+}
+
+/// What became of a refused message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It will be tried again.
+    Kept,
+    /// It will be tried in its minimal form.
+    Minimal,
+    /// It is lost.
+    Dropped,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    id: usize,
+    message: Arc<Message>,
+    minimal: bool,
+    seq_num: Option<i32>,
+}
+
+/// The queue without its lock.
+#[derive(Debug)]
+struct Queue {
+    gate: Gate,
+    waiting: VecDeque<Entry>,
+    in_flight: BTreeMap<usize, Entry>,
+    /// Topics that rest until this time, and until nothing of them is in flight.
+    resting: BTreeMap<Topic, Instant>,
+    bytes: usize,
+    last_id: usize,
+    seq_nums: BTreeMap<Topic, i32>,
+    dropped: u64,
+}
+
+/// A message on its way to the producer.
+#[derive(Clone, Debug)]
+pub(super) struct Outgoing {
+    /// By which its delivery is reported.
+    pub(super) id: usize,
+    /// `private_seqNum`.
+    pub(super) seq_num: i32,
+    pub(super) message: Arc<Message>,
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self {
+            gate: Gate::Early,
+            waiting: VecDeque::new(),
+            in_flight: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            bytes: 0,
+            last_id: 0,
+            seq_nums: BTreeMap::new(),
+            dropped: 0,
+        }
+    }
+
+    fn push(&mut self, mut message: Message) {
+        if self.bytes + message.size() > BYTES_MAX {
+            message = message.minimal();
+        }
+        self.bytes += message.size();
+        self.last_id += 1;
+        let entry = Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None };
+        self.waiting.push_back(entry);
+        if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
+            self.drop_one();
+        }
+    }
+
+    /// Drops the oldest of the least important that wait.
+    fn drop_one(&mut self) {
+        for worth in [Worth::Heartbeat, Worth::Log, Worth::State] {
+            let Some(position) = self.waiting.iter().position(|entry| entry.message.worth() == worth) else {
+                continue;
+            };
+            if let Some(entry) = self.waiting.remove(position) {
+                self.bytes = self.bytes.saturating_sub(entry.message.size());
+                self.dropped += 1;
+            }
+            return;
+        }
+    }
+
+    /// The next message that may leave.
+    fn take(&mut self, now: Instant) -> Option<Outgoing> {
+        if self.in_flight.len() >= IN_FLIGHT_MAX {
+            return None;
+        }
+        let in_flight = &self.in_flight;
+        let flies = |topic: Topic| in_flight.values().any(|entry| entry.message.topic == topic);
+        self.resting.retain(|topic, until| now < *until || flies(*topic));
+        let may_leave = |entry: &Entry| {
+            (self.gate == Gate::Open || entry.message.is_early())
+                && !self.resting.contains_key(&entry.message.topic)
+        };
+        let position = self.waiting.iter().position(may_leave)?;
+        let mut entry = self.waiting.remove(position)?;
+        let seq_num = match entry.message.seq_num.or(entry.seq_num) {
+            Some(seq_num) => seq_num,
+            None => {
+                let last = self.seq_nums.entry(entry.message.topic).or_insert(0);
+                *last = last.checked_add(1).unwrap_or(1);
+                *last
+            }
+        };
+        entry.seq_num = Some(seq_num);
+        let outgoing = Outgoing { id: entry.id, seq_num, message: entry.message.clone() };
+        self.in_flight.insert(entry.id, entry);
+        Some(outgoing)
+    }
+
+    fn delivered(&mut self, id: usize) {
+        if let Some(entry) = self.in_flight.remove(&id) {
+            self.bytes = self.bytes.saturating_sub(entry.message.size());
+        }
+    }
+
+    fn refused(&mut self, id: usize, refusal: Refusal, now: Instant) -> Fate {
+        let Some(mut entry) = self.in_flight.remove(&id) else { return Fate::Dropped };
+        let fate = match refusal {
+            Refusal::Later => {
+                self.resting.insert(entry.message.topic, now + REST);
+                Fate::Kept
+            }
+            Refusal::Never if entry.minimal => {
+                self.bytes = self.bytes.saturating_sub(entry.message.size());
+                self.dropped += 1;
+                return Fate::Dropped;
+            }
+            Refusal::Never => {
+                let minimal = entry.message.minimal();
+                self.bytes = (self.bytes + minimal.size()).saturating_sub(entry.message.size());
+                entry.message = Arc::new(minimal);
+                entry.minimal = true;
+                // No rest: it only waits for those that fly.
+                self.resting.insert(entry.message.topic, now);
+                Fate::Minimal
+            }
+        };
+        let position = self.waiting.partition_point(|waiting| waiting.id < entry.id);
+        self.waiting.insert(position, entry);
+        fate
+    }
+
+    /// When a resting topic may be tried again.
+    fn next_try(&self) -> Option<Instant> {
+        self.resting.values().min().copied()
+    }
+}
+
+/// The queue that the main loop fills and the Kafka thread empties. Its lock is never held for long.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    queue: Mutex<Queue>,
+    wake: Sender<()>,
+}
+
+impl Outbox {
+    /// An empty one; `wake` is a channel of one.
+    pub(super) fn new(wake: Sender<()>) -> Self {
+        Self { queue: Mutex::new(Queue::new()), wake }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
+        act(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes the thread that empties it.
+    pub(super) fn wake(&self) {
+        // A full channel means that it is about to wake.
+        let _ = self.wake.try_send(());
+    }
+
+    pub(super) fn push(&self, message: Message) {
+        self.with(|queue| queue.push(message));
+        self.wake();
+    }
+
+    pub(super) fn open(&self) {
+        self.with(|queue| queue.gate = Gate::Open);
+        self.wake();
+    }
+
+    pub(super) fn take(&self) -> Option<Outgoing> {
+        self.with(|queue| queue.take(Instant::now()))
+    }
+
+    pub(super) fn delivered(&self, id: usize) {
+        self.with(|queue| queue.delivered(id));
+    }
+
+    pub(super) fn refused(&self, id: usize, refusal: Refusal) -> Fate {
+        self.with(|queue| queue.refused(id, refusal, Instant::now()))
+    }
+
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        self.with(|queue| queue.next_try())
+    }
+
+    /// The topic of a message in flight.
+    pub(super) fn topic(&self, id: usize) -> Option<Topic> {
+        self.with(|queue| queue.in_flight.get(&id).map(|entry| entry.message.topic))
+    }
+
+    /// Messages not confirmed yet, and messages dropped so far.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        self.with(|queue| (queue.waiting.len() + queue.in_flight.len(), queue.dropped))
+    }
+
+    /// Whether nothing is left that may leave.
+    pub(super) fn is_done(&self) -> bool {
+        self.with(|queue| {
+            let open = queue.gate == Gate::Open;
+            queue.in_flight.is_empty() && !queue.waiting.iter().any(|e| open || e.message.is_early())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(name: &'static str, number: i32) -> Message {
+        Message { topic: Topic::Event(name), seq_num: None, own: vec![("n", Value::Int(number))] }
+    }
+
+    fn ack(seq_num: i32) -> Message {
+        Message { topic: Topic::Ack, seq_num: Some(seq_num), own: Vec::new() }
+    }
+
+    fn open() -> Queue {
+        Queue { gate: Gate::Open, ..Queue::new() }
+    }
+
+    fn take_all(queue: &mut Queue, now: Instant) -> Vec<(String, i32)> {
+        let mut taken = Vec::new();
+        while let Some(outgoing) = queue.take(now) {
+            taken.push((outgoing.message.topic.sal_name(), outgoing.seq_num));
+            queue.delivered(outgoing.id);
+        }
+        taken
+    }
+
+    #[test]
+    fn only_the_log_leaves_before_the_gate_is_open() {
+        let (mut queue, now) = (Queue::new(), Instant::now());
+        for name in ["heartbeat", "logLevel", "summaryState", "logMessage"] {
+            queue.push(event(name, 0));
+        }
+        let taken =
+            |pairs: &[(&str, i32)]| pairs.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect::<Vec<_>>();
+        assert_eq!(take_all(&mut queue, now), taken(&[("logevent_logLevel", 1), ("logevent_logMessage", 1)]));
+        queue.gate = Gate::Open;
+        queue.push(event("heartbeat", 1));
+        let rest = [("logevent_heartbeat", 1), ("logevent_summaryState", 1), ("logevent_heartbeat", 2)];
+        assert_eq!(take_all(&mut queue, now), taken(&rest));
+        assert_eq!((queue.bytes, queue.dropped), (0, 0));
+    }
+
+    #[test]
+    fn a_topic_waits_until_its_earlier_messages_are_tried_again() {
+        let (mut queue, now) = (open(), Instant::now());
+        for n in 1..=3 {
+            queue.push(ack(n));
+        }
+        queue.push(event("summaryState", 0));
+        let first = queue.take(now).unwrap();
+        let second = queue.take(now).unwrap();
+        assert_eq!(queue.refused(first.id, Refusal::Later, now), Fate::Kept);
+        // The other topic goes on; of this one nothing more leaves.
+        assert_eq!(queue.take(now).unwrap().message.topic, Topic::Event("summaryState"));
+        assert!(queue.take(now).is_none());
+        assert!(queue.take(now + REST).is_none());
+        queue.refused(second.id, Refusal::Later, now);
+        assert_eq!(queue.next_try(), Some(now + REST));
+        assert!(queue.take(now + REST - Duration::from_millis(1)).is_none());
+        let numbers: Vec<i32> = take_all(&mut queue, now + REST).into_iter().map(|(_, n)| n).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+    }
+
+    #[test]
+    fn what_is_too_large_is_said_in_few_words() {
+        let (mut queue, now) = (open(), Instant::now());
+        let long = "x".repeat(5000);
+        let result = json!({ "jobId": "a", "runId": "r", "phase": "error", "more": long }).to_string();
+        let own =
+            vec![("job_id", "a".into()), ("exit_code", Value::Int(1)), ("result", Value::String(result))];
+        queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own });
+        queue.push(event("job_result", 2));
+        let large = queue.take(now).unwrap();
+        assert_eq!(queue.refused(large.id, Refusal::Never, now), Fate::Minimal);
+        let small = queue.take(now).unwrap();
+        assert_eq!((small.id, small.seq_num), (large.id, large.seq_num));
+        let expected = r#"{"jobId":"a","runId":"r","phase":"error"}"#;
+        assert_eq!(small.message.own[2].1, Value::String(expected.to_owned()));
+        assert_eq!(queue.refused(small.id, Refusal::Never, now), Fate::Dropped);
+        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        assert_eq!(queue.bytes, 0);
+    }
+
+    #[test]
+    fn acks_and_results_are_never_dropped() {
+        let mut queue = open();
+        queue.push(event("summaryState", 0));
+        for n in 1..=20_000 {
+            queue.push(event("heartbeat", n));
+            if n % 2 == 0 {
+                queue.push(ack(n));
+            }
+            if n % 5 == 0 {
+                queue.push(event("job_result", n));
+                queue.push(event("logMessage", n));
+            }
+        }
+        let count = |worth| queue.waiting.iter().filter(|entry| entry.message.worth() == worth).count();
+        assert_eq!(count(Worth::Owed), 14_000);
+        assert_eq!((count(Worth::Heartbeat), count(Worth::Log), count(Worth::State)), (0, 0, 0));
+        let ids: Vec<usize> = queue.waiting.iter().map(|entry| entry.id).collect();
+        assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn memory_is_bounded_by_minimal_results() {
+        let mut queue = open();
+        let result = json!({ "jobId": "a", "phase": "error", "more": "x".repeat(1 << 20) }).to_string();
+        for _ in 0..200 {
+            let own = vec![("result", Value::String(result.clone()))];
+            queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own });
+        }
+        assert_eq!(queue.waiting.len(), 200);
+        assert!(queue.bytes <= BYTES_MAX + 200 * MINIMAL_TEXT, "{}", queue.bytes);
+    }
+
+    #[test]
+    fn numbers_wrap_to_one() {
+        let mut queue = open();
+        queue.seq_nums.insert(Topic::Event("heartbeat"), i32::MAX - 1);
+        queue.push(event("heartbeat", 0));
+        queue.push(event("heartbeat", 0));
+        let numbers: Vec<i32> = take_all(&mut queue, Instant::now()).into_iter().map(|(_, n)| n).collect();
+        assert_eq!(numbers, [i32::MAX, 1]);
+    }
+}

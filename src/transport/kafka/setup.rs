@@ -1,0 +1,250 @@
+//! Joining: topics that must be there, schemas to write and read with, where reading begins, the last stamps.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{self, Poll, Wake};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message as _;
+use rdkafka::metadata::Metadata;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::client::{self, Context};
+use super::registry::Registry;
+use super::wire::{Record, Topic, Writer, unframe};
+use crate::config::kafka::Options;
+use crate::csc::id::SalIndex;
+
+/// Longest wait for one answer of the broker.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long new topics may take until they have a leader.
+const CREATION: Duration = Duration::from_secs(10);
+/// How long the last messages of our topics are looked for.
+const LAST_STAMPS: Duration = Duration::from_secs(2);
+/// How many of the last messages of a topic are looked at: other instances write to it too.
+const LAST_MESSAGES: i64 = 20;
+
+/// What is needed to write and to read.
+pub(super) struct Session {
+    pub(super) writers: BTreeMap<Topic, Writer>,
+    pub(super) registry: Registry,
+    /// The last stamps of our topics, of an earlier life.
+    pub(super) stamps: BTreeMap<Topic, f64>,
+}
+
+/// Does all that is needed once; the consumer then reads the commands from now on.
+pub(super) fn join(
+    options: &Options,
+    index: SalIndex,
+    consumer: &BaseConsumer<Context>,
+    context: &Context,
+) -> Result<Session, String> {
+    let metadata = ensure_topics(options, index, consumer, context)?;
+    let mut registry = Registry::new(&options.registry_url);
+    let mut writers = BTreeMap::new();
+    for topic in Topic::all() {
+        let subject = format!("{}-value", topic.kafka_name(&options.topic_subname));
+        match topic {
+            Topic::Command(_) => registry.reader(topic, &subject)?,
+            Topic::Ack | Topic::Event(_) => {
+                writers.insert(topic, registry.writer(topic, &subject)?);
+            }
+        }
+    }
+    let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
+    let stamps = places.last_stamps(index, &mut registry)?;
+    places.read_from_now_on()?;
+    Ok(Session { writers, registry, stamps })
+}
+
+/// Creates the topics that are missing.
+pub(super) fn ensure_topics(
+    options: &Options,
+    index: SalIndex,
+    consumer: &BaseConsumer<Context>,
+    context: &Context,
+) -> Result<Metadata, String> {
+    let metadata = look(options, consumer)?;
+    let missing = missing(options, &metadata);
+    if missing.is_empty() {
+        return Ok(metadata);
+    }
+    create(options, index, &missing, context)?;
+    let end = Instant::now() + CREATION;
+    loop {
+        let metadata = look(options, consumer)?;
+        let still = self::missing(options, &metadata);
+        match still.first() {
+            None => return Ok(metadata),
+            Some((_, name)) if Instant::now() > end => return Err(format!("topic {name} has no leader")),
+            Some(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn look(options: &Options, consumer: &BaseConsumer<Context>) -> Result<Metadata, String> {
+    consumer.fetch_metadata(None, ANSWER).map_err(|error| {
+        let why = code(&error);
+        format!("the broker {} cannot be asked for its topics: {why}", options.brokers)
+    })
+}
+
+/// Topics of ours that are not there, or have no leader yet.
+fn missing(options: &Options, metadata: &Metadata) -> Vec<(Topic, String)> {
+    let ready: BTreeSet<&str> = metadata
+        .topics()
+        .iter()
+        .filter(|topic| !topic.partitions().is_empty() && topic.partitions().iter().all(|p| p.leader() >= 0))
+        .map(|topic| topic.name())
+        .collect();
+    let named = Topic::all().map(|topic| (topic, topic.kafka_name(&options.topic_subname)));
+    named.filter(|(_, name)| !ready.contains(name.as_str())).collect()
+}
+
+fn create(
+    options: &Options,
+    index: SalIndex,
+    missing: &[(Topic, String)],
+    context: &Context,
+) -> Result<(), String> {
+    let new: Vec<NewTopic<'_>> = missing
+        .iter()
+        .map(|(topic, name)| {
+            let new = NewTopic::new(name, 1, TopicReplication::Fixed(options.replication_factor));
+            match topic {
+                Topic::Event(_) => new.set("cleanup.policy", "compact"),
+                Topic::Ack | Topic::Command(_) => new,
+            }
+        })
+        .collect();
+    let admin = client::admin(options, index, context.clone())?;
+    let admin_options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
+    let results = block_on(admin.create_topics(&new, &admin_options))
+        .map_err(|error| format!("topics cannot be created: {}", code(&error)))?;
+    for result in results {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, error)) => return Err(format!("topic {name} cannot be created: {error}")),
+        }
+    }
+    Ok(())
+}
+
+/// The plain reason of an error.
+pub(super) fn code(error: &KafkaError) -> String {
+    error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string())
+}
+
+/// Wakes the thread that waits.
+struct Waker(Thread);
+
+impl Wake for Waker {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for the one future that librdkafka's binding makes; its own timeouts end it.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = task::Waker::from(Arc::new(Waker(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut task::Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park_timeout(ANSWER),
+        }
+    }
+}
+
+/// Where messages are.
+struct Places<'a> {
+    consumer: &'a BaseConsumer<Context>,
+    subname: &'a str,
+    metadata: &'a Metadata,
+}
+
+impl Places<'_> {
+    /// Partitions of a topic with their low and high watermarks.
+    fn watermarks(&self, topic: Topic) -> Result<Vec<(i32, i64, i64)>, String> {
+        let name = topic.kafka_name(self.subname);
+        let found = self.metadata.topics().iter().find(|found| found.name() == name);
+        let partitions = found.map(|found| found.partitions()).unwrap_or_default();
+        let marks = partitions.iter().map(|partition| {
+            let (low, high) = self
+                .consumer
+                .fetch_watermarks(&name, partition.id(), ANSWER)
+                .map_err(|error| format!("topic {name} cannot be read: {}", code(&error)))?;
+            Ok((partition.id(), low, high))
+        });
+        marks.collect()
+    }
+
+    /// The commands and everybody's heartbeats, from what comes next on.
+    fn read_from_now_on(&self) -> Result<(), String> {
+        let mut list = TopicPartitionList::new();
+        let read = Topic::all().filter(|topic| match topic {
+            Topic::Command(_) => true,
+            Topic::Event(name) => *name == "heartbeat",
+            Topic::Ack => false,
+        });
+        for topic in read {
+            for (partition, _, high) in self.watermarks(topic)? {
+                list.add_partition_offset(&topic.kafka_name(self.subname), partition, Offset::Offset(high))
+                    .map_err(|error| code(&error))?;
+            }
+        }
+        self.consumer.assign(&list).map_err(|error| format!("commands cannot be read: {}", code(&error)))
+    }
+
+    /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
+    fn last_stamps(&self, index: SalIndex, registry: &mut Registry) -> Result<BTreeMap<Topic, f64>, String> {
+        let mut list = TopicPartitionList::new();
+        let mut ends: BTreeMap<(String, i32), (Topic, i64)> = BTreeMap::new();
+        for topic in Topic::all().filter(|topic| !matches!(topic, Topic::Command(_))) {
+            let name = topic.kafka_name(self.subname);
+            for (partition, low, high) in self.watermarks(topic)? {
+                if high > low {
+                    let from = Offset::Offset(low.max(high - LAST_MESSAGES));
+                    list.add_partition_offset(&name, partition, from).map_err(|error| code(&error))?;
+                    ends.insert((name.clone(), partition), (topic, high));
+                }
+            }
+        }
+        let mut stamps = BTreeMap::new();
+        if ends.is_empty() {
+            return Ok(stamps);
+        }
+        self.consumer
+            .assign(&list)
+            .map_err(|error| format!("our topics cannot be read: {}", code(&error)))?;
+        let until = Instant::now() + LAST_STAMPS;
+        while !ends.is_empty() && Instant::now() < until {
+            let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(100)) else { continue };
+            let place = (message.topic().to_owned(), message.partition());
+            let Some((topic, high)) = ends.get(&place).copied() else { continue };
+            if let Some(stamp) = message.payload().and_then(|payload| stamp_of(payload, index, registry)) {
+                let newest = stamps.entry(topic).or_insert(stamp);
+                *newest = newest.max(stamp);
+            }
+            if message.offset() + 1 >= high {
+                ends.remove(&place);
+            }
+        }
+        Ok(stamps)
+    }
+}
+
+fn stamp_of(payload: &[u8], index: SalIndex, registry: &mut Registry) -> Option<f64> {
+    let (id, datum) = unframe(payload).ok()?;
+    let record = Record::read(&*registry.schema(id).ok()?, datum).ok()?;
+    if record.int("salIndex").ok()? != index.number() {
+        return None;
+    }
+    record.double("private_sndStamp").ok().filter(|stamp| stamp.is_finite())
+}

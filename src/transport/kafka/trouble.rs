@@ -1,0 +1,90 @@
+//! Says once what is wrong, and then rarely; and says when it is over.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a trouble that lasts is said again.
+const AGAIN: Duration = Duration::from_secs(600);
+
+/// What can be wrong, each for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Something on the way to being joined.
+    SetUp,
+    /// The connection to the brokers.
+    Broker,
+    /// Who we are to the brokers.
+    Authentication,
+    /// Reading.
+    Consumer,
+    /// Writing one topic.
+    Topic,
+}
+
+/// The troubles that last.
+#[derive(Debug, Default)]
+pub(super) struct Troubles(Mutex<BTreeMap<Kind, Trouble>>);
+
+#[derive(Debug)]
+struct Trouble {
+    said: Instant,
+    text: String,
+}
+
+impl Troubles {
+    /// Something is wrong.
+    pub(super) fn say(&self, kind: Kind, text: &str) {
+        if self.note(kind, text, Instant::now()) {
+            log::warn!("Kafka: {text}; trying on");
+        }
+    }
+
+    /// Whether this is to be said.
+    fn note(&self, kind: Kind, text: &str, now: Instant) -> bool {
+        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match troubles.get_mut(&kind) {
+            Some(trouble) if now.saturating_duration_since(trouble.said) < AGAIN => {
+                text.clone_into(&mut trouble.text);
+                false
+            }
+            Some(_) | None => {
+                troubles.insert(kind, Trouble { said: now, text: text.to_owned() });
+                true
+            }
+        }
+    }
+
+    /// It is over, if it was.
+    pub(super) fn over(&self, kinds: &[Kind]) -> bool {
+        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = troubles.len();
+        troubles.retain(|kind, _| !kinds.contains(kind));
+        troubles.len() < before
+    }
+
+    /// What is wrong now, in one line.
+    pub(super) fn current(&self) -> Option<String> {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let texts: Vec<&str> = troubles.values().map(|trouble| trouble.text.as_str()).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_is_said_once_and_then_rarely() {
+        let (troubles, now) = (Troubles::default(), Instant::now());
+        assert!(troubles.note(Kind::Broker, "a", now));
+        assert!(!troubles.note(Kind::Broker, "b", now + AGAIN / 2));
+        assert!(troubles.note(Kind::SetUp, "c", now));
+        assert_eq!(troubles.current().as_deref(), Some("c; b"));
+        assert!(troubles.note(Kind::Broker, "d", now + AGAIN));
+        assert!(troubles.over(&[Kind::Broker, Kind::Consumer]));
+        assert!(!troubles.over(&[Kind::Broker]));
+        assert!(troubles.note(Kind::Broker, "e", now + AGAIN));
+    }
+}

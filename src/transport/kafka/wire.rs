@@ -1,0 +1,286 @@
+//! The bytes on the wire: topic names, keys, private fields, Avro datums, Confluent framing.
+//!
+//! Invariant: what is written here is what salobj writes, byte for byte; nothing that comes in is trusted. No I/O.
+
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::types::Value as Avro;
+use apache_avro::writer::datum::GenericDatumWriter;
+use md5::{Digest, Md5};
+
+use crate::csc::command::{Command, CommandName, Sender, Via};
+use crate::csc::id::{SalIndex, SeqNum};
+use crate::csc::time::Tai;
+use crate::sal::event::Fields;
+use crate::sal::topic::{ACK, Column, EVENTS, FieldType, PRIVATE, parameters};
+use crate::sal::{self, Value};
+
+/// Name of the component.
+const COMPONENT: &str = "OCPS";
+/// Namespace of all records, whatever the topic's subname.
+const NAMESPACE: &str = "lsst.sal.OCPS";
+/// First byte of a message with a registered schema.
+const MAGIC: u8 = 0;
+/// Most bytes that one Avro string or block may claim: a little more than a broker takes.
+const ALLOCATION_MAX: usize = 8 << 20;
+
+/// A topic that we read or write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Topic {
+    /// `command_…`, which we read.
+    Command(CommandName),
+    /// `ackcmd`.
+    Ack,
+    /// `logevent_…`, without the prefix.
+    Event(&'static str),
+}
+
+impl Topic {
+    /// All of them.
+    pub(super) fn all() -> impl Iterator<Item = Self> {
+        let commands = CommandName::ALL.into_iter().map(Self::Command);
+        commands.chain([Self::Ack]).chain(EVENTS.iter().map(|(name, _)| Self::Event(name)))
+    }
+
+    /// Name of the topic in SAL, and of its Avro record.
+    pub(super) fn sal_name(self) -> String {
+        match self {
+            Self::Command(name) => format!("command_{}", name.as_str()),
+            Self::Ack => "ackcmd".to_owned(),
+            Self::Event(name) => format!("logevent_{name}"),
+        }
+    }
+
+    /// Name of the topic in Kafka.
+    pub(super) fn kafka_name(self, subname: &str) -> String {
+        format!("lsst.{subname}.{COMPONENT}.{}", self.sal_name())
+    }
+
+    /// Its own fields, those that follow the private ones.
+    fn own(self) -> Vec<Column> {
+        match self {
+            Self::Command(name) => parameters(name).iter().map(|field| (field.name, field.kind)).collect(),
+            Self::Ack => ACK.to_vec(),
+            Self::Event(name) => {
+                let found = EVENTS.iter().find(|(event, _)| *event == name);
+                found.map(|(_, columns)| columns.to_vec()).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The key of our messages; compaction depends on each of its bytes.
+    pub(super) fn key(self, index: SalIndex) -> String {
+        let (index, topic) = (index.number(), self.sal_name());
+        format!(r#"{{ "name": "{COMPONENT}", "index": {index}, "topic": "{topic}" }}"#)
+    }
+
+    /// The schema that we register when there is none.
+    pub(super) fn schema_text(self) -> String {
+        let fields: Vec<String> = PRIVATE
+            .iter()
+            .copied()
+            .chain(self.own())
+            .map(|(name, kind)| {
+                let default = match kind {
+                    FieldType::String => r#""""#,
+                    FieldType::Int => "0",
+                    FieldType::Boolean => "false",
+                    FieldType::Float | FieldType::Double => "0.0",
+                };
+                let kind = kind.avro_name();
+                format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
+            })
+            .collect();
+        format!(
+            r#"{{"type": "record", "name": "{}", "namespace": "{NAMESPACE}", "fields": [{}]}}"#,
+            self.sal_name(),
+            fields.join(", ")
+        )
+    }
+}
+
+/// `cmdtype` of an ack: the position of the command in the sorted list of `ackcmd` and all commands.
+pub(super) fn cmdtype(command: CommandName) -> i32 {
+    let position = CommandName::ALL.into_iter().position(|name| name == command);
+    position.and_then(|position| i32::try_from(position + 1).ok()).unwrap_or(0)
+}
+
+/// A schema to write with, and its id in the registry.
+#[derive(Debug)]
+pub(super) struct Writer {
+    id: u32,
+    schema: Schema,
+    rev_code: String,
+}
+
+/// Parses the text of a schema.
+pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
+    // The limit is the process's; later calls change nothing.
+    apache_avro::util::max_allocation_bytes(ALLOCATION_MAX);
+    Schema::parse_str(text).map_err(|error| format!("not an Avro schema: {error}"))
+}
+
+impl Writer {
+    /// Takes a schema for a topic, when every field that we write is there with our type.
+    pub(super) fn new(topic: Topic, id: u32, text: &str) -> Result<Self, String> {
+        let schema = parse_schema(text)?;
+        let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
+        for (name, kind) in PRIVATE.iter().copied().chain(topic.own()) {
+            let Some(field) = record.fields.iter().find(|field| field.name == name) else {
+                return Err(format!("no field {name}"));
+            };
+            if !fits(kind, &field.schema) {
+                return Err(format!("field {name} is not of type {}", kind.avro_name()));
+            }
+        }
+        let digest = Md5::digest(text.as_bytes());
+        let rev_code = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { id, schema, rev_code })
+    }
+
+    /// A whole message: frame and datum; fields of the schema that we do not know get their defaults.
+    pub(super) fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
+        let mut fields: Vec<(String, Avro)> = vec![
+            ("salIndex".to_owned(), Avro::Int(header.index.number())),
+            ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
+            ("private_rcvStamp".to_owned(), Avro::Double(0.0)),
+            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - sal::time::tai_minus_utc())),
+            ("private_kafkaStamp".to_owned(), Avro::Double(header.sent.0)),
+            ("private_seqNum".to_owned(), Avro::Int(header.seq_num)),
+            ("private_revCode".to_owned(), Avro::String(self.rev_code.clone())),
+            ("private_identity".to_owned(), Avro::String(header.identity.to_owned())),
+            ("private_origin".to_owned(), Avro::Int(header.origin)),
+        ];
+        fields.extend(own.iter().map(|(name, value)| ((*name).to_owned(), to_avro(value))));
+        let failed = |error: apache_avro::Error| format!("cannot be encoded: {error}");
+        let record = Avro::Record(fields).resolve(&self.schema).map_err(failed)?;
+        let mut bytes = vec![MAGIC];
+        bytes.extend(self.id.to_be_bytes());
+        let writer = GenericDatumWriter::builder(&self.schema).build().map_err(failed)?;
+        writer.write_value(&mut bytes, record).map_err(failed)?;
+        Ok(bytes)
+    }
+}
+
+/// Whether a field can hold our values, and reads as the same.
+fn fits(kind: FieldType, schema: &Schema) -> bool {
+    match kind {
+        FieldType::String => matches!(schema, Schema::String),
+        // Both are written with the same bytes.
+        FieldType::Int => matches!(schema, Schema::Int | Schema::Long),
+        FieldType::Boolean => matches!(schema, Schema::Boolean),
+        FieldType::Float => matches!(schema, Schema::Float),
+        FieldType::Double => matches!(schema, Schema::Double),
+    }
+}
+
+fn to_avro(value: &Value) -> Avro {
+    match value {
+        Value::String(text) => Avro::String(text.clone()),
+        Value::Int(number) => Avro::Int(*number),
+        Value::Boolean(flag) => Avro::Boolean(*flag),
+        Value::Double(number) => Avro::Double(*number),
+    }
+}
+
+/// What the private fields of a message say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header<'a> {
+    pub(super) index: SalIndex,
+    pub(super) sent: Tai,
+    pub(super) seq_num: i32,
+    pub(super) identity: &'a str,
+    pub(super) origin: i32,
+}
+
+/// Takes the frame off a message: the id of the schema, and the datum.
+pub(super) fn unframe(message: &[u8]) -> Result<(u32, &[u8]), String> {
+    let [MAGIC, a, b, c, d, datum @ ..] = message else {
+        return Err(if message.is_empty() { "empty".to_owned() } else { "no schema id in front".to_owned() });
+    };
+    Ok((u32::from_be_bytes([*a, *b, *c, *d]), datum))
+}
+
+/// A message that was read, by field names.
+#[derive(Debug)]
+pub(super) struct Record(Vec<(String, Avro)>);
+
+impl Record {
+    /// Decodes a datum with its writer's schema.
+    pub(super) fn read(schema: &Schema, mut datum: &[u8]) -> Result<Self, String> {
+        let failed = |error: apache_avro::Error| {
+            let text: String = error.to_string().chars().take(200).collect();
+            format!("does not fit its schema: {text}")
+        };
+        let reader = GenericDatumReader::builder(schema).build().map_err(failed)?;
+        let Avro::Record(fields) = reader.read_value(&mut datum).map_err(failed)? else {
+            return Err("not a record".to_owned());
+        };
+        Ok(Self(fields))
+    }
+
+    fn find(&self, name: &str) -> Option<&Avro> {
+        let (_, value) = self.0.iter().find(|(field, _)| field == name)?;
+        match value {
+            Avro::Union(_, inner) => Some(inner.as_ref()).filter(|inner| **inner != Avro::Null),
+            other => Some(other),
+        }
+    }
+
+    /// A number; 0 if the field is not there.
+    pub(super) fn int(&self, name: &str) -> Result<i32, String> {
+        match self.find(name) {
+            None => Ok(0),
+            Some(Avro::Int(number)) => Ok(*number),
+            Some(Avro::Long(number)) => {
+                i32::try_from(*number).map_err(|_| format!("field {name} has more than 32 bits"))
+            }
+            Some(_) => Err(format!("field {name} is not of type int")),
+        }
+    }
+
+    /// A number; 0 if the field is not there.
+    pub(super) fn double(&self, name: &str) -> Result<f64, String> {
+        match self.find(name) {
+            None => Ok(0.0),
+            Some(Avro::Double(number)) => Ok(*number),
+            Some(Avro::Float(number)) => Ok(f64::from(*number)),
+            Some(_) => Err(format!("field {name} is not of type double")),
+        }
+    }
+
+    /// A text; empty if the field is not there.
+    pub(super) fn text(&self, name: &str) -> Result<String, String> {
+        match self.find(name) {
+            None => Ok(String::new()),
+            Some(Avro::String(text)) => Ok(text.clone()),
+            Some(_) => Err(format!("field {name} is not of type string")),
+        }
+    }
+
+    /// The command in it.
+    pub(super) fn command(&self, name: CommandName) -> Result<Command, String> {
+        let sender = Sender {
+            via: Via::Kafka,
+            identity: self.text("private_identity")?,
+            origin: self.int("private_origin")?,
+            seq_num: SeqNum(self.int("private_seqNum")?),
+            sent: Tai(self.double("private_sndStamp")?),
+        };
+        let mut params = Vec::new();
+        for field in parameters(name) {
+            let value = match field.kind {
+                FieldType::String => Value::String(self.text(field.name)?),
+                FieldType::Int => Value::Int(self.int(field.name)?),
+                FieldType::Float | FieldType::Double => Value::Double(self.double(field.name)?),
+                // No command has one.
+                FieldType::Boolean => continue,
+            };
+            params.push((field.name.to_owned(), value));
+        }
+        Ok(Command { sender, order: sal::command::parse(name.as_str(), params) })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! The place of Kafka in a build without it.
+
+use std::convert::Infallible;
+
+use crossbeam_channel::Sender;
+
+use super::{KafkaInput, KafkaReport};
+use crate::config::kafka::Options;
+use crate::csc::command::{CommandName, Sender as CommandSender};
+use crate::csc::event::{Ack, Event};
+use crate::csc::id::SalIndex;
+
+/// Kafka: there is none.
+pub struct Kafka(Infallible);
+
+impl Kafka {
+    /// Does not start.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn start(_: Options, _: SalIndex, _: Sender<KafkaInput>) -> Result<Self, String> {
+        Err("this build has no Kafka: build it with --features kafka, or give --no-kafka".to_owned())
+    }
+
+    /// Never called.
+    pub fn ack(&self, _: &CommandSender, _: Option<CommandName>, _: &Ack) {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn publish(&self, _: &Event) {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn report(&self) -> KafkaReport {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn close(self) {
+        match self.0 {}
+    }
+}
