@@ -687,6 +687,36 @@ fn https_without_the_feature_says_so() {
     }
 }
 
+#[test]
+fn a_service_that_comes_back_has_its_jobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = Some(directory.path().join("jobs.json"));
+    let service = UwsService::start(Options { state: state.clone(), ..quick() });
+    let (client, url) = (client(), service.url());
+    let id = job_id(client.perform(&url, &submit("1-a")));
+    let stopped = service.stop();
+    check(&client, &url, &status(&id, Some("1-a")), "NotSent Silent");
+    let service = stopped.restart();
+    assert_eq!(service.url(), url);
+    check(&client, &url, &status(&id, Some("1-a")), "job Active");
+    drop(service);
+    let service = UwsService::start(Options { state, ..quick() });
+    check(&client, &service.url(), &list(&["1-a"]), "listed 1");
+}
+
+#[test]
+fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up() {
+    let service = UwsService::start(Options { serial: true, ..quick() });
+    let url = service.url();
+    let hasty = Uws::new(&settings(Duration::from_millis(200))).unwrap();
+    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(0.6) });
+    check(&hasty, &url, &submit("1-a"), "Unclear Silent");
+    let started = Instant::now();
+    check(&client(), &url, &list(&["1-a"]), "listed 1");
+    assert!(started.elapsed() > Duration::from_millis(200), "the list waits behind the PUT");
+    assert_eq!(service.counters().jobs["1-a"], 1);
+}
+
 /// Pieces of answers, some of them wrong, from which a seeded generator makes more.
 const PIECES: [&str; 40] = [
     "HTTP/1.1 200 OK\r\n",
