@@ -1,6 +1,6 @@
 //! The main loop: wires the rooms together and owns the threads.
 //!
-//! It blocks on what can happen, one closed [`Event`] enum, hands it to the core and carries out the
+//! It blocks on what can happen, one closed `Event` enum, hands it to the core and carries out the
 //! effects. It never waits for network, disk, git or a client. A dead inside channel is a bug and ends
 //! the process with a message.
 
