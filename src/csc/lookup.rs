@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::LogLevel;
-use super::id::{JobId, RunId};
-use super::job::{JobKey, Stage, SubmitStep};
-use super::request::{Action, Answer, ListedJob};
+use super::id::{JobId, JobKey, RunId};
+use super::job::{Stage, SubmitStep};
+use super::request::{Action, Answer, Failure, ListedJob};
+use super::track::out_of_place;
 use super::{Asked, Csc};
 
 /// Time between lists while a submission is in doubt. A list makes the service walk through every job's files.
@@ -121,29 +122,30 @@ impl Csc {
     pub(super) fn listed(&mut self, url: &Arc<str>, answer: Answer) {
         let Some(lookup) = self.lookups.get_mut(url) else { return };
         let Some(asked) = lookup.asked.take() else { return };
-        let failures = lookup.failures + 1;
         match answer {
             Answer::Listed(jobs) => {
                 lookup.failures = 0;
                 lookup.not_before = self.now.mono + IN_DOUBT;
                 self.resolve(url, asked, &jobs);
             }
-            Answer::Failed(failure) => {
-                let wait = self.backoff(IN_DOUBT, failures);
-                let not_before = self.now.mono + wait;
-                if let Some(lookup) = self.lookups.get_mut(url) {
-                    lookup.failures = failures;
-                    lookup.not_before = not_before;
-                }
-                self.log(LogLevel::Warning, format!("look-up by run id: {failure}"));
-            }
+            Answer::Failed(failure) => self.look_failed(url, &failure),
             // No back-end answers a list so.
             Answer::Job(_)
             | Answer::Gone
             | Answer::Removed { .. }
             | Answer::Rejected { .. }
-            | Answer::Broken { .. } => {}
+            | Answer::Broken { .. } => self.look_failed(url, &out_of_place()),
         }
+    }
+
+    fn look_failed(&mut self, url: &Arc<str>, failure: &Failure) {
+        let Some(failures) = self.lookups.get(url).map(|lookup| lookup.failures + 1) else { return };
+        let not_before = self.now.mono + self.backoff(IN_DOUBT, failures);
+        if let Some(lookup) = self.lookups.get_mut(url) {
+            lookup.failures = failures;
+            lookup.not_before = not_before;
+        }
+        self.log(LogLevel::Warning, format!("look-up by run id: {failure}"));
     }
 
     /// Adopts what is found, removes what is too much, and lets those not found go on.
