@@ -11,10 +11,6 @@ use super::id::{JobId, RunId};
 use super::request::{Submission, Ticket};
 use super::time::Time;
 
-/// Our own number of a job, from 1 in the order of acceptance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobKey(pub u64);
-
 /// A job that has not ended.
 #[derive(Debug)]
 pub(super) struct Job {

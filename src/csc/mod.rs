@@ -33,8 +33,8 @@ use std::time::Duration;
 
 use command::{Command, CommandName, Order, Sender};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{JobId, RunId, SalIndex};
-use job::{Ended, Job, JobKey, Watch};
+use id::{JobId, JobKey, RunId, SalIndex};
+use job::{Ended, Job, Watch};
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
 use time::Time;

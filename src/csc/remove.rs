@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::command::{CommandName, Sender};
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::JobId;
-use super::job::{JobKey, PollStep, Stage};
+use super::id::{JobId, JobKey};
+use super::job::{PollStep, Stage};
 use super::request::{Action, Answer, Failure};
 use super::track::Ending;
 use super::{Asked, Csc, REMINDER};

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, Event, LogLevel};
-use super::id::{JobId, RunId};
-use super::job::{Ended, Job, JobKey, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
+use super::id::{JobId, JobKey, RunId};
+use super::job::{Ended, Job, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
 use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission};
 use super::{Asked, Csc, Effect, Life, REMINDER, Settings};
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::command::CommandName;
 use super::event::{Ack, ErrorCode, Event, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::JobId;
-use super::job::{Ended, Job, JobKey, Poll, PollStep, Running, Stage};
+use super::id::{JobId, JobKey};
+use super::job::{Ended, Job, Poll, PollStep, Running, Stage};
 use super::request::{Action, Answer, Failure, JobStatus};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
