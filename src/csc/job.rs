@@ -179,9 +179,15 @@ impl Submitting {
         self.trouble.map(|trouble| trouble + settings.submit_timeout)
     }
 
-    /// From when on nothing is looked for any more.
+    /// From when on nothing is looked for any more: an attempt may end long after nothing more is sent,
+    /// and is looked up all the same.
     pub(super) fn lost(&self, settings: &Settings) -> Option<Duration> {
-        self.expires(settings).map(|expires| expires + settings.settle_time)
+        match self.step {
+            SubmitStep::InDoubt { ended, .. } => {
+                self.expires(settings).map(|expires| expires.max(ended) + settings.settle_time)
+            }
+            SubmitStep::Sending | SubmitStep::Pausing { .. } => None,
+        }
     }
 }
 
