@@ -65,8 +65,10 @@ pub(super) enum SubmitStep {
     Pausing { until: Duration },
     /// The job may exist: it is looked for in the service's list.
     InDoubt {
-        /// When the unclear attempt ended: only lists asked for later count.
+        /// When the unclear attempt ended.
         ended: Duration,
+        /// The last request before that: only lists asked for later count.
+        after: Ticket,
         /// When the first such list was answered.
         listed: Option<Duration>,
         look: Look,

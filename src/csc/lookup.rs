@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::event::LogLevel;
 use super::id::{JobId, JobKey, RunId};
 use super::job::{Stage, SubmitStep};
-use super::request::{Action, Answer, Failure, ListedJob};
+use super::request::{Action, Answer, Failure, ListedJob, Ticket};
 use super::track::out_of_place;
 use super::{Asked, Csc};
 
@@ -23,11 +23,19 @@ const SUSPECTS_MAX: usize = 1000;
 /// Questions for the list of one service.
 #[derive(Debug, Default)]
 pub(super) struct Lookup {
-    /// When the list under way was asked for.
-    asked: Option<Duration>,
+    /// The list under way.
+    asked: Option<Listing>,
     /// The earliest time of the next one.
     not_before: Duration,
     failures: u32,
+}
+
+/// A list that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listing {
+    pub(super) ticket: Ticket,
+    /// When it was asked for.
+    pub(super) asked: Duration,
 }
 
 /// A run id of which an extra job may come to life.
@@ -112,21 +120,22 @@ impl Csc {
         let suspected =
             self.suspects.iter().filter(|(_, suspect)| suspect.url == url).map(|(id, _)| id.clone());
         let run_ids: BTreeSet<RunId> = ours.chain(suspected).collect();
-        self.ask(Asked::List(url.clone()), url.clone(), Action::List { run_ids: Arc::new(run_ids) });
+        let ticket =
+            self.ask(Asked::List(url.clone()), url.clone(), Action::List { run_ids: Arc::new(run_ids) });
         if let Some(lookup) = self.lookups.get_mut(&url) {
-            lookup.asked = Some(self.now.mono);
+            lookup.asked = Some(Listing { ticket, asked: self.now.mono });
         }
     }
 
     /// The service's list, or why there is none.
     pub(super) fn listed(&mut self, url: &Arc<str>, answer: Answer) {
         let Some(lookup) = self.lookups.get_mut(url) else { return };
-        let Some(asked) = lookup.asked.take() else { return };
+        let Some(list) = lookup.asked.take() else { return };
         match answer {
             Answer::Listed(jobs) => {
                 lookup.failures = 0;
                 lookup.not_before = self.now.mono + IN_DOUBT;
-                self.resolve(url, asked, &jobs);
+                self.resolve(url, &list, &jobs);
             }
             Answer::Failed(failure) => self.look_failed(url, &failure),
             // No back-end answers a list so.
@@ -149,7 +158,7 @@ impl Csc {
     }
 
     /// Adopts what is found, removes what is too much, and lets those not found go on.
-    fn resolve(&mut self, url: &Arc<str>, asked: Duration, found: &[ListedJob]) {
+    fn resolve(&mut self, url: &Arc<str>, list: &Listing, found: &[ListedJob]) {
         let candidates: Vec<(JobKey, RunId)> = self
             .jobs
             .iter()
@@ -164,7 +173,7 @@ impl Csc {
                     self.created(key, first.job_id.clone(), None);
                 }
                 Some(_) => {}
-                None => self.not_found(key, asked),
+                None => self.not_found(key, list),
             }
             let kept = self.jobs.get(&key).and_then(|job| job.job_id().cloned());
             if let Some(kept) = kept {

@@ -11,7 +11,8 @@ use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, Event, LogLevel};
 use super::id::{JobId, JobKey, RunId};
 use super::job::{Ended, Job, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
-use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission};
+use super::lookup::Listing;
+use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
 use super::{Asked, Csc, Effect, Life, REMINDER, Settings};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
@@ -183,26 +184,27 @@ impl Csc {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
         submitting.trouble.get_or_insert(now);
-        submitting.step = SubmitStep::InDoubt { ended: now, listed: None, look };
+        let after = Ticket(self.last_ticket);
+        submitting.step = SubmitStep::InDoubt { ended: now, after, listed: None, look };
         job.problem = Some(reason);
         let url = job.url.clone();
         self.look_soon(url);
     }
 
-    /// A list that was asked for at `asked` does not show the job.
-    pub(super) fn not_found(&mut self, key: JobKey, asked: Duration) {
+    /// This list does not show the job.
+    pub(super) fn not_found(&mut self, key: JobKey, list: &Listing) {
         let now = self.now.mono;
         let settings = &self.settings;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
         let expired = submitting.expires(settings).is_some_and(|expires| now >= expires);
-        let SubmitStep::InDoubt { ended, listed, look } = &mut submitting.step else { return };
-        if asked < *ended {
+        let SubmitStep::InDoubt { after, listed, look, .. } = &mut submitting.step else { return };
+        if list.ticket <= *after {
             return;
         }
         let first = *listed.get_or_insert(now);
         // Once it may have been there all the time but not listed: this list was asked for after that.
-        if *look == Look::Settle && asked < first + settings.settle_time {
+        if *look == Look::Settle && list.asked < first + settings.settle_time {
             return;
         }
         submitting.doubtful = true;
