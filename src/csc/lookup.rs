@@ -168,7 +168,7 @@ impl Csc {
         for (key, run_id) in candidates {
             let of_run = |job: &&ListedJob| job.run_id == run_id;
             match found.iter().find(of_run) {
-                Some(first) if self.is_submission_in_doubt(key) => {
+                Some(first) if self.lacks_job(key) => {
                     self.log(LogLevel::Info, format!("found job {} of run {run_id}", first.job_id));
                     self.created(key, first.job_id.clone(), None);
                 }
@@ -193,9 +193,13 @@ impl Csc {
         }
     }
 
-    fn is_submission_in_doubt(&self, key: JobKey) -> bool {
+    /// Whether a job of this run is to be taken when one is found; while a PUT is out, its answer tells.
+    fn lacks_job(&self, key: JobKey) -> bool {
         self.jobs.get(&key).is_some_and(|job| match &job.stage {
-            Stage::Submitting(submitting) => matches!(submitting.step, SubmitStep::InDoubt { .. }),
+            Stage::Submitting(submitting) => match submitting.step {
+                SubmitStep::Pausing { .. } | SubmitStep::InDoubt { .. } => true,
+                SubmitStep::Sending => false,
+            },
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
                 false
             }
