@@ -252,8 +252,13 @@ impl Csc {
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
             return self.doubt(key, Look::Settle, reason);
         }
-        let poll = Poll::new(now, now + job.poll_interval);
-        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll });
+        job.stage = if self.removals.contains_key(&job_id) {
+            // Somebody who found its id elsewhere was quicker with an abort.
+            Stage::Aborting { job_id: job_id.clone() }
+        } else {
+            let poll = Poll::new(now, now + job.poll_interval);
+            Stage::Running(Running { job_id: job_id.clone(), poll })
+        };
         job.reminder = Some(now + REMINDER);
         job.problem = None;
         let sender = job.sender.clone();
@@ -267,7 +272,9 @@ impl Csc {
             // An earlier attempt may still come to life.
             self.suspect(run_id, url, Some(job_id));
         }
-        if let Some(status) = status {
+        if let Some(status) = status
+            && self.running(key).is_some()
+        {
             self.note_status(key, status.clone());
         }
     }

@@ -59,7 +59,7 @@ impl Csc {
         }
     }
 
-    fn running(&self, key: JobKey) -> Option<(&Job, &Running)> {
+    pub(super) fn running(&self, key: JobKey) -> Option<(&Job, &Running)> {
         let job = self.jobs.get(&key)?;
         match &job.stage {
             Stage::Running(running) => Some((job, running)),
