@@ -120,9 +120,14 @@ impl Poll {
         }
     }
 
-    /// Asks at `time`, if it would have been later.
+    /// Asks at `time`, if it would have been later, and then at its normal pace.
     pub(super) fn hurry(&mut self, time: Duration) {
         self.misses = 0;
+        self.not_later_than(time);
+    }
+
+    /// Asks at `time`, if it would have been later.
+    pub(super) fn not_later_than(&mut self, time: Duration) {
         if let PollStep::Due(due) = &mut self.step {
             *due = time.min(*due);
         }

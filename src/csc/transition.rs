@@ -2,6 +2,7 @@
 
 use super::command::{Command, CommandName, Order, Sender};
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
+use super::job::Stage;
 use super::request::Configuration;
 use super::state::{SummaryState, Transition};
 use super::{Csc, Effect, WAITING_TRANSITIONS_MAX, Watching};
@@ -81,8 +82,17 @@ impl Csc {
 
     /// Applies a configuration: the poll interval at once to all jobs, the rest to those to come.
     fn apply(&mut self, configuration: Configuration) {
+        let poll_interval = configuration.service.poll_interval;
+        let next = self.now.mono + poll_interval;
         for job in self.jobs.values_mut() {
-            job.poll_interval = configuration.service.poll_interval;
+            job.poll_interval = poll_interval;
+            if let Stage::Running(running) = &mut job.stage {
+                running.poll.not_later_than(next);
+            }
+        }
+        for watch in self.watches.values_mut() {
+            watch.poll_interval = poll_interval;
+            watch.poll.not_later_than(next);
         }
         self.publish(Event::ConfigurationApplied {
             configurations: configuration.files.clone(),
