@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::event::{ErrorCode, LogLevel};
 use super::job::Stage;
-use super::request::{Answer, Contact};
+use super::request::{Answer, Contact, FailureKind};
 use super::{Csc, report};
 
 /// A job for which nothing believable came for so long, while the service answered others, is given up.
@@ -33,9 +33,19 @@ impl Csc {
             Answer::Failed(failure) => {
                 self.counters.failed_requests += 1;
                 self.contact.last_problem = Some(failure.reason.clone());
-                match failure.contact {
-                    Contact::Answered => self.note_answer(),
-                    Contact::Silent => {
+                match (failure.contact, failure.kind) {
+                    // It was never asked, say because too much is queued: nothing is learnt of it.
+                    (Contact::Answered, FailureKind::NotSent) => {}
+                    (Contact::Answered, FailureKind::Unclear | FailureKind::Refused | FailureKind::Wrong) => {
+                        self.note_answer()
+                    }
+                    (
+                        Contact::Silent,
+                        FailureKind::NotSent
+                        | FailureKind::Unclear
+                        | FailureKind::Refused
+                        | FailureKind::Wrong,
+                    ) => {
                         if self.contact.silent_since.is_none() {
                             self.contact.silent_since = Some(now);
                             let reason = &failure.reason;
