@@ -5,7 +5,7 @@ use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use super::job::Stage;
 use super::request::Configuration;
 use super::state::{SummaryState, Transition};
-use super::{Csc, Effect, WAITING_TRANSITIONS_MAX, Watching};
+use super::{Csc, Effect, STOPPING, WAITING_TRANSITIONS_MAX, Watching};
 
 impl Csc {
     /// A transition command: at once, or behind the `start` whose configuration is being read.
@@ -50,12 +50,22 @@ impl Csc {
         }
     }
 
+    /// The daemon stops: a `start` under way fails, and so does what waits behind it.
+    pub(super) fn fail_waiting_transitions(&mut self) {
+        if let Some(sender) = self.starting.take() {
+            self.fail(&sender, Some(CommandName::Start), STOPPING.to_owned());
+        }
+        for command in std::mem::take(&mut self.waiting_transitions) {
+            self.fail(&command.sender, command.order.name(), STOPPING.to_owned());
+        }
+    }
+
     /// The configuration that a `start` waits for was read, or not.
     pub(super) fn configured(&mut self, result: Result<Configuration, String>) {
         let Some(sender) = self.starting.take() else { return };
         self.finish_start(&sender, result);
         // Those that waited; one of them may be a `start` behind which the rest waits on.
-        while self.starting.is_none() && self.life == super::Life::Serving {
+        while self.starting.is_none() {
             let Some(command) = self.waiting_transitions.pop_front() else { break };
             self.make_transition(command);
         }
