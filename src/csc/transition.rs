@@ -129,8 +129,11 @@ impl Csc {
         }
     }
 
-    /// Goes to FAULT; the error code is told even if the last one was the same.
+    /// Goes to FAULT; the error code is told even if the last one was the same. OFFLINE is not left any more.
     pub(super) fn fault(&mut self, code: ErrorCode, report: String) {
+        if self.state == SummaryState::Offline {
+            return self.log(LogLevel::Error, format!("after OFFLINE: {report}"));
+        }
         let event = Event::ErrorCode { code, report: report.clone() };
         self.published.retain(|e| !matches!(e, Event::ErrorCode { .. }));
         self.publish(event);
