@@ -25,17 +25,20 @@ fn in_state(state: SummaryState) -> World {
         SummaryState::Standby => {}
         SummaryState::Disabled => {
             world.enable();
+            world.number_from(1000);
             world.send(Order::Disable);
         }
         SummaryState::Enabled => world.enable(),
         SummaryState::Fault => {
             world.enable();
+            world.number_from(1000);
             world.running("broken");
             world.run_to_answer("GET broken", broken());
         }
         SummaryState::Offline => {
             // It only lasts while a request is in flight.
             world.enable();
+            world.number_from(1000);
             world.send(execute(""));
             world.send(Order::Disable);
             world.send(Order::Standby);

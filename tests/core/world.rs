@@ -46,6 +46,8 @@ pub(crate) struct World {
     /// How much of `said` was looked at.
     taken: usize,
     next_number: i32,
+    /// The number of the next command of [`World::enable`].
+    own_number: i32,
     effects: Vec<Effect>,
 }
 
@@ -171,6 +173,7 @@ impl World {
             rules,
             taken: 0,
             next_number: 1,
+            own_number: FIRST_OWN_NUMBER,
             effects: Vec::new(),
         };
         world.absorb(&effects, None);
@@ -185,16 +188,16 @@ impl World {
     pub(crate) fn enabled_with(settings: Settings) -> Self {
         let mut world = Self::with(settings, 1);
         world.enable();
-        world.next_number = 1;
         world
     }
 
     /// From STANDBY to ENABLED.
     pub(crate) fn enable(&mut self) {
-        self.next_number = self.next_number.max(FIRST_OWN_NUMBER);
+        std::mem::swap(&mut self.next_number, &mut self.own_number);
         self.send(start());
         self.input(Input::Configuration(Ok(configuration())));
         self.send(Order::Enable);
+        std::mem::swap(&mut self.next_number, &mut self.own_number);
         self.take();
     }
 
