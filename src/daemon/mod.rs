@@ -313,7 +313,8 @@ impl Daemon {
     }
 
     fn run(mut self, sources: &Sources) {
-        let mut deadline = None;
+        // Before anything happens too: it may be long in coming, and the heart is to beat.
+        let mut deadline = self.set_deadline();
         while !self.over {
             let mut event = sources.wait(self.starting > 0);
             let begun = Instant::now();
@@ -332,12 +333,8 @@ impl Daemon {
                     None => break,
                 }
             }
-            let next = self.epoch + self.csc.next_deadline();
-            if ticked || deadline != Some(next) {
-                deadline = Some(next);
-                if self.deadlines.send(next).is_err() {
-                    dead_channel();
-                }
+            if ticked || deadline != self.next_deadline() {
+                deadline = self.set_deadline();
             }
             self.manager.pet();
             let took = begun.elapsed();
@@ -346,6 +343,19 @@ impl Daemon {
             }
         }
         self.hub.close();
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.epoch + self.csc.next_deadline()
+    }
+
+    /// Tells the timer when the core wants the next tick.
+    fn set_deadline(&self) -> Instant {
+        let next = self.next_deadline();
+        if self.deadlines.send(next).is_err() {
+            dead_channel();
+        }
+        next
     }
 
     fn now(&self) -> Time {
