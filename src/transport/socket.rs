@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::socket_peercred;
 
@@ -59,21 +59,48 @@ pub enum ClientInput {
 /// The way to one client.
 #[derive(Debug)]
 pub struct Outbox {
-    lines: Sender<Arc<str>>,
-    /// Bytes in `lines`.
-    queued: Arc<AtomicUsize>,
+    queue: Queue,
     stream: UnixStream,
     subscribed: bool,
 }
 
-impl Outbox {
-    /// Queues a line; false when the client is too slow or gone.
-    fn post(&self, line: Arc<str>) -> bool {
+/// Lines that wait to be written to one client.
+#[derive(Clone, Debug)]
+struct Queue {
+    lines: Sender<Arc<str>>,
+    /// Bytes in `lines`: what is posted is added here, what is written is taken off.
+    bytes: Arc<AtomicUsize>,
+}
+
+/// Why a line was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// Too much waits already.
+    Full,
+    /// The client takes no more.
+    Closed,
+}
+
+impl Queue {
+    fn new() -> (Self, Receiver<Arc<str>>) {
+        let (lines, receiver) = bounded(QUEUE_LINES);
+        (Self { lines, bytes: Arc::new(AtomicUsize::new(0)) }, receiver)
+    }
+
+    /// Queues a line; never waits.
+    fn post(&self, line: Arc<str>) -> Result<(), Refusal> {
         let len = line.len();
-        if self.queued.fetch_add(len, Ordering::Relaxed) + len > QUEUE_BYTES {
-            return false;
+        if self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len) > QUEUE_BYTES {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            return Err(Refusal::Full);
         }
-        self.lines.try_send(line).is_ok()
+        self.lines.try_send(line).map_err(|error| {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => Refusal::Full,
+                TrySendError::Disconnected(_) => Refusal::Closed,
+            }
+        })
     }
 }
 
@@ -188,11 +215,13 @@ impl Hub {
 
     fn post(&mut self, client: ClientId, line: Arc<str>) {
         let Some(outbox) = self.clients.get(&client) else { return };
-        if !outbox.post(line) {
+        let Err(refusal) = outbox.queue.post(line) else { return };
+        // One that has closed ends like any other, and its reader will say so.
+        if refusal == Refusal::Full {
             log::warn!("client {} does not read what it is sent: dropped", client.0);
             let _ = outbox.stream.shutdown(Shutdown::Both);
-            self.gone(client);
         }
+        self.gone(client);
     }
 
     /// Writes what is queued, within two seconds, and removes the socket.
@@ -260,26 +289,21 @@ impl Acceptor {
             return stream.write_all(format!("{line}\n").as_bytes());
         }
         let peer = socket_peercred(&stream)?;
-        let (lines, queue) = bounded(QUEUE_LINES);
-        let queued = Arc::new(AtomicUsize::new(0));
-        let outbox = Outbox {
-            lines: lines.clone(),
-            queued: queued.clone(),
-            stream: stream.try_clone()?,
-            subscribed: false,
-        };
+        let (queue, lines) = Queue::new();
+        let bytes = queue.bytes.clone();
+        let outbox = Outbox { queue: queue.clone(), stream: stream.try_clone()?, subscribed: false };
         let reader = Reader {
             client,
             identity: format!("uid-{}@localhost", peer.uid.as_raw()),
             pid: peer.pid.as_raw_pid(),
-            lines,
+            queue,
             inputs: self.inputs.clone(),
             commands: 0,
         };
         let writing = Counted::new(&self.writers);
         let write_to = stream.try_clone()?;
         thread::Builder::new().name(format!("write-{}", client.0)).stack_size(STACK).spawn(move || {
-            write_lines(write_to, &queue, &queued);
+            write_lines(client, write_to, &lines, &bytes);
             drop(writing);
         })?;
         thread::Builder::new().name(format!("read-{}", client.0)).stack_size(STACK).spawn(move || {
@@ -291,11 +315,14 @@ impl Acceptor {
 }
 
 /// Writes lines until there are no more to come or the client takes none.
-fn write_lines(mut stream: UnixStream, queue: &Receiver<Arc<str>>, queued: &AtomicUsize) {
-    for line in queue {
+fn write_lines(client: ClientId, mut stream: UnixStream, lines: &Receiver<Arc<str>>, bytes: &AtomicUsize) {
+    for line in lines {
         let done = stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n"));
-        queued.fetch_sub(line.len(), Ordering::Relaxed);
-        if done.is_err() {
+        bytes.fetch_sub(line.len(), Ordering::Relaxed);
+        if let Err(error) = done {
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+                log::warn!("client {} does not read what it is sent: dropped", client.0);
+            }
             break;
         }
     }
@@ -308,7 +335,7 @@ struct Reader {
     client: ClientId,
     identity: String,
     pid: i32,
-    lines: Sender<Arc<str>>,
+    queue: Queue,
     inputs: Sender<ClientInput>,
     /// Commands so far: the number of one that brings none.
     commands: i32,
@@ -357,7 +384,7 @@ impl Reader {
     }
 
     fn say(&self, reason: &str) -> bool {
-        self.lines.try_send(line::error(reason).into()).is_ok()
+        self.queue.post(line::error(reason).into()).is_ok()
     }
 
     fn input(&mut self, line: Line) -> ClientInput {
