@@ -146,6 +146,12 @@ struct Daemon {
 /// # Errors
 /// When it cannot start; once it runs, it only ends by command or signal.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let ended = serve(args);
+    log::logger().flush();
+    ended
+}
+
+fn serve(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args)?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
@@ -211,6 +217,7 @@ fn abort_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         log::error!("this is a bug in ocps: {info}");
+        log::logger().flush();
         default(info);
         std::process::abort();
     }));
@@ -272,6 +279,7 @@ impl Sources {
 /// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
 fn dead_channel() -> ! {
     log::error!("this is a bug in ocps: one of its threads has ended");
+    log::logger().flush();
     std::process::abort();
 }
 
