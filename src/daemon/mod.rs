@@ -227,7 +227,8 @@ fn abort_on_panic() {
 fn signals() -> Result<Receiver<Signal>, Failure> {
     let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-    let (sender, receiver) = bounded(16);
+    // Room for one of each kind: a hang-up that was not heard yet says all that another one could.
+    let (sender, receiver) = bounded(2);
     let listen = move || {
         let mut terminated = false;
         for signal in signals.forever() {
@@ -235,9 +236,10 @@ fn signals() -> Result<Receiver<Signal>, Failure> {
             match signal {
                 Signal::Terminate if terminated => signal_hook::low_level::exit(1),
                 Signal::Terminate => terminated = true,
+                Signal::HangUp if !sender.is_empty() => continue,
                 Signal::HangUp => {}
             }
-            // When the main loop hangs, the second signal must still work.
+            // Without waiting: when the main loop hangs, the second signal must still work.
             let _ = sender.try_send(signal);
         }
     };
