@@ -204,7 +204,7 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
     };
     let nobody = never();
     daemon.start(args.state, args.override_name.as_deref());
-    daemon.run(&Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
+    daemon.run(Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
     Ok(())
 }
 
@@ -322,7 +322,7 @@ impl Daemon {
         }
     }
 
-    fn run(mut self, sources: &Sources) {
+    fn run(mut self, sources: Sources) {
         // Before anything happens too: it may be long in coming, and the heart is to beat.
         let mut deadline = self.set_deadline();
         while !self.over {
@@ -352,6 +352,11 @@ impl Daemon {
                 log::warn!("a turn of the main loop took {} ms; it began with {first}", took.as_millis());
             }
         }
+        for message in sources.logs.try_iter() {
+            self.hub.publish(&SalEvent::LogMessage(message));
+        }
+        // A client that waits to be heard, or to be taken, is not waited for.
+        drop(sources);
         self.hub.close();
     }
 
