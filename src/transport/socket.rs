@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,6 +40,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Stack of a client's thread, in bytes: it parses JSON of at most 128 levels.
 const STACK: usize = 256 << 10;
+/// Room for a line that is kept from one line to the next, in bytes: few are longer.
+const LINE_KEPT: usize = 16 << 10;
 
 /// What the clients do.
 #[derive(Debug)]
@@ -108,6 +110,8 @@ impl Queue {
 #[derive(Debug)]
 pub struct Hub {
     path: PathBuf,
+    /// Device and inode of the socket that we made at `path`.
+    made: (u64, u64),
     clients: HashMap<ClientId, Outbox>,
     /// The last line and number of each topic.
     latest: BTreeMap<&'static str, (i32, Arc<str>)>,
@@ -127,10 +131,16 @@ pub fn listen(path: &Path, inputs: Sender<ClientInput>) -> Result<Hub, String> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(at)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at)?;
+    let made = identity(path).map_err(at)?;
     let writers = Arc::new(AtomicUsize::new(0));
     let acceptor = Acceptor { inputs, readers: Arc::new(AtomicUsize::new(0)), writers: writers.clone() };
     thread::Builder::new().name("socket".to_owned()).spawn(move || acceptor.run(&listener)).map_err(at)?;
-    Ok(Hub { path: path.to_owned(), clients: HashMap::new(), latest: BTreeMap::new(), writers })
+    Ok(Hub { path: path.to_owned(), made, clients: HashMap::new(), latest: BTreeMap::new(), writers })
+}
+
+/// Device and inode of what is at this path.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Removes what a killed daemon left; refuses what is not ours to remove.
@@ -234,7 +244,10 @@ impl Hub {
         while self.writers.load(Ordering::Acquire) > 0 && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
-        let _ = fs::remove_file(&self.path);
+        // Another daemon may have its socket there by now, if somebody removed ours.
+        if identity(&self.path).is_ok_and(|identity| identity == self.made) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -360,6 +373,7 @@ impl Reader {
     /// Takes one line; false when there are no more.
     fn read_line(&mut self, input: &mut impl BufRead, line: &mut Vec<u8>) -> bool {
         line.clear();
+        line.shrink_to(LINE_KEPT);
         let limit = u64::try_from(LINE_MAX + 1).unwrap_or(u64::MAX);
         match input.take(limit).read_until(b'\n', line) {
             Ok(0) | Err(_) => return false,
