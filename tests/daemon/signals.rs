@@ -92,6 +92,25 @@ fn a_submission_that_hangs_is_not_waited_for_longer_than_five_seconds() {
 }
 
 #[test]
+fn of_many_submissions_only_those_under_way_are_ended() {
+    let service = service();
+    let home = Home::for_service(&service.url(), 0.2, "");
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    service.inject(Fault { on: On::Put, times: 0, what: What::Latency(1.0) });
+    for _ in 0..20 {
+        client.execute("p.yaml");
+    }
+    eventually("PUTs are under way", || service.counters().puts >= 1);
+    assert!(daemon.terminate() < Duration::from_secs(6));
+    client.state(4);
+    client.until_closed();
+    let told = client.heard.iter().filter(|line| line["event"]["topic"] == "job_id").count();
+    assert_eq!(told, service.jobs().len(), "every job that was made is told");
+    assert!((1..=4).contains(&told), "{told}");
+}
+
+#[test]
 fn a_second_signal_ends_at_once() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");

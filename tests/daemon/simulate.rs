@@ -162,6 +162,23 @@ fn the_simulator_ignores_a_broken_configuration_but_not_the_override_that_is_nam
 }
 
 #[test]
+fn the_simulator_needs_no_configuration_directory() {
+    let home = Home::with_toml(QUICK);
+    let mut command = home.ocps();
+    command.args(["run", "1", "--simulate", "--config", "ocps.toml", "--socket", "s.sock"]);
+    let daemon = Daemon::start(command, home.socket());
+    let mut client = daemon.subscribe();
+    assert_eq!(client.run("start", &json!({})), "CMD_COMPLETE Done");
+    let applied = client.event("configurationApplied");
+    let empty = json!({
+        "configurations": "", "version": "", "url": "", "schemaVersion": applied["schemaVersion"], "otherInfo": "",
+    });
+    assert_eq!(applied, empty);
+    assert_eq!(client.run("enable", &json!({})), "CMD_COMPLETE Done");
+    assert_eq!(client.run("execute", &json!({"pipeline": "true.yaml"})), "CMD_COMPLETE Done");
+}
+
+#[test]
 fn under_its_python_name_it_is_ocps_run() {
     let home = Home::with_toml(QUICK);
     let link = home.path("run_ocps");

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{Client, Daemon, Home, LONG, PATIENCE, QUICK, eventually};
@@ -130,6 +131,66 @@ fn clients_that_vanish_harm_nobody() {
 }
 
 #[test]
+fn clients_that_come_and_go_leave_nothing_behind() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut first = daemon.connect();
+    until_alone(&mut first);
+    let (threads, files) = (daemon.resource("Threads"), daemon.resource("files"));
+    let visit = |times: usize| {
+        for n in 0..times {
+            let mut client = UnixStream::connect(daemon.socket()).unwrap();
+            let _ = client.write_all([b"garbage\n".as_slice(), b"{\"subscribe\":true}\n", b"{"][n % 3]);
+        }
+    };
+    visit(100);
+    until_alone(&mut first);
+    let memory = daemon.resource("VmRSS");
+    visit(500);
+    until_alone(&mut first);
+    eventually("threads and files are given back", || {
+        daemon.resource("Threads") == threads && daemon.resource("files") == files
+    });
+    let grown = daemon.resource("VmRSS").saturating_sub(memory);
+    assert!(grown < 4096, "{grown} KiB more than {memory} KiB");
+}
+
+#[test]
+fn nonsense_of_all_kinds_is_survived() {
+    let (_home, daemon) = enabled(QUICK);
+    let templates = [
+        r#"{"command":"execute","seq":7,"params":{"pipeline":"true.yaml","prereq_jobs":"a,b"}}"#,
+        r#"{"command":"abort_job","params":{"job_id":"true.yaml-1795377196.900830"}}"#,
+        r#"{"command":"setLogLevel","params":{"level":20}}"#,
+        r#"{"query":"jobs"}"#,
+        r#"{"subscribe":true}"#,
+    ];
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut clients: Vec<Client> = (0..8).map(|_| daemon.connect()).collect();
+    for _ in 0..1000 {
+        let mut line = rng.choice(templates).unwrap().as_bytes().to_vec();
+        for _ in 0..rng.usize(0..4) {
+            let at = rng.usize(..line.len().max(1));
+            if line.is_empty() {
+                break;
+            }
+            match rng.u8(0..4) {
+                0 => line[at] = rng.u8(..),
+                1 => drop(line.remove(at)),
+                2 => line.insert(at, *rng.choice(b"{}[]\",:0-e\\ \n").unwrap()),
+                _ => line.truncate(at.max(1)),
+            }
+        }
+        line.push(b'\n');
+        rng.choice(&mut clients).unwrap().raw(&line);
+    }
+    for client in &mut clients {
+        assert_eq!(client.query("status")["state"], "ENABLED");
+    }
+}
+
+#[test]
 fn a_subscriber_that_does_not_read_is_dropped_and_the_others_go_on() {
     let (_home, daemon) = enabled(QUICK);
     let mut slow = UnixStream::connect(daemon.socket()).unwrap();
@@ -217,6 +278,24 @@ fn a_stale_socket_is_replaced_but_nothing_else() {
         "{refused:?}"
     );
     assert_eq!(fs::read_to_string(home.socket()).unwrap(), "precious");
+}
+
+#[test]
+fn the_socket_of_a_successor_is_left_alone() {
+    let (home, mut first) = enabled(QUICK);
+    fs::remove_file(home.socket()).unwrap();
+    let second = home.start(&["2", "--simulate"]);
+    first.terminate();
+    assert_eq!(second.connect().query("status")["index"], 2);
+}
+
+#[test]
+fn an_instance_that_is_stopped_by_a_debugger_still_has_its_socket() {
+    let (home, daemon) = enabled(QUICK);
+    daemon.signal(Signal::STOP);
+    let refused = home.refused(&["1", "--simulate"]);
+    daemon.signal(Signal::CONT);
+    assert!(refused.one_line(1).contains("is in use by another instance"), "{refused:?}");
 }
 
 #[test]
