@@ -27,7 +27,7 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 	@$(CARGO) build --locked --no-default-features --bin ocps
 	@mkdir -p $(sim)
 	@printf '[simulation]\nmean_duration_s = 2\nsigma_s = 0.5\n' > $(sim)/ocps.toml
-	@$(target)/debug/ocps run 1 --simulate --state enabled --config $(sim)/ocps.toml \
+	@$(target)/debug/ocps run 1 --simulate --no-kafka --state enabled --config $(sim)/ocps.toml \
 	   --socket $(sim)/ocps.sock </dev/null 2>$(sim)/ocps.log & daemon=$$!; \
 	 trap 'kill $$daemon 2>/dev/null; wait $$daemon' EXIT; trap : INT; \
 	 $(target)/debug/ocps console --socket $(sim)/ocps.sock --wait 10 || \

@@ -58,7 +58,17 @@ fn report(name: &str, times: &mut [Duration], bare: Option<[Duration; 2]>) -> [D
 
 fn start_daemon(dir: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_ocps"))
-        .args(["run", "1", "--simulate", "--state", "enabled", "--loglevel", "error", "--socket"])
+        .args([
+            "run",
+            "1",
+            "--simulate",
+            "--no-kafka",
+            "--state",
+            "enabled",
+            "--loglevel",
+            "error",
+            "--socket",
+        ])
         .arg(dir.join("ocps.sock"))
         .stderr(Stdio::null())
         .spawn()

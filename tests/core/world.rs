@@ -63,6 +63,7 @@ pub(crate) fn settings() -> Settings {
         submit_timeout: secs(60),
         settle_time: secs(15),
         outage_limit: secs(300),
+        joins: false,
         max_jobs: 10,
     }
 }

@@ -1,0 +1,95 @@
+//! Two with the same index.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::{Home, Killed, eventually, run};
+use crate::rig::Rig;
+
+#[test]
+fn the_second_instance_says_so_and_ends() {
+    let rig = Rig::new("");
+    let _first = rig.start(&[]);
+    let mut foreign = rig.foreign();
+    foreign.event("heartbeat");
+    let home = Home::new();
+    let mut second = rig.daemon_in(&home, &[]);
+    let ran = run(&mut second);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("another instance with index 1 (LATISS) lives: OCPS:1, process"), "{ran:?}");
+    // It has said nothing but its log level.
+    foreign.listen(Duration::from_millis(500));
+    let origins: std::collections::BTreeSet<i64> = foreign
+        .heard
+        .iter()
+        .filter(|heard| !["logevent_logLevel", "logevent_logMessage"].contains(&heard.topic.as_str()))
+        .map(|heard| heard.int("private_origin"))
+        .collect();
+    assert_eq!(origins.len(), 1);
+}
+
+#[test]
+fn one_that_shows_up_later_is_a_fault() {
+    let rig = Rig::new("");
+    let daemon = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    // Its heartbeat, as ours but of another process.
+    let ours = foreign.event("heartbeat");
+    let schema = rig.registry.memory.lock().unwrap().schemas[ours.id - 1].clone();
+    let schema = apache_avro::Schema::parse_str(&schema).unwrap();
+    let beat = |index: i32, origin: i32| {
+        let mut value = apache_avro::types::Value::try_from(ours.data.clone()).unwrap();
+        if let apache_avro::types::Value::Map(map) = &value {
+            value = apache_avro::types::Value::Record(map.clone().into_iter().collect());
+        }
+        let apache_avro::types::Value::Record(mut fields) = value else { panic!() };
+        for (name, value) in &mut fields {
+            match name.as_str() {
+                "salIndex" => *value = apache_avro::types::Value::Int(index),
+                "private_origin" => *value = apache_avro::types::Value::Int(origin),
+                _ => {}
+            }
+        }
+        let value = apache_avro::types::Value::Record(fields).resolve(&schema).unwrap();
+        let mut bytes = vec![0];
+        bytes.extend(u32::try_from(ours.id).unwrap().to_be_bytes());
+        let writer = apache_avro::writer::datum::GenericDatumWriter::builder(&schema).build().unwrap();
+        writer.write_value(&mut bytes, value).unwrap();
+        bytes
+    };
+    // Of another index: none of our business.
+    foreign.write("logevent_heartbeat", Some(&beat(2, 99)));
+    assert_eq!(foreign.run("setLogLevel", &json!({"level": 20})), "303 Done");
+    assert!(!daemon.stderr().contains("another instance"));
+    foreign.write("logevent_heartbeat", Some(&beat(1, 99)));
+    foreign.state(3);
+    let code =
+        foreign.find("the code", |heard| heard.topic == "logevent_errorCode" && heard.int("errorCode") == 3);
+    assert_eq!(code.text("errorReport"), "another instance with index 1 (LATISS) lives: OCPS:1, process 99");
+    // Once is enough.
+    foreign.write("logevent_heartbeat", Some(&beat(1, 99)));
+    assert_eq!(foreign.run("standby", &json!({})), "303 Done");
+    let faults = |foreign: &crate::foreign::Foreign| {
+        foreign.of("logevent_summaryState").iter().filter(|heard| heard.int("summaryState") == 3).count()
+    };
+    assert_eq!(faults(&foreign), 1);
+}
+
+#[test]
+fn what_is_asked_for_while_starting_is_done_after_it() {
+    let rig = Rig::new("");
+    let mut child = Killed(rig.daemon(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    eventually("the socket", || std::os::unix::net::UnixStream::connect(rig.home.socket()).is_ok());
+    let mut client = crate::harness::Client::connect(&rig.home.socket());
+    // The status is told at once, a command is carried out after the three seconds.
+    let seq = client.send("start", &json!({}));
+    let status = client.query("status");
+    assert_ne!(status["kafka"]["stage"], "joined");
+    assert!(!client.heard.iter().any(|line| line["ack"]["seq"] == seq));
+    assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
+    assert_eq!(client.query("status")["kafka"]["stage"], "joined");
+    assert!(child.0.try_wait().unwrap().is_none());
+}

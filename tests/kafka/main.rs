@@ -1,0 +1,19 @@
+//! The real binary over Kafka, commanded by a foreign client, with a small registry of our own.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests may panic")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "test code: a failure ends the test")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../daemon/harness.rs"]
+#[allow(dead_code, reason = "another test uses the rest")]
+mod harness;
+
+mod bad_input;
+mod commands;
+mod foreign;
+mod instances;
+mod outages;
+mod registry;
+mod rig;
+mod startup;

@@ -1,0 +1,110 @@
+//! A broker, a registry, a daemon and a foreign client for each test.
+//!
+//! The broker is librdkafka's mock in this process; or, when `OCPS_TEST_BROKER` names one, a real one, on which
+//! each test has a topic subname of its own. `OCPS_TEST_BROKER_CONTROL` is a program that takes `stop` and `start`.
+
+use std::process::Command;
+use std::time::Duration;
+
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use crate::foreign::{Foreign, topics};
+use crate::harness::{Daemon, Home};
+use crate::registry::Registry;
+
+pub(crate) struct Rig {
+    cluster: Option<MockCluster<'static, DefaultProducerContext>>,
+    pub(crate) brokers: String,
+    pub(crate) registry: Registry,
+    pub(crate) home: Home,
+    pub(crate) subname: String,
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+impl Rig {
+    pub(crate) fn new(toml: &str) -> Self {
+        let subname = format!("test{:08x}", fastrand::u32(..));
+        let (cluster, brokers) = match variable("OCPS_TEST_BROKER") {
+            Some(brokers) => (None, brokers),
+            None => {
+                let cluster = MockCluster::new(1).unwrap();
+                // It cannot create topics when asked over the wire.
+                for topic in topics() {
+                    cluster.create_topic(&format!("lsst.{subname}.OCPS.{topic}"), 1, 1).unwrap();
+                }
+                let brokers = cluster.bootstrap_servers();
+                (Some(cluster), brokers)
+            }
+        };
+        let port = variable("OCPS_TEST_REGISTRY_PORT").and_then(|port| port.parse().ok()).unwrap_or(0);
+        let home = Home::with_toml(toml);
+        // The mock answers a fetch only at the end of its wait.
+        home.write("consumer.yaml", "fetch.wait.max.ms: 20\n");
+        Self { cluster, brokers, registry: Registry::start(port), home, subname }
+    }
+
+    pub(crate) fn is_real(&self) -> bool {
+        self.cluster.is_none()
+    }
+
+    /// `ocps run 1 --simulate` with these flags, joined to this rig by the environment.
+    pub(crate) fn daemon(&self, args: &[&str]) -> Command {
+        self.daemon_in(&self.home, args)
+    }
+
+    /// The same, with the files of another home.
+    pub(crate) fn daemon_in(&self, home: &Home, args: &[&str]) -> Command {
+        let mut all = vec!["1", "--simulate"];
+        all.extend(args);
+        let mut command = home.daemon(&all);
+        command
+            .env("LSST_TOPIC_SUBNAME", &self.subname)
+            .env("LSST_KAFKA_BROKER_ADDR", &self.brokers)
+            .env("LSST_SCHEMA_REGISTRY_URL", self.registry.url());
+        if !self.is_real() {
+            command.env("LSST_KAFKA_CONSUMER_CONFIGURATION", self.home.path("consumer.yaml"));
+        }
+        command
+    }
+
+    pub(crate) fn start(&self, args: &[&str]) -> Daemon {
+        Daemon::start(self.daemon(args), self.home.socket())
+    }
+
+    pub(crate) fn foreign(&self) -> Foreign {
+        Foreign::new(&self.brokers, &self.subname, self.registry.memory.clone())
+    }
+
+    /// Takes the broker away; false if this rig cannot.
+    pub(crate) fn broker_down(&self) -> bool {
+        match &self.cluster {
+            Some(cluster) => {
+                cluster.broker_down(1).unwrap();
+                true
+            }
+            None => control("stop"),
+        }
+    }
+
+    pub(crate) fn broker_up(&self) {
+        match &self.cluster {
+            Some(cluster) => cluster.broker_up(1).unwrap(),
+            None => assert!(control("start")),
+        }
+    }
+}
+
+fn control(what: &str) -> bool {
+    let Some(program) = variable("OCPS_TEST_BROKER_CONTROL") else { return false };
+    assert!(Command::new(program).arg(what).status().unwrap().success(), "{what}");
+    true
+}
+
+/// How long the broker is away in a test, in seconds: `OCPS_TEST_OUTAGE_S`, else a short while.
+pub(crate) fn outage() -> Duration {
+    Duration::from_secs(variable("OCPS_TEST_OUTAGE_S").and_then(|text| text.parse().ok()).unwrap_or(5))
+}

@@ -1,0 +1,155 @@
+//! What is said at the start, in which order, and how it is written.
+
+use serde_json::json;
+
+use crate::harness::{QUICK, eventually};
+use crate::rig::Rig;
+
+#[test]
+fn the_start_is_told_in_the_order_of_salobj() {
+    let rig = Rig::new("");
+    let _daemon = rig.start(&[]);
+    let mut foreign = rig.foreign();
+    foreign.event("errorCode");
+    let order: Vec<&str> = foreign
+        .heard
+        .iter()
+        .map(|heard| heard.topic.trim_start_matches("logevent_"))
+        .filter(|topic| !["logMessage", "configurationsAvailable"].contains(topic))
+        .take(6)
+        .collect();
+    // Each is in a partition of its own, so a consumer may get them in another order; the stamps have it.
+    let mut told: Vec<(f64, String)> = foreign
+        .heard
+        .iter()
+        .filter(|heard| order.contains(&heard.topic.trim_start_matches("logevent_")))
+        .filter(|heard| heard.int("private_seqNum") == 1)
+        .map(|heard| (heard.data["private_sndStamp"].as_f64().unwrap(), heard.topic.clone()))
+        .collect();
+    told.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let topics: Vec<&str> = told.iter().map(|(_, topic)| topic.trim_start_matches("logevent_")).collect();
+    assert_eq!(
+        topics,
+        ["logLevel", "heartbeat", "simulationMode", "softwareVersions", "summaryState", "errorCode"]
+    );
+    // Three seconds of listening for another instance lie between.
+    assert!((2.9..6.0).contains(&(told[1].0 - told[0].0)), "{told:?}");
+    foreign.event("configurationsAvailable");
+}
+
+#[test]
+fn what_is_written_has_our_keys_and_private_fields() {
+    let rig = Rig::new(QUICK);
+    let daemon = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let seq = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
+    assert_eq!(foreign.final_ack(seq), "303 Done");
+    foreign.event("job_result");
+    let pid = i64::from(daemon.pid().as_raw_pid());
+    let utc = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    for heard in &foreign.heard {
+        let topic = &heard.topic;
+        assert_eq!(heard.key, format!(r#"{{ "name": "OCPS", "index": 1, "topic": "{topic}" }}"#));
+        let number = |field: &str| heard.data[field].as_f64().unwrap();
+        assert_eq!(heard.int("salIndex"), 1);
+        assert_eq!(heard.int("private_origin"), pid);
+        assert_eq!(heard.text("private_identity"), "OCPS:1");
+        assert_eq!(heard.text("private_revCode").len(), 8);
+        assert!(heard.id >= 1);
+        assert!((number("private_sndStamp") - utc - 37.0).abs() < 30.0, "{heard:?}");
+        assert!((number("private_sndStamp") - number("private_efdStamp") - 37.0).abs() < 1e-6);
+        assert_eq!(number("private_kafkaStamp"), number("private_sndStamp"));
+        assert_eq!(number("private_rcvStamp"), 0.0);
+    }
+    for topic in crate::foreign::topics().iter().filter(|topic| *topic != "ackcmd") {
+        let numbers: Vec<i64> = foreign.of(topic).iter().map(|heard| heard.int("private_seqNum")).collect();
+        assert!(numbers.iter().copied().eq((1..).take(numbers.len())), "{topic} {numbers:?}");
+        let stamps: Vec<f64> =
+            foreign.of(topic).iter().map(|heard| heard.data["private_sndStamp"].as_f64().unwrap()).collect();
+        assert!(stamps.is_sorted(), "{topic} {stamps:?}");
+    }
+}
+
+#[test]
+fn a_schema_of_the_registry_is_adopted() {
+    let rig = Rig::new("");
+    let subject = format!("lsst.{}.OCPS.logevent_summaryState-value", rig.subname);
+    let fields: Vec<serde_json::Value> = [
+        ("new", "string"),
+        ("salIndex", "int"),
+        ("private_sndStamp", "double"),
+        ("private_rcvStamp", "double"),
+        ("private_efdStamp", "double"),
+        ("private_kafkaStamp", "double"),
+        ("private_seqNum", "int"),
+        ("private_revCode", "string"),
+        ("private_identity", "string"),
+        ("private_origin", "int"),
+        ("summaryState", "int"),
+    ]
+    .iter()
+    .map(|(name, kind)| match *kind {
+        "string" => json!({"name": name, "type": kind, "default": "as it was"}),
+        "double" => json!({"name": name, "type": kind, "default": 0.0}),
+        _ => json!({"name": name, "type": kind, "default": 0}),
+    })
+    .collect();
+    let text = json!({"type": "record", "name": "logevent_summaryState", "namespace": "lsst.sal.OCPS",
+        "fields": fields})
+    .to_string();
+    let id = rig.registry.memory.lock().unwrap().register(&subject, &text).unwrap();
+    let _daemon = rig.start(&[]);
+    let mut foreign = rig.foreign();
+    let state = foreign.event("summaryState");
+    assert_eq!((state.id, state.int("summaryState"), state.text("new")), (id, 5, "as it was"));
+    assert_eq!(rig.registry.memory.lock().unwrap().subjects[&subject], [id]);
+}
+
+#[test]
+fn an_incompatible_schema_is_named_and_nothing_is_pretended() {
+    let rig = Rig::new("[kafka]\nstart_timeout_s = 2\n");
+    let subject = format!("lsst.{}.OCPS.logevent_job_result-value", rig.subname);
+    let text =
+        r#"{"type":"record","name":"logevent_job_result","fields":[{"name":"salIndex","type":"string"}]}"#;
+    {
+        let mut memory = rig.registry.memory.lock().unwrap();
+        memory.register(&subject, text).unwrap();
+        memory.strict = true;
+    }
+    let daemon = rig.start(&["--state", "enabled"]);
+    // Without Kafka it works over its socket.
+    let mut client = daemon.subscribe();
+    client.state(2);
+    let log = daemon.stderr();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("logevent_job_result-value")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains("field salIndex is not of type int"), "{log}");
+    let status = client.query("status");
+    assert_eq!(status["kafka"]["stage"], "connecting", "{status}");
+    assert!(status["kafka"]["problem"].as_str().unwrap().contains("logevent_job_result"), "{status}");
+}
+
+#[test]
+fn without_broker_and_registry_the_socket_works_and_kafka_is_joined_later() {
+    let mut rig = Rig::new("[kafka]\nstart_timeout_s = 1\n");
+    if !rig.broker_down() {
+        return;
+    }
+    rig.registry.down();
+    let mut daemon = rig.start(&["--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    client.state(2);
+    assert_eq!(client.run("disable", &json!({})), "CMD_COMPLETE Done");
+    rig.broker_up();
+    eventually("the registry is missed", || daemon.stderr().contains("the schema registry http://127.0.0.1"));
+    rig.registry.up();
+    let mut foreign = rig.foreign();
+    // All that was said meanwhile is said now, in its order.
+    foreign.state(1);
+    let states: Vec<i64> =
+        foreign.of("logevent_summaryState").iter().map(|heard| heard.int("summaryState")).collect();
+    assert_eq!(states, [5, 1, 2, 1]);
+    assert_eq!(foreign.run("enable", &json!({})), "303 Done");
+    daemon.terminate();
+}
