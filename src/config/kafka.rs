@@ -85,6 +85,9 @@ impl From<String> for Problem {
     }
 }
 
+/// The value of a variable, else that of a setting, else a default.
+type TextOr<'a> = &'a dyn Fn(&str, &Option<String>, &str) -> Result<String, String>;
+
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Whether Kafka is to be used at all.
@@ -184,11 +187,7 @@ impl Options {
     }
 }
 
-fn sasl(
-    settings: &settings::Kafka,
-    env: Env<'_>,
-    or: &dyn Fn(&str, &Option<String>, &str) -> Result<String, String>,
-) -> Result<Option<Sasl>, String> {
+fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Option<Sasl>, String> {
     let username = or("LSST_KAFKA_SECURITY_USERNAME", &settings.username, "")?;
     let password = match env("LSST_KAFKA_SECURITY_PASSWORD").filter(|value| !value.is_empty()) {
         Some(value) => {

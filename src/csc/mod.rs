@@ -486,7 +486,8 @@ impl Csc {
             // Nobody was told that we exist.
             Life::Joining => {
                 self.life = Life::Over;
-                self.out.push(Effect::Exit);
+                self.state = SummaryState::Offline;
+                self.out.extend([Effect::StopRequests, Effect::Exit]);
                 return;
             }
             Life::Stopping { .. } | Life::Over => return,

@@ -197,14 +197,7 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
     };
     let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let backend: Arc<dyn Backend> = if setup.reader.simulated {
-        Arc::new(Simulated::new(setup.settings.simulation.clone()))
-    } else {
-        Arc::new(Uws::new(&setup.settings.uws).map_err(Failure::Configuration)?)
-    };
-    let capacity = REQUESTS_PER_JOB * setup.settings.max_jobs;
-    let workers = Workers::start(&backend, setup.settings.uws.connections, capacity, &outcome_sender)
-        .map_err(|error| no_thread(&error))?;
+    let workers = start_workers(&setup.settings, setup.reader.simulated, &outcome_sender)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
     watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
@@ -252,6 +245,20 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
     let nobody = never();
     let kafka = kafka_inputs;
     daemon.run(Sources { clients, outcomes, configuration, kafka, logs, signals, ticks, nobody })
+}
+
+fn start_workers(
+    settings: &Settings,
+    simulated: bool,
+    outcomes: &Sender<Outcome>,
+) -> Result<Workers, Failure> {
+    let backend: Arc<dyn Backend> = if simulated {
+        Arc::new(Simulated::new(settings.simulation.clone()))
+    } else {
+        Arc::new(Uws::new(&settings.uws).map_err(Failure::Configuration)?)
+    };
+    let capacity = REQUESTS_PER_JOB * settings.max_jobs;
+    Workers::start(&backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
 }
 
 /// Kafka, what comes over it, and why there is none although it is wanted.

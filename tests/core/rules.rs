@@ -119,7 +119,12 @@ impl Rules {
                 assert!(open.iter().all(|request| request.ticket != outcome.ticket), "answered twice");
                 self.heard(outcome.ticket, &outcome.answer);
             }
-            Input::Tick | Input::ConfigurationsAvailable(_) | Input::LogLevel(_) | Input::Terminate => {}
+            Input::Tick
+            | Input::ConfigurationsAvailable(_)
+            | Input::LogLevel(_)
+            | Input::Joined
+            | Input::Intruder(_)
+            | Input::Terminate => {}
         }
     }
 
@@ -163,6 +168,7 @@ impl Rules {
                 assert_eq!(csc.state().name(), "OFFLINE");
                 self.is_over = true;
             }
+            Effect::Fail(_) => self.is_over = true,
             Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
         }
     }

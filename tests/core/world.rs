@@ -270,7 +270,8 @@ impl World {
                 | Effect::ReadConfiguration { .. }
                 | Effect::WatchConfigurations(_)
                 | Effect::SetLogLevel(_)
-                | Effect::Exit => {}
+                | Effect::Exit
+                | Effect::Fail(_) => {}
             }
             if let Some(line) = line(effect) {
                 self.said.push((self.now, line));
@@ -457,6 +458,7 @@ fn line(effect: &Effect) -> Option<String> {
         Effect::WatchConfigurations(watching) => format!("watch {watching:?}"),
         Effect::SetLogLevel(level) => format!("set log level {level}"),
         Effect::Exit => "Exit".to_owned(),
+        Effect::Fail(reason) => format!("Fail {reason}"),
         Effect::Log(..) => return None,
     })
 }

@@ -173,13 +173,11 @@ pub(super) fn producer(
 }
 
 fn wrong(error: &KafkaError) -> String {
-    match error {
-        KafkaError::ClientConfig(_, why, key, value)
-            if !key.contains("password") && !key.contains("jaas") =>
-        {
-            format!("the Kafka setting {key} = {value:?} is not possible: {why}")
-        }
-        KafkaError::ClientConfig(_, why, key, _) => format!("the Kafka setting {key} is not possible: {why}"),
-        other => format!("the Kafka settings are not possible: {other}"),
+    let KafkaError::ClientConfig(_, why, key, value) = error else {
+        return format!("the Kafka settings are not possible: {error}");
+    };
+    if key.contains("password") || key.contains("jaas") {
+        return format!("the Kafka setting {key} is not possible: {why}");
     }
+    format!("the Kafka setting {key} = {value:?} is not possible: {why}")
 }

@@ -129,7 +129,7 @@ impl Reader {
                 self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
                 let count = self.bad.entry(topic).or_insert(0);
                 *count += 1;
-                if *count == 1 || *count % COMPLAIN_EACH == 0 {
+                if *count == 1 || count.is_multiple_of(COMPLAIN_EACH) {
                     let name = topic.sal_name();
                     log::warn!("Kafka: message {count} of {name} that cannot be taken: {reason}; skipped");
                 }

@@ -221,10 +221,8 @@ impl Record {
 
     fn find(&self, name: &str) -> Option<&Avro> {
         let (_, value) = self.0.iter().find(|(field, _)| field == name)?;
-        match value {
-            Avro::Union(_, inner) => Some(inner.as_ref()).filter(|inner| **inner != Avro::Null),
-            other => Some(other),
-        }
+        let value = if let Avro::Union(_, inner) = value { inner.as_ref() } else { value };
+        Some(value).filter(|value| **value != Avro::Null)
     }
 
     /// A number; 0 if the field is not there.

@@ -1,0 +1,89 @@
+//! Joining the control system: another instance with our index has the right of way.
+
+use ocps::csc::command::Order;
+use ocps::csc::{Input, Settings};
+
+use super::world::{World, execute, secs, settings, start};
+
+const REST: [&str; 6] =
+    ["heartbeat", "simulationMode 0", "softwareVersions", "summaryState STANDBY", "errorCode 0", "watch On"];
+const INTRUDER: &str = "another instance with index 1 (LATISS) lives: OCPS:1, process 7";
+
+fn joining() -> World {
+    let mut world = World::with(Settings { joins: true, ..settings() }, 1);
+    world.expect(&["logLevel 20"]);
+    world
+}
+
+fn intruder() -> Input {
+    Input::Intruder("OCPS:1, process 7".to_owned())
+}
+
+#[test]
+fn nothing_but_the_log_level_is_told_before_it_has_joined() {
+    let mut world = joining();
+    world.run_for(secs(10));
+    world.expect(&[]);
+    world.input(Input::LogLevel(10));
+    world.expect(&["set log level 10", "logLevel 10"]);
+    // The transports hold commands back; one that gets through is not carried out.
+    world.send(start());
+    world.expect(&["ack 1 CMD_FAILED Failed: the daemon is starting"]);
+    assert_eq!(world.times("heartbeat"), []);
+    world.input(Input::Joined);
+    world.expect(&REST);
+    let begun = world.now;
+    world.run_for(secs(2));
+    assert_eq!(world.times("heartbeat"), [begun, begun + secs(1), begun + secs(2)]);
+    world.input(Input::Joined);
+    world.expect(&[]);
+}
+
+#[test]
+fn without_kafka_nothing_is_waited_for() {
+    let mut world = World::new();
+    let mut all = vec!["logLevel 20"];
+    all.extend(REST);
+    world.expect(&all);
+}
+
+#[test]
+fn it_gives_way_to_an_instance_that_was_there_before() {
+    let mut world = joining();
+    world.input(intruder());
+    world.expect(&[&format!("Fail {INTRUDER}")]);
+    world.input(intruder());
+    world.input(Input::Joined);
+    world.input(Input::Terminate);
+    world.expect(&[]);
+}
+
+#[test]
+fn told_to_end_before_it_has_joined_it_ends_without_a_word() {
+    let mut world = joining();
+    world.input(Input::Terminate);
+    world.expect(&["StopRequests", "Exit"]);
+}
+
+#[test]
+fn another_instance_found_later_is_a_fault_and_jobs_go_on() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.take();
+    world.input(intruder());
+    let fault = [&*format!("errorCode 3 {INTRUDER}"), "summaryState FAULT"];
+    world.expect(&fault);
+    // It lives on, but once is enough.
+    world.input(intruder());
+    world.expect(&[]);
+    world.send(execute(""));
+    assert!(world.take()[0].contains("execute not allowed in FAULT: errorCode=3"));
+    world.run_for(secs(3));
+    assert!(world.take().iter().any(|said| said == "GET a"), "the job is not tracked any more");
+    world.send(Order::Standby);
+    world.take();
+    // Nothing was solved by that.
+    world.input(intruder());
+    let said = world.take();
+    assert!(fault.iter().all(|line| said.iter().any(|said| said == line)), "{said:?}");
+}
