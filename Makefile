@@ -11,17 +11,19 @@ unitdir = $(DESTDIR)$(UNITDIR)
 sysconfdir = $(DESTDIR)$(SYSCONFDIR)
 target = $(or $(CARGO_TARGET_DIR),target)
 sim = $(target)/sim
+# TLS and SASL SCRAM to Kafka need OpenSSL's headers.
+features ?= $(shell pkg-config --exists openssl 2>/dev/null && echo kafka-sasl)
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test check fmt bench install uninstall clean
+.PHONY: help build sim test test-kafka check fmt bench install uninstall clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
 	  printf '  make %-10s %s\n' "$$name" "$$text"; done
 	@echo '  DESTDIR and PREFIX [$(PREFIX)] are respected by install and uninstall.'
 
 build: ## build the program with all it can do (release)
-	$(CARGO) build --locked --release
+	$(CARGO) build --locked --release $(if $(features),--features $(features))
 
 sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pipeline=true.yaml' | make sim
 	@$(CARGO) build --locked --no-default-features --bin ocps
@@ -36,6 +38,9 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	$(CARGO) test --locked
+
+test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java)
+	tests/kafka/real.sh
 
 check: ## formatting, lints, docs, no async runtime, nothing drifted
 	$(CARGO) fmt --check

@@ -13,7 +13,7 @@
 //! | [`sal`] | the SAL interface as data: topics, fields, codes, TAI | jobs, sockets |
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, the simulator; the worker pools | commands, acks |
-//! | [`transport`] | where commands come from and events go: the local socket | jobs |
+//! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | what a job is |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
@@ -21,7 +21,7 @@
 //! # The way of one command
 //!
 //! ```text
-//! socket thread -> parse -> Command --channel--> main loop
+//! socket or Kafka thread -> parse -> Command --channel--> main loop
 //!   -> Csc::handle(now, Input::Command) -> [Effect ...]
 //!   -> journal -> Csc::handle(now, Input::Journaled)
 //!   -> acks, events, back-end requests

@@ -39,6 +39,9 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
     line("process", &format!("{}, up {}", get("pid"), duration(status.get("uptime_s"))));
     line("configuration", &configuration(status.get("configuration")));
     line("service", &service(palette, status));
+    if let Some(kafka @ Value::Object(_)) = status.get("kafka") {
+        line("kafka", &self::kafka(palette, kafka));
+    }
     line("jobs", &jobs(status.get("jobs")));
     line("counters", &numbers(status.get("counters")));
     line("log level", &get("log_level"));
@@ -75,6 +78,25 @@ fn service(palette: Palette, status: &Value) -> String {
     text
 }
 
+fn kafka(palette: Palette, kafka: &Value) -> String {
+    let count = |key: &str| kafka.get(key).and_then(Value::as_u64).filter(|count| *count > 0);
+    let stage = scalar(kafka.get("stage"));
+    let tone = if stage == "joined" { Tone::Good } else { Tone::Bad };
+    let mut text = palette.paint(tone, &stage);
+    if let Some(brokers) = kafka.get("brokers").and_then(Value::as_str) {
+        text.push_str(&format!(", {}", clean(brokers)));
+    }
+    for (key, what) in [("queued", "waiting"), ("dropped", "dropped"), ("undecodable", "not understood")] {
+        if let Some(count) = count(key) {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    if let Some(problem) = kafka.get("problem").and_then(Value::as_str) {
+        text.push_str(&format!(", problem: {}", clean(problem)));
+    }
+    text
+}
+
 /// The stages in which there are jobs.
 fn jobs(value: Option<&Value>) -> String {
     let Some(stages) = value.and_then(Value::as_object) else { return UNKNOWN.to_owned() };
@@ -106,6 +128,8 @@ mod tests {
             "configuration": {"files": "_init.yaml,a.yaml", "version": "v1", "url": "file:///c",
                               "service_url": "http://uws/api/v1", "poll_interval_s": 5.0},
             "service": {"reachable": false, "silent_s": 12.0, "last_problem": "connection refused"},
+            "kafka": {"brokers": "b:1", "stage": "joined", "problem": null, "queued": 2, "dropped": 0,
+                      "undecodable": 1},
             "jobs": {"recording": 0, "running": 2, "aborting": 1},
             "counters": {"commands": 3, "results": 1}, "new": true,
         });
@@ -117,6 +141,7 @@ process        77, up 1h02m
 configuration  _init.yaml,a.yaml in file:///c, version v1
 service        http://uws/api/v1 not reachable, silent for 12.0s, polled every 5.0s, last problem: \
 connection refused
+kafka          joined, b:1, 2 waiting, 1 not understood
 jobs           2 running, 1 aborting
 counters       commands=3 results=1
 log level      20

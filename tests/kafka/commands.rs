@@ -122,7 +122,9 @@ fn commands_of_before_the_start_are_not_carried_out() {
     let rig = Rig::new("");
     let mut foreign = if rig.is_real() {
         // Its topics are made by the first daemon.
-        rig.start(&[]).terminate();
+        let mut first = rig.start(&[]);
+        crate::harness::eventually("it is there", || first.stderr().contains("Kafka: at "));
+        first.terminate();
         rig.foreign()
     } else {
         rig.foreign()

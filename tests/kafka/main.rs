@@ -16,4 +16,6 @@ mod instances;
 mod outages;
 mod registry;
 mod rig;
+#[cfg(feature = "kafka-sasl")]
+mod sasl;
 mod startup;

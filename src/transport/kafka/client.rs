@@ -58,7 +58,7 @@ impl ClientContext for Context {
             Kind::Authentication => "the broker does not let us in",
             Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Topic => "the broker cannot be reached",
         };
-        self.troubles.say(kind, &format!("{what}: {reason}"));
+        self.troubles.say(kind, "", &format!("{what}: {reason}"));
     }
 }
 

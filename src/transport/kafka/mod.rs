@@ -225,7 +225,7 @@ impl Link {
             }
             match setup::join(&self.options, self.index, consumer, &self.context) {
                 Ok(session) => {
-                    self.shared.troubles.over(&[Kind::SetUp, Kind::Broker, Kind::Authentication]);
+                    self.shared.troubles.over(&[Kind::SetUp, Kind::Broker, Kind::Authentication], "");
                     log::info!(
                         "Kafka: at {} as {}:{} of lsst.{}",
                         self.options.brokers,
@@ -235,7 +235,7 @@ impl Link {
                     );
                     return Some(session);
                 }
-                Err(problem) => self.shared.troubles.say(Kind::SetUp, &problem),
+                Err(problem) => self.shared.troubles.say(Kind::SetUp, "", &problem),
             }
             let until = Instant::now() + wait;
             // What is pushed wakes us too.
@@ -312,8 +312,14 @@ impl Link {
     fn hear(&self, report: Report) {
         match report.result {
             Ok(()) => {
+                if let Some(topic) = self.outbox.topic(report.id) {
+                    let name = topic.kafka_name(&self.options.topic_subname);
+                    if self.shared.troubles.over(&[Kind::Topic], &name) {
+                        log::info!("Kafka: topic {name} can be written again");
+                    }
+                }
                 self.outbox.delivered(report.id);
-                if self.shared.troubles.over(&[Kind::Broker, Kind::Authentication, Kind::Topic]) {
+                if self.shared.troubles.over(&[Kind::Broker, Kind::Authentication], "") {
                     log::info!("Kafka: the broker takes our messages again");
                 }
             }
@@ -331,7 +337,8 @@ impl Link {
         match self.outbox.refused(id, client::refusal(error)) {
             Fate::Kept if self.is_closing() => {}
             Fate::Kept => {
-                self.shared.troubles.say(Kind::Topic, &format!("topic {name} cannot be written: {why}"));
+                let text = format!("topic {name} cannot be written: {why}");
+                self.shared.troubles.say(Kind::Topic, &name, &text);
             }
             Fate::Minimal => {
                 log::error!(

@@ -98,11 +98,11 @@ impl Reader {
             None => Ok(None),
             Some(Err(error)) => {
                 let text = format!("commands cannot be read: {}", code(&error));
-                self.shared.troubles.say(Kind::Consumer, &text);
+                self.shared.troubles.say(Kind::Consumer, "", &text);
                 Ok(None)
             }
             Some(Ok(message)) => {
-                if self.shared.troubles.over(&[Kind::Consumer]) {
+                if self.shared.troubles.over(&[Kind::Consumer], "") {
                     log::info!("Kafka: commands are read again");
                 }
                 let Some(topic) = self.topics.get(message.topic()).copied() else { return Ok(None) };

@@ -24,7 +24,7 @@ pub(super) enum Kind {
 
 /// The troubles that last.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(Mutex<BTreeMap<Kind, Trouble>>);
+pub(super) struct Troubles(Mutex<BTreeMap<(Kind, String), Trouble>>);
 
 #[derive(Debug)]
 struct Trouble {
@@ -33,33 +33,37 @@ struct Trouble {
 }
 
 impl Troubles {
-    /// Something is wrong.
-    pub(super) fn say(&self, kind: Kind, text: &str) {
-        if self.note(kind, text, Instant::now()) {
+    /// Something is wrong; `about` is the topic, if it concerns only one.
+    pub(super) fn say(&self, kind: Kind, about: &str, text: &str) {
+        if self.note(kind, about, text, Instant::now()) {
             log::warn!("Kafka: {text}; trying on");
         }
     }
 
     /// Whether this is to be said.
-    fn note(&self, kind: Kind, text: &str, now: Instant) -> bool {
+    fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
         let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match troubles.get_mut(&kind) {
-            Some(trouble) if now.saturating_duration_since(trouble.said) < AGAIN => {
+        match troubles.get_mut(&(kind, about.to_owned())) {
+            // Joining goes from one trouble to the next; elsewhere texts differ only in numbers.
+            Some(trouble)
+                if now.saturating_duration_since(trouble.said) < AGAIN
+                    && (kind != Kind::SetUp || trouble.text == text) =>
+            {
                 text.clone_into(&mut trouble.text);
                 false
             }
             Some(_) | None => {
-                troubles.insert(kind, Trouble { said: now, text: text.to_owned() });
+                troubles.insert((kind, about.to_owned()), Trouble { said: now, text: text.to_owned() });
                 true
             }
         }
     }
 
     /// It is over, if it was.
-    pub(super) fn over(&self, kinds: &[Kind]) -> bool {
+    pub(super) fn over(&self, kinds: &[Kind], about: &str) -> bool {
         let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = troubles.len();
-        troubles.retain(|kind, _| !kinds.contains(kind));
+        troubles.retain(|(kind, topic), _| topic != about || !kinds.contains(kind));
         troubles.len() < before
     }
 
@@ -78,13 +82,20 @@ mod tests {
     #[test]
     fn a_trouble_is_said_once_and_then_rarely() {
         let (troubles, now) = (Troubles::default(), Instant::now());
-        assert!(troubles.note(Kind::Broker, "a", now));
-        assert!(!troubles.note(Kind::Broker, "b", now + AGAIN / 2));
-        assert!(troubles.note(Kind::SetUp, "c", now));
+        assert!(troubles.note(Kind::Broker, "", "a", now));
+        assert!(!troubles.note(Kind::Broker, "", "b", now + AGAIN / 2));
+        assert!(troubles.note(Kind::SetUp, "", "c", now));
         assert_eq!(troubles.current().as_deref(), Some("c; b"));
-        assert!(troubles.note(Kind::Broker, "d", now + AGAIN));
-        assert!(troubles.over(&[Kind::Broker, Kind::Consumer]));
-        assert!(!troubles.over(&[Kind::Broker]));
-        assert!(troubles.note(Kind::Broker, "e", now + AGAIN));
+        assert!(troubles.note(Kind::Broker, "", "d", now + AGAIN));
+        assert!(troubles.over(&[Kind::Broker, Kind::Consumer], ""));
+        assert!(!troubles.over(&[Kind::Broker], ""));
+        assert!(troubles.note(Kind::Broker, "", "e", now + AGAIN));
+        // What goes well with one topic says nothing of another.
+        assert!(troubles.note(Kind::Topic, "x", "f", now));
+        assert!(!troubles.over(&[Kind::Topic], "y"));
+        assert!(!troubles.note(Kind::Topic, "x", "f", now));
+        // Joining met something else.
+        assert!(troubles.note(Kind::SetUp, "", "g", now));
+        assert!(!troubles.note(Kind::SetUp, "", "g", now));
     }
 }

@@ -1,0 +1,44 @@
+#!/bin/sh
+# The Kafka tests against a real Apache Kafka broker, and against a client that is not ours (check.py).
+set -eu
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-target}
+mkdir -p "$target/kafka"
+KAFKA_DIR=$(cd "$target/kafka" && pwd)
+export KAFKA_DIR
+broker=$PWD/tests/kafka/broker.sh
+code=0
+"$broker" fetch || code=$?
+if [ "$code" = 75 ]; then
+  echo 'test-kafka: SKIPPED: Apache Kafka cannot be had here (see the line above)' >&2
+  exit 0
+fi
+[ "$code" = 0 ] || exit "$code"
+trap '"$broker" stop' EXIT
+trap 'exit 1' INT TERM
+addresses=$("$broker" new)
+OCPS_TEST_BROKER=${addresses% *}
+OCPS_TEST_SASL_BROKER=${addresses#* }
+export OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER
+export OCPS_TEST_BROKER_CONTROL="$broker" OCPS_TEST_OUTAGE_S="${OCPS_TEST_OUTAGE_S:-60}"
+
+# TLS and SCRAM need OpenSSL; without it all but these is tested.
+features=kafka
+if pkg-config --exists openssl 2>/dev/null; then
+  features=kafka-sasl
+else
+  echo 'test-kafka: no OpenSSL headers (libssl-dev): SASL SCRAM is not tested' >&2
+fi
+cargo test --locked --features "$features" --test kafka --no-run
+cargo build --locked --features "$features"
+timeout 900 cargo test --locked --features "$features" --test kafka -- --test-threads=1
+
+venv=$KAFKA_DIR/venv
+if [ -x "$venv/bin/python" ] || python3 -m venv "$venv"; then
+  if "$venv/bin/python" -c 'import confluent_kafka, fastavro' 2>/dev/null ||
+     "$venv/bin/pip" install --quiet --disable-pip-version-check confluent-kafka fastavro; then
+    timeout 300 "$venv/bin/python" tests/kafka/check.py "$target/debug/ocps" "$OCPS_TEST_BROKER"
+    exit
+  fi
+fi
+echo 'test-kafka: SKIPPED: check.py: confluent-kafka and fastavro cannot be installed' >&2
