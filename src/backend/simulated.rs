@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::Backend;
+use super::{Backend, rapid_analysis};
 use crate::config::settings::Simulation;
 use crate::csc::event::{ErrorCode, JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
@@ -111,6 +111,8 @@ impl Backend for Simulated {
             Action::Submit(submission) => self.submit(submission, &mut state),
             Action::Status { job_id, .. } => Self::status(job_id, &state),
             Action::Remove { job_id } => Self::remove(job_id, &mut state),
+            Action::Push { config, .. } => rapid_analysis::rehearse(config),
+            Action::Ping => Answer::Done,
             Action::List { run_ids } => Answer::Listed(
                 state
                     .jobs

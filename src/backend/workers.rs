@@ -89,7 +89,7 @@ impl Workers {
         let queue = match request.action {
             Action::Remove { .. } => &self.delete,
             Action::List { .. } => &self.list,
-            Action::Submit(_) => &self.put,
+            Action::Submit(_) | Action::Push { .. } | Action::Ping => &self.put,
             Action::Status { .. } => &self.poll,
         };
         match queue.sender.try_send(request) {

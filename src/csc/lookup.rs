@@ -142,6 +142,7 @@ impl Csc {
             | Answer::Gone
             | Answer::Removed { .. }
             | Answer::Rejected { .. }
+            | Answer::Done
             | Answer::Broken { .. } => {}
         }
     }

@@ -177,7 +177,11 @@ impl Csc {
                 }
             },
             // No back-end answers a DELETE so.
-            Answer::Job(_) | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Job(_)
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 removal.unclear = true;
                 self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
             }
@@ -195,7 +199,11 @@ impl Csc {
             }
             Answer::Failed(failure) => self.retry(&job_id, Next::Confirm, &failure),
             // No back-end answers a GET so; the simulator's broken jobs are not removed uncleanly.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
             }
         }

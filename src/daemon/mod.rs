@@ -9,7 +9,6 @@ mod setup;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,6 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::backend::Backend;
-use crate::backend::simulated::Simulated;
-use crate::backend::uws::Uws;
 use crate::backend::workers::Workers;
 use crate::cli::flags::RunArgs;
 use crate::config::settings::Settings;
@@ -126,6 +122,8 @@ struct Daemon {
     logs: Logs,
     index: SalIndex,
     simulated: bool,
+    /// Where Redis is, for Rapid Analysis.
+    redis: Option<String>,
     /// The toml, to be read again on SIGHUP.
     config: Option<PathBuf>,
     /// Whether the command line chose the log level, so that the toml does not.
@@ -147,6 +145,7 @@ struct Daemon {
 /// When it cannot start; once it runs, it only ends by command or signal.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args)?;
+    let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
         .map_err(Failure::Other)?;
@@ -156,13 +155,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let (client_sender, clients) = bounded(CLIENT_QUEUE);
     let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let backend: Arc<dyn Backend> = if setup.reader.simulated {
-        Arc::new(Simulated::new(setup.settings.simulation.clone()))
-    } else {
-        Arc::new(Uws::new(&setup.settings.uws).map_err(Failure::Configuration)?)
-    };
     let capacity = REQUESTS_PER_JOB * setup.settings.max_jobs;
-    let workers = Workers::start(&backend, setup.settings.uws.connections, capacity, &outcome_sender)
+    let workers = Workers::start(&work.backend, setup.settings.uws.connections, capacity, &outcome_sender)
         .map_err(|error| no_thread(&error))?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
@@ -187,6 +181,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         logs: log_outputs,
         index: setup.index,
         simulated,
+        redis: work.redis,
         config: args.config.clone(),
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
@@ -385,6 +380,7 @@ impl Daemon {
                 let process = document::Process {
                     index: self.index,
                     simulated: self.simulated,
+                    redis: self.redis.as_deref(),
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
