@@ -63,9 +63,10 @@ fn service(palette: Palette, status: &Value) -> String {
         None => scalar(of("configuration", "service_url")),
     };
     let answered = service("answered_s").filter(|time| time.is_number());
+    let has_problem = service("last_problem").is_some_and(Value::is_string);
     let mut text = match service("reachable").and_then(Value::as_bool) {
         // Redis is talked to only when there is something to say.
-        Some(true) if redis.is_some() && answered.is_none() => format!("{url} not asked yet"),
+        Some(true) if redis.is_some() && answered.is_none() && !has_problem => format!("{url} not asked yet"),
         Some(true) => format!("{url} {}", palette.paint(Tone::Good, "reachable")),
         Some(false) => format!("{url} {}", palette.paint(Tone::Bad, "not reachable")),
         None => url,

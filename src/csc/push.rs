@@ -13,9 +13,13 @@ use super::id::SalIndex;
 use super::request::{Action, Answer, Configuration, Failure, FailureKind};
 use super::{Asked, Csc, Life};
 
-/// An execute is answered after so long at the latest. The scripts' 5 s must do for the way of the command and
+/// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
 /// of its ack too.
-const PATIENCE: Duration = Duration::from_millis(4500);
+const PATIENCE: Duration = Duration::from_millis(4250);
+
+/// How much later than it should the back-end may answer. It knows best what became of a push; if it keeps silent,
+/// the sender is told that it is unclear.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// What an execute leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +116,7 @@ impl Csc {
         if let Some(Push { sender, config, until }) = self.pushes.waiting.pop_front() {
             let action = Action::Push { config, patience: until.saturating_sub(now) };
             self.ask(Asked::Push, Arc::from(""), action);
-            self.pushes.flight = Flight::Awaited { sender, until };
+            self.pushes.flight = Flight::Awaited { sender, until: until + GRACE };
         }
     }
 
@@ -216,7 +220,7 @@ mod tests {
     use super::super::command::{Command, Order, Via};
     use super::super::event::Event;
     use super::super::id::{ClientId, JobId, SeqNum};
-    use super::super::request::{Contact, Outcome, Request, Service, Ticket};
+    use super::super::request::{Contact, Outcome, Request, Service};
     use super::super::state::SummaryState;
     use super::super::time::{Tai, Time};
     use super::super::{Effect, Input, Settings};
@@ -351,30 +355,150 @@ mod tests {
             std::mem::take(&mut self.acks)
         }
 
-        /// The pushes that the back-end has been asked for and has not answered.
+        /// The pushes that the back-end has been asked for and has not answered, with their patience in ms.
         fn asked(&self) -> Vec<(&str, u128)> {
-            let action = |request: &'_ Request| match &request.action {
-                Action::Push { .. } => (),
-                action @ (Action::Ping
+            let push = |request: &'_ Request| matches!(request.action, Action::Push { .. });
+            assert!(self.requests.iter().all(push), "{:?}", self.requests);
+            let fields = self.requests.iter().filter_map(|request| match &request.action {
+                Action::Push { config, patience } => Some((&**config, patience.as_millis())),
+                Action::Ping
                 | Action::Submit(_)
                 | Action::Status { .. }
                 | Action::Remove { .. }
-                | Action::List { .. }) => panic!("{action:?}"),
-            };
-            self.requests.iter().for_each(action);
-            let push = |request: &'static Request| request;
-            let _ = push;
-            self.requests
-                .iter()
-                .filter_map(|request| match &request.action {
-                    Action::Push { config, patience } => Some((&**config, patience.as_millis())),
-                    Action::Ping
-                    | Action::Submit(_)
-                    | Action::Status { .. }
-                    | Action::Remove { .. }
-                    | Action::List { .. } => None,
-                })
-                .collect()
+                | Action::List { .. } => None,
+            });
+            fields.collect()
         }
+    }
+
+    #[test]
+    fn pushes_are_made_one_by_one_in_order() {
+        let mut rig = Rig::enabled(SalIndex::Ra);
+        rig.command(3, execute("a"));
+        rig.command(4, execute("b"));
+        rig.wait(Duration::from_secs(1));
+        assert_eq!(rig.asked(), [("a", 4250)]);
+        rig.answer(Answer::Done);
+        assert_eq!(rig.said(), ["3 Complete"]);
+        assert_eq!(rig.asked(), [("b", 3250)]);
+        rig.answer(Answer::Rejected { reason: "no".to_owned() });
+        assert_eq!(rig.said(), ["4 no; nothing was pushed"]);
+        assert_eq!(rig.csc.next_deadline(), rig.csc.next_heartbeat);
+    }
+
+    #[test]
+    fn a_failure_says_what_became_of_the_values() {
+        let check = |answer: Answer, expected: &str| {
+            let mut rig = Rig::enabled(SalIndex::Ra);
+            rig.command(3, execute("a"));
+            rig.answer(answer);
+            let said = rig.said();
+            assert!(said.len() == 1 && said[0].starts_with(&format!("3 {expected}")), "{said:?}");
+            // It is told, not repeated.
+            rig.wait(Duration::from_secs(60));
+            assert_eq!((rig.asked(), rig.acks.len()), (vec![], 0));
+        };
+        check(failure(FailureKind::NotSent, "x"), "x; nothing was pushed");
+        check(failure(FailureKind::Refused, "x"), "x; nothing was pushed");
+        check(failure(FailureKind::Unclear, "x"), "x; it is unclear whether the values were pushed");
+        check(failure(FailureKind::Wrong, "one of two"), "one of two");
+        check(Answer::Gone, "the back-end answered a push out of place; it is unclear");
+    }
+
+    #[test]
+    fn all_are_answered_in_time_even_if_the_back_end_is_not() {
+        let mut rig = Rig::enabled(SalIndex::Ra);
+        rig.command(3, execute("a"));
+        rig.wait(Duration::from_secs(1));
+        rig.command(4, execute("b"));
+        rig.wait(Duration::from_millis(3499));
+        assert_eq!(rig.said(), [""; 0]);
+        rig.wait(Duration::from_millis(1));
+        let said = rig.said();
+        assert!(
+            said.len() == 1 && said[0].starts_with("3 Redis did not answer in time; it is uncl"),
+            "{said:?}"
+        );
+        rig.wait(Duration::from_millis(750));
+        let late = "commands before it waited for Redis too long; nothing was pushed";
+        assert_eq!(rig.said(), [format!("4 {late}")]);
+        // The back-end is still at the first one: nothing overtakes it.
+        rig.command(5, execute("c"));
+        assert_eq!(rig.asked(), [("a", 4250)]);
+        rig.wait(Duration::from_secs(1));
+        rig.answer(Answer::Done);
+        assert_eq!((rig.said(), rig.asked()), (vec![], vec![("c", 3250)]));
+        rig.answer(Answer::Done);
+        assert_eq!(rig.said(), ["5 Complete"]);
+    }
+
+    #[test]
+    fn those_that_wait_are_bounded() {
+        let mut rig = Rig::enabled(SalIndex::Ra);
+        for seq_num in 0..=i32::try_from(MAX).unwrap() {
+            rig.command(10 + seq_num, execute("a"));
+        }
+        assert_eq!(rig.said(), [""; 0]);
+        rig.command(20, execute("a"));
+        assert_eq!(rig.said(), ["20 3 commands wait for Redis, which is the limit; nothing was pushed"]);
+    }
+
+    #[test]
+    fn start_needs_a_ping() {
+        let mut rig = Rig::new(SalIndex::Ra);
+        rig.command(1, Order::Start { override_name: String::new() });
+        rig.input(Input::Configuration(Ok(configuration())));
+        rig.command(2, Order::Enable);
+        assert_eq!(rig.requests.len(), 1);
+        assert_eq!((rig.said(), rig.csc.state()), (vec![], SummaryState::Standby));
+        rig.answer(failure(FailureKind::Refused, "Redis at h:1 refuses the password"));
+        let said = ["1 Redis at h:1 refuses the password", "2 enable not allowed in state STANDBY"];
+        assert_eq!((rig.said(), rig.csc.state()), (said.map(str::to_owned).to_vec(), SummaryState::Standby));
+        rig.command(3, Order::Start { override_name: String::new() });
+        rig.input(Input::Configuration(Err("bad".to_owned())));
+        assert_eq!((rig.said(), rig.requests.len()), (vec!["3 bad".to_owned()], 0));
+        rig.command(4, Order::Start { override_name: String::new() });
+        rig.input(Input::Configuration(Ok(configuration())));
+        rig.answer(Answer::Done);
+        assert_eq!((rig.said(), rig.csc.state()), (vec!["4 Complete".to_owned()], SummaryState::Disabled));
+    }
+
+    #[test]
+    fn a_stop_begins_nothing_and_leaves_nobody_without_an_answer() {
+        let mut rig = Rig::enabled(SalIndex::Ra);
+        rig.command(3, execute("a"));
+        rig.command(4, execute("b"));
+        rig.input(Input::Terminate);
+        assert_eq!(rig.said(), ["4 the daemon is stopping; nothing was pushed"]);
+        assert!(!rig.exited);
+        rig.answer(Answer::Done);
+        assert_eq!(rig.said(), ["3 Complete"]);
+        assert!(rig.exited && rig.requests.is_empty());
+
+        let mut rig = Rig::enabled(SalIndex::Ra);
+        rig.command(3, execute("a"));
+        rig.input(Input::Terminate);
+        rig.wait(Duration::from_secs(5));
+        let said = rig.said();
+        assert!(said.len() == 1 && said[0].starts_with("3 the daemon ended before Redis answered; it is un"));
+        assert!(rig.exited);
+    }
+
+    #[test]
+    fn what_is_allowed_depends_on_the_back_end() {
+        let abort = || Order::AbortJob(JobId::parse("x").unwrap());
+        let mut rig = Rig::new(SalIndex::Ra);
+        rig.command(1, execute("a"));
+        rig.command(2, abort());
+        let not_allowed =
+            ["1 execute not allowed in state STANDBY", "2 abort_job not allowed in state STANDBY"];
+        assert_eq!(rig.said(), not_allowed);
+        let mut rig = Rig::enabled(SalIndex::Ra);
+        rig.command(3, abort());
+        assert_eq!(rig.said(), ["3 Rapid Analysis (index 101) has no jobs to abort"]);
+        let mut rig = Rig::enabled(SalIndex::Latiss);
+        rig.command(3, execute("a"));
+        assert_eq!(rig.said(), ["3 pipeline is empty: give the URL or path of a pipeline"]);
+        assert_eq!(rig.requests, []);
     }
 }
