@@ -89,6 +89,7 @@ fn short(answer: &Answer) -> (String, String) {
         Answer::Gone => ("gone".to_owned(), String::new()),
         Answer::Removed { .. } => ("removed".to_owned(), String::new()),
         Answer::Listed(jobs) => (format!("listed {}", jobs.len()), String::new()),
+        Answer::Done => ("done".to_owned(), String::new()),
         Answer::Rejected { reason } => ("rejected".to_owned(), reason.clone()),
         Answer::Broken { report, .. } => ("broken".to_owned(), report.clone()),
         Answer::Failed(f) => (format!("{:?} {:?}", f.kind, f.contact), f.reason.clone()),
@@ -364,6 +365,10 @@ fn raw(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
     format!("http://{address}")
 }
 
+fn is_whole(request: &str) -> bool {
+    request.contains("\r\n\r\n") && (!request.starts_with("PUT") || request.ends_with('}'))
+}
+
 /// Reads a request as far as its body can be known to go: all in one piece here.
 fn read_some(connection: &mut TcpStream) -> String {
     let mut text = Vec::new();
@@ -372,7 +377,7 @@ fn read_some(connection: &mut TcpStream) -> String {
         let n = connection.read(&mut buffer).unwrap_or(0);
         text.extend_from_slice(&buffer[..n]);
         let whole = String::from_utf8_lossy(&text).into_owned();
-        if n == 0 || (whole.contains("\r\n\r\n") && (!whole.starts_with("PUT") || whole.ends_with('}'))) {
+        if n == 0 || is_whole(&whole) {
             return whole;
         }
     }
@@ -687,6 +692,36 @@ fn https_without_the_feature_says_so() {
     }
 }
 
+#[test]
+fn a_service_that_comes_back_has_its_jobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = Some(directory.path().join("jobs.json"));
+    let service = UwsService::start(Options { state: state.clone(), ..quick() });
+    let (client, url) = (client(), service.url());
+    let id = job_id(client.perform(&url, &submit("1-a")));
+    let stopped = service.stop();
+    check(&client, &url, &status(&id, Some("1-a")), "NotSent Silent");
+    let service = stopped.restart();
+    assert_eq!(service.url(), url);
+    check(&client, &url, &status(&id, Some("1-a")), "job Active");
+    drop(service);
+    let service = UwsService::start(Options { state, ..quick() });
+    check(&client, &service.url(), &list(&["1-a"]), "listed 1");
+}
+
+#[test]
+fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up() {
+    let service = UwsService::start(Options { serial: true, ..quick() });
+    let url = service.url();
+    let hasty = Uws::new(&settings(Duration::from_millis(200))).unwrap();
+    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(0.6) });
+    check(&hasty, &url, &submit("1-a"), "Unclear Silent");
+    let started = Instant::now();
+    check(&client(), &url, &list(&["1-a"]), "listed 1");
+    assert!(started.elapsed() > Duration::from_millis(200), "the list waits behind the PUT");
+    assert_eq!(service.counters().jobs["1-a"], 1);
+}
+
 /// Pieces of answers, some of them wrong, from which a seeded generator makes more.
 const PIECES: [&str; 40] = [
     "HTTP/1.1 200 OK\r\n",
@@ -803,7 +838,7 @@ subjectAltName = IP:127.0.0.1
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
             text.push_str(&String::from_utf8_lossy(&buffer[..n]));
-            if text.ends_with("\r\n\r\n") {
+            if is_whole(&text) {
                 text.clear();
                 to.write_all(answer_text("[]").as_bytes()).unwrap();
                 to.flush().unwrap();
@@ -865,6 +900,7 @@ subjectAltName = IP:127.0.0.1
             let listed = output.lines().filter(|l| l.starts_with("listed 0")).count();
             let refused =
                 output.lines().filter(|l| l.starts_with("NotSent Silent cannot reach https")).count();
+            assert!(!output.contains("no answer"), "{output}");
             assert_eq!((listed, refused), if trusted { (2, 0) } else { (0, 8) }, "{output}");
         }
     }

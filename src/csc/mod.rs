@@ -35,8 +35,8 @@ use std::time::Duration;
 
 use command::{Command, CommandName, Order, Sender};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{JobId, RunId, SalIndex};
-use job::{Ended, Job, JobKey, Watch};
+use id::{JobId, JobKey, RunId, SalIndex};
+use job::{Ended, Job, Watch};
 use push::Work;
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
@@ -50,6 +50,8 @@ const REMINDER: Duration = Duration::from_secs(300);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// What commands are told that come too late.
+const STOPPING: &str = "the daemon is stopping";
 /// Finished jobs that are remembered for `ocps jobs --all`.
 const HISTORY_MAX: usize = 1000;
 /// Transition commands that may wait behind a `start`.
@@ -315,7 +317,7 @@ impl Csc {
         }
         self.counters.commands += 1;
         if self.life != Life::Serving {
-            return self.fail(&command.sender, command.order.name(), "the daemon is stopping".to_owned());
+            return self.fail(&command.sender, command.order.name(), STOPPING.to_owned());
         }
         let name = command.order.name();
         match command.order {
@@ -462,6 +464,7 @@ impl Csc {
         }
         self.life = Life::Stopping { until: self.now.mono + STOP_PATIENCE };
         self.out.push(Effect::StopRequests);
+        self.fail_waiting_transitions();
         self.stop_pushes();
     }
 

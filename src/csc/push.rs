@@ -11,7 +11,7 @@ use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, LogLevel};
 use super::id::SalIndex;
 use super::request::{Action, Answer, Configuration, Failure, FailureKind};
-use super::{Asked, Csc, Life};
+use super::{Asked, Csc, Life, STOPPING};
 
 /// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
 /// of its ack too.
@@ -152,7 +152,7 @@ impl Csc {
     /// The daemon ends: what waits is not begun.
     pub(super) fn stop_pushes(&mut self) {
         while !self.pushes.waiting.is_empty() {
-            self.fail_first_push("the daemon is stopping");
+            self.fail_first_push(STOPPING);
         }
     }
 
@@ -174,7 +174,7 @@ impl Csc {
     /// The layers are sound; Rapid Analysis starts only where Redis answers, too.
     pub(super) fn ping(&mut self, configuration: Configuration) {
         if self.life != Life::Serving {
-            return self.conclude_start(Err("the daemon is stopping".to_owned()));
+            return self.conclude_start(Err(STOPPING.to_owned()));
         }
         self.ask(Asked::Ping(Box::new(configuration)), Arc::from(""), Action::Ping);
     }

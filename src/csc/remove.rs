@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::command::{CommandName, Sender};
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::JobId;
-use super::job::{JobKey, PollStep, Stage};
+use super::id::{JobId, JobKey};
+use super::job::{PollStep, Stage};
 use super::request::{Action, Answer, Failure};
 use super::track::Ending;
 use super::{Asked, Csc, REMINDER};
@@ -69,7 +69,12 @@ impl Csc {
         if let Some(removal) = self.removals.get_mut(&job_id) {
             // The same job twice: the commands share one outcome.
             if removal.waiting.len() < WAITING_MAX {
-                return removal.waiting.push(sender);
+                removal.waiting.push(sender.clone());
+                if removal.reminder.is_some() {
+                    // The others know already that it takes longer.
+                    self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id });
+                }
+                return;
             }
             let reason =
                 format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit");

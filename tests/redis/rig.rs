@@ -311,8 +311,7 @@ impl Proxy {
 
 fn forward(mut client: TcpStream, mut server: TcpStream, plan: &Mutex<Option<(&'static str, Cut)>>) {
     let mut buffer = [0; 65536];
-    loop {
-        let Ok(n @ 1..) = client.read(&mut buffer) else { break };
+    while let Ok(n @ 1..) = client.read(&mut buffer) {
         let piece = &buffer[..n];
         let mut plan = plan.lock().unwrap();
         let cut = plan.filter(|(word, _)| piece.windows(word.len()).any(|part| part == word.as_bytes()));

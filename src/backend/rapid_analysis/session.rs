@@ -2,6 +2,7 @@
 //!
 //! Invariant: it tells for sure whether values were pushed wherever that can be known. Redis carries out a
 //! transaction at its EXEC, so only an EXEC that was sent and not answered is unclear.
+#![allow(clippy::wildcard_enum_match_arm, reason = "redis::Value is not ours and may get more variants")]
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
