@@ -13,10 +13,10 @@ target = $(or $(CARGO_TARGET_DIR),target)
 sim = $(target)/sim
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test check fmt bench install uninstall clean
+.PHONY: help build sim test test-redis check fmt bench install uninstall clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
 	  printf '  make %-10s %s\n' "$$name" "$$text"; done
 	@echo '  DESTDIR and PREFIX [$(PREFIX)] are respected by install and uninstall.'
 
@@ -36,6 +36,10 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	$(CARGO) test --locked
+
+test-redis: ## test Rapid Analysis against a real redis-server, which must be installed
+	@command -v redis-server >/dev/null || { echo 'redis-server is not installed: apt-get install redis-server' >&2; exit 1; }
+	$(CARGO) test --locked --test redis
 
 check: ## formatting, lints, docs, no async runtime, nothing drifted
 	$(CARGO) fmt --check

@@ -69,6 +69,15 @@ impl Daemon {
         fs::read_to_string(self.dir.path().join("log")).unwrap()
     }
 
+    /// Waits for this in the log, which is written a little later.
+    pub fn wait_for_log(&self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(Instant::now() < end, "{text}: {}", self.log());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What `ocps status` prints.
     pub fn status_text(&self) -> String {
         let output = ocps().arg("status").arg("--socket").arg(self.socket()).output().unwrap();
