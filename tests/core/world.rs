@@ -377,11 +377,11 @@ impl World {
     /// Run ids that the open list asks for.
     #[track_caller]
     pub(crate) fn asked_run_ids(&self) -> BTreeSet<RunId> {
-        let lists = self.open.iter().filter_map(|request| match &request.action {
+        let mut lists = self.open.iter().filter_map(|request| match &request.action {
             Action::List { run_ids } => Some(run_ids),
             Action::Submit(_) | Action::Status { .. } | Action::Remove { .. } => None,
         });
-        lists.last().unwrap().as_ref().clone()
+        lists.next_back().unwrap().as_ref().clone()
     }
 
     pub(crate) fn is_over(&self) -> bool {
