@@ -100,7 +100,7 @@ fn check(client: &Uws, url: &str, action: &Action, expected: &str) -> String {
     let (label, reason) = short(&client.perform(url, action));
     assert_eq!(label, expected, "{action:?}: {reason}");
     assert!(!reason.contains('\n') && reason.len() < 1000, "{reason}");
-    assert!(reason.is_empty() || reason.contains("/job"), "{reason}");
+    assert!(reason.is_empty() || reason.contains("/job") || url.len() > 300, "{reason}");
     assert!(!reason.starts_with(char::is_uppercase), "{reason}");
     reason
 }
@@ -287,7 +287,7 @@ fn what_follows_from_each_fault() {
     let url = service.url();
     for (what, expected) in faults() {
         let client = if matches!(what, What::Hang(_) | What::DoneThenHang(_)) { &hasty } else { &patient };
-        let job = json!({"run_id": "1-a", "command": "true", "environment": [{"name": "DATA_QUERY", "value": "dur=60"}]});
+        let job = json!({"run_id": "1-a", "command": "echo 1", "environment": [{"name": "DATA_QUERY", "value": "dur=60"}]});
         for (i, expected) in expected.into_iter().enumerate().filter(|(_, e)| !e.is_empty()) {
             for job in service.jobs() {
                 client.perform(&url, &remove(&job.job_id));
@@ -364,6 +364,10 @@ fn raw(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
     format!("http://{address}")
 }
 
+fn is_whole(request: &str) -> bool {
+    request.contains("\r\n\r\n") && (!request.starts_with("PUT") || request.ends_with('}'))
+}
+
 /// Reads a request as far as its body can be known to go: all in one piece here.
 fn read_some(connection: &mut TcpStream) -> String {
     let mut text = Vec::new();
@@ -372,7 +376,7 @@ fn read_some(connection: &mut TcpStream) -> String {
         let n = connection.read(&mut buffer).unwrap_or(0);
         text.extend_from_slice(&buffer[..n]);
         let whole = String::from_utf8_lossy(&text).into_owned();
-        if n == 0 || (whole.contains("\r\n\r\n") && (!whole.starts_with("PUT") || whole.ends_with('}'))) {
+        if n == 0 || is_whole(&whole) {
             return whole;
         }
     }
@@ -397,6 +401,15 @@ fn where_nothing_listens_nothing_was_sent() {
         "http://".to_owned(),
         "http://a b/".to_owned(),
         "http://[::1/x".to_owned(),
+        "http://127.0.0.1:99999".to_owned(),
+        "http://127.0.0.1:0".to_owned(),
+        "http://:80/".to_owned(),
+        "http://%zz/".to_owned(),
+        "http://é/".to_owned(),
+        "http://[fe80::1%25x]:1/".to_owned(),
+        format!("http://{}/", "x".repeat(70_000)),
+        "/api/v1".to_owned(),
+        "https://:x@:/".to_owned(),
     ] {
         for action in four_actions() {
             let reason = check(&client, &url, &action, "NotSent Silent");
@@ -675,5 +688,219 @@ fn https_without_the_feature_says_so() {
     for action in four_actions() {
         let reason = check(&client(), &url, &action, "NotSent Silent");
         assert!(reason.contains("built without https"), "{reason}");
+    }
+}
+
+#[test]
+fn a_service_that_comes_back_has_its_jobs() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = Some(directory.path().join("jobs.json"));
+    let service = UwsService::start(Options { state: state.clone(), ..quick() });
+    let (client, url) = (client(), service.url());
+    let id = job_id(client.perform(&url, &submit("1-a")));
+    let stopped = service.stop();
+    check(&client, &url, &status(&id, Some("1-a")), "NotSent Silent");
+    let service = stopped.restart();
+    assert_eq!(service.url(), url);
+    check(&client, &url, &status(&id, Some("1-a")), "job Active");
+    drop(service);
+    let service = UwsService::start(Options { state, ..quick() });
+    check(&client, &service.url(), &list(&["1-a"]), "listed 1");
+}
+
+#[test]
+fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up() {
+    let service = UwsService::start(Options { serial: true, ..quick() });
+    let url = service.url();
+    let hasty = Uws::new(&settings(Duration::from_millis(200))).unwrap();
+    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(0.6) });
+    check(&hasty, &url, &submit("1-a"), "Unclear Silent");
+    let started = Instant::now();
+    check(&client(), &url, &list(&["1-a"]), "listed 1");
+    assert!(started.elapsed() > Duration::from_millis(200), "the list waits behind the PUT");
+    assert_eq!(service.counters().jobs["1-a"], 1);
+}
+
+/// Pieces of answers, some of them wrong, from which a seeded generator makes more.
+const PIECES: [&str; 40] = [
+    "HTTP/1.1 200 OK\r\n",
+    "HTTP/1.1 100 Continue\r\n\r\n",
+    "HTTP/1.1 101 Switching Protocols\r\n",
+    "HTTP/1.1 103 Hints\r\n\r\n",
+    "HTTP/1.1 204 No Content\r\n",
+    "HTTP/1.1 302 Found\r\n",
+    "HTTP/1.1 304 Not Modified\r\n",
+    "HTTP/1.1 404 Not Found\r\n",
+    "HTTP/1.1 500 Error\r\n",
+    "HTTP/1.1 999 \r\n",
+    "HTTP/1.0 200 OK\r\n",
+    "HTTP/2 200\r\n",
+    "HTTP/1.1 0 x\r\n",
+    "HTTP/1.1\r\n",
+    "Content-Length: 2\r\n",
+    "Content-Length: 0\r\n",
+    "Content-Length: -1\r\n",
+    "Content-Length: 99999999999999999999\r\n",
+    "Content-Length: 18446744073709551615\r\n",
+    "Content-Length: x\r\n",
+    "Transfer-Encoding: chunked\r\n",
+    "Transfer-Encoding: gzip, chunked\r\n",
+    "Content-Encoding: gzip\r\n",
+    "Content-Type: application/json\r\n",
+    "Content-Type: \u{ff}\u{1}\r\n",
+    "Connection: close\r\n",
+    "Connection: keep-alive\r\n",
+    "Location: http://127.0.0.1:1/\r\n",
+    "Location: \r\n",
+    "Location: ::://\r\n",
+    ": x\r\n",
+    "x\r\n",
+    "\r\n",
+    "\n",
+    "2\r\n{}\r\n0\r\n\r\n",
+    "ffffffffffffffff\r\n",
+    "-1\r\n",
+    "{}",
+    "[]",
+    "\"\"",
+];
+
+#[test]
+fn no_answer_makes_the_client_panic() {
+    let next: Arc<Mutex<String>> = Arc::default();
+    let answer = Arc::clone(&next);
+    let url = raw(move |mut connection| {
+        read_some(&mut connection);
+        let text = answer.lock().unwrap().clone();
+        let _ = connection.write_all(text.as_bytes());
+    });
+    let client = Uws::new(&settings(Duration::from_secs(2))).unwrap();
+    let mut rng = fastrand::Rng::with_seed(7);
+    for _ in 0..150 {
+        let mut text = rng.choice(&PIECES[..14]).unwrap().to_string();
+        for _ in 0..rng.usize(..6) {
+            text.push_str(rng.choice(&PIECES).unwrap());
+        }
+        text.push_str("\r\n");
+        text.push_str(PIECES[34 + rng.usize(..6)]);
+        *next.lock().unwrap() = text.clone();
+        for action in four_actions() {
+            let (label, reason) = short(&client.perform(&url, &action));
+            assert!(!label.starts_with("NotSent") && !label.starts_with("job"), "{text:?}: {label} {reason}");
+        }
+    }
+}
+
+/// Https, with openssl's server; in a process of its own, since the trusted certificates are an environment variable.
+#[cfg(feature = "tls")]
+mod tls {
+    use std::path::Path;
+    use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+    use super::*;
+
+    const CERTIFICATE: &str = "\
+[req]
+distinguished_name = name
+x509_extensions = extensions
+prompt = no
+[name]
+CN = uws
+[extensions]
+basicConstraints = critical,CA:FALSE
+subjectAltName = IP:127.0.0.1
+";
+
+    /// Kills openssl at the end.
+    struct Running(Child);
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn make_certificate(directory: &Path) -> bool {
+        std::fs::write(directory.join("conf"), CERTIFICATE).unwrap();
+        let made = Command::new("openssl")
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+            .args("-config conf -keyout key.pem -out cert.pem".split(' '))
+            .current_dir(directory)
+            .output();
+        made.is_ok_and(|output| output.status.success())
+    }
+
+    /// Answers each request that comes through openssl.
+    fn answer_all(mut from: ChildStdout, mut to: ChildStdin) {
+        let mut text = String::new();
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            text.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            if is_whole(&text) {
+                text.clear();
+                to.write_all(answer_text("[]").as_bytes()).unwrap();
+                to.flush().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn https_trusts_what_the_system_trusts() {
+        if let Ok(url) = std::env::var("OCPS_TEST_TLS") {
+            for _ in 0..2 {
+                for action in four_actions() {
+                    let (label, reason) = short(&client().perform(&url, &action));
+                    println!("{label} {reason}");
+                }
+            }
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        if !make_certificate(directory.path()) {
+            println!("skipped: openssl is not there, or cannot make a certificate");
+            return;
+        }
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let mut server = Command::new("openssl")
+            .args([
+                "s_server",
+                "-quiet",
+                "-cert",
+                "cert.pem",
+                "-key",
+                "key.pem",
+                "-accept",
+                &format!("127.0.0.1:{port}"),
+            ])
+            .current_dir(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (from, to) = (server.stdout.take().unwrap(), server.stdin.take().unwrap());
+        let _running = Running(server);
+        thread::spawn(move || answer_all(from, to));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            assert!(Instant::now() < deadline, "openssl does not listen");
+            thread::sleep(Duration::from_millis(20));
+        }
+        for trusted in [false, true] {
+            let mut same = Command::new(std::env::current_exe().unwrap());
+            same.args(["--exact", "tls::https_trusts_what_the_system_trusts", "--nocapture"]);
+            same.env("OCPS_TEST_TLS", format!("https://127.0.0.1:{port}"));
+            if trusted {
+                same.env("SSL_CERT_FILE", directory.path().join("cert.pem"));
+            }
+            let output = String::from_utf8(same.output().unwrap().stdout).unwrap();
+            println!("{output}");
+            let listed = output.lines().filter(|l| l.starts_with("listed 0")).count();
+            let refused =
+                output.lines().filter(|l| l.starts_with("NotSent Silent cannot reach https")).count();
+            assert!(!output.contains("no answer"), "{output}");
+            assert_eq!((listed, refused), if trusted { (2, 0) } else { (0, 8) }, "{output}");
+        }
     }
 }

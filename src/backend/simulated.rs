@@ -162,6 +162,7 @@ fn wrong(reason: &str) -> Answer {
 }
 
 #[cfg(test)]
+#[allow(clippy::wildcard_enum_match_arm, reason = "any other variant fails the test")]
 mod tests {
     use super::*;
     use crate::csc::id::SeqNum;
@@ -182,10 +183,9 @@ mod tests {
     }
 
     fn submitted(simulator: &Simulated, pipeline: &str) -> JobId {
-        match simulator.perform("", &submission(pipeline)) {
-            Answer::Job(status) => status.job_id,
-            answer => panic!("{answer:?}"),
-        }
+        let answer = simulator.perform("", &submission(pipeline));
+        let Answer::Job(status) = answer else { panic!("{answer:?}") };
+        status.job_id
     }
 
     #[test]
@@ -195,10 +195,11 @@ mod tests {
             let job_id = submitted(&simulator, pipeline);
             assert!(job_id.as_str().starts_with(&format!("{pipeline}-1")), "{job_id}");
             let answer = simulator.perform("", &Action::Status { job_id: job_id.clone(), run_id: None });
-            let said = match answer {
-                Answer::Job(status) => status.object.0.replace(job_id.as_str(), "ID"),
-                Answer::Broken { code, report } => format!("{} {report}", code.number()),
-                answer => panic!("{answer:?}"),
+            let said = if let Answer::Job(status) = answer {
+                status.object.0.replace(job_id.as_str(), "ID")
+            } else {
+                let Answer::Broken { code, report } = answer else { panic!("{answer:?}") };
+                format!("{} {report}", code.number())
             };
             assert_eq!(said, expected);
         };

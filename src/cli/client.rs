@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::flags::Target;
+use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::transport::socket_path::{self, Candidates, User};
@@ -205,11 +206,11 @@ impl Client {
     /// # Errors
     /// [`Failure::NoDaemon`] that names the places, when there is none or none with the wanted index.
     pub(super) fn connect(target: &Target) -> Result<Self, Failure> {
-        // A client may not read the daemon's toml (it can hold what is not for everybody): who moves the
-        // socket there tells the clients by OCPS_SOCKET.
+        // Who may not read the toml, or finds it broken, can still say --socket.
+        let setting = Settings::load(None).ok().and_then(|settings| settings.socket);
         let candidates = socket_path::of_client(
             target.socket.as_deref(),
-            None,
+            setting.as_deref(),
             target.index,
             &|name| std::env::var_os(name),
             User::current(),

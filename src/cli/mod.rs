@@ -5,9 +5,11 @@
 //! * `output`: the one place that prints, and what to do when nobody reads
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
+//! * `check`: the configuration, without a daemon
 //!
 //! A client knows nothing of the daemon but its socket: not its configuration, not its files.
 
+mod check;
 mod client;
 mod console;
 mod event_text;
@@ -23,7 +25,7 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use self::flags::{CheckArgs, Invocation, RunArgs};
+use self::flags::{Invocation, RunArgs};
 use self::output::Output;
 use crate::daemon;
 
@@ -38,6 +40,8 @@ enum Failure {
     Refused,
     /// No daemon could be reached; the line says where one was looked for.
     NoDaemon(String),
+    /// Configuration is wrong; all problems were printed.
+    BadConfiguration,
 }
 
 /// Exit code of a wrong command line.
@@ -53,13 +57,13 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let mut out = Output::of_process();
     let outcome = match flags::parse(argv) {
         Ok(Invocation::Run(args)) => return ExitCode::from(run_daemon(&args)),
-        Ok(Invocation::Check(args)) => return ExitCode::from(check(args)),
         Ok(Invocation::Send(args)) => send::run(&args, &mut out),
         Ok(Invocation::State(args)) => state::run(&args, &mut out),
         Ok(Invocation::Status(args)) => status::run(&args, &mut out),
         Ok(Invocation::Jobs(args)) => jobs::run(&args, &mut out),
         Ok(Invocation::Watch(args)) => watch::run(&args, &mut out),
         Ok(Invocation::Console(args)) => console::run(&args, &mut out),
+        Ok(Invocation::Check(args)) => check::run(&args, &mut out),
         Ok(Invocation::Help(text)) => out.text(&text),
         Ok(Invocation::Version) => out.line(concat!("ocps ", env!("CARGO_PKG_VERSION"))),
         Err(usage) => {
@@ -78,6 +82,7 @@ fn exit_code(outcome: Result<(), Failure>) -> u8 {
             1
         }
         Err(Failure::Refused) => 3,
+        Err(Failure::BadConfiguration) => EXIT_CONFIGURATION,
         Err(Failure::NoDaemon(reason)) => {
             output::complain(&reason);
             4
@@ -95,11 +100,4 @@ fn run_daemon(args: &RunArgs) -> u8 {
     };
     output::complain(&reason);
     code
-}
-
-/// THE CALL SITE of the checks: `crate::config::check`.
-fn check(args: CheckArgs) -> u8 {
-    drop(args);
-    output::complain("not wired: check");
-    1
 }

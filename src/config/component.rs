@@ -3,6 +3,7 @@
 //! Invariant: what is returned is complete and sound for our index, or nothing is returned. In simulation nothing of
 //! it is used, so that only what an operator named must be sound.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::csc::id::SalIndex;
 use crate::csc::request::{Configuration, Service};
 
 use super::layers::{INIT, Source, Stack};
-use super::settings::is_site;
+use super::settings::{Settings, is_site};
 use super::validate::{self, no_service};
 use super::yaml::Map;
 use super::{Error, git, quoted};
@@ -29,6 +30,31 @@ const MAX_WARNINGS: usize = 10;
 
 /// Time between polls of a simulated job.
 const SIMULATED_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where the component configuration is if nothing says where: there, if that is a directory.
+const DEFAULT_DIRECTORY: &str = "/etc/ocps/OCPS/v4";
+
+/// The directory of the component configuration: `flag` (`--configdir`), else `$DM_CONFIG_OCPS_DIR/OCPS/v4`, else the
+/// setting of the toml, else `/etc/ocps/OCPS/v4` if that is there.
+#[must_use]
+pub fn directory(
+    flag: Option<&Path>,
+    settings: &Settings,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Option<PathBuf> {
+    let set = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    flag.map(Path::to_owned)
+        .or_else(|| set("DM_CONFIG_OCPS_DIR").map(|dir| dir.join("OCPS").join("v4")))
+        .or_else(|| settings.config_dir.clone())
+        .or_else(|| Some(PathBuf::from(DEFAULT_DIRECTORY)).filter(|dir| dir.is_dir()))
+}
+
+/// The site: `LSST_SITE`, else the setting of the toml.
+#[must_use]
+pub fn site(settings: &Settings, env: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
+    let site = env("LSST_SITE").filter(|site| !site.is_empty());
+    site.map(|site| site.to_string_lossy().into_owned()).or_else(|| settings.site.clone())
+}
 
 /// Reads the component configuration of one instance.
 #[derive(Clone, Debug, PartialEq, Eq)]

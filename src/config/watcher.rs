@@ -118,9 +118,6 @@ impl Watch {
     fn look(&mut self, reader: &Reader, now: Instant) -> Option<ConfigurationsAvailable> {
         // Counted from the end of a look that took long, so that requests are served in between.
         self.next_look = now.max(self.next_look) + LOOK_INTERVAL;
-        if reader.simulated && reader.dir.is_none() {
-            return None;
-        }
         let seen = reader.dir.as_deref().map(fingerprint).unwrap_or_default();
         if now < self.git_due && seen == self.seen {
             return None;

@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Failure;
 use crate::cli::flags::RunArgs;
-use crate::config::component::Reader;
+use crate::config::component::{self, Reader};
 use crate::config::settings::Settings;
 use crate::csc;
 use crate::csc::id::SalIndex;
@@ -56,15 +56,9 @@ impl Setup {
             (false, Some(dir)) => Some(dir),
             (false, None) => Some(default_state_dir()?),
         };
-        let config_dir = args
-            .config_dir
-            .clone()
-            .or_else(|| lookup("DM_CONFIG_OCPS_DIR").map(|dir| Path::new(&dir).join("OCPS").join("v4")))
-            .or_else(|| settings.config_dir.clone());
-        let site = lookup("LSST_SITE").map(|site| site.to_string_lossy().into_owned());
         let reader = Reader {
-            dir: config_dir,
-            site: site.or_else(|| settings.site.clone()),
+            dir: component::directory(args.config_dir.as_deref(), &settings, &lookup),
+            site: component::site(&settings, &lookup),
             index,
             simulated: args.simulate,
         };

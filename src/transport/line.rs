@@ -49,10 +49,10 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
     let parsed = if let Some(command) = object.remove("command") {
         parse_command(&command, &mut object)?
     } else if let Some(subscribe) = object.remove("subscribe") {
-        match subscribe {
-            Json::Bool(true) => Line::Subscribe,
-            _ => return Err("\"subscribe\" must be true".to_owned()),
+        if subscribe != Json::Bool(true) {
+            return Err("\"subscribe\" must be true".to_owned());
         }
+        Line::Subscribe
     } else if let Some(query) = object.remove("query") {
         Line::Query(match query.as_str() {
             Some("status") => Query::Status,

@@ -116,6 +116,11 @@ impl Job {
             );
             return Err((500, cluster_refusal(422, "Unprocessable Entity", &message)));
         }
+        let [serde_yaml::Value::String(command)] = parsed.command.as_slice() else {
+            let message =
+                "Job in version \"v1\" cannot be handled as a Job: json: cannot unmarshal the command";
+            return Err((500, cluster_refusal(400, "Bad Request", message)));
+        };
         let environment: Vec<_> =
             parsed.env.into_iter().map(|v| (v.name, Some(v.value).filter(|t| !t.is_empty()))).collect();
         let hint = hint(&environment);
@@ -126,7 +131,7 @@ impl Job {
             run_id,
             created,
             listed: created,
-            command: parsed.command,
+            command: command.clone(),
             environment,
             image: parsed.image,
             timing: Timing { duration: duration.min(DEADLINE), ..timing },
@@ -233,7 +238,7 @@ fn number_after(text: &str, key: &str) -> Option<f64> {
 #[derive(Deserialize)]
 struct Manifest {
     image: String,
-    command: String,
+    command: Vec<serde_yaml::Value>,
     env: Vec<Variable>,
 }
 
@@ -270,7 +275,7 @@ fn manifest(fields: &Map<String, Value>, command: &Value, job_id: &str) -> Resul
         own += &variable(&name, &value);
     }
     own += &variable("DAF_BUTLER_REPOSITORY_INDEX", "/project/data-repos.yaml");
-    Ok(format!("image: registry.invalid/pipelines:{tag}\ncommand: {}\nenv:\n{own}", python_text(command)))
+    Ok(format!("image: registry.invalid/pipelines:{tag}\ncommand:\n- {}\nenv:\n{own}", python_text(command)))
 }
 
 fn variable(name: &str, value: &str) -> String {

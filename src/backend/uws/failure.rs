@@ -30,11 +30,13 @@ impl Attempt<'_> {
         Failure { kind: FailureKind::NotSent, contact: Contact::Silent, reason }
     }
 
-    /// The failure of a request that may have been sent.
+    /// The failure of a request of which only the error tells whether it was sent.
     pub(super) fn failure(&self, error: &Error) -> Failure {
-        if never_connected(error) {
-            return self.not_sent(error);
-        }
+        if never_connected(error) { self.not_sent(error) } else { self.sent(error) }
+    }
+
+    /// The failure of a request that was sent, at least in part.
+    pub(super) fn sent(&self, error: &Error) -> Failure {
         let Self { url, method, .. } = self;
         let said = match error {
             Error::Protocol(_) | Error::LargeResponseHeader(..) => "gave no proper HTTP answer to",

@@ -85,7 +85,7 @@ impl Uws {
             Ok(response) => answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id),
             // The service acts on a request when its body is there. None of it has left us.
             Err(error) if !source.begun => Answer::Failed(self.attempt(&call).not_sent(&error)),
-            Err(error) => self.failed(&call, &error),
+            Err(error) => Answer::Failed(self.attempt(&call).sent(&error)),
         }
     }
 
@@ -117,7 +117,9 @@ impl Uws {
         let mut body = response.into_body();
         match list::read(body.with_config().limit(LIST_LIMIT).reader(), run_ids) {
             Ok(jobs) => Answer::Listed(jobs),
-            Err(error) if error.is_io() => self.failed(&call, &io::Error::from(error).into()),
+            Err(error) if error.is_io() => {
+                Answer::Failed(self.attempt(&call).sent(&io::Error::from(error).into()))
+            }
             Err(error) => Answer::Failed(Failure {
                 kind: FailureKind::Wrong,
                 contact: Contact::Answered,

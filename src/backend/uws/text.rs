@@ -3,10 +3,16 @@
 /// Longest quotation of a service's text, in characters.
 const QUOTE_MAX: usize = 200;
 
+/// Longest url that is shown, in characters.
+const URL_MAX: usize = 300;
+
 /// The first 200 characters on one line, control characters as blanks.
 pub(super) fn quote(text: &str) -> String {
-    let blanked = text.trim().chars().take(QUOTE_MAX);
-    blanked.map(|c| if c.is_control() { ' ' } else { c }).collect()
+    one_line(text.trim(), QUOTE_MAX)
+}
+
+fn one_line(text: &str, characters: usize) -> String {
+    text.chars().take(characters).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// A service's refusal for people: quoted, and once only where it is an exact doubling.
@@ -22,15 +28,16 @@ fn half_if_doubled(text: &str) -> Option<&str> {
     (!first.is_empty() && first == second).then_some(first)
 }
 
-/// The url without user name and password.
+/// The url for people: without user name and password, on one line, at most 300 characters.
 ///
 /// Everything up to the last `@` goes, so that a password with a stray slash does not show either.
 pub(super) fn redact(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let Some((_credentials, host)) = rest.rsplit_once('@') else {
-        return url.to_owned();
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
     };
-    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
+    let host = rest.rsplit_once('@').map_or(rest, |(_credentials, host)| host);
+    one_line(&(scheme + host), URL_MAX)
 }
 
 #[cfg(test)]

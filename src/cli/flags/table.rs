@@ -88,7 +88,7 @@ pub(super) const COMMANDS: &[Command] = &[
         summary: "Run the daemon",
         about: &[
             "Runs the daemon in the foreground until it is told to exit (exitControl, SIGTERM or ^C). \
-             Jobs that run then go on at the execution service, and are tracked again after a restart.",
+             Jobs that run then go on at the execution service.",
             "INDEX says which OCPS this is: 1 or LATISS, 2 or LSSTComCam, 3 or LSSTCam, 101 or RA, in \
              any case. Without one it is the index in ocps.toml.",
             "The links run_ocps and run_OCPS.py to this program mean ocps run.",
