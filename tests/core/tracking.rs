@@ -152,7 +152,7 @@ fn a_job_is_reported_through_its_life() {
     note(&world);
     world.journal_all();
     note(&world);
-    world.answer("GET p", super::world::job("p", Phase::Completed));
+    world.answer("GET p", job("p", Phase::Completed));
     world.answer("PUT 1", unclear());
     assert_eq!(note(&world).2.as_deref(), Some("no luck"));
     let found = world.listed(&[("a", 1)]);
