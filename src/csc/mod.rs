@@ -450,11 +450,12 @@ impl Csc {
         self.out.push(Effect::Publish(event));
     }
 
-    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], with jitter.
+    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], less up to a
+    /// quarter of jitter.
     fn backoff(&mut self, base: Duration, failures: u32) -> Duration {
         let limit = BACKOFF_MAX.max(base);
         let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
-        doubled.mul_f64(0.75 + 0.5 * self.rng.f64())
+        doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
     }
 
     /// Ends the daemon: nothing new is begun, what is in flight is waited for.

@@ -98,6 +98,7 @@ impl Csc {
             self.stop_polling(key, &job_id);
         }
         self.begin_removal(url, job_id, vec![sender]);
+        self.advance();
     }
 
     /// Whatever a poll under way still says, the job is on its way out.
@@ -121,11 +122,11 @@ impl Csc {
         self.begin_removal(url, job_id, Vec::new());
     }
 
+    /// The DELETE is due at once.
     fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<Sender>) {
         let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
         let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
-        self.advance();
     }
 
     pub(super) fn advance_removals(&mut self) {

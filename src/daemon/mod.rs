@@ -81,7 +81,7 @@ impl Event {
             Self::Client(ClientInput::Command(_)) => "a command",
             Self::Client(ClientInput::Subscribe(_)) => "a subscription",
             Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Gone(_)) => "the end of a client",
+            Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
             Self::Log(_) => "a log line",
@@ -399,6 +399,7 @@ impl Daemon {
     fn handle_client(&mut self, input: ClientInput) {
         match input {
             ClientInput::Connected(client, outbox) => self.hub.connected(client, outbox),
+            ClientInput::Silent(client) => self.hub.silent(client),
             ClientInput::Gone(client) => self.hub.gone(client),
             ClientInput::Subscribe(client) => self.hub.subscribe(client),
             ClientInput::Query(client, Query::Status) => {
@@ -427,6 +428,9 @@ impl Daemon {
                     sender.identity,
                     sender.origin
                 );
+                if let Via::Socket(client) = sender.via {
+                    self.hub.owe(client);
+                }
                 self.inputs.push_back(Input::Command(command));
             }
         }

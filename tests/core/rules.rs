@@ -221,10 +221,7 @@ impl Rules {
             | Event::SimulationMode { .. }
             | Event::SoftwareVersions
             | Event::ConfigurationsAvailable(_) => {
-                let is_fault = match event {
-                    Event::ErrorCode { code, .. } => *code != ErrorCode::None,
-                    _ => false,
-                };
+                let is_fault = matches!(event, Event::ErrorCode { code, .. } if *code != ErrorCode::None);
                 assert!(is_fault || !self.last_events.contains(event), "nothing changed: {event:?}");
                 let kind = std::mem::discriminant(event);
                 self.last_events.retain(|last| std::mem::discriminant(last) != kind);
