@@ -158,6 +158,7 @@ impl Walk {
             Action::Status { .. } => Answer::Gone,
             Action::Remove { .. } if self.rng.bool() => removed(),
             Action::Remove { .. } => Answer::Gone,
+            Action::Push { .. } | Action::Ping => Answer::Done,
             Action::List { run_ids } => {
                 let mut jobs = Vec::new();
                 for run_id in run_ids.iter() {
@@ -185,13 +186,14 @@ impl Walk {
 
     /// Anything at all, also the job of another.
     fn lie(&mut self) -> Answer {
-        match self.rng.u32(0..7) {
+        match self.rng.u32(0..8) {
             0 => job(&self.id(), self.phase()),
             1 => Answer::Gone,
             2 => removed(),
             3 => Answer::Removed { object: Some(object("x")) },
             4 => Answer::Listed(Vec::new()),
             5 => Answer::Rejected { reason: "no such thing".to_owned() },
+            6 => Answer::Done,
             _ => Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() },
         }
     }
