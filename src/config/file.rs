@@ -90,6 +90,6 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert_eq!(read(&dir.path().join("none")), Ok(None));
-        assert!(started.elapsed() < Duration::from_secs(1));
+        assert!(started.elapsed() < Duration::from_secs(30));
     }
 }

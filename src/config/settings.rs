@@ -622,7 +622,7 @@ mod tests {
             let error = parse(&text).unwrap_err();
             assert!(error.len() < 1000, "{}", &error[..200]);
         }
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     }
 
     #[test]

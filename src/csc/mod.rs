@@ -33,8 +33,8 @@ use std::time::Duration;
 
 use command::{Command, CommandName, Order, Sender};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{JobId, RunId, SalIndex};
-use job::{Ended, Job, JobKey, Watch};
+use id::{JobId, JobKey, RunId, SalIndex};
+use job::{Ended, Job, Watch};
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
 use time::Time;
@@ -47,6 +47,8 @@ const REMINDER: Duration = Duration::from_secs(300);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// What commands are told that come too late.
+const STOPPING: &str = "the daemon is stopping";
 /// Finished jobs that are remembered for `ocps jobs --all`.
 const HISTORY_MAX: usize = 1000;
 /// Transition commands that may wait behind a `start`.
@@ -306,7 +308,7 @@ impl Csc {
         }
         self.counters.commands += 1;
         if self.life != Life::Serving {
-            return self.fail(&command.sender, command.order.name(), "the daemon is stopping".to_owned());
+            return self.fail(&command.sender, command.order.name(), STOPPING.to_owned());
         }
         let name = command.order.name();
         match command.order {
@@ -430,11 +432,12 @@ impl Csc {
         self.out.push(Effect::Publish(event));
     }
 
-    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], with jitter.
+    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], less up to a
+    /// quarter of jitter.
     fn backoff(&mut self, base: Duration, failures: u32) -> Duration {
         let limit = BACKOFF_MAX.max(base);
         let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
-        doubled.mul_f64(0.75 + 0.5 * self.rng.f64())
+        doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
     }
 
     /// Ends the daemon: nothing new is begun, what is in flight is waited for.
@@ -444,6 +447,7 @@ impl Csc {
         }
         self.life = Life::Stopping { until: self.now.mono + STOP_PATIENCE };
         self.out.push(Effect::StopRequests);
+        self.fail_waiting_transitions();
     }
 
     fn finish_stop(&mut self) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::command::CommandName;
 use super::event::{Ack, ErrorCode, Event, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::JobId;
-use super::job::{Ended, Job, JobKey, Poll, PollStep, Running, Stage};
+use super::id::{JobId, JobKey};
+use super::job::{Ended, Job, Poll, PollStep, Running, Stage};
 use super::request::{Action, Answer, Failure, JobStatus};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
@@ -59,7 +59,7 @@ impl Csc {
         }
     }
 
-    fn running(&self, key: JobKey) -> Option<(&Job, &Running)> {
+    pub(super) fn running(&self, key: JobKey) -> Option<(&Job, &Running)> {
         let job = self.jobs.get(&key)?;
         match &job.stage {
             Stage::Running(running) => Some((job, running)),

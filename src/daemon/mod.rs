@@ -1,6 +1,6 @@
 //! The main loop: wires the rooms together and owns the threads.
 //!
-//! It blocks on what can happen, one closed [`Event`] enum, hands it to the core and carries out the
+//! It blocks on what can happen, one closed `Event` enum, hands it to the core and carries out the
 //! effects. It never waits for network, disk, git or a client. A dead inside channel is a bug and ends
 //! the process with a message.
 
@@ -85,7 +85,7 @@ impl Event {
             Self::Client(ClientInput::Command(_)) => "a command",
             Self::Client(ClientInput::Subscribe(_)) => "a subscription",
             Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Gone(_)) => "the end of a client",
+            Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
             Self::Log(_) => "a log line",
@@ -146,6 +146,12 @@ struct Daemon {
 /// # Errors
 /// When it cannot start; once it runs, it only ends by command or signal.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let ended = serve(args);
+    log::logger().flush();
+    ended
+}
+
+fn serve(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args)?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
@@ -198,7 +204,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     };
     let nobody = never();
     daemon.start(args.state, args.override_name.as_deref());
-    daemon.run(&Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
+    daemon.run(Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
     Ok(())
 }
 
@@ -211,6 +217,7 @@ fn abort_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         log::error!("this is a bug in ocps: {info}");
+        log::logger().flush();
         default(info);
         std::process::abort();
     }));
@@ -220,7 +227,8 @@ fn abort_on_panic() {
 fn signals() -> Result<Receiver<Signal>, Failure> {
     let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-    let (sender, receiver) = bounded(16);
+    // Room for one of each kind: a hang-up that was not heard yet says all that another one could.
+    let (sender, receiver) = bounded(2);
     let listen = move || {
         let mut terminated = false;
         for signal in signals.forever() {
@@ -228,9 +236,10 @@ fn signals() -> Result<Receiver<Signal>, Failure> {
             match signal {
                 Signal::Terminate if terminated => signal_hook::low_level::exit(1),
                 Signal::Terminate => terminated = true,
+                Signal::HangUp if !sender.is_empty() => continue,
                 Signal::HangUp => {}
             }
-            // When the main loop hangs, the second signal must still work.
+            // Without waiting: when the main loop hangs, the second signal must still work.
             let _ = sender.try_send(signal);
         }
     };
@@ -272,6 +281,7 @@ impl Sources {
 /// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
 fn dead_channel() -> ! {
     log::error!("this is a bug in ocps: one of its threads has ended");
+    log::logger().flush();
     std::process::abort();
 }
 
@@ -313,8 +323,9 @@ impl Daemon {
         }
     }
 
-    fn run(mut self, sources: &Sources) {
-        let mut deadline = None;
+    fn run(mut self, sources: Sources) {
+        // Before anything happens too: it may be long in coming, and the heart is to beat.
+        let mut deadline = self.set_deadline();
         while !self.over {
             let mut event = sources.wait(self.starting > 0);
             let begun = Instant::now();
@@ -333,12 +344,8 @@ impl Daemon {
                     None => break,
                 }
             }
-            let next = self.epoch + self.csc.next_deadline();
-            if ticked || deadline != Some(next) {
-                deadline = Some(next);
-                if self.deadlines.send(next).is_err() {
-                    dead_channel();
-                }
+            if ticked || deadline != self.next_deadline() {
+                deadline = self.set_deadline();
             }
             self.manager.pet();
             let took = begun.elapsed();
@@ -346,7 +353,25 @@ impl Daemon {
                 log::warn!("a turn of the main loop took {} ms; it began with {first}", took.as_millis());
             }
         }
+        for message in sources.logs.try_iter() {
+            self.hub.publish(&SalEvent::LogMessage(message));
+        }
+        // A client that waits to be heard, or to be taken, is not waited for.
+        drop(sources);
         self.hub.close();
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.epoch + self.csc.next_deadline()
+    }
+
+    /// Tells the timer when the core wants the next tick.
+    fn set_deadline(&self) -> Instant {
+        let next = self.next_deadline();
+        if self.deadlines.send(next).is_err() {
+            dead_channel();
+        }
+        next
     }
 
     fn now(&self) -> Time {
@@ -380,6 +405,7 @@ impl Daemon {
     fn handle_client(&mut self, input: ClientInput) {
         match input {
             ClientInput::Connected(client, outbox) => self.hub.connected(client, outbox),
+            ClientInput::Silent(client) => self.hub.silent(client),
             ClientInput::Gone(client) => self.hub.gone(client),
             ClientInput::Subscribe(client) => self.hub.subscribe(client),
             ClientInput::Query(client, Query::Status) => {
@@ -407,6 +433,9 @@ impl Daemon {
                     sender.identity,
                     sender.origin
                 );
+                if let Via::Socket(client) = sender.via {
+                    self.hub.owe(client);
+                }
                 self.inputs.push_back(Input::Command(command));
             }
         }

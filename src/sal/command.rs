@@ -130,9 +130,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_carried_out_says_why() {
-        let check = |name: &str, pairs: &[(&str, Value)], expected: &str| match parse(name, params(pairs)) {
-            Order::Invalid { reason, .. } => assert!(reason.contains(expected), "{reason}"),
-            order => panic!("{order:?} instead of {expected}"),
+        let check = |name: &str, pairs: &[(&str, Value)], expected: &str| {
+            let order = parse(name, params(pairs));
+            let Order::Invalid { reason, .. } = order else { panic!("{order:?} instead of {expected}") };
+            assert!(reason.contains(expected), "{reason}");
         };
         check("exec", &[], "unknown command \"exec\": one of abort_job, disable,");
         check("enable", &[("x", "1".into())], "unknown parameter \"x\": enable takes none");
