@@ -188,7 +188,7 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
         index: setup.index,
         simulated,
         redis: work.redis,
-        config: args.config.clone(),
+        config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
         _state_lock: state_lock,
@@ -311,8 +311,9 @@ impl Daemon {
         self.ready_if_started();
     }
 
-    fn ready_if_started(&self) {
+    fn ready_if_started(&mut self) {
         if self.starting == 0 {
+            self.tell_manager();
             self.manager.ready();
         }
     }
@@ -496,6 +497,7 @@ impl Daemon {
 
     /// SIGHUP: the log file may have been moved away, and the toml's log level changed.
     fn reload(&mut self) {
+        self.manager.reloading();
         self.logs.reopen();
         match Settings::load(self.config.as_deref()) {
             Ok(_) if self.log_level_fixed => {
@@ -507,6 +509,8 @@ impl Daemon {
             }
             Err(error) => log::error!("not reloaded: {error}"),
         }
+        // A reload during the start ends it no earlier.
+        self.ready_if_started();
     }
 
     fn tell_manager(&mut self) {
