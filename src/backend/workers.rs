@@ -104,7 +104,7 @@ impl Workers {
         let queue = match request.action {
             Action::Remove { .. } => &self.delete,
             Action::List { .. } => &self.list,
-            Action::Submit(_) => &self.put,
+            Action::Submit(_) | Action::Push { .. } | Action::Ping => &self.put,
             Action::Status { .. } => &self.poll,
         };
         queue.put(request).err().map(|(request, reason)| not_sent(&request, reason))

@@ -3,6 +3,7 @@
 //! Invariant: a [`Settings`] is complete and sound; every value in it was checked when it was read, and a key that
 //! we do not know is an error. The structs of the file (`Wire…`) are only here; the rest of the program has types.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,6 +29,19 @@ const MAX_JOBS: usize = 100_000;
 /// Highest replication factor of a topic.
 const MAX_REPLICATION: usize = 100;
 
+/// Our directories of configuration as systemd sets them (`ConfigurationDirectory=`): for `ocps@2` it is
+/// `/etc/ocps-2`. What is not there is taken from the usual places.
+pub(super) fn unit_directories(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let list = env("CONFIGURATION_DIRECTORY").unwrap_or_default();
+    std::env::split_paths(&list).filter(|dir| !dir.as_os_str().is_empty()).collect()
+}
+
+/// The toml of the unit that systemd runs us as, if it has one of its own.
+#[must_use]
+pub fn of_unit(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    unit_directories(env).into_iter().map(|dir| dir.join("ocps.toml")).find(|path| path.exists())
+}
+
 /// All settings of the daemon, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -45,6 +59,8 @@ pub struct Settings {
     pub log: Log,
     /// The execution service.
     pub uws: Uws,
+    /// Redis, for Rapid Analysis.
+    pub redis: Redis,
     /// The simulator.
     pub simulation: Simulation,
     /// SAL over Kafka.
@@ -93,6 +109,21 @@ pub struct Uws {
     pub connections: usize,
     /// HTTP proxy, if any.
     pub proxy: Option<String>,
+}
+
+/// `[redis]`: the Redis server of Rapid Analysis. The environment wins over host, port and password.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Redis {
+    /// Its host.
+    pub host: Option<String>,
+    /// Its port.
+    pub port: Option<u16>,
+    /// File that holds its password.
+    pub password_file: Option<PathBuf>,
+    /// Longest wait for a connection.
+    pub connect_timeout: Duration,
+    /// Longest wait for an answer.
+    pub response_timeout: Duration,
 }
 
 /// `[simulation]`.
@@ -171,6 +202,13 @@ impl Default for Settings {
                 connections: 4,
                 proxy: None,
             },
+            redis: Redis {
+                host: None,
+                port: None,
+                password_file: None,
+                connect_timeout: Duration::from_secs(2),
+                response_timeout: Duration::from_secs(2),
+            },
             simulation: Simulation {
                 mean_duration: Duration::from_secs(10),
                 sigma: Duration::from_secs(4),
@@ -222,6 +260,7 @@ struct Wire {
     state_dir: Option<FilePath>,
     log: WireLog,
     uws: WireUws,
+    redis: WireRedis,
     simulation: WireSimulation,
     kafka: WireKafka,
     tai_minus_utc_s: Option<LeapSeconds>,
@@ -251,6 +290,16 @@ struct WireUws {
     outage_limit_s: Option<Positive>,
     connections: Option<Count<MAX_CONNECTIONS>>,
     proxy: Option<Proxy>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+struct WireRedis {
+    host: Option<Text>,
+    port: Option<Port>,
+    password_file: Option<FilePath>,
+    connect_timeout_s: Option<Positive>,
+    response_timeout_s: Option<Positive>,
 }
 
 #[derive(Default, Deserialize)]
@@ -319,6 +368,7 @@ impl Wire {
                 file: self.log.file.map(|v| v.0),
             },
             uws: self.uws.into_settings(default.uws),
+            redis: self.redis.into_settings(&default.redis),
             simulation: Simulation {
                 mean_duration: self
                     .simulation
@@ -330,6 +380,18 @@ impl Wire {
             kafka: self.kafka.into_settings(),
             tai_minus_utc_s: self.tai_minus_utc_s.map_or(default.tai_minus_utc_s, |v| v.0),
             max_jobs: self.limits.jobs.map_or(default.max_jobs, |v| v.0),
+        }
+    }
+}
+
+impl WireRedis {
+    fn into_settings(self, default: &Redis) -> Redis {
+        Redis {
+            host: self.host.map(|v| v.0),
+            port: self.port.map(|v| v.0),
+            password_file: self.password_file.map(|v| v.0),
+            connect_timeout: self.connect_timeout_s.map_or(default.connect_timeout, |v| v.0),
+            response_timeout: self.response_timeout_s.map_or(default.response_timeout, |v| v.0),
         }
     }
 }
@@ -481,6 +543,9 @@ kind!(Acks(String), "0, 1 or \"all\"", |raw| {
     let text = raw.integer().map(|i| i.to_string()).or_else(|| raw.text().map(str::to_owned));
     text.filter(|t| super::kafka::ACKS.contains(&t.as_str()))
 });
+kind!(Port(u16), "a port number from 1 to 65535", |raw| {
+    raw.integer().and_then(|i| u16::try_from(i).ok()).filter(|port| *port != 0)
+});
 kind!(Seed(u64), "a whole number from 0 on", |raw| raw.integer().and_then(|i| u64::try_from(i).ok()));
 
 /// The URL of the registry. Not a `kind!`: it may hold a password, which no error shows.
@@ -613,7 +678,7 @@ mod tests {
         error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
     }
 
-    const SECTIONS: [&str; 5] = ["log", "uws", "simulation", "kafka", "limits"];
+    const SECTIONS: [&str; 6] = ["log", "uws", "redis", "simulation", "kafka", "limits"];
 
     #[test]
     fn the_example_is_all_comments_and_says_the_defaults() {
@@ -640,6 +705,9 @@ mod tests {
             "consumer_configuration",
             "producer_configuration",
             "start_timeout_s",
+            "host",
+            "port",
+            "password_file",
         ];
         let has_default = |line: &str| !without_default.iter().any(|k| line.starts_with(&format!("{k} =")));
         assert_eq!(parse(&uncommented(has_default)), Ok(Settings::default()));
@@ -649,6 +717,7 @@ mod tests {
         assert!(all.socket.is_some() && all.state_dir.is_some() && all.log.file.is_some());
         assert!(all.uws.proxy.is_some() && all.simulation.seed.is_some());
         assert!(all.kafka.brokers.is_some() && all.kafka.password.is_some());
+        assert!(all.redis.host.is_some() && all.redis.port.is_some() && all.redis.password_file.is_some());
     }
 
     #[test]
@@ -714,15 +783,14 @@ mod tests {
                 "o.toml:2:15: uws.connections must be a whole number from 1 to 32, not 1",
             ),
             ("[uws]\nversion_selects_image = 1", "uws.version_selects_image must be true or false, not 1"),
-            ("[kafka]\nproducer_acks = 2", "kafka.producer_acks must be 0, 1 or \"all\", not 2"),
-            ("[kafka]\npassword = ['secret']", "kafka.password must be text that is not empty"),
-            ("[kafka]\nschema_registry_url = 'secret'", "kafka.schema_registry_url must be the URL"),
-            ("[kafka]\ntopic_subname = 'a b'", "kafka.topic_subname must be a word"),
-            ("[kafka]\nbroker = 'x'", "unknown key 'kafka.broker'; did you mean brokers?"),
-            ("tai_minus_utc_s = 101", "tai_minus_utc_s must be a whole number of seconds from 0 to 100"),
             (
                 "[uws]\nproxy = 'ftp://me:secret@h'",
                 "o.toml:2:9: uws.proxy must be the URL of an HTTP proxy, http://HOST:PORT",
+            ),
+            ("[redis]\nport = 0", "o.toml:2:8: redis.port must be a port number from 1 to 65535, not 0"),
+            (
+                "[redis]\npassword = 'secret'",
+                "o.toml:2:1: unknown key 'redis.password'; did you mean password_file?",
             ),
             ("[limits]\njobs = 0", "limits.jobs must be a whole number from 1 to 100000, not 0"),
             (
@@ -758,6 +826,21 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_kafka_name_the_key_and_show_no_secret() {
+        for (text, expected) in [
+            ("[kafka]\nproducer_acks = 2", "kafka.producer_acks must be 0, 1 or \"all\", not 2"),
+            ("[kafka]\npassword = ['secret']", "kafka.password must be text that is not empty"),
+            ("[kafka]\nschema_registry_url = 'secret'", "kafka.schema_registry_url must be the URL"),
+            ("[kafka]\ntopic_subname = 'a b'", "kafka.topic_subname must be a word"),
+            ("[kafka]\nbroker = 'x'", "unknown key 'kafka.broker'; did you mean brokers?"),
+            ("tai_minus_utc_s = 101", "tai_minus_utc_s must be a whole number of seconds from 0 to 100"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(expected) && !error.contains("secret"), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
     fn hostile_text_is_refused_quickly() {
         let started = std::time::Instant::now();
         let large = "x = 1\n".repeat(170_000);
@@ -767,7 +850,19 @@ mod tests {
             let error = parse(&text).unwrap_err();
             assert!(error.len() < 1000, "{}", &error[..200]);
         }
-        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_unit_may_have_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("ocps.toml");
+        let list = format!("/nonexistent:{}", dir.path().display());
+        let env = |name: &str| (name == "CONFIGURATION_DIRECTORY").then(|| OsString::from(&list));
+        assert_eq!(of_unit(&env), None);
+        std::fs::write(&own, "").unwrap();
+        assert_eq!(of_unit(&env), Some(own));
+        assert_eq!(of_unit(&|_| None), None);
     }
 
     #[test]

@@ -54,14 +54,14 @@ impl Csc {
                     }
                 }
             }
-            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) => {
+            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Done => {
                 self.note_answer();
                 if !self.was_believed_recently() {
                     self.contact.restored = now;
                 }
                 self.contact.last_believed = Some(now);
             }
-            // These come from the simulator, which is no service.
+            // These tell nothing of a service: the simulator's own, or a request that was never sent.
             Answer::Rejected { .. } | Answer::Broken { .. } => {}
         }
     }
@@ -121,6 +121,7 @@ impl Csc {
         report::Service {
             silent_for: self.contact.silent_since.map(|since| self.now.mono.saturating_sub(since)),
             last_problem: self.contact.last_problem.clone(),
+            last_believed: self.contact.last_believed.map(|time| self.now.mono.saturating_sub(time)),
         }
     }
 }

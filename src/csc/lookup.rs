@@ -143,6 +143,7 @@ impl Csc {
             | Answer::Gone
             | Answer::Removed { .. }
             | Answer::Rejected { .. }
+            | Answer::Done
             | Answer::Broken { .. } => self.look_failed(url, &out_of_place()),
         }
     }

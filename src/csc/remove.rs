@@ -98,6 +98,7 @@ impl Csc {
             self.stop_polling(key, &job_id);
         }
         self.begin_removal(url, job_id, vec![sender]);
+        self.advance();
     }
 
     /// Whatever a poll under way still says, the job is on its way out.
@@ -121,11 +122,11 @@ impl Csc {
         self.begin_removal(url, job_id, Vec::new());
     }
 
+    /// The DELETE is due at once.
     fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<Sender>) {
         let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
         let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
-        self.advance();
     }
 
     pub(super) fn advance_removals(&mut self) {
@@ -182,7 +183,11 @@ impl Csc {
                 }
             },
             // No back-end answers a DELETE so.
-            Answer::Job(_) | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Job(_)
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 removal.unclear = true;
                 self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
             }
@@ -200,7 +205,11 @@ impl Csc {
             }
             Answer::Failed(failure) => self.retry(&job_id, Next::Confirm, &failure),
             // No back-end answers a GET so; the simulator's broken jobs are not removed uncleanly.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
             }
         }

@@ -23,6 +23,10 @@ const REFUSALS_MAX: u32 = 2;
 impl Csc {
     pub(super) fn execute(&mut self, sender: Sender, execute: &Execute) {
         let name = Some(CommandName::Execute);
+        if execute.pipeline.trim().is_empty() {
+            let reason = "pipeline is empty: give the URL or path of a pipeline".to_owned();
+            return self.fail(&sender, name, reason);
+        }
         let Some(configuration) = &self.configuration else {
             // ENABLED is reached only through a `start`.
             return self.fail(&sender, name, "no configuration was applied".to_owned());
@@ -141,7 +145,11 @@ impl Csc {
             Answer::Rejected { reason } => self.give_up(key, reason),
             Answer::Failed(failure) => self.submit_failed(key, failure),
             // No back-end answers a PUT so; if one did, nobody could tell what became of the job.
-            Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Broken { .. } => {
+            Answer::Gone
+            | Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Broken { .. } => {
                 let reason = "the back-end answered a submission out of place".to_owned();
                 self.doubt(key, Look::Settle, reason);
             }

@@ -84,7 +84,7 @@ impl Csc {
             Answer::Broken { code, report } => self.finish(key, Ending::Broken { code, report }),
             Answer::Failed(failure) => self.poll_failed(key, failure),
             // No back-end answers a poll so.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } => {
+            Answer::Removed { .. } | Answer::Listed(_) | Answer::Done | Answer::Rejected { .. } => {
                 self.poll_failed(key, out_of_place());
             }
         }
@@ -211,7 +211,11 @@ impl Csc {
             }
             Answer::Failed(failure) => self.watch_failed(job_id, &failure),
             // No back-end answers a poll so; the simulator's broken jobs are none of somebody else's.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 self.watch_failed(job_id, &out_of_place());
             }
         }

@@ -3,6 +3,7 @@
 use super::command::{Command, CommandName, Order, Sender};
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use super::job::Stage;
+use super::push::Work;
 use super::request::Configuration;
 use super::state::{SummaryState, Transition};
 use super::{Csc, Effect, STOPPING, WAITING_TRANSITIONS_MAX, Watching};
@@ -62,6 +63,14 @@ impl Csc {
 
     /// The configuration that a `start` waits for was read, or not.
     pub(super) fn configured(&mut self, result: Result<Configuration, String>) {
+        match (result, Work::of(self.settings.index)) {
+            (Ok(configuration), Work::Lists) if self.starting.is_some() => self.ping(configuration),
+            (result, Work::Lists | Work::Jobs) => self.conclude_start(result),
+        }
+    }
+
+    /// All that a `start` waits for is known.
+    pub(super) fn conclude_start(&mut self, result: Result<Configuration, String>) {
         let Some(sender) = self.starting.take() else { return };
         self.finish_start(&sender, result);
         // Those that waited; one of them may be a `start` behind which the rest waits on.

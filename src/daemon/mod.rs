@@ -18,8 +18,6 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::backend::Backend;
-use crate::backend::simulated::Simulated;
-use crate::backend::uws::Uws;
 use crate::backend::workers::Workers;
 use crate::cli::flags::RunArgs;
 use crate::config::settings::Settings;
@@ -91,7 +89,7 @@ impl Event {
             Self::Client(ClientInput::Command(_)) => "a command",
             Self::Client(ClientInput::Subscribe(_)) => "a subscription",
             Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Gone(_)) => "the end of a client",
+            Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
             Self::Kafka(KafkaInput::Command(_)) => "a command over Kafka",
@@ -139,6 +137,8 @@ struct Daemon {
     logs: Logs,
     index: SalIndex,
     simulated: bool,
+    /// Where Redis is, for Rapid Analysis.
+    redis: Option<String>,
     /// The toml, to be read again on SIGHUP.
     config: Option<PathBuf>,
     /// Whether the command line chose the log level, so that the toml does not.
@@ -181,6 +181,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 fn serve(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args)?;
     sal::time::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
+    let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
         .map_err(Failure::Other)?;
@@ -197,7 +198,7 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
     };
     let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let workers = start_workers(&setup.settings, setup.reader.simulated, &outcome_sender)?;
+    let workers = start_workers(&setup.settings, &work.backend, &outcome_sender)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
     watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
@@ -226,7 +227,8 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
         logs: log_outputs,
         index: setup.index,
         simulated,
-        config: args.config.clone(),
+        redis: work.redis,
+        config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
         _state_lock: state_lock,
@@ -249,16 +251,11 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
 
 fn start_workers(
     settings: &Settings,
-    simulated: bool,
+    backend: &Arc<dyn Backend>,
     outcomes: &Sender<Outcome>,
 ) -> Result<Workers, Failure> {
-    let backend: Arc<dyn Backend> = if simulated {
-        Arc::new(Simulated::new(settings.simulation.clone()))
-    } else {
-        Arc::new(Uws::new(&settings.uws).map_err(Failure::Configuration)?)
-    };
     let capacity = REQUESTS_PER_JOB * settings.max_jobs;
-    Workers::start(&backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
+    Workers::start(backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
 }
 
 /// Kafka, what comes over it, and why there is none although it is wanted.
@@ -407,8 +404,9 @@ impl Daemon {
         self.ready_if_started();
     }
 
-    fn ready_if_started(&self) {
+    fn ready_if_started(&mut self) {
         if self.starting == 0 {
+            self.tell_manager();
             self.manager.ready();
         }
     }
@@ -503,12 +501,14 @@ impl Daemon {
     fn handle_client(&mut self, input: ClientInput) {
         match input {
             ClientInput::Connected(client, outbox) => self.hub.connected(client, outbox),
+            ClientInput::Silent(client) => self.hub.silent(client),
             ClientInput::Gone(client) => self.hub.gone(client),
             ClientInput::Subscribe(client) => self.hub.subscribe(client),
             ClientInput::Query(client, Query::Status) => {
                 let process = document::Process {
                     index: self.index,
                     simulated: self.simulated,
+                    redis: self.redis.as_deref(),
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
@@ -532,6 +532,9 @@ impl Daemon {
         let name = command.order.name().map_or("unknown command", |name| name.as_str());
         let sender = &command.sender;
         log::info!("{name} {} from {} (process {})", sender.seq_num.0, sender.identity, sender.origin);
+        if let Via::Socket(client) = sender.via {
+            self.hub.owe(client);
+        }
         if (self.joining.is_some() || self.starting > 0) && self.deferred.len() < DEFERRED_MAX {
             self.deferred.push_back(command);
         } else {
@@ -617,6 +620,7 @@ impl Daemon {
 
     /// SIGHUP: the log file may have been moved away, and the toml's log level changed.
     fn reload(&mut self) {
+        self.manager.reloading();
         self.logs.reopen();
         match Settings::load(self.config.as_deref()) {
             Ok(_) if self.log_level_fixed => {
@@ -628,6 +632,8 @@ impl Daemon {
             }
             Err(error) => log::error!("not reloaded: {error}"),
         }
+        // A reload during the start ends it no earlier.
+        self.ready_if_started();
     }
 
     fn tell_manager(&mut self) {

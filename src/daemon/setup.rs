@@ -5,20 +5,28 @@ use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::Failure;
+use crate::backend::Backend;
+#[cfg(feature = "redis")]
+use crate::backend::rapid_analysis::{RapidAnalysis, access::Access};
+use crate::backend::simulated::Simulated;
+use crate::backend::uws::Uws;
 use crate::cli::flags::RunArgs;
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
-use crate::config::settings::Settings;
+use crate::config::settings::{self, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::transport::socket_path;
 
 /// All that the daemon is told.
 pub(super) struct Setup {
+    /// The toml, if it is not the usual one.
+    pub(super) config: Option<PathBuf>,
     pub(super) settings: Settings,
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
@@ -41,20 +49,15 @@ pub(super) enum KafkaPlan {
 impl Setup {
     /// Puts it all together; nothing is opened but the toml.
     pub(super) fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let settings = Settings::load(args.config.as_deref())
-            .map_err(|error| Failure::Configuration(error.to_string()))?;
+        let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let config = args.config.clone().or_else(|| settings::of_unit(&lookup));
+        let settings =
+            Settings::load(config.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))?;
         let index = args.index.or(settings.index).ok_or_else(|| {
             Failure::Usage(
                 "no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned(),
             )
         })?;
-        if index == SalIndex::Ra && !args.simulate {
-            return Err(Failure::Other(
-                "index 101 (RA) drives Redis, which this version cannot yet: run it with --simulate"
-                    .to_owned(),
-            ));
-        }
-        let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let socket = socket_path::of_daemon(
             args.socket.as_deref(),
             settings.socket.as_deref(),
@@ -83,7 +86,37 @@ impl Setup {
             KafkaPlan::Off
         };
         let log_level = args.log_level.unwrap_or(settings.log.level);
-        Ok(Self { settings, index, log_level, socket, state_dir, reader, kafka })
+        Ok(Self { config, settings, index, log_level, socket, state_dir, reader, kafka })
+    }
+
+    /// What carries out the commands of our index.
+    pub(super) fn backend(&self) -> Result<RunsWork, Failure> {
+        if self.reader.simulated {
+            return Ok(RunsWork::jobs(Simulated::new(self.settings.simulation.clone())));
+        }
+        match self.index {
+            SalIndex::Ra => self.rapid_analysis(),
+            SalIndex::Latiss | SalIndex::LsstComCam | SalIndex::LsstCam => {
+                Ok(RunsWork::jobs(Uws::new(&self.settings.uws).map_err(Failure::Configuration)?))
+            }
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[allow(clippy::unnecessary_wraps, reason = "it fails where the feature is off")]
+    fn rapid_analysis(&self) -> Result<RunsWork, Failure> {
+        let access = Access::new(&self.settings.redis, &|name| env::var_os(name));
+        let redis = Some(access.shown());
+        Ok(RunsWork { backend: Arc::new(RapidAnalysis::new(access, &self.settings.redis)), redis })
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn rapid_analysis(&self) -> Result<RunsWork, Failure> {
+        Err(Failure::Other(
+            "index 101 (RA) drives Redis, which this build of ocps cannot: it was made without the feature redis. \
+             Install a full build, or run it with --simulate"
+                .to_owned(),
+        ))
     }
 
     /// The part that the core needs.
@@ -103,6 +136,19 @@ impl Setup {
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,
         }
+    }
+}
+
+/// A back-end, and what `ocps status` says of it beside what the core knows.
+pub(super) struct RunsWork {
+    pub(super) backend: Arc<dyn Backend>,
+    /// Where Redis is, for Rapid Analysis.
+    pub(super) redis: Option<String>,
+}
+
+impl RunsWork {
+    fn jobs(backend: impl Backend + 'static) -> Self {
+        Self { backend: Arc::new(backend), redis: None }
     }
 }
 

@@ -28,12 +28,8 @@ fn parse_known(command: CommandName, params: Vec<(String, Value)>) -> Result<Ord
         CommandName::AbortJob => Order::AbortJob(JobId::parse(params.text("job_id").trim())?),
         CommandName::Execute => {
             let prereq_jobs = Execute::parse_prereq_jobs(&params.text("prereq_jobs"))?;
-            let pipeline = params.text("pipeline");
-            if pipeline.trim().is_empty() {
-                return Err("pipeline is empty: give the URL or path of a pipeline".to_owned());
-            }
             Order::Execute(Execute {
-                pipeline,
+                pipeline: params.text("pipeline"),
                 version: params.text("version"),
                 config: params.text("config"),
                 data_query: params.text("data_query"),
@@ -140,8 +136,6 @@ mod tests {
             "unknown parameter \"pipline\": execute takes pipeline, ver",
         );
         check("execute", &[("pipeline", Value::Int(1))], "\"pipeline\" must be a string");
-        check("execute", &[], "pipeline is empty");
-        check("execute", &[("pipeline", " ".into())], "pipeline is empty");
         check(
             "execute",
             &[("pipeline", "a".into()), ("prereq_jobs", "b,../c".into())],

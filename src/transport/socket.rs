@@ -54,6 +54,8 @@ pub enum ClientInput {
     Subscribe(ClientId),
     /// It wants a document.
     Query(ClientId, Query),
+    /// It has ended its requests; it may still read.
+    Silent(ClientId),
     /// It has gone.
     Gone(ClientId),
 }
@@ -64,6 +66,10 @@ pub struct Outbox {
     queue: Queue,
     stream: UnixStream,
     subscribed: bool,
+    /// Commands whose final ack is still to come.
+    owed: usize,
+    /// It has ended its requests, and reads on.
+    silent: bool,
 }
 
 /// Lines that wait to be written to one client.
@@ -200,9 +206,37 @@ impl Hub {
         }
     }
 
+    /// A client sent a command: it will get a final ack.
+    pub fn owe(&mut self, client: ClientId) {
+        if let Some(outbox) = self.clients.get_mut(&client) {
+            outbox.owed += 1;
+        }
+    }
+
+    /// A client will send nothing any more: it goes when it has got all that is owed to it.
+    pub fn silent(&mut self, client: ClientId) {
+        if let Some(outbox) = self.clients.get_mut(&client) {
+            outbox.silent = true;
+        }
+        self.part(client);
+    }
+
     /// Answers a command.
     pub fn ack(&mut self, client: ClientId, seq_num: SeqNum, ack: &Ack) {
         self.post(client, line::ack(seq_num, ack).into());
+        if ack.is_final()
+            && let Some(outbox) = self.clients.get_mut(&client)
+        {
+            outbox.owed = outbox.owed.saturating_sub(1);
+            self.part(client);
+        }
+    }
+
+    /// Lets a client go that asks for nothing and waits for nothing.
+    fn part(&mut self, client: ClientId) {
+        if self.clients.get(&client).is_some_and(|c| c.silent && c.owed == 0 && !c.subscribed) {
+            self.gone(client);
+        }
     }
 
     /// Answers a query.
@@ -304,7 +338,13 @@ impl Acceptor {
         let peer = socket_peercred(&stream)?;
         let (queue, lines) = Queue::new();
         let bytes = queue.bytes.clone();
-        let outbox = Outbox { queue: queue.clone(), stream: stream.try_clone()?, subscribed: false };
+        let outbox = Outbox {
+            queue: queue.clone(),
+            stream: stream.try_clone()?,
+            subscribed: false,
+            owed: 0,
+            silent: false,
+        };
         let reader = Reader {
             client,
             identity: format!("uid-{}@localhost", peer.uid.as_raw()),
@@ -366,6 +406,9 @@ impl Reader {
         while self.read_line(&mut input, &mut line) {}
         // Only the main loop may keep a sender now, so that the writer can end.
         drop(self);
+        if inputs.send(ClientInput::Silent(client)).is_err() {
+            return;
+        }
         await_hang_up(stream);
         let _ = inputs.send(ClientInput::Gone(client));
     }

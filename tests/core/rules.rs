@@ -139,6 +139,7 @@ impl Rules {
                     | Answer::Gone
                     | Answer::Removed { .. }
                     | Answer::Listed(_)
+                    | Answer::Done
                     | Answer::Rejected { .. }
                     | Answer::Broken { .. } => false,
                 };
@@ -226,10 +227,7 @@ impl Rules {
             | Event::SimulationMode { .. }
             | Event::SoftwareVersions
             | Event::ConfigurationsAvailable(_) => {
-                let is_fault = match event {
-                    Event::ErrorCode { code, .. } => *code != ErrorCode::None,
-                    _ => false,
-                };
+                let is_fault = matches!(event, Event::ErrorCode { code, .. } if *code != ErrorCode::None);
                 assert!(is_fault || !self.last_events.contains(event), "nothing changed: {event:?}");
                 let kind = std::mem::discriminant(event);
                 self.last_events.retain(|last| std::mem::discriminant(last) != kind);
@@ -290,6 +288,7 @@ impl Rules {
                 assert!(!run_ids.is_empty(), "a list for nothing");
                 self.lists.insert(request.ticket.0);
             }
+            Action::Push { .. } | Action::Ping => {}
         }
     }
 
@@ -325,6 +324,7 @@ impl Rules {
             Action::Status { job_id, .. } => job(job_id.as_str(), Phase::Completed),
             Action::Remove { .. } => removed(),
             Action::List { .. } => Answer::Listed(Vec::new()),
+            Action::Push { .. } | Action::Ping => Answer::Done,
         }
     }
 }

@@ -123,6 +123,15 @@ fn the_time_to_submit_does_not_run_while_it_is_queued() {
     }
     world.run_for(Duration::from_nanos(1));
     assert!(!world.is_busy());
+    // Nor is there less time for a second attempt.
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.run_for(secs(500));
+    world.answer("PUT 1", refused());
+    world.take();
+    world.answer("LIST", none());
+    world.expect(&["PUT 1"]);
+    world.converge();
 }
 
 #[test]

@@ -6,7 +6,9 @@ use ocps::csc::Input;
 use ocps::csc::command::Order;
 use ocps::csc::event::Phase;
 
-use super::world::{POLL, World, abort, away, configuration, execute, job, secs, start, unclear, wrong};
+use super::world::{
+    POLL, World, abort, away, configuration, execute, job, removed, secs, start, unclear, wrong,
+};
 
 const TOLD: &str = "ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}";
 
@@ -87,7 +89,7 @@ fn a_waiting_sender_is_reminded_every_five_minutes() {
     world.send(Order::Disable);
     world.run_until(begun + secs(1200));
     assert_eq!(world.times(TOLD).last(), Some(&(begun + secs(1200))));
-    world.answer("DELETE a", super::world::removed());
+    world.answer("DELETE a", removed());
     world.run_for(secs(1000));
     assert_eq!(world.times(TOLD).len(), 5);
 }
@@ -152,7 +154,7 @@ fn a_job_is_reported_through_its_life() {
     note(&world);
     world.journal_all();
     note(&world);
-    world.answer("GET p", super::world::job("p", Phase::Completed));
+    world.answer("GET p", job("p", Phase::Completed));
     world.answer("PUT 1", unclear());
     assert_eq!(note(&world).2.as_deref(), Some("no luck"));
     let found = world.listed(&[("a", 1)]);
@@ -160,7 +162,7 @@ fn a_job_is_reported_through_its_life() {
     assert_eq!(note(&world).2, None);
     world.send(abort("a"));
     note(&world);
-    world.answer("DELETE a", super::world::removed());
+    world.answer("DELETE a", removed());
     let (job_id, exit_code, _) = note(&world);
     assert_eq!((job_id.unwrap().as_str(), exit_code.unwrap().number()), ("a", 255));
     assert_eq!(stages, ["recording", "waiting", "submitting", "running", "aborting", "finished"]);

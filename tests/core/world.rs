@@ -379,11 +379,15 @@ impl World {
     /// Run ids that the open list asks for.
     #[track_caller]
     pub(crate) fn asked_run_ids(&self) -> BTreeSet<RunId> {
-        let lists = self.open.iter().filter_map(|request| match &request.action {
+        let mut lists = self.open.iter().filter_map(|request| match &request.action {
             Action::List { run_ids } => Some(run_ids),
-            Action::Submit(_) | Action::Status { .. } | Action::Remove { .. } => None,
+            Action::Submit(_)
+            | Action::Status { .. }
+            | Action::Remove { .. }
+            | Action::Push { .. }
+            | Action::Ping => None,
         });
-        lists.last().unwrap().as_ref().clone()
+        lists.next_back().unwrap().as_ref().clone()
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -399,18 +403,17 @@ impl World {
     #[track_caller]
     pub(crate) fn converge(&mut self) {
         let limit = self.now + secs(1000);
-        self.journal_all();
-        if self.rules.is_reading() {
-            self.input(Input::Configuration(Err("cannot be read".to_owned())));
-        }
         while !self.is_over() && (self.is_busy() || !self.open.is_empty()) {
-            assert!(self.now < limit, "does not come to an end: {:?}", self.csc);
-            if let Some(request) = self.open.first().cloned() {
+            assert!(self.now < limit, "does not come to an end: {:?}", self.csc.status());
+            self.journal_all();
+            if self.rules.is_reading() {
+                self.input(Input::Configuration(Err("cannot be read".to_owned())));
+            } else if let Some(request) = self.open.first().cloned() {
                 self.now += Duration::from_millis(10);
                 let answer = self.rules.honest(&request);
                 self.answer_at(0, answer);
             } else {
-                self.now = self.now.max(self.csc.next_deadline());
+                self.now += secs(4);
                 self.tick();
             }
         }
@@ -431,6 +434,8 @@ pub(crate) fn name(request: &Request) -> String {
         Action::Status { job_id, .. } => format!("GET {job_id}"),
         Action::Remove { job_id } => format!("DELETE {job_id}"),
         Action::List { .. } => "LIST".to_owned(),
+        Action::Push { config, .. } => format!("PUSH {config}"),
+        Action::Ping => "PING".to_owned(),
     }
 }
 

@@ -117,6 +117,9 @@ fn a_bad_configuration_fails_start_and_standby_stays() {
         home.write("configuration/_init.yaml", text);
         let reason = fails(&mut client, json!({}));
         assert!(reason.starts_with(&format!("{shown}{line}")) && reason.contains(said), "{text}: {reason}");
+        let checked = home.client(&["check", "--index", "1", init.parent().unwrap().to_str().unwrap()]);
+        let first = reason.split(" (and ").next().unwrap();
+        assert!(checked.code == Some(78) && checked.stdout.contains(first), "{reason}: {checked:?}");
     }
     home.write("configuration/_init.yaml", good);
     home.write("configuration/x.yaml", "url: http://a\npoll_interval: -3\n");

@@ -105,7 +105,8 @@ fn a_client_that_only_ended_its_requests_still_gets_its_acks() {
     let seq = client.execute("true.yaml");
     client.half_close();
     assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
-    drop(client);
+    // Nothing more is owed to it, so that a pipe into the socket ends by itself.
+    client.until_closed();
     until_alone(&mut daemon.connect());
 }
 
