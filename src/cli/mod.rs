@@ -64,7 +64,7 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Watch(args)) => watch::run(&args, &mut out),
         Ok(Invocation::Console(args)) => console::run(&args, &mut out),
         Ok(Invocation::Check(args)) => check::run(&args, &mut out),
-        Ok(Invocation::Help(text)) => out.text(&text),
+        Ok(Invocation::Text(text)) => out.text(&text),
         Ok(Invocation::Version) => out.line(concat!("ocps ", env!("CARGO_PKG_VERSION"))),
         Err(usage) => {
             output::complain(&usage.to_string());

@@ -11,7 +11,7 @@ const WIDTH: usize = 80;
 /// Where explanations begin.
 const COLUMN: usize = 26;
 
-const EXIT_CODES: &[(&str, &str)] = &[
+pub(super) const EXIT_CODES: &[(&str, &str)] = &[
     ("0", "ok"),
     ("1", "failure: an outage, a timeout, a daemon that went away"),
     ("2", "the command line is wrong"),
@@ -20,7 +20,7 @@ const EXIT_CODES: &[(&str, &str)] = &[
     ("78", "the configuration is wrong"),
 ];
 
-const ENVIRONMENT: &[(&str, &str)] = &[
+pub(super) const ENVIRONMENT: &[(&str, &str)] = &[
     ("OCPS_SOCKET", "path of the daemon's socket, unless --socket is given"),
     ("NO_COLOR", "when set, nothing is coloured; only terminals ever are"),
 ];
@@ -73,7 +73,7 @@ fn of_command(command: &Command) -> String {
                 out.push_str(&format!("  {line}\n"));
             }
         }
-        Verb::Run | Verb::State | Verb::Status | Verb::Jobs | Verb::Check | Verb::Help => {}
+        Verb::Run | Verb::State | Verb::Status | Verb::Jobs | Verb::Check | Verb::Generate | Verb::Help => {}
     }
     if !command.examples.is_empty() {
         out.push_str("\nExamples:\n");
@@ -98,7 +98,7 @@ pub(crate) fn commands_of_the_daemon() -> String {
 }
 
 /// How a flag is written.
-fn form(flag: &Flag) -> String {
+pub(super) fn form(flag: &Flag) -> String {
     let short = flag.short.map(|short| format!("-{short}, ")).unwrap_or_default();
     match flag.action {
         Action::Value { name, .. } => format!("{short}--{} {name}", flag.name),

@@ -2,8 +2,10 @@
 //!
 //! Knows no files, no sockets and no environment, so that `--help` works whatever else is broken.
 //!
-//! `table` has every command and flag once, `help` makes the texts from it, `nearest` finds what was meant.
+//! `table` has every command and flag once, `help` and `generate` make texts from it, `nearest` finds what was
+//! meant.
 
+mod generate;
 pub(super) mod help;
 pub(crate) mod nearest;
 mod table;
@@ -16,6 +18,7 @@ use std::time::Duration;
 use lexopt::{Arg, Parser};
 use serde_json::{Map, Value};
 
+use self::generate::Product;
 use self::nearest::nearest;
 use self::table::{Action, COMMANDS, Draft, FLAGS, Flag};
 use super::event_text::TOPICS;
@@ -43,13 +46,15 @@ pub enum Verb {
     Console,
     /// `ocps check`.
     Check,
+    /// `ocps generate`.
+    Generate,
     /// `ocps help`.
     Help,
 }
 
 impl Verb {
     /// All of them, in the order of help.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Run,
         Self::Send,
         Self::State,
@@ -58,6 +63,7 @@ impl Verb {
         Self::Watch,
         Self::Console,
         Self::Check,
+        Self::Generate,
         Self::Help,
     ];
 }
@@ -81,8 +87,8 @@ pub enum Invocation {
     Console(ConsoleArgs),
     /// Check configuration files.
     Check(CheckArgs),
-    /// Print this text.
-    Help(String),
+    /// Print this text: help, or what `ocps generate` made.
+    Text(String),
     /// Print the version.
     Version,
 }
@@ -233,7 +239,7 @@ pub fn parse(argv: impl Iterator<Item = OsString>) -> Result<Invocation, Usage> 
         Some(invocation) => Ok(invocation),
         None => line.finish(),
     }) {
-        Err(_) if asks_for_help(&argv) => Ok(Invocation::Help(help::text(line.verb))),
+        Err(_) if asks_for_help(&argv) => Ok(Invocation::Text(help::text(line.verb))),
         outcome => outcome,
     }
 }
@@ -286,7 +292,7 @@ impl Line {
                 return self.unknown_flag(&raw, found);
             };
             match flag.action {
-                Action::Help => return Ok(Some(Invocation::Help(help::text(self.verb)))),
+                Action::Help => return Ok(Some(Invocation::Text(help::text(self.verb)))),
                 Action::Version => return Ok(Some(Invocation::Version)),
                 Action::Switch(_) | Action::Value { .. } => self.flag(flag, &mut parser)?,
             }
@@ -387,6 +393,7 @@ impl Line {
                 index: self.draft.index,
                 json,
             }),
+            Verb::Generate => self.product()?,
             Verb::Help => self.help_of_argument()?,
         })
     }
@@ -473,12 +480,21 @@ impl Line {
         Ok(topics)
     }
 
+    fn product(&self) -> Result<Invocation, Usage> {
+        self.at_most(1)?;
+        let name = self.arguments.first().map(|name| name.to_string_lossy());
+        match Product::ALL.into_iter().find(|product| Some(product.name()) == name.as_deref()) {
+            Some(product) => Ok(Invocation::Text(product.text())),
+            None => self.wrong("nothing to make: give man, bash, zsh or fish"),
+        }
+    }
+
     fn help_of_argument(&mut self) -> Result<Invocation, Usage> {
         self.at_most(1)?;
-        let Some(name) = self.arguments.pop() else { return Ok(Invocation::Help(help::text(None))) };
+        let Some(name) = self.arguments.pop() else { return Ok(Invocation::Text(help::text(None))) };
         self.verb = None;
         self.argument(name)?;
-        Ok(Invocation::Help(help::text(self.verb)))
+        Ok(Invocation::Text(help::text(self.verb)))
     }
 }
 

@@ -183,6 +183,17 @@ pub(super) const COMMANDS: &[Command] = &[
         examples: &[("ocps check etc/ocps.toml etc/OCPS/v4 --site summit", "what goes to the summit")],
     },
     Command {
+        verb: Verb::Generate,
+        name: "generate",
+        arguments: "man|bash|zsh|fish",
+        summary: "Print the manual page or shell completions",
+        about: &[
+            "Prints the manual page ocps(1), or the completions for a shell. Packages and make install have \
+             them already.",
+        ],
+        examples: &[("ocps generate bash", "the completions for bash")],
+    },
+    Command {
         verb: Verb::Help,
         name: "help",
         arguments: "[COMMAND]",

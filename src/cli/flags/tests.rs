@@ -82,7 +82,7 @@ fn the_names_of_the_python_program_are_ocps_run() {
     for program in ["run_ocps", "/usr/bin/run_ocps", "./run_OCPS.py"] {
         assert_eq!(run(&[program, "1", "--simulate"]).index, Some(SalIndex::Latiss));
         assert_eq!(line(&[program, "--version"]), Ok(Invocation::Version));
-        assert!(matches!(line(&[program, "-h"]), Ok(Invocation::Help(text)) if text.contains("ocps run")));
+        assert!(matches!(line(&[program, "-h"]), Ok(Invocation::Text(text)) if text.contains("ocps run")));
     }
     assert_eq!(problem(&["run_ocps", "--simulat"]), problem(&["ocps", "run", "--simulat"]));
     assert_eq!(problem(&["/run_ocps/ocps"]), "no command given (see ocps --help)");
@@ -160,7 +160,7 @@ fn help_works_whatever_else_is_broken() {
     let check = |words: &[&str], beginning: &str| {
         let words: Vec<&str> = ["ocps"].iter().chain(words).copied().collect();
         match line(&words) {
-            Ok(Invocation::Help(text)) => assert!(text.starts_with(beginning), "{words:?}: {text}"),
+            Ok(Invocation::Text(text)) => assert!(text.starts_with(beginning), "{words:?}: {text}"),
             other => panic!("{words:?}: {other:?}"),
         }
     };

@@ -1,0 +1,62 @@
+# bash completion for ocps. Made with `make generate` from src/cli/flags.
+_ocps() {
+  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} verb='' i
+  COMPREPLY=()
+  [[ $word == = ]] && word=''
+  [[ $before == = && $COMP_CWORD -ge 2 ]] && before=${COMP_WORDS[COMP_CWORD-2]}
+  case $(basename -- "$1") in
+    run_*) verb=run ;;
+    *) for ((i = 1; i < COMP_CWORD; i++)); do
+      [[ ${COMP_WORDS[i]} == -* ]] || { verb=${COMP_WORDS[i]}; break; }
+    done ;;
+  esac
+  case $before in
+    --state) COMPREPLY=($(compgen -W 'standby disabled enabled' -- "$word")); return ;;
+    --override) return; return ;;
+    --configdir) compopt -o default; return ;;
+    --config) compopt -o default; return ;;
+    --site) return; return ;;
+    --timeout) return; return ;;
+    --wait) return; return ;;
+    --socket) compopt -o default; return ;;
+    --index) COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); return ;;
+    --state-dir) compopt -o default; return ;;
+    --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
+  esac
+  case $verb in
+    '') COMPREPLY=($(compgen -W 'run send state status jobs watch console check generate help --help --version' -- "$word")) ;;
+    run)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --help --version' -- "$word"))
+      else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
+    send)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --no-wait --socket --index --json --help --version' -- "$word"))
+      else COMPREPLY=($(compgen -W 'abort_job disable enable execute exitControl setLogLevel standby start job_id= pipeline= version= config= data_query= prereq_jobs= output_dataset_types= level= subsystem= configurationOverride=' -- "$word")); fi ;;
+    state)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--override --timeout --socket --index --help --version' -- "$word"))
+      else COMPREPLY=($(compgen -W 'standby disabled enabled offline' -- "$word")); fi ;;
+    status)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))
+      else return; fi ;;
+    jobs)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --socket --index --json --help --version' -- "$word"))
+      else return; fi ;;
+    watch)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))
+      else COMPREPLY=($(compgen -W 'configurationApplied configurationsAvailable errorCode heartbeat job_id job_result largeFileObjectAvailable logLevel logMessage simulationMode softwareVersions summaryState' -- "$word")); fi ;;
+    console)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--wait --socket --index --help --version' -- "$word"))
+      else return; fi ;;
+    check)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--site --index --json --help --version' -- "$word"))
+      else compopt -o default; fi ;;
+    generate)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
+      else COMPREPLY=($(compgen -W 'man bash zsh fish' -- "$word")); fi ;;
+    help)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
+      else COMPREPLY=($(compgen -W 'run send state status jobs watch console check generate help' -- "$word")); fi ;;
+  esac
+  # A parameter goes on after its =.
+  [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
+}
+complete -F _ocps ocps run_ocps run_OCPS.py

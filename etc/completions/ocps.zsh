@@ -1,0 +1,108 @@
+#compdef ocps run_ocps run_OCPS.py
+# Made with `make generate` from src/cli/flags.
+_ocps() {
+  local curcontext=$curcontext state line verb
+  local -a commands
+  commands=(
+    'run:Run the daemon'
+    'send:Send one command to the daemon and show its acks'
+    'state:Print the summary state, or walk to another one'
+    'status:Show what the daemon is doing'
+    'jobs:List the jobs'
+    'watch:Print events as they come'
+    'console:Type commands at a prompt, see acks and events'
+    'check:Check configuration files without a daemon'
+    'generate:Print the manual page or shell completions'
+    'help:Explain a command'
+  )
+  if [[ $service == run_* ]]; then
+    verb=run
+  else
+    _arguments -C '--help[Print help]' '--version[Print the version]' '1:command:->command' '*::argument:->argument' && return
+    if [[ $state == command ]]; then _describe command commands; return; fi
+    verb=$words[1]
+  fi
+  case $verb in
+    run)
+      _arguments \
+        '--simulate[Simulate jobs]' \
+        '--state=[Go to this state at start]:STATE:(standby disabled enabled)' \
+        '--override=[Override file in the configuration directory for the start command, and the git commit, tag or branch to read all of the configuration from]:FILE\[\:REF\]: ' \
+        '--configdir=[Directory of the component configuration]:DIR:_files' \
+        '--config=[The daemon'\''s own settings]:FILE:_files' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--state-dir=[Directory of what must survive a restart]:DIR:_files' \
+        '--loglevel=[Least level that is logged]:LEVEL:(debug info warning error)' \
+        '--help[Print help]' \
+        '--version[Print the version]' \
+        '*:\[INDEX\]:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' ;;
+    send)
+      _arguments \
+        '--timeout=[Wait so many seconds for the next ack]:S: ' \
+        '--no-wait[For execute, print the job id as soon as it is known and end]' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for programs]' \
+        '--help[Print help]' \
+        '--version[Print the version]' \
+        '*:COMMAND \[NAME=VALUE ...\]:{compadd -S "" -- abort_job disable enable execute exitControl setLogLevel standby start job_id= pipeline= version= config= data_query= prereq_jobs= output_dataset_types= level= subsystem= configurationOverride=}' ;;
+    state)
+      _arguments \
+        '--override=[Override file in the configuration directory for the start command, and the git commit, tag or branch to read all of the configuration from]:FILE\[\:REF\]: ' \
+        '--timeout=[Wait so many seconds for the next ack]:S: ' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print the version]' \
+        '*:\[TARGET\]:(standby disabled enabled offline)' ;;
+    status)
+      _arguments \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for programs]' \
+        '--help[Print help]' \
+        '--version[Print the version]' ;;
+    jobs)
+      _arguments \
+        '--all[List finished jobs, too]' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for programs]' \
+        '--help[Print help]' \
+        '--version[Print the version]' ;;
+    watch)
+      _arguments \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for programs]' \
+        '--help[Print help]' \
+        '--version[Print the version]' \
+        '*:\[TOPIC ...\]:(configurationApplied configurationsAvailable errorCode heartbeat job_id job_result largeFileObjectAvailable logLevel logMessage simulationMode softwareVersions summaryState)' ;;
+    console)
+      _arguments \
+        '--wait=[Wait up to so many seconds for a daemon that is just starting]:S: ' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print the version]' ;;
+    check)
+      _arguments \
+        '--site=[Check with the layer of this site, _<site>.yaml]:SITE: ' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for programs]' \
+        '--help[Print help]' \
+        '--version[Print the version]' \
+        '*:\[PATH ...\]:_files' ;;
+    generate)
+      _arguments \
+        '--help[Print help]' \
+        '--version[Print the version]' \
+        '*:man|bash|zsh|fish:(man bash zsh fish)' ;;
+    help)
+      _arguments \
+        '--help[Print help]' \
+        '--version[Print the version]' \
+        '*:\[COMMAND\]:(run send state status jobs watch console check generate help)' ;;
+  esac
+}
+_ocps "$@"
