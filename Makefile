@@ -8,16 +8,19 @@ SYSCONFDIR ?= /etc
 
 bindir = $(DESTDIR)$(PREFIX)/bin
 unitdir = $(DESTDIR)$(UNITDIR)
+sysusersdir = $(DESTDIR)$(patsubst %/systemd/system,%/sysusers.d,$(UNITDIR))
 sysconfdir = $(DESTDIR)$(SYSCONFDIR)
+datadir = $(DESTDIR)$(PREFIX)/share
+mandir = $(datadir)/man
 target = $(or $(CARGO_TARGET_DIR),target)
 sim = $(target)/sim
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test check fmt bench install uninstall clean
+.PHONY: help build sim test generate check fmt bench install deb uninstall clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-	  printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
+	  printf '  make %-13s %s\n' "$$name" "$$text"; done
 	@echo '  DESTDIR and PREFIX [$(PREFIX)] are respected by install and uninstall.'
 
 build: ## build the program with all it can do (release)
@@ -37,6 +40,11 @@ test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	$(CARGO) test --locked
 
+generate: ## make the manual and the completions in etc/ anew, after a change of the flags
+	$(CARGO) build --locked --bin ocps
+	$(target)/debug/ocps generate man > etc/man/ocps.1
+	for shell in bash zsh fish; do $(target)/debug/ocps generate $$shell > etc/completions/ocps.$$shell || exit 1; done
+
 check: ## formatting, lints, docs, no async runtime, nothing drifted
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -53,20 +61,40 @@ fmt: ## format the code
 bench: ## measure, as ratios to the bare limit of this machine
 	$(CARGO) bench --locked
 
-install: build ## install the program, its links, the unit and example configuration
-	install -D -m 755 $(target)/release/ocps $(bindir)/ocps
+# What `make install` installs; name another one to install without a release build.
+BIN ?= $(target)/release/ocps
+
+install: $(if $(filter $(target)/release/ocps,$(BIN)),build) ## install the program, its units, manuals, completions and example configuration
+	install -D -m 755 $(BIN) $(bindir)/ocps
 	ln -sf ocps $(bindir)/run_ocps
 	ln -sf ocps $(bindir)/run_OCPS.py
 	install -d $(unitdir)
 	sed 's|/usr/bin/ocps|$(PREFIX)/bin/ocps|' ocps.service > $(unitdir)/ocps.service
-	chmod 644 $(unitdir)/ocps.service
+	sed -f etc/instance.sed $(unitdir)/ocps.service > $(unitdir)/ocps@.service
+	chmod 644 $(unitdir)/ocps.service $(unitdir)/ocps@.service
+	install -D -m 644 etc/sysusers.d/ocps.conf $(sysusersdir)/ocps.conf
+	install -D -m 644 -t $(mandir)/man1 etc/man/ocps.1
+	install -D -m 644 -t $(mandir)/man5 etc/man/ocps.toml.5
+	install -D -m 644 -t $(mandir)/man7 etc/man/ocps-protocol.7
+	install -D -m 644 etc/completions/ocps.bash $(datadir)/bash-completion/completions/ocps
+	install -D -m 644 etc/completions/ocps.zsh $(datadir)/zsh/site-functions/_ocps
+	install -D -m 644 etc/completions/ocps.fish $(datadir)/fish/vendor_completions.d/ocps.fish
 	@# What an operator changed is kept.
 	test -e $(sysconfdir)/ocps/ocps.toml || install -D -m 644 etc/ocps.toml $(sysconfdir)/ocps/ocps.toml
 	test -e $(sysconfdir)/ocps/OCPS/v4/_init.yaml || \
 	  install -D -m 644 etc/OCPS/v4/_init.yaml $(sysconfdir)/ocps/OCPS/v4/_init.yaml
 
+deb: $(if $(filter $(target)/release/ocps,$(BIN)),build) ## make a Debian package in target/debian (needs cargo-deb)
+	rm -rf target/deb-root
+	@$(MAKE) --no-print-directory install PREFIX=/usr UNITDIR=/usr/lib/systemd/system DESTDIR=target/deb-root BIN=$(BIN) >/dev/null
+	$(CARGO) deb --no-build --no-strip $(DEBFLAGS) -o target/debian/ocps.deb
+
 uninstall: ## remove what install put there, but not the configuration
-	rm -f $(bindir)/ocps $(bindir)/run_ocps $(bindir)/run_OCPS.py $(unitdir)/ocps.service
+	rm -f $(bindir)/ocps $(bindir)/run_ocps $(bindir)/run_OCPS.py
+	rm -f $(unitdir)/ocps.service $(unitdir)/ocps@.service $(sysusersdir)/ocps.conf
+	rm -f $(mandir)/man1/ocps.1 $(mandir)/man5/ocps.toml.5 $(mandir)/man7/ocps-protocol.7
+	rm -f $(datadir)/bash-completion/completions/ocps $(datadir)/zsh/site-functions/_ocps \
+	  $(datadir)/fish/vendor_completions.d/ocps.fish
 
 clean: ## remove what was built
 	$(CARGO) clean

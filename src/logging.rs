@@ -56,6 +56,14 @@ impl Logs {
     }
 }
 
+/// Says why the daemon does not start, which may be before the log begins: to standard error, with the priority of
+/// an error if that leads to the journal.
+pub fn write_last_words(reason: &str) {
+    let prefix = if is_journal(&io::stderr()) { "<3>" } else { "ocps: " };
+    // There is nowhere to complain to.
+    let _ = writeln!(io::stderr(), "{prefix}{}", one_line(reason));
+}
+
 /// Logs from this level on, Python's number.
 pub fn set_level(level: i32) {
     log::set_max_level(match level {

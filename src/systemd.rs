@@ -27,6 +27,14 @@ impl Manager {
         notify(&[NotifyState::Ready]);
     }
 
+    /// A reload has begun; [`Manager::ready`] says that it has ended.
+    pub fn reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[NotifyState::Reloading, now]),
+            Err(error) => log::debug!("cannot notify the service manager: {error}"),
+        }
+    }
+
     /// The daemon has begun to end.
     pub fn stopping(&self) {
         notify(&[NotifyState::Stopping]);
@@ -47,6 +55,12 @@ impl Manager {
             notify(&[NotifyState::Watchdog]);
         }
     }
+}
+
+/// The daemon does not start: says why in the status line, which stays after our end.
+pub fn not_started(reason: &str) {
+    // A line break would end the status.
+    notify(&[NotifyState::Status(&reason.replace(['\n', '\r'], " "))]);
 }
 
 impl Default for Manager {

@@ -18,21 +18,27 @@ done > "${CARGO_TARGET_DIR:-target}/drift.txt"
 [ ! -s "${CARGO_TARGET_DIR:-target}/drift.txt" ] || complain "the README says: $(cat "${CARGO_TARGET_DIR:-target}/drift.txt")"
 
 # Every make target of the README exists.
-for goal in $(grep -oE 'make [a-z]+' README.md | cut -d' ' -f2 | sort -u); do
+for goal in $(grep -oE 'make [a-z-]+' README.md | cut -d' ' -f2 | sort -u); do
   grep -q "^$goal:" Makefile || complain "the README says make $goal"
 done
 
 # The example configuration is sound.
 "$ocps" check etc/ocps.toml etc/OCPS/v4 >/dev/null || complain "the example configuration is not sound"
 
-# The unit file is sound where systemd is there to say; it exits 0 even on unknown keys, so its output counts.
+# The units are sound and shut in, where systemd is there to say; it exits 0 even on unknown keys, so its output
+# counts. Its threshold is the score times ten.
 if command -v systemd-analyze >/dev/null 2>&1; then
-  unit=$(mktemp -d)/ocps.service
-  sed "s|/usr/bin/ocps|$(readlink -f "$ocps")|" ocps.service > "$unit"
-  said=$(systemd-analyze verify --man=no "$unit" 2>&1 || true)
-  rm -r "$(dirname "$unit")"
-  [ -z "$said" ] || complain "systemd-analyze verify ocps.service: $said"
+  units=$(mktemp -d)
+  sed "s|/usr/bin/ocps|$(readlink -f "$ocps")|" ocps.service > "$units/ocps.service"
+  sed -f etc/instance.sed "$units/ocps.service" > "$units/ocps@.service"
+  said=$(systemd-analyze verify --man=no "$units/ocps.service" "$units/ocps@.service" 2>&1 || true)
+  [ -z "$said" ] || complain "systemd-analyze verify: $said"
+  said=$(systemd-analyze security --offline=true --threshold=12 --no-pager "$units/ocps.service" 2>&1) ||
+    complain "systemd-analyze security: $said"
+  rm -r "$units"
+  [ "$(sed -f etc/instance.sed ocps.service | grep -c '%i')" = 7 ] || complain "etc/instance.sed misses its lines of ocps.service"
 else
-  echo 'drift: systemd-analyze is not installed: ocps.service is not verified'
+  echo 'drift: systemd-analyze is not installed: the units are not verified and their exposure is not measured'
 fi
+
 exit "$failed"

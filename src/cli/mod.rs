@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use self::flags::{Invocation, RunArgs};
 use self::output::Output;
-use crate::daemon;
+use crate::{daemon, logging, systemd};
 
 /// Why a client command did not succeed.
 #[derive(Debug, PartialEq)]
@@ -98,6 +98,7 @@ fn run_daemon(args: &RunArgs) -> u8 {
         Err(daemon::Failure::Configuration(reason)) => (reason, EXIT_CONFIGURATION),
         Err(daemon::Failure::Other(reason)) => (reason, 1),
     };
-    output::complain(&reason);
+    systemd::not_started(&reason);
+    logging::write_last_words(&reason);
     code
 }

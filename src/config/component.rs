@@ -13,7 +13,7 @@ use crate::csc::id::SalIndex;
 use crate::csc::request::{Configuration, Service};
 
 use super::layers::{INIT, Source, Stack};
-use super::settings::{Settings, is_site};
+use super::settings::{self, Settings, is_site};
 use super::validate::{self, no_service};
 use super::yaml::Map;
 use super::{Error, git, quoted};
@@ -35,7 +35,7 @@ const SIMULATED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 const DEFAULT_DIRECTORY: &str = "/etc/ocps/OCPS/v4";
 
 /// The directory of the component configuration: `flag` (`--configdir`), else `$DM_CONFIG_OCPS_DIR/OCPS/v4`, else the
-/// setting of the toml, else `/etc/ocps/OCPS/v4` if that is there.
+/// setting of the toml, else `OCPS/v4` in the unit's configuration directory or in `/etc/ocps`, if one is there.
 #[must_use]
 pub fn directory(
     flag: Option<&Path>,
@@ -46,7 +46,10 @@ pub fn directory(
     flag.map(Path::to_owned)
         .or_else(|| set("DM_CONFIG_OCPS_DIR").map(|dir| dir.join("OCPS").join("v4")))
         .or_else(|| settings.config_dir.clone())
-        .or_else(|| Some(PathBuf::from(DEFAULT_DIRECTORY)).filter(|dir| dir.is_dir()))
+        .or_else(|| {
+            let own = settings::unit_directories(env).into_iter().map(|dir| dir.join("OCPS").join("v4"));
+            own.chain([PathBuf::from(DEFAULT_DIRECTORY)]).find(|dir| dir.is_dir())
+        })
 }
 
 /// The site: `LSST_SITE`, else the setting of the toml.

@@ -3,6 +3,7 @@
 //! Invariant: a [`Settings`] is complete and sound; every value in it was checked when it was read, and a key that
 //! we do not know is an error. The structs of the file (`Wire…`) are only here; the rest of the program has types.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +25,19 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// Most jobs that can be allowed at once: each costs memory and a poll per interval.
 const MAX_JOBS: usize = 100_000;
+
+/// Our directories of configuration as systemd sets them (`ConfigurationDirectory=`): for `ocps@2` it is
+/// `/etc/ocps-2`. What is not there is taken from the usual places.
+pub(super) fn unit_directories(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    let list = env("CONFIGURATION_DIRECTORY").unwrap_or_default();
+    std::env::split_paths(&list).filter(|dir| !dir.as_os_str().is_empty()).collect()
+}
+
+/// The toml of the unit that systemd runs us as, if it has one of its own.
+#[must_use]
+pub fn of_unit(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    unit_directories(env).into_iter().map(|dir| dir.join("ocps.toml")).find(|path| path.exists())
+}
 
 /// All settings of the daemon, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -609,6 +623,18 @@ mod tests {
             assert!(error.len() < 1000, "{}", &error[..200]);
         }
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    }
+
+    #[test]
+    fn a_unit_may_have_a_file_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("ocps.toml");
+        let list = format!("/nonexistent:{}", dir.path().display());
+        let env = |name: &str| (name == "CONFIGURATION_DIRECTORY").then(|| OsString::from(&list));
+        assert_eq!(of_unit(&env), None);
+        std::fs::write(&own, "").unwrap();
+        assert_eq!(of_unit(&env), Some(own));
+        assert_eq!(of_unit(&|_| None), None);
     }
 
     #[test]

@@ -187,7 +187,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         logs: log_outputs,
         index: setup.index,
         simulated,
-        config: args.config.clone(),
+        config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
         _state_lock: state_lock,
@@ -306,8 +306,9 @@ impl Daemon {
         self.ready_if_started();
     }
 
-    fn ready_if_started(&self) {
+    fn ready_if_started(&mut self) {
         if self.starting == 0 {
+            self.tell_manager();
             self.manager.ready();
         }
     }
@@ -471,6 +472,7 @@ impl Daemon {
 
     /// SIGHUP: the log file may have been moved away, and the toml's log level changed.
     fn reload(&mut self) {
+        self.manager.reloading();
         self.logs.reopen();
         match Settings::load(self.config.as_deref()) {
             Ok(_) if self.log_level_fixed => {
@@ -482,6 +484,8 @@ impl Daemon {
             }
             Err(error) => log::error!("not reloaded: {error}"),
         }
+        // A reload during the start ends it no earlier.
+        self.ready_if_started();
     }
 
     fn tell_manager(&mut self) {

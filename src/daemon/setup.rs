@@ -11,13 +11,15 @@ use rustix::fs::{FlockOperation, flock};
 use super::Failure;
 use crate::cli::flags::RunArgs;
 use crate::config::component::{self, Reader};
-use crate::config::settings::Settings;
+use crate::config::settings::{self, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::transport::socket_path;
 
 /// All that the daemon is told.
 pub(super) struct Setup {
+    /// The toml, if it is not the usual one.
+    pub(super) config: Option<PathBuf>,
     pub(super) settings: Settings,
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
@@ -30,8 +32,10 @@ pub(super) struct Setup {
 impl Setup {
     /// Puts it all together; nothing is opened but the toml.
     pub(super) fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let settings = Settings::load(args.config.as_deref())
-            .map_err(|error| Failure::Configuration(error.to_string()))?;
+        let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+        let config = args.config.clone().or_else(|| settings::of_unit(&lookup));
+        let settings =
+            Settings::load(config.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))?;
         let index = args.index.or(settings.index).ok_or_else(|| {
             Failure::Usage(
                 "no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned(),
@@ -43,7 +47,6 @@ impl Setup {
                     .to_owned(),
             ));
         }
-        let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
         let socket = socket_path::of_daemon(
             args.socket.as_deref(),
             settings.socket.as_deref(),
@@ -63,7 +66,7 @@ impl Setup {
             simulated: args.simulate,
         };
         let log_level = args.log_level.unwrap_or(settings.log.level);
-        Ok(Self { settings, index, log_level, socket, state_dir, reader })
+        Ok(Self { config, settings, index, log_level, socket, state_dir, reader })
     }
 
     /// The part that the core needs.
