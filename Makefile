@@ -16,7 +16,7 @@ target = $(or $(CARGO_TARGET_DIR),target)
 sim = $(target)/sim
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test generate check fmt bench install deb uninstall clean
+.PHONY: help build sim test test-systemd generate check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -39,6 +39,13 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	$(CARGO) test --locked
+
+test-systemd: ## test the installed service with a real systemd, in a sandbox (as root)
+	$(CARGO) build --locked --bin ocps --example uws-service
+	@# The Debian package too, where it can be made.
+	@rm -f target/debian/ocps.deb; if $(CARGO) deb --version >/dev/null 2>&1; then \
+	   $(MAKE) --no-print-directory deb BIN=$(target)/debug/ocps DEBFLAGS=--fast; fi
+	@tests/systemd/run.sh $(target)/debug; code=$$?; [ $$code = 69 ] || exit $$code
 
 generate: ## make the manual and the completions in etc/ anew, after a change of the flags
 	$(CARGO) build --locked --bin ocps
