@@ -16,7 +16,7 @@ target = $(or $(CARGO_TARGET_DIR),target)
 sim = $(target)/sim
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test test-systemd generate check fmt bench install deb uninstall clean
+.PHONY: help build sim test test-redis test-systemd generate check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -39,6 +39,10 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	$(CARGO) test --locked
+
+test-redis: ## test Rapid Analysis against a real redis-server, which must be installed
+	@command -v redis-server >/dev/null || { echo 'redis-server is not installed: apt-get install redis-server' >&2; exit 1; }
+	$(CARGO) test --locked --test redis
 
 test-systemd: ## test the installed service with a real systemd, in a sandbox (as root)
 	$(CARGO) build --locked --bin ocps --example uws-service

@@ -12,7 +12,7 @@
 //! | [`csc`] | the core: a pure state machine, [`csc::Csc::handle`] | HTTP, JSON, files, clocks, threads |
 //! | [`sal`] | the SAL interface as data: topics, fields, codes, TAI | jobs, sockets |
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states |
-//! | [`backend`] | what runs pipelines: UWS over HTTP, the simulator; the worker pools | commands, acks |
+//! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker pools | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket | jobs |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | what a job is |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |

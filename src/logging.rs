@@ -1,14 +1,18 @@
 //! The log: where it goes, how its lines look, and the tap that makes `logMessage` events of it.
 //!
 //! Only our own lines are logged, not those of libraries. The level is changed for all outputs at once.
+//! Nobody who logs waits for a disk, a pipe or the journal: a thread of its own writes.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger};
 
@@ -22,36 +26,53 @@ const CRITICAL: &str = "ocps::csc::critical";
 /// Lines whose target begins so make no events: they may be about the sending of events.
 const UNTAPPED: &str = "ocps::transport";
 
+/// Longest message that is logged, in bytes; the rest of a longer one is left out.
+const MESSAGE_MAX: usize = 4096;
+/// Lines that wait to be written; more are lost, and counted.
+const QUEUE_LINES: usize = 4096;
+/// How long the end of the process waits for the last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The log's outputs.
 #[derive(Clone, Debug)]
 pub struct Logs {
-    file: Option<LogFile>,
+    jobs: Sender<Job>,
 }
 
 impl Logs {
     /// Begins to log: to a file, else to the journal if standard error leads there, else to standard error.
     ///
     /// Lines are also sent to `tap`, without waiting: what it does not take is not told.
+    /// `log::logger().flush()` waits a little for what was logged to be written.
     ///
     /// # Errors
     /// One line: the file cannot be opened, or a log was begun before.
     pub fn start(level: i32, file: Option<&Path>, tap: Sender<LogMessage>) -> Result<Self, String> {
-        let file = file.map(LogFile::open).transpose()?;
-        let output: Box<dyn SharedLogger> = match &file {
-            Some(file) => WriteLogger::new(LevelFilter::Trace, config(), file.clone()),
-            None if is_journal(&io::stderr()) => Box::new(Journal),
-            None => WriteLogger::new(LevelFilter::Trace, config(), io::stderr()),
+        let target = match file {
+            Some(path) => Target::File(append_to(path)?, path.to_owned()),
+            None => Target::StandardError,
+        };
+        let (sender, jobs) = bounded(QUEUE_LINES);
+        let lost = Arc::new(AtomicU64::new(0));
+        let lines = Lines { jobs: sender.clone(), lost: lost.clone(), line: Vec::new() };
+        let output: Box<dyn SharedLogger> = if file.is_none() && is_journal(&io::stderr()) {
+            Box::new(Journal(lines))
+        } else {
+            Box::new(Plain(WriteLogger::new(LevelFilter::Trace, config(), lines)))
         };
         let tap = Box::new(Tap { sender: tap, process: i32::try_from(std::process::id()).unwrap_or(0) });
-        CombinedLogger::init(vec![output, tap]).map_err(|error| format!("cannot begin to log: {error}"))?;
+        let failed = |error: &dyn std::fmt::Display| format!("cannot begin to log: {error}");
+        CombinedLogger::init(vec![output, tap]).map_err(|error| failed(&error))?;
         set_level(level);
-        Ok(Self { file })
+        let write = move || write_lines(target, &jobs, &lost);
+        thread::Builder::new().name("log".to_owned()).spawn(write).map_err(|error| failed(&error))?;
+        Ok(Self { jobs: sender })
     }
 
     /// Opens the file again, which may have been moved away.
     pub fn reopen(&self) {
-        if let Some(Err(error)) = self.file.as_ref().map(LogFile::reopen) {
-            log::error!("{error}; logging goes on to the old file");
+        if self.jobs.try_send(Job::Reopen).is_err() {
+            log::error!("the log file is not opened again: too much waits to be written");
         }
     }
 }
@@ -106,13 +127,65 @@ fn is_journal(stderr: &impl AsFd) -> bool {
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// A line may be made of foreign text; it stays one line.
+/// A message may be made of foreign text; it stays one line, of bearable length, that a terminal only shows.
 fn one_line(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    let mut line: String = beginning(text).chars().map(shown).collect();
+    if beginning(text).len() < text.len() {
+        line.push_str(&format!("… ({} bytes)", text.len()));
+    }
+    line
+}
+
+/// As much of a text as is logged.
+fn beginning(text: &str) -> &str {
+    let ends = text.char_indices().map(|(start, c)| start + c.len_utf8());
+    let end = ends.take_while(|end| *end <= MESSAGE_MAX).last().unwrap_or(0);
+    text.get(..end).unwrap_or_default()
+}
+
+/// The message for an event: it may have several lines, but is no longer than others.
+fn told(text: &str) -> String {
+    beginning(text).to_owned()
+}
+
+/// Lines for people: time, level and text.
+struct Plain(Box<WriteLogger<Lines>>);
+
+impl Log for Plain {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= log::max_level() && is_ours(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = one_line(&record.args().to_string());
+            let metadata = record.metadata().clone();
+            self.0.log(&Record::builder().metadata(metadata).args(format_args!("{line}")).build());
+        }
+    }
+
+    fn flush(&self) {
+        self.0.flush();
+    }
+}
+
+impl SharedLogger for Plain {
+    fn level(&self) -> LevelFilter {
+        LevelFilter::Trace
+    }
+
+    fn config(&self) -> Option<&Config> {
+        None
+    }
+
+    fn as_log(self: Box<Self>) -> Box<dyn Log> {
+        self
+    }
 }
 
 /// Lines for journald: a priority and no time, since it has its own.
-struct Journal;
+struct Journal(Lines);
 
 impl Log for Journal {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -130,12 +203,12 @@ impl Log for Journal {
             Level::Info => 6,
             Level::Debug | Level::Trace => 7,
         };
-        let line = format!("<{priority}>{}\n", one_line(&record.args().to_string()));
-        // There is nowhere to complain to.
-        let _ = io::stderr().write_all(line.as_bytes());
+        self.0.post(format!("<{priority}>{}\n", one_line(&record.args().to_string())).into_bytes());
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        self.0.wait();
+    }
 }
 
 impl SharedLogger for Journal {
@@ -177,7 +250,7 @@ impl Log for Tap {
         let _ = self.sender.try_send(LogMessage {
             name: record.target().to_owned(),
             level: level.number(),
-            message: record.args().to_string(),
+            message: told(&record.args().to_string()),
             file_path: record.file().unwrap_or_default().to_owned(),
             line_number: record.line().and_then(|line| i32::try_from(line).ok()).unwrap_or(0),
             process: self.process,
@@ -202,21 +275,100 @@ impl SharedLogger for Tap {
     }
 }
 
-/// A file that can be opened again while others write to it.
-#[derive(Clone, Debug)]
-struct LogFile {
-    path: PathBuf,
-    file: Arc<Mutex<File>>,
+/// What the thread that writes is to do, in this order.
+#[derive(Debug)]
+enum Job {
+    /// Write a line, which has its line break.
+    Line(Vec<u8>),
+    /// Open the file again.
+    Reopen,
+    /// Say that all before was written.
+    Tell(Sender<()>),
 }
 
-impl LogFile {
-    fn open(path: &Path) -> Result<Self, String> {
-        Ok(Self { path: path.to_owned(), file: Arc::new(Mutex::new(append_to(path)?)) })
+/// The way to the thread that writes; as a writer, it takes lines in pieces.
+#[derive(Clone, Debug)]
+struct Lines {
+    jobs: Sender<Job>,
+    lost: Arc<AtomicU64>,
+    /// The pieces of the present line.
+    line: Vec<u8>,
+}
+
+impl Lines {
+    fn post(&self, line: Vec<u8>) {
+        if self.jobs.try_send(Job::Line(line)).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
-    fn reopen(&self) -> Result<(), String> {
-        let file = append_to(&self.path)?;
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file;
+    fn wait(&self) {
+        let (done, written) = bounded(1);
+        if self.jobs.send_timeout(Job::Tell(done), FLUSH_TIMEOUT).is_ok() {
+            let _ = written.recv_timeout(FLUSH_TIMEOUT);
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend_from_slice(bytes);
+        if bytes.ends_with(b"\n") {
+            let line = std::mem::take(&mut self.line);
+            self.post(line);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.wait();
+        Ok(())
+    }
+}
+
+/// Where lines are written.
+#[derive(Debug)]
+enum Target {
+    StandardError,
+    File(File, PathBuf),
+}
+
+/// Writes lines until nobody logs any more.
+fn write_lines(mut target: Target, jobs: &Receiver<Job>, lost: &AtomicU64) {
+    for job in jobs {
+        match job {
+            // A line that cannot be written is lost: there is nowhere to complain to.
+            Job::Line(line) => drop(target.write(&line)),
+            Job::Reopen => {
+                if let Err(error) = target.reopen() {
+                    log::error!("{error}; logging goes on to the old file");
+                }
+            }
+            Job::Tell(done) => drop(done.try_send(())),
+        }
+        // Said only when there is room for it.
+        if jobs.len() < QUEUE_LINES / 2 {
+            let lost = lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                log::warn!("{lost} lines of the log are lost: they were not taken in time");
+            }
+        }
+    }
+}
+
+impl Target {
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Self::StandardError => io::stderr().write_all(line),
+            Self::File(file, _) => file.write_all(line),
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        match self {
+            Self::StandardError => {}
+            Self::File(file, path) => *file = append_to(path)?,
+        }
         Ok(())
     }
 }
@@ -226,12 +378,27 @@ fn append_to(path: &Path) -> Result<File, String> {
     opened.map_err(|error| format!("cannot open the log file {}: {error}", path.display()))
 }
 
-impl Write for LogFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_text_makes_one_line_of_bearable_length() {
+        assert_eq!(one_line("a\nb\r\u{1b}[31mc\u{85}é"), "a b  [31mc é");
+        let long = one_line(&"é".repeat(5000));
+        assert_eq!(long, format!("{}… (10000 bytes)", "é".repeat(2048)));
+        assert_eq!(told(&"x".repeat(5000)).len(), MESSAGE_MAX);
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).flush()
+    #[test]
+    fn a_line_in_pieces_is_written_whole_and_what_is_not_taken_is_counted() {
+        let (jobs, receiver) = bounded(1);
+        let mut lines = Lines { jobs, lost: Arc::default(), line: Vec::new() };
+        for piece in ["2026 ", "[INFO] ", "a", "\n", "lost\n"] {
+            lines.write_all(piece.as_bytes()).unwrap();
+        }
+        let Ok(Job::Line(line)) = receiver.try_recv() else { panic!() };
+        assert_eq!(line, b"2026 [INFO] a\n");
+        assert_eq!(lines.lost.load(Ordering::Relaxed), 1);
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::Backend;
+use super::{Backend, rapid_analysis};
 use crate::config::settings::Simulation;
 use crate::csc::event::{ErrorCode, JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
@@ -32,6 +32,8 @@ struct Job {
     run_id: RunId,
     fate: Fate,
     ends: Instant,
+    /// Whether its end was told: from then on there is nothing to abort.
+    told: bool,
 }
 
 /// Simulated jobs and the randomness of their durations.
@@ -65,22 +67,22 @@ impl Simulated {
             _ => return Answer::Rejected { reason: format!("Unknown (simulated) pipeline: {pipeline}") },
         };
         if state.jobs.len() >= JOBS_MAX {
-            let now = Instant::now();
-            state.jobs.retain(|_, job| job.ends > now);
+            state.jobs.retain(|_, job| !job.told);
         }
         let Some(job_id) = unused_id(pipeline, &state.jobs) else {
             return wrong("no id is left for a simulated job");
         };
         let ends = Instant::now() + duration(&self.settings, &mut state.rng);
-        state.jobs.insert(job_id.clone(), Job { run_id: submission.run_id.clone(), fate, ends });
+        state.jobs.insert(job_id.clone(), Job { run_id: submission.run_id.clone(), fate, ends, told: false });
         job_answer(job_id, Phase::Active, json!({}))
     }
 
-    fn status(job_id: &JobId, state: &State) -> Answer {
-        let Some(job) = state.jobs.get(job_id) else { return Answer::Gone };
+    fn status(job_id: &JobId, state: &mut State) -> Answer {
+        let Some(job) = state.jobs.get_mut(job_id) else { return Answer::Gone };
         if Instant::now() < job.ends {
             return job_answer(job_id.clone(), Phase::Active, json!({}));
         }
+        job.told = true;
         match job.fate {
             Fate::Succeeds => job_answer(job_id.clone(), Phase::Completed, json!({ "result": true })),
             Fate::Fails => job_answer(job_id.clone(), Phase::Error, json!({ "result": false })),
@@ -91,10 +93,10 @@ impl Simulated {
         }
     }
 
-    /// Like the real service's clients, `abort_job` reaches only jobs that still run.
+    /// A job can be aborted as long as nobody was told of its end.
     fn remove(job_id: &JobId, state: &mut State) -> Answer {
         match state.jobs.remove(job_id) {
-            Some(job) if Instant::now() < job.ends => {
+            Some(job) if !job.told => {
                 let more = json!({ "abort_time": time::now().0 });
                 Answer::Removed { object: Some(object(job_id, Phase::Aborted, more)) }
             }
@@ -109,8 +111,10 @@ impl Backend for Simulated {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match action {
             Action::Submit(submission) => self.submit(submission, &mut state),
-            Action::Status { job_id, .. } => Self::status(job_id, &state),
+            Action::Status { job_id, .. } => Self::status(job_id, &mut state),
             Action::Remove { job_id } => Self::remove(job_id, &mut state),
+            Action::Push { config, .. } => rapid_analysis::rehearse(config),
+            Action::Ping => Answer::Done,
             Action::List { run_ids } => Answer::Listed(
                 state
                     .jobs
@@ -183,10 +187,9 @@ mod tests {
     }
 
     fn submitted(simulator: &Simulated, pipeline: &str) -> JobId {
-        match simulator.perform("", &submission(pipeline)) {
-            Answer::Job(status) => status.job_id,
-            answer => panic!("{answer:?}"),
-        }
+        let answer = simulator.perform("", &submission(pipeline));
+        let Answer::Job(status) = answer else { panic!("{answer:?}") };
+        status.job_id
     }
 
     #[test]
@@ -196,10 +199,11 @@ mod tests {
             let job_id = submitted(&simulator, pipeline);
             assert!(job_id.as_str().starts_with(&format!("{pipeline}-1")), "{job_id}");
             let answer = simulator.perform("", &Action::Status { job_id: job_id.clone(), run_id: None });
-            let said = match answer {
-                Answer::Job(status) => status.object.0.replace(job_id.as_str(), "ID"),
-                Answer::Broken { code, report } => format!("{} {report}", code.number()),
-                answer => panic!("{answer:?}"),
+            let said = if let Answer::Job(status) = answer {
+                status.object.0.replace(job_id.as_str(), "ID")
+            } else {
+                let Answer::Broken { code, report } = answer else { panic!("{answer:?}") };
+                format!("{} {report}", code.number())
             };
             assert_eq!(said, expected);
         };

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select_biased};
+use crossbeam_channel::{Receiver, Sender, TrySendError, select_biased, unbounded};
 
 use super::Backend;
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Outcome, Request};
@@ -19,12 +19,27 @@ const CONTROL_THREADS: usize = 2;
 struct Queue {
     sender: Sender<Request>,
     receiver: Receiver<Request>,
+    capacity: usize,
 }
 
 impl Queue {
     fn new(capacity: usize) -> Self {
-        let (sender, receiver) = bounded(capacity);
-        Self { sender, receiver }
+        // Bounded by us, since only the main loop sends: a bounded channel takes its memory at once,
+        // which for the most jobs that can be set would be 100 MB.
+        let (sender, receiver) = unbounded();
+        Self { sender, receiver, capacity }
+    }
+
+    /// Queues a request, or gives it back with the reason.
+    fn put(&self, request: Request) -> Result<(), (Request, &'static str)> {
+        if self.sender.len() >= self.capacity {
+            return Err((request, "too many requests are queued"));
+        }
+        self.sender.try_send(request).map_err(|error| match error {
+            TrySendError::Full(request) | TrySendError::Disconnected(request) => {
+                (request, "the workers have ended")
+            }
+        })
     }
 }
 
@@ -89,14 +104,10 @@ impl Workers {
         let queue = match request.action {
             Action::Remove { .. } => &self.delete,
             Action::List { .. } => &self.list,
-            Action::Submit(_) => &self.put,
+            Action::Submit(_) | Action::Push { .. } | Action::Ping => &self.put,
             Action::Status { .. } => &self.poll,
         };
-        match queue.sender.try_send(request) {
-            Ok(()) => None,
-            Err(TrySendError::Full(request)) => Some(not_sent(&request, "too many requests are queued")),
-            Err(TrySendError::Disconnected(request)) => Some(not_sent(&request, "the workers have ended")),
-        }
+        queue.put(request).err().map(|(request, reason)| not_sent(&request, reason))
     }
 
     /// Takes back all requests that no thread has begun; they fail as not sent.

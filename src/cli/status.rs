@@ -57,8 +57,16 @@ fn configuration(value: Option<&Value>) -> String {
 fn service(palette: Palette, status: &Value) -> String {
     let of = |part: &str, key: &str| status.get(part).and_then(|part| part.get(key));
     let service = |key| of("service", key);
-    let url = scalar(of("configuration", "service_url"));
+    let redis = of("redis", "address");
+    let url = match redis {
+        Some(address) => format!("Redis at {}", scalar(Some(address))),
+        None => scalar(of("configuration", "service_url")),
+    };
+    let answered = service("answered_s").filter(|time| time.is_number());
+    let has_problem = service("last_problem").is_some_and(Value::is_string);
     let mut text = match service("reachable").and_then(Value::as_bool) {
+        // Redis is talked to only when there is something to say.
+        Some(true) if redis.is_some() && answered.is_none() && !has_problem => format!("{url} not asked yet"),
         Some(true) => format!("{url} {}", palette.paint(Tone::Good, "reachable")),
         Some(false) => format!("{url} {}", palette.paint(Tone::Bad, "not reachable")),
         None => url,
@@ -66,7 +74,11 @@ fn service(palette: Palette, status: &Value) -> String {
     if service("silent_s").is_some_and(Value::is_number) {
         text.push_str(&format!(", silent for {}", duration(service("silent_s"))));
     }
-    if of("configuration", "poll_interval_s").is_some_and(Value::is_number) {
+    if redis.is_some() {
+        if answered.is_some() {
+            text.push_str(&format!(", last answer {} ago", duration(answered)));
+        }
+    } else if of("configuration", "poll_interval_s").is_some_and(Value::is_number) {
         text.push_str(&format!(", polled every {}", duration(of("configuration", "poll_interval_s"))));
     }
     if let Some(problem) = service("last_problem").and_then(Value::as_str) {
@@ -125,6 +137,23 @@ clients        1
 state dir      -
 ";
         assert_eq!(status_text(Palette::Plain, &status), expected);
+    }
+
+    #[test]
+    fn redis_is_shown_where_it_is_the_service() {
+        let check = |service: Value, expected: &str| {
+            let configuration = json!({"service_url": "", "poll_interval_s": 5.0});
+            let redis = json!({"address": "h:6379"});
+            let status = json!({"configuration": configuration, "service": service, "redis": redis});
+            let text = status_text(Palette::Plain, &status);
+            assert!(text.contains(&format!("service        Redis at h:6379 {expected}\n")), "{text}");
+        };
+        check(json!({"reachable": true, "answered_s": null}), "not asked yet");
+        check(json!({"reachable": true, "answered_s": 3.0}), "reachable, last answer 3.0s ago");
+        check(
+            json!({"reachable": false, "silent_s": 2.0, "answered_s": 9.0, "last_problem": "refused"}),
+            "not reachable, silent for 2.0s, last answer 9.0s ago, last problem: refused",
+        );
     }
 
     #[test]

@@ -156,6 +156,9 @@ impl Reader {
             let layer = source.read(name, &mut stack)?.ok_or_else(|| source.missing(name))?;
             root = stack.merge(root, layer)?;
         }
+        if stack.len() == 0 {
+            return Ok(String::new());
+        }
         if let Err(problems) = validate::service(&root, self.index) {
             let (ours, others): (Vec<_>, Vec<_>) =
                 problems.into_iter().partition(|p| p.mark.is_some_and(|m| m.layer == last));

@@ -12,7 +12,7 @@ use super::{Error, Place, position};
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// Reads a text file; none if it does not exist.
-pub(super) fn read(path: &Path) -> Result<Option<String>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     // Without NONBLOCK, opening a FIFO waits for a writer, perhaps for ever.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -90,6 +90,6 @@ mod tests {
             assert!(error.contains(expected), "{error}");
         }
         assert_eq!(read(&dir.path().join("none")), Ok(None));
-        assert!(started.elapsed() < Duration::from_secs(1));
+        assert!(started.elapsed() < Duration::from_secs(30));
     }
 }

@@ -262,7 +262,7 @@ mod tests {
             let timeout = if script.contains("zero") { TIMEOUT } else { short };
             let error = run(shell(script), timeout).err().unwrap_or_default();
             assert!(error.contains(expected), "{script}: {error}");
-            assert!(started.elapsed() < Duration::from_secs(5), "{script}");
+            assert!(started.elapsed() < Duration::from_secs(30), "{script}");
         }
         let error = run(Command::new("/no/such/program"), short).err().unwrap_or_default();
         assert!(error.starts_with("cannot run /no/such/program: "), "{error}");

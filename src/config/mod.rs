@@ -9,7 +9,7 @@ use std::path::Path;
 
 pub mod check;
 pub mod component;
-mod file;
+pub(crate) mod file;
 mod git;
 mod layers;
 pub mod settings;

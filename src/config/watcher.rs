@@ -242,13 +242,16 @@ mod tests {
     }
 
     #[test]
-    fn the_simulator_without_a_directory_has_nothing_to_tell() {
+    fn without_a_directory_it_is_told_once_that_there_is_nothing() {
         let mut reader = reader(Path::new("/"));
         reader.dir = None;
-        let now = Instant::now();
-        assert_eq!(Watch::new(now).look(&reader, now), Some(ConfigurationsAvailable::default()));
-        reader.simulated = true;
-        assert_eq!(Watch::new(now).look(&reader, now), None);
+        for simulated in [false, true] {
+            reader.simulated = simulated;
+            let now = Instant::now();
+            let mut watch = Watch::new(now);
+            assert_eq!(watch.look(&reader, now), Some(ConfigurationsAvailable::default()));
+            assert_eq!(watch.look(&reader, now + LOOK_INTERVAL), None);
+        }
     }
 
     #[test]

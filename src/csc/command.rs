@@ -165,11 +165,11 @@ impl Order {
 /// The parameters of `execute`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Execute {
-    /// URL or path of the pipeline; not empty.
+    /// URL or path of the pipeline; empty only for Rapid Analysis, which has none.
     pub pipeline: String,
     /// Version of the Science Pipelines (an EUPS tag); may be empty.
     pub version: String,
-    /// More options for the pipeline run; may be empty.
+    /// More options for the pipeline run, or what Rapid Analysis is to push; may be empty.
     pub config: String,
     /// The data to run on; may be empty.
     pub data_query: String,

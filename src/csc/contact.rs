@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::event::{ErrorCode, LogLevel};
 use super::job::Stage;
-use super::request::{Answer, Contact};
+use super::request::{Answer, Contact, FailureKind};
 use super::{Csc, report};
 
 /// A job for which nothing believable came for so long, while the service answered others, is given up.
@@ -21,7 +21,7 @@ pub(super) struct Health {
     last_problem: Option<String>,
     /// When it last gave a believable answer.
     last_believed: Option<Duration>,
-    /// When the last outage ended.
+    /// When it last gave one after `outage_limit` or longer without.
     restored: Duration,
 }
 
@@ -33,9 +33,19 @@ impl Csc {
             Answer::Failed(failure) => {
                 self.counters.failed_requests += 1;
                 self.contact.last_problem = Some(failure.reason.clone());
-                match failure.contact {
-                    Contact::Answered => self.note_answer(),
-                    Contact::Silent => {
+                match (failure.contact, failure.kind) {
+                    // It was never asked, say because too much is queued: nothing is learnt of it.
+                    (Contact::Answered, FailureKind::NotSent) => {}
+                    (Contact::Answered, FailureKind::Unclear | FailureKind::Refused | FailureKind::Wrong) => {
+                        self.note_answer()
+                    }
+                    (
+                        Contact::Silent,
+                        FailureKind::NotSent
+                        | FailureKind::Unclear
+                        | FailureKind::Refused
+                        | FailureKind::Wrong,
+                    ) => {
                         if self.contact.silent_since.is_none() {
                             self.contact.silent_since = Some(now);
                             let reason = &failure.reason;
@@ -44,11 +54,14 @@ impl Csc {
                     }
                 }
             }
-            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) => {
+            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Done => {
                 self.note_answer();
+                if !self.was_believed_recently() {
+                    self.contact.restored = now;
+                }
                 self.contact.last_believed = Some(now);
             }
-            // These come from the simulator, which is no service.
+            // These tell nothing of a service: the simulator's own, or a request that was never sent.
             Answer::Rejected { .. } | Answer::Broken { .. } => {}
         }
     }
@@ -57,9 +70,6 @@ impl Csc {
         let Some(since) = self.contact.silent_since.take() else { return };
         let now = self.now.mono;
         let silent_for = now.saturating_sub(since);
-        if silent_for >= self.settings.outage_limit {
-            self.contact.restored = now;
-        }
         self.contact.faulted = false;
         self.log(
             LogLevel::Info,
@@ -97,16 +107,21 @@ impl Csc {
 
     /// Whether a job last believed at `believed` must be given up: the service answers others, but not for it.
     pub(super) fn is_disbelieved(&self, believed: Duration) -> bool {
-        let now = self.now.mono;
-        let recent = |time: Duration| now.saturating_sub(time) < self.settings.outage_limit;
-        now.saturating_sub(believed.max(self.contact.restored)) >= DISBELIEF_LIMIT
-            && self.contact.last_believed.is_some_and(recent)
+        let since = believed.max(self.contact.restored);
+        self.now.mono.saturating_sub(since) >= DISBELIEF_LIMIT && self.was_believed_recently()
+    }
+
+    /// Whether a believable answer to anything came within `outage_limit`.
+    fn was_believed_recently(&self) -> bool {
+        let recent = |time: Duration| self.now.mono.saturating_sub(time) < self.settings.outage_limit;
+        self.contact.last_believed.is_some_and(recent)
     }
 
     pub(super) fn service_report(&self) -> report::Service {
         report::Service {
             silent_for: self.contact.silent_since.map(|since| self.now.mono.saturating_sub(since)),
             last_problem: self.contact.last_problem.clone(),
+            last_believed: self.contact.last_believed.map(|time| self.now.mono.saturating_sub(time)),
         }
     }
 }

@@ -25,6 +25,17 @@ pub enum Ack {
     Aborted,
 }
 
+impl Ack {
+    /// Whether it is the last one of its command.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::InProgress { .. } => false,
+            Self::Complete | Self::Failed { .. } | Self::Aborted => true,
+        }
+    }
+}
+
 /// Levels of the log, with Python's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {

@@ -11,10 +11,6 @@ use super::id::{JobId, RunId};
 use super::request::{Submission, Ticket};
 use super::time::Time;
 
-/// Our own number of a job, from 1 in the order of acceptance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobKey(pub u64);
-
 /// A job that has not ended.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -69,8 +65,10 @@ pub(super) enum SubmitStep {
     Pausing { until: Duration },
     /// The job may exist: it is looked for in the service's list.
     InDoubt {
-        /// When the unclear attempt ended: only lists asked for later count.
+        /// When the unclear attempt ended.
         ended: Duration,
+        /// The last request before that: only lists asked for later count.
+        after: Ticket,
         /// When the first such list was answered.
         listed: Option<Duration>,
         look: Look,
@@ -122,9 +120,14 @@ impl Poll {
         }
     }
 
-    /// Asks at `time`, if it would have been later.
+    /// Asks at `time`, if it would have been later, and then at its normal pace.
     pub(super) fn hurry(&mut self, time: Duration) {
         self.misses = 0;
+        self.not_later_than(time);
+    }
+
+    /// Asks at `time`, if it would have been later.
+    pub(super) fn not_later_than(&mut self, time: Duration) {
         if let PollStep::Due(due) = &mut self.step {
             *due = time.min(*due);
         }
@@ -183,9 +186,15 @@ impl Submitting {
         self.trouble.map(|trouble| trouble + settings.submit_timeout)
     }
 
-    /// From when on nothing is looked for any more.
+    /// From when on nothing is looked for any more: an attempt may end long after nothing more is sent,
+    /// and is looked up all the same.
     pub(super) fn lost(&self, settings: &Settings) -> Option<Duration> {
-        self.expires(settings).map(|expires| expires + settings.settle_time)
+        match self.step {
+            SubmitStep::InDoubt { ended, .. } => {
+                self.expires(settings).map(|expires| expires.max(ended) + settings.settle_time)
+            }
+            SubmitStep::Sending | SubmitStep::Pausing { .. } => None,
+        }
     }
 }
 

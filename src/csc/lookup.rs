@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::LogLevel;
-use super::id::{JobId, RunId};
-use super::job::{JobKey, Stage, SubmitStep};
-use super::request::{Action, Answer, ListedJob};
+use super::id::{JobId, JobKey, RunId};
+use super::job::{Stage, SubmitStep};
+use super::request::{Action, Answer, Failure, ListedJob, Ticket};
+use super::track::out_of_place;
 use super::{Asked, Csc};
 
 /// Time between lists while a submission is in doubt. A list makes the service walk through every job's files.
@@ -22,11 +23,19 @@ const SUSPECTS_MAX: usize = 1000;
 /// Questions for the list of one service.
 #[derive(Debug, Default)]
 pub(super) struct Lookup {
-    /// When the list under way was asked for.
-    asked: Option<Duration>,
+    /// The list under way.
+    asked: Option<Listing>,
     /// The earliest time of the next one.
     not_before: Duration,
     failures: u32,
+}
+
+/// A list that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listing {
+    pub(super) ticket: Ticket,
+    /// When it was asked for.
+    pub(super) asked: Duration,
 }
 
 /// A run id of which an extra job may come to life.
@@ -111,43 +120,46 @@ impl Csc {
         let suspected =
             self.suspects.iter().filter(|(_, suspect)| suspect.url == url).map(|(id, _)| id.clone());
         let run_ids: BTreeSet<RunId> = ours.chain(suspected).collect();
-        self.ask(Asked::List(url.clone()), url.clone(), Action::List { run_ids: Arc::new(run_ids) });
+        let ticket =
+            self.ask(Asked::List(url.clone()), url.clone(), Action::List { run_ids: Arc::new(run_ids) });
         if let Some(lookup) = self.lookups.get_mut(&url) {
-            lookup.asked = Some(self.now.mono);
+            lookup.asked = Some(Listing { ticket, asked: self.now.mono });
         }
     }
 
     /// The service's list, or why there is none.
     pub(super) fn listed(&mut self, url: &Arc<str>, answer: Answer) {
         let Some(lookup) = self.lookups.get_mut(url) else { return };
-        let Some(asked) = lookup.asked.take() else { return };
-        let failures = lookup.failures + 1;
+        let Some(list) = lookup.asked.take() else { return };
         match answer {
             Answer::Listed(jobs) => {
                 lookup.failures = 0;
                 lookup.not_before = self.now.mono + IN_DOUBT;
-                self.resolve(url, asked, &jobs);
+                self.resolve(url, &list, &jobs);
             }
-            Answer::Failed(failure) => {
-                let wait = self.backoff(IN_DOUBT, failures);
-                let not_before = self.now.mono + wait;
-                if let Some(lookup) = self.lookups.get_mut(url) {
-                    lookup.failures = failures;
-                    lookup.not_before = not_before;
-                }
-                self.log(LogLevel::Warning, format!("look-up by run id: {failure}"));
-            }
+            Answer::Failed(failure) => self.look_failed(url, &failure),
             // No back-end answers a list so.
             Answer::Job(_)
             | Answer::Gone
             | Answer::Removed { .. }
             | Answer::Rejected { .. }
-            | Answer::Broken { .. } => {}
+            | Answer::Done
+            | Answer::Broken { .. } => self.look_failed(url, &out_of_place()),
         }
     }
 
+    fn look_failed(&mut self, url: &Arc<str>, failure: &Failure) {
+        let Some(failures) = self.lookups.get(url).map(|lookup| lookup.failures + 1) else { return };
+        let not_before = self.now.mono + self.backoff(IN_DOUBT, failures);
+        if let Some(lookup) = self.lookups.get_mut(url) {
+            lookup.failures = failures;
+            lookup.not_before = not_before;
+        }
+        self.log(LogLevel::Warning, format!("look-up by run id: {failure}"));
+    }
+
     /// Adopts what is found, removes what is too much, and lets those not found go on.
-    fn resolve(&mut self, url: &Arc<str>, asked: Duration, found: &[ListedJob]) {
+    fn resolve(&mut self, url: &Arc<str>, list: &Listing, found: &[ListedJob]) {
         let candidates: Vec<(JobKey, RunId)> = self
             .jobs
             .iter()
@@ -157,12 +169,12 @@ impl Csc {
         for (key, run_id) in candidates {
             let of_run = |job: &&ListedJob| job.run_id == run_id;
             match found.iter().find(of_run) {
-                Some(first) if self.is_submission_in_doubt(key) => {
+                Some(first) if self.lacks_job(key) => {
                     self.log(LogLevel::Info, format!("found job {} of run {run_id}", first.job_id));
                     self.created(key, first.job_id.clone(), None);
                 }
                 Some(_) => {}
-                None => self.not_found(key, asked),
+                None => self.not_found(key, list),
             }
             let kept = self.jobs.get(&key).and_then(|job| job.job_id().cloned());
             if let Some(kept) = kept {
@@ -182,9 +194,13 @@ impl Csc {
         }
     }
 
-    fn is_submission_in_doubt(&self, key: JobKey) -> bool {
+    /// Whether a job of this run is to be taken when one is found; while a PUT is out, its answer tells.
+    fn lacks_job(&self, key: JobKey) -> bool {
         self.jobs.get(&key).is_some_and(|job| match &job.stage {
-            Stage::Submitting(submitting) => matches!(submitting.step, SubmitStep::InDoubt { .. }),
+            Stage::Submitting(submitting) => match submitting.step {
+                SubmitStep::Pausing { .. } | SubmitStep::InDoubt { .. } => true,
+                SubmitStep::Sending => false,
+            },
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
                 false
             }

@@ -8,6 +8,7 @@
 //! * [`command`], [`event`], [`request`]: what goes in and out, as types.
 //! * `transition`: summary states; `submit`: an execute until its job exists; `track`: from there to
 //!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
+//!   `push`: what Rapid Analysis has in the place of jobs;
 //!   `contact`: whether the service lives; `seen`: commands that came twice.
 
 pub mod command;
@@ -16,6 +17,7 @@ pub mod event;
 pub mod id;
 mod job;
 mod lookup;
+mod push;
 mod remove;
 pub mod report;
 pub mod request;
@@ -33,8 +35,9 @@ use std::time::Duration;
 
 use command::{Command, CommandName, Order, Sender};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{JobId, RunId, SalIndex};
-use job::{Ended, Job, JobKey, Watch};
+use id::{JobId, JobKey, RunId, SalIndex};
+use job::{Ended, Job, Watch};
+use push::Work;
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
 use time::Time;
@@ -47,6 +50,8 @@ const REMINDER: Duration = Duration::from_secs(300);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// What commands are told that come too late.
+const STOPPING: &str = "the daemon is stopping";
 /// Finished jobs that are remembered for `ocps jobs --all`.
 const HISTORY_MAX: usize = 1000;
 /// Transition commands that may wait behind a `start`.
@@ -164,6 +169,9 @@ enum Asked {
     Remove(JobId),
     Confirm(JobId),
     List(Arc<str>),
+    Push,
+    /// With the configuration whose `start` waits for it.
+    Ping(Box<Configuration>),
 }
 
 /// The state machine.
@@ -198,6 +206,7 @@ pub struct Csc {
     removals: BTreeMap<JobId, remove::Removal>,
     lookups: BTreeMap<Arc<str>, lookup::Lookup>,
     suspects: BTreeMap<RunId, lookup::Suspect>,
+    pushes: push::Pushes,
     contact: contact::Health,
     counters: report::Counters,
 }
@@ -231,6 +240,7 @@ impl Csc {
             removals: BTreeMap::new(),
             lookups: BTreeMap::new(),
             suspects: BTreeMap::new(),
+            pushes: push::Pushes::new(),
             contact: contact::Health::default(),
             counters: report::Counters::default(),
         };
@@ -286,7 +296,8 @@ impl Csc {
             .chain(self.watches.values().filter_map(Watch::due))
             .chain(self.removals.values().filter_map(remove::Removal::due))
             .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
-            .chain(self.outage_due());
+            .chain(self.outage_due())
+            .chain(self.pushes.due());
         for time in due {
             deadline = deadline.min(time);
         }
@@ -306,7 +317,7 @@ impl Csc {
         }
         self.counters.commands += 1;
         if self.life != Life::Serving {
-            return self.fail(&command.sender, command.order.name(), "the daemon is stopping".to_owned());
+            return self.fail(&command.sender, command.order.name(), STOPPING.to_owned());
         }
         let name = command.order.name();
         match command.order {
@@ -318,11 +329,17 @@ impl Csc {
                 self.ack(&command.sender, name, Ack::Complete);
             }
             Order::Execute(execute) => match self.not_enabled(CommandName::Execute) {
-                None => self.execute(command.sender, &execute),
+                None => match Work::of(self.settings.index) {
+                    Work::Jobs => self.execute(command.sender, &execute),
+                    Work::Lists => self.push(command.sender, execute),
+                },
                 Some(reason) => self.fail(&command.sender, name, reason),
             },
             Order::AbortJob(job_id) => match self.not_enabled(CommandName::AbortJob) {
-                None => self.abort(command.sender, job_id),
+                None => match Work::of(self.settings.index) {
+                    Work::Jobs => self.abort(command.sender, job_id),
+                    Work::Lists => self.refuse_abort(&command.sender),
+                },
                 Some(reason) => self.fail(&command.sender, name, reason),
             },
             Order::Invalid { name, reason } => {
@@ -343,6 +360,8 @@ impl Csc {
             Asked::Remove(job_id) => self.removed(job_id, outcome.answer),
             Asked::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
             Asked::List(url) => self.listed(&url, outcome.answer),
+            Asked::Push => self.pushed(outcome.answer),
+            Asked::Ping(configuration) => self.pinged(*configuration, outcome.answer),
         }
         // What just changed may be due at once.
         self.advance();
@@ -369,6 +388,7 @@ impl Csc {
         self.advance_watches();
         self.advance_removals();
         self.advance_lookups();
+        self.advance_pushes();
     }
 
     fn set_log_level(&mut self, level: i32) {
@@ -430,11 +450,12 @@ impl Csc {
         self.out.push(Effect::Publish(event));
     }
 
-    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], with jitter.
+    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], less up to a
+    /// quarter of jitter.
     fn backoff(&mut self, base: Duration, failures: u32) -> Duration {
         let limit = BACKOFF_MAX.max(base);
         let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
-        doubled.mul_f64(0.75 + 0.5 * self.rng.f64())
+        doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
     }
 
     /// Ends the daemon: nothing new is begun, what is in flight is waited for.
@@ -444,18 +465,21 @@ impl Csc {
         }
         self.life = Life::Stopping { until: self.now.mono + STOP_PATIENCE };
         self.out.push(Effect::StopRequests);
+        self.fail_waiting_transitions();
+        self.stop_pushes();
     }
 
     fn finish_stop(&mut self) {
         let Life::Stopping { until } = self.life else { return };
         let in_flight = |asked: &Asked| match asked {
-            Asked::Submit(_) | Asked::Remove(_) => true,
-            Asked::Poll(_) | Asked::Watch(_) | Asked::Confirm(_) | Asked::List(_) => false,
+            Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
+            Asked::Poll(_) | Asked::Watch(_) | Asked::Confirm(_) | Asked::List(_) | Asked::Ping(_) => false,
         };
         if self.asked.values().any(in_flight) && self.now.mono < until {
             return;
         }
         self.life = Life::Over;
+        self.give_up_push("the daemon ended before Redis answered");
         if !self.jobs.is_empty() {
             self.log(LogLevel::Info, format!("{} jobs are left at the execution service", self.jobs.len()));
         }

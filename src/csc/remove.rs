@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::command::{CommandName, Sender};
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::JobId;
-use super::job::{JobKey, PollStep, Stage};
+use super::id::{JobId, JobKey};
+use super::job::{PollStep, Stage};
 use super::request::{Action, Answer, Failure};
 use super::track::Ending;
 use super::{Asked, Csc, REMINDER};
@@ -69,7 +69,12 @@ impl Csc {
         if let Some(removal) = self.removals.get_mut(&job_id) {
             // The same job twice: the commands share one outcome.
             if removal.waiting.len() < WAITING_MAX {
-                return removal.waiting.push(sender);
+                removal.waiting.push(sender.clone());
+                if removal.reminder.is_some() {
+                    // The others know already that it takes longer.
+                    self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id });
+                }
+                return;
             }
             let reason =
                 format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit");
@@ -93,6 +98,7 @@ impl Csc {
             self.stop_polling(key, &job_id);
         }
         self.begin_removal(url, job_id, vec![sender]);
+        self.advance();
     }
 
     /// Whatever a poll under way still says, the job is on its way out.
@@ -116,11 +122,11 @@ impl Csc {
         self.begin_removal(url, job_id, Vec::new());
     }
 
+    /// The DELETE is due at once.
     fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<Sender>) {
         let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
         let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
-        self.advance();
     }
 
     pub(super) fn advance_removals(&mut self) {
@@ -177,7 +183,11 @@ impl Csc {
                 }
             },
             // No back-end answers a DELETE so.
-            Answer::Job(_) | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Job(_)
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 removal.unclear = true;
                 self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
             }
@@ -195,7 +205,11 @@ impl Csc {
             }
             Answer::Failed(failure) => self.retry(&job_id, Next::Confirm, &failure),
             // No back-end answers a GET so; the simulator's broken jobs are not removed uncleanly.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
             }
         }

@@ -34,6 +34,8 @@ pub struct Service {
     pub silent_for: Option<Duration>,
     /// The last thing that went wrong with a request.
     pub last_problem: Option<String>,
+    /// Time since its last believable answer; none before the first.
+    pub last_believed: Option<Duration>,
 }
 
 /// Where a job is in its life.

@@ -40,6 +40,15 @@ pub enum Action {
         /// The job.
         job_id: JobId,
     },
+    /// Push the values of a Rapid Analysis command to their lists: all of them or none.
+    Push {
+        /// The `config` of the command, as it was written.
+        config: Arc<str>,
+        /// How long this may take.
+        patience: Duration,
+    },
+    /// Ask whether the back-end can be used: its settings, its connection, its password.
+    Ping,
     /// Look for jobs by run id.
     List {
         /// The run ids of interest; other jobs are left out of the answer.
@@ -87,7 +96,9 @@ pub enum Answer {
     },
     /// To list: the jobs of the run ids asked for.
     Listed(Vec<ListedJob>),
-    /// To submit: this can never be submitted; trying again is useless.
+    /// To push and ping: it is done.
+    Done,
+    /// To submit, push and ping: this can never be done as it is; trying again is useless.
     Rejected {
         /// Why, for the ack.
         reason: String,

@@ -30,7 +30,7 @@ impl Seen {
             Via::Socket(_) | Via::CommandLine => return false,
         }
         while let Some((time, key)) = self.order.front() {
-            if self.order.len() < SEEN_MAX && now.saturating_sub(*time) < SEEN_FOR {
+            if now.saturating_sub(*time) < SEEN_FOR {
                 break;
             }
             self.keys.remove(key);
@@ -41,6 +41,11 @@ impl Seen {
             return true;
         }
         self.order.push_back((now, key));
+        if self.order.len() > SEEN_MAX
+            && let Some((_, oldest)) = self.order.pop_front()
+        {
+            self.keys.remove(&oldest);
+        }
         false
     }
 }

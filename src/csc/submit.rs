@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, Event, LogLevel};
-use super::id::{JobId, RunId};
-use super::job::{Ended, Job, JobKey, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
-use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission};
+use super::id::{JobId, JobKey, RunId};
+use super::job::{Ended, Job, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
+use super::lookup::Listing;
+use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
 use super::{Asked, Csc, Effect, Life, REMINDER, Settings};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
@@ -22,6 +23,10 @@ const REFUSALS_MAX: u32 = 2;
 impl Csc {
     pub(super) fn execute(&mut self, sender: Sender, execute: &Execute) {
         let name = Some(CommandName::Execute);
+        if execute.pipeline.trim().is_empty() {
+            let reason = "pipeline is empty: give the URL or path of a pipeline".to_owned();
+            return self.fail(&sender, name, reason);
+        }
         let Some(configuration) = &self.configuration else {
             // ENABLED is reached only through a `start`.
             return self.fail(&sender, name, "no configuration was applied".to_owned());
@@ -140,7 +145,11 @@ impl Csc {
             Answer::Rejected { reason } => self.give_up(key, reason),
             Answer::Failed(failure) => self.submit_failed(key, failure),
             // No back-end answers a PUT so; if one did, nobody could tell what became of the job.
-            Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Broken { .. } => {
+            Answer::Gone
+            | Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Broken { .. } => {
                 let reason = "the back-end answered a submission out of place".to_owned();
                 self.doubt(key, Look::Settle, reason);
             }
@@ -183,26 +192,27 @@ impl Csc {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
         submitting.trouble.get_or_insert(now);
-        submitting.step = SubmitStep::InDoubt { ended: now, listed: None, look };
+        let after = Ticket(self.last_ticket);
+        submitting.step = SubmitStep::InDoubt { ended: now, after, listed: None, look };
         job.problem = Some(reason);
         let url = job.url.clone();
         self.look_soon(url);
     }
 
-    /// A list that was asked for at `asked` does not show the job.
-    pub(super) fn not_found(&mut self, key: JobKey, asked: Duration) {
+    /// This list does not show the job.
+    pub(super) fn not_found(&mut self, key: JobKey, list: &Listing) {
         let now = self.now.mono;
         let settings = &self.settings;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
         let expired = submitting.expires(settings).is_some_and(|expires| now >= expires);
-        let SubmitStep::InDoubt { ended, listed, look } = &mut submitting.step else { return };
-        if asked < *ended {
+        let SubmitStep::InDoubt { after, listed, look, .. } = &mut submitting.step else { return };
+        if list.ticket <= *after {
             return;
         }
         let first = *listed.get_or_insert(now);
         // Once it may have been there all the time but not listed: this list was asked for after that.
-        if *look == Look::Settle && asked < first + settings.settle_time {
+        if *look == Look::Settle && list.asked < first + settings.settle_time {
             return;
         }
         submitting.doubtful = true;
@@ -250,8 +260,13 @@ impl Csc {
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
             return self.doubt(key, Look::Settle, reason);
         }
-        let poll = Poll::new(now, now + job.poll_interval);
-        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll });
+        job.stage = if self.removals.contains_key(&job_id) {
+            // Somebody who found its id elsewhere was quicker with an abort.
+            Stage::Aborting { job_id: job_id.clone() }
+        } else {
+            let poll = Poll::new(now, now + job.poll_interval);
+            Stage::Running(Running { job_id: job_id.clone(), poll })
+        };
         job.reminder = Some(now + REMINDER);
         job.problem = None;
         let sender = job.sender.clone();
@@ -265,7 +280,9 @@ impl Csc {
             // An earlier attempt may still come to life.
             self.suspect(run_id, url, Some(job_id));
         }
-        if let Some(status) = status {
+        if let Some(status) = status
+            && self.running(key).is_some()
+        {
             self.note_status(key, status.clone());
         }
     }

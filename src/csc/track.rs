@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::command::CommandName;
 use super::event::{Ack, ErrorCode, Event, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::JobId;
-use super::job::{Ended, Job, JobKey, Poll, PollStep, Running, Stage};
+use super::id::{JobId, JobKey};
+use super::job::{Ended, Job, Poll, PollStep, Running, Stage};
 use super::request::{Action, Answer, Failure, JobStatus};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
@@ -59,7 +59,7 @@ impl Csc {
         }
     }
 
-    fn running(&self, key: JobKey) -> Option<(&Job, &Running)> {
+    pub(super) fn running(&self, key: JobKey) -> Option<(&Job, &Running)> {
         let job = self.jobs.get(&key)?;
         match &job.stage {
             Stage::Running(running) => Some((job, running)),
@@ -84,7 +84,7 @@ impl Csc {
             Answer::Broken { code, report } => self.finish(key, Ending::Broken { code, report }),
             Answer::Failed(failure) => self.poll_failed(key, failure),
             // No back-end answers a poll so.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } => {
+            Answer::Removed { .. } | Answer::Listed(_) | Answer::Done | Answer::Rejected { .. } => {
                 self.poll_failed(key, out_of_place());
             }
         }
@@ -211,7 +211,11 @@ impl Csc {
             }
             Answer::Failed(failure) => self.watch_failed(job_id, &failure),
             // No back-end answers a poll so; the simulator's broken jobs are none of somebody else's.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Rejected { .. } | Answer::Broken { .. } => {
+            Answer::Removed { .. }
+            | Answer::Listed(_)
+            | Answer::Done
+            | Answer::Rejected { .. }
+            | Answer::Broken { .. } => {
                 self.watch_failed(job_id, &out_of_place());
             }
         }

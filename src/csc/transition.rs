@@ -2,9 +2,11 @@
 
 use super::command::{Command, CommandName, Order, Sender};
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
+use super::job::Stage;
+use super::push::Work;
 use super::request::Configuration;
 use super::state::{SummaryState, Transition};
-use super::{Csc, Effect, WAITING_TRANSITIONS_MAX, Watching};
+use super::{Csc, Effect, STOPPING, WAITING_TRANSITIONS_MAX, Watching};
 
 impl Csc {
     /// A transition command: at once, or behind the `start` whose configuration is being read.
@@ -49,12 +51,30 @@ impl Csc {
         }
     }
 
+    /// The daemon stops: a `start` under way fails, and so does what waits behind it.
+    pub(super) fn fail_waiting_transitions(&mut self) {
+        if let Some(sender) = self.starting.take() {
+            self.fail(&sender, Some(CommandName::Start), STOPPING.to_owned());
+        }
+        for command in std::mem::take(&mut self.waiting_transitions) {
+            self.fail(&command.sender, command.order.name(), STOPPING.to_owned());
+        }
+    }
+
     /// The configuration that a `start` waits for was read, or not.
     pub(super) fn configured(&mut self, result: Result<Configuration, String>) {
+        match (result, Work::of(self.settings.index)) {
+            (Ok(configuration), Work::Lists) if self.starting.is_some() => self.ping(configuration),
+            (result, Work::Lists | Work::Jobs) => self.conclude_start(result),
+        }
+    }
+
+    /// All that a `start` waits for is known.
+    pub(super) fn conclude_start(&mut self, result: Result<Configuration, String>) {
         let Some(sender) = self.starting.take() else { return };
         self.finish_start(&sender, result);
         // Those that waited; one of them may be a `start` behind which the rest waits on.
-        while self.starting.is_none() && self.life == super::Life::Serving {
+        while self.starting.is_none() {
             let Some(command) = self.waiting_transitions.pop_front() else { break };
             self.make_transition(command);
         }
@@ -81,8 +101,17 @@ impl Csc {
 
     /// Applies a configuration: the poll interval at once to all jobs, the rest to those to come.
     fn apply(&mut self, configuration: Configuration) {
+        let poll_interval = configuration.service.poll_interval;
+        let next = self.now.mono + poll_interval;
         for job in self.jobs.values_mut() {
-            job.poll_interval = configuration.service.poll_interval;
+            job.poll_interval = poll_interval;
+            if let Stage::Running(running) = &mut job.stage {
+                running.poll.not_later_than(next);
+            }
+        }
+        for watch in self.watches.values_mut() {
+            watch.poll_interval = poll_interval;
+            watch.poll.not_later_than(next);
         }
         self.publish(Event::ConfigurationApplied {
             configurations: configuration.files.clone(),
@@ -109,8 +138,11 @@ impl Csc {
         }
     }
 
-    /// Goes to FAULT; the error code is told even if the last one was the same.
+    /// Goes to FAULT; the error code is told even if the last one was the same. OFFLINE is not left any more.
     pub(super) fn fault(&mut self, code: ErrorCode, report: String) {
+        if self.state == SummaryState::Offline {
+            return self.log(LogLevel::Error, format!("after OFFLINE: {report}"));
+        }
         let event = Event::ErrorCode { code, report: report.clone() };
         self.published.retain(|e| !matches!(e, Event::ErrorCode { .. }));
         self.publish(event);

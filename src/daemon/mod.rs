@@ -1,6 +1,6 @@
 //! The main loop: wires the rooms together and owns the threads.
 //!
-//! It blocks on what can happen, one closed [`Event`] enum, hands it to the core and carries out the
+//! It blocks on what can happen, one closed `Event` enum, hands it to the core and carries out the
 //! effects. It never waits for network, disk, git or a client. A dead inside channel is a bug and ends
 //! the process with a message.
 
@@ -9,7 +9,6 @@ mod setup;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,6 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::backend::Backend;
-use crate::backend::simulated::Simulated;
-use crate::backend::uws::Uws;
 use crate::backend::workers::Workers;
 use crate::cli::flags::RunArgs;
 use crate::config::settings::Settings;
@@ -85,7 +81,7 @@ impl Event {
             Self::Client(ClientInput::Command(_)) => "a command",
             Self::Client(ClientInput::Subscribe(_)) => "a subscription",
             Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Gone(_)) => "the end of a client",
+            Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
             Self::Log(_) => "a log line",
@@ -126,6 +122,8 @@ struct Daemon {
     logs: Logs,
     index: SalIndex,
     simulated: bool,
+    /// Where Redis is, for Rapid Analysis.
+    redis: Option<String>,
     /// The toml, to be read again on SIGHUP.
     config: Option<PathBuf>,
     /// Whether the command line chose the log level, so that the toml does not.
@@ -146,7 +144,14 @@ struct Daemon {
 /// # Errors
 /// When it cannot start; once it runs, it only ends by command or signal.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let ended = serve(args);
+    log::logger().flush();
+    ended
+}
+
+fn serve(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args)?;
+    let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
         .map_err(Failure::Other)?;
@@ -156,13 +161,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let (client_sender, clients) = bounded(CLIENT_QUEUE);
     let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let backend: Arc<dyn Backend> = if setup.reader.simulated {
-        Arc::new(Simulated::new(setup.settings.simulation.clone()))
-    } else {
-        Arc::new(Uws::new(&setup.settings.uws).map_err(Failure::Configuration)?)
-    };
     let capacity = REQUESTS_PER_JOB * setup.settings.max_jobs;
-    let workers = Workers::start(&backend, setup.settings.uws.connections, capacity, &outcome_sender)
+    let workers = Workers::start(&work.backend, setup.settings.uws.connections, capacity, &outcome_sender)
         .map_err(|error| no_thread(&error))?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
@@ -187,6 +187,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         logs: log_outputs,
         index: setup.index,
         simulated,
+        redis: work.redis,
         config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
@@ -198,7 +199,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     };
     let nobody = never();
     daemon.start(args.state, args.override_name.as_deref());
-    daemon.run(&Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
+    daemon.run(Sources { clients, outcomes, configuration, logs, signals, ticks, nobody });
     Ok(())
 }
 
@@ -211,6 +212,7 @@ fn abort_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         log::error!("this is a bug in ocps: {info}");
+        log::logger().flush();
         default(info);
         std::process::abort();
     }));
@@ -220,7 +222,8 @@ fn abort_on_panic() {
 fn signals() -> Result<Receiver<Signal>, Failure> {
     let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-    let (sender, receiver) = bounded(16);
+    // Room for one of each kind: a hang-up that was not heard yet says all that another one could.
+    let (sender, receiver) = bounded(2);
     let listen = move || {
         let mut terminated = false;
         for signal in signals.forever() {
@@ -228,9 +231,10 @@ fn signals() -> Result<Receiver<Signal>, Failure> {
             match signal {
                 Signal::Terminate if terminated => signal_hook::low_level::exit(1),
                 Signal::Terminate => terminated = true,
+                Signal::HangUp if !sender.is_empty() => continue,
                 Signal::HangUp => {}
             }
-            // When the main loop hangs, the second signal must still work.
+            // Without waiting: when the main loop hangs, the second signal must still work.
             let _ = sender.try_send(signal);
         }
     };
@@ -272,6 +276,7 @@ impl Sources {
 /// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
 fn dead_channel() -> ! {
     log::error!("this is a bug in ocps: one of its threads has ended");
+    log::logger().flush();
     std::process::abort();
 }
 
@@ -313,8 +318,9 @@ impl Daemon {
         }
     }
 
-    fn run(mut self, sources: &Sources) {
-        let mut deadline = None;
+    fn run(mut self, sources: Sources) {
+        // Before anything happens too: it may be long in coming, and the heart is to beat.
+        let mut deadline = self.set_deadline();
         while !self.over {
             let mut event = sources.wait(self.starting > 0);
             let begun = Instant::now();
@@ -333,12 +339,8 @@ impl Daemon {
                     None => break,
                 }
             }
-            let next = self.epoch + self.csc.next_deadline();
-            if ticked || deadline != Some(next) {
-                deadline = Some(next);
-                if self.deadlines.send(next).is_err() {
-                    dead_channel();
-                }
+            if ticked || deadline != self.next_deadline() {
+                deadline = self.set_deadline();
             }
             self.manager.pet();
             let took = begun.elapsed();
@@ -346,7 +348,25 @@ impl Daemon {
                 log::warn!("a turn of the main loop took {} ms; it began with {first}", took.as_millis());
             }
         }
+        for message in sources.logs.try_iter() {
+            self.hub.publish(&SalEvent::LogMessage(message));
+        }
+        // A client that waits to be heard, or to be taken, is not waited for.
+        drop(sources);
         self.hub.close();
+    }
+
+    fn next_deadline(&self) -> Instant {
+        self.epoch + self.csc.next_deadline()
+    }
+
+    /// Tells the timer when the core wants the next tick.
+    fn set_deadline(&self) -> Instant {
+        let next = self.next_deadline();
+        if self.deadlines.send(next).is_err() {
+            dead_channel();
+        }
+        next
     }
 
     fn now(&self) -> Time {
@@ -380,12 +400,14 @@ impl Daemon {
     fn handle_client(&mut self, input: ClientInput) {
         match input {
             ClientInput::Connected(client, outbox) => self.hub.connected(client, outbox),
+            ClientInput::Silent(client) => self.hub.silent(client),
             ClientInput::Gone(client) => self.hub.gone(client),
             ClientInput::Subscribe(client) => self.hub.subscribe(client),
             ClientInput::Query(client, Query::Status) => {
                 let process = document::Process {
                     index: self.index,
                     simulated: self.simulated,
+                    redis: self.redis.as_deref(),
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
@@ -407,6 +429,9 @@ impl Daemon {
                     sender.identity,
                     sender.origin
                 );
+                if let Via::Socket(client) = sender.via {
+                    self.hub.owe(client);
+                }
                 self.inputs.push_back(Input::Command(command));
             }
         }

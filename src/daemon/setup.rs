@@ -5,10 +5,16 @@ use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::Failure;
+use crate::backend::Backend;
+#[cfg(feature = "redis")]
+use crate::backend::rapid_analysis::{RapidAnalysis, access::Access};
+use crate::backend::simulated::Simulated;
+use crate::backend::uws::Uws;
 use crate::cli::flags::RunArgs;
 use crate::config::component::{self, Reader};
 use crate::config::settings::{self, Settings};
@@ -41,12 +47,6 @@ impl Setup {
                 "no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned(),
             )
         })?;
-        if index == SalIndex::Ra && !args.simulate {
-            return Err(Failure::Other(
-                "index 101 (RA) drives Redis, which this version cannot yet: run it with --simulate"
-                    .to_owned(),
-            ));
-        }
         let socket = socket_path::of_daemon(
             args.socket.as_deref(),
             settings.socket.as_deref(),
@@ -69,6 +69,36 @@ impl Setup {
         Ok(Self { config, settings, index, log_level, socket, state_dir, reader })
     }
 
+    /// What carries out the commands of our index.
+    pub(super) fn backend(&self) -> Result<RunsWork, Failure> {
+        if self.reader.simulated {
+            return Ok(RunsWork::jobs(Simulated::new(self.settings.simulation.clone())));
+        }
+        match self.index {
+            SalIndex::Ra => self.rapid_analysis(),
+            SalIndex::Latiss | SalIndex::LsstComCam | SalIndex::LsstCam => {
+                Ok(RunsWork::jobs(Uws::new(&self.settings.uws).map_err(Failure::Configuration)?))
+            }
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    #[allow(clippy::unnecessary_wraps, reason = "it fails where the feature is off")]
+    fn rapid_analysis(&self) -> Result<RunsWork, Failure> {
+        let access = Access::new(&self.settings.redis, &|name| env::var_os(name));
+        let redis = Some(access.shown());
+        Ok(RunsWork { backend: Arc::new(RapidAnalysis::new(access, &self.settings.redis)), redis })
+    }
+
+    #[cfg(not(feature = "redis"))]
+    fn rapid_analysis(&self) -> Result<RunsWork, Failure> {
+        Err(Failure::Other(
+            "index 101 (RA) drives Redis, which this build of ocps cannot: it was made without the feature redis. \
+             Install a full build, or run it with --simulate"
+                .to_owned(),
+        ))
+    }
+
     /// The part that the core needs.
     pub(super) fn core(&self) -> csc::Settings {
         let uws = &self.settings.uws;
@@ -85,6 +115,19 @@ impl Setup {
             outage_limit: uws.outage_limit,
             max_jobs: self.settings.max_jobs,
         }
+    }
+}
+
+/// A back-end, and what `ocps status` says of it beside what the core knows.
+pub(super) struct RunsWork {
+    pub(super) backend: Arc<dyn Backend>,
+    /// Where Redis is, for Rapid Analysis.
+    pub(super) redis: Option<String>,
+}
+
+impl RunsWork {
+    fn jobs(backend: impl Backend + 'static) -> Self {
+        Self { backend: Arc::new(backend), redis: None }
     }
 }
 

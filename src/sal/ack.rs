@@ -39,7 +39,7 @@ impl From<&Ack> for AckFields {
             Ack::Failed { reason } => Self {
                 ack: -302,
                 error: 1,
-                result: format!("Failed: {reason}"),
+                result: format!("Failed: {}", one_line(reason)),
                 timeout: 0.0,
                 name: "CMD_FAILED",
             },
@@ -47,5 +47,22 @@ impl From<&Ack> for AckFields {
                 Self { ack: -303, error: 1, result: "Aborted".to_owned(), timeout: 0.0, name: "CMD_ABORTED" }
             }
         }
+    }
+}
+
+/// A reason may quote foreign text; an ack is one line all the same.
+fn one_line(reason: &str) -> String {
+    reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_one_line() {
+        let fields =
+            AckFields::from(&Ack::Failed { reason: "Unknown (simulated) pipeline: a\n\x1bb".to_owned() });
+        assert_eq!(fields.result, "Failed: Unknown (simulated) pipeline: a  b");
     }
 }

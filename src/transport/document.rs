@@ -16,6 +16,8 @@ pub struct Process<'a> {
     pub index: SalIndex,
     /// Whether jobs are only simulated.
     pub simulated: bool,
+    /// Where Redis is, `host:port`; none where it is not used.
+    pub redis: Option<&'a str>,
     /// Time since the start.
     pub uptime: Duration,
     /// Where the local socket is.
@@ -42,6 +44,7 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "reachable": status.service.silent_for.is_none(),
         "silent_s": status.service.silent_for.map(|silent| silent.as_secs_f64()),
         "last_problem": status.service.last_problem,
+        "answered_s": status.service.last_believed.map(|time| time.as_secs_f64()),
     });
     let jobs: Map<String, Json> =
         status.jobs.iter().map(|(stage, count)| (stage.as_str().to_owned(), (*count).into())).collect();
@@ -69,6 +72,7 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "clients": process.clients,
         "configuration": configuration,
         "service": service,
+        "redis": process.redis.map(|address| json!({ "address": address })),
         "jobs": jobs,
         "counters": counters,
     });

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::sockopt::socket_peercred;
 
@@ -40,6 +40,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Stack of a client's thread, in bytes: it parses JSON of at most 128 levels.
 const STACK: usize = 256 << 10;
+/// Room for a line that is kept from one line to the next, in bytes: few are longer.
+const LINE_KEPT: usize = 16 << 10;
 
 /// What the clients do.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ pub enum ClientInput {
     Subscribe(ClientId),
     /// It wants a document.
     Query(ClientId, Query),
+    /// It has ended its requests; it may still read.
+    Silent(ClientId),
     /// It has gone.
     Gone(ClientId),
 }
@@ -59,21 +63,52 @@ pub enum ClientInput {
 /// The way to one client.
 #[derive(Debug)]
 pub struct Outbox {
-    lines: Sender<Arc<str>>,
-    /// Bytes in `lines`.
-    queued: Arc<AtomicUsize>,
+    queue: Queue,
     stream: UnixStream,
     subscribed: bool,
+    /// Commands whose final ack is still to come.
+    owed: usize,
+    /// It has ended its requests, and reads on.
+    silent: bool,
 }
 
-impl Outbox {
-    /// Queues a line; false when the client is too slow or gone.
-    fn post(&self, line: Arc<str>) -> bool {
+/// Lines that wait to be written to one client.
+#[derive(Clone, Debug)]
+struct Queue {
+    lines: Sender<Arc<str>>,
+    /// Bytes in `lines`: what is posted is added here, what is written is taken off.
+    bytes: Arc<AtomicUsize>,
+}
+
+/// Why a line was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// Too much waits already.
+    Full,
+    /// The client takes no more.
+    Closed,
+}
+
+impl Queue {
+    fn new() -> (Self, Receiver<Arc<str>>) {
+        let (lines, receiver) = bounded(QUEUE_LINES);
+        (Self { lines, bytes: Arc::new(AtomicUsize::new(0)) }, receiver)
+    }
+
+    /// Queues a line; never waits.
+    fn post(&self, line: Arc<str>) -> Result<(), Refusal> {
         let len = line.len();
-        if self.queued.fetch_add(len, Ordering::Relaxed) + len > QUEUE_BYTES {
-            return false;
+        if self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len) > QUEUE_BYTES {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            return Err(Refusal::Full);
         }
-        self.lines.try_send(line).is_ok()
+        self.lines.try_send(line).map_err(|error| {
+            self.bytes.fetch_sub(len, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(_) => Refusal::Full,
+                TrySendError::Disconnected(_) => Refusal::Closed,
+            }
+        })
     }
 }
 
@@ -81,6 +116,8 @@ impl Outbox {
 #[derive(Debug)]
 pub struct Hub {
     path: PathBuf,
+    /// Device and inode of the socket that we made at `path`.
+    made: (u64, u64),
     clients: HashMap<ClientId, Outbox>,
     /// The last line and number of each topic.
     latest: BTreeMap<&'static str, (i32, Arc<str>)>,
@@ -100,10 +137,16 @@ pub fn listen(path: &Path, inputs: Sender<ClientInput>) -> Result<Hub, String> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path).map_err(at)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at)?;
+    let made = identity(path).map_err(at)?;
     let writers = Arc::new(AtomicUsize::new(0));
     let acceptor = Acceptor { inputs, readers: Arc::new(AtomicUsize::new(0)), writers: writers.clone() };
     thread::Builder::new().name("socket".to_owned()).spawn(move || acceptor.run(&listener)).map_err(at)?;
-    Ok(Hub { path: path.to_owned(), clients: HashMap::new(), latest: BTreeMap::new(), writers })
+    Ok(Hub { path: path.to_owned(), made, clients: HashMap::new(), latest: BTreeMap::new(), writers })
+}
+
+/// Device and inode of what is at this path.
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Removes what a killed daemon left; refuses what is not ours to remove.
@@ -163,9 +206,37 @@ impl Hub {
         }
     }
 
+    /// A client sent a command: it will get a final ack.
+    pub fn owe(&mut self, client: ClientId) {
+        if let Some(outbox) = self.clients.get_mut(&client) {
+            outbox.owed += 1;
+        }
+    }
+
+    /// A client will send nothing any more: it goes when it has got all that is owed to it.
+    pub fn silent(&mut self, client: ClientId) {
+        if let Some(outbox) = self.clients.get_mut(&client) {
+            outbox.silent = true;
+        }
+        self.part(client);
+    }
+
     /// Answers a command.
     pub fn ack(&mut self, client: ClientId, seq_num: SeqNum, ack: &Ack) {
         self.post(client, line::ack(seq_num, ack).into());
+        if ack.is_final()
+            && let Some(outbox) = self.clients.get_mut(&client)
+        {
+            outbox.owed = outbox.owed.saturating_sub(1);
+            self.part(client);
+        }
+    }
+
+    /// Lets a client go that asks for nothing and waits for nothing.
+    fn part(&mut self, client: ClientId) {
+        if self.clients.get(&client).is_some_and(|c| c.silent && c.owed == 0 && !c.subscribed) {
+            self.gone(client);
+        }
     }
 
     /// Answers a query.
@@ -188,11 +259,13 @@ impl Hub {
 
     fn post(&mut self, client: ClientId, line: Arc<str>) {
         let Some(outbox) = self.clients.get(&client) else { return };
-        if !outbox.post(line) {
+        let Err(refusal) = outbox.queue.post(line) else { return };
+        // One that has closed ends like any other, and its reader will say so.
+        if refusal == Refusal::Full {
             log::warn!("client {} does not read what it is sent: dropped", client.0);
             let _ = outbox.stream.shutdown(Shutdown::Both);
-            self.gone(client);
         }
+        self.gone(client);
     }
 
     /// Writes what is queued, within two seconds, and removes the socket.
@@ -205,7 +278,10 @@ impl Hub {
         while self.writers.load(Ordering::Acquire) > 0 && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
-        let _ = fs::remove_file(&self.path);
+        // Another daemon may have its socket there by now, if somebody removed ours.
+        if identity(&self.path).is_ok_and(|identity| identity == self.made) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -260,26 +336,27 @@ impl Acceptor {
             return stream.write_all(format!("{line}\n").as_bytes());
         }
         let peer = socket_peercred(&stream)?;
-        let (lines, queue) = bounded(QUEUE_LINES);
-        let queued = Arc::new(AtomicUsize::new(0));
+        let (queue, lines) = Queue::new();
+        let bytes = queue.bytes.clone();
         let outbox = Outbox {
-            lines: lines.clone(),
-            queued: queued.clone(),
+            queue: queue.clone(),
             stream: stream.try_clone()?,
             subscribed: false,
+            owed: 0,
+            silent: false,
         };
         let reader = Reader {
             client,
             identity: format!("uid-{}@localhost", peer.uid.as_raw()),
             pid: peer.pid.as_raw_pid(),
-            lines,
+            queue,
             inputs: self.inputs.clone(),
             commands: 0,
         };
         let writing = Counted::new(&self.writers);
         let write_to = stream.try_clone()?;
         thread::Builder::new().name(format!("write-{}", client.0)).stack_size(STACK).spawn(move || {
-            write_lines(write_to, &queue, &queued);
+            write_lines(client, write_to, &lines, &bytes);
             drop(writing);
         })?;
         thread::Builder::new().name(format!("read-{}", client.0)).stack_size(STACK).spawn(move || {
@@ -291,11 +368,14 @@ impl Acceptor {
 }
 
 /// Writes lines until there are no more to come or the client takes none.
-fn write_lines(mut stream: UnixStream, queue: &Receiver<Arc<str>>, queued: &AtomicUsize) {
-    for line in queue {
+fn write_lines(client: ClientId, mut stream: UnixStream, lines: &Receiver<Arc<str>>, bytes: &AtomicUsize) {
+    for line in lines {
         let done = stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n"));
-        queued.fetch_sub(line.len(), Ordering::Relaxed);
-        if done.is_err() {
+        bytes.fetch_sub(line.len(), Ordering::Relaxed);
+        if let Err(error) = done {
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+                log::warn!("client {} does not read what it is sent: dropped", client.0);
+            }
             break;
         }
     }
@@ -308,7 +388,7 @@ struct Reader {
     client: ClientId,
     identity: String,
     pid: i32,
-    lines: Sender<Arc<str>>,
+    queue: Queue,
     inputs: Sender<ClientInput>,
     /// Commands so far: the number of one that brings none.
     commands: i32,
@@ -326,6 +406,9 @@ impl Reader {
         while self.read_line(&mut input, &mut line) {}
         // Only the main loop may keep a sender now, so that the writer can end.
         drop(self);
+        if inputs.send(ClientInput::Silent(client)).is_err() {
+            return;
+        }
         await_hang_up(stream);
         let _ = inputs.send(ClientInput::Gone(client));
     }
@@ -333,6 +416,7 @@ impl Reader {
     /// Takes one line; false when there are no more.
     fn read_line(&mut self, input: &mut impl BufRead, line: &mut Vec<u8>) -> bool {
         line.clear();
+        line.shrink_to(LINE_KEPT);
         let limit = u64::try_from(LINE_MAX + 1).unwrap_or(u64::MAX);
         match input.take(limit).read_until(b'\n', line) {
             Ok(0) | Err(_) => return false,
@@ -357,7 +441,7 @@ impl Reader {
     }
 
     fn say(&self, reason: &str) -> bool {
-        self.lines.try_send(line::error(reason).into()).is_ok()
+        self.queue.post(line::error(reason).into()).is_ok()
     }
 
     fn input(&mut self, line: Line) -> ClientInput {

@@ -175,6 +175,7 @@ mod tests {
             Answer::Gone
             | Answer::Removed { .. }
             | Answer::Listed(_)
+            | Answer::Done
             | Answer::Rejected { .. }
             | Answer::Broken { .. } => format!("{answer:?}"),
         }

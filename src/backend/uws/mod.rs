@@ -157,6 +157,9 @@ impl Backend for Uws {
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
             Action::Remove { job_id } => self.remove(base, job_id),
             Action::List { run_ids } => self.list(base, run_ids),
+            Action::Push { .. } | Action::Ping => {
+                Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }
+            }
         }
     }
 }

@@ -1,0 +1,31 @@
+//! Rapid Analysis (index 101): the values of a command are pushed to Redis lists, where others take them from.
+//!
+//! Invariants: all values of a command are pushed, or none; nothing is sent twice that may have been carried out;
+//! a push ends within its patience, a ping within its timeouts. The password is in no log, status or error.
+//!
+//! [`values`] is what a command asks for, `access` where Redis is and how we are let in, `session` one
+//! connection. Without the cargo feature `redis` only the values are left, for the simulator.
+
+#[cfg(feature = "redis")]
+pub mod access;
+#[cfg(feature = "redis")]
+mod client;
+#[cfg(feature = "redis")]
+mod session;
+pub mod values;
+
+#[cfg(feature = "redis")]
+pub use client::RapidAnalysis;
+
+use crate::csc::request::Answer;
+
+/// What the simulator does with a push: it says what would be pushed.
+pub(super) fn rehearse(config: &str) -> Answer {
+    match values::parse(config) {
+        Ok(values) => {
+            log::info!("would push to Redis: {}", values::shown(&values));
+            Answer::Done
+        }
+        Err(reason) => Answer::Rejected { reason },
+    }
+}

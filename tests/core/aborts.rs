@@ -1,0 +1,178 @@
+//! `abort_job`: what is removed, what is proof of it, and who is told.
+
+use ocps::csc::Input;
+use ocps::csc::command::Order;
+use ocps::csc::event::Phase;
+use ocps::csc::request::{Action, Answer};
+
+use super::world::{World, abort, away, configuration, execute, job, refused, removed, secs, start, unclear};
+
+#[test]
+fn the_result_comes_before_the_acks() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    world.send(abort("a"));
+    world.expect(&["DELETE a"]);
+    world.answer("DELETE a", removed());
+    world.expect(&[
+        "result a 255 known 1 aborted",
+        "ack 1 CMD_ABORTED Aborted",
+        "ack 2 CMD_COMPLETE Done",
+        "ack 3 CMD_COMPLETE Done",
+    ]);
+    world.converge();
+}
+
+#[test]
+fn an_abort_of_a_job_that_is_not_there_fails() {
+    let mut world = World::enabled();
+    world.send(abort("a"));
+    world.send(abort("a"));
+    world.answer("DELETE a", Answer::Gone);
+    world.expect(&[
+        "DELETE a",
+        "ack 1 CMD_FAILED Failed: No such job: a",
+        "ack 2 CMD_FAILED Failed: No such job: a",
+    ]);
+}
+
+#[test]
+fn those_who_wait_for_an_abort_are_told_at_the_first_failure_and_every_five_minutes() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    world.send(abort("a"));
+    world.take();
+    world.answer("DELETE a", away());
+    let two = "ack 2 CMD_INPROGRESS {\"job_id\":\"a\"}";
+    let three = "ack 3 CMD_INPROGRESS {\"job_id\":\"a\"}";
+    let four = "ack 4 CMD_INPROGRESS {\"job_id\":\"a\"}";
+    world.expect(&[two, three]);
+    // One that comes later learns at once that it takes longer.
+    world.send(abort("a"));
+    world.expect(&[four]);
+    let begun = world.now;
+    while world.now < begun + secs(650) {
+        if world.open_names().contains(&"DELETE a".to_owned()) {
+            world.answer("DELETE a", away());
+        }
+        world.run_for(secs(1));
+    }
+    assert_eq!(world.times(two), [0, 300, 600].map(|s| begun + secs(s)));
+    assert_eq!(world.times(four), [0, 300, 600].map(|s| begun + secs(s)));
+    world.converge();
+}
+
+#[test]
+fn a_removal_backs_off() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    let mut times = Vec::new();
+    while times.len() < 10 {
+        world.run_to("DELETE a");
+        times.push(world.now.as_secs_f64());
+        world.answer("DELETE a", away());
+    }
+    for (n, pair) in times.windows(2).enumerate() {
+        let expected = (1_u32 << n.min(10)).min(30);
+        let waited = pair[1] - pair[0];
+        let range = 0.75 * f64::from(expected)..=1.25 * f64::from(expected);
+        assert!(range.contains(&waited), "{n}: {waited} s");
+    }
+}
+
+#[test]
+fn a_refused_removal_is_confirmed_and_tried_again() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    for _ in 0..5 {
+        world.run_to_answer("DELETE a", refused());
+        world.run_to_answer("GET a", job("a", Phase::Completed));
+    }
+    world.run_to_answer("DELETE a", refused());
+    world.run_to("GET a");
+    world.take();
+    world.answer("GET a", Answer::Gone);
+    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+}
+
+#[test]
+fn an_abort_goes_to_the_service_of_its_job() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.send(start());
+    let mut elsewhere = configuration();
+    elsewhere.service.url = "http://elsewhere".into();
+    world.input(Input::Configuration(Ok(elsewhere)));
+    world.send(Order::Enable);
+    world.send(abort("a"));
+    world.send(abort("b"));
+    let url = |id: &str| {
+        let is_it = |action: &Action| matches!(action, Action::Remove { job_id } if job_id.as_str() == id);
+        world.open.iter().find(|request| is_it(&request.action)).unwrap().url.to_string()
+    };
+    assert_eq!(url("a"), "http://uws");
+    assert_eq!(url("b"), "http://elsewhere");
+}
+
+#[test]
+fn a_job_that_turns_out_to_be_ours_while_it_is_aborted_ends_once() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.answer("PUT 1", unclear());
+    // Somebody found its id in the service's list before we did.
+    world.send(abort("a"));
+    let found = world.listed(&[("a", 1)]);
+    world.answer("LIST", found);
+    world.take();
+    world.run_for(secs(100));
+    world.expect(&[]);
+    world.answer("DELETE a", removed());
+    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.converge();
+}
+
+#[test]
+fn an_answer_with_a_job_that_is_being_aborted_ends_it_once() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.send(abort("a"));
+    world.take();
+    world.answer("PUT 1", job("a", Phase::Completed));
+    world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"]);
+    world.answer("DELETE a", removed());
+    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+}
+
+#[test]
+fn an_abort_of_a_stray_is_answered_when_it_is_gone() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.answer("PUT 1", unclear());
+    let two = world.listed(&[("a", 1), ("stray", 1)]);
+    world.answer("LIST", two);
+    world.send(abort("stray"));
+    world.take();
+    world.answer("DELETE stray", removed());
+    world.expect(&["result stray 255 known of nobody aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.converge();
+}
+
+#[test]
+fn an_abort_goes_on_in_every_state() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.answer("DELETE a", unclear());
+    world.run_to("GET a");
+    world.take();
+    world.answer("GET a", Answer::Gone);
+    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+}

@@ -1,0 +1,173 @@
+//! Whether the service lives: outages, FAULT 1, and jobs that it answers wrongly while it answers others.
+
+use std::time::Duration;
+
+use ocps::csc::command::Order;
+use ocps::csc::event::Phase;
+use ocps::csc::request::{Answer, Contact, FailureKind};
+
+use super::world::{World, abort, away, execute, failed, job, secs, unclear, wrong};
+
+const FAULT: &str = "errorCode 1 cannot contact the execution service for 300 s: no luck";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Answers every poll at once until `deadline`.
+fn run_answering(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Answer) {
+    run_in_steps(world, deadline, Duration::ZERO, answer);
+}
+
+/// The same over days: looks only now and then.
+fn run_long(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Answer) {
+    run_in_steps(world, deadline, secs(10), answer);
+}
+
+fn run_in_steps(world: &mut World, deadline: Duration, step: Duration, answer: impl Fn(&str) -> Answer) {
+    while world.now < deadline {
+        while let Some(name) = world.open_names().first().cloned() {
+            world.answer(&name, answer(&name));
+        }
+        world.now = (world.now + step).max(world.csc.next_deadline()).min(deadline);
+        world.tick();
+    }
+}
+
+#[test]
+fn an_outage_is_one_fault_and_tracking_goes_on() {
+    for answer in [away(), unclear(), failed(FailureKind::Refused, Contact::Silent)] {
+        let mut world = World::enabled();
+        world.running("a");
+        world.running("b");
+        world.run_to("GET a");
+        let begun = world.now;
+        run_answering(&mut world, begun + secs(900), |_| answer.clone());
+        assert_eq!(world.times(FAULT), [begun + secs(300)]);
+        assert_eq!(world.times("summaryState FAULT"), [begun + secs(300)]);
+        assert!(world.csc.status().service.silent_for.is_some());
+        // An operator who goes on in the same outage is not thrown back.
+        world.send(Order::Standby);
+        world.enable();
+        let now = world.now;
+        run_answering(&mut world, now + secs(900), |_| answer.clone());
+        assert_eq!(world.times(FAULT).len(), 1);
+        assert_eq!(world.csc.state().name(), "ENABLED");
+        // It ends; the next one is another FAULT.
+        let now = world.now;
+        run_answering(&mut world, now + secs(100), |name| job(&name[4..], Phase::Active));
+        assert!(world.csc.status().service.silent_for.is_none());
+        world.run_to("GET a");
+        let begun = world.now;
+        run_answering(&mut world, begun + secs(600), |_| answer.clone());
+        let times = world.times(FAULT);
+        assert_eq!(times.len(), 2);
+        assert!(times[1] >= begun + secs(300) && times[1] < begun + secs(310));
+        world.converge();
+    }
+}
+
+#[test]
+fn polls_come_back_within_one_interval_after_an_outage() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.running("b");
+    let now = world.now;
+    run_answering(&mut world, now + secs(250), |_| away());
+    while !world.open.is_empty() {
+        world.answer_at(0, away());
+    }
+    world.send(execute(""));
+    world.answer("PUT 3", job("c", Phase::Active));
+    world.run_for(secs(5));
+    let mut open = world.open_names();
+    open.sort();
+    assert_eq!(open, ["GET a", "GET b", "GET c"]);
+    assert_eq!(world.times(FAULT).len(), 0);
+}
+
+#[test]
+fn an_outage_counts_only_while_jobs_run() {
+    let mut world = World::enabled();
+    world.send(execute("p"));
+    run_answering(&mut world, secs(1000), |_| away());
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    // What is being aborted runs.
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    run_answering(&mut world, secs(1000), |_| away());
+    assert_eq!(world.csc.state().name(), "FAULT");
+}
+
+#[test]
+fn answers_that_are_no_use_are_contact_all_the_same() {
+    let mut world = World::enabled();
+    world.running("a");
+    run_answering(&mut world, secs(3000), |_| wrong());
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    assert!(world.is_busy());
+}
+
+#[test]
+fn what_was_never_asked_says_nothing_about_the_service() {
+    // The workers' queues are full because the service hangs.
+    let full = || failed(FailureKind::NotSent, Contact::Answered);
+    let mut world = World::enabled();
+    world.running("a");
+    world.running("b");
+    run_answering(&mut world, secs(400), |name| if name == "GET a" { unclear() } else { full() });
+    assert_eq!(world.csc.state().name(), "FAULT");
+    let mut world = World::enabled();
+    world.running("a");
+    run_answering(&mut world, secs(400), |_| full());
+    assert_eq!(world.csc.state().name(), "ENABLED");
+}
+
+#[test]
+fn a_job_that_is_answered_wrongly_for_a_day_is_given_up() {
+    for answer in [wrong(), away()] {
+        let mut world = World::enabled();
+        world.running("a");
+        world.running("b");
+        run_long(&mut world, DAY + secs(60), |name| match name {
+            "GET a" => answer.clone(),
+            _ => job("b", Phase::Active),
+        });
+        let [ended] = world.times("result a 1 known 1 unknown")[..] else { panic!() };
+        assert!(ended >= DAY && ended < DAY + secs(60), "{ended:?}");
+        assert_eq!(world.times("ack 1 CMD_COMPLETE Done"), [ended]);
+        world.converge();
+    }
+}
+
+#[test]
+fn a_job_alone_is_not_given_up() {
+    let mut world = World::enabled();
+    world.running("a");
+    run_long(&mut world, DAY * 2, |_| wrong());
+    assert!(world.is_busy());
+    // One good answer, and the day begins anew.
+    world.run_to_answer("GET a", job("a", Phase::Active));
+    world.running("b");
+    let now = world.now;
+    let half = |name: &str| if name == "GET b" { job("b", Phase::Active) } else { wrong() };
+    run_long(&mut world, now + DAY - secs(60), half);
+    assert!(world.times("result a 1 known 1 unknown").is_empty());
+    run_long(&mut world, now + DAY + secs(60), half);
+    assert_eq!(world.times("result a 1 known 1 unknown").len(), 1);
+}
+
+#[test]
+fn after_an_outage_of_the_whole_service_the_day_begins_anew() {
+    // Whether it was silent, or a proxy answered in its place.
+    for outage in [away(), wrong()] {
+        let mut world = World::enabled();
+        world.running("a");
+        world.running("b");
+        run_long(&mut world, DAY * 2, |_| outage.clone());
+        let now = world.now;
+        let back = |name: &str| if name == "GET b" { job("b", Phase::Active) } else { wrong() };
+        run_long(&mut world, now + DAY - secs(60), back);
+        assert!(world.times("result a 1 known 1 unknown").is_empty(), "{outage:?}");
+        run_long(&mut world, now + DAY + secs(60), back);
+        assert_eq!(world.times("result a 1 known 1 unknown").len(), 1);
+    }
+}

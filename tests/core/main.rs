@@ -1,0 +1,19 @@
+//! The core, driven through its public interface in virtual time: no threads, no sleeps, no service.
+//!
+//! Every test goes through [`world::World`], which checks after each input what must hold always
+//! ([`rules::Rules`]): acks, results, requests, deadlines. Seeds that once failed are kept in `random`.
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a failure ends the test")]
+
+mod aborts;
+mod contact;
+mod limits;
+mod lookups;
+mod prerequisites;
+mod random;
+mod rules;
+mod stages;
+mod states;
+mod stopping;
+mod submissions;
+mod tracking;
+mod world;

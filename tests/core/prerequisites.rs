@@ -1,0 +1,129 @@
+//! `prereq_jobs`: an execute waits for other jobs to end, ours and those of others, without blocking anything.
+
+use ocps::csc::command::{Execute, PREREQS_MAX};
+use ocps::csc::event::Phase;
+use ocps::csc::request::Answer;
+
+use super::world::{POLL, World, abort, away, execute, job, removed, secs, wrong};
+
+#[test]
+fn all_are_asked_for_at_once() {
+    let mut world = World::enabled();
+    world.send(execute(" a,b ,,c,a"));
+    world.expect(&["journal", "GET a", "GET b", "GET c"]);
+    world.answer("GET b", job("b", Phase::Error));
+    world.answer("GET a", job("a", Phase::Completed));
+    world.expect(&[]);
+    world.answer("GET c", Answer::Gone);
+    world.expect(&["PUT 1"]);
+    world.converge();
+}
+
+#[test]
+fn names_are_parsed() {
+    let check =
+        |text: &str, expected: Result<&[&str], &str>| match (Execute::parse_prereq_jobs(text), expected) {
+            (Ok(ids), Ok(expected)) => {
+                assert_eq!(ids.iter().map(|id| id.as_str()).collect::<Vec<_>>(), expected);
+            }
+            (Err(error), Err(expected)) => assert!(error.starts_with(expected), "{error}"),
+            (result, expected) => panic!("{text}: {result:?} for {expected:?}"),
+        };
+    check("", Ok(&[]));
+    check(" , ,,", Ok(&[]));
+    check("a, b,a", Ok(&["a", "b"]));
+    check("a,../x", Err("Invalid job id: "));
+    let ids: Vec<String> = (0..=PREREQS_MAX).map(|n| format!("j{n}")).collect();
+    check(&ids.join(","), Err("prereq_jobs names more than 100 jobs"));
+    assert_eq!(Execute::parse_prereq_jobs(&ids[1..].join(",")).unwrap().len(), PREREQS_MAX);
+}
+
+#[test]
+fn one_of_our_own_costs_no_request() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(execute("a"));
+    world.expect(&["journal"]);
+    world.run_to_answer("GET a", job("a", Phase::Error));
+    world.expect(&["GET a", "result a 1 object of a", "ack 1 CMD_COMPLETE Done", "PUT 2"]);
+    // Now it has ended, and is asked for like any other.
+    world.send(execute("a"));
+    world.expect(&["journal", "GET a"]);
+    world.answer("GET a", Answer::Gone);
+    world.expect(&["PUT 3"]);
+    assert!(world.logged.iter().any(|(_, line)| line.contains("prerequisite job a does not exist")));
+    world.converge();
+}
+
+#[test]
+fn one_that_is_aborted_has_ended() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(execute("a,b"));
+    world.answer("GET b", job("b", Phase::Active));
+    world.send(abort("a"));
+    world.send(abort("b"));
+    world.take();
+    world.answer("DELETE a", removed());
+    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 3 CMD_COMPLETE Done"]);
+    world.answer("DELETE b", removed());
+    world.expect(&["result b 255 known of nobody aborted", "PUT 2", "ack 4 CMD_COMPLETE Done"]);
+    world.converge();
+}
+
+#[test]
+fn one_is_polled_until_it_ends_through_every_failure() {
+    let mut world = World::enabled();
+    world.send(execute("a"));
+    for _ in 0..3 {
+        let asked = world.now;
+        world.answer("GET a", job("a", Phase::Active));
+        world.run_to("GET a");
+        assert_eq!(world.now, asked + POLL);
+    }
+    for answer in [away(), wrong(), away()] {
+        world.answer("GET a", answer);
+        world.run_to("GET a");
+    }
+    world.take();
+    world.answer("GET a", job("a", Phase::Unknown));
+    world.expect(&["PUT 1"]);
+    world.converge();
+}
+
+#[test]
+fn many_wait_for_one_with_one_request() {
+    let mut world = World::enabled();
+    for _ in 0..3 {
+        world.send(execute("a"));
+    }
+    world.expect(&["journal", "GET a", "journal", "journal"]);
+    world.answer("GET a", job("a", Phase::Completed));
+    world.expect(&["PUT 1", "PUT 2", "PUT 3"]);
+    world.converge();
+}
+
+#[test]
+fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(execute("p"));
+    let day = secs(24 * 3600);
+    let mut submitted = None;
+    while submitted.is_none() {
+        world.now += secs(10);
+        world.tick();
+        while let Some(name) = world.open_names().first() {
+            match name.as_str() {
+                "GET p" => world.answer("GET p", wrong()),
+                "GET a" => world.answer("GET a", job("a", Phase::Active)),
+                _ => {
+                    submitted = Some(world.now);
+                    break;
+                }
+            }
+        }
+    }
+    let submitted = submitted.unwrap();
+    assert!(submitted >= day && submitted < day + secs(60), "{submitted:?}");
+}

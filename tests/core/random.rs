@@ -1,0 +1,272 @@
+//! A random walk: any command, any answer, at any time. The rules hold after each step, and when the
+//! service comes to its senses, everything comes to an end.
+//!
+//! `OCPS_SEED=42 cargo test --test core random` walks the way of that seed only.
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use ocps::csc::Input;
+use ocps::csc::command::{CommandName, Order, Sender};
+use ocps::csc::event::{ErrorCode, Phase};
+use ocps::csc::request::{Action, Answer, Contact, FailureKind, ListedJob, Request};
+
+use super::world::{
+    World, abort, available, configuration, execute, failed, job, job_id, name, object, removed, secs,
+    settings, start,
+};
+
+const SEEDS: u64 = 300;
+const STEPS: u32 = 400;
+
+/// How much the service can be trusted in a walk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Service {
+    /// Its answers fit the questions, though they may fail.
+    Believable,
+    /// It may answer anything to anything.
+    Lying,
+}
+
+struct Walk {
+    world: World,
+    rng: fastrand::Rng,
+    service: Service,
+    /// Jobs that the service made so far.
+    made: u32,
+    from_kafka: Vec<(Sender, Order)>,
+}
+
+impl Walk {
+    fn new(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut world = World::with(settings(), seed);
+        if rng.u8(..) < 240 {
+            world.enable();
+        }
+        let service = if rng.bool() { Service::Believable } else { Service::Lying };
+        Self { world, rng, service, made: 0, from_kafka: Vec::new() }
+    }
+
+    fn step(&mut self) {
+        match self.rng.u32(0..100) {
+            0..22 => self.command(),
+            22..62 => self.answer(),
+            62..70 => self.world.journal_all(),
+            70..74 => self.world.journal_at_once = self.rng.bool(),
+            74..80 => self.configuration(),
+            80..96 => self.sleep(),
+            96 => self.repeat(),
+            97 => self.world.input(available(["", "a.yaml", "a.yaml,b.yaml"][self.rng.usize(..3)])),
+            98 => self.world.input(Input::LogLevel(self.rng.i32(0..3) * 10)),
+            _ => self.world.tick(),
+        }
+    }
+
+    fn command(&mut self) {
+        let order = match self.rng.u32(0..100) {
+            0..40 => {
+                let prereqs: Vec<String> =
+                    (0..self.rng.u32(0..4).saturating_sub(1)).map(|_| self.id()).collect();
+                execute(&prereqs.join(","))
+            }
+            40..65 => abort(&self.id()),
+            65..72 => start(),
+            72..86 => Order::Enable,
+            86..89 => Order::Disable,
+            89..96 => Order::Standby,
+            96..98 => Order::SetLogLevel { level: self.rng.i32(0..3) * 10 },
+            _ => {
+                let name = self.rng.choice(CommandName::ALL);
+                Order::Invalid { name, reason: "no good".to_owned() }
+            }
+        };
+        if self.rng.bool() {
+            self.world.send(order);
+        } else {
+            let sender = self.world.send_by_kafka(order.clone());
+            self.from_kafka.push((sender, order));
+        }
+    }
+
+    /// A command that came before comes again.
+    fn repeat(&mut self) {
+        let now = self.world.now;
+        if let Some((sender, order)) = self.rng.choice(&self.from_kafka).cloned()
+            && super::world::time(now).tai.0 - sender.sent.0 < 3600.0
+        {
+            self.world.journal_all();
+            let said = self.world.said.len();
+            self.world.command(&sender, order);
+            assert_eq!(self.world.said.len(), said, "carried out twice");
+        }
+    }
+
+    fn configuration(&mut self) {
+        let mut configuration = configuration();
+        configuration.service.poll_interval = Duration::from_millis(self.rng.u64(100..60_000));
+        if self.rng.u8(..4) == 0 {
+            configuration.service.url = "http://elsewhere".into();
+        }
+        let result = if self.rng.u8(..4) == 0 { Err("unreadable".to_owned()) } else { Ok(configuration) };
+        self.world.input(Input::Configuration(result));
+    }
+
+    /// Some time passes: with all its ticks, or in one leap.
+    fn sleep(&mut self) {
+        let longest = [100, 2_000, 20_000, 700_000][self.rng.usize(..4)];
+        let time = Duration::from_millis(self.rng.u64(0..longest));
+        if self.rng.u8(..4) > 0 {
+            self.world.run_for(time.min(secs(5)));
+        } else {
+            self.world.now += time;
+            self.world.tick();
+        }
+    }
+
+    /// An id that the service may have given.
+    fn id(&mut self) -> String {
+        format!("j{}", self.rng.u32(0..self.made + 2))
+    }
+
+    fn new_id(&mut self) -> String {
+        self.made += 1;
+        format!("j{}", self.made)
+    }
+
+    fn answer(&mut self) {
+        if self.world.open.is_empty() {
+            return;
+        }
+        let at = self.rng.usize(..self.world.open.len());
+        let request = self.world.open[at].clone();
+        let answer = self.answer_to(&request);
+        self.world.answer_at(at, answer);
+    }
+
+    fn answer_to(&mut self, request: &Request) -> Answer {
+        if self.rng.u8(..3) == 0 {
+            return self.failure();
+        }
+        if self.service == Service::Lying && self.rng.u8(..4) == 0 {
+            return self.lie();
+        }
+        match &request.action {
+            Action::Submit(_) => job(&self.new_id(), self.phase()),
+            Action::Status { job_id, .. } if self.rng.u8(..8) > 0 => job(job_id.as_str(), self.phase()),
+            Action::Status { .. } => Answer::Gone,
+            Action::Remove { .. } if self.rng.bool() => removed(),
+            Action::Remove { .. } => Answer::Gone,
+            Action::Push { .. } | Action::Ping => Answer::Done,
+            Action::List { run_ids } => {
+                let mut jobs = Vec::new();
+                for run_id in run_ids.iter() {
+                    for _ in 0..self.rng.u8(..6).saturating_sub(3) {
+                        let is_lie = self.service == Service::Lying && self.rng.u8(..4) == 0;
+                        let id = if is_lie { self.id() } else { self.new_id() };
+                        jobs.push(ListedJob { job_id: job_id(&id), run_id: run_id.clone() });
+                    }
+                }
+                Answer::Listed(jobs)
+            }
+        }
+    }
+
+    fn phase(&mut self) -> Phase {
+        let phases = [Phase::Completed, Phase::Error, Phase::Aborted, Phase::Unknown];
+        if self.rng.u8(..4) > 0 { Phase::Active } else { phases[self.rng.usize(..4)] }
+    }
+
+    fn failure(&mut self) -> Answer {
+        let kinds = [FailureKind::NotSent, FailureKind::Unclear, FailureKind::Refused, FailureKind::Wrong];
+        let contact = if self.rng.bool() { Contact::Answered } else { Contact::Silent };
+        failed(kinds[self.rng.usize(..4)], contact)
+    }
+
+    /// Anything at all, also the job of another.
+    fn lie(&mut self) -> Answer {
+        match self.rng.u32(0..8) {
+            0 => job(&self.id(), self.phase()),
+            1 => Answer::Gone,
+            2 => removed(),
+            3 => Answer::Removed { object: Some(object("x")) },
+            4 => Answer::Listed(Vec::new()),
+            5 => Answer::Rejected { reason: "no such thing".to_owned() },
+            6 => Answer::Done,
+            _ => Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() },
+        }
+    }
+
+    fn run(&mut self) {
+        for _ in 0..STEPS {
+            self.step();
+        }
+        if self.rng.u8(..4) == 0 {
+            self.terminate();
+        } else {
+            self.world.converge();
+        }
+    }
+
+    /// In the midst of everything the daemon ends: in time, and with nothing after it.
+    fn terminate(&mut self) {
+        let begun = self.world.now;
+        self.world.input(Input::Terminate);
+        for _ in 0..20 {
+            self.step();
+            if self.world.is_over() {
+                break;
+            }
+        }
+        let deadline = self.world.now.max(begun + secs(5));
+        self.world.run_until(deadline);
+        assert!(self.world.is_over());
+        for _ in 0..20 {
+            self.step();
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_everything_ends_well() {
+    let seeds = match env::var("OCPS_SEED") {
+        Ok(seed) => {
+            let seed = seed.parse().unwrap();
+            seed..seed + 1
+        }
+        Err(_) => 0..SEEDS,
+    };
+    let mut requests = 0;
+    let mut results = 0;
+    for seed in seeds.clone() {
+        let mut walk = Walk::new(seed);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| walk.run())) {
+            let open: Vec<String> = walk.world.open.iter().map(name).collect();
+            eprintln!("after {:?}, open: {open:?}, the last that was said:", walk.world.now);
+            let said: Vec<_> = walk.world.said.iter().filter(|(_, line)| line != "heartbeat").collect();
+            for (time, line) in said.iter().skip(said.len().saturating_sub(30)) {
+                eprintln!("  {time:?} {line}");
+            }
+            eprintln!("OCPS_SEED={seed} walks this way again");
+            resume_unwind(panic);
+        }
+        let counters = walk.world.csc.status().counters;
+        requests += counters.requests;
+        results += counters.results;
+    }
+    if seeds.end - seeds.start == SEEDS {
+        assert!(requests > 10_000 && results > 1_000, "too quiet a walk: {requests}, {results}");
+    }
+}
+
+#[test]
+fn the_same_seed_goes_the_same_way() {
+    let walk = |seed| {
+        let mut walk = Walk::new(seed);
+        walk.run();
+        walk.world.said
+    };
+    assert_eq!(walk(7), walk(7));
+    assert_ne!(walk(7), walk(8));
+}

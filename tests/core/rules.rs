@@ -1,0 +1,324 @@
+//! What must hold always, whatever happens. Checked after each input of each test.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::time::Duration;
+
+use ocps::csc::command::{CommandName, Order};
+use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
+use ocps::csc::id::{JobId, JobKey, RunId};
+use ocps::csc::request::{Action, Answer, FailureKind, Request, Ticket};
+use ocps::csc::{Csc, Effect, Input};
+
+use super::world::{job, number_of, removed};
+
+/// A command and what was said to it.
+struct Told {
+    name: Option<CommandName>,
+    /// The job it is about: of an execute once it is known, of an abort from the beginning.
+    job_id: Option<JobId>,
+    is_in_progress: bool,
+    has_result: bool,
+    is_ended: bool,
+    prereqs: Vec<JobId>,
+}
+
+/// A submission at the service.
+#[derive(Default)]
+struct Put {
+    is_out: bool,
+    count: u32,
+    /// A list that was asked for after the last one ended was answered, or it never was sent.
+    may_repeat: bool,
+    /// While it is out, its ticket; then the last ticket given when it ended.
+    ticket: u64,
+}
+
+pub(crate) struct Rules {
+    commands: BTreeMap<i32, Told>,
+    /// The execute of each record.
+    records: BTreeMap<JobKey, i32>,
+    journaled: BTreeSet<i32>,
+    puts: BTreeMap<RunId, Put>,
+    /// Jobs that were told of and have no result yet, with the number of their execute.
+    live: BTreeMap<JobId, i32>,
+    /// Jobs that we ever asked to remove.
+    removed: HashSet<JobId>,
+    last_ticket: u64,
+    last_events: Vec<Event>,
+    is_stopped: bool,
+    is_over: bool,
+    /// Whether the configuration is being read.
+    is_reading: bool,
+    /// Number of jobs that the honest service made.
+    made: u32,
+    /// Tickets of all lists.
+    lists: HashSet<u64>,
+}
+
+impl Rules {
+    pub(crate) fn new() -> Self {
+        Self {
+            commands: BTreeMap::new(),
+            records: BTreeMap::new(),
+            journaled: BTreeSet::new(),
+            puts: BTreeMap::new(),
+            live: BTreeMap::new(),
+            removed: HashSet::new(),
+            last_ticket: 0,
+            last_events: Vec::new(),
+            is_stopped: false,
+            is_over: false,
+            is_reading: false,
+            made: 0,
+            lists: HashSet::new(),
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    pub(crate) fn is_reading(&self) -> bool {
+        self.is_reading
+    }
+
+    /// Whether a command has not had its final ack.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.commands.values().any(|told| !told.is_ended)
+    }
+
+    /// Notes what is about to happen.
+    pub(crate) fn before(&mut self, input: &Input, open: &[Request]) {
+        match input {
+            Input::Command(command) => {
+                let (job_id, prereqs) = match &command.order {
+                    Order::AbortJob(job_id) => (Some(job_id.clone()), Vec::new()),
+                    Order::Execute(execute) => (None, execute.prereq_jobs.clone()),
+                    Order::Start { .. }
+                    | Order::Enable
+                    | Order::Disable
+                    | Order::Standby
+                    | Order::ExitControl
+                    | Order::SetLogLevel { .. }
+                    | Order::Invalid { .. } => (None, Vec::new()),
+                };
+                self.commands.entry(command.sender.seq_num.0).or_insert(Told {
+                    name: command.order.name(),
+                    job_id,
+                    is_in_progress: false,
+                    has_result: false,
+                    is_ended: self.is_over,
+                    prereqs,
+                });
+            }
+            Input::Journaled(key) => {
+                self.journaled.insert(self.records[key]);
+            }
+            Input::Configuration(_) => self.is_reading = false,
+            Input::Outcome(outcome) => {
+                assert!(open.iter().all(|request| request.ticket != outcome.ticket), "answered twice");
+                self.heard(outcome.ticket, &outcome.answer);
+            }
+            Input::Tick | Input::ConfigurationsAvailable(_) | Input::LogLevel(_) | Input::Terminate => {}
+        }
+    }
+
+    fn heard(&mut self, ticket: Ticket, answer: &Answer) {
+        let last_ticket = self.last_ticket;
+        let is_list = self.lists.contains(&ticket.0) && matches!(answer, Answer::Listed(_));
+        for put in self.puts.values_mut() {
+            if put.is_out && put.ticket == ticket.0 {
+                let never_sent = match answer {
+                    Answer::Failed(failure) => failure.kind == FailureKind::NotSent,
+                    Answer::Job(_)
+                    | Answer::Gone
+                    | Answer::Removed { .. }
+                    | Answer::Listed(_)
+                    | Answer::Done
+                    | Answer::Rejected { .. }
+                    | Answer::Broken { .. } => false,
+                };
+                put.is_out = false;
+                put.may_repeat = never_sent;
+                put.ticket = last_ticket;
+            } else if !put.is_out && is_list && ticket.0 > put.ticket {
+                put.may_repeat = true;
+            }
+        }
+    }
+
+    pub(crate) fn effect(&mut self, effect: &Effect, input: Option<&Input>, csc: &Csc) {
+        assert!(!self.is_over, "after Exit: {effect:?}");
+        match effect {
+            Effect::Ack { to, command, ack } => self.ack(to.seq_num.0, *command, ack),
+            Effect::Publish(event) => self.event(event),
+            Effect::Request(request) => self.request(request),
+            Effect::Journal(key) => {
+                let Some(Input::Command(command)) = input else { panic!("a record without a command") };
+                assert!(self.records.insert(*key, command.sender.seq_num.0).is_none());
+            }
+            Effect::StopRequests => self.is_stopped = true,
+            Effect::ReadConfiguration { .. } => self.is_reading = true,
+            Effect::Exit => {
+                assert!(self.is_stopped);
+                assert_eq!(csc.state().name(), "OFFLINE");
+                self.is_over = true;
+            }
+            Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
+        }
+    }
+
+    fn ack(&mut self, number: i32, command: Option<CommandName>, ack: &Ack) {
+        let told = self.commands.get_mut(&number).unwrap();
+        assert!(!told.is_ended, "a second final ack for {number}: {ack:?}");
+        assert_eq!(command, told.name);
+        let is_execute = command == Some(CommandName::Execute);
+        match ack {
+            Ack::InProgress { job_id } => {
+                if told.is_in_progress || command == Some(CommandName::AbortJob) {
+                    assert_eq!(told.job_id.as_ref(), Some(job_id));
+                } else {
+                    assert!(is_execute, "{command:?} is never in progress");
+                    told.job_id = Some(job_id.clone());
+                }
+                told.is_in_progress = true;
+                return;
+            }
+            Ack::Complete | Ack::Aborted if is_execute => {
+                assert!(told.is_in_progress, "{number} ended before it began");
+                assert!(told.has_result, "{number} ended without a result");
+            }
+            Ack::Aborted => panic!("only an execute is aborted"),
+            Ack::Failed { reason } => {
+                assert!(!reason.is_empty() && !reason.contains('\n'), "{reason:?}");
+                assert!(!is_execute || told.is_in_progress == told.has_result);
+            }
+            Ack::Complete if command == Some(CommandName::AbortJob) => {
+                assert!(told.has_result, "abort {number} ended without a result");
+            }
+            Ack::Complete => {}
+        }
+        told.is_ended = true;
+        if command == Some(CommandName::AbortJob)
+            && let (Some(job_id), Ack::Complete) = (&told.job_id, ack)
+        {
+            assert!(!self.live.contains_key(job_id), "{job_id} still lives after abort {number}");
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        match event {
+            Event::JobId { seq_num, job_id } => {
+                let told = &self.commands[&seq_num.0];
+                assert_eq!(told.job_id.as_ref(), Some(job_id), "told before the ack, or twice");
+                assert!(self.live.insert(job_id.clone(), seq_num.0).is_none(), "{job_id} is told twice");
+            }
+            Event::JobResult(result) => self.result(result),
+            Event::Heartbeat | Event::LogMessage(_) | Event::ConfigurationApplied { .. } => {}
+            Event::SummaryState(_)
+            | Event::ErrorCode { .. }
+            | Event::LogLevel { .. }
+            | Event::SimulationMode { .. }
+            | Event::SoftwareVersions
+            | Event::ConfigurationsAvailable(_) => {
+                let is_fault = matches!(event, Event::ErrorCode { code, .. } if *code != ErrorCode::None);
+                assert!(is_fault || !self.last_events.contains(event), "nothing changed: {event:?}");
+                let kind = std::mem::discriminant(event);
+                self.last_events.retain(|last| std::mem::discriminant(last) != kind);
+                self.last_events.push(event.clone());
+            }
+        }
+    }
+
+    fn result(&mut self, result: &JobResult) {
+        let job_id = &result.job_id;
+        let aborts = self.commands.values_mut().filter(|told| {
+            told.name == Some(CommandName::AbortJob) && !told.is_ended && told.job_id.as_ref() == Some(job_id)
+        });
+        let mut was_waited_for = false;
+        for abort in aborts {
+            abort.has_result = true;
+            was_waited_for = true;
+        }
+        if let Some(number) = self.live.remove(job_id) {
+            let told = self.commands.get_mut(&number).unwrap();
+            assert!(!told.has_result && !told.is_ended, "a second result of {job_id}");
+            told.has_result = true;
+        } else {
+            assert!(was_waited_for, "a result of {job_id}, which nobody asked for or which ended");
+            assert_eq!(result.exit_code, ExitCode::Aborted);
+        }
+    }
+
+    fn request(&mut self, request: &Request) {
+        assert!(!self.is_stopped, "asked after StopRequests: {request:?}");
+        assert!(request.ticket.0 > self.last_ticket, "an old ticket");
+        self.last_ticket = request.ticket.0;
+        match &request.action {
+            Action::Submit(submission) => {
+                let run_id = &submission.run_id;
+                assert!(self.journaled.contains(&number_of(run_id)), "sent before it was journaled");
+                let told = &self.commands[&number_of(run_id)];
+                assert!(!told.is_in_progress && !told.is_ended, "sent although it has a job or has ended");
+                let put = self.puts.entry(run_id.clone()).or_default();
+                assert!(!put.is_out, "two PUTs at once");
+                assert!(put.count == 0 || put.may_repeat, "sent again without having looked");
+                *put =
+                    Put { is_out: true, count: put.count + 1, may_repeat: false, ticket: request.ticket.0 };
+            }
+            Action::Status { job_id, run_id } => {
+                let is_live = self.live.contains_key(job_id);
+                let is_prerequisite = self.commands.iter().any(|(number, told)| {
+                    !told.is_ended && self.journaled.contains(number) && told.prereqs.contains(job_id)
+                });
+                let is_known = is_live || is_prerequisite || self.removed.contains(job_id);
+                assert!(is_known, "nobody is interested in {job_id}");
+                assert!(is_live || run_id.is_none());
+            }
+            Action::Remove { job_id } => {
+                self.removed.insert(job_id.clone());
+            }
+            Action::List { run_ids } => {
+                assert!(!run_ids.is_empty(), "a list for nothing");
+                self.lists.insert(request.ticket.0);
+            }
+            Action::Push { .. } | Action::Ping => {}
+        }
+    }
+
+    /// When nothing is busy any more.
+    pub(crate) fn nothing_left(&self) {
+        assert!(self.live.is_empty(), "jobs without a result: {:?}", self.live);
+        assert!(self.puts.values().all(|put| !put.is_out));
+    }
+
+    /// After all effects of an input.
+    pub(crate) fn after(&self, csc: &Csc) {
+        let state = Event::SummaryState(csc.state());
+        assert!(self.last_events.contains(&state), "the state was not told: {state:?}");
+        let (code, report) = csc.status().error;
+        let error = Event::ErrorCode { code, report: report.to_owned() };
+        assert!(self.last_events.contains(&error), "the error code was not told: {error:?}");
+    }
+
+    /// The core never waits for longer than a heartbeat, and has done all that was due after a tick.
+    pub(crate) fn deadline(&self, now: Duration, next: Duration, is_tick: bool) {
+        assert!(next <= now + Duration::from_secs(1), "no heartbeat: {next:?} at {now:?}");
+        assert!(!is_tick || next > now, "turns without rest at {now:?}");
+    }
+
+    /// What a service that does its work answers: jobs end with the first poll.
+    pub(crate) fn honest(&mut self, request: &Request) -> Answer {
+        match &request.action {
+            Action::Submit(_) => {
+                self.made += 1;
+                job(&format!("honest{}", self.made), Phase::Active)
+            }
+            Action::Status { job_id, .. } if self.removed.contains(job_id) => Answer::Gone,
+            Action::Status { job_id, .. } => job(job_id.as_str(), Phase::Completed),
+            Action::Remove { .. } => removed(),
+            Action::List { .. } => Answer::Listed(Vec::new()),
+            Action::Push { .. } | Action::Ping => Answer::Done,
+        }
+    }
+}

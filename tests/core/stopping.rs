@@ -1,0 +1,221 @@
+//! The end of the daemon: no new request, what is in flight is waited for, OFFLINE, exit.
+
+use std::time::Duration;
+
+use ocps::csc::Input;
+use ocps::csc::command::Order;
+use ocps::csc::event::{ErrorCode, Phase};
+use ocps::csc::request::Answer;
+
+use super::world::{World, abort, away, configuration, execute, job, refused, removed, secs, start, unclear};
+
+const OVER: [&str; 2] = ["summaryState OFFLINE", "Exit"];
+
+/// Terminates a world in this condition; tells whether the end waits.
+fn stop(mut prepare: impl FnMut(&mut World)) -> bool {
+    let mut world = World::enabled();
+    prepare(&mut world);
+    world.take();
+    world.input(Input::Terminate);
+    let said = world.take();
+    assert_eq!(said[0], "StopRequests");
+    if world.is_over() {
+        assert_eq!(said[1..], OVER);
+        return false;
+    }
+    assert_eq!(said.len(), 1);
+    // A second time changes nothing.
+    world.input(Input::Terminate);
+    let begun = world.now;
+    world.run_for(secs(100));
+    world.expect(&OVER);
+    assert_eq!(world.times("Exit"), [begun + secs(5)]);
+    // After the end nothing happens any more, whatever comes.
+    world.input(Input::Tick);
+    world.send(Order::Enable);
+    while !world.open.is_empty() {
+        world.answer_at(0, removed());
+    }
+    world.expect(&[]);
+    true
+}
+
+#[test]
+fn only_a_put_or_a_delete_in_flight_is_waited_for() {
+    assert!(!stop(|_| {}));
+    assert!(!stop(|world| {
+        world.journal_at_once = false;
+        world.send(execute(""));
+    }));
+    assert!(!stop(|world| _ = world.send(execute("p"))));
+    assert!(stop(|world| _ = world.send(execute(""))));
+    assert!(!stop(|world| {
+        world.send(execute(""));
+        world.answer("PUT 1", away());
+    }));
+    assert!(!stop(|world| {
+        world.send(execute(""));
+        world.answer("PUT 1", unclear());
+    }));
+    assert!(!stop(|world| _ = world.running("a")));
+    assert!(!stop(|world| {
+        world.running("a");
+        world.run_to("GET a");
+    }));
+    assert!(stop(|world| {
+        world.running("a");
+        world.send(abort("a"));
+    }));
+    assert!(stop(|world| _ = world.send(abort("a"))));
+    assert!(!stop(|world| {
+        world.running("a");
+        world.send(abort("a"));
+        world.answer("DELETE a", unclear());
+        world.run_to("GET a");
+    }));
+}
+
+#[test]
+fn what_comes_in_time_is_told_and_ends_it() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(execute(""));
+    world.send(abort("a"));
+    world.take();
+    world.input(Input::Terminate);
+    world.run_for(secs(3));
+    world.answer("PUT 2", job("b", Phase::Active));
+    world.answer("DELETE a", removed());
+    world.expect(&[
+        "StopRequests",
+        "ack 2 CMD_INPROGRESS {\"job_id\":\"b\"}",
+        "job_id 2 b",
+        "result a 255 known 1 aborted",
+        "ack 1 CMD_ABORTED Aborted",
+        "ack 3 CMD_COMPLETE Done",
+        "summaryState OFFLINE",
+        "Exit",
+    ]);
+}
+
+#[test]
+fn nothing_is_asked_after_it_whatever_is_answered() {
+    for answer in [away(), unclear(), refused(), Answer::Gone, job("a", Phase::Active)] {
+        let mut world = World::enabled();
+        world.running("r");
+        world.run_to("GET r");
+        world.send(execute(""));
+        world.send(execute("r"));
+        world.send(execute(""));
+        world.journal_at_once = false;
+        world.send(execute(""));
+        world.send(abort("x"));
+        world.input(Input::Terminate);
+        world.take();
+        // The rules know that nothing may be asked for.
+        world.answer("PUT 2", answer.clone());
+        world.answer("GET r", job("r", Phase::Completed));
+        world.journal_all();
+        world.answer("DELETE x", answer.clone());
+        world.run_for(secs(2));
+        assert!(!world.is_over());
+        world.answer("PUT 4", answer);
+        assert!(world.is_over());
+        assert_eq!(world.take()[..].last().unwrap(), "Exit");
+    }
+}
+
+#[test]
+fn the_heart_beats_while_it_stops_and_commands_are_refused() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.take();
+    world.input(Input::Terminate);
+    let begun = world.now;
+    for order in [start(), Order::Enable, Order::Standby, execute(""), abort("a")] {
+        world.send(order);
+    }
+    let said = world.take();
+    assert_eq!(said.len(), 6);
+    assert!(said[1..].iter().all(|line| line.ends_with("CMD_FAILED Failed: the daemon is stopping")));
+    world.run_for(Duration::from_millis(4999));
+    assert_eq!(world.times("heartbeat").iter().filter(|beat| **beat > begun).count(), 4);
+    world.answer("PUT 1", away());
+    world.expect(&OVER);
+}
+
+#[test]
+fn exit_control_tells_offline_before_its_ack_and_only_once() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.take();
+    world.send(Order::ExitControl);
+    world.expect(&["summaryState OFFLINE", "watch Off", "ack 4 CMD_COMPLETE Done", "StopRequests"]);
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a", "Exit"]);
+}
+
+#[test]
+fn there_is_no_fault_after_offline() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.run_to("GET a");
+    world.send(execute(""));
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.send(Order::ExitControl);
+    world.take();
+    world.answer("GET a", Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() });
+    world.expect(&["result a 1 known 1 unknown", "ack 1 CMD_FAILED Failed: broken"]);
+    world.run_for(secs(10));
+    world.expect(&["Exit"]);
+}
+
+#[test]
+fn a_start_and_what_waits_behind_it_fail() {
+    let stopping = |number| format!("ack {number} CMD_FAILED Failed: the daemon is stopping");
+    let mut world = World::new();
+    world.take();
+    world.send(start());
+    world.send(Order::Enable);
+    world.send(Order::Disable);
+    world.take();
+    world.input(Input::Terminate);
+    world.expect(&["StopRequests", &stopping(1), &stopping(2), &stopping(3), OVER[0], OVER[1]]);
+    // Also while something is in flight: the state is not left any more.
+    let mut world = World::enabled();
+    world.send(abort("a"));
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.send(start());
+    world.input(Input::Terminate);
+    world.take();
+    world.input(Input::Configuration(Ok(configuration())));
+    world.expect(&[]);
+    assert_eq!(world.csc.state().name(), "STANDBY");
+}
+
+#[test]
+fn what_waits_behind_a_start_after_exit_control_fails() {
+    let mut world = World::new();
+    world.send(start());
+    for order in [Order::ExitControl, Order::Standby, Order::ExitControl, Order::Enable] {
+        world.send(order);
+    }
+    world.take();
+    world.input(Input::Configuration(Err("no".to_owned())));
+    let stopping = |number| format!("ack {number} CMD_FAILED Failed: the daemon is stopping");
+    world.expect(&[
+        "ack 1 CMD_FAILED Failed: no",
+        "summaryState OFFLINE",
+        "watch Off",
+        "ack 2 CMD_COMPLETE Done",
+        "StopRequests",
+        &stopping(3),
+        &stopping(4),
+        &stopping(5),
+        "Exit",
+    ]);
+}

@@ -1,0 +1,343 @@
+//! From an execute to its job: what is sent, when it is sent again, and when it is given up.
+
+use std::time::Duration;
+
+use ocps::csc::Input;
+use ocps::csc::Settings;
+use ocps::csc::command::{Execute, Order};
+use ocps::csc::event::Phase;
+use ocps::csc::request::{Answer, Configuration, Service};
+
+use super::world::{
+    World, away, configuration, execute, job, refused, secs, settings, start, unclear, wrong,
+};
+
+fn none() -> Answer {
+    Answer::Listed(Vec::new())
+}
+
+fn just_before(time: Duration) -> Duration {
+    time - Duration::from_nanos(1)
+}
+
+const FAILED: &str = "ack 1 CMD_FAILED Failed: no luck";
+
+#[test]
+fn a_job_is_told_once_it_exists() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.expect(&["journal", "PUT 1"]);
+    world.run_for(secs(1000));
+    world.expect(&[]);
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"]);
+    assert!(world.run_id(1).as_str().starts_with("1-"));
+    world.converge();
+}
+
+#[test]
+fn after_an_unclear_attempt_the_list_is_asked_over_the_settle_time() {
+    for answer in [unclear(), wrong()] {
+        let mut world = World::enabled();
+        world.send(execute(""));
+        world.answer("PUT 1", answer);
+        world.expect(&["journal", "PUT 1", "LIST"]);
+        assert!(world.asked_run_ids().contains(&world.run_id(1)));
+        // The settle time counts from the first list that was answered.
+        world.run_for(secs(20));
+        world.answer("LIST", none());
+        let settled = world.now + secs(15);
+        while world.now < settled {
+            world.expect(&[]);
+            world.run_to("LIST");
+            world.expect(&["LIST"]);
+            if world.now < settled {
+                world.answer("LIST", none());
+            }
+        }
+        // This list was asked for when the job would have shown up.
+        assert!(world.now < settled + secs(3));
+        world.answer("LIST", none());
+        world.expect(&["PUT 1"]);
+        assert_eq!(world.submissions[0], world.submissions[1], "with the same run id");
+        world.converge();
+    }
+}
+
+#[test]
+fn a_list_that_was_asked_for_before_the_attempt_ended_says_nothing() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.send(execute(""));
+    world.answer("PUT 1", refused());
+    world.expect(&["journal", "PUT 1", "journal", "PUT 2", "LIST"]);
+    // Even in the same moment.
+    world.answer("PUT 2", refused());
+    world.answer("LIST", none());
+    world.expect(&["PUT 1"]);
+    world.run_to_answer("LIST", none());
+    world.expect(&["LIST", "PUT 2"]);
+    world.converge();
+}
+
+#[test]
+fn what_never_reached_the_service_is_sent_again_without_looking() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.take();
+    let begun = world.now;
+    let mut attempts = 1;
+    loop {
+        world.answer("PUT 1", away());
+        let failed = world.now;
+        while world.open.is_empty() && world.is_busy() {
+            world.run_for(Duration::from_millis(100));
+        }
+        if !world.is_busy() {
+            break;
+        }
+        attempts += 1;
+        assert!(world.now >= failed + Duration::from_millis(750));
+        assert!(world.now <= failed + secs(38));
+    }
+    assert!(attempts >= 5, "{attempts}");
+    let said = world.take();
+    assert_eq!(said.last().unwrap(), FAILED);
+    assert_eq!(world.times(FAILED), [begun + secs(60)]);
+    // Nothing can have come of it, so nothing is looked for.
+    world.run_for(secs(4000));
+    assert_eq!(world.open_names(), <[&str; 0]>::default());
+    assert_eq!(world.csc.state().name(), "ENABLED");
+}
+
+#[test]
+fn the_time_to_submit_does_not_run_while_it_is_queued() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.run_for(secs(500));
+    world.answer("PUT 1", away());
+    world.run_for(just_before(secs(60)));
+    assert!(world.is_busy());
+    while let Some(at) = world.open.len().checked_sub(1) {
+        world.answer_at(at, away());
+    }
+    world.run_for(Duration::from_nanos(1));
+    assert!(!world.is_busy());
+    // Nor is there less time for a second attempt.
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.run_for(secs(500));
+    world.answer("PUT 1", refused());
+    world.take();
+    world.answer("LIST", none());
+    world.expect(&["PUT 1"]);
+    world.converge();
+}
+
+#[test]
+fn a_refusal_is_looked_up_once_and_tried_once_more() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.answer("PUT 1", refused());
+    world.answer("LIST", none());
+    world.expect(&["journal", "PUT 1", "LIST", "PUT 1"]);
+    world.answer("PUT 1", refused());
+    world.answer("LIST", none());
+    world.expect(&["LIST", FAILED]);
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    // A 500 of any text can leave a job.
+    world.run_to("LIST");
+    let late = world.listed(&[("late", 1)]);
+    world.answer("LIST", late);
+    world.expect(&["LIST", "DELETE late"]);
+}
+
+#[test]
+fn a_refusal_that_left_a_job_is_no_failure() {
+    for refusals in [1, 2] {
+        let mut world = World::enabled();
+        world.send(execute(""));
+        for n in 0..refusals {
+            world.answer("PUT 1", refused());
+            let answer = if n + 1 == refusals { world.listed(&[("a", 1)]) } else { none() };
+            world.answer("LIST", answer);
+        }
+        let said = world.take();
+        assert!(said.contains(&"job_id 1 a".to_owned()), "{said:?}");
+        world.converge();
+    }
+}
+
+#[test]
+fn a_submission_in_doubt_is_given_up_after_submit_timeout_and_settle_time() {
+    for silent in [true, false] {
+        let mut world = World::enabled();
+        world.send(execute(""));
+        world.answer("PUT 1", unclear());
+        let begun = world.now;
+        if !silent {
+            // The service lists, but too late for another attempt.
+            world.run_for(secs(50));
+            world.answer("LIST", none());
+        }
+        while world.now < begun + just_before(secs(75)) {
+            if let Some(at) = world.open.len().checked_sub(1) {
+                world.answer_at(at, if silent { away() } else { none() });
+            }
+            world.run_until((world.now + secs(1)).min(begun + just_before(secs(75))));
+        }
+        if silent {
+            world.run_for(Duration::from_nanos(1));
+            assert_eq!(world.times(FAILED), [begun + secs(75)]);
+        }
+        world.run_for(secs(3));
+        while let Some(at) = world.open.len().checked_sub(1) {
+            world.answer_at(at, none());
+        }
+        assert_eq!(world.times(FAILED).len(), 1, "{silent}");
+        assert_eq!(world.submissions.len(), 1);
+        assert_eq!(world.csc.state().name(), "ENABLED");
+    }
+}
+
+#[test]
+fn the_last_attempt_is_looked_up_however_late_it_ended() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.answer("PUT 1", away());
+    // The last PUT goes out just before the time to submit is over, and hangs.
+    while world.now < secs(5) {
+        world.run_to_answer("PUT 1", away());
+    }
+    world.run_to("PUT 1");
+    world.run_until(secs(200));
+    world.take();
+    world.answer("PUT 1", unclear());
+    world.expect(&["LIST"]);
+    assert!(world.is_busy(), "it is looked up first");
+    world.answer("LIST", none());
+    world.run_for(secs(10));
+    let found = world.listed(&[("a", 1)]);
+    world.answer("LIST", found);
+    world.expect(&["LIST", "ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"]);
+    world.converge();
+}
+
+#[test]
+fn a_last_attempt_that_is_not_found_over_the_settle_time_fails() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.answer("PUT 1", away());
+    while world.now < secs(5) {
+        world.run_to_answer("PUT 1", away());
+    }
+    world.run_to("PUT 1");
+    world.run_until(secs(200));
+    world.answer("PUT 1", unclear());
+    for seconds in 201..=215 {
+        assert!(world.is_busy(), "{seconds}");
+        if let Some(at) = world.open.len().checked_sub(1) {
+            world.answer_at(at, none());
+        }
+        world.run_until(secs(seconds));
+    }
+    assert_eq!(world.times(FAILED), [secs(215)]);
+}
+
+#[test]
+fn a_job_that_shows_up_while_the_next_attempt_waits_is_taken() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.send(execute(""));
+    world.answer("PUT 1", refused());
+    world.answer("LIST", none());
+    world.answer("PUT 1", away());
+    world.answer("PUT 2", unclear());
+    world.run_to("LIST");
+    world.take();
+    // It was to be sent again in a moment; now that would make a second job.
+    let both = world.listed(&[("a", 1), ("b", 2)]);
+    assert!(!world.open_names().contains(&"PUT 1".to_owned()));
+    world.answer("LIST", both);
+    world.expect(&[
+        "ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}",
+        "job_id 1 a",
+        "ack 2 CMD_INPROGRESS {\"job_id\":\"b\"}",
+        "job_id 2 b",
+    ]);
+    world.converge();
+    assert_eq!(world.submissions.len(), 3);
+}
+
+#[test]
+fn an_id_that_is_taken_is_not_believed() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(execute(""));
+    world.answer("PUT 2", job("a", Phase::Active));
+    world.expect(&["journal", "PUT 2", "LIST"]);
+    let found = world.listed(&[("b", 2)]);
+    world.answer("LIST", found);
+    world.expect(&["ack 2 CMD_INPROGRESS {\"job_id\":\"b\"}", "job_id 2 b"]);
+    world.converge();
+}
+
+/// The environment of an execute with these parameters under this configuration.
+fn environment(service: Service, version_selects_image: bool, of: Execute) -> Vec<(&'static str, String)> {
+    let mut world = World::with(Settings { version_selects_image, ..settings() }, 1);
+    world.send(start());
+    world.input(Input::Configuration(Ok(Configuration { service, ..configuration() })));
+    world.send(Order::Enable);
+    world.send(Order::Execute(of));
+    let submission = &world.submissions[0];
+    assert_eq!(submission.command, "run");
+    assert_eq!(submission.source_url, "https://scripts");
+    assert_eq!(submission.commit_ref, "main");
+    assert_eq!(submission.pipeline, "p.yaml");
+    submission.environment.clone()
+}
+
+#[test]
+fn the_environment_is_that_of_the_job_scripts() {
+    let versions = ["", " ", "w_2025_20"];
+    for n in 0..32_u32 {
+        let is = |bit: u32| n & (1 << bit) != 0;
+        for version in versions {
+            let of = Execute {
+                pipeline: "p.yaml".to_owned(),
+                version: version.to_owned(),
+                config: "-c x:y=\"1\" \\d".to_owned(),
+                data_query: "exposure=1".to_owned(),
+                prereq_jobs: Vec::new(),
+                output_dataset_types: if is(0) { "raw,calexp".to_owned() } else { String::new() },
+            };
+            let service = Service {
+                butler: is(1).then(|| "/repo".to_owned()),
+                input_collection: is(2).then(|| "in/coll".to_owned()),
+                output_glob: is(3).then(|| "postISR*".to_owned()),
+                ..configuration().service
+            };
+            let mut expected = vec![("IMAGE_TAG", version), ("PIPELINE_URL", "p.yaml")];
+            if is(1) {
+                expected.push(("BUTLER_REPO", "/repo"));
+            }
+            let options = if is(2) { "-i in/coll -c x:y=\"1\" \\d" } else { "-c x:y=\"1\" \\d" };
+            expected.push(("RUN_OPTIONS", options));
+            let glob = match (is(0), is(3)) {
+                (true, _) => "raw,calexp",
+                (false, true) => "postISR*",
+                (false, false) => "*",
+            };
+            expected.push(("OUTPUT_GLOB", glob));
+            expected.push(("DATA_QUERY", "exposure=1"));
+            if !version.is_empty() {
+                expected.push(("EUPS_TAG", version));
+            }
+            if is(4) && version == "w_2025_20" {
+                expected.push(("UWS_JOB_IMAGE_TAG", version));
+            }
+            let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
+            assert_eq!(environment(service, is(4), of), expected);
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! A core, its clock, and what it has said and asked, told as short lines of text.
+//!
+//! `ack 1 CMD_COMPLETE Done`, `summaryState DISABLED`, `PUT 1` (of the execute with number 1), `GET a`,
+//! `DELETE a`, `LIST`, `result a 0 known completed`, `job_id 1 a`, `journal`, `StopRequests`, `Exit`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ocps::csc::command::{Command, Execute, Order, Sender, Via};
+use ocps::csc::event::{
+    Ack, ConfigurationsAvailable, ErrorCode, Event, JobObject, LogLevel, Phase, ResultObject,
+};
+use ocps::csc::id::{ClientId, JobId, JobKey, RunId, SalIndex, SeqNum};
+use ocps::csc::request::{
+    Action, Answer, Configuration, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request,
+    Service, Submission,
+};
+use ocps::csc::time::{Tai, Time};
+use ocps::csc::{Csc, Effect, Input, Settings};
+use ocps::sal::ack::AckFields;
+
+use super::rules::Rules;
+
+/// Of `start` in [`World::enabled`]; the executes and aborts of a test are numbered from 1.
+const FIRST_OWN_NUMBER: i32 = 9001;
+
+pub(crate) const POLL: Duration = Duration::from_secs(5);
+
+pub(crate) struct World {
+    pub(crate) csc: Csc,
+    pub(crate) now: Duration,
+    /// Whether each record is durable at once.
+    pub(crate) journal_at_once: bool,
+    /// Records that are not.
+    pub(crate) unjournaled: Vec<JobKey>,
+    /// Requests that were not answered, in the order in which they were asked.
+    pub(crate) open: Vec<Request>,
+    /// Each line said so far and when.
+    pub(crate) said: Vec<(Duration, String)>,
+    /// Each line of the log, with its level.
+    pub(crate) logged: Vec<(LogLevel, String)>,
+    /// Each submission that was sent.
+    pub(crate) submissions: Vec<Arc<Submission>>,
+    rules: Rules,
+    /// How much of `said` was looked at.
+    taken: usize,
+    next_number: i32,
+    /// The number of the next command of [`World::enable`].
+    own_number: i32,
+    effects: Vec<Effect>,
+}
+
+pub(crate) fn settings() -> Settings {
+    Settings {
+        index: SalIndex::Latiss,
+        simulated: false,
+        log_level: 20,
+        job_command: "run".to_owned(),
+        source_url: "https://scripts".to_owned(),
+        commit_ref: "main".to_owned(),
+        version_selects_image: false,
+        submit_timeout: secs(60),
+        settle_time: secs(15),
+        outage_limit: secs(300),
+        max_jobs: 10,
+    }
+}
+
+pub(crate) fn configuration() -> Configuration {
+    Configuration {
+        service: Service {
+            url: "http://uws".into(),
+            poll_interval: POLL,
+            butler: Some("/repo".to_owned()),
+            input_collection: None,
+            output_glob: Some("*".to_owned()),
+        },
+        files: "_init.yaml".to_owned(),
+        version: "v1".to_owned(),
+        directory_url: "file:///etc/v4".to_owned(),
+    }
+}
+
+pub(crate) fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(crate) fn execute(prereqs: &str) -> Order {
+    Order::Execute(Execute {
+        pipeline: "p.yaml".to_owned(),
+        version: String::new(),
+        config: String::new(),
+        data_query: String::new(),
+        prereq_jobs: Execute::parse_prereq_jobs(prereqs).unwrap(),
+        output_dataset_types: String::new(),
+    })
+}
+
+pub(crate) fn abort(id: &str) -> Order {
+    Order::AbortJob(job_id(id))
+}
+
+pub(crate) fn start() -> Order {
+    Order::Start { override_name: String::new() }
+}
+
+pub(crate) fn job_id(id: &str) -> JobId {
+    JobId::parse(id).unwrap()
+}
+
+pub(crate) fn object(id: &str) -> JobObject {
+    JobObject(format!("object of {id}").into())
+}
+
+pub(crate) fn job(id: &str, phase: Phase) -> Answer {
+    Answer::Job(JobStatus { job_id: job_id(id), phase, object: object(id) })
+}
+
+pub(crate) fn failed(kind: FailureKind, contact: Contact) -> Answer {
+    Answer::Failed(Failure { kind, contact, reason: "no luck".to_owned() })
+}
+
+/// The service is away and nothing reached it.
+pub(crate) fn away() -> Answer {
+    failed(FailureKind::NotSent, Contact::Silent)
+}
+
+pub(crate) fn unclear() -> Answer {
+    failed(FailureKind::Unclear, Contact::Silent)
+}
+
+pub(crate) fn refused() -> Answer {
+    failed(FailureKind::Refused, Contact::Answered)
+}
+
+pub(crate) fn wrong() -> Answer {
+    failed(FailureKind::Wrong, Contact::Answered)
+}
+
+pub(crate) fn removed() -> Answer {
+    Answer::Removed { object: None }
+}
+
+pub(crate) fn available(overrides: &str) -> Input {
+    Input::ConfigurationsAvailable(ConfigurationsAvailable {
+        overrides: overrides.to_owned(),
+        version: "v1".to_owned(),
+        url: "file:///etc/v4".to_owned(),
+    })
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::with(settings(), 1)
+    }
+
+    /// A core in STANDBY whose first effects are still to be looked at.
+    pub(crate) fn with(settings: Settings, seed: u64) -> Self {
+        let mut effects = Vec::new();
+        let now = Duration::ZERO;
+        let rules = Rules::new();
+        let csc = Csc::new(settings, seed, time(now), &mut effects);
+        let mut world = Self {
+            csc,
+            now,
+            journal_at_once: true,
+            unjournaled: Vec::new(),
+            open: Vec::new(),
+            said: Vec::new(),
+            logged: Vec::new(),
+            submissions: Vec::new(),
+            rules,
+            taken: 0,
+            next_number: 1,
+            own_number: FIRST_OWN_NUMBER,
+            effects: Vec::new(),
+        };
+        world.absorb(&effects, None);
+        world
+    }
+
+    /// A core in ENABLED, of which everything so far was looked at.
+    pub(crate) fn enabled() -> Self {
+        Self::enabled_with(settings())
+    }
+
+    pub(crate) fn enabled_with(settings: Settings) -> Self {
+        let mut world = Self::with(settings, 1);
+        world.enable();
+        world
+    }
+
+    /// From STANDBY to ENABLED.
+    pub(crate) fn enable(&mut self) {
+        std::mem::swap(&mut self.next_number, &mut self.own_number);
+        self.send(start());
+        self.input(Input::Configuration(Ok(configuration())));
+        self.send(Order::Enable);
+        std::mem::swap(&mut self.next_number, &mut self.own_number);
+        self.take();
+    }
+
+    /// Next commands are numbered from here.
+    pub(crate) fn number_from(&mut self, number: i32) {
+        self.next_number = number;
+    }
+
+    /// A command over the local socket; gives its number.
+    pub(crate) fn send(&mut self, order: Order) -> i32 {
+        let sender = self.sender(Via::Socket(ClientId(1)));
+        self.command(&sender, order)
+    }
+
+    /// A command over Kafka; what it gives can be sent again.
+    pub(crate) fn send_by_kafka(&mut self, order: Order) -> Sender {
+        let sender = self.sender(Via::Kafka);
+        self.command(&sender, order);
+        sender
+    }
+
+    pub(crate) fn sender(&mut self, via: Via) -> Sender {
+        let seq_num = SeqNum(self.next_number);
+        self.next_number += 1;
+        Sender { via, identity: "root@host".to_owned(), origin: 7, seq_num, sent: time(self.now).tai }
+    }
+
+    pub(crate) fn command(&mut self, sender: &Sender, order: Order) -> i32 {
+        self.input(Input::Command(Command { sender: sender.clone(), order }));
+        sender.seq_num.0
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.input(Input::Tick);
+    }
+
+    /// Hands the core one input and checks all rules.
+    pub(crate) fn input(&mut self, input: Input) {
+        let is_tick = matches!(input, Input::Tick);
+        self.rules.before(&input, &self.open);
+        let mut effects = std::mem::take(&mut self.effects);
+        self.csc.handle(time(self.now), input.clone(), &mut effects);
+        self.absorb(&effects, Some(&input));
+        if !self.is_over() {
+            self.rules.deadline(self.now, self.csc.next_deadline(), is_tick);
+        }
+        effects.clear();
+        self.effects = effects;
+        if self.journal_at_once {
+            self.journal_all();
+        }
+    }
+
+    fn absorb(&mut self, effects: &[Effect], input: Option<&Input>) {
+        for effect in effects {
+            self.rules.effect(effect, input, &self.csc);
+            match effect {
+                Effect::Request(request) => {
+                    self.open.push(request.clone());
+                    if let Action::Submit(submission) = &request.action {
+                        self.submissions.push(submission.clone());
+                    }
+                }
+                Effect::Journal(key) => self.unjournaled.push(*key),
+                Effect::Log(level, line) => self.logged.push((*level, line.clone())),
+                Effect::Ack { .. }
+                | Effect::Publish(_)
+                | Effect::StopRequests
+                | Effect::ReadConfiguration { .. }
+                | Effect::WatchConfigurations(_)
+                | Effect::SetLogLevel(_)
+                | Effect::Exit => {}
+            }
+            if let Some(line) = line(effect) {
+                self.said.push((self.now, line));
+            }
+        }
+        self.rules.after(&self.csc);
+    }
+
+    pub(crate) fn journal_all(&mut self) {
+        for key in std::mem::take(&mut self.unjournaled) {
+            self.input(Input::Journaled(key));
+        }
+    }
+
+    /// Lets time pass until `deadline`, with a tick whenever the core wants one.
+    pub(crate) fn run_until(&mut self, deadline: Duration) {
+        while !self.is_over() && self.csc.next_deadline() <= deadline {
+            self.now = self.now.max(self.csc.next_deadline());
+            self.tick();
+        }
+        self.now = self.now.max(deadline);
+    }
+
+    pub(crate) fn run_for(&mut self, duration: Duration) {
+        self.run_until(self.now + duration);
+    }
+
+    /// Lets time pass until this request is asked for.
+    #[track_caller]
+    pub(crate) fn run_to(&mut self, request: &str) {
+        let limit = self.now + secs(4000);
+        while !self.open.iter().any(|open| name(open) == request) {
+            assert!(self.now < limit, "{request} was never asked for: {:?}", self.open);
+            self.now = self.now.max(self.csc.next_deadline());
+            self.tick();
+        }
+    }
+
+    /// Answers the last open request of that name.
+    #[track_caller]
+    pub(crate) fn answer(&mut self, request: &str, answer: Answer) {
+        let Some(at) = self.open.iter().rposition(|open| name(open) == request) else {
+            panic!("{request} was not asked for: {:?}", self.open);
+        };
+        self.answer_at(at, answer);
+    }
+
+    pub(crate) fn answer_at(&mut self, at: usize, answer: Answer) {
+        let ticket = self.open.remove(at).ticket;
+        self.input(Input::Outcome(Outcome { ticket, answer }));
+    }
+
+    /// Waits for the request, then answers it.
+    #[track_caller]
+    pub(crate) fn run_to_answer(&mut self, request: &str, answer: Answer) {
+        self.run_to(request);
+        self.answer(request, answer);
+    }
+
+    /// An execute with a running job of that id; gives its number.
+    #[track_caller]
+    pub(crate) fn running(&mut self, id: &str) -> i32 {
+        let number = self.send(execute(""));
+        self.answer(&format!("PUT {number}"), job(id, Phase::Active));
+        self.take();
+        number
+    }
+
+    /// The run id of the execute of that number.
+    #[track_caller]
+    pub(crate) fn run_id(&self, number: i32) -> RunId {
+        let of_number = |report: &ocps::csc::report::JobReport| report.seq_num == SeqNum(number);
+        self.csc.job_reports().find(of_number).unwrap().run_id
+    }
+
+    /// A list with these jobs, each with the number of its execute.
+    pub(crate) fn listed(&self, jobs: &[(&str, i32)]) -> Answer {
+        let listed =
+            |(id, number): &(&str, i32)| ListedJob { job_id: job_id(id), run_id: self.run_id(*number) };
+        Answer::Listed(jobs.iter().map(listed).collect())
+    }
+
+    /// What was said since the last look, heartbeats left out.
+    pub(crate) fn take(&mut self) -> Vec<String> {
+        let lines = self.said[self.taken..].iter().map(|(_, line)| line.clone());
+        let lines = lines.filter(|line| line != "heartbeat").collect();
+        self.taken = self.said.len();
+        lines
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(&mut self, expected: &[&str]) {
+        assert_eq!(self.take(), expected);
+    }
+
+    /// When a line was said.
+    pub(crate) fn times(&self, line: &str) -> Vec<Duration> {
+        self.said.iter().filter(|(_, said)| said == line).map(|(time, _)| *time).collect()
+    }
+
+    pub(crate) fn open_names(&self) -> Vec<String> {
+        self.open.iter().map(name).collect()
+    }
+
+    /// Run ids that the open list asks for.
+    #[track_caller]
+    pub(crate) fn asked_run_ids(&self) -> BTreeSet<RunId> {
+        let mut lists = self.open.iter().filter_map(|request| match &request.action {
+            Action::List { run_ids } => Some(run_ids),
+            Action::Submit(_)
+            | Action::Status { .. }
+            | Action::Remove { .. }
+            | Action::Push { .. }
+            | Action::Ping => None,
+        });
+        lists.next_back().unwrap().as_ref().clone()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.rules.is_over()
+    }
+
+    /// Whether anything is unfinished: a job, or a command without its final ack.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.rules.is_waited_for() || self.csc.status().jobs.iter().any(|(_, count)| *count > 0)
+    }
+
+    /// From now on the service does what it should; everything must come to an end.
+    #[track_caller]
+    pub(crate) fn converge(&mut self) {
+        let limit = self.now + secs(1000);
+        while !self.is_over() && (self.is_busy() || !self.open.is_empty()) {
+            assert!(self.now < limit, "does not come to an end: {:?}", self.csc.status());
+            self.journal_all();
+            if self.rules.is_reading() {
+                self.input(Input::Configuration(Err("cannot be read".to_owned())));
+            } else if let Some(request) = self.open.first().cloned() {
+                self.now += Duration::from_millis(10);
+                let answer = self.rules.honest(&request);
+                self.answer_at(0, answer);
+            } else {
+                self.now += secs(4);
+                self.tick();
+            }
+        }
+        if !self.is_over() {
+            self.rules.nothing_left();
+        }
+    }
+}
+
+pub(crate) fn time(mono: Duration) -> Time {
+    Time { mono, tai: Tai(1_795_367_697.0 + mono.as_secs_f64()) }
+}
+
+/// The name of a request: `PUT 1`, `GET a`, `DELETE a`, `LIST`.
+pub(crate) fn name(request: &Request) -> String {
+    match &request.action {
+        Action::Submit(submission) => format!("PUT {}", number_of(&submission.run_id)),
+        Action::Status { job_id, .. } => format!("GET {job_id}"),
+        Action::Remove { job_id } => format!("DELETE {job_id}"),
+        Action::List { .. } => "LIST".to_owned(),
+        Action::Push { config, .. } => format!("PUSH {config}"),
+        Action::Ping => "PING".to_owned(),
+    }
+}
+
+/// The number of the execute in its run id.
+pub(crate) fn number_of(run_id: &RunId) -> i32 {
+    run_id.as_str().split('-').next().unwrap().parse().unwrap()
+}
+
+fn line(effect: &Effect) -> Option<String> {
+    Some(match effect {
+        Effect::Ack { to, command, ack } => {
+            // Every ack says whose command it answers.
+            match ack {
+                Ack::InProgress { .. } | Ack::Aborted => assert!(command.is_some()),
+                Ack::Complete | Ack::Failed { .. } => {}
+            }
+            let fields = AckFields::from(ack);
+            format!("ack {} {} {}", to.seq_num.0, fields.name, fields.result)
+        }
+        Effect::Publish(event) => event_line(event),
+        Effect::Request(request) => name(request),
+        Effect::Journal(_) => "journal".to_owned(),
+        Effect::StopRequests => "StopRequests".to_owned(),
+        Effect::ReadConfiguration { override_name } => format!("read {override_name:?}"),
+        Effect::WatchConfigurations(watching) => format!("watch {watching:?}"),
+        Effect::SetLogLevel(level) => format!("set log level {level}"),
+        Effect::Exit => "Exit".to_owned(),
+        Effect::Log(..) => return None,
+    })
+}
+
+fn event_line(event: &Event) -> String {
+    match event {
+        Event::SummaryState(state) => format!("summaryState {state}"),
+        Event::ErrorCode { code: ErrorCode::None, report } => format!("errorCode 0{report}"),
+        Event::ErrorCode { code, report } => format!("errorCode {} {report}", code.number()),
+        Event::Heartbeat => "heartbeat".to_owned(),
+        Event::LogLevel { level } => format!("logLevel {level}"),
+        Event::LogMessage(message) => format!("logMessage {}", message.message),
+        Event::SimulationMode { mode } => format!("simulationMode {mode}"),
+        Event::SoftwareVersions => "softwareVersions".to_owned(),
+        Event::ConfigurationsAvailable(available) => {
+            format!("configurationsAvailable {}", available.overrides)
+        }
+        Event::ConfigurationApplied { configurations, version, url } => {
+            format!("configurationApplied {configurations} {version} {url}")
+        }
+        Event::JobId { seq_num, job_id } => format!("job_id {} {job_id}", seq_num.0),
+        Event::JobResult(result) => {
+            let (id, exit_code) = (&result.job_id, result.exit_code.number());
+            match &result.result {
+                ResultObject::Service(object) => format!("result {id} {exit_code} {}", object.0),
+                ResultObject::Known { job_id, run_id, phase } => {
+                    assert_eq!(job_id, id);
+                    let run =
+                        run_id.as_ref().map_or("of nobody".to_owned(), |run| number_of(run).to_string());
+                    format!("result {id} {exit_code} known {run} {}", phase.as_str())
+                }
+            }
+        }
+    }
+}

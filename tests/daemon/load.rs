@@ -1,0 +1,81 @@
+//! Fifty jobs at once, a slow service, and one that goes away in between.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::harness::{Client, Home, longest_gap};
+use crate::support::uws_job::Timing;
+use crate::support::uws_service::{Options, UwsService};
+
+const JOBS: usize = 50;
+const TOML: &str = "[uws]\nsettle_time_s = 2\nconnect_timeout_s = 2\n";
+
+fn start() -> (UwsService, Home) {
+    let timing = Timing { pending: 0.2, queued: 0.2, duration: 2.0, ..Timing::default() };
+    let latency = Duration::from_millis(200);
+    let service = UwsService::start(Options { timing, latency, ..Options::default() });
+    let home = Home::for_service(&service.url(), 0.5, TOML);
+    (service, home)
+}
+
+/// Every command has its result, its acks and its job, once.
+fn check(client: &mut Client, seqs: &[i32], service: &UwsService) {
+    let mut ids = Vec::new();
+    for seq in seqs {
+        assert_eq!(client.final_ack(*seq), "CMD_COMPLETE Done");
+        ids.push(client.job_id(*seq));
+    }
+    for id in &ids {
+        let result = client.job_result(id);
+        let object: Value = serde_json::from_str(result["result"].as_str().unwrap()).unwrap();
+        assert_eq!((&object["jobId"], &object["phase"]), (&id.as_str().into(), &"completed".into()));
+    }
+    client.listen(Duration::from_millis(500));
+    let count = |topic: &str| client.heard.iter().filter(|line| line["event"]["topic"] == topic).count();
+    assert_eq!((count("job_result"), count("job_id")), (JOBS, JOBS));
+    let acks = client.heard.iter().filter(|line| !line["ack"].is_null()).count();
+    assert_eq!(acks, 2 * JOBS);
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), JOBS);
+    let counters = service.counters();
+    assert_eq!(counters.jobs.len(), JOBS);
+    assert!(counters.jobs.values().all(|count| *count == 1), "{counters:?}");
+}
+
+#[test]
+fn fifty_jobs_at_once_are_all_told_and_the_heart_keeps_its_beat() {
+    let (service, home) = start();
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    client.forget();
+    let begun = Instant::now();
+    let seqs: Vec<i32> = (0..JOBS).map(|_| client.execute("p.yaml")).collect();
+    check(&mut client, &seqs, &service);
+    let gap = longest_gap(&client.sent("heartbeat"));
+    println!("{JOBS} jobs in {:.1} s, longest heartbeat gap {gap:.3} s", begun.elapsed().as_secs_f64());
+    assert!(gap < 1.1, "{gap}");
+}
+
+#[test]
+fn a_service_that_goes_away_loses_and_doubles_nothing() {
+    let (service, home) = start();
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    client.forget();
+    let begun = Instant::now();
+    let seqs: Vec<i32> = (0..JOBS).map(|_| client.execute("p.yaml")).collect();
+    // Some are submitted, some on their way, some wait.
+    client.job_id(seqs[JOBS / 4]);
+    let stopped = service.stop();
+    client.listen(Duration::from_secs(3));
+    let service = stopped.restart();
+    check(&mut client, &seqs, &service);
+    let gap = longest_gap(&client.sent("heartbeat"));
+    println!(
+        "{JOBS} jobs over an outage in {:.1} s, longest heartbeat gap {gap:.3} s",
+        begun.elapsed().as_secs_f64()
+    );
+    assert!(gap < 1.1, "{gap}");
+}

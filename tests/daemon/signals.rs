@@ -1,0 +1,192 @@
+//! How the daemon ends, and what HUP does.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Home, LONG, QUICK, eventually};
+use crate::support::uws_job::Timing;
+use crate::support::uws_service::{Fault, On, Options, UwsService, What};
+
+fn service() -> UwsService {
+    let timing = Timing { pending: 0.1, queued: 0.1, duration: 600.0, ..Timing::default() };
+    UwsService::start(Options { timing, ..Options::default() })
+}
+
+#[test]
+fn told_to_end_it_leaves_the_jobs_at_the_service() {
+    let service = service();
+    let home = Home::for_service(&service.url(), 0.2, "");
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    let seq = client.execute("p.yaml");
+    client.job_id(seq);
+    assert!(daemon.terminate() < Duration::from_secs(6));
+    client.state(4);
+    client.until_closed();
+    let last = client.story().pop().unwrap();
+    assert_eq!(last, r#"summaryState {"summaryState":4}"#);
+    assert_eq!((service.jobs().len(), service.counters().deletes), (1, 0));
+    assert!(daemon.stderr().contains("1 jobs are left"), "{}", daemon.stderr());
+}
+
+#[test]
+fn an_idle_daemon_ends_at_once_also_with_clients_that_do_not_read() {
+    let home = Home::with_toml(LONG);
+    let mut daemon = home.start(&["1", "--simulate", "--state", "enabled"]);
+    let _silent = daemon.connect();
+    let mut half = daemon.subscribe();
+    half.half_close();
+    // Not even the readiness of its clients is waited for: generous, but far below the limit of 6 s.
+    assert!(daemon.terminate() < Duration::from_secs(3));
+    half.state(4);
+}
+
+#[test]
+fn a_submission_under_way_is_waited_for_and_told() {
+    let service = service();
+    let home = Home::for_service(&service.url(), 0.2, "");
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    client.forget();
+    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(2.0) });
+    let slow = client.execute("p.yaml");
+    eventually("the PUT is under way", || service.counters().puts == 1);
+    daemon.signal(Signal::TERM);
+    std::thread::sleep(Duration::from_millis(300));
+    let refused = client.run("execute", &json!({"pipeline": "late.yaml"}));
+    assert_eq!(refused, "CMD_FAILED Failed: the daemon is stopping");
+    client.job_id(slow);
+    client.until_closed();
+    assert_eq!(daemon.wait().code(), Some(0));
+    assert_eq!(
+        client.story()[1..],
+        [
+            r#"ack 1 CMD_INPROGRESS 0 {"job_id":"J1"} 600.0"#,
+            r#"job_id {"event_name":"cmd_execute","seq_num":1,"job_id":"J1"}"#,
+            r#"summaryState {"summaryState":4}"#,
+        ]
+    );
+    assert_eq!((service.counters().puts, service.counters().deletes), (1, 0));
+}
+
+#[test]
+fn a_submission_that_hangs_is_not_waited_for_longer_than_five_seconds() {
+    let service = service();
+    let home = Home::for_service(&service.url(), 0.2, "");
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    service.inject(Fault { on: On::Put, times: 1, what: What::Hang(60.0) });
+    client.execute("p.yaml");
+    eventually("the PUT is under way", || service.counters().puts == 1);
+    let begun = Instant::now();
+    daemon.signal(Signal::INT);
+    client.state(4);
+    assert_eq!(daemon.wait().code(), Some(0));
+    let took = begun.elapsed();
+    assert!((Duration::from_millis(4500)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    let beats = client.sent("heartbeat");
+    assert!(crate::harness::longest_gap(&beats) < 1.1, "{beats:?}");
+}
+
+#[test]
+fn of_many_submissions_only_those_under_way_are_ended() {
+    let service = service();
+    let home = Home::for_service(&service.url(), 0.2, "");
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    service.inject(Fault { on: On::Put, times: 0, what: What::Latency(1.0) });
+    for _ in 0..20 {
+        client.execute("p.yaml");
+    }
+    eventually("PUTs are under way", || service.counters().puts >= 1);
+    assert!(daemon.terminate() < Duration::from_secs(6));
+    client.state(4);
+    client.until_closed();
+    let told = client.heard.iter().filter(|line| line["event"]["topic"] == "job_id").count();
+    assert_eq!(told, service.jobs().len(), "every job that was made is told");
+    assert!((1..=4).contains(&told), "{told}");
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let service = service();
+    let home = Home::for_service(&service.url(), 0.2, "");
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    service.inject(Fault { on: On::Put, times: 1, what: What::Hang(60.0) });
+    let mut client = daemon.connect();
+    client.execute("p.yaml");
+    eventually("the PUT is under way", || service.counters().puts == 1);
+    daemon.signal(Signal::TERM);
+    eventually("it was heard", || daemon.stderr().contains("told to end"));
+    let begun = Instant::now();
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().code(), Some(1));
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn hang_ups_do_not_make_it_miss_the_order_to_end() {
+    let home = Home::with_toml(QUICK);
+    let mut daemon = home.start(&["1", "--simulate"]);
+    for _ in 0..200 {
+        daemon.signal(Signal::HUP);
+    }
+    daemon.terminate();
+}
+
+#[test]
+fn hang_up_reopens_the_log_and_rereads_its_level() {
+    let home = Home::new();
+    let log = home.path("ocps.log");
+    let toml = |level: &str| format!("[log]\nfile = {log:?}\nlevel = \"{level}\"\n");
+    home.write("ocps.toml", &toml("info"));
+    let daemon = home.start(&["1", "--simulate"]);
+    let mut client = daemon.subscribe();
+    assert_eq!(client.event("logLevel")["level"], 20);
+    let moved = home.path("ocps.log.1");
+    fs::rename(&log, &moved).unwrap();
+    home.write("ocps.toml", &toml("debug"));
+    client.forget();
+    daemon.signal(Signal::HUP);
+    assert_eq!(client.event("logLevel")["level"], 10);
+    assert_eq!(client.run("start", &json!({})), "CMD_COMPLETE Done");
+    eventually("the new file is written", || {
+        fs::read_to_string(&log).is_ok_and(|text| text.contains("DISABLED"))
+    });
+    assert!(!fs::read_to_string(&moved).unwrap().contains("DISABLED"));
+    assert_eq!(daemon.stderr(), "");
+
+    // A mistake in it changes nothing but is said.
+    client.forget();
+    home.write("ocps.toml", "[log]\nlevel = 3.5\n");
+    daemon.signal(Signal::HUP);
+    eventually("it is said", || fs::read_to_string(&log).unwrap().contains("ocps.toml:2"));
+    assert_eq!(client.query("status")["log_level"], 10);
+}
+
+#[test]
+fn exit_control_ends_it() {
+    let home = Home::with_toml(QUICK);
+    let mut daemon = home.start(&["1", "--simulate"]);
+    let mut client = daemon.subscribe();
+    client.forget();
+    let seq = client.send("exitControl", &json!({}));
+    client.until_closed();
+    assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
+    assert_eq!(client.story(), [r#"summaryState {"summaryState":4}"#, "ack 1 CMD_COMPLETE 0 Done 0.0"]);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_killed_daemon_starts_again() {
+    let home = Home::new();
+    let mut daemon = home.start(&["1"]);
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    assert!(home.socket().exists(), "the socket is stale");
+    let daemon = home.start(&["1"]);
+    assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
+}

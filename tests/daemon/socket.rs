@@ -1,0 +1,311 @@
+//! The local socket: many clients, and bad ones.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Client, Daemon, Home, LONG, PATIENCE, QUICK, eventually};
+
+fn enabled(toml: &str) -> (Home, Daemon) {
+    let home = Home::with_toml(toml);
+    let daemon = home.start(&["1", "--simulate", "--state", "enabled"]);
+    (home, daemon)
+}
+
+/// Waits until only this client is there.
+fn until_alone(client: &mut Client) {
+    eventually("the others have gone", || client.query("status")["clients"] == 1);
+}
+
+#[test]
+fn the_sixty_fifth_client_is_told_and_room_is_made_by_those_who_go() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut first = daemon.connect();
+    until_alone(&mut first);
+    let (threads, files) = (daemon.resource("Threads"), daemon.resource("files"));
+    let mut others: Vec<Client> = (0..63).map(|_| daemon.connect()).collect();
+    for client in &mut others {
+        assert_eq!(client.query("status")["state"], "ENABLED");
+    }
+    let mut extra = daemon.connect();
+    extra.until_closed();
+    assert_eq!(extra.heard, [json!({"error": "64 clients are connected, which is the limit"})]);
+    let seqs: Vec<i32> = others.iter_mut().map(|client| client.execute("true.yaml")).collect();
+    for (client, seq) in others.iter_mut().zip(seqs) {
+        assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
+        assert_eq!(client.heard.iter().filter(|line| !line["ack"].is_null()).count(), 2, "its own acks only");
+    }
+    drop(others);
+    until_alone(&mut first);
+    assert_eq!(daemon.connect().query("status")["state"], "ENABLED");
+    until_alone(&mut first);
+    eventually("threads and files are given back", || {
+        daemon.resource("Threads") == threads && daemon.resource("files") == files
+    });
+}
+
+#[test]
+fn garbage_is_answered_and_the_connection_lives_on() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut client = daemon.connect();
+    let lines: [(&[u8], &str); 8] = [
+        (b"hello\n", "not JSON: expected value at line 1 column 1"),
+        (b"\xff\xfe\x00\n", "not JSON: "),
+        (b"{\"command\":\n", "not JSON: "),
+        (b"[]\n", "not a JSON object"),
+        (b"{}\n", "one of the keys"),
+        (b"{\"command\":\"enable\",\"x\":1}\n", "unknown key \"x\""),
+        (b"{\"query\":\"x\"}\n", "\"query\" must be"),
+        (b"{\"subscribe\":1}\n", "\"subscribe\" must be true"),
+    ];
+    for (line, expected) in lines {
+        client.raw(b"\n \r\n");
+        client.raw(line);
+        let error = client.find("an error", |line| !line["error"].is_null())["error"].clone();
+        assert!(error.as_str().unwrap().starts_with(expected), "{error}");
+        client.forget();
+    }
+    // Many at once, and then the connection still works: what they were told counts against nobody.
+    client.raw("garbage\n".repeat(1000).as_bytes());
+    for _ in 0..3 {
+        assert_eq!(client.query("status")["state"], "ENABLED");
+    }
+    assert_eq!(client.heard.iter().filter(|line| !line["error"].is_null()).count(), 1000);
+    assert_eq!(client.run("execute", &json!({"pipeline": "true.yaml"})), "CMD_COMPLETE Done");
+    client.raw(b"{\"query\":\"status\"}\r\n");
+}
+
+#[test]
+fn a_line_that_is_too_long_closes_its_connection_only() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut other = daemon.connect();
+    let mut client = daemon.connect();
+    // It may be closed while we still write.
+    let _ = client.try_raw(&vec![b'x'; 2 << 20]);
+    client.until_closed();
+    assert_eq!(client.heard, [json!({"error": "the line is longer than 1048576 bytes: closed"})]);
+    until_alone(&mut other);
+    // One that just fits is a line like any other.
+    let mut line = format!(r#"{{"query":"status"}}{}"#, " ".repeat((1 << 20) - 19));
+    line.push('\n');
+    other.forget();
+    other.raw(line.as_bytes());
+    other.find("status", |line| line["status"]["state"] == "ENABLED");
+}
+
+#[test]
+fn a_client_that_only_ended_its_requests_still_gets_its_acks() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut client = daemon.connect();
+    let seq = client.execute("true.yaml");
+    client.half_close();
+    assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
+    // Nothing more is owed to it, so that a pipe into the socket ends by itself.
+    client.until_closed();
+    until_alone(&mut daemon.connect());
+}
+
+#[test]
+fn clients_that_vanish_harm_nobody() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut watcher = daemon.subscribe();
+    watcher.forget();
+    for n in 0..20 {
+        let mut client = UnixStream::connect(daemon.socket()).unwrap();
+        let line = r#"{"command":"execute","params":{"pipeline":"true.yaml"}}"#;
+        match n % 3 {
+            0 => writeln!(client, "{line}").unwrap(),
+            1 => client.write_all(&line.as_bytes()[..20]).unwrap(),
+            _ => client.write_all(b"{\"subscribe\":true}\n{\"query\":\"jobs\"}\n").unwrap(),
+        }
+    }
+    until_alone(&mut watcher);
+    eventually("the jobs end all the same", || {
+        watcher.listen(Duration::from_millis(10));
+        watcher.heard.iter().filter(|line| line["event"]["data"]["exit_code"] == 0).count() == 7
+    });
+}
+
+#[test]
+fn clients_that_come_and_go_leave_nothing_behind() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut first = daemon.connect();
+    until_alone(&mut first);
+    let (threads, files) = (daemon.resource("Threads"), daemon.resource("files"));
+    let visit = |times: usize| {
+        for n in 0..times {
+            let mut client = UnixStream::connect(daemon.socket()).unwrap();
+            let _ = client.write_all([b"garbage\n".as_slice(), b"{\"subscribe\":true}\n", b"{"][n % 3]);
+        }
+    };
+    visit(100);
+    until_alone(&mut first);
+    let memory = daemon.resource("VmRSS");
+    visit(500);
+    until_alone(&mut first);
+    eventually("threads and files are given back", || {
+        daemon.resource("Threads") == threads && daemon.resource("files") == files
+    });
+    let grown = daemon.resource("VmRSS").saturating_sub(memory);
+    assert!(grown < 4096, "{grown} KiB more than {memory} KiB");
+}
+
+#[test]
+fn nonsense_of_all_kinds_is_survived() {
+    let (_home, daemon) = enabled(QUICK);
+    let templates = [
+        r#"{"command":"execute","seq":7,"params":{"pipeline":"true.yaml","prereq_jobs":"a,b"}}"#,
+        r#"{"command":"abort_job","params":{"job_id":"true.yaml-1795377196.900830"}}"#,
+        r#"{"command":"setLogLevel","params":{"level":20}}"#,
+        r#"{"query":"jobs"}"#,
+        r#"{"subscribe":true}"#,
+    ];
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut clients: Vec<Client> = (0..8).map(|_| daemon.connect()).collect();
+    for _ in 0..1000 {
+        let mut line = rng.choice(templates).unwrap().as_bytes().to_vec();
+        for _ in 0..rng.usize(0..4) {
+            let at = rng.usize(..line.len().max(1));
+            if line.is_empty() {
+                break;
+            }
+            match rng.u8(0..4) {
+                0 => line[at] = rng.u8(..),
+                1 => drop(line.remove(at)),
+                2 => line.insert(at, *rng.choice(b"{}[]\",:0-e\\ \n").unwrap()),
+                _ => line.truncate(at.max(1)),
+            }
+        }
+        line.push(b'\n');
+        rng.choice(&mut clients).unwrap().raw(&line);
+    }
+    for client in &mut clients {
+        assert_eq!(client.query("status")["state"], "ENABLED");
+    }
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_is_dropped_and_the_others_go_on() {
+    let (_home, daemon) = enabled(QUICK);
+    let mut slow = UnixStream::connect(daemon.socket()).unwrap();
+    slow.write_all(b"{\"subscribe\":true}\n").unwrap();
+    let mut other = daemon.subscribe();
+    other.forget();
+    // Each is an event of 200 KB for all.
+    let pipeline = "x".repeat(200_000);
+    for _ in 0..150 {
+        let ack = other.run("execute", &json!({ "pipeline": pipeline }));
+        assert!(ack.starts_with("CMD_FAILED Failed: Unknown (simulated) pipeline: x"));
+    }
+    until_alone(&mut other);
+    assert!(daemon.stderr().contains("does not read"), "it is said why");
+    let gap = crate::harness::longest_gap(&other.sent("heartbeat"));
+    assert!(gap < 2.0, "{gap}");
+    // It gets what was written before, and then the end.
+    slow.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).unwrap();
+    assert!(rest.starts_with(b"{\"event\":"));
+}
+
+#[test]
+fn late_joiners_get_the_latest_of_each_event_and_numbers_count_from_one() {
+    let home = Home::with_toml(QUICK);
+    let daemon = home.start(&["1", "--simulate"]);
+    let mut early = daemon.subscribe();
+    for command in ["start", "enable"] {
+        assert_eq!(early.run(command, &json!({})), "CMD_COMPLETE Done");
+    }
+    assert_eq!(early.run("execute", &json!({"pipeline": "true.yaml"})), "CMD_COMPLETE Done");
+    let mut late = daemon.connect();
+    late.say(&json!({"subscribe": true}));
+    late.query("status");
+    let latest = |topic: &str| {
+        let lines: Vec<_> = late.heard.iter().filter(|line| line["event"]["topic"] == topic).collect();
+        (lines.len(), lines.last().map(|line| line["event"]["seq"].clone()))
+    };
+    assert_eq!(latest("summaryState"), (1, Some(json!(3))));
+    for topic in ["logLevel", "simulationMode", "softwareVersions", "errorCode", "job_id", "job_result"] {
+        assert_eq!(latest(topic), (1, Some(json!(1))), "{topic}");
+    }
+    let states: Vec<_> = early.heard.iter().filter(|line| line["event"]["topic"] == "summaryState").collect();
+    let seqs: Vec<_> = states.iter().map(|line| line["event"]["seq"].as_i64().unwrap()).collect();
+    assert_eq!(seqs, [1, 2, 3]);
+    let beats: Vec<_> = early.heard.iter().filter(|line| line["event"]["topic"] == "heartbeat").collect();
+    assert!(beats.windows(2).all(|two| {
+        two[0]["event"]["seq"].as_i64().unwrap() + 1 == two[1]["event"]["seq"].as_i64().unwrap()
+    }));
+}
+
+#[test]
+fn the_socket_is_for_owner_and_group_and_goes_with_the_daemon() {
+    let (home, mut daemon) = enabled(QUICK);
+    let metadata = fs::metadata(home.socket()).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o7777, 0o660);
+    assert!(metadata.file_type().is_socket());
+    daemon.terminate();
+    assert!(!home.socket().exists());
+}
+
+#[test]
+fn a_stale_socket_is_replaced_but_nothing_else() {
+    let home = Home::with_toml(QUICK);
+    drop(UnixListener::bind(home.socket()).unwrap());
+    assert!(home.socket().exists());
+    let daemon = home.start(&["1", "--simulate"]);
+    let shown = home.socket().display().to_string();
+    let refused = home.refused(&["2", "--simulate"]);
+    assert_eq!(
+        refused.one_line(1),
+        format!(
+            "ocps: {shown} is in use by another instance: stop that one, or choose another path with --socket"
+        )
+    );
+    assert_eq!(daemon.connect().query("status")["index"], 1, "the first one lives on");
+    drop(daemon);
+
+    fs::remove_file(home.socket()).unwrap();
+    fs::write(home.socket(), "precious").unwrap();
+    let refused = home.refused(&["1", "--simulate"]);
+    assert!(
+        refused.one_line(1).starts_with(&format!("ocps: {shown} exists and is not a socket")),
+        "{refused:?}"
+    );
+    assert_eq!(fs::read_to_string(home.socket()).unwrap(), "precious");
+}
+
+#[test]
+fn the_socket_of_a_successor_is_left_alone() {
+    let (home, mut first) = enabled(QUICK);
+    fs::remove_file(home.socket()).unwrap();
+    let second = home.start(&["2", "--simulate"]);
+    first.terminate();
+    assert_eq!(second.connect().query("status")["index"], 2);
+}
+
+#[test]
+fn an_instance_that_is_stopped_by_a_debugger_still_has_its_socket() {
+    let (home, daemon) = enabled(QUICK);
+    daemon.signal(Signal::STOP);
+    let refused = home.refused(&["1", "--simulate"]);
+    daemon.signal(Signal::CONT);
+    assert!(refused.one_line(1).contains("is in use by another instance"), "{refused:?}");
+}
+
+#[test]
+fn a_state_directory_belongs_to_one_daemon() {
+    let home = Home::with_toml(LONG);
+    let _daemon = home.start(&["1"]);
+    let state = home.path("state");
+    let refused = home.refused(&["1", "--socket", home.path("other.sock").to_str().unwrap()]);
+    let expected = format!("ocps: the state directory {} is in use by another instance", state.display());
+    assert!(refused.one_line(1).starts_with(&expected), "{refused:?}");
+    assert!(!home.path("other.sock").exists());
+}

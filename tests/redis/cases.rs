@@ -1,0 +1,346 @@
+use std::collections::HashSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use super::rig::{Cut, Daemon, PASSWORD, Proxy, Server, env, free_port, ocps, silent_server};
+
+/// The scripts wait so long.
+const SCRIPT: Duration = Duration::from_secs(5);
+
+#[test]
+fn values_arrive_as_the_python_ocps_pushes_them() {
+    let Some(server) = Server::usual() else { return };
+    let daemon = Daemon::enabled(server.port);
+    let mut client = daemon.client();
+    assert_eq!(client.push(r#"{"test_int":1234,"test_str":"12345"}"#), "Done");
+    assert_eq!(client.push(r#"{"LSSTComCam-FROM-OCS_DONUTPAIR":"1,2"}"#), "Done");
+    assert_eq!(client.push(r#"{"LSSTComCam-FROM-OCS_DONUTPAIR":"3,4"}"#), "Done");
+    assert_eq!(server.list("test_int"), ["1234"]);
+    assert_eq!(server.list("test_str"), ["12345"]);
+    assert_eq!(server.list("LSSTComCam-FROM-OCS_DONUTPAIR"), ["3,4", "1,2"]);
+    // What a pipeline or prerequisites would say does not matter here.
+    let params = json!({"pipeline": "x", "version": "v", "prereq_jobs": "a", "config": "{\"p\":-1.50}"});
+    assert_eq!(client.command("execute", &params), ("CMD_COMPLETE".to_owned(), "Done".to_owned()));
+    assert_eq!(server.list("p"), ["-1.50"]);
+    let config = r#"{"n1":1e3,"n2":1.0,"n3":123456789012345678901234567890,"s":"é \" \n 😀","":""}"#;
+    assert_eq!(client.push(config), "Done");
+    let lists = ["n1", "n2", "n3", "s", ""].map(|key| server.list(key));
+    assert_eq!(lists, [["1e3"], ["1.0"], ["123456789012345678901234567890"], ["é \" \n 😀"], [""]]);
+    // One transaction for each command, however many values it has.
+    assert_eq!((server.calls("multi"), server.calls("exec"), server.calls("lpush")), (5, 5, 10));
+    assert_eq!(client.query_status()["counters"]["submitted"], 0);
+    daemon.wait_for_log(r#"pushed to Redis: "n1""#);
+    assert!(!daemon.log().contains(PASSWORD));
+}
+
+#[test]
+fn the_order_of_many_commands_is_kept() {
+    let Some(server) = Server::usual() else { return };
+    let daemon = Daemon::enabled(server.port);
+    let mut client = daemon.client();
+    for n in 0..500 {
+        client.send("execute", &json!({ "config": format!("{{\"many\":{n}}}") }));
+    }
+    for n in 1..=500 {
+        let ack = client.hear()["ack"].clone();
+        assert_eq!((&ack["seq"], &ack["result"]), (&json!(n), &json!("Done")));
+    }
+    let expected: Vec<String> = (0..500).rev().map(|n| n.to_string()).collect();
+    assert_eq!(server.list("many"), expected);
+}
+
+#[test]
+fn what_cannot_be_pushed_whole_is_not_pushed() {
+    let Some(server) = Server::usual() else { return };
+    let daemon = Daemon::enabled(server.port);
+    let mut client = daemon.client();
+    let mut redis = server.connection();
+    redis::cmd("SET").arg("text").arg("x").exec(&mut redis).unwrap();
+    for (config, expected) in [
+        ("", "config is empty"),
+        ("{}", "config is an empty object"),
+        ("[1]", "config must be a JSON object"),
+        (r#"{"good":1,"bad":[1]}"#, "the value of \"bad\" must be a string or a number, not a list"),
+        (r#"{"good":1,"bad":{"a":1}}"#, "not an object"),
+        (r#"{"good":1,"bad":true}"#, "not a boolean"),
+        (r#"{"good":1,"bad":null}"#, "not null"),
+        (r#"{"good":1"#, "not valid JSON"),
+        (r#"{"good":1,"text":2}"#, "holds a string in \"text\", not a list"),
+    ] {
+        let result = client.push(config);
+        assert!(result.starts_with("Failed: ") && result.contains(expected), "{config}: {result}");
+        assert!(result.ends_with("; nothing was pushed"), "{result}");
+    }
+    assert_eq!(server.list("good"), [""; 0]);
+    // A server that has no room refuses while it queues.
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec(&mut redis).unwrap();
+    let result = client.push(r#"{"good":1}"#);
+    assert!(result.contains("refuses LPUSH: OOM") && result.ends_with("; nothing was pushed"), "{result}");
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).exec(&mut redis).unwrap();
+    assert_eq!(client.push(r#"{"good":1}"#), "Done");
+    let (name, result) = client.command("abort_job", &json!({"job_id": "a"}));
+    assert_eq!((&*name, &*result), ("CMD_FAILED", "Failed: Rapid Analysis (index 101) has no jobs to abort"));
+}
+
+/// Why `start` fails with this environment and these settings; the state stays STANDBY.
+fn why_not(env: &[(&str, &str)], toml: &str) -> String {
+    let daemon = Daemon::start(env, toml, &[]);
+    let mut client = daemon.client();
+    let (name, result) = client.command("start", &json!({}));
+    assert_eq!(name, "CMD_FAILED", "{result}");
+    let status = client.query_status();
+    assert_eq!(status["state"], "STANDBY");
+    daemon.wait_for_log("start of uid-");
+    let text = daemon.status_text();
+    assert!(text.contains("not reachable") || text.contains(" reachable, last problem"), "{text}");
+    for text in [&result, &status.to_string(), &text, &daemon.log()] {
+        assert!(!text.contains(PASSWORD) && !text.contains("wrong-secret"), "{text}");
+    }
+    assert!(!result.contains('\n'));
+    result
+}
+
+#[test]
+fn start_fails_with_one_clear_line() {
+    let Some(server) = Server::usual() else { return };
+    let Some(open) = Server::start(&["--save", ""]) else { return };
+    let port = server.port.to_string();
+    let open = open.port.to_string();
+    let nobody = free_port().to_string();
+    let silent = silent_server().to_string();
+    let at = |port: &str, why: &str| format!("Failed: Redis at 127.0.0.1:{port} {why}");
+    let [host, _, password] = env("");
+    assert_eq!(why_not(&[password], ""), "Failed: no Redis host: set REDIS_HOST, or redis.host in ocps.toml");
+    assert_eq!(
+        why_not(&[host], ""),
+        "Failed: no Redis password: set REDIS_PASSWORD, or redis.password_file in ocps.toml"
+    );
+    assert_eq!(why_not(&env(&nobody), ""), at(&nobody, "refuses the connection: is it running there?"));
+    let wrong = [host, ("REDIS_PORT", port.as_str()), ("REDIS_PASSWORD", "wrong-secret")];
+    assert_eq!(why_not(&wrong, ""), at(&port, "refuses the password"));
+    assert_eq!(why_not(&env(&open), ""), at(&open, "wants no password: it has none set"));
+    assert!(why_not(&env("x"), "").starts_with("Failed: REDIS_PORT must be a number"));
+    let begun = Instant::now();
+    assert_eq!(why_not(&env(&silent), ""), at(&silent, "gave no answer within 2 s"));
+    assert!(begun.elapsed() < SCRIPT, "{:?}", begun.elapsed());
+    let nowhere = [("REDIS_HOST", "no-such-host.invalid"), password];
+    assert!(why_not(&nowhere, "").contains("no-such-host.invalid:6379 cannot be found"));
+}
+
+#[test]
+fn settings_and_password_file_do_as_well() {
+    let Some(server) = Server::usual() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("password");
+    std::fs::write(&file, "wrong-secret\n").unwrap();
+    let port = server.port;
+    let toml = format!("[redis]\nhost = '127.0.0.1'\nport = {port}\npassword_file = '{}'\n", file.display());
+    let daemon = Daemon::start(&[], &toml, &[]);
+    let mut client = daemon.client();
+    assert!(client.command("start", &json!({})).1.ends_with("refuses the password"));
+    // Read again at each connection.
+    std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+    assert_eq!(client.command("start", &json!({})).1, "Done");
+    assert_eq!(client.command("enable", &json!({})).1, "Done");
+    assert_eq!(client.push(r#"{"a":1}"#), "Done");
+    let status = client.query_status();
+    assert_eq!(status["redis"]["address"], format!("127.0.0.1:{port}"));
+    let text = daemon.status_text();
+    assert!(
+        text.contains(&format!("service        Redis at 127.0.0.1:{port} reachable, last answer ")),
+        "{text}"
+    );
+    for text in [&daemon.log(), &text, &status.to_string()] {
+        assert!(!text.contains("secret"), "{text}");
+    }
+}
+
+#[test]
+fn a_server_that_was_restarted_is_found_again() {
+    let Some(mut server) = Server::usual() else { return };
+    let daemon = Daemon::enabled(server.port);
+    let mut client = daemon.client();
+    assert_eq!(client.push(r#"{"a":1}"#), "Done");
+    server.stop();
+    let refused =
+        format!("Failed: Redis at 127.0.0.1:{} refuses the connection: is it running there?", server.port);
+    for _ in 0..2 {
+        assert_eq!(client.push(r#"{"a":2}"#), format!("{refused}; nothing was pushed"));
+    }
+    assert_eq!(client.query_status()["service"]["reachable"], false);
+    assert!(daemon.status_text().contains("not reachable, silent for"), "{}", daemon.status_text());
+    // The state is none of Redis's business: the next command may work again.
+    assert_eq!(client.query_status()["state"], "ENABLED");
+    server.restart();
+    assert_eq!(client.push(r#"{"a":3}"#), "Done");
+    server.stop();
+    server.restart();
+    assert_eq!(client.push(r#"{"a":4}"#), "Done");
+    assert_eq!(server.list("a"), ["4"]);
+    assert_eq!(client.query_status()["service"]["reachable"], true);
+}
+
+#[test]
+fn an_answer_that_was_lost_is_not_asked_for_twice() {
+    let Some(server) = Server::usual() else { return };
+    let proxy = Proxy::start(server.port);
+    let daemon = Daemon::enabled(proxy.port);
+    let mut client = daemon.client();
+    let mut pushed = Vec::new();
+    let cases = [
+        // Until EXEC nothing is carried out: it is sent once more.
+        ("MULTI", Cut::Before, "Done", true),
+        ("MULTI", Cut::After, "Done", true),
+        // From there on nobody knows.
+        ("EXEC", Cut::Before, "closed the connection; it is unclear", false),
+        ("EXEC", Cut::After, "closed the connection; it is unclear", true),
+        // There is no connection after that: one is made, and not a second one.
+        ("AUTH", Cut::Before, "closed the connection; nothing was pushed", false),
+    ];
+    for (n, (word, cut, expected, arrives)) in cases.into_iter().enumerate() {
+        proxy.cut(word, cut);
+        let result = client.push(&format!("{{\"x\":{n},\"y\":{n}}}"));
+        assert!(proxy.has_cut(), "{word}");
+        assert!(result.contains(expected), "{word} {cut:?}: {result}");
+        if arrives {
+            pushed.push(n.to_string());
+        }
+    }
+    pushed.reverse();
+    assert_eq!((server.list("x"), server.list("y")), (pushed.clone(), pushed));
+}
+
+#[test]
+fn a_server_that_stands_still_does_not_hold_up_the_ack() {
+    let Some(server) = Server::usual() else { return };
+    let daemon = Daemon::enabled(server.port);
+    let mut client = daemon.client();
+    assert_eq!(client.push(r#"{"a":1}"#), "Done");
+    server.signal(Signal::STOP);
+    let begun = Instant::now();
+    let result = client.push(r#"{"a":2}"#);
+    let took = begun.elapsed();
+    server.signal(Signal::CONT);
+    assert!(took < SCRIPT, "{took:?}");
+    assert!(result.ends_with("gave no answer within 2 s; nothing was pushed"), "{result}");
+    assert_eq!(client.push(r#"{"a":3}"#), "Done");
+    // What the server finds in its buffers when it wakes up is no transaction.
+    thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.list("a"), ["3", "1"]);
+}
+
+/// A server that is taken away by one that accepts and never answers: all are answered in time, the heart beats on.
+#[test]
+fn a_server_that_accepts_and_never_answers_does_not_stop_the_heart() {
+    let Some(server) = Server::usual() else { return };
+    let daemon = Daemon::enabled(server.port);
+    server.signal(Signal::STOP);
+    let mut listener = daemon.client();
+    listener.say(&json!({"subscribe": true}));
+    let mut client = daemon.client();
+    let begun = Instant::now();
+    for _ in 0..5 {
+        client.send("execute", &json!({"config": "{\"a\":1}"}));
+    }
+    for _ in 0..5 {
+        let ack = client.hear()["ack"].clone();
+        let result = ack["result"].as_str().unwrap();
+        assert!(result.ends_with("; nothing was pushed"), "{result}");
+        assert!(begun.elapsed() < SCRIPT, "{:?}: {result}", begun.elapsed());
+    }
+    let beats = heartbeats(&mut listener, begun + Duration::from_secs(6));
+    assert!(beats.len() >= 4, "{beats:?}");
+    let longest = beats.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+    assert!(longest < 1.5, "{beats:?}");
+    server.signal(Signal::CONT);
+    assert_eq!(client.push(r#"{"a":2}"#), "Done");
+    assert_eq!(server.list("a"), ["2"]);
+}
+
+/// When the heartbeats of a subscriber were sent, until `end`.
+fn heartbeats(listener: &mut super::rig::Client, end: Instant) -> Vec<f64> {
+    let mut beats = Vec::new();
+    while Instant::now() < end {
+        let event = listener.hear()["event"].clone();
+        if event["topic"] == "heartbeat" {
+            beats.push(event["sent"].as_f64().unwrap());
+        }
+    }
+    beats
+}
+
+/// The server dies again and again while commands come: each ack is true, and no command is pushed in part or twice.
+#[test]
+fn whatever_happens_the_acks_are_true() {
+    let durable = ["--requirepass", PASSWORD, "--save", "", "--appendonly", "yes", "--appendfsync", "always"];
+    let Some(mut server) = Server::start(&durable) else { return };
+    let daemon = Daemon::enabled(server.port);
+    let mut client = daemon.client();
+    let end = Instant::now() + Duration::from_secs(4);
+    let pusher = thread::spawn(move || {
+        let mut results: Vec<(String, String)> = Vec::new();
+        while Instant::now() < end {
+            let n = results.len().to_string();
+            results.push((n.clone(), client.push(&format!("{{\"x\":{n},\"y\":{n}}}"))));
+        }
+        (results, client.push("{\"x\":-1,\"y\":-1}"))
+    });
+    let mut rng = fastrand::Rng::with_seed(6);
+    let mut deaths = 0;
+    while Instant::now() + Duration::from_millis(500) < end {
+        thread::sleep(Duration::from_millis(rng.u64(20..200)));
+        server.stop();
+        server.restart();
+        deaths += 1;
+    }
+    let (results, last) = pusher.join().unwrap();
+    assert_eq!(last, "Done");
+    let (xs, ys) = (server.list("x"), server.list("y"));
+    assert_eq!(xs, ys);
+    let there: HashSet<&String> = xs.iter().collect();
+    assert_eq!(there.len(), xs.len(), "something was pushed twice");
+    let mut counts = [0; 3];
+    for (n, result) in &results {
+        if result == "Done" {
+            counts[0] += 1;
+            assert!(there.contains(n), "{n} is done but not there");
+        } else if result.ends_with("; nothing was pushed") {
+            counts[1] += 1;
+            assert!(!there.contains(n), "{n} is there although {result}");
+        } else {
+            counts[2] += 1;
+            assert!(result.contains("it is unclear"), "{result}");
+        }
+    }
+    eprintln!("{deaths} deaths: {} done, {} not pushed, {} unclear", counts[0], counts[1], counts[2]);
+    assert!(deaths > 5 && counts[0] > 100 && counts[1] > 0);
+}
+
+#[test]
+fn the_simulator_needs_nothing_and_says_what_would_be_pushed() {
+    let daemon = Daemon::start(&[], "", &["--simulate", "--state", "enabled"]);
+    let mut client = daemon.client();
+    assert_eq!(client.push(r#"{"a":1e3,"b":"x"}"#), "Done");
+    daemon.wait_for_log(r#"would push to Redis: "a" <- "1e3", "b" <- "x""#);
+    assert!(client.push(r#"{"a":[]}"#).contains("not a list"));
+    assert_eq!(client.query_status()["redis"], Value::Null);
+}
+
+#[test]
+fn one_shot_clients_see_the_end_at_once() {
+    let Some(server) = Server::usual() else { return };
+    let daemon = Daemon::enabled(server.port);
+    let send = |config: &str| {
+        let output = ocps()
+            .args(["send", "execute", &format!("config={config}"), "--socket"])
+            .arg(daemon.socket())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(send(r#"{"a":1}"#), (Some(0), "CMD_COMPLETE Done\n".to_owned()));
+    assert_eq!(send("{}").0, Some(3));
+}
