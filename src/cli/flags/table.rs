@@ -193,10 +193,7 @@ pub(super) const COMMANDS: &[Command] = &[
             "Prints the manual page ocps(1), or the completions for a shell. Packages and make install have \
              them already.",
         ],
-        examples: &[(
-            "ocps generate bash",
-            "what bash completes, for your own ~/.local/share/bash-completion/completions/ocps",
-        )],
+        examples: &[("ocps generate bash", "the completions for bash")],
     },
     Command {
         verb: Verb::Help,
