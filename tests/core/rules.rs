@@ -300,6 +300,11 @@ impl Rules {
 
     /// After all effects of an input.
     pub(crate) fn after(&self, csc: &Csc) {
+        // Before it has joined the core tells nothing but its log level, and then it may have to go.
+        let told = |event: &Event| matches!(event, Event::SummaryState(_));
+        if !self.last_events.iter().any(told) {
+            return;
+        }
         let state = Event::SummaryState(csc.state());
         assert!(self.last_events.contains(&state), "the state was not told: {state:?}");
         let (code, report) = csc.status().error;
