@@ -57,6 +57,9 @@ impl fmt::Debug for Options {
     }
 }
 
+/// Name of the credential that systemd may hand to us.
+const CREDENTIAL: &str = "kafka-password";
+
 /// Authentication.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sasl {
@@ -193,7 +196,10 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
         Some(value) => {
             Some(value.into_string().map(Secret).map_err(|_| "LSST_KAFKA_SECURITY_PASSWORD is not UTF-8")?)
         }
-        None => settings.password.clone(),
+        None => match settings.password.clone() {
+            Some(password) => Some(password),
+            None => credential(env)?,
+        },
     };
     let Some(password) = password.filter(|_| !username.is_empty()) else { return Ok(None) };
     Ok(Some(Sasl {
@@ -202,6 +208,19 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
         username,
         password,
     }))
+}
+
+/// The password that systemd hands to the service (`LoadCredential=kafka-password:…`), if it has one.
+fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
+    let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
+    let path = Path::new(&dir).join(CREDENTIAL);
+    let text = super::file::read(&path).map_err(|error| error.to_string())?.unwrap_or_default();
+    let mut lines = text.lines();
+    match (lines.next(), lines.next()) {
+        (Some(_), Some(_)) => Err(format!("{}: must be one line with the Kafka password", path.display())),
+        (Some(password), None) if !password.is_empty() => Ok(Some(Secret(password.to_owned()))),
+        (Some(_) | None, _) => Ok(None),
+    }
 }
 
 pub(super) fn is_url(text: &str) -> bool {
@@ -257,6 +276,24 @@ mod tests {
         options.map_err(|problem| match problem {
             Problem::NoSubname(text) | Problem::Wrong(text) => text,
         })
+    }
+
+    #[test]
+    fn the_password_may_be_a_credential_of_the_service() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = [
+            ("LSST_KAFKA_BROKER_ADDR", "b:1"),
+            ("LSST_TOPIC_SUBNAME", "test"),
+            ("LSST_KAFKA_SECURITY_USERNAME", "me"),
+            ("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap()),
+        ];
+        let toml = settings::Kafka::default();
+        assert_eq!(options(&toml, &env).unwrap().sasl, None);
+        std::fs::write(dir.path().join(CREDENTIAL), "geheim\n").unwrap();
+        assert_eq!(options(&toml, &env).unwrap().sasl.unwrap().password, Secret("geheim".to_owned()));
+        std::fs::write(dir.path().join(CREDENTIAL), "geheim\nx\n").unwrap();
+        let error = options(&toml, &env).unwrap_err();
+        assert!(error.contains("must be one line") && !error.contains("geheim"), "{error}");
     }
 
     #[test]
