@@ -1,12 +1,12 @@
 //! SAL over Kafka: commands in, acks and events out.
 //!
 //! Three threads of ours: `kafka` joins and then writes, `kafka-read` reads, and one takes the producer's
-//! reports; librdkafka has its own underneath. The main loop only puts messages into the [`outbox`] and takes
+//! reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and takes
 //! [`KafkaInput`]s; it never waits for a broker or a registry. Nothing here knows what a job is.
 //!
-//! * [`wire`]: bytes; [`registry`]: schemas; [`outbox`]: what is still to be said
-//! * [`client`]: librdkafka's settings and callbacks; [`setup`]: joining; [`reader`]: reading
-//! * [`trouble`]: what is wrong, said once and then rarely
+//! * `wire`: bytes; `registry`: schemas; `outbox`: what is still to be said
+//! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading
+//! * `trouble`: what is wrong, said once and then rarely
 
 mod client;
 mod outbox;
