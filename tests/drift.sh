@@ -18,7 +18,7 @@ done > "${CARGO_TARGET_DIR:-target}/drift.txt"
 [ ! -s "${CARGO_TARGET_DIR:-target}/drift.txt" ] || complain "the README says: $(cat "${CARGO_TARGET_DIR:-target}/drift.txt")"
 
 # Every make target of the README exists.
-for goal in $(grep -oE 'make [a-z-]+' README.md | cut -d' ' -f2 | sort -u); do
+for goal in $(grep -oE '(`|[$#] )make [a-z-]+' README.md | sed 's/.*make //' | sort -u); do
   grep -q "^$goal:" Makefile || complain "the README says make $goal"
 done
 
