@@ -76,6 +76,8 @@ pub enum ErrorCode {
     Simulated,
     /// 3: another instance with our index lives.
     Duplicate,
+    /// 4: the journal cannot be written.
+    Journal,
 }
 
 impl ErrorCode {
@@ -87,6 +89,7 @@ impl ErrorCode {
             Self::Unreachable => 1,
             Self::Simulated => 2,
             Self::Duplicate => 3,
+            Self::Journal => 4,
         }
     }
 }

@@ -88,9 +88,9 @@ impl fmt::Display for RunId {
     }
 }
 
-/// Our own number of a job, from 1 in the order of acceptance.
+/// Our own number of an execute or abort_job that was accepted, from 1 in their order; it goes on in the next life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobKey(pub u64);
+pub struct EntryKey(pub u64);
 
 /// The sequence number that the sender gave to a command (`private_seqNum`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -99,6 +99,11 @@ pub struct SeqNum(pub i32);
 /// A client of the local socket, numbered from 1 in the order of connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
+
+impl ClientId {
+    /// A client of an earlier life: nobody hears what is said to it.
+    pub const GONE: Self = Self(0);
+}
 
 /// Which of the observatory's OCPS instances we are: the `salIndex` of everything we read and write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,7 +9,7 @@ use super::command::Sender;
 use super::event::ExitCode;
 use super::id::{JobId, RunId};
 use super::request::{Submission, Ticket};
-use super::time::Time;
+use super::time::Tai;
 
 /// A job that has not ended.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Job {
     /// Base URL of its service; a later configuration does not change it.
     pub(super) url: Arc<str>,
     pub(super) poll_interval: Duration,
-    pub(super) accepted: Time,
+    pub(super) accepted: Tai,
     pub(super) stage: Stage,
     /// When the sender is told again that it is in progress.
     pub(super) reminder: Option<Duration>,
@@ -31,16 +31,25 @@ pub(super) struct Job {
 /// Where a job is in its life.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Its record is being made durable; nothing was sent yet.
-    Recording { prereqs: Vec<JobId> },
+    /// Its record is being made durable, until this time at most; nothing was sent yet.
+    Recording { prereqs: Vec<JobId>, until: Duration },
     /// It waits for these jobs to end.
-    Waiting { prereqs: BTreeSet<JobId> },
+    Waiting { prereqs: BTreeSet<JobId>, origin: Origin },
     /// The service is asked to create it.
     Submitting(Submitting),
     /// It exists and is polled.
     Running(Running),
     /// It is being removed; the rest is in the removal of this id.
     Aborting { job_id: JobId },
+}
+
+/// Since when a job is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This life: nothing was sent for it before.
+    Accepted,
+    /// An earlier life, which may have sent it.
+    Recovered,
 }
 
 /// A submission under way.
@@ -152,12 +161,21 @@ impl Job {
     /// When this job wants something done.
     pub(super) fn due(&self, settings: &Settings) -> Option<Duration> {
         let step = match &self.stage {
-            // A removal, a record, and the end of a prerequisite come by themselves.
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => None,
+            Stage::Recording { .. } => self.recorded_by(),
+            // A removal and the end of a prerequisite come by themselves.
+            Stage::Waiting { .. } | Stage::Aborting { .. } => None,
             Stage::Submitting(submitting) => submitting.due(settings),
             Stage::Running(running) => running.poll.due(),
         };
         [step, self.reminder].into_iter().flatten().min()
+    }
+
+    /// When its record must be durable.
+    pub(super) fn recorded_by(&self) -> Option<Duration> {
+        match &self.stage {
+            Stage::Recording { until, .. } => Some(*until),
+            Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Running(_) | Stage::Aborting { .. } => None,
+        }
     }
 
     pub(super) fn job_id(&self) -> Option<&JobId> {
@@ -205,8 +223,8 @@ pub(super) struct Ended {
     pub(super) run_id: RunId,
     pub(super) pipeline: String,
     pub(super) job_id: Option<JobId>,
-    pub(super) accepted: Time,
-    pub(super) ended: Time,
+    pub(super) accepted: Tai,
+    pub(super) ended: Tai,
     /// None: it was never submitted.
     pub(super) exit_code: Option<ExitCode>,
     pub(super) problem: Option<String>,

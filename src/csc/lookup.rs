@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::LogLevel;
-use super::id::{JobId, JobKey, RunId};
+use super::id::{EntryKey, JobId, RunId};
 use super::job::{Stage, SubmitStep};
+use super::record::Record;
 use super::request::{Action, Answer, Failure, ListedJob, Ticket};
+use super::time::Tai;
 use super::track::out_of_place;
 use super::{Asked, Csc};
 
@@ -16,7 +18,7 @@ const IN_DOUBT: Duration = Duration::from_secs(3);
 /// Time between lists that only look for late doubles.
 const SUSPECTED: Duration = Duration::from_secs(60);
 /// How long a run id of which a job may still come to life is remembered.
-const SUSPECT_FOR: Duration = Duration::from_secs(3600);
+pub(super) const SUSPECT_FOR: Duration = Duration::from_secs(3600);
 /// Most run ids that are remembered so; the oldest go first.
 const SUSPECTS_MAX: usize = 1000;
 
@@ -58,7 +60,13 @@ impl Csc {
     }
 
     /// From now on, jobs of this run other than `keep` are removed when they show up.
-    pub(super) fn suspect(&mut self, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
+    pub(super) fn suspect(&mut self, key: EntryKey, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
+        self.journal(Record::Suspected { key, until: Tai(self.now.tai.0 + SUSPECT_FOR.as_secs_f64()) });
+        self.suspect_for(SUSPECT_FOR, run_id, url, keep);
+    }
+
+    /// The same, for a part of the time.
+    pub(super) fn suspect_for(&mut self, time: Duration, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
         let now = self.now.mono;
         if self.suspects.len() >= SUSPECTS_MAX {
             let oldest = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
@@ -66,7 +74,7 @@ impl Csc {
         }
         let lookup = self.lookups.entry(url.clone()).or_default();
         lookup.not_before = lookup.not_before.max(now);
-        self.suspects.insert(run_id, Suspect { url, until: now + SUSPECT_FOR, keep });
+        self.suspects.insert(run_id, Suspect { url, until: now + time, keep });
     }
 
     /// When the list of this service is to be asked for; none while it is, or when there is no reason.
@@ -160,7 +168,7 @@ impl Csc {
 
     /// Adopts what is found, removes what is too much, and lets those not found go on.
     fn resolve(&mut self, url: &Arc<str>, list: &Listing, found: &[ListedJob]) {
-        let candidates: Vec<(JobKey, RunId)> = self
+        let candidates: Vec<(EntryKey, RunId)> = self
             .jobs
             .iter()
             .filter(|(_, job)| job.url == *url)
@@ -195,7 +203,7 @@ impl Csc {
     }
 
     /// Whether a job of this run is to be taken when one is found; while a PUT is out, its answer tells.
-    fn lacks_job(&self, key: JobKey) -> bool {
+    fn lacks_job(&self, key: EntryKey) -> bool {
         self.jobs.get(&key).is_some_and(|job| match &job.stage {
             Stage::Submitting(submitting) => match submitting.step {
                 SubmitStep::Pausing { .. } | SubmitStep::InDoubt { .. } => true,

@@ -9,15 +9,19 @@
 //! * `transition`: summary states; `submit`: an execute until its job exists; `track`: from there to
 //!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
 //!   `push`: what Rapid Analysis has in the place of jobs;
+//! * [`record`], `durable`: what outlives the process; `recover`: what becomes of it in the next life;
 //!   `contact`: whether the service lives; `seen`: commands that came twice.
 
 pub mod command;
 mod contact;
+mod durable;
 pub mod event;
 pub mod id;
 mod job;
 mod lookup;
 mod push;
+pub mod record;
+mod recover;
 mod remove;
 pub mod report;
 pub mod request;
@@ -35,9 +39,10 @@ use std::time::Duration;
 
 use command::{Command, CommandName, Order, Sender};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{JobId, JobKey, RunId, SalIndex};
+use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Watch};
-use push::Work;
+use push::Drives;
+use record::{Receipt, Record, Recovered};
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
 use time::Time;
@@ -82,6 +87,8 @@ pub struct Settings {
     pub outage_limit: Duration,
     /// Whether to wait for [`Input::Joined`] first: nothing is published before it but logLevel.
     pub joins: bool,
+    /// Whether there is a journal: what is unfinished is then left to the next life when the daemon ends.
+    pub journal: bool,
     /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
     pub max_jobs: usize,
 }
@@ -99,8 +106,14 @@ pub enum Input {
     Configuration(Result<Configuration, String>),
     /// The configuration directory was looked at.
     ConfigurationsAvailable(ConfigurationsAvailable),
-    /// The record of this job is durable.
-    Journaled(JobKey),
+    /// What earlier lives left behind; comes before anything else, or not at all.
+    Recovered(Recovered),
+    /// The [`Record::Accepted`] of this command is durable.
+    Journaled(EntryKey),
+    /// The journal cannot be written, why; what is not durable yet is tried again and again.
+    JournalFailed(String),
+    /// The journal can be written again.
+    JournalBack,
     /// Log from this level on (not by command).
     LogLevel(i32),
     /// Begin: no other instance was heard, or nobody can be asked.
@@ -122,11 +135,18 @@ pub enum Effect {
         command: Option<CommandName>,
         /// What to say.
         ack: Ack,
+        /// Its delivery is to be journaled under this name.
+        receipt: Option<Receipt>,
     },
     /// Tell the world.
-    Publish(Event),
-    /// Make the record of this job durable, then say [`Input::Journaled`].
-    Journal(JobKey),
+    Publish {
+        /// What.
+        event: Event,
+        /// Its delivery is to be journaled under this name.
+        receipt: Option<Receipt>,
+    },
+    /// Keep this; if it is a [`Record::Accepted`], say [`Input::Journaled`] when it is durable.
+    Journal(Record),
     /// Ask the back-end.
     Request(Request),
     /// Start no request any more, also none that is queued: those fail as not sent.
@@ -173,8 +193,8 @@ enum Life {
 /// What an outstanding request is for.
 #[derive(Clone, Debug, PartialEq)]
 enum Asked {
-    Submit(JobKey),
-    Poll(JobKey),
+    Submit(EntryKey),
+    Poll(EntryKey),
     Watch(JobId),
     Remove(JobId),
     Confirm(JobId),
@@ -195,24 +215,31 @@ pub struct Csc {
     out: Vec<Effect>,
     life: Life,
     state: SummaryState,
+    /// What an earlier life left, until it may be touched.
+    recovered: Option<Recovered>,
+    recovery: report::Recovery,
     error: (ErrorCode, String),
     /// The last content of each event that is published only when it changes.
     published: Vec<Event>,
     next_heartbeat: Duration,
     log_level: i32,
     configuration: Option<Configuration>,
-    /// The sender of the `start` whose configuration is being read.
-    starting: Option<Sender>,
+    /// The override of the last `start`.
+    override_name: String,
+    /// The `start` whose configuration is being read: its sender and its override.
+    starting: Option<(Sender, String)>,
     /// Transition commands that wait behind it.
     waiting_transitions: VecDeque<Command>,
     seen: seen::Seen,
-    jobs: BTreeMap<JobKey, Job>,
-    job_ids: HashMap<JobId, JobKey>,
+    jobs: BTreeMap<EntryKey, Job>,
+    job_ids: HashMap<JobId, EntryKey>,
     history: VecDeque<Ended>,
     last_key: u64,
     asked: HashMap<Ticket, Asked>,
     last_ticket: u64,
     watches: BTreeMap<JobId, Watch>,
+    /// Aborts that are not journaled yet.
+    aborts: BTreeMap<EntryKey, remove::Abort>,
     removals: BTreeMap<JobId, remove::Removal>,
     lookups: BTreeMap<Arc<str>, lookup::Lookup>,
     suspects: BTreeMap<RunId, lookup::Suspect>,
@@ -233,10 +260,13 @@ impl Csc {
             out: mem::take(effects),
             life: Life::Joining,
             state: SummaryState::Standby,
+            recovered: None,
+            recovery: report::Recovery::default(),
             error: (ErrorCode::None, String::new()),
             published: Vec::new(),
             next_heartbeat: now.mono + HEARTBEAT,
             configuration: None,
+            override_name: String::new(),
             starting: None,
             waiting_transitions: VecDeque::new(),
             seen: seen::Seen::default(),
@@ -247,6 +277,7 @@ impl Csc {
             asked: HashMap::new(),
             last_ticket: 0,
             watches: BTreeMap::new(),
+            aborts: BTreeMap::new(),
             removals: BTreeMap::new(),
             lookups: BTreeMap::new(),
             suspects: BTreeMap::new(),
@@ -275,6 +306,10 @@ impl Csc {
         self.publish(Event::SummaryState(self.state));
         self.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
         self.out.push(Effect::WatchConfigurations(Watching::On));
+        self.journal_state();
+        if let Some(recovered) = self.recovered.take() {
+            self.recover(recovered);
+        }
     }
 
     /// Takes one input; appends what is to be done to `effects`.
@@ -290,7 +325,10 @@ impl Csc {
             Input::Tick => self.tick(),
             Input::Configuration(result) => self.configured(result),
             Input::ConfigurationsAvailable(available) => self.available(available),
+            Input::Recovered(recovered) => self.take_over(recovered),
             Input::Journaled(key) => self.journaled(key),
+            Input::JournalFailed(reason) => self.journal_failed(&reason),
+            Input::JournalBack => self.log(LogLevel::Info, "the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
             Input::Joined => self.join(),
             Input::Intruder(who) => self.meet(&who),
@@ -312,6 +350,7 @@ impl Csc {
             .jobs
             .values()
             .filter_map(|job| job.due(&self.settings))
+            .chain(self.aborts.values().map(|abort| abort.until))
             .chain(self.watches.values().filter_map(Watch::due))
             .chain(self.removals.values().filter_map(remove::Removal::due))
             .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
@@ -334,6 +373,7 @@ impl Csc {
             self.log(LogLevel::Warning, format!("ignored a command that came twice: {}", describe(&command)));
             return;
         }
+        self.journal_seen(&command.sender);
         self.counters.commands += 1;
         if self.life != Life::Serving {
             if self.life == Life::Joining {
@@ -351,16 +391,16 @@ impl Csc {
                 self.ack(&command.sender, name, Ack::Complete);
             }
             Order::Execute(execute) => match self.not_enabled(CommandName::Execute) {
-                None => match Work::of(self.settings.index) {
-                    Work::Jobs => self.execute(command.sender, &execute),
-                    Work::Lists => self.push(command.sender, execute),
+                None => match Drives::of(self.settings.index) {
+                    Drives::Jobs => self.execute(command.sender, &execute),
+                    Drives::Lists => self.push(command.sender, execute),
                 },
                 Some(reason) => self.fail(&command.sender, name, reason),
             },
             Order::AbortJob(job_id) => match self.not_enabled(CommandName::AbortJob) {
-                None => match Work::of(self.settings.index) {
-                    Work::Jobs => self.abort(command.sender, job_id),
-                    Work::Lists => self.refuse_abort(&command.sender),
+                None => match Drives::of(self.settings.index) {
+                    Drives::Jobs => self.abort(command.sender, job_id),
+                    Drives::Lists => self.refuse_abort(&command.sender),
                 },
                 Some(reason) => self.fail(&command.sender, name, reason),
             },
@@ -424,6 +464,7 @@ impl Csc {
             return;
         }
         self.check_outage();
+        self.check_records();
         self.advance_jobs();
         self.advance_watches();
         self.advance_removals();
@@ -452,7 +493,7 @@ impl Csc {
             Ack::Failed { .. } | Ack::Aborted => self.counters.failed_commands += 1,
             Ack::InProgress { .. } | Ack::Complete => {}
         }
-        self.out.push(Effect::Ack { to: to.clone(), command, ack });
+        self.out.push(Effect::Ack { to: to.clone(), command, ack, receipt: None });
     }
 
     fn fail(&mut self, to: &Sender, command: Option<CommandName>, reason: String) {
@@ -487,7 +528,7 @@ impl Csc {
                 }
             }
         }
-        self.out.push(Effect::Publish(event));
+        self.out.push(Effect::Publish { event, receipt: None });
     }
 
     /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], less up to a
@@ -528,8 +569,13 @@ impl Csc {
         }
         self.life = Life::Over;
         self.give_up_push("the daemon ended before Redis answered");
-        if !self.jobs.is_empty() {
-            self.log(LogLevel::Info, format!("{} jobs are left at the execution service", self.jobs.len()));
+        if !self.settings.journal {
+            self.abandon();
+        } else if !self.jobs.is_empty() {
+            self.log(
+                LogLevel::Info,
+                format!("{} jobs go on without us and are taken up again", self.jobs.len()),
+            );
         }
         self.state = SummaryState::Offline;
         self.publish(Event::SummaryState(self.state));

@@ -23,14 +23,14 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// What an execute leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Work {
+pub(super) enum Drives {
     /// A job at the execution service.
     Jobs,
     /// Values in Redis lists.
     Lists,
 }
 
-impl Work {
+impl Drives {
     pub(super) fn of(index: SalIndex) -> Self {
         match index {
             SalIndex::Latiss | SalIndex::LsstComCam | SalIndex::LsstCam => Self::Jobs,
@@ -286,6 +286,7 @@ mod tests {
                 submit_timeout: Duration::from_secs(60),
                 settle_time: Duration::from_secs(15),
                 outage_limit: Duration::from_secs(300),
+                journal: true,
                 joins: false,
                 max_jobs: MAX,
             };
@@ -319,7 +320,7 @@ mod tests {
                     }),
                     Effect::Request(request) => self.requests.push(request),
                     Effect::Exit => self.exited = true,
-                    Effect::Publish(event) => {
+                    Effect::Publish { event, .. } => {
                         assert!(!matches!(event, Event::JobId { .. } | Event::JobResult(_)), "{event:?}");
                     }
                     Effect::Journal(_)

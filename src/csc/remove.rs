@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use super::command::{CommandName, Sender};
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::{JobId, JobKey};
+use super::id::{EntryKey, JobId};
 use super::job::{PollStep, Stage};
+use super::record::Work;
 use super::request::{Action, Answer, Failure};
+use super::submit::RECORDING_MAX;
 use super::track::Ending;
 use super::{Asked, Csc, REMINDER};
 
@@ -21,12 +23,22 @@ const RETRY_BASE: Duration = Duration::from_secs(1);
 /// Most `abort_job` commands that wait for one removal.
 const WAITING_MAX: usize = 100;
 
+/// An `abort_job` whose record is being made durable.
+#[derive(Debug)]
+pub(super) struct Abort {
+    pub(super) sender: Sender,
+    pub(super) job_id: JobId,
+    url: Arc<str>,
+    /// Not longer than until then.
+    pub(super) until: Duration,
+}
+
 /// A job on its way out.
 #[derive(Debug)]
 pub(super) struct Removal {
     url: Arc<str>,
     /// The `abort_job` commands that wait for it; none of a stray.
-    waiting: Vec<Sender>,
+    pub(super) waiting: Vec<(EntryKey, Sender)>,
     step: Step,
     /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
     unclear: bool,
@@ -66,43 +78,68 @@ impl Removal {
 impl Csc {
     /// Takes an `abort_job`.
     pub(super) fn abort(&mut self, sender: Sender, job_id: JobId) {
-        if let Some(removal) = self.removals.get_mut(&job_id) {
-            // The same job twice: the commands share one outcome.
-            if removal.waiting.len() < WAITING_MAX {
-                removal.waiting.push(sender.clone());
-                if removal.reminder.is_some() {
-                    // The others know already that it takes longer.
-                    self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id });
-                }
-                return;
-            }
-            let reason =
-                format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit");
-            return self.fail(&sender, Some(CommandName::AbortJob), reason);
-        }
+        let recording = self.aborts.values().filter(|abort| abort.job_id == job_id).count();
+        let waiting = self.removals.get(&job_id).map_or(0, |removal| removal.waiting.len());
         let max = self.settings.max_jobs;
-        if self.removals.len() >= max {
-            let reason = format!("{max} aborts are in progress, which is the limit");
+        let problem = if recording + waiting >= WAITING_MAX {
+            Some(format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit"))
+        } else if recording + waiting == 0 && self.aborts.len() + self.removals.len() >= max {
+            Some(format!("{max} aborts are in progress, which is the limit"))
+        } else {
+            None
+        };
+        if let Some(reason) = problem {
             return self.fail(&sender, Some(CommandName::AbortJob), reason);
         }
-        self.log(LogLevel::Info, format!("aborting job {job_id}"));
-        let tracked = self.job_ids.get(&job_id).copied();
+        let tracked = self.job_ids.get(&job_id).and_then(|key| self.jobs.get(key));
         let url = tracked
-            .and_then(|key| self.jobs.get(&key).map(|job| job.url.clone()))
+            .map(|job| job.url.clone())
             .or_else(|| self.configuration.as_ref().map(|c| c.service.url.clone()));
         let Some(url) = url else {
             let reason = "no configuration was applied".to_owned();
             return self.fail(&sender, Some(CommandName::AbortJob), reason);
         };
-        if let Some(key) = tracked {
+        let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
+        let key = self.accept(sender.clone(), work);
+        let until = self.now.mono + RECORDING_MAX;
+        self.aborts.insert(key, Abort { sender, job_id, url, until });
+    }
+
+    /// The record of an abort is durable: the job may be removed.
+    pub(super) fn abort_journaled(&mut self, key: EntryKey) {
+        let Some(Abort { sender, job_id, url, .. }) = self.aborts.remove(&key) else { return };
+        self.remove_for(key, sender, job_id, url);
+    }
+
+    /// Removes a job for an `abort_job`.
+    fn remove_for(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Arc<str>) {
+        if let Some(removal) = self.removals.get_mut(&job_id) {
+            // The same job twice: the commands share one outcome.
+            removal.waiting.push((key, sender.clone()));
+            if removal.reminder.is_some() {
+                // The others know already that it takes longer.
+                self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id });
+            }
+            return;
+        }
+        self.log(LogLevel::Info, format!("aborting job {job_id}"));
+        if let Some(key) = self.job_ids.get(&job_id).copied() {
             self.stop_polling(key, &job_id);
         }
-        self.begin_removal(url, job_id, vec![sender]);
-        self.advance();
+        self.begin_removal(url, job_id, vec![(key, sender)]);
+    }
+
+    /// Goes on with an abort of an earlier life, which may have sent its DELETE.
+    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Arc<str>) {
+        self.remove_for(key, sender, job_id.clone(), url);
+        if let Some(removal) = self.removals.get_mut(&job_id) {
+            removal.unclear = true;
+            removal.reminder = Some(self.now.mono);
+        }
     }
 
     /// Whatever a poll under way still says, the job is on its way out.
-    fn stop_polling(&mut self, key: JobKey, job_id: &JobId) {
+    fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if let Stage::Running(running) = &job.stage
             && let PollStep::Asked(ticket) = running.poll.step
@@ -123,7 +160,7 @@ impl Csc {
     }
 
     /// The DELETE is due at once.
-    fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<Sender>) {
+    fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<(EntryKey, Sender)>) {
         let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
         let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
@@ -161,7 +198,7 @@ impl Csc {
             return;
         }
         removal.reminder = Some(now + REMINDER);
-        for sender in removal.waiting.clone() {
+        for (_, sender) in removal.waiting.clone() {
             self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id: job_id.clone() });
         }
     }
@@ -240,24 +277,29 @@ impl Csc {
         let Some(removal) = self.removals.remove(job_id) else { return };
         let tracked = self.job_ids.get(job_id).copied();
         let removed = matches!(verdict, Verdict::Removed(_));
+        let mut untold = None;
         match (verdict, tracked) {
             (Verdict::Removed(object), Some(key)) => self.finish(key, Ending::Aborted(object)),
             (Verdict::NoSuchJob, Some(key)) => self.finish(key, Ending::Phase(Phase::Unknown, None)),
-            (Verdict::Removed(object), None) if !removal.waiting.is_empty() => {
+            (Verdict::Removed(object), None) => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
                 let result = object.map_or(known, ResultObject::Service);
-                self.tell_result(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result });
+                // Of somebody else's job the first abort tells the result; of a stray nobody.
+                untold = Some(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result });
+            }
+            (Verdict::NoSuchJob, None) => {}
+        }
+        for (key, sender) in removal.waiting {
+            let reason = format!("No such job: {job_id}");
+            let ack = if removed { Ack::Complete } else { Ack::Failed { reason } };
+            let result = untold.take();
+            self.journal_end(key, result.as_ref(), &ack, None);
+            if let Some(result) = result {
+                self.tell_result(key, result);
                 self.prerequisite_ended(job_id);
             }
-            (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
-        }
-        for sender in removal.waiting {
-            if removed {
-                self.ack(&sender, Some(CommandName::AbortJob), Ack::Complete);
-            } else {
-                self.fail(&sender, Some(CommandName::AbortJob), format!("No such job: {job_id}"));
-            }
+            self.tell_end(key, &sender, CommandName::AbortJob, ack);
         }
     }
 }

@@ -8,7 +8,7 @@ use super::id::{JobId, RunId, SeqNum};
 use super::job::{Job, Stage};
 use super::request::Configuration;
 use super::state::SummaryState;
-use super::time::Time;
+use super::time::Tai;
 
 /// Numbers since the start of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,21 @@ pub struct Counters {
     pub requests: u64,
     /// Requests that failed.
     pub failed_requests: u64,
+}
+
+/// What was done about what earlier lives left behind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Jobs that are followed on.
+    pub running: u64,
+    /// Jobs that wait for their prerequisites, or are looked for at the service since they may exist.
+    pub in_doubt: u64,
+    /// Aborts that are gone on with.
+    pub aborts: u64,
+    /// Results that were said again, since it is not known that they were heard.
+    pub results: u64,
+    /// Final acks that were said again.
+    pub acks: u64,
 }
 
 /// The service's health.
@@ -73,7 +88,7 @@ impl StageName {
         }
     }
 
-    fn of(stage: &Stage) -> Self {
+    pub(super) fn of(stage: &Stage) -> Self {
         match stage {
             Stage::Recording { .. } => Self::Recording,
             Stage::Waiting { .. } => Self::Waiting,
@@ -99,6 +114,8 @@ pub struct Status<'a> {
     pub service: Service,
     /// Jobs that have not ended, by stage.
     pub jobs: [(StageName, usize); 5],
+    /// What was done about what earlier lives left behind.
+    pub recovery: Recovery,
     /// Numbers since the start.
     pub counters: Counters,
 }
@@ -119,9 +136,9 @@ pub struct JobReport {
     /// Where it is in its life.
     pub stage: StageName,
     /// When the command was accepted.
-    pub accepted: Time,
+    pub accepted: Tai,
     /// When it ended.
-    pub ended: Option<Time>,
+    pub ended: Option<Tai>,
     /// How it ended; none of one that was never submitted.
     pub exit_code: Option<ExitCode>,
     /// The last thing that went wrong.
@@ -140,6 +157,7 @@ impl Csc {
             configuration: self.configuration.as_ref(),
             service: self.service_report(),
             jobs: StageName::UNFINISHED.map(|name| (name, count(name))),
+            recovery: self.recovery,
             counters: self.counters,
         }
     }

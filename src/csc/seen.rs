@@ -17,6 +17,7 @@ type Key = (String, i32, i32, u64);
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     keys: HashSet<Key>,
+    /// With the time at which each is forgotten, the next one first.
     order: VecDeque<(Duration, Key)>,
 }
 
@@ -29,24 +30,34 @@ impl Seen {
             Via::Kafka => {}
             Via::Socket(_) | Via::CommandLine => return false,
         }
-        while let Some((time, key)) = self.order.front() {
-            if now.saturating_sub(*time) < SEEN_FOR {
+        while let Some((until, key)) = self.order.front() {
+            if now < *until {
                 break;
             }
             self.keys.remove(key);
             self.order.pop_front();
         }
+        !self.remember(sender, now + SEEN_FOR)
+    }
+
+    /// Takes over a command that an earlier life saw `age` ago; the oldest come first.
+    pub(super) fn recover(&mut self, sender: &Sender, age: Duration, now: Duration) {
+        self.remember(sender, now + SEEN_FOR.saturating_sub(age));
+    }
+
+    /// Whether it is new.
+    fn remember(&mut self, sender: &Sender, until: Duration) -> bool {
         let key = (sender.identity.clone(), sender.origin, sender.seq_num.0, sender.sent.0.to_bits());
         if !self.keys.insert(key.clone()) {
-            return true;
+            return false;
         }
-        self.order.push_back((now, key));
+        self.order.push_back((until, key));
         if self.order.len() > SEEN_MAX
             && let Some((_, oldest)) = self.order.pop_front()
         {
             self.keys.remove(&oldest);
         }
-        false
+        true
     }
 }
 

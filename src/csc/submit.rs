@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, Event, LogLevel};
-use super::id::{JobId, JobKey, RunId};
-use super::job::{Ended, Job, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
+use super::id::{EntryKey, JobId, RunId};
+use super::job::{Ended, Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Watch};
 use super::lookup::Listing;
+use super::record::{Record, Work};
 use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
-use super::{Asked, Csc, Effect, Life, REMINDER, Settings};
+use super::{Asked, Csc, Life, REMINDER, Settings};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
 const RESEND_BASE: Duration = Duration::from_secs(1);
+/// How long an execute or abort waits for its record to be durable: a commit takes milliseconds, a hanging disk for ever.
+pub(super) const RECORDING_MAX: Duration = Duration::from_secs(10);
 /// How often the service may refuse a submission before the command fails.
 const REFUSALS_MAX: u32 = 2;
 
@@ -45,30 +48,38 @@ impl Csc {
         let service = &configuration.service;
         let run_id = RunId::new(sender.seq_num, &mut self.rng);
         let submission = submission(&self.settings, service, run_id, execute);
-        self.last_key += 1;
-        let key = JobKey(self.last_key);
+        let prereqs = execute.prereq_jobs.clone();
         let job = Job {
-            sender,
+            sender: sender.clone(),
             submission: Arc::new(submission),
             url: service.url.clone(),
             poll_interval: service.poll_interval,
-            accepted: self.now,
-            stage: Stage::Recording { prereqs: execute.prereq_jobs.clone() },
+            accepted: self.now.tai,
+            stage: Stage::Recording { prereqs: prereqs.clone(), until: self.now.mono + RECORDING_MAX },
             reminder: None,
             problem: None,
         };
+        let (submission, url) = (job.submission.clone(), job.url.clone());
+        let poll_interval = job.poll_interval;
         self.log(LogLevel::Info, format!("accepted {} as run {}", execute.pipeline, job.run_id()));
+        let key = self.accept(sender, Work::Execute { submission, url, poll_interval, prereqs });
         self.jobs.insert(key, job);
-        self.out.push(Effect::Journal(key));
     }
 
-    /// The record is durable: from now on requests may be made for this job.
-    pub(super) fn journaled(&mut self, key: JobKey) {
+    /// The record of an execute is durable: from now on requests may be made for its job.
+    pub(super) fn job_journaled(&mut self, key: EntryKey) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
-        let Stage::Recording { prereqs } = &mut job.stage else { return };
-        let prereqs: BTreeSet<JobId> = std::mem::take(prereqs).into_iter().collect();
+        let Stage::Recording { prereqs, .. } = &mut job.stage else { return };
+        let prereqs = std::mem::take(prereqs);
+        self.wait_for(key, prereqs, Origin::Accepted);
+    }
+
+    /// The job is submitted as soon as these have ended.
+    pub(super) fn wait_for(&mut self, key: EntryKey, prereqs: Vec<JobId>, origin: Origin) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let prereqs: BTreeSet<JobId> = prereqs.into_iter().collect();
         let (url, poll_interval) = (job.url.clone(), job.poll_interval);
-        job.stage = Stage::Waiting { prereqs: prereqs.clone() };
+        job.stage = Stage::Waiting { prereqs: prereqs.clone(), origin };
         let now = self.now.mono;
         for job_id in prereqs {
             // One of our own tells by itself when it ends; one that has ended already is looked up.
@@ -78,24 +89,29 @@ impl Csc {
             }
         }
         self.submit_if_ready(key);
-        self.advance();
     }
 
     /// Submits a job that waits for nothing any more.
-    fn submit_if_ready(&mut self, key: JobKey) {
+    fn submit_if_ready(&mut self, key: EntryKey) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
-        match &job.stage {
-            Stage::Waiting { prereqs } if prereqs.is_empty() => {}
+        let origin = match &job.stage {
+            Stage::Waiting { prereqs, origin } if prereqs.is_empty() => *origin,
             Stage::Waiting { .. }
             | Stage::Recording { .. }
             | Stage::Submitting(_)
             | Stage::Running(_)
             | Stage::Aborting { .. } => return,
-        }
+        };
         let step = SubmitStep::Pausing { until: self.now.mono };
-        job.stage =
-            Stage::Submitting(Submitting { attempts: 0, refusals: 0, trouble: None, doubtful: false, step });
-        self.send(key);
+        // What an earlier life sent may come to life at any time.
+        let doubtful = origin == Origin::Recovered;
+        job.stage = Stage::Submitting(Submitting { attempts: 0, refusals: 0, trouble: None, doubtful, step });
+        match origin {
+            Origin::Accepted => self.send(key),
+            Origin::Recovered => {
+                self.doubt(key, Look::Settle, "the daemon was restarted before its job was known".to_owned());
+            }
+        }
     }
 
     /// Tells all jobs that wait for this one that it has ended.
@@ -103,7 +119,7 @@ impl Csc {
         self.watches.remove(job_id);
         let mut ready = Vec::new();
         for (key, job) in &mut self.jobs {
-            if let Stage::Waiting { prereqs } = &mut job.stage
+            if let Stage::Waiting { prereqs, .. } = &mut job.stage
                 && prereqs.remove(job_id)
                 && prereqs.is_empty()
             {
@@ -116,7 +132,7 @@ impl Csc {
     }
 
     /// Sends the PUT, unless the daemon stops.
-    fn send(&mut self, key: JobKey) {
+    fn send(&mut self, key: EntryKey) {
         if self.life != Life::Serving {
             return;
         }
@@ -129,7 +145,7 @@ impl Csc {
         }
     }
 
-    fn submitting(&mut self, key: JobKey) -> Option<&mut Submitting> {
+    fn submitting(&mut self, key: EntryKey) -> Option<&mut Submitting> {
         match &mut self.jobs.get_mut(&key)?.stage {
             Stage::Submitting(submitting) => Some(submitting),
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
@@ -139,7 +155,7 @@ impl Csc {
     }
 
     /// The answer to a PUT.
-    pub(super) fn submitted(&mut self, key: JobKey, answer: Answer) {
+    pub(super) fn submitted(&mut self, key: EntryKey, answer: Answer) {
         match answer {
             Answer::Job(status) => self.created(key, status.job_id.clone(), Some(&status)),
             Answer::Rejected { reason } => self.give_up(key, reason),
@@ -156,7 +172,7 @@ impl Csc {
         }
     }
 
-    fn submit_failed(&mut self, key: JobKey, failure: Failure) {
+    fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
         self.log(LogLevel::Warning, format!("submission of {}: {failure}", self.name_of(key)));
         match failure.kind {
             FailureKind::NotSent => self.pause(key, failure.reason),
@@ -171,7 +187,7 @@ impl Csc {
     }
 
     /// Nothing reached the service: wait, then send again.
-    fn pause(&mut self, key: JobKey, reason: String) {
+    fn pause(&mut self, key: EntryKey, reason: String) {
         let now = self.now.mono;
         let Some(attempts) = self.submitting(key).map(|s| s.attempts) else { return };
         let until = now + self.backoff(RESEND_BASE, attempts.saturating_sub(1));
@@ -187,7 +203,7 @@ impl Csc {
     }
 
     /// The job may exist: look for it before anything else.
-    fn doubt(&mut self, key: JobKey, look: Look, reason: String) {
+    fn doubt(&mut self, key: EntryKey, look: Look, reason: String) {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
@@ -200,7 +216,7 @@ impl Csc {
     }
 
     /// This list does not show the job.
-    pub(super) fn not_found(&mut self, key: JobKey, list: &Listing) {
+    pub(super) fn not_found(&mut self, key: EntryKey, list: &Listing) {
         let now = self.now.mono;
         let settings = &self.settings;
         let Some(job) = self.jobs.get_mut(&key) else { return };
@@ -226,7 +242,7 @@ impl Csc {
     }
 
     /// Does what is due for a submission.
-    pub(super) fn advance_submission(&mut self, key: JobKey) {
+    pub(super) fn advance_submission(&mut self, key: EntryKey) {
         let now = self.now.mono;
         let settings = self.settings.clone();
         let Some(submitting) = self.submitting(key) else { return };
@@ -250,7 +266,7 @@ impl Csc {
     }
 
     /// The job exists: the sender learns its id.
-    pub(super) fn created(&mut self, key: JobKey, job_id: JobId, status: Option<&JobStatus>) {
+    pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<&JobStatus>) {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &job.stage else { return };
@@ -273,12 +289,13 @@ impl Csc {
         let (run_id, url) = (job.run_id().clone(), job.url.clone());
         self.counters.submitted += 1;
         self.job_ids.insert(job_id.clone(), key);
+        self.journal(Record::Created { key, job_id: job_id.clone() });
         self.log(LogLevel::Info, format!("run {run_id} is job {job_id}"));
         self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id: job_id.clone() });
         self.publish(Event::JobId { seq_num: sender.seq_num, job_id: job_id.clone() });
         if resent {
             // An earlier attempt may still come to life.
-            self.suspect(run_id, url, Some(job_id));
+            self.suspect(key, run_id, url, Some(job_id));
         }
         if let Some(status) = status
             && self.running(key).is_some()
@@ -288,26 +305,33 @@ impl Csc {
     }
 
     /// There is no job and there will be none: the command fails.
-    fn give_up(&mut self, key: JobKey, reason: String) {
+    fn give_up(&mut self, key: EntryKey, reason: String) {
         let Some(job) = self.jobs.remove(&key) else { return };
         if let Stage::Submitting(Submitting { doubtful: true, .. }) = job.stage {
-            self.suspect(job.run_id().clone(), job.url.clone(), None);
+            self.suspect(key, job.run_id().clone(), job.url.clone(), None);
         }
+        let ack = Ack::Failed { reason: reason.clone() };
+        self.journal_end(key, None, &ack, Some(reason.clone()));
+        self.tell_end(key, &job.sender, CommandName::Execute, ack);
+        self.remember_unsubmitted(job, reason);
+    }
+
+    /// For the history: there never was a job.
+    pub(super) fn remember_unsubmitted(&mut self, job: Job, reason: String) {
         self.remember(Ended {
-            sender: job.sender.clone(),
             run_id: job.run_id().clone(),
             pipeline: job.submission.pipeline.clone(),
+            sender: job.sender,
             job_id: None,
             accepted: job.accepted,
-            ended: self.now,
+            ended: self.now.tai,
             exit_code: None,
-            problem: Some(reason.clone()),
+            problem: Some(reason),
         });
-        self.fail(&job.sender, Some(CommandName::Execute), reason);
     }
 
     /// A job's name in the log.
-    pub(super) fn name_of(&self, key: JobKey) -> String {
+    pub(super) fn name_of(&self, key: EntryKey) -> String {
         self.jobs.get(&key).map_or_else(|| format!("job {}", key.0), |job| job.run_id().to_string())
     }
 }
@@ -321,20 +345,22 @@ fn submission(settings: &Settings, service: &Service, run_id: RunId, execute: &E
     } else {
         execute.output_dataset_types.clone()
     };
-    let mut environment =
-        vec![("IMAGE_TAG", execute.version.clone()), ("PIPELINE_URL", execute.pipeline.clone())];
+    let mut environment = vec![
+        ("IMAGE_TAG".into(), execute.version.clone()),
+        ("PIPELINE_URL".into(), execute.pipeline.clone()),
+    ];
     if let Some(butler) = &service.butler {
-        environment.push(("BUTLER_REPO", butler.clone()));
+        environment.push(("BUTLER_REPO".into(), butler.clone()));
     }
-    environment.push(("RUN_OPTIONS", format!("{input}{}", execute.config)));
-    environment.push(("OUTPUT_GLOB", output_glob));
-    environment.push(("DATA_QUERY", execute.data_query.clone()));
+    environment.push(("RUN_OPTIONS".into(), format!("{input}{}", execute.config)));
+    environment.push(("OUTPUT_GLOB".into(), output_glob));
+    environment.push(("DATA_QUERY".into(), execute.data_query.clone()));
     if !execute.version.is_empty() {
-        environment.push(("EUPS_TAG", execute.version.clone()));
+        environment.push(("EUPS_TAG".into(), execute.version.clone()));
     }
     // A blank tag is a broken job template at the service.
     if settings.version_selects_image && !execute.version.trim().is_empty() {
-        environment.push(("UWS_JOB_IMAGE_TAG", execute.version.clone()));
+        environment.push(("UWS_JOB_IMAGE_TAG".into(), execute.version.clone()));
     }
     Submission {
         run_id,

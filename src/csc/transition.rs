@@ -3,7 +3,7 @@
 use super::command::{Command, CommandName, Order, Sender};
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use super::job::Stage;
-use super::push::Work;
+use super::push::Drives;
 use super::request::Configuration;
 use super::state::{SummaryState, Transition};
 use super::{Csc, Effect, STOPPING, WAITING_TRANSITIONS_MAX, Watching};
@@ -40,7 +40,7 @@ impl Csc {
             return self.fail(&sender, Some(name), reason);
         };
         if let Some(override_name) = override_name {
-            self.starting = Some(sender);
+            self.starting = Some((sender, override_name.clone()));
             self.out.push(Effect::ReadConfiguration { override_name });
             return;
         }
@@ -53,7 +53,7 @@ impl Csc {
 
     /// The daemon stops: a `start` under way fails, and so does what waits behind it.
     pub(super) fn fail_waiting_transitions(&mut self) {
-        if let Some(sender) = self.starting.take() {
+        if let Some((sender, _)) = self.starting.take() {
             self.fail(&sender, Some(CommandName::Start), STOPPING.to_owned());
         }
         for command in std::mem::take(&mut self.waiting_transitions) {
@@ -63,16 +63,16 @@ impl Csc {
 
     /// The configuration that a `start` waits for was read, or not.
     pub(super) fn configured(&mut self, result: Result<Configuration, String>) {
-        match (result, Work::of(self.settings.index)) {
-            (Ok(configuration), Work::Lists) if self.starting.is_some() => self.ping(configuration),
-            (result, Work::Lists | Work::Jobs) => self.conclude_start(result),
+        match (result, Drives::of(self.settings.index)) {
+            (Ok(configuration), Drives::Lists) if self.starting.is_some() => self.ping(configuration),
+            (result, Drives::Lists | Drives::Jobs) => self.conclude_start(result),
         }
     }
 
     /// All that a `start` waits for is known.
     pub(super) fn conclude_start(&mut self, result: Result<Configuration, String>) {
-        let Some(sender) = self.starting.take() else { return };
-        self.finish_start(&sender, result);
+        let Some((sender, override_name)) = self.starting.take() else { return };
+        self.finish_start(&sender, override_name, result);
         // Those that waited; one of them may be a `start` behind which the rest waits on.
         while self.starting.is_none() {
             let Some(command) = self.waiting_transitions.pop_front() else { break };
@@ -80,7 +80,12 @@ impl Csc {
         }
     }
 
-    fn finish_start(&mut self, sender: &Sender, result: Result<Configuration, String>) {
+    fn finish_start(
+        &mut self,
+        sender: &Sender,
+        override_name: String,
+        result: Result<Configuration, String>,
+    ) {
         let name = Some(CommandName::Start);
         let next = match self.state.after(Transition::Start) {
             Some(next) => next,
@@ -95,6 +100,7 @@ impl Csc {
             Err(reason) => return self.fail(sender, name, reason),
         };
         self.apply(configuration);
+        self.override_name = override_name;
         self.enter(next);
         self.ack(sender, name, Ack::Complete);
     }
@@ -128,6 +134,7 @@ impl Csc {
         self.state = next;
         self.log(LogLevel::Info, format!("summary state {next}"));
         self.publish(Event::SummaryState(next));
+        self.journal_state();
         if self.error.0 != ErrorCode::None {
             self.error = (ErrorCode::None, String::new());
             self.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
@@ -153,6 +160,7 @@ impl Csc {
         }
         self.state = SummaryState::Fault;
         self.publish(Event::SummaryState(self.state));
+        self.journal_state();
     }
 
     pub(super) fn available(&mut self, available: ConfigurationsAvailable) {

@@ -25,6 +25,7 @@ use crate::config::watcher::{self, ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, Order, Sender as CommandSender, Via};
 use crate::csc::event::{Event as SalEvent, LogMessage};
 use crate::csc::id::{SalIndex, SeqNum};
+use crate::csc::record::{Receipt, Record};
 use crate::csc::report::StageName;
 use crate::csc::request::Outcome;
 use crate::csc::state::{SummaryState, Transition};
@@ -95,6 +96,7 @@ impl Event {
             Self::Kafka(KafkaInput::Command(_)) => "a command over Kafka",
             Self::Kafka(KafkaInput::Joined) => "Kafka joined",
             Self::Kafka(KafkaInput::Intruder(_)) => "another instance",
+            Self::Kafka(KafkaInput::Delivered(_)) => "a delivery",
             Self::Log(_) => "a log line",
             Self::Signal(_) => "a signal",
             Self::Tick => "a tick",
@@ -149,6 +151,8 @@ struct Daemon {
     /// What came of effects and is to be handled in this turn.
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
+    /// What this turn wants to be kept.
+    records: Vec<Record>,
     /// What is to be done once it is clear that no other instance lives.
     joining: Option<Joining>,
     /// Transitions asked for on the command line that have not ended.
@@ -234,6 +238,7 @@ fn serve(args: &RunArgs) -> Result<(), Failure> {
         _state_lock: state_lock,
         inputs: VecDeque::new(),
         effects,
+        records: Vec::new(),
         joining: Some(joining),
         starting: 0,
         deferred: VecDeque::new(),
@@ -442,7 +447,7 @@ impl Daemon {
             }
         }
         for message in sources.logs.try_iter() {
-            self.publish(&SalEvent::LogMessage(message));
+            self.publish(&SalEvent::LogMessage(message), None);
         }
         // A client that waits to be heard, or to be taken, is not waited for.
         drop(sources);
@@ -483,7 +488,8 @@ impl Daemon {
             Event::Kafka(KafkaInput::Command(command)) => self.take(command),
             Event::Kafka(KafkaInput::Joined) => self.joined(),
             Event::Kafka(KafkaInput::Intruder(who)) => self.inputs.push_back(Input::Intruder(who)),
-            Event::Log(message) => self.publish(&SalEvent::LogMessage(message)),
+            Event::Kafka(KafkaInput::Delivered(receipt)) => self.delivered(Some(receipt)),
+            Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
             Event::Signal(Signal::Terminate) => {
                 log::info!("told to end");
                 self.inputs.push_back(Input::Terminate);
@@ -520,7 +526,7 @@ impl Daemon {
                 self.hub.reply(client, document);
             }
             ClientInput::Query(client, Query::Jobs) => {
-                let document = document::jobs(self.csc.job_reports(), self.now());
+                let document = document::jobs(self.csc.job_reports(), self.now().tai);
                 self.hub.reply(client, document);
             }
             ClientInput::Command(command) => self.take(command),
@@ -542,11 +548,19 @@ impl Daemon {
         }
     }
 
-    fn publish(&mut self, event: &SalEvent) {
+    fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
         self.hub.publish(event);
-        if let Some(kafka) = &self.kafka {
-            kafka.publish(event);
+        match (&self.kafka, &self.kafka_problem) {
+            (Some(kafka), _) => kafka.publish(event, receipt),
+            // It stays owed until a life that has Kafka.
+            (None, Some(_)) => {}
+            (None, None) => self.delivered(receipt),
         }
+    }
+
+    /// This need not be said again.
+    fn delivered(&mut self, receipt: Option<Receipt>) {
+        self.records.extend(receipt.map(Record::Said));
     }
 
     /// Hands all inputs to the core and carries out what it wants.
@@ -569,21 +583,23 @@ impl Daemon {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Ack { to, command, ack } => match to.via {
-                Via::Socket(client) => self.hub.ack(client, to.seq_num, &ack),
+            Effect::Ack { to, command, ack, receipt } => match to.via {
+                Via::Socket(client) => {
+                    self.hub.ack(client, to.seq_num, &ack);
+                    self.delivered(receipt);
+                }
                 Via::CommandLine => {
                     self.starting = self.starting.saturating_sub(1);
                     self.ready_if_started();
                 }
                 Via::Kafka => {
                     if let Some(kafka) = &self.kafka {
-                        kafka.ack(&to, command, &ack);
+                        kafka.ack(&to, command, &ack, receipt);
                     }
                 }
             },
-            Effect::Publish(event) => self.publish(&event),
-            // Until there is a journal, a record counts as durable at once.
-            Effect::Journal(key) => self.inputs.push_back(Input::Journaled(key)),
+            Effect::Publish { event, receipt } => self.publish(&event, receipt),
+            Effect::Journal(record) => self.records.push(record),
             Effect::Request(request) => {
                 if let Some(outcome) = self.workers.request(request) {
                     self.inputs.push_back(Input::Outcome(outcome));

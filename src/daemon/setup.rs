@@ -133,6 +133,7 @@ impl Setup {
             submit_timeout: uws.submit_timeout,
             settle_time: uws.settle_time,
             outage_limit: uws.outage_limit,
+            journal: false,
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,
         }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::csc::id::SalIndex;
 use crate::csc::report::{JobReport, Status};
-use crate::csc::time::Time;
+use crate::csc::time::Tai;
 use crate::transport::KafkaReport;
 
 /// What the daemon adds to the core's status.
@@ -99,8 +99,8 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
 
 /// The answer to `{"query":"jobs"}`.
 #[must_use]
-pub fn jobs(reports: impl Iterator<Item = JobReport>, now: Time) -> String {
-    let since = |time: Time| now.mono.saturating_sub(time.mono).as_secs_f64();
+pub fn jobs(reports: impl Iterator<Item = JobReport>, now: Tai) -> String {
+    let since = |time: Tai| (now.0 - time.0).max(0.0);
     let jobs: Vec<Json> = reports
         .map(|job| {
             json!({
@@ -110,7 +110,7 @@ pub fn jobs(reports: impl Iterator<Item = JobReport>, now: Time) -> String {
                 "identity": job.identity,
                 "pipeline": job.pipeline,
                 "stage": job.stage.as_str(),
-                "accepted": job.accepted.tai.0,
+                "accepted": job.accepted.0,
                 "age_s": since(job.accepted),
                 "exit_code": job.exit_code.map(|code| code.number()),
                 "ended_s": job.ended.map(since),

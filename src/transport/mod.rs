@@ -11,6 +11,7 @@ pub mod socket;
 pub mod socket_path;
 
 use crate::csc::command::Command;
+use crate::csc::record::Receipt;
 
 /// What comes over Kafka.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub enum KafkaInput {
     Joined,
     /// Another instance with our index lives; who it is.
     Intruder(String),
+    /// The broker has taken what this names.
+    Delivered(Receipt),
 }
 
 /// How it goes with Kafka.

@@ -9,6 +9,7 @@ use crate::config::kafka::Options;
 use crate::csc::command::{CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SalIndex;
+use crate::csc::record::Receipt;
 
 /// Kafka: there is none.
 pub struct Kafka(Infallible);
@@ -23,12 +24,12 @@ impl Kafka {
     }
 
     /// Never called.
-    pub fn ack(&self, _: &CommandSender, _: Option<CommandName>, _: &Ack) {
+    pub fn ack(&self, _: &CommandSender, _: Option<CommandName>, _: &Ack, _: Option<Receipt>) {
         match self.0 {}
     }
 
     /// Never called.
-    pub fn publish(&self, _: &Event) {
+    pub fn publish(&self, _: &Event, _: Option<Receipt>) {
         match self.0 {}
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ocps::csc::command::{CommandName, Order};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
-use ocps::csc::id::{JobId, JobKey, RunId};
+use ocps::csc::id::{EntryKey, JobId, RunId};
+use ocps::csc::record::Record;
 use ocps::csc::request::{Action, Answer, FailureKind, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input};
 
@@ -36,7 +37,7 @@ struct Put {
 pub(crate) struct Rules {
     commands: BTreeMap<i32, Told>,
     /// The execute of each record.
-    records: BTreeMap<JobKey, i32>,
+    records: BTreeMap<EntryKey, i32>,
     journaled: BTreeSet<i32>,
     puts: BTreeMap<RunId, Put>,
     /// Jobs that were told of and have no result yet, with the number of their execute.
@@ -122,6 +123,9 @@ impl Rules {
             Input::Tick
             | Input::ConfigurationsAvailable(_)
             | Input::LogLevel(_)
+            | Input::Recovered(_)
+            | Input::JournalFailed(_)
+            | Input::JournalBack
             | Input::Joined
             | Input::Intruder(_)
             | Input::Terminate => {}
@@ -155,13 +159,15 @@ impl Rules {
     pub(crate) fn effect(&mut self, effect: &Effect, input: Option<&Input>, csc: &Csc) {
         assert!(!self.is_over, "after Exit: {effect:?}");
         match effect {
-            Effect::Ack { to, command, ack } => self.ack(to.seq_num.0, *command, ack),
-            Effect::Publish(event) => self.event(event),
+            Effect::Ack { to, command, ack, .. } => self.ack(to.seq_num.0, *command, ack),
+            Effect::Publish { event, .. } => self.event(event),
             Effect::Request(request) => self.request(request),
-            Effect::Journal(key) => {
+            Effect::Journal(Record::Accepted(entry)) => {
                 let Some(Input::Command(command)) = input else { panic!("a record without a command") };
-                assert!(self.records.insert(*key, command.sender.seq_num.0).is_none());
+                assert_eq!(entry.sender, command.sender);
+                assert!(self.records.insert(entry.key, command.sender.seq_num.0).is_none());
             }
+            Effect::Journal(_) => {}
             Effect::StopRequests => self.is_stopped = true,
             Effect::ReadConfiguration { .. } => self.is_reading = true,
             Effect::Exit => {

@@ -1,5 +1,6 @@
 //! From an execute to its job: what is sent, when it is sent again, and when it is given up.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use ocps::csc::Input;
@@ -283,7 +284,11 @@ fn an_id_that_is_taken_is_not_believed() {
 }
 
 /// The environment of an execute with these parameters under this configuration.
-fn environment(service: Service, version_selects_image: bool, of: Execute) -> Vec<(&'static str, String)> {
+fn environment(
+    service: Service,
+    version_selects_image: bool,
+    of: Execute,
+) -> Vec<(Cow<'static, str>, String)> {
     let mut world = World::with(Settings { version_selects_image, ..settings() }, 1);
     world.send(start());
     world.input(Input::Configuration(Ok(Configuration { service, ..configuration() })));
@@ -336,7 +341,7 @@ fn the_environment_is_that_of_the_job_scripts() {
             if is(4) && version == "w_2025_20" {
                 expected.push(("UWS_JOB_IMAGE_TAG", version));
             }
-            let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
+            let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k.into(), v.to_owned())).collect();
             assert_eq!(environment(service, is(4), of), expected);
         }
     }

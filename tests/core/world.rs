@@ -1,7 +1,7 @@
 //! A core, its clock, and what it has said and asked, told as short lines of text.
 //!
 //! `ack 1 CMD_COMPLETE Done`, `summaryState DISABLED`, `PUT 1` (of the execute with number 1), `GET a`,
-//! `DELETE a`, `LIST`, `result a 0 known completed`, `job_id 1 a`, `journal`, `StopRequests`, `Exit`.
+//! `DELETE a`, `LIST`, `result a 0 known completed`, `job_id 1 a`, `journal` (of an execute), `StopRequests`, `Exit`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use ocps::csc::command::{Command, Execute, Order, Sender, Via};
 use ocps::csc::event::{
     Ack, ConfigurationsAvailable, ErrorCode, Event, JobObject, LogLevel, Phase, ResultObject,
 };
-use ocps::csc::id::{ClientId, JobId, JobKey, RunId, SalIndex, SeqNum};
+use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
+use ocps::csc::record::{Record, Work};
 use ocps::csc::request::{
     Action, Answer, Configuration, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request,
     Service, Submission,
@@ -33,7 +34,7 @@ pub(crate) struct World {
     /// Whether each record is durable at once.
     pub(crate) journal_at_once: bool,
     /// Records that are not.
-    pub(crate) unjournaled: Vec<JobKey>,
+    pub(crate) unjournaled: Vec<EntryKey>,
     /// Requests that were not answered, in the order in which they were asked.
     pub(crate) open: Vec<Request>,
     /// Each line said so far and when.
@@ -63,6 +64,7 @@ pub(crate) fn settings() -> Settings {
         submit_timeout: secs(60),
         settle_time: secs(15),
         outage_limit: secs(300),
+        journal: true,
         joins: false,
         max_jobs: 10,
     }
@@ -262,10 +264,11 @@ impl World {
                         self.submissions.push(submission.clone());
                     }
                 }
-                Effect::Journal(key) => self.unjournaled.push(*key),
+                Effect::Journal(Record::Accepted(entry)) => self.unjournaled.push(entry.key),
+                Effect::Journal(_) => {}
                 Effect::Log(level, line) => self.logged.push((*level, line.clone())),
                 Effect::Ack { .. }
-                | Effect::Publish(_)
+                | Effect::Publish { .. }
                 | Effect::StopRequests
                 | Effect::ReadConfiguration { .. }
                 | Effect::WatchConfigurations(_)
@@ -446,7 +449,7 @@ pub(crate) fn number_of(run_id: &RunId) -> i32 {
 
 fn line(effect: &Effect) -> Option<String> {
     Some(match effect {
-        Effect::Ack { to, command, ack } => {
+        Effect::Ack { to, command, ack, .. } => {
             // Every ack says whose command it answers.
             match ack {
                 Ack::InProgress { .. } | Ack::Aborted => assert!(command.is_some()),
@@ -455,9 +458,12 @@ fn line(effect: &Effect) -> Option<String> {
             let fields = AckFields::from(ack);
             format!("ack {} {} {}", to.seq_num.0, fields.name, fields.result)
         }
-        Effect::Publish(event) => event_line(event),
+        Effect::Publish { event, .. } => event_line(event),
         Effect::Request(request) => name(request),
-        Effect::Journal(_) => "journal".to_owned(),
+        Effect::Journal(Record::Accepted(entry)) if matches!(entry.work, Work::Execute { .. }) => {
+            "journal".to_owned()
+        }
+        Effect::Journal(_) => return None,
         Effect::StopRequests => "StopRequests".to_owned(),
         Effect::ReadConfiguration { override_name } => format!("read {override_name:?}"),
         Effect::WatchConfigurations(watching) => format!("watch {watching:?}"),

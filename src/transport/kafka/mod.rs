@@ -32,6 +32,7 @@ use crate::config::kafka::Options;
 use crate::csc::command::{CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SalIndex;
+use crate::csc::record::Receipt;
 use crate::csc::time::Tai;
 use crate::sal;
 use crate::sal::ack::AckFields;
@@ -119,8 +120,8 @@ impl Kafka {
         Ok(Self { outbox, shared, done, brokers })
     }
 
-    /// Answers a command that came over Kafka.
-    pub fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack) {
+    /// Answers a command that came over Kafka; its delivery is told with [`KafkaInput::Delivered`].
+    pub fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
         let fields = AckFields::from(ack);
         let own = vec![
             ("ack", sal::Value::Int(fields.ack)),
@@ -131,13 +132,13 @@ impl Kafka {
             ("cmdtype", sal::Value::Int(command.map_or(0, wire::cmdtype))),
             ("timeout", sal::Value::Double(fields.timeout)),
         ];
-        self.outbox.push(Message { topic: Topic::Ack, seq_num: Some(to.seq_num.0), own });
+        self.outbox.push(Message { topic: Topic::Ack, seq_num: Some(to.seq_num.0), own, receipt });
     }
 
-    /// Tells an event.
-    pub fn publish(&self, event: &Event) {
+    /// Tells an event; its delivery is told with [`KafkaInput::Delivered`].
+    pub fn publish(&self, event: &Event, receipt: Option<Receipt>) {
         let topic = Topic::Event(sal::event::topic(event));
-        self.outbox.push(Message { topic, seq_num: None, own: sal::event::fields(event) });
+        self.outbox.push(Message { topic, seq_num: None, own: sal::event::fields(event), receipt });
     }
 
     /// How it goes.
@@ -289,10 +290,14 @@ impl Link {
             Some(Ok(bytes)) => bytes,
             Some(Err(reason)) => {
                 log::error!("Kafka: {} {seq_num} {reason}", topic.sal_name());
-                return self.outbox.delivered(id);
+                self.outbox.delivered(id);
+                return;
             }
             // All topics that we write have one.
-            None => return self.outbox.delivered(id),
+            None => {
+                self.outbox.delivered(id);
+                return;
+            }
         };
         let (name, key) = (topic.kafka_name(&self.options.topic_subname), topic.key(self.index));
         let record = BaseRecord::with_opaque_to(&name, id).key(&key).payload(&bytes);
@@ -318,7 +323,9 @@ impl Link {
                         log::info!("Kafka: topic {name} can be written again");
                     }
                 }
-                self.outbox.delivered(report.id);
+                if let Some(receipt) = self.outbox.delivered(report.id) {
+                    self.confirm(receipt);
+                }
                 if self.shared.troubles.over(&[Kind::Broker, Kind::Authentication], "") {
                     log::info!("Kafka: the broker takes our messages again");
                 }
@@ -329,6 +336,19 @@ impl Link {
                     self.refused(report.id, topic, &error);
                 }
             }
+        }
+    }
+
+    /// Tells the main loop, which waits for us when it ends: then what cannot be told at once is said again.
+    fn confirm(&self, receipt: Receipt) {
+        let input = KafkaInput::Delivered(receipt);
+        let told = if self.is_closing() {
+            self.inputs.try_send(input).is_ok()
+        } else {
+            self.inputs.send(input).is_ok()
+        };
+        if !told {
+            log::debug!("Kafka: a delivery was not noted");
         }
     }
 

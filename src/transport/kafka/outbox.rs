@@ -12,6 +12,7 @@ use crossbeam_channel::Sender;
 use serde_json::{Value as Json, json};
 
 use super::wire::Topic;
+use crate::csc::record::Receipt;
 use crate::sal::Value;
 use crate::sal::event::Fields;
 
@@ -33,6 +34,8 @@ pub(super) struct Message {
     /// Of an ack: the number of the command. The others are counted when they leave.
     pub(super) seq_num: Option<i32>,
     pub(super) own: Fields,
+    /// By which its delivery is told.
+    pub(super) receipt: Option<Receipt>,
 }
 
 /// What may be dropped, the least important first.
@@ -77,7 +80,7 @@ impl Message {
             Value::Int(_) | Value::Boolean(_) | Value::Double(_) => value.clone(),
         };
         let own = self.own.iter().map(|(name, value)| (*name, cut(name, value))).collect();
-        Self { topic: self.topic, seq_num: self.seq_num, own }
+        Self { topic: self.topic, seq_num: self.seq_num, own, receipt: self.receipt }
     }
 }
 
@@ -218,10 +221,11 @@ impl Queue {
         Some(outgoing)
     }
 
-    fn delivered(&mut self, id: usize) {
-        if let Some(entry) = self.in_flight.remove(&id) {
-            self.bytes = self.bytes.saturating_sub(entry.message.size());
-        }
+    /// Forgets a message; gives what is to be told of its delivery.
+    fn delivered(&mut self, id: usize) -> Option<Receipt> {
+        let entry = self.in_flight.remove(&id)?;
+        self.bytes = self.bytes.saturating_sub(entry.message.size());
+        entry.message.receipt
     }
 
     fn refused(&mut self, id: usize, refusal: Refusal, now: Instant) -> Fate {
@@ -294,8 +298,8 @@ impl Outbox {
         self.with(|queue| queue.take(Instant::now()))
     }
 
-    pub(super) fn delivered(&self, id: usize) {
-        self.with(|queue| queue.delivered(id));
+    pub(super) fn delivered(&self, id: usize) -> Option<Receipt> {
+        self.with(|queue| queue.delivered(id))
     }
 
     pub(super) fn refused(&self, id: usize, refusal: Refusal) -> Fate {
@@ -330,11 +334,16 @@ mod tests {
     use super::*;
 
     fn event(name: &'static str, number: i32) -> Message {
-        Message { topic: Topic::Event(name), seq_num: None, own: vec![("n", Value::Int(number))] }
+        Message {
+            topic: Topic::Event(name),
+            seq_num: None,
+            own: vec![("n", Value::Int(number))],
+            receipt: None,
+        }
     }
 
     fn ack(seq_num: i32) -> Message {
-        Message { topic: Topic::Ack, seq_num: Some(seq_num), own: Vec::new() }
+        Message { topic: Topic::Ack, seq_num: Some(seq_num), own: Vec::new(), receipt: None }
     }
 
     fn open() -> Queue {
@@ -394,7 +403,7 @@ mod tests {
         let result = json!({ "jobId": "a", "runId": "r", "phase": "error", "more": long }).to_string();
         let own =
             vec![("job_id", "a".into()), ("exit_code", Value::Int(1)), ("result", Value::String(result))];
-        queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own });
+        queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own, receipt: None });
         queue.push(event("job_result", 2));
         let large = queue.take(now).unwrap();
         assert_eq!(queue.refused(large.id, Refusal::Never, now), Fate::Minimal);
@@ -434,7 +443,7 @@ mod tests {
         let result = json!({ "jobId": "a", "phase": "error", "more": "x".repeat(1 << 20) }).to_string();
         for _ in 0..200 {
             let own = vec![("result", Value::String(result.clone()))];
-            queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own });
+            queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own, receipt: None });
         }
         assert_eq!(queue.waiting.len(), 200);
         assert!(queue.bytes <= BYTES_MAX + 200 * MINIMAL_TEXT, "{}", queue.bytes);

@@ -66,7 +66,9 @@ impl Reader {
             match self.poll(left)? {
                 Some(KafkaInput::Command(command)) if held.len() < HELD_MAX => held.push(command),
                 Some(KafkaInput::Command(_)) => log::warn!("too many commands while starting: ignored"),
-                Some(input @ (KafkaInput::Intruder(_) | KafkaInput::Joined)) => self.hand_on(input)?,
+                Some(input @ (KafkaInput::Intruder(_) | KafkaInput::Joined | KafkaInput::Delivered(_))) => {
+                    self.hand_on(input)?
+                }
                 None => {}
             }
         }
