@@ -11,6 +11,8 @@ mod limits;
 mod lookups;
 mod prerequisites;
 mod random;
+mod records;
+mod recovery;
 mod rules;
 mod stages;
 mod states;

@@ -1,6 +1,8 @@
 //! Each stage of a job's life × everything that a back-end can answer, also what it never should.
 
+use ocps::csc::Input;
 use ocps::csc::event::{ErrorCode, Phase};
+use ocps::csc::id::EntryKey;
 use ocps::csc::request::{Answer, Contact, FailureKind};
 
 use super::world::{World, abort, execute, failed, job, object, secs};
@@ -81,14 +83,14 @@ fn recording() {
     world.journal_at_once = false;
     world.send(execute(""));
     world.expect(&["journal"]);
-    world.run_for(secs(1000));
+    world.run_for(secs(9));
     world.expect(&[]);
     world.journal_all();
     world.expect(&["PUT 1"]);
     let mut prereqs = World::enabled();
     prereqs.journal_at_once = false;
     prereqs.send(execute("p"));
-    prereqs.run_for(secs(1000));
+    prereqs.run_for(secs(9));
     prereqs.expect(&["journal"]);
     prereqs.journal_all();
     prereqs.expect(&["GET p"]);
@@ -321,7 +323,9 @@ fn an_abort_in_each_stage_without_an_id_goes_to_the_service() {
             world.journal_at_once = journal_at_once;
             world.send(execute(prereqs));
             world.take();
+            let abort_is_durable = |world: &mut World| world.input(Input::Journaled(EntryKey(2)));
             world.send(abort("a"));
+            abort_is_durable(&mut world);
             world.expect(&["DELETE a"]);
             world.answer("DELETE a", Answer::Removed { object: None });
             world.expect(&["result a 255 known of nobody aborted", "ack 2 CMD_COMPLETE Done"]);

@@ -107,9 +107,10 @@ fn nothing_is_asked_after_it_whatever_is_answered() {
         world.send(execute(""));
         world.send(execute("r"));
         world.send(execute(""));
+        world.send(abort("x"));
         world.journal_at_once = false;
         world.send(execute(""));
-        world.send(abort("x"));
+        world.send(abort("y"));
         world.input(Input::Terminate);
         world.take();
         // The rules know that nothing may be asked for.

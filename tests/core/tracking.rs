@@ -161,6 +161,7 @@ fn a_job_is_reported_through_its_life() {
     world.answer("LIST", found);
     assert_eq!(note(&world).2, None);
     world.send(abort("a"));
+    world.journal_all();
     note(&world);
     world.answer("DELETE a", removed());
     let (job_id, exit_code, _) = note(&world);

@@ -12,7 +12,7 @@ use ocps::csc::event::{
     Ack, ConfigurationsAvailable, ErrorCode, Event, JobObject, LogLevel, Phase, ResultObject,
 };
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
-use ocps::csc::record::{Record, Work};
+use ocps::csc::record::{Receipt, Record, Work};
 use ocps::csc::request::{
     Action, Answer, Configuration, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request,
     Service, Submission,
@@ -41,6 +41,10 @@ pub(crate) struct World {
     pub(crate) said: Vec<(Duration, String)>,
     /// Each line of the log, with its level.
     pub(crate) logged: Vec<(LogLevel, String)>,
+    /// All that was journaled.
+    pub(crate) records: Vec<Record>,
+    /// What is owed, in the order in which it was said.
+    pub(crate) receipts: Vec<Receipt>,
     /// Each submission that was sent.
     pub(crate) submissions: Vec<Arc<Submission>>,
     rules: Rules,
@@ -172,6 +176,8 @@ impl World {
             open: Vec::new(),
             said: Vec::new(),
             logged: Vec::new(),
+            records: Vec::new(),
+            receipts: Vec::new(),
             submissions: Vec::new(),
             rules,
             taken: 0,
@@ -257,6 +263,20 @@ impl World {
     fn absorb(&mut self, effects: &[Effect], input: Option<&Input>) {
         for effect in effects {
             self.rules.effect(effect, input, &self.csc);
+            match effect {
+                Effect::Journal(record) => self.records.push(record.clone()),
+                Effect::Ack { receipt, .. } | Effect::Publish { receipt, .. } => {
+                    self.receipts.extend(*receipt)
+                }
+                Effect::Request(_)
+                | Effect::StopRequests
+                | Effect::ReadConfiguration { .. }
+                | Effect::WatchConfigurations(_)
+                | Effect::SetLogLevel(_)
+                | Effect::Log(..)
+                | Effect::Exit
+                | Effect::Fail(_) => {}
+            }
             match effect {
                 Effect::Request(request) => {
                     self.open.push(request.clone());

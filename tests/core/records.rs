@@ -1,0 +1,151 @@
+//! What is journaled, and what happens when it cannot be.
+
+use ocps::csc::event::{Ack, ErrorCode, Phase};
+use ocps::csc::id::EntryKey;
+use ocps::csc::record::{Owed, Receipt, Record};
+use ocps::csc::request::Answer;
+use ocps::csc::state::SummaryState;
+use ocps::csc::{Effect, Input, Settings};
+
+use super::world::{World, abort, execute, job, removed, secs, settings, unclear};
+
+const FULL: &str = "the journal cannot be written: disk full";
+
+/// The records of one command, in few words.
+fn records(world: &World) -> Vec<String> {
+    let lines = world.records.iter().map(|record| match record {
+        Record::Accepted(entry) => format!("accepted {}", entry.key.0),
+        Record::Created { key, job_id } => format!("created {} {job_id}", key.0),
+        Record::Suspected { key, .. } => format!("suspected {}", key.0),
+        Record::Ended { key, end } => {
+            let ack = match &end.ack {
+                Ack::InProgress { .. } => panic!("not an end"),
+                Ack::Complete => "complete",
+                Ack::Aborted => "aborted",
+                Ack::Failed { .. } => "failed",
+            };
+            format!("ended {} {ack} {:?}", key.0, end.result.as_ref().map(|r| r.exit_code.number()))
+        }
+        Record::Said(_) => panic!("the core does not know what was said"),
+        Record::Seen { sender, .. } => format!("seen {}", sender.seq_num.0),
+        Record::State { state, override_name } => format!("state {state} {override_name}"),
+    });
+    lines.collect()
+}
+
+#[test]
+fn each_step_of_a_command_is_kept() {
+    let mut world = World::enabled();
+    assert_eq!(records(&world), ["state STANDBY ", "state DISABLED ", "state ENABLED "]);
+    world.records.clear();
+    world.send_by_kafka(execute(""));
+    world.answer("PUT 1", unclear());
+    while !world.open_names().contains(&"PUT 1".to_owned()) {
+        world.run_to_answer("LIST", Answer::Listed(Vec::new()));
+    }
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.send(abort("a"));
+    world.answer("DELETE a", removed());
+    let all = ["seen 1", "accepted 1", "created 1 a", "suspected 1", "accepted 2"];
+    let ends = ["ended 1 aborted Some(255)", "ended 2 complete None"];
+    assert_eq!(records(&world), [&all[..], &ends[..]].concat());
+}
+
+#[test]
+fn the_abort_of_a_job_of_somebody_else_owes_its_result() {
+    let mut world = World::enabled();
+    world.records.clear();
+    world.send(abort("x"));
+    world.send(abort("x"));
+    world.answer("DELETE x", removed());
+    let ends = ["ended 1 complete Some(255)", "ended 2 complete None"];
+    assert_eq!(records(&world), [&["accepted 1", "accepted 2"][..], &ends[..]].concat());
+}
+
+#[test]
+fn what_ends_a_command_bears_its_receipt() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.run_to_answer("GET a", job("a", Phase::Completed));
+    let receipt = |what| Receipt { key: EntryKey(1), what };
+    assert_eq!(world.receipts, [receipt(Owed::Result), receipt(Owed::Ack)]);
+}
+
+#[test]
+fn what_is_not_durable_is_refused_and_what_was_accepted_goes_on() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.journal_at_once = false;
+    world.send(execute(""));
+    world.send(abort("a"));
+    world.take();
+    world.input(Input::JournalFailed("disk full".to_owned()));
+    let refused = |number: i32| {
+        format!("ack {number} CMD_FAILED Failed: {FULL}; nothing was sent to the execution service")
+    };
+    world.expect(&[&refused(2), &refused(3), &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
+    // Should their records become durable after all, it is too late.
+    world.journal_all();
+    assert_eq!(world.open_names(), <[&str; 0]>::default());
+    // Said once, not with each try.
+    world.input(Input::JournalFailed("disk full".to_owned()));
+    world.expect(&[]);
+    world.run_to_answer("GET a", job("a", Phase::Completed));
+    world.expect(&["GET a", "result a 0 object of a", "ack 1 CMD_COMPLETE Done"]);
+    world.input(Input::JournalBack);
+    assert_eq!(world.csc.state(), SummaryState::Fault);
+    assert_eq!(world.csc.status().error.0, ErrorCode::Journal);
+}
+
+#[test]
+fn a_disk_that_hangs_is_waited_for_but_not_for_ever() {
+    let mut world = World::enabled();
+    world.journal_at_once = false;
+    world.send(execute(""));
+    world.run_for(secs(5));
+    world.send(abort("x"));
+    world.run_for(secs(4));
+    world.expect(&["journal"]);
+    world.run_for(secs(1));
+    let why = "the journal cannot be written: the disk does not answer";
+    let refused = |number: i32| {
+        format!("ack {number} CMD_FAILED Failed: {why}; nothing was sent to the execution service")
+    };
+    world.expect(&[&refused(1), &refused(2), &format!("errorCode 4 {why}"), "summaryState FAULT"]);
+    let beats = world.times("heartbeat").len();
+    world.run_for(secs(10));
+    assert_eq!(world.times("heartbeat").len(), beats + 10);
+}
+
+#[test]
+fn without_a_journal_those_who_wait_are_told_that_nobody_takes_up_their_job() {
+    let mut world = World::enabled_with(Settings { journal: false, ..settings() });
+    world.running("a");
+    world.send(execute("a"));
+    world.send(abort("x"));
+    world.take();
+    world.input(Input::Terminate);
+    world.run_for(secs(5));
+    world.expect(&[
+        "StopRequests",
+        "ack 1 CMD_FAILED Failed: the daemon ended; job a is left at the execution service",
+        "ack 2 CMD_FAILED Failed: the daemon ended before the job was submitted",
+        "ack 3 CMD_FAILED Failed: the daemon ended before it was known whether job x was removed",
+        "summaryState OFFLINE",
+        "Exit",
+    ]);
+}
+
+#[test]
+fn with_a_journal_they_are_left_to_the_next_life() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.records.clear();
+    world.input(Input::Terminate);
+    world.expect(&["StopRequests", "summaryState OFFLINE", "Exit"]);
+    // Not a state to which one returns.
+    assert_eq!(world.records, []);
+    let mut effects = Vec::new();
+    world.csc.handle(super::world::time(world.now), Input::JournalFailed("x".to_owned()), &mut effects);
+    assert_eq!(effects, [] as [Effect; 0]);
+}
