@@ -18,7 +18,7 @@ sim = $(target)/sim
 features ?= $(shell pkg-config --exists openssl 2>/dev/null && echo kafka-sasl)
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test test-kafka test-redis test-systemd generate check fmt bench install deb uninstall clean
+.PHONY: help build sim test simulate chaos test-kafka test-redis test-systemd generate check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -33,7 +33,7 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 	@mkdir -p $(sim)
 	@printf '[simulation]\nmean_duration_s = 2\nsigma_s = 0.5\n' > $(sim)/ocps.toml
 	@$(target)/debug/ocps run 1 --simulate --no-kafka --state enabled --config $(sim)/ocps.toml \
-	   --socket $(sim)/ocps.sock </dev/null 2>$(sim)/ocps.log & daemon=$$!; \
+	   --socket $(sim)/ocps.sock --state-dir $(sim)/state </dev/null 2>$(sim)/ocps.log & daemon=$$!; \
 	 trap 'kill $$daemon 2>/dev/null; wait $$daemon' EXIT; trap : INT; \
 	 $(target)/debug/ocps console --socket $(sim)/ocps.sock --wait 10 || \
 	   { code=$$?; cat $(sim)/ocps.log >&2; exit $$code; }
@@ -41,6 +41,12 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	$(CARGO) test --locked
+
+# Kills by `make chaos`; SEED=n goes the way of that seed.
+KILLS ?= 1000
+
+chaos: ## kill the real daemon KILLS times [1000] while jobs run, and count what is lost or doubled
+	OCPS_KILLS=$(KILLS) $(if $(SEED),OCPS_SEED=$(SEED)) $(CARGO) test --locked --no-default-features --test chaos -- --nocapture
 
 test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java)
 	tests/kafka/real.sh

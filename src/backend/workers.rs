@@ -1,19 +1,22 @@
 //! The two worker pools: *control* makes, finds and removes jobs, *poll* asks how they are.
 //!
 //! They are apart so that a hanging poll never holds up an execute or an abort. Requests are taken in
-//! the order DELETE, look-up, PUT: removing is what an operator waits for.
+//! the order DELETE, look-up, PUT: removing is what an operator waits for. One thread of control takes no PUT,
+//! since each may hang for 30 s.
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, select_biased, unbounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select_biased, unbounded};
 
 use super::Backend;
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Outcome, Request};
 
-/// Threads of the control pool.
-const CONTROL_THREADS: usize = 2;
+/// Threads of the control pool that take everything.
+const PUT_THREADS: usize = 2;
+/// All threads of the control pool.
+pub(super) const CONTROL_THREADS: usize = PUT_THREADS + 1;
 
 /// A way in for requests, and out again when they are cancelled.
 struct Queue {
@@ -52,7 +55,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts the threads: two for control and `connections` for polls.
+    /// Starts the threads: three for control and `connections` for polls.
     ///
     /// `capacity` bounds each queue; the core never has more requests of one kind outstanding.
     ///
@@ -68,7 +71,7 @@ impl Workers {
         let workers = Self { delete: queue(), list: queue(), put: queue(), poll: queue() };
         for n in 0..CONTROL_THREADS {
             let (delete, list) = (workers.delete.receiver.clone(), workers.list.receiver.clone());
-            let put = workers.put.receiver.clone();
+            let put = if n < PUT_THREADS { workers.put.receiver.clone() } else { never() };
             let (backend, outcomes) = (backend.clone(), outcomes.clone());
             thread::Builder::new().name(format!("control-{n}")).spawn(move || {
                 loop {

@@ -48,6 +48,12 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
     line("socket", &get("socket"));
     line("clients", &get("clients"));
     line("state dir", &get("state_dir"));
+    if let Some(journal) = status.get("journal") {
+        line("journal", &self::journal(palette, journal));
+    }
+    if let Some(recovery) = recovery(status.get("recovery")) {
+        line("taken over", &recovery);
+    }
     out
 }
 
@@ -109,6 +115,36 @@ fn kafka(palette: Palette, kafka: &Value) -> String {
     text
 }
 
+fn journal(palette: Palette, journal: &Value) -> String {
+    if journal.is_null() {
+        return "off: a restart forgets all jobs".to_owned();
+    }
+    let mut text = scalar(journal.get("path"));
+    if let Some(problem) = journal.get("problem").and_then(Value::as_str) {
+        let problem = format!("cannot be written for {}: {}", duration(journal.get("failing_s")), clean(problem));
+        text.push_str(&format!(", {}", palette.paint(Tone::Bad, &problem)));
+    }
+    if let Some(waiting) = journal.get("waiting").and_then(Value::as_u64).filter(|waiting| *waiting > 0) {
+        text.push_str(&format!(", {waiting} records waiting"));
+    }
+    text
+}
+
+/// What was done about what earlier runs left; nothing is said if there was nothing.
+fn recovery(value: Option<&Value>) -> Option<String> {
+    let names = [
+        ("running", "running jobs followed on"),
+        ("in_doubt", "jobs in doubt looked for"),
+        ("aborts", "aborts gone on with"),
+        ("results", "results said again"),
+        ("acks", "final acks said again"),
+    ];
+    let count = |key: &str| value?.get(key)?.as_u64().filter(|count| *count > 0);
+    let parts = names.iter().filter_map(|(key, what)| count(key).map(|count| format!("{count} {what}")));
+    let parts: Vec<String> = parts.collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
 /// The stages in which there are jobs.
 fn jobs(value: Option<&Value>) -> String {
     let Some(stages) = value.and_then(Value::as_object) else { return UNKNOWN.to_owned() };
@@ -144,6 +180,8 @@ mod tests {
                       "undecodable": 1},
             "jobs": {"recording": 0, "running": 2, "aborting": 1},
             "counters": {"commands": 3, "results": 1}, "new": true,
+            "journal": {"path": "/s/journal.db", "waiting": 2, "problem": "disk full", "failing_s": 61.0},
+            "recovery": {"running": 2, "in_doubt": 0, "results": 1},
         });
         let expected = "\
 ocps           2 (LSSTComCam), version 0.1.0
@@ -160,6 +198,8 @@ log level      20
 socket         /run/ocps/ocps.sock
 clients        1
 state dir      -
+journal        /s/journal.db, cannot be written for 1m01s: disk full, 2 records waiting
+taken over     2 running jobs followed on, 1 results said again
 ";
         assert_eq!(status_text(Palette::Plain, &status), expected);
     }

@@ -25,6 +25,9 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// Most jobs that can be allowed at once: each costs memory and a poll per interval.
 const MAX_JOBS: usize = 100_000;
+/// Longest memory that can be asked for, in days.
+const MAX_HISTORY_DAYS: u32 = 3650;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Highest replication factor of a topic.
 const MAX_REPLICATION: usize = 100;
@@ -55,6 +58,10 @@ pub struct Settings {
     pub socket: Option<PathBuf>,
     /// Directory of what must survive a restart.
     pub state_dir: Option<PathBuf>,
+    /// Whether commands are journaled there.
+    pub journal: bool,
+    /// For how long commands that ended are remembered.
+    pub history: Duration,
     /// The log.
     pub log: Log,
     /// The execution service.
@@ -186,6 +193,8 @@ impl Default for Settings {
             config_dir: None,
             socket: None,
             state_dir: None,
+            journal: true,
+            history: 30 * DAY,
             log: Log { level: 20, file: None },
             uws: Uws {
                 command: "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".into(),
@@ -258,6 +267,8 @@ struct Wire {
     config_dir: Option<FilePath>,
     socket: Option<FilePath>,
     state_dir: Option<FilePath>,
+    journal: Option<OnOff>,
+    history_days: Option<Days>,
     log: WireLog,
     uws: WireUws,
     redis: WireRedis,
@@ -363,6 +374,8 @@ impl Wire {
             config_dir: self.config_dir.map(|v| v.0),
             socket: self.socket.map(|v| v.0),
             state_dir: self.state_dir.map(|v| v.0),
+            journal: self.journal.map_or(default.journal, |v| v.0),
+            history: self.history_days.map_or(default.history, |v| v.0),
             log: Log {
                 level: self.log.level.map_or(default.log.level, |v| v.0),
                 file: self.log.file.map(|v| v.0),
@@ -500,6 +513,11 @@ kind!(Switch(bool), "true or false", |raw| match raw {
     Raw::Bool(b) => Some(*b),
     Raw::Integer(_) | Raw::Float(_) | Raw::Text(_) | Raw::Other(_) => None,
 });
+kind!(OnOff(bool), "\"on\" or \"off\"", |raw| match raw.text() {
+    Some("on") => Some(true),
+    Some("off") => Some(false),
+    Some(_) | None => None,
+});
 kind!(Text(String), "text that is not empty", |raw| {
     raw.text().filter(|t| !t.trim().is_empty() && !t.contains('\0')).map(str::to_owned)
 });
@@ -533,6 +551,10 @@ kind!(
     format!("a whole number from 1 to {MAX}"),
     |raw| raw.integer().and_then(|i| usize::try_from(i).ok()).filter(|i| (1..=MAX).contains(i))
 );
+kind!(Days(Duration), format!("a whole number of days from 1 to {MAX_HISTORY_DAYS}"), |raw| {
+    let days = raw.integer().and_then(|i| u32::try_from(i).ok());
+    days.filter(|days| (1..=MAX_HISTORY_DAYS).contains(days)).map(|days| days * DAY)
+});
 kind!(LeapSeconds(u32), "a whole number of seconds from 0 to 100", |raw| {
     raw.integer().and_then(|i| u32::try_from(i).ok()).filter(|i| *i <= 100)
 });

@@ -61,6 +61,22 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// The command of a [`Record::Accepted`].
+    #[must_use]
+    pub fn accepted(&self) -> Option<EntryKey> {
+        match self {
+            Self::Accepted(entry) => Some(entry.key),
+            Self::Created { .. }
+            | Self::Suspected { .. }
+            | Self::Ended { .. }
+            | Self::Said(_)
+            | Self::Seen { .. }
+            | Self::State { .. } => None,
+        }
+    }
+}
+
 /// A command that was accepted and takes its time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {

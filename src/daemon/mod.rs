@@ -5,60 +5,49 @@
 //! the process with a message.
 
 mod setup;
+mod sources;
+mod start;
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::mem;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never, select};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use crossbeam_channel::Sender;
 
-use crate::backend::Backend;
 use crate::backend::workers::Workers;
 use crate::cli::flags::RunArgs;
 use crate::config::settings::Settings;
-use crate::config::watcher::{self, ConfigRequest, ConfigResult};
+use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, Order, Sender as CommandSender, Via};
-use crate::csc::event::{Event as SalEvent, LogMessage};
-use crate::csc::id::{SalIndex, SeqNum};
+use crate::csc::event::Event as SalEvent;
+use crate::csc::id::{EntryKey, SalIndex, SeqNum};
 use crate::csc::record::{Receipt, Record};
 use crate::csc::report::StageName;
-use crate::csc::request::Outcome;
 use crate::csc::state::{SummaryState, Transition};
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input, Watching};
+use crate::journal::{Journal, Report};
 use crate::logging::{self, Logs};
 use crate::sal;
 use crate::systemd::Manager;
-use crate::timer::{self, Tick};
 use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
-use crate::transport::socket::{self, ClientInput, Hub};
+use crate::transport::socket::{ClientInput, Hub};
 use crate::transport::{KafkaInput, document};
-use setup::{KafkaPlan, Setup};
+use sources::{Event, Signal, Sources, dead_channel};
 
 /// Things that happened are handled in batches of at most so many, so that the deadline is looked at.
 const BATCH: usize = 256;
 /// A turn that takes longer is complained about.
 const SLOW_TURN: Duration = Duration::from_millis(100);
-/// Things that clients did and that wait to be handled; a client that does more waits.
-const CLIENT_QUEUE: usize = 1024;
-/// Answers of the back-end that wait to be handled; a worker that has more waits.
-const OUTCOME_QUEUE: usize = 1024;
-/// Log lines that wait to become events; more are not told.
-const LOG_QUEUE: usize = 1024;
-/// Things that came over Kafka and wait to be handled; the reading thread waits then.
-const KAFKA_QUEUE: usize = 1024;
 /// Commands that wait for the start to end; more are refused.
 const DEFERRED_MAX: usize = 1024;
-/// Requests to the configuration thread that wait.
-const CONFIG_QUEUE: usize = 64;
-/// Room in a worker queue for each job: a job, its removal and the jobs it waits for may all ask at once.
-const REQUESTS_PER_JOB: usize = 3;
+/// Longest wait of the main loop for anything at all; the timer wakes it long before.
+const IDLE: Duration = Duration::from_secs(3600);
+/// Longest wait for the last records to be written when the daemon ends.
+const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -69,59 +58,6 @@ pub enum Failure {
     Configuration(String),
     /// Anything else: the socket is in use, say.
     Other(String),
-}
-
-/// Anything that can happen.
-#[derive(Debug)]
-enum Event {
-    Client(ClientInput),
-    Outcome(Outcome),
-    Configuration(ConfigResult),
-    Kafka(KafkaInput),
-    Log(LogMessage),
-    Signal(Signal),
-    Tick,
-}
-
-impl Event {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Client(ClientInput::Connected(..)) => "a client",
-            Self::Client(ClientInput::Command(_)) => "a command",
-            Self::Client(ClientInput::Subscribe(_)) => "a subscription",
-            Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
-            Self::Outcome(_) => "an answer of the back-end",
-            Self::Configuration(_) => "a configuration",
-            Self::Kafka(KafkaInput::Command(_)) => "a command over Kafka",
-            Self::Kafka(KafkaInput::Joined) => "Kafka joined",
-            Self::Kafka(KafkaInput::Intruder(_)) => "another instance",
-            Self::Kafka(KafkaInput::Delivered(_)) => "a delivery",
-            Self::Log(_) => "a log line",
-            Self::Signal(_) => "a signal",
-            Self::Tick => "a tick",
-        }
-    }
-}
-
-/// A signal that means something to us.
-#[derive(Clone, Copy, Debug)]
-enum Signal {
-    Terminate,
-    HangUp,
-}
-
-/// Where things that happen come from.
-struct Sources {
-    clients: Receiver<ClientInput>,
-    outcomes: Receiver<Outcome>,
-    configuration: Receiver<ConfigResult>,
-    kafka: Receiver<KafkaInput>,
-    logs: Receiver<LogMessage>,
-    signals: Receiver<Signal>,
-    ticks: Receiver<Tick>,
-    /// In the place of `clients` until the state asked for on the command line is reached.
-    nobody: Receiver<ClientInput>,
 }
 
 /// The daemon.
@@ -148,6 +84,7 @@ struct Daemon {
     state_dir: Option<PathBuf>,
     /// Held for as long as we live.
     _state_lock: Option<File>,
+    journal: Option<Journal>,
     /// What came of effects and is to be handled in this turn.
     inputs: VecDeque<Input>,
     effects: Vec<Effect>,
@@ -177,187 +114,9 @@ struct Joining {
 /// # Errors
 /// When it cannot start; once it runs, it only ends by command or signal.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
-    let ended = serve(args);
+    let ended = start::serve(args);
     log::logger().flush();
     ended
-}
-
-fn serve(args: &RunArgs) -> Result<(), Failure> {
-    let setup = Setup::new(args)?;
-    sal::time::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
-    let work = setup.backend()?;
-    let (log_sender, logs) = bounded(LOG_QUEUE);
-    let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
-        .map_err(Failure::Other)?;
-    abort_on_panic();
-    let signals = signals()?;
-    let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
-    let (client_sender, clients) = bounded(CLIENT_QUEUE);
-    let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
-    let core = setup.core();
-    log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
-    let start_timeout = match &setup.kafka {
-        KafkaPlan::On(options) => options.start_timeout,
-        KafkaPlan::Off | KafkaPlan::Impossible(_) => Duration::ZERO,
-    };
-    let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
-    let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let workers = start_workers(&setup.settings, &work.backend, &outcome_sender)?;
-    let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
-    let (config_results, configuration) = bounded(CONFIG_QUEUE);
-    watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
-    let (deadlines, ticks) = timer::start().map_err(|error| no_thread(&error))?;
-
-    let epoch = Instant::now();
-    let mut effects = Vec::new();
-    let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
-    let simulated = core.simulated;
-    let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
-    let joining = Joining {
-        until: epoch + start_timeout,
-        state: args.state,
-        override_name: args.override_name.clone(),
-    };
-    let mut daemon = Daemon {
-        epoch,
-        csc,
-        hub,
-        kafka,
-        kafka_problem,
-        workers,
-        configuration: config_sender,
-        deadlines,
-        manager: Manager::new(),
-        logs: log_outputs,
-        index: setup.index,
-        simulated,
-        redis: work.redis,
-        config: setup.config,
-        log_level_fixed: args.log_level.is_some(),
-        state_dir: setup.state_dir,
-        _state_lock: state_lock,
-        inputs: VecDeque::new(),
-        effects,
-        records: Vec::new(),
-        joining: Some(joining),
-        starting: 0,
-        deferred: VecDeque::new(),
-        over: false,
-        failure: None,
-    };
-    daemon.carry_out();
-    if daemon.kafka.is_none() {
-        daemon.joined();
-    }
-    let nobody = never();
-    let kafka = kafka_inputs;
-    daemon.run(Sources { clients, outcomes, configuration, kafka, logs, signals, ticks, nobody })
-}
-
-fn start_workers(
-    settings: &Settings,
-    backend: &Arc<dyn Backend>,
-    outcomes: &Sender<Outcome>,
-) -> Result<Workers, Failure> {
-    let capacity = REQUESTS_PER_JOB * settings.max_jobs;
-    Workers::start(backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
-}
-
-/// Kafka, what comes over it, and why there is none although it is wanted.
-type StartedKafka = (Option<Kafka>, Receiver<KafkaInput>, Option<String>);
-
-fn start_kafka(plan: KafkaPlan, index: SalIndex) -> Result<StartedKafka, Failure> {
-    match plan {
-        KafkaPlan::Off => Ok((None, never(), None)),
-        KafkaPlan::Impossible(problem) => {
-            log::error!("no Kafka, only the local socket: {problem}");
-            Ok((None, never(), Some(problem)))
-        }
-        KafkaPlan::On(options) => {
-            let (sender, inputs) = bounded(KAFKA_QUEUE);
-            let kafka = Kafka::start(*options, index, sender).map_err(Failure::Configuration)?;
-            Ok((Some(kafka), inputs, None))
-        }
-    }
-}
-
-fn no_thread(error: &std::io::Error) -> Failure {
-    Failure::Other(format!("cannot start a thread: {error}"))
-}
-
-/// A thread that panics is a bug; without it the daemon would be alive but deaf.
-fn abort_on_panic() {
-    let default = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        log::error!("this is a bug in ocps: {info}");
-        log::logger().flush();
-        default(info);
-        std::process::abort();
-    }));
-}
-
-/// The first TERM or INT ends the daemon in order, the second one at once.
-fn signals() -> Result<Receiver<Signal>, Failure> {
-    let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-    // Room for one of each kind: a hang-up that was not heard yet says all that another one could.
-    let (sender, receiver) = bounded(2);
-    let listen = move || {
-        let mut terminated = false;
-        for signal in signals.forever() {
-            let signal = if signal == SIGHUP { Signal::HangUp } else { Signal::Terminate };
-            match signal {
-                Signal::Terminate if terminated => signal_hook::low_level::exit(1),
-                Signal::Terminate => terminated = true,
-                Signal::HangUp if !sender.is_empty() => continue,
-                Signal::HangUp => {}
-            }
-            // Without waiting: when the main loop hangs, the second signal must still work.
-            let _ = sender.try_send(signal);
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(failed)?;
-    Ok(receiver)
-}
-
-impl Sources {
-    /// What happened next; waits for it.
-    fn wait(&self, starting: bool) -> Event {
-        let clients = if starting { &self.nobody } else { &self.clients };
-        let event = select! {
-            recv(self.signals) -> signal => signal.map(Event::Signal),
-            recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
-            recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
-            recv(self.configuration) -> result => result.map(Event::Configuration),
-            recv(self.kafka) -> input => input.map(Event::Kafka),
-            recv(clients) -> input => input.map(Event::Client),
-            recv(self.logs) -> message => message.map(Event::Log),
-        };
-        event.unwrap_or_else(|_| dead_channel())
-    }
-
-    /// What has happened already, if anything.
-    fn take(&self, starting: bool) -> Option<Event> {
-        let clients = if starting { &self.nobody } else { &self.clients };
-        let event = select! {
-            recv(self.signals) -> signal => signal.map(Event::Signal),
-            recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
-            recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
-            recv(self.configuration) -> result => result.map(Event::Configuration),
-            recv(self.kafka) -> input => input.map(Event::Kafka),
-            recv(clients) -> input => input.map(Event::Client),
-            recv(self.logs) -> message => message.map(Event::Log),
-            default => return None,
-        };
-        Some(event.unwrap_or_else(|_| dead_channel()))
-    }
-}
-
-/// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
-fn dead_channel() -> ! {
-    log::error!("this is a bug in ocps: one of its threads has ended");
-    log::logger().flush();
-    std::process::abort();
 }
 
 impl Daemon {
@@ -420,7 +179,7 @@ impl Daemon {
         // Before anything happens too: it may be long in coming, and the heart is to beat.
         let mut deadline = self.set_deadline();
         while !self.over {
-            let mut event = sources.wait(self.starting > 0);
+            let Some(mut event) = sources.next(self.starting > 0, IDLE) else { continue };
             let begun = Instant::now();
             let mut ticked = false;
             let first = event.name();
@@ -432,7 +191,7 @@ impl Daemon {
                 if self.over || handled == BATCH {
                     break;
                 }
-                match sources.take(self.starting > 0) {
+                match sources.next(self.starting > 0, Duration::ZERO) {
                     Some(next) => event = next,
                     None => break,
                 }
@@ -449,11 +208,25 @@ impl Daemon {
         for message in sources.logs.try_iter() {
             self.publish(&SalEvent::LogMessage(message), None);
         }
+        let kafka_inputs = sources.kafka.clone();
         // A client that waits to be heard, or to be taken, is not waited for.
         drop(sources);
         self.hub.close();
-        if let Some(kafka) = self.kafka {
+        if let Some(kafka) = self.kafka.take() {
             kafka.close();
+        }
+        for input in kafka_inputs.try_iter() {
+            match input {
+                KafkaInput::Delivered(receipt) => self.delivered(Some(receipt)),
+                // They came too late.
+                KafkaInput::Command(_) | KafkaInput::Joined | KafkaInput::Intruder(_) => {}
+            }
+        }
+        self.keep();
+        if let Some(journal) = self.journal {
+            if let Err(problem) = journal.close(JOURNAL_PATIENCE) {
+                log::error!("{problem}");
+            }
         }
         self.failure.map_or(Ok(()), |reason| Err(Failure::Other(reason)))
     }
@@ -489,6 +262,9 @@ impl Daemon {
             Event::Kafka(KafkaInput::Joined) => self.joined(),
             Event::Kafka(KafkaInput::Intruder(who)) => self.inputs.push_back(Input::Intruder(who)),
             Event::Kafka(KafkaInput::Delivered(receipt)) => self.delivered(Some(receipt)),
+            Event::Journal(Report::Durable(keys)) => self.inputs.extend(keys.into_iter().map(Input::Journaled)),
+            Event::Journal(Report::Failed(reason)) => self.inputs.push_back(Input::JournalFailed(reason)),
+            Event::Journal(Report::Back) => self.inputs.push_back(Input::JournalBack),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
             Event::Signal(Signal::Terminate) => {
                 log::info!("told to end");
@@ -518,6 +294,7 @@ impl Daemon {
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
+                    journal: self.journal.as_ref().map(Journal::status),
                     clients: self.hub.clients(),
                     kafka: self.kafka.as_ref().map(Kafka::report),
                     kafka_problem: self.kafka_problem.as_deref(),
@@ -565,18 +342,42 @@ impl Daemon {
 
     /// Hands all inputs to the core and carries out what it wants.
     fn turn(&mut self) {
-        while let Some(input) = self.inputs.pop_front() {
-            let now = self.now();
-            self.csc.handle(now, input, &mut self.effects);
-            self.carry_out();
-            if self.inputs.is_empty() && self.joining.is_none() && self.starting == 0 {
-                self.inputs.extend(self.deferred.drain(..).map(Input::Command));
+        loop {
+            while let Some(input) = self.inputs.pop_front() {
+                let now = self.now();
+                self.csc.handle(now, input, &mut self.effects);
+                self.carry_out();
+                if self.inputs.is_empty() && self.joining.is_none() && self.starting == 0 {
+                    self.inputs.extend(self.deferred.drain(..).map(Input::Command));
+                }
+            }
+            self.keep();
+            if self.inputs.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Hands all records of this turn to the journal, to be kept together.
+    fn keep(&mut self) {
+        let records = mem::take(&mut self.records);
+        let accepted: Vec<EntryKey> = records.iter().filter_map(Record::accepted).collect();
+        match &self.journal {
+            // Without a journal nothing is waited for.
+            None => self.inputs.extend(accepted.into_iter().map(Input::Journaled)),
+            Some(_) if records.is_empty() => {}
+            Some(journal) => {
+                let Err(reason) = journal.write(records) else { return };
+                log::error!("{reason}");
+                if !accepted.is_empty() {
+                    self.inputs.push_back(Input::JournalFailed(reason));
+                }
             }
         }
     }
 
     fn carry_out(&mut self) {
-        for effect in std::mem::take(&mut self.effects) {
+        for effect in mem::take(&mut self.effects) {
             self.perform(effect);
         }
     }

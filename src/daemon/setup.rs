@@ -21,6 +21,7 @@ use crate::config::kafka::{self, Options, Problem};
 use crate::config::settings::{self, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
+use crate::journal::{Identity, Limits};
 use crate::transport::socket_path;
 
 /// All that the daemon is told.
@@ -31,10 +32,18 @@ pub(super) struct Setup {
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
     pub(super) socket: PathBuf,
-    /// None in simulation, which keeps nothing.
+    /// None in a simulation that is not told to keep anything.
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) journal: Option<JournalPlan>,
     pub(super) reader: Reader,
     pub(super) kafka: KafkaPlan,
+}
+
+/// The journal that is kept.
+pub(super) struct JournalPlan {
+    pub(super) path: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) limits: Limits,
 }
 
 /// What is done about Kafka.
@@ -65,11 +74,16 @@ impl Setup {
             socket_path::User::current(),
         )
         .map_err(Failure::Other)?;
-        let state_dir = match (args.simulate, args.state_dir.clone().or_else(|| settings.state_dir.clone())) {
-            (true, _) => None,
-            (false, Some(dir)) => Some(dir),
-            (false, None) => Some(default_state_dir()?),
+        let state_dir = match (args.simulate, args.state_dir.clone()) {
+            (true, dir) | (false, dir @ Some(_)) => dir,
+            (false, None) => Some(settings.state_dir.clone().map_or_else(default_state_dir, Ok)?),
         };
+        let journal = state_dir.as_deref().filter(|_| settings.journal).map(|dir| JournalPlan {
+            // A rehearsal never touches the real one.
+            path: dir.join(if args.simulate { "simulated.db" } else { "journal.db" }),
+            identity: Identity { index, simulated: args.simulate },
+            limits: Limits::new(settings.history),
+        });
         let reader = Reader {
             dir: component::directory(args.config_dir.as_deref(), &settings, &lookup),
             site: component::site(&settings, &lookup),
@@ -86,7 +100,7 @@ impl Setup {
             KafkaPlan::Off
         };
         let log_level = args.log_level.unwrap_or(settings.log.level);
-        Ok(Self { config, settings, index, log_level, socket, state_dir, reader, kafka })
+        Ok(Self { config, settings, index, log_level, socket, state_dir, journal, reader, kafka })
     }
 
     /// What carries out the commands of our index.
@@ -133,7 +147,7 @@ impl Setup {
             submit_timeout: uws.submit_timeout,
             settle_time: uws.settle_time,
             outage_limit: uws.outage_limit,
-            journal: false,
+            journal: self.journal.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,
         }

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use crate::csc::id::SalIndex;
 use crate::csc::report::{JobReport, Status};
 use crate::csc::time::Tai;
+use crate::journal;
 use crate::transport::KafkaReport;
 
 /// What the daemon adds to the core's status.
@@ -23,8 +24,10 @@ pub struct Process<'a> {
     pub uptime: Duration,
     /// Where the local socket is.
     pub socket: &'a Path,
-    /// Where the state directory is; none in simulation.
+    /// Where the state directory is; none in a simulation that keeps nothing.
     pub state_dir: Option<&'a Path>,
+    /// How it goes with the journal; none where there is none.
+    pub journal: Option<journal::Status>,
     /// Clients of the local socket.
     pub clients: usize,
     /// How it goes with Kafka, if it is used.
@@ -73,6 +76,24 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
         (None, None) => Json::Null,
     };
+    let journal = process.journal.as_ref().map(|journal| {
+        json!({
+            "path": journal.path.to_string_lossy(),
+            "waiting": journal.waiting,
+            "problem": journal.problem.as_ref().map(|(reason, _)| reason),
+            "failing_s": journal.problem.as_ref().map(|(_, time)| time.as_secs_f64()),
+            "upkeep_problem": journal.upkeep_problem,
+            "busy_s": journal.busy.map(|time| time.as_secs_f64()),
+            "last_commit_ms": journal.last_commit.map(|time| time.as_secs_f64() * 1e3),
+        })
+    });
+    let recovery = json!({
+        "running": status.recovery.running,
+        "in_doubt": status.recovery.in_doubt,
+        "aborts": status.recovery.aborts,
+        "results": status.recovery.results,
+        "acks": status.recovery.acks,
+    });
     let document = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "index": process.index.number(),
@@ -93,6 +114,8 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "redis": process.redis.map(|address| json!({ "address": address })),
         "jobs": jobs,
         "counters": counters,
+        "journal": journal,
+        "recovery": recovery,
     });
     json!({ "status": document }).to_string()
 }

@@ -22,6 +22,7 @@ use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use ureq::{Agent, Body, Proxy, RequestBuilder, SendBody};
 
 use crate::backend::Backend;
+use crate::backend::workers::CONTROL_THREADS;
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};
@@ -40,9 +41,6 @@ const TEXT_LIMIT: usize = 64 * 1024;
 
 /// Largest head of a reply, in bytes; the genuine one has some 500.
 const HEAD_LIMIT: usize = 64 * 1024;
-
-/// Worker threads besides those that poll: PUT, DELETE and look-ups.
-const CONTROL_WORKERS: usize = 2;
 
 /// The service compares this header by equality: with a charset the PUT fails.
 const JSON: &str = "application/json";
@@ -175,7 +173,7 @@ fn proxy(url: &str) -> Result<Proxy, String> {
 
 /// Every option that matters, written out.
 fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
-    let idle = settings.connections.saturating_add(CONTROL_WORKERS);
+    let idle = settings.connections.saturating_add(CONTROL_THREADS);
     let builder = Agent::config_builder()
         // Refusals have texts that people must see.
         .http_status_as_error(false)

@@ -66,7 +66,7 @@ const INDEXES: &[&str] = &["1", "2", "3", "101", "LATISS", "LSSTComCam", "LSSTCa
 fn values(name: &str) -> Choices {
     match name {
         "FILE" | "DIR" | "PATH" => Choices::Paths,
-        "STATE" => words(&["standby", "disabled", "enabled"]),
+        "STATE" => words(&["standby", "disabled", "enabled", "resume"]),
         "INDEX" => words(INDEXES),
         "LEVEL" => words(&["debug", "info", "warning", "error"]),
         _ => Choices::Free,

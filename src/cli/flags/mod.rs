@@ -94,6 +94,15 @@ pub enum Invocation {
     Version,
 }
 
+/// Where the daemon goes when it starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitialState {
+    /// To this state: STANDBY, DISABLED or ENABLED.
+    At(SummaryState),
+    /// To the state before the restart if that was DISABLED or ENABLED, with the same override; else to STANDBY.
+    Resume,
+}
+
 /// What `ocps run` was told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunArgs {
@@ -101,8 +110,8 @@ pub struct RunArgs {
     pub index: Option<SalIndex>,
     /// `--simulate`.
     pub simulate: bool,
-    /// `--state`: STANDBY, DISABLED or ENABLED.
-    pub state: SummaryState,
+    /// `--state`.
+    pub state: InitialState,
     /// `--override`: `[file][:gitref]`.
     pub override_name: Option<String>,
     /// `--configdir`.
@@ -424,7 +433,7 @@ impl Line {
         Ok(RunArgs {
             index,
             simulate: self.draft.simulate,
-            state: self.draft.state.unwrap_or(SummaryState::Standby),
+            state: self.draft.state.unwrap_or(InitialState::At(SummaryState::Standby)),
             override_name: self.draft.override_name.take(),
             config_dir: self.draft.config_dir.take(),
             config: self.draft.config.take(),

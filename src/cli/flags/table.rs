@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Verb;
+use super::{InitialState, Verb};
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
 
@@ -63,7 +63,7 @@ pub(super) enum Action {
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Draft {
     pub(super) simulate: bool,
-    pub(super) state: Option<SummaryState>,
+    pub(super) state: Option<InitialState>,
     pub(super) override_name: Option<String>,
     pub(super) config_dir: Option<PathBuf>,
     pub(super) config: Option<PathBuf>,
@@ -241,18 +241,21 @@ const STATE: Flag = Flag {
     name: "state",
     short: None,
     verbs: &[Verb::Run],
-    help: "Go to this state at start: standby, disabled or enabled [default: standby].",
+    help: "Go to this state at start: standby, disabled, enabled, or resume, which is the one before the \
+           restart (disabled or enabled, with the same override) [default: standby].",
     action: Action::Value { name: "STATE", set: |draft, value| put(&mut draft.state, initial_state(value)) },
 };
 
 #[test]
 fn test_state() {
-    check(&STATE, "standby", |draft| draft.state = Some(SummaryState::Standby));
-    check(&STATE, "Disabled", |draft| draft.state = Some(SummaryState::Disabled));
-    check(&STATE, "ENABLED", |draft| draft.state = Some(SummaryState::Enabled));
-    check_bad(&STATE, "offline", "a daemon cannot start OFFLINE: give standby, disabled or enabled");
-    check_bad(&STATE, "fault", "a daemon cannot start in FAULT: give standby, disabled or enabled");
-    check_bad(&STATE, "on", "unknown state \"on\": give standby, disabled or enabled");
+    let at = |state| Some(InitialState::At(state));
+    check(&STATE, "standby", |draft| draft.state = at(SummaryState::Standby));
+    check(&STATE, "Disabled", |draft| draft.state = at(SummaryState::Disabled));
+    check(&STATE, "ENABLED", |draft| draft.state = at(SummaryState::Enabled));
+    check(&STATE, "Resume", |draft| draft.state = Some(InitialState::Resume));
+    check_bad(&STATE, "offline", "a daemon cannot start OFFLINE: give standby, disabled, enabled or resume");
+    check_bad(&STATE, "fault", "a daemon cannot start in FAULT: give standby, disabled, enabled or resume");
+    check_bad(&STATE, "on", "unknown state \"on\": give standby, disabled, enabled or resume");
 }
 
 const OVERRIDE: Flag = Flag {
@@ -530,11 +533,16 @@ fn log_level(value: &OsStr) -> Result<i32, String> {
     }
 }
 
-fn initial_state(value: &OsStr) -> Result<SummaryState, String> {
-    const ALLOWED: &str = "give standby, disabled or enabled";
+fn initial_state(value: &OsStr) -> Result<InitialState, String> {
+    const ALLOWED: &str = "give standby, disabled, enabled or resume";
     let value = text(value)?;
+    if value.eq_ignore_ascii_case("resume") {
+        return Ok(InitialState::Resume);
+    }
     match SummaryState::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(value)) {
-        Some(state @ (SummaryState::Standby | SummaryState::Disabled | SummaryState::Enabled)) => Ok(state),
+        Some(state @ (SummaryState::Standby | SummaryState::Disabled | SummaryState::Enabled)) => {
+            Ok(InitialState::At(state))
+        }
         Some(SummaryState::Offline) => Err(format!("a daemon cannot start OFFLINE: {ALLOWED}")),
         Some(SummaryState::Fault) => Err(format!("a daemon cannot start in FAULT: {ALLOWED}")),
         None => Err(format!("unknown state {value:?}: {ALLOWED}")),

@@ -23,7 +23,7 @@ fn plain_run() -> RunArgs {
     RunArgs {
         index: None,
         simulate: false,
-        state: SummaryState::Standby,
+        state: InitialState::At(SummaryState::Standby),
         override_name: None,
         config_dir: None,
         config: None,
@@ -74,7 +74,7 @@ fn run_takes_an_index_and_flags_in_any_order() {
     let expected = RunArgs {
         index: Some(SalIndex::LsstComCam),
         simulate: true,
-        state: SummaryState::Enabled,
+        state: InitialState::At(SummaryState::Enabled),
         override_name: Some("a.yaml:v1".into()),
         config_dir: Some("c".into()),
         config: Some("t.toml".into()),

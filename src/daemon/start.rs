@@ -1,0 +1,199 @@
+//! Start-up: all threads and channels, then the main loop.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded, never};
+
+use super::setup::{self, JournalPlan, KafkaPlan, Setup};
+use super::sources::{Sources, signals};
+use super::{Daemon, Failure, Joining};
+use crate::backend::Backend;
+use crate::backend::workers::Workers;
+use crate::cli::flags::{InitialState, RunArgs};
+use crate::config::settings::Settings;
+use crate::config::watcher;
+use crate::csc::id::SalIndex;
+use crate::csc::record::Recovered;
+use crate::csc::request::Outcome;
+use crate::csc::state::SummaryState;
+use crate::csc::time::Time;
+use crate::csc::{Csc, Input};
+use crate::journal::{Journal, OpenError, Report};
+use crate::logging::Logs;
+use crate::sal;
+use crate::systemd::Manager;
+use crate::timer;
+use crate::transport::KafkaInput;
+use crate::transport::kafka::Kafka;
+use crate::transport::socket;
+
+/// Things that clients did and that wait to be handled; a client that does more waits.
+const CLIENT_QUEUE: usize = 1024;
+/// Answers of the back-end that wait to be handled; a worker that has more waits.
+const OUTCOME_QUEUE: usize = 1024;
+/// Log lines that wait to become events; more are not told.
+const LOG_QUEUE: usize = 1024;
+/// Things that came over Kafka and wait to be handled; the reading thread waits then.
+const KAFKA_QUEUE: usize = 1024;
+/// Requests to the configuration thread that wait.
+const CONFIG_QUEUE: usize = 64;
+/// Room in a worker queue for each job: a job, its removal and the jobs it waits for may all ask at once.
+const REQUESTS_PER_JOB: usize = 3;
+
+/// Starts everything and serves until the end.
+pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
+    let setup = Setup::new(args)?;
+    sal::time::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
+    let work = setup.backend()?;
+    let (log_sender, logs) = bounded(LOG_QUEUE);
+    let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
+        .map_err(Failure::Other)?;
+    abort_on_panic();
+    let signals = signals()?;
+    let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
+    let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
+    let (state, override_name) = initial_state(args, &recovered);
+    let (client_sender, clients) = bounded(CLIENT_QUEUE);
+    let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
+    let core = setup.core();
+    log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
+    let start_timeout = match &setup.kafka {
+        KafkaPlan::On(options) => options.start_timeout,
+        KafkaPlan::Off | KafkaPlan::Impossible(_) => Duration::ZERO,
+    };
+    let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
+    let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
+    let workers = start_workers(&setup.settings, &work.backend, &outcome_sender)?;
+    let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
+    let (config_results, configuration) = bounded(CONFIG_QUEUE);
+    watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
+    let (deadlines, ticks) = timer::start().map_err(|error| no_thread(&error))?;
+
+    let epoch = Instant::now();
+    let mut effects = Vec::new();
+    let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
+    let simulated = core.simulated;
+    let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
+    let joining = Joining {
+        until: epoch + start_timeout,
+        state,
+        override_name,
+    };
+    let mut daemon = Daemon {
+        epoch,
+        csc,
+        hub,
+        kafka,
+        kafka_problem,
+        workers,
+        configuration: config_sender,
+        deadlines,
+        manager: Manager::new(),
+        logs: log_outputs,
+        index: setup.index,
+        simulated,
+        redis: work.redis,
+        config: setup.config,
+        log_level_fixed: args.log_level.is_some(),
+        state_dir: setup.state_dir,
+        _state_lock: state_lock,
+        journal,
+        inputs: VecDeque::from([Input::Recovered(recovered)]),
+        effects,
+        records: Vec::new(),
+        joining: Some(joining),
+        starting: 0,
+        deferred: VecDeque::new(),
+        over: false,
+        failure: None,
+    };
+    daemon.carry_out();
+    daemon.turn();
+    if daemon.kafka.is_none() {
+        daemon.joined();
+    }
+    let nobody = never();
+    let (kafka, journal) = (kafka_inputs, reports);
+    daemon.run(Sources { clients, outcomes, configuration, kafka, journal, logs, signals, ticks, nobody })
+}
+
+/// The journal, what it says, and what it kept.
+type StartedJournal = (Option<Journal>, Receiver<Report>, Recovered);
+
+fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
+    let Some(plan) = plan else { return Ok((None, never(), Recovered::default())) };
+    let opened = Journal::open(&plan.path, plan.identity, plan.limits);
+    let (journal, recovered) = opened.map_err(|error| match error {
+        OpenError::Unusable { .. } => Failure::Other(error.to_string()),
+        OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {
+            Failure::Configuration(error.to_string())
+        }
+    })?;
+    let reports = journal.reports().clone();
+    Ok((Some(journal), reports, recovered))
+}
+
+/// Where to go at start, and with which override.
+fn initial_state(args: &RunArgs, recovered: &Recovered) -> (SummaryState, Option<String>) {
+    let InitialState::At(state) = args.state else {
+        let Some((state, override_name)) = &recovered.state else {
+            log::info!("no summary state to resume is known: STANDBY");
+            return (SummaryState::Standby, args.override_name.clone());
+        };
+        return match state {
+            SummaryState::Disabled | SummaryState::Enabled => {
+                (*state, args.override_name.clone().or_else(|| Some(override_name.clone())))
+            }
+            SummaryState::Standby | SummaryState::Fault | SummaryState::Offline => {
+                log::info!("{state} is not resumed: STANDBY");
+                (SummaryState::Standby, None)
+            }
+        };
+    };
+    (state, args.override_name.clone())
+}
+
+fn start_workers(
+    settings: &Settings,
+    backend: &Arc<dyn Backend>,
+    outcomes: &Sender<Outcome>,
+) -> Result<Workers, Failure> {
+    let capacity = REQUESTS_PER_JOB * settings.max_jobs;
+    Workers::start(backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
+}
+
+/// Kafka, what comes over it, and why there is none although it is wanted.
+type StartedKafka = (Option<Kafka>, Receiver<KafkaInput>, Option<String>);
+
+fn start_kafka(plan: KafkaPlan, index: SalIndex) -> Result<StartedKafka, Failure> {
+    match plan {
+        KafkaPlan::Off => Ok((None, never(), None)),
+        KafkaPlan::Impossible(problem) => {
+            log::error!("no Kafka, only the local socket: {problem}");
+            Ok((None, never(), Some(problem)))
+        }
+        KafkaPlan::On(options) => {
+            let (sender, inputs) = bounded(KAFKA_QUEUE);
+            let kafka = Kafka::start(*options, index, sender).map_err(Failure::Configuration)?;
+            Ok((Some(kafka), inputs, None))
+        }
+    }
+}
+
+fn no_thread(error: &std::io::Error) -> Failure {
+    Failure::Other(format!("cannot start a thread: {error}"))
+}
+
+/// A thread that panics is a bug; without it the daemon would be alive but deaf.
+fn abort_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        log::error!("this is a bug in ocps: {info}");
+        log::logger().flush();
+        default(info);
+        std::process::abort();
+    }));
+}
+
