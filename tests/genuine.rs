@@ -105,7 +105,7 @@ fn submit(client: &Uws, url: &str, run_id: &str, values: &[String]) -> Answer {
         command: "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".to_owned(),
         source_url: "https://github.com/lsst-dm/uws_scripts".to_owned(),
         commit_ref: "main".to_owned(),
-        environment: values.iter().map(|v| ("DATA_QUERY", v.clone())).collect(),
+        environment: values.iter().map(|v| ("DATA_QUERY".into(), v.clone())).collect(),
         pipeline: String::new(),
     };
     client.perform(url, &Action::Submit(Arc::new(submission)))

@@ -55,7 +55,7 @@ fn submission(run_id: &str, environment: Vec<(&'static str, String)>) -> Submiss
         command: uws.command,
         source_url: uws.source_url,
         commit_ref: uws.commit_ref,
-        environment,
+        environment: environment.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         pipeline: "p.yaml".to_owned(),
     }
 }

@@ -90,7 +90,7 @@ impl fmt::Display for RunId {
 
 /// Our own number of a job, from 1 in the order of acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobKey(pub u64);
+pub struct EntryKey(pub u64);
 
 /// The sequence number that the sender gave to a command (`private_seqNum`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

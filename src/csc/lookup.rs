@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::LogLevel;
-use super::id::{JobId, JobKey, RunId};
+use super::id::{EntryKey, JobId, RunId};
 use super::job::{Stage, SubmitStep};
 use super::request::{Action, Answer, Failure, ListedJob, Ticket};
 use super::track::out_of_place;
@@ -160,7 +160,7 @@ impl Csc {
 
     /// Adopts what is found, removes what is too much, and lets those not found go on.
     fn resolve(&mut self, url: &Arc<str>, list: &Listing, found: &[ListedJob]) {
-        let candidates: Vec<(JobKey, RunId)> = self
+        let candidates: Vec<(EntryKey, RunId)> = self
             .jobs
             .iter()
             .filter(|(_, job)| job.url == *url)
@@ -195,7 +195,7 @@ impl Csc {
     }
 
     /// Whether a job of this run is to be taken when one is found; while a PUT is out, its answer tells.
-    fn lacks_job(&self, key: JobKey) -> bool {
+    fn lacks_job(&self, key: EntryKey) -> bool {
         self.jobs.get(&key).is_some_and(|job| match &job.stage {
             Stage::Submitting(submitting) => match submitting.step {
                 SubmitStep::Pausing { .. } | SubmitStep::InDoubt { .. } => true,

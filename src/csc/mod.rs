@@ -18,6 +18,7 @@ pub mod id;
 mod job;
 mod lookup;
 mod push;
+pub mod record;
 mod remove;
 pub mod report;
 pub mod request;
@@ -35,7 +36,7 @@ use std::time::Duration;
 
 use command::{Command, CommandName, Order, Sender};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{JobId, JobKey, RunId, SalIndex};
+use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Watch};
 use push::Work;
 use request::{Action, Configuration, Outcome, Request, Ticket};
@@ -100,7 +101,7 @@ pub enum Input {
     /// The configuration directory was looked at.
     ConfigurationsAvailable(ConfigurationsAvailable),
     /// The record of this job is durable.
-    Journaled(JobKey),
+    Journaled(EntryKey),
     /// Log from this level on (not by command).
     LogLevel(i32),
     /// Begin: no other instance was heard, or nobody can be asked.
@@ -126,7 +127,7 @@ pub enum Effect {
     /// Tell the world.
     Publish(Event),
     /// Make the record of this job durable, then say [`Input::Journaled`].
-    Journal(JobKey),
+    Journal(EntryKey),
     /// Ask the back-end.
     Request(Request),
     /// Start no request any more, also none that is queued: those fail as not sent.
@@ -173,8 +174,8 @@ enum Life {
 /// What an outstanding request is for.
 #[derive(Clone, Debug, PartialEq)]
 enum Asked {
-    Submit(JobKey),
-    Poll(JobKey),
+    Submit(EntryKey),
+    Poll(EntryKey),
     Watch(JobId),
     Remove(JobId),
     Confirm(JobId),
@@ -206,8 +207,8 @@ pub struct Csc {
     /// Transition commands that wait behind it.
     waiting_transitions: VecDeque<Command>,
     seen: seen::Seen,
-    jobs: BTreeMap<JobKey, Job>,
-    job_ids: HashMap<JobId, JobKey>,
+    jobs: BTreeMap<EntryKey, Job>,
+    job_ids: HashMap<JobId, EntryKey>,
     history: VecDeque<Ended>,
     last_key: u64,
     asked: HashMap<Ticket, Asked>,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::command::{CommandName, Sender};
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::{JobId, JobKey};
+use super::id::{EntryKey, JobId};
 use super::job::{PollStep, Stage};
 use super::request::{Action, Answer, Failure};
 use super::track::Ending;
@@ -102,7 +102,7 @@ impl Csc {
     }
 
     /// Whatever a poll under way still says, the job is on its way out.
-    fn stop_polling(&mut self, key: JobKey, job_id: &JobId) {
+    fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if let Stage::Running(running) = &job.stage
             && let PollStep::Asked(ticket) = running.poll.step

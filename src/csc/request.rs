@@ -1,5 +1,6 @@
 //! What the core asks of a back-end, and what it can hear back.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -68,7 +69,7 @@ pub struct Submission {
     /// Branch, tag or commit of the job scripts.
     pub commit_ref: String,
     /// The job's environment, in this order; values are plain text, not yet escaped for any wire.
-    pub environment: Vec<(&'static str, String)>,
+    pub environment: Vec<(Cow<'static, str>, String)>,
     /// The pipeline, also named in the environment.
     pub pipeline: String,
 }

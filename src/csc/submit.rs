@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, Event, LogLevel};
-use super::id::{JobId, JobKey, RunId};
+use super::id::{EntryKey, JobId, RunId};
 use super::job::{Ended, Job, Look, Poll, Running, Stage, SubmitStep, Submitting, Watch};
 use super::lookup::Listing;
 use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
@@ -46,7 +46,7 @@ impl Csc {
         let run_id = RunId::new(sender.seq_num, &mut self.rng);
         let submission = submission(&self.settings, service, run_id, execute);
         self.last_key += 1;
-        let key = JobKey(self.last_key);
+        let key = EntryKey(self.last_key);
         let job = Job {
             sender,
             submission: Arc::new(submission),
@@ -63,7 +63,7 @@ impl Csc {
     }
 
     /// The record is durable: from now on requests may be made for this job.
-    pub(super) fn journaled(&mut self, key: JobKey) {
+    pub(super) fn journaled(&mut self, key: EntryKey) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Recording { prereqs } = &mut job.stage else { return };
         let prereqs: BTreeSet<JobId> = std::mem::take(prereqs).into_iter().collect();
@@ -82,7 +82,7 @@ impl Csc {
     }
 
     /// Submits a job that waits for nothing any more.
-    fn submit_if_ready(&mut self, key: JobKey) {
+    fn submit_if_ready(&mut self, key: EntryKey) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         match &job.stage {
             Stage::Waiting { prereqs } if prereqs.is_empty() => {}
@@ -116,7 +116,7 @@ impl Csc {
     }
 
     /// Sends the PUT, unless the daemon stops.
-    fn send(&mut self, key: JobKey) {
+    fn send(&mut self, key: EntryKey) {
         if self.life != Life::Serving {
             return;
         }
@@ -129,7 +129,7 @@ impl Csc {
         }
     }
 
-    fn submitting(&mut self, key: JobKey) -> Option<&mut Submitting> {
+    fn submitting(&mut self, key: EntryKey) -> Option<&mut Submitting> {
         match &mut self.jobs.get_mut(&key)?.stage {
             Stage::Submitting(submitting) => Some(submitting),
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
@@ -139,7 +139,7 @@ impl Csc {
     }
 
     /// The answer to a PUT.
-    pub(super) fn submitted(&mut self, key: JobKey, answer: Answer) {
+    pub(super) fn submitted(&mut self, key: EntryKey, answer: Answer) {
         match answer {
             Answer::Job(status) => self.created(key, status.job_id.clone(), Some(&status)),
             Answer::Rejected { reason } => self.give_up(key, reason),
@@ -156,7 +156,7 @@ impl Csc {
         }
     }
 
-    fn submit_failed(&mut self, key: JobKey, failure: Failure) {
+    fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
         self.log(LogLevel::Warning, format!("submission of {}: {failure}", self.name_of(key)));
         match failure.kind {
             FailureKind::NotSent => self.pause(key, failure.reason),
@@ -171,7 +171,7 @@ impl Csc {
     }
 
     /// Nothing reached the service: wait, then send again.
-    fn pause(&mut self, key: JobKey, reason: String) {
+    fn pause(&mut self, key: EntryKey, reason: String) {
         let now = self.now.mono;
         let Some(attempts) = self.submitting(key).map(|s| s.attempts) else { return };
         let until = now + self.backoff(RESEND_BASE, attempts.saturating_sub(1));
@@ -187,7 +187,7 @@ impl Csc {
     }
 
     /// The job may exist: look for it before anything else.
-    fn doubt(&mut self, key: JobKey, look: Look, reason: String) {
+    fn doubt(&mut self, key: EntryKey, look: Look, reason: String) {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
@@ -200,7 +200,7 @@ impl Csc {
     }
 
     /// This list does not show the job.
-    pub(super) fn not_found(&mut self, key: JobKey, list: &Listing) {
+    pub(super) fn not_found(&mut self, key: EntryKey, list: &Listing) {
         let now = self.now.mono;
         let settings = &self.settings;
         let Some(job) = self.jobs.get_mut(&key) else { return };
@@ -226,7 +226,7 @@ impl Csc {
     }
 
     /// Does what is due for a submission.
-    pub(super) fn advance_submission(&mut self, key: JobKey) {
+    pub(super) fn advance_submission(&mut self, key: EntryKey) {
         let now = self.now.mono;
         let settings = self.settings.clone();
         let Some(submitting) = self.submitting(key) else { return };
@@ -250,7 +250,7 @@ impl Csc {
     }
 
     /// The job exists: the sender learns its id.
-    pub(super) fn created(&mut self, key: JobKey, job_id: JobId, status: Option<&JobStatus>) {
+    pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<&JobStatus>) {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &job.stage else { return };
@@ -288,7 +288,7 @@ impl Csc {
     }
 
     /// There is no job and there will be none: the command fails.
-    fn give_up(&mut self, key: JobKey, reason: String) {
+    fn give_up(&mut self, key: EntryKey, reason: String) {
         let Some(job) = self.jobs.remove(&key) else { return };
         if let Stage::Submitting(Submitting { doubtful: true, .. }) = job.stage {
             self.suspect(job.run_id().clone(), job.url.clone(), None);
@@ -307,7 +307,7 @@ impl Csc {
     }
 
     /// A job's name in the log.
-    pub(super) fn name_of(&self, key: JobKey) -> String {
+    pub(super) fn name_of(&self, key: EntryKey) -> String {
         self.jobs.get(&key).map_or_else(|| format!("job {}", key.0), |job| job.run_id().to_string())
     }
 }
@@ -321,20 +321,22 @@ fn submission(settings: &Settings, service: &Service, run_id: RunId, execute: &E
     } else {
         execute.output_dataset_types.clone()
     };
-    let mut environment =
-        vec![("IMAGE_TAG", execute.version.clone()), ("PIPELINE_URL", execute.pipeline.clone())];
+    let mut environment = vec![
+        ("IMAGE_TAG".into(), execute.version.clone()),
+        ("PIPELINE_URL".into(), execute.pipeline.clone()),
+    ];
     if let Some(butler) = &service.butler {
-        environment.push(("BUTLER_REPO", butler.clone()));
+        environment.push(("BUTLER_REPO".into(), butler.clone()));
     }
-    environment.push(("RUN_OPTIONS", format!("{input}{}", execute.config)));
-    environment.push(("OUTPUT_GLOB", output_glob));
-    environment.push(("DATA_QUERY", execute.data_query.clone()));
+    environment.push(("RUN_OPTIONS".into(), format!("{input}{}", execute.config)));
+    environment.push(("OUTPUT_GLOB".into(), output_glob));
+    environment.push(("DATA_QUERY".into(), execute.data_query.clone()));
     if !execute.version.is_empty() {
-        environment.push(("EUPS_TAG", execute.version.clone()));
+        environment.push(("EUPS_TAG".into(), execute.version.clone()));
     }
     // A blank tag is a broken job template at the service.
     if settings.version_selects_image && !execute.version.trim().is_empty() {
-        environment.push(("UWS_JOB_IMAGE_TAG", execute.version.clone()));
+        environment.push(("UWS_JOB_IMAGE_TAG".into(), execute.version.clone()));
     }
     Submission {
         run_id,

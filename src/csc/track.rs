@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::command::CommandName;
 use super::event::{Ack, ErrorCode, Event, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
-use super::id::{JobId, JobKey};
+use super::id::{EntryKey, JobId};
 use super::job::{Ended, Job, Poll, PollStep, Running, Stage};
 use super::request::{Action, Answer, Failure, JobStatus};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
@@ -24,7 +24,7 @@ impl Csc {
     pub(super) fn advance_jobs(&mut self) {
         let now = self.now.mono;
         let due = |job: &Job| job.due(&self.settings).is_some_and(|due| due <= now);
-        let keys: Vec<JobKey> = self.jobs.iter().filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
+        let keys: Vec<EntryKey> = self.jobs.iter().filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
         for key in keys {
             self.remind(key);
             self.advance_submission(key);
@@ -33,7 +33,7 @@ impl Csc {
     }
 
     /// Tells a waiting sender again that its job goes on.
-    fn remind(&mut self, key: JobKey) {
+    fn remind(&mut self, key: EntryKey) {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if job.reminder.is_none_or(|due| now < due) {
@@ -45,7 +45,7 @@ impl Csc {
         self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id });
     }
 
-    fn poll(&mut self, key: JobKey) {
+    fn poll(&mut self, key: EntryKey) {
         let now = self.now.mono;
         let Some((job, Running { job_id, poll })) = self.running(key) else { return };
         if poll.due().is_none_or(|due| now < due) {
@@ -59,7 +59,7 @@ impl Csc {
         }
     }
 
-    pub(super) fn running(&self, key: JobKey) -> Option<(&Job, &Running)> {
+    pub(super) fn running(&self, key: EntryKey) -> Option<(&Job, &Running)> {
         let job = self.jobs.get(&key)?;
         match &job.stage {
             Stage::Running(running) => Some((job, running)),
@@ -71,7 +71,7 @@ impl Csc {
     }
 
     /// The answer to a poll of one of our jobs.
-    pub(super) fn polled(&mut self, key: JobKey, answer: Answer) {
+    pub(super) fn polled(&mut self, key: EntryKey, answer: Answer) {
         match answer {
             Answer::Job(status) => self.note_status(key, status),
             Answer::Gone => {
@@ -91,7 +91,7 @@ impl Csc {
     }
 
     /// A believable status of a running job.
-    pub(super) fn note_status(&mut self, key: JobKey, status: JobStatus) {
+    pub(super) fn note_status(&mut self, key: EntryKey, status: JobStatus) {
         if status.phase.exit_code().is_some() {
             return self.finish(key, Ending::Phase(status.phase, Some(status.object)));
         }
@@ -103,7 +103,7 @@ impl Csc {
         }
     }
 
-    fn poll_failed(&mut self, key: JobKey, failure: Failure) {
+    fn poll_failed(&mut self, key: EntryKey, failure: Failure) {
         let now = self.now.mono;
         let Some((job, running)) = self.running(key) else { return };
         let (interval, misses) = (job.poll_interval, running.poll.misses + 1);
@@ -125,7 +125,7 @@ impl Csc {
     }
 
     /// The end of a job that exists: its result, then the final ack of its command.
-    pub(super) fn finish(&mut self, key: JobKey, ending: Ending) {
+    pub(super) fn finish(&mut self, key: EntryKey, ending: Ending) {
         let Some(job) = self.jobs.remove(&key) else { return };
         let Some(job_id) = job.job_id().cloned() else { return };
         self.job_ids.remove(&job_id);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ocps::csc::command::{CommandName, Order};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
-use ocps::csc::id::{JobId, JobKey, RunId};
+use ocps::csc::id::{EntryKey, JobId, RunId};
 use ocps::csc::request::{Action, Answer, FailureKind, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input};
 
@@ -36,7 +36,7 @@ struct Put {
 pub(crate) struct Rules {
     commands: BTreeMap<i32, Told>,
     /// The execute of each record.
-    records: BTreeMap<JobKey, i32>,
+    records: BTreeMap<EntryKey, i32>,
     journaled: BTreeSet<i32>,
     puts: BTreeMap<RunId, Put>,
     /// Jobs that were told of and have no result yet, with the number of their execute.

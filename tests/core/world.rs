@@ -11,7 +11,7 @@ use ocps::csc::command::{Command, Execute, Order, Sender, Via};
 use ocps::csc::event::{
     Ack, ConfigurationsAvailable, ErrorCode, Event, JobObject, LogLevel, Phase, ResultObject,
 };
-use ocps::csc::id::{ClientId, JobId, JobKey, RunId, SalIndex, SeqNum};
+use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::request::{
     Action, Answer, Configuration, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request,
     Service, Submission,
@@ -33,7 +33,7 @@ pub(crate) struct World {
     /// Whether each record is durable at once.
     pub(crate) journal_at_once: bool,
     /// Records that are not.
-    pub(crate) unjournaled: Vec<JobKey>,
+    pub(crate) unjournaled: Vec<EntryKey>,
     /// Requests that were not answered, in the order in which they were asked.
     pub(crate) open: Vec<Request>,
     /// Each line said so far and when.

@@ -22,13 +22,13 @@ struct Variable<'a> {
 
 /// The JSON text that asks the service for this job.
 pub(super) fn body(submission: &Submission) -> Result<Vec<u8>, serde_json::Error> {
-    let variable = |(name, value): &(&'static str, String)| Variable { name, value: escape(value) };
+    let pairs = submission.environment.iter();
     serde_json::to_vec(&Body {
         run_id: submission.run_id.as_str(),
         command: &submission.command,
         url: escape(&submission.source_url),
         commit_ref: escape(&submission.commit_ref),
-        environment: submission.environment.iter().map(variable).collect(),
+        environment: pairs.map(|(name, value)| Variable { name, value: escape(value) }).collect(),
     })
 }
 

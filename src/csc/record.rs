@@ -1,0 +1,159 @@
+//! What outlives the process: the records of the journal, as data.
+//!
+//! The core says what is to be kept ([`Effect::Journal`](super::Effect::Journal)) and, in its next life, is given
+//! what was kept ([`Input::Recovered`](super::Input::Recovered)). How it is kept is the business of the journal.
+//!
+//! All records of one turn are kept together or not at all. A record that a turn asks for is in effect after all
+//! that were asked for before it; each may come twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::command::Sender;
+use super::event::{Ack, JobResult};
+use super::id::{EntryKey, JobId};
+use super::request::Submission;
+use super::state::SummaryState;
+use super::time::Tai;
+
+/// Something to be kept.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Record {
+    /// A command was accepted. Only when this is durable may anything be sent to the service for it:
+    /// [`Input::Journaled`](super::Input::Journaled) says so.
+    Accepted(Box<Entry>),
+    /// The job of an execute exists.
+    Created {
+        /// The execute.
+        key: EntryKey,
+        /// The id of its job.
+        job_id: JobId,
+    },
+    /// Another job with the run id of this execute may still come to life at the service, and is extra then.
+    Suspected {
+        /// The execute.
+        key: EntryKey,
+        /// From when on nobody looks for it any more.
+        until: Tai,
+    },
+    /// The command ended.
+    Ended {
+        /// The command.
+        key: EntryKey,
+        /// How.
+        end: Box<End>,
+    },
+    /// This was said and need not be said again in the next life.
+    Said(Receipt),
+    /// This command came over Kafka; if it comes again, it is not carried out again.
+    Seen {
+        /// Its sender, with its number and its stamp.
+        sender: Sender,
+        /// When it came.
+        at: Tai,
+    },
+    /// The summary state and, for `start`, the override that led there.
+    State {
+        /// The state.
+        state: SummaryState,
+        /// The `configurationOverride` of the last `start`.
+        override_name: String,
+    },
+}
+
+/// A command that was accepted and takes its time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Our number of it.
+    pub key: EntryKey,
+    /// Whom its acks go to.
+    pub sender: Sender,
+    /// When it was accepted.
+    pub accepted: Tai,
+    /// What is done for it.
+    pub work: Work,
+}
+
+/// What an accepted command asks for.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Work {
+    /// `execute`: submit a job and follow it to its end.
+    Execute {
+        /// The whole body of the PUT, with the run id.
+        submission: Arc<Submission>,
+        /// Base URL of the service.
+        url: Arc<str>,
+        /// Time between polls.
+        poll_interval: Duration,
+        /// Jobs to wait for first.
+        prereqs: Vec<JobId>,
+    },
+    /// `abort_job`: remove a job.
+    Abort {
+        /// The job.
+        job_id: JobId,
+        /// Base URL of the service.
+        url: Arc<str>,
+    },
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct End {
+    /// When.
+    pub at: Tai,
+    /// The `job_result` that goes with it, if there is one.
+    pub result: Option<JobResult>,
+    /// Its final ack.
+    pub ack: Ack,
+    /// The last thing that went wrong with it.
+    pub problem: Option<String>,
+}
+
+/// Names something that is owed to the world, so that its delivery can be noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Receipt {
+    /// The command that it belongs to.
+    pub key: EntryKey,
+    /// What of it.
+    pub what: Owed,
+}
+
+/// What is owed to the world when a command ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owed {
+    /// Its `job_result`.
+    Result,
+    /// Its final ack.
+    Ack,
+}
+
+/// All that an earlier life left behind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Recovered {
+    /// Commands by key: all that are unfinished, still owe something, or are suspected, and the last that ended.
+    pub entries: Vec<Kept>,
+    /// Commands that came over Kafka in the last hour, and when.
+    pub seen: Vec<(Sender, Tai)>,
+    /// The last summary state and override.
+    pub state: Option<(SummaryState, String)>,
+    /// The highest key that was ever given, also of commands that were forgotten since.
+    pub last_key: u64,
+}
+
+/// All that is known of one command of an earlier life.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kept {
+    /// As it was accepted. A sender of the local socket is gone.
+    pub entry: Entry,
+    /// Of an execute: its job, if it is known to exist.
+    pub job_id: Option<JobId>,
+    /// Of an execute: until when another job of its run may come to life.
+    pub suspected: Option<Tai>,
+    /// How it ended, if it did.
+    pub end: Option<End>,
+    /// Whether its result was said.
+    pub said_result: bool,
+    /// Whether its final ack was said.
+    pub said_ack: bool,
+}
