@@ -100,6 +100,11 @@ pub struct SeqNum(pub i32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClientId(pub u64);
 
+impl ClientId {
+    /// A client of an earlier life: nobody hears what is said to it.
+    pub const GONE: Self = Self(0);
+}
+
 /// Which of the observatory's OCPS instances we are: the `salIndex` of everything we read and write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SalIndex {
