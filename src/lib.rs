@@ -14,6 +14,7 @@
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker pools | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs |
+//! | [`journal`] | the durable record of commands: SQLite, group commit, what an earlier life left | what a command means |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | what a job is |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
@@ -39,6 +40,7 @@ pub mod cli;
 pub mod config;
 pub mod csc;
 pub mod daemon;
+pub mod journal;
 pub mod logging;
 pub mod sal;
 pub mod systemd;

@@ -121,7 +121,8 @@ fn journal(palette: Palette, journal: &Value) -> String {
     }
     let mut text = scalar(journal.get("path"));
     if let Some(problem) = journal.get("problem").and_then(Value::as_str) {
-        let problem = format!("cannot be written for {}: {}", duration(journal.get("failing_s")), clean(problem));
+        let problem =
+            format!("cannot be written for {}: {}", duration(journal.get("failing_s")), clean(problem));
         text.push_str(&format!(", {}", palette.paint(Tone::Bad, &problem)));
     }
     if let Some(waiting) = journal.get("waiting").and_then(Value::as_u64).filter(|waiting| *waiting > 0) {

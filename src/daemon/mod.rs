@@ -205,26 +205,29 @@ impl Daemon {
                 log::warn!("a turn of the main loop took {} ms; it began with {first}", took.as_millis());
             }
         }
+        self.close(sources)
+    }
+
+    /// The last that is to be said and kept.
+    fn close(mut self, sources: Sources) -> Result<(), Failure> {
         for message in sources.logs.try_iter() {
             self.publish(&SalEvent::LogMessage(message), None);
         }
-        let kafka_inputs = sources.kafka.clone();
+        let from_kafka = sources.kafka.clone();
         // A client that waits to be heard, or to be taken, is not waited for.
         drop(sources);
         self.hub.close();
-        if let Some(kafka) = self.kafka.take() {
+        if let Some(kafka) = self.kafka {
             kafka.close();
         }
-        for input in kafka_inputs.try_iter() {
-            match input {
-                KafkaInput::Delivered(receipt) => self.delivered(Some(receipt)),
-                // They came too late.
-                KafkaInput::Command(_) | KafkaInput::Joined | KafkaInput::Intruder(_) => {}
-            }
-        }
-        self.keep();
         if let Some(journal) = self.journal {
-            if let Err(problem) = journal.close(JOURNAL_PATIENCE) {
+            let said = from_kafka.try_iter().filter_map(|input| match input {
+                KafkaInput::Delivered(receipt) => Some(Record::Said(receipt)),
+                // They came too late.
+                KafkaInput::Command(_) | KafkaInput::Joined | KafkaInput::Intruder(_) => None,
+            });
+            let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
+            if let Err(problem) = kept {
                 log::error!("{problem}");
             }
         }
@@ -262,7 +265,9 @@ impl Daemon {
             Event::Kafka(KafkaInput::Joined) => self.joined(),
             Event::Kafka(KafkaInput::Intruder(who)) => self.inputs.push_back(Input::Intruder(who)),
             Event::Kafka(KafkaInput::Delivered(receipt)) => self.delivered(Some(receipt)),
-            Event::Journal(Report::Durable(keys)) => self.inputs.extend(keys.into_iter().map(Input::Journaled)),
+            Event::Journal(Report::Durable(keys)) => {
+                self.inputs.extend(keys.into_iter().map(Input::Journaled))
+            }
             Event::Journal(Report::Failed(reason)) => self.inputs.push_back(Input::JournalFailed(reason)),
             Event::Journal(Report::Back) => self.inputs.push_back(Input::JournalBack),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),

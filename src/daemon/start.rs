@@ -76,11 +76,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
     let simulated = core.simulated;
     let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
-    let joining = Joining {
-        until: epoch + start_timeout,
-        state,
-        override_name,
-    };
+    let joining = Joining { until: epoch + start_timeout, state, override_name };
     let mut daemon = Daemon {
         epoch,
         csc,
@@ -196,4 +192,3 @@ fn abort_on_panic() {
         std::process::abort();
     }));
 }
-

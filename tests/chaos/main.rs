@@ -65,7 +65,8 @@ impl World {
     /// Sends a command; the kill may be quicker.
     fn act(&mut self, client: &mut Client, numbers: &mut BTreeMap<i32, u64>) {
         if self.rng.u8(..6) == 0
-            && let Some(job_id) = self.rng.choice(self.started.keys().rev().take(5).cloned().collect::<Vec<_>>())
+            && let Some(job_id) =
+                self.rng.choice(self.started.keys().rev().take(5).cloned().collect::<Vec<_>>())
         {
             client.send("abort_job", &json!({ "job_id": job_id }));
             self.aborts += 1;
@@ -147,7 +148,11 @@ impl World {
         assert!(forgotten.is_empty(), "told, then forgotten: {forgotten:?}");
         assert_eq!(doubled, 0, "{:?}", counters.jobs);
         assert!(unequal.is_empty(), "{unequal:?}");
-        assert!(self.ended.values().all(|(_, code)| [json!(0), json!(255)].contains(code)), "{:?}", self.ended);
+        assert!(
+            self.ended.values().all(|(_, code)| [json!(0), json!(255)].contains(code)),
+            "{:?}",
+            self.ended
+        );
         assert!(made > kills as usize / 2, "too quiet");
     }
 }

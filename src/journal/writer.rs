@@ -1,0 +1,309 @@
+//! When records are written, and what is said of it: the journal without its thread, its clock and its disk.
+//!
+//! Records come in batches, one for each turn of the core. A batch is never split; what waits is written together,
+//! in order, in one commit. What cannot be written is kept and tried again. It knows nothing of SQLite.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::format;
+use super::store::{Store, Upkeep, accepted_key};
+use crate::csc::id::EntryKey;
+use crate::csc::record::Record;
+use crate::csc::time::Time;
+
+/// Most records in one commit, unless a single batch has more.
+const GROUP_RECORDS: usize = 1000;
+/// Most bytes in one commit, by a guess, unless a single batch has more.
+const GROUP_BYTES: usize = 4 << 20;
+/// From so many waiting records on, those of commands that were seen are forgotten: without them, a command that
+/// comes twice around a crash is carried out twice, but there is room for what is worse to lose.
+const SEEN_WAITING: usize = 10_000;
+/// Time until the first retry, and the least between two of them when new records come.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// The most between two retries; each takes twice as long to come as the one before.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// How long nothing is to be written before upkeep begins.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long upkeep is put off when it never gets quiet.
+const UPKEEP_PATIENCE: Duration = Duration::from_secs(10);
+/// Time between parts of upkeep.
+const UPKEEP_PAUSE: Duration = Duration::from_millis(50);
+/// Time between upkeeps when nothing is written, and after one that failed.
+const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
+const UPKEEP_RETRY: Duration = Duration::from_secs(10);
+
+/// What there is to say of the records that were handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It works again: the first commit after one or more that failed. It comes before what that one made durable.
+    Back,
+    /// The acceptance of these commands is durable.
+    Durable(Vec<EntryKey>),
+    /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
+    ///
+    /// Said once for each record at most: a retry that fails is not told unless new records came.
+    Failed(String),
+}
+
+/// Takes records and writes them to a store.
+#[derive(Debug)]
+pub struct Writer<S> {
+    store: S,
+    waiting: VecDeque<Batch>,
+    load: Load,
+    /// Records of commands that were seen, among those that wait.
+    seen: usize,
+    trouble: Option<Trouble>,
+    upkeep_at: Duration,
+    upkeep_problem: Option<String>,
+    /// Since when there is something for upkeep to do.
+    unkept_since: Option<Duration>,
+}
+
+/// How much there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Records.
+    pub records: usize,
+    /// Bytes in memory, by a guess.
+    pub bytes: usize,
+}
+
+impl Load {
+    /// That of these records.
+    #[must_use]
+    pub fn of(records: &[Record]) -> Self {
+        Self { records: records.len(), bytes: records.iter().map(format::weight).sum() }
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
+    }
+
+    pub(super) fn minus(self, other: Self) -> Self {
+        Self {
+            records: self.records.saturating_sub(other.records),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
+}
+
+/// The records of one turn.
+#[derive(Debug)]
+struct Batch {
+    records: Vec<Record>,
+    load: Load,
+    /// Whether it was said that they cannot be written.
+    told: bool,
+}
+
+/// Why nothing can be written at present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Why, in one line.
+    pub reason: String,
+    /// Since when.
+    pub since: Duration,
+    tried: Duration,
+    pause: Duration,
+}
+
+impl<S: Store> Writer<S> {
+    /// Nothing waits yet.
+    pub fn new(store: S) -> Self {
+        Self {
+            store,
+            waiting: VecDeque::new(),
+            load: Load::default(),
+            seen: 0,
+            trouble: None,
+            upkeep_at: QUIET,
+            upkeep_problem: None,
+            unkept_since: None,
+        }
+    }
+
+    /// Takes the records of one turn. They wait for the next [`Writer::turn`].
+    pub fn take(&mut self, records: Vec<Record>) {
+        if records.is_empty() {
+            return;
+        }
+        let load = Load::of(&records);
+        self.load = self.load.plus(load);
+        self.seen += records.iter().filter(|record| is_seen(record)).count();
+        self.waiting.push_back(Batch { records, load, told: false });
+        if self.load.records > SEEN_WAITING && self.seen > 0 {
+            self.forget_seen();
+        }
+    }
+
+    /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
+    #[must_use]
+    pub fn wake_at(&self) -> Duration {
+        match (self.write_at(), &self.trouble) {
+            (Some(at), Some(_)) => at,
+            (Some(at), None) => at.min(self.upkeep_at),
+            (None, _) => self.upkeep_at,
+        }
+    }
+
+    /// Does what is due: one commit, or a part of the upkeep.
+    pub fn turn(&mut self, now: Time) -> Vec<Report> {
+        let write = self.write_at().is_some_and(|at| at <= now.mono);
+        let patient = self.unkept_since.is_none_or(|since| now.mono < since + UPKEEP_PATIENCE);
+        let upkeep = self.trouble.is_none() && self.upkeep_at <= now.mono && (!write || !patient);
+        if upkeep {
+            self.upkeep(now);
+            Vec::new()
+        } else if write {
+            self.write(now.mono)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Writes all that waits, without patience: it is the end.
+    ///
+    /// # Errors
+    /// One line: why what still waits is lost.
+    pub fn finish(mut self, now: Time) -> (S, Vec<Report>, Result<(), String>) {
+        let mut reports = Vec::new();
+        while !self.waiting.is_empty() {
+            reports.extend(self.write(now.mono));
+            if let Some(trouble) = self.trouble {
+                let lost = format!("{} records were not written: {}", self.load.records, trouble.reason);
+                return (self.store, reports, Err(lost));
+            }
+        }
+        (self.store, reports, Ok(()))
+    }
+
+    /// How much waits to be written.
+    #[must_use]
+    pub fn load(&self) -> Load {
+        self.load
+    }
+
+    /// Why nothing can be written at present.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// Why the last upkeep failed: all is durable, but the files grow.
+    #[must_use]
+    pub fn upkeep_problem(&self) -> Option<&str> {
+        self.upkeep_problem.as_deref()
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The store, as a crash would leave it: what waits is forgotten.
+    #[must_use]
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
+    /// When to write; none while nothing waits.
+    fn write_at(&self) -> Option<Duration> {
+        let last = self.waiting.back()?;
+        Some(match &self.trouble {
+            None => Duration::ZERO,
+            Some(trouble) if last.told => trouble.tried + trouble.pause,
+            Some(trouble) => trouble.tried + RETRY_MIN,
+        })
+    }
+
+    fn write(&mut self, now: Duration) -> Vec<Report> {
+        let count = self.group();
+        let group: Vec<&Record> = self.waiting.iter().take(count).flat_map(|batch| &batch.records).collect();
+        match self.store.commit(&group) {
+            Ok(()) => {
+                let accepted: Vec<EntryKey> = group.into_iter().filter_map(accepted_key).collect();
+                self.written(count, accepted, now)
+            }
+            Err(reason) => self.failed(reason, now),
+        }
+    }
+
+    /// How many batches are written together.
+    fn group(&self) -> usize {
+        let mut group = Load::default();
+        let fits = |batch: &&Batch| {
+            let first = group == Load::default();
+            group = group.plus(batch.load);
+            first || (group.records <= GROUP_RECORDS && group.bytes <= GROUP_BYTES)
+        };
+        self.waiting.iter().take_while(fits).count()
+    }
+
+    fn written(&mut self, count: usize, accepted: Vec<EntryKey>, now: Duration) -> Vec<Report> {
+        for batch in self.waiting.drain(..count) {
+            self.load = self.load.minus(batch.load);
+            self.seen -= batch.records.iter().filter(|record| is_seen(record)).count();
+        }
+        self.unkept_since.get_or_insert(now);
+        self.upkeep_at = now + QUIET;
+        let back = self.trouble.take().map(|_| Report::Back);
+        let durable = (!accepted.is_empty()).then_some(Report::Durable(accepted));
+        back.into_iter().chain(durable).collect()
+    }
+
+    fn failed(&mut self, reason: String, now: Duration) -> Vec<Report> {
+        let (since, pause) = match &self.trouble {
+            None => (now, RETRY_MIN),
+            Some(trouble) => (trouble.since, (trouble.pause * 2).min(RETRY_MAX)),
+        };
+        self.trouble = Some(Trouble { reason: reason.clone(), since, tried: now, pause });
+        // None of what waits can be written before what failed.
+        let news = self.waiting.iter_mut().filter(|batch| !batch.told);
+        let news = news.map(|batch| batch.told = true).count();
+        if news > 0 { vec![Report::Failed(reason)] } else { Vec::new() }
+    }
+
+    fn upkeep(&mut self, now: Time) {
+        let result = self.store.upkeep(now.tai);
+        let pause = match &result {
+            Ok(Upkeep::More) => UPKEEP_PAUSE,
+            Ok(Upkeep::Done) => UPKEEP_EVERY,
+            Err(_) => UPKEEP_RETRY,
+        };
+        self.upkeep_at = now.mono + pause;
+        self.unkept_since = None;
+        self.upkeep_problem = result.err();
+    }
+
+    /// Drops the oldest of the waiting records of commands that were seen, until there are few enough.
+    fn forget_seen(&mut self) {
+        for batch in &mut self.waiting {
+            let mut excess = self.load.records.saturating_sub(SEEN_WAITING);
+            batch.records.retain(|record| {
+                let drop = excess > 0 && is_seen(record);
+                excess -= usize::from(drop);
+                !drop
+            });
+            let load = Load::of(&batch.records);
+            self.load = self.load.minus(batch.load.minus(load));
+            self.seen -= batch.load.records - load.records;
+            batch.load = load;
+        }
+        self.waiting.retain(|batch| !batch.records.is_empty());
+    }
+}
+
+fn is_seen(record: &Record) -> bool {
+    match record {
+        Record::Seen { .. } => true,
+        Record::Accepted(_)
+        | Record::Created { .. }
+        | Record::Suspected { .. }
+        | Record::Ended { .. }
+        | Record::Said(_)
+        | Record::State { .. } => false,
+    }
+}

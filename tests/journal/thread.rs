@@ -1,0 +1,35 @@
+//! The journal with its thread and a real file.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use ocps::csc::id::EntryKey;
+use ocps::csc::record::Record;
+use ocps::journal::{Journal, Report};
+
+use crate::sample::{self, OURS};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn what_was_written_is_said_to_be_durable_and_found_in_the_next_life() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let mut rng = Rng::with_seed(1);
+    let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    assert!(recovered.entries.is_empty());
+    let entry = sample::entry(&mut rng, EntryKey(7));
+    journal.write(vec![Record::Accepted(Box::new(entry.clone()))]).unwrap();
+    assert_eq!(journal.reports().recv_timeout(PATIENCE), Ok(Report::Durable(vec![EntryKey(7)])));
+    let status = journal.status();
+    assert_eq!((status.waiting, status.problem), (0, None));
+    assert!(status.last_commit.is_some());
+    journal.close(PATIENCE).unwrap();
+
+    let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    assert_eq!(recovered.last_key, 7);
+    assert_eq!(recovered.entries[0].entry.work, entry.work);
+    journal.close(PATIENCE).unwrap();
+    let files: Vec<_> = dir.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["journal.db"]);
+}
