@@ -73,9 +73,10 @@ impl Csc {
         self.out.push(Effect::Ack { to: sender.clone(), command: Some(name), ack, receipt });
     }
 
-    /// The record of this command is durable.
+    /// A record that this command waited for is durable.
     pub(super) fn journaled(&mut self, key: EntryKey) {
-        // One that ends does nothing more for it; the next life will.
+        self.tell_job(key);
+        // One that ends begins nothing more; the next life will.
         if self.life == Life::Serving {
             self.job_journaled(key);
             self.abort_journaled(key);
@@ -90,6 +91,11 @@ impl Csc {
         }
         let report = format!("the journal cannot be written: {reason}");
         self.refuse_recording(&report);
+        let untold: Vec<EntryKey> =
+            self.jobs.iter().filter(|(_, job)| job.recorded_by().is_some()).map(|(key, _)| *key).collect();
+        for key in untold {
+            self.tell_job(key);
+        }
         if self.error.0 != ErrorCode::Journal {
             self.fault(ErrorCode::Journal, report);
         }

@@ -8,7 +8,7 @@ use super::Settings;
 use super::command::Sender;
 use super::event::ExitCode;
 use super::id::{JobId, RunId};
-use super::request::{Submission, Ticket};
+use super::request::{JobStatus, Submission, Ticket};
 use super::time::Tai;
 
 /// A job that has not ended.
@@ -97,6 +97,17 @@ pub(super) enum Look {
 pub(super) struct Running {
     pub(super) job_id: JobId,
     pub(super) poll: Poll,
+    /// The world does not know the id yet.
+    pub(super) untold: Option<Untold>,
+}
+
+/// An id that is told only when it is durable: whoever knows it may abort the job, over a restart too.
+#[derive(Debug)]
+pub(super) struct Untold {
+    /// Not later than then.
+    pub(super) until: Duration,
+    /// What is known of the job besides.
+    pub(super) status: Option<JobStatus>,
 }
 
 /// Regular questions about one job.
@@ -165,16 +176,18 @@ impl Job {
             // A removal and the end of a prerequisite come by themselves.
             Stage::Waiting { .. } | Stage::Aborting { .. } => None,
             Stage::Submitting(submitting) => submitting.due(settings),
+            Stage::Running(Running { untold: Some(_), .. }) => self.recorded_by(),
             Stage::Running(running) => running.poll.due(),
         };
         [step, self.reminder].into_iter().flatten().min()
     }
 
-    /// When its record must be durable.
+    /// When a record that it waits for must be durable.
     pub(super) fn recorded_by(&self) -> Option<Duration> {
         match &self.stage {
             Stage::Recording { until, .. } => Some(*until),
-            Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Running(_) | Stage::Aborting { .. } => None,
+            Stage::Running(running) => running.untold.as_ref().map(|untold| untold.until),
+            Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Aborting { .. } => None,
         }
     }
 

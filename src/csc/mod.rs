@@ -108,7 +108,7 @@ pub enum Input {
     ConfigurationsAvailable(ConfigurationsAvailable),
     /// What earlier lives left behind; comes before anything else, or not at all.
     Recovered(Recovered),
-    /// The [`Record::Accepted`] of this command is durable.
+    /// The [`Record::Accepted`] of this command is durable, or its [`Record::Created`].
     Journaled(EntryKey),
     /// The journal cannot be written, why; what is not durable yet is tried again and again.
     JournalFailed(String),
@@ -145,7 +145,7 @@ pub enum Effect {
         /// Its delivery is to be journaled under this name.
         receipt: Option<Receipt>,
     },
-    /// Keep this; if it is a [`Record::Accepted`], say [`Input::Journaled`] when it is durable.
+    /// Keep this; where [`Record::awaited`] names a command, say [`Input::Journaled`] when it is durable.
     Journal(Record),
     /// Ask the back-end.
     Request(Request),
@@ -564,7 +564,9 @@ impl Csc {
             Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
             Asked::Poll(_) | Asked::Watch(_) | Asked::Confirm(_) | Asked::List(_) | Asked::Ping(_) => false,
         };
-        if self.asked.values().any(in_flight) && self.now.mono < until {
+        // An id that came in time is still told.
+        let untold = self.jobs.values().any(|job| job.job_id().is_some() && job.recorded_by().is_some());
+        if (self.asked.values().any(in_flight) || untold) && self.now.mono < until {
             return;
         }
         self.life = Life::Over;

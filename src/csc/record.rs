@@ -19,10 +19,9 @@ use super::time::Tai;
 /// Something to be kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
-    /// A command was accepted. Only when this is durable may anything be sent to the service for it:
-    /// [`Input::Journaled`](super::Input::Journaled) says so.
+    /// A command was accepted. Only when this is durable may anything be sent to the service for it.
     Accepted(Box<Entry>),
-    /// The job of an execute exists.
+    /// The job of an execute exists. The world learns its id only when this is durable.
     Created {
         /// The execute.
         key: EntryKey,
@@ -62,13 +61,14 @@ pub enum Record {
 }
 
 impl Record {
-    /// The command of a [`Record::Accepted`].
+    /// The command that goes on only when this is durable, if one does: [`Input::Journaled`](super::Input::Journaled)
+    /// says so.
     #[must_use]
-    pub fn accepted(&self) -> Option<EntryKey> {
+    pub fn awaited(&self) -> Option<EntryKey> {
         match self {
             Self::Accepted(entry) => Some(entry.key),
-            Self::Created { .. }
-            | Self::Suspected { .. }
+            Self::Created { key, .. } => Some(*key),
+            Self::Suspected { .. }
             | Self::Ended { .. }
             | Self::Said(_)
             | Self::Seen { .. }

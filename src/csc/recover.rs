@@ -99,7 +99,8 @@ impl Csc {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         // Not all at once: spread over one poll interval.
         let first = now + job.poll_interval.mul_f64(self.rng.f64());
-        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll: Poll::new(now, first) });
+        job.stage =
+            Stage::Running(Running { job_id: job_id.clone(), poll: Poll::new(now, first), untold: None });
         job.reminder = Some(now);
         let seq_num = job.sender.seq_num;
         self.job_ids.insert(job_id.clone(), key);

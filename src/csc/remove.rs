@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::command::{CommandName, Sender};
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
-use super::job::{PollStep, Stage};
+use super::job::{Ended, PollStep, Stage};
 use super::record::Work;
 use super::request::{Action, Answer, Failure};
 use super::submit::RECORDING_MAX;
@@ -139,7 +139,8 @@ impl Csc {
     }
 
     /// Whatever a poll under way still says, the job is on its way out.
-    fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
+    pub(super) fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
+        self.tell_id(key);
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if let Stage::Running(running) = &job.stage
             && let PollStep::Asked(ticket) = running.poll.step
@@ -272,6 +273,13 @@ impl Csc {
         }
     }
 
+    fn was_aborted(&self, job_id: &JobId) -> bool {
+        let aborted = |ended: &Ended| {
+            ended.exit_code == Some(ExitCode::Aborted) && ended.job_id.as_ref() == Some(job_id)
+        };
+        self.history.iter().any(aborted)
+    }
+
     /// In this order: the job's result, the final ack of its execute, those of the aborts.
     fn end_removal(&mut self, job_id: &JobId, verdict: Verdict) {
         let Some(removal) = self.removals.remove(job_id) else { return };
@@ -281,14 +289,15 @@ impl Csc {
         match (verdict, tracked) {
             (Verdict::Removed(object), Some(key)) => self.finish(key, Ending::Aborted(object)),
             (Verdict::NoSuchJob, Some(key)) => self.finish(key, Ending::Phase(Phase::Unknown, None)),
-            (Verdict::Removed(object), None) => {
+            (Verdict::Removed(object), None) if !self.was_aborted(job_id) => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
                 let result = object.map_or(known, ResultObject::Service);
                 // Of somebody else's job the first abort tells the result; of a stray nobody.
                 untold = Some(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result });
             }
-            (Verdict::NoSuchJob, None) => {}
+            // Its abort was told before, perhaps in an earlier life.
+            (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
         }
         for (key, sender) in removal.waiting {
             let reason = format!("No such job: {job_id}");

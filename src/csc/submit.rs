@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Ended, Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Watch};
+use super::job::{Ended, Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
 use super::lookup::Listing;
 use super::record::{Record, Work};
 use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
@@ -157,7 +157,7 @@ impl Csc {
     /// The answer to a PUT.
     pub(super) fn submitted(&mut self, key: EntryKey, answer: Answer) {
         match answer {
-            Answer::Job(status) => self.created(key, status.job_id.clone(), Some(&status)),
+            Answer::Job(status) => self.created(key, status.job_id.clone(), Some(status)),
             Answer::Rejected { reason } => self.give_up(key, reason),
             Answer::Failed(failure) => self.submit_failed(key, failure),
             // No back-end answers a PUT so; if one did, nobody could tell what became of the job.
@@ -265,8 +265,8 @@ impl Csc {
         }
     }
 
-    /// The job exists: the sender learns its id.
-    pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<&JobStatus>) {
+    /// The job exists; the world learns its id when that is durable.
+    pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<JobStatus>) {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &job.stage else { return };
@@ -276,31 +276,41 @@ impl Csc {
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
             return self.doubt(key, Look::Settle, reason);
         }
-        job.stage = if self.removals.contains_key(&job_id) {
-            // Somebody who found its id elsewhere was quicker with an abort.
-            Stage::Aborting { job_id: job_id.clone() }
-        } else {
-            let poll = Poll::new(now, now + job.poll_interval);
-            Stage::Running(Running { job_id: job_id.clone(), poll })
-        };
-        job.reminder = Some(now + REMINDER);
+        let poll = Poll::new(now, now + job.poll_interval);
+        let untold = Some(Untold { until: now + RECORDING_MAX, status });
+        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll, untold });
         job.problem = None;
-        let sender = job.sender.clone();
         let (run_id, url) = (job.run_id().clone(), job.url.clone());
         self.counters.submitted += 1;
         self.job_ids.insert(job_id.clone(), key);
         self.journal(Record::Created { key, job_id: job_id.clone() });
         self.log(LogLevel::Info, format!("run {run_id} is job {job_id}"));
-        self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id: job_id.clone() });
-        self.publish(Event::JobId { seq_num: sender.seq_num, job_id: job_id.clone() });
         if resent {
             // An earlier attempt may still come to life.
-            self.suspect(key, run_id, url, Some(job_id));
+            self.suspect(key, run_id, url, Some(job_id.clone()));
         }
-        if let Some(status) = status
-            && self.running(key).is_some()
-        {
-            self.note_status(key, status.clone());
+        if self.removals.contains_key(&job_id) {
+            // Somebody who found its id elsewhere was quicker with an abort.
+            self.stop_polling(key, &job_id);
+        }
+    }
+
+    /// The world learns the id of a job, once; gives what is known of the job besides.
+    pub(super) fn tell_id(&mut self, key: EntryKey) -> Option<JobStatus> {
+        let job = self.jobs.get_mut(&key)?;
+        let Stage::Running(Running { job_id, untold, .. }) = &mut job.stage else { return None };
+        let Untold { status, .. } = untold.take()?;
+        job.reminder = Some(self.now.mono + REMINDER);
+        let (sender, job_id) = (job.sender.clone(), job_id.clone());
+        self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id: job_id.clone() });
+        self.publish(Event::JobId { seq_num: sender.seq_num, job_id });
+        status
+    }
+
+    /// The world learns the id of a job, and its end if it has come already.
+    pub(super) fn tell_job(&mut self, key: EntryKey) {
+        if let Some(status) = self.tell_id(key) {
+            self.note_status(key, status);
         }
     }
 

@@ -47,7 +47,7 @@ impl Csc {
 
     fn poll(&mut self, key: EntryKey) {
         let now = self.now.mono;
-        let Some((job, Running { job_id, poll })) = self.running(key) else { return };
+        let Some((job, Running { job_id, poll, untold: None })) = self.running(key) else { return };
         if poll.due().is_none_or(|due| now < due) {
             return;
         }

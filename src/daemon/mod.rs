@@ -366,15 +366,15 @@ impl Daemon {
     /// Hands all records of this turn to the journal, to be kept together.
     fn keep(&mut self) {
         let records = mem::take(&mut self.records);
-        let accepted: Vec<EntryKey> = records.iter().filter_map(Record::accepted).collect();
+        let awaited: Vec<EntryKey> = records.iter().filter_map(Record::awaited).collect();
         match &self.journal {
             // Without a journal nothing is waited for.
-            None => self.inputs.extend(accepted.into_iter().map(Input::Journaled)),
+            None => self.inputs.extend(awaited.into_iter().map(Input::Journaled)),
             Some(_) if records.is_empty() => {}
             Some(journal) => {
                 let Err(reason) = journal.write(records) else { return };
                 log::error!("{reason}");
-                if !accepted.is_empty() {
+                if !awaited.is_empty() {
                     self.inputs.push_back(Input::JournalFailed(reason));
                 }
             }

@@ -264,7 +264,7 @@ fn keep_all(transaction: &Transaction<'_>, records: &[&Record]) -> Result<(), Fa
 }
 
 /// The key of a command that this record says was accepted.
-pub(super) fn accepted_key(record: &Record) -> Option<EntryKey> {
+fn accepted_key(record: &Record) -> Option<EntryKey> {
     match record {
         Record::Accepted(entry) => Some(entry.key),
         Record::Created { .. }

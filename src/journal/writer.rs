@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::format;
-use super::store::{Store, Upkeep, accepted_key};
+use super::store::{Store, Upkeep};
 use crate::csc::id::EntryKey;
 use crate::csc::record::Record;
 use crate::csc::time::Time;
@@ -224,8 +224,8 @@ impl<S: Store> Writer<S> {
         let group: Vec<&Record> = self.waiting.iter().take(count).flat_map(|batch| &batch.records).collect();
         match self.store.commit(&group) {
             Ok(()) => {
-                let accepted: Vec<EntryKey> = group.into_iter().filter_map(accepted_key).collect();
-                self.written(count, accepted, now)
+                let awaited: Vec<EntryKey> = group.into_iter().filter_map(Record::awaited).collect();
+                self.written(count, awaited, now)
             }
             Err(reason) => self.failed(reason, now),
         }

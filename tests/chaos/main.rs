@@ -36,8 +36,8 @@ struct World {
     rng: fastrand::Rng,
     /// Executes sent so far: each bears its number as its data query.
     sent: u64,
-    /// By job id, each `job_result` that was heard.
-    results: BTreeMap<String, Vec<Value>>,
+    /// By job id and exit code, each `job_result` that was heard: one that ended can be aborted all the same.
+    results: BTreeMap<(String, i64), Vec<Value>>,
     /// By job id, each execute that was heard to have it.
     started: BTreeMap<String, u64>,
     /// What became of each run, from the history: its job and its exit code.
@@ -82,7 +82,8 @@ impl World {
             let (ack, event) = (&line["ack"], &line["event"]);
             if event["topic"] == "job_result" {
                 let id = event["data"]["job_id"].as_str().unwrap().to_owned();
-                self.results.entry(id).or_default().push(event["data"].clone());
+                let exit_code = event["data"]["exit_code"].as_i64().unwrap();
+                self.results.entry((id, exit_code)).or_default().push(event["data"].clone());
             }
             let number = ack["seq"].as_i64().and_then(|seq| numbers.get(&i32::try_from(seq).unwrap()));
             if let Some(number) = number
@@ -127,7 +128,7 @@ impl World {
             counters.jobs.keys().filter(|run_id| !self.ended.contains_key(*run_id)).collect();
         let unequal: Vec<_> =
             self.results.iter().filter(|(_, results)| results.iter().any(|r| r != &results[0])).collect();
-        let said_twice = self.results.values().filter(|results| results.len() > 1).count();
+        let said_twice = self.results.values().map(|results| results.len() - 1).sum::<usize>();
         let of_job = |id: &String| self.ended.values().any(|(job_id, _)| job_id.as_ref() == Some(id));
         let forgotten: Vec<&String> = self.started.keys().filter(|id| !of_job(id)).collect();
         let codes = |code: i32| self.ended.values().filter(|(_, exit_code)| *exit_code == code).count();

@@ -176,3 +176,18 @@ fn an_abort_goes_on_in_every_state() {
     world.answer("GET a", Answer::Gone);
     world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
 }
+
+#[test]
+fn the_abort_of_a_job_is_told_once() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    world.answer("DELETE a", removed());
+    world.take();
+    // An unclear DELETE, after which nobody can say whether there was something to remove.
+    world.send(abort("a"));
+    world.answer("DELETE a", unclear());
+    world.take();
+    world.run_to_answer("GET a", Answer::Gone);
+    world.expect(&["GET a", "ack 3 CMD_COMPLETE Done"]);
+}

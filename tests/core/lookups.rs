@@ -28,7 +28,7 @@ fn of_two_jobs_of_one_run_one_is_kept() {
     world.take();
     let three = world.listed(&[("b", 1), ("a", 1), ("c", 1)]);
     world.answer("LIST", three);
-    world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"b\"}", "job_id 1 b", "DELETE a", "DELETE c"]);
+    world.expect(&["DELETE a", "DELETE c", "ack 1 CMD_INPROGRESS {\"job_id\":\"b\"}", "job_id 1 b"]);
     world.answer("DELETE a", removed());
     world.answer("DELETE c", Answer::Gone);
     // Nobody hears of them.

@@ -149,3 +149,41 @@ fn with_a_journal_they_are_left_to_the_next_life() {
     world.csc.handle(super::world::time(world.now), Input::JournalFailed("x".to_owned()), &mut effects);
     assert_eq!(effects, [] as [Effect; 0]);
 }
+
+#[test]
+fn the_id_of_a_job_is_told_when_it_is_durable() {
+    let told = ["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"];
+    let created = || {
+        let mut world = World::enabled();
+        world.send(execute(""));
+        world.journal_at_once = false;
+        world.answer("PUT 1", job("a", Phase::Active));
+        world.take();
+        world
+    };
+    let mut world = created();
+    world.run_for(secs(9));
+    world.expect(&[]);
+    world.journal_all();
+    world.expect(&told);
+    // A disk that cannot be written does not hold it back for ever.
+    let mut world = created();
+    world.input(Input::JournalFailed("disk full".to_owned()));
+    world.expect(&[told[0], told[1], &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
+    let mut world = created();
+    world.run_for(secs(10));
+    assert_eq!(world.take()[..2], told);
+    // The daemon ends: it is told if that can be.
+    let mut world = created();
+    world.input(Input::Terminate);
+    world.expect(&["StopRequests"]);
+    world.journal_all();
+    world.expect(&[told[0], told[1], "summaryState OFFLINE", "Exit"]);
+    // Somebody knows it from elsewhere.
+    let mut world = created();
+    world.send(abort("a"));
+    world.journal_at_once = true;
+    world.input(Input::Journaled(EntryKey(2)));
+    world.expect(&[told[0], told[1], "DELETE a"]);
+    world.converge();
+}

@@ -44,6 +44,8 @@ pub(crate) struct Rules {
     live: BTreeMap<JobId, i32>,
     /// Jobs that we ever asked to remove.
     removed: HashSet<JobId>,
+    /// Jobs whose abort was told.
+    aborted: HashSet<JobId>,
     last_ticket: u64,
     last_events: Vec<Event>,
     is_stopped: bool,
@@ -65,6 +67,7 @@ impl Rules {
             puts: BTreeMap::new(),
             live: BTreeMap::new(),
             removed: HashSet::new(),
+            aborted: HashSet::new(),
             last_ticket: 0,
             last_events: Vec::new(),
             is_stopped: false,
@@ -148,6 +151,7 @@ impl Rules {
             Work::Abort { job_id, .. } => (CommandName::AbortJob, Some(job_id.clone()), Vec::new()),
         };
         self.journaled.insert(number);
+        self.records.insert(kept.entry.key, number);
         let told = Told {
             name: Some(name),
             is_in_progress: job_id.is_some(),
@@ -235,7 +239,8 @@ impl Rules {
                 assert!(!is_execute || is_left || told.is_in_progress == told.has_result);
             }
             Ack::Complete if command == Some(CommandName::AbortJob) => {
-                assert!(told.has_result, "abort {number} ended without a result");
+                let is_aborted = told.job_id.as_ref().is_some_and(|job_id| self.aborted.contains(job_id));
+                assert!(told.has_result || is_aborted, "abort {number} ended without a result");
             }
             Ack::Complete => {}
         }
@@ -277,6 +282,9 @@ impl Rules {
             told.name == Some(CommandName::AbortJob) && !told.is_ended && told.job_id.as_ref() == Some(job_id)
         });
         let mut was_waited_for = false;
+        if result.exit_code == ExitCode::Aborted {
+            self.aborted.insert(job_id.clone());
+        }
         for abort in aborts {
             abort.has_result = true;
             was_waited_for = true;

@@ -171,7 +171,7 @@ fn in_doubt() {
     };
     check(stage, |answer| match answer {
         "listed one" => (&[JOB, ID], "GET a"),
-        "listed two" => (&[JOB, ID, "DELETE b"], "GET a"),
+        "listed two" => (&["DELETE b", JOB, ID], "GET a"),
         "active"
         | "completed"
         | "error"

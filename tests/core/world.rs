@@ -284,8 +284,7 @@ impl World {
                         self.submissions.push(submission.clone());
                     }
                 }
-                Effect::Journal(Record::Accepted(entry)) => self.unjournaled.push(entry.key),
-                Effect::Journal(_) => {}
+                Effect::Journal(record) => self.unjournaled.extend(record.awaited()),
                 Effect::Log(level, line) => self.logged.push((*level, line.clone())),
                 Effect::Ack { .. }
                 | Effect::Publish { .. }
