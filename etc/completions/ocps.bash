@@ -11,7 +11,7 @@ _ocps() {
     done ;;
   esac
   case $before in
-    --state) COMPREPLY=($(compgen -W 'standby disabled enabled' -- "$word")); return ;;
+    --state) COMPREPLY=($(compgen -W 'standby disabled enabled resume' -- "$word")); return ;;
     --override) return; return ;;
     --configdir) compopt -o default; return ;;
     --config) compopt -o default; return ;;

@@ -26,7 +26,7 @@ _ocps() {
     run)
       _arguments \
         '--simulate[Simulate jobs]' \
-        '--state=[Go to this state at start]:STATE:(standby disabled enabled)' \
+        '--state=[Go to this state at start]:STATE:(standby disabled enabled resume)' \
         '--override=[Override file in the configuration directory for the start command, and the git commit, tag or branch to read all of the configuration from]:FILE\[\:REF\]: ' \
         '--configdir=[Directory of the component configuration]:DIR:_files' \
         '--config=[The daemon'\''s own settings]:FILE:_files' \

@@ -11,6 +11,7 @@ mod harness;
 mod load;
 mod logging;
 mod manager;
+mod restarts;
 mod service;
 mod signals;
 mod simulate;

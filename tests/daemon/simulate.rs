@@ -156,7 +156,7 @@ fn the_simulator_ignores_a_broken_configuration_but_not_the_override_that_is_nam
     assert!(daemon.stderr().contains("ignored in simulation"), "{}", daemon.stderr());
 
     drop(daemon);
-    let daemon = home.start(&["2", "--simulate", "--state", "enabled", "--override", "bad.yaml"]);
+    let daemon = home.start(&["1", "--simulate", "--state", "enabled", "--override", "bad.yaml"]);
     assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
     assert!(daemon.stderr().contains("bad.yaml:1"), "{}", daemon.stderr());
 }

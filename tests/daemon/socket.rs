@@ -261,7 +261,7 @@ fn a_stale_socket_is_replaced_but_nothing_else() {
     assert!(home.socket().exists());
     let daemon = home.start(&["1", "--simulate"]);
     let shown = home.socket().display().to_string();
-    let refused = home.refused(&["2", "--simulate"]);
+    let refused = home.refused(&["2", "--simulate", "--state-dir", "other"]);
     assert_eq!(
         refused.one_line(1),
         format!(
@@ -285,7 +285,7 @@ fn a_stale_socket_is_replaced_but_nothing_else() {
 fn the_socket_of_a_successor_is_left_alone() {
     let (home, mut first) = enabled(QUICK);
     fs::remove_file(home.socket()).unwrap();
-    let second = home.start(&["2", "--simulate"]);
+    let second = home.start(&["2", "--simulate", "--state-dir", "other"]);
     first.terminate();
     assert_eq!(second.connect().query("status")["index"], 2);
 }

@@ -126,7 +126,7 @@ fn a_mistake_is_one_line_with_what_was_meant() {
     check(&["run", "--socket", "--simulate"], "--socket needs a value: --socket PATH (see ocps run --help)");
     check(
         &["run", "--state", "offline"],
-        "--state: a daemon cannot start OFFLINE: give standby, disabled or enabled (see ocps run --help)",
+        "--state: a daemon cannot start OFFLINE: give standby, disabled, enabled or resume (see ocps run --help)",
     );
     check(&["run", "1", "2"], "unexpected argument 2 (see ocps run --help)");
     check(

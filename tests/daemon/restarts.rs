@@ -1,0 +1,146 @@
+//! A life after the last one: what was accepted goes on, whatever ended the daemon.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Daemon, Home, LONG, QUICK, eventually};
+use crate::support::uws_job::Timing;
+use crate::support::uws_service::{Fault, On, Options, UwsService, What};
+
+const TOML: &str = "[uws]\nsettle_time_s = 0.5\nput_timeout_s = 2\n";
+
+fn service(duration: f64) -> UwsService {
+    let timing = Timing { pending: 0.05, queued: 0.05, duration, ..Timing::default() };
+    UwsService::start(Options { timing, ..Options::default() })
+}
+
+fn kill(daemon: Daemon) {
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+}
+
+/// The history and what is running, in few words: number, stage, exit code.
+fn jobs(daemon: &Daemon) -> Vec<String> {
+    let jobs = daemon.connect().query("jobs");
+    let text = |job: &serde_json::Value| format!("{} {} {}", job["seq_num"], job["stage"], job["exit_code"]);
+    jobs.as_array().unwrap().iter().map(text).collect()
+}
+
+#[test]
+fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
+    let service = service(1.5);
+    let home = Home::for_service(&service.url(), 0.2, TOML);
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.connect();
+    for seq in 1..=3 {
+        client.execute("p.yaml");
+        client.job_id(seq);
+    }
+    kill(daemon);
+    fs::remove_file(home.path("configuration/_init.yaml")).unwrap();
+    let daemon = home.start(&["1"]);
+    let status = daemon.connect().query("status");
+    assert_eq!((&status["state"], &status["recovery"]["running"]), (&json!("STANDBY"), &json!(3)));
+    let shown = home.client(&["status"]).stdout;
+    assert!(shown.contains("taken over     3 running jobs followed on\n"), "{shown}");
+    eventually("all jobs end", || jobs(&daemon).iter().all(|job| job.ends_with("\"finished\" 0")));
+    // The next life knows what ended, and says nothing of it again.
+    kill(daemon);
+    let daemon = home.start(&["1"]);
+    let mut client = daemon.subscribe();
+    client.listen(Duration::from_millis(300));
+    assert!(!client.story().iter().any(|line| line.starts_with("job_result")), "{:?}", client.story());
+    assert_eq!(jobs(&daemon), ["1 \"finished\" 0", "2 \"finished\" 0", "3 \"finished\" 0"]);
+    assert!(home.client(&["jobs", "--all"]).stdout.contains("finished"));
+}
+
+#[test]
+fn a_submission_that_was_cut_off_is_found_and_not_sent_again() {
+    let service = service(0.3);
+    // The service makes the job and answers late.
+    service.inject(Fault { on: On::Put, times: 1, what: What::DoneThenHang(1.0) });
+    let home = Home::for_service(&service.url(), 0.2, TOML);
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.connect();
+    client.execute("p.yaml");
+    eventually("the PUT is under way", || service.counters().puts == 1);
+    kill(daemon);
+    let daemon = home.start(&["1"]);
+    assert_eq!(daemon.connect().query("status")["recovery"]["in_doubt"], 1);
+    eventually("it ends", || jobs(&daemon) == ["1 \"finished\" 0"]);
+    let counters = service.counters();
+    assert_eq!((counters.puts, counters.jobs.len()), (1, 1), "{counters:?}");
+}
+
+#[test]
+fn the_state_is_resumed_with_its_override() {
+    let home = Home::with_toml(QUICK);
+    home.write("configuration/_init.yaml", "url: http://h\npoll_interval: 1\n");
+    home.write("configuration/night.yaml", "poll_interval: 2\n");
+    let daemon = home.start(&["1", "--state", "enabled", "--override", "night.yaml"]);
+    kill(daemon);
+    let daemon = home.start(&["1", "--state", "resume"]);
+    let status = daemon.connect().query("status");
+    assert_eq!(
+        (&status["state"], &status["configuration"]["poll_interval_s"]),
+        (&json!("ENABLED"), &json!(2.0))
+    );
+    assert_eq!(daemon.connect().run("disable", &json!({})), "CMD_COMPLETE Done");
+    drop(daemon);
+    let daemon = home.start(&["1", "--state", "resume"]);
+    assert_eq!(daemon.connect().query("status")["state"], "DISABLED");
+    assert_eq!(daemon.connect().run("standby", &json!({})), "CMD_COMPLETE Done");
+    drop(daemon);
+    let daemon = home.start(&["1", "--state", "resume"]);
+    assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
+}
+
+#[test]
+fn without_a_journal_nobody_waits_for_what_is_forgotten() {
+    let service = service(60.0);
+    let home = Home::for_service(&service.url(), 0.2, "journal = \"off\"\n");
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.connect();
+    client.execute("p.yaml");
+    let id = client.job_id(1);
+    daemon.terminate();
+    let told = format!("CMD_FAILED Failed: the daemon ended; job {id} is left at the execution service");
+    assert_eq!(client.final_ack(1), told);
+    assert!(!home.path("state/journal.db").exists());
+    assert!(home.client(&["status"]).code == Some(4));
+}
+
+#[test]
+fn a_journal_that_is_not_ours_or_no_journal_is_refused() {
+    let home = Home::with_toml(QUICK);
+    drop(home.start(&["1"]));
+    let refused = home.refused(&["2"]);
+    let line = refused.one_line(78);
+    assert!(line.contains("is that of index 1 (LATISS), and this is index 2 (LSSTComCam)"), "{line}");
+    let path = home.path("state/journal.db");
+    fs::write(&path, "not a database at all, but long enough to be looked at by someone who wants to know")
+        .unwrap();
+    let refused = home.refused(&["1"]);
+    let line = refused.one_line(78);
+    assert!(line.contains("is damaged") && line.contains("mv "), "{line}");
+    assert!(fs::read_to_string(&path).unwrap().starts_with("not a database"));
+}
+
+#[test]
+fn a_rehearsal_keeps_a_journal_of_its_own() {
+    let home = Home::with_toml(LONG);
+    let daemon = home.start(&["1", "--simulate", "--state", "enabled"]);
+    let mut client = daemon.connect();
+    client.execute("true.yaml");
+    let id = client.job_id(1);
+    kill(daemon);
+    assert!(home.path("state/simulated.db").exists() && !home.path("state/journal.db").exists());
+    // Its jobs are gone with it.
+    let daemon = home.start(&["1", "--simulate"]);
+    eventually("it ends", || jobs(&daemon) == ["1 \"finished\" 1"]);
+    let result = daemon.connect().query("jobs")[0]["job_id"].clone();
+    assert_eq!(result, json!(id));
+}
