@@ -1,13 +1,13 @@
 //! Opening the file: made whole or not at all, checked before it is believed, never replaced.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use rustix::fs::StatVfsMountFlags;
 
 use super::error::{OpenError, beside, wal};
@@ -32,6 +32,8 @@ pub(super) enum Fault {
     Sql(rusqlite::Error),
     /// What was read makes no sense.
     Nonsense(String),
+    /// It could not be opened again.
+    Refused(OpenError),
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -42,32 +44,28 @@ impl From<rusqlite::Error> for Fault {
 
 /// Which file a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId {
+pub(super) struct FileId {
     device: u64,
     inode: u64,
 }
 
-impl FileId {
-    fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|file| Self { device: file.dev(), inode: file.ino() })
-    }
-}
-
 /// The two files of an open journal, by which it is noticed that somebody takes them away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Files {
-    main: Option<FileId>,
-    wal: Option<FileId>,
+    pub(super) main: Option<FileId>,
+    pub(super) wal: Option<FileId>,
+    pub(super) wal_bytes: u64,
 }
 
 impl Files {
     pub(super) fn of(path: &Path) -> Self {
-        Self { main: FileId::of(path), wal: FileId::of(&wal(path)) }
-    }
-
-    /// Whether the main files are the same; the other one goes when the last connection is closed.
-    pub(super) fn have_same_main(self, other: Self) -> bool {
-        self.main == other.main
+        let [main, wal] = [fs::metadata(path).ok(), fs::metadata(wal(path)).ok()];
+        let id = |file: &Metadata| FileId { device: file.dev(), inode: file.ino() };
+        Self {
+            main: main.as_ref().map(id),
+            wal: wal.as_ref().map(id),
+            wal_bytes: wal.map_or(0, |file| file.len()),
+        }
     }
 }
 
@@ -80,8 +78,13 @@ pub(super) struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Opens the journal for the first time in this life, makes it if there is none, and checks all of it.
-    pub(super) fn first(&self) -> Result<Connection, OpenError> {
+    /// Opens the journal for the first time in this life, makes it if there is none, checks all of it, and reads it.
+    ///
+    /// What is read is durable when this returns. A file that is refused is left as it is, to the last byte.
+    pub(super) fn first<T>(
+        &self,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<(Connection, T), OpenError> {
         match fs::symlink_metadata(self.path) {
             Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => self.create()?,
@@ -90,10 +93,10 @@ impl Opening<'_> {
         self.check_header()?;
         let mut connection = self.connect().map_err(|error| self.failed(error.into()))?;
         self.check_version(&connection)?;
-        self.check_pages(&connection).map_err(|fault| self.failed(fault))?;
+        check_pages(&connection).map_err(|fault| self.failed(fault))?;
         self.check_identity(&connection)?;
-        self.prepare(&mut connection).map_err(|fault| self.failed(fault))?;
-        Ok(connection)
+        let read = self.begin_life(&mut connection, read).map_err(|fault| self.failed(fault))?;
+        Ok((connection, read))
     }
 
     /// Opens the journal again after trouble with its disk.
@@ -110,6 +113,7 @@ impl Opening<'_> {
     pub(super) fn failed(&self, fault: Fault) -> OpenError {
         match fault {
             Fault::Nonsense(reason) => self.damaged(reason),
+            Fault::Refused(error) => error,
             Fault::Sql(error) if is_of_the_system(&error) => {
                 let reason = reason(self.path, &error);
                 OpenError::Unusable { path: self.path.to_owned(), reason }
@@ -215,11 +219,6 @@ impl Opening<'_> {
         Ok(())
     }
 
-    fn check_pages(&self, connection: &Connection) -> Result<(), Fault> {
-        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-        if verdict == "ok" { Ok(()) } else { Err(Fault::Nonsense(verdict)) }
-    }
-
     fn check_identity(&self, connection: &Connection) -> Result<(), OpenError> {
         let found = identity(connection).map_err(|fault| self.failed(fault))?;
         if found == self.identity {
@@ -228,18 +227,29 @@ impl Opening<'_> {
         Err(OpenError::NotOurs { path: self.path.to_owned(), found, wanted: self.identity })
     }
 
-    /// Brings the tables to our version, makes durable all that is about to be believed, and shows by a first
-    /// commit that the disk takes one.
-    fn prepare(&self, connection: &mut Connection) -> Result<(), Fault> {
+    /// Brings the tables to our version and reads them, shows by a first commit that the disk takes one, and makes
+    /// durable all that was read: the process before us may have died before it was.
+    fn begin_life<T>(
+        &self,
+        connection: &mut Connection,
+        read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.schema.migrate(&transaction)?;
-        transaction.execute("UPDATE journal SET lives = lives + 1", [])?;
-        transaction.commit()?;
-        if !self.schema.is_that_of(connection)? {
+        if !self.schema.is_that_of(&transaction)? {
             return Err(Fault::Nonsense("its tables are not those of a journal".to_owned()));
         }
-        checkpoint(connection, Checkpoint::Whole)
+        let read = read(&transaction)?;
+        transaction.execute("UPDATE journal SET lives = lives + 1", [])?;
+        transaction.commit()?;
+        checkpoint(connection, Checkpoint::Whole)?;
+        Ok(read)
     }
+}
+
+fn check_pages(connection: &Connection) -> Result<(), Fault> {
+    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if verdict == "ok" { Ok(()) } else { Err(Fault::Nonsense(verdict)) }
 }
 
 /// Makes the tables in an empty database.
@@ -262,6 +272,8 @@ pub(super) fn settle(connection: &Connection, limits: Limits) -> rusqlite::Resul
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    // Only we say when: what is refused stays as it is.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Alone: so there is no shared memory in a file of its own, which a full disk would make dangerous.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -273,6 +285,18 @@ pub(super) fn settle(connection: &Connection, limits: Limits) -> rusqlite::Resul
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     let page_size: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
     connection.pragma_update(None, "max_page_count", limits.file_bytes.checked_div(page_size).unwrap_or(1))
+}
+
+/// Ends a transaction that was left open by an error, if there is one.
+pub(super) fn roll_back(connection: &Connection) -> Result<(), Fault> {
+    if connection.is_autocommit() { Ok(()) } else { Ok(connection.execute_batch("ROLLBACK")?) }
+}
+
+/// Closes a connection when all is well; the `-wal` file is gone then.
+pub(super) fn close(connection: Connection) -> Result<(), Fault> {
+    checkpoint(&connection, Checkpoint::Whole)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
+    connection.close().map_err(|(_, error)| error.into())
 }
 
 /// How much a checkpoint does.

@@ -6,12 +6,11 @@
 //! sync failed once is not to be relied on.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::error::{OpenError, wal};
+use super::error::OpenError;
 use super::format::{self, CommandRow, SeenRow};
 use super::open::{self, Checkpoint, Fault, Files, Opening};
 use super::schema::Schema;
@@ -103,8 +102,11 @@ impl Sqlite {
         now: Tai,
     ) -> Result<(Self, Recovered), OpenError> {
         let opening = Opening { path, identity, limits, schema: Schema::KNOWN };
-        let connection = opening.first()?;
-        let recovered = recover(&connection, now).map_err(|fault| opening.failed(fault))?;
+        let (connection, recovered) = opening.first(|transaction| {
+            let recovered = recover(transaction, now)?;
+            forget(transaction, limits, now)?;
+            Ok(recovered)
+        })?;
         let place = Place::File { path: path.to_owned(), files: Files::of(path) };
         Ok((Self::new(place, identity, limits, connection), recovered))
     }
@@ -144,54 +146,61 @@ impl Sqlite {
     /// # Errors
     /// One line; what was committed is durable all the same.
     pub fn close(mut self) -> Result<(), String> {
-        let Some(connection) = self.connection.take() else { return Ok(()) };
-        open::checkpoint(&connection, Checkpoint::Whole).map_err(|fault| self.told(fault))?;
-        connection.close().map_err(|(_, error)| self.told(error.into()))
+        let connection = self.connection.take().ok_or_else(closed);
+        connection.and_then(open::close).map_err(|fault| self.told(fault))
     }
 
     /// Makes the connection fit for use after an error.
     fn mend(&mut self) -> Result<&mut Connection, Fault> {
         if let Some(connection) = self.connection.take() {
-            let result =
-                if connection.is_autocommit() { Ok(()) } else { connection.execute_batch("ROLLBACK") };
-            let result = result.map_err(Fault::from);
-            match result.and_then(|()| open::checkpoint(&connection, Checkpoint::Whole)) {
+            match open::roll_back(&connection).and_then(|()| open::checkpoint(&connection, Checkpoint::Whole))
+            {
                 Ok(()) => return Ok(self.connection.insert(connection)),
-                // What is in memory would be lost with the connection.
-                Err(fault) if matches!(self.place, Place::Memory) => {
-                    self.connection = Some(connection);
+                Err(fault) => {
+                    // The next try begins with a new one, unless all would be lost with this one.
+                    if matches!(self.place, Place::Memory) {
+                        self.connection = Some(connection);
+                    }
                     return Err(fault);
                 }
-                // The next try begins with a new one.
-                Err(fault) => return Err(fault),
             }
         }
         let Place::File { path, files } = &mut self.place else {
             return Err(Fault::Nonsense("it is not open".to_owned()));
         };
         let opening = Opening { path, identity: self.identity, limits: self.limits, schema: Schema::KNOWN };
-        let connection = opening.again().map_err(|error| Fault::Nonsense(error.to_string()))?;
+        let connection = opening.again().map_err(Fault::Refused)?;
         *files = Files::of(path);
         Ok(self.connection.insert(connection))
     }
 
-    /// The connection, if all is as it should be.
+    /// The connection, if all is as it should be or can be made so.
     fn usable(&mut self) -> Result<&mut Connection, Fault> {
+        let mut large = false;
         if let Place::File { path, files } = &self.place {
             let found = Files::of(path);
-            let same = if self.connection.is_some() { found == *files } else { found.have_same_main(*files) };
-            if !same {
+            if found.main != files.main {
                 let reason = "it was moved away or replaced while in use: put it back, or restart ocps";
                 return Err(Fault::Nonsense(reason.to_owned()));
             }
-            // Only when there were no quiet turns for long, or their checkpoints failed.
-            if fs::metadata(wal(path)).is_ok_and(|file| file.len() > WAL_MAX)
-                && let Some(connection) = &self.connection
+            if found.wal != files.wal
+                && let Some(connection) = self.connection.take()
             {
-                open::checkpoint(connection, Checkpoint::Whole)?;
+                // Somebody removed it. Only we can still read what was committed last.
+                self.doubtful = true;
+                open::checkpoint(&connection, Checkpoint::Whole)?;
             }
+            // There were no quiet turns for long, or their checkpoints failed.
+            large = found.wal_bytes > WAL_MAX;
         }
-        if self.doubtful { self.mend() } else { self.connection.as_mut().ok_or_else(closed) }
+        if self.doubtful {
+            return self.mend();
+        }
+        let connection = self.connection.as_mut().ok_or_else(closed)?;
+        if large {
+            open::checkpoint(connection, Checkpoint::Whole)?;
+        }
+        Ok(connection)
     }
 
     /// Does something in one transaction.
@@ -209,6 +218,7 @@ impl Sqlite {
 
     fn told(&self, fault: Fault) -> String {
         match (fault, &self.place) {
+            (Fault::Refused(error), _) => error.to_string(),
             (Fault::Nonsense(reason), Place::File { path, .. }) => {
                 format!("the journal {} cannot be written: {reason}", path.display())
             }
@@ -237,13 +247,11 @@ impl Store for Sqlite {
                 Upkeep::Done => (self.looked, self.unlooked) = (Some(now), 0),
             }
         }
-        match &self.connection {
-            Some(connection) => {
-                open::checkpoint(connection, Checkpoint::Quiet).map_err(|fault| self.told(fault))?
-            }
-            None => return Err(self.told(closed())),
-        }
-        Ok(Upkeep::Done)
+        let result = self.usable().and_then(|connection| open::checkpoint(connection, Checkpoint::Quiet));
+        // A connection that could be used is not doubtful any more; one that was not doubtful stays so, since a
+        // checkpoint is no harm to what was committed.
+        self.doubtful &= result.is_err();
+        result.map_err(|fault| self.told(fault)).map(|()| Upkeep::Done)
     }
 }
 

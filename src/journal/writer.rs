@@ -16,8 +16,8 @@ use crate::csc::time::Time;
 const GROUP_RECORDS: usize = 1000;
 /// Most bytes in one commit, by a guess, unless a single batch has more.
 const GROUP_BYTES: usize = 4 << 20;
-/// From so many waiting records on, those of commands that were seen are forgotten: without them, a command that
-/// comes twice around a crash is carried out twice, but there is room for what is worse to lose.
+/// When more records than these would wait, those of commands that were seen are forgotten: without them, a command
+/// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
 const SEEN_WAITING: usize = 10_000;
 /// Time until the first retry, and the least between two of them when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
@@ -126,15 +126,18 @@ impl<S: Store> Writer<S> {
 
     /// Takes the records of one turn. They wait for the next [`Writer::turn`].
     pub fn take(&mut self, records: Vec<Record>) {
-        if records.is_empty() {
-            return;
+        let mut batch = Batch::new(records);
+        if self.load.records + batch.load.records > SEEN_WAITING {
+            // Those that wait go once, and later ones as they come.
+            if self.seen > 0 {
+                self.forget_seen();
+            }
+            batch.forget_seen();
         }
-        let load = Load::of(&records);
-        self.load = self.load.plus(load);
-        self.seen += records.iter().filter(|record| is_seen(record)).count();
-        self.waiting.push_back(Batch { records, load, told: false });
-        if self.load.records > SEEN_WAITING && self.seen > 0 {
-            self.forget_seen();
+        if !batch.records.is_empty() {
+            self.load = self.load.plus(batch.load);
+            self.seen += batch.seen();
+            self.waiting.push_back(batch);
         }
     }
 
@@ -203,6 +206,11 @@ impl<S: Store> Writer<S> {
         &self.store
     }
 
+    /// The store; what is written to it past this writer may be overwritten.
+    pub fn store_mut(&mut self) -> &mut S {
+        &mut self.store
+    }
+
     /// The store, as a crash would leave it: what waits is forgotten.
     #[must_use]
     pub fn into_store(self) -> S {
@@ -245,10 +253,10 @@ impl<S: Store> Writer<S> {
     fn written(&mut self, count: usize, accepted: Vec<EntryKey>, now: Duration) -> Vec<Report> {
         for batch in self.waiting.drain(..count) {
             self.load = self.load.minus(batch.load);
-            self.seen -= batch.records.iter().filter(|record| is_seen(record)).count();
+            self.seen -= batch.seen();
         }
-        self.unkept_since.get_or_insert(now);
-        self.upkeep_at = now + QUIET;
+        let since = *self.unkept_since.get_or_insert(now);
+        self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
         let back = self.trouble.take().map(|_| Report::Back);
         let durable = (!accepted.is_empty()).then_some(Report::Durable(accepted));
         back.into_iter().chain(durable).collect()
@@ -278,21 +286,26 @@ impl<S: Store> Writer<S> {
         self.upkeep_problem = result.err();
     }
 
-    /// Drops the oldest of the waiting records of commands that were seen, until there are few enough.
     fn forget_seen(&mut self) {
-        for batch in &mut self.waiting {
-            let mut excess = self.load.records.saturating_sub(SEEN_WAITING);
-            batch.records.retain(|record| {
-                let drop = excess > 0 && is_seen(record);
-                excess -= usize::from(drop);
-                !drop
-            });
-            let load = Load::of(&batch.records);
-            self.load = self.load.minus(batch.load.minus(load));
-            self.seen -= batch.load.records - load.records;
-            batch.load = load;
-        }
+        self.waiting.iter_mut().for_each(Batch::forget_seen);
         self.waiting.retain(|batch| !batch.records.is_empty());
+        self.load = self.waiting.iter().fold(Load::default(), |load, batch| load.plus(batch.load));
+        self.seen = 0;
+    }
+}
+
+impl Batch {
+    fn new(records: Vec<Record>) -> Self {
+        Self { load: Load::of(&records), records, told: false }
+    }
+
+    fn seen(&self) -> usize {
+        self.records.iter().filter(|record| is_seen(record)).count()
+    }
+
+    fn forget_seen(&mut self) {
+        self.records.retain(|record| !is_seen(record));
+        self.load = Load::of(&self.records);
     }
 }
 

@@ -4,3 +4,4 @@
 mod sample;
 mod store;
 mod thread;
+mod writer;

@@ -78,7 +78,7 @@ pub(crate) fn assert_same(found: &Recovered, expected: &Recovered, seed: u64) {
     assert_eq!(bits(found), bits(expected), "seed {seed}");
 }
 
-fn bits(recovered: &Recovered) -> String {
+pub(crate) fn bits(recovered: &Recovered) -> String {
     let mut recovered = recovered.clone();
     let mut text = String::new();
     let senders = recovered.entries.iter_mut().map(|kept| &mut kept.entry.sender);

@@ -1,0 +1,282 @@
+//! When it is written and what is said of it, in virtual time, with a store whose disk fails and comes back.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use ocps::csc::id::EntryKey;
+use ocps::csc::record::Record;
+use ocps::csc::time::{Tai, Time};
+use ocps::journal::store::{Sqlite, Store, Upkeep};
+use ocps::journal::writer::{Report, Writer};
+
+use crate::sample::{self, NOW, OURS};
+use crate::store::{Model, bits};
+
+/// What the disk does with a commit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Disk {
+    Well,
+    Fails,
+    /// The commit is there, but the disk says that it failed.
+    Lies,
+}
+
+#[derive(Debug)]
+struct FaultyStore {
+    store: Sqlite,
+    disk: Disk,
+    /// Sizes of the commits that were tried.
+    tried: Vec<usize>,
+    upkeeps: usize,
+}
+
+impl FaultyStore {
+    fn new() -> Self {
+        let store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
+        Self { store, disk: Disk::Well, tried: Vec::new(), upkeeps: 0 }
+    }
+}
+
+impl Store for FaultyStore {
+    fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
+        self.tried.push(records.len());
+        if self.disk != Disk::Fails {
+            self.store.commit(records)?;
+        }
+        if self.disk == Disk::Well { Ok(()) } else { Err("the disk is full".to_owned()) }
+    }
+
+    fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
+        self.upkeeps += 1;
+        self.store.upkeep(now)
+    }
+}
+
+/// A writer and its clock.
+struct Rig {
+    writer: Writer<FaultyStore>,
+    now: Duration,
+}
+
+impl Rig {
+    fn new() -> Self {
+        Self { writer: Writer::new(FaultyStore::new()), now: Duration::ZERO }
+    }
+
+    fn disk(&mut self, disk: Disk) {
+        self.writer.store_mut().disk = disk;
+    }
+
+    fn turn(&mut self) -> Vec<Report> {
+        self.writer.turn(Time { mono: self.now, tai: Tai(NOW.0 + self.now.as_secs_f64()) })
+    }
+
+    /// Takes all turns that are due until then.
+    fn run(&mut self, millis: u64) -> Vec<(u64, Report)> {
+        let end = self.now + Duration::from_millis(millis);
+        let mut reports = Vec::new();
+        let mut turns = 0;
+        while self.writer.wake_at() <= end {
+            self.now = self.now.max(self.writer.wake_at());
+            let at = u64::try_from(self.now.as_millis()).unwrap();
+            reports.extend(self.turn().into_iter().map(|report| (at, report)));
+            turns += 1;
+            assert!(turns < 1000, "it spins");
+        }
+        self.now = end;
+        reports
+    }
+}
+
+fn accepted(key: u64) -> Record {
+    Record::Accepted(Box::new(sample::entry(&mut Rng::with_seed(key), EntryKey(key))))
+}
+
+fn seen(number: u64) -> Record {
+    Record::Seen { sender: sample::sender(&mut Rng::with_seed(number)), at: NOW }
+}
+
+fn durable(keys: &[u64]) -> Report {
+    Report::Durable(keys.iter().copied().map(EntryKey).collect())
+}
+
+fn failed() -> Report {
+    Report::Failed("the disk is full".to_owned())
+}
+
+#[test]
+fn all_that_waits_is_written_together() {
+    let mut rig = Rig::new();
+    for key in 1..=3 {
+        rig.writer.take(vec![accepted(key), seen(key)]);
+    }
+    assert_eq!(rig.turn(), [durable(&[1, 2, 3])]);
+    assert_eq!(rig.writer.store().tried, [6]);
+    assert_eq!((rig.writer.load().records, rig.writer.load().bytes), (0, 0));
+}
+
+#[test]
+fn one_commit_has_a_bounded_size_but_a_turn_is_never_split() {
+    let mut rig = Rig::new();
+    rig.writer.take((0..2500).map(seen).collect());
+    for key in 1..=3 {
+        rig.writer.take((0..400).map(|n| if n == 0 { accepted(key) } else { seen(n) }).collect());
+    }
+    let reports = rig.run(0);
+    assert_eq!(reports, [(0, durable(&[1, 2])), (0, durable(&[3]))]);
+    assert_eq!(rig.writer.store().tried, [2500, 800, 400]);
+}
+
+#[test]
+fn what_cannot_be_written_is_told_once_and_tried_ever_more_rarely() {
+    let mut rig = Rig::new();
+    rig.disk(Disk::Fails);
+    rig.writer.take(vec![accepted(1)]);
+    assert_eq!(rig.run(20_000), [(0, failed())]);
+    // At 0, 0.25, 0.75, 1.75, 3.75, 7.75 and 15.75 s.
+    assert_eq!(rig.writer.store().tried.len(), 7);
+    assert_eq!(rig.writer.trouble().map(|trouble| trouble.since), Some(Duration::ZERO));
+    assert_eq!(rig.run(10_000), []);
+    rig.disk(Disk::Well);
+    assert_eq!(rig.run(10_000), [(35_750, Report::Back), (35_750, durable(&[1]))]);
+    assert_eq!(rig.writer.trouble(), None);
+}
+
+#[test]
+fn new_records_are_tried_at_once_but_not_more_often_than_four_times_a_second() {
+    let mut rig = Rig::new();
+    rig.disk(Disk::Fails);
+    rig.writer.take(vec![accepted(1)]);
+    assert_eq!(rig.run(10_000).len(), 1);
+    rig.writer.take(vec![accepted(2)]);
+    assert_eq!(rig.run(0), [(10_000, failed())]);
+    rig.writer.take(vec![accepted(3)]);
+    rig.writer.take(vec![accepted(4)]);
+    assert_eq!(rig.run(1000), [(10_250, failed())]);
+    rig.disk(Disk::Well);
+    rig.writer.take(vec![accepted(5)]);
+    assert_eq!(rig.run(0), [(11_000, Report::Back), (11_000, durable(&[1, 2, 3, 4, 5]))]);
+}
+
+#[test]
+fn upkeep_waits_for_a_quiet_second_but_not_for_ever() {
+    let mut rig = Rig::new();
+    rig.run(5000);
+    let begun = rig.writer.store().upkeeps;
+    for key in 1..=50 {
+        rig.writer.take(vec![accepted(key)]);
+        rig.run(100);
+    }
+    assert_eq!(rig.writer.store().upkeeps, begun);
+    rig.run(1000);
+    assert_eq!(rig.writer.store().upkeeps, begun + 1);
+    for key in 1..=1000 {
+        rig.writer.take(vec![accepted(key)]);
+        rig.run(100);
+    }
+    let busy = rig.writer.store().upkeeps - begun;
+    assert!((5..=20).contains(&busy), "{busy}");
+    rig.run(10_000_000);
+    let idle = rig.writer.store().upkeeps - begun - busy;
+    assert!((2..=4).contains(&idle), "{idle}");
+}
+
+#[test]
+fn commands_that_were_seen_are_the_first_to_be_forgotten() {
+    let mut rig = Rig::new();
+    rig.disk(Disk::Fails);
+    for key in 1..=3333 {
+        rig.writer.take(vec![seen(key), accepted(key)]);
+        rig.writer.take(vec![seen(key)]);
+    }
+    assert_eq!(rig.writer.load().records, 9999);
+    for key in 3334..=16_000 {
+        rig.writer.take(vec![accepted(key), seen(key)]);
+        rig.writer.take(vec![seen(key)]);
+        let accepted = usize::try_from(key).unwrap();
+        let waiting = rig.writer.load().records;
+        assert!(waiting == accepted || (accepted < waiting && waiting <= 10_000), "{accepted}, {waiting}");
+    }
+    assert_eq!(rig.writer.load().records, 16_000);
+    rig.disk(Disk::Well);
+    let reports = rig.run(0);
+    let keys: usize = reports
+        .iter()
+        .map(|(_, report)| if let Report::Durable(keys) = report { keys.len() } else { 0 })
+        .sum();
+    assert_eq!(keys, 16_000);
+    assert_eq!(rig.writer.load(), ocps::journal::writer::Load::default());
+}
+
+#[test]
+fn at_the_end_all_is_written_without_patience() {
+    let mut rig = Rig::new();
+    rig.disk(Disk::Fails);
+    rig.writer.take(vec![accepted(1)]);
+    rig.run(0);
+    rig.disk(Disk::Well);
+    rig.writer.take(vec![accepted(2)]);
+    let (store, reports, result) = rig.writer.finish(Time { mono: rig.now, tai: NOW });
+    assert_eq!((reports, result), (vec![Report::Back, durable(&[1, 2])], Ok(())));
+    assert_eq!(store.store.recover(NOW).unwrap().last_key, 2);
+
+    let mut rig = Rig::new();
+    rig.disk(Disk::Fails);
+    rig.writer.take(vec![accepted(1)]);
+    let (_, reports, result) = rig.writer.finish(Time { mono: rig.now, tai: NOW });
+    assert_eq!(reports, [failed()]);
+    assert_eq!(result.unwrap_err(), "1 records were not written: the disk is full");
+}
+
+/// Random turns, faults and crashes: what is found is what some number of turns left, no less than was said.
+#[test]
+fn a_crash_leaves_whole_turns_in_order_and_all_that_was_said_to_be_durable() {
+    for seed in 0..300 {
+        let mut rng = Rng::with_seed(seed);
+        let mut rig = Rig::new();
+        let mut models = vec![Model::default()];
+        let mut keys = 0;
+        // How many turns are known to be durable: that of the last key that was reported.
+        let mut safe = 0;
+        let mut turn_of_key = vec![0];
+        for _ in 0..rng.usize(1..40) {
+            if rng.u8(..3) == 0 {
+                let disks = [Disk::Well, Disk::Well, Disk::Fails, Disk::Lies];
+                rig.disk(disks[rng.usize(..disks.len())]);
+            }
+            let mut records: Vec<Record> =
+                (0..rng.usize(..4)).map(|_| sample::record(&mut rng, keys.max(1))).collect();
+            // Nothing is said of a command before it was accepted.
+            records.retain(|record| matches!(record, Record::Seen { .. } | Record::State { .. }) || keys > 0);
+            if rng.bool() {
+                keys += 1;
+                turn_of_key.push(models.len());
+                records.push(accepted(keys));
+            }
+            if !records.is_empty() {
+                let mut model = models.last().unwrap().clone();
+                records.iter().for_each(|record| model.keep(record));
+                models.push(model);
+                rig.writer.take(records);
+            }
+            let pause = rng.u64(..400);
+            for (_, report) in rig.run(pause) {
+                if let Report::Durable(keys) = report {
+                    let turns = keys.iter().map(|key| turn_of_key[usize::try_from(key.0).unwrap()]);
+                    safe = safe.max(turns.max().unwrap());
+                }
+            }
+        }
+        let live = rng.bool();
+        if live {
+            rig.disk(Disk::Well);
+            rig.run(10_000);
+            assert_eq!((rig.writer.load().records, rig.writer.trouble()), (0, None), "seed {seed}");
+            safe = models.len() - 1;
+        }
+        let now = Tai(NOW.0 + rig.now.as_secs_f64());
+        let found = bits(&rig.writer.into_store().store.recover(now).unwrap());
+        let held = models.iter().skip(safe).any(|model| bits(&model.recovered(now)) == found);
+        assert!(held, "seed {seed}: none of the turns from {safe} on left this");
+    }
+}
