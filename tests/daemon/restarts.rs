@@ -17,7 +17,10 @@ fn service(duration: f64) -> UwsService {
     UwsService::start(Options { timing, ..Options::default() })
 }
 
+/// Kills it when all it has to keep is kept.
 fn kill(daemon: Daemon) {
+    let mut client = daemon.connect();
+    eventually("all is kept", || client.query("status")["journal"]["waiting"] == 0);
     daemon.signal(Signal::KILL);
     drop(daemon);
 }
