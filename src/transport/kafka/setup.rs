@@ -141,6 +141,18 @@ pub(super) fn code(error: &KafkaError) -> String {
     error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string())
 }
 
+/// Whether a partition only has no leader yet.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        )
+    )
+}
+
 /// Wakes the thread that waits.
 struct Waker(Thread);
 
@@ -176,13 +188,24 @@ impl Places<'_> {
         let found = self.metadata.topics().iter().find(|found| found.name() == name);
         let partitions = found.map(|found| found.partitions()).unwrap_or_default();
         let marks = partitions.iter().map(|partition| {
-            let (low, high) = self
-                .consumer
-                .fetch_watermarks(&name, partition.id(), ANSWER)
-                .map_err(|error| format!("topic {name} cannot be read: {}", code(&error)))?;
+            let (low, high) = self.watermark(&name, partition.id())?;
             Ok((partition.id(), low, high))
         });
         marks.collect()
+    }
+
+    /// Low and high; of a new topic the leader may not know yet that it is.
+    fn watermark(&self, name: &str, partition: i32) -> Result<(i64, i64), String> {
+        let end = Instant::now() + CREATION;
+        loop {
+            match self.consumer.fetch_watermarks(name, partition, ANSWER) {
+                Ok(marks) => return Ok(marks),
+                Err(error) if is_passing(&error) && Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(format!("topic {name} cannot be read: {}", code(&error))),
+            }
+        }
     }
 
     /// The commands and everybody's heartbeats, from what comes next on.
