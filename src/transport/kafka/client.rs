@@ -51,10 +51,15 @@ impl ClientContext for Context {
                 | RDKafkaErrorCode::SSL
                 | RDKafkaErrorCode::UnsupportedSASLMechanism,
             ) => Kind::Authentication,
+            // Of the same refusal it tells now this, now that, or both.
+            Some(_) | None if is_distrust(reason) => Kind::Authentication,
             Some(_) | None => Kind::Broker,
         };
         let reason = reason.replace(['\n', '\r'], " ");
         let what = match kind {
+            Kind::Authentication if is_distrust(&reason) => {
+                "the broker's certificate is not trusted (see ssl.ca.location)"
+            }
             Kind::Authentication => "the broker does not let us in",
             Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Topic => "the broker cannot be reached",
         };
@@ -75,6 +80,11 @@ impl ProducerContext for Context {
         // There is room for all that is in flight; nobody listens at the very end.
         let _ = self.reports.send(Report { id, result });
     }
+}
+
+/// Whether it is we who do not let the broker in.
+fn is_distrust(reason: &str) -> bool {
+    reason.contains("certificate verify failed")
 }
 
 /// Whether a message may be taken later.

@@ -38,7 +38,7 @@ use crate::sal::ack::AckFields;
 use client::{Context, Report};
 use outbox::{Fate, Message, Outbox, Outgoing};
 use reader::Reader;
-use setup::Session;
+use setup::{Failure, Session};
 use trouble::{Kind, Troubles};
 use wire::{Header, Topic, Writer};
 
@@ -235,7 +235,8 @@ impl Link {
                     );
                     return Some(session);
                 }
-                Err(problem) => self.shared.troubles.say(Kind::SetUp, "", &problem),
+                Err(Failure::NoAnswer(problem)) => self.shared.troubles.say_no_answer(&problem),
+                Err(Failure::Wrong(problem)) => self.shared.troubles.say(Kind::SetUp, "", &problem),
             }
             let until = Instant::now() + wait;
             // What is pushed wakes us too.

@@ -38,13 +38,27 @@ pub(super) struct Session {
     pub(super) stamps: BTreeMap<Topic, f64>,
 }
 
+/// Why joining failed.
+pub(super) enum Failure {
+    /// No broker answers.
+    NoAnswer(String),
+    /// Something else is not as it must be.
+    Wrong(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Wrong(text)
+    }
+}
+
 /// Does all that is needed once; the consumer then reads the commands from now on.
 pub(super) fn join(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
     context: &Context,
-) -> Result<Session, String> {
+) -> Result<Session, Failure> {
     let metadata = ensure_topics(options, index, consumer, context)?;
     let mut registry = Registry::new(&options.registry_url);
     let mut writers = BTreeMap::new();
@@ -64,12 +78,12 @@ pub(super) fn join(
 }
 
 /// Creates the topics that are missing.
-pub(super) fn ensure_topics(
+fn ensure_topics(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
     context: &Context,
-) -> Result<Metadata, String> {
+) -> Result<Metadata, Failure> {
     let metadata = look(options, consumer)?;
     let missing = missing(options, &metadata);
     if missing.is_empty() {
@@ -82,16 +96,18 @@ pub(super) fn ensure_topics(
         let still = self::missing(options, &metadata);
         match still.first() {
             None => return Ok(metadata),
-            Some((_, name)) if Instant::now() > end => return Err(format!("topic {name} has no leader")),
+            Some((_, name)) if Instant::now() > end => {
+                return Err(format!("topic {name} has no leader").into());
+            }
             Some(_) => thread::sleep(Duration::from_millis(50)),
         }
     }
 }
 
-fn look(options: &Options, consumer: &BaseConsumer<Context>) -> Result<Metadata, String> {
+fn look(options: &Options, consumer: &BaseConsumer<Context>) -> Result<Metadata, Failure> {
     consumer.fetch_metadata(None, ANSWER).map_err(|error| {
         let why = code(&error);
-        format!("the broker {} cannot be asked for its topics: {why}", options.brokers)
+        Failure::NoAnswer(format!("the broker {} cannot be asked for its topics: {why}", options.brokers))
     })
 }
 

@@ -40,6 +40,20 @@ impl Troubles {
         }
     }
 
+    /// Joining failed because no broker answers; it is said only if nothing that was said tells why.
+    pub(super) fn say_no_answer(&self, text: &str) {
+        if self.is_known(&[Kind::Broker, Kind::Authentication]) {
+            let _ = self.note(Kind::SetUp, "", text, Instant::now());
+        } else {
+            self.say(Kind::SetUp, "", text);
+        }
+    }
+
+    fn is_known(&self, kinds: &[Kind]) -> bool {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.keys().any(|(kind, _)| kinds.contains(kind))
+    }
+
     /// Whether this is to be said.
     fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
         let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
