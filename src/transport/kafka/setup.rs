@@ -99,8 +99,25 @@ fn ensure_topics(
             Some((_, name)) if Instant::now() > end => {
                 return Err(format!("topic {name} has no leader").into());
             }
-            Some(_) => thread::sleep(Duration::from_millis(50)),
+            Some((_, name)) => {
+                check_permission(consumer, name)?;
+                thread::sleep(Duration::from_millis(50));
+            }
         }
+    }
+}
+
+/// A topic that we may not see is missing in the list of all; asked for by its name, the broker says why.
+fn check_permission(consumer: &BaseConsumer<Context>, name: &str) -> Result<(), String> {
+    let metadata = consumer
+        .fetch_metadata(Some(name), ANSWER)
+        .map_err(|error| format!("topic {name} cannot be asked for: {}", code(&error)))?;
+    let error = metadata.topics().first().and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+    match error {
+        Some(error @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            Err(format!("topic {name} cannot be used: {error}"))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 
