@@ -27,8 +27,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 const CREATION: Duration = Duration::from_secs(10);
 /// How long the last messages of our topics are looked for.
 const LAST_STAMPS: Duration = Duration::from_secs(2);
-/// How many of the last messages of a topic are looked at: other instances write to it too.
-const LAST_MESSAGES: i64 = 20;
+/// How many of the last messages of a topic are looked at: other instances write to it too, and three of them
+/// 90 heartbeats in the half minute that we are away.
+const LAST_MESSAGES: i64 = 100;
 
 /// What is needed to write and to read.
 pub(super) struct Session {
