@@ -162,3 +162,32 @@ fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it
     });
     eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
 }
+
+#[test]
+fn a_topic_that_we_may_not_read_is_named_until_we_may() {
+    let rig = Rig::new("");
+    let Some(command) = user(&rig, "OCPS_TEST_SASL_BROKER", &[]) else { return };
+    // There it can be seen, but not read; who sends the command may do all.
+    if !rig.allow("ocps", "command_start", &["Describe"]) {
+        return;
+    }
+    let daemon = Daemon::start(command, rig.home.socket());
+    let mut client = daemon.subscribe();
+    let refused = format!("topic lsst.{}.OCPS.command_start cannot be read: ", rig.subname);
+    eventually("it says so", || !lines(&daemon.stderr(), &refused).is_empty());
+    let mut foreign = rig.foreign();
+    foreign.state(5);
+    // The others are read, and that is not taken for its end.
+    assert_eq!(foreign.run("setLogLevel", &json!({"level": 10})), "303 Done");
+    let seq = foreign.send("start", &json!({}));
+    foreign.listen(std::time::Duration::from_secs(3));
+    assert!(kafka(&mut client)["problem"].as_str().unwrap().contains(&refused));
+    assert!(!foreign.of("ackcmd").iter().any(|ack| ack.int("private_seqNum") == i64::from(seq)));
+    assert!(rig.allow("ocps", "command_start", &["Read"]));
+    // It is late, but it was sent in this life.
+    assert_eq!(foreign.final_ack(seq), "303 Done");
+    eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
+    let log = daemon.stderr();
+    assert!(log.contains("command_start can be read again"), "{log}");
+    assert_eq!(lines(&log, "Kafka: ").len(), 1, "{log}");
+}

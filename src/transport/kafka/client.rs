@@ -43,8 +43,8 @@ impl ClientContext for Context {
             return;
         }
         let kind = match error.rdkafka_error_code() {
-            // Says only that the others were all.
-            Some(RDKafkaErrorCode::AllBrokersDown) => return,
+            // Says only that the others were all; or what reader and writer hear of too.
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::TopicAuthorizationFailed) => return,
             Some(
                 RDKafkaErrorCode::Authentication
                 | RDKafkaErrorCode::SaslAuthenticationFailed
@@ -61,7 +61,9 @@ impl ClientContext for Context {
                 "the broker's certificate is not trusted (see ssl.ca.location)"
             }
             Kind::Authentication => "the broker does not let us in",
-            Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Topic => "the broker cannot be reached",
+            Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Reading | Kind::Topic => {
+                "the broker cannot be reached"
+            }
         };
         self.troubles.say(kind, "", &format!("{what}: {reason}"));
     }

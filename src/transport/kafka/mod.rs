@@ -6,10 +6,11 @@
 //!
 //! * `wire`: bytes; `registry`: schemas; `outbox`: what is still to be said
 //! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading
-//! * `trouble`: what is wrong, said once and then rarely
+//! * `trouble`: what is wrong, said once and then rarely; `permission`: which topic we may not read
 
 mod client;
 mod outbox;
+mod permission;
 mod reader;
 mod registry;
 mod setup;
@@ -37,6 +38,7 @@ use crate::sal;
 use crate::sal::ack::AckFields;
 use client::{Context, Report};
 use outbox::{Fate, Message, Outbox, Outgoing};
+use permission::Inquiry;
 use reader::Reader;
 use setup::{Failure, Session};
 use trouble::{Kind, Troubles};
@@ -208,6 +210,13 @@ impl Link {
             outbox: self.outbox.clone(),
             shared: self.shared.clone(),
             bad: BTreeMap::new(),
+            inquiry: Inquiry {
+                options: self.options.clone(),
+                index: self.index,
+                context: self.context.clone(),
+                shared: self.shared.clone(),
+                running: Arc::default(),
+            },
         };
         let reading = thread::Builder::new().name("kafka-read".to_owned()).spawn(|| reader.run());
         if let Err(error) = reading {

@@ -208,6 +208,15 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// The commands, and the heartbeats, of which some may be another instance's.
+pub(super) fn topics_read() -> impl Iterator<Item = Topic> {
+    Topic::all().filter(|topic| match topic {
+        Topic::Command(_) => true,
+        Topic::Event(name) => *name == "heartbeat",
+        Topic::Ack => false,
+    })
+}
+
 /// Where messages are.
 struct Places<'a> {
     consumer: &'a BaseConsumer<Context>,
@@ -245,12 +254,7 @@ impl Places<'_> {
     /// The commands and everybody's heartbeats, from what comes next on.
     fn read_from_now_on(&self) -> Result<(), String> {
         let mut list = TopicPartitionList::new();
-        let read = Topic::all().filter(|topic| match topic {
-            Topic::Command(_) => true,
-            Topic::Event(name) => *name == "heartbeat",
-            Topic::Ack => false,
-        });
-        for topic in read {
+        for topic in topics_read() {
             for (partition, _, high) in self.watermarks(topic)? {
                 list.add_partition_offset(&topic.kafka_name(self.subname), partition, Offset::Offset(high))
                     .map_err(|error| code(&error))?;

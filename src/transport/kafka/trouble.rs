@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Authentication,
     /// Reading.
     Consumer,
+    /// Reading one topic.
+    Reading,
     /// Writing one topic.
     Topic,
 }
