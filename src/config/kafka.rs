@@ -232,6 +232,25 @@ pub(super) fn is_url(text: &str) -> bool {
     })
 }
 
+/// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
+const FILES: [&str; 5] = [
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.crl.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+];
+
+/// Whether a file or directory that a setting names can be read.
+fn check_file(mapping: &Path, key: &str, value: &str) -> Result<(), String> {
+    // Says to look where certificates use to be.
+    if !FILES.contains(&key) || value == "probe" {
+        return Ok(());
+    }
+    let wrong = |error| format!("{}: {key}: {value} cannot be read: {error}", mapping.display());
+    std::fs::File::open(value).map(drop).map_err(wrong)
+}
+
 /// Reads a YAML mapping of librdkafka settings; their values may be secret, so no error shows one.
 fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     let shown = path.display();
@@ -262,7 +281,9 @@ fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
         };
         Some((key.as_str()?.to_owned(), value))
     };
-    mapping.into_iter().map(pair).collect::<Option<_>>().ok_or_else(wrong)
+    let pairs: Vec<_> = mapping.into_iter().map(pair).collect::<Option<_>>().ok_or_else(wrong)?;
+    pairs.iter().try_for_each(|(key, value)| check_file(path, key, value))?;
+    Ok(pairs)
 }
 
 #[cfg(test)]
@@ -361,6 +382,16 @@ mod tests {
             let error = read(bad).unwrap_err();
             assert!(error.contains("must be a YAML mapping") && !error.contains("geheim"), "{error}");
         }
+        let shown = path.display();
+        assert_eq!(
+            read("ssl.ca.location: /nowhere/ca.pem\n").unwrap_err(),
+            format!(
+                "{shown}: ssl.ca.location: /nowhere/ca.pem cannot be read: No such file or directory (os error 2)"
+            )
+        );
+        assert_eq!(read("ssl.ca.location: probe\n").unwrap(), [pair("ssl.ca.location", "probe")]);
+        let itself = format!("ssl.ca.location: {shown}\n");
+        assert_eq!(read(&itself).unwrap(), [pair("ssl.ca.location", &shown.to_string())]);
     }
 
     #[test]

@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # A real Apache Kafka for tests: one node, KRaft, no topics by itself. Its jars come from Maven Central.
 #   broker.sh fetch        get the jars that are missing; exit 75 when they cannot be had
-#   broker.sh new          forget all topics, choose ports, start; prints PLAINTEXT and SASL_PLAINTEXT addresses
+#   broker.sh new          forget all topics, choose ports, start; prints the addresses of its listeners
+#                          PLAINTEXT, SASL_PLAINTEXT and SASL_SSL (whose authority is in $KAFKA_DIR/tls/ca.pem)
 #   broker.sh start|stop   as an outage: stop kills it
+#   broker.sh allow USER TOPIC OPERATION...   from the first one on, nobody else may do anything with the topic
+# Without SASL all is allowed; over SASL everybody may use the topics of which nothing was said.
 # All is kept in $KAFKA_DIR (target/kafka).
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -20,6 +23,40 @@ fetch() {
     echo "$sum  $jar.part" | sha256sum -c --quiet - || { rm "$jar.part"; exit 1; }
     mv "$jar.part" "$jar"
   done < "$here/jars.txt"
+}
+
+# A certificate authority, a certificate of it for the broker, and another authority that has signed nothing.
+certify() {
+  [ -e "$dir/tls/broker.p12" ] && return
+  rm -rf "$dir/tls.new"
+  mkdir "$dir/tls.new"
+  for name in ca other; do
+    store "$name" -genkeypair -alias "$name" -keyalg EC -dname "CN=ocps test $name" -validity 3650 -ext bc:c
+    store "$name" -exportcert -alias "$name" -rfc > "$dir/tls.new/$name.pem"
+  done
+  store broker -genkeypair -alias broker -keyalg EC -dname CN=localhost
+  store broker -certreq -alias broker |
+    store ca -gencert -alias ca -rfc -validity 3650 -ext san=ip:127.0.0.1,dns:localhost > "$dir/tls.new/broker.pem"
+  store broker -importcert -alias ca -noprompt -file "$dir/tls.new/ca.pem"
+  store broker -importcert -alias broker -noprompt -file "$dir/tls.new/broker.pem"
+  rm -rf "$dir/tls"
+  mv "$dir/tls.new" "$dir/tls"
+}
+
+store() {
+  keystore=$dir/tls.new/$1.p12
+  shift
+  keytool -keystore "$keystore" -storepass geheim "$@" 2>>"$dir/keytool.log" ||
+    { cat "$dir/keytool.log" >&2; exit 1; }
+}
+
+allow() {
+  . "$dir/ports"
+  user=$1 topic=$2
+  shift 2
+  java -cp "$dir/lib/*" org.apache.kafka.tools.AclCommand --bootstrap-server "127.0.0.1:$plain" --add \
+    --topic "$topic" --allow-principal "User:$user" $(printf -- '--operation %s ' "$@") \
+    >"$dir/acl.log" 2>&1 || { cat "$dir/acl.log" >&2; exit 1; }
 }
 
 start() {
@@ -46,18 +83,26 @@ stop() {
 new() {
   stop
   rm -rf "$dir/data" "$dir/broker.log"
-  plain=$((20000 + $$ % 10000)) sasl=$((plain + 10001)) controller=$((plain + 20002))
-  printf 'plain=%s\nsasl=%s\n' "$plain" "$sasl" > "$dir/ports"
+  certify
+  plain=$((20000 + $$ % 10000)) sasl=$((plain + 10001)) controller=$((plain + 20002)) tls=$((plain + 30003))
+  printf 'plain=%s\nsasl=%s\ntls=%s\n' "$plain" "$sasl" "$tls" > "$dir/ports"
   cat > "$dir/server.properties" <<EOF
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
-listeners=PLAINTEXT://127.0.0.1:$plain,SASL_PLAINTEXT://127.0.0.1:$sasl,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$plain,SASL_PLAINTEXT://127.0.0.1:$sasl
+listeners=PLAINTEXT://127.0.0.1:$plain,SASL_PLAINTEXT://127.0.0.1:$sasl,SASL_SSL://127.0.0.1:$tls,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://127.0.0.1:$plain,SASL_PLAINTEXT://127.0.0.1:$sasl,SASL_SSL://127.0.0.1:$tls
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
 sasl.enabled.mechanisms=SCRAM-SHA-512
 listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+ssl.keystore.location=$dir/tls/broker.p12
+ssl.keystore.password=geheim
+ssl.key.password=geheim
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+allow.everyone.if.no.acl.found=true
 log.dirs=$dir/data
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -67,7 +112,7 @@ EOF
   java -cp "$dir/lib/*" kafka.tools.StorageTool format -t 4L6g3nShT-eMCtK--X86sw -c "$dir/server.properties" \
     --add-scram 'SCRAM-SHA-512=[name=ocps,password=geheim]' >"$dir/format.log" 2>&1 || { cat "$dir/format.log" >&2; exit 1; }
   start
-  echo "127.0.0.1:$plain 127.0.0.1:$sasl"
+  echo "127.0.0.1:$plain 127.0.0.1:$sasl 127.0.0.1:$tls"
 }
 
-"$1"
+"$@"

@@ -247,4 +247,5 @@ def check(foreign, daemon):
     print(f"check.py: {len(foreign.heard)} messages of {len(last) + 1} topics are as they must be")
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])

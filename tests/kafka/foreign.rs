@@ -85,6 +85,28 @@ fn command_schema(name: &str) -> String {
         .to_string()
 }
 
+/// Frame and datum of a record with this schema; what is not given is zero or empty.
+fn encode(id: usize, text: &str, data: &Value) -> Vec<u8> {
+    let schema = Schema::parse_str(text).unwrap();
+    let Schema::Record(record) = &schema else { panic!() };
+    let value = |field: &apache_avro::schema::RecordField| {
+        let given = &data[&field.name];
+        match &field.schema {
+            Schema::String => Avro::String(given.as_str().unwrap_or_default().to_owned()),
+            Schema::Double => Avro::Double(given.as_f64().unwrap_or_default()),
+            Schema::Boolean => Avro::Boolean(given.as_bool().unwrap_or_default()),
+            Schema::Int => Avro::Int(i32::try_from(given.as_i64().unwrap_or_default()).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let values = record.fields.iter().map(|field| (field.name.clone(), value(field))).collect();
+    let mut bytes = vec![0];
+    bytes.extend(u32::try_from(id).unwrap().to_be_bytes());
+    let writer = GenericDatumWriter::builder(&schema).build().unwrap();
+    writer.write_value(&mut bytes, Avro::Record(values)).unwrap();
+    bytes
+}
+
 /// A message as it was heard.
 #[derive(Clone, Debug)]
 pub(crate) struct Heard {
@@ -173,7 +195,6 @@ impl Foreign {
         let text = command_schema(name);
         let subject = format!("{}-value", self.name(&format!("command_{name}")));
         let id = self.memory.lock().unwrap().register(&subject, &text).unwrap();
-        let schema = Schema::parse_str(&text).unwrap();
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64() + 37.0;
         let mut all = json!({
@@ -183,21 +204,17 @@ impl Foreign {
         for (name, value) in fields.as_object().unwrap() {
             all[name] = value.clone();
         }
-        let Schema::Record(record) = &schema else { panic!() };
-        let value = |field: &apache_avro::schema::RecordField| {
-            let given = &all[&field.name];
-            match &field.schema {
-                Schema::String => Avro::String(given.as_str().unwrap_or_default().to_owned()),
-                Schema::Double => Avro::Double(given.as_f64().unwrap_or_default()),
-                _ => Avro::Int(i32::try_from(given.as_i64().unwrap_or_default()).unwrap()),
-            }
-        };
-        let values = record.fields.iter().map(|field| (field.name.clone(), value(field))).collect();
-        let mut bytes = vec![0];
-        bytes.extend(u32::try_from(id).unwrap().to_be_bytes());
-        let writer = GenericDatumWriter::builder(&schema).build().unwrap();
-        writer.write_value(&mut bytes, Avro::Record(values)).unwrap();
-        bytes
+        encode(id, &text, &all)
+    }
+
+    /// Frame and datum of what was heard, with other values in these fields.
+    pub(crate) fn altered(&self, heard: &Heard, fields: &Value) -> Vec<u8> {
+        let mut data = heard.data.clone();
+        for (name, value) in fields.as_object().unwrap() {
+            data[name] = value.clone();
+        }
+        let text = self.memory.lock().unwrap().schemas[heard.id - 1].clone();
+        encode(heard.id, &text, &data)
     }
 
     /// Writes bytes to a topic and waits until they are there.

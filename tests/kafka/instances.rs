@@ -38,39 +38,19 @@ fn one_that_shows_up_later_is_a_fault() {
     foreign.state(2);
     // Its heartbeat, as ours but of another process.
     let ours = foreign.event("heartbeat");
-    let schema = rig.registry.memory.lock().unwrap().schemas[ours.id - 1].clone();
-    let schema = apache_avro::Schema::parse_str(&schema).unwrap();
-    let beat = |index: i32, origin: i32| {
-        let mut value = apache_avro::types::Value::try_from(ours.data.clone()).unwrap();
-        if let apache_avro::types::Value::Map(map) = &value {
-            value = apache_avro::types::Value::Record(map.clone().into_iter().collect());
-        }
-        let apache_avro::types::Value::Record(mut fields) = value else { panic!() };
-        for (name, value) in &mut fields {
-            match name.as_str() {
-                "salIndex" => *value = apache_avro::types::Value::Int(index),
-                "private_origin" => *value = apache_avro::types::Value::Int(origin),
-                _ => {}
-            }
-        }
-        let value = apache_avro::types::Value::Record(fields).resolve(&schema).unwrap();
-        let mut bytes = vec![0];
-        bytes.extend(u32::try_from(ours.id).unwrap().to_be_bytes());
-        let writer = apache_avro::writer::datum::GenericDatumWriter::builder(&schema).build().unwrap();
-        writer.write_value(&mut bytes, value).unwrap();
-        bytes
-    };
     // Of another index: none of our business.
-    foreign.write("logevent_heartbeat", Some(&beat(2, 99)));
+    let other = foreign.altered(&ours, &json!({"salIndex": 2, "private_origin": 99}));
+    let intruder = foreign.altered(&ours, &json!({"private_origin": 99}));
+    foreign.write("logevent_heartbeat", Some(&other));
     assert_eq!(foreign.run("setLogLevel", &json!({"level": 20})), "303 Done");
     assert!(!daemon.stderr().contains("another instance"));
-    foreign.write("logevent_heartbeat", Some(&beat(1, 99)));
+    foreign.write("logevent_heartbeat", Some(&intruder));
     foreign.state(3);
     let code =
         foreign.find("the code", |heard| heard.topic == "logevent_errorCode" && heard.int("errorCode") == 3);
     assert_eq!(code.text("errorReport"), "another instance with index 1 (LATISS) lives: OCPS:1, process 99");
     // Once is enough.
-    foreign.write("logevent_heartbeat", Some(&beat(1, 99)));
+    foreign.write("logevent_heartbeat", Some(&intruder));
     assert_eq!(foreign.run("standby", &json!({})), "303 Done");
     let faults = |foreign: &crate::foreign::Foreign| {
         foreign.of("logevent_summaryState").iter().filter(|heard| heard.int("summaryState") == 3).count()

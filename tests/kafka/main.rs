@@ -15,6 +15,7 @@ mod foreign;
 mod instances;
 mod outages;
 mod registry;
+mod restarts;
 mod rig;
 #[cfg(feature = "kafka-sasl")]
 mod sasl;

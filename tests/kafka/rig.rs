@@ -86,22 +86,37 @@ impl Rig {
                 cluster.broker_down(1).unwrap();
                 true
             }
-            None => control("stop"),
+            None => control(&["stop"]),
         }
     }
 
     pub(crate) fn broker_up(&self) {
         match &self.cluster {
             Some(cluster) => cluster.broker_up(1).unwrap(),
-            None => assert!(control("start")),
+            None => assert!(control(&["start"])),
         }
+    }
+
+    /// From now on only those who are named so may do so with a topic; false if this rig cannot see to it.
+    #[cfg(feature = "kafka-sasl")]
+    pub(crate) fn allow(&self, user: &str, topic: &str, operations: &[&str]) -> bool {
+        let topic = format!("lsst.{}.OCPS.{topic}", self.subname);
+        let mut all = vec!["allow", user, &topic];
+        all.extend(operations);
+        self.is_real() && control(&all)
     }
 }
 
-fn control(what: &str) -> bool {
+fn control(what: &[&str]) -> bool {
     let Some(program) = variable("OCPS_TEST_BROKER_CONTROL") else { return false };
-    assert!(Command::new(program).arg(what).status().unwrap().success(), "{what}");
+    assert!(Command::new(program).args(what).status().unwrap().success(), "{what:?}");
     true
+}
+
+/// Which listener of the real broker, or what else `tests/kafka/real.sh` tells.
+#[cfg(feature = "kafka-sasl")]
+pub(crate) fn told(name: &str) -> Option<String> {
+    variable(name)
 }
 
 /// How long the broker is away in a test, in seconds: `OCPS_TEST_OUTAGE_S`, else a short while.

@@ -1,45 +1,193 @@
-//! SASL SCRAM, where `OCPS_TEST_SASL_BROKER` names a listener that wants it.
+//! TLS, SASL SCRAM and permissions, where `tests/kafka/real.sh` tells of a broker that wants them.
 
-use serde_json::json;
+use std::process::Command;
 
-use crate::harness::{Daemon, eventually};
-use crate::rig::Rig;
+use serde_json::{Value, json};
 
-fn listener() -> Option<String> {
-    std::env::var("OCPS_TEST_SASL_BROKER").ok().filter(|value| !value.is_empty())
-}
+use crate::harness::{Client, Daemon, QUICK, eventually};
+use crate::rig::{Rig, told};
 
-#[test]
-fn with_the_right_password_all_is_as_ever() {
-    let Some(listener) = listener() else { return };
-    let rig = Rig::new("");
-    let mut command = rig.daemon(&["--state", "enabled"]);
+/// As the user that the broker knows, to the listener of this name; none where there is no such broker.
+fn user(rig: &Rig, listener: &str, args: &[&str]) -> Option<Command> {
+    let listener = told(listener)?;
+    let mut command = rig.daemon(args);
     command
         .env("LSST_KAFKA_BROKER_ADDR", listener)
         .env("LSST_KAFKA_SECURITY_USERNAME", "ocps")
         .env("LSST_KAFKA_SECURITY_PASSWORD", "geheim");
+    Some(command)
+}
+
+/// The same over TLS, with the authority of this name.
+fn user_over_tls(rig: &Rig, authority: &str, args: &[&str]) -> Option<Command> {
+    let certificates = told("OCPS_TEST_TLS_CERTIFICATES")?;
+    let mut command = user(rig, "OCPS_TEST_TLS_BROKER", args)?;
+    rig.home.write("client.yaml", &format!("ssl.ca.location: {certificates}/{authority}.pem\n"));
+    command
+        .env("LSST_KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+        .env("LSST_KAFKA_BROKER_CLIENT_CONFIGURATION", rig.home.path("client.yaml"));
+    Some(command)
+}
+
+fn all_is_as_ever(rig: &Rig, command: Command) {
     let daemon = Daemon::start(command, rig.home.socket());
     eventually("it has joined", || daemon.stderr().contains("Kafka: at "));
     let mut foreign = rig.foreign();
     foreign.state(2);
+    assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     assert_eq!(foreign.run("disable", &json!({})), "303 Done");
-    assert!(!daemon.stderr().contains("geheim"));
+    let log = daemon.stderr();
+    assert!(!log.contains("geheim"), "{log}");
+    assert!(lines(&log, "Kafka: ").is_empty(), "{log}");
+}
+
+/// It works over its socket alone, and says why once, at warning level.
+fn is_kept_out(rig: &Rig, command: Command, expected: &str) -> String {
+    let daemon = Daemon::start(command, rig.home.socket());
+    let mut client = daemon.subscribe();
+    client.state(5);
+    // Joining has failed too, and it is not told again.
+    eventually("the broker is asked", || {
+        kafka(&mut client)["problem"].as_str().is_some_and(|problem| problem.contains("for its topics"))
+    });
+    let log = daemon.stderr();
+    let lines: Vec<&str> = lines(&log, "Kafka: ");
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains(expected), "{log}");
+    let status = kafka(&mut client);
+    assert_eq!(status["stage"], "connecting", "{status}");
+    assert!(status["problem"].as_str().unwrap().contains(expected), "{status}");
+    log
+}
+
+/// The warnings that say so.
+fn lines<'a>(log: &'a str, what: &str) -> Vec<&'a str> {
+    log.lines().filter(|line| line.contains("[WARN]") && line.contains(what)).collect()
+}
+
+#[test]
+fn with_the_right_password_all_is_as_ever() {
+    let rig = Rig::new(QUICK);
+    let Some(command) = user(&rig, "OCPS_TEST_SASL_BROKER", &["--state", "enabled"]) else { return };
+    all_is_as_ever(&rig, command);
 }
 
 #[test]
 fn a_wrong_password_is_told_in_one_line() {
-    let Some(listener) = listener() else { return };
     let rig = Rig::new("[kafka]\nstart_timeout_s = 3\n");
-    let mut command = rig.daemon(&["--loglevel", "debug"]);
-    command
-        .env("LSST_KAFKA_BROKER_ADDR", listener)
-        .env("LSST_KAFKA_SECURITY_USERNAME", "ocps")
-        .env("LSST_KAFKA_SECURITY_PASSWORD", "gehemnis");
+    let args = ["--loglevel", "debug"];
+    let Some(mut command) = user(&rig, "OCPS_TEST_SASL_BROKER", &args) else { return };
+    command.env("LSST_KAFKA_SECURITY_PASSWORD", "gehemnis");
+    let log = is_kept_out(&rig, command, "the broker does not let us in: ");
+    assert!(log.contains("Authentication failed"), "{log}");
+    assert!(!log.contains("gehemnis"), "{log}");
+}
+
+#[test]
+fn over_tls_all_is_as_ever() {
+    let rig = Rig::new(QUICK);
+    let Some(command) = user_over_tls(&rig, "ca", &["--state", "enabled"]) else { return };
+    all_is_as_ever(&rig, command);
+}
+
+#[test]
+fn a_broker_of_another_authority_is_told_in_one_line() {
+    let rig = Rig::new("[kafka]\nstart_timeout_s = 3\n");
+    let Some(command) = user_over_tls(&rig, "other", &[]) else { return };
+    is_kept_out(&rig, command, "the broker's certificate is not trusted (see ssl.ca.location): ");
+}
+
+fn kafka(client: &mut Client) -> Value {
+    client.query("status")["kafka"].clone()
+}
+
+/// From a topic that we may not even see to one that we may write.
+#[test]
+fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it_is_granted() {
+    let rig = Rig::new(&format!("{QUICK}[kafka]\nstart_timeout_s = 3\n"));
+    let args = ["--state", "enabled"];
+    let Some(command) = user(&rig, "OCPS_TEST_SASL_BROKER", &args) else { return };
+    // It belongs to somebody else.
+    if !rig.allow("nobody", "logevent_job_result", &["All"]) {
+        return;
+    }
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
-    client.state(5);
+    client.state(2);
+    let topic = format!("lsst.{}.OCPS.logevent_job_result", rig.subname);
+    let name = topic.as_str();
+    let status = kafka(&mut client);
+    assert_eq!(status["stage"], "connecting", "{status}");
+    assert!(status["problem"].as_str().unwrap().contains(name), "{status}");
+    assert_eq!(lines(&daemon.stderr(), name).len(), 1, "{}", daemon.stderr());
+
+    assert!(rig.allow("ocps", "logevent_job_result", &["Describe", "Read"]));
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    // It has joined, and serves; only the results are missing, and it says so.
+    for _ in 0..3 {
+        assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+    }
+    let refused = format!("topic {name} cannot be written: ");
+    eventually("it says so", || !lines(&daemon.stderr(), &refused).is_empty());
+    // Longer than a topic rests: it is tried again, but not told again.
+    foreign.listen(std::time::Duration::from_secs(7));
+    for _ in 0..3 {
+        assert_eq!(foreign.run("execute", &json!({"pipeline": "false.yaml"})), "303 Done");
+    }
+    let status = kafka(&mut client);
+    assert_eq!((&status["stage"], &status["dropped"]), (&json!("joined"), &json!(0)), "{status}");
+    assert!(status["queued"].as_u64().unwrap() >= 6, "{status}");
+    assert!(status["problem"].as_str().unwrap().contains(&refused), "{status}");
     let log = daemon.stderr();
-    let lines = log.lines().filter(|line| line.contains("[WARN]") && line.contains("does not let us in"));
-    assert_eq!(lines.count(), 1, "{log}");
-    assert!(!log.contains("gehemnis"), "{log}");
+    assert_eq!(lines(&log, "Kafka: ").len(), 2, "{log}");
+    assert!(foreign.of("logevent_job_result").is_empty());
+
+    assert!(rig.allow("ocps", "logevent_job_result", &["Write"]));
+    foreign.find("the last result", |heard| {
+        heard.topic == "logevent_job_result" && heard.int("private_seqNum") == 6
+    });
+    let told: Vec<(i64, i64)> = foreign
+        .of("logevent_job_result")
+        .iter()
+        .map(|heard| (heard.int("private_seqNum"), heard.int("exit_code")))
+        .collect();
+    assert_eq!(told, [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]);
+    let jobs = |topic: &str| -> Vec<String> {
+        foreign.of(topic).iter().map(|heard| heard.text("job_id").to_owned()).collect()
+    };
+    assert_eq!(jobs("logevent_job_result"), jobs("logevent_job_id"));
+    eventually("it says that it is over", || {
+        daemon.stderr().contains(&format!("topic {name} can be written again"))
+    });
+    eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
+}
+
+#[test]
+fn a_topic_that_we_may_not_read_is_named_until_we_may() {
+    let rig = Rig::new("");
+    let Some(command) = user(&rig, "OCPS_TEST_SASL_BROKER", &[]) else { return };
+    // There it can be seen, but not read; who sends the command may do all.
+    if !rig.allow("ocps", "command_start", &["Describe"]) {
+        return;
+    }
+    let daemon = Daemon::start(command, rig.home.socket());
+    let mut client = daemon.subscribe();
+    let refused = format!("topic lsst.{}.OCPS.command_start cannot be read: ", rig.subname);
+    eventually("it says so", || !lines(&daemon.stderr(), &refused).is_empty());
+    let mut foreign = rig.foreign();
+    foreign.state(5);
+    // The others are read, and that is not taken for its end.
+    assert_eq!(foreign.run("setLogLevel", &json!({"level": 10})), "303 Done");
+    let seq = foreign.send("start", &json!({}));
+    foreign.listen(std::time::Duration::from_secs(3));
+    assert!(kafka(&mut client)["problem"].as_str().unwrap().contains(&refused));
+    assert!(!foreign.of("ackcmd").iter().any(|ack| ack.int("private_seqNum") == i64::from(seq)));
+    assert!(rig.allow("ocps", "command_start", &["Read"]));
+    // It is late, but it was sent in this life.
+    assert_eq!(foreign.final_ack(seq), "303 Done");
+    eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
+    let log = daemon.stderr();
+    assert!(log.contains("command_start can be read again"), "{log}");
+    assert_eq!(lines(&log, "Kafka: ").len(), 1, "{log}");
 }

@@ -1,8 +1,11 @@
 //! What is said at the start, in which order, and how it is written.
 
+use std::os::unix::net::UnixDatagram;
+use std::time::Instant;
+
 use serde_json::json;
 
-use crate::harness::{QUICK, eventually};
+use crate::harness::{Daemon, PATIENCE, QUICK, eventually};
 use crate::rig::Rig;
 
 #[test]
@@ -152,4 +155,24 @@ fn without_broker_and_registry_the_socket_works_and_kafka_is_joined_later() {
     assert_eq!(states, [5, 1, 2, 1]);
     assert_eq!(foreign.run("enable", &json!({})), "303 Done");
     daemon.terminate();
+}
+
+#[test]
+fn it_is_ready_when_it_has_joined() {
+    let rig = Rig::new("");
+    let manager = UnixDatagram::bind(rig.home.path("notify")).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = rig.daemon(&["--state", "enabled"]);
+    command.env("NOTIFY_SOCKET", rig.home.path("notify"));
+    let begun = Instant::now();
+    let daemon = Daemon::start(command, rig.home.socket());
+    let mut told = [0; 4096];
+    while !String::from_utf8_lossy(&told).contains("READY=1") {
+        told.fill(0);
+        manager.recv(&mut told).unwrap();
+    }
+    // Three seconds of it are for listening; `--nocapture` shows the rest.
+    println!("ready after {:.3} s", begun.elapsed().as_secs_f64());
+    let status = daemon.connect().query("status");
+    assert_eq!((&status["kafka"]["stage"], &status["kafka"]["problem"]), (&json!("joined"), &json!(null)));
 }

@@ -43,20 +43,27 @@ impl ClientContext for Context {
             return;
         }
         let kind = match error.rdkafka_error_code() {
-            // Says only that the others were all.
-            Some(RDKafkaErrorCode::AllBrokersDown) => return,
+            // Says only that the others were all; or what reader and writer hear of too.
+            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::TopicAuthorizationFailed) => return,
             Some(
                 RDKafkaErrorCode::Authentication
                 | RDKafkaErrorCode::SaslAuthenticationFailed
                 | RDKafkaErrorCode::SSL
                 | RDKafkaErrorCode::UnsupportedSASLMechanism,
             ) => Kind::Authentication,
+            // Of the same refusal it tells now this, now that, or both.
+            Some(_) | None if is_distrust(reason) => Kind::Authentication,
             Some(_) | None => Kind::Broker,
         };
         let reason = reason.replace(['\n', '\r'], " ");
         let what = match kind {
+            Kind::Authentication if is_distrust(&reason) => {
+                "the broker's certificate is not trusted (see ssl.ca.location)"
+            }
             Kind::Authentication => "the broker does not let us in",
-            Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Topic => "the broker cannot be reached",
+            Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Reading | Kind::Topic => {
+                "the broker cannot be reached"
+            }
         };
         self.troubles.say(kind, "", &format!("{what}: {reason}"));
     }
@@ -75,6 +82,11 @@ impl ProducerContext for Context {
         // There is room for all that is in flight; nobody listens at the very end.
         let _ = self.reports.send(Report { id, result });
     }
+}
+
+/// Whether it is we who do not let the broker in.
+fn is_distrust(reason: &str) -> bool {
+    reason.contains("certificate verify failed")
 }
 
 /// Whether a message may be taken later.

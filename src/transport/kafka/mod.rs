@@ -6,10 +6,11 @@
 //!
 //! * `wire`: bytes; `registry`: schemas; `outbox`: what is still to be said
 //! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading
-//! * `trouble`: what is wrong, said once and then rarely
+//! * `trouble`: what is wrong, said once and then rarely; `permission`: which topic we may not read
 
 mod client;
 mod outbox;
+mod permission;
 mod reader;
 mod registry;
 mod setup;
@@ -38,8 +39,9 @@ use crate::sal;
 use crate::sal::ack::AckFields;
 use client::{Context, Report};
 use outbox::{Fate, Message, Outbox, Outgoing};
+use permission::Inquiry;
 use reader::Reader;
-use setup::Session;
+use setup::{Failure, Session};
 use trouble::{Kind, Troubles};
 use wire::{Header, Topic, Writer};
 
@@ -209,6 +211,13 @@ impl Link {
             outbox: self.outbox.clone(),
             shared: self.shared.clone(),
             bad: BTreeMap::new(),
+            inquiry: Inquiry {
+                options: self.options.clone(),
+                index: self.index,
+                context: self.context.clone(),
+                shared: self.shared.clone(),
+                running: Arc::default(),
+            },
         };
         let reading = thread::Builder::new().name("kafka-read".to_owned()).spawn(|| reader.run());
         if let Err(error) = reading {
@@ -236,7 +245,8 @@ impl Link {
                     );
                     return Some(session);
                 }
-                Err(problem) => self.shared.troubles.say(Kind::SetUp, "", &problem),
+                Err(Failure::NoAnswer(problem)) => self.shared.troubles.say_no_answer(&problem),
+                Err(Failure::Wrong(problem)) => self.shared.troubles.say(Kind::SetUp, "", &problem),
             }
             let until = Instant::now() + wait;
             // What is pushed wakes us too.

@@ -1,7 +1,8 @@
 //! What we have to say and the broker has not confirmed yet.
 //!
 //! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
-//! of its topic waits to be tried again. Bounded: when there is too much, the oldest heartbeats and logMessages
+//! of its topic waits to be tried again. Kafka keeps no order between topics, so an ack leaves when the events
+//! before it are confirmed: a script that has its ack looks at the state at once. Bounded: when there is too much, the oldest heartbeats and logMessages
 //! go first, then the oldest of other events, but never an ack, a job_id or a job_result.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,8 @@ const BYTES_MAX: usize = 64 << 20;
 const IN_FLIGHT_MAX: usize = 200;
 /// How long a topic rests that the broker does not take.
 const REST: Duration = Duration::from_secs(5);
+/// Longest that an ack waits for the events before it: their partition may be away while that of the acks is not.
+const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest text in a minimal form, in characters.
 const MINIMAL_TEXT: usize = 1000;
 
@@ -126,6 +129,17 @@ struct Entry {
     message: Arc<Message>,
     minimal: bool,
     seq_num: Option<i32>,
+    /// When it was handed over the last time.
+    left: Option<Instant>,
+}
+
+impl Entry {
+    /// Until when acks that came after it wait for its confirmation.
+    fn holds_acks(&self, now: Instant) -> Option<Instant> {
+        let holds = self.message.topic != Topic::Ack && self.message.worth() >= Worth::State;
+        let until = self.left.filter(|_| holds)? + ACK_WAIT;
+        (now < until).then_some(until)
+    }
 }
 
 /// The queue without its lock.
@@ -172,7 +186,8 @@ impl Queue {
         }
         self.bytes += message.size();
         self.last_id += 1;
-        let entry = Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None };
+        let entry =
+            Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None, left: None };
         self.waiting.push_back(entry);
         if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
             self.drop_one();
@@ -201,9 +216,14 @@ impl Queue {
         let in_flight = &self.in_flight;
         let flies = |topic: Topic| in_flight.values().any(|entry| entry.message.topic == topic);
         self.resting.retain(|topic, until| now < *until || flies(*topic));
+        let holding = in_flight.values().find(|entry| entry.holds_acks(now).is_some()).map(|entry| entry.id);
+        let is_held = |entry: &Entry| {
+            entry.message.topic == Topic::Ack && holding.is_some_and(|holding| holding < entry.id)
+        };
         let may_leave = |entry: &Entry| {
             (self.gate == Gate::Open || entry.message.is_early())
                 && !self.resting.contains_key(&entry.message.topic)
+                && !is_held(entry)
         };
         let position = self.waiting.iter().position(may_leave)?;
         let mut entry = self.waiting.remove(position)?;
@@ -216,6 +236,7 @@ impl Queue {
             }
         };
         entry.seq_num = Some(seq_num);
+        entry.left = Some(now);
         let outgoing = Outgoing { id: entry.id, seq_num, message: entry.message.clone() };
         self.in_flight.insert(entry.id, entry);
         Some(outgoing)
@@ -255,9 +276,11 @@ impl Queue {
         fate
     }
 
-    /// When a resting topic may be tried again.
-    fn next_try(&self) -> Option<Instant> {
-        self.resting.values().min().copied()
+    /// When a resting topic may be tried again, or an ack has waited long enough.
+    fn next_try(&self, now: Instant) -> Option<Instant> {
+        let held = self.in_flight.values().filter_map(|entry| entry.holds_acks(now)).min();
+        let held = held.filter(|_| self.waiting.iter().any(|entry| entry.message.topic == Topic::Ack));
+        self.resting.values().min().copied().into_iter().chain(held).min()
     }
 }
 
@@ -307,7 +330,7 @@ impl Outbox {
     }
 
     pub(super) fn next_try(&self) -> Option<Instant> {
-        self.with(|queue| queue.next_try())
+        self.with(|queue| queue.next_try(Instant::now()))
     }
 
     /// The topic of a message in flight.
@@ -386,14 +409,44 @@ mod tests {
         let second = queue.take(now).unwrap();
         assert_eq!(queue.refused(first.id, Refusal::Later, now), Fate::Kept);
         // The other topic goes on; of this one nothing more leaves.
-        assert_eq!(queue.take(now).unwrap().message.topic, Topic::Event("summaryState"));
+        let other = queue.take(now).unwrap();
+        assert_eq!(other.message.topic, Topic::Event("summaryState"));
+        queue.delivered(other.id);
         assert!(queue.take(now).is_none());
         assert!(queue.take(now + REST).is_none());
         queue.refused(second.id, Refusal::Later, now);
-        assert_eq!(queue.next_try(), Some(now + REST));
+        assert_eq!(queue.next_try(now), Some(now + REST));
         assert!(queue.take(now + REST - Duration::from_millis(1)).is_none());
         let numbers: Vec<i32> = take_all(&mut queue, now + REST).into_iter().map(|(_, n)| n).collect();
         assert_eq!(numbers, [1, 2, 3]);
+    }
+
+    #[test]
+    fn an_ack_waits_for_the_events_before_it_but_not_for_ever() {
+        let (mut queue, now) = (open(), Instant::now());
+        for name in ["heartbeat", "logMessage", "summaryState"] {
+            queue.push(event(name, 0));
+        }
+        queue.push(ack(1));
+        queue.push(event("job_result", 0));
+        queue.push(ack(2));
+        let events: Vec<Outgoing> = (0..4).map(|_| queue.take(now).unwrap()).collect();
+        assert!(queue.take(now).is_none());
+        assert_eq!(queue.next_try(now), Some(now + ACK_WAIT));
+        // Of a heartbeat or a log message nobody waits for the ack.
+        let [_, _, state, result] = events.as_slice() else { panic!() };
+        queue.delivered(state.id);
+        assert_eq!(queue.take(now).unwrap().seq_num, 1);
+        assert!(queue.take(now).is_none());
+        queue.push(event("summaryState", 0));
+        assert_eq!(queue.take(now).unwrap().message.topic, Topic::Event("summaryState"));
+        assert!(queue.take(now).is_none());
+        // A topic that cannot be written holds up no other.
+        queue.refused(result.id, Refusal::Later, now);
+        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        queue.push(ack(3));
+        assert!(queue.take(now + ACK_WAIT - Duration::from_millis(1)).is_none());
+        assert_eq!(queue.take(now + ACK_WAIT).unwrap().seq_num, 3);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use super::Shared;
 use super::client::Context;
 use super::outbox::Outbox;
+use super::permission::{Inquiry, is_refusal};
 use super::registry::Registry;
 use super::setup::code;
 use super::trouble::Kind;
@@ -42,6 +43,8 @@ pub(super) struct Reader {
     pub(super) shared: Arc<Shared>,
     /// Messages that could not be taken, by topic.
     pub(super) bad: BTreeMap<Topic, u64>,
+    /// Asks which topic cannot be read.
+    pub(super) inquiry: Inquiry,
 }
 
 /// Nobody takes inputs any more: the daemon ends.
@@ -98,6 +101,10 @@ impl Reader {
         }
         match self.consumer.poll(wait.min(POLL)) {
             None => Ok(None),
+            Some(Err(error)) if is_refusal(&error) => {
+                self.inquiry.start();
+                Ok(None)
+            }
             Some(Err(error)) => {
                 let text = format!("commands cannot be read: {}", code(&error));
                 self.shared.troubles.say(Kind::Consumer, "", &text);

@@ -27,8 +27,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 const CREATION: Duration = Duration::from_secs(10);
 /// How long the last messages of our topics are looked for.
 const LAST_STAMPS: Duration = Duration::from_secs(2);
-/// How many of the last messages of a topic are looked at: other instances write to it too.
-const LAST_MESSAGES: i64 = 20;
+/// How many of the last messages of a topic are looked at: other instances write to it too, and three of them
+/// 90 heartbeats in the half minute that we are away.
+const LAST_MESSAGES: i64 = 100;
 
 /// What is needed to write and to read.
 pub(super) struct Session {
@@ -38,13 +39,27 @@ pub(super) struct Session {
     pub(super) stamps: BTreeMap<Topic, f64>,
 }
 
+/// Why joining failed.
+pub(super) enum Failure {
+    /// No broker answers.
+    NoAnswer(String),
+    /// Something else is not as it must be.
+    Wrong(String),
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self::Wrong(text)
+    }
+}
+
 /// Does all that is needed once; the consumer then reads the commands from now on.
 pub(super) fn join(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
     context: &Context,
-) -> Result<Session, String> {
+) -> Result<Session, Failure> {
     let metadata = ensure_topics(options, index, consumer, context)?;
     let mut registry = Registry::new(&options.registry_url);
     let mut writers = BTreeMap::new();
@@ -64,12 +79,12 @@ pub(super) fn join(
 }
 
 /// Creates the topics that are missing.
-pub(super) fn ensure_topics(
+fn ensure_topics(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
     context: &Context,
-) -> Result<Metadata, String> {
+) -> Result<Metadata, Failure> {
     let metadata = look(options, consumer)?;
     let missing = missing(options, &metadata);
     if missing.is_empty() {
@@ -82,16 +97,35 @@ pub(super) fn ensure_topics(
         let still = self::missing(options, &metadata);
         match still.first() {
             None => return Ok(metadata),
-            Some((_, name)) if Instant::now() > end => return Err(format!("topic {name} has no leader")),
-            Some(_) => thread::sleep(Duration::from_millis(50)),
+            Some((_, name)) if Instant::now() > end => {
+                return Err(format!("topic {name} has no leader").into());
+            }
+            Some((_, name)) => {
+                check_permission(consumer, name)?;
+                thread::sleep(Duration::from_millis(50));
+            }
         }
     }
 }
 
-fn look(options: &Options, consumer: &BaseConsumer<Context>) -> Result<Metadata, String> {
+/// A topic that we may not see is missing in the list of all; asked for by its name, the broker says why.
+fn check_permission(consumer: &BaseConsumer<Context>, name: &str) -> Result<(), String> {
+    let metadata = consumer
+        .fetch_metadata(Some(name), ANSWER)
+        .map_err(|error| format!("topic {name} cannot be asked for: {}", code(&error)))?;
+    let error = metadata.topics().first().and_then(|topic| topic.error()).map(RDKafkaErrorCode::from);
+    match error {
+        Some(error @ RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            Err(format!("topic {name} cannot be used: {error}"))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn look(options: &Options, consumer: &BaseConsumer<Context>) -> Result<Metadata, Failure> {
     consumer.fetch_metadata(None, ANSWER).map_err(|error| {
         let why = code(&error);
-        format!("the broker {} cannot be asked for its topics: {why}", options.brokers)
+        Failure::NoAnswer(format!("the broker {} cannot be asked for its topics: {why}", options.brokers))
     })
 }
 
@@ -141,6 +175,18 @@ pub(super) fn code(error: &KafkaError) -> String {
     error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string())
 }
 
+/// Whether a partition only has no leader yet.
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        )
+    )
+}
+
 /// Wakes the thread that waits.
 struct Waker(Thread);
 
@@ -162,6 +208,15 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// The commands, and the heartbeats, of which some may be another instance's.
+pub(super) fn topics_read() -> impl Iterator<Item = Topic> {
+    Topic::all().filter(|topic| match topic {
+        Topic::Command(_) => true,
+        Topic::Event(name) => *name == "heartbeat",
+        Topic::Ack => false,
+    })
+}
+
 /// Where messages are.
 struct Places<'a> {
     consumer: &'a BaseConsumer<Context>,
@@ -176,24 +231,30 @@ impl Places<'_> {
         let found = self.metadata.topics().iter().find(|found| found.name() == name);
         let partitions = found.map(|found| found.partitions()).unwrap_or_default();
         let marks = partitions.iter().map(|partition| {
-            let (low, high) = self
-                .consumer
-                .fetch_watermarks(&name, partition.id(), ANSWER)
-                .map_err(|error| format!("topic {name} cannot be read: {}", code(&error)))?;
+            let (low, high) = self.watermark(&name, partition.id())?;
             Ok((partition.id(), low, high))
         });
         marks.collect()
     }
 
+    /// Low and high; of a new topic the leader may not know yet that it is.
+    fn watermark(&self, name: &str, partition: i32) -> Result<(i64, i64), String> {
+        let end = Instant::now() + CREATION;
+        loop {
+            match self.consumer.fetch_watermarks(name, partition, ANSWER) {
+                Ok(marks) => return Ok(marks),
+                Err(error) if is_passing(&error) && Instant::now() < end => {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(format!("topic {name} cannot be read: {}", code(&error))),
+            }
+        }
+    }
+
     /// The commands and everybody's heartbeats, from what comes next on.
     fn read_from_now_on(&self) -> Result<(), String> {
         let mut list = TopicPartitionList::new();
-        let read = Topic::all().filter(|topic| match topic {
-            Topic::Command(_) => true,
-            Topic::Event(name) => *name == "heartbeat",
-            Topic::Ack => false,
-        });
-        for topic in read {
+        for topic in topics_read() {
             for (partition, _, high) in self.watermarks(topic)? {
                 list.add_partition_offset(&topic.kafka_name(self.subname), partition, Offset::Offset(high))
                     .map_err(|error| code(&error))?;

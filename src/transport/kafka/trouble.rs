@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Authentication,
     /// Reading.
     Consumer,
+    /// Reading one topic.
+    Reading,
     /// Writing one topic.
     Topic,
 }
@@ -38,6 +40,20 @@ impl Troubles {
         if self.note(kind, about, text, Instant::now()) {
             log::warn!("Kafka: {text}; trying on");
         }
+    }
+
+    /// Joining failed because no broker answers; it is said only if nothing that was said tells why.
+    pub(super) fn say_no_answer(&self, text: &str) {
+        if self.is_known(&[Kind::Broker, Kind::Authentication]) {
+            let _ = self.note(Kind::SetUp, "", text, Instant::now());
+        } else {
+            self.say(Kind::SetUp, "", text);
+        }
+    }
+
+    fn is_known(&self, kinds: &[Kind]) -> bool {
+        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.keys().any(|(kind, _)| kinds.contains(kind))
     }
 
     /// Whether this is to be said.
