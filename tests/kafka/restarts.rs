@@ -1,12 +1,17 @@
 //! One life of the daemon after another.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::json;
 
+use rustix::process::Signal;
+
 use crate::foreign::{Heard, topics};
-use crate::harness::QUICK;
+use crate::harness::{Daemon, QUICK, eventually};
 use crate::rig::Rig;
+use crate::support::uws_job::Timing;
+use crate::support::uws_service::{Options, UwsService};
 
 /// An hour, in seconds.
 const HOUR: f64 = 3600.0;
@@ -58,4 +63,108 @@ fn stamps_do_not_go_back_though_the_clock_did_between_two_lives() {
         assert!(stamps.iter().all(|stamp| (*last..last + HOUR).contains(stamp)), "{topic} {last} {stamps:?}");
         assert!(stamps.is_sorted(), "{topic} {stamps:?}");
     }
+}
+
+fn kill(daemon: Daemon) {
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+}
+
+fn service(duration: f64) -> UwsService {
+    let timing = Timing { pending: 0.05, queued: 0.05, duration, ..Timing::default() };
+    UwsService::start(Options { timing, ..Options::default() })
+}
+
+/// All job_results and final acks of this command.
+fn ends(rig: &Rig, seq: i32) -> (usize, usize) {
+    let mut foreign = rig.foreign();
+    foreign.listen(Duration::from_secs(2));
+    let acks = foreign.of("ackcmd").into_iter();
+    let acks =
+        acks.filter(|ack| ack.int("private_seqNum") == i64::from(seq) && ack.int("ack") != 301).count();
+    (foreign.of("logevent_job_result").len(), acks)
+}
+
+#[test]
+fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
+    let (rig, service) = (Rig::new(QUICK), service(4.0));
+    let first = rig.start_for(&service, &["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let seq = foreign.send("execute", &json!({"pipeline": "p.yaml", "private_identity": "script@host"}));
+    let id = foreign.job_id(seq);
+    let begun = foreign.find("the first ack", |heard| heard.topic == "ackcmd" && heard.int("ack") == 301);
+    kill(first);
+
+    let second = rig.start_for(&service, &[]);
+    let is_end = |heard: &Heard| {
+        heard.topic == "ackcmd" && heard.int("ack") == 303 && heard.int("cmdtype") == begun.int("cmdtype")
+    };
+    let ended = foreign.find("the final ack", is_end);
+    for field in ["private_seqNum", "identity", "origin", "cmdtype"] {
+        assert_eq!(ended.data[field], begun.data[field], "{field}");
+    }
+    assert_eq!(ended.text("identity"), "script@host");
+    let result = foreign.find("the result", |heard| heard.topic == "logevent_job_result");
+    assert_eq!((result.text("job_id"), result.int("exit_code")), (id.as_str(), 0));
+
+    // What was heard is not said again.
+    let mut client = second.connect();
+    eventually("all is kept", || client.query("status")["journal"]["waiting"] == 0);
+    kill(second);
+    let _third = rig.start_for(&service, &[]);
+    foreign.listen(Duration::from_secs(5));
+    assert_eq!(ends(&rig, seq), (1, 1));
+}
+
+#[test]
+fn what_the_broker_did_not_take_is_said_in_the_next_life() {
+    let (rig, service) = (Rig::new(QUICK), service(1.0));
+    let first = rig.start_for(&service, &["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    let id = foreign.job_id(seq);
+    if !rig.broker_down() {
+        return;
+    }
+    let mut client = first.connect();
+    eventually("the job ends", || client.query("jobs")[0]["stage"] == "finished");
+    eventually("its end is kept", || client.query("status")["journal"]["waiting"] == 0);
+    kill(first);
+    rig.broker_up();
+    let second = rig.start_for(&service, &[]);
+    let mut foreign = foreign.again();
+    assert_eq!(foreign.final_ack(seq), "303 Done");
+    let result = foreign.find("the result", |heard| heard.topic == "logevent_job_result");
+    assert_eq!(result.text("job_id"), id);
+    let recovery = second.connect().query("status")["recovery"].clone();
+    assert_eq!((&recovery["results"], &recovery["acks"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn a_command_that_was_seen_before_the_crash_is_not_carried_out_again() {
+    let rig = Rig::new(QUICK);
+    let first = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let bytes =
+        foreign.command("disable", &json!({"private_seqNum": 77, "private_sndStamp": 1_795_369_818.5}));
+    foreign.write("command_disable", Some(&bytes));
+    foreign.state(1);
+    let mut client = first.connect();
+    eventually("it is kept", || client.query("status")["journal"]["waiting"] == 0);
+    kill(first);
+    let second = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    let origin = i64::from(second.pid().as_raw_pid());
+    foreign.find("the second life", |heard| {
+        heard.topic == "logevent_summaryState"
+            && heard.int("summaryState") == 2
+            && heard.int("private_origin") == origin
+    });
+    foreign.write("command_disable", Some(&bytes));
+    // Another one comes after it and is carried out.
+    assert_eq!(foreign.run("setLogLevel", &json!({"level": 20})), "303 Done");
+    assert_eq!(second.connect().query("status")["state"], "ENABLED");
 }

@@ -12,6 +12,7 @@ use rdkafka::producer::DefaultProducerContext;
 use crate::foreign::{Foreign, topics};
 use crate::harness::{Daemon, Home};
 use crate::registry::Registry;
+use crate::support::uws_service::UwsService;
 
 pub(crate) struct Rig {
     cluster: Option<MockCluster<'static, DefaultProducerContext>>,
@@ -60,7 +61,11 @@ impl Rig {
     pub(crate) fn daemon_in(&self, home: &Home, args: &[&str]) -> Command {
         let mut all = vec!["1", "--simulate"];
         all.extend(args);
-        let mut command = home.daemon(&all);
+        self.joined(home.daemon(&all))
+    }
+
+    /// Makes a daemon a part of this rig, by its environment.
+    fn joined(&self, mut command: Command) -> Command {
         command
             .env("LSST_TOPIC_SUBNAME", &self.subname)
             .env("LSST_KAFKA_BROKER_ADDR", &self.brokers)
@@ -73,6 +78,15 @@ impl Rig {
 
     pub(crate) fn start(&self, args: &[&str]) -> Daemon {
         Daemon::start(self.daemon(args), self.home.socket())
+    }
+
+    /// `ocps run 1` with these flags, which runs its jobs at this service.
+    pub(crate) fn start_for(&self, service: &UwsService, args: &[&str]) -> Daemon {
+        let layer = format!("url: {}\npoll_interval: 0.2\n", service.url());
+        self.home.write("configuration/_init.yaml", &layer);
+        let mut all = vec!["1"];
+        all.extend(args);
+        Daemon::start(self.joined(self.home.daemon(&all)), self.home.socket())
     }
 
     pub(crate) fn foreign(&self) -> Foreign {
