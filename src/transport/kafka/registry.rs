@@ -177,8 +177,10 @@ impl Registry {
                 }
             }
         };
-        let failed =
-            |error: ureq::Error| format!("the schema registry {} cannot be asked: {error}", self.shown);
+        let failed = |error: ureq::Error| {
+            let error = one_line(&error.to_string());
+            format!("the schema registry {} cannot be asked: {error}", self.shown)
+        };
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
@@ -190,10 +192,13 @@ impl Registry {
     /// The registry and what it said, for errors.
     fn told(&self, answer: &Answer) -> String {
         let message = answer.body.get("message").and_then(Json::as_str).unwrap_or_default();
-        let message: String =
-            message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
-        format!("the schema registry {} ({} {message})", self.shown, answer.status)
+        format!("the schema registry {} ({} {})", self.shown, answer.status, one_line(message))
     }
+}
+
+/// The beginning of a text that others wrote, for errors.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 /// Base64 with padding (RFC 4648), for HTTP's basic authentication.
@@ -222,6 +227,12 @@ mod tests {
         for (plain, coded) in vectors {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
+    }
+
+    #[test]
+    fn errors_are_one_line_whatever_others_wrote() {
+        assert_eq!(one_line("a\nb\u{1b}c"), "a b c");
+        assert_eq!(one_line(&"é".repeat(1000)), "é".repeat(300));
     }
 
     #[test]
