@@ -113,11 +113,50 @@ pub(super) struct Writer {
     rev_code: String,
 }
 
-/// Parses the text of a schema.
+/// Parses the text of a schema: a record of plain fields and of lists of such, as all of SAL is.
+///
+/// Others are refused, since a few bytes of a message could make of them what fills the memory (a list of lists
+/// of nothing, a fixed number of bytes) or the stack (a record in itself).
 pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
     // The limit is the process's; later calls change nothing.
     apache_avro::util::max_allocation_bytes(ALLOCATION_MAX);
-    Schema::parse_str(text).map_err(|error| format!("not an Avro schema: {error}"))
+    let schema = Schema::parse_str(text).map_err(|error| {
+        let error: String = error.to_string().chars().take(200).collect();
+        format!("not an Avro schema: {error}")
+    })?;
+    let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
+    match record.fields.iter().find(|field| !is_flat(&field.schema)) {
+        Some(field) => {
+            let name: String = field.name.chars().take(100).collect();
+            Err(format!("field {name} has a type that no topic of SAL has"))
+        }
+        None => Ok(schema),
+    }
+}
+
+/// Whether a field is plain, or a list whose items are plain and take up bytes of the message.
+fn is_flat(schema: &Schema) -> bool {
+    if let Schema::Array(list) = schema {
+        return is_plain(&list.items) && !matches!(*list.items, Schema::Null);
+    }
+    if let Schema::Union(union) = schema {
+        return union.variants().iter().all(is_plain);
+    }
+    is_plain(schema) || matches!(schema, Schema::Enum(_))
+}
+
+fn is_plain(schema: &Schema) -> bool {
+    matches!(
+        schema,
+        Schema::Null
+            | Schema::Boolean
+            | Schema::Int
+            | Schema::Long
+            | Schema::Float
+            | Schema::Double
+            | Schema::Bytes
+            | Schema::String
+    )
 }
 
 impl Writer {

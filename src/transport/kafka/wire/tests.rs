@@ -379,6 +379,39 @@ fn hostile_messages_are_errors() {
 }
 
 #[test]
+fn schemas_that_could_fill_memory_or_stack_are_refused() {
+    let schema = |kind: &str| {
+        let text = format!(r#"{{"type":"record","name":"x","fields":[{{"name":"a","type":{kind}}}]}}"#);
+        parse_schema(&text).map(|_| ())
+    };
+    let list = |items: &str| format!(r#"{{"type":"array","items":{items}}}"#);
+    for good in [
+        "\"double\"",
+        r#"["null","string"]"#,
+        &list("\"double\""),
+        &list("\"string\""),
+        r#"{"type":"enum","name":"e","symbols":["A"]}"#,
+    ] {
+        assert_eq!(schema(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "\"x\"",
+        r#"["null","x"]"#,
+        &list("\"null\""),
+        &list(&list("\"int\"")),
+        &list(r#"{"type":"enum","name":"e","symbols":["A"]}"#),
+        r#"{"type":"map","values":"int"}"#,
+        r#"{"type":"fixed","name":"f","size":9223372036854775807}"#,
+        r#"{"type":"record","name":"y","fields":[]}"#,
+        r#"{"type":"bytes","logicalType":"big-decimal"}"#,
+    ] {
+        assert_eq!(schema(bad).unwrap_err(), "field a has a type that no topic of SAL has", "{bad}");
+    }
+    let odd = format!(r#"{{"type":"record","name":"{}","fields":[]}}"#, "é ".repeat(1000));
+    assert!(parse_schema(&odd).unwrap_err().len() < 500);
+}
+
+#[test]
 fn a_schema_of_ours_is_what_salobj_expects() {
     assert_eq!(
         Topic::Event("heartbeat").schema_text(),
