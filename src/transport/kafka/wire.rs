@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is written here is what salobj writes, byte for byte; nothing that comes in is trusted. No I/O.
 
+use std::io::{self, Read};
+
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Avro;
@@ -240,21 +242,40 @@ pub(super) fn unframe(message: &[u8]) -> Result<(u32, &[u8]), String> {
     Ok((u32::from_be_bytes([*a, *b, *c, *d]), datum))
 }
 
+/// The bytes of a datum.
+struct Datum<'a> {
+    rest: &'a [u8],
+    /// Whether more were asked for than there are: the library makes null of a text or flag that is cut off,
+    /// and a command would be carried out with parameters that nobody wrote.
+    is_short: bool,
+}
+
+impl Read for Datum<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.rest.read(buffer)?;
+        self.is_short |= count < buffer.len();
+        Ok(count)
+    }
+}
+
 /// A message that was read, by field names.
 #[derive(Debug)]
 pub(super) struct Record(Vec<(String, Avro)>);
 
 impl Record {
     /// Decodes a datum with its writer's schema.
-    pub(super) fn read(schema: &Schema, mut datum: &[u8]) -> Result<Self, String> {
+    pub(super) fn read(schema: &Schema, datum: &[u8]) -> Result<Self, String> {
         let failed = |error: apache_avro::Error| {
             let text: String = error.to_string().chars().take(200).collect();
             format!("does not fit its schema: {text}")
         };
         let reader = GenericDatumReader::builder(schema).build().map_err(failed)?;
-        let Avro::Record(fields) = reader.read_value(&mut datum).map_err(failed)? else {
-            return Err("not a record".to_owned());
-        };
+        let mut datum = Datum { rest: datum, is_short: false };
+        let value = reader.read_value(&mut datum).map_err(failed)?;
+        if datum.is_short {
+            return Err("it is cut off".to_owned());
+        }
+        let Avro::Record(fields) = value else { return Err("not a record".to_owned()) };
         Ok(Self(fields))
     }
 

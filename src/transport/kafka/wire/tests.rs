@@ -362,6 +362,19 @@ fn hostile_messages_are_errors() {
     for end in 5..whole.len() {
         assert!(Record::read(&schema, &whole[5..end]).is_err(), "{end}");
     }
+    // Cut off in the last field, where the library would make a null of it.
+    for (name, last) in [("command_start", "configurationOverride"), ("logevent_heartbeat", "heartbeat")] {
+        let topic = topic(name);
+        let sample = SAMPLES.iter().find(|sample| sample.topic == name).unwrap();
+        let whole = bytes(sample.hex);
+        let schema = ours(topic).schema;
+        assert!(topic.schema_text().contains(&format!("\"{last}\"")));
+        assert!(Record::read(&schema, &whole[5..]).is_ok());
+        for end in 5..whole.len() {
+            assert!(Record::read(&schema, &whole[5..end]).is_err(), "{name} {end}");
+        }
+        assert_eq!(Record::read(&schema, &whole[5..whole.len() - 1]).unwrap_err(), "it is cut off");
+    }
     // A string that claims to have 2^40 bytes.
     let mut huge = whole[5..whole.len() - 6].to_vec();
     huge.extend([0x80, 0x80, 0x80, 0x80, 0x80, 0x40]);
