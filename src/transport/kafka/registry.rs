@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use apache_avro::Schema;
 use serde_json::{Value as Json, json};
 use ureq::Agent;
+use ureq::config::Config;
 
 use super::wire::{Topic, Writer, parse_schema};
 
@@ -22,7 +23,7 @@ const CACHE_MAX: usize = 1000;
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// The registry, and what it has told.
-pub(super) struct Registry {
+pub struct Registry {
     agent: Agent,
     url: String,
     /// Without user name and password.
@@ -39,7 +40,14 @@ struct Answer {
 
 impl Registry {
     /// Connects to nothing yet.
-    pub(super) fn new(url: &str) -> Self {
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self::with_agent(url, Config::new_agent)
+    }
+
+    /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
+    /// takes the plain one, and whoever has another way than a network (a test, say) his own.
+    pub fn with_agent(url: &str, agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -61,7 +69,7 @@ impl Registry {
         };
         let shown = format!("{scheme}://{host}");
         Self {
-            agent: config.build().new_agent(),
+            agent: agent(&config.build()),
             url: shown.clone(),
             shown,
             authorization: user.map(|user| format!("Basic {}", base64(user.as_bytes()))),
@@ -70,7 +78,10 @@ impl Registry {
     }
 
     /// A schema to write a topic with: the registry's, if all that we write fits into it, else ours.
-    pub(super) fn writer(&mut self, topic: Topic, subject: &str) -> Result<Writer, String> {
+    ///
+    /// # Errors
+    /// One line: it cannot be asked, or takes no schema of ours.
+    pub fn writer(&mut self, topic: Topic, subject: &str) -> Result<Writer, String> {
         let mut unfit = None;
         if let Some((id, text)) = self.latest(subject)? {
             match Writer::new(topic, id, &text) {
@@ -96,7 +107,10 @@ impl Registry {
     }
 
     /// Sees to it that a topic that we only read has a schema, and keeps it.
-    pub(super) fn reader(&mut self, topic: Topic, subject: &str) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// One line: it cannot be asked, or takes no schema of ours.
+    pub fn reader(&mut self, topic: Topic, subject: &str) -> Result<(), String> {
         let (id, text) = match self.latest(subject)? {
             Some(found) => found,
             None => {

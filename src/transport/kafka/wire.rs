@@ -28,7 +28,7 @@ const ALLOCATION_MAX: usize = 8 << 20;
 
 /// A topic that we read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Topic {
+pub enum Topic {
     /// `command_…`, which we read.
     Command(CommandName),
     /// `ackcmd`.
@@ -39,13 +39,14 @@ pub(super) enum Topic {
 
 impl Topic {
     /// All of them.
-    pub(super) fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> {
         let commands = CommandName::ALL.into_iter().map(Self::Command);
         commands.chain([Self::Ack]).chain(EVENTS.iter().map(|(name, _)| Self::Event(name)))
     }
 
     /// Name of the topic in SAL, and of its Avro record.
-    pub(super) fn sal_name(self) -> String {
+    #[must_use]
+    pub fn sal_name(self) -> String {
         match self {
             Self::Command(name) => format!("command_{}", name.as_str()),
             Self::Ack => "ackcmd".to_owned(),
@@ -77,7 +78,8 @@ impl Topic {
     }
 
     /// The schema that we register when there is none.
-    pub(super) fn schema_text(self) -> String {
+    #[must_use]
+    pub fn schema_text(self) -> String {
         let fields: Vec<String> = PRIVATE
             .iter()
             .copied()
@@ -109,7 +111,7 @@ pub(super) fn cmdtype(command: CommandName) -> i32 {
 
 /// A schema to write with, and its id in the registry.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub struct Writer {
     id: u32,
     schema: Schema,
     rev_code: String,
@@ -163,7 +165,10 @@ fn is_plain(schema: &Schema) -> bool {
 
 impl Writer {
     /// Takes a schema for a topic, when every field that we write is there with our type.
-    pub(super) fn new(topic: Topic, id: u32, text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// One line: why it does not fit.
+    pub fn new(topic: Topic, id: u32, text: &str) -> Result<Self, String> {
         let schema = parse_schema(text)?;
         let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
         for (name, kind) in PRIVATE.iter().copied().chain(topic.own()) {
@@ -180,7 +185,10 @@ impl Writer {
     }
 
     /// A whole message: frame and datum; fields of the schema that we do not know get their defaults.
-    pub(super) fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
+    ///
+    /// # Errors
+    /// One line: such a field has no default.
+    pub fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
         let mut fields: Vec<(String, Avro)> = vec![
             ("salIndex".to_owned(), Avro::Int(header.index.number())),
             ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
@@ -226,12 +234,17 @@ fn to_avro(value: &Value) -> Avro {
 
 /// What the private fields of a message say.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header<'a> {
-    pub(super) index: SalIndex,
-    pub(super) sent: Tai,
-    pub(super) seq_num: i32,
-    pub(super) identity: &'a str,
-    pub(super) origin: i32,
+pub struct Header<'a> {
+    /// `salIndex`.
+    pub index: SalIndex,
+    /// When it is sent, for all the stamps.
+    pub sent: Tai,
+    /// `private_seqNum`.
+    pub seq_num: i32,
+    /// `private_identity`: who sends.
+    pub identity: &'a str,
+    /// `private_origin`: the sender's process.
+    pub origin: i32,
 }
 
 /// Takes the frame off a message: the id of the schema, and the datum.
