@@ -119,9 +119,13 @@ pub(crate) fn seeds_of_settings() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn seeds_of_client_yaml() -> Vec<Vec<u8>> {
-    texts(&[
+    let mut seeds = texts(&[
         "fetch.wait.max.ms: 20\nclient.id: x\nenable.auto.commit: false\nsecurity.protocol: SASL_SSL\n",
         "a: &a [*b, 1e9]\n? b\n: |\n  x\n",
         "{a: {b: [c]}, !!str d: 'e', \"f\": ~}\n",
-    ])
+    ]);
+    // An alias of much text, often: of half a megabyte the library alone makes gigabytes.
+    let uses: String = (0..1_000).map(|i| format!("k{i}: *a\n")).collect();
+    seeds.push(format!("a: &a {}\n{uses}", "x".repeat(50_000)).into_bytes());
+    seeds
 }
