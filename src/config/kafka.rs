@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::settings::{self, Secret};
+use super::yaml::{self, Entry, Value};
 
 /// What may be asked of the broker before a message counts as written.
 pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
@@ -257,31 +258,32 @@ fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = super::file::read(path)
         .map_err(|error| error.to_string())?
         .ok_or_else(|| format!("{shown}: no such file; it is named for more Kafka settings"))?;
-    let wrong =
-        || format!("{shown}: must be a YAML mapping of librdkafka settings to texts, numbers or booleans");
-    let value: serde_yaml::Value = serde_yaml::from_str(&text).map_err(|_| wrong())?;
-    let mapping = match value {
-        serde_yaml::Value::Null => return Ok(Vec::new()),
-        serde_yaml::Value::Mapping(mapping) => mapping,
-        serde_yaml::Value::Bool(_)
-        | serde_yaml::Value::Number(_)
-        | serde_yaml::Value::String(_)
-        | serde_yaml::Value::Sequence(_)
-        | serde_yaml::Value::Tagged(_) => return Err(wrong()),
+    let wrong = |position: Option<(usize, usize)>| {
+        let place = position.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+        format!("{shown}{place}: must be a YAML mapping of librdkafka settings to texts, numbers or booleans")
     };
-    let pair = |(key, value): (serde_yaml::Value, serde_yaml::Value)| {
-        let value = match value {
-            serde_yaml::Value::Bool(flag) => flag.to_string(),
-            serde_yaml::Value::Number(number) => number.to_string(),
-            serde_yaml::Value::String(text) => text,
-            serde_yaml::Value::Null
-            | serde_yaml::Value::Mapping(_)
-            | serde_yaml::Value::Sequence(_)
-            | serde_yaml::Value::Tagged(_) => return None,
+    // Our own reader of YAML: what it makes of a file is small whatever is in it.
+    let root = yaml::parse(&text, 0).map_err(|fault| wrong(fault.position))?;
+    let mapping = match root.value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Map(mapping) => mapping,
+        Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
+            return Err(wrong(yaml::locate(&text, root.mark)));
+        }
+    };
+    let pair = |(key, Entry { node, .. }): (String, Entry)| {
+        let value = match node.value {
+            Value::Bool(flag) => flag.to_string(),
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => format!("{number:?}"),
+            Value::Text(text) => text,
+            Value::Null | Value::List(_) | Value::Map(_) => {
+                return Err(wrong(yaml::locate(&text, node.mark)));
+            }
         };
-        Some((key.as_str()?.to_owned(), value))
+        Ok((key, value))
     };
-    let pairs: Vec<_> = mapping.into_iter().map(pair).collect::<Option<_>>().ok_or_else(wrong)?;
+    let pairs = mapping.into_iter().map(pair).collect::<Result<Vec<_>, String>>()?;
     pairs.iter().try_for_each(|(key, value)| check_file(path, key, value))?;
     Ok(pairs)
 }
@@ -374,13 +376,16 @@ mod tests {
         };
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(
-            read("fetch.wait.max.ms: 20\nclient.id: x\n").unwrap(),
-            [pair("fetch.wait.max.ms", "20"), pair("client.id", "x")]
+            read("fetch.wait.max.ms: 20\nclient.id: x\na: true\nb: 1.50\n").unwrap(),
+            [pair("a", "true"), pair("b", "1.5"), pair("client.id", "x"), pair("fetch.wait.max.ms", "20")]
         );
         assert_eq!(read("").unwrap(), []);
-        for bad in ["[1]", "a: [geheim]", "geheim", "a: b: geheim"] {
+        for (bad, place) in
+            [("[1]", ":1:1"), ("x: 1\na: [geheim]", ":2:4"), ("geheim", ":1:1"), ("a: b: geheim", ":1:5")]
+        {
             let error = read(bad).unwrap_err();
-            assert!(error.contains("must be a YAML mapping") && !error.contains("geheim"), "{error}");
+            assert!(error.contains(&format!("more.yaml{place}: must be a YAML mapping")), "{error}");
+            assert!(!error.contains("geheim"), "{error}");
         }
         let shown = path.display();
         assert_eq!(
@@ -392,6 +397,14 @@ mod tests {
         assert_eq!(read("ssl.ca.location: probe\n").unwrap(), [pair("ssl.ca.location", "probe")]);
         let itself = format!("ssl.ca.location: {shown}\n");
         assert_eq!(read(&itself).unwrap(), [pair("ssl.ca.location", &shown.to_string())]);
+        // What the library alone would take gigabytes or minutes for.
+        let uses: String = (0..40_000).map(|i| format!("k{i}: *a\n")).collect();
+        let aliases = format!("a: &a {}\n{uses}", "x".repeat(500_000));
+        let started = std::time::Instant::now();
+        for bad in [aliases, "[".repeat(1 << 20), "{a: ".repeat(200_000)] {
+            assert!(read(&bad).unwrap_err().contains("must be a YAML mapping"));
+        }
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
 
     #[test]

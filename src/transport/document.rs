@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json, json};
 
 use crate::csc::id::SalIndex;
-use crate::csc::report::{JobReport, Status};
+use crate::csc::report::{JobReport, Recovery, Status};
 use crate::csc::time::Tai;
 use crate::journal;
 use crate::transport::KafkaReport;
@@ -76,24 +76,6 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
         (None, None) => Json::Null,
     };
-    let journal = process.journal.as_ref().map(|journal| {
-        json!({
-            "path": journal.path.to_string_lossy(),
-            "waiting": journal.waiting,
-            "problem": journal.problem.as_ref().map(|(reason, _)| reason),
-            "failing_s": journal.problem.as_ref().map(|(_, time)| time.as_secs_f64()),
-            "upkeep_problem": journal.upkeep_problem,
-            "busy_s": journal.busy.map(|time| time.as_secs_f64()),
-            "last_commit_ms": journal.last_commit.map(|time| time.as_secs_f64() * 1e3),
-        })
-    });
-    let recovery = json!({
-        "running": status.recovery.running,
-        "in_doubt": status.recovery.in_doubt,
-        "aborts": status.recovery.aborts,
-        "results": status.recovery.results,
-        "acks": status.recovery.acks,
-    });
     let document = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "index": process.index.number(),
@@ -114,10 +96,33 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "redis": process.redis.map(|address| json!({ "address": address })),
         "jobs": jobs,
         "counters": counters,
-        "journal": journal,
-        "recovery": recovery,
+        "journal": process.journal.as_ref().map(journal),
+        "recovery": recovery(&status.recovery),
     });
     json!({ "status": document }).to_string()
+}
+
+fn journal(journal: &journal::Status) -> Json {
+    let problem = journal.problem.as_ref();
+    json!({
+        "path": journal.path.to_string_lossy(),
+        "waiting": journal.waiting,
+        "problem": problem.map(|(reason, _)| reason),
+        "failing_s": problem.map(|(_, time)| time.as_secs_f64()),
+        "upkeep_problem": journal.upkeep_problem,
+        "busy_s": journal.busy.map(|time| time.as_secs_f64()),
+        "last_commit_ms": journal.last_commit.map(|time| time.as_secs_f64() * 1e3),
+    })
+}
+
+fn recovery(recovery: &Recovery) -> Json {
+    json!({
+        "running": recovery.running,
+        "in_doubt": recovery.in_doubt,
+        "aborts": recovery.aborts,
+        "results": recovery.results,
+        "acks": recovery.acks,
+    })
 }
 
 /// The answer to `{"query":"jobs"}`.

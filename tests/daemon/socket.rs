@@ -53,7 +53,9 @@ fn the_sixty_fifth_client_is_told_and_room_is_made_by_those_who_go() {
 fn garbage_is_answered_and_the_connection_lives_on() {
     let (_home, daemon) = enabled(QUICK);
     let mut client = daemon.connect();
-    let lines: [(&[u8], &str); 8] = [
+    // As deep as JSON may be: that takes most of the reader's stack.
+    let deep = format!("{{\"x\":{}1{}}}\n", "[{\"a\":".repeat(63), "}]".repeat(63));
+    let lines: [(&[u8], &str); 9] = [
         (b"hello\n", "not JSON: expected value at line 1 column 1"),
         (b"\xff\xfe\x00\n", "not JSON: "),
         (b"{\"command\":\n", "not JSON: "),
@@ -62,6 +64,7 @@ fn garbage_is_answered_and_the_connection_lives_on() {
         (b"{\"command\":\"enable\",\"x\":1}\n", "unknown key \"x\""),
         (b"{\"query\":\"x\"}\n", "\"query\" must be"),
         (b"{\"subscribe\":1}\n", "\"subscribe\" must be true"),
+        (deep.as_bytes(), "one of the keys"),
     ];
     for (line, expected) in lines {
         client.raw(b"\n \r\n");

@@ -60,9 +60,21 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn new(settings: &settings::Uws) -> Result<Self, String> {
+        Self::with_agent(settings, Config::new_agent)
+    }
+
+    /// Makes a client over an agent that is made from our configuration of it; [`Uws::new`] takes the
+    /// plain one, and whoever has another way to the service than a network (a test, say) his own.
+    ///
+    /// # Errors
+    /// The proxy is no usable URL.
+    pub fn with_agent(
+        settings: &settings::Uws,
+        agent: impl FnOnce(&Config) -> Agent,
+    ) -> Result<Self, String> {
         let proxy = settings.proxy.as_deref().map(proxy).transpose()?;
         Ok(Self {
-            agent: agent_config(settings, proxy).new_agent(),
+            agent: agent(&agent_config(settings, proxy)),
             connect_timeout: settings.connect_timeout,
             put_timeout: settings.put_timeout,
             get_timeout: settings.get_timeout,

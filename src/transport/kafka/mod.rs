@@ -11,11 +11,11 @@
 mod client;
 mod outbox;
 mod permission;
-mod reader;
-mod registry;
+pub mod reader;
+pub mod registry;
 mod setup;
 mod trouble;
-mod wire;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

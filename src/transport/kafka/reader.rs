@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use rdkafka::consumer::BaseConsumer;
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::Message as _;
 
 use super::Shared;
 use super::client::Context;
@@ -115,7 +115,7 @@ impl Reader {
                     log::info!("Kafka: commands are read again");
                 }
                 let Some(topic) = self.topics.get(message.topic()).copied() else { return Ok(None) };
-                let taken = take(&mut self.registry, topic, &message, self.index);
+                let taken = take(&mut self.registry, topic, message.payload(), self.index);
                 drop(message);
                 Ok(self.judge(topic, taken))
             }
@@ -149,20 +149,30 @@ impl Reader {
 }
 
 /// What a message was.
-enum Taken {
+#[derive(Debug)]
+pub enum Taken {
+    /// A command.
     Command(Command),
-    Heartbeat { identity: String, origin: i32 },
+    /// Another instance lives.
+    Heartbeat {
+        /// Who it is.
+        identity: String,
+        /// Its process.
+        origin: i32,
+    },
 }
 
-/// Decodes a message; none if it is for another index.
-fn take(
+/// Decodes the value of a message; none if it is for another index.
+///
+/// # Errors
+/// One line: why it cannot be taken.
+pub fn take(
     registry: &mut Registry,
     topic: Topic,
-    message: &BorrowedMessage<'_>,
+    value: Option<&[u8]>,
     index: SalIndex,
 ) -> Result<Option<Taken>, String> {
-    let payload = message.payload().ok_or("it has no value")?;
-    let (id, datum) = unframe(payload)?;
+    let (id, datum) = unframe(value.ok_or("it has no value")?)?;
     let record = Record::read(&*registry.schema(id)?, datum)?;
     if record.int("salIndex")? != index.number() {
         return Ok(None);

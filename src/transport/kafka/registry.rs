@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use apache_avro::Schema;
 use serde_json::{Value as Json, json};
 use ureq::Agent;
+use ureq::config::Config;
 
 use super::wire::{Topic, Writer, parse_schema};
 
@@ -22,7 +23,7 @@ const CACHE_MAX: usize = 1000;
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// The registry, and what it has told.
-pub(super) struct Registry {
+pub struct Registry {
     agent: Agent,
     url: String,
     /// Without user name and password.
@@ -39,7 +40,14 @@ struct Answer {
 
 impl Registry {
     /// Connects to nothing yet.
-    pub(super) fn new(url: &str) -> Self {
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self::with_agent(url, Config::new_agent)
+    }
+
+    /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
+    /// takes the plain one, and whoever has another way than a network (a test, say) his own.
+    pub fn with_agent(url: &str, agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -61,7 +69,7 @@ impl Registry {
         };
         let shown = format!("{scheme}://{host}");
         Self {
-            agent: config.build().new_agent(),
+            agent: agent(&config.build()),
             url: shown.clone(),
             shown,
             authorization: user.map(|user| format!("Basic {}", base64(user.as_bytes()))),
@@ -70,7 +78,10 @@ impl Registry {
     }
 
     /// A schema to write a topic with: the registry's, if all that we write fits into it, else ours.
-    pub(super) fn writer(&mut self, topic: Topic, subject: &str) -> Result<Writer, String> {
+    ///
+    /// # Errors
+    /// One line: it cannot be asked, or takes no schema of ours.
+    pub fn writer(&mut self, topic: Topic, subject: &str) -> Result<Writer, String> {
         let mut unfit = None;
         if let Some((id, text)) = self.latest(subject)? {
             match Writer::new(topic, id, &text) {
@@ -96,7 +107,10 @@ impl Registry {
     }
 
     /// Sees to it that a topic that we only read has a schema, and keeps it.
-    pub(super) fn reader(&mut self, topic: Topic, subject: &str) -> Result<(), String> {
+    ///
+    /// # Errors
+    /// One line: it cannot be asked, or takes no schema of ours.
+    pub fn reader(&mut self, topic: Topic, subject: &str) -> Result<(), String> {
         let (id, text) = match self.latest(subject)? {
             Some(found) => found,
             None => {
@@ -177,8 +191,10 @@ impl Registry {
                 }
             }
         };
-        let failed =
-            |error: ureq::Error| format!("the schema registry {} cannot be asked: {error}", self.shown);
+        let failed = |error: ureq::Error| {
+            let error = one_line(&error.to_string());
+            format!("the schema registry {} cannot be asked: {error}", self.shown)
+        };
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
@@ -190,10 +206,13 @@ impl Registry {
     /// The registry and what it said, for errors.
     fn told(&self, answer: &Answer) -> String {
         let message = answer.body.get("message").and_then(Json::as_str).unwrap_or_default();
-        let message: String =
-            message.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
-        format!("the schema registry {} ({} {message})", self.shown, answer.status)
+        format!("the schema registry {} ({} {})", self.shown, answer.status, one_line(message))
     }
+}
+
+/// The beginning of a text that others wrote, for errors.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 /// Base64 with padding (RFC 4648), for HTTP's basic authentication.
@@ -222,6 +241,12 @@ mod tests {
         for (plain, coded) in vectors {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
+    }
+
+    #[test]
+    fn errors_are_one_line_whatever_others_wrote() {
+        assert_eq!(one_line("a\nb\u{1b}c"), "a b c");
+        assert_eq!(one_line(&"é".repeat(1000)), "é".repeat(300));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Invariant: what is written here is what salobj writes, byte for byte; nothing that comes in is trusted. No I/O.
 
+use std::io::{self, Read};
+
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Avro;
@@ -26,7 +28,7 @@ const ALLOCATION_MAX: usize = 8 << 20;
 
 /// A topic that we read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Topic {
+pub enum Topic {
     /// `command_…`, which we read.
     Command(CommandName),
     /// `ackcmd`.
@@ -37,13 +39,14 @@ pub(super) enum Topic {
 
 impl Topic {
     /// All of them.
-    pub(super) fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> {
         let commands = CommandName::ALL.into_iter().map(Self::Command);
         commands.chain([Self::Ack]).chain(EVENTS.iter().map(|(name, _)| Self::Event(name)))
     }
 
     /// Name of the topic in SAL, and of its Avro record.
-    pub(super) fn sal_name(self) -> String {
+    #[must_use]
+    pub fn sal_name(self) -> String {
         match self {
             Self::Command(name) => format!("command_{}", name.as_str()),
             Self::Ack => "ackcmd".to_owned(),
@@ -75,7 +78,8 @@ impl Topic {
     }
 
     /// The schema that we register when there is none.
-    pub(super) fn schema_text(self) -> String {
+    #[must_use]
+    pub fn schema_text(self) -> String {
         let fields: Vec<String> = PRIVATE
             .iter()
             .copied()
@@ -107,22 +111,64 @@ pub(super) fn cmdtype(command: CommandName) -> i32 {
 
 /// A schema to write with, and its id in the registry.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub struct Writer {
     id: u32,
     schema: Schema,
     rev_code: String,
 }
 
-/// Parses the text of a schema.
+/// Parses the text of a schema: a record of plain fields and of lists of such, as all of SAL is.
+///
+/// Others are refused, since a few bytes of a message could make of them what fills the memory (a list of lists
+/// of nothing, a fixed number of bytes) or the stack (a record in itself).
 pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
     // The limit is the process's; later calls change nothing.
     apache_avro::util::max_allocation_bytes(ALLOCATION_MAX);
-    Schema::parse_str(text).map_err(|error| format!("not an Avro schema: {error}"))
+    let schema = Schema::parse_str(text).map_err(|error| {
+        let error: String = error.to_string().chars().take(200).collect();
+        format!("not an Avro schema: {error}")
+    })?;
+    let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
+    match record.fields.iter().find(|field| !is_flat(&field.schema)) {
+        Some(field) => {
+            let name: String = field.name.chars().take(100).collect();
+            Err(format!("field {name} has a type that no topic of SAL has"))
+        }
+        None => Ok(schema),
+    }
+}
+
+/// Whether a field is plain, or a list whose items are plain and take up bytes of the message.
+fn is_flat(schema: &Schema) -> bool {
+    if let Schema::Array(list) = schema {
+        return is_plain(&list.items) && !matches!(*list.items, Schema::Null);
+    }
+    if let Schema::Union(union) = schema {
+        return union.variants().iter().all(is_plain);
+    }
+    is_plain(schema) || matches!(schema, Schema::Enum(_))
+}
+
+fn is_plain(schema: &Schema) -> bool {
+    matches!(
+        schema,
+        Schema::Null
+            | Schema::Boolean
+            | Schema::Int
+            | Schema::Long
+            | Schema::Float
+            | Schema::Double
+            | Schema::Bytes
+            | Schema::String
+    )
 }
 
 impl Writer {
     /// Takes a schema for a topic, when every field that we write is there with our type.
-    pub(super) fn new(topic: Topic, id: u32, text: &str) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// One line: why it does not fit.
+    pub fn new(topic: Topic, id: u32, text: &str) -> Result<Self, String> {
         let schema = parse_schema(text)?;
         let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
         for (name, kind) in PRIVATE.iter().copied().chain(topic.own()) {
@@ -139,7 +185,10 @@ impl Writer {
     }
 
     /// A whole message: frame and datum; fields of the schema that we do not know get their defaults.
-    pub(super) fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
+    ///
+    /// # Errors
+    /// One line: such a field has no default.
+    pub fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
         let mut fields: Vec<(String, Avro)> = vec![
             ("salIndex".to_owned(), Avro::Int(header.index.number())),
             ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
@@ -185,12 +234,17 @@ fn to_avro(value: &Value) -> Avro {
 
 /// What the private fields of a message say.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Header<'a> {
-    pub(super) index: SalIndex,
-    pub(super) sent: Tai,
-    pub(super) seq_num: i32,
-    pub(super) identity: &'a str,
-    pub(super) origin: i32,
+pub struct Header<'a> {
+    /// `salIndex`.
+    pub index: SalIndex,
+    /// When it is sent, for all the stamps.
+    pub sent: Tai,
+    /// `private_seqNum`.
+    pub seq_num: i32,
+    /// `private_identity`: who sends.
+    pub identity: &'a str,
+    /// `private_origin`: the sender's process.
+    pub origin: i32,
 }
 
 /// Takes the frame off a message: the id of the schema, and the datum.
@@ -201,21 +255,40 @@ pub(super) fn unframe(message: &[u8]) -> Result<(u32, &[u8]), String> {
     Ok((u32::from_be_bytes([*a, *b, *c, *d]), datum))
 }
 
+/// The bytes of a datum.
+struct Datum<'a> {
+    rest: &'a [u8],
+    /// Whether more were asked for than there are: the library makes null of a text or flag that is cut off,
+    /// and a command would be carried out with parameters that nobody wrote.
+    is_short: bool,
+}
+
+impl Read for Datum<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.rest.read(buffer)?;
+        self.is_short |= count < buffer.len();
+        Ok(count)
+    }
+}
+
 /// A message that was read, by field names.
 #[derive(Debug)]
 pub(super) struct Record(Vec<(String, Avro)>);
 
 impl Record {
     /// Decodes a datum with its writer's schema.
-    pub(super) fn read(schema: &Schema, mut datum: &[u8]) -> Result<Self, String> {
+    pub(super) fn read(schema: &Schema, datum: &[u8]) -> Result<Self, String> {
         let failed = |error: apache_avro::Error| {
             let text: String = error.to_string().chars().take(200).collect();
             format!("does not fit its schema: {text}")
         };
         let reader = GenericDatumReader::builder(schema).build().map_err(failed)?;
-        let Avro::Record(fields) = reader.read_value(&mut datum).map_err(failed)? else {
-            return Err("not a record".to_owned());
-        };
+        let mut datum = Datum { rest: datum, is_short: false };
+        let value = reader.read_value(&mut datum).map_err(failed)?;
+        if datum.is_short {
+            return Err("it is cut off".to_owned());
+        }
+        let Avro::Record(fields) = value else { return Err("not a record".to_owned()) };
         Ok(Self(fields))
     }
 

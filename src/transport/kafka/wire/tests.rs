@@ -362,6 +362,19 @@ fn hostile_messages_are_errors() {
     for end in 5..whole.len() {
         assert!(Record::read(&schema, &whole[5..end]).is_err(), "{end}");
     }
+    // Cut off in the last field, where the library would make a null of it.
+    for (name, last) in [("command_start", "configurationOverride"), ("logevent_heartbeat", "heartbeat")] {
+        let topic = topic(name);
+        let sample = SAMPLES.iter().find(|sample| sample.topic == name).unwrap();
+        let whole = bytes(sample.hex);
+        let schema = ours(topic).schema;
+        assert!(topic.schema_text().contains(&format!("\"{last}\"")));
+        assert!(Record::read(&schema, &whole[5..]).is_ok());
+        for end in 5..whole.len() {
+            assert!(Record::read(&schema, &whole[5..end]).is_err(), "{name} {end}");
+        }
+        assert_eq!(Record::read(&schema, &whole[5..whole.len() - 1]).unwrap_err(), "it is cut off");
+    }
     // A string that claims to have 2^40 bytes.
     let mut huge = whole[5..whole.len() - 6].to_vec();
     huge.extend([0x80, 0x80, 0x80, 0x80, 0x80, 0x40]);
@@ -376,6 +389,39 @@ fn hostile_messages_are_errors() {
     assert_eq!(record.command(CommandName::Execute).unwrap_err(), "field pipeline is not of type string");
     let huge = Record::read(&other, &[2, 0x80, 0x80, 0x80, 0x80, 0x20, 0]).unwrap();
     assert!(huge.int("private_seqNum").unwrap_err().contains("32 bits"));
+}
+
+#[test]
+fn schemas_that_could_fill_memory_or_stack_are_refused() {
+    let schema = |kind: &str| {
+        let text = format!(r#"{{"type":"record","name":"x","fields":[{{"name":"a","type":{kind}}}]}}"#);
+        parse_schema(&text).map(|_| ())
+    };
+    let list = |items: &str| format!(r#"{{"type":"array","items":{items}}}"#);
+    for good in [
+        "\"double\"",
+        r#"["null","string"]"#,
+        &list("\"double\""),
+        &list("\"string\""),
+        r#"{"type":"enum","name":"e","symbols":["A"]}"#,
+    ] {
+        assert_eq!(schema(good), Ok(()), "{good}");
+    }
+    for bad in [
+        "\"x\"",
+        r#"["null","x"]"#,
+        &list("\"null\""),
+        &list(&list("\"int\"")),
+        &list(r#"{"type":"enum","name":"e","symbols":["A"]}"#),
+        r#"{"type":"map","values":"int"}"#,
+        r#"{"type":"fixed","name":"f","size":9223372036854775807}"#,
+        r#"{"type":"record","name":"y","fields":[]}"#,
+        r#"{"type":"bytes","logicalType":"big-decimal"}"#,
+    ] {
+        assert_eq!(schema(bad).unwrap_err(), "field a has a type that no topic of SAL has", "{bad}");
+    }
+    let odd = format!(r#"{{"type":"record","name":"{}","fields":[]}}"#, "é ".repeat(1000));
+    assert!(parse_schema(&odd).unwrap_err().len() < 500);
 }
 
 #[test]

@@ -1,0 +1,170 @@
+//! Lines of the local socket, and how far a command gets from there: through the core to its answers, and to
+//! the request that submits its job.
+
+use std::time::Duration;
+
+use ocps::backend::Backend;
+use ocps::backend::rapid_analysis::values;
+use ocps::backend::uws::Uws;
+use ocps::config::settings::Settings as Toml;
+use ocps::csc::command::{Command, Order, Sender, Via};
+use ocps::csc::id::{ClientId, SalIndex, SeqNum};
+use ocps::csc::request::{Action, Answer, Configuration, Service};
+use ocps::csc::time::{Tai, Time};
+use ocps::csc::{Csc, Effect, Input, Settings};
+use ocps::transport::line::{self, Line};
+
+use super::http::{FarEnd, Script};
+use super::{check_reason, texts};
+
+/// Longest line that is read.
+const LINE_MAX: usize = 1 << 20;
+
+pub(crate) fn read(data: &[u8]) {
+    for line in data.split(|byte| *byte == b'\n') {
+        let line = line.get(..LINE_MAX).unwrap_or(line).trim_ascii();
+        match line::parse(line) {
+            Ok(Line::Command { order, .. }) => obey(order),
+            Ok(Line::Subscribe | Line::Query(_)) => {}
+            Err(reason) => check_reason(&reason),
+        }
+    }
+}
+
+pub(crate) fn read_values(data: &[u8]) {
+    match values::parse(&String::from_utf8_lossy(data)) {
+        Ok(values) => {
+            assert!((1..=10_000).contains(&values.len()));
+            check_reason(&values::shown(&values));
+        }
+        Err(reason) => check_reason(&reason),
+    }
+}
+
+/// Has the core carry out a command, and sends what it says.
+fn obey(order: Order) {
+    let mut far = Far { csc: None, open: Vec::new() };
+    far.begin();
+    far.command(order);
+}
+
+struct Far {
+    csc: Option<Csc>,
+    /// Effects to carry out.
+    open: Vec<Effect>,
+}
+
+impl Far {
+    /// A component that is enabled.
+    fn begin(&mut self) {
+        let settings = Settings {
+            index: SalIndex::Latiss,
+            simulated: false,
+            log_level: 20,
+            job_command: "run".to_owned(),
+            source_url: "https://scripts".to_owned(),
+            commit_ref: "main".to_owned(),
+            version_selects_image: true,
+            submit_timeout: Duration::from_secs(60),
+            settle_time: Duration::from_secs(15),
+            outage_limit: Duration::from_secs(300),
+            joins: false,
+            max_jobs: 10,
+        };
+        self.csc = Some(Csc::new(settings, 1, now(), &mut self.open));
+        self.command(Order::Start { override_name: String::new() });
+        self.input(Input::Configuration(Ok(configuration())));
+        self.command(Order::Enable);
+    }
+
+    fn command(&mut self, order: Order) {
+        let sender = Sender {
+            via: Via::Socket(ClientId(1)),
+            identity: "test".to_owned(),
+            origin: 1,
+            seq_num: SeqNum(1),
+            sent: Tai(0.0),
+        };
+        self.input(Input::Command(Command { sender, order }));
+    }
+
+    fn input(&mut self, input: Input) {
+        let Some(csc) = &mut self.csc else { return };
+        csc.handle(now(), input, &mut self.open);
+        while let Some(effect) = self.open.pop() {
+            match effect {
+                Effect::Ack { to, ack, .. } => check_line(&line::ack(to.seq_num, &ack)),
+                Effect::Publish(event) => check_line(&line::event(&event, 1, Tai(0.0))),
+                Effect::Journal(key) => csc.handle(now(), Input::Journaled(key), &mut self.open),
+                Effect::Request(request) => send(&request.action),
+                // What is logged is made one line there.
+                Effect::Log(..)
+                | Effect::StopRequests
+                | Effect::ReadConfiguration { .. }
+                | Effect::WatchConfigurations(_)
+                | Effect::SetLogLevel(_)
+                | Effect::Exit
+                | Effect::Fail(_) => {}
+            }
+        }
+    }
+}
+
+fn now() -> Time {
+    Time { mono: Duration::from_secs(1), tai: Tai(1.0) }
+}
+
+fn configuration() -> Configuration {
+    Configuration {
+        service: Service {
+            url: "http://127.0.0.1:9/api".into(),
+            poll_interval: Duration::from_secs(5),
+            butler: Some("/repo".to_owned()),
+            input_collection: Some("raw".to_owned()),
+            output_glob: Some("*".to_owned()),
+        },
+        files: "_init.yaml".to_owned(),
+        version: "v1".to_owned(),
+        directory_url: "file:///etc/v4".to_owned(),
+    }
+}
+
+fn check_line(line: &str) {
+    assert!(!line.contains(char::is_control), "not one line: {line:.500?}");
+}
+
+/// Sends a request, to which nobody answers.
+fn send(action: &Action) {
+    thread_local! {
+        static CLIENT: Option<Uws> = {
+            let nobody = FarEnd::new(Script::new(b""));
+            Uws::with_agent(&Toml::default().uws, |config| nobody.agent(config)).ok()
+        };
+    }
+    CLIENT.with(|client| {
+        let Some(client) = client else { return };
+        let answer = client.perform("http://127.0.0.1:9/api", action);
+        let Answer::Failed(failure) = answer else { panic!("{answer:?}") };
+        check_reason(&failure.reason);
+    });
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        r#"{"command":"execute","seq":1,"params":{"pipeline":"${CP_PIPE_DIR}/pipelines/Latiss/verifyBias.yaml","version":"w_2025_20","config":"-c isr:doBias=True","data_query":"instrument='LATISS' AND physical_filter=\"y\"","prereq_jobs":"0123456789abcdef0123456789abcdef, b","output_dataset_types":"*"}}"#,
+        r#"{"command":"start","seq":1,"params":{"configurationOverride":"x.yaml:main"}}"#,
+        "{\"command\":\"enable\"}\n{\"command\":\"disable\",\"seq\":2}\n{\"command\":\"standby\",\"seq\":3}\n{\"command\":\"exitControl\",\"seq\":2147483647}\n",
+        r#"{"command":"abort_job","seq":4,"params":{"job_id":" true.yaml-1795369818.934519 "}}"#,
+        r#"{"command":"setLogLevel","params":{"level":10,"subsystem":""}}"#,
+        "{\"subscribe\":true}\r\n{\"query\":\"status\"}\n{\"query\":\"jobs\"}\n\n",
+        r#"{"command":"execute","params":{"pipeline":null,"x":[{}],"y":1.5e300,"pipeline":"\ud83d\ude00\u0000"}}"#,
+    ])
+}
+
+pub(crate) fn seeds_of_values() -> Vec<Vec<u8>> {
+    texts(&[
+        r#"{"LSSTComCam-FROM-OCS_DONUTPAIR":"1,2"}"#,
+        r#" {"a":1e3,"b":1.0,"c":-0,"d":123456789012345678901234567890,"e":" \u00e9\n\"\\ \ud83d\ude00 "} "#,
+        r#"{"a":[1,{"b":null}],"k\u0041":true}"#,
+    ])
+}
