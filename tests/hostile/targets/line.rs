@@ -68,6 +68,7 @@ impl Far {
             submit_timeout: Duration::from_secs(60),
             settle_time: Duration::from_secs(15),
             outage_limit: Duration::from_secs(300),
+            journal: true,
             joins: false,
             max_jobs: 10,
         };
@@ -94,8 +95,12 @@ impl Far {
         while let Some(effect) = self.open.pop() {
             match effect {
                 Effect::Ack { to, ack, .. } => check_line(&line::ack(to.seq_num, &ack)),
-                Effect::Publish(event) => check_line(&line::event(&event, 1, Tai(0.0))),
-                Effect::Journal(key) => csc.handle(now(), Input::Journaled(key), &mut self.open),
+                Effect::Publish { event, .. } => check_line(&line::event(&event, 1, Tai(0.0))),
+                Effect::Journal(record) => {
+                    if let Some(key) = record.awaited() {
+                        csc.handle(now(), Input::Journaled(key), &mut self.open);
+                    }
+                }
                 Effect::Request(request) => send(&request.action),
                 // What is logged is made one line there.
                 Effect::Log(..)

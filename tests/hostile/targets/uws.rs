@@ -46,7 +46,7 @@ fn actions() -> [Action; 4] {
         command: "run".to_owned(),
         source_url: "https://scripts".to_owned(),
         commit_ref: "main".to_owned(),
-        environment: vec![("DATA_QUERY", "exposure=1".to_owned())],
+        environment: vec![("DATA_QUERY".into(), "exposure=1".to_owned())],
         pipeline: "p.yaml".to_owned(),
     };
     [
