@@ -89,15 +89,14 @@ impl Csc {
         if self.life != Life::Serving {
             return;
         }
-        let report = format!("the journal cannot be written: {reason}");
-        self.refuse_recording(&report);
+        self.refuse_recording(reason);
         let untold: Vec<EntryKey> =
             self.jobs.iter().filter(|(_, job)| job.recorded_by().is_some()).map(|(key, _)| *key).collect();
         for key in untold {
             self.tell_job(key);
         }
         if self.error.0 != ErrorCode::Journal {
-            self.fault(ErrorCode::Journal, report);
+            self.fault(ErrorCode::Journal, reason.to_owned());
         }
     }
 
@@ -107,7 +106,7 @@ impl Csc {
         let jobs = self.jobs.values().filter_map(Job::recorded_by);
         let mut all = jobs.chain(self.aborts.values().map(|abort| abort.until));
         if all.any(|until| until <= now) {
-            self.journal_failed("the disk does not answer");
+            self.journal_failed("the journal cannot be written: its disk does not answer");
         }
     }
 

@@ -110,7 +110,7 @@ pub enum Input {
     Recovered(Recovered),
     /// The [`Record::Accepted`] of this command is durable, or its [`Record::Created`].
     Journaled(EntryKey),
-    /// The journal cannot be written, why; what is not durable yet is tried again and again.
+    /// The journal cannot be written, and why, in one line; what is not durable yet is tried again and again.
     JournalFailed(String),
     /// The journal can be written again.
     JournalBack,

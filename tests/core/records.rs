@@ -79,7 +79,7 @@ fn what_is_not_durable_is_refused_and_what_was_accepted_goes_on() {
     world.send(execute(""));
     world.send(abort("a"));
     world.take();
-    world.input(Input::JournalFailed("disk full".to_owned()));
+    world.input(Input::JournalFailed(FULL.to_owned()));
     let refused = |number: i32| {
         format!("ack {number} CMD_FAILED Failed: {FULL}; nothing was sent to the execution service")
     };
@@ -88,7 +88,7 @@ fn what_is_not_durable_is_refused_and_what_was_accepted_goes_on() {
     world.journal_all();
     assert_eq!(world.open_names(), <[&str; 0]>::default());
     // Said once, not with each try.
-    world.input(Input::JournalFailed("disk full".to_owned()));
+    world.input(Input::JournalFailed(FULL.to_owned()));
     world.expect(&[]);
     world.run_to_answer("GET a", job("a", Phase::Completed));
     world.expect(&["GET a", "result a 0 object of a", "ack 1 CMD_COMPLETE Done"]);
@@ -107,7 +107,7 @@ fn a_disk_that_hangs_is_waited_for_but_not_for_ever() {
     world.run_for(secs(4));
     world.expect(&["journal"]);
     world.run_for(secs(1));
-    let why = "the journal cannot be written: the disk does not answer";
+    let why = "the journal cannot be written: its disk does not answer";
     let refused = |number: i32| {
         format!("ack {number} CMD_FAILED Failed: {why}; nothing was sent to the execution service")
     };
@@ -168,7 +168,7 @@ fn the_id_of_a_job_is_told_when_it_is_durable() {
     world.expect(&told);
     // A disk that cannot be written does not hold it back for ever.
     let mut world = created();
-    world.input(Input::JournalFailed("disk full".to_owned()));
+    world.input(Input::JournalFailed(FULL.to_owned()));
     world.expect(&[told[0], told[1], &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
     let mut world = created();
     world.run_for(secs(10));

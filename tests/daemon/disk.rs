@@ -1,0 +1,97 @@
+//! A disk that is full: nothing new is accepted, what was accepted goes on, and nothing is forgotten.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::harness::{Home, eventually, longest_gap};
+use crate::support::uws_job::Timing;
+use crate::support::uws_service::{Options, UwsService};
+
+/// A small disk of its own, until the end of the test.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// None where we may not mount.
+    fn mount(at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+    }
+
+    /// Until nothing more fits.
+    fn fill(&self) {
+        let mut file = File::create(self.0.join("filler")).unwrap();
+        for size in [65_536, 4096, 1] {
+            while file.write_all(&vec![b'x'; size]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
+    let timing = Timing { pending: 0.05, queued: 0.05, duration: 3.0, ..Timing::default() };
+    let service = UwsService::start(Options { timing, ..Options::default() });
+    let home = Home::for_service(&service.url(), 0.2, "[uws]\nsettle_time_s = 0.5\n");
+    let Some(disk) = Disk::mount(&home.path("state")) else {
+        println!("skipped: mounting a tmpfs is not allowed here");
+        return;
+    };
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    let known = client.execute("p.yaml");
+    let job_id = client.job_id(known);
+    disk.fill();
+    // There may be room in the file for one more; not for a hundred.
+    let refused = (0..100).map(|_| client.run("abort_job", &json!({"job_id": "x"}))).find(|ack| {
+        assert!(ack.starts_with("CMD_FAILED Failed: "), "{ack}");
+        ack.contains("journal.db cannot be written: the disk is full")
+    });
+    let refused = refused.unwrap();
+    assert!(refused.ends_with("; nothing was sent to the execution service"), "{refused}");
+    client.state(3);
+    let error = client.find("errorCode 4", |line| line["event"]["data"]["errorCode"] == 4);
+    assert!(error["event"]["data"]["errorReport"].as_str().unwrap().contains("full"), "{error}");
+    let puts = service.counters().puts;
+    assert!(client.run("execute", &json!({"pipeline": "p.yaml"})).contains("execute not allowed in FAULT"));
+    // What was accepted before goes on.
+    assert_eq!(client.job_result(&job_id)["exit_code"], 0);
+    assert_eq!(client.final_ack(known), "CMD_COMPLETE Done");
+    assert_eq!(service.counters().puts, puts);
+
+    disk.free();
+    eventually("all is written", || client.query("status")["journal"]["waiting"] == 0);
+    assert!(client.query("status")["journal"]["problem"].is_null());
+    assert_eq!(client.run("standby", &json!({})), "CMD_COMPLETE Done");
+    let gap = longest_gap(&client.sent("heartbeat"));
+    assert!(gap < 2.0, "{gap}");
+    eventually("all is written", || client.query("status")["journal"]["waiting"] == 0);
+    daemon.signal(Signal::KILL);
+    drop(daemon);
+
+    // The next life knows how it ended, and says nothing of it again.
+    let daemon = home.start(&["1"]);
+    let mut client = daemon.subscribe();
+    let jobs = client.query("jobs");
+    assert_eq!((&jobs[0]["job_id"], &jobs[0]["exit_code"]), (&json!(job_id), &json!(0)));
+    client.listen(Duration::from_millis(300));
+    assert!(!client.heard.iter().any(|line| line["event"]["topic"] == "job_result"));
+    drop(daemon);
+    drop(disk);
+}
