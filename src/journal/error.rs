@@ -1,6 +1,7 @@
 //! Why a journal cannot be opened, and what to do about it.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::Identity;
@@ -79,6 +80,11 @@ pub(super) fn wal(path: &Path) -> PathBuf {
     beside(path, "-wal")
 }
 
+/// Whether there is a file with something in it. An empty `-wal` file means nothing.
+pub(super) fn holds_something(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.len() > 0)
+}
+
 /// A file beside the journal.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -92,8 +98,9 @@ struct MoveAway<'a>(&'a Path);
 impl fmt::Display for MoveAway<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut and = "";
-        for path in [self.0.to_owned(), wal(self.0)].iter().filter(|path| path.exists()) {
-            write!(f, "{and}mv {} {}", path.display(), beside(path, ".damaged").display())?;
+        let wal = Some(wal(self.0)).filter(|path| holds_something(path));
+        for path in Some(self.0.to_owned()).into_iter().filter(|path| path.exists()).chain(wal) {
+            write!(f, "{and}mv {} {}", path.display(), beside(&path, ".damaged").display())?;
             and = "; ";
         }
         Ok(())

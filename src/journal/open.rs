@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use rustix::fs::StatVfsMountFlags;
 
-use super::error::{OpenError, beside, wal};
+use super::error::{OpenError, beside, holds_something, wal};
 use super::schema::{self, Schema};
 use super::{Identity, Limits};
 use crate::csc::id::SalIndex;
@@ -34,6 +34,13 @@ pub(super) enum Fault {
     Nonsense(String),
     /// It could not be opened again.
     Refused(OpenError),
+}
+
+impl Fault {
+    /// Whether the disk is full, or the file as large as it may be.
+    pub(super) fn is_lack_of_room(&self) -> bool {
+        matches!(self, Self::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+    }
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -144,8 +151,7 @@ impl Opening<'_> {
 
     /// Makes an empty journal beside its place and moves it there, so that it is never there in part.
     fn create(&self) -> Result<(), OpenError> {
-        let orphan = wal(self.path);
-        if fs::metadata(&orphan).is_ok_and(|file| file.len() > 0) {
+        if holds_something(&wal(self.path)) {
             return Err(self.damaged("it is missing, but what was written to it last is there"));
         }
         let fresh = beside(self.path, ".new");
@@ -376,4 +382,53 @@ fn flags() -> OpenFlags {
 fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new("."))).and_then(|directory| directory.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Identity = Identity { index: SalIndex::LsstCam, simulated: false };
+
+    fn opening(path: &Path, schema: Schema) -> Opening<'_> {
+        Opening { path, identity: OURS, limits: Limits::new(Duration::from_secs(1)), schema }
+    }
+
+    fn lives(transaction: &Transaction<'_>) -> Result<i64, Fault> {
+        Ok(transaction.query_row("SELECT lives FROM journal", [], |row| row.get(0))?)
+    }
+
+    #[test]
+    fn an_older_journal_is_brought_to_our_version_and_not_back() {
+        const LATER: Schema = Schema::with(&[|transaction| {
+            transaction
+                .execute_batch("ALTER TABLE commands ADD COLUMN cost REAL; UPDATE journal SET lives = 100")
+        }]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        let (connection, read) = opening(&path, Schema::KNOWN).first(lives).unwrap();
+        assert_eq!(read, 0);
+        close(connection).unwrap();
+        let (connection, read) = opening(&path, LATER).first(lives).unwrap();
+        assert_eq!(read, 100);
+        close(connection).unwrap();
+        let (connection, read) = opening(&path, LATER).first(lives).unwrap();
+        assert_eq!(read, 101);
+        close(connection).unwrap();
+        let error = opening(&path, Schema::KNOWN).first(lives).unwrap_err();
+        assert_eq!(error, OpenError::Newer { path: path.clone(), found: 2, known: 1 });
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_older_journal_as_it_was() {
+        const BROKEN: Schema =
+            Schema::with(&[|transaction| transaction.execute_batch("DROP TABLE seen; nonsense")]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        close(opening(&path, Schema::KNOWN).first(lives).unwrap().0).unwrap();
+        let before = fs::read(&path).unwrap();
+        assert!(opening(&path, BROKEN).first(lives).is_err());
+        assert_eq!(fs::read(&path).unwrap(), before);
+        assert_eq!(opening(&path, Schema::KNOWN).first(lives).unwrap().1, 1);
+    }
 }

@@ -64,7 +64,12 @@ pub(super) struct Schema {
 
 impl Schema {
     /// What this `ocps` knows.
-    pub(super) const KNOWN: Self = Self { migrations: MIGRATIONS };
+    pub(super) const KNOWN: Self = Self::with(MIGRATIONS);
+
+    /// That of version 1 and these steps.
+    pub(super) const fn with(migrations: &'static [Migration]) -> Self {
+        Self { migrations }
+    }
 
     /// The newest version.
     pub(super) fn version(self) -> i64 {
@@ -111,4 +116,35 @@ fn tables(connection: &Connection) -> rusqlite::Result<Vec<[String; 4]>> {
     let mut statement = connection
         .prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema ORDER BY type, name")?;
     statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?]))?.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: Schema = Schema::with(&[
+        |transaction| transaction.execute_batch("ALTER TABLE commands ADD COLUMN cost REAL"),
+        |transaction| transaction.execute_batch("UPDATE journal SET lives = 100"),
+    ]);
+
+    #[test]
+    fn each_step_is_taken_once_and_in_order() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        let transaction = connection.transaction().unwrap();
+        Schema::KNOWN.create(&transaction).unwrap();
+        transaction.execute("INSERT INTO journal VALUES (1, 1, 0, 7, 8)", []).unwrap();
+        assert_eq!(version(&transaction).unwrap(), 1);
+        assert!(Schema::KNOWN.is_that_of(&transaction).unwrap());
+        assert!(!LATER.is_that_of(&transaction).unwrap());
+        LATER.migrate(&transaction).unwrap();
+        assert_eq!(version(&transaction).unwrap(), LATER.version());
+        assert!(LATER.is_that_of(&transaction).unwrap());
+        let lives = |transaction: &Transaction<'_>| -> i64 {
+            transaction.query_row("SELECT lives FROM journal", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(lives(&transaction), 100);
+        transaction.execute("UPDATE journal SET lives = 101", []).unwrap();
+        LATER.migrate(&transaction).unwrap();
+        assert_eq!(lives(&transaction), 101);
+    }
 }

@@ -204,7 +204,7 @@ impl Sqlite {
     }
 
     /// Does something in one transaction.
-    fn transact<T>(&mut self, act: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T, String> {
+    fn transact<T>(&mut self, act: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         let transact = |connection: &mut Connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = act(&transaction)?;
@@ -213,7 +213,7 @@ impl Sqlite {
         };
         let result = self.usable().and_then(transact);
         self.doubtful = result.is_err();
-        result.map_err(|fault| self.told(fault))
+        result
     }
 
     fn told(&self, fault: Fault) -> String {
@@ -235,16 +235,26 @@ impl Store for Sqlite {
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
         let counts = |record: &&&Record| matches!(record, Record::Ended { .. } | Record::Seen { .. });
         self.unlooked += records.iter().filter(counts).count();
-        self.transact(|transaction| keep_all(transaction, records))
+        let mut result = self.transact(|transaction| keep_all(transaction, records));
+        if result.as_ref().is_err_and(Fault::is_lack_of_room) {
+            // What was committed takes less room in the main file, and the mending brings it there.
+            result = self.transact(|transaction| keep_all(transaction, records)).or(result);
+        }
+        if result.is_err() {
+            // There may be no room because of what can be forgotten.
+            self.looked = None;
+        }
+        result.map_err(|fault| self.told(fault))
     }
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
         let due = self.looked.is_none_or(|looked| (now.0 - looked.0).abs() >= LOOK_EVERY_S);
         if due || self.unlooked >= LOOK_AFTER {
             let limits = self.limits;
-            match self.transact(|transaction| forget(transaction, limits, now))? {
-                Upkeep::More => return Ok(Upkeep::More),
-                Upkeep::Done => (self.looked, self.unlooked) = (Some(now), 0),
+            match self.transact(|transaction| forget(transaction, limits, now)) {
+                Ok(Upkeep::Done) => (self.looked, self.unlooked) = (Some(now), 0),
+                Ok(Upkeep::More) => return Ok(Upkeep::More),
+                Err(fault) => return Err(self.told(fault)),
             }
         }
         let result = self.usable().and_then(|connection| open::checkpoint(connection, Checkpoint::Quiet));
@@ -459,10 +469,11 @@ fn recover_state(connection: &Connection) -> Result<Option<(SummaryState, String
 }
 
 fn recover_last_key(connection: &Connection) -> Result<u64, Fault> {
-    let number: i64 = connection.query_row(
-        "SELECT max(last_key, (SELECT coalesce(max(key), 0) FROM commands)) FROM journal",
+    let numbers: (i64, i64) = connection.query_row(
+        "SELECT last_key, (SELECT coalesce(max(key), 0) FROM commands) FROM journal",
         [],
-        |row| row.get(0),
+        |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    format::parse_last_key(number).map_err(Fault::Nonsense)
+    let parse = |number| format::parse_last_key(number).map_err(Fault::Nonsense);
+    Ok(parse(numbers.0)?.max(parse(numbers.1)?))
 }

@@ -160,6 +160,10 @@ impl<S: Store> Writer<S> {
             self.upkeep(now);
             Vec::new()
         } else if write {
+            if self.trouble.is_some() {
+                // It may make room; if it does not, the commit says why.
+                let _ = self.store.upkeep(now.tai);
+            }
             self.write(now.mono)
         } else {
             Vec::new()

@@ -1,6 +1,9 @@
 //! The journal: what was said to be durable is found again, whatever happens to the process, the machine or the disk.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
+mod damage;
+mod disk;
+mod open;
 mod sample;
 mod store;
 mod thread;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
+use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey};
-use ocps::csc::record::{Kept, Owed, Record, Recovered};
+use ocps::csc::record::{End, Kept, Owed, Receipt, Record, Recovered};
 use ocps::csc::time::Tai;
-use ocps::journal::store::{Sqlite, Store};
+use ocps::journal::Limits;
+use ocps::journal::store::{Sqlite, Store, Upkeep};
 
 use crate::sample::{self, NOW, OURS};
 
@@ -109,4 +111,121 @@ fn every_record_is_read_as_it_was_written_and_may_come_twice() {
             }
         }
     }
+}
+
+const DAY_S: f64 = 86_400.0;
+
+fn commit(store: &mut Sqlite, records: &[Record]) {
+    store.commit(&records.iter().collect::<Vec<_>>()).unwrap();
+}
+
+fn accepted(key: u64) -> Record {
+    Record::Accepted(Box::new(sample::entry(&mut Rng::with_seed(key), EntryKey(key))))
+}
+
+fn ended(key: u64, days_ago: f64, owes: bool) -> Record {
+    let mut rng = Rng::with_seed(key);
+    let job_id = sample::job_id(&mut rng);
+    let known = ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Completed };
+    let result = JobResult { job_id, exit_code: ExitCode::Completed, result: known };
+    let at = Tai(NOW.0 - days_ago * DAY_S);
+    let end = End { at, result: owes.then_some(result), ack: Ack::Complete, problem: None };
+    Record::Ended { key: EntryKey(key), end: Box::new(end) }
+}
+
+fn said(key: u64, what: Owed) -> Record {
+    Record::Said(Receipt { key: EntryKey(key), what })
+}
+
+/// A command that ended and owes nothing.
+pub(crate) fn settled(key: u64, days_ago: f64) -> Vec<Record> {
+    vec![accepted(key), ended(key, days_ago, true), said(key, Owed::Result), said(key, Owed::Ack)]
+}
+
+/// Does all the upkeep that is due, and says in how many turns.
+fn keep_up(store: &mut Sqlite, now: Tai) -> usize {
+    let turns = std::iter::repeat_with(|| store.upkeep(now).unwrap());
+    1 + turns.take_while(|upkeep| *upkeep == Upkeep::More).count()
+}
+
+fn keys(store: &Sqlite, now: Tai) -> Vec<u64> {
+    store.recover(now).unwrap().entries.iter().map(|kept| kept.entry.key.0).collect()
+}
+
+#[test]
+fn only_what_is_over_and_done_with_is_forgotten_and_keys_never_go_back() {
+    let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
+    let suspected = |key, in_s| Record::Suspected { key: EntryKey(key), until: Tai(NOW.0 + in_s) };
+    commit(&mut store, &settled(1, 31.0));
+    commit(&mut store, &settled(2, 29.0));
+    commit(&mut store, &[accepted(3)]);
+    commit(&mut store, &[accepted(4), ended(4, 31.0, true), said(4, Owed::Ack)]);
+    commit(&mut store, &[accepted(5), ended(5, 31.0, true), said(5, Owed::Result)]);
+    commit(&mut store, &[accepted(6), ended(6, 31.0, false), said(6, Owed::Ack)]);
+    commit(&mut store, &settled(7, 31.0));
+    commit(&mut store, &[suspected(7, 10.0)]);
+    commit(&mut store, &settled(8, 31.0));
+    commit(&mut store, &[suspected(8, -10.0)]);
+    commit(&mut store, &settled(9, 31.0));
+    assert_eq!(keys(&store, NOW), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    keep_up(&mut store, NOW);
+    assert_eq!(keys(&store, NOW), [2, 3, 4, 5, 7]);
+    assert_eq!(store.recover(NOW).unwrap().last_key, 9);
+    // Not before an hour has passed, or enough has come to its end.
+    commit(&mut store, &settled(10, 31.0));
+    keep_up(&mut store, Tai(NOW.0 + 3599.0));
+    assert_eq!(keys(&store, NOW), [2, 3, 4, 5, 7, 10]);
+    keep_up(&mut store, Tai(NOW.0 + 3600.0));
+    assert_eq!(keys(&store, NOW), [2, 3, 4, 5]);
+    assert_eq!(store.recover(NOW).unwrap().last_key, 10);
+}
+
+#[test]
+fn history_is_bounded_in_rows_and_bytes_and_forgotten_in_small_parts() {
+    let limits = Limits { history_rows: 500, ..sample::limits() };
+    let mut store = Sqlite::in_memory(OURS, limits).unwrap();
+    let records: Vec<Record> = (1..=1000).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
+    commit(&mut store, &records);
+    assert_eq!(keep_up(&mut store, NOW), 3);
+    assert_eq!(keys(&store, NOW), (501..=1000).collect::<Vec<_>>());
+
+    let limits = Limits { history_bytes: 500_000, ..sample::limits() };
+    let mut store = Sqlite::in_memory(OURS, limits).unwrap();
+    commit(&mut store, &records);
+    commit(&mut store, &[accepted(1001)]);
+    keep_up(&mut store, NOW);
+    let left = keys(&store, NOW);
+    assert!((200..700).contains(&left.len()), "{}", left.len());
+    assert_eq!(left.last(), Some(&1001));
+}
+
+#[test]
+fn a_new_life_reads_the_last_thousand_and_all_that_is_open() {
+    let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
+    commit(&mut store, &(1..=10).map(accepted).collect::<Vec<_>>());
+    let records: Vec<Record> = (11..=1510).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
+    commit(&mut store, &records);
+    let expected: Vec<u64> = (1..=10).chain(511..=1510).collect();
+    assert_eq!(keys(&store, NOW), expected);
+}
+
+#[test]
+fn commands_that_were_seen_are_kept_for_an_hour_and_only_so_many() {
+    let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
+    let sender = |number: u64| Sender { via: Via::Kafka, ..sample::sender(&mut Rng::with_seed(number)) };
+    let seen = |number: u64, ago_s: f64| Record::Seen { sender: sender(number), at: Tai(NOW.0 - ago_s) };
+    commit(&mut store, &[seen(1, 3601.0), seen(2, 3599.0), seen(1, 10.0), seen(3, 5.0)]);
+    let found = store.recover(NOW).unwrap().seen;
+    let identities = |numbers: &[u64]| numbers.iter().map(|n| sender(*n).identity).collect::<Vec<_>>();
+    assert_eq!(
+        found.iter().map(|(sender, _)| sender.identity.clone()).collect::<Vec<_>>(),
+        identities(&[2, 1, 3])
+    );
+    keep_up(&mut store, Tai(NOW.0 + 3592.0));
+    assert_eq!(store.recover(NOW).unwrap().seen.len(), 1);
+    commit(&mut store, &(10..11_010).map(|number| seen(number, 1.0)).collect::<Vec<_>>());
+    assert_eq!(store.recover(NOW).unwrap().seen.len(), 10_000);
+    keep_up(&mut store, NOW);
+    let found = store.recover(NOW).unwrap().seen;
+    assert_eq!((found.len(), &found[9999].0.identity), (10_000, &sender(11_009).identity));
 }

@@ -1,0 +1,255 @@
+//! Disks that are full, broken or slow: what waits is kept, said to have failed, and written when the disk is back.
+
+use std::env;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use ocps::csc::id::EntryKey;
+use ocps::csc::record::Record;
+use ocps::journal::store::{Sqlite, Store};
+use ocps::journal::{Journal, Limits, OpenError, Report};
+
+use crate::open::open;
+use crate::sample::{self, NOW, OURS};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn accepted(key: u64) -> Record {
+    Record::Accepted(Box::new(sample::entry(&mut Rng::with_seed(key), EntryKey(key))))
+}
+
+fn durable(keys: &[u64]) -> Report {
+    Report::Durable(keys.iter().copied().map(EntryKey).collect())
+}
+
+fn next(journal: &Journal) -> Report {
+    journal.reports().recv_timeout(PATIENCE).unwrap()
+}
+
+#[track_caller]
+fn assert_fails(journal: &Journal, expected: &str) {
+    let report = next(journal);
+    let Report::Failed(reason) = &report else { panic!("{report:?}") };
+    assert!(reason.starts_with("the journal /") && reason.contains(expected), "{reason}");
+    assert!(!reason.contains('\n'), "{reason}");
+    let (shown, _) = journal.status().problem.unwrap();
+    assert_eq!(&shown, reason);
+}
+
+/// Both come back in order, together or one after the other.
+#[track_caller]
+fn assert_back(journal: &Journal, keys: &[u64]) {
+    assert_eq!(next(journal), Report::Back);
+    assert_eq!(next(journal), durable(keys));
+    assert_eq!(journal.status().problem, None);
+    assert_eq!(journal.status().waiting, 0);
+}
+
+fn keys_in(path: &Path) -> Vec<u64> {
+    open(path).unwrap().1.entries.iter().map(|kept| kept.entry.key.0).collect()
+}
+
+#[test]
+fn a_journal_that_reached_its_limit_forgets_its_history_and_goes_on() {
+    let limits = Limits { file_bytes: 1 << 20, history_bytes: 1 << 19, ..sample::limits() };
+    let mut store = Sqlite::in_memory(OURS, limits).unwrap();
+    let mut failed = None;
+    for key in 1..=2000 {
+        let records = crate::store::settled(key, 0.0);
+        if let Err(error) = store.commit(&records.iter().collect::<Vec<_>>()) {
+            failed = Some((key, error));
+            break;
+        }
+    }
+    let (key, error) = failed.unwrap();
+    assert_eq!(error, "the journal cannot be written: database or disk is full");
+    let recovered = store.recover(NOW).unwrap();
+    assert_eq!((recovered.last_key, recovered.entries.len() as u64), (key - 1, (key - 1).min(1000)));
+    store.upkeep(NOW).unwrap();
+    store.commit(&[&accepted(key)]).unwrap();
+    assert_eq!(store.recover(NOW).unwrap().last_key, key);
+}
+
+/// A file system that is unmounted in the end.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// A small one in memory; none where that is not allowed.
+    fn small(at: &Path) -> Option<Self> {
+        fs::create_dir(at).unwrap();
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).stderr(Stdio::null());
+        mount.status().is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(mount) = Mount::small(&dir.path().join("small")) else {
+        eprintln!("skipped: no file system can be mounted here (not root)");
+        return;
+    };
+    let path = mount.0.join("journal.db");
+    let ballast = mount.0.join("ballast");
+    // To the last byte.
+    let fill = || {
+        let mut file = fs::File::options().create(true).append(true).open(&ballast).unwrap();
+        while file.write(&[1; 4096]).is_ok() {}
+    };
+    fill();
+    let error = Journal::open(&path, OURS, sample::limits()).unwrap_err();
+    let OpenError::Unusable { reason, .. } = &error else { panic!("{error}") };
+    assert!(reason.contains("full") && reason.ends_with("free some space"), "{reason}");
+    fs::remove_file(&ballast).unwrap();
+
+    let (journal, _) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    journal.write(vec![accepted(1)]).unwrap();
+    assert_eq!(next(&journal), durable(&[1]));
+    // What there is room for is still taken.
+    let mut key = 2;
+    let failed = loop {
+        fill();
+        journal.write(vec![accepted(key)]).unwrap();
+        match next(&journal) {
+            Report::Durable(keys) => assert_eq!(keys, [EntryKey(key)]),
+            Report::Failed(reason) => break reason,
+            Report::Back => panic!("it never failed"),
+        }
+        key += 1;
+        assert!(key < 10_000);
+    };
+    assert!(failed.contains("the disk is full"), "{failed}");
+    for more in key + 1..=key + 3 {
+        fill();
+        journal.write(vec![accepted(more)]).unwrap();
+        assert_fails(&journal, "the disk is full");
+    }
+    fs::remove_file(&ballast).unwrap();
+    assert_back(&journal, &[key, key + 1, key + 2, key + 3]);
+    journal.close(PATIENCE).unwrap();
+    assert_eq!(keys_in(&path), (1..=key + 3).collect::<Vec<_>>());
+}
+
+/// The disk's behaviour, for the library that is loaded into the child.
+fn disk(mode: &str) {
+    fs::write(env::var_os("OCPS_SHIM").unwrap(), mode).unwrap();
+}
+
+#[test]
+fn a_disk_that_fails_or_stalls_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let shim = dir.path().join("shim.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/journal/shim.c");
+    let made =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&shim).arg(source).arg("-ldl").status();
+    assert!(made.unwrap().success(), "cc builds SQLite too");
+    let child = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "disk::in_a_process_with_a_bad_disk", "--ignored", "--nocapture"])
+        .env("LD_PRELOAD", &shim)
+        .env("OCPS_SHIM", dir.path().join("mode"))
+        .env("OCPS_DIR", dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{}{said}", String::from_utf8_lossy(&child.stdout));
+    let keys = keys_in(&dir.path().join("journal.db"));
+    let last = said.lines().find_map(|line| line.strip_prefix("last key: ")).unwrap();
+    // The last one was given to a disk that did not answer any more.
+    let last: u64 = last.parse().unwrap();
+    assert!(keys.len() as u64 == last || keys.len() as u64 == last - 1, "{keys:?}");
+}
+
+#[test]
+#[ignore = "runs in a child of its own"]
+fn in_a_process_with_a_bad_disk() {
+    let path = PathBuf::from(env::var_os("OCPS_DIR").unwrap()).join("journal.db");
+    disk("well");
+    let (journal, _) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    let mut key = 0;
+    let mut write = || {
+        key += 1;
+        journal.write(vec![accepted(key)]).unwrap();
+        key
+    };
+    for (mode, expected) in [
+        ("sync", "cannot be written: disk I/O error: look at the disk"),
+        ("full", "the disk is full"),
+        ("write", "cannot be written: disk I/O error: look at the disk"),
+        ("torn", "cannot be written: disk I/O error: look at the disk"),
+        ("readonly", "cannot be written: "),
+    ] {
+        for wait in [1, 700] {
+            let key = write();
+            assert_eq!(next(&journal), durable(&[key]), "{mode}");
+            if wait == 1 {
+                // With checkpoints too.
+                sleep(Duration::from_millis(1100));
+            }
+            disk(mode);
+            let first = write();
+            assert_fails(&journal, expected);
+            // Until it was mended in vain, and opened again in vain.
+            sleep(Duration::from_millis(wait));
+            let second = write();
+            assert!(matches!(next(&journal), Report::Failed(_)), "{mode}");
+            disk("well");
+            assert_back(&journal, &[first, second]);
+        }
+    }
+    disk("stall");
+    let begun = Instant::now();
+    let stalled = write();
+    assert!(begun.elapsed() < Duration::from_millis(100));
+    sleep(Duration::from_millis(200));
+    assert!(journal.status().busy.unwrap() > Duration::from_millis(100));
+    assert!(journal.reports().try_recv().is_err());
+    disk("well");
+    assert_eq!(next(&journal), durable(&[stalled]));
+    assert_eq!(journal.status().busy, None);
+    assert!(journal.status().last_commit.unwrap() > Duration::from_millis(100));
+
+    disk("stall");
+    write();
+    sleep(Duration::from_millis(100));
+    let begun = Instant::now();
+    let error = journal.close(Duration::from_millis(300)).unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
+    assert!(error.ends_with("its disk did not answer for 0.3 s; 1 records wait"), "{error}");
+    eprintln!("last key: {key}");
+    // The stalled thread is not waited for, as in the daemon.
+    std::process::exit(0);
+}
+
+#[test]
+fn a_journal_that_is_moved_away_is_missed_and_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let away = dir.path().join("journal.db.damaged");
+    let (journal, _) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    journal.write(vec![accepted(1)]).unwrap();
+    assert_eq!(next(&journal), durable(&[1]));
+    fs::rename(&path, &away).unwrap();
+    journal.write(vec![accepted(2)]).unwrap();
+    assert_fails(&journal, "it was moved away or replaced while in use: put it back, or restart ocps");
+    assert!(!path.exists());
+    fs::rename(&away, &path).unwrap();
+    assert_back(&journal, &[2]);
+    // Only the part that was committed last: we still have it.
+    fs::remove_file(dir.path().join("journal.db-wal")).unwrap();
+    journal.write(vec![accepted(3)]).unwrap();
+    assert_eq!(next(&journal), durable(&[3]));
+    journal.close(PATIENCE).unwrap();
+    assert_eq!(keys_in(&path), [1, 2, 3]);
+}
