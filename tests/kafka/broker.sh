@@ -84,7 +84,8 @@ new() {
   stop
   rm -rf "$dir/data" "$dir/broker.log"
   certify
-  plain=$((20000 + $$ % 10000)) sasl=$((plain + 10001)) controller=$((plain + 20002)) tls=$((plain + 30003))
+  # Below those that clients get for themselves, one of which could have it while the broker is away.
+  plain=$((20000 + $$ % 3000 * 4)) sasl=$((plain + 1)) controller=$((plain + 2)) tls=$((plain + 3))
   printf 'plain=%s\nsasl=%s\ntls=%s\n' "$plain" "$sasl" "$tls" > "$dir/ports"
   cat > "$dir/server.properties" <<EOF
 process.roles=broker,controller
