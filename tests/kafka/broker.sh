@@ -64,7 +64,7 @@ start() {
   setsid java -Xmx512m -XX:+UseSerialGC -cp "$dir/lib/*" kafka.Kafka "$dir/server.properties" \
     >>"$dir/broker.log" 2>&1 </dev/null &
   echo $! > "$dir/pid"
-  for _ in $(seq 300); do
+  for _ in $(seq 1200); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$plain") 2>/dev/null; then return; fi
     kill -0 "$(cat "$dir/pid")" 2>/dev/null || { cat "$dir/broker.log" >&2; exit 1; }
     sleep 0.1
