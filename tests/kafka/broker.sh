@@ -64,7 +64,7 @@ start() {
   setsid java -Xmx512m -XX:+UseSerialGC -cp "$dir/lib/*" kafka.Kafka "$dir/server.properties" \
     >>"$dir/broker.log" 2>&1 </dev/null &
   echo $! > "$dir/pid"
-  for _ in $(seq 300); do
+  for _ in $(seq 1200); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$plain") 2>/dev/null; then return; fi
     kill -0 "$(cat "$dir/pid")" 2>/dev/null || { cat "$dir/broker.log" >&2; exit 1; }
     sleep 0.1
@@ -84,7 +84,8 @@ new() {
   stop
   rm -rf "$dir/data" "$dir/broker.log"
   certify
-  plain=$((20000 + $$ % 10000)) sasl=$((plain + 10001)) controller=$((plain + 20002)) tls=$((plain + 30003))
+  # Below those that clients get for themselves, one of which could have it while the broker is away.
+  plain=$((20000 + $$ % 3000 * 4)) sasl=$((plain + 1)) controller=$((plain + 2)) tls=$((plain + 3))
   printf 'plain=%s\nsasl=%s\ntls=%s\n' "$plain" "$sasl" "$tls" > "$dir/ports"
   cat > "$dir/server.properties" <<EOF
 process.roles=broker,controller

@@ -73,8 +73,10 @@ pub(super) fn join(
         }
     }
     let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
+    // In this order: behind a fetch that waits for more, each question for an end takes half a second.
+    let commands = places.ends_of_what_is_read()?;
     let stamps = places.last_stamps(index, &mut registry)?;
-    places.read_from_now_on()?;
+    consumer.assign(&commands).map_err(|error| format!("commands cannot be read: {}", code(&error)))?;
     Ok(Session { writers, registry, stamps })
 }
 
@@ -252,7 +254,7 @@ impl Places<'_> {
     }
 
     /// The commands and everybody's heartbeats, from what comes next on.
-    fn read_from_now_on(&self) -> Result<(), String> {
+    fn ends_of_what_is_read(&self) -> Result<TopicPartitionList, String> {
         let mut list = TopicPartitionList::new();
         for topic in topics_read() {
             for (partition, _, high) in self.watermarks(topic)? {
@@ -260,7 +262,7 @@ impl Places<'_> {
                     .map_err(|error| code(&error))?;
             }
         }
-        self.consumer.assign(&list).map_err(|error| format!("commands cannot be read: {}", code(&error)))
+        Ok(list)
     }
 
     /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
