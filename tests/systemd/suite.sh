@@ -140,7 +140,7 @@ test_restart_under_jobs() {
   service
   succeed systemctl start ocps
   local i from last
-  for i in $(seq 50); do ocps send execute --no-wait pipeline=a.yaml >/dev/null & done
+  for i in $(seq 50); do ocps send execute --no-wait pipeline=a.yaml data_query=dur=20 >/dev/null & done
   await 40 jobs_run 50
   ( while sleep 0.02; do ocps watch heartbeat; done > /tmp/heartbeats 2>/dev/null ) & local watcher=$!
   await 5 test -s /tmp/heartbeats
@@ -156,6 +156,9 @@ test_restart_under_jobs() {
   awk -F '[: ]' '{t = $1 * 3600 + $2 * 60 + $3; if (NR > 1 && t - before > gap) gap = t - before; before = t}
                  END {printf "  longest time without heartbeat over that restart: %.2f s\n", gap; exit gap > 5}' /tmp/heartbeats ||
     complain 'the heartbeat was away for long'
+  # Nothing is lost: the new process tells the end of each.
+  await 60 eval 'ocps status --json | grep -q "\"results\":50[,}]"'
+  expect 'what ended' '^50$' eval "ocps jobs --all --json | grep -o '\"exit_code\": *0' | wc -l"
 }
 
 test_killed_is_restarted() {
