@@ -16,6 +16,7 @@ use crate::csc::request::Configuration;
 
 use super::component::Reader;
 use super::file;
+use super::settings::Settings;
 
 /// Time between looks at the directory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +36,11 @@ pub enum ConfigRequest {
         /// `[FILE][:GITREF]`, may be empty.
         override_name: String,
     },
+    /// Read the daemon's settings again.
+    Settings {
+        /// The toml, if it is not the usual one.
+        path: Option<PathBuf>,
+    },
     /// Tell what is available, now and when it changes.
     Watch,
     /// Watch no longer.
@@ -46,6 +52,8 @@ pub enum ConfigRequest {
 pub enum ConfigResult {
     /// To [`ConfigRequest::Read`]: the configuration, or the reason why there is none, in one line.
     Read(Result<Configuration, String>),
+    /// To [`ConfigRequest::Settings`]: the settings, or what is wrong with them, in one line.
+    Settings(Box<Result<Settings, String>>),
     /// While it watches: what is available, at once and whenever it is not what it was.
     Available(ConfigurationsAvailable),
 }
@@ -76,6 +84,10 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
                 }
                 let read = reader.read(&override_name).map_err(|e| e.to_string());
                 Some(ConfigResult::Read(read))
+            }
+            Ok(ConfigRequest::Settings { path }) => {
+                let settings = Settings::load(path.as_deref()).map_err(|error| error.to_string());
+                Some(ConfigResult::Settings(Box::new(settings)))
             }
             Ok(ConfigRequest::Watch) => {
                 let mut new = Watch::new(Instant::now());

@@ -258,6 +258,7 @@ impl Daemon {
             Event::Configuration(ConfigResult::Read(result)) => {
                 self.inputs.push_back(Input::Configuration(result))
             }
+            Event::Configuration(ConfigResult::Settings(settings)) => self.reloaded(*settings),
             Event::Configuration(ConfigResult::Available(available)) => {
                 self.inputs.push_back(Input::ConfigurationsAvailable(available));
             }
@@ -444,7 +445,14 @@ impl Daemon {
     fn reload(&mut self) {
         self.manager.reloading();
         self.logs.reopen();
-        match Settings::load(self.config.as_deref()) {
+        let request = ConfigRequest::Settings { path: self.config.clone() };
+        if self.configuration.try_send(request).is_err() {
+            self.reloaded(Err("the configuration directory does not answer".to_owned()));
+        }
+    }
+
+    fn reloaded(&mut self, settings: Result<Settings, String>) {
+        match settings {
             Ok(_) if self.log_level_fixed => {
                 log::info!("reloaded; the log level is that of the command line")
             }
