@@ -6,6 +6,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
+use super::settings::Secret;
 use super::{Error, Place, position};
 
 /// Largest configuration file, in bytes. Real ones have a few kilobytes; more costs time to refuse than it is worth.
@@ -34,6 +35,17 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     let mut bytes = Vec::new();
     file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|e| unreadable(path, &e))?;
     text(bytes, path).map(Some)
+}
+
+/// The password in a file of one line; none if the file is empty or does not exist. `of` says whose, for errors.
+pub(crate) fn password(path: &Path, of: &str) -> Result<Option<Secret>, String> {
+    let text = read(path).map_err(|error| error.to_string())?.unwrap_or_default();
+    let mut lines = text.lines();
+    match (lines.next(), lines.next()) {
+        (Some(_), Some(_)) => Err(format!("{}: must be one line with the {of} password", path.display())),
+        (Some(password), None) if !password.is_empty() => Ok(Some(Secret(password.to_owned()))),
+        (Some(_) | None, _) => Ok(None),
+    }
 }
 
 /// Checks that bytes are text of a size that can be a configuration file; `path` is for errors.

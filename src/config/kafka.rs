@@ -215,13 +215,7 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
 fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
     let path = Path::new(&dir).join(CREDENTIAL);
-    let text = super::file::read(&path).map_err(|error| error.to_string())?.unwrap_or_default();
-    let mut lines = text.lines();
-    match (lines.next(), lines.next()) {
-        (Some(_), Some(_)) => Err(format!("{}: must be one line with the Kafka password", path.display())),
-        (Some(password), None) if !password.is_empty() => Ok(Some(Secret(password.to_owned()))),
-        (Some(_) | None, _) => Ok(None),
-    }
+    super::file::password(&path, "Kafka")
 }
 
 pub(super) fn is_url(text: &str) -> bool {

@@ -1,37 +1,19 @@
 //! Where Redis is and how we are let in: the environment wins over `ocps.toml`.
 //!
-//! Invariant: a [`Secret`] is shown by nothing; only the bytes for the wire come out.
+//! Invariant: a [`Secret`] is shown by nothing; it only goes to the server.
 
 use std::ffi::OsString;
 use std::fmt;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use crate::config::file;
-use crate::config::settings;
+use crate::config::settings::{self, Secret};
 
 /// Where Redis listens if nothing says where.
 const DEFAULT_PORT: u16 = 6379;
 
 /// Name of the credential that systemd may hand to us (`LoadCredential=redis-password:…`).
 const CREDENTIAL: &str = "redis-password";
-
-/// A password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Vec<u8>);
-
-impl Secret {
-    /// What goes to the server, and nowhere else.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 /// What the environment and the settings say. Complete or not: that is looked at by `start`.
 #[derive(Clone, Debug)]
@@ -44,7 +26,7 @@ pub struct Access {
 /// Where the password comes from.
 #[derive(Clone, Debug)]
 enum Password {
-    Given(Secret),
+    Given(Result<Secret, String>),
     /// Read at each connection, so that a new password needs no restart.
     File(PathBuf),
 }
@@ -68,7 +50,9 @@ impl Access {
             Some(port) => parse_port(&port.to_string_lossy()),
             None => Ok(settings.port.unwrap_or(DEFAULT_PORT)),
         };
-        let given = set("REDIS_PASSWORD").map(|password| Password::Given(Secret(password.into_vec())));
+        let text =
+            |password: OsString| password.into_string().map_err(|_| "REDIS_PASSWORD is not UTF-8".to_owned());
+        let given = set("REDIS_PASSWORD").map(|password| Password::Given(text(password).map(Secret)));
         let credential = || {
             let dir = set("CREDENTIALS_DIRECTORY").map(PathBuf::from)?;
             Some(dir.join(CREDENTIAL)).filter(|path| path.exists())
@@ -105,7 +89,7 @@ impl Access {
                     "no Redis password: set REDIS_PASSWORD, or redis.password_file in ocps.toml".to_owned()
                 );
             }
-            Some(Password::Given(secret)) => secret.clone(),
+            Some(Password::Given(secret)) => secret.clone()?,
             Some(Password::File(path)) => read(path)?,
         };
         Ok(Target { host, port, password })
@@ -122,16 +106,10 @@ fn parse_port(text: &str) -> Result<u16, String> {
     port.ok_or_else(|| format!("REDIS_PORT must be a number from 1 to 65535, not {text:?}"))
 }
 
-/// The first line of a password file.
 fn read(path: &Path) -> Result<Secret, String> {
-    let missing = || format!("{}: no such file; it should hold the Redis password", path.display());
-    let text = file::read(path).map_err(|error| error.to_string())?.ok_or_else(missing)?;
-    let mut lines = text.lines();
-    let password = lines.next().unwrap_or_default();
-    if password.is_empty() || lines.next().is_some() {
-        return Err(format!("{}: must be one line with the Redis password", path.display()));
-    }
-    Ok(Secret(password.as_bytes().to_vec()))
+    let none =
+        || format!("{}: no such file or nothing in it; it should hold the Redis password", path.display());
+    file::password(path, "Redis")?.ok_or_else(none)
 }
 
 #[cfg(test)]
@@ -162,11 +140,11 @@ mod tests {
         });
         let target = access(&toml, &[]).target().unwrap();
         assert_eq!((target.host.as_str(), target.port), ("toml", 7000));
-        assert_eq!(target.password.bytes(), PASSWORD.as_bytes());
+        assert_eq!(target.password.0.as_bytes(), PASSWORD.as_bytes());
         let env = [("REDIS_HOST", "env"), ("REDIS_PORT", "8000"), ("REDIS_PASSWORD", "other")];
         let target = access(&toml, &env).target().unwrap();
         assert_eq!((target.host.as_str(), target.port), ("env", 8000));
-        assert_eq!(target.password.bytes(), b"other");
+        assert_eq!(target.password.0.as_bytes(), b"other");
         // Set, but empty: as if it was not.
         let env = [("REDIS_HOST", ""), ("REDIS_PORT", ""), ("REDIS_PASSWORD", "")];
         assert_eq!(access(&toml, &env).target().unwrap().host, "toml");
@@ -179,7 +157,7 @@ mod tests {
         assert!(access(&settings(|_| {}), &env).target().unwrap_err().contains("no Redis password"));
         std::fs::write(dir.path().join(CREDENTIAL), PASSWORD).unwrap();
         let target = access(&settings(|_| {}), &env).target().unwrap();
-        assert_eq!((target.port, target.password.bytes()), (6379, PASSWORD.as_bytes()));
+        assert_eq!((target.port, target.password.0.as_bytes()), (6379, PASSWORD.as_bytes()));
     }
 
     #[test]
@@ -211,7 +189,7 @@ mod tests {
             (&plain, vec![("REDIS_HOST", "a b"), password], "Redis host \"a b\" is not the name"),
             (&with(dir.path().join("none")), vec![host], "none: no such file"),
             (&with(dir.path().to_owned()), vec![host], "is a directory"),
-            (&with(empty), vec![host], "empty: must be one line with the Redis password"),
+            (&with(empty), vec![host], "empty: no such file or nothing in it"),
             (&with(two), vec![host], "two: must be one line"),
         ] {
             let reason = access(toml, &env).target().unwrap_err();
@@ -224,7 +202,7 @@ mod tests {
     fn nothing_shows_the_password() {
         let access = access(&settings(|_| {}), &[("REDIS_HOST", "::1"), ("REDIS_PASSWORD", PASSWORD)]);
         let shown = format!("{access:?} {:#?} {:?} {}", access, access.target(), access.shown());
-        assert!(!shown.contains("hunter2") && shown.contains("Secret(…)"), "{shown}");
+        assert!(!shown.contains("hunter2") && shown.contains("(not shown)"), "{shown}");
         // Not as numbers either.
         assert!(!shown.contains("104, 117"), "{shown}");
         assert_eq!(access.shown(), "[::1]:6379");

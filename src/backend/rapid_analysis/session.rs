@@ -58,7 +58,7 @@ impl Session {
 
     /// What the server says to a password is not shown: a strange one could repeat it.
     fn authenticate(&mut self, target: &Target, end: Instant) -> Result<(), Trouble> {
-        let command = redis::cmd("AUTH").arg(target.password.bytes()).get_packed_command();
+        let command = redis::cmd("AUTH").arg(target.password.0.as_bytes()).get_packed_command();
         self.send(&command, end).map_err(|error| self.lost(&error))?;
         match self.receive(end).map_err(|error| self.lost(&error))? {
             redis::Value::Okay => Ok(()),
