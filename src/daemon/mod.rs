@@ -94,6 +94,8 @@ struct Daemon {
     joining: Option<Joining>,
     /// Transitions asked for on the command line that have not ended.
     starting: usize,
+    /// The summary state that the start has reached so far.
+    state_reached: Option<Record>,
     /// Commands that came before all that.
     deferred: VecDeque<Command>,
     over: bool,
@@ -122,10 +124,14 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 impl Daemon {
     /// Begins for good: no other instance lives, or nobody can be asked.
     fn joined(&mut self) {
-        let Some(joining) = self.joining.take() else { return };
+        if self.joining.is_none() {
+            return;
+        }
         self.inputs.push_back(Input::Joined);
         self.turn();
-        if !self.over {
+        if let Some(joining) = self.joining.take()
+            && !self.over
+        {
             self.start(joining.state, joining.override_name.as_deref());
         }
     }
@@ -166,10 +172,16 @@ impl Daemon {
         }
         self.turn();
         self.ready_if_started();
+        self.keep();
+    }
+
+    fn is_starting(&self) -> bool {
+        self.joining.is_some() || self.starting > 0
     }
 
     fn ready_if_started(&mut self) {
-        if self.starting == 0 {
+        if !self.is_starting() {
+            self.records.extend(self.state_reached.take());
             self.tell_manager();
             self.manager.ready();
         }
@@ -324,7 +336,7 @@ impl Daemon {
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }
-        if (self.joining.is_some() || self.starting > 0) && self.deferred.len() < DEFERRED_MAX {
+        if self.is_starting() && self.deferred.len() < DEFERRED_MAX {
             self.deferred.push_back(command);
         } else {
             self.inputs.push_back(Input::Command(command));
@@ -353,7 +365,7 @@ impl Daemon {
                 let now = self.now();
                 self.csc.handle(now, input, &mut self.effects);
                 self.carry_out();
-                if self.inputs.is_empty() && self.joining.is_none() && self.starting == 0 {
+                if self.inputs.is_empty() && !self.is_starting() {
                     self.inputs.extend(self.deferred.drain(..).map(Input::Command));
                 }
             }
@@ -406,6 +418,10 @@ impl Daemon {
                 }
             },
             Effect::Publish { event, receipt } => self.publish(&event, receipt),
+            // A start that is cut off is resumed to where it was to lead.
+            Effect::Journal(record @ Record::State { .. }) if self.is_starting() => {
+                self.state_reached = Some(record);
+            }
             Effect::Journal(record) => self.records.push(record),
             Effect::Request(request) => {
                 if let Some(outcome) = self.workers.request(request) {

@@ -101,6 +101,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         records: Vec::new(),
         joining: Some(joining),
         starting: 0,
+        state_reached: None,
         deferred: VecDeque::new(),
         over: false,
         failure: None,

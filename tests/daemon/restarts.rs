@@ -1,6 +1,8 @@
 //! A life after the last one: what was accepted goes on, whatever ended the daemon.
 
 use std::fs;
+use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -99,6 +101,22 @@ fn the_state_is_resumed_with_its_override() {
     drop(daemon);
     let daemon = home.start(&["1", "--state", "resume"]);
     assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
+}
+
+#[test]
+fn a_start_that_is_cut_off_is_resumed_all_the_same() {
+    let home = Home::with_toml(QUICK);
+    home.write("configuration/_init.yaml", "url: http://h\npoll_interval: 1\n");
+    kill(home.start(&["1", "--state", "enabled"]));
+    // At any moment of the start: from before it listens to after it is ready.
+    for delay in 0..40 {
+        let mut child = home.daemon(&["1", "--state", "resume"]).stderr(Stdio::null()).spawn().unwrap();
+        thread::sleep(Duration::from_millis(delay));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let daemon = home.start(&["1", "--state", "resume"]);
+    assert_eq!(daemon.connect().query("status")["state"], "ENABLED");
 }
 
 #[test]
