@@ -42,6 +42,12 @@ test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	$(CARGO) test --locked
 
+# Runs by `make simulate`.
+SEEDS ?= 10000
+
+simulate: ## run the core and the journal SEEDS times [10000] with faults and crashes, in virtual time
+	OCPS_SEEDS=$(SEEDS) $(CARGO) test --locked --profile simulation --no-default-features --test simulation -- --nocapture
+
 # Kills by `make chaos`; SEED=n goes the way of that seed.
 KILLS ?= 1000
 

@@ -14,8 +14,13 @@ use super::record::{End, Entry, Kept, Recovered, Work};
 use super::{Csc, Life};
 
 impl Csc {
-    /// Takes what earlier lives left; nothing is done about it before it is clear that no other instance lives.
-    pub(super) fn take_over(&mut self, recovered: Recovered) {
+    /// Takes what earlier lives left; nothing is done about it before it is clear that no other instance lives, but
+    /// what was seen is known from the beginning.
+    pub(super) fn take_over(&mut self, mut recovered: Recovered) {
+        for (sender, at) in std::mem::take(&mut recovered.seen) {
+            let age = Duration::try_from_secs_f64(self.now.tai.0 - at.0).unwrap_or_default();
+            self.seen.recover(&sender, age, self.now.mono);
+        }
         self.last_key = self.last_key.max(recovered.last_key);
         match self.life {
             Life::Joining => self.recovered = Some(recovered),
@@ -25,10 +30,6 @@ impl Csc {
     }
 
     pub(super) fn recover(&mut self, recovered: Recovered) {
-        for (sender, at) in recovered.seen {
-            let age = Duration::try_from_secs_f64(self.now.tai.0 - at.0).unwrap_or_default();
-            self.seen.recover(&sender, age, self.now.mono);
-        }
         let is_abort = |kept: &Kept| matches!(kept.entry.work, Work::Abort { .. });
         let (aborts, executes): (Vec<Kept>, Vec<Kept>) = recovered.entries.into_iter().partition(is_abort);
         // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.

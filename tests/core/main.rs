@@ -6,6 +6,7 @@
 
 mod aborts;
 mod contact;
+mod found;
 mod joining;
 mod limits;
 mod lookups;

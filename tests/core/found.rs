@@ -1,0 +1,26 @@
+//! What the simulation (`tests/simulation`) found, in few steps.
+
+use ocps::csc::command::{Sender, Via};
+use ocps::csc::id::SeqNum;
+use ocps::csc::record::Recovered;
+use ocps::csc::{Input, Settings};
+
+use super::world::{World, execute, secs, settings, time};
+
+#[test]
+fn a_command_of_an_earlier_life_is_not_answered_again_even_before_it_has_joined() {
+    let mut world = World::with(Settings { joins: true, ..settings() }, 1);
+    let sender = Sender {
+        via: Via::Kafka,
+        identity: "root@host".to_owned(),
+        origin: 7,
+        seq_num: SeqNum(5),
+        sent: time(secs(0)).tai,
+    };
+    let seen = vec![(sender.clone(), time(secs(0)).tai)];
+    world.input(Input::Recovered(Recovered { seen, ..Recovered::default() }));
+    world.take();
+    world.command(&sender, execute(""));
+    // It would fail a command that this life goes on with.
+    world.expect(&[]);
+}

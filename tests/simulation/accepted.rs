@@ -1,0 +1,156 @@
+//! One accepted command, as the world and the disk know it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ocps::csc::command::Via;
+use ocps::csc::id::{ClientId, JobId, RunId};
+use ocps::csc::record::{End, Entry, Kept, Owed, Work};
+use ocps::csc::time::Tai;
+
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) entry: Entry,
+    /// In which it was accepted.
+    pub(crate) life: u32,
+    pub(crate) is_durable: bool,
+    /// Whether this life knows that it has ended.
+    pub(crate) is_over: bool,
+    /// By when it is to be sent or refused, in this life.
+    pub(crate) recorded_by: Option<Duration>,
+    /// Its job, as far as this life knows, and whether that is durable.
+    pub(crate) created: Option<(JobId, bool)>,
+    /// By when the world must learn of the job, in this life.
+    pub(crate) told_by: Option<Duration>,
+    /// Jobs that a life knew and that were not durable when it died.
+    pub(crate) forgotten: BTreeSet<JobId>,
+    /// Jobs that the world was told of.
+    pub(crate) told: BTreeSet<JobId>,
+    /// How it ended, more than once if that was forgotten; each was told.
+    pub(crate) ends: Vec<Ending>,
+    /// Given in this life.
+    pub(crate) final_acks: u32,
+    pub(crate) results: u32,
+    /// What was heard for certain.
+    pub(crate) heard: BTreeSet<Owed>,
+    /// What the disk knows to have been heard.
+    pub(crate) said: BTreeSet<Owed>,
+    /// Until when extra jobs are looked for, as the disk knows and as this life knows.
+    pub(crate) durably_suspected: Option<Tai>,
+    pub(crate) suspected: Option<Tai>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Ending {
+    /// In which it ended so.
+    pub(crate) life: u32,
+    pub(crate) end: End,
+    pub(crate) is_durable: bool,
+    /// Whether anybody was told; else it never happened.
+    pub(crate) is_told: bool,
+}
+
+impl Accepted {
+    pub(crate) fn new(entry: &Entry, life: u32, recorded_by: Duration) -> Self {
+        Self {
+            entry: entry.clone(),
+            life,
+            is_durable: false,
+            is_over: false,
+            recorded_by: Some(recorded_by),
+            created: None,
+            told_by: None,
+            forgotten: BTreeSet::new(),
+            told: BTreeSet::new(),
+            ends: Vec::new(),
+            final_acks: 0,
+            results: 0,
+            heard: BTreeSet::new(),
+            said: BTreeSet::new(),
+            durably_suspected: None,
+            suspected: None,
+        }
+    }
+
+    /// The life has ended: what is not durable never was.
+    pub(crate) fn forget(&mut self) {
+        if let Some((job_id, false)) = &self.created {
+            self.forgotten.insert(job_id.clone());
+            self.created = None;
+        }
+        self.ends.retain(|ending| ending.is_durable || ending.is_told);
+        self.is_over = self.ends.last().is_some_and(|ending| ending.is_durable);
+        self.suspected = self.durably_suspected;
+        (self.recorded_by, self.told_by) = (None, None);
+        (self.final_acks, self.results) = (0, 0);
+    }
+
+    /// It has ended, for all that this life knows.
+    pub(crate) fn end(&mut self, life: u32, end: &End) {
+        self.is_over = true;
+        // What was heard of another end does not count for this one.
+        self.heard.clear();
+        (self.recorded_by, self.told_by) = (None, None);
+        self.ends.push(Ending { life, end: end.clone(), is_durable: false, is_told: false });
+    }
+
+    /// What was said in this life has reached the world.
+    pub(crate) fn hear(&mut self, life: u32, what: Owed) {
+        if self.ends.last().is_some_and(|ending| ending.life <= life) {
+            self.heard.insert(what);
+        }
+    }
+
+    /// Whether it has ended, the world has heard so, and the next life will know that.
+    pub(crate) fn is_settled(&self) -> bool {
+        let is_through = |what| self.heard.contains(&what) && self.said.contains(&what);
+        let has_result = self.ends.last().is_some_and(|ending| ending.end.result.is_some());
+        self.is_over && is_through(Owed::Ack) && (!has_result || is_through(Owed::Result))
+    }
+
+    /// Whether a record that it waits for should have been durable.
+    pub(crate) fn waits_longer_than(&self, now: Duration) -> bool {
+        [self.recorded_by, self.told_by].iter().flatten().any(|by| now >= *by)
+    }
+
+    /// Whether the next life must know of it.
+    pub(crate) fn must_be_recovered(&self, now: Tai) -> bool {
+        let is_owed = |ending: &Ending| {
+            !self.said.contains(&Owed::Ack)
+                || ending.end.result.is_some() && !self.said.contains(&Owed::Result)
+        };
+        let last = self.ends.last().filter(|ending| ending.is_durable);
+        last.is_none_or(is_owed) || self.durably_suspected.is_some_and(|until| until.0 > now.0)
+    }
+
+    pub(crate) fn run_id(&self) -> Option<&RunId> {
+        match &self.entry.work {
+            Work::Execute { submission, .. } => Some(&submission.run_id),
+            Work::Abort { .. } => None,
+        }
+    }
+
+    pub(crate) fn aborts(&self, id: &JobId) -> bool {
+        match &self.entry.work {
+            Work::Execute { .. } => false,
+            Work::Abort { job_id, .. } => job_id == id,
+        }
+    }
+
+    /// The journal gives back what is durable of this command, no more and no less.
+    pub(crate) fn check_kept(&self, kept: &Kept) {
+        let mut entry = self.entry.clone();
+        entry.sender.via = match entry.sender.via {
+            // Its client is gone.
+            Via::Socket(_) => Via::Socket(ClientId::GONE),
+            via @ (Via::Kafka | Via::CommandLine) => via,
+        };
+        assert_eq!(entry, kept.entry);
+        assert_eq!(self.created.as_ref().map(|(id, _)| id), kept.job_id.as_ref());
+        assert_eq!(self.durably_suspected, kept.suspected);
+        let end = self.ends.last().filter(|ending| ending.is_durable).map(|ending| &ending.end);
+        assert_eq!(end, kept.end.as_ref());
+        assert_eq!(self.said.contains(&Owed::Ack), kept.said_ack, "{entry:?}");
+        assert_eq!(self.said.contains(&Owed::Result), kept.said_result, "{entry:?}");
+    }
+}

@@ -1,0 +1,167 @@
+//! The people and scripts that send commands, over all the ways that there are.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use ocps::csc::command::{Command, Execute, Order, Sender, Via};
+use ocps::csc::id::{ClientId, JobId, SeqNum};
+use ocps::csc::request::{Configuration, Service as ServiceConfiguration};
+use ocps::csc::state::{SummaryState, Transition};
+use ocps::csc::time::Tai;
+
+use super::plan::{any, chance, millis, secs, short};
+use super::rules::Rules;
+use super::service::Service;
+use super::world::{Event, World};
+
+#[derive(Debug)]
+pub(crate) struct Crowd {
+    next_number: i32,
+    /// Jobs that somebody may want to abort or wait for.
+    known: Vec<JobId>,
+    /// Executes that were sent when all was calm, to see that it works again.
+    last_executes: Vec<i32>,
+}
+
+impl Crowd {
+    pub(crate) fn new(services: &[Service]) -> Self {
+        let known = services.iter().flat_map(|service| &service.jobs).map(|job| job.id.clone()).collect();
+        Self { next_number: 1, known, last_executes: Vec::new() }
+    }
+
+    pub(crate) fn learn(&mut self, job_id: &JobId) {
+        self.known.push(job_id.clone());
+    }
+
+    /// Whether nobody wants anything any more.
+    pub(crate) fn is_content(&self, rules: &Rules) -> bool {
+        self.last_executes.iter().any(|number| rules.has_completed(*number))
+    }
+
+    fn sender(&mut self, via: Via, sent: Tai) -> Sender {
+        let seq_num = SeqNum(self.next_number);
+        self.next_number += 1;
+        Sender { via, identity: "user@host".to_owned(), origin: 7, seq_num, sent }
+    }
+
+    /// `--state enabled`.
+    pub(crate) fn command_line(&mut self, tai: Tai) -> Vec<Command> {
+        let orders = [Order::Start { override_name: String::new() }, Order::Enable];
+        let command = |order| Command { sender: self.sender(Via::CommandLine, tai), order };
+        orders.map(command).to_vec()
+    }
+
+    /// What a `start` reads.
+    pub(crate) fn configuration(&self, rng: &mut Rng, is_calm: bool) -> Result<Configuration, String> {
+        if !is_calm && rng.u8(..10) == 0 {
+            return Err("unreadable".to_owned());
+        }
+        let service = ServiceConfiguration {
+            url: if rng.u8(..8) == 0 { "http://b" } else { "http://a" }.into(),
+            poll_interval: millis(rng.u64(500..10_000)),
+            butler: None,
+            input_collection: None,
+            output_glob: None,
+        };
+        Ok(Configuration {
+            service,
+            files: String::new(),
+            version: String::new(),
+            directory_url: String::new(),
+        })
+    }
+
+    fn some_id(&self, rng: &mut Rng, services: &[Service]) -> JobId {
+        match rng.u8(..10) {
+            // One that may come to be, or nobody was told of.
+            0 => services[0].any_id(rng),
+            // Mostly one of the last.
+            1..7 => self.known[self.known.len() - 1 - rng.usize(..self.known.len().min(4))].clone(),
+            _ => self.known[rng.usize(..self.known.len())].clone(),
+        }
+    }
+
+    fn execute(&self, rng: &mut Rng, services: &[Service]) -> Order {
+        let prereqs = rng.usize(..8).saturating_sub(5);
+        Order::Execute(Execute {
+            pipeline: "p.yaml".to_owned(),
+            version: String::new(),
+            config: String::new(),
+            data_query: String::new(),
+            prereq_jobs: (0..prereqs).map(|_| self.some_id(rng, services)).collect(),
+            output_dataset_types: String::new(),
+        })
+    }
+
+    /// What is wanted next of a daemon in this state.
+    fn order(&mut self, state: SummaryState, rng: &mut Rng, services: &[Service], is_calm: bool) -> Order {
+        let next = state.next_towards(SummaryState::Enabled);
+        if let Some(transition) = next
+            && (is_calm || rng.u8(..8) > 0)
+        {
+            return transition_order(transition);
+        }
+        if is_calm {
+            self.last_executes.push(self.next_number);
+            return self.execute(rng, services);
+        }
+        match rng.u8(..100) {
+            0..55 => self.execute(rng, services),
+            55..90 => Order::AbortJob(self.some_id(rng, services)),
+            90..92 => Order::SetLogLevel { level: 10 },
+            92 => Order::Invalid { name: None, reason: "no good".to_owned() },
+            93 => transition_order(Transition::ExitControl),
+            _ => {
+                let transitions =
+                    [Transition::Start, Transition::Enable, Transition::Disable, Transition::Standby];
+                transition_order(transitions[rng.usize(..4)])
+            }
+        }
+    }
+}
+
+fn transition_order(transition: Transition) -> Order {
+    match transition {
+        Transition::Start => Order::Start { override_name: String::new() },
+        Transition::Enable => Order::Enable,
+        Transition::Disable => Order::Disable,
+        Transition::Standby => Order::Standby,
+        Transition::ExitControl => Order::ExitControl,
+    }
+}
+
+/// Somebody does something.
+pub(crate) fn act(world: &mut World) {
+    let tai = world.tai();
+    let Some(life) = &world.life else { return };
+    let (number, state, is_calm) = (life.number, life.csc.state(), world.calm_since.is_some());
+    if is_calm && !life.joined {
+        return;
+    }
+    if chance(&mut world.rng, world.plan.terminate) {
+        return world.after(Duration::ZERO, Event::Terminate { life: number });
+    }
+    let World { crowd, rng, services, rules, .. } = world;
+    let is_waiting = crowd.last_executes.iter().any(|number| rules.is_under_way(*number));
+    if is_calm
+        && (crowd.is_content(rules)
+            || is_waiting
+            || state == SummaryState::Enabled && world.commands_flying > 0)
+    {
+        return;
+    }
+    let order = crowd.order(state, rng, services, is_calm);
+    let by_kafka = world.plan.kafka && world.rng.u8(..3) > 0;
+    let number = world.crowd.next_number;
+    let via = if by_kafka { Via::Kafka } else { Via::Socket(ClientId(number.unsigned_abs().into())) };
+    let command = Command { sender: world.crowd.sender(via, tai), order };
+    if !by_kafka {
+        return world.send(Duration::ZERO, command);
+    }
+    let delay = short(&mut world.rng, secs(5));
+    world.send(delay, command.clone());
+    while chance(&mut world.rng, world.plan.repeat) {
+        let delay = delay + any(&mut world.rng, secs(60));
+        world.send(delay, command.clone());
+    }
+}

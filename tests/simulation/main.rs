@@ -1,0 +1,85 @@
+//! Deterministic simulation: the real core and the real journal under virtual time, in a world that does them harm.
+//!
+//! Each seed is a run: a phase with faults (of the service, the disk, Kafka, the clock, and crashes anywhere), then
+//! a calm one in which everything must come to its end. What must hold is in [`rules`] and [`verdict`], and where
+//! the world is to blame for what cannot hold, in [`excuses`].
+//!
+//! `make simulate SEEDS=10000` runs many; `OCPS_SEED=42 cargo test --test simulation` runs one and shows its trace
+//! if it fails.
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a failure ends the test")]
+
+mod accepted;
+mod crowd;
+mod excuses;
+mod lines;
+mod plan;
+mod process;
+mod rules;
+mod sending;
+mod service;
+mod trace;
+mod verdict;
+mod world;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use rules::Counts;
+use trace::Trace;
+use world::World;
+
+/// Seeds of a plain `cargo test`.
+const SEEDS: u64 = 200;
+/// Lines of the trace that are shown of one seed among many.
+const LINES: usize = 60;
+
+/// A number from the environment.
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn seeds() -> Range<u64> {
+    match number("OCPS_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("OCPS_SEEDS").unwrap_or(SEEDS),
+    }
+}
+
+#[test]
+fn no_job_is_ever_lost() {
+    let seeds = seeds();
+    let mut counts = Counts::default();
+    let mut excused = BTreeMap::new();
+    for seed in seeds.clone() {
+        let mut world =
+            World::new(seed, Trace::new(if seeds.end - seeds.start == 1 { usize::MAX } else { LINES }));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.run())) {
+            world.trace.show();
+            eprintln!("again: OCPS_SEED={seed} cargo test --no-default-features --test simulation no_job");
+            resume_unwind(panic);
+        }
+        counts.add(&world.rules.counts);
+        for (excuse, count) in &world.rules.excused {
+            *excused.entry(*excuse).or_insert(0) += count;
+        }
+    }
+    println!("{counts:#?}\n{excused:#?}");
+    if seeds.end - seeds.start >= SEEDS {
+        counts.are_enough();
+    }
+}
+
+#[test]
+fn the_same_seed_goes_the_same_way() {
+    let run = |seed| {
+        let mut world = World::new(seed, Trace::new(LINES));
+        world.run();
+        world.trace.sum()
+    };
+    for seed in 0..10 {
+        assert_eq!(run(seed), run(seed));
+    }
+    assert_ne!(run(7), run(8));
+}

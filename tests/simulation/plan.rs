@@ -1,0 +1,125 @@
+//! What goes wrong in a run, and how often: drawn from the seed, so that runs differ much from each other.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+pub(crate) fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+pub(crate) fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A time up to `longest`, short ones far more often than long ones.
+pub(crate) fn short(rng: &mut Rng, longest: Duration) -> Duration {
+    longest.mul_f64(rng.f64().powi(4))
+}
+
+/// A time up to `longest`.
+pub(crate) fn any(rng: &mut Rng, longest: Duration) -> Duration {
+    longest.mul_f64(rng.f64())
+}
+
+pub(crate) fn chance(rng: &mut Rng, probability: f64) -> bool {
+    probability > 0.0 && rng.f64() < probability
+}
+
+/// The faults of a run. All probabilities are zero in its quiet phase.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// When the faults end.
+    pub(crate) faults: Duration,
+    /// Whether commands come, and acks and events go, over Kafka too.
+    pub(crate) kafka: bool,
+    /// Whether the core waits for [`ocps::csc::Input::Joined`].
+    pub(crate) joins: bool,
+    /// Whether the service does one thing at a time, as the genuine one.
+    pub(crate) serial: bool,
+    /// Threads that poll.
+    pub(crate) connections: usize,
+    pub(crate) max_jobs: usize,
+    /// Mean time between things that people do.
+    pub(crate) pace: Duration,
+    /// Longest run of a job.
+    pub(crate) job_time: Duration,
+    /// After its end a job vanishes so much later.
+    pub(crate) time_to_live: Duration,
+    /// Of each request.
+    pub(crate) spoilt: f64,
+    /// Of each answer: that the service says what is not so.
+    pub(crate) lie: f64,
+    /// Of each PUT: that its job is shown late.
+    pub(crate) late: f64,
+    /// How late at most.
+    pub(crate) latest: Duration,
+    /// Of each effect and turn; ten times that while a PUT or a commit is in flight.
+    pub(crate) crash: f64,
+    /// Of each commit.
+    pub(crate) disk_error: f64,
+    /// Of each commit.
+    pub(crate) disk_stall: f64,
+    /// Of the service, the disk and the broker, every so often: to be away for a while.
+    pub(crate) outage: f64,
+    /// Of each command over Kafka: to come again.
+    pub(crate) repeat: f64,
+    /// Of each thing that people do: to end the daemon.
+    pub(crate) terminate: f64,
+    /// Of each thing that people do: a step of the clock.
+    pub(crate) step: f64,
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let mut one_of = |choices: &[f64]| choices[rng.usize(..choices.len())];
+        let (spoilt, late) = (one_of(&[0.0, 0.05, 0.3]), one_of(&[0.0, 0.1, 0.5]));
+        let (crash, repeat) = (one_of(&[0.0, 0.0002, 0.001, 0.004]), one_of(&[0.0, 0.3]));
+        let (disk_error, disk_stall) = (one_of(&[0.0, 0.0, 0.05]), one_of(&[0.0, 0.0, 0.05]));
+        let lie = one_of(&[0.0, 0.0, 0.0, 0.05]);
+        let latest = secs(one_of(&[14.0, 60.0, 400.0]) as u64);
+        let time_to_live = secs(one_of(&[86_400.0, 86_400.0, 120.0, 10.0]) as u64);
+        let job_time = secs(one_of(&[5.0, 60.0, 60.0, 700.0]) as u64);
+        let pace = millis(one_of(&[300.0, 2_000.0, 10_000.0]) as u64);
+        // Fast ones are short, so that no run takes much longer than the others.
+        let faults = any(rng, (pace * 200).min(secs(900))) + secs(20);
+        let kafka = rng.u8(..4) > 0;
+        Self {
+            faults,
+            kafka,
+            joins: kafka || rng.bool(),
+            serial: rng.bool(),
+            connections: rng.usize(1..=4),
+            max_jobs: rng.usize(3..=10),
+            pace,
+            job_time,
+            time_to_live,
+            spoilt,
+            lie,
+            late,
+            latest,
+            crash,
+            disk_error,
+            disk_stall,
+            outage: [0.0, 0.1, 0.4][rng.usize(..3)],
+            repeat,
+            terminate: [0.0, 0.01, 0.05][rng.usize(..3)],
+            step: [0.0, 0.02][rng.usize(..2)],
+        }
+    }
+
+    /// From now on nothing goes wrong any more.
+    pub(crate) fn calm_down(&mut self) {
+        self.pace = secs(5);
+        self.spoilt = 0.0;
+        self.lie = 0.0;
+        self.late = 0.0;
+        self.crash = 0.0;
+        self.disk_error = 0.0;
+        self.disk_stall = 0.0;
+        self.outage = 0.0;
+        self.repeat = 0.0;
+        self.terminate = 0.0;
+        self.step = 0.0;
+    }
+}

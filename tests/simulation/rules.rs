@@ -1,0 +1,495 @@
+//! What must hold always, whatever happens: checked after each step.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use ocps::csc::command::{Command, CommandName, Sender, Via};
+use ocps::csc::event::{Ack, Event, JobResult};
+use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
+use ocps::csc::record::{End, Entry, Kept, Owed, Receipt, Record, Recovered};
+use ocps::csc::request::{Action, Request, Ticket};
+use ocps::csc::state::SummaryState;
+use ocps::csc::time::Tai;
+use ocps::csc::{Csc, Effect, Input};
+
+use super::accepted::Accepted;
+use super::excuses;
+use super::plan::{Plan, millis, secs};
+use super::sending::Sending;
+use super::service::{Job, Service};
+
+/// How long a command may wait for its record to be durable.
+const RECORDING_MAX: Duration = Duration::from_secs(10);
+/// For how long a command must be known again.
+const SEEN_FOR: Duration = Duration::from_secs(3500);
+/// Turns at one time, beyond which there is no rest.
+const TURNS_MAX: u32 = 300;
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Duration,
+    is_durable: bool,
+}
+
+/// How much happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) runs: u64,
+    pub(crate) crashes: u64,
+    pub(crate) commands: u64,
+    pub(crate) accepted: u64,
+    pub(crate) puts: u64,
+    pub(crate) jobs: u64,
+    pub(crate) doubles: u64,
+    pub(crate) results: u64,
+    pub(crate) repeated: u64,
+    /// Final acks and results of earlier lives.
+    pub(crate) said_again: u64,
+    /// Commands that ended once more, since that was forgotten.
+    pub(crate) ended_again: u64,
+    pub(crate) final_acks: u64,
+    pub(crate) disk_refusals: u64,
+    pub(crate) commits: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rules {
+    max_jobs: usize,
+    life: u32,
+    pub(crate) commands: BTreeMap<EntryKey, Accepted>,
+    /// By sequence number, which is unique here.
+    keys: HashMap<i32, EntryKey>,
+    runs: HashMap<RunId, EntryKey>,
+    /// Runs of which nothing may ever be sent any more.
+    lost: HashSet<RunId>,
+    pub(crate) sending: Sending,
+    seen: HashMap<i32, Seen>,
+    /// Final acks of commands that were answered at once, in this life.
+    answered: HashSet<i32>,
+    /// Whether the core was told so in this turn.
+    has_journal_failed: bool,
+    is_stopping: bool,
+    state: Option<SummaryState>,
+    durable_state: Option<SummaryState>,
+    last_beat: Option<Duration>,
+    turns: (Duration, u32),
+    pub(crate) counts: Counts,
+    pub(crate) excused: BTreeMap<&'static str, u64>,
+}
+
+impl Rules {
+    pub(crate) fn new(settle_time: Duration, plan: &Plan) -> Self {
+        Self {
+            max_jobs: plan.max_jobs,
+            life: 0,
+            commands: BTreeMap::new(),
+            keys: HashMap::new(),
+            runs: HashMap::new(),
+            lost: HashSet::new(),
+            sending: Sending::new(settle_time),
+            seen: HashMap::new(),
+            answered: HashSet::new(),
+            has_journal_failed: false,
+            is_stopping: false,
+            state: None,
+            durable_state: None,
+            last_beat: None,
+            turns: (Duration::ZERO, 0),
+            counts: Counts::default(),
+            excused: BTreeMap::new(),
+        }
+    }
+
+    /// A life begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
+    pub(crate) fn begin(&mut self, life: u32, tai: Tai, recovered: &Recovered) {
+        self.life = life;
+        let mut kept: BTreeMap<EntryKey, &Kept> =
+            recovered.entries.iter().map(|kept| (kept.entry.key, kept)).collect();
+        assert_eq!(kept.len(), recovered.entries.len(), "a command is recovered twice");
+        for (key, command) in &self.commands {
+            match kept.remove(key) {
+                Some(kept) => command.check_kept(kept),
+                None => assert!(!command.must_be_recovered(tai), "{key:?} is not recovered"),
+            }
+            assert!(recovered.last_key >= key.0, "{key:?} will be given again");
+        }
+        assert!(kept.is_empty(), "recovered out of nothing: {kept:?}");
+        assert_eq!(recovered.state.as_ref().map(|(state, _)| *state), self.durable_state);
+        let is_in_doubt = |command: &&Accepted| !command.is_over && command.created.is_none();
+        let in_doubt = self.commands.values().filter(is_in_doubt).filter_map(Accepted::run_id);
+        self.sending.begin(in_doubt);
+    }
+
+    /// The life has ended: what is not durable never was.
+    pub(crate) fn end(&mut self) {
+        for command in self.commands.values().filter(|command| !command.is_durable) {
+            self.lost.extend(command.run_id().cloned());
+            self.keys.remove(&command.entry.sender.seq_num.0);
+        }
+        self.commands.retain(|_, command| command.is_durable);
+        self.commands.values_mut().for_each(Accepted::forget);
+        self.seen.retain(|_, seen| seen.is_durable);
+        self.answered.clear();
+        self.is_stopping = false;
+        self.state = None;
+        self.last_beat = None;
+    }
+
+    /// These records are on the disk.
+    pub(crate) fn durable(&mut self, records: &[Record]) {
+        self.counts.commits += 1;
+        for record in records {
+            self.durable_one(record);
+        }
+    }
+
+    fn durable_one(&mut self, record: &Record) {
+        match record {
+            Record::Accepted(entry) => self.command(entry.key).is_durable = true,
+            Record::Created { key, job_id } => {
+                let command = self.command(*key);
+                assert_eq!(command.created.as_ref().map(|(id, _)| id), Some(job_id));
+                command.created = Some((job_id.clone(), true));
+            }
+            Record::Suspected { key, until } => self.command(*key).durably_suspected = Some(*until),
+            Record::Ended { key, end } => {
+                let ending = self.command(*key).ends.last_mut().unwrap();
+                assert_eq!(ending.end, **end);
+                ending.is_durable = true;
+            }
+            Record::Said(Receipt { key, what }) => {
+                let command = self.command(*key);
+                assert!(command.heard.contains(what), "{what:?} of {key:?} counts as said but was not heard");
+                command.said.insert(*what);
+            }
+            Record::Seen { sender, .. } => {
+                if let Some(seen) = self.seen.get_mut(&sender.seq_num.0) {
+                    seen.is_durable = true;
+                }
+            }
+            Record::State { state, .. } => self.durable_state = Some(*state),
+        }
+    }
+
+    fn command(&mut self, key: EntryKey) -> &mut Accepted {
+        self.commands.get_mut(&key).unwrap_or_else(|| panic!("{key:?} was never accepted"))
+    }
+
+    /// This has reached the world.
+    pub(crate) fn heard(&mut self, life: u32, receipt: Receipt) {
+        // A command whose record was lost in a crash may be heard of after it.
+        if let Some(command) = self.commands.get_mut(&receipt.key) {
+            command.hear(life, receipt.what);
+        }
+    }
+
+    /// Whether this command must be ignored.
+    pub(crate) fn is_repeated(&self, now: Duration, sender: &Sender) -> bool {
+        let seen = self.seen.get(&sender.seq_num.0);
+        sender.via == Via::Kafka && seen.is_some_and(|seen| now < seen.at + SEEN_FOR)
+    }
+
+    /// The core is about to be told of a failing disk, or finds one that hangs.
+    pub(crate) fn before(&mut self, now: Duration, input: &Input) {
+        let hangs = self.commands.values().any(|command| command.waits_longer_than(now));
+        self.has_journal_failed = hangs || matches!(input, Input::JournalFailed(_));
+    }
+
+    /// The core has taken a command: one that it saw before is not even answered.
+    pub(crate) fn taken(
+        &mut self,
+        now: Duration,
+        tai: Tai,
+        command: &Command,
+        was_repeated: bool,
+        effects: &[Effect],
+    ) {
+        self.counts.commands += 1;
+        if was_repeated {
+            self.counts.repeated += 1;
+            let silent = effects.iter().all(|effect| matches!(effect, Effect::Log(..)));
+            assert!(silent, "carried out again: {command:?}: {effects:?}");
+        } else if command.sender.via == Via::Kafka {
+            let note = Effect::Journal(Record::Seen { sender: command.sender.clone(), at: tai });
+            assert!(effects.contains(&note), "not noted as seen: {command:?}");
+            self.seen.insert(command.sender.seq_num.0, Seen { at: now, is_durable: false });
+        }
+    }
+
+    pub(crate) fn effect(&mut self, now: Duration, effect: &Effect, services: &[Service]) {
+        match effect {
+            Effect::Ack { to, ack: Ack::InProgress { job_id }, receipt: None, .. } => {
+                // Whoever believes that it is extra removes it.
+                let is_lied_about = excuses::is_lied_about(services, job_id.as_str());
+                self.in_progress(now, to.seq_num.0, job_id, is_lied_about);
+            }
+            Effect::Ack { to, command, ack, receipt } => self.ack(to, *command, ack, *receipt),
+            Effect::Publish { event: Event::JobResult(result), receipt } => self.result(result, *receipt),
+            Effect::Publish { event, .. } => self.event(now, event),
+            Effect::Journal(record) => self.record(now, record, services),
+            Effect::Request(request) => self.request(now, request, services),
+            // What waits for the disk is left to the next life.
+            Effect::StopRequests => self.is_stopping = true,
+            Effect::ReadConfiguration { .. }
+            | Effect::WatchConfigurations(_)
+            | Effect::SetLogLevel(_)
+            | Effect::Log(..)
+            | Effect::Exit
+            | Effect::Fail(_) => {}
+        }
+    }
+
+    fn ack(&mut self, to: &Sender, name: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
+        let number = to.seq_num.0;
+        let Some(receipt) = receipt else {
+            assert!(!self.keys.contains_key(&number), "no receipt for {number}: {ack:?}");
+            let is_first = self.answered.insert(number) || to.via == Via::CommandLine;
+            assert!(is_first, "a second final ack for {number}: {ack:?}");
+            return;
+        };
+        assert_eq!(receipt.what, Owed::Ack);
+        assert!(ack.is_final());
+        let life = self.life;
+        let command = self.command(receipt.key);
+        let ending = command.ends.last_mut().unwrap_or_else(|| panic!("an end without a record: {ack:?}"));
+        assert_eq!(*ack, ending.end.ack, "not what was recorded for {number}");
+        ending.is_told = true;
+        let is_again = ending.life != life;
+        command.final_acks += 1;
+        assert_eq!(command.final_acks, 1, "a second final ack for {number} in life {life}");
+        assert!(!command.said.contains(&Owed::Ack), "said although it was heard: {number} {ack:?}");
+        let sender = &command.entry.sender;
+        let is_sender =
+            (to.seq_num, &to.identity, to.origin) == (sender.seq_num, &sender.identity, sender.origin);
+        assert!(is_sender && name.is_some(), "{ack:?} of {sender:?} goes to {to:?}");
+        if command.life != life {
+            let client_is_gone = !matches!(to.via, Via::Socket(client) if client != ClientId::GONE);
+            assert!(client_is_gone, "an ack to another client: {to:?}");
+        }
+        self.counts.final_acks += 1;
+        self.counts.said_again += u64::from(is_again);
+    }
+
+    /// The world learns of a job only when that is durable, or when the journal fails, or when somebody who knows the
+    /// job anyway aborts it.
+    fn in_progress(&mut self, now: Duration, number: i32, job_id: &JobId, is_lied_about: bool) {
+        let key =
+            self.keys.get(&number).unwrap_or_else(|| panic!("{number} is in progress but not accepted"));
+        let is_aborted = self.commands.values().any(|other| other.is_durable && other.aborts(job_id));
+        let command = self.commands.get_mut(key).unwrap();
+        assert_eq!(command.final_acks, 0, "{number} is in progress after its end");
+        if command.run_id().is_some() {
+            let (created, is_durable) = command.created.as_ref().unwrap();
+            assert_eq!(created, job_id);
+            let is_waited_for = command.told_by.is_some_and(|by| now < by) && !self.has_journal_failed;
+            assert!(
+                *is_durable || is_aborted || is_lied_about || !is_waited_for,
+                "{job_id} is told of before that is durable"
+            );
+            command.told.insert(job_id.clone());
+            command.told_by = None;
+        }
+    }
+
+    fn result(&mut self, result: &JobResult, receipt: Option<Receipt>) {
+        let receipt = receipt.unwrap_or_else(|| panic!("no receipt for {result:?}"));
+        assert_eq!(receipt.what, Owed::Result);
+        let life = self.life;
+        let command = self.command(receipt.key);
+        let ending = command.ends.last_mut().unwrap_or_else(|| panic!("not recorded: {result:?}"));
+        assert_eq!(Some(result), ending.end.result.as_ref());
+        ending.is_told = true;
+        let is_again = ending.life != life;
+        command.results += 1;
+        assert_eq!(command.results, 1, "told twice: {result:?}");
+        assert_eq!(command.final_acks, 0, "told after the final ack: {result:?}");
+        assert!(!command.said.contains(&Owed::Result), "said although it was heard: {result:?}");
+        self.counts.results += 1;
+        self.counts.said_again += u64::from(is_again);
+    }
+
+    fn event(&mut self, now: Duration, event: &Event) {
+        match event {
+            Event::Heartbeat => self.last_beat = Some(now),
+            Event::SummaryState(state) => {
+                let before = self.state.replace(*state);
+                let legal = match (before, *state) {
+                    (None, next) => next == SummaryState::Standby,
+                    (Some(SummaryState::Offline), _) => false,
+                    (Some(_), SummaryState::Offline) => true,
+                    (Some(before), SummaryState::Fault) => before != SummaryState::Fault,
+                    (Some(SummaryState::Standby), next) => next == SummaryState::Disabled,
+                    (Some(SummaryState::Disabled), next) => {
+                        next == SummaryState::Enabled || next == SummaryState::Standby
+                    }
+                    (Some(SummaryState::Enabled), next) => next == SummaryState::Disabled,
+                    (Some(SummaryState::Fault), next) => next == SummaryState::Standby,
+                };
+                assert!(legal, "from {before:?} to {state}");
+            }
+            Event::ErrorCode { .. }
+            | Event::LogLevel { .. }
+            | Event::LogMessage(_)
+            | Event::SimulationMode { .. }
+            | Event::SoftwareVersions
+            | Event::ConfigurationsAvailable(_)
+            | Event::ConfigurationApplied { .. }
+            | Event::JobId { .. }
+            | Event::JobResult(_) => {}
+        }
+    }
+
+    fn record(&mut self, now: Duration, record: &Record, services: &[Service]) {
+        match record {
+            Record::Accepted(entry) => self.accepted(now, entry),
+            Record::Created { key, job_id } => {
+                let command = self.command(*key);
+                assert!(command.created.is_none(), "a second job for {key:?}: {job_id}");
+                assert!(command.recorded_by.is_none(), "a job before the record of {key:?} is durable");
+                command.created = Some((job_id.clone(), false));
+                command.told_by = Some(now + RECORDING_MAX);
+            }
+            Record::Suspected { key, until } => self.command(*key).suspected = Some(*until),
+            Record::Ended { key, end } => self.ended(*key, end, services),
+            Record::Seen { .. } | Record::State { .. } => {}
+            Record::Said(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
+        }
+    }
+
+    fn accepted(&mut self, now: Duration, entry: &Entry) {
+        self.counts.accepted += 1;
+        let command = Accepted::new(entry, self.life, now + RECORDING_MAX);
+        if let Some(run_id) = command.run_id() {
+            assert!(self.runs.insert(run_id.clone(), entry.key).is_none(), "{run_id} is not new");
+        }
+        assert!(self.keys.insert(entry.sender.seq_num.0, entry.key).is_none(), "accepted twice: {entry:?}");
+        assert!(self.commands.insert(entry.key, command).is_none(), "{:?} is not new", entry.key);
+    }
+
+    /// The core was told that this command is durable.
+    pub(crate) fn journaled(&mut self, key: EntryKey) {
+        let command = self.command(key);
+        assert!(command.is_durable, "the journal said what is not so of {key:?}");
+        command.recorded_by = None;
+    }
+
+    fn ended(&mut self, key: EntryKey, end: &End, services: &[Service]) {
+        let Some(command) = self.commands.get(&key) else { panic!("{key:?} was never accepted") };
+        if let Some(before) = command.ends.last() {
+            assert!(!before.is_durable, "{key:?} ended before: {before:?}, now {end:?}");
+            let (old, new) = (&before.end, end);
+            if (&old.ack, &old.result) != (&new.ack, &new.result) {
+                let aborts = self.commands.values();
+                let excuse = excuses::other_end(command, old, new, aborts, services);
+                let excuse = excuse.unwrap_or_else(|| panic!("{key:?} ends otherwise: {old:?}, now {new:?}"));
+                *self.excused.entry(excuse).or_default() += 1;
+            }
+            self.counts.ended_again += 1;
+        }
+        if excuses::is_disk_refusal(&end.ack) {
+            self.counts.disk_refusals += 1;
+        }
+        let life = self.life;
+        let command = self.command(key);
+        assert!(!command.is_over, "{key:?} ended before");
+        command.end(life, end);
+    }
+
+    fn request(&mut self, now: Duration, request: &Request, services: &[Service]) {
+        self.sending.note(request.ticket);
+        match &request.action {
+            Action::Submit(submission) => self.submit(request.ticket, &submission.run_id),
+            Action::Remove { job_id } => self.remove(job_id, services),
+            Action::List { run_ids } => {
+                assert!(!run_ids.is_empty(), "a list for nothing");
+                self.sending.list(now, request.ticket);
+            }
+            Action::Status { .. } | Action::Push { .. } | Action::Ping => {}
+        }
+    }
+
+    fn submit(&mut self, ticket: Ticket, run_id: &RunId) {
+        self.counts.puts += 1;
+        assert!(!self.lost.contains(run_id), "{run_id} was never durable");
+        let command = &self.commands[&self.runs[run_id]];
+        assert!(command.is_durable, "{run_id} is sent before its record is durable");
+        assert!(command.final_acks == 0 && command.created.is_none(), "{run_id} is sent again for nothing");
+        self.sending.submit(self.life, ticket, run_id);
+    }
+
+    /// Only for an abort that is durable, or for an extra job of ours.
+    fn remove(&self, job_id: &JobId, services: &[Service]) {
+        let is_aborted = |command: &Accepted| command.aborts(job_id) && command.is_durable;
+        if self.commands.values().any(is_aborted) || excuses::is_lied_about(services, job_id.as_str()) {
+            return;
+        }
+        let job = services.iter().find_map(|service| service.job(job_id));
+        let Some((run_id, _)) = job.and_then(|job| job.made.as_ref()) else {
+            panic!("{job_id} is nobody's business");
+        };
+        let command = &self.commands[&self.runs[run_id]];
+        let kept = command.created.as_ref().map(|(id, _)| id);
+        assert_ne!(kept, Some(job_id), "the job that is not extra is removed");
+    }
+
+    /// The service has made a job.
+    pub(crate) fn made(&mut self, now: Duration, made: &Job, service: &Service) {
+        self.counts.jobs += 1;
+        self.counts.doubles += self.sending.doubles(now, made, service);
+    }
+
+    /// After each turn.
+    pub(crate) fn turned(&mut self, now: Duration, born: Duration, is_tick: bool, csc: &Csc) {
+        let mono = now - born;
+        let next = csc.next_deadline();
+        assert!(next <= mono + secs(1), "no heartbeat: {next:?} at {mono:?}");
+        assert!(!is_tick || next > mono, "turns without rest at {mono:?}");
+        let turns = if self.turns.0 == now { self.turns.1 + 1 } else { 0 };
+        assert!(turns < TURNS_MAX, "turns without rest");
+        self.turns = (now, turns);
+        if let Some(last) = self.last_beat {
+            assert!(now <= last + secs(1), "no heartbeat since {last:?}");
+        }
+        if let (Some(told), state) = (self.state, csc.state()) {
+            assert_eq!(told, state, "the state was not told");
+        }
+        // A little more, since the record of a command may come with the tick that would refuse it.
+        let late = |command: &&Accepted| command.waits_longer_than(now - millis(1).min(now));
+        if !self.is_stopping {
+            let late = self.commands.values().find(late);
+            assert!(late.is_none(), "neither sent nor refused, or not told of: {late:?}");
+        }
+    }
+
+    /// The command of a run, if it was ever durable.
+    pub(crate) fn of_run(&self, run_id: &RunId) -> Option<&Accepted> {
+        self.commands.get(self.runs.get(run_id)?)
+    }
+
+    /// Whether the command of this number has ended well, so that it works again.
+    pub(crate) fn has_completed(&self, number: i32) -> bool {
+        let command = self.keys.get(&number).and_then(|key| self.commands.get(key));
+        let end = command.and_then(|command| command.ends.last());
+        end.is_some_and(|ending| ending.end.ack == Ack::Complete)
+    }
+
+    /// Whether the command of this number was accepted and has not ended.
+    pub(crate) fn is_under_way(&self, number: i32) -> bool {
+        let command = self.keys.get(&number).and_then(|key| self.commands.get(key));
+        command.is_some_and(|command| !command.is_over)
+    }
+
+    /// Memory is bounded.
+    pub(crate) fn bounds(&self, csc: &Csc, open_requests: usize, waiting_records: usize) {
+        let jobs: usize = csc.status().jobs.iter().map(|(_, count)| count).sum();
+        // Twice: those that were refused for the disk's sake but became durable come back beside new ones.
+        assert!(jobs <= 2 * self.max_jobs, "{jobs} jobs");
+        assert!(open_requests <= 4 * self.max_jobs + 10, "{open_requests} open requests");
+        assert!(waiting_records < 10_000, "{waiting_records} records wait");
+    }
+
+    /// Commands that are accepted for good and have not ended, or whose end was not heard.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.commands.values().filter(|command| !command.is_settled()).count()
+    }
+}

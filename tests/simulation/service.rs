@@ -1,0 +1,425 @@
+//! An execution service as it is observed to be (see `backends.md` and `tests/support/uws_service.rs`), in virtual
+//! time, and all that can happen to a request on its way there and back.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use fastrand::Rng;
+use ocps::csc::event::{ErrorCode, JobObject, Phase};
+use ocps::csc::id::{JobId, RunId};
+use ocps::csc::request::{
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Request, Ticket,
+};
+
+use super::plan::{Plan, any, chance, millis, secs, short};
+
+/// How long our client waits for any answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the service waits for a new job to be listed before it says `Job creation timed out.`
+const CREATION_WAIT: Duration = Duration::from_secs(9);
+/// Jobs of other people.
+const FOREIGN: u32 = 3;
+
+/// A PUT: the life that sent it, and its ticket there. Later ones are greater.
+pub(crate) type Put = (u32, Ticket);
+
+/// A job at the service.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) id: JobId,
+    /// None: of somebody else.
+    pub(crate) made: Option<(RunId, Put)>,
+    /// From when on it is listed and can be asked for.
+    pub(crate) visible: Duration,
+    ends: Duration,
+    /// In which it ends.
+    phase: Phase,
+    vanishes: Duration,
+    removed: bool,
+}
+
+impl Job {
+    /// Whether it is there, seen or unseen.
+    pub(crate) fn is_alive(&self, now: Duration) -> bool {
+        !self.removed && now < self.vanishes
+    }
+
+    fn is_visible(&self, now: Duration) -> bool {
+        self.is_alive(now) && self.visible <= now
+    }
+
+    pub(crate) fn is_of(&self, run_id: &RunId) -> bool {
+        self.made.as_ref().is_some_and(|(made_of, _)| made_of == run_id)
+    }
+
+    fn status(&self, now: Duration) -> JobStatus {
+        let phase = if now >= self.ends { self.phase } else { Phase::Active };
+        status(&self.id, phase)
+    }
+}
+
+fn status(id: &JobId, phase: Phase) -> JobStatus {
+    // What a job that has ended is reported as does not change any more.
+    let object = JobObject(format!("{{\"jobId\":\"{id}\",\"phase\":\"{}\"}}", phase.as_str()).into());
+    JobStatus { job_id: id.clone(), phase, object }
+}
+
+/// What goes wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Spoil {
+    Nothing,
+    /// It never leaves us, and we know.
+    NotSent,
+    /// It is lost, and we do not know.
+    LostRequest,
+    /// It is carried out, but we are not told.
+    LostAnswer,
+    /// The service says no, and does nothing.
+    Refused,
+    /// The service says no, but does it.
+    DoneThenRefused,
+    /// It is carried out, but the answer cannot be understood.
+    Wrong,
+    /// It is carried out, but the answer is one to another question.
+    OutOfPlace,
+    /// The answer is not true.
+    Lie,
+}
+
+/// A request on its way to the service.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) ticket: Ticket,
+    pub(crate) action: Action,
+    life: u32,
+    /// How late a job that it makes is shown.
+    lag: Duration,
+    spoil: Spoil,
+    /// When its answer is with us; none if none comes, or came in the place of it.
+    reply: Option<Duration>,
+}
+
+/// What becomes of a request.
+pub(crate) struct Fate {
+    /// When it is carried out.
+    pub(crate) served: Option<(Duration, Call)>,
+    /// An answer that does not need the service.
+    pub(crate) answer: Option<(Duration, Answer)>,
+}
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    prefix: char,
+    pub(crate) jobs: Vec<Job>,
+    busy_until: Duration,
+    pub(crate) hangs_until: Duration,
+    pub(crate) away_until: Duration,
+    /// Run ids and job ids about which it said what is not so.
+    pub(crate) lied_about: BTreeSet<String>,
+}
+
+impl Service {
+    pub(crate) fn new(prefix: char, plan: &Plan, rng: &mut Rng) -> Self {
+        let mut service = Self {
+            prefix,
+            jobs: Vec::new(),
+            busy_until: Duration::ZERO,
+            hangs_until: Duration::ZERO,
+            away_until: Duration::ZERO,
+            lied_about: BTreeSet::new(),
+        };
+        for _ in 0..FOREIGN {
+            service.make(Duration::ZERO, None, Duration::ZERO, plan, rng);
+        }
+        service
+    }
+
+    pub(crate) fn job(&self, id: &JobId) -> Option<&Job> {
+        self.jobs.iter().find(|job| job.id == *id)
+    }
+
+    fn find(&self, id: &JobId, now: Duration) -> Option<usize> {
+        self.jobs.iter().position(|job| job.id == *id && job.is_visible(now))
+    }
+
+    /// A worker begins a request.
+    pub(crate) fn send(
+        &mut self,
+        now: Duration,
+        life: u32,
+        request: &Request,
+        plan: &Plan,
+        rng: &mut Rng,
+    ) -> Fate {
+        let only = |time: Duration, answer| Fate { served: None, answer: Some((time, answer)) };
+        if now < self.away_until {
+            return match rng.u8(..4) {
+                0 => only(now + any(rng, TIMEOUT), unclear()),
+                1 => only(now + secs(5), not_sent()),
+                _ => only(now + millis(1), not_sent()),
+            };
+        }
+        let spoil = draw(plan, rng);
+        match spoil {
+            Spoil::NotSent => return only(now + any(rng, secs(5)), not_sent()),
+            Spoil::LostRequest => return only(now + any(rng, TIMEOUT), unclear()),
+            Spoil::Nothing
+            | Spoil::LostAnswer
+            | Spoil::Refused
+            | Spoil::DoneThenRefused
+            | Spoil::Wrong
+            | Spoil::OutOfPlace
+            | Spoil::Lie => {}
+        }
+        let is_put = matches!(request.action, Action::Submit(_));
+        let lag = if is_put && chance(rng, plan.late) { any(rng, plan.latest) } else { Duration::ZERO };
+        let mut served = now + short(rng, secs(2));
+        if plan.serial {
+            served = served.max(self.busy_until);
+        }
+        let done = served + lag.min(CREATION_WAIT) + short(rng, secs(1));
+        self.busy_until = self.busy_until.max(done);
+        let mut reply = Some(done + short(rng, secs(1)));
+        let mut answer = None;
+        if spoil == Spoil::LostAnswer {
+            answer = Some((now + any(rng, TIMEOUT), unclear()));
+        } else if done > now + TIMEOUT {
+            answer = Some((now + TIMEOUT, unclear()));
+        }
+        if answer.is_some() {
+            reply = None;
+        }
+        let call = Call { ticket: request.ticket, action: request.action.clone(), life, lag, spoil, reply };
+        Fate { served: Some((served, call)), answer }
+    }
+
+    /// Hangs for a while: what comes waits.
+    pub(crate) fn hang(&mut self, until: Duration) {
+        self.hangs_until = self.hangs_until.max(until);
+        self.busy_until = self.busy_until.max(until);
+    }
+
+    /// Carries a request out; gives its answer and when that is with us.
+    pub(crate) fn serve(
+        &mut self,
+        now: Duration,
+        call: &Call,
+        plan: &Plan,
+        rng: &mut Rng,
+    ) -> Option<(Duration, Answer)> {
+        let answer = match &call.action {
+            Action::Submit(submission) => self.put(now, call, &submission.run_id, plan, rng),
+            Action::Status { job_id, .. } => self.get(now, call.spoil, job_id, rng),
+            Action::Remove { job_id } => self.delete(now, call.spoil, job_id, rng),
+            Action::List { run_ids } => self.list(now, call.spoil, run_ids, rng),
+            Action::Push { .. } | Action::Ping => panic!("no request for this service"),
+        };
+        call.reply.map(|reply| (reply.max(now), answer))
+    }
+
+    fn make(
+        &mut self,
+        now: Duration,
+        made: Option<(RunId, Put)>,
+        lag: Duration,
+        plan: &Plan,
+        rng: &mut Rng,
+    ) -> JobStatus {
+        let id = JobId::parse(&format!("{}{}", self.prefix, self.jobs.len() + 1)).unwrap();
+        let phase = match rng.u8(..12) {
+            0 => Phase::Error,
+            1 => Phase::Aborted,
+            2 => Phase::Unknown,
+            _ => Phase::Completed,
+        };
+        let ends = now + lag + any(rng, plan.job_time);
+        let vanishes = ends + plan.time_to_live;
+        let job = Job { id, made, visible: now + lag, ends, phase, vanishes, removed: false };
+        let status = job.status(now);
+        self.jobs.push(job);
+        status
+    }
+
+    fn put(&mut self, now: Duration, call: &Call, run_id: &RunId, plan: &Plan, rng: &mut Rng) -> Answer {
+        if call.spoil == Spoil::Refused {
+            return failed(FailureKind::Refused, Contact::Answered);
+        }
+        if call.spoil == Spoil::Lie {
+            return self.lie_to_put(run_id, rng);
+        }
+        let made = Some((run_id.clone(), (call.life, call.ticket)));
+        let status = self.make(now, made, call.lag, plan, rng);
+        match call.spoil {
+            Spoil::DoneThenRefused => failed(FailureKind::Refused, Contact::Answered),
+            Spoil::Wrong => failed(FailureKind::Unclear, Contact::Answered),
+            Spoil::OutOfPlace => {
+                [Answer::Gone, Answer::Done, Answer::Listed(Vec::new())][rng.usize(..3)].clone()
+            }
+            Spoil::Nothing
+            | Spoil::NotSent
+            | Spoil::LostRequest
+            | Spoil::LostAnswer
+            | Spoil::Refused
+            | Spoil::Lie => {
+                // `Job creation timed out.`
+                let is_late = call.lag > CREATION_WAIT;
+                if is_late { failed(FailureKind::Unclear, Contact::Answered) } else { Answer::Job(status) }
+            }
+        }
+    }
+
+    fn get(&mut self, now: Duration, spoil: Spoil, id: &JobId, rng: &mut Rng) -> Answer {
+        let status = self.find(id, now).map(|at| self.jobs[at].status(now));
+        let truth = status.map_or(Answer::Gone, Answer::Job);
+        match spoil {
+            Spoil::Refused | Spoil::DoneThenRefused => failed(FailureKind::Refused, Contact::Silent),
+            Spoil::Wrong => failed(FailureKind::Wrong, Contact::Answered),
+            Spoil::OutOfPlace => {
+                let rejected = Answer::Rejected { reason: "no".to_owned() };
+                [Answer::Removed { object: None }, Answer::Done, rejected][rng.usize(..3)].clone()
+            }
+            Spoil::Lie => {
+                self.lied_about(id);
+                match rng.u8(..4) {
+                    0 => Answer::Gone,
+                    1 => Answer::Job(status_of_a_liar(id, rng)),
+                    2 => Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() },
+                    _ => Answer::Job(self::status(id, Phase::Active)),
+                }
+            }
+            Spoil::Nothing | Spoil::NotSent | Spoil::LostRequest | Spoil::LostAnswer => truth,
+        }
+    }
+
+    fn delete(&mut self, now: Duration, spoil: Spoil, id: &JobId, rng: &mut Rng) -> Answer {
+        match spoil {
+            Spoil::Refused => return failed(FailureKind::Unclear, Contact::Answered),
+            Spoil::Lie => {
+                self.lied_about(id);
+                return if rng.bool() { Answer::Gone } else { Answer::Removed { object: None } };
+            }
+            Spoil::Nothing
+            | Spoil::NotSent
+            | Spoil::LostRequest
+            | Spoil::LostAnswer
+            | Spoil::DoneThenRefused
+            | Spoil::Wrong
+            | Spoil::OutOfPlace => {}
+        }
+        let found = self.find(id, now);
+        if let Some(at) = found {
+            self.jobs[at].removed = true;
+        }
+        match spoil {
+            // It says so although only the job's files could not be removed.
+            Spoil::DoneThenRefused => failed(FailureKind::Unclear, Contact::Answered),
+            Spoil::Wrong => failed(FailureKind::Wrong, Contact::Answered),
+            Spoil::OutOfPlace => [Answer::Done, Answer::Listed(Vec::new())][rng.usize(..2)].clone(),
+            Spoil::Nothing
+            | Spoil::NotSent
+            | Spoil::LostRequest
+            | Spoil::LostAnswer
+            | Spoil::Refused
+            | Spoil::Lie => found.map_or(Answer::Gone, |_| Answer::Removed { object: None }),
+        }
+    }
+
+    fn list(&mut self, now: Duration, spoil: Spoil, run_ids: &BTreeSet<RunId>, rng: &mut Rng) -> Answer {
+        match spoil {
+            Spoil::Refused | Spoil::DoneThenRefused => return failed(FailureKind::Refused, Contact::Silent),
+            Spoil::Wrong => return failed(FailureKind::Wrong, Contact::Answered),
+            Spoil::OutOfPlace => return [Answer::Gone, Answer::Done][rng.usize(..2)].clone(),
+            Spoil::Nothing | Spoil::NotSent | Spoil::LostRequest | Spoil::LostAnswer | Spoil::Lie => {}
+        }
+        let visible = self.jobs.iter().filter(|job| job.is_visible(now));
+        let of_run = visible.filter_map(|job| Some((job.id.clone(), job.made.as_ref()?.0.clone())));
+        let asked = of_run.filter(|(_, run_id)| run_ids.contains(run_id));
+        let mut listed: Vec<ListedJob> = asked.map(|(job_id, run_id)| ListedJob { job_id, run_id }).collect();
+        // In no order that means anything.
+        rng.shuffle(&mut listed);
+        if spoil == Spoil::Lie {
+            self.lie_in_list(&mut listed, run_ids, rng);
+        }
+        Answer::Listed(listed)
+    }
+
+    fn lied_about(&mut self, id: &JobId) {
+        self.lied_about.insert(id.to_string());
+        let run_id = self.job(id).and_then(|job| job.made.as_ref()).map(|(run_id, _)| run_id.to_string());
+        self.lied_about.extend(run_id);
+    }
+
+    /// Nothing is made; a job of another is shown, or one that does not exist.
+    fn lie_to_put(&mut self, run_id: &RunId, rng: &mut Rng) -> Answer {
+        let id = self.any_id(rng);
+        self.lied_about(&id);
+        self.lied_about.insert(run_id.to_string());
+        match rng.u8(..3) {
+            0 => Answer::Rejected { reason: "no such thing".to_owned() },
+            1 => Answer::Job(status_of_a_liar(&id, rng)),
+            _ => Answer::Job(status(&id, Phase::Active)),
+        }
+    }
+
+    /// Jobs are left out, or have the wrong names.
+    fn lie_in_list(&mut self, listed: &mut Vec<ListedJob>, run_ids: &BTreeSet<RunId>, rng: &mut Rng) {
+        for job in listed.iter() {
+            self.lied_about(&job.job_id);
+        }
+        if rng.bool() {
+            listed.clear();
+        }
+        let Some(run_id) = run_ids.iter().nth(rng.usize(..run_ids.len().max(1))) else { return };
+        let job_id = self.any_id(rng);
+        self.lied_about(&job_id);
+        self.lied_about.insert(run_id.to_string());
+        listed.push(ListedJob { job_id, run_id: run_id.clone() });
+    }
+
+    /// One that there is, or was, or may come to be.
+    pub(crate) fn any_id(&self, rng: &mut Rng) -> JobId {
+        JobId::parse(&format!("{}{}", self.prefix, rng.usize(1..self.jobs.len() + 3))).unwrap()
+    }
+}
+
+fn status_of_a_liar(id: &JobId, rng: &mut Rng) -> JobStatus {
+    status(id, [Phase::Completed, Phase::Error, Phase::Aborted, Phase::Unknown][rng.usize(..4)])
+}
+
+fn draw(plan: &Plan, rng: &mut Rng) -> Spoil {
+    if chance(rng, plan.lie) {
+        return Spoil::Lie;
+    }
+    if !chance(rng, plan.spoilt) {
+        return Spoil::Nothing;
+    }
+    let all = [
+        Spoil::NotSent,
+        Spoil::LostRequest,
+        Spoil::LostAnswer,
+        Spoil::LostAnswer,
+        Spoil::Refused,
+        Spoil::DoneThenRefused,
+        Spoil::Wrong,
+        Spoil::OutOfPlace,
+    ];
+    all[rng.usize(..all.len())]
+}
+
+fn failed(kind: FailureKind, contact: Contact) -> Answer {
+    Answer::Failed(Failure { kind, contact, reason: format!("{kind:?}") })
+}
+
+fn unclear() -> Answer {
+    failed(FailureKind::Unclear, Contact::Silent)
+}
+
+pub(crate) fn not_sent() -> Answer {
+    failed(FailureKind::NotSent, Contact::Silent)
+}
+
+/// Of what was queued when the daemon was told to end.
+pub(crate) fn cancelled() -> Answer {
+    failed(FailureKind::NotSent, Contact::Answered)
+}

@@ -1,0 +1,84 @@
+//! What must be true when everything has come to its end.
+
+use std::time::Duration;
+
+use ocps::csc::id::JobId;
+use ocps::csc::time::Tai;
+
+use super::excuses;
+use super::rules::{Counts, Rules};
+use super::service::{Job, Service};
+
+impl Rules {
+    /// Each job that was told of has its result.
+    pub(crate) fn final_check(&mut self, services: &[Service]) {
+        let mut excused = Vec::new();
+        for (key, command) in &self.commands {
+            let has_result = |job_id: &&JobId| {
+                command
+                    .ends
+                    .iter()
+                    .filter_map(|ending| ending.end.result.as_ref())
+                    .any(|result| result.job_id == **job_id)
+            };
+            for job_id in command.told.iter().filter(|job_id| !has_result(job_id)) {
+                let excuse = excuses::no_result(command, job_id, services);
+                excused.push(
+                    excuse.unwrap_or_else(|| panic!("{job_id} of {key:?} was told of but has no result")),
+                );
+            }
+        }
+        for excuse in excused {
+            *self.excused.entry(excuse).or_default() += 1;
+        }
+    }
+
+    /// A job that is left at the service although nobody needs it: the only one of a command that has it, or one that
+    /// came to life when nobody looked for it any more, may survive.
+    pub(crate) fn left_over<'a>(&self, now: Duration, tai: Tai, services: &'a [Service]) -> Option<&'a Job> {
+        let mut alive = services.iter().flat_map(|service| &service.jobs).filter(|job| job.is_alive(now));
+        alive.find(|job| !self.may_survive(job, tai, services))
+    }
+
+    fn may_survive(&self, job: &Job, tai: Tai, services: &[Service]) -> bool {
+        let Some((run_id, _)) = &job.made else { return true };
+        let Some(command) = self.of_run(run_id) else { return false };
+        let kept = command.ends.last().and_then(|ending| ending.end.result.as_ref());
+        let is_kept = kept.is_some_and(|result| result.job_id == job.id);
+        let was_looked_for = command.suspected.is_some_and(|until| until.0 <= tai.0);
+        is_kept || was_looked_for || excuses::is_lied_about(services, run_id.as_str())
+    }
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.runs += 1;
+        self.crashes += other.crashes;
+        self.commands += other.commands;
+        self.accepted += other.accepted;
+        self.puts += other.puts;
+        self.jobs += other.jobs;
+        self.doubles += other.doubles;
+        self.results += other.results;
+        self.repeated += other.repeated;
+        self.said_again += other.said_again;
+        self.ended_again += other.ended_again;
+        self.final_acks += other.final_acks;
+        self.disk_refusals += other.disk_refusals;
+        self.commits += other.commits;
+    }
+
+    /// A simulation in which nothing happens proves nothing.
+    pub(crate) fn are_enough(&self) {
+        let each = [
+            self.crashes,
+            self.puts,
+            self.results,
+            self.repeated,
+            self.said_again,
+            self.disk_refusals,
+            self.doubles,
+        ];
+        assert!(each.iter().all(|count| *count * 2 > self.runs / 10), "too quiet: {self:?}");
+    }
+}

@@ -1,0 +1,782 @@
+//! The run of one seed: lives of the daemon one after the other, what goes on around them, and time.
+//!
+//! A turn is that of `daemon`: inputs are handed to the core, their effects carried out in order, and all records
+//! of the turn given to the journal as one batch.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use fastrand::Rng;
+use ocps::csc::command::{Command, Via};
+use ocps::csc::event::{Ack, Event as SalEvent};
+use ocps::csc::id::SalIndex;
+use ocps::csc::record::{Owed, Receipt, Record};
+use ocps::csc::request::{Outcome, Request, Ticket};
+use ocps::csc::time::{Tai, Time};
+use ocps::csc::{Csc, Effect, Input, Settings};
+use ocps::journal::store::Sqlite;
+use ocps::journal::{Identity, Limits, Report};
+
+use super::crowd::Crowd;
+use super::lines;
+use super::plan::{Plan, any, chance, millis, secs, short};
+use super::process::{Disk, Faulty, Life};
+use super::rules::{Counts, Rules};
+use super::service::{Call, Fate, Job, Service, cancelled};
+use super::trace::Trace;
+
+/// How long a job may take to show up in the list after an unclear attempt.
+const SETTLE_TIME: Duration = Duration::from_secs(15);
+/// TAI at the beginning of each run.
+const EPOCH_S: f64 = 1_795_367_697.0;
+/// Most lives with faults.
+const LIVES_MAX: u32 = 40;
+/// Time between looks at the weather.
+const WEATHER: Duration = Duration::from_secs(10);
+/// Longest time until a run must have come to its end after its last fault.
+const CALM_MAX: Duration = Duration::from_secs(3600);
+
+/// Something that will happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Somebody wants something.
+    Act,
+    Weather,
+    /// Faults are over.
+    Calm,
+    /// A command arrives; whether another life may get it if none is there.
+    Command(Command),
+    /// The daemon is started.
+    Start,
+    Joined {
+        life: u32,
+    },
+    Intruder {
+        life: u32,
+    },
+    Terminate {
+        life: u32,
+    },
+    Configuration {
+        life: u32,
+        result: Result<ocps::csc::request::Configuration, String>,
+    },
+    /// The service carries out a request.
+    Serve {
+        life: u32,
+        call: Box<Call>,
+        at: usize,
+    },
+    Answer {
+        life: u32,
+        outcome: Outcome,
+        served: Duration,
+    },
+    JournalWakes {
+        life: u32,
+        wake: u64,
+    },
+    JournalActs {
+        life: u32,
+    },
+    JournalSays {
+        life: u32,
+        reports: Vec<Report>,
+    },
+    /// A message is with the broker.
+    Delivered {
+        life: u32,
+        receipt: Receipt,
+    },
+    /// We know that it is.
+    Reported {
+        life: u32,
+        receipt: Receipt,
+    },
+}
+
+/// Where messages go.
+#[derive(Debug, Default)]
+pub(crate) struct Broker {
+    away_until: Duration,
+    /// When the last message of each topic is there: they stay in order.
+    last: BTreeMap<Owed, Duration>,
+    /// Messages that are on their way.
+    flying: usize,
+}
+
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) plan: Plan,
+    pub(crate) now: Duration,
+    skew: f64,
+    events: BTreeMap<(Duration, u64), Event>,
+    last_event: u64,
+    pub(crate) life: Option<Life>,
+    lives: u32,
+    /// The journal while no life has it.
+    store: Option<Faulty>,
+    disk_away_until: Duration,
+    pub(crate) services: [Service; 2],
+    broker: Broker,
+    pub(crate) crowd: Crowd,
+    pub(crate) rules: Rules,
+    pub(crate) trace: Trace,
+    pub(crate) calm_since: Option<Duration>,
+    pub(crate) commands_flying: usize,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, trace: Trace) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let plan = Plan::draw(&mut rng);
+        let identity = Identity { index: SalIndex::Latiss, simulated: false };
+        let sqlite = Sqlite::in_memory(identity, Limits::new(secs(30 * 86_400))).unwrap();
+        let services = [Service::new('a', &plan, &mut rng), Service::new('b', &plan, &mut rng)];
+        let mut world = Self {
+            now: Duration::ZERO,
+            skew: 0.0,
+            events: BTreeMap::new(),
+            last_event: 0,
+            life: None,
+            lives: 0,
+            store: Some(Faulty::new(sqlite)),
+            disk_away_until: Duration::ZERO,
+            crowd: Crowd::new(&services),
+            services,
+            broker: Broker::default(),
+            rules: Rules::new(SETTLE_TIME, &plan),
+            trace,
+            calm_since: None,
+            commands_flying: 0,
+            rng,
+            plan,
+        };
+        let plan = format!("{:?}", world.plan);
+        world.say(&plan);
+        world.after(world.plan.faults, Event::Calm);
+        world.after(WEATHER, Event::Weather);
+        world.after(Duration::ZERO, Event::Start);
+        world.after(secs(1), Event::Act);
+        world
+    }
+
+    /// A phase with faults, one in which everything converges, and a last life that has nothing left to do.
+    pub(crate) fn run(&mut self) {
+        while self.calm_since.is_none_or(|since| !self.is_settled(since)) {
+            self.step();
+        }
+        self.rules.final_check(&self.services);
+        self.crash("the last time");
+        let until = self.now + secs(100);
+        let before = self.rules.counts;
+        while self.now < until {
+            self.step();
+        }
+        let counts = self.rules.counts;
+        assert_eq!(before.puts, counts.puts, "a last life does more");
+        let said = |counts: Counts| (counts.results, counts.final_acks);
+        assert_eq!(said(before), said(counts), "a last life says more");
+    }
+
+    pub(crate) fn say(&mut self, line: &str) {
+        self.trace.say(self.now, line);
+    }
+
+    pub(crate) fn tai(&self) -> Tai {
+        Tai(EPOCH_S + self.now.as_secs_f64() + self.skew)
+    }
+
+    pub(crate) fn after(&mut self, delay: Duration, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    fn at(&mut self, time: Duration, event: Event) {
+        self.last_event += 1;
+        self.events.insert((time.max(self.now), self.last_event), event);
+    }
+
+    /// The next thing that happens: an event, or the tick that the core wants.
+    fn step(&mut self) {
+        let next = self.events.first_key_value().map(|((time, _), _)| *time).unwrap();
+        if let Some(life) = &mut self.life
+            && life.deadline() <= next
+        {
+            self.now = self.now.max(life.deadline());
+            life.inputs.push_back(Input::Tick);
+            return self.turn();
+        }
+        let ((time, _), event) = self.events.pop_first().unwrap();
+        self.now = time;
+        self.happen(event);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Act => self.act(),
+            Event::Weather => self.weather(),
+            Event::Calm => self.calm_down(),
+            Event::Start => self.start(),
+            Event::Command(command) => self.arrive(command),
+            Event::Joined { life } if self.lives(life) => self.join(),
+            Event::Intruder { life } if self.lives(life) => self.input(Input::Intruder("another".to_owned())),
+            Event::Terminate { life } if self.lives(life) => self.input(Input::Terminate),
+            Event::Configuration { life, result } if self.lives(life) => {
+                self.input(Input::Configuration(result));
+            }
+            Event::Serve { life, call, at } => self.serve(life, &call, at),
+            Event::Answer { life, outcome, served } if self.lives(life) => self.answer(outcome, served),
+            Event::JournalWakes { life, wake } if self.lives(life) => self.journal_wakes(wake),
+            Event::JournalActs { life } if self.lives(life) => self.journal_acts(),
+            Event::JournalSays { life, reports } if self.lives(life) => self.journal_says(reports),
+            Event::Delivered { life, receipt } => self.deliver(life, receipt),
+            Event::Reported { life, receipt } if self.lives(life) => {
+                self.life_mut().records.push(Record::Said(receipt));
+                self.turn();
+            }
+            // To a process that is dead.
+            Event::Joined { .. }
+            | Event::Intruder { .. }
+            | Event::Terminate { .. }
+            | Event::Configuration { .. }
+            | Event::Answer { .. }
+            | Event::JournalWakes { .. }
+            | Event::JournalActs { .. }
+            | Event::JournalSays { .. }
+            | Event::Reported { .. } => {}
+        }
+    }
+
+    /// Whether this life goes on.
+    fn lives(&self, number: u32) -> bool {
+        self.life.as_ref().is_some_and(|life| life.number == number)
+    }
+
+    fn life_mut(&mut self) -> &mut Life {
+        self.life.as_mut().unwrap()
+    }
+
+    fn time(&self) -> Time {
+        let born = self.life.as_ref().map_or(self.now, |life| life.born);
+        Time { mono: self.now - born, tai: self.tai() }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            index: SalIndex::Latiss,
+            simulated: false,
+            log_level: 20,
+            job_command: "run".to_owned(),
+            source_url: "https://scripts".to_owned(),
+            commit_ref: "main".to_owned(),
+            version_selects_image: false,
+            submit_timeout: secs(60),
+            settle_time: SETTLE_TIME,
+            outage_limit: secs(300),
+            joins: self.plan.joins,
+            journal: true,
+            max_jobs: self.plan.max_jobs,
+        }
+    }
+
+    fn start(&mut self) {
+        let Some(store) = self.store.take() else { return };
+        self.lives += 1;
+        self.rules.counts.crashes += 1;
+        let recovered = store.sqlite.recover(self.tai()).unwrap();
+        self.say(&format!("life {} begins with {} commands", self.lives, recovered.entries.len()));
+        self.rules.begin(self.lives, self.tai(), &recovered);
+        let mut effects = Vec::new();
+        let (settings, seed) = (self.settings(), self.rng.u64(..));
+        let csc = Csc::new(settings, seed, self.time(), &mut effects);
+        let mut life = Life::new(self.lives, self.now, csc, store, &self.plan);
+        life.inputs.push_back(Input::Recovered(recovered));
+        let number = life.number;
+        self.life = Some(life);
+        if self.carry_out(effects) {
+            let delay = if self.plan.joins { short(&mut self.rng, secs(10)) } else { Duration::ZERO };
+            self.after(delay, Event::Joined { life: number });
+            if self.calm_since.is_none() && chance(&mut self.rng, 0.02) {
+                let delay = any(&mut self.rng, secs(30));
+                self.after(delay, Event::Intruder { life: number });
+            }
+            self.turn();
+        }
+    }
+
+    /// No other instance is there: what was held back may come.
+    fn join(&mut self) {
+        let by_command_line = self.rng.u8(..3) == 0;
+        let tai = self.tai();
+        let orders = if by_command_line { self.crowd.command_line(tai) } else { Vec::new() };
+        let life = self.life_mut();
+        life.joined = true;
+        life.inputs.push_back(Input::Joined);
+        life.inputs.extend(orders.into_iter().chain(life.deferred.drain(..)).map(Input::Command));
+        self.turn();
+    }
+
+    fn arrive(&mut self, command: Command) {
+        let early = chance(&mut self.rng, 0.1);
+        let Some(life) = &mut self.life else {
+            // A client of the socket finds nobody there; Kafka may keep it for the next life.
+            if command.sender.via == Via::Kafka && self.rng.bool() {
+                let delay = any(&mut self.rng, secs(30));
+                self.after(delay, Event::Command(command));
+            } else {
+                self.commands_flying -= 1;
+            }
+            return;
+        };
+        self.commands_flying -= 1;
+        if life.joined || early {
+            life.inputs.push_back(Input::Command(command));
+        } else {
+            life.deferred.push_back(command);
+        }
+        self.turn();
+    }
+
+    pub(crate) fn send(&mut self, delay: Duration, command: Command) {
+        self.commands_flying += 1;
+        self.after(delay, Event::Command(command));
+    }
+
+    fn input(&mut self, input: Input) {
+        self.life_mut().inputs.push_back(input);
+        self.turn();
+    }
+
+    /// Hands all inputs to the core, carries out what it wants, and gives the records to the journal.
+    fn turn(&mut self) {
+        while let Some(life) = &mut self.life {
+            let Some(input) = life.inputs.pop_front() else { break };
+            if life.over {
+                continue;
+            }
+            if !self.handle(input) {
+                return;
+            }
+        }
+        if self.crashes() {
+            return self.crash("before the records are handed over");
+        }
+        let life = self.life_mut();
+        let records = std::mem::take(&mut life.records);
+        if !records.is_empty() {
+            life.journal.channel.push_back(records);
+        }
+        if life.over {
+            return self.end();
+        }
+        self.wake_journal();
+        if self.crashes() {
+            self.crash("after a turn");
+        }
+    }
+
+    /// Hands one input to the core; whether the process lives on.
+    fn handle(&mut self, input: Input) -> bool {
+        if let Some(line) = lines::input(&input) {
+            self.say(&line);
+        }
+        let (time, now) = (self.time(), self.now);
+        let is_tick = matches!(input, Input::Tick);
+        let mut command = None;
+        if let Input::Command(taken) = &input {
+            command = Some((taken.clone(), self.rules.is_repeated(now, &taken.sender)));
+        }
+        self.rules.before(now, &input);
+        let mut effects = Vec::new();
+        self.life_mut().csc.handle(time, input, &mut effects);
+        if let Some((command, was_repeated)) = command {
+            self.rules.taken(now, time.tai, &command, was_repeated, &effects);
+        }
+        if !self.carry_out(effects) {
+            return false;
+        }
+        let life = self.life.as_ref().unwrap();
+        if !life.over {
+            self.rules.turned(now, life.born, is_tick, &life.csc);
+            self.rules.bounds(&life.csc, life.workers.open(), life.journal.waiting());
+        }
+        true
+    }
+
+    /// Carries out what the core wants, unless the process dies over it; whether it lives on.
+    fn carry_out(&mut self, effects: Vec<Effect>) -> bool {
+        for effect in effects {
+            if self.crashes() {
+                self.crash("in the midst of a turn");
+                return false;
+            }
+            if let Some(line) = lines::effect(&effect) {
+                self.say(&line);
+            }
+            self.rules.effect(self.now, &effect, &self.services);
+            self.perform(effect);
+        }
+        self.begin_requests();
+        true
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Ack { to, ack, receipt, .. } => self.ack(to.via, &ack, receipt),
+            Effect::Publish { event, receipt } => self.publish(&event, receipt),
+            Effect::Journal(record) => self.life_mut().records.push(record),
+            Effect::Request(request) => {
+                let life = self.life_mut();
+                if let Some(refused) = life.workers.request(request) {
+                    let outcome = Outcome { ticket: refused.ticket, answer: cancelled() };
+                    life.inputs.push_back(Input::Outcome(outcome));
+                    self.rules.sending.answered(self.now, refused.ticket, &cancelled(), Duration::ZERO);
+                }
+            }
+            Effect::StopRequests => {
+                let life = self.life_mut();
+                let tickets: Vec<Ticket> =
+                    life.workers.cancel_queued().iter().map(|request: &Request| request.ticket).collect();
+                let outcome = |ticket| Input::Outcome(Outcome { ticket, answer: cancelled() });
+                life.inputs.extend(tickets.iter().copied().map(outcome));
+                for ticket in tickets {
+                    self.rules.sending.answered(self.now, ticket, &cancelled(), Duration::ZERO);
+                }
+            }
+            Effect::ReadConfiguration { .. } => {
+                let result = self.crowd.configuration(&mut self.rng, self.calm_since.is_some());
+                let delay = short(&mut self.rng, secs(5));
+                let life = self.lives;
+                self.after(delay, Event::Configuration { life, result });
+            }
+            Effect::Exit | Effect::Fail(_) => self.life_mut().over = true,
+            Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
+        }
+    }
+
+    fn ack(&mut self, via: Via, _ack: &Ack, receipt: Option<Receipt>) {
+        match (via, receipt) {
+            (Via::Kafka, Some(receipt)) => self.produce(receipt),
+            // It is written to the client at once, or there is no client any more.
+            (Via::Socket(_), Some(receipt)) => self.said(receipt),
+            (Via::CommandLine, _) | (_, None) => {}
+        }
+    }
+
+    fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
+        if let SalEvent::JobId { job_id, .. } = event {
+            self.crowd.learn(job_id);
+        }
+        match receipt {
+            Some(receipt) if self.plan.kafka => self.produce(receipt),
+            Some(receipt) => self.said(receipt),
+            None => {}
+        }
+    }
+
+    fn said(&mut self, receipt: Receipt) {
+        self.rules.heard(self.lives, receipt);
+        self.life_mut().records.push(Record::Said(receipt));
+    }
+
+    /// Gives a message to Kafka's client, which tries until it is delivered or we die.
+    fn produce(&mut self, receipt: Receipt) {
+        let delay = short(&mut self.rng, secs(2));
+        let last = self.broker.last.get(&receipt.what).copied().unwrap_or_default();
+        let time = (self.now.max(self.broker.away_until) + delay).max(last);
+        self.broker.last.insert(receipt.what, time);
+        self.broker.flying += 1;
+        let life = self.lives;
+        self.at(time, Event::Delivered { life, receipt });
+    }
+
+    fn deliver(&mut self, life: u32, receipt: Receipt) {
+        self.broker.flying -= 1;
+        if !self.lives(life) && self.rng.bool() {
+            // It died with the process; or else it was on the wire.
+            return;
+        }
+        if self.now < self.broker.away_until && self.lives(life) {
+            return self.produce(receipt);
+        }
+        self.say(&format!("heard {receipt:?}"));
+        self.rules.heard(life, receipt);
+        let delay = short(&mut self.rng, secs(5));
+        self.after(delay, Event::Reported { life, receipt });
+    }
+
+    fn begin_requests(&mut self) {
+        while let Some(request) = self.life_mut().workers.begin() {
+            let at = usize::from(&*request.url == "http://b");
+            let (now, life) = (self.now, self.lives);
+            let Self { services, plan, rng, .. } = self;
+            let Fate { served, answer } = services[at].send(now, life, &request, plan, rng);
+            if let Some((time, call)) = served {
+                self.at(time, Event::Serve { life, call: Box::new(call), at });
+            }
+            if let Some((time, answer)) = answer {
+                let outcome = Outcome { ticket: request.ticket, answer };
+                self.at(time, Event::Answer { life, outcome, served: Duration::ZERO });
+            }
+        }
+    }
+
+    fn serve(&mut self, life: u32, call: &Call, at: usize) {
+        let Self { services, plan, rng, .. } = self;
+        let jobs = services[at].jobs.len();
+        let answer = services[at].serve(self.now, call, plan, rng);
+        if let Some(job) = services[at].jobs.get(jobs) {
+            self.rules.made(self.now, job, &services[at]);
+            let line = format!("made {} of {:?}, visible at {:?}", job.id, job.made, job.visible);
+            self.say(&line);
+        }
+        let line = lines::call(call);
+        self.say(&format!("served {line}"));
+        if let Some((time, answer)) = answer {
+            let outcome = Outcome { ticket: call.ticket, answer };
+            let served = self.now;
+            self.at(time, Event::Answer { life, outcome, served });
+        }
+    }
+
+    fn answer(&mut self, outcome: Outcome, served: Duration) {
+        self.life_mut().workers.ended(outcome.ticket);
+        self.rules.sending.answered(self.now, outcome.ticket, &outcome.answer, served);
+        self.input(Input::Outcome(outcome));
+        if self.life.is_some() {
+            self.begin_requests();
+        }
+    }
+
+    fn wake_journal(&mut self) {
+        let delay = short(&mut self.rng, millis(2));
+        let now = self.now;
+        let life = self.life_mut();
+        if life.journal.is_busy {
+            return;
+        }
+        life.journal.wake += 1;
+        let at = if life.journal.channel.is_empty() {
+            life.born + life.journal.writer.wake_at()
+        } else {
+            now + delay
+        };
+        let (life, wake) = (life.number, life.journal.wake);
+        self.at(at, Event::JournalWakes { life, wake });
+    }
+
+    /// The thread takes what was handed over and turns to the disk.
+    fn journal_wakes(&mut self, wake: u64) {
+        let time = self.time();
+        let is_stalled = chance(&mut self.rng, self.plan.disk_stall);
+        let quick = short(&mut self.rng, millis(10));
+        let stall = if is_stalled { any(&mut self.rng, secs(100)) } else { Duration::ZERO };
+        let life = self.life_mut();
+        let journal = &mut life.journal;
+        if journal.is_busy || journal.wake != wake {
+            return;
+        }
+        for batch in journal.channel.drain(..) {
+            journal.writer.take(batch);
+        }
+        if journal.writer.wake_at() > time.mono {
+            return self.wake_journal();
+        }
+        journal.is_busy = true;
+        let life = life.number;
+        self.after(quick + stall, Event::JournalActs { life });
+    }
+
+    /// What the thread asked for happens on the disk.
+    fn journal_acts(&mut self) {
+        let disk = match self.rng.u8(..4) {
+            _ if self.now >= self.disk_away_until && !chance(&mut self.rng, self.plan.disk_error) => {
+                Disk::Works
+            }
+            0 => Disk::FailsAfterwards,
+            _ => Disk::Fails,
+        };
+        let reports = self.write(disk);
+        let life = self.life_mut();
+        life.journal.is_busy = false;
+        let (life, delay) = (life.number, short(&mut self.rng, millis(5)));
+        if !reports.is_empty() {
+            self.after(delay, Event::JournalSays { life, reports });
+        }
+        if self.crashes() {
+            return self.crash("after a commit");
+        }
+        self.wake_journal();
+    }
+
+    /// One turn of the real writer on a disk like that.
+    fn write(&mut self, disk: Disk) -> Vec<Report> {
+        let time = self.time();
+        let (reports, committed) = self.life_mut().journal.turn(time, disk);
+        if !committed.is_empty() {
+            self.rules.durable(&committed);
+            self.say(&format!("durable: {} records, {disk:?}", committed.len()));
+        }
+        reports
+    }
+
+    fn journal_says(&mut self, reports: Vec<Report>) {
+        for report in reports {
+            self.say(&format!("journal: {report:?}"));
+            let life = self.life.as_mut().unwrap();
+            match report {
+                Report::Back => life.inputs.push_back(Input::JournalBack),
+                Report::Failed(reason) => life.inputs.push_back(Input::JournalFailed(reason)),
+                Report::Durable(keys) => {
+                    for key in keys {
+                        self.rules.journaled(key);
+                        life.inputs.push_back(Input::Journaled(key));
+                    }
+                }
+            }
+        }
+        self.turn();
+    }
+
+    fn crashes(&mut self) -> bool {
+        let Some(life) = &self.life else { return false };
+        if self.lives >= LIVES_MAX {
+            return false;
+        }
+        let is_delicate = life.workers.has_put_in_flight() || life.journal.is_busy;
+        let probability = self.plan.crash * if is_delicate { 10.0 } else { 1.0 };
+        chance(&mut self.rng, probability)
+    }
+
+    /// The process dies.
+    fn crash(&mut self, when: &str) {
+        let is_committing = self.life_mut().journal.is_busy;
+        self.say(&format!("CRASH {when}"));
+        if is_committing && self.rng.bool() {
+            // The commit was durable before anybody could say so.
+            self.write(Disk::Works);
+        }
+        self.bury();
+    }
+
+    /// The daemon ends by itself: what can be said and written still is.
+    fn end(&mut self) {
+        self.say("the daemon ends");
+        self.flush_messages();
+        let time = self.time();
+        let journal = &mut self.life_mut().journal;
+        for batch in journal.channel.drain(..) {
+            journal.writer.take(batch);
+        }
+        let disk_works = self.now >= self.disk_away_until && !self.life_mut().journal.is_busy;
+        while disk_works && self.life_mut().journal.waiting() > 0 {
+            let journal = &mut self.life_mut().journal;
+            let due = Time { mono: time.mono.max(journal.writer.wake_at()), ..time };
+            let (_, committed) = journal.turn(due, Disk::Works);
+            self.rules.durable(&committed);
+        }
+        self.bury();
+    }
+
+    /// Some of the messages that are on their way are delivered, and that is known, before the end.
+    fn flush_messages(&mut self) {
+        let mut said = Vec::new();
+        for event in self.events.values() {
+            if let Event::Delivered { life, receipt } | Event::Reported { life, receipt } = event
+                && *life == self.lives
+                && self.now >= self.broker.away_until
+                && self.rng.bool()
+            {
+                self.rules.heard(*life, *receipt);
+                said.push(Record::Said(*receipt));
+            }
+        }
+        self.life_mut().journal.channel.push_back(said);
+    }
+
+    fn bury(&mut self) {
+        let life = self.life.take().unwrap();
+        self.store = Some(life.journal.writer.into_store());
+        self.rules.end();
+        let longest = if self.rng.u8(..10) == 0 { secs(600) } else { secs(30) };
+        let delay = short(&mut self.rng, longest);
+        self.after(delay, Event::Start);
+    }
+
+    /// Somebody wants something.
+    fn act(&mut self) {
+        let delay = any(&mut self.rng, self.plan.pace * 2);
+        self.after(delay, Event::Act);
+        super::crowd::act(self);
+    }
+
+    /// Things go away for a while, and the clock is set.
+    fn weather(&mut self) {
+        self.after(WEATHER, Event::Weather);
+        let Self { plan, rng, .. } = self;
+        if chance(rng, plan.outage) {
+            let until = self.now + short(rng, secs(500));
+            match rng.u8(..5) {
+                0 => self.services[0].away_until = until,
+                1 => self.services[0].hang(until),
+                2 => self.disk_away_until = until,
+                3 => self.broker.away_until = until,
+                _ => self.services[1].away_until = until,
+            }
+            self.say(&format!("something is away until {until:?}"));
+        }
+        if chance(&mut self.rng, self.plan.step) {
+            self.skew += self.rng.f64() * 4.0 - 2.0;
+        }
+    }
+
+    fn calm_down(&mut self) {
+        self.plan.calm_down();
+        // Requests wait there that cannot be called back.
+        let hangs_until = self.services[0].hangs_until;
+        if hangs_until > self.now {
+            return self.at(hangs_until, Event::Calm);
+        }
+        self.say("CALM");
+        self.calm_since = Some(self.now);
+        self.disk_away_until = self.now;
+        self.broker.away_until = self.now;
+        for service in &mut self.services {
+            service.away_until = self.now;
+        }
+    }
+
+    /// Whether everything has come to its end.
+    fn is_settled(&self, calm_since: Duration) -> bool {
+        let visible = self.services.iter().flat_map(|service| &service.jobs).map(|job| job.visible);
+        let limit =
+            calm_since + visible.clone().max().unwrap_or_default().saturating_sub(calm_since) + CALM_MAX;
+        assert!(self.now < limit, "it does not come to an end: {}", self.describe());
+        let Some(life) = &self.life else { return false };
+        let has_jobs = life.csc.status().jobs.iter().any(|(_, count)| *count > 0);
+        self.crowd.is_content(&self.rules)
+            && !has_jobs
+            && life.journal.is_idle()
+            && self.broker.flying == 0
+            && self.commands_flying == 0
+            && self.rules.unfinished() == 0
+            && visible.clone().all(|visible| visible <= self.now)
+            && self.left_over().is_none()
+    }
+
+    fn left_over(&self) -> Option<&Job> {
+        self.rules.left_over(self.now, self.tai(), &self.services)
+    }
+
+    fn describe(&self) -> String {
+        let status = self.life.as_ref().map(|life| format!("{:?}", life.csc.status()));
+        format!(
+            "{} unfinished, {} messages, {} commands, content {}, left over {:?}, {status:?}",
+            self.rules.unfinished(),
+            self.broker.flying,
+            self.commands_flying,
+            self.crowd.is_content(&self.rules),
+            self.left_over(),
+        )
+    }
+}
