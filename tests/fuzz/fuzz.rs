@@ -9,6 +9,7 @@ use std::{env, fs, path, process};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../hostile/targets/mod.rs"]
+#[allow(dead_code, reason = "how many cases the tests read")]
 mod targets;
 
 use targets::{TARGETS, Target};
