@@ -18,7 +18,7 @@ sim = $(target)/sim
 features ?= $(shell pkg-config --exists openssl 2>/dev/null && echo kafka-sasl)
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test simulate chaos test-kafka test-redis test-systemd generate check fmt bench install deb uninstall clean
+.PHONY: help build sim test simulate chaos test-kafka test-redis test-systemd fuzz generate check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -67,6 +67,28 @@ test-systemd: ## test the installed service with a real systemd, in a sandbox (a
 	@rm -f target/debian/ocps.deb; if $(CARGO) deb --version >/dev/null 2>&1; then \
 	   $(MAKE) --no-print-directory deb BIN=$(target)/debug/ocps DEBFLAGS=--fast; fi
 	@tests/systemd/run.sh $(target)/debug; code=$$?; [ $$code = 69 ] || exit $$code
+
+# What to fuzz (all targets of tests/hostile, if none is named), and for how long each.
+TARGET ?=
+SECONDS ?= 60
+fuzz = $(target)/fuzz
+fuzz_flags = -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+  -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+  -Cllvm-args=-sanitizer-coverage-trace-compares -Zsanitizer=address
+fuzz_host = $(shell rustc -vV | sed -n 's/^host: //p')
+
+fuzz: ## give hostile input to all that reads from outside, with libFuzzer (needs g++); TARGET=uws SECONDS=600
+	cp Cargo.lock tests/fuzz/Cargo.lock
+	@# The sanitizer's flag is one of nightly compilers.
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS='$(fuzz_flags)' $(CARGO) build --release --manifest-path tests/fuzz/Cargo.toml \
+	  --target-dir $(fuzz) --target $(fuzz_host)
+	@for name in $(or $(TARGET),$$($(fuzz)/$(fuzz_host)/release/fuzz)); do \
+	   mkdir -p $(fuzz)/corpus/$$name $(fuzz)/found; echo "$$name:"; \
+	   OCPS_TARGET=$$name OCPS_SAMPLES=$(fuzz)/corpus/$$name $(fuzz)/$(fuzz_host)/release/fuzz \
+	     $(fuzz)/corpus/$$name -artifact_prefix=$(fuzz)/found/$$name- -max_total_time=$(SECONDS) \
+	     -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 || \
+	     { echo "read it again with OCPS_INPUT=$(abspath $(fuzz))/found/FILE cargo test --test hostile $$name"; exit 1; }; \
+	 done
 
 generate: ## make the manual and the completions in etc/ anew, after a change of the flags
 	$(CARGO) build --locked --bin ocps

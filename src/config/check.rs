@@ -345,6 +345,18 @@ mod tests {
     }
 
     #[test]
+    fn places_in_large_files_are_looked_for_only_so_long() {
+        let many: String = (0..200).map(|i| format!("key{i:03}: 1\n")).collect();
+        let dir = dir(&[("_init.yaml", &format!("# {}\n{many}", "x".repeat(600_000)))]);
+        let found = problems(dir.path(), "_init.yaml", None, Some(SalIndex::Latiss));
+        assert_eq!(found.len(), MAX_PROBLEMS + 1);
+        for (problem, place) in found.iter().zip(["_init.yaml:2:1: ", "_init.yaml:3:1: "]) {
+            assert!(problem.starts_with(place), "{problem}");
+        }
+        assert!(found[2].starts_with("_init.yaml: unknown key 'key"), "{}", found[2]);
+    }
+
+    #[test]
     fn a_report_prints_ok_or_a_line_for_each_problem() {
         let dir = dir(&[("_init.yaml", "url: http://u\npoll_interval: 1\n")]);
         let report = check(dir.path(), None, None);

@@ -2,6 +2,7 @@
 //!
 //! Invariant: whatever is merged still knows which file, and where in it, it came from.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 
 use super::git::Commit;
@@ -10,6 +11,10 @@ use super::{Error, Place, file};
 
 /// The first layer; it must exist.
 pub(super) const INIT: &str = "_init.yaml";
+
+/// Most bytes that are read again to find the places of errors, save that one is always looked for: as many as one
+/// of the largest files has. Beyond that errors name only their file.
+const LOCATE_MAX: usize = 1 << 20;
 
 /// Where layers are read from.
 pub(super) struct Source<'a> {
@@ -59,6 +64,8 @@ impl<'a> Source<'a> {
 #[derive(Default)]
 pub(super) struct Stack {
     texts: Vec<Text>,
+    /// Bytes that were read again to find places.
+    searched: Cell<usize>,
 }
 
 struct Text {
@@ -119,7 +126,9 @@ impl Stack {
         };
         match self.texts.get(mark.layer) {
             Some(layer) => {
-                let position = yaml::locate(&layer.text, mark);
+                let searched = self.searched.get();
+                self.searched.set(searched.saturating_add(layer.text.len()));
+                let position = if searched < LOCATE_MAX { yaml::locate(&layer.text, mark) } else { None };
                 Error::at(Place { file: layer.label.clone(), position }, text)
             }
             None => Error::new(text),

@@ -2,6 +2,11 @@
 //!
 //! What a client may say is parsed here into types; what we say is written here. No I/O.
 
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
 use crate::csc::command::{CommandName, Order};
@@ -11,6 +16,9 @@ use crate::csc::time::Tai;
 use crate::sal::ack::AckFields;
 use crate::sal::topic::parameters;
 use crate::sal::{self, Value};
+
+/// Most keys of one object; no command has more than a few parameters.
+const MEMBERS_MAX: usize = 100;
 
 /// Something a client asks for.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,22 +47,24 @@ pub enum Query {
 
 /// Parses a line without its line break.
 ///
+/// Takes little more memory than the line has bytes, whatever is in it, and does not recurse.
+///
 /// # Errors
 /// One line for the client that says what is wrong.
 pub fn parse(line: &[u8]) -> Result<Line, String> {
-    let json: Json = serde_json::from_slice(line).map_err(|error| format!("not JSON: {error}"))?;
-    let Json::Object(mut object) = json else {
+    let json: &RawValue = serde_json::from_slice(line).map_err(not_json)?;
+    let Some(mut object) = Members::of(json)? else {
         return Err("not a JSON object: {\"command\":…}, {\"subscribe\":true} or {\"query\":…}".to_owned());
     };
-    let parsed = if let Some(command) = object.remove("command") {
-        parse_command(&command, &mut object)?
-    } else if let Some(subscribe) = object.remove("subscribe") {
-        if subscribe != Json::Bool(true) {
+    let parsed = if let Some(command) = object.take("command") {
+        parse_command(command, &mut object)?
+    } else if let Some(subscribe) = object.take("subscribe") {
+        if subscribe.get() != "true" {
             return Err("\"subscribe\" must be true".to_owned());
         }
         Line::Subscribe
-    } else if let Some(query) = object.remove("query") {
-        Line::Query(match query.as_str() {
+    } else if let Some(query) = object.take("query") {
+        Line::Query(match scalar(query)?.as_ref().and_then(Json::as_str) {
             Some("status") => Query::Status,
             Some("jobs") => Query::Jobs,
             _ => return Err("\"query\" must be \"status\" or \"jobs\"".to_owned()),
@@ -62,35 +72,36 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
     } else {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };
-    match object.keys().next() {
-        Some(key) => Err(format!("unknown key {:?}", shorten(key))),
+    match object.0.first() {
+        Some((key, _)) => Err(format!("unknown key {:?}", shorten(key))),
         None => Ok(parsed),
     }
 }
 
-fn parse_command(command: &Json, object: &mut Map<String, Json>) -> Result<Line, String> {
-    let Some(name) = command.as_str() else { return Err("\"command\" must be a string".to_owned()) };
-    let seq_num = match object.remove("seq") {
+fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, String> {
+    let Some(Json::String(name)) = scalar(command)? else {
+        return Err("\"command\" must be a string".to_owned());
+    };
+    let seq_num = match object.take("seq") {
         None => None,
         Some(seq) => {
-            let seq = seq.as_i64().and_then(|seq| i32::try_from(seq).ok()).filter(|seq| *seq >= 1);
+            let seq = scalar(seq)?.and_then(|seq| i32::try_from(seq.as_i64()?).ok()).filter(|seq| *seq >= 1);
             let seq = seq.ok_or_else(|| format!("\"seq\" must be an integer from 1 to {}", i32::MAX))?;
             Some(SeqNum(seq))
         }
     };
-    let params = match object.remove("params") {
-        None => Map::new(),
-        Some(Json::Object(params)) => params,
-        Some(_) => return Err("\"params\" must be an object".to_owned()),
+    let params = match object.take("params") {
+        None => Members(Vec::new()),
+        Some(params) => Members::of(params)?.ok_or("\"params\" must be an object")?,
     };
-    Ok(Line::Command { seq_num, order: parse_order(name, params) })
+    Ok(Line::Command { seq_num, order: parse_order(&name, params)? })
 }
 
 /// From here on a mistake is answered by an ack, since the command is known by its number.
-fn parse_order(name: &str, params: Map<String, Json>) -> Order {
-    let mut typed = Vec::with_capacity(params.len());
-    for (param, json) in params {
-        match to_value(&json) {
+fn parse_order(name: &str, params: Members<'_>) -> Result<Order, String> {
+    let mut typed = Vec::with_capacity(params.0.len());
+    for (param, json) in params.0 {
+        match scalar(json)?.and_then(to_value) {
             Some(value) => typed.push((param, value)),
             None => {
                 let command = CommandName::parse(name);
@@ -99,20 +110,79 @@ fn parse_order(name: &str, params: Map<String, Json>) -> Order {
                     Some(field) => sal::command::wrong_type(field),
                     None => format!("parameter {:?} must be a string or an integer", shorten(&param)),
                 };
-                return Order::Invalid { name: command, reason };
+                return Ok(Order::Invalid { name: command, reason });
             }
         }
     }
-    sal::command::parse(name, typed)
+    Ok(sal::command::parse(name, typed))
 }
 
-fn to_value(json: &Json) -> Option<Value> {
+/// The members of an object, their values as they are written; of a key that is there twice the last.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'a> Members<'a> {
+    /// The members, if it is an object.
+    fn of(json: &'a RawValue) -> Result<Option<Self>, String> {
+        if !json.get().starts_with('{') {
+            return Ok(None);
+        }
+        let mut deserializer = serde_json::Deserializer::from_str(json.get());
+        deserializer.deserialize_map(MembersVisitor).map(Some).map_err(not_json)
+    }
+
+    fn position(&self, key: &str) -> Option<usize> {
+        self.0.iter().position(|(known, _)| known == key)
+    }
+
+    fn take(&mut self, key: &str) -> Option<&'a RawValue> {
+        Some(self.0.remove(self.position(key)?).1)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Members(Vec::new());
+        while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
+            if let Some(position) = members.position(&key) {
+                members.0.remove(position);
+            }
+            if members.0.len() == MEMBERS_MAX {
+                return Err(A::Error::custom(format_args!("an object has more than {MEMBERS_MAX} keys")));
+            }
+            members.0.push((key, value));
+        }
+        Ok(members)
+    }
+}
+
+/// The value, if it is not a list or an object.
+fn scalar(json: &RawValue) -> Result<Option<Json>, String> {
+    if json.get().starts_with(['[', '{']) {
+        return Ok(None);
+    }
+    serde_json::from_str(json.get()).map(Some).map_err(not_json)
+}
+
+fn to_value(json: Json) -> Option<Value> {
     match json {
-        Json::String(text) => Some(Value::String(text.clone())),
+        Json::String(text) => Some(Value::String(text)),
         Json::Number(number) => Some(Value::Int(i32::try_from(number.as_i64()?).ok()?)),
-        Json::Bool(flag) => Some(Value::Boolean(*flag)),
+        Json::Bool(flag) => Some(Value::Boolean(flag)),
         Json::Null | Json::Array(_) | Json::Object(_) => None,
     }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn not_json(error: serde_json::Error) -> String {
+    format!("not JSON: {error}")
 }
 
 fn shorten(text: &str) -> String {
@@ -167,7 +237,14 @@ mod tests {
         check(r#"{"command":"enable","parms":{}}"#, "unknown key \"parms\"");
         check(r#"{"subscribe":false}"#, "\"subscribe\" must be true");
         check(r#"{"query":"all"}"#, "\"query\" must be");
-        check(&format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), "recursion limit");
+        check(&format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), "not a JSON object");
+        let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
+        check(&format!(r#"{{"query":{deep}}}"#), "\"query\" must be");
+        check(&format!(r#"{{"x":{deep}}}"#), "one of the keys");
+        let many: Vec<String> = (0..101).map(|n| format!("\"{n}\":0")).collect();
+        check(&format!("{{{}}}", many.join(",")), "not JSON: an object has more than 100 keys");
+        check(r#"{"command":"\ud800"}"#, "not JSON: ");
+        check(r#"{"command":"enable","params":{"\ud800":1}}"#, "not JSON: ");
     }
 
     #[test]

@@ -38,11 +38,8 @@ const QUEUE_BYTES: usize = 16 << 20;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the last lines may take to be written when the daemon ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// Stack of a thread that reads, in bytes: it parses JSON of at most 128 levels, which takes 400 KiB of it
-/// where nothing is optimized. Only what is used costs memory.
-const READ_STACK: usize = 2 << 20;
-/// Stack of a thread that writes, in bytes.
-const WRITE_STACK: usize = 256 << 10;
+/// Stack of a client's threads, in bytes: nothing in them recurses.
+const STACK: usize = 256 << 10;
 /// Room for a line that is kept from one line to the next, in bytes: few are longer.
 const LINE_KEPT: usize = 16 << 10;
 
@@ -358,18 +355,14 @@ impl Acceptor {
         };
         let writing = Counted::new(&self.writers);
         let write_to = stream.try_clone()?;
-        thread::Builder::new().name(format!("write-{}", client.0)).stack_size(WRITE_STACK).spawn(
-            move || {
-                write_lines(client, write_to, &lines, &bytes);
-                drop(writing);
-            },
-        )?;
-        thread::Builder::new().name(format!("read-{}", client.0)).stack_size(READ_STACK).spawn(
-            move || {
-                reader.run(&stream, outbox);
-                drop(reading);
-            },
-        )?;
+        thread::Builder::new().name(format!("write-{}", client.0)).stack_size(STACK).spawn(move || {
+            write_lines(client, write_to, &lines, &bytes);
+            drop(writing);
+        })?;
+        thread::Builder::new().name(format!("read-{}", client.0)).stack_size(STACK).spawn(move || {
+            reader.run(&stream, outbox);
+            drop(reading);
+        })?;
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::permission::{Inquiry, is_refusal};
 use super::registry::Registry;
 use super::setup::code;
 use super::trouble::Kind;
-use super::wire::{Record, Topic, unframe};
+use super::wire::{Record, Topic, one_line, unframe};
 use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
 use crate::transport::KafkaInput;
@@ -155,7 +155,7 @@ pub enum Taken {
     Command(Command),
     /// Another instance lives.
     Heartbeat {
-        /// Who it is.
+        /// Who it is, in one short line.
         identity: String,
         /// Its process.
         origin: i32,
@@ -180,7 +180,8 @@ pub fn take(
     let name = match topic {
         Topic::Command(name) => name,
         Topic::Ack | Topic::Event(_) => {
-            let (identity, origin) = (record.text("private_identity")?, record.int("private_origin")?);
+            let identity = one_line(&record.text("private_identity")?);
+            let origin = record.int("private_origin")?;
             return Ok(Some(Taken::Heartbeat { identity, origin }));
         }
     };

@@ -124,18 +124,18 @@ pub struct Writer {
 pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
     // The limit is the process's; later calls change nothing.
     apache_avro::util::max_allocation_bytes(ALLOCATION_MAX);
-    let schema = Schema::parse_str(text).map_err(|error| {
-        let error: String = error.to_string().chars().take(200).collect();
-        format!("not an Avro schema: {error}")
-    })?;
+    let schema = Schema::parse_str(text)
+        .map_err(|error| format!("not an Avro schema: {}", one_line(&error.to_string())))?;
     let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
     match record.fields.iter().find(|field| !is_flat(&field.schema)) {
-        Some(field) => {
-            let name: String = field.name.chars().take(100).collect();
-            Err(format!("field {name} has a type that no topic of SAL has"))
-        }
+        Some(field) => Err(format!("field {} has a type that no topic of SAL has", one_line(&field.name))),
         None => Ok(schema),
     }
+}
+
+/// The beginning of a text that others wrote, for errors.
+pub(super) fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 /// Whether a field is plain, or a list whose items are plain and take up bytes of the message.
@@ -201,7 +201,8 @@ impl Writer {
             ("private_origin".to_owned(), Avro::Int(header.origin)),
         ];
         fields.extend(own.iter().map(|(name, value)| ((*name).to_owned(), to_avro(value))));
-        let failed = |error: apache_avro::Error| format!("cannot be encoded: {error}");
+        let failed =
+            |error: apache_avro::Error| format!("cannot be encoded: {}", one_line(&error.to_string()));
         let record = Avro::Record(fields).resolve(&self.schema).map_err(failed)?;
         let mut bytes = vec![MAGIC];
         bytes.extend(self.id.to_be_bytes());
@@ -278,10 +279,8 @@ pub(super) struct Record(Vec<(String, Avro)>);
 impl Record {
     /// Decodes a datum with its writer's schema.
     pub(super) fn read(schema: &Schema, datum: &[u8]) -> Result<Self, String> {
-        let failed = |error: apache_avro::Error| {
-            let text: String = error.to_string().chars().take(200).collect();
-            format!("does not fit its schema: {text}")
-        };
+        let failed =
+            |error: apache_avro::Error| format!("does not fit its schema: {}", one_line(&error.to_string()));
         let reader = GenericDatumReader::builder(schema).build().map_err(failed)?;
         let mut datum = Datum { rest: datum, is_short: false };
         let value = reader.read_value(&mut datum).map_err(failed)?;

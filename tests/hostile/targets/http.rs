@@ -63,7 +63,9 @@ impl Connector for FarEnd {
     fn connect(&self, details: &ConnectionDetails<'_>, _chained: Option<()>) -> Result<Option<Pipe>, Error> {
         let script = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = details.config;
-        let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        // No larger than what they will hold, since to clear them would be most of the work.
+        let input = config.input_buffer_size().min(script.bytes.len() + 1024);
+        let buffers = LazyBuffers::new(input, config.output_buffer_size().min(8 << 10));
         Ok(Some(Pipe { buffers, script, begin: 0 }))
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Target {
 ///
 /// The journal belongs here too: a target that writes its input to a file and opens that as a journal.
 pub(crate) const TARGETS: &[Target] = &[
-    Target { name: "line", read: line::read, seeds: line::seeds, memory: (1 << 20, 100), cases: 1_000 },
+    Target { name: "line", read: line::read, seeds: line::seeds, memory: (1 << 20, 20), cases: 1_000 },
     Target {
         name: "values",
         read: line::read_values,
