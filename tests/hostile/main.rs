@@ -40,7 +40,7 @@ macro_rules! tests {
     };
 }
 
-tests!(line, values, socket, component, settings, client_yaml, uws);
+tests!(line, values, socket, component, settings, client_yaml, uws, journal, rows);
 
 #[cfg(feature = "kafka")]
 mod kafka {

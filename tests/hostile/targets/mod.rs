@@ -7,6 +7,7 @@
 
 mod config;
 mod http;
+mod journal;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod line;
@@ -32,8 +33,6 @@ pub(crate) struct Target {
 }
 
 /// All of them.
-///
-/// The journal belongs here too: a target that writes its input to a file and opens that as a journal.
 pub(crate) const TARGETS: &[Target] = &[
     Target { name: "line", read: line::read, seeds: line::seeds, memory: (1 << 20, 20), cases: 1_000 },
     Target {
@@ -66,6 +65,20 @@ pub(crate) const TARGETS: &[Target] = &[
         cases: 1_500,
     },
     Target { name: "uws", read: uws::read, seeds: uws::seeds, memory: (4 << 20, 20), cases: 1_000 },
+    Target {
+        name: "journal",
+        read: journal::read_file,
+        seeds: journal::seeds_of_files,
+        memory: (16 << 20, 20),
+        cases: 100,
+    },
+    Target {
+        name: "rows",
+        read: journal::read_rows,
+        seeds: journal::seeds_of_rows,
+        memory: (16 << 20, 400),
+        cases: 100,
+    },
     #[cfg(feature = "kafka")]
     Target {
         name: "message",
