@@ -223,10 +223,14 @@ fn in_a_process_with_a_bad_disk() {
     disk("stall");
     write();
     sleep(Duration::from_millis(100));
+    let seen = |number| Record::Seen { sender: sample::sender(&mut Rng::with_seed(number)), at: NOW };
+    journal.write((1..50_000).map(seen).collect()).unwrap();
+    let refused = journal.write(vec![seen(0)]).unwrap_err();
+    assert!(refused.ends_with("journal.db takes no more: 50000 records wait to be written"), "{refused}");
     let begun = Instant::now();
     let error = journal.close(Duration::from_millis(300)).unwrap_err();
     assert!(begun.elapsed() < Duration::from_millis(600), "{:?}", begun.elapsed());
-    assert!(error.ends_with("its disk did not answer for 0.3 s; 1 records wait"), "{error}");
+    assert!(error.ends_with("its disk did not answer for 0.3 s; 50000 records wait"), "{error}");
     eprintln!("last key: {key}");
     // The stalled thread is not waited for, as in the daemon.
     std::process::exit(0);

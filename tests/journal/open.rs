@@ -173,6 +173,27 @@ fn what_is_no_whole_journal_is_refused_and_never_replaced() {
     }
 }
 
+/// By the index, nothing would be unfinished: a job would be lost in silence.
+#[test]
+fn an_index_that_does_not_fit_its_table_is_damage() {
+    let (_dir, path) = journal();
+    let connection = Connection::open(&path).unwrap();
+    let select = "SELECT rootpage, sql FROM sqlite_schema WHERE name = 'commands_by_end'";
+    let (root, sql): (i64, String) =
+        connection.query_row(select, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    let forget = "PRAGMA writable_schema = 1; DELETE FROM sqlite_schema WHERE name = 'commands_by_end'";
+    connection.execute_batch(forget).unwrap();
+    drop(connection);
+    change(&path, "UPDATE commands SET ended = 1, said_ack = 1");
+    let remember = format!(
+        "PRAGMA writable_schema = 1;
+         INSERT INTO sqlite_schema VALUES ('index', 'commands_by_end', 'commands', {root}, '{sql}')"
+    );
+    change(&path, &remember);
+    let text = refusal(&path);
+    assert!(text.contains("is damaged (row 1 missing from index commands_by_end): restore it"), "{text}");
+}
+
 #[test]
 fn what_was_committed_last_belongs_to_its_journal() {
     let dir = tempfile::tempdir().unwrap();

@@ -33,3 +33,21 @@ fn what_was_written_is_said_to_be_durable_and_found_in_the_next_life() {
     let files: Vec<_> = dir.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(files, ["journal.db"]);
 }
+
+#[test]
+fn a_journal_that_is_dropped_writes_what_it_was_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let mut rng = Rng::with_seed(2);
+    let (journal, _) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    let reports = journal.reports().clone();
+    for key in 1..=100 {
+        journal.write(vec![Record::Accepted(Box::new(sample::entry(&mut rng, EntryKey(key))))]).unwrap();
+    }
+    drop(journal);
+    // It ends when the thread has closed the file.
+    while reports.recv_timeout(PATIENCE).is_ok() {}
+    let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    assert_eq!(recovered.entries.len(), 100);
+    journal.close(PATIENCE).unwrap();
+}
