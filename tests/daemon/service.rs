@@ -199,7 +199,7 @@ fn an_execute_waits_for_its_prerequisites() {
     let created =
         |run: &str| service.jobs().into_iter().find(|job| job.run_id.starts_with(run)).unwrap().created;
     assert!(created("2-") >= created("foreign") + 2.0);
-    assert!(daemon.stderr().contains("prerequisite job gone does not exist"), "{}", daemon.stderr());
+    eventually("it is logged", || daemon.stderr().contains("prerequisite job gone does not exist"));
     assert_eq!(service.counters().puts, 2);
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, Home, Killed, LONG, QUICK};
+use crate::harness::{Daemon, Home, Killed, LONG, QUICK, eventually};
 
 fn enabled(home: &Home) -> Daemon {
     home.start(&["1", "--simulate", "--state", "enabled"])
@@ -153,12 +153,12 @@ fn the_simulator_ignores_a_broken_configuration_but_not_the_override_that_is_nam
     assert_eq!(client.run("start", &json!({"configurationOverride": "good.yaml"})), "CMD_COMPLETE Done");
     assert_eq!(client.event("configurationApplied")["configurations"], "good.yaml");
     assert_eq!(client.event("summaryState")["summaryState"], 1);
-    assert!(daemon.stderr().contains("ignored in simulation"), "{}", daemon.stderr());
+    eventually("it is logged", || daemon.stderr().contains("ignored in simulation"));
 
     drop(daemon);
     let daemon = home.start(&["1", "--simulate", "--state", "enabled", "--override", "bad.yaml"]);
     assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
-    assert!(daemon.stderr().contains("bad.yaml:1"), "{}", daemon.stderr());
+    eventually("it is logged", || daemon.stderr().contains("bad.yaml:1"));
 }
 
 #[test]
