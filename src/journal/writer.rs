@@ -38,7 +38,7 @@ const UPKEEP_RETRY: Duration = Duration::from_secs(10);
 pub enum Report {
     /// It works again: the first commit after one or more that failed. It comes before what that one made durable.
     Back,
-    /// The acceptance of these commands is durable.
+    /// The records that these commands wait for ([`Record::awaited`]) are durable.
     Durable(Vec<EntryKey>),
     /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
     ///

@@ -94,11 +94,11 @@ fn the_state_is_resumed_with_its_override() {
         (&json!("ENABLED"), &json!(2.0))
     );
     assert_eq!(daemon.connect().run("disable", &json!({})), "CMD_COMPLETE Done");
-    drop(daemon);
+    kill(daemon);
     let daemon = home.start(&["1", "--state", "resume"]);
     assert_eq!(daemon.connect().query("status")["state"], "DISABLED");
     assert_eq!(daemon.connect().run("standby", &json!({})), "CMD_COMPLETE Done");
-    drop(daemon);
+    kill(daemon);
     let daemon = home.start(&["1", "--state", "resume"]);
     assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
 }
