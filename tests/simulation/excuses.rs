@@ -3,6 +3,8 @@
 //! All of them need a crash between the telling and the commit of what was told: what is said of a command is
 //! written behind, so that a stalled disk does not silence us (see "Durability, the one rule").
 
+use std::time::Duration;
+
 use ocps::csc::event::{Ack, Phase, ResultObject};
 use ocps::csc::id::JobId;
 use ocps::csc::record::{End, Work};
@@ -43,6 +45,7 @@ fn is_unknown(end: &End) -> bool {
 
 /// Why a command ends otherwise than it was told to have ended in a life that forgot it.
 pub(crate) fn other_end<'a>(
+    now: Duration,
     command: &Accepted,
     old: &End,
     new: &End,
@@ -62,9 +65,9 @@ pub(crate) fn other_end<'a>(
             Some("no such job, but an abort that is taken up again cannot know that")
         }
         // The execute of the same job was over, which was forgotten too: now it is the one that tells the result.
-        _ if is_abort && old.ack == new.ack => Some("the result is told by another command"),
-        // The disk was too slow for a command that had waited for its record before.
-        (_, None) if is_disk_refusal(&new.ack) => None,
+        (None, Some(_)) | (Some(_), None) if is_abort && old.ack == new.ack => {
+            Some("the result is told by another command")
+        }
         (None, _) if is_failure(&old.ack) => Some("given up, but that was forgotten"),
         (Some(before), Some(after)) if before != after && command.forgotten.contains(before) => {
             Some("its job was forgotten, and another one of its run is kept")
@@ -73,7 +76,8 @@ pub(crate) fn other_end<'a>(
             Some("its job was forgotten, and not found for too long")
         }
         (Some(before), Some(after)) if before == after && is_unknown(new) => {
-            Some("its job is not at the service any more")
+            let job = services.iter().find_map(|service| service.job(before));
+            job.is_some_and(|job| !job.is_alive(now)).then_some("its job is not at the service any more")
         }
         (Some(before), Some(after)) if before == after && new.ack == Ack::Aborted => others
             .any(|other| other.is_durable && other.aborts(before))

@@ -31,7 +31,7 @@ use trace::Trace;
 use world::World;
 
 /// Seeds of a plain `cargo test`.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 150;
 /// Lines of the trace that are shown of one seed among many.
 const LINES: usize = 60;
 
@@ -50,11 +50,11 @@ fn seeds() -> Range<u64> {
 #[test]
 fn no_job_is_ever_lost() {
     let seeds = seeds();
+    let lines = if seeds.end - seeds.start == 1 { usize::MAX } else { LINES };
     let mut counts = Counts::default();
     let mut excused = BTreeMap::new();
     for seed in seeds.clone() {
-        let mut world =
-            World::new(seed, Trace::new(if seeds.end - seeds.start == 1 { usize::MAX } else { LINES }));
+        let mut world = World::new(seed, Trace::new(lines));
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.run())) {
             world.trace.show();
             eprintln!("again: OCPS_SEED={seed} cargo test --no-default-features --test simulation no_job");

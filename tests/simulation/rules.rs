@@ -35,7 +35,7 @@ struct Seen {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) runs: u64,
-    pub(crate) crashes: u64,
+    pub(crate) lives: u64,
     pub(crate) commands: u64,
     pub(crate) accepted: u64,
     pub(crate) puts: u64,
@@ -350,7 +350,7 @@ impl Rules {
                 command.told_by = Some(now + RECORDING_MAX);
             }
             Record::Suspected { key, until } => self.command(*key).suspected = Some(*until),
-            Record::Ended { key, end } => self.ended(*key, end, services),
+            Record::Ended { key, end } => self.ended(now, *key, end, services),
             Record::Seen { .. } | Record::State { .. } => {}
             Record::Said(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
         }
@@ -373,14 +373,14 @@ impl Rules {
         command.recorded_by = None;
     }
 
-    fn ended(&mut self, key: EntryKey, end: &End, services: &[Service]) {
+    fn ended(&mut self, now: Duration, key: EntryKey, end: &End, services: &[Service]) {
         let Some(command) = self.commands.get(&key) else { panic!("{key:?} was never accepted") };
         if let Some(before) = command.ends.last() {
             assert!(!before.is_durable, "{key:?} ended before: {before:?}, now {end:?}");
             let (old, new) = (&before.end, end);
             if (&old.ack, &old.result) != (&new.ack, &new.result) {
                 let aborts = self.commands.values();
-                let excuse = excuses::other_end(command, old, new, aborts, services);
+                let excuse = excuses::other_end(now, command, old, new, aborts, services);
                 let excuse = excuse.unwrap_or_else(|| panic!("{key:?} ends otherwise: {old:?}, now {new:?}"));
                 *self.excused.entry(excuse).or_default() += 1;
             }

@@ -48,6 +48,11 @@ impl Job {
         self.is_alive(now) && self.visible <= now
     }
 
+    /// Since when it has been listed.
+    pub(crate) fn visible_for(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.visible)
+    }
+
     pub(crate) fn is_of(&self, run_id: &RunId) -> bool {
         self.made.as_ref().is_some_and(|(made_of, _)| made_of == run_id)
     }

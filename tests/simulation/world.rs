@@ -3,6 +3,8 @@
 //! A turn is that of `daemon`: inputs are handed to the core, their effects carried out in order, and all records
 //! of the turn given to the journal as one batch.
 
+mod journal;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -19,7 +21,7 @@ use ocps::journal::{Identity, Limits, Report};
 
 use super::crowd::Crowd;
 use super::lines;
-use super::plan::{Plan, any, chance, millis, secs, short};
+use super::plan::{Plan, any, chance, secs, short};
 use super::process::{Disk, Faulty, Life};
 use super::rules::{Counts, Rules};
 use super::service::{Call, Fate, Job, Service, cancelled};
@@ -218,19 +220,21 @@ impl World {
             Event::Calm => self.calm_down(),
             Event::Start => self.start(),
             Event::Command(command) => self.arrive(command),
-            Event::Joined { life } if self.lives(life) => self.join(),
-            Event::Intruder { life } if self.lives(life) => self.input(Input::Intruder("another".to_owned())),
-            Event::Terminate { life } if self.lives(life) => self.input(Input::Terminate),
-            Event::Configuration { life, result } if self.lives(life) => {
+            Event::Joined { life } if self.is_alive(life) => self.join(),
+            Event::Intruder { life } if self.is_alive(life) => {
+                self.input(Input::Intruder("another".to_owned()))
+            }
+            Event::Terminate { life } if self.is_alive(life) => self.input(Input::Terminate),
+            Event::Configuration { life, result } if self.is_alive(life) => {
                 self.input(Input::Configuration(result));
             }
             Event::Serve { life, call, at } => self.serve(life, &call, at),
-            Event::Answer { life, outcome, served } if self.lives(life) => self.answer(outcome, served),
-            Event::JournalWakes { life, wake } if self.lives(life) => self.journal_wakes(wake),
-            Event::JournalActs { life } if self.lives(life) => self.journal_acts(),
-            Event::JournalSays { life, reports } if self.lives(life) => self.journal_says(reports),
+            Event::Answer { life, outcome, served } if self.is_alive(life) => self.answer(outcome, served),
+            Event::JournalWakes { life, wake } if self.is_alive(life) => self.journal_wakes(wake),
+            Event::JournalActs { life } if self.is_alive(life) => self.journal_acts(),
+            Event::JournalSays { life, reports } if self.is_alive(life) => self.journal_says(reports),
             Event::Delivered { life, receipt } => self.deliver(life, receipt),
-            Event::Reported { life, receipt } if self.lives(life) => {
+            Event::Reported { life, receipt } if self.is_alive(life) => {
                 self.life_mut().records.push(Record::Said(receipt));
                 self.turn();
             }
@@ -248,7 +252,7 @@ impl World {
     }
 
     /// Whether this life goes on.
-    fn lives(&self, number: u32) -> bool {
+    fn is_alive(&self, number: u32) -> bool {
         self.life.as_ref().is_some_and(|life| life.number == number)
     }
 
@@ -282,7 +286,7 @@ impl World {
     fn start(&mut self) {
         let Some(store) = self.store.take() else { return };
         self.lives += 1;
-        self.rules.counts.crashes += 1;
+        self.rules.counts.lives += 1;
         let recovered = store.sqlite.recover(self.tai()).unwrap();
         self.say(&format!("life {} begins with {} commands", self.lives, recovered.entries.len()));
         self.rules.begin(self.lives, self.tai(), &recovered);
@@ -492,11 +496,11 @@ impl World {
 
     fn deliver(&mut self, life: u32, receipt: Receipt) {
         self.broker.flying -= 1;
-        if !self.lives(life) && self.rng.bool() {
+        if !self.is_alive(life) && self.rng.bool() {
             // It died with the process; or else it was on the wire.
             return;
         }
-        if self.now < self.broker.away_until && self.lives(life) {
+        if self.now < self.broker.away_until && self.is_alive(life) {
             return self.produce(receipt);
         }
         self.say(&format!("heard {receipt:?}"));
@@ -548,96 +552,6 @@ impl World {
         }
     }
 
-    fn wake_journal(&mut self) {
-        let delay = short(&mut self.rng, millis(2));
-        let now = self.now;
-        let life = self.life_mut();
-        if life.journal.is_busy {
-            return;
-        }
-        life.journal.wake += 1;
-        let at = if life.journal.channel.is_empty() {
-            life.born + life.journal.writer.wake_at()
-        } else {
-            now + delay
-        };
-        let (life, wake) = (life.number, life.journal.wake);
-        self.at(at, Event::JournalWakes { life, wake });
-    }
-
-    /// The thread takes what was handed over and turns to the disk.
-    fn journal_wakes(&mut self, wake: u64) {
-        let time = self.time();
-        let is_stalled = chance(&mut self.rng, self.plan.disk_stall);
-        let quick = short(&mut self.rng, millis(10));
-        let stall = if is_stalled { any(&mut self.rng, secs(100)) } else { Duration::ZERO };
-        let life = self.life_mut();
-        let journal = &mut life.journal;
-        if journal.is_busy || journal.wake != wake {
-            return;
-        }
-        for batch in journal.channel.drain(..) {
-            journal.writer.take(batch);
-        }
-        if journal.writer.wake_at() > time.mono {
-            return self.wake_journal();
-        }
-        journal.is_busy = true;
-        let life = life.number;
-        self.after(quick + stall, Event::JournalActs { life });
-    }
-
-    /// What the thread asked for happens on the disk.
-    fn journal_acts(&mut self) {
-        let disk = match self.rng.u8(..4) {
-            _ if self.now >= self.disk_away_until && !chance(&mut self.rng, self.plan.disk_error) => {
-                Disk::Works
-            }
-            0 => Disk::FailsAfterwards,
-            _ => Disk::Fails,
-        };
-        let reports = self.write(disk);
-        let life = self.life_mut();
-        life.journal.is_busy = false;
-        let (life, delay) = (life.number, short(&mut self.rng, millis(5)));
-        if !reports.is_empty() {
-            self.after(delay, Event::JournalSays { life, reports });
-        }
-        if self.crashes() {
-            return self.crash("after a commit");
-        }
-        self.wake_journal();
-    }
-
-    /// One turn of the real writer on a disk like that.
-    fn write(&mut self, disk: Disk) -> Vec<Report> {
-        let time = self.time();
-        let (reports, committed) = self.life_mut().journal.turn(time, disk);
-        if !committed.is_empty() {
-            self.rules.durable(&committed);
-            self.say(&format!("durable: {} records, {disk:?}", committed.len()));
-        }
-        reports
-    }
-
-    fn journal_says(&mut self, reports: Vec<Report>) {
-        for report in reports {
-            self.say(&format!("journal: {report:?}"));
-            let life = self.life.as_mut().unwrap();
-            match report {
-                Report::Back => life.inputs.push_back(Input::JournalBack),
-                Report::Failed(reason) => life.inputs.push_back(Input::JournalFailed(reason)),
-                Report::Durable(keys) => {
-                    for key in keys {
-                        self.rules.journaled(key);
-                        life.inputs.push_back(Input::Journaled(key));
-                    }
-                }
-            }
-        }
-        self.turn();
-    }
-
     fn crashes(&mut self) -> bool {
         let Some(life) = &self.life else { return false };
         if self.lives >= LIVES_MAX {
@@ -657,41 +571,6 @@ impl World {
             self.write(Disk::Works);
         }
         self.bury();
-    }
-
-    /// The daemon ends by itself: what can be said and written still is.
-    fn end(&mut self) {
-        self.say("the daemon ends");
-        self.flush_messages();
-        let time = self.time();
-        let journal = &mut self.life_mut().journal;
-        for batch in journal.channel.drain(..) {
-            journal.writer.take(batch);
-        }
-        let disk_works = self.now >= self.disk_away_until && !self.life_mut().journal.is_busy;
-        while disk_works && self.life_mut().journal.waiting() > 0 {
-            let journal = &mut self.life_mut().journal;
-            let due = Time { mono: time.mono.max(journal.writer.wake_at()), ..time };
-            let (_, committed) = journal.turn(due, Disk::Works);
-            self.rules.durable(&committed);
-        }
-        self.bury();
-    }
-
-    /// Some of the messages that are on their way are delivered, and that is known, before the end.
-    fn flush_messages(&mut self) {
-        let mut said = Vec::new();
-        for event in self.events.values() {
-            if let Event::Delivered { life, receipt } | Event::Reported { life, receipt } = event
-                && *life == self.lives
-                && self.now >= self.broker.away_until
-                && self.rng.bool()
-            {
-                self.rules.heard(*life, *receipt);
-                said.push(Record::Said(*receipt));
-            }
-        }
-        self.life_mut().journal.channel.push_back(said);
     }
 
     fn bury(&mut self) {

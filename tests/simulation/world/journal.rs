@@ -1,0 +1,140 @@
+//! The journal thread: when it turns to the disk, what the disk does then, and what is said of it.
+
+use std::time::Duration;
+
+use ocps::csc::Input;
+use ocps::csc::record::Record;
+use ocps::csc::time::Time;
+use ocps::journal::Report;
+
+use super::super::plan::{any, chance, millis, secs, short};
+use super::super::process::Disk;
+use super::{Event, World};
+
+impl World {
+    pub(super) fn wake_journal(&mut self) {
+        let delay = short(&mut self.rng, millis(2));
+        let now = self.now;
+        let life = self.life_mut();
+        if life.journal.is_busy {
+            return;
+        }
+        life.journal.wake += 1;
+        let at = if life.journal.channel.is_empty() {
+            life.born + life.journal.writer.wake_at()
+        } else {
+            now + delay
+        };
+        let (life, wake) = (life.number, life.journal.wake);
+        self.at(at, Event::JournalWakes { life, wake });
+    }
+
+    /// The thread takes what was handed over and turns to the disk.
+    pub(super) fn journal_wakes(&mut self, wake: u64) {
+        let time = self.time();
+        let is_stalled = chance(&mut self.rng, self.plan.disk_stall);
+        let quick = short(&mut self.rng, millis(10));
+        let stall = if is_stalled { any(&mut self.rng, secs(100)) } else { Duration::ZERO };
+        let life = self.life_mut();
+        let journal = &mut life.journal;
+        if journal.is_busy || journal.wake != wake {
+            return;
+        }
+        for batch in journal.channel.drain(..) {
+            journal.writer.take(batch);
+        }
+        if journal.writer.wake_at() > time.mono {
+            return self.wake_journal();
+        }
+        journal.is_busy = true;
+        let life = life.number;
+        self.after(quick + stall, Event::JournalActs { life });
+    }
+
+    /// What the thread asked for happens on the disk.
+    pub(super) fn journal_acts(&mut self) {
+        let disk = match self.rng.u8(..4) {
+            _ if self.now >= self.disk_away_until && !chance(&mut self.rng, self.plan.disk_error) => {
+                Disk::Works
+            }
+            0 => Disk::FailsAfterwards,
+            _ => Disk::Fails,
+        };
+        let reports = self.write(disk);
+        let life = self.life_mut();
+        life.journal.is_busy = false;
+        let (life, delay) = (life.number, short(&mut self.rng, millis(5)));
+        if !reports.is_empty() {
+            self.after(delay, Event::JournalSays { life, reports });
+        }
+        if self.crashes() {
+            return self.crash("after a commit");
+        }
+        self.wake_journal();
+    }
+
+    /// One turn of the real writer on a disk like that.
+    pub(super) fn write(&mut self, disk: Disk) -> Vec<Report> {
+        let time = self.time();
+        let (reports, committed) = self.life_mut().journal.turn(time, disk);
+        if !committed.is_empty() {
+            self.rules.durable(&committed);
+            self.say(&format!("durable: {} records, {disk:?}", committed.len()));
+        }
+        reports
+    }
+
+    pub(super) fn journal_says(&mut self, reports: Vec<Report>) {
+        for report in reports {
+            self.say(&format!("journal: {report:?}"));
+            let life = self.life.as_mut().unwrap();
+            match report {
+                Report::Back => life.inputs.push_back(Input::JournalBack),
+                Report::Failed(reason) => life.inputs.push_back(Input::JournalFailed(reason)),
+                Report::Durable(keys) => {
+                    for key in keys {
+                        self.rules.journaled(key);
+                        life.inputs.push_back(Input::Journaled(key));
+                    }
+                }
+            }
+        }
+        self.turn();
+    }
+
+    /// The daemon ends by itself: what can be said and written still is.
+    pub(super) fn end(&mut self) {
+        self.say("the daemon ends");
+        self.flush_messages();
+        let time = self.time();
+        let journal = &mut self.life_mut().journal;
+        for batch in journal.channel.drain(..) {
+            journal.writer.take(batch);
+        }
+        let disk_works = self.now >= self.disk_away_until && !self.life_mut().journal.is_busy;
+        while disk_works && self.life_mut().journal.waiting() > 0 {
+            let journal = &mut self.life_mut().journal;
+            let due = Time { mono: time.mono.max(journal.writer.wake_at()), ..time };
+            let (_, committed) = journal.turn(due, Disk::Works);
+            assert!(!committed.is_empty(), "the journal keeps records back");
+            self.rules.durable(&committed);
+        }
+        self.bury();
+    }
+
+    /// Some of the messages that are on their way are delivered, and that is known, before the end.
+    fn flush_messages(&mut self) {
+        let mut said = Vec::new();
+        for event in self.events.values() {
+            if let Event::Delivered { life, receipt } | Event::Reported { life, receipt } = event
+                && *life == self.lives
+                && self.now >= self.broker.away_until
+                && self.rng.bool()
+            {
+                self.rules.heard(*life, *receipt);
+                said.push(Record::Said(*receipt));
+            }
+        }
+        self.life_mut().journal.channel.push_back(said);
+    }
+}
