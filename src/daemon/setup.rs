@@ -6,6 +6,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -23,6 +25,12 @@ use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
 use crate::transport::socket_path;
+
+/// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
+/// holds it until it has begun.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between looks at it.
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// All that the daemon is told.
 pub(super) struct Setup {
@@ -189,12 +197,19 @@ pub(super) fn lock_state_dir(dir: &Path) -> Result<File, Failure> {
     };
     fs::create_dir_all(dir).map_err(at)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::Other(format!(
-            "the state directory {} is in use by another instance: stop that one, or choose another with --state-dir",
-            dir.display()
-        ))),
-        Err(error) => Err(at(error.into())),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(LOCK_PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(Failure::Other(format!(
+                    "the state directory {} is in use by another instance: stop that one, or choose another with \
+                     --state-dir",
+                    dir.display()
+                )));
+            }
+            Err(error) => return Err(at(error.into())),
+        }
     }
 }
