@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use harness::{Client, Daemon, Home, PATIENCE, eventually};
+use harness::{Client, Daemon, Home, eventually};
 use support::uws_job::Timing;
 use support::uws_service::{Options, UwsService};
 
@@ -48,8 +48,7 @@ struct World {
 impl World {
     /// One life: commands, and in the midst of them the end.
     fn live(&mut self, daemon: Daemon) {
-        let mut client = daemon.connect();
-        client.say(&json!({"subscribe": true}));
+        let mut client = subscribe(&daemon);
         let mut numbers = BTreeMap::new();
         let end = Instant::now() + Duration::from_millis(self.rng.u64(0..LIFE_MAX));
         while Instant::now() < end {
@@ -97,8 +96,7 @@ impl World {
 
     /// Lets everything come to an end, then notes what became of it.
     fn settle(&mut self, daemon: &Daemon) {
-        let mut client = daemon.connect();
-        client.say(&json!({"subscribe": true}));
+        let mut client = subscribe(daemon);
         eventually("all jobs end", || {
             let jobs = client.query("jobs");
             jobs.as_array().unwrap().iter().all(|job| job["stage"] == "finished")
@@ -158,6 +156,25 @@ impl World {
     }
 }
 
+/// A client that has all events. A process that the last run was just forking when it was killed may hold its socket
+/// for a moment, and take what is meant for the next one.
+fn subscribe(daemon: &Daemon) -> Client {
+    let mut subscribed = None;
+    eventually("it is the new daemon that listens", || {
+        let mut client = daemon.connect();
+        let mut looks = 0;
+        if client.try_raw(b"{\"subscribe\":true}\n").is_ok() {
+            while client.heard.is_empty() && looks < 250 {
+                client.listen(Duration::from_millis(20));
+                looks += 1;
+            }
+        }
+        subscribed = Some(client).filter(|client| !client.heard.is_empty());
+        subscribed.is_some()
+    });
+    subscribed.unwrap()
+}
+
 #[test]
 fn killed_at_any_moment_it_loses_and_doubles_nothing() {
     let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
@@ -176,8 +193,7 @@ fn killed_at_any_moment_it_loses_and_doubles_nothing() {
         daemon = home.start(&["1", "--state", "resume"]);
         if kill % ROUND == 0 || kill == kills {
             world.settle(&daemon);
+            world.judge(&service, kill, begun.elapsed());
         }
     }
-    assert!(begun.elapsed() < PATIENCE + Duration::from_secs(5) * kills, "it hangs");
-    world.judge(&service, kills, begun.elapsed());
 }
