@@ -40,6 +40,8 @@ struct World {
     results: BTreeMap<(String, i64), Vec<Value>>,
     /// By job id, each execute that was heard to have it.
     started: BTreeMap<String, u64>,
+    /// The same, in the order in which they were heard: those are aborted that may still run.
+    recent: Vec<String>,
     /// What became of each run, from the history: its job and its exit code.
     ended: BTreeMap<String, (Option<String>, Value)>,
     aborts: u64,
@@ -65,7 +67,7 @@ impl World {
     fn act(&mut self, client: &mut Client, numbers: &mut BTreeMap<i32, u64>) {
         if self.rng.u8(..6) == 0
             && let Some(job_id) =
-                self.rng.choice(self.started.keys().rev().take(5).cloned().collect::<Vec<_>>())
+                self.rng.choice(self.recent.iter().rev().take(5).cloned().collect::<Vec<_>>())
         {
             client.send("abort_job", &json!({ "job_id": job_id }));
             self.aborts += 1;
@@ -89,7 +91,9 @@ impl World {
                 && ack["ack"] == 301
             {
                 let result: Value = serde_json::from_str(ack["result"].as_str().unwrap()).unwrap();
-                self.started.insert(result["job_id"].as_str().unwrap().to_owned(), *number);
+                let job_id = result["job_id"].as_str().unwrap().to_owned();
+                self.recent.push(job_id.clone());
+                self.started.insert(job_id, *number);
             }
         }
     }
