@@ -51,7 +51,9 @@ impl Registry {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
-            .max_redirects(3)
+            // None is followed: ureq 3.5 panics at one whose chunked body breaks off at its end.
+            .max_redirects(0)
+            .max_redirects_will_error(false)
             .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
             .timeout_global(Some(TIMEOUT))
             .timeout_connect(Some(TIMEOUT));
@@ -197,6 +199,12 @@ impl Registry {
         };
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
+        if response.status().is_redirection() {
+            return Err(format!(
+                "the schema registry {} redirects elsewhere ({status}); give the URL where it is",
+                self.shown
+            ));
+        }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
         // What is no JSON has no fields, and is an error where fields are needed.
         let body = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
@@ -228,6 +236,10 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -236,6 +248,24 @@ mod tests {
         for (plain, coded) in vectors {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
+    }
+
+    #[test]
+    fn a_redirect_is_not_followed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let _ = connection.read(&mut [0; 4096]).unwrap();
+            // The last line of the body is missing.
+            let moved = "HTTP/1.1 302 Found\r\nLocation: /x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+            connection.write_all(moved.as_bytes()).unwrap();
+        });
+        let error = Registry::new(&url).latest("x-value").unwrap_err();
+        let expected =
+            format!("the schema registry {url} redirects elsewhere (302); give the URL where it is");
+        assert_eq!(error, expected);
+        server.join().unwrap();
     }
 
     #[test]
