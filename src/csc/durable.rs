@@ -1,14 +1,33 @@
-//! What outlives the process: commands are accepted only when their record is durable, and how they ended is
-//! kept until the world was told.
+//! What outlives the process: commands are accepted, ids of jobs told, and ends told, only when that is durable.
+//!
+//! While the journal cannot be written, or hangs for longer than [`RECORDING_MAX`], what is known is told without it.
+
+use std::time::Duration;
 
 use super::command::{CommandName, Sender, Via};
 use super::event::{Ack, ErrorCode, Event, JobResult, LogLevel};
 use super::id::{EntryKey, JobId};
 use super::job::{Job, Stage};
-use super::record::{End, Entry, Owed, Receipt, Record, Work};
+use super::record::{Awaited, End, Entry, Owed, Receipt, Record, Work};
 use super::report::StageName;
 use super::state::SummaryState;
 use super::{Csc, Effect, Life};
+
+/// How long a record is waited for: a commit takes milliseconds, a hanging disk for ever.
+pub(super) const RECORDING_MAX: Duration = Duration::from_secs(10);
+
+/// How a command ended, to be told when it is durable.
+#[derive(Debug)]
+pub(super) struct UntoldEnd {
+    key: EntryKey,
+    sender: Sender,
+    name: CommandName,
+    end: End,
+    /// What broke down.
+    fault: Option<(ErrorCode, String)>,
+    /// Not later than then.
+    pub(super) until: Duration,
+}
 
 impl Csc {
     pub(super) fn journal(&mut self, record: Record) {
@@ -39,16 +58,42 @@ impl Csc {
         }
     }
 
-    /// How an accepted command ended.
-    pub(super) fn journal_end(
+    /// An accepted command has ended. The world learns how when that is durable, so that no crash can make it end
+    /// in another way.
+    pub(super) fn end(&mut self, key: EntryKey, sender: Sender, name: CommandName, end: End) {
+        self.end_with_fault(key, sender, name, end, None);
+    }
+
+    /// The same; between its result and its final ack the component goes to FAULT, if something broke down.
+    pub(super) fn end_with_fault(
         &mut self,
         key: EntryKey,
-        result: Option<&JobResult>,
-        ack: &Ack,
-        problem: Option<String>,
+        sender: Sender,
+        name: CommandName,
+        end: End,
+        fault: Option<(ErrorCode, String)>,
     ) {
-        let end = End { at: self.now.tai, result: result.cloned(), ack: ack.clone(), problem };
-        self.journal(Record::Ended { key, end: Box::new(end) });
+        self.journal(Record::Ended { key, end: Box::new(end.clone()) });
+        let until = self.now.mono + RECORDING_MAX;
+        self.ends.push_back(UntoldEnd { key, sender, name, end, fault, until });
+    }
+
+    /// The world learns how a command ended.
+    fn tell_end(&mut self, untold: UntoldEnd) {
+        let UntoldEnd { key, sender, name, end, fault, .. } = untold;
+        if let Some(result) = end.result {
+            self.tell_result(key, result);
+        }
+        if let Some((code, report)) = fault {
+            self.fault(code, report);
+        }
+        self.tell_final_ack(key, &sender, name, end.ack);
+    }
+
+    /// The command whose job this was, while its result is not told.
+    pub(super) fn untold_end_of(&self, job_id: &JobId) -> Option<EntryKey> {
+        let has_result = |end: &&UntoldEnd| end.end.result.as_ref().is_some_and(|r| r.job_id == *job_id);
+        self.ends.iter().find(has_result).map(|end| end.key)
     }
 
     /// Tells the result of an accepted command.
@@ -59,7 +104,7 @@ impl Csc {
     }
 
     /// Gives an accepted command its final ack.
-    pub(super) fn tell_end(&mut self, key: EntryKey, sender: &Sender, name: CommandName, ack: Ack) {
+    pub(super) fn tell_final_ack(&mut self, key: EntryKey, sender: &Sender, name: CommandName, ack: Ack) {
         match &ack {
             Ack::Failed { reason } => {
                 let line = format!("{} of {} failed: {reason}", name.as_str(), sender.identity);
@@ -73,30 +118,55 @@ impl Csc {
         self.out.push(Effect::Ack { to: sender.clone(), command: Some(name), ack, receipt });
     }
 
-    /// A record that this command waited for is durable.
-    pub(super) fn journaled(&mut self, key: EntryKey) {
-        self.tell_job(key);
-        // One that ends begins nothing more; the next life will.
-        if self.life == Life::Serving {
-            self.job_journaled(key);
-            self.abort_journaled(key);
-            self.advance();
+    /// A record that was waited for is durable.
+    pub(super) fn journaled(&mut self, awaited: Awaited) {
+        match awaited {
+            // One that ends begins nothing more; the next life will.
+            Awaited::Accepted(_) if self.life != Life::Serving => {}
+            Awaited::Accepted(key) => {
+                self.job_journaled(key);
+                self.abort_journaled(key);
+            }
+            Awaited::Created(key) => self.tell_job(key),
+            Awaited::Ended(key) => {
+                let at = self.ends.iter().position(|end| end.key == key);
+                if let Some(end) = at.and_then(|at| self.ends.remove(at)) {
+                    self.tell_end(end);
+                }
+            }
         }
+        self.advance();
     }
 
     /// The journal cannot be written: what is not durable is refused, what was accepted before goes on.
     pub(super) fn journal_failed(&mut self, reason: &str) {
-        if self.life != Life::Serving {
-            return;
+        match self.life {
+            Life::Serving => self.refuse_recording(reason),
+            // What was accepted last is left to the next life, if that will know of it.
+            Life::Stopping { .. } => {}
+            Life::Joining | Life::Over => return,
         }
-        self.refuse_recording(reason);
-        let untold: Vec<EntryKey> =
-            self.jobs.iter().filter(|(_, job)| job.recorded_by().is_some()).map(|(key, _)| *key).collect();
+        self.tell_all();
+        if self.life == Life::Serving && self.error.0 != ErrorCode::Journal {
+            self.fault(ErrorCode::Journal, reason.to_owned());
+        }
+    }
+
+    /// The world learns all that was not durable in time.
+    fn tell_all(&mut self) {
+        self.tell_ends();
+        let created = |(key, job): (&EntryKey, &Job)| job.recorded_by().map(|_| *key);
+        let untold: Vec<EntryKey> = self.jobs.iter().filter_map(created).collect();
         for key in untold {
             self.tell_job(key);
         }
-        if self.error.0 != ErrorCode::Journal {
-            self.fault(ErrorCode::Journal, reason.to_owned());
+        // Of a job that was just told of, the end may be known too.
+        self.tell_ends();
+    }
+
+    fn tell_ends(&mut self) {
+        for end in std::mem::take(&mut self.ends) {
+            self.tell_end(end);
         }
     }
 
@@ -104,27 +174,26 @@ impl Csc {
     pub(super) fn check_records(&mut self) {
         let now = self.now.mono;
         let jobs = self.jobs.values().filter_map(Job::recorded_by);
-        let mut all = jobs.chain(self.aborts.values().map(|abort| abort.until));
-        if all.any(|until| until <= now) {
+        let aborts = self.aborts.values().map(|abort| abort.until);
+        if jobs.chain(aborts).chain(self.ends.front().map(|end| end.until)).any(|until| until <= now) {
             self.journal_failed("the journal cannot be written: its disk does not answer");
         }
     }
 
     fn refuse_recording(&mut self, report: &str) {
         let ack = Ack::Failed { reason: format!("{report}; nothing was sent to the execution service") };
+        let end = End { at: self.now.tai, result: None, ack, problem: None };
         let recording = |job: &Job| StageName::of(&job.stage) == StageName::Recording;
         let jobs: Vec<EntryKey> =
             self.jobs.iter().filter(|(_, job)| recording(job)).map(|(key, _)| *key).collect();
         for key in jobs {
             if let Some(job) = self.jobs.remove(&key) {
-                self.journal_end(key, None, &ack, None);
-                self.tell_end(key, &job.sender, CommandName::Execute, ack.clone());
+                self.end(key, job.sender.clone(), CommandName::Execute, end.clone());
                 self.remember_unsubmitted(job, report.to_owned());
             }
         }
         for (key, abort) in std::mem::take(&mut self.aborts) {
-            self.journal_end(key, None, &ack, None);
-            self.tell_end(key, &abort.sender, CommandName::AbortJob, ack.clone());
+            self.end(key, abort.sender, CommandName::AbortJob, end.clone());
         }
     }
 
@@ -146,7 +215,7 @@ impl Csc {
                     None,
                 ) => "the daemon ended before the job was submitted".to_owned(),
             };
-            self.tell_end(key, &job.sender, CommandName::Execute, Ack::Failed { reason });
+            self.tell_final_ack(key, &job.sender, CommandName::Execute, Ack::Failed { reason });
         }
         let recording = std::mem::take(&mut self.aborts).into_iter();
         let recording = recording.map(|(key, abort)| (abort.job_id, vec![(key, abort.sender)]));
@@ -155,7 +224,7 @@ impl Csc {
         for (job_id, waiting) in recording.chain(removing).collect::<Vec<_>>() {
             for (key, sender) in waiting {
                 let reason = format!("the daemon ended before it was known whether job {job_id} was removed");
-                self.tell_end(key, &sender, CommandName::AbortJob, Ack::Failed { reason });
+                self.tell_final_ack(key, &sender, CommandName::AbortJob, Ack::Failed { reason });
             }
         }
     }

@@ -42,7 +42,7 @@ use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Watch};
 use push::Drives;
-use record::{Receipt, Record, Recovered};
+use record::{Awaited, Receipt, Record, Recovered};
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
 use time::Time;
@@ -108,8 +108,8 @@ pub enum Input {
     ConfigurationsAvailable(ConfigurationsAvailable),
     /// What earlier lives left behind; comes before anything else, or not at all.
     Recovered(Recovered),
-    /// The [`Record::Accepted`] of this command is durable, or its [`Record::Created`].
-    Journaled(EntryKey),
+    /// This record is durable.
+    Journaled(Awaited),
     /// The journal cannot be written, and why, in one line; what is not durable yet is tried again and again.
     JournalFailed(String),
     /// The journal can be written again.
@@ -145,7 +145,7 @@ pub enum Effect {
         /// Its delivery is to be journaled under this name.
         receipt: Option<Receipt>,
     },
-    /// Keep this; where [`Record::awaited`] names a command, say [`Input::Journaled`] when it is durable.
+    /// Keep this; where it is [`Record::awaited`], say [`Input::Journaled`] when it is durable.
     Journal(Record),
     /// Ask the back-end.
     Request(Request),
@@ -241,6 +241,8 @@ pub struct Csc {
     /// Aborts that are not journaled yet.
     aborts: BTreeMap<EntryKey, remove::Abort>,
     removals: BTreeMap<JobId, remove::Removal>,
+    /// Commands that have ended, which the world does not know yet, in that order.
+    ends: VecDeque<durable::UntoldEnd>,
     lookups: BTreeMap<Arc<str>, lookup::Lookup>,
     suspects: BTreeMap<RunId, lookup::Suspect>,
     pushes: push::Pushes,
@@ -279,6 +281,7 @@ impl Csc {
             watches: BTreeMap::new(),
             aborts: BTreeMap::new(),
             removals: BTreeMap::new(),
+            ends: VecDeque::new(),
             lookups: BTreeMap::new(),
             suspects: BTreeMap::new(),
             pushes: push::Pushes::new(),
@@ -326,7 +329,7 @@ impl Csc {
             Input::Configuration(result) => self.configured(result),
             Input::ConfigurationsAvailable(available) => self.available(available),
             Input::Recovered(recovered) => self.take_over(recovered),
-            Input::Journaled(key) => self.journaled(key),
+            Input::Journaled(awaited) => self.journaled(awaited),
             Input::JournalFailed(reason) => self.journal_failed(&reason),
             Input::JournalBack => self.log(LogLevel::Info, "the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
@@ -351,6 +354,7 @@ impl Csc {
             .values()
             .filter_map(|job| job.due(&self.settings))
             .chain(self.aborts.values().map(|abort| abort.until))
+            .chain(self.ends.front().map(|end| end.until))
             .chain(self.watches.values().filter_map(Watch::due))
             .chain(self.removals.values().filter_map(remove::Removal::due))
             .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
@@ -564,8 +568,9 @@ impl Csc {
             Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
             Asked::Poll(_) | Asked::Watch(_) | Asked::Confirm(_) | Asked::List(_) | Asked::Ping(_) => false,
         };
-        // An id that came in time is still told.
-        let untold = self.jobs.values().any(|job| job.job_id().is_some() && job.recorded_by().is_some());
+        // An id that came in time is still told, and so is an end.
+        let untold = self.jobs.values().any(|job| job.job_id().is_some() && job.recorded_by().is_some())
+            || !self.ends.is_empty();
         if (self.asked.values().any(in_flight) || untold) && self.now.mono < until {
             return;
         }

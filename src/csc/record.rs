@@ -35,7 +35,7 @@ pub enum Record {
         /// From when on nobody looks for it any more.
         until: Tai,
     },
-    /// The command ended.
+    /// The command ended. The world learns how only when this is durable.
     Ended {
         /// The command.
         key: EntryKey,
@@ -61,20 +61,28 @@ pub enum Record {
 }
 
 impl Record {
-    /// The command that goes on only when this is durable, if one does: [`Input::Journaled`](super::Input::Journaled)
+    /// What goes on only when this is durable, if anything does: [`Input::Journaled`](super::Input::Journaled)
     /// says so.
     #[must_use]
-    pub fn awaited(&self) -> Option<EntryKey> {
+    pub fn awaited(&self) -> Option<Awaited> {
         match self {
-            Self::Accepted(entry) => Some(entry.key),
-            Self::Created { key, .. } => Some(*key),
-            Self::Suspected { .. }
-            | Self::Ended { .. }
-            | Self::Said(_)
-            | Self::Seen { .. }
-            | Self::State { .. } => None,
+            Self::Accepted(entry) => Some(Awaited::Accepted(entry.key)),
+            Self::Created { key, .. } => Some(Awaited::Created(*key)),
+            Self::Ended { key, .. } => Some(Awaited::Ended(*key)),
+            Self::Suspected { .. } | Self::Said(_) | Self::Seen { .. } | Self::State { .. } => None,
         }
     }
+}
+
+/// Names a record that is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaited {
+    /// [`Record::Accepted`] of this command: then something may be sent for it.
+    Accepted(EntryKey),
+    /// [`Record::Created`] of this execute: then the id of its job is told.
+    Created(EntryKey),
+    /// [`Record::Ended`] of this command: then its result and final ack are told.
+    Ended(EntryKey),
 }
 
 /// A command that was accepted and takes its time.

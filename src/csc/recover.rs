@@ -128,7 +128,7 @@ impl Csc {
         if !kept.said_ack {
             self.recovery.acks += 1;
             let sender: &Sender = &kept.entry.sender;
-            self.tell_end(key, sender, name, end.ack.clone());
+            self.tell_final_ack(key, sender, name, end.ack.clone());
         }
     }
 

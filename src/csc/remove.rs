@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{CommandName, Sender};
+use super::durable::RECORDING_MAX;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{Ended, PollStep, Stage};
-use super::record::Work;
+use super::record::{End, Work};
 use super::request::{Action, Answer, Failure};
-use super::submit::RECORDING_MAX;
 use super::track::Ending;
 use super::{Asked, Csc, REMINDER};
 
@@ -285,16 +285,18 @@ impl Csc {
         let Some(removal) = self.removals.remove(job_id) else { return };
         let tracked = self.job_ids.get(job_id).copied();
         let removed = matches!(verdict, Verdict::Removed(_));
-        let mut untold = None;
+        let mut result = None;
         match (verdict, tracked) {
             (Verdict::Removed(object), Some(key)) => self.finish(key, Ending::Aborted(object)),
             (Verdict::NoSuchJob, Some(key)) => self.finish(key, Ending::Phase(Phase::Unknown, None)),
             (Verdict::Removed(object), None) if !self.was_aborted(job_id) => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
-                let result = object.map_or(known, ResultObject::Service);
+                let object = object.map_or(known, ResultObject::Service);
                 // Of somebody else's job the first abort tells the result; of a stray nobody.
-                untold = Some(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result });
+                result =
+                    Some(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result: object });
+                self.prerequisite_ended(job_id);
             }
             // Its abort was told before, perhaps in an earlier life.
             (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
@@ -302,13 +304,8 @@ impl Csc {
         for (key, sender) in removal.waiting {
             let reason = format!("No such job: {job_id}");
             let ack = if removed { Ack::Complete } else { Ack::Failed { reason } };
-            let result = untold.take();
-            self.journal_end(key, result.as_ref(), &ack, None);
-            if let Some(result) = result {
-                self.tell_result(key, result);
-                self.prerequisite_ended(job_id);
-            }
-            self.tell_end(key, &sender, CommandName::AbortJob, ack);
+            let end = End { at: self.now.tai, result: result.take(), ack, problem: None };
+            self.end(key, sender, CommandName::AbortJob, end);
         }
     }
 }

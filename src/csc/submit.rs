@@ -8,18 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{CommandName, Execute, Sender};
+use super::durable::RECORDING_MAX;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Ended, Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
 use super::lookup::Listing;
-use super::record::{Record, Work};
+use super::record::{End, Record, Work};
 use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
 use super::{Asked, Csc, Life, REMINDER, Settings};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
 const RESEND_BASE: Duration = Duration::from_secs(1);
-/// How long an execute or abort waits for its record to be durable: a commit takes milliseconds, a hanging disk for ever.
-pub(super) const RECORDING_MAX: Duration = Duration::from_secs(10);
 /// How often the service may refuse a submission before the command fails.
 const REFUSALS_MAX: u32 = 2;
 
@@ -268,10 +267,11 @@ impl Csc {
     /// The job exists; the world learns its id when that is durable.
     pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<JobStatus>) {
         let now = self.now.mono;
+        let holder = self.job_ids.get(&job_id).copied().or_else(|| self.untold_end_of(&job_id));
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &job.stage else { return };
         let resent = submitting.doubtful;
-        if let Some(holder) = self.job_ids.get(&job_id).filter(|holder| **holder != key) {
+        if let Some(holder) = holder.filter(|holder| *holder != key) {
             // Two jobs cannot have one id: the service lies, or the answer was of another job.
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
             return self.doubt(key, Look::Settle, reason);
@@ -321,8 +321,8 @@ impl Csc {
             self.suspect(key, job.run_id().clone(), job.url.clone(), None);
         }
         let ack = Ack::Failed { reason: reason.clone() };
-        self.journal_end(key, None, &ack, Some(reason.clone()));
-        self.tell_end(key, &job.sender, CommandName::Execute, ack);
+        let end = End { at: self.now.tai, result: None, ack, problem: Some(reason.clone()) };
+        self.end(key, job.sender.clone(), CommandName::Execute, end);
         self.remember_unsubmitted(job, reason);
     }
 

@@ -6,6 +6,7 @@ use super::command::CommandName;
 use super::event::{Ack, ErrorCode, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{Ended, Job, Poll, PollStep, Running, Stage};
+use super::record::End;
 use super::request::{Action, Answer, Failure, JobStatus};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
@@ -148,12 +149,8 @@ impl Csc {
         };
         self.log(LogLevel::Info, format!("job {job_id} ended with exit code {}", exit_code.number()));
         let result = JobResult { job_id: job_id.clone(), exit_code, result };
-        self.journal_end(key, Some(&result), &ack, job.problem.clone());
-        self.tell_result(key, result);
-        if let Some((code, report)) = fault {
-            self.fault(code, report);
-        }
-        self.tell_end(key, &job.sender, CommandName::Execute, ack);
+        let end = End { at: self.now.tai, result: Some(result), ack, problem: job.problem.clone() };
+        self.end_with_fault(key, job.sender.clone(), CommandName::Execute, end, fault);
         self.remember(Ended {
             run_id: job.run_id().clone(),
             pipeline: job.submission.pipeline.clone(),

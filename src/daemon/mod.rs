@@ -22,8 +22,8 @@ use crate::config::settings::Settings;
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, Order, Sender as CommandSender, Via};
 use crate::csc::event::Event as SalEvent;
-use crate::csc::id::{EntryKey, SalIndex, SeqNum};
-use crate::csc::record::{Receipt, Record};
+use crate::csc::id::{SalIndex, SeqNum};
+use crate::csc::record::{Awaited, Receipt, Record};
 use crate::csc::report::StageName;
 use crate::csc::state::{SummaryState, Transition};
 use crate::csc::time::Time;
@@ -278,8 +278,8 @@ impl Daemon {
             Event::Kafka(KafkaInput::Joined) => self.joined(),
             Event::Kafka(KafkaInput::Intruder(who)) => self.inputs.push_back(Input::Intruder(who)),
             Event::Kafka(KafkaInput::Delivered(receipt)) => self.delivered(Some(receipt)),
-            Event::Journal(Report::Durable(keys)) => {
-                self.inputs.extend(keys.into_iter().map(Input::Journaled))
+            Event::Journal(Report::Durable(records)) => {
+                self.inputs.extend(records.into_iter().map(Input::Journaled))
             }
             Event::Journal(Report::Failed(reason)) => self.inputs.push_back(Input::JournalFailed(reason)),
             Event::Journal(Report::Back) => self.inputs.push_back(Input::JournalBack),
@@ -379,7 +379,7 @@ impl Daemon {
     /// Hands all records of this turn to the journal, to be kept together.
     fn keep(&mut self) {
         let records = mem::take(&mut self.records);
-        let awaited: Vec<EntryKey> = records.iter().filter_map(Record::awaited).collect();
+        let awaited: Vec<Awaited> = records.iter().filter_map(Record::awaited).collect();
         match &self.journal {
             // Without a journal nothing is waited for.
             None => self.inputs.extend(awaited.into_iter().map(Input::Journaled)),

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use super::format;
 use super::store::{Store, Upkeep};
-use crate::csc::id::EntryKey;
-use crate::csc::record::Record;
+use crate::csc::record::{Awaited, Record};
 use crate::csc::time::Time;
 
 /// Most records in one commit, unless a single batch has more.
@@ -38,8 +37,8 @@ const UPKEEP_RETRY: Duration = Duration::from_secs(10);
 pub enum Report {
     /// It works again: the first commit after one or more that failed. It comes before what that one made durable.
     Back,
-    /// The records that these commands wait for ([`Record::awaited`]) are durable.
-    Durable(Vec<EntryKey>),
+    /// These records are durable ([`Record::awaited`]).
+    Durable(Vec<Awaited>),
     /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
     ///
     /// Said once for each record at most: a retry that fails is not told unless new records came.
@@ -236,7 +235,7 @@ impl<S: Store> Writer<S> {
         let group: Vec<&Record> = self.waiting.iter().take(count).flat_map(|batch| &batch.records).collect();
         match self.store.commit(&group) {
             Ok(()) => {
-                let awaited: Vec<EntryKey> = group.into_iter().filter_map(Record::awaited).collect();
+                let awaited: Vec<Awaited> = group.into_iter().filter_map(Record::awaited).collect();
                 self.written(count, awaited, now)
             }
             Err(reason) => self.failed(reason, now),
@@ -254,7 +253,7 @@ impl<S: Store> Writer<S> {
         self.waiting.iter().take_while(fits).count()
     }
 
-    fn written(&mut self, count: usize, accepted: Vec<EntryKey>, now: Duration) -> Vec<Report> {
+    fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
         for batch in self.waiting.drain(..count) {
             self.load = self.load.minus(batch.load);
             self.seen -= batch.seen();
@@ -262,7 +261,7 @@ impl<S: Store> Writer<S> {
         let since = *self.unkept_since.get_or_insert(now);
         self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
         let back = self.trouble.take().map(|_| Report::Back);
-        let durable = (!accepted.is_empty()).then_some(Report::Durable(accepted));
+        let durable = (!awaited.is_empty()).then_some(Report::Durable(awaited));
         back.into_iter().chain(durable).collect()
     }
 

@@ -45,7 +45,7 @@ fn one_of_our_own_costs_no_request() {
     world.send(execute("a"));
     world.expect(&["journal"]);
     world.run_to_answer("GET a", job("a", Phase::Error));
-    world.expect(&["GET a", "result a 1 object of a", "ack 1 CMD_COMPLETE Done", "PUT 2"]);
+    world.expect(&["GET a", "PUT 2", "result a 1 object of a", "ack 1 CMD_COMPLETE Done"]);
     // Now it has ended, and is asked for like any other.
     world.send(execute("a"));
     world.expect(&["journal", "GET a"]);
@@ -67,7 +67,7 @@ fn one_that_is_aborted_has_ended() {
     world.answer("DELETE a", removed());
     world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 3 CMD_COMPLETE Done"]);
     world.answer("DELETE b", removed());
-    world.expect(&["result b 255 known of nobody aborted", "PUT 2", "ack 4 CMD_COMPLETE Done"]);
+    world.expect(&["PUT 2", "result b 255 known of nobody aborted", "ack 4 CMD_COMPLETE Done"]);
     world.converge();
 }
 

@@ -2,7 +2,7 @@
 
 use ocps::csc::event::{Ack, ErrorCode, Phase};
 use ocps::csc::id::EntryKey;
-use ocps::csc::record::{Owed, Receipt, Record};
+use ocps::csc::record::{Awaited, Owed, Receipt, Record};
 use ocps::csc::request::Answer;
 use ocps::csc::state::SummaryState;
 use ocps::csc::{Effect, Input, Settings};
@@ -90,8 +90,11 @@ fn what_is_not_durable_is_refused_and_what_was_accepted_goes_on() {
     // Said once, not with each try.
     world.input(Input::JournalFailed(FULL.to_owned()));
     world.expect(&[]);
+    // Of what ends it is told too that it cannot be written.
     world.run_to_answer("GET a", job("a", Phase::Completed));
-    world.expect(&["GET a", "result a 0 object of a", "ack 1 CMD_COMPLETE Done"]);
+    world.expect(&["GET a"]);
+    world.input(Input::JournalFailed(FULL.to_owned()));
+    world.expect(&["result a 0 object of a", "ack 1 CMD_COMPLETE Done"]);
     world.input(Input::JournalBack);
     assert_eq!(world.csc.state(), SummaryState::Fault);
     assert_eq!(world.csc.status().error.0, ErrorCode::Journal);
@@ -151,6 +154,60 @@ fn with_a_journal_they_are_left_to_the_next_life() {
 }
 
 #[test]
+fn the_end_of_a_command_is_told_when_it_is_durable() {
+    let told = ["result a 0 object of a", "ack 1 CMD_COMPLETE Done"];
+    let ended = || {
+        let mut world = World::enabled();
+        world.running("a");
+        world.journal_at_once = false;
+        world.run_to_answer("GET a", job("a", Phase::Completed));
+        world.expect(&["GET a"]);
+        world
+    };
+    let mut world = ended();
+    world.run_for(secs(9));
+    world.expect(&[]);
+    world.journal_all();
+    world.expect(&told);
+    // Neither a disk that cannot be written holds it back for ever, nor one that hangs.
+    let mut world = ended();
+    world.input(Input::JournalFailed(FULL.to_owned()));
+    world.expect(&[told[0], told[1], &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
+    let mut world = ended();
+    world.run_for(secs(10));
+    assert_eq!(world.take()[..2], told);
+    // Told once.
+    world.journal_all();
+    world.expect(&[]);
+    // The daemon ends: it is told if that can be, and else left to the next life.
+    let mut world = ended();
+    world.input(Input::Terminate);
+    world.expect(&["StopRequests"]);
+    world.journal_all();
+    world.expect(&[told[0], told[1], "summaryState OFFLINE", "Exit"]);
+    let mut world = ended();
+    world.input(Input::Terminate);
+    world.input(Input::JournalFailed(FULL.to_owned()));
+    world.expect(&["StopRequests", told[0], told[1], "summaryState OFFLINE", "Exit"]);
+    let mut world = ended();
+    world.input(Input::Terminate);
+    world.run_for(secs(5));
+    world.expect(&["StopRequests", "summaryState OFFLINE", "Exit"]);
+    // That a job exists is durable does not mean that its end is.
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.journal_at_once = false;
+    world.answer("PUT 1", job("a", Phase::Completed));
+    world.take();
+    world.input(Input::Journaled(Awaited::Created(EntryKey(1))));
+    world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"]);
+    world.input(Input::Journaled(Awaited::Created(EntryKey(1))));
+    world.expect(&[]);
+    world.input(Input::Journaled(Awaited::Ended(EntryKey(1))));
+    world.expect(&told);
+}
+
+#[test]
 fn the_id_of_a_job_is_told_when_it_is_durable() {
     let told = ["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"];
     let created = || {
@@ -183,7 +240,7 @@ fn the_id_of_a_job_is_told_when_it_is_durable() {
     let mut world = created();
     world.send(abort("a"));
     world.journal_at_once = true;
-    world.input(Input::Journaled(EntryKey(2)));
+    world.input(Input::Journaled(Awaited::Accepted(EntryKey(2))));
     world.expect(&[told[0], told[1], "DELETE a"]);
     world.converge();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
-use ocps::csc::record::{End, Entry, Kept, Recovered, Work};
+use ocps::csc::record::{Awaited, End, Entry, Kept, Recovered, Work};
 use ocps::csc::request::{Answer, ListedJob, Submission};
 use ocps::csc::time::Tai;
 use ocps::csc::{Input, Settings};
@@ -228,7 +228,7 @@ fn keys_go_on() {
     world.enable();
     world.journal_at_once = false;
     world.send(execute(""));
-    assert_eq!(world.unjournaled, [EntryKey(42)]);
+    assert_eq!(world.unjournaled, [Awaited::Accepted(EntryKey(42))]);
 }
 
 #[test]

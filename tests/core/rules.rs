@@ -6,11 +6,14 @@ use std::time::Duration;
 use ocps::csc::command::{CommandName, Order};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
 use ocps::csc::id::{EntryKey, JobId, RunId};
-use ocps::csc::record::{Kept, Record, Work};
+use ocps::csc::record::{Awaited, Kept, Receipt, Record, Work};
 use ocps::csc::request::{Action, Answer, FailureKind, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input};
 
 use super::world::{job, number_of, removed};
+
+/// How long a record may be waited for.
+const RECORDING_MAX: Duration = Duration::from_secs(10);
 
 /// A command and what was said to it.
 struct Told {
@@ -39,6 +42,11 @@ pub(crate) struct Rules {
     /// The execute of each record.
     records: BTreeMap<EntryKey, i32>,
     journaled: BTreeSet<i32>,
+    /// Commands whose end is durable, or that need not be.
+    may_be_told: BTreeSet<EntryKey>,
+    /// Records that are not durable, and since when they are waited for.
+    waiting: Vec<(Awaited, Duration)>,
+    now: Duration,
     puts: BTreeMap<RunId, Put>,
     /// Jobs that were told of and have no result yet, with the number of their execute.
     live: BTreeMap<JobId, i32>,
@@ -64,6 +72,9 @@ impl Rules {
             commands: BTreeMap::new(),
             records: BTreeMap::new(),
             journaled: BTreeSet::new(),
+            may_be_told: BTreeSet::new(),
+            waiting: Vec::new(),
+            now: Duration::ZERO,
             puts: BTreeMap::new(),
             live: BTreeMap::new(),
             removed: HashSet::new(),
@@ -92,7 +103,11 @@ impl Rules {
     }
 
     /// Notes what is about to happen.
-    pub(crate) fn before(&mut self, input: &Input, open: &[Request]) {
+    pub(crate) fn before(&mut self, now: Duration, input: &Input, open: &[Request]) {
+        self.now = now;
+        if let Input::Journaled(record) = input {
+            self.waiting.retain(|(waiting, _)| waiting != record);
+        }
         match input {
             Input::Command(command) => {
                 let (job_id, prereqs) = match &command.order {
@@ -115,11 +130,17 @@ impl Rules {
                     prereqs,
                 });
             }
-            Input::Journaled(key) => {
+            Input::Journaled(Awaited::Accepted(key)) => {
                 self.journaled.insert(self.records[key]);
+            }
+            Input::Journaled(Awaited::Created(_)) => {}
+            Input::Journaled(Awaited::Ended(key)) => {
+                self.may_be_told.insert(*key);
             }
             Input::Recovered(recovered) => recovered.entries.iter().for_each(|kept| self.recovered(kept)),
             Input::Configuration(_) => self.is_reading = false,
+            // What is known is told then without it.
+            Input::JournalFailed(_) => self.may_be_told.extend(self.records.keys()),
             Input::Outcome(outcome) => {
                 assert!(open.iter().all(|request| request.ticket != outcome.ticket), "answered twice");
                 self.heard(outcome.ticket, &outcome.answer);
@@ -127,7 +148,6 @@ impl Rules {
             Input::Tick
             | Input::ConfigurationsAvailable(_)
             | Input::LogLevel(_)
-            | Input::JournalFailed(_)
             | Input::JournalBack
             | Input::Joined
             | Input::Intruder(_)
@@ -139,6 +159,11 @@ impl Rules {
     fn recovered(&mut self, kept: &Kept) {
         let number = kept.entry.sender.seq_num.0;
         let result = kept.end.as_ref().and_then(|end| end.result.as_ref());
+        if let Some(result) =
+            result.filter(|result| result.exit_code == ExitCode::Aborted && kept.said_result)
+        {
+            self.aborted.insert(result.job_id.clone());
+        }
         let (name, job_id, prereqs) = match &kept.entry.work {
             Work::Execute { submission, prereqs, .. } => {
                 // It may have been sent: a list must be asked for first.
@@ -152,6 +177,9 @@ impl Rules {
         };
         self.journaled.insert(number);
         self.records.insert(kept.entry.key, number);
+        if kept.end.is_some() {
+            self.may_be_told.insert(kept.entry.key);
+        }
         let told = Told {
             name: Some(name),
             is_in_progress: job_id.is_some(),
@@ -189,6 +217,14 @@ impl Rules {
 
     pub(crate) fn effect(&mut self, effect: &Effect, input: Option<&Input>, csc: &Csc) {
         assert!(!self.is_over, "after Exit: {effect:?}");
+        if let Effect::Ack { receipt: Some(receipt), .. } | Effect::Publish { receipt: Some(receipt), .. } =
+            effect
+        {
+            self.receipt(*receipt);
+        }
+        if let Effect::Journal(record) = effect {
+            self.waiting.extend(record.awaited().map(|awaited| (awaited, self.now)));
+        }
         match effect {
             Effect::Ack { to, command, ack, .. } => self.ack(to.seq_num.0, *command, ack),
             Effect::Publish { event, .. } => self.event(event),
@@ -209,6 +245,13 @@ impl Rules {
             Effect::Fail(_) => self.is_over = true,
             Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
         }
+    }
+
+    /// The end of a command is told when it is durable, or when the journal fails, or when nobody will know of it.
+    fn receipt(&self, Receipt { key, .. }: Receipt) {
+        let is_late = self.waiting.iter().any(|(_, since)| *since + RECORDING_MAX <= self.now);
+        let may_be_told = is_late || self.is_stopped || self.may_be_told.contains(&key);
+        assert!(may_be_told, "{key:?} is told of before that is durable");
     }
 
     fn ack(&mut self, number: i32, command: Option<CommandName>, ack: &Ack) {

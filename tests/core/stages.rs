@@ -3,6 +3,7 @@
 use ocps::csc::Input;
 use ocps::csc::event::{ErrorCode, Phase};
 use ocps::csc::id::EntryKey;
+use ocps::csc::record::Awaited;
 use ocps::csc::request::{Answer, Contact, FailureKind};
 
 use super::world::{World, abort, execute, failed, job, object, secs};
@@ -323,11 +324,13 @@ fn an_abort_in_each_stage_without_an_id_goes_to_the_service() {
             world.journal_at_once = journal_at_once;
             world.send(execute(prereqs));
             world.take();
-            let abort_is_durable = |world: &mut World| world.input(Input::Journaled(EntryKey(2)));
+            let abort_is_durable =
+                |world: &mut World| world.input(Input::Journaled(Awaited::Accepted(EntryKey(2))));
             world.send(abort("a"));
             abort_is_durable(&mut world);
             world.expect(&["DELETE a"]);
             world.answer("DELETE a", Answer::Removed { object: None });
+            world.input(Input::Journaled(Awaited::Ended(EntryKey(2))));
             world.expect(&["result a 255 known of nobody aborted", "ack 2 CMD_COMPLETE Done"]);
             world.journal_at_once = true;
             world.converge();

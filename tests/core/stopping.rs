@@ -121,6 +121,7 @@ fn nothing_is_asked_after_it_whatever_is_answered() {
         world.run_for(secs(2));
         assert!(!world.is_over());
         world.answer("PUT 4", answer);
+        world.journal_all();
         assert!(world.is_over());
         assert_eq!(world.take()[..].last().unwrap(), "Exit");
     }

@@ -11,8 +11,8 @@ use ocps::csc::command::{Command, Execute, Order, Sender, Via};
 use ocps::csc::event::{
     Ack, ConfigurationsAvailable, ErrorCode, Event, JobObject, LogLevel, Phase, ResultObject,
 };
-use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
-use ocps::csc::record::{Receipt, Record, Work};
+use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
+use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
     Action, Answer, Configuration, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request,
     Service, Submission,
@@ -34,7 +34,7 @@ pub(crate) struct World {
     /// Whether each record is durable at once.
     pub(crate) journal_at_once: bool,
     /// Records that are not.
-    pub(crate) unjournaled: Vec<EntryKey>,
+    pub(crate) unjournaled: Vec<Awaited>,
     /// Requests that were not answered, in the order in which they were asked.
     pub(crate) open: Vec<Request>,
     /// Each line said so far and when.
@@ -246,7 +246,7 @@ impl World {
     /// Hands the core one input and checks all rules.
     pub(crate) fn input(&mut self, input: Input) {
         let is_tick = matches!(input, Input::Tick);
-        self.rules.before(&input, &self.open);
+        self.rules.before(self.now, &input, &self.open);
         let mut effects = std::mem::take(&mut self.effects);
         self.csc.handle(time(self.now), input.clone(), &mut effects);
         self.absorb(&effects, Some(&input));
@@ -303,8 +303,8 @@ impl World {
     }
 
     pub(crate) fn journal_all(&mut self) {
-        for key in std::mem::take(&mut self.unjournaled) {
-            self.input(Input::Journaled(key));
+        for record in std::mem::take(&mut self.unjournaled) {
+            self.input(Input::Journaled(record));
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use ocps::csc::id::EntryKey;
-use ocps::csc::record::Record;
+use ocps::csc::record::{Awaited, Record};
 use ocps::journal::store::{Sqlite, Store};
 use ocps::journal::{Journal, Limits, OpenError, Report};
 
@@ -24,7 +24,7 @@ fn accepted(key: u64) -> Record {
 }
 
 fn durable(keys: &[u64]) -> Report {
-    Report::Durable(keys.iter().copied().map(EntryKey).collect())
+    Report::Durable(keys.iter().copied().map(|key| Awaited::Accepted(EntryKey(key))).collect())
 }
 
 fn next(journal: &Journal) -> Report {
@@ -123,7 +123,7 @@ fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
         fill();
         journal.write(vec![accepted(key)]).unwrap();
         match next(&journal) {
-            Report::Durable(keys) => assert_eq!(keys, [EntryKey(key)]),
+            Report::Durable(records) => assert_eq!(records, [Awaited::Accepted(EntryKey(key))]),
             Report::Failed(reason) => break reason,
             Report::Back => panic!("it never failed"),
         }

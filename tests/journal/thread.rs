@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::id::EntryKey;
-use ocps::csc::record::Record;
+use ocps::csc::record::{Awaited, Record};
 use ocps::journal::{Journal, Report};
 
 use crate::sample::{self, OURS};
@@ -20,7 +20,10 @@ fn what_was_written_is_said_to_be_durable_and_found_in_the_next_life() {
     assert!(recovered.entries.is_empty());
     let entry = sample::entry(&mut rng, EntryKey(7));
     journal.write(vec![Record::Accepted(Box::new(entry.clone()))]).unwrap();
-    assert_eq!(journal.reports().recv_timeout(PATIENCE), Ok(Report::Durable(vec![EntryKey(7)])));
+    assert_eq!(
+        journal.reports().recv_timeout(PATIENCE),
+        Ok(Report::Durable(vec![Awaited::Accepted(EntryKey(7))]))
+    );
     let status = journal.status();
     assert_eq!((status.waiting, status.problem), (0, None));
     assert!(status.last_commit.is_some());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::id::EntryKey;
-use ocps::csc::record::Record;
+use ocps::csc::record::{Awaited, Record};
 use ocps::csc::time::{Tai, Time};
 use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::writer::{Report, Writer};
@@ -97,7 +97,7 @@ fn seen(number: u64) -> Record {
 }
 
 fn durable(keys: &[u64]) -> Report {
-    Report::Durable(keys.iter().copied().map(EntryKey).collect())
+    Report::Durable(keys.iter().copied().map(|key| Awaited::Accepted(EntryKey(key))).collect())
 }
 
 fn failed() -> Report {
@@ -200,11 +200,11 @@ fn commands_that_were_seen_are_the_first_to_be_forgotten() {
     assert_eq!(rig.writer.load().records, 16_000);
     rig.disk(Disk::Well);
     let reports = rig.run(0);
-    let keys: usize = reports
+    let durable: usize = reports
         .iter()
-        .map(|(_, report)| if let Report::Durable(keys) = report { keys.len() } else { 0 })
+        .map(|(_, report)| if let Report::Durable(records) = report { records.len() } else { 0 })
         .sum();
-    assert_eq!(keys, 16_000);
+    assert_eq!(durable, 16_000);
     assert_eq!(rig.writer.load(), ocps::journal::writer::Load::default());
 }
 
@@ -261,8 +261,12 @@ fn a_crash_leaves_whole_turns_in_order_and_all_that_was_said_to_be_durable() {
             }
             let pause = rng.u64(..400);
             for (_, report) in rig.run(pause) {
-                if let Report::Durable(keys) = report {
-                    let turns = keys.iter().map(|key| turn_of_key[usize::try_from(key.0).unwrap()]);
+                if let Report::Durable(records) = report {
+                    let key = |record: &Awaited| match record {
+                        Awaited::Accepted(key) | Awaited::Created(key) | Awaited::Ended(key) => *key,
+                    };
+                    let turns =
+                        records.iter().map(|record| turn_of_key[usize::try_from(key(record).0).unwrap()]);
                     safe = safe.max(turns.max().unwrap());
                 }
             }

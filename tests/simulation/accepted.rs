@@ -20,7 +20,7 @@ pub(crate) struct Accepted {
     pub(crate) recorded_by: Option<Duration>,
     /// Its job, as far as this life knows, and whether that is durable.
     pub(crate) created: Option<(JobId, bool)>,
-    /// By when the world must learn of the job, in this life.
+    /// By when the world must learn of the job, or of the end, in this life.
     pub(crate) told_by: Option<Duration>,
     /// Jobs that a life knew and that were not durable when it died.
     pub(crate) forgotten: BTreeSet<JobId>,
@@ -86,11 +86,11 @@ impl Accepted {
     }
 
     /// It has ended, for all that this life knows.
-    pub(crate) fn end(&mut self, life: u32, end: &End) {
+    pub(crate) fn end(&mut self, life: u32, end: &End, told_by: Duration) {
         self.is_over = true;
         // What was heard of another end does not count for this one.
         self.heard.clear();
-        (self.recorded_by, self.told_by) = (None, None);
+        (self.recorded_by, self.told_by) = (None, Some(told_by));
         self.ends.push(Ending { life, end: end.clone(), is_durable: false, is_told: false });
     }
 

@@ -1,7 +1,7 @@
 //! Where a command may end otherwise in a later life than it was told to end before, each with the reason why.
 //!
-//! All of them need a crash between the telling and the commit of what was told: what is said of a command is
-//! written behind, so that a stalled disk does not silence us (see "Durability, the one rule").
+//! All of them need a disk that failed or hung, and a crash before it worked again. Only then is told what is not
+//! durable: a disk must not silence us for good.
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ocps::csc::command::{Command, CommandName, Sender, Via};
 use ocps::csc::event::{Ack, Event, JobResult};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
-use ocps::csc::record::{End, Entry, Kept, Owed, Receipt, Record, Recovered};
+use ocps::csc::record::{Awaited, End, Entry, Kept, Owed, Receipt, Record, Recovered};
 use ocps::csc::request::{Action, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
@@ -249,12 +249,14 @@ impl Rules {
         };
         assert_eq!(receipt.what, Owed::Ack);
         assert!(ack.is_final());
-        let life = self.life;
+        let (life, is_late) = (self.life, self.has_journal_failed);
         let command = self.command(receipt.key);
         let ending = command.ends.last_mut().unwrap_or_else(|| panic!("an end without a record: {ack:?}"));
         assert_eq!(*ack, ending.end.ack, "not what was recorded for {number}");
+        assert!(ending.is_durable || is_late, "{number} is told {ack:?} before that is durable");
         ending.is_told = true;
         let is_again = ending.life != life;
+        command.told_by = None;
         command.final_acks += 1;
         assert_eq!(command.final_acks, 1, "a second final ack for {number} in life {life}");
         assert!(!command.said.contains(&Owed::Ack), "said although it was heard: {number} {ack:?}");
@@ -294,10 +296,11 @@ impl Rules {
     fn result(&mut self, result: &JobResult, receipt: Option<Receipt>) {
         let receipt = receipt.unwrap_or_else(|| panic!("no receipt for {result:?}"));
         assert_eq!(receipt.what, Owed::Result);
-        let life = self.life;
+        let (life, is_late) = (self.life, self.has_journal_failed);
         let command = self.command(receipt.key);
         let ending = command.ends.last_mut().unwrap_or_else(|| panic!("not recorded: {result:?}"));
         assert_eq!(Some(result), ending.end.result.as_ref());
+        assert!(ending.is_durable || is_late, "told before that is durable: {result:?}");
         ending.is_told = true;
         let is_again = ending.life != life;
         command.results += 1;
@@ -366,11 +369,18 @@ impl Rules {
         assert!(self.commands.insert(entry.key, command).is_none(), "{:?} is not new", entry.key);
     }
 
-    /// The core was told that this command is durable.
-    pub(crate) fn journaled(&mut self, key: EntryKey) {
-        let command = self.command(key);
-        assert!(command.is_durable, "the journal said what is not so of {key:?}");
-        command.recorded_by = None;
+    /// The core is told that this record is durable.
+    pub(crate) fn journaled(&mut self, record: Awaited) {
+        let is_so = match record {
+            Awaited::Accepted(key) => {
+                let command = self.command(key);
+                command.recorded_by = None;
+                command.is_durable
+            }
+            Awaited::Created(key) => self.command(key).created.as_ref().is_some_and(|(_, durable)| *durable),
+            Awaited::Ended(key) => self.command(key).ends.last().is_some_and(|ending| ending.is_durable),
+        };
+        assert!(is_so, "the journal said what is not so: {record:?}");
     }
 
     fn ended(&mut self, now: Duration, key: EntryKey, end: &End, services: &[Service]) {
@@ -392,7 +402,7 @@ impl Rules {
         let life = self.life;
         let command = self.command(key);
         assert!(!command.is_over, "{key:?} ended before");
-        command.end(life, end);
+        command.end(life, end, now + RECORDING_MAX);
     }
 
     fn request(&mut self, now: Duration, request: &Request, services: &[Service]) {

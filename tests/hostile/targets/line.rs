@@ -97,8 +97,8 @@ impl Far {
                 Effect::Ack { to, ack, .. } => check_line(&line::ack(to.seq_num, &ack)),
                 Effect::Publish { event, .. } => check_line(&line::event(&event, 1, Tai(0.0))),
                 Effect::Journal(record) => {
-                    if let Some(key) = record.awaited() {
-                        csc.handle(now(), Input::Journaled(key), &mut self.open);
+                    if let Some(awaited) = record.awaited() {
+                        csc.handle(now(), Input::Journaled(awaited), &mut self.open);
                     }
                 }
                 Effect::Request(request) => send(&request.action),

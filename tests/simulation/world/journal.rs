@@ -91,10 +91,10 @@ impl World {
             match report {
                 Report::Back => life.inputs.push_back(Input::JournalBack),
                 Report::Failed(reason) => life.inputs.push_back(Input::JournalFailed(reason)),
-                Report::Durable(keys) => {
-                    for key in keys {
-                        self.rules.journaled(key);
-                        life.inputs.push_back(Input::Journaled(key));
+                Report::Durable(records) => {
+                    for record in records {
+                        self.rules.journaled(record);
+                        life.inputs.push_back(Input::Journaled(record));
                     }
                 }
             }
