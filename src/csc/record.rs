@@ -155,7 +155,8 @@ pub enum Owed {
 /// All that an earlier life left behind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recovered {
-    /// Commands by key: all that are unfinished, still owe something, or are suspected, and the last that ended.
+    /// Commands by key: all that are unfinished, still owe something, or are suspected, the executes whose jobs are
+    /// being aborted, and the last that ended.
     pub entries: Vec<Kept>,
     /// Commands that came over Kafka in the last hour, and when.
     pub seen: Vec<(Sender, Tai)>,

@@ -3,10 +3,11 @@
 //! A job that is known is followed on. One that may exist is looked for in the service's list before anything is
 //! sent again, with the same run id. What was not heard for certain is said again, with equal content.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::command::{CommandName, Sender};
-use super::event::{Event, LogLevel};
+use super::event::{Event, ExitCode, LogLevel};
 use super::id::{EntryKey, JobId};
 use super::job::{Ended, Job, Origin, Poll, Running, Stage};
 use super::lookup::SUSPECT_FOR;
@@ -32,6 +33,8 @@ impl Csc {
     pub(super) fn recover(&mut self, recovered: Recovered) {
         let is_abort = |kept: &Kept| matches!(kept.entry.work, Work::Abort { .. });
         let (aborts, executes): (Vec<Kept>, Vec<Kept>) = recovered.entries.into_iter().partition(is_abort);
+        // Also those that ended so long ago that the history forgets them.
+        let aborted: HashSet<JobId> = executes.iter().filter_map(aborted_job).cloned().collect();
         // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.
         let mut waiting = Vec::new();
         for kept in executes {
@@ -41,7 +44,7 @@ impl Csc {
             self.wait_for(key, prereqs, Origin::Recovered);
         }
         for kept in aborts {
-            self.recover_abort(kept);
+            self.recover_abort(kept, &aborted);
         }
         self.note_recovery();
         self.advance();
@@ -109,13 +112,14 @@ impl Csc {
         self.recovery.running += 1;
     }
 
-    fn recover_abort(&mut self, kept: Kept) {
+    fn recover_abort(&mut self, kept: Kept, aborted: &HashSet<JobId>) {
         let Work::Abort { job_id, url } = &kept.entry.work else { return };
         if let Some(end) = &kept.end {
             return self.say_again(&kept, end, CommandName::AbortJob);
         }
         self.recovery.aborts += 1;
-        self.recover_removal(kept.entry.key, kept.entry.sender, job_id.clone(), url.clone());
+        let result_is_told = aborted.contains(job_id);
+        self.recover_removal(kept.entry.key, kept.entry.sender, job_id.clone(), url.clone(), result_is_told);
     }
 
     /// Says what is not known to have been heard.
@@ -143,4 +147,10 @@ impl Csc {
         );
         self.log(LogLevel::Info, line);
     }
+}
+
+/// The job of an execute that ended since it was aborted.
+fn aborted_job(kept: &Kept) -> Option<&JobId> {
+    let result = kept.end.as_ref()?.result.as_ref()?;
+    (result.exit_code == ExitCode::Aborted).then_some(&result.job_id)
 }

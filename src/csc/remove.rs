@@ -43,6 +43,8 @@ pub(super) struct Removal {
     /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
     unclear: bool,
     failures: u32,
+    /// Whether the world was told that it was aborted, perhaps in an earlier life.
+    result_is_told: bool,
     /// When those that wait are told again that it is in progress; none before they were told once.
     reminder: Option<Duration>,
 }
@@ -130,10 +132,18 @@ impl Csc {
     }
 
     /// Goes on with an abort of an earlier life, which may have sent its DELETE.
-    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Arc<str>) {
+    pub(super) fn recover_removal(
+        &mut self,
+        key: EntryKey,
+        sender: Sender,
+        job_id: JobId,
+        url: Arc<str>,
+        result_is_told: bool,
+    ) {
         self.remove_for(key, sender, job_id.clone(), url);
         if let Some(removal) = self.removals.get_mut(&job_id) {
             removal.unclear = true;
+            removal.result_is_told |= result_is_told;
             removal.reminder = Some(self.now.mono);
         }
     }
@@ -163,7 +173,9 @@ impl Csc {
     /// The DELETE is due at once.
     fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<(EntryKey, Sender)>) {
         let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
-        let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
+        let result_is_told = self.was_aborted(&job_id);
+        let removal =
+            Removal { url, waiting, step, unclear: false, failures: 0, result_is_told, reminder: None };
         self.removals.insert(job_id, removal);
     }
 
@@ -289,7 +301,7 @@ impl Csc {
         match (verdict, tracked) {
             (Verdict::Removed(object), Some(key)) => self.finish(key, Ending::Aborted(object)),
             (Verdict::NoSuchJob, Some(key)) => self.finish(key, Ending::Phase(Phase::Unknown, None)),
-            (Verdict::Removed(object), None) if !self.was_aborted(job_id) => {
+            (Verdict::Removed(object), None) if !removal.result_is_told => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
                 let object = object.map_or(known, ResultObject::Service);
@@ -298,7 +310,6 @@ impl Csc {
                     Some(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result: object });
                 self.prerequisite_ended(job_id);
             }
-            // Its abort was told before, perhaps in an earlier life.
             (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
         }
         for (key, sender) in removal.waiting {

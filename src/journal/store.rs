@@ -15,9 +15,9 @@ use super::format::{self, CommandRow, SeenRow};
 use super::open::{self, Checkpoint, Fault, Files, Opening};
 use super::schema::Schema;
 use super::{Identity, Limits};
-use crate::csc::command::Sender;
+use crate::csc::command::{CommandName, Sender};
 use crate::csc::id::EntryKey;
-use crate::csc::record::{Kept, Owed, Record, Recovered};
+use crate::csc::record::{Kept, Owed, Record, Recovered, Work};
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 
@@ -131,8 +131,8 @@ impl Sqlite {
         Self { place, identity, limits, connection, doubtful: false, unlooked: 0, looked: None }
     }
 
-    /// What a life that began now would be given: all that is unfinished, owes something, or is suspected, and the
-    /// last 1000 of those that are over and done with.
+    /// What a life that began now would be given: all that is unfinished, owes something, or is suspected, the
+    /// executes whose jobs are being aborted, and the last 1000 of those that are over and done with.
     ///
     /// # Errors
     /// One line: a row makes no sense, or the disk cannot be read.
@@ -390,16 +390,19 @@ fn recover(connection: &Connection, now: Tai) -> Result<Recovered, Fault> {
 
 fn recover_entries(connection: &Connection, now: Tai) -> Result<Vec<Kept>, Fault> {
     let mut entries = BTreeMap::new();
-    let mut add = |row: CommandRow| -> Result<(), Fault> {
-        let kept = row.parse().map_err(Fault::Nonsense)?;
-        entries.insert(kept.entry.key, kept);
-        Ok(())
-    };
     for (condition, parameters) in [("settled = 0", params![]), ("suspected > ?", params![now.0])] {
         let mut statement = connection.prepare_cached(&select(condition))?;
         for row in statement.query_map(parameters, command_row)? {
-            add(row?)?;
+            add(&mut entries, row?)?;
         }
+    }
+    // What was told of a job whose abort is unfinished, however long ago.
+    let aborting: serde_json::Value = entries.values().filter_map(aborting).collect();
+    let mut statement =
+        connection.prepare_cached(&select("kind = ? AND job_id IN (SELECT value FROM json_each(?))"))?;
+    let parameters = params![CommandName::Execute.as_str(), aborting.to_string()];
+    for row in statement.query_map(parameters, command_row)? {
+        add(&mut entries, row?)?;
     }
     let mut statement = connection.prepare_cached(&select("settled = 1 ORDER BY ended DESC, key DESC"))?;
     let mut bytes: usize = 0;
@@ -409,9 +412,23 @@ fn recover_entries(connection: &Connection, now: Tai) -> Result<Vec<Kept>, Fault
         if bytes > HISTORY_READ_BYTES {
             break;
         }
-        add(row)?;
+        add(&mut entries, row)?;
     }
     Ok(entries.into_values().collect())
+}
+
+fn add(entries: &mut BTreeMap<EntryKey, Kept>, row: CommandRow) -> Result<(), Fault> {
+    let kept = row.parse().map_err(Fault::Nonsense)?;
+    entries.insert(kept.entry.key, kept);
+    Ok(())
+}
+
+/// The job of an abort that is unfinished.
+fn aborting(kept: &Kept) -> Option<&str> {
+    match (&kept.entry.work, &kept.end) {
+        (Work::Abort { job_id, .. }, None) => Some(job_id.as_str()),
+        (Work::Abort { .. }, Some(_)) | (Work::Execute { .. }, _) => None,
+    }
 }
 
 fn select(condition: &str) -> String {

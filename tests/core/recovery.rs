@@ -167,6 +167,21 @@ fn what_was_not_heard_is_said_again_and_the_rest_is_not() {
 }
 
 #[test]
+fn the_abort_of_a_job_whose_abort_was_told_tells_it_no_more_however_old_it_is() {
+    let mut old = an_ended(1, "a");
+    let end = old.end.as_mut().unwrap();
+    end.ack = Ack::Aborted;
+    end.result.as_mut().unwrap().exit_code = ExitCode::Aborted;
+    let said = |kept: Kept| Kept { said_result: true, said_ack: true, ..kept };
+    let newer = (2..1200).map(|number| said(an_ended(number, &format!("b{number}"))));
+    let entries = [said(old)].into_iter().chain(newer).chain([an_abort(1200, "a")]);
+    let mut world = reborn(entries.collect());
+    world.take();
+    world.answer("DELETE a", Answer::Gone);
+    world.expect(&["ack 1200 CMD_COMPLETE Done"]);
+}
+
+#[test]
 fn an_abort_is_gone_on_with() {
     let mut world = reborn(vec![a_running(1, "a"), an_abort(2, "a"), an_abort(3, "a")]);
     assert_eq!(world.open_names(), ["DELETE a"]);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
-use ocps::csc::id::{ClientId, EntryKey};
-use ocps::csc::record::{End, Kept, Owed, Receipt, Record, Recovered};
+use ocps::csc::id::{ClientId, EntryKey, JobId};
+use ocps::csc::record::{End, Entry, Kept, Owed, Receipt, Record, Recovered, Work};
 use ocps::csc::time::Tai;
 use ocps::journal::Limits;
 use ocps::journal::store::{Sqlite, Store, Upkeep};
@@ -206,6 +206,15 @@ fn a_new_life_reads_the_last_thousand_and_all_that_is_open() {
     let records: Vec<Record> = (11..=1510).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
     commit(&mut store, &records);
     let expected: Vec<u64> = (1..=10).chain(511..=1510).collect();
+    assert_eq!(keys(&store, NOW), expected);
+    // However old it is, what was told of a job that is being aborted.
+    let job_id = JobId::parse("old").unwrap();
+    commit(&mut store, &[Record::Created { key: EntryKey(20), job_id: job_id.clone() }]);
+    assert_eq!(keys(&store, NOW), expected);
+    let work = Work::Abort { job_id, url: "http://uws".into() };
+    let entry = Entry { work, ..sample::entry(&mut Rng::with_seed(0), EntryKey(1511)) };
+    commit(&mut store, &[Record::Accepted(Box::new(entry))]);
+    let expected: Vec<u64> = (1..=10).chain([20]).chain(511..=1511).collect();
     assert_eq!(keys(&store, NOW), expected);
 }
 
