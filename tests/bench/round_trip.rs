@@ -1,7 +1,9 @@
-//! How long a command takes from a client to its first ack, beside the least that a local socket takes.
+//! How long a command takes from a client to its first ack, beside the least that a local socket takes; and what the
+//! journal costs an execute until its first ack, which waits for two commits.
 //!
 //! `make bench` starts the real daemon in simulation and, in the same run on the same machine, a bare
-//! echo of lines of the same lengths. The ratio is what counts: absolute times are this machine's.
+//! echo of lines of the same lengths, and a second daemon that keeps a journal. The ratio is what counts: absolute
+//! times are this machine's.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -15,12 +17,22 @@ use std::time::{Duration, Instant};
 const ROUNDS: usize = 2000;
 /// Series; they alternate with those of the bare echo, so that a drift of the machine meets both.
 const SERIES: usize = 5;
+/// Executes in each series.
+const EXECUTES: usize = 200;
+/// Executes that are sent before the first of them is answered.
+const TOGETHER: usize = 100;
 
 fn main() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut daemon = start_daemon(dir.path());
-    let mut client = Client::connect(&dir.path().join("ocps.sock"));
-    let mut echo = Client::connect(&start_echo(dir.path()));
+    // On the file system of the build: a journal in memory would cost nothing.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    commands(dir.path());
+    executes(dir.path());
+}
+
+fn commands(dir: &Path) {
+    let mut daemon = start_daemon(dir, "daemon", &[]);
+    let mut client = Client::connect(&dir.join("daemon.sock"));
+    let mut echo = Client::connect(&start_echo(dir));
     let (mut refused, mut submitted, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..SERIES {
         let line = r#"{"command":"enable","seq":1}"#;
@@ -37,6 +49,31 @@ fn main() {
     report("through core, queue, worker and back-end", &mut submitted, Some(bare));
     daemon.kill().unwrap();
     daemon.wait().unwrap();
+}
+
+/// Executes a second until their first acks, with and without a journal.
+fn executes(dir: &Path) {
+    let state = dir.join("state");
+    let daemons =
+        [start_daemon(dir, "off", &[]), start_daemon(dir, "on", &["--state-dir", state.to_str().unwrap()])];
+    let mut clients = ["off", "on"].map(|name| Client::connect(&dir.join(format!("{name}.sock"))));
+    let mut totals = [[Duration::ZERO; 2]; 2];
+    for _ in 0..SERIES {
+        for (client, [alone, together]) in clients.iter_mut().zip(&mut totals) {
+            *alone += (0..EXECUTES).map(|_| client.execute(1)).sum::<Duration>();
+            *together += (0..EXECUTES / TOGETHER).map(|_| client.execute(TOGETHER)).sum::<Duration>();
+        }
+    }
+    println!("executes in a second, until their first acks:");
+    let rate = |total: Duration| (SERIES * EXECUTES) as f64 / total.as_secs_f64();
+    for (which, what) in ["one at a time", "a hundred at a time"].into_iter().enumerate() {
+        let [off, on] = [rate(totals[0][which]), rate(totals[1][which])];
+        println!("{what:22} journal off {off:7.0}/s  on {on:7.0}/s  ratio {:.2}", on / off);
+    }
+    for mut daemon in daemons {
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
 }
 
 /// Prints p50 and p99, and their ratios to those of `bare`.
@@ -56,7 +93,11 @@ fn report(name: &str, times: &mut [Duration], bare: Option<[Duration; 2]>) -> [D
     figures
 }
 
-fn start_daemon(dir: &Path) -> Child {
+fn start_daemon(dir: &Path, name: &str, more: &[&str]) -> Child {
+    // Jobs that outlive the measurement, so that only their beginning is measured.
+    let toml = dir.join("ocps.toml");
+    std::fs::write(&toml, "[simulation]\nmean_duration_s = 36000\nsigma_s = 0\n[limits]\njobs = 10000\n")
+        .unwrap();
     Command::new(env!("CARGO_BIN_EXE_ocps"))
         .args([
             "run",
@@ -67,9 +108,12 @@ fn start_daemon(dir: &Path) -> Child {
             "enabled",
             "--loglevel",
             "error",
-            "--socket",
+            "--config",
         ])
-        .arg(dir.join("ocps.sock"))
+        .arg(toml)
+        .arg("--socket")
+        .arg(dir.join(format!("{name}.sock")))
+        .args(more)
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
@@ -107,6 +151,20 @@ impl Client {
             }
         };
         Self { input: BufReader::new(stream.try_clone().unwrap()), output: stream }
+    }
+
+    /// Sends so many executes at once and waits for the first ack of each.
+    fn execute(&mut self, count: usize) -> Duration {
+        let line = "{\"command\":\"execute\",\"seq\":1,\"params\":{\"pipeline\":\"true.yaml\"}}\n";
+        let begun = Instant::now();
+        self.output.write_all(line.repeat(count).as_bytes()).unwrap();
+        let mut answer = String::new();
+        for _ in 0..count {
+            answer.clear();
+            self.input.read_line(&mut answer).unwrap();
+            assert!(answer.contains("\"ack\":301"), "{answer}");
+        }
+        begun.elapsed()
     }
 
     /// Sends a line and waits for the answer.
