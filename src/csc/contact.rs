@@ -1,16 +1,19 @@
-//! Whether the execution service lives: outages, and jobs that it answers wrongly while it answers others.
+//! Whether an execution service lives: outages, and jobs that it answers wrongly while it answers others.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{ErrorCode, LogLevel};
 use super::job::Stage;
+use super::remove::Removal;
 use super::request::{Answer, Contact, FailureKind};
 use super::{Csc, report};
 
 /// A job for which nothing believable came for so long, while the service answered others, is given up.
 pub(super) const DISBELIEF_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// What we know of the service's health.
+/// What we know of the health of one service.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     /// Since when it has been silent.
@@ -21,23 +24,31 @@ pub(super) struct Health {
     last_problem: Option<String>,
     /// When it last gave a believable answer.
     last_believed: Option<Duration>,
-    /// When it last gave one after `outage_limit` or longer without.
+    /// When it last gave one after it had given none for long.
     restored: Duration,
+}
+
+impl Health {
+    /// Whether a believable answer to anything came within this time.
+    fn was_believed_within(&self, time: Duration, now: Duration) -> bool {
+        self.last_believed.is_some_and(|believed| now.saturating_sub(believed) < time)
+    }
 }
 
 impl Csc {
     /// Learns from an answer whether the service is there.
-    pub(super) fn note_contact(&mut self, answer: &Answer) {
+    pub(super) fn note_contact(&mut self, url: Arc<str>, answer: &Answer) {
         let now = self.now.mono;
         match answer {
             Answer::Failed(failure) => {
                 self.counters.failed_requests += 1;
-                self.contact.last_problem = Some(failure.reason.clone());
+                let health = self.services.entry(url.clone()).or_default();
+                health.last_problem = Some(failure.reason.clone());
                 match (failure.contact, failure.kind) {
                     // It was never asked, say because too much is queued: nothing is learnt of it.
                     (Contact::Answered, FailureKind::NotSent) => {}
                     (Contact::Answered, FailureKind::Unclear | FailureKind::Refused | FailureKind::Wrong) => {
-                        self.note_answer()
+                        self.note_answer(&url)
                     }
                     (
                         Contact::Silent,
@@ -46,8 +57,8 @@ impl Csc {
                         | FailureKind::Refused
                         | FailureKind::Wrong,
                     ) => {
-                        if self.contact.silent_since.is_none() {
-                            self.contact.silent_since = Some(now);
+                        if health.silent_since.is_none() {
+                            health.silent_since = Some(now);
                             let reason = &failure.reason;
                             self.log(LogLevel::Warning, format!("no contact with the service: {reason}"));
                         }
@@ -55,73 +66,107 @@ impl Csc {
                 }
             }
             Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Done => {
-                self.note_answer();
-                if !self.was_believed_recently() {
-                    self.contact.restored = now;
+                self.note_answer(&url);
+                let recent = self.recent(&url);
+                let health = self.services.entry(url).or_default();
+                if !health.was_believed_within(recent, now) {
+                    health.restored = now;
                 }
-                self.contact.last_believed = Some(now);
+                health.last_believed = Some(now);
             }
             // These tell nothing of a service: the simulator's own, or a request that was never sent.
             Answer::Rejected { .. } | Answer::Broken { .. } => {}
         }
     }
 
-    fn note_answer(&mut self) {
-        let Some(since) = self.contact.silent_since.take() else { return };
+    fn note_answer(&mut self, url: &Arc<str>) {
+        let Some(health) = self.services.get_mut(url) else { return };
+        let Some(since) = health.silent_since.take() else { return };
+        health.faulted = false;
         let now = self.now.mono;
         let silent_for = now.saturating_sub(since);
-        self.contact.faulted = false;
         self.log(
             LogLevel::Info,
             format!("the service answers again after {:.1} s", silent_for.as_secs_f64()),
         );
         // What had backed off need not wait any longer; spread over one poll interval.
         let Self { jobs, rng, .. } = self;
-        for job in jobs.values_mut() {
+        for job in jobs.values_mut().filter(|job| job.url == *url) {
             if let Stage::Running(running) = &mut job.stage {
                 running.poll.hurry(now + job.poll_interval.mul_f64(rng.f64()));
             }
         }
     }
 
-    /// When the present silence becomes a FAULT.
+    /// When the present silence of a service becomes a FAULT.
     pub(super) fn outage_due(&self) -> Option<Duration> {
-        let since = self.contact.silent_since?;
-        let tracking = self.jobs.values().any(|job| match job.stage {
+        self.services.keys().filter_map(|url| self.outage_of(url)).min()
+    }
+
+    fn outage_of(&self, url: &Arc<str>) -> Option<Duration> {
+        let health = self.services.get(url).filter(|health| !health.faulted)?;
+        let since = health.silent_since?;
+        let tracking = self.jobs.values().filter(|job| job.url == *url).any(|job| match job.stage {
             Stage::Running(_) | Stage::Aborting { .. } => true,
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) => false,
         });
-        (tracking && !self.contact.faulted).then(|| since + self.settings.outage_limit)
+        tracking.then(|| since + self.settings.outage_limit)
     }
 
     pub(super) fn check_outage(&mut self) {
-        if self.outage_due().is_none_or(|due| self.now.mono < due) {
-            return;
+        let now = self.now.mono;
+        let is_due = |url: &&Arc<str>| self.outage_of(url).is_some_and(|due| due <= now);
+        let due: Vec<Arc<str>> = self.services.keys().filter(is_due).cloned().collect();
+        for url in due {
+            let Some(health) = self.services.get_mut(&url) else { continue };
+            health.faulted = true;
+            let last = health.last_problem.as_deref().unwrap_or("no answer");
+            let limit = self.settings.outage_limit.as_secs_f64();
+            let report = format!("cannot contact the execution service for {limit} s: {last}");
+            self.fault(ErrorCode::Unreachable, report);
         }
-        self.contact.faulted = true;
-        let limit = self.settings.outage_limit.as_secs_f64();
-        let last = self.contact.last_problem.as_deref().unwrap_or("no answer");
-        let report = format!("cannot contact the execution service for {limit} s: {last}");
-        self.fault(ErrorCode::Unreachable, report);
     }
 
-    /// Whether a job last believed at `believed` must be given up: the service answers others, but not for it.
-    pub(super) fn is_disbelieved(&self, believed: Duration) -> bool {
-        let since = believed.max(self.contact.restored);
-        self.now.mono.saturating_sub(since) >= DISBELIEF_LIMIT && self.was_believed_recently()
+    /// Forgets services that an earlier configuration named and that nothing is left at.
+    pub(super) fn forget_services(&mut self) {
+        let Self { jobs, watches, removals, lookups, configuration, services, .. } = self;
+        let mut used: HashSet<&Arc<str>> = jobs.values().map(|job| &job.url).collect();
+        used.extend(watches.values().map(|watch| &watch.url));
+        used.extend(removals.values().map(Removal::url));
+        used.extend(lookups.keys());
+        used.extend(configuration.as_ref().map(|configuration| &configuration.service.url));
+        services.retain(|url, _| used.contains(url));
     }
 
-    /// Whether a believable answer to anything came within `outage_limit`.
-    fn was_believed_recently(&self) -> bool {
-        let recent = |time: Duration| self.now.mono.saturating_sub(time) < self.settings.outage_limit;
-        self.contact.last_believed.is_some_and(recent)
+    /// Whether a job last believed at `believed` must be given up: its service answers others, but not for it.
+    pub(super) fn is_disbelieved(&self, url: &Arc<str>, believed: Duration) -> bool {
+        let Some(health) = self.services.get(url) else { return false };
+        let now = self.now.mono;
+        let since = believed.max(health.restored);
+        now.saturating_sub(since) >= DISBELIEF_LIMIT && health.was_believed_within(self.recent(url), now)
     }
 
+    /// How old the last answer of a living service can be: each of its jobs has been asked for in this time.
+    fn recent(&self, url: &Arc<str>) -> Duration {
+        let intervals = self.jobs.values().filter(|job| job.url == *url).map(|job| job.poll_interval);
+        let longest = intervals.max().unwrap_or_default();
+        self.settings.outage_limit.max(longest.saturating_mul(2))
+    }
+
+    /// Of the service that is configured or, before that, of one where an earlier life left something.
     pub(super) fn service_report(&self) -> report::Service {
+        let now = self.now.mono;
+        let configured = self.configuration.as_ref().map(|configuration| &configuration.service.url);
+        let health = match configured {
+            Some(url) => self.services.get(url),
+            None => self.services.values().next(),
+        };
         report::Service {
-            silent_for: self.contact.silent_since.map(|since| self.now.mono.saturating_sub(since)),
-            last_problem: self.contact.last_problem.clone(),
-            last_believed: self.contact.last_believed.map(|time| self.now.mono.saturating_sub(time)),
+            silent_for: health.and_then(|health| health.silent_since).map(|since| now.saturating_sub(since)),
+            last_problem: health.and_then(|health| health.last_problem.clone()),
+            last_believed: health
+                .and_then(|health| health.last_believed)
+                .map(|time| now.saturating_sub(time)),
         }
     }
 }

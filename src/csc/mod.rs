@@ -10,7 +10,7 @@
 //!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
 //!   `push`: what Rapid Analysis has in the place of jobs;
 //! * [`record`], `durable`: what outlives the process; `recover`: what becomes of it in the next life;
-//!   `contact`: whether the service lives; `seen`: commands that came twice.
+//!   `contact`: whether a service lives; `seen`: commands that came twice.
 
 pub mod command;
 mod contact;
@@ -235,7 +235,8 @@ pub struct Csc {
     job_ids: HashMap<JobId, EntryKey>,
     history: VecDeque<Ended>,
     last_key: u64,
-    asked: HashMap<Ticket, Asked>,
+    /// Requests that were not answered, and the service that each is for.
+    asked: HashMap<Ticket, (Asked, Arc<str>)>,
     last_ticket: u64,
     watches: BTreeMap<JobId, Watch>,
     /// Aborts that are not journaled yet.
@@ -246,7 +247,8 @@ pub struct Csc {
     lookups: BTreeMap<Arc<str>, lookup::Lookup>,
     suspects: BTreeMap<RunId, lookup::Suspect>,
     pushes: push::Pushes,
-    contact: contact::Health,
+    /// By base URL.
+    services: BTreeMap<Arc<str>, contact::Health>,
     counters: report::Counters,
 }
 
@@ -285,7 +287,7 @@ impl Csc {
             lookups: BTreeMap::new(),
             suspects: BTreeMap::new(),
             pushes: push::Pushes::new(),
-            contact: contact::Health::default(),
+            services: BTreeMap::new(),
             counters: report::Counters::default(),
         };
         csc.publish(Event::LogLevel { level: csc.log_level });
@@ -417,8 +419,8 @@ impl Csc {
 
     fn hear(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
-        let Some(asked) = self.asked.remove(&outcome.ticket) else { return };
-        self.note_contact(&outcome.answer);
+        let Some((asked, url)) = self.asked.remove(&outcome.ticket) else { return };
+        self.note_contact(url, &outcome.answer);
         match asked {
             Asked::Submit(key) => self.submitted(key, outcome.answer),
             Asked::Poll(key) => self.polled(key, outcome.answer),
@@ -486,7 +488,7 @@ impl Csc {
     fn ask(&mut self, asked: Asked, url: Arc<str>, action: Action) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.asked.insert(ticket, asked);
+        self.asked.insert(ticket, (asked, url.clone()));
         self.counters.requests += 1;
         self.out.push(Effect::Request(Request { ticket, url, action }));
         ticket
@@ -564,7 +566,7 @@ impl Csc {
 
     fn finish_stop(&mut self) {
         let Life::Stopping { until } = self.life else { return };
-        let in_flight = |asked: &Asked| match asked {
+        let in_flight = |(asked, _): &(Asked, Arc<str>)| match asked {
             Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
             Asked::Poll(_) | Asked::Watch(_) | Asked::Confirm(_) | Asked::List(_) | Asked::Ping(_) => false,
         };

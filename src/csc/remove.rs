@@ -68,6 +68,10 @@ enum Verdict {
 }
 
 impl Removal {
+    pub(super) fn url(&self) -> &Arc<str> {
+        &self.url
+    }
+
     pub(super) fn due(&self) -> Option<Duration> {
         let step = match self.step {
             Step::Asking => None,

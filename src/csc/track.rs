@@ -108,7 +108,7 @@ impl Csc {
         let now = self.now.mono;
         let Some((job, running)) = self.running(key) else { return };
         let (interval, misses) = (job.poll_interval, running.poll.misses + 1);
-        if self.is_disbelieved(running.poll.believed) {
+        if self.is_disbelieved(&job.url, running.poll.believed) {
             let reason = &failure.reason;
             self.log(LogLevel::Error, format!("gave up run {}: {reason}", self.name_of(key)));
             return self.finish(key, Ending::Phase(Phase::Unknown, None));
@@ -217,8 +217,8 @@ impl Csc {
 
     fn watch_failed(&mut self, job_id: &JobId, failure: &Failure) {
         let Some(watch) = self.watches.get(job_id) else { return };
-        let (interval, misses, believed) = (watch.poll_interval, watch.poll.misses + 1, watch.poll.believed);
-        if self.is_disbelieved(believed) {
+        let (interval, misses) = (watch.poll_interval, watch.poll.misses + 1);
+        if self.is_disbelieved(&watch.url, watch.poll.believed) {
             self.log(LogLevel::Error, format!("gave up waiting for prerequisite job {job_id}: {failure}"));
             return self.prerequisite_ended(job_id);
         }

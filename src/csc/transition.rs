@@ -125,6 +125,7 @@ impl Csc {
             url: configuration.directory_url.clone(),
         });
         self.configuration = Some(configuration);
+        self.forget_services();
     }
 
     /// Enters a state that is not FAULT.

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use ocps::csc::Input;
 use ocps::csc::command::Order;
-use ocps::csc::event::Phase;
-use ocps::csc::request::{Answer, Contact, FailureKind};
+use ocps::csc::event::{LogLevel, Phase};
+use ocps::csc::request::{Answer, Configuration, Contact, FailureKind, Service};
 
-use super::world::{World, abort, away, execute, failed, job, secs, unclear, wrong};
+use super::world::{World, abort, away, configuration, execute, failed, job, secs, start, unclear, wrong};
 
 const FAULT: &str = "errorCode 1 cannot contact the execution service for 300 s: no luck";
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -95,6 +96,57 @@ fn an_outage_counts_only_while_jobs_run() {
     world.send(abort("a"));
     run_answering(&mut world, secs(1000), |_| away());
     assert_eq!(world.csc.state().name(), "FAULT");
+}
+
+/// Another `start`, with another service or another poll interval.
+fn reconfigure(world: &mut World, change: impl FnOnce(&mut Service)) {
+    let mut next: Configuration = configuration();
+    change(&mut next.service);
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.send(start());
+    world.input(Input::Configuration(Ok(next)));
+    world.send(Order::Enable);
+    world.take();
+}
+
+#[test]
+fn each_service_has_a_health_of_its_own() {
+    let mut world = World::enabled();
+    world.running("a");
+    reconfigure(&mut world, |service| service.url = "http://new".into());
+    world.send(execute(""));
+    let number = world.open_names().into_iter().find(|name| name.starts_with("PUT")).unwrap();
+    world.answer(&number, job("b", Phase::Active));
+    world.run_to("GET a");
+    let begun = world.now;
+    // The old one is away, the new one answers: that is one outage and one FAULT.
+    let answer = |name: &str| if name == "GET a" { away() } else { job("b", Phase::Active) };
+    run_answering(&mut world, begun + secs(900), answer);
+    assert_eq!(world.times(FAULT), [begun + secs(300)]);
+    let contacts = world.logged.iter().filter(|(_, line)| line.contains("contact with the service"));
+    assert_eq!(contacts.filter(|(level, _)| *level == LogLevel::Warning).count(), 1);
+    // It is the new one that is told of.
+    assert_eq!(world.csc.status().service.silent_for, None);
+    world.converge();
+}
+
+#[test]
+fn a_job_that_is_answered_wrongly_for_a_day_is_given_up_however_seldom_it_is_asked_for() {
+    let mut world = World::enabled();
+    reconfigure(&mut world, |service| service.poll_interval = secs(900));
+    for id in ["a", "b"] {
+        world.send(execute(""));
+        let number = world.open_names().into_iter().find(|name| name.starts_with("PUT")).unwrap();
+        world.answer(&number, job(id, Phase::Active));
+        world.run_for(secs(450));
+    }
+    let answer = |name: &str| if name == "GET a" { wrong() } else { job("b", Phase::Active) };
+    run_long(&mut world, DAY + secs(2000), answer);
+    let unknown = world.said.iter().filter(|(_, line)| line.starts_with("result a 1 known"));
+    let [(ended, _)] = unknown.collect::<Vec<_>>()[..] else { panic!("{:?}", world.csc.status()) };
+    assert!(*ended >= DAY && *ended < DAY + secs(2000), "{ended:?}");
+    world.converge();
 }
 
 #[test]
