@@ -234,10 +234,14 @@ impl Daemon {
         Client::connect(&self.socket)
     }
 
-    /// A client that has all events from now on.
+    /// A client that has all events from now on, and has heard all those of the start.
+    #[track_caller]
     pub(crate) fn subscribe(&self) -> Client {
         let mut client = self.connect();
         client.say(&json!({"subscribe": true}));
+        // The last event of the start comes from a thread of its own, some time after the others.
+        client.event("configurationsAvailable");
+        // The latest of each topic are told by name, so that this one ends them.
         client.event("summaryState");
         client
     }
@@ -418,9 +422,10 @@ impl Client {
         self.heard.iter().rfind(|line| !line[document].is_null()).unwrap()[document].clone()
     }
 
-    /// Forgets what was heard.
+    /// Forgets what was heard, and what was said until now but is still on its way.
+    #[track_caller]
     pub(crate) fn forget(&mut self) {
-        self.listen(Duration::ZERO);
+        self.query("status");
         self.heard.clear();
     }
 
