@@ -7,10 +7,11 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -187,9 +188,12 @@ impl Daemon {
         let file = File::options().create(true).append(true).open(&stderr).unwrap();
         let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         let mut daemon = Self { child, socket, stderr };
+        let pid = daemon.pid();
         eventually("the socket answers", || {
             assert_eq!(daemon.child.try_wait().unwrap(), None, "ended: {}", daemon.stderr());
-            UnixStream::connect(&daemon.socket).is_ok()
+            // A process that a killed daemon was just starting may hold its socket for a moment.
+            UnixStream::connect(&daemon.socket)
+                .is_ok_and(|stream| socket_peercred(&stream).is_ok_and(|peer| peer.pid == pid))
         });
         daemon
     }
@@ -482,7 +486,40 @@ impl Drop for Client {
     }
 }
 
-/// The longest time between two of these stamps, in seconds.
-pub(crate) fn longest_gap(stamps: &[f64]) -> f64 {
-    stamps.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+/// A heart of the test's own: it tells delays of the machine, which everybody has, from those of the daemon.
+pub(crate) struct Heart {
+    stop: Sender<()>,
+    beating: JoinHandle<Duration>,
+}
+
+impl Heart {
+    /// Time between its beats.
+    const PERIOD: Duration = Duration::from_millis(10);
+
+    /// Beats from now on.
+    pub(crate) fn start() -> Self {
+        let (stop, stopped) = channel();
+        let beating = thread::spawn(move || {
+            let mut latest = Duration::ZERO;
+            loop {
+                let begun = Instant::now();
+                if stopped.recv_timeout(Self::PERIOD) != Err(RecvTimeoutError::Timeout) {
+                    return latest;
+                }
+                latest = latest.max(begun.elapsed().saturating_sub(Self::PERIOD));
+            }
+        });
+        Self { stop, beating }
+    }
+
+    /// Between two of these beats, sent in this time, lay less than so many seconds; or a little more where our own
+    /// came late too. Each of the daemon's takes two threads and some work. Returns the longest time between two.
+    #[track_caller]
+    pub(crate) fn compare(self, beats: &[f64], limit: f64) -> f64 {
+        drop(self.stop);
+        let late = self.beating.join().unwrap().as_secs_f64();
+        let gap = beats.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        assert!(gap < limit + 4.0 * late, "{gap} s, ours at most {late} s late: {beats:?}");
+        gap
+    }
 }
