@@ -250,6 +250,13 @@ impl Daemon {
         client
     }
 
+    /// Threads that serve clients, two for each, until the last trace of it is gone.
+    pub(crate) fn client_threads(&self) -> usize {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("read-") || name.starts_with("write-")).count()
+    }
+
     /// Lines of `/proc/PID/status`, and the number of open files.
     pub(crate) fn resource(&self, name: &str) -> usize {
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
