@@ -122,6 +122,7 @@ fn without_anything_that_happens_the_heart_still_beats() {
     command.args(args);
     let stderr = std::fs::File::create(home.path("s.stderr")).unwrap();
     let child = Killed(command.stderr(stderr).spawn().unwrap());
+    eventually("it has started", || home.socket().exists());
     std::thread::sleep(Duration::from_millis(3500));
     let mut client = crate::harness::Client::connect(&home.socket());
     client.say(&json!({"subscribe": true}));
