@@ -46,7 +46,7 @@ impl Drop for Disk {
 
 #[test]
 fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
-    let timing = Timing { pending: 0.05, queued: 0.05, duration: 3.0, ..Timing::default() };
+    let timing = Timing { pending: 0.05, queued: 0.05, duration: 600.0, ..Timing::default() };
     let service = UwsService::start(Options { timing, ..Options::default() });
     let home = Home::for_service(&service.url(), 0.2, "[uws]\nsettle_time_s = 0.5\n");
     let Some(disk) = Disk::mount(&home.path("state")) else {
@@ -72,6 +72,7 @@ fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
     let puts = service.counters().puts;
     assert!(client.run("execute", &json!({"pipeline": "p.yaml"})).contains("execute not allowed in FAULT"));
     // What was accepted before goes on.
+    service.end_jobs();
     assert_eq!(client.job_result(&job_id)["exit_code"], 0);
     assert_eq!(client.final_ack(known), "CMD_COMPLETE Done");
     assert_eq!(service.counters().puts, puts);

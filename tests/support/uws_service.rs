@@ -252,6 +252,11 @@ impl UwsService {
         }
     }
 
+    /// Lets all jobs end now, however long they were to take.
+    pub fn end_jobs(&self) {
+        self.inner.lock().jobs.values_mut().for_each(Job::end);
+    }
+
     /// Stops: the listener and all connections are closed, also in the middle of a request.
     pub fn stop(mut self) -> Stopped {
         let port = self.server.address().port();
