@@ -810,6 +810,7 @@ mod tls {
     use std::path::Path;
     use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+    use super::support::port::Port;
     use super::*;
 
     const CERTIFICATE: &str = "\
@@ -874,7 +875,8 @@ subjectAltName = IP:127.0.0.1
             println!("skipped: openssl is not there, or cannot make a certificate");
             return;
         }
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let kept = Port::free().unwrap();
+        let port = kept.number;
         let mut server = Command::new("openssl")
             .args([
                 "s_server",

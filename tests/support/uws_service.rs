@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::http::{self, Request, Server, Then};
+use super::port::Port;
 use super::uws_job::{Job, Timing, cluster_refusal, is_label, now};
 
 const JSON: &str = "application/json";
@@ -180,7 +181,7 @@ pub struct UwsService {
 
 /// A service that was stopped, with its jobs, faults and counters.
 pub struct Stopped {
-    port: u16,
+    port: Port,
     inner: Arc<Inner>,
 }
 
@@ -263,6 +264,7 @@ impl UwsService {
         self.inner.lock().stopped = true;
         self.inner.wake.notify_all();
         self.server.stop();
+        let port = Port::keep(port).unwrap_or_else(|e| panic!("cannot keep port {port}: {e}"));
         Stopped { port, inner: Arc::clone(&self.inner) }
     }
 }
@@ -270,7 +272,7 @@ impl UwsService {
 impl Stopped {
     /// Starts it again on the same port.
     pub fn restart(self) -> UwsService {
-        UwsService::run(self.port, self.inner)
+        UwsService::run(self.port.number, self.inner)
             .unwrap_or_else(|e| panic!("cannot restart the fake execution service: {e}"))
     }
 }
