@@ -49,7 +49,7 @@ pub struct Options {
     pub creation_wait: Duration,
     /// Jobs are kept there over a restart of the process.
     pub state: Option<PathBuf>,
-    /// Whether `/control` answers: GET shows, POST injects a [`Fault`], DELETE forgets the faults.
+    /// Whether `/control` answers: GET shows, POST injects a [`Fault`], DELETE forgets the faults, PUT ends all jobs.
     pub control: bool,
 }
 
@@ -680,11 +680,12 @@ impl Inner {
         match request.method.as_str() {
             "GET" => {}
             "DELETE" => state.faults.clear(),
+            "PUT" => state.jobs.values_mut().for_each(Job::end),
             "POST" => match serde_json::from_slice(&request.body) {
                 Ok(fault) => state.faults.push(fault),
                 Err(e) => return Answer::json(400, &json!(format!("no fault: {e}"))),
             },
-            _ => return Answer::json(405, &json!("GET, POST or DELETE")),
+            _ => return Answer::json(405, &json!("GET, POST, DELETE or PUT")),
         }
         let jobs: Vec<_> = state.jobs.values().map(|job| Value::Object(job.object(now()))).collect();
         Answer::json(200, &json!({"counters": state.counters, "faults": state.faults, "jobs": jobs}))
