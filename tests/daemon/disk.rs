@@ -54,7 +54,7 @@ fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
         return;
     };
     let daemon = home.start(&["1", "--state", "enabled"]);
-    let heart = Heart::start();
+    let heart = Heart::start(daemon.pid());
     let mut client = daemon.subscribe();
     let known = client.execute("p.yaml");
     let job_id = client.job_id(known);

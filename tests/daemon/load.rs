@@ -50,7 +50,7 @@ fn fifty_jobs_at_once_are_all_told_and_the_heart_keeps_its_beat() {
     let daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.subscribe();
     client.forget();
-    let heart = Heart::start();
+    let heart = Heart::start(daemon.pid());
     let begun = Instant::now();
     let seqs: Vec<i32> = (0..JOBS).map(|_| client.execute("p.yaml")).collect();
     check(&mut client, &seqs, &service);
@@ -64,7 +64,7 @@ fn a_service_that_goes_away_loses_and_doubles_nothing() {
     let daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.subscribe();
     client.forget();
-    let heart = Heart::start();
+    let heart = Heart::start(daemon.pid());
     let begun = Instant::now();
     let seqs: Vec<i32> = (0..JOBS).map(|_| client.execute("p.yaml")).collect();
     // Some are submitted, some on their way, some wait.

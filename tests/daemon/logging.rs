@@ -69,7 +69,7 @@ fn a_log_that_nobody_takes_stops_nothing() {
     let mut child = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
     eventually("the socket answers", || std::os::unix::net::UnixStream::connect(home.socket()).is_ok());
     let mut client = Client::connect(&home.socket());
-    let heart = Heart::start();
+    let heart = Heart::start(rustix::process::Pid::from_child(&child.0));
     client.say(&json!({"subscribe": true}));
     let pipeline = "x".repeat(1000);
     for _ in 0..200 {

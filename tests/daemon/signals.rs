@@ -78,7 +78,7 @@ fn a_submission_that_hangs_is_not_waited_for_longer_than_five_seconds() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
-    let heart = Heart::start();
+    let heart = Heart::start(daemon.pid());
     let mut client = daemon.subscribe();
     service.inject(Fault { on: On::Put, times: 1, what: What::Hang(60.0) });
     client.execute("p.yaml");

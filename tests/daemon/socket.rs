@@ -203,7 +203,7 @@ fn a_subscriber_that_does_not_read_is_dropped_and_the_others_go_on() {
     slow.write_all(b"{\"subscribe\":true}\n").unwrap();
     let mut other = daemon.subscribe();
     other.forget();
-    let heart = Heart::start();
+    let heart = Heart::start(daemon.pid());
     // Each is an event of 200 KB for all.
     let pipeline = "x".repeat(200_000);
     for _ in 0..150 {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::harness::Heart;
 use super::port::Port;
 use super::rig::{Cut, Daemon, PASSWORD, PATIENCE, Proxy, Server, env, ocps, silent_server};
 
@@ -92,7 +93,11 @@ fn what_cannot_be_pushed_whole_is_not_pushed() {
 fn why_not(env: &[(&str, &str)], toml: &str) -> String {
     let daemon = Daemon::start(env, toml, &[]);
     let mut client = daemon.client();
+    // Once it is up.
+    client.query_status();
+    let begun = Instant::now();
     let (name, result) = client.command("start", &json!({}));
+    assert!(begun.elapsed() < SCRIPT, "{:?}", begun.elapsed());
     assert_eq!(name, "CMD_FAILED", "{result}");
     let status = client.query_status();
     assert_eq!(status["state"], "STANDBY");
@@ -127,9 +132,7 @@ fn start_fails_with_one_clear_line() {
     assert_eq!(why_not(&wrong, ""), at(&port, "refuses the password"));
     assert_eq!(why_not(&env(&open), ""), at(&open, "wants no password: it has none set"));
     assert!(why_not(&env("x"), "").starts_with("Failed: REDIS_PORT must be a number"));
-    let begun = Instant::now();
     assert_eq!(why_not(&env(&silent), ""), at(&silent, "gave no answer within 2 s"));
-    assert!(begun.elapsed() < SCRIPT, "{:?}", begun.elapsed());
     let nowhere = [("REDIS_HOST", "no-such-host.invalid"), password];
     assert!(why_not(&nowhere, "").contains("no-such-host.invalid:6379 cannot be found"));
 }
@@ -242,6 +245,7 @@ fn a_server_that_accepts_and_never_answers_does_not_stop_the_heart() {
     let Some(server) = Server::usual() else { return };
     let daemon = Daemon::enabled(server.port);
     server.signal(Signal::STOP);
+    let heart = Heart::start(daemon.pid());
     let mut listener = daemon.client();
     listener.say(&json!({"subscribe": true}));
     let mut client = daemon.client();
@@ -257,8 +261,7 @@ fn a_server_that_accepts_and_never_answers_does_not_stop_the_heart() {
     }
     let beats = heartbeats(&mut listener, begun + Duration::from_secs(6));
     assert!(beats.len() >= 4, "{beats:?}");
-    let longest = beats.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-    assert!(longest < 1.5, "{beats:?}");
+    heart.compare(&beats, 1.5);
     server.signal(Signal::CONT);
     assert_eq!(client.push(r#"{"a":2}"#), "Done");
     assert_eq!(server.list("a"), ["2"]);

@@ -8,6 +8,10 @@
 mod cases;
 #[cfg(feature = "redis")]
 #[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../daemon/harness.rs"]
+mod harness;
+#[cfg(feature = "redis")]
+#[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../support/port.rs"]
 mod port;
 #[cfg(feature = "redis")]

@@ -59,6 +59,10 @@ impl Daemon {
         daemon
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
     pub fn client(&self) -> Client {
         Client::connect(&self.socket())
     }
