@@ -72,7 +72,7 @@ fn a_submission_that_was_cut_off_is_found_and_not_sent_again() {
     let daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.connect();
     client.execute("p.yaml");
-    eventually("the PUT is under way", || service.counters().puts == 1);
+    eventually("the job is there", || service.jobs().len() == 1);
     kill(daemon);
     let daemon = home.start(&["1"]);
     assert_eq!(daemon.connect().query("status")["recovery"]["in_doubt"], 1);
