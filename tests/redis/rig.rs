@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::port::Port;
 
 /// Nothing here takes longer, unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub const PASSWORD: &str = "hunter2-the-secret";
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
 /// What takes longer hangs.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A port of 127.0.0.1 that the system gives to nobody else who wants any: connections to it are refused until
 /// somebody listens there on purpose.

@@ -14,7 +14,7 @@ use super::check_reason;
 use super::line::{self, LINE_MAX};
 
 /// What counts as a hang.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// A socket, and what comes through it.
 struct Served {
