@@ -545,7 +545,7 @@ impl Heart {
 }
 
 /// The main loop of a daemon and, once it is there, its timer, in `/proc`.
-fn heart_of(daemon: Pid) -> Vec<PathBuf> {
+pub(crate) fn heart_of(daemon: Pid) -> Vec<PathBuf> {
     let proc = PathBuf::from(format!("/proc/{}", daemon.as_raw_pid()));
     let tasks = fs::read_dir(proc.join("task")).into_iter().flatten().filter_map(Result::ok);
     let is_timer = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "timer\n");
