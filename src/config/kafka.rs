@@ -398,7 +398,7 @@ mod tests {
         for bad in [aliases, "[".repeat(1 << 20), "{a: ".repeat(200_000)] {
             assert!(read(&bad).unwrap_err().contains("must be a YAML mapping"));
         }
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     }
 
     #[test]

@@ -6,6 +6,9 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 #[cfg(feature = "redis")]
+#[path = "../support/port.rs"]
+mod port;
+#[cfg(feature = "redis")]
 #[path = "../redis/rig.rs"]
 mod rig;
 

@@ -1,22 +1,23 @@
 //! A daemon of its own for each test, and clients of it that wait with patience but not for ever.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What takes longer hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// What takes longer hangs, however busy the machine is.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Jobs of the simulator that end soon.
 pub(crate) const QUICK: &str = "[simulation]\nmean_duration_s = 0.2\nsigma_s = 0\n";
@@ -187,9 +188,12 @@ impl Daemon {
         let file = File::options().create(true).append(true).open(&stderr).unwrap();
         let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         let mut daemon = Self { child, socket, stderr };
+        let pid = daemon.pid();
         eventually("the socket answers", || {
             assert_eq!(daemon.child.try_wait().unwrap(), None, "ended: {}", daemon.stderr());
-            UnixStream::connect(&daemon.socket).is_ok()
+            // A process that a killed daemon was just starting may hold its socket for a moment.
+            UnixStream::connect(&daemon.socket)
+                .is_ok_and(|stream| socket_peercred(&stream).is_ok_and(|peer| peer.pid == pid))
         });
         daemon
     }
@@ -234,12 +238,23 @@ impl Daemon {
         Client::connect(&self.socket)
     }
 
-    /// A client that has all events from now on.
+    /// A client that has all events from now on, and has heard all those of the start.
+    #[track_caller]
     pub(crate) fn subscribe(&self) -> Client {
         let mut client = self.connect();
         client.say(&json!({"subscribe": true}));
+        // The last event of the start comes from a thread of its own, some time after the others.
+        client.event("configurationsAvailable");
+        // The latest of each topic are told by name, so that this one ends them.
         client.event("summaryState");
         client
+    }
+
+    /// Threads that serve clients, two for each, until the last trace of it is gone.
+    pub(crate) fn client_threads(&self) -> usize {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("read-") || name.starts_with("write-")).count()
     }
 
     /// Lines of `/proc/PID/status`, and the number of open files.
@@ -418,9 +433,10 @@ impl Client {
         self.heard.iter().rfind(|line| !line[document].is_null()).unwrap()[document].clone()
     }
 
-    /// Forgets what was heard.
+    /// Forgets what was heard, and what was said until now but is still on its way.
+    #[track_caller]
     pub(crate) fn forget(&mut self) {
-        self.listen(Duration::ZERO);
+        self.query("status");
         self.heard.clear();
     }
 
@@ -477,7 +493,71 @@ impl Drop for Client {
     }
 }
 
-/// The longest time between two of these stamps, in seconds.
-pub(crate) fn longest_gap(stamps: &[f64]) -> f64 {
-    stamps.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max)
+/// A heart of the test's own: it tells delays of the machine from those of the daemon.
+pub(crate) struct Heart {
+    stop: Sender<()>,
+    beating: JoinHandle<Duration>,
+}
+
+impl Heart {
+    /// Time between its beats.
+    const PERIOD: Duration = Duration::from_millis(10);
+    /// As long as a gap between the daemon's beats may last.
+    const GAP: Duration = Duration::from_secs(2);
+
+    /// Beats from now on, and looks after the daemon.
+    pub(crate) fn start(daemon: Pid) -> Self {
+        let (stop, stopped) = channel();
+        let beating = thread::spawn(move || {
+            let (mut late, mut starved) = (Duration::ZERO, Duration::ZERO);
+            let (mut seen, mut threads) = (VecDeque::new(), Vec::new());
+            loop {
+                if threads.len() < 2 {
+                    threads = heart_of(daemon);
+                }
+                let begun = Instant::now();
+                if stopped.recv_timeout(Self::PERIOD) != Err(RecvTimeoutError::Timeout) {
+                    return 2 * late + starved;
+                }
+                late = late.max(begun.elapsed().saturating_sub(Self::PERIOD));
+                let waited = processor_wait(&threads);
+                seen.push_back((begun, waited));
+                while seen.front().is_some_and(|(at, _)| begun - *at > Self::GAP) {
+                    seen.pop_front();
+                }
+                let before = seen.front().map_or(waited, |(_, before)| *before);
+                starved = starved.max(waited.saturating_sub(before));
+            }
+        });
+        Self { stop, beating }
+    }
+
+    /// Between two of these beats, sent in this time, lay less than so many seconds; or more by as much as the machine
+    /// stood still, for us or for those threads of the daemon that make its heart. Returns the longest time.
+    #[track_caller]
+    pub(crate) fn compare(self, beats: &[f64], limit: f64) -> f64 {
+        drop(self.stop);
+        let excuse = self.beating.join().unwrap().as_secs_f64();
+        let gap = beats.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        assert!(gap < limit + excuse, "{gap} s, of which the machine excuses {excuse} s: {beats:?}");
+        gap
+    }
+}
+
+/// The main loop of a daemon and, once it is there, its timer, in `/proc`.
+pub(crate) fn heart_of(daemon: Pid) -> Vec<PathBuf> {
+    let proc = PathBuf::from(format!("/proc/{}", daemon.as_raw_pid()));
+    let tasks = fs::read_dir(proc.join("task")).into_iter().flatten().filter_map(Result::ok);
+    let is_timer = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "timer\n");
+    let timer = tasks.map(|task| task.path()).find(is_timer);
+    [proc].into_iter().chain(timer).collect()
+}
+
+/// How long these threads have waited for a processor, though they had something to do; not every kernel tells.
+fn processor_wait(threads: &[PathBuf]) -> Duration {
+    // Before it stands the processor time that they had.
+    let wait = |thread: &PathBuf| -> Option<u64> {
+        fs::read_to_string(thread.join("schedstat")).ok()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    Duration::from_nanos(threads.iter().filter_map(wait).sum())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Client, Daemon, Home, Killed, QUICK, eventually};
+use crate::harness::{Client, Daemon, Heart, Home, Killed, QUICK, eventually};
 
 #[test]
 fn the_journal_gets_priorities_and_no_stamps() {
@@ -69,6 +69,7 @@ fn a_log_that_nobody_takes_stops_nothing() {
     let mut child = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
     eventually("the socket answers", || std::os::unix::net::UnixStream::connect(home.socket()).is_ok());
     let mut client = Client::connect(&home.socket());
+    let heart = Heart::start(rustix::process::Pid::from_child(&child.0));
     client.say(&json!({"subscribe": true}));
     let pipeline = "x".repeat(1000);
     for _ in 0..200 {
@@ -76,7 +77,7 @@ fn a_log_that_nobody_takes_stops_nothing() {
         assert!(ack.starts_with("CMD_FAILED"), "{ack}");
     }
     client.listen(Duration::from_millis(2500));
-    assert!(crate::harness::longest_gap(&client.sent("heartbeat")) < 2.0);
+    heart.compare(&client.sent("heartbeat"), 2.0);
     rustix::process::kill_process(rustix::process::Pid::from_child(&child.0), rustix::process::Signal::TERM)
         .unwrap();
     client.state(4);

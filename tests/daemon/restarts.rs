@@ -36,7 +36,7 @@ fn jobs(daemon: &Daemon) -> Vec<String> {
 
 #[test]
 fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
-    let service = service(1.5);
+    let service = service(600.0);
     let home = Home::for_service(&service.url(), 0.2, TOML);
     let daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.connect();
@@ -51,6 +51,7 @@ fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
     assert_eq!((&status["state"], &status["recovery"]["running"]), (&json!("STANDBY"), &json!(3)));
     let shown = home.client(&["status"]).stdout;
     assert!(shown.contains("taken over     3 running jobs followed on\n"), "{shown}");
+    service.end_jobs();
     eventually("all jobs end", || jobs(&daemon).iter().all(|job| job.ends_with("\"finished\" 0")));
     // The next life knows what ended, and says nothing of it again.
     kill(daemon);
@@ -65,13 +66,13 @@ fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
 #[test]
 fn a_submission_that_was_cut_off_is_found_and_not_sent_again() {
     let service = service(0.3);
-    // The service makes the job and answers late.
-    service.inject(Fault { on: On::Put, times: 1, what: What::DoneThenHang(1.0) });
-    let home = Home::for_service(&service.url(), 0.2, TOML);
+    // The service makes the job and does not answer.
+    service.inject(Fault { on: On::Put, times: 1, what: What::DoneThenHang(600.0) });
+    let home = Home::for_service(&service.url(), 0.2, "[uws]\nsettle_time_s = 0.5\nput_timeout_s = 20\n");
     let daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.connect();
     client.execute("p.yaml");
-    eventually("the PUT is under way", || service.counters().puts == 1);
+    eventually("the job is there", || service.jobs().len() == 1);
     kill(daemon);
     let daemon = home.start(&["1"]);
     assert_eq!(daemon.connect().query("status")["recovery"]["in_doubt"], 1);

@@ -40,7 +40,7 @@ fn assert_no_doubles(service: &UwsService, jobs: usize) {
 
 #[test]
 fn an_execute_is_the_documented_put_and_ends_with_the_final_job_object() {
-    let service = UwsService::start(Options { timing: timing(0.8), ..Options::default() });
+    let service = UwsService::start(Options { timing: timing(1.8), ..Options::default() });
     let home = Home::with_toml(TOML);
     let instances = format!(
         "instances:\n  - {{sal_index: 2, instance: LSSTComCam, url: 'http://other/', poll_interval: 1, butler: x, \
@@ -89,9 +89,9 @@ fn an_execute_is_the_documented_put_and_ends_with_the_final_job_object() {
     let end = Value::Object(job.object(job.created + 60.0));
     assert_eq!(object, end, "the result is the final job object");
     assert_eq!((&object["phase"], &object["runId"]), (&json!("completed"), &json!(run_id)));
-    // From about 1 s of life, asked every 0.2 s.
+    // 2 s of life, asked every 0.2 s, or later when the machine is busy.
     let gets = service.counters().gets;
-    assert!((2..=8).contains(&gets), "{gets}");
+    assert!((2..=11).contains(&gets), "{gets}");
     drop(daemon);
 }
 
@@ -182,23 +182,26 @@ fn malformed_ids_make_no_request() {
 
 #[test]
 fn an_execute_waits_for_its_prerequisites() {
-    let (service, _home, daemon) = with_service(1.0);
+    let (service, _home, daemon) = with_service(600.0);
     let mut client = daemon.subscribe();
     let first = client.execute("first.yaml");
     let own = client.job_id(first);
-    let foreign = service
-        .add_job(&json!({"command": "x", "run_id": "foreign", "url": "u", "commit_ref": "c",
-        "environment": [{"name": "DATA_QUERY", "value": "dur=2"}]}));
+    service.end_jobs();
+    let foreign =
+        service.add_job(&json!({"command": "x", "run_id": "foreign", "url": "u", "commit_ref": "c"}));
     let prereqs = format!("{own}, {foreign},,gone");
     let second = client.send("execute", &json!({"pipeline": "second.yaml", "prereq_jobs": prereqs}));
     assert_eq!(client.final_ack(first), "CMD_COMPLETE Done");
+    let gets = service.counters().gets;
+    eventually("the other one is asked for again and again", || service.counters().gets >= gets + 3);
+    client.query("status");
     let acked = |line: &&Value| line["ack"]["seq"] == second;
     assert_eq!(client.heard.iter().filter(acked).count(), 0, "no ack before the job exists");
     assert_eq!(service.counters().puts, 1);
+    service.end_jobs();
+    client.job_id(second);
+    service.end_jobs();
     assert_eq!(client.final_ack(second), "CMD_COMPLETE Done");
-    let created =
-        |run: &str| service.jobs().into_iter().find(|job| job.run_id.starts_with(run)).unwrap().created;
-    assert!(created("2-") >= created("foreign") + 2.0);
     eventually("it is logged", || daemon.stderr().contains("prerequisite job gone does not exist"));
     assert_eq!(service.counters().puts, 2);
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Home, LONG, QUICK, eventually};
+use crate::harness::{Heart, Home, LONG, QUICK, eventually};
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Fault, On, Options, UwsService, What};
 
@@ -23,7 +23,7 @@ fn told_to_end_it_leaves_the_jobs_at_the_service() {
     let mut client = daemon.subscribe();
     let seq = client.execute("p.yaml");
     client.job_id(seq);
-    assert!(daemon.terminate() < Duration::from_secs(6));
+    daemon.terminate();
     client.state(4);
     client.until_closed();
     let last = client.story().pop().unwrap();
@@ -39,8 +39,8 @@ fn an_idle_daemon_ends_at_once_also_with_clients_that_do_not_read() {
     let _silent = daemon.connect();
     let mut half = daemon.subscribe();
     half.half_close();
-    // Not even the readiness of its clients is waited for: generous, but far below the limit of 6 s.
-    assert!(daemon.terminate() < Duration::from_secs(3));
+    // Not even the readiness of its clients is waited for; what is waited for is waited for 5 s.
+    assert!(daemon.terminate() < Duration::from_secs(5));
     half.state(4);
 }
 
@@ -51,11 +51,12 @@ fn a_submission_under_way_is_waited_for_and_told() {
     let mut daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.subscribe();
     client.forget();
-    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(2.0) });
+    // Within the 5 s that it is waited for, but time enough for the command that comes too late.
+    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(3.0) });
     let slow = client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     daemon.signal(Signal::TERM);
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("it was heard", || daemon.stderr().contains("told to end"));
     let refused = client.run("execute", &json!({"pipeline": "late.yaml"}));
     assert_eq!(refused, "CMD_FAILED Failed: the daemon is stopping");
     client.job_id(slow);
@@ -77,18 +78,18 @@ fn a_submission_that_hangs_is_not_waited_for_longer_than_five_seconds() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let heart = Heart::start(daemon.pid());
     let mut client = daemon.subscribe();
-    service.inject(Fault { on: On::Put, times: 1, what: What::Hang(60.0) });
+    service.inject(Fault { on: On::Put, times: 1, what: What::Hang(600.0) });
     client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     let begun = Instant::now();
     daemon.signal(Signal::INT);
     client.state(4);
     assert_eq!(daemon.wait().code(), Some(0));
-    let took = begun.elapsed();
-    assert!((Duration::from_millis(4500)..Duration::from_secs(6)).contains(&took), "{took:?}");
-    let beats = client.sent("heartbeat");
-    assert!(crate::harness::longest_gap(&beats) < 1.1, "{beats:?}");
+    // How long exactly, tests/core says in virtual time; that it is not for the 600 s, the harness's patience.
+    assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
+    heart.compare(&client.sent("heartbeat"), 1.1);
 }
 
 #[test]
@@ -97,12 +98,12 @@ fn of_many_submissions_only_those_under_way_are_ended() {
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.subscribe();
-    service.inject(Fault { on: On::Put, times: 0, what: What::Latency(1.0) });
+    service.inject(Fault { on: On::Put, times: 0, what: What::Latency(3.0) });
     for _ in 0..20 {
         client.execute("p.yaml");
     }
     eventually("PUTs are under way", || service.counters().puts >= 1);
-    assert!(daemon.terminate() < Duration::from_secs(6));
+    daemon.terminate();
     client.state(4);
     client.until_closed();
     let told = client.heard.iter().filter(|line| line["event"]["topic"] == "job_id").count();
@@ -115,16 +116,15 @@ fn a_second_signal_ends_at_once() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
-    service.inject(Fault { on: On::Put, times: 1, what: What::Hang(60.0) });
+    service.inject(Fault { on: On::Put, times: 1, what: What::Hang(600.0) });
     let mut client = daemon.connect();
     client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     daemon.signal(Signal::TERM);
     eventually("it was heard", || daemon.stderr().contains("told to end"));
-    let begun = Instant::now();
     daemon.signal(Signal::TERM);
+    // The first one alone ends it with 0, when the submission has been waited for.
     assert_eq!(daemon.wait().code(), Some(1));
-    assert!(begun.elapsed() < Duration::from_secs(3));
 }
 
 #[test]

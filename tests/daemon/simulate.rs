@@ -3,9 +3,10 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, Home, Killed, LONG, QUICK, eventually};
+use crate::harness::{Daemon, Home, Killed, LONG, QUICK, eventually, heart_of};
 
 fn enabled(home: &Home) -> Daemon {
     home.start(&["1", "--simulate", "--state", "enabled"])
@@ -122,7 +123,9 @@ fn without_anything_that_happens_the_heart_still_beats() {
     command.args(args);
     let stderr = std::fs::File::create(home.path("s.stderr")).unwrap();
     let child = Killed(command.stderr(stderr).spawn().unwrap());
-    std::thread::sleep(Duration::from_millis(3500));
+    // It has begun when its timer is there; four beats and then some follow.
+    eventually("it has begun", || heart_of(Pid::from_child(&child.0)).len() == 2);
+    std::thread::sleep(Duration::from_millis(4500));
     let mut client = crate::harness::Client::connect(&home.socket());
     client.say(&json!({"subscribe": true}));
     let beat = client.find("heartbeat", |line| line["event"]["topic"] == "heartbeat");

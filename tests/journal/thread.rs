@@ -9,7 +9,7 @@ use ocps::journal::{Journal, Report};
 
 use crate::sample::{self, OURS};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn what_was_written_is_said_to_be_durable_and_found_in_the_next_life() {

@@ -49,8 +49,16 @@ fn one_that_shows_up_later_is_a_fault() {
     let code =
         foreign.find("the code", |heard| heard.topic == "logevent_errorCode" && heard.int("errorCode") == 3);
     assert_eq!(code.text("errorReport"), "another instance with index 1 (LATISS) lives: OCPS:1, process 99");
-    // Once is enough.
+    // Once is enough. What follows in its topic and is counted tells that it was read, before the command in another.
     foreign.write("logevent_heartbeat", Some(&intruder));
+    let other = r#"{"type":"record","name":"x","fields":[{"name":"salIndex","type":"int"},{"name":"private_identity","type":"int"}]}"#;
+    let id = rig.registry.memory.lock().unwrap().register("other", other).unwrap();
+    let mut bytes = vec![0];
+    bytes.extend(u32::try_from(id).unwrap().to_be_bytes());
+    bytes.extend([2, 2]);
+    foreign.write("logevent_heartbeat", Some(&bytes));
+    let mut client = daemon.connect();
+    eventually("it was read", || client.query("status")["kafka"]["undecodable"] == 1);
     assert_eq!(foreign.run("standby", &json!({})), "303 Done");
     let faults = |foreign: &crate::foreign::Foreign| {
         foreign.of("logevent_summaryState").iter().filter(|heard| heard.int("summaryState") == 3).count()
@@ -60,15 +68,18 @@ fn one_that_shows_up_later_is_a_fault() {
 
 #[test]
 fn what_is_asked_for_while_starting_is_done_after_it() {
-    let rig = Rig::new("");
+    let mut rig = Rig::new("");
+    // Without it the start cannot end before we have looked.
+    rig.registry.down();
     let mut child = Killed(rig.daemon(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     eventually("the socket", || std::os::unix::net::UnixStream::connect(rig.home.socket()).is_ok());
     let mut client = crate::harness::Client::connect(&rig.home.socket());
-    // The status is told at once, a command is carried out after the three seconds.
+    // The status is told at once, a command is carried out after the start.
     let seq = client.send("start", &json!({}));
     let status = client.query("status");
     assert_ne!(status["kafka"]["stage"], "joined");
     assert!(!client.heard.iter().any(|line| line["ack"]["seq"] == seq));
+    rig.registry.up();
     assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
     assert_eq!(client.query("status")["kafka"]["stage"], "joined");
     assert!(child.0.try_wait().unwrap().is_none());

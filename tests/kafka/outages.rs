@@ -39,8 +39,6 @@ fn what_is_owed_while_the_broker_is_away_is_said_in_order_when_it_is_back() {
         assert_eq!(foreign.final_ack(*seq), "303 Done");
     }
     foreign.listen(Duration::from_millis(500));
-    let results = foreign.of("logevent_job_result");
-    assert_eq!(results.len(), executes.len() + jobs + 1);
     for topic in ["logevent_job_result", "logevent_job_id", "logevent_summaryState", "logevent_heartbeat"] {
         let numbers: Vec<i64> = foreign.of(topic).iter().map(|heard| heard.int("private_seqNum")).collect();
         // At least once: what was not confirmed may come twice, but never out of order.
@@ -48,15 +46,19 @@ fn what_is_owed_while_the_broker_is_away_is_said_in_order_when_it_is_back() {
         let mut once = numbers.clone();
         once.dedup();
         assert!(once.iter().copied().eq((1..).take(once.len())), "{topic} {numbers:?}");
+        if topic == "logevent_job_result" {
+            assert_eq!(once.len(), executes.len() + jobs + 1);
+        }
     }
     // The first ack of each comes before its last.
     for seq in &executes {
-        let acks: Vec<i64> = foreign
+        let mut acks: Vec<i64> = foreign
             .of("ackcmd")
             .iter()
             .filter(|ack| ack.int("private_seqNum") == i64::from(*seq))
             .map(|ack| ack.int("ack"))
             .collect();
+        acks.dedup();
         assert_eq!(acks, [301, 303], "{seq}");
     }
     // And it hears commands again.

@@ -33,15 +33,15 @@ else
 fi
 cargo test --locked --features "$features" --test kafka --no-run
 cargo build --locked --features "$features"
-timeout 900 cargo test --locked --features "$features" --test kafka -- --test-threads=1
+timeout 1800 cargo test --locked --features "$features" --test kafka -- --test-threads=1
 
 venv=$KAFKA_DIR/venv
 if [ -x "$venv/bin/python" ] || python3 -m venv "$venv"; then
   if "$venv/bin/python" -c 'import confluent_kafka, fastavro' 2>/dev/null ||
      "$venv/bin/pip" install --quiet --disable-pip-version-check confluent-kafka fastavro; then
-    timeout 300 "$venv/bin/python" tests/kafka/check.py "$target/debug/ocps" "$OCPS_TEST_BROKER"
+    timeout 900 "$venv/bin/python" tests/kafka/check.py "$target/debug/ocps" "$OCPS_TEST_BROKER"
     # The observatory's own client, where PYTHONPATH leads to it; it says so where not.
-    timeout 300 "$venv/bin/python" tests/kafka/remote.py "$target/debug/ocps" "$OCPS_TEST_BROKER"
+    timeout 900 "$venv/bin/python" tests/kafka/remote.py "$target/debug/ocps" "$OCPS_TEST_BROKER"
     exit
   fi
 fi

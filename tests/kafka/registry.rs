@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use crate::support::http::{Request, Server, Then, answer};
+use crate::support::port::Port;
 
 /// What is registered.
 #[derive(Default)]
@@ -46,11 +47,13 @@ pub(crate) struct Registry {
     pub(crate) memory: Arc<Mutex<Memory>>,
     server: Option<Server>,
     port: u16,
+    /// While it is down.
+    kept: Option<Port>,
 }
 
 impl Registry {
     pub(crate) fn start(port: u16) -> Self {
-        let mut registry = Self { memory: Arc::default(), server: None, port };
+        let mut registry = Self { memory: Arc::default(), server: None, port, kept: None };
         registry.up();
         registry
     }
@@ -61,10 +64,12 @@ impl Registry {
         let server = server.unwrap();
         self.port = server.address().port();
         self.server = Some(server);
+        self.kept = None;
     }
 
     pub(crate) fn down(&mut self) {
         self.server = None;
+        self.kept = Some(Port::keep(self.port).unwrap());
     }
 
     pub(crate) fn url(&self) -> String {

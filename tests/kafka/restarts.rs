@@ -1,6 +1,7 @@
 //! One life of the daemon after another.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use serde_json::json;
@@ -33,8 +34,11 @@ fn stamps_do_not_go_back_though_the_clock_did_between_two_lives() {
 
     // The last message of each topic again, with the stamp of a clock that is an hour ahead.
     let mut lasts = BTreeMap::new();
-    for topic in topics() {
-        let Some(heard) = foreign.of(&topic).last().copied().cloned() else { continue };
+    let topics =
+        topics().into_iter().filter(|topic| !topic.starts_with("command_") && !topic.contains("large"));
+    for topic in topics {
+        foreign.find(&topic, |heard| heard.topic == topic);
+        let heard = (*foreign.of(&topic).last().unwrap()).clone();
         let ahead = stamp(&heard) + HOUR;
         let bytes = foreign.altered(&heard, &json!({"private_sndStamp": ahead}));
         foreign.write(&topic, Some(&bytes));
@@ -47,7 +51,7 @@ fn stamps_do_not_go_back_though_the_clock_did_between_two_lives() {
         }
         lasts.insert(topic, ahead);
     }
-    assert!(lasts.len() >= 10, "{lasts:?}");
+    assert_eq!(lasts.len(), 12, "{lasts:?}");
 
     let second = rig.start(&args);
     let origin = i64::from(second.pid().as_raw_pid());
@@ -75,9 +79,24 @@ fn service(duration: f64) -> UwsService {
     UwsService::start(Options { timing, ..Options::default() })
 }
 
+/// How many commands are kept as ended and heard to have ended. It is read in a copy, since the daemon has its journal
+/// for itself; one that is made in the midst of a change tells nothing.
+fn settled(rig: &Rig) -> isize {
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["journal.db", "journal.db-wal"] {
+        let _ = fs::copy(rig.home.path("state").join(name), copy.path().join(name));
+    }
+    let count = "SELECT count(*) FROM commands WHERE settled";
+    let found = rusqlite::Connection::open(copy.path().join("journal.db"))
+        .and_then(|copy| copy.query_row(count, [], |row| row.get::<_, isize>(0)));
+    found.unwrap_or(0)
+}
+
 /// All job_results and final acks of this command.
 fn ends(rig: &Rig, seq: i32) -> (usize, usize) {
     let mut foreign = rig.foreign();
+    foreign.final_ack(seq);
+    foreign.event("job_result");
     foreign.listen(Duration::from_secs(2));
     let acks = foreign.of("ackcmd").into_iter();
     let acks =
@@ -87,7 +106,7 @@ fn ends(rig: &Rig, seq: i32) -> (usize, usize) {
 
 #[test]
 fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
-    let (rig, service) = (Rig::new(QUICK), service(4.0));
+    let (rig, service) = (Rig::new(QUICK), service(600.0));
     let first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
     foreign.state(2);
@@ -97,6 +116,7 @@ fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
     kill(first);
 
     let second = rig.start_for(&service, &[]);
+    service.end_jobs();
     let is_end = |heard: &Heard| {
         heard.topic == "ackcmd" && heard.int("ack") == 303 && heard.int("cmdtype") == begun.int("cmdtype")
     };
@@ -109,8 +129,7 @@ fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
     assert_eq!((result.text("job_id"), result.int("exit_code")), (id.as_str(), 0));
 
     // What was heard is not said again.
-    let mut client = second.connect();
-    eventually("all is kept", || client.query("status")["journal"]["waiting"] == 0);
+    eventually("that it was heard is kept", || settled(&rig) == 1);
     kill(second);
     let _third = rig.start_for(&service, &[]);
     foreign.listen(Duration::from_secs(5));
@@ -119,7 +138,7 @@ fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
 
 #[test]
 fn what_the_broker_did_not_take_is_said_in_the_next_life() {
-    let (rig, service) = (Rig::new(QUICK), service(1.0));
+    let (rig, service) = (Rig::new(QUICK), service(600.0));
     let first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
     foreign.state(2);
@@ -128,6 +147,7 @@ fn what_the_broker_did_not_take_is_said_in_the_next_life() {
     if !rig.broker_down() {
         return;
     }
+    service.end_jobs();
     let mut client = first.connect();
     eventually("the job ends", || client.query("jobs")[0]["stage"] == "finished");
     eventually("its end is kept", || client.query("status")["journal"]["waiting"] == 0);

@@ -7,6 +7,14 @@
 #[cfg(feature = "redis")]
 mod cases;
 #[cfg(feature = "redis")]
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../daemon/harness.rs"]
+mod harness;
+#[cfg(feature = "redis")]
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../support/port.rs"]
+mod port;
+#[cfg(feature = "redis")]
 mod rig;
 
 #[cfg(not(feature = "redis"))]

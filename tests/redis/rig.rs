@@ -14,8 +14,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::port::Port;
+
 /// Nothing here takes longer, unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub const PASSWORD: &str = "hunter2-the-secret";
 
@@ -55,6 +57,10 @@ impl Daemon {
         let status = daemon.client().query_status();
         assert_eq!(status["state"], "ENABLED", "{}", daemon.log());
         daemon
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     pub fn client(&self) -> Client {
@@ -169,28 +175,26 @@ impl Client {
     }
 }
 
-/// A port that is free.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
-
 /// A real redis-server; ends when dropped.
 pub struct Server {
     child: Child,
     pub port: u16,
     dir: TempDir,
     args: Vec<String>,
+    /// Also while it does not listen.
+    _kept: Port,
 }
 
 impl Server {
     /// None, with a word on standard error, where there is none installed.
     pub fn start(args: &[&str]) -> Option<Self> {
         let dir = TempDir::new().unwrap();
-        let port = free_port();
+        let kept = Port::free().unwrap();
+        let port = kept.number;
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         match spawn(port, dir.path(), &args) {
             Ok(child) => {
-                let server = Self { child, port, dir, args };
+                let server = Self { child, port, dir, args, _kept: kept };
                 server.wait();
                 Some(server)
             }

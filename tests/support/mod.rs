@@ -8,5 +8,6 @@
 #![allow(clippy::panic, clippy::wildcard_enum_match_arm, reason = "test code: a failure ends the test")]
 
 pub mod http;
+pub mod port;
 pub mod uws_job;
 pub mod uws_service;

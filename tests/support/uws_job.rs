@@ -141,6 +141,15 @@ impl Job {
         })
     }
 
+    /// Lets it end now, if it has not.
+    pub fn end(&mut self) {
+        let now = now();
+        if now < self.ended() {
+            let duration = now - self.created;
+            self.timing = Timing { pending: 0.0, queued: 0.0, duration, finish_gap: 0.0, ..self.timing };
+        }
+    }
+
     /// Whether the cluster has dropped it at that time.
     pub fn vanished(&self, now: f64) -> bool {
         now > self.ended() + self.timing.time_to_live

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::http::{self, Request, Server, Then};
+use super::port::Port;
 use super::uws_job::{Job, Timing, cluster_refusal, is_label, now};
 
 const JSON: &str = "application/json";
@@ -48,7 +49,7 @@ pub struct Options {
     pub creation_wait: Duration,
     /// Jobs are kept there over a restart of the process.
     pub state: Option<PathBuf>,
-    /// Whether `/control` answers: GET shows, POST injects a [`Fault`], DELETE forgets the faults.
+    /// Whether `/control` answers: GET shows, POST injects a [`Fault`], DELETE forgets the faults, PUT ends all jobs.
     pub control: bool,
 }
 
@@ -180,7 +181,7 @@ pub struct UwsService {
 
 /// A service that was stopped, with its jobs, faults and counters.
 pub struct Stopped {
-    port: u16,
+    port: Port,
     inner: Arc<Inner>,
 }
 
@@ -252,12 +253,18 @@ impl UwsService {
         }
     }
 
+    /// Lets all jobs end now, however long they were to take.
+    pub fn end_jobs(&self) {
+        self.inner.lock().jobs.values_mut().for_each(Job::end);
+    }
+
     /// Stops: the listener and all connections are closed, also in the middle of a request.
     pub fn stop(mut self) -> Stopped {
         let port = self.server.address().port();
         self.inner.lock().stopped = true;
         self.inner.wake.notify_all();
         self.server.stop();
+        let port = Port::keep(port).unwrap_or_else(|e| panic!("cannot keep port {port}: {e}"));
         Stopped { port, inner: Arc::clone(&self.inner) }
     }
 }
@@ -265,7 +272,7 @@ impl UwsService {
 impl Stopped {
     /// Starts it again on the same port.
     pub fn restart(self) -> UwsService {
-        UwsService::run(self.port, self.inner)
+        UwsService::run(self.port.number, self.inner)
             .unwrap_or_else(|e| panic!("cannot restart the fake execution service: {e}"))
     }
 }
@@ -673,11 +680,12 @@ impl Inner {
         match request.method.as_str() {
             "GET" => {}
             "DELETE" => state.faults.clear(),
+            "PUT" => state.jobs.values_mut().for_each(Job::end),
             "POST" => match serde_json::from_slice(&request.body) {
                 Ok(fault) => state.faults.push(fault),
                 Err(e) => return Answer::json(400, &json!(format!("no fault: {e}"))),
             },
-            _ => return Answer::json(405, &json!("GET, POST or DELETE")),
+            _ => return Answer::json(405, &json!("GET, POST, DELETE or PUT")),
         }
         let jobs: Vec<_> = state.jobs.values().map(|job| Value::Object(job.object(now()))).collect();
         Answer::json(200, &json!({"counters": state.counters, "faults": state.faults, "jobs": jobs}))

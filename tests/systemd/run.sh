@@ -5,6 +5,6 @@ set -u
 cd "$(dirname "$0")/../.." || exit 1
 built=$(readlink -f "$1") || exit 1
 code=0
-timeout 300 tests/systemd/sandbox.sh -b "$PWD::ro" -b "$built::ro" -- /bin/bash tests/systemd/suite.sh "$built" "${@:2}" || code=$?
+timeout 900 tests/systemd/sandbox.sh -b "$PWD::ro" -b "$built::ro" -- /bin/bash tests/systemd/suite.sh "$built" "${@:2}" || code=$?
 [ $code != 69 ] || echo 'test-systemd: skipped, no sandbox here (the line above says why)'
 exit $code

@@ -18,7 +18,7 @@ use super::http::{FarEnd, Script};
 use super::{check_reason, texts};
 
 /// Longest line that is read.
-const LINE_MAX: usize = 1 << 20;
+pub(super) const LINE_MAX: usize = 1 << 20;
 
 pub(crate) fn read(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
