@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use rustix::fs::StatVfsMountFlags;
 
-use super::error::{OpenError, beside, holds_something, wal};
+use super::error::{OpenError, beside, holds_something, one_line, wal};
 use super::schema::{self, Schema};
 use super::{Identity, Limits};
 use crate::csc::id::SalIndex;
@@ -119,19 +119,18 @@ impl Opening<'_> {
     /// Says what went wrong, with a remedy.
     pub(super) fn failed(&self, fault: Fault) -> OpenError {
         match fault {
-            Fault::Nonsense(reason) => self.damaged(reason),
+            Fault::Nonsense(reason) => self.damaged(&reason),
             Fault::Refused(error) => error,
             Fault::Sql(error) if is_of_the_system(&error) => {
                 let reason = reason(self.path, &error);
                 OpenError::Unusable { path: self.path.to_owned(), reason }
             }
-            Fault::Sql(error) => self.damaged(error.to_string()),
+            Fault::Sql(error) => self.damaged(&error.to_string()),
         }
     }
 
-    fn damaged(&self, reason: impl Into<String>) -> OpenError {
-        let reason = reason.into().replace('\n', " ");
-        OpenError::Damaged { path: self.path.to_owned(), reason }
+    fn damaged(&self, reason: &str) -> OpenError {
+        OpenError::Damaged { path: self.path.to_owned(), reason: one_line(reason) }
     }
 
     fn unusable(&self, error: &io::Error) -> OpenError {
@@ -344,7 +343,7 @@ pub(super) fn reason(path: &Path, error: &rusqlite::Error) -> String {
             format!("{error}: it must be the user's that ocps runs as, and so must its directory")
         }
         Some(ErrorCode::SystemIoFailure) => format!("{error}: look at the disk (dmesg)"),
-        Some(_) | None => error.to_string(),
+        Some(_) | None => one_line(&error.to_string()),
     }
 }
 
