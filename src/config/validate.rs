@@ -9,7 +9,7 @@ use std::time::Duration;
 use ureq::http::Uri;
 
 use crate::csc::id::SalIndex;
-use crate::csc::request::Service;
+use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Service};
 
 use super::yaml::{Entry, Map, Mark, Node, Value};
 use super::{quoted, suggestion};
@@ -20,9 +20,6 @@ const FLAT: [&str; 5] = ["url", "poll_interval", "butler", "input_collection", "
 /// Keys of an entry of `instances`.
 const INSTANCE: [&str; 7] =
     ["sal_index", "instance", "url", "poll_interval", "butler", "input_collection", "output_glob"];
-
-/// Bounds of `poll_interval`, in seconds: below, polls would be all that we do; above, it is a typing error.
-const POLL_INTERVAL: (f64, f64) = (0.001, 86_400.0);
 
 /// `poll_interval` where there is no service to poll.
 const NO_POLLS: Duration = Duration::from_secs(1);
@@ -222,7 +219,7 @@ impl Check {
 
     fn poll_interval(&mut self, map: &Map, path: &str) -> Option<Duration> {
         let node = &map.get("poll_interval")?.node;
-        let (least, most) = POLL_INTERVAL;
+        let (least, most) = (POLL_INTERVAL_MIN.as_secs_f64(), POLL_INTERVAL_MAX.as_secs_f64());
         let seconds = match node.value {
             #[allow(clippy::cast_precision_loss)] // Exact up to 2^53, far beyond the limit.
             Value::Integer(i) => Some(i as f64),

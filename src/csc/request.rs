@@ -9,6 +9,12 @@ use std::time::Duration;
 use super::event::{ErrorCode, JobObject, Phase};
 use super::id::{JobId, RunId};
 
+/// Shortest time between polls: below, polls would be all that we do.
+pub const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// Longest time between polls: above, it is a typing error.
+pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Identifies one request; an answer whose ticket nobody waits for any more is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);

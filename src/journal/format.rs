@@ -14,7 +14,7 @@ use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use crate::csc::record::{End, Entry, Kept, Record, Work};
-use crate::csc::request::Submission;
+use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Submission};
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 
@@ -346,8 +346,12 @@ impl<'a> WorkForm<'a> {
     fn parse(self) -> Result<Work, String> {
         Ok(match self {
             Self::Execute { url, poll_interval, prereqs, submission } => {
-                if poll_interval.is_zero() {
-                    return Err("its poll interval is 0".to_owned());
+                // A time so far away that it cannot be told would end the daemon, at every start.
+                if !(POLL_INTERVAL_MIN..=POLL_INTERVAL_MAX).contains(&poll_interval) {
+                    let (least, most) = (POLL_INTERVAL_MIN, POLL_INTERVAL_MAX);
+                    return Err(format!(
+                        "its poll interval is {poll_interval:?}, not from {least:?} to {most:?}"
+                    ));
                 }
                 if prereqs.len() > PREREQS_MAX {
                     return Err(format!("it waits for {} jobs; {PREREQS_MAX} are the most", prereqs.len()));

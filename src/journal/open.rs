@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use rustix::fs::StatVfsMountFlags;
 
-use super::error::{OpenError, beside, holds_something, wal};
+use super::error::{OpenError, beside, holds_something, one_line, wal};
 use super::schema::{self, Schema};
 use super::{Identity, Limits};
 use crate::csc::id::SalIndex;
@@ -100,6 +100,7 @@ impl Opening<'_> {
         self.check_header()?;
         let mut connection = self.connect().map_err(|error| self.failed(error.into()))?;
         self.check_version(&connection)?;
+        self.check_tables(&connection).map_err(|fault| self.failed(fault))?;
         check_pages(&connection).map_err(|fault| self.failed(fault))?;
         self.check_identity(&connection)?;
         let read = self.begin_life(&mut connection, read).map_err(|fault| self.failed(fault))?;
@@ -119,19 +120,18 @@ impl Opening<'_> {
     /// Says what went wrong, with a remedy.
     pub(super) fn failed(&self, fault: Fault) -> OpenError {
         match fault {
-            Fault::Nonsense(reason) => self.damaged(reason),
+            Fault::Nonsense(reason) => self.damaged(&reason),
             Fault::Refused(error) => error,
             Fault::Sql(error) if is_of_the_system(&error) => {
                 let reason = reason(self.path, &error);
                 OpenError::Unusable { path: self.path.to_owned(), reason }
             }
-            Fault::Sql(error) => self.damaged(error.to_string()),
+            Fault::Sql(error) => self.damaged(&error.to_string()),
         }
     }
 
-    fn damaged(&self, reason: impl Into<String>) -> OpenError {
-        let reason = reason.into().replace('\n', " ");
-        OpenError::Damaged { path: self.path.to_owned(), reason }
+    fn damaged(&self, reason: &str) -> OpenError {
+        OpenError::Damaged { path: self.path.to_owned(), reason: one_line(reason) }
     }
 
     fn unusable(&self, error: &io::Error) -> OpenError {
@@ -225,6 +225,13 @@ impl Opening<'_> {
         Ok(())
     }
 
+    /// Before anything is asked of them: a view in the place of a table, or a condition of one, is carried out then,
+    /// for ever if it says so.
+    fn check_tables(&self, connection: &Connection) -> Result<(), Fault> {
+        let theirs = self.schema.of_version(schema::version(connection)?);
+        if theirs.is_that_of(connection)? { Ok(()) } else { Err(other_tables()) }
+    }
+
     fn check_identity(&self, connection: &Connection) -> Result<(), OpenError> {
         let found = identity(connection).map_err(|fault| self.failed(fault))?;
         if found == self.identity {
@@ -243,7 +250,7 @@ impl Opening<'_> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.schema.migrate(&transaction)?;
         if !self.schema.is_that_of(&transaction)? {
-            return Err(Fault::Nonsense("its tables are not those of a journal".to_owned()));
+            return Err(other_tables());
         }
         let read = read(&transaction)?;
         transaction.execute("UPDATE journal SET lives = lives + 1", [])?;
@@ -251,6 +258,10 @@ impl Opening<'_> {
         checkpoint(connection, Checkpoint::Whole)?;
         Ok(read)
     }
+}
+
+fn other_tables() -> Fault {
+    Fault::Nonsense("its tables are not those of a journal".to_owned())
 }
 
 /// Checks the whole file, the indexes too, by which we find what is unfinished: 0.3 s for 100,000 commands.
@@ -344,7 +355,7 @@ pub(super) fn reason(path: &Path, error: &rusqlite::Error) -> String {
             format!("{error}: it must be the user's that ocps runs as, and so must its directory")
         }
         Some(ErrorCode::SystemIoFailure) => format!("{error}: look at the disk (dmesg)"),
-        Some(_) | None => error.to_string(),
+        Some(_) | None => one_line(&error.to_string()),
     }
 }
 

@@ -76,6 +76,12 @@ impl Schema {
         i64::try_from(self.migrations.len()).map_or(i64::MAX, |steps| steps.saturating_add(1))
     }
 
+    /// The way as far as a version.
+    pub(super) fn of_version(self, version: i64) -> Self {
+        let steps = usize::try_from(version).unwrap_or(0).saturating_sub(1);
+        Self { migrations: self.migrations.get(..steps).unwrap_or(self.migrations) }
+    }
+
     /// Makes the tables of the newest version in an empty database.
     pub(super) fn create(self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -87,7 +93,7 @@ impl Schema {
     /// Takes the steps from the version of the file to the newest, in the caller's transaction.
     pub(super) fn migrate(self, transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         let version = version(transaction)?;
-        let done = usize::try_from(version).unwrap_or(0).saturating_sub(1);
+        let done = self.of_version(version).migrations.len();
         for (step, next) in self.migrations.iter().skip(done).zip(version + 1..) {
             step(transaction)?;
             transaction.pragma_update(None, "user_version", next)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::error::OpenError;
+use super::error::{OpenError, one_line};
 use super::format::{self, CommandRow, SeenRow};
 use super::open::{self, Checkpoint, Fault, Files, Opening};
 use super::schema::Schema;
@@ -220,7 +220,7 @@ impl Sqlite {
         match (fault, &self.place) {
             (Fault::Refused(error), _) => error.to_string(),
             (Fault::Nonsense(reason), Place::File { path, .. }) => {
-                format!("the journal {} cannot be written: {reason}", path.display())
+                format!("the journal {} cannot be written: {}", path.display(), one_line(&reason))
             }
             (Fault::Sql(error), Place::File { path, .. }) => {
                 format!("the journal {} cannot be written: {}", path.display(), open::reason(path, &error))

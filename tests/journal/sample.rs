@@ -72,7 +72,7 @@ pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
                 pipeline: text(rng),
             }),
             url: text(rng).into(),
-            poll_interval: Duration::new(rng.u64(..10_000), rng.u32(1..1_000_000_000)),
+            poll_interval: Duration::new(rng.u64(..10_000), rng.u32(1_000_000..1_000_000_000)),
             prereqs: (0..rng.usize(..4)).map(|_| job_id(rng)).collect(),
         }
     };

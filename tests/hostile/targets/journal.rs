@@ -1,19 +1,29 @@
 //! The journal: a file that anything may have happened to, and rows that say anything.
 
 use std::fs;
+use std::time::Duration;
 
-use ocps::csc::id::SalIndex;
-use ocps::csc::time::Tai;
+use ocps::csc::event::{JobObject, Phase};
+use ocps::csc::id::{JobId, SalIndex};
+use ocps::csc::record::Recovered;
+use ocps::csc::request::{Action, Answer, JobStatus, Outcome};
+use ocps::csc::time::{Tai, Time};
+use ocps::csc::{Csc, Effect, Input};
 use ocps::journal::store::Sqlite;
 use ocps::journal::{Identity, Limits, OpenError};
+use ocps::transport::line;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+use super::line::settings;
 use super::{check_reason, join, parts};
 
 /// One of the first version with a command of each kind.
 const FILE: &[u8] = include_bytes!("../../journal/version-1.db");
-const HISTORY: std::time::Duration = std::time::Duration::from_secs(30 * 24 * 3600);
+const HISTORY: Duration = Duration::from_secs(30 * 24 * 3600);
+const NOW: Tai = Tai(1_795_425_891.0);
+/// How often the core goes on after it has taken over, mostly a second later: until a job is sent again.
+const TICKS: usize = 40;
 
 /// Opens a journal with this content: all of it is understood, or nothing is touched.
 fn open(content: &[u8], change: impl FnOnce(&Connection)) {
@@ -24,11 +34,12 @@ fn open(content: &[u8], change: impl FnOnce(&Connection)) {
         change(&Connection::open(&path).unwrap());
     }
     let before = fs::read(&path).unwrap();
-    let identity = Identity { index: SalIndex::Latiss, simulated: false };
-    match Sqlite::open(&path, identity, Limits::new(HISTORY), Tai(1_795_425_891.0)) {
+    let identity = Identity { index: SalIndex::LsstCam, simulated: false };
+    match Sqlite::open(&path, identity, Limits::new(HISTORY), NOW) {
         Ok((_, recovered)) => {
             assert!(recovered.entries.is_sorted_by_key(|kept| kept.entry.key));
             assert!(recovered.entries.iter().all(|kept| kept.entry.key.0 <= recovered.last_key));
+            take_over(recovered);
         }
         Err(error) => {
             check_reason(&error.to_string());
@@ -42,20 +53,97 @@ fn open(content: &[u8], change: impl FnOnce(&Connection)) {
     }
 }
 
+/// Goes on with what was read, as far as the first answers of the service.
+fn take_over(recovered: Recovered) {
+    let mut effects = Vec::new();
+    let mut time = Time { mono: Duration::from_secs(1), tai: NOW };
+    let mut csc = Csc::new(settings(), 1, time, &mut effects);
+    csc.handle(time, Input::Recovered(recovered), &mut effects);
+    for _ in 0..TICKS {
+        for effect in std::mem::take(&mut effects) {
+            hear(&mut csc, time, effect, &mut effects);
+        }
+        let next = csc.next_deadline().max(time.mono);
+        time = Time { mono: next, tai: Tai(time.tai.0 + (next - time.mono).as_secs_f64()) };
+        csc.handle(time, Input::Tick, &mut effects);
+    }
+}
+
+/// Checks what the core says, and answers it.
+fn hear(csc: &mut Csc, time: Time, effect: Effect, effects: &mut Vec<Effect>) {
+    match effect {
+        Effect::Ack { to, ack, .. } => check_text(&line::ack(to.seq_num, &ack)),
+        Effect::Publish { event, .. } => check_text(&line::event(&event, 1, Tai(0.0))),
+        Effect::Request(request) => {
+            let outcome = Outcome { ticket: request.ticket, answer: answer(&request.action) };
+            csc.handle(time, Input::Outcome(outcome), effects);
+        }
+        Effect::Journal(record) => {
+            if let Some(key) = record.awaited() {
+                csc.handle(time, Input::Journaled(key), effects);
+            }
+        }
+        Effect::Log(..)
+        | Effect::StopRequests
+        | Effect::ReadConfiguration { .. }
+        | Effect::WatchConfigurations(_)
+        | Effect::SetLogLevel(_)
+        | Effect::Exit
+        | Effect::Fail(_) => {}
+    }
+}
+
+/// Jobs that it knows are active for ever, and it lists none.
+fn answer(action: &Action) -> Answer {
+    let active = |job_id: &str| {
+        let object = JobObject(r#"{"jobId":"x","phase":"executing"}"#.into());
+        Answer::Job(JobStatus { job_id: JobId::parse(job_id).unwrap(), phase: Phase::Active, object })
+    };
+    match action {
+        Action::Submit(submission) => active(submission.run_id.as_str()),
+        Action::Status { job_id, .. } => active(job_id.as_str()),
+        Action::Remove { .. } => Answer::Removed { object: None },
+        Action::List { .. } => Answer::Listed(Vec::new()),
+        Action::Push { .. } | Action::Ping => Answer::Done,
+    }
+}
+
+/// One line; a job's object says what it says, as JSON.
+fn check_text(line: &str) {
+    assert!(!line.contains(|c: char| c < ' '), "not one line: {line:.500?}");
+}
+
 /// The input is the file.
 pub(crate) fn read_file(data: &[u8]) {
     open(data, |_| {});
 }
 
 pub(crate) fn seeds_of_files() -> Vec<Vec<u8>> {
-    vec![FILE.to_vec()]
+    vec![FILE.to_vec(), file_of(ENDLESS)]
+}
+
+/// Reading a table never ends.
+const ENDLESS: &str = "DROP TABLE journal;
+    CREATE VIEW journal AS WITH RECURSIVE r(sal_index, simulated) AS
+      (SELECT 7, 7 UNION ALL SELECT sal_index + 1, 7 FROM r) SELECT * FROM r WHERE sal_index < 0";
+
+/// A journal that somebody changed so.
+fn file_of(sql: &str) -> Vec<u8> {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("journal.db");
+    fs::write(&path, FILE).unwrap();
+    Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    fs::read(&path).unwrap()
 }
 
 /// The input is the texts of all rows.
 pub(crate) fn read_rows(data: &[u8]) {
     let [document, ending, result, job_id, identity, state] = parts(data).map(String::from_utf8_lossy);
     open(FILE, |connection| {
-        let sql = "UPDATE commands SET document = ?1, ending = ?2, result = ?3, job_id = ?4";
+        // Where there is no text there is no column; the others are such that the texts are read on.
+        let sql = "UPDATE commands SET document = ?1, ending = nullif(?2, ''), result = nullif(?3, ''),
+              job_id = nullif(?4, ''), ended = iif(?2 = '', NULL, coalesce(ended, accepted)),
+              kind = iif(instr(?1, '\"abort\":'), 'abort_job', 'execute')";
         connection.execute(sql, [&document, &ending, &result, &job_id]).unwrap();
         connection.execute("UPDATE OR IGNORE seen SET identity = ?", [&identity]).unwrap();
         connection.execute("UPDATE summary_state SET state = ?", [&state]).unwrap();
@@ -75,5 +163,28 @@ pub(crate) fn seeds_of_rows() -> Vec<Vec<u8>> {
         let [document, ending, result, job_id] = texts.each_ref().map(String::as_str);
         Ok(join(&[document, ending, result, job_id, "root@host", "ENABLED"]))
     };
-    statement.query_map([], row).unwrap().take(20).map(Result::unwrap).collect()
+    let mut seeds: Vec<Vec<u8>> =
+        statement.query_map([], row).unwrap().take(20).map(Result::unwrap).collect();
+    seeds.extend(hostile_rows(&seeds));
+    seeds
+}
+
+/// Those that once found something, made of a real one.
+fn hostile_rows(rows: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let [document, _, _, job_id, identity, state] = parts(&rows[0]).map(String::from_utf8_lossy);
+    let row = |document: &str, state: &str| join(&[document, "", "", "", &identity, state]);
+    let long = "x".repeat(5_000);
+    let begin = |key: &str| document.replacen('{', &format!(r#"{{"{key}":0,"#), 1);
+    // The next poll would be too far away to be told.
+    let seldom = document.replace(r#""secs":704"#, r#""secs":18446744073709551615"#);
+    assert_ne!(seldom, document);
+    vec![
+        join(&[&document, "", "", &job_id, &identity, &state]),
+        row(&document, &state),
+        row(&seldom, &state),
+        // Quoted in the error.
+        row(&begin(r"a\u0000\n"), &state),
+        row(&begin(&long), &state),
+        row(&document, &long),
+    ]
 }

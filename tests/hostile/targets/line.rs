@@ -57,22 +57,7 @@ struct Far {
 impl Far {
     /// A component that is enabled.
     fn begin(&mut self) {
-        let settings = Settings {
-            index: SalIndex::Latiss,
-            simulated: false,
-            log_level: 20,
-            job_command: "run".to_owned(),
-            source_url: "https://scripts".to_owned(),
-            commit_ref: "main".to_owned(),
-            version_selects_image: true,
-            submit_timeout: Duration::from_secs(60),
-            settle_time: Duration::from_secs(15),
-            outage_limit: Duration::from_secs(300),
-            journal: true,
-            joins: false,
-            max_jobs: 10,
-        };
-        self.csc = Some(Csc::new(settings, 1, now(), &mut self.open));
+        self.csc = Some(Csc::new(settings(), 1, now(), &mut self.open));
         self.command(Order::Start { override_name: String::new() });
         self.input(Input::Configuration(Ok(configuration())));
         self.command(Order::Enable);
@@ -112,6 +97,25 @@ impl Far {
                 | Effect::Fail(_) => {}
             }
         }
+    }
+}
+
+/// Of a core that does all it can.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        index: SalIndex::Latiss,
+        simulated: false,
+        log_level: 20,
+        job_command: "run".to_owned(),
+        source_url: "https://scripts".to_owned(),
+        commit_ref: "main".to_owned(),
+        version_selects_image: true,
+        submit_timeout: Duration::from_secs(60),
+        settle_time: Duration::from_secs(15),
+        outage_limit: Duration::from_secs(300),
+        journal: true,
+        joins: false,
+        max_jobs: 10,
     }
 }
 
