@@ -154,19 +154,13 @@ impl Csc {
 
     /// The world learns all that was not durable in time.
     fn tell_all(&mut self) {
-        self.tell_ends();
+        for end in std::mem::take(&mut self.ends) {
+            self.tell_end(end);
+        }
         let created = |(key, job): (&EntryKey, &Job)| job.recorded_by().map(|_| *key);
         let untold: Vec<EntryKey> = self.jobs.iter().filter_map(created).collect();
         for key in untold {
             self.tell_job(key);
-        }
-        // Of a job that was just told of, the end may be known too.
-        self.tell_ends();
-    }
-
-    fn tell_ends(&mut self) {
-        for end in std::mem::take(&mut self.ends) {
-            self.tell_end(end);
         }
     }
 
