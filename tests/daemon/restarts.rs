@@ -9,8 +9,9 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{Daemon, Home, LONG, QUICK, eventually};
+use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_job::Timing;
-use crate::support::uws_service::{Fault, On, Options, UwsService, What};
+use crate::support::uws_service::{Options, UwsService};
 
 const TOML: &str = "[uws]\nsettle_time_s = 0.5\nput_timeout_s = 2\n";
 

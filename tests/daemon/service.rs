@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Daemon, Home, eventually};
+use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_job::Timing;
-use crate::support::uws_service::{Fault, On, Options, UwsService, What};
+use crate::support::uws_service::{Options, UwsService};
 
 /// Short enough for tests; the order of the times is that of the defaults.
 const TOML: &str = "[uws]\nsettle_time_s = 1\nsubmit_timeout_s = 20\nput_timeout_s = 3\nget_timeout_s = 3\n\

@@ -7,8 +7,9 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::harness::{Heart, Home, LONG, QUICK, eventually};
+use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_job::Timing;
-use crate::support::uws_service::{Fault, On, Options, UwsService, What};
+use crate::support::uws_service::{Options, UwsService};
 
 fn service() -> UwsService {
     let timing = Timing { pending: 0.1, queued: 0.1, duration: 600.0, ..Timing::default() };

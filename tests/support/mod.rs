@@ -9,5 +9,6 @@
 
 pub mod http;
 pub mod port;
+pub mod uws_fault;
 pub mod uws_job;
 pub mod uws_service;

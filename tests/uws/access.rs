@@ -13,7 +13,8 @@ use ocps::config::settings;
 
 use crate::raw::{raw, read_some};
 use crate::rig::{check, client, four_actions, list, quick, settings, short, status_fault, submit};
-use crate::support::uws_service::{Fault, On, UwsService, What};
+use crate::support::uws_fault::{Fault, On, What};
+use crate::support::uws_service::UwsService;
 
 /// Everything logged by the test process.
 struct Log(Mutex<Vec<String>>);

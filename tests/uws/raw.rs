@@ -15,7 +15,8 @@ use serde_json::json;
 use crate::rig::{ID, check, client, four_actions, list, quick, settings, short, submit};
 use crate::support::http;
 use crate::support::http::{Server, Then};
-use crate::support::uws_service::{Fault, On, UwsService, What};
+use crate::support::uws_fault::{Fault, On, What};
+use crate::support::uws_service::UwsService;
 
 /// A server that treats each connection as it likes.
 pub(crate) fn raw(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> String {

@@ -10,8 +10,9 @@ use ocps::config::settings;
 use ocps::csc::id::{JobId, RunId};
 use ocps::csc::request::{Action, Answer, Submission};
 
+use crate::support::uws_fault::What;
 use crate::support::uws_job::Timing;
-use crate::support::uws_service::{Options, What};
+use crate::support::uws_service::Options;
 
 pub(crate) const ID: &str = "0123456789abcdef0123456789abcdef";
 

@@ -14,8 +14,9 @@ use crate::rig::{
 };
 use crate::support::http;
 use crate::support::http::{Server, Then};
+use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_job::Timing;
-use crate::support::uws_service::{Counters, Fault, On, Options, UwsService, What};
+use crate::support::uws_service::{Counters, Options, UwsService};
 
 #[test]
 fn a_put_says_exactly_what_the_python_ocps_says() {
