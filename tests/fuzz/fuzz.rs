@@ -3,8 +3,8 @@
 #![no_main]
 
 use std::sync::OnceLock;
-use std::time::Duration;
-use std::{env, fs, path, process};
+use std::time::{Duration, Instant};
+use std::{env, fs, path, process, thread};
 
 use libfuzzer_sys::fuzz_target;
 
@@ -16,6 +16,9 @@ use targets::{TARGETS, Target};
 
 /// Most work for one input.
 const TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How long threads that an input began are waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 fn target() -> &'static Target {
     static TARGET: OnceLock<&Target> = OnceLock::new();
@@ -37,6 +40,20 @@ fn write_samples() {
     }
 }
 
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
+/// Waits until there are so many threads again: what one that is just ending still holds looks like a leak.
+fn settle(before: usize) {
+    let begin = Instant::now();
+    while threads() > before && begin.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_micros(20));
+    }
+}
+
 fuzz_target!(init: write_samples(), |data: &[u8]| {
+    let before = threads();
     target().run(data, TIME_MAX);
+    settle(before);
 });

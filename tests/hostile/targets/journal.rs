@@ -43,6 +43,8 @@ fn open(content: &[u8], change: impl FnOnce(&Connection)) {
         }
         Err(error) => {
             check_reason(&error.to_string());
+            let of_another = matches!(error, OpenError::NotOurs { .. });
+            assert!(!of_another || content != FILE, "no row was read: {error}");
             match error {
                 OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {
                     assert!(fs::read(&path).unwrap() == before, "a refused journal was changed: {error}");

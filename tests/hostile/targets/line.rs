@@ -161,6 +161,8 @@ fn send(action: &Action) {
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     texts(&[
         r#"{"command":"execute","seq":1,"params":{"pipeline":"${CP_PIPE_DIR}/pipelines/Latiss/verifyBias.yaml","version":"w_2025_20","config":"-c isr:doBias=True","data_query":"instrument='LATISS' AND physical_filter=\"y\"","prereq_jobs":"0123456789abcdef0123456789abcdef, b","output_dataset_types":"*"}}"#,
+        // It waits for no other job, so that its own is submitted.
+        r#"{"command":"execute","seq":5,"params":{"pipeline":"a.yaml","version":"","config":"","data_query":""}}"#,
         r#"{"command":"start","seq":1,"params":{"configurationOverride":"x.yaml:main"}}"#,
         "{\"command\":\"enable\"}\n{\"command\":\"disable\",\"seq\":2}\n{\"command\":\"standby\",\"seq\":3}\n{\"command\":\"exitControl\",\"seq\":2147483647}\n",
         r#"{"command":"abort_job","seq":4,"params":{"job_id":" true.yaml-1795369818.934519 "}}"#,
