@@ -26,7 +26,7 @@ pub(super) fn scalar(value: Option<&Value>) -> String {
         Some(Value::String(text)) if text.is_empty() => UNKNOWN.to_owned(),
         Some(Value::String(text)) => clean(text),
         Some(value @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) => {
-            value.to_string()
+            clean(&value.to_string())
         }
     }
 }
@@ -110,6 +110,7 @@ mod tests {
             (json!(0), "0"),
             (json!(true), "true"),
             (json!([1]), "[1]"),
+            (json!(["\u{9b}"]), "[\"\\u{9b}\"]"),
         ] {
             assert_eq!(scalar(Some(&value)), expected);
         }
