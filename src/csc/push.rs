@@ -115,7 +115,8 @@ impl Csc {
         }
         if let Some(Push { sender, config, until }) = self.pushes.waiting.pop_front() {
             let action = Action::Push { config, patience: until.saturating_sub(now) };
-            self.ask(Asked::Push, Arc::from(""), action);
+            let configured = self.configuration.as_ref().map(|c| c.service.url.clone());
+            self.ask(Asked::Push, configured.unwrap_or_default(), action);
             self.pushes.flight = Flight::Awaited { sender, until: until + GRACE };
         }
     }
@@ -176,7 +177,8 @@ impl Csc {
         if self.life != Life::Serving {
             return self.conclude_start(Err(STOPPING.to_owned()));
         }
-        self.ask(Asked::Ping(Box::new(configuration)), Arc::from(""), Action::Ping);
+        let url = configuration.service.url.clone();
+        self.ask(Asked::Ping(Box::new(configuration)), url, Action::Ping);
     }
 
     /// The answer to the ping of a `start`.
@@ -387,6 +389,21 @@ mod tests {
         rig.answer(Answer::Rejected { reason: "no".to_owned() });
         assert_eq!(rig.said(), ["4 no; nothing was pushed"]);
         assert_eq!(rig.csc.next_deadline(), rig.csc.next_heartbeat);
+    }
+
+    #[test]
+    fn the_health_told_is_that_of_redis_whatever_service_is_configured() {
+        let mut rig = Rig::new(SalIndex::Ra);
+        rig.command(1, Order::Start { override_name: String::new() });
+        let mut with_service = configuration();
+        with_service.service.url = Arc::from("http://uws");
+        rig.input(Input::Configuration(Ok(with_service)));
+        rig.answer(Answer::Done);
+        assert!(rig.csc.status().service.last_believed.is_some());
+        rig.command(2, Order::Enable);
+        rig.command(3, execute("a"));
+        rig.answer(failure(FailureKind::NotSent, "connection refused"));
+        assert!(rig.csc.status().service.silent_for.is_some());
     }
 
     #[test]
