@@ -10,7 +10,7 @@ use super::remove::Removal;
 use super::request::{Answer, Contact, FailureKind};
 use super::{Csc, report};
 
-/// A job for which nothing believable came for so long, while the service answered others, is given up.
+/// A job for which nothing believable came for so long at least, while the service answered others, is given up.
 pub(super) const DISBELIEF_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
 /// What we know of the health of one service.
@@ -141,9 +141,11 @@ impl Csc {
     /// Whether a job last believed at `believed` must be given up: its service answers others, but not for it.
     pub(super) fn is_disbelieved(&self, url: &Arc<str>, believed: Duration) -> bool {
         let Some(health) = self.services.get(url) else { return false };
-        let now = self.now.mono;
+        let (now, recent) = (self.now.mono, self.recent(url));
         let since = believed.max(health.restored);
-        now.saturating_sub(since) >= DISBELIEF_LIMIT && health.was_believed_within(self.recent(url), now)
+        // Its own last answer is not one to others.
+        let limit = DISBELIEF_LIMIT.max(recent.saturating_mul(2));
+        now.saturating_sub(since) >= limit && health.was_believed_within(recent, now)
     }
 
     /// How old the last answer of a living service can be: each of its jobs has been asked for in this time.

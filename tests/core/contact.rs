@@ -191,6 +191,19 @@ fn a_job_that_is_answered_wrongly_for_a_day_is_given_up() {
 }
 
 #[test]
+fn a_job_that_is_asked_for_once_a_day_is_not_given_up_for_one_answer() {
+    let mut world = World::enabled();
+    reconfigure(&mut world, |service| service.poll_interval = DAY);
+    world.running("a");
+    world.run_for(DAY);
+    world.answer("GET a", away());
+    assert!(world.is_busy());
+    world.run_for(DAY);
+    world.answer("GET a", job("a", Phase::Completed));
+    assert!(!world.is_busy());
+}
+
+#[test]
 fn a_job_alone_is_not_given_up() {
     let mut world = World::enabled();
     world.running("a");
