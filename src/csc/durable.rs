@@ -126,8 +126,12 @@ impl Csc {
             Awaited::Accepted(key) => {
                 self.job_journaled(key);
                 self.abort_journaled(key);
+                self.advance();
             }
-            Awaited::Created(key) => self.tell_job(key),
+            Awaited::Created(key) => {
+                self.tell_job(key);
+                self.advance();
+            }
             Awaited::Ended(key) => {
                 let at = self.ends.iter().position(|end| end.key == key);
                 if let Some(end) = at.and_then(|at| self.ends.remove(at)) {
@@ -135,7 +139,6 @@ impl Csc {
                 }
             }
         }
-        self.advance();
     }
 
     /// The journal cannot be written: what is not durable is refused, what was accepted before goes on.
@@ -154,13 +157,17 @@ impl Csc {
 
     /// The world learns all that was not durable in time.
     fn tell_all(&mut self) {
-        for end in std::mem::take(&mut self.ends) {
-            self.tell_end(end);
-        }
+        self.tell_ends();
         let created = |(key, job): (&EntryKey, &Job)| job.recorded_by().map(|_| *key);
         let untold: Vec<EntryKey> = self.jobs.iter().filter_map(created).collect();
         for key in untold {
             self.tell_job(key);
+        }
+    }
+
+    fn tell_ends(&mut self) {
+        for end in std::mem::take(&mut self.ends) {
+            self.tell_end(end);
         }
     }
 
@@ -193,6 +200,7 @@ impl Csc {
 
     /// Ends without a journal: nobody will take up what is unfinished, so those who wait for it are told.
     pub(super) fn abandon(&mut self) {
+        self.tell_ends();
         let untold =
             |job_id: &JobId| format!("the daemon ended; job {job_id} is left at the execution service");
         for (key, job) in std::mem::take(&mut self.jobs) {

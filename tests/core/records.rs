@@ -140,6 +140,25 @@ fn without_a_journal_those_who_wait_are_told_that_nobody_takes_up_their_job() {
 }
 
 #[test]
+fn without_a_journal_an_end_that_comes_at_the_last_moment_is_told_too() {
+    let mut world = World::enabled_with(Settings { journal: false, ..settings() });
+    world.running("a");
+    world.send(abort("a"));
+    world.input(Input::Terminate);
+    world.take();
+    world.journal_at_once = false;
+    world.now += secs(5);
+    world.answer("DELETE a", removed());
+    world.expect(&[
+        "result a 255 known 1 aborted",
+        "ack 1 CMD_ABORTED Aborted",
+        "ack 2 CMD_COMPLETE Done",
+        "summaryState OFFLINE",
+        "Exit",
+    ]);
+}
+
+#[test]
 fn with_a_journal_they_are_left_to_the_next_life() {
     let mut world = World::enabled();
     world.running("a");

@@ -44,6 +44,9 @@ pub(crate) struct Rules {
     journaled: BTreeSet<i32>,
     /// Commands whose end is durable, or that need not be.
     may_be_told: BTreeSet<EntryKey>,
+    has_journal: bool,
+    /// Whether the journal fails: what is known is told then without it.
+    is_failing: bool,
     /// Records that are not durable, and since when they are waited for.
     waiting: Vec<(Awaited, Duration)>,
     now: Duration,
@@ -67,12 +70,14 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(has_journal: bool) -> Self {
         Self {
+            has_journal,
             commands: BTreeMap::new(),
             records: BTreeMap::new(),
             journaled: BTreeSet::new(),
             may_be_told: BTreeSet::new(),
+            is_failing: false,
             waiting: Vec::new(),
             now: Duration::ZERO,
             puts: BTreeMap::new(),
@@ -105,6 +110,7 @@ impl Rules {
     /// Notes what is about to happen.
     pub(crate) fn before(&mut self, now: Duration, input: &Input, open: &[Request]) {
         self.now = now;
+        self.is_failing = matches!(input, Input::JournalFailed(_));
         if let Input::Journaled(record) = input {
             self.waiting.retain(|(waiting, _)| waiting != record);
         }
@@ -139,8 +145,6 @@ impl Rules {
             }
             Input::Recovered(recovered) => recovered.entries.iter().for_each(|kept| self.recovered(kept)),
             Input::Configuration(_) => self.is_reading = false,
-            // What is known is told then without it.
-            Input::JournalFailed(_) => self.may_be_told.extend(self.records.keys()),
             Input::Outcome(outcome) => {
                 assert!(open.iter().all(|request| request.ticket != outcome.ticket), "answered twice");
                 self.heard(outcome.ticket, &outcome.answer);
@@ -148,6 +152,7 @@ impl Rules {
             Input::Tick
             | Input::ConfigurationsAvailable(_)
             | Input::LogLevel(_)
+            | Input::JournalFailed(_)
             | Input::JournalBack
             | Input::Joined
             | Input::Intruder(_)
@@ -247,10 +252,10 @@ impl Rules {
         }
     }
 
-    /// The end of a command is told when it is durable, or when the journal fails, or when nobody will know of it.
+    /// The end of a command is told when it is durable, or when the journal fails, or when there is none.
     fn receipt(&self, Receipt { key, .. }: Receipt) {
         let is_late = self.waiting.iter().any(|(_, since)| *since + RECORDING_MAX <= self.now);
-        let may_be_told = is_late || self.is_stopped || self.may_be_told.contains(&key);
+        let may_be_told = is_late || self.is_failing || !self.has_journal || self.may_be_told.contains(&key);
         assert!(may_be_told, "{key:?} is told of before that is durable");
     }
 

@@ -166,7 +166,7 @@ impl World {
     pub(crate) fn with(settings: Settings, seed: u64) -> Self {
         let mut effects = Vec::new();
         let now = Duration::ZERO;
-        let rules = Rules::new();
+        let rules = Rules::new(settings.journal);
         let csc = Csc::new(settings, seed, time(now), &mut effects);
         let mut world = Self {
             csc,
