@@ -74,6 +74,7 @@ impl Csc {
         fault: Option<(ErrorCode, String)>,
     ) {
         self.journal(Record::Ended { key, end: Box::new(end.clone()) });
+        self.note_aborted(&end);
         let until = self.now.mono + RECORDING_MAX;
         self.ends.push_back(UntoldEnd { key, sender, name, end, fault, until });
     }

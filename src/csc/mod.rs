@@ -242,6 +242,8 @@ pub struct Csc {
     /// Aborts that are not journaled yet.
     aborts: BTreeMap<EntryKey, remove::Abort>,
     removals: BTreeMap<JobId, remove::Removal>,
+    /// Jobs that ended since they were aborted, the last of them.
+    aborted: VecDeque<JobId>,
     /// Commands that have ended, which the world does not know yet, in that order.
     ends: VecDeque<durable::UntoldEnd>,
     lookups: BTreeMap<Arc<str>, lookup::Lookup>,
@@ -283,6 +285,7 @@ impl Csc {
             watches: BTreeMap::new(),
             aborts: BTreeMap::new(),
             removals: BTreeMap::new(),
+            aborted: VecDeque::new(),
             ends: VecDeque::new(),
             lookups: BTreeMap::new(),
             suspects: BTreeMap::new(),

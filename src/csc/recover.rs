@@ -3,11 +3,10 @@
 //! A job that is known is followed on. One that may exist is looked for in the service's list before anything is
 //! sent again, with the same run id. What was not heard for certain is said again, with equal content.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use super::command::{CommandName, Sender};
-use super::event::{Event, ExitCode, LogLevel};
+use super::event::{Event, LogLevel};
 use super::id::{EntryKey, JobId};
 use super::job::{Ended, Job, Origin, Poll, Running, Stage};
 use super::lookup::SUSPECT_FOR;
@@ -31,10 +30,11 @@ impl Csc {
     }
 
     pub(super) fn recover(&mut self, recovered: Recovered) {
+        for end in recovered.entries.iter().filter_map(|kept| kept.end.as_ref()) {
+            self.note_aborted(end);
+        }
         let is_abort = |kept: &Kept| matches!(kept.entry.work, Work::Abort { .. });
         let (aborts, executes): (Vec<Kept>, Vec<Kept>) = recovered.entries.into_iter().partition(is_abort);
-        // Also those that ended so long ago that the history forgets them.
-        let aborted: HashSet<JobId> = executes.iter().filter_map(aborted_job).cloned().collect();
         // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.
         let mut waiting = Vec::new();
         for kept in executes {
@@ -44,7 +44,7 @@ impl Csc {
             self.wait_for(key, prereqs, Origin::Recovered);
         }
         for kept in aborts {
-            self.recover_abort(kept, &aborted);
+            self.recover_abort(kept);
         }
         self.note_recovery();
         self.advance();
@@ -112,14 +112,13 @@ impl Csc {
         self.recovery.running += 1;
     }
 
-    fn recover_abort(&mut self, kept: Kept, aborted: &HashSet<JobId>) {
+    fn recover_abort(&mut self, kept: Kept) {
         let Work::Abort { job_id, url } = &kept.entry.work else { return };
         if let Some(end) = &kept.end {
             return self.say_again(&kept, end, CommandName::AbortJob);
         }
         self.recovery.aborts += 1;
-        let result_is_told = aborted.contains(job_id);
-        self.recover_removal(kept.entry.key, kept.entry.sender, job_id.clone(), url.clone(), result_is_told);
+        self.recover_removal(kept.entry.key, kept.entry.sender, job_id.clone(), url.clone());
     }
 
     /// Says what is not known to have been heard.
@@ -147,10 +146,4 @@ impl Csc {
         );
         self.log(LogLevel::Info, line);
     }
-}
-
-/// The job of an execute that ended since it was aborted.
-fn aborted_job(kept: &Kept) -> Option<&JobId> {
-    let result = kept.end.as_ref()?.result.as_ref()?;
-    (result.exit_code == ExitCode::Aborted).then_some(&result.job_id)
 }

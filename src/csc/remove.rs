@@ -11,17 +11,20 @@ use super::command::{CommandName, Sender};
 use super::durable::RECORDING_MAX;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
-use super::job::{Ended, PollStep, Stage};
+use super::job::{PollStep, Stage};
 use super::record::{End, Work};
 use super::request::{Action, Answer, Failure};
 use super::track::Ending;
-use super::{Asked, Csc, REMINDER};
+use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
 /// First wait before a removal is tried or confirmed again; it doubles with each.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 
 /// Most `abort_job` commands that wait for one removal.
 const WAITING_MAX: usize = 100;
+
+/// Most aborted jobs that are remembered: more than the journal gives back of those that are over.
+const ABORTED_MAX: usize = 2 * HISTORY_MAX;
 
 /// An `abort_job` whose record is being made durable.
 #[derive(Debug)]
@@ -43,8 +46,6 @@ pub(super) struct Removal {
     /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
     unclear: bool,
     failures: u32,
-    /// Whether the world was told that it was aborted, perhaps in an earlier life.
-    result_is_told: bool,
     /// When those that wait are told again that it is in progress; none before they were told once.
     reminder: Option<Duration>,
 }
@@ -136,18 +137,10 @@ impl Csc {
     }
 
     /// Goes on with an abort of an earlier life, which may have sent its DELETE.
-    pub(super) fn recover_removal(
-        &mut self,
-        key: EntryKey,
-        sender: Sender,
-        job_id: JobId,
-        url: Arc<str>,
-        result_is_told: bool,
-    ) {
+    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Arc<str>) {
         self.remove_for(key, sender, job_id.clone(), url);
         if let Some(removal) = self.removals.get_mut(&job_id) {
             removal.unclear = true;
-            removal.result_is_told |= result_is_told;
             removal.reminder = Some(self.now.mono);
         }
     }
@@ -177,9 +170,7 @@ impl Csc {
     /// The DELETE is due at once.
     fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<(EntryKey, Sender)>) {
         let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
-        let result_is_told = self.was_aborted(&job_id);
-        let removal =
-            Removal { url, waiting, step, unclear: false, failures: 0, result_is_told, reminder: None };
+        let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
     }
 
@@ -289,11 +280,13 @@ impl Csc {
         }
     }
 
-    fn was_aborted(&self, job_id: &JobId) -> bool {
-        let aborted = |ended: &Ended| {
-            ended.exit_code == Some(ExitCode::Aborted) && ended.job_id.as_ref() == Some(job_id)
-        };
-        self.history.iter().any(aborted)
+    /// Whoever aborts it again is told no second result.
+    pub(super) fn note_aborted(&mut self, end: &End) {
+        let aborted = end.result.as_ref().filter(|result| result.exit_code == ExitCode::Aborted);
+        self.aborted.extend(aborted.map(|result| result.job_id.clone()));
+        if self.aborted.len() > ABORTED_MAX {
+            self.aborted.pop_front();
+        }
     }
 
     /// In this order: the job's result, the final ack of its execute, those of the aborts.
@@ -305,7 +298,7 @@ impl Csc {
         match (verdict, tracked) {
             (Verdict::Removed(object), Some(key)) => self.finish(key, Ending::Aborted(object)),
             (Verdict::NoSuchJob, Some(key)) => self.finish(key, Ending::Phase(Phase::Unknown, None)),
-            (Verdict::Removed(object), None) if !removal.result_is_told => {
+            (Verdict::Removed(object), None) if !self.aborted.contains(job_id) => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
                 let object = object.map_or(known, ResultObject::Service);
@@ -314,6 +307,7 @@ impl Csc {
                     Some(JobResult { job_id: job_id.clone(), exit_code: ExitCode::Aborted, result: object });
                 self.prerequisite_ended(job_id);
             }
+            // Its abort was told before, perhaps in an earlier life.
             (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
         }
         for (key, sender) in removal.waiting {

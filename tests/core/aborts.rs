@@ -178,6 +178,22 @@ fn an_abort_goes_on_in_every_state() {
 }
 
 #[test]
+fn the_abort_of_a_job_of_somebody_else_is_told_once() {
+    let mut world = World::enabled();
+    world.send(abort("x"));
+    world.take();
+    world.answer("DELETE x", removed());
+    world.expect(&["result x 255 known of nobody aborted", "ack 1 CMD_COMPLETE Done"]);
+    // The service can answer so for ever although the job is gone.
+    world.send(abort("x"));
+    world.answer("DELETE x", refused());
+    world.run_to_answer("GET x", Answer::Gone);
+    let told = world.take();
+    assert!(!told.iter().any(|line| line.starts_with("result")), "{told:?}");
+    assert_eq!(told.last().unwrap(), "ack 2 CMD_COMPLETE Done");
+}
+
+#[test]
 fn the_abort_of_a_job_is_told_once() {
     let mut world = World::enabled();
     world.running("a");
