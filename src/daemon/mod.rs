@@ -21,7 +21,7 @@ use crate::cli::flags::RunArgs;
 use crate::config::settings::Settings;
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, Order, Sender as CommandSender, Via};
-use crate::csc::event::Event as SalEvent;
+use crate::csc::event::{Ack, Event as SalEvent};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::record::{Awaited, Receipt, Record};
 use crate::csc::report::StageName;
@@ -92,8 +92,8 @@ struct Daemon {
     records: Vec<Record>,
     /// What is to be done once it is clear that no other instance lives.
     joining: Option<Joining>,
-    /// Transitions asked for on the command line that have not ended.
-    starting: usize,
+    /// Transitions asked for on the command line that have not ended; the first is under way.
+    starting: VecDeque<Command>,
     /// The summary state that the start has reached so far.
     state_reached: Option<Record>,
     /// Commands that came before all that.
@@ -165,18 +165,31 @@ impl Daemon {
                 seq_num: SeqNum(1),
                 sent: sal::time::now(),
             };
-            self.starting += 1;
-            self.inputs.push_back(Input::Command(Command { sender, order }));
+            self.starting.push_back(Command { sender, order });
             let Some(next) = state.after(transition) else { break };
             state = next;
         }
+        self.inputs.extend(self.starting.front().cloned().map(Input::Command));
         self.turn();
         self.ready_if_started();
         self.keep();
     }
 
     fn is_starting(&self) -> bool {
-        self.joining.is_some() || self.starting > 0
+        self.joining.is_some() || !self.starting.is_empty()
+    }
+
+    /// A transition that the command line asked for has ended; after one that failed the next would only fail too.
+    fn transition_ended(&mut self, ack: &Ack) {
+        match ack {
+            Ack::InProgress { .. } => return,
+            Ack::Complete => {
+                self.starting.pop_front();
+                self.inputs.extend(self.starting.front().cloned().map(Input::Command));
+            }
+            Ack::Failed { .. } | Ack::Aborted => self.starting.clear(),
+        }
+        self.ready_if_started();
     }
 
     fn ready_if_started(&mut self) {
@@ -191,7 +204,7 @@ impl Daemon {
         // Before anything happens too: it may be long in coming, and the heart is to beat.
         let mut deadline = self.set_deadline();
         while !self.over {
-            let Some(mut event) = sources.next(self.starting > 0, IDLE) else { continue };
+            let Some(mut event) = sources.next(!self.starting.is_empty(), IDLE) else { continue };
             let begun = Instant::now();
             let mut ticked = false;
             let first = event.name();
@@ -203,7 +216,7 @@ impl Daemon {
                 if self.over || handled == BATCH {
                     break;
                 }
-                match sources.next(self.starting > 0, Duration::ZERO) {
+                match sources.next(!self.starting.is_empty(), Duration::ZERO) {
                     Some(next) => event = next,
                     None => break,
                 }
@@ -407,10 +420,7 @@ impl Daemon {
                     self.hub.ack(client, to.seq_num, &ack);
                     self.delivered(receipt);
                 }
-                Via::CommandLine => {
-                    self.starting = self.starting.saturating_sub(1);
-                    self.ready_if_started();
-                }
+                Via::CommandLine => self.transition_ended(&ack),
                 Via::Kafka => {
                     if let Some(kafka) = &self.kafka {
                         kafka.ack(&to, command, &ack, receipt);

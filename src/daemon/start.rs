@@ -49,7 +49,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
-        .map_err(Failure::Other)?;
+        .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
     let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
@@ -100,7 +100,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         effects,
         records: Vec::new(),
         joining: Some(joining),
-        starting: 0,
+        starting: VecDeque::new(),
         state_reached: None,
         deferred: VecDeque::new(),
         over: false,

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Home, QUICK};
+use crate::harness::{Home, QUICK, eventually};
 
 #[test]
 fn commands_that_cannot_be_carried_out_fail_with_one_clear_line() {
@@ -146,4 +146,19 @@ fn without_a_configuration_directory_start_fails() {
     let daemon = home.start(&["1", "--configdir", "/nonexistent"]);
     let ack = daemon.connect().run("start", &json!({}));
     assert!(ack.starts_with("CMD_FAILED Failed: /nonexistent: "), "{ack}");
+}
+
+#[test]
+fn a_start_that_fails_is_told_once_and_nothing_more_is_tried() {
+    let home = Home::new();
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    eventually("it is said why", || daemon.stderr().contains("start of the command line failed: "));
+    assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
+    assert!(!daemon.stderr().contains("enable of the command line"), "{}", daemon.stderr());
+}
+
+#[test]
+fn a_log_file_that_cannot_be_opened_is_a_wrong_configuration() {
+    let home = Home::with_toml("[log]\nfile = \"/nonexistent/ocps.log\"\n");
+    assert!(home.refused(&["1", "--simulate"]).one_line(78).contains("/nonexistent/ocps.log"));
 }
