@@ -49,11 +49,10 @@ impl Reply {
         let Self { method, url, status, .. } = self;
         let text = quote_once(&self.text());
         let text = if text.is_empty() { "(no text)" } else { &text };
-        Answer::Failed(Failure {
-            kind,
-            contact,
-            reason: format!("{url} answered {method} with {status}: {text}"),
-        })
+        // What the service itself says in that case is believed and comes not here.
+        let remedy = if *status == 404 { ", as no execution service does (is the url right?)" } else { "" };
+        let reason = format!("{url} answered {method} with {status}{remedy}: {text}");
+        Answer::Failed(Failure { kind, contact, reason })
     }
 
     /// The reply itself is fine, but what it says is not what was asked for.
@@ -292,5 +291,18 @@ mod tests {
         assert_eq!(label(&to_status(cut("GET", broken()), &id, None)), "Unclear Silent");
         assert_eq!(label(&to_submit(cut("PUT", End::TooLarge), &run_id)), "Unclear Answered");
         assert_eq!(label(&to_status(cut("GET", End::TooLarge), &id, None)), "Wrong Answered");
+    }
+
+    #[test]
+    fn a_404_that_no_service_says_asks_for_the_url() {
+        let reason = |answer: Answer| {
+            let Answer::Failed(failure) = answer else { panic!("{answer:?}") };
+            failure.reason
+        };
+        let run_id = RunId::parse("1-a").unwrap();
+        let put = reason(to_submit(reply("PUT", 404, "text/html", "<html>"), &run_id));
+        assert!(put.contains("404, as no execution service does (is the url right?): <html>"), "{put}");
+        let put = reason(to_submit(reply("PUT", 400, "text/html", "no"), &run_id));
+        assert!(put.ends_with("answered PUT with 400: no"), "{put}");
     }
 }
