@@ -37,8 +37,12 @@ pub(super) struct Commit {
     id: String,
 }
 
-/// The version of the directory (`git describe`), or empty where git knows none.
+/// The version of the directory (`git describe`), or empty where git knows none or there is none.
 pub(super) fn describe(dir: &Path) -> String {
+    if !dir.is_dir() {
+        // Whoever looks into it says so.
+        return String::new();
+    }
     match run(command(dir, &["describe", "--all", "--long", "--always", "--dirty"]), TIMEOUT) {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
