@@ -94,7 +94,7 @@ pub(super) fn parse(line: &str) -> Result<Request, String> {
         "status" => Request::Ask(Query::Status),
         "jobs" => Request::Ask(Query::Jobs),
         "help" => Request::Help,
-        "quit" => Request::Quit,
+        "quit" | "exit" => Request::Quit,
         _ if CommandName::parse(name).is_none() => {
             let known = CommandName::ALL.map(CommandName::as_str).into_iter().chain(OWN_WORDS);
             let meant = did_you_mean("", nearest(name, known));
@@ -172,6 +172,7 @@ mod tests {
         check(" jobs ", Request::Ask(Query::Jobs));
         check("help", Request::Help);
         check("quit", Request::Quit);
+        check("exit", Request::Quit);
         let params = |value: Value| value.as_object().cloned().unwrap_or_default();
         let execute = json!({"pipeline": "true.yaml", "data_query": "visit = 3"});
         check(
