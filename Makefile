@@ -36,7 +36,7 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 	   --socket $(sim)/ocps.sock --state-dir $(sim)/state </dev/null 2>$(sim)/ocps.log & daemon=$$!; \
 	 trap 'kill $$daemon 2>/dev/null; wait $$daemon' EXIT; trap : INT; \
 	 $(target)/debug/ocps console --socket $(sim)/ocps.sock --wait 60 || \
-	   { code=$$?; cat $(sim)/ocps.log >&2; exit $$code; }
+	   { code=$$?; [ $$code = 130 ] || cat $(sim)/ocps.log >&2; exit $$code; }
 
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
