@@ -168,7 +168,8 @@ pub(super) const COMMANDS: &[Command] = &[
              a shell, or status, jobs, help, quit. Acks and events are printed as they come. A line that \
              starts with # is a comment.",
             "When commands come from a pipe or a file there is no prompt, a change of state is awaited \
-             before the next line is read, and after the last line all final acks are.",
+             before the next line is read, and after the last line all final acks are. It ends with 0 also \
+             when a command failed or a line was wrong: a script that wants to know uses ocps send.",
         ],
         examples: &[("echo 'execute pipeline=true.yaml' | ocps console", "run it, see all, end")],
     },
