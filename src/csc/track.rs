@@ -93,12 +93,12 @@ impl Csc {
 
     /// A believable status of a running job.
     pub(super) fn note_status(&mut self, key: EntryKey, status: JobStatus) {
-        if status.phase.exit_code().is_some() {
-            return self.finish(key, Ending::Phase(status.phase, Some(status.object)));
-        }
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         job.problem = None;
+        if status.phase.exit_code().is_some() {
+            return self.finish(key, Ending::Phase(status.phase, Some(status.object)));
+        }
         if let Stage::Running(running) = &mut job.stage {
             running.poll = Poll::new(now, now + job.poll_interval);
         }

@@ -141,6 +141,17 @@ fn a_new_start_changes_the_pace_at_once_but_no_url() {
 }
 
 #[test]
+fn a_job_that_ends_well_has_no_problem_left() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.run_to_answer("GET a", away());
+    let problem = |world: &World| world.csc.job_reports().next().unwrap().problem;
+    assert_eq!(problem(&world).as_deref(), Some("no luck"));
+    world.run_to_answer("GET a", job("a", Phase::Completed));
+    assert_eq!(problem(&world), None);
+}
+
+#[test]
 fn a_job_is_reported_through_its_life() {
     let mut world = World::enabled();
     world.journal_at_once = false;
