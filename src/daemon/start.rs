@@ -143,8 +143,9 @@ fn initial_state(args: &RunArgs, recovered: &Recovered) -> (SummaryState, Option
             SummaryState::Disabled | SummaryState::Enabled => {
                 (*state, args.override_name.clone().or_else(|| Some(override_name.clone())))
             }
-            SummaryState::Standby | SummaryState::Fault | SummaryState::Offline => {
-                log::info!("{state} is not resumed: STANDBY");
+            SummaryState::Standby => (SummaryState::Standby, None),
+            SummaryState::Fault | SummaryState::Offline => {
+                log::info!("the last run was in {state}, which is not resumed: beginning in STANDBY");
                 (SummaryState::Standby, None)
             }
         };
