@@ -135,7 +135,14 @@ pub fn listen(path: &Path, inputs: Sender<ClientInput>) -> Result<Hub, String> {
         fs::create_dir_all(parent).map_err(at)?;
     }
     remove_stale(path)?;
-    let listener = UnixListener::bind(path).map_err(at)?;
+    let listener = UnixListener::bind(path).map_err(|error| {
+        // The standard library's word for a path that the system cannot take.
+        if error.kind() != io::ErrorKind::InvalidInput {
+            return at(error);
+        }
+        let path = path.display();
+        format!("cannot make the socket {path}: longer than 107 bytes; choose a shorter path with --socket")
+    })?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at)?;
     let made = identity(path).map_err(at)?;
     let writers = Arc::new(AtomicUsize::new(0));

@@ -162,3 +162,14 @@ fn a_log_file_that_cannot_be_opened_is_a_wrong_configuration() {
     let home = Home::with_toml("[log]\nfile = \"/nonexistent/ocps.log\"\n");
     assert!(home.refused(&["1", "--simulate"]).one_line(78).contains("/nonexistent/ocps.log"));
 }
+
+#[test]
+fn a_socket_path_that_is_too_long_is_said_to_be() {
+    let home = Home::new();
+    let long = home.path(&"s".repeat(120));
+    let ran = home.refused(&["1", "--simulate", "--socket", long.to_str().unwrap()]);
+    assert!(
+        ran.one_line(1).contains("longer than 107 bytes; choose a shorter path with --socket"),
+        "{ran:?}"
+    );
+}

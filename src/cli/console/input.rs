@@ -189,7 +189,7 @@ mod tests {
         check("stauts", "unknown command stauts: did you mean status? (type help)");
         check("frobnicate", "unknown command frobnicate (type help)");
         check("status now", "status takes no parameters");
-        check("setLogLevel level=x", "level must be a whole number, not x");
+        check("setLogLevel level=x", "level must be a whole number of 32 bits, not x");
         check("execute true.yaml", "true.yaml is not NAME=VALUE");
     }
 

@@ -567,7 +567,9 @@ pub(super) fn command_line(name: &str, words: &[&str]) -> Result<(CommandName, M
         let is_int = fields.iter().any(|field| field.name == name && field.kind == FieldType::Int);
         let value = match (is_int, text.parse::<i32>()) {
             (true, Ok(number)) => Value::from(number),
-            (true, Err(_)) => return Err(format!("{name} must be a whole number, not {}", shown(text))),
+            (true, Err(_)) => {
+                return Err(format!("{name} must be a whole number of 32 bits, not {}", shown(text)));
+            }
             (false, _) => Value::from(text),
         };
         if params.insert(name.to_owned(), value).is_some() {

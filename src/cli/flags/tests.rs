@@ -247,9 +247,9 @@ fn send_types_the_parameters() {
     check(&["execute", "pipeline"], "pipeline is not NAME=VALUE");
     check(&["execute", "=x"], "=x is not NAME=VALUE");
     check(&["execute", "a=1", "a=2"], "parameter a is given twice");
-    check(&["setLogLevel", "level=high"], "level must be a whole number, not high");
-    check(&["setLogLevel", "level="], "level must be a whole number, not \"\"");
-    check(&["setLogLevel", "level=99999999999"], "level must be a whole number, not 99999999999");
+    check(&["setLogLevel", "level=high"], "level must be a whole number of 32 bits, not high");
+    check(&["setLogLevel", "level="], "level must be a whole number of 32 bits, not \"\"");
+    check(&["setLogLevel", "level=99999999999"], "level must be a whole number of 32 bits, not 99999999999");
 }
 
 #[test]
