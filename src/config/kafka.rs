@@ -182,7 +182,7 @@ impl Options {
         let asked = self.sasl.is_some() || more.clone().any(|pair| secure(&pair));
         if asked && !cfg!(feature = "kafka-sasl") {
             return Err(
-                "this build cannot do SASL or TLS to Kafka: build it with --features kafka-sasl, unset \
+                "this build cannot do SASL or TLS to Kafka: it was built without the feature kafka-sasl. Install a full build, unset \
                  LSST_KAFKA_SECURITY_USERNAME and LSST_KAFKA_SECURITY_PASSWORD, or give --no-kafka"
                     .to_owned(),
             );
