@@ -9,6 +9,7 @@ mod sources;
 mod start;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::mem;
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::{ClientInput, Hub};
 use crate::transport::{KafkaInput, document};
+pub use setup::{Findings, check};
 use sources::{Event, Signal, Sources, dead_channel};
 
 /// Things that happened are handled in batches of at most so many, so that the deadline is looked at.
@@ -58,6 +60,14 @@ pub enum Failure {
     Configuration(String),
     /// Anything else: the socket is in use, say.
     Other(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(reason) | Self::Configuration(reason) | Self::Other(reason) => f.write_str(reason),
+        }
+    }
 }
 
 /// The daemon.

@@ -44,7 +44,7 @@ const REQUESTS_PER_JOB: usize = 3;
 
 /// Starts everything and serves until the end.
 pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
-    let setup = Setup::new(args)?;
+    let setup = Setup::new(args, &setup::environment)?;
     sal::time::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
     let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
