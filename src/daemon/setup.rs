@@ -21,7 +21,7 @@ use crate::backend::uws::Uws;
 use crate::cli::flags::RunArgs;
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
-use crate::config::settings::{self, Settings};
+use crate::config::settings::{self, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
@@ -38,6 +38,8 @@ pub(super) struct Setup {
     /// The toml, if it is not the usual one.
     pub(super) config: Option<PathBuf>,
     pub(super) settings: Settings,
+    /// The keys that the toml gives.
+    pub(super) keys: Keys,
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
     pub(super) socket: PathBuf,
@@ -67,13 +69,23 @@ pub(super) enum KafkaPlan {
 /// A variable of the environment; one that is empty counts as not set.
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
+impl KafkaPlan {
+    /// How long the start waits for Kafka.
+    pub(super) fn start_timeout(&self) -> Duration {
+        match self {
+            Self::On(options) => options.start_timeout,
+            Self::Off | Self::Impossible(_) => Duration::ZERO,
+        }
+    }
+}
+
 impl Setup {
     /// Puts it all together; nothing is opened but the toml.
     pub(super) fn new(args: &RunArgs, env: Env<'_>) -> Result<Self, Failure> {
         let config = config(args, env);
-        let settings =
-            Settings::load(config.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))?;
-        Self::with(args, env, config, settings)
+        let read = Settings::load_with_keys(config.as_deref());
+        let (settings, keys) = read.map_err(|error| Failure::Configuration(error.to_string()))?;
+        Ok(Self { keys, ..Self::with(args, env, config, settings)? })
     }
 
     fn with(
@@ -99,7 +111,8 @@ impl Setup {
         };
         let kafka = kafka_plan(args, &settings, env)?;
         let log_level = args.log_level.unwrap_or(settings.log.level);
-        Ok(Self { config, settings, index, log_level, socket, state_dir, journal, reader, kafka })
+        let keys = Keys::default();
+        Ok(Self { config, settings, keys, index, log_level, socket, state_dir, journal, reader, kafka })
     }
 
     /// What carries out the commands of our index.

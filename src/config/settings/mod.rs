@@ -6,6 +6,7 @@
 mod value;
 mod wire;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -231,23 +232,38 @@ impl Settings {
     /// # Errors
     /// The file cannot be read, or the first thing that is wrong in it and what is allowed there.
     pub fn load(path: Option<&Path>) -> Result<Self, Error> {
-        let (settings, problems) = Self::examine(path);
-        problems.into_iter().next().map_or(Ok(settings), Err)
+        Self::load_with_keys(path).map(|(settings, _)| settings)
+    }
+
+    /// Reads them like [`Settings::load`], and the keys that the file gives.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the first thing that is wrong in it and what is allowed there.
+    pub fn load_with_keys(path: Option<&Path>) -> Result<(Self, Keys), Error> {
+        let text = Self::text(path)?;
+        let (settings, problems) = Self::parse(&text, path.unwrap_or(Path::new(DEFAULT_PATH)));
+        problems.into_iter().next().map_or_else(|| Ok((settings, Keys::of(&text))), Err)
     }
 
     /// Reads them like [`Settings::load`], but goes on after a mistake: all that is wrong, and the settings as they
     /// are without those keys.
     #[must_use]
     pub fn examine(path: Option<&Path>) -> (Self, Vec<Error>) {
-        let named = path.unwrap_or(Path::new(DEFAULT_PATH));
-        match (file::read(named), path) {
-            (Ok(Some(text)), _) => Self::parse(&text, named),
-            (Ok(None), None) => (Self::default(), Vec::new()),
-            (Ok(None), Some(path)) => {
-                let problem = Error::in_file(path, "no such file; name an existing ocps.toml, or none");
-                (Self::default(), vec![problem])
+        match Self::text(path) {
+            Ok(text) => Self::parse(&text, path.unwrap_or(Path::new(DEFAULT_PATH))),
+            Err(problem) => (Self::default(), vec![problem]),
+        }
+    }
+
+    /// The text of the file; nothing if none is named and the usual one does not exist.
+    fn text(path: Option<&Path>) -> Result<String, Error> {
+        let read = file::read(path.unwrap_or(Path::new(DEFAULT_PATH)))?;
+        match (read, path) {
+            (Some(text), _) => Ok(text),
+            (None, None) => Ok(String::new()),
+            (None, Some(path)) => {
+                Err(Error::in_file(path, "no such file; name an existing ocps.toml, or none"))
             }
-            (Err(problem), _) => (Self::default(), vec![problem]),
         }
     }
 
@@ -278,6 +294,39 @@ impl Settings {
             }
         }
         (Self::default(), problems)
+    }
+}
+
+/// The keys that a toml gives, with their values as text: to find out what changed in it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Keys(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values may be secret.
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Keys {
+    /// Those of a text; none of one that is no TOML.
+    fn of(text: &str) -> Self {
+        let mut keys = BTreeMap::new();
+        for (name, value) in text.parse::<toml::Table>().unwrap_or_default() {
+            if let toml::Value::Table(section) = value {
+                keys.extend(section.iter().map(|(key, value)| (format!("{name}.{key}"), value.to_string())));
+            } else {
+                keys.insert(name, value.to_string());
+            }
+        }
+        Self(keys)
+    }
+
+    /// The names of keys that are given in one of the two only, or with another value.
+    #[must_use]
+    pub fn changed(&self, other: &Self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        names.into_iter().filter(|name| self.0.get(*name) != other.0.get(*name)).cloned().collect()
     }
 }
 
