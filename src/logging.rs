@@ -3,16 +3,17 @@
 //! Only our own lines are logged, not those of libraries. The level is changed for all outputs at once.
 //! Nobody who logs waits for a disk, a pipe or the journal: a thread of its own writes.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger};
 
@@ -33,10 +34,24 @@ const QUEUE_LINES: usize = 4096;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Time between looks whether the log file is still where it was opened.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// The log's outputs.
 #[derive(Clone, Debug)]
 pub struct Logs {
     jobs: Sender<Job>,
+    file: Option<PathBuf>,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+/// How it goes with the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogReport {
+    /// Its file; none: standard error.
+    pub file: Option<PathBuf>,
+    /// Why lines are lost, or go where nobody finds them, in one line.
+    pub problem: Option<String>,
 }
 
 impl Logs {
@@ -64,9 +79,18 @@ impl Logs {
         let failed = |error: &dyn std::fmt::Display| format!("cannot begin to log: {error}");
         CombinedLogger::init(vec![output, tap]).map_err(|error| failed(&error))?;
         set_level(level);
-        let write = move || write_lines(target, &jobs, &lost);
+        let problem = Arc::new(Mutex::new(None));
+        let mut writer = LineWriter { target, lost, problem: problem.clone(), looked: Instant::now() };
+        let write = move || writer.run(&jobs);
         thread::Builder::new().name("log".to_owned()).spawn(write).map_err(|error| failed(&error))?;
-        Ok(Self { jobs: sender })
+        Ok(Self { jobs: sender, file: file.map(Path::to_owned), problem })
+    }
+
+    /// How it goes.
+    #[must_use]
+    pub fn report(&self) -> LogReport {
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        LogReport { file: self.file.clone(), problem }
     }
 
     /// Opens the file again, which may have been moved away.
@@ -333,43 +357,89 @@ enum Target {
     File(File, PathBuf),
 }
 
-/// Writes lines until nobody logs any more.
-fn write_lines(mut target: Target, jobs: &Receiver<Job>, lost: &AtomicU64) {
-    for job in jobs {
-        match job {
-            // A line that cannot be written is lost: there is nowhere to complain to.
-            Job::Line(line) => drop(target.write(&line)),
-            Job::Reopen => {
-                if let Err(error) = target.reopen() {
-                    log::error!("{error}; logging goes on to the old file");
-                }
-            }
-            Job::Tell(done) => drop(done.try_send(())),
-        }
-        // Said only when there is room for it.
-        if jobs.len() < QUEUE_LINES / 2 {
-            let lost = lost.swap(0, Ordering::Relaxed);
-            if lost > 0 {
-                log::warn!("{lost} lines of the log are lost: they were not taken in time");
-            }
-        }
-    }
+/// The thread that writes.
+struct LineWriter {
+    target: Target,
+    lost: Arc<AtomicU64>,
+    problem: Arc<Mutex<Option<String>>>,
+    /// When the file was last looked at.
+    looked: Instant,
 }
 
-impl Target {
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
-        match self {
-            Self::StandardError => io::stderr().write_all(line),
-            Self::File(file, _) => file.write_all(line),
+impl LineWriter {
+    /// Writes lines until nobody logs any more.
+    fn run(&mut self, jobs: &Receiver<Job>) {
+        loop {
+            let job = match &self.target {
+                Target::StandardError => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Target::File(..) => jobs.recv_timeout(LOOK),
+            };
+            match job {
+                Ok(Job::Line(line)) => self.write(&line),
+                Ok(Job::Reopen) => self.reopen(),
+                Ok(Job::Tell(done)) => drop(done.try_send(())),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.looked.elapsed() >= LOOK {
+                self.look();
+            }
+            // Said only when there is room for it.
+            if jobs.len() < QUEUE_LINES / 2 {
+                let lost = self.lost.swap(0, Ordering::Relaxed);
+                if lost > 0 {
+                    log::warn!("{lost} lines of the log are lost: they were not taken in time");
+                }
+            }
         }
     }
 
-    fn reopen(&mut self) -> Result<(), String> {
-        match self {
-            Self::StandardError => {}
-            Self::File(file, path) => *file = append_to(path)?,
+    fn write(&mut self, line: &[u8]) {
+        let written = match &mut self.target {
+            Target::StandardError => io::stderr().write_all(line),
+            Target::File(file, _) => file.write_all(line),
+        };
+        // The line is lost; there is nowhere to complain to but the status.
+        if let Err(error) = written {
+            let target = match &self.target {
+                Target::StandardError => "standard error".to_owned(),
+                Target::File(_, path) => path.display().to_string(),
+            };
+            self.set_problem(Some(format!("{target} cannot be written: {error}")));
         }
-        Ok(())
+    }
+
+    fn reopen(&mut self) {
+        let Target::File(file, path) = &mut self.target else { return };
+        match append_to(path) {
+            Ok(opened) => {
+                *file = opened;
+                self.set_problem(None);
+            }
+            Err(error) => {
+                log::error!("{error}; logging goes on to the old file");
+                self.set_problem(Some(error));
+            }
+        }
+    }
+
+    /// Looks whether the file can still be found by its name.
+    fn look(&mut self) {
+        self.looked = Instant::now();
+        let Target::File(file, path) = &self.target else { return };
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let opened = file.metadata().map(identity);
+        let problem = match fs::metadata(path).map(identity) {
+            Ok(named) if opened.is_ok_and(|opened| opened == named) => return,
+            Ok(_) => "was replaced",
+            Err(_) => "is gone",
+        };
+        let text = format!("{} {problem}: reload ocps (SIGHUP), which opens it again", path.display());
+        self.set_problem(Some(text));
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 }
 

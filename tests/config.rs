@@ -100,12 +100,37 @@ fn layers_are_read_in_order_and_the_later_one_wins() {
 }
 
 #[test]
-fn the_example_configuration_is_sound_for_every_index() {
+fn a_file_that_begins_with_a_byte_order_mark_is_read_like_any_other() {
+    let marked = format!("\u{feff}{FLAT}");
+    let dir =
+        Dir::new(&[("_init.yaml", &marked), ("x.yaml", "\u{feff}# a comment\nbutler: x\noutput_glob: y\n")]);
+    let read = dir.reader("").read("x.yaml").unwrap();
+    assert_eq!(read.service.butler.as_deref(), Some("x"));
+    // Of a commit too.
+    dir.git(&["init", "--quiet"]);
+    let commit = dir.commit();
+    let read = dir.reader("").read(&format!("x.yaml:{commit}")).unwrap();
+    assert_eq!((&*read.service.url, read.service.output_glob.as_deref()), ("http://init", Some("y")));
+}
+
+#[test]
+fn the_example_configuration_lacks_only_the_address_of_the_service() {
+    let example =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/OCPS/v4/_init.yaml")).unwrap();
+    let dir = Dir::new(&[("_init.yaml", &example)]);
     for index in SalIndex::ALL {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/OCPS/v4");
-        let reader = Reader { dir: Some(dir), site: None, index, simulated: false };
-        let read = reader.read("").unwrap();
-        assert_eq!(read.service.url.is_empty(), index == SalIndex::Ra, "{index}");
+        let reader = Reader { site: None, index, ..dir.reader("") };
+        if index == SalIndex::Ra {
+            assert_eq!(&*reader.read("").unwrap().service.url, "");
+        } else {
+            let error = error(&reader, "");
+            assert!(error.contains(".url is that of the example; it must be the address"), "{error}");
+        }
+    }
+    dir.write("_init.yaml", &example.replace("uws-server.example.org", "uws-server"));
+    for index in SalIndex::ALL {
+        let reader = Reader { site: None, index, ..dir.reader("") };
+        assert_eq!(reader.read("").unwrap().service.url.is_empty(), index == SalIndex::Ra, "{index}");
     }
 }
 

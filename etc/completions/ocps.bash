@@ -47,7 +47,7 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--wait --socket --index --help --version' -- "$word"))
       else return; fi ;;
     check)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--site --index --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --site --socket --index --state-dir --loglevel --kafka --no-kafka --json --help --version' -- "$word"))
       else compopt -o default; fi ;;
     generate)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))

@@ -11,7 +11,7 @@ _ocps() {
     'jobs:List the jobs'
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
-    'check:Check configuration files without a daemon'
+    'check:Check the configuration without a daemon'
     'generate:Print the manual page or shell completions'
     'help:Explain a command'
   )
@@ -89,8 +89,18 @@ _ocps() {
         '--version[Print the version]' ;;
     check)
       _arguments \
+        '--simulate[Simulate jobs]' \
+        '--state=[Go to this state at start]:STATE:(standby disabled enabled resume)' \
+        '--override=[Override file in the configuration directory for the start command, and the git commit, tag or branch to read all of the configuration from]:FILE\[\:REF\]: ' \
+        '--configdir=[Directory of the component configuration]:DIR:_files' \
+        '--config=[The daemon'\''s own settings]:FILE:_files' \
         '--site=[Check with the layer of this site, _<site>.yaml]:SITE: ' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--state-dir=[Directory of what must survive a restart]:DIR:_files' \
+        '--loglevel=[Least level that is logged]:LEVEL:(debug info warning error)' \
+        '--kafka[Use Kafka]' \
+        '--no-kafka[Do not use Kafka, whatever is set]' \
         '--json[Print JSON, for programs]' \
         '--help[Print help]' \
         '--version[Print the version]' \

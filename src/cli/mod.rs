@@ -5,7 +5,7 @@
 //! * `output`: the one place that prints, and what to do when nobody reads
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
-//! * `check`: the configuration, without a daemon
+//! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //!
 //! A client knows nothing of the daemon but its socket: not its configuration, not its files.
 
@@ -20,6 +20,7 @@ mod send;
 mod state;
 mod status;
 mod text;
+mod unit;
 mod watch;
 
 use std::ffi::OsString;

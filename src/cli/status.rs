@@ -36,6 +36,9 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
         let error = format!("{}: {}", get("error_code"), get("error_report"));
         line("error", &palette.paint(Tone::Bad, &error));
     }
+    if let Some(problem) = status.get("start_problem").and_then(Value::as_str) {
+        line("start", &palette.paint(Tone::Bad, &clean(problem)));
+    }
     line("process", &format!("{}, up {}", get("pid"), duration(status.get("uptime_s"))));
     line("configuration", &configuration(status.get("configuration")));
     line("service", &service(palette, status));
@@ -45,6 +48,9 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
     line("jobs", &jobs(status.get("jobs")));
     line("counters", &numbers(status.get("counters")));
     line("log level", &get("log_level"));
+    if let Some(problem) = status.pointer("/log/problem").and_then(Value::as_str) {
+        line("log", &palette.paint(Tone::Bad, &clean(problem)));
+    }
     line("socket", &get("socket"));
     line("clients", &get("clients"));
     line("state dir", &get("state_dir"));

@@ -59,7 +59,7 @@ pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report
     let problems = if path.is_dir() {
         check_directory(path, site, index)
     } else if extension == "toml" {
-        Settings::load(Some(path)).err().into_iter().collect()
+        Settings::examine(Some(path)).1
     } else if extension == "yaml" {
         check_file(path, site, index)
     } else if path.exists() {

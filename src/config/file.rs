@@ -12,6 +12,9 @@ use super::{Error, Place, position};
 /// Largest configuration file, in bytes. Real ones have a few kilobytes; more costs time to refuse than it is worth.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
+/// U+FEFF in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Reads a text file; none if it does not exist.
 pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     // Without NONBLOCK, opening a FIFO waits for a writer, perhaps for ever.
@@ -48,10 +51,14 @@ pub(crate) fn password(path: &Path, of: &str) -> Result<Option<Secret>, String> 
     }
 }
 
-/// Checks that bytes are text of a size that can be a configuration file; `path` is for errors.
-pub(super) fn text(bytes: Vec<u8>, path: &Path) -> Result<String, Error> {
+/// Checks that bytes are text of a size that can be a configuration file; `path` is for errors. The byte order mark
+/// that some editors put before UTF-8 text is no part of it.
+pub(super) fn text(mut bytes: Vec<u8>, path: &Path) -> Result<String, Error> {
     if bytes.len() > MAX_BYTES {
         return Err(too_large(path));
+    }
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
     }
     String::from_utf8(bytes).map_err(|e| {
         let valid = e.utf8_error().valid_up_to();
@@ -103,5 +110,19 @@ mod tests {
         }
         assert_eq!(read(&dir.path().join("none")), Ok(None));
         assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marked");
+        std::fs::write(&path, "\u{feff}hunter2\n").unwrap();
+        assert_eq!(read(&path), Ok(Some("hunter2\n".to_owned())));
+        assert_eq!(password(&path, "Redis"), Ok(Some(Secret("hunter2".to_owned()))));
+        // Places are those that an editor shows; anywhere else the mark is text like any other.
+        std::fs::write(&path, b"\xef\xbb\xbfa: \xe9").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("marked:1:4: not UTF-8"));
+        std::fs::write(&path, "a\u{feff}").unwrap();
+        assert_eq!(read(&path), Ok(Some("a\u{feff}".to_owned())));
     }
 }

@@ -44,7 +44,9 @@ pub(super) fn service(root: &Map, index: SalIndex) -> Result<Service, Vec<Proble
         }
         None => {
             check.unknown_keys(root, &FLAT, "");
-            check.service(root, None, "", &["url", "poll_interval"])
+            let service = check.service(root, None, "", &["url", "poll_interval"]);
+            check.placeholder(service.as_ref(), root, "");
+            service
         }
     };
     match service {
@@ -154,6 +156,7 @@ impl Check {
         if number != Some(i64::from(index.number())) {
             return None;
         }
+        self.placeholder(service.as_ref(), map, path);
         if !first {
             let text = format!("{path}sal_index is {} as in an entry before; keep one", index.number());
             self.report(number_mark, text);
@@ -214,6 +217,17 @@ impl Check {
                 self.report(Some(mark), format!("{path}url {reason}{not}"));
                 None
             }
+        }
+    }
+
+    /// The address of the example is nobody's service.
+    fn placeholder(&mut self, service: Option<&Service>, map: &Map, path: &str) {
+        let uri = service.and_then(|service| service.url.parse::<Uri>().ok());
+        if uri.as_ref().and_then(Uri::host).is_some_and(is_placeholder) {
+            let mark = map.get("url").map(|entry| entry.node.mark);
+            let text =
+                format!("{path}url is that of the example; it must be the address of the execution service");
+            self.report(mark, text);
         }
     }
 
@@ -312,6 +326,15 @@ pub(super) fn no_service() -> Service {
         input_collection: None,
         output_glob: None,
     }
+}
+
+/// Whether a host is one of the names that are reserved for examples (RFC 2606), as in the configuration that is
+/// installed with the program.
+fn is_placeholder(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    ["example.org", "example.com", "example.net", "example"]
+        .iter()
+        .any(|name| host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.')))
 }
 
 #[cfg(test)]

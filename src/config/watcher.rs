@@ -16,7 +16,7 @@ use crate::csc::request::Configuration;
 
 use super::component::Reader;
 use super::file;
-use super::settings::Settings;
+use super::settings::{Keys, Settings};
 
 /// Time between looks at the directory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,8 +52,9 @@ pub enum ConfigRequest {
 pub enum ConfigResult {
     /// To [`ConfigRequest::Read`]: the configuration, or the reason why there is none, in one line.
     Read(Result<Configuration, String>),
-    /// To [`ConfigRequest::Settings`]: the settings, or what is wrong with them, in one line.
-    Settings(Box<Result<Settings, String>>),
+    /// To [`ConfigRequest::Settings`]: the settings and the keys that the toml gives, or what is wrong with them, in
+    /// one line.
+    Settings(Box<Result<(Settings, Keys), String>>),
     /// While it watches: what is available, at once and whenever it is not what it was.
     Available(ConfigurationsAvailable),
 }
@@ -86,8 +87,8 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
                 Some(ConfigResult::Read(read))
             }
             Ok(ConfigRequest::Settings { path }) => {
-                let settings = Settings::load(path.as_deref()).map_err(|error| error.to_string());
-                Some(ConfigResult::Settings(Box::new(settings)))
+                let read = Settings::load_with_keys(path.as_deref()).map_err(|error| error.to_string());
+                Some(ConfigResult::Settings(Box::new(read)))
             }
             Ok(ConfigRequest::Watch) => {
                 let mut new = Watch::new(Instant::now());

@@ -9,6 +9,7 @@ mod sources;
 mod start;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::mem;
 use std::path::PathBuf;
@@ -18,10 +19,10 @@ use crossbeam_channel::Sender;
 
 use crate::backend::workers::Workers;
 use crate::cli::flags::RunArgs;
-use crate::config::settings::Settings;
+use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
-use crate::csc::command::{Command, Order, Sender as CommandSender, Via};
-use crate::csc::event::{Ack, Event as SalEvent};
+use crate::csc::command::{Command, CommandName, Order, Sender as CommandSender, Via};
+use crate::csc::event::{Ack, ErrorCode, Event as SalEvent};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::record::{Awaited, Receipt, Record};
 use crate::csc::report::StageName;
@@ -36,6 +37,7 @@ use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::{ClientInput, Hub};
 use crate::transport::{KafkaInput, document};
+pub use setup::{Findings, check};
 use sources::{Event, Signal, Sources, dead_channel};
 
 /// Things that happened are handled in batches of at most so many, so that the deadline is looked at.
@@ -60,6 +62,14 @@ pub enum Failure {
     Other(String),
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(reason) | Self::Configuration(reason) | Self::Other(reason) => f.write_str(reason),
+        }
+    }
+}
+
 /// The daemon.
 struct Daemon {
     epoch: Instant,
@@ -79,6 +89,8 @@ struct Daemon {
     redis: Option<String>,
     /// The toml, to be read again on SIGHUP.
     config: Option<PathBuf>,
+    /// The keys that it gave at the start.
+    keys: Keys,
     /// Whether the command line chose the log level, so that the toml does not.
     log_level_fixed: bool,
     state_dir: Option<PathBuf>,
@@ -96,6 +108,8 @@ struct Daemon {
     starting: VecDeque<Command>,
     /// The summary state that the start has reached so far.
     state_reached: Option<Record>,
+    /// Why the state that the command line asks for was not reached; until the next change of state.
+    start_problem: Option<String>,
     /// Commands that came before all that.
     deferred: VecDeque<Command>,
     over: bool,
@@ -187,9 +201,18 @@ impl Daemon {
                 self.starting.pop_front();
                 self.inputs.extend(self.starting.front().cloned().map(Input::Command));
             }
-            Ack::Failed { .. } | Ack::Aborted => self.starting.clear(),
+            Ack::Failed { reason } => {
+                self.start_problem = Some(self.describe_failed_start(reason));
+                self.starting.clear();
+            }
+            Ack::Aborted => self.starting.clear(),
         }
         self.ready_if_started();
+    }
+
+    fn describe_failed_start(&self, reason: &str) -> String {
+        let command = self.starting.front().and_then(|command| command.order.name());
+        format!("{} failed: {reason}", command.map_or("start", CommandName::as_str))
     }
 
     fn ready_if_started(&mut self) {
@@ -329,6 +352,8 @@ impl Daemon {
                     clients: self.hub.clients(),
                     kafka: self.kafka.as_ref().map(Kafka::report),
                     kafka_problem: self.kafka_problem.as_deref(),
+                    log: self.logs.report(),
+                    start_problem: self.start_problem.as_deref(),
                 };
                 let document = document::status(&self.csc.status(), &process);
                 self.hub.reply(client, document);
@@ -357,6 +382,9 @@ impl Daemon {
     }
 
     fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
+        if let SalEvent::SummaryState(_) = event {
+            self.start_problem = None;
+        }
         self.hub.publish(event);
         match (&self.kafka, &self.kafka_problem) {
             (Some(kafka), _) => kafka.publish(event, receipt),
@@ -477,14 +505,23 @@ impl Daemon {
         }
     }
 
-    fn reloaded(&mut self, settings: Result<Settings, String>) {
-        match settings {
-            Ok(_) if self.log_level_fixed => {
-                log::info!("reloaded; the log level is that of the command line")
-            }
-            Ok(settings) => {
-                log::info!("reloaded");
-                self.inputs.push_back(Input::LogLevel(settings.log.level));
+    fn reloaded(&mut self, read: Result<(Settings, Keys), String>) {
+        match read {
+            Ok((settings, keys)) => {
+                let fixed =
+                    if self.log_level_fixed { "; the log level is that of the command line" } else { "" };
+                log::info!("reloaded{fixed}");
+                let mut changed = self.keys.changed(&keys);
+                changed.retain(|key| key != "log.level");
+                if !changed.is_empty() {
+                    log::warn!(
+                        "changed in ocps.toml, but in force only after a restart: {}",
+                        changed.join(", ")
+                    );
+                }
+                if !self.log_level_fixed {
+                    self.inputs.push_back(Input::LogLevel(settings.log.level));
+                }
             }
             Err(error) => log::error!("not reloaded: {error}"),
         }
@@ -503,6 +540,13 @@ impl Daemon {
             (None, problem) => problem.clone(),
         };
         let kafka = kafka.map(|problem| format!("; no Kafka: {problem}")).unwrap_or_default();
-        self.manager.status(format!("{}: {jobs} jobs, {running} of them running{kafka}", status.state));
+        let (code, report) = status.error;
+        let error = match (code, &self.start_problem) {
+            (ErrorCode::None, None) => String::new(),
+            (ErrorCode::None, Some(problem)) => format!("; {problem}"),
+            (code, _) => format!("; errorCode {}: {report}", code.number()),
+        };
+        self.manager
+            .status(format!("{}: {jobs} jobs, {running} of them running{error}{kafka}", status.state));
     }
 }

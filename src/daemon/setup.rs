@@ -2,6 +2,7 @@
 //! the environment, the environment wins over the file.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,11 +21,11 @@ use crate::backend::uws::Uws;
 use crate::cli::flags::RunArgs;
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
-use crate::config::settings::{self, Settings};
+use crate::config::settings::{self, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
-use crate::transport::socket_path;
+use crate::transport::{socket, socket_path};
 
 /// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
 /// holds it until it has begun.
@@ -37,6 +38,8 @@ pub(super) struct Setup {
     /// The toml, if it is not the usual one.
     pub(super) config: Option<PathBuf>,
     pub(super) settings: Settings,
+    /// The keys that the toml gives.
+    pub(super) keys: Keys,
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
     pub(super) socket: PathBuf,
@@ -63,29 +66,37 @@ pub(super) enum KafkaPlan {
     On(Box<Options>),
 }
 
+/// A variable of the environment; one that is empty counts as not set.
+pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl KafkaPlan {
+    /// How long the start waits for Kafka.
+    pub(super) fn start_timeout(&self) -> Duration {
+        match self {
+            Self::On(options) => options.start_timeout,
+            Self::Off | Self::Impossible(_) => Duration::ZERO,
+        }
+    }
+}
+
 impl Setup {
     /// Puts it all together; nothing is opened but the toml.
-    pub(super) fn new(args: &RunArgs) -> Result<Self, Failure> {
-        let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        let config = args.config.clone().or_else(|| settings::of_unit(&lookup));
-        let settings =
-            Settings::load(config.as_deref()).map_err(|error| Failure::Configuration(error.to_string()))?;
-        let index = args.index.or(settings.index).ok_or_else(|| {
-            Failure::Usage(
-                "no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned(),
-            )
-        })?;
-        let socket = socket_path::of_daemon(
-            args.socket.as_deref(),
-            settings.socket.as_deref(),
-            &lookup,
-            socket_path::User::current(),
-        )
-        .map_err(Failure::Other)?;
-        let state_dir = match (args.simulate, args.state_dir.clone()) {
-            (true, dir) | (false, dir @ Some(_)) => dir,
-            (false, None) => Some(settings.state_dir.clone().map_or_else(default_state_dir, Ok)?),
-        };
+    pub(super) fn new(args: &RunArgs, env: Env<'_>) -> Result<Self, Failure> {
+        let config = config(args, env);
+        let read = Settings::load_with_keys(config.as_deref());
+        let (settings, keys) = read.map_err(|error| Failure::Configuration(error.to_string()))?;
+        Ok(Self { keys, ..Self::with(args, env, config, settings)? })
+    }
+
+    fn with(
+        args: &RunArgs,
+        env: Env<'_>,
+        config: Option<PathBuf>,
+        settings: Settings,
+    ) -> Result<Self, Failure> {
+        let index = index(args, &settings)?;
+        let socket = socket(args, &settings, env)?;
+        let state_dir = state_dir(args, &settings, env)?;
         let journal = state_dir.as_deref().filter(|_| settings.journal).map(|dir| JournalPlan {
             // A rehearsal never touches the real one.
             path: dir.join(if args.simulate { "simulated.db" } else { "journal.db" }),
@@ -93,22 +104,15 @@ impl Setup {
             limits: Limits::new(settings.history),
         });
         let reader = Reader {
-            dir: component::directory(args.config_dir.as_deref(), &settings, &lookup),
-            site: component::site(&settings, &lookup),
+            dir: component::directory(args.config_dir.as_deref(), &settings, env),
+            site: component::site(&settings, env),
             index,
             simulated: args.simulate,
         };
-        let kafka = if kafka::is_wanted(&settings.kafka, args.kafka, &lookup) {
-            match Options::new(&settings.kafka, &lookup) {
-                Ok(options) => KafkaPlan::On(Box::new(options)),
-                Err(Problem::NoSubname(text)) => KafkaPlan::Impossible(text),
-                Err(Problem::Wrong(text)) => return Err(Failure::Configuration(text)),
-            }
-        } else {
-            KafkaPlan::Off
-        };
+        let kafka = kafka_plan(args, &settings, env)?;
         let log_level = args.log_level.unwrap_or(settings.log.level);
-        Ok(Self { config, settings, index, log_level, socket, state_dir, journal, reader, kafka })
+        let keys = Keys::default();
+        Ok(Self { config, settings, keys, index, log_level, socket, state_dir, journal, reader, kafka })
     }
 
     /// What carries out the commands of our index.
@@ -127,7 +131,7 @@ impl Setup {
     #[cfg(feature = "redis")]
     #[allow(clippy::unnecessary_wraps, reason = "it fails where the feature is off")]
     fn rapid_analysis(&self) -> Result<RunsWork, Failure> {
-        let access = Access::new(&self.settings.redis, &|name| env::var_os(name));
+        let access = Access::new(&self.settings.redis, &environment);
         let redis = Some(access.shown());
         Ok(RunsWork { backend: Arc::new(RapidAnalysis::new(access, &self.settings.redis)), redis })
     }
@@ -162,6 +166,100 @@ impl Setup {
     }
 }
 
+/// A variable of our own environment; one that is empty counts as not set.
+pub(super) fn environment(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// What a start would use, and all that it would stumble over.
+#[derive(Debug)]
+pub struct Findings {
+    /// The toml, if it is not the usual one.
+    pub config: Option<PathBuf>,
+    /// The index, if one is given.
+    pub index: Option<SalIndex>,
+    /// The site, if one is given.
+    pub site: Option<String>,
+    /// The directory of the component configuration; none if there is none, or none is used.
+    pub config_dir: Option<PathBuf>,
+    /// What is wrong besides the contents of these files, each in one line.
+    pub problems: Vec<String>,
+}
+
+/// Finds out what `ocps run` with these arguments would stumble over in this environment, as far as can be said
+/// without a daemon. What is wrong in the toml and in the component configuration is said by
+/// [`crate::config::check`]: here the keys of the toml that are wrong count as not given.
+#[must_use]
+pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
+    let config = config(args, env);
+    let (settings, _) = Settings::examine(config.as_deref());
+    let mut problems: Vec<String> = [
+        index(args, &settings).err(),
+        socket(args, &settings, env).err(),
+        state_dir(args, &settings, env).err(),
+        kafka_plan(args, &settings, env).err(),
+    ]
+    .into_iter()
+    .flatten()
+    .map(|failure| failure.to_string())
+    .collect();
+    let mut findings = Findings {
+        index: args.index.or(settings.index),
+        site: component::site(&settings, env),
+        config_dir: component::directory(args.config_dir.as_deref(), &settings, env)
+            .filter(|_| !args.simulate),
+        config: config.clone(),
+        problems: Vec::new(),
+    };
+    // What concerns no index is found without one too.
+    let any = RunArgs { index: findings.index.or(Some(SalIndex::Latiss)), ..args.clone() };
+    if let Ok(setup) = Setup::with(&any, env, config, settings) {
+        problems.extend(setup.problems(args, env));
+    }
+    findings.problems = problems;
+    findings
+}
+
+impl Setup {
+    /// What is wrong although all settings are there.
+    fn problems(&self, args: &RunArgs, env: Env<'_>) -> Vec<String> {
+        let mut problems: Vec<String> = socket::check_path(&self.socket).err().into_iter().collect();
+        match &self.kafka {
+            KafkaPlan::Off => {}
+            KafkaPlan::Impossible(problem) => problems.push(problem.clone()),
+            KafkaPlan::On(options) => problems.extend(options.check_build().err()),
+        }
+        problems.extend(self.backend().err().map(|failure| failure.to_string()));
+        #[cfg(feature = "redis")]
+        if self.index == SalIndex::Ra && !self.reader.simulated {
+            problems.extend(Access::new(&self.settings.redis, env).check().err());
+        }
+        // The directory's files are checked apart, but not as of a commit, nor whether there is one at all.
+        if self.reader.dir.is_none() || args.override_name.is_some() {
+            let override_name = args.override_name.as_deref().unwrap_or_default();
+            problems.extend(self.reader.read(override_name).err().map(|error| error.to_string()));
+        }
+        let log_dir = self.settings.log.file.as_deref().and_then(Path::parent);
+        for dir in [self.state_dir.as_deref(), log_dir].into_iter().flatten() {
+            problems.extend(unwritable(dir));
+        }
+        problems
+    }
+}
+
+/// Why nothing can be written to a directory, or the directory not be made, if so.
+fn unwritable(dir: &Path) -> Option<String> {
+    let there = dir.ancestors().find(|path| path.exists() || path.as_os_str().is_empty())?;
+    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let access = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
+    let problem = match access {
+        Ok(()) if there.is_dir() => return None,
+        Ok(()) => format!("{} is not a directory", there.display()),
+        Err(error) => io::Error::from(error).to_string(),
+    };
+    Some(format!("{}: cannot be written: {problem}", dir.display()))
+}
+
 /// A back-end, and what `ocps status` says of it beside what the core knows.
 pub(super) struct RunsWork {
     pub(super) backend: Arc<dyn Backend>,
@@ -175,9 +273,44 @@ impl RunsWork {
     }
 }
 
+/// The toml, if it is not the usual one.
+fn config(args: &RunArgs, env: Env<'_>) -> Option<PathBuf> {
+    args.config.clone().or_else(|| settings::of_unit(env))
+}
+
+fn index(args: &RunArgs, settings: &Settings) -> Result<SalIndex, Failure> {
+    args.index.or(settings.index).ok_or_else(|| {
+        Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
+    })
+}
+
+fn socket(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<PathBuf, Failure> {
+    let user = socket_path::User::current();
+    socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, user)
+        .map_err(Failure::Other)
+}
+
+fn state_dir(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Option<PathBuf>, Failure> {
+    match (args.simulate, args.state_dir.clone()) {
+        (true, dir) | (false, dir @ Some(_)) => Ok(dir),
+        (false, None) => settings.state_dir.clone().map_or_else(|| default_state_dir(env), Ok).map(Some),
+    }
+}
+
+fn kafka_plan(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<KafkaPlan, Failure> {
+    if !kafka::is_wanted(&settings.kafka, args.kafka, env) {
+        return Ok(KafkaPlan::Off);
+    }
+    match Options::new(&settings.kafka, env) {
+        Ok(options) => Ok(KafkaPlan::On(Box::new(options))),
+        Err(Problem::NoSubname(text)) => Ok(KafkaPlan::Impossible(text)),
+        Err(Problem::Wrong(text)) => Err(Failure::Configuration(text)),
+    }
+}
+
 /// `$STATE_DIRECTORY` (systemd), `/var/lib/ocps` for root, `$XDG_STATE_HOME/ocps` for others.
-fn default_state_dir() -> Result<PathBuf, Failure> {
-    let lookup = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+fn default_state_dir(env: Env<'_>) -> Result<PathBuf, Failure> {
+    let lookup = |name: &str| env(name).map(PathBuf::from);
     if let Some(dir) = lookup("STATE_DIRECTORY") {
         return Ok(dir);
     }

@@ -44,7 +44,7 @@ const REQUESTS_PER_JOB: usize = 3;
 
 /// Starts everything and serves until the end.
 pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
-    let setup = Setup::new(args)?;
+    let setup = Setup::new(args, &setup::environment)?;
     sal::time::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
     let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
@@ -59,10 +59,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
     let core = setup.core();
     log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
-    let start_timeout = match &setup.kafka {
-        KafkaPlan::On(options) => options.start_timeout,
-        KafkaPlan::Off | KafkaPlan::Impossible(_) => Duration::ZERO,
-    };
+    let start_timeout = setup.kafka.start_timeout();
     let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let workers = start_workers(&setup.settings, &work.backend, &outcome_sender)?;
@@ -91,6 +88,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         index: setup.index,
         simulated,
         redis: work.redis,
+        keys: setup.keys,
         config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
@@ -102,6 +100,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         joining: Some(joining),
         starting: VecDeque::new(),
         state_reached: None,
+        start_problem: None,
         deferred: VecDeque::new(),
         over: false,
         failure: None,

@@ -9,6 +9,7 @@ use crate::csc::id::SalIndex;
 use crate::csc::report::{JobReport, Recovery, Status};
 use crate::csc::time::Tai;
 use crate::journal;
+use crate::logging::LogReport;
 use crate::transport::KafkaReport;
 
 /// What the daemon adds to the core's status.
@@ -28,6 +29,10 @@ pub struct Process<'a> {
     pub state_dir: Option<&'a Path>,
     /// How it goes with the journal; none where there is none.
     pub journal: Option<journal::Status>,
+    /// How it goes with the log.
+    pub log: LogReport,
+    /// Why the state that the command line asks for was not reached.
+    pub start_problem: Option<&'a str>,
     /// Clients of the local socket.
     pub clients: usize,
     /// How it goes with Kafka, if it is used.
@@ -84,11 +89,13 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "state": status.state.name(),
         "error_code": status.error.0.number(),
         "error_report": status.error.1,
+        "start_problem": process.start_problem,
         "simulation_mode": i32::from(process.simulated),
         "log_level": status.log_level,
         "uptime_s": process.uptime.as_secs_f64(),
         "socket": process.socket.to_string_lossy(),
         "state_dir": process.state_dir.map(Path::to_string_lossy),
+        "log": { "file": process.log.file, "problem": process.log.problem },
         "clients": process.clients,
         "kafka": kafka,
         "configuration": configuration,

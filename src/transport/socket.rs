@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -131,24 +131,29 @@ pub struct Hub {
 /// One line: the path is in use by another daemon, is no socket, or cannot be made.
 pub fn listen(path: &Path, inputs: Sender<ClientInput>) -> Result<Hub, String> {
     let at = |error: io::Error| format!("cannot make the socket {}: {error}", path.display());
+    check_path(path)?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         fs::create_dir_all(parent).map_err(at)?;
     }
     remove_stale(path)?;
-    let listener = UnixListener::bind(path).map_err(|error| {
-        // The standard library's word for a path that the system cannot take.
-        if error.kind() != io::ErrorKind::InvalidInput {
-            return at(error);
-        }
-        let path = path.display();
-        format!("cannot make the socket {path}: longer than 107 bytes; choose a shorter path with --socket")
-    })?;
+    let listener = UnixListener::bind(path).map_err(at)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at)?;
     let made = identity(path).map_err(at)?;
     let writers = Arc::new(AtomicUsize::new(0));
     let acceptor = Acceptor { inputs, readers: Arc::new(AtomicUsize::new(0)), writers: writers.clone() };
     thread::Builder::new().name("socket".to_owned()).spawn(move || acceptor.run(&listener)).map_err(at)?;
     Ok(Hub { path: path.to_owned(), made, clients: HashMap::new(), latest: BTreeMap::new(), writers })
+}
+
+/// Whether a path can be that of a socket.
+///
+/// # Errors
+/// One line: it is longer than the system takes.
+pub fn check_path(path: &Path) -> Result<(), String> {
+    SocketAddr::from_pathname(path).map(drop).map_err(|_| {
+        let path = path.display();
+        format!("cannot make the socket {path}: longer than 107 bytes; choose a shorter path with --socket")
+    })
 }
 
 /// Device and inode of what is at this path.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Home, QUICK, eventually};
+use crate::harness::{Home, QUICK, eventually, run};
 
 #[test]
 fn commands_that_cannot_be_carried_out_fail_with_one_clear_line() {
@@ -172,4 +172,62 @@ fn a_socket_path_that_is_too_long_is_said_to_be() {
         ran.one_line(1).contains("longer than 107 bytes; choose a shorter path with --socket"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn check_says_what_a_start_with_the_same_flags_would_stumble_over() {
+    let home = Home::new();
+    home.write("configuration/_init.yaml", "url: http://127.0.0.1:1/api/v1\npoll_interval: 1\n");
+    let check = |flags: &[&str], variables: &[(&str, &str)]| {
+        let mut command = home.ocps();
+        home.run_args(command.arg("check"), flags);
+        run(command.envs(variables.iter().copied()))
+    };
+    let subname = ("LSST_TOPIC_SUBNAME", "sal");
+    for (toml, flags, variables) in [
+        ("", &[][..], &[][..]),
+        ("index = 7\n", &[], &[]),
+        ("index = 1\n", &["--config", "none.toml"], &[]),
+        ("index = 1\n", &[], &[subname, ("LSST_KAFKA_REPLICATION_FACTOR", "many")]),
+        ("index = 1\n", &[], &[subname, ("LSST_SCHEMA_REGISTRY_URL", "nowhere")]),
+        ("index = 1\n", &["--socket", "/a/socket/whose/path/is/too/long/".repeat(9).leak()], &[]),
+    ] {
+        home.write("ocps.toml", toml);
+        let checked = check(flags, variables);
+        assert_eq!(checked.code, Some(78), "{toml} {flags:?}: {checked:?}");
+        let refused = run(home.daemon(flags).envs(variables.iter().copied()));
+        let reason = refused.stderr.lines().last().unwrap_or_default().trim_start_matches("ocps: ");
+        assert!(checked.stdout.contains(reason), "{reason}\n{checked:?}");
+    }
+    let checked = check(&["--index", "1", "--state-dir", "/dev/null/x"], &[]);
+    assert!(checked.stdout.contains("ocps run: /dev/null/x: cannot be written: "), "{checked:?}");
+    // All of it at once, and what only a `start` would meet.
+    home.write("ocps.toml", "site = 7\n[uws]\nconnections = 0\n");
+    home.write("configuration/_init.yaml", "url: http://uws-server.example.org/api/v1\npoll_interval: 0\n");
+    let checked = check(&["--kafka"], &[]);
+    let lines = [
+        "ocps.toml:1:8: site must",
+        "ocps.toml:3:15: uws.connections must",
+        "_init.yaml:2:16: poll_interval must",
+        "ocps run: no index",
+        "ocps run: the topic subname is not set",
+    ];
+    for line in lines {
+        assert!(checked.stdout.contains(line), "{line}\n{checked:?}");
+    }
+    home.write("ocps.toml", "index = 1\n");
+    home.write("configuration/_init.yaml", "url: http://uws-server.example.org/api/v1\npoll_interval: 1\n");
+    let checked = check(&["--override", "none.yaml:v1"], &[]);
+    assert!(checked.stdout.contains("url is that of the example"), "{checked:?}");
+    assert!(checked.stdout.contains("ocps run: ") && checked.stdout.contains("v1"), "{checked:?}");
+    home.write("configuration/_init.yaml", "url: http://uws-server/api/v1\npoll_interval: 1\n");
+    let checked = check(&["--state", "enabled"], &[]);
+    assert_eq!(
+        (checked.code, checked.stdout.lines().filter(|line| line.ends_with(": ok")).count()),
+        (Some(0), 3)
+    );
+    // A simulation needs no configuration.
+    std::fs::remove_dir_all(home.path("configuration")).unwrap();
+    assert_eq!(check(&["--simulate"], &[]).code, Some(0));
+    assert_eq!(check(&["--state", "enabled"], &[]).code, Some(78));
 }

@@ -3,6 +3,8 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::harness::{Daemon, Home, Killed, PATIENCE, QUICK};
 
 /// The service manager's end.
@@ -48,6 +50,30 @@ fn readiness_status_watchdog_and_the_end_are_told() {
     assert!(begun.elapsed() < Duration::from_secs(12), "as often as twice a period, nearly");
     daemon.terminate();
     manager.wait_for("STOPPING=1");
+}
+
+#[test]
+fn the_status_says_what_is_wrong() {
+    let home = Home::with_toml(QUICK);
+    let path = home.path("notify.sock");
+    let mut manager = Manager { socket: UnixDatagram::bind(&path).unwrap(), heard: Vec::new() };
+    let mut command = home.daemon(&["1", "--simulate", "--state", "enabled", "--override", "_x.yaml"]);
+    command.env("NOTIFY_SOCKET", &path);
+    let daemon = Daemon::start(command, home.socket());
+    let reason = "start failed: configurationOverride '_x.yaml' must not start with '_'";
+    manager.wait_for(&format!("STATUS=STANDBY: 0 jobs, 0 of them running; {reason}"));
+    let mut client = daemon.connect();
+    assert_eq!(client.query("status")["start_problem"], reason);
+    assert!(home.client(&["status"]).stdout.contains(&format!("\nstart          {reason}\n")));
+    // With the next change of state it is over.
+    for command in ["start", "enable"] {
+        assert_eq!(client.run(command, &json!({})), "CMD_COMPLETE Done");
+    }
+    assert!(client.query("status")["start_problem"].is_null());
+    client.run("execute", &json!({"pipeline": "fault.yaml"}));
+    manager.wait_for(
+        "STATUS=FAULT: 0 jobs, 0 of them running; errorCode 2: cannot contact the execution service",
+    );
 }
 
 #[test]

@@ -169,6 +169,59 @@ fn hang_up_reopens_the_log_and_rereads_its_level() {
 }
 
 #[test]
+fn a_reload_names_what_it_cannot_apply() {
+    let home = Home::new();
+    home.write("ocps.toml", "[log]\nlevel = 'info'\n[uws]\nconnections = 4\n[kafka]\npassword = 'before'\n");
+    let daemon = home.start(&["1", "--simulate"]);
+    home.write(
+        "ocps.toml",
+        "[log]\nlevel = 'debug'\n[uws]\nconnections = 5\n[kafka]\npassword = 'after'\n[limits]\njobs = 7\n",
+    );
+    daemon.signal(Signal::HUP);
+    let line = "changed in ocps.toml, but in force only after a restart: kafka.password, limits.jobs, uws.connections";
+    eventually("it is said", || daemon.stderr().contains(&format!("{line}\n")));
+    assert!(
+        !daemon.stderr().contains("after'") && !daemon.stderr().contains("before"),
+        "{}",
+        daemon.stderr()
+    );
+    // As it was at the start: there is nothing to say, only the level changes.
+    home.write("ocps.toml", "[uws]\nconnections = 4\n[kafka]\npassword = 'before'\n");
+    let mut client = daemon.subscribe();
+    client.forget();
+    daemon.signal(Signal::HUP);
+    assert_eq!(client.event("logLevel")["level"], 20);
+    assert_eq!(daemon.stderr().matches("in force only after a restart").count(), 1);
+}
+
+#[test]
+fn status_says_that_the_log_file_is_gone() {
+    let home = Home::new();
+    fs::create_dir(home.path("logs")).unwrap();
+    let log = home.path("logs/ocps.log");
+    home.write("ocps.toml", &format!("[log]\nfile = {log:?}\n"));
+    let daemon = home.start(&["1", "--simulate"]);
+    let mut client = daemon.connect();
+    assert_eq!(client.query("status")["log"], json!({"file": log, "problem": null}));
+    let mut problem_is = |text: &str| {
+        eventually(text, || {
+            client.query("status")["log"]["problem"].as_str().is_some_and(|said| said.contains(text))
+        });
+    };
+    fs::rename(&log, home.path("logs/ocps.log.1")).unwrap();
+    problem_is("ocps.log is gone: reload ocps (SIGHUP), which opens it again");
+    fs::write(&log, "").unwrap();
+    problem_is("ocps.log was replaced: ");
+    fs::remove_dir_all(home.path("logs")).unwrap();
+    daemon.signal(Signal::HUP);
+    problem_is("cannot open the log file ");
+    assert!(home.client(&["status"]).stdout.contains("\nlog            cannot open the log file "));
+    fs::create_dir(home.path("logs")).unwrap();
+    daemon.signal(Signal::HUP);
+    eventually("all is well", || client.query("status")["log"]["problem"].is_null());
+}
+
+#[test]
 fn exit_control_ends_it() {
     let home = Home::with_toml(QUICK);
     let mut daemon = home.start(&["1", "--simulate"]);

@@ -267,6 +267,21 @@ test_log() {
   logged '^(<[0-9]>|[0-9]{4}-[0-9]{2}-[0-9]{2}T)' && complain "doubled times or priorities: $(journalctl -q -u ocps -o cat --no-pager | tail -3)"
 }
 
+# What `ocps check` says is what the unit would meet: its settings, its variables, its flags.
+test_check() {
+  fresh --state enabled
+  expect 'all is well' '^systemctl start ocps: ok$' ocps check
+  printf 'LSST_TOPIC_SUBNAME=sal\nLSST_KAFKA_REPLICATION_FACTOR="many"\n' > /etc/ocps/ocps.env
+  expect 'a wrong variable' '^systemctl start ocps: LSST_KAFKA_REPLICATION_FACTOR must be .*"many"' ocps check
+  rm /etc/ocps/ocps.env
+  sed -i /^index/d /etc/ocps/ocps.toml
+  expect 'no index' '^systemctl start ocps: no index' ocps check
+  expect 'that of an instance' '^systemctl start ocps@2: ok$' ocps check --index 2
+  flags ocps --stat enabled
+  expect 'a wrong flag' '^systemctl start ocps: ExecStart of ocps: unknown flag --stat' ocps check
+  refuse 'a start with a wrong flag' systemctl start ocps
+}
+
 # A program with the same confinement tries what the daemon must not be able to do, and what it must.
 test_hardening() {
   local line

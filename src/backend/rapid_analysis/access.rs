@@ -71,6 +71,14 @@ impl Access {
         }
     }
 
+    /// Whether all is there that a connection needs.
+    ///
+    /// # Errors
+    /// What is missing or wrong, and what to do, in one line.
+    pub fn check(&self) -> Result<(), String> {
+        self.target().map(drop)
+    }
+
     /// All that a connection needs.
     ///
     /// # Errors

@@ -103,8 +103,14 @@ pub enum InitialState {
     Resume,
 }
 
+impl Default for InitialState {
+    fn default() -> Self {
+        Self::At(SummaryState::Standby)
+    }
+}
+
 /// What `ocps run` was told.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunArgs {
     /// INDEX; none: the toml's.
     pub index: Option<SalIndex>,
@@ -210,12 +216,14 @@ pub struct ConsoleArgs {
 /// What `ocps check` was told.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CheckArgs {
-    /// PATH: files and directories; empty: those that the daemon would use.
+    /// PATH: files and directories; empty: all that a start needs.
     pub paths: Vec<PathBuf>,
     /// `--site`.
     pub site: Option<String>,
     /// `--index`.
     pub index: Option<SalIndex>,
+    /// The flags of `ocps run`, if any is given.
+    pub start: Option<RunArgs>,
     /// `--json`.
     pub json: bool,
 }
@@ -399,12 +407,7 @@ impl Line {
                 self.at_most(0)?;
                 Invocation::Console(ConsoleArgs { target, wait: self.draft.wait.unwrap_or_default() })
             }
-            Verb::Check => Invocation::Check(CheckArgs {
-                paths: self.arguments.drain(..).map(PathBuf::from).collect(),
-                site: self.draft.site.take(),
-                index: self.draft.index,
-                json,
-            }),
+            Verb::Check => Invocation::Check(self.check_args()?),
             Verb::Generate => self.product()?,
             Verb::Help => self.help_of_argument()?,
         })
@@ -433,7 +436,7 @@ impl Line {
         Ok(RunArgs {
             index,
             simulate: self.draft.simulate,
-            state: self.draft.state.unwrap_or(InitialState::At(SummaryState::Standby)),
+            state: self.draft.state.unwrap_or_default(),
             override_name: self.draft.override_name.take(),
             config_dir: self.draft.config_dir.take(),
             config: self.draft.config.take(),
@@ -442,6 +445,22 @@ impl Line {
             log_level: self.draft.log_level,
             kafka,
         })
+    }
+
+    fn check_args(&mut self) -> Result<CheckArgs, Usage> {
+        let paths: Vec<PathBuf> = self.arguments.drain(..).map(PathBuf::from).collect();
+        let index = self.draft.index;
+        // The flags that say how the daemon would be started.
+        let of_run = |name: &&str| !["site", "index", "json"].contains(name);
+        let flag = self.seen.iter().map(|(name, _)| *name).find(of_run);
+        let start = match flag {
+            None => None,
+            Some(flag) if !paths.is_empty() => {
+                return self.wrong(format!("--{flag} says how the daemon is started: give it without PATH"));
+            }
+            Some(_) => Some(RunArgs { index, ..self.run_args()? }),
+        };
+        Ok(CheckArgs { paths, site: self.draft.site.take(), index, start, json: self.draft.json })
     }
 
     fn send_args(&self, target: Target) -> Result<SendArgs, Usage> {

@@ -177,13 +177,19 @@ pub(super) const COMMANDS: &[Command] = &[
         verb: Verb::Check,
         name: "check",
         arguments: "[PATH ...]",
-        summary: "Check configuration files without a daemon",
+        summary: "Check the configuration without a daemon",
         about: &[
             "Checks ocps.toml and the component configuration as the daemon would read them. PATH is a \
-             toml file, a YAML file or a configuration directory; without one, those that the daemon \
-             would use. Exits 78 when something is wrong.",
+             toml file, a YAML file or a configuration directory. Exits 78 when something is wrong.",
+            "Without PATH, checks all that a start needs: with flags of ocps run, what ocps run with these \
+             flags and the present environment would use (the index by --index); without any, what \
+             systemctl start ocps would use, or ocps@N with --index N, where such a unit is installed.",
         ],
-        examples: &[("ocps check etc/ocps.toml etc/OCPS/v4 --site summit", "what goes to the summit")],
+        examples: &[
+            ("ocps check", "before systemctl start ocps"),
+            ("ocps check --index 1 --configdir etc/OCPS/v4 --state enabled", "before such an ocps run"),
+            ("ocps check etc/ocps.toml etc/OCPS/v4 --site summit", "what goes to the summit"),
+        ],
     },
     Command {
         verb: Verb::Generate,
@@ -227,7 +233,7 @@ const CLIENTS: &[Verb] = &[Verb::Send, Verb::State, Verb::Status, Verb::Jobs, Ve
 const SIMULATE: Flag = Flag {
     name: "simulate",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "Simulate jobs: no execution service, configuration or Kafka is needed. true.yaml succeeds, \
            false.yaml fails, fault.yaml leads to FAULT.",
     action: Action::Switch(|draft| draft.simulate = true),
@@ -241,7 +247,7 @@ fn test_simulate() {
 const STATE: Flag = Flag {
     name: "state",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "Go to this state at start: standby, disabled, enabled, or resume, which is the one before the \
            restart (disabled or enabled, with the same override) [default: standby].",
     action: Action::Value { name: "STATE", set: |draft, value| put(&mut draft.state, initial_state(value)) },
@@ -262,7 +268,7 @@ fn test_state() {
 const OVERRIDE: Flag = Flag {
     name: "override",
     short: None,
-    verbs: &[Verb::Run, Verb::State],
+    verbs: &[Verb::Run, Verb::State, Verb::Check],
     help: "Override file in the configuration directory for the start command, and the git commit, tag or \
            branch to read all of the configuration from.",
     action: Action::Value {
@@ -280,7 +286,7 @@ fn test_override() {
 const CONFIGDIR: Flag = Flag {
     name: "configdir",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "Directory of the component configuration [default: $DM_CONFIG_OCPS_DIR/OCPS/v4, else config_dir \
            in ocps.toml].",
     action: Action::Value { name: "DIR", set: |draft, value| put(&mut draft.config_dir, path(value)) },
@@ -295,7 +301,7 @@ fn test_configdir() {
 const CONFIG: Flag = Flag {
     name: "config",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "The daemon's own settings [default: /etc/ocps/ocps.toml if it exists].",
     action: Action::Value { name: "FILE", set: |draft, value| put(&mut draft.config, path(value)) },
 };
@@ -384,7 +390,16 @@ fn test_wait() {
 const SOCKET: Flag = Flag {
     name: "socket",
     short: None,
-    verbs: &[Verb::Run, Verb::Send, Verb::State, Verb::Status, Verb::Jobs, Verb::Watch, Verb::Console],
+    verbs: &[
+        Verb::Run,
+        Verb::Send,
+        Verb::State,
+        Verb::Status,
+        Verb::Jobs,
+        Verb::Watch,
+        Verb::Console,
+        Verb::Check,
+    ],
     help: "Path of the daemon's socket [default: $OCPS_SOCKET, else, for the daemon, socket in ocps.toml or \
            $RUNTIME_DIRECTORY/ocps.sock, else /run/ocps/ocps.sock for root and \
            $XDG_RUNTIME_DIR/ocps/ocps.sock for others, whose clients look in both places].",
@@ -422,7 +437,7 @@ fn test_index() {
 const STATE_DIR: Flag = Flag {
     name: "state-dir",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "Directory of what must survive a restart [default: state_dir in ocps.toml, else \
            $STATE_DIRECTORY, else /var/lib/ocps for root and $XDG_STATE_HOME/ocps for others].",
     action: Action::Value { name: "DIR", set: |draft, value| put(&mut draft.state_dir, path(value)) },
@@ -437,7 +452,7 @@ fn test_state_dir() {
 const LOGLEVEL: Flag = Flag {
     name: "loglevel",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "Least level that is logged: debug or 10, info or 20, warning or 30, error or 40 [default: level \
            in ocps.toml, else info].",
     action: Action::Value { name: "LEVEL", set: |draft, value| put(&mut draft.log_level, log_level(value)) },
@@ -454,7 +469,7 @@ fn test_loglevel() {
 const KAFKA: Flag = Flag {
     name: "kafka",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "Use Kafka [default: if brokers are set in ocps.toml, or $LSST_KAFKA_BROKER_ADDR or \
            $LSST_TOPIC_SUBNAME are set].",
     action: Action::Switch(|draft| draft.kafka = true),
@@ -468,7 +483,7 @@ fn test_kafka() {
 const NO_KAFKA: Flag = Flag {
     name: "no-kafka",
     short: None,
-    verbs: &[Verb::Run],
+    verbs: &[Verb::Run, Verb::Check],
     help: "Do not use Kafka, whatever is set: only the local socket.",
     action: Action::Switch(|draft| draft.no_kafka = true),
 };

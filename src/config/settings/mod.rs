@@ -6,12 +6,14 @@
 mod value;
 mod wire;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use crate::csc::id::SalIndex;
 
@@ -20,6 +22,9 @@ use wire::Wire;
 
 /// Read when no other file is named, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/ocps/ocps.toml";
+
+/// Most mistakes that are reported of one file.
+const MAX_PROBLEMS: usize = 100;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -225,27 +230,103 @@ impl Settings {
     /// Reads the settings from a file, which must exist; without a path from [`DEFAULT_PATH`], if that exists.
     ///
     /// # Errors
-    /// The file cannot be read, or what is wrong in it and what is allowed there.
+    /// The file cannot be read, or the first thing that is wrong in it and what is allowed there.
     pub fn load(path: Option<&Path>) -> Result<Self, Error> {
+        Self::load_with_keys(path).map(|(settings, _)| settings)
+    }
+
+    /// Reads them like [`Settings::load`], and the keys that the file gives.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the first thing that is wrong in it and what is allowed there.
+    pub fn load_with_keys(path: Option<&Path>) -> Result<(Self, Keys), Error> {
+        let text = Self::text(path)?;
+        let (settings, problems) = Self::parse(&text, path.unwrap_or(Path::new(DEFAULT_PATH)));
+        problems.into_iter().next().map_or_else(|| Ok((settings, Keys::of(&text))), Err)
+    }
+
+    /// Reads them like [`Settings::load`], but goes on after a mistake: all that is wrong, and the settings as they
+    /// are without those keys.
+    #[must_use]
+    pub fn examine(path: Option<&Path>) -> (Self, Vec<Error>) {
+        match Self::text(path) {
+            Ok(text) => Self::parse(&text, path.unwrap_or(Path::new(DEFAULT_PATH))),
+            Err(problem) => (Self::default(), vec![problem]),
+        }
+    }
+
+    /// The text of the file; nothing if none is named and the usual one does not exist.
+    fn text(path: Option<&Path>) -> Result<String, Error> {
         let read = file::read(path.unwrap_or(Path::new(DEFAULT_PATH)))?;
         match (read, path) {
-            (Some(text), _) => Self::parse(&text, path.unwrap_or(Path::new(DEFAULT_PATH))),
+            (Some(text), _) => Ok(text),
+            (None, None) => Ok(String::new()),
             (None, Some(path)) => {
                 Err(Error::in_file(path, "no such file; name an existing ocps.toml, or none"))
             }
-            (None, None) => Ok(Self::default()),
         }
     }
 
     /// Parses the text of an `ocps.toml`; `path` is for errors.
-    fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let table = DeTable::parse(text).map_err(|e| {
-            let place = place(path, text, e.span().map(|s| s.start));
-            Error::at(place, format!("not valid TOML: {}", e.message()))
-        })?;
-        let wire = Wire::deserialize(toml::de::Deserializer::from(table.clone()))
-            .map_err(|e| explain(&e, table.get_ref(), text, path))?;
-        Ok(wire.into_settings())
+    fn parse(text: &str, path: &Path) -> (Self, Vec<Error>) {
+        let mut table = match DeTable::parse(text) {
+            Ok(table) => table,
+            Err(e) => {
+                let place = place(path, text, e.span().map(|s| s.start));
+                let problem = Error::at(place, format!("not valid TOML: {}", e.message()));
+                return (Self::default(), vec![problem]);
+            }
+        };
+        let mut problems = Vec::new();
+        while problems.len() < MAX_PROBLEMS {
+            let error = match Wire::deserialize(toml::de::Deserializer::from(table.clone())) {
+                Ok(wire) => {
+                    problems.sort_by_key(|problem: &Error| problem.place.as_ref().and_then(|p| p.position));
+                    return (wire.into_settings(), problems);
+                }
+                Err(error) => error,
+            };
+            problems.push(explain(&error, table.get_ref(), text, path));
+            // serde stops at the first mistake; without it the next one shows.
+            let found = error.span().is_some_and(|span| remove_at(table.get_mut(), span.start));
+            if !found {
+                break;
+            }
+        }
+        (Self::default(), problems)
+    }
+}
+
+/// The keys that a toml gives, with their values as text: to find out what changed in it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Keys(BTreeMap<String, String>);
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Values may be secret.
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Keys {
+    /// Those of a text; none of one that is no TOML.
+    fn of(text: &str) -> Self {
+        let mut keys = BTreeMap::new();
+        for (name, value) in text.parse::<toml::Table>().unwrap_or_default() {
+            if let toml::Value::Table(section) = value {
+                keys.extend(section.iter().map(|(key, value)| (format!("{name}.{key}"), value.to_string())));
+            } else {
+                keys.insert(name, value.to_string());
+            }
+        }
+        Self(keys)
+    }
+
+    /// The names of keys that are given in one of the two only, or with another value.
+    #[must_use]
+    pub fn changed(&self, other: &Self) -> Vec<String> {
+        let names: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
+        names.into_iter().filter(|name| self.0.get(*name) != other.0.get(*name)).cloned().collect()
     }
 }
 
@@ -281,6 +362,25 @@ fn explain(error: &toml::de::Error, table: &DeTable<'_>, text: &str, path: &Path
     }
 }
 
+/// Removes the key that is, or whose value is, at a byte of the text; whether there is one.
+fn remove_at(table: &mut DeTable<'_>, offset: usize) -> bool {
+    let mut removed = false;
+    for (_, value) in table.iter_mut() {
+        if let DeValue::Table(inner) = value.get_mut() {
+            removed |= remove_here(inner, offset);
+        }
+    }
+    removed || remove_here(table, offset)
+}
+
+fn remove_here(table: &mut DeTable<'_>, offset: usize) -> bool {
+    let at = |(key, value): &(&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)| {
+        key.span().contains(&offset) || value.span().contains(&offset)
+    };
+    let key = table.iter().find(at).map(|(key, _)| key.clone());
+    key.and_then(|key| table.remove(&key)).is_some()
+}
+
 /// The dotted name of the key that is, or whose value is, at a byte of the text.
 fn key_at(table: &DeTable<'_>, offset: usize) -> Option<String> {
     for (section, value) in table {
@@ -304,7 +404,8 @@ mod tests {
     const EXAMPLE: &str = include_str!("../../../etc/ocps.toml");
 
     fn parse(text: &str) -> Result<Settings, String> {
-        Settings::parse(text, Path::new("o.toml")).map_err(|e| e.to_string())
+        let (settings, problems) = Settings::parse(text, Path::new("o.toml"));
+        problems.first().map_or(Ok(settings), |problem| Err(problem.to_string()))
     }
 
     /// The example with all keys in force, or only those for which `keep` holds.
@@ -475,6 +576,23 @@ mod tests {
             assert!(error.contains(expected), "{text:?}: {error}");
             assert!(!error.contains("secret") && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn all_mistakes_are_found_and_the_other_keys_are_read() {
+        let text = "indx = 1\nsite = 'base'\nsocket = 7\n[uws]\nconnections = 0\nget_timeout_s = 5\nproxi = 1\n\
+                    [usw]\nx = 1\n[kafka]\nproducer_acks = 2\n";
+        let (settings, problems) = Settings::parse(text, Path::new("o.toml"));
+        let places: Vec<String> = problems.iter().map(|p| p.to_string()[..10].to_owned()).collect();
+        assert_eq!(
+            places,
+            ["o.toml:1:1", "o.toml:3:1", "o.toml:5:1", "o.toml:7:1", "o.toml:8:2", "o.toml:11:"],
+            "{problems:#?}"
+        );
+        assert_eq!(settings.site.as_deref(), Some("base"));
+        assert_eq!(settings.uws.get_timeout, Duration::from_secs(5));
+        let many: String = (0..1000).map(|i| format!("key{i} = 1\n")).collect();
+        assert_eq!(Settings::parse(&many, Path::new("o.toml")).1.len(), MAX_PROBLEMS);
     }
 
     #[test]

@@ -1,0 +1,225 @@
+//! What `systemctl start` would run: the command line and the environment of our unit.
+//!
+//! It is the service manager that knows, drop-ins included; only the files of variables and the passwords are read
+//! here, as systemd reads them.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::flags::{self, Invocation, RunArgs};
+use crate::csc::id::SalIndex;
+
+/// Where the unit's passwords are (`LoadCredential=`), and the variables that have the same effect.
+const CREDENTIALS: [(&str, &str); 2] = [
+    ("/etc/credstore/ocps.kafka-password", "LSST_KAFKA_SECURITY_PASSWORD"),
+    ("/etc/credstore/ocps.redis-password", "REDIS_PASSWORD"),
+];
+
+/// A unit that is installed.
+#[derive(Debug)]
+pub(super) struct Unit {
+    /// Its name.
+    pub(super) name: String,
+    /// Its command line.
+    pub(super) start: RunArgs,
+    /// Its environment.
+    pub(super) environment: BTreeMap<String, OsString>,
+    /// What is wrong with these.
+    pub(super) problems: Vec<String>,
+}
+
+impl Unit {
+    /// The unit of an index, `ocps@INDEX`, or `ocps`; none where systemd does not know one.
+    pub(super) fn find(index: Option<SalIndex>) -> Option<Self> {
+        let suffix = index.map(|index| index.number().to_string());
+        let name = suffix.as_ref().map_or_else(|| "ocps".to_owned(), |suffix| format!("ocps@{suffix}"));
+        let shown = Command::new("systemctl")
+            .args(["show", "--property=LoadState,ExecStart,Environment,EnvironmentFiles", &name])
+            .stderr(Stdio::null())
+            .output()
+            .ok()?;
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        if property(&shown, "LoadState").next() != Some("loaded") {
+            return None;
+        }
+        let mut unit =
+            Self { name, start: RunArgs::default(), environment: BTreeMap::new(), problems: Vec::new() };
+        unit.read_command_line(&shown);
+        unit.set_directories(suffix.as_deref());
+        for assignment in property(&shown, "Environment").flat_map(words) {
+            unit.set(&assignment);
+        }
+        for file in property(&shown, "EnvironmentFiles") {
+            let (path, rest) = file.rsplit_once(" (").unwrap_or((file, ""));
+            unit.read_variables(Path::new(path), rest.contains("ignore_errors=yes"));
+        }
+        unit.read_credentials();
+        Some(unit)
+    }
+
+    fn read_command_line(&mut self, shown: &str) {
+        let argv = property(shown, "ExecStart").last().and_then(|start| {
+            let (_, rest) = start.split_once("argv[]=")?;
+            rest.split(" ; ").next()
+        });
+        let words: Vec<OsString> = argv.unwrap_or_default().split_whitespace().map(OsString::from).collect();
+        match flags::parse(words.into_iter()) {
+            Ok(Invocation::Run(start)) => self.start = start,
+            Ok(_) => self.problems.push(format!("ExecStart of {} does not run the daemon", self.name)),
+            Err(usage) => self.problems.push(format!("ExecStart of {}: {usage}", self.name)),
+        }
+    }
+
+    /// Those that systemd makes for the unit and names in its environment.
+    fn set_directories(&mut self, suffix: Option<&str>) {
+        let own = suffix.map_or_else(|| "ocps".to_owned(), |suffix| format!("ocps-{suffix}"));
+        for (name, parent) in [
+            ("CONFIGURATION_DIRECTORY", "/etc"),
+            ("STATE_DIRECTORY", "/var/lib"),
+            ("RUNTIME_DIRECTORY", "/run"),
+        ] {
+            self.environment.insert(name.to_owned(), format!("{parent}/{own}").into());
+        }
+    }
+
+    fn set(&mut self, assignment: &str) {
+        if let Some((name, value)) = assignment.split_once('=') {
+            self.environment.insert(name.to_owned(), value.into());
+        }
+    }
+
+    fn read_variables(&mut self, path: &Path, may_be_missing: bool) {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => return,
+            Err(error) => return self.problems.push(format!("{}: cannot be read: {error}", path.display())),
+        };
+        if text.starts_with('\u{feff}') {
+            let line =
+                "begins with a byte order mark, for which systemd ignores its first variable: remove it";
+            self.problems.push(format!("{}: {line}", path.display()));
+        }
+        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with(['#', ';']) {
+                continue;
+            }
+            match line.split_once('=') {
+                Some((name, value)) => self.set(&format!("{}={}", name.trim_end(), unquoted(value.trim()))),
+                None => {
+                    let place = format!("{}:{}", path.display(), number + 1);
+                    self.problems.push(format!("{place}: must be NAME=VALUE; systemd ignores this line"));
+                }
+            }
+        }
+    }
+
+    fn read_credentials(&mut self) {
+        for (path, variable) in CREDENTIALS {
+            let password = match fs::read_to_string(path) {
+                Ok(password) => password.trim_start_matches('\u{feff}').trim_end_matches('\n').to_owned(),
+                // Only root can say what it is; that it is there must do.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "?".to_owned(),
+                Err(_) => continue,
+            };
+            self.environment.entry(variable.to_owned()).or_insert_with(|| password.into());
+        }
+    }
+
+    /// A variable of its environment; one that is empty counts as not set.
+    pub(super) fn variable(&self, name: &str) -> Option<OsString> {
+        self.environment.get(name).filter(|value| *value != OsStr::new("")).cloned()
+    }
+}
+
+/// The values of a property as `systemctl show` prints them, a line each.
+fn property<'a>(shown: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    shown.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The words of a line, some of which are in double quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let (mut word, mut quoted, mut escaped) = (String::new(), false, false);
+    for c in line.chars() {
+        match c {
+            _ if escaped => {
+                word.push(c);
+                escaped = false;
+            }
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            ' ' if !quoted => words.push(std::mem::take(&mut word)),
+            _ => word.push(c),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// A value without the quotes around it.
+fn unquoted(value: &str) -> &str {
+    let inner = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    inner('"').or_else(|| inner('\'')).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::flags::InitialState;
+    use crate::csc::state::SummaryState;
+
+    #[test]
+    fn what_systemctl_shows_is_understood() {
+        let shown = "LoadState=loaded\n\
+            ExecStart={ path=/usr/bin/ocps ; argv[]=/usr/bin/ocps run 2 --state enabled ; ignore_errors=no ; pid=0 }\n\
+            Environment=LSST_SITE=summit \"TWO=a b\"\n\
+            EnvironmentFiles=/a/b.env (ignore_errors=yes)\nEnvironmentFiles=/c d.env (ignore_errors=no)\n";
+        let mut unit = Unit {
+            name: "ocps@2".to_owned(),
+            start: RunArgs::default(),
+            environment: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        unit.read_command_line(shown);
+        assert_eq!(unit.start.index, Some(SalIndex::LsstComCam));
+        assert_eq!(unit.start.state, InitialState::At(SummaryState::Enabled));
+        let set: Vec<String> = property(shown, "Environment").flat_map(words).collect();
+        assert_eq!(set, ["LSST_SITE=summit", "TWO=a b"]);
+        assert_eq!(property(shown, "EnvironmentFiles").count(), 2);
+        unit.read_command_line("ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");
+        assert!(
+            unit.problems[0].starts_with("ExecStart of ocps@2: unknown flag --stat"),
+            "{:?}",
+            unit.problems
+        );
+    }
+
+    #[test]
+    fn a_file_of_variables_is_read_as_systemd_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ocps.env");
+        let text = "\u{feff}LSST_SITE=summit\n# a comment\n; another\n\nLSST_TOPIC_SUBNAME = 'sal'\nREDIS_PORT=\"1\"\nnonsense\n";
+        fs::write(&path, text).unwrap();
+        let mut unit = Unit {
+            name: "ocps".to_owned(),
+            start: RunArgs::default(),
+            environment: BTreeMap::new(),
+            problems: Vec::new(),
+        };
+        unit.read_variables(&path, true);
+        unit.read_variables(&dir.path().join("none"), true);
+        assert_eq!(unit.variable("LSST_SITE"), Some("summit".into()));
+        assert_eq!(unit.variable("LSST_TOPIC_SUBNAME"), Some("sal".into()));
+        assert_eq!(unit.variable("REDIS_PORT"), Some("1".into()));
+        assert_eq!(unit.problems.len(), 2, "{:?}", unit.problems);
+        assert!(unit.problems[0].contains("byte order mark") && unit.problems[1].contains("ocps.env:7: "));
+        unit.read_variables(&dir.path().join("none"), false);
+        assert!(unit.problems[2].contains("none: cannot be read"), "{:?}", unit.problems);
+    }
+}
