@@ -40,7 +40,7 @@ pub(super) struct Setup {
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
     pub(super) socket: PathBuf,
-    /// None in a simulation that is not told to keep anything.
+    /// None without a journal: in a simulation that is not to keep anything, or where it is off.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) journal: Option<JournalPlan>,
     pub(super) reader: Reader,
@@ -82,11 +82,13 @@ impl Setup {
             socket_path::User::current(),
         )
         .map_err(Failure::Other)?;
-        let state_dir = match (args.simulate, args.state_dir.clone()) {
-            (true, dir) | (false, dir @ Some(_)) => dir,
-            (false, None) => Some(settings.state_dir.clone().map_or_else(default_state_dir, Ok)?),
+        // The journal is all that is kept there.
+        let state_dir = match (settings.journal, args.simulate, args.state_dir.clone()) {
+            (false, _, _) => None,
+            (true, true, dir) | (true, false, dir @ Some(_)) => dir,
+            (true, false, None) => Some(settings.state_dir.clone().map_or_else(default_state_dir, Ok)?),
         };
-        let journal = state_dir.as_deref().filter(|_| settings.journal).map(|dir| JournalPlan {
+        let journal = state_dir.as_deref().map(|dir| JournalPlan {
             // A rehearsal never touches the real one.
             path: dir.join(if args.simulate { "simulated.db" } else { "journal.db" }),
             identity: Identity { index, simulated: args.simulate },
@@ -187,13 +189,23 @@ fn default_state_dir() -> Result<PathBuf, Failure> {
     lookup("XDG_STATE_HOME")
         .or_else(|| lookup("HOME").map(|home| home.join(".local").join("state")))
         .map(|state| state.join("ocps"))
-        .ok_or_else(|| Failure::Other("no state directory: give --state-dir, or set HOME".to_owned()))
+        .ok_or_else(|| {
+            Failure::Other(
+                "no state directory: give --state-dir, set HOME, or do without a journal (journal = \"off\" in \
+                 ocps.toml)"
+                    .to_owned(),
+            )
+        })
 }
 
 /// Takes the state directory for this process alone; the lock goes with the file.
 pub(super) fn lock_state_dir(dir: &Path) -> Result<File, Failure> {
     let at = |error: io::Error| {
-        Failure::Other(format!("cannot use the state directory {}: {error}", dir.display()))
+        Failure::Other(format!(
+            "cannot use the state directory {}: {error}; choose another with --state-dir, or do without a journal \
+             (journal = \"off\" in ocps.toml)",
+            dir.display()
+        ))
     };
     fs::create_dir_all(dir).map_err(at)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;

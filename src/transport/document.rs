@@ -24,7 +24,7 @@ pub struct Process<'a> {
     pub uptime: Duration,
     /// Where the local socket is.
     pub socket: &'a Path,
-    /// Where the state directory is; none in a simulation that keeps nothing.
+    /// Where the state directory is; none without a journal.
     pub state_dir: Option<&'a Path>,
     /// How it goes with the journal; none where there is none.
     pub journal: Option<journal::Status>,
