@@ -345,7 +345,11 @@ impl Daemon {
     fn take(&mut self, command: Command) {
         let name = command.order.name().map_or("unknown command", |name| name.as_str());
         let sender = &command.sender;
-        log::info!("{name} {} from {} (process {})", sender.seq_num.0, sender.identity, sender.origin);
+        let process = match sender.origin {
+            0 => "a process of another PID namespace".to_owned(),
+            id => format!("process {id}"),
+        };
+        log::info!("{name} {} from {} ({process})", sender.seq_num.0, sender.identity);
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }

@@ -17,8 +17,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::sockopt::socket_peercred;
 
 use super::line::{self, Line, Query};
 use crate::csc::command::{Command, Sender as CommandSender, Via};
@@ -342,7 +342,7 @@ impl Acceptor {
             let line = line::error(&format!("{CLIENTS_MAX} clients are connected, which is the limit"));
             return stream.write_all(format!("{line}\n").as_bytes());
         }
-        let peer = socket_peercred(&stream)?;
+        let peer = getsockopt(&stream, PeerCredentials)?;
         let (queue, lines) = Queue::new();
         let bytes = queue.bytes.clone();
         let outbox = Outbox {
@@ -354,8 +354,8 @@ impl Acceptor {
         };
         let reader = Reader {
             client,
-            identity: format!("uid-{}@localhost", peer.uid.as_raw()),
-            pid: peer.pid.as_raw_pid(),
+            identity: format!("uid-{}@localhost", peer.uid()),
+            pid: peer.pid(),
             queue,
             inputs: self.inputs.clone(),
             commands: 0,
@@ -394,6 +394,7 @@ fn write_lines(client: ClientId, mut stream: UnixStream, lines: &Receiver<Arc<st
 struct Reader {
     client: ClientId,
     identity: String,
+    /// 0 for a process of another PID namespace.
     pid: i32,
     queue: Queue,
     inputs: Sender<ClientInput>,
