@@ -24,7 +24,7 @@ use crate::config::settings::{self, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
-use crate::transport::socket_path;
+use crate::transport::socket_path::{self, Candidates};
 
 /// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
 /// holds it until it has begun.
@@ -39,7 +39,7 @@ pub(super) struct Setup {
     pub(super) settings: Settings,
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
-    pub(super) socket: PathBuf,
+    pub(super) socket: Candidates,
     /// None without a journal: in a simulation that is not to keep anything, or where it is off.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) journal: Option<JournalPlan>,
@@ -80,8 +80,7 @@ impl Setup {
             settings.socket.as_deref(),
             &lookup,
             socket_path::User::current(),
-        )
-        .map_err(Failure::Other)?;
+        );
         // The journal is all that is kept there.
         let state_dir = match (settings.journal, args.simulate, args.state_dir.clone()) {
             (false, _, _) => None,

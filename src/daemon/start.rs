@@ -27,7 +27,8 @@ use crate::systemd::Manager;
 use crate::timer;
 use crate::transport::KafkaInput;
 use crate::transport::kafka::Kafka;
-use crate::transport::socket;
+use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
+use crate::transport::socket_path::Candidates;
 
 /// Things that clients did and that wait to be handled; a client that does more waits.
 const CLIENT_QUEUE: usize = 1024;
@@ -55,10 +56,10 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
     let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
     let (state, override_name) = initial_state(args, &recovered);
-    let (client_sender, clients) = bounded(CLIENT_QUEUE);
-    let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
+    let (hub, clients) = open_socket(&setup.socket, &setup.kafka)?;
     let core = setup.core();
-    log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
+    let place = hub.path().map_or_else(|| "no socket".to_owned(), |path| path.display().to_string());
+    log::info!("ocps {} for index {} on {place}", env!("CARGO_PKG_VERSION"), setup.index);
     let start_timeout = match &setup.kafka {
         KafkaPlan::On(options) => options.start_timeout,
         KafkaPlan::Off | KafkaPlan::Impossible(_) => Duration::ZERO,
@@ -114,6 +115,20 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let nobody = never();
     let (kafka, journal) = (kafka_inputs, reports);
     daemon.run(Sources { clients, outcomes, configuration, kafka, journal, logs, signals, ticks, nobody })
+}
+
+/// The local socket, and what its clients do. Where it cannot be made in any usual place, Kafka alone will do.
+fn open_socket(candidates: &Candidates, kafka: &KafkaPlan) -> Result<(Hub, Receiver<ClientInput>), Failure> {
+    let (sender, clients) = bounded(CLIENT_QUEUE);
+    match (socket::listen(candidates, sender), kafka) {
+        (Ok(hub), _) => Ok((hub, clients)),
+        (Err(NoSocket::Nowhere(reason)), KafkaPlan::On(_)) => {
+            log::warn!("no local socket, only Kafka: {reason}");
+            Ok((Hub::without_socket(), never()))
+        }
+        (Err(NoSocket::Nowhere(reason)), KafkaPlan::Off | KafkaPlan::Impossible(_))
+        | (Err(NoSocket::Refused(reason)), _) => Err(Failure::Other(reason)),
+    }
 }
 
 /// The journal, what it says, and what it kept.

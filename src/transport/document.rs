@@ -22,8 +22,8 @@ pub struct Process<'a> {
     pub redis: Option<&'a str>,
     /// Time since the start.
     pub uptime: Duration,
-    /// Where the local socket is.
-    pub socket: &'a Path,
+    /// Where the local socket is, if there is one.
+    pub socket: Option<&'a Path>,
     /// Where the state directory is; none without a journal.
     pub state_dir: Option<&'a Path>,
     /// How it goes with the journal; none where there is none.
@@ -87,7 +87,7 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "simulation_mode": i32::from(process.simulated),
         "log_level": status.log_level,
         "uptime_s": process.uptime.as_secs_f64(),
-        "socket": process.socket.to_string_lossy(),
+        "socket": process.socket.map(Path::to_string_lossy),
         "state_dir": process.state_dir.map(Path::to_string_lossy),
         "clients": process.clients,
         "kafka": kafka,
