@@ -82,6 +82,8 @@ struct Daemon {
     /// Whether the command line chose the log level, so that the toml does not.
     log_level_fixed: bool,
     state_dir: Option<PathBuf>,
+    /// Why it does not last.
+    state_dir_problem: Option<String>,
     /// Held for as long as we live.
     _state_lock: Option<File>,
     journal: Option<Journal>,
@@ -325,6 +327,7 @@ impl Daemon {
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
+                    state_dir_problem: self.state_dir_problem.as_deref(),
                     journal: self.journal.as_ref().map(Journal::status),
                     clients: self.hub.clients(),
                     kafka: self.kafka.as_ref().map(Kafka::report),

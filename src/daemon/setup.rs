@@ -29,6 +29,10 @@ use crate::transport::socket_path::{self, Candidates};
 /// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
 /// holds it until it has begun.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// File systems by their numbers in `linux/magic.h`.
+const OVERLAYFS: u32 = 0x794c_7630;
+const TMPFS: u32 = 0x0102_1994;
+const RAMFS: u32 = 0x8584_58f6;
 /// Time between looks at it.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -110,6 +114,14 @@ impl Setup {
         };
         let log_level = args.log_level.unwrap_or(settings.log.level);
         Ok(Self { config, settings, index, log_level, socket, state_dir, journal, reader, kafka })
+    }
+
+    /// What is wrong with the state directory, once it is there; a rehearsal's need not last.
+    pub(super) fn state_dir_problem(&self) -> Option<String> {
+        let dir = self.state_dir.as_deref().filter(|_| !self.reader.simulated)?;
+        let problem = transience(dir)?;
+        log::warn!("the state directory {}: {problem}", dir.display());
+        Some(problem)
     }
 
     /// What carries out the commands of our index.
@@ -195,6 +207,19 @@ fn default_state_dir() -> Result<PathBuf, Failure> {
                     .to_owned(),
             )
         })
+}
+
+/// Says that a state directory is in a file system that ends with the container or the machine, if it is.
+fn transience(dir: &Path) -> Option<String> {
+    // A number of 32 bits, whatever its type.
+    let problem = match rustix::fs::statfs(dir).ok()?.f_type as u32 {
+        OVERLAYFS => {
+            "it is on an overlay, as the root of a container is: its jobs do not survive the container"
+        }
+        TMPFS | RAMFS => "it is in memory: its jobs survive neither the container nor a reboot",
+        _ => return None,
+    };
+    Some(format!("{problem}; mount a volume there"))
 }
 
 /// Takes the state directory for this process alone; the lock goes with the file.

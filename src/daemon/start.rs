@@ -28,7 +28,6 @@ use crate::timer;
 use crate::transport::KafkaInput;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
-use crate::transport::socket_path::Candidates;
 
 /// Things that clients did and that wait to be handled; a client that does more waits.
 const CLIENT_QUEUE: usize = 1024;
@@ -54,12 +53,11 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     abort_on_panic();
     let signals = signals()?;
     let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
+    let state_dir_problem = setup.state_dir_problem();
     let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
     let (state, override_name) = initial_state(args, &recovered);
-    let (hub, clients) = open_socket(&setup.socket, &setup.kafka)?;
+    let (hub, clients) = open_socket(&setup)?;
     let core = setup.core();
-    let place = hub.path().map_or_else(|| "no socket".to_owned(), |path| path.display().to_string());
-    log::info!("ocps {} for index {} on {place}", env!("CARGO_PKG_VERSION"), setup.index);
     let start_timeout = match &setup.kafka {
         KafkaPlan::On(options) => options.start_timeout,
         KafkaPlan::Off | KafkaPlan::Impossible(_) => Duration::ZERO,
@@ -95,6 +93,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
+        state_dir_problem,
         _state_lock: state_lock,
         journal,
         inputs: VecDeque::from([Input::Recovered(recovered)]),
@@ -118,17 +117,20 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
 }
 
 /// The local socket, and what its clients do. Where it cannot be made in any usual place, Kafka alone will do.
-fn open_socket(candidates: &Candidates, kafka: &KafkaPlan) -> Result<(Hub, Receiver<ClientInput>), Failure> {
+fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
     let (sender, clients) = bounded(CLIENT_QUEUE);
-    match (socket::listen(candidates, sender), kafka) {
-        (Ok(hub), _) => Ok((hub, clients)),
+    let (hub, clients) = match (socket::listen(&setup.socket, sender), &setup.kafka) {
+        (Ok(hub), _) => (hub, clients),
         (Err(NoSocket::Nowhere(reason)), KafkaPlan::On(_)) => {
             log::warn!("no local socket, only Kafka: {reason}");
-            Ok((Hub::without_socket(), never()))
+            (Hub::without_socket(), never())
         }
         (Err(NoSocket::Nowhere(reason)), KafkaPlan::Off | KafkaPlan::Impossible(_))
-        | (Err(NoSocket::Refused(reason)), _) => Err(Failure::Other(reason)),
-    }
+        | (Err(NoSocket::Refused(reason)), _) => return Err(Failure::Other(reason)),
+    };
+    let place = hub.path().map_or_else(|| "no socket".to_owned(), |path| path.display().to_string());
+    log::info!("ocps {} for index {} on {place}", env!("CARGO_PKG_VERSION"), setup.index);
+    Ok((hub, clients))
 }
 
 /// The journal, what it says, and what it kept.

@@ -26,6 +26,8 @@ pub struct Process<'a> {
     pub socket: Option<&'a Path>,
     /// Where the state directory is; none without a journal.
     pub state_dir: Option<&'a Path>,
+    /// Why it does not outlive the container or the machine.
+    pub state_dir_problem: Option<&'a str>,
     /// How it goes with the journal; none where there is none.
     pub journal: Option<journal::Status>,
     /// Clients of the local socket.
@@ -89,6 +91,7 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "uptime_s": process.uptime.as_secs_f64(),
         "socket": process.socket.map(Path::to_string_lossy),
         "state_dir": process.state_dir.map(Path::to_string_lossy),
+        "state_dir_problem": process.state_dir_problem,
         "clients": process.clients,
         "kafka": kafka,
         "configuration": configuration,

@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crossbeam_channel::bounded;
 use ocps::transport::socket::{NoSocket, listen};
 use ocps::transport::socket_path::{Candidates, Place};
+use serde_json::json;
+use tempfile::TempDir;
 
 use crate::harness::{Home, Killed, QUICK, eventually, run};
 
@@ -110,4 +112,39 @@ fn the_next_place_is_taken_where_one_cannot_be_had() {
     assert!(matches!(&refused, Err(NoSocket::Refused(reason)) if reason.contains("in use")), "{refused:?}");
     hub.close();
     assert!(!private.exists());
+}
+
+/// A state directory in memory, where there is such a file system.
+#[test]
+fn a_state_directory_that_ends_with_the_container_is_warned_about() {
+    let home = Home::new();
+    let kind = |path: &Path| rustix::fs::statfs(path).map(|found| found.f_type).ok();
+    if kind("/dev/shm".as_ref()) != Some(0x0102_1994) {
+        eprintln!("skipped: /dev/shm is no tmpfs");
+        return;
+    }
+    let memory = TempDir::with_prefix_in("ocps-test-", "/dev/shm").unwrap();
+    let dir = memory.path().join("state");
+    let args = ["1", "--state-dir", dir.to_str().unwrap()];
+    let daemon = home.start(&args);
+    let problem =
+        "it is in memory: its jobs survive neither the container nor a reboot; mount a volume there";
+    let warning = format!("[WARN] the state directory {}: {problem}", dir.display());
+    eventually("it is logged", || daemon.stderr().contains(&warning));
+    let document = daemon.connect().query("status");
+    assert!(document["state_dir_problem"] == problem, "{document}");
+    let status = home.client(&["status"]);
+    assert!(status.stdout.contains(&format!("state dir      {}, {problem}\n", dir.display())), "{status:?}");
+    drop(daemon);
+    // Where nothing need last, nothing is said; nor of a disk.
+    let daemon = home.start(&["1", "--simulate", "--state-dir", dir.to_str().unwrap()]);
+    assert_eq!(daemon.connect().query("status")["state_dir_problem"], json!(null));
+    drop(daemon);
+    let disk = env!("CARGO_TARGET_TMPDIR");
+    if [Some(0x0102_1994), Some(0x794c_7630)].contains(&kind(disk.as_ref())) {
+        return;
+    }
+    let disk = TempDir::with_prefix_in("ocps-test-", disk).unwrap();
+    let daemon = home.start(&["1", "--state-dir", disk.path().to_str().unwrap()]);
+    assert_eq!(daemon.connect().query("status")["state_dir_problem"], json!(null));
 }
