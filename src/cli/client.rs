@@ -17,7 +17,8 @@ use super::flags::Target;
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
-use crate::transport::socket_path::{self, Candidates, User};
+use crate::transport::private_dir;
+use crate::transport::socket_path::{self, Candidates, Place, User};
 
 /// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
 const LINE_MAX: u64 = 64 << 20;
@@ -219,22 +220,31 @@ impl Client {
     }
 
     fn connect_to(candidates: &Candidates, index: Option<SalIndex>) -> Result<Self, Failure> {
-        let (paths, remedy) = match candidates {
+        let (places, remedy) = match candidates {
             Candidates::Named(path) => {
-                (std::slice::from_ref(path), format!("ocps run --socket {}", path.display()))
+                (&[Place::Runtime(path.clone())][..], format!("ocps run --socket {}", path.display()))
             }
-            Candidates::Usual(paths) => {
+            Candidates::Usual(places) => {
                 let instance = index.map(|index| format!("@{}", index.number())).unwrap_or_default();
                 let start = format!("ocps run or systemctl start ocps{instance}");
-                (paths.as_slice(), format!("{start}, or say where it is with --socket PATH"))
+                (places.as_slice(), format!("{start}, or say where it is with --socket PATH"))
             }
         };
         let mut tried = Vec::new();
-        for path in paths {
-            let stream = match UnixStream::connect(path) {
+        for place in places {
+            let path = place.path();
+            let stream = match connect_to_place(place) {
                 Ok(stream) => stream,
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     tried.push(format!("{} (no such file)", path.display()));
+                    continue;
+                }
+                // What a killed daemon left, or another user made, hides none.
+                Err(error)
+                    if matches!(candidates, Candidates::Usual(_))
+                        && error.kind() != ErrorKind::PermissionDenied =>
+                {
+                    tried.push(format!("{} ({error})", path.display()));
                     continue;
                 }
                 Err(error) => return Err(Failure::NoDaemon(cannot_connect(path, &error, &remedy))),
@@ -365,6 +375,13 @@ pub(super) const CLOSED: &str = "the daemon closed the connection";
 /// What is said when the daemon did not accept a line of ours.
 pub(super) fn refused(reason: &str) -> String {
     format!("the daemon refused the request: {}", super::text::clean(reason))
+}
+
+fn connect_to_place(place: &Place) -> std::io::Result<UnixStream> {
+    if let Place::Temporary(path) = place {
+        private_dir::check(path.parent().unwrap_or(path))?;
+    }
+    UnixStream::connect(place.path())
 }
 
 fn cannot_connect(path: &Path, error: &std::io::Error, remedy: &str) -> String {

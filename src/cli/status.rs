@@ -53,7 +53,7 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
     }
     line("socket", &get("socket"));
     line("clients", &get("clients"));
-    line("state dir", &get("state_dir"));
+    line("state dir", &state_dir(palette, status));
     if let Some(journal) = status.get("journal") {
         line("journal", &self::journal(palette, journal));
     }
@@ -61,6 +61,14 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
         line("taken over", &recovery);
     }
     out
+}
+
+fn state_dir(palette: Palette, status: &Value) -> String {
+    let dir = scalar(status.get("state_dir"));
+    match status.get("state_dir_problem").and_then(Value::as_str) {
+        Some(problem) => format!("{dir}, {}", palette.paint(Tone::Bad, &clean(problem))),
+        None => dir,
+    }
 }
 
 fn configuration(value: Option<&Value>) -> String {
@@ -209,6 +217,13 @@ journal        /s/journal.db, cannot be written for 1m01s: disk full, 2 records 
 taken over     2 running jobs followed on, 1 results said again
 ";
         assert_eq!(status_text(Palette::Plain, &status), expected);
+    }
+
+    #[test]
+    fn a_state_directory_that_does_not_last_is_said_to() {
+        let status = json!({"state_dir": "/s", "state_dir_problem": "it is in memory"});
+        let text = status_text(Palette::Plain, &status);
+        assert!(text.contains("\nstate dir      /s, it is in memory\n"), "{text}");
     }
 
     #[test]

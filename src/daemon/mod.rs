@@ -94,6 +94,8 @@ struct Daemon {
     /// Whether the command line chose the log level, so that the toml does not.
     log_level_fixed: bool,
     state_dir: Option<PathBuf>,
+    /// Why it does not last.
+    state_dir_problem: Option<String>,
     /// Held for as long as we live.
     _state_lock: Option<File>,
     journal: Option<Journal>,
@@ -348,6 +350,7 @@ impl Daemon {
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
+                    state_dir_problem: self.state_dir_problem.as_deref(),
                     journal: self.journal.as_ref().map(Journal::status),
                     clients: self.hub.clients(),
                     kafka: self.kafka.as_ref().map(Kafka::report),
@@ -370,7 +373,11 @@ impl Daemon {
     fn take(&mut self, command: Command) {
         let name = command.order.name().map_or("unknown command", |name| name.as_str());
         let sender = &command.sender;
-        log::info!("{name} {} from {} (process {})", sender.seq_num.0, sender.identity, sender.origin);
+        let process = match sender.origin {
+            0 => "a process of another PID namespace".to_owned(),
+            id => format!("process {id}"),
+        };
+        log::info!("{name} {} from {} ({process})", sender.seq_num.0, sender.identity);
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }

@@ -23,10 +23,12 @@ pub struct Process<'a> {
     pub redis: Option<&'a str>,
     /// Time since the start.
     pub uptime: Duration,
-    /// Where the local socket is.
-    pub socket: &'a Path,
-    /// Where the state directory is; none in a simulation that keeps nothing.
+    /// Where the local socket is, if there is one.
+    pub socket: Option<&'a Path>,
+    /// Where the state directory is; none without a journal.
     pub state_dir: Option<&'a Path>,
+    /// Why it does not outlive the container or the machine.
+    pub state_dir_problem: Option<&'a str>,
     /// How it goes with the journal; none where there is none.
     pub journal: Option<journal::Status>,
     /// How it goes with the log.
@@ -93,9 +95,10 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "simulation_mode": i32::from(process.simulated),
         "log_level": status.log_level,
         "uptime_s": process.uptime.as_secs_f64(),
-        "socket": process.socket.to_string_lossy(),
+        "socket": process.socket.map(Path::to_string_lossy),
         "state_dir": process.state_dir.map(Path::to_string_lossy),
         "log": { "file": process.log.file, "problem": process.log.problem },
+        "state_dir_problem": process.state_dir_problem,
         "clients": process.clients,
         "kafka": kafka,
         "configuration": configuration,

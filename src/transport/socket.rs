@@ -17,10 +17,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::sockopt::socket_peercred;
 
 use super::line::{self, Line, Query};
+use super::private_dir;
+use super::socket_path::{Candidates, Place};
 use crate::csc::command::{Command, Sender as CommandSender, Via};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::{ClientId, SeqNum};
@@ -115,9 +117,8 @@ impl Queue {
 /// The clients, as the main loop sees them.
 #[derive(Debug)]
 pub struct Hub {
-    path: PathBuf,
-    /// Device and inode of the socket that we made at `path`.
-    made: (u64, u64),
+    /// Where we made the socket, and its device and inode; none where it cannot be had.
+    socket: Option<(PathBuf, (u64, u64))>,
     clients: HashMap<ClientId, Outbox>,
     /// The last line and number of each topic.
     latest: BTreeMap<&'static str, (i32, Arc<str>)>,
@@ -125,24 +126,78 @@ pub struct Hub {
     writers: Arc<AtomicUsize>,
 }
 
-/// Binds the socket and starts to take clients; what they do comes through `inputs`.
+/// Why there is no socket; one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoSocket {
+    /// Another daemon has it, what is there is not ours to remove, or it cannot be made where it was asked for.
+    Refused(String),
+    /// It can be made in none of the usual places.
+    Nowhere(String),
+}
+
+/// Binds the socket in the first place that can be had and starts to take clients; what they do comes through
+/// `inputs`.
 ///
 /// # Errors
-/// One line: the path is in use by another daemon, is no socket, or cannot be made.
-pub fn listen(path: &Path, inputs: Sender<ClientInput>) -> Result<Hub, String> {
-    let at = |error: io::Error| format!("cannot make the socket {}: {error}", path.display());
-    check_path(path)?;
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).map_err(at)?;
-    }
-    remove_stale(path)?;
-    let listener = UnixListener::bind(path).map_err(at)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at)?;
+/// See [`NoSocket`].
+pub fn listen(candidates: &Candidates, inputs: Sender<ClientInput>) -> Result<Hub, NoSocket> {
+    let (path, listener) = match candidates {
+        Candidates::Named(path) => match bind(path) {
+            Ok(listener) => (path.as_path(), listener),
+            Err(NoBind::Taken(reason) | NoBind::Impossible(reason)) => return Err(NoSocket::Refused(reason)),
+        },
+        Candidates::Usual(places) => bind_first(places)?,
+    };
+    let at = |error: io::Error| NoSocket::Refused(cannot_make(path, &error));
     let made = identity(path).map_err(at)?;
     let writers = Arc::new(AtomicUsize::new(0));
     let acceptor = Acceptor { inputs, readers: Arc::new(AtomicUsize::new(0)), writers: writers.clone() };
     thread::Builder::new().name("socket".to_owned()).spawn(move || acceptor.run(&listener)).map_err(at)?;
-    Ok(Hub { path: path.to_owned(), made, clients: HashMap::new(), latest: BTreeMap::new(), writers })
+    Ok(Hub { socket: Some((path.to_owned(), made)), writers, ..Hub::without_socket() })
+}
+
+/// Why the socket cannot be bound at a path.
+enum NoBind {
+    /// By another daemon, or by what is no socket.
+    Taken(String),
+    Impossible(String),
+}
+
+fn cannot_make(path: &Path, error: &io::Error) -> String {
+    format!("cannot make the socket {}: {error}", path.display())
+}
+
+fn bind_first(places: &[Place]) -> Result<(&Path, UnixListener), NoSocket> {
+    let mut tried = Vec::new();
+    for place in places {
+        let path = place.path();
+        let ours = match place {
+            Place::Runtime(_) => Ok(()),
+            Place::Temporary(_) => private_dir::make(path.parent().unwrap_or(path)),
+        };
+        let bound = match ours {
+            Ok(()) => bind(path),
+            Err(error) => Err(NoBind::Impossible(cannot_make(path, &error))),
+        };
+        match bound {
+            Ok(listener) => return Ok((path, listener)),
+            Err(NoBind::Taken(reason)) => return Err(NoSocket::Refused(reason)),
+            Err(NoBind::Impossible(reason)) => tried.push(reason),
+        }
+    }
+    Err(NoSocket::Nowhere(format!("{}; choose another path with --socket", tried.join("; "))))
+}
+
+fn bind(path: &Path) -> Result<UnixListener, NoBind> {
+    let at = |error: io::Error| NoBind::Impossible(cannot_make(path, &error));
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        fs::create_dir_all(parent).map_err(at)?;
+    }
+    check_path(path).map_err(NoBind::Impossible)?;
+    remove_stale(path)?;
+    let listener = UnixListener::bind(path).map_err(at)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at)?;
+    Ok(listener)
 }
 
 /// Whether a path can be that of a socket.
@@ -162,40 +217,51 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 }
 
 /// Removes what a killed daemon left; refuses what is not ours to remove.
-fn remove_stale(path: &Path) -> Result<(), String> {
+fn remove_stale(path: &Path) -> Result<(), NoBind> {
     let shown = path.display();
+    let cannot_look = |error: io::Error| NoBind::Impossible(format!("cannot look at {shown}: {error}"));
     let kind = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(format!("cannot look at {shown}: {error}")),
+        Err(error) => return Err(cannot_look(error)),
         Ok(metadata) => metadata.file_type(),
     };
     if !kind.is_socket() {
-        return Err(format!(
+        return Err(NoBind::Taken(format!(
             "{shown} exists and is not a socket: remove it, or choose another path with --socket"
-        ));
+        )));
     }
     match UnixStream::connect(path) {
-        Ok(_) => Err(format!(
+        Ok(_) => Err(NoBind::Taken(format!(
             "{shown} is in use by another instance: stop that one, or choose another path with --socket"
-        )),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|error| format!("cannot remove the stale socket {shown}: {error}"))
-        }
-        Err(error) => Err(format!("cannot look at {shown}: {error}")),
+        ))),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .map_err(|error| NoBind::Impossible(format!("cannot remove the stale socket {shown}: {error}"))),
+        Err(error) => Err(cannot_look(error)),
     }
 }
 
 impl Hub {
+    /// A hub that nobody reaches.
+    #[must_use]
+    pub fn without_socket() -> Self {
+        Self {
+            socket: None,
+            clients: HashMap::new(),
+            latest: BTreeMap::new(),
+            writers: Arc::new(AtomicUsize::new(0)),
+        }
+    }
+
     /// How many clients there are.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients.len()
     }
 
-    /// Where the socket is.
+    /// Where the socket is, if there is one.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<&Path> {
+        self.socket.as_ref().map(|(path, _)| path.as_path())
     }
 
     /// A client is there.
@@ -291,8 +357,10 @@ impl Hub {
             thread::sleep(Duration::from_millis(1));
         }
         // Another daemon may have its socket there by now, if somebody removed ours.
-        if identity(&self.path).is_ok_and(|identity| identity == self.made) {
-            let _ = fs::remove_file(&self.path);
+        if let Some((path, made)) = self.socket
+            && identity(&path).is_ok_and(|identity| identity == made)
+        {
+            let _ = fs::remove_file(path);
         }
     }
 }
@@ -347,7 +415,7 @@ impl Acceptor {
             let line = line::error(&format!("{CLIENTS_MAX} clients are connected, which is the limit"));
             return stream.write_all(format!("{line}\n").as_bytes());
         }
-        let peer = socket_peercred(&stream)?;
+        let peer = getsockopt(&stream, PeerCredentials)?;
         let (queue, lines) = Queue::new();
         let bytes = queue.bytes.clone();
         let outbox = Outbox {
@@ -359,8 +427,8 @@ impl Acceptor {
         };
         let reader = Reader {
             client,
-            identity: format!("uid-{}@localhost", peer.uid.as_raw()),
-            pid: peer.pid.as_raw_pid(),
+            identity: format!("uid-{}@localhost", peer.uid()),
+            pid: peer.pid(),
             queue,
             inputs: self.inputs.clone(),
             commands: 0,
@@ -399,6 +467,7 @@ fn write_lines(client: ClientId, mut stream: UnixStream, lines: &Receiver<Arc<st
 struct Reader {
     client: ClientId,
     identity: String,
+    /// 0 for a process of another PID namespace.
     pid: i32,
     queue: Queue,
     inputs: Sender<ClientInput>,

@@ -136,6 +136,34 @@ fn without_a_journal_nobody_waits_for_what_is_forgotten() {
     assert!(home.client(&["status"]).code == Some(4));
 }
 
+/// As in a container whose root is read-only.
+#[test]
+fn without_a_journal_no_state_directory_is_wanted() {
+    let home = Home::new();
+    home.write("file", "");
+    let nowhere = home.path("file/state");
+    let args = ["1", "--state-dir", nowhere.to_str().unwrap()];
+    let refused = home.refused(&args);
+    let line = refused.one_line(1);
+    assert!(line.contains("cannot use the state directory") && line.contains("journal = \"off\""), "{line}");
+    home.write("ocps.toml", "journal = \"off\"\n");
+    let daemon = home.start(&args);
+    let status = daemon.connect().query("status");
+    assert_eq!((&status["state"], &status["state_dir"]), (&json!("STANDBY"), &json!(null)), "{status}");
+    // Nor is one looked for.
+    let mut command = home.ocps();
+    command
+        .args(["run", "1", "--socket"])
+        .arg(home.path("other.sock"))
+        .arg("--config")
+        .arg(home.path("ocps.toml"));
+    if !rustix::process::geteuid().is_root() {
+        command.env_remove("HOME");
+    }
+    Daemon::start(command, home.path("other.sock"));
+    assert!(!home.path("state").exists());
+}
+
 #[test]
 fn a_journal_that_is_not_ours_or_no_journal_is_refused() {
     let home = Home::with_toml(QUICK);

@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Client, Daemon, Heart, Home, LONG, PATIENCE, QUICK, eventually};
+use crate::harness::{Client, Daemon, Heart, Home, Killed, LONG, PATIENCE, QUICK, eventually};
 
 fn enabled(toml: &str) -> (Home, Daemon) {
     let home = Home::with_toml(toml);
@@ -313,4 +314,32 @@ fn a_state_directory_belongs_to_one_daemon() {
     let expected = format!("ocps: the state directory {} is in use by another instance", state.display());
     assert!(refused.one_line(1).starts_with(&expected), "{refused:?}");
     assert!(!home.path("other.sock").exists());
+}
+
+/// A daemon in a container cannot see the process of a client outside.
+#[test]
+fn a_client_of_another_pid_namespace_is_served() {
+    let flags = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+    let can = |flags: &&[&str]| {
+        let mut probe = Command::new("unshare");
+        probe.args(*flags).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    };
+    // Root needs no user namespace of its own.
+    let Some(flags) = [&flags[2..], &flags].into_iter().find(can) else {
+        eprintln!("skipped: no PID namespace can be made here");
+        return;
+    };
+    let home = Home::with_toml(QUICK);
+    let mut command = home.program("unshare".as_ref());
+    command.args(flags).arg(env!("CARGO_BIN_EXE_ocps")).arg("run");
+    home.run_args(&mut command, &["1", "--simulate", "--state", "enabled"]);
+    let log = home.path("log");
+    let _daemon =
+        Killed(command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap());
+    eventually("it listens", || UnixStream::connect(home.socket()).is_ok());
+    let ran = home.client(&["send", "execute", "pipeline=true.yaml"]);
+    let log = || fs::read_to_string(&log).unwrap();
+    assert_eq!(ran.code, Some(0), "{ran:?}\n{}", log());
+    eventually("it is logged", || log().contains("@localhost (a process of another PID namespace)"));
 }

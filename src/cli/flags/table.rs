@@ -402,7 +402,8 @@ const SOCKET: Flag = Flag {
     ],
     help: "Path of the daemon's socket [default: $OCPS_SOCKET, else, for the daemon, socket in ocps.toml or \
            $RUNTIME_DIRECTORY/ocps.sock, else /run/ocps/ocps.sock for root and \
-           $XDG_RUNTIME_DIR/ocps/ocps.sock for others, whose clients look in both places].",
+           $XDG_RUNTIME_DIR/ocps/ocps.sock for others, else, as in a container, \
+           ocps-UID/ocps.sock in $TMPDIR or /tmp; clients look in all these places].",
     action: Action::Value { name: "PATH", set: |draft, value| put(&mut draft.socket, path(value)) },
 };
 
