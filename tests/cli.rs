@@ -216,6 +216,25 @@ fn help_and_version_need_nothing() {
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
     assert!(help.stdout.starts_with("ocps: ") && help.stdout.contains("\n  78  "), "{}", help.stdout);
     run_alone(&["-V"]).check(0, &[concat!("ocps ", env!("CARGO_PKG_VERSION"))], "");
+    let build = run_alone(&["--version"]);
+    let lines: Vec<&str> = build.stdout.lines().collect();
+    assert_eq!(
+        (build.code, lines.len(), lines[0]),
+        (Some(0), 4, concat!("ocps ", env!("CARGO_PKG_VERSION")))
+    );
+    for (line, name) in lines[1..].iter().zip(["commit     ", "features   ", "libraries  "]) {
+        assert!(line.len() > name.len() && line.starts_with(name), "{build:?}");
+    }
+    assert_eq!(lines[2].contains("kafka-sasl"), cfg!(feature = "kafka-sasl"), "{build:?}");
+    assert!(lines[3].contains("SQLite 3."), "{build:?}");
+    // An unpacked archive has no commit.
+    let git =
+        Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR"), "log", "-1", "--format=%h"]).output();
+    if let Ok(commit) = git.map(|git| String::from_utf8(git.stdout).unwrap())
+        && Path::new(env!("CARGO_MANIFEST_DIR")).join(".git").exists()
+    {
+        assert!(lines[1].starts_with(&format!("commit     {} (2", commit.trim())), "{build:?}");
+    }
     assert_eq!(run_alone(&["help", "send"]), run_alone(&["send", "--frobnicate", "--help"]));
 }
 

@@ -6,6 +6,7 @@
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
 //! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
+//! * `version`: what this build is made of
 //!
 //! A client knows nothing of the daemon but its socket: not its configuration, not its files.
 
@@ -21,6 +22,7 @@ mod state;
 mod status;
 mod text;
 mod unit;
+mod version;
 mod watch;
 
 use std::ffi::OsString;
@@ -66,7 +68,8 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Console(args)) => console::run(&args, &mut out),
         Ok(Invocation::Check(args)) => check::run(&args, &mut out),
         Ok(Invocation::Text(text)) => out.text(&text),
-        Ok(Invocation::Version) => out.line(concat!("ocps ", env!("CARGO_PKG_VERSION"))),
+        Ok(Invocation::Version) => out.line(version::NAME),
+        Ok(Invocation::Build) => out.text(&version::text()),
         Err(usage) => {
             output::complain(&usage.to_string());
             return ExitCode::from(EXIT_USAGE);

@@ -514,7 +514,7 @@ const VERSION: Flag = Flag {
     name: "version",
     short: Some('V'),
     verbs: &Verb::ALL,
-    help: "Print the version.",
+    help: "Print version, commit, features and library versions; -V only the version.",
     action: Action::Version,
 };
 
