@@ -273,7 +273,7 @@ mod tests {
     fn acks_and_events_are_the_documented_lines() {
         let job_id = crate::csc::id::JobId::parse("abc").unwrap();
         assert_eq!(
-            ack(SeqNum(1), &Ack::InProgress { job_id }),
+            ack(SeqNum(1), &Ack::InProgress { job_id, missing_prereqs: Vec::new() }),
             r#"{"ack":{"seq":1,"ack":301,"name":"CMD_INPROGRESS","error":0,"result":"{\"job_id\":\"abc\"}","timeout":600.0}}"#
         );
         assert_eq!(
