@@ -61,7 +61,7 @@ fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
     client.listen(Duration::from_millis(300));
     assert!(!client.story().iter().any(|line| line.starts_with("job_result")), "{:?}", client.story());
     assert_eq!(jobs(&daemon), ["1 \"finished\" 0", "2 \"finished\" 0", "3 \"finished\" 0"]);
-    assert!(home.client(&["jobs", "--all"]).stdout.contains("finished"));
+    assert!(home.client(&["jobs", "--all"]).stdout.contains("completed"));
 }
 
 #[test]
