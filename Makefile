@@ -23,11 +23,11 @@ features ?= --no-default-features --features kafka,redis,tls
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test simulate chaos test-kafka test-redis test-systemd fuzz generate check fmt bench install deb uninstall clean
+.PHONY: help build sim test simulate chaos test-kafka test-container test-redis test-systemd fuzz generate check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
-	  printf '  make %-13s %s\n' "$$name" "$$text"; done
+	  printf '  make %-14s %s\n' "$$name" "$$text"; done
 	@echo '  DESTDIR and PREFIX [$(PREFIX)] are respected by install and uninstall.'
 
 build: ## build the program with all it can do (release)
@@ -61,6 +61,9 @@ chaos: ## kill the real daemon KILLS times [1000] while jobs run, and count what
 
 test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java)
 	tests/kafka/real.sh
+
+test-container: ## test a life in a container like the observatory's, with a real Apache Kafka (as root, needs Java)
+	tests/container/run.sh
 
 test-redis: ## test Rapid Analysis against a real redis-server, which must be installed
 	@command -v redis-server >/dev/null || { echo 'redis-server is not installed: apt-get install redis-server' >&2; exit 1; }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use simplelog::{CombinedLogger, Config, ConfigBuilder, SharedLogger, WriteLogger};
+use simplelog::{CombinedLogger, Config, SharedLogger};
 
 use crate::csc::event::{LogLevel, LogMessage};
 use crate::sal::time;
@@ -69,11 +69,11 @@ impl Logs {
         };
         let (sender, jobs) = bounded(QUEUE_LINES);
         let lost = Arc::new(AtomicU64::new(0));
-        let lines = Lines { jobs: sender.clone(), lost: lost.clone(), line: Vec::new() };
+        let lines = Lines { jobs: sender.clone(), lost: lost.clone() };
         let output: Box<dyn SharedLogger> = if file.is_none() && is_journal(&io::stderr()) {
             Box::new(Journal(lines))
         } else {
-            Box::new(Plain(WriteLogger::new(LevelFilter::Trace, config(), lines)))
+            Box::new(Plain(lines))
         };
         let tap = Box::new(Tap { sender: tap, process: i32::try_from(std::process::id()).unwrap_or(0) });
         let failed = |error: &dyn std::fmt::Display| format!("cannot begin to log: {error}");
@@ -130,16 +130,6 @@ pub fn write(level: LogLevel, message: &str) {
     }
 }
 
-fn config() -> Config {
-    ConfigBuilder::new()
-        .set_time_format_rfc3339()
-        .set_thread_level(LevelFilter::Off)
-        .set_target_level(LevelFilter::Off)
-        .set_location_level(LevelFilter::Off)
-        .add_filter_allow_str("ocps")
-        .build()
-}
-
 fn is_ours(metadata: &Metadata<'_>) -> bool {
     metadata.target().starts_with("ocps")
 }
@@ -173,8 +163,8 @@ fn told(text: &str) -> String {
     beginning(text).to_owned()
 }
 
-/// Lines for people: time, level and text.
-struct Plain(Box<WriteLogger<Lines>>);
+/// Lines for people: UTC, level and text.
+struct Plain(Lines);
 
 impl Log for Plain {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -183,14 +173,14 @@ impl Log for Plain {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
+            let (stamp, level) = (time::rfc3339(time::unix_now()), record.level());
             let line = one_line(&record.args().to_string());
-            let metadata = record.metadata().clone();
-            self.0.log(&Record::builder().metadata(metadata).args(format_args!("{line}")).build());
+            self.0.post(format!("{stamp} [{level}] {line}\n").into_bytes());
         }
     }
 
     fn flush(&self) {
-        self.0.flush();
+        self.0.wait();
     }
 }
 
@@ -310,13 +300,11 @@ enum Job {
     Tell(Sender<()>),
 }
 
-/// The way to the thread that writes; as a writer, it takes lines in pieces.
+/// The way to the thread that writes.
 #[derive(Clone, Debug)]
 struct Lines {
     jobs: Sender<Job>,
     lost: Arc<AtomicU64>,
-    /// The pieces of the present line.
-    line: Vec<u8>,
 }
 
 impl Lines {
@@ -331,22 +319,6 @@ impl Lines {
         if self.jobs.send_timeout(Job::Tell(done), FLUSH_TIMEOUT).is_ok() {
             let _ = written.recv_timeout(FLUSH_TIMEOUT);
         }
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.line.extend_from_slice(bytes);
-        if bytes.ends_with(b"\n") {
-            let line = std::mem::take(&mut self.line);
-            self.post(line);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.wait();
-        Ok(())
     }
 }
 
@@ -461,14 +433,19 @@ mod tests {
     }
 
     #[test]
-    fn a_line_in_pieces_is_written_whole_and_what_is_not_taken_is_counted() {
+    fn stamps_have_one_width_and_what_is_not_taken_is_counted() {
         let (jobs, receiver) = bounded(1);
-        let mut lines = Lines { jobs, lost: Arc::default(), line: Vec::new() };
-        for piece in ["2026 ", "[INFO] ", "a", "\n", "lost\n"] {
-            lines.write_all(piece.as_bytes()).unwrap();
+        let lines = Lines { jobs, lost: Arc::default() };
+        let plain = Plain(lines.clone());
+        log::set_max_level(LevelFilter::Error);
+        for text in ["a\nb", "lost"] {
+            let metadata = Metadata::builder().target(CORE).level(Level::Error).build();
+            plain.log(&Record::builder().metadata(metadata).args(format_args!("{text}")).build());
         }
         let Ok(Job::Line(line)) = receiver.try_recv() else { panic!() };
-        assert_eq!(line, b"2026 [INFO] a\n");
+        let line = String::from_utf8(line).unwrap();
+        let (stamp, rest) = line.split_once(' ').unwrap();
+        assert_eq!((stamp.len(), rest), ("2026-11-22T14:00:23.504Z".len(), "[ERROR] a b\n"));
         assert_eq!(lines.lost.load(Ordering::Relaxed), 1);
     }
 }

@@ -174,7 +174,8 @@ fn ack(seq: &Value, code: i32, result: &str) -> Reply {
 }
 
 fn event(topic: &str, data: Value) -> Reply {
-    Reply::Say(json!({"event": {"topic": topic, "seq": 1, "sent": 1_795_356_060.504, "data": data}}))
+    Reply::Say(json!({"event": {"topic": topic, "seq": 1, "sent": 1_795_356_060.504,
+                               "sent_utc": "2026-11-22T14:00:23.504Z", "data": data}}))
 }
 
 fn summary_state(code: i32) -> Reply {
@@ -216,6 +217,25 @@ fn help_and_version_need_nothing() {
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
     assert!(help.stdout.starts_with("ocps: ") && help.stdout.contains("\n  78  "), "{}", help.stdout);
     run_alone(&["-V"]).check(0, &[concat!("ocps ", env!("CARGO_PKG_VERSION"))], "");
+    let build = run_alone(&["--version"]);
+    let lines: Vec<&str> = build.stdout.lines().collect();
+    assert_eq!(
+        (build.code, lines.len(), lines[0]),
+        (Some(0), 4, concat!("ocps ", env!("CARGO_PKG_VERSION")))
+    );
+    for (line, name) in lines[1..].iter().zip(["commit     ", "features   ", "libraries  "]) {
+        assert!(line.len() > name.len() && line.starts_with(name), "{build:?}");
+    }
+    assert_eq!(lines[2].contains("kafka-sasl"), cfg!(feature = "kafka-sasl"), "{build:?}");
+    assert!(lines[3].contains("SQLite 3."), "{build:?}");
+    // An unpacked archive has no commit.
+    let git =
+        Command::new("git").args(["-C", env!("CARGO_MANIFEST_DIR"), "log", "-1", "--format=%h"]).output();
+    if let Ok(commit) = git.map(|git| String::from_utf8(git.stdout).unwrap())
+        && Path::new(env!("CARGO_MANIFEST_DIR")).join(".git").exists()
+    {
+        assert!(lines[1].starts_with(&format!("commit     {} (2", commit.trim())), "{build:?}");
+    }
     assert_eq!(run_alone(&["help", "send"]), run_alone(&["send", "--frobnicate", "--help"]));
 }
 
@@ -305,7 +325,94 @@ fn send_no_wait_ends_with_the_job_id() {
         assert!(line.get("subscribe").is_none());
         vec![ack(&line["seq"], 301, "{\"job_id\":\"j1\"}")]
     });
-    daemon.run(&["send", "execute", "--no-wait", "pipeline=x"]).check(0, &["CMD_INPROGRESS job_id=j1"], "");
+    daemon.run(&["send", "execute", "--no-wait", "pipeline=x"]).check(0, &["j1"], "");
+    let ran = daemon.run(&["send", "execute", "--no-wait", "--json", "pipeline=x"]);
+    let ack: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(ack["ack"]["result"], json!("{\"job_id\":\"j1\"}"));
+}
+
+#[test]
+fn send_no_wait_prints_nothing_but_a_job_id() {
+    let daemon = FakeDaemon::start(|line| vec![ack(&line["seq"], -302, "Failed: no")]);
+    daemon.run(&["send", "execute", "--no-wait", "pipeline=x"]).check(
+        3,
+        &[],
+        "ocps: CMD_FAILED Failed: no\n",
+    );
+    let result = "{\"job_id\":\"j1\",\"missing_prereqs\":[\"a\",\"b\"]}";
+    let daemon = FakeDaemon::start(move |line| vec![ack(&line["seq"], 301, result)]);
+    let stderr = "ocps: these prerequisites do not exist: a,b\n";
+    daemon.run(&["send", "execute", "--no-wait", "pipeline=x"]).check(0, &["j1"], stderr);
+}
+
+/// Interrupts a client as soon as the daemon has heard of its command.
+fn interrupted(daemon: &FakeDaemon, arguments: &[&str]) -> (Option<i32>, Option<i32>, String) {
+    use std::os::unix::process::ExitStatusExt;
+    let child = daemon.spawn(arguments, Stdio::null());
+    let pid = rustix::process::Pid::from_child(&child);
+    while !daemon.heard().iter().any(|line| line.get("command").is_some()) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    (status.code(), status.signal(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn send_says_when_it_is_interrupted_what_goes_on() {
+    let execute = ["send", "execute", "pipeline=x"];
+    // No job yet: the daemon knows its run, by our process id.
+    let child = Arc::new(Mutex::new(Value::Null));
+    let origin = child.clone();
+    let daemon = FakeDaemon::start(move |line| {
+        let mine = origin.lock().unwrap().clone();
+        let jobs = json!([{"origin": mine, "run_id": "1-old", "ended": 5.0},
+                          {"origin": mine, "run_id": "1-abc", "ended": null}, {"origin": 1, "run_id": "2-x"}]);
+        if line.get("query").is_some() { vec![Reply::Say(json!({ "jobs": jobs }))] } else { Vec::new() }
+    });
+    let process = daemon.spawn(&execute, Stdio::null());
+    *child.lock().unwrap() = json!(process.id());
+    let pid = rustix::process::Pid::from_child(&process);
+    while !daemon.heard().iter().any(|line| is_command(line, "execute")) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ran = finish(process);
+    assert_eq!(
+        (ran.code, ran.stderr.as_str()),
+        (
+            None,
+            "ocps: interrupted: run 1-abc, which has no job id yet, goes on; \
+             ocps send abort_job job_id=1-abc ends it, ocps jobs shows it\n"
+        )
+    );
+    // Nobody knows: it may even be on its way.
+    let daemon = FakeDaemon::start(|line| {
+        if line.get("query").is_some() { vec![Reply::Say(json!({"jobs": []}))] } else { Vec::new() }
+    });
+    let (code, signal, stderr) = interrupted(&daemon, &execute);
+    assert_eq!((code, signal), (None, Some(2)));
+    assert_eq!(stderr, "ocps: interrupted: execute may still be carried out, see ocps jobs\n");
+    let (_, _, stderr) = interrupted(&FakeDaemon::start(|_| Vec::new()), &["send", "enable"]);
+    assert_eq!(stderr, "ocps: interrupted: enable may still be carried out\n");
+}
+
+#[test]
+fn send_says_which_job_goes_on_when_it_is_interrupted() {
+    let daemon = FakeDaemon::start(|line| match is_command(line, "execute") {
+        true => vec![ack(&line["seq"], 301, "{\"job_id\":\"j1\"}")],
+        false => Vec::new(),
+    });
+    let mut child = daemon.spawn(&["send", "execute", "pipeline=x"], Stdio::null());
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "CMD_INPROGRESS job_id=j1\n");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let expected =
+        "ocps: interrupted: job j1 goes on; ocps send abort_job job_id=j1 ends it, ocps jobs shows it\n";
+    assert_eq!(finish(child).stderr, expected);
 }
 
 #[test]
@@ -490,11 +597,12 @@ fn watch_prints_what_is_asked_for_until_offline() {
         let heartbeat = event("heartbeat", json!({"heartbeat": true}));
         vec![summary_state(2), heartbeat, job_result("j1", 0), summary_state(4), Reply::HangUp]
     });
-    let (enabled, offline) = ("14:00:23.504 summaryState ENABLED", "14:00:23.504 summaryState OFFLINE");
-    let result = "14:00:23.504 job_result job_id=j1 exit_code=0 result={\"jobId\":\"j1\"}";
+    let enabled = "2026-11-22T14:00:23.504Z summaryState ENABLED";
+    let offline = "2026-11-22T14:00:23.504Z summaryState OFFLINE";
+    let result = "2026-11-22T14:00:23.504Z job_result job_id=j1 exit_code=0 result={\"jobId\":\"j1\"}";
     daemon.run(&["watch"]).check(0, &[enabled, result, offline], "");
     daemon.run(&["watch", "job_result"]).check(0, &[result], "");
-    daemon.run(&["watch", "heartbeat"]).check(0, &["14:00:23.504 heartbeat"], "");
+    daemon.run(&["watch", "heartbeat"]).check(0, &["2026-11-22T14:00:23.504Z heartbeat"], "");
     let ran = daemon.run(&["watch", "--json", "job_result"]);
     let line: Value = serde_json::from_str(&ran.stdout).unwrap();
     assert_eq!(line["event"]["topic"], json!("job_result"));
@@ -518,7 +626,7 @@ fn a_reader_that_goes_away_is_a_normal_end() {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        assert_eq!(line, "14:00:23.504 summaryState ENABLED\n");
+        assert_eq!(line, "2026-11-22T14:00:23.504Z summaryState ENABLED\n");
         drop(stdout);
         finish(child).check(0, &[], "");
     }

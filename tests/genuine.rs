@@ -177,7 +177,7 @@ fn the_client_and_the_genuine_service_understand_each_other() {
 
     let mut quick = job(submit(&client, url, "1-a", &["dur=0.2 fail".to_owned()]));
     let deadline = Instant::now() + Duration::from_secs(10);
-    while quick.phase == Phase::Active && Instant::now() < deadline {
+    while quick.phase.exit_code().is_none() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));
         quick = job(client.perform(url, &status(&quick)));
     }

@@ -18,7 +18,7 @@ _ocps() {
   if [[ $service == run_* ]]; then
     verb=run
   else
-    _arguments -C '--help[Print help]' '--version[Print the version]' '1:command:->command' '*::argument:->argument' && return
+    _arguments -C '--help[Print help]' '--version[Print version, commit, features and library versions]' '1:command:->command' '*::argument:->argument' && return
     if [[ $state == command ]]; then _describe command commands; return; fi
     verb=$words[1]
   fi
@@ -36,7 +36,7 @@ _ocps() {
         '--kafka[Use Kafka]' \
         '--no-kafka[Do not use Kafka, whatever is set]' \
         '--help[Print help]' \
-        '--version[Print the version]' \
+        '--version[Print version, commit, features and library versions]' \
         '*:\[INDEX\]:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' ;;
     send)
       _arguments \
@@ -46,7 +46,7 @@ _ocps() {
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for programs]' \
         '--help[Print help]' \
-        '--version[Print the version]' \
+        '--version[Print version, commit, features and library versions]' \
         '*:COMMAND \[NAME=VALUE ...\]:{compadd -S "" -- abort_job disable enable execute exitControl setLogLevel standby start job_id= pipeline= version= config= data_query= prereq_jobs= output_dataset_types= level= subsystem= configurationOverride=}' ;;
     state)
       _arguments \
@@ -55,7 +55,7 @@ _ocps() {
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--help[Print help]' \
-        '--version[Print the version]' \
+        '--version[Print version, commit, features and library versions]' \
         '*:\[TARGET\]:(standby disabled enabled offline)' ;;
     status)
       _arguments \
@@ -63,7 +63,7 @@ _ocps() {
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for programs]' \
         '--help[Print help]' \
-        '--version[Print the version]' ;;
+        '--version[Print version, commit, features and library versions]' ;;
     jobs)
       _arguments \
         '--all[List finished jobs, too]' \
@@ -71,14 +71,14 @@ _ocps() {
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for programs]' \
         '--help[Print help]' \
-        '--version[Print the version]' ;;
+        '--version[Print version, commit, features and library versions]' ;;
     watch)
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for programs]' \
         '--help[Print help]' \
-        '--version[Print the version]' \
+        '--version[Print version, commit, features and library versions]' \
         '*:\[TOPIC ...\]:(configurationApplied configurationsAvailable errorCode heartbeat job_id job_result largeFileObjectAvailable logLevel logMessage simulationMode softwareVersions summaryState)' ;;
     console)
       _arguments \
@@ -86,7 +86,7 @@ _ocps() {
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--help[Print help]' \
-        '--version[Print the version]' ;;
+        '--version[Print version, commit, features and library versions]' ;;
     check)
       _arguments \
         '--simulate[Simulate jobs]' \
@@ -103,17 +103,17 @@ _ocps() {
         '--no-kafka[Do not use Kafka, whatever is set]' \
         '--json[Print JSON, for programs]' \
         '--help[Print help]' \
-        '--version[Print the version]' \
+        '--version[Print version, commit, features and library versions]' \
         '*:\[PATH ...\]:_files' ;;
     generate)
       _arguments \
         '--help[Print help]' \
-        '--version[Print the version]' \
+        '--version[Print version, commit, features and library versions]' \
         '*:man|bash|zsh|fish:(man bash zsh fish)' ;;
     help)
       _arguments \
         '--help[Print help]' \
-        '--version[Print the version]' \
+        '--version[Print version, commit, features and library versions]' \
         '*:\[COMMAND\]:(run send state status jobs watch console check generate help)' ;;
   esac
 }

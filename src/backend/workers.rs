@@ -107,8 +107,8 @@ impl Workers {
         let queue = match request.action {
             Action::Remove { .. } => &self.delete,
             Action::List { .. } => &self.list,
-            Action::Submit(_) | Action::Push { .. } | Action::Ping => &self.put,
-            Action::Status { .. } => &self.poll,
+            Action::Submit(_) | Action::Push { .. } => &self.put,
+            Action::Status { .. } | Action::Ping => &self.poll,
         };
         queue.put(request).err().map(|(request, reason)| not_sent(&request, reason))
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
@@ -17,7 +17,8 @@ use super::flags::Target;
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
-use crate::transport::socket_path::{self, Candidates, User};
+use crate::transport::private_dir;
+use crate::transport::socket_path::{self, Candidates, Place, User};
 
 /// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
 const LINE_MAX: u64 = 64 << 20;
@@ -73,6 +74,13 @@ impl Ack {
         result.get("job_id")?.as_str().map(str::to_owned)
     }
 
+    /// The prerequisites that do not exist, comma-joined, if it names some.
+    pub(super) fn missing_prereqs(&self) -> Option<String> {
+        let result: Value = serde_json::from_str(&self.result).ok()?;
+        let missing = result.get("missing_prereqs")?.as_array()?;
+        Some(missing.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
+    }
+
     fn of_value(value: &Value) -> Option<Self> {
         let code = value.get("ack")?.as_i64()?;
         let text = |key| value.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -92,8 +100,8 @@ impl Ack {
 pub(super) struct Event {
     /// Its name.
     pub(super) topic: String,
-    /// When it was sent, in TAI seconds.
-    pub(super) sent: Option<f64>,
+    /// When it was sent, as the daemon writes UTC.
+    pub(super) sent_utc: Option<String>,
     /// Its fields.
     pub(super) data: Map<String, Value>,
 }
@@ -102,7 +110,7 @@ impl Event {
     fn of_value(value: &Value) -> Option<Self> {
         Some(Self {
             topic: value.get("topic")?.as_str()?.to_owned(),
-            sent: value.get("sent").and_then(Value::as_f64),
+            sent_utc: value.get("sent_utc").and_then(Value::as_str).map(str::to_owned),
             data: value.get("data").and_then(Value::as_object).cloned().unwrap_or_default(),
         })
     }
@@ -172,6 +180,8 @@ pub(super) enum Next {
     Line(Line),
     /// Nothing in time.
     Timeout,
+    /// The person at the terminal wants to leave.
+    Interrupted,
     /// The daemon closed the connection, or it broke; the reason.
     Lost(String),
 }
@@ -219,22 +229,31 @@ impl Client {
     }
 
     fn connect_to(candidates: &Candidates, index: Option<SalIndex>) -> Result<Self, Failure> {
-        let (paths, remedy) = match candidates {
+        let (places, remedy) = match candidates {
             Candidates::Named(path) => {
-                (std::slice::from_ref(path), format!("ocps run --socket {}", path.display()))
+                (&[Place::Runtime(path.clone())][..], format!("ocps run --socket {}", path.display()))
             }
-            Candidates::Usual(paths) => {
+            Candidates::Usual(places) => {
                 let instance = index.map(|index| format!("@{}", index.number())).unwrap_or_default();
                 let start = format!("ocps run or systemctl start ocps{instance}");
-                (paths.as_slice(), format!("{start}, or say where it is with --socket PATH"))
+                (places.as_slice(), format!("{start}, or say where it is with --socket PATH"))
             }
         };
         let mut tried = Vec::new();
-        for path in paths {
-            let stream = match UnixStream::connect(path) {
+        for place in places {
+            let path = place.path();
+            let stream = match connect_to_place(place) {
                 Ok(stream) => stream,
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     tried.push(format!("{} (no such file)", path.display()));
+                    continue;
+                }
+                // What a killed daemon left, or another user made, hides none.
+                Err(error)
+                    if matches!(candidates, Candidates::Usual(_))
+                        && error.kind() != ErrorKind::PermissionDenied =>
+                {
+                    tried.push(format!("{} ({error})", path.display()));
                     continue;
                 }
                 Err(error) => return Err(Failure::NoDaemon(cannot_connect(path, &error, &remedy))),
@@ -314,7 +333,7 @@ impl Client {
                     return Err(Failure::Failed(refused(&reason)));
                 }
                 Next::Line(_) => {}
-                Next::Timeout => {
+                Next::Timeout | Next::Interrupted => {
                     let limit = ANSWER_TIMEOUT.as_secs();
                     return Err(Failure::Failed(format!("the daemon did not answer within {limit} s")));
                 }
@@ -325,15 +344,21 @@ impl Client {
 
     /// Waits for the next line; without a deadline as long as it takes.
     pub(super) fn next(&mut self, deadline: Option<Instant>) -> Next {
-        let incoming = match deadline {
-            Some(deadline) => self.lines.recv_deadline(deadline),
-            None => self.lines.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        };
-        match incoming {
-            Ok(Incoming::Line(line)) => Next::Line(line),
-            Ok(Incoming::Broken(reason)) => Next::Lost(reason),
-            Err(RecvTimeoutError::Timeout) => Next::Timeout,
-            Err(RecvTimeoutError::Disconnected) => Next::Lost(CLOSED.to_owned()),
+        self.next_unless(deadline, &never())
+    }
+
+    /// The same, unless an interrupt comes first.
+    pub(super) fn next_unless(&mut self, deadline: Option<Instant>, interrupts: &Receiver<()>) -> Next {
+        let timeout = deadline.map_or_else(never, at);
+        // What has come is told before the time is looked at.
+        select_biased! {
+            recv(interrupts) -> _ => Next::Interrupted,
+            recv(self.lines) -> incoming => match incoming {
+                Ok(Incoming::Line(line)) => Next::Line(line),
+                Ok(Incoming::Broken(reason)) => Next::Lost(reason),
+                Err(_) => Next::Lost(CLOSED.to_owned()),
+            },
+            recv(timeout) -> _ => Next::Timeout,
         }
     }
 
@@ -365,6 +390,13 @@ pub(super) const CLOSED: &str = "the daemon closed the connection";
 /// What is said when the daemon did not accept a line of ours.
 pub(super) fn refused(reason: &str) -> String {
     format!("the daemon refused the request: {}", super::text::clean(reason))
+}
+
+fn connect_to_place(place: &Place) -> std::io::Result<UnixStream> {
+    if let Place::Temporary(path) = place {
+        private_dir::check(path.parent().unwrap_or(path))?;
+    }
+    UnixStream::connect(place.path())
 }
 
 fn cannot_connect(path: &Path, error: &std::io::Error, remedy: &str) -> String {
@@ -420,9 +452,10 @@ mod tests {
         );
         assert_eq!(ack.job_id().as_deref(), Some("j"));
 
-        let event = r#"{"event":{"topic":"summaryState","seq":3,"sent":1.5,"data":{"summaryState":2}}}"#;
+        let event = r#"{"event":{"topic":"summaryState","seq":3,"sent":1.5,"sent_utc":"now","data":{"summaryState":2}}}"#;
         let Message::Event(event) = Message::parse(event) else { panic!() };
-        assert_eq!((event.topic.as_str(), event.sent, event.data.len()), ("summaryState", Some(1.5), 1));
+        let Event { topic, sent_utc, data } = event;
+        assert_eq!((topic.as_str(), sent_utc.as_deref(), data.len()), ("summaryState", Some("now"), 1));
 
         assert_eq!(Message::parse(r#"{"status":{}}"#), Message::Status(json!({})));
         assert_eq!(Message::parse(r#"{"jobs":[]}"#), Message::Jobs(json!([])));

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::client::{Ack, Event, Standing};
 use super::output::{Palette, Tone};
-use super::text::{UNKNOWN, clean, scalar, state, tai_time_of_day};
+use super::text::{UNKNOWN, clean, scalar, state};
 use crate::csc::state::SummaryState;
 
 /// The events of the component, in the order of their names.
@@ -30,9 +30,9 @@ pub(super) const JOB_RESULT: &str = "job_result";
 /// The event of a new summary state.
 pub(super) const SUMMARY_STATE: &str = "summaryState";
 
-/// An event with its time.
+/// An event with its time, in UTC.
 pub(super) fn event_line(palette: Palette, event: &Event) -> String {
-    let time = event.sent.map_or_else(|| UNKNOWN.to_owned(), tai_time_of_day);
+    let time = event.sent_utc.as_deref().map_or_else(|| UNKNOWN.to_owned(), clean);
     format!("{} {}", palette.paint(Tone::Quiet, &time), event_text(palette, event))
 }
 
@@ -65,7 +65,10 @@ pub(super) fn ack_text(palette: Palette, ack: &Ack) -> String {
     };
     let name = palette.paint(tone, &clean(&ack.name));
     let result = match ack.job_id() {
-        Some(job_id) => format!("job_id={}", clean(&job_id)),
+        Some(job_id) => match ack.missing_prereqs() {
+            Some(missing) => format!("job_id={} missing_prereqs={}", clean(&job_id), clean(&missing)),
+            None => format!("job_id={}", clean(&job_id)),
+        },
         None => clean(&ack.result),
     };
     format!("{name} {result}").trim_end().to_owned()
@@ -120,7 +123,8 @@ mod tests {
     use std::time::Duration;
 
     fn event(topic: &str, data: Value) -> Event {
-        Event { topic: topic.into(), sent: Some(37.25), data: data.as_object().cloned().unwrap_or_default() }
+        let sent_utc = Some("2026-11-22T14:00:23.504Z".to_owned());
+        Event { topic: topic.into(), sent_utc, data: data.as_object().cloned().unwrap_or_default() }
     }
 
     #[test]
@@ -154,8 +158,9 @@ mod tests {
 
     #[test]
     fn a_line_begins_with_the_time() {
-        assert_eq!(event_line(Palette::Plain, &event("heartbeat", json!({}))), "00:00:00.250 heartbeat");
-        let timeless = Event { sent: None, ..event("heartbeat", json!({})) };
+        let line = event_line(Palette::Plain, &event("heartbeat", json!({})));
+        assert_eq!(line, "2026-11-22T14:00:23.504Z heartbeat");
+        let timeless = Event { sent_utc: None, ..event("heartbeat", json!({})) };
         assert_eq!(event_line(Palette::Plain, &timeless), "- heartbeat");
     }
 
@@ -166,6 +171,12 @@ mod tests {
             assert_eq!(ack_text(Palette::Plain, &ack), expected);
         };
         check(301, "CMD_INPROGRESS", "{\"job_id\":\"j\"}", "CMD_INPROGRESS job_id=j");
+        check(
+            301,
+            "CMD_INPROGRESS",
+            r#"{"job_id":"j","missing_prereqs":["a","b"]}"#,
+            "CMD_INPROGRESS job_id=j missing_prereqs=a,b",
+        );
         check(303, "CMD_COMPLETE", "Done", "CMD_COMPLETE Done");
         check(-302, "CMD_FAILED", "Failed: a\nb", "CMD_FAILED Failed: a\\nb");
         check(303, "CMD_COMPLETE", "", "CMD_COMPLETE");

@@ -6,6 +6,7 @@
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
 //! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
+//! * `version`: what this build is made of
 //!
 //! A client knows nothing of the daemon but its socket: not its configuration, not its files.
 
@@ -21,6 +22,7 @@ mod state;
 mod status;
 mod text;
 mod unit;
+mod version;
 mod watch;
 
 use std::ffi::OsString;
@@ -39,12 +41,16 @@ enum Failure {
     Failed(String),
     /// The command was refused or failed; its ack, already printed, says why.
     Refused,
+    /// The person at the terminal left with ^C; the line says what goes on.
+    Interrupted(String),
     /// No daemon could be reached; the line says where one was looked for.
     NoDaemon(String),
     /// Configuration is wrong; all problems were printed.
     BadConfiguration,
 }
 
+/// Exit code where a signal could not end the process.
+const EXIT_INTERRUPTED: u8 = 130;
 /// Exit code of a wrong command line.
 const EXIT_USAGE: u8 = 2;
 /// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h); systemd does not restart after it.
@@ -66,7 +72,8 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(Invocation::Console(args)) => console::run(&args, &mut out),
         Ok(Invocation::Check(args)) => check::run(&args, &mut out),
         Ok(Invocation::Text(text)) => out.text(&text),
-        Ok(Invocation::Version) => out.line(concat!("ocps ", env!("CARGO_PKG_VERSION"))),
+        Ok(Invocation::Version) => out.line(version::NAME),
+        Ok(Invocation::Build) => out.text(&version::text()),
         Err(usage) => {
             output::complain(&usage.to_string());
             return ExitCode::from(EXIT_USAGE);
@@ -81,6 +88,12 @@ fn exit_code(outcome: Result<(), Failure>) -> u8 {
         Err(Failure::Failed(reason)) => {
             output::complain(&reason);
             1
+        }
+        Err(Failure::Interrupted(reason)) => {
+            output::complain(&reason);
+            // So that a script that waits for us ends as well; it does not return.
+            let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGINT);
+            EXIT_INTERRUPTED
         }
         Err(Failure::Refused) => 3,
         Err(Failure::BadConfiguration) => EXIT_CONFIGURATION,

@@ -1,12 +1,20 @@
 //! `ocps send`: one command, its acks, and the result of its job.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, bounded};
+use serde_json::Value;
+use signal_hook::consts::SIGINT;
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
 use super::Failure;
-use super::client::{Ack, Client, Line, Message, Next, Standing, refused};
+use super::client::{Ack, Client, Line, Message, Next, Query, Standing, refused};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
 use super::flags::SendArgs;
-use super::output::Output;
+use super::output::{Output, Palette, complain};
+use super::text::clean;
 use crate::csc::command::CommandName;
 
 /// Our number of the command: the first and only one of this connection.
@@ -46,6 +54,7 @@ impl Patience {
 /// [`Failure::Refused`] when the command was refused, failed or was aborted, and whatever breaks before.
 pub(super) fn run(args: &SendArgs, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
+    let interrupts = interrupts()?;
     let mut command = Sent::new(args);
     if command.wants_result() {
         client.subscribe()?;
@@ -54,8 +63,9 @@ pub(super) fn run(args: &SendArgs, out: &mut Output) -> Result<(), Failure> {
     let patience = Patience::new(args.timeout, args.command);
     let mut deadline = patience.deadline(Instant::now(), Duration::ZERO);
     loop {
-        let line = match client.next(deadline) {
+        let line = match client.next_unless(deadline, &interrupts) {
             Next::Line(line) => line,
+            Next::Interrupted => return Err(Failure::Interrupted(command.interrupted(&mut client))),
             Next::Timeout => return Err(Failure::Failed(command.unanswered())),
             Next::Lost(reason) => return Err(Failure::Failed(command.cut_off(&reason))),
         };
@@ -65,6 +75,25 @@ pub(super) fn run(args: &SendArgs, out: &mut Output) -> Result<(), Failure> {
             Progress::End => return Ok(()),
         }
     }
+}
+
+/// The first ^C is heard here; the second one ends the process as usual.
+fn interrupts() -> Result<Receiver<()>, Failure> {
+    let failed = |error| Failure::Failed(format!("cannot listen for signals: {error}"));
+    let mut signals = Signals::new([SIGINT]).map_err(failed)?;
+    let (sender, receiver) = bounded(1);
+    let listen = move || {
+        for (before, _) in signals.forever().enumerate() {
+            if before == 0 {
+                let _ = sender.try_send(());
+            } else {
+                // It does not return; if it did, the first one still ends us soon.
+                let _ = emulate_default_handler(SIGINT);
+            }
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(failed)?;
+    Ok(receiver)
 }
 
 /// What a line meant for the command.
@@ -134,6 +163,9 @@ impl<'a> Sent<'a> {
         {
             self.print(&held, out)?;
         }
+        if self.only_starts() && !self.args.json {
+            return self.take_ack_of_start(ack, out);
+        }
         self.print(line, out)?;
         match ack.standing() {
             Standing::Complete => Ok(Progress::End),
@@ -142,6 +174,25 @@ impl<'a> Sent<'a> {
                 self.job_id = ack.job_id().or(self.job_id.take());
                 let known = self.only_starts() && self.job_id.is_some();
                 Ok(if known { Progress::End } else { Progress::Ack(ack.timeout) })
+            }
+        }
+    }
+
+    /// Of an execute that is not waited for, standard output gets nothing but the id of its job.
+    fn take_ack_of_start(&mut self, ack: &Ack, out: &mut Output) -> Result<Progress, Failure> {
+        match (ack.standing(), ack.job_id()) {
+            (Standing::InProgress, Some(job_id)) => {
+                if let Some(missing) = ack.missing_prereqs() {
+                    complain(&format!("these prerequisites do not exist: {}", clean(&missing)));
+                }
+                out.line(&clean(&job_id))?;
+                Ok(Progress::End)
+            }
+            (Standing::InProgress, None) => Ok(Progress::Ack(ack.timeout)),
+            (Standing::Complete, _) => Ok(Progress::End),
+            (Standing::Refused, _) => {
+                complain(&ack_text(Palette::Plain, ack));
+                Err(Failure::Refused)
             }
         }
     }
@@ -162,8 +213,37 @@ impl<'a> Sent<'a> {
     fn name(&self) -> String {
         let name = self.args.command.as_str();
         match &self.job_id {
-            Some(job_id) => format!("{name} (job_id {})", super::text::clean(job_id)),
+            Some(job_id) => format!("{name} (job_id {})", clean(job_id)),
             None => name.to_owned(),
+        }
+    }
+
+    /// What becomes of the command when we leave now.
+    fn interrupted(&self, client: &mut Client) -> String {
+        let goes_on = |what: &str, id: &str| {
+            format!(
+                "interrupted: {what} goes on; ocps send abort_job job_id={id} ends it, ocps jobs shows it"
+            )
+        };
+        match (self.args.command, &self.job_id) {
+            (CommandName::Execute, Some(job_id)) => {
+                let job_id = clean(job_id);
+                goes_on(&format!("job {job_id}"), &job_id)
+            }
+            (CommandName::Execute, None) => match own_run(client) {
+                Some(run_id) => goes_on(&format!("run {run_id}, which has no job id yet,"), &run_id),
+                None => "interrupted: execute may still be carried out, see ocps jobs".to_owned(),
+            },
+            (
+                CommandName::AbortJob
+                | CommandName::Disable
+                | CommandName::Enable
+                | CommandName::ExitControl
+                | CommandName::SetLogLevel
+                | CommandName::Standby
+                | CommandName::Start,
+                _,
+            ) => format!("interrupted: {} may still be carried out", self.name()),
         }
     }
 
@@ -177,6 +257,17 @@ impl<'a> Sent<'a> {
     fn cut_off(&self, reason: &str) -> String {
         format!("{reason} before the final ack of {}: its job, if any, goes on", self.name())
     }
+}
+
+/// The run id of the execute that this process sent: the daemon knows who its clients are.
+fn own_run(client: &mut Client) -> Option<String> {
+    let jobs = client.query(Query::Jobs).ok()?;
+    let is_ours = |job: &&Value| {
+        let origin = job.get("origin").and_then(Value::as_i64);
+        origin == Some(i64::from(std::process::id())) && job.get("ended").is_none_or(Value::is_null)
+    };
+    let run_id = jobs.as_array()?.iter().rfind(is_ours)?.get("run_id")?.as_str()?;
+    Some(clean(run_id))
 }
 
 #[cfg(test)]

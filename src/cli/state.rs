@@ -108,7 +108,7 @@ fn next_ack(
                 | Message::Jobs(_)
                 | Message::Other => {}
             },
-            Next::Timeout => {
+            Next::Timeout | Next::Interrupted => {
                 return Err(Failure::Failed(format!(
                     "no ack of {command} in time: it may still be carried out, see ocps state"
                 )));

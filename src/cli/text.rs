@@ -7,9 +7,6 @@ use super::output::{Palette, Tone};
 /// What stands for something that is not known.
 pub(super) const UNKNOWN: &str = "-";
 
-/// TAI minus UTC since 2017-01-01 (IERS Bulletin C 52); no further leap second has been announced.
-const TAI_MINUS_UTC_S: f64 = 37.0;
-
 /// Text from outside with nothing in it that moves a cursor or begins a new line.
 pub(super) fn clean(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -49,16 +46,13 @@ pub(super) fn duration(value: Option<&Value>) -> String {
     }
 }
 
-/// The UTC time of day of a TAI stamp, to the millisecond.
-pub(super) fn tai_time_of_day(tai_s: f64) -> String {
-    utc_time_of_day(tai_s - TAI_MINUS_UTC_S)
-}
-
-/// The time of day of a Unix time, to the millisecond.
-pub(super) fn utc_time_of_day(unix_s: f64) -> String {
-    let ms = (unix_s * 1000.0).round().rem_euclid(86_400_000.0) as u64;
-    let seconds = ms / 1000;
-    format!("{:02}:{:02}:{:02}.{:03}", seconds / 3600, seconds / 60 % 60, seconds % 60, ms % 1000)
+/// A time of a document to the second, `2026-11-22 14:00:23`: RFC 3339, and UTC as all that the daemon says.
+pub(super) fn date_and_time(value: Option<&Value>) -> String {
+    let to_the_second = |text: &str| Some(text.get(..19)?.replacen('T', " ", 1));
+    value
+        .and_then(Value::as_str)
+        .and_then(to_the_second)
+        .map_or_else(|| UNKNOWN.to_owned(), |text| clean(&text))
 }
 
 /// A summary state in its colour.
@@ -135,13 +129,16 @@ mod tests {
     }
 
     #[test]
-    fn stamps_become_times_of_day() {
-        // 2026-11-22T14:00:23.504 UTC.
-        assert_eq!(tai_time_of_day(1_795_356_060.504), "14:00:23.504");
-        assert_eq!(utc_time_of_day(0.0), "00:00:00.000");
-        assert_eq!(utc_time_of_day(86_399.999_9), "00:00:00.000");
-        assert_eq!(utc_time_of_day(-1.0), "23:59:59.000");
-        assert_eq!(utc_time_of_day(f64::NAN), "00:00:00.000");
+    fn dates_are_told_to_the_second() {
+        for (value, expected) in [
+            (json!("2026-11-22T14:00:23.504Z"), "2026-11-22 14:00:23"),
+            (json!("soon"), "-"),
+            (json!("2026-11-22T14:00:2é"), "-"),
+            (json!(5), "-"),
+        ] {
+            assert_eq!(date_and_time(Some(&value)), expected);
+        }
+        assert_eq!(date_and_time(None), "-");
     }
 
     #[test]

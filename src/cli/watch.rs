@@ -23,7 +23,7 @@ pub(super) fn run(args: &WatchArgs, out: &mut Output) -> Result<(), Failure> {
     loop {
         let line = match client.next(Some(Instant::now() + READER_CHECK)) {
             Next::Line(line) => line,
-            Next::Timeout => {
+            Next::Timeout | Next::Interrupted => {
                 out.expect_reader()?;
                 continue;
             }
@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn heartbeat_only_when_it_is_named() {
         let check = |topic: &str, topics: &[&str], expected| {
-            let event = Event { topic: topic.into(), sent: None, data: serde_json::Map::new() };
+            let event = Event { topic: topic.into(), sent_utc: None, data: serde_json::Map::new() };
             assert_eq!(is_wanted(&event, topics), expected, "{topic} {topics:?}");
         };
         check("summaryState", &[], true);

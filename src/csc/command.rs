@@ -93,7 +93,7 @@ pub struct Sender {
     pub via: Via,
     /// `private_identity`, for example `root@localhost`.
     pub identity: String,
-    /// `private_origin`: the sender's process id.
+    /// `private_origin`: the sender's process id, 0 if it is unknown.
     pub origin: i32,
     /// `private_seqNum`: the sender's number of this command.
     pub seq_num: SeqNum,

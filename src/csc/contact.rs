@@ -8,6 +8,7 @@ use super::event::{ErrorCode, LogLevel};
 use super::job::Stage;
 use super::remove::Removal;
 use super::request::{Answer, Contact, FailureKind};
+use super::time::Tai;
 use super::{Csc, report};
 
 /// A job for which nothing believable came for so long at least, while the service answered others, is given up.
@@ -16,16 +17,28 @@ pub(super) const DISBELIEF_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// What we know of the health of one service.
 #[derive(Debug, Default)]
 pub(super) struct Health {
+    /// When it was last asked anything.
+    pub(super) asked: Duration,
+    /// Whether it is known if it answers: a request has reached it, or could not.
+    known: bool,
     /// Since when it has been silent.
     silent_since: Option<Duration>,
     /// Whether this silence has been a FAULT already.
     faulted: bool,
     /// The last thing that went wrong.
-    last_problem: Option<String>,
+    last_problem: Option<Problem>,
     /// When it last gave a believable answer.
     last_believed: Option<Duration>,
     /// When it last gave one after it had given none for long.
     restored: Duration,
+}
+
+/// Something that went wrong with a request.
+#[derive(Debug)]
+struct Problem {
+    reason: String,
+    at: Duration,
+    tai: Tai,
 }
 
 impl Health {
@@ -43,12 +56,14 @@ impl Csc {
             Answer::Failed(failure) => {
                 self.counters.failed_requests += 1;
                 let health = self.services.entry(url.clone()).or_default();
-                health.last_problem = Some(failure.reason.clone());
+                health.last_problem =
+                    Some(Problem { reason: failure.reason.clone(), at: now, tai: self.now.tai });
                 match (failure.contact, failure.kind) {
                     // It was never asked, say because too much is queued: nothing is learnt of it.
                     (Contact::Answered, FailureKind::NotSent) => {}
                     (Contact::Answered, FailureKind::Unclear | FailureKind::Refused | FailureKind::Wrong) => {
-                        self.note_answer(&url)
+                        health.known = true;
+                        self.note_answer(&url);
                     }
                     (
                         Contact::Silent,
@@ -57,6 +72,7 @@ impl Csc {
                         | FailureKind::Refused
                         | FailureKind::Wrong,
                     ) => {
+                        health.known = true;
                         if health.silent_since.is_none() {
                             health.silent_since = Some(now);
                             let reason = &failure.reason;
@@ -72,6 +88,7 @@ impl Csc {
                 if !health.was_believed_within(recent, now) {
                     health.restored = now;
                 }
+                health.known = true;
                 health.last_believed = Some(now);
             }
             // These tell nothing of a service: the simulator's own, or a request that was never sent.
@@ -120,7 +137,7 @@ impl Csc {
         for url in due {
             let Some(health) = self.services.get_mut(&url) else { continue };
             health.faulted = true;
-            let last = health.last_problem.as_deref().unwrap_or("no answer");
+            let last = health.last_problem.as_ref().map_or("no answer", |problem| &problem.reason);
             let limit = self.settings.outage_limit.as_secs_f64();
             let report = format!("cannot contact the execution service for {limit} s: {last}");
             self.fault(ErrorCode::Unreachable, report);
@@ -164,8 +181,15 @@ impl Csc {
             None => self.services.values().next(),
         };
         report::Service {
+            asked: health.is_some_and(|health| health.known),
             silent_for: health.and_then(|health| health.silent_since).map(|since| now.saturating_sub(since)),
-            last_problem: health.and_then(|health| health.last_problem.clone()),
+            last_problem: health.and_then(|health| health.last_problem.as_ref()).map(|problem| {
+                report::Problem {
+                    reason: problem.reason.clone(),
+                    age: now.saturating_sub(problem.at),
+                    at: problem.tai,
+                }
+            }),
             last_believed: health
                 .and_then(|health| health.last_believed)
                 .map(|time| now.saturating_sub(time)),

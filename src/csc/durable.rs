@@ -107,6 +107,8 @@ impl Csc {
     /// Gives an accepted command its final ack.
     pub(super) fn tell_final_ack(&mut self, key: EntryKey, sender: &Sender, name: CommandName, ack: Ack) {
         match &ack {
+            // The line of its job's end says all of an execute.
+            Ack::Failed { .. } if name == CommandName::Execute => self.counters.failed_commands += 1,
             Ack::Failed { reason } => {
                 let line = format!("{} of {} failed: {reason}", name.as_str(), sender.identity);
                 self.log(LogLevel::Warning, line);
@@ -184,14 +186,13 @@ impl Csc {
 
     fn refuse_recording(&mut self, report: &str) {
         let ack = Ack::Failed { reason: format!("{report}; nothing was sent to the execution service") };
-        let end = End { at: self.now.tai, result: None, ack, problem: None };
+        let end = End { at: self.now.tai, result: None, ack, problem: Some(report.to_owned()) };
         let recording = |job: &Job| StageName::of(&job.stage) == StageName::Recording;
         let jobs: Vec<EntryKey> =
             self.jobs.iter().filter(|(_, job)| recording(job)).map(|(key, _)| *key).collect();
         for key in jobs {
             if let Some(job) = self.jobs.remove(&key) {
-                self.end(key, job.sender.clone(), CommandName::Execute, end.clone());
-                self.remember_unsubmitted(job, report.to_owned());
+                self.close(key, job, end.clone(), None);
             }
         }
         for (key, abort) in std::mem::take(&mut self.aborts) {
@@ -218,6 +219,7 @@ impl Csc {
                     None,
                 ) => "the daemon ended before the job was submitted".to_owned(),
             };
+            self.log(LogLevel::Warning, format!("run {}: {reason}", job.run_id()));
             self.tell_final_ack(key, &job.sender, CommandName::Execute, Ack::Failed { reason });
         }
         let recording = std::mem::take(&mut self.aborts).into_iter();

@@ -13,6 +13,8 @@ pub enum Ack {
     InProgress {
         /// The id by which the job can be aborted.
         job_id: JobId,
+        /// Prerequisites of an execute that do not exist, and so were not waited for.
+        missing_prereqs: Vec<JobId>,
     },
     /// `CMD_COMPLETE`.
     Complete,
@@ -241,8 +243,18 @@ pub enum Phase {
     Aborted,
     /// Final: nobody knows.
     Unknown,
-    /// Any other word, known or not: not final.
+    /// Not final: it waits to be started.
+    Pending,
+    /// Not final: it waits for resources.
+    Queued,
+    /// Not final: it is executing.
     Active,
+    /// Not final: it is held back.
+    Held,
+    /// Not final: it was suspended while it was executing.
+    Suspended,
+    /// Any other word: not final.
+    Other,
 }
 
 impl Phase {
@@ -254,11 +266,16 @@ impl Phase {
             "error" => Self::Error,
             "aborted" => Self::Aborted,
             "unknown" => Self::Unknown,
-            _ => Self::Active,
+            "pending" => Self::Pending,
+            "queued" => Self::Queued,
+            "executing" => Self::Active,
+            "held" => Self::Held,
+            "suspended" => Self::Suspended,
+            _ => Self::Other,
         }
     }
 
-    /// The service's word; `executing` stands for all that are active.
+    /// The service's word; `other` stands for all that are not known here.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -266,7 +283,12 @@ impl Phase {
             Self::Error => "error",
             Self::Aborted => "aborted",
             Self::Unknown => "unknown",
+            Self::Pending => "pending",
+            Self::Queued => "queued",
             Self::Active => "executing",
+            Self::Held => "held",
+            Self::Suspended => "suspended",
+            Self::Other => "other",
         }
     }
 
@@ -276,7 +298,7 @@ impl Phase {
         match self {
             Self::Completed => Some(ExitCode::Completed),
             Self::Error | Self::Aborted | Self::Unknown => Some(ExitCode::Error),
-            Self::Active => None,
+            Self::Pending | Self::Queued | Self::Active | Self::Held | Self::Suspended | Self::Other => None,
         }
     }
 }

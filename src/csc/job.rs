@@ -1,13 +1,16 @@
 //! The life of one job, as data. What moves it is in `submit`, `track` and `remove`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Settings;
 use super::command::Sender;
-use super::event::ExitCode;
+use super::event::{ExitCode, Phase};
 use super::id::{JobId, RunId};
+use super::record::End;
+use super::report::{JobOutcome, beginning};
 use super::request::{JobStatus, Submission, Ticket};
 use super::time::Tai;
 
@@ -22,6 +25,10 @@ pub(super) struct Job {
     pub(super) poll_interval: Duration,
     pub(super) accepted: Tai,
     pub(super) stage: Stage,
+    /// Its phase at the service, as it was last told.
+    pub(super) phase: Option<Phase>,
+    /// Prerequisites that do not exist.
+    pub(super) missing_prereqs: Vec<JobId>,
     /// When the sender is told again that it is in progress.
     pub(super) reminder: Option<Duration>,
     /// The last thing that went wrong with it, until something goes right.
@@ -235,10 +242,61 @@ pub(super) struct Ended {
     pub(super) sender: Sender,
     pub(super) run_id: RunId,
     pub(super) pipeline: String,
+    pub(super) version: String,
+    pub(super) data_query: String,
     pub(super) job_id: Option<JobId>,
     pub(super) accepted: Tai,
     pub(super) ended: Tai,
     /// None: it was never submitted.
     pub(super) exit_code: Option<ExitCode>,
-    pub(super) problem: Option<String>,
+    pub(super) outcome: JobOutcome,
+    /// Why it ended so; none if it completed.
+    pub(super) reason: Option<String>,
+}
+
+impl Ended {
+    /// What the history keeps of an execute.
+    pub(super) fn new(
+        sender: &Sender,
+        submission: &Submission,
+        job_id: Option<JobId>,
+        accepted: Tai,
+        end: &End,
+    ) -> Self {
+        Self {
+            sender: sender.clone(),
+            run_id: submission.run_id.clone(),
+            pipeline: beginning(&submission.pipeline),
+            version: beginning(submission.version()),
+            data_query: beginning(submission.data_query()),
+            job_id,
+            accepted,
+            ended: end.at,
+            exit_code: end.result.as_ref().map(|result| result.exit_code),
+            outcome: JobOutcome::of(end),
+            reason: end.problem.clone(),
+        }
+    }
+}
+
+/// For the log.
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sender, run_id, pipeline, version, data_query, job_id, outcome, reason, .. } = self;
+        match job_id {
+            Some(job_id) => write!(f, "job {job_id} of run {run_id}")?,
+            None => write!(f, "run {run_id}")?,
+        }
+        write!(f, " {}", outcome.as_str())?;
+        if let Some(reason) = reason {
+            write!(f, ": {reason}")?;
+        }
+        write!(f, "; pipeline {pipeline}")?;
+        for (name, value) in [("version", version), ("data_query", data_query)] {
+            if !value.is_empty() {
+                write!(f, ", {name} {value}")?;
+            }
+        }
+        write!(f, ", for {}", sender.identity)
+    }
 }

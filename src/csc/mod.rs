@@ -10,7 +10,8 @@
 //!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
 //!   `push`: what Rapid Analysis has in the place of jobs;
 //! * [`record`], `durable`: what outlives the process; `recover`: what becomes of it in the next life;
-//!   `contact`: whether a service lives; `seen`: commands that came twice.
+//!   `contact`: whether a service lives; `probe`: how that is known of one that is idle;
+//!   `seen`: commands that came twice.
 
 pub mod command;
 mod contact;
@@ -19,6 +20,7 @@ pub mod event;
 pub mod id;
 mod job;
 mod lookup;
+mod probe;
 mod push;
 pub mod record;
 mod recover;
@@ -200,6 +202,8 @@ enum Asked {
     Confirm(JobId),
     List(Arc<str>),
     Push,
+    /// Only whether it answers.
+    Probe,
     /// With the configuration whose `start` waits for it.
     Ping(Box<Configuration>),
 }
@@ -364,6 +368,7 @@ impl Csc {
             .chain(self.removals.values().filter_map(remove::Removal::due))
             .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
             .chain(self.outage_due())
+            .chain(self.probe_due())
             .chain(self.pushes.due());
         for time in due {
             deadline = deadline.min(time);
@@ -423,15 +428,16 @@ impl Csc {
     fn hear(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
         let Some((asked, url)) = self.asked.remove(&outcome.ticket) else { return };
-        self.note_contact(url, &outcome.answer);
+        self.note_contact(url.clone(), &outcome.answer);
         match asked {
-            Asked::Submit(key) => self.submitted(key, outcome.answer),
+            Asked::Submit(key) => self.submitted(key, &url, outcome.answer),
             Asked::Poll(key) => self.polled(key, outcome.answer),
             Asked::Watch(job_id) => self.watched(&job_id, outcome.answer),
             Asked::Remove(job_id) => self.removed(job_id, outcome.answer),
             Asked::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
             Asked::List(url) => self.listed(&url, outcome.answer),
             Asked::Push => self.pushed(outcome.answer),
+            Asked::Probe => {}
             Asked::Ping(configuration) => self.pinged(*configuration, outcome.answer),
         }
         // What just changed may be due at once.
@@ -479,6 +485,7 @@ impl Csc {
         self.advance_removals();
         self.advance_lookups();
         self.advance_pushes();
+        self.advance_probe();
     }
 
     fn set_log_level(&mut self, level: i32) {
@@ -493,6 +500,7 @@ impl Csc {
         let ticket = Ticket(self.last_ticket);
         self.asked.insert(ticket, (asked, url.clone()));
         self.counters.requests += 1;
+        self.services.entry(url.clone()).or_default().asked = self.now.mono;
         self.out.push(Effect::Request(Request { ticket, url, action }));
         ticket
     }
@@ -571,7 +579,12 @@ impl Csc {
         let Life::Stopping { until } = self.life else { return };
         let in_flight = |(asked, _): &(Asked, Arc<str>)| match asked {
             Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
-            Asked::Poll(_) | Asked::Watch(_) | Asked::Confirm(_) | Asked::List(_) | Asked::Ping(_) => false,
+            Asked::Poll(_)
+            | Asked::Watch(_)
+            | Asked::Confirm(_)
+            | Asked::List(_)
+            | Asked::Probe
+            | Asked::Ping(_) => false,
         };
         // An id that came in time is still told, and so is an end.
         let untold = self.jobs.values().any(|job| job.job_id().is_some() && job.recorded_by().is_some())

@@ -54,24 +54,14 @@ impl Csc {
     fn recover_job(&mut self, kept: Kept) -> Option<(EntryKey, Vec<JobId>)> {
         let Kept { entry: Entry { key, sender, accepted, work }, job_id, suspected, end, .. } = &kept;
         let Work::Execute { submission, url, poll_interval, prereqs } = work else { return None };
-        let run_id = submission.run_id.clone();
         if let Some(until) = suspected
             && let Ok(left) = Duration::try_from_secs_f64(until.0 - self.now.tai.0)
         {
-            self.suspect_for(left.min(SUSPECT_FOR), run_id.clone(), url.clone(), job_id.clone());
+            self.suspect_for(left.min(SUSPECT_FOR), submission.run_id.clone(), url.clone(), job_id.clone());
         }
         if let Some(end) = end {
             self.say_again(&kept, end, CommandName::Execute);
-            self.remember(Ended {
-                sender: sender.clone(),
-                run_id,
-                pipeline: submission.pipeline.clone(),
-                job_id: job_id.clone(),
-                accepted: *accepted,
-                ended: end.at,
-                exit_code: end.result.as_ref().map(|result| result.exit_code),
-                problem: end.problem.clone(),
-            });
+            self.remember(Ended::new(sender, submission, job_id.clone(), *accepted, end));
             return None;
         }
         let job = Job {
@@ -81,6 +71,8 @@ impl Csc {
             poll_interval: *poll_interval,
             accepted: *accepted,
             stage: Stage::Waiting { prereqs: prereqs.iter().cloned().collect(), origin: Origin::Recovered },
+            phase: None,
+            missing_prereqs: Vec::new(),
             reminder: None,
             problem: None,
         };

@@ -3,6 +3,7 @@
 //! A DELETE can fail to be answered although it was carried out, so an unclear one is confirmed by a
 //! GET: only a job that is not there any more is aborted. The same way goes for a job of ours, a job
 //! of somebody else whose id a script holds, and an extra job that an unclear submission left.
+//! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,9 @@ use super::command::{CommandName, Sender};
 use super::durable::RECORDING_MAX;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
-use super::job::{PollStep, Stage};
+use super::job::{Origin, PollStep, Stage, SubmitStep};
 use super::record::{End, Work};
+use super::report::JobOutcome;
 use super::request::{Action, Answer, Failure};
 use super::track::Ending;
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
@@ -62,6 +64,16 @@ enum Next {
     Confirm,
 }
 
+/// What an id in an `abort_job` means.
+enum Named {
+    /// A job at the service.
+    Job(JobId),
+    /// An execute that has no job yet.
+    Unsubmitted(EntryKey),
+    /// A run that ended without a job.
+    Ended(JobOutcome),
+}
+
 /// How a removal ended.
 enum Verdict {
     Removed(Option<JobObject>),
@@ -98,7 +110,8 @@ impl Csc {
         if let Some(reason) = problem {
             return self.fail(&sender, Some(CommandName::AbortJob), reason);
         }
-        let tracked = self.job_ids.get(&job_id).and_then(|key| self.jobs.get(key));
+        let tracked = self.job_ids.get(&job_id).copied().or_else(|| self.key_of_run(&job_id));
+        let tracked = tracked.and_then(|key| self.jobs.get(&key));
         let url = tracked
             .map(|job| job.url.clone())
             .or_else(|| self.configuration.as_ref().map(|c| c.service.url.clone()));
@@ -115,7 +128,68 @@ impl Csc {
     /// The record of an abort is durable: the job may be removed.
     pub(super) fn abort_journaled(&mut self, key: EntryKey) {
         let Some(Abort { sender, job_id, url, .. }) = self.aborts.remove(&key) else { return };
-        self.remove_for(key, sender, job_id, url);
+        match self.named(job_id) {
+            Named::Job(job_id) => self.remove_for(key, sender, job_id, url),
+            Named::Unsubmitted(execute) => self.abort_unsubmitted(execute, key, sender),
+            Named::Ended(outcome) => self.abort_ended(outcome, key, sender),
+        }
+    }
+
+    /// The execute whose run id this is, unless it has ended.
+    fn key_of_run(&self, id: &JobId) -> Option<EntryKey> {
+        let of_run = self.jobs.iter().find(|(_, job)| job.run_id().as_str() == id.as_str());
+        of_run.map(|(key, _)| *key)
+    }
+
+    fn named(&self, id: JobId) -> Named {
+        if let Some(key) = self.key_of_run(&id) {
+            let job_id = self.jobs.get(&key).and_then(|job| job.job_id().cloned());
+            return job_id.map_or(Named::Unsubmitted(key), Named::Job);
+        }
+        match self.history.iter().find(|ended| ended.run_id.as_str() == id.as_str()) {
+            Some(ended) => ended.job_id.clone().map_or(Named::Ended(ended.outcome), Named::Job),
+            None => Named::Job(id),
+        }
+    }
+
+    /// Aborts an execute that has no job yet, which may wait for others: there is no id and so no result. Should a
+    /// job of it come to life all the same, it is removed.
+    fn abort_unsubmitted(&mut self, execute: EntryKey, key: EntryKey, sender: Sender) {
+        let Some(job) = self.jobs.remove(&execute) else { return };
+        let may_exist = match &job.stage {
+            Stage::Waiting { origin, .. } => *origin == Origin::Recovered,
+            Stage::Submitting(submitting) => match submitting.step {
+                SubmitStep::Pausing { .. } => submitting.doubtful,
+                SubmitStep::Sending | SubmitStep::InDoubt { .. } => true,
+            },
+            Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
+        };
+        if may_exist {
+            self.suspect(execute, job.run_id().clone(), job.url.clone(), None);
+        }
+        let at = self.now.tai;
+        let reason = format!("abort_job of {} before it was submitted", sender.identity);
+        self.close(execute, job, End { at, result: None, ack: Ack::Aborted, problem: Some(reason) }, None);
+        let end = End { at, result: None, ack: Ack::Complete, problem: None };
+        self.end(key, sender, CommandName::AbortJob, end);
+        self.forget_watches();
+    }
+
+    /// Who aborts a run that was aborted before it had a job, perhaps by this very command in an earlier life, has
+    /// what he wants.
+    fn abort_ended(&mut self, outcome: JobOutcome, key: EntryKey, sender: Sender) {
+        let ack = match outcome {
+            JobOutcome::Aborted => Ack::Complete,
+            JobOutcome::Completed | JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused => {
+                Ack::Failed { reason: "No such job: its submission failed".to_owned() }
+            }
+        };
+        self.end(
+            key,
+            sender,
+            CommandName::AbortJob,
+            End { at: self.now.tai, result: None, ack, problem: None },
+        );
     }
 
     /// Removes a job for an `abort_job`.
@@ -125,7 +199,7 @@ impl Csc {
             removal.waiting.push((key, sender.clone()));
             if removal.reminder.is_some() {
                 // The others know already that it takes longer.
-                self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id });
+                self.ack(&sender, Some(CommandName::AbortJob), in_progress(job_id));
             }
             return;
         }
@@ -138,6 +212,11 @@ impl Csc {
 
     /// Goes on with an abort of an earlier life, which may have sent its DELETE.
     pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Arc<str>) {
+        let job_id = match self.named(job_id) {
+            Named::Job(job_id) => job_id,
+            Named::Unsubmitted(execute) => return self.abort_unsubmitted(execute, key, sender),
+            Named::Ended(outcome) => return self.abort_ended(outcome, key, sender),
+        };
         self.remove_for(key, sender, job_id.clone(), url);
         if let Some(removal) = self.removals.get_mut(&job_id) {
             removal.unclear = true;
@@ -207,7 +286,7 @@ impl Csc {
         }
         removal.reminder = Some(now + REMINDER);
         for (_, sender) in removal.waiting.clone() {
-            self.ack(&sender, Some(CommandName::AbortJob), Ack::InProgress { job_id: job_id.clone() });
+            self.ack(&sender, Some(CommandName::AbortJob), in_progress(job_id.clone()));
         }
     }
 
@@ -296,8 +375,17 @@ impl Csc {
         let removed = matches!(verdict, Verdict::Removed(_));
         let mut result = None;
         match (verdict, tracked) {
-            (Verdict::Removed(object), Some(key)) => self.finish(key, Ending::Aborted(object)),
-            (Verdict::NoSuchJob, Some(key)) => self.finish(key, Ending::Phase(Phase::Unknown, None)),
+            (Verdict::Removed(object), Some(key)) => {
+                let reason = match removal.waiting.first() {
+                    Some((_, sender)) => format!("abort_job of {}", sender.identity),
+                    None => "removed, as it seemed to be left by an unclear submission".to_owned(),
+                };
+                self.finish(key, Ending::Aborted { object, reason });
+            }
+            (Verdict::NoSuchJob, Some(key)) => {
+                let reason = "the service did not know it any more when it was to be aborted".to_owned();
+                self.finish(key, Ending::Vanished { reason });
+            }
             (Verdict::Removed(object), None) if !self.aborted.contains(job_id) => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
@@ -317,4 +405,8 @@ impl Csc {
             self.end(key, sender, CommandName::AbortJob, end);
         }
     }
+}
+
+fn in_progress(job_id: JobId) -> Ack {
+    Ack::InProgress { job_id, missing_prereqs: Vec::new() }
 }

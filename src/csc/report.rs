@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use super::Csc;
-use super::event::{ErrorCode, ExitCode};
+use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
 use super::id::{JobId, RunId, SeqNum};
-use super::job::{Job, Stage};
+use super::job::{Ended, Job, Stage};
+use super::record::End;
 use super::request::Configuration;
 use super::state::SummaryState;
 use super::time::Tai;
+
+/// Longest text of a command that is shown, in characters.
+const TEXT_MAX: usize = 2000;
 
 /// Numbers since the start of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,12 +49,25 @@ pub struct Recovery {
 /// The service's health.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
+    /// Whether it was asked anything, with an answer or without.
+    pub asked: bool,
     /// For how long it has been silent; none while it answers.
     pub silent_for: Option<Duration>,
     /// The last thing that went wrong with a request.
-    pub last_problem: Option<String>,
+    pub last_problem: Option<Problem>,
     /// Time since its last believable answer; none before the first.
     pub last_believed: Option<Duration>,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Problem {
+    /// What, in one line.
+    pub reason: String,
+    /// How long ago.
+    pub age: Duration,
+    /// When.
+    pub at: Tai,
 }
 
 /// Where a job is in its life.
@@ -99,6 +116,52 @@ impl StageName {
     }
 }
 
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobOutcome {
+    /// The service says that it succeeded.
+    Completed,
+    /// The service says that it did not succeed.
+    Failed,
+    /// The service does not know it any more, or gives no believable answer about it.
+    Vanished,
+    /// It was aborted by `abort_job`.
+    Aborted,
+    /// There never was a job: its submission was refused or given up.
+    Refused,
+}
+
+impl JobOutcome {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Vanished => "vanished",
+            Self::Aborted => "aborted",
+            Self::Refused => "refused",
+        }
+    }
+
+    /// What the end of an execute says about its job.
+    pub(super) fn of(end: &End) -> Self {
+        let is_aborted = match end.ack {
+            Ack::Aborted => true,
+            Ack::InProgress { .. } | Ack::Complete | Ack::Failed { .. } => false,
+        };
+        match end.result.as_ref().map(|result| (result.exit_code, &result.result)) {
+            None if is_aborted => Self::Aborted,
+            None => Self::Refused,
+            Some((ExitCode::Completed, _)) => Self::Completed,
+            Some((ExitCode::Aborted, _)) => Self::Aborted,
+            // The acks of jobs that vanish and of those that fail are alike; where the simulator breaks, it is not.
+            Some((ExitCode::Error, ResultObject::Known { .. })) if end.ack == Ack::Complete => Self::Vanished,
+            Some((ExitCode::Error, ResultObject::Known { .. } | ResultObject::Service(_))) => Self::Failed,
+        }
+    }
+}
+
 /// The component as a whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status<'a> {
@@ -114,6 +177,8 @@ pub struct Status<'a> {
     pub service: Service,
     /// Jobs that have not ended, by stage.
     pub jobs: [(StageName, usize); 5],
+    /// Running jobs by their phase at the service, where it is known.
+    pub phases: Vec<(Phase, usize)>,
     /// What was done about what earlier lives left behind.
     pub recovery: Recovery,
     /// Numbers since the start.
@@ -131,17 +196,31 @@ pub struct JobReport {
     pub seq_num: SeqNum,
     /// Who sent the command.
     pub identity: String,
-    /// The pipeline.
+    /// The sender's `private_origin`: the process id of a client of the local socket.
+    pub origin: i32,
+    /// The pipeline; as the next two, only its beginning if it is long.
     pub pipeline: String,
+    /// The version.
+    pub version: String,
+    /// The data query.
+    pub data_query: String,
     /// Where it is in its life.
     pub stage: StageName,
+    /// Its phase at the service, as it was last told; none of one that has ended.
+    pub phase: Option<Phase>,
+    /// The jobs that it waits for.
+    pub waits_for: Vec<JobId>,
+    /// Prerequisites that do not exist, and so were not waited for.
+    pub missing_prereqs: Vec<JobId>,
     /// When the command was accepted.
     pub accepted: Tai,
     /// When it ended.
     pub ended: Option<Tai>,
-    /// How it ended; none of one that was never submitted.
+    /// Its exit code; none of one that was never submitted.
     pub exit_code: Option<ExitCode>,
-    /// The last thing that went wrong.
+    /// How it ended.
+    pub outcome: Option<JobOutcome>,
+    /// Of one that has ended: why so. Else the last thing that went wrong.
     pub problem: Option<String>,
 }
 
@@ -150,6 +229,14 @@ impl Csc {
     #[must_use]
     pub fn status(&self) -> Status<'_> {
         let count = |name| self.jobs.values().filter(|job| StageName::of(&job.stage) == name).count();
+        let mut phases: Vec<(Phase, usize)> = Vec::new();
+        for phase in self.jobs.values().filter_map(running_phase) {
+            match phases.iter_mut().find(|(known, _)| *known == phase) {
+                Some((_, count)) => *count += 1,
+                None => phases.push((phase, 1)),
+            }
+        }
+        phases.sort_unstable();
         Status {
             state: self.state,
             error: (self.error.0, &self.error.1),
@@ -157,6 +244,7 @@ impl Csc {
             configuration: self.configuration.as_ref(),
             service: self.service_report(),
             jobs: StageName::UNFINISHED.map(|name| (name, count(name))),
+            phases,
             recovery: self.recovery,
             counters: self.counters,
         }
@@ -164,19 +252,46 @@ impl Csc {
 
     /// All jobs that have not ended, and the last that have, oldest first.
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
-        let ended = self.history.iter().map(|job| JobReport {
-            job_id: job.job_id.clone(),
-            run_id: job.run_id.clone(),
-            seq_num: job.sender.seq_num,
-            identity: job.sender.identity.clone(),
-            pipeline: job.pipeline.clone(),
-            stage: StageName::Finished,
-            accepted: job.accepted,
-            ended: Some(job.ended),
-            exit_code: job.exit_code,
-            problem: job.problem.clone(),
-        });
-        ended.chain(self.jobs.values().map(unfinished))
+        self.history.iter().map(ended).chain(self.jobs.values().map(unfinished))
+    }
+}
+
+/// The beginning of a text that may be as long as a line of the socket.
+pub(super) fn beginning(text: &str) -> String {
+    match text.char_indices().nth(TEXT_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
+fn running_phase(job: &Job) -> Option<Phase> {
+    match job.stage {
+        Stage::Running(_) => job.phase,
+        Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Aborting { .. } => {
+            None
+        }
+    }
+}
+
+fn ended(job: &Ended) -> JobReport {
+    JobReport {
+        job_id: job.job_id.clone(),
+        run_id: job.run_id.clone(),
+        seq_num: job.sender.seq_num,
+        identity: job.sender.identity.clone(),
+        origin: job.sender.origin,
+        pipeline: job.pipeline.clone(),
+        version: job.version.clone(),
+        data_query: job.data_query.clone(),
+        stage: StageName::Finished,
+        phase: None,
+        waits_for: Vec::new(),
+        missing_prereqs: Vec::new(),
+        accepted: job.accepted,
+        ended: Some(job.ended),
+        exit_code: job.exit_code,
+        outcome: Some(job.outcome),
+        problem: job.reason.clone(),
     }
 }
 
@@ -186,11 +301,22 @@ fn unfinished(job: &Job) -> JobReport {
         run_id: job.run_id().clone(),
         seq_num: job.sender.seq_num,
         identity: job.sender.identity.clone(),
-        pipeline: job.submission.pipeline.clone(),
+        origin: job.sender.origin,
+        pipeline: beginning(&job.submission.pipeline),
+        version: beginning(job.submission.version()),
+        data_query: beginning(job.submission.data_query()),
         stage: StageName::of(&job.stage),
+        phase: job.phase,
+        waits_for: match &job.stage {
+            Stage::Recording { prereqs, .. } => prereqs.clone(),
+            Stage::Waiting { prereqs, .. } => prereqs.iter().cloned().collect(),
+            Stage::Submitting(_) | Stage::Running(_) | Stage::Aborting { .. } => Vec::new(),
+        },
+        missing_prereqs: job.missing_prereqs.clone(),
         accepted: job.accepted,
         ended: None,
         exit_code: None,
+        outcome: None,
         problem: job.problem.clone(),
     }
 }

@@ -54,7 +54,8 @@ pub enum Action {
         /// How long this may take.
         patience: Duration,
     },
-    /// Ask whether the back-end can be used: its settings, its connection, its password.
+    /// Ask whether the back-end can be used: its settings, its connection, its password. Of a job service only
+    /// whether it answers.
     Ping,
     /// Look for jobs by run id.
     List {
@@ -78,6 +79,24 @@ pub struct Submission {
     pub environment: Vec<(Cow<'static, str>, String)>,
     /// The pipeline, also named in the environment.
     pub pipeline: String,
+}
+
+impl Submission {
+    /// The version that the execute asked for.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        self.variable("IMAGE_TAG")
+    }
+
+    /// The data that the execute asked for.
+    #[must_use]
+    pub fn data_query(&self) -> &str {
+        self.variable("DATA_QUERY")
+    }
+
+    fn variable(&self, name: &str) -> &str {
+        self.environment.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
 }
 
 /// The answer to a request.

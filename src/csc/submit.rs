@@ -11,7 +11,7 @@ use super::command::{CommandName, Execute, Sender};
 use super::durable::RECORDING_MAX;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Ended, Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
+use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
 use super::lookup::Listing;
 use super::record::{End, Record, Work};
 use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
@@ -55,6 +55,8 @@ impl Csc {
             poll_interval: service.poll_interval,
             accepted: self.now.tai,
             stage: Stage::Recording { prereqs: prereqs.clone(), until: self.now.mono + RECORDING_MAX },
+            phase: None,
+            missing_prereqs: Vec::new(),
             reminder: None,
             problem: None,
         };
@@ -130,6 +132,26 @@ impl Csc {
         }
     }
 
+    /// All that wait for this job are told with the id of their own that it does not exist.
+    pub(super) fn note_missing(&mut self, job_id: &JobId) {
+        for job in self.jobs.values_mut() {
+            if let Stage::Waiting { prereqs, .. } = &job.stage
+                && prereqs.contains(job_id)
+            {
+                job.missing_prereqs.push(job_id.clone());
+            }
+        }
+    }
+
+    /// Stops polling those that nobody waits for any more.
+    pub(super) fn forget_watches(&mut self) {
+        let Self { jobs, watches, .. } = self;
+        watches.retain(|job_id, _| {
+            jobs.values()
+                .any(|job| matches!(&job.stage, Stage::Waiting { prereqs, .. } if prereqs.contains(job_id)))
+        });
+    }
+
     /// Sends the PUT, unless the daemon stops.
     fn send(&mut self, key: EntryKey) {
         if self.life != Life::Serving {
@@ -154,8 +176,12 @@ impl Csc {
     }
 
     /// The answer to a PUT.
-    pub(super) fn submitted(&mut self, key: EntryKey, answer: Answer) {
+    pub(super) fn submitted(&mut self, key: EntryKey, url: &Arc<str>, answer: Answer) {
         match answer {
+            // Its run was aborted meanwhile.
+            Answer::Job(status) if !self.jobs.contains_key(&key) => {
+                self.remove_stray(url.clone(), status.job_id);
+            }
             Answer::Job(status) => self.created(key, status.job_id.clone(), Some(status)),
             Answer::Rejected { reason } => self.give_up(key, reason),
             Answer::Failed(failure) => self.submit_failed(key, failure),
@@ -277,8 +303,10 @@ impl Csc {
             return self.doubt(key, Look::Settle, reason);
         }
         let poll = Poll::new(now, now + job.poll_interval);
+        let phase = status.as_ref().map(|status| status.phase);
         let untold = Some(Untold { until: now + RECORDING_MAX, status });
         job.stage = Stage::Running(Running { job_id: job_id.clone(), poll, untold });
+        job.phase = phase;
         job.problem = None;
         let (run_id, url) = (job.run_id().clone(), job.url.clone());
         self.counters.submitted += 1;
@@ -302,7 +330,9 @@ impl Csc {
         let Untold { status, .. } = untold.take()?;
         job.reminder = Some(self.now.mono + REMINDER);
         let (sender, job_id) = (job.sender.clone(), job_id.clone());
-        self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id: job_id.clone() });
+        let missing_prereqs = job.missing_prereqs.clone();
+        let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
+        self.ack(&sender, Some(CommandName::Execute), ack);
         self.publish(Event::JobId { seq_num: sender.seq_num, job_id });
         status
     }
@@ -321,23 +351,7 @@ impl Csc {
             self.suspect(key, job.run_id().clone(), job.url.clone(), None);
         }
         let ack = Ack::Failed { reason: reason.clone() };
-        let end = End { at: self.now.tai, result: None, ack, problem: Some(reason.clone()) };
-        self.end(key, job.sender.clone(), CommandName::Execute, end);
-        self.remember_unsubmitted(job, reason);
-    }
-
-    /// For the history: there never was a job.
-    pub(super) fn remember_unsubmitted(&mut self, job: Job, reason: String) {
-        self.remember(Ended {
-            run_id: job.run_id().clone(),
-            pipeline: job.submission.pipeline.clone(),
-            sender: job.sender,
-            job_id: None,
-            accepted: job.accepted,
-            ended: self.now.tai,
-            exit_code: None,
-            problem: Some(reason),
-        });
+        self.close(key, job, End { at: self.now.tai, result: None, ack, problem: Some(reason) }, None);
     }
 
     /// A job's name in the log.

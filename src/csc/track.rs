@@ -7,16 +7,19 @@ use super::event::{Ack, ErrorCode, ExitCode, JobObject, JobResult, LogLevel, Pha
 use super::id::{EntryKey, JobId};
 use super::job::{Ended, Job, Poll, PollStep, Running, Stage};
 use super::record::End;
+use super::report::JobOutcome;
 use super::request::{Action, Answer, Failure, JobStatus};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
 /// How a job ended.
 #[derive(Debug)]
 pub(super) enum Ending {
-    /// In a final phase, with an object where the service told one.
-    Phase(Phase, Option<JobObject>),
+    /// In a final phase.
+    Phase(Phase, JobObject),
+    /// Nobody can tell how: why so.
+    Vanished { reason: String },
     /// By our `abort_job`, with an object where the back-end has one.
-    Aborted(Option<JobObject>),
+    Aborted { object: Option<JobObject>, reason: String },
     /// The back-end broke down.
     Broken { code: ErrorCode, report: String },
 }
@@ -42,8 +45,8 @@ impl Csc {
         }
         job.reminder = Some(now + REMINDER);
         let Some(job_id) = job.job_id().cloned() else { return };
-        let sender = job.sender.clone();
-        self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id });
+        let (sender, missing_prereqs) = (job.sender.clone(), job.missing_prereqs.clone());
+        self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id, missing_prereqs });
     }
 
     fn poll(&mut self, key: EntryKey) {
@@ -76,11 +79,10 @@ impl Csc {
         match answer {
             Answer::Job(status) => self.note_status(key, status),
             Answer::Gone => {
-                self.log(
-                    LogLevel::Warning,
-                    format!("the service does not know run {} any more", self.name_of(key)),
+                self.finish(
+                    key,
+                    Ending::Vanished { reason: "the service does not know it any more".to_owned() },
                 );
-                self.finish(key, Ending::Phase(Phase::Unknown, None));
             }
             Answer::Broken { code, report } => self.finish(key, Ending::Broken { code, report }),
             Answer::Failed(failure) => self.poll_failed(key, failure),
@@ -96,8 +98,9 @@ impl Csc {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         job.problem = None;
+        job.phase = Some(status.phase);
         if status.phase.exit_code().is_some() {
-            return self.finish(key, Ending::Phase(status.phase, Some(status.object)));
+            return self.finish(key, Ending::Phase(status.phase, status.object));
         }
         if let Stage::Running(running) = &mut job.stage {
             running.poll = Poll::new(now, now + job.poll_interval);
@@ -109,9 +112,8 @@ impl Csc {
         let Some((job, running)) = self.running(key) else { return };
         let (interval, misses) = (job.poll_interval, running.poll.misses + 1);
         if self.is_disbelieved(&job.url, running.poll.believed) {
-            let reason = &failure.reason;
-            self.log(LogLevel::Error, format!("gave up run {}: {reason}", self.name_of(key)));
-            return self.finish(key, Ending::Phase(Phase::Unknown, None));
+            let reason = format!("no believable answer about it for a day: {}", failure.reason);
+            return self.finish(key, Ending::Vanished { reason });
         }
         if misses == 1 {
             self.log(LogLevel::Warning, format!("poll of run {}: {failure}", self.name_of(key)));
@@ -132,36 +134,41 @@ impl Csc {
         self.job_ids.remove(&job_id);
         let known =
             |phase| ResultObject::Known { job_id: job_id.clone(), run_id: Some(job.run_id().clone()), phase };
-        let or_known =
-            |object: Option<JobObject>, phase| object.map_or_else(|| known(phase), ResultObject::Service);
-        let (exit_code, result, ack, fault) = match ending {
+        let mut fault = None;
+        let (exit_code, result, ack, problem) = match ending {
             Ending::Phase(phase, object) => {
                 let exit_code = phase.exit_code().unwrap_or(ExitCode::Error);
-                (exit_code, or_known(object, phase), Ack::Complete, None)
+                (exit_code, ResultObject::Service(object), Ack::Complete, reason_of(phase))
             }
-            Ending::Aborted(object) => {
-                (ExitCode::Aborted, or_known(object, Phase::Aborted), Ack::Aborted, None)
+            Ending::Vanished { reason } => {
+                (ExitCode::Error, known(Phase::Unknown), Ack::Complete, Some(reason))
+            }
+            Ending::Aborted { object, reason } => {
+                let result = object.map_or_else(|| known(Phase::Aborted), ResultObject::Service);
+                (ExitCode::Aborted, result, Ack::Aborted, Some(reason))
             }
             Ending::Broken { code, report } => {
+                fault = Some((code, report.clone()));
                 let ack = Ack::Failed { reason: report.clone() };
-                (ExitCode::Error, known(Phase::Unknown), ack, Some((code, report)))
+                (ExitCode::Error, known(Phase::Unknown), ack, Some(report))
             }
         };
-        self.log(LogLevel::Info, format!("job {job_id} ended with exit code {}", exit_code.number()));
-        let result = JobResult { job_id: job_id.clone(), exit_code, result };
-        let end = End { at: self.now.tai, result: Some(result), ack, problem: job.problem.clone() };
-        self.end_with_fault(key, job.sender.clone(), CommandName::Execute, end, fault);
-        self.remember(Ended {
-            run_id: job.run_id().clone(),
-            pipeline: job.submission.pipeline.clone(),
-            sender: job.sender,
-            job_id: Some(job_id.clone()),
-            accepted: job.accepted,
-            ended: self.now.tai,
-            exit_code: Some(exit_code),
-            problem: job.problem,
-        });
+        let result = Some(JobResult { job_id: job_id.clone(), exit_code, result });
+        self.close(key, job, End { at: self.now.tai, result, ack, problem }, fault);
         self.prerequisite_ended(&job_id);
+    }
+
+    /// An execute has ended, with a job or without: for the world, the journal, the log and the history.
+    pub(super) fn close(&mut self, key: EntryKey, job: Job, end: End, fault: Option<(ErrorCode, String)>) {
+        let job_id = end.result.as_ref().map(|result| result.job_id.clone());
+        let ended = Ended::new(&job.sender, &job.submission, job_id, job.accepted, &end);
+        let level = match ended.outcome {
+            JobOutcome::Completed | JobOutcome::Aborted => LogLevel::Info,
+            JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused => LogLevel::Warning,
+        };
+        self.log(level, ended.to_string());
+        self.end_with_fault(key, job.sender, CommandName::Execute, end, fault);
+        self.remember(ended);
     }
 
     pub(super) fn remember(&mut self, ended: Ended) {
@@ -201,6 +208,7 @@ impl Csc {
                     LogLevel::Warning,
                     format!("prerequisite job {job_id} does not exist: not waited for"),
                 );
+                self.note_missing(job_id);
                 self.prerequisite_ended(job_id);
             }
             Answer::Failed(failure) => self.watch_failed(job_id, &failure),
@@ -231,6 +239,23 @@ impl Csc {
             watch.poll.step = PollStep::Due(next);
         }
     }
+}
+
+/// Why a job that ended in this phase did not succeed.
+fn reason_of(phase: Phase) -> Option<String> {
+    let reason = match phase {
+        Phase::Error => "the service says that it failed (phase error)",
+        Phase::Aborted => "aborted at the service, not by abort_job",
+        Phase::Unknown => "the service does not know how it ended (phase unknown)",
+        Phase::Completed
+        | Phase::Pending
+        | Phase::Queued
+        | Phase::Active
+        | Phase::Held
+        | Phase::Suspended
+        | Phase::Other => return None,
+    };
+    Some(reason.to_owned())
 }
 
 /// A failure for an answer that no back-end gives to this question.

@@ -103,6 +103,7 @@ impl Csc {
         self.override_name = override_name;
         self.enter(next);
         self.ack(sender, name, Ack::Complete);
+        self.probe_configured();
     }
 
     /// Applies a configuration: the poll interval at once to all jobs, the rest to those to come.

@@ -35,7 +35,7 @@ use crate::sal;
 use crate::systemd::Manager;
 use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
-use crate::transport::socket::{ClientInput, Hub};
+use crate::transport::socket::{ClientInput, Document, Hub};
 use crate::transport::{KafkaInput, document};
 pub use setup::{Findings, check};
 use sources::{Event, Signal, Sources, dead_channel};
@@ -94,6 +94,8 @@ struct Daemon {
     /// Whether the command line chose the log level, so that the toml does not.
     log_level_fixed: bool,
     state_dir: Option<PathBuf>,
+    /// Why it does not last.
+    state_dir_problem: Option<String>,
     /// Held for as long as we live.
     _state_lock: Option<File>,
     journal: Option<Journal>,
@@ -236,13 +238,18 @@ impl Daemon {
                 ticked |= matches!(event, Event::Tick);
                 self.handle(event);
                 handled += 1;
-                if self.over || handled == BATCH {
+                // What is due is done in time, however much happens.
+                if self.over || handled == BATCH || Instant::now() >= deadline {
                     break;
                 }
                 match sources.next(!self.starting.is_empty(), Duration::ZERO) {
                     Some(next) => event = next,
                     None => break,
                 }
+            }
+            if !self.over && !ticked && Instant::now() >= deadline {
+                self.handle(Event::Tick);
+                ticked = true;
             }
             if ticked || deadline != self.next_deadline() {
                 deadline = self.set_deadline();
@@ -340,7 +347,7 @@ impl Daemon {
             ClientInput::Silent(client) => self.hub.silent(client),
             ClientInput::Gone(client) => self.hub.gone(client),
             ClientInput::Subscribe(client) => self.hub.subscribe(client),
-            ClientInput::Query(client, Query::Status) => {
+            ClientInput::Query(client, Query::Status, asked) => {
                 let process = document::Process {
                     index: self.index,
                     simulated: self.simulated,
@@ -348,6 +355,7 @@ impl Daemon {
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
                     state_dir: self.state_dir.as_deref(),
+                    state_dir_problem: self.state_dir_problem.as_deref(),
                     journal: self.journal.as_ref().map(Journal::status),
                     clients: self.hub.clients(),
                     kafka: self.kafka.as_ref().map(Kafka::report),
@@ -356,11 +364,13 @@ impl Daemon {
                     start_problem: self.start_problem.as_deref(),
                 };
                 let document = document::status(&self.csc.status(), &process);
-                self.hub.reply(client, document);
+                self.hub.reply(client, Document::new(move || document), asked);
             }
-            ClientInput::Query(client, Query::Jobs) => {
-                let document = document::jobs(self.csc.job_reports(), self.now().tai);
-                self.hub.reply(client, document);
+            ClientInput::Query(client, Query::Jobs, asked) => {
+                // Only what is in it is put together here: to write it down takes ten times as long.
+                let (reports, now) = (self.csc.job_reports().collect::<Vec<_>>(), self.now().tai);
+                let document = Document::new(move || document::jobs(reports.into_iter(), now));
+                self.hub.reply(client, document, asked);
             }
             ClientInput::Command(command) => self.take(command),
         }
@@ -370,7 +380,11 @@ impl Daemon {
     fn take(&mut self, command: Command) {
         let name = command.order.name().map_or("unknown command", |name| name.as_str());
         let sender = &command.sender;
-        log::info!("{name} {} from {} (process {})", sender.seq_num.0, sender.identity, sender.origin);
+        let process = match sender.origin {
+            0 => "a process of another PID namespace".to_owned(),
+            id => format!("process {id}"),
+        };
+        log::info!("{name} {} from {} ({process})", sender.seq_num.0, sender.identity);
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }

@@ -25,11 +25,16 @@ use crate::config::settings::{self, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
-use crate::transport::{socket, socket_path};
+use crate::transport::socket;
+use crate::transport::socket_path::{self, Candidates};
 
 /// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
 /// holds it until it has begun.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// File systems by their numbers in `linux/magic.h`.
+const OVERLAYFS: u32 = 0x794c_7630;
+const TMPFS: u32 = 0x0102_1994;
+const RAMFS: u32 = 0x8584_58f6;
 /// Time between looks at it.
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -42,8 +47,8 @@ pub(super) struct Setup {
     pub(super) keys: Keys,
     pub(super) index: SalIndex,
     pub(super) log_level: i32,
-    pub(super) socket: PathBuf,
-    /// None in a simulation that is not told to keep anything.
+    pub(super) socket: Candidates,
+    /// None without a journal: in a simulation that is not to keep anything, or where it is off.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) journal: Option<JournalPlan>,
     pub(super) reader: Reader,
@@ -95,9 +100,9 @@ impl Setup {
         settings: Settings,
     ) -> Result<Self, Failure> {
         let index = index(args, &settings)?;
-        let socket = socket(args, &settings, env)?;
+        let socket = socket(args, &settings, env);
         let state_dir = state_dir(args, &settings, env)?;
-        let journal = state_dir.as_deref().filter(|_| settings.journal).map(|dir| JournalPlan {
+        let journal = state_dir.as_deref().map(|dir| JournalPlan {
             // A rehearsal never touches the real one.
             path: dir.join(if args.simulate { "simulated.db" } else { "journal.db" }),
             identity: Identity { index, simulated: args.simulate },
@@ -113,6 +118,14 @@ impl Setup {
         let log_level = args.log_level.unwrap_or(settings.log.level);
         let keys = Keys::default();
         Ok(Self { config, settings, keys, index, log_level, socket, state_dir, journal, reader, kafka })
+    }
+
+    /// What is wrong with the state directory, once it is there; a rehearsal's need not last.
+    pub(super) fn state_dir_problem(&self) -> Option<String> {
+        let dir = self.state_dir.as_deref().filter(|_| !self.reader.simulated)?;
+        let problem = transience(dir)?;
+        log::warn!("the state directory {}: {problem}", dir.display());
+        Some(problem)
     }
 
     /// What carries out the commands of our index.
@@ -195,7 +208,6 @@ pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
     let (settings, _) = Settings::examine(config.as_deref());
     let mut problems: Vec<String> = [
         index(args, &settings).err(),
-        socket(args, &settings, env).err(),
         state_dir(args, &settings, env).err(),
         kafka_plan(args, &settings, env).err(),
     ]
@@ -223,7 +235,10 @@ pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
 impl Setup {
     /// What is wrong although all settings are there.
     fn problems(&self, args: &RunArgs, env: Env<'_>) -> Vec<String> {
-        let mut problems: Vec<String> = socket::check_path(&self.socket).err().into_iter().collect();
+        let mut problems = Vec::new();
+        if let Candidates::Named(path) = &self.socket {
+            problems.extend(socket::check_path(path).err());
+        }
         match &self.kafka {
             KafkaPlan::Off => {}
             KafkaPlan::Impossible(problem) => problems.push(problem.clone()),
@@ -284,16 +299,19 @@ fn index(args: &RunArgs, settings: &Settings) -> Result<SalIndex, Failure> {
     })
 }
 
-fn socket(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<PathBuf, Failure> {
+fn socket(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Candidates {
     let user = socket_path::User::current();
     socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, user)
-        .map_err(Failure::Other)
 }
 
+/// The journal is all that is kept there.
 fn state_dir(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Option<PathBuf>, Failure> {
-    match (args.simulate, args.state_dir.clone()) {
-        (true, dir) | (false, dir @ Some(_)) => Ok(dir),
-        (false, None) => settings.state_dir.clone().map_or_else(|| default_state_dir(env), Ok).map(Some),
+    match (settings.journal, args.simulate, args.state_dir.clone()) {
+        (false, _, _) => Ok(None),
+        (true, true, dir) | (true, false, dir @ Some(_)) => Ok(dir),
+        (true, false, None) => {
+            settings.state_dir.clone().map_or_else(|| default_state_dir(env), Ok).map(Some)
+        }
     }
 }
 
@@ -320,13 +338,36 @@ fn default_state_dir(env: Env<'_>) -> Result<PathBuf, Failure> {
     lookup("XDG_STATE_HOME")
         .or_else(|| lookup("HOME").map(|home| home.join(".local").join("state")))
         .map(|state| state.join("ocps"))
-        .ok_or_else(|| Failure::Other("no state directory: give --state-dir, or set HOME".to_owned()))
+        .ok_or_else(|| {
+            Failure::Other(
+                "no state directory: give --state-dir, set HOME, or do without a journal (journal = \"off\" in \
+                 ocps.toml)"
+                    .to_owned(),
+            )
+        })
+}
+
+/// Says that a state directory is in a file system that ends with the container or the machine, if it is.
+fn transience(dir: &Path) -> Option<String> {
+    // A number of 32 bits, whatever its type.
+    let problem = match rustix::fs::statfs(dir).ok()?.f_type as u32 {
+        OVERLAYFS => {
+            "it is on an overlay, as the root of a container is: its jobs do not survive the container"
+        }
+        TMPFS | RAMFS => "it is in memory: its jobs survive neither the container nor a reboot",
+        _ => return None,
+    };
+    Some(format!("{problem}; mount a volume there"))
 }
 
 /// Takes the state directory for this process alone; the lock goes with the file.
 pub(super) fn lock_state_dir(dir: &Path) -> Result<File, Failure> {
     let at = |error: io::Error| {
-        Failure::Other(format!("cannot use the state directory {}: {error}", dir.display()))
+        Failure::Other(format!(
+            "cannot use the state directory {}: {error}; choose another with --state-dir, or do without a journal \
+             (journal = \"off\" in ocps.toml)",
+            dir.display()
+        ))
     };
     fs::create_dir_all(dir).map_err(at)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;

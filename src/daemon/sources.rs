@@ -1,7 +1,7 @@
 //! Where things that happen come from: one closed [`Event`], whichever channel it came over.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -15,6 +15,9 @@ use crate::journal::Report;
 use crate::timer::Tick;
 use crate::transport::KafkaInput;
 use crate::transport::socket::ClientInput;
+
+/// A SIGTERM that comes so long after the first signal means: at once.
+const IMPATIENCE: Duration = Duration::from_secs(3);
 
 /// Anything that can happen.
 #[derive(Debug)]
@@ -92,22 +95,28 @@ impl Sources {
     }
 }
 
-/// The first TERM or INT ends the daemon in order, the second one at once.
+/// The first TERM or INT ends the daemon in order; one that shows impatience ends it at once.
 pub(super) fn signals() -> Result<Receiver<Signal>, Failure> {
     let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     // Room for one of each kind: a hang-up that was not heard yet says all that another one could.
     let (sender, receiver) = bounded(2);
     let listen = move || {
-        let mut terminated = false;
+        let mut stopping: Option<Instant> = None;
         for signal in signals.forever() {
-            let signal = if signal == SIGHUP { Signal::HangUp } else { Signal::Terminate };
-            match signal {
-                Signal::Terminate if terminated => signal_hook::low_level::exit(1),
-                Signal::Terminate => terminated = true,
-                Signal::HangUp if !sender.is_empty() => continue,
-                Signal::HangUp => {}
-            }
+            let signal = match stopping {
+                _ if signal == SIGHUP && !sender.is_empty() => continue,
+                _ if signal == SIGHUP => Signal::HangUp,
+                None => {
+                    stopping = Some(Instant::now());
+                    Signal::Terminate
+                }
+                Some(since) if is_impatient(signal, since.elapsed()) => signal_hook::low_level::exit(1),
+                Some(_) => {
+                    log::info!("another SIGTERM is taken for the same order to end");
+                    continue;
+                }
+            };
             // Without waiting: when the main loop hangs, the second signal must still work.
             let _ = sender.try_send(signal);
         }
@@ -116,9 +125,27 @@ pub(super) fn signals() -> Result<Receiver<Signal>, Failure> {
     Ok(receiver)
 }
 
+/// Whether a further signal, so long after the first, asks to end at once. Wrapper scripts and process managers send
+/// SIGTERM twice in a moment; ^C is pressed by a person.
+fn is_impatient(signal: i32, since_the_first: Duration) -> bool {
+    signal == SIGINT || since_the_first >= IMPATIENCE
+}
+
 /// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
 pub(super) fn dead_channel() -> ! {
     log::error!("this is a bug in ocps: one of its threads has ended");
     log::logger().flush();
     std::process::abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_sigterm_is_impatience_only_some_seconds_later_and_a_second_ctrl_c_at_once() {
+        assert!(is_impatient(SIGINT, Duration::ZERO));
+        assert!(!is_impatient(SIGTERM, Duration::from_millis(2999)));
+        assert!(is_impatient(SIGTERM, Duration::from_secs(3)));
+    }
 }

@@ -27,7 +27,7 @@ use crate::systemd::Manager;
 use crate::timer;
 use crate::transport::KafkaInput;
 use crate::transport::kafka::Kafka;
-use crate::transport::socket;
+use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
 
 /// Things that clients did and that wait to be handled; a client that does more waits.
 const CLIENT_QUEUE: usize = 1024;
@@ -53,12 +53,11 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     abort_on_panic();
     let signals = signals()?;
     let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
+    let state_dir_problem = setup.state_dir_problem();
     let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
     let (state, override_name) = initial_state(args, &recovered);
-    let (client_sender, clients) = bounded(CLIENT_QUEUE);
-    let hub = socket::listen(&setup.socket, client_sender).map_err(Failure::Other)?;
+    let (hub, clients) = open_socket(&setup)?;
     let core = setup.core();
-    log::info!("ocps {} for index {} on {}", env!("CARGO_PKG_VERSION"), setup.index, setup.socket.display());
     let start_timeout = setup.kafka.start_timeout();
     let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
@@ -92,6 +91,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
+        state_dir_problem,
         _state_lock: state_lock,
         journal,
         inputs: VecDeque::from([Input::Recovered(recovered)]),
@@ -113,6 +113,23 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let nobody = never();
     let (kafka, journal) = (kafka_inputs, reports);
     daemon.run(Sources { clients, outcomes, configuration, kafka, journal, logs, signals, ticks, nobody })
+}
+
+/// The local socket, and what its clients do. Where it cannot be made in any usual place, Kafka alone will do.
+fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
+    let (sender, clients) = bounded(CLIENT_QUEUE);
+    let (hub, clients) = match (socket::listen(&setup.socket, sender), &setup.kafka) {
+        (Ok(hub), _) => (hub, clients),
+        (Err(NoSocket::Nowhere(reason)), KafkaPlan::On(_)) => {
+            log::warn!("no local socket, only Kafka: {reason}");
+            (Hub::without_socket(), never())
+        }
+        (Err(NoSocket::Nowhere(reason)), KafkaPlan::Off | KafkaPlan::Impossible(_))
+        | (Err(NoSocket::Refused(reason)), _) => return Err(Failure::Other(reason)),
+    };
+    let place = hub.path().map_or_else(|| "no socket".to_owned(), |path| path.display().to_string());
+    log::info!("ocps {} for index {} on {place}", env!("CARGO_PKG_VERSION"), setup.index);
+    Ok((hub, clients))
 }
 
 /// The journal, what it says, and what it kept.

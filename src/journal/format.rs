@@ -400,7 +400,7 @@ impl<'a> SubmissionForm<'a> {
 impl<'a> AckForm<'a> {
     fn new(ack: &'a Ack) -> Self {
         match ack {
-            Ack::InProgress { job_id } => Self::InProgress { job_id: job_id.as_str().into() },
+            Ack::InProgress { job_id, .. } => Self::InProgress { job_id: job_id.as_str().into() },
             Ack::Complete => Self::Complete,
             Ack::Failed { reason } => Self::Failed { reason: reason.into() },
             Ack::Aborted => Self::Aborted,
@@ -409,7 +409,9 @@ impl<'a> AckForm<'a> {
 
     fn parse(self) -> Result<Ack, String> {
         Ok(match self {
-            Self::InProgress { job_id } => Ack::InProgress { job_id: JobId::parse(&job_id)? },
+            Self::InProgress { job_id } => {
+                Ack::InProgress { job_id: JobId::parse(&job_id)?, missing_prereqs: Vec::new() }
+            }
             Self::Complete => Ack::Complete,
             Self::Failed { reason } => Ack::Failed { reason: reason.into_owned() },
             Self::Aborted => Ack::Aborted,

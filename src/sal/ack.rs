@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::csc::event::Ack;
+use crate::csc::id::JobId;
 
 /// How long a sender goes on waiting after an in-progress ack, in seconds.
 const PATIENCE_S: f64 = 600.0;
@@ -25,11 +26,11 @@ pub struct AckFields {
 impl From<&Ack> for AckFields {
     fn from(ack: &Ack) -> Self {
         match ack {
-            Ack::InProgress { job_id } => Self {
+            Ack::InProgress { job_id, missing_prereqs } => Self {
                 ack: 301,
                 error: 0,
                 // Observing scripts parse this text and read `job_id`.
-                result: json!({ "job_id": job_id.as_str() }).to_string(),
+                result: in_progress(job_id, missing_prereqs),
                 timeout: PATIENCE_S,
                 name: "CMD_INPROGRESS",
             },
@@ -48,6 +49,15 @@ impl From<&Ack> for AckFields {
             }
         }
     }
+}
+
+fn in_progress(job_id: &JobId, missing_prereqs: &[JobId]) -> String {
+    let job_id = job_id.as_str();
+    if missing_prereqs.is_empty() {
+        return json!({ "job_id": job_id }).to_string();
+    }
+    let missing: Vec<&str> = missing_prereqs.iter().map(JobId::as_str).collect();
+    json!({ "job_id": job_id, "missing_prereqs": missing }).to_string()
 }
 
 /// A reason may quote foreign text; an ack is one line all the same.

@@ -27,10 +27,44 @@ pub fn tai_minus_utc() -> f64 {
 /// The time now: CLOCK_TAI where the kernel knows its offset from UTC, else UTC and the offset that is set (37 s).
 #[must_use]
 pub fn now() -> Tai {
-    let utc = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let utc = unix_now();
     // Without NTP the kernel's offset is 0, and its TAI is UTC.
     let tai = kernel_tai().filter(|tai| tai - utc > 1.0);
     Tai(tai.unwrap_or(utc + tai_minus_utc()))
+}
+
+/// The Unix time now.
+#[must_use]
+pub fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// A stamp as UTC for people, see [`rfc3339`].
+#[must_use]
+pub fn utc(tai: Tai) -> String {
+    let offset = now().0 - unix_now();
+    rfc3339(tai.0 - offset.round())
+}
+
+/// A Unix time as `2026-11-22T14:00:23.504Z`, always so wide; one that is no time of our era as its nearest end.
+#[must_use]
+pub fn rfc3339(unix_s: f64) -> String {
+    // 9999-12-31T23:59:59.999Z; what is no number becomes 0.
+    const LAST_MS: f64 = 253_402_300_799_999.0;
+    let ms = (unix_s * 1000.0).round().clamp(0.0, LAST_MS) as u64;
+    let (days, ms) = (ms / 86_400_000, ms % 86_400_000);
+    // Days are counted from 1 March of year 0, so that a leap day is the last one of its year.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year_of_era + next_year;
+    let seconds = ms / 1000;
+    let (hour, minute, second, ms) = (seconds / 3600, seconds / 60 % 60, seconds % 60, ms % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
 fn kernel_tai() -> Option<f64> {
@@ -46,6 +80,24 @@ fn kernel_tai() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_dates_of_one_width() {
+        for (unix_s, expected) in [
+            (0.0, "1970-01-01T00:00:00.000Z"),
+            (1_795_356_023.504, "2026-11-22T14:00:23.504Z"),
+            (951_782_400.0, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199.999_6, "2024-03-01T00:00:00.000Z"),
+            (4_107_542_400.0, "2100-03-01T00:00:00.000Z"),
+            (1_798_761_599.999, "2026-12-31T23:59:59.999Z"),
+            (-5.0, "1970-01-01T00:00:00.000Z"),
+            (f64::NAN, "1970-01-01T00:00:00.000Z"),
+            (f64::INFINITY, "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(rfc3339(unix_s), expected, "{unix_s}");
+        }
+        assert_eq!(utc(Tai(1_795_356_060.504)), "2026-11-22T14:00:23.504Z");
+    }
 
     #[test]
     fn tai_is_37_seconds_ahead_of_utc() {

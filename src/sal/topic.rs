@@ -57,7 +57,7 @@ pub fn parameters(command: CommandName) -> &'static [Field] {
         text("prereq_jobs", "comma-separated ids of jobs to wait for first"),
         text("output_dataset_types", "output dataset types, instead of the configured ones"),
     ];
-    const ABORT_JOB: &[Field] = &[text("job_id", "id of the job (required)")];
+    const ABORT_JOB: &[Field] = &[text("job_id", "id of the job, or its run id (required)")];
     const START: &[Field] =
         &[text("configurationOverride", "override file in the configuration directory, [file][:gitref]")];
     const SET_LOG_LEVEL: &[Field] = &[

@@ -206,7 +206,10 @@ pub fn event(event: &Event, seq: i32, sent: Tai) -> String {
     let data: Map<String, Json> =
         sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let topic = sal::event::topic(event);
-    json!({ "event": { "topic": topic, "seq": seq, "sent": sent.0, "data": data } }).to_string()
+    let body = json!({
+        "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": sal::time::utc(sent), "data": data,
+    });
+    json!({ "event": body }).to_string()
 }
 
 /// An error, as a line.
@@ -270,7 +273,7 @@ mod tests {
     fn acks_and_events_are_the_documented_lines() {
         let job_id = crate::csc::id::JobId::parse("abc").unwrap();
         assert_eq!(
-            ack(SeqNum(1), &Ack::InProgress { job_id }),
+            ack(SeqNum(1), &Ack::InProgress { job_id, missing_prereqs: Vec::new() }),
             r#"{"ack":{"seq":1,"ack":301,"name":"CMD_INPROGRESS","error":0,"result":"{\"job_id\":\"abc\"}","timeout":600.0}}"#
         );
         assert_eq!(
@@ -280,7 +283,7 @@ mod tests {
         let state = crate::csc::state::SummaryState::Enabled;
         assert_eq!(
             event(&Event::SummaryState(state), 3, Tai(1_795_367_697.5)),
-            r#"{"event":{"topic":"summaryState","seq":3,"sent":1795367697.5,"data":{"summaryState":2}}}"#
+            r#"{"event":{"topic":"summaryState","seq":3,"sent":1795367697.5,"sent_utc":"2026-11-22T17:14:20.500Z","data":{"summaryState":2}}}"#
         );
     }
 }

@@ -11,6 +11,12 @@ use crate::csc::event::{Ack, Event};
 use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
 
+/// Libraries that this build does not have.
+#[must_use]
+pub fn libraries() -> Vec<String> {
+    Vec::new()
+}
+
 /// Kafka: there is none.
 pub struct Kafka(Infallible);
 

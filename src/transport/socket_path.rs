@@ -13,60 +13,72 @@ pub const VARIABLE: &str = "OCPS_SOCKET";
 /// File name of the socket in its directory.
 const FILE: &str = "ocps.sock";
 
-/// Who runs this process.
+/// Who runs this process: the number of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum User {
-    /// Uses `/run`.
-    Root,
-    /// Uses `$XDG_RUNTIME_DIR`.
-    Other,
-}
+pub struct User(pub u32);
 
 impl User {
     /// The user of this process.
     #[must_use]
     pub fn current() -> Self {
-        if rustix::process::geteuid().is_root() { Self::Root } else { Self::Other }
+        Self(rustix::process::geteuid().as_raw())
+    }
+
+    fn is_root(self) -> bool {
+        self.0 == 0
     }
 }
 
-/// Paths that a client tries, in this order.
+/// Paths that are tried, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Candidates {
     /// Somebody named this one, and meant it.
     Named(PathBuf),
     /// The usual places.
-    Usual(Vec<PathBuf>),
+    Usual(Vec<Place>),
 }
 
-/// The path at which the daemon listens.
+/// A usual place of the socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a directory where only root or the user can make it.
+    Runtime(PathBuf),
+    /// In a private directory where everybody may make files: it is to be looked whose it is.
+    Temporary(PathBuf),
+}
+
+impl Place {
+    /// The path of the socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Runtime(path) | Self::Temporary(path) => path,
+        }
+    }
+}
+
+/// The paths at which the daemon tries to listen; the first that can be had is its own.
 ///
 /// In this order: `flag` (`--socket`), `OCPS_SOCKET`, `setting` (the toml's), `$RUNTIME_DIRECTORY` as systemd
-/// sets it, and for root `/run/ocps/ocps.sock`, for others `$XDG_RUNTIME_DIR/ocps/ocps.sock`.
-///
-/// # Errors
-/// When none of these is set; one line that says what to set.
+/// sets it: each of these is the only one. Otherwise for root `/run/ocps/ocps.sock`, for others
+/// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that cannot be had, as in a container, `ocps-<uid>/ocps.sock` in
+/// `$TMPDIR` or `/tmp`.
+#[must_use]
 pub fn of_daemon(
     flag: Option<&Path>,
     setting: Option<&Path>,
     env: &dyn Fn(&str) -> Option<OsString>,
     user: User,
-) -> Result<PathBuf, String> {
+) -> Candidates {
     if let Some(path) = named(flag, setting, env) {
-        return Ok(path);
+        return Candidates::Named(path);
     }
     let runtime_directories = set(env, "RUNTIME_DIRECTORY");
     if let Some(first) = runtime_directories.as_deref().and_then(first_of_list) {
-        return Ok(first.join(FILE));
+        return Candidates::Named(first.join(FILE));
     }
-    match user {
-        User::Root => Ok(system("ocps")),
-        User::Other => of_user("ocps", env).ok_or_else(|| {
-            format!(
-                "no place for the socket: XDG_RUNTIME_DIR is not set; give --socket PATH or set {VARIABLE}"
-            )
-        }),
-    }
+    let runtime = if user.is_root() { Some(system("ocps")) } else { of_user("ocps", env) };
+    Candidates::Usual(runtime.into_iter().chain(temporary(env, user)).collect())
 }
 
 /// The paths at which a client looks for a daemon.
@@ -84,15 +96,21 @@ pub fn of_client(
     if let Some(path) = named(flag, setting, env) {
         return Candidates::Named(path);
     }
-    let instance = index.map(|index| format!("ocps-{}", index.number()));
-    let mut paths = Vec::new();
-    for directory in instance.iter().map(String::as_str).chain(["ocps"]) {
-        if user == User::Other {
-            paths.extend(of_user(directory, env));
-        }
-        paths.push(system(directory));
+    let own = |directory: &str| if user.is_root() { None } else { of_user(directory, env) };
+    let mut places = Vec::new();
+    if let Some(instance) = index.map(|index| format!("ocps-{}", index.number())) {
+        places.extend(own(&instance));
+        places.push(system(&instance));
     }
-    Candidates::Usual(paths)
+    places.extend(own("ocps"));
+    if user.is_root() {
+        places.push(system("ocps"));
+        places.extend(temporary(env, user));
+    } else {
+        places.extend(temporary(env, user));
+        places.push(system("ocps"));
+    }
+    Candidates::Usual(places)
 }
 
 fn named(
@@ -116,12 +134,20 @@ fn first_of_list(list: &Path) -> Option<&Path> {
     Some(Path::new(OsStr::from_bytes(first)))
 }
 
-fn system(directory: &str) -> PathBuf {
-    Path::new("/run").join(directory).join(FILE)
+fn system(directory: &str) -> Place {
+    Place::Runtime(Path::new("/run").join(directory).join(FILE))
 }
 
-fn of_user(directory: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    set(env, "XDG_RUNTIME_DIR").map(|runtime| runtime.join(directory).join(FILE))
+fn of_user(directory: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Option<Place> {
+    set(env, "XDG_RUNTIME_DIR").map(|runtime| Place::Runtime(runtime.join(directory).join(FILE)))
+}
+
+fn temporary(env: &dyn Fn(&str) -> Option<OsString>, user: User) -> Vec<Place> {
+    let private = format!("ocps-{}", user.0);
+    let usual = PathBuf::from("/tmp");
+    // A relative one is another directory for each process.
+    let chosen = set(env, "TMPDIR").filter(|dir| dir.is_absolute() && *dir != usual);
+    chosen.into_iter().chain([usual]).map(|dir| Place::Temporary(dir.join(&private).join(FILE))).collect()
 }
 
 #[cfg(test)]
@@ -132,6 +158,18 @@ mod tests {
         move |name| {
             variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
         }
+    }
+
+    const ROOT: User = User(0);
+    const OTHER: User = User(7);
+
+    /// Temporary ones begin with a question mark.
+    fn usual(paths: &[&str]) -> Candidates {
+        let place = |path: &&str| match path.strip_prefix('?') {
+            Some(path) => Place::Temporary(path.into()),
+            None => Place::Runtime(path.into()),
+        };
+        Candidates::Usual(paths.iter().map(place).collect())
     }
 
     #[test]
@@ -145,36 +183,40 @@ mod tests {
         let user = env(&[("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "/run/user/7")]);
         let flag = Some(Path::new("/flag"));
         let setting = Some(Path::new("/toml"));
-        let check = |found: Result<PathBuf, String>, path: &str| assert_eq!(found, Ok(path.into()));
-        check(of_daemon(flag, setting, &all, User::Other), "/flag");
-        check(of_daemon(None, setting, &all, User::Other), "/env");
-        check(of_daemon(None, setting, &unit, User::Root), "/toml");
-        check(of_daemon(None, None, &unit, User::Root), "/run/ocps-2/ocps.sock");
-        check(of_daemon(None, None, &user, User::Other), "/run/user/7/ocps/ocps.sock");
-        check(of_daemon(None, None, &user, User::Root), "/run/ocps/ocps.sock");
-        let error = of_daemon(None, None, &env(&[]), User::Other).unwrap_err();
-        assert!(error.contains("XDG_RUNTIME_DIR") && error.contains("--socket"), "{error}");
+        let one = |found: Candidates, path: &str| assert_eq!(found, Candidates::Named(path.into()));
+        one(of_daemon(flag, setting, &all, OTHER), "/flag");
+        one(of_daemon(None, setting, &all, OTHER), "/env");
+        one(of_daemon(None, setting, &unit, ROOT), "/toml");
+        one(of_daemon(None, None, &unit, ROOT), "/run/ocps-2/ocps.sock");
+        let check = |user, variables: &dyn Fn(&str) -> Option<OsString>, paths: &[&str]| {
+            assert_eq!(of_daemon(None, None, variables, user), usual(paths));
+        };
+        check(OTHER, &user, &["/run/user/7/ocps/ocps.sock", "?/tmp/ocps-7/ocps.sock"]);
+        check(ROOT, &user, &["/run/ocps/ocps.sock", "?/tmp/ocps-0/ocps.sock"]);
+        check(OTHER, &env(&[]), &["?/tmp/ocps-7/ocps.sock"]);
+        let both = ["?/scratch/ocps-7/ocps.sock", "?/tmp/ocps-7/ocps.sock"];
+        check(OTHER, &env(&[("TMPDIR", "/scratch")]), &both);
+        for odd in [env(&[("TMPDIR", "")]), env(&[("TMPDIR", "here")]), env(&[("TMPDIR", "/tmp/")])] {
+            check(OTHER, &odd, &["?/tmp/ocps-7/ocps.sock"]);
+        }
     }
 
     #[test]
     fn a_client_looks_where_a_daemon_may_be() {
         let user = env(&[("XDG_RUNTIME_DIR", "/run/user/7"), ("RUNTIME_DIRECTORY", "/not/for/clients")]);
         let check = |index, user, variables: &dyn Fn(&str) -> Option<OsString>, paths: &[&str]| {
-            let expected = Candidates::Usual(paths.iter().map(PathBuf::from).collect());
-            assert_eq!(of_client(None, None, index, variables, user), expected);
+            assert_eq!(of_client(None, None, index, variables, user), usual(paths));
         };
-        check(None, User::Root, &user, &["/run/ocps/ocps.sock"]);
-        check(None, User::Other, &env(&[]), &["/run/ocps/ocps.sock"]);
-        check(None, User::Other, &user, &["/run/user/7/ocps/ocps.sock", "/run/ocps/ocps.sock"]);
+        let (run, tmp) = ("/run/ocps/ocps.sock", "?/tmp/ocps-7/ocps.sock");
+        check(None, ROOT, &user, &[run, "?/tmp/ocps-0/ocps.sock"]);
+        check(None, OTHER, &env(&[]), &[tmp, run]);
+        check(None, OTHER, &user, &["/run/user/7/ocps/ocps.sock", tmp, run]);
+        check(None, OTHER, &env(&[("TMPDIR", "/scratch")]), &["?/scratch/ocps-7/ocps.sock", tmp, run]);
         let two = Some(SalIndex::LsstComCam);
-        check(two, User::Root, &user, &["/run/ocps-2/ocps.sock", "/run/ocps/ocps.sock"]);
-        let both = [
-            "/run/user/7/ocps-2/ocps.sock",
-            "/run/ocps-2/ocps.sock",
-            "/run/user/7/ocps/ocps.sock",
-            "/run/ocps/ocps.sock",
-        ];
-        check(two, User::Other, &user, &both);
+        check(two, ROOT, &user, &["/run/ocps-2/ocps.sock", run, "?/tmp/ocps-0/ocps.sock"]);
+        let all =
+            ["/run/user/7/ocps-2/ocps.sock", "/run/ocps-2/ocps.sock", "/run/user/7/ocps/ocps.sock", tmp, run];
+        check(two, OTHER, &user, &all);
     }
 
     #[test]
@@ -182,8 +224,8 @@ mod tests {
         let variables = env(&[("OCPS_SOCKET", "/env")]);
         let (flag, setting) = (Some(Path::new("/flag")), Some(Path::new("/toml")));
         let check = |found, path: &str| assert_eq!(found, Candidates::Named(path.into()));
-        check(of_client(flag, setting, None, &variables, User::Root), "/flag");
-        check(of_client(None, setting, None, &variables, User::Root), "/env");
-        check(of_client(None, setting, None, &env(&[]), User::Root), "/toml");
+        check(of_client(flag, setting, None, &variables, ROOT), "/flag");
+        check(of_client(None, setting, None, &variables, ROOT), "/env");
+        check(of_client(None, setting, None, &env(&[]), ROOT), "/toml");
     }
 }

@@ -207,3 +207,93 @@ fn the_abort_of_a_job_is_told_once() {
     world.run_to_answer("GET a", Answer::Gone);
     world.expect(&["GET a", "ack 3 CMD_COMPLETE Done"]);
 }
+
+#[test]
+fn a_run_that_waits_for_others_is_aborted_by_its_run_id_without_a_request() {
+    let mut world = World::enabled();
+    world.send(execute("p,q"));
+    world.send(execute("q"));
+    world.take();
+    let run_id = world.run_id(1);
+    world.send(abort(run_id.as_str()));
+    world.expect(&["ack 1 CMD_ABORTED Aborted", "ack 3 CMD_COMPLETE Done"]);
+    let report = world.csc.job_reports().next().unwrap();
+    assert_eq!(report.outcome.unwrap().as_str(), "aborted");
+    assert_eq!(report.problem.as_deref(), Some("abort_job of root@host before it was submitted"));
+    // What only it waited for is not asked for any more, what others wait for is.
+    world.answer("GET p", job("p", Phase::Active));
+    world.answer("GET q", job("q", Phase::Active));
+    world.run_for(secs(10));
+    world.expect(&["GET q"]);
+    // Who aborts it again has what he wants.
+    world.send(abort(run_id.as_str()));
+    world.expect(&["ack 4 CMD_COMPLETE Done"]);
+    world.converge();
+}
+
+#[test]
+fn a_run_id_is_another_name_of_its_job() {
+    let mut world = World::enabled();
+    world.running("a");
+    let run_id = world.run_id(1);
+    world.send(abort(run_id.as_str()));
+    world.send(abort("a"));
+    world.answer("DELETE a", removed());
+    world.expect(&[
+        "DELETE a",
+        "result a 255 known 1 aborted",
+        "ack 1 CMD_ABORTED Aborted",
+        "ack 2 CMD_COMPLETE Done",
+        "ack 3 CMD_COMPLETE Done",
+    ]);
+    world.send(abort(run_id.as_str()));
+    world.answer("DELETE a", Answer::Gone);
+    world.expect(&["DELETE a", "ack 4 CMD_FAILED Failed: No such job: a"]);
+}
+
+#[test]
+fn a_run_without_an_id_is_aborted_and_what_comes_of_its_submission_is_removed() {
+    // The answer to its PUT comes later.
+    let mut world = World::enabled();
+    world.send(execute(""));
+    let run_id = world.run_id(1);
+    world.send(abort(run_id.as_str()));
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.answer("DELETE a", removed());
+    world.expect(&["journal", "PUT 1", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done", "DELETE a"]);
+    // There is none: its job shows up in the list.
+    for answer in [unclear(), refused()] {
+        let mut world = World::enabled();
+        world.send(execute(""));
+        let run_id = world.run_id(1);
+        let found = world.listed(&[("a", 1)]);
+        world.answer("PUT 1", answer);
+        world.answer("LIST", Answer::Listed(Vec::new()));
+        world.take();
+        world.send(abort(run_id.as_str()));
+        world.expect(&["ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+        world.run_to_answer("LIST", found);
+        world.answer("DELETE a", removed());
+        assert!(world.times("PUT 1").len() <= 2 && !world.is_busy());
+    }
+    // Nothing of it ever reached the service.
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.answer("PUT 1", away());
+    let run_id = world.run_id(1);
+    world.send(abort(run_id.as_str()));
+    world.take();
+    world.run_for(secs(300));
+    world.expect(&[]);
+}
+
+#[test]
+fn a_run_that_failed_is_not_aborted() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    let run_id = world.run_id(1);
+    world.answer("PUT 1", Answer::Rejected { reason: "no".to_owned() });
+    world.take();
+    world.send(abort(run_id.as_str()));
+    world.expect(&["ack 2 CMD_FAILED Failed: No such job: its submission failed"]);
+}

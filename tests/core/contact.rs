@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use ocps::csc::Input;
 use ocps::csc::command::Order;
 use ocps::csc::event::{LogLevel, Phase};
+use ocps::csc::id::SalIndex;
 use ocps::csc::request::{Answer, Configuration, Contact, FailureKind, Service};
+use ocps::csc::{Input, Settings};
 
-use super::world::{World, abort, away, configuration, execute, failed, job, secs, start, unclear, wrong};
+use super::world::{
+    World, abort, away, configuration, execute, failed, job, secs, settings, start, unclear, wrong,
+};
 
 const FAULT: &str = "errorCode 1 cannot contact the execution service for 300 s: no luck";
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -45,10 +48,12 @@ fn an_outage_is_one_fault_and_tracking_goes_on() {
         assert_eq!(world.times("summaryState FAULT"), [begun + secs(300)]);
         assert!(world.csc.status().service.silent_for.is_some());
         // An operator who goes on in the same outage is not thrown back.
+        world.pong_at_once = false;
         world.send(Order::Standby);
         world.enable();
         let now = world.now;
         run_answering(&mut world, now + secs(900), |_| answer.clone());
+        world.pong_at_once = true;
         assert_eq!(world.times(FAULT).len(), 1);
         assert_eq!(world.csc.state().name(), "ENABLED");
         // It ends; the next one is another FAULT.
@@ -234,5 +239,57 @@ fn after_an_outage_of_the_whole_service_the_day_begins_anew() {
         assert!(world.times("result a 1 known 1 unknown").is_empty(), "{outage:?}");
         run_long(&mut world, now + DAY + secs(60), back);
         assert_eq!(world.times("result a 1 known 1 unknown").len(), 1);
+    }
+}
+
+/// The pings so far.
+fn pings(world: &World) -> u64 {
+    world.csc.status().counters.requests
+}
+
+#[test]
+fn a_service_is_asked_whether_it_answers_once_at_start_and_then_when_it_is_idle() {
+    let mut world = World::new();
+    world.pong_at_once = false;
+    world.run_for(secs(300));
+    assert_eq!((pings(&world), world.csc.status().service.asked), (0, false));
+    world.enable();
+    assert_eq!(world.open_names(), ["PING"]);
+    assert!(!world.csc.status().service.asked, "nothing is known of it yet");
+    // It is away: the start does not fail by that, and it is no FAULT.
+    world.answer("PING", away());
+    let service = world.csc.status().service;
+    assert!(service.asked && service.silent_for.is_some());
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    world.run_for(secs(59));
+    assert!(world.open.is_empty());
+    world.run_for(secs(1));
+    world.answer("PING", failed(FailureKind::Refused, Contact::Silent));
+    world.run_for(secs(60));
+    world.answer("PING", Answer::Done);
+    let service = world.csc.status().service;
+    assert_eq!((service.silent_for, service.last_believed), (None, Some(Duration::ZERO)));
+    // The old trouble has an age.
+    let problem = service.last_problem.unwrap();
+    assert_eq!((problem.reason.as_str(), problem.age), ("no luck", secs(60)));
+    assert_eq!(problem.at, super::world::time(world.now - secs(60)).tai);
+    // While it is asked something else, nothing more is asked.
+    world.running("a");
+    let asked = pings(&world);
+    let now = world.now;
+    run_answering(&mut world, now + secs(600), |name| job(&name[4..], Phase::Active));
+    assert_eq!(pings(&world) - asked, 120);
+    world.converge();
+}
+
+#[test]
+fn neither_a_simulator_nor_redis_is_asked_when_idle() {
+    let simulated = Settings { simulated: true, ..settings() };
+    for settings in [simulated, Settings { index: SalIndex::Ra, ..settings() }] {
+        let mut world = World::with(settings, 1);
+        world.enable();
+        let asked = pings(&world);
+        world.run_for(secs(300));
+        assert_eq!(pings(&world), asked);
     }
 }

@@ -14,6 +14,7 @@ mod prerequisites;
 mod random;
 mod records;
 mod recovery;
+mod reports;
 mod rules;
 mod stages;
 mod states;

@@ -127,3 +127,30 @@ fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
     let submitted = submitted.unwrap();
     assert!(submitted >= day && submitted < day + secs(60), "{submitted:?}");
 }
+
+#[test]
+fn one_that_does_not_exist_is_told_with_the_job_id() {
+    let mut world = World::enabled();
+    world.send(execute("a,gone,lost"));
+    world.send(execute("a"));
+    world.answer("GET gone", Answer::Gone);
+    world.answer("GET lost", Answer::Gone);
+    let missing: Vec<String> = world
+        .csc
+        .job_reports()
+        .next()
+        .unwrap()
+        .missing_prereqs
+        .iter()
+        .map(|job_id| job_id.as_str().to_owned())
+        .collect();
+    assert_eq!(missing, ["gone", "lost"]);
+    world.answer("GET a", job("a", Phase::Completed));
+    world.answer("PUT 2", job("k", Phase::Active));
+    world.take();
+    world.answer("PUT 1", job("j", Phase::Active));
+    let told = "ack 1 CMD_INPROGRESS {\"job_id\":\"j\",\"missing_prereqs\":[\"gone\",\"lost\"]}";
+    world.expect(&[told, "job_id 1 j"]);
+    assert_eq!(world.times("ack 2 CMD_INPROGRESS {\"job_id\":\"k\"}").len(), 1);
+    world.converge();
+}

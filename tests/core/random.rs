@@ -54,7 +54,8 @@ impl Walk {
             0..22 => self.command(),
             22..62 => self.answer(),
             62..70 => self.world.journal_all(),
-            70..74 => self.world.journal_at_once = self.rng.bool(),
+            70..73 => self.world.journal_at_once = self.rng.bool(),
+            73 => self.world.pong_at_once = self.rng.bool(),
             74..80 => self.configuration(),
             80..96 => self.sleep(),
             96 => self.repeat(),
@@ -71,7 +72,8 @@ impl Walk {
                     (0..self.rng.u32(0..4).saturating_sub(1)).map(|_| self.id()).collect();
                 execute(&prereqs.join(","))
             }
-            40..65 => abort(&self.id()),
+            40..60 => abort(&self.id()),
+            60..65 => abort(&self.run_id()),
             65..72 => start(),
             72..86 => Order::Enable,
             86..89 => Order::Disable,
@@ -128,6 +130,13 @@ impl Walk {
     /// An id that the service may have given.
     fn id(&mut self) -> String {
         format!("j{}", self.rng.u32(0..self.made + 2))
+    }
+
+    /// A run that there was.
+    fn run_id(&mut self) -> String {
+        let runs: Vec<String> =
+            self.world.csc.job_reports().map(|job| job.run_id.as_str().to_owned()).collect();
+        self.rng.choice(runs).unwrap_or_else(|| self.id())
     }
 
     fn new_id(&mut self) -> String {

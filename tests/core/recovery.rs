@@ -267,3 +267,52 @@ fn a_recovered_job_can_be_aborted_and_can_be_waited_for() {
     world.converge();
     assert!(world.times("result a 255 known 1 aborted").len() == 1);
 }
+
+#[test]
+fn how_a_job_ended_and_why_is_known_in_the_next_life() {
+    let end = |result: Option<(ExitCode, ResultObject)>, ack: Ack, problem: &str| End {
+        at: time(secs(9)).tai,
+        result: result.map(|(exit_code, result)| JobResult { job_id: job_id("a"), exit_code, result }),
+        ack,
+        problem: Some(problem.to_owned()),
+    };
+    let known = |phase| ResultObject::Known { job_id: job_id("a"), run_id: Some(run_id(1)), phase };
+    let service = || ResultObject::Service(object("a"));
+    let failed = || Ack::Failed { reason: "no".to_owned() };
+    for (end, expected) in [
+        (end(Some((ExitCode::Completed, service())), Ack::Complete, "x"), "completed"),
+        (end(Some((ExitCode::Error, service())), Ack::Complete, "x"), "failed"),
+        (end(Some((ExitCode::Error, known(Phase::Unknown))), Ack::Complete, "x"), "vanished"),
+        (end(Some((ExitCode::Error, known(Phase::Unknown))), failed(), "x"), "failed"),
+        (end(Some((ExitCode::Aborted, known(Phase::Aborted))), Ack::Aborted, "x"), "aborted"),
+        (end(Some((ExitCode::Aborted, service())), Ack::Aborted, "x"), "aborted"),
+        (end(None, Ack::Aborted, "x"), "aborted"),
+        (end(None, failed(), "x"), "refused"),
+    ] {
+        let world =
+            reborn(vec![Kept { end: Some(end), said_ack: true, said_result: true, ..an_execute(1, &[]) }]);
+        let report = world.csc.job_reports().next().unwrap();
+        assert_eq!(report.outcome.unwrap().as_str(), expected);
+        assert_eq!(report.problem.as_deref(), Some("x"));
+    }
+}
+
+#[test]
+fn an_abort_by_run_id_goes_on_whatever_became_of_its_run() {
+    // It waits, and may have been sent before.
+    let mut world = reborn(vec![an_execute(1, &["p"]), an_abort(2, run_id(1).as_str())]);
+    world.expect(&["ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.run_to_answer("LIST", listed(&[("a", 1)]));
+    world.answer("DELETE a", removed());
+    assert!(!world.is_busy());
+    // It has a job.
+    let mut world = reborn(vec![a_running(1, "a"), an_abort(2, run_id(1).as_str())]);
+    world.run_to_answer("DELETE a", removed());
+    assert_eq!(world.times("ack 2 CMD_COMPLETE Done").len(), 1);
+    assert_eq!(world.times("result a 255 known 1 aborted").len(), 1);
+    // The crash came between its end and that of the abort.
+    let aborted = End { at: time(secs(9)).tai, result: None, ack: Ack::Aborted, problem: None };
+    let ended = Kept { end: Some(aborted), said_ack: true, ..an_execute(1, &[]) };
+    let mut world = reborn(vec![ended, an_abort(2, run_id(1).as_str())]);
+    world.expect(&["ack 2 CMD_COMPLETE Done"]);
+}

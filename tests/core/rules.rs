@@ -18,7 +18,7 @@ const RECORDING_MAX: Duration = Duration::from_secs(10);
 /// A command and what was said to it.
 struct Told {
     name: Option<CommandName>,
-    /// The job it is about: of an execute once it is known, of an abort from the beginning.
+    /// The job it is about: of an execute once it is known, of an abort from the beginning, which may name a run.
     job_id: Option<JobId>,
     is_in_progress: bool,
     has_result: bool,
@@ -259,21 +259,44 @@ impl Rules {
         assert!(may_be_told, "{key:?} is told of before that is durable");
     }
 
+    /// The number of the execute of which this is the run id.
+    fn run_of(&self, id: &JobId) -> Option<i32> {
+        let number = id.as_str().split_once('-')?.0.parse().unwrap();
+        (self.commands.get(&number)?.name == Some(CommandName::Execute)).then_some(number)
+    }
+
+    /// The job that a command is about; none of an execute that has none (yet), however it is named.
+    fn job_of(&self, told: &Told) -> Option<JobId> {
+        let id = told.job_id.as_ref()?;
+        self.run_of(id).map_or_else(|| Some(id.clone()), |number| self.commands[&number].job_id.clone())
+    }
+
+    /// Whether an abort names the run of this execute.
+    fn is_run_aborted(&self, number: i32) -> bool {
+        let mut ids = self.commands.values().filter(|told| told.name == Some(CommandName::AbortJob));
+        ids.any(|told| told.job_id.as_ref().and_then(|id| self.run_of(id)) == Some(number))
+    }
+
     fn ack(&mut self, number: i32, command: Option<CommandName>, ack: &Ack) {
+        let about = self.job_of(&self.commands[&number]);
+        let is_run_aborted = self.is_run_aborted(number);
         let told = self.commands.get_mut(&number).unwrap();
         assert!(!told.is_ended, "a second final ack for {number}: {ack:?}");
         assert_eq!(command, told.name);
         let is_execute = command == Some(CommandName::Execute);
         match ack {
-            Ack::InProgress { job_id } => {
+            Ack::InProgress { job_id, .. } => {
                 if told.is_in_progress || command == Some(CommandName::AbortJob) {
-                    assert_eq!(told.job_id.as_ref(), Some(job_id));
+                    assert_eq!(about.as_ref(), Some(job_id));
                 } else {
                     assert!(is_execute, "{command:?} is never in progress");
                     told.job_id = Some(job_id.clone());
                 }
                 told.is_in_progress = true;
                 return;
+            }
+            Ack::Aborted if is_execute && !told.is_in_progress => {
+                assert!(is_run_aborted && !told.has_result, "{number} was aborted, but by nobody");
             }
             Ack::Complete | Ack::Aborted if is_execute => {
                 assert!(told.is_in_progress, "{number} ended before it began");
@@ -287,14 +310,15 @@ impl Rules {
                 assert!(!is_execute || is_left || told.is_in_progress == told.has_result);
             }
             Ack::Complete if command == Some(CommandName::AbortJob) => {
-                let is_aborted = told.job_id.as_ref().is_some_and(|job_id| self.aborted.contains(job_id));
+                // A run that had no job has no result.
+                let is_aborted = about.as_ref().is_none_or(|job_id| self.aborted.contains(job_id));
                 assert!(told.has_result || is_aborted, "abort {number} ended without a result");
             }
             Ack::Complete => {}
         }
         told.is_ended = true;
         if command == Some(CommandName::AbortJob)
-            && let (Some(job_id), Ack::Complete) = (&told.job_id, ack)
+            && let (Some(job_id), Ack::Complete) = (&about, ack)
         {
             assert!(!self.live.contains_key(job_id), "{job_id} still lives after abort {number}");
         }
@@ -326,15 +350,19 @@ impl Rules {
 
     fn result(&mut self, result: &JobResult) {
         let job_id = &result.job_id;
-        let aborts = self.commands.values_mut().filter(|told| {
-            told.name == Some(CommandName::AbortJob) && !told.is_ended && told.job_id.as_ref() == Some(job_id)
-        });
+        let is_about = |told: &Told| {
+            told.name == Some(CommandName::AbortJob)
+                && !told.is_ended
+                && self.job_of(told).as_ref() == Some(job_id)
+        };
+        let aborts = self.commands.iter().filter(|(_, told)| is_about(told)).map(|(number, _)| *number);
+        let aborts: Vec<i32> = aborts.collect();
         let mut was_waited_for = false;
         if result.exit_code == ExitCode::Aborted {
             self.aborted.insert(job_id.clone());
         }
         for abort in aborts {
-            abort.has_result = true;
+            self.commands.get_mut(&abort).unwrap().has_result = true;
             was_waited_for = true;
         }
         if let Some(number) = self.live.remove(job_id) {

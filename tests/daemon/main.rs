@@ -7,6 +7,7 @@ mod support;
 
 mod bad_input;
 mod clients;
+mod container;
 mod disk;
 mod harness;
 mod load;

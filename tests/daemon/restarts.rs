@@ -61,7 +61,7 @@ fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
     client.listen(Duration::from_millis(300));
     assert!(!client.story().iter().any(|line| line.starts_with("job_result")), "{:?}", client.story());
     assert_eq!(jobs(&daemon), ["1 \"finished\" 0", "2 \"finished\" 0", "3 \"finished\" 0"]);
-    assert!(home.client(&["jobs", "--all"]).stdout.contains("finished"));
+    assert!(home.client(&["jobs", "--all"]).stdout.contains("completed"));
 }
 
 #[test]
@@ -134,6 +134,34 @@ fn without_a_journal_nobody_waits_for_what_is_forgotten() {
     assert_eq!(client.final_ack(1), told);
     assert!(!home.path("state/journal.db").exists());
     assert!(home.client(&["status"]).code == Some(4));
+}
+
+/// As in a container whose root is read-only.
+#[test]
+fn without_a_journal_no_state_directory_is_wanted() {
+    let home = Home::new();
+    home.write("file", "");
+    let nowhere = home.path("file/state");
+    let args = ["1", "--state-dir", nowhere.to_str().unwrap()];
+    let refused = home.refused(&args);
+    let line = refused.one_line(1);
+    assert!(line.contains("cannot use the state directory") && line.contains("journal = \"off\""), "{line}");
+    home.write("ocps.toml", "journal = \"off\"\n");
+    let daemon = home.start(&args);
+    let status = daemon.connect().query("status");
+    assert_eq!((&status["state"], &status["state_dir"]), (&json!("STANDBY"), &json!(null)), "{status}");
+    // Nor is one looked for.
+    let mut command = home.ocps();
+    command
+        .args(["run", "1", "--socket"])
+        .arg(home.path("other.sock"))
+        .arg("--config")
+        .arg(home.path("ocps.toml"));
+    if !rustix::process::geteuid().is_root() {
+        command.env_remove("HOME");
+    }
+    Daemon::start(command, home.path("other.sock"));
+    assert!(!home.path("state").exists());
 }
 
 #[test]

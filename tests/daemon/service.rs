@@ -8,6 +8,7 @@ use crate::harness::{Client, Daemon, Home, eventually};
 use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Short enough for tests; the order of the times is that of the defaults.
 const TOML: &str = "[uws]\nsettle_time_s = 1\nsubmit_timeout_s = 20\nput_timeout_s = 3\nget_timeout_s = 3\n\
@@ -277,4 +278,140 @@ fn a_new_configuration_changes_the_polls_but_not_the_address_of_running_jobs() {
     assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
     assert_eq!(client.query("status")["state"], "DISABLED");
     drop(service);
+}
+
+#[test]
+fn status_says_whether_the_service_answers_although_nothing_runs() {
+    let service = UwsService::start(Options::default());
+    let home = Home::for_service(&service.url(), 0.2, "");
+    let daemon = home.start(&["1"]);
+    let mut client = daemon.connect();
+    assert_eq!(client.query("status")["service"]["reachable"], Value::Null);
+    let shown = || home.client(&["status"]).stdout;
+    assert!(shown().contains("service        none configured yet"), "{}", shown());
+    // It is away, and the start succeeds all the same.
+    let stopped = service.stop();
+    assert_eq!(client.run("start", &json!({})), "CMD_COMPLETE Done");
+    eventually("it is missed", || client.query("status")["service"]["reachable"] == json!(false));
+    let health = client.query("status")["service"].clone();
+    assert!(health["last_problem_s"].is_number() && health["last_problem"].is_string(), "{health}");
+    assert!(health["last_problem_utc"].as_str().unwrap().starts_with("20"), "{health}");
+    assert!(shown().contains(" not reachable, silent for ") && shown().contains(" ago: "), "{}", shown());
+    // Back again.
+    let service = stopped.restart();
+    assert_eq!(client.run("standby", &json!({})), "CMD_COMPLETE Done");
+    assert_eq!(client.run("start", &json!({})), "CMD_COMPLETE Done");
+    eventually("it answers", || client.query("status")["service"]["reachable"] == json!(true));
+    assert_eq!((service.counters().probes, service.counters().gets), (1, 0));
+}
+
+#[test]
+fn a_run_that_waits_is_shown_with_what_it_waits_for_and_can_be_aborted() {
+    let (service, home, daemon) = with_service(3600.0);
+    let foreign =
+        service.add_job(&json!({"command": "x", "run_id": "foreign", "url": "u", "commit_ref": "c"}));
+    let mut client = daemon.connect();
+    let params = json!({"pipeline": "p.yaml", "version": "w_1", "data_query": "visit = 3",
+                        "prereq_jobs": format!("gone,{foreign}")});
+    let seq = client.send("execute", &params);
+    let job = |client: &mut Client| client.query("jobs")[0].clone();
+    eventually("one of them is missed", || job(&mut client)["missing_prereqs"] == json!(["gone"]));
+    let waiting = job(&mut client);
+    assert_eq!(waiting["waits_for"], json!([foreign]));
+    assert_eq!((&waiting["version"], &waiting["data_query"]), (&json!("w_1"), &json!("visit = 3")));
+    let shown = home.client(&["jobs"]).stdout;
+    assert!(shown.contains(&format!("waits for {foreign}; prerequisite gone does not exist")), "{shown}");
+    let run_id = waiting["run_id"].as_str().unwrap();
+    assert!(shown.contains(run_id), "{shown}");
+    assert_eq!(client.run("abort_job", &json!({ "job_id": run_id })), "CMD_COMPLETE Done");
+    assert_eq!(client.final_ack(seq), "CMD_ABORTED Aborted");
+    assert_eq!((service.counters().puts, service.counters().deletes), (0, 0));
+    let ended = job(&mut client);
+    assert_eq!((&ended["outcome"], &ended["stage"]), (&json!("aborted"), &json!("finished")));
+    assert!(ended["ended_utc"].as_str().unwrap().ends_with('Z'), "{ended}");
+}
+
+#[test]
+fn the_phase_at_the_service_and_each_end_are_shown() {
+    let timing = Timing { pending: 3600.0, queued: 3600.0, ..timing(3600.0) };
+    let service = UwsService::start(Options { timing, ..Options::default() });
+    let home = Home::for_service(&service.url(), 0.2, TOML);
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.connect();
+    let seq = client.send("execute", &json!({"pipeline": "p.yaml", "data_query": "fail"}));
+    client.job_id(seq);
+    let job = client.query("jobs")[0].clone();
+    assert_eq!((&job["stage"], &job["phase"]), (&json!("running"), &json!("pending")));
+    let shown = home.client(&["jobs"]).stdout;
+    assert!(shown.contains("  pending  ") && !shown.contains("running"), "{shown}");
+    assert!(home.client(&["status"]).stdout.contains("jobs           1 running (1 pending)\n"));
+    service.end_jobs();
+    assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
+    let job = client.query("jobs")[0].clone();
+    assert_eq!((&job["outcome"], &job["phase"]), (&json!("failed"), &Value::Null));
+    assert_eq!(job["reason"], "the service says that it failed (phase error)");
+    let line =
+        "failed: the service says that it failed (phase error); pipeline p.yaml, data_query fail, for uid-";
+    eventually("it is logged", || daemon.stderr().contains(line));
+    assert!(daemon.stderr().lines().any(|l| l.contains(" [WARN] job ") && l.contains(line)));
+    // The next life knows it too.
+    drop(client);
+    drop(daemon);
+    let daemon = home.start(&["1"]);
+    let again = daemon.connect().query("jobs")[0].clone();
+    for key in ["job_id", "run_id", "outcome", "reason", "data_query", "ended_utc", "accepted_utc"] {
+        assert_eq!(again[key], job[key], "{key}");
+    }
+    let shown = home.client(&["jobs", "--all"]).stdout;
+    assert!(shown.contains("  failed  ") && shown.contains("phase error"), "{shown}");
+}
+
+#[test]
+fn a_client_that_is_interrupted_names_the_run_that_goes_on() {
+    let (service, home, daemon) = with_service(3600.0);
+    let foreign =
+        service.add_job(&json!({"command": "x", "run_id": "foreign", "url": "u", "commit_ref": "c"}));
+    let mut command = home.ocps();
+    command.env("OCPS_SOCKET", home.socket()).args(["send", "execute", "pipeline=p.yaml"]);
+    command.arg(format!("prereq_jobs={foreign}")).stderr(std::process::Stdio::piped());
+    let child = command.spawn().unwrap();
+    let mut client = daemon.connect();
+    eventually("it is taken", || client.query("jobs")[0]["stage"] == "waiting");
+    let run_id = client.query("jobs")[0]["run_id"].as_str().unwrap().to_owned();
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains(&format!("run {run_id}, which has no job id yet, goes on")), "{stderr}");
+    assert!(stderr.contains(&format!("ocps send abort_job job_id={run_id} ends it")), "{stderr}");
+    assert_eq!(output.status.code(), None);
+}
+
+/// The keys of a document, those of documents in it too.
+fn keys(document: &Value, found: &mut Vec<String>) {
+    match document {
+        Value::Object(members) => {
+            for (key, value) in members {
+                found.push(key.clone());
+                keys(value, found);
+            }
+        }
+        Value::Array(elements) => elements.iter().for_each(|element| keys(element, found)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn the_manual_explains_every_key_of_the_documents() {
+    let (_service, _home, daemon) = with_service(0.1);
+    let mut client = daemon.connect();
+    assert_eq!(client.run("execute", &json!({"pipeline": "p.yaml"})), "CMD_COMPLETE Done");
+    let manual = include_str!("../../etc/man/ocps-protocol.7");
+    let (_, manual) = manual.split_once(".SS Keys of a job").unwrap();
+    let words: Vec<&str> = manual.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let mut found = Vec::new();
+    keys(&client.query("jobs"), &mut found);
+    keys(&client.query("status"), &mut found);
+    assert!(found.len() > 60, "{found:?}");
+    let unexplained: Vec<&String> = found.iter().filter(|key| !words.contains(&key.as_str())).collect();
+    assert!(unexplained.is_empty(), "{unexplained:?}");
 }

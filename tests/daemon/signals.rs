@@ -112,20 +112,40 @@ fn of_many_submissions_only_those_under_way_are_ended() {
     assert!((1..=4).contains(&told), "{told}");
 }
 
+/// As the wrapper script of the observatory's container does.
 #[test]
-fn a_second_signal_ends_at_once() {
+fn a_second_sigterm_within_moments_is_the_same_order_to_end() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
-    service.inject(Fault { on: On::Put, times: 1, what: What::Hang(600.0) });
-    let mut client = daemon.connect();
-    client.execute("p.yaml");
+    let mut client = daemon.subscribe();
+    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(2.0) });
+    let slow = client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     daemon.signal(Signal::TERM);
     eventually("it was heard", || daemon.stderr().contains("told to end"));
     daemon.signal(Signal::TERM);
-    // The first one alone ends it with 0, when the submission has been waited for.
-    assert_eq!(daemon.wait().code(), Some(1));
+    client.job_id(slow);
+    client.state(4);
+    assert_eq!(daemon.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_ctrl_c_ends_at_once() {
+    for first in [Signal::INT, Signal::TERM] {
+        let service = service();
+        let home = Home::for_service(&service.url(), 0.2, "");
+        let mut daemon = home.start(&["1", "--state", "enabled"]);
+        service.inject(Fault { on: On::Put, times: 1, what: What::Hang(600.0) });
+        let mut client = daemon.connect();
+        client.execute("p.yaml");
+        eventually("the PUT is under way", || service.counters().puts == 1);
+        daemon.signal(first);
+        eventually("it was heard", || daemon.stderr().contains("told to end"));
+        daemon.signal(Signal::INT);
+        // The first one alone ends it with 0, when the submission has been waited for.
+        assert_eq!(daemon.wait().code(), Some(1), "{first:?}");
+    }
 }
 
 #[test]

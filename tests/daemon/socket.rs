@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Client, Daemon, Heart, Home, LONG, PATIENCE, QUICK, eventually};
+use crate::harness::{Client, Daemon, Heart, Home, Killed, LONG, PATIENCE, QUICK, eventually};
 
 fn enabled(toml: &str) -> (Home, Daemon) {
     let home = Home::with_toml(toml);
@@ -24,30 +25,101 @@ fn until_alone(daemon: &Daemon, client: &mut Client) {
 }
 
 #[test]
-fn the_sixty_fifth_client_is_told_and_room_is_made_by_those_who_go() {
+fn the_client_that_is_idle_for_longest_makes_room_for_another() {
     let (_home, daemon) = enabled(QUICK);
     let mut first = daemon.connect();
     until_alone(&daemon, &mut first);
     let (threads, files) = (daemon.resource("Threads"), daemon.resource("files"));
-    let mut others: Vec<Client> = (0..63).map(|_| daemon.connect()).collect();
-    for client in &mut others {
+    let mut idle: Vec<Client> = (0..63).map(|_| daemon.connect()).collect();
+    for client in &mut idle {
         assert_eq!(client.query("status")["state"], "ENABLED");
+    }
+    // One of them waits for events, one has asked again.
+    idle[0].say(&json!({"subscribe": true}));
+    idle[1].query("status");
+    let mut extra = daemon.connect();
+    assert_eq!(extra.query("status")["clients"], 64);
+    first.until_closed();
+    let closed = json!({"error": "closed for another client: this one was idle for longest"});
+    assert_eq!(first.heard.last(), Some(&closed));
+    let mut another = daemon.connect();
+    assert_eq!(another.query("status")["clients"], 64);
+    idle[2].until_closed();
+    assert_eq!(idle[2].heard.last(), Some(&closed));
+    // All others are served on.
+    for (number, client) in idle.iter_mut().enumerate().filter(|(number, _)| *number != 2) {
+        let seq = client.execute("true.yaml");
+        assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done", "{number}");
+        assert_eq!(client.heard.iter().filter(|line| !line["ack"].is_null()).count(), 2, "its own acks only");
+    }
+    drop((idle, extra));
+    until_alone(&daemon, &mut another);
+    eventually("threads and files are given back", || {
+        daemon.resource("Threads") == threads && daemon.resource("files") == files
+    });
+}
+
+#[test]
+fn an_operator_is_served_also_when_all_places_wait_for_their_commands() {
+    let (_home, daemon) = enabled(LONG);
+    let mut waiting: Vec<Client> = (0..64).map(|_| daemon.connect()).collect();
+    for client in &mut waiting {
+        let seq = client.execute("true.yaml");
+        client.job_id(seq);
+    }
+    // We are the user of the daemon.
+    let mut operators: Vec<Client> = Vec::new();
+    for number in 65..=72 {
+        let mut operator = daemon.connect();
+        assert_eq!(operator.query("status")["clients"], number);
+        let seq = operator.execute("true.yaml");
+        operator.job_id(seq);
+        operators.push(operator);
     }
     let mut extra = daemon.connect();
     extra.until_closed();
     assert_eq!(extra.heard, [json!({"error": "64 clients are connected, which is the limit"})]);
-    let seqs: Vec<i32> = others.iter_mut().map(|client| client.execute("true.yaml")).collect();
-    for (client, seq) in others.iter_mut().zip(seqs) {
+    assert!(
+        waiting.iter_mut().chain(&mut operators).all(|client| client.query("status")["state"] == "ENABLED")
+    );
+}
+
+#[test]
+fn a_crowd_that_asks_for_all_jobs_does_not_hold_up_the_heart() {
+    const JOBS: usize = 1000;
+    let (home, daemon) = enabled("[simulation]\nmean_duration_s = 0\nsigma_s = 0\n");
+    let mut client = daemon.subscribe();
+    let seqs: Vec<i32> = (0..JOBS).map(|_| client.execute("true.yaml")).collect();
+    for seq in seqs {
         assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
-        assert_eq!(client.heard.iter().filter(|line| !line["ack"].is_null()).count(), 2, "its own acks only");
     }
-    drop(others);
-    until_alone(&daemon, &mut first);
-    assert_eq!(daemon.connect().query("status")["state"], "ENABLED");
-    until_alone(&daemon, &mut first);
-    eventually("threads and files are given back", || {
-        daemon.resource("Threads") == threads && daemon.resource("files") == files
-    });
+    client.forget();
+    let heart = Heart::start(daemon.pid());
+    // Each asks many times before it reads an answer.
+    let askers: Vec<std::thread::JoinHandle<usize>> = (0..8)
+        .map(|_| {
+            let mut asker = Client::connect(&home.socket());
+            std::thread::spawn(move || {
+                for _ in 0..25 {
+                    asker.say(&json!({"query": "jobs"}));
+                }
+                (0..25)
+                    .map(|_| {
+                        asker.find("jobs", |line| line["jobs"].is_array())["jobs"].as_array().unwrap().len()
+                    })
+                    .sum()
+            })
+        })
+        .collect();
+    for asker in askers {
+        assert_eq!(asker.join().unwrap(), 25 * JOBS);
+    }
+    client.event("heartbeat");
+    client.listen(Duration::from_millis(100));
+    let beats = client.sent("heartbeat");
+    assert!(beats.len() > 2, "too short to tell: {beats:?}");
+    let gap = heart.compare(&beats, 1.05);
+    println!("longest of {} heartbeat gaps {gap:.3} s", beats.len() - 1);
 }
 
 #[test]
@@ -313,4 +385,32 @@ fn a_state_directory_belongs_to_one_daemon() {
     let expected = format!("ocps: the state directory {} is in use by another instance", state.display());
     assert!(refused.one_line(1).starts_with(&expected), "{refused:?}");
     assert!(!home.path("other.sock").exists());
+}
+
+/// A daemon in a container cannot see the process of a client outside.
+#[test]
+fn a_client_of_another_pid_namespace_is_served() {
+    let flags = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+    let can = |flags: &&[&str]| {
+        let mut probe = Command::new("unshare");
+        probe.args(*flags).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    };
+    // Root needs no user namespace of its own.
+    let Some(flags) = [&flags[2..], &flags].into_iter().find(can) else {
+        eprintln!("skipped: no PID namespace can be made here");
+        return;
+    };
+    let home = Home::with_toml(QUICK);
+    let mut command = home.program("unshare".as_ref());
+    command.args(flags).arg(env!("CARGO_BIN_EXE_ocps")).arg("run");
+    home.run_args(&mut command, &["1", "--simulate", "--state", "enabled"]);
+    let log = home.path("log");
+    let _daemon =
+        Killed(command.stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap());
+    eventually("it listens", || UnixStream::connect(home.socket()).is_ok());
+    let ran = home.client(&["send", "execute", "pipeline=true.yaml"]);
+    let log = || fs::read_to_string(&log).unwrap();
+    assert_eq!(ran.code, Some(0), "{ran:?}\n{}", log());
+    eventually("it is logged", || log().contains("@localhost (a process of another PID namespace)"));
 }

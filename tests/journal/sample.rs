@@ -96,7 +96,7 @@ pub(crate) fn end(rng: &mut Rng) -> End {
     let ack = match rng.u8(..4) {
         0 => Ack::Complete,
         1 => Ack::Failed { reason: text(rng) },
-        2 => Ack::InProgress { job_id: job_id(rng) },
+        2 => Ack::InProgress { job_id: job_id(rng), missing_prereqs: Vec::new() },
         _ => Ack::Aborted,
     };
     End {

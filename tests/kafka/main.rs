@@ -11,6 +11,8 @@ mod harness;
 
 mod bad_input;
 mod commands;
+#[cfg(feature = "kafka-sasl")]
+mod container;
 mod foreign;
 mod instances;
 mod outages;

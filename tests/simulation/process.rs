@@ -115,8 +115,8 @@ fn lane(action: &Action) -> usize {
     match action {
         Action::Remove { .. } => 0,
         Action::List { .. } => 1,
-        Action::Submit(_) | Action::Push { .. } | Action::Ping => 2,
-        Action::Status { .. } => POLL,
+        Action::Submit(_) | Action::Push { .. } => 2,
+        Action::Status { .. } | Action::Ping => POLL,
     }
 }
 

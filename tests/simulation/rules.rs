@@ -218,7 +218,7 @@ impl Rules {
 
     pub(crate) fn effect(&mut self, now: Duration, effect: &Effect, services: &[Service]) {
         match effect {
-            Effect::Ack { to, ack: Ack::InProgress { job_id }, receipt: None, .. } => {
+            Effect::Ack { to, ack: Ack::InProgress { job_id, .. }, receipt: None, .. } => {
                 // Whoever believes that it is extra removes it.
                 let is_lied_about = excuses::is_lied_about(services, job_id.as_str());
                 self.in_progress(now, to.seq_num.0, job_id, is_lied_about);

@@ -218,7 +218,9 @@ impl Service {
             Action::Status { job_id, .. } => self.get(now, call.spoil, job_id, rng),
             Action::Remove { job_id } => self.delete(now, call.spoil, job_id, rng),
             Action::List { run_ids } => self.list(now, call.spoil, run_ids, rng),
-            Action::Push { .. } | Action::Ping => panic!("no request for this service"),
+            Action::Ping if call.spoil == Spoil::Nothing => Answer::Done,
+            Action::Ping => failed(FailureKind::Refused, Contact::Silent),
+            Action::Push { .. } => panic!("no request for this service"),
         };
         call.reply.map(|reply| (reply.max(now), answer))
     }

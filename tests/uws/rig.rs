@@ -76,6 +76,8 @@ pub(crate) fn four_actions() -> [Action; 4] {
 /// The answer in short, and its reason.
 pub(crate) fn short(answer: &Answer) -> (String, String) {
     match answer {
+        // How far it has come depends on the machine.
+        Answer::Job(job) if job.phase.exit_code().is_none() => ("job Active".to_owned(), String::new()),
         Answer::Job(job) => (format!("job {:?}", job.phase), String::new()),
         Answer::Gone => ("gone".to_owned(), String::new()),
         Answer::Removed { .. } => ("removed".to_owned(), String::new()),

@@ -279,3 +279,19 @@ fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up()
     assert!(started.elapsed() > Duration::from_millis(200), "the list waits behind the PUT");
     assert_eq!(service.counters().jobs["1-a"], 1);
 }
+
+#[test]
+fn a_ping_asks_for_no_job_and_tells_only_whether_a_service_answers() {
+    let service = UwsService::start(Options::default());
+    check(&client(), &service.url(), &Action::Ping, "done");
+    assert_eq!(service.counters(), Counters { probes: 1, max_concurrency: 1, ..Counters::default() });
+    // Something else answers there.
+    let wrong = service.url().replace("/api/v1", "/api/v2");
+    let reason = check(&client(), &wrong, &Action::Ping, "Wrong Answered");
+    assert!(reason.contains("is the url right?"), "{reason}");
+    service.inject(Fault { on: On::Any, times: 0, what: status_fault(503, "text/plain", "down") });
+    check(&client(), &service.url(), &Action::Ping, "Refused Silent");
+    let url = service.url();
+    let _stopped = service.stop();
+    check(&client(), &url, &Action::Ping, "NotSent Silent");
+}

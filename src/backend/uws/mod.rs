@@ -45,6 +45,9 @@ const HEAD_LIMIT: usize = 64 * 1024;
 /// The service compares this header by equality: with a charset the PUT fails.
 const JSON: &str = "application/json";
 
+/// The id of no job: those of the service are 32 hexadecimal digits. In its log it says who asks.
+const NO_JOB: &str = "ocps-health-check";
+
 /// Client of the UWS job service; one value is shared by all workers.
 pub struct Uws {
     agent: Agent,
@@ -107,6 +110,16 @@ impl Uws {
         }
     }
 
+    /// Asks for a job that cannot exist, which costs the service least.
+    fn probe(&self, base: &str) -> Answer {
+        let job_id = match JobId::parse(NO_JOB) {
+            Ok(job_id) => job_id,
+            Err(reason) => return Answer::Rejected { reason },
+        };
+        let answer = self.status(base, &job_id, None);
+        if matches!(answer, Answer::Gone | Answer::Job(_)) { Answer::Done } else { answer }
+    }
+
     fn remove(&self, base: &str, job_id: &JobId) -> Answer {
         let call = Call::new("DELETE", format!("{base}/job/{job_id}"), self.delete_timeout);
         match call.finish(self.timed(self.agent.delete(&call.url), call.timeout).call()) {
@@ -167,7 +180,8 @@ impl Backend for Uws {
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
             Action::Remove { job_id } => self.remove(base, job_id),
             Action::List { run_ids } => self.list(base, run_ids),
-            Action::Push { .. } | Action::Ping => {
+            Action::Ping => self.probe(base),
+            Action::Push { .. } => {
                 Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }
             }
         }

@@ -6,11 +6,12 @@ mod input;
 
 use std::io::{IsTerminal, stdin};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never, select};
 
 use self::input::{Input, Request, parse};
+use super::Failure;
 use super::client::{Ack, CLOSED, Client, Event, Incoming, Line, Message, Standing, refused};
 use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
 use super::flags::ConsoleArgs;
@@ -19,9 +20,9 @@ use super::jobs::unfinished_text;
 use super::output::{Output, Tone, complain};
 use super::send::Patience;
 use super::status::status_text;
-use super::{Failure, text};
 use crate::csc::command::CommandName;
 use crate::csc::state::SummaryState;
+use crate::sal::time;
 
 const PROMPT: &str = "ocps> ";
 /// Begins the line of the prompt anew, so that something can be printed there.
@@ -216,8 +217,7 @@ impl Session {
         };
         let mut sent = self.sent.remove(at);
         // An ack has no stamp; it has just come.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let time = out.palette().paint(Tone::Quiet, &text::utc_time_of_day(now.as_secs_f64()));
+        let time = out.palette().paint(Tone::Quiet, &time::rfc3339(time::unix_now()));
         let line = format!("{time} {} {}\n", sent.name(), ack_text(out.palette(), ack));
         if ack.standing() == Standing::InProgress {
             sent.deadline = sent.patience.deadline(Instant::now(), ack.timeout);

@@ -285,7 +285,7 @@ fn zsh() -> String {
         "#compdef ocps run_ocps run_OCPS.py\n# {MADE}\n_ocps() {{\n  local curcontext=$curcontext state line verb\n  \
          local -a commands\n  commands=(\n{names}  )\n  \
          if [[ $service == run_* ]]; then\n    verb=run\n  else\n    \
-         _arguments -C '--help[Print help]' '--version[Print the version]' '1:command:->command' '*::argument:->argument' \
+         _arguments -C '--help[Print help]' '--version[Print version, commit, features and library versions]' '1:command:->command' '*::argument:->argument' \
          && return\n    \
          if [[ $state == command ]]; then _describe command commands; return; fi\n    verb=$words[1]\n  fi\n  \
          case $verb in\n{verbs}  esac\n}}\n_ocps \"$@\"\n"

@@ -41,7 +41,7 @@ fn of_program() -> String {
     }
     out.push_str("\nFlags:\n");
     entry(&mut out, "-h, --help", "Print help; ocps COMMAND --help explains a command.");
-    entry(&mut out, "-V, --version", "Print the version.");
+    entry(&mut out, "-V, --version", "Print version, commit, features and libraries; -V the version.");
     section(&mut out, "Environment", ENVIRONMENT);
     section(&mut out, "Exit codes", EXIT_CODES);
     out

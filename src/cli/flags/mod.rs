@@ -90,8 +90,10 @@ pub enum Invocation {
     Check(CheckArgs),
     /// Print this text: help, or what `ocps generate` made.
     Text(String),
-    /// Print the version.
+    /// Print the version, in one line.
     Version,
+    /// Print what the build is made of.
+    Build,
 }
 
 /// Where the daemon goes when it starts.
@@ -313,6 +315,7 @@ impl Line {
             };
             match flag.action {
                 Action::Help => return Ok(Some(Invocation::Text(help::text(self.verb)))),
+                Action::Version if raw == "--version" => return Ok(Some(Invocation::Build)),
                 Action::Version => return Ok(Some(Invocation::Version)),
                 Action::Switch(_) | Action::Value { .. } => self.flag(flag, &mut parser)?,
             }

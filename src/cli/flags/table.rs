@@ -110,6 +110,8 @@ pub(super) const COMMANDS: &[Command] = &[
              the job_result of the job. A parameter that is not given is empty, or 0.",
             "That a job failed is told by the exit_code of its job_result: the command is complete \
              all the same, and ocps exits 0.",
+            "^C leaves a job running, and says by which id it goes on. A job that has no id yet, since it waits \
+             for others, is aborted by its run id (ocps jobs shows it).",
         ],
         examples: &[
             ("ocps send execute pipeline=true.yaml", "run a pipeline and wait for its end"),
@@ -143,7 +145,11 @@ pub(super) const COMMANDS: &[Command] = &[
         name: "jobs",
         arguments: "",
         summary: "List the jobs",
-        about: &["Lists the jobs that the daemon tracks, with their ids, stages and problems."],
+        about: &["Lists the jobs that the daemon tracks. The state of a job is recording, waiting (for its \
+             prerequisites), submitting, then its phase at the execution service (pending, queued, executing, \
+             held, suspended), or aborting; at its end completed, failed, vanished (the service does not know it \
+             any more), aborted or refused (never submitted). The last column says what it waits for, what is \
+             wrong, or why it ended so. Times are UTC."],
         examples: &[("ocps jobs --all", "those that ended a while ago, too")],
     },
     Command {
@@ -402,7 +408,8 @@ const SOCKET: Flag = Flag {
     ],
     help: "Path of the daemon's socket [default: $OCPS_SOCKET, else, for the daemon, socket in ocps.toml or \
            $RUNTIME_DIRECTORY/ocps.sock, else /run/ocps/ocps.sock for root and \
-           $XDG_RUNTIME_DIR/ocps/ocps.sock for others, whose clients look in both places].",
+           $XDG_RUNTIME_DIR/ocps/ocps.sock for others, else, as in a container, \
+           ocps-UID/ocps.sock in $TMPDIR or /tmp; clients look in all these places].",
     action: Action::Value { name: "PATH", set: |draft, value| put(&mut draft.socket, path(value)) },
 };
 
@@ -513,7 +520,7 @@ const VERSION: Flag = Flag {
     name: "version",
     short: Some('V'),
     verbs: &Verb::ALL,
-    help: "Print the version.",
+    help: "Print version, commit, features and library versions; -V only the version.",
     action: Action::Version,
 };
 

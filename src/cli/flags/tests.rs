@@ -90,7 +90,8 @@ fn run_takes_an_index_and_flags_in_any_order() {
 fn the_names_of_the_python_program_are_ocps_run() {
     for program in ["run_ocps", "/usr/bin/run_ocps", "./run_OCPS.py"] {
         assert_eq!(run(&[program, "1", "--simulate"]).index, Some(SalIndex::Latiss));
-        assert_eq!(line(&[program, "--version"]), Ok(Invocation::Version));
+        assert_eq!(line(&[program, "--version"]), Ok(Invocation::Build));
+        assert_eq!(line(&[program, "-V"]), Ok(Invocation::Version));
         assert!(matches!(line(&[program, "-h"]), Ok(Invocation::Text(text)) if text.contains("ocps run")));
     }
     assert_eq!(problem(&["run_ocps", "--simulat"]), problem(&["ocps", "run", "--simulat"]));

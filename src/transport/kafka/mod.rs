@@ -9,6 +9,7 @@
 //! * `trouble`: what is wrong, said once and then rarely; `permission`: which topic we may not read
 
 mod client;
+mod libraries;
 mod outbox;
 mod permission;
 pub mod reader;
@@ -38,6 +39,7 @@ use crate::csc::time::Tai;
 use crate::sal;
 use crate::sal::ack::AckFields;
 use client::{Context, Report};
+pub use libraries::libraries;
 use outbox::{Fate, Message, Outbox, Outgoing};
 use permission::Inquiry;
 use reader::Reader;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use ocps::transport::socket::{ClientInput, Hub, listen};
+use ocps::transport::socket_path::Candidates;
 
 use super::check_reason;
 use super::line::{self, LINE_MAX};
@@ -29,7 +30,7 @@ fn served() -> &'static Mutex<Served> {
     SERVED.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let (sender, inputs) = bounded(16);
-        let hub = listen(&dir.path().join("ocps.sock"), sender).unwrap();
+        let hub = listen(&Candidates::Named(dir.path().join("ocps.sock")), sender).unwrap();
         Mutex::new(Served { hub, inputs, _dir: dir })
     })
 }
@@ -39,7 +40,7 @@ pub(crate) fn read(data: &[u8]) {
     let Some((first, said)) = data.split_first() else { return };
     let piece = [usize::MAX, 1000, 7, 1][usize::from(*first) % 4];
     let mut served = served().lock().unwrap_or_else(PoisonError::into_inner);
-    let mut stream = UnixStream::connect(served.hub.path()).unwrap();
+    let mut stream = UnixStream::connect(served.hub.path().unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut heard = String::new();
     std::thread::scope(|scope| {

@@ -1,0 +1,27 @@
+//! `ocps --version`: what this build is made of.
+
+use crate::transport::kafka;
+
+/// The first line, and all that `ocps -V` prints.
+pub(super) const NAME: &str = concat!("ocps ", env!("CARGO_PKG_VERSION"));
+
+/// Each feature of the build, and whether it is in.
+const FEATURES: &[(&str, bool)] = &[
+    ("kafka", cfg!(feature = "kafka")),
+    ("kafka-sasl", cfg!(feature = "kafka-sasl")),
+    ("redis", cfg!(feature = "redis")),
+    ("tls", cfg!(feature = "tls")),
+];
+
+/// Version, commit, features and libraries, one line each.
+pub(super) fn text() -> String {
+    let features: Vec<&str> = FEATURES.iter().filter(|(_, is_in)| *is_in).map(|(name, _)| *name).collect();
+    let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
+    let mut libraries = kafka::libraries();
+    libraries.push(format!("SQLite {}", rusqlite::version()));
+    format!(
+        "{NAME}\ncommit     {}\nfeatures   {features}\nlibraries  {}\n",
+        option_env!("OCPS_COMMIT").unwrap_or("unknown"),
+        libraries.join(", ")
+    )
+}

@@ -1,0 +1,39 @@
+//! Whether the execution service that is configured answers, although nothing else is asked of it: once after each
+//! `start`, then each minute in which it was asked nothing. A `start` does not wait for it, nor fail by it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::push::Drives;
+use super::request::Action;
+use super::{Asked, Csc, Life};
+
+/// Longest time in which a service that is configured is asked nothing at all.
+const IDLE: Duration = Duration::from_secs(60);
+
+impl Csc {
+    /// Asks the service that was just configured.
+    pub(super) fn probe_configured(&mut self) {
+        if let Some(url) = self.probed().filter(|_| self.life == Life::Serving) {
+            self.ask(Asked::Probe, url, Action::Ping);
+        }
+    }
+
+    /// The service to ask; none in a simulation. Redis is asked by `start` itself and by each push.
+    fn probed(&self) -> Option<Arc<str>> {
+        let is_real = !self.settings.simulated && Drives::of(self.settings.index) == Drives::Jobs;
+        self.configuration.as_ref().filter(|_| is_real).map(|configuration| configuration.service.url.clone())
+    }
+
+    /// When it has been asked nothing for long.
+    pub(super) fn probe_due(&self) -> Option<Duration> {
+        let url = self.probed()?;
+        Some(self.services.get(&url).map_or(self.now.mono, |health| health.asked + IDLE))
+    }
+
+    pub(super) fn advance_probe(&mut self) {
+        if self.probe_due().is_some_and(|due| due <= self.now.mono) {
+            self.probe_configured();
+        }
+    }
+}
