@@ -14,6 +14,7 @@ mod git;
 pub mod kafka;
 mod layers;
 pub mod settings;
+pub mod url;
 mod validate;
 pub mod watcher;
 mod yaml;

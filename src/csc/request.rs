@@ -6,6 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::url::Url;
+
 use super::event::{ErrorCode, JobObject, Phase};
 use super::id::{JobId, RunId};
 
@@ -25,7 +27,7 @@ pub struct Request {
     /// Comes back with the answer.
     pub ticket: Ticket,
     /// Base URL of the service, without a trailing slash; empty in simulation.
-    pub url: Arc<str>,
+    pub url: Url,
     /// What to do.
     pub action: Action,
 }
@@ -184,7 +186,7 @@ pub enum Contact {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Base URL, without a trailing slash; empty in simulation.
-    pub url: Arc<str>,
+    pub url: Url,
     /// Time between polls of a job.
     pub poll_interval: Duration,
     /// Butler repository, if configured.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::url::Url;
 use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
@@ -203,9 +204,9 @@ fn work_weight(work: &Work) -> usize {
             let environment: usize =
                 environment.iter().map(|(name, value)| 48 + name.len() + value.len()).sum();
             let texts = command.len() + source_url.len() + commit_ref.len() + pipeline.len();
-            texts + environment + url.len() + 64 * prereqs.len()
+            texts + environment + url.with_credentials().len() + 64 * prereqs.len()
         }
-        Work::Abort { url, .. } => url.len(),
+        Work::Abort { url, .. } => url.with_credentials().len(),
     }
 }
 
@@ -332,13 +333,13 @@ impl<'a> WorkForm<'a> {
     fn new(work: &'a Work) -> Self {
         match work {
             Work::Execute { submission, url, poll_interval, prereqs } => Self::Execute {
-                url: (&**url).into(),
+                url: url.with_credentials().into(),
                 poll_interval: *poll_interval,
                 prereqs: prereqs.iter().map(|job_id| job_id.as_str().into()).collect(),
                 submission: SubmissionForm::new(submission),
             },
             Work::Abort { job_id, url } => {
-                Self::Abort { job_id: job_id.as_str().into(), url: (&**url).into() }
+                Self::Abort { job_id: job_id.as_str().into(), url: url.with_credentials().into() }
             }
         }
     }
@@ -358,13 +359,13 @@ impl<'a> WorkForm<'a> {
                 }
                 Work::Execute {
                     submission: Arc::new(submission.parse()?),
-                    url: Arc::from(url),
+                    url: Url::from(&*url),
                     poll_interval,
                     prereqs: prereqs.iter().map(|job_id| JobId::parse(job_id)).collect::<Result<_, _>>()?,
                 }
             }
             Self::Abort { job_id, url } => {
-                Work::Abort { job_id: JobId::parse(&job_id)?, url: Arc::from(url) }
+                Work::Abort { job_id: JobId::parse(&job_id)?, url: Url::from(&*url) }
             }
         })
     }

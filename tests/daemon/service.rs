@@ -278,3 +278,35 @@ fn a_new_configuration_changes_the_polls_but_not_the_address_of_running_jobs() {
     assert_eq!(client.query("status")["state"], "DISABLED");
     drop(service);
 }
+
+#[test]
+fn a_password_in_the_url_is_decoded_for_the_service_and_shown_nowhere() {
+    // jane:p@ss/w#?%é
+    let authorization = Some("Basic amFuZTpwQHNzL3cjPyXDqQ==".to_owned());
+    let service = UwsService::start(Options { timing: timing(60.0), authorization, ..Options::default() });
+    let url = service.url().replace("http://", "http://jane:p%40ss%2Fw%23%3F%25%C3%A9@");
+    let home = Home::for_service(&url, 0.2, &format!("{TOML}[log]\nlevel = 'debug'\n"));
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    let seq = client.execute("p.yaml");
+    let job_id = client.job_id(seq);
+    let service = service.stop();
+    eventually("the outage is seen", || client.query("status")["service"]["reachable"] == false);
+    let seen = [
+        home.client(&["status"]).stdout,
+        home.client(&["status", "--json"]).stdout,
+        home.client(&["jobs", "--json"]).stdout,
+        client.query("status").to_string(),
+        client.query("jobs").to_string(),
+    ];
+    let service = service.restart();
+    assert_eq!(client.run("abort_job", &json!({"job_id": job_id})), "CMD_COMPLETE Done");
+    daemon.terminate();
+    let said = client.heard.iter().map(Value::to_string);
+    for text in seen.into_iter().chain(said).chain([daemon.stderr()]) {
+        assert!(!text.contains("jane") && !text.contains("p%40ss") && !text.contains("p@ss"), "{text}");
+    }
+    let shown = url.replace("jane:p%40ss%2Fw%23%3F%25%C3%A9@", "");
+    assert!(daemon.stderr().contains(&format!("DELETE {shown}/job/{job_id}: 200 after ")));
+    drop(service);
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use ocps::config::url::Url;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
@@ -58,9 +59,15 @@ pub(crate) fn sender(rng: &mut Rng) -> Sender {
     }
 }
 
+/// A URL as it is configured, or anything.
+fn url(rng: &mut Rng) -> Url {
+    let url = ["", "http://uws/api/v1", "https://jane:p%40ss@uws:8080", "http://é@/@x"][rng.usize(..4)];
+    if rng.bool() { url.into() } else { text(rng).trim_end_matches('/').into() }
+}
+
 pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
     let work = if rng.u8(..4) == 0 {
-        Work::Abort { job_id: job_id(rng), url: text(rng).into() }
+        Work::Abort { job_id: job_id(rng), url: url(rng) }
     } else {
         Work::Execute {
             submission: Arc::new(Submission {
@@ -71,7 +78,7 @@ pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
                 environment: (0..rng.usize(..6)).map(|_| (text(rng).into(), text(rng))).collect(),
                 pipeline: text(rng),
             }),
-            url: text(rng).into(),
+            url: url(rng),
             poll_interval: Duration::new(rng.u64(..10_000), rng.u32(1_000_000..1_000_000_000)),
             prereqs: (0..rng.usize(..4)).map(|_| job_id(rng)).collect(),
         }

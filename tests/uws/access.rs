@@ -10,6 +10,7 @@ use std::time::Duration;
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings;
+use ocps::config::url::Url;
 
 use crate::raw::{raw, read_some};
 use crate::rig::{check, client, four_actions, list, quick, settings, short, status_fault, submit};
@@ -46,12 +47,12 @@ fn requests_are_logged_and_credentials_show_nowhere() {
     for what in [What::Close, status_fault(500, "text/html", "x"), What::NotJson] {
         for action in four_actions() {
             service.inject(Fault { on: On::Any, times: 1, what: what.clone() });
-            let (_, reason) = short(&client.perform(&url, &action));
+            let (_, reason) = short(&client.perform(&Url::from(&*url), &action));
             assert!(!reason.contains("s3cret") && !reason.contains("jane"), "{reason}");
         }
     }
     service.stop();
-    let (_, reason) = short(&client.perform(&url, &submit("1-a")));
+    let (_, reason) = short(&client.perform(&Url::from(&*url), &submit("1-a")));
     assert!(!reason.contains("s3cret") && !reason.contains("jane"), "{reason}");
     let log = LOG.0.lock().unwrap().join("\n");
     assert!(!log.contains("s3cret"), "{log}");
@@ -76,7 +77,7 @@ fn a_proxy_is_used_only_where_it_is_set() {
         let _ = std::io::copy(&mut service, &mut connection);
     });
     let with = |proxy: &str| {
-        Uws::new(&settings::Uws { proxy: Some(proxy.to_owned()), ..settings(Duration::from_secs(5)) })
+        Uws::new(&settings::Uws { proxy: Some(proxy.into()), ..settings(Duration::from_secs(5)) })
     };
     check(&with(&proxy).unwrap(), &service.url(), &list(&["1-a"]), "listed 0");
     assert_eq!(tunnels.load(Ordering::SeqCst), 1);

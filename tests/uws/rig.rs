@@ -89,7 +89,7 @@ pub(crate) fn short(answer: &Answer) -> (String, String) {
 
 /// Asks, and checks the answer in short and that its reason is one line that names the url.
 pub(crate) fn check(client: &Uws, url: &str, action: &Action, expected: &str) -> String {
-    let (label, reason) = short(&client.perform(url, action));
+    let (label, reason) = short(&client.perform(&url.into(), action));
     assert_eq!(label, expected, "{action:?}: {reason}");
     assert!(!reason.contains('\n') && reason.len() < 1000, "{reason}");
     assert!(reason.is_empty() || reason.contains("/job") || url.len() > 300, "{reason}");

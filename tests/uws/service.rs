@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
+use ocps::config::url::Url;
 use ocps::csc::request::{Action, Answer};
 use serde_json::{Value, json};
 
@@ -66,7 +67,7 @@ fn a_put_says_exactly_what_the_python_ocps_says() {
     assert_eq!(String::from_utf8(request.body).unwrap(), expected.to_string());
 
     for action in [status(ID, None), remove(ID), list(&["1-a"])] {
-        client().perform(&url, &action);
+        client().perform(&Url::from(&*url), &action);
         let request = receiver.recv().unwrap();
         assert_eq!(request.header("Content-Type"), None, "{action:?}");
         assert_eq!(request.body, b"");
@@ -78,22 +79,22 @@ fn a_job_lives_and_goes() {
     let service = UwsService::start(quick());
     let (client, url) = (client(), service.url());
     let first = submission("1-a", vec![("DATA_QUERY", "dur=600".to_owned())]);
-    let first = job_id(client.perform(&url, &Action::Submit(Arc::new(first))));
+    let first = job_id(client.perform(&Url::from(&*url), &Action::Submit(Arc::new(first))));
     check(&client, &url, &status(&first, Some("1-a")), "job Active");
     check(&client, &url, &status(&first, Some("1-b")), "Wrong Answered");
     service.end_jobs();
     let failing = submission("2-a", vec![("RUN_OPTIONS", "please fail".to_owned())]);
-    let second = job_id(client.perform(&url, &Action::Submit(Arc::new(failing))));
+    let second = job_id(client.perform(&Url::from(&*url), &Action::Submit(Arc::new(failing))));
     check(&client, &url, &list(&["1-a"]), "listed 1");
     check(&client, &url, &list(&["1-a", "2-a", "3-a"]), "listed 2");
     check(&client, &url, &list(&[]), "listed 0");
     let deadline = Instant::now() + Duration::from_secs(30);
-    while short(&client.perform(&url, &status(&second, Some("2-a")))).0 == "job Active" {
+    while short(&client.perform(&Url::from(&*url), &status(&second, Some("2-a")))).0 == "job Active" {
         assert!(Instant::now() < deadline);
         thread::sleep(Duration::from_millis(20));
     }
     check(&client, &url, &status(&second, None), "job Error");
-    let Answer::Job(done) = client.perform(&url, &status(&first, Some("1-a"))) else { panic!() };
+    let Answer::Job(done) = client.perform(&Url::from(&*url), &status(&first, Some("1-a"))) else { panic!() };
     let object: Value = serde_json::from_str(&done.object.0).unwrap();
     assert_eq!(object["phase"], "completed");
     assert_eq!(object["results"][0]["uri"], format!("/uws/jobs/{first}/out/ocps.log"));
@@ -189,7 +190,7 @@ fn what_follows_from_each_fault() {
         let job = json!({"run_id": "1-a", "command": "echo 1", "environment": [{"name": "DATA_QUERY", "value": "dur=60"}]});
         for (i, expected) in expected.into_iter().enumerate().filter(|(_, e)| !e.is_empty()) {
             for job in service.jobs() {
-                client.perform(&url, &remove(&job.job_id));
+                client.perform(&Url::from(&*url), &remove(&job.job_id));
             }
             let id = service.add_job(&job);
             let action = [submit("1-a"), status(&id, Some("1-a")), remove(&id), list(&["1-a"])][i].clone();
@@ -216,7 +217,7 @@ fn what_follows_from_each_fault() {
 fn a_delete_that_can_never_be_answered_well_is_seen_in_a_get() {
     let service = UwsService::start(Options::default());
     let (client, url) = (client(), service.url());
-    let id = job_id(client.perform(&url, &submit("1-a")));
+    let id = job_id(client.perform(&Url::from(&*url), &submit("1-a")));
     service.inject(Fault { on: On::Delete, times: 1, what: What::Stuck });
     for _ in 0..3 {
         check(&client, &url, &remove(&id), "Unclear Answered");
@@ -256,7 +257,7 @@ fn a_service_that_comes_back_has_its_jobs() {
     let timing = Timing { duration: 600.0, ..Timing::default() };
     let service = UwsService::start(Options { state: state.clone(), timing, ..quick() });
     let (client, url) = (client(), service.url());
-    let id = job_id(client.perform(&url, &submit("1-a")));
+    let id = job_id(client.perform(&Url::from(&*url), &submit("1-a")));
     let stopped = service.stop();
     check(&client, &url, &status(&id, Some("1-a")), "NotSent Silent");
     let service = stopped.restart();

@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 use log::debug;
 use ureq::config::{Config, IpFamily, RedirectAuthHeaders};
 use ureq::http::Response;
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use ureq::{Agent, Body, Proxy, RequestBuilder, SendBody};
 
 use crate::backend::Backend;
 use crate::backend::workers::CONTROL_THREADS;
 use crate::config::settings;
+use crate::config::url::Url;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};
 
@@ -72,7 +73,7 @@ impl Uws {
         settings: &settings::Uws,
         agent: impl FnOnce(&Config) -> Agent,
     ) -> Result<Self, String> {
-        let proxy = settings.proxy.as_deref().map(proxy).transpose()?;
+        let proxy = settings.proxy.as_ref().map(proxy).transpose()?;
         Ok(Self {
             agent: agent(&agent_config(settings, proxy)),
             connect_timeout: settings.connect_timeout,
@@ -82,14 +83,14 @@ impl Uws {
         })
     }
 
-    fn submit(&self, base: &str, submission: &Submission) -> Answer {
+    fn submit(&self, base: &Url, submission: &Submission) -> Answer {
         let body = match payload::body(submission) {
             Ok(body) => body,
             Err(e) => return Answer::Rejected { reason: format!("cannot write the job as JSON: {e}") },
         };
-        let call = Call::new("PUT", format!("{base}/job"), self.put_timeout);
+        let call = Call::new("PUT", base, "/job", self.put_timeout);
         let mut source = Source { rest: &body, begun: false };
-        let request = self.timed(self.agent.put(&call.url), call.timeout);
+        let request = self.prepared(&call, self.agent.put(&call.address));
         let request = request.header(CONTENT_TYPE, JSON).header(CONTENT_LENGTH, body.len());
         match call.finish(request.send(SendBody::from_reader(&mut source))) {
             Ok(response) => answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id),
@@ -99,25 +100,25 @@ impl Uws {
         }
     }
 
-    fn status(&self, base: &str, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
-        let call = Call::new("GET", format!("{base}/job/{job_id}"), self.get_timeout);
-        match call.finish(self.timed(self.agent.get(&call.url), call.timeout).call()) {
+    fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
+        let call = Call::new("GET", base, &format!("/job/{job_id}"), self.get_timeout);
+        match call.finish(self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => answer::to_status(call.read(response, OBJECT_LIMIT), job_id, run_id),
             Err(error) => self.failed(&call, &error),
         }
     }
 
-    fn remove(&self, base: &str, job_id: &JobId) -> Answer {
-        let call = Call::new("DELETE", format!("{base}/job/{job_id}"), self.delete_timeout);
-        match call.finish(self.timed(self.agent.delete(&call.url), call.timeout).call()) {
+    fn remove(&self, base: &Url, job_id: &JobId) -> Answer {
+        let call = Call::new("DELETE", base, &format!("/job/{job_id}"), self.delete_timeout);
+        match call.finish(self.prepared(&call, self.agent.delete(&call.address)).call()) {
             Ok(response) => answer::to_remove(&call.read(response, TEXT_LIMIT)),
             Err(error) => self.failed(&call, &error),
         }
     }
 
-    fn list(&self, base: &str, run_ids: &BTreeSet<RunId>) -> Answer {
-        let call = Call::new("GET", format!("{base}/job"), self.get_timeout);
-        let response = match call.finish(self.timed(self.agent.get(&call.url), call.timeout).call()) {
+    fn list(&self, base: &Url, run_ids: &BTreeSet<RunId>) -> Answer {
+        let call = Call::new("GET", base, "/job", self.get_timeout);
+        let response = match call.finish(self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => response,
             Err(error) => return self.failed(&call, &error),
         };
@@ -138,30 +139,33 @@ impl Uws {
         }
     }
 
-    /// Gives a request its timeout, where it is not the agent's own.
+    /// Gives a request the user's name and password, and its timeout where it is not the agent's own.
     ///
-    /// Only where it differs: a TLS configuration is kept for requests that use the agent's settings,
+    /// The timeout only where it differs: a TLS configuration is kept for requests that use the agent's settings,
     /// and made anew for the connections of others.
-    fn timed<Any>(&self, request: RequestBuilder<Any>, timeout: Duration) -> RequestBuilder<Any> {
-        if timeout == self.get_timeout {
+    fn prepared<Any>(&self, call: &Call<'_>, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        let request = match call.base.authorization() {
+            Some(secret) => request.header(AUTHORIZATION, secret),
+            None => request,
+        };
+        if call.timeout == self.get_timeout {
             return request;
         }
-        request.config().timeout_global(Some(timeout)).build()
+        request.config().timeout_global(Some(call.timeout)).build()
     }
 
-    fn attempt<'a>(&self, call: &'a Call) -> Attempt<'a> {
+    fn attempt<'a>(&self, call: &'a Call<'_>) -> Attempt<'a> {
         let Call { method, shown, timeout, .. } = call;
         Attempt { method, url: shown, timeout: *timeout, connect_timeout: self.connect_timeout }
     }
 
-    fn failed(&self, call: &Call, error: &ureq::Error) -> Answer {
+    fn failed(&self, call: &Call<'_>, error: &ureq::Error) -> Answer {
         Answer::Failed(self.attempt(call).failure(error))
     }
 }
 
 impl Backend for Uws {
-    fn perform(&self, url: &str, action: &Action) -> Answer {
-        let base = url.trim_end_matches('/');
+    fn perform(&self, base: &Url, action: &Action) -> Answer {
         match action {
             Action::Submit(submission) => self.submit(base, submission),
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
@@ -174,13 +178,14 @@ impl Backend for Uws {
     }
 }
 
-fn proxy(url: &str) -> Result<Proxy, String> {
-    let shown = text::redact(url);
-    let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
+fn proxy(url: &Url) -> Result<Proxy, String> {
+    let shown = url.to_string();
+    let scheme = shown.split_once("://").map_or("http", |(scheme, _)| scheme);
     if scheme != "http" && !(scheme == "https" && cfg!(feature = "tls")) {
         return Err(format!("uws.proxy: {shown:?}: only http proxies are supported: write http://host:port"));
     }
-    Proxy::new(url).map_err(|_| format!("uws.proxy: {shown:?} is no proxy url: write http://host:port"))
+    Proxy::new(url.with_credentials())
+        .map_err(|_| format!("uws.proxy: {shown:?} is no proxy url: write http://host:port"))
 }
 
 /// Every option that matters, written out.
@@ -224,18 +229,21 @@ fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
 }
 
 /// One request on its way, for the log and for reasons.
-struct Call {
+struct Call<'a> {
     method: &'static str,
-    url: String,
-    /// The url without credentials.
+    base: &'a Url,
+    address: String,
+    /// The address for people.
     shown: String,
     timeout: Duration,
     started: Instant,
 }
 
-impl Call {
-    fn new(method: &'static str, url: String, timeout: Duration) -> Self {
-        Self { method, shown: text::redact(&url), url, timeout, started: Instant::now() }
+impl<'a> Call<'a> {
+    fn new(method: &'static str, base: &'a Url, path: &str, timeout: Duration) -> Self {
+        let address = format!("{}{path}", base.address());
+        let shown = text::shown(&format!("{base}{path}"));
+        Self { method, base, address, shown, timeout, started: Instant::now() }
     }
 
     fn finish(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, ureq::Error> {
