@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
+use ureq::http::uri::Authority;
 
 /// What a URL must be.
 const ALLOWED: &str = "must be http:// or https:// with a host";
@@ -72,6 +73,30 @@ impl Url {
         self.0.authorization.as_deref()
     }
 
+    /// What to say of a redirect, for people: where it leads, and what to write instead of this URL.
+    #[must_use]
+    pub fn redirection(&self, path: &str, location: &str) -> String {
+        // What comes after may be a secret of a login.
+        let (place, is_question) = match location.split_once(['?', '#']) {
+            Some((place, _)) => (place, true),
+            None => (location, false),
+        };
+        let uri: Uri = self.address().parse().unwrap_or_default();
+        let (scheme, host) =
+            (uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", Authority::as_str));
+        let place = match place {
+            _ if place.starts_with("//") => format!("{scheme}:{place}"),
+            _ if place.starts_with('/') => format!("{scheme}://{host}{place}"),
+            _ => place.to_owned(),
+        };
+        let target = shorten(&Self::from(&*place).to_string());
+        let base = target.strip_suffix(path).filter(|base| !is_question && *base != self.to_string());
+        match base {
+            Some(base) => format!("it redirects to {target}: write {base} as the url"),
+            None => format!("it redirects to {target}: the url is wrong, or a login is needed"),
+        }
+    }
+
     /// The URL as it was written. Secret.
     #[must_use]
     pub fn with_credentials(&self) -> &str {
@@ -98,6 +123,11 @@ impl From<&str> for Url {
             authorization: user.filter(|user| !user.is_empty()).map(authorization),
         }))
     }
+}
+
+/// At most 300 characters, for a line.
+fn shorten(text: &str) -> String {
+    text.chars().take(300).collect()
 }
 
 /// What stands before the host, if anything does, and the host with its port.
@@ -201,5 +231,30 @@ mod tests {
         {
             assert!(Url::parse(bad).unwrap_err().contains("/ as %2F"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_redirect_says_what_to_write_instead() {
+        let url = Url::from("http://jane:secret@uws:80/api");
+        let told = |location| url.redirection("/job", location);
+        for (location, base) in [
+            ("https://uws/api/job", "https://uws/api"),
+            ("https://uws/api/job/", "https://uws/api"),
+            ("https://jane:secret@uws/v2/job", "https://uws/v2"),
+            ("//other/job", "http://other"),
+            ("/v2/job", "http://uws:80/v2"),
+        ] {
+            assert_eq!(told(location), format!("it redirects to {base}/job: write {base} as the url"));
+        }
+        for (location, target) in [
+            ("https://sso/login?next=/job&token=secret", "https://sso/login"),
+            ("https://sso/job?token=secret", "https://sso/job"),
+            ("http://uws:80/api/job/", "http://uws:80/api/job"),
+            ("", ""),
+        ] {
+            let expected = format!("it redirects to {target}: the url is wrong, or a login is needed");
+            assert_eq!(told(location), expected);
+        }
+        assert!(url.redirection("/job", &"x".repeat(100_000)).len() < 500);
     }
 }

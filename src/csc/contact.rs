@@ -48,14 +48,19 @@ impl Csc {
                 match (failure.contact, failure.kind) {
                     // It was never asked, say because too much is queued: nothing is learnt of it.
                     (Contact::Answered, FailureKind::NotSent) => {}
-                    (Contact::Answered, FailureKind::Unclear | FailureKind::Refused | FailureKind::Wrong) => {
-                        self.note_answer(&url)
-                    }
+                    (
+                        Contact::Answered,
+                        FailureKind::Unclear
+                        | FailureKind::Refused
+                        | FailureKind::NotNow
+                        | FailureKind::Wrong,
+                    ) => self.note_answer(&url),
                     (
                         Contact::Silent,
                         FailureKind::NotSent
                         | FailureKind::Unclear
                         | FailureKind::Refused
+                        | FailureKind::NotNow
                         | FailureKind::Wrong,
                     ) => {
                         if health.silent_since.is_none() {

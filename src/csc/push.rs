@@ -200,7 +200,9 @@ impl Csc {
 
 fn push_failed(failure: &Failure) -> String {
     match failure.kind {
-        FailureKind::NotSent | FailureKind::Refused => nothing_was_pushed(&failure.reason),
+        FailureKind::NotSent | FailureKind::Refused | FailureKind::NotNow => {
+            nothing_was_pushed(&failure.reason)
+        }
         FailureKind::Unclear => unclear(&failure.reason),
         // The back-end says what was pushed.
         FailureKind::Wrong => failure.reason.clone(),

@@ -223,6 +223,7 @@ impl Csc {
                 super::request::FailureKind::NotSent => self.retry(&job_id, Next::Delete, &failure),
                 super::request::FailureKind::Unclear
                 | super::request::FailureKind::Refused
+                | super::request::FailureKind::NotNow
                 | super::request::FailureKind::Wrong => {
                     removal.unclear = true;
                     self.retry(&job_id, Next::Confirm, &failure);

@@ -169,6 +169,8 @@ pub enum FailureKind {
     Unclear,
     /// The service said no, with a text.
     Refused,
+    /// It cannot be done now, says the service or a gateway before it: as far as is known it was not carried out.
+    NotNow,
     /// The answer is not believable.
     Wrong,
 }

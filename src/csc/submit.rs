@@ -181,6 +181,7 @@ impl Csc {
                 }
                 self.doubt(key, Look::Once, failure.reason);
             }
+            FailureKind::NotNow => self.doubt(key, Look::Once, failure.reason),
             FailureKind::Unclear | FailureKind::Wrong => self.doubt(key, Look::Settle, failure.reason),
         }
     }

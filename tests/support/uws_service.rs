@@ -431,6 +431,12 @@ impl Inner {
                 http::answer(connection, *code, &[("Content-Type", content_type)], body.as_bytes())?;
                 Ok(Then::KeepAlive)
             }
+            Some(What::Gateway { code, headers, body }) => {
+                let headers: Vec<_> =
+                    headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                http::answer(connection, *code, &headers, body.as_bytes())?;
+                Ok(Then::KeepAlive)
+            }
             Some(What::NotFoundPage) => {
                 Answer::traceback(404, "tornado.web.HTTPError: HTTP 404: Not Found").write(connection)
             }

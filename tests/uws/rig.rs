@@ -112,3 +112,9 @@ pub(crate) fn quick() -> Options {
     let timing = Timing { pending: 0.15, queued: 0.15, duration: 0.15, ..Timing::default() };
     Options { timing, creation_wait: Duration::from_millis(300), ..Options::default() }
 }
+
+/// What a gateway answers instead of the service.
+pub(crate) fn gateway(code: u16, headers: &[(&str, &str)], body: &str) -> What {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    What::Gateway { code, headers, body: body.to_owned() }
+}

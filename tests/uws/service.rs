@@ -153,21 +153,22 @@ fn faults() -> Vec<(What, [&'static str; 4])> {
         (What::Hang(60.0), ["Unclear Silent"; 4]),
         (What::DoneThenClose, ["Unclear Silent"; 4]),
         (What::DoneThenHang(60.0), ["Unclear Silent"; 4]),
-        (What::Truncated, ["Unclear Silent", "Unclear Silent", "removed", "Unclear Silent"]),
+        (What::Truncated, ["Unclear Silent"; 4]),
         (html(400), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(302), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(304), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(201), ["Unclear Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(404), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(500), ["Refused Answered", "Refused Silent", "Unclear Answered", "Refused Silent"]),
-        (html(502), ["Unclear Silent", "Refused Silent", "Unclear Silent", "Refused Silent"]),
-        (html(503), ["Unclear Silent", "Refused Silent", "Unclear Silent", "Refused Silent"]),
-        (html(504), ["Unclear Silent", "Refused Silent", "Unclear Silent", "Refused Silent"]),
+        (html(429), ["NotNow Silent"; 4]),
+        (html(502), ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
+        (html(503), ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
+        (html(504), ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
         (done(500, "Job creation timed out."), ["Unclear Answered", "", "", ""]),
         (done(500, "(500)\nReason: x\n"), ["Refused Answered", "", "Unclear Answered", ""]),
         (What::NotFoundPage, ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
-        (What::NotJson, ["Unclear Answered", "Wrong Answered", "removed", "Wrong Answered"]),
-        (What::EmptyObject, ["Unclear Answered", "Wrong Answered", "removed", "Wrong Answered"]),
+        (What::NotJson, ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
+        (What::EmptyObject, ["Unclear Answered", "Wrong Answered", "Unclear Answered", "Wrong Answered"]),
         // A PUT's jobId is new to us: nothing to compare it with.
         (What::OtherJobId, ["job Active", "Wrong Answered", "", ""]),
         (What::OtherRunId, ["Unclear Answered", "Wrong Answered", "", ""]),
@@ -246,8 +247,8 @@ fn refusals_are_quoted_once_and_in_one_line() {
     let reason = check(&client, &url, &submit("1-a"), "Refused Answered");
     assert!(reason.ends_with(&format!("500: {}", "é".repeat(200))), "{reason}");
     service.inject(Fault { on: On::Get, times: 1, what: What::NotJson });
-    let reason = check(&client, &url, &status(ID, None), "Wrong Answered");
-    assert!(reason.contains("200, but it is no job object") && reason.contains("Please log in"), "{reason}");
+    let reason = check(&client, &url, &status(ID, None), "NotNow Silent");
+    assert!(reason.ends_with("200: <html><body>Please log in</body></html>"), "{reason}");
 }
 
 #[test]

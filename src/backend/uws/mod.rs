@@ -2,7 +2,8 @@
 //!
 //! Invariants: a request is sent once, never repeated here (each PUT makes a new job); no request lasts
 //! longer than its timeout; nothing that a service or a network does is more than a [`Failure`] that says
-//! whether the request may have been carried out. Retries, look-ups and their timing are the core's.
+//! whether the request may have been carried out. Retries, look-ups and their timing are the core's; only a service
+//! that says when to ask again (Retry-After) is not asked before, whatever the core wants.
 
 mod answer;
 mod failure;
@@ -11,14 +12,18 @@ mod object;
 mod payload;
 mod text;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 use ureq::config::{Config, IpFamily, RedirectAuthHeaders};
-use ureq::http::Response;
-use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use ureq::http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, LOCATION, RETRY_AFTER,
+};
+use ureq::http::response::Parts;
+use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body, Proxy, RequestBuilder, SendBody};
 
 use crate::backend::Backend;
@@ -43,6 +48,9 @@ const TEXT_LIMIT: usize = 64 * 1024;
 /// Largest head of a reply, in bytes; the genuine one has some 500.
 const HEAD_LIMIT: usize = 64 * 1024;
 
+/// A service is left alone for so long at most when it says when to ask again.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// The service compares this header by equality: with a charset the PUT fails.
 const JSON: &str = "application/json";
 
@@ -53,6 +61,10 @@ pub struct Uws {
     put_timeout: Duration,
     get_timeout: Duration,
     delete_timeout: Duration,
+    /// A longer wait would be the end of submissions.
+    longest_wait: Duration,
+    /// Services that said when to ask again, and when that is.
+    resting: Mutex<BTreeMap<Url, Instant>>,
 }
 
 impl Uws {
@@ -80,6 +92,8 @@ impl Uws {
             put_timeout: settings.put_timeout,
             get_timeout: settings.get_timeout,
             delete_timeout: settings.delete_timeout,
+            longest_wait: RETRY_AFTER_MAX.min(settings.submit_timeout / 2),
+            resting: Mutex::default(),
         })
     }
 
@@ -92,7 +106,7 @@ impl Uws {
         let mut source = Source { rest: &body, begun: false };
         let request = self.prepared(&call, self.agent.put(&call.address));
         let request = request.header(CONTENT_TYPE, JSON).header(CONTENT_LENGTH, body.len());
-        match call.finish(request.send(SendBody::from_reader(&mut source))) {
+        match self.finish(&call, request.send(SendBody::from_reader(&mut source))) {
             Ok(response) => answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id),
             // The service acts on a request when its body is there. None of it has left us.
             Err(error) if !source.begun => Answer::Failed(self.attempt(&call).not_sent(&error)),
@@ -101,16 +115,18 @@ impl Uws {
     }
 
     fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
-        let call = Call::new("GET", base, &format!("/job/{job_id}"), self.get_timeout);
-        match call.finish(self.prepared(&call, self.agent.get(&call.address)).call()) {
+        let path = format!("/job/{job_id}");
+        let call = Call::new("GET", base, &path, self.get_timeout);
+        match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => answer::to_status(call.read(response, OBJECT_LIMIT), job_id, run_id),
             Err(error) => self.failed(&call, &error),
         }
     }
 
     fn remove(&self, base: &Url, job_id: &JobId) -> Answer {
-        let call = Call::new("DELETE", base, &format!("/job/{job_id}"), self.delete_timeout);
-        match call.finish(self.prepared(&call, self.agent.delete(&call.address)).call()) {
+        let path = format!("/job/{job_id}");
+        let call = Call::new("DELETE", base, &path, self.delete_timeout);
+        match self.finish(&call, self.prepared(&call, self.agent.delete(&call.address)).call()) {
             Ok(response) => answer::to_remove(&call.read(response, TEXT_LIMIT)),
             Err(error) => self.failed(&call, &error),
         }
@@ -118,11 +134,13 @@ impl Uws {
 
     fn list(&self, base: &Url, run_ids: &BTreeSet<RunId>) -> Answer {
         let call = Call::new("GET", base, "/job", self.get_timeout);
-        let response = match call.finish(self.prepared(&call, self.agent.get(&call.address)).call()) {
+        let response = match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => response,
             Err(error) => return self.failed(&call, &error),
         };
-        if response.status() != 200 {
+        let is_page =
+            header(response.headers(), CONTENT_TYPE).is_some_and(|text| text.starts_with("text/html"));
+        if response.status() != 200 || is_page || compression(response.headers()).is_some() {
             return answer::to_question(&call.read(response, TEXT_LIMIT));
         }
         let mut body = response.into_body();
@@ -154,6 +172,35 @@ impl Uws {
         request.config().timeout_global(Some(call.timeout)).build()
     }
 
+    /// Notes how a request ended, and when a service that cannot take it now is to be asked again.
+    fn finish(
+        &self,
+        call: &Call<'_>,
+        result: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, ureq::Error> {
+        call.log(&result);
+        if let Ok(response) = &result
+            && let Some(wait) = retry_after(response)
+        {
+            let until = Instant::now() + wait.min(self.longest_wait);
+            let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+            resting.retain(|_, until| Instant::now() < *until);
+            resting.insert(call.base.clone(), until);
+        }
+        result
+    }
+
+    /// The failure of a request to a service that is to be asked again later; none if it may be asked.
+    fn not_yet(&self, base: &Url) -> Option<Failure> {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let left =
+            resting.get(base)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        let shown = text::shown(&base.to_string());
+        let reason = format!("{shown} said to ask again later (Retry-After): in {:.1} s", left.as_secs_f64());
+        // It was not asked: nothing is learnt about it.
+        Some(Failure { kind: FailureKind::NotSent, contact: Contact::Answered, reason })
+    }
+
     fn attempt<'a>(&self, call: &'a Call<'_>) -> Attempt<'a> {
         let Call { method, shown, timeout, .. } = call;
         Attempt { method, url: shown, timeout: *timeout, connect_timeout: self.connect_timeout }
@@ -166,6 +213,9 @@ impl Uws {
 
 impl Backend for Uws {
     fn perform(&self, base: &Url, action: &Action) -> Answer {
+        if let Some(failure) = self.not_yet(base) {
+            return Answer::Failed(failure);
+        }
         match action {
             Action::Submit(submission) => self.submit(base, submission),
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
@@ -176,6 +226,33 @@ impl Backend for Uws {
             }
         }
     }
+}
+
+/// How long a service that cannot take a request now wants to be left alone, if it says so.
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    if !matches!(response.status().as_u16(), 429 | 503) {
+        return None;
+    }
+    let text = header(response.headers(), RETRY_AFTER)?;
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        // By its own clock if it tells it.
+        Err(_) => {
+            let date = |text: &str| httpdate::parse_http_date(text).ok();
+            let now = header(response.headers(), DATE).and_then(date).unwrap_or_else(SystemTime::now);
+            date(text)?.duration_since(now).ok()
+        }
+    }
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// How a body is compressed, if it is; we ask for none.
+fn compression(headers: &HeaderMap) -> Option<&str> {
+    header(headers, CONTENT_ENCODING)
+        .filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("identity"))
 }
 
 fn proxy(url: &Url) -> Result<Proxy, String> {
@@ -204,6 +281,7 @@ fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
         .max_redirects_will_error(false)
         .redirect_auth_headers(RedirectAuthHeaders::Never)
         .save_redirect_history(false)
+        .accept_encoding("identity")
         .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(HEAD_LIMIT)
         .max_idle_connections(idle)
@@ -232,6 +310,7 @@ fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
 struct Call<'a> {
     method: &'static str,
     base: &'a Url,
+    path: &'a str,
     address: String,
     /// The address for people.
     shown: String,
@@ -240,27 +319,37 @@ struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    fn new(method: &'static str, base: &'a Url, path: &str, timeout: Duration) -> Self {
+    fn new(method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Self {
         let address = format!("{}{path}", base.address());
         let shown = text::shown(&format!("{base}{path}"));
-        Self { method, base, address, shown, timeout, started: Instant::now() }
+        Self { method, base, path, address, shown, timeout, started: Instant::now() }
     }
 
-    fn finish(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, ureq::Error> {
+    fn log(&self, result: &Result<Response<Body>, ureq::Error>) {
         let Self { method, shown, started, .. } = self;
         let elapsed = started.elapsed().as_millis();
-        match &result {
+        match result {
             Ok(response) => debug!("{method} {shown}: {} after {elapsed} ms", response.status().as_u16()),
             Err(_) => debug!("{method} {shown}: no answer after {elapsed} ms"),
         }
-        result
+    }
+
+    /// What people must know of a reply whose body does not tell it.
+    fn remark(&self, head: &Parts) -> Option<String> {
+        if let Some(location) = header(&head.headers, LOCATION).filter(|_| head.status.is_redirection()) {
+            return Some(self.base.redirection(self.path, location));
+        }
+        let compression = text::quote(compression(&head.headers)?);
+        Some(format!(
+            "its text is compressed ({compression}), which was not asked for: turn that off in the gateway before the service"
+        ))
     }
 
     /// Reads a reply, a success up to the limit, anything else as far as people want to see it.
     fn read(&self, response: Response<Body>, limit: usize) -> Reply {
         let (head, mut body) = response.into_parts();
         let limit = if head.status == 200 { limit } else { TEXT_LIMIT };
-        let content_type = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let content_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let mut bytes = Vec::new();
         // One byte more, to tell a full body from one that is too large.
@@ -277,6 +366,8 @@ impl<'a> Call<'a> {
             is_json: essence.eq_ignore_ascii_case(JSON),
             body: bytes,
             end,
+            says_when: head.headers.contains_key(RETRY_AFTER),
+            remark: self.remark(&head),
         }
     }
 }

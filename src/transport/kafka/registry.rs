@@ -8,6 +8,7 @@ use apache_avro::Schema;
 use serde_json::{Value as Json, json};
 use ureq::Agent;
 use ureq::config::Config;
+use ureq::http::header::LOCATION;
 
 use crate::config::url::Url;
 
@@ -187,10 +188,9 @@ impl Registry {
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
         if response.status().is_redirection() {
-            return Err(format!(
-                "the schema registry {} redirects elsewhere ({status}); give the URL where it is",
-                self.url
-            ));
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let where_to = self.url.redirection(path, location.unwrap_or_default());
+            return Err(format!("the schema registry {} answered {status}: {where_to}", self.url));
         }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
         // What is no JSON has no fields, and is an error where fields are needed.
@@ -221,12 +221,14 @@ mod tests {
             let (mut connection, _) = listener.accept().unwrap();
             let _ = connection.read(&mut [0; 4096]).unwrap();
             // The last line of the body is missing.
-            let moved = "HTTP/1.1 302 Found\r\nLocation: /x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+            let moved = "HTTP/1.1 302 Found\r\nLocation: /v2/subjects/x-value/versions/latest\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
             connection.write_all(moved.as_bytes()).unwrap();
         });
         let error = Registry::new(&Url::from(&*url)).latest("x-value").unwrap_err();
-        let expected =
-            format!("the schema registry {url} redirects elsewhere (302); give the URL where it is");
+        let expected = format!(
+            "the schema registry {url} answered 302: it redirects to {url}/v2/subjects/x-value/versions/latest: write \
+             {url}/v2 as the url"
+        );
         assert_eq!(error, expected);
         server.join().unwrap();
     }
