@@ -8,6 +8,7 @@ mod support;
 mod bad_input;
 mod clients;
 mod disk;
+mod exhaustion;
 mod harness;
 mod load;
 mod logging;

@@ -32,6 +32,7 @@ use crate::config::settings;
 use crate::config::url::Url;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};
+use crate::resolver;
 
 use answer::{End, Reply};
 use failure::Attempt;
@@ -73,7 +74,7 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn new(settings: &settings::Uws) -> Result<Self, String> {
-        Self::with_agent(settings, Config::new_agent)
+        Self::with_agent(settings, resolver::agent)
     }
 
     /// Makes a client over an agent that is made from our configuration of it; [`Uws::new`] takes the

@@ -11,6 +11,7 @@ use ureq::config::Config;
 use ureq::http::header::LOCATION;
 
 use crate::config::url::Url;
+use crate::resolver;
 
 use super::wire::{Topic, Writer, one_line, parse_schema};
 
@@ -42,7 +43,7 @@ impl Registry {
     /// Connects to nothing yet.
     #[must_use]
     pub fn new(url: &Url) -> Self {
-        Self::with_agent(url, Config::new_agent)
+        Self::with_agent(url, resolver::agent)
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
