@@ -17,6 +17,8 @@
 //! | [`journal`] | the durable record of commands: SQLite, group commit, what an earlier life left | what a command means |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | what a job is |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
+//! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
+//! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //!
 //! # The way of one command
@@ -42,7 +44,9 @@ pub mod csc;
 pub mod daemon;
 pub mod journal;
 pub mod logging;
+mod resolver;
 pub mod sal;
 pub mod systemd;
 pub mod timer;
 pub mod transport;
+pub mod url;

@@ -1,5 +1,9 @@
 //! Readiness, watchdog and status for systemd; outside of it everything here does nothing.
 
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -11,6 +15,8 @@ pub struct Manager {
     period: Option<Duration>,
     last_pet: Instant,
     last_status: String,
+    /// Kept open, so that the watchdog is petted also when there are no more descriptors; never waited for.
+    socket: Option<UnixDatagram>,
 }
 
 impl Manager {
@@ -19,7 +25,7 @@ impl Manager {
     pub fn new() -> Self {
         // Petted twice a period, so that one late turn is no alarm.
         let period = sd_notify::watchdog_enabled().map(|period| period / 2);
-        Self { period, last_pet: Instant::now(), last_status: String::new() }
+        Self { period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
     }
 
     /// Commands are accepted.
@@ -42,19 +48,44 @@ impl Manager {
 
     /// Tells the status line, when it changed.
     pub fn status(&mut self, status: String) {
-        if status != self.last_status {
-            notify(&[NotifyState::Status(&status)]);
+        if status != self.last_status && self.try_notify(NotifyState::Status(&status)) {
             self.last_status = status;
         }
     }
 
     /// The main loop lives.
     pub fn pet(&mut self) {
-        if self.period.is_some_and(|period| self.last_pet.elapsed() >= period) {
+        let is_due = self.period.is_some_and(|period| self.last_pet.elapsed() >= period);
+        if is_due && self.try_notify(NotifyState::Watchdog) {
             self.last_pet = Instant::now();
-            notify(&[NotifyState::Watchdog]);
         }
     }
+
+    /// Tells something that can be told again later; false if a manager that does not listen has to be waited for.
+    fn try_notify(&self, state: NotifyState) -> bool {
+        let text = format!("{state}\n");
+        match self.socket.as_ref().map(|socket| socket.send(text.as_bytes())) {
+            Some(Ok(_)) => true,
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => false,
+            // Where the manager has made its socket anew, ours leads nowhere.
+            Some(Err(_)) | None => {
+                notify(&[state]);
+                true
+            }
+        }
+    }
+}
+
+/// The service manager's socket, if we can be connected to it for good.
+fn connect() -> Option<UnixDatagram> {
+    let name = std::env::var_os("NOTIFY_SOCKET")?;
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name).ok()?,
+        None => SocketAddr::from_pathname(&name).ok()?,
+    };
+    let socket = UnixDatagram::unbound().ok()?;
+    socket.set_nonblocking(true).ok()?;
+    socket.connect_addr(&address).ok().map(|()| socket)
 }
 
 /// The daemon does not start: says why in the status line, which stays after our end.

@@ -85,7 +85,7 @@ fn layers_are_read_in_order_and_the_later_one_wins() {
     assert_eq!(plain.service.butler.as_deref(), Some("summit"));
     let with = reader.read("x.yaml").unwrap();
     assert_eq!(with.files, "_init.yaml,_summit.yaml,x.yaml");
-    assert_eq!(&*with.service.url, "http://init");
+    assert_eq!(with.service.url.address(), "http://init");
     assert_eq!(with.service.poll_interval, Duration::from_secs(1));
     assert_eq!(with.service.output_glob.as_deref(), Some("x"));
     assert_eq!(with.version, "");
@@ -110,7 +110,7 @@ fn a_file_that_begins_with_a_byte_order_mark_is_read_like_any_other() {
     dir.git(&["init", "--quiet"]);
     let commit = dir.commit();
     let read = dir.reader("").read(&format!("x.yaml:{commit}")).unwrap();
-    assert_eq!((&*read.service.url, read.service.output_glob.as_deref()), ("http://init", Some("y")));
+    assert_eq!((read.service.url.address(), read.service.output_glob.as_deref()), ("http://init", Some("y")));
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn the_example_configuration_lacks_only_the_address_of_the_service() {
     for index in SalIndex::ALL {
         let reader = Reader { site: None, index, ..dir.reader("") };
         if index == SalIndex::Ra {
-            assert_eq!(&*reader.read("").unwrap().service.url, "");
+            assert_eq!(reader.read("").unwrap().service.url.address(), "");
         } else {
             let error = error(&reader, "");
             assert!(error.contains(".url is that of the example; it must be the address"), "{error}");
@@ -201,7 +201,7 @@ fn the_simulator_ignores_all_but_the_override_that_is_named() {
     reader.simulated = true;
     for (name, files) in [("", "_summit.yaml"), ("good.yaml", "_summit.yaml,good.yaml")] {
         let read = reader.read(name).unwrap();
-        assert_eq!((&*read.service.url, read.files.as_str()), ("", files));
+        assert_eq!((read.service.url.address(), read.files.as_str()), ("", files));
         assert_eq!(read.service.poll_interval, Duration::from_millis(100));
         assert_eq!(read.service.butler, None);
         assert!(read.directory_url.starts_with("file:///"));

@@ -26,6 +26,7 @@ use ocps::config::settings;
 use ocps::csc::event::Phase;
 use ocps::csc::id::RunId;
 use ocps::csc::request::{Action, Answer, FailureKind, JobStatus, Submission};
+use ocps::url::Url;
 use serde_json::{Value, json};
 
 use support::uws_job::Timing;
@@ -108,7 +109,7 @@ fn submit(client: &Uws, url: &str, run_id: &str, values: &[String]) -> Answer {
         environment: values.iter().map(|v| ("DATA_QUERY".into(), v.clone())).collect(),
         pipeline: String::new(),
     };
-    client.perform(url, &Action::Submit(Arc::new(submission)))
+    client.perform(&url.into(), &Action::Submit(Arc::new(submission)))
 }
 
 fn job(answer: Answer) -> JobStatus {
@@ -164,26 +165,26 @@ fn the_client_and_the_genuine_service_understand_each_other() {
     let out = genuine.jobs.join(first.job_id.as_str()).join("out");
     std::fs::create_dir_all(&out).unwrap();
     std::fs::write(out.join(Path::new(OsStr::from_bytes(b"x\xff.fits"))), "").unwrap();
-    let seen = job(client.perform(url, &status(&first)));
+    let seen = job(client.perform(&url.into(), &status(&first)));
     assert!(seen.object.0.contains("x\u{fffd}.fits"), "{}", seen.object.0);
     let list = Action::List { run_ids: Arc::new(run_id.iter().cloned().collect()) };
-    assert!(matches!(client.perform(url, &list), Answer::Listed(jobs) if jobs.len() == 1));
+    assert!(matches!(client.perform(&url.into(), &list), Answer::Listed(jobs) if jobs.len() == 1));
 
     let remove = Action::Remove { job_id: first.job_id.clone() };
-    assert_eq!(client.perform(url, &remove), Answer::Removed { object: None });
-    assert_eq!(client.perform(url, &remove), Answer::Gone);
-    assert_eq!(client.perform(url, &status(&first)), Answer::Gone);
+    assert_eq!(client.perform(&url.into(), &remove), Answer::Removed { object: None });
+    assert_eq!(client.perform(&url.into(), &remove), Answer::Gone);
+    assert_eq!(client.perform(&url.into(), &status(&first)), Answer::Gone);
     assert!(!out.exists());
 
     let mut quick = job(submit(&client, url, "1-a", &["dur=0.2 fail".to_owned()]));
     let deadline = Instant::now() + Duration::from_secs(10);
     while quick.phase.exit_code().is_none() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));
-        quick = job(client.perform(url, &status(&quick)));
+        quick = job(client.perform(&url.into(), &status(&quick)));
     }
     assert_eq!(quick.phase, Phase::Error);
     // A wrong base URL is no missing job.
-    match client.perform(&url.replace("/v1", "/v2"), &status(&quick)) {
+    match client.perform(&Url::from(&*url.replace("/v1", "/v2")), &status(&quick)) {
         Answer::Failed(failure) => assert_eq!(failure.kind, FailureKind::Wrong),
         other => panic!("{other:?}"),
     }
@@ -364,7 +365,7 @@ fn prepare(url: &str) -> Vec<String> {
     let client = client();
     let ids = ["1-a", "2-b"].map(|run_id| job(submit(&client, url, run_id, &["dur=600".to_owned()])).job_id);
     assert_eq!(
-        client.perform(url, &Action::Remove { job_id: ids[1].clone() }),
+        client.perform(&url.into(), &Action::Remove { job_id: ids[1].clone() }),
         Answer::Removed { object: None }
     );
     // The log file appears when the job starts.

@@ -6,14 +6,15 @@ pub mod uws;
 pub mod workers;
 
 use crate::csc::request::{Action, Answer};
+use crate::url::Url;
 
 /// Something that runs jobs.
 ///
 /// One value is shared by all worker threads.
 pub trait Backend: Send + Sync {
-    /// Carries out one request at the service of that base URL (no trailing slash).
+    /// Carries out one request at the service of that base URL.
     ///
     /// Blocks, but never longer than the back-end's timeouts allow. Never panics:
     /// whatever the service answers becomes an [`Answer`].
-    fn perform(&self, url: &str, action: &Action) -> Answer;
+    fn perform(&self, url: &Url, action: &Action) -> Answer;
 }

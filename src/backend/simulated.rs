@@ -15,6 +15,7 @@ use crate::csc::event::{ErrorCode, JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Submission};
 use crate::sal::time;
+use crate::url::Url;
 
 /// Finished jobs that are remembered, so that a status asked for late still finds them.
 const JOBS_MAX: usize = 100_000;
@@ -106,7 +107,7 @@ impl Simulated {
 }
 
 impl Backend for Simulated {
-    fn perform(&self, _url: &str, action: &Action) -> Answer {
+    fn perform(&self, _url: &Url, action: &Action) -> Answer {
         // The state is whole after any panic: every change to it is a single insert or remove.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match action {
@@ -187,7 +188,7 @@ mod tests {
     }
 
     fn submitted(simulator: &Simulated, pipeline: &str) -> JobId {
-        let answer = simulator.perform("", &submission(pipeline));
+        let answer = simulator.perform(&"".into(), &submission(pipeline));
         let Answer::Job(status) = answer else { panic!("{answer:?}") };
         status.job_id
     }
@@ -198,7 +199,8 @@ mod tests {
             let simulator = simulator(Duration::ZERO);
             let job_id = submitted(&simulator, pipeline);
             assert!(job_id.as_str().starts_with(&format!("{pipeline}-1")), "{job_id}");
-            let answer = simulator.perform("", &Action::Status { job_id: job_id.clone(), run_id: None });
+            let answer =
+                simulator.perform(&"".into(), &Action::Status { job_id: job_id.clone(), run_id: None });
             let said = if let Answer::Job(status) = answer {
                 status.object.0.replace(job_id.as_str(), "ID")
             } else {
@@ -214,7 +216,7 @@ mod tests {
 
     #[test]
     fn other_pipelines_are_rejected() {
-        let answer = simulator(Duration::ZERO).perform("", &submission("x.yaml"));
+        let answer = simulator(Duration::ZERO).perform(&"".into(), &submission("x.yaml"));
         assert_eq!(answer, Answer::Rejected { reason: "Unknown (simulated) pipeline: x.yaml".to_owned() });
     }
 
@@ -223,7 +225,7 @@ mod tests {
         let simulator = simulator(Duration::from_secs(100));
         let job_id = submitted(&simulator, "true.yaml");
         let Answer::Removed { object: Some(object) } =
-            simulator.perform("", &Action::Remove { job_id: job_id.clone() })
+            simulator.perform(&"".into(), &Action::Remove { job_id: job_id.clone() })
         else {
             panic!()
         };
@@ -233,8 +235,8 @@ mod tests {
             (Some("aborted"), Some(job_id.as_str()))
         );
         assert!(object["abort_time"].as_f64().unwrap() > 1.7e9);
-        assert_eq!(simulator.perform("", &Action::Remove { job_id: job_id.clone() }), Answer::Gone);
-        assert_eq!(simulator.perform("", &Action::Status { job_id, run_id: None }), Answer::Gone);
+        assert_eq!(simulator.perform(&"".into(), &Action::Remove { job_id: job_id.clone() }), Answer::Gone);
+        assert_eq!(simulator.perform(&"".into(), &Action::Status { job_id, run_id: None }), Answer::Gone);
     }
 
     #[test]

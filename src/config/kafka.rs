@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::settings::{self, Secret};
 use super::yaml::{self, Entry, Value};
+use crate::url::Url;
 
 /// What may be asked of the broker before a message counts as written.
 pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
@@ -33,8 +34,8 @@ pub struct Options {
     pub brokers: String,
     /// The second word of all topic names.
     pub topic_subname: String,
-    /// URL of the schema registry, without a slash at its end.
-    pub registry_url: String,
+    /// URL of the schema registry.
+    pub registry_url: Url,
     /// Whom to be, if the broker asks.
     pub sasl: Option<Sasl>,
     /// Replication factor of topics that we create.
@@ -132,13 +133,12 @@ impl Options {
                 )
             })?;
         let brokers = or("LSST_KAFKA_BROKER_ADDR", &settings.brokers, "broker:29092")?;
-        let registry =
-            or("LSST_SCHEMA_REGISTRY_URL", &settings.schema_registry_url, "http://schema-registry:8081")?;
-        if !is_url(&registry) {
-            return Err("LSST_SCHEMA_REGISTRY_URL must be http://HOST:PORT or https://HOST:PORT"
-                .to_owned()
-                .into());
-        }
+        let registry_url = match text("LSST_SCHEMA_REGISTRY_URL", &None)? {
+            Some(url) => Url::parse(&url).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?,
+            None => {
+                settings.schema_registry_url.clone().unwrap_or_else(|| "http://schema-registry:8081".into())
+            }
+        };
         let default_factor = settings.replication_factor.unwrap_or(1).to_string();
         let factor = or("LSST_KAFKA_REPLICATION_FACTOR", &None, &default_factor)?;
         let replication_factor = factor.parse().ok().filter(|factor| (1..=100).contains(factor));
@@ -154,7 +154,7 @@ impl Options {
         Ok(Self {
             brokers,
             topic_subname,
-            registry_url: registry.trim_end_matches('/').to_owned(),
+            registry_url,
             sasl: sasl(settings, env, &or)?,
             replication_factor: replication_factor.ok_or_else(|| {
                 format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
@@ -216,15 +216,6 @@ fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
     let path = Path::new(&dir).join(CREDENTIAL);
     super::file::password(&path, "Kafka")
-}
-
-pub(super) fn is_url(text: &str) -> bool {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    rest.is_some_and(|rest| {
-        !rest.starts_with('/')
-            && !rest.is_empty()
-            && !text.contains(|c: char| c.is_whitespace() || c.is_control())
-    })
 }
 
 /// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
@@ -322,7 +313,7 @@ mod tests {
         };
         let plain = options(&toml, &[]).unwrap();
         assert_eq!((plain.brokers.as_str(), plain.topic_subname.as_str()), ("toml:1", "toml"));
-        assert_eq!(plain.registry_url, "http://schema-registry:8081");
+        assert_eq!(plain.registry_url.address(), "http://schema-registry:8081");
         assert_eq!((plain.replication_factor, plain.producer_acks.as_str()), (1, "1"));
         assert_eq!(plain.sasl, None);
         let env = [
@@ -336,7 +327,7 @@ mod tests {
         ];
         let all = options(&toml, &env).unwrap();
         assert_eq!((all.brokers.as_str(), all.topic_subname.as_str()), ("env:2", "test"));
-        assert_eq!(all.registry_url, "http://r:8081");
+        assert_eq!(all.registry_url.address(), "http://r:8081");
         assert_eq!((all.replication_factor, all.producer_acks.as_str()), (3, "all"));
         let sasl = all.sasl.clone().unwrap();
         assert_eq!((sasl.protocol.as_str(), sasl.mechanism.as_str()), ("SASL_PLAINTEXT", "SCRAM-SHA-512"));

@@ -1,8 +1,9 @@
 //! Whether an execution service lives: outages, and jobs that it answers wrongly while it answers others.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
+
+use crate::url::Url;
 
 use super::event::{ErrorCode, LogLevel};
 use super::job::Stage;
@@ -50,7 +51,7 @@ impl Health {
 
 impl Csc {
     /// Learns from an answer whether the service is there.
-    pub(super) fn note_contact(&mut self, url: Arc<str>, answer: &Answer) {
+    pub(super) fn note_contact(&mut self, url: Url, answer: &Answer) {
         let now = self.now.mono;
         match answer {
             Answer::Failed(failure) => {
@@ -61,7 +62,13 @@ impl Csc {
                 match (failure.contact, failure.kind) {
                     // It was never asked, say because too much is queued: nothing is learnt of it.
                     (Contact::Answered, FailureKind::NotSent) => {}
-                    (Contact::Answered, FailureKind::Unclear | FailureKind::Refused | FailureKind::Wrong) => {
+                    (
+                        Contact::Answered,
+                        FailureKind::Unclear
+                        | FailureKind::Refused
+                        | FailureKind::NotNow
+                        | FailureKind::Wrong,
+                    ) => {
                         health.known = true;
                         self.note_answer(&url);
                     }
@@ -70,6 +77,7 @@ impl Csc {
                         FailureKind::NotSent
                         | FailureKind::Unclear
                         | FailureKind::Refused
+                        | FailureKind::NotNow
                         | FailureKind::Wrong,
                     ) => {
                         health.known = true;
@@ -96,7 +104,7 @@ impl Csc {
         }
     }
 
-    fn note_answer(&mut self, url: &Arc<str>) {
+    fn note_answer(&mut self, url: &Url) {
         let Some(health) = self.services.get_mut(url) else { return };
         let Some(since) = health.silent_since.take() else { return };
         health.faulted = false;
@@ -120,7 +128,7 @@ impl Csc {
         self.services.keys().filter_map(|url| self.outage_of(url)).min()
     }
 
-    fn outage_of(&self, url: &Arc<str>) -> Option<Duration> {
+    fn outage_of(&self, url: &Url) -> Option<Duration> {
         let health = self.services.get(url).filter(|health| !health.faulted)?;
         let since = health.silent_since?;
         let tracking = self.jobs.values().filter(|job| job.url == *url).any(|job| match job.stage {
@@ -132,8 +140,8 @@ impl Csc {
 
     pub(super) fn check_outage(&mut self) {
         let now = self.now.mono;
-        let is_due = |url: &&Arc<str>| self.outage_of(url).is_some_and(|due| due <= now);
-        let due: Vec<Arc<str>> = self.services.keys().filter(is_due).cloned().collect();
+        let is_due = |url: &&Url| self.outage_of(url).is_some_and(|due| due <= now);
+        let due: Vec<Url> = self.services.keys().filter(is_due).cloned().collect();
         for url in due {
             let Some(health) = self.services.get_mut(&url) else { continue };
             health.faulted = true;
@@ -147,7 +155,7 @@ impl Csc {
     /// Forgets services that an earlier configuration named and that nothing is left at.
     pub(super) fn forget_services(&mut self) {
         let Self { jobs, watches, removals, lookups, configuration, services, .. } = self;
-        let mut used: HashSet<&Arc<str>> = jobs.values().map(|job| &job.url).collect();
+        let mut used: HashSet<&Url> = jobs.values().map(|job| &job.url).collect();
         used.extend(watches.values().map(|watch| &watch.url));
         used.extend(removals.values().map(Removal::url));
         used.extend(lookups.keys());
@@ -156,7 +164,7 @@ impl Csc {
     }
 
     /// Whether a job last believed at `believed` must be given up: its service answers others, but not for it.
-    pub(super) fn is_disbelieved(&self, url: &Arc<str>, believed: Duration) -> bool {
+    pub(super) fn is_disbelieved(&self, url: &Url, believed: Duration) -> bool {
         let Some(health) = self.services.get(url) else { return false };
         let (now, recent) = (self.now.mono, self.recent(url));
         let since = believed.max(health.restored);
@@ -166,7 +174,7 @@ impl Csc {
     }
 
     /// How old the last answer of a living service can be: each of its jobs has been asked for in this time.
-    fn recent(&self, url: &Arc<str>) -> Duration {
+    fn recent(&self, url: &Url) -> Duration {
         let intervals = self.jobs.values().filter(|job| job.url == *url).map(|job| job.poll_interval);
         let longest = intervals.max().unwrap_or_default();
         self.settings.outage_limit.max(longest.saturating_mul(2))

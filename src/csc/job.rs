@@ -5,6 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::url::Url;
+
 use super::Settings;
 use super::command::Sender;
 use super::event::{ExitCode, Phase};
@@ -21,7 +23,7 @@ pub(super) struct Job {
     pub(super) sender: Sender,
     pub(super) submission: Arc<Submission>,
     /// Base URL of its service; a later configuration does not change it.
-    pub(super) url: Arc<str>,
+    pub(super) url: Url,
     pub(super) poll_interval: Duration,
     pub(super) accepted: Tai,
     pub(super) stage: Stage,
@@ -164,7 +166,7 @@ impl Poll {
 /// A job of somebody else that one of ours waits for.
 #[derive(Debug)]
 pub(super) struct Watch {
-    pub(super) url: Arc<str>,
+    pub(super) url: Url,
     pub(super) poll_interval: Duration,
     pub(super) poll: Poll,
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::url::Url;
+
 use super::event::LogLevel;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Stage, SubmitStep};
@@ -43,7 +45,7 @@ pub(super) struct Listing {
 /// A run id of which an extra job may come to life.
 #[derive(Debug)]
 pub(super) struct Suspect {
-    url: Arc<str>,
+    url: Url,
     until: Duration,
     /// The one that is not extra.
     keep: Option<JobId>,
@@ -51,7 +53,7 @@ pub(super) struct Suspect {
 
 impl Csc {
     /// A submission came in doubt: ask at once, unless a failing service is being spared.
-    pub(super) fn look_soon(&mut self, url: Arc<str>) {
+    pub(super) fn look_soon(&mut self, url: Url) {
         let now = self.now.mono;
         let lookup = self.lookups.entry(url).or_default();
         if lookup.failures == 0 {
@@ -60,13 +62,13 @@ impl Csc {
     }
 
     /// From now on, jobs of this run other than `keep` are removed when they show up.
-    pub(super) fn suspect(&mut self, key: EntryKey, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
+    pub(super) fn suspect(&mut self, key: EntryKey, run_id: RunId, url: Url, keep: Option<JobId>) {
         self.journal(Record::Suspected { key, until: Tai(self.now.tai.0 + SUSPECT_FOR.as_secs_f64()) });
         self.suspect_for(SUSPECT_FOR, run_id, url, keep);
     }
 
     /// The same, for a part of the time.
-    pub(super) fn suspect_for(&mut self, time: Duration, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
+    pub(super) fn suspect_for(&mut self, time: Duration, run_id: RunId, url: Url, keep: Option<JobId>) {
         let now = self.now.mono;
         if self.suspects.len() >= SUSPECTS_MAX {
             let oldest = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
@@ -78,7 +80,7 @@ impl Csc {
     }
 
     /// When the list of this service is to be asked for; none while it is, or when there is no reason.
-    pub(super) fn lookup_due(&self, url: &Arc<str>) -> Option<Duration> {
+    pub(super) fn lookup_due(&self, url: &Url) -> Option<Duration> {
         let lookup = self.lookups.get(url)?;
         if lookup.asked.is_some() {
             return None;
@@ -90,7 +92,7 @@ impl Csc {
         suspected.then(|| lookup.not_before + SUSPECTED)
     }
 
-    fn is_in_doubt(&self, url: &Arc<str>) -> bool {
+    fn is_in_doubt(&self, url: &Url) -> bool {
         self.jobs.values().any(|job| {
             job.url == *url
                 && match &job.stage {
@@ -106,7 +108,7 @@ impl Csc {
     pub(super) fn advance_lookups(&mut self) {
         let now = self.now.mono;
         self.suspects.retain(|_, suspect| now < suspect.until);
-        let urls: Vec<Arc<str>> = self.lookups.keys().cloned().collect();
+        let urls: Vec<Url> = self.lookups.keys().cloned().collect();
         for url in urls {
             match self.lookup_due(&url) {
                 Some(due) if due <= now => self.look(url),
@@ -117,13 +119,13 @@ impl Csc {
     }
 
     /// Forgets a service that is asked nothing.
-    fn forget_lookup(&mut self, url: &Arc<str>) {
+    fn forget_lookup(&mut self, url: &Url) {
         if self.lookups.get(url).is_some_and(|lookup| lookup.asked.is_none()) {
             self.lookups.remove(url);
         }
     }
 
-    fn look(&mut self, url: Arc<str>) {
+    fn look(&mut self, url: Url) {
         let ours = self.jobs.values().filter(|job| job.url == url).map(|job| job.run_id().clone());
         let suspected =
             self.suspects.iter().filter(|(_, suspect)| suspect.url == url).map(|(id, _)| id.clone());
@@ -136,7 +138,7 @@ impl Csc {
     }
 
     /// The service's list, or why there is none.
-    pub(super) fn listed(&mut self, url: &Arc<str>, answer: Answer) {
+    pub(super) fn listed(&mut self, url: &Url, answer: Answer) {
         let Some(lookup) = self.lookups.get_mut(url) else { return };
         let Some(list) = lookup.asked.take() else { return };
         match answer {
@@ -156,7 +158,7 @@ impl Csc {
         }
     }
 
-    fn look_failed(&mut self, url: &Arc<str>, failure: &Failure) {
+    fn look_failed(&mut self, url: &Url, failure: &Failure) {
         let Some(failures) = self.lookups.get(url).map(|lookup| lookup.failures + 1) else { return };
         let not_before = self.now.mono + self.backoff(IN_DOUBT, failures);
         if let Some(lookup) = self.lookups.get_mut(url) {
@@ -167,7 +169,7 @@ impl Csc {
     }
 
     /// Adopts what is found, removes what is too much, and lets those not found go on.
-    fn resolve(&mut self, url: &Arc<str>, list: &Listing, found: &[ListedJob]) {
+    fn resolve(&mut self, url: &Url, list: &Listing, found: &[ListedJob]) {
         let candidates: Vec<(EntryKey, RunId)> = self
             .jobs
             .iter()
@@ -215,7 +217,7 @@ impl Csc {
         })
     }
 
-    fn remove_extra<'a>(&mut self, url: &Arc<str>, kept: &JobId, found: impl Iterator<Item = &'a ListedJob>) {
+    fn remove_extra<'a>(&mut self, url: &Url, kept: &JobId, found: impl Iterator<Item = &'a ListedJob>) {
         for job in found.filter(|job| job.job_id != *kept) {
             self.remove_stray(url.clone(), job.job_id.clone());
         }

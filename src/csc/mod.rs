@@ -36,8 +36,9 @@ mod transition;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
+
+use crate::url::Url;
 
 use command::{Command, CommandName, Order, Sender};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
@@ -200,7 +201,7 @@ enum Asked {
     Watch(JobId),
     Remove(JobId),
     Confirm(JobId),
-    List(Arc<str>),
+    List(Url),
     Push,
     /// Only whether it answers.
     Probe,
@@ -240,7 +241,7 @@ pub struct Csc {
     history: VecDeque<Ended>,
     last_key: u64,
     /// Requests that were not answered, and the service that each is for.
-    asked: HashMap<Ticket, (Asked, Arc<str>)>,
+    asked: HashMap<Ticket, (Asked, Url)>,
     last_ticket: u64,
     watches: BTreeMap<JobId, Watch>,
     /// Aborts that are not journaled yet.
@@ -250,11 +251,11 @@ pub struct Csc {
     aborted: VecDeque<JobId>,
     /// Commands that have ended, which the world does not know yet, in that order.
     ends: VecDeque<durable::UntoldEnd>,
-    lookups: BTreeMap<Arc<str>, lookup::Lookup>,
+    lookups: BTreeMap<Url, lookup::Lookup>,
     suspects: BTreeMap<RunId, lookup::Suspect>,
     pushes: push::Pushes,
     /// By base URL.
-    services: BTreeMap<Arc<str>, contact::Health>,
+    services: BTreeMap<Url, contact::Health>,
     counters: report::Counters,
 }
 
@@ -495,7 +496,7 @@ impl Csc {
     }
 
     /// Sends a request whose answer goes to `asked`.
-    fn ask(&mut self, asked: Asked, url: Arc<str>, action: Action) -> Ticket {
+    fn ask(&mut self, asked: Asked, url: Url, action: Action) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
         self.asked.insert(ticket, (asked, url.clone()));
@@ -577,7 +578,7 @@ impl Csc {
 
     fn finish_stop(&mut self) {
         let Life::Stopping { until } = self.life else { return };
-        let in_flight = |(asked, _): &(Asked, Arc<str>)| match asked {
+        let in_flight = |(asked, _): &(Asked, Url)| match asked {
             Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
             Asked::Poll(_)
             | Asked::Watch(_)

@@ -1,8 +1,9 @@
 //! Whether the execution service that is configured answers, although nothing else is asked of it: once after each
 //! `start`, then each minute in which it was asked nothing. A `start` does not wait for it, nor fail by it.
 
-use std::sync::Arc;
 use std::time::Duration;
+
+use crate::url::Url;
 
 use super::push::Drives;
 use super::request::Action;
@@ -20,7 +21,7 @@ impl Csc {
     }
 
     /// The service to ask; none in a simulation. Redis is asked by `start` itself and by each push.
-    fn probed(&self) -> Option<Arc<str>> {
+    fn probed(&self) -> Option<Url> {
         let is_real = !self.settings.simulated && Drives::of(self.settings.index) == Drives::Jobs;
         self.configuration.as_ref().filter(|_| is_real).map(|configuration| configuration.service.url.clone())
     }

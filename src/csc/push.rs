@@ -116,7 +116,7 @@ impl Csc {
         if let Some(Push { sender, config, until }) = self.pushes.waiting.pop_front() {
             let action = Action::Push { config, patience: until.saturating_sub(now) };
             let configured = self.configuration.as_ref().map(|c| c.service.url.clone());
-            self.ask(Asked::Push, configured.unwrap_or_default(), action);
+            self.ask(Asked::Push, configured.unwrap_or_else(|| "".into()), action);
             self.pushes.flight = Flight::Awaited { sender, until: until + GRACE };
         }
     }
@@ -200,7 +200,9 @@ impl Csc {
 
 fn push_failed(failure: &Failure) -> String {
     match failure.kind {
-        FailureKind::NotSent | FailureKind::Refused => nothing_was_pushed(&failure.reason),
+        FailureKind::NotSent | FailureKind::Refused | FailureKind::NotNow => {
+            nothing_was_pushed(&failure.reason)
+        }
         FailureKind::Unclear => unclear(&failure.reason),
         // The back-end says what was pushed.
         FailureKind::Wrong => failure.reason.clone(),
@@ -257,7 +259,7 @@ mod tests {
 
     fn configuration() -> Configuration {
         let service = Service {
-            url: Arc::from(""),
+            url: "".into(),
             poll_interval: Duration::from_secs(1),
             butler: None,
             input_collection: None,
@@ -396,7 +398,7 @@ mod tests {
         let mut rig = Rig::new(SalIndex::Ra);
         rig.command(1, Order::Start { override_name: String::new() });
         let mut with_service = configuration();
-        with_service.service.url = Arc::from("http://uws");
+        with_service.service.url = "http://uws".into();
         rig.input(Input::Configuration(Ok(with_service)));
         rig.answer(Answer::Done);
         assert!(rig.csc.status().service.last_believed.is_some());

@@ -9,6 +9,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::url::Url;
+
 use super::command::Sender;
 use super::event::{Ack, JobResult};
 use super::id::{EntryKey, JobId};
@@ -106,7 +108,7 @@ pub enum Work {
         /// The whole body of the PUT, with the run id.
         submission: Arc<Submission>,
         /// Base URL of the service.
-        url: Arc<str>,
+        url: Url,
         /// Time between polls.
         poll_interval: Duration,
         /// Jobs to wait for first.
@@ -117,7 +119,7 @@ pub enum Work {
         /// The job.
         job_id: JobId,
         /// Base URL of the service.
-        url: Arc<str>,
+        url: Url,
     },
 }
 

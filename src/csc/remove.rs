@@ -5,8 +5,9 @@
 //! of somebody else whose id a script holds, and an extra job that an unclear submission left.
 //! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
 
-use std::sync::Arc;
 use std::time::Duration;
+
+use crate::url::Url;
 
 use super::command::{CommandName, Sender};
 use super::durable::RECORDING_MAX;
@@ -33,7 +34,7 @@ const ABORTED_MAX: usize = 2 * HISTORY_MAX;
 pub(super) struct Abort {
     pub(super) sender: Sender,
     pub(super) job_id: JobId,
-    url: Arc<str>,
+    url: Url,
     /// Not longer than until then.
     pub(super) until: Duration,
 }
@@ -41,7 +42,7 @@ pub(super) struct Abort {
 /// A job on its way out.
 #[derive(Debug)]
 pub(super) struct Removal {
-    url: Arc<str>,
+    url: Url,
     /// The `abort_job` commands that wait for it; none of a stray.
     pub(super) waiting: Vec<(EntryKey, Sender)>,
     step: Step,
@@ -81,7 +82,7 @@ enum Verdict {
 }
 
 impl Removal {
-    pub(super) fn url(&self) -> &Arc<str> {
+    pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
@@ -193,7 +194,7 @@ impl Csc {
     }
 
     /// Removes a job for an `abort_job`.
-    fn remove_for(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Arc<str>) {
+    fn remove_for(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
         if let Some(removal) = self.removals.get_mut(&job_id) {
             // The same job twice: the commands share one outcome.
             removal.waiting.push((key, sender.clone()));
@@ -211,7 +212,7 @@ impl Csc {
     }
 
     /// Goes on with an abort of an earlier life, which may have sent its DELETE.
-    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Arc<str>) {
+    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
         let job_id = match self.named(job_id) {
             Named::Job(job_id) => job_id,
             Named::Unsubmitted(execute) => return self.abort_unsubmitted(execute, key, sender),
@@ -237,7 +238,7 @@ impl Csc {
     }
 
     /// Removes a job that an unclear submission left beside the one that we keep.
-    pub(super) fn remove_stray(&mut self, url: Arc<str>, job_id: JobId) {
+    pub(super) fn remove_stray(&mut self, url: Url, job_id: JobId) {
         let known = self.removals.contains_key(&job_id) || self.job_ids.contains_key(&job_id);
         if known || self.removals.len() >= self.settings.max_jobs {
             return;
@@ -247,7 +248,7 @@ impl Csc {
     }
 
     /// The DELETE is due at once.
-    fn begin_removal(&mut self, url: Arc<str>, job_id: JobId, waiting: Vec<(EntryKey, Sender)>) {
+    fn begin_removal(&mut self, url: Url, job_id: JobId, waiting: Vec<(EntryKey, Sender)>) {
         let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
         let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
@@ -301,6 +302,7 @@ impl Csc {
                 super::request::FailureKind::NotSent => self.retry(&job_id, Next::Delete, &failure),
                 super::request::FailureKind::Unclear
                 | super::request::FailureKind::Refused
+                | super::request::FailureKind::NotNow
                 | super::request::FailureKind::Wrong => {
                     removal.unclear = true;
                     self.retry(&job_id, Next::Confirm, &failure);

@@ -6,6 +6,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::url::Url;
+
 use super::event::{ErrorCode, JobObject, Phase};
 use super::id::{JobId, RunId};
 
@@ -25,7 +27,7 @@ pub struct Request {
     /// Comes back with the answer.
     pub ticket: Ticket,
     /// Base URL of the service, without a trailing slash; empty in simulation.
-    pub url: Arc<str>,
+    pub url: Url,
     /// What to do.
     pub action: Action,
 }
@@ -186,6 +188,8 @@ pub enum FailureKind {
     Unclear,
     /// The service said no, with a text.
     Refused,
+    /// It cannot be done now, says the service or a gateway before it: as far as is known it was not carried out.
+    NotNow,
     /// The answer is not believable.
     Wrong,
 }
@@ -203,7 +207,7 @@ pub enum Contact {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Base URL, without a trailing slash; empty in simulation.
-    pub url: Arc<str>,
+    pub url: Url,
     /// Time between polls of a job.
     pub poll_interval: Duration,
     /// Butler repository, if configured.

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::url::Url;
+
 use super::command::{CommandName, Execute, Sender};
 use super::durable::RECORDING_MAX;
 use super::event::{Ack, Event, LogLevel};
@@ -176,7 +178,7 @@ impl Csc {
     }
 
     /// The answer to a PUT.
-    pub(super) fn submitted(&mut self, key: EntryKey, url: &Arc<str>, answer: Answer) {
+    pub(super) fn submitted(&mut self, key: EntryKey, url: &Url, answer: Answer) {
         match answer {
             // Its run was aborted meanwhile.
             Answer::Job(status) if !self.jobs.contains_key(&key) => {
@@ -207,6 +209,7 @@ impl Csc {
                 }
                 self.doubt(key, Look::Once, failure.reason);
             }
+            FailureKind::NotNow => self.doubt(key, Look::Once, failure.reason),
             FailureKind::Unclear | FailureKind::Wrong => self.doubt(key, Look::Settle, failure.reason),
         }
     }

@@ -17,6 +17,7 @@ use crate::csc::record::{End, Entry, Kept, Record, Work};
 use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Submission};
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
+use crate::url::Url;
 
 /// Highest key that is believed: nobody gave so many, and the next ones still fit into SQLite's integers.
 const KEY_MAX: u64 = 1 << 53;
@@ -203,9 +204,9 @@ fn work_weight(work: &Work) -> usize {
             let environment: usize =
                 environment.iter().map(|(name, value)| 48 + name.len() + value.len()).sum();
             let texts = command.len() + source_url.len() + commit_ref.len() + pipeline.len();
-            texts + environment + url.len() + 64 * prereqs.len()
+            texts + environment + url.with_credentials().len() + 64 * prereqs.len()
         }
-        Work::Abort { url, .. } => url.len(),
+        Work::Abort { url, .. } => url.with_credentials().len(),
     }
 }
 
@@ -332,13 +333,13 @@ impl<'a> WorkForm<'a> {
     fn new(work: &'a Work) -> Self {
         match work {
             Work::Execute { submission, url, poll_interval, prereqs } => Self::Execute {
-                url: (&**url).into(),
+                url: url.with_credentials().into(),
                 poll_interval: *poll_interval,
                 prereqs: prereqs.iter().map(|job_id| job_id.as_str().into()).collect(),
                 submission: SubmissionForm::new(submission),
             },
             Work::Abort { job_id, url } => {
-                Self::Abort { job_id: job_id.as_str().into(), url: (&**url).into() }
+                Self::Abort { job_id: job_id.as_str().into(), url: url.with_credentials().into() }
             }
         }
     }
@@ -358,13 +359,13 @@ impl<'a> WorkForm<'a> {
                 }
                 Work::Execute {
                     submission: Arc::new(submission.parse()?),
-                    url: Arc::from(url),
+                    url: Url::from(&*url),
                     poll_interval,
                     prereqs: prereqs.iter().map(|job_id| JobId::parse(job_id)).collect::<Result<_, _>>()?,
                 }
             }
             Self::Abort { job_id, url } => {
-                Work::Abort { job_id: JobId::parse(&job_id)?, url: Arc::from(url) }
+                Work::Abort { job_id: JobId::parse(&job_id)?, url: Url::from(&*url) }
             }
         })
     }

@@ -53,7 +53,7 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
             "files": configuration.files,
             "version": configuration.version,
             "url": configuration.directory_url,
-            "service_url": &*configuration.service.url,
+            "service_url": configuration.service.url.to_string(),
             "poll_interval_s": configuration.service.poll_interval.as_secs_f64(),
         })
     });

@@ -28,6 +28,8 @@ use crate::csc::event::{Ack, Event};
 use crate::csc::id::{ClientId, SeqNum};
 use crate::sal;
 
+/// Time between lines about clients that cannot be served.
+const UNSERVED_INTERVAL: Duration = Duration::from_secs(60);
 /// Most clients at once. For one more, the one that has been idle for longest goes.
 pub const CLIENTS_MAX: usize = 64;
 /// Places besides for root and the daemon's own user, where each of the others waits for its commands to end.
@@ -465,6 +467,25 @@ impl Hub {
     }
 }
 
+/// Clients that could not be served, say because there are no more descriptors or threads: one line a minute.
+#[derive(Default)]
+struct Unserved {
+    told: Option<Instant>,
+    since: u64,
+}
+
+impl Unserved {
+    fn note(&mut self, what: &str, error: &io::Error) {
+        self.since += 1;
+        if self.told.is_some_and(|told| told.elapsed() < UNSERVED_INTERVAL) {
+            return;
+        }
+        let more = if self.since > 1 { format!(" ({} times by now)", self.since) } else { String::new() };
+        log::warn!("{what}: {error}{more}");
+        (self.told, self.since) = (Some(Instant::now()), 0);
+    }
+}
+
 /// Takes clients.
 struct Acceptor {
     inputs: Sender<ClientInput>,
@@ -491,17 +512,18 @@ impl Drop for Counted {
 impl Acceptor {
     fn run(self, listener: &UnixListener) {
         let mut last = 0;
+        let mut unserved = Unserved::default();
         loop {
             match listener.accept() {
                 Ok((stream, _)) => {
                     last += 1;
                     if let Err(error) = self.welcome(ClientId(last), stream) {
-                        log::warn!("cannot serve a client: {error}");
+                        unserved.note("cannot serve a client", &error);
                     }
                 }
                 Err(error) => {
                     // Out of file descriptors, say: give others time to go.
-                    log::warn!("cannot take a client: {error}");
+                    unserved.note("cannot take a client", &error);
                     thread::sleep(Duration::from_millis(100));
                 }
             }

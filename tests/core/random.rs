@@ -188,7 +188,13 @@ impl Walk {
     }
 
     fn failure(&mut self) -> Answer {
-        let kinds = [FailureKind::NotSent, FailureKind::Unclear, FailureKind::Refused, FailureKind::Wrong];
+        let kinds = [
+            FailureKind::NotSent,
+            FailureKind::Unclear,
+            FailureKind::Refused,
+            FailureKind::NotNow,
+            FailureKind::Wrong,
+        ];
         let contact = if self.rng.bool() { Contact::Answered } else { Contact::Silent };
         failed(kinds[self.rng.usize(..4)], contact)
     }

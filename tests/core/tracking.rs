@@ -125,7 +125,7 @@ fn a_new_start_changes_the_pace_at_once_but_no_url() {
         for n in 1..4 {
             world.run_to("GET a");
             assert_eq!(world.now, changed + n * secs(2), "{prerequisite}");
-            assert_eq!(&*world.open[0].url, "http://uws");
+            assert_eq!(world.open[0].url.address(), "http://uws");
             world.answer("GET a", job("a", Phase::Active));
         }
         restart(&mut world, secs(60), "http://elsewhere");
@@ -134,7 +134,7 @@ fn a_new_start_changes_the_pace_at_once_but_no_url() {
         world.run_to("GET a");
         assert_eq!(world.now, changed + secs(60));
         let number = world.send(execute(""));
-        assert_eq!(&*world.open.last().unwrap().url, "http://elsewhere");
+        assert_eq!(world.open.last().unwrap().url.address(), "http://elsewhere");
         world.answer(&format!("PUT {number}"), away());
         world.converge();
     }

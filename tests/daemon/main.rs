@@ -9,6 +9,7 @@ mod bad_input;
 mod clients;
 mod container;
 mod disk;
+mod exhaustion;
 mod harness;
 mod load;
 mod logging;

@@ -415,3 +415,78 @@ fn the_manual_explains_every_key_of_the_documents() {
     let unexplained: Vec<&String> = found.iter().filter(|key| !words.contains(&key.as_str())).collect();
     assert!(unexplained.is_empty(), "{unexplained:?}");
 }
+
+#[test]
+fn a_password_in_the_url_is_decoded_for_the_service_and_shown_nowhere() {
+    // jane:p@ss/w#?%é
+    let authorization = Some("Basic amFuZTpwQHNzL3cjPyXDqQ==".to_owned());
+    let service = UwsService::start(Options { timing: timing(60.0), authorization, ..Options::default() });
+    let url = service.url().replace("http://", "http://jane:p%40ss%2Fw%23%3F%25%C3%A9@");
+    let home = Home::for_service(&url, 0.2, &format!("{TOML}[log]\nlevel = 'debug'\n"));
+    let mut daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    let seq = client.execute("p.yaml");
+    let job_id = client.job_id(seq);
+    let service = service.stop();
+    eventually("the outage is seen", || client.query("status")["service"]["reachable"] == false);
+    let seen = [
+        home.client(&["status"]).stdout,
+        home.client(&["status", "--json"]).stdout,
+        home.client(&["jobs", "--json"]).stdout,
+        client.query("status").to_string(),
+        client.query("jobs").to_string(),
+    ];
+    let service = service.restart();
+    assert_eq!(client.run("abort_job", &json!({"job_id": job_id})), "CMD_COMPLETE Done");
+    daemon.terminate();
+    let said = client.heard.iter().map(Value::to_string);
+    for text in seen.into_iter().chain(said).chain([daemon.stderr()]) {
+        assert!(!text.contains("jane") && !text.contains("p%40ss") && !text.contains("p@ss"), "{text}");
+    }
+    let shown = url.replace("jane:p%40ss%2Fw%23%3F%25%C3%A9@", "");
+    assert!(daemon.stderr().contains(&format!("DELETE {shown}/job/{job_id}: 200 after ")));
+    drop(service);
+}
+
+/// What a gateway says before a service that is well.
+fn gateway(code: u16, headers: &[(&str, &str)], body: &str) -> What {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    What::Gateway { code, headers, body: body.to_owned() }
+}
+
+const PAGE: &str = "<!DOCTYPE html><html><body>Please log in</body></html>";
+
+#[test]
+fn a_refusal_of_a_gateway_is_not_that_of_the_service() {
+    for (what, shown) in [
+        (gateway(429, &[("Retry-After", "1")], "slow down"), "429: slow down"),
+        (gateway(429, &[], ""), "429: (no text)"),
+        (gateway(403, &[("Content-Type", "text/html")], PAGE), "403: <!DOCTYPE html>"),
+    ] {
+        let (service, _home, daemon) = with_service(0.1);
+        // Once more than the service itself may refuse.
+        service.inject(Fault { on: On::Put, times: 3, what });
+        let mut client = daemon.subscribe();
+        let seq = client.execute("p.yaml");
+        assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done", "{shown}");
+        assert!(daemon.stderr().contains(shown), "{}", daemon.stderr());
+        assert_no_doubles(&service, 1);
+        assert_eq!(service.counters().puts, 4);
+    }
+}
+
+#[test]
+fn a_delete_that_a_login_page_answers_has_removed_nothing() {
+    let json = [("Content-Type", "application/json")];
+    for what in [gateway(200, &[("Content-Type", "text/html")], PAGE), gateway(200, &json, "{}")] {
+        let (service, _home, daemon) = with_service(3600.0);
+        let mut client = daemon.subscribe();
+        let seq = client.execute("p.yaml");
+        let job_id = client.job_id(seq);
+        service.inject(Fault { on: On::Delete, times: 2, what });
+        assert_eq!(client.run("abort_job", &json!({"job_id": job_id})), "CMD_COMPLETE Done");
+        assert_eq!(client.final_ack(seq), "CMD_ABORTED Aborted");
+        assert_eq!(service.counters().deletes, 3);
+        assert!(service.jobs().is_empty());
+    }
+}

@@ -12,6 +12,7 @@ use ocps::csc::request::Submission;
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::journal::{Identity, Limits};
+use ocps::url::Url;
 
 /// A day of the year 2026.
 pub(crate) const NOW: Tai = Tai(1_795_369_818.934_519);
@@ -58,9 +59,15 @@ pub(crate) fn sender(rng: &mut Rng) -> Sender {
     }
 }
 
+/// A URL as it is configured, or anything.
+fn url(rng: &mut Rng) -> Url {
+    let url = ["", "http://uws/api/v1", "https://jane:p%40ss@uws:8080", "http://é@/@x"][rng.usize(..4)];
+    if rng.bool() { url.into() } else { text(rng).trim_end_matches('/').into() }
+}
+
 pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
     let work = if rng.u8(..4) == 0 {
-        Work::Abort { job_id: job_id(rng), url: text(rng).into() }
+        Work::Abort { job_id: job_id(rng), url: url(rng) }
     } else {
         Work::Execute {
             submission: Arc::new(Submission {
@@ -71,7 +78,7 @@ pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
                 environment: (0..rng.usize(..6)).map(|_| (text(rng).into(), text(rng))).collect(),
                 pipeline: text(rng),
             }),
-            url: text(rng).into(),
+            url: url(rng),
             poll_interval: Duration::new(rng.u64(..10_000), rng.u32(1_000_000..1_000_000_000)),
             prereqs: (0..rng.usize(..4)).map(|_| job_id(rng)).collect(),
         }

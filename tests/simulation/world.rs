@@ -511,7 +511,7 @@ impl World {
 
     fn begin_requests(&mut self) {
         while let Some(request) = self.life_mut().workers.begin() {
-            let at = usize::from(&*request.url == "http://b");
+            let at = usize::from(request.url.address() == "http://b");
             let (now, life) = (self.now, self.lives);
             let Self { services, plan, rng, .. } = self;
             let Fate { served, answer } = services[at].send(now, life, &request, plan, rng);

@@ -45,6 +45,12 @@ pub enum What {
         content_type: String,
         body: String,
     },
+    /// This answer of a gateway; nothing is carried out.
+    Gateway {
+        code: u16,
+        headers: Vec<(String, String)>,
+        body: String,
+    },
     /// A proxy's or wrong base URL's 404; nothing is carried out.
     NotFoundPage,
     /// Carried out, then the connection is closed.

@@ -52,6 +52,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// Whether `/control` answers: GET shows, POST injects a [`Fault`], DELETE forgets the faults, PUT ends all jobs.
     pub control: bool,
+    /// What must stand in the Authorization header of every request, if anything.
+    pub authorization: Option<String>,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             creation_wait: Duration::from_secs(9),
             state: None,
             control: false,
+            authorization: None,
         }
     }
 }
@@ -361,6 +364,11 @@ impl Inner {
         if self.options.control && request.path == "/control" {
             return self.control(request).write(connection);
         }
+        let expected = self.options.authorization.as_deref();
+        if expected.is_some() && request.header("Authorization") != expected {
+            http::answer(connection, 401, &[("WWW-Authenticate", "Basic")], b"who are you?")?;
+            return Ok(Then::KeepAlive);
+        }
         let route = Route::of(request, &self.options.base);
         let fault = self.note(request, &route);
         let turn = self.options.serial.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner));
@@ -430,6 +438,12 @@ impl Inner {
             }
             Some(What::Status { code, content_type, body }) => {
                 http::answer(connection, *code, &[("Content-Type", content_type)], body.as_bytes())?;
+                Ok(Then::KeepAlive)
+            }
+            Some(What::Gateway { code, headers, body }) => {
+                let headers: Vec<_> =
+                    headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                http::answer(connection, *code, &headers, body.as_bytes())?;
                 Ok(Then::KeepAlive)
             }
             Some(What::NotFoundPage) => {

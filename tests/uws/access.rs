@@ -5,14 +5,18 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings;
+use ocps::csc::request::Action;
+use ocps::url::Url;
 
 use crate::raw::{raw, read_some};
-use crate::rig::{check, client, four_actions, list, quick, settings, short, status_fault, submit};
+use crate::rig::{
+    ID, check, client, four_actions, gateway, list, quick, settings, short, status_fault, submit,
+};
 use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_service::UwsService;
 
@@ -46,12 +50,12 @@ fn requests_are_logged_and_credentials_show_nowhere() {
     for what in [What::Close, status_fault(500, "text/html", "x"), What::NotJson] {
         for action in four_actions() {
             service.inject(Fault { on: On::Any, times: 1, what: what.clone() });
-            let (_, reason) = short(&client.perform(&url, &action));
+            let (_, reason) = short(&client.perform(&Url::from(&*url), &action));
             assert!(!reason.contains("s3cret") && !reason.contains("jane"), "{reason}");
         }
     }
     service.stop();
-    let (_, reason) = short(&client.perform(&url, &submit("1-a")));
+    let (_, reason) = short(&client.perform(&Url::from(&*url), &submit("1-a")));
     assert!(!reason.contains("s3cret") && !reason.contains("jane"), "{reason}");
     let log = LOG.0.lock().unwrap().join("\n");
     assert!(!log.contains("s3cret"), "{log}");
@@ -76,7 +80,7 @@ fn a_proxy_is_used_only_where_it_is_set() {
         let _ = std::io::copy(&mut service, &mut connection);
     });
     let with = |proxy: &str| {
-        Uws::new(&settings::Uws { proxy: Some(proxy.to_owned()), ..settings(Duration::from_secs(5)) })
+        Uws::new(&settings::Uws { proxy: Some(proxy.into()), ..settings(Duration::from_secs(5)) })
     };
     check(&with(&proxy).unwrap(), &service.url(), &list(&["1-a"]), "listed 0");
     assert_eq!(tunnels.load(Ordering::SeqCst), 1);
@@ -103,5 +107,87 @@ fn https_without_the_feature_says_so() {
     for action in four_actions() {
         let reason = check(&client(), &url, &action, "NotSent Silent");
         assert!(reason.contains("built without https"), "{reason}");
+    }
+}
+
+#[test]
+fn a_redirect_says_what_to_write_into_the_configuration() {
+    let service = UwsService::start(quick());
+    let labels = ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"];
+    for (action, label) in four_actions().iter().zip(labels) {
+        for code in [301, 308] {
+            // As an ingress answers that serves https only.
+            let url = service.url();
+            let is_of_all = matches!(action, Action::Submit(_) | Action::List { .. });
+            let path = if is_of_all { "/job".to_owned() } else { format!("/job/{ID}") };
+            let location = format!("{}{path}", url.replace("http://", "https://"));
+            let what =
+                gateway(code, &[("Location", &location), ("Content-Type", "text/html")], "<html>Moved");
+            service.inject(Fault { on: On::Any, times: 1, what });
+            let reason = check(&client(), &url, action, label);
+            let base = url.replace("http://", "https://");
+            assert!(
+                reason.ends_with(&format!("it redirects to {location}: write {base} as the url")),
+                "{reason}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_compressed_answer_is_named() {
+    let service = UwsService::start(quick());
+    let labels = ["Unclear Answered", "Wrong Answered", "Unclear Answered", "Wrong Answered"];
+    for (action, label) in four_actions().iter().zip(labels) {
+        let headers = [("Content-Encoding", "gzip"), ("Content-Type", "application/json")];
+        service.inject(Fault { on: On::Any, times: 1, what: gateway(200, &headers, "\u{1f}\u{8b}...") });
+        let reason = check(&client(), &service.url(), action, label);
+        assert!(reason.contains("is compressed (gzip), which was not asked for"), "{reason}");
+    }
+}
+
+#[test]
+fn a_service_that_says_when_is_not_asked_before() {
+    let service = UwsService::start(quick());
+    let url = service.url();
+    let asked = || {
+        let counters = service.counters();
+        counters.puts + counters.gets + counters.deletes + counters.lists
+    };
+    let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(3600));
+    let dated = [("Retry-After", &*later), ("Date", &*httpdate::fmt_http_date(SystemTime::now()))];
+    for headers in [&[("Retry-After", "3600")][..], &[("Retry-After", &later)], &dated] {
+        for (code, action) in [429, 503, 429, 503].into_iter().zip(four_actions()) {
+            let client = client();
+            service.inject(Fault { on: On::Any, times: 1, what: gateway(code, headers, "slow down") });
+            check(&client, &url, &action, "NotNow Silent");
+            let before = asked();
+            for action in four_actions() {
+                let (label, reason) = short(&client.perform(&Url::from(&*url), &action));
+                assert_eq!(label, "NotSent Answered", "{reason}");
+                let seconds = reason.rsplit(' ').nth(1).unwrap().parse::<f64>().unwrap();
+                assert!(
+                    reason.contains("said to ask again later (Retry-After)") && seconds <= 30.0,
+                    "{reason}"
+                );
+            }
+            assert_eq!(asked(), before);
+            // Another service is another matter.
+            check(&client, &url.replace("127.0.0.1", "localhost"), &list(&["1-a"]), "listed 0");
+        }
+    }
+    let client = client();
+    service.inject(Fault { on: On::Any, times: 1, what: gateway(429, &[("Retry-After", "1")], "") });
+    check(&client, &url, &list(&["1-a"]), "NotNow Silent");
+    while short(&client.perform(&Url::from(&*url), &list(&["1-a"]))).0 != "listed 0" {
+        thread::sleep(Duration::from_millis(20));
+    }
+    // What cannot be read, and what is over, is no wait.
+    for headers in
+        [("Retry-After", "soon"), ("Retry-After", "-1"), ("Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT")]
+    {
+        service.inject(Fault { on: On::Any, times: 1, what: gateway(503, &[headers], "") });
+        check(&client, &url, &list(&["1-a"]), "NotNow Silent");
+        check(&client, &url, &list(&["1-a"]), "listed 0");
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn short(answer: &Answer) -> (String, String) {
 
 /// Asks, and checks the answer in short and that its reason is one line that names the url.
 pub(crate) fn check(client: &Uws, url: &str, action: &Action, expected: &str) -> String {
-    let (label, reason) = short(&client.perform(url, action));
+    let (label, reason) = short(&client.perform(&url.into(), action));
     assert_eq!(label, expected, "{action:?}: {reason}");
     assert!(!reason.contains('\n') && reason.len() < 1000, "{reason}");
     assert!(reason.is_empty() || reason.contains("/job") || url.len() > 300, "{reason}");
@@ -113,4 +113,10 @@ pub(crate) fn status_fault(code: u16, content_type: &str, body: &str) -> What {
 pub(crate) fn quick() -> Options {
     let timing = Timing { pending: 0.15, queued: 0.15, duration: 0.15, ..Timing::default() };
     Options { timing, creation_wait: Duration::from_millis(300), ..Options::default() }
+}
+
+/// What a gateway answers instead of the service.
+pub(crate) fn gateway(code: u16, headers: &[(&str, &str)], body: &str) -> What {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    What::Gateway { code, headers, body: body.to_owned() }
 }

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ocps::backend::Backend;
+use ocps::url::Url;
 
 use crate::raw::{answer_text, is_whole};
 use crate::rig::{client, four_actions, short};
@@ -64,7 +65,7 @@ fn https_trusts_what_the_system_trusts() {
     if let Ok(url) = std::env::var("OCPS_TEST_TLS") {
         for _ in 0..2 {
             for action in four_actions() {
-                let (label, reason) = short(&client().perform(&url, &action));
+                let (label, reason) = short(&client().perform(&Url::from(&*url), &action));
                 println!("{label} {reason}");
             }
         }

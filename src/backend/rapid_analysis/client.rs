@@ -9,6 +9,7 @@ use super::values::{self, Value};
 use crate::backend::Backend;
 use crate::config::settings;
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind};
+use crate::url::Url;
 
 /// Rapid Analysis; connects when it is first asked to do something.
 pub struct RapidAnalysis {
@@ -88,7 +89,7 @@ impl RapidAnalysis {
 }
 
 impl Backend for RapidAnalysis {
-    fn perform(&self, _url: &str, action: &Action) -> Answer {
+    fn perform(&self, _url: &Url, action: &Action) -> Answer {
         let begun = Instant::now();
         // There is a session or there is none: a panic leaves nothing half done.
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);

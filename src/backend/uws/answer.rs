@@ -4,6 +4,8 @@
 //! The genuine replies are those of lsst-dm/uws-api-server; its status codes are loose (500 for most refusals,
 //! 404 for a wrong base URL too), so that a 404 counts only in the exact form that its handlers give.
 
+use serde::Deserialize;
+
 use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Answer, Contact, Failure, FailureKind, JobStatus};
@@ -28,6 +30,10 @@ pub(super) struct Reply {
     pub(super) is_json: bool,
     pub(super) body: Vec<u8>,
     pub(super) end: End,
+    /// Whether it says when to ask again (Retry-After).
+    pub(super) says_when: bool,
+    /// What its head tells people better than its body: where a redirect leads, that the body is compressed.
+    pub(super) remark: Option<String>,
 }
 
 /// How the body ended.
@@ -44,10 +50,29 @@ impl Reply {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Whether it is a web page. The service sends none, though it calls its refusals text/html.
+    fn is_page(&self) -> bool {
+        let body = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body);
+        body.trim_ascii_start().starts_with(b"<")
+    }
+
+    /// What a reply is that is not the service's own but that of a gateway before it; none if it may be its own.
+    fn of_gateway(&self) -> Option<FailureKind> {
+        match self.status {
+            300..=399 => None,
+            429 => Some(FailureKind::NotNow),
+            503 if self.says_when => Some(FailureKind::NotNow),
+            400..=499 if self.is_page() => Some(FailureKind::NotNow),
+            // The service behind it may have got the request.
+            502..=504 => Some(FailureKind::Unclear),
+            _ => self.is_page().then_some(FailureKind::Unclear),
+        }
+    }
+
     /// `answered PUT with 500: its text`.
     fn failure(&self, kind: FailureKind, contact: Contact) -> Answer {
         let Self { method, url, status, .. } = self;
-        let text = quote_once(&self.text());
+        let text = self.remark.clone().unwrap_or_else(|| quote_once(&self.text()));
         let text = if text.is_empty() { "(no text)" } else { &text };
         // What the service itself says in that case is believed and comes not here.
         let remedy = if *status == 404 { ", as no execution service does (is the url right?)" } else { "" };
@@ -58,27 +83,42 @@ impl Reply {
     /// The reply itself is fine, but what it says is not what was asked for.
     fn unbelievable(&self, kind: FailureKind, why: &str, text: &str) -> Answer {
         let Self { method, url, status, .. } = self;
-        let reason = format!("{url} answered {method} with {status}, but {why}: {}", quote(text));
+        let text = self.remark.clone().unwrap_or_else(|| quote(text));
+        let reason = format!("{url} answered {method} with {status}, but {why}: {text}");
         Answer::Failed(Failure { kind, contact: Contact::Answered, reason })
+    }
+
+    /// The failure of a reply with status 200 whose body could not be read to its end.
+    fn unread(&self, wrong: FailureKind, start: &str) -> Option<Answer> {
+        match &self.end {
+            End::Complete => None,
+            End::TooLarge => Some(self.unbelievable(wrong, "the answer is too large", start)),
+            End::Broken(reason) => {
+                let reason = format!("{} broke off its answer to {}: {reason}", self.url, self.method);
+                let (kind, contact) = (FailureKind::Unclear, Contact::Silent);
+                Some(Answer::Failed(Failure { kind, contact, reason }))
+            }
+        }
+    }
+
+    /// Whether it is what the service says when it has removed a job: a JSON object with `"code": 200`.
+    fn is_removal(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Removal {
+            #[serde(rename = "status")]
+            _status: String,
+            code: u16,
+        }
+        let removal = serde_json::from_slice::<Removal>(&self.body);
+        self.is_json && removal.is_ok_and(|removal| removal.code == 200)
     }
 
     /// The job in a reply with status 200; `wrong` is what it counts as when it is not believable.
     fn job(mut self, expected: &Expected<'_>, wrong: FailureKind) -> Answer {
         let body = std::mem::take(&mut self.body);
         let text = || String::from_utf8_lossy(body.get(..START).unwrap_or(&body)).into_owned();
-        match &self.end {
-            End::Complete => {}
-            End::TooLarge => {
-                return self.unbelievable(wrong, "the answer is too large", &text());
-            }
-            End::Broken(reason) => {
-                let reason = format!("{} broke off its answer to {}: {reason}", self.url, self.method);
-                return Answer::Failed(Failure {
-                    kind: FailureKind::Unclear,
-                    contact: Contact::Silent,
-                    reason,
-                });
-            }
+        if let Some(answer) = self.unread(wrong, &text()) {
+            return answer;
         }
         let start = text();
         let object = Object::read(body).map_err(|e| format!("it is no job object ({e})"));
@@ -114,14 +154,15 @@ fn believe(object: Object, expected: &Expected<'_>) -> Result<JobStatus, String>
 
 /// The answer to a PUT.
 pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Answer {
+    if let Some(kind) = reply.of_gateway() {
+        return reply.failure(kind, Contact::Silent);
+    }
     match reply.status {
         200 => reply.job(&Expected { job_id: None, run_id: Some(run_id) }, FailureKind::Unclear),
         201..=299 => reply.failure(FailureKind::Unclear, Contact::Answered),
         500 if reply.text().trim_start().starts_with(CREATION_TIMED_OUT) => {
             reply.failure(FailureKind::Unclear, Contact::Answered)
         }
-        // A gateway in between: the service behind it may have got the request.
-        502..=504 => reply.failure(FailureKind::Unclear, Contact::Silent),
         _ => reply.failure(FailureKind::Refused, Contact::Answered),
     }
 }
@@ -129,6 +170,7 @@ pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Answer {
 /// The answer to the GET of one job.
 pub(super) fn to_status(reply: Reply, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
     match reply.status {
+        _ if reply.of_gateway().is_some() => to_question(&reply),
         200 => reply.job(&Expected { job_id: Some(job_id), run_id }, FailureKind::Wrong),
         404 if reply.is_json && reply.body.trim_ascii() == b"\"\"" => Answer::Gone,
         _ => to_question(&reply),
@@ -137,10 +179,16 @@ pub(super) fn to_status(reply: Reply, job_id: &JobId, run_id: Option<&RunId>) ->
 
 /// The answer to a DELETE.
 pub(super) fn to_remove(reply: &Reply) -> Answer {
+    if let Some(kind) = reply.of_gateway() {
+        return reply.failure(kind, Contact::Silent);
+    }
     match reply.status {
-        200 => Answer::Removed { object: None },
+        200 if reply.is_removal() => Answer::Removed { object: None },
+        200 => reply.unread(FailureKind::Unclear, &reply.text()).unwrap_or_else(|| {
+            let why = "it does not say that the job was removed";
+            reply.unbelievable(FailureKind::Unclear, why, &reply.text())
+        }),
         404 if reply.body.starts_with(b"(404)") => Answer::Gone,
-        502..=504 => reply.failure(FailureKind::Unclear, Contact::Silent),
         // 500 too: the service says it for ever when only the job's files cannot be removed.
         500..=599 => reply.failure(FailureKind::Unclear, Contact::Answered),
         _ => reply.failure(FailureKind::Wrong, Contact::Answered),
@@ -150,6 +198,7 @@ pub(super) fn to_remove(reply: &Reply) -> Answer {
 /// The answer to any GET that got no usable status.
 pub(super) fn to_question(reply: &Reply) -> Answer {
     match reply.status {
+        _ if reply.of_gateway().is_some() => reply.failure(FailureKind::NotNow, Contact::Silent),
         500..=599 => reply.failure(FailureKind::Refused, Contact::Silent),
         _ => reply.failure(FailureKind::Wrong, Contact::Answered),
     }
@@ -164,7 +213,16 @@ mod tests {
     fn reply(method: &'static str, status: u16, content_type: &str, body: &str) -> Reply {
         let is_json = content_type == "application/json";
         let url = "http://uws/job".to_owned();
-        Reply { method, url, status, is_json, body: body.into(), end: End::Complete }
+        Reply {
+            method,
+            url,
+            status,
+            is_json,
+            body: body.into(),
+            end: End::Complete,
+            says_when: false,
+            remark: None,
+        }
     }
 
     fn label(answer: &Answer) -> String {
@@ -202,7 +260,6 @@ mod tests {
             (format!(r#"{{"jobId":{ours},"runId":"1-a"}}"#), false),
             ("{}".to_owned(), false),
             (String::new(), false),
-            ("<html>login</html>".to_owned(), false),
         ]
     }
 
@@ -226,13 +283,30 @@ mod tests {
         assert_eq!(label(&get), format!("job {ID} Error"));
     }
 
+    const J: &str = "application/json";
+    const H: &str = "text/html; charset=UTF-8";
+
+    fn check_statuses(cases: &[(&'static str, u16, &str, &str, &str)]) {
+        let (id, run_id) = (JobId::parse(ID).unwrap(), RunId::parse("1-a").unwrap());
+        for (method, status, content_type, body, expected) in cases {
+            let reply = reply(method, *status, content_type, body);
+            let answer = match *method {
+                "PUT" => to_submit(reply, &run_id),
+                "GET" => to_status(reply, &id, Some(&run_id)),
+                _ => to_remove(&reply),
+            };
+            assert_eq!(label(&answer), *expected, "{method} {status} {body}");
+            if let Answer::Failed(failure) = answer {
+                let start = format!("http://uws/job answered {method} with {status}");
+                assert!(failure.reason.starts_with(&start), "{failure}");
+                assert!(!failure.reason.contains('\n'), "{failure}");
+            }
+        }
+    }
+
     #[test]
     fn other_statuses() {
-        const J: &str = "application/json";
-        const H: &str = "text/html; charset=UTF-8";
-        let id = JobId::parse(ID).unwrap();
-        let run_id = RunId::parse("1-a").unwrap();
-        for (method, status, content_type, body, expected) in [
+        check_statuses(&[
             ("PUT", 201, J, "{}", "Unclear Answered"),
             ("PUT", 204, H, "", "Unclear Answered"),
             ("PUT", 101, H, "", "Refused Answered"),
@@ -241,6 +315,12 @@ mod tests {
             ("PUT", 404, J, "\"\"", "Refused Answered"),
             ("PUT", 500, H, "'command''command'", "Refused Answered"),
             ("PUT", 500, H, "Job creation timed out.", "Unclear Answered"),
+            ("PUT", 200, H, "<html>login</html>", "Unclear Silent"),
+            ("PUT", 302, H, "<html>", "Refused Answered"),
+            ("PUT", 403, H, "(403)\nReason: Forbidden\n", "Refused Answered"),
+            ("PUT", 403, H, "\u{feff}\n<!DOCTYPE html>", "NotNow Silent"),
+            ("PUT", 429, H, "", "NotNow Silent"),
+            ("PUT", 500, H, "<html>500 Internal Server Error</html>", "Unclear Silent"),
             ("PUT", 502, H, "", "Unclear Silent"),
             ("PUT", 503, H, "", "Unclear Silent"),
             ("PUT", 504, H, "", "Unclear Silent"),
@@ -249,37 +329,52 @@ mod tests {
             ("GET", 404, J, "\"\"\n", "Gone"),
             ("GET", 404, J, "{}", "Wrong Answered"),
             ("GET", 404, H, "\"\"", "Wrong Answered"),
-            ("GET", 404, H, "<html>", "Wrong Answered"),
+            ("GET", 404, H, "<html>", "NotNow Silent"),
+            ("GET", 200, H, "<html>login</html>", "NotNow Silent"),
+            ("GET", 429, H, "", "NotNow Silent"),
+            ("GET", 302, H, "<html>", "Wrong Answered"),
+            ("GET", 502, H, "<html>", "NotNow Silent"),
             ("GET", 204, J, "", "Wrong Answered"),
             ("GET", 301, H, "", "Wrong Answered"),
             ("GET", 400, H, "x", "Wrong Answered"),
             ("GET", 500, H, "x", "Refused Silent"),
-            ("GET", 503, H, "x", "Refused Silent"),
-            ("DELETE", 200, J, "{\"code\": 200}", "Removed { object: None }"),
-            ("DELETE", 200, H, "", "Removed { object: None }"),
+            ("GET", 503, H, "x", "NotNow Silent"),
+        ]);
+    }
+
+    #[test]
+    fn a_delete_is_believed_only_in_the_words_of_the_service() {
+        check_statuses(&[
+            (
+                "DELETE",
+                200,
+                J,
+                r#"{"status": "Success", "message": "", "code": 200}"#,
+                "Removed { object: None }",
+            ),
+            (
+                "DELETE",
+                200,
+                J,
+                r#"{"status": "{'active': 1}", "message": "", "code": 200}"#,
+                "Removed { object: None }",
+            ),
+            ("DELETE", 200, J, r#"{"status": "Failure", "message": "", "code": 500}"#, "Unclear Answered"),
+            ("DELETE", 200, H, r#"{"status": "Success", "message": "", "code": 200}"#, "Unclear Answered"),
+            ("DELETE", 200, J, "{}", "Unclear Answered"),
+            ("DELETE", 200, J, "", "Unclear Answered"),
+            ("DELETE", 200, H, "<html>login</html>", "Unclear Silent"),
+            ("DELETE", 429, H, "", "NotNow Silent"),
             ("DELETE", 204, H, "", "Wrong Answered"),
             ("DELETE", 302, H, "", "Wrong Answered"),
             ("DELETE", 400, H, "x", "Wrong Answered"),
             ("DELETE", 404, H, "(404)\nReason: Not Found\n", "Gone"),
-            ("DELETE", 404, H, "<html>404</html>", "Wrong Answered"),
+            ("DELETE", 404, H, "<html>404</html>", "NotNow Silent"),
             ("DELETE", 404, J, "\"\"", "Wrong Answered"),
             ("DELETE", 500, H, "(404)\nReason: Not Found\n\n[Errno 13]", "Unclear Answered"),
             ("DELETE", 502, H, "", "Unclear Silent"),
             ("DELETE", 503, H, "", "Unclear Silent"),
-        ] {
-            let reply = reply(method, status, content_type, body);
-            let answer = match method {
-                "PUT" => to_submit(reply, &run_id),
-                "GET" => to_status(reply, &id, Some(&run_id)),
-                _ => to_remove(&reply),
-            };
-            assert_eq!(label(&answer), expected, "{method} {status} {body}");
-            if let Answer::Failed(failure) = answer {
-                let start = format!("http://uws/job answered {method} with {status}");
-                assert!(failure.reason.starts_with(&start), "{failure}");
-                assert!(!failure.reason.contains('\n'), "{failure}");
-            }
-        }
+        ]);
     }
 
     #[test]

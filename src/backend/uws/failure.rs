@@ -6,10 +6,12 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use ureq::{Error, Timeout};
 
 use super::text::quote;
 use crate::csc::request::{Contact, Failure, FailureKind};
+use crate::resolver::NoThread;
 
 /// The request that failed.
 pub(super) struct Attempt<'a> {
@@ -64,6 +66,7 @@ impl Attempt<'_> {
                 "this program was built without https (cargo feature tls)".to_owned()
             }
             Error::Io(e) => quote(&e.to_string()),
+            Error::Other(e) => quote(&e.to_string()),
             other => quote(&other.to_string()),
         }
     }
@@ -83,6 +86,15 @@ fn never_connected(error: &Error) -> bool {
         | Error::ConnectProxyFailed(_)
         | Error::Tls(_)
         | Error::TlsRequired => true,
+        Error::Other(e) => e.is::<NoThread>(),
+        // A connection that is there needs no new descriptor.
+        Error::Io(e)
+            if [Errno::MFILE, Errno::NFILE]
+                .iter()
+                .any(|none| Some(none.raw_os_error()) == e.raw_os_error()) =>
+        {
+            true
+        }
         Error::Io(e) => match e.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::AddrNotAvailable => true,
             // The standard library has no kind for a name without an address, nor rustls for a failed handshake.

@@ -2,7 +2,8 @@
 //!
 //! Invariants: a request is sent once, never repeated here (each PUT makes a new job); no request lasts
 //! longer than its timeout; nothing that a service or a network does is more than a [`Failure`] that says
-//! whether the request may have been carried out. Retries, look-ups and their timing are the core's.
+//! whether the request may have been carried out. Retries, look-ups and their timing are the core's; only a service
+//! that says when to ask again (Retry-After) is not asked before, whatever the core wants.
 
 mod answer;
 mod failure;
@@ -11,14 +12,18 @@ mod object;
 mod payload;
 mod text;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
 use ureq::config::{Config, IpFamily, RedirectAuthHeaders};
-use ureq::http::Response;
-use ureq::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use ureq::http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, LOCATION, RETRY_AFTER,
+};
+use ureq::http::response::Parts;
+use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body, Proxy, RequestBuilder, SendBody};
 
 use crate::backend::Backend;
@@ -26,6 +31,8 @@ use crate::backend::workers::CONTROL_THREADS;
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};
+use crate::resolver;
+use crate::url::Url;
 
 use answer::{End, Reply};
 use failure::Attempt;
@@ -42,6 +49,9 @@ const TEXT_LIMIT: usize = 64 * 1024;
 /// Largest head of a reply, in bytes; the genuine one has some 500.
 const HEAD_LIMIT: usize = 64 * 1024;
 
+/// A service is left alone for so long at most when it says when to ask again.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
 /// The service compares this header by equality: with a charset the PUT fails.
 const JSON: &str = "application/json";
 
@@ -55,6 +65,10 @@ pub struct Uws {
     put_timeout: Duration,
     get_timeout: Duration,
     delete_timeout: Duration,
+    /// A longer wait would be the end of submissions.
+    longest_wait: Duration,
+    /// Services that said when to ask again, and when that is.
+    resting: Mutex<BTreeMap<Url, Instant>>,
 }
 
 impl Uws {
@@ -63,7 +77,7 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn new(settings: &settings::Uws) -> Result<Self, String> {
-        Self::with_agent(settings, Config::new_agent)
+        Self::with_agent(settings, resolver::agent)
     }
 
     /// Makes a client over an agent that is made from our configuration of it; [`Uws::new`] takes the
@@ -75,26 +89,28 @@ impl Uws {
         settings: &settings::Uws,
         agent: impl FnOnce(&Config) -> Agent,
     ) -> Result<Self, String> {
-        let proxy = settings.proxy.as_deref().map(proxy).transpose()?;
+        let proxy = settings.proxy.as_ref().map(proxy).transpose()?;
         Ok(Self {
             agent: agent(&agent_config(settings, proxy)),
             connect_timeout: settings.connect_timeout,
             put_timeout: settings.put_timeout,
             get_timeout: settings.get_timeout,
             delete_timeout: settings.delete_timeout,
+            longest_wait: RETRY_AFTER_MAX.min(settings.submit_timeout / 2),
+            resting: Mutex::default(),
         })
     }
 
-    fn submit(&self, base: &str, submission: &Submission) -> Answer {
+    fn submit(&self, base: &Url, submission: &Submission) -> Answer {
         let body = match payload::body(submission) {
             Ok(body) => body,
             Err(e) => return Answer::Rejected { reason: format!("cannot write the job as JSON: {e}") },
         };
-        let call = Call::new("PUT", format!("{base}/job"), self.put_timeout);
+        let call = Call::new("PUT", base, "/job", self.put_timeout);
         let mut source = Source { rest: &body, begun: false };
-        let request = self.timed(self.agent.put(&call.url), call.timeout);
+        let request = self.prepared(&call, self.agent.put(&call.address));
         let request = request.header(CONTENT_TYPE, JSON).header(CONTENT_LENGTH, body.len());
-        match call.finish(request.send(SendBody::from_reader(&mut source))) {
+        match self.finish(&call, request.send(SendBody::from_reader(&mut source))) {
             Ok(response) => answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id),
             // The service acts on a request when its body is there. None of it has left us.
             Err(error) if !source.begun => Answer::Failed(self.attempt(&call).not_sent(&error)),
@@ -102,16 +118,17 @@ impl Uws {
         }
     }
 
-    fn status(&self, base: &str, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
-        let call = Call::new("GET", format!("{base}/job/{job_id}"), self.get_timeout);
-        match call.finish(self.timed(self.agent.get(&call.url), call.timeout).call()) {
+    fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
+        let path = format!("/job/{job_id}");
+        let call = Call::new("GET", base, &path, self.get_timeout);
+        match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => answer::to_status(call.read(response, OBJECT_LIMIT), job_id, run_id),
             Err(error) => self.failed(&call, &error),
         }
     }
 
     /// Asks for a job that cannot exist, which costs the service least.
-    fn probe(&self, base: &str) -> Answer {
+    fn probe(&self, base: &Url) -> Answer {
         let job_id = match JobId::parse(NO_JOB) {
             Ok(job_id) => job_id,
             Err(reason) => return Answer::Rejected { reason },
@@ -120,21 +137,24 @@ impl Uws {
         if matches!(answer, Answer::Gone | Answer::Job(_)) { Answer::Done } else { answer }
     }
 
-    fn remove(&self, base: &str, job_id: &JobId) -> Answer {
-        let call = Call::new("DELETE", format!("{base}/job/{job_id}"), self.delete_timeout);
-        match call.finish(self.timed(self.agent.delete(&call.url), call.timeout).call()) {
+    fn remove(&self, base: &Url, job_id: &JobId) -> Answer {
+        let path = format!("/job/{job_id}");
+        let call = Call::new("DELETE", base, &path, self.delete_timeout);
+        match self.finish(&call, self.prepared(&call, self.agent.delete(&call.address)).call()) {
             Ok(response) => answer::to_remove(&call.read(response, TEXT_LIMIT)),
             Err(error) => self.failed(&call, &error),
         }
     }
 
-    fn list(&self, base: &str, run_ids: &BTreeSet<RunId>) -> Answer {
-        let call = Call::new("GET", format!("{base}/job"), self.get_timeout);
-        let response = match call.finish(self.timed(self.agent.get(&call.url), call.timeout).call()) {
+    fn list(&self, base: &Url, run_ids: &BTreeSet<RunId>) -> Answer {
+        let call = Call::new("GET", base, "/job", self.get_timeout);
+        let response = match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => response,
             Err(error) => return self.failed(&call, &error),
         };
-        if response.status() != 200 {
+        let is_page =
+            header(response.headers(), CONTENT_TYPE).is_some_and(|text| text.starts_with("text/html"));
+        if response.status() != 200 || is_page || compression(response.headers()).is_some() {
             return answer::to_question(&call.read(response, TEXT_LIMIT));
         }
         let mut body = response.into_body();
@@ -151,30 +171,65 @@ impl Uws {
         }
     }
 
-    /// Gives a request its timeout, where it is not the agent's own.
+    /// Gives a request the user's name and password, and its timeout where it is not the agent's own.
     ///
-    /// Only where it differs: a TLS configuration is kept for requests that use the agent's settings,
+    /// The timeout only where it differs: a TLS configuration is kept for requests that use the agent's settings,
     /// and made anew for the connections of others.
-    fn timed<Any>(&self, request: RequestBuilder<Any>, timeout: Duration) -> RequestBuilder<Any> {
-        if timeout == self.get_timeout {
+    fn prepared<Any>(&self, call: &Call<'_>, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
+        let request = match call.base.authorization() {
+            Some(secret) => request.header(AUTHORIZATION, secret),
+            None => request,
+        };
+        if call.timeout == self.get_timeout {
             return request;
         }
-        request.config().timeout_global(Some(timeout)).build()
+        request.config().timeout_global(Some(call.timeout)).build()
     }
 
-    fn attempt<'a>(&self, call: &'a Call) -> Attempt<'a> {
+    /// Notes how a request ended, and when a service that cannot take it now is to be asked again.
+    fn finish(
+        &self,
+        call: &Call<'_>,
+        result: Result<Response<Body>, ureq::Error>,
+    ) -> Result<Response<Body>, ureq::Error> {
+        call.log(&result);
+        if let Ok(response) = &result
+            && let Some(wait) = retry_after(response)
+        {
+            let until = Instant::now() + wait.min(self.longest_wait);
+            let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+            resting.retain(|_, until| Instant::now() < *until);
+            resting.insert(call.base.clone(), until);
+        }
+        result
+    }
+
+    /// The failure of a request to a service that is to be asked again later; none if it may be asked.
+    fn not_yet(&self, base: &Url) -> Option<Failure> {
+        let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let left =
+            resting.get(base)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        let shown = text::shown(&base.to_string());
+        let reason = format!("{shown} said to ask again later (Retry-After): in {:.1} s", left.as_secs_f64());
+        // It was not asked: nothing is learnt about it.
+        Some(Failure { kind: FailureKind::NotSent, contact: Contact::Answered, reason })
+    }
+
+    fn attempt<'a>(&self, call: &'a Call<'_>) -> Attempt<'a> {
         let Call { method, shown, timeout, .. } = call;
         Attempt { method, url: shown, timeout: *timeout, connect_timeout: self.connect_timeout }
     }
 
-    fn failed(&self, call: &Call, error: &ureq::Error) -> Answer {
+    fn failed(&self, call: &Call<'_>, error: &ureq::Error) -> Answer {
         Answer::Failed(self.attempt(call).failure(error))
     }
 }
 
 impl Backend for Uws {
-    fn perform(&self, url: &str, action: &Action) -> Answer {
-        let base = url.trim_end_matches('/');
+    fn perform(&self, base: &Url, action: &Action) -> Answer {
+        if let Some(failure) = self.not_yet(base) {
+            return Answer::Failed(failure);
+        }
         match action {
             Action::Submit(submission) => self.submit(base, submission),
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
@@ -188,13 +243,41 @@ impl Backend for Uws {
     }
 }
 
-fn proxy(url: &str) -> Result<Proxy, String> {
-    let shown = text::redact(url);
-    let scheme = url.split_once("://").map_or("http", |(scheme, _)| scheme);
+/// How long a service that cannot take a request now wants to be left alone, if it says so.
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    if !matches!(response.status().as_u16(), 429 | 503) {
+        return None;
+    }
+    let text = header(response.headers(), RETRY_AFTER)?;
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        // By its own clock if it tells it.
+        Err(_) => {
+            let date = |text: &str| httpdate::parse_http_date(text).ok();
+            let now = header(response.headers(), DATE).and_then(date).unwrap_or_else(SystemTime::now);
+            date(text)?.duration_since(now).ok()
+        }
+    }
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
+}
+
+/// How a body is compressed, if it is; we ask for none.
+fn compression(headers: &HeaderMap) -> Option<&str> {
+    header(headers, CONTENT_ENCODING)
+        .filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("identity"))
+}
+
+fn proxy(url: &Url) -> Result<Proxy, String> {
+    let shown = url.to_string();
+    let scheme = shown.split_once("://").map_or("http", |(scheme, _)| scheme);
     if scheme != "http" && !(scheme == "https" && cfg!(feature = "tls")) {
         return Err(format!("uws.proxy: {shown:?}: only http proxies are supported: write http://host:port"));
     }
-    Proxy::new(url).map_err(|_| format!("uws.proxy: {shown:?} is no proxy url: write http://host:port"))
+    Proxy::new(url.with_credentials())
+        .map_err(|_| format!("uws.proxy: {shown:?} is no proxy url: write http://host:port"))
 }
 
 /// Every option that matters, written out.
@@ -213,6 +296,7 @@ fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
         .max_redirects_will_error(false)
         .redirect_auth_headers(RedirectAuthHeaders::Never)
         .save_redirect_history(false)
+        .accept_encoding("identity")
         .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(HEAD_LIMIT)
         .max_idle_connections(idle)
@@ -238,35 +322,49 @@ fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
 }
 
 /// One request on its way, for the log and for reasons.
-struct Call {
+struct Call<'a> {
     method: &'static str,
-    url: String,
-    /// The url without credentials.
+    base: &'a Url,
+    path: &'a str,
+    address: String,
+    /// The address for people.
     shown: String,
     timeout: Duration,
     started: Instant,
 }
 
-impl Call {
-    fn new(method: &'static str, url: String, timeout: Duration) -> Self {
-        Self { method, shown: text::redact(&url), url, timeout, started: Instant::now() }
+impl<'a> Call<'a> {
+    fn new(method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Self {
+        let address = format!("{}{path}", base.address());
+        let shown = text::shown(&format!("{base}{path}"));
+        Self { method, base, path, address, shown, timeout, started: Instant::now() }
     }
 
-    fn finish(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>, ureq::Error> {
+    fn log(&self, result: &Result<Response<Body>, ureq::Error>) {
         let Self { method, shown, started, .. } = self;
         let elapsed = started.elapsed().as_millis();
-        match &result {
+        match result {
             Ok(response) => debug!("{method} {shown}: {} after {elapsed} ms", response.status().as_u16()),
             Err(_) => debug!("{method} {shown}: no answer after {elapsed} ms"),
         }
-        result
+    }
+
+    /// What people must know of a reply whose body does not tell it.
+    fn remark(&self, head: &Parts) -> Option<String> {
+        if let Some(location) = header(&head.headers, LOCATION).filter(|_| head.status.is_redirection()) {
+            return Some(self.base.redirection(self.path, location));
+        }
+        let compression = text::quote(compression(&head.headers)?);
+        Some(format!(
+            "its text is compressed ({compression}), which was not asked for: turn that off in the gateway before the service"
+        ))
     }
 
     /// Reads a reply, a success up to the limit, anything else as far as people want to see it.
     fn read(&self, response: Response<Body>, limit: usize) -> Reply {
         let (head, mut body) = response.into_parts();
         let limit = if head.status == 200 { limit } else { TEXT_LIMIT };
-        let content_type = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let content_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
         let mut bytes = Vec::new();
         // One byte more, to tell a full body from one that is too large.
@@ -283,6 +381,8 @@ impl Call {
             is_json: essence.eq_ignore_ascii_case(JSON),
             body: bytes,
             end,
+            says_when: head.headers.contains_key(RETRY_AFTER),
+            remark: self.remark(&head),
         }
     }
 }

@@ -18,6 +18,7 @@ use toml::de::{DeString, DeTable, DeValue};
 use crate::csc::id::SalIndex;
 
 use super::{Error, Place, file, position, quoted, suggestion};
+use crate::url::Url;
 use wire::Wire;
 
 /// Read when no other file is named, if it exists.
@@ -111,7 +112,7 @@ pub struct Uws {
     /// Polls at the same time (worker threads).
     pub connections: usize,
     /// HTTP proxy, if any.
-    pub proxy: Option<String>,
+    pub proxy: Option<Url>,
 }
 
 /// `[redis]`: the Redis server of Rapid Analysis. The environment wins over host, port and password.
@@ -148,7 +149,7 @@ pub struct Kafka {
     /// The second word of all topic names, `sal` in `lsst.sal.OCPS.ackcmd`.
     pub topic_subname: Option<String>,
     /// URL of the schema registry.
-    pub schema_registry_url: Option<String>,
+    pub schema_registry_url: Option<Url>,
     /// Name to authenticate with.
     pub username: Option<String>,
     /// Password to authenticate with.
@@ -503,7 +504,7 @@ mod tests {
         assert_eq!(settings.uws.connect_timeout, Duration::from_millis(500));
         assert_eq!(settings.uws.get_timeout, Duration::from_secs(7));
         assert_eq!((settings.uws.connections, settings.uws.version_selects_image), (32, true));
-        assert_eq!(settings.uws.proxy.as_deref(), Some("http://me:pw@p:3128"));
+        assert_eq!(settings.uws.proxy, Some("http://me:pw@p:3128".into()));
         assert_eq!(settings.simulation.mean_duration, Duration::ZERO);
         assert_eq!((settings.simulation.seed, settings.max_jobs), (Some(7), 100_000));
         assert_eq!(parse("index = 101\n[log]\nlevel = 35").unwrap().log.level, 35);
@@ -600,7 +601,10 @@ mod tests {
         for (text, expected) in [
             ("[kafka]\nproducer_acks = 2", "kafka.producer_acks must be 0, 1 or \"all\", not 2"),
             ("[kafka]\npassword = ['secret']", "kafka.password must be text that is not empty"),
-            ("[kafka]\nschema_registry_url = 'secret'", "kafka.schema_registry_url must be the URL"),
+            (
+                "[kafka]\nschema_registry_url = 'secret'",
+                "kafka.schema_registry_url must be http:// or https:// with a host",
+            ),
             ("[kafka]\ntopic_subname = 'a b'", "kafka.topic_subname must be a word"),
             ("[kafka]\nbroker = 'x'", "unknown key 'kafka.broker'; did you mean brokers?"),
             ("tai_minus_utc_s = 101", "tai_minus_utc_s must be a whole number of seconds from 0 to 100"),

@@ -9,6 +9,7 @@ use crate::csc::id::SalIndex;
 
 use super::super::{kafka, quoted};
 use super::{DAY, Secret, is_site};
+use crate::url::Url;
 
 /// Longest time that can be set, in seconds: a week. Beyond it is a typing error.
 const MAX_SECONDS: f64 = 604_800.0;
@@ -160,14 +161,13 @@ kind!(Seed(u64), "a whole number from 0 on", |raw| raw.integer().and_then(|i| u6
 /// The URL of the registry. Not a `kind!`: it may hold a password, which no error shows.
 #[derive(Deserialize)]
 #[serde(try_from = "Raw")]
-pub(super) struct RegistryUrl(pub(super) String);
+pub(super) struct RegistryUrl(pub(super) Url);
 
 impl TryFrom<Raw> for RegistryUrl {
     type Error = &'static str;
 
     fn try_from(raw: Raw) -> Result<Self, Self::Error> {
-        let url = raw.text().filter(|t| kafka::is_url(t)).map(|t| Self(t.to_owned()));
-        url.ok_or("must be the URL of a schema registry, http://HOST:PORT or https://HOST:PORT")
+        Url::parse(raw.text().unwrap_or_default()).map(Self)
     }
 }
 
@@ -188,7 +188,7 @@ impl TryFrom<Raw> for Password {
 /// An HTTP proxy. Not a `kind!`: it may hold a password, which no error shows.
 #[derive(Deserialize)]
 #[serde(try_from = "Raw")]
-pub(super) struct Proxy(pub(super) String);
+pub(super) struct Proxy(pub(super) Url);
 
 impl TryFrom<Raw> for Proxy {
     type Error = &'static str;
@@ -196,7 +196,7 @@ impl TryFrom<Raw> for Proxy {
     fn try_from(raw: Raw) -> Result<Self, Self::Error> {
         raw.text()
             .filter(|t| t.starts_with("http://") && ureq::Proxy::new(t).is_ok())
-            .map(|t| Self(t.to_owned()))
+            .map(|t| Self(t.into()))
             .ok_or("must be the URL of an HTTP proxy, http://HOST:PORT")
     }
 }

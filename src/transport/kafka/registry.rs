@@ -8,6 +8,10 @@ use apache_avro::Schema;
 use serde_json::{Value as Json, json};
 use ureq::Agent;
 use ureq::config::Config;
+use ureq::http::header::LOCATION;
+
+use crate::resolver;
+use crate::url::Url;
 
 use super::wire::{Topic, Writer, one_line, parse_schema};
 
@@ -25,10 +29,7 @@ const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 /// The registry, and what it has told.
 pub struct Registry {
     agent: Agent,
-    url: String,
-    /// Without user name and password.
-    shown: String,
-    authorization: Option<String>,
+    url: Url,
     by_id: BTreeMap<u32, Result<Arc<Schema>, (Instant, String)>>,
 }
 
@@ -41,13 +42,13 @@ struct Answer {
 impl Registry {
     /// Connects to nothing yet.
     #[must_use]
-    pub fn new(url: &str) -> Self {
-        Self::with_agent(url, Config::new_agent)
+    pub fn new(url: &Url) -> Self {
+        Self::with_agent(url, resolver::agent)
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
     /// takes the plain one, and whoever has another way than a network (a test, say) his own.
-    pub fn with_agent(url: &str, agent: impl FnOnce(&Config) -> Agent) -> Self {
+    pub fn with_agent(url: &Url, agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -64,19 +65,7 @@ impl Registry {
                 .root_certs(ureq::tls::RootCerts::PlatformVerifier)
                 .build(),
         );
-        let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
-        let (user, host) = match rest.rsplit_once('@') {
-            Some((user, host)) => (Some(user), host),
-            None => (None, rest),
-        };
-        let shown = format!("{scheme}://{host}");
-        Self {
-            agent: agent(&config.build()),
-            url: shown.clone(),
-            shown,
-            authorization: user.map(|user| format!("Basic {}", base64(user.as_bytes()))),
-            by_id: BTreeMap::new(),
-        }
+        Self { agent: agent(&config.build()), url: url.clone(), by_id: BTreeMap::new() }
     }
 
     /// A schema to write a topic with: the registry's, if all that we write fits into it, else ours.
@@ -175,8 +164,8 @@ impl Registry {
     }
 
     fn ask(&self, path: &str, body: Option<&Json>) -> Result<Answer, String> {
-        let url = format!("{}{path}", self.url);
-        let authorization = self.authorization.as_deref();
+        let url = format!("{}{path}", self.url.address());
+        let authorization = self.url.authorization();
         let sent = match body {
             None => {
                 let request = self.agent.get(&url).header("Accept", CONTENT_TYPE);
@@ -195,15 +184,14 @@ impl Registry {
         };
         let failed = |error: ureq::Error| {
             let error = one_line(&error.to_string());
-            format!("the schema registry {} cannot be asked: {error}", self.shown)
+            format!("the schema registry {} cannot be asked: {error}", self.url)
         };
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
         if response.status().is_redirection() {
-            return Err(format!(
-                "the schema registry {} redirects elsewhere ({status}); give the URL where it is",
-                self.shown
-            ));
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let where_to = self.url.redirection(path, location.unwrap_or_default());
+            return Err(format!("the schema registry {} answered {status}: {where_to}", self.url));
         }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
         // What is no JSON has no fields, and is an error where fields are needed.
@@ -214,24 +202,8 @@ impl Registry {
     /// The registry and what it said, for errors.
     fn told(&self, answer: &Answer) -> String {
         let message = answer.body.get("message").and_then(Json::as_str).unwrap_or_default();
-        format!("the schema registry {} ({} {})", self.shown, answer.status, one_line(message))
+        format!("the schema registry {} ({} {})", self.url, answer.status, one_line(message))
     }
-}
-
-/// Base64 with padding (RFC 4648), for HTTP's basic authentication.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let at = |position: usize| u32::from(chunk.get(position).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for (position, shift) in [18, 12, 6, 0].into_iter().enumerate() {
-            let letter = usize::try_from(bits >> shift & 63).ok().and_then(|six| ALPHABET.get(six));
-            let letter = letter.filter(|_| position <= chunk.len());
-            text.push(letter.map_or('=', |letter| char::from(*letter)));
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -243,14 +215,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_that_of_the_rfc() {
-        let vectors = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")];
-        for (plain, coded) in vectors {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
-    }
-
-    #[test]
     fn a_redirect_is_not_followed() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -258,21 +222,35 @@ mod tests {
             let (mut connection, _) = listener.accept().unwrap();
             let _ = connection.read(&mut [0; 4096]).unwrap();
             // The last line of the body is missing.
-            let moved = "HTTP/1.1 302 Found\r\nLocation: /x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+            let moved = "HTTP/1.1 302 Found\r\nLocation: /v2/subjects/x-value/versions/latest\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
             connection.write_all(moved.as_bytes()).unwrap();
         });
-        let error = Registry::new(&url).latest("x-value").unwrap_err();
-        let expected =
-            format!("the schema registry {url} redirects elsewhere (302); give the URL where it is");
+        let error = Registry::new(&Url::from(&*url)).latest("x-value").unwrap_err();
+        let expected = format!(
+            "the schema registry {url} answered 302: it redirects to {url}/v2/subjects/x-value/versions/latest: write \
+             {url}/v2 as the url"
+        );
         assert_eq!(error, expected);
         server.join().unwrap();
     }
 
     #[test]
-    fn credentials_are_not_shown() {
-        let registry = Registry::new("http://me:geheim@127.0.0.1:1");
+    fn credentials_are_sent_decoded_and_not_shown() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            let length = connection.read(&mut request).unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        let registry = Registry::new(&format!("http://me:p%40ss%2F@{address}").as_str().into());
         let error = registry.latest("x-value").unwrap_err();
-        assert!(error.starts_with("the schema registry http://127.0.0.1:1 cannot be asked: "), "{error}");
-        assert_eq!(registry.authorization.as_deref(), Some("Basic bWU6Z2VoZWlt"));
+        assert!(
+            error.starts_with(&format!("the schema registry http://{address} cannot be asked: ")),
+            "{error}"
+        );
+        let request = server.join().unwrap();
+        assert!(request.contains("authorization: Basic bWU6cEBzcy8=\r\n"), "{request}");
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn read_registry(data: &[u8]) {
 
 fn registry(bytes: &[u8]) -> Registry {
     let far = FarEnd::new(Script::new(bytes));
-    Registry::with_agent("http://me:secret@127.0.0.1:9", |config| far.agent(config))
+    Registry::with_agent(&"http://me:secret@127.0.0.1:9".into(), |config| far.agent(config))
 }
 
 /// The registry's answer to all that is asked.

@@ -152,7 +152,7 @@ fn send(action: &Action) {
     }
     CLIENT.with(|client| {
         let Some(client) = client else { return };
-        let answer = client.perform("http://127.0.0.1:9/api", action);
+        let answer = client.perform(&"http://127.0.0.1:9/api".into(), action);
         let Answer::Failed(failure) = answer else { panic!("{answer:?}") };
         check_reason(&failure.reason);
     });

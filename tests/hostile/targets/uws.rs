@@ -33,7 +33,7 @@ pub(crate) fn read(data: &[u8]) {
     let end = [End::Closed, End::Closed, End::Reset, End::Silence][usize::from(first >> 4 & 3)];
     let answer = SERVICE.with(|(far, client)| {
         far.set(Script { bytes: bytes.into(), piece, end });
-        client.as_ref().unwrap().perform("http://127.0.0.1:9/api/v1", action)
+        client.as_ref().unwrap().perform(&"http://127.0.0.1:9/api/v1".into(), action)
     });
     check_answer(action, &answer);
 }

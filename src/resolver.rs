@@ -1,0 +1,67 @@
+//! Finds the addresses of hosts, for everything that asks over HTTP. Invariant: a system that gives no more threads or
+//! descriptors is an error of one request.
+//!
+//! The library's own resolver starts a thread for each new connection, addresses in digits included, and panics where
+//! there is none.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
+use ureq::{Agent, Error};
+
+/// Most addresses of one host that are tried; the library takes no more.
+const ADDRESSES_MAX: usize = 16;
+
+/// An agent of this configuration that finds hosts as described here.
+pub(crate) fn agent(config: &Config) -> Agent {
+    Agent::with_parts(config.clone(), DefaultConnector::default(), Lookup)
+}
+
+/// There was no thread to look up a name with; nothing was sent.
+#[derive(Debug)]
+pub(crate) struct NoThread(io::Error);
+
+impl fmt::Display for NoThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no thread to look up the host with: {}", self.0)
+    }
+}
+
+impl std::error::Error for NoThread {}
+
+#[derive(Debug)]
+struct Lookup;
+
+impl Resolver for Lookup {
+    fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let parts = uri.scheme().zip(uri.authority());
+        let host = parts.and_then(|(scheme, authority)| DefaultResolver::host_and_port(scheme, authority));
+        let host = host.ok_or_else(|| Error::BadUri("neither http nor https".to_owned()))?;
+        let mut found = self.empty();
+        match host.parse::<SocketAddr>() {
+            Ok(address) => found.push(address),
+            Err(_) => look_up(host, timeout)?.into_iter().take(ADDRESSES_MAX).for_each(|one| found.push(one)),
+        }
+        if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+/// Asks the system, which can take any time, in a thread that is left alone when the time is over.
+fn look_up(host: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
+    let (sender, receiver) = sync_channel(1);
+    let ask = move || sender.send(host.to_socket_addrs().map(Iterator::collect)).is_ok();
+    let thread = thread::Builder::new().name("lookup".to_owned()).spawn(ask);
+    thread.map_err(|error| Error::Other(Box::new(NoThread(error))))?;
+    match receiver.recv_timeout(*timeout.after) {
+        Ok(addresses) => Ok(addresses?),
+        Err(RecvTimeoutError::Timeout) => Err(Error::Timeout(timeout.reason)),
+        Err(RecvTimeoutError::Disconnected) => Err(Error::HostNotFound),
+    }
+}
