@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
+use ocps::config::settings;
 use ocps::csc::request::{Action, Answer};
 use serde_json::{Value, json};
 
@@ -36,7 +37,7 @@ fn a_put_says_exactly_what_the_python_ocps_says() {
         ("IMAGE_TAG", String::new()),
     ];
     let url = format!("http://{}/api/v1/", server.address());
-    check(&client(), &url, &Action::Submit(Arc::new(submission("17-abc", environment))), "Refused Answered");
+    check(&client(), &url, &Action::Submit(Arc::new(submission("17-abc", environment))), "Unclear Answered");
     let request = receiver.recv().unwrap();
     assert_eq!((request.method.as_str(), request.path.as_str()), ("PUT", "/api/v1/job"));
     let content_types: Vec<_> = request
@@ -158,12 +159,12 @@ fn faults() -> Vec<(What, [&'static str; 4])> {
         (html(304), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(201), ["Unclear Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(404), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
-        (html(500), ["Refused Answered", "Refused Silent", "Unclear Answered", "Refused Silent"]),
+        (html(500), ["Unclear Answered", "Refused Silent", "Unclear Answered", "Refused Silent"]),
         (html(502), ["Unclear Silent", "Refused Silent", "Unclear Silent", "Refused Silent"]),
         (html(503), ["Unclear Silent", "Refused Silent", "Unclear Silent", "Refused Silent"]),
         (html(504), ["Unclear Silent", "Refused Silent", "Unclear Silent", "Refused Silent"]),
         (done(500, "Job creation timed out."), ["Unclear Answered", "", "", ""]),
-        (done(500, "(500)\nReason: x\n"), ["Refused Answered", "", "Unclear Answered", ""]),
+        (done(500, "(500)\nReason: x\n"), ["Unclear Answered", "", "Unclear Answered", ""]),
         (What::NotFoundPage, ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (What::NotJson, ["Unclear Answered", "Wrong Answered", "removed", "Wrong Answered"]),
         (What::EmptyObject, ["Unclear Answered", "Wrong Answered", "removed", "Wrong Answered"]),
@@ -228,13 +229,17 @@ fn a_delete_that_can_never_be_answered_well_is_seen_in_a_get() {
 fn refusals_are_quoted_once_and_in_one_line() {
     let service = UwsService::start(quick());
     let (client, url) = (client(), service.url());
-    for (text, shown) in [
-        ("'command''command'", "/job answered PUT with 500: 'command'"),
-        ("(403)\nReason: Forbidden\n\n", "/job answered PUT with 500: (403) Reason: Forbidden"),
-        ("", "/job answered PUT with 500: (no text)"),
+    for (text, expected, shown) in [
+        ("'command''command'", "Unclear Answered", "/job answered PUT with 500: 'command'"),
+        (
+            "(403)\nReason: Forbidden\n\n",
+            "Refused Answered",
+            "/job answered PUT with 500: (403) Reason: Forbidden",
+        ),
+        ("", "Unclear Answered", "/job answered PUT with 500: (no text)"),
     ] {
         service.inject(Fault { on: On::Put, times: 1, what: status_fault(500, "text/html", text) });
-        let reason = check(&client, &url, &submit("1-a"), "Refused Answered");
+        let reason = check(&client, &url, &submit("1-a"), expected);
         assert!(reason.ends_with(shown), "{reason}");
     }
     service.inject(Fault {
@@ -242,7 +247,7 @@ fn refusals_are_quoted_once_and_in_one_line() {
         times: 1,
         what: status_fault(500, "text/html", &"é".repeat(10_000_000)),
     });
-    let reason = check(&client, &url, &submit("1-a"), "Refused Answered");
+    let reason = check(&client, &url, &submit("1-a"), "Unclear Answered");
     assert!(reason.ends_with(&format!("500: {}", "é".repeat(200))), "{reason}");
     service.inject(Fault { on: On::Get, times: 1, what: What::NotJson });
     let reason = check(&client, &url, &status(ID, None), "Wrong Answered");
@@ -278,4 +283,17 @@ fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up()
     check(&client(), &url, &list(&["1-a"]), "listed 1");
     assert!(started.elapsed() > Duration::from_millis(200), "the list waits behind the PUT");
     assert_eq!(service.counters().jobs["1-a"], 1);
+}
+
+#[test]
+fn the_list_has_a_limit_of_its_own() {
+    let service = UwsService::start(quick());
+    let timeout = Duration::from_millis(500);
+    let settings = settings::Uws { list_timeout: Duration::from_secs(60), ..settings(timeout) };
+    let client = Uws::new(&settings).unwrap();
+    for on in [On::Get, On::List] {
+        service.inject(Fault { on, times: 1, what: What::Latency(2.0) });
+    }
+    check(&client, &service.url(), &status(ID, None), "Unclear Silent");
+    check(&client, &service.url(), &list(&["1-a"]), "listed 0");
 }

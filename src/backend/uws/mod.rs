@@ -51,6 +51,7 @@ pub struct Uws {
     connect_timeout: Duration,
     put_timeout: Duration,
     get_timeout: Duration,
+    list_timeout: Duration,
     delete_timeout: Duration,
 }
 
@@ -78,6 +79,7 @@ impl Uws {
             connect_timeout: settings.connect_timeout,
             put_timeout: settings.put_timeout,
             get_timeout: settings.get_timeout,
+            list_timeout: settings.list_timeout,
             delete_timeout: settings.delete_timeout,
         })
     }
@@ -115,8 +117,8 @@ impl Uws {
         }
     }
 
-    fn list(&self, base: &str, run_ids: &BTreeSet<RunId>) -> Answer {
-        let call = Call::new("GET", format!("{base}/job"), self.get_timeout);
+    fn list(&self, base: &str, run_ids: &BTreeSet<RunId>, job_ids: &BTreeSet<JobId>) -> Answer {
+        let call = Call::new("GET", format!("{base}/job"), self.list_timeout);
         let response = match call.finish(self.timed(self.agent.get(&call.url), call.timeout).call()) {
             Ok(response) => response,
             Err(error) => return self.failed(&call, &error),
@@ -125,7 +127,7 @@ impl Uws {
             return answer::to_question(&call.read(response, TEXT_LIMIT));
         }
         let mut body = response.into_body();
-        match list::read(body.with_config().limit(LIST_LIMIT).reader(), run_ids) {
+        match list::read(body.with_config().limit(LIST_LIMIT).reader(), run_ids, job_ids) {
             Ok(jobs) => Answer::Listed(jobs),
             Err(error) if error.is_io() => {
                 Answer::Failed(self.attempt(&call).sent(&io::Error::from(error).into()))
@@ -166,7 +168,7 @@ impl Backend for Uws {
             Action::Submit(submission) => self.submit(base, submission),
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
             Action::Remove { job_id } => self.remove(base, job_id),
-            Action::List { run_ids } => self.list(base, run_ids),
+            Action::List { run_ids, job_ids } => self.list(base, run_ids, job_ids),
             Action::Push { .. } | Action::Ping => {
                 Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }
             }
