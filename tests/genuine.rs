@@ -90,6 +90,7 @@ fn client() -> Uws {
         connect_timeout: timeout,
         put_timeout: timeout,
         get_timeout: timeout,
+        list_timeout: timeout,
         delete_timeout: timeout,
         submit_timeout: timeout,
         settle_time: timeout,
@@ -167,7 +168,7 @@ fn the_client_and_the_genuine_service_understand_each_other() {
     std::fs::write(out.join(Path::new(OsStr::from_bytes(b"x\xff.fits"))), "").unwrap();
     let seen = job(client.perform(&url.into(), &status(&first)));
     assert!(seen.object.0.contains("x\u{fffd}.fits"), "{}", seen.object.0);
-    let list = Action::List { run_ids: Arc::new(run_id.iter().cloned().collect()) };
+    let list = Action::List { run_ids: Arc::new(run_id.iter().cloned().collect()), job_ids: Arc::default() };
     assert!(matches!(client.perform(&url.into(), &list), Answer::Listed(jobs) if jobs.len() == 1));
 
     let remove = Action::Remove { job_id: first.job_id.clone() };

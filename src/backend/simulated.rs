@@ -116,11 +116,11 @@ impl Backend for Simulated {
             Action::Remove { job_id } => Self::remove(job_id, &mut state),
             Action::Push { config, .. } => rapid_analysis::rehearse(config),
             Action::Ping => Answer::Done,
-            Action::List { run_ids } => Answer::Listed(
+            Action::List { run_ids, job_ids } => Answer::Listed(
                 state
                     .jobs
                     .iter()
-                    .filter(|(_, job)| run_ids.contains(&job.run_id))
+                    .filter(|(job_id, job)| run_ids.contains(&job.run_id) || job_ids.contains(*job_id))
                     .map(|(job_id, job)| ListedJob { job_id: job_id.clone(), run_id: job.run_id.clone() })
                     .collect(),
             ),

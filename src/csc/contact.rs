@@ -24,6 +24,8 @@ pub(super) struct Health {
     known: bool,
     /// Since when it has been silent.
     silent_since: Option<Duration>,
+    /// Whether it was asked once more when this silence had lasted too long.
+    probed: bool,
     /// Whether this silence has been a FAULT already.
     faulted: bool,
     /// The last thing that went wrong.
@@ -50,8 +52,8 @@ impl Health {
 }
 
 impl Csc {
-    /// Learns from an answer whether the service is there.
-    pub(super) fn note_contact(&mut self, url: Url, answer: &Answer) {
+    /// Learns from an answer to something asked for at that time whether the service is there.
+    pub(super) fn note_contact(&mut self, url: Url, asked: Duration, answer: &Answer) {
         let now = self.now.mono;
         match answer {
             Answer::Failed(failure) => {
@@ -86,6 +88,7 @@ impl Csc {
                             let reason = &failure.reason;
                             self.log(LogLevel::Warning, format!("no contact with the service: {reason}"));
                         }
+                        self.note_silence(&url, asked);
                     }
                 }
             }
@@ -107,7 +110,7 @@ impl Csc {
     fn note_answer(&mut self, url: &Url) {
         let Some(health) = self.services.get_mut(url) else { return };
         let Some(since) = health.silent_since.take() else { return };
-        health.faulted = false;
+        (health.probed, health.faulted) = (false, false);
         let now = self.now.mono;
         let silent_for = now.saturating_sub(since);
         self.log(
@@ -123,9 +126,10 @@ impl Csc {
         }
     }
 
-    /// When the present silence of a service becomes a FAULT.
+    /// When a service that is silent has been so for too long and is asked once more.
     pub(super) fn outage_due(&self) -> Option<Duration> {
-        self.services.keys().filter_map(|url| self.outage_of(url)).min()
+        let unprobed = self.services.iter().filter(|(_, health)| !health.probed);
+        unprobed.filter_map(|(url, _)| self.outage_of(url)).min()
     }
 
     fn outage_of(&self, url: &Url) -> Option<Duration> {
@@ -138,17 +142,51 @@ impl Csc {
         tracking.then(|| since + self.settings.outage_limit)
     }
 
+    /// Asks services that have been silent for too long once more: only what they are asked then decides.
     pub(super) fn check_outage(&mut self) {
         let now = self.now.mono;
         let is_due = |url: &&Url| self.outage_of(url).is_some_and(|due| due <= now);
         let due: Vec<Url> = self.services.keys().filter(is_due).cloned().collect();
         for url in due {
             let Some(health) = self.services.get_mut(&url) else { continue };
-            health.faulted = true;
-            let last = health.last_problem.as_ref().map_or("no answer", |problem| &problem.reason);
-            let limit = self.settings.outage_limit.as_secs_f64();
-            let report = format!("cannot contact the execution service for {limit} s: {last}");
-            self.fault(ErrorCode::Unreachable, report);
+            if std::mem::replace(&mut health.probed, true) {
+                continue;
+            }
+            let jobs = self.jobs.values_mut().filter(|job| job.url == url);
+            let mut polls = jobs.filter_map(|job| match &mut job.stage {
+                Stage::Running(running) => running.poll.due().is_some().then_some(&mut running.poll),
+                Stage::Recording { .. }
+                | Stage::Waiting { .. }
+                | Stage::Submitting(_)
+                | Stage::Aborting { .. } => None,
+            });
+            if let Some(poll) = polls.next() {
+                poll.not_later_than(now);
+            }
+            self.retry_a_removal(&url);
+        }
+    }
+
+    /// A service did not answer what it was asked at that time; it is a FAULT if it had been silent for too long then.
+    fn note_silence(&mut self, url: &Url, asked: Duration) {
+        if self.outage_of(url).is_none_or(|due| asked < due) {
+            return;
+        }
+        let Some(health) = self.services.get_mut(url) else { return };
+        health.faulted = true;
+        let last = health.last_problem.as_ref().map_or("no answer", |problem| &problem.reason);
+        let limit = self.settings.outage_limit.as_secs_f64();
+        let report = format!("cannot contact the execution service for {limit} s: {last}");
+        self.fault(ErrorCode::Unreachable, report);
+    }
+
+    /// The process stood still for a time, in which no service could answer.
+    pub(super) fn forgive_services(&mut self, pause: Duration) {
+        for health in self.services.values_mut() {
+            for time in health.silent_since.iter_mut().chain(&mut health.last_believed) {
+                *time += pause;
+            }
+            health.restored += pause;
         }
     }
 
@@ -163,14 +201,15 @@ impl Csc {
         services.retain(|url, _| used.contains(url));
     }
 
-    /// Whether a job last believed at `believed` must be given up: its service answers others, but not for it.
-    pub(super) fn is_disbelieved(&self, url: &Url, believed: Duration) -> bool {
+    /// Whether a job last believed at `believed` must be given up, when an answer to what was asked at `asked` is no
+    /// use either: its service answers others, but not for it.
+    pub(super) fn is_disbelieved(&self, url: &Url, believed: Duration, asked: Duration) -> bool {
         let Some(health) = self.services.get(url) else { return false };
         let (now, recent) = (self.now.mono, self.recent(url));
         let since = believed.max(health.restored);
         // Its own last answer is not one to others.
         let limit = DISBELIEF_LIMIT.max(recent.saturating_mul(2));
-        now.saturating_sub(since) >= limit && health.was_believed_within(recent, now)
+        asked.saturating_sub(since) >= limit && health.was_believed_within(recent, now)
     }
 
     /// How old the last answer of a living service can be: each of its jobs has been asked for in this time.

@@ -13,8 +13,13 @@ use super::event::{ExitCode, Phase};
 use super::id::{JobId, RunId};
 use super::record::End;
 use super::report::{JobOutcome, beginning};
-use super::request::{JobStatus, Submission, Ticket};
+use super::request::{Contact, JobStatus, Submission, Ticket};
 use super::time::Tai;
+
+/// How soon a job is asked for again that the service does not know.
+const ABSENT_AGAIN: Duration = Duration::from_secs(3);
+/// So many such answers are believed without a list.
+pub(super) const ABSENCES_MAX: u32 = 8;
 
 /// A job that has not ended.
 #[derive(Debug)]
@@ -68,6 +73,8 @@ pub(super) struct Submitting {
     pub(super) attempts: u32,
     /// How many of them the service refused.
     pub(super) refusals: u32,
+    /// When the last of them was sent.
+    pub(super) sent: Duration,
     /// When the first of them failed or was unclear: `submit_timeout` runs from there.
     pub(super) trouble: Option<Duration>,
     /// Whether one that is over may have left a job that was not found.
@@ -90,6 +97,8 @@ pub(super) enum SubmitStep {
         /// When the first such list was answered.
         listed: Option<Duration>,
         look: Look,
+        /// Whether it was the service that answered the attempt.
+        contact: Contact,
     },
 }
 
@@ -125,8 +134,23 @@ pub(super) struct Poll {
     pub(super) step: PollStep,
     /// Answers in a row that were of no use.
     pub(super) misses: u32,
-    /// When the last believable answer came (or the job was made).
+    /// When the last believable answer came (or we began to ask).
     pub(super) believed: Duration,
+    /// When the service last showed that the job is there.
+    pub(super) seen: Option<Duration>,
+    /// Answers in a row that there is no such job.
+    pub(super) absences: u32,
+}
+
+/// What follows when the service says that there is no such job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Absence {
+    /// It is asked again.
+    Again,
+    /// The list decides.
+    Listed,
+    /// It is so: no list could be had for too long.
+    Certain,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -135,17 +159,57 @@ pub(super) enum PollStep {
     Due(Duration),
     /// The answer is awaited.
     Asked(Ticket),
+    /// The service says that there is no such job: the next list that is asked for after this decides.
+    Missing { after: Ticket },
 }
 
 impl Poll {
+    /// Of a job of which nothing was heard yet.
     pub(super) fn new(now: Duration, first: Duration) -> Self {
-        Self { step: PollStep::Due(first), misses: 0, believed: now }
+        Self { step: PollStep::Due(first), misses: 0, believed: now, seen: None, absences: 0 }
+    }
+
+    /// Of a job that is there.
+    pub(super) fn seen(now: Duration, next: Duration) -> Self {
+        Self { seen: Some(now), ..Self::new(now, next) }
     }
 
     pub(super) fn due(&self) -> Option<Duration> {
         match self.step {
             PollStep::Due(time) => Some(time),
-            PollStep::Asked(_) => None,
+            PollStep::Asked(_) | PollStep::Missing { .. } => None,
+        }
+    }
+
+    /// The service says that there is no such job.
+    pub(super) fn absent(&mut self, now: Duration, after: Ticket) -> Absence {
+        self.misses = 0;
+        self.absences += 1;
+        match self.absences {
+            1 => {
+                self.step = PollStep::Due(now + ABSENT_AGAIN);
+                Absence::Again
+            }
+            ABSENCES_MAX.. => Absence::Certain,
+            _ => {
+                self.step = PollStep::Missing { after };
+                Absence::Listed
+            }
+        }
+    }
+
+    /// Whether this list decides if the job is there.
+    pub(super) fn is_decided_by(&self, list: Ticket) -> bool {
+        match self.step {
+            PollStep::Missing { after } => list > after,
+            PollStep::Due(_) | PollStep::Asked(_) => false,
+        }
+    }
+
+    pub(super) fn is_missing(&self) -> bool {
+        match self.step {
+            PollStep::Missing { .. } => true,
+            PollStep::Due(_) | PollStep::Asked(_) => false,
         }
     }
 
@@ -179,12 +243,12 @@ impl Watch {
 
 impl Job {
     /// When this job wants something done.
-    pub(super) fn due(&self, settings: &Settings) -> Option<Duration> {
+    pub(super) fn due(&self) -> Option<Duration> {
         let step = match &self.stage {
             Stage::Recording { .. } => self.recorded_by(),
             // A removal and the end of a prerequisite come by themselves.
             Stage::Waiting { .. } | Stage::Aborting { .. } => None,
-            Stage::Submitting(submitting) => submitting.due(settings),
+            Stage::Submitting(submitting) => submitting.due(),
             Stage::Running(Running { untold: Some(_), .. }) => self.recorded_by(),
             Stage::Running(running) => running.poll.due(),
         };
@@ -213,20 +277,25 @@ impl Job {
 }
 
 impl Submitting {
-    fn due(&self, settings: &Settings) -> Option<Duration> {
+    fn due(&self) -> Option<Duration> {
         match self.step {
-            SubmitStep::Sending => None,
             SubmitStep::Pausing { until } => Some(until),
-            SubmitStep::InDoubt { .. } => self.lost(settings),
+            // A list comes by itself.
+            SubmitStep::Sending | SubmitStep::InDoubt { .. } => None,
         }
     }
 
-    /// From when on nothing is sent any more.
+    /// Until when it is tried: only an attempt that is made later may be the last.
     pub(super) fn expires(&self, settings: &Settings) -> Option<Duration> {
         self.trouble.map(|trouble| trouble + settings.submit_timeout)
     }
 
-    /// From when on nothing is looked for any more: an attempt may end long after nothing more is sent,
+    /// Whether the last attempt was made when the time was over.
+    pub(super) fn was_last(&self, settings: &Settings) -> bool {
+        self.expires(settings).is_some_and(|expires| self.sent >= expires)
+    }
+
+    /// From when on it is given up if the list cannot be had: an attempt may end long after nothing more is sent,
     /// and is looked up all the same.
     pub(super) fn lost(&self, settings: &Settings) -> Option<Duration> {
         match self.step {

@@ -1,4 +1,8 @@
-//! Jobs found by run id in the service's list: what an unclear submission left, and doubles that came to life late.
+//! Jobs found in the service's list: what an unclear submission left, extra ones, and those that seem to have vanished.
+//!
+//! A PUT is not idempotent, and a gateway may repeat it and show a clean answer: so every run is looked up after its
+//! submission too. One list serves all questions at a time, since a list makes the service walk through every job's
+//! files: the next is asked for only after a rest that grows with the time that the last one took.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,75 +12,120 @@ use crate::url::Url;
 
 use super::event::LogLevel;
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Stage, SubmitStep};
+use super::job::{Job, Stage, SubmitStep, Submitting, Watch};
 use super::record::Record;
-use super::request::{Action, Answer, Failure, ListedJob, Ticket};
+use super::request::{Action, Answer, Contact, Failure, FailureKind, ListedJob, Ticket};
 use super::time::Tai;
 use super::track::out_of_place;
-use super::{Asked, Csc};
+use super::{Asked, Csc, Life};
 
-/// Time between lists while a submission is in doubt. A list makes the service walk through every job's files.
+/// Time between lists while something is in doubt, and from a submission to the first look for extra jobs of its run.
 const IN_DOUBT: Duration = Duration::from_secs(3);
-/// Time between lists that only look for late doubles.
+/// Longest time between lists that only look for extra jobs: they come less and less often.
 const SUSPECTED: Duration = Duration::from_secs(60);
-/// How long a run id of which a job may still come to life is remembered.
+/// How long a run of which a job may still come to life is looked for; and how long, after the time for its last
+/// look, a list is waited for.
 pub(super) const SUSPECT_FOR: Duration = Duration::from_secs(3600);
-/// Most run ids that are remembered so; the oldest go first.
+/// Most runs that are looked for so, unless more jobs are allowed; those that end first go first.
 const SUSPECTS_MAX: usize = 1000;
+/// A service that took a time for a list is asked for none for as long, and for so many times as long where it is
+/// only to look for extra jobs.
+const REST: u32 = 4;
+/// Longest such rest.
+const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Questions for the list of one service.
 #[derive(Debug, Default)]
 pub(super) struct Lookup {
     /// The list under way.
     asked: Option<Listing>,
+    /// When the last list was asked for.
+    last: Duration,
     /// The earliest time of the next one.
     not_before: Duration,
+    /// The earliest time of the next one that only looks for extra jobs.
+    not_routinely_before: Duration,
+    /// When what is in doubt is to be looked for.
+    next: Duration,
     failures: u32,
 }
 
 /// A list that was asked for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Listing {
     pub(super) ticket: Ticket,
     /// When it was asked for.
     pub(super) asked: Duration,
+    /// How long the process stood still since.
+    stood_still: Duration,
+    /// What it was asked for: it says nothing about anything else.
+    run_ids: Arc<BTreeSet<RunId>>,
+    job_ids: Arc<BTreeSet<JobId>>,
 }
 
-/// A run id of which an extra job may come to life.
+/// A run of which an extra job may come to life.
 #[derive(Debug)]
 pub(super) struct Suspect {
     url: Url,
+    since: Duration,
+    /// A list that is asked for later and shows no extra job is the last.
     until: Duration,
+    /// When the next list is wanted.
+    next: Duration,
     /// The one that is not extra.
     keep: Option<JobId>,
 }
 
+impl Suspect {
+    /// A list was asked for at that time: when to look again. After a clean submission that is once more, at the end.
+    fn looked(&mut self, asked: Duration, settle_time: Duration) {
+        let pause = asked.saturating_sub(self.since).clamp(IN_DOUBT, SUSPECTED);
+        let is_short = self.until.saturating_sub(self.since) <= settle_time;
+        self.next = match asked < self.until {
+            true if is_short => self.until,
+            true => self.until.min(asked + pause),
+            false => asked + pause,
+        };
+    }
+}
+
 impl Csc {
-    /// A submission came in doubt: ask at once, unless a failing service is being spared.
+    /// Something came in doubt: ask at once, unless the service is being spared.
     pub(super) fn look_soon(&mut self, url: Url) {
         let now = self.now.mono;
-        let lookup = self.lookups.entry(url).or_default();
-        if lookup.failures == 0 {
-            lookup.not_before = now;
-        }
+        self.lookups.entry(url).or_default().next = now;
     }
 
-    /// From now on, jobs of this run other than `keep` are removed when they show up.
-    pub(super) fn suspect(&mut self, key: EntryKey, run_id: RunId, url: Url, keep: Option<JobId>) {
-        self.journal(Record::Suspected { key, until: Tai(self.now.tai.0 + SUSPECT_FOR.as_secs_f64()) });
-        self.suspect_for(SUSPECT_FOR, run_id, url, keep);
+    /// From now on, for a time, jobs of this run other than `keep` are removed when they show up.
+    pub(super) fn suspect(
+        &mut self,
+        time: Duration,
+        key: EntryKey,
+        run_id: RunId,
+        url: Url,
+        keep: Option<JobId>,
+    ) {
+        self.journal(Record::Suspected { key, until: Tai(self.now.tai.0 + time.as_secs_f64()) });
+        self.suspect_for(time, run_id, url, keep);
     }
 
-    /// The same, for a part of the time.
+    /// The same, of which the journal knows.
     pub(super) fn suspect_for(&mut self, time: Duration, run_id: RunId, url: Url, keep: Option<JobId>) {
         let now = self.now.mono;
-        if self.suspects.len() >= SUSPECTS_MAX {
-            let oldest = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
-            oldest.map(|id| self.suspects.remove(&id));
+        if self.suspects.len() >= SUSPECTS_MAX.max(self.settings.max_jobs.saturating_mul(2)) {
+            let first = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
+            first.map(|id| self.suspects.remove(&id));
         }
-        let lookup = self.lookups.entry(url.clone()).or_default();
-        lookup.not_before = lookup.not_before.max(now);
-        self.suspects.insert(run_id, Suspect { url, until: now + time, keep });
+        self.lookups.entry(url.clone()).or_default();
+        let suspect = Suspect { url, since: now, until: now + time, next: now + IN_DOUBT, keep };
+        self.suspects.insert(run_id, suspect);
+    }
+
+    /// The process stood still: no service took so long for its list.
+    pub(super) fn forgive_lookups(&mut self, pause: Duration) {
+        for list in self.lookups.values_mut().filter_map(|lookup| lookup.asked.as_mut()) {
+            list.stood_still += pause;
+        }
     }
 
     /// When the list of this service is to be asked for; none while it is, or when there is no reason.
@@ -85,29 +134,49 @@ impl Csc {
         if lookup.asked.is_some() {
             return None;
         }
-        if self.is_in_doubt(url) {
-            return Some(lookup.not_before);
-        }
-        let suspected = self.suspects.values().any(|suspect| suspect.url == *url);
-        suspected.then(|| lookup.not_before + SUSPECTED)
+        let doubt = self.is_in_doubt(url).then(|| lookup.next.max(lookup.not_before));
+        let suspected = self.suspects.values().filter(|suspect| suspect.url == *url).map(|s| s.next).min();
+        let suspected = suspected.map(|due| due.max(lookup.not_routinely_before));
+        // Nothing is given up before one that is asked for after its time.
+        let lost = self.submissions_in_doubt(url).filter_map(|submitting| submitting.lost(&self.settings));
+        let last = lost.filter(|lost| *lost > lookup.last).min().map(|lost| lost.max(lookup.last + IN_DOUBT));
+        [doubt, suspected, last].into_iter().flatten().min()
     }
 
     fn is_in_doubt(&self, url: &Url) -> bool {
-        self.jobs.values().any(|job| {
-            job.url == *url
-                && match &job.stage {
-                    Stage::Submitting(submitting) => matches!(submitting.step, SubmitStep::InDoubt { .. }),
-                    Stage::Recording { .. }
-                    | Stage::Waiting { .. }
-                    | Stage::Running(_)
-                    | Stage::Aborting { .. } => false,
-                }
+        self.submissions_in_doubt(url).next().is_some() || self.missing(url).next().is_some()
+    }
+
+    fn submissions_in_doubt(&self, url: &Url) -> impl Iterator<Item = &Submitting> {
+        self.jobs.values().filter(move |job| job.url == *url).filter_map(|job| match &job.stage {
+            Stage::Submitting(submitting) => match submitting.step {
+                SubmitStep::InDoubt { .. } => Some(submitting),
+                SubmitStep::Sending | SubmitStep::Pausing { .. } => None,
+            },
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
+                None
+            }
         })
+    }
+
+    /// Jobs of which the service says that they are not there, which its list is to confirm.
+    fn missing(&self, url: &Url) -> impl Iterator<Item = &JobId> {
+        let running =
+            self.jobs.values().filter(move |job| job.url == *url).filter_map(|job| match &job.stage {
+                Stage::Running(running) => running.poll.is_missing().then_some(&running.job_id),
+                Stage::Recording { .. }
+                | Stage::Waiting { .. }
+                | Stage::Submitting(_)
+                | Stage::Aborting { .. } => None,
+            });
+        let is_missing = move |watch: &Watch| watch.url == *url && watch.poll.is_missing();
+        let watched = self.watches.iter().filter(move |(_, watch)| is_missing(watch)).map(|(id, _)| id);
+        running.chain(watched).chain(self.missing_removals(url))
     }
 
     pub(super) fn advance_lookups(&mut self) {
         let now = self.now.mono;
-        self.suspects.retain(|_, suspect| now < suspect.until);
+        self.forget_suspects();
         let urls: Vec<Url> = self.lookups.keys().cloned().collect();
         for url in urls {
             match self.lookup_due(&url) {
@@ -118,108 +187,161 @@ impl Csc {
         }
     }
 
-    /// Forgets a service that is asked nothing.
+    /// Forgets runs for which no list came for long enough.
+    fn forget_suspects(&mut self) {
+        let now = self.now.mono;
+        let mut forgotten = Vec::new();
+        self.suspects.retain(|run_id, suspect| {
+            let is_waited_for = now < suspect.until + SUSPECT_FOR;
+            if !is_waited_for {
+                forgotten.push(run_id.clone());
+            }
+            is_waited_for
+        });
+        for run_id in forgotten {
+            let line =
+                format!("extra jobs of run {run_id} are not looked for any more: the service gave no list");
+            self.log(LogLevel::Error, line);
+        }
+    }
+
+    /// Forgets a service that is asked nothing and needs no rest.
     fn forget_lookup(&mut self, url: &Url) {
-        if self.lookups.get(url).is_some_and(|lookup| lookup.asked.is_none()) {
+        let now = self.now.mono;
+        let is_over =
+            |lookup: &Lookup| lookup.asked.is_none() && lookup.not_routinely_before + SUSPECTED <= now;
+        if self.lookups.get(url).is_some_and(is_over) {
             self.lookups.remove(url);
         }
     }
 
+    /// Asks for the list, about all that is in doubt.
     fn look(&mut self, url: Url) {
-        let ours = self.jobs.values().filter(|job| job.url == url).map(|job| job.run_id().clone());
-        let suspected =
-            self.suspects.iter().filter(|(_, suspect)| suspect.url == url).map(|(id, _)| id.clone());
-        let run_ids: BTreeSet<RunId> = ours.chain(suspected).collect();
-        let ticket =
-            self.ask(Asked::List(url.clone()), url.clone(), Action::List { run_ids: Arc::new(run_ids) });
+        let lacking = self.jobs.values().filter(|job| job.url == url && lacks_job(job));
+        let suspected = self.suspects.iter().filter(|(_, suspect)| suspect.url == url);
+        let run_ids: BTreeSet<RunId> = lacking
+            .map(|job| job.run_id().clone())
+            .chain(suspected.map(|(run_id, _)| run_id.clone()))
+            .collect();
+        let (run_ids, job_ids) = (Arc::new(run_ids), Arc::new(self.missing(&url).cloned().collect()));
+        let action = Action::List { run_ids: run_ids.clone(), job_ids: Arc::clone(&job_ids) };
+        let ticket = self.ask(Asked::List(url.clone()), url.clone(), action);
+        let asked = self.now.mono;
         if let Some(lookup) = self.lookups.get_mut(&url) {
-            lookup.asked = Some(Listing { ticket, asked: self.now.mono });
+            lookup.last = asked;
+            lookup.asked = Some(Listing { ticket, asked, stood_still: Duration::ZERO, run_ids, job_ids });
         }
     }
 
     /// The service's list, or why there is none.
     pub(super) fn listed(&mut self, url: &Url, answer: Answer) {
+        let now = self.now.mono;
         let Some(lookup) = self.lookups.get_mut(url) else { return };
         let Some(list) = lookup.asked.take() else { return };
         match answer {
             Answer::Listed(jobs) => {
                 lookup.failures = 0;
-                lookup.not_before = self.now.mono + IN_DOUBT;
-                self.resolve(url, &list, &jobs);
+                let took = now.saturating_sub(list.asked + list.stood_still);
+                lookup.not_before = now + took.min(REST_MAX);
+                lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
+                lookup.next = now + IN_DOUBT;
+                self.resolve_submissions(url, &list, &jobs);
+                self.resolve_suspects(url, &list, &jobs);
+                self.resolve_missing(url, &list, &jobs);
             }
-            Answer::Failed(failure) => self.look_failed(url, &failure),
+            Answer::Failed(failure) => self.look_failed(url, &list, &failure),
             // No back-end answers a list so.
             Answer::Job(_)
             | Answer::Gone
             | Answer::Removed { .. }
             | Answer::Rejected { .. }
             | Answer::Done
-            | Answer::Broken { .. } => self.look_failed(url, &out_of_place()),
+            | Answer::Broken { .. } => self.look_failed(url, &list, &out_of_place()),
         }
     }
 
-    fn look_failed(&mut self, url: &Url, failure: &Failure) {
+    fn look_failed(&mut self, url: &Url, list: &Listing, failure: &Failure) {
         let Some(failures) = self.lookups.get(url).map(|lookup| lookup.failures + 1) else { return };
-        let not_before = self.now.mono + self.backoff(IN_DOUBT, failures);
+        let again = self.now.mono + self.backoff(IN_DOUBT, failures);
         if let Some(lookup) = self.lookups.get_mut(url) {
             lookup.failures = failures;
-            lookup.not_before = not_before;
+            (lookup.not_before, lookup.not_routinely_before) = (again, again);
+            lookup.next = again;
         }
         self.log(LogLevel::Warning, format!("look-up by run id: {failure}"));
+        // Perhaps they are answered one by one.
+        self.ask_missing_again(url, list.ticket, again);
+        let was_asked = (failure.kind, failure.contact) != (FailureKind::NotSent, Contact::Answered);
+        if self.life == Life::Serving && was_asked {
+            self.give_up_lost(url, list);
+        }
     }
 
-    /// Adopts what is found, removes what is too much, and lets those not found go on.
-    fn resolve(&mut self, url: &Url, list: &Listing, found: &[ListedJob]) {
+    /// Jobs of these runs are adopted where one is lacking; those not found go on.
+    fn resolve_submissions(&mut self, url: &Url, list: &Listing, found: &[ListedJob]) {
         let candidates: Vec<(EntryKey, RunId)> = self
             .jobs
             .iter()
-            .filter(|(_, job)| job.url == *url)
+            .filter(|(_, job)| job.url == *url && lacks_job(job) && list.run_ids.contains(job.run_id()))
             .map(|(key, job)| (*key, job.run_id().clone()))
             .collect();
         for (key, run_id) in candidates {
-            let of_run = |job: &&ListedJob| job.run_id == run_id;
-            match found.iter().find(of_run) {
-                Some(first) if self.lacks_job(key) => {
+            match found.iter().find(|job| job.run_id == run_id) {
+                Some(first) => {
                     self.log(LogLevel::Info, format!("found job {} of run {run_id}", first.job_id));
                     self.created(key, first.job_id.clone(), None);
                 }
-                Some(_) => {}
                 None => self.not_found(key, list),
             }
-            let kept = self.jobs.get(&key).and_then(|job| job.job_id().cloned());
-            if let Some(kept) = kept {
-                self.remove_extra(url, &kept, found.iter().filter(of_run));
-            }
-        }
-        let suspects: Vec<(RunId, Option<JobId>)> = self
-            .suspects
-            .iter()
-            .filter(|(_, suspect)| suspect.url == *url)
-            .map(|(run_id, suspect)| (run_id.clone(), suspect.keep.clone()))
-            .collect();
-        for (run_id, keep) in suspects {
-            for job in found.iter().filter(|job| job.run_id == run_id && keep.as_ref() != Some(&job.job_id)) {
-                self.remove_stray(url.clone(), job.job_id.clone());
-            }
         }
     }
 
-    /// Whether a job of this run is to be taken when one is found; while a PUT is out, its answer tells.
-    fn lacks_job(&self, key: EntryKey) -> bool {
-        self.jobs.get(&key).is_some_and(|job| match &job.stage {
-            Stage::Submitting(submitting) => match submitting.step {
-                SubmitStep::Pausing { .. } | SubmitStep::InDoubt { .. } => true,
-                SubmitStep::Sending => false,
-            },
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
-                false
+    /// Removes what is extra, and forgets what was looked for long enough.
+    fn resolve_suspects(&mut self, url: &Url, list: &Listing, found: &[ListedJob]) {
+        let settle_time = self.settings.settle_time;
+        let mut extra = Vec::new();
+        self.suspects.retain(|run_id, suspect| {
+            if suspect.url != *url || !list.run_ids.contains(run_id) {
+                return true;
             }
-        })
+            let is_extra =
+                |job: &&ListedJob| job.run_id == *run_id && suspect.keep.as_ref() != Some(&job.job_id);
+            let before = extra.len();
+            extra.extend(found.iter().filter(is_extra).map(|job| job.job_id.clone()));
+            let has_extra = extra.len() > before;
+            if list.asked >= suspect.next {
+                suspect.looked(list.asked, settle_time);
+            }
+            has_extra || list.asked < suspect.until
+        });
+        for job_id in extra {
+            self.remove_stray(url.clone(), job_id);
+        }
     }
 
-    fn remove_extra<'a>(&mut self, url: &Url, kept: &JobId, found: impl Iterator<Item = &'a ListedJob>) {
-        for job in found.filter(|job| job.job_id != *kept) {
-            self.remove_stray(url.clone(), job.job_id.clone());
+    /// The list decides about jobs that the service says are not there.
+    fn resolve_missing(&mut self, url: &Url, list: &Listing, found: &[ListedJob]) {
+        let is_there = |job_id: &JobId| found.iter().any(|job| job.job_id == *job_id);
+        for job_id in list.job_ids.iter() {
+            let is_there = is_there(job_id);
+            if let Some(key) = self.job_ids.get(job_id).copied() {
+                self.job_looked_up(key, list.ticket, is_there);
+            }
+            if self.watches.get(job_id).is_some_and(|watch| watch.url == *url) {
+                self.prerequisite_looked_up(job_id, list.ticket, is_there);
+            }
+            self.removal_looked_up(job_id, list.ticket, is_there);
         }
+    }
+}
+
+/// Whether a job of this run is to be taken when one is found; while a PUT is out, its answer tells.
+fn lacks_job(job: &Job) -> bool {
+    match &job.stage {
+        Stage::Submitting(submitting) => match submitting.step {
+            SubmitStep::Pausing { .. } | SubmitStep::InDoubt { .. } => true,
+            SubmitStep::Sending => false,
+        },
+        Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
     }
 }

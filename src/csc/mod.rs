@@ -10,8 +10,8 @@
 //!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
 //!   `push`: what Rapid Analysis has in the place of jobs;
 //! * [`record`], `durable`: what outlives the process; `recover`: what becomes of it in the next life;
-//!   `contact`: whether a service lives; `probe`: how that is known of one that is idle;
-//!   `seen`: commands that came twice.
+//!   `contact`: whether a service lives; `probe`: how that is known of one that is idle; `pause`: times in which the
+//!   process stood still; `seen`: commands that came twice.
 
 pub mod command;
 mod contact;
@@ -20,6 +20,7 @@ pub mod event;
 pub mod id;
 mod job;
 mod lookup;
+mod pause;
 mod probe;
 mod push;
 pub mod record;
@@ -193,6 +194,16 @@ enum Life {
     Over,
 }
 
+/// A request that was not answered.
+#[derive(Debug)]
+struct Question {
+    asked: Asked,
+    /// The service that it is for.
+    url: Url,
+    /// When it was asked.
+    at: Duration,
+}
+
 /// What an outstanding request is for.
 #[derive(Clone, Debug, PartialEq)]
 enum Asked {
@@ -240,8 +251,7 @@ pub struct Csc {
     job_ids: HashMap<JobId, EntryKey>,
     history: VecDeque<Ended>,
     last_key: u64,
-    /// Requests that were not answered, and the service that each is for.
-    asked: HashMap<Ticket, (Asked, Url)>,
+    asked: HashMap<Ticket, Question>,
     last_ticket: u64,
     watches: BTreeMap<JobId, Watch>,
     /// Aborts that are not journaled yet.
@@ -330,8 +340,9 @@ impl Csc {
         if self.life == Life::Over {
             return;
         }
-        self.now = now;
         self.out = mem::take(effects);
+        self.note_pause(now);
+        self.now = now;
         match input {
             Input::Command(command) => self.take(command),
             Input::Outcome(outcome) => self.hear(outcome),
@@ -362,7 +373,7 @@ impl Csc {
         let due = self
             .jobs
             .values()
-            .filter_map(|job| job.due(&self.settings))
+            .filter_map(Job::due)
             .chain(self.aborts.values().map(|abort| abort.until))
             .chain(self.ends.front().map(|end| end.until))
             .chain(self.watches.values().filter_map(Watch::due))
@@ -428,12 +439,12 @@ impl Csc {
 
     fn hear(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
-        let Some((asked, url)) = self.asked.remove(&outcome.ticket) else { return };
-        self.note_contact(url.clone(), &outcome.answer);
+        let Some(Question { asked, url, at }) = self.asked.remove(&outcome.ticket) else { return };
+        self.note_contact(url.clone(), at, &outcome.answer);
         match asked {
             Asked::Submit(key) => self.submitted(key, &url, outcome.answer),
-            Asked::Poll(key) => self.polled(key, outcome.answer),
-            Asked::Watch(job_id) => self.watched(&job_id, outcome.answer),
+            Asked::Poll(key) => self.polled(key, at, outcome.answer),
+            Asked::Watch(job_id) => self.watched(&job_id, at, outcome.answer),
             Asked::Remove(job_id) => self.removed(job_id, outcome.answer),
             Asked::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
             Asked::List(url) => self.listed(&url, outcome.answer),
@@ -499,7 +510,7 @@ impl Csc {
     fn ask(&mut self, asked: Asked, url: Url, action: Action) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.asked.insert(ticket, (asked, url.clone()));
+        self.asked.insert(ticket, Question { asked, url: url.clone(), at: self.now.mono });
         self.counters.requests += 1;
         self.services.entry(url.clone()).or_default().asked = self.now.mono;
         self.out.push(Effect::Request(Request { ticket, url, action }));
@@ -578,7 +589,7 @@ impl Csc {
 
     fn finish_stop(&mut self) {
         let Life::Stopping { until } = self.life else { return };
-        let in_flight = |(asked, _): &(Asked, Url)| match asked {
+        let in_flight = |question: &Question| match question.asked {
             Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
             Asked::Poll(_)
             | Asked::Watch(_)

@@ -71,6 +71,14 @@ impl Pushes {
         Self { waiting: VecDeque::new(), flight: Flight::Free }
     }
 
+    /// The process stood still: the answer may be there. What waits is too late for its sender.
+    pub(super) fn forgive(&mut self, pause: Duration) {
+        match &mut self.flight {
+            Flight::Awaited { until, .. } => *until += pause,
+            Flight::Free | Flight::GivenUp => {}
+        }
+    }
+
     pub(super) fn due(&self) -> Option<Duration> {
         let flight = match &self.flight {
             Flight::Awaited { until, .. } => Some(*until),

@@ -54,10 +54,11 @@ impl Csc {
     fn recover_job(&mut self, kept: Kept) -> Option<(EntryKey, Vec<JobId>)> {
         let Kept { entry: Entry { key, sender, accepted, work }, job_id, suspected, end, .. } = &kept;
         let Work::Execute { submission, url, poll_interval, prereqs } = work else { return None };
-        if let Some(until) = suspected
-            && let Ok(left) = Duration::try_from_secs_f64(until.0 - self.now.tai.0)
-        {
-            self.suspect_for(left.min(SUSPECT_FOR), submission.run_id.clone(), url.clone(), job_id.clone());
+        let run_id = submission.run_id.clone();
+        if let Some(until) = suspected {
+            // Once at least: nobody looked while there was no daemon.
+            let left = Duration::try_from_secs_f64(until.0 - self.now.tai.0).unwrap_or_default();
+            self.suspect_for(left.min(SUSPECT_FOR), run_id.clone(), url.clone(), job_id.clone());
         }
         if let Some(end) = end {
             self.say_again(&kept, end, CommandName::Execute);

@@ -1,7 +1,7 @@
 //! Aborts: a job is removed at the service, and it is made sure that it is gone.
 //!
 //! A DELETE can fail to be answered although it was carried out, so an unclear one is confirmed by a
-//! GET: only a job that is not there any more is aborted. The same way goes for a job of ours, a job
+//! GET and, if that finds nothing, by the list: only a job that is not there any more is aborted. The same way goes for a job of ours, a job
 //! of somebody else whose id a script holds, and an extra job that an unclear submission left.
 //! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
 
@@ -13,10 +13,11 @@ use super::command::{CommandName, Sender};
 use super::durable::RECORDING_MAX;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
-use super::job::{Origin, PollStep, Stage, SubmitStep};
+use super::job::{ABSENCES_MAX, Origin, PollStep, Stage, SubmitStep};
+use super::lookup::SUSPECT_FOR;
 use super::record::{End, Work};
 use super::report::JobOutcome;
-use super::request::{Action, Answer, Failure};
+use super::request::{Action, Answer, Failure, Ticket};
 use super::track::Ending;
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
@@ -25,6 +26,10 @@ const RETRY_BASE: Duration = Duration::from_secs(1);
 
 /// Most `abort_job` commands that wait for one removal.
 const WAITING_MAX: usize = 100;
+
+/// A job that was there so short a time ago cannot have ended and vanished since: services keep them for hours.
+/// A DELETE that finds nothing then is the second of two that a gateway made of one.
+const SEEN_RECENTLY: Duration = Duration::from_secs(600);
 
 /// Most aborted jobs that are remembered: more than the journal gives back of those that are over.
 const ABORTED_MAX: usize = 2 * HISTORY_MAX;
@@ -48,6 +53,10 @@ pub(super) struct Removal {
     step: Step,
     /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
     unclear: bool,
+    /// When the service last showed that the job is there.
+    seen: Option<Duration>,
+    /// GETs in a row that found nothing.
+    absences: u32,
     failures: u32,
     /// When those that wait are told again that it is in progress; none before they were told once.
     reminder: Option<Duration>,
@@ -56,7 +65,14 @@ pub(super) struct Removal {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Asking,
-    Pausing { until: Duration, next: Next },
+    Pausing {
+        until: Duration,
+        next: Next,
+    },
+    /// A GET found nothing: the next list that is asked for after this decides.
+    Missing {
+        after: Ticket,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,10 +104,17 @@ impl Removal {
 
     pub(super) fn due(&self) -> Option<Duration> {
         let step = match self.step {
-            Step::Asking => None,
+            Step::Asking | Step::Missing { .. } => None,
             Step::Pausing { until, .. } => Some(until),
         };
         [step, self.reminder].into_iter().flatten().min()
+    }
+
+    fn is_decided_by(&self, list: Ticket) -> bool {
+        match self.step {
+            Step::Missing { after } => list > after,
+            Step::Asking | Step::Pausing { .. } => false,
+        }
     }
 }
 
@@ -166,7 +189,7 @@ impl Csc {
             Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
         };
         if may_exist {
-            self.suspect(execute, job.run_id().clone(), job.url.clone(), None);
+            self.suspect(SUSPECT_FOR, execute, job.run_id().clone(), job.url.clone(), None);
         }
         let at = self.now.tai;
         let reason = format!("abort_job of {} before it was submitted", sender.identity);
@@ -205,10 +228,14 @@ impl Csc {
             return;
         }
         self.log(LogLevel::Info, format!("aborting job {job_id}"));
-        if let Some(key) = self.job_ids.get(&job_id).copied() {
+        let tracked = self.job_ids.get(&job_id).copied();
+        let seen = tracked.and_then(|key| self.running(key)).and_then(|(_, running)| running.poll.seen);
+        if let Some(key) = tracked {
             self.stop_polling(key, &job_id);
         }
-        self.begin_removal(url, job_id, vec![(key, sender)]);
+        // One of an earlier life may have vanished since: ask first, so that a DELETE that finds nothing tells something.
+        let first = if tracked.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
+        self.begin_removal(url, job_id, vec![(key, sender)], first, seen);
     }
 
     /// Goes on with an abort of an earlier life, which may have sent its DELETE.
@@ -219,9 +246,19 @@ impl Csc {
             Named::Ended(outcome) => return self.abort_ended(outcome, key, sender),
         };
         self.remove_for(key, sender, job_id.clone(), url);
+        let now = self.now.mono;
         if let Some(removal) = self.removals.get_mut(&job_id) {
             removal.unclear = true;
-            removal.reminder = Some(self.now.mono);
+            removal.step = Step::Pausing { until: now, next: Next::Delete };
+            removal.reminder = Some(now);
+        }
+    }
+
+    /// Somebody who found the id of a job elsewhere aborted it before the service gave it to us.
+    pub(super) fn note_alive(&mut self, job_id: &JobId) {
+        let now = self.now.mono;
+        if let Some(removal) = self.removals.get_mut(job_id) {
+            removal.seen = Some(now);
         }
     }
 
@@ -244,13 +281,21 @@ impl Csc {
             return;
         }
         self.log(LogLevel::Warning, format!("removing job {job_id}, which an unclear submission left"));
-        self.begin_removal(url, job_id, Vec::new());
+        self.begin_removal(url, job_id, Vec::new(), Next::Delete, Some(self.now.mono));
     }
 
-    /// The DELETE is due at once.
-    fn begin_removal(&mut self, url: Url, job_id: JobId, waiting: Vec<(EntryKey, Sender)>) {
-        let step = Step::Pausing { until: self.now.mono, next: Next::Delete };
-        let removal = Removal { url, waiting, step, unclear: false, failures: 0, reminder: None };
+    /// The first request is due at once.
+    fn begin_removal(
+        &mut self,
+        url: Url,
+        job_id: JobId,
+        waiting: Vec<(EntryKey, Sender)>,
+        next: Next,
+        seen: Option<Duration>,
+    ) {
+        let step = Step::Pausing { until: self.now.mono, next };
+        let removal =
+            Removal { url, waiting, step, unclear: false, seen, absences: 0, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
     }
 
@@ -293,10 +338,12 @@ impl Csc {
 
     /// The answer to a DELETE.
     pub(super) fn removed(&mut self, job_id: JobId, answer: Answer) {
+        let now = self.now.mono;
         let Some(removal) = self.removals.get_mut(&job_id) else { return };
+        let was_there = removal.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
         match answer {
             Answer::Removed { object } => self.end_removal(&job_id, Verdict::Removed(object)),
-            Answer::Gone if removal.unclear => self.end_removal(&job_id, Verdict::Removed(None)),
+            Answer::Gone if removal.unclear || was_there => self.end_removal(&job_id, Verdict::Removed(None)),
             Answer::Gone => self.end_removal(&job_id, Verdict::NoSuchJob),
             Answer::Failed(failure) => match failure.kind {
                 super::request::FailureKind::NotSent => self.retry(&job_id, Next::Delete, &failure),
@@ -323,12 +370,8 @@ impl Csc {
     /// The answer to the GET that confirms an unclear DELETE.
     pub(super) fn confirmed(&mut self, job_id: JobId, answer: Answer) {
         match answer {
-            Answer::Gone => self.end_removal(&job_id, Verdict::Removed(None)),
-            Answer::Job(_) => {
-                let mut failure = super::track::out_of_place();
-                failure.reason = "the job is still there".to_owned();
-                self.retry(&job_id, Next::Delete, &failure);
-            }
+            Answer::Gone => self.look_for_removed(&job_id),
+            Answer::Job(_) => self.found_for_removal(&job_id),
             Answer::Failed(failure) => self.retry(&job_id, Next::Confirm, &failure),
             // No back-end answers a GET so; the simulator's broken jobs are not removed uncleanly.
             Answer::Removed { .. }
@@ -339,6 +382,82 @@ impl Csc {
                 self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
             }
         }
+    }
+
+    /// A GET found nothing. That alone can be wrong, or an old answer out of a cache: the list decides.
+    fn look_for_removed(&mut self, job_id: &JobId) {
+        let after = Ticket(self.last_ticket);
+        let Some(removal) = self.removals.get_mut(job_id) else { return };
+        removal.absences += 1;
+        if removal.absences >= ABSENCES_MAX {
+            return self.end_absent(job_id);
+        }
+        removal.step = Step::Missing { after };
+        let url = removal.url.clone();
+        self.look_soon(url);
+    }
+
+    /// Jobs of this service that a GET did not find.
+    pub(super) fn missing_removals(&self, url: &Url) -> impl Iterator<Item = &JobId> {
+        let is_missing = move |removal: &Removal| match removal.step {
+            Step::Missing { .. } => removal.url == *url,
+            Step::Asking | Step::Pausing { .. } => false,
+        };
+        self.removals.iter().filter(move |(_, removal)| is_missing(removal)).map(|(job_id, _)| job_id)
+    }
+
+    /// A list shows a job that a GET did not find, or not.
+    pub(super) fn removal_looked_up(&mut self, job_id: &JobId, list: Ticket, is_there: bool) {
+        if !self.removals.get(job_id).is_some_and(|removal| removal.is_decided_by(list)) {
+            return;
+        }
+        if is_there {
+            self.found_for_removal(job_id);
+        } else {
+            self.end_absent(job_id);
+        }
+    }
+
+    /// The job is not there: a DELETE may have done that unseen, or there was none.
+    fn end_absent(&mut self, job_id: &JobId) {
+        let unclear = self.removals.get(job_id).is_some_and(|removal| removal.unclear);
+        let verdict = if unclear { Verdict::Removed(None) } else { Verdict::NoSuchJob };
+        self.end_removal(job_id, verdict);
+    }
+
+    /// The list that was to decide about them could not be had.
+    pub(super) fn confirm_removals_again(&mut self, url: &Url, list: Ticket, time: Duration) {
+        let of_list = |removal: &&mut Removal| removal.url == *url && removal.is_decided_by(list);
+        for removal in self.removals.values_mut().filter(of_list) {
+            removal.step = Step::Pausing { until: time, next: Next::Confirm };
+        }
+    }
+
+    /// One of those that wait to be tried again is tried now.
+    pub(super) fn retry_a_removal(&mut self, url: &Url) {
+        let now = self.now.mono;
+        let pauses = self.removals.values_mut().filter(|removal| removal.url == *url);
+        let mut pauses = pauses.filter_map(|removal| match &mut removal.step {
+            Step::Pausing { until, .. } => Some(until),
+            Step::Asking | Step::Missing { .. } => None,
+        });
+        if let Some(until) = pauses.next() {
+            *until = now.min(*until);
+        }
+    }
+
+    /// The job is there: the DELETE comes at once, or once more after a while.
+    fn found_for_removal(&mut self, job_id: &JobId) {
+        let now = self.now.mono;
+        let Some(removal) = self.removals.get_mut(job_id) else { return };
+        (removal.seen, removal.absences) = (Some(now), 0);
+        if !removal.unclear {
+            removal.step = Step::Pausing { until: now, next: Next::Delete };
+            return;
+        }
+        let mut failure = super::track::out_of_place();
+        failure.reason = "the job is still there".to_owned();
+        self.retry(job_id, Next::Delete, &failure);
     }
 
     /// Goes on after a while; those that wait learn that it takes longer.

@@ -59,10 +59,12 @@ pub enum Action {
     /// Ask whether the back-end can be used: its settings, its connection, its password. Of a job service only
     /// whether it answers.
     Ping,
-    /// Look for jobs by run id.
+    /// Look for jobs in the service's list; those that are not of interest are left out of the answer.
     List {
-        /// The run ids of interest; other jobs are left out of the answer.
+        /// The runs of interest.
         run_ids: Arc<BTreeSet<RunId>>,
+        /// The jobs of interest, whatever their runs.
+        job_ids: Arc<BTreeSet<JobId>>,
     },
 }
 
@@ -122,7 +124,7 @@ pub enum Answer {
         /// A job object to report, where the back-end has a better one than what we know.
         object: Option<JobObject>,
     },
-    /// To list: the jobs of the run ids asked for.
+    /// To list: the jobs asked for that are there.
     Listed(Vec<ListedJob>),
     /// To push and ping: it is done.
     Done,
@@ -186,7 +188,7 @@ pub enum FailureKind {
     NotSent,
     /// It may have been carried out, or will be.
     Unclear,
-    /// The service said no, with a text.
+    /// The service said no. To a submission: it refused the request itself, so that nothing was made.
     Refused,
     /// It cannot be done now, says the service or a gateway before it: as far as is known it was not carried out.
     NotNow,

@@ -14,9 +14,9 @@ use super::durable::RECORDING_MAX;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
-use super::lookup::Listing;
+use super::lookup::{Listing, SUSPECT_FOR};
 use super::record::{End, Record, Work};
-use super::request::{Action, Answer, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
+use super::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
 use super::{Asked, Csc, Life, REMINDER, Settings};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
@@ -105,14 +105,17 @@ impl Csc {
             | Stage::Running(_)
             | Stage::Aborting { .. } => return,
         };
-        let step = SubmitStep::Pausing { until: self.now.mono };
+        let sent = self.now.mono;
+        let step = SubmitStep::Pausing { until: sent };
         // What an earlier life sent may come to life at any time.
         let doubtful = origin == Origin::Recovered;
-        job.stage = Stage::Submitting(Submitting { attempts: 0, refusals: 0, trouble: None, doubtful, step });
+        job.stage =
+            Stage::Submitting(Submitting { attempts: 0, refusals: 0, sent, trouble: None, doubtful, step });
         match origin {
             Origin::Accepted => self.send(key),
             Origin::Recovered => {
-                self.doubt(key, Look::Settle, "the daemon was restarted before its job was known".to_owned());
+                let reason = "the daemon was restarted before its job was known".to_owned();
+                self.doubt(key, Look::Settle, Contact::Silent, reason);
             }
         }
     }
@@ -162,8 +165,10 @@ impl Csc {
         let Some(job) = self.jobs.get(&key) else { return };
         let (url, submission) = (job.url.clone(), job.submission.clone());
         self.ask(Asked::Submit(key), url, Action::Submit(submission));
+        let now = self.now.mono;
         if let Some(submitting) = self.submitting(key) {
             submitting.attempts += 1;
+            submitting.sent = now;
             submitting.step = SubmitStep::Sending;
         }
     }
@@ -194,7 +199,7 @@ impl Csc {
             | Answer::Done
             | Answer::Broken { .. } => {
                 let reason = "the back-end answered a submission out of place".to_owned();
-                self.doubt(key, Look::Settle, reason);
+                self.doubt(key, Look::Settle, Contact::Answered, reason);
             }
         }
     }
@@ -207,37 +212,44 @@ impl Csc {
                 if let Some(submitting) = self.submitting(key) {
                     submitting.refusals += 1;
                 }
-                self.doubt(key, Look::Once, failure.reason);
+                self.doubt(key, Look::Once, failure.contact, failure.reason);
             }
-            FailureKind::NotNow => self.doubt(key, Look::Once, failure.reason),
-            FailureKind::Unclear | FailureKind::Wrong => self.doubt(key, Look::Settle, failure.reason),
+            FailureKind::Unclear | FailureKind::Wrong => {
+                self.doubt(key, Look::Settle, failure.contact, failure.reason);
+            }
+            FailureKind::NotNow => self.doubt(key, Look::Once, failure.contact, failure.reason),
         }
     }
 
-    /// Nothing reached the service: wait, then send again.
+    /// Nothing reached the service: wait, then send again, for the last time when its time is over.
     fn pause(&mut self, key: EntryKey, reason: String) {
         let now = self.now.mono;
-        let Some(attempts) = self.submitting(key).map(|s| s.attempts) else { return };
+        let settings = self.settings.clone();
+        let Some(submitting) = self.submitting(key) else { return };
+        let (attempts, was_last) = (submitting.attempts, submitting.was_last(&settings));
+        // What was queued when the daemon was told to end is left to the next life.
+        if was_last && self.life == Life::Serving {
+            return self.give_up(key, reason);
+        }
         let until = now + self.backoff(RESEND_BASE, attempts.saturating_sub(1));
-        let settings = &self.settings;
         if let Some(job) = self.jobs.get_mut(&key)
             && let Stage::Submitting(submitting) = &mut job.stage
         {
             submitting.trouble.get_or_insert(now);
-            let expires = submitting.expires(settings).unwrap_or(until);
+            let expires = submitting.expires(&settings).unwrap_or(until);
             submitting.step = SubmitStep::Pausing { until: until.min(expires) };
             job.problem = Some(reason);
         }
     }
 
     /// The job may exist: look for it before anything else.
-    fn doubt(&mut self, key: EntryKey, look: Look, reason: String) {
+    fn doubt(&mut self, key: EntryKey, look: Look, contact: Contact, reason: String) {
         let now = self.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
         submitting.trouble.get_or_insert(now);
         let after = Ticket(self.last_ticket);
-        submitting.step = SubmitStep::InDoubt { ended: now, after, listed: None, look };
+        submitting.step = SubmitStep::InDoubt { ended: now, after, listed: None, look, contact };
         job.problem = Some(reason);
         let url = job.url.clone();
         self.look_soon(url);
@@ -249,8 +261,9 @@ impl Csc {
         let settings = &self.settings;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
-        let expired = submitting.expires(settings).is_some_and(|expires| now >= expires);
-        let SubmitStep::InDoubt { after, listed, look, .. } = &mut submitting.step else { return };
+        let expired = submitting.expires(settings).is_some_and(|expires| list.asked >= expires);
+        let was_last = submitting.was_last(settings);
+        let SubmitStep::InDoubt { after, listed, look, contact, .. } = &mut submitting.step else { return };
         if list.ticket <= *after {
             return;
         }
@@ -259,9 +272,10 @@ impl Csc {
         if *look == Look::Settle && list.asked < first + settings.settle_time {
             return;
         }
-        submitting.doubtful = true;
-        let refused_for_good = submitting.refusals >= REFUSALS_MAX;
-        if expired || refused_for_good {
+        submitting.doubtful |= *look == Look::Settle;
+        // One that never came to a word of the service itself is sent once more when its time is over.
+        let is_over = expired && (was_last || *contact == Contact::Answered);
+        if is_over || submitting.refusals >= REFUSALS_MAX {
             let reason = job.problem.clone().unwrap_or_default();
             return self.give_up(key, reason);
         }
@@ -272,24 +286,26 @@ impl Csc {
     /// Does what is due for a submission.
     pub(super) fn advance_submission(&mut self, key: EntryKey) {
         let now = self.now.mono;
-        let settings = self.settings.clone();
         let Some(submitting) = self.submitting(key) else { return };
-        let expired = submitting.expires(&settings).is_some_and(|expires| now >= expires);
-        let lost = submitting.lost(&settings).is_some_and(|lost| now >= lost);
         match submitting.step {
-            SubmitStep::Sending => {}
-            SubmitStep::Pausing { until } if now < until => {}
-            SubmitStep::Pausing { .. } if !expired => self.send(key),
-            SubmitStep::InDoubt { .. } if !lost => {}
-            SubmitStep::Pausing { .. } => {
-                let reason = self.jobs.get(&key).and_then(|job| job.problem.clone()).unwrap_or_default();
-                self.give_up(key, reason);
-            }
-            SubmitStep::InDoubt { .. } => {
+            SubmitStep::Pausing { until } if until <= now => self.send(key),
+            SubmitStep::Pausing { .. } | SubmitStep::Sending | SubmitStep::InDoubt { .. } => {}
+        }
+    }
+
+    /// This list, which could not be had, was the last chance of some submissions.
+    pub(super) fn give_up_lost(&mut self, url: &Url, list: &Listing) {
+        let mut lost = Vec::new();
+        for (key, job) in self.jobs.iter_mut().filter(|(_, job)| job.url == *url) {
+            if let Stage::Submitting(submitting) = &mut job.stage
+                && submitting.lost(&self.settings).is_some_and(|lost| list.asked >= lost)
+            {
                 submitting.doubtful = true;
-                let reason = self.jobs.get(&key).and_then(|job| job.problem.clone()).unwrap_or_default();
-                self.give_up(key, reason);
+                lost.push((*key, job.problem.clone().unwrap_or_default()));
             }
+        }
+        for (key, reason) in lost {
+            self.give_up(key, reason);
         }
     }
 
@@ -303,9 +319,9 @@ impl Csc {
         if let Some(holder) = holder.filter(|holder| *holder != key) {
             // Two jobs cannot have one id: the service lies, or the answer was of another job.
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
-            return self.doubt(key, Look::Settle, reason);
+            return self.doubt(key, Look::Settle, Contact::Answered, reason);
         }
-        let poll = Poll::new(now, now + job.poll_interval);
+        let poll = Poll::seen(now, now + job.poll_interval);
         let phase = status.as_ref().map(|status| status.phase);
         let untold = Some(Untold { until: now + RECORDING_MAX, status });
         job.stage = Stage::Running(Running { job_id: job_id.clone(), poll, untold });
@@ -316,13 +332,13 @@ impl Csc {
         self.job_ids.insert(job_id.clone(), key);
         self.journal(Record::Created { key, job_id: job_id.clone() });
         self.log(LogLevel::Info, format!("run {run_id} is job {job_id}"));
-        if resent {
-            // An earlier attempt may still come to life.
-            self.suspect(key, run_id, url, Some(job_id.clone()));
-        }
+        // An earlier attempt may still come to life; a gateway may have repeated the one that was answered.
+        let time = if resent { SUSPECT_FOR } else { self.settings.settle_time };
+        self.suspect(time, key, run_id, url, Some(job_id.clone()));
         if self.removals.contains_key(&job_id) {
             // Somebody who found its id elsewhere was quicker with an abort.
             self.stop_polling(key, &job_id);
+            self.note_alive(&job_id);
         }
     }
 
@@ -347,11 +363,18 @@ impl Csc {
         }
     }
 
-    /// There is no job and there will be none: the command fails.
-    fn give_up(&mut self, key: EntryKey, reason: String) {
+    /// There is no job, as far as is known: the command fails. One that comes to life all the same is removed.
+    fn give_up(&mut self, key: EntryKey, mut reason: String) {
         let Some(job) = self.jobs.remove(&key) else { return };
+        let run_id = job.run_id().clone();
         if let Stage::Submitting(Submitting { doubtful: true, .. }) = job.stage {
-            self.suspect(key, job.run_id().clone(), job.url.clone(), None);
+            let more = format!(
+                "; it is unclear whether a job with run id {run_id} was created: if one shows up within an hour, it is removed"
+            );
+            reason.push_str(&more);
+            self.suspect(SUSPECT_FOR, key, run_id, job.url.clone(), None);
+        } else if let Stage::Submitting(Submitting { refusals: 1.., .. }) = job.stage {
+            self.suspect(self.settings.settle_time, key, run_id, job.url.clone(), None);
         }
         let ack = Ack::Failed { reason: reason.clone() };
         self.close(key, job, End { at: self.now.tai, result: None, ack, problem: Some(reason) }, None);

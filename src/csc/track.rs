@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use crate::url::Url;
+
 use super::command::CommandName;
 use super::event::{Ack, ErrorCode, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
-use super::job::{Ended, Job, Poll, PollStep, Running, Stage};
+use super::job::{Absence, Ended, Job, Poll, PollStep, Running, Stage};
 use super::record::End;
 use super::report::JobOutcome;
-use super::request::{Action, Answer, Failure, JobStatus};
+use super::request::{Action, Answer, Failure, JobStatus, Ticket};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
 /// How a job ended.
@@ -27,7 +29,7 @@ pub(super) enum Ending {
 impl Csc {
     pub(super) fn advance_jobs(&mut self) {
         let now = self.now.mono;
-        let due = |job: &Job| job.due(&self.settings).is_some_and(|due| due <= now);
+        let due = |job: &Job| job.due().is_some_and(|due| due <= now);
         let keys: Vec<EntryKey> = self.jobs.iter().filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
         for key in keys {
             self.remind(key);
@@ -74,23 +76,77 @@ impl Csc {
         }
     }
 
-    /// The answer to a poll of one of our jobs.
-    pub(super) fn polled(&mut self, key: EntryKey, answer: Answer) {
+    /// The answer to a poll of one of our jobs, asked for at that time.
+    pub(super) fn polled(&mut self, key: EntryKey, asked: Duration, answer: Answer) {
         match answer {
             Answer::Job(status) => self.note_status(key, status),
-            Answer::Gone => {
-                self.finish(
-                    key,
-                    Ending::Vanished { reason: "the service does not know it any more".to_owned() },
-                );
-            }
+            Answer::Gone => self.note_absence(key),
             Answer::Broken { code, report } => self.finish(key, Ending::Broken { code, report }),
-            Answer::Failed(failure) => self.poll_failed(key, failure),
+            Answer::Failed(failure) => self.poll_failed(key, asked, failure),
             // No back-end answers a poll so.
             Answer::Removed { .. } | Answer::Listed(_) | Answer::Done | Answer::Rejected { .. } => {
-                self.poll_failed(key, out_of_place());
+                self.poll_failed(key, asked, out_of_place());
             }
         }
+    }
+
+    /// The service says that there is no such job. One such answer can be wrong, or an old one out of a cache: it is
+    /// asked again, and then the list decides.
+    fn note_absence(&mut self, key: EntryKey) {
+        let (now, after) = (self.now.mono, Ticket(self.last_ticket));
+        let name = self.name_of(key);
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let url = job.url.clone();
+        let Stage::Running(running) = &mut job.stage else { return };
+        match running.poll.absent(now, after) {
+            Absence::Again => {
+                let line = format!("the service does not know run {name} any more: asking again");
+                self.log(LogLevel::Warning, line);
+            }
+            Absence::Listed => self.look_soon(url),
+            Absence::Certain => self.lose(key),
+        }
+    }
+
+    /// A list shows a job that seemed to have vanished, or not.
+    pub(super) fn job_looked_up(&mut self, key: EntryKey, list: Ticket, is_there: bool) {
+        let now = self.now.mono;
+        let name = self.name_of(key);
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let interval = job.poll_interval;
+        let Stage::Running(running) = &mut job.stage else { return };
+        if !running.poll.is_decided_by(list) {
+            return;
+        }
+        if is_there {
+            running.poll = Poll::seen(now, now + interval);
+            let line =
+                format!("run {name} is in the service's list although it says that there is no such job");
+            self.log(LogLevel::Warning, line);
+        } else {
+            self.lose(key);
+        }
+    }
+
+    /// A job is not at the service any more, and nobody knows how it ended.
+    fn lose(&mut self, key: EntryKey) {
+        self.finish(key, Ending::Vanished { reason: "the service does not know it any more".to_owned() });
+    }
+
+    /// The list that was to decide about them could not be had.
+    pub(super) fn ask_missing_again(&mut self, url: &Url, list: Ticket, time: Duration) {
+        let running = self.jobs.values_mut().filter_map(|job| match &mut job.stage {
+            Stage::Running(running) => Some((&job.url, &mut running.poll)),
+            Stage::Recording { .. }
+            | Stage::Waiting { .. }
+            | Stage::Submitting(_)
+            | Stage::Aborting { .. } => None,
+        });
+        let watched = self.watches.values_mut().map(|watch| (&watch.url, &mut watch.poll));
+        for (_, poll) in running.chain(watched).filter(|(of, poll)| *of == url && poll.is_decided_by(list)) {
+            poll.step = PollStep::Due(time);
+        }
+        self.confirm_removals_again(url, list, time);
     }
 
     /// A believable status of a running job.
@@ -103,15 +159,15 @@ impl Csc {
             return self.finish(key, Ending::Phase(status.phase, status.object));
         }
         if let Stage::Running(running) = &mut job.stage {
-            running.poll = Poll::new(now, now + job.poll_interval);
+            running.poll = Poll::seen(now, now + job.poll_interval);
         }
     }
 
-    fn poll_failed(&mut self, key: EntryKey, failure: Failure) {
+    fn poll_failed(&mut self, key: EntryKey, asked: Duration, failure: Failure) {
         let now = self.now.mono;
         let Some((job, running)) = self.running(key) else { return };
         let (interval, misses) = (job.poll_interval, running.poll.misses + 1);
-        if self.is_disbelieved(&job.url, running.poll.believed) {
+        if self.is_disbelieved(&job.url, running.poll.believed, asked) {
             let reason = format!("no believable answer about it for a day: {}", failure.reason);
             return self.finish(key, Ending::Vanished { reason });
         }
@@ -194,39 +250,59 @@ impl Csc {
     }
 
     /// The answer to a poll of a prerequisite. Success is not required, only an end.
-    pub(super) fn watched(&mut self, job_id: &JobId, answer: Answer) {
+    pub(super) fn watched(&mut self, job_id: &JobId, asked: Duration, answer: Answer) {
         match answer {
             Answer::Job(status) if status.phase.exit_code().is_some() => self.prerequisite_ended(job_id),
             Answer::Job(_) => {
                 let now = self.now.mono;
                 if let Some(watch) = self.watches.get_mut(job_id) {
-                    watch.poll = Poll::new(now, now + watch.poll_interval);
+                    watch.poll = Poll::seen(now, now + watch.poll_interval);
                 }
             }
             Answer::Gone => {
-                self.log(
-                    LogLevel::Warning,
-                    format!("prerequisite job {job_id} does not exist: not waited for"),
-                );
-                self.note_missing(job_id);
-                self.prerequisite_ended(job_id);
+                let (now, after) = (self.now.mono, Ticket(self.last_ticket));
+                let Some(watch) = self.watches.get_mut(job_id) else { return };
+                let url = watch.url.clone();
+                match watch.poll.absent(now, after) {
+                    Absence::Again => {}
+                    Absence::Listed => self.look_soon(url),
+                    Absence::Certain => self.lose_prerequisite(job_id),
+                }
             }
-            Answer::Failed(failure) => self.watch_failed(job_id, &failure),
+            Answer::Failed(failure) => self.watch_failed(job_id, asked, &failure),
             // No back-end answers a poll so; the simulator's broken jobs are none of somebody else's.
             Answer::Removed { .. }
             | Answer::Listed(_)
             | Answer::Done
             | Answer::Rejected { .. }
             | Answer::Broken { .. } => {
-                self.watch_failed(job_id, &out_of_place());
+                self.watch_failed(job_id, asked, &out_of_place());
             }
         }
     }
 
-    fn watch_failed(&mut self, job_id: &JobId, failure: &Failure) {
+    /// A list shows a prerequisite that seemed not to exist, or not.
+    pub(super) fn prerequisite_looked_up(&mut self, job_id: &JobId, list: Ticket, is_there: bool) {
+        let now = self.now.mono;
+        let decided = self.watches.get_mut(job_id).filter(|watch| watch.poll.is_decided_by(list));
+        let Some(watch) = decided else { return };
+        if is_there {
+            watch.poll = Poll::seen(now, now + watch.poll_interval);
+        } else {
+            self.lose_prerequisite(job_id);
+        }
+    }
+
+    fn lose_prerequisite(&mut self, job_id: &JobId) {
+        self.log(LogLevel::Warning, format!("prerequisite job {job_id} does not exist: not waited for"));
+        self.note_missing(job_id);
+        self.prerequisite_ended(job_id);
+    }
+
+    fn watch_failed(&mut self, job_id: &JobId, asked: Duration, failure: &Failure) {
         let Some(watch) = self.watches.get(job_id) else { return };
         let (interval, misses) = (watch.poll_interval, watch.poll.misses + 1);
-        if self.is_disbelieved(&watch.url, watch.poll.believed) {
+        if self.is_disbelieved(&watch.url, watch.poll.believed, asked) {
             self.log(LogLevel::Error, format!("gave up waiting for prerequisite job {job_id}: {failure}"));
             return self.prerequisite_ended(job_id);
         }

@@ -7,6 +7,10 @@ use ocps::csc::request::{Action, Answer};
 
 use super::world::{World, abort, away, configuration, execute, job, refused, removed, secs, start, unclear};
 
+fn none() -> Answer {
+    Answer::Listed(Vec::new())
+}
+
 #[test]
 fn the_result_comes_before_the_acks() {
     let mut world = World::enabled();
@@ -96,6 +100,8 @@ fn a_refused_removal_is_confirmed_and_tried_again() {
     world.run_to("GET a");
     world.take();
     world.answer("GET a", Answer::Gone);
+    world.expect(&["LIST"]);
+    world.answer("LIST", none());
     world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
 }
 
@@ -131,7 +137,8 @@ fn a_job_that_turns_out_to_be_ours_while_it_is_aborted_ends_once() {
     world.answer("LIST", found);
     world.take();
     world.run_for(secs(100));
-    world.expect(&[]);
+    // An extra one is looked for, and that is all.
+    world.expect(&["LIST"]);
     world.answer("DELETE a", removed());
     world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
     world.converge();
@@ -174,7 +181,13 @@ fn an_abort_goes_on_in_every_state() {
     world.run_to("GET a");
     world.take();
     world.answer("GET a", Answer::Gone);
-    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.answer("LIST", none());
+    world.expect(&[
+        "LIST",
+        "result a 255 known 1 aborted",
+        "ack 1 CMD_ABORTED Aborted",
+        "ack 2 CMD_COMPLETE Done",
+    ]);
 }
 
 #[test]
@@ -188,6 +201,7 @@ fn the_abort_of_a_job_of_somebody_else_is_told_once() {
     world.send(abort("x"));
     world.answer("DELETE x", refused());
     world.run_to_answer("GET x", Answer::Gone);
+    world.answer("LIST", none());
     let told = world.take();
     assert!(!told.iter().any(|line| line.starts_with("result")), "{told:?}");
     assert_eq!(told.last().unwrap(), "ack 2 CMD_COMPLETE Done");
@@ -205,7 +219,54 @@ fn the_abort_of_a_job_is_told_once() {
     world.answer("DELETE a", unclear());
     world.take();
     world.run_to_answer("GET a", Answer::Gone);
-    world.expect(&["GET a", "ack 3 CMD_COMPLETE Done"]);
+    world.answer("LIST", none());
+    world.expect(&["GET a", "LIST", "ack 3 CMD_COMPLETE Done"]);
+}
+
+#[test]
+fn a_removal_is_not_believed_for_one_404_out_of_a_cache() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.send(abort("a"));
+    // It never came to the service.
+    world.answer("DELETE a", unclear());
+    world.run_to_answer("GET a", Answer::Gone);
+    let there = world.listed(&[("a", 1)]);
+    world.take();
+    world.answer("LIST", there);
+    world.expect(&[]);
+    world.run_to_answer("DELETE a", removed());
+    world.expect(&[
+        "DELETE a",
+        "result a 255 known 1 aborted",
+        "ack 1 CMD_ABORTED Aborted",
+        "ack 2 CMD_COMPLETE Done",
+    ]);
+    world.converge();
+}
+
+#[test]
+fn a_delete_that_finds_nothing_of_a_job_that_was_just_there_was_sent_twice_by_a_gateway() {
+    let mut world = World::enabled();
+    world.running("a");
+    world.run_to_answer("GET a", job("a", Phase::Active));
+    world.send(abort("a"));
+    world.take();
+    world.answer("DELETE a", Answer::Gone);
+    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    // Of one that was last seen long ago nobody can say what became of it.
+    let mut world = World::enabled();
+    world.running("a");
+    world.run_for(secs(700));
+    world.send(abort("a"));
+    world.take();
+    world.answer("DELETE a", Answer::Gone);
+    world.expect(&[
+        "result a 1 known 1 unknown",
+        "ack 1 CMD_COMPLETE Done",
+        "ack 2 CMD_FAILED Failed: No such job: a",
+    ]);
+    world.converge();
 }
 
 #[test]

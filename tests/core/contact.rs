@@ -20,9 +20,15 @@ fn run_answering(world: &mut World, deadline: Duration, answer: impl Fn(&str) ->
     run_in_steps(world, deadline, Duration::ZERO, answer);
 }
 
+/// Until nothing is looked for any more after a submission, and a job is asked for.
+fn run_well(world: &mut World) {
+    run_answering(world, secs(20), |name| job(&name[4..], Phase::Active));
+    world.run_to("GET a");
+}
+
 /// The same over days: looks only now and then.
 fn run_long(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Answer) {
-    run_in_steps(world, deadline, secs(10), answer);
+    run_in_steps(world, deadline, secs(5), answer);
 }
 
 fn run_in_steps(world: &mut World, deadline: Duration, step: Duration, answer: impl Fn(&str) -> Answer) {
@@ -41,7 +47,7 @@ fn an_outage_is_one_fault_and_tracking_goes_on() {
         let mut world = World::enabled();
         world.running("a");
         world.running("b");
-        world.run_to("GET a");
+        run_well(&mut world);
         let begun = world.now;
         run_answering(&mut world, begun + secs(900), |_| answer.clone());
         assert_eq!(world.times(FAULT), [begun + secs(300)]);
@@ -123,7 +129,7 @@ fn each_service_has_a_health_of_its_own() {
     world.send(execute(""));
     let number = world.open_names().into_iter().find(|name| name.starts_with("PUT")).unwrap();
     world.answer(&number, job("b", Phase::Active));
-    world.run_to("GET a");
+    run_well(&mut world);
     let begun = world.now;
     // The old one is away, the new one answers: that is one outage and one FAULT.
     let answer = |name: &str| if name == "GET a" { away() } else { job("b", Phase::Active) };
@@ -278,7 +284,8 @@ fn a_service_is_asked_whether_it_answers_once_at_start_and_then_when_it_is_idle(
     let asked = pings(&world);
     let now = world.now;
     run_answering(&mut world, now + secs(600), |name| job(&name[4..], Phase::Active));
-    assert_eq!(pings(&world) - asked, 120);
+    // The polls, and two lists that look for extra jobs of the run.
+    assert_eq!(pings(&world) - asked, 122);
     world.converge();
 }
 
@@ -292,4 +299,45 @@ fn neither_a_simulator_nor_redis_is_asked_when_idle() {
         world.run_for(secs(300));
         assert_eq!(pings(&world), asked);
     }
+}
+
+#[test]
+fn a_pause_of_the_process_is_no_outage() {
+    let mut world = World::enabled();
+    world.running("a");
+    run_well(&mut world);
+    world.answer("GET a", away());
+    world.run_for(secs(1));
+    // One poll had failed, and then nobody asked.
+    world.now += secs(400);
+    world.tick();
+    world.run_for(secs(60));
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    // The rest of the time, and it is one.
+    let now = world.now;
+    run_answering(&mut world, now + secs(230), |_| away());
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    run_answering(&mut world, now + secs(310), |_| away());
+    assert_eq!(world.csc.state().name(), "FAULT");
+}
+
+#[test]
+fn an_outage_is_a_fault_only_when_what_was_asked_at_its_end_has_failed() {
+    let mut world = World::enabled();
+    world.running("a");
+    run_well(&mut world);
+    let begun = world.now;
+    world.answer("GET a", away());
+    while world.now < begun + secs(299) {
+        world.run_for(secs(1));
+        if !world.open.is_empty() {
+            world.answer("GET a", away());
+        }
+    }
+    world.run_until(begun + secs(300));
+    world.run_for(secs(20));
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    world.answer("GET a", job("a", Phase::Active));
+    assert!(world.csc.status().service.silent_for.is_none());
+    world.converge();
 }

@@ -2,7 +2,6 @@
 
 use ocps::csc::command::Order;
 use ocps::csc::event::Phase;
-use ocps::csc::request::Answer;
 
 use super::world::{World, abort, execute, job, removed, secs, start};
 
@@ -29,7 +28,7 @@ fn prerequisites() {
     world.take();
     world.send(execute("g,h,i,j,k"));
     world.expect(&["ack 2 CMD_FAILED Failed: more than 10 prerequisite jobs would be waited for"]);
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", job("a", Phase::Completed));
     world.send(execute("g,h,i,j,k"));
     world.expect(&["journal", "GET g", "GET h", "GET i", "GET j", "GET k"]);
     world.converge();

@@ -2,9 +2,14 @@
 
 use ocps::csc::command::{Execute, PREREQS_MAX};
 use ocps::csc::event::Phase;
-use ocps::csc::request::Answer;
+use ocps::csc::id::RunId;
+use ocps::csc::request::{Answer, ListedJob};
 
-use super::world::{POLL, World, abort, away, execute, job, removed, secs, wrong};
+use super::world::{POLL, World, abort, away, execute, job, job_id, removed, secs, wrong};
+
+fn run_id(text: &str) -> RunId {
+    RunId::parse(text).unwrap()
+}
 
 #[test]
 fn all_are_asked_for_at_once() {
@@ -14,8 +19,37 @@ fn all_are_asked_for_at_once() {
     world.answer("GET b", job("b", Phase::Error));
     world.answer("GET a", job("a", Phase::Completed));
     world.expect(&[]);
-    world.answer("GET c", Answer::Gone);
+    world.answer("GET c", job("c", Phase::Aborted));
     world.expect(&["PUT 1"]);
+    world.converge();
+}
+
+#[test]
+fn one_that_does_not_exist_is_asked_for_again_and_then_looked_for_in_the_list() {
+    let mut world = World::enabled();
+    world.send(execute("a"));
+    let asked = world.now;
+    world.answer("GET a", Answer::Gone);
+    world.run_to("GET a");
+    assert_eq!(world.now, asked + secs(3));
+    world.take();
+    world.answer("GET a", Answer::Gone);
+    world.expect(&["LIST"]);
+    // It is there: the answers came out of a cache.
+    world.answer(
+        "LIST",
+        Answer::Listed(vec![ListedJob { job_id: job_id("a"), run_id: run_id("of-another") }]),
+    );
+    world.run_to("GET a");
+    assert_eq!(world.now, asked + secs(3) + POLL);
+    // With one good answer it all begins anew.
+    world.answer("GET a", job("a", Phase::Active));
+    world.run_to_answer("GET a", Answer::Gone);
+    world.run_to_answer("GET a", Answer::Gone);
+    world.take();
+    world.answer("LIST", Answer::Listed(Vec::new()));
+    world.expect(&["PUT 1"]);
+    assert!(world.logged.iter().any(|(_, line)| line.contains("prerequisite job a does not exist")));
     world.converge();
 }
 
@@ -49,9 +83,8 @@ fn one_of_our_own_costs_no_request() {
     // Now it has ended, and is asked for like any other.
     world.send(execute("a"));
     world.expect(&["journal", "GET a"]);
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", job("a", Phase::Error));
     world.expect(&["PUT 3"]);
-    assert!(world.logged.iter().any(|(_, line)| line.contains("prerequisite job a does not exist")));
     world.converge();
 }
 
@@ -111,7 +144,7 @@ fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
     let day = secs(24 * 3600);
     let mut submitted = None;
     while submitted.is_none() {
-        world.now += secs(10);
+        world.now += secs(5);
         world.tick();
         while let Some(name) = world.open_names().first() {
             match name.as_str() {
@@ -133,8 +166,14 @@ fn one_that_does_not_exist_is_told_with_the_job_id() {
     let mut world = World::enabled();
     world.send(execute("a,gone,lost"));
     world.send(execute("a"));
-    world.answer("GET gone", Answer::Gone);
-    world.answer("GET lost", Answer::Gone);
+    for _ in 0..2 {
+        world.run_to_answer("GET gone", Answer::Gone);
+        world.run_to_answer("GET lost", Answer::Gone);
+    }
+    // The first list was asked for before the second of them was known to be missing.
+    for _ in 0..2 {
+        world.run_to_answer("LIST", Answer::Listed(Vec::new()));
+    }
     let missing: Vec<String> = world
         .csc
         .job_reports()

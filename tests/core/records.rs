@@ -263,3 +263,16 @@ fn the_id_of_a_job_is_told_when_it_is_durable() {
     world.expect(&[told[0], told[1], "DELETE a"]);
     world.converge();
 }
+
+#[test]
+fn a_pause_of_the_process_is_no_fault_of_the_disk() {
+    let mut world = World::enabled();
+    world.journal_at_once = false;
+    world.send(execute(""));
+    world.run_for(secs(1));
+    world.now += secs(90);
+    world.tick();
+    world.journal_all();
+    assert_eq!(world.csc.state().name(), "ENABLED");
+    world.expect(&["journal", "PUT 1"]);
+}

@@ -144,7 +144,7 @@ fn prerequisites_are_waited_for_before_it_is_looked_for() {
     let mut world = reborn(vec![a_running(1, "a"), an_execute(2, &["a", "x"])]);
     world.run_for(POLL);
     assert_eq!(world.open_names(), ["GET x", "GET a"]);
-    world.answer("GET x", Answer::Gone);
+    world.answer("GET x", job("x", Phase::Completed));
     assert_eq!(world.open_names(), ["GET a"]);
     world.answer("GET a", job("a", Phase::Error));
     assert_eq!(world.open_names(), ["LIST"]);
@@ -212,7 +212,22 @@ fn a_suspect_is_looked_for_as_long_as_was_said() {
         }
         world.run_for(secs(5));
     }
+    world.run_to_answer("LIST", listed(&[]));
+    assert!(world.now < secs(1070));
     world.run_for(secs(100));
+    assert_eq!(world.open_names(), <[&str; 0]>::default());
+}
+
+#[test]
+fn a_suspect_is_looked_for_once_at_least_however_long_there_was_no_daemon() {
+    let until = Tai(time(secs(0)).tai.0 - 5000.0);
+    let ended = Kept { said_result: true, said_ack: true, suspected: Some(until), ..an_ended(1, "a") };
+    let mut world = reborn(vec![ended]);
+    world.run_to_answer("LIST", listed(&[("a", 1), ("b", 1)]));
+    assert_eq!(world.open_names(), ["DELETE b"]);
+    world.answer("DELETE b", removed());
+    world.run_to_answer("LIST", listed(&[("a", 1)]));
+    world.run_for(secs(1000));
     assert_eq!(world.open_names(), <[&str; 0]>::default());
 }
 
@@ -262,6 +277,8 @@ fn a_recovered_job_can_be_aborted_and_can_be_waited_for() {
     world.enable();
     world.number_from(10);
     world.send(abort("a"));
+    // It may have vanished while there was no daemon: a DELETE that finds nothing would not tell.
+    world.answer("GET a", job("a", Phase::Active));
     world.answer("DELETE a", unclear());
     world.send(execute("b"));
     world.converge();
@@ -315,4 +332,20 @@ fn an_abort_by_run_id_goes_on_whatever_became_of_its_run() {
     let ended = Kept { end: Some(aborted), said_ack: true, ..an_execute(1, &[]) };
     let mut world = reborn(vec![ended, an_abort(2, run_id(1).as_str())]);
     world.expect(&["ack 2 CMD_COMPLETE Done"]);
+}
+
+#[test]
+fn a_recovered_job_that_is_not_there_when_it_is_aborted_has_vanished() {
+    let mut world = reborn(vec![a_running(1, "a")]);
+    world.enable();
+    world.number_from(10);
+    world.send(abort("a"));
+    world.answer("GET a", Answer::Gone);
+    world.take();
+    world.run_to_answer("LIST", listed(&[]));
+    world.expect(&[
+        "result a 1 known 1 unknown",
+        "ack 1 CMD_COMPLETE Done",
+        "ack 10 CMD_FAILED Failed: No such job: a",
+    ]);
 }

@@ -95,6 +95,10 @@ fn each_end_says_what_it_is_and_why() {
         // What went wrong on the way is not why it ended.
         world.run_to_answer("GET a", wrong());
         world.run_to_answer("GET a", answer);
+        if outcome == JobOutcome::Vanished {
+            world.run_to_answer("GET a", Answer::Gone);
+            world.run_to_answer("LIST", Answer::Listed(Vec::new()));
+        }
         check(&world, outcome, reason, level);
     }
     let mut world = World::enabled();

@@ -403,8 +403,8 @@ impl Rules {
             Action::Remove { job_id } => {
                 self.removed.insert(job_id.clone());
             }
-            Action::List { run_ids } => {
-                assert!(!run_ids.is_empty(), "a list for nothing");
+            Action::List { run_ids, job_ids } => {
+                assert!(!run_ids.is_empty() || !job_ids.is_empty(), "a list for nothing");
                 self.lists.insert(request.ticket.0);
             }
             Action::Push { .. } | Action::Ping => {}

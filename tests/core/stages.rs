@@ -104,8 +104,9 @@ fn waiting() {
         "GET a"
     };
     check(stage, |answer| match answer {
-        "completed" | "error" | "aborted" | "unknown" | "gone" => (&["PUT 1"], "PUT 1"),
-        "active"
+        "completed" | "error" | "aborted" | "unknown" => (&["PUT 1"], "PUT 1"),
+        "gone"
+        | "active"
         | "removed"
         | "removed with object"
         | "listed none"
@@ -202,17 +203,47 @@ fn running() {
     check(stage, |answer| match answer {
         "completed" => (&[OK, DONE], ""),
         "error" | "aborted" | "unknown" => (&[NOT_OK, DONE], ""),
-        "gone" => (&[UNKNOWN, DONE], ""),
         "broken" => {
             (&[UNKNOWN, "errorCode 2 broken", "summaryState FAULT", "ack 1 CMD_FAILED Failed: broken"], "")
         }
-        "active"
+        "gone"
+        | "active"
         | "removed"
         | "removed with object"
         | "listed none"
         | "listed one"
         | "listed two"
         | "rejected"
+        | "not sent"
+        | "unclear"
+        | "refused"
+        | "wrong" => (&[], "GET a"),
+        other => panic!("{other}"),
+    });
+}
+
+#[test]
+fn missing() {
+    let stage: Stage = |world| {
+        world.running("a");
+        world.run_to_answer("GET a", Answer::Gone);
+        world.run_to_answer("GET a", Answer::Gone);
+        "LIST"
+    };
+    check(stage, |answer| match answer {
+        "listed none" => (&[UNKNOWN, DONE], ""),
+        "listed two" => (&["DELETE b"], "GET a"),
+        "listed one"
+        | "active"
+        | "completed"
+        | "error"
+        | "aborted"
+        | "unknown"
+        | "gone"
+        | "removed"
+        | "removed with object"
+        | "rejected"
+        | "broken"
         | "not sent"
         | "unclear"
         | "refused"
@@ -238,9 +269,9 @@ fn aborting() {
         "DELETE a"
     };
     check(stage, |answer| match answer {
-        "removed" => (ENDED, ""),
+        // Gone: it was there a moment ago.
+        "removed" | "gone" => (ENDED, ""),
         "removed with object" => (ENDED_WITH_OBJECT, ""),
-        "gone" => (&[UNKNOWN, DONE, "ack 2 CMD_FAILED Failed: No such job: a"], ""),
         "not sent" => (&[WAIT], "DELETE a"),
         "active" | "completed" | "error" | "aborted" | "unknown" | "listed none" | "listed one"
         | "listed two" | "rejected" | "broken" | "unclear" | "refused" | "wrong" => (&[WAIT], "GET a"),
@@ -258,7 +289,7 @@ fn confirming_an_abort() {
         "GET a"
     };
     check(stage, |answer| match answer {
-        "gone" => (ENDED, ""),
+        "gone" => (&["LIST"], "LIST"),
         // Still there, whatever its phase: once more.
         "active" | "completed" | "error" | "aborted" | "unknown" => (&[], "DELETE a"),
         "removed"

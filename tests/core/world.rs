@@ -15,7 +15,7 @@ use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
     Action, Answer, Configuration, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request,
-    Service, Submission,
+    Service, Submission, Ticket,
 };
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
@@ -39,6 +39,12 @@ pub(crate) struct World {
     pub(crate) unjournaled: Vec<Awaited>,
     /// Requests that were not answered, in the order in which they were asked.
     pub(crate) open: Vec<Request>,
+    /// Whether a list that is asked for only since each submission is followed by looks for extra jobs is shown like
+    /// the others; else it is answered at once, with none.
+    pub(crate) shows_routine: bool,
+    /// Runs that were sent once and answered with a job.
+    clean: BTreeSet<RunId>,
+    routine: Vec<Ticket>,
     /// Each line said so far and when.
     pub(crate) said: Vec<(Duration, String)>,
     /// Each line of the log, with its level.
@@ -177,6 +183,9 @@ impl World {
             pong_at_once: true,
             unjournaled: Vec::new(),
             open: Vec::new(),
+            shows_routine: false,
+            clean: BTreeSet::new(),
+            routine: Vec::new(),
             said: Vec::new(),
             logged: Vec::new(),
             records: Vec::new(),
@@ -267,11 +276,33 @@ impl World {
                 self.answer_at(at, Answer::Done);
             }
         }
+        for ticket in std::mem::take(&mut self.routine) {
+            self.input(Input::Outcome(Outcome { ticket, answer: Answer::Listed(Vec::new()) }));
+        }
+    }
+
+    fn is_routine(&self, request: &Request) -> bool {
+        match &request.action {
+            Action::List { run_ids, job_ids } => {
+                !self.shows_routine && job_ids.is_empty() && run_ids.is_subset(&self.clean)
+            }
+            Action::Submit(_)
+            | Action::Status { .. }
+            | Action::Remove { .. }
+            | Action::Push { .. }
+            | Action::Ping => false,
+        }
     }
 
     fn absorb(&mut self, effects: &[Effect], input: Option<&Input>) {
         for effect in effects {
             self.rules.effect(effect, input, &self.csc);
+            if let Effect::Request(request) = effect
+                && self.is_routine(request)
+            {
+                self.routine.push(request.ticket);
+                continue;
+            }
             match effect {
                 Effect::Journal(record) => self.records.push(record.clone()),
                 Effect::Ack { receipt, .. } | Effect::Publish { receipt, .. } => {
@@ -351,7 +382,12 @@ impl World {
     }
 
     pub(crate) fn answer_at(&mut self, at: usize, answer: Answer) {
-        let ticket = self.open.remove(at).ticket;
+        let Request { ticket, action, .. } = self.open.remove(at);
+        if let (Action::Submit(submission), Answer::Job(_)) = (action, &answer)
+            && self.submissions.iter().filter(|sent| sent.run_id == submission.run_id).count() == 1
+        {
+            self.clean.insert(submission.run_id.clone());
+        }
         self.input(Input::Outcome(Outcome { ticket, answer }));
     }
 
@@ -411,7 +447,7 @@ impl World {
     #[track_caller]
     pub(crate) fn asked_run_ids(&self) -> BTreeSet<RunId> {
         let mut lists = self.open.iter().filter_map(|request| match &request.action {
-            Action::List { run_ids } => Some(run_ids),
+            Action::List { run_ids, .. } => Some(run_ids),
             Action::Submit(_)
             | Action::Status { .. }
             | Action::Remove { .. }

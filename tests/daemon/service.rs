@@ -490,3 +490,53 @@ fn a_delete_that_a_login_page_answers_has_removed_nothing() {
         assert!(service.jobs().is_empty());
     }
 }
+
+#[test]
+fn a_gateway_that_sends_things_twice_leaves_one_job_that_can_be_aborted() {
+    let (service, _home, daemon) = with_service(3600.0);
+    service.inject(Fault { on: On::Put, times: 1, what: What::Twice });
+    let mut client = daemon.subscribe();
+    let execute = client.execute("p.yaml");
+    let job_id = client.job_id(execute);
+    eventually("the extra one is removed", || service.counters().deletes == 1);
+    eventually("one is left", || service.jobs().len() == 1);
+    assert_eq!(service.counters().puts, 1);
+    service.inject(Fault { on: On::Delete, times: 1, what: What::Twice });
+    assert_eq!(client.run("abort_job", &json!({ "job_id": job_id })), "CMD_COMPLETE Done");
+    assert_eq!(client.final_ack(execute), "CMD_ABORTED Aborted");
+    assert!(service.jobs().is_empty());
+}
+
+#[test]
+fn an_old_404_out_of_a_cache_ends_no_job() {
+    let (service, _home, daemon) = with_service(3600.0);
+    let mut client = daemon.subscribe();
+    let execute = client.execute("p.yaml");
+    let job_id = client.job_id(execute);
+    let what =
+        What::Status { code: 404, content_type: "application/json".to_owned(), body: "\"\"".to_owned() };
+    service.inject(Fault { on: On::Get, times: 3, what });
+    eventually("it is answered so", || daemon.stderr().contains("does not know run"));
+    service.end_jobs();
+    assert_eq!(client.final_ack(execute), "CMD_COMPLETE Done");
+    assert_eq!(result_of(&mut client, &job_id).0, 0);
+}
+
+#[test]
+fn a_process_that_stands_still_gives_nothing_up() {
+    let service = UwsService::start(Options { timing: timing(0.1), ..Options::default() });
+    let toml = "[uws]\nsettle_time_s = 4\nsubmit_timeout_s = 4\n";
+    let home = Home::for_service(&service.url(), 0.2, toml);
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    service.inject(Fault { on: On::Put, times: 1, what: What::Close });
+    let mut client = daemon.subscribe();
+    let execute = client.execute("p.yaml");
+    eventually("it is in doubt", || service.counters().lists == 1);
+    daemon.signal(Signal::STOP);
+    // Longer than the two times together: that is what is tried.
+    std::thread::sleep(Duration::from_secs(12));
+    daemon.signal(Signal::CONT);
+    assert_eq!(client.final_ack(execute), "CMD_COMPLETE Done");
+    assert_no_doubles(&service, 1);
+    assert!(daemon.stderr().contains("the process stood still for"));
+}

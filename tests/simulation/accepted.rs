@@ -130,6 +130,19 @@ impl Accepted {
         }
     }
 
+    pub(crate) fn url(&self) -> &str {
+        match &self.entry.work {
+            Work::Execute { url, .. } | Work::Abort { url, .. } => url.address(),
+        }
+    }
+
+    pub(crate) fn prereqs(&self) -> &[JobId] {
+        match &self.entry.work {
+            Work::Execute { prereqs, .. } => prereqs,
+            Work::Abort { .. } => &[],
+        }
+    }
+
     pub(crate) fn aborts(&self, id: &JobId) -> bool {
         match &self.entry.work {
             Work::Execute { .. } => false,

@@ -38,7 +38,7 @@ fn job_of(end: &End) -> Option<&JobId> {
     end.result.as_ref().map(|result| &result.job_id)
 }
 
-fn is_unknown(end: &End) -> bool {
+pub(crate) fn is_unknown(end: &End) -> bool {
     let phase = end.result.as_ref().map(|result| &result.result);
     matches!(phase, Some(ResultObject::Known { phase: Phase::Unknown, .. }))
 }

@@ -54,6 +54,14 @@ pub(crate) struct Plan {
     pub(crate) late: f64,
     /// How late at most.
     pub(crate) latest: Duration,
+    /// Of each PUT and DELETE: that a gateway sends it twice, and shows the second answer.
+    pub(crate) repeated: f64,
+    /// Of each GET: that a cache says for a while that there is no such job.
+    pub(crate) stale: f64,
+    /// How long lists take at most.
+    pub(crate) list_time: Duration,
+    /// Of the process, every so often: to stand still for a while.
+    pub(crate) pause: f64,
     /// Of each effect and turn; ten times that while a PUT or a commit is in flight.
     pub(crate) crash: f64,
     /// Of each commit.
@@ -77,6 +85,9 @@ impl Plan {
         let (crash, repeat) = (one_of(&[0.0, 0.0002, 0.001, 0.004]), one_of(&[0.0, 0.3]));
         let (disk_error, disk_stall) = (one_of(&[0.0, 0.0, 0.05]), one_of(&[0.0, 0.0, 0.05]));
         let lie = one_of(&[0.0, 0.0, 0.0, 0.05]);
+        let (repeated, stale) = (one_of(&[0.0, 0.0, 0.1, 1.0]), one_of(&[0.0, 0.0, 0.05, 0.2]));
+        let list_time = secs(one_of(&[0.0, 0.0, 10.0, 100.0]) as u64);
+        let pause = one_of(&[0.0, 0.0, 0.1]);
         let latest = secs(one_of(&[14.0, 60.0, 400.0]) as u64);
         let time_to_live = secs(one_of(&[86_400.0, 86_400.0, 120.0, 10.0]) as u64);
         let job_time = secs(one_of(&[5.0, 60.0, 60.0, 700.0]) as u64);
@@ -98,6 +109,10 @@ impl Plan {
             lie,
             late,
             latest,
+            repeated,
+            stale,
+            list_time,
+            pause,
             crash,
             disk_error,
             disk_stall,
@@ -114,6 +129,10 @@ impl Plan {
         self.spoilt = 0.0;
         self.lie = 0.0;
         self.late = 0.0;
+        self.repeated = 0.0;
+        self.stale = 0.0;
+        self.list_time = Duration::ZERO;
+        self.pause = 0.0;
         self.crash = 0.0;
         self.disk_error = 0.0;
         self.disk_stall = 0.0;

@@ -15,6 +15,7 @@ use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::writer::Writer;
 
 use super::plan::Plan;
+use super::world::Event;
 
 /// Threads of the control pool.
 const CONTROL_THREADS: usize = 2;
@@ -190,6 +191,10 @@ pub(crate) struct Life {
     pub(crate) joined: bool,
     /// Whether the core has ended it.
     pub(crate) over: bool,
+    /// Whether the process stands still.
+    pub(crate) is_frozen: bool,
+    /// What it will find when it goes on.
+    pub(crate) missed: Vec<Event>,
     /// Commands that came before it has joined.
     pub(crate) deferred: VecDeque<Command>,
     pub(crate) inputs: VecDeque<Input>,
@@ -207,6 +212,8 @@ impl Life {
             csc,
             joined: false,
             over: false,
+            is_frozen: false,
+            missed: Vec::new(),
             deferred: VecDeque::new(),
             inputs: VecDeque::new(),
             records: Vec::new(),

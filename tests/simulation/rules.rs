@@ -4,24 +4,31 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use ocps::csc::command::{Command, CommandName, Sender, Via};
-use ocps::csc::event::{Ack, Event, JobResult};
+use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
-use ocps::csc::record::{Awaited, End, Entry, Kept, Owed, Receipt, Record, Recovered};
-use ocps::csc::request::{Action, Request, Ticket};
+use ocps::csc::record::{Awaited, End, Entry, Kept, Owed, Receipt, Record, Recovered, Work};
+use ocps::csc::request::{Action, Answer, Contact, FailureKind, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
+use ocps::url::Url;
 
 use super::accepted::Accepted;
 use super::excuses;
 use super::plan::{Plan, millis, secs};
 use super::sending::Sending;
-use super::service::{Job, Service};
+use super::service::{Job, Service, service_at};
 
 /// How long a command may wait for its record to be durable.
 const RECORDING_MAX: Duration = Duration::from_secs(10);
 /// For how long a command must be known again.
 const SEEN_FOR: Duration = Duration::from_secs(3500);
+/// Longest time from a list's making to its answer.
+const LIST_MAX: Duration = Duration::from_secs(120);
+/// How long a service may be silent.
+const OUTAGE_LIMIT: Duration = Duration::from_secs(300);
+/// A turn that comes so much later than a heartbeat was due comes after a pause.
+const PAUSE_MIN: Duration = Duration::from_secs(5);
 /// Turns at one time, beyond which there is no rest.
 const TURNS_MAX: u32 = 300;
 
@@ -50,6 +57,9 @@ pub(crate) struct Counts {
     pub(crate) final_acks: u64,
     pub(crate) disk_refusals: u64,
     pub(crate) commits: u64,
+    /// Jobs that a gateway made of a PUT that it sent twice.
+    pub(crate) copies: u64,
+    pub(crate) pauses: u64,
 }
 
 #[derive(Debug)]
@@ -72,6 +82,10 @@ pub(crate) struct Rules {
     state: Option<SummaryState>,
     durable_state: Option<SummaryState>,
     last_beat: Option<Duration>,
+    /// The service of each request.
+    questions: HashMap<Ticket, Url>,
+    /// Since when services have been silent, in time that the process lived.
+    silent: HashMap<Url, Duration>,
     turns: (Duration, u32),
     pub(crate) counts: Counts,
     pub(crate) excused: BTreeMap<&'static str, u64>,
@@ -94,6 +108,8 @@ impl Rules {
             state: None,
             durable_state: None,
             last_beat: None,
+            questions: HashMap::new(),
+            silent: HashMap::new(),
             turns: (Duration::ZERO, 0),
             counts: Counts::default(),
             excused: BTreeMap::new(),
@@ -101,7 +117,7 @@ impl Rules {
     }
 
     /// A life begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
-    pub(crate) fn begin(&mut self, life: u32, tai: Tai, recovered: &Recovered) {
+    pub(crate) fn begin(&mut self, life: u32, now: Duration, tai: Tai, recovered: &Recovered) {
         self.life = life;
         let mut kept: BTreeMap<EntryKey, &Kept> =
             recovered.entries.iter().map(|kept| (kept.entry.key, kept)).collect();
@@ -117,7 +133,9 @@ impl Rules {
         assert_eq!(recovered.state.as_ref().map(|(state, _)| *state), self.durable_state);
         let is_in_doubt = |command: &&Accepted| !command.is_over && command.created.is_none();
         let in_doubt = self.commands.values().filter(is_in_doubt).filter_map(Accepted::run_id);
-        self.sending.begin(in_doubt);
+        self.sending.begin(now, in_doubt);
+        self.questions.clear();
+        self.silent.clear();
     }
 
     /// The life has ended: what is not durable never was.
@@ -193,6 +211,21 @@ impl Rules {
     pub(crate) fn before(&mut self, now: Duration, input: &Input) {
         let hangs = self.commands.values().any(|command| command.waits_longer_than(now));
         self.has_journal_failed = hangs || matches!(input, Input::JournalFailed(_));
+        self.sending.hear(match input {
+            Input::Outcome(outcome) => Some(outcome.ticket),
+            Input::Command(_)
+            | Input::Tick
+            | Input::Configuration(_)
+            | Input::ConfigurationsAvailable(_)
+            | Input::Recovered(_)
+            | Input::Journaled(_)
+            | Input::JournalFailed(_)
+            | Input::JournalBack
+            | Input::LogLevel(_)
+            | Input::Joined
+            | Input::Intruder(_)
+            | Input::Terminate => None,
+        });
     }
 
     /// The core has taken a command: one that it saw before is not even answered.
@@ -311,8 +344,48 @@ impl Rules {
         self.counts.said_again += u64::from(is_again);
     }
 
+    /// The core is answered; a list was made at the service at `served`.
+    pub(crate) fn answered(&mut self, now: Duration, ticket: Ticket, answer: &Answer, served: Duration) {
+        self.sending.answered(now, ticket, answer, served);
+        let Some(url) = self.questions.remove(&ticket) else { return };
+        let lived = now - self.sending.stood_still;
+        match answer {
+            Answer::Failed(failure) => match (failure.contact, failure.kind) {
+                (Contact::Silent, _) => _ = self.silent.entry(url).or_insert(lived),
+                (Contact::Answered, FailureKind::NotSent) => {}
+                (Contact::Answered, _) => _ = self.silent.remove(&url),
+            },
+            Answer::Rejected { .. } | Answer::Broken { .. } => {}
+            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Done => {
+                self.silent.remove(&url);
+            }
+        }
+    }
+
+    /// The process stood still until now: what others are waited for moves on by the time since the last heartbeat was
+    /// due.
+    pub(crate) fn thaw(&mut self, now: Duration) {
+        let Some(last) = self.last_beat.take() else { return };
+        let pause = now.saturating_sub(last + secs(1));
+        if pause < PAUSE_MIN {
+            return;
+        }
+        self.counts.pauses += 1;
+        self.sending.stood_still += pause;
+        for command in self.commands.values_mut() {
+            for by in command.recorded_by.iter_mut().chain(&mut command.told_by) {
+                *by += pause;
+            }
+        }
+    }
+
     fn event(&mut self, now: Duration, event: &Event) {
         match event {
+            Event::ErrorCode { code: ErrorCode::Unreachable, .. } => {
+                let mut silent = self.silent.values();
+                let is_long = silent.any(|since| self.sending.was_asked_after(*since, OUTAGE_LIMIT));
+                assert!(is_long, "no service was silent for so long: {:?}", self.silent);
+            }
             Event::Heartbeat => self.last_beat = Some(now),
             Event::SummaryState(state) => {
                 let before = self.state.replace(*state);
@@ -383,8 +456,46 @@ impl Rules {
         assert!(is_so, "the journal said what is not so: {record:?}");
     }
 
+    /// A job that is there has not vanished, and was not removed; a command without a job is not given up too early.
+    fn check_end(&self, now: Duration, command: &Accepted, end: &End, services: &[Service]) {
+        let is_excused = |job: &Job| excuses::is_lied_about(services, job.id.as_str());
+        let service = &services[service_at(command.url())];
+        let job = |id| service.job(id).filter(|job| !is_excused(job));
+        if let Some(result) = &end.result
+            && let Some(job) = job(&result.job_id)
+        {
+            let is_unknown = excuses::is_unknown(end) && result.exit_code == ExitCode::Error;
+            assert!(!is_unknown || !job.is_listed(now), "{} is there, but is said to have vanished", job.id);
+            // It was found after somebody who knew it had aborted it, and been told so.
+            let is_told = self.commands.values().any(|other| other.is_over && other.aborts(&job.id));
+            assert!(
+                !is_unknown || !job.was_removed() || is_told,
+                "{} was removed by us, but that is not said",
+                job.id
+            );
+        }
+        match (&command.entry.work, &end.ack) {
+            (Work::Abort { job_id, .. }, Ack::Complete) => {
+                // Aborts of one name share one outcome, also where they are meant for different services.
+                let is_elsewhere = |other: &Accepted| other.aborts(job_id) && other.url() != command.url();
+                let is_shared = self.commands.values().any(is_elsewhere);
+                let there = job(job_id).filter(|job| job.is_listed(now) && !is_shared);
+                assert!(there.is_none(), "{job_id} is there, but is said to be aborted");
+            }
+            (Work::Execute { submission, .. }, Ack::Failed { .. })
+                if end.result.is_none()
+                    && !excuses::is_disk_refusal(&end.ack)
+                    && !excuses::is_lied_about(services, submission.run_id.as_str()) =>
+            {
+                self.sending.given_up(&submission.run_id);
+            }
+            (Work::Abort { .. } | Work::Execute { .. }, _) => {}
+        }
+    }
+
     fn ended(&mut self, now: Duration, key: EntryKey, end: &End, services: &[Service]) {
         let Some(command) = self.commands.get(&key) else { panic!("{key:?} was never accepted") };
+        self.check_end(now, command, end, services);
         if let Some(before) = command.ends.last() {
             assert!(!before.is_durable, "{key:?} ended before: {before:?}, now {end:?}");
             let (old, new) = (&before.end, end);
@@ -406,22 +517,31 @@ impl Rules {
     }
 
     fn request(&mut self, now: Duration, request: &Request, services: &[Service]) {
-        self.sending.note(request.ticket);
+        self.sending.note(now, request.ticket);
+        self.questions.insert(request.ticket, request.url.clone());
         match &request.action {
-            Action::Submit(submission) => self.submit(request.ticket, &submission.run_id),
+            Action::Submit(submission) => self.submit(now, request.ticket, &submission.run_id, services),
             Action::Remove { job_id } => self.remove(job_id, services),
-            Action::List { run_ids } => {
-                assert!(!run_ids.is_empty(), "a list for nothing");
+            Action::List { run_ids, job_ids } => {
+                assert!(!run_ids.is_empty() || !job_ids.is_empty(), "a list for nothing");
                 self.sending.list(now, request.ticket);
             }
             Action::Status { .. } | Action::Push { .. } | Action::Ping => {}
         }
     }
 
-    fn submit(&mut self, ticket: Ticket, run_id: &RunId) {
+    fn submit(&mut self, now: Duration, ticket: Ticket, run_id: &RunId, services: &[Service]) {
         self.counts.puts += 1;
         assert!(!self.lost.contains(run_id), "{run_id} was never durable");
         let command = &self.commands[&self.runs[run_id]];
+        let service = &services[service_at(command.url())];
+        for job in command.prereqs().iter().filter_map(|id| service.job(id)) {
+            let runs_on = job.is_running(now) && job.visible_for(now) > LIST_MAX;
+            // The abort of a job of that name at another service counts too.
+            let is_excused = excuses::is_lied_about(services, job.id.as_str())
+                || self.commands.values().any(|other| other.aborts(&job.id));
+            assert!(!runs_on || is_excused, "{run_id} is sent although {} has not ended", job.id);
+        }
         assert!(command.is_durable, "{run_id} is sent before its record is durable");
         assert!(command.final_acks == 0 && command.created.is_none(), "{run_id} is sent again for nothing");
         self.sending.submit(self.life, ticket, run_id);
@@ -445,6 +565,7 @@ impl Rules {
     /// The service has made a job.
     pub(crate) fn made(&mut self, now: Duration, made: &Job, service: &Service) {
         self.counts.jobs += 1;
+        self.counts.copies += u64::from(service.is_copy(made));
         self.counts.doubles += self.sending.doubles(now, made, service);
     }
 

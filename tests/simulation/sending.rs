@@ -12,6 +12,9 @@ use ocps::csc::request::{Answer, FailureKind, ListedJob, Ticket};
 
 use super::service::{Job, Put, Service};
 
+/// How long a submission is tried.
+pub(crate) const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What must be known before a job is submitted once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
@@ -34,11 +37,24 @@ struct Attempt {
     looked: Option<Duration>,
     /// Whether one showed the job.
     is_found: bool,
+    /// When the first attempt failed or was unclear, in time that the process lived.
+    trouble: Option<Duration>,
+    refusals: u32,
 }
 
 impl Attempt {
     fn over(need: Need, after: Ticket) -> Self {
-        Self { is_out: false, need, after, first: None, is_settled: false, looked: None, is_found: false }
+        Self {
+            is_out: false,
+            need,
+            after,
+            first: None,
+            is_settled: false,
+            looked: None,
+            is_found: false,
+            trouble: None,
+            refusals: 0,
+        }
     }
 
     /// What is needed after the answer to a PUT.
@@ -47,8 +63,11 @@ impl Attempt {
             Answer::Failed(failure) if failure.kind == FailureKind::NotSent => {
                 Self { is_out: false, need: Need::Nothing, ..self }
             }
+            Answer::Failed(failure) if failure.kind == FailureKind::NotNow => {
+                Self { refusals: self.refusals, ..Self::over(Need::OneLook, last) }
+            }
             Answer::Failed(failure) if failure.kind == FailureKind::Refused => {
-                Self::over(Need::OneLook, last)
+                Self { refusals: self.refusals + 1, ..Self::over(Need::OneLook, last) }
             }
             Answer::Failed(_)
             | Answer::Job(_)
@@ -57,7 +76,7 @@ impl Attempt {
             | Answer::Listed(_)
             | Answer::Done
             | Answer::Rejected { .. }
-            | Answer::Broken { .. } => Self::over(Need::Settled, last),
+            | Answer::Broken { .. } => Self { refusals: self.refusals, ..Self::over(Need::Settled, last) },
         }
     }
 
@@ -80,8 +99,17 @@ pub(crate) struct Sending {
     lists: HashMap<Ticket, Duration>,
     submissions: HashMap<Ticket, RunId>,
     last_ticket: Ticket,
+    /// When each PUT was answered, of all lives.
+    ended: HashMap<Put, Duration>,
+    life: u32,
     /// The last look before each PUT, of all lives.
     looks: HashMap<Put, Option<Duration>>,
+    /// When each request was asked for, in time that the process lived.
+    asked: HashMap<Ticket, Duration>,
+    /// When that was of the request whose answer was heard last.
+    heard: Option<Duration>,
+    /// How long the process stood still in this life.
+    pub(crate) stood_still: Duration,
 }
 
 impl Sending {
@@ -92,22 +120,49 @@ impl Sending {
             lists: HashMap::new(),
             submissions: HashMap::new(),
             last_ticket: Ticket(0),
+            ended: HashMap::new(),
+            life: 0,
             looks: HashMap::new(),
+            asked: HashMap::new(),
+            heard: None,
+            stood_still: Duration::ZERO,
         }
     }
 
     /// A new life, with these runs whose jobs are not known.
-    pub(crate) fn begin<'a>(&mut self, in_doubt: impl Iterator<Item = &'a RunId>) {
-        let attempt = |run_id: &RunId| (run_id.clone(), Attempt::over(Need::Settled, Ticket(0)));
-        self.attempts = in_doubt.map(attempt).collect();
+    pub(crate) fn begin<'a>(&mut self, now: Duration, in_doubt: impl Iterator<Item = &'a RunId>) {
+        self.stood_still = Duration::ZERO;
+        let attempt = Attempt { trouble: Some(now), ..Attempt::over(Need::Settled, Ticket(0)) };
+        self.attempts = in_doubt.map(|run_id| (run_id.clone(), attempt)).collect();
+        self.asked.clear();
         self.lists.clear();
         self.submissions.clear();
         self.last_ticket = Ticket(0);
     }
 
-    pub(crate) fn note(&mut self, ticket: Ticket) {
+    pub(crate) fn note(&mut self, now: Duration, ticket: Ticket) {
         assert!(ticket > self.last_ticket, "an old ticket");
         self.last_ticket = ticket;
+        self.asked.insert(ticket, now - self.stood_still);
+    }
+
+    /// The core handles an answer, or something else.
+    pub(crate) fn hear(&mut self, answer: Option<Ticket>) {
+        self.heard = answer.and_then(|ticket| self.asked.remove(&ticket));
+    }
+
+    /// Whether what was just heard was asked for when this long had passed in which the process lived.
+    pub(crate) fn was_asked_after(&self, since: Duration, time: Duration) -> bool {
+        self.heard.is_some_and(|asked| asked >= since + time)
+    }
+
+    /// An execute fails without a job: it was refused twice, or it was tried as long as that is promised, and what was
+    /// asked for after that failed too.
+    pub(crate) fn given_up(&self, run_id: &RunId) {
+        let attempt = self.attempts.get(run_id).unwrap_or_else(|| panic!("{run_id} was never sent"));
+        let since = attempt.trouble.unwrap_or_else(|| panic!("{run_id} had no trouble"));
+        let is_over = self.was_asked_after(since, SUBMIT_TIMEOUT) && !attempt.is_found;
+        assert!(attempt.refusals >= 2 || is_over, "{run_id} is given up too early: {attempt:?}");
     }
 
     pub(crate) fn list(&mut self, now: Duration, ticket: Ticket) {
@@ -119,6 +174,7 @@ impl Sending {
         if let Some(attempt) = attempt {
             assert!(attempt.may_repeat(), "{run_id} is sent again without having looked: {attempt:?}");
         }
+        self.life = life;
         self.looks.insert((life, ticket), attempt.and_then(|attempt| attempt.looked));
         self.submissions.insert(ticket, run_id.clone());
         let attempt = attempt.unwrap_or(Attempt::over(Need::Nothing, ticket));
@@ -128,8 +184,11 @@ impl Sending {
     /// The core was answered; a list was made at the service at `served`.
     pub(crate) fn answered(&mut self, now: Duration, ticket: Ticket, answer: &Answer, served: Duration) {
         if let Some(run_id) = self.submissions.remove(&ticket) {
+            self.ended.insert((self.life, ticket), now);
             let before = self.attempts[&run_id];
-            self.attempts.insert(run_id, before.answered(answer, self.last_ticket));
+            let trouble = before.trouble.or(Some(now - self.stood_still));
+            let answered = before.answered(answer, self.last_ticket);
+            self.attempts.insert(run_id, Attempt { trouble, ..answered });
         }
         if let (Some(asked), Answer::Listed(jobs)) = (self.lists.remove(&ticket), answer) {
             for (run_id, attempt) in &mut self.attempts {
@@ -144,15 +203,22 @@ impl Sending {
     }
 
     /// The jobs of its run that there are beside this new one. There may be none, unless the earlier one was shown
-    /// only after the last look that the later one waited for.
+    /// only after the last look that the later one waited for, and later than jobs are waited for.
     pub(crate) fn doubles(&self, now: Duration, made: &Job, service: &Service) -> u64 {
         let Some((run_id, put)) = &made.made else { return 0 };
         let is_other = |job: &&Job| job.id != made.id && job.is_of(run_id) && job.is_alive(now);
         let mut count = 0;
         for other in service.jobs.iter().filter(is_other) {
             let Some((_, other_put)) = &other.made else { continue };
-            let (early, late) = if other_put < put { (other, put) } else { (made, other_put) };
-            let was_late = self.looks[late].is_some_and(|looked| early.visible > looked);
+            if other_put == put {
+                // Of one PUT, by a gateway.
+                continue;
+            }
+            let (early, early_put, late) =
+                if other_put < put { (other, other_put, put) } else { (made, put, other_put) };
+            let was_in_time =
+                self.ended.get(early_put).is_some_and(|ended| early.visible <= *ended + self.settle_time);
+            let was_late = self.looks[late].is_some_and(|looked| early.visible > looked) && !was_in_time;
             let is_excused = was_late || service.lied_about.contains(run_id.as_str());
             assert!(is_excused, "{} and {} of {run_id}, although {} was there", made.id, other.id, early.id);
             count += 1;

@@ -1,7 +1,7 @@
 //! An execution service as it is observed to be (see `backends.md` and `tests/support/uws_service.rs`), in virtual
 //! time, and all that can happen to a request on its way there and back.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -13,8 +13,12 @@ use ocps::csc::request::{
 
 use super::plan::{Plan, any, chance, millis, secs, short};
 
-/// How long our client waits for any answer.
+/// How long our client waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long it waits for a list.
+const LIST_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a cache keeps an answer at most.
+const CACHED: Duration = Duration::from_secs(60);
 /// How long the service waits for a new job to be listed before it says `Job creation timed out.`
 const CREATION_WAIT: Duration = Duration::from_secs(9);
 /// Jobs of other people.
@@ -22,6 +26,11 @@ const FOREIGN: u32 = 3;
 
 /// A PUT: the life that sent it, and its ticket there. Later ones are greater.
 pub(crate) type Put = (u32, Ticket);
+
+/// Which of the services has this url.
+pub(crate) fn service_at(url: &str) -> usize {
+    usize::from(url == "http://b")
+}
 
 /// A job at the service.
 #[derive(Clone, Debug)]
@@ -48,9 +57,22 @@ impl Job {
         self.is_alive(now) && self.visible <= now
     }
 
+    pub(crate) fn is_listed(&self, now: Duration) -> bool {
+        self.is_visible(now)
+    }
+
+    /// Whether it is there and has not ended.
+    pub(crate) fn is_running(&self, now: Duration) -> bool {
+        self.is_visible(now) && now < self.ends
+    }
+
     /// Since when it has been listed.
     pub(crate) fn visible_for(&self, now: Duration) -> Duration {
         now.saturating_sub(self.visible)
+    }
+
+    pub(crate) fn was_removed(&self) -> bool {
+        self.removed
     }
 
     pub(crate) fn is_of(&self, run_id: &RunId) -> bool {
@@ -81,7 +103,7 @@ enum Spoil {
     LostAnswer,
     /// The service says no, and does nothing.
     Refused,
-    /// The service says no, but does it.
+    /// The service says no, but does it; it makes a job that shows up 5 to 20 s later.
     DoneThenRefused,
     /// It is carried out, but the answer cannot be understood.
     Wrong,
@@ -100,6 +122,8 @@ pub(crate) struct Call {
     /// How late a job that it makes is shown.
     lag: Duration,
     spoil: Spoil,
+    /// Whether a gateway sends it twice.
+    is_repeated: bool,
     /// When its answer is with us; none if none comes, or came in the place of it.
     reply: Option<Duration>,
 }
@@ -120,6 +144,10 @@ pub(crate) struct Service {
     busy_until: Duration,
     pub(crate) hangs_until: Duration,
     pub(crate) away_until: Duration,
+    /// Until when a gateway answers in its place.
+    pub(crate) bad_gateway_until: Duration,
+    /// Jobs of which a cache says that they are not there, and until when.
+    stale: BTreeMap<JobId, Duration>,
     /// Run ids and job ids about which it said what is not so.
     pub(crate) lied_about: BTreeSet<String>,
 }
@@ -132,6 +160,8 @@ impl Service {
             busy_until: Duration::ZERO,
             hangs_until: Duration::ZERO,
             away_until: Duration::ZERO,
+            bad_gateway_until: Duration::ZERO,
+            stale: BTreeMap::new(),
             lied_about: BTreeSet::new(),
         };
         for _ in 0..FOREIGN {
@@ -142,6 +172,12 @@ impl Service {
 
     pub(crate) fn job(&self, id: &JobId) -> Option<&Job> {
         self.jobs.iter().find(|job| job.id == *id)
+    }
+
+    /// Whether the same PUT has made another job before.
+    pub(crate) fn is_copy(&self, made: &Job) -> bool {
+        let mut before = self.jobs.iter().take_while(|job| job.id != made.id);
+        before.any(|job| job.made.is_some() && job.made == made.made)
     }
 
     fn find(&self, id: &JobId, now: Duration) -> Option<usize> {
@@ -165,6 +201,9 @@ impl Service {
                 _ => only(now + millis(1), not_sent()),
             };
         }
+        if now < self.bad_gateway_until {
+            return only(now + millis(1), unclear());
+        }
         let spoil = draw(plan, rng);
         match spoil {
             Spoil::NotSent => return only(now + any(rng, secs(5)), not_sent()),
@@ -178,24 +217,36 @@ impl Service {
             | Spoil::Lie => {}
         }
         let is_put = matches!(request.action, Action::Submit(_));
-        let lag = if is_put && chance(rng, plan.late) { any(rng, plan.latest) } else { Duration::ZERO };
+        let is_list = matches!(request.action, Action::List { .. });
+        let is_delete = matches!(request.action, Action::Remove { .. });
+        let lag = if is_put && spoil == Spoil::DoneThenRefused {
+            secs(5) + any(rng, secs(15))
+        } else if is_put && chance(rng, plan.late) {
+            any(rng, plan.latest)
+        } else {
+            Duration::ZERO
+        };
+        let timeout = if is_list { LIST_TIMEOUT } else { TIMEOUT };
+        let is_repeated = (is_put || is_delete) && chance(rng, plan.repeated);
         let mut served = now + short(rng, secs(2));
         if plan.serial {
             served = served.max(self.busy_until);
         }
-        let done = served + lag.min(CREATION_WAIT) + short(rng, secs(1));
+        let list_time = if is_list { any(rng, plan.list_time) } else { Duration::ZERO };
+        let done = served + lag.min(CREATION_WAIT) + list_time + short(rng, secs(1));
         self.busy_until = self.busy_until.max(done);
         let mut reply = Some(done + short(rng, secs(1)));
         let mut answer = None;
         if spoil == Spoil::LostAnswer {
-            answer = Some((now + any(rng, TIMEOUT), unclear()));
-        } else if done > now + TIMEOUT {
-            answer = Some((now + TIMEOUT, unclear()));
+            answer = Some((now + any(rng, timeout), unclear()));
+        } else if done > now + timeout {
+            answer = Some((now + timeout, unclear()));
         }
         if answer.is_some() {
             reply = None;
         }
-        let call = Call { ticket: request.ticket, action: request.action.clone(), life, lag, spoil, reply };
+        let (ticket, action) = (request.ticket, request.action.clone());
+        let call = Call { ticket, action, life, lag, spoil, is_repeated, reply };
         Fate { served: Some((served, call)), answer }
     }
 
@@ -215,9 +266,12 @@ impl Service {
     ) -> Option<(Duration, Answer)> {
         let answer = match &call.action {
             Action::Submit(submission) => self.put(now, call, &submission.run_id, plan, rng),
-            Action::Status { job_id, .. } => self.get(now, call.spoil, job_id, rng),
-            Action::Remove { job_id } => self.delete(now, call.spoil, job_id, rng),
-            Action::List { run_ids } => self.list(now, call.spoil, run_ids, rng),
+            Action::Status { job_id, .. } => self.get(now, call.spoil, job_id, plan, rng),
+            Action::Remove { job_id } => {
+                let first = self.delete(now, call.spoil, job_id, rng);
+                if call.is_repeated { self.delete(now, call.spoil, job_id, rng) } else { first }
+            }
+            Action::List { run_ids, job_ids } => self.list(now, call.spoil, run_ids, job_ids, rng),
             Action::Ping if call.spoil == Spoil::Nothing => Answer::Done,
             Action::Ping => failed(FailureKind::Refused, Contact::Silent),
             Action::Push { .. } => panic!("no request for this service"),
@@ -250,16 +304,26 @@ impl Service {
 
     fn put(&mut self, now: Duration, call: &Call, run_id: &RunId, plan: &Plan, rng: &mut Rng) -> Answer {
         if call.spoil == Spoil::Refused {
-            return failed(FailureKind::Refused, Contact::Answered);
+            // By the service itself, or by a gateway that spares it.
+            return match rng.bool() {
+                true => failed(FailureKind::Refused, Contact::Answered),
+                false => failed(FailureKind::NotNow, Contact::Silent),
+            };
         }
         if call.spoil == Spoil::Lie {
             return self.lie_to_put(run_id, rng);
         }
         let made = Some((run_id.clone(), (call.life, call.ticket)));
-        let status = self.make(now, made, call.lag, plan, rng);
+        let mut status = self.make(now, made.clone(), call.lag, plan, rng);
+        if call.is_repeated {
+            // The one that is answered with is listed by then.
+            let is_shown = rng.bool();
+            let lag = call.lag + if is_shown { Duration::ZERO } else { short(rng, secs(10)) };
+            let second = self.make(now, made, lag, plan, rng);
+            status = if is_shown { second } else { status };
+        }
         match call.spoil {
-            Spoil::DoneThenRefused => failed(FailureKind::Refused, Contact::Answered),
-            Spoil::Wrong => failed(FailureKind::Unclear, Contact::Answered),
+            Spoil::DoneThenRefused | Spoil::Wrong => failed(FailureKind::Unclear, Contact::Answered),
             Spoil::OutOfPlace => {
                 [Answer::Gone, Answer::Done, Answer::Listed(Vec::new())][rng.usize(..3)].clone()
             }
@@ -276,8 +340,15 @@ impl Service {
         }
     }
 
-    fn get(&mut self, now: Duration, spoil: Spoil, id: &JobId, rng: &mut Rng) -> Answer {
-        let status = self.find(id, now).map(|at| self.jobs[at].status(now));
+    fn get(&mut self, now: Duration, spoil: Spoil, id: &JobId, plan: &Plan, rng: &mut Rng) -> Answer {
+        let mut status = self.find(id, now).map(|at| self.jobs[at].status(now));
+        if chance(rng, plan.stale) {
+            let time = if rng.bool() { Duration::ZERO } else { any(rng, CACHED) };
+            self.stale.insert(id.clone(), now + time);
+        }
+        if self.stale.get(id).is_some_and(|until| now <= *until) {
+            status = None;
+        }
         let truth = status.map_or(Answer::Gone, Answer::Job);
         match spoil {
             Spoil::Refused | Spoil::DoneThenRefused => failed(FailureKind::Refused, Contact::Silent),
@@ -332,7 +403,14 @@ impl Service {
         }
     }
 
-    fn list(&mut self, now: Duration, spoil: Spoil, run_ids: &BTreeSet<RunId>, rng: &mut Rng) -> Answer {
+    fn list(
+        &mut self,
+        now: Duration,
+        spoil: Spoil,
+        run_ids: &BTreeSet<RunId>,
+        job_ids: &BTreeSet<JobId>,
+        rng: &mut Rng,
+    ) -> Answer {
         match spoil {
             Spoil::Refused | Spoil::DoneThenRefused => return failed(FailureKind::Refused, Contact::Silent),
             Spoil::Wrong => return failed(FailureKind::Wrong, Contact::Answered),
@@ -340,8 +418,12 @@ impl Service {
             Spoil::Nothing | Spoil::NotSent | Spoil::LostRequest | Spoil::LostAnswer | Spoil::Lie => {}
         }
         let visible = self.jobs.iter().filter(|job| job.is_visible(now));
-        let of_run = visible.filter_map(|job| Some((job.id.clone(), job.made.as_ref()?.0.clone())));
-        let asked = of_run.filter(|(_, run_id)| run_ids.contains(run_id));
+        let of_run = visible.map(|job| {
+            let of_another = || RunId::parse("of-another").unwrap();
+            let run_id = job.made.as_ref().map_or_else(of_another, |(run_id, _)| run_id.clone());
+            (job.id.clone(), run_id)
+        });
+        let asked = of_run.filter(|(id, run_id)| run_ids.contains(run_id) || job_ids.contains(id));
         let mut listed: Vec<ListedJob> = asked.map(|(job_id, run_id)| ListedJob { job_id, run_id }).collect();
         // In no order that means anything.
         rng.shuffle(&mut listed);
@@ -418,7 +500,7 @@ fn failed(kind: FailureKind, contact: Contact) -> Answer {
     Answer::Failed(Failure { kind, contact, reason: format!("{kind:?}") })
 }
 
-fn unclear() -> Answer {
+pub(crate) fn unclear() -> Answer {
     failed(FailureKind::Unclear, Contact::Silent)
 }
 

@@ -24,11 +24,12 @@ use super::lines;
 use super::plan::{Plan, any, chance, secs, short};
 use super::process::{Disk, Faulty, Life};
 use super::rules::{Counts, Rules};
-use super::service::{Call, Fate, Job, Service, cancelled};
+use super::sending::SUBMIT_TIMEOUT;
+use super::service::{Call, Fate, Job, Service, cancelled, service_at, unclear};
 use super::trace::Trace;
 
 /// How long a job may take to show up in the list after an unclear attempt.
-const SETTLE_TIME: Duration = Duration::from_secs(15);
+const SETTLE_TIME: Duration = Duration::from_secs(30);
 /// TAI at the beginning of each run.
 const EPOCH_S: f64 = 1_795_367_697.0;
 /// Most lives with faults.
@@ -73,6 +74,10 @@ pub(crate) enum Event {
         life: u32,
         outcome: Outcome,
         served: Duration,
+    },
+    /// The process goes on after it stood still.
+    Thaw {
+        life: u32,
     },
     JournalWakes {
         life: u32,
@@ -202,6 +207,7 @@ impl World {
     fn step(&mut self) {
         let next = self.events.first_key_value().map(|((time, _), _)| *time).unwrap();
         if let Some(life) = &mut self.life
+            && !life.is_frozen
             && life.deadline() <= next
         {
             self.now = self.now.max(life.deadline());
@@ -214,6 +220,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
+        let Some(event) = self.hold_back(event) else { return };
         match event {
             Event::Act => self.act(),
             Event::Weather => self.weather(),
@@ -233,6 +240,7 @@ impl World {
             Event::JournalWakes { life, wake } if self.is_alive(life) => self.journal_wakes(wake),
             Event::JournalActs { life } if self.is_alive(life) => self.journal_acts(),
             Event::JournalSays { life, reports } if self.is_alive(life) => self.journal_says(reports),
+            Event::Thaw { life } if self.is_alive(life) => self.thaw(),
             Event::Delivered { life, receipt } => self.deliver(life, receipt),
             Event::Reported { life, receipt } if self.is_alive(life) => {
                 self.life_mut().records.push(Record::Said(receipt));
@@ -244,10 +252,63 @@ impl World {
             | Event::Terminate { .. }
             | Event::Configuration { .. }
             | Event::Answer { .. }
+            | Event::Thaw { .. }
             | Event::JournalWakes { .. }
             | Event::JournalActs { .. }
             | Event::JournalSays { .. }
             | Event::Reported { .. } => {}
+        }
+    }
+
+    /// A process that stands still finds later what happens to it now.
+    fn hold_back(&mut self, event: Event) -> Option<Event> {
+        let number = self.lives;
+        let Some(life) = self.life.as_mut().filter(|life| life.is_frozen) else { return Some(event) };
+        let is_for_it = match &event {
+            Event::Act | Event::Weather | Event::Calm | Event::Start | Event::Serve { .. } => false,
+            Event::Thaw { .. } => false,
+            Event::Command(_) => true,
+            Event::Joined { life }
+            | Event::Intruder { life }
+            | Event::Terminate { life }
+            | Event::Configuration { life, .. }
+            | Event::Answer { life, .. }
+            | Event::JournalWakes { life, .. }
+            | Event::JournalActs { life }
+            | Event::JournalSays { life, .. }
+            | Event::Delivered { life, .. }
+            | Event::Reported { life, .. } => *life == number,
+        };
+        if !is_for_it {
+            return Some(event);
+        }
+        life.missed.push(event);
+        None
+    }
+
+    /// The process stands still for a while.
+    fn freeze(&mut self) {
+        let pause = secs(10) + any(&mut self.rng, secs(400));
+        let Some(life) = self.life.as_mut().filter(|life| !life.is_frozen) else { return };
+        life.is_frozen = true;
+        let life = life.number;
+        self.say(&format!("the process stands still for {pause:?}"));
+        self.after(pause, Event::Thaw { life });
+    }
+
+    fn thaw(&mut self) {
+        self.say("the process goes on");
+        self.rules.thaw(self.now);
+        let life = self.life_mut();
+        life.is_frozen = false;
+        for mut event in std::mem::take(&mut life.missed) {
+            if let Event::Answer { outcome, .. } = &mut event
+                && self.rng.bool()
+            {
+                // It was there in time, but nobody read it.
+                outcome.answer = unclear();
+            }
+            self.at(self.now, event);
         }
     }
 
@@ -274,7 +335,7 @@ impl World {
             source_url: "https://scripts".to_owned(),
             commit_ref: "main".to_owned(),
             version_selects_image: false,
-            submit_timeout: secs(60),
+            submit_timeout: SUBMIT_TIMEOUT,
             settle_time: SETTLE_TIME,
             outage_limit: secs(300),
             joins: self.plan.joins,
@@ -289,7 +350,7 @@ impl World {
         self.rules.counts.lives += 1;
         let recovered = store.sqlite.recover(self.tai()).unwrap();
         self.say(&format!("life {} begins with {} commands", self.lives, recovered.entries.len()));
-        self.rules.begin(self.lives, self.tai(), &recovered);
+        self.rules.begin(self.lives, self.now, self.tai(), &recovered);
         let mut effects = Vec::new();
         let (settings, seed) = (self.settings(), self.rng.u64(..));
         let csc = Csc::new(settings, seed, self.time(), &mut effects);
@@ -434,7 +495,7 @@ impl World {
                 if let Some(refused) = life.workers.request(request) {
                     let outcome = Outcome { ticket: refused.ticket, answer: cancelled() };
                     life.inputs.push_back(Input::Outcome(outcome));
-                    self.rules.sending.answered(self.now, refused.ticket, &cancelled(), Duration::ZERO);
+                    self.rules.answered(self.now, refused.ticket, &cancelled(), Duration::ZERO);
                 }
             }
             Effect::StopRequests => {
@@ -444,7 +505,7 @@ impl World {
                 let outcome = |ticket| Input::Outcome(Outcome { ticket, answer: cancelled() });
                 life.inputs.extend(tickets.iter().copied().map(outcome));
                 for ticket in tickets {
-                    self.rules.sending.answered(self.now, ticket, &cancelled(), Duration::ZERO);
+                    self.rules.answered(self.now, ticket, &cancelled(), Duration::ZERO);
                 }
             }
             Effect::ReadConfiguration { .. } => {
@@ -511,7 +572,7 @@ impl World {
 
     fn begin_requests(&mut self) {
         while let Some(request) = self.life_mut().workers.begin() {
-            let at = usize::from(request.url.address() == "http://b");
+            let at = service_at(request.url.address());
             let (now, life) = (self.now, self.lives);
             let Self { services, plan, rng, .. } = self;
             let Fate { served, answer } = services[at].send(now, life, &request, plan, rng);
@@ -529,9 +590,12 @@ impl World {
         let Self { services, plan, rng, .. } = self;
         let jobs = services[at].jobs.len();
         let answer = services[at].serve(self.now, call, plan, rng);
-        if let Some(job) = services[at].jobs.get(jobs) {
+        let mut lines = Vec::new();
+        for job in services[at].jobs.iter().skip(jobs) {
             self.rules.made(self.now, job, &services[at]);
-            let line = format!("made {} of {:?}, visible at {:?}", job.id, job.made, job.visible);
+            lines.push(format!("made {} of {:?}, visible at {:?}", job.id, job.made, job.visible));
+        }
+        for line in lines {
             self.say(&line);
         }
         let line = lines::call(call);
@@ -545,7 +609,7 @@ impl World {
 
     fn answer(&mut self, outcome: Outcome, served: Duration) {
         self.life_mut().workers.ended(outcome.ticket);
-        self.rules.sending.answered(self.now, outcome.ticket, &outcome.answer, served);
+        self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
         self.input(Input::Outcome(outcome));
         if self.life.is_some() {
             self.begin_requests();
@@ -595,14 +659,18 @@ impl World {
         let Self { plan, rng, .. } = self;
         if chance(rng, plan.outage) {
             let until = self.now + short(rng, secs(500));
-            match rng.u8(..5) {
+            match rng.u8(..6) {
                 0 => self.services[0].away_until = until,
+                5 => self.services[0].bad_gateway_until = until,
                 1 => self.services[0].hang(until),
                 2 => self.disk_away_until = until,
                 3 => self.broker.away_until = until,
                 _ => self.services[1].away_until = until,
             }
             self.say(&format!("something is away until {until:?}"));
+        }
+        if chance(&mut self.rng, self.plan.pause) {
+            self.freeze();
         }
         if chance(&mut self.rng, self.plan.step) {
             self.skew += self.rng.f64() * 4.0 - 2.0;
@@ -622,6 +690,7 @@ impl World {
         self.broker.away_until = self.now;
         for service in &mut self.services {
             service.away_until = self.now;
+            service.bad_gateway_until = self.now;
         }
     }
 

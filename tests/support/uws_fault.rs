@@ -80,6 +80,8 @@ pub enum What {
     FilesGone,
     /// DELETE: the job goes, its files cannot be removed: 500, also for every later DELETE of it.
     Stuck,
+    /// A gateway sends it twice, and shows the second answer.
+    Twice,
     /// PUT: the job is listed only after so many seconds.
     ListLag(f64),
 }

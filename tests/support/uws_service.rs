@@ -431,6 +431,10 @@ impl Inner {
                 self.pause(seconds(*s));
                 self.carry_out(request, route, None).write(connection)
             }
+            Some(What::Twice) => {
+                self.carry_out(request, route, None);
+                self.carry_out(request, route, None).write(connection)
+            }
             Some(What::Close) => Ok(Then::Close),
             Some(What::Hang(s)) => {
                 self.pause(seconds(*s));

@@ -25,6 +25,7 @@ pub(crate) fn settings(timeout: Duration) -> settings::Uws {
         connect_timeout: timeout,
         put_timeout: timeout,
         get_timeout: timeout,
+        list_timeout: timeout,
         delete_timeout: timeout,
         submit_timeout: Duration::from_secs(60),
         settle_time: Duration::from_secs(15),
@@ -66,6 +67,7 @@ pub(crate) fn remove(job_id: &str) -> Action {
 pub(crate) fn list(run_ids: &[&str]) -> Action {
     Action::List {
         run_ids: Arc::new(run_ids.iter().filter_map(|id| RunId::parse(id)).collect::<BTreeSet<_>>()),
+        job_ids: Arc::default(),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
+use ocps::config::settings;
 use ocps::csc::request::{Action, Answer};
 use ocps::url::Url;
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ fn a_put_says_exactly_what_the_python_ocps_says() {
         ("IMAGE_TAG", String::new()),
     ];
     let url = format!("http://{}/api/v1/", server.address());
-    check(&client(), &url, &Action::Submit(Arc::new(submission("17-abc", environment))), "Refused Answered");
+    check(&client(), &url, &Action::Submit(Arc::new(submission("17-abc", environment))), "Unclear Answered");
     let request = receiver.recv().unwrap();
     assert_eq!((request.method.as_str(), request.path.as_str()), ("PUT", "/api/v1/job"));
     let content_types: Vec<_> = request
@@ -159,13 +160,13 @@ fn faults() -> Vec<(What, [&'static str; 4])> {
         (html(304), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(201), ["Unclear Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (html(404), ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
-        (html(500), ["Refused Answered", "Refused Silent", "Unclear Answered", "Refused Silent"]),
+        (html(500), ["Unclear Answered", "Refused Silent", "Unclear Answered", "Refused Silent"]),
         (html(429), ["NotNow Silent"; 4]),
         (html(502), ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
         (html(503), ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
         (html(504), ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
         (done(500, "Job creation timed out."), ["Unclear Answered", "", "", ""]),
-        (done(500, "(500)\nReason: x\n"), ["Refused Answered", "", "Unclear Answered", ""]),
+        (done(500, "(500)\nReason: x\n"), ["Unclear Answered", "", "Unclear Answered", ""]),
         (What::NotFoundPage, ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"]),
         (What::NotJson, ["Unclear Silent", "NotNow Silent", "Unclear Silent", "NotNow Silent"]),
         (What::EmptyObject, ["Unclear Answered", "Wrong Answered", "Unclear Answered", "Wrong Answered"]),
@@ -230,13 +231,17 @@ fn a_delete_that_can_never_be_answered_well_is_seen_in_a_get() {
 fn refusals_are_quoted_once_and_in_one_line() {
     let service = UwsService::start(quick());
     let (client, url) = (client(), service.url());
-    for (text, shown) in [
-        ("'command''command'", "/job answered PUT with 500: 'command'"),
-        ("(403)\nReason: Forbidden\n\n", "/job answered PUT with 500: (403) Reason: Forbidden"),
-        ("", "/job answered PUT with 500: (no text)"),
+    for (text, expected, shown) in [
+        ("'command''command'", "Unclear Answered", "/job answered PUT with 500: 'command'"),
+        (
+            "(403)\nReason: Forbidden\n\n",
+            "Refused Answered",
+            "/job answered PUT with 500: (403) Reason: Forbidden",
+        ),
+        ("", "Unclear Answered", "/job answered PUT with 500: (no text)"),
     ] {
         service.inject(Fault { on: On::Put, times: 1, what: status_fault(500, "text/html", text) });
-        let reason = check(&client, &url, &submit("1-a"), "Refused Answered");
+        let reason = check(&client, &url, &submit("1-a"), expected);
         assert!(reason.ends_with(shown), "{reason}");
     }
     service.inject(Fault {
@@ -244,7 +249,7 @@ fn refusals_are_quoted_once_and_in_one_line() {
         times: 1,
         what: status_fault(500, "text/html", &"é".repeat(10_000_000)),
     });
-    let reason = check(&client, &url, &submit("1-a"), "Refused Answered");
+    let reason = check(&client, &url, &submit("1-a"), "Unclear Answered");
     assert!(reason.ends_with(&format!("500: {}", "é".repeat(200))), "{reason}");
     service.inject(Fault { on: On::Get, times: 1, what: What::NotJson });
     let reason = check(&client, &url, &status(ID, None), "NotNow Silent");
@@ -292,8 +297,21 @@ fn a_ping_asks_for_no_job_and_tells_only_whether_a_service_answers() {
     let reason = check(&client(), &wrong, &Action::Ping, "Wrong Answered");
     assert!(reason.contains("is the url right?"), "{reason}");
     service.inject(Fault { on: On::Any, times: 0, what: status_fault(503, "text/plain", "down") });
-    check(&client(), &service.url(), &Action::Ping, "Refused Silent");
+    check(&client(), &service.url(), &Action::Ping, "NotNow Silent");
     let url = service.url();
     let _stopped = service.stop();
     check(&client(), &url, &Action::Ping, "NotSent Silent");
+}
+
+#[test]
+fn the_list_has_a_limit_of_its_own() {
+    let service = UwsService::start(quick());
+    let timeout = Duration::from_millis(500);
+    let settings = settings::Uws { list_timeout: Duration::from_secs(60), ..settings(timeout) };
+    let client = Uws::new(&settings).unwrap();
+    for on in [On::Get, On::List] {
+        service.inject(Fault { on, times: 1, what: What::Latency(2.0) });
+    }
+    check(&client, &service.url(), &status(ID, None), "Unclear Silent");
+    check(&client, &service.url(), &list(&["1-a"]), "listed 0");
 }

@@ -16,8 +16,24 @@ use super::text::{quote, quote_once};
 /// Longest phase that is taken for a word, in bytes.
 const PHASE_MAX: usize = 100;
 
-/// The text of a 500 to a PUT whose job was not listed within 9 s; the job exists or will.
-const CREATION_TIMED_OUT: &str = "Job creation timed out.";
+/// How the text of a 500 to a PUT begins where the service refuses the request itself, before it makes anything: its
+/// YAML template cannot be read with our values, or the cluster does not accept the job.
+const REFUSALS: [&str; 9] = [
+    "while parsing",
+    "while scanning",
+    "mapping values are not allowed",
+    "unacceptable character",
+    "(400)\nReason:",
+    "(401)\nReason:",
+    "(403)\nReason:",
+    "(404)\nReason:",
+    "(422)\nReason:",
+];
+
+/// Whether this text of a 500 proves that no job was made.
+fn is_refusal(text: &str) -> bool {
+    REFUSALS.iter().any(|start| text.trim_start().starts_with(start))
+}
 
 /// A reply to one request, its body read as far as the limits allow.
 pub(super) struct Reply {
@@ -160,9 +176,11 @@ pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Answer {
     match reply.status {
         200 => reply.job(&Expected { job_id: None, run_id: Some(run_id) }, FailureKind::Unclear),
         201..=299 => reply.failure(FailureKind::Unclear, Contact::Answered),
-        500 if reply.text().trim_start().starts_with(CREATION_TIMED_OUT) => {
-            reply.failure(FailureKind::Unclear, Contact::Answered)
-        }
+        500 if is_refusal(&reply.text()) => reply.failure(FailureKind::Refused, Contact::Answered),
+        // A gateway in between: the service behind it may have got the request.
+        502..=504 => reply.failure(FailureKind::Unclear, Contact::Silent),
+        // The service says 500 also where the job was made all the same, or comes to life some 20 s later.
+        500..=599 => reply.failure(FailureKind::Unclear, Contact::Answered),
         _ => reply.failure(FailureKind::Refused, Contact::Answered),
     }
 }
@@ -313,7 +331,7 @@ mod tests {
             ("PUT", 302, H, "", "Refused Answered"),
             ("PUT", 400, H, "Invalid run_id.", "Refused Answered"),
             ("PUT", 404, J, "\"\"", "Refused Answered"),
-            ("PUT", 500, H, "'command''command'", "Refused Answered"),
+            ("PUT", 500, H, "'command''command'", "Unclear Answered"),
             ("PUT", 500, H, "Job creation timed out.", "Unclear Answered"),
             ("PUT", 200, H, "<html>login</html>", "Unclear Silent"),
             ("PUT", 302, H, "<html>", "Refused Answered"),
@@ -321,10 +339,19 @@ mod tests {
             ("PUT", 403, H, "\u{feff}\n<!DOCTYPE html>", "NotNow Silent"),
             ("PUT", 429, H, "", "NotNow Silent"),
             ("PUT", 500, H, "<html>500 Internal Server Error</html>", "Unclear Silent"),
+            ("PUT", 500, H, "(403)\nReason: Forbidden\nHTTP", "Refused Answered"),
+            ("PUT", 500, H, "(422)\nReason: Unprocessable Entity\n", "Refused Answered"),
+            ("PUT", 500, H, "(409)\nReason: Conflict\n", "Unclear Answered"),
+            ("PUT", 500, H, "(429)\nReason: Too Many Requests\n", "Unclear Answered"),
+            ("PUT", 500, H, "(500)\nReason: Internal Server Error\n", "Unclear Answered"),
+            ("PUT", 500, H, "(504)\nReason: Gateway Timeout\n", "Unclear Answered"),
+            ("PUT", 500, H, "\nwhile parsing a block mapping\n", "Refused Answered"),
+            ("PUT", 500, H, "unacceptable character #x0001", "Refused Answered"),
+            ("PUT", 500, H, "", "Unclear Answered"),
             ("PUT", 502, H, "", "Unclear Silent"),
             ("PUT", 503, H, "", "Unclear Silent"),
             ("PUT", 504, H, "", "Unclear Silent"),
-            ("PUT", 505, H, "", "Refused Answered"),
+            ("PUT", 505, H, "", "Unclear Answered"),
             ("GET", 404, J, "\"\"", "Gone"),
             ("GET", 404, J, "\"\"\n", "Gone"),
             ("GET", 404, J, "{}", "Wrong Answered"),

@@ -1,31 +1,33 @@
 //! The service's list of jobs, read as a stream. Invariant: only what was asked for is kept,
 //! and nothing that one element contains makes the others unreadable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::{BufReader, Read};
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, SeqAccess, Visitor};
+use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::ListedJob;
 
-/// Most jobs in one answer. Each run id should have one; thousands mean that the service lies.
-const LISTED_MAX: usize = 10_000;
+/// Most jobs of one run in one answer. There should be one; of more the rest is found with the next list, when these
+/// have been removed.
+const OF_RUN_MAX: usize = 16;
 
-/// Reads the array and picks the jobs of these run ids; what is no usable job is skipped,
-/// and a job that is there twice counts once.
+/// Reads the array and picks the jobs of these run ids, and those with these job ids; what is no usable job is
+/// skipped, and a job that is there twice counts once.
 ///
 /// # Errors
 /// The text is no array, is cut off, or the reader failed.
 pub(super) fn read(
     reader: impl Read,
     run_ids: &BTreeSet<RunId>,
+    job_ids: &BTreeSet<JobId>,
 ) -> Result<Vec<ListedJob>, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(reader));
-    let jobs = deserializer.deserialize_seq(Jobs { run_ids })?;
+    let jobs = deserializer.deserialize_seq(Jobs { run_ids, job_ids })?;
     deserializer.end()?;
     Ok(jobs)
 }
@@ -41,13 +43,14 @@ struct Element {
 
 struct Jobs<'a> {
     run_ids: &'a BTreeSet<RunId>,
+    job_ids: &'a BTreeSet<JobId>,
 }
 
 impl Jobs<'_> {
     fn pick(&self, element: &RawValue) -> Option<ListedJob> {
         let Element { job_id, run_id } = serde_json::from_str(element.get()).ok()?;
-        let run_id = RunId::parse(&run_id).filter(|id| self.run_ids.contains(id))?;
-        Some(ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id })
+        let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)? };
+        (self.run_ids.contains(&job.run_id) || self.job_ids.contains(&job.job_id)).then_some(job)
     }
 }
 
@@ -60,16 +63,18 @@ impl<'de> Visitor<'de> for Jobs<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
         let mut seen = BTreeSet::new();
+        let mut of_run: BTreeMap<RunId, usize> = BTreeMap::new();
         let mut jobs = Vec::new();
         while let Some(element) = elements.next_element::<Box<RawValue>>()? {
             let Some(job) = self.pick(&element) else { continue };
             if !seen.insert((job.job_id.clone(), job.run_id.clone())) {
                 continue;
             }
-            if jobs.len() == LISTED_MAX {
-                return Err(A::Error::custom(format_args!("more than {LISTED_MAX} jobs of our run ids")));
+            let count = of_run.entry(job.run_id.clone()).or_default();
+            *count += 1;
+            if *count <= OF_RUN_MAX || self.job_ids.contains(&job.job_id) {
+                jobs.push(job);
             }
-            jobs.push(job);
         }
         Ok(jobs)
     }
@@ -81,7 +86,8 @@ mod tests {
 
     fn picked(json: &str) -> Result<Vec<String>, serde_json::Error> {
         let run_ids = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
-        let jobs = read(json.as_bytes(), &run_ids)?;
+        let job_ids = JobId::parse("k1").into_iter().collect();
+        let jobs = read(json.as_bytes(), &run_ids, &job_ids)?;
         Ok(jobs.iter().map(|j| format!("{} {}", j.job_id, j.run_id)).collect())
     }
 
@@ -107,6 +113,7 @@ mod tests {
             ),
             (r#"[{"jobId":"j1","runId":"1-a","results":[{"uri":"\udcff"}]}]"#, &["j1 1-a"]),
             (r#"[{"jobId":"\udcff","runId":"1-a"},{"jobId":"j1","jobId":"j2","runId":"1-a"}]"#, &[]),
+            (r#"[{"jobId":"k1","runId":"9-z"},{"jobId":"k2","runId":"9-z"}]"#, &["k1 9-z"]),
             (&deep, &[]),
         ] {
             assert_eq!(picked(json).unwrap(), expected, "{json:.200}");
@@ -129,7 +136,22 @@ mod tests {
         ] {
             assert!(picked(json).is_err(), "{json}");
         }
-        let many: Vec<_> = (0..=LISTED_MAX).map(|i| format!(r#"{{"jobId":"{i}","runId":"1-a"}}"#)).collect();
-        assert!(picked(&format!("[{}]", many.join(","))).is_err());
+    }
+
+    #[test]
+    fn however_many_runs_are_asked_for_all_are_found() {
+        let run_ids: BTreeSet<RunId> = (0..30_000).filter_map(|n| RunId::parse(&format!("{n}-a"))).collect();
+        let jobs: Vec<_> = (0..30_000).map(|n| format!(r#"{{"jobId":"j{n}","runId":"{n}-a"}}"#)).collect();
+        let found = read(format!("[{}]", jobs.join(",")).as_bytes(), &run_ids, &BTreeSet::new()).unwrap();
+        assert_eq!(found.len(), 30_000);
+    }
+
+    #[test]
+    fn of_many_jobs_of_one_run_some_are_kept_and_each_that_was_named() {
+        let job = |id: &str| format!(r#"{{"jobId":"{id}","runId":"1-a"}}"#);
+        let mut many: Vec<_> = (0..1000).map(|n| job(&n.to_string())).collect();
+        many.push(job("k1"));
+        let found = picked(&format!("[{}]", many.join(","))).unwrap();
+        assert_eq!((found.len(), found.last().unwrap().as_str()), (OF_RUN_MAX + 1, "k1 1-a"));
     }
 }

@@ -64,6 +64,7 @@ pub struct Uws {
     connect_timeout: Duration,
     put_timeout: Duration,
     get_timeout: Duration,
+    list_timeout: Duration,
     delete_timeout: Duration,
     /// A longer wait would be the end of submissions.
     longest_wait: Duration,
@@ -95,6 +96,7 @@ impl Uws {
             connect_timeout: settings.connect_timeout,
             put_timeout: settings.put_timeout,
             get_timeout: settings.get_timeout,
+            list_timeout: settings.list_timeout,
             delete_timeout: settings.delete_timeout,
             longest_wait: RETRY_AFTER_MAX.min(settings.submit_timeout / 2),
             resting: Mutex::default(),
@@ -146,8 +148,8 @@ impl Uws {
         }
     }
 
-    fn list(&self, base: &Url, run_ids: &BTreeSet<RunId>) -> Answer {
-        let call = Call::new("GET", base, "/job", self.get_timeout);
+    fn list(&self, base: &Url, run_ids: &BTreeSet<RunId>, job_ids: &BTreeSet<JobId>) -> Answer {
+        let call = Call::new("GET", base, "/job", self.list_timeout);
         let response = match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => response,
             Err(error) => return self.failed(&call, &error),
@@ -158,7 +160,7 @@ impl Uws {
             return answer::to_question(&call.read(response, TEXT_LIMIT));
         }
         let mut body = response.into_body();
-        match list::read(body.with_config().limit(LIST_LIMIT).reader(), run_ids) {
+        match list::read(body.with_config().limit(LIST_LIMIT).reader(), run_ids, job_ids) {
             Ok(jobs) => Answer::Listed(jobs),
             Err(error) if error.is_io() => {
                 Answer::Failed(self.attempt(&call).sent(&io::Error::from(error).into()))
@@ -234,7 +236,7 @@ impl Backend for Uws {
             Action::Submit(submission) => self.submit(base, submission),
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
             Action::Remove { job_id } => self.remove(base, job_id),
-            Action::List { run_ids } => self.list(base, run_ids),
+            Action::List { run_ids, job_ids } => self.list(base, run_ids, job_ids),
             Action::Ping => self.probe(base),
             Action::Push { .. } => {
                 Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }

@@ -99,11 +99,13 @@ pub struct Uws {
     pub connect_timeout: Duration,
     /// Longest PUT.
     pub put_timeout: Duration,
-    /// Longest GET.
+    /// Longest GET of one job.
     pub get_timeout: Duration,
+    /// Longest GET of the list of all jobs.
+    pub list_timeout: Duration,
     /// Longest DELETE.
     pub delete_timeout: Duration,
-    /// How long a submission is tried, from its first failed or unclear attempt.
+    /// How long a submission is tried, from its first failed or unclear attempt; the last attempt may be made then.
     pub submit_timeout: Duration,
     /// How long a job may take to show up in the list after an unclear attempt.
     pub settle_time: Duration,
@@ -201,9 +203,10 @@ impl Default for Settings {
                 connect_timeout: Duration::from_secs(5),
                 put_timeout: Duration::from_secs(30),
                 get_timeout: Duration::from_secs(30),
+                list_timeout: Duration::from_secs(120),
                 delete_timeout: Duration::from_secs(30),
                 submit_timeout: Duration::from_secs(60),
-                settle_time: Duration::from_secs(15),
+                settle_time: Duration::from_secs(30),
                 outage_limit: Duration::from_secs(300),
                 connections: 4,
                 proxy: None,

@@ -53,7 +53,7 @@ fn actions() -> [Action; 4] {
         Action::Submit(Arc::new(submission)),
         Action::Status { job_id: job_id.clone(), run_id: Some(run_id.clone()) },
         Action::Remove { job_id },
-        Action::List { run_ids: Arc::new(BTreeSet::from([run_id])) },
+        Action::List { run_ids: Arc::new(BTreeSet::from([run_id])), job_ids: Arc::default() },
     ]
 }
 
