@@ -38,11 +38,25 @@ pub(super) struct Listing {
     pub(super) ticket: Ticket,
     /// When it was asked for.
     pub(super) asked: Duration,
+    /// Whether it names all active jobs of our index.
+    is_search: bool,
+}
+
+/// Whether the service's list is searched for jobs of ours that we do not know, since the journal is new or old.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// When a `start` says where.
+    Wanted,
+    /// There, as soon as it gives its list.
+    At(Arc<str>),
+    /// It was, or there is no reason.
+    Done,
 }
 
 /// A run id of which an extra job may come to life.
 #[derive(Debug)]
 pub(super) struct Suspect {
+    key: EntryKey,
     url: Arc<str>,
     until: Duration,
     /// The one that is not extra.
@@ -62,19 +76,39 @@ impl Csc {
     /// From now on, jobs of this run other than `keep` are removed when they show up.
     pub(super) fn suspect(&mut self, key: EntryKey, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
         self.journal(Record::Suspected { key, until: Tai(self.now.tai.0 + SUSPECT_FOR.as_secs_f64()) });
-        self.suspect_for(SUSPECT_FOR, run_id, url, keep);
+        self.suspect_again(key, run_id, url, keep);
     }
 
-    /// The same, for a part of the time.
-    pub(super) fn suspect_for(&mut self, time: Duration, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
+    /// The same for what an earlier life suspected. How long ago that was is nothing to rely on, and to look for too
+    /// long does no harm.
+    pub(super) fn suspect_again(&mut self, key: EntryKey, run_id: RunId, url: Arc<str>, keep: Option<JobId>) {
         let now = self.now.mono;
         if self.suspects.len() >= SUSPECTS_MAX {
             let oldest = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
-            oldest.map(|id| self.suspects.remove(&id));
+            let oldest = oldest.and_then(|id| self.suspects.remove(&id));
+            if let Some(Suspect { key, .. }) = oldest {
+                self.journal(Record::Cleared { key });
+            }
         }
         let lookup = self.lookups.entry(url.clone()).or_default();
         lookup.not_before = lookup.not_before.max(now);
-        self.suspects.insert(run_id, Suspect { url, until: now + time, keep });
+        self.suspects.insert(run_id, Suspect { key, url, until: now + SUSPECT_FOR, keep });
+    }
+
+    /// The service is known now: the journal, which is new or old, may not know of jobs that run there.
+    pub(super) fn begin_search(&mut self, url: &Arc<str>) {
+        if self.search == Search::Wanted {
+            self.search = Search::At(url.clone());
+            self.look_soon(url.clone());
+        }
+    }
+
+    pub(super) fn is_suspect(&self, run_id: &RunId) -> bool {
+        self.suspects.contains_key(run_id)
+    }
+
+    fn is_searched(&self, url: &Arc<str>) -> bool {
+        matches!(&self.search, Search::At(at) if at == url)
     }
 
     /// When the list of this service is to be asked for; none while it is, or when there is no reason.
@@ -83,7 +117,7 @@ impl Csc {
         if lookup.asked.is_some() {
             return None;
         }
-        if self.is_in_doubt(url) {
+        if self.is_searched(url) || self.is_in_doubt(url) {
             return Some(lookup.not_before);
         }
         let suspected = self.suspects.values().any(|suspect| suspect.url == *url);
@@ -105,7 +139,13 @@ impl Csc {
 
     pub(super) fn advance_lookups(&mut self) {
         let now = self.now.mono;
+        let is_over = |(_, suspect): &(&RunId, &Suspect)| suspect.until <= now;
+        let over: Vec<EntryKey> =
+            self.suspects.iter().filter(is_over).map(|(_, suspect)| suspect.key).collect();
         self.suspects.retain(|_, suspect| now < suspect.until);
+        for key in over {
+            self.journal(Record::Cleared { key });
+        }
         let urls: Vec<Arc<str>> = self.lookups.keys().cloned().collect();
         for url in urls {
             match self.lookup_due(&url) {
@@ -128,10 +168,12 @@ impl Csc {
         let suspected =
             self.suspects.iter().filter(|(_, suspect)| suspect.url == url).map(|(id, _)| id.clone());
         let run_ids: BTreeSet<RunId> = ours.chain(suspected).collect();
-        let ticket =
-            self.ask(Asked::List(url.clone()), url.clone(), Action::List { run_ids: Arc::new(run_ids) });
+        let is_search = self.is_searched(&url);
+        let active_of = is_search.then_some(self.settings.index);
+        let action = Action::List { run_ids: Arc::new(run_ids), active_of };
+        let ticket = self.ask(Asked::List(url.clone()), url.clone(), action);
         if let Some(lookup) = self.lookups.get_mut(&url) {
-            lookup.asked = Some(Listing { ticket, asked: self.now.mono });
+            lookup.asked = Some(Listing { ticket, asked: self.now.mono, is_search });
         }
     }
 
@@ -168,6 +210,11 @@ impl Csc {
 
     /// Adopts what is found, removes what is too much, and lets those not found go on.
     fn resolve(&mut self, url: &Arc<str>, list: &Listing, found: &[ListedJob]) {
+        if list.is_search && self.is_searched(url) {
+            self.search = Search::Done;
+            self.journal(Record::Searched);
+            self.take_unknown(url, found);
+        }
         let candidates: Vec<(EntryKey, RunId)> = self
             .jobs
             .iter()

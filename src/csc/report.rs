@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Csc;
 use super::event::{ErrorCode, ExitCode};
 use super::id::{JobId, RunId, SeqNum};
-use super::job::{Job, Stage};
+use super::job::{Ended, Job, Stage};
 use super::request::Configuration;
 use super::state::SummaryState;
 use super::time::Tai;
@@ -34,6 +34,8 @@ pub struct Recovery {
     pub running: u64,
     /// Jobs that wait for their prerequisites, or are looked for at the service since they may exist.
     pub in_doubt: u64,
+    /// Jobs of ours that ran at the service although the journal did not know them; they are followed too.
+    pub found: u64,
     /// Aborts that are gone on with.
     pub aborts: u64,
     /// Results that were said again, since it is not known that they were heard.
@@ -162,9 +164,11 @@ impl Csc {
         }
     }
 
-    /// All jobs that have not ended, and the last that have, oldest first.
+    /// All jobs that have not ended, and the last that have, as long as they are remembered, oldest first.
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
-        let ended = self.history.iter().map(|job| JobReport {
+        let is_remembered =
+            |job: &&Ended| self.now.tai.0 - job.ended.0 <= self.settings.history.as_secs_f64();
+        let ended = self.history.iter().filter(is_remembered).map(|job| JobReport {
             job_id: job.job_id.clone(),
             run_id: job.run_id.clone(),
             seq_num: job.sender.seq_num,

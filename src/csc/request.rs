@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{ErrorCode, JobObject, Phase};
-use super::id::{JobId, RunId};
+use super::id::{JobId, RunId, SalIndex};
 
 /// Shortest time between polls: below, polls would be all that we do.
 pub const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
@@ -60,6 +60,8 @@ pub enum Action {
     List {
         /// The run ids of interest; other jobs are left out of the answer.
         run_ids: Arc<BTreeSet<RunId>>,
+        /// Besides: all jobs that have not ended and whose run ids were made for this index.
+        active_of: Option<SalIndex>,
     },
 }
 

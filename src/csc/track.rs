@@ -102,6 +102,14 @@ impl Csc {
         if let Stage::Running(running) = &mut job.stage {
             running.poll = Poll::new(now, now + job.poll_interval);
         }
+        self.note_active(&status.job_id);
+    }
+
+    /// Recovered commands that wait for this job have not been submitted yet.
+    fn note_active(&mut self, job_id: &JobId) {
+        if let Some(active) = self.recovered_prereqs.get_mut(job_id) {
+            *active = Some(self.now.mono);
+        }
     }
 
     fn poll_failed(&mut self, key: EntryKey, failure: Failure) {
@@ -195,6 +203,7 @@ impl Csc {
                 if let Some(watch) = self.watches.get_mut(job_id) {
                     watch.poll = Poll::new(now, now + watch.poll_interval);
                 }
+                self.note_active(job_id);
             }
             Answer::Gone => {
                 self.log(

@@ -2,14 +2,8 @@
 //! the environment, the environment wins over the file.
 
 use std::env;
-use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use rustix::fs::{FlockOperation, flock};
 
 use super::Failure;
 use crate::backend::Backend;
@@ -24,13 +18,8 @@ use crate::config::settings::{self, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
+use crate::sal;
 use crate::transport::socket_path;
-
-/// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
-/// holds it until it has begun.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// Time between looks at it.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// All that the daemon is told.
 pub(super) struct Setup {
@@ -155,6 +144,9 @@ impl Setup {
             submit_timeout: uws.submit_timeout,
             settle_time: uws.settle_time,
             outage_limit: uws.outage_limit,
+            resubmit_limit: uws.resubmit_limit,
+            history: self.settings.history,
+            uptime: sal::time::uptime(),
             journal: self.journal.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,
@@ -188,28 +180,4 @@ fn default_state_dir() -> Result<PathBuf, Failure> {
         .or_else(|| lookup("HOME").map(|home| home.join(".local").join("state")))
         .map(|state| state.join("ocps"))
         .ok_or_else(|| Failure::Other("no state directory: give --state-dir, or set HOME".to_owned()))
-}
-
-/// Takes the state directory for this process alone; the lock goes with the file.
-pub(super) fn lock_state_dir(dir: &Path) -> Result<File, Failure> {
-    let at = |error: io::Error| {
-        Failure::Other(format!("cannot use the state directory {}: {error}", dir.display()))
-    };
-    fs::create_dir_all(dir).map_err(at)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(LOCK_PAUSE),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Failure::Other(format!(
-                    "the state directory {} is in use by another instance: stop that one, or choose another with \
-                     --state-dir",
-                    dir.display()
-                )));
-            }
-            Err(error) => return Err(at(error.into())),
-        }
-    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
-use super::setup::{self, JournalPlan, KafkaPlan, Setup};
+use super::setup::{JournalPlan, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
 use super::{Daemon, Failure, Joining};
 use crate::backend::Backend;
@@ -52,7 +52,6 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
     let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
     let (state, override_name) = initial_state(args, &recovered);
     let (client_sender, clients) = bounded(CLIENT_QUEUE);
@@ -94,7 +93,6 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         config: setup.config,
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
-        _state_lock: state_lock,
         journal,
         inputs: VecDeque::from([Input::Recovered(recovered)]),
         effects,
@@ -120,10 +118,13 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
 type StartedJournal = (Option<Journal>, Receiver<Report>, Recovered);
 
 fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
-    let Some(plan) = plan else { return Ok((None, never(), Recovered::default())) };
+    let Some(plan) = plan else {
+        // An earlier life may have left jobs.
+        return Ok((None, never(), Recovered { unsearched: true, ..Recovered::default() }));
+    };
     let opened = Journal::open(&plan.path, plan.identity, plan.limits);
     let (journal, recovered) = opened.map_err(|error| match error {
-        OpenError::Unusable { .. } => Failure::Other(error.to_string()),
+        OpenError::Directory(_) | OpenError::Unusable { .. } => Failure::Other(error.to_string()),
         OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {
             Failure::Configuration(error.to_string())
         }

@@ -159,7 +159,7 @@ impl Walk {
             Action::Remove { .. } if self.rng.bool() => removed(),
             Action::Remove { .. } => Answer::Gone,
             Action::Push { .. } | Action::Ping => Answer::Done,
-            Action::List { run_ids } => {
+            Action::List { run_ids, .. } => {
                 let mut jobs = Vec::new();
                 for run_id in run_ids.iter() {
                     for _ in 0..self.rng.u8(..6).saturating_sub(3) {

@@ -68,6 +68,9 @@ pub(crate) fn settings() -> Settings {
         submit_timeout: secs(60),
         settle_time: secs(15),
         outage_limit: secs(300),
+        resubmit_limit: secs(1800),
+        history: secs(30 * 86_400),
+        uptime: None,
         journal: true,
         joins: false,
         max_jobs: 10,
@@ -402,7 +405,7 @@ impl World {
     #[track_caller]
     pub(crate) fn asked_run_ids(&self) -> BTreeSet<RunId> {
         let mut lists = self.open.iter().filter_map(|request| match &request.action {
-            Action::List { run_ids } => Some(run_ids),
+            Action::List { run_ids, .. } => Some(run_ids),
             Action::Submit(_)
             | Action::Status { .. }
             | Action::Remove { .. }
@@ -410,6 +413,18 @@ impl World {
             | Action::Ping => None,
         });
         lists.next_back().unwrap().as_ref().clone()
+    }
+
+    /// Of which index the open list asks for all active jobs.
+    pub(crate) fn asked_for(&self) -> Option<SalIndex> {
+        self.open.iter().find_map(|request| match &request.action {
+            Action::List { active_of, .. } => *active_of,
+            Action::Submit(_)
+            | Action::Status { .. }
+            | Action::Remove { .. }
+            | Action::Push { .. }
+            | Action::Ping => None,
+        })
     }
 
     pub(crate) fn is_over(&self) -> bool {

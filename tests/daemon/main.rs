@@ -11,6 +11,7 @@ mod disk;
 mod harness;
 mod load;
 mod logging;
+mod lost;
 mod manager;
 mod restarts;
 mod service;

@@ -11,7 +11,6 @@ mod object;
 mod payload;
 mod text;
 
-use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
@@ -29,6 +28,7 @@ use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submiss
 
 use answer::{End, Reply};
 use failure::Attempt;
+use list::Wanted;
 
 /// Largest job object that is read, in bytes.
 const OBJECT_LIMIT: usize = 16 * 1024 * 1024;
@@ -115,7 +115,7 @@ impl Uws {
         }
     }
 
-    fn list(&self, base: &str, run_ids: &BTreeSet<RunId>) -> Answer {
+    fn list(&self, base: &str, wanted: &Wanted<'_>) -> Answer {
         let call = Call::new("GET", format!("{base}/job"), self.get_timeout);
         let response = match call.finish(self.timed(self.agent.get(&call.url), call.timeout).call()) {
             Ok(response) => response,
@@ -125,7 +125,7 @@ impl Uws {
             return answer::to_question(&call.read(response, TEXT_LIMIT));
         }
         let mut body = response.into_body();
-        match list::read(body.with_config().limit(LIST_LIMIT).reader(), run_ids) {
+        match list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted) {
             Ok(jobs) => Answer::Listed(jobs),
             Err(error) if error.is_io() => {
                 Answer::Failed(self.attempt(&call).sent(&io::Error::from(error).into()))
@@ -166,7 +166,9 @@ impl Backend for Uws {
             Action::Submit(submission) => self.submit(base, submission),
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
             Action::Remove { job_id } => self.remove(base, job_id),
-            Action::List { run_ids } => self.list(base, run_ids),
+            Action::List { run_ids, active_of } => {
+                self.list(base, &Wanted { run_ids, active_of: *active_of })
+            }
             Action::Push { .. } | Action::Ping => {
                 Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }
             }
