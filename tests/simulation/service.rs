@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::event::{ErrorCode, JobObject, Phase};
-use ocps::csc::id::{JobId, RunId};
+use ocps::csc::id::{JobId, RunId, SalIndex};
 use ocps::csc::request::{
     Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Request, Ticket,
 };
@@ -46,6 +46,11 @@ impl Job {
 
     fn is_visible(&self, now: Duration) -> bool {
         self.is_alive(now) && self.visible <= now
+    }
+
+    /// Whether it ended so long ago that it had vanished by then.
+    pub(crate) fn had_vanished(&self, at: Duration) -> bool {
+        !self.removed && self.vanishes <= at
     }
 
     /// Since when it has been listed.
@@ -217,7 +222,7 @@ impl Service {
             Action::Submit(submission) => self.put(now, call, &submission.run_id, plan, rng),
             Action::Status { job_id, .. } => self.get(now, call.spoil, job_id, rng),
             Action::Remove { job_id } => self.delete(now, call.spoil, job_id, rng),
-            Action::List { run_ids } => self.list(now, call.spoil, run_ids, rng),
+            Action::List { run_ids, active_of } => self.list(now, call.spoil, run_ids, *active_of, rng),
             Action::Push { .. } | Action::Ping => panic!("no request for this service"),
         };
         call.reply.map(|reply| (reply.max(now), answer))
@@ -330,7 +335,14 @@ impl Service {
         }
     }
 
-    fn list(&mut self, now: Duration, spoil: Spoil, run_ids: &BTreeSet<RunId>, rng: &mut Rng) -> Answer {
+    fn list(
+        &mut self,
+        now: Duration,
+        spoil: Spoil,
+        run_ids: &BTreeSet<RunId>,
+        active_of: Option<SalIndex>,
+        rng: &mut Rng,
+    ) -> Answer {
         match spoil {
             Spoil::Refused | Spoil::DoneThenRefused => return failed(FailureKind::Refused, Contact::Silent),
             Spoil::Wrong => return failed(FailureKind::Wrong, Contact::Answered),
@@ -338,8 +350,14 @@ impl Service {
             Spoil::Nothing | Spoil::NotSent | Spoil::LostRequest | Spoil::LostAnswer | Spoil::Lie => {}
         }
         let visible = self.jobs.iter().filter(|job| job.is_visible(now));
-        let of_run = visible.filter_map(|job| Some((job.id.clone(), job.made.as_ref()?.0.clone())));
-        let asked = of_run.filter(|(_, run_id)| run_ids.contains(run_id));
+        let is_wanted = |job: &Job, run_id: &RunId| {
+            let index = run_id.made_for().map(|(_, index)| index);
+            run_ids.contains(run_id) || (index.is_some() && index == active_of && now < job.ends)
+        };
+        let asked = visible.filter_map(|job| {
+            let (run_id, _) = job.made.as_ref().filter(|(run_id, _)| is_wanted(job, run_id))?;
+            Some((job.id.clone(), run_id.clone()))
+        });
         let mut listed: Vec<ListedJob> = asked.map(|(job_id, run_id)| ListedJob { job_id, run_id }).collect();
         // In no order that means anything.
         rng.shuffle(&mut listed);

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use ocps::csc::id::JobId;
-use ocps::csc::time::Tai;
 
 use super::excuses;
 use super::rules::{Counts, Rules};
@@ -38,19 +37,22 @@ impl Rules {
 
     /// A job that is left at the service although nobody needs it: the only one of a command that has it, or one that
     /// came to life when nobody looked for it any more, may survive.
-    pub(crate) fn left_over<'a>(&self, now: Duration, tai: Tai, services: &'a [Service]) -> Option<&'a Job> {
+    pub(crate) fn left_over<'a>(&self, now: Duration, services: &'a [Service]) -> Option<&'a Job> {
         let mut alive = services.iter().flat_map(|service| &service.jobs).filter(|job| job.is_alive(now));
-        alive.find(|job| !self.may_survive(job, now, tai, services))
+        alive.find(|job| !self.may_survive(job, now, services))
     }
 
-    fn may_survive(&self, job: &Job, now: Duration, tai: Tai, services: &[Service]) -> bool {
+    fn may_survive(&self, job: &Job, now: Duration, services: &[Service]) -> bool {
         let Some((run_id, _)) = &job.made else { return true };
+        if self.is_forgotten(run_id) {
+            // It was shown only after the list had been searched.
+            return true;
+        }
         let Some(command) = self.of_run(run_id) else { return false };
         let kept = command.ends.last().and_then(|ending| ending.end.result.as_ref());
         let is_kept = kept.is_some_and(|result| result.job_id == job.id);
         // There must have been time for two lists.
-        let seen_for = job.visible_for(now).as_secs_f64() - LOOKS.as_secs_f64();
-        let was_too_late = command.suspected.is_some_and(|until| until.0 < tai.0 - seen_for);
+        let was_too_late = command.suspected.is_some_and(|until| until + job.visible_for(now) < now + LOOKS);
         is_kept || was_too_late || excuses::is_lied_about(services, run_id.as_str())
     }
 }
@@ -71,6 +73,9 @@ impl Counts {
         self.final_acks += other.final_acks;
         self.disk_refusals += other.disk_refusals;
         self.commits += other.commits;
+        self.found += other.found;
+        self.stale += other.stale;
+        self.anew += other.anew;
     }
 
     /// A simulation in which nothing happens proves nothing.
@@ -83,6 +88,9 @@ impl Counts {
             self.said_again,
             self.disk_refusals,
             self.doubles,
+            self.found,
+            self.stale,
+            self.anew,
         ];
         assert!(each.iter().all(|count| *count * 2 > self.runs / 10), "too quiet: {self:?}");
     }
