@@ -95,6 +95,7 @@ fn client() -> Uws {
         submit_timeout: timeout,
         settle_time: timeout,
         outage_limit: timeout,
+        resubmit_limit: timeout,
         connections: 4,
         proxy: None,
     };
@@ -168,7 +169,11 @@ fn the_client_and_the_genuine_service_understand_each_other() {
     std::fs::write(out.join(Path::new(OsStr::from_bytes(b"x\xff.fits"))), "").unwrap();
     let seen = job(client.perform(&url.into(), &status(&first)));
     assert!(seen.object.0.contains("x\u{fffd}.fits"), "{}", seen.object.0);
-    let list = Action::List { run_ids: Arc::new(run_id.iter().cloned().collect()), job_ids: Arc::default() };
+    let list = Action::List {
+        run_ids: Arc::new(run_id.iter().cloned().collect()),
+        job_ids: Arc::default(),
+        active_of: None,
+    };
     assert!(matches!(client.perform(&url.into(), &list), Answer::Listed(jobs) if jobs.len() == 1));
 
     let remove = Action::Remove { job_id: first.job_id.clone() };

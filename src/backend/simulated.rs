@@ -116,7 +116,8 @@ impl Backend for Simulated {
             Action::Remove { job_id } => Self::remove(job_id, &mut state),
             Action::Push { config, .. } => rapid_analysis::rehearse(config),
             Action::Ping => Answer::Done,
-            Action::List { run_ids, job_ids } => Answer::Listed(
+            // Its jobs are as old as the process: there are none that it does not know.
+            Action::List { run_ids, job_ids, active_of: _ } => Answer::Listed(
                 state
                     .jobs
                     .iter()
@@ -170,7 +171,7 @@ fn wrong(reason: &str) -> Answer {
 #[allow(clippy::wildcard_enum_match_arm, reason = "any other variant fails the test")]
 mod tests {
     use super::*;
-    use crate::csc::id::SeqNum;
+    use crate::csc::id::{SalIndex, SeqNum};
 
     fn simulator(mean: Duration) -> Simulated {
         Simulated::new(Simulation { mean_duration: mean, sigma: Duration::ZERO, seed: Some(1) })
@@ -178,7 +179,7 @@ mod tests {
 
     fn submission(pipeline: &str) -> Action {
         Action::Submit(Arc::new(Submission {
-            run_id: RunId::new(SeqNum(1), &mut fastrand::Rng::new()),
+            run_id: RunId::new(SeqNum(1), SalIndex::Latiss, &mut fastrand::Rng::new()),
             command: String::new(),
             source_url: String::new(),
             commit_ref: String::new(),

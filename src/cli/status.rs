@@ -149,6 +149,11 @@ fn journal(palette: Palette, journal: &Value) -> String {
     if let Some(waiting) = journal.get("waiting").and_then(Value::as_u64).filter(|waiting| *waiting > 0) {
         text.push_str(&format!(", {waiting} records waiting"));
     }
+    for key in ["upkeep_problem", "notice"] {
+        if let Some(said) = journal.get(key).and_then(Value::as_str) {
+            text.push_str(&format!(", {}", palette.paint(Tone::Bad, &clean(said))));
+        }
+    }
     text
 }
 
@@ -157,6 +162,7 @@ fn recovery(value: Option<&Value>) -> Option<String> {
     let names = [
         ("running", "running jobs followed on"),
         ("in_doubt", "jobs in doubt looked for"),
+        ("found", "unknown jobs found at the service"),
         ("aborts", "aborts gone on with"),
         ("results", "results said again"),
         ("acks", "final acks said again"),

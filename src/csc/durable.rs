@@ -11,6 +11,7 @@ use super::job::{Job, Stage};
 use super::record::{Awaited, End, Entry, Owed, Receipt, Record, Work};
 use super::report::StageName;
 use super::state::SummaryState;
+use super::time::Uptime;
 use super::{Csc, Effect, Life};
 
 /// How long a record is waited for: a commit takes milliseconds, a hanging disk for ever.
@@ -38,9 +39,15 @@ impl Csc {
     pub(super) fn accept(&mut self, sender: Sender, work: Work) -> EntryKey {
         self.last_key += 1;
         let key = EntryKey(self.last_key);
-        let entry = Entry { key, sender, accepted: self.now.tai, work };
+        let entry = Entry { key, sender, accepted: self.now.tai, uptime: self.uptime(), work };
         self.journal(Record::Accepted(Box::new(entry)));
         key
+    }
+
+    /// How long the machine has been up.
+    pub(super) fn uptime(&self) -> Option<Uptime> {
+        let uptime = self.settings.uptime;
+        uptime.map(|start| Uptime { since: start.since + self.now.mono, ..start })
     }
 
     /// A command from Kafka is not carried out again in the next life either.

@@ -5,6 +5,9 @@ use std::fmt;
 /// Longest job id and run id, in characters: both are Kubernetes label values at the service.
 const LABEL_MAX: usize = 63;
 
+/// What comes before the index in a run id.
+const OURS: &str = "ocps";
+
 /// 1 to 63 characters of `[A-Za-z0-9._-]`, alphanumeric at both ends.
 fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
@@ -58,11 +61,12 @@ impl fmt::Display for JobId {
 pub struct RunId(String);
 
 impl RunId {
-    /// Makes the run id of a command: its sequence number, then 80 random bits.
+    /// Makes the run id of a command: its sequence number, whose it is, and 80 random bits, for example
+    /// `17-ocps3-4k0q…`.
     #[must_use]
-    pub fn new(seq_num: SeqNum, rng: &mut fastrand::Rng) -> Self {
+    pub fn new(seq_num: SeqNum, index: SalIndex, rng: &mut fastrand::Rng) -> Self {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-        let mut text = format!("{}-", seq_num.0.unsigned_abs());
+        let mut text = format!("{}-{OURS}{}-", seq_num.0.unsigned_abs(), index.number());
         for _ in 0..16 {
             text.push(char::from(*rng.choice(ALPHABET).unwrap_or(&b'0')));
         }
@@ -73,6 +77,17 @@ impl RunId {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         is_label(text).then(|| Self(text.to_owned()))
+    }
+
+    /// The command and the index that this run id was made for, if it has the form of ours.
+    #[must_use]
+    pub fn made_for(&self) -> Option<(SeqNum, SalIndex)> {
+        let mut parts = self.0.splitn(3, '-');
+        let (seq_num, index) = (parts.next()?, parts.next()?.strip_prefix(OURS)?);
+        parts.next()?;
+        let seq_num = seq_num.parse().ok().filter(|number| *number >= 0)?;
+        let index = SalIndex::ALL.into_iter().find(|known| known.number().to_string() == index)?;
+        Some((SeqNum(seq_num), index))
     }
 
     /// The run id as text.
@@ -200,11 +215,15 @@ mod tests {
     fn run_ids_are_unique_labels_that_start_with_the_sequence_number() {
         let mut rng = fastrand::Rng::with_seed(1);
         let ids: std::collections::BTreeSet<_> =
-            (0..1000).map(|_| RunId::new(SeqNum(i32::MAX), &mut rng)).collect();
+            (0..1000).map(|_| RunId::new(SeqNum(i32::MAX), SalIndex::Ra, &mut rng)).collect();
         assert_eq!(ids.len(), 1000);
         for id in ids {
-            assert!(id.as_str().starts_with("2147483647-"));
+            assert!(id.as_str().starts_with("2147483647-ocps101-"));
+            assert_eq!(id.made_for(), Some((SeqNum(i32::MAX), SalIndex::Ra)));
             assert_eq!(RunId::parse(id.as_str()), Some(id));
+        }
+        for other in ["17", "17-0123456789abcdef", "17-ocps4-0", "x-ocps1-0", "17-ocps1", "17-ocps01-0"] {
+            assert_eq!(RunId::parse(other).unwrap().made_for(), None, "{other}");
         }
     }
 

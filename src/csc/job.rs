@@ -63,7 +63,10 @@ pub(super) enum Origin {
     /// This life: nothing was sent for it before.
     Accepted,
     /// An earlier life, which may have sent it.
-    Recovered,
+    Recovered {
+        /// From when on that may be too long ago for it to be sent again.
+        stale_at: Duration,
+    },
 }
 
 /// A submission under way.
@@ -79,6 +82,8 @@ pub(super) struct Submitting {
     pub(super) trouble: Option<Duration>,
     /// Whether one that is over may have left a job that was not found.
     pub(super) doubtful: bool,
+    /// From when on the first of them, perhaps of an earlier life, may be too long ago to send another.
+    pub(super) stale_at: Duration,
     pub(super) step: SubmitStep,
 }
 

@@ -61,11 +61,25 @@ pub(super) struct Listing {
     /// What it was asked for: it says nothing about anything else.
     run_ids: Arc<BTreeSet<RunId>>,
     job_ids: Arc<BTreeSet<JobId>>,
+    /// Whether it names all active jobs of our index.
+    is_search: bool,
+}
+
+/// Whether the service's list is searched for jobs of ours that we do not know, since the journal is new or old.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// When a `start` says where.
+    Wanted,
+    /// There, as soon as it gives its list.
+    At(Url),
+    /// It was, or there is no reason.
+    Done,
 }
 
 /// A run of which an extra job may come to life.
 #[derive(Debug)]
 pub(super) struct Suspect {
+    key: EntryKey,
     url: Url,
     since: Duration,
     /// A list that is asked for later and shows no extra job is the last.
@@ -106,18 +120,25 @@ impl Csc {
         keep: Option<JobId>,
     ) {
         self.journal(Record::Suspected { key, until: Tai(self.now.tai.0 + time.as_secs_f64()) });
-        self.suspect_for(time, run_id, url, keep);
+        self.suspect_for(time, key, run_id, url, keep);
     }
 
-    /// The same, of which the journal knows.
-    pub(super) fn suspect_for(&mut self, time: Duration, run_id: RunId, url: Url, keep: Option<JobId>) {
+    /// The same for what a previous run suspected. How long ago that was is nothing to rely on, and to look for too
+    /// long does no harm.
+    pub(super) fn suspect_again(&mut self, key: EntryKey, run_id: RunId, url: Url, keep: Option<JobId>) {
+        self.suspect_for(SUSPECT_FOR, key, run_id, url, keep);
+    }
+
+    fn suspect_for(&mut self, time: Duration, key: EntryKey, run_id: RunId, url: Url, keep: Option<JobId>) {
         let now = self.now.mono;
         if self.suspects.len() >= SUSPECTS_MAX.max(self.settings.max_jobs.saturating_mul(2)) {
             let first = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
-            first.map(|id| self.suspects.remove(&id));
+            if let Some(Suspect { key, .. }) = first.and_then(|id| self.suspects.remove(&id)) {
+                self.journal(Record::Cleared { key });
+            }
         }
         self.lookups.entry(url.clone()).or_default();
-        let suspect = Suspect { url, since: now, until: now + time, next: now + IN_DOUBT, keep };
+        let suspect = Suspect { key, url, since: now, until: now + time, next: now + IN_DOUBT, keep };
         self.suspects.insert(run_id, suspect);
     }
 
@@ -128,13 +149,30 @@ impl Csc {
         }
     }
 
+    /// The service is known now: the journal, which is new or old, may not know of jobs that run there.
+    pub(super) fn begin_search(&mut self, url: &Url) {
+        if self.search == Search::Wanted {
+            self.search = Search::At(url.clone());
+            self.look_soon(url.clone());
+        }
+    }
+
+    pub(super) fn is_suspect(&self, run_id: &RunId) -> bool {
+        self.suspects.contains_key(run_id)
+    }
+
+    fn is_searched(&self, url: &Url) -> bool {
+        matches!(&self.search, Search::At(at) if at == url)
+    }
+
     /// When the list of this service is to be asked for; none while it is, or when there is no reason.
     pub(super) fn lookup_due(&self, url: &Url) -> Option<Duration> {
         let lookup = self.lookups.get(url)?;
         if lookup.asked.is_some() {
             return None;
         }
-        let doubt = self.is_in_doubt(url).then(|| lookup.next.max(lookup.not_before));
+        let doubt =
+            (self.is_searched(url) || self.is_in_doubt(url)).then(|| lookup.next.max(lookup.not_before));
         let suspected = self.suspects.values().filter(|suspect| suspect.url == *url).map(|s| s.next).min();
         let suspected = suspected.map(|due| due.max(lookup.not_routinely_before));
         // Nothing is given up before one that is asked for after its time.
@@ -194,11 +232,12 @@ impl Csc {
         self.suspects.retain(|run_id, suspect| {
             let is_waited_for = now < suspect.until + SUSPECT_FOR;
             if !is_waited_for {
-                forgotten.push(run_id.clone());
+                forgotten.push((suspect.key, run_id.clone()));
             }
             is_waited_for
         });
-        for run_id in forgotten {
+        for (key, run_id) in forgotten {
+            self.journal(Record::Cleared { key });
             let line =
                 format!("extra jobs of run {run_id} are not looked for any more: the service gave no list");
             self.log(LogLevel::Error, line);
@@ -224,12 +263,15 @@ impl Csc {
             .chain(suspected.map(|(run_id, _)| run_id.clone()))
             .collect();
         let (run_ids, job_ids) = (Arc::new(run_ids), Arc::new(self.missing(&url).cloned().collect()));
-        let action = Action::List { run_ids: run_ids.clone(), job_ids: Arc::clone(&job_ids) };
+        let is_search = self.is_searched(&url);
+        let active_of = is_search.then_some(self.settings.index);
+        let action = Action::List { run_ids: run_ids.clone(), job_ids: Arc::clone(&job_ids), active_of };
         let ticket = self.ask(Asked::List(url.clone()), url.clone(), action);
         let asked = self.now.mono;
         if let Some(lookup) = self.lookups.get_mut(&url) {
             lookup.last = asked;
-            lookup.asked = Some(Listing { ticket, asked, stood_still: Duration::ZERO, run_ids, job_ids });
+            lookup.asked =
+                Some(Listing { ticket, asked, stood_still: Duration::ZERO, run_ids, job_ids, is_search });
         }
     }
 
@@ -245,6 +287,11 @@ impl Csc {
                 lookup.not_before = now + took.min(REST_MAX);
                 lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
                 lookup.next = now + IN_DOUBT;
+                if list.is_search && self.is_searched(url) {
+                    self.search = Search::Done;
+                    self.journal(Record::Searched);
+                    self.take_unknown(url, &jobs);
+                }
                 self.resolve_submissions(url, &list, &jobs);
                 self.resolve_suspects(url, &list, &jobs);
                 self.resolve_missing(url, &list, &jobs);
@@ -299,7 +346,7 @@ impl Csc {
     /// Removes what is extra, and forgets what was looked for long enough.
     fn resolve_suspects(&mut self, url: &Url, list: &Listing, found: &[ListedJob]) {
         let settle_time = self.settings.settle_time;
-        let mut extra = Vec::new();
+        let (mut extra, mut cleared) = (Vec::new(), Vec::new());
         self.suspects.retain(|run_id, suspect| {
             if suspect.url != *url || !list.run_ids.contains(run_id) {
                 return true;
@@ -312,8 +359,15 @@ impl Csc {
             if list.asked >= suspect.next {
                 suspect.looked(list.asked, settle_time);
             }
-            has_extra || list.asked < suspect.until
+            let is_kept = has_extra || list.asked < suspect.until;
+            if !is_kept {
+                cleared.push(suspect.key);
+            }
+            is_kept
         });
+        for key in cleared {
+            self.journal(Record::Cleared { key });
+        }
         for job_id in extra {
             self.remove_stray(url.clone(), job_id);
         }

@@ -49,7 +49,7 @@ use push::Drives;
 use record::{Awaited, Receipt, Record, Recovered};
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
-use time::Time;
+use time::{Time, Uptime};
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -91,6 +91,12 @@ pub struct Settings {
     pub outage_limit: Duration,
     /// Whether to wait for [`Input::Joined`] first: nothing is published before it but logLevel.
     pub joins: bool,
+    /// How old the record of a submission in doubt may be for it to be sent again.
+    pub resubmit_limit: Duration,
+    /// For how long jobs that ended are remembered.
+    pub history: Duration,
+    /// How long the machine had been up when [`Time::mono`] was zero, where that is known.
+    pub uptime: Option<Uptime>,
     /// Whether there is a journal: what is unfinished is then left to the next life when the daemon ends.
     pub journal: bool,
     /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
@@ -263,6 +269,9 @@ pub struct Csc {
     ends: VecDeque<durable::UntoldEnd>,
     lookups: BTreeMap<Url, lookup::Lookup>,
     suspects: BTreeMap<RunId, lookup::Suspect>,
+    search: lookup::Search,
+    /// What recovered commands wait for, and when each was last seen to be active.
+    recovered_prereqs: HashMap<JobId, Option<Duration>>,
     pushes: push::Pushes,
     /// By base URL.
     services: BTreeMap<Url, contact::Health>,
@@ -304,6 +313,8 @@ impl Csc {
             ends: VecDeque::new(),
             lookups: BTreeMap::new(),
             suspects: BTreeMap::new(),
+            search: lookup::Search::Done,
+            recovered_prereqs: HashMap::new(),
             pushes: push::Pushes::new(),
             services: BTreeMap::new(),
             counters: report::Counters::default(),

@@ -16,7 +16,7 @@ use super::event::{Ack, JobResult};
 use super::id::{EntryKey, JobId};
 use super::request::Submission;
 use super::state::SummaryState;
-use super::time::Tai;
+use super::time::{Tai, Uptime};
 
 /// Something to be kept.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,8 +34,13 @@ pub enum Record {
     Suspected {
         /// The execute.
         key: EntryKey,
-        /// From when on nobody looks for it any more.
+        /// For about how long it is looked for; a next life does not count on the clock and looks for as long again.
         until: Tai,
+    },
+    /// Nobody looks for another job of this execute any more.
+    Cleared {
+        /// The execute.
+        key: EntryKey,
     },
     /// The command ended. The world learns how only when this is durable.
     Ended {
@@ -53,6 +58,8 @@ pub enum Record {
         /// When it came.
         at: Tai,
     },
+    /// The service's list was searched for jobs of ours that the journal does not know.
+    Searched,
     /// The summary state and, for `start`, the override that led there.
     State {
         /// The state.
@@ -71,7 +78,12 @@ impl Record {
             Self::Accepted(entry) => Some(Awaited::Accepted(entry.key)),
             Self::Created { key, .. } => Some(Awaited::Created(*key)),
             Self::Ended { key, .. } => Some(Awaited::Ended(*key)),
-            Self::Suspected { .. } | Self::Said(_) | Self::Seen { .. } | Self::State { .. } => None,
+            Self::Suspected { .. }
+            | Self::Cleared { .. }
+            | Self::Said(_)
+            | Self::Seen { .. }
+            | Self::Searched
+            | Self::State { .. } => None,
         }
     }
 }
@@ -96,6 +108,8 @@ pub struct Entry {
     pub sender: Sender,
     /// When it was accepted.
     pub accepted: Tai,
+    /// The same moment as the machine counts it, where that is known.
+    pub uptime: Option<Uptime>,
     /// What is done for it.
     pub work: Work,
 }
@@ -160,12 +174,15 @@ pub struct Recovered {
     /// Commands by key: all that are unfinished, still owe something, or are suspected, the executes whose jobs are
     /// being aborted, and the last that ended.
     pub entries: Vec<Kept>,
-    /// Commands that came over Kafka in the last hour, and when.
-    pub seen: Vec<(Sender, Tai)>,
+    /// The last commands that came over Kafka, oldest first.
+    pub seen: Vec<Sender>,
     /// The last summary state and override.
     pub state: Option<(SummaryState, String)>,
     /// The highest key that was ever given, also of commands that were forgotten since.
     pub last_key: u64,
+    /// Whether jobs of ours may run that it does not know: it is new, or an old copy, and the service's list was not
+    /// searched since.
+    pub unsearched: bool,
 }
 
 /// All that is known of one command of an earlier life.
@@ -175,7 +192,7 @@ pub struct Kept {
     pub entry: Entry,
     /// Of an execute: its job, if it is known to exist.
     pub job_id: Option<JobId>,
-    /// Of an execute: until when another job of its run may come to life.
+    /// Of an execute: set while another job of its run may come to life.
     pub suspected: Option<Tai>,
     /// How it ended, if it did.
     pub end: Option<End>,

@@ -3,23 +3,59 @@
 //! A job that is known is followed on. One that may exist is looked for in the service's list before anything is
 //! sent again, with the same run id. What was not heard for certain is said again, with equal content.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::command::{CommandName, Sender};
+use crate::url::Url;
+
+use super::command::{CommandName, Sender, Via};
+use super::durable::RECORDING_MAX;
 use super::event::{Event, LogLevel};
-use super::id::{EntryKey, JobId};
-use super::job::{Ended, Job, Origin, Poll, Running, Stage};
+use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
+use super::job::{Ended, Job, Origin, Poll, Running, Stage, Untold};
 use super::lookup::SUSPECT_FOR;
-use super::record::{End, Entry, Kept, Recovered, Work};
+use super::lookup::Search;
+use super::record::{End, Entry, Kept, Record, Recovered, Work};
+use super::request::{ListedJob, Submission};
+use super::time::{BootId, Tai};
 use super::{Csc, Life};
+
+/// Most jobs that one log line names.
+const NAMED_MAX: usize = 20;
+
+/// The latest time that the clock is known to have told in each boot of the machine.
+struct Clocks(HashMap<Option<BootId>, Tai>);
+
+impl Clocks {
+    fn new(entries: &[Kept]) -> Self {
+        let mut latest = HashMap::new();
+        for kept in entries {
+            let at = kept.end.as_ref().map_or(kept.entry.accepted, |end| end.at);
+            let latest = latest.entry(boot_of(&kept.entry)).or_insert(at);
+            if *latest < at {
+                *latest = at;
+            }
+        }
+        Self(latest)
+    }
+
+    /// In the boot in which this was accepted.
+    fn latest(&self, entry: &Entry) -> Option<Tai> {
+        self.0.get(&boot_of(entry)).copied()
+    }
+}
+
+fn boot_of(entry: &Entry) -> Option<BootId> {
+    entry.uptime.map(|uptime| uptime.boot)
+}
 
 impl Csc {
     /// Takes what earlier lives left; nothing is done about it before it is clear that no other instance lives, but
     /// what was seen is known from the beginning.
     pub(super) fn take_over(&mut self, mut recovered: Recovered) {
-        for (sender, at) in std::mem::take(&mut recovered.seen) {
-            let age = Duration::try_from_secs_f64(self.now.tai.0 - at.0).unwrap_or_default();
-            self.seen.recover(&sender, age, self.now.mono);
+        for sender in std::mem::take(&mut recovered.seen) {
+            self.seen.recover(&sender, self.now.mono);
         }
         self.last_key = self.last_key.max(recovered.last_key);
         match self.life {
@@ -30,6 +66,10 @@ impl Csc {
     }
 
     pub(super) fn recover(&mut self, recovered: Recovered) {
+        if recovered.unsearched {
+            self.search = Search::Wanted;
+        }
+        let clocks = Clocks::new(&recovered.entries);
         for end in recovered.entries.iter().filter_map(|kept| kept.end.as_ref()) {
             self.note_aborted(end);
         }
@@ -38,10 +78,14 @@ impl Csc {
         // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.
         let mut waiting = Vec::new();
         for kept in executes {
-            waiting.extend(self.recover_job(kept));
+            let age = self.age(&kept.entry, &clocks);
+            let left = age.map_or(Duration::ZERO, |age| self.settings.resubmit_limit.saturating_sub(age));
+            let waits = self.recover_job(kept);
+            waiting.extend(waits.map(|(key, prereqs)| (key, prereqs, self.now.mono + left)));
         }
-        for (key, prereqs) in waiting {
-            self.wait_for(key, prereqs, Origin::Recovered);
+        for (key, prereqs, stale_at) in waiting {
+            self.recovered_prereqs.extend(prereqs.iter().map(|job_id| (job_id.clone(), None)));
+            self.wait_for(key, prereqs, Origin::Recovered { stale_at });
         }
         for kept in aborts {
             self.recover_abort(kept);
@@ -50,15 +94,24 @@ impl Csc {
         self.advance();
     }
 
+    /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
+    /// nobody can tell.
+    fn age(&self, entry: &Entry, clocks: &Clocks) -> Option<Duration> {
+        match (self.uptime(), entry.uptime) {
+            (Some(now), Some(then)) if now.boot == then.boot => now.since.checked_sub(then.since),
+            // It was set back since, or was ahead then.
+            (_, _) if clocks.latest(entry).is_some_and(|latest| latest > self.now.tai) => None,
+            (_, _) => Duration::try_from_secs_f64(self.now.tai.0 - entry.accepted.0).ok(),
+        }
+    }
+
     /// Takes up an execute; gives what its job has to wait for, if it is not known to exist.
     fn recover_job(&mut self, kept: Kept) -> Option<(EntryKey, Vec<JobId>)> {
-        let Kept { entry: Entry { key, sender, accepted, work }, job_id, suspected, end, .. } = &kept;
+        let Kept { entry: Entry { key, sender, accepted, work, .. }, job_id, suspected, end, .. } = &kept;
         let Work::Execute { submission, url, poll_interval, prereqs } = work else { return None };
         let run_id = submission.run_id.clone();
-        if let Some(until) = suspected {
-            // Once at least: nobody looked while there was no daemon.
-            let left = Duration::try_from_secs_f64(until.0 - self.now.tai.0).unwrap_or_default();
-            self.suspect_for(left.min(SUSPECT_FOR), run_id.clone(), url.clone(), job_id.clone());
+        if suspected.is_some() {
+            self.suspect_again(*key, run_id.clone(), url.clone(), job_id.clone());
         }
         if let Some(end) = end {
             self.say_again(&kept, end, CommandName::Execute);
@@ -71,7 +124,8 @@ impl Csc {
             url: url.clone(),
             poll_interval: *poll_interval,
             accepted: *accepted,
-            stage: Stage::Waiting { prereqs: prereqs.iter().cloned().collect(), origin: Origin::Recovered },
+            // Until it is known what it waits for.
+            stage: Stage::Recording { prereqs: Vec::new(), until: self.now.mono },
             phase: None,
             missing_prereqs: Vec::new(),
             reminder: None,
@@ -103,6 +157,105 @@ impl Csc {
         self.job_ids.insert(job_id.clone(), key);
         self.publish(Event::JobId { seq_num, job_id: job_id.clone() });
         self.recovery.running += 1;
+    }
+
+    /// Takes up the jobs of our index that run at the service and that we do not know: the journal that knew of their
+    /// commands is lost. Nobody can be answered, but the world learns how they end.
+    pub(super) fn take_unknown(&mut self, url: &Url, found: &[ListedJob]) {
+        let Some(poll_interval) = self.configuration.as_ref().map(|c| c.service.poll_interval) else {
+            return;
+        };
+        let mut known: BTreeSet<RunId> = self.jobs.values().map(|job| job.run_id().clone()).collect();
+        known.extend(self.history.iter().map(|ended| ended.run_id.clone()));
+        let (mut names, mut left_out) = (Vec::new(), 0);
+        for ListedJob { job_id, run_id } in found {
+            let Some((seq_num, index)) = run_id.made_for() else { continue };
+            let is_known = known.contains(run_id)
+                || self.is_suspect(run_id)
+                || self.job_ids.contains_key(job_id)
+                || self.removals.contains_key(job_id);
+            if index != self.settings.index || is_known {
+                continue;
+            }
+            if self.jobs.len() >= self.settings.max_jobs {
+                left_out += 1;
+                continue;
+            }
+            // One of each run; another is extra.
+            known.insert(run_id.clone());
+            names.push(format!("{job_id} (run {run_id})"));
+            self.take_up(seq_num, run_id, job_id, url, poll_interval);
+        }
+        if left_out > 0 {
+            let max = self.settings.max_jobs;
+            let line =
+                format!("{left_out} unknown jobs at the service are not followed: {max} jobs is the limit");
+            self.log(LogLevel::Warning, line);
+        }
+        if names.is_empty() {
+            return;
+        }
+        self.recovery.found += names.len() as u64;
+        let (count, index) = (names.len(), self.settings.index);
+        names.truncate(NAMED_MAX);
+        let line = format!(
+            "{count} jobs of index {index} run at the service that the journal does not know: they are followed to their \
+             job_result, but nobody can be answered: {}",
+            names.join(", ")
+        );
+        self.log(LogLevel::Warning, line);
+    }
+
+    fn take_up(
+        &mut self,
+        seq_num: SeqNum,
+        run_id: &RunId,
+        job_id: &JobId,
+        url: &Url,
+        poll_interval: Duration,
+    ) {
+        let now = self.now.mono;
+        let sender = Sender {
+            via: Via::Socket(ClientId::GONE),
+            identity: "unknown".to_owned(),
+            origin: 0,
+            seq_num,
+            sent: self.now.tai,
+        };
+        let submission = Arc::new(Submission {
+            run_id: run_id.clone(),
+            command: String::new(),
+            source_url: String::new(),
+            commit_ref: String::new(),
+            environment: Vec::new(),
+            pipeline: String::new(),
+        });
+        let work = Work::Execute {
+            submission: submission.clone(),
+            url: url.clone(),
+            poll_interval,
+            prereqs: Vec::new(),
+        };
+        let key = self.accept(sender.clone(), work);
+        self.journal(Record::Created { key, job_id: job_id.clone() });
+        let poll = Poll::new(now, now + poll_interval.mul_f64(self.rng.f64()));
+        let untold = Some(Untold { until: now + RECORDING_MAX, status: None });
+        let job = Job {
+            sender,
+            submission,
+            url: url.clone(),
+            poll_interval,
+            accepted: self.now.tai,
+            stage: Stage::Running(Running { job_id: job_id.clone(), poll, untold }),
+            phase: None,
+            missing_prereqs: Vec::new(),
+            reminder: None,
+            problem: None,
+        };
+        self.jobs.insert(key, job);
+        self.job_ids.insert(job_id.clone(), key);
+        // The life that is forgotten may have sent it twice.
+        self.suspect(SUSPECT_FOR, key, run_id.clone(), url.clone(), Some(job_id.clone()));
     }
 
     fn recover_abort(&mut self, kept: Kept) {

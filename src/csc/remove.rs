@@ -181,7 +181,7 @@ impl Csc {
     fn abort_unsubmitted(&mut self, execute: EntryKey, key: EntryKey, sender: Sender) {
         let Some(job) = self.jobs.remove(&execute) else { return };
         let may_exist = match &job.stage {
-            Stage::Waiting { origin, .. } => *origin == Origin::Recovered,
+            Stage::Waiting { origin, .. } => matches!(origin, Origin::Recovered { .. }),
             Stage::Submitting(submitting) => match submitting.step {
                 SubmitStep::Pausing { .. } => submitting.doubtful,
                 SubmitStep::Sending | SubmitStep::InDoubt { .. } => true,

@@ -38,6 +38,8 @@ pub struct Recovery {
     pub running: u64,
     /// Jobs that wait for their prerequisites, or are looked for at the service since they may exist.
     pub in_doubt: u64,
+    /// Jobs of ours that ran at the service although the journal did not know them; they are followed too.
+    pub found: u64,
     /// Aborts that are gone on with.
     pub aborts: u64,
     /// Results that were said again, since it is not known that they were heard.
@@ -250,9 +252,11 @@ impl Csc {
         }
     }
 
-    /// All jobs that have not ended, and the last that have, oldest first.
+    /// All jobs that have not ended, and the last that have, as long as they are remembered, oldest first.
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
-        self.history.iter().map(ended).chain(self.jobs.values().map(unfinished))
+        let is_remembered =
+            |job: &&Ended| self.now.tai.0 - job.ended.0 <= self.settings.history.as_secs_f64();
+        self.history.iter().filter(is_remembered).map(ended).chain(self.jobs.values().map(unfinished))
     }
 }
 

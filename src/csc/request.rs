@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::event::{ErrorCode, JobObject, Phase};
-use super::id::{JobId, RunId};
+use super::id::{JobId, RunId, SalIndex};
 
 /// Shortest time between polls: below, polls would be all that we do.
 pub const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
@@ -65,6 +65,8 @@ pub enum Action {
         run_ids: Arc<BTreeSet<RunId>>,
         /// The jobs of interest, whatever their runs.
         job_ids: Arc<BTreeSet<JobId>>,
+        /// Besides: all jobs that have not ended and whose run ids were made for this index.
+        active_of: Option<SalIndex>,
     },
 }
 

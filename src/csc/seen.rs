@@ -13,7 +13,7 @@ const SEEN_MAX: usize = 10_000;
 /// What makes a command the same: identity, origin, sequence number and bits of the send stamp.
 type Key = (String, i32, i32, u64);
 
-/// The commands of the last hour.
+/// The commands of the last hour, and the last of earlier lives.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     keys: HashSet<Key>,
@@ -40,9 +40,10 @@ impl Seen {
         !self.remember(sender, now + SEEN_FOR)
     }
 
-    /// Takes over a command that an earlier life saw `age` ago; the oldest come first.
-    pub(super) fn recover(&mut self, sender: &Sender, age: Duration, now: Duration) {
-        self.remember(sender, now + SEEN_FOR.saturating_sub(age));
+    /// Takes over a command that an earlier life saw, whenever that was: its clock may have been wrong. The oldest
+    /// come first.
+    pub(super) fn recover(&mut self, sender: &Sender, now: Duration) {
+        self.remember(sender, now + SEEN_FOR);
     }
 
     /// Whether it is new.

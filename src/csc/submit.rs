@@ -47,7 +47,7 @@ impl Csc {
             );
         }
         let service = &configuration.service;
-        let run_id = RunId::new(sender.seq_num, &mut self.rng);
+        let run_id = RunId::new(sender.seq_num, self.settings.index, &mut self.rng);
         let submission = submission(&self.settings, service, run_id, execute);
         let prereqs = execute.prereq_jobs.clone();
         let job = Job {
@@ -108,12 +108,16 @@ impl Csc {
         let sent = self.now.mono;
         let step = SubmitStep::Pausing { until: sent };
         // What an earlier life sent may come to life at any time.
-        let doubtful = origin == Origin::Recovered;
-        job.stage =
-            Stage::Submitting(Submitting { attempts: 0, refusals: 0, sent, trouble: None, doubtful, step });
+        let (doubtful, stale_at) = match origin {
+            Origin::Accepted => (false, sent + self.settings.resubmit_limit),
+            Origin::Recovered { stale_at } => (true, stale_at),
+        };
+        let submitting =
+            Submitting { attempts: 0, refusals: 0, sent, trouble: None, doubtful, stale_at, step };
+        job.stage = Stage::Submitting(submitting);
         match origin {
             Origin::Accepted => self.send(key),
-            Origin::Recovered => {
+            Origin::Recovered { .. } => {
                 let reason = "the daemon was restarted before its job was known".to_owned();
                 self.doubt(key, Look::Settle, Contact::Silent, reason);
             }
@@ -123,13 +127,19 @@ impl Csc {
     /// Tells all jobs that wait for this one that it has ended.
     pub(super) fn prerequisite_ended(&mut self, job_id: &JobId) {
         self.watches.remove(job_id);
+        let active = self.recovered_prereqs.remove(job_id).flatten();
         let mut ready = Vec::new();
         for (key, job) in &mut self.jobs {
-            if let Stage::Waiting { prereqs, .. } = &mut job.stage
+            if let Stage::Waiting { prereqs, origin } = &mut job.stage
                 && prereqs.remove(job_id)
-                && prereqs.is_empty()
             {
-                ready.push(*key);
+                if let (Origin::Recovered { stale_at }, Some(active)) = (origin, active) {
+                    // While it was active, nothing was sent: the doubt is no older than that.
+                    *stale_at = (*stale_at).max(active + self.settings.resubmit_limit);
+                }
+                if prereqs.is_empty() {
+                    ready.push(*key);
+                }
             }
         }
         for key in ready {
@@ -273,6 +283,10 @@ impl Csc {
             return;
         }
         submitting.doubtful |= *look == Look::Settle;
+        if now >= submitting.stale_at {
+            let reason = stale(job.run_id(), settings.resubmit_limit);
+            return self.give_up(key, reason);
+        }
         // One that never came to a word of the service itself is sent once more when its time is over.
         let is_over = expired && (was_last || *contact == Contact::Answered);
         if is_over || submitting.refusals >= REFUSALS_MAX {
@@ -384,6 +398,15 @@ impl Csc {
     pub(super) fn name_of(&self, key: EntryKey) -> String {
         self.jobs.get(&key).map_or_else(|| format!("job {}", key.0), |job| job.run_id().to_string())
     }
+}
+
+/// Why a submission that may be old is not sent again.
+fn stale(run_id: &RunId, limit: Duration) -> String {
+    format!(
+        "run {run_id} may have been submitted more than {} s ago, and a job that ended since may not be listed any more: \
+         look for its output before you send the command again",
+        limit.as_secs_f64()
+    )
 }
 
 /// What dm_OCPS sends for an execute, so that the job scripts (lsst-dm/uws_scripts) work unchanged;

@@ -11,6 +11,19 @@ pub struct Time {
     pub tai: Tai,
 }
 
+/// How long the machine has been up: no step of a clock changes it, and it means something within one boot only.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Uptime {
+    /// Which boot.
+    pub boot: BootId,
+    /// Since it began.
+    pub since: Duration,
+}
+
+/// The kernel's own random name of a boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BootId(pub u128);
+
 /// International Atomic Time: seconds since 1970-01-01T00:00:00 TAI, the time of all SAL stamps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
 pub struct Tai(pub f64);

@@ -161,6 +161,14 @@ impl Csc {
         if let Stage::Running(running) = &mut job.stage {
             running.poll = Poll::seen(now, now + job.poll_interval);
         }
+        self.note_active(&status.job_id);
+    }
+
+    /// Recovered commands that wait for this job have not been submitted yet.
+    fn note_active(&mut self, job_id: &JobId) {
+        if let Some(active) = self.recovered_prereqs.get_mut(job_id) {
+            *active = Some(self.now.mono);
+        }
     }
 
     fn poll_failed(&mut self, key: EntryKey, asked: Duration, failure: Failure) {
@@ -258,6 +266,7 @@ impl Csc {
                 if let Some(watch) = self.watches.get_mut(job_id) {
                     watch.poll = Poll::seen(now, now + watch.poll_interval);
                 }
+                self.note_active(job_id);
             }
             Answer::Gone => {
                 let (now, after) = (self.now.mono, Ticket(self.last_ticket));

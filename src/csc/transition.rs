@@ -125,6 +125,10 @@ impl Csc {
             version: configuration.version.clone(),
             url: configuration.directory_url.clone(),
         });
+        match Drives::of(self.settings.index) {
+            Drives::Jobs => self.begin_search(&configuration.service.url),
+            Drives::Lists => {}
+        }
         self.configuration = Some(configuration);
         self.forget_services();
     }

@@ -10,7 +10,6 @@ mod start;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs::File;
 use std::mem;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -25,7 +24,7 @@ use crate::csc::command::{Command, CommandName, Order, Sender as CommandSender, 
 use crate::csc::event::{Ack, ErrorCode, Event as SalEvent};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::record::{Awaited, Receipt, Record};
-use crate::csc::report::StageName;
+use crate::csc::report::{JobReport, StageName};
 use crate::csc::state::{SummaryState, Transition};
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input, Watching};
@@ -50,6 +49,9 @@ const DEFERRED_MAX: usize = 1024;
 const IDLE: Duration = Duration::from_secs(3600);
 /// Longest wait for the last records to be written when the daemon ends.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Most jobs that the last log line names.
+const FORGOTTEN_NAMED_MAX: usize = 20;
 
 /// Why the daemon did not start.
 #[derive(Debug)]
@@ -96,8 +98,6 @@ struct Daemon {
     state_dir: Option<PathBuf>,
     /// Why it does not last.
     state_dir_problem: Option<String>,
-    /// Held for as long as we live.
-    _state_lock: Option<File>,
     journal: Option<Journal>,
     /// What came of effects and is to be handled in this turn.
     inputs: VecDeque<Input>,
@@ -283,7 +283,7 @@ impl Daemon {
             });
             let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
-                log::error!("{problem}");
+                log::error!("{problem}{}", forgotten(&self.csc));
             }
         }
         self.failure.map_or(Ok(()), |reason| Err(Failure::Other(reason)))
@@ -563,4 +563,23 @@ impl Daemon {
         self.manager
             .status(format!("{}: {jobs} jobs, {running} of them running{error}{kafka}", status.state));
     }
+}
+
+/// What the next life may not know, since the journal could not be written.
+fn forgotten(csc: &Csc) -> String {
+    let unfinished: Vec<JobReport> = csc.job_reports().filter(|job| job.ended.is_none()).collect();
+    if unfinished.is_empty() {
+        return String::new();
+    }
+    let name = |job: &JobReport| match &job.job_id {
+        Some(job_id) => format!("{job_id} (run {})", job.run_id),
+        None => format!("run {}, {}", job.run_id, job.stage.as_str()),
+    };
+    let names: Vec<String> = unfinished.iter().take(FORGOTTEN_NAMED_MAX).map(name).collect();
+    format!(
+        "; the next start may not know of {} unfinished jobs, and nobody is told how those end that it does not find at \
+         the execution service: {}",
+        unfinished.len(),
+        names.join(", ")
+    )
 }

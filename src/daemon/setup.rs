@@ -3,14 +3,10 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
-
-use rustix::fs::{FlockOperation, flock};
+use std::time::Duration;
 
 use super::Failure;
 use crate::backend::Backend;
@@ -25,18 +21,14 @@ use crate::config::settings::{self, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
+use crate::sal;
 use crate::transport::socket;
 use crate::transport::socket_path::{self, Candidates};
 
-/// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
-/// holds it until it has begun.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 /// File systems by their numbers in `linux/magic.h`.
 const OVERLAYFS: u32 = 0x794c_7630;
 const TMPFS: u32 = 0x0102_1994;
 const RAMFS: u32 = 0x8584_58f6;
-/// Time between looks at it.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// All that the daemon is told.
 pub(super) struct Setup {
@@ -172,6 +164,9 @@ impl Setup {
             submit_timeout: uws.submit_timeout,
             settle_time: uws.settle_time,
             outage_limit: uws.outage_limit,
+            resubmit_limit: uws.resubmit_limit,
+            history: self.settings.history,
+            uptime: sal::time::uptime(),
             journal: self.journal.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,
@@ -358,32 +353,4 @@ fn transience(dir: &Path) -> Option<String> {
         _ => return None,
     };
     Some(format!("{problem}; mount a volume there"))
-}
-
-/// Takes the state directory for this process alone; the lock goes with the file.
-pub(super) fn lock_state_dir(dir: &Path) -> Result<File, Failure> {
-    let at = |error: io::Error| {
-        Failure::Other(format!(
-            "cannot use the state directory {}: {error}; choose another with --state-dir, or do without a journal \
-             (journal = \"off\" in ocps.toml)",
-            dir.display()
-        ))
-    };
-    fs::create_dir_all(dir).map_err(at)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(at)?;
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(LOCK_PAUSE),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(Failure::Other(format!(
-                    "the state directory {} is in use by another instance: stop that one, or choose another with \
-                     --state-dir",
-                    dir.display()
-                )));
-            }
-            Err(error) => return Err(at(error.into())),
-        }
-    }
 }

@@ -52,9 +52,8 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let state_lock = setup.state_dir.as_deref().map(setup::lock_state_dir).transpose()?;
-    let state_dir_problem = setup.state_dir_problem();
     let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
+    let state_dir_problem = setup.state_dir_problem();
     let (state, override_name) = initial_state(args, &recovered);
     let (hub, clients) = open_socket(&setup)?;
     let core = setup.core();
@@ -92,7 +91,6 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
         state_dir_problem,
-        _state_lock: state_lock,
         journal,
         inputs: VecDeque::from([Input::Recovered(recovered)]),
         effects,
@@ -136,10 +134,13 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
 type StartedJournal = (Option<Journal>, Receiver<Report>, Recovered);
 
 fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
-    let Some(plan) = plan else { return Ok((None, never(), Recovered::default())) };
+    let Some(plan) = plan else {
+        // An earlier life may have left jobs.
+        return Ok((None, never(), Recovered { unsearched: true, ..Recovered::default() }));
+    };
     let opened = Journal::open(&plan.path, plan.identity, plan.limits);
     let (journal, recovered) = opened.map_err(|error| match error {
-        OpenError::Unusable { .. } => Failure::Other(error.to_string()),
+        OpenError::Directory(_) | OpenError::Unusable { .. } => Failure::Other(error.to_string()),
         OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {
             Failure::Configuration(error.to_string())
         }

@@ -37,6 +37,8 @@ pub enum OpenError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Its directory cannot be used, or another daemon uses it: one line.
+    Directory(String),
     /// It cannot be opened, created or written: permissions, a full disk, a read-only file system.
     Unusable {
         /// The journal.
@@ -69,6 +71,7 @@ impl fmt::Display for OpenError {
                 path.display(),
                 MoveAway(path)
             ),
+            Self::Directory(reason) => f.write_str(reason),
             Self::Unusable { path, reason } => {
                 write!(f, "the journal {} cannot be used: {reason}", path.display())
             }

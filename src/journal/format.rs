@@ -16,7 +16,7 @@ use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use crate::csc::record::{End, Entry, Kept, Record, Work};
 use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Submission};
 use crate::csc::state::SummaryState;
-use crate::csc::time::Tai;
+use crate::csc::time::{BootId, Tai, Uptime};
 use crate::url::Url;
 
 /// Highest key that is believed: nobody gave so many, and the next ones still fit into SQLite's integers.
@@ -38,6 +38,8 @@ pub(super) struct CommandRow {
     pub(super) document: String,
     pub(super) ending: Option<String>,
     pub(super) result: Option<String>,
+    pub(super) boot: Option<String>,
+    pub(super) uptime: Option<f64>,
 }
 
 /// A row of `seen`.
@@ -71,6 +73,7 @@ impl CommandRow {
             key: EntryKey(parse_key(self.key)?),
             sender: document.sender.parse()?,
             accepted: finite(self.accepted)?,
+            uptime: parse_uptime(self.boot.as_deref(), self.uptime)?,
             work,
         };
         Ok(Kept {
@@ -98,16 +101,16 @@ impl SeenRow {
 
     /// # Errors
     /// What is wrong with the row, in one line.
-    pub(super) fn parse(self) -> Result<(Sender, Tai), String> {
+    pub(super) fn parse(self) -> Result<Sender, String> {
         let small = |number: i64| i32::try_from(number).map_err(|_| format!("{number} is out of range"));
-        let sender = Sender {
+        finite(self.at)?;
+        Ok(Sender {
             via: Via::Kafka,
             identity: self.identity,
             origin: small(self.origin)?,
             seq_num: SeqNum(small(self.seq_num)?),
             sent: Tai(f64::from_bits(self.sent.cast_unsigned())),
-        };
-        Ok((sender, finite(self.at)?))
+        })
     }
 }
 
@@ -148,12 +151,37 @@ pub(super) fn column(time: Tai) -> f64 {
     if time.0.is_finite() { time.0 } else { 0.0 }
 }
 
+/// The boot in which a command was accepted, and how long that had lasted.
+pub(super) fn uptime_columns(uptime: Option<Uptime>) -> (Option<String>, Option<f64>) {
+    let columns = uptime.map(|uptime| (format!("{:032x}", uptime.boot.0), uptime.since.as_secs_f64()));
+    columns.unzip()
+}
+
+fn parse_uptime(boot: Option<&str>, since: Option<f64>) -> Result<Option<Uptime>, String> {
+    let (boot, since) = match (boot, since) {
+        (None, None) => return Ok(None),
+        (Some(boot), Some(since)) => (boot, since),
+        (Some(_), None) | (None, Some(_)) => return Err("only a part of its uptime is there".to_owned()),
+    };
+    let boot = u128::from_str_radix(boot, 16).map_err(|_| format!("{boot:?} is no boot id"))?;
+    let since = Duration::try_from_secs_f64(since).map_err(|_| format!("{since} is no uptime"))?;
+    Ok(Some(Uptime { boot: BootId(boot), since }))
+}
+
 /// A key in a column.
 ///
 /// # Errors
 /// One line: no journal holds so many commands.
 pub(super) fn key_column(key: EntryKey) -> Result<i64, String> {
     i64::try_from(key.0).map_err(|_| format!("{} is no key that a journal can hold", key.0))
+}
+
+/// The highest key ever given in a column, 0 if none was.
+///
+/// # Errors
+/// One line: no journal holds so many commands.
+pub(super) fn last_key_column(key: u64) -> Result<i64, String> {
+    key_column(EntryKey(key))
 }
 
 /// The highest key ever given, 0 if none was.
@@ -178,7 +206,7 @@ pub(super) fn weight(record: &Record) -> usize {
     let texts = match record {
         Record::Accepted(entry) => entry.sender.identity.len() + work_weight(&entry.work),
         Record::Created { job_id, .. } => job_id.as_str().len(),
-        Record::Suspected { .. } | Record::Said(_) => 0,
+        Record::Suspected { .. } | Record::Cleared { .. } | Record::Said(_) | Record::Searched => 0,
         Record::Ended { end, .. } => {
             let object = match end.result.as_ref().map(|result| &result.result) {
                 Some(ResultObject::Service(object)) => object.0.len(),

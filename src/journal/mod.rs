@@ -3,8 +3,8 @@
 //! A thread writes the core's records to a file, all that waits in one commit, and reports what is safe. Nobody
 //! waits for it: [`Journal::write`] hands over, [`Journal::reports`] is for the main loop's `select!`.
 //!
-//! * `format`: records as rows; `schema`: the tables and their versions; `open`: the file; [`store`]: SQLite;
-//!   [`writer`]: when to write and what to say of it, without thread, clock or disk; [`error`]: why a journal
+//! * `format`: records as rows; `schema`: the tables and their versions; `open`: the file; `lock`: its directory;
+//!   `live`: what it is written anew from when it is deleted; [`store`]: SQLite; [`writer`]: when to write and what to say of it, without thread, clock or disk; [`error`]: why a journal
 //!   cannot be opened.
 //!
 //! Invariants: what was reported as durable is found again after a crash of the process or of the machine; the
@@ -13,6 +13,8 @@
 
 pub mod error;
 mod format;
+mod live;
+mod lock;
 mod open;
 mod schema;
 pub mod store;
@@ -31,6 +33,7 @@ use crate::csc::record::{Record, Recovered};
 use crate::csc::time::Time;
 use crate::sal;
 pub use error::OpenError;
+use lock::Lock;
 use store::Sqlite;
 pub use writer::Report;
 use writer::{Load, Writer};
@@ -60,6 +63,8 @@ impl fmt::Display for Identity {
 pub struct Limits {
     /// For how long, from their end.
     pub history: Duration,
+    /// How many at least, whatever a clock says of their age.
+    pub history_least: i64,
     /// How many.
     pub history_rows: i64,
     /// In how many bytes of the file.
@@ -69,10 +74,16 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// 100,000 commands in 1 GiB of a file of at most 4 GiB, for as long as is asked.
+    /// The last 1,000 commands, and 100,000 in 1 GiB of a file of at most 4 GiB, for as long as is asked.
     #[must_use]
     pub fn new(history: Duration) -> Self {
-        Self { history, history_rows: 100_000, history_bytes: 1 << 30, file_bytes: 4 << 30 }
+        Self {
+            history,
+            history_least: 1000,
+            history_rows: 100_000,
+            history_bytes: 1 << 30,
+            file_bytes: 4 << 30,
+        }
     }
 }
 
@@ -87,6 +98,8 @@ pub struct Status {
     pub problem: Option<(String, Duration)>,
     /// Why the file cannot be kept small, although all is written.
     pub upkeep_problem: Option<String>,
+    /// What people should know of it: it was missing at the start, or was deleted since and written anew.
+    pub notice: Option<String>,
     /// How long the last commit took, or what else the disk was last asked for.
     pub last_commit: Option<Duration>,
     /// For how long the disk has not answered to what is being done just now.
@@ -117,6 +130,7 @@ struct Shared {
     load: Load,
     problem: Option<(String, Instant)>,
     upkeep_problem: Option<String>,
+    notice: Option<String>,
     last_commit: Option<Duration>,
     busy_since: Option<Instant>,
 }
@@ -124,17 +138,23 @@ struct Shared {
 impl Journal {
     /// Opens the journal, or makes an empty one, reads what an earlier life left, and starts the thread.
     ///
-    /// Whoever calls holds the lock of the directory.
+    /// Its directory is made if it is not there, and is used by nobody else for as long as the thread lives.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(path: &Path, identity: Identity, limits: Limits) -> Result<(Self, Recovered), OpenError> {
-        let (store, recovered) = Sqlite::open(path, identity, limits, sal::time::now())?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let lock = Lock::take(dir).map_err(OpenError::Directory)?;
+        let (store, recovered) = Sqlite::open_locked(path, identity, limits, sal::time::now(), Some(lock))?;
+        let notice = store.notice().map(str::to_owned);
+        if let Some(notice) = &notice {
+            log::warn!("{notice}");
+        }
         // Bounded by `WAITING_MAX`.
         let (jobs, queue) = unbounded();
         // At most two for each batch, and so bounded too: nobody hands over who does not listen.
         let (report, reports) = unbounded();
-        let shared = Arc::new(Mutex::new(Shared::default()));
+        let shared = Arc::new(Mutex::new(Shared { notice, ..Shared::default() }));
         let worker = Worker {
             writer: Writer::new(store),
             epoch: Instant::now(),
@@ -192,6 +212,7 @@ impl Journal {
             waiting: shared.load.records,
             problem: shared.problem.as_ref().map(|(reason, since)| (reason.clone(), since.elapsed())),
             upkeep_problem: shared.upkeep_problem.clone(),
+            notice: shared.notice.clone(),
             last_commit: shared.last_commit,
             busy: shared.busy_since.map(|since| since.elapsed()),
         }
@@ -263,6 +284,7 @@ impl Worker {
         let problem =
             self.writer.trouble().map(|trouble| (trouble.reason.clone(), self.epoch + trouble.since));
         let upkeep_problem = self.writer.upkeep_problem().map(str::to_owned);
+        let notice = self.writer.store().notice().map(str::to_owned);
         let mut shared = lock(&self.shared);
         shared.load = shared.load.minus(load.minus(left));
         shared.problem = problem;
@@ -271,10 +293,14 @@ impl Worker {
             shared.last_commit = Some(begun.elapsed());
         }
         let before = std::mem::replace(&mut shared.upkeep_problem, upkeep_problem.clone());
+        let notice_before = std::mem::replace(&mut shared.notice, notice.clone());
         drop(shared);
+        if let Some(notice) = notice.filter(|notice| notice_before.as_ref() != Some(notice)) {
+            log::warn!("{notice}");
+        }
         match (before, upkeep_problem) {
-            (None, Some(problem)) => log::warn!("the journal grows, but nothing is lost: {problem}"),
-            (Some(_), None) => log::info!("the journal is kept small again"),
+            (None, Some(problem)) => log::warn!("the journal is not kept in order: {problem}"),
+            (Some(_), None) => log::info!("the journal is kept in order again"),
             (None, None) | (Some(_), Some(_)) => {}
         }
         for report in reports {

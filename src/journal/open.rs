@@ -3,7 +3,7 @@
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
@@ -11,8 +11,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 use rustix::fs::StatVfsMountFlags;
 
 use super::error::{OpenError, beside, holds_something, one_line, wal};
+use super::format;
+use super::live::Live;
 use super::schema::{self, Schema};
-use super::{Identity, Limits};
+use super::{Identity, Limits, store};
 use crate::csc::id::SalIndex;
 
 /// How long another program that reads the file, say an operator's `sqlite3`, is waited for.
@@ -76,6 +78,34 @@ impl Files {
     }
 }
 
+/// Makes room for a journal that is written anew: what was put in its place is kept under another name, and what is
+/// left of the old one removed. Says whether there was something in its place.
+pub(super) fn set_aside(path: &Path, ours: &Files) -> Result<Option<PathBuf>, Fault> {
+    let nonsense = |error: io::Error| Fault::Nonsense(format!("{error}, and it was deleted or replaced"));
+    let aside = beside(path, ".replaced");
+    let is_there = |path: &Path| match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(nonsense(error)),
+    };
+    let is_replaced = is_there(path)?;
+    if is_replaced {
+        if is_there(&aside)? {
+            let reason = format!("another file was put in its place: move {} away", path.display());
+            return Err(Fault::Nonsense(reason));
+        }
+        fs::rename(path, &aside).map_err(nonsense)?;
+    }
+    let last = wal(path);
+    if is_there(&last)? {
+        // It must not be taken for what was committed to the new one.
+        let is_ours = ours.wal.is_some() && Files::of(path).wal == ours.wal;
+        let removed = if is_ours { fs::remove_file(&last) } else { fs::rename(&last, wal(&aside)) };
+        removed.map_err(nonsense)?;
+    }
+    Ok(is_replaced.then_some(aside))
+}
+
 /// A file that is being opened.
 pub(super) struct Opening<'a> {
     pub(super) path: &'a Path,
@@ -94,7 +124,7 @@ impl Opening<'_> {
     ) -> Result<(Connection, T), OpenError> {
         match fs::symlink_metadata(self.path) {
             Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => self.create()?,
+            Err(error) if error.kind() == ErrorKind::NotFound => self.create(&Live::default())?,
             Err(error) => return Err(self.unusable(&error)),
         }
         self.check_header()?;
@@ -149,8 +179,8 @@ impl Opening<'_> {
         OpenError::Unusable { path: self.path.to_owned(), reason: format!("{error}: {remedy}") }
     }
 
-    /// Makes an empty journal beside its place and moves it there, so that it is never there in part.
-    fn create(&self) -> Result<(), OpenError> {
+    /// Makes a journal with this content beside its place and moves it there, so that it is never there in part.
+    pub(super) fn create(&self, live: &Live) -> Result<(), OpenError> {
         if holds_something(&wal(self.path)) {
             return Err(self.damaged("it is missing, but what was written to it last is there"));
         }
@@ -160,7 +190,7 @@ impl Opening<'_> {
             // What a crash left; if it cannot be removed, the next step says why.
             let _ = fs::remove_file(remains);
         }
-        let made = self.create_at(&fresh).and_then(|()| {
+        let made = self.create_at(&fresh, live).and_then(|()| {
             let placed = fs::rename(&fresh, self.path).and_then(|()| sync_directory(self.path));
             placed.map_err(|error| self.unusable(&error))
         });
@@ -172,18 +202,18 @@ impl Opening<'_> {
         made
     }
 
-    fn create_at(&self, fresh: &Path) -> Result<(), OpenError> {
+    fn create_at(&self, fresh: &Path, live: &Live) -> Result<(), OpenError> {
         let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(fresh);
         let file = file.map_err(|error| self.unusable(&error))?;
-        self.fill(fresh).map_err(|error| self.failed(error.into()))?;
+        self.fill(fresh, live).map_err(|fault| self.failed(fault))?;
         file.sync_all().map_err(|error| self.unusable(&error))
     }
 
-    fn fill(&self, fresh: &Path) -> rusqlite::Result<()> {
+    fn fill(&self, fresh: &Path, live: &Live) -> Result<(), Fault> {
         let mut connection = Connection::open_with_flags(fresh, flags())?;
-        populate(&mut connection, self.identity, self.schema)?;
+        populate(&mut connection, self.identity, self.schema, live)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.close().map_err(|(_, error)| error)
+        connection.close().map_err(|(_, error)| error.into())
     }
 
     /// Looks at the first bytes, which no commit changes.
@@ -270,19 +300,23 @@ fn check_pages(connection: &Connection) -> Result<(), Fault> {
     if verdict == "ok" { Ok(()) } else { Err(Fault::Nonsense(verdict)) }
 }
 
-/// Makes the tables in an empty database.
+/// Makes the tables in an empty database, with this content.
 pub(super) fn populate(
     connection: &mut Connection,
     identity: Identity,
     schema: Schema,
-) -> rusqlite::Result<()> {
+    live: &Live,
+) -> Result<(), Fault> {
     let transaction = connection.transaction()?;
     schema.create(&transaction)?;
+    let last_key = format::last_key_column(live.last_key).map_err(Fault::Nonsense)?;
     transaction.execute(
-        "INSERT INTO journal (only, sal_index, simulated, lives, last_key) VALUES (1, ?, ?, 0, 0)",
-        params![identity.index.number(), identity.simulated],
+        "INSERT INTO journal (only, sal_index, simulated, lives, last_key, searched) VALUES (1, ?, ?, ?, ?, 0)",
+        params![identity.index.number(), identity.simulated, live.lives, last_key],
     )?;
-    transaction.commit()
+    let records = live.records();
+    store::keep_all(&transaction, &records.iter().collect::<Vec<_>>())?;
+    Ok(transaction.commit()?)
 }
 
 /// All options, written out.
@@ -412,7 +446,7 @@ mod tests {
 
     #[test]
     fn an_older_journal_is_brought_to_our_version_and_not_back() {
-        const LATER: Schema = Schema::with(&[|transaction| {
+        const LATER: Schema = Schema::with(&[schema::to_version_2, |transaction| {
             transaction
                 .execute_batch("ALTER TABLE commands ADD COLUMN cost REAL; UPDATE journal SET lives = 100")
         }]);
@@ -428,13 +462,14 @@ mod tests {
         assert_eq!(read, 101);
         close(connection).unwrap();
         let error = opening(&path, Schema::KNOWN).first(lives).unwrap_err();
-        assert_eq!(error, OpenError::Newer { path: path.clone(), found: 2, known: 1 });
+        assert_eq!(error, OpenError::Newer { path: path.clone(), found: 3, known: 2 });
     }
 
     #[test]
     fn a_step_that_fails_leaves_the_older_journal_as_it_was() {
-        const BROKEN: Schema =
-            Schema::with(&[|transaction| transaction.execute_batch("DROP TABLE seen; nonsense")]);
+        const BROKEN: Schema = Schema::with(&[schema::to_version_2, |transaction| {
+            transaction.execute_batch("DROP TABLE seen; nonsense")
+        }]);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.db");
         close(opening(&path, Schema::KNOWN).first(lives).unwrap().0).unwrap();

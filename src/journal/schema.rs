@@ -7,7 +7,8 @@ pub(super) const APPLICATION: i64 = 0x4f43_5053;
 
 /// Version 1.
 ///
-/// In `commands`, `settled` says that a command ended and owes nothing; large texts come last, where they are
+/// In `commands`, `settled` says that a command ended and owes nothing, and `suspected` is set while another job of
+/// its run may come to life; large texts come last, where they are
 /// not read for the sake of what comes after them. In `seen`, `sent` is the bits of the stamp.
 const VERSION_1: &str = "
 CREATE TABLE journal (
@@ -53,8 +54,20 @@ CREATE TABLE summary_state (
 /// One step to the next version.
 pub(super) type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
+/// Version 2: how long the machine had been up when a command was accepted, and in which boot, so that its age does
+/// not depend on a clock; and whether the service was searched for jobs that the journal does not know.
+const VERSION_2: &str = "
+ALTER TABLE commands ADD COLUMN boot TEXT;
+ALTER TABLE commands ADD COLUMN uptime REAL;
+ALTER TABLE journal ADD COLUMN searched INTEGER NOT NULL DEFAULT 1;
+";
+
 /// The steps: the first leads from version 1 to 2.
-const MIGRATIONS: &[Migration] = &[];
+const MIGRATIONS: &[Migration] = &[to_version_2];
+
+pub(super) fn to_version_2(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(VERSION_2)
+}
 
 /// A way through the versions: the last one is that which we read and write.
 #[derive(Clone, Copy, Debug)]
@@ -128,6 +141,7 @@ fn tables(connection: &Connection) -> rusqlite::Result<Vec<[String; 4]>> {
 mod tests {
     use super::*;
 
+    const FIRST: Schema = Schema::with(&[]);
     const LATER: Schema = Schema::with(&[
         |transaction| transaction.execute_batch("ALTER TABLE commands ADD COLUMN cost REAL"),
         |transaction| transaction.execute_batch("UPDATE journal SET lives = 100"),
@@ -137,10 +151,10 @@ mod tests {
     fn each_step_is_taken_once_and_in_order() {
         let mut connection = Connection::open_in_memory().unwrap();
         let transaction = connection.transaction().unwrap();
-        Schema::KNOWN.create(&transaction).unwrap();
+        FIRST.create(&transaction).unwrap();
         transaction.execute("INSERT INTO journal VALUES (1, 1, 0, 7, 8)", []).unwrap();
         assert_eq!(version(&transaction).unwrap(), 1);
-        assert!(Schema::KNOWN.is_that_of(&transaction).unwrap());
+        assert!(FIRST.is_that_of(&transaction).unwrap());
         assert!(!LATER.is_that_of(&transaction).unwrap());
         LATER.migrate(&transaction).unwrap();
         assert_eq!(version(&transaction).unwrap(), LATER.version());

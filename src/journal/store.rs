@@ -12,6 +12,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 
 use super::error::{OpenError, one_line};
 use super::format::{self, CommandRow, SeenRow};
+use super::live::Live;
+use super::lock::Lock;
 use super::open::{self, Checkpoint, Fault, Files, Opening};
 use super::schema::Schema;
 use super::{Identity, Limits};
@@ -21,9 +23,8 @@ use crate::csc::record::{Kept, Owed, Record, Recovered, Work};
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 
-/// How long commands that came over Kafka are remembered, in seconds: as long as the core does.
-const SEEN_FOR_S: f64 = 3600.0;
-/// Most of them.
+/// Most commands that came over Kafka that are remembered. Their age does not count: clocks can be wrong, and one
+/// that comes again is the same however late.
 const SEEN_MAX: i64 = 10_000;
 /// Most commands that are read at start although they are over and done with.
 const HISTORY_READ: usize = 1000;
@@ -70,6 +71,10 @@ pub struct Sqlite {
     place: Place,
     identity: Identity,
     limits: Limits,
+    live: Live,
+    notice: Option<String>,
+    /// How often it was written anew.
+    made_anew: u32,
     /// None after trouble that another connection may be free of.
     connection: Option<Connection>,
     /// Whether the last write failed.
@@ -86,7 +91,19 @@ enum Place {
         path: PathBuf,
         /// As they were when it was opened.
         files: Files,
+        /// That of its directory, unless the caller has it.
+        lock: Option<Lock>,
     },
+}
+
+impl Place {
+    /// Whether the file was deleted, moved away or replaced.
+    fn is_gone(&self) -> bool {
+        match self {
+            Self::Memory => false,
+            Self::File { path, files, .. } => Files::of(path).main != files.main,
+        }
+    }
 }
 
 impl Sqlite {
@@ -101,14 +118,37 @@ impl Sqlite {
         limits: Limits,
         now: Tai,
     ) -> Result<(Self, Recovered), OpenError> {
+        Self::open_locked(path, identity, limits, now, None)
+    }
+
+    /// The same, with the lock of the directory, which says how many lives the last journal here had.
+    pub(super) fn open_locked(
+        path: &Path,
+        identity: Identity,
+        limits: Limits,
+        now: Tai,
+        mut lock: Option<Lock>,
+    ) -> Result<(Self, Recovered), OpenError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let noted = lock.as_ref().and_then(|lock| lock.lives(&name)).unwrap_or(0);
         let opening = Opening { path, identity, limits, schema: Schema::KNOWN };
-        let (connection, recovered) = opening.first(|transaction| {
-            let recovered = recover(transaction, now)?;
+        let (connection, (recovered, lives)) = opening.first(|transaction| {
+            let lives = transaction.query_row("SELECT lives FROM journal", [], |row| row.get(0))?;
+            if lives < noted {
+                transaction.execute("UPDATE journal SET searched = 0", [])?;
+            }
+            let recovered = recover(transaction)?;
             forget(transaction, limits, now)?;
-            Ok(recovered)
+            Ok((recovered, lives))
         })?;
-        let place = Place::File { path: path.to_owned(), files: Files::of(path) };
-        Ok((Self::new(place, identity, limits, connection), recovered))
+        // The one that begins now was counted.
+        let live = Live::new(&recovered, lives + 1, now);
+        // Without the note, a journal that is deleted later is taken for one that never was: no reason not to begin.
+        let _ = lock.as_mut().map(|lock| lock.note(&name, live.lives));
+        let place = Place::File { path: path.to_owned(), files: Files::of(path), lock };
+        let mut store = Self::new(place, identity, limits, connection, live);
+        store.notice = lost_before(path, lives, noted);
+        Ok((store, recovered))
     }
 
     /// A journal in memory, for tests: all that the one in a file does, but for surviving the process.
@@ -116,19 +156,80 @@ impl Sqlite {
     /// # Errors
     /// One line: SQLite refuses.
     pub fn in_memory(identity: Identity, limits: Limits) -> Result<Self, String> {
-        let make = || -> rusqlite::Result<Connection> {
-            let mut connection = Connection::open_in_memory()?;
-            open::settle(&connection, limits)?;
-            open::populate(&mut connection, identity, Schema::KNOWN)?;
-            Ok(connection)
-        };
-        let connection = make().map_err(|error| error.to_string())?;
-        Ok(Self::new(Place::Memory, identity, limits, connection))
+        let live = Live::default();
+        let connection = memory(identity, limits, &live).map_err(|fault| format!("{fault:?}"))?;
+        Ok(Self::new(Place::Memory, identity, limits, connection, live))
     }
 
-    fn new(place: Place, identity: Identity, limits: Limits, connection: Connection) -> Self {
+    fn new(place: Place, identity: Identity, limits: Limits, connection: Connection, live: Live) -> Self {
         let connection = Some(connection);
-        Self { place, identity, limits, connection, doubtful: false, unlooked: 0, looked: None }
+        Self {
+            place,
+            identity,
+            limits,
+            live,
+            notice: None,
+            made_anew: 0,
+            connection,
+            doubtful: false,
+            unlooked: 0,
+            looked: None,
+        }
+    }
+
+    /// What people should know of it: it was missing at the start, or was deleted since and written anew.
+    #[must_use]
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    /// Writes the journal anew from memory, in its place: all that is unfinished or owed, but not what is over.
+    ///
+    /// # Errors
+    /// One line: why it could not be written.
+    pub fn write_anew(&mut self) -> Result<(), String> {
+        self.make_anew().map_err(|fault| self.told(fault))
+    }
+
+    fn make_anew(&mut self) -> Result<(), Fault> {
+        let (identity, limits) = (self.identity, self.limits);
+        let connection = match &mut self.place {
+            Place::Memory => memory(identity, limits, &self.live)?,
+            Place::File { path, files, lock } => {
+                if let Some(lock) = lock {
+                    lock.renew().map_err(Fault::Nonsense)?;
+                }
+                if let Some(old) = &self.connection {
+                    // For whoever has the old file; nothing of ours depends on it.
+                    let _ = open::checkpoint(old, Checkpoint::Whole);
+                }
+                let aside = open::set_aside(path, files)?;
+                let opening = Opening { path, identity, limits, schema: Schema::KNOWN };
+                opening.create(&self.live).map_err(Fault::Refused)?;
+                let connection = opening.again().map_err(Fault::Refused)?;
+                *files = Files::of(path);
+                if let Some(lock) = lock {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    // As at the start.
+                    let _ = lock.note(&name, self.live.lives);
+                }
+                let aside = aside.map(|aside| format!("; what was in its place is now {}", aside.display()));
+                self.made_anew = self.made_anew.saturating_add(1);
+                self.notice = Some(format!(
+                    "the journal {} was deleted, moved away or replaced while in use ({} times since the start): it was \
+                     written anew from memory, with {} commands that are unfinished or not confirmed; what ended before \
+                     is not in it{}",
+                    path.display(),
+                    self.made_anew,
+                    self.live.len(),
+                    aside.unwrap_or_default()
+                ));
+                connection
+            }
+        };
+        self.connection = Some(connection);
+        self.doubtful = false;
+        Ok(())
     }
 
     /// What a life that began now would be given: all that is unfinished, owes something, or is suspected, the
@@ -136,9 +237,9 @@ impl Sqlite {
     ///
     /// # Errors
     /// One line: a row makes no sense, or the disk cannot be read.
-    pub fn recover(&self, now: Tai) -> Result<Recovered, String> {
+    pub fn recover(&self) -> Result<Recovered, String> {
         let connection = self.connection.as_ref().ok_or("it is not open")?;
-        recover(connection, now).map_err(|fault| self.told(fault))
+        recover(connection).map_err(|fault| self.told(fault))
     }
 
     /// Brings all to the main file and closes it; the `-wal` file is gone then.
@@ -146,6 +247,9 @@ impl Sqlite {
     /// # Errors
     /// One line; what was committed is durable all the same.
     pub fn close(mut self) -> Result<(), String> {
+        if self.place.is_gone() {
+            self.write_anew()?;
+        }
         let connection = self.connection.take().ok_or_else(closed);
         connection.and_then(open::close).map_err(|fault| self.told(fault))
     }
@@ -165,7 +269,7 @@ impl Sqlite {
                 }
             }
         }
-        let Place::File { path, files } = &mut self.place else {
+        let Place::File { path, files, .. } = &mut self.place else {
             return Err(Fault::Nonsense("it is not open".to_owned()));
         };
         let opening = Opening { path, identity: self.identity, limits: self.limits, schema: Schema::KNOWN };
@@ -177,12 +281,11 @@ impl Sqlite {
     /// The connection, if all is as it should be or can be made so.
     fn usable(&mut self) -> Result<&mut Connection, Fault> {
         let mut large = false;
-        if let Place::File { path, files } = &self.place {
+        if self.place.is_gone() {
+            self.make_anew()?;
+        }
+        if let Place::File { path, files, .. } = &self.place {
             let found = Files::of(path);
-            if found.main != files.main {
-                let reason = "it was moved away or replaced while in use: put it back, or restart ocps";
-                return Err(Fault::Nonsense(reason.to_owned()));
-            }
             if found.wal != files.wal
                 && let Some(connection) = self.connection.take()
             {
@@ -244,6 +347,9 @@ impl Store for Sqlite {
             // There may be no room because of what can be forgotten.
             self.looked = None;
         }
+        if result.is_ok() {
+            records.iter().for_each(|record| self.live.keep(record));
+        }
         result.map_err(|fault| self.told(fault))
     }
 
@@ -269,7 +375,32 @@ fn closed() -> Fault {
     Fault::Nonsense("it is not open".to_owned())
 }
 
-fn keep_all(transaction: &Transaction<'_>, records: &[&Record]) -> Result<(), Fault> {
+/// What an earlier life of the journal, of which the lock file knows, must have held.
+fn lost_before(path: &Path, lives: i64, noted: i64) -> Option<String> {
+    let path = path.display();
+    let lost = if lives >= noted {
+        return None;
+    } else if lives == 0 {
+        format!("the journal {path} is missing, although there was one: what it held is forgotten")
+    } else {
+        format!(
+            "the journal {path} is an old copy ({lives} runs, but there were {noted}): what was accepted since is forgotten"
+        )
+    };
+    Some(format!(
+        "{lost}, except for jobs that still run at the execution service, which the first start looks for"
+    ))
+}
+
+/// A database in memory, with this content.
+fn memory(identity: Identity, limits: Limits, live: &Live) -> Result<Connection, Fault> {
+    let mut connection = Connection::open_in_memory()?;
+    open::settle(&connection, limits)?;
+    open::populate(&mut connection, identity, Schema::KNOWN, live)?;
+    Ok(connection)
+}
+
+pub(super) fn keep_all(transaction: &Transaction<'_>, records: &[&Record]) -> Result<(), Fault> {
     for record in records {
         keep(transaction, record)?;
     }
@@ -287,9 +418,11 @@ fn accepted_key(record: &Record) -> Option<EntryKey> {
         Record::Accepted(entry) => Some(entry.key),
         Record::Created { .. }
         | Record::Suspected { .. }
+        | Record::Cleared { .. }
         | Record::Ended { .. }
         | Record::Said(_)
         | Record::Seen { .. }
+        | Record::Searched
         | Record::State { .. } => None,
     }
 }
@@ -305,10 +438,11 @@ fn keep(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fault> {
         Record::Accepted(entry) => {
             let document = format::document(entry).map_err(Fault::Nonsense)?;
             let kind = format::kind(&entry.work).as_str();
+            let (boot, uptime) = format::uptime_columns(entry.uptime);
             execute(
-                "INSERT INTO commands (key, kind, accepted, document) VALUES (?, ?, ?, ?)
+                "INSERT INTO commands (key, kind, accepted, boot, uptime, document) VALUES (?, ?, ?, ?, ?, ?)
                  ON CONFLICT (key) DO NOTHING",
-                params![column(entry.key)?, kind, format::column(entry.accepted), document],
+                params![column(entry.key)?, kind, format::column(entry.accepted), boot, uptime, document],
             )
         }
         Record::Created { key, job_id } => {
@@ -318,6 +452,9 @@ fn keep(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fault> {
             "UPDATE commands SET suspected = ? WHERE key = ?",
             params![format::column(*until), column(*key)?],
         ),
+        Record::Cleared { key } => {
+            execute("UPDATE commands SET suspected = NULL WHERE key = ?", params![column(*key)?])
+        }
         Record::Ended { key, end } => {
             let ending = format::ending(end).map_err(Fault::Nonsense)?;
             let result = end.result.as_ref().map(format::result).transpose().map_err(Fault::Nonsense)?;
@@ -340,6 +477,7 @@ fn keep(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fault> {
                 params![at, identity, origin, seq_num, sent],
             )
         }
+        Record::Searched => execute("UPDATE journal SET searched = 1", params![]),
         Record::State { state, override_name } => execute(
             "INSERT OR REPLACE INTO summary_state (only, state, override) VALUES (1, ?, ?)",
             params![state.name(), override_name],
@@ -348,21 +486,33 @@ fn keep(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fault> {
 }
 
 /// Forgets a bounded part of what need not be kept any more.
+///
+/// The clock may be wrong: the last commands are kept whatever their age, and what is too much is forgotten in the
+/// order in which it came. (`+settled` is found without the index, by key.)
 fn forget(transaction: &Transaction<'_>, limits: Limits, now: Tai) -> Result<Upkeep, Fault> {
-    let hour_ago = now.0 - SEEN_FOR_S;
-    transaction.execute("DELETE FROM seen WHERE at <= ?", [hour_ago])?;
     transaction.execute("DELETE FROM seen WHERE number <= (SELECT max(number) FROM seen) - ?", [SEEN_MAX])?;
-    let mut oldest = transaction.prepare_cached(
+    let last_old: Option<i64> = transaction
+        .query_row(
+            "SELECT key FROM commands WHERE +settled = 1 ORDER BY key DESC LIMIT 1 OFFSET ?",
+            [limits.history_least],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let expired = now.0 - limits.history.as_secs_f64();
+    let mut old = transaction.prepare_cached(
         "DELETE FROM commands WHERE key IN (
            SELECT key FROM commands
-           WHERE settled = 1 AND ended < ?1 AND coalesce(suspected <= ?2, 1)
-           ORDER BY ended, key LIMIT ?3)",
+           WHERE settled = 1 AND ended < ? AND key <= ? AND suspected IS NULL
+           ORDER BY ended, key LIMIT ?)",
     )?;
-    let expired = now.0 - limits.history.as_secs_f64();
-    let forgotten = oldest.execute(params![expired, now.0, FORGOTTEN_AT_ONCE])?;
+    let forgotten = old.execute(params![expired, last_old.unwrap_or(0), FORGOTTEN_AT_ONCE])?;
+    let mut first = transaction.prepare_cached(
+        "DELETE FROM commands WHERE key IN (
+           SELECT key FROM commands WHERE +settled = 1 AND suspected IS NULL ORDER BY key LIMIT ?)",
+    )?;
     let left = FORGOTTEN_AT_ONCE.saturating_sub_unsigned(forgotten as u64);
     let excess = excess(transaction, limits)?.min(left);
-    let forgotten = forgotten + oldest.execute(params![f64::MAX, now.0, excess])?;
+    let forgotten = forgotten + first.execute([excess])?;
     let all = u64::try_from(FORGOTTEN_AT_ONCE).is_ok_and(|most| (forgotten as u64) < most);
     Ok(if all { Upkeep::Done } else { Upkeep::More })
 }
@@ -379,20 +529,22 @@ fn excess(transaction: &Transaction<'_>, limits: Limits) -> rusqlite::Result<i64
     Ok((count - limits.history_rows).max(0))
 }
 
-fn recover(connection: &Connection, now: Tai) -> Result<Recovered, Fault> {
+fn recover(connection: &Connection) -> Result<Recovered, Fault> {
+    let searched: bool = connection.query_row("SELECT searched FROM journal", [], |row| row.get(0))?;
     Ok(Recovered {
-        entries: recover_entries(connection, now)?,
-        seen: recover_seen(connection, now)?,
+        entries: recover_entries(connection)?,
+        seen: recover_seen(connection)?,
         state: recover_state(connection)?,
         last_key: recover_last_key(connection)?,
+        unsearched: !searched,
     })
 }
 
-fn recover_entries(connection: &Connection, now: Tai) -> Result<Vec<Kept>, Fault> {
+fn recover_entries(connection: &Connection) -> Result<Vec<Kept>, Fault> {
     let mut entries = BTreeMap::new();
-    for (condition, parameters) in [("settled = 0", params![]), ("suspected > ?", params![now.0])] {
+    for condition in ["settled = 0", "suspected IS NOT NULL"] {
         let mut statement = connection.prepare_cached(&select(condition))?;
-        for row in statement.query_map(parameters, command_row)? {
+        for row in statement.query_map([], command_row)? {
             add(&mut entries, row?)?;
         }
     }
@@ -404,7 +556,7 @@ fn recover_entries(connection: &Connection, now: Tai) -> Result<Vec<Kept>, Fault
     for row in statement.query_map(parameters, command_row)? {
         add(&mut entries, row?)?;
     }
-    let mut statement = connection.prepare_cached(&select("settled = 1 ORDER BY ended DESC, key DESC"))?;
+    let mut statement = connection.prepare_cached(&select("+settled = 1 ORDER BY key DESC"))?;
     let mut bytes: usize = 0;
     for row in statement.query_map([], command_row)?.take(HISTORY_READ) {
         let row = row?;
@@ -433,7 +585,8 @@ fn aborting(kept: &Kept) -> Option<&str> {
 
 fn select(condition: &str) -> String {
     format!(
-        "SELECT key, kind, accepted, job_id, suspected, ended, said_result, said_ack, document, ending, result
+        "SELECT key, kind, accepted, job_id, suspected, ended, said_result, said_ack, document, ending, result,
+           boot, uptime
          FROM commands WHERE {condition}"
     )
 }
@@ -451,14 +604,16 @@ fn command_row(row: &Row<'_>) -> rusqlite::Result<CommandRow> {
         document: row.get(8)?,
         ending: row.get(9)?,
         result: row.get(10)?,
+        boot: row.get(11)?,
+        uptime: row.get(12)?,
     })
 }
 
-fn recover_seen(connection: &Connection, now: Tai) -> Result<Vec<(Sender, Tai)>, Fault> {
+fn recover_seen(connection: &Connection) -> Result<Vec<Sender>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT at, identity, origin, seq_num, sent FROM seen WHERE at > ? ORDER BY number DESC LIMIT ?",
+        "SELECT at, identity, origin, seq_num, sent FROM seen ORDER BY number DESC LIMIT ?",
     )?;
-    let rows = statement.query_map(params![now.0 - SEEN_FOR_S, SEEN_MAX], |row| {
+    let rows = statement.query_map([SEEN_MAX], |row| {
         Ok(SeenRow {
             at: row.get(0)?,
             identity: row.get(1)?,

@@ -28,9 +28,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const UPKEEP_PATIENCE: Duration = Duration::from_secs(10);
 /// Time between parts of upkeep.
 const UPKEEP_PAUSE: Duration = Duration::from_millis(50);
-/// Time between upkeeps when nothing is written, and after one that failed.
-const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
-const UPKEEP_RETRY: Duration = Duration::from_secs(10);
+/// Time between upkeeps when nothing is written, and after one that failed: a journal that was deleted is noticed then.
+const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// What there is to say of the records that were handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -281,8 +280,7 @@ impl<S: Store> Writer<S> {
         let result = self.store.upkeep(now.tai);
         let pause = match &result {
             Ok(Upkeep::More) => UPKEEP_PAUSE,
-            Ok(Upkeep::Done) => UPKEEP_EVERY,
-            Err(_) => UPKEEP_RETRY,
+            Ok(Upkeep::Done) | Err(_) => UPKEEP_EVERY,
         };
         self.upkeep_at = now.mono + pause;
         self.unkept_since = None;
@@ -318,8 +316,10 @@ fn is_seen(record: &Record) -> bool {
         Record::Accepted(_)
         | Record::Created { .. }
         | Record::Suspected { .. }
+        | Record::Cleared { .. }
         | Record::Ended { .. }
         | Record::Said(_)
+        | Record::Searched
         | Record::State { .. } => false,
     }
 }

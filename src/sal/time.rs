@@ -1,11 +1,11 @@
 //! TAI, the time of all SAL stamps.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{DynamicClockId, clock_gettime_dynamic};
+use rustix::time::{ClockId, DynamicClockId, clock_gettime, clock_gettime_dynamic};
 
-use crate::csc::time::Tai;
+use crate::csc::time::{BootId, Tai, Uptime};
 
 /// TAI minus UTC since 2017-01-01, in seconds: used where the kernel does not know the offset.
 pub const TAI_MINUS_UTC_S: u32 = 37;
@@ -67,6 +67,16 @@ pub fn rfc3339(unix_s: f64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
+/// How long the machine has been up, with the time that it slept, where the kernel tells.
+#[must_use]
+pub fn uptime() -> Option<Uptime> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let boot = BootId(u128::from_str_radix(&boot.trim().replace('-', ""), 16).ok()?);
+    let time = clock_gettime(ClockId::Boottime);
+    let since = Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+    Some(Uptime { boot, since })
+}
+
 fn kernel_tai() -> Option<f64> {
     let time = clock_gettime_dynamic(DynamicClockId::Tai).ok()?;
     #[expect(
@@ -97,6 +107,14 @@ mod tests {
             assert_eq!(rfc3339(unix_s), expected, "{unix_s}");
         }
         assert_eq!(utc(Tai(1_795_356_060.504)), "2026-11-22T14:00:23.504Z");
+    }
+
+    #[test]
+    fn the_uptime_grows_within_a_boot() {
+        let before = uptime().unwrap();
+        let after = uptime().unwrap();
+        assert_eq!(before.boot, after.boot);
+        assert!(Duration::ZERO < before.since && before.since <= after.since);
     }
 
     #[test]

@@ -131,6 +131,7 @@ fn journal(journal: &journal::Status) -> Json {
         "problem": problem.map(|(reason, _)| reason),
         "failing_s": problem.map(|(_, time)| time.as_secs_f64()),
         "upkeep_problem": journal.upkeep_problem,
+        "notice": journal.notice,
         "busy_s": journal.busy.map(|time| time.as_secs_f64()),
         "last_commit_ms": journal.last_commit.map(|time| time.as_secs_f64() * 1e3),
     })
@@ -140,6 +141,7 @@ fn recovery(recovery: &Recovery) -> Json {
     json!({
         "running": recovery.running,
         "in_doubt": recovery.in_doubt,
+        "found": recovery.found,
         "aborts": recovery.aborts,
         "results": recovery.results,
         "acks": recovery.acks,

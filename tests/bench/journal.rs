@@ -148,6 +148,7 @@ impl Kept {
                 sent: Tai(1_795_369_818.9),
             },
             accepted: Tai(1_795_369_819.1),
+            uptime: None,
             work: Work::Execute {
                 submission: Arc::new(submission),
                 url: "http://uws.example.org:8080/uws-server".into(),

@@ -17,7 +17,7 @@ fn a_command_of_an_earlier_life_is_not_answered_again_even_before_it_has_joined(
         seq_num: SeqNum(5),
         sent: time(secs(0)).tai,
     };
-    let seen = vec![(sender.clone(), time(secs(0)).tai)];
+    let seen = vec![sender.clone()];
     world.input(Input::Recovered(Recovered { seen, ..Recovered::default() }));
     world.take();
     world.command(&sender, execute(""));

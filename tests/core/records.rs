@@ -17,6 +17,7 @@ fn records(world: &World) -> Vec<String> {
         Record::Accepted(entry) => format!("accepted {}", entry.key.0),
         Record::Created { key, job_id } => format!("created {} {job_id}", key.0),
         Record::Suspected { key, .. } => format!("suspected {}", key.0),
+        Record::Cleared { key } => format!("cleared {}", key.0),
         Record::Ended { key, end } => {
             let ack = match &end.ack {
                 Ack::InProgress { .. } => panic!("not an end"),
@@ -28,6 +29,7 @@ fn records(world: &World) -> Vec<String> {
         }
         Record::Said(_) => panic!("the core does not know what was said"),
         Record::Seen { sender, .. } => format!("seen {}", sender.seq_num.0),
+        Record::Searched => "searched".to_owned(),
         Record::State { state, override_name } => format!("state {state} {override_name}"),
     });
     lines.collect()

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ocps::csc::command::{Sender, Via};
+use ocps::csc::command::{Order, Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
-use ocps::csc::record::{Awaited, End, Entry, Kept, Recovered, Work};
+use ocps::csc::record::{Awaited, End, Entry, Kept, Record, Recovered, Work};
 use ocps::csc::request::{Answer, ListedJob, Submission};
-use ocps::csc::time::Tai;
+use ocps::csc::time::{BootId, Tai, Uptime};
 use ocps::csc::{Input, Settings};
 
 use super::world::{
@@ -30,7 +30,7 @@ fn run_id(number: i32) -> RunId {
 
 fn kept(number: i32, work: Work) -> Kept {
     let key = EntryKey(u64::try_from(number).unwrap());
-    let entry = Entry { key, sender: sender(number), accepted: time(secs(0)).tai, work };
+    let entry = Entry { key, sender: sender(number), accepted: time(secs(0)).tai, uptime: None, work };
     Kept { entry, job_id: None, suspected: None, end: None, said_result: false, said_ack: false }
 }
 
@@ -73,12 +73,16 @@ fn an_abort(number: i32, id: &str) -> Kept {
 
 fn recovered(entries: Vec<Kept>) -> Input {
     let last_key = entries.iter().map(|kept| kept.entry.key.0).max().unwrap_or(0);
-    Input::Recovered(Recovered { entries, seen: Vec::new(), state: None, last_key })
+    Input::Recovered(Recovered { entries, last_key, ..Recovered::default() })
 }
 
 /// In STANDBY, with these.
 fn reborn(entries: Vec<Kept>) -> World {
-    let mut world = World::new();
+    reborn_with(settings(), entries)
+}
+
+fn reborn_with(settings: Settings, entries: Vec<Kept>) -> World {
+    let mut world = World::with(settings, 1);
     world.take();
     world.records.clear();
     world.input(recovered(entries));
@@ -198,56 +202,42 @@ fn an_abort_is_gone_on_with() {
 }
 
 #[test]
-fn a_suspect_is_looked_for_as_long_as_was_said() {
-    let until = Tai(time(secs(0)).tai.0 + 1000.0);
+fn a_suspect_is_looked_for_for_an_hour_again_whatever_the_clock_says() {
+    // By our clock that is long over.
+    let until = Tai(time(secs(0)).tai.0 - 4.0 * 3600.0);
     let ended = Kept { said_result: true, said_ack: true, suspected: Some(until), ..an_ended(1, "a") };
     let mut world = reborn(vec![ended]);
     world.run_to_answer("LIST", listed(&[("a", 1), ("b", 1)]));
     // Not the one that was kept.
     assert_eq!(world.open_names(), ["DELETE b"]);
     world.answer("DELETE b", removed());
-    while world.now < secs(1000) {
+    let cleared = Record::Cleared { key: EntryKey(1) };
+    while world.now < secs(3599) {
+        assert!(!world.records.contains(&cleared));
         if world.open_names().contains(&"LIST".to_owned()) {
             world.answer("LIST", listed(&[]));
         }
         world.run_for(secs(5));
     }
-    world.run_to_answer("LIST", listed(&[]));
-    assert!(world.now < secs(1070));
+    // The last look is asked for after that time.
+    world.run_to_answer("LIST", listed(&[("a", 1)]));
+    assert!(world.now < secs(3700));
     world.run_for(secs(100));
     assert_eq!(world.open_names(), <[&str; 0]>::default());
-}
-
-#[test]
-fn a_suspect_is_looked_for_once_at_least_however_long_there_was_no_daemon() {
-    let until = Tai(time(secs(0)).tai.0 - 5000.0);
-    let ended = Kept { said_result: true, said_ack: true, suspected: Some(until), ..an_ended(1, "a") };
-    let mut world = reborn(vec![ended]);
-    world.run_to_answer("LIST", listed(&[("a", 1), ("b", 1)]));
-    assert_eq!(world.open_names(), ["DELETE b"]);
-    world.answer("DELETE b", removed());
-    world.run_to_answer("LIST", listed(&[("a", 1)]));
-    world.run_for(secs(1000));
-    assert_eq!(world.open_names(), <[&str; 0]>::default());
+    // Only now need the next life not know of it.
+    assert!(world.records.contains(&cleared));
 }
 
 #[test]
 fn commands_that_were_seen_are_not_carried_out_again() {
     let mut world = World::new();
     let seen = sender(1);
-    let at = Tai(time(secs(0)).tai.0 - 3000.0);
-    let state = None;
-    world.input(Input::Recovered(Recovered {
-        entries: Vec::new(),
-        seen: vec![(seen.clone(), at)],
-        state,
-        last_key: 0,
-    }));
+    world.input(Input::Recovered(Recovered { seen: vec![seen.clone()], ..Recovered::default() }));
     world.take();
-    world.command(&seen, ocps::csc::command::Order::SetLogLevel { level: 10 });
+    world.command(&seen, Order::SetLogLevel { level: 10 });
     world.expect(&[]);
-    world.run_for(secs(601));
-    world.command(&seen, ocps::csc::command::Order::SetLogLevel { level: 10 });
+    world.run_for(secs(3601));
+    world.command(&seen, Order::SetLogLevel { level: 10 });
     world.expect(&["set log level 10", "logLevel 10", "ack 1 CMD_COMPLETE Done"]);
 }
 
@@ -348,4 +338,186 @@ fn a_recovered_job_that_is_not_there_when_it_is_aborted_has_vanished() {
         "ack 1 CMD_COMPLETE Done",
         "ack 10 CMD_FAILED Failed: No such job: a",
     ]);
+}
+
+/// A life on the third boot of the machine, which has been up for an hour.
+fn on_this_boot() -> Settings {
+    Settings { uptime: Some(Uptime { boot: BootId(3), since: secs(3600) }), ..settings() }
+}
+
+/// What becomes of an execute in doubt that was accepted so many seconds ago by the clock, and at this uptime.
+#[track_caller]
+fn doubt(settings: Settings, ago_s: f64, uptime: Option<Uptime>) -> World {
+    let mut kept = an_execute(1, &[]);
+    kept.entry.accepted = Tai(time(secs(0)).tai.0 - ago_s);
+    kept.entry.uptime = uptime;
+    let mut world = reborn_with(settings, vec![kept]);
+    while world.is_busy() && !world.open_names().contains(&"PUT 1".to_owned()) {
+        world.run_to_answer("LIST", listed(&[]));
+        assert!(world.now < secs(60));
+    }
+    world
+}
+
+#[track_caller]
+fn assert_unclear(mut world: World) {
+    assert!(world.submissions.is_empty());
+    world.expect(&["LIST", "LIST", "LIST", "LIST", "LIST", "LIST",
+        "ack 1 CMD_FAILED Failed: run 1-0123456789abcdef may have been submitted more than 1800 s ago, and a job that \
+         ended since may not be listed any more: look for its output before you send the command again; it is unclear \
+         whether a job with run id 1-0123456789abcdef was created: if one shows up within an hour, it is removed",
+    ]);
+    // Should it come to life after all, it is extra.
+    world.run_to_answer("LIST", listed(&[("a", 1)]));
+    assert_eq!(world.open_names(), ["DELETE a"]);
+}
+
+#[track_caller]
+fn assert_sent_again(mut world: World) {
+    assert_eq!(world.submissions.len(), 1);
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.converge();
+}
+
+#[test]
+fn old_doubt_is_not_sent_again() {
+    assert_sent_again(doubt(settings(), 1700.0, None));
+    assert_unclear(doubt(settings(), 1801.0, None));
+    // The clock has been set back, and nobody knows how old it is.
+    assert_unclear(doubt(settings(), -1.0, None));
+}
+
+#[test]
+fn within_a_boot_of_the_machine_no_clock_makes_doubt_older_or_younger() {
+    let up = |boot, secs_| Some(Uptime { boot: BootId(boot), since: secs(secs_) });
+    // By the clock it is four hours old, or not yet accepted; by the machine's count five minutes.
+    assert_sent_again(doubt(on_this_boot(), 4.0 * 3600.0, up(3, 3300)));
+    assert_sent_again(doubt(on_this_boot(), -4.0 * 3600.0, up(3, 3300)));
+    assert_unclear(doubt(on_this_boot(), 10.0, up(3, 1700)));
+    // Another boot counts from another beginning.
+    assert_sent_again(doubt(on_this_boot(), 10.0, up(2, 1700)));
+    assert_unclear(doubt(on_this_boot(), 4.0 * 3600.0, up(2, 3300)));
+}
+
+#[test]
+fn a_clock_that_is_behind_what_was_written_tells_no_age() {
+    // Another command ended an hour later than now, by the clock of that time.
+    let restart = |its_boot: u128| {
+        let uptime = |boot| Some(Uptime { boot: BootId(boot), since: secs(1000) });
+        let mut young = an_execute(1, &[]);
+        young.entry.accepted = Tai(time(secs(0)).tai.0 - 10.0);
+        young.entry.uptime = uptime(2);
+        let mut later = an_ended(2, "b");
+        later.entry.uptime = uptime(its_boot);
+        later.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 + 3600.0);
+        let later = Kept { said_result: true, said_ack: true, ..later };
+        let mut world = reborn_with(on_this_boot(), vec![young, later]);
+        while world.is_busy() && world.submissions.is_empty() {
+            world.run_to_answer("LIST", listed(&[]));
+        }
+        world.submissions.len()
+    };
+    assert_eq!(restart(2), 0);
+    // What a clock said in a boot before that is no matter.
+    assert_eq!(restart(1), 1);
+}
+
+#[test]
+fn what_waits_for_a_job_that_is_active_was_not_sent_however_old_it_is() {
+    let mut kept = an_execute(1, &["x"]);
+    kept.entry.accepted = Tai(time(secs(0)).tai.0 - 1e5);
+    let mut world = reborn(vec![kept]);
+    for _ in 0..1000 {
+        world.run_to_answer("GET x", job("x", Phase::Active));
+    }
+    world.run_to_answer("GET x", job("x", Phase::Completed));
+    while !world.open_names().contains(&"PUT 1".to_owned()) {
+        world.run_to_answer("LIST", listed(&[]));
+    }
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.converge();
+}
+
+fn found(jobs: &[(&str, &str)]) -> Answer {
+    let job = |(id, run): &(&str, &str)| ListedJob { job_id: job_id(id), run_id: RunId::parse(run).unwrap() };
+    Answer::Listed(jobs.iter().map(job).collect())
+}
+
+/// A life whose journal is new, or an old copy with these.
+fn without_a_journal(entries: Vec<Kept>) -> World {
+    let mut world = World::new();
+    let last_key = entries.iter().map(|kept| kept.entry.key.0).max().unwrap_or(0);
+    world.input(Input::Recovered(Recovered { entries, last_key, unsearched: true, ..Recovered::default() }));
+    world.take();
+    world
+}
+
+#[test]
+fn without_a_journal_jobs_of_our_index_are_found_at_the_service_and_followed() {
+    let mut world = without_a_journal(Vec::new());
+    world.run_for(secs(10));
+    assert_eq!(world.open_names(), <[&str; 0]>::default());
+    world.enable();
+    world.run_to("LIST");
+    assert_eq!(world.asked_for(), Some(settings().index));
+    // The service is asked until it says.
+    world.answer("LIST", unclear());
+    world.run_to("LIST");
+    assert!(!world.records.contains(&Record::Searched));
+    let jobs = [("a", "17-ocps1-x"), ("b", "17-ocps1-x"), ("c", "18-ocps2-x"), ("d", "19-x")];
+    world.take();
+    world.answer("LIST", found(&jobs));
+    assert!(world.records.contains(&Record::Searched));
+    // One of each run is kept, and others are none of our business.
+    world.expect(&["journal", "ack 17 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 17 a"]);
+    // A second one is extra.
+    world.run_to_answer("LIST", found(&jobs));
+    world.answer("DELETE b", removed());
+    assert_eq!(world.csc.status().recovery.found, 1);
+    let logged = world.logged.iter().any(|(_, line)| {
+        line.starts_with("1 jobs of index 1 (LATISS) run at the service that the journal does not know")
+            && line.ends_with(": a (run 17-ocps1-x)")
+    });
+    assert!(logged, "{:?}", world.logged);
+    world.run_to_answer("GET a", job("a", Phase::Completed));
+    assert!(world.take().contains(&"result a 0 object of a".to_owned()));
+    // Never again.
+    world.number_from(100);
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.enable();
+    assert_eq!(world.asked_for(), None);
+    world.converge();
+}
+
+#[test]
+fn what_an_old_copy_of_the_journal_knows_is_not_found_again() {
+    let mut running = a_running(17, "a");
+    let mut ended = an_ended(18, "b");
+    for (kept, run) in [(&mut running, "17-ocps1-x"), (&mut ended, "18-ocps1-x")] {
+        let Work::Execute { submission, .. } = &mut kept.entry.work else { unreachable!() };
+        Arc::make_mut(submission).run_id = RunId::parse(run).unwrap();
+    }
+    let ended = Kept { said_result: true, said_ack: true, ..ended };
+    let mut world = without_a_journal(vec![running, ended]);
+    world.enable();
+    world.run_to("LIST");
+    world.take();
+    let jobs = [("a", "17-ocps1-x"), ("b", "18-ocps1-x"), ("c", "19-ocps1-x")];
+    world.answer("LIST", found(&jobs));
+    world.expect(&["journal", "ack 19 CMD_INPROGRESS {\"job_id\":\"c\"}", "job_id 19 c"]);
+    world.converge();
+}
+
+#[test]
+fn jobs_that_ended_are_shown_for_as_long_as_history_is_kept() {
+    let settings = Settings { history: secs(3600), ..settings() };
+    let said = |kept: Kept| Kept { said_result: true, said_ack: true, ..kept };
+    let mut old = an_ended(1, "a");
+    old.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 - 3000.0);
+    let mut world = reborn_with(settings, vec![said(old), said(an_ended(2, "b"))]);
+    let shown = |world: &World| world.csc.job_reports().map(|job| job.seq_num.0).collect::<Vec<_>>();
+    assert_eq!(shown(&world), [1, 2]);
+    world.run_for(secs(605));
+    assert_eq!(shown(&world), [2]);
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use ocps::csc::command::{CommandName, Order};
+use ocps::csc::command::{CommandName, Order, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
-use ocps::csc::id::{EntryKey, JobId, RunId};
-use ocps::csc::record::{Awaited, Kept, Receipt, Record, Work};
-use ocps::csc::request::{Action, Answer, FailureKind, Request, Ticket};
+use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
+use ocps::csc::record::{Awaited, Entry, Kept, Receipt, Record, Work};
+use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input};
 
 use super::world::{job, number_of, removed};
@@ -235,9 +235,12 @@ impl Rules {
             Effect::Publish { event, .. } => self.event(event),
             Effect::Request(request) => self.request(request),
             Effect::Journal(Record::Accepted(entry)) => {
-                let Some(Input::Command(command)) = input else { panic!("a record without a command") };
-                assert_eq!(entry.sender, command.sender);
-                assert!(self.records.insert(entry.key, command.sender.seq_num.0).is_none());
+                match input {
+                    Some(Input::Command(command)) => assert_eq!(entry.sender, command.sender),
+                    Some(Input::Outcome(Outcome { answer: Answer::Listed(_), .. })) => self.found(entry),
+                    _ => panic!("a record without a command"),
+                }
+                assert!(self.records.insert(entry.key, entry.sender.seq_num.0).is_none());
             }
             Effect::Journal(_) => {}
             Effect::StopRequests => self.is_stopped = true,
@@ -250,6 +253,20 @@ impl Rules {
             Effect::Fail(_) => self.is_over = true,
             Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
         }
+    }
+
+    /// A job of ours that runs although its command is forgotten: nobody can be answered.
+    fn found(&mut self, entry: &Entry) {
+        assert_eq!(entry.sender.via, Via::Socket(ClientId::GONE));
+        let told = Told {
+            name: Some(CommandName::Execute),
+            job_id: None,
+            is_in_progress: false,
+            has_result: false,
+            is_ended: false,
+            prereqs: Vec::new(),
+        };
+        assert!(self.commands.insert(entry.sender.seq_num.0, told).is_none());
     }
 
     /// The end of a command is told when it is durable, or when the journal fails, or when there is none.
@@ -403,8 +420,9 @@ impl Rules {
             Action::Remove { job_id } => {
                 self.removed.insert(job_id.clone());
             }
-            Action::List { run_ids, job_ids } => {
-                assert!(!run_ids.is_empty() || !job_ids.is_empty(), "a list for nothing");
+            Action::List { run_ids, job_ids, active_of } => {
+                let is_for_something = !run_ids.is_empty() || !job_ids.is_empty() || active_of.is_some();
+                assert!(is_for_something, "a list for nothing");
                 self.lists.insert(request.ticket.0);
             }
             Action::Push { .. } | Action::Ping => {}

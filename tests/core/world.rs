@@ -76,6 +76,9 @@ pub(crate) fn settings() -> Settings {
         submit_timeout: secs(60),
         settle_time: secs(15),
         outage_limit: secs(300),
+        resubmit_limit: secs(1800),
+        history: secs(30 * 86_400),
+        uptime: None,
         journal: true,
         joins: false,
         max_jobs: 10,
@@ -283,8 +286,9 @@ impl World {
 
     fn is_routine(&self, request: &Request) -> bool {
         match &request.action {
-            Action::List { run_ids, job_ids } => {
-                !self.shows_routine && job_ids.is_empty() && run_ids.is_subset(&self.clean)
+            Action::List { run_ids, job_ids, active_of } => {
+                let is_for_more = !job_ids.is_empty() || active_of.is_some();
+                !self.shows_routine && !is_for_more && run_ids.is_subset(&self.clean)
             }
             Action::Submit(_)
             | Action::Status { .. }
@@ -455,6 +459,18 @@ impl World {
             | Action::Ping => None,
         });
         lists.next_back().unwrap().as_ref().clone()
+    }
+
+    /// Of which index the open list asks for all active jobs.
+    pub(crate) fn asked_for(&self) -> Option<SalIndex> {
+        self.open.iter().find_map(|request| match &request.action {
+            Action::List { active_of, .. } => *active_of,
+            Action::Submit(_)
+            | Action::Status { .. }
+            | Action::Remove { .. }
+            | Action::Push { .. }
+            | Action::Ping => None,
+        })
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -13,6 +13,7 @@ mod exhaustion;
 mod harness;
 mod load;
 mod logging;
+mod lost;
 mod manager;
 mod restarts;
 mod service;

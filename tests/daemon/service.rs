@@ -176,8 +176,8 @@ fn malformed_ids_make_no_request() {
     }
     let counters = service.counters();
     assert_eq!(
-        (counters.puts, counters.gets, counters.deletes, counters.lists, counters.others),
-        (0, 0, 0, 0, 0),
+        (counters.puts, counters.gets, counters.deletes, counters.others),
+        (0, 0, 0, 0),
         "{counters:?}"
     );
 }
@@ -531,7 +531,8 @@ fn a_process_that_stands_still_gives_nothing_up() {
     service.inject(Fault { on: On::Put, times: 1, what: What::Close });
     let mut client = daemon.subscribe();
     let execute = client.execute("p.yaml");
-    eventually("it is in doubt", || service.counters().lists == 1);
+    // The first list is that of the start, which looks for jobs that the new journal does not know.
+    eventually("it is in doubt", || service.counters().lists >= 2);
     daemon.signal(Signal::STOP);
     // Longer than the two times together: that is what is tried.
     std::thread::sleep(Duration::from_secs(12));

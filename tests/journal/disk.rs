@@ -68,11 +68,11 @@ fn a_journal_that_reached_its_limit_forgets_its_history_and_goes_on() {
     }
     let (key, error) = failed.unwrap();
     assert_eq!(error, "the journal cannot be written: database or disk is full");
-    let recovered = store.recover(NOW).unwrap();
+    let recovered = store.recover().unwrap();
     assert_eq!((recovered.last_key, recovered.entries.len() as u64), (key - 1, (key - 1).min(1000)));
     store.upkeep(NOW).unwrap();
     store.commit(&[&accepted(key)]).unwrap();
-    assert_eq!(store.recover(NOW).unwrap().last_key, key);
+    assert_eq!(store.recover().unwrap().last_key, key);
 }
 
 /// A file system that is unmounted in the end.
@@ -239,24 +239,97 @@ fn in_a_process_with_a_bad_disk() {
     std::process::exit(0);
 }
 
+/// What a life after a crash would find.
+fn crashed(path: &Path) -> Vec<u64> {
+    let copy = tempfile::tempdir().unwrap();
+    let name = path.file_name().unwrap();
+    for name in [name.to_owned(), [name, "-wal".as_ref()].into_iter().collect()] {
+        let _ = fs::copy(path.with_file_name(&name), copy.path().join(&name));
+    }
+    keys_in(&copy.path().join(name))
+}
+
+/// Waits until it was written anew so often.
+#[track_caller]
+fn await_anew(journal: &Journal, times: u32) -> String {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let notice = journal.status().notice.unwrap_or_default();
+        if notice.contains(&format!("({times} times since the start)")) {
+            return notice;
+        }
+        assert!(Instant::now() < end, "{:?}", journal.status());
+        sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
-fn a_journal_that_is_moved_away_is_missed_and_found_again() {
+fn a_journal_that_is_deleted_moved_or_replaced_is_written_anew() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal.db");
-    let away = dir.path().join("journal.db.damaged");
+    let state = dir.path().join("state");
+    let path = state.join("journal.db");
     let (journal, _) = Journal::open(&path, OURS, sample::limits()).unwrap();
-    journal.write(vec![accepted(1)]).unwrap();
-    assert_eq!(next(&journal), durable(&[1]));
-    fs::rename(&path, &away).unwrap();
+    journal.write(crate::store::settled(1, 0.0)).unwrap();
+    next(&journal);
     journal.write(vec![accepted(2)]).unwrap();
-    assert_fails(&journal, "it was moved away or replaced while in use: put it back, or restart ocps");
-    assert!(!path.exists());
-    fs::rename(&away, &path).unwrap();
-    assert_back(&journal, &[2]);
-    // Only the part that was committed last: we still have it.
-    fs::remove_file(dir.path().join("journal.db-wal")).unwrap();
+    assert_eq!(next(&journal), durable(&[2]));
+
+    fs::rename(&path, state.join("journal.db.damaged")).unwrap();
     journal.write(vec![accepted(3)]).unwrap();
     assert_eq!(next(&journal), durable(&[3]));
+    let notice = await_anew(&journal, 1);
+    assert!(notice.contains("with 1 commands that are unfinished or not confirmed"), "{notice}");
+    // What was over and done with is not in it.
+    assert_eq!(crashed(&path), [2, 3]);
+
+    // The whole directory, and nothing is written: it is noticed all the same.
+    fs::remove_dir_all(&state).unwrap();
+    await_anew(&journal, 2);
+    assert_eq!(crashed(&path), [2, 3]);
+    // Nobody else can take it meanwhile.
+    let error = Journal::open(&path, OURS, sample::limits()).unwrap_err().to_string();
+    assert!(error.contains("is in use by another instance"), "{error}");
+
+    // Another file in its place is kept beside it.
+    let other = state.join("other");
+    fs::write(&other, "another").unwrap();
+    fs::rename(&other, &path).unwrap();
+    journal.write(vec![accepted(4)]).unwrap();
+    assert_eq!(next(&journal), durable(&[4]));
+    let notice = await_anew(&journal, 3);
+    let aside = state.join("journal.db.replaced");
+    assert!(notice.ends_with(&format!("; what was in its place is now {}", aside.display())), "{notice}");
+    assert_eq!(fs::read_to_string(aside).unwrap(), "another");
+
+    // Only the part that was committed last: we still have it.
+    fs::remove_file(state.join("journal.db-wal")).unwrap();
+    journal.write(vec![accepted(5)]).unwrap();
+    assert_eq!(next(&journal), durable(&[5]));
     journal.close(PATIENCE).unwrap();
-    assert_eq!(keys_in(&path), [1, 2, 3]);
+    assert_eq!(keys_in(&path), [2, 3, 4, 5]);
+    // It is no other one to the next life.
+    let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    assert_eq!((journal.status().notice, recovered.last_key), (None, 5));
+    journal.close(PATIENCE).unwrap();
+}
+
+#[test]
+fn where_no_journal_can_be_made_it_is_said_and_made_as_soon_as_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    let path = state.join("journal.db");
+    let (journal, _) = Journal::open(&path, OURS, sample::limits()).unwrap();
+    fs::remove_dir_all(&state).unwrap();
+    fs::write(&state, "a file in the place of the directory").unwrap();
+    journal.write(vec![accepted(1)]).unwrap();
+    assert_fails(&journal, "cannot use the state directory");
+    fs::remove_file(&state).unwrap();
+    assert_back(&journal, &[1]);
+    assert_eq!(crashed(&path), [1]);
+
+    fs::remove_dir_all(&state).unwrap();
+    fs::write(&state, "").unwrap();
+    journal.write(vec![accepted(2)]).unwrap();
+    let error = journal.close(PATIENCE).unwrap_err();
+    assert!(error.contains("1 records were not written: the journal"), "{error}");
 }

@@ -3,15 +3,18 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ocps::csc::id::{EntryKey, SalIndex};
 use ocps::csc::record::{Record, Recovered};
 use ocps::journal::store::{Sqlite, Store};
-use ocps::journal::{Identity, OpenError};
+use ocps::journal::{Identity, Journal, OpenError};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
 use crate::sample::{self, NOW, OURS};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn open(path: &Path) -> Result<(Sqlite, Recovered), OpenError> {
     Sqlite::open(path, OURS, sample::limits(), NOW)
@@ -26,7 +29,7 @@ fn journal() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.db");
     let (mut store, recovered) = open(&path).unwrap();
-    assert_eq!(recovered, Recovered::default());
+    assert_eq!(recovered, Recovered { unsearched: true, ..Recovered::default() });
     store.commit(&[&accepted(1)]).unwrap();
     store.close().unwrap();
     (dir, path)
@@ -67,7 +70,7 @@ fn a_new_journal_is_private_and_whole() {
     fs::remove_file(&path).unwrap();
     fs::write(dir.path().join("journal.db.new"), "half").unwrap();
     let (store, recovered) = open(&path).unwrap();
-    assert_eq!(recovered, Recovered::default());
+    assert_eq!(recovered, Recovered { unsearched: true, ..Recovered::default() });
     store.close().unwrap();
     assert_eq!(contents(&path).len(), 1);
 }
@@ -97,10 +100,10 @@ fn the_journal_of_another_instance_is_refused() {
 #[test]
 fn a_newer_version_is_refused() {
     let (_dir, path) = journal();
-    change(&path, "PRAGMA user_version = 2; ALTER TABLE commands ADD COLUMN more TEXT");
+    change(&path, "PRAGMA user_version = 3; ALTER TABLE commands ADD COLUMN more TEXT");
     assert_eq!(
         refusal(&path),
-        "the journal DIR/journal.db is of version 2, which is newer than what this ocps knows (1): install a newer \
+        "the journal DIR/journal.db is of version 3, which is newer than what this ocps knows (2): install a newer \
          ocps, or move it away and its unfinished jobs are forgotten: mv DIR/journal.db DIR/journal.db.damaged"
     );
 }
@@ -143,6 +146,9 @@ fn what_is_no_whole_journal_is_refused_and_never_replaced() {
         ("UPDATE journal SET sal_index = 7", "7 is no index of an OCPS"),
         ("UPDATE journal SET last_key = -1", "-1 is no key"),
         ("UPDATE journal SET last_key = 9223372036854775807", "9223372036854775807 is no key"),
+        ("UPDATE commands SET boot = 'abc', uptime = NULL", "command 1: only a part of its uptime is there"),
+        ("UPDATE commands SET boot = 'xyz', uptime = 1", "command 1: \"xyz\" is no boot id"),
+        ("UPDATE commands SET boot = 'abc', uptime = -1", "command 1: -1 is no uptime"),
         ("DELETE FROM journal", "Query returned no rows"),
         (
             "UPDATE commands SET job_id = '../x'",
@@ -269,6 +275,40 @@ fn a_journal_that_another_program_uses_is_refused() {
 
 fn refusal_of_used(path: &Path) -> String {
     open(path).unwrap_err().to_string().replace(path.parent().unwrap().to_str().unwrap(), "DIR")
+}
+
+#[test]
+fn a_journal_that_is_missing_or_old_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let copy = dir.path().join("copy.db");
+    // One life: whether jobs may run that it does not know, and what people should know of it.
+    let live = || {
+        let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
+        let unsearched = recovered.unsearched;
+        let notice = journal.status().notice;
+        journal.write(vec![Record::Searched]).unwrap();
+        journal.close(PATIENCE).unwrap();
+        (unsearched, notice)
+    };
+    assert_eq!(live(), (true, None));
+    assert_eq!(live(), (false, None));
+    fs::copy(&path, &copy).unwrap();
+    assert_eq!(live(), (false, None));
+    fs::copy(&copy, &path).unwrap();
+    let (unsearched, notice) = live();
+    let shown = path.display();
+    let rest = "except for jobs that still run at the execution service, which the first start looks for";
+    let expected = format!(
+        "the journal {shown} is an old copy (2 runs, but there were 3): what was accepted since is forgotten, {rest}"
+    );
+    assert_eq!((unsearched, notice), (true, Some(expected)));
+    assert_eq!(live(), (false, None));
+    fs::remove_file(&path).unwrap();
+    let expected =
+        format!("the journal {shown} is missing, although there was one: what it held is forgotten, {rest}");
+    assert_eq!(live(), (true, Some(expected)));
+    assert_eq!(live(), (false, None));
 }
 
 /// The form of version 1 is kept for ever: a journal of it, which holds one of each, opens and says the same.

@@ -10,7 +10,7 @@ use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{End, Entry, Owed, Receipt, Record, Work};
 use ocps::csc::request::Submission;
 use ocps::csc::state::SummaryState;
-use ocps::csc::time::Tai;
+use ocps::csc::time::{BootId, Tai, Uptime};
 use ocps::journal::{Identity, Limits};
 use ocps::url::Url;
 
@@ -40,7 +40,7 @@ pub(crate) fn job_id(rng: &mut Rng) -> JobId {
 }
 
 pub(crate) fn run_id(rng: &mut Rng) -> RunId {
-    RunId::new(SeqNum(rng.i32(..)), rng)
+    RunId::new(SeqNum(rng.i32(..)), SalIndex::LsstCam, rng)
 }
 
 pub(crate) fn sender(rng: &mut Rng) -> Sender {
@@ -83,7 +83,10 @@ pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
             prereqs: (0..rng.usize(..4)).map(|_| job_id(rng)).collect(),
         }
     };
-    Entry { key, sender: sender(rng), accepted: time(rng), work }
+    let uptime = rng
+        .bool()
+        .then(|| Uptime { boot: BootId(rng.u128(..)), since: Duration::from_micros(rng.u64(..1 << 40)) });
+    Entry { key, sender: sender(rng), accepted: time(rng), uptime, work }
 }
 
 pub(crate) fn end(rng: &mut Rng) -> End {
@@ -121,13 +124,15 @@ pub(crate) fn end(rng: &mut Rng) -> End {
 /// A record of any shape about one of the commands 1 to `keys`.
 pub(crate) fn record(rng: &mut Rng, keys: u64) -> Record {
     let key = EntryKey(rng.u64(1..=keys));
-    match rng.u8(..8) {
+    match rng.u8(..10) {
         0 | 1 => Record::Accepted(Box::new(entry(rng, key))),
         2 => Record::Created { key, job_id: job_id(rng) },
         3 => Record::Suspected { key, until: time(rng) },
         4 => Record::Ended { key, end: Box::new(end(rng)) },
         5 => Record::Said(Receipt { key, what: if rng.bool() { Owed::Result } else { Owed::Ack } }),
         6 => Record::Seen { sender: Sender { via: Via::Kafka, ..sender(rng) }, at: time(rng) },
+        7 => Record::Cleared { key },
+        8 => Record::Searched,
         _ => Record::State {
             state: SummaryState::ALL[rng.usize(..SummaryState::ALL.len())],
             override_name: text(rng),

@@ -1,6 +1,6 @@
 //! Records and what is read of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
@@ -14,11 +14,22 @@ use ocps::journal::store::{Sqlite, Store, Upkeep};
 use crate::sample::{self, NOW, OURS};
 
 /// What the journal should hold, in words of its interface.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Model {
     commands: BTreeMap<EntryKey, Kept>,
-    seen: Vec<(Sender, Tai)>,
+    /// Commands that were over and done with at some time: of these the file alone knows.
+    over: BTreeSet<EntryKey>,
     recovered: Recovered,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            commands: BTreeMap::new(),
+            over: BTreeSet::new(),
+            recovered: Recovered { unsearched: true, ..Recovered::default() },
+        }
+    }
 }
 
 impl Model {
@@ -40,15 +51,18 @@ impl Model {
             }
             Record::Created { key, job_id } => self.change(key, |kept| kept.job_id = Some(job_id)),
             Record::Suspected { key, until } => self.change(key, |kept| kept.suspected = Some(until)),
+            Record::Cleared { key } => self.change(key, |kept| kept.suspected = None),
             Record::Ended { key, end } => self.change(key, |kept| kept.end = Some(*end)),
             Record::Said(receipt) => self.change(receipt.key, |kept| match receipt.what {
                 Owed::Result => kept.said_result = true,
                 Owed::Ack => kept.said_ack = true,
             }),
-            Record::Seen { sender, at } => {
-                self.seen.retain(|(seen, _)| id_of(seen) != id_of(&sender));
-                self.seen.push((sender, at));
+            Record::Seen { sender, .. } => {
+                let seen = &mut self.recovered.seen;
+                seen.retain(|seen| id_of(seen) != id_of(&sender));
+                seen.push(sender);
             }
+            Record::Searched => self.recovered.unsearched = false,
             Record::State { state, override_name } => self.recovered.state = Some((state, override_name)),
         }
     }
@@ -56,15 +70,23 @@ impl Model {
     fn change(&mut self, key: EntryKey, change: impl FnOnce(&mut Kept)) {
         if let Some(kept) = self.commands.get_mut(&key) {
             change(kept);
+            let is_owed = |end: &End| !kept.said_ack || (end.result.is_some() && !kept.said_result);
+            if kept.suspected.is_none() && kept.end.as_ref().is_some_and(|end| !is_owed(end)) {
+                self.over.insert(key);
+            }
         }
     }
 
     /// What is to be recovered: with so few commands, all of them.
-    pub(crate) fn recovered(&self, now: Tai) -> Recovered {
-        let mut recovered = self.recovered.clone();
-        recovered.entries = self.commands.values().cloned().collect();
-        recovered.seen = self.seen.iter().filter(|(_, at)| at.0 > now.0 - 3600.0).cloned().collect();
-        recovered
+    pub(crate) fn recovered(&self) -> Recovered {
+        Recovered { entries: self.commands.values().cloned().collect(), ..self.recovered.clone() }
+    }
+
+    /// The file is gone, and with it all that is over and done with.
+    fn lose_history(&mut self) {
+        for key in std::mem::take(&mut self.over) {
+            self.commands.remove(&key);
+        }
     }
 }
 
@@ -84,7 +106,7 @@ pub(crate) fn bits(recovered: &Recovered) -> String {
     let mut recovered = recovered.clone();
     let mut text = String::new();
     let senders = recovered.entries.iter_mut().map(|kept| &mut kept.entry.sender);
-    for sender in senders.chain(recovered.seen.iter_mut().map(|(sender, _)| sender)) {
+    for sender in senders.chain(recovered.seen.iter_mut()) {
         text.push_str(&format!("{:x} ", sender.sent.0.to_bits()));
         sender.sent = Tai(0.0);
     }
@@ -101,19 +123,49 @@ fn every_record_is_read_as_it_was_written_and_may_come_twice() {
             let records: Vec<Record> = (0..rng.usize(1..10)).map(|_| sample::record(&mut rng, 10)).collect();
             records.iter().for_each(|record| model.keep(record));
             store.commit(&records.iter().collect::<Vec<_>>()).unwrap();
-            assert_same(&store.recover(NOW).unwrap(), &model.recovered(NOW), seed);
+            assert_same(&store.recover().unwrap(), &model.recovered(), seed);
             if rng.bool() {
                 // The same turn again, as after a commit of which it is not known whether it worked.
                 let twice: Vec<&Record> = records.iter().collect();
                 store.commit(&twice).unwrap();
                 records.iter().for_each(|record| model.keep(record));
-                assert_same(&store.recover(NOW).unwrap(), &model.recovered(NOW), seed);
+                assert_same(&store.recover().unwrap(), &model.recovered(), seed);
             }
         }
     }
 }
 
+#[test]
+fn a_journal_that_is_written_anew_holds_all_but_what_is_over() {
+    let mut lost = 0;
+    for seed in 0..200 {
+        let mut rng = Rng::with_seed(seed);
+        let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
+        let mut model = Model::default();
+        let mut keys = 0;
+        for _ in 0..rng.usize(1..30) {
+            let mut records = Vec::new();
+            if keys == 0 || rng.bool() {
+                keys += 1;
+                records.push(accepted(keys));
+            }
+            let more = (0..rng.usize(..8)).map(|_| sample::record(&mut rng, keys));
+            records.extend(more.filter(|record| !matches!(record, Record::Accepted(_))));
+            records.iter().for_each(|record| model.keep(record));
+            commit(&mut store, &records);
+            if rng.u8(..4) == 0 {
+                lost += model.over.len();
+                store.write_anew().unwrap();
+                model.lose_history();
+                assert_same(&store.recover().unwrap(), &model.recovered(), seed);
+            }
+        }
+    }
+    assert!(lost > 100, "{lost}");
+}
+
 const DAY_S: f64 = 86_400.0;
+const YEAR_S: f64 = 365.0 * DAY_S;
 
 fn commit(store: &mut Sqlite, records: &[Record]) {
     store.commit(&records.iter().collect::<Vec<_>>()).unwrap();
@@ -148,14 +200,16 @@ fn keep_up(store: &mut Sqlite, now: Tai) -> usize {
     1 + turns.take_while(|upkeep| *upkeep == Upkeep::More).count()
 }
 
-fn keys(store: &Sqlite, now: Tai) -> Vec<u64> {
-    store.recover(now).unwrap().entries.iter().map(|kept| kept.entry.key.0).collect()
+fn keys(store: &Sqlite) -> Vec<u64> {
+    store.recover().unwrap().entries.iter().map(|kept| kept.entry.key.0).collect()
 }
 
 #[test]
 fn only_what_is_over_and_done_with_is_forgotten_and_keys_never_go_back() {
-    let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
-    let suspected = |key, in_s| Record::Suspected { key: EntryKey(key), until: Tai(NOW.0 + in_s) };
+    let limits = Limits { history_least: 0, ..sample::limits() };
+    let mut store = Sqlite::in_memory(OURS, limits).unwrap();
+    // However long ago.
+    let suspected = |key| Record::Suspected { key: EntryKey(key), until: Tai(NOW.0 - 1e6) };
     commit(&mut store, &settled(1, 31.0));
     commit(&mut store, &settled(2, 29.0));
     commit(&mut store, &[accepted(3)]);
@@ -163,21 +217,21 @@ fn only_what_is_over_and_done_with_is_forgotten_and_keys_never_go_back() {
     commit(&mut store, &[accepted(5), ended(5, 31.0, true), said(5, Owed::Result)]);
     commit(&mut store, &[accepted(6), ended(6, 31.0, false), said(6, Owed::Ack)]);
     commit(&mut store, &settled(7, 31.0));
-    commit(&mut store, &[suspected(7, 10.0)]);
+    commit(&mut store, &[suspected(7)]);
     commit(&mut store, &settled(8, 31.0));
-    commit(&mut store, &[suspected(8, -10.0)]);
+    commit(&mut store, &[suspected(8), Record::Cleared { key: EntryKey(8) }]);
     commit(&mut store, &settled(9, 31.0));
-    assert_eq!(keys(&store, NOW), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    assert_eq!(keys(&store), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     keep_up(&mut store, NOW);
-    assert_eq!(keys(&store, NOW), [2, 3, 4, 5, 7]);
-    assert_eq!(store.recover(NOW).unwrap().last_key, 9);
+    assert_eq!(keys(&store), [2, 3, 4, 5, 7]);
+    assert_eq!(store.recover().unwrap().last_key, 9);
     // Not before an hour has passed, or enough has come to its end.
     commit(&mut store, &settled(10, 31.0));
     keep_up(&mut store, Tai(NOW.0 + 3599.0));
-    assert_eq!(keys(&store, NOW), [2, 3, 4, 5, 7, 10]);
+    assert_eq!(keys(&store), [2, 3, 4, 5, 7, 10]);
     keep_up(&mut store, Tai(NOW.0 + 3600.0));
-    assert_eq!(keys(&store, NOW), [2, 3, 4, 5]);
-    assert_eq!(store.recover(NOW).unwrap().last_key, 10);
+    assert_eq!(keys(&store), [2, 3, 4, 5, 7]);
+    assert_eq!(store.recover().unwrap().last_key, 10);
 }
 
 #[test]
@@ -187,16 +241,36 @@ fn history_is_bounded_in_rows_and_bytes_and_forgotten_in_small_parts() {
     let records: Vec<Record> = (1..=1000).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
     commit(&mut store, &records);
     assert_eq!(keep_up(&mut store, NOW), 3);
-    assert_eq!(keys(&store, NOW), (501..=1000).collect::<Vec<_>>());
+    assert_eq!(keys(&store), (501..=1000).collect::<Vec<_>>());
 
     let limits = Limits { history_bytes: 500_000, ..sample::limits() };
     let mut store = Sqlite::in_memory(OURS, limits).unwrap();
     commit(&mut store, &records);
     commit(&mut store, &[accepted(1001)]);
     keep_up(&mut store, NOW);
-    let left = keys(&store, NOW);
+    let left = keys(&store);
     assert!((200..700).contains(&left.len()), "{}", left.len());
     assert_eq!(left.last(), Some(&1001));
+}
+
+#[test]
+fn a_clock_ten_years_ahead_erases_nothing_that_can_be_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal.db");
+    let open = |now| Sqlite::open(&path, OURS, sample::limits(), now).unwrap();
+    let (mut store, _) = open(NOW);
+    let records: Vec<Record> = (1..=1200).flat_map(|key| settled(key, 1.0)).collect();
+    commit(&mut store, &records);
+    store.close().unwrap();
+    let wrong = Tai(NOW.0 + 10.0 * YEAR_S);
+    let (mut store, _) = open(wrong);
+    // What ends while the clock is wrong is not in the way of what ends later.
+    commit(&mut store, &settled(1201, -10.0 * 365.0));
+    keep_up(&mut store, wrong);
+    store.close().unwrap();
+    let (mut store, _) = open(NOW);
+    keep_up(&mut store, NOW);
+    assert_eq!(keys(&store), (202..=1201).collect::<Vec<_>>());
 }
 
 #[test]
@@ -206,35 +280,34 @@ fn a_new_life_reads_the_last_thousand_and_all_that_is_open() {
     let records: Vec<Record> = (11..=1510).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
     commit(&mut store, &records);
     let expected: Vec<u64> = (1..=10).chain(511..=1510).collect();
-    assert_eq!(keys(&store, NOW), expected);
+    assert_eq!(keys(&store), expected);
     // However old it is, what was told of a job that is being aborted.
     let job_id = JobId::parse("old").unwrap();
     commit(&mut store, &[Record::Created { key: EntryKey(20), job_id: job_id.clone() }]);
-    assert_eq!(keys(&store, NOW), expected);
+    assert_eq!(keys(&store), expected);
     let work = Work::Abort { job_id, url: "http://uws".into() };
     let entry = Entry { work, ..sample::entry(&mut Rng::with_seed(0), EntryKey(1511)) };
     commit(&mut store, &[Record::Accepted(Box::new(entry))]);
     let expected: Vec<u64> = (1..=10).chain([20]).chain(511..=1511).collect();
-    assert_eq!(keys(&store, NOW), expected);
+    assert_eq!(keys(&store), expected);
 }
 
 #[test]
-fn commands_that_were_seen_are_kept_for_an_hour_and_only_so_many() {
+fn commands_that_were_seen_are_kept_however_long_ago_but_only_so_many() {
     let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
     let sender = |number: u64| Sender { via: Via::Kafka, ..sample::sender(&mut Rng::with_seed(number)) };
     let seen = |number: u64, ago_s: f64| Record::Seen { sender: sender(number), at: Tai(NOW.0 - ago_s) };
     commit(&mut store, &[seen(1, 3601.0), seen(2, 3599.0), seen(1, 10.0), seen(3, 5.0)]);
-    let found = store.recover(NOW).unwrap().seen;
     let identities = |numbers: &[u64]| numbers.iter().map(|n| sender(*n).identity).collect::<Vec<_>>();
-    assert_eq!(
-        found.iter().map(|(sender, _)| sender.identity.clone()).collect::<Vec<_>>(),
-        identities(&[2, 1, 3])
-    );
-    keep_up(&mut store, Tai(NOW.0 + 3592.0));
-    assert_eq!(store.recover(NOW).unwrap().seen.len(), 1);
+    let found = |store: &Sqlite| -> Vec<String> {
+        store.recover().unwrap().seen.into_iter().map(|sender| sender.identity).collect()
+    };
+    assert_eq!(found(&store), identities(&[2, 1, 3]));
+    keep_up(&mut store, Tai(NOW.0 + YEAR_S));
+    assert_eq!(found(&store), identities(&[2, 1, 3]));
     commit(&mut store, &(10..11_010).map(|number| seen(number, 1.0)).collect::<Vec<_>>());
-    assert_eq!(store.recover(NOW).unwrap().seen.len(), 10_000);
+    assert_eq!(store.recover().unwrap().seen.len(), 10_000);
     keep_up(&mut store, NOW);
-    let found = store.recover(NOW).unwrap().seen;
-    assert_eq!((found.len(), &found[9999].0.identity), (10_000, &sender(11_009).identity));
+    let found = store.recover().unwrap().seen;
+    assert_eq!((found.len(), &found[9999].identity), (10_000, &sender(11_009).identity));
 }

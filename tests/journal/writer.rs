@@ -176,9 +176,10 @@ fn upkeep_waits_for_a_quiet_second_but_not_for_ever() {
     }
     let busy = rig.writer.store().upkeeps - begun;
     assert!((5..=20).contains(&busy), "{busy}");
-    rig.run(10_000_000);
+    rig.run(1_000_000);
     let idle = rig.writer.store().upkeeps - begun - busy;
-    assert!((2..=4).contains(&idle), "{idle}");
+    // So that a journal that was deleted is noticed in seconds.
+    assert!((90..=100).contains(&idle), "{idle}");
 }
 
 #[test]
@@ -218,7 +219,7 @@ fn at_the_end_all_is_written_without_patience() {
     rig.writer.take(vec![accepted(2)]);
     let (store, reports, result) = rig.writer.finish(Time { mono: rig.now, tai: NOW });
     assert_eq!((reports, result), (vec![Report::Back, durable(&[1, 2])], Ok(())));
-    assert_eq!(store.store.recover(NOW).unwrap().last_key, 2);
+    assert_eq!(store.store.recover().unwrap().last_key, 2);
 
     let mut rig = Rig::new();
     rig.disk(Disk::Fails);
@@ -278,9 +279,8 @@ fn a_crash_leaves_whole_turns_in_order_and_all_that_was_said_to_be_durable() {
             assert_eq!((rig.writer.load().records, rig.writer.trouble()), (0, None), "seed {seed}");
             safe = models.len() - 1;
         }
-        let now = Tai(NOW.0 + rig.now.as_secs_f64());
-        let found = bits(&rig.writer.into_store().store.recover(now).unwrap());
-        let held = models.iter().skip(safe).any(|model| bits(&model.recovered(now)) == found);
+        let found = bits(&rig.writer.into_store().store.recover().unwrap());
+        let held = models.iter().skip(safe).any(|model| bits(&model.recovered()) == found);
         assert!(held, "seed {seed}: none of the turns from {safe} on left this");
     }
 }

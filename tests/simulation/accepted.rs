@@ -8,7 +8,9 @@ use ocps::csc::id::{ClientId, JobId, RunId};
 use ocps::csc::record::{End, Entry, Kept, Owed, Work};
 use ocps::csc::time::Tai;
 
-#[derive(Debug)]
+use super::plan::secs;
+
+#[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     pub(crate) entry: Entry,
     /// In which it was accepted.
@@ -35,10 +37,18 @@ pub(crate) struct Accepted {
     pub(crate) heard: BTreeSet<Owed>,
     /// What the disk knows to have been heard.
     pub(crate) said: BTreeSet<Owed>,
-    /// Until when extra jobs are looked for, as the disk knows and as this life knows.
+    /// Whether extra jobs are looked for, as the disk knows.
     pub(crate) durably_suspected: Option<Tai>,
-    pub(crate) suspected: Option<Tai>,
+    /// Until when they are, at least.
+    pub(crate) suspected: Option<Duration>,
+    /// Whether it is over, and the journal was written anew since without it.
+    pub(crate) may_be_missing: bool,
+    /// Whether it is one of a job that was found at the service, when its command was forgotten.
+    pub(crate) is_found: bool,
 }
+
+/// For how long extra jobs are looked for, in each life anew.
+pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
@@ -69,6 +79,8 @@ impl Accepted {
             said: BTreeSet::new(),
             durably_suspected: None,
             suspected: None,
+            may_be_missing: false,
+            is_found: false,
         }
     }
 
@@ -80,7 +92,6 @@ impl Accepted {
         }
         self.ends.retain(|ending| ending.is_durable || ending.is_told);
         self.is_over = self.ends.last().is_some_and(|ending| ending.is_durable);
-        self.suspected = self.durably_suspected;
         (self.recorded_by, self.told_by) = (None, None);
         (self.final_acks, self.results) = (0, 0);
     }
@@ -114,13 +125,18 @@ impl Accepted {
     }
 
     /// Whether the next life must know of it.
-    pub(crate) fn must_be_recovered(&self, now: Tai) -> bool {
+    pub(crate) fn must_be_recovered(&self) -> bool {
+        !self.may_be_missing
+    }
+
+    /// Whether it is over as far as the disk knows, and owes nothing.
+    pub(crate) fn is_over_on_disk(&self) -> bool {
         let is_owed = |ending: &Ending| {
             !self.said.contains(&Owed::Ack)
                 || ending.end.result.is_some() && !self.said.contains(&Owed::Result)
         };
         let last = self.ends.last().filter(|ending| ending.is_durable);
-        last.is_none_or(is_owed) || self.durably_suspected.is_some_and(|until| until.0 > now.0)
+        !last.is_none_or(is_owed) && self.durably_suspected.is_none()
     }
 
     pub(crate) fn run_id(&self) -> Option<&RunId> {

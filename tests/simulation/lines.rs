@@ -65,7 +65,7 @@ fn action(action: &Action) -> String {
         Action::Submit(submission) => format!("PUT {}", submission.run_id),
         Action::Status { job_id, .. } => format!("GET {job_id}"),
         Action::Remove { job_id } => format!("DELETE {job_id}"),
-        Action::List { run_ids, job_ids } => format!("LIST {run_ids:?} {job_ids:?}"),
+        Action::List { run_ids, job_ids, active_of } => format!("LIST {run_ids:?} {job_ids:?} {active_of:?}"),
         Action::Push { .. } | Action::Ping => format!("{action:?}"),
     }
 }

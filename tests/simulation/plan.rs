@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-pub(crate) fn secs(n: u64) -> Duration {
+pub(crate) const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
@@ -76,6 +76,16 @@ pub(crate) struct Plan {
     pub(crate) terminate: f64,
     /// Of each thing that people do: a step of the clock.
     pub(crate) step: f64,
+    /// Of each start: that the clock was set by hours or years since the last life.
+    pub(crate) leap: f64,
+    /// Of each start: that it comes after one of the machine. The clock is right then: nothing else tells an age.
+    pub(crate) reboot: f64,
+    /// Of each start: that the journal is lost, or an old copy of it is put back.
+    pub(crate) loss: f64,
+    /// Of each commit: that the file of the journal was deleted since the last.
+    pub(crate) deleted: f64,
+    /// How old a submission in doubt may be to be sent again; well below `time_to_live`.
+    pub(crate) resubmit_limit: Duration,
 }
 
 impl Plan {
@@ -95,6 +105,7 @@ impl Plan {
         // Fast ones are short, so that no run takes much longer than the others.
         let faults = any(rng, (pace * 200).min(secs(900))) + secs(20);
         let kafka = rng.u8(..4) > 0;
+        let reboot = [0.0, 0.3][rng.usize(..2)];
         Self {
             faults,
             kafka,
@@ -119,7 +130,12 @@ impl Plan {
             outage: [0.0, 0.1, 0.4][rng.usize(..3)],
             repeat,
             terminate: [0.0, 0.01, 0.05][rng.usize(..3)],
-            step: [0.0, 0.02][rng.usize(..2)],
+            step: if reboot > 0.0 { 0.0 } else { [0.0, 0.02][rng.usize(..2)] },
+            leap: if reboot > 0.0 { 0.0 } else { [0.0, 0.3][rng.usize(..2)] },
+            reboot,
+            loss: [0.0, 0.0, 0.2][rng.usize(..3)],
+            deleted: [0.0, 0.0, 0.02][rng.usize(..3)],
+            resubmit_limit: (time_to_live / 2).min(secs(1800)),
         }
     }
 
@@ -140,5 +156,9 @@ impl Plan {
         self.repeat = 0.0;
         self.terminate = 0.0;
         self.step = 0.0;
+        self.leap = 0.0;
+        self.reboot = 0.0;
+        self.loss = 0.0;
+        self.deleted = 0.0;
     }
 }

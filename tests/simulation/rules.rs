@@ -7,13 +7,13 @@ use ocps::csc::command::{Command, CommandName, Sender, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
 use ocps::csc::record::{Awaited, End, Entry, Kept, Owed, Receipt, Record, Recovered, Work};
-use ocps::csc::request::{Action, Answer, Contact, FailureKind, Request, Ticket};
+use ocps::csc::request::{Action, Answer, Contact, FailureKind, ListedJob, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
 use ocps::url::Url;
 
-use super::accepted::Accepted;
+use super::accepted::{Accepted, SUSPECT_FOR};
 use super::excuses;
 use super::plan::{Plan, millis, secs};
 use super::sending::Sending;
@@ -60,18 +60,40 @@ pub(crate) struct Counts {
     /// Jobs that a gateway made of a PUT that it sent twice.
     pub(crate) copies: u64,
     pub(crate) pauses: u64,
+    /// Jobs that were found when their commands were forgotten.
+    pub(crate) found: u64,
+    /// Commands that failed since they may have been sent too long ago.
+    pub(crate) stale: u64,
+    /// Journals that were written anew.
+    pub(crate) anew: u64,
+}
+
+/// What the rules know of a journal, to go with a copy of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    commands: BTreeMap<EntryKey, Accepted>,
+    seen: HashMap<i32, Seen>,
+    durable_state: Option<SummaryState>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Rules {
     max_jobs: usize,
     life: u32,
+    /// The core's clock in the present turn.
+    pub(crate) tai: Tai,
     pub(crate) commands: BTreeMap<EntryKey, Accepted>,
     /// By sequence number, which is unique here.
     keys: HashMap<i32, EntryKey>,
     runs: HashMap<RunId, EntryKey>,
     /// Runs of which nothing may ever be sent any more.
     lost: HashSet<RunId>,
+    /// Whether a journal was lost, or one with less in it put in its place.
+    was_journal_lost: bool,
+    /// Runs of which the journal does not know any more.
+    forgotten: HashSet<RunId>,
+    /// Runs of ours that the service's list shows, when it is searched for those that are forgotten.
+    searched: Vec<ListedJob>,
     pub(crate) sending: Sending,
     seen: HashMap<i32, Seen>,
     /// Final acks of commands that were answered at once, in this life.
@@ -96,10 +118,14 @@ impl Rules {
         Self {
             max_jobs: plan.max_jobs,
             life: 0,
+            tai: Tai(0.0),
             commands: BTreeMap::new(),
             keys: HashMap::new(),
             runs: HashMap::new(),
             lost: HashSet::new(),
+            was_journal_lost: false,
+            forgotten: HashSet::new(),
+            searched: Vec::new(),
             sending: Sending::new(settle_time),
             seen: HashMap::new(),
             answered: HashSet::new(),
@@ -117,7 +143,7 @@ impl Rules {
     }
 
     /// A life begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
-    pub(crate) fn begin(&mut self, life: u32, now: Duration, tai: Tai, recovered: &Recovered) {
+    pub(crate) fn begin(&mut self, life: u32, now: Duration, recovered: &Recovered) {
         self.life = life;
         let mut kept: BTreeMap<EntryKey, &Kept> =
             recovered.entries.iter().map(|kept| (kept.entry.key, kept)).collect();
@@ -125,11 +151,14 @@ impl Rules {
         for (key, command) in &self.commands {
             match kept.remove(key) {
                 Some(kept) => command.check_kept(kept),
-                None => assert!(!command.must_be_recovered(tai), "{key:?} is not recovered"),
+                None => assert!(!command.must_be_recovered(), "{key:?} is not recovered"),
             }
             assert!(recovered.last_key >= key.0, "{key:?} will be given again");
         }
         assert!(kept.is_empty(), "recovered out of nothing: {kept:?}");
+        for command in self.commands.values_mut().filter(|command| command.durably_suspected.is_some()) {
+            command.suspected = Some(now + SUSPECT_FOR);
+        }
         assert_eq!(recovered.state.as_ref().map(|(state, _)| *state), self.durable_state);
         let is_in_doubt = |command: &&Accepted| !command.is_over && command.created.is_none();
         let in_doubt = self.commands.values().filter(is_in_doubt).filter_map(Accepted::run_id);
@@ -138,9 +167,53 @@ impl Rules {
         self.silent.clear();
     }
 
+    /// The file of the journal was deleted, and it is written anew.
+    pub(crate) fn written_anew(&mut self) {
+        self.counts.anew += 1;
+        for command in self.commands.values_mut().filter(|command| command.is_over_on_disk()) {
+            command.may_be_missing = true;
+        }
+    }
+
+    /// What is known of the journal while no life has it.
+    pub(crate) fn memory(&self) -> Memory {
+        let (commands, seen) = (self.commands.clone(), self.seen.clone());
+        Memory { commands, seen, durable_state: self.durable_state }
+    }
+
+    /// The journal is lost, or one with less in it is put in its place.
+    pub(crate) fn lose(&mut self, memory: Option<Memory>) {
+        self.was_journal_lost = true;
+        let Memory { commands, seen, durable_state } =
+            memory.unwrap_or(Memory { commands: BTreeMap::new(), seen: HashMap::new(), durable_state: None });
+        let before = std::mem::replace(&mut self.commands, commands);
+        self.keys =
+            self.commands.iter().map(|(key, command)| (command.entry.sender.seq_num.0, *key)).collect();
+        for (key, command) in before {
+            if let Some(run_id) = command.run_id().filter(|_| !self.commands.contains_key(&key)) {
+                self.runs.remove(run_id);
+                self.forgotten.insert(run_id.clone());
+            }
+        }
+        (self.seen, self.durable_state) = (seen, durable_state);
+    }
+
+    /// The core is told which active jobs of ours there are.
+    pub(crate) fn listed(&mut self, jobs: &[ListedJob]) {
+        let is_forgotten = |job: &&ListedJob| self.forgotten.contains(&job.run_id);
+        self.searched = jobs.iter().filter(is_forgotten).cloned().collect();
+    }
+
     /// The life has ended: what is not durable never was.
     pub(crate) fn end(&mut self) {
+        self.searched.clear();
         for command in self.commands.values().filter(|command| !command.is_durable) {
+            if command.is_found {
+                // The next life finds its job again.
+                self.runs.retain(|_, key| *key != command.entry.key);
+                self.forgotten.extend(command.run_id().cloned());
+                continue;
+            }
             self.lost.extend(command.run_id().cloned());
             self.keys.remove(&command.entry.sender.seq_num.0);
         }
@@ -159,6 +232,9 @@ impl Rules {
         for record in records {
             self.durable_one(record);
         }
+        if records.contains(&Record::Searched) {
+            self.all_are_followed();
+        }
     }
 
     fn durable_one(&mut self, record: &Record) {
@@ -170,6 +246,8 @@ impl Rules {
                 command.created = Some((job_id.clone(), true));
             }
             Record::Suspected { key, until } => self.command(*key).durably_suspected = Some(*until),
+            Record::Cleared { key } => self.command(*key).durably_suspected = None,
+            Record::Searched => {}
             Record::Ended { key, end } => {
                 let ending = self.command(*key).ends.last_mut().unwrap();
                 assert_eq!(ending.end, **end);
@@ -186,6 +264,16 @@ impl Rules {
                 }
             }
             Record::State { state, .. } => self.durable_state = Some(*state),
+        }
+    }
+
+    /// One of each run that the list showed when it was searched, unless it is being aborted.
+    fn all_are_followed(&mut self) {
+        let unfinished = self.commands.values().filter(|command| !command.is_over).count();
+        for ListedJob { run_id, job_id } in std::mem::take(&mut self.searched) {
+            let is_followed = self.of_run(&run_id).is_some_and(|command| command.is_durable);
+            let is_aborted = self.commands.values().any(|command| command.aborts(&job_id));
+            assert!(is_followed || is_aborted || unfinished >= self.max_jobs, "nobody follows run {run_id}");
         }
     }
 
@@ -254,7 +342,7 @@ impl Rules {
             Effect::Ack { to, ack: Ack::InProgress { job_id, .. }, receipt: None, .. } => {
                 // Whoever believes that it is extra removes it.
                 let is_lied_about = excuses::is_lied_about(services, job_id.as_str());
-                self.in_progress(now, to.seq_num.0, job_id, is_lied_about);
+                self.in_progress(now, to, job_id, is_lied_about);
             }
             Effect::Ack { to, command, ack, receipt } => self.ack(to, *command, ack, *receipt),
             Effect::Publish { event: Event::JobResult(result), receipt } => self.result(result, *receipt),
@@ -307,9 +395,16 @@ impl Rules {
 
     /// The world learns of a job only when that is durable, or when the journal fails, or when somebody who knows the
     /// job anyway aborts it.
-    fn in_progress(&mut self, now: Duration, number: i32, job_id: &JobId, is_lied_about: bool) {
-        let key =
-            self.keys.get(&number).unwrap_or_else(|| panic!("{number} is in progress but not accepted"));
+    fn in_progress(&mut self, now: Duration, to: &Sender, job_id: &JobId, is_lied_about: bool) {
+        let number = to.seq_num.0;
+        let is_its = |command: &Accepted| {
+            command.is_found
+                && command.entry.sender == *to
+                && command.created.as_ref().is_some_and(|(created, _)| created == job_id)
+        };
+        let found = self.commands.iter().find(|(_, command)| is_its(command)).map(|(key, _)| *key);
+        let key = found.or_else(|| self.keys.get(&number).copied());
+        let key = &key.unwrap_or_else(|| panic!("{number} is in progress but not accepted"));
         let is_aborted = self.commands.values().any(|other| other.is_durable && other.aborts(job_id));
         let command = self.commands.get_mut(key).unwrap();
         assert!(!command.is_over, "{number} is in progress after its end");
@@ -425,7 +520,15 @@ impl Rules {
                 command.created = Some((job_id.clone(), false));
                 command.told_by = Some(now + RECORDING_MAX);
             }
-            Record::Suspected { key, until } => self.command(*key).suspected = Some(*until),
+            Record::Suspected { key, until } => {
+                let time = Duration::try_from_secs_f64(until.0 - self.tai.0).unwrap();
+                self.command(*key).suspected = Some(now + time);
+            }
+            Record::Cleared { key } => {
+                let until = self.command(*key).suspected;
+                assert!(until.is_some_and(|until| until <= now), "not looked for any more: {key:?}");
+            }
+            Record::Searched => {}
             Record::Ended { key, end } => self.ended(now, *key, end, services),
             Record::Seen { .. } | Record::State { .. } => {}
             Record::Said(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
@@ -434,9 +537,17 @@ impl Rules {
 
     fn accepted(&mut self, now: Duration, entry: &Entry) {
         self.counts.accepted += 1;
-        let command = Accepted::new(entry, self.life, now + RECORDING_MAX);
+        let mut command = Accepted::new(entry, self.life, now + RECORDING_MAX);
         if let Some(run_id) = command.run_id() {
             assert!(self.runs.insert(run_id.clone(), entry.key).is_none(), "{run_id} is not new");
+            if self.forgotten.remove(run_id) {
+                self.counts.found += 1;
+                command.is_found = true;
+                // Its job is there already.
+                command.recorded_by = None;
+                assert!(self.commands.insert(entry.key, command).is_none(), "{:?} is not new", entry.key);
+                return;
+            }
         }
         assert!(self.keys.insert(entry.sender.seq_num.0, entry.key).is_none(), "accepted twice: {entry:?}");
         assert!(self.commands.insert(entry.key, command).is_none(), "{:?} is not new", entry.key);
@@ -468,8 +579,9 @@ impl Rules {
             assert!(!is_unknown || !job.is_listed(now), "{} is there, but is said to have vanished", job.id);
             // It was found after somebody who knew it had aborted it, and been told so.
             let is_told = self.commands.values().any(|other| other.is_over && other.aborts(&job.id));
+            // Or the journal that knew of the abort is lost.
             assert!(
-                !is_unknown || !job.was_removed() || is_told,
+                !is_unknown || !job.was_removed() || is_told || self.was_journal_lost,
                 "{} was removed by us, but that is not said",
                 job.id
             );
@@ -485,6 +597,7 @@ impl Rules {
             (Work::Execute { submission, .. }, Ack::Failed { .. })
                 if end.result.is_none()
                     && !excuses::is_disk_refusal(&end.ack)
+                    && !is_stale(&end.ack)
                     && !excuses::is_lied_about(services, submission.run_id.as_str()) =>
             {
                 self.sending.given_up(&submission.run_id);
@@ -507,6 +620,9 @@ impl Rules {
             }
             self.counts.ended_again += 1;
         }
+        if is_stale(&end.ack) {
+            self.counts.stale += 1;
+        }
         if excuses::is_disk_refusal(&end.ack) {
             self.counts.disk_refusals += 1;
         }
@@ -522,8 +638,9 @@ impl Rules {
         match &request.action {
             Action::Submit(submission) => self.submit(now, request.ticket, &submission.run_id, services),
             Action::Remove { job_id } => self.remove(job_id, services),
-            Action::List { run_ids, job_ids } => {
-                assert!(!run_ids.is_empty() || !job_ids.is_empty(), "a list for nothing");
+            Action::List { run_ids, job_ids, active_of } => {
+                let is_for_something = !run_ids.is_empty() || !job_ids.is_empty() || active_of.is_some();
+                assert!(is_for_something, "a list for nothing");
                 self.sending.list(now, request.ticket);
             }
             Action::Status { .. } | Action::Push { .. } | Action::Ping => {}
@@ -567,6 +684,7 @@ impl Rules {
         self.counts.jobs += 1;
         self.counts.copies += u64::from(service.is_copy(made));
         self.counts.doubles += self.sending.doubles(now, made, service);
+        self.sending.check_rerun(made, service);
     }
 
     /// After each turn.
@@ -590,6 +708,11 @@ impl Rules {
             let late = self.commands.values().find(late);
             assert!(late.is_none(), "neither sent nor refused, or not told of: {late:?}");
         }
+    }
+
+    /// Whether the journal does not know of this run any more.
+    pub(crate) fn is_forgotten(&self, run_id: &RunId) -> bool {
+        self.forgotten.contains(run_id)
     }
 
     /// The command of a run, if it was ever durable.
@@ -623,4 +746,9 @@ impl Rules {
     pub(crate) fn unfinished(&self) -> usize {
         self.commands.values().filter(|command| !command.is_settled()).count()
     }
+}
+
+/// Whether a command failed since its submission in doubt is too old to be sent again.
+fn is_stale(ack: &Ack) -> bool {
+    matches!(ack, Ack::Failed { reason } if reason.contains(" may have been submitted more than "))
 }

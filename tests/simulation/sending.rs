@@ -202,6 +202,16 @@ impl Sending {
         }
     }
 
+    /// No job runs that has run to its end before and vanished, so that it could not be found any more.
+    pub(crate) fn check_rerun(&self, made: &Job, service: &Service) {
+        let Some((run_id, put)) = &made.made else { return };
+        let Some(Some(looked)) = self.looks.get(put) else { return };
+        let is_earlier = |job: &&Job| job.made.as_ref().is_some_and(|(run, at)| run == run_id && at < put);
+        let earlier = service.jobs.iter().filter(is_earlier).find(|job| job.had_vanished(*looked));
+        let is_excused = !service.lied_about.is_empty();
+        assert!(earlier.is_none() || is_excused, "{} runs although {earlier:?} ran and vanished", made.id);
+    }
+
     /// The jobs of its run that there are beside this new one. There may be none, unless the earlier one was shown
     /// only after the last look that the later one waited for, and later than jobs are waited for.
     pub(crate) fn doubles(&self, now: Duration, made: &Job, service: &Service) -> u64 {

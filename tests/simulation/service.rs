@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::event::{ErrorCode, JobObject, Phase};
-use ocps::csc::id::{JobId, RunId};
+use ocps::csc::id::{JobId, RunId, SalIndex};
 use ocps::csc::request::{
     Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Request, Ticket,
 };
@@ -64,6 +64,11 @@ impl Job {
     /// Whether it is there and has not ended.
     pub(crate) fn is_running(&self, now: Duration) -> bool {
         self.is_visible(now) && now < self.ends
+    }
+
+    /// Whether it ended so long ago that it had vanished by then.
+    pub(crate) fn had_vanished(&self, at: Duration) -> bool {
+        !self.removed && self.vanishes <= at
     }
 
     /// Since when it has been listed.
@@ -271,7 +276,9 @@ impl Service {
                 let first = self.delete(now, call.spoil, job_id, rng);
                 if call.is_repeated { self.delete(now, call.spoil, job_id, rng) } else { first }
             }
-            Action::List { run_ids, job_ids } => self.list(now, call.spoil, run_ids, job_ids, rng),
+            Action::List { run_ids, job_ids, active_of } => {
+                self.list(now, call.spoil, run_ids, job_ids, *active_of, rng)
+            }
             Action::Ping if call.spoil == Spoil::Nothing => Answer::Done,
             Action::Ping => failed(FailureKind::Refused, Contact::Silent),
             Action::Push { .. } => panic!("no request for this service"),
@@ -409,6 +416,7 @@ impl Service {
         spoil: Spoil,
         run_ids: &BTreeSet<RunId>,
         job_ids: &BTreeSet<JobId>,
+        active_of: Option<SalIndex>,
         rng: &mut Rng,
     ) -> Answer {
         match spoil {
@@ -421,9 +429,14 @@ impl Service {
         let of_run = visible.map(|job| {
             let of_another = || RunId::parse("of-another").unwrap();
             let run_id = job.made.as_ref().map_or_else(of_another, |(run_id, _)| run_id.clone());
-            (job.id.clone(), run_id)
+            (job, run_id)
         });
-        let asked = of_run.filter(|(id, run_id)| run_ids.contains(run_id) || job_ids.contains(id));
+        let is_wanted = |(job, run_id): &(&Job, RunId)| {
+            let index = run_id.made_for().map(|(_, index)| index);
+            let is_active = index.is_some() && index == active_of && now < job.ends;
+            run_ids.contains(run_id) || job_ids.contains(&job.id) || is_active
+        };
+        let asked = of_run.filter(is_wanted).map(|(job, run_id)| (job.id.clone(), run_id));
         let mut listed: Vec<ListedJob> = asked.map(|(job_id, run_id)| ListedJob { job_id, run_id }).collect();
         // In no order that means anything.
         rng.shuffle(&mut listed);

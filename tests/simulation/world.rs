@@ -13,17 +13,17 @@ use ocps::csc::command::{Command, Via};
 use ocps::csc::event::{Ack, Event as SalEvent};
 use ocps::csc::id::SalIndex;
 use ocps::csc::record::{Owed, Receipt, Record};
-use ocps::csc::request::{Outcome, Request, Ticket};
-use ocps::csc::time::{Tai, Time};
+use ocps::csc::request::{Answer, Outcome, Request, Ticket};
+use ocps::csc::time::{BootId, Tai, Time, Uptime};
 use ocps::csc::{Csc, Effect, Input, Settings};
-use ocps::journal::store::Sqlite;
+use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::{Identity, Limits, Report};
 
 use super::crowd::Crowd;
 use super::lines;
 use super::plan::{Plan, any, chance, secs, short};
 use super::process::{Disk, Faulty, Life};
-use super::rules::{Counts, Rules};
+use super::rules::{Counts, Memory, Rules};
 use super::sending::SUBMIT_TIMEOUT;
 use super::service::{Call, Fate, Job, Service, cancelled, service_at, unclear};
 use super::trace::Trace;
@@ -123,6 +123,14 @@ pub(crate) struct World {
     lives: u32,
     /// The journal while no life has it.
     store: Option<Faulty>,
+    /// All that was ever committed to it.
+    committed: Vec<Record>,
+    /// A copy of it: how much of that is in it, and what the rules knew then.
+    copy: Option<(usize, Memory)>,
+    /// Whether it is an old copy, and jobs may run that it does not know.
+    is_old: bool,
+    /// Which boot of the machine it is, and when that was.
+    boot: (u128, Duration),
     disk_away_until: Duration,
     pub(crate) services: [Service; 2],
     broker: Broker,
@@ -133,12 +141,17 @@ pub(crate) struct World {
     pub(crate) commands_flying: usize,
 }
 
+/// A new journal.
+fn empty() -> Sqlite {
+    let identity = Identity { index: SalIndex::Latiss, simulated: false };
+    Sqlite::in_memory(identity, Limits::new(secs(30 * 86_400))).unwrap()
+}
+
 impl World {
     pub(crate) fn new(seed: u64, trace: Trace) -> Self {
         let mut rng = Rng::with_seed(seed);
         let plan = Plan::draw(&mut rng);
-        let identity = Identity { index: SalIndex::Latiss, simulated: false };
-        let sqlite = Sqlite::in_memory(identity, Limits::new(secs(30 * 86_400))).unwrap();
+        let sqlite = empty();
         let services = [Service::new('a', &plan, &mut rng), Service::new('b', &plan, &mut rng)];
         let mut world = Self {
             now: Duration::ZERO,
@@ -148,6 +161,10 @@ impl World {
             life: None,
             lives: 0,
             store: Some(Faulty::new(sqlite)),
+            committed: Vec::new(),
+            copy: None,
+            is_old: false,
+            boot: (0, Duration::ZERO),
             disk_away_until: Duration::ZERO,
             crowd: Crowd::new(&services),
             services,
@@ -338,6 +355,10 @@ impl World {
             submit_timeout: SUBMIT_TIMEOUT,
             settle_time: SETTLE_TIME,
             outage_limit: secs(300),
+            resubmit_limit: self.plan.resubmit_limit,
+            history: secs(30 * 86_400),
+            // The machine was there before us.
+            uptime: Some(Uptime { boot: BootId(self.boot.0), since: self.now - self.boot.1 + secs(100) }),
             joins: self.plan.joins,
             journal: true,
             max_jobs: self.plan.max_jobs,
@@ -345,12 +366,20 @@ impl World {
     }
 
     fn start(&mut self) {
-        let Some(store) = self.store.take() else { return };
+        if self.store.is_none() {
+            return;
+        }
+        self.meanwhile();
+        let Some(mut store) = self.store.take() else { return };
         self.lives += 1;
         self.rules.counts.lives += 1;
-        let recovered = store.sqlite.recover(self.tai()).unwrap();
+        // Opening forgets by the clock too.
+        let tai = self.tai();
+        while store.sqlite.upkeep(tai) == Ok(Upkeep::More) {}
+        let mut recovered = store.sqlite.recover().unwrap();
+        recovered.unsearched |= self.is_old;
         self.say(&format!("life {} begins with {} commands", self.lives, recovered.entries.len()));
-        self.rules.begin(self.lives, self.now, self.tai(), &recovered);
+        self.rules.begin(self.lives, self.now, &recovered);
         let mut effects = Vec::new();
         let (settings, seed) = (self.settings(), self.rng.u64(..));
         let csc = Csc::new(settings, seed, self.time(), &mut effects);
@@ -367,6 +396,45 @@ impl World {
             }
             self.turn();
         }
+    }
+
+    /// What happens to the machine, its clock and its journal while no life is there.
+    fn meanwhile(&mut self) {
+        if chance(&mut self.rng, self.plan.reboot) {
+            self.boot = (self.boot.0 + 1, self.now);
+        }
+        if chance(&mut self.rng, self.plan.leap) {
+            let leap = [4.0, -4.0, 10.0 * 365.0 * 24.0, -10.0 * 365.0 * 24.0][self.rng.usize(..4)] * 3600.0;
+            self.say(&format!("the clock leaps by {leap} s"));
+            self.skew += leap;
+        }
+        if self.plan.loss > 0.0 && self.rng.u8(..4) == 0 {
+            self.copy = Some((self.committed.len(), self.rules.memory()));
+        }
+        if !chance(&mut self.rng, self.plan.loss) {
+            return;
+        }
+        let copy = self.copy.clone().filter(|_| self.rng.bool());
+        self.say(&format!(
+            "the journal is lost, but for {:?} records",
+            copy.as_ref().map(|(count, _)| *count)
+        ));
+        self.committed.truncate(copy.as_ref().map_or(0, |(count, _)| *count));
+        let mut sqlite = empty();
+        sqlite.commit(&self.committed.iter().collect::<Vec<_>>()).unwrap();
+        self.store = Some(Faulty::new(sqlite));
+        self.is_old = copy.is_some();
+        if copy.is_none() {
+            self.copy = None;
+        }
+        self.rules.lose(copy.map(|(_, memory)| memory));
+    }
+
+    /// These are on the disk.
+    fn durable(&mut self, records: &[Record]) {
+        self.is_old &= !records.contains(&Record::Searched);
+        self.committed.extend(records.iter().cloned());
+        self.rules.durable(records);
     }
 
     /// No other instance is there: what was held back may come.
@@ -478,6 +546,7 @@ impl World {
             if let Some(line) = lines::effect(&effect) {
                 self.say(&line);
             }
+            self.rules.tai = self.tai();
             self.rules.effect(self.now, &effect, &self.services);
             self.perform(effect);
         }
@@ -610,6 +679,9 @@ impl World {
     fn answer(&mut self, outcome: Outcome, served: Duration) {
         self.life_mut().workers.ended(outcome.ticket);
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
+        if let Answer::Listed(jobs) = &outcome.answer {
+            self.rules.listed(jobs);
+        }
         self.input(Input::Outcome(outcome));
         if self.life.is_some() {
             self.begin_requests();
@@ -713,7 +785,7 @@ impl World {
     }
 
     fn left_over(&self) -> Option<&Job> {
-        self.rules.left_over(self.now, self.tai(), &self.services)
+        self.rules.left_over(self.now, &self.services)
     }
 
     fn describe(&self) -> String {

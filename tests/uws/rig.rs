@@ -30,6 +30,7 @@ pub(crate) fn settings(timeout: Duration) -> settings::Uws {
         submit_timeout: Duration::from_secs(60),
         settle_time: Duration::from_secs(15),
         outage_limit: Duration::from_secs(300),
+        resubmit_limit: Duration::from_secs(1800),
         connections: 4,
         proxy: None,
     }
@@ -68,6 +69,7 @@ pub(crate) fn list(run_ids: &[&str]) -> Action {
     Action::List {
         run_ids: Arc::new(run_ids.iter().filter_map(|id| RunId::parse(id)).collect::<BTreeSet<_>>()),
         job_ids: Arc::default(),
+        active_of: None,
     }
 }
 

@@ -9,25 +9,43 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::csc::id::{JobId, RunId};
+use crate::csc::event::Phase;
+use crate::csc::id::{JobId, RunId, SalIndex};
 use crate::csc::request::ListedJob;
 
 /// Most jobs of one run in one answer. There should be one; of more the rest is found with the next list, when these
 /// have been removed.
 const OF_RUN_MAX: usize = 16;
 
-/// Reads the array and picks the jobs of these run ids, and those with these job ids; what is no usable job is
-/// skipped, and a job that is there twice counts once.
+/// Which jobs are picked.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Those of these run ids.
+    pub(super) run_ids: &'a BTreeSet<RunId>,
+    /// Those with these job ids.
+    pub(super) job_ids: &'a BTreeSet<JobId>,
+    /// And those that have not ended and whose run ids were made for this index.
+    pub(super) active_of: Option<SalIndex>,
+}
+
+impl Wanted<'_> {
+    fn includes(&self, job: &ListedJob, phase: Option<&str>) -> bool {
+        let index = job.run_id.made_for().map(|(_, index)| index);
+        let is_active = || phase.is_some_and(|word| Phase::parse(word).exit_code().is_none());
+        self.run_ids.contains(&job.run_id)
+            || self.job_ids.contains(&job.job_id)
+            || (index.is_some() && index == self.active_of && is_active())
+    }
+}
+
+/// Reads the array and picks the jobs that are wanted; what is no usable job is skipped,
+/// and a job that is there twice counts once.
 ///
 /// # Errors
 /// The text is no array, is cut off, or the reader failed.
-pub(super) fn read(
-    reader: impl Read,
-    run_ids: &BTreeSet<RunId>,
-    job_ids: &BTreeSet<JobId>,
-) -> Result<Vec<ListedJob>, serde_json::Error> {
+pub(super) fn read(reader: impl Read, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, serde_json::Error> {
     let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(reader));
-    let jobs = deserializer.deserialize_seq(Jobs { run_ids, job_ids })?;
+    let jobs = deserializer.deserialize_seq(Jobs { wanted })?;
     deserializer.end()?;
     Ok(jobs)
 }
@@ -39,18 +57,25 @@ struct Element {
     job_id: String,
     #[serde(rename = "runId")]
     run_id: String,
+    /// None where it is no text.
+    #[serde(default, deserialize_with = "text")]
+    phase: Option<String>,
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let raw = <&RawValue>::deserialize(deserializer)?;
+    Ok(serde_json::from_str(raw.get()).ok())
 }
 
 struct Jobs<'a> {
-    run_ids: &'a BTreeSet<RunId>,
-    job_ids: &'a BTreeSet<JobId>,
+    wanted: &'a Wanted<'a>,
 }
 
 impl Jobs<'_> {
     fn pick(&self, element: &RawValue) -> Option<ListedJob> {
-        let Element { job_id, run_id } = serde_json::from_str(element.get()).ok()?;
+        let Element { job_id, run_id, phase } = serde_json::from_str(element.get()).ok()?;
         let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)? };
-        (self.run_ids.contains(&job.run_id) || self.job_ids.contains(&job.job_id)).then_some(job)
+        self.wanted.includes(&job, phase.as_deref()).then_some(job)
     }
 }
 
@@ -72,7 +97,7 @@ impl<'de> Visitor<'de> for Jobs<'_> {
             }
             let count = of_run.entry(job.run_id.clone()).or_default();
             *count += 1;
-            if *count <= OF_RUN_MAX || self.job_ids.contains(&job.job_id) {
+            if *count <= OF_RUN_MAX || self.wanted.job_ids.contains(&job.job_id) {
                 jobs.push(job);
             }
         }
@@ -87,7 +112,11 @@ mod tests {
     fn picked(json: &str) -> Result<Vec<String>, serde_json::Error> {
         let run_ids = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
         let job_ids = JobId::parse("k1").into_iter().collect();
-        let jobs = read(json.as_bytes(), &run_ids, &job_ids)?;
+        picked_by(json, &Wanted { run_ids: &run_ids, job_ids: &job_ids, active_of: None })
+    }
+
+    fn picked_by(json: &str, wanted: &Wanted<'_>) -> Result<Vec<String>, serde_json::Error> {
+        let jobs = read(json.as_bytes(), wanted)?;
         Ok(jobs.iter().map(|j| format!("{} {}", j.job_id, j.run_id)).collect())
     }
 
@@ -121,6 +150,29 @@ mod tests {
     }
 
     #[test]
+    fn jobs_that_run_for_an_index_are_found_by_their_run_ids() {
+        let run_ids = [RunId::parse("1-a").unwrap()].into();
+        let job_ids = BTreeSet::new();
+        let wanted = Wanted { run_ids: &run_ids, job_ids: &job_ids, active_of: Some(SalIndex::LsstComCam) };
+        let json = r#"[
+            {"jobId":"j1","runId":"1-a","phase":"completed"},
+            {"jobId":"j2","runId":"7-ocps2-abc","phase":"executing"},
+            {"jobId":"j3","runId":"7-ocps2-abd","phase":"held"},
+            {"jobId":"j4","runId":"7-ocps2-abe","phase":"completed"},
+            {"jobId":"j5","runId":"7-ocps2-abf","phase":"error"},
+            {"jobId":"j6","runId":"7-ocps1-abc","phase":"executing"},
+            {"jobId":"j7","runId":"7-abc","phase":"executing"},
+            {"jobId":"j8","runId":"7-ocps2-abg"},
+            {"jobId":"j9","runId":"7-ocps2-abh","phase":["executing"]},
+            {"jobId":"j10","runId":"7-ocps2-abi","phase":"pending"}
+        ]"#;
+        assert_eq!(
+            picked_by(json, &wanted).unwrap(),
+            ["j1 1-a", "j2 7-ocps2-abc", "j3 7-ocps2-abd", "j10 7-ocps2-abi"]
+        );
+    }
+
+    #[test]
     fn what_is_no_whole_array_fails() {
         for json in [
             "",
@@ -142,7 +194,8 @@ mod tests {
     fn however_many_runs_are_asked_for_all_are_found() {
         let run_ids: BTreeSet<RunId> = (0..30_000).filter_map(|n| RunId::parse(&format!("{n}-a"))).collect();
         let jobs: Vec<_> = (0..30_000).map(|n| format!(r#"{{"jobId":"j{n}","runId":"{n}-a"}}"#)).collect();
-        let found = read(format!("[{}]", jobs.join(",")).as_bytes(), &run_ids, &BTreeSet::new()).unwrap();
+        let wanted = Wanted { run_ids: &run_ids, job_ids: &BTreeSet::new(), active_of: None };
+        let found = read(format!("[{}]", jobs.join(",")).as_bytes(), &wanted).unwrap();
         assert_eq!(found.len(), 30_000);
     }
 

@@ -12,7 +12,7 @@ mod object;
 mod payload;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -36,6 +36,7 @@ use crate::url::Url;
 
 use answer::{End, Reply};
 use failure::Attempt;
+use list::Wanted;
 
 /// Largest job object that is read, in bytes.
 const OBJECT_LIMIT: usize = 16 * 1024 * 1024;
@@ -148,7 +149,7 @@ impl Uws {
         }
     }
 
-    fn list(&self, base: &Url, run_ids: &BTreeSet<RunId>, job_ids: &BTreeSet<JobId>) -> Answer {
+    fn list(&self, base: &Url, wanted: &Wanted<'_>) -> Answer {
         let call = Call::new("GET", base, "/job", self.list_timeout);
         let response = match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
             Ok(response) => response,
@@ -160,7 +161,7 @@ impl Uws {
             return answer::to_question(&call.read(response, TEXT_LIMIT));
         }
         let mut body = response.into_body();
-        match list::read(body.with_config().limit(LIST_LIMIT).reader(), run_ids, job_ids) {
+        match list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted) {
             Ok(jobs) => Answer::Listed(jobs),
             Err(error) if error.is_io() => {
                 Answer::Failed(self.attempt(&call).sent(&io::Error::from(error).into()))
@@ -236,7 +237,9 @@ impl Backend for Uws {
             Action::Submit(submission) => self.submit(base, submission),
             Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
             Action::Remove { job_id } => self.remove(base, job_id),
-            Action::List { run_ids, job_ids } => self.list(base, run_ids, job_ids),
+            Action::List { run_ids, job_ids, active_of } => {
+                self.list(base, &Wanted { run_ids, job_ids, active_of: *active_of })
+            }
             Action::Ping => self.probe(base),
             Action::Push { .. } => {
                 Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }

@@ -109,6 +109,8 @@ pub struct Uws {
     pub submit_timeout: Duration,
     /// How long a job may take to show up in the list after an unclear attempt.
     pub settle_time: Duration,
+    /// How old the record of a submission in doubt may be for it to be sent again.
+    pub resubmit_limit: Duration,
     /// How long the service may be away while jobs run before that is a FAULT.
     pub outage_limit: Duration,
     /// Polls at the same time (worker threads).
@@ -207,6 +209,7 @@ impl Default for Settings {
                 delete_timeout: Duration::from_secs(30),
                 submit_timeout: Duration::from_secs(60),
                 settle_time: Duration::from_secs(30),
+                resubmit_limit: Duration::from_secs(1800),
                 outage_limit: Duration::from_secs(300),
                 connections: 4,
                 proxy: None,

@@ -49,7 +49,7 @@ fn open(content: &[u8], change: impl FnOnce(&Connection)) {
                 OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {
                     assert!(fs::read(&path).unwrap() == before, "a refused journal was changed: {error}");
                 }
-                OpenError::Unusable { .. } => {}
+                OpenError::Directory(_) | OpenError::Unusable { .. } => {}
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings;
-use ocps::csc::id::{JobId, RunId};
+use ocps::csc::id::{JobId, RunId, SalIndex};
 use ocps::csc::request::{Action, Answer, Submission};
 
 use super::check_reason;
@@ -53,7 +53,11 @@ fn actions() -> [Action; 4] {
         Action::Submit(Arc::new(submission)),
         Action::Status { job_id: job_id.clone(), run_id: Some(run_id.clone()) },
         Action::Remove { job_id },
-        Action::List { run_ids: Arc::new(BTreeSet::from([run_id])), job_ids: Arc::default() },
+        Action::List {
+            run_ids: Arc::new(BTreeSet::from([run_id])),
+            job_ids: Arc::default(),
+            active_of: Some(SalIndex::Latiss),
+        },
     ]
 }
 

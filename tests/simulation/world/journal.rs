@@ -76,9 +76,14 @@ impl World {
     /// One turn of the real writer on a disk like that.
     pub(super) fn write(&mut self, disk: Disk) -> Vec<Report> {
         let time = self.time();
+        if disk == Disk::Works && chance(&mut self.rng, self.plan.deleted) {
+            self.say("the file of the journal is deleted");
+            self.life_mut().journal.writer.store_mut().sqlite.write_anew().unwrap();
+            self.rules.written_anew();
+        }
         let (reports, committed) = self.life_mut().journal.turn(time, disk);
         if !committed.is_empty() {
-            self.rules.durable(&committed);
+            self.durable(&committed);
             self.say(&format!("durable: {} records, {disk:?}", committed.len()));
         }
         reports
@@ -120,7 +125,7 @@ impl World {
             // After a pause its upkeep may be due first.
             turns += 1;
             assert!(!committed.is_empty() || turns < 3, "the journal keeps records back");
-            self.rules.durable(&committed);
+            self.durable(&committed);
         }
         self.bury();
     }
