@@ -21,4 +21,5 @@ mod restarts;
 mod rig;
 #[cfg(feature = "kafka-sasl")]
 mod sasl;
+mod schemas;
 mod startup;

@@ -61,9 +61,13 @@ impl ClientContext for Context {
                 "the broker's certificate is not trusted (see ssl.ca.location)"
             }
             Kind::Authentication => "the broker does not let us in",
-            Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Reading | Kind::Topic => {
-                "the broker cannot be reached"
-            }
+            Kind::SetUp
+            | Kind::Broker
+            | Kind::Consumer
+            | Kind::Reading
+            | Kind::Topic
+            | Kind::Schema
+            | Kind::Registry => "the broker cannot be reached",
         };
         self.troubles.say(kind, "", &format!("{what}: {reason}"));
     }

@@ -1,10 +1,10 @@
 //! SAL over Kafka: commands in, acks and events out.
 //!
-//! Three threads of ours: `kafka` joins and then writes, `kafka-read` reads, and one takes the producer's
-//! reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and takes
+//! Four threads of ours: `kafka` joins and then writes, `kafka-read` reads, `kafka-schemas` looks after the
+//! registry, and one takes the producer's reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and takes
 //! [`KafkaInput`]s; it never waits for a broker or a registry. Nothing here knows what a job is.
 //!
-//! * `wire`: bytes; `registry`: schemas; `outbox`: what is still to be said
+//! * `wire`: bytes; `registry`: its questions; `schemas`: what we write with; `outbox`: what is still to be said
 //! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading
 //! * `trouble`: what is wrong, said once and then rarely; `permission`: which topic we may not read
 
@@ -14,6 +14,7 @@ mod outbox;
 mod permission;
 pub mod reader;
 pub mod registry;
+mod schemas;
 mod setup;
 mod trouble;
 pub mod wire;
@@ -40,12 +41,13 @@ use crate::sal;
 use crate::sal::ack::AckFields;
 use client::{Context, Report};
 pub use libraries::libraries;
-use outbox::{Fate, Message, Outbox, Outgoing};
+use outbox::{Fate, Message, Outbox, Outgoing, Refusal};
 use permission::Inquiry;
 use reader::Reader;
-use setup::{Failure, Session};
+use schemas::Schemas;
+use setup::Failure;
 use trouble::{Kind, Troubles};
-use wire::{Header, Topic, Writer};
+use wire::{Header, Topic};
 
 /// First and longest wait between tries to join.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -102,6 +104,7 @@ impl Kafka {
         let consumer = client::consumer(&options, index, context.clone())?;
         let producer = client::producer(&options, index, context.clone())?;
         let brokers = options.brokers.clone();
+        let schemas = Arc::new(Schemas::new(&options, outbox.clone(), shared.clone()));
         let link = Link {
             options,
             index,
@@ -113,6 +116,7 @@ impl Kafka {
             reports,
             context,
             producer,
+            schemas,
             stamps: BTreeMap::new(),
         };
         let run = move || {
@@ -191,21 +195,21 @@ struct Link {
     reports: Receiver<Report>,
     context: Context,
     producer: ThreadedProducer<Context>,
+    schemas: Arc<Schemas>,
     /// The last stamp of each topic: none may be earlier.
     stamps: BTreeMap<Topic, f64>,
 }
 
 impl Link {
     fn run(mut self, consumer: BaseConsumer<Context>) {
-        let Some(session) = self.join(&consumer) else { return };
-        let Session { writers, registry, stamps } = session;
+        let Some(stamps) = self.join(&consumer) else { return };
         self.stamps = stamps;
         self.shared.connected.store(true, Ordering::Release);
         let topics =
             Topic::all().map(|topic| (topic.kafka_name(&self.options.topic_subname), topic)).collect();
         let reader = Reader {
             consumer,
-            registry,
+            schemas: self.schemas.clone(),
             index: self.index,
             origin: self.origin,
             topics,
@@ -225,18 +229,24 @@ impl Link {
         if let Err(error) = reading {
             log::error!("Kafka: cannot start a thread, so no commands are read: {error}");
         }
-        self.write(&writers);
+        let schemas = self.schemas.clone();
+        let looking =
+            thread::Builder::new().name("kafka-schemas".to_owned()).spawn(move || schemas.look_after());
+        if let Err(error) = looking {
+            log::error!("Kafka: cannot start a thread, so schemas stay as they are: {error}");
+        }
+        self.write();
     }
 
     /// Tries until it succeeds; none if the daemon ends before.
-    fn join(&self, consumer: &BaseConsumer<Context>) -> Option<Session> {
+    fn join(&self, consumer: &BaseConsumer<Context>) -> Option<BTreeMap<Topic, f64>> {
         let mut wait = BACKOFF.0;
         loop {
             if self.is_closing() {
                 return None;
             }
-            match setup::join(&self.options, self.index, consumer, &self.context) {
-                Ok(session) => {
+            match setup::join(&self.options, self.index, consumer, &self.context, &self.schemas) {
+                Ok(stamps) => {
                     self.shared.troubles.over(&[Kind::SetUp, Kind::Broker, Kind::Authentication], "");
                     log::info!(
                         "Kafka: at {} as {}:{} of lsst.{}",
@@ -245,7 +255,7 @@ impl Link {
                         self.index.number(),
                         self.options.topic_subname
                     );
-                    return Some(session);
+                    return Some(stamps);
                 }
                 Err(Failure::NoAnswer(problem)) => self.shared.troubles.say_no_answer(&problem),
                 Err(Failure::Wrong(problem)) => self.shared.troubles.say(Kind::SetUp, "", &problem),
@@ -261,11 +271,11 @@ impl Link {
         self.shared.closing.load(Ordering::Acquire)
     }
 
-    fn write(&mut self, writers: &BTreeMap<Topic, Writer>) {
+    fn write(&mut self) {
         let mut end: Option<Instant> = None;
         loop {
             while let Some(outgoing) = self.outbox.take() {
-                self.hand_over(writers, outgoing);
+                self.hand_over(outgoing);
             }
             if self.is_closing() {
                 let end = *end.get_or_insert_with(|| Instant::now() + FLUSH);
@@ -291,22 +301,23 @@ impl Link {
         }
     }
 
-    fn hand_over(&mut self, writers: &BTreeMap<Topic, Writer>, outgoing: Outgoing) {
+    fn hand_over(&mut self, outgoing: Outgoing) {
         let Outgoing { id, seq_num, message } = outgoing;
         let topic = message.topic;
+        let Some(writer) = self.schemas.writer(topic) else {
+            // It was just taken away: the outbox keeps the rest by itself.
+            self.outbox.refused(id, Refusal::Later);
+            return;
+        };
         let identity = format!("OCPS:{}", self.index.number());
         let sent = self.stamp(topic);
         let header =
             Header { index: self.index, sent: Tai(sent), seq_num, identity: &identity, origin: self.origin };
-        let bytes = match writers.get(&topic).map(|writer| writer.message(&header, &message.own)) {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(reason)) => {
+        let bytes = match writer.message(&header, &message.own) {
+            Ok(bytes) => bytes,
+            // The schema was tried with every field, so this concerns only this message.
+            Err(reason) => {
                 log::error!("Kafka: {} {seq_num} {reason}", topic.sal_name());
-                self.outbox.delivered(id);
-                return;
-            }
-            // All topics that we write have one.
-            None => {
                 self.outbox.delivered(id);
                 return;
             }

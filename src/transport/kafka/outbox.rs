@@ -3,9 +3,10 @@
 //! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
 //! of its topic waits to be tried again. Kafka keeps no order between topics, so an ack leaves when the events
 //! before it are confirmed: a script that has its ack looks at the state at once. Bounded: when there is too much, the oldest heartbeats and logMessages
-//! go first, then the oldest of other events, but never an ack, a job_id or a job_result.
+//! go first, then the oldest of other events, but never an ack, a job_id or a job_result. Of a topic that cannot
+//! be written until the registry is changed, less is kept: the latest state, and a bounded number of what is owed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,9 @@ const WAITING_MAX: usize = 10_000;
 const BYTES_MAX: usize = 64 << 20;
 /// Messages handed to the producer and not confirmed: enough for full speed, few enough to keep in hand.
 const IN_FLIGHT_MAX: usize = 200;
+/// Most acks, or job_results and the like, that wait for a topic that cannot be written. What is dropped is not
+/// confirmed: the journal still owes it.
+const UNWRITABLE_MAX: usize = 1000;
 /// How long a topic rests that the broker does not take.
 const REST: Duration = Duration::from_secs(5);
 /// Longest that an ack waits for the events before it: their partition may be away while that of the acks is not.
@@ -150,9 +154,13 @@ struct Queue {
     in_flight: BTreeMap<usize, Entry>,
     /// Topics that rest until this time, and until nothing of them is in flight.
     resting: BTreeMap<Topic, Instant>,
+    /// Topics that have no schema with which they can be written.
+    unwritable: BTreeSet<Topic>,
     bytes: usize,
     last_id: usize,
     seq_nums: BTreeMap<Topic, i32>,
+    /// The last of each event that tells how something is, to be said again.
+    latest: BTreeMap<Topic, Message>,
     dropped: u64,
 }
 
@@ -173,24 +181,47 @@ impl Queue {
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
             resting: BTreeMap::new(),
+            unwritable: BTreeSet::new(),
             bytes: 0,
             last_id: 0,
             seq_nums: BTreeMap::new(),
+            latest: BTreeMap::new(),
             dropped: 0,
         }
     }
 
     fn push(&mut self, mut message: Message) {
+        if self.unwritable.contains(&message.topic) && message.worth() < Worth::State {
+            self.dropped += 1;
+            return;
+        }
         if self.bytes + message.size() > BYTES_MAX {
             message = message.minimal();
         }
+        if message.worth() == Worth::State {
+            self.latest.insert(message.topic, Message { receipt: None, ..message.clone() });
+        }
         self.bytes += message.size();
         self.last_id += 1;
+        let topic = message.topic;
         let entry =
             Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None, left: None };
         self.waiting.push_back(entry);
+        if self.unwritable.contains(&topic) {
+            self.shorten(topic);
+        }
         if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
             self.drop_one();
+        }
+    }
+
+    /// Says the last of an event that tells how something is once more, unless it waits to be said anyway.
+    fn say_again(&mut self, topic: Topic) {
+        if self.waiting.iter().any(|entry| entry.message.topic == topic) {
+            return;
+        }
+        if let Some(message) = self.latest.get(&topic).cloned() {
+            self.push(message);
         }
     }
 
@@ -200,12 +231,43 @@ impl Queue {
             let Some(position) = self.waiting.iter().position(|entry| entry.message.worth() == worth) else {
                 continue;
             };
-            if let Some(entry) = self.waiting.remove(position) {
-                self.bytes = self.bytes.saturating_sub(entry.message.size());
-                self.dropped += 1;
-            }
+            self.drop_at(position);
             return;
         }
+    }
+
+    fn drop_at(&mut self, position: usize) {
+        if let Some(entry) = self.waiting.remove(position) {
+            self.bytes = self.bytes.saturating_sub(entry.message.size());
+            self.dropped += 1;
+        }
+    }
+
+    /// Keeps only the latest of what waits for a topic that cannot be written.
+    fn shorten(&mut self, topic: Topic) {
+        let waits = |entry: &Entry| entry.message.topic == topic;
+        let Some(entry) = self.waiting.iter().find(|entry| waits(entry)) else { return };
+        let most = match entry.message.worth() {
+            Worth::Heartbeat | Worth::Log => 0,
+            Worth::State => 1,
+            Worth::Owed => UNWRITABLE_MAX,
+        };
+        let mut excess = self.waiting.iter().filter(|entry| waits(entry)).count().saturating_sub(most);
+        while let Some(position) = self.waiting.iter().position(waits).filter(|_| excess > 0) {
+            self.drop_at(position);
+            excess -= 1;
+        }
+    }
+
+    fn set_unwritable(&mut self, topic: Topic) {
+        self.unwritable.insert(topic);
+        self.shorten(topic);
+    }
+
+    /// Whether a message waits for nothing that lasts.
+    fn is_due(&self, entry: &Entry) -> bool {
+        (self.gate == Gate::Open || entry.message.is_early())
+            && !self.unwritable.contains(&entry.message.topic)
     }
 
     /// The next message that may leave.
@@ -221,9 +283,7 @@ impl Queue {
             entry.message.topic == Topic::Ack && holding.is_some_and(|holding| holding < entry.id)
         };
         let may_leave = |entry: &Entry| {
-            (self.gate == Gate::Open || entry.message.is_early())
-                && !self.resting.contains_key(&entry.message.topic)
-                && !is_held(entry)
+            self.is_due(entry) && !self.resting.contains_key(&entry.message.topic) && !is_held(entry)
         };
         let position = self.waiting.iter().position(may_leave)?;
         let mut entry = self.waiting.remove(position)?;
@@ -312,9 +372,27 @@ impl Outbox {
         self.wake();
     }
 
+    /// The topic was made again: who comes late to it shall hear how things are.
+    pub(super) fn say_again(&self, topic: Topic) {
+        self.with(|queue| queue.say_again(topic));
+        self.wake();
+    }
+
     pub(super) fn open(&self) {
         self.with(|queue| queue.gate = Gate::Open);
         self.wake();
+    }
+
+    /// The topic has a schema.
+    pub(super) fn set_writable(&self, topic: Topic) {
+        if self.with(|queue| queue.unwritable.remove(&topic)) {
+            self.wake();
+        }
+    }
+
+    /// The topic has no schema with which it can be written.
+    pub(super) fn set_unwritable(&self, topic: Topic) {
+        self.with(|queue| queue.set_unwritable(topic));
     }
 
     pub(super) fn take(&self) -> Option<Outgoing> {
@@ -346,8 +424,7 @@ impl Outbox {
     /// Whether nothing is left that may leave.
     pub(super) fn is_done(&self) -> bool {
         self.with(|queue| {
-            let open = queue.gate == Gate::Open;
-            queue.in_flight.is_empty() && !queue.waiting.iter().any(|e| open || e.message.is_early())
+            queue.in_flight.is_empty() && !queue.waiting.iter().any(|entry| queue.is_due(entry))
         })
     }
 }
@@ -488,6 +565,45 @@ mod tests {
         assert_eq!((count(Worth::Heartbeat), count(Worth::Log), count(Worth::State)), (0, 0, 0));
         let ids: Vec<usize> = queue.waiting.iter().map(|entry| entry.id).collect();
         assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn of_a_topic_that_cannot_be_written_the_latest_is_kept() {
+        let (mut queue, now) = (open(), Instant::now());
+        let owed = i32::try_from(UNWRITABLE_MAX).unwrap();
+        for name in ["heartbeat", "errorCode", "job_result"] {
+            queue.push(event(name, 0));
+            queue.set_unwritable(Topic::Event(name));
+        }
+        queue.set_unwritable(Topic::Ack);
+        for n in 1..=owed {
+            for name in ["heartbeat", "errorCode", "job_result"] {
+                queue.push(event(name, n));
+            }
+            queue.push(ack(n));
+            queue.push(event("summaryState", n));
+        }
+        // The others leave as ever, and nothing is waited for.
+        let left = take_all(&mut queue, now);
+        assert_eq!(left.len(), UNWRITABLE_MAX);
+        assert!(left.iter().all(|(name, _)| name == "logevent_summaryState"));
+        assert_eq!(
+            (queue.next_try(now), queue.waiting.iter().any(|entry| queue.is_due(entry))),
+            (None, false)
+        );
+        let errors = queue.waiting.iter().filter(|entry| entry.message.topic == Topic::Event("errorCode"));
+        let errors: Vec<&Fields> = errors.map(|entry| &entry.message.own).collect();
+        assert_eq!(errors, [&vec![("n", Value::Int(owed))]]);
+        assert_eq!(queue.waiting.len(), 2 * UNWRITABLE_MAX + 1);
+        // All heartbeats, all error codes but one, and the first job_result.
+        assert_eq!(queue.dropped, 2 * u64::try_from(owed).unwrap() + 2);
+        for topic in
+            ["heartbeat", "errorCode", "job_result"].map(Topic::Event).into_iter().chain([Topic::Ack])
+        {
+            queue.unwritable.remove(&topic);
+        }
+        assert_eq!(take_all(&mut queue, now).len(), 2 * UNWRITABLE_MAX + 1);
+        assert_eq!(queue.bytes, 0);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::client::Context;
 use super::outbox::Outbox;
 use super::permission::{Inquiry, is_refusal};
 use super::registry::Registry;
+use super::schemas::Schemas;
 use super::setup::code;
 use super::trouble::Kind;
 use super::wire::{Record, Topic, one_line, unframe};
@@ -33,7 +34,7 @@ const COMPLAIN_EACH: u64 = 10;
 /// Reads until the daemon ends.
 pub(super) struct Reader {
     pub(super) consumer: BaseConsumer<Context>,
-    pub(super) registry: Registry,
+    pub(super) schemas: Arc<Schemas>,
     pub(super) index: SalIndex,
     pub(super) origin: i32,
     /// Topics by their names in Kafka.
@@ -115,7 +116,7 @@ impl Reader {
                     log::info!("Kafka: commands are read again");
                 }
                 let Some(topic) = self.topics.get(message.topic()).copied() else { return Ok(None) };
-                let taken = take(&mut self.registry, topic, message.payload(), self.index);
+                let taken = take(&self.schemas.registry, topic, message.payload(), self.index);
                 drop(message);
                 Ok(self.judge(topic, taken))
             }
@@ -167,13 +168,18 @@ pub enum Taken {
 /// # Errors
 /// One line: why it cannot be taken.
 pub fn take(
-    registry: &mut Registry,
+    registry: &Registry,
     topic: Topic,
     value: Option<&[u8]>,
     index: SalIndex,
 ) -> Result<Option<Taken>, String> {
     let (id, datum) = unframe(value.ok_or("it has no value")?)?;
-    let record = Record::read(&*registry.schema(id)?, datum)?;
+    let schema = registry.schema(topic, id)?;
+    let record = Record::read(&schema, datum).or_else(|reason| {
+        // The registry may have given the id anew, to another version.
+        let another = registry.another(topic, id, &schema).ok_or(reason)?;
+        Record::read(&another, datum)
+    })?;
     if record.int("salIndex")? != index.number() {
         return Ok(None);
     }

@@ -17,7 +17,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::client::{self, Context};
 use super::registry::Registry;
-use super::wire::{Record, Topic, Writer, unframe};
+use super::schemas::Schemas;
+use super::wire::{Record, Topic, unframe};
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
 
@@ -30,14 +31,6 @@ const LAST_STAMPS: Duration = Duration::from_secs(2);
 /// How many of the last messages of a topic are looked at: other instances write to it too, and three of them
 /// 90 heartbeats in the half minute that we are away.
 const LAST_MESSAGES: i64 = 100;
-
-/// What is needed to write and to read.
-pub(super) struct Session {
-    pub(super) writers: BTreeMap<Topic, Writer>,
-    pub(super) registry: Registry,
-    /// The last stamps of our topics, of an earlier life.
-    pub(super) stamps: BTreeMap<Topic, f64>,
-}
 
 /// Why joining failed.
 pub(super) enum Failure {
@@ -53,31 +46,23 @@ impl From<String> for Failure {
     }
 }
 
-/// Does all that is needed once; the consumer then reads the commands from now on.
+/// Does all that is needed once; the consumer then reads the commands from now on. Gives the last stamps of our
+/// topics, of an earlier life.
 pub(super) fn join(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
     context: &Context,
-) -> Result<Session, Failure> {
+    schemas: &Schemas,
+) -> Result<BTreeMap<Topic, f64>, Failure> {
     let metadata = ensure_topics(options, index, consumer, context)?;
-    let mut registry = Registry::new(&options.registry_url);
-    let mut writers = BTreeMap::new();
-    for topic in Topic::all() {
-        let subject = format!("{}-value", topic.kafka_name(&options.topic_subname));
-        match topic {
-            Topic::Command(_) => registry.reader(topic, &subject)?,
-            Topic::Ack | Topic::Event(_) => {
-                writers.insert(topic, registry.writer(topic, &subject)?);
-            }
-        }
-    }
+    schemas.choose()?;
     let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
     // In this order: behind a fetch that waits for more, each question for an end takes half a second.
     let commands = places.ends_of_what_is_read()?;
-    let stamps = places.last_stamps(index, &mut registry)?;
+    let stamps = places.last_stamps(index, &schemas.registry)?;
     consumer.assign(&commands).map_err(|error| format!("commands cannot be read: {}", code(&error)))?;
-    Ok(Session { writers, registry, stamps })
+    Ok(stamps)
 }
 
 /// Creates the topics that are missing.
@@ -266,7 +251,7 @@ impl Places<'_> {
     }
 
     /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
-    fn last_stamps(&self, index: SalIndex, registry: &mut Registry) -> Result<BTreeMap<Topic, f64>, String> {
+    fn last_stamps(&self, index: SalIndex, registry: &Registry) -> Result<BTreeMap<Topic, f64>, String> {
         let mut list = TopicPartitionList::new();
         let mut ends: BTreeMap<(String, i32), (Topic, i64)> = BTreeMap::new();
         for topic in Topic::all().filter(|topic| !matches!(topic, Topic::Command(_))) {
@@ -291,7 +276,9 @@ impl Places<'_> {
             let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(100)) else { continue };
             let place = (message.topic().to_owned(), message.partition());
             let Some((topic, high)) = ends.get(&place).copied() else { continue };
-            if let Some(stamp) = message.payload().and_then(|payload| stamp_of(payload, index, registry)) {
+            if let Some(stamp) =
+                message.payload().and_then(|payload| stamp_of(payload, topic, index, registry))
+            {
                 let newest = stamps.entry(topic).or_insert(stamp);
                 *newest = newest.max(stamp);
             }
@@ -303,9 +290,9 @@ impl Places<'_> {
     }
 }
 
-fn stamp_of(payload: &[u8], index: SalIndex, registry: &mut Registry) -> Option<f64> {
+fn stamp_of(payload: &[u8], topic: Topic, index: SalIndex, registry: &Registry) -> Option<f64> {
     let (id, datum) = unframe(payload).ok()?;
-    let record = Record::read(&*registry.schema(id).ok()?, datum).ok()?;
+    let record = Record::read(&*registry.schema(topic, id).ok()?, datum).ok()?;
     if record.int("salIndex").ok()? != index.number() {
         return None;
     }

@@ -22,6 +22,10 @@ pub(super) enum Kind {
     Reading,
     /// Writing one topic.
     Topic,
+    /// The schema of one topic that we write.
+    Schema,
+    /// Asking the schema registry, once joined.
+    Registry,
 }
 
 /// The troubles that last.

@@ -36,8 +36,8 @@ pub(crate) fn read_message(data: &[u8]) {
 /// A registry that has this schema for everything, and a datum written with it.
 pub(crate) fn read_schema(data: &[u8]) {
     let [schema, datum] = parts::<2>(data);
-    let mut registry = registry(&answer(&String::from_utf8_lossy(schema)));
-    use_registry(&mut registry, datum);
+    let registry = registry(&answer(&String::from_utf8_lossy(schema)));
+    use_registry(&registry, datum);
 }
 
 /// A registry that answers everything with these bytes, and a datum.
@@ -59,17 +59,17 @@ fn answer(schema: &str) -> Vec<u8> {
 }
 
 /// Reads a command and then writes an event, each after what joining does for it.
-fn use_registry(registry: &mut Registry, datum: &[u8]) {
+fn use_registry(registry: &Registry, datum: &[u8]) {
     let execute = Topic::Command(CommandName::Execute);
-    if let Err(reason) = registry.reader(execute, "x-value") {
-        check_reason(&reason);
+    if let Err(failure) = registry.reader(execute, "x-value") {
+        check_reason(failure.reason());
     }
     let value = [&[0], ID.to_be_bytes().as_slice(), datum].concat();
     check_taken(execute, take(registry, execute, Some(&value), SalIndex::Latiss));
     // Where the schema does not fit, ours is registered, and has its number from then on.
     match registry.writer(Topic::Event("summaryState"), "x-value") {
         Ok(writer) => write(&writer),
-        Err(reason) => check_reason(&reason),
+        Err(failure) => check_reason(failure.reason()),
     }
 }
 
