@@ -34,8 +34,8 @@ pub struct Options {
     pub brokers: String,
     /// The second word of all topic names.
     pub topic_subname: String,
-    /// URL of the schema registry.
-    pub registry_url: Url,
+    /// URLs of the schema registry, to be tried in this order.
+    pub registry_urls: Vec<Url>,
     /// Whom to be, if the broker asks.
     pub sasl: Option<Sasl>,
     /// Replication factor of topics that we create.
@@ -133,10 +133,13 @@ impl Options {
                 )
             })?;
         let brokers = or("LSST_KAFKA_BROKER_ADDR", &settings.brokers, "broker:29092")?;
-        let registry_url = match text("LSST_SCHEMA_REGISTRY_URL", &None)? {
-            Some(url) => Url::parse(&url).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?,
+        let registry_urls = match text("LSST_SCHEMA_REGISTRY_URL", &None)? {
+            Some(urls) => {
+                registry_urls(&urls).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?
+            }
             None => {
-                settings.schema_registry_url.clone().unwrap_or_else(|| "http://schema-registry:8081".into())
+                let default = || vec!["http://schema-registry:8081".into()];
+                settings.schema_registry_url.clone().unwrap_or_else(default)
             }
         };
         let default_factor = settings.replication_factor.unwrap_or(1).to_string();
@@ -154,7 +157,7 @@ impl Options {
         Ok(Self {
             brokers,
             topic_subname,
-            registry_url,
+            registry_urls,
             sasl: sasl(settings, env, &or)?,
             replication_factor: replication_factor.ok_or_else(|| {
                 format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
@@ -216,6 +219,14 @@ fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
     let path = Path::new(&dir).join(CREDENTIAL);
     super::file::password(&path, "Kafka")
+}
+
+/// The URLs of a list, separated by commas; one in a password is written as %2C.
+///
+/// # Errors
+/// What each must be; never what it is, since that may hold a password.
+pub(super) fn registry_urls(list: &str) -> Result<Vec<Url>, &'static str> {
+    list.split(',').map(|url| Url::parse(url.trim())).collect()
 }
 
 /// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
@@ -313,13 +324,13 @@ mod tests {
         };
         let plain = options(&toml, &[]).unwrap();
         assert_eq!((plain.brokers.as_str(), plain.topic_subname.as_str()), ("toml:1", "toml"));
-        assert_eq!(plain.registry_url.address(), "http://schema-registry:8081");
+        assert_eq!(plain.registry_urls, ["http://schema-registry:8081".into()]);
         assert_eq!((plain.replication_factor, plain.producer_acks.as_str()), (1, "1"));
         assert_eq!(plain.sasl, None);
         let env = [
             ("LSST_KAFKA_BROKER_ADDR", "env:2"),
             ("LSST_TOPIC_SUBNAME", "test"),
-            ("LSST_SCHEMA_REGISTRY_URL", "http://r:8081/"),
+            ("LSST_SCHEMA_REGISTRY_URL", "http://r:8081/, http://me:a%2Cb@s"),
             ("LSST_KAFKA_SECURITY_USERNAME", "me"),
             ("LSST_KAFKA_SECURITY_PASSWORD", "geheim"),
             ("LSST_KAFKA_REPLICATION_FACTOR", "3"),
@@ -327,7 +338,7 @@ mod tests {
         ];
         let all = options(&toml, &env).unwrap();
         assert_eq!((all.brokers.as_str(), all.topic_subname.as_str()), ("env:2", "test"));
-        assert_eq!(all.registry_url.address(), "http://r:8081");
+        assert_eq!(all.registry_urls, ["http://r:8081/".into(), "http://me:a%2Cb@s".into()]);
         assert_eq!((all.replication_factor, all.producer_acks.as_str()), (3, "all"));
         let sasl = all.sasl.clone().unwrap();
         assert_eq!((sasl.protocol.as_str(), sasl.mechanism.as_str()), ("SASL_PLAINTEXT", "SCRAM-SHA-512"));
@@ -345,7 +356,9 @@ mod tests {
         check(&[], "set LSST_TOPIC_SUBNAME or kafka.topic_subname");
         check(&[("LSST_TOPIC_SUBNAME", "a b")], "the topic subname is not set, or not a word");
         let sub = ("LSST_TOPIC_SUBNAME", "sal");
-        check(&[sub, ("LSST_SCHEMA_REGISTRY_URL", "registry")], "LSST_SCHEMA_REGISTRY_URL must be");
+        for bad in ["registry", "http://r:8081,registry", "http://r:8081,", ","] {
+            check(&[sub, ("LSST_SCHEMA_REGISTRY_URL", bad)], "LSST_SCHEMA_REGISTRY_URL must be");
+        }
         check(&[sub, ("LSST_KAFKA_REPLICATION_FACTOR", "0")], "LSST_KAFKA_REPLICATION_FACTOR must be");
         check(&[sub, ("LSST_KAFKA_PRODUCER_WAIT_ACKS", "2")], "LSST_KAFKA_PRODUCER_WAIT_ACKS must be");
         check(&[sub, ("LSST_KAFKA_CONSUMER_CONFIGURATION", "/none.yaml")], "/none.yaml: no such file");

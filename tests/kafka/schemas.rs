@@ -14,9 +14,11 @@ use ocps::transport::kafka::wire::{Header, Topic};
 use serde_json::{Value, json};
 
 use crate::foreign::{decode, encode};
-use crate::harness::{QUICK, eventually};
+use crate::harness::{Daemon, QUICK, eventually};
 use crate::registry::{Memory, Registry as Server};
 use crate::rig::Rig;
+use crate::support::http;
+use crate::support::port::Port;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
 
@@ -112,7 +114,7 @@ fn misfit(columns: &[Column], change: Change) -> String {
 #[test]
 fn only_what_can_be_written_is_adopted() {
     let server = Server::start(0);
-    let registry = Registry::new(&server.url().as_str().into());
+    let registry = Registry::new(&[server.url().as_str().into()]);
     for (topic, columns) in written() {
         let own = columns.iter().map(|(name, kind)| {
             let value = match kind {
@@ -190,7 +192,7 @@ fn commands_of_a_newer_release_are_read_by_the_names_of_their_fields() {
         let topic = Topic::Command(name);
         let read = |text: &str| {
             let id = server.memory.lock().unwrap().register("commands", text).unwrap();
-            let registry = Registry::new(&server.url().as_str().into());
+            let registry = Registry::new(&[server.url().as_str().into()]);
             take(&registry, topic, Some(&command(id, text)), SalIndex::Latiss)
         };
         let Ok(Some(Taken::Command(ours))) = read(&topic.schema_text()) else { panic!("{name:?}") };
@@ -215,7 +217,7 @@ fn commands_of_a_newer_release_are_read_by_the_names_of_their_fields() {
 #[test]
 fn an_id_that_means_something_else_now_is_asked_for_again() {
     let server = Server::start(0);
-    let registry = Registry::new(&server.url().as_str().into());
+    let registry = Registry::new(&[server.url().as_str().into()]);
     let (start, execute) = (Topic::Command(CommandName::Start), Topic::Command(CommandName::Execute));
     let texts = |newer: Change| [start.schema_text(), changed(execute, newer)];
     let with = |act: &mut dyn FnMut(&mut Memory)| act(&mut server.memory.lock().unwrap());
@@ -382,6 +384,22 @@ fn a_registry_that_lost_its_data_gets_our_schemas_again_and_its_ids_are_asked_fo
     late.event("heartbeat");
     late.event("configurationApplied");
     assert_eq!(late.run("disable", &json!({})), "303 Done");
+}
+
+#[test]
+fn the_registries_of_a_list_are_tried_in_turn() {
+    let rig = Rig::new("");
+    let away = Port::free().unwrap();
+    let ill = http::Server::start(0, |_, connection| {
+        http::answer(connection, 500, &[], b"<html>")?;
+        Ok(http::Then::KeepAlive)
+    });
+    let ill = ill.unwrap();
+    let mut command = rig.daemon(&[]);
+    let list = format!("http://127.0.0.1:{},http://{}, {}/", away.number, ill.address(), rig.registry.url());
+    command.env("LSST_SCHEMA_REGISTRY_URL", list);
+    let _daemon = Daemon::start(command, rig.home.socket());
+    rig.foreign().state(5);
 }
 
 #[test]

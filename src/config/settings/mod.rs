@@ -148,8 +148,8 @@ pub struct Kafka {
     pub brokers: Option<String>,
     /// The second word of all topic names, `sal` in `lsst.sal.OCPS.ackcmd`.
     pub topic_subname: Option<String>,
-    /// URL of the schema registry.
-    pub schema_registry_url: Option<Url>,
+    /// URLs of the schema registry, to be tried in this order.
+    pub schema_registry_url: Option<Vec<Url>>,
     /// Name to authenticate with.
     pub username: Option<String>,
     /// Password to authenticate with.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::value::{
     Acks, Count, Days, FilePath, Index, LeapSeconds, Level, OnOff, Password, Port, Positive, Proxy,
-    RegistryUrl, Seconds, Seed, Site, Subname, Switch, Text,
+    RegistryUrls, Seconds, Seed, Site, Subname, Switch, Text,
 };
 use super::{Kafka, Log, Redis, Settings, Simulation, Uws};
 
@@ -85,7 +85,7 @@ struct WireSimulation {
 struct WireKafka {
     brokers: Option<Text>,
     topic_subname: Option<Subname>,
-    schema_registry_url: Option<RegistryUrl>,
+    schema_registry_url: Option<RegistryUrls>,
     username: Option<Text>,
     password: Option<Password>,
     security_protocol: Option<Text>,

@@ -1,6 +1,7 @@
 //! The Confluent schema registry: over HTTP, with every wait bounded.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,7 +33,9 @@ const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 /// The registry, and what it has told. Threads may share it: its lock is not held while it is asked.
 pub struct Registry {
     agent: Agent,
-    url: Url,
+    urls: Vec<Url>,
+    /// Which of them answered last.
+    current: AtomicUsize,
     known: Mutex<BTreeMap<u32, Known>>,
     /// An id was seen to mean something else than before.
     renewed: (Sender<()>, Receiver<()>),
@@ -71,13 +74,20 @@ impl From<String> for Failure {
     }
 }
 
-/// An answer: its status and what is in it.
+/// An answer: whose, its status, and what is in it.
 struct Answer {
+    from: Url,
     status: u16,
     body: Json,
 }
 
 impl Answer {
+    /// The registry and what it said, for errors.
+    fn told(&self) -> String {
+        let message = self.body.get("message").and_then(Json::as_str).unwrap_or_default();
+        format!("the schema registry {} ({} {})", self.from, self.status, one_line(message))
+    }
+
     /// What it means that this is no success.
     fn failure(&self, reason: String) -> Failure {
         match self.status {
@@ -91,13 +101,13 @@ impl Answer {
 impl Registry {
     /// Connects to nothing yet.
     #[must_use]
-    pub fn new(url: &Url) -> Self {
-        Self::with_agent(url, resolver::agent)
+    pub fn new(urls: &[Url]) -> Self {
+        Self::with_agent(urls, resolver::agent)
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
     /// takes the plain one, and whoever has another way than a network (a test, say) his own.
-    pub fn with_agent(url: &Url, agent: impl FnOnce(&Config) -> Agent) -> Self {
+    pub fn with_agent(urls: &[Url], agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -114,7 +124,13 @@ impl Registry {
                 .root_certs(ureq::tls::RootCerts::PlatformVerifier)
                 .build(),
         );
-        Self { agent: agent(&config.build()), url: url.clone(), known: Mutex::default(), renewed: bounded(1) }
+        Self {
+            agent: agent(&config.build()),
+            urls: urls.to_vec(),
+            current: AtomicUsize::new(0),
+            known: Mutex::default(),
+            renewed: bounded(1),
+        }
     }
 
     /// A schema to write a topic with: the registry's, if all that we write fits into it, else ours.
@@ -205,7 +221,7 @@ impl Registry {
             return Ok(false);
         }
         let text = answer.body.get("schema").and_then(Json::as_str);
-        let text = text.ok_or_else(|| format!("no schema {id} from {}", self.told(&answer)))?;
+        let text = text.ok_or_else(|| format!("no schema {id} from {}", answer.told()))?;
         Ok(parse_schema(text).is_ok_and(|found| found == *schema))
     }
 
@@ -262,7 +278,7 @@ impl Registry {
     fn ask_id(&self, id: u32) -> Result<Arc<Schema>, String> {
         let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
         let text = answer.body.get("schema").and_then(Json::as_str);
-        let text = text.ok_or_else(|| format!("schema {id} is not known to {}", self.told(&answer)))?;
+        let text = text.ok_or_else(|| format!("schema {id} is not known to {}", answer.told()))?;
         parse_schema(text).map(Arc::new).map_err(|reason| format!("schema {id}: {reason}"))
     }
 
@@ -282,7 +298,7 @@ impl Registry {
         let id = answer.body.get("id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
         match (id, answer.body.get("schema").and_then(Json::as_str)) {
             (Some(id), Some(text)) if answer.status == 200 => Ok(Some((id, text.to_owned()))),
-            _ => Err(answer.failure(format!("no schema for {subject} from {}", self.told(&answer)))),
+            _ => Err(answer.failure(format!("no schema for {subject} from {}", answer.told()))),
         }
     }
 
@@ -291,13 +307,34 @@ impl Registry {
         let answer = self.ask(&format!("/subjects/{subject}/versions"), Some(&body))?;
         let id = answer.body.get("id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
         id.filter(|_| answer.status == 200).ok_or_else(|| {
-            answer.failure(format!("the schema of {subject} was refused by {}", self.told(&answer)))
+            answer.failure(format!("the schema of {subject} was refused by {}", answer.told()))
         })
     }
 
+    /// Asks the one that answered last; where that fails, the others in their order.
     fn ask(&self, path: &str, body: Option<&Json>) -> Result<Answer, String> {
-        let url = format!("{}{path}", self.url.address());
-        let authorization = self.url.authorization();
+        let first = self.current.load(Ordering::Relaxed);
+        let mut failed: Vec<String> = Vec::new();
+        let turns = (0..self.urls.len()).cycle().skip(first).take(self.urls.len());
+        for (at, url) in turns.filter_map(|at| Some((at, self.urls.get(at)?))) {
+            match self.ask_at(url, path, body) {
+                // It is ill, or has too much to do.
+                Ok(answer) if self.urls.len() > 1 && (answer.status >= 500 || answer.status == 429) => {
+                    failed.push(format!("no answer from {}", answer.told()));
+                }
+                Ok(answer) => {
+                    self.current.store(at, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(reason) => failed.push(reason),
+            }
+        }
+        Err(failed.join("; "))
+    }
+
+    fn ask_at(&self, base: &Url, path: &str, body: Option<&Json>) -> Result<Answer, String> {
+        let url = format!("{}{path}", base.address());
+        let authorization = base.authorization();
         let sent = match body {
             None => {
                 let request = self.agent.get(&url).header("Accept", CONTENT_TYPE);
@@ -316,25 +353,19 @@ impl Registry {
         };
         let failed = |error: ureq::Error| {
             let error = one_line(&error.to_string());
-            format!("the schema registry {} cannot be asked: {error}", self.url)
+            format!("the schema registry {} cannot be asked: {error}", base)
         };
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
         if response.status().is_redirection() {
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let where_to = self.url.redirection(path, location.unwrap_or_default());
-            return Err(format!("the schema registry {} answered {status}: {where_to}", self.url));
+            let where_to = base.redirection(path, location.unwrap_or_default());
+            return Err(format!("the schema registry {base} answered {status}: {where_to}"));
         }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
         // What is no JSON has no fields, and is an error where fields are needed.
         let body = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
-        Ok(Answer { status, body })
-    }
-
-    /// The registry and what it said, for errors.
-    fn told(&self, answer: &Answer) -> String {
-        let message = answer.body.get("message").and_then(Json::as_str).unwrap_or_default();
-        format!("the schema registry {} ({} {})", self.url, answer.status, one_line(message))
+        Ok(Answer { from: base.clone(), status, body })
     }
 }
 
@@ -361,8 +392,8 @@ mod tests {
             let moved = "HTTP/1.1 302 Found\r\nLocation: /v2/subjects/x-value/versions/latest\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
             connection.write_all(moved.as_bytes()).unwrap();
         });
-        let error = Registry::new(&Url::from(&*url)).latest("x-value").unwrap_err();
-        let error = error.reason();
+        let failure = Registry::new(&[Url::from(&*url)]).latest("x-value").unwrap_err();
+        let error = failure.reason();
         let expected = format!(
             "the schema registry {url} answered 302: it redirects to {url}/v2/subjects/x-value/versions/latest: write \
              {url}/v2 as the url"
@@ -381,7 +412,7 @@ mod tests {
             let length = connection.read(&mut request).unwrap();
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let registry = Registry::new(&format!("http://me:p%40ss%2F@{address}").as_str().into());
+        let registry = Registry::new(&[format!("http://me:p%40ss%2F@{address}").as_str().into()]);
         let error = registry.latest("x-value").unwrap_err();
         let error = error.reason();
         assert!(

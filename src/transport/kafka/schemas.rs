@@ -54,7 +54,7 @@ impl Schemas {
     /// Asks nothing yet.
     pub(super) fn new(options: &Options, outbox: Arc<Outbox>, shared: Arc<Shared>) -> Self {
         Self {
-            registry: Registry::new(&options.registry_url),
+            registry: Registry::new(&options.registry_urls),
             subname: options.topic_subname.clone(),
             outbox,
             shared,

@@ -180,7 +180,7 @@ impl Writer {
         let schema = parse_schema(text)?;
         let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
         if !topic.owns(&schema) {
-            let name = one_line(&record.name.to_string());
+            let name = one_line(record.name.as_ref());
             return Err(format!("it is that of {name}, not of {NAMESPACE}.{}", topic.sal_name()));
         }
         let ours: Vec<Column> = PRIVATE.iter().copied().chain(topic.own()).collect();

@@ -43,12 +43,12 @@ pub(crate) fn read_schema(data: &[u8]) {
 /// A registry that answers everything with these bytes, and a datum.
 pub(crate) fn read_registry(data: &[u8]) {
     let [bytes, datum] = parts::<2>(data);
-    use_registry(&mut registry(bytes), datum);
+    use_registry(&registry(bytes), datum);
 }
 
 fn registry(bytes: &[u8]) -> Registry {
     let far = FarEnd::new(Script::new(bytes));
-    Registry::with_agent(&"http://me:secret@127.0.0.1:9".into(), |config| far.agent(config))
+    Registry::with_agent(&["http://me:secret@127.0.0.1:9".into()], |config| far.agent(config))
 }
 
 /// The registry's answer to all that is asked.
