@@ -141,12 +141,25 @@ pub(super) fn admin(
     config.create_with_context(context).map_err(|error| wrong(&error))
 }
 
+/// Whether librdkafka knows and takes these settings, as far as it says so without a client.
+pub(super) fn check(options: &Options, index: SalIndex) -> Result<(), String> {
+    let configs = [consumer_config(options, index), producer_config(options, index)];
+    configs
+        .iter()
+        .try_for_each(|config| config.create_native_config().map(drop))
+        .map_err(|error| wrong(&error))
+}
+
 /// A consumer of its own group, which is never seen by the broker: partitions are assigned by us.
 pub(super) fn consumer(
     options: &Options,
     index: SalIndex,
     context: Context,
 ) -> Result<BaseConsumer<Context>, String> {
+    consumer_config(options, index).create_with_context(context).map_err(|error| wrong(&error))
+}
+
+fn consumer_config(options: &Options, index: SalIndex) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("group.id", format!("OCPS:{}-{:016x}", index.number(), fastrand::u64(..)))
@@ -159,7 +172,7 @@ pub(super) fn consumer(
         config.set(key, value);
     }
     common(&mut config, options, index);
-    config.create_with_context(context).map_err(|error| wrong(&error))
+    config
 }
 
 /// A producer that never gives up: order within a topic is kept, whatever happens to the broker.
@@ -168,6 +181,10 @@ pub(super) fn producer(
     index: SalIndex,
     context: Context,
 ) -> Result<ThreadedProducer<Context>, String> {
+    producer_config(options, index).create_with_context(context).map_err(|error| wrong(&error))
+}
+
+fn producer_config(options: &Options, index: SalIndex) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("acks", &options.producer_acks)
@@ -181,7 +198,7 @@ pub(super) fn producer(
         config.set(key, value);
     }
     common(&mut config, options, index);
-    config.create_with_context(context).map_err(|error| wrong(&error))
+    config
 }
 
 fn wrong(error: &KafkaError) -> String {

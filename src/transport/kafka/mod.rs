@@ -75,12 +75,21 @@ pub struct Kafka {
 }
 
 impl Kafka {
+    /// Whether this build can do what these settings ask for, and librdkafka takes them; nothing is connected to.
+    ///
+    /// # Errors
+    /// One line: what is not possible.
+    pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
+        options.check_build()?;
+        client::check(options, index)
+    }
+
     /// Begins to join; from then on what comes is sent to `inputs`.
     ///
     /// # Errors
     /// One line: the settings are not possible. That nobody is there is no error: it is tried on and on.
     pub fn start(options: Options, index: SalIndex, inputs: Sender<KafkaInput>) -> Result<Self, String> {
-        options.check_build()?;
+        Self::check(&options, index)?;
         let (wake, woken) = bounded(1);
         let (done_sender, done) = bounded(1);
         let (report_sender, reports) = bounded(REPORTS);
