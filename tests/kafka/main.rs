@@ -20,3 +20,4 @@ mod rig;
 #[cfg(feature = "kafka-sasl")]
 mod sasl;
 mod startup;
+mod unreadable;

@@ -14,6 +14,7 @@ use rdkafka::producer::{ProducerContext, ThreadedProducer};
 
 use super::outbox::Refusal;
 use super::trouble::{Kind, Troubles};
+use super::watch::is_of_partition;
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
 
@@ -43,8 +44,10 @@ impl ClientContext for Context {
             return;
         }
         let kind = match error.rdkafka_error_code() {
-            // Says only that the others were all; or what reader and writer hear of too.
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::TopicAuthorizationFailed) => return,
+            // Says only that the others were all.
+            Some(RDKafkaErrorCode::AllBrokersDown) => return,
+            // Reader and writer hear of it too.
+            Some(_) if is_of_partition(&error) => return,
             Some(
                 RDKafkaErrorCode::Authentication
                 | RDKafkaErrorCode::SaslAuthenticationFailed
@@ -61,9 +64,14 @@ impl ClientContext for Context {
                 "the broker's certificate is not trusted (see ssl.ca.location)"
             }
             Kind::Authentication => "the broker does not let us in",
-            Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Reading | Kind::Topic => {
-                "the broker cannot be reached"
-            }
+            Kind::SetUp
+            | Kind::Broker
+            | Kind::Consumer
+            | Kind::Reading
+            | Kind::Partition
+            | Kind::Skipped
+            | Kind::Deleted
+            | Kind::Topic => "the broker cannot be reached",
         };
         self.troubles.say(kind, "", &format!("{what}: {reason}"));
     }

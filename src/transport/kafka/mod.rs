@@ -1,11 +1,12 @@
 //! SAL over Kafka: commands in, acks and events out.
 //!
-//! Three threads of ours: `kafka` joins and then writes, `kafka-read` reads, and one takes the producer's
-//! reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and takes
+//! Four threads of ours: `kafka` joins and then writes, `kafka-read` reads, `kafka-watch` looks after the topics,
+//! and one takes the producer's reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and takes
 //! [`KafkaInput`]s; it never waits for a broker or a registry. Nothing here knows what a job is.
 //!
 //! * `wire`: bytes; `registry`: schemas; `outbox`: what is still to be said
 //! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading
+//! * `watch`: topics that change, and what cannot be read
 //! * `trouble`: what is wrong, said once and then rarely; `permission`: which topic we may not read
 
 mod client;
@@ -15,9 +16,10 @@ pub mod reader;
 pub mod registry;
 mod setup;
 mod trouble;
+mod watch;
 pub mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -43,6 +45,7 @@ use permission::Inquiry;
 use reader::Reader;
 use setup::{Failure, Session};
 use trouble::{Kind, Troubles};
+use watch::Watch;
 use wire::{Header, Topic, Writer};
 
 /// First and longest wait between tries to join.
@@ -205,13 +208,30 @@ struct Link {
 impl Link {
     fn run(mut self, consumer: BaseConsumer<Context>) {
         let Some(session) = self.join(&consumer) else { return };
-        let Session { writers, registry, stamps } = session;
+        let Session { writers, registry, stamps, begun } = session;
         self.stamps = stamps;
         self.shared.connected.store(true, Ordering::Release);
         let topics =
             Topic::all().map(|topic| (topic.kafka_name(&self.options.topic_subname), topic)).collect();
+        let consumer = Arc::new(consumer);
+        let (stumbled, woken) = bounded(1);
+        let watch = Watch {
+            options: self.options.clone(),
+            index: self.index,
+            context: self.context.clone(),
+            shared: self.shared.clone(),
+            outbox: self.outbox.clone(),
+            reading: consumer.clone(),
+            woken,
+            begun,
+            gone: BTreeSet::new(),
+            ends: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+        };
         let reader = Reader {
             consumer,
+            stumbled,
             registry,
             index: self.index,
             origin: self.origin,
@@ -231,6 +251,10 @@ impl Link {
         let reading = thread::Builder::new().name("kafka-read".to_owned()).spawn(|| reader.run());
         if let Err(error) = reading {
             log::error!("Kafka: cannot start a thread, so no commands are read: {error}");
+        }
+        let watching = thread::Builder::new().name("kafka-watch".to_owned()).spawn(|| watch.run());
+        if let Err(error) = watching {
+            log::error!("Kafka: cannot start a thread, so changes of topics are not seen: {error}");
         }
         self.write(&writers);
     }

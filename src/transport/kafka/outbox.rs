@@ -153,6 +153,8 @@ struct Queue {
     bytes: usize,
     last_id: usize,
     seq_nums: BTreeMap<Topic, i32>,
+    /// The last of each event that tells how something is, to be said again.
+    latest: BTreeMap<Topic, Message>,
     dropped: u64,
 }
 
@@ -176,6 +178,7 @@ impl Queue {
             bytes: 0,
             last_id: 0,
             seq_nums: BTreeMap::new(),
+            latest: BTreeMap::new(),
             dropped: 0,
         }
     }
@@ -184,6 +187,9 @@ impl Queue {
         if self.bytes + message.size() > BYTES_MAX {
             message = message.minimal();
         }
+        if message.worth() == Worth::State {
+            self.latest.insert(message.topic, Message { receipt: None, ..message.clone() });
+        }
         self.bytes += message.size();
         self.last_id += 1;
         let entry =
@@ -191,6 +197,16 @@ impl Queue {
         self.waiting.push_back(entry);
         if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
             self.drop_one();
+        }
+    }
+
+    /// Says the last of an event that tells how something is once more, unless it waits to be said anyway.
+    fn say_again(&mut self, topic: Topic) {
+        if self.waiting.iter().any(|entry| entry.message.topic == topic) {
+            return;
+        }
+        if let Some(message) = self.latest.get(&topic).cloned() {
+            self.push(message);
         }
     }
 
@@ -309,6 +325,12 @@ impl Outbox {
 
     pub(super) fn push(&self, message: Message) {
         self.with(|queue| queue.push(message));
+        self.wake();
+    }
+
+    /// The topic was made again: who comes late to it shall hear how things are.
+    pub(super) fn say_again(&self, topic: Topic) {
+        self.with(|queue| queue.say_again(topic));
         self.wake();
     }
 
