@@ -502,7 +502,7 @@ impl Daemon {
             (Some(kafka), _) => kafka.report().problem,
             (None, problem) => problem.clone(),
         };
-        let kafka = kafka.map(|problem| format!("; no Kafka: {problem}")).unwrap_or_default();
+        let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
         self.manager.status(format!("{}: {jobs} jobs, {running} of them running{kafka}", status.state));
     }
 }

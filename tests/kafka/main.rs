@@ -20,4 +20,5 @@ mod rig;
 #[cfg(feature = "kafka-sasl")]
 mod sasl;
 mod startup;
+mod topics;
 mod unreadable;

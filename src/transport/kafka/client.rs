@@ -173,8 +173,8 @@ fn consumer_config(options: &Options, index: SalIndex) -> ClientConfig {
         .set("group.id", format!("OCPS:{}-{:016x}", index.number(), fastrand::u64(..)))
         .set("enable.auto.commit", "false")
         .set("allow.auto.create.topics", "false")
-        // Only where the log was cut off while we were away: then all that is left is new.
-        .set("auto.offset.reset", "earliest")
+        // Where the log was cut off, what is left may be old commands; `watch` finds out what is new.
+        .set("auto.offset.reset", "error")
         .set("fetch.error.backoff.ms", "200");
     for (key, value) in &options.consumer {
         config.set(key, value);

@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rdkafka::consumer::BaseConsumer;
@@ -223,9 +223,10 @@ impl Link {
             outbox: self.outbox.clone(),
             reading: consumer.clone(),
             woken,
+            read_all: begun.keys().map(|place| (*place, SystemTime::now())).collect(),
             begun,
             gone: BTreeSet::new(),
-            ends: BTreeMap::new(),
+            ranges: BTreeMap::new(),
             standing: BTreeMap::new(),
             skipped: BTreeMap::new(),
         };

@@ -7,14 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::metadata::Metadata;
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Shared;
 use super::client::{self, Context};
@@ -39,6 +39,9 @@ const TRY: Duration = Duration::from_secs(2);
 const STANDS: Duration = Duration::from_secs(30);
 /// How many offsets are tried one by one for the first that can be read.
 const SINGLE_STEPS: u32 = 100;
+/// How far the clocks of those who command us may be apart, where only the time of a message says whether it is new.
+/// One that is taken twice within an hour is known.
+const CLOCKS: Duration = Duration::from_secs(60);
 /// Skipped messages of a topic are logged once, and then one in so many.
 const COMPLAIN_EACH: u64 = 10;
 
@@ -98,8 +101,10 @@ pub(super) struct Watch {
     pub(super) begun: BTreeMap<Place, i64>,
     /// Topics that were away when it looked last.
     pub(super) gone: BTreeSet<Topic>,
-    /// Where the partitions ended when it looked last.
-    pub(super) ends: BTreeMap<Place, i64>,
+    /// Where the partitions began and ended when it looked last.
+    pub(super) ranges: BTreeMap<Place, (i64, i64)>,
+    /// When the reader was last seen to have read all that there was, by the clock of the messages.
+    pub(super) read_all: BTreeMap<Place, SystemTime>,
     /// Where the reader stands before something that is there, and since when.
     pub(super) standing: BTreeMap<Place, (i64, Instant)>,
     /// Messages that were skipped, by topic.
@@ -134,11 +139,12 @@ impl Watch {
                 Err(RecvTimeoutError::Timeout) => false,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            if let Err(reason) = self.look(&asker) {
+            let looked = self.look(&asker);
+            if let Err(reason) = &looked {
                 // That the broker is away is said elsewhere.
                 log::debug!("Kafka: the state of our topics is not known: {reason}");
             }
-            let calm = self.gone.is_empty() && self.standing.is_empty() && !is_early;
+            let calm = looked.is_ok() && self.gone.is_empty() && self.standing.is_empty() && !is_early;
             next = Instant::now() + if calm { EACH } else { SOON };
             if is_early {
                 // However many errors come, it looks once a second.
@@ -207,14 +213,14 @@ impl Watch {
         let name = self.name(topic);
         let mut is_again = self.gone.contains(&topic);
         for partition in partitions {
-            let end = match asker.fetch_watermarks(&name, *partition, ANSWER) {
-                Ok((_, end)) => end,
+            let range = match asker.fetch_watermarks(&name, *partition, ANSWER) {
+                Ok(range) => range,
                 // It is too new, or not ours to read.
                 Err(error) if is_of_partition(&error) => return Ok(()),
                 Err(error) => return Err(code(&error)),
             };
             // One that is made again between two looks is seen by its end.
-            is_again |= self.ends.insert((topic, *partition), end).is_some_and(|last| end < last);
+            is_again |= self.ranges.insert((topic, *partition), range).is_some_and(|last| range.1 < last.1);
         }
         let is_deleted = self.gone.remove(&topic);
         if setup::topics_read().any(|read| read == topic) {
@@ -240,6 +246,7 @@ impl Watch {
             .collect();
         let list = partition_list(&old, &self.options.topic_subname)?;
         self.reading.incremental_unassign(&list).map_err(|error| code(&error))?;
+        self.read_all.retain(|(of, _), _| *of != topic);
         self.begun.retain(|(of, _), _| *of != topic);
         self.standing.retain(|(of, _), _| *of != topic);
         Ok(())
@@ -289,13 +296,17 @@ impl Watch {
     /// Leads the reader over what it cannot read.
     fn step_over(&mut self, asker: &BaseConsumer<Context>) -> Result<(), String> {
         for (place, position) in self.positions()? {
-            let end = self.ends.get(&place).copied().unwrap_or(0);
-            if position >= end {
+            let Some((first, end)) = self.ranges.get(&place).copied() else { continue };
+            if position == end {
+                self.read_all.insert(place, SystemTime::now());
                 self.standing.remove(&place);
                 self.shared.troubles.over(&[Kind::Partition], &self.name(place.0));
                 continue;
             }
             match self.standing.get(&place) {
+                Some((before, _)) if *before == position && !(first..end).contains(&position) => {
+                    self.lead_back(asker, place, position, (first, end))?;
+                }
                 Some((before, since)) if *before == position => {
                     let stands = since.elapsed();
                     self.try_at(asker, place, position, end, stands)?;
@@ -308,6 +319,58 @@ impl Watch {
             }
         }
         Ok(())
+    }
+
+    /// Lets the reader go on at this offset.
+    fn go_on_at(&mut self, place: Place, offset: i64) -> Result<(), String> {
+        let list = partition_list(&BTreeMap::from([(place, offset)]), &self.options.topic_subname)?;
+        // It cannot seek where librdkafka has given up.
+        self.reading.incremental_unassign(&list).map_err(|error| code(&error))?;
+        self.reading.incremental_assign(&list).map_err(|error| code(&error))?;
+        self.begun.insert(place, offset);
+        self.standing.remove(&place);
+        Ok(())
+    }
+
+    /// The broker has lost or removed messages, and the reader stands where there is nothing.
+    fn lead_back(
+        &mut self,
+        asker: &BaseConsumer<Context>,
+        place: Place,
+        position: i64,
+        (first, end): (i64, i64),
+    ) -> Result<(), String> {
+        let offset = match place.0 {
+            _ if position < first => first,
+            Topic::Event(_) | Topic::Ack => end,
+            // What is left may be old commands, carried out long ago.
+            Topic::Command(_) => self.first_new(asker, place, end)?,
+        };
+        self.go_on_at(place, offset)?;
+        log::warn!(
+            "Kafka: topic {}, partition {}: the broker has lost messages; reading from offset {offset} instead of \
+             {position}",
+            self.name(place.0),
+            place.1
+        );
+        Ok(())
+    }
+
+    /// The first message that is newer than what was read last.
+    fn first_new(&self, asker: &BaseConsumer<Context>, place: Place, end: i64) -> Result<i64, String> {
+        let Some(since) = self.read_all.get(&place).and_then(|time| time.checked_sub(CLOCKS)) else {
+            return Ok(end);
+        };
+        let since = since.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
+        let since = i64::try_from(since.as_millis()).map_err(|error| error.to_string())?;
+        let name = self.name(place.0);
+        let mut times = TopicPartitionList::new();
+        times.add_partition_offset(&name, place.1, Offset::Offset(since)).map_err(|error| code(&error))?;
+        let found = asker.offsets_for_times(times, ANSWER).map_err(|error| code(&error))?;
+        Ok(match found.find_partition(&name, place.1).map(|found| found.offset()) {
+            Some(Offset::Offset(offset)) => offset,
+            Some(_) | None => end,
+        })
     }
 
     /// Finds out why the reader stands here.
@@ -340,9 +403,7 @@ impl Watch {
         if self.positions()?.get(&place) != Some(&position) {
             return Ok(());
         }
-        self.reading.seek(&name, place.1, Offset::Offset(readable), ANSWER).map_err(|error| code(&error))?;
-        self.begun.insert(place, readable);
-        self.standing.remove(&place);
+        self.go_on_at(place, readable)?;
         self.tell(place, position, readable, &reason);
         Ok(())
     }
@@ -389,9 +450,8 @@ impl Watch {
     /// Whether a message that can be read comes: else that nothing comes says nothing.
     fn hears_heartbeats(&self, asker: &BaseConsumer<Context>) -> Result<bool, String> {
         let heartbeat = |(topic, _): &Place| *topic == Topic::Event("heartbeat");
-        let Some((place, end)) = self.ends.iter().find(|(place, end)| heartbeat(place) && **end > 0) else {
-            return Ok(false);
-        };
+        let found = self.ranges.iter().find(|(place, (first, end))| heartbeat(place) && first < end);
+        let Some((place, (_, end))) = found else { return Ok(false) };
         Ok(matches!(self.read_at(asker, *place, *end - 1)?, Found::Message))
     }
 
