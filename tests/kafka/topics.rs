@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -133,6 +133,30 @@ fn topics_that_are_deleted_are_made_again_and_the_latest_is_said_again() {
     assert!(!log.contains("cannot be reached") && !log.contains("ERROR"), "{log}");
     let problem = || daemon.connect().query("status")["kafka"]["problem"].clone();
     eventually("nothing is wrong any more", || problem().is_null());
+}
+
+#[test]
+fn a_topic_that_others_make_again_at_once_is_read_and_told_too() {
+    let rig = Rig::new(QUICK);
+    if !rig.is_real() {
+        return;
+    }
+    let _daemon = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    for _ in 0..3 {
+        assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+    }
+    let changed = ["logevent_summaryState", "command_execute"];
+    delete(&rig, &foreign, &changed);
+    let names = changed.map(|topic| foreign.name(topic));
+    let new: Vec<NewTopic<'_>> =
+        names.iter().map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1))).collect();
+    // The daemon may have been faster.
+    block_on(admin(&rig).create_topics(&new, &options())).unwrap();
+    let mut late = foreign.again();
+    late.state(2);
+    assert_eq!(late.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
 }
 
 /// The first so many batches of a partition's log.

@@ -188,7 +188,7 @@ impl Queue {
             message = message.minimal();
         }
         if message.worth() == Worth::State {
-            self.latest.insert(message.topic, Message { receipt: None, ..message.clone() });
+            self.latest.insert(message.topic, message.clone());
         }
         self.bytes += message.size();
         self.last_id += 1;
@@ -402,6 +402,24 @@ mod tests {
             queue.delivered(outgoing.id);
         }
         taken
+    }
+
+    #[test]
+    fn the_latest_state_is_said_again_once() {
+        let (mut queue, now) = (open(), Instant::now());
+        for (name, number) in [("errorCode", 1), ("summaryState", 5), ("job_id", 1), ("summaryState", 2)] {
+            queue.push(event(name, number));
+        }
+        let state = Topic::Event("summaryState");
+        // It waits to be said anyway.
+        queue.say_again(state);
+        assert_eq!(take_all(&mut queue, now).len(), 4);
+        for topic in [state, Topic::Event("job_id"), Topic::Event("heartbeat"), Topic::Ack] {
+            queue.say_again(topic);
+        }
+        let again = queue.take(now).unwrap();
+        assert_eq!((again.seq_num, &*again.message), (3, &event("summaryState", 2)));
+        assert!(queue.take(now).is_none());
     }
 
     #[test]

@@ -514,3 +514,34 @@ fn partitions(metadata: &Metadata) -> Result<Vec<i32>, Option<RDKafkaErrorCode>>
     let is_led = topic.partitions().iter().all(|partition| partition.leader() >= 0);
     if is_led && !all.is_empty() { Ok(all) } else { Err(None) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_partition_is_not_the_connection() {
+        let error = KafkaError::MessageConsumption;
+        for of_message in [RDKafkaErrorCode::NotImplemented, RDKafkaErrorCode::BadCompression] {
+            assert!(is_of_partition(&error(of_message)) && is_of_message(&error(of_message)));
+        }
+        for of_partition in [
+            RDKafkaErrorCode::Unknown,
+            RDKafkaErrorCode::UnknownTopicOrPartition,
+            RDKafkaErrorCode::TopicAuthorizationFailed,
+            RDKafkaErrorCode::UnsupportedCompressionType,
+            RDKafkaErrorCode::AutoOffsetReset,
+        ] {
+            assert!(is_of_partition(&error(of_partition)) && !is_of_message(&error(of_partition)));
+        }
+        for other in [
+            RDKafkaErrorCode::BrokerTransportFailure,
+            RDKafkaErrorCode::AllBrokersDown,
+            RDKafkaErrorCode::Resolve,
+            RDKafkaErrorCode::Authentication,
+            RDKafkaErrorCode::SaslAuthenticationFailed,
+        ] {
+            assert!(!is_of_partition(&error(other)));
+        }
+    }
+}
