@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -128,7 +129,10 @@ fn topics_that_are_deleted_are_made_again_and_the_latest_is_said_again() {
     }
     assert_eq!(late.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     assert_eq!(late.run("disable", &json!({})), "303 Done");
+    // It looks once more, and all is as it was.
+    late.listen(Duration::from_secs(12));
     let log = daemon.stderr();
+    assert_eq!(log.matches("job_result was made again").count(), 1, "{log}");
     assert!(log.contains("deleted topics are created again"), "{log}");
     assert!(!log.contains("cannot be reached") && !log.contains("ERROR"), "{log}");
     let problem = || daemon.connect().query("status")["kafka"]["problem"].clone();

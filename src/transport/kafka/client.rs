@@ -1,7 +1,8 @@
 //! librdkafka's clients, with every option that matters written out.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use rdkafka::ClientContext;
@@ -9,7 +10,7 @@ use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message as _};
 use rdkafka::producer::{ProducerContext, ThreadedProducer};
 
 use super::outbox::Refusal;
@@ -24,11 +25,33 @@ pub(super) struct Report {
     pub(super) result: Result<(), KafkaError>,
 }
 
+/// The offset of the last message that the broker took from us, by topic and partition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written(Arc<Mutex<BTreeMap<(String, i32), i64>>>);
+
+impl Written {
+    fn note(&self, message: &BorrowedMessage<'_>) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert((message.topic().to_owned(), message.partition()), message.offset());
+    }
+
+    /// What was written to this topic is gone.
+    pub(super) fn forget(&self, topic: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != topic);
+    }
+
+    /// All of them, as they are now.
+    pub(super) fn all(&self) -> BTreeMap<(String, i32), i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What librdkafka calls back.
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) troubles: Arc<Troubles>,
     pub(super) reports: Sender<Report>,
+    pub(super) written: Written,
     /// Our side ends: what the connection then says is of no interest.
     pub(super) closing: Arc<AtomicBool>,
 }
@@ -84,7 +107,10 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let result = match result {
-            Ok(_) => Ok(()),
+            Ok(message) => {
+                self.written.note(message);
+                Ok(())
+            }
             Err((error, _)) => Err(error.clone()),
         };
         // There is room for all that is in flight; nobody listens at the very end.

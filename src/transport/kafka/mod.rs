@@ -39,7 +39,7 @@ use crate::csc::record::Receipt;
 use crate::csc::time::Tai;
 use crate::sal;
 use crate::sal::ack::AckFields;
-use client::{Context, Report};
+use client::{Context, Report, Written};
 use outbox::{Fate, Message, Outbox, Outgoing};
 use permission::Inquiry;
 use reader::Reader;
@@ -107,6 +107,7 @@ impl Kafka {
         let context = Context {
             troubles: shared.troubles.clone(),
             reports: report_sender,
+            written: Written::default(),
             closing: shared.closing.clone(),
         };
         let consumer = client::consumer(&options, index, context.clone())?;
@@ -227,6 +228,7 @@ impl Link {
             begun,
             gone: BTreeSet::new(),
             ranges: BTreeMap::new(),
+            written: BTreeMap::new(),
             standing: BTreeMap::new(),
             skipped: BTreeMap::new(),
         };

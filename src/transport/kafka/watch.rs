@@ -103,6 +103,8 @@ pub(super) struct Watch {
     pub(super) gone: BTreeSet<Topic>,
     /// Where the partitions began and ended when it looked last.
     pub(super) ranges: BTreeMap<Place, (i64, i64)>,
+    /// What we had written when it looked last.
+    pub(super) written: BTreeMap<(String, i32), i64>,
     /// When the reader was last seen to have read all that there was, by the clock of the messages.
     pub(super) read_all: BTreeMap<Place, SystemTime>,
     /// Where the reader stands before something that is there, and since when.
@@ -132,7 +134,7 @@ impl Watch {
                 return;
             }
         };
-        let mut next = Instant::now() + EACH;
+        let mut next = Instant::now();
         loop {
             let is_early = match self.woken.recv_deadline(next) {
                 Ok(()) => true,
@@ -178,6 +180,7 @@ impl Watch {
                 Err(_) => {}
             }
         }
+        self.written = self.context.written.all();
         self.create(&gone);
         self.step_over(asker)
     }
@@ -220,7 +223,9 @@ impl Watch {
                 Err(error) => return Err(code(&error)),
             };
             // One that is made again between two looks is seen by its end.
-            is_again |= self.ranges.insert((topic, *partition), range).is_some_and(|last| range.1 < last.1);
+            let before = self.ranges.insert((topic, *partition), range).map(|(_, end)| end);
+            let written = self.written.get(&(name.clone(), *partition)).map(|last| last.saturating_add(1));
+            is_again |= before.max(written).is_some_and(|before| range.1 < before);
         }
         let is_deleted = self.gone.remove(&topic);
         if setup::topics_read().any(|read| read == topic) {
@@ -231,6 +236,8 @@ impl Watch {
         }
         if is_again {
             log::info!("Kafka: topic {name} was made again");
+            self.context.written.forget(&name);
+            self.written.retain(|(of, _), _| *of != name);
             self.outbox.say_again(topic);
         }
         Ok(())
