@@ -553,7 +553,7 @@ impl Daemon {
             (Some(kafka), _) => kafka.report().problem,
             (None, problem) => problem.clone(),
         };
-        let kafka = kafka.map(|problem| format!("; no Kafka: {problem}")).unwrap_or_default();
+        let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
         let (code, report) = status.error;
         let error = match (code, &self.start_problem) {
             (ErrorCode::None, None) => String::new(),

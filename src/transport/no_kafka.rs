@@ -17,16 +17,26 @@ pub fn libraries() -> Vec<String> {
     Vec::new()
 }
 
+const NONE: &str = "this build has no Kafka: build it with --features kafka, or give --no-kafka";
+
 /// Kafka: there is none.
 pub struct Kafka(Infallible);
 
 impl Kafka {
+    /// Nothing is possible.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn check(_: &Options, _: SalIndex) -> Result<(), String> {
+        Err(NONE.to_owned())
+    }
+
     /// Does not start.
     ///
     /// # Errors
     /// Always.
     pub fn start(_: Options, _: SalIndex, _: Sender<KafkaInput>) -> Result<Self, String> {
-        Err("this build has no Kafka: build it with --features kafka, or give --no-kafka".to_owned())
+        Err(NONE.to_owned())
     }
 
     /// Never called.

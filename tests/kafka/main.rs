@@ -23,3 +23,5 @@ mod rig;
 mod sasl;
 mod schemas;
 mod startup;
+mod topics;
+mod unreadable;

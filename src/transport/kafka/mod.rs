@@ -1,11 +1,13 @@
 //! SAL over Kafka: commands in, acks and events out.
 //!
-//! Four threads of ours: `kafka` joins and then writes, `kafka-read` reads, `kafka-schemas` looks after the
-//! registry, and one takes the producer's reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and takes
-//! [`KafkaInput`]s; it never waits for a broker or a registry. Nothing here knows what a job is.
+//! Five threads of ours: `kafka` joins and then writes, `kafka-read` reads, `kafka-schemas` looks after the registry,
+//! `kafka-watch` after the topics, and one takes the producer's reports; librdkafka has its own underneath. The main
+//! loop only puts messages into the `outbox` and takes [`KafkaInput`]s; it never waits for a broker or a registry.
+//! Nothing here knows what a job is.
 //!
 //! * `wire`: bytes; `registry`: its questions; `schemas`: what we write with; `outbox`: what is still to be said
 //! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading
+//! * `watch`: topics that change, and what cannot be read
 //! * `trouble`: what is wrong, said once and then rarely; `permission`: which topic we may not read
 
 mod client;
@@ -17,13 +19,14 @@ pub mod registry;
 mod schemas;
 mod setup;
 mod trouble;
+mod watch;
 pub mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use rdkafka::consumer::BaseConsumer;
@@ -39,14 +42,15 @@ use crate::csc::record::Receipt;
 use crate::csc::time::Tai;
 use crate::sal;
 use crate::sal::ack::AckFields;
-use client::{Context, Report};
+use client::{Context, Report, Written};
 pub use libraries::libraries;
 use outbox::{Fate, Message, Outbox, Outgoing, Refusal};
 use permission::Inquiry;
 use reader::Reader;
 use schemas::Schemas;
-use setup::Failure;
+use setup::{Failure, Session};
 use trouble::{Kind, Troubles};
+use watch::Watch;
 use wire::{Header, Topic};
 
 /// First and longest wait between tries to join.
@@ -79,12 +83,21 @@ pub struct Kafka {
 }
 
 impl Kafka {
+    /// Whether this build can do what these settings ask for, and librdkafka takes them; nothing is connected to.
+    ///
+    /// # Errors
+    /// One line: what is not possible.
+    pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
+        options.check_build()?;
+        client::check(options, index)
+    }
+
     /// Begins to join; from then on what comes is sent to `inputs`.
     ///
     /// # Errors
     /// One line: the settings are not possible. That nobody is there is no error: it is tried on and on.
     pub fn start(options: Options, index: SalIndex, inputs: Sender<KafkaInput>) -> Result<Self, String> {
-        options.check_build()?;
+        Self::check(&options, index)?;
         let (wake, woken) = bounded(1);
         let (done_sender, done) = bounded(1);
         let (report_sender, reports) = bounded(REPORTS);
@@ -99,6 +112,7 @@ impl Kafka {
         let context = Context {
             troubles: shared.troubles.clone(),
             reports: report_sender,
+            written: Written::default(),
             closing: shared.closing.clone(),
         };
         let consumer = client::consumer(&options, index, context.clone())?;
@@ -202,13 +216,32 @@ struct Link {
 
 impl Link {
     fn run(mut self, consumer: BaseConsumer<Context>) {
-        let Some(stamps) = self.join(&consumer) else { return };
+        let Some(Session { stamps, begun }) = self.join(&consumer) else { return };
         self.stamps = stamps;
         self.shared.connected.store(true, Ordering::Release);
         let topics =
             Topic::all().map(|topic| (topic.kafka_name(&self.options.topic_subname), topic)).collect();
+        let consumer = Arc::new(consumer);
+        let (stumbled, woken) = bounded(1);
+        let watch = Watch {
+            options: self.options.clone(),
+            index: self.index,
+            context: self.context.clone(),
+            shared: self.shared.clone(),
+            outbox: self.outbox.clone(),
+            reading: consumer.clone(),
+            woken,
+            read_all: begun.keys().map(|place| (*place, SystemTime::now())).collect(),
+            begun,
+            gone: BTreeSet::new(),
+            ranges: BTreeMap::new(),
+            written: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+        };
         let reader = Reader {
             consumer,
+            stumbled,
             schemas: self.schemas.clone(),
             index: self.index,
             origin: self.origin,
@@ -235,18 +268,22 @@ impl Link {
         if let Err(error) = looking {
             log::error!("Kafka: cannot start a thread, so schemas stay as they are: {error}");
         }
+        let watching = thread::Builder::new().name("kafka-watch".to_owned()).spawn(|| watch.run());
+        if let Err(error) = watching {
+            log::error!("Kafka: cannot start a thread, so changes of topics are not seen: {error}");
+        }
         self.write();
     }
 
     /// Tries until it succeeds; none if the daemon ends before.
-    fn join(&self, consumer: &BaseConsumer<Context>) -> Option<BTreeMap<Topic, f64>> {
+    fn join(&self, consumer: &BaseConsumer<Context>) -> Option<Session> {
         let mut wait = BACKOFF.0;
         loop {
             if self.is_closing() {
                 return None;
             }
             match setup::join(&self.options, self.index, consumer, &self.context, &self.schemas) {
-                Ok(stamps) => {
+                Ok(session) => {
                     self.shared.troubles.over(&[Kind::SetUp, Kind::Broker, Kind::Authentication], "");
                     log::info!(
                         "Kafka: at {} as {}:{} of lsst.{}",
@@ -255,7 +292,7 @@ impl Link {
                         self.index.number(),
                         self.options.topic_subname
                     );
-                    return Some(stamps);
+                    return Some(session);
                 }
                 Err(Failure::NoAnswer(problem)) => self.shared.troubles.say_no_answer(&problem),
                 Err(Failure::Wrong(problem)) => self.shared.troubles.say(Kind::SetUp, "", &problem),

@@ -372,7 +372,7 @@ impl Outbox {
         self.wake();
     }
 
-    /// The topic was made again: who comes late to it shall hear how things are.
+    /// The topic or its schema was made again: who comes late to it shall hear how things are.
     pub(super) fn say_again(&self, topic: Topic) {
         self.with(|queue| queue.say_again(topic));
         self.wake();
@@ -457,6 +457,24 @@ mod tests {
             queue.delivered(outgoing.id);
         }
         taken
+    }
+
+    #[test]
+    fn the_latest_state_is_said_again_once() {
+        let (mut queue, now) = (open(), Instant::now());
+        for (name, number) in [("errorCode", 1), ("summaryState", 5), ("job_id", 1), ("summaryState", 2)] {
+            queue.push(event(name, number));
+        }
+        let state = Topic::Event("summaryState");
+        // It waits to be said anyway.
+        queue.say_again(state);
+        assert_eq!(take_all(&mut queue, now).len(), 4);
+        for topic in [state, Topic::Event("job_id"), Topic::Event("heartbeat"), Topic::Ack] {
+            queue.say_again(topic);
+        }
+        let again = queue.take(now).unwrap();
+        assert_eq!((again.seq_num, &*again.message), (3, &event("summaryState", 2)));
+        assert!(queue.take(now).is_none());
     }
 
     #[test]

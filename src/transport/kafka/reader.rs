@@ -17,6 +17,7 @@ use super::registry::Registry;
 use super::schemas::Schemas;
 use super::setup::code;
 use super::trouble::Kind;
+use super::watch::is_of_partition;
 use super::wire::{Record, Topic, one_line, unframe};
 use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
@@ -33,7 +34,9 @@ const COMPLAIN_EACH: u64 = 10;
 
 /// Reads until the daemon ends.
 pub(super) struct Reader {
-    pub(super) consumer: BaseConsumer<Context>,
+    pub(super) consumer: Arc<BaseConsumer<Context>>,
+    /// Wakes the one that finds out what cannot be read.
+    pub(super) stumbled: Sender<()>,
     pub(super) schemas: Arc<Schemas>,
     pub(super) index: SalIndex,
     pub(super) origin: i32,
@@ -106,6 +109,11 @@ impl Reader {
                 self.inquiry.start();
                 Ok(None)
             }
+            Some(Err(error)) if is_of_partition(&error) => {
+                // A full channel means that it is about to look.
+                let _ = self.stumbled.try_send(());
+                Ok(None)
+            }
             Some(Err(error)) => {
                 let text = format!("commands cannot be read: {}", code(&error));
                 self.shared.troubles.say(Kind::Consumer, "", &text);
@@ -115,6 +123,7 @@ impl Reader {
                 if self.shared.troubles.over(&[Kind::Consumer], "") {
                     log::info!("Kafka: commands are read again");
                 }
+                self.shared.troubles.over(&[Kind::Skipped], message.topic());
                 let Some(topic) = self.topics.get(message.topic()).copied() else { return Ok(None) };
                 let taken = take(&self.schemas.registry, topic, message.payload(), self.index);
                 drop(message);

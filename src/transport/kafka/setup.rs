@@ -18,6 +18,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::client::{self, Context};
 use super::registry::Registry;
 use super::schemas::Schemas;
+use super::watch::Place;
 use super::wire::{Record, Topic, unframe};
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
@@ -31,6 +32,14 @@ const LAST_STAMPS: Duration = Duration::from_secs(2);
 /// How many of the last messages of a topic are looked at: other instances write to it too, and three of them
 /// 90 heartbeats in the half minute that we are away.
 const LAST_MESSAGES: i64 = 100;
+
+/// What was there when we joined.
+pub(super) struct Session {
+    /// The last stamps of our topics, of an earlier run.
+    pub(super) stamps: BTreeMap<Topic, f64>,
+    /// What is read, and from which offset on.
+    pub(super) begun: BTreeMap<Place, i64>,
+}
 
 /// Why joining failed.
 pub(super) enum Failure {
@@ -46,23 +55,36 @@ impl From<String> for Failure {
     }
 }
 
-/// Does all that is needed once; the consumer then reads the commands from now on. Gives the last stamps of our
-/// topics, of an earlier life.
+/// Does all that is needed once; the consumer then reads the commands from now on.
 pub(super) fn join(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
     context: &Context,
     schemas: &Schemas,
-) -> Result<BTreeMap<Topic, f64>, Failure> {
+) -> Result<Session, Failure> {
     let metadata = ensure_topics(options, index, consumer, context)?;
     schemas.choose()?;
     let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
     // In this order: behind a fetch that waits for more, each question for an end takes half a second.
-    let commands = places.ends_of_what_is_read()?;
+    let begun = places.ends_of_what_is_read()?;
     let stamps = places.last_stamps(index, &schemas.registry)?;
+    let commands = partition_list(&begun, &options.topic_subname)?;
     consumer.assign(&commands).map_err(|error| format!("commands cannot be read: {}", code(&error)))?;
-    Ok(stamps)
+    Ok(Session { stamps, begun })
+}
+
+/// These partitions from these offsets on, as librdkafka wants them.
+pub(super) fn partition_list(
+    offsets: &BTreeMap<Place, i64>,
+    subname: &str,
+) -> Result<TopicPartitionList, String> {
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), offset) in offsets {
+        list.add_partition_offset(&topic.kafka_name(subname), *partition, Offset::Offset(*offset))
+            .map_err(|error| code(&error))?;
+    }
+    Ok(list)
 }
 
 /// Creates the topics that are missing.
@@ -128,7 +150,7 @@ fn missing(options: &Options, metadata: &Metadata) -> Vec<(Topic, String)> {
     named.filter(|(_, name)| !ready.contains(name.as_str())).collect()
 }
 
-fn create(
+pub(super) fn create(
     options: &Options,
     index: SalIndex,
     missing: &[(Topic, String)],
@@ -239,15 +261,14 @@ impl Places<'_> {
     }
 
     /// The commands and everybody's heartbeats, from what comes next on.
-    fn ends_of_what_is_read(&self) -> Result<TopicPartitionList, String> {
-        let mut list = TopicPartitionList::new();
+    fn ends_of_what_is_read(&self) -> Result<BTreeMap<Place, i64>, String> {
+        let mut ends = BTreeMap::new();
         for topic in topics_read() {
             for (partition, _, high) in self.watermarks(topic)? {
-                list.add_partition_offset(&topic.kafka_name(self.subname), partition, Offset::Offset(high))
-                    .map_err(|error| code(&error))?;
+                ends.insert((topic, partition), high);
             }
         }
-        Ok(list)
+        Ok(ends)
     }
 
     /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
