@@ -31,6 +31,7 @@ use crate::csc::{Csc, Effect, Input, Watching};
 use crate::journal::{Journal, Report};
 use crate::logging::{self, Logs};
 use crate::sal;
+use crate::sal::time::{LARGE_STEP_S, Moment};
 use crate::systemd::Manager;
 use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
@@ -98,6 +99,8 @@ struct Daemon {
     state_reached: Option<Record>,
     /// Commands that came before all that.
     deferred: VecDeque<Command>,
+    /// When the clock was looked at last.
+    looked: Moment,
     over: bool,
     /// Why it is over, if that is no success.
     failure: Option<String>,
@@ -305,10 +308,25 @@ impl Daemon {
             Event::Tick => {
                 self.inputs.push_back(Input::Tick);
                 self.wait_no_longer();
+                self.look_at_clock();
                 self.tell_manager();
             }
         }
         self.turn();
+    }
+
+    /// Looks whether the clock was set.
+    fn look_at_clock(&mut self) {
+        let now = Moment::now();
+        let step = mem::replace(&mut self.looked, now).clock_step(now);
+        if step >= LARGE_STEP_S {
+            log::warn!("the clock was set forward by {step:.1} s");
+        } else if step <= -LARGE_STEP_S {
+            log::warn!(
+                "the clock was set back by {:.1} s: stamps stay ahead of it until it has caught up",
+                -step
+            );
+        }
     }
 
     fn handle_client(&mut self, input: ClientInput) {

@@ -23,6 +23,7 @@ use crate::csc::{Csc, Input};
 use crate::journal::{Journal, OpenError, Report};
 use crate::logging::Logs;
 use crate::sal;
+use crate::sal::time::Moment;
 use crate::systemd::Manager;
 use crate::timer;
 use crate::transport::KafkaInput;
@@ -103,6 +104,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         starting: VecDeque::new(),
         state_reached: None,
         deferred: VecDeque::new(),
+        looked: Moment::now(),
         over: false,
         failure: None,
     };

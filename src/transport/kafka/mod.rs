@@ -37,6 +37,7 @@ use crate::csc::record::Receipt;
 use crate::csc::time::Tai;
 use crate::sal;
 use crate::sal::ack::AckFields;
+use crate::sal::time::LARGE_STEP_S;
 use client::{Context, Report};
 use outbox::{Fate, Message, Outbox, Outgoing};
 use permission::Inquiry;
@@ -198,6 +199,7 @@ impl Link {
         let Some(session) = self.join(&consumer) else { return };
         let Session { writers, registry, stamps } = session;
         self.stamps = stamps;
+        self.compare_clock();
         self.shared.connected.store(true, Ordering::Release);
         let topics =
             Topic::all().map(|topic| (topic.kafka_name(&self.options.topic_subname), topic)).collect();
@@ -224,6 +226,18 @@ impl Link {
             log::error!("Kafka: cannot start a thread, so no commands are read: {error}");
         }
         self.write(&writers);
+    }
+
+    /// Says so when the clock is behind the stamps of an earlier run, which are then gone on from.
+    fn compare_clock(&self) {
+        let newest = self.stamps.values().copied().fold(f64::NEG_INFINITY, f64::max);
+        let behind = newest - sal::time::now().0;
+        if behind >= LARGE_STEP_S {
+            log::warn!(
+                "the clock is {behind:.1} s behind the stamps of the last run: stamps stay ahead of it until it has \
+                 caught up"
+            );
+        }
     }
 
     /// Tries until it succeeds; none if the daemon ends before.
@@ -316,12 +330,16 @@ impl Link {
         }
     }
 
-    /// TAI now, and never before the last of this topic: readers drop what is older.
+    /// TAI now, and always later than the last of this topic: readers drop what is older.
     fn stamp(&mut self, topic: Topic) -> f64 {
         let now = sal::time::now().0;
-        let last = self.stamps.entry(topic).or_insert(now);
-        *last = last.max(now);
-        *last
+        let stamp = match self.stamps.get(&topic) {
+            // By another step each time, so that two instances whose clock was set back do not stamp alike.
+            Some(last) if *last >= now => last + f64::from(fastrand::u16(1..=1000)) * 1e-6,
+            Some(_) | None => now,
+        };
+        self.stamps.insert(topic, stamp);
+        stamp
     }
 
     fn hear(&self, report: Report) {

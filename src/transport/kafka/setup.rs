@@ -26,10 +26,12 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long new topics may take until they have a leader.
 const CREATION: Duration = Duration::from_secs(10);
 /// How long the last messages of our topics are looked for.
-const LAST_STAMPS: Duration = Duration::from_secs(2);
+const LAST_STAMPS: Duration = Duration::from_secs(4);
 /// How many of the last messages of a topic are looked at: other instances write to it too, and three of them
-/// 90 heartbeats in the half minute that we are away.
-const LAST_MESSAGES: i64 = 100;
+/// 90 heartbeats in half a minute; where none of them is ours, 10,000, for an hour.
+const LAST_MESSAGES: [i64; 2] = [100, 10_000];
+/// No clock shows more: the year 2286.
+const STAMP_MAX: f64 = 1e10;
 
 /// What is needed to write and to read.
 pub(super) struct Session {
@@ -267,40 +269,69 @@ impl Places<'_> {
 
     /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
     fn last_stamps(&self, index: SalIndex, registry: &mut Registry) -> Result<BTreeMap<Topic, f64>, String> {
-        let mut list = TopicPartitionList::new();
-        let mut ends: BTreeMap<(String, i32), (Topic, i64)> = BTreeMap::new();
+        let mut parts = Vec::new();
         for topic in Topic::all().filter(|topic| !matches!(topic, Topic::Command(_))) {
-            let name = topic.kafka_name(self.subname);
-            for (partition, low, high) in self.watermarks(topic)? {
-                if high > low {
-                    let from = Offset::Offset(low.max(high - LAST_MESSAGES));
-                    list.add_partition_offset(&name, partition, from).map_err(|error| code(&error))?;
-                    ends.insert((name.clone(), partition), (topic, high));
-                }
-            }
+            let marks = self.watermarks(topic)?.into_iter();
+            parts.extend(marks.map(|(partition, low, high)| Part { topic, partition, low, high }));
         }
         let mut stamps = BTreeMap::new();
+        let until = Instant::now() + LAST_STAMPS;
+        let mut seen = 0;
+        for depth in LAST_MESSAGES {
+            // A topic is looked at again only if there is more of it, and nothing of ours in what was seen.
+            parts.retain(|part| part.high - part.low > seen && !stamps.contains_key(&part.topic));
+            self.read_stamps(&parts, depth, index, registry, until, &mut stamps)?;
+            seen = depth;
+        }
+        Ok(stamps)
+    }
+
+    /// Adds what the last `depth` messages of these partitions tell.
+    fn read_stamps(
+        &self,
+        parts: &[Part],
+        depth: i64,
+        index: SalIndex,
+        registry: &mut Registry,
+        until: Instant,
+        stamps: &mut BTreeMap<Topic, f64>,
+    ) -> Result<(), String> {
+        let mut list = TopicPartitionList::new();
+        let mut ends: BTreeMap<(String, i32), &Part> = BTreeMap::new();
+        for part in parts {
+            let name = part.topic.kafka_name(self.subname);
+            let from = Offset::Offset(part.low.max(part.high - depth));
+            list.add_partition_offset(&name, part.partition, from).map_err(|error| code(&error))?;
+            ends.insert((name, part.partition), part);
+        }
         if ends.is_empty() {
-            return Ok(stamps);
+            return Ok(());
         }
         self.consumer
             .assign(&list)
             .map_err(|error| format!("our topics cannot be read: {}", code(&error)))?;
-        let until = Instant::now() + LAST_STAMPS;
         while !ends.is_empty() && Instant::now() < until {
             let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(100)) else { continue };
             let place = (message.topic().to_owned(), message.partition());
-            let Some((topic, high)) = ends.get(&place).copied() else { continue };
+            let Some(part) = ends.get(&place) else { continue };
             if let Some(stamp) = message.payload().and_then(|payload| stamp_of(payload, index, registry)) {
-                let newest = stamps.entry(topic).or_insert(stamp);
+                let newest = stamps.entry(part.topic).or_insert(stamp);
                 *newest = newest.max(stamp);
             }
-            if message.offset() + 1 >= high {
+            if message.offset() + 1 >= part.high {
                 ends.remove(&place);
             }
         }
-        Ok(stamps)
+        Ok(())
     }
+}
+
+/// A partition of a topic of ours, and where its messages begin and end.
+struct Part {
+    topic: Topic,
+    partition: i32,
+    low: i64,
+    high: i64,
 }
 
 fn stamp_of(payload: &[u8], index: SalIndex, registry: &mut Registry) -> Option<f64> {
@@ -309,5 +340,5 @@ fn stamp_of(payload: &[u8], index: SalIndex, registry: &mut Registry) -> Option<
     if record.int("salIndex").ok()? != index.number() {
         return None;
     }
-    record.double("private_sndStamp").ok().filter(|stamp| stamp.is_finite())
+    record.double("private_sndStamp").ok().filter(|stamp| (0.0..STAMP_MAX).contains(stamp))
 }
