@@ -2,8 +2,9 @@
 //!
 //! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
 //! of its topic waits to be tried again. Kafka keeps no order between topics, so an ack leaves when the events
-//! before it are confirmed: a script that has its ack looks at the state at once. Bounded: when there is too much, the oldest heartbeats and logMessages
-//! go first, then the oldest of other events, but never an ack, a job_id or a job_result.
+//! before it are confirmed: a script that has its ack looks at the state at once; and heartbeats, which others time,
+//! leave before all else. Bounded: when there is too much, the oldest heartbeats and logMessages go first, then the
+//! oldest of other events, but never an ack, a job_id or a job_result.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,12 +24,17 @@ const WAITING_MAX: usize = 10_000;
 const BYTES_MAX: usize = 64 << 20;
 /// Messages handed to the producer and not confirmed: enough for full speed, few enough to keep in hand.
 const IN_FLIGHT_MAX: usize = 200;
+/// Heartbeats that may be on their way besides.
+const HEARTBEATS_MORE: usize = 20;
 /// How long a topic rests that the broker does not take.
 const REST: Duration = Duration::from_secs(5);
 /// Longest that an ack waits for the events before it: their partition may be away while that of the acks is not.
 const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest text in a minimal form, in characters.
 const MINIMAL_TEXT: usize = 1000;
+
+/// The topic that goes first.
+pub(super) const HEARTBEAT: Topic = Topic::Event("heartbeat");
 
 /// Something to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,16 +59,19 @@ enum Worth {
 impl Message {
     fn worth(&self) -> Worth {
         match self.topic {
-            Topic::Event("heartbeat") => Worth::Heartbeat,
+            HEARTBEAT => Worth::Heartbeat,
             Topic::Event("logMessage") => Worth::Log,
             Topic::Event("job_result" | "job_id") | Topic::Ack | Topic::Command(_) => Worth::Owed,
             Topic::Event(_) => Worth::State,
         }
     }
 
-    /// Whether it may leave before it is known that no other instance lives.
-    fn is_early(&self) -> bool {
-        matches!(self.topic, Topic::Event("logLevel" | "logMessage"))
+    /// Whether it may leave.
+    fn passes(&self, gate: Gate) -> bool {
+        match gate {
+            Gate::Early => matches!(self.topic, Topic::Event("logLevel" | "logMessage")),
+            Gate::Open => true,
+        }
     }
 
     fn size(&self) -> usize {
@@ -146,6 +155,9 @@ impl Entry {
 #[derive(Debug)]
 struct Queue {
     gate: Gate,
+    /// Heartbeats that wait: they leave before all others, or a burst of acks would hold them up for seconds.
+    heartbeats: VecDeque<Entry>,
+    /// All others.
     waiting: VecDeque<Entry>,
     in_flight: BTreeMap<usize, Entry>,
     /// Topics that rest until this time, and until nothing of them is in flight.
@@ -170,6 +182,7 @@ impl Queue {
     fn new() -> Self {
         Self {
             gate: Gate::Early,
+            heartbeats: VecDeque::new(),
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
             resting: BTreeMap::new(),
@@ -188,15 +201,23 @@ impl Queue {
         self.last_id += 1;
         let entry =
             Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None, left: None };
-        self.waiting.push_back(entry);
-        if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
+        self.queue_of(entry.message.topic).push_back(entry);
+        if self.heartbeats.len() + self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
             self.drop_one();
         }
     }
 
+    fn queue_of(&mut self, topic: Topic) -> &mut VecDeque<Entry> {
+        if topic == HEARTBEAT { &mut self.heartbeats } else { &mut self.waiting }
+    }
+
     /// Drops the oldest of the least important that wait.
     fn drop_one(&mut self) {
-        for worth in [Worth::Heartbeat, Worth::Log, Worth::State] {
+        if self.heartbeats.pop_front().is_some() {
+            self.dropped += 1;
+            return;
+        }
+        for worth in [Worth::Log, Worth::State] {
             let Some(position) = self.waiting.iter().position(|entry| entry.message.worth() == worth) else {
                 continue;
             };
@@ -210,7 +231,8 @@ impl Queue {
 
     /// The next message that may leave.
     fn take(&mut self, now: Instant) -> Option<Outgoing> {
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
+        let room = (IN_FLIGHT_MAX + HEARTBEATS_MORE).saturating_sub(self.in_flight.len());
+        if room == 0 {
             return None;
         }
         let in_flight = &self.in_flight;
@@ -221,12 +243,18 @@ impl Queue {
             entry.message.topic == Topic::Ack && holding.is_some_and(|holding| holding < entry.id)
         };
         let may_leave = |entry: &Entry| {
-            (self.gate == Gate::Open || entry.message.is_early())
+            entry.message.passes(self.gate)
                 && !self.resting.contains_key(&entry.message.topic)
                 && !is_held(entry)
         };
-        let position = self.waiting.iter().position(may_leave)?;
-        let mut entry = self.waiting.remove(position)?;
+        let mut entry = if self.heartbeats.front().is_some_and(may_leave) {
+            self.heartbeats.pop_front()?
+        } else if room > HEARTBEATS_MORE {
+            let position = self.waiting.iter().position(may_leave)?;
+            self.waiting.remove(position)?
+        } else {
+            return None;
+        };
         let seq_num = match entry.message.seq_num.or(entry.seq_num) {
             Some(seq_num) => seq_num,
             None => {
@@ -271,8 +299,9 @@ impl Queue {
                 Fate::Minimal
             }
         };
-        let position = self.waiting.partition_point(|waiting| waiting.id < entry.id);
-        self.waiting.insert(position, entry);
+        let waiting = self.queue_of(entry.message.topic);
+        let position = waiting.partition_point(|waiting| waiting.id < entry.id);
+        waiting.insert(position, entry);
         fate
     }
 
@@ -340,14 +369,16 @@ impl Outbox {
 
     /// Messages not confirmed yet, and messages dropped so far.
     pub(super) fn counts(&self) -> (usize, u64) {
-        self.with(|queue| (queue.waiting.len() + queue.in_flight.len(), queue.dropped))
+        self.with(|queue| {
+            (queue.heartbeats.len() + queue.waiting.len() + queue.in_flight.len(), queue.dropped)
+        })
     }
 
     /// Whether nothing is left that may leave.
     pub(super) fn is_done(&self) -> bool {
         self.with(|queue| {
-            let open = queue.gate == Gate::Open;
-            queue.in_flight.is_empty() && !queue.waiting.iter().any(|e| open || e.message.is_early())
+            let mut waiting = queue.heartbeats.iter().chain(&queue.waiting);
+            queue.in_flight.is_empty() && !waiting.any(|entry| entry.message.passes(queue.gate))
         })
     }
 }
@@ -393,9 +424,35 @@ mod tests {
         assert_eq!(take_all(&mut queue, now), taken(&[("logevent_logLevel", 1), ("logevent_logMessage", 1)]));
         queue.gate = Gate::Open;
         queue.push(event("heartbeat", 1));
-        let rest = [("logevent_heartbeat", 1), ("logevent_summaryState", 1), ("logevent_heartbeat", 2)];
+        let rest = [("logevent_heartbeat", 1), ("logevent_heartbeat", 2), ("logevent_summaryState", 1)];
         assert_eq!(take_all(&mut queue, now), taken(&rest));
         assert_eq!((queue.bytes, queue.dropped), (0, 0));
+    }
+
+    #[test]
+    fn a_heartbeat_leaves_before_a_burst_of_acks() {
+        let (mut queue, now) = (open(), Instant::now());
+        for n in 1..=5000 {
+            queue.push(ack(n));
+        }
+        // As many as may be on their way are.
+        let mut ids = Vec::new();
+        while let Some(outgoing) = queue.take(now) {
+            ids.push(outgoing.id);
+        }
+        assert_eq!(ids.len(), IN_FLIGHT_MAX);
+        queue.push(event("heartbeat", 0));
+        assert_eq!(queue.take(now).unwrap().message.topic, HEARTBEAT);
+        assert!(queue.take(now).is_none());
+        queue.push(event("heartbeat", 0));
+        queue.delivered(ids[0]);
+        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        // No more of them than so many.
+        for n in 0..100 {
+            queue.push(event("heartbeat", n));
+        }
+        while queue.take(now).is_some() {}
+        assert_eq!(queue.in_flight.len(), IN_FLIGHT_MAX + HEARTBEATS_MORE);
     }
 
     #[test]
@@ -485,7 +542,7 @@ mod tests {
         }
         let count = |worth| queue.waiting.iter().filter(|entry| entry.message.worth() == worth).count();
         assert_eq!(count(Worth::Owed), 14_000);
-        assert_eq!((count(Worth::Heartbeat), count(Worth::Log), count(Worth::State)), (0, 0, 0));
+        assert_eq!((queue.heartbeats.len(), count(Worth::Log), count(Worth::State)), (0, 0, 0));
         let ids: Vec<usize> = queue.waiting.iter().map(|entry| entry.id).collect();
         assert!(ids.is_sorted());
     }
