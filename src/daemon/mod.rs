@@ -33,11 +33,12 @@ use crate::logging::{self, Logs};
 use crate::sal;
 use crate::sal::time::{LARGE_STEP_S, Moment};
 use crate::systemd::Manager;
+use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::{ClientInput, Hub};
 use crate::transport::{KafkaInput, document};
-use sources::{Event, Signal, Sources, dead_channel};
+use sources::{Closed, Event, Signal, Sources, dead_channel};
 
 /// Things that happened are handled in batches of at most so many, so that the deadline is looked at.
 const BATCH: usize = 256;
@@ -101,6 +102,8 @@ struct Daemon {
     deferred: VecDeque<Command>,
     /// When the clock was looked at last.
     looked: Moment,
+    /// Commands over Kafka that may be for another instance.
+    admission: Admission,
     over: bool,
     /// Why it is over, if that is no success.
     failure: Option<String>,
@@ -130,6 +133,9 @@ impl Daemon {
         if self.joining.is_none() {
             return;
         }
+        if let Some(kafka) = &self.kafka {
+            kafka.begun();
+        }
         self.inputs.push_back(Input::Joined);
         self.turn();
         if let Some(joining) = self.joining.take()
@@ -142,7 +148,9 @@ impl Daemon {
     /// Begins without Kafka, when it did not answer for too long.
     fn wait_no_longer(&mut self) {
         let Some(joining) = &self.joining else { return };
-        if Instant::now() >= joining.until {
+        // One that is there is listening for another instance, for a bounded time.
+        let is_away = self.kafka.as_ref().is_some_and(Kafka::is_connecting);
+        if is_away && Instant::now() >= joining.until {
             log::warn!("Kafka is not there: starting without it, over the local socket alone; trying on");
             self.joined();
         }
@@ -207,7 +215,7 @@ impl Daemon {
         // Before anything happens too: it may be long in coming, and the heart is to beat.
         let mut deadline = self.set_deadline();
         while !self.over {
-            let Some(mut event) = sources.next(!self.starting.is_empty(), IDLE) else { continue };
+            let Some(mut event) = sources.next(self.closed(), IDLE) else { continue };
             let begun = Instant::now();
             let mut ticked = false;
             let first = event.name();
@@ -219,7 +227,7 @@ impl Daemon {
                 if self.over || handled == BATCH || Instant::now() >= deadline {
                     break;
                 }
-                match sources.next(!self.starting.is_empty(), Duration::ZERO) {
+                match sources.next(self.closed(), Duration::ZERO) {
                     Some(next) => event = next,
                     None => break,
                 }
@@ -241,6 +249,11 @@ impl Daemon {
         self.close(sources)
     }
 
+    /// What is to wait.
+    fn closed(&self) -> Closed {
+        Closed { clients: !self.starting.is_empty(), commands: !self.admission.has_room() }
+    }
+
     /// The last that is to be said and kept.
     fn close(mut self, sources: Sources) -> Result<(), Failure> {
         for message in sources.logs.try_iter() {
@@ -257,7 +270,7 @@ impl Daemon {
             let said = from_kafka.try_iter().filter_map(|input| match input {
                 KafkaInput::Delivered(receipt) => Some(Record::Said(receipt)),
                 // They came too late.
-                KafkaInput::Command(_) | KafkaInput::Joined | KafkaInput::Intruder(_) => None,
+                KafkaInput::Joined | KafkaInput::Vouched(_) | KafkaInput::Intruder(_) => None,
             });
             let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
@@ -295,10 +308,11 @@ impl Daemon {
             Event::Configuration(ConfigResult::Available(available)) => {
                 self.inputs.push_back(Input::ConfigurationsAvailable(available));
             }
-            Event::Kafka(KafkaInput::Command(command)) => self.take(command),
-            Event::Kafka(KafkaInput::Joined) => self.joined(),
-            Event::Kafka(KafkaInput::Intruder(who)) => self.inputs.push_back(Input::Intruder(who)),
-            Event::Kafka(KafkaInput::Delivered(receipt)) => self.delivered(Some(receipt)),
+            Event::Kafka(input) => self.handle_kafka(input),
+            Event::Command(command) => {
+                let admitted = self.admission.admit(command, Moment::now());
+                admitted.into_iter().for_each(|command| self.take(command));
+            }
             Event::Journal(Report::Durable(records)) => {
                 self.inputs.extend(records.into_iter().map(Input::Journaled))
             }
@@ -320,7 +334,7 @@ impl Daemon {
         self.turn();
     }
 
-    /// Looks whether the clock was set.
+    /// Looks whether the clock was set, and whether commands have waited too long.
     fn look_at_clock(&mut self) {
         let now = Moment::now();
         let step = mem::replace(&mut self.looked, now).clock_step(now);
@@ -331,6 +345,37 @@ impl Daemon {
                 "the clock was set back by {:.1} s: stamps stay ahead of it until it has caught up",
                 -step
             );
+        }
+        let foreign = self.admission.foreign();
+        if foreign > 0 {
+            log::warn!("{foreign} commands were for another instance, and are not carried out");
+        }
+        let overdue = self.admission.look(now);
+        if !overdue.is_empty() {
+            log::warn!(
+                "Kafka: our heartbeats cannot be read back, so another instance may go unnoticed; {} commands are \
+                 carried out nevertheless",
+                overdue.len()
+            );
+        }
+        overdue.into_iter().for_each(|command| self.take(command));
+    }
+
+    fn handle_kafka(&mut self, input: KafkaInput) {
+        match input {
+            KafkaInput::Vouched(sent) => {
+                let commands = self.admission.vouch(sent, Moment::now());
+                commands.into_iter().for_each(|command| self.take(command));
+            }
+            KafkaInput::Joined => {
+                self.admission.begin(Moment::now());
+                self.joined();
+            }
+            KafkaInput::Intruder(who) => {
+                self.admission.yield_to_another(Moment::now());
+                self.inputs.push_back(Input::Intruder(who));
+            }
+            KafkaInput::Delivered(receipt) => self.delivered(Some(receipt)),
         }
     }
 

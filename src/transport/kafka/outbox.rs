@@ -70,6 +70,7 @@ impl Message {
     fn passes(&self, gate: Gate) -> bool {
         match gate {
             Gate::Early => matches!(self.topic, Topic::Event("logLevel" | "logMessage")),
+            Gate::Heartbeats => self.passes(Gate::Early) || self.topic == HEARTBEAT,
             Gate::Open => true,
         }
     }
@@ -108,6 +109,8 @@ fn minimal_result(text: &str) -> String {
 pub(super) enum Gate {
     /// Only logLevel and logMessage.
     Early,
+    /// These and heartbeats.
+    Heartbeats,
     /// All.
     Open,
 }
@@ -341,8 +344,8 @@ impl Outbox {
         self.wake();
     }
 
-    pub(super) fn open(&self) {
-        self.with(|queue| queue.gate = Gate::Open);
+    pub(super) fn open(&self, gate: Gate) {
+        self.with(|queue| queue.gate = gate);
         self.wake();
     }
 
@@ -453,6 +456,14 @@ mod tests {
         }
         while queue.take(now).is_some() {}
         assert_eq!(queue.in_flight.len(), IN_FLIGHT_MAX + HEARTBEATS_MORE);
+    }
+
+    #[test]
+    fn the_first_heartbeat_may_leave_alone() {
+        let (mut queue, now) = (Queue { gate: Gate::Heartbeats, ..Queue::new() }, Instant::now());
+        queue.push(event("summaryState", 0));
+        queue.push(event("heartbeat", 0));
+        assert_eq!(take_all(&mut queue, now), [("logevent_heartbeat".to_owned(), 1)]);
     }
 
     #[test]

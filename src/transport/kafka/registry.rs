@@ -23,6 +23,7 @@ const CACHE_MAX: usize = 1000;
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// The registry, and what it has told.
+#[derive(Clone)]
 pub struct Registry {
     agent: Agent,
     url: String,

@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) registry: Registry,
     /// The last stamps of our topics, of an earlier life.
     pub(super) stamps: BTreeMap<Topic, f64>,
+    /// Where the commands begin.
+    pub(super) commands: TopicPartitionList,
 }
 
 /// Why joining failed.
@@ -55,11 +57,12 @@ impl From<String> for Failure {
     }
 }
 
-/// Does all that is needed once; the consumer then reads the commands from now on.
+/// Does all that is needed once; `watch` then reads what other instances say from now on.
 pub(super) fn join(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
+    watch: &BaseConsumer<Context>,
     context: &Context,
 ) -> Result<Session, Failure> {
     let metadata = ensure_topics(options, index, consumer, context)?;
@@ -76,10 +79,24 @@ pub(super) fn join(
     }
     let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
     // In this order: behind a fetch that waits for more, each question for an end takes half a second.
-    let commands = places.ends_of_what_is_read()?;
+    let commands = places.ends(topics_commanded())?;
+    let others = places.ends(topics_watched())?;
     let stamps = places.last_stamps(index, &mut registry)?;
-    consumer.assign(&commands).map_err(|error| format!("commands cannot be read: {}", code(&error)))?;
-    Ok(Session { writers, registry, stamps })
+    let failed = |error: KafkaError| format!("our topics cannot be read: {}", code(&error));
+    // The commands come later.
+    consumer.unassign().map_err(failed)?;
+    watch.assign(&others).map_err(failed)?;
+    Ok(Session { writers, registry, stamps, commands })
+}
+
+/// The commands from what comes next on.
+pub(super) fn command_places(
+    options: &Options,
+    consumer: &BaseConsumer<Context>,
+) -> Result<TopicPartitionList, Failure> {
+    let metadata = look(options, consumer)?;
+    let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
+    Ok(places.ends(topics_commanded())?)
 }
 
 /// Creates the topics that are missing.
@@ -212,13 +229,19 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// The commands, and the heartbeats, of which some may be another instance's.
+/// The commands.
+fn topics_commanded() -> impl Iterator<Item = Topic> {
+    Topic::all().filter(|topic| matches!(topic, Topic::Command(_)))
+}
+
+/// The heartbeats and summary states, of which some may be another instance's.
+fn topics_watched() -> impl Iterator<Item = Topic> {
+    ["heartbeat", "summaryState"].into_iter().map(Topic::Event)
+}
+
+/// All that we read.
 pub(super) fn topics_read() -> impl Iterator<Item = Topic> {
-    Topic::all().filter(|topic| match topic {
-        Topic::Command(_) => true,
-        Topic::Event(name) => *name == "heartbeat",
-        Topic::Ack => false,
-    })
+    topics_commanded().chain(topics_watched())
 }
 
 /// Where messages are.
@@ -255,10 +278,10 @@ impl Places<'_> {
         }
     }
 
-    /// The commands and everybody's heartbeats, from what comes next on.
-    fn ends_of_what_is_read(&self) -> Result<TopicPartitionList, String> {
+    /// These topics from what comes next on.
+    fn ends(&self, topics: impl Iterator<Item = Topic>) -> Result<TopicPartitionList, String> {
         let mut list = TopicPartitionList::new();
-        for topic in topics_read() {
+        for topic in topics {
             for (partition, _, high) in self.watermarks(topic)? {
                 list.add_partition_offset(&topic.kafka_name(self.subname), partition, Offset::Offset(high))
                     .map_err(|error| code(&error))?;
