@@ -53,6 +53,8 @@ pub struct Options {
     pub producer: Vec<(String, String)>,
     /// How long the start waits for Kafka before it goes on without.
     pub start_timeout: Duration,
+    /// How long the start waits for another instance to end.
+    pub start_wait: Duration,
 }
 
 impl fmt::Debug for Options {
@@ -173,6 +175,7 @@ impl Options {
             consumer: file("LSST_KAFKA_CONSUMER_CONFIGURATION", &settings.consumer_configuration)?,
             producer: file("LSST_KAFKA_PRODUCER_CONFIGURATION", &settings.producer_configuration)?,
             start_timeout: settings.start_timeout.unwrap_or(Duration::from_secs(30)),
+            start_wait: settings.start_wait.unwrap_or(Duration::from_secs(15)),
         })
     }
 

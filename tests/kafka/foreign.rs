@@ -226,13 +226,20 @@ impl Foreign {
 
     /// Writes bytes to a topic and waits until they are there.
     pub(crate) fn write(&self, topic: &str, payload: Option<&[u8]>) {
+        self.write_often(topic, payload, 1);
+    }
+
+    /// The same, so many times.
+    pub(crate) fn write_often(&self, topic: &str, payload: Option<&[u8]>, count: usize) {
         let name = self.name(topic);
         let key = format!(r#"{{ "name": "OCPS", "index": 1, "topic": "{topic}" }}"#);
-        let mut record = BaseRecord::to(&name).key(&key);
-        if let Some(payload) = payload {
-            record = record.payload(payload);
+        for _ in 0..count {
+            let mut record = BaseRecord::to(&name).key(&key);
+            if let Some(payload) = payload {
+                record = record.payload(payload);
+            }
+            self.producer.send(record).unwrap();
         }
-        self.producer.send(record).unwrap();
         self.producer.flush(PATIENCE).unwrap();
     }
 

@@ -170,6 +170,8 @@ pub struct Kafka {
     pub producer_configuration: Option<PathBuf>,
     /// How long the start waits for Kafka before it goes on without.
     pub start_timeout: Option<Duration>,
+    /// How long the start waits for another instance to end.
+    pub start_wait: Option<Duration>,
 }
 
 /// A text that no log shows.
@@ -459,6 +461,7 @@ mod tests {
             "consumer_configuration",
             "producer_configuration",
             "start_timeout_s",
+            "start_wait_s",
             "host",
             "port",
             "password_file",

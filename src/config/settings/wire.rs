@@ -96,6 +96,7 @@ struct WireKafka {
     consumer_configuration: Option<FilePath>,
     producer_configuration: Option<FilePath>,
     start_timeout_s: Option<Seconds>,
+    start_wait_s: Option<Seconds>,
 }
 
 impl WireKafka {
@@ -114,6 +115,7 @@ impl WireKafka {
             consumer_configuration: self.consumer_configuration.map(|v| v.0),
             producer_configuration: self.producer_configuration.map(|v| v.0),
             start_timeout: self.start_timeout_s.map(|v| v.0),
+            start_wait: self.start_wait_s.map(|v| v.0),
         }
     }
 }

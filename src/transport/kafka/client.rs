@@ -15,7 +15,7 @@ use rdkafka::producer::{ProducerContext, ThreadedProducer};
 
 use super::outbox::Refusal;
 use super::trouble::{Kind, Troubles};
-use super::watch::is_of_partition;
+use super::upkeep::is_of_partition;
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
 

@@ -2,9 +2,10 @@
 //!
 //! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
 //! of its topic waits to be tried again. Kafka keeps no order between topics, so an ack leaves when the events
-//! before it are confirmed: a script that has its ack looks at the state at once. Bounded: when there is too much, the oldest heartbeats and logMessages
-//! go first, then the oldest of other events, but never an ack, a job_id or a job_result. Of a topic that cannot
-//! be written until the registry is changed, less is kept: the latest state, and a bounded number of what is owed.
+//! before it are confirmed: a script that has its ack looks at the state at once; and heartbeats, which others time,
+//! leave before all else. Bounded: when there is too much, the oldest heartbeats and logMessages go first, then the
+//! oldest of other events, but never an ack, a job_id or a job_result. Of a topic that cannot be written until the
+//! registry is changed, less is kept: the latest state, and a bounded number of what is owed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,8 @@ const WAITING_MAX: usize = 10_000;
 const BYTES_MAX: usize = 64 << 20;
 /// Messages handed to the producer and not confirmed: enough for full speed, few enough to keep in hand.
 const IN_FLIGHT_MAX: usize = 200;
+/// Heartbeats that may be on their way besides.
+const HEARTBEATS_MORE: usize = 20;
 /// Most acks, or job_results and the like, that wait for a topic that cannot be written. What is dropped is not
 /// confirmed: the journal still owes it.
 const UNWRITABLE_MAX: usize = 1000;
@@ -33,6 +36,9 @@ const REST: Duration = Duration::from_secs(5);
 const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest text in a minimal form, in characters.
 const MINIMAL_TEXT: usize = 1000;
+
+/// The topic that goes first.
+pub(super) const HEARTBEAT: Topic = Topic::Event("heartbeat");
 
 /// Something to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,16 +63,20 @@ enum Worth {
 impl Message {
     fn worth(&self) -> Worth {
         match self.topic {
-            Topic::Event("heartbeat") => Worth::Heartbeat,
+            HEARTBEAT => Worth::Heartbeat,
             Topic::Event("logMessage") => Worth::Log,
             Topic::Event("job_result" | "job_id") | Topic::Ack | Topic::Command(_) => Worth::Owed,
             Topic::Event(_) => Worth::State,
         }
     }
 
-    /// Whether it may leave before it is known that no other instance lives.
-    fn is_early(&self) -> bool {
-        matches!(self.topic, Topic::Event("logLevel" | "logMessage"))
+    /// Whether it may leave.
+    fn passes(&self, gate: Gate) -> bool {
+        match gate {
+            Gate::Early => matches!(self.topic, Topic::Event("logLevel" | "logMessage")),
+            Gate::Heartbeats => self.passes(Gate::Early) || self.topic == HEARTBEAT,
+            Gate::Open => true,
+        }
     }
 
     fn size(&self) -> usize {
@@ -103,6 +113,8 @@ fn minimal_result(text: &str) -> String {
 pub(super) enum Gate {
     /// Only logLevel and logMessage.
     Early,
+    /// These and heartbeats.
+    Heartbeats,
     /// All.
     Open,
 }
@@ -150,6 +162,9 @@ impl Entry {
 #[derive(Debug)]
 struct Queue {
     gate: Gate,
+    /// Heartbeats that wait: they leave before all others, or a burst of acks would hold them up for seconds.
+    heartbeats: VecDeque<Entry>,
+    /// All others.
     waiting: VecDeque<Entry>,
     in_flight: BTreeMap<usize, Entry>,
     /// Topics that rest until this time, and until nothing of them is in flight.
@@ -178,6 +193,7 @@ impl Queue {
     fn new() -> Self {
         Self {
             gate: Gate::Early,
+            heartbeats: VecDeque::new(),
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
             resting: BTreeMap::new(),
@@ -206,13 +222,17 @@ impl Queue {
         let topic = message.topic;
         let entry =
             Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None, left: None };
-        self.waiting.push_back(entry);
+        self.queue_of(topic).push_back(entry);
         if self.unwritable.contains(&topic) {
             self.shorten(topic);
         }
-        if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
+        if self.heartbeats.len() + self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
             self.drop_one();
         }
+    }
+
+    fn queue_of(&mut self, topic: Topic) -> &mut VecDeque<Entry> {
+        if topic == HEARTBEAT { &mut self.heartbeats } else { &mut self.waiting }
     }
 
     /// Says the last of an event that tells how something is once more, unless it waits to be said anyway.
@@ -227,13 +247,24 @@ impl Queue {
 
     /// Drops the oldest of the least important that wait.
     fn drop_one(&mut self) {
-        for worth in [Worth::Heartbeat, Worth::Log, Worth::State] {
+        if self.drop_heartbeat() {
+            return;
+        }
+        for worth in [Worth::Log, Worth::State] {
             let Some(position) = self.waiting.iter().position(|entry| entry.message.worth() == worth) else {
                 continue;
             };
             self.drop_at(position);
             return;
         }
+    }
+
+    /// Whether there was one.
+    fn drop_heartbeat(&mut self) -> bool {
+        let Some(entry) = self.heartbeats.pop_front() else { return false };
+        self.bytes = self.bytes.saturating_sub(entry.message.size());
+        self.dropped += 1;
+        true
     }
 
     fn drop_at(&mut self, position: usize) {
@@ -245,6 +276,10 @@ impl Queue {
 
     /// Keeps only the latest of what waits for a topic that cannot be written.
     fn shorten(&mut self, topic: Topic) {
+        if topic == HEARTBEAT {
+            while self.drop_heartbeat() {}
+            return;
+        }
         let waits = |entry: &Entry| entry.message.topic == topic;
         let Some(entry) = self.waiting.iter().find(|entry| waits(entry)) else { return };
         let most = match entry.message.worth() {
@@ -266,13 +301,13 @@ impl Queue {
 
     /// Whether a message waits for nothing that lasts.
     fn is_due(&self, entry: &Entry) -> bool {
-        (self.gate == Gate::Open || entry.message.is_early())
-            && !self.unwritable.contains(&entry.message.topic)
+        entry.message.passes(self.gate) && !self.unwritable.contains(&entry.message.topic)
     }
 
     /// The next message that may leave.
     fn take(&mut self, now: Instant) -> Option<Outgoing> {
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
+        let room = (IN_FLIGHT_MAX + HEARTBEATS_MORE).saturating_sub(self.in_flight.len());
+        if room == 0 {
             return None;
         }
         let in_flight = &self.in_flight;
@@ -285,8 +320,14 @@ impl Queue {
         let may_leave = |entry: &Entry| {
             self.is_due(entry) && !self.resting.contains_key(&entry.message.topic) && !is_held(entry)
         };
-        let position = self.waiting.iter().position(may_leave)?;
-        let mut entry = self.waiting.remove(position)?;
+        let mut entry = if self.heartbeats.front().is_some_and(may_leave) {
+            self.heartbeats.pop_front()?
+        } else if room > HEARTBEATS_MORE {
+            let position = self.waiting.iter().position(may_leave)?;
+            self.waiting.remove(position)?
+        } else {
+            return None;
+        };
         let seq_num = match entry.message.seq_num.or(entry.seq_num) {
             Some(seq_num) => seq_num,
             None => {
@@ -331,8 +372,9 @@ impl Queue {
                 Fate::Minimal
             }
         };
-        let position = self.waiting.partition_point(|waiting| waiting.id < entry.id);
-        self.waiting.insert(position, entry);
+        let waiting = self.queue_of(entry.message.topic);
+        let position = waiting.partition_point(|waiting| waiting.id < entry.id);
+        waiting.insert(position, entry);
         fate
     }
 
@@ -378,8 +420,8 @@ impl Outbox {
         self.wake();
     }
 
-    pub(super) fn open(&self) {
-        self.with(|queue| queue.gate = Gate::Open);
+    pub(super) fn open(&self, gate: Gate) {
+        self.with(|queue| queue.gate = gate);
         self.wake();
     }
 
@@ -418,13 +460,16 @@ impl Outbox {
 
     /// Messages not confirmed yet, and messages dropped so far.
     pub(super) fn counts(&self) -> (usize, u64) {
-        self.with(|queue| (queue.waiting.len() + queue.in_flight.len(), queue.dropped))
+        self.with(|queue| {
+            (queue.heartbeats.len() + queue.waiting.len() + queue.in_flight.len(), queue.dropped)
+        })
     }
 
     /// Whether nothing is left that may leave.
     pub(super) fn is_done(&self) -> bool {
         self.with(|queue| {
-            queue.in_flight.is_empty() && !queue.waiting.iter().any(|entry| queue.is_due(entry))
+            let mut waiting = queue.heartbeats.iter().chain(&queue.waiting);
+            queue.in_flight.is_empty() && !waiting.any(|entry| queue.is_due(entry))
         })
     }
 }
@@ -488,9 +533,43 @@ mod tests {
         assert_eq!(take_all(&mut queue, now), taken(&[("logevent_logLevel", 1), ("logevent_logMessage", 1)]));
         queue.gate = Gate::Open;
         queue.push(event("heartbeat", 1));
-        let rest = [("logevent_heartbeat", 1), ("logevent_summaryState", 1), ("logevent_heartbeat", 2)];
+        let rest = [("logevent_heartbeat", 1), ("logevent_heartbeat", 2), ("logevent_summaryState", 1)];
         assert_eq!(take_all(&mut queue, now), taken(&rest));
         assert_eq!((queue.bytes, queue.dropped), (0, 0));
+    }
+
+    #[test]
+    fn a_heartbeat_leaves_before_a_burst_of_acks() {
+        let (mut queue, now) = (open(), Instant::now());
+        for n in 1..=5000 {
+            queue.push(ack(n));
+        }
+        // As many as may be on their way are.
+        let mut ids = Vec::new();
+        while let Some(outgoing) = queue.take(now) {
+            ids.push(outgoing.id);
+        }
+        assert_eq!(ids.len(), IN_FLIGHT_MAX);
+        queue.push(event("heartbeat", 0));
+        assert_eq!(queue.take(now).unwrap().message.topic, HEARTBEAT);
+        assert!(queue.take(now).is_none());
+        queue.push(event("heartbeat", 0));
+        queue.delivered(ids[0]);
+        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        // No more of them than so many.
+        for n in 0..100 {
+            queue.push(event("heartbeat", n));
+        }
+        while queue.take(now).is_some() {}
+        assert_eq!(queue.in_flight.len(), IN_FLIGHT_MAX + HEARTBEATS_MORE);
+    }
+
+    #[test]
+    fn the_first_heartbeat_may_leave_alone() {
+        let (mut queue, now) = (Queue { gate: Gate::Heartbeats, ..Queue::new() }, Instant::now());
+        queue.push(event("summaryState", 0));
+        queue.push(event("heartbeat", 0));
+        assert_eq!(take_all(&mut queue, now), [("logevent_heartbeat".to_owned(), 1)]);
     }
 
     #[test]
@@ -580,7 +659,7 @@ mod tests {
         }
         let count = |worth| queue.waiting.iter().filter(|entry| entry.message.worth() == worth).count();
         assert_eq!(count(Worth::Owed), 14_000);
-        assert_eq!((count(Worth::Heartbeat), count(Worth::Log), count(Worth::State)), (0, 0, 0));
+        assert_eq!((queue.heartbeats.len(), count(Worth::Log), count(Worth::State)), (0, 0, 0));
         let ids: Vec<usize> = queue.waiting.iter().map(|entry| entry.id).collect();
         assert!(ids.is_sorted());
     }

@@ -92,6 +92,7 @@ fn check_taken(topic: Topic, taken: Result<Option<Taken>, String>) {
             assert!(!matches!(topic, Topic::Command(_)));
             check_reason(&format!("another lives: {identity}"));
         }
+        Ok(Some(Taken::State(_))) => assert_eq!(topic, Topic::Event("summaryState")),
         Ok(None) => {}
         Err(reason) => check_reason(&reason),
     }
