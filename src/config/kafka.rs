@@ -15,6 +15,9 @@ use crate::url::Url;
 /// What may be asked of the broker before a message counts as written.
 pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
 
+/// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
+const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
+
 /// What the command line says about Kafka.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wish {
@@ -34,8 +37,8 @@ pub struct Options {
     pub brokers: String,
     /// The second word of all topic names.
     pub topic_subname: String,
-    /// URL of the schema registry.
-    pub registry_url: Url,
+    /// URLs of the schema registry, to be tried in this order.
+    pub registry_urls: Vec<Url>,
     /// Whom to be, if the broker asks.
     pub sasl: Option<Sasl>,
     /// Replication factor of topics that we create.
@@ -50,6 +53,8 @@ pub struct Options {
     pub producer: Vec<(String, String)>,
     /// How long the start waits for Kafka before it goes on without.
     pub start_timeout: Duration,
+    /// How long the start waits for another instance to end.
+    pub start_wait: Duration,
 }
 
 impl fmt::Debug for Options {
@@ -132,11 +137,14 @@ impl Options {
                         .to_owned(),
                 )
             })?;
-        let brokers = or("LSST_KAFKA_BROKER_ADDR", &settings.brokers, "broker:29092")?;
-        let registry_url = match text("LSST_SCHEMA_REGISTRY_URL", &None)? {
-            Some(url) => Url::parse(&url).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?,
+        let brokers = brokers(&or("LSST_KAFKA_BROKER_ADDR", &settings.brokers, "broker:29092")?)?;
+        let registry_urls = match text("LSST_SCHEMA_REGISTRY_URL", &None)? {
+            Some(urls) => {
+                registry_urls(&urls).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?
+            }
             None => {
-                settings.schema_registry_url.clone().unwrap_or_else(|| "http://schema-registry:8081".into())
+                let default = || vec!["http://schema-registry:8081".into()];
+                settings.schema_registry_url.clone().unwrap_or_else(default)
             }
         };
         let default_factor = settings.replication_factor.unwrap_or(1).to_string();
@@ -154,7 +162,7 @@ impl Options {
         Ok(Self {
             brokers,
             topic_subname,
-            registry_url,
+            registry_urls,
             sasl: sasl(settings, env, &or)?,
             replication_factor: replication_factor.ok_or_else(|| {
                 format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
@@ -167,6 +175,7 @@ impl Options {
             consumer: file("LSST_KAFKA_CONSUMER_CONFIGURATION", &settings.consumer_configuration)?,
             producer: file("LSST_KAFKA_PRODUCER_CONFIGURATION", &settings.producer_configuration)?,
             start_timeout: settings.start_timeout.unwrap_or(Duration::from_secs(30)),
+            start_wait: settings.start_wait.unwrap_or(Duration::from_secs(15)),
         })
     }
 
@@ -191,6 +200,56 @@ impl Options {
     }
 }
 
+/// The brokers without what librdkafka would stumble over later, and in words that do not name the place.
+fn brokers(list: &str) -> Result<String, String> {
+    let entries: Vec<&str> = list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
+    let wrong = |entry: &str, why: &str| {
+        // What stands before an @ may be a password.
+        let shown = entry.rsplit('@').next().unwrap_or_default();
+        format!(
+            "LSST_KAFKA_BROKER_ADDR or kafka.brokers: {shown:?} {why}; write HOST:PORT, as in broker:29092, \
+             several joined with commas"
+        )
+    };
+    entries.iter().try_for_each(|entry| check_broker(entry).map_err(|why| wrong(entry, why)))?;
+    if entries.is_empty() {
+        return Err(wrong(list, "names no broker"));
+    }
+    Ok(entries.join(","))
+}
+
+/// What is wrong with one broker of the list.
+fn check_broker(entry: &str) -> Result<(), &'static str> {
+    let address = match entry.split_once("://") {
+        Some((protocol, address)) if PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) => {
+            address
+        }
+        Some(_) => return Err("begins with a protocol that is none of Kafka's"),
+        None => entry,
+    };
+    if address.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Err("has a blank in it");
+    }
+    if address.contains(['/', '@', ';', '?', '#']) {
+        return Err("is not HOST:PORT");
+    }
+    let Some((host, port)) = address.rsplit_once(':').filter(|_| !address.ends_with(']')) else {
+        return Err("has no port");
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if bare.is_none() && host.contains(':') {
+        return Err("has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)");
+    }
+    if bare.unwrap_or(host).is_empty() {
+        return Err("has no host");
+    }
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits || !port.parse::<u16>().is_ok_and(|port| port > 0) {
+        return Err("has no port from 1 to 65535");
+    }
+    Ok(())
+}
+
 fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Option<Sasl>, String> {
     let username = or("LSST_KAFKA_SECURITY_USERNAME", &settings.username, "")?;
     let password = match env("LSST_KAFKA_SECURITY_PASSWORD").filter(|value| !value.is_empty()) {
@@ -202,7 +261,24 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
             None => credential(env)?,
         },
     };
-    let Some(password) = password.filter(|_| !username.is_empty()) else { return Ok(None) };
+    let password = match (password, username.is_empty()) {
+        (Some(password), false) => password,
+        (None, true) => return Ok(None),
+        (None, false) => {
+            return Err(format!(
+                "the Kafka user {username:?} has no password: set LSST_KAFKA_SECURITY_PASSWORD or \
+                 kafka.password, or unset LSST_KAFKA_SECURITY_USERNAME and kafka.username"
+            ));
+        }
+        (Some(_), true) => {
+            return Err(
+                "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, \
+                        or take away the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the \
+                        credential kafka-password)"
+                    .to_owned(),
+            );
+        }
+    };
     Ok(Some(Sasl {
         protocol: or("LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, "SASL_PLAINTEXT")?,
         mechanism: or("LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, "SCRAM-SHA-512")?,
@@ -216,6 +292,14 @@ fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
     let path = Path::new(&dir).join(CREDENTIAL);
     super::file::password(&path, "Kafka")
+}
+
+/// The URLs of a list, separated by commas; one in a password is written as %2C.
+///
+/// # Errors
+/// What each must be; never what it is, since that may hold a password.
+pub(super) fn registry_urls(list: &str) -> Result<Vec<Url>, &'static str> {
+    list.split(',').map(|url| Url::parse(url.trim())).collect()
 }
 
 /// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
@@ -296,7 +380,7 @@ mod tests {
             ("CREDENTIALS_DIRECTORY", dir.path().to_str().unwrap()),
         ];
         let toml = settings::Kafka::default();
-        assert_eq!(options(&toml, &env).unwrap().sasl, None);
+        assert!(options(&toml, &env).unwrap_err().contains("has no password"));
         std::fs::write(dir.path().join(CREDENTIAL), "geheim\n").unwrap();
         assert_eq!(options(&toml, &env).unwrap().sasl.unwrap().password, Secret("geheim".to_owned()));
         std::fs::write(dir.path().join(CREDENTIAL), "geheim\nx\n").unwrap();
@@ -313,13 +397,13 @@ mod tests {
         };
         let plain = options(&toml, &[]).unwrap();
         assert_eq!((plain.brokers.as_str(), plain.topic_subname.as_str()), ("toml:1", "toml"));
-        assert_eq!(plain.registry_url.address(), "http://schema-registry:8081");
+        assert_eq!(plain.registry_urls, ["http://schema-registry:8081".into()]);
         assert_eq!((plain.replication_factor, plain.producer_acks.as_str()), (1, "1"));
         assert_eq!(plain.sasl, None);
         let env = [
             ("LSST_KAFKA_BROKER_ADDR", "env:2"),
             ("LSST_TOPIC_SUBNAME", "test"),
-            ("LSST_SCHEMA_REGISTRY_URL", "http://r:8081/"),
+            ("LSST_SCHEMA_REGISTRY_URL", "http://r:8081/, http://me:a%2Cb@s"),
             ("LSST_KAFKA_SECURITY_USERNAME", "me"),
             ("LSST_KAFKA_SECURITY_PASSWORD", "geheim"),
             ("LSST_KAFKA_REPLICATION_FACTOR", "3"),
@@ -327,7 +411,7 @@ mod tests {
         ];
         let all = options(&toml, &env).unwrap();
         assert_eq!((all.brokers.as_str(), all.topic_subname.as_str()), ("env:2", "test"));
-        assert_eq!(all.registry_url.address(), "http://r:8081");
+        assert_eq!(all.registry_urls, ["http://r:8081/".into(), "http://me:a%2Cb@s".into()]);
         assert_eq!((all.replication_factor, all.producer_acks.as_str()), (3, "all"));
         let sasl = all.sasl.clone().unwrap();
         assert_eq!((sasl.protocol.as_str(), sasl.mechanism.as_str()), ("SASL_PLAINTEXT", "SCRAM-SHA-512"));
@@ -345,10 +429,54 @@ mod tests {
         check(&[], "set LSST_TOPIC_SUBNAME or kafka.topic_subname");
         check(&[("LSST_TOPIC_SUBNAME", "a b")], "the topic subname is not set, or not a word");
         let sub = ("LSST_TOPIC_SUBNAME", "sal");
-        check(&[sub, ("LSST_SCHEMA_REGISTRY_URL", "registry")], "LSST_SCHEMA_REGISTRY_URL must be");
+        for bad in ["registry", "http://r:8081,registry", "http://r:8081,", ","] {
+            check(&[sub, ("LSST_SCHEMA_REGISTRY_URL", bad)], "LSST_SCHEMA_REGISTRY_URL must be");
+        }
         check(&[sub, ("LSST_KAFKA_REPLICATION_FACTOR", "0")], "LSST_KAFKA_REPLICATION_FACTOR must be");
         check(&[sub, ("LSST_KAFKA_PRODUCER_WAIT_ACKS", "2")], "LSST_KAFKA_PRODUCER_WAIT_ACKS must be");
         check(&[sub, ("LSST_KAFKA_CONSUMER_CONFIGURATION", "/none.yaml")], "/none.yaml: no such file");
+        let user = ("LSST_KAFKA_SECURITY_USERNAME", "me");
+        check(&[sub, user], "the Kafka user \"me\" has no password: set LSST_KAFKA_SECURITY_PASSWORD");
+        let password = ("LSST_KAFKA_SECURITY_PASSWORD", "geheim");
+        check(&[sub, password], "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME");
+    }
+
+    #[test]
+    fn brokers_are_hosts_with_ports() {
+        for (list, expected) in [
+            ("broker:29092", "broker:29092"),
+            (" a:1, b:2 ,", "a:1,b:2"),
+            ("127.0.0.1:9092,[::1]:65535", "127.0.0.1:9092,[::1]:65535"),
+            ("PLAINTEXT://a:1,sasl_ssl://b:2", "PLAINTEXT://a:1,sasl_ssl://b:2"),
+        ] {
+            assert_eq!(brokers(list).as_deref(), Ok(expected));
+        }
+        for (list, shown, why) in [
+            ("broker", "broker", "has no port"),
+            ("a:1,b", "b", "has no port"),
+            ("tcp://a:1", "tcp://a:1", "a protocol that is none of Kafka's"),
+            ("http://a:1", "http://a:1", "a protocol that is none of Kafka's"),
+            ("a:1 b:2", "a:1 b:2", "has a blank in it"),
+            ("a: 1", "a: 1", "has a blank in it"),
+            ("a:1;b:2", "a:1;b:2", "is not HOST:PORT"),
+            ("a:1/x", "a:1/x", "is not HOST:PORT"),
+            ("me:geheim@a:1", "a:1", "is not HOST:PORT"),
+            ("a:", "a:", "has no port from 1 to 65535"),
+            ("a:port", "a:port", "has no port from 1 to 65535"),
+            ("a:0", "a:0", "has no port from 1 to 65535"),
+            ("a:+1", "a:+1", "has no port from 1 to 65535"),
+            ("a:65536", "a:65536", "has no port from 1 to 65535"),
+            (":1", ":1", "has no host"),
+            ("[]:1", "[]:1", "has no host"),
+            ("[::1]", "[::1]", "has no port"),
+            ("::1:9092", "::1:9092", "in brackets"),
+            (" , ", " , ", "names no broker"),
+        ] {
+            let error = brokers(list).unwrap_err();
+            let expected = format!("LSST_KAFKA_BROKER_ADDR or kafka.brokers: {shown:?} ");
+            assert!(error.starts_with(&expected) && error.contains(why), "{list}: {error}");
+            assert!(!error.contains("geheim"), "{error}");
+        }
     }
 
     #[test]

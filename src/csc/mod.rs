@@ -59,6 +59,8 @@ const REMINDER: Duration = Duration::from_secs(300);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How long another instance is taken to live after it was heard: three of its heartbeats.
+const OTHER_LIVES: Duration = Duration::from_secs(3);
 /// What commands are told that come too late.
 const STOPPING: &str = "the daemon is stopping";
 /// Finished jobs that are remembered for `ocps jobs --all`.
@@ -241,6 +243,8 @@ pub struct Csc {
     recovered: Option<Recovered>,
     recovery: report::Recovery,
     error: (ErrorCode, String),
+    /// When another instance with our index was heard last, and who it is.
+    other: Option<(Duration, String)>,
     /// The last content of each event that is published only when it changes.
     published: Vec<Event>,
     next_heartbeat: Duration,
@@ -293,6 +297,7 @@ impl Csc {
             recovered: None,
             recovery: report::Recovery::default(),
             error: (ErrorCode::None, String::new()),
+            other: None,
             published: Vec::new(),
             next_heartbeat: now.mono + HEARTBEAT,
             configuration: None,
@@ -470,6 +475,7 @@ impl Csc {
     /// Another instance with our index: before the start it has the right of way, later both are told.
     fn meet(&mut self, who: &str) {
         let report = format!("another instance with index {} lives: {who}", self.settings.index);
+        self.other = Some((self.now.mono, report.clone()));
         match self.life {
             Life::Joining => {
                 self.life = Life::Over;

@@ -6,7 +6,7 @@ use super::job::Stage;
 use super::push::Drives;
 use super::request::Configuration;
 use super::state::{SummaryState, Transition};
-use super::{Csc, Effect, STOPPING, WAITING_TRANSITIONS_MAX, Watching};
+use super::{Csc, Effect, OTHER_LIVES, STOPPING, WAITING_TRANSITIONS_MAX, Watching};
 
 impl Csc {
     /// A transition command: at once, or behind the `start` whose configuration is being read.
@@ -39,6 +39,13 @@ impl Csc {
             let reason = format!("{} not allowed in state {}", name.as_str(), self.state);
             return self.fail(&sender, Some(name), reason);
         };
+        // Two in ENABLED would both carry out each command, until each has heard the other again.
+        if let (Transition::Enable, Some((heard, report))) = (transition, &self.other)
+            && self.now.mono.saturating_sub(*heard) < OTHER_LIVES
+        {
+            let reason = report.clone();
+            return self.fail(&sender, Some(name), reason);
+        }
         if let Some(override_name) = override_name {
             self.starting = Some((sender, override_name.clone()));
             self.out.push(Effect::ReadConfiguration { override_name });

@@ -31,13 +31,15 @@ use crate::csc::{Csc, Effect, Input, Watching};
 use crate::journal::{Journal, Report};
 use crate::logging::{self, Logs};
 use crate::sal;
+use crate::sal::time::{LARGE_STEP_S, Moment};
 use crate::systemd::Manager;
+use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::{ClientInput, Document, Hub};
 use crate::transport::{KafkaInput, document};
 pub use setup::{Findings, check};
-use sources::{Event, Signal, Sources, dead_channel};
+use sources::{Closed, Event, Signal, Sources, dead_channel};
 
 /// Things that happened are handled in batches of at most so many, so that the deadline is looked at.
 const BATCH: usize = 256;
@@ -114,6 +116,10 @@ struct Daemon {
     start_problem: Option<String>,
     /// Commands that came before all that.
     deferred: VecDeque<Command>,
+    /// When the clock was looked at last.
+    looked: Moment,
+    /// Commands over Kafka that may be for another instance.
+    admission: Admission,
     over: bool,
     /// Why it is over, if that is no success.
     failure: Option<String>,
@@ -143,6 +149,9 @@ impl Daemon {
         if self.joining.is_none() {
             return;
         }
+        if let Some(kafka) = &self.kafka {
+            kafka.begun();
+        }
         self.inputs.push_back(Input::Joined);
         self.turn();
         if let Some(joining) = self.joining.take()
@@ -155,7 +164,9 @@ impl Daemon {
     /// Begins without Kafka, when it did not answer for too long.
     fn wait_no_longer(&mut self) {
         let Some(joining) = &self.joining else { return };
-        if Instant::now() >= joining.until {
+        // One that is there is listening for another instance, for a bounded time.
+        let is_away = self.kafka.as_ref().is_some_and(Kafka::is_connecting);
+        if is_away && Instant::now() >= joining.until {
             log::warn!("Kafka is not there: starting without it, over the local socket alone; trying on");
             self.joined();
         }
@@ -229,7 +240,7 @@ impl Daemon {
         // Before anything happens too: it may be long in coming, and the heart is to beat.
         let mut deadline = self.set_deadline();
         while !self.over {
-            let Some(mut event) = sources.next(!self.starting.is_empty(), IDLE) else { continue };
+            let Some(mut event) = sources.next(self.closed(), IDLE) else { continue };
             let begun = Instant::now();
             let mut ticked = false;
             let first = event.name();
@@ -242,7 +253,7 @@ impl Daemon {
                 if self.over || handled == BATCH || Instant::now() >= deadline {
                     break;
                 }
-                match sources.next(!self.starting.is_empty(), Duration::ZERO) {
+                match sources.next(self.closed(), Duration::ZERO) {
                     Some(next) => event = next,
                     None => break,
                 }
@@ -263,6 +274,11 @@ impl Daemon {
         self.close(sources)
     }
 
+    /// What is to wait.
+    fn closed(&self) -> Closed {
+        Closed { clients: !self.starting.is_empty(), commands: !self.admission.has_room() }
+    }
+
     /// The last that is to be said and kept.
     fn close(mut self, sources: Sources) -> Result<(), Failure> {
         for message in sources.logs.try_iter() {
@@ -279,7 +295,7 @@ impl Daemon {
             let said = from_kafka.try_iter().filter_map(|input| match input {
                 KafkaInput::Delivered(receipt) => Some(Record::Said(receipt)),
                 // They came too late.
-                KafkaInput::Command(_) | KafkaInput::Joined | KafkaInput::Intruder(_) => None,
+                KafkaInput::Joined | KafkaInput::Vouched(_) | KafkaInput::Intruder(_) => None,
             });
             let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
@@ -317,10 +333,11 @@ impl Daemon {
             Event::Configuration(ConfigResult::Available(available)) => {
                 self.inputs.push_back(Input::ConfigurationsAvailable(available));
             }
-            Event::Kafka(KafkaInput::Command(command)) => self.take(command),
-            Event::Kafka(KafkaInput::Joined) => self.joined(),
-            Event::Kafka(KafkaInput::Intruder(who)) => self.inputs.push_back(Input::Intruder(who)),
-            Event::Kafka(KafkaInput::Delivered(receipt)) => self.delivered(Some(receipt)),
+            Event::Kafka(input) => self.handle_kafka(input),
+            Event::Command(command) => {
+                let admitted = self.admission.admit(command, Moment::now());
+                admitted.into_iter().for_each(|command| self.take(command));
+            }
             Event::Journal(Report::Durable(records)) => {
                 self.inputs.extend(records.into_iter().map(Input::Journaled))
             }
@@ -335,10 +352,56 @@ impl Daemon {
             Event::Tick => {
                 self.inputs.push_back(Input::Tick);
                 self.wait_no_longer();
+                self.look_at_clock();
                 self.tell_manager();
             }
         }
         self.turn();
+    }
+
+    /// Looks whether the clock was set, and whether commands have waited too long.
+    fn look_at_clock(&mut self) {
+        let now = Moment::now();
+        let step = mem::replace(&mut self.looked, now).clock_step(now);
+        if step >= LARGE_STEP_S {
+            log::warn!("the clock was set forward by {step:.1} s");
+        } else if step <= -LARGE_STEP_S {
+            log::warn!(
+                "the clock was set back by {:.1} s: stamps stay ahead of it until it has caught up",
+                -step
+            );
+        }
+        let foreign = self.admission.foreign();
+        if foreign > 0 {
+            log::warn!("{foreign} commands were for another instance, and are not carried out");
+        }
+        let overdue = self.admission.look(now);
+        if !overdue.is_empty() {
+            log::warn!(
+                "Kafka: our heartbeats cannot be read back, so another instance may go unnoticed; {} commands are \
+                 carried out nevertheless",
+                overdue.len()
+            );
+        }
+        overdue.into_iter().for_each(|command| self.take(command));
+    }
+
+    fn handle_kafka(&mut self, input: KafkaInput) {
+        match input {
+            KafkaInput::Vouched(sent) => {
+                let commands = self.admission.vouch(sent, Moment::now());
+                commands.into_iter().for_each(|command| self.take(command));
+            }
+            KafkaInput::Joined => {
+                self.admission.begin(Moment::now());
+                self.joined();
+            }
+            KafkaInput::Intruder(who) => {
+                self.admission.yield_to_another(Moment::now());
+                self.inputs.push_back(Input::Intruder(who));
+            }
+            KafkaInput::Delivered(receipt) => self.delivered(Some(receipt)),
+        }
     }
 
     fn handle_client(&mut self, input: ClientInput) {
@@ -553,7 +616,7 @@ impl Daemon {
             (Some(kafka), _) => kafka.report().problem,
             (None, problem) => problem.clone(),
         };
-        let kafka = kafka.map(|problem| format!("; no Kafka: {problem}")).unwrap_or_default();
+        let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
         let (code, report) = status.error;
         let error = match (code, &self.start_problem) {
             (ErrorCode::None, None) => String::new(),

@@ -22,6 +22,7 @@ use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
 use crate::sal;
+use crate::transport::kafka::Kafka;
 use crate::transport::socket;
 use crate::transport::socket_path::{self, Candidates};
 
@@ -237,7 +238,7 @@ impl Setup {
         match &self.kafka {
             KafkaPlan::Off => {}
             KafkaPlan::Impossible(problem) => problems.push(problem.clone()),
-            KafkaPlan::On(options) => problems.extend(options.check_build().err()),
+            KafkaPlan::On(options) => problems.extend(Kafka::check(options, self.index).err()),
         }
         problems.extend(self.backend().err().map(|failure| failure.to_string()));
         #[cfg(feature = "redis")]

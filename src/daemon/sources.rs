@@ -3,12 +3,13 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded, select};
+use crossbeam_channel::{Receiver, bounded, never, select};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::Failure;
 use crate::config::watcher::ConfigResult;
+use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::request::Outcome;
 use crate::journal::Report;
@@ -26,6 +27,8 @@ pub(super) enum Event {
     Outcome(Outcome),
     Configuration(ConfigResult),
     Kafka(KafkaInput),
+    /// A command over Kafka.
+    Command(Command),
     Journal(Report),
     Log(LogMessage),
     Signal(Signal),
@@ -43,8 +46,9 @@ impl Event {
             Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
-            Self::Kafka(KafkaInput::Command(_)) => "a command over Kafka",
+            Self::Command(_) => "a command over Kafka",
             Self::Kafka(KafkaInput::Joined) => "Kafka joined",
+            Self::Kafka(KafkaInput::Vouched(_)) => "a heartbeat of ours",
             Self::Kafka(KafkaInput::Intruder(_)) => "another instance",
             Self::Kafka(KafkaInput::Delivered(_)) => "a delivery",
             Self::Journal(_) => "a word of the journal",
@@ -68,18 +72,29 @@ pub(super) struct Sources {
     pub(super) outcomes: Receiver<Outcome>,
     pub(super) configuration: Receiver<ConfigResult>,
     pub(super) kafka: Receiver<KafkaInput>,
+    /// Over Kafka.
+    pub(super) commands: Receiver<Command>,
     pub(super) journal: Receiver<Report>,
     pub(super) logs: Receiver<LogMessage>,
     pub(super) signals: Receiver<Signal>,
     pub(super) ticks: Receiver<Tick>,
-    /// In the place of `clients` until the state asked for on the command line is reached.
-    pub(super) nobody: Receiver<ClientInput>,
+}
+
+/// What is not to happen now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Closed {
+    /// Until the state asked for on the command line is reached.
+    pub(super) clients: bool,
+    /// While there is no room for one over Kafka.
+    pub(super) commands: bool,
 }
 
 impl Sources {
     /// What happens within `patience`.
-    pub(super) fn next(&self, starting: bool, patience: Duration) -> Option<Event> {
-        let clients = if starting { &self.nobody } else { &self.clients };
+    pub(super) fn next(&self, closed: Closed, patience: Duration) -> Option<Event> {
+        let (nobody, nothing) = (never(), never());
+        let clients = if closed.clients { &nobody } else { &self.clients };
+        let commands = if closed.commands { &nothing } else { &self.commands };
         let event = select! {
             recv(self.signals) -> signal => signal.map(Event::Signal),
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
@@ -87,6 +102,7 @@ impl Sources {
             recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
             recv(self.configuration) -> result => result.map(Event::Configuration),
             recv(self.kafka) -> input => input.map(Event::Kafka),
+            recv(commands) -> command => command.map(Event::Command),
             recv(clients) -> input => input.map(Event::Client),
             recv(self.logs) -> message => message.map(Event::Log),
             default(patience) => return None,

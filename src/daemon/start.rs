@@ -14,6 +14,7 @@ use crate::backend::workers::Workers;
 use crate::cli::flags::{InitialState, RunArgs};
 use crate::config::settings::Settings;
 use crate::config::watcher;
+use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
 use crate::csc::record::Recovered;
 use crate::csc::request::Outcome;
@@ -23,9 +24,11 @@ use crate::csc::{Csc, Input};
 use crate::journal::{Journal, OpenError, Report};
 use crate::logging::Logs;
 use crate::sal;
+use crate::sal::time::Moment;
 use crate::systemd::Manager;
 use crate::timer;
 use crate::transport::KafkaInput;
+use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
 
@@ -35,7 +38,7 @@ const CLIENT_QUEUE: usize = 1024;
 const OUTCOME_QUEUE: usize = 1024;
 /// Log lines that wait to become events; more are not told.
 const LOG_QUEUE: usize = 1024;
-/// Things that came over Kafka and wait to be handled; the reading thread waits then.
+/// Commands, and other things, that came over Kafka and wait to be handled; the reading thread waits then.
 const KAFKA_QUEUE: usize = 1024;
 /// Requests to the configuration thread that wait.
 const CONFIG_QUEUE: usize = 64;
@@ -58,7 +61,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let (hub, clients) = open_socket(&setup)?;
     let core = setup.core();
     let start_timeout = setup.kafka.start_timeout();
-    let (kafka, kafka_inputs, kafka_problem) = start_kafka(setup.kafka, setup.index)?;
+    let StartedKafka { kafka, inputs, commands, problem } = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let workers = start_workers(&setup.settings, &work.backend, &outcome_sender)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
@@ -77,7 +80,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         csc,
         hub,
         kafka,
-        kafka_problem,
+        kafka_problem: problem,
         workers,
         configuration: config_sender,
         deadlines,
@@ -100,6 +103,8 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         state_reached: None,
         start_problem: None,
         deferred: VecDeque::new(),
+        looked: Moment::now(),
+        admission: Admission::default(),
         over: false,
         failure: None,
     };
@@ -108,9 +113,8 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     if daemon.kafka.is_none() {
         daemon.joined();
     }
-    let nobody = never();
-    let (kafka, journal) = (kafka_inputs, reports);
-    daemon.run(Sources { clients, outcomes, configuration, kafka, journal, logs, signals, ticks, nobody })
+    let (kafka, journal) = (inputs, reports);
+    daemon.run(Sources { clients, outcomes, configuration, kafka, commands, journal, logs, signals, ticks })
 }
 
 /// The local socket, and what its clients do. Where it cannot be made in any usual place, Kafka alone will do.
@@ -180,19 +184,31 @@ fn start_workers(
 }
 
 /// Kafka, what comes over it, and why there is none although it is wanted.
-type StartedKafka = (Option<Kafka>, Receiver<KafkaInput>, Option<String>);
+struct StartedKafka {
+    kafka: Option<Kafka>,
+    inputs: Receiver<KafkaInput>,
+    commands: Receiver<Command>,
+    problem: Option<String>,
+}
+
+impl StartedKafka {
+    fn none(problem: Option<String>) -> Self {
+        Self { kafka: None, inputs: never(), commands: never(), problem }
+    }
+}
 
 fn start_kafka(plan: KafkaPlan, index: SalIndex) -> Result<StartedKafka, Failure> {
     match plan {
-        KafkaPlan::Off => Ok((None, never(), None)),
+        KafkaPlan::Off => Ok(StartedKafka::none(None)),
         KafkaPlan::Impossible(problem) => {
             log::error!("no Kafka, only the local socket: {problem}");
-            Ok((None, never(), Some(problem)))
+            Ok(StartedKafka::none(Some(problem)))
         }
         KafkaPlan::On(options) => {
             let (sender, inputs) = bounded(KAFKA_QUEUE);
-            let kafka = Kafka::start(*options, index, sender).map_err(Failure::Configuration)?;
-            Ok((Some(kafka), inputs, None))
+            let (taker, commands) = bounded(KAFKA_QUEUE);
+            let kafka = Kafka::start(*options, index, sender, taker).map_err(Failure::Configuration)?;
+            Ok(StartedKafka { kafka: Some(kafka), inputs, commands, problem: None })
         }
     }
 }

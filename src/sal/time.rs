@@ -1,4 +1,4 @@
-//! TAI, the time of all SAL stamps.
+//! TAI, the time of all SAL stamps; and how long ago something was, whatever becomes of the clock.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,6 +9,9 @@ use crate::csc::time::{BootId, Tai, Uptime};
 
 /// TAI minus UTC since 2017-01-01, in seconds: used where the kernel does not know the offset.
 pub const TAI_MINUS_UTC_S: u32 = 37;
+
+/// A clock that is off, or was set, by more seconds is worth a line in the log.
+pub const LARGE_STEP_S: f64 = 1.0;
 
 /// The offset in use; written once, at start.
 static OFFSET_S: AtomicU32 = AtomicU32::new(TAI_MINUS_UTC_S);
@@ -87,9 +90,70 @@ fn kernel_tai() -> Option<f64> {
     Some(seconds)
 }
 
+/// A point in time from which ages are counted that include the time in which machine or process stood still.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moment {
+    /// It goes on while the machine sleeps.
+    since_boot: Duration,
+    /// It may be set at any time: forward also when a virtual machine was paused.
+    wall: SystemTime,
+}
+
+impl Moment {
+    /// The one that these clocks show.
+    #[must_use]
+    pub fn new(since_boot: Duration, wall: SystemTime) -> Self {
+        Self { since_boot, wall }
+    }
+
+    /// This one.
+    #[must_use]
+    pub fn now() -> Self {
+        let time = clock_gettime(ClockId::Boottime);
+        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+        let nanoseconds = Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0));
+        Self::new(seconds + nanoseconds, SystemTime::now())
+    }
+
+    /// How long before `later` it was; a clock that was set back makes it no shorter.
+    #[must_use]
+    pub fn age(self, later: Self) -> Duration {
+        let wall = later.wall.duration_since(self.wall).unwrap_or_default();
+        later.since_boot.saturating_sub(self.since_boot).max(wall)
+    }
+
+    /// By how many seconds the clock was set between here and `later`; negative when it was set back.
+    #[must_use]
+    pub fn clock_step(self, later: Self) -> f64 {
+        let wall = match later.wall.duration_since(self.wall) {
+            Ok(forward) => forward.as_secs_f64(),
+            Err(back) => -back.duration().as_secs_f64(),
+        };
+        wall - later.since_boot.saturating_sub(self.since_boot).as_secs_f64()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(since_boot: u64, wall: u64) -> Moment {
+        Moment::new(Duration::from_secs(since_boot), UNIX_EPOCH + Duration::from_secs(wall))
+    }
+
+    #[test]
+    fn a_clock_that_was_set_makes_an_age_no_shorter_and_is_noticed() {
+        let begun = at(1000, 1_000_000);
+        let seconds = Duration::from_secs;
+        let (on_time, back) = (at(1005, 1_000_005), at(1005, 996_405));
+        assert_eq!((begun.age(on_time), begun.age(back)), (seconds(5), seconds(5)));
+        assert!(begun.clock_step(on_time).abs() < 1e-6);
+        assert!((begun.clock_step(back) + 3600.0).abs() < 1e-6);
+        // A virtual machine that was paused: only the wall clock knows.
+        let paused = at(1001, 1_000_091);
+        assert_eq!(begun.age(paused), seconds(91));
+        assert!((begun.clock_step(paused) - 90.0).abs() < 1e-6);
+    }
 
     #[test]
     fn times_are_dates_of_one_width() {

@@ -1,5 +1,6 @@
 //! Where commands come from and where acks and events go. A transport knows nothing of jobs.
 
+pub mod admission;
 pub mod document;
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -11,16 +12,21 @@ pub mod private_dir;
 pub mod socket;
 pub mod socket_path;
 
-use crate::csc::command::Command;
-use crate::csc::record::Receipt;
+use std::time::Duration;
 
-/// What comes over Kafka.
+use crate::csc::record::Receipt;
+use crate::sal::time::Moment;
+
+/// How long another instance is listened for, before we begin and after it was heard last.
+pub const LISTENING: Duration = Duration::from_secs(3);
+
+/// What comes over Kafka besides commands.
 #[derive(Debug)]
 pub enum KafkaInput {
-    /// A command for us.
-    Command(Command),
-    /// For three seconds no other instance was heard, or this was said.
+    /// No other instance was heard for long enough, or this was said.
     Joined,
+    /// A heartbeat of ours was read back, and with it all heartbeats before it; when it was sent.
+    Vouched(Moment),
     /// Another instance with our index lives; who it is.
     Intruder(String),
     /// The broker has taken what this names.
@@ -32,7 +38,7 @@ pub enum KafkaInput {
 pub struct KafkaReport {
     /// Where.
     pub brokers: String,
-    /// `connecting`, `listening` (for another instance) or `joined`.
+    /// `connecting`, `listening` (for another instance), `waiting for another instance` (to end) or `joined`.
     pub stage: &'static str,
     /// What is wrong, in one line.
     pub problem: Option<String>,

@@ -6,7 +6,7 @@ use crossbeam_channel::Sender;
 
 use super::{KafkaInput, KafkaReport};
 use crate::config::kafka::Options;
-use crate::csc::command::{CommandName, Sender as CommandSender};
+use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
@@ -17,16 +17,26 @@ pub fn libraries() -> Vec<String> {
     Vec::new()
 }
 
+const NONE: &str = "this build has no Kafka: build it with --features kafka, or give --no-kafka";
+
 /// Kafka: there is none.
 pub struct Kafka(Infallible);
 
 impl Kafka {
+    /// Nothing is possible.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn check(_: &Options, _: SalIndex) -> Result<(), String> {
+        Err(NONE.to_owned())
+    }
+
     /// Does not start.
     ///
     /// # Errors
     /// Always.
-    pub fn start(_: Options, _: SalIndex, _: Sender<KafkaInput>) -> Result<Self, String> {
-        Err("this build has no Kafka: build it with --features kafka, or give --no-kafka".to_owned())
+    pub fn start(_: Options, _: SalIndex, _: Sender<KafkaInput>, _: Sender<Command>) -> Result<Self, String> {
+        Err(NONE.to_owned())
     }
 
     /// Never called.
@@ -42,6 +52,17 @@ impl Kafka {
     /// Never called.
     #[must_use]
     pub fn report(&self) -> KafkaReport {
+        match self.0 {}
+    }
+
+    /// Never called.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn begun(&self) {
         match self.0 {}
     }
 

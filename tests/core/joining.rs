@@ -3,7 +3,7 @@
 use ocps::csc::command::Order;
 use ocps::csc::{Input, Settings};
 
-use super::world::{World, execute, secs, settings, start};
+use super::world::{World, configuration, execute, secs, settings, start};
 
 /// Besides the heartbeat, which [`World::take`] leaves out.
 const REST: [&str; 5] =
@@ -86,4 +86,20 @@ fn another_instance_found_later_is_a_fault_and_jobs_go_on() {
     world.input(intruder());
     let said = world.take();
     assert!(fault.iter().all(|line| said.iter().any(|said| said == line)), "{said:?}");
+}
+
+#[test]
+fn enable_is_refused_while_another_instance_is_heard() {
+    let mut world = World::enabled();
+    world.input(intruder());
+    world.send(Order::Standby);
+    world.send(start());
+    world.input(Input::Configuration(Ok(configuration())));
+    world.take();
+    world.send(Order::Enable);
+    world.expect(&[&format!("ack 3 CMD_FAILED Failed: {INTRUDER}")]);
+    world.run_for(secs(3));
+    world.take();
+    world.send(Order::Enable);
+    world.expect(&["summaryState ENABLED", "ack 4 CMD_COMPLETE Done"]);
 }

@@ -99,6 +99,12 @@ fn settings_that_cannot_be_are_refused_in_one_line() {
     check(&with("LSST_KAFKA_PRODUCER_CONFIGURATION", bad), "no.such.setting");
     check(&with("LSST_KAFKA_REPLICATION_FACTOR", "many"), "LSST_KAFKA_REPLICATION_FACTOR");
     check(&with("LSST_SCHEMA_REGISTRY_URL", "nowhere"), "LSST_SCHEMA_REGISTRY_URL");
+    let brokers = "LSST_KAFKA_BROKER_ADDR";
+    check(&with(brokers, "tcp://broker:9092"), "\"tcp://broker:9092\" begins with a protocol that is none");
+    check(&with(brokers, "a:9092 b:9092"), "\"a:9092 b:9092\" has a blank in it; write HOST:PORT");
+    check(&with(brokers, "broker"), "\"broker\" has no port");
+    check(&with("LSST_KAFKA_SECURITY_USERNAME", "me"), "the Kafka user \"me\" has no password");
+    check(&with("LSST_KAFKA_SECURITY_PASSWORD", "geheim"), "the Kafka password has no user");
     if !cfg!(feature = "kafka-sasl") {
         let mut command = rig.daemon(&[]);
         command.env("LSST_KAFKA_SECURITY_USERNAME", "me").env("LSST_KAFKA_SECURITY_PASSWORD", "geheim");

@@ -1,6 +1,5 @@
 //! A foreign client of the control system, with schemas of its own: it commands and hears all that is said.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -42,7 +41,7 @@ pub(crate) fn topics() -> Vec<String> {
 }
 
 /// The schema of a command as a client of another version writes it: with descriptions, and a field more.
-fn command_schema(name: &str) -> String {
+pub(crate) fn command_schema(name: &str) -> String {
     let own: &[(&str, &str)] = match name {
         "execute" => &[
             ("pipeline", "string"),
@@ -86,7 +85,7 @@ fn command_schema(name: &str) -> String {
 }
 
 /// Frame and datum of a record with this schema; what is not given is zero or empty.
-fn encode(id: usize, text: &str, data: &Value) -> Vec<u8> {
+pub(crate) fn encode(id: usize, text: &str, data: &Value) -> Vec<u8> {
     let schema = Schema::parse_str(text).unwrap();
     let Schema::Record(record) = &schema else { panic!() };
     let value = |field: &apache_avro::schema::RecordField| {
@@ -96,6 +95,8 @@ fn encode(id: usize, text: &str, data: &Value) -> Vec<u8> {
             Schema::Double => Avro::Double(given.as_f64().unwrap_or_default()),
             Schema::Boolean => Avro::Boolean(given.as_bool().unwrap_or_default()),
             Schema::Int => Avro::Int(i32::try_from(given.as_i64().unwrap_or_default()).unwrap()),
+            Schema::Long => Avro::Long(given.as_i64().unwrap_or_default()),
+            Schema::Array(_) => Avro::Array(Vec::new()),
             other => panic!("{other:?}"),
         }
     };
@@ -105,6 +106,14 @@ fn encode(id: usize, text: &str, data: &Value) -> Vec<u8> {
     let writer = GenericDatumWriter::builder(&schema).build().unwrap();
     writer.write_value(&mut bytes, Avro::Record(values)).unwrap();
     bytes
+}
+
+/// What a datum says.
+pub(crate) fn decode(schema: &Schema, mut datum: &[u8]) -> Value {
+    let reader = GenericDatumReader::builder(schema).build().unwrap();
+    let value = reader.read_value(&mut datum).unwrap();
+    assert!(datum.is_empty(), "something is left after the datum");
+    value.try_into().unwrap()
 }
 
 /// A message as it was heard.
@@ -135,7 +144,6 @@ pub(crate) struct Foreign {
     consumer: BaseConsumer,
     pub(crate) heard: Vec<Heard>,
     last_seq: i32,
-    schemas: BTreeMap<usize, Schema>,
 }
 
 fn config(brokers: &str) -> ClientConfig {
@@ -165,7 +173,6 @@ impl Foreign {
             heard: Vec::new(),
             // As salobj does, so that two clients do not use the same numbers.
             last_seq: fastrand::i32(1..1_000_000_000),
-            schemas: BTreeMap::new(),
         };
         foreign.listen_from_the_beginning();
         foreign
@@ -219,13 +226,20 @@ impl Foreign {
 
     /// Writes bytes to a topic and waits until they are there.
     pub(crate) fn write(&self, topic: &str, payload: Option<&[u8]>) {
+        self.write_often(topic, payload, 1);
+    }
+
+    /// The same, so many times.
+    pub(crate) fn write_often(&self, topic: &str, payload: Option<&[u8]>, count: usize) {
         let name = self.name(topic);
         let key = format!(r#"{{ "name": "OCPS", "index": 1, "topic": "{topic}" }}"#);
-        let mut record = BaseRecord::to(&name).key(&key);
-        if let Some(payload) = payload {
-            record = record.payload(payload);
+        for _ in 0..count {
+            let mut record = BaseRecord::to(&name).key(&key);
+            if let Some(payload) = payload {
+                record = record.payload(payload);
+            }
+            self.producer.send(record).unwrap();
         }
-        self.producer.send(record).unwrap();
         self.producer.flush(PATIENCE).unwrap();
     }
 
@@ -275,7 +289,7 @@ impl Foreign {
                 Some(Ok(message)) => {
                     let heard = self.decode(&message);
                     drop(message);
-                    self.heard.push(heard);
+                    self.heard.extend(heard);
                 }
                 Some(Err(_)) => {}
                 None if left.is_zero() => return,
@@ -284,19 +298,18 @@ impl Foreign {
         }
     }
 
-    fn decode(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Heard {
+    /// None if its schema cannot be had, or is another's: the registry may have lost its data.
+    fn decode(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Heard> {
         let payload = message.payload().unwrap();
         assert_eq!(payload[0], 0);
         let id = usize::try_from(u32::from_be_bytes(payload[1..5].try_into().unwrap())).unwrap();
-        let text = self.memory.lock().unwrap().schemas[id - 1].clone();
-        let schema = self.schemas.get(&id).cloned().unwrap_or_else(|| Schema::parse_str(&text).unwrap());
-        let mut datum = &payload[5..];
-        let reader = GenericDatumReader::builder(&schema).build().unwrap();
-        let value = reader.read_value(&mut datum).unwrap();
-        assert!(datum.is_empty(), "something is left after the datum");
+        let text = self.memory.lock().unwrap().schemas.get(id - 1).cloned()?;
+        let schema = Schema::parse_str(&text).unwrap();
         let topic = message.topic().rsplit('.').next().unwrap().to_owned();
+        schema.name().filter(|name| name.name() == topic)?;
+        let data = decode(&schema, &payload[5..]);
         let key = String::from_utf8(message.key().unwrap().to_vec()).unwrap();
-        Heard { topic, key, id, data: value.try_into().unwrap() }
+        Some(Heard { topic, key, id, data })
     }
 
     /// The first message, heard already or to come, that is so.

@@ -1,12 +1,19 @@
 //! Two with the same index.
 
-use std::process::Stdio;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::harness::{Home, Killed, eventually, run};
+use crate::foreign::{Foreign, Heard};
+use crate::harness::{Daemon, Home, Killed, QUICK, eventually, run};
 use crate::rig::Rig;
+
+/// Its settings, with which it does not wait long for another instance.
+const IMPATIENT: &str = "[kafka]\nstart_wait_s = 1\n";
 
 #[test]
 fn the_second_instance_says_so_and_ends() {
@@ -14,11 +21,13 @@ fn the_second_instance_says_so_and_ends() {
     let _first = rig.start(&[]);
     let mut foreign = rig.foreign();
     foreign.event("heartbeat");
-    let home = Home::new();
+    let home = Home::with_toml(IMPATIENT);
     let mut second = rig.daemon_in(&home, &[]);
     let ran = run(&mut second);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(ran.stderr.contains("another instance with index 1 (LATISS) lives: OCPS:1, process"), "{ran:?}");
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.contains("; waited 1.") || last.contains("; waited 2."), "{ran:?}");
     // It has said nothing but its log level.
     foreign.listen(Duration::from_millis(500));
     let origins: std::collections::BTreeSet<i64> = foreign
@@ -28,6 +37,205 @@ fn the_second_instance_says_so_and_ends() {
         .map(|heard| heard.int("private_origin"))
         .collect();
     assert_eq!(origins.len(), 1);
+}
+
+/// A daemon that is process 1, where the system lets us make one; else one with a number of its own.
+struct First(Killed);
+
+impl First {
+    fn start(rig: &Rig, home: &Home) -> Self {
+        let daemon = rig.daemon_in(home, &["--state", "enabled"]);
+        let is_possible = Command::new("unshare").args(["--fork", "--pid", "--kill-child", "true"]).output();
+        let mut command = daemon;
+        if is_possible.is_ok_and(|output| output.status.success()) {
+            let mut inside = Command::new("unshare");
+            inside
+                .args(["--fork", "--pid", "--kill-child"])
+                .arg(command.get_program())
+                .args(command.get_args());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => inside.env(name, value),
+                    None => inside.env_remove(name),
+                };
+            }
+            inside.current_dir(home.path("")).stdin(Stdio::null());
+            command = inside;
+        }
+        let stderr = File::create(home.path("stderr")).unwrap();
+        Self(Killed(command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap()))
+    }
+
+    /// Stops or goes on.
+    fn signal(&self, signal: Signal) {
+        let outer = self.0.0.id();
+        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
+        let inner = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        let pid = Pid::from_raw(inner.unwrap_or(i32::try_from(outer).unwrap())).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        self.0.0.try_wait().unwrap().map(|status| status.code().unwrap())
+    }
+}
+
+fn said(home: &Home) -> String {
+    fs::read_to_string(home.path("stderr")).unwrap()
+}
+
+/// How many jobs were made for each command.
+fn jobs(foreign: &Foreign) -> BTreeMap<i64, usize> {
+    let mut jobs = BTreeMap::new();
+    for heard in foreign.of("logevent_job_id") {
+        *jobs.entry(heard.int("seq_num")).or_default() += 1;
+    }
+    jobs
+}
+
+fn count(foreign: &Foreign, topic: &str, so: impl Fn(&Heard) -> bool) -> usize {
+    foreign.of(topic).into_iter().filter(|heard| so(heard)).count()
+}
+
+#[test]
+fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
+    let rig = Rig::new("");
+    let (home, other) = (Home::with_toml(QUICK), Home::with_toml(QUICK));
+    let frozen = First::start(&rig, &home);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+
+    frozen.signal(Signal::STOP);
+    let _successor = First::start(&rig, &other);
+    let is_enabled = |heard: &Heard| heard.int("summaryState") == 2;
+    eventually("the other begins", || {
+        foreign.listen(Duration::from_millis(20));
+        count(&foreign, "logevent_summaryState", is_enabled) == 2
+    });
+    // They pile up for the one that stands still.
+    let between: Vec<i32> =
+        (0..5).map(|_| foreign.send("execute", &json!({"pipeline": "true.yaml"}))).collect();
+    for seq in &between {
+        assert_eq!(foreign.final_ack(*seq), "303 Done");
+    }
+    frozen.signal(Signal::CONT);
+    let is_told = |heard: &Heard| heard.int("errorCode") == 3;
+    eventually("both notice", || {
+        foreign.send("execute", &json!({"pipeline": "true.yaml"}));
+        foreign.listen(Duration::from_millis(50));
+        count(&foreign, "logevent_errorCode", is_told) == 2
+    });
+    let acks = |foreign: &Foreign, seq: i32| {
+        count(foreign, "ackcmd", |ack| ack.int("private_seqNum") == i64::from(seq) && ack.int("ack") != 301)
+    };
+    eventually("both refuse", || {
+        let last = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
+        foreign.listen(Duration::from_millis(200));
+        acks(&foreign, last) == 2
+    });
+    let jobs = jobs(&foreign);
+    assert!(jobs.len() >= 6 && jobs.values().all(|count| *count == 1), "{jobs:?}");
+    // What piled up was for the other, and is not even refused.
+    assert!(between.iter().all(|seq| acks(&foreign, *seq) == 1), "{:#?}", foreign.story());
+    eventually("it is said", || {
+        said(&home).contains("commands were for another instance, and are not carried out")
+    });
+}
+
+#[test]
+fn of_two_that_begin_together_one_stays() {
+    let rig = Rig::new("");
+    let toml = format!("{QUICK}{IMPATIENT}");
+    let homes = [Home::with_toml(&toml), Home::with_toml(&toml)];
+    let mut daemons = homes.each_ref().map(|home| First::start(&rig, home));
+    let mut foreign = rig.foreign();
+    eventually("one ends", || {
+        foreign.send("execute", &json!({"pipeline": "true.yaml"}));
+        foreign.listen(Duration::from_millis(20));
+        daemons.iter_mut().any(|daemon| daemon.code().is_some())
+    });
+    let codes = daemons.each_mut().map(First::code);
+    assert!(
+        codes == [None, Some(1)] || codes == [Some(1), None],
+        "{codes:?} {}{}",
+        said(&homes[0]),
+        said(&homes[1])
+    );
+    foreign.state(2);
+    let last = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
+    assert_eq!(foreign.final_ack(last), "303 Done");
+    let jobs = jobs(&foreign);
+    assert!(jobs.values().all(|count| *count == 1), "{jobs:?}");
+    assert_eq!(count(&foreign, "logevent_errorCode", |heard| heard.int("errorCode") != 0), 0);
+}
+
+#[test]
+fn an_instance_that_is_still_ending_is_waited_for() {
+    let rig = Rig::new(QUICK);
+    let mut first = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let home = Home::with_toml(QUICK);
+    let second = Daemon::start(rig.daemon_in(&home, &["--state", "enabled"]), home.socket());
+    let mut client = second.connect();
+    eventually("it waits", || client.query("status")["kafka"]["stage"] == "waiting for another instance");
+    // The first one's, whatever it makes of them.
+    let done = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
+    assert_eq!(foreign.final_ack(done), "303 Done");
+    let refused = foreign.send("enable", &json!({}));
+    assert!(foreign.final_ack(refused).starts_with("-302 "));
+    first.terminate();
+    foreign.state(4);
+    let origin = i64::from(second.pid().as_raw_pid());
+    let is_its = |heard: &Heard| heard.int("private_origin") == origin;
+    assert_eq!(count(&foreign, "logevent_heartbeat", is_its), 0);
+    foreign.find("its state", |heard| {
+        heard.topic == "logevent_summaryState" && is_its(heard) && heard.int("summaryState") == 2
+    });
+    assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+    assert_eq!(client.query("status")["kafka"]["stage"], "joined");
+    for seq in [done, refused] {
+        let is_ack = |ack: &Heard| ack.int("private_seqNum") == i64::from(seq) && ack.int("ack") != 301;
+        assert_eq!(count(&foreign, "ackcmd", is_ack), 1);
+    }
+    assert!(jobs(&foreign).values().all(|count| *count == 1));
+}
+
+#[test]
+fn an_instance_that_falls_silent_is_waited_for() {
+    let rig = Rig::new("");
+    let first = rig.start(&[]);
+    let mut foreign = rig.foreign();
+    foreign.event("heartbeat");
+    let home = Home::new();
+    let second = Daemon::start(rig.daemon_in(&home, &[]), home.socket());
+    let mut client = second.connect();
+    eventually("it waits", || client.query("status")["kafka"]["stage"] == "waiting for another instance");
+    first.signal(Signal::KILL);
+    eventually("it begins", || client.query("status")["kafka"]["stage"] == "joined");
+    assert_eq!(foreign.run("setLogLevel", &json!({"level": 20})), "303 Done");
+}
+
+#[test]
+fn another_with_our_process_id_is_a_fault() {
+    let rig = Rig::new("");
+    let daemon = rig.start(&[]);
+    let mut foreign = rig.foreign();
+    foreign.state(5);
+    let ours = foreign.event("heartbeat");
+    // Ours once more, as Kafka may deliver it; then another's, later than all of ours.
+    let same = foreign.altered(&ours, &json!({}));
+    foreign.write("logevent_heartbeat", Some(&same));
+    assert_eq!(foreign.run("setLogLevel", &json!({"level": 20})), "303 Done");
+    assert!(!daemon.stderr().contains("another instance"));
+    let other = foreign.altered(&ours, &json!({"private_seqNum": 1000}));
+    foreign.write("logevent_heartbeat", Some(&other));
+    foreign.state(3);
+    let pid = daemon.pid().as_raw_pid();
+    let report = format!("another instance with index 1 (LATISS) lives: OCPS:1, process {pid}");
+    foreign
+        .find("the code", |heard| heard.topic == "logevent_errorCode" && heard.text("errorReport") == report);
 }
 
 #[test]
@@ -60,7 +268,7 @@ fn one_that_shows_up_later_is_a_fault() {
     let mut client = daemon.connect();
     eventually("it was read", || client.query("status")["kafka"]["undecodable"] == 1);
     assert_eq!(foreign.run("standby", &json!({})), "303 Done");
-    let faults = |foreign: &crate::foreign::Foreign| {
+    let faults = |foreign: &Foreign| {
         foreign.of("logevent_summaryState").iter().filter(|heard| heard.int("summaryState") == 3).count()
     };
     assert_eq!(faults(&foreign), 1);

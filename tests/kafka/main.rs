@@ -21,4 +21,7 @@ mod restarts;
 mod rig;
 #[cfg(feature = "kafka-sasl")]
 mod sasl;
+mod schemas;
 mod startup;
+mod topics;
+mod unreadable;

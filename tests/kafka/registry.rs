@@ -1,9 +1,11 @@
-//! A small schema registry: the four calls that clients make, over HTTP, in memory.
+//! A small schema registry: the four calls that clients make, over HTTP, in memory; it can be slow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -17,11 +19,21 @@ pub(crate) struct Memory {
     pub(crate) schemas: Vec<String>,
     /// Ids of the versions of each subject.
     pub(crate) subjects: BTreeMap<String, Vec<usize>>,
-    /// Whether new versions of known subjects are refused.
-    pub(crate) strict: bool,
+    /// Known subjects of which new versions are refused.
+    pub(crate) strict: BTreeSet<String>,
+    /// How long each answer takes.
+    pub(crate) delay: Duration,
+    /// How many were given.
+    pub(crate) answers: usize,
 }
 
 impl Memory {
+    /// Loses all that is registered.
+    pub(crate) fn lose(&mut self) {
+        self.schemas.clear();
+        self.subjects.clear();
+    }
+
     pub(crate) fn register(&mut self, subject: &str, text: &str) -> Option<usize> {
         let id = match self.schemas.iter().position(|known| known == text) {
             Some(position) => position + 1,
@@ -34,7 +46,7 @@ impl Memory {
         if versions.contains(&id) {
             return Some(id);
         }
-        if self.strict && !versions.is_empty() {
+        if self.strict.contains(subject) && !versions.is_empty() {
             return None;
         }
         versions.push(id);
@@ -78,6 +90,8 @@ impl Registry {
 }
 
 fn serve(memory: &Mutex<Memory>, request: &Request, connection: &mut TcpStream) -> io::Result<Then> {
+    let delay = memory.lock().unwrap().delay;
+    thread::sleep(delay);
     let (status, body) = reply(&mut memory.lock().unwrap(), request);
     let kind = [("Content-Type", "application/vnd.schemaregistry.v1+json")];
     answer(connection, status, &kind, body.to_string().as_bytes())?;
@@ -87,6 +101,7 @@ fn serve(memory: &Mutex<Memory>, request: &Request, connection: &mut TcpStream) 
 fn reply(memory: &mut Memory, request: &Request) -> (u16, Value) {
     let missing =
         |code: u32, what: &str| (404, json!({"error_code": code, "message": format!("{what} not found.")}));
+    memory.answers += 1;
     let words: Vec<&str> = request.path.trim_start_matches('/').split('/').collect();
     match (request.method.as_str(), words.as_slice()) {
         ("GET", ["subjects"]) => (200, json!(memory.subjects.keys().collect::<Vec<_>>())),

@@ -103,32 +103,6 @@ fn a_schema_of_the_registry_is_adopted() {
 }
 
 #[test]
-fn an_incompatible_schema_is_named_and_nothing_is_pretended() {
-    let rig = Rig::new("[kafka]\nstart_timeout_s = 2\n");
-    let subject = format!("lsst.{}.OCPS.logevent_job_result-value", rig.subname);
-    let text =
-        r#"{"type":"record","name":"logevent_job_result","fields":[{"name":"salIndex","type":"string"}]}"#;
-    {
-        let mut memory = rig.registry.memory.lock().unwrap();
-        memory.register(&subject, text).unwrap();
-        memory.strict = true;
-    }
-    let daemon = rig.start(&["--state", "enabled"]);
-    // Without Kafka it works over its socket.
-    let mut client = daemon.subscribe();
-    client.state(2);
-    let problem = "field salIndex is not of type int";
-    eventually("it is said", || daemon.stderr().contains(problem));
-    let log = daemon.stderr();
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("logevent_job_result-value")).collect();
-    assert_eq!(lines.len(), 1, "{log}");
-    assert!(lines[0].contains(problem), "{log}");
-    let status = client.query("status");
-    assert_eq!(status["kafka"]["stage"], "connecting", "{status}");
-    assert!(status["kafka"]["problem"].as_str().unwrap().contains("logevent_job_result"), "{status}");
-}
-
-#[test]
 fn without_broker_and_registry_the_socket_works_and_kafka_is_joined_later() {
     let mut rig = Rig::new("[kafka]\nstart_timeout_s = 1\n");
     if !rig.broker_down() {

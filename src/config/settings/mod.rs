@@ -152,8 +152,8 @@ pub struct Kafka {
     pub brokers: Option<String>,
     /// The second word of all topic names, `sal` in `lsst.sal.OCPS.ackcmd`.
     pub topic_subname: Option<String>,
-    /// URL of the schema registry.
-    pub schema_registry_url: Option<Url>,
+    /// URLs of the schema registry, to be tried in this order.
+    pub schema_registry_url: Option<Vec<Url>>,
     /// Name to authenticate with.
     pub username: Option<String>,
     /// Password to authenticate with.
@@ -174,6 +174,8 @@ pub struct Kafka {
     pub producer_configuration: Option<PathBuf>,
     /// How long the start waits for Kafka before it goes on without.
     pub start_timeout: Option<Duration>,
+    /// How long the start waits for another instance to end.
+    pub start_wait: Option<Duration>,
 }
 
 /// A text that no log shows.
@@ -465,6 +467,7 @@ mod tests {
             "consumer_configuration",
             "producer_configuration",
             "start_timeout_s",
+            "start_wait_s",
             "host",
             "port",
             "password_file",

@@ -158,16 +158,16 @@ kind!(Port(u16), "a port number from 1 to 65535", |raw| {
 });
 kind!(Seed(u64), "a whole number from 0 on", |raw| raw.integer().and_then(|i| u64::try_from(i).ok()));
 
-/// The URL of the registry. Not a `kind!`: it may hold a password, which no error shows.
+/// The URLs of the registry. Not a `kind!`: they may hold a password, which no error shows.
 #[derive(Deserialize)]
 #[serde(try_from = "Raw")]
-pub(super) struct RegistryUrl(pub(super) Url);
+pub(super) struct RegistryUrls(pub(super) Vec<Url>);
 
-impl TryFrom<Raw> for RegistryUrl {
+impl TryFrom<Raw> for RegistryUrls {
     type Error = &'static str;
 
     fn try_from(raw: Raw) -> Result<Self, Self::Error> {
-        Url::parse(raw.text().unwrap_or_default()).map(Self)
+        kafka::registry_urls(raw.text().unwrap_or_default()).map(Self)
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::value::{
     Acks, Count, Days, FilePath, Index, LeapSeconds, Level, OnOff, Password, Port, Positive, Proxy,
-    RegistryUrl, Seconds, Seed, Site, Subname, Switch, Text,
+    RegistryUrls, Seconds, Seed, Site, Subname, Switch, Text,
 };
 use super::{Kafka, Log, Redis, Settings, Simulation, Uws};
 
@@ -87,7 +87,7 @@ struct WireSimulation {
 struct WireKafka {
     brokers: Option<Text>,
     topic_subname: Option<Subname>,
-    schema_registry_url: Option<RegistryUrl>,
+    schema_registry_url: Option<RegistryUrls>,
     username: Option<Text>,
     password: Option<Password>,
     security_protocol: Option<Text>,
@@ -98,6 +98,7 @@ struct WireKafka {
     consumer_configuration: Option<FilePath>,
     producer_configuration: Option<FilePath>,
     start_timeout_s: Option<Seconds>,
+    start_wait_s: Option<Seconds>,
 }
 
 impl WireKafka {
@@ -116,6 +117,7 @@ impl WireKafka {
             consumer_configuration: self.consumer_configuration.map(|v| v.0),
             producer_configuration: self.producer_configuration.map(|v| v.0),
             start_timeout: self.start_timeout_s.map(|v| v.0),
+            start_wait: self.start_wait_s.map(|v| v.0),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! librdkafka's clients, with every option that matters written out.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::Sender;
 use rdkafka::ClientContext;
@@ -9,11 +10,12 @@ use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{BorrowedMessage, DeliveryResult, Message as _};
 use rdkafka::producer::{ProducerContext, ThreadedProducer};
 
 use super::outbox::Refusal;
 use super::trouble::{Kind, Troubles};
+use super::upkeep::is_of_partition;
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
 
@@ -23,11 +25,33 @@ pub(super) struct Report {
     pub(super) result: Result<(), KafkaError>,
 }
 
+/// The offset of the last message that the broker took from us, by topic and partition.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Written(Arc<Mutex<BTreeMap<(String, i32), i64>>>);
+
+impl Written {
+    fn note(&self, message: &BorrowedMessage<'_>) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.insert((message.topic().to_owned(), message.partition()), message.offset());
+    }
+
+    /// What was written to this topic is gone.
+    pub(super) fn forget(&self, topic: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != topic);
+    }
+
+    /// All of them, as they are now.
+    pub(super) fn all(&self) -> BTreeMap<(String, i32), i64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// What librdkafka calls back.
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) troubles: Arc<Troubles>,
     pub(super) reports: Sender<Report>,
+    pub(super) written: Written,
     /// Our side ends: what the connection then says is of no interest.
     pub(super) closing: Arc<AtomicBool>,
 }
@@ -43,8 +67,10 @@ impl ClientContext for Context {
             return;
         }
         let kind = match error.rdkafka_error_code() {
-            // Says only that the others were all; or what reader and writer hear of too.
-            Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::TopicAuthorizationFailed) => return,
+            // Says only that the others were all.
+            Some(RDKafkaErrorCode::AllBrokersDown) => return,
+            // Reader and writer hear of it too.
+            Some(_) if is_of_partition(&error) => return,
             Some(
                 RDKafkaErrorCode::Authentication
                 | RDKafkaErrorCode::SaslAuthenticationFailed
@@ -61,9 +87,16 @@ impl ClientContext for Context {
                 "the broker's certificate is not trusted (see ssl.ca.location)"
             }
             Kind::Authentication => "the broker does not let us in",
-            Kind::SetUp | Kind::Broker | Kind::Consumer | Kind::Reading | Kind::Topic => {
-                "the broker cannot be reached"
-            }
+            Kind::SetUp
+            | Kind::Broker
+            | Kind::Consumer
+            | Kind::Reading
+            | Kind::Partition
+            | Kind::Skipped
+            | Kind::Deleted
+            | Kind::Topic
+            | Kind::Schema
+            | Kind::Registry => "the broker cannot be reached",
         };
         self.troubles.say(kind, "", &format!("{what}: {reason}"));
     }
@@ -76,7 +109,10 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
         let result = match result {
-            Ok(_) => Ok(()),
+            Ok(message) => {
+                self.written.note(message);
+                Ok(())
+            }
             Err((error, _)) => Err(error.clone()),
         };
         // There is room for all that is in flight; nobody listens at the very end.
@@ -141,25 +177,38 @@ pub(super) fn admin(
     config.create_with_context(context).map_err(|error| wrong(&error))
 }
 
+/// Whether librdkafka knows and takes these settings, as far as it says so without a client.
+pub(super) fn check(options: &Options, index: SalIndex) -> Result<(), String> {
+    let configs = [consumer_config(options, index), producer_config(options, index)];
+    configs
+        .iter()
+        .try_for_each(|config| config.create_native_config().map(drop))
+        .map_err(|error| wrong(&error))
+}
+
 /// A consumer of its own group, which is never seen by the broker: partitions are assigned by us.
 pub(super) fn consumer(
     options: &Options,
     index: SalIndex,
     context: Context,
 ) -> Result<BaseConsumer<Context>, String> {
+    consumer_config(options, index).create_with_context(context).map_err(|error| wrong(&error))
+}
+
+fn consumer_config(options: &Options, index: SalIndex) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("group.id", format!("OCPS:{}-{:016x}", index.number(), fastrand::u64(..)))
         .set("enable.auto.commit", "false")
         .set("allow.auto.create.topics", "false")
-        // Only where the log was cut off while we were away: then all that is left is new.
-        .set("auto.offset.reset", "earliest")
+        // Where the log was cut off, what is left may be old commands; `watch` finds out what is new.
+        .set("auto.offset.reset", "error")
         .set("fetch.error.backoff.ms", "200");
     for (key, value) in &options.consumer {
         config.set(key, value);
     }
     common(&mut config, options, index);
-    config.create_with_context(context).map_err(|error| wrong(&error))
+    config
 }
 
 /// A producer that never gives up: order within a topic is kept, whatever happens to the broker.
@@ -168,6 +217,10 @@ pub(super) fn producer(
     index: SalIndex,
     context: Context,
 ) -> Result<ThreadedProducer<Context>, String> {
+    producer_config(options, index).create_with_context(context).map_err(|error| wrong(&error))
+}
+
+fn producer_config(options: &Options, index: SalIndex) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
         .set("acks", &options.producer_acks)
@@ -181,7 +234,7 @@ pub(super) fn producer(
         config.set(key, value);
     }
     common(&mut config, options, index);
-    config.create_with_context(context).map_err(|error| wrong(&error))
+    config
 }
 
 fn wrong(error: &KafkaError) -> String {

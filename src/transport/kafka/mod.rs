@@ -1,26 +1,32 @@
 //! SAL over Kafka: commands in, acks and events out.
 //!
-//! Three threads of ours: `kafka` joins and then writes, `kafka-read` reads, and one takes the producer's
-//! reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and takes
-//! [`KafkaInput`]s; it never waits for a broker or a registry. Nothing here knows what a job is.
+//! Six threads of ours: `kafka` joins and then writes, `kafka-watch` hears other instances and our own heartbeats,
+//! `kafka-read` reads commands, `kafka-schemas` looks after the registry, `kafka-upkeep` after the topics, and one takes
+//! the producer's reports; librdkafka has its own underneath. The main loop only puts messages into the `outbox` and
+//! takes commands and [`KafkaInput`]s; it never waits for a broker or a registry. Nothing here knows what a job is.
 //!
-//! * `wire`: bytes; `registry`: schemas; `outbox`: what is still to be said
-//! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading
+//! * `wire`: bytes; `registry`: its questions; `schemas`: what we write with; `outbox`: what is still to be said
+//! * `client`: librdkafka's settings and callbacks; `setup`: joining; `reader`: reading; `watch`: other instances
+//! * `own`: which heartbeats are ours; `upkeep`: topics that change, and what cannot be read
 //! * `trouble`: what is wrong, said once and then rarely; `permission`: which topic we may not read
 
 mod client;
 mod libraries;
 mod outbox;
+mod own;
 mod permission;
 pub mod reader;
 pub mod registry;
+mod schemas;
 mod setup;
 mod trouble;
+mod upkeep;
+mod watch;
 pub mod wire;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,21 +37,26 @@ use rdkafka::producer::{BaseRecord, ThreadedProducer};
 
 use super::{KafkaInput, KafkaReport};
 use crate::config::kafka::Options;
-use crate::csc::command::{CommandName, Sender as CommandSender};
+use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
 use crate::csc::time::Tai;
 use crate::sal;
 use crate::sal::ack::AckFields;
-use client::{Context, Report};
+use crate::sal::time::{LARGE_STEP_S, Moment};
+use client::{Context, Report, Written};
 pub use libraries::libraries;
-use outbox::{Fate, Message, Outbox, Outgoing};
+use outbox::{Fate, HEARTBEAT, Message, Outbox, Outgoing, Refusal};
+use own::OwnHeartbeats;
 use permission::Inquiry;
-use reader::Reader;
+use reader::Feed;
+use schemas::Schemas;
 use setup::{Failure, Session};
 use trouble::{Kind, Troubles};
-use wire::{Header, Topic, Writer};
+use upkeep::{Place, Upkeep};
+use watch::{Progress, Watch};
+use wire::{Header, Topic};
 
 /// First and longest wait between tries to join.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -60,12 +71,35 @@ const IDLE: Duration = Duration::from_secs(60);
 struct Shared {
     /// The daemon ends.
     closing: Arc<AtomicBool>,
-    /// The broker and the registry were reached.
-    connected: AtomicBool,
-    /// No other instance was heard yet, but may be.
-    listening: AtomicBool,
+    stage: Mutex<Stage>,
+    /// The daemon does its work, with Kafka or without.
+    has_begun: AtomicBool,
+    own: OwnHeartbeats,
     undecodable: AtomicU64,
     troubles: Arc<Troubles>,
+}
+
+/// How far the start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Broker and registry were not reached yet.
+    Connecting,
+    /// No other instance was heard yet, but may be.
+    Listening,
+    /// Another instance was heard, and may end.
+    Waiting,
+    /// We are the one.
+    Joined,
+}
+
+impl Shared {
+    fn stage(&self) -> Stage {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, stage: Stage) {
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
 }
 
 /// Kafka, as the main loop sees it.
@@ -77,46 +111,66 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// Begins to join; from then on what comes is sent to `inputs`.
+    /// Whether this build can do what these settings ask for, and librdkafka takes them; nothing is connected to.
+    ///
+    /// # Errors
+    /// One line: what is not possible.
+    pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
+        options.check_build()?;
+        client::check(options, index)
+    }
+
+    /// Begins to join; from then on commands are sent to `taker`, and what else comes to `inputs`.
     ///
     /// # Errors
     /// One line: the settings are not possible. That nobody is there is no error: it is tried on and on.
-    pub fn start(options: Options, index: SalIndex, inputs: Sender<KafkaInput>) -> Result<Self, String> {
-        options.check_build()?;
+    pub fn start(
+        options: Options,
+        index: SalIndex,
+        inputs: Sender<KafkaInput>,
+        taker: Sender<Command>,
+    ) -> Result<Self, String> {
+        Self::check(&options, index)?;
         let (wake, woken) = bounded(1);
         let (done_sender, done) = bounded(1);
         let (report_sender, reports) = bounded(REPORTS);
         let outbox = Arc::new(Outbox::new(wake));
         let shared = Arc::new(Shared {
             closing: Arc::default(),
-            connected: AtomicBool::new(false),
-            listening: AtomicBool::new(true),
+            stage: Mutex::new(Stage::Connecting),
+            has_begun: AtomicBool::new(false),
+            own: OwnHeartbeats::default(),
             undecodable: AtomicU64::new(0),
             troubles: Arc::default(),
         });
         let context = Context {
             troubles: shared.troubles.clone(),
             reports: report_sender,
+            written: Written::default(),
             closing: shared.closing.clone(),
         };
         let consumer = client::consumer(&options, index, context.clone())?;
+        let watch = client::consumer(&options, index, context.clone())?;
         let producer = client::producer(&options, index, context.clone())?;
         let brokers = options.brokers.clone();
+        let schemas = Arc::new(Schemas::new(&options, outbox.clone(), shared.clone()));
         let link = Link {
             options,
             index,
             origin: i32::try_from(std::process::id()).unwrap_or(0),
             inputs,
+            taker,
             outbox: outbox.clone(),
             shared: shared.clone(),
             woken,
             reports,
             context,
             producer,
+            schemas,
             stamps: BTreeMap::new(),
         };
         let run = move || {
-            link.run(consumer);
+            link.run(consumer, watch);
             let _ = done_sender.send(());
         };
         let thread = thread::Builder::new().name("kafka".to_owned()).spawn(run);
@@ -149,11 +203,11 @@ impl Kafka {
     #[must_use]
     pub fn report(&self) -> KafkaReport {
         let (queued, dropped) = self.outbox.counts();
-        let connected = self.shared.connected.load(Ordering::Acquire);
-        let stage = match (connected, self.shared.listening.load(Ordering::Acquire)) {
-            (false, _) => "connecting",
-            (true, true) => "listening",
-            (true, false) => "joined",
+        let stage = match self.shared.stage() {
+            Stage::Connecting => "connecting",
+            Stage::Listening => "listening",
+            Stage::Waiting => "waiting for another instance",
+            Stage::Joined => "joined",
         };
         KafkaReport {
             brokers: self.brokers.clone(),
@@ -165,11 +219,22 @@ impl Kafka {
         }
     }
 
+    /// Whether broker and registry were not reached yet.
+    #[must_use]
+    pub fn is_connecting(&self) -> bool {
+        self.shared.stage() == Stage::Connecting
+    }
+
+    /// The daemon has begun its work: another instance that is heard from now on is not waited for.
+    pub fn begun(&self) {
+        self.shared.has_begun.store(true, Ordering::Release);
+    }
+
     /// Ends: waits a little for what is still to be said, if there is somebody to say it to.
     pub fn close(self) {
         self.shared.closing.store(true, Ordering::Release);
         self.outbox.wake();
-        if self.shared.connected.load(Ordering::Acquire) {
+        if !self.is_connecting() {
             let _ = self.done.recv_timeout(FLUSH + Duration::from_secs(1));
         }
         let (left, _) = self.outbox.counts();
@@ -179,70 +244,139 @@ impl Kafka {
     }
 }
 
+/// Our `private_identity`.
+fn component(index: SalIndex) -> String {
+    format!("OCPS:{}", index.number())
+}
+
 /// The thread that joins and then writes.
 struct Link {
     options: Options,
     index: SalIndex,
     origin: i32,
     inputs: Sender<KafkaInput>,
+    taker: Sender<Command>,
     outbox: Arc<Outbox>,
     shared: Arc<Shared>,
     woken: Receiver<()>,
     reports: Receiver<Report>,
     context: Context,
     producer: ThreadedProducer<Context>,
+    schemas: Arc<Schemas>,
     /// The last stamp of each topic: none may be earlier.
     stamps: BTreeMap<Topic, f64>,
 }
 
 impl Link {
-    fn run(mut self, consumer: BaseConsumer<Context>) {
-        let Some(session) = self.join(&consumer) else { return };
-        let Session { writers, registry, stamps } = session;
+    fn run(mut self, consumer: BaseConsumer<Context>, watch: BaseConsumer<Context>) {
+        let Some(Session { stamps, watched, commands }) = self.join(&consumer, &watch) else { return };
         self.stamps = stamps;
-        self.shared.connected.store(true, Ordering::Release);
-        let topics =
-            Topic::all().map(|topic| (topic.kafka_name(&self.options.topic_subname), topic)).collect();
-        let reader = Reader {
-            consumer,
-            registry,
+        self.compare_clock();
+        self.shared.enter(Stage::Listening);
+        let names = Topic::all().map(|topic| (topic.kafka_name(&self.options.topic_subname), topic));
+        let topics = Arc::new(names.collect());
+        let (stumbled, woken) = bounded(1);
+        let (consumer, watch) = (Arc::new(consumer), Arc::new(watch));
+        let upkeep = self.upkeep(&consumer, &watch, woken, watched);
+        let inquiry = Inquiry {
+            options: self.options.clone(),
             index: self.index,
-            origin: self.origin,
-            topics,
-            inputs: self.inputs.clone(),
-            outbox: self.outbox.clone(),
+            context: self.context.clone(),
+            shared: self.shared.clone(),
+            running: Arc::default(),
+        };
+        let feed = |consumer, what| Feed {
+            consumer,
+            stumbled: stumbled.clone(),
+            schemas: self.schemas.clone(),
+            index: self.index,
+            topics: Arc::clone(&topics),
             shared: self.shared.clone(),
             bad: BTreeMap::new(),
-            inquiry: Inquiry {
-                options: self.options.clone(),
-                index: self.index,
-                context: self.context.clone(),
-                shared: self.shared.clone(),
-                running: Arc::default(),
-            },
+            inquiry: inquiry.clone(),
+            what,
         };
-        let reading = thread::Builder::new().name("kafka-read".to_owned()).spawn(|| reader.run());
-        if let Err(error) = reading {
+        let (heartbeats, reads) = (feed(watch, "heartbeats"), feed(consumer, "commands"));
+        // The upkeep ends with the readers.
+        drop(stumbled);
+        let watch = Watch {
+            feed: heartbeats,
+            commands: reads,
+            places: commands,
+            upkeep,
+            options: self.options.clone(),
+            origin: self.origin,
+            inputs: self.inputs.clone(),
+            taker: self.taker.clone(),
+            outbox: self.outbox.clone(),
+            heartbeats: Progress::default(),
+        };
+        let watching = thread::Builder::new().name("kafka-watch".to_owned()).spawn(|| watch.run());
+        if let Err(error) = watching {
             log::error!("Kafka: cannot start a thread, so no commands are read: {error}");
         }
-        self.write(&writers);
+        let schemas = self.schemas.clone();
+        let looking =
+            thread::Builder::new().name("kafka-schemas".to_owned()).spawn(move || schemas.look_after());
+        if let Err(error) = looking {
+            log::error!("Kafka: cannot start a thread, so schemas stay as they are: {error}");
+        }
+        self.write();
+    }
+
+    /// What looks after the topics that these two read.
+    fn upkeep(
+        &self,
+        commands: &Arc<BaseConsumer<Context>>,
+        watch: &Arc<BaseConsumer<Context>>,
+        woken: Receiver<()>,
+        watched: BTreeMap<Place, i64>,
+    ) -> Upkeep {
+        Upkeep {
+            options: self.options.clone(),
+            index: self.index,
+            context: self.context.clone(),
+            shared: self.shared.clone(),
+            outbox: self.outbox.clone(),
+            commands: commands.clone(),
+            watched: watch.clone(),
+            woken,
+            begun: watched,
+            gone: BTreeSet::new(),
+            ranges: BTreeMap::new(),
+            written: BTreeMap::new(),
+            read_all: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+        }
+    }
+
+    /// Says so when the clock is behind the stamps of an earlier run, which are then gone on from.
+    fn compare_clock(&self) {
+        let newest = self.stamps.values().copied().fold(f64::NEG_INFINITY, f64::max);
+        let behind = newest - sal::time::now().0;
+        if behind >= LARGE_STEP_S {
+            log::warn!(
+                "the clock is {behind:.1} s behind the stamps of the last run: stamps stay ahead of it until it has \
+                 caught up"
+            );
+        }
     }
 
     /// Tries until it succeeds; none if the daemon ends before.
-    fn join(&self, consumer: &BaseConsumer<Context>) -> Option<Session> {
+    fn join(&self, consumer: &BaseConsumer<Context>, watch: &BaseConsumer<Context>) -> Option<Session> {
         let mut wait = BACKOFF.0;
         loop {
             if self.is_closing() {
                 return None;
             }
-            match setup::join(&self.options, self.index, consumer, &self.context) {
+            match setup::join(&self.options, self.index, consumer, watch, &self.context, &self.schemas) {
                 Ok(session) => {
                     self.shared.troubles.over(&[Kind::SetUp, Kind::Broker, Kind::Authentication], "");
                     log::info!(
-                        "Kafka: at {} as {}:{} of lsst.{}",
+                        "Kafka: at {} as {} of lsst.{}",
                         self.options.brokers,
-                        "OCPS",
-                        self.index.number(),
+                        component(self.index),
                         self.options.topic_subname
                     );
                     return Some(session);
@@ -261,11 +395,11 @@ impl Link {
         self.shared.closing.load(Ordering::Acquire)
     }
 
-    fn write(&mut self, writers: &BTreeMap<Topic, Writer>) {
+    fn write(&mut self) {
         let mut end: Option<Instant> = None;
         loop {
             while let Some(outgoing) = self.outbox.take() {
-                self.hand_over(writers, outgoing);
+                self.hand_over(outgoing);
             }
             if self.is_closing() {
                 let end = *end.get_or_insert_with(|| Instant::now() + FLUSH);
@@ -291,39 +425,47 @@ impl Link {
         }
     }
 
-    fn hand_over(&mut self, writers: &BTreeMap<Topic, Writer>, outgoing: Outgoing) {
+    fn hand_over(&mut self, outgoing: Outgoing) {
         let Outgoing { id, seq_num, message } = outgoing;
         let topic = message.topic;
-        let identity = format!("OCPS:{}", self.index.number());
+        let Some(writer) = self.schemas.writer(topic) else {
+            // It was just taken away: the outbox keeps the rest by itself.
+            self.outbox.refused(id, Refusal::Later);
+            return;
+        };
+        let identity = component(self.index);
         let sent = self.stamp(topic);
         let header =
             Header { index: self.index, sent: Tai(sent), seq_num, identity: &identity, origin: self.origin };
-        let bytes = match writers.get(&topic).map(|writer| writer.message(&header, &message.own)) {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(reason)) => {
+        let bytes = match writer.message(&header, &message.own) {
+            Ok(bytes) => bytes,
+            // The schema was tried with every field, so this concerns only this message.
+            Err(reason) => {
                 log::error!("Kafka: {} {seq_num} {reason}", topic.sal_name());
-                self.outbox.delivered(id);
-                return;
-            }
-            // All topics that we write have one.
-            None => {
                 self.outbox.delivered(id);
                 return;
             }
         };
         let (name, key) = (topic.kafka_name(&self.options.topic_subname), topic.key(self.index));
+        if topic == HEARTBEAT {
+            self.shared.own.add(sent, seq_num, Moment::now());
+        }
         let record = BaseRecord::with_opaque_to(&name, id).key(&key).payload(&bytes);
         if let Err((error, _)) = self.producer.send(record) {
             self.refused(id, topic, &error);
         }
     }
 
-    /// TAI now, and never before the last of this topic: readers drop what is older.
+    /// TAI now, and always later than the last of this topic: readers drop what is older.
     fn stamp(&mut self, topic: Topic) -> f64 {
         let now = sal::time::now().0;
-        let last = self.stamps.entry(topic).or_insert(now);
-        *last = last.max(now);
-        *last
+        let stamp = match self.stamps.get(&topic) {
+            // By another step each time, so that two instances whose clock was set back do not stamp alike.
+            Some(last) if *last >= now => last + f64::from(fastrand::u16(1..=1000)) * 1e-6,
+            Some(_) | None => now,
+        };
+        self.stamps.insert(topic, stamp);
+        stamp
     }
 
     fn hear(&self, report: Report) {

@@ -2,10 +2,12 @@
 //!
 //! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
 //! of its topic waits to be tried again. Kafka keeps no order between topics, so an ack leaves when the events
-//! before it are confirmed: a script that has its ack looks at the state at once. Bounded: when there is too much, the oldest heartbeats and logMessages
-//! go first, then the oldest of other events, but never an ack, a job_id or a job_result.
+//! before it are confirmed: a script that has its ack looks at the state at once; and heartbeats, which others time,
+//! leave before all else. Bounded: when there is too much, the oldest heartbeats and logMessages go first, then the
+//! oldest of other events, but never an ack, a job_id or a job_result. Of a topic that cannot be written until the
+//! registry is changed, less is kept: the latest state, and a bounded number of what is owed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,12 +25,20 @@ const WAITING_MAX: usize = 10_000;
 const BYTES_MAX: usize = 64 << 20;
 /// Messages handed to the producer and not confirmed: enough for full speed, few enough to keep in hand.
 const IN_FLIGHT_MAX: usize = 200;
+/// Heartbeats that may be on their way besides.
+const HEARTBEATS_MORE: usize = 20;
+/// Most acks, or job_results and the like, that wait for a topic that cannot be written. What is dropped is not
+/// confirmed: the journal still owes it.
+const UNWRITABLE_MAX: usize = 1000;
 /// How long a topic rests that the broker does not take.
 const REST: Duration = Duration::from_secs(5);
 /// Longest that an ack waits for the events before it: their partition may be away while that of the acks is not.
 const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest text in a minimal form, in characters.
 const MINIMAL_TEXT: usize = 1000;
+
+/// The topic that goes first.
+pub(super) const HEARTBEAT: Topic = Topic::Event("heartbeat");
 
 /// Something to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,16 +63,20 @@ enum Worth {
 impl Message {
     fn worth(&self) -> Worth {
         match self.topic {
-            Topic::Event("heartbeat") => Worth::Heartbeat,
+            HEARTBEAT => Worth::Heartbeat,
             Topic::Event("logMessage") => Worth::Log,
             Topic::Event("job_result" | "job_id") | Topic::Ack | Topic::Command(_) => Worth::Owed,
             Topic::Event(_) => Worth::State,
         }
     }
 
-    /// Whether it may leave before it is known that no other instance lives.
-    fn is_early(&self) -> bool {
-        matches!(self.topic, Topic::Event("logLevel" | "logMessage"))
+    /// Whether it may leave.
+    fn passes(&self, gate: Gate) -> bool {
+        match gate {
+            Gate::Early => matches!(self.topic, Topic::Event("logLevel" | "logMessage")),
+            Gate::Heartbeats => self.passes(Gate::Early) || self.topic == HEARTBEAT,
+            Gate::Open => true,
+        }
     }
 
     fn size(&self) -> usize {
@@ -99,6 +113,8 @@ fn minimal_result(text: &str) -> String {
 pub(super) enum Gate {
     /// Only logLevel and logMessage.
     Early,
+    /// These and heartbeats.
+    Heartbeats,
     /// All.
     Open,
 }
@@ -146,13 +162,20 @@ impl Entry {
 #[derive(Debug)]
 struct Queue {
     gate: Gate,
+    /// Heartbeats that wait: they leave before all others, or a burst of acks would hold them up for seconds.
+    heartbeats: VecDeque<Entry>,
+    /// All others.
     waiting: VecDeque<Entry>,
     in_flight: BTreeMap<usize, Entry>,
     /// Topics that rest until this time, and until nothing of them is in flight.
     resting: BTreeMap<Topic, Instant>,
+    /// Topics that have no schema with which they can be written.
+    unwritable: BTreeSet<Topic>,
     bytes: usize,
     last_id: usize,
     seq_nums: BTreeMap<Topic, i32>,
+    /// The last of each event that tells how something is, to be said again.
+    latest: BTreeMap<Topic, Message>,
     dropped: u64,
 }
 
@@ -170,47 +193,121 @@ impl Queue {
     fn new() -> Self {
         Self {
             gate: Gate::Early,
+            heartbeats: VecDeque::new(),
             waiting: VecDeque::new(),
             in_flight: BTreeMap::new(),
             resting: BTreeMap::new(),
+            unwritable: BTreeSet::new(),
             bytes: 0,
             last_id: 0,
             seq_nums: BTreeMap::new(),
+            latest: BTreeMap::new(),
             dropped: 0,
         }
     }
 
     fn push(&mut self, mut message: Message) {
+        if self.unwritable.contains(&message.topic) && message.worth() < Worth::State {
+            self.dropped += 1;
+            return;
+        }
         if self.bytes + message.size() > BYTES_MAX {
             message = message.minimal();
         }
+        if message.worth() == Worth::State {
+            self.latest.insert(message.topic, Message { receipt: None, ..message.clone() });
+        }
         self.bytes += message.size();
         self.last_id += 1;
+        let topic = message.topic;
         let entry =
             Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None, left: None };
-        self.waiting.push_back(entry);
-        if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
+        self.queue_of(topic).push_back(entry);
+        if self.unwritable.contains(&topic) {
+            self.shorten(topic);
+        }
+        if self.heartbeats.len() + self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
             self.drop_one();
+        }
+    }
+
+    fn queue_of(&mut self, topic: Topic) -> &mut VecDeque<Entry> {
+        if topic == HEARTBEAT { &mut self.heartbeats } else { &mut self.waiting }
+    }
+
+    /// Says the last of an event that tells how something is once more, unless it waits to be said anyway.
+    fn say_again(&mut self, topic: Topic) {
+        if self.waiting.iter().any(|entry| entry.message.topic == topic) {
+            return;
+        }
+        if let Some(message) = self.latest.get(&topic).cloned() {
+            self.push(message);
         }
     }
 
     /// Drops the oldest of the least important that wait.
     fn drop_one(&mut self) {
-        for worth in [Worth::Heartbeat, Worth::Log, Worth::State] {
+        if self.drop_heartbeat() {
+            return;
+        }
+        for worth in [Worth::Log, Worth::State] {
             let Some(position) = self.waiting.iter().position(|entry| entry.message.worth() == worth) else {
                 continue;
             };
-            if let Some(entry) = self.waiting.remove(position) {
-                self.bytes = self.bytes.saturating_sub(entry.message.size());
-                self.dropped += 1;
-            }
+            self.drop_at(position);
             return;
         }
     }
 
+    /// Whether there was one.
+    fn drop_heartbeat(&mut self) -> bool {
+        let Some(entry) = self.heartbeats.pop_front() else { return false };
+        self.bytes = self.bytes.saturating_sub(entry.message.size());
+        self.dropped += 1;
+        true
+    }
+
+    fn drop_at(&mut self, position: usize) {
+        if let Some(entry) = self.waiting.remove(position) {
+            self.bytes = self.bytes.saturating_sub(entry.message.size());
+            self.dropped += 1;
+        }
+    }
+
+    /// Keeps only the latest of what waits for a topic that cannot be written.
+    fn shorten(&mut self, topic: Topic) {
+        if topic == HEARTBEAT {
+            while self.drop_heartbeat() {}
+            return;
+        }
+        let waits = |entry: &Entry| entry.message.topic == topic;
+        let Some(entry) = self.waiting.iter().find(|entry| waits(entry)) else { return };
+        let most = match entry.message.worth() {
+            Worth::Heartbeat | Worth::Log => 0,
+            Worth::State => 1,
+            Worth::Owed => UNWRITABLE_MAX,
+        };
+        let mut excess = self.waiting.iter().filter(|entry| waits(entry)).count().saturating_sub(most);
+        while let Some(position) = self.waiting.iter().position(waits).filter(|_| excess > 0) {
+            self.drop_at(position);
+            excess -= 1;
+        }
+    }
+
+    fn set_unwritable(&mut self, topic: Topic) {
+        self.unwritable.insert(topic);
+        self.shorten(topic);
+    }
+
+    /// Whether a message waits for nothing that lasts.
+    fn is_due(&self, entry: &Entry) -> bool {
+        entry.message.passes(self.gate) && !self.unwritable.contains(&entry.message.topic)
+    }
+
     /// The next message that may leave.
     fn take(&mut self, now: Instant) -> Option<Outgoing> {
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
+        let room = (IN_FLIGHT_MAX + HEARTBEATS_MORE).saturating_sub(self.in_flight.len());
+        if room == 0 {
             return None;
         }
         let in_flight = &self.in_flight;
@@ -221,12 +318,16 @@ impl Queue {
             entry.message.topic == Topic::Ack && holding.is_some_and(|holding| holding < entry.id)
         };
         let may_leave = |entry: &Entry| {
-            (self.gate == Gate::Open || entry.message.is_early())
-                && !self.resting.contains_key(&entry.message.topic)
-                && !is_held(entry)
+            self.is_due(entry) && !self.resting.contains_key(&entry.message.topic) && !is_held(entry)
         };
-        let position = self.waiting.iter().position(may_leave)?;
-        let mut entry = self.waiting.remove(position)?;
+        let mut entry = if self.heartbeats.front().is_some_and(may_leave) {
+            self.heartbeats.pop_front()?
+        } else if room > HEARTBEATS_MORE {
+            let position = self.waiting.iter().position(may_leave)?;
+            self.waiting.remove(position)?
+        } else {
+            return None;
+        };
         let seq_num = match entry.message.seq_num.or(entry.seq_num) {
             Some(seq_num) => seq_num,
             None => {
@@ -271,8 +372,9 @@ impl Queue {
                 Fate::Minimal
             }
         };
-        let position = self.waiting.partition_point(|waiting| waiting.id < entry.id);
-        self.waiting.insert(position, entry);
+        let waiting = self.queue_of(entry.message.topic);
+        let position = waiting.partition_point(|waiting| waiting.id < entry.id);
+        waiting.insert(position, entry);
         fate
     }
 
@@ -312,9 +414,27 @@ impl Outbox {
         self.wake();
     }
 
-    pub(super) fn open(&self) {
-        self.with(|queue| queue.gate = Gate::Open);
+    /// The topic or its schema was made again: who comes late to it shall hear how things are.
+    pub(super) fn say_again(&self, topic: Topic) {
+        self.with(|queue| queue.say_again(topic));
         self.wake();
+    }
+
+    pub(super) fn open(&self, gate: Gate) {
+        self.with(|queue| queue.gate = gate);
+        self.wake();
+    }
+
+    /// The topic has a schema.
+    pub(super) fn set_writable(&self, topic: Topic) {
+        if self.with(|queue| queue.unwritable.remove(&topic)) {
+            self.wake();
+        }
+    }
+
+    /// The topic has no schema with which it can be written.
+    pub(super) fn set_unwritable(&self, topic: Topic) {
+        self.with(|queue| queue.set_unwritable(topic));
     }
 
     pub(super) fn take(&self) -> Option<Outgoing> {
@@ -340,14 +460,16 @@ impl Outbox {
 
     /// Messages not confirmed yet, and messages dropped so far.
     pub(super) fn counts(&self) -> (usize, u64) {
-        self.with(|queue| (queue.waiting.len() + queue.in_flight.len(), queue.dropped))
+        self.with(|queue| {
+            (queue.heartbeats.len() + queue.waiting.len() + queue.in_flight.len(), queue.dropped)
+        })
     }
 
     /// Whether nothing is left that may leave.
     pub(super) fn is_done(&self) -> bool {
         self.with(|queue| {
-            let open = queue.gate == Gate::Open;
-            queue.in_flight.is_empty() && !queue.waiting.iter().any(|e| open || e.message.is_early())
+            let mut waiting = queue.heartbeats.iter().chain(&queue.waiting);
+            queue.in_flight.is_empty() && !waiting.any(|entry| queue.is_due(entry))
         })
     }
 }
@@ -383,6 +505,24 @@ mod tests {
     }
 
     #[test]
+    fn the_latest_state_is_said_again_once() {
+        let (mut queue, now) = (open(), Instant::now());
+        for (name, number) in [("errorCode", 1), ("summaryState", 5), ("job_id", 1), ("summaryState", 2)] {
+            queue.push(event(name, number));
+        }
+        let state = Topic::Event("summaryState");
+        // It waits to be said anyway.
+        queue.say_again(state);
+        assert_eq!(take_all(&mut queue, now).len(), 4);
+        for topic in [state, Topic::Event("job_id"), Topic::Event("heartbeat"), Topic::Ack] {
+            queue.say_again(topic);
+        }
+        let again = queue.take(now).unwrap();
+        assert_eq!((again.seq_num, &*again.message), (3, &event("summaryState", 2)));
+        assert!(queue.take(now).is_none());
+    }
+
+    #[test]
     fn only_the_log_leaves_before_the_gate_is_open() {
         let (mut queue, now) = (Queue::new(), Instant::now());
         for name in ["heartbeat", "logLevel", "summaryState", "logMessage"] {
@@ -393,9 +533,43 @@ mod tests {
         assert_eq!(take_all(&mut queue, now), taken(&[("logevent_logLevel", 1), ("logevent_logMessage", 1)]));
         queue.gate = Gate::Open;
         queue.push(event("heartbeat", 1));
-        let rest = [("logevent_heartbeat", 1), ("logevent_summaryState", 1), ("logevent_heartbeat", 2)];
+        let rest = [("logevent_heartbeat", 1), ("logevent_heartbeat", 2), ("logevent_summaryState", 1)];
         assert_eq!(take_all(&mut queue, now), taken(&rest));
         assert_eq!((queue.bytes, queue.dropped), (0, 0));
+    }
+
+    #[test]
+    fn a_heartbeat_leaves_before_a_burst_of_acks() {
+        let (mut queue, now) = (open(), Instant::now());
+        for n in 1..=5000 {
+            queue.push(ack(n));
+        }
+        // As many as may be on their way are.
+        let mut ids = Vec::new();
+        while let Some(outgoing) = queue.take(now) {
+            ids.push(outgoing.id);
+        }
+        assert_eq!(ids.len(), IN_FLIGHT_MAX);
+        queue.push(event("heartbeat", 0));
+        assert_eq!(queue.take(now).unwrap().message.topic, HEARTBEAT);
+        assert!(queue.take(now).is_none());
+        queue.push(event("heartbeat", 0));
+        queue.delivered(ids[0]);
+        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        // No more of them than so many.
+        for n in 0..100 {
+            queue.push(event("heartbeat", n));
+        }
+        while queue.take(now).is_some() {}
+        assert_eq!(queue.in_flight.len(), IN_FLIGHT_MAX + HEARTBEATS_MORE);
+    }
+
+    #[test]
+    fn the_first_heartbeat_may_leave_alone() {
+        let (mut queue, now) = (Queue { gate: Gate::Heartbeats, ..Queue::new() }, Instant::now());
+        queue.push(event("summaryState", 0));
+        queue.push(event("heartbeat", 0));
+        assert_eq!(take_all(&mut queue, now), [("logevent_heartbeat".to_owned(), 1)]);
     }
 
     #[test]
@@ -485,9 +659,48 @@ mod tests {
         }
         let count = |worth| queue.waiting.iter().filter(|entry| entry.message.worth() == worth).count();
         assert_eq!(count(Worth::Owed), 14_000);
-        assert_eq!((count(Worth::Heartbeat), count(Worth::Log), count(Worth::State)), (0, 0, 0));
+        assert_eq!((queue.heartbeats.len(), count(Worth::Log), count(Worth::State)), (0, 0, 0));
         let ids: Vec<usize> = queue.waiting.iter().map(|entry| entry.id).collect();
         assert!(ids.is_sorted());
+    }
+
+    #[test]
+    fn of_a_topic_that_cannot_be_written_the_latest_is_kept() {
+        let (mut queue, now) = (open(), Instant::now());
+        let owed = i32::try_from(UNWRITABLE_MAX).unwrap();
+        for name in ["heartbeat", "errorCode", "job_result"] {
+            queue.push(event(name, 0));
+            queue.set_unwritable(Topic::Event(name));
+        }
+        queue.set_unwritable(Topic::Ack);
+        for n in 1..=owed {
+            for name in ["heartbeat", "errorCode", "job_result"] {
+                queue.push(event(name, n));
+            }
+            queue.push(ack(n));
+            queue.push(event("summaryState", n));
+        }
+        // The others leave as ever, and nothing is waited for.
+        let left = take_all(&mut queue, now);
+        assert_eq!(left.len(), UNWRITABLE_MAX);
+        assert!(left.iter().all(|(name, _)| name == "logevent_summaryState"));
+        assert_eq!(
+            (queue.next_try(now), queue.waiting.iter().any(|entry| queue.is_due(entry))),
+            (None, false)
+        );
+        let errors = queue.waiting.iter().filter(|entry| entry.message.topic == Topic::Event("errorCode"));
+        let errors: Vec<&Fields> = errors.map(|entry| &entry.message.own).collect();
+        assert_eq!(errors, [&vec![("n", Value::Int(owed))]]);
+        assert_eq!(queue.waiting.len(), 2 * UNWRITABLE_MAX + 1);
+        // All heartbeats, all error codes but one, and the first job_result.
+        assert_eq!(queue.dropped, 2 * u64::try_from(owed).unwrap() + 2);
+        for topic in
+            ["heartbeat", "errorCode", "job_result"].map(Topic::Event).into_iter().chain([Topic::Ack])
+        {
+            queue.unwritable.remove(&topic);
+        }
+        assert_eq!(take_all(&mut queue, now).len(), 2 * UNWRITABLE_MAX + 1);
+        assert_eq!(queue.bytes, 0);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! The Confluent schema registry: over HTTP, with every wait bounded.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value as Json, json};
 use ureq::Agent;
 use ureq::config::Config;
@@ -15,40 +17,97 @@ use crate::url::Url;
 
 use super::wire::{Topic, Writer, one_line, parse_schema};
 
-/// Longest wait for an answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for an answer; one under load takes its time.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Longest wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes; a schema of ours has about 1 KiB.
 const ANSWER_MAX: u64 = 1 << 20;
-/// How long an id that the registry could not tell is not asked for again.
+/// How long an id is not asked for again whose answer did not help.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// Most schemas that are kept; more than all versions of all our topics.
 const CACHE_MAX: usize = 1000;
 /// What the registry wants to be spoken to in.
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
-/// The registry, and what it has told.
+/// The registry, and what it has told. Threads may share it: its lock is not held while it is asked.
 pub struct Registry {
     agent: Agent,
-    url: Url,
-    by_id: BTreeMap<u32, Result<Arc<Schema>, (Instant, String)>>,
+    urls: Vec<Url>,
+    /// Which of them answered last.
+    current: AtomicUsize,
+    known: Mutex<BTreeMap<u32, Known>>,
+    /// An id was seen to mean something else than before.
+    renewed: (Sender<()>, Receiver<()>),
 }
 
-/// An answer: its status and what is in it.
+/// What an id means, as far as it was asked.
+#[derive(Clone)]
+struct Known {
+    meaning: Result<Arc<Schema>, String>,
+    /// From when on it is asked for again, if this is of no use.
+    again: Instant,
+}
+
+/// Why there is no schema for a topic, in one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The registry cannot be asked, or its answer makes no sense: the next may.
+    NoAnswer(String),
+    /// The registry forbids it, or takes no schema that we can write with, until somebody changes it.
+    Refused(String),
+}
+
+impl Failure {
+    /// The line.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::NoAnswer(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Self {
+        Self::NoAnswer(reason)
+    }
+}
+
+/// An answer: whose, its status, and what is in it.
 struct Answer {
+    from: Url,
     status: u16,
     body: Json,
+}
+
+impl Answer {
+    /// The registry and what it said, for errors.
+    fn told(&self) -> String {
+        let message = self.body.get("message").and_then(Json::as_str).unwrap_or_default();
+        format!("the schema registry {} ({} {})", self.from, self.status, one_line(message))
+    }
+
+    /// What it means that this is no success.
+    fn failure(&self, reason: String) -> Failure {
+        match self.status {
+            // Forbidden, incompatible, invalid: it will say so again.
+            403 | 409 | 422 => Failure::Refused(reason),
+            _ => Failure::NoAnswer(reason),
+        }
+    }
 }
 
 impl Registry {
     /// Connects to nothing yet.
     #[must_use]
-    pub fn new(url: &Url) -> Self {
-        Self::with_agent(url, resolver::agent)
+    pub fn new(urls: &[Url]) -> Self {
+        Self::with_agent(urls, resolver::agent)
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
     /// takes the plain one, and whoever has another way than a network (a test, say) his own.
-    pub fn with_agent(url: &Url, agent: impl FnOnce(&Config) -> Agent) -> Self {
+    pub fn with_agent(urls: &[Url], agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .proxy(None)
@@ -57,7 +116,7 @@ impl Registry {
             .max_redirects_will_error(false)
             .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
             .timeout_global(Some(TIMEOUT))
-            .timeout_connect(Some(TIMEOUT));
+            .timeout_connect(Some(CONNECT_TIMEOUT));
         #[cfg(feature = "tls")]
         let config = config.tls_config(
             ureq::tls::TlsConfig::builder()
@@ -65,14 +124,20 @@ impl Registry {
                 .root_certs(ureq::tls::RootCerts::PlatformVerifier)
                 .build(),
         );
-        Self { agent: agent(&config.build()), url: url.clone(), by_id: BTreeMap::new() }
+        Self {
+            agent: agent(&config.build()),
+            urls: urls.to_vec(),
+            current: AtomicUsize::new(0),
+            known: Mutex::default(),
+            renewed: bounded(1),
+        }
     }
 
     /// A schema to write a topic with: the registry's, if all that we write fits into it, else ours.
     ///
     /// # Errors
-    /// One line: it cannot be asked, or takes no schema of ours.
-    pub fn writer(&mut self, topic: Topic, subject: &str) -> Result<Writer, String> {
+    /// See [`Failure`].
+    pub fn writer(&self, topic: Topic, subject: &str) -> Result<Writer, Failure> {
         let mut unfit = None;
         if let Some((id, text)) = self.latest(subject)? {
             match Writer::new(topic, id, &text) {
@@ -86,22 +151,25 @@ impl Registry {
             }
         }
         let text = topic.schema_text();
-        let id = self.register(subject, &text).map_err(|reason| match &unfit {
-            Some(unfit) => format!("{unfit}; and ours is not taken: {reason}"),
-            None => reason,
+        let id = self.register(subject, &text).map_err(|failure| match (&unfit, failure) {
+            (Some(unfit), Failure::Refused(reason)) => {
+                let cure = "delete that version, or let the subject take ours (compatibility NONE)";
+                Failure::Refused(format!("{unfit}; and ours is not taken: {reason}; {cure}"))
+            }
+            (_, failure) => failure,
         })?;
         if let Some(unfit) = unfit {
-            log::warn!("{unfit}; ours is registered beside it as {id}");
+            log::warn!("Kafka: {unfit}; ours is registered beside it as {id}");
         }
         self.remember(id, &text);
-        Writer::new(topic, id, &text)
+        Ok(Writer::new(topic, id, &text)?)
     }
 
     /// Sees to it that a topic that we only read has a schema, and keeps it.
     ///
     /// # Errors
-    /// One line: it cannot be asked, or takes no schema of ours.
-    pub fn reader(&mut self, topic: Topic, subject: &str) -> Result<(), String> {
+    /// See [`Failure`].
+    pub fn reader(&self, topic: Topic, subject: &str) -> Result<(), Failure> {
         let (id, text) = match self.latest(subject)? {
             Some(found) => found,
             None => {
@@ -113,37 +181,116 @@ impl Registry {
         Ok(())
     }
 
-    /// The schema of an id; an answer is kept, a failure for a while.
-    pub(super) fn schema(&mut self, id: u32) -> Result<Arc<Schema>, String> {
-        match self.by_id.get(&id) {
-            Some(Ok(schema)) => return Ok(schema.clone()),
-            Some(Err((since, reason))) if since.elapsed() < ASK_AGAIN => return Err(reason.clone()),
-            Some(Err(_)) | None => {}
+    /// The schema of an id in a message of a topic; an answer is kept, one that does not help for a while.
+    ///
+    /// A registry that lost its data gives its ids anew: one that means a schema of another topic is asked for again.
+    pub(super) fn schema(&self, topic: Topic, id: u32) -> Result<Arc<Schema>, String> {
+        let known = self.known().get(&id).cloned();
+        if let Some(Known { meaning, again }) = known {
+            match meaning {
+                Ok(schema) if topic.owns(&schema) => return Ok(schema),
+                Ok(_) if Instant::now() < again => return Err(not_of(topic, id)),
+                Err(reason) if Instant::now() < again => return Err(reason),
+                Ok(_) | Err(_) => {}
+            }
         }
+        let schema = self.ask_again(id)?;
+        if topic.owns(&schema) {
+            return Ok(schema);
+        }
+        self.no_use(id);
+        Err(not_of(topic, id))
+    }
+
+    /// Another schema of this id and topic, now that a message did not fit this one.
+    pub(super) fn another(&self, topic: Topic, id: u32, unfit: &Schema) -> Option<Arc<Schema>> {
+        if self.known().get(&id).is_some_and(|known| Instant::now() < known.again) {
+            return None;
+        }
+        let schema = self.ask_again(id).ok().filter(|schema| topic.owns(schema) && **schema != *unfit);
+        if schema.is_none() {
+            self.no_use(id);
+        }
+        schema
+    }
+
+    /// Whether an id of ours still means our schema.
+    pub(super) fn means(&self, id: u32, schema: &Schema) -> Result<bool, String> {
+        let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
+        if answer.status == 404 {
+            return Ok(false);
+        }
+        let text = answer.body.get("schema").and_then(Json::as_str);
+        let text = text.ok_or_else(|| format!("no schema {id} from {}", answer.told()))?;
+        Ok(parse_schema(text).is_ok_and(|found| found == *schema))
+    }
+
+    /// Says when an id was seen to mean something else than before.
+    pub(super) fn renewed(&self) -> &Receiver<()> {
+        &self.renewed.1
+    }
+
+    /// Forgets what the ids mean.
+    pub(super) fn forget(&self) {
+        self.known().clear();
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<u32, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the registry says now; what was known stays when it does not.
+    fn ask_again(&self, id: u32) -> Result<Arc<Schema>, String> {
         let found = self.ask_id(id);
-        if self.by_id.len() >= CACHE_MAX {
-            // Only hostile messages lead here; what is in use comes again at once.
-            self.by_id.clear();
+        let mut known = self.known();
+        let now = Instant::now();
+        let before = known.get(&id).and_then(|known| known.meaning.clone().ok());
+        match (&found, before) {
+            (Ok(schema), Some(before)) if *before != **schema => {
+                // Then the others may mean something else, too.
+                known.clear();
+                // It may be full: it is said already.
+                let _ = self.renewed.0.try_send(());
+            }
+            (Ok(_), _) => {}
+            (Err(_), Some(before)) => {
+                known.insert(id, Known { meaning: Ok(before), again: now + ASK_AGAIN });
+                return found;
+            }
+            (Err(_), None) => {}
         }
-        self.by_id.insert(id, found.clone().map_err(|reason| (Instant::now(), reason)));
+        if known.len() >= CACHE_MAX {
+            // Only hostile messages lead here; what is in use comes again at once.
+            known.clear();
+        }
+        let again = if found.is_ok() { now } else { now + ASK_AGAIN };
+        known.insert(id, Known { meaning: found.clone(), again });
         found
+    }
+
+    /// The last answer did not help.
+    fn no_use(&self, id: u32) {
+        if let Some(known) = self.known().get_mut(&id) {
+            known.again = Instant::now() + ASK_AGAIN;
+        }
     }
 
     fn ask_id(&self, id: u32) -> Result<Arc<Schema>, String> {
         let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
         let text = answer.body.get("schema").and_then(Json::as_str);
-        let text = text.ok_or_else(|| format!("schema {id} is not known to {}", self.told(&answer)))?;
+        let text = text.ok_or_else(|| format!("schema {id} is not known to {}", answer.told()))?;
         parse_schema(text).map(Arc::new).map_err(|reason| format!("schema {id}: {reason}"))
     }
 
-    fn remember(&mut self, id: u32, text: &str) {
+    fn remember(&self, id: u32, text: &str) {
         if let Ok(schema) = parse_schema(text) {
-            self.by_id.insert(id, Ok(Arc::new(schema)));
+            let known = Known { meaning: Ok(Arc::new(schema)), again: Instant::now() };
+            self.known().insert(id, known);
         }
     }
 
     /// Id and text of the latest version; none if the subject is not known.
-    fn latest(&self, subject: &str) -> Result<Option<(u32, String)>, String> {
+    fn latest(&self, subject: &str) -> Result<Option<(u32, String)>, Failure> {
         let answer = self.ask(&format!("/subjects/{subject}/versions/latest"), None)?;
         if answer.status == 404 {
             return Ok(None);
@@ -151,21 +298,43 @@ impl Registry {
         let id = answer.body.get("id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
         match (id, answer.body.get("schema").and_then(Json::as_str)) {
             (Some(id), Some(text)) if answer.status == 200 => Ok(Some((id, text.to_owned()))),
-            _ => Err(format!("no schema for {subject} from {}", self.told(&answer))),
+            _ => Err(answer.failure(format!("no schema for {subject} from {}", answer.told()))),
         }
     }
 
-    fn register(&self, subject: &str, text: &str) -> Result<u32, String> {
+    fn register(&self, subject: &str, text: &str) -> Result<u32, Failure> {
         let body = json!({ "schema": text });
         let answer = self.ask(&format!("/subjects/{subject}/versions"), Some(&body))?;
         let id = answer.body.get("id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
-        id.filter(|_| answer.status == 200)
-            .ok_or_else(|| format!("the schema of {subject} was refused by {}", self.told(&answer)))
+        id.filter(|_| answer.status == 200).ok_or_else(|| {
+            answer.failure(format!("the schema of {subject} was refused by {}", answer.told()))
+        })
     }
 
+    /// Asks the one that answered last; where that fails, the others in their order.
     fn ask(&self, path: &str, body: Option<&Json>) -> Result<Answer, String> {
-        let url = format!("{}{path}", self.url.address());
-        let authorization = self.url.authorization();
+        let first = self.current.load(Ordering::Relaxed);
+        let mut failed: Vec<String> = Vec::new();
+        let turns = (0..self.urls.len()).cycle().skip(first).take(self.urls.len());
+        for (at, url) in turns.filter_map(|at| Some((at, self.urls.get(at)?))) {
+            match self.ask_at(url, path, body) {
+                // It is ill, or has too much to do.
+                Ok(answer) if self.urls.len() > 1 && (answer.status >= 500 || answer.status == 429) => {
+                    failed.push(format!("no answer from {}", answer.told()));
+                }
+                Ok(answer) => {
+                    self.current.store(at, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(reason) => failed.push(reason),
+            }
+        }
+        Err(failed.join("; "))
+    }
+
+    fn ask_at(&self, base: &Url, path: &str, body: Option<&Json>) -> Result<Answer, String> {
+        let url = format!("{}{path}", base.address());
+        let authorization = base.authorization();
         let sent = match body {
             None => {
                 let request = self.agent.get(&url).header("Accept", CONTENT_TYPE);
@@ -184,26 +353,24 @@ impl Registry {
         };
         let failed = |error: ureq::Error| {
             let error = one_line(&error.to_string());
-            format!("the schema registry {} cannot be asked: {error}", self.url)
+            format!("the schema registry {} cannot be asked: {error}", base)
         };
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
         if response.status().is_redirection() {
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-            let where_to = self.url.redirection(path, location.unwrap_or_default());
-            return Err(format!("the schema registry {} answered {status}: {where_to}", self.url));
+            let where_to = base.redirection(path, location.unwrap_or_default());
+            return Err(format!("the schema registry {base} answered {status}: {where_to}"));
         }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
         // What is no JSON has no fields, and is an error where fields are needed.
         let body = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
-        Ok(Answer { status, body })
+        Ok(Answer { from: base.clone(), status, body })
     }
+}
 
-    /// The registry and what it said, for errors.
-    fn told(&self, answer: &Answer) -> String {
-        let message = answer.body.get("message").and_then(Json::as_str).unwrap_or_default();
-        format!("the schema registry {} ({} {})", self.url, answer.status, one_line(message))
-    }
+fn not_of(topic: Topic, id: u32) -> String {
+    format!("schema {id} is not one of {}", topic.sal_name())
 }
 
 #[cfg(test)]
@@ -225,7 +392,8 @@ mod tests {
             let moved = "HTTP/1.1 302 Found\r\nLocation: /v2/subjects/x-value/versions/latest\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
             connection.write_all(moved.as_bytes()).unwrap();
         });
-        let error = Registry::new(&Url::from(&*url)).latest("x-value").unwrap_err();
+        let failure = Registry::new(&[Url::from(&*url)]).latest("x-value").unwrap_err();
+        let error = failure.reason();
         let expected = format!(
             "the schema registry {url} answered 302: it redirects to {url}/v2/subjects/x-value/versions/latest: write \
              {url}/v2 as the url"
@@ -244,8 +412,9 @@ mod tests {
             let length = connection.read(&mut request).unwrap();
             String::from_utf8_lossy(&request[..length]).into_owned()
         });
-        let registry = Registry::new(&format!("http://me:p%40ss%2F@{address}").as_str().into());
+        let registry = Registry::new(&[format!("http://me:p%40ss%2F@{address}").as_str().into()]);
         let error = registry.latest("x-value").unwrap_err();
+        let error = error.reason();
         assert!(
             error.starts_with(&format!("the schema registry http://{address} cannot be asked: ")),
             "{error}"

@@ -17,7 +17,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::client::{self, Context};
 use super::registry::Registry;
-use super::wire::{Record, Topic, Writer, unframe};
+use super::schemas::Schemas;
+use super::upkeep::Place;
+use super::wire::{Record, Topic, unframe};
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
 
@@ -26,17 +28,21 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long new topics may take until they have a leader.
 const CREATION: Duration = Duration::from_secs(10);
 /// How long the last messages of our topics are looked for.
-const LAST_STAMPS: Duration = Duration::from_secs(2);
+const LAST_STAMPS: Duration = Duration::from_secs(4);
 /// How many of the last messages of a topic are looked at: other instances write to it too, and three of them
-/// 90 heartbeats in the half minute that we are away.
-const LAST_MESSAGES: i64 = 100;
+/// 90 heartbeats in half a minute; where none of them is ours, 10,000, for an hour.
+const LAST_MESSAGES: [i64; 2] = [100, 10_000];
+/// No clock shows more: the year 2286.
+const STAMP_MAX: f64 = 1e10;
 
-/// What is needed to write and to read.
+/// What was there when we joined.
 pub(super) struct Session {
-    pub(super) writers: BTreeMap<Topic, Writer>,
-    pub(super) registry: Registry,
-    /// The last stamps of our topics, of an earlier life.
+    /// The last stamps of our topics, of an earlier run.
     pub(super) stamps: BTreeMap<Topic, f64>,
+    /// The heartbeats and summary states that are read, and from which offset on.
+    pub(super) watched: BTreeMap<Place, i64>,
+    /// Where the commands begin.
+    pub(super) commands: BTreeMap<Place, i64>,
 }
 
 /// Why joining failed.
@@ -53,31 +59,50 @@ impl From<String> for Failure {
     }
 }
 
-/// Does all that is needed once; the consumer then reads the commands from now on.
+/// Does all that is needed once; `watch` then reads what other instances say from now on.
 pub(super) fn join(
     options: &Options,
     index: SalIndex,
     consumer: &BaseConsumer<Context>,
+    watch: &BaseConsumer<Context>,
     context: &Context,
+    schemas: &Schemas,
 ) -> Result<Session, Failure> {
     let metadata = ensure_topics(options, index, consumer, context)?;
-    let mut registry = Registry::new(&options.registry_url);
-    let mut writers = BTreeMap::new();
-    for topic in Topic::all() {
-        let subject = format!("{}-value", topic.kafka_name(&options.topic_subname));
-        match topic {
-            Topic::Command(_) => registry.reader(topic, &subject)?,
-            Topic::Ack | Topic::Event(_) => {
-                writers.insert(topic, registry.writer(topic, &subject)?);
-            }
-        }
-    }
+    schemas.choose()?;
     let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
     // In this order: behind a fetch that waits for more, each question for an end takes half a second.
-    let commands = places.ends_of_what_is_read()?;
-    let stamps = places.last_stamps(index, &mut registry)?;
-    consumer.assign(&commands).map_err(|error| format!("commands cannot be read: {}", code(&error)))?;
-    Ok(Session { writers, registry, stamps })
+    let commands = places.ends(topics_commanded())?;
+    let watched = places.ends(topics_watched())?;
+    let stamps = places.last_stamps(index, &schemas.registry)?;
+    let failed = |error: KafkaError| format!("our topics cannot be read: {}", code(&error));
+    // The commands come later.
+    consumer.unassign().map_err(failed)?;
+    watch.assign(&partition_list(&watched, &options.topic_subname)?).map_err(failed)?;
+    Ok(Session { stamps, watched, commands })
+}
+
+/// The commands from what comes next on.
+pub(super) fn command_places(
+    options: &Options,
+    consumer: &BaseConsumer<Context>,
+) -> Result<BTreeMap<Place, i64>, Failure> {
+    let metadata = look(options, consumer)?;
+    let places = Places { consumer, subname: &options.topic_subname, metadata: &metadata };
+    Ok(places.ends(topics_commanded())?)
+}
+
+/// These partitions from these offsets on, as librdkafka wants them.
+pub(super) fn partition_list(
+    offsets: &BTreeMap<Place, i64>,
+    subname: &str,
+) -> Result<TopicPartitionList, String> {
+    let mut list = TopicPartitionList::new();
+    for ((topic, partition), offset) in offsets {
+        list.add_partition_offset(&topic.kafka_name(subname), *partition, Offset::Offset(*offset))
+            .map_err(|error| code(&error))?;
+    }
+    Ok(list)
 }
 
 /// Creates the topics that are missing.
@@ -143,7 +168,7 @@ fn missing(options: &Options, metadata: &Metadata) -> Vec<(Topic, String)> {
     named.filter(|(_, name)| !ready.contains(name.as_str())).collect()
 }
 
-fn create(
+pub(super) fn create(
     options: &Options,
     index: SalIndex,
     missing: &[(Topic, String)],
@@ -210,13 +235,19 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// The commands, and the heartbeats, of which some may be another instance's.
+/// The commands.
+fn topics_commanded() -> impl Iterator<Item = Topic> {
+    Topic::all().filter(|topic| matches!(topic, Topic::Command(_)))
+}
+
+/// The heartbeats and summary states, of which some may be another instance's.
+fn topics_watched() -> impl Iterator<Item = Topic> {
+    ["heartbeat", "summaryState"].into_iter().map(Topic::Event)
+}
+
+/// All that we read.
 pub(super) fn topics_read() -> impl Iterator<Item = Topic> {
-    Topic::all().filter(|topic| match topic {
-        Topic::Command(_) => true,
-        Topic::Event(name) => *name == "heartbeat",
-        Topic::Ack => false,
-    })
+    topics_commanded().chain(topics_watched())
 }
 
 /// Where messages are.
@@ -253,61 +284,91 @@ impl Places<'_> {
         }
     }
 
-    /// The commands and everybody's heartbeats, from what comes next on.
-    fn ends_of_what_is_read(&self) -> Result<TopicPartitionList, String> {
-        let mut list = TopicPartitionList::new();
-        for topic in topics_read() {
+    /// These topics from what comes next on.
+    fn ends(&self, topics: impl Iterator<Item = Topic>) -> Result<BTreeMap<Place, i64>, String> {
+        let mut ends = BTreeMap::new();
+        for topic in topics {
             for (partition, _, high) in self.watermarks(topic)? {
-                list.add_partition_offset(&topic.kafka_name(self.subname), partition, Offset::Offset(high))
-                    .map_err(|error| code(&error))?;
+                ends.insert((topic, partition), high);
             }
         }
-        Ok(list)
+        Ok(ends)
     }
 
     /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
-    fn last_stamps(&self, index: SalIndex, registry: &mut Registry) -> Result<BTreeMap<Topic, f64>, String> {
-        let mut list = TopicPartitionList::new();
-        let mut ends: BTreeMap<(String, i32), (Topic, i64)> = BTreeMap::new();
+    fn last_stamps(&self, index: SalIndex, registry: &Registry) -> Result<BTreeMap<Topic, f64>, String> {
+        let mut parts = Vec::new();
         for topic in Topic::all().filter(|topic| !matches!(topic, Topic::Command(_))) {
-            let name = topic.kafka_name(self.subname);
-            for (partition, low, high) in self.watermarks(topic)? {
-                if high > low {
-                    let from = Offset::Offset(low.max(high - LAST_MESSAGES));
-                    list.add_partition_offset(&name, partition, from).map_err(|error| code(&error))?;
-                    ends.insert((name.clone(), partition), (topic, high));
-                }
-            }
+            let marks = self.watermarks(topic)?.into_iter();
+            parts.extend(marks.map(|(partition, low, high)| Part { topic, partition, low, high }));
         }
         let mut stamps = BTreeMap::new();
+        let until = Instant::now() + LAST_STAMPS;
+        let mut seen = 0;
+        for depth in LAST_MESSAGES {
+            // A topic is looked at again only if there is more of it, and nothing of ours in what was seen.
+            parts.retain(|part| part.high - part.low > seen && !stamps.contains_key(&part.topic));
+            self.read_stamps(&parts, depth, index, registry, until, &mut stamps)?;
+            seen = depth;
+        }
+        Ok(stamps)
+    }
+
+    /// Adds what the last `depth` messages of these partitions tell.
+    fn read_stamps(
+        &self,
+        parts: &[Part],
+        depth: i64,
+        index: SalIndex,
+        registry: &Registry,
+        until: Instant,
+        stamps: &mut BTreeMap<Topic, f64>,
+    ) -> Result<(), String> {
+        let mut list = TopicPartitionList::new();
+        let mut ends: BTreeMap<(String, i32), &Part> = BTreeMap::new();
+        for part in parts {
+            let name = part.topic.kafka_name(self.subname);
+            let from = Offset::Offset(part.low.max(part.high - depth));
+            list.add_partition_offset(&name, part.partition, from).map_err(|error| code(&error))?;
+            ends.insert((name, part.partition), part);
+        }
         if ends.is_empty() {
-            return Ok(stamps);
+            return Ok(());
         }
         self.consumer
             .assign(&list)
             .map_err(|error| format!("our topics cannot be read: {}", code(&error)))?;
-        let until = Instant::now() + LAST_STAMPS;
         while !ends.is_empty() && Instant::now() < until {
             let Some(Ok(message)) = self.consumer.poll(Duration::from_millis(100)) else { continue };
             let place = (message.topic().to_owned(), message.partition());
-            let Some((topic, high)) = ends.get(&place).copied() else { continue };
-            if let Some(stamp) = message.payload().and_then(|payload| stamp_of(payload, index, registry)) {
-                let newest = stamps.entry(topic).or_insert(stamp);
+            let Some(part) = ends.get(&place) else { continue };
+            if let Some(stamp) =
+                message.payload().and_then(|payload| stamp_of(payload, part.topic, index, registry))
+            {
+                let newest = stamps.entry(part.topic).or_insert(stamp);
                 *newest = newest.max(stamp);
             }
-            if message.offset() + 1 >= high {
+            if message.offset() + 1 >= part.high {
                 ends.remove(&place);
             }
         }
-        Ok(stamps)
+        Ok(())
     }
 }
 
-fn stamp_of(payload: &[u8], index: SalIndex, registry: &mut Registry) -> Option<f64> {
+/// A partition of a topic of ours, and where its messages begin and end.
+struct Part {
+    topic: Topic,
+    partition: i32,
+    low: i64,
+    high: i64,
+}
+
+fn stamp_of(payload: &[u8], topic: Topic, index: SalIndex, registry: &Registry) -> Option<f64> {
     let (id, datum) = unframe(payload).ok()?;
-    let record = Record::read(&*registry.schema(id).ok()?, datum).ok()?;
+    let record = Record::read(&*registry.schema(topic, id).ok()?, datum).ok()?;
     if record.int("salIndex").ok()? != index.number() {
         return None;
     }
-    record.double("private_sndStamp").ok().filter(|stamp| stamp.is_finite())
+    record.double("private_sndStamp").ok().filter(|stamp| (0.0..STAMP_MAX).contains(stamp))
 }

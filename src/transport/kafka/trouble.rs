@@ -18,10 +18,20 @@ pub(super) enum Kind {
     Authentication,
     /// Reading.
     Consumer,
-    /// Reading one topic.
+    /// Reading one topic that we may not.
     Reading,
+    /// Reading one topic, for another reason.
+    Partition,
+    /// Messages that cannot be read.
+    Skipped,
+    /// Making topics again.
+    Deleted,
     /// Writing one topic.
     Topic,
+    /// The schema of one topic that we write.
+    Schema,
+    /// Asking the schema registry, once joined.
+    Registry,
 }
 
 /// The troubles that last.
@@ -49,6 +59,11 @@ impl Troubles {
         } else {
             self.say(Kind::SetUp, "", text);
         }
+    }
+
+    /// What was said already is shown too.
+    pub(super) fn keep(&self, kind: Kind, about: &str, text: &str) {
+        let _ = self.note(kind, about, text, Instant::now());
     }
 
     fn is_known(&self, kinds: &[Kind]) -> bool {

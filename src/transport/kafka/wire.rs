@@ -71,6 +71,13 @@ impl Topic {
         }
     }
 
+    /// Whether a schema is one of this topic, as its record is named; the namespace may be missing.
+    pub(super) fn owns(self, schema: &Schema) -> bool {
+        let Schema::Record(record) = schema else { return false };
+        let namespace = record.name.namespace();
+        record.name.name() == self.sal_name() && namespace.is_none_or(|namespace| namespace == NAMESPACE)
+    }
+
     /// The key of our messages; compaction depends on each of its bytes.
     pub(super) fn key(self, index: SalIndex) -> String {
         let (index, topic) = (index.number(), self.sal_name());
@@ -164,24 +171,49 @@ fn is_plain(schema: &Schema) -> bool {
 }
 
 impl Writer {
-    /// Takes a schema for a topic, when every field that we write is there with our type.
+    /// Takes a schema for a topic, when messages can be written with it: every field of ours is there with a type
+    /// that holds our values exactly, and all others have defaults.
     ///
     /// # Errors
     /// One line: why it does not fit.
     pub fn new(topic: Topic, id: u32, text: &str) -> Result<Self, String> {
         let schema = parse_schema(text)?;
         let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
-        for (name, kind) in PRIVATE.iter().copied().chain(topic.own()) {
-            let Some(field) = record.fields.iter().find(|field| field.name == name) else {
+        if !topic.owns(&schema) {
+            let name = one_line(record.name.as_ref());
+            return Err(format!("it is that of {name}, not of {NAMESPACE}.{}", topic.sal_name()));
+        }
+        let ours: Vec<Column> = PRIVATE.iter().copied().chain(topic.own()).collect();
+        for (name, kind) in &ours {
+            let Some(field) = record.fields.iter().find(|field| field.name == *name) else {
                 return Err(format!("no field {name}"));
             };
-            if !fits(kind, &field.schema) {
+            if !fits(*kind, &field.schema) {
                 return Err(format!("field {name} is not of type {}", kind.avro_name()));
             }
         }
+        let unknown = |name: &str| !ours.iter().any(|(known, _)| *known == name);
+        if let Some(field) = record.fields.iter().find(|f| f.default.is_none() && unknown(&f.name)) {
+            let name = one_line(&field.name);
+            return Err(format!("field {name} is not known to this release and has no default"));
+        }
         let digest = Md5::digest(text.as_bytes());
         let rev_code = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { id, schema, rev_code })
+        let writer = Self { id, schema, rev_code };
+        // A default may still be none of its type.
+        writer
+            .message(&SAMPLE, &topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect())?;
+        Ok(writer)
+    }
+
+    /// Its id in the registry.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// What its id must mean.
+    pub(super) fn schema(&self) -> &Schema {
+        &self.schema
     }
 
     /// A whole message: frame and datum; fields of the schema that we do not know get their defaults.
@@ -212,15 +244,28 @@ impl Writer {
     }
 }
 
-/// Whether a field can hold our values, and reads as the same.
+/// Whether a field can hold each of our values exactly.
 fn fits(kind: FieldType, schema: &Schema) -> bool {
     match kind {
         FieldType::String => matches!(schema, Schema::String),
-        // Both are written with the same bytes.
-        FieldType::Int => matches!(schema, Schema::Int | Schema::Long),
+        // A float has only 24 bits for it.
+        FieldType::Int => matches!(schema, Schema::Int | Schema::Long | Schema::Double),
         FieldType::Boolean => matches!(schema, Schema::Boolean),
-        FieldType::Float => matches!(schema, Schema::Float),
+        FieldType::Float => matches!(schema, Schema::Float | Schema::Double),
         FieldType::Double => matches!(schema, Schema::Double),
+    }
+}
+
+/// For trying a schema.
+const SAMPLE: Header<'_> =
+    Header { index: SalIndex::Latiss, sent: Tai(0.0), seq_num: 1, identity: "OCPS:1", origin: 1 };
+
+fn sample(kind: FieldType) -> Value {
+    match kind {
+        FieldType::String => Value::String(String::new()),
+        FieldType::Int => Value::Int(0),
+        FieldType::Boolean => Value::Boolean(false),
+        FieldType::Float | FieldType::Double => Value::Double(0.0),
     }
 }
 
@@ -287,6 +332,9 @@ impl Record {
         if datum.is_short {
             return Err("it is cut off".to_owned());
         }
+        if !datum.rest.is_empty() {
+            return Err("it has more bytes than its schema says".to_owned());
+        }
         let Avro::Record(fields) = value else { return Err("not a record".to_owned()) };
         Ok(Self(fields))
     }
@@ -304,6 +352,10 @@ impl Record {
             Some(Avro::Int(number)) => Ok(*number),
             Some(Avro::Long(number)) => {
                 i32::try_from(*number).map_err(|_| format!("field {name} has more than 32 bits"))
+            }
+            // As we write it, too, where a newer schema wants that.
+            Some(Avro::Double(number)) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
+                Ok(*number as i32)
             }
             Some(_) => Err(format!("field {name} is not of type int")),
         }

@@ -36,19 +36,19 @@ pub(crate) fn read_message(data: &[u8]) {
 /// A registry that has this schema for everything, and a datum written with it.
 pub(crate) fn read_schema(data: &[u8]) {
     let [schema, datum] = parts::<2>(data);
-    let mut registry = registry(&answer(&String::from_utf8_lossy(schema)));
-    use_registry(&mut registry, datum);
+    let registry = registry(&answer(&String::from_utf8_lossy(schema)));
+    use_registry(&registry, datum);
 }
 
 /// A registry that answers everything with these bytes, and a datum.
 pub(crate) fn read_registry(data: &[u8]) {
     let [bytes, datum] = parts::<2>(data);
-    use_registry(&mut registry(bytes), datum);
+    use_registry(&registry(bytes), datum);
 }
 
 fn registry(bytes: &[u8]) -> Registry {
     let far = FarEnd::new(Script::new(bytes));
-    Registry::with_agent(&"http://me:secret@127.0.0.1:9".into(), |config| far.agent(config))
+    Registry::with_agent(&["http://me:secret@127.0.0.1:9".into()], |config| far.agent(config))
 }
 
 /// The registry's answer to all that is asked.
@@ -59,17 +59,17 @@ fn answer(schema: &str) -> Vec<u8> {
 }
 
 /// Reads a command and then writes an event, each after what joining does for it.
-fn use_registry(registry: &mut Registry, datum: &[u8]) {
+fn use_registry(registry: &Registry, datum: &[u8]) {
     let execute = Topic::Command(CommandName::Execute);
-    if let Err(reason) = registry.reader(execute, "x-value") {
-        check_reason(&reason);
+    if let Err(failure) = registry.reader(execute, "x-value") {
+        check_reason(failure.reason());
     }
     let value = [&[0], ID.to_be_bytes().as_slice(), datum].concat();
     check_taken(execute, take(registry, execute, Some(&value), SalIndex::Latiss));
     // Where the schema does not fit, ours is registered, and has its number from then on.
     match registry.writer(Topic::Event("summaryState"), "x-value") {
         Ok(writer) => write(&writer),
-        Err(reason) => check_reason(&reason),
+        Err(failure) => check_reason(failure.reason()),
     }
 }
 
@@ -92,6 +92,7 @@ fn check_taken(topic: Topic, taken: Result<Option<Taken>, String>) {
             assert!(!matches!(topic, Topic::Command(_)));
             check_reason(&format!("another lives: {identity}"));
         }
+        Ok(Some(Taken::State(_))) => assert_eq!(topic, Topic::Event("summaryState")),
         Ok(None) => {}
         Err(reason) => check_reason(&reason),
     }

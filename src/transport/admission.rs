@@ -1,0 +1,202 @@
+//! Lets commands over Kafka in only while no other instance with our index can be taking them too.
+//!
+//! Another instance listens for [`super::LISTENING`] before it begins, and hears a heartbeat of ours that is in
+//! Kafka by then. So a heartbeat of ours that was read back, with none of another before it, says that we were alone
+//! when it was sent, and that nobody can have begun until [`super::LISTENING`] later. A process that stood still for
+//! longer (a frozen container, a machine that slept) holds the commands that piled up until it has read its next
+//! heartbeat back, and with it all that others wrote meanwhile.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::csc::command::Command;
+use crate::sal::time::Moment;
+
+/// For how long a heartbeat that was read back vouches for us: less than [`super::LISTENING`], more than two beats.
+const VOUCHES: Duration = Duration::from_millis(2500);
+/// Longest wait of a command for a heartbeat that cannot be read back, since its topic is out of reach.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the commands that piled up may take to come: those of another topic come after the heartbeats.
+const YIELDS: Duration = super::LISTENING;
+/// Most commands that wait; the others wait in Kafka.
+const WAITING_MAX: usize = 1024;
+
+/// The commands that wait, and how long others may come in.
+#[derive(Debug, Default)]
+pub struct Admission {
+    /// When our newest heartbeat was sent that was read back.
+    vouched: Option<Moment>,
+    /// When it was last looked at, while commands come in although no heartbeat can be read back.
+    waived: Option<Moment>,
+    /// When another instance was found that began while we stood still: what piled up for us is that one's.
+    yielded: Option<Moment>,
+    waiting: VecDeque<(Moment, Command)>,
+    /// How many commands were for another instance, since that was asked last.
+    foreign: usize,
+}
+
+impl Admission {
+    /// Whether a command may come.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING_MAX
+    }
+
+    /// A command came: it is given back if it may be carried out now; else it waits, or is not for us.
+    pub fn admit(&mut self, command: Command, now: Moment) -> Option<Command> {
+        if self.yielded.is_some_and(|since| since.age(now) < YIELDS) {
+            self.foreign += 1;
+        } else if [self.vouched, self.waived].into_iter().flatten().any(|time| time.age(now) < VOUCHES) {
+            return Some(command);
+        } else {
+            self.waiting.push_back((now, command));
+        }
+        None
+    }
+
+    /// A heartbeat of ours was read back, and all that was written before it; the commands that may now come in.
+    pub fn vouch(&mut self, sent: Moment, now: Moment) -> Vec<Command> {
+        self.waived = None;
+        self.vouched = Some(sent);
+        if sent.age(now) < VOUCHES { self.release() } else { Vec::new() }
+    }
+
+    /// We have begun; commands come in also if no heartbeat was read back.
+    pub fn begin(&mut self, now: Moment) {
+        if self.vouched.is_none() {
+            self.waived = Some(now);
+        }
+    }
+
+    /// Some time has passed; the commands that have waited too long and come in nevertheless.
+    pub fn look(&mut self, now: Moment) -> Vec<Command> {
+        self.waived = self.waived.filter(|last| last.age(now) < VOUCHES).map(|_| now);
+        match self.waiting.front() {
+            Some((since, _)) if since.age(now) >= PATIENCE => {
+                self.waived = Some(now);
+                self.release()
+            }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    /// Another instance lives; what waits is for that one.
+    pub fn yield_to_another(&mut self, now: Moment) {
+        self.waived = None;
+        if self.vouched.is_some_and(|sent| sent.age(now) >= VOUCHES) {
+            self.yielded = Some(now);
+        }
+        self.foreign += self.release().len();
+    }
+
+    /// How many commands were for another instance, since this was asked last.
+    pub fn foreign(&mut self) -> usize {
+        std::mem::take(&mut self.foreign)
+    }
+
+    fn release(&mut self) -> Vec<Command> {
+        self.waiting.drain(..).map(|(_, command)| command).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::csc::command::{Order, Sender, Via};
+    use crate::csc::id::SeqNum;
+    use crate::csc::time::Tai;
+
+    fn command(seq_num: i32) -> Command {
+        let sender = Sender {
+            via: Via::Kafka,
+            identity: "script@host".to_owned(),
+            origin: 7,
+            seq_num: SeqNum(seq_num),
+            sent: Tai(1.0),
+        };
+        Command { sender, order: Order::Enable }
+    }
+
+    fn at(seconds: f64) -> Moment {
+        Moment::new(
+            Duration::from_secs_f64(1000.0 + seconds),
+            SystemTime::UNIX_EPOCH + Duration::from_secs_f64(1e9 + seconds),
+        )
+    }
+
+    fn numbers(commands: &[Command]) -> Vec<i32> {
+        commands.iter().map(|command| command.sender.seq_num.0).collect()
+    }
+
+    #[test]
+    fn commands_come_in_while_a_heartbeat_that_was_read_back_is_young() {
+        let mut admission = Admission::default();
+        assert_eq!(admission.admit(command(1), at(0.0)), None);
+        assert_eq!(numbers(&admission.vouch(at(0.0), at(0.1))), [1]);
+        assert_eq!(admission.admit(command(2), at(2.4)), Some(command(2)));
+        // It stood still; what piled up waits, also when a heartbeat from before that is read back.
+        assert_eq!(admission.admit(command(3), at(8.0)), None);
+        assert_eq!(admission.admit(command(4), at(8.0)), None);
+        assert!(admission.vouch(at(1.0), at(8.1)).is_empty());
+        assert_eq!(numbers(&admission.vouch(at(8.1), at(8.2))), [3, 4]);
+        assert_eq!(admission.admit(command(5), at(8.2)), Some(command(5)));
+    }
+
+    #[test]
+    fn what_piled_up_while_another_instance_began_is_for_that_one() {
+        let mut admission = Admission::default();
+        assert!(admission.vouch(at(0.0), at(0.0)).is_empty());
+        assert_eq!(admission.admit(command(1), at(8.0)), None);
+        admission.yield_to_another(at(8.0));
+        assert!(admission.vouch(at(8.0), at(8.1)).is_empty());
+        // Its topic is read later.
+        assert_eq!(admission.admit(command(2), at(8.2)), None);
+        assert_eq!((admission.foreign(), admission.foreign()), (2, 0));
+        assert!(admission.vouch(at(10.9), at(11.0)).is_empty());
+        assert_eq!(admission.admit(command(3), at(11.0)), Some(command(3)));
+        // One that shows up while we are awake has got nothing of ours.
+        admission.yield_to_another(at(12.0));
+        assert_eq!(admission.admit(command(4), at(12.0)), Some(command(4)));
+    }
+
+    #[test]
+    fn heartbeats_that_cannot_be_read_back_hold_commands_up_for_a_while_only() {
+        let mut admission = Admission::default();
+        assert_eq!(admission.admit(command(1), at(0.0)), None);
+        assert!(admission.look(at(9.9)).is_empty());
+        assert_eq!(numbers(&admission.look(at(10.0))), [1]);
+        // The next ones need not wait again.
+        for second in [11.0, 12.0, 13.0] {
+            assert!(admission.look(at(second)).is_empty());
+        }
+        assert_eq!(admission.admit(command(2), at(13.5)), Some(command(2)));
+        // But after it has stood still they do.
+        assert_eq!(admission.admit(command(3), at(20.0)), None);
+        assert!(admission.look(at(20.0)).is_empty());
+        assert_eq!(admission.admit(command(4), at(20.5)), None);
+    }
+
+    #[test]
+    fn a_start_that_read_no_heartbeat_back_lets_commands_in() {
+        let mut admission = Admission::default();
+        admission.begin(at(0.0));
+        assert_eq!(admission.admit(command(1), at(1.0)), Some(command(1)));
+        assert!(admission.vouch(at(1.0), at(1.1)).is_empty());
+        admission.begin(at(9.0));
+        assert_eq!(admission.admit(command(2), at(9.0)), None);
+    }
+
+    #[test]
+    fn when_many_wait_there_is_no_room_until_they_may_come_in() {
+        let mut admission = Admission::default();
+        for _ in 0..WAITING_MAX {
+            assert!(admission.has_room());
+            assert_eq!(admission.admit(command(1), at(0.0)), None);
+        }
+        assert!(!admission.has_room());
+        assert_eq!(admission.vouch(at(0.0), at(0.1)).len(), WAITING_MAX);
+        assert!(admission.has_room());
+    }
+}
