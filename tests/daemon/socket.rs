@@ -85,6 +85,28 @@ fn an_operator_is_served_also_when_all_places_wait_for_their_commands() {
 }
 
 #[test]
+fn long_parameters_do_not_make_the_list_of_jobs_too_long_to_read() {
+    let (home, daemon) = enabled(LONG);
+    let mut client = daemon.connect();
+    let long = "é".repeat(450_000);
+    for _ in 0..20 {
+        let seq = client.send("execute", &json!({"pipeline": "true.yaml", "data_query": long}));
+        client.job_id(seq);
+    }
+    let check = |jobs: &serde_json::Value| {
+        assert_eq!(jobs.as_array().unwrap().len(), 20);
+        let query = jobs[0]["data_query"].as_str().unwrap();
+        assert_eq!((query.chars().count(), query.chars().last()), (2001, Some('…')));
+    };
+    check(&client.query("jobs"));
+    drop((client, daemon));
+    // The next run reads them from its journal, and the command line shows them.
+    let daemon = home.start(&["1", "--simulate"]);
+    check(&daemon.connect().query("jobs"));
+    assert_eq!(home.client(&["jobs"]).code, Some(0));
+}
+
+#[test]
 fn a_crowd_that_asks_for_all_jobs_does_not_hold_up_the_heart() {
     const JOBS: usize = 1000;
     let (home, daemon) = enabled("[simulation]\nmean_duration_s = 0\nsigma_s = 0\n");
