@@ -230,6 +230,7 @@ pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
 
 impl Setup {
     /// What is wrong although all settings are there.
+    #[cfg_attr(not(feature = "redis"), allow(unused_variables, reason = "only Redis asks the environment"))]
     fn problems(&self, args: &RunArgs, env: Env<'_>) -> Vec<String> {
         let mut problems = Vec::new();
         if let Candidates::Named(path) = &self.socket {
