@@ -45,7 +45,8 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
-	$(CARGO) test --locked $(features)
+	@# What features change, and the program as it is installed; the rest is the same in both builds.
+	$(CARGO) test --locked $(features) --lib --bins --test cli --test daemon --test kafka --test redis --test uws
 
 # Runs by `make simulate`.
 SEEDS ?= 10000
