@@ -7,6 +7,7 @@ use crate::url::Url;
 
 use super::event::{ErrorCode, LogLevel};
 use super::job::Stage;
+use super::notice::Notices;
 use super::remove::Removal;
 use super::request::{Answer, Contact, FailureKind};
 use super::time::Tai;
@@ -34,6 +35,8 @@ pub(super) struct Health {
     last_believed: Option<Duration>,
     /// When it last gave one after it had given none for long.
     restored: Duration,
+    /// What the log says of it.
+    pub(super) notices: Notices,
 }
 
 /// Something that went wrong with a request.
@@ -49,6 +52,16 @@ impl Health {
     fn was_believed_within(&self, time: Duration, now: Duration) -> bool {
         self.last_believed.is_some_and(|believed| now.saturating_sub(believed) < time)
     }
+
+    /// For how long it has been silent.
+    pub(super) fn silent_for(&self, now: Duration) -> Option<Duration> {
+        self.silent_since.map(|since| now.saturating_sub(since))
+    }
+
+    /// The last thing that went wrong.
+    pub(super) fn last_reason(&self) -> &str {
+        self.last_problem.as_ref().map_or("no answer", |problem| &problem.reason)
+    }
 }
 
 impl Csc {
@@ -58,6 +71,7 @@ impl Csc {
         match answer {
             Answer::Failed(failure) => {
                 self.counters.failed_requests += 1;
+                self.count_failure(&url);
                 let health = self.services.entry(url.clone()).or_default();
                 health.last_problem =
                     Some(Problem { reason: failure.reason.clone(), at: now, tai: self.now.tai });
@@ -85,8 +99,9 @@ impl Csc {
                         health.known = true;
                         if health.silent_since.is_none() {
                             health.silent_since = Some(now);
-                            let reason = &failure.reason;
-                            self.log(LogLevel::Warning, format!("no contact with the service: {reason}"));
+                            self.count_loss(&url);
+                            let line = format!("no contact with the service: {}", failure.reason);
+                            self.log_of_service(&url, LogLevel::Warning, line);
                         }
                         self.note_silence(&url, asked);
                     }
@@ -113,10 +128,8 @@ impl Csc {
         (health.probed, health.faulted) = (false, false);
         let now = self.now.mono;
         let silent_for = now.saturating_sub(since);
-        self.log(
-            LogLevel::Info,
-            format!("the service answers again after {:.1} s", silent_for.as_secs_f64()),
-        );
+        let line = format!("the service answers again after {:.1} s", silent_for.as_secs_f64());
+        self.log_of_service(url, LogLevel::Info, line);
         // What had backed off need not wait any longer; spread over one poll interval.
         let Self { jobs, rng, .. } = self;
         for job in jobs.values_mut().filter(|job| job.url == *url) {
@@ -174,7 +187,7 @@ impl Csc {
         }
         let Some(health) = self.services.get_mut(url) else { return };
         health.faulted = true;
-        let last = health.last_problem.as_ref().map_or("no answer", |problem| &problem.reason);
+        let last = health.last_reason();
         let limit = self.settings.outage_limit.as_secs_f64();
         let report = format!("cannot contact the execution service for {limit} s: {last}");
         self.fault(ErrorCode::Unreachable, report);
@@ -229,7 +242,7 @@ impl Csc {
         };
         report::Service {
             asked: health.is_some_and(|health| health.known),
-            silent_for: health.and_then(|health| health.silent_since).map(|since| now.saturating_sub(since)),
+            silent_for: health.and_then(|health| health.silent_for(now)),
             last_problem: health.and_then(|health| health.last_problem.as_ref()).map(|problem| {
                 report::Problem {
                     reason: problem.reason.clone(),

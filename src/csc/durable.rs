@@ -181,7 +181,8 @@ impl Csc {
         }
     }
 
-    /// A disk that hangs fails like one that is full.
+    /// A disk that hangs fails like one that is full. Only a tick decides that, before which all that the journal has
+    /// said was heard: in a turn that comes late, its words may still wait behind others.
     pub(super) fn check_records(&mut self) {
         let now = self.now.mono;
         let jobs = self.jobs.values().filter_map(Job::recorded_by);

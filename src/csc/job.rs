@@ -40,6 +40,8 @@ pub(super) struct Job {
     pub(super) reminder: Option<Duration>,
     /// The last thing that went wrong with it, until something goes right.
     pub(super) problem: Option<String>,
+    /// Whether the log has a line of something that went wrong with it, since its submission or since it exists.
+    pub(super) trouble_logged: bool,
 }
 
 /// Where a job is in its life.
@@ -238,6 +240,8 @@ pub(super) struct Watch {
     pub(super) url: Url,
     pub(super) poll_interval: Duration,
     pub(super) poll: Poll,
+    /// Whether the log has a line of something that went wrong with it.
+    pub(super) trouble_logged: bool,
 }
 
 impl Watch {

@@ -315,7 +315,12 @@ impl Csc {
             (lookup.not_before, lookup.not_routinely_before) = (again, again);
             lookup.next = again;
         }
-        self.log(LogLevel::Warning, format!("look-up by run id: {failure}"));
+        match failure.contact {
+            Contact::Answered if failures == 1 => {
+                self.log_of_service(url, LogLevel::Warning, format!("look-up by run id: {failure}"));
+            }
+            Contact::Answered | Contact::Silent => self.leave_out(url),
+        }
         // Perhaps they are answered one by one.
         self.ask_missing_again(url, list.ticket, again);
         let was_asked = (failure.kind, failure.contact) != (FailureKind::NotSent, Contact::Answered);

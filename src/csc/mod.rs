@@ -10,7 +10,7 @@
 //!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
 //!   `push`: what Rapid Analysis has in the place of jobs;
 //! * [`record`], `durable`: what outlives the process; `recover`: what becomes of it in the next life;
-//!   `contact`: whether a service lives; `probe`: how that is known of one that is idle; `pause`: times in which the
+//!   `contact`: whether a service lives; `notice`: what the log says of it; `probe`: how that is known of one that is idle; `pause`: times in which the
 //!   process stood still; `seen`: commands that came twice.
 
 pub mod command;
@@ -20,6 +20,7 @@ pub mod event;
 pub mod id;
 mod job;
 mod lookup;
+mod notice;
 mod pause;
 mod probe;
 mod push;
@@ -112,7 +113,8 @@ pub enum Input {
     Command(Command),
     /// A back-end request ended.
     Outcome(Outcome),
-    /// The time that [`Csc::next_deadline`] asked for has come (or any other time: it does no harm).
+    /// The time that [`Csc::next_deadline`] asked for has come (or any other time: it does no harm). All that the
+    /// journal has said was handed over before.
     Tick,
     /// The configuration asked for was read, or why not.
     Configuration(Result<Configuration, String>),
@@ -397,6 +399,7 @@ impl Csc {
             .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
             .chain(self.outage_due())
             .chain(self.probe_due())
+            .chain(self.notices_due())
             .chain(self.pushes.due());
         for time in due {
             deadline = deadline.min(time);
@@ -499,6 +502,9 @@ impl Csc {
             let beats = u32::try_from(late.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
             self.next_heartbeat += HEARTBEAT.saturating_mul(beats);
         }
+        if self.life == Life::Serving {
+            self.check_records();
+        }
         self.advance();
     }
 
@@ -508,13 +514,13 @@ impl Csc {
             return;
         }
         self.check_outage();
-        self.check_records();
         self.advance_jobs();
         self.advance_watches();
         self.advance_removals();
         self.advance_lookups();
         self.advance_pushes();
         self.advance_probe();
+        self.advance_notices();
     }
 
     fn set_log_level(&mut self, level: i32) {

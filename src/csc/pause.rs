@@ -22,6 +22,8 @@ impl Csc {
         let line =
             format!("the process stood still for {:.1} s: nothing is given up for that", pause.as_secs_f64());
         self.log(LogLevel::Warning, line);
+        // What comes before the next tick does not come after another pause. The beat is kept.
+        self.next_heartbeat += Duration::from_secs(pause.as_secs());
         self.forgive_services(pause);
         self.forgive_lookups(pause);
         for job in self.jobs.values_mut() {

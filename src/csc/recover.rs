@@ -130,6 +130,7 @@ impl Csc {
             missing_prereqs: Vec::new(),
             reminder: None,
             problem: None,
+            trouble_logged: false,
         };
         self.jobs.insert(*key, job);
         match job_id {
@@ -251,6 +252,7 @@ impl Csc {
             missing_prereqs: Vec::new(),
             reminder: None,
             problem: None,
+            trouble_logged: false,
         };
         self.jobs.insert(key, job);
         self.job_ids.insert(job_id.clone(), key);

@@ -61,6 +61,7 @@ impl Csc {
             missing_prereqs: Vec::new(),
             reminder: None,
             problem: None,
+            trouble_logged: false,
         };
         let (submission, url) = (job.submission.clone(), job.url.clone());
         let poll_interval = job.poll_interval;
@@ -87,8 +88,12 @@ impl Csc {
         for job_id in prereqs {
             // One of our own tells by itself when it ends; one that has ended already is looked up.
             if !self.job_ids.contains_key(&job_id) {
-                let watch = Watch { url: url.clone(), poll_interval, poll: Poll::new(now, now) };
-                self.watches.entry(job_id).or_insert(watch);
+                self.watches.entry(job_id).or_insert_with(|| Watch {
+                    url: url.clone(),
+                    poll_interval,
+                    poll: Poll::new(now, now),
+                    trouble_logged: false,
+                });
             }
         }
         self.submit_if_ready(key);
@@ -215,7 +220,7 @@ impl Csc {
     }
 
     fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
-        self.log(LogLevel::Warning, format!("submission of {}: {failure}", self.name_of(key)));
+        self.log_trouble(key, format!("submission of {}: {failure}", self.name_of(key)));
         match failure.kind {
             FailureKind::NotSent => self.pause(key, failure.reason),
             FailureKind::Refused => {
@@ -293,7 +298,7 @@ impl Csc {
             let reason = job.problem.clone().unwrap_or_default();
             return self.give_up(key, reason);
         }
-        self.log(LogLevel::Info, format!("no job of run {} was found: sending again", self.name_of(key)));
+        self.log_trouble(key, format!("no job of run {} was found: sending again", self.name_of(key)));
         self.send(key);
     }
 
@@ -329,7 +334,7 @@ impl Csc {
         let holder = self.job_ids.get(&job_id).copied().or_else(|| self.untold_end_of(&job_id));
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &job.stage else { return };
-        let resent = submitting.doubtful;
+        let (resent, attempts) = (submitting.doubtful, submitting.attempts);
         if let Some(holder) = holder.filter(|holder| *holder != key) {
             // Two jobs cannot have one id: the service lies, or the answer was of another job.
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
@@ -340,12 +345,13 @@ impl Csc {
         let untold = Some(Untold { until: now + RECORDING_MAX, status });
         job.stage = Stage::Running(Running { job_id: job_id.clone(), poll, untold });
         job.phase = phase;
-        job.problem = None;
+        (job.problem, job.trouble_logged) = (None, false);
         let (run_id, url) = (job.run_id().clone(), job.url.clone());
         self.counters.submitted += 1;
         self.job_ids.insert(job_id.clone(), key);
         self.journal(Record::Created { key, job_id: job_id.clone() });
-        self.log(LogLevel::Info, format!("run {run_id} is job {job_id}"));
+        let more = if attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
+        self.log(LogLevel::Info, format!("run {run_id} is job {job_id}{more}"));
         // An earlier attempt may still come to life; a gateway may have repeated the one that was answered.
         let time = if resent { SUSPECT_FOR } else { self.settings.settle_time };
         self.suspect(time, key, run_id, url, Some(job_id.clone()));
@@ -392,6 +398,14 @@ impl Csc {
         }
         let ack = Ack::Failed { reason: reason.clone() };
         self.close(key, job, End { at: self.now.tai, result: None, ack, problem: Some(reason) }, None);
+    }
+
+    /// The first thing that goes wrong with a job is logged; the last is its problem, which `ocps jobs` shows.
+    pub(super) fn log_trouble(&mut self, key: EntryKey, line: String) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        if !std::mem::replace(&mut job.trouble_logged, true) {
+            self.log(LogLevel::Warning, line);
+        }
     }
 
     /// A job's name in the log.

@@ -10,7 +10,7 @@ use super::id::{EntryKey, JobId};
 use super::job::{Absence, Ended, Job, Poll, PollStep, Running, Stage};
 use super::record::End;
 use super::report::JobOutcome;
-use super::request::{Action, Answer, Failure, JobStatus, Ticket};
+use super::request::{Action, Answer, Contact, Failure, JobStatus, Ticket};
 use super::{Asked, Csc, HISTORY_MAX, REMINDER};
 
 /// How a job ended.
@@ -94,15 +94,12 @@ impl Csc {
     /// asked again, and then the list decides.
     fn note_absence(&mut self, key: EntryKey) {
         let (now, after) = (self.now.mono, Ticket(self.last_ticket));
-        let name = self.name_of(key);
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let url = job.url.clone();
         let Stage::Running(running) = &mut job.stage else { return };
+        job.problem = Some("the service says that there is no such job: it is asked again".to_owned());
         match running.poll.absent(now, after) {
-            Absence::Again => {
-                let line = format!("the service does not know run {name} any more: asking again");
-                self.log(LogLevel::Warning, line);
-            }
+            Absence::Again => {}
             Absence::Listed => self.look_soon(url),
             Absence::Certain => self.lose(key),
         }
@@ -122,7 +119,7 @@ impl Csc {
             running.poll = Poll::seen(now, now + interval);
             let line =
                 format!("run {name} is in the service's list although it says that there is no such job");
-            self.log(LogLevel::Warning, line);
+            self.log_trouble(key, line);
         } else {
             self.lose(key);
         }
@@ -179,8 +176,11 @@ impl Csc {
             let reason = format!("no believable answer about it for a day: {}", failure.reason);
             return self.finish(key, Ending::Vanished { reason });
         }
-        if misses == 1 {
-            self.log(LogLevel::Warning, format!("poll of run {}: {failure}", self.name_of(key)));
+        match failure.contact {
+            Contact::Answered => {
+                self.log_trouble(key, format!("poll of run {}: {failure}", self.name_of(key)))
+            }
+            Contact::Silent => self.leave_out(&job.url.clone()),
         }
         let next = now + self.backoff(interval, misses - 1);
         let Some(job) = self.jobs.get_mut(&key) else { return };
@@ -315,12 +315,17 @@ impl Csc {
             self.log(LogLevel::Error, format!("gave up waiting for prerequisite job {job_id}: {failure}"));
             return self.prerequisite_ended(job_id);
         }
-        if misses == 1 {
-            self.log(LogLevel::Warning, format!("prerequisite job {job_id}: {failure}"));
+        match failure.contact {
+            Contact::Answered if !watch.trouble_logged => {
+                self.log(LogLevel::Warning, format!("prerequisite job {job_id}: {failure}"));
+            }
+            Contact::Answered => {}
+            Contact::Silent => self.leave_out(&watch.url.clone()),
         }
         let next: Duration = self.now.mono + self.backoff(interval, misses - 1);
         if let Some(watch) = self.watches.get_mut(job_id) {
             watch.poll.misses = misses;
+            watch.trouble_logged |= failure.contact == Contact::Answered;
             watch.poll.step = PollStep::Due(next);
         }
     }
@@ -347,7 +352,7 @@ fn reason_of(phase: Phase) -> Option<String> {
 pub(super) fn out_of_place() -> Failure {
     Failure {
         kind: super::request::FailureKind::Wrong,
-        contact: super::request::Contact::Answered,
+        contact: Contact::Answered,
         reason: "the back-end answered out of place".to_owned(),
     }
 }

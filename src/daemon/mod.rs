@@ -259,6 +259,9 @@ impl Daemon {
                 }
             }
             if !self.over && !ticked && Instant::now() >= deadline {
+                while let Some(report) = sources.report() {
+                    self.handle(report);
+                }
                 self.handle(Event::Tick);
                 ticked = true;
             }

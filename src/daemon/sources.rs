@@ -90,8 +90,16 @@ pub(super) struct Closed {
 }
 
 impl Sources {
+    /// What the journal has said; a tick comes after it, since it decides that the journal does not answer.
+    pub(super) fn report(&self) -> Option<Event> {
+        self.journal.try_recv().ok().map(Event::Journal)
+    }
+
     /// What happens within `patience`.
     pub(super) fn next(&self, closed: Closed, patience: Duration) -> Option<Event> {
+        if let Some(report) = self.report() {
+            return Some(report);
+        }
         let (nobody, nothing) = (never(), never());
         let clients = if closed.clients { &nobody } else { &self.clients };
         let commands = if closed.commands { &nothing } else { &self.commands };
@@ -157,6 +165,30 @@ pub(super) fn dead_channel() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tick_comes_after_what_the_journal_has_said() {
+        let (tick, ticks) = bounded(1);
+        let (report, journal) = bounded(100);
+        let sources = Sources {
+            clients: never(),
+            outcomes: never(),
+            configuration: never(),
+            kafka: never(),
+            journal,
+            logs: never(),
+            signals: never(),
+            ticks,
+            commands: never(),
+        };
+        tick.send(Tick).unwrap();
+        for _ in 0..100 {
+            report.send(Report::Back).unwrap();
+        }
+        let next = || sources.next(Closed { clients: false, commands: false }, Duration::ZERO).unwrap();
+        assert!((0..100).all(|_| matches!(next(), Event::Journal(_))));
+        assert!(matches!(next(), Event::Tick));
+    }
 
     #[test]
     fn a_second_sigterm_is_impatience_only_some_seconds_later_and_a_second_ctrl_c_at_once() {

@@ -10,6 +10,7 @@ mod found;
 mod joining;
 mod limits;
 mod lookups;
+mod noise;
 mod prerequisites;
 mod random;
 mod records;

@@ -1,5 +1,7 @@
 //! What is journaled, and what happens when it cannot be.
 
+use std::time::Duration;
+
 use ocps::csc::event::{Ack, ErrorCode, Phase};
 use ocps::csc::id::EntryKey;
 use ocps::csc::record::{Awaited, Owed, Receipt, Record};
@@ -277,4 +279,42 @@ fn a_pause_of_the_process_is_no_fault_of_the_disk() {
     world.journal_all();
     assert_eq!(world.csc.state().name(), "ENABLED");
     world.expect(&["journal", "PUT 1"]);
+}
+
+#[test]
+fn what_the_journal_has_said_counts_although_it_is_heard_late() {
+    let mut world = World::enabled();
+    world.journal_at_once = false;
+    for _ in 0..3 {
+        world.send(execute(""));
+    }
+    world.expect(&["journal", "journal", "journal"]);
+    // A tick comes late: all are durable, and that is heard of one after the other.
+    world.run_until(Duration::from_millis(9900));
+    world.now += secs(1);
+    for _ in 0..3 {
+        let record = world.unjournaled.remove(0);
+        world.input(Input::Journaled(record));
+    }
+    world.tick();
+    world.expect(&["PUT 1", "PUT 2", "PUT 3"]);
+    assert_eq!(world.csc.state(), SummaryState::Enabled);
+}
+
+#[test]
+fn a_pause_is_noticed_once_whatever_comes_first_after_it() {
+    let mut world = World::enabled();
+    world.journal_at_once = false;
+    world.send(execute(""));
+    world.run_for(secs(5));
+    world.now += secs(60);
+    for _ in 0..5 {
+        world.input(Input::LogLevel(20));
+    }
+    world.tick();
+    let pauses = world.logged.iter().filter(|(_, line)| line.starts_with("the process stood still"));
+    assert_eq!(pauses.count(), 1);
+    // What is left of the ten seconds is not multiplied either.
+    world.run_for(secs(7));
+    assert_eq!(world.csc.state(), SummaryState::Fault);
 }

@@ -45,7 +45,7 @@ confined() { grep -vE '^(Exec|Type|Restart|Watchdog|RuntimeDirectory|StateDirect
 fresh() {
   local unit
   for unit in ocps ocps@2 ocps@3 uws; do systemctl stop $unit; systemctl reset-failed $unit; done >/dev/null 2>&1
-  rm -rf /etc/systemd/system/ocps{,@,@2}.service.d /etc/ocps-{2,3} /etc/ocps/ocps.env /etc/credstore
+  rm -rf /etc/systemd/system/ocps{,@,@2}.service.d /etc/ocps-{2,3} /etc/ocps/ocps.env /etc/credstore /var/lib/ocps{,-2,-3}/*
   printf 'index = 1\n[simulation]\nmean_duration_s = %s\nsigma_s = 0\n' "${SECONDS_OF_JOB:-600}" > /etc/ocps/ocps.toml
   printf 'url: http://localhost:8910/api/v1\npoll_interval: 0.5\n' > /etc/ocps/OCPS/v4/_init.yaml
   flags ocps "$@"
