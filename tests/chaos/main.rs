@@ -299,11 +299,11 @@ fn subscribe(daemon: &Daemon) -> Client {
 }
 
 /// Kills and seed of this run.
-fn plan() -> (u32, u64) {
+fn plan(test: &str) -> (u32, u64) {
     let number = |name: &str| env::var(name).ok().map(|value| value.parse::<u64>().unwrap());
     let kills = number("OCPS_KILLS").map_or(KILLS, |kills| u32::try_from(kills).unwrap());
     let seed = number("OCPS_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
-    println!("OCPS_SEED={seed}");
+    println!("{test}: OCPS_SEED={seed}");
     (kills, seed)
 }
 
@@ -334,7 +334,7 @@ fn kill_again_and_again(
 
 #[test]
 fn killed_at_any_moment_it_loses_and_doubles_nothing() {
-    let (kills, seed) = plan();
+    let (kills, seed) = plan("without a gateway");
     let service = service(0.3);
     let home = Home::for_service(&service.url(), 0.1, TOML);
     let world = World { rng: fastrand::Rng::with_seed(seed), ..World::default() };
@@ -343,7 +343,7 @@ fn killed_at_any_moment_it_loses_and_doubles_nothing() {
 
 #[test]
 fn killed_behind_a_gateway_it_loses_nothing_and_no_double_runs_to_its_end() {
-    let (kills, seed) = plan();
+    let (kills, seed) = plan("behind a gateway");
     let service = service(LONG_JOB);
     let gateway = Gateway::start(service.address(), seed);
     let url = service.url().replace(&service.address().to_string(), &gateway.address().to_string());
