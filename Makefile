@@ -57,7 +57,7 @@ simulate: ## run the core and the journal SEEDS times [10000] with faults and cr
 # Kills by `make chaos`; SEED=n goes the way of that seed.
 KILLS ?= 1000
 
-chaos: ## kill the real daemon KILLS times [1000] while jobs run, and count what is lost or doubled
+chaos: ## kill the real daemon KILLS times [1000] while jobs run, also behind a bad gateway, and count what is lost or doubled
 	OCPS_KILLS=$(KILLS) $(if $(SEED),OCPS_SEED=$(SEED)) $(CARGO) test --locked --no-default-features --test chaos -- --nocapture
 
 test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java)

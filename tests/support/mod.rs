@@ -7,6 +7,7 @@
 )]
 #![allow(clippy::panic, clippy::wildcard_enum_match_arm, reason = "test code: a failure ends the test")]
 
+pub mod gateway;
 pub mod http;
 pub mod port;
 pub mod uws_fault;

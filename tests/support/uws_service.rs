@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -97,6 +97,8 @@ struct State {
     jobs: BTreeMap<String, Job>,
     /// Gone jobs whose files cannot be removed.
     stuck: BTreeSet<String>,
+    /// Removed jobs, and the phase in which each was then.
+    removed: Vec<(Job, &'static str)>,
     faults: Vec<Fault>,
     counters: Counters,
     puts: Vec<Value>,
@@ -156,6 +158,10 @@ impl UwsService {
         format!("http://{}{}", self.server.address(), self.inner.options.base)
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
     /// Lets something go wrong; the oldest fault that fits a request takes it.
     pub fn inject(&self, fault: Fault) {
         self.inner.lock().faults.push(fault);
@@ -164,6 +170,11 @@ impl UwsService {
     /// The jobs that there are.
     pub fn jobs(&self) -> Vec<Job> {
         self.inner.lock().jobs.values().cloned().collect()
+    }
+
+    /// The jobs that were removed, and the phase in which each was then.
+    pub fn removed(&self) -> Vec<(Job, &'static str)> {
+        self.inner.lock().removed.clone()
     }
 
     pub fn counters(&self) -> Counters {
@@ -618,7 +629,10 @@ impl Inner {
             job.files_removed = true;
             return Answer::new(500, HTML, cluster_refusal(500, "Internal Server Error", "delete refused"));
         }
-        state.jobs.remove(id);
+        if let Some(job) = state.jobs.remove(id) {
+            let phase = job.phase(now());
+            state.removed.push((job, phase));
+        }
         self.save(&state);
         if matches!(fault, Some(What::Stuck)) {
             state.stuck.insert(id.to_owned());
