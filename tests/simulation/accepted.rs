@@ -47,6 +47,11 @@ pub(crate) struct Accepted {
     pub(crate) is_found: bool,
 }
 
+/// Whether a job is named by its run.
+pub(crate) fn is_same(name: &JobId, run_id: &RunId) -> bool {
+    name.as_str() == run_id.as_str()
+}
+
 /// For how long extra jobs are looked for, in each life anew.
 pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 
@@ -159,10 +164,13 @@ impl Accepted {
         }
     }
 
-    pub(crate) fn aborts(&self, id: &JobId) -> bool {
+    /// Whether it aborts this job, by its id or by that of its run.
+    pub(crate) fn aborts(&self, id: &JobId, run_id: Option<&RunId>) -> bool {
         match &self.entry.work {
             Work::Execute { .. } => false,
-            Work::Abort { job_id, .. } => job_id == id,
+            Work::Abort { job_id: name, .. } => {
+                name == id || run_id.is_some_and(|run_id| is_same(name, run_id))
+            }
         }
     }
 
