@@ -335,6 +335,8 @@ impl Rules {
         effects: &[Effect],
     ) {
         self.counts.commands += 1;
+        // Many may have come while the process stood still: they are no unrest of the core's.
+        self.turns.1 = self.turns.1.saturating_sub(1);
         if was_repeated {
             self.counts.repeated += 1;
             let silent = effects.iter().all(|effect| matches!(effect, Effect::Log(..)));
@@ -602,7 +604,12 @@ impl Rules {
                 let is_elsewhere =
                     |other: &Accepted| other.aborts(job_id, None) && other.url() != command.url();
                 let is_shared = self.commands.values().any(is_elsewhere);
-                let there = job(job_id).filter(|job| job.is_listed(now) && !is_shared);
+                // Its id was guessed, and it came to be after the service was asked; we do not know of it yet.
+                let is_known = |job: &Job| {
+                    let mut created = self.commands.values().filter_map(|other| other.created.as_ref());
+                    created.any(|(created, _)| *created == job.id) || job.visible_for(now) > LIST_MAX
+                };
+                let there = job(job_id).filter(|job| job.is_listed(now) && is_known(job) && !is_shared);
                 assert!(there.is_none(), "{job_id} is there, but is said to be aborted");
                 // One that was forgotten when it was named was not known then.
                 let of_run = self.commands.values().find(|other| {
@@ -671,8 +678,11 @@ impl Rules {
         let service = &services[service_at(command.url())];
         for job in command.prereqs().iter().filter_map(|id| service.job(id)) {
             let runs_on = job.is_running(now) && job.visible_for(now) > LIST_MAX;
-            // The abort of a job of that name at another service counts too.
+            // What becomes of a job of that name at another service counts too: its abort, or that it is not there.
+            let is_elsewhere =
+                |other: &Accepted| other.url() != command.url() && other.prereqs().contains(&job.id);
             let is_excused = excuses::is_lied_about(services, job.id.as_str())
+                || self.commands.values().any(is_elsewhere)
                 || self.commands.values().any(|other| aborts(other, job));
             assert!(!runs_on || is_excused, "{run_id} is sent although {} has not ended", job.id);
         }
