@@ -96,6 +96,8 @@ pub(crate) struct Rules {
     forgotten: HashSet<RunId>,
     /// Runs of ours that the service's list shows, when it is searched for those that are forgotten.
     searched: Vec<ListedJob>,
+    /// How many of them could be followed when it was.
+    room: usize,
     pub(crate) sending: Sending,
     seen: HashMap<i32, Seen>,
     /// Final acks of commands that were answered at once, in this life.
@@ -129,6 +131,7 @@ impl Rules {
             is_search_owed: true,
             forgotten: HashSet::new(),
             searched: Vec::new(),
+            room: 0,
             sending: Sending::new(settle_time),
             seen: HashMap::new(),
             answered: HashSet::new(),
@@ -278,11 +281,12 @@ impl Rules {
 
     /// One of each run that the list showed when it was searched, unless it is being aborted.
     fn all_are_followed(&mut self) {
-        let unfinished = self.commands.values().filter(|command| !command.is_over).count();
+        let is_found = |job: &&ListedJob| self.of_run(&job.run_id).is_some_and(|command| command.is_found);
+        let is_full = self.searched.iter().filter(is_found).count() >= self.room;
         for ListedJob { run_id, job_id } in std::mem::take(&mut self.searched) {
             let is_followed = self.of_run(&run_id).is_some_and(|command| command.is_durable);
             let is_aborted = self.commands.values().any(|command| command.aborts(&job_id, Some(&run_id)));
-            assert!(is_followed || is_aborted || unfinished >= self.max_jobs, "nobody follows run {run_id}");
+            assert!(is_followed || is_aborted || is_full, "nobody follows run {run_id}");
         }
     }
 
@@ -540,7 +544,10 @@ impl Rules {
                 let until = self.command(*key).suspected;
                 assert!(until.is_some_and(|until| until <= now), "not looked for any more: {key:?}");
             }
-            Record::Searched => {}
+            Record::Searched => {
+                let unfinished = self.commands.values().filter(|command| !command.is_over).count();
+                self.room = self.max_jobs.saturating_sub(unfinished);
+            }
             Record::Ended { key, end } => self.ended(now, *key, end, services),
             Record::Seen { .. } | Record::State { .. } => {}
             Record::Said(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
