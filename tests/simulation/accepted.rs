@@ -13,7 +13,8 @@ use super::plan::secs;
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     pub(crate) entry: Entry,
-    /// In which it was accepted.
+    /// When it was accepted, and in which life.
+    pub(crate) accepted: Duration,
     pub(crate) life: u32,
     pub(crate) is_durable: bool,
     /// Whether this life knows that it has ended.
@@ -52,6 +53,8 @@ pub(crate) fn is_same(name: &JobId, run_id: &RunId) -> bool {
     name.as_str() == run_id.as_str()
 }
 
+/// How long a command may wait for its record to be durable.
+pub(crate) const RECORDING_MAX: Duration = secs(10);
 /// For how long extra jobs are looked for, in each life anew.
 pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 
@@ -66,13 +69,14 @@ pub(crate) struct Ending {
 }
 
 impl Accepted {
-    pub(crate) fn new(entry: &Entry, life: u32, recorded_by: Duration) -> Self {
+    pub(crate) fn new(entry: &Entry, life: u32, now: Duration) -> Self {
         Self {
             entry: entry.clone(),
+            accepted: now,
             life,
             is_durable: false,
             is_over: false,
-            recorded_by: Some(recorded_by),
+            recorded_by: Some(now + RECORDING_MAX),
             created: None,
             told_by: None,
             forgotten: BTreeSet::new(),

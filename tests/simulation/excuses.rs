@@ -75,6 +75,9 @@ pub(crate) fn other_end<'a>(
         (Some(before), None) if is_failure(&new.ack) && command.forgotten.contains(before) => {
             Some("its job was forgotten, and not found for too long")
         }
+        (Some(before), None) if new.ack == Ack::Aborted && command.forgotten.contains(before) => {
+            Some("its job was forgotten, and its run was aborted before it was found")
+        }
         (Some(before), Some(after)) if before == after && is_unknown(new) => {
             let job = services.iter().find_map(|service| service.job(before));
             job.is_some_and(|job| !job.is_alive(now)).then_some("its job is not at the service any more")

@@ -13,14 +13,12 @@ use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
 use ocps::url::Url;
 
-use super::accepted::{Accepted, SUSPECT_FOR, is_same};
+use super::accepted::{Accepted, RECORDING_MAX, SUSPECT_FOR, is_same};
 use super::excuses;
 use super::plan::{Plan, millis, secs};
 use super::sending::Sending;
 use super::service::{Job, Service, run_of, service_at};
 
-/// How long a command may wait for its record to be durable.
-const RECORDING_MAX: Duration = Duration::from_secs(10);
 /// For how long a command must be known again.
 const SEEN_FOR: Duration = Duration::from_secs(3500);
 /// Longest time from a list's making to its answer.
@@ -556,7 +554,7 @@ impl Rules {
 
     fn accepted(&mut self, now: Duration, entry: &Entry) {
         self.counts.accepted += 1;
-        let mut command = Accepted::new(entry, self.life, now + RECORDING_MAX);
+        let mut command = Accepted::new(entry, self.life, now);
         if let Some(run_id) = command.run_id() {
             assert!(self.runs.insert(run_id.clone(), entry.key).is_none(), "{run_id} is not new");
             if self.forgotten.remove(run_id) {
@@ -684,7 +682,8 @@ impl Rules {
         let command = &self.commands[&self.runs[run_id]];
         let service = &services[service_at(command.url())];
         for job in command.prereqs().iter().filter_map(|id| service.job(id)) {
-            let runs_on = job.is_running(now) && job.visible_for(now) > LIST_MAX;
+            // One that came to be later was guessed: it may not have been there when it was asked for.
+            let runs_on = job.is_running(now) && job.visible <= command.accepted;
             // What becomes of a job of that name at another service counts too: its abort, or that it is not there.
             let is_elsewhere =
                 |other: &Accepted| other.url() != command.url() && other.prereqs().contains(&job.id);
