@@ -389,7 +389,7 @@ impl Csc {
             if self.watches.get(job_id).is_some_and(|watch| watch.url == *url) {
                 self.prerequisite_looked_up(job_id, list.ticket, is_there);
             }
-            self.removal_looked_up(job_id, list.ticket, is_there);
+            self.removal_looked_up(job_id, list, is_there);
         }
     }
 }

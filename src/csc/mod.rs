@@ -464,7 +464,7 @@ impl Csc {
             Asked::Submit(key) => self.submitted(key, &url, outcome.answer),
             Asked::Poll(key) => self.polled(key, at, outcome.answer),
             Asked::Watch(job_id) => self.watched(&job_id, at, outcome.answer),
-            Asked::Remove(job_id) => self.removed(job_id, outcome.answer),
+            Asked::Remove(job_id) => self.removed(job_id, at, outcome.answer),
             Asked::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
             Asked::List(url) => self.listed(&url, outcome.answer),
             Asked::Push => self.pushed(outcome.answer),

@@ -14,7 +14,7 @@ use super::durable::RECORDING_MAX;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{ABSENCES_MAX, Origin, PollStep, Stage, SubmitStep};
-use super::lookup::SUSPECT_FOR;
+use super::lookup::{Listing, SUSPECT_FOR};
 use super::record::{End, Work};
 use super::report::JobOutcome;
 use super::request::{Action, Answer, Failure, Ticket};
@@ -108,6 +108,11 @@ impl Removal {
             Step::Pausing { until, .. } => Some(until),
         };
         [step, self.reminder].into_iter().flatten().min()
+    }
+
+    /// Whether the job was created after that: what was asked then tells nothing of it.
+    fn was_seen_after(&self, asked: Duration) -> bool {
+        self.seen.is_some_and(|seen| seen > asked)
     }
 
     fn is_decided_by(&self, list: Ticket) -> bool {
@@ -336,13 +341,14 @@ impl Csc {
         }
     }
 
-    /// The answer to a DELETE.
-    pub(super) fn removed(&mut self, job_id: JobId, answer: Answer) {
+    /// The answer to a DELETE that was asked for at that time.
+    pub(super) fn removed(&mut self, job_id: JobId, asked: Duration, answer: Answer) {
         let now = self.now.mono;
         let Some(removal) = self.removals.get_mut(&job_id) else { return };
         let was_there = removal.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
         match answer {
             Answer::Removed { object } => self.end_removal(&job_id, Verdict::Removed(object)),
+            Answer::Gone if removal.was_seen_after(asked) => self.found_for_removal(&job_id),
             Answer::Gone if removal.unclear || was_there => self.end_removal(&job_id, Verdict::Removed(None)),
             Answer::Gone => self.end_removal(&job_id, Verdict::NoSuchJob),
             Answer::Failed(failure) => match failure.kind {
@@ -407,11 +413,10 @@ impl Csc {
     }
 
     /// A list shows a job that a GET did not find, or not.
-    pub(super) fn removal_looked_up(&mut self, job_id: &JobId, list: Ticket, is_there: bool) {
-        if !self.removals.get(job_id).is_some_and(|removal| removal.is_decided_by(list)) {
-            return;
-        }
-        if is_there {
+    pub(super) fn removal_looked_up(&mut self, job_id: &JobId, list: &Listing, is_there: bool) {
+        let removal = self.removals.get(job_id).filter(|removal| removal.is_decided_by(list.ticket));
+        let Some(removal) = removal else { return };
+        if is_there || removal.was_seen_after(list.asked) {
             self.found_for_removal(job_id);
         } else {
             self.end_absent(job_id);

@@ -270,6 +270,45 @@ fn a_delete_that_finds_nothing_of_a_job_that_was_just_there_was_sent_twice_by_a_
 }
 
 #[test]
+fn what_was_asked_before_a_job_was_created_says_nothing_of_it() {
+    // Whoever names a job that is about to be created is in time all the same.
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.send(abort("a"));
+    world.run_for(secs(1));
+    world.take();
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.take();
+    world.answer("DELETE a", Answer::Gone);
+    world.expect(&["DELETE a"]);
+    world.answer("DELETE a", removed());
+    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.converge();
+
+    // The same with a list that was made before.
+    let mut world = World::enabled();
+    world.send(execute(""));
+    world.send(abort("a"));
+    world.answer("DELETE a", unclear());
+    world.run_to_answer("GET a", Answer::Gone);
+    world.run_to("LIST");
+    world.run_for(secs(1));
+    world.take();
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.take();
+    world.answer("LIST", none());
+    world.expect(&[]);
+    world.run_to_answer("DELETE a", removed());
+    world.expect(&[
+        "DELETE a",
+        "result a 255 known 1 aborted",
+        "ack 1 CMD_ABORTED Aborted",
+        "ack 2 CMD_COMPLETE Done",
+    ]);
+    world.converge();
+}
+
+#[test]
 fn a_run_that_waits_for_others_is_aborted_by_its_run_id_without_a_request() {
     let mut world = World::enabled();
     world.send(execute("p,q"));

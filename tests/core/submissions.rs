@@ -157,6 +157,20 @@ fn a_refusal_is_looked_up_once_and_tried_once_more() {
 }
 
 #[test]
+fn not_now_is_no_refusal_however_often_it_comes() {
+    let mut world = World::enabled();
+    world.send(execute(""));
+    for _ in 0..5 {
+        world.answer("PUT 1", failed(FailureKind::NotNow, Contact::Silent));
+        world.run_to_answer("LIST", none());
+    }
+    world.take();
+    world.answer("PUT 1", job("a", Phase::Active));
+    world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"]);
+    world.converge();
+}
+
+#[test]
 fn a_refusal_that_left_a_job_is_no_failure() {
     for refusals in [1, 2] {
         let mut world = World::enabled();

@@ -13,7 +13,8 @@ use super::plan::secs;
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     pub(crate) entry: Entry,
-    /// In which it was accepted.
+    /// When it was accepted, and in which life.
+    pub(crate) accepted: Duration,
     pub(crate) life: u32,
     pub(crate) is_durable: bool,
     /// Whether this life knows that it has ended.
@@ -47,6 +48,13 @@ pub(crate) struct Accepted {
     pub(crate) is_found: bool,
 }
 
+/// Whether a job is named by its run.
+pub(crate) fn is_same(name: &JobId, run_id: &RunId) -> bool {
+    name.as_str() == run_id.as_str()
+}
+
+/// How long a command may wait for its record to be durable.
+pub(crate) const RECORDING_MAX: Duration = secs(10);
 /// For how long extra jobs are looked for, in each life anew.
 pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 
@@ -61,13 +69,14 @@ pub(crate) struct Ending {
 }
 
 impl Accepted {
-    pub(crate) fn new(entry: &Entry, life: u32, recorded_by: Duration) -> Self {
+    pub(crate) fn new(entry: &Entry, life: u32, now: Duration) -> Self {
         Self {
             entry: entry.clone(),
+            accepted: now,
             life,
             is_durable: false,
             is_over: false,
-            recorded_by: Some(recorded_by),
+            recorded_by: Some(now + RECORDING_MAX),
             created: None,
             told_by: None,
             forgotten: BTreeSet::new(),
@@ -159,10 +168,13 @@ impl Accepted {
         }
     }
 
-    pub(crate) fn aborts(&self, id: &JobId) -> bool {
+    /// Whether it aborts this job, by its id or by that of its run.
+    pub(crate) fn aborts(&self, id: &JobId, run_id: Option<&RunId>) -> bool {
         match &self.entry.work {
             Work::Execute { .. } => false,
-            Work::Abort { job_id, .. } => job_id == id,
+            Work::Abort { job_id: name, .. } => {
+                name == id || run_id.is_some_and(|run_id| is_same(name, run_id))
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::command::{Command, Execute, Order, Sender, Via};
-use ocps::csc::id::{ClientId, JobId, SeqNum};
+use ocps::csc::id::{ClientId, JobId, RunId, SeqNum};
 use ocps::csc::request::{Configuration, Service as ServiceConfiguration};
 use ocps::csc::state::{SummaryState, Transition};
 use ocps::csc::time::Tai;
@@ -19,6 +19,8 @@ pub(crate) struct Crowd {
     next_number: i32,
     /// Jobs that somebody may want to abort or wait for.
     known: Vec<JobId>,
+    /// Runs that somebody may want to abort, under their ids.
+    runs: Vec<JobId>,
     /// Executes that were sent when all was calm, to see that it works again.
     last_executes: Vec<i32>,
 }
@@ -26,11 +28,15 @@ pub(crate) struct Crowd {
 impl Crowd {
     pub(crate) fn new(services: &[Service]) -> Self {
         let known = services.iter().flat_map(|service| &service.jobs).map(|job| job.id.clone()).collect();
-        Self { next_number: 1, known, last_executes: Vec::new() }
+        Self { next_number: 1, known, runs: Vec::new(), last_executes: Vec::new() }
     }
 
     pub(crate) fn learn(&mut self, job_id: &JobId) {
         self.known.push(job_id.clone());
+    }
+
+    pub(crate) fn learn_run(&mut self, run_id: &RunId) {
+        self.runs.push(JobId::parse(run_id.as_str()).unwrap());
     }
 
     /// Whether nobody wants anything any more.
@@ -81,6 +87,14 @@ impl Crowd {
         }
     }
 
+    /// What an `abort_job` names: a job, or one of the last runs, which may have no job yet.
+    fn some_name(&self, rng: &mut Rng, services: &[Service]) -> JobId {
+        if self.runs.is_empty() || rng.u8(..4) > 0 {
+            return self.some_id(rng, services);
+        }
+        self.runs[self.runs.len() - 1 - rng.usize(..self.runs.len().min(4))].clone()
+    }
+
     fn execute(&self, rng: &mut Rng, services: &[Service]) -> Order {
         let prereqs = rng.usize(..8).saturating_sub(5);
         Order::Execute(Execute {
@@ -107,7 +121,7 @@ impl Crowd {
         }
         match rng.u8(..100) {
             0..55 => self.execute(rng, services),
-            55..90 => Order::AbortJob(self.some_id(rng, services)),
+            55..90 => Order::AbortJob(self.some_name(rng, services)),
             90..92 => Order::SetLogLevel { level: 10 },
             92 => Order::Invalid { name: None, reason: "no good".to_owned() },
             93 => transition_order(Transition::ExitControl),

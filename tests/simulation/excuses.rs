@@ -10,7 +10,7 @@ use ocps::csc::id::JobId;
 use ocps::csc::record::{End, Work};
 
 use super::accepted::Accepted;
-use super::service::Service;
+use super::service::{Service, run_of};
 
 /// Whether the service said about this run or job what is not so. Whoever believes a lie repeats it, and finds out
 /// or not.
@@ -75,12 +75,15 @@ pub(crate) fn other_end<'a>(
         (Some(before), None) if is_failure(&new.ack) && command.forgotten.contains(before) => {
             Some("its job was forgotten, and not found for too long")
         }
+        (Some(before), None) if new.ack == Ack::Aborted && command.forgotten.contains(before) => {
+            Some("its job was forgotten, and its run was aborted before it was found")
+        }
         (Some(before), Some(after)) if before == after && is_unknown(new) => {
             let job = services.iter().find_map(|service| service.job(before));
             job.is_some_and(|job| !job.is_alive(now)).then_some("its job is not at the service any more")
         }
         (Some(before), Some(after)) if before == after && new.ack == Ack::Aborted => others
-            .any(|other| other.is_durable && other.aborts(before))
+            .any(|other| other.is_durable && other.aborts(before, run_of(services, before)))
             .then_some("its job was aborted when it was forgotten that it had ended"),
         _ => None,
     }

@@ -13,14 +13,12 @@ use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
 use ocps::url::Url;
 
-use super::accepted::{Accepted, SUSPECT_FOR};
+use super::accepted::{Accepted, RECORDING_MAX, SUSPECT_FOR, is_same};
 use super::excuses;
 use super::plan::{Plan, millis, secs};
 use super::sending::Sending;
-use super::service::{Job, Service, service_at};
+use super::service::{Job, Service, run_of, service_at};
 
-/// How long a command may wait for its record to be durable.
-const RECORDING_MAX: Duration = Duration::from_secs(10);
 /// For how long a command must be known again.
 const SEEN_FOR: Duration = Duration::from_secs(3500);
 /// Longest time from a list's making to its answer.
@@ -90,10 +88,14 @@ pub(crate) struct Rules {
     lost: HashSet<RunId>,
     /// Whether a journal was lost, or one with less in it put in its place.
     was_journal_lost: bool,
+    /// Whether the service's list is to be searched for jobs that the journal does not know.
+    is_search_owed: bool,
     /// Runs of which the journal does not know any more.
     forgotten: HashSet<RunId>,
     /// Runs of ours that the service's list shows, when it is searched for those that are forgotten.
     searched: Vec<ListedJob>,
+    /// How many of them could be followed when it was.
+    room: usize,
     pub(crate) sending: Sending,
     seen: HashMap<i32, Seen>,
     /// Final acks of commands that were answered at once, in this life.
@@ -124,8 +126,10 @@ impl Rules {
             runs: HashMap::new(),
             lost: HashSet::new(),
             was_journal_lost: false,
+            is_search_owed: true,
             forgotten: HashSet::new(),
             searched: Vec::new(),
+            room: 0,
             sending: Sending::new(settle_time),
             seen: HashMap::new(),
             answered: HashSet::new(),
@@ -159,6 +163,10 @@ impl Rules {
         for command in self.commands.values_mut().filter(|command| command.durably_suspected.is_some()) {
             command.suspected = Some(now + SUSPECT_FOR);
         }
+        assert_eq!(
+            recovered.unsearched, self.is_search_owed,
+            "jobs that are not known are looked for without need"
+        );
         assert_eq!(recovered.state.as_ref().map(|(state, _)| *state), self.durable_state);
         let is_in_doubt = |command: &&Accepted| !command.is_over && command.created.is_none();
         let in_doubt = self.commands.values().filter(is_in_doubt).filter_map(Accepted::run_id);
@@ -184,6 +192,7 @@ impl Rules {
     /// The journal is lost, or one with less in it is put in its place.
     pub(crate) fn lose(&mut self, memory: Option<Memory>) {
         self.was_journal_lost = true;
+        self.is_search_owed = true;
         let Memory { commands, seen, durable_state } =
             memory.unwrap_or(Memory { commands: BTreeMap::new(), seen: HashMap::new(), durable_state: None });
         let before = std::mem::replace(&mut self.commands, commands);
@@ -233,6 +242,7 @@ impl Rules {
             self.durable_one(record);
         }
         if records.contains(&Record::Searched) {
+            self.is_search_owed = false;
             self.all_are_followed();
         }
     }
@@ -269,11 +279,12 @@ impl Rules {
 
     /// One of each run that the list showed when it was searched, unless it is being aborted.
     fn all_are_followed(&mut self) {
-        let unfinished = self.commands.values().filter(|command| !command.is_over).count();
+        let is_found = |job: &&ListedJob| self.of_run(&job.run_id).is_some_and(|command| command.is_found);
+        let is_full = self.searched.iter().filter(is_found).count() >= self.room;
         for ListedJob { run_id, job_id } in std::mem::take(&mut self.searched) {
             let is_followed = self.of_run(&run_id).is_some_and(|command| command.is_durable);
-            let is_aborted = self.commands.values().any(|command| command.aborts(&job_id));
-            assert!(is_followed || is_aborted || unfinished >= self.max_jobs, "nobody follows run {run_id}");
+            let is_aborted = self.commands.values().any(|command| command.aborts(&job_id, Some(&run_id)));
+            assert!(is_followed || is_aborted || is_full, "nobody follows run {run_id}");
         }
     }
 
@@ -326,6 +337,8 @@ impl Rules {
         effects: &[Effect],
     ) {
         self.counts.commands += 1;
+        // Many may have come while the process stood still: they are no unrest of the core's.
+        self.turns.1 = self.turns.1.saturating_sub(1);
         if was_repeated {
             self.counts.repeated += 1;
             let silent = effects.iter().all(|effect| matches!(effect, Effect::Log(..)));
@@ -340,9 +353,7 @@ impl Rules {
     pub(crate) fn effect(&mut self, now: Duration, effect: &Effect, services: &[Service]) {
         match effect {
             Effect::Ack { to, ack: Ack::InProgress { job_id, .. }, receipt: None, .. } => {
-                // Whoever believes that it is extra removes it.
-                let is_lied_about = excuses::is_lied_about(services, job_id.as_str());
-                self.in_progress(now, to, job_id, is_lied_about);
+                self.in_progress(now, to, job_id, services);
             }
             Effect::Ack { to, command, ack, receipt } => self.ack(to, *command, ack, *receipt),
             Effect::Publish { event: Event::JobResult(result), receipt } => self.result(result, *receipt),
@@ -395,7 +406,7 @@ impl Rules {
 
     /// The world learns of a job only when that is durable, or when the journal fails, or when somebody who knows the
     /// job anyway aborts it.
-    fn in_progress(&mut self, now: Duration, to: &Sender, job_id: &JobId, is_lied_about: bool) {
+    fn in_progress(&mut self, now: Duration, to: &Sender, job_id: &JobId, services: &[Service]) {
         let number = to.seq_num.0;
         let is_its = |command: &Accepted| {
             command.is_found
@@ -405,7 +416,10 @@ impl Rules {
         let found = self.commands.iter().find(|(_, command)| is_its(command)).map(|(key, _)| *key);
         let key = found.or_else(|| self.keys.get(&number).copied());
         let key = &key.unwrap_or_else(|| panic!("{number} is in progress but not accepted"));
-        let is_aborted = self.commands.values().any(|other| other.is_durable && other.aborts(job_id));
+        // Whoever believes that it is extra removes it.
+        let is_lied_about = excuses::is_lied_about(services, job_id.as_str());
+        let run_id = run_of(services, job_id);
+        let is_aborted = self.commands.values().any(|other| other.is_durable && other.aborts(job_id, run_id));
         let command = self.commands.get_mut(key).unwrap();
         assert!(!command.is_over, "{number} is in progress after its end");
         if command.run_id().is_some() {
@@ -528,7 +542,10 @@ impl Rules {
                 let until = self.command(*key).suspected;
                 assert!(until.is_some_and(|until| until <= now), "not looked for any more: {key:?}");
             }
-            Record::Searched => {}
+            Record::Searched => {
+                let unfinished = self.commands.values().filter(|command| !command.is_over).count();
+                self.room = self.max_jobs.saturating_sub(unfinished);
+            }
             Record::Ended { key, end } => self.ended(now, *key, end, services),
             Record::Seen { .. } | Record::State { .. } => {}
             Record::Said(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
@@ -537,7 +554,7 @@ impl Rules {
 
     fn accepted(&mut self, now: Duration, entry: &Entry) {
         self.counts.accepted += 1;
-        let mut command = Accepted::new(entry, self.life, now + RECORDING_MAX);
+        let mut command = Accepted::new(entry, self.life, now);
         if let Some(run_id) = command.run_id() {
             assert!(self.runs.insert(run_id.clone(), entry.key).is_none(), "{run_id} is not new");
             if self.forgotten.remove(run_id) {
@@ -578,7 +595,7 @@ impl Rules {
             let is_unknown = excuses::is_unknown(end) && result.exit_code == ExitCode::Error;
             assert!(!is_unknown || !job.is_listed(now), "{} is there, but is said to have vanished", job.id);
             // It was found after somebody who knew it had aborted it, and been told so.
-            let is_told = self.commands.values().any(|other| other.is_over && other.aborts(&job.id));
+            let is_told = self.commands.values().any(|other| other.is_over && aborts(other, job));
             // Or the journal that knew of the abort is lost.
             assert!(
                 !is_unknown || !job.was_removed() || is_told || self.was_journal_lost,
@@ -589,10 +606,22 @@ impl Rules {
         match (&command.entry.work, &end.ack) {
             (Work::Abort { job_id, .. }, Ack::Complete) => {
                 // Aborts of one name share one outcome, also where they are meant for different services.
-                let is_elsewhere = |other: &Accepted| other.aborts(job_id) && other.url() != command.url();
+                let is_elsewhere =
+                    |other: &Accepted| other.aborts(job_id, None) && other.url() != command.url();
                 let is_shared = self.commands.values().any(is_elsewhere);
-                let there = job(job_id).filter(|job| job.is_listed(now) && !is_shared);
+                // Its id was guessed, and it came to be after the service was asked; we do not know of it yet.
+                let is_known = |job: &Job| {
+                    let mut created = self.commands.values().filter_map(|other| other.created.as_ref());
+                    created.any(|(created, _)| *created == job.id) || job.visible_for(now) > LIST_MAX
+                };
+                let there = job(job_id).filter(|job| job.is_listed(now) && is_known(job) && !is_shared);
                 assert!(there.is_none(), "{job_id} is there, but is said to be aborted");
+                // One that was forgotten when it was named was not known then.
+                let of_run = self.commands.values().find(|other| {
+                    !other.is_found && other.run_id().is_some_and(|run_id| is_same(job_id, run_id))
+                });
+                let goes_on = of_run.is_some_and(|other| !other.is_over);
+                assert!(!goes_on, "run {job_id} goes on, but is said to be aborted");
             }
             (Work::Execute { submission, .. }, Ack::Failed { .. })
                 if end.result.is_none()
@@ -653,10 +682,14 @@ impl Rules {
         let command = &self.commands[&self.runs[run_id]];
         let service = &services[service_at(command.url())];
         for job in command.prereqs().iter().filter_map(|id| service.job(id)) {
-            let runs_on = job.is_running(now) && job.visible_for(now) > LIST_MAX;
-            // The abort of a job of that name at another service counts too.
+            // One that came to be later was guessed: it may not have been there when it was asked for.
+            let runs_on = job.is_running(now) && job.visible <= command.accepted;
+            // What becomes of a job of that name at another service counts too: its abort, or that it is not there.
+            let is_elsewhere =
+                |other: &Accepted| other.url() != command.url() && other.prereqs().contains(&job.id);
             let is_excused = excuses::is_lied_about(services, job.id.as_str())
-                || self.commands.values().any(|other| other.aborts(&job.id));
+                || self.commands.values().any(is_elsewhere)
+                || self.commands.values().any(|other| aborts(other, job));
             assert!(!runs_on || is_excused, "{run_id} is sent although {} has not ended", job.id);
         }
         assert!(command.is_durable, "{run_id} is sent before its record is durable");
@@ -666,12 +699,12 @@ impl Rules {
 
     /// Only for an abort that is durable, or for an extra job of ours.
     fn remove(&self, job_id: &JobId, services: &[Service]) {
-        let is_aborted = |command: &Accepted| command.aborts(job_id) && command.is_durable;
+        let run_id = run_of(services, job_id);
+        let is_aborted = |command: &Accepted| command.aborts(job_id, run_id) && command.is_durable;
         if self.commands.values().any(is_aborted) || excuses::is_lied_about(services, job_id.as_str()) {
             return;
         }
-        let job = services.iter().find_map(|service| service.job(job_id));
-        let Some((run_id, _)) = job.and_then(|job| job.made.as_ref()) else {
+        let Some(run_id) = run_id else {
             panic!("{job_id} is nobody's business");
         };
         let command = &self.commands[&self.runs[run_id]];
@@ -742,10 +775,16 @@ impl Rules {
         assert!(waiting_records < 10_000, "{waiting_records} records wait");
     }
 
-    /// Commands that are accepted for good and have not ended, or whose end was not heard.
+    /// Commands that are accepted for good and have not ended, or whose end was not heard; and the search for others.
     pub(crate) fn unfinished(&self) -> usize {
-        self.commands.values().filter(|command| !command.is_settled()).count()
+        let commands = self.commands.values().filter(|command| !command.is_settled()).count();
+        commands + usize::from(self.is_search_owed)
     }
+}
+
+/// Whether a command aborts this job.
+fn aborts(command: &Accepted, job: &Job) -> bool {
+    command.aborts(&job.id, job.made.as_ref().map(|(run_id, _)| run_id))
 }
 
 /// Whether a command failed since its submission in doubt is too old to be sent again.

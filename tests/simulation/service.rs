@@ -32,6 +32,12 @@ pub(crate) fn service_at(url: &str) -> usize {
     usize::from(url == "http://b")
 }
 
+/// Of which of our runs this job is.
+pub(crate) fn run_of<'a>(services: &'a [Service], id: &JobId) -> Option<&'a RunId> {
+    let job = services.iter().find_map(|service| service.job(id))?;
+    job.made.as_ref().map(|(run_id, _)| run_id)
+}
+
 /// A job at the service.
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
@@ -207,7 +213,9 @@ impl Service {
             };
         }
         if now < self.bad_gateway_until {
-            return only(now + millis(1), unclear());
+            // Its upstream is away, or it spares it.
+            let answer = if rng.bool() { unclear() } else { failed(FailureKind::NotNow, Contact::Silent) };
+            return only(now + millis(1), answer);
         }
         let spoil = draw(plan, rng);
         match spoil {
@@ -295,6 +303,12 @@ impl Service {
         rng: &mut Rng,
     ) -> JobStatus {
         let id = JobId::parse(&format!("{}{}", self.prefix, self.jobs.len() + 1)).unwrap();
+        if let Some((run_id, _)) = &made
+            && self.lied_about.contains(id.as_str())
+        {
+            // It was named in a lie before it was there: its id may be taken for another's.
+            self.lied_about.insert(run_id.to_string());
+        }
         let phase = match rng.u8(..12) {
             0 => Phase::Error,
             1 => Phase::Aborted,

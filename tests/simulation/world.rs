@@ -12,7 +12,7 @@ use fastrand::Rng;
 use ocps::csc::command::{Command, Via};
 use ocps::csc::event::{Ack, Event as SalEvent};
 use ocps::csc::id::SalIndex;
-use ocps::csc::record::{Owed, Receipt, Record};
+use ocps::csc::record::{Owed, Receipt, Record, Work};
 use ocps::csc::request::{Answer, Outcome, Request, Ticket};
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
 use ocps::csc::{Csc, Effect, Input, Settings};
@@ -558,7 +558,14 @@ impl World {
         match effect {
             Effect::Ack { to, ack, receipt, .. } => self.ack(to.via, &ack, receipt),
             Effect::Publish { event, receipt } => self.publish(&event, receipt),
-            Effect::Journal(record) => self.life_mut().records.push(record),
+            Effect::Journal(record) => {
+                if let Record::Accepted(entry) = &record
+                    && let Work::Execute { submission, .. } = &entry.work
+                {
+                    self.crowd.learn_run(&submission.run_id);
+                }
+                self.life_mut().records.push(record);
+            }
             Effect::Request(request) => {
                 let life = self.life_mut();
                 if let Some(refused) = life.workers.request(request) {
