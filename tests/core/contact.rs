@@ -311,7 +311,8 @@ fn a_pause_of_the_process_is_no_outage() {
     // One poll had failed, and then nobody asked.
     world.now += secs(400);
     world.tick();
-    world.run_for(secs(60));
+    let now = world.now;
+    run_answering(&mut world, now + secs(60), |_| away());
     assert_eq!(world.csc.state().name(), "ENABLED");
     // The rest of the time, and it is one.
     let now = world.now;
