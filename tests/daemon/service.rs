@@ -516,7 +516,8 @@ fn an_old_404_out_of_a_cache_ends_no_job() {
     let what =
         What::Status { code: 404, content_type: "application/json".to_owned(), body: "\"\"".to_owned() };
     service.inject(Fault { on: On::Get, times: 3, what });
-    eventually("it is answered so", || daemon.stderr().contains("does not know run"));
+    let problem = |client: &mut Client| client.query("jobs")[0]["problem"].as_str().map(str::to_owned);
+    eventually("it is answered so", || problem(&mut client).is_some_and(|text| text.contains("no such job")));
     service.end_jobs();
     assert_eq!(client.final_ack(execute), "CMD_COMPLETE Done");
     assert_eq!(result_of(&mut client, &job_id).0, 0);
