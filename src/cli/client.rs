@@ -350,7 +350,7 @@ impl Client {
     /// The same, unless an interrupt comes first.
     pub(super) fn next_unless(&mut self, deadline: Option<Instant>, interrupts: &Receiver<()>) -> Next {
         let timeout = deadline.map_or_else(never, at);
-        // What has come is told before the time is looked at.
+        // What has come is handed on before the clock is looked at.
         select_biased! {
             recv(interrupts) -> _ => Next::Interrupted,
             recv(self.lines) -> incoming => match incoming {

@@ -218,7 +218,7 @@ impl<'a> Sent<'a> {
         }
     }
 
-    /// What becomes of the command when we leave now.
+    /// What happens to the command if this client ends now.
     fn interrupted(&self, client: &mut Client) -> String {
         let goes_on = |what: &str, id: &str| {
             format!(

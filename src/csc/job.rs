@@ -32,7 +32,7 @@ pub(super) struct Job {
     pub(super) poll_interval: Duration,
     pub(super) accepted: Tai,
     pub(super) stage: Stage,
-    /// Its phase at the service, as it was last told.
+    /// Its phase at the service, as of the last answer.
     pub(super) phase: Option<Phase>,
     /// Prerequisites that do not exist.
     pub(super) missing_prereqs: Vec<JobId>,

@@ -208,7 +208,7 @@ pub struct JobReport {
     pub data_query: String,
     /// Where it is in its life.
     pub stage: StageName,
-    /// Its phase at the service, as it was last told; none of one that has ended.
+    /// Its phase at the service, as of the last answer; none of one that has ended.
     pub phase: Option<Phase>,
     /// The jobs that it waits for.
     pub waits_for: Vec<JobId>,
