@@ -84,7 +84,7 @@ pub(super) struct Submitting {
     pub(super) trouble: Option<Duration>,
     /// Whether one that is over may have left a job that was not found.
     pub(super) doubtful: bool,
-    /// From when on the first of them, perhaps of an earlier life, may be too long ago to send another.
+    /// From this time on the first attempt, perhaps of a previous run, is too long ago to send another.
     pub(super) stale_at: Duration,
     pub(super) step: SubmitStep,
 }

@@ -24,7 +24,7 @@ use super::{Csc, Life};
 /// Most jobs that one log line names.
 const NAMED_MAX: usize = 20;
 
-/// The latest time that the clock is known to have told in each boot of the machine.
+/// The latest clock time that is known of each boot of the machine.
 struct Clocks(HashMap<Option<BootId>, Tai>);
 
 impl Clocks {

@@ -1,8 +1,8 @@
 //! Aborts: a job is removed at the service, and it is made sure that it is gone.
 //!
 //! A DELETE can fail to be answered although it was carried out, so an unclear one is confirmed by a
-//! GET and, if that finds nothing, by the list: only a job that is not there any more is aborted. The same way goes for a job of ours, a job
-//! of somebody else whose id a script holds, and an extra job that an unclear submission left.
+//! GET and, if that finds nothing, by the list: only a job that is not there any more is aborted. This holds for a job
+//! of ours, for one that we do not follow and whose id a script holds, and for an extra job of a run of ours.
 //! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
 
 use std::time::Duration;
@@ -204,7 +204,7 @@ impl Csc {
         self.forget_watches();
     }
 
-    /// Who aborts a run that was aborted before it had a job, perhaps by this very command in an earlier life, has
+    /// Who aborts a run that was aborted before it had a job, perhaps by this very command in a previous run, has
     /// what he wants.
     fn abort_ended(&mut self, outcome: JobOutcome, key: EntryKey, sender: Sender) {
         let ack = match outcome {
@@ -238,7 +238,7 @@ impl Csc {
         if let Some(key) = tracked {
             self.stop_polling(key, &job_id);
         }
-        // One of an earlier life may have vanished since: ask first, so that a DELETE that finds nothing tells something.
+        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
         let first = if tracked.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
         self.begin_removal(url, job_id, vec![(key, sender)], first, seen);
     }

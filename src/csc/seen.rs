@@ -40,7 +40,7 @@ impl Seen {
         !self.remember(sender, now + SEEN_FOR)
     }
 
-    /// Takes over a command that an earlier life saw, whenever that was: its clock may have been wrong. The oldest
+    /// Takes over a command that a previous run saw, whenever that was: its clock may have been wrong. The oldest
     /// come first.
     pub(super) fn recover(&mut self, sender: &Sender, now: Duration) {
         self.remember(sender, now + SEEN_FOR);

@@ -139,7 +139,7 @@ type StartedJournal = (Option<Journal>, Receiver<Report>, Recovered);
 
 fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
     let Some(plan) = plan else {
-        // An earlier life may have left jobs.
+        // A previous run may have left jobs.
         return Ok((None, never(), Recovered { unsearched: true, ..Recovered::default() }));
     };
     let opened = Journal::open(&plan.path, plan.identity, plan.limits);

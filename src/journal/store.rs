@@ -375,7 +375,7 @@ fn closed() -> Fault {
     Fault::Nonsense("it is not open".to_owned())
 }
 
-/// What an earlier life of the journal, of which the lock file knows, must have held.
+/// What the journal held in a previous run, of which the lock file knows.
 fn lost_before(path: &Path, lives: i64, noted: i64) -> Option<String> {
     let path = path.display();
     let lost = if lives >= noted {
