@@ -285,7 +285,10 @@ impl Csc {
         if known || self.removals.len() >= self.settings.max_jobs {
             return;
         }
-        self.log(LogLevel::Warning, format!("removing job {job_id}, which an unclear submission left"));
+        self.log(
+            LogLevel::Warning,
+            format!("removing job {job_id}: its run has another job, or its command has ended"),
+        );
         self.begin_removal(url, job_id, Vec::new(), Next::Delete, Some(self.now.mono));
     }
 
