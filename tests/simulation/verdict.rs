@@ -93,7 +93,7 @@ impl Counts {
             self.copies,
             self.pauses,
             // Seldom, since it takes a lost journal, a start and a list before the job ends.
-            self.found * 3,
+            self.found * 10,
             self.stale,
             self.anew,
         ];
