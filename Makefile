@@ -60,10 +60,10 @@ KILLS ?= 1000
 chaos: ## kill the real daemon KILLS times [1000] while jobs run, also behind a bad gateway, and count what is lost or doubled
 	OCPS_KILLS=$(KILLS) $(if $(SEED),OCPS_SEED=$(SEED)) $(CARGO) test --locked --no-default-features --test chaos -- --nocapture
 
-test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java)
+test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java and Maven)
 	tests/kafka/real.sh
 
-test-container: ## test a life in a container like the observatory's, with a real Apache Kafka (as root, needs Java)
+test-container: ## test a life in a container like the observatory's, with a real Apache Kafka (as root, needs Java and Maven)
 	tests/container/run.sh
 
 test-redis: ## test Rapid Analysis against a real redis-server, which must be installed

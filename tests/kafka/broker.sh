@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A real Apache Kafka for tests: one node, KRaft, no topics by itself. Its jars come from Maven Central.
-#   broker.sh fetch        get the jars that are missing; exit 75 when they cannot be had
+# A real Apache Kafka for tests: one node, KRaft, no topics by itself.
+#   broker.sh fetch        get the jars of pom.xml, with Maven; exit 75 when they cannot be had
 #   broker.sh new          forget all topics, choose ports, start; prints the addresses of its listeners
 #                          PLAINTEXT, SASL_PLAINTEXT and SASL_SSL (whose authority is in $KAFKA_DIR/tls/ca.pem)
 #   broker.sh start|stop   as an outage: stop kills it
@@ -10,19 +10,23 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 dir=${KAFKA_DIR:-$here/../../target/kafka}
-mkdir -p "$dir/lib"
+mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 
 fetch() {
-  command -v java >/dev/null || { echo 'no Java: no real broker' >&2; exit 75; }
-  while read -r sum path; do
-    jar=$dir/lib/$(basename "$path")
-    [ -e "$jar" ] && continue
-    curl -fsS --retry 3 --max-time 120 -o "$jar.part" "https://repo1.maven.org/maven2/$path" ||
-      { echo "cannot download $path" >&2; exit 75; }
-    echo "$sum  $jar.part" | sha256sum -c --quiet - || { rm "$jar.part"; exit 1; }
-    mv "$jar.part" "$jar"
-  done < "$here/jars.txt"
+  for program in java mvn; do
+    command -v $program >/dev/null || { echo "$program is not installed: no real broker" >&2; exit 75; }
+  done
+  complete && return
+  rm -rf "$dir/lib"
+  mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir/lib" >&2 ||
+    { echo "Maven cannot get the jars of $here/pom.xml" >&2; exit 75; }
+  complete || { echo "the jars in $dir/lib are not those of $here/jars.txt" >&2; exit 1; }
+}
+
+# Whether there are just the jars whose checksums we know.
+complete() {
+  (export LC_ALL=C; cd "$dir/lib" 2>/dev/null && sha256sum ./*.jar 2>/dev/null | sed 's|\./||' | cmp -s - "$here/jars.txt")
 }
 
 # A certificate authority, a certificate of it for the broker, and another authority that has signed nothing.
