@@ -3,21 +3,13 @@
 set -eu
 cd "$(dirname "$0")/../.."
 enter=$PWD/tests/container/enter.sh
-skip() {
-  echo "test-container: SKIPPED: $1 (the line above says why)" >&2
-  exit 0
-}
-code=0
-"$enter" check || code=$?
-[ "$code" != 69 ] || skip 'no container can be made here'
+"$enter" check
 target=${CARGO_TARGET_DIR:-target}
 mkdir -p "$target/kafka"
 KAFKA_DIR=${KAFKA_DIR:-$(cd "$target/kafka" && pwd)}
 export KAFKA_DIR
 broker=$PWD/tests/kafka/broker.sh
-"$broker" fetch || code=$?
-[ "$code" != 75 ] || skip 'Apache Kafka cannot be had'
-[ "$code" = 0 ] || exit "$code"
+"$broker" fetch
 cargo test --locked --test kafka --no-run
 trap '"$broker" stop' EXIT
 trap 'exit 1' INT TERM

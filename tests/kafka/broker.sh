@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real Apache Kafka for tests: one node, KRaft, no topics by itself.
-#   broker.sh fetch        get the jars of pom.xml, with Maven; exit 75 when they cannot be had
+#   broker.sh fetch        get the jars of pom.xml, with Maven
 #   broker.sh new          forget all topics, choose ports, start; prints the addresses of its listeners
 #                          PLAINTEXT, SASL_PLAINTEXT and SASL_SSL (whose authority is in $KAFKA_DIR/tls/ca.pem)
 #   broker.sh start|stop   as an outage: stop kills it
@@ -15,12 +15,12 @@ dir=$(cd "$dir" && pwd)
 
 fetch() {
   for program in java mvn; do
-    command -v $program >/dev/null || { echo "$program is not installed: no real broker" >&2; exit 75; }
+    command -v $program >/dev/null || { echo "$program is not installed: apt-get install maven default-jre-headless" >&2; exit 1; }
   done
   complete && return
   rm -rf "$dir/lib"
   mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$dir/lib" >&2 ||
-    { echo "Maven cannot get the jars of $here/pom.xml" >&2; exit 75; }
+    { echo "Maven cannot get the jars of $here/pom.xml" >&2; exit 1; }
   complete || { echo "the jars in $dir/lib are not those of $here/jars.txt" >&2; exit 1; }
 }
 

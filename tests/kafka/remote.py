@@ -3,8 +3,8 @@
     remote.py OCPS BROKER
 
 It needs lsst.ts.salobj (8), lsst.ts.xml and lsst.ts.utils where Python finds them: the `python` folders of
-github.com/lsst-ts/{ts_salobj,ts_xml,ts_utils} in PYTHONPATH, and what they import (confluent-kafka[schema-registry],
-fastavro, astropy, jsonschema, pyyaml, boto3, setproctitle). Without them nothing is checked.
+github.com/lsst-ts/{ts_salobj,ts_xml,ts_utils} in PYTHONPATH (OCPS_TEST_SALOBJ of `make test-kafka`), and what they import
+(confluent-kafka[schema-registry], fastavro, astropy, jsonschema, pyyaml, boto3, setproctitle).
 """
 
 import asyncio
@@ -16,11 +16,7 @@ import sys
 import tempfile
 import time
 
-try:
-    from lsst.ts import salobj
-except ImportError as error:
-    print(f"remote.py: SKIPPED: no salobj here: {error}", file=sys.stderr)
-    sys.exit(0)
+from lsst.ts import salobj
 
 from check import Handler, Registry
 
