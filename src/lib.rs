@@ -19,6 +19,7 @@
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
 //! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
+//! | `text` | the text of others on one line of ours; what was probably meant | who says it |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //!
 //! # The way of one command
@@ -47,6 +48,7 @@ pub mod logging;
 mod resolver;
 pub mod sal;
 pub mod systemd;
+mod text;
 pub mod timer;
 pub mod transport;
 pub mod url;

@@ -19,6 +19,7 @@ use simplelog::{CombinedLogger, Config, SharedLogger};
 
 use crate::csc::event::{LogLevel, LogMessage};
 use crate::sal::time;
+use crate::text;
 
 /// Target of the lines of the core, which does not log by itself.
 const CORE: &str = "ocps::csc";
@@ -143,8 +144,7 @@ fn is_journal(stderr: &impl AsFd) -> bool {
 
 /// A message may be made of foreign text; it stays one line, of bearable length, that a terminal only shows.
 fn one_line(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { ' ' } else { c };
-    let mut line: String = beginning(text).chars().map(shown).collect();
+    let mut line = text::one_line(beginning(text));
     if beginning(text).len() < text.len() {
         line.push_str(&format!("… ({} bytes)", text.len()));
     }

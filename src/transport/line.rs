@@ -16,6 +16,7 @@ use crate::csc::time::Tai;
 use crate::sal::ack::AckFields;
 use crate::sal::topic::parameters;
 use crate::sal::{self, Value};
+use crate::text::quoted;
 
 /// Most keys of one object; no command has more than a few parameters.
 const MEMBERS_MAX: usize = 100;
@@ -73,7 +74,7 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };
     match object.0.first() {
-        Some((key, _)) => Err(format!("unknown key {:?}", shorten(key))),
+        Some((key, _)) => Err(format!("unknown key {}", quoted(key))),
         None => Ok(parsed),
     }
 }
@@ -108,7 +109,7 @@ fn parse_order(name: &str, params: Members<'_>) -> Result<Order, String> {
                 let fields = command.map_or([].as_slice(), parameters);
                 let reason = match fields.iter().find(|field| field.name == param) {
                     Some(field) => sal::command::wrong_type(field),
-                    None => format!("parameter {:?} must be a string or an integer", shorten(&param)),
+                    None => format!("parameter {} must be a string or an integer", quoted(&param)),
                 };
                 return Ok(Order::Invalid { name: command, reason });
             }
@@ -183,10 +184,6 @@ fn to_value(json: Json) -> Option<Value> {
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn not_json(error: serde_json::Error) -> String {
     format!("not JSON: {error}")
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 /// An ack, as a line.
