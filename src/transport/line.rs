@@ -9,6 +9,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
+use crate::clock;
 use crate::csc::command::{CommandName, Order};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SeqNum;
@@ -204,7 +205,7 @@ pub fn event(event: &Event, seq: i32, sent: Tai) -> String {
         sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let topic = sal::event::topic(event);
     let body = json!({
-        "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": sal::time::utc(sent), "data": data,
+        "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": clock::utc(sent), "data": data,
     });
     json!({ "event": body }).to_string()
 }

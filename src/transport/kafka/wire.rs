@@ -10,6 +10,7 @@ use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use md5::{Digest, Md5};
 
+use crate::clock;
 use crate::csc::command::{Command, CommandName, Sender, Via};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::time::Tai;
@@ -220,7 +221,7 @@ impl Writer {
             ("salIndex".to_owned(), Avro::Int(header.index.number())),
             ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
             ("private_rcvStamp".to_owned(), Avro::Double(0.0)),
-            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - sal::time::tai_minus_utc())),
+            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - clock::tai_minus_utc())),
             ("private_kafkaStamp".to_owned(), Avro::Double(header.sent.0)),
             ("private_seqNum".to_owned(), Avro::Int(header.seq_num)),
             ("private_revCode".to_owned(), Avro::String(self.rev_code.clone())),
