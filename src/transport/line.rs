@@ -203,7 +203,7 @@ pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
 pub fn event(event: &Event, seq: i32, sent: Tai) -> String {
     let data: Map<String, Json> =
         sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-    let topic = sal::event::topic(event);
+    let topic = sal::event::topic(event).into_str();
     let body = json!({
         "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": clock::utc(sent), "data": data,
     });

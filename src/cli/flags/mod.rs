@@ -508,10 +508,10 @@ impl Line {
         for name in self.arguments.iter().map(|name| name.to_string_lossy()) {
             // The full SAL name does as well.
             let bare = name.strip_prefix("logevent_").unwrap_or(&name);
-            match TOPICS.into_iter().find(|topic| *topic == bare) {
+            match TOPICS.iter().copied().find(|topic| *topic == bare) {
                 Some(topic) => topics.push(topic),
                 None => {
-                    let near = nearest(bare, TOPICS);
+                    let near = nearest(bare, TOPICS.iter().copied());
                     return self.wrong(format!("unknown topic {}{}", shown(&name), did_you_mean("", near)));
                 }
             }
