@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use serde::Serialize;
 use simplelog::{CombinedLogger, Config, SharedLogger};
 
 use crate::clock;
@@ -47,7 +48,7 @@ pub struct Logs {
 }
 
 /// How it goes with the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LogReport {
     /// Its file; none: standard error.
     pub file: Option<PathBuf>,

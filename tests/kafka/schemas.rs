@@ -49,8 +49,7 @@ const CHANGES: [Change; 8] = [
 
 /// The topics that we write, and their own fields.
 fn written() -> Vec<(Topic, &'static [Column])> {
-    let events =
-        EventName::iter().map(|name| (Topic::Event(name), name.columns()));
+    let events = EventName::iter().map(|name| (Topic::Event(name), name.columns()));
     events.chain([(Topic::Ack, ACK)]).collect()
 }
 
