@@ -17,6 +17,7 @@ use super::flags::Target;
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
+use crate::sal::ack;
 use crate::transport::private_dir;
 use crate::transport::socket_path::{self, Candidates, Place, User};
 
@@ -61,10 +62,10 @@ pub(super) enum Standing {
 impl Ack {
     /// What the code means.
     pub(super) fn standing(&self) -> Standing {
-        match self.code {
-            300..=302 => Standing::InProgress,
-            303 => Standing::Complete,
-            _ => Standing::Refused,
+        match i32::try_from(self.code) {
+            Ok(code) if ack::NOT_FINAL.contains(&code) => Standing::InProgress,
+            Ok(ack::COMPLETE) => Standing::Complete,
+            Ok(_) | Err(_) => Standing::Refused,
         }
     }
 

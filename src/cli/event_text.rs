@@ -1,34 +1,23 @@
 //! Events and acks as lines for people.
 
 use serde_json::Value;
+use strum::VariantNames;
 
 use super::client::{Ack, Event, Standing};
 use super::output::{Palette, Tone};
 use super::text::{UNKNOWN, clean, scalar, state};
 use crate::csc::state::SummaryState;
+use crate::sal::topic::EventName;
 
 /// The events of the component, in the order of their names.
-pub(super) const TOPICS: [&str; 12] = [
-    "configurationApplied",
-    "configurationsAvailable",
-    "errorCode",
-    HEARTBEAT,
-    "job_id",
-    JOB_RESULT,
-    "largeFileObjectAvailable",
-    "logLevel",
-    "logMessage",
-    "simulationMode",
-    "softwareVersions",
-    SUMMARY_STATE,
-];
+pub(super) const TOPICS: &[&str] = EventName::VARIANTS;
 
 /// The event of every second.
-pub(super) const HEARTBEAT: &str = "heartbeat";
+pub(super) const HEARTBEAT: &str = EventName::Heartbeat.into_str();
 /// The event at the end of a job.
-pub(super) const JOB_RESULT: &str = "job_result";
+pub(super) const JOB_RESULT: &str = EventName::JobResult.into_str();
 /// The event of a new summary state.
-pub(super) const SUMMARY_STATE: &str = "summaryState";
+pub(super) const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
 
 /// An event with its time, in UTC.
 pub(super) fn event_line(palette: Palette, event: &Event) -> String {

@@ -1,4 +1,4 @@
-//! The SAL interface as data: topics, fields, types, codes, TAI time.
+//! The SAL interface as data: topics, fields, types, codes.
 //!
 //! The core does not know this module. The transports write what they send from it and read what
 //! they get with it, so that all of them say the same.
@@ -6,7 +6,6 @@
 pub mod ack;
 pub mod command;
 pub mod event;
-pub mod time;
 pub mod topic;
 
 /// The value of a field.
@@ -38,6 +37,18 @@ impl Value {
 impl From<&str> for Value {
     fn from(text: &str) -> Self {
         Self::String(text.to_owned())
+    }
+}
+
+impl From<&String> for Value {
+    fn from(text: &String) -> Self {
+        Self::String(text.clone())
+    }
+}
+
+impl From<i32> for Value {
+    fn from(number: i32) -> Self {
+        Self::Int(number)
     }
 }
 

@@ -1,7 +1,6 @@
 //! Where commands come from and where acks and events go. A transport knows nothing of jobs.
 
 pub mod admission;
-pub mod document;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(not(feature = "kafka"))]
@@ -14,8 +13,10 @@ pub mod socket_path;
 
 use std::time::Duration;
 
+use serde::Serialize;
+
+use crate::clock::Moment;
 use crate::csc::record::Receipt;
-use crate::sal::time::Moment;
 
 /// How long another instance is listened for, before we begin and after it was heard last.
 pub const LISTENING: Duration = Duration::from_secs(3);
@@ -34,7 +35,7 @@ pub enum KafkaInput {
 }
 
 /// How it goes with Kafka.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KafkaReport {
     /// Where.
     pub brokers: String,

@@ -23,10 +23,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::line::{self, Line, Query};
 use super::private_dir;
 use super::socket_path::{Candidates, Place};
+use crate::clock;
 use crate::csc::command::{Command, Sender as CommandSender, Via};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::{ClientId, SeqNum};
 use crate::sal;
+use crate::sal::topic::EventName;
 
 /// Time between lines about clients that cannot be served.
 const UNSERVED_INTERVAL: Duration = Duration::from_secs(60);
@@ -171,7 +173,7 @@ pub struct Hub {
     socket: Option<(PathBuf, (u64, u64))>,
     clients: HashMap<ClientId, Outbox>,
     /// The last line and number of each topic.
-    latest: BTreeMap<&'static str, (i32, Arc<str>)>,
+    latest: BTreeMap<EventName, (i32, Arc<str>)>,
     /// Threads that still write.
     writers: Arc<AtomicUsize>,
     /// Counts what clients do, for [`Outbox::active`].
@@ -421,8 +423,8 @@ impl Hub {
     /// Tells an event to all who want events.
     pub fn publish(&mut self, event: &Event) {
         let topic = sal::event::topic(event);
-        let seq = self.latest.get(topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
-        let line: Arc<str> = line::event(event, seq, sal::time::now()).into();
+        let seq = self.latest.get(&topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
+        let line: Arc<str> = line::event(event, seq, clock::now()).into();
         self.latest.insert(topic, (seq, line.clone()));
         let subscribed: Vec<ClientId> =
             self.clients.iter().filter(|(_, outbox)| outbox.subscribed).map(|(client, _)| *client).collect();
@@ -685,7 +687,7 @@ impl Reader {
                     identity: self.identity.clone(),
                     origin: self.pid,
                     seq_num: seq_num.unwrap_or(SeqNum(self.commands)),
-                    sent: sal::time::now(),
+                    sent: clock::now(),
                 };
                 ClientInput::Command(Command { sender, order })
             }

@@ -79,7 +79,7 @@ fn arguments(verb: Verb) -> Choices {
         Verb::Run => words(INDEXES),
         Verb::Send => Choices::Words(sendable()),
         Verb::State => words(&["standby", "disabled", "enabled", "offline"]),
-        Verb::Watch => words(&TOPICS),
+        Verb::Watch => words(TOPICS),
         Verb::Check => Choices::Paths,
         Verb::Generate => words(&Product::ALL.map(Product::name)),
         Verb::Help => words(&COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>()),
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn the_manuals_by_hand_name_all_there_is() {
         let page = std::fs::read_to_string("etc/man/ocps-protocol.7").unwrap();
-        for word in TOPICS.into_iter().chain(CommandName::ALL.map(CommandName::as_str)) {
+        for word in TOPICS.iter().copied().chain(CommandName::ALL.map(CommandName::as_str)) {
             assert!(page.contains(word), "ocps-protocol(7) does not name {word}");
         }
         let page = std::fs::read_to_string("etc/man/ocps.toml.5").unwrap();

@@ -2,12 +2,10 @@
 //!
 //! Knows no files, no sockets and no environment, so that `--help` works whatever else is broken.
 //!
-//! `table` has every command and flag once, `help` and `generate` make texts from it, `nearest` finds what was
-//! meant.
+//! `table` has every command and flag once; `help` and `generate` make texts from it.
 
 mod generate;
 pub(super) mod help;
-pub(crate) mod nearest;
 mod table;
 
 use std::ffi::{OsStr, OsString};
@@ -19,7 +17,6 @@ use lexopt::{Arg, Parser};
 use serde_json::{Map, Value};
 
 use self::generate::Product;
-use self::nearest::nearest;
 use self::table::{Action, COMMANDS, Draft, FLAGS, Flag};
 use super::event_text::TOPICS;
 use crate::config::kafka::Wish;
@@ -27,6 +24,7 @@ use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
 use crate::sal::topic::{FieldType, parameters};
+use crate::text::nearest;
 
 /// A command of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -510,10 +508,10 @@ impl Line {
         for name in self.arguments.iter().map(|name| name.to_string_lossy()) {
             // The full SAL name does as well.
             let bare = name.strip_prefix("logevent_").unwrap_or(&name);
-            match TOPICS.into_iter().find(|topic| *topic == bare) {
+            match TOPICS.iter().copied().find(|topic| *topic == bare) {
                 Some(topic) => topics.push(topic),
                 None => {
-                    let near = nearest(bare, TOPICS);
+                    let near = nearest(bare, TOPICS.iter().copied());
                     return self.wrong(format!("unknown topic {}{}", shown(&name), did_you_mean("", near)));
                 }
             }

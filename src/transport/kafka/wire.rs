@@ -9,13 +9,16 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use md5::{Digest, Md5};
+use strum::IntoEnumIterator;
 
+use crate::clock;
 use crate::csc::command::{Command, CommandName, Sender, Via};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::time::Tai;
 use crate::sal::event::Fields;
-use crate::sal::topic::{ACK, Column, EVENTS, FieldType, PRIVATE, parameters};
+use crate::sal::topic::{ACK, Column, EventName, FieldType, PRIVATE, parameters};
 use crate::sal::{self, Value};
+use crate::text::quote;
 
 /// Name of the component.
 const COMPONENT: &str = "OCPS";
@@ -34,14 +37,14 @@ pub enum Topic {
     /// `ackcmd`.
     Ack,
     /// `logevent_…`, without the prefix.
-    Event(&'static str),
+    Event(EventName),
 }
 
 impl Topic {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         let commands = CommandName::ALL.into_iter().map(Self::Command);
-        commands.chain([Self::Ack]).chain(EVENTS.iter().map(|(name, _)| Self::Event(name)))
+        commands.chain([Self::Ack]).chain(EventName::iter().map(Self::Event))
     }
 
     /// Name of the topic in SAL, and of its Avro record.
@@ -50,7 +53,7 @@ impl Topic {
         match self {
             Self::Command(name) => format!("command_{}", name.as_str()),
             Self::Ack => "ackcmd".to_owned(),
-            Self::Event(name) => format!("logevent_{name}"),
+            Self::Event(name) => format!("logevent_{}", name.into_str()),
         }
     }
 
@@ -64,10 +67,7 @@ impl Topic {
         match self {
             Self::Command(name) => parameters(name).iter().map(|field| (field.name, field.kind)).collect(),
             Self::Ack => ACK.to_vec(),
-            Self::Event(name) => {
-                let found = EVENTS.iter().find(|(event, _)| *event == name);
-                found.map(|(_, columns)| columns.to_vec()).unwrap_or_default()
-            }
+            Self::Event(name) => name.columns().to_vec(),
         }
     }
 
@@ -98,7 +98,6 @@ impl Topic {
                     FieldType::Boolean => "false",
                     FieldType::Float | FieldType::Double => "0.0",
                 };
-                let kind = kind.avro_name();
                 format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
             })
             .collect();
@@ -131,18 +130,12 @@ pub struct Writer {
 pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
     // The limit is the process's; later calls change nothing.
     apache_avro::util::max_allocation_bytes(ALLOCATION_MAX);
-    let schema = Schema::parse_str(text)
-        .map_err(|error| format!("not an Avro schema: {}", one_line(&error.to_string())))?;
+    let schema = Schema::parse_str(text).map_err(|error| format!("not an Avro schema: {}", quote(&error)))?;
     let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
     match record.fields.iter().find(|field| !is_flat(&field.schema)) {
-        Some(field) => Err(format!("field {} has a type that no topic of SAL has", one_line(&field.name))),
+        Some(field) => Err(format!("field {} has a type that no topic of SAL has", quote(&field.name))),
         None => Ok(schema),
     }
-}
-
-/// The beginning of a text that others wrote, for errors.
-pub(super) fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 /// Whether a field is plain, or a list whose items are plain and take up bytes of the message.
@@ -180,7 +173,7 @@ impl Writer {
         let schema = parse_schema(text)?;
         let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
         if !topic.owns(&schema) {
-            let name = one_line(record.name.as_ref());
+            let name = quote(record.name.as_ref());
             return Err(format!("it is that of {name}, not of {NAMESPACE}.{}", topic.sal_name()));
         }
         let ours: Vec<Column> = PRIVATE.iter().copied().chain(topic.own()).collect();
@@ -189,12 +182,12 @@ impl Writer {
                 return Err(format!("no field {name}"));
             };
             if !fits(*kind, &field.schema) {
-                return Err(format!("field {name} is not of type {}", kind.avro_name()));
+                return Err(format!("field {name} is not of type {kind}"));
             }
         }
         let unknown = |name: &str| !ours.iter().any(|(known, _)| *known == name);
         if let Some(field) = record.fields.iter().find(|f| f.default.is_none() && unknown(&f.name)) {
-            let name = one_line(&field.name);
+            let name = quote(&field.name);
             return Err(format!("field {name} is not known to this release and has no default"));
         }
         let digest = Md5::digest(text.as_bytes());
@@ -225,7 +218,7 @@ impl Writer {
             ("salIndex".to_owned(), Avro::Int(header.index.number())),
             ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
             ("private_rcvStamp".to_owned(), Avro::Double(0.0)),
-            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - sal::time::tai_minus_utc())),
+            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - clock::tai_minus_utc())),
             ("private_kafkaStamp".to_owned(), Avro::Double(header.sent.0)),
             ("private_seqNum".to_owned(), Avro::Int(header.seq_num)),
             ("private_revCode".to_owned(), Avro::String(self.rev_code.clone())),
@@ -233,8 +226,7 @@ impl Writer {
             ("private_origin".to_owned(), Avro::Int(header.origin)),
         ];
         fields.extend(own.iter().map(|(name, value)| ((*name).to_owned(), to_avro(value))));
-        let failed =
-            |error: apache_avro::Error| format!("cannot be encoded: {}", one_line(&error.to_string()));
+        let failed = |error: apache_avro::Error| format!("cannot be encoded: {}", quote(&error));
         let record = Avro::Record(fields).resolve(&self.schema).map_err(failed)?;
         let mut bytes = vec![MAGIC];
         bytes.extend(self.id.to_be_bytes());
@@ -324,8 +316,7 @@ pub(super) struct Record(Vec<(String, Avro)>);
 impl Record {
     /// Decodes a datum with its writer's schema.
     pub(super) fn read(schema: &Schema, datum: &[u8]) -> Result<Self, String> {
-        let failed =
-            |error: apache_avro::Error| format!("does not fit its schema: {}", one_line(&error.to_string()));
+        let failed = |error: apache_avro::Error| format!("does not fit its schema: {}", quote(&error));
         let reader = GenericDatumReader::builder(schema).build().map_err(failed)?;
         let mut datum = Datum { rest: datum, is_short: false };
         let value = reader.read_value(&mut datum).map_err(failed)?;

@@ -325,7 +325,7 @@ fn cmdtype_is_the_position_in_the_sorted_list() {
 
 #[test]
 fn a_foreign_schema_is_adopted_when_our_fields_are_in_it() {
-    let topic = Topic::Event("summaryState");
+    let topic = Topic::Event(EventName::SummaryState);
     // Another order, and a field more.
     let text = topic.schema_text().replace(
         r#"[{"name": "salIndex", "type": "int", "default": 0}, "#,
@@ -420,8 +420,6 @@ fn schemas_that_could_fill_memory_or_stack_are_refused() {
     ] {
         assert_eq!(schema(bad).unwrap_err(), "field a has a type that no topic of SAL has", "{bad}");
     }
-    assert_eq!(one_line("a\nb\u{1b}c"), "a b c");
-    assert_eq!(one_line(&"é".repeat(1000)), "é".repeat(300));
     let odd = format!(r#"{{"type":"record","name":"{}","fields":[]}}"#, "é ".repeat(1000));
     assert!(parse_schema(&odd).unwrap_err().len() < 1000);
     // The library says such names again as they are.
@@ -432,7 +430,7 @@ fn schemas_that_could_fill_memory_or_stack_are_refused() {
 #[test]
 fn a_schema_of_ours_is_what_salobj_expects() {
     assert_eq!(
-        Topic::Event("heartbeat").schema_text(),
+        Topic::Event(EventName::Heartbeat).schema_text(),
         concat!(
             r#"{"type": "record", "name": "logevent_heartbeat", "namespace": "lsst.sal.OCPS", "fields": ["#,
             r#"{"name": "salIndex", "type": "int", "default": 0}, "#,
