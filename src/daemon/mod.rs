@@ -4,6 +4,7 @@
 //! effects. It never waits for network, disk, git or a client. A dead inside channel is a bug and ends
 //! the process with a message.
 
+pub mod options;
 mod setup;
 mod sources;
 mod start;
@@ -17,7 +18,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::backend::workers::Workers;
-use crate::cli::flags::RunArgs;
 use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, CommandName, Order, Sender as CommandSender, Via};
@@ -38,6 +38,7 @@ use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::{ClientInput, Document, Hub};
 use crate::transport::{KafkaInput, document};
+use options::RunArgs;
 pub use setup::{Findings, check};
 use sources::{Closed, Event, Signal, Sources, dead_channel};
 
