@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use self::generate::Product;
 use self::nearest::nearest;
 use self::table::{Action, COMMANDS, Draft, FLAGS, Flag};
+use super::client::Target;
 use super::event_text::TOPICS;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
@@ -94,15 +95,6 @@ pub enum Invocation {
     Version,
     /// Print what the build is made of.
     Build,
-}
-
-/// Which daemon a client talks to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Target {
-    /// `--socket`.
-    pub socket: Option<PathBuf>,
-    /// `--index`.
-    pub index: Option<SalIndex>,
 }
 
 /// What `ocps send` was told.
