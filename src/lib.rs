@@ -10,7 +10,7 @@
 //! | room | what it is | what it must not know |
 //! |---|---|---|
 //! | [`csc`] | the core: a pure state machine, [`csc::Csc::handle`] | HTTP, JSON, files, clocks, threads |
-//! | [`sal`] | the SAL interface as data: topics, fields, codes, TAI | jobs, sockets |
+//! | [`sal`] | the SAL interface as data: topics, fields, codes | jobs, sockets |
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker pools | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs |
@@ -19,6 +19,8 @@
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
 //! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
+//! | [`clock`] | TAI and UTC, and ages that a clock that was set does not change | who asks |
+//! | `text` | the text of others on one line of ours; what was probably meant | who says it |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //!
 //! # The way of one command
@@ -39,6 +41,7 @@
 
 pub mod backend;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod csc;
 pub mod daemon;
@@ -47,6 +50,7 @@ pub mod logging;
 mod resolver;
 pub mod sal;
 pub mod systemd;
+mod text;
 pub mod timer;
 pub mod transport;
 pub mod url;

@@ -17,8 +17,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use simplelog::{CombinedLogger, Config, SharedLogger};
 
+use crate::clock;
 use crate::csc::event::{LogLevel, LogMessage};
-use crate::sal::time;
+use crate::text;
 
 /// Target of the lines of the core, which does not log by itself.
 const CORE: &str = "ocps::csc";
@@ -143,8 +144,7 @@ fn is_journal(stderr: &impl AsFd) -> bool {
 
 /// A message may be made of foreign text; it stays one line, of bearable length, that a terminal only shows.
 fn one_line(text: &str) -> String {
-    let shown = |c: char| if c.is_control() { ' ' } else { c };
-    let mut line: String = beginning(text).chars().map(shown).collect();
+    let mut line = text::one_line(beginning(text));
     if beginning(text).len() < text.len() {
         line.push_str(&format!("… ({} bytes)", text.len()));
     }
@@ -173,7 +173,7 @@ impl Log for Plain {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
-            let (stamp, level) = (time::rfc3339(time::unix_now()), record.level());
+            let (stamp, level) = (clock::rfc3339(clock::unix_now()), record.level());
             let line = one_line(&record.args().to_string());
             self.0.post(format!("{stamp} [{level}] {line}\n").into_bytes());
         }
@@ -268,7 +268,7 @@ impl Log for Tap {
             file_path: record.file().unwrap_or_default().to_owned(),
             line_number: record.line().and_then(|line| i32::try_from(line).ok()).unwrap_or(0),
             process: self.process,
-            timestamp: time::now(),
+            timestamp: clock::now(),
         });
     }
 

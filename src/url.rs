@@ -11,6 +11,8 @@ use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 use ureq::http::uri::Authority;
 
+use crate::text::quote;
+
 /// What a URL must be.
 const ALLOWED: &str = "must be http:// or https:// with a host";
 /// The same where there is an `@`.
@@ -89,7 +91,7 @@ impl Url {
             _ if place.starts_with('/') => format!("{scheme}://{host}{place}"),
             _ => place.to_owned(),
         };
-        let target = shorten(&Self::from(&*place).to_string());
+        let target = quote(Self::from(&*place));
         let base = target.strip_suffix(path).filter(|base| !is_question && *base != self.to_string());
         match base {
             Some(base) => format!("it redirects to {target}: write {base} as the url"),
@@ -123,11 +125,6 @@ impl From<&str> for Url {
             authorization: user.filter(|user| !user.is_empty()).map(authorization),
         }))
     }
-}
-
-/// At most 300 characters, for a line.
-fn shorten(text: &str) -> String {
-    text.chars().take(300).collect()
 }
 
 /// What stands before the host, if anything does, and the host with its port.

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{Backend, rapid_analysis};
+use crate::clock;
 use crate::config::settings::Simulation;
 use crate::csc::event::{ErrorCode, JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Submission};
-use crate::sal::time;
 use crate::url::Url;
 
 /// Finished jobs that are remembered, so that a status asked for late still finds them.
@@ -98,7 +98,7 @@ impl Simulated {
     fn remove(job_id: &JobId, state: &mut State) -> Answer {
         match state.jobs.remove(job_id) {
             Some(job) if !job.told => {
-                let more = json!({ "abort_time": time::now().0 });
+                let more = json!({ "abort_time": clock::now().0 });
                 Answer::Removed { object: Some(object(job_id, Phase::Aborted, more)) }
             }
             Some(_) | None => Answer::Gone,
@@ -131,7 +131,7 @@ impl Backend for Simulated {
 
 /// `<pipeline>-<TAI seconds>`, made unique by moving on by microseconds.
 fn unused_id(pipeline: &str, jobs: &HashMap<JobId, Job>) -> Option<JobId> {
-    let now = time::now().0;
+    let now = clock::now().0;
     (0..10_000)
         .filter_map(|n| JobId::parse(&format!("{pipeline}-{:.6}", now + f64::from(n) * 1e-6)).ok())
         .find(|id| !jobs.contains_key(id))

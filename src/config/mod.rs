@@ -7,6 +7,8 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::text::nearest;
+
 pub mod check;
 pub mod component;
 pub(crate) mod file;
@@ -92,34 +94,10 @@ fn position(text: &str, offset: usize) -> (usize, usize) {
 
 /// The remedy for an unknown name: `; did you mean X?` if one of the known is near, else all that are known.
 pub(crate) fn suggestion(name: &str, known: &[&str]) -> String {
-    let near = known.iter().map(|k| (distance(name, k), *k)).min();
-    match near {
-        Some((distance, known)) if distance <= 1 + known.len() / 3 => format!("; did you mean {known}?"),
-        Some(_) | None => format!("; known are {}", known.join(", ")),
+    match nearest(name, known.iter().copied()) {
+        Some(near) => format!("; did you mean {near}?"),
+        None => format!("; known are {}", known.join(", ")),
     }
-}
-
-/// Levenshtein distance, for short names: a long one is simply far from everything.
-fn distance(a: &str, b: &str) -> usize {
-    const LONGEST: usize = 64;
-    if a.len() > LONGEST || b.len() > LONGEST {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        if let Some(first) = row.first_mut() {
-            *first = left;
-        }
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = *cell;
-            left = replaced.min(left + 1).min(diagonal + 1);
-            *cell = left;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]

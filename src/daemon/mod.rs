@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::backend::workers::Workers;
+use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, CommandName, Order, Sender as CommandSender, Via};
@@ -30,8 +31,6 @@ use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input, Watching};
 use crate::journal::{Journal, Report};
 use crate::logging::{self, Logs};
-use crate::sal;
-use crate::sal::time::{LARGE_STEP_S, Moment};
 use crate::systemd::Manager;
 use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
@@ -191,7 +190,7 @@ impl Daemon {
                 identity: "the command line".to_owned(),
                 origin: i32::try_from(std::process::id()).unwrap_or(0),
                 seq_num: SeqNum(1),
-                sent: sal::time::now(),
+                sent: clock::now(),
             };
             self.starting.push_back(Command { sender, order });
             let Some(next) = state.after(transition) else { break };
@@ -323,7 +322,7 @@ impl Daemon {
     }
 
     fn now(&self) -> Time {
-        Time { mono: self.epoch.elapsed(), tai: sal::time::now() }
+        Time { mono: self.epoch.elapsed(), tai: clock::now() }
     }
 
     fn handle(&mut self, event: Event) {

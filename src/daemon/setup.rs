@@ -15,13 +15,13 @@ use crate::backend::Backend;
 use crate::backend::rapid_analysis::{RapidAnalysis, access::Access};
 use crate::backend::simulated::Simulated;
 use crate::backend::uws::Uws;
+use crate::clock;
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
 use crate::config::settings::{self, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
-use crate::sal;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket;
 use crate::transport::socket_path::{self, Candidates};
@@ -167,7 +167,7 @@ impl Setup {
             outage_limit: uws.outage_limit,
             resubmit_limit: uws.resubmit_limit,
             history: self.settings.history,
-            uptime: sal::time::uptime(),
+            uptime: clock::uptime(),
             journal: self.journal.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,

@@ -12,6 +12,7 @@ use super::sources::{Sources, signals};
 use super::{Daemon, Failure, Joining};
 use crate::backend::Backend;
 use crate::backend::workers::Workers;
+use crate::clock::{self, Moment};
 use crate::config::settings::Settings;
 use crate::config::watcher;
 use crate::csc::command::Command;
@@ -23,8 +24,6 @@ use crate::csc::time::Time;
 use crate::csc::{Csc, Input};
 use crate::journal::{Journal, OpenError, Report};
 use crate::logging::Logs;
-use crate::sal;
-use crate::sal::time::Moment;
 use crate::systemd::Manager;
 use crate::timer;
 use crate::transport::KafkaInput;
@@ -48,7 +47,7 @@ const REQUESTS_PER_JOB: usize = 3;
 /// Starts everything and serves until the end.
 pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args, &setup::environment)?;
-    sal::time::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
+    clock::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
     let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
@@ -71,7 +70,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
 
     let epoch = Instant::now();
     let mut effects = Vec::new();
-    let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
+    let start = Time { mono: Duration::ZERO, tai: clock::now() };
     let simulated = core.simulated;
     let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
     let joining = Joining { until: epoch + start_timeout, state, override_name };

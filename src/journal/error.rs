@@ -6,9 +6,6 @@ use std::path::{Path, PathBuf};
 
 use super::Identity;
 
-/// Longest quotation of what a journal says, in characters.
-const QUOTE_MAX: usize = 300;
-
 /// Why a journal cannot be opened. Each is one line with the path and a remedy; nothing was changed or replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
@@ -80,11 +77,6 @@ impl fmt::Display for OpenError {
 }
 
 impl std::error::Error for OpenError {}
-
-/// The beginning of a reason, on one line: what is damaged may say anything.
-pub(super) fn one_line(reason: &str) -> String {
-    reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTE_MAX).collect()
-}
 
 /// The file of what was committed last, beside the journal.
 pub(super) fn wal(path: &Path) -> PathBuf {

@@ -28,10 +28,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
+use crate::clock;
 use crate::csc::id::SalIndex;
 use crate::csc::record::{Record, Recovered};
 use crate::csc::time::Time;
-use crate::sal;
 pub use error::OpenError;
 use lock::Lock;
 use store::Sqlite;
@@ -145,7 +145,7 @@ impl Journal {
     pub fn open(path: &Path, identity: Identity, limits: Limits) -> Result<(Self, Recovered), OpenError> {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let lock = Lock::take(dir).map_err(OpenError::Directory)?;
-        let (store, recovered) = Sqlite::open_locked(path, identity, limits, sal::time::now(), Some(lock))?;
+        let (store, recovered) = Sqlite::open_locked(path, identity, limits, clock::now(), Some(lock))?;
         let notice = store.notice().map(str::to_owned);
         if let Some(notice) = &notice {
             log::warn!("{notice}");
@@ -278,7 +278,7 @@ impl Worker {
     fn turn(&mut self, load: Load) {
         let begun = Instant::now();
         lock(&self.shared).busy_since = Some(begun);
-        let now = Time { mono: begun - self.epoch, tai: sal::time::now() };
+        let now = Time { mono: begun - self.epoch, tai: clock::now() };
         let reports = self.writer.turn(now);
         let left = self.writer.load();
         let problem =
@@ -310,7 +310,7 @@ impl Worker {
     }
 
     fn close(self) -> Result<(), String> {
-        let now = Time { mono: self.epoch.elapsed(), tai: sal::time::now() };
+        let now = Time { mono: self.epoch.elapsed(), tai: clock::now() };
         lock(&self.shared).busy_since = Some(Instant::now());
         let (store, reports, finished) = self.writer.finish(now);
         for report in reports {

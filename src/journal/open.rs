@@ -10,12 +10,13 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use rustix::fs::StatVfsMountFlags;
 
-use super::error::{OpenError, beside, holds_something, one_line, wal};
+use super::error::{OpenError, beside, holds_something, wal};
 use super::format;
 use super::live::Live;
 use super::schema::{self, Schema};
 use super::{Identity, Limits, store};
 use crate::csc::id::SalIndex;
+use crate::text::quote;
 
 /// How long another program that reads the file, say an operator's `sqlite3`, is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -161,7 +162,7 @@ impl Opening<'_> {
     }
 
     fn damaged(&self, reason: &str) -> OpenError {
-        OpenError::Damaged { path: self.path.to_owned(), reason: one_line(reason) }
+        OpenError::Damaged { path: self.path.to_owned(), reason: quote(reason) }
     }
 
     fn unusable(&self, error: &io::Error) -> OpenError {
@@ -389,7 +390,7 @@ pub(super) fn reason(path: &Path, error: &rusqlite::Error) -> String {
             format!("{error}: it must be the user's that ocps runs as, and so must its directory")
         }
         Some(ErrorCode::SystemIoFailure) => format!("{error}: look at the disk (dmesg)"),
-        Some(_) | None => one_line(&error.to_string()),
+        Some(_) | None => quote(error),
     }
 }
 

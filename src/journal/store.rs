@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::error::{OpenError, one_line};
+use super::error::OpenError;
 use super::format::{self, CommandRow, SeenRow};
 use super::live::Live;
 use super::lock::Lock;
@@ -22,6 +22,7 @@ use crate::csc::id::EntryKey;
 use crate::csc::record::{Kept, Owed, Record, Recovered, Work};
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
+use crate::text::quote;
 
 /// Most commands that came over Kafka that are remembered. Their age does not count: clocks can be wrong, and one
 /// that comes again is the same however late.
@@ -323,7 +324,7 @@ impl Sqlite {
         match (fault, &self.place) {
             (Fault::Refused(error), _) => error.to_string(),
             (Fault::Nonsense(reason), Place::File { path, .. }) => {
-                format!("the journal {} cannot be written: {}", path.display(), one_line(&reason))
+                format!("the journal {} cannot be written: {}", path.display(), quote(&reason))
             }
             (Fault::Sql(error), Place::File { path, .. }) => {
                 format!("the journal {} cannot be written: {}", path.display(), open::reason(path, &error))

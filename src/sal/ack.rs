@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::csc::event::Ack;
 use crate::csc::id::JobId;
+use crate::text::one_line;
 
 /// How long a sender goes on waiting after an in-progress ack, in seconds.
 const PATIENCE_S: f64 = 600.0;
@@ -58,11 +59,6 @@ fn in_progress(job_id: &JobId, missing_prereqs: &[JobId]) -> String {
     }
     let missing: Vec<&str> = missing_prereqs.iter().map(JobId::as_str).collect();
     json!({ "job_id": job_id, "missing_prereqs": missing }).to_string()
-}
-
-/// A reason may quote foreign text; an ack is one line all the same.
-fn one_line(reason: &str) -> String {
-    reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::Value;
 use super::topic::{Field, FieldType, parameters};
 use crate::csc::command::{CommandName, Execute, Order};
 use crate::csc::id::JobId;
+use crate::text::quoted;
 
 /// Parses a command; what cannot be carried out becomes an [`Order::Invalid`] that says why.
 ///
@@ -49,9 +50,8 @@ fn log_level(level: Option<i32>) -> Result<i32, String> {
 }
 
 fn unknown_command(name: &str) -> String {
-    let shown: String = name.chars().take(40).collect();
     let known: Vec<&str> = CommandName::ALL.into_iter().map(CommandName::as_str).collect();
-    format!("unknown command {shown:?}: one of {}", known.join(", "))
+    format!("unknown command {}: one of {}", quoted(name), known.join(", "))
 }
 
 /// Parameters whose names and types are those of the command.
@@ -91,13 +91,13 @@ impl Params {
 }
 
 fn unknown_parameter(command: CommandName, name: &str) -> String {
-    let shown: String = name.chars().take(40).collect();
+    let name = quoted(name);
     let known: Vec<&str> = parameters(command).iter().map(|field| field.name).collect();
     let command = command.as_str();
     if known.is_empty() {
-        return format!("unknown parameter {shown:?}: {command} takes none");
+        return format!("unknown parameter {name}: {command} takes none");
     }
-    format!("unknown parameter {shown:?}: {command} takes {}", known.join(", "))
+    format!("unknown parameter {name}: {command} takes {}", known.join(", "))
 }
 
 /// Says that a parameter is not of its type.

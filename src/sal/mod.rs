@@ -1,4 +1,4 @@
-//! The SAL interface as data: topics, fields, types, codes, TAI time.
+//! The SAL interface as data: topics, fields, types, codes.
 //!
 //! The core does not know this module. The transports write what they send from it and read what
 //! they get with it, so that all of them say the same.
@@ -6,7 +6,6 @@
 pub mod ack;
 pub mod command;
 pub mod event;
-pub mod time;
 pub mod topic;
 
 /// The value of a field.

@@ -9,8 +9,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::clock::Moment;
 use crate::csc::command::Command;
-use crate::sal::time::Moment;
 
 /// For how long a heartbeat that was read back vouches for us: less than [`super::LISTENING`], more than two beats.
 const VOUCHES: Duration = Duration::from_millis(2500);

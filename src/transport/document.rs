@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::clock::utc;
 use crate::csc::event::{ExitCode, Phase};
 use crate::csc::id::{JobId, SalIndex};
 use crate::csc::report::{JobOutcome, JobReport, Recovery, Service, Status};
 use crate::csc::time::Tai;
 use crate::journal;
 use crate::logging::LogReport;
-use crate::sal::time::utc;
 use crate::transport::KafkaReport;
 
 /// What the daemon adds to the core's status.

@@ -9,6 +9,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
+use crate::clock;
 use crate::csc::command::{CommandName, Order};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SeqNum;
@@ -16,6 +17,7 @@ use crate::csc::time::Tai;
 use crate::sal::ack::AckFields;
 use crate::sal::topic::parameters;
 use crate::sal::{self, Value};
+use crate::text::quoted;
 
 /// Most keys of one object; no command has more than a few parameters.
 const MEMBERS_MAX: usize = 100;
@@ -73,7 +75,7 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };
     match object.0.first() {
-        Some((key, _)) => Err(format!("unknown key {:?}", shorten(key))),
+        Some((key, _)) => Err(format!("unknown key {}", quoted(key))),
         None => Ok(parsed),
     }
 }
@@ -108,7 +110,7 @@ fn parse_order(name: &str, params: Members<'_>) -> Result<Order, String> {
                 let fields = command.map_or([].as_slice(), parameters);
                 let reason = match fields.iter().find(|field| field.name == param) {
                     Some(field) => sal::command::wrong_type(field),
-                    None => format!("parameter {:?} must be a string or an integer", shorten(&param)),
+                    None => format!("parameter {} must be a string or an integer", quoted(&param)),
                 };
                 return Ok(Order::Invalid { name: command, reason });
             }
@@ -185,10 +187,6 @@ fn not_json(error: serde_json::Error) -> String {
     format!("not JSON: {error}")
 }
 
-fn shorten(text: &str) -> String {
-    text.chars().take(40).collect()
-}
-
 /// An ack, as a line.
 #[must_use]
 pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
@@ -207,7 +205,7 @@ pub fn event(event: &Event, seq: i32, sent: Tai) -> String {
         sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
     let topic = sal::event::topic(event);
     let body = json!({
-        "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": sal::time::utc(sent), "data": data,
+        "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": clock::utc(sent), "data": data,
     });
     json!({ "event": body }).to_string()
 }

@@ -14,8 +14,8 @@ pub mod socket_path;
 
 use std::time::Duration;
 
+use crate::clock::Moment;
 use crate::csc::record::Receipt;
-use crate::sal::time::Moment;
 
 /// How long another instance is listened for, before we begin and after it was heard last.
 pub const LISTENING: Duration = Duration::from_secs(3);

@@ -23,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::line::{self, Line, Query};
 use super::private_dir;
 use super::socket_path::{Candidates, Place};
+use crate::clock;
 use crate::csc::command::{Command, Sender as CommandSender, Via};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::{ClientId, SeqNum};
@@ -422,7 +423,7 @@ impl Hub {
     pub fn publish(&mut self, event: &Event) {
         let topic = sal::event::topic(event);
         let seq = self.latest.get(topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
-        let line: Arc<str> = line::event(event, seq, sal::time::now()).into();
+        let line: Arc<str> = line::event(event, seq, clock::now()).into();
         self.latest.insert(topic, (seq, line.clone()));
         let subscribed: Vec<ClientId> =
             self.clients.iter().filter(|(_, outbox)| outbox.subscribed).map(|(client, _)| *client).collect();
@@ -685,7 +686,7 @@ impl Reader {
                     identity: self.identity.clone(),
                     origin: self.pid,
                     seq_num: seq_num.unwrap_or(SeqNum(self.commands)),
-                    sent: sal::time::now(),
+                    sent: clock::now(),
                 };
                 ClientInput::Command(Command { sender, order })
             }

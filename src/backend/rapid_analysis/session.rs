@@ -15,10 +15,8 @@ use redis::{
 };
 
 use super::access::Target;
-use super::values::{Value, quoted};
-
-/// Longest text of the server that is shown, in characters.
-const TEXT_MAX: usize = 200;
+use super::values::Value;
+use crate::text::{quote, quoted};
 
 /// Why something did not work.
 #[derive(Debug, PartialEq, Eq)]
@@ -119,7 +117,7 @@ impl Session {
             match self.receive(end).map_err(|error| self.lost(&error))? {
                 redis::Value::SimpleString(kind) if kind == "none" || kind == "list" => {}
                 redis::Value::SimpleString(kind) => {
-                    let text = format!("holds a {} in {}, not a list", shortened(&kind), quoted(key));
+                    let text = format!("holds a {} in {}, not a list", quote(&kind), quoted(key));
                     return Err(Trouble::Refused(text));
                 }
                 // We may not be allowed to ask; then LPUSH will tell.
@@ -168,7 +166,7 @@ impl Session {
         if error.is_connection_dropped() {
             return "closed the connection".to_owned();
         }
-        format!("failed: {}", shortened(&error.to_string()))
+        format!("failed: {}", quote(&error))
     }
 }
 
@@ -186,7 +184,7 @@ fn connect(target: &Target, end: Instant) -> Result<Connection, String> {
             Err(error) if error.is_connection_refusal() => {
                 last = "refuses the connection: is it running there?".to_owned();
             }
-            Err(error) => last = format!("cannot be reached: {}", shortened(&error.to_string())),
+            Err(error) => last = format!("cannot be reached: {}", quote(&error)),
         }
     }
     Err(last)
@@ -235,10 +233,5 @@ fn nonsense(command: &str) -> Trouble {
 
 /// What the server said.
 fn said(error: &ServerError) -> String {
-    shortened(&format!("{} {}", error.code(), error.details().unwrap_or_default()))
-}
-
-/// In one line, and cut where it is long.
-fn shortened(text: &str) -> String {
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_MAX).collect()
+    quote(format_args!("{} {}", error.code(), error.details().unwrap_or_default()))
 }

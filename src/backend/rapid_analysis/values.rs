@@ -10,6 +10,8 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::text::quoted;
+
 /// Most values of one command: a command must be done within seconds.
 const VALUES_MAX: usize = 10_000;
 
@@ -59,14 +61,6 @@ pub fn shown(values: &[Value]) -> String {
         line.push_str(&format!("{separator}{} <- {}", quoted(key), quoted(text)));
     }
     line
-}
-
-/// A key or value in quotes, without control characters, cut where it is long.
-pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 80;
-    let cut: String = text.chars().take(LONGEST).collect();
-    let more = if cut.len() < text.len() { "…" } else { "" };
-    format!("{cut:?}{more}")
 }
 
 /// The values of an object, in its order.

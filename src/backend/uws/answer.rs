@@ -11,7 +11,8 @@ use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Answer, Contact, Failure, FailureKind, JobStatus};
 
 use super::object::Object;
-use super::text::{quote, quote_once};
+use super::text::quote_once;
+use crate::text::quote;
 
 /// Longest phase that is taken for a word, in bytes.
 const PHASE_MAX: usize = 100;
@@ -145,8 +146,8 @@ impl Reply {
     }
 }
 
-/// Bytes of a text of which the first 200 characters are certain to be part.
-const START: usize = 1024;
+/// Bytes of a text of which the first 300 characters are certain to be part.
+const START: usize = 2048;
 
 /// Whose job object is believed.
 struct Expected<'a> {

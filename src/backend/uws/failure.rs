@@ -9,9 +9,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use ureq::{Error, Timeout};
 
-use super::text::quote;
 use crate::csc::request::{Contact, Failure, FailureKind};
 use crate::resolver::NoThread;
+use crate::text::quote;
 
 /// The request that failed.
 pub(super) struct Attempt<'a> {
@@ -65,9 +65,9 @@ impl Attempt<'_> {
             Error::TlsRequired if !cfg!(feature = "tls") => {
                 "this program was built without https (cargo feature tls)".to_owned()
             }
-            Error::Io(e) => quote(&e.to_string()),
-            Error::Other(e) => quote(&e.to_string()),
-            other => quote(&other.to_string()),
+            Error::Io(e) => quote(e),
+            Error::Other(e) => quote(e),
+            other => quote(other),
         }
     }
 }

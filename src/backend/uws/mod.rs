@@ -32,6 +32,7 @@ use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};
 use crate::resolver;
+use crate::text::quote;
 use crate::url::Url;
 
 use answer::{End, Reply};
@@ -44,7 +45,7 @@ const OBJECT_LIMIT: usize = 16 * 1024 * 1024;
 /// Largest list that is read, in bytes: it walks every job's output of the last day.
 const LIST_LIMIT: u64 = 128 * 1024 * 1024;
 
-/// Largest text of a refusal that is read, in bytes; 200 characters of it are shown.
+/// Largest text of a refusal that is read, in bytes; 300 characters of it are shown.
 const TEXT_LIMIT: usize = 64 * 1024;
 
 /// Largest head of a reply, in bytes; the genuine one has some 500.
@@ -212,7 +213,7 @@ impl Uws {
         let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         let left =
             resting.get(base)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-        let shown = text::shown(&base.to_string());
+        let shown = quote(base);
         let reason = format!("{shown} said to ask again later (Retry-After): in {:.1} s", left.as_secs_f64());
         // It was not asked: nothing is learnt about it.
         Some(Failure { kind: FailureKind::NotSent, contact: Contact::Answered, reason })
@@ -341,7 +342,7 @@ struct Call<'a> {
 impl<'a> Call<'a> {
     fn new(method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Self {
         let address = format!("{}{path}", base.address());
-        let shown = text::shown(&format!("{base}{path}"));
+        let shown = quote(format_args!("{base}{path}"));
         Self { method, base, path, address, shown, timeout, started: Instant::now() }
     }
 
@@ -359,7 +360,7 @@ impl<'a> Call<'a> {
         if let Some(location) = header(&head.headers, LOCATION).filter(|_| head.status.is_redirection()) {
             return Some(self.base.redirection(self.path, location));
         }
-        let compression = text::quote(compression(&head.headers)?);
+        let compression = quote(compression(&head.headers)?);
         Some(format!(
             "its text is compressed ({compression}), which was not asked for: turn that off in the gateway before the service"
         ))
@@ -375,7 +376,7 @@ impl<'a> Call<'a> {
         // One byte more, to tell a full body from one that is too large.
         let ended = body.as_reader().take(limit as u64 + 1).read_to_end(&mut bytes);
         let end = match ended {
-            Err(e) => End::Broken(text::quote(&e.to_string())),
+            Err(e) => End::Broken(quote(e)),
             Ok(_) if bytes.len() > limit => End::TooLarge,
             Ok(_) => End::Complete,
         };

@@ -1,19 +1,6 @@
-//! Foreign text made fit for a one-line reason. Nothing here fails, whatever the text is.
+//! A service's refusal made fit for a one-line reason.
 
-/// Longest quotation of a service's text, in characters.
-const QUOTE_MAX: usize = 200;
-
-/// Longest url that is shown, in characters.
-const URL_MAX: usize = 300;
-
-/// The first 200 characters on one line, control characters as blanks.
-pub(super) fn quote(text: &str) -> String {
-    one_line(text.trim(), QUOTE_MAX)
-}
-
-fn one_line(text: &str, characters: usize) -> String {
-    text.chars().take(characters).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
+use crate::text::quote;
 
 /// A service's refusal for people: quoted, and once only where it is an exact doubling.
 ///
@@ -26,11 +13,6 @@ pub(super) fn quote_once(text: &str) -> String {
 fn half_if_doubled(text: &str) -> Option<&str> {
     let (first, second) = text.split_at_checked(text.len() / 2)?;
     (!first.is_empty() && first == second).then_some(first)
-}
-
-/// A url for people: on one line, at most 300 characters.
-pub(super) fn shown(url: &str) -> String {
-    one_line(url, URL_MAX)
 }
 
 #[cfg(test)]
@@ -54,6 +36,5 @@ mod tests {
         ] {
             assert_eq!(quote_once(text), expected, "{text:?}");
         }
-        assert_eq!(quote(&"é".repeat(500)), "é".repeat(200));
     }
 }

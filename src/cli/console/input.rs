@@ -7,9 +7,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Map, Value};
 
 use super::super::client::Query;
-use super::super::flags::nearest::nearest;
 use super::super::flags::{command_line, did_you_mean, shown};
 use crate::csc::command::CommandName;
+use crate::text::nearest;
 
 /// Longest line, in bytes; the daemon takes no longer ones either.
 const LINE_MAX: u64 = 1 << 20;

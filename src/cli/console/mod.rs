@@ -20,9 +20,9 @@ use super::jobs::unfinished_text;
 use super::output::{Output, Tone, complain};
 use super::send::Patience;
 use super::status::status_text;
+use crate::clock;
 use crate::csc::command::CommandName;
 use crate::csc::state::SummaryState;
-use crate::sal::time;
 
 const PROMPT: &str = "ocps> ";
 /// Begins the line of the prompt anew, so that something can be printed there.
@@ -217,7 +217,7 @@ impl Session {
         };
         let mut sent = self.sent.remove(at);
         // An ack has no stamp; it has just come.
-        let time = out.palette().paint(Tone::Quiet, &time::rfc3339(time::unix_now()));
+        let time = out.palette().paint(Tone::Quiet, &clock::rfc3339(clock::unix_now()));
         let line = format!("{time} {} {}\n", sent.name(), ack_text(out.palette(), ack));
         if ack.standing() == Standing::InProgress {
             sent.deadline = sent.patience.deadline(Instant::now(), ack.timeout);

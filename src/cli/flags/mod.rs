@@ -2,12 +2,10 @@
 //!
 //! Knows no files, no sockets and no environment, so that `--help` works whatever else is broken.
 //!
-//! `table` has every command and flag once, `help` and `generate` make texts from it, `nearest` finds what was
-//! meant.
+//! `table` has every command and flag once; `help` and `generate` make texts from it.
 
 mod generate;
 pub(super) mod help;
-pub(crate) mod nearest;
 mod table;
 
 use std::ffi::{OsStr, OsString};
@@ -19,7 +17,6 @@ use lexopt::{Arg, Parser};
 use serde_json::{Map, Value};
 
 use self::generate::Product;
-use self::nearest::nearest;
 use self::table::{Action, COMMANDS, Draft, FLAGS, Flag};
 use super::client::Target;
 use super::event_text::TOPICS;
@@ -28,6 +25,7 @@ use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
 use crate::daemon::options::RunArgs;
 use crate::sal::topic::{FieldType, parameters};
+use crate::text::nearest;
 
 /// A command of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -229,7 +229,7 @@ impl Default for Settings {
                 seed: None,
             },
             kafka: Kafka::default(),
-            tai_minus_utc_s: crate::sal::time::TAI_MINUS_UTC_S,
+            tai_minus_utc_s: crate::clock::TAI_MINUS_UTC_S,
             max_jobs: 1000,
         }
     }

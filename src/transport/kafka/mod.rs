@@ -36,6 +36,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, ThreadedProducer};
 
 use super::{KafkaInput, KafkaReport};
+use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
@@ -44,7 +45,6 @@ use crate::csc::record::Receipt;
 use crate::csc::time::Tai;
 use crate::sal;
 use crate::sal::ack::AckFields;
-use crate::sal::time::{LARGE_STEP_S, Moment};
 use client::{Context, Report, Written};
 pub use libraries::libraries;
 use outbox::{Fate, HEARTBEAT, Message, Outbox, Outgoing, Refusal};
@@ -354,7 +354,7 @@ impl Link {
     /// Says so when the clock is behind the stamps of an earlier run, which are then gone on from.
     fn compare_clock(&self) {
         let newest = self.stamps.values().copied().fold(f64::NEG_INFINITY, f64::max);
-        let behind = newest - sal::time::now().0;
+        let behind = newest - clock::now().0;
         if behind >= LARGE_STEP_S {
             log::warn!(
                 "the clock is {behind:.1} s behind the stamps of the last run: stamps stay ahead of it until it has \
@@ -458,7 +458,7 @@ impl Link {
 
     /// TAI now, and always later than the last of this topic: readers drop what is older.
     fn stamp(&mut self, topic: Topic) -> f64 {
-        let now = sal::time::now().0;
+        let now = clock::now().0;
         let stamp = match self.stamps.get(&topic) {
             // By another step each time, so that two instances whose clock was set back do not stamp alike.
             Some(last) if *last >= now => last + f64::from(fastrand::u16(1..=1000)) * 1e-6,

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use crate::sal::time::Moment;
+use crate::clock::Moment;
 
 /// Heartbeats that are remembered: more than the outbox can hold, all of which may leave before one is read.
 const REMEMBERED: usize = 16_384;

@@ -18,9 +18,10 @@ use super::schemas::Schemas;
 use super::setup::code;
 use super::trouble::Kind;
 use super::upkeep::is_of_partition;
-use super::wire::{Record, Topic, one_line, unframe};
+use super::wire::{Record, Topic, unframe};
 use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
+use crate::text::quote;
 
 /// Longest wait for a message, after which it is looked whether to end.
 const POLL: Duration = Duration::from_secs(1);
@@ -171,7 +172,7 @@ pub fn take(
         Topic::Event("summaryState") => return Ok(Some(Taken::State(record.int("summaryState")?))),
         Topic::Ack | Topic::Event(_) => {
             return Ok(Some(Taken::Heartbeat {
-                identity: one_line(&record.text("private_identity")?),
+                identity: quote(record.text("private_identity")?),
                 origin: record.int("private_origin")?,
                 seq_num: record.int("private_seqNum")?,
                 stamp: record.double("private_sndStamp")?,

@@ -13,9 +13,10 @@ use ureq::config::Config;
 use ureq::http::header::LOCATION;
 
 use crate::resolver;
+use crate::text::quote;
 use crate::url::Url;
 
-use super::wire::{Topic, Writer, one_line, parse_schema};
+use super::wire::{Topic, Writer, parse_schema};
 
 /// Longest wait for an answer; one under load takes its time.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -85,7 +86,7 @@ impl Answer {
     /// The registry and what it said, for errors.
     fn told(&self) -> String {
         let message = self.body.get("message").and_then(Json::as_str).unwrap_or_default();
-        format!("the schema registry {} ({} {})", self.from, self.status, one_line(message))
+        format!("the schema registry {} ({} {})", self.from, self.status, quote(message))
     }
 
     /// What it means that this is no success.
@@ -352,7 +353,7 @@ impl Registry {
             }
         };
         let failed = |error: ureq::Error| {
-            let error = one_line(&error.to_string());
+            let error = quote(error);
             format!("the schema registry {} cannot be asked: {error}", base)
         };
         let response = sent.map_err(failed)?;

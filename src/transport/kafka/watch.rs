@@ -20,12 +20,12 @@ use super::setup::{self, Failure};
 use super::trouble::Kind;
 use super::upkeep::{Place, Upkeep};
 use super::{Stage, component};
+use crate::clock::Moment;
 use crate::config::kafka::Options;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
 use crate::sal;
-use crate::sal::time::Moment;
 use crate::transport::{KafkaInput, LISTENING};
 
 /// How long an instance that said OFFLINE must be silent: its next heartbeat would have come.

@@ -10,12 +10,14 @@ use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use md5::{Digest, Md5};
 
+use crate::clock;
 use crate::csc::command::{Command, CommandName, Sender, Via};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::time::Tai;
 use crate::sal::event::Fields;
 use crate::sal::topic::{ACK, Column, EVENTS, FieldType, PRIVATE, parameters};
 use crate::sal::{self, Value};
+use crate::text::quote;
 
 /// Name of the component.
 const COMPONENT: &str = "OCPS";
@@ -131,18 +133,12 @@ pub struct Writer {
 pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
     // The limit is the process's; later calls change nothing.
     apache_avro::util::max_allocation_bytes(ALLOCATION_MAX);
-    let schema = Schema::parse_str(text)
-        .map_err(|error| format!("not an Avro schema: {}", one_line(&error.to_string())))?;
+    let schema = Schema::parse_str(text).map_err(|error| format!("not an Avro schema: {}", quote(&error)))?;
     let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
     match record.fields.iter().find(|field| !is_flat(&field.schema)) {
-        Some(field) => Err(format!("field {} has a type that no topic of SAL has", one_line(&field.name))),
+        Some(field) => Err(format!("field {} has a type that no topic of SAL has", quote(&field.name))),
         None => Ok(schema),
     }
-}
-
-/// The beginning of a text that others wrote, for errors.
-pub(super) fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
 /// Whether a field is plain, or a list whose items are plain and take up bytes of the message.
@@ -180,7 +176,7 @@ impl Writer {
         let schema = parse_schema(text)?;
         let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
         if !topic.owns(&schema) {
-            let name = one_line(record.name.as_ref());
+            let name = quote(record.name.as_ref());
             return Err(format!("it is that of {name}, not of {NAMESPACE}.{}", topic.sal_name()));
         }
         let ours: Vec<Column> = PRIVATE.iter().copied().chain(topic.own()).collect();
@@ -194,7 +190,7 @@ impl Writer {
         }
         let unknown = |name: &str| !ours.iter().any(|(known, _)| *known == name);
         if let Some(field) = record.fields.iter().find(|f| f.default.is_none() && unknown(&f.name)) {
-            let name = one_line(&field.name);
+            let name = quote(&field.name);
             return Err(format!("field {name} is not known to this release and has no default"));
         }
         let digest = Md5::digest(text.as_bytes());
@@ -225,7 +221,7 @@ impl Writer {
             ("salIndex".to_owned(), Avro::Int(header.index.number())),
             ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
             ("private_rcvStamp".to_owned(), Avro::Double(0.0)),
-            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - sal::time::tai_minus_utc())),
+            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - clock::tai_minus_utc())),
             ("private_kafkaStamp".to_owned(), Avro::Double(header.sent.0)),
             ("private_seqNum".to_owned(), Avro::Int(header.seq_num)),
             ("private_revCode".to_owned(), Avro::String(self.rev_code.clone())),
@@ -233,8 +229,7 @@ impl Writer {
             ("private_origin".to_owned(), Avro::Int(header.origin)),
         ];
         fields.extend(own.iter().map(|(name, value)| ((*name).to_owned(), to_avro(value))));
-        let failed =
-            |error: apache_avro::Error| format!("cannot be encoded: {}", one_line(&error.to_string()));
+        let failed = |error: apache_avro::Error| format!("cannot be encoded: {}", quote(&error));
         let record = Avro::Record(fields).resolve(&self.schema).map_err(failed)?;
         let mut bytes = vec![MAGIC];
         bytes.extend(self.id.to_be_bytes());
@@ -324,8 +319,7 @@ pub(super) struct Record(Vec<(String, Avro)>);
 impl Record {
     /// Decodes a datum with its writer's schema.
     pub(super) fn read(schema: &Schema, datum: &[u8]) -> Result<Self, String> {
-        let failed =
-            |error: apache_avro::Error| format!("does not fit its schema: {}", one_line(&error.to_string()));
+        let failed = |error: apache_avro::Error| format!("does not fit its schema: {}", quote(&error));
         let reader = GenericDatumReader::builder(schema).build().map_err(failed)?;
         let mut datum = Datum { rest: datum, is_short: false };
         let value = reader.read_value(&mut datum).map_err(failed)?;

@@ -420,8 +420,6 @@ fn schemas_that_could_fill_memory_or_stack_are_refused() {
     ] {
         assert_eq!(schema(bad).unwrap_err(), "field a has a type that no topic of SAL has", "{bad}");
     }
-    assert_eq!(one_line("a\nb\u{1b}c"), "a b c");
-    assert_eq!(one_line(&"é".repeat(1000)), "é".repeat(300));
     let odd = format!(r#"{{"type":"record","name":"{}","fields":[]}}"#, "é ".repeat(1000));
     assert!(parse_schema(&odd).unwrap_err().len() < 1000);
     // The library says such names again as they are.

@@ -1,9 +1,10 @@
-//! TAI, the time of all SAL stamps; and how long ago something was, whatever becomes of the clock.
+//! The clocks: TAI, the time of all SAL stamps, UTC for people, and how long ago something was, whatever becomes of
+//! the clock.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::time::{ClockId, DynamicClockId, clock_gettime, clock_gettime_dynamic};
+use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime, clock_gettime_dynamic};
 
 use crate::csc::time::{BootId, Tai, Uptime};
 
@@ -13,27 +14,31 @@ pub const TAI_MINUS_UTC_S: u32 = 37;
 /// A clock that is off, or was set, by more seconds is worth a line in the log.
 pub const LARGE_STEP_S: f64 = 1.0;
 
-/// The offset in use; written once, at start.
+/// The offset where the kernel knows none; written once, at start.
 static OFFSET_S: AtomicU32 = AtomicU32::new(TAI_MINUS_UTC_S);
 
-/// Sets TAI minus UTC, in seconds, for the day on which a leap second comes and the kernel is not told.
+/// Sets TAI minus UTC, in seconds, for a kernel that does not know of the last leap second.
 pub fn set_tai_minus_utc(seconds: u32) {
     OFFSET_S.store(seconds, Ordering::Relaxed);
 }
 
-/// TAI minus UTC, in seconds.
+/// TAI minus UTC, in whole seconds: as the kernel knows it, else as it was set.
 #[must_use]
 pub fn tai_minus_utc() -> f64 {
-    f64::from(OFFSET_S.load(Ordering::Relaxed))
+    let utc = unix_now();
+    let kernel =
+        clock_gettime_dynamic(DynamicClockId::Tai).ok().map(|tai| since_zero(tai).as_secs_f64() - utc);
+    // Without NTP the kernel's offset is 0, and its TAI is UTC.
+    kernel
+        .map(f64::round)
+        .filter(|offset| *offset >= 1.0)
+        .unwrap_or_else(|| OFFSET_S.load(Ordering::Relaxed).into())
 }
 
-/// The time now: CLOCK_TAI where the kernel knows its offset from UTC, else UTC and the offset that is set (37 s).
+/// The time now.
 #[must_use]
 pub fn now() -> Tai {
-    let utc = unix_now();
-    // Without NTP the kernel's offset is 0, and its TAI is UTC.
-    let tai = kernel_tai().filter(|tai| tai - utc > 1.0);
-    Tai(tai.unwrap_or(utc + tai_minus_utc()))
+    Tai(unix_now() + tai_minus_utc())
 }
 
 /// The Unix time now.
@@ -45,8 +50,7 @@ pub fn unix_now() -> f64 {
 /// A stamp as UTC for people, see [`rfc3339`].
 #[must_use]
 pub fn utc(tai: Tai) -> String {
-    let offset = now().0 - unix_now();
-    rfc3339(tai.0 - offset.round())
+    rfc3339(tai.0 - tai_minus_utc())
 }
 
 /// A Unix time as `2026-11-22T14:00:23.504Z`, always so wide; one that is no time of our era as its nearest end.
@@ -54,40 +58,21 @@ pub fn utc(tai: Tai) -> String {
 pub fn rfc3339(unix_s: f64) -> String {
     // 9999-12-31T23:59:59.999Z; what is no number becomes 0.
     const LAST_MS: f64 = 253_402_300_799_999.0;
-    let ms = (unix_s * 1000.0).round().clamp(0.0, LAST_MS) as u64;
-    let (days, ms) = (ms / 86_400_000, ms % 86_400_000);
-    // Days are counted from 1 March of year 0, so that a leap day is the last one of its year.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = era * 400 + year_of_era + next_year;
-    let seconds = ms / 1000;
-    let (hour, minute, second, ms) = (seconds / 3600, seconds / 60 % 60, seconds % 60, ms % 1000);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    let since = Duration::from_millis((unix_s * 1000.0).round().clamp(0.0, LAST_MS) as u64);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
-/// How long the machine has been up, with the time that it slept, where the kernel tells.
+/// How long the machine has been up, with the time that it slept, where the kernel knows.
 #[must_use]
 pub fn uptime() -> Option<Uptime> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let boot = BootId(u128::from_str_radix(&boot.trim().replace('-', ""), 16).ok()?);
-    let time = clock_gettime(ClockId::Boottime);
-    let since = Duration::new(u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
-    Some(Uptime { boot, since })
+    Some(Uptime { boot, since: since_zero(clock_gettime(ClockId::Boottime)) })
 }
 
-fn kernel_tai() -> Option<f64> {
-    let time = clock_gettime_dynamic(DynamicClockId::Tai).ok()?;
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "2^53 seconds are far off, and nanoseconds are below 10^9"
-    )]
-    let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
-    Some(seconds)
+/// A clock's time since its zero.
+fn since_zero(time: Timespec) -> Duration {
+    time.try_into().unwrap_or_default()
 }
 
 /// A point in time from which ages are counted that include the time in which machine or process stood still.
@@ -109,10 +94,7 @@ impl Moment {
     /// This one.
     #[must_use]
     pub fn now() -> Self {
-        let time = clock_gettime(ClockId::Boottime);
-        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
-        let nanoseconds = Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or(0));
-        Self::new(seconds + nanoseconds, SystemTime::now())
+        Self::new(since_zero(clock_gettime(ClockId::Boottime)), SystemTime::now())
     }
 
     /// How long before `later` it was; a clock that was set back makes it no shorter.
