@@ -1,4 +1,4 @@
-# fish completion for ocps. Made with `make generate` from src/cli/flags.
+# fish completion for ocps. A test compares it with the program's flags.
 complete -c ocps -f
 complete -c run_ocps -w 'ocps run'
 complete -c run_OCPS.py -w 'ocps run'
@@ -78,11 +78,7 @@ complete -c ocps -n '__fish_seen_subcommand_from check' -l json -d 'Print JSON, 
 complete -c ocps -n '__fish_seen_subcommand_from check' -l help -d 'Print help'
 complete -c ocps -n '__fish_seen_subcommand_from check' -l version -d 'Print version, commit, features and library versions'
 complete -c ocps -n '__fish_seen_subcommand_from check' -F
-complete -c ocps -n __fish_use_subcommand -a generate -d 'Print the manual page or shell completions'
-complete -c ocps -n '__fish_seen_subcommand_from generate' -l help -d 'Print help'
-complete -c ocps -n '__fish_seen_subcommand_from generate' -l version -d 'Print version, commit, features and library versions'
-complete -c ocps -n '__fish_seen_subcommand_from generate' -a 'man bash zsh fish'
 complete -c ocps -n __fish_use_subcommand -a help -d 'Explain a command'
 complete -c ocps -n '__fish_seen_subcommand_from help' -l help -d 'Print help'
 complete -c ocps -n '__fish_seen_subcommand_from help' -l version -d 'Print version, commit, features and library versions'
-complete -c ocps -n '__fish_seen_subcommand_from help' -a 'run send state status jobs watch console check generate help'
+complete -c ocps -n '__fish_seen_subcommand_from help' -a 'run send state status jobs watch console check help'

@@ -1,5 +1,5 @@
 #compdef ocps run_ocps run_OCPS.py
-# Made with `make generate` from src/cli/flags.
+# A test compares this with the program's flags.
 _ocps() {
   local curcontext=$curcontext state line verb
   local -a commands
@@ -12,7 +12,6 @@ _ocps() {
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
     'check:Check the configuration without a daemon'
-    'generate:Print the manual page or shell completions'
     'help:Explain a command'
   )
   if [[ $service == run_* ]]; then
@@ -105,16 +104,11 @@ _ocps() {
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:\[PATH ...\]:_files' ;;
-    generate)
-      _arguments \
-        '--help[Print help]' \
-        '--version[Print version, commit, features and library versions]' \
-        '*:man|bash|zsh|fish:(man bash zsh fish)' ;;
     help)
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs watch console check generate help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs watch console check help)' ;;
   esac
 }
 _ocps "$@"

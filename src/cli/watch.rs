@@ -2,27 +2,47 @@
 
 use std::time::{Duration, Instant};
 
-use super::Failure;
-use super::client::{Client, Event, Message, Next, refused};
-use super::event_text::{HEARTBEAT, event_line, summary_state};
-use super::flags::WatchArgs;
-use super::output::Output;
-use crate::csc::state::SummaryState;
+use crossbeam_channel::never;
 
-/// How often we look whether anybody still reads, when there is nothing to print.
+use super::client::{Client, Next, Target};
+use super::event_text::{HEARTBEAT, event_line, summary_state};
+use super::flags::{Line, unknown};
+use super::output::Output;
+use super::{Failure, Task};
+use crate::csc::state::SummaryState;
+use crate::sal::topic::EVENTS;
+
+/// How often we find out whether anybody still reads, when there is nothing to print.
 const READER_CHECK: Duration = Duration::from_millis(500);
 
-/// Runs `ocps watch`.
-///
-/// # Errors
-/// When the daemon goes away without having gone OFFLINE, and whatever breaks before.
-pub(super) fn run(args: &WatchArgs, out: &mut Output) -> Result<(), Failure> {
-    let mut client = Client::connect(&args.target)?;
+/// The names of events among the arguments; the full SAL name does as well.
+fn topics(line: &Line) -> Result<Vec<String>, String> {
+    let known = || EVENTS.iter().map(|(name, _)| *name);
+    let words = line.words(usize::MAX)?;
+    let bare = words.iter().map(|name| name.strip_prefix("logevent_").unwrap_or(name));
+    bare.map(|name| {
+        if known().any(|known| known == name) {
+            Ok(name.to_owned())
+        } else {
+            Err(unknown("topic", name, known()))
+        }
+    })
+    .collect()
+}
+
+/// `ocps watch`. It fails when the daemon goes away without having gone OFFLINE.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    let (target, topics, json) = (line.target()?, topics(line)?, line.has("json"));
+    Ok(Box::new(move |out| run(&target, &topics, json, out)))
+}
+
+fn run(target: &Target, topics: &[String], json: bool, out: &mut Output) -> Result<(), Failure> {
+    let mut client = Client::connect(target)?;
     client.subscribe()?;
     let mut last_state = None;
     loop {
-        let line = match client.next(Some(Instant::now() + READER_CHECK)) {
-            Next::Line(line) => line,
+        let message = match client.next(Some(Instant::now() + READER_CHECK), &never())? {
+            Next::Line(message) => message,
             Next::Timeout | Next::Interrupted => {
                 out.expect_reader()?;
                 continue;
@@ -30,35 +50,36 @@ pub(super) fn run(args: &WatchArgs, out: &mut Output) -> Result<(), Failure> {
             Next::Lost(_) if last_state == Some(SummaryState::Offline) => return Ok(()),
             Next::Lost(reason) => return Err(Failure::Failed(format!("{reason} without going OFFLINE"))),
         };
-        match &line.message {
-            Message::Event(event) => {
-                last_state = summary_state(event).or(last_state);
-                if is_wanted(event, &args.topics) {
-                    let text = if args.json { line.raw } else { event_line(out.palette(), event) };
-                    out.line(&text)?;
-                } else {
-                    out.expect_reader()?;
-                }
-            }
-            Message::Error(reason) => return Err(Failure::Failed(refused(reason))),
-            Message::Ack(_) | Message::Status(_) | Message::Jobs(_) | Message::Other => {}
+        let Some(event) = &message.event else { continue };
+        last_state = summary_state(event).or(last_state);
+        if is_wanted(&event.topic, topics) {
+            out.line(&if json { message.raw } else { event_line(out.palette(), event) })?;
+        } else {
+            out.expect_reader()?;
         }
     }
 }
 
-fn is_wanted(event: &Event, topics: &[&str]) -> bool {
-    if topics.is_empty() { event.topic != HEARTBEAT } else { topics.contains(&event.topic.as_str()) }
+fn is_wanted(topic: &str, topics: &[String]) -> bool {
+    if topics.is_empty() { topic != HEARTBEAT } else { topics.iter().any(|wanted| wanted == topic) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flags::tests::line;
+
+    #[test]
+    fn topics_may_have_their_full_name() {
+        let line = line(&["ocps", "watch", "logevent_job_id", "heartbeat"]);
+        assert_eq!(topics(&line).unwrap(), ["job_id", "heartbeat"]);
+    }
 
     #[test]
     fn heartbeat_only_when_it_is_named() {
         let check = |topic: &str, topics: &[&str], expected| {
-            let event = Event { topic: topic.into(), sent_utc: None, data: serde_json::Map::new() };
-            assert_eq!(is_wanted(&event, topics), expected, "{topic} {topics:?}");
+            let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
+            assert_eq!(is_wanted(topic, &topics), expected, "{topic} {topics:?}");
         };
         check("summaryState", &[], true);
         check("newer", &[], true);
