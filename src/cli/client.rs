@@ -8,10 +8,11 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -34,6 +35,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest wait for an ack where nobody said otherwise: a `start` may read a large configuration with git.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often deadlines, ^C and the reader of our output are looked at when nothing comes.
+pub(super) const IDLE_TURN: Duration = Duration::from_millis(250);
 
 /// Longest that an ack can ask us to wait, in seconds: a day.
 const ACK_TIMEOUT_MAX_S: f64 = 86_400.0;
@@ -144,19 +148,6 @@ impl Message {
 /// What came over the connection: a line, or the reason why it broke.
 pub(super) type Incoming = Result<Box<Message>, String>;
 
-/// What a wait for a line ended with.
-#[derive(Debug, PartialEq)]
-pub(super) enum Next {
-    /// A line.
-    Line(Box<Message>),
-    /// Nothing in time.
-    Timeout,
-    /// The person at the terminal wants to leave.
-    Interrupted,
-    /// The daemon closed the connection, or it broke; the reason.
-    Lost(String),
-}
-
 /// A command whose final ack has not come.
 #[derive(Debug)]
 pub(super) struct Sent {
@@ -181,6 +172,11 @@ impl Sent {
         let wanted = Duration::try_from_secs_f64(ack.timeout.min(ACK_TIMEOUT_MAX_S)).unwrap_or_default();
         self.deadline = self.patience.map(|patience| Instant::now() + patience.max(wanted));
         self.job_id = ack.job().map(|job| job.job_id).or(self.job_id.take());
+    }
+
+    /// Whether its ack should have come.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
     /// The command with its number.
@@ -306,30 +302,33 @@ impl Client {
         Ok(Sent { seq: self.seq, command, job_id, patience, deadline })
     }
 
-    /// Waits for the final ack of a command. `take` sees each line before that, and may end the wait.
+    /// Waits for the final ack of a command. `take` sees each line before that, and may end the wait; so does the
+    /// person at the terminal, who sets `interrupted`.
     ///
     /// # Errors
     /// When the command was refused, failed or was aborted, and when no ack came in time.
     pub(super) fn follow(
         &mut self,
         sent: &mut Sent,
-        interrupts: &Receiver<()>,
+        interrupted: &AtomicBool,
         mut take: impl FnMut(&Sent, &Message) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<End, Failure> {
         loop {
-            let message = match self.next(sent.deadline, interrupts)? {
-                Next::Line(message) => message,
-                Next::Interrupted => return Ok(End::Interrupted),
-                Next::Timeout => {
+            let message = match self.next(sent.deadline) {
+                Ok(Some(message)) => message,
+                Ok(None) if interrupted.load(Ordering::Relaxed) => return Ok(End::Interrupted),
+                Ok(None) if sent.is_late(Instant::now()) => {
                     return Err(Failure::Failed(format!(
                         "no ack of {sent} in time: it may still be carried out, see ocps status and ocps jobs"
                     )));
                 }
-                Next::Lost(reason) => {
+                Ok(None) => continue,
+                Err(Failure::Lost(reason)) => {
                     let job =
                         if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
-                    return Err(Failure::Failed(format!("{reason} before the final ack of {sent}{job}")));
+                    return Err(Failure::Lost(format!("{reason} before the final ack of {sent}{job}")));
                 }
+                Err(failure) => return Err(failure),
             };
             let ack = sent.ack_in(&message);
             if let Some(ack) = ack {
@@ -369,44 +368,29 @@ impl Client {
     pub(super) fn query(&mut self, name: &str) -> Result<Value, Failure> {
         self.ask(name)?;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        loop {
-            match self.next(Some(deadline), &never())? {
-                Next::Line(mut message) => {
-                    if let Some(document) = message.documents.remove(name) {
-                        return Ok(document);
-                    }
-                }
-                Next::Timeout | Next::Interrupted => {
-                    let limit = ANSWER_TIMEOUT.as_secs();
-                    return Err(Failure::Failed(format!("the daemon did not answer within {limit} s")));
-                }
-                Next::Lost(reason) => return Err(Failure::Failed(reason)),
+        while Instant::now() < deadline {
+            let message = self.next(Some(deadline))?;
+            if let Some(document) = message.and_then(|mut message| message.documents.remove(name)) {
+                return Ok(document);
             }
         }
+        Err(Failure::Failed(format!("the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())))
     }
 
-    /// Waits for the next line until the deadline, if there is one, or an interrupt.
+    /// The next line, if one comes before the deadline and within [`IDLE_TURN`].
     ///
     /// # Errors
-    /// When the daemon did not accept a line of ours.
-    pub(super) fn next(
-        &mut self,
-        deadline: Option<Instant>,
-        interrupts: &Receiver<()>,
-    ) -> Result<Next, Failure> {
-        let timeout = deadline.map_or_else(never, at);
-        // What has come is handed on before the clock is looked at.
-        select_biased! {
-            recv(interrupts) -> _ => Ok(Next::Interrupted),
-            recv(self.lines) -> incoming => match incoming {
-                Ok(Ok(message)) => match &message.error {
-                    Some(reason) => Err(Failure::Failed(refused(reason))),
-                    None => Ok(Next::Line(message)),
-                },
-                Ok(Err(reason)) => Ok(Next::Lost(reason)),
-                Err(_) => Ok(Next::Lost(CLOSED.to_owned())),
+    /// [`Failure::Lost`], and when the daemon did not accept a line of ours.
+    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Box<Message>>, Failure> {
+        let idle = Instant::now() + IDLE_TURN;
+        match self.lines.recv_deadline(deadline.map_or(idle, |deadline| deadline.min(idle))) {
+            Ok(Ok(message)) => match &message.error {
+                Some(reason) => Err(Failure::Failed(refused(reason))),
+                None => Ok(Some(message)),
             },
-            recv(timeout) -> _ => Ok(Next::Timeout),
+            Ok(Err(reason)) => Err(Failure::Lost(reason)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Failure::Lost(CLOSED.to_owned())),
         }
     }
 

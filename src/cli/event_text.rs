@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::client::{Ack, Event, Standing};
-use super::output::{Palette, Tone};
+use super::output::{Tone, paint};
 use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
 use crate::csc::state::SummaryState;
 
@@ -24,21 +24,21 @@ const LOG_LEVELS: [(i64, &str, Tone); 5] = [
 ];
 
 /// An event with its time, in UTC.
-pub(super) fn event_line(palette: Palette, event: &Event) -> String {
+pub(super) fn event_line(event: &Event) -> String {
     let time = event.sent_utc.as_deref().map_or_else(|| UNKNOWN.to_owned(), clean);
-    format!("{} {}", palette.paint(Tone::Quiet, &time), event_text(palette, event))
+    format!("{} {}", paint(Tone::Quiet, &time), event_text(event))
 }
 
 /// An event without its time.
-pub(super) fn event_text(palette: Palette, event: &Event) -> String {
+pub(super) fn event_text(event: &Event) -> String {
     let data = &event.data;
     let body = match event.topic.as_str() {
         HEARTBEAT => Some(String::new()),
-        SUMMARY_STATE => summary_state(event).map(|state| state_text(palette, state.name())),
+        SUMMARY_STATE => summary_state(event).map(|state| state_text(state.name())),
         "errorCode" if data.get("errorCode").is_some_and(|code| *code == 0) => Some("0".to_owned()),
-        "errorCode" => Some(join(palette, data, &["!{errorCode}: {errorReport}"])),
-        "logMessage" => log_message(palette, data),
-        JOB_RESULT => job_result(palette, data),
+        "errorCode" => Some(join(data, &["!{errorCode}: {errorReport}"])),
+        "logMessage" => log_message(data),
+        JOB_RESULT => job_result(data),
         _ => None,
     };
     let body = body.unwrap_or_else(|| fields(data));
@@ -52,13 +52,13 @@ pub(super) fn summary_state(event: &Event) -> Option<SummaryState> {
 }
 
 /// An ack without its number and its command.
-pub(super) fn ack_text(palette: Palette, ack: &Ack) -> String {
+pub(super) fn ack_text(ack: &Ack) -> String {
     let tone = match ack.standing() {
         Standing::InProgress => Tone::Middling,
         Standing::Complete => Tone::Good,
         Standing::Refused => Tone::Bad,
     };
-    let name = palette.paint(tone, &clean(&ack.name));
+    let name = paint(tone, &clean(&ack.name));
     let result = match ack.job() {
         Some(job) if job.missing_prereqs.is_empty() => format!("job_id={}", job.job_id),
         Some(job) => format!("job_id={} missing_prereqs={}", job.job_id, job.missing_prereqs.join(",")),
@@ -67,21 +67,22 @@ pub(super) fn ack_text(palette: Palette, ack: &Ack) -> String {
     format!("{name} {}", clean(&result)).trim_end().to_owned()
 }
 
-fn log_message(palette: Palette, data: &Value) -> Option<String> {
+fn log_message(data: &Value) -> Option<String> {
     let level = data.get("level")?.as_i64()?;
     let (_, name, tone) = LOG_LEVELS.into_iter().find(|(least, ..)| level >= *least)?;
-    Some(palette.paint(tone, &format!("{name} {}", fill(data, "{name}: {message}")?)))
+    Some(paint(tone, &format!("{name} {}", fill(data, "{name}: {message}")?)))
 }
 
-fn job_result(palette: Palette, data: &Value) -> Option<String> {
+fn job_result(data: &Value) -> Option<String> {
     let tone = if data.get("exit_code")? == 0 { Tone::Good } else { Tone::Bad };
-    let exit_code = palette.paint(tone, &fill(data, "exit_code={exit_code}")?);
+    let exit_code = paint(tone, &fill(data, "exit_code={exit_code}")?);
     Some(format!("job_id={} {exit_code} {}", value(data, "job_id")?, fill(data, "result={result}")?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::plain;
     use serde_json::json;
 
     fn event(topic: &str, data: Value) -> Event {
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn events_read_well() {
         let check = |topic, data, expected: &str| {
-            assert_eq!(event_text(Palette::Plain, &event(topic, data)), expected);
+            assert_eq!(plain(&event_text(&event(topic, data))), expected);
         };
         check("summaryState", json!({"summaryState": 2}), "summaryState ENABLED");
         check("summaryState", json!({"summaryState": 9}), "summaryState summaryState=9");
@@ -120,10 +121,10 @@ mod tests {
 
     #[test]
     fn a_line_begins_with_the_time() {
-        let line = event_line(Palette::Plain, &event("heartbeat", json!({})));
+        let line = plain(&event_line(&event("heartbeat", json!({}))));
         assert_eq!(line, "2026-11-22T14:00:23.504Z heartbeat");
         let timeless = Event { sent_utc: None, ..event("heartbeat", json!({})) };
-        assert_eq!(event_line(Palette::Plain, &timeless), "- heartbeat");
+        assert_eq!(plain(&event_line(&timeless)), "- heartbeat");
     }
 
     #[test]
@@ -131,7 +132,7 @@ mod tests {
         let check = |code, name: &str, result: &str, expected: &str| {
             let ack = json!({"seq": 1, "ack": code, "name": name, "result": result});
             let ack: Ack = serde_json::from_value(ack).unwrap();
-            assert_eq!(ack_text(Palette::Plain, &ack), expected);
+            assert_eq!(plain(&ack_text(&ack)), expected);
         };
         check(301, "CMD_INPROGRESS", "{\"job_id\":\"j\"}", "CMD_INPROGRESS job_id=j");
         check(

@@ -57,6 +57,8 @@ enum Failure {
     OutputClosed,
     /// It did not work; the line says why.
     Failed(String),
+    /// The daemon closed the connection, or it broke; the line says so.
+    Lost(String),
     /// The command line is wrong; the line says how.
     Usage(String),
     /// No daemon could be reached; the line says where one was looked for.
@@ -79,7 +81,7 @@ impl Failure {
     fn exit_code(self) -> u8 {
         let (reason, code) = match self {
             Self::OutputClosed => return 0,
-            Self::Failed(reason) => (reason, 1),
+            Self::Failed(reason) | Self::Lost(reason) => (reason, 1),
             Self::Usage(reason) => (reason, EXIT_USAGE),
             Self::NoDaemon(reason) => (reason, 4),
             Self::Interrupted(reason) => (reason, 130),

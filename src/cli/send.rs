@@ -1,19 +1,17 @@
 //! `ocps send`: one command, its acks, and the result of its job.
 
 use std::ops::ControlFlow;
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
 use serde_json::{Map, Value};
 use signal_hook::consts::SIGINT;
-use signal_hook::iterator::Signals;
-use signal_hook::low_level::emulate_default_handler;
 
 use super::client::{Ack, Client, End, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
 use super::flags::{Line, seconds, shown, unknown};
-use super::output::{Output, Palette, complain};
+use super::output::{Output, complain};
 use super::text::{clean, value};
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
@@ -91,35 +89,25 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 
 fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
-    let interrupts = interrupts()?;
+    let interrupted = interrupted_flag()?;
     if matches!(args.command, CommandName::Execute | CommandName::AbortJob) && !args.only_starts() {
         client.subscribe()?;
     }
     let mut sent = client.send(args.command, &args.params, args.timeout)?;
     let mut held = None;
-    match client.follow(&mut sent, &interrupts, |sent, message| take(args, &mut held, sent, message, out))? {
+    match client.follow(&mut sent, &interrupted, |sent, message| take(args, &mut held, sent, message, out))? {
         End::Complete => Ok(()),
-        End::Interrupted => Err(Failure::Interrupted(interrupted(&sent, &mut client))),
+        End::Interrupted => Err(Failure::Interrupted(what_continues(&sent, &mut client))),
     }
 }
 
-/// The first ^C is heard here; the second one ends the process as usual.
-fn interrupts() -> Result<Receiver<()>, Failure> {
-    let failed = |error| Failure::Failed(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new([SIGINT]).map_err(failed)?;
-    let (sender, receiver) = bounded(1);
-    let listen = move || {
-        for (before, _) in signals.forever().enumerate() {
-            if before == 0 {
-                let _ = sender.try_send(());
-            } else {
-                // It does not return; if it did, the first one still ends us soon.
-                let _ = emulate_default_handler(SIGINT);
-            }
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(failed)?;
-    Ok(receiver)
+/// Is set by the first ^C; the second one ends the process as usual.
+fn interrupted_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&flag))
+        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&flag)))
+        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    Ok(flag)
 }
 
 /// Shows what belongs to the command.
@@ -165,7 +153,7 @@ fn take(
 /// Of an execute that is not waited for, standard output gets nothing but the id of its job.
 fn show_start(ack: &Ack, out: &mut Output) -> Result<(), Failure> {
     if ack.standing() == Standing::Refused {
-        complain(&ack_text(Palette::Plain, ack));
+        complain(&ack_text(ack));
     }
     let Some(job) = ack.job() else { return Ok(()) };
     if !job.missing_prereqs.is_empty() {
@@ -175,13 +163,13 @@ fn show_start(ack: &Ack, out: &mut Output) -> Result<(), Failure> {
 }
 
 fn print(args: &Args, message: &Message, out: &mut Output) -> Result<(), Failure> {
-    let ack = message.ack.as_ref().map(|ack| ack_text(out.palette(), ack));
-    let text = ack.or_else(|| message.event.as_ref().map(|event| event_text(out.palette(), event)));
+    let ack = message.ack.as_ref().map(ack_text);
+    let text = ack.or_else(|| message.event.as_ref().map(event_text));
     out.line(if args.json { &message.raw } else { text.as_deref().unwrap_or_default() })
 }
 
 /// What happens to the command if this client ends now.
-fn interrupted(sent: &Sent, client: &mut Client) -> String {
+fn what_continues(sent: &Sent, client: &mut Client) -> String {
     let job = sent.job_id.as_deref().map(clean);
     let (what, id) = match (sent.command == CommandName::Execute, job) {
         (true, Some(job_id)) => (format!("job {job_id}"), job_id),

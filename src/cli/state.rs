@@ -1,9 +1,9 @@
 //! `ocps state`: print the summary state, or walk to another one.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::never;
 use serde_json::{Map, Value};
 
 use super::client::{Client, STATUS, Target};
@@ -78,7 +78,7 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
             "no transition leads from {state} to {goal}: the daemon is about to end"
         )));
     }
-    out.line(&state_text(out.palette(), goal.name()))
+    out.line(&state_text(goal.name()))
 }
 
 /// Sends one transition and waits for its final ack.
@@ -95,9 +95,9 @@ fn take_step(
         .into_iter()
         .collect();
     let mut sent = client.send(command, &params, args.timeout)?;
-    client.follow(&mut sent, &never(), |sent, message| {
+    client.follow(&mut sent, &AtomicBool::new(false), |sent, message| {
         if let Some(ack) = sent.ack_in(message) {
-            out.line(&format!("{} {}", command.as_str(), ack_text(out.palette(), ack)))?;
+            out.line(&format!("{} {}", command.as_str(), ack_text(ack)))?;
         }
         Ok(ControlFlow::Continue(()))
     })?;

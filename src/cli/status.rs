@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Task;
 use super::client::{Client, STATUS};
 use super::flags::Line;
-use super::output::{Palette, Tone};
+use super::output::{Tone, paint};
 use super::text::{UNKNOWN, fields, fill, join, state_text, value};
 
 /// Width of the names in front.
@@ -19,16 +19,16 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
     let (target, json) = (line.target()?, line.has("json"));
     Ok(Box::new(move |out| {
         let status = Client::connect(&target)?.query(STATUS)?;
-        if json { out.line(&status.to_string()) } else { out.text(&status_text(out.palette(), &status)) }
+        if json { out.line(&status.to_string()) } else { out.text(&status_text(&status)) }
     }))
 }
 
 /// The status document as lines for people. What it lacks is shown as a dash.
-pub(super) fn status_text(palette: Palette, status: &Value) -> String {
-    let join = |templates: &[&str]| join(palette, status, templates);
+pub(super) fn status_text(status: &Value) -> String {
+    let join = |templates: &[&str]| join(status, templates);
     let lines = [
         ("ocps", join(&["{index} ({name})", "version {version}"])),
-        ("state", state(palette, status)),
+        ("state", state(status)),
         ("error", join(&["!{+error_code}: {error_report}"])),
         ("start", join(&["!{start_problem}"])),
         ("process", join(&["{pid}", "up {uptime_s}"])),
@@ -36,8 +36,8 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
             "configuration",
             join(&["{configuration/files} in {configuration/url}", "version {configuration/version}"]),
         ),
-        ("service", service(palette, status)),
-        ("kafka", kafka(palette, status)),
+        ("service", service(status)),
+        ("kafka", kafka(status)),
         ("jobs", jobs(status)),
         ("counters", fields(status.get("counters").unwrap_or(&Value::Null))),
         ("log level", join(&["{log_level}"])),
@@ -45,7 +45,7 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
         ("socket", join(&["{socket}"])),
         ("clients", join(&["{clients}"])),
         ("state dir", join(&["{state_dir}", "!{state_dir_problem}"])),
-        ("journal", journal(palette, status)),
+        ("journal", journal(status)),
         (
             "resumed",
             join(&[
@@ -69,12 +69,12 @@ fn is_simulated(status: &Value) -> bool {
     status.get("simulation_mode").and_then(Value::as_i64) == Some(1)
 }
 
-fn state(palette: Palette, status: &Value) -> String {
-    let state = state_text(palette, &value(status, "state").unwrap_or_default());
+fn state(status: &Value) -> String {
+    let state = state_text(&value(status, "state").unwrap_or_default());
     if is_simulated(status) { format!("{state}, simulated") } else { state }
 }
 
-fn service(palette: Palette, status: &Value) -> String {
+fn service(status: &Value) -> String {
     if is_simulated(status) {
         return "simulated".to_owned();
     }
@@ -93,7 +93,7 @@ fn service(palette: Palette, status: &Value) -> String {
             let url = url.unwrap_or_else(|| "that of earlier jobs".to_owned());
             let (tone, text) =
                 if reachable { (Tone::Good, "reachable") } else { (Tone::Bad, "not reachable") };
-            format!("{url} {}", palette.paint(tone, text))
+            format!("{url} {}", paint(tone, text))
         }
     };
     let more = [
@@ -101,10 +101,10 @@ fn service(palette: Palette, status: &Value) -> String {
         contact,
         "last problem {service/last_problem_s} ago: {service/last_problem}",
     ];
-    [first, join(palette, status, &more)].join(", ").trim_end_matches(", ").to_owned()
+    [first, join(status, &more)].join(", ").trim_end_matches(", ").to_owned()
 }
 
-fn kafka(palette: Palette, status: &Value) -> String {
+fn kafka(status: &Value) -> String {
     let is_joined = status.pointer("/kafka/stage").is_some_and(|stage| stage == "joined");
     let more = [
         "{kafka/brokers}",
@@ -114,12 +114,12 @@ fn kafka(palette: Palette, status: &Value) -> String {
         "problem: {kafka/problem}",
     ];
     let stage = value(status, "kafka/stage")
-        .map(|stage| palette.paint(if is_joined { Tone::Good } else { Tone::Bad }, &stage));
+        .map(|stage| paint(if is_joined { Tone::Good } else { Tone::Bad }, &stage));
     let parts = stage.into_iter().chain(more.iter().filter_map(|template| fill(status, template)));
     parts.collect::<Vec<_>>().join(", ")
 }
 
-fn journal(palette: Palette, status: &Value) -> String {
+fn journal(status: &Value) -> String {
     if status.get("journal").is_some_and(Value::is_null) {
         return "off: a restart forgets all jobs".to_owned();
     }
@@ -130,7 +130,7 @@ fn journal(palette: Palette, status: &Value) -> String {
         "!{journal/upkeep_problem}",
         "!{journal/notice}",
     ];
-    join(palette, status, &parts)
+    join(status, &parts)
 }
 
 /// The stages in which there are jobs, and of those that run their phases at the service.
@@ -155,6 +155,7 @@ fn jobs(status: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::plain;
     use serde_json::json;
 
     #[test]
@@ -192,13 +193,13 @@ state dir      -
 journal        /s/journal.db, not writable for 1m01s: disk full, 2 records waiting
 resumed        2 running jobs, 1 results sent again
 ";
-        assert_eq!(status_text(Palette::Plain, &status), expected);
+        assert_eq!(plain(&status_text(&status)), expected);
     }
 
     #[test]
     fn a_state_directory_that_does_not_last_is_reported() {
         let status = json!({"state_dir": "/s", "state_dir_problem": "it is in memory"});
-        let text = status_text(Palette::Plain, &status);
+        let text = plain(&status_text(&status));
         assert!(text.contains("\nstate dir      /s, it is in memory\n"), "{text}");
     }
 
@@ -208,7 +209,7 @@ resumed        2 running jobs, 1 results sent again
             let configuration = json!({"service_url": "", "poll_interval_s": 5.0});
             let redis = json!({"address": "h:6379"});
             let status = json!({"configuration": configuration, "service": service, "redis": redis});
-            let text = status_text(Palette::Plain, &status);
+            let text = plain(&status_text(&status));
             assert!(text.contains(&format!("service        Redis at h:6379 {expected}\n")), "{text}");
         };
         check(json!({"reachable": null, "answered_s": null}), "not asked yet");
@@ -223,7 +224,7 @@ resumed        2 running jobs, 1 results sent again
     #[test]
     fn a_service_that_was_never_asked_is_not_called_reachable() {
         let check = |status: Value, expected: &str| {
-            let text = status_text(Palette::Plain, &status);
+            let text = plain(&status_text(&status));
             assert!(text.contains(&format!("service        {expected}\n")), "{text}");
         };
         let service = json!({"reachable": null});
@@ -241,7 +242,7 @@ resumed        2 running jobs, 1 results sent again
     #[test]
     fn what_is_missing_or_odd_is_no_problem() {
         for status in [json!({}), json!(null), json!([1]), json!({"jobs": 5, "service": [], "state": 2})] {
-            let text = status_text(Palette::Plain, &status);
+            let text = plain(&status_text(&status));
             assert!(text.contains("configuration  -\n") && text.contains("jobs           -\n"), "{text}");
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::output::{Palette, Tone};
+use super::output::{Tone, paint};
 
 /// What stands for something that is not known.
 pub(super) const UNKNOWN: &str = "-";
@@ -41,9 +41,9 @@ pub(super) fn fill(document: &Value, template: &str) -> Option<String> {
 }
 
 /// Those of the templates that can be filled, joined with commas; one that begins with `!` is something bad.
-pub(super) fn join(palette: Palette, document: &Value, templates: &[&str]) -> String {
+pub(super) fn join(document: &Value, templates: &[&str]) -> String {
     let part = |template: &&str| match template.strip_prefix('!') {
-        Some(template) => Some(palette.paint(Tone::Bad, &fill(document, template)?)),
+        Some(template) => Some(paint(Tone::Bad, &fill(document, template)?)),
         None => fill(document, template),
     };
     templates.iter().filter_map(part).collect::<Vec<_>>().join(", ")
@@ -74,14 +74,14 @@ pub(super) fn fields(object: &Value) -> String {
 }
 
 /// A summary state in its colour.
-pub(super) fn state_text(palette: Palette, name: &str) -> String {
+pub(super) fn state_text(name: &str) -> String {
     let tone = match name {
         "ENABLED" => Tone::Good,
         "FAULT" => Tone::Bad,
         "DISABLED" | "STANDBY" => Tone::Middling,
         _ => Tone::Quiet,
     };
-    palette.paint(tone, &clean(name))
+    paint(tone, &clean(name))
 }
 
 /// Columns of equal length, each as wide as its widest cell; the first cell is the heading.
@@ -153,9 +153,8 @@ mod tests {
         assert_eq!(fill(&document, "{a} since {b/c_s}").as_deref(), Some("1 since 1m01s"));
         assert_eq!(fill(&document, "{a} in {d}"), None);
         let parts = ["{d}", "{a}", "!{b/c_s} ago"];
-        assert_eq!(join(Palette::Plain, &document, &parts), "1, 1m01s ago");
-        assert_eq!(join(Palette::Ansi, &document, &parts), "1, \x1b[31m1m01s ago\x1b[0m");
-        assert_eq!(join(Palette::Plain, &json!(null), &parts), "");
+        assert_eq!(join(&document, &parts), "1, \x1b[31m1m01s ago\x1b[0m");
+        assert_eq!(join(&json!(null), &parts), "");
     }
 
     #[test]

@@ -1,19 +1,12 @@
 //! `ocps watch`: events as they come.
 
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::never;
-
-use super::client::{Client, Next, Target};
+use super::client::{Client, Target};
 use super::event_text::{HEARTBEAT, event_line, summary_state};
 use super::flags::{Line, unknown};
 use super::output::Output;
 use super::{Failure, Task};
 use crate::csc::state::SummaryState;
 use crate::sal::topic::EVENTS;
-
-/// How often we find out whether anybody still reads, when there is nothing to print.
-const READER_CHECK: Duration = Duration::from_millis(500);
 
 /// The names of events among the arguments; the full SAL name does as well.
 fn topics(line: &Line) -> Result<Vec<String>, String> {
@@ -41,19 +34,22 @@ fn run(target: &Target, topics: &[String], json: bool, out: &mut Output) -> Resu
     client.subscribe()?;
     let mut last_state = None;
     loop {
-        let message = match client.next(Some(Instant::now() + READER_CHECK), &never())? {
-            Next::Line(message) => message,
-            Next::Timeout | Next::Interrupted => {
+        let message = match client.next(None) {
+            Ok(Some(message)) => message,
+            Ok(None) => {
                 out.expect_reader()?;
                 continue;
             }
-            Next::Lost(_) if last_state == Some(SummaryState::Offline) => return Ok(()),
-            Next::Lost(reason) => return Err(Failure::Failed(format!("{reason} without going OFFLINE"))),
+            Err(Failure::Lost(_)) if last_state == Some(SummaryState::Offline) => return Ok(()),
+            Err(Failure::Lost(reason)) => {
+                return Err(Failure::Lost(format!("{reason} without going OFFLINE")));
+            }
+            Err(failure) => return Err(failure),
         };
         let Some(event) = &message.event else { continue };
         last_state = summary_state(event).or(last_state);
         if is_wanted(&event.topic, topics) {
-            out.line(&if json { message.raw } else { event_line(out.palette(), event) })?;
+            out.line(&if json { message.raw } else { event_line(event) })?;
         } else {
             out.expect_reader()?;
         }

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, never, select};
 
 use self::input::{Input, Request, parse};
-use super::client::{Ack, CLOSED, Client, Event, JOBS, Message, STATUS, Sent, Standing, Target, refused};
+use super::client::{
+    CLOSED, Client, Event, IDLE_TURN, JOBS, Message, STATUS, Sent, Standing, Target, refused,
+};
 use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
 use super::flags::{Line, help, seconds};
 use super::jobs::{jobs_text, unfinished};
-use super::output::{Output, Tone, complain};
+use super::output::{Output, Tone, complain, paint};
 use super::status::status_text;
 use super::{Failure, Task};
 use crate::clock;
@@ -27,8 +29,6 @@ const PROMPT: &str = "ocps> ";
 const ERASE_LINE: &str = "\r\x1b[K";
 /// How long to wait before another attempt to connect.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
-/// How often deadlines and the reader of our output are checked when nothing comes.
-const IDLE_TURN: Duration = Duration::from_millis(500);
 
 /// `ocps console`. It fails when the daemon goes away without having gone OFFLINE, and when a command got no answer
 /// in time; a command that fails is no failure of the console: its ack is shown.
@@ -141,7 +141,7 @@ impl Session {
     }
 
     fn give_up_late(&mut self, now: Instant) {
-        for late in self.sent.extract_if(.., |sent| sent.deadline.is_some_and(|deadline| deadline <= now)) {
+        for late in self.sent.extract_if(.., |sent| sent.is_late(now)) {
             complain(&format!("no ack of {} in time: it may still be carried out", late.numbered()));
             self.unanswered += 1;
         }
@@ -176,7 +176,9 @@ impl Session {
                 return Ok(());
             };
             sent.wait_on(ack);
-            let line = ack_line(sent, ack, out);
+            // An ack has no stamp: it has just come.
+            let time = paint(Tone::Quiet, &clock::rfc3339(clock::unix_now()));
+            let line = format!("{time} {} {}\n", sent.numbered(), ack_text(ack));
             if ack.standing() != Standing::InProgress {
                 self.sent.retain(|sent| sent.ack_in(message).is_none());
             }
@@ -187,7 +189,7 @@ impl Session {
             }
             format!("{}\n", refused(reason))
         } else {
-            let status = message.documents.get(STATUS).map(|status| status_text(out.palette(), status));
+            let status = message.documents.get(STATUS).map(status_text);
             let jobs = || Some(jobs_text(&unfinished(message.documents.get(JOBS)?)));
             let Some(text) = status.or_else(jobs) else { return Ok(()) };
             self.queries = self.queries.saturating_sub(1);
@@ -201,7 +203,7 @@ impl Session {
         if event.topic == HEARTBEAT {
             return out.expect_reader();
         }
-        self.print(&format!("{}\n", event_line(out.palette(), event)), out)
+        self.print(&format!("{}\n", event_line(event)), out)
     }
 
     fn lost(&self, reason: &str, out: &mut Output) -> Result<(), Failure> {
@@ -209,7 +211,7 @@ impl Session {
             out.text(ERASE_LINE)?;
         }
         if self.last_state != Some(SummaryState::Offline) {
-            return Err(Failure::Failed(format!("{reason} without going OFFLINE")));
+            return Err(Failure::Lost(format!("{reason} without going OFFLINE")));
         }
         out.line("the daemon went OFFLINE and ended")
     }
@@ -222,12 +224,6 @@ impl Session {
     fn prompt(&self, out: &mut Output) -> Result<(), Failure> {
         if self.has_prompt { out.text(PROMPT) } else { Ok(()) }
     }
-}
-
-/// An ack has no stamp: it has just come.
-fn ack_line(sent: &Sent, ack: &Ack, out: &Output) -> String {
-    let time = out.palette().paint(Tone::Quiet, &clock::rfc3339(clock::unix_now()));
-    format!("{time} {} {}\n", sent.numbered(), ack_text(out.palette(), ack))
 }
 
 /// Whether what is allowed afterwards depends on the command.
