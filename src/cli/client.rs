@@ -18,7 +18,6 @@ use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::sal::ack;
-use crate::transport::private_dir;
 use crate::transport::socket_path::{self, Candidates, Place, User};
 
 /// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
@@ -394,9 +393,7 @@ pub(super) fn refused(reason: &str) -> String {
 }
 
 fn connect_to_place(place: &Place) -> std::io::Result<UnixStream> {
-    if let Place::Temporary(path) = place {
-        private_dir::check(path.parent().unwrap_or(path))?;
-    }
+    place.check()?;
     UnixStream::connect(place.path())
 }
 

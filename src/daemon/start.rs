@@ -123,7 +123,7 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
         (Ok(hub), _) => (hub, clients),
         (Err(NoSocket::Nowhere(reason)), KafkaPlan::On(_)) => {
             log::warn!("no local socket, only Kafka: {reason}");
-            (Hub::without_socket(), never())
+            (Hub::default(), never())
         }
         (Err(NoSocket::Nowhere(reason)), KafkaPlan::Off | KafkaPlan::Impossible(_))
         | (Err(NoSocket::Refused(reason)), _) => return Err(Failure::Other(reason)),
