@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::Failure;
-use super::flags::{CheckArgs, RunArgs};
+use super::flags::CheckArgs;
 use super::output::Output;
 use super::unit::Unit;
 use crate::config::Error;
 use crate::config::check::{Report, check};
 use crate::config::settings::DEFAULT_PATH;
-use crate::daemon;
+use crate::daemon::{self, options::RunArgs};
 
 /// Checks all paths, or all that a start needs, and prints `PATH: ok` or each problem of it.
 pub(super) fn run(args: &CheckArgs, out: &mut Output) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,6 @@ use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::flags::Target;
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
@@ -31,6 +30,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest that an ack can ask us to wait, in seconds: a day.
 const ACK_TIMEOUT_MAX_S: f64 = 86_400.0;
+
+/// Which daemon a client talks to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// `--socket`.
+    pub socket: Option<PathBuf>,
+    /// `--index`.
+    pub index: Option<SalIndex>,
+}
 
 /// An ack.
 #[derive(Clone, Debug, PartialEq)]

@@ -28,8 +28,9 @@ mod watch;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use self::flags::{Invocation, RunArgs};
+use self::flags::Invocation;
 use self::output::Output;
+use crate::daemon::options::RunArgs;
 use crate::{daemon, logging, systemd};
 
 /// Why a client command did not succeed.

@@ -10,8 +10,9 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::flags::{self, Invocation, RunArgs};
+use super::flags::{self, Invocation};
 use crate::csc::id::SalIndex;
+use crate::daemon::options::RunArgs;
 
 /// Where the unit's passwords are (`LoadCredential=`), and the variables that have the same effect.
 const CREDENTIALS: [(&str, &str); 2] = [
@@ -171,8 +172,8 @@ fn unquoted(value: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::flags::InitialState;
     use crate::csc::state::SummaryState;
+    use crate::daemon::options::InitialState;
 
     #[test]
     fn what_systemctl_shows_is_understood() {

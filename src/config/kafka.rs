@@ -18,18 +18,6 @@ pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
 /// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
 const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 
-/// What the command line says about Kafka.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
-    /// Nothing: it is used when it is configured.
-    #[default]
-    AsConfigured,
-    /// `--kafka`.
-    On,
-    /// `--no-kafka`.
-    Off,
-}
-
 /// How to reach Kafka.
 #[derive(Clone, PartialEq)]
 pub struct Options {
@@ -100,17 +88,11 @@ type TextOr<'a> = &'a dyn Fn(&str, &Option<String>, &str) -> Result<String, Stri
 
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// Whether Kafka is to be used at all.
+/// Whether the toml or the environment says how to reach Kafka.
 #[must_use]
-pub fn is_wanted(settings: &settings::Kafka, wish: Wish, env: Env<'_>) -> bool {
-    match wish {
-        Wish::On => true,
-        Wish::Off => false,
-        Wish::AsConfigured => {
-            settings.brokers.is_some()
-                || ["LSST_KAFKA_BROKER_ADDR", "LSST_TOPIC_SUBNAME"].iter().any(|name| env(name).is_some())
-        }
-    }
+pub fn is_configured(settings: &settings::Kafka, env: Env<'_>) -> bool {
+    settings.brokers.is_some()
+        || ["LSST_KAFKA_BROKER_ADDR", "LSST_TOPIC_SUBNAME"].iter().any(|name| env(name).is_some())
 }
 
 impl Options {
@@ -521,15 +503,13 @@ mod tests {
     }
 
     #[test]
-    fn kafka_is_used_when_it_is_configured_or_asked_for() {
+    fn kafka_is_configured_in_the_toml_or_the_environment() {
         let toml = settings::Kafka { brokers: Some("b:1".to_owned()), ..settings::Kafka::default() };
         let none = settings::Kafka::default();
         let nothing = |_: &str| None;
         let subname = |name: &str| (name == "LSST_TOPIC_SUBNAME").then(|| OsString::from("sal"));
-        assert!(!is_wanted(&none, Wish::AsConfigured, &nothing));
-        assert!(is_wanted(&none, Wish::AsConfigured, &subname));
-        assert!(is_wanted(&toml, Wish::AsConfigured, &nothing));
-        assert!(is_wanted(&none, Wish::On, &nothing));
-        assert!(!is_wanted(&toml, Wish::Off, &subname));
+        assert!(!is_configured(&none, &nothing));
+        assert!(is_configured(&none, &subname));
+        assert!(is_configured(&toml, &nothing));
     }
 }

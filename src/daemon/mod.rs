@@ -4,6 +4,7 @@
 //! effects. It never waits for network, disk, git or a client. A dead inside channel is a bug and ends
 //! the process with a message.
 
+pub mod options;
 mod setup;
 mod sources;
 mod start;
@@ -18,7 +19,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::backend::workers::Workers;
-use crate::cli::flags::RunArgs;
 use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
@@ -37,6 +37,7 @@ use crate::transport::KafkaInput;
 use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket::{ClientInput, Hub};
+use options::RunArgs;
 pub use setup::{Findings, check};
 use sources::{Closed, Event, Signal, Sources, dead_channel};
 

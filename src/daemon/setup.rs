@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Failure;
+use super::options::RunArgs;
 use crate::backend::Backend;
 #[cfg(feature = "redis")]
 use crate::backend::rapid_analysis::{RapidAnalysis, access::Access};
 use crate::backend::simulated::Simulated;
 use crate::backend::uws::Uws;
-use crate::cli::flags::RunArgs;
 use crate::clock;
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
@@ -313,7 +313,7 @@ fn state_dir(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Option
 }
 
 fn kafka_plan(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<KafkaPlan, Failure> {
-    if !kafka::is_wanted(&settings.kafka, args.kafka, env) {
+    if !args.kafka.unwrap_or_else(|| kafka::is_configured(&settings.kafka, env)) {
         return Ok(KafkaPlan::Off);
     }
     match Options::new(&settings.kafka, env) {

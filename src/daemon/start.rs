@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
+use super::options::{InitialState, RunArgs};
 use super::setup::{self, JournalPlan, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
 use super::{Daemon, Failure, Joining};
 use crate::backend::Backend;
 use crate::backend::workers::Workers;
-use crate::cli::flags::{InitialState, RunArgs};
 use crate::clock::{self, Moment};
 use crate::config::settings::Settings;
 use crate::config::watcher;

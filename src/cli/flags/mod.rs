@@ -18,11 +18,12 @@ use serde_json::{Map, Value};
 
 use self::generate::Product;
 use self::table::{Action, COMMANDS, Draft, FLAGS, Flag};
+use super::client::Target;
 use super::event_text::TOPICS;
-use crate::config::kafka::Wish;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
+use crate::daemon::options::RunArgs;
 use crate::sal::topic::{FieldType, parameters};
 use crate::text::nearest;
 
@@ -92,55 +93,6 @@ pub enum Invocation {
     Version,
     /// Print what the build is made of.
     Build,
-}
-
-/// Where the daemon goes when it starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitialState {
-    /// To this state: STANDBY, DISABLED or ENABLED.
-    At(SummaryState),
-    /// To the state before the restart if that was DISABLED or ENABLED, with the same override; else to STANDBY.
-    Resume,
-}
-
-impl Default for InitialState {
-    fn default() -> Self {
-        Self::At(SummaryState::Standby)
-    }
-}
-
-/// What `ocps run` was told.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RunArgs {
-    /// INDEX; none: the toml's.
-    pub index: Option<SalIndex>,
-    /// `--simulate`.
-    pub simulate: bool,
-    /// `--state`.
-    pub state: InitialState,
-    /// `--override`: `[file][:gitref]`.
-    pub override_name: Option<String>,
-    /// `--configdir`.
-    pub config_dir: Option<PathBuf>,
-    /// `--config`: the toml.
-    pub config: Option<PathBuf>,
-    /// `--socket`.
-    pub socket: Option<PathBuf>,
-    /// `--state-dir`.
-    pub state_dir: Option<PathBuf>,
-    /// `--loglevel`: Python's number.
-    pub log_level: Option<i32>,
-    /// `--kafka`, `--no-kafka`.
-    pub kafka: Wish,
-}
-
-/// Which daemon a client talks to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Target {
-    /// `--socket`.
-    pub socket: Option<PathBuf>,
-    /// `--index`.
-    pub index: Option<SalIndex>,
 }
 
 /// What `ocps send` was told.
@@ -429,10 +381,9 @@ impl Line {
             Some(Err(reason)) => return self.wrong(reason),
         };
         let kafka = match (self.draft.kafka, self.draft.no_kafka) {
-            (false, false) => Wish::AsConfigured,
-            (true, false) => Wish::On,
-            (false, true) => Wish::Off,
-            (true, true) => return self.wrong("--kafka and --no-kafka contradict each other"),
+            (false, false) => None,
+            (on, off) if on != off => Some(on),
+            _ => return self.wrong("--kafka and --no-kafka contradict each other"),
         };
         Ok(RunArgs {
             index,

@@ -4,9 +4,10 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{InitialState, Verb};
+use super::Verb;
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
+use crate::daemon::options::InitialState;
 
 /// Longest time that a flag may ask for: a day, longer than any job is tracked without an answer.
 const SECONDS_MAX: f64 = 86_400.0;

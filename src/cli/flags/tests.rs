@@ -1,5 +1,6 @@
 use super::table::FLAGS;
 use super::*;
+use crate::daemon::options::InitialState;
 
 fn line(words: &[&str]) -> Result<Invocation, Usage> {
     parse(words.iter().map(OsString::from))
@@ -30,14 +31,14 @@ fn plain_run() -> RunArgs {
         socket: None,
         state_dir: None,
         log_level: None,
-        kafka: Wish::AsConfigured,
+        kafka: None,
     }
 }
 
 #[test]
 fn kafka_is_on_or_off_but_not_both() {
-    assert_eq!(run(&["ocps", "run", "--kafka"]).kafka, Wish::On);
-    assert_eq!(run(&["ocps", "run", "--no-kafka"]).kafka, Wish::Off);
+    assert_eq!(run(&["ocps", "run", "--kafka"]).kafka, Some(true));
+    assert_eq!(run(&["ocps", "run", "--no-kafka"]).kafka, Some(false));
     assert!(problem(&["ocps", "run", "--kafka", "--no-kafka"]).contains("contradict each other"));
 }
 
@@ -81,7 +82,7 @@ fn run_takes_an_index_and_flags_in_any_order() {
         socket: Some("s".into()),
         state_dir: Some("d".into()),
         log_level: Some(10),
-        kafka: Wish::AsConfigured,
+        kafka: None,
     };
     assert_eq!(run(&all), expected);
 }
