@@ -21,7 +21,7 @@ use super::{EXIT_REFUSED, Failure};
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
-use crate::transport::private_dir;
+use crate::sal::ack;
 use crate::transport::socket_path::{self, Candidates, Place, User};
 
 /// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
@@ -61,7 +61,7 @@ pub(super) struct Target {
 pub(super) struct Ack {
     seq: i64,
     #[serde(rename = "ack")]
-    code: i64,
+    code: i32,
     /// The name of the code.
     #[serde(default)]
     pub(super) name: String,
@@ -97,8 +97,8 @@ impl Ack {
     /// What the code means.
     pub(super) fn standing(&self) -> Standing {
         match self.code {
-            300..=302 => Standing::InProgress,
-            303 => Standing::Complete,
+            ack::COMPLETE => Standing::Complete,
+            code if ack::NOT_FINAL.contains(&code) => Standing::InProgress,
             _ => Standing::Refused,
         }
     }
@@ -425,9 +425,7 @@ pub(super) fn refused(reason: &str) -> String {
 }
 
 fn connect_to_place(place: &Place) -> io::Result<UnixStream> {
-    if let Place::Temporary(path) = place {
-        private_dir::check(path.parent().unwrap_or(path))?;
-    }
+    place.check()?;
     UnixStream::connect(place.path())
 }
 

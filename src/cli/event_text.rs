@@ -6,13 +6,16 @@ use super::client::{Ack, Event, Standing};
 use super::output::{Tone, paint};
 use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
 use crate::csc::state::SummaryState;
+use crate::sal::topic::EventName;
 
 /// The event of every second.
-pub(super) const HEARTBEAT: &str = "heartbeat";
+pub(super) const HEARTBEAT: &str = EventName::Heartbeat.into_str();
 /// The event at the end of a job.
-pub(super) const JOB_RESULT: &str = "job_result";
+pub(super) const JOB_RESULT: &str = EventName::JobResult.into_str();
 /// The event of a new summary state.
-const SUMMARY_STATE: &str = "summaryState";
+const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
+const ERROR_CODE: &str = EventName::ErrorCode.into_str();
+const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
 
 /// The levels of log messages, from Python's numbers on.
 const LOG_LEVELS: [(i64, &str, Tone); 5] = [
@@ -35,9 +38,9 @@ pub(super) fn event_text(event: &Event) -> String {
     let body = match event.topic.as_str() {
         HEARTBEAT => Some(String::new()),
         SUMMARY_STATE => summary_state(event).map(|state| state_text(state.name())),
-        "errorCode" if data.get("errorCode").is_some_and(|code| *code == 0) => Some("0".to_owned()),
-        "errorCode" => Some(join(data, &["!{errorCode}: {errorReport}"])),
-        "logMessage" => log_message(data),
+        ERROR_CODE if data.get("errorCode").is_some_and(|code| *code == 0) => Some("0".to_owned()),
+        ERROR_CODE => Some(join(data, &["!{errorCode}: {errorReport}"])),
+        LOG_MESSAGE => log_message(data),
         JOB_RESULT => job_result(data),
         _ => None,
     };

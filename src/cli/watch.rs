@@ -1,26 +1,22 @@
 //! `ocps watch`: events as they come.
 
+use strum::VariantNames;
+
 use super::client::{Client, Target};
 use super::event_text::{HEARTBEAT, event_line, summary_state};
 use super::flags::{Line, unknown};
 use super::output::Output;
 use super::{Failure, Task};
 use crate::csc::state::SummaryState;
-use crate::sal::topic::EVENTS;
+use crate::sal::topic::EventName;
 
-/// The names of events among the arguments; the full SAL name does as well.
-fn topics(line: &Line) -> Result<Vec<String>, String> {
-    let known = || EVENTS.iter().map(|(name, _)| *name);
-    let words = line.words(usize::MAX)?;
-    let bare = words.iter().map(|name| name.strip_prefix("logevent_").unwrap_or(name));
-    bare.map(|name| {
-        if known().any(|known| known == name) {
-            Ok(name.to_owned())
-        } else {
-            Err(unknown("topic", name, known()))
-        }
-    })
-    .collect()
+/// The events among the arguments; the full SAL name does as well.
+fn topics(line: &Line) -> Result<Vec<EventName>, String> {
+    let topic = |word: &&str| {
+        let name = word.strip_prefix("logevent_").unwrap_or(word);
+        name.parse().map_err(|_| unknown("topic", name, EventName::VARIANTS.iter().copied()))
+    };
+    line.words(usize::MAX)?.iter().map(topic).collect()
 }
 
 /// `ocps watch`. It fails when the daemon goes away without having gone OFFLINE.
@@ -29,7 +25,7 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
     Ok(Box::new(move |out| run(&target, &topics, json, out)))
 }
 
-fn run(target: &Target, topics: &[String], json: bool, out: &mut Output) -> Result<(), Failure> {
+fn run(target: &Target, topics: &[EventName], json: bool, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(target)?;
     client.subscribe()?;
     let mut last_state = None;
@@ -56,8 +52,12 @@ fn run(target: &Target, topics: &[String], json: bool, out: &mut Output) -> Resu
     }
 }
 
-fn is_wanted(topic: &str, topics: &[String]) -> bool {
-    if topics.is_empty() { topic != HEARTBEAT } else { topics.iter().any(|wanted| wanted == topic) }
+fn is_wanted(topic: &str, topics: &[EventName]) -> bool {
+    if topics.is_empty() {
+        topic != HEARTBEAT
+    } else {
+        topics.iter().any(|wanted| wanted.into_str() == topic)
+    }
 }
 
 #[cfg(test)]
@@ -68,19 +68,18 @@ mod tests {
     #[test]
     fn topics_may_have_their_full_name() {
         let line = line(&["ocps", "watch", "logevent_job_id", "heartbeat"]);
-        assert_eq!(topics(&line).unwrap(), ["job_id", "heartbeat"]);
+        assert_eq!(topics(&line).unwrap(), [EventName::JobId, EventName::Heartbeat]);
     }
 
     #[test]
     fn heartbeat_only_when_it_is_named() {
-        let check = |topic: &str, topics: &[&str], expected| {
-            let topics: Vec<String> = topics.iter().map(ToString::to_string).collect();
-            assert_eq!(is_wanted(topic, &topics), expected, "{topic} {topics:?}");
+        let check = |topic, topics: &[EventName], expected| {
+            assert_eq!(is_wanted(topic, topics), expected, "{topic} {topics:?}");
         };
         check("summaryState", &[], true);
         check("newer", &[], true);
         check("heartbeat", &[], false);
-        check("heartbeat", &["job_id", "heartbeat"], true);
-        check("summaryState", &["job_id"], false);
+        check("heartbeat", &[EventName::JobId, EventName::Heartbeat], true);
+        check("summaryState", &[EventName::JobId], false);
     }
 }

@@ -8,6 +8,7 @@ pub mod options;
 mod setup;
 mod sources;
 mod start;
+mod status;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,21 +23,20 @@ use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, CommandName, Order, Sender as CommandSender, Via};
-use crate::csc::event::{Ack, ErrorCode, Event as SalEvent};
+use crate::csc::event::{Ack, Event as SalEvent};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::record::{Awaited, Receipt, Record};
-use crate::csc::report::{JobReport, StageName};
+use crate::csc::report::JobReport;
 use crate::csc::state::{SummaryState, Transition};
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input, Watching};
 use crate::journal::{Journal, Report};
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
+use crate::transport::KafkaInput;
 use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
-use crate::transport::line::Query;
-use crate::transport::socket::{ClientInput, Document, Hub};
-use crate::transport::{KafkaInput, document};
+use crate::transport::socket::{ClientInput, Hub};
 use options::RunArgs;
 pub use setup::{Findings, check};
 use sources::{Closed, Event, Signal, Sources, dead_channel};
@@ -413,29 +413,8 @@ impl Daemon {
             ClientInput::Silent(client) => self.hub.silent(client),
             ClientInput::Gone(client) => self.hub.gone(client),
             ClientInput::Subscribe(client) => self.hub.subscribe(client),
-            ClientInput::Query(client, Query::Status, asked) => {
-                let process = document::Process {
-                    index: self.index,
-                    simulated: self.simulated,
-                    redis: self.redis.as_deref(),
-                    uptime: self.epoch.elapsed(),
-                    socket: self.hub.path(),
-                    state_dir: self.state_dir.as_deref(),
-                    state_dir_problem: self.state_dir_problem.as_deref(),
-                    journal: self.journal.as_ref().map(Journal::status),
-                    clients: self.hub.clients(),
-                    kafka: self.kafka.as_ref().map(Kafka::report),
-                    kafka_problem: self.kafka_problem.as_deref(),
-                    log: self.logs.report(),
-                    start_problem: self.start_problem.as_deref(),
-                };
-                let document = document::status(&self.csc.status(), &process);
-                self.hub.reply(client, Document::new(move || document), asked);
-            }
-            ClientInput::Query(client, Query::Jobs, asked) => {
-                // Only what is in it is put together here: to write it down takes ten times as long.
-                let (reports, now) = (self.csc.job_reports().collect::<Vec<_>>(), self.now().tai);
-                let document = Document::new(move || document::jobs(reports.into_iter(), now));
+            ClientInput::Query(client, query, asked) => {
+                let document = self.answer(query);
                 self.hub.reply(client, document, asked);
             }
             ClientInput::Command(command) => self.take(command),
@@ -566,7 +545,7 @@ impl Daemon {
                 }
             }
             Effect::SetLogLevel(level) => logging::set_level(level),
-            Effect::Log(level, message) => logging::write(level, &message),
+            Effect::Log(level, message) => logging::write(level.number(), &message),
             Effect::Exit => self.over = true,
             Effect::Fail(reason) => {
                 self.failure = Some(reason);
@@ -610,24 +589,8 @@ impl Daemon {
     }
 
     fn tell_manager(&mut self) {
-        let status = self.csc.status();
-        let count =
-            |stage| status.jobs.iter().find(|(name, _)| *name == stage).map_or(0, |(_, count)| *count);
-        let jobs: usize = status.jobs.iter().map(|(_, count)| count).sum();
-        let running = count(StageName::Running);
-        let kafka = match (&self.kafka, &self.kafka_problem) {
-            (Some(kafka), _) => kafka.report().problem,
-            (None, problem) => problem.clone(),
-        };
-        let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
-        let (code, report) = status.error;
-        let error = match (code, &self.start_problem) {
-            (ErrorCode::None, None) => String::new(),
-            (ErrorCode::None, Some(problem)) => format!("; {problem}"),
-            (code, _) => format!("; errorCode {}: {report}", code.number()),
-        };
-        self.manager
-            .status(format!("{}: {jobs} jobs, {running} of them running{error}{kafka}", status.state));
+        let status = self.manager_status();
+        self.manager.status(status);
     }
 }
 

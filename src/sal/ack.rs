@@ -1,5 +1,7 @@
 //! Acks as SAL writes them.
 
+use std::ops::RangeInclusive;
+
 use serde_json::json;
 
 use crate::csc::event::Ack;
@@ -24,31 +26,24 @@ pub struct AckFields {
     pub name: &'static str,
 }
 
+/// The code of a command that was carried out.
+pub const COMPLETE: i32 = 303;
+/// The codes of a command that is still carried out: `CMD_ACK`, `CMD_INPROGRESS` and `CMD_STALLED`.
+pub const NOT_FINAL: RangeInclusive<i32> = 300..=302;
+
 impl From<&Ack> for AckFields {
     fn from(ack: &Ack) -> Self {
-        match ack {
-            Ack::InProgress { job_id, missing_prereqs } => Self {
-                ack: 301,
-                error: 0,
-                // Observing scripts parse this text and read `job_id`.
-                result: in_progress(job_id, missing_prereqs),
-                timeout: PATIENCE_S,
-                name: "CMD_INPROGRESS",
-            },
-            Ack::Complete => {
-                Self { ack: 303, error: 0, result: "Done".to_owned(), timeout: 0.0, name: "CMD_COMPLETE" }
+        let (code, name, result) = match ack {
+            // Observing scripts parse this text and read `job_id`.
+            Ack::InProgress { job_id, missing_prereqs } => {
+                (301, "CMD_INPROGRESS", in_progress(job_id, missing_prereqs))
             }
-            Ack::Failed { reason } => Self {
-                ack: -302,
-                error: 1,
-                result: format!("Failed: {}", one_line(reason)),
-                timeout: 0.0,
-                name: "CMD_FAILED",
-            },
-            Ack::Aborted => {
-                Self { ack: -303, error: 1, result: "Aborted".to_owned(), timeout: 0.0, name: "CMD_ABORTED" }
-            }
-        }
+            Ack::Complete => (COMPLETE, "CMD_COMPLETE", "Done".to_owned()),
+            Ack::Failed { reason } => (-302, "CMD_FAILED", format!("Failed: {}", one_line(reason))),
+            Ack::Aborted => (-303, "CMD_ABORTED", "Aborted".to_owned()),
+        };
+        let timeout = if ack.is_final() { 0.0 } else { PATIENCE_S };
+        Self { ack: code, error: i32::from(code < 0), result, timeout, name }
     }
 }
 

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::Value;
-use crate::csc::event::{Event, LogMessage, ResultObject};
+use super::topic::EventName;
+use crate::csc::event::{ConfigurationsAvailable, Event, JobResult, ResultObject};
 
 /// Version of the interface definition (lsst-ts/ts_xml) that we speak.
 pub const XML_VERSION: &str = "28.0.1";
@@ -13,68 +14,65 @@ pub const SCHEMA_VERSION: &str = "v4";
 /// Own fields of a topic, by name.
 pub type Fields = Vec<(&'static str, Value)>;
 
-/// The name of an event's topic, without the `logevent_` prefix.
+/// The name of an event.
 #[must_use]
-pub fn topic(event: &Event) -> &'static str {
+pub fn topic(event: &Event) -> EventName {
     match event {
-        Event::SummaryState(_) => "summaryState",
-        Event::ErrorCode { .. } => "errorCode",
-        Event::Heartbeat => "heartbeat",
-        Event::LogLevel { .. } => "logLevel",
-        Event::LogMessage(_) => "logMessage",
-        Event::SimulationMode { .. } => "simulationMode",
-        Event::SoftwareVersions => "softwareVersions",
-        Event::ConfigurationsAvailable(_) => "configurationsAvailable",
-        Event::ConfigurationApplied { .. } => "configurationApplied",
-        Event::JobId { .. } => "job_id",
-        Event::JobResult(_) => "job_result",
+        Event::SummaryState(_) => EventName::SummaryState,
+        Event::ErrorCode { .. } => EventName::ErrorCode,
+        Event::Heartbeat => EventName::Heartbeat,
+        Event::LogLevel { .. } => EventName::LogLevel,
+        Event::LogMessage(_) => EventName::LogMessage,
+        Event::SimulationMode { .. } => EventName::SimulationMode,
+        Event::SoftwareVersions => EventName::SoftwareVersions,
+        Event::ConfigurationsAvailable(_) => EventName::ConfigurationsAvailable,
+        Event::ConfigurationApplied { .. } => EventName::ConfigurationApplied,
+        Event::JobId { .. } => EventName::JobId,
+        Event::JobResult(_) => EventName::JobResult,
     }
 }
 
 /// The own fields of an event.
 #[must_use]
 pub fn fields(event: &Event) -> Fields {
+    topic(event).columns().iter().map(|(name, _)| *name).zip(values(event)).collect()
+}
+
+/// The values of the own fields, in the order of [`EventName::columns`].
+fn values(event: &Event) -> Vec<Value> {
     match event {
-        Event::SummaryState(state) => vec![("summaryState", Value::Int(state.code()))],
-        Event::ErrorCode { code, report } => vec![
-            ("errorCode", Value::Int(code.number())),
-            ("errorReport", report.as_str().into()),
-            ("traceback", "".into()),
-        ],
+        Event::SummaryState(state) => vec![state.code().into()],
+        Event::ErrorCode { code, report } => vec![code.number().into(), report.into(), "".into()],
         // salobj writes false, and readers look only at the fact.
-        Event::Heartbeat => vec![("heartbeat", Value::Boolean(false))],
-        Event::LogLevel { level } => vec![("level", Value::Int(*level)), ("subsystem", "".into())],
-        Event::LogMessage(message) => log_message(message),
-        Event::SimulationMode { mode } => vec![("mode", Value::Int(*mode))],
-        Event::SoftwareVersions => vec![
-            ("salVersion", "".into()),
-            ("xmlVersion", XML_VERSION.into()),
-            ("cscVersion", env!("CARGO_PKG_VERSION").into()),
-            ("subsystemVersions", "".into()),
+        Event::Heartbeat => vec![Value::Boolean(false)],
+        Event::LogLevel { level } => vec![(*level).into(), "".into()],
+        Event::LogMessage(message) => vec![
+            (&message.name).into(),
+            message.level.into(),
+            (&message.message).into(),
+            "".into(),
+            (&message.file_path).into(),
+            "".into(),
+            message.line_number.into(),
+            message.process.into(),
+            Value::Double(message.timestamp.0),
         ],
-        Event::ConfigurationsAvailable(available) => vec![
-            ("overrides", available.overrides.as_str().into()),
-            ("version", available.version.as_str().into()),
-            ("url", available.url.as_str().into()),
-            ("schemaVersion", SCHEMA_VERSION.into()),
-        ],
-        Event::ConfigurationApplied { configurations, version, url } => vec![
-            ("configurations", configurations.as_str().into()),
-            ("version", version.as_str().into()),
-            ("url", url.as_str().into()),
-            ("schemaVersion", SCHEMA_VERSION.into()),
-            ("otherInfo", "".into()),
-        ],
-        Event::JobId { seq_num, job_id } => vec![
-            ("event_name", "cmd_execute".into()),
-            ("seq_num", Value::Int(seq_num.0)),
-            ("job_id", job_id.as_str().into()),
-        ],
-        Event::JobResult(result) => vec![
-            ("job_id", result.job_id.as_str().into()),
-            ("exit_code", Value::Int(result.exit_code.number())),
-            ("result", Value::String(result_text(&result.result))),
-        ],
+        Event::SimulationMode { mode } => vec![(*mode).into()],
+        Event::SoftwareVersions => {
+            vec!["".into(), XML_VERSION.into(), env!("CARGO_PKG_VERSION").into(), "".into()]
+        }
+        Event::ConfigurationsAvailable(ConfigurationsAvailable { overrides, version, url, .. }) => {
+            vec![overrides.into(), version.into(), url.into(), SCHEMA_VERSION.into()]
+        }
+        Event::ConfigurationApplied { configurations, version, url } => {
+            vec![configurations.into(), version.into(), url.into(), SCHEMA_VERSION.into(), "".into()]
+        }
+        Event::JobId { seq_num, job_id } => {
+            vec!["cmd_execute".into(), seq_num.0.into(), job_id.as_str().into()]
+        }
+        Event::JobResult(JobResult { job_id, exit_code, result }) => {
+            vec![job_id.as_str().into(), exit_code.number().into(), Value::String(result_text(result))]
+        }
     }
 }
 
@@ -91,31 +89,17 @@ fn result_text(result: &ResultObject) -> String {
     }
 }
 
-fn log_message(message: &LogMessage) -> Fields {
-    vec![
-        ("name", message.name.as_str().into()),
-        ("level", Value::Int(message.level)),
-        ("message", message.message.as_str().into()),
-        ("traceback", "".into()),
-        ("filePath", message.file_path.as_str().into()),
-        ("functionName", "".into()),
-        ("lineNumber", Value::Int(message.line_number)),
-        ("process", Value::Int(message.process)),
-        ("timestamp", Value::Double(message.timestamp.0)),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::csc::event::{ConfigurationsAvailable, ErrorCode, ExitCode, JobResult, Phase};
+    use crate::csc::event::{ErrorCode, ExitCode, LogMessage, Phase};
     use crate::csc::id::{JobId, SeqNum};
     use crate::csc::state::SummaryState;
     use crate::csc::time::Tai;
-    use crate::sal::topic::EVENTS;
+    use strum::IntoEnumIterator;
 
     #[test]
-    fn what_is_written_has_the_declared_fields_in_their_order() {
+    fn every_value_has_the_type_of_its_field() {
         let job_id = JobId::parse("a").unwrap();
         let known = ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Unknown };
         let result = JobResult { job_id: job_id.clone(), exit_code: ExitCode::Error, result: known };
@@ -143,11 +127,10 @@ mod tests {
             Event::JobResult(result),
         ];
         for event in &events {
-            let (_, columns) = EVENTS.iter().find(|(name, _)| *name == topic(event)).unwrap();
-            let written: Vec<_> =
-                fields(event).into_iter().map(|(name, value)| (name, value.kind())).collect();
-            assert_eq!(written, *columns, "{}", topic(event));
+            let written: Vec<_> = values(event).iter().map(Value::kind).collect();
+            let declared: Vec<_> = topic(event).columns().iter().map(|(_, kind)| *kind).collect();
+            assert_eq!(written, declared, "{event:?}");
         }
-        assert_eq!(events.len() + 1, EVENTS.len());
+        assert_eq!(events.len() + 1, EventName::iter().count());
     }
 }

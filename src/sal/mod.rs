@@ -8,8 +8,11 @@ pub mod command;
 pub mod event;
 pub mod topic;
 
+use serde::Serialize;
+
 /// The value of a field.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// Avro string.
     String(String),
@@ -40,13 +43,14 @@ impl From<&str> for Value {
     }
 }
 
-impl From<Value> for serde_json::Value {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::String(text) => text.into(),
-            Value::Int(number) => number.into(),
-            Value::Boolean(flag) => flag.into(),
-            Value::Double(number) => number.into(),
-        }
+impl From<&String> for Value {
+    fn from(text: &String) -> Self {
+        Self::String(text.clone())
+    }
+}
+
+impl From<i32> for Value {
+    fn from(number: i32) -> Self {
+        Self::Int(number)
     }
 }

@@ -1,9 +1,16 @@
 //! Topics and their own fields (those that follow the private ones), as lsst-ts/ts_xml 28.0.1 declares them.
+#![expect(
+    missing_docs,
+    reason = "the names of events say it all, and the method that strum makes has no doc"
+)]
+
+use strum::{EnumIter, EnumString, IntoStaticStr, VariantNames};
 
 use crate::csc::command::CommandName;
 
-/// Type of a field. Its default is 0, 0.0, "" or false.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Type of a field, shown as Avro names it. Its default is 0, 0.0, "" or false.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
+#[strum(serialize_all = "lowercase")]
 pub enum FieldType {
     /// Avro string.
     String,
@@ -15,20 +22,6 @@ pub enum FieldType {
     Float,
     /// Avro double.
     Double,
-}
-
-impl FieldType {
-    /// The name of the type in an Avro schema.
-    #[must_use]
-    pub fn avro_name(self) -> &'static str {
-        match self {
-            Self::String => "string",
-            Self::Int => "int",
-            Self::Boolean => "boolean",
-            Self::Float => "float",
-            Self::Double => "double",
-        }
-    }
 }
 
 /// A parameter of a command.
@@ -80,105 +73,116 @@ pub fn parameters(command: CommandName) -> &'static [Field] {
 /// A field of a topic: its name and type.
 pub type Column = (&'static str, FieldType);
 
+const TEXT: FieldType = FieldType::String;
+const INT: FieldType = FieldType::Int;
+const DOUBLE: FieldType = FieldType::Double;
+
 /// The fields that every topic begins with.
 pub const PRIVATE: &[Column] = &[
-    ("salIndex", FieldType::Int),
-    ("private_sndStamp", FieldType::Double),
-    ("private_rcvStamp", FieldType::Double),
-    ("private_efdStamp", FieldType::Double),
-    ("private_kafkaStamp", FieldType::Double),
-    ("private_seqNum", FieldType::Int),
-    ("private_revCode", FieldType::String),
-    ("private_identity", FieldType::String),
-    ("private_origin", FieldType::Int),
+    ("salIndex", INT),
+    ("private_sndStamp", DOUBLE),
+    ("private_rcvStamp", DOUBLE),
+    ("private_efdStamp", DOUBLE),
+    ("private_kafkaStamp", DOUBLE),
+    ("private_seqNum", INT),
+    ("private_revCode", TEXT),
+    ("private_identity", TEXT),
+    ("private_origin", INT),
 ];
 
 /// The own fields of `ackcmd`.
 pub const ACK: &[Column] = &[
-    ("ack", FieldType::Int),
-    ("error", FieldType::Int),
-    ("result", FieldType::String),
-    ("identity", FieldType::String),
-    ("origin", FieldType::Int),
-    ("cmdtype", FieldType::Int),
-    ("timeout", FieldType::Double),
+    ("ack", INT),
+    ("error", INT),
+    ("result", TEXT),
+    ("identity", TEXT),
+    ("origin", INT),
+    ("cmdtype", INT),
+    ("timeout", DOUBLE),
 ];
 
-/// The events, without the `logevent_` prefix, and their own fields.
-pub const EVENTS: &[(&str, &[Column])] = &[
-    (
-        "configurationApplied",
-        &[
-            ("configurations", FieldType::String),
-            ("version", FieldType::String),
-            ("url", FieldType::String),
-            ("schemaVersion", FieldType::String),
-            ("otherInfo", FieldType::String),
-        ],
-    ),
-    (
-        "configurationsAvailable",
-        &[
-            ("overrides", FieldType::String),
-            ("version", FieldType::String),
-            ("url", FieldType::String),
-            ("schemaVersion", FieldType::String),
-        ],
-    ),
-    (
-        "errorCode",
-        &[
-            ("errorCode", FieldType::Int),
-            ("errorReport", FieldType::String),
-            ("traceback", FieldType::String),
-        ],
-    ),
-    ("heartbeat", &[("heartbeat", FieldType::Boolean)]),
-    (
-        "job_id",
-        &[("event_name", FieldType::String), ("seq_num", FieldType::Int), ("job_id", FieldType::String)],
-    ),
-    (
-        "job_result",
-        &[("job_id", FieldType::String), ("exit_code", FieldType::Int), ("result", FieldType::String)],
-    ),
-    // Declared for every component; we have no large files to tell of.
-    (
-        "largeFileObjectAvailable",
-        &[
-            ("url", FieldType::String),
-            ("generator", FieldType::String),
-            ("version", FieldType::Float),
-            ("byteSize", FieldType::Int),
-            ("checkSum", FieldType::String),
-            ("mimeType", FieldType::String),
-            ("id", FieldType::String),
-        ],
-    ),
-    ("logLevel", &[("level", FieldType::Int), ("subsystem", FieldType::String)]),
-    (
-        "logMessage",
-        &[
-            ("name", FieldType::String),
-            ("level", FieldType::Int),
-            ("message", FieldType::String),
-            ("traceback", FieldType::String),
-            ("filePath", FieldType::String),
-            ("functionName", FieldType::String),
-            ("lineNumber", FieldType::Int),
-            ("process", FieldType::Int),
-            ("timestamp", FieldType::Double),
-        ],
-    ),
-    ("simulationMode", &[("mode", FieldType::Int)]),
-    (
-        "softwareVersions",
-        &[
-            ("salVersion", FieldType::String),
-            ("xmlVersion", FieldType::String),
-            ("cscVersion", FieldType::String),
-            ("subsystemVersions", FieldType::String),
-        ],
-    ),
-    ("summaryState", &[("summaryState", FieldType::Int)]),
-];
+/// The name of an event of the SAL interface, without the `logevent_` prefix; in the order of the names.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    EnumIter,
+    EnumString,
+    IntoStaticStr,
+    VariantNames,
+)]
+#[strum(serialize_all = "camelCase", const_into_str)]
+pub enum EventName {
+    ConfigurationApplied,
+    ConfigurationsAvailable,
+    ErrorCode,
+    Heartbeat,
+    #[strum(serialize = "job_id")]
+    JobId,
+    #[strum(serialize = "job_result")]
+    JobResult,
+    /// Declared for every component, and never sent: we make no large files.
+    LargeFileObjectAvailable,
+    LogLevel,
+    LogMessage,
+    SimulationMode,
+    SoftwareVersions,
+    SummaryState,
+}
+
+impl EventName {
+    /// The event's own fields.
+    #[must_use]
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            Self::ConfigurationApplied => &[
+                ("configurations", TEXT),
+                ("version", TEXT),
+                ("url", TEXT),
+                ("schemaVersion", TEXT),
+                ("otherInfo", TEXT),
+            ],
+            Self::ConfigurationsAvailable => {
+                &[("overrides", TEXT), ("version", TEXT), ("url", TEXT), ("schemaVersion", TEXT)]
+            }
+            Self::ErrorCode => &[("errorCode", INT), ("errorReport", TEXT), ("traceback", TEXT)],
+            Self::Heartbeat => &[("heartbeat", FieldType::Boolean)],
+            Self::JobId => &[("event_name", TEXT), ("seq_num", INT), ("job_id", TEXT)],
+            Self::JobResult => &[("job_id", TEXT), ("exit_code", INT), ("result", TEXT)],
+            Self::LargeFileObjectAvailable => &[
+                ("url", TEXT),
+                ("generator", TEXT),
+                ("version", FieldType::Float),
+                ("byteSize", INT),
+                ("checkSum", TEXT),
+                ("mimeType", TEXT),
+                ("id", TEXT),
+            ],
+            Self::LogLevel => &[("level", INT), ("subsystem", TEXT)],
+            Self::LogMessage => &[
+                ("name", TEXT),
+                ("level", INT),
+                ("message", TEXT),
+                ("traceback", TEXT),
+                ("filePath", TEXT),
+                ("functionName", TEXT),
+                ("lineNumber", INT),
+                ("process", INT),
+                ("timestamp", DOUBLE),
+            ],
+            Self::SimulationMode => &[("mode", INT)],
+            Self::SoftwareVersions => &[
+                ("salVersion", TEXT),
+                ("xmlVersion", TEXT),
+                ("cscVersion", TEXT),
+                ("subsystemVersions", TEXT),
+            ],
+            Self::SummaryState => &[("summaryState", INT)],
+        }
+    }
+}

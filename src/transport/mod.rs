@@ -1,18 +1,18 @@
 //! Where commands come from and where acks and events go. A transport knows nothing of jobs.
 
 pub mod admission;
-pub mod document;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 #[cfg(not(feature = "kafka"))]
 #[path = "no_kafka.rs"]
 pub mod kafka;
 pub mod line;
-pub mod private_dir;
 pub mod socket;
 pub mod socket_path;
 
 use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::clock::Moment;
 use crate::csc::record::Receipt;
@@ -34,7 +34,7 @@ pub enum KafkaInput {
 }
 
 /// How it goes with Kafka.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KafkaReport {
     /// Where.
     pub brokers: String,

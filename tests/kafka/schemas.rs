@@ -7,11 +7,12 @@ use ocps::csc::command::CommandName;
 use ocps::csc::id::SalIndex;
 use ocps::csc::time::Tai;
 use ocps::sal::Value as SalValue;
-use ocps::sal::topic::{ACK, Column, EVENTS, FieldType};
+use ocps::sal::topic::{ACK, Column, EventName, FieldType};
 use ocps::transport::kafka::reader::{Taken, take};
 use ocps::transport::kafka::registry::{Failure, Registry};
 use ocps::transport::kafka::wire::{Header, Topic};
 use serde_json::{Value, json};
+use strum::IntoEnumIterator;
 
 use crate::foreign::{decode, encode};
 use crate::harness::{Daemon, QUICK, eventually};
@@ -48,7 +49,7 @@ const CHANGES: [Change; 8] = [
 
 /// The topics that we write, and their own fields.
 fn written() -> Vec<(Topic, &'static [Column])> {
-    let events = EVENTS.iter().map(|(name, columns)| (Topic::Event(name), *columns));
+    let events = EventName::iter().map(|name| (Topic::Event(name), name.columns()));
     events.chain([(Topic::Ack, ACK)]).collect()
 }
 
@@ -107,7 +108,7 @@ fn misfit(columns: &[Column], change: Change) -> String {
             "field added is not known to this release and has no default".to_owned()
         }
         Change::Removed => format!("no field {name}"),
-        Change::Retyped | Change::MadeList => format!("field {name} is not of type {}", kind.avro_name()),
+        Change::Retyped | Change::MadeList => format!("field {name} is not of type {kind}"),
     }
 }
 
@@ -270,7 +271,7 @@ fn a_newer_release_in_the_registry_stops_nothing() {
     let mut expected = Vec::new();
     for (number, (topic, columns)) in written().into_iter().enumerate() {
         let change = match topic {
-            Topic::Event("heartbeat") => Change::AddedWithoutDefault,
+            Topic::Event(EventName::Heartbeat) => Change::AddedWithoutDefault,
             _ => CHANGES[number % CHANGES.len()],
         };
         let subject = subject(&rig.subname, topic);
@@ -282,7 +283,7 @@ fn a_newer_release_in_the_registry_stops_nothing() {
     foreign.state(2);
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     for (topic, theirs, misfit) in &expected {
-        if *topic == Topic::Event("largeFileObjectAvailable") {
+        if *topic == Topic::Event(EventName::LargeFileObjectAvailable) {
             continue;
         }
         let name = topic.sal_name();
@@ -305,9 +306,9 @@ fn spoil(rig: &Rig, topic: Topic, change: Change) {
 fn what_cannot_be_published_is_named_and_the_rest_goes_on_until_the_registry_is_mended() {
     let rig = Rig::new(QUICK);
     let spoilt = [
-        (Topic::Event("heartbeat"), Change::AddedWithoutDefault),
-        (Topic::Event("job_result"), Change::Retyped),
-        (Topic::Event("errorCode"), Change::MadeList),
+        (Topic::Event(EventName::Heartbeat), Change::AddedWithoutDefault),
+        (Topic::Event(EventName::JobResult), Change::Retyped),
+        (Topic::Event(EventName::ErrorCode), Change::MadeList),
     ];
     spoilt.iter().for_each(|(topic, change)| spoil(&rig, *topic, *change));
     let daemon = rig.start(&["--state", "enabled"]);

@@ -3,7 +3,8 @@ use std::fs;
 
 use super::*;
 use crate::csc::command::CommandName;
-use crate::sal::topic::{EVENTS, parameters};
+use crate::sal::topic::{EventName, parameters};
+use strum::VariantNames;
 
 /// The command line of these words, read.
 pub(in crate::cli) fn line(words: &[&str]) -> Line {
@@ -253,7 +254,7 @@ fn help_is_complete_and_fits_in_80_columns() {
             }
         }
     }
-    for (topic, _) in EVENTS {
+    for topic in EventName::VARIANTS {
         assert!(words_of(&help("watch")).contains(&format!(" {topic} ")), "{topic}");
     }
 }
@@ -313,8 +314,7 @@ fn the_manual_says_what_help_says() {
 #[test]
 fn the_other_manuals_name_all_there_is() {
     let protocol = page("etc/man/ocps-protocol.7");
-    let events = EVENTS.iter().map(|(name, _)| *name);
-    for word in events.chain(CommandName::ALL.map(CommandName::as_str)) {
+    for word in EventName::VARIANTS.iter().copied().chain(CommandName::ALL.map(CommandName::as_str)) {
         assert!(protocol.contains(word), "ocps-protocol(7) does not name {word}");
     }
     let page = fs::read_to_string("etc/man/ocps.toml.5").unwrap();
@@ -342,7 +342,7 @@ fn choices(name: &str) -> Vec<String> {
             CommandName::ALL.iter().map(|command| command.as_str().to_owned()).chain(fields).collect()
         }
         "state" => crate::cli::state::GOALS.iter().map(|(name, _)| (*name).to_owned()).collect(),
-        "watch" => EVENTS.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        "watch" => words(EventName::VARIANTS),
         "help" => command_names().map(str::to_owned).collect(),
         "--state" => INITIAL_STATES.iter().map(|(name, _)| (*name).to_owned()).collect(),
         "--loglevel" => words(&["debug", "info", "warning", "error"]),

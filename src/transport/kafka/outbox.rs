@@ -18,6 +18,7 @@ use super::wire::Topic;
 use crate::csc::record::Receipt;
 use crate::sal::Value;
 use crate::sal::event::Fields;
+use crate::sal::topic::EventName;
 
 /// Messages that wait, beyond which the least important are dropped: hours of heartbeats.
 const WAITING_MAX: usize = 10_000;
@@ -38,7 +39,7 @@ const ACK_WAIT: Duration = Duration::from_secs(1);
 const MINIMAL_TEXT: usize = 1000;
 
 /// The topic that goes first.
-pub(super) const HEARTBEAT: Topic = Topic::Event("heartbeat");
+pub(super) const HEARTBEAT: Topic = Topic::Event(EventName::Heartbeat);
 
 /// Something to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,8 +65,10 @@ impl Message {
     fn worth(&self) -> Worth {
         match self.topic {
             HEARTBEAT => Worth::Heartbeat,
-            Topic::Event("logMessage") => Worth::Log,
-            Topic::Event("job_result" | "job_id") | Topic::Ack | Topic::Command(_) => Worth::Owed,
+            Topic::Event(EventName::LogMessage) => Worth::Log,
+            Topic::Event(EventName::JobResult | EventName::JobId) | Topic::Ack | Topic::Command(_) => {
+                Worth::Owed
+            }
             Topic::Event(_) => Worth::State,
         }
     }
@@ -73,7 +76,7 @@ impl Message {
     /// Whether it may leave.
     fn passes(&self, gate: Gate) -> bool {
         match gate {
-            Gate::Early => matches!(self.topic, Topic::Event("logLevel" | "logMessage")),
+            Gate::Early => matches!(self.topic, Topic::Event(EventName::LogLevel | EventName::LogMessage)),
             Gate::Heartbeats => self.passes(Gate::Early) || self.topic == HEARTBEAT,
             Gate::Open => true,
         }
@@ -90,7 +93,7 @@ impl Message {
     /// The same in few bytes: texts are cut, and of a job_result only its identity is left.
     pub(super) fn minimal(&self) -> Self {
         let cut = |name: &str, value: &Value| match value {
-            Value::String(text) if self.topic == Topic::Event("job_result") && name == "result" => {
+            Value::String(text) if self.topic == Topic::Event(EventName::JobResult) && name == "result" => {
                 Value::String(minimal_result(text))
             }
             Value::String(text) => Value::String(text.chars().take(MINIMAL_TEXT).collect()),
@@ -478,9 +481,9 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn event(name: &'static str, number: i32) -> Message {
+    fn event(name: &str, number: i32) -> Message {
         Message {
-            topic: Topic::Event(name),
+            topic: Topic::Event(name.parse().unwrap()),
             seq_num: None,
             own: vec![("n", Value::Int(number))],
             receipt: None,
@@ -510,11 +513,11 @@ mod tests {
         for (name, number) in [("errorCode", 1), ("summaryState", 5), ("job_id", 1), ("summaryState", 2)] {
             queue.push(event(name, number));
         }
-        let state = Topic::Event("summaryState");
+        let state = Topic::Event(EventName::SummaryState);
         // It waits to be said anyway.
         queue.say_again(state);
         assert_eq!(take_all(&mut queue, now).len(), 4);
-        for topic in [state, Topic::Event("job_id"), Topic::Event("heartbeat"), Topic::Ack] {
+        for topic in [state, Topic::Event(EventName::JobId), Topic::Event(EventName::Heartbeat), Topic::Ack] {
             queue.say_again(topic);
         }
         let again = queue.take(now).unwrap();
@@ -584,7 +587,7 @@ mod tests {
         assert_eq!(queue.refused(first.id, Refusal::Later, now), Fate::Kept);
         // The other topic goes on; of this one nothing more leaves.
         let other = queue.take(now).unwrap();
-        assert_eq!(other.message.topic, Topic::Event("summaryState"));
+        assert_eq!(other.message.topic, Topic::Event(EventName::SummaryState));
         queue.delivered(other.id);
         assert!(queue.take(now).is_none());
         assert!(queue.take(now + REST).is_none());
@@ -613,7 +616,7 @@ mod tests {
         assert_eq!(queue.take(now).unwrap().seq_num, 1);
         assert!(queue.take(now).is_none());
         queue.push(event("summaryState", 0));
-        assert_eq!(queue.take(now).unwrap().message.topic, Topic::Event("summaryState"));
+        assert_eq!(queue.take(now).unwrap().message.topic, Topic::Event(EventName::SummaryState));
         assert!(queue.take(now).is_none());
         // A topic that cannot be written holds up no other.
         queue.refused(result.id, Refusal::Later, now);
@@ -630,7 +633,7 @@ mod tests {
         let result = json!({ "jobId": "a", "runId": "r", "phase": "error", "more": long }).to_string();
         let own =
             vec![("job_id", "a".into()), ("exit_code", Value::Int(1)), ("result", Value::String(result))];
-        queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own, receipt: None });
+        queue.push(Message { topic: Topic::Event(EventName::JobResult), seq_num: None, own, receipt: None });
         queue.push(event("job_result", 2));
         let large = queue.take(now).unwrap();
         assert_eq!(queue.refused(large.id, Refusal::Never, now), Fate::Minimal);
@@ -670,7 +673,7 @@ mod tests {
         let owed = i32::try_from(UNWRITABLE_MAX).unwrap();
         for name in ["heartbeat", "errorCode", "job_result"] {
             queue.push(event(name, 0));
-            queue.set_unwritable(Topic::Event(name));
+            queue.set_unwritable(Topic::Event(name.parse().unwrap()));
         }
         queue.set_unwritable(Topic::Ack);
         for n in 1..=owed {
@@ -688,14 +691,17 @@ mod tests {
             (queue.next_try(now), queue.waiting.iter().any(|entry| queue.is_due(entry))),
             (None, false)
         );
-        let errors = queue.waiting.iter().filter(|entry| entry.message.topic == Topic::Event("errorCode"));
+        let errors =
+            queue.waiting.iter().filter(|entry| entry.message.topic == Topic::Event(EventName::ErrorCode));
         let errors: Vec<&Fields> = errors.map(|entry| &entry.message.own).collect();
         assert_eq!(errors, [&vec![("n", Value::Int(owed))]]);
         assert_eq!(queue.waiting.len(), 2 * UNWRITABLE_MAX + 1);
         // All heartbeats, all error codes but one, and the first job_result.
         assert_eq!(queue.dropped, 2 * u64::try_from(owed).unwrap() + 2);
-        for topic in
-            ["heartbeat", "errorCode", "job_result"].map(Topic::Event).into_iter().chain([Topic::Ack])
+        for topic in [EventName::Heartbeat, EventName::ErrorCode, EventName::JobResult]
+            .map(Topic::Event)
+            .into_iter()
+            .chain([Topic::Ack])
         {
             queue.unwritable.remove(&topic);
         }
@@ -709,7 +715,12 @@ mod tests {
         let result = json!({ "jobId": "a", "phase": "error", "more": "x".repeat(1 << 20) }).to_string();
         for _ in 0..200 {
             let own = vec![("result", Value::String(result.clone()))];
-            queue.push(Message { topic: Topic::Event("job_result"), seq_num: None, own, receipt: None });
+            queue.push(Message {
+                topic: Topic::Event(EventName::JobResult),
+                seq_num: None,
+                own,
+                receipt: None,
+            });
         }
         assert_eq!(queue.waiting.len(), 200);
         assert!(queue.bytes <= BYTES_MAX + 200 * MINIMAL_TEXT, "{}", queue.bytes);
@@ -718,7 +729,7 @@ mod tests {
     #[test]
     fn numbers_wrap_to_one() {
         let mut queue = open();
-        queue.seq_nums.insert(Topic::Event("heartbeat"), i32::MAX - 1);
+        queue.seq_nums.insert(Topic::Event(EventName::Heartbeat), i32::MAX - 1);
         queue.push(event("heartbeat", 0));
         queue.push(event("heartbeat", 0));
         let numbers: Vec<i32> = take_all(&mut queue, Instant::now()).into_iter().map(|(_, n)| n).collect();

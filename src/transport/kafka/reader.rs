@@ -21,6 +21,7 @@ use super::upkeep::is_of_partition;
 use super::wire::{Record, Topic, unframe};
 use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
+use crate::sal::topic::EventName;
 use crate::text::quote;
 
 /// Longest wait for a message, after which it is looked whether to end.
@@ -169,7 +170,7 @@ pub fn take(
     }
     let name = match topic {
         Topic::Command(name) => name,
-        Topic::Event("summaryState") => return Ok(Some(Taken::State(record.int("summaryState")?))),
+        Topic::Event(EventName::SummaryState) => return Ok(Some(Taken::State(record.int("summaryState")?))),
         Topic::Ack | Topic::Event(_) => {
             return Ok(Some(Taken::Heartbeat {
                 identity: quote(record.text("private_identity")?),

@@ -22,6 +22,7 @@ use super::upkeep::Place;
 use super::wire::{Record, Topic, unframe};
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
+use crate::sal::topic::EventName;
 
 /// Longest wait for one answer of the broker.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -242,7 +243,7 @@ fn topics_commanded() -> impl Iterator<Item = Topic> {
 
 /// The heartbeats and summary states, of which some may be another instance's.
 fn topics_watched() -> impl Iterator<Item = Topic> {
-    ["heartbeat", "summaryState"].into_iter().map(Topic::Event)
+    [EventName::Heartbeat, EventName::SummaryState].into_iter().map(Topic::Event)
 }
 
 /// All that we read.

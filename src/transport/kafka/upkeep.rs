@@ -19,7 +19,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Shared;
 use super::client::{self, Context};
-use super::outbox::Outbox;
+use super::outbox::{HEARTBEAT, Outbox};
 use super::permission::is_refusal;
 use super::setup::{self, code, partition_list};
 use super::trouble::Kind;
@@ -483,7 +483,7 @@ impl Upkeep {
 
     /// Whether a message that can be read comes: else that nothing comes says nothing.
     fn hears_heartbeats(&self, asker: &BaseConsumer<Context>) -> Result<bool, String> {
-        let heartbeat = |(topic, _): &Place| *topic == Topic::Event("heartbeat");
+        let heartbeat = |(topic, _): &Place| *topic == HEARTBEAT;
         let found = self.ranges.iter().find(|(place, (first, end))| heartbeat(place) && first < end);
         let Some((place, (_, end))) = found else { return Ok(false) };
         Ok(matches!(self.read_at(asker, *place, *end - 1)?, Found::Message))

@@ -9,13 +9,14 @@ use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use md5::{Digest, Md5};
+use strum::IntoEnumIterator;
 
 use crate::clock;
 use crate::csc::command::{Command, CommandName, Sender, Via};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::time::Tai;
 use crate::sal::event::Fields;
-use crate::sal::topic::{ACK, Column, EVENTS, FieldType, PRIVATE, parameters};
+use crate::sal::topic::{ACK, Column, EventName, FieldType, PRIVATE, parameters};
 use crate::sal::{self, Value};
 use crate::text::quote;
 
@@ -36,14 +37,14 @@ pub enum Topic {
     /// `ackcmd`.
     Ack,
     /// `logevent_…`, without the prefix.
-    Event(&'static str),
+    Event(EventName),
 }
 
 impl Topic {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
         let commands = CommandName::ALL.into_iter().map(Self::Command);
-        commands.chain([Self::Ack]).chain(EVENTS.iter().map(|(name, _)| Self::Event(name)))
+        commands.chain([Self::Ack]).chain(EventName::iter().map(Self::Event))
     }
 
     /// Name of the topic in SAL, and of its Avro record.
@@ -52,7 +53,7 @@ impl Topic {
         match self {
             Self::Command(name) => format!("command_{}", name.as_str()),
             Self::Ack => "ackcmd".to_owned(),
-            Self::Event(name) => format!("logevent_{name}"),
+            Self::Event(name) => format!("logevent_{}", name.into_str()),
         }
     }
 
@@ -66,10 +67,7 @@ impl Topic {
         match self {
             Self::Command(name) => parameters(name).iter().map(|field| (field.name, field.kind)).collect(),
             Self::Ack => ACK.to_vec(),
-            Self::Event(name) => {
-                let found = EVENTS.iter().find(|(event, _)| *event == name);
-                found.map(|(_, columns)| columns.to_vec()).unwrap_or_default()
-            }
+            Self::Event(name) => name.columns().to_vec(),
         }
     }
 
@@ -100,7 +98,6 @@ impl Topic {
                     FieldType::Boolean => "false",
                     FieldType::Float | FieldType::Double => "0.0",
                 };
-                let kind = kind.avro_name();
                 format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
             })
             .collect();
@@ -185,7 +182,7 @@ impl Writer {
                 return Err(format!("no field {name}"));
             };
             if !fits(*kind, &field.schema) {
-                return Err(format!("field {name} is not of type {}", kind.avro_name()));
+                return Err(format!("field {name} is not of type {kind}"));
             }
         }
         let unknown = |name: &str| !ours.iter().any(|(known, _)| *known == name);
@@ -392,7 +389,7 @@ impl Record {
                 // No command has one.
                 FieldType::Boolean => continue,
             };
-            params.push((field.name.to_owned(), value));
+            params.push((field.name.to_owned(), Some(value)));
         }
         Ok(Command { sender, order: sal::command::parse(name.as_str(), params) })
     }

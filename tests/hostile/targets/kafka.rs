@@ -8,6 +8,7 @@ use ocps::csc::id::SalIndex;
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::sal;
+use ocps::sal::topic::EventName;
 use ocps::transport::kafka::reader::{Taken, take};
 use ocps::transport::kafka::registry::Registry;
 use ocps::transport::kafka::wire::{Header, Topic, Writer};
@@ -67,7 +68,7 @@ fn use_registry(registry: &Registry, datum: &[u8]) {
     let value = [&[0], ID.to_be_bytes().as_slice(), datum].concat();
     check_taken(execute, take(registry, execute, Some(&value), SalIndex::Latiss));
     // Where the schema does not fit, ours is registered, and has its number from then on.
-    match registry.writer(Topic::Event("summaryState"), "x-value") {
+    match registry.writer(Topic::Event(EventName::SummaryState), "x-value") {
         Ok(writer) => write(&writer),
         Err(failure) => check_reason(failure.reason()),
     }
@@ -92,7 +93,7 @@ fn check_taken(topic: Topic, taken: Result<Option<Taken>, String>) {
             assert!(!matches!(topic, Topic::Command(_)));
             check_reason(&format!("another lives: {identity}"));
         }
-        Ok(Some(Taken::State(_))) => assert_eq!(topic, Topic::Event("summaryState")),
+        Ok(Some(Taken::State(_))) => assert_eq!(topic, Topic::Event(EventName::SummaryState)),
         Ok(None) => {}
         Err(reason) => check_reason(&reason),
     }
@@ -118,7 +119,7 @@ pub(crate) fn seeds_of_schemas() -> Vec<Vec<u8>> {
     let execute = samples().into_iter().find(|(_, topic, _)| *topic == Topic::Command(CommandName::Execute));
     let datum = execute.map(|(_, _, message)| message[5..].to_vec()).unwrap_or_default();
     let own = Topic::Command(CommandName::Execute).schema_text();
-    let event = Topic::Event("summaryState").schema_text();
+    let event = Topic::Event(EventName::SummaryState).schema_text();
     let nullable = own.replace(r#""type": "string""#, r#""type": ["null", "string"]"#);
     let more = event.replace(r#"{"name": "salIndex""#, r#"{"name": "more", "type": {"type": "array", "items": "double"}, "default": [1.0, 2.5]}, {"name": "kind", "type": {"type": "enum", "name": "Kind", "symbols": ["A", "B"]}, "default": "A"}, {"name": "fixed", "type": {"type": "fixed", "name": "Fixed", "size": 4}, "default": "\u0000abc"}, {"name": "map", "type": {"type": "map", "values": "long"}, "default": {"x": 1}}, {"name": "salIndex""#);
     let odd = r#"{"type": "record", "name": "x.y", "aliases": ["z"], "doc": "d", "fields": [{"name": "t", "type": {"type": "long", "logicalType": "timestamp-micros"}}, {"name": "d", "type": {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}}, {"name": "u", "type": {"type": "string", "logicalType": "uuid"}}, {"name": "r", "type": ["null", {"type": "record", "name": "inner", "fields": [{"name": "salIndex", "type": "int"}]}]}]}"#;
@@ -148,7 +149,7 @@ pub(crate) fn seeds_of_schemas() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn seeds_of_registry() -> Vec<Vec<u8>> {
-    let schema = Topic::Event("summaryState").schema_text();
+    let schema = Topic::Event(EventName::SummaryState).schema_text();
     let unknown = b"HTTP/1.1 404 Not Found\r\nContent-Length: 45\r\n\r\n{\"error_code\":40401,\"message\":\"not found\\n\"}  ".to_vec();
     let moved =
         b"HTTP/1.1 302 Found\r\nLocation: https://user:pass@elsewhere:1/x?y#z\r\nContent-Length: 0\r\n\r\n"

@@ -325,7 +325,7 @@ fn cmdtype_is_the_position_in_the_sorted_list() {
 
 #[test]
 fn a_foreign_schema_is_adopted_when_our_fields_are_in_it() {
-    let topic = Topic::Event("summaryState");
+    let topic = Topic::Event(EventName::SummaryState);
     // Another order, and a field more.
     let text = topic.schema_text().replace(
         r#"[{"name": "salIndex", "type": "int", "default": 0}, "#,
@@ -430,7 +430,7 @@ fn schemas_that_could_fill_memory_or_stack_are_refused() {
 #[test]
 fn a_schema_of_ours_is_what_salobj_expects() {
     assert_eq!(
-        Topic::Event("heartbeat").schema_text(),
+        Topic::Event(EventName::Heartbeat).schema_text(),
         concat!(
             r#"{"type": "record", "name": "logevent_heartbeat", "namespace": "lsst.sal.OCPS", "fields": ["#,
             r#"{"name": "salIndex", "type": "int", "default": 0}, "#,

@@ -1,0 +1,181 @@
+//! What the daemon says of itself: the documents that answer a query on the local socket, described in
+//! ocps-protocol(7), and the status line for the service manager.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::Daemon;
+use crate::clock::utc;
+use crate::csc::event::{ErrorCode, ExitCode, Phase};
+use crate::csc::id::JobId;
+use crate::csc::report::{JobOutcome, JobReport, Recovery, Service, StageName, Status};
+use crate::csc::time::Tai;
+use crate::journal;
+use crate::transport::kafka::Kafka;
+use crate::transport::line::Query;
+use crate::transport::socket::Document;
+
+impl Daemon {
+    /// The document that answers a query.
+    pub(super) fn answer(&self, query: Query) -> Document {
+        match query {
+            Query::Status => {
+                let document = self.status().to_string();
+                Box::new(move || document)
+            }
+            // Only what is in it is put together here: to write it down takes ten times as long.
+            Query::Jobs => {
+                let (reports, now) = (self.csc.job_reports().collect::<Vec<_>>(), self.now().tai);
+                let job = move |report: &JobReport| job(report, now);
+                Box::new(move || json!({ "jobs": reports.iter().map(job).collect::<Json>() }).to_string())
+            }
+        }
+    }
+
+    fn status(&self) -> Json {
+        let status = self.csc.status();
+        let kafka = match (&self.kafka, &self.kafka_problem) {
+            (Some(kafka), _) => json!(kafka.report()),
+            (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
+            (None, None) => Json::Null,
+        };
+        let document = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "index": self.index.number(),
+            "name": self.index.name(),
+            "pid": std::process::id(),
+            "state": status.state.name(),
+            "error_code": status.error.0.number(),
+            "error_report": status.error.1,
+            "start_problem": self.start_problem,
+            "simulation_mode": i32::from(self.simulated),
+            "log_level": status.log_level,
+            "uptime_s": self.epoch.elapsed().as_secs_f64(),
+            "socket": self.hub.path().map(Path::to_string_lossy),
+            "state_dir": self.state_dir.as_deref().map(Path::to_string_lossy),
+            "log": self.logs.report(),
+            "state_dir_problem": self.state_dir_problem,
+            "clients": self.hub.clients(),
+            "kafka": kafka,
+            "configuration": configuration(&status),
+            "service": service(&status.service),
+            "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
+            "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
+            "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),
+            "counters": {
+                "commands": status.counters.commands,
+                "failed_commands": status.counters.failed_commands,
+                "submitted": status.counters.submitted,
+                "results": status.counters.results,
+                "requests": status.counters.requests,
+                "failed_requests": status.counters.failed_requests,
+            },
+            "journal": self.journal.as_ref().map(|journal| self::journal(&journal.status())),
+            "recovery": recovery(&status.recovery),
+        });
+        json!({ "status": document })
+    }
+
+    /// The status line for the service manager.
+    pub(super) fn manager_status(&self) -> String {
+        let status = self.csc.status();
+        let jobs: usize = status.jobs.iter().map(|(_, count)| count).sum();
+        let running =
+            status.jobs.iter().find(|(name, _)| *name == StageName::Running).map_or(0, |(_, count)| *count);
+        let error = match (status.error, &self.start_problem) {
+            ((ErrorCode::None, _), None) => String::new(),
+            ((ErrorCode::None, _), Some(problem)) => format!("; {problem}"),
+            ((code, report), _) => format!("; errorCode {}: {report}", code.number()),
+        };
+        let kafka = self.kafka.as_ref().map(Kafka::report);
+        let kafka = kafka.map_or_else(|| self.kafka_problem.clone(), |report| report.problem);
+        let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
+        format!("{}: {jobs} jobs, {running} of them running{error}{kafka}", status.state)
+    }
+}
+
+fn counts<'a>(counts: impl Iterator<Item = (&'a str, usize)>) -> Map<String, Json> {
+    counts.map(|(name, count)| (name.to_owned(), count.into())).collect()
+}
+
+fn seconds(time: Option<Duration>) -> Option<f64> {
+    time.map(|time| time.as_secs_f64())
+}
+
+fn configuration(status: &Status<'_>) -> Option<Json> {
+    let configuration = status.configuration?;
+    Some(json!({
+        "files": configuration.files,
+        "version": configuration.version,
+        "url": configuration.directory_url,
+        "service_url": configuration.service.url.to_string(),
+        "poll_interval_s": configuration.service.poll_interval.as_secs_f64(),
+    }))
+}
+
+fn service(service: &Service) -> Json {
+    let problem = service.last_problem.as_ref();
+    json!({
+        "reachable": service.asked.then_some(service.silent_for.is_none()),
+        "silent_s": seconds(service.silent_for),
+        "last_problem": problem.map(|problem| &problem.reason),
+        "last_problem_s": seconds(problem.map(|problem| problem.age)),
+        "last_problem_utc": problem.map(|problem| utc(problem.at)),
+        "answered_s": seconds(service.last_believed),
+    })
+}
+
+fn journal(journal: &journal::Status) -> Json {
+    json!({
+        "path": journal.path.to_string_lossy(),
+        "waiting": journal.waiting,
+        "problem": journal.problem.as_ref().map(|(reason, _)| reason),
+        "failing_s": seconds(journal.problem.as_ref().map(|(_, time)| *time)),
+        "upkeep_problem": journal.upkeep_problem,
+        "notice": journal.notice,
+        "busy_s": seconds(journal.busy),
+        "last_commit_ms": seconds(journal.last_commit).map(|seconds| seconds * 1e3),
+    })
+}
+
+fn recovery(recovery: &Recovery) -> Json {
+    json!({
+        "running": recovery.running,
+        "in_doubt": recovery.in_doubt,
+        "found": recovery.found,
+        "aborts": recovery.aborts,
+        "results": recovery.results,
+        "acks": recovery.acks,
+    })
+}
+
+fn job(job: &JobReport, now: Tai) -> Json {
+    let since = |time: Tai| (now.0 - time.0).max(0.0);
+    let ids = |ids: &[JobId]| ids.iter().map(JobId::as_str).collect::<Json>();
+    json!({
+        "job_id": job.job_id.as_ref().map(JobId::as_str),
+        "run_id": job.run_id.as_str(),
+        "seq_num": job.seq_num.0,
+        "identity": job.identity,
+        "origin": job.origin,
+        "pipeline": job.pipeline,
+        "version": job.version,
+        "data_query": job.data_query,
+        "stage": job.stage.as_str(),
+        "phase": job.phase.map(Phase::as_str),
+        "waits_for": ids(&job.waits_for),
+        "missing_prereqs": ids(&job.missing_prereqs),
+        "accepted": job.accepted.0,
+        "accepted_utc": utc(job.accepted),
+        "age_s": since(job.accepted),
+        "ended": job.ended.map(|time| time.0),
+        "ended_utc": job.ended.map(utc),
+        "ended_s": job.ended.map(since),
+        "exit_code": job.exit_code.map(ExitCode::number),
+        "outcome": job.outcome.map(JobOutcome::as_str),
+        "reason": job.outcome.and(job.problem.as_ref()),
+        "problem": job.problem,
+    })
+}
