@@ -23,7 +23,7 @@ features ?= --no-default-features --features kafka,redis,tls
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test simulate chaos test-kafka test-container test-redis test-systemd fuzz generate check fmt bench install deb uninstall clean
+.PHONY: help build sim test simulate chaos test-kafka test-container test-redis test-systemd fuzz check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -96,11 +96,6 @@ fuzz: ## give hostile input to all that reads from outside, with libFuzzer (need
 	     -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 || \
 	     { echo "read it again with OCPS_INPUT=$(abspath $(fuzz))/found/FILE cargo test --test hostile $$name"; exit 1; }; \
 	 done
-
-generate: ## make the manual and the completions in etc/ anew, after a change of the flags
-	$(CARGO) build --locked --bin ocps
-	$(target)/debug/ocps generate man > etc/man/ocps.1
-	for shell in bash zsh fish; do $(target)/debug/ocps generate $$shell > etc/completions/ocps.$$shell || exit 1; done
 
 check: ## formatting, lints, docs, no async runtime, nothing drifted
 	$(CARGO) fmt --check

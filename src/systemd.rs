@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
+use crate::text::one_line;
+
 /// Our connection to the service manager.
 #[derive(Debug)]
 pub struct Manager {
@@ -20,9 +22,9 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Looks whether a service manager watches us.
+    /// The service manager that started us, if one did.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn connect() -> Self {
         // Petted twice a period, so that one late turn is no alarm.
         let period = sd_notify::watchdog_enabled().map(|period| period / 2);
         Self { period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
@@ -35,9 +37,8 @@ impl Manager {
 
     /// A reload has begun; [`Manager::ready`] says that it has ended.
     pub fn reloading(&self) {
-        match NotifyState::monotonic_usec_now() {
-            Ok(now) => notify(&[NotifyState::Reloading, now]),
-            Err(error) => log::debug!("cannot notify the service manager: {error}"),
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            notify(&[NotifyState::Reloading, now]);
         }
     }
 
@@ -46,14 +47,14 @@ impl Manager {
         notify(&[NotifyState::Stopping]);
     }
 
-    /// Tells the status line, when it changed.
+    /// Sends the status line, when it changed.
     pub fn status(&mut self, status: String) {
         if status != self.last_status && self.try_notify(NotifyState::Status(&status)) {
             self.last_status = status;
         }
     }
 
-    /// The main loop lives.
+    /// The main loop is running.
     pub fn pet(&mut self) {
         let is_due = self.period.is_some_and(|period| self.last_pet.elapsed() >= period);
         if is_due && self.try_notify(NotifyState::Watchdog) {
@@ -61,18 +62,15 @@ impl Manager {
         }
     }
 
-    /// Tells something that can be told again later; false if a manager that does not listen has to be waited for.
+    /// Sends something that can be sent again later; false if we would have to wait for the manager.
     fn try_notify(&self, state: NotifyState) -> bool {
-        let text = format!("{state}\n");
-        match self.socket.as_ref().map(|socket| socket.send(text.as_bytes())) {
-            Some(Ok(_)) => true,
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => false,
+        match self.socket.as_ref().map(|socket| socket.send(format!("{state}\n").as_bytes())) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return false,
             // Where the manager has made its socket anew, ours leads nowhere.
-            Some(Err(_)) | None => {
-                notify(&[state]);
-                true
-            }
+            Some(Err(_)) | None => notify(&[state]),
         }
+        true
     }
 }
 
@@ -91,13 +89,7 @@ fn connect() -> Option<UnixDatagram> {
 /// The daemon does not start: says why in the status line, which stays after our end.
 pub fn not_started(reason: &str) {
     // A line break would end the status.
-    notify(&[NotifyState::Status(&reason.replace(['\n', '\r'], " "))]);
-}
-
-impl Default for Manager {
-    fn default() -> Self {
-        Self::new()
-    }
+    notify(&[NotifyState::Status(&one_line(reason))]);
 }
 
 fn notify(states: &[NotifyState]) {

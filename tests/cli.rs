@@ -246,7 +246,7 @@ fn a_wrong_command_line_is_exit_2_and_one_line() {
     run_alone(&["send", "setLogLevel", "level=x"]).check(
         2,
         &[],
-        "ocps: level must be a whole number of 32 bits, not x (see ocps send --help)\n",
+        "ocps: level must be a 32-bit integer, not x (see ocps send --help)\n",
     );
     run_alone(&[]).check(2, &[], "ocps: no command given (see ocps --help)\n");
 }

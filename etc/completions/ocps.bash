@@ -1,4 +1,4 @@
-# bash completion for ocps. Made with `make generate` from src/cli/flags.
+# bash completion for ocps. A test compares it with the program's flags.
 _ocps() {
   local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} verb='' i
   COMPREPLY=()
@@ -24,7 +24,7 @@ _ocps() {
     --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
   esac
   case $verb in
-    '') COMPREPLY=($(compgen -W 'run send state status jobs watch console check generate help --help --version' -- "$word")) ;;
+    '') COMPREPLY=($(compgen -W 'run send state status jobs watch console check help --help --version' -- "$word")) ;;
     run)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
@@ -49,12 +49,9 @@ _ocps() {
     check)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --site --socket --index --state-dir --loglevel --kafka --no-kafka --json --help --version' -- "$word"))
       else compopt -o default; fi ;;
-    generate)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'man bash zsh fish' -- "$word")); fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'run send state status jobs watch console check generate help' -- "$word")); fi ;;
+      else COMPREPLY=($(compgen -W 'run send state status jobs watch console check help' -- "$word")); fi ;;
   esac
   # A parameter goes on after its =.
   [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace

@@ -1,5 +1,5 @@
 #compdef ocps run_ocps run_OCPS.py
-# Made with `make generate` from src/cli/flags.
+# A test compares this with the program's flags.
 _ocps() {
   local curcontext=$curcontext state line verb
   local -a commands
@@ -12,7 +12,6 @@ _ocps() {
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
     'check:Check the configuration without a daemon'
-    'generate:Print the manual page or shell completions'
     'help:Explain a command'
   )
   if [[ $service == run_* ]]; then
@@ -25,33 +24,33 @@ _ocps() {
   case $verb in
     run)
       _arguments \
-        '--simulate[Simulate jobs]' \
+        '--simulate[Simulate the jobs]' \
         '--state=[Go to this state at start]:STATE:(standby disabled enabled resume)' \
-        '--override=[Override file in the configuration directory for the start command, and the git commit, tag or branch to read all of the configuration from]:FILE\[\:REF\]: ' \
+        '--override=[Override file for the start command, and git ref of the configuration]:FILE\[\:REF\]: ' \
         '--configdir=[Directory of the component configuration]:DIR:_files' \
-        '--config=[The daemon'\''s own settings]:FILE:_files' \
+        '--config=[The daemon'\''s settings file]:FILE:_files' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
-        '--state-dir=[Directory of what must survive a restart]:DIR:_files' \
-        '--loglevel=[Least level that is logged]:LEVEL:(debug info warning error)' \
+        '--state-dir=[State directory; holds the journal]:DIR:_files' \
+        '--loglevel=[Minimum log level]:LEVEL:(debug info warning error)' \
         '--kafka[Use Kafka]' \
-        '--no-kafka[Do not use Kafka, whatever is set]' \
+        '--no-kafka[Do not use Kafka]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:\[INDEX\]:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' ;;
     send)
       _arguments \
-        '--timeout=[Wait so many seconds for the next ack]:S: ' \
-        '--no-wait[For execute, print the job id as soon as it is known and end]' \
+        '--timeout=[Give up if no ack arrives for S seconds]:S: ' \
+        '--no-wait[Do not wait for the end of an execute]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
-        '--json[Print JSON, for programs]' \
+        '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:COMMAND \[NAME=VALUE ...\]:{compadd -S "" -- abort_job disable enable execute exitControl setLogLevel standby start job_id= pipeline= version= config= data_query= prereq_jobs= output_dataset_types= level= subsystem= configurationOverride=}' ;;
     state)
       _arguments \
-        '--override=[Override file in the configuration directory for the start command, and the git commit, tag or branch to read all of the configuration from]:FILE\[\:REF\]: ' \
-        '--timeout=[Wait so many seconds for the next ack]:S: ' \
+        '--override=[Override file for the start command, and git ref of the configuration]:FILE\[\:REF\]: ' \
+        '--timeout=[Give up if no ack arrives for S seconds]:S: ' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--help[Print help]' \
@@ -61,60 +60,55 @@ _ocps() {
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
-        '--json[Print JSON, for programs]' \
+        '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
     jobs)
       _arguments \
-        '--all[List finished jobs, too]' \
+        '--all[Also list finished jobs]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
-        '--json[Print JSON, for programs]' \
+        '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
     watch)
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
-        '--json[Print JSON, for programs]' \
+        '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:\[TOPIC ...\]:(configurationApplied configurationsAvailable errorCode heartbeat job_id job_result largeFileObjectAvailable logLevel logMessage simulationMode softwareVersions summaryState)' ;;
     console)
       _arguments \
-        '--wait=[Wait up to so many seconds for a daemon that is just starting]:S: ' \
+        '--wait=[Wait up to S seconds for a daemon that is still starting]:S: ' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
     check)
       _arguments \
-        '--simulate[Simulate jobs]' \
+        '--simulate[Simulate the jobs]' \
         '--state=[Go to this state at start]:STATE:(standby disabled enabled resume)' \
-        '--override=[Override file in the configuration directory for the start command, and the git commit, tag or branch to read all of the configuration from]:FILE\[\:REF\]: ' \
+        '--override=[Override file for the start command, and git ref of the configuration]:FILE\[\:REF\]: ' \
         '--configdir=[Directory of the component configuration]:DIR:_files' \
-        '--config=[The daemon'\''s own settings]:FILE:_files' \
-        '--site=[Check with the layer of this site, _<site>.yaml]:SITE: ' \
+        '--config=[The daemon'\''s settings file]:FILE:_files' \
+        '--site=[Site whose layer is included in the check]:SITE: ' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
-        '--state-dir=[Directory of what must survive a restart]:DIR:_files' \
-        '--loglevel=[Least level that is logged]:LEVEL:(debug info warning error)' \
+        '--state-dir=[State directory; holds the journal]:DIR:_files' \
+        '--loglevel=[Minimum log level]:LEVEL:(debug info warning error)' \
         '--kafka[Use Kafka]' \
-        '--no-kafka[Do not use Kafka, whatever is set]' \
-        '--json[Print JSON, for programs]' \
+        '--no-kafka[Do not use Kafka]' \
+        '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:\[PATH ...\]:_files' ;;
-    generate)
-      _arguments \
-        '--help[Print help]' \
-        '--version[Print version, commit, features and library versions]' \
-        '*:man|bash|zsh|fish:(man bash zsh fish)' ;;
     help)
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs watch console check generate help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs watch console check help)' ;;
   esac
 }
 _ocps "$@"

@@ -4,17 +4,50 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::Failure;
-use super::flags::CheckArgs;
+use super::flags::{Line, text};
 use super::output::Output;
 use super::unit::Unit;
+use super::{EXIT_CONFIGURATION, Failure, Task};
 use crate::config::Error;
 use crate::config::check::{Report, check};
 use crate::config::settings::DEFAULT_PATH;
+use crate::csc::id::SalIndex;
 use crate::daemon::{self, options::RunArgs};
 
-/// Checks all paths, or all that a start needs, and prints `PATH: ok` or each problem of it.
-pub(super) fn run(args: &CheckArgs, out: &mut Output) -> Result<(), Failure> {
+/// The values of `ocps check`.
+#[derive(Debug)]
+struct Args {
+    /// Files and directories; empty: all that a start needs.
+    paths: Vec<PathBuf>,
+    site: Option<String>,
+    index: Option<SalIndex>,
+    /// The flags of `ocps run`, if any is given.
+    start: Option<RunArgs>,
+    json: bool,
+}
+
+impl Args {
+    fn of(line: &Line) -> Result<Self, String> {
+        let (paths, index) = (line.paths(), line.value("index", SalIndex::parse)?);
+        let of_run = line.flags().find(|flag| !["site", "index", "json"].contains(flag));
+        let start = match of_run {
+            None => None,
+            Some(flag) if !paths.is_empty() => {
+                return Err(format!("--{flag} says how the daemon is started: give it without PATH"));
+            }
+            Some(_) => Some(RunArgs { index, ..line.run_args()? }),
+        };
+        Ok(Self { paths, site: line.value("site", text)?, index, start, json: line.has("json") })
+    }
+}
+
+/// `ocps check`: checks all paths, or all that a start needs, and prints `PATH: ok` or each problem of it.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    let args = Args::of(line)?;
+    Ok(Box::new(move |out| run(&args, out)))
+}
+
+fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let reports = if args.paths.is_empty() {
         start(args)
     } else {
@@ -28,11 +61,11 @@ pub(super) fn run(args: &CheckArgs, out: &mut Output) -> Result<(), Failure> {
             out.line(&report.to_string())?;
         }
     }
-    if reports.iter().all(Report::is_ok) { Ok(()) } else { Err(Failure::BadConfiguration) }
+    if reports.iter().all(Report::is_ok) { Ok(()) } else { Err(Failure::Printed(EXIT_CONFIGURATION)) }
 }
 
 /// All that a start needs: its toml, its configuration directory, and under the name of what would be started the rest.
-fn start(args: &CheckArgs) -> Vec<Report> {
+fn start(args: &Args) -> Vec<Report> {
     let of_process = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let unit = if args.start.is_some() { None } else { Unit::find(args.index) };
     let (name, problems, findings) = match &unit {
@@ -61,4 +94,25 @@ fn start(args: &CheckArgs) -> Vec<Report> {
 fn as_json(report: &Report) -> serde_json::Value {
     let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
     json!({ "path": report.path.to_string_lossy(), "ok": report.is_ok(), "problems": problems })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::flags::tests::{line, problem};
+
+    #[test]
+    fn paths_or_the_flags_of_a_start_are_checked() {
+        let args = Args::of(&line(&["ocps", "check", "a", "b", "--site", "summit", "--index", "1"])).unwrap();
+        assert_eq!(args.paths, [PathBuf::from("a"), PathBuf::from("b")]);
+        assert_eq!((args.site.as_deref(), args.index), (Some("summit"), Some(SalIndex::Latiss)));
+        assert_eq!(args.start, None);
+        let args =
+            Args::of(&line(&["ocps", "check", "--index", "1", "--simulate", "--site", "base"])).unwrap();
+        let start = RunArgs { index: Some(SalIndex::Latiss), simulate: true, ..RunArgs::default() };
+        assert_eq!((args.start, args.paths), (Some(start), Vec::new()));
+        assert!(
+            problem(&["check", "a", "--simulate"]).starts_with("--simulate says how the daemon is started: ")
+        );
+    }
 }

@@ -3,21 +3,25 @@
 //! A thread of its own reads lines, so that a wait for one can end in time. Whatever the daemon says that we
 //! do not understand is skipped: it may be newer than we are.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::fmt;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
+use super::text::{clean, value};
+use super::{EXIT_REFUSED, Failure};
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::sal::ack;
-use crate::transport::private_dir;
 use crate::transport::socket_path::{self, Candidates, Place, User};
 
 /// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
@@ -29,31 +33,44 @@ const LINES_AHEAD: usize = 256;
 /// Longest wait for the answer to a query, and for the daemon to take what we send.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest wait for an ack where nobody said otherwise: a `start` may read a large configuration with git.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often deadlines, ^C and the reader of our output are looked at when nothing comes.
+pub(super) const IDLE_TURN: Duration = Duration::from_millis(250);
+
 /// Longest that an ack can ask us to wait, in seconds: a day.
 const ACK_TIMEOUT_MAX_S: f64 = 86_400.0;
 
+/// The query for what the daemon is doing, and the name of the document that answers it.
+pub(super) const STATUS: &str = "status";
+/// The query for its jobs, and the name of the document that answers it.
+pub(super) const JOBS: &str = "jobs";
+
 /// Which daemon a client talks to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Target {
+pub(super) struct Target {
     /// `--socket`.
-    pub socket: Option<PathBuf>,
+    pub(super) socket: Option<PathBuf>,
     /// `--index`.
-    pub index: Option<SalIndex>,
+    pub(super) index: Option<SalIndex>,
 }
 
 /// An ack.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Ack {
-    /// Our number of the command.
-    pub(super) seq: i64,
-    /// The code.
-    pub(super) code: i64,
+    seq: i64,
+    #[serde(rename = "ack")]
+    code: i32,
     /// The name of the code.
+    #[serde(default)]
     pub(super) name: String,
     /// What came of it.
+    #[serde(default)]
     pub(super) result: String,
-    /// How long the next ack may take.
-    pub(super) timeout: Duration,
+    /// How long the next ack may take, in seconds.
+    #[serde(default)]
+    timeout: f64,
 }
 
 /// How a command stands after an ack.
@@ -67,156 +84,129 @@ pub(super) enum Standing {
     Refused,
 }
 
+/// The job that an in-progress ack of execute names.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub(super) struct Job {
+    pub(super) job_id: String,
+    /// Its prerequisites that do not exist.
+    #[serde(default)]
+    pub(super) missing_prereqs: Vec<String>,
+}
+
 impl Ack {
     /// What the code means.
     pub(super) fn standing(&self) -> Standing {
-        match i32::try_from(self.code) {
-            Ok(code) if ack::NOT_FINAL.contains(&code) => Standing::InProgress,
-            Ok(ack::COMPLETE) => Standing::Complete,
-            Ok(_) | Err(_) => Standing::Refused,
+        match self.code {
+            ack::COMPLETE => Standing::Complete,
+            code if ack::NOT_FINAL.contains(&code) => Standing::InProgress,
+            _ => Standing::Refused,
         }
     }
 
-    /// The job that an in-progress ack of execute names.
-    pub(super) fn job_id(&self) -> Option<String> {
-        let result: Value = serde_json::from_str(&self.result).ok()?;
-        result.get("job_id")?.as_str().map(str::to_owned)
-    }
-
-    /// The prerequisites that do not exist, comma-joined, if it names some.
-    pub(super) fn missing_prereqs(&self) -> Option<String> {
-        let result: Value = serde_json::from_str(&self.result).ok()?;
-        let missing = result.get("missing_prereqs")?.as_array()?;
-        Some(missing.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","))
-    }
-
-    fn of_value(value: &Value) -> Option<Self> {
-        let code = value.get("ack")?.as_i64()?;
-        let text = |key| value.get(key).and_then(Value::as_str).map(str::to_owned);
-        let timeout_s = value.get("timeout").and_then(Value::as_f64).unwrap_or(0.0);
-        Some(Self {
-            seq: value.get("seq")?.as_i64()?,
-            code,
-            name: text("name").unwrap_or_else(|| format!("ack {code}")),
-            result: text("result").unwrap_or_default(),
-            timeout: Duration::try_from_secs_f64(timeout_s.min(ACK_TIMEOUT_MAX_S)).unwrap_or_default(),
-        })
+    /// The job that it names, if it does.
+    pub(super) fn job(&self) -> Option<Job> {
+        serde_json::from_str(&self.result).ok()
     }
 }
 
 /// An event.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Event {
     /// Its name.
     pub(super) topic: String,
     /// When it was sent, as the daemon writes UTC.
     pub(super) sent_utc: Option<String>,
     /// Its fields.
-    pub(super) data: Map<String, Value>,
+    #[serde(default)]
+    pub(super) data: Value,
 }
 
-impl Event {
-    fn of_value(value: &Value) -> Option<Self> {
-        Some(Self {
-            topic: value.get("topic")?.as_str()?.to_owned(),
-            sent_utc: value.get("sent_utc").and_then(Value::as_str).map(str::to_owned),
-            data: value.get("data").and_then(Value::as_object).cloned().unwrap_or_default(),
-        })
-    }
-
-    /// A field as text, empty if it is none.
-    pub(super) fn text(&self, field: &str) -> &str {
-        self.data.get(field).and_then(Value::as_str).unwrap_or_default()
-    }
-}
-
-/// What a line of the daemon says.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Message {
+/// A line of the daemon, as it came and as far as it is understood.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+pub(super) struct Message {
+    /// Without its end.
+    #[serde(skip)]
+    pub(super) raw: String,
     /// An answer to a command.
-    Ack(Ack),
+    pub(super) ack: Option<Ack>,
     /// An event.
-    Event(Event),
-    /// The answer to a query for the status.
-    Status(Value),
-    /// The answer to a query for the jobs.
-    Jobs(Value),
-    /// It did not accept what we wrote.
-    Error(String),
-    /// Something that we do not know.
-    Other,
+    pub(super) event: Option<Event>,
+    /// Why the daemon did not accept what we wrote.
+    pub(super) error: Option<String>,
+    /// The answer to a query, under its name.
+    #[serde(flatten)]
+    pub(super) documents: Map<String, Value>,
 }
 
 impl Message {
-    fn parse(line: &str) -> Self {
-        let Ok(Value::Object(mut line)) = serde_json::from_str(line) else { return Self::Other };
-        if let Some(message) = line.get("ack").and_then(Ack::of_value).map(Self::Ack) {
-            return message;
-        }
-        if let Some(message) = line.get("event").and_then(Event::of_value).map(Self::Event) {
-            return message;
-        }
-        if let Some(Value::String(error)) = line.get("error") {
-            return Self::Error(error.clone());
-        }
-        let status = line.remove("status").map(Self::Status);
-        status.or_else(|| line.remove("jobs").map(Self::Jobs)).unwrap_or(Self::Other)
+    fn parse(raw: String) -> Box<Self> {
+        let message = serde_json::from_str(&raw).unwrap_or_default();
+        Box::new(Self { raw, ..message })
     }
 }
 
-/// A line of the daemon, as it came and as it is understood.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Line {
-    /// Without its end.
-    pub(super) raw: String,
-    /// What it says.
-    pub(super) message: Message,
+/// What came over the connection: a line, or the reason why it broke.
+pub(super) type Incoming = Result<Box<Message>, String>;
+
+/// A command whose final ack has not come.
+#[derive(Debug)]
+pub(super) struct Sent {
+    seq: i32,
+    pub(super) command: CommandName,
+    /// Its job, if it is known.
+    pub(super) job_id: Option<String>,
+    /// Longest wait for the next ack, unless that asks for more; none: as long as it takes.
+    patience: Option<Duration>,
+    /// The end of that wait.
+    pub(super) deadline: Option<Instant>,
 }
 
-/// What came over the connection.
-#[derive(Debug, PartialEq)]
-pub(super) enum Incoming {
-    /// A line.
-    Line(Line),
-    /// The connection broke; the reason.
-    Broken(String),
+impl Sent {
+    /// The message's ack, if it is one of this command.
+    pub(super) fn ack_in<'a>(&self, message: &'a Message) -> Option<&'a Ack> {
+        message.ack.as_ref().filter(|ack| ack.seq == i64::from(self.seq))
+    }
+
+    /// Waits on after an ack, and learns the job from it.
+    pub(super) fn wait_on(&mut self, ack: &Ack) {
+        let wanted = Duration::try_from_secs_f64(ack.timeout.min(ACK_TIMEOUT_MAX_S)).unwrap_or_default();
+        self.deadline = self.patience.map(|patience| Instant::now() + patience.max(wanted));
+        self.job_id = ack.job().map(|job| job.job_id).or(self.job_id.take());
+    }
+
+    /// Whether its ack should have come.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// The command with its number.
+    pub(super) fn numbered(&self) -> String {
+        format!("{}[{}]", self.command.as_str(), self.seq)
+    }
 }
 
-/// What a wait for a line ended with.
-#[derive(Debug, PartialEq)]
-pub(super) enum Next {
-    /// A line.
-    Line(Line),
-    /// Nothing in time.
-    Timeout,
+impl fmt::Display for Sent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.command.as_str())?;
+        self.job_id.as_ref().map_or(Ok(()), |job_id| write!(f, " (job_id {})", clean(job_id)))
+    }
+}
+
+/// How the wait for a command's final ack ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// It was carried out, or enough of it.
+    Complete,
     /// The person at the terminal wants to leave.
     Interrupted,
-    /// The daemon closed the connection, or it broke; the reason.
-    Lost(String),
-}
-
-/// What may be asked of a daemon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Query {
-    /// What it is doing.
-    Status,
-    /// Its jobs.
-    Jobs,
-}
-
-impl Query {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Status => "status",
-            Self::Jobs => "jobs",
-        }
-    }
 }
 
 /// A connection to a daemon.
 pub(super) struct Client {
     stream: UnixStream,
     lines: Receiver<Incoming>,
+    /// The number of the last command.
+    seq: i32,
 }
 
 impl Client {
@@ -250,31 +240,30 @@ impl Client {
         };
         let mut tried = Vec::new();
         for place in places {
-            let path = place.path();
-            let stream = match connect_to_place(place) {
-                Ok(stream) => stream,
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                    tried.push(format!("{} (no such file)", path.display()));
-                    continue;
+            let path = place.path().display();
+            let reason = match connect_to_place(place) {
+                Ok(stream) => {
+                    let mut client = Self::over(stream)?;
+                    let Some(wanted) = index else { return Ok(client) };
+                    let found = value(&client.query(STATUS)?, "index");
+                    if found == Some(wanted.number().to_string()) {
+                        return Ok(client);
+                    }
+                    format!("its index is {}", found.as_deref().unwrap_or("unknown"))
+                }
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    return Err(Failure::NoDaemon(format!(
+                        "no permission for {path}: ask to be made a member of the group ocps"
+                    )));
                 }
                 // What a killed daemon left, or another user made, hides none.
-                Err(error)
-                    if matches!(candidates, Candidates::Usual(_))
-                        && error.kind() != ErrorKind::PermissionDenied =>
-                {
-                    tried.push(format!("{} ({error})", path.display()));
-                    continue;
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                    "no such file".to_owned()
                 }
-                Err(error) => return Err(Failure::NoDaemon(cannot_connect(path, &error, &remedy))),
+                Err(error) => error.to_string(),
             };
-            let mut client = Self::over(stream)?;
-            let Some(wanted) = index else { return Ok(client) };
-            let found = client.query(Query::Status)?.get("index").and_then(Value::as_i64);
-            if found == Some(i64::from(wanted.number())) {
-                return Ok(client);
-            }
-            let found = found.map_or_else(|| "unknown".to_owned(), |found| found.to_string());
-            tried.push(format!("{} (its index is {found})", path.display()));
+            tried.push(format!("{path} ({reason})"));
         }
         let which = index.map(|index| format!(" with index {index}")).unwrap_or_default();
         Err(Failure::NoDaemon(format!("no daemon{which} at {}: start one with {remedy}", tried.join(", "))))
@@ -291,20 +280,69 @@ impl Client {
             .name("read".into())
             .spawn(move || read_lines(reader, &sender))
             .map_err(failed)?;
-        Ok(Self { stream, lines })
+        Ok(Self { stream, lines, seq: 0 })
     }
 
-    /// Sends a command.
+    /// Sends a command. Without `patience` each of its acks may take a minute, and those of an execute as long as
+    /// they do: it may wait for other jobs first, for hours.
     ///
     /// # Errors
     /// As [`Client::write`].
-    pub(super) fn command(
+    pub(super) fn send(
         &mut self,
-        seq: i32,
         command: CommandName,
         params: &Map<String, Value>,
-    ) -> Result<(), Failure> {
-        self.write(&json!({"command": command.as_str(), "seq": seq, "params": params}))
+        patience: Option<Duration>,
+    ) -> Result<Sent, Failure> {
+        self.seq += 1;
+        self.write(&json!({"command": command.as_str(), "seq": self.seq, "params": params}))?;
+        let patience = patience.or((command != CommandName::Execute).then_some(PATIENCE));
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let job_id = params.get("job_id").and_then(Value::as_str).map(str::to_owned);
+        Ok(Sent { seq: self.seq, command, job_id, patience, deadline })
+    }
+
+    /// Waits for the final ack of a command. `take` sees each line before that, and may end the wait; so does the
+    /// person at the terminal, who sets `interrupted`.
+    ///
+    /// # Errors
+    /// When the command was refused, failed or was aborted, and when no ack came in time.
+    pub(super) fn follow(
+        &mut self,
+        sent: &mut Sent,
+        interrupted: &AtomicBool,
+        mut take: impl FnMut(&Sent, &Message) -> Result<ControlFlow<()>, Failure>,
+    ) -> Result<End, Failure> {
+        loop {
+            let message = match self.next(sent.deadline) {
+                Ok(Some(message)) => message,
+                Ok(None) if interrupted.load(Ordering::Relaxed) => return Ok(End::Interrupted),
+                Ok(None) if sent.is_late(Instant::now()) => {
+                    return Err(Failure::Failed(format!(
+                        "no ack of {sent} in time: it may still be carried out, see ocps status and ocps jobs"
+                    )));
+                }
+                Ok(None) => continue,
+                Err(Failure::Lost(reason)) => {
+                    let job =
+                        if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
+                    return Err(Failure::Lost(format!("{reason} before the final ack of {sent}{job}")));
+                }
+                Err(failure) => return Err(failure),
+            };
+            let ack = sent.ack_in(&message);
+            if let Some(ack) = ack {
+                sent.wait_on(ack);
+            }
+            if take(sent, &message)?.is_break() {
+                return Ok(End::Complete);
+            }
+            match ack.map(Ack::standing) {
+                Some(Standing::Complete) => return Ok(End::Complete),
+                Some(Standing::Refused) => return Err(Failure::Printed(EXIT_REFUSED)),
+                Some(Standing::InProgress) | None => {}
+            }
+        }
     }
 
     /// Asks for all events: first the latest of each, then all as they come.
@@ -319,55 +357,40 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::write`].
-    pub(super) fn ask(&mut self, query: Query) -> Result<(), Failure> {
-        self.write(&json!({"query": query.as_str()}))
+    pub(super) fn ask(&mut self, name: &str) -> Result<(), Failure> {
+        self.write(&json!({"query": name}))
     }
 
     /// Asks for a document and waits for it.
     ///
     /// # Errors
     /// When there is no answer in time.
-    pub(super) fn query(&mut self, query: Query) -> Result<Value, Failure> {
-        self.ask(query)?;
+    pub(super) fn query(&mut self, name: &str) -> Result<Value, Failure> {
+        self.ask(name)?;
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        loop {
-            match self.next(Some(deadline)) {
-                Next::Line(Line { message: Message::Status(document), .. }) if query == Query::Status => {
-                    return Ok(document);
-                }
-                Next::Line(Line { message: Message::Jobs(document), .. }) if query == Query::Jobs => {
-                    return Ok(document);
-                }
-                Next::Line(Line { message: Message::Error(reason), .. }) => {
-                    return Err(Failure::Failed(refused(&reason)));
-                }
-                Next::Line(_) => {}
-                Next::Timeout | Next::Interrupted => {
-                    let limit = ANSWER_TIMEOUT.as_secs();
-                    return Err(Failure::Failed(format!("the daemon did not answer within {limit} s")));
-                }
-                Next::Lost(reason) => return Err(Failure::Failed(reason)),
+        while Instant::now() < deadline {
+            let message = self.next(Some(deadline))?;
+            if let Some(document) = message.and_then(|mut message| message.documents.remove(name)) {
+                return Ok(document);
             }
         }
+        Err(Failure::Failed(format!("the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())))
     }
 
-    /// Waits for the next line; without a deadline as long as it takes.
-    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Next {
-        self.next_unless(deadline, &never())
-    }
-
-    /// The same, unless an interrupt comes first.
-    pub(super) fn next_unless(&mut self, deadline: Option<Instant>, interrupts: &Receiver<()>) -> Next {
-        let timeout = deadline.map_or_else(never, at);
-        // What has come is handed on before the clock is looked at.
-        select_biased! {
-            recv(interrupts) -> _ => Next::Interrupted,
-            recv(self.lines) -> incoming => match incoming {
-                Ok(Incoming::Line(line)) => Next::Line(line),
-                Ok(Incoming::Broken(reason)) => Next::Lost(reason),
-                Err(_) => Next::Lost(CLOSED.to_owned()),
+    /// The next line, if one comes before the deadline and within [`IDLE_TURN`].
+    ///
+    /// # Errors
+    /// [`Failure::Lost`], and when the daemon did not accept a line of ours.
+    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Box<Message>>, Failure> {
+        let idle = Instant::now() + IDLE_TURN;
+        match self.lines.recv_deadline(deadline.map_or(idle, |deadline| deadline.min(idle))) {
+            Ok(Ok(message)) => match &message.error {
+                Some(reason) => Err(Failure::Failed(refused(reason))),
+                None => Ok(Some(message)),
             },
-            recv(timeout) -> _ => Next::Timeout,
+            Ok(Err(reason)) => Err(Failure::Lost(reason)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Failure::Lost(CLOSED.to_owned())),
         }
     }
 
@@ -386,7 +409,7 @@ impl Client {
             return Ok(());
         }
         Err(Failure::Failed(if matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-            format!("the daemon took nothing from us for {} s", ANSWER_TIMEOUT.as_secs())
+            format!("the daemon has read none of our requests for {} s", ANSWER_TIMEOUT.as_secs())
         } else {
             format!("cannot write to the daemon: {error}")
         }))
@@ -398,93 +421,103 @@ pub(super) const CLOSED: &str = "the daemon closed the connection";
 
 /// What is said when the daemon did not accept a line of ours.
 pub(super) fn refused(reason: &str) -> String {
-    format!("the daemon refused the request: {}", super::text::clean(reason))
+    format!("the daemon refused the request: {}", clean(reason))
 }
 
-fn connect_to_place(place: &Place) -> std::io::Result<UnixStream> {
-    if let Place::Temporary(path) = place {
-        private_dir::check(path.parent().unwrap_or(path))?;
-    }
+fn connect_to_place(place: &Place) -> io::Result<UnixStream> {
+    place.check()?;
     UnixStream::connect(place.path())
-}
-
-fn cannot_connect(path: &Path, error: &std::io::Error, remedy: &str) -> String {
-    let path = path.display();
-    if error.kind() == ErrorKind::PermissionDenied {
-        return format!("no permission for {path}: ask to be made a member of the group ocps");
-    }
-    if error.kind() == ErrorKind::ConnectionRefused {
-        return format!("no daemon listens at {path} any more (connection refused): start one with {remedy}");
-    }
-    format!("cannot connect to {path}: {error}")
 }
 
 /// Reads lines until the connection ends or nobody wants them.
 fn read_lines(stream: UnixStream, sender: &Sender<Incoming>) {
     let mut reader = BufReader::new(stream);
     loop {
-        let mut line = Vec::new();
-        let end = match reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line) {
-            Ok(0) => return,
-            Ok(_) if line.last() == Some(&b'\n') => None,
-            Ok(_) if line.len() as u64 >= LINE_MAX => {
-                Some(format!("the daemon sent a line of more than {LINE_MAX} bytes"))
-            }
-            Ok(_) => return,
-            Err(error) => Some(format!("the connection to the daemon broke: {error}")),
+        let incoming = match read_line(&mut reader, LINE_MAX) {
+            Ok(None) => return,
+            Ok(Some(line)) => Ok(Message::parse(String::from_utf8_lossy(&line).into_owned())),
+            Err(error) => Err(format!("the connection to the daemon broke: {error}")),
         };
-        let incoming = match end {
-            Some(reason) => Incoming::Broken(reason),
-            None => {
-                let raw = String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_owned();
-                Incoming::Line(Line { message: Message::parse(&raw), raw })
-            }
-        };
-        let last = matches!(incoming, Incoming::Broken(_));
-        if sender.send(incoming).is_err() || last {
+        let is_last = incoming.is_err();
+        if sender.send(incoming).is_err() || is_last {
             return;
         }
     }
+}
+
+/// The next line without its end; none at the end of all.
+///
+/// # Errors
+/// When it cannot be read, or has more bytes than `max`: the rest of that one comes next.
+pub(super) fn read_line(reader: &mut impl BufRead, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    if reader.take(max).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.len() as u64 >= max && !line.ends_with(b"\n") {
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("line too long: more than {max} bytes")));
+    }
+    while line.pop_if(|end| matches!(end, b'\n' | b'\r')).is_some() {}
+    Ok(Some(line))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn lines_are_understood_or_skipped() {
-        let ack = r#"{"ack":{"seq":1,"ack":301,"name":"CMD_INPROGRESS","error":0,"result":"{\"job_id\":\"j\"}","timeout":600.0,"new":1}}"#;
-        let Message::Ack(ack) = Message::parse(ack) else { panic!() };
-        assert_eq!(
-            (ack.seq, ack.standing(), ack.timeout),
-            (1, Standing::InProgress, Duration::from_secs(600))
-        );
-        assert_eq!(ack.job_id().as_deref(), Some("j"));
-
-        let event = r#"{"event":{"topic":"summaryState","seq":3,"sent":1.5,"sent_utc":"now","data":{"summaryState":2}}}"#;
-        let Message::Event(event) = Message::parse(event) else { panic!() };
-        let Event { topic, sent_utc, data } = event;
-        assert_eq!((topic.as_str(), sent_utc.as_deref(), data.len()), ("summaryState", Some("now"), 1));
-
-        assert_eq!(Message::parse(r#"{"status":{}}"#), Message::Status(json!({})));
-        assert_eq!(Message::parse(r#"{"jobs":[]}"#), Message::Jobs(json!([])));
-        assert_eq!(Message::parse(r#"{"error":"no"}"#), Message::Error("no".into()));
-        for other in ["", "x", "[]", "1", "{}", r#"{"ack":{}}"#, r#"{"event":{"seq":1}}"#, r#"{"error":1}"#] {
-            assert_eq!(Message::parse(other), Message::Other, "{other}");
-        }
+    fn parse(line: &str) -> Message {
+        Message { raw: String::new(), ..*Message::parse(line.to_owned()) }
     }
 
     #[test]
-    fn odd_numbers_in_an_ack_do_no_harm() {
-        for (timeout, expected) in [
-            (json!(-5), Duration::ZERO),
-            (json!("5"), Duration::ZERO),
-            (json!(1e300), Duration::from_secs(86_400)),
-            (Value::Null, Duration::ZERO),
-        ] {
-            let ack = Ack::of_value(&json!({"seq": 1, "ack": 301, "timeout": timeout})).unwrap();
-            assert_eq!((ack.timeout, ack.name.as_str()), (expected, "ack 301"));
+    fn lines_are_understood_or_skipped() {
+        let ack = r#"{"ack":{"seq":1,"ack":301,"name":"CMD_INPROGRESS","error":0,"result":"{\"job_id\":\"j\"}","timeout":600.0,"new":1},"new":2}"#;
+        let ack = parse(ack).ack.unwrap();
+        assert_eq!((ack.seq, ack.standing(), ack.name.as_str()), (1, Standing::InProgress, "CMD_INPROGRESS"));
+        assert_eq!(ack.job(), Some(Job { job_id: "j".into(), missing_prereqs: Vec::new() }));
+
+        let event = r#"{"event":{"topic":"summaryState","seq":3,"sent":1.5,"sent_utc":"now","data":{"summaryState":2}}}"#;
+        let Event { topic, sent_utc, data } = parse(event).event.unwrap();
+        assert_eq!((topic.as_str(), sent_utc.as_deref()), ("summaryState", Some("now")));
+        assert_eq!(data, json!({"summaryState": 2}));
+
+        assert_eq!(parse(r#"{"status":{}}"#).documents.get(STATUS), Some(&json!({})));
+        assert_eq!(parse(r#"{"jobs":[]}"#).documents.get(JOBS), Some(&json!([])));
+        assert_eq!(parse(r#"{"error":"no"}"#).error.as_deref(), Some("no"));
+        for other in ["", "x", "[]", "1", "{}", r#"{"ack":{}}"#, r#"{"event":{"seq":1}}"#, r#"{"error":1}"#] {
+            assert_eq!(parse(other), Message::default(), "{other}");
         }
+    }
+
+    /// How long such a command is waited for, after an ack that asks for so many seconds more.
+    fn wait(patience: Option<f64>, command: CommandName, timeout_s: Option<f64>) -> Option<Duration> {
+        let (stream, _daemon) = UnixStream::pair().unwrap();
+        let mut client = Client::over(stream).unwrap();
+        let mut sent = client.send(command, &Map::new(), patience.map(Duration::from_secs_f64)).unwrap();
+        if let Some(timeout) = timeout_s {
+            sent.wait_on(&Ack { seq: 1, code: 301, name: String::new(), result: String::new(), timeout });
+        }
+        // The clock has gone on a little since.
+        let wait = sent.deadline?.saturating_duration_since(Instant::now());
+        Some(Duration::from_secs(wait.as_secs() + 1))
+    }
+
+    #[test]
+    fn patience_is_as_asked_or_as_needed_and_an_ack_can_extend_it() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(wait(None, CommandName::Execute, None), None);
+        assert_eq!(wait(None, CommandName::Execute, Some(10.0)), None);
+        assert_eq!(wait(None, CommandName::Start, None), seconds(60));
+        assert_eq!(wait(Some(20.0), CommandName::Execute, None), seconds(20));
+        assert_eq!(wait(Some(20.0), CommandName::Execute, Some(100.0)), seconds(100));
+        assert_eq!(wait(Some(100.0), CommandName::Enable, Some(20.0)), seconds(100));
+        // Odd numbers do no harm.
+        assert_eq!(wait(Some(20.0), CommandName::Enable, Some(-5.0)), seconds(20));
+        assert_eq!(wait(Some(20.0), CommandName::Enable, Some(1e300)), seconds(86_400));
+    }
+
+    #[test]
+    fn codes_say_how_a_command_stands() {
         for (code, standing) in [
             (300, Standing::InProgress),
             (301, Standing::InProgress),
@@ -494,7 +527,7 @@ mod tests {
             (-303, Standing::Refused),
             (7, Standing::Refused),
         ] {
-            let ack = Ack::of_value(&json!({"seq": 1, "ack": code})).unwrap();
+            let ack = parse(&json!({"ack": {"seq": 1, "ack": code}}).to_string()).ack.unwrap();
             assert_eq!(ack.standing(), standing, "{code}");
         }
     }

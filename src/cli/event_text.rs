@@ -1,125 +1,102 @@
 //! Events and acks as lines for people.
 
 use serde_json::Value;
-use strum::VariantNames;
 
 use super::client::{Ack, Event, Standing};
-use super::output::{Palette, Tone};
-use super::text::{UNKNOWN, clean, scalar, state};
+use super::output::{Tone, paint};
+use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
 use crate::csc::state::SummaryState;
 use crate::sal::topic::EventName;
-
-/// The events of the component, in the order of their names.
-pub(super) const TOPICS: &[&str] = EventName::VARIANTS;
 
 /// The event of every second.
 pub(super) const HEARTBEAT: &str = EventName::Heartbeat.into_str();
 /// The event at the end of a job.
 pub(super) const JOB_RESULT: &str = EventName::JobResult.into_str();
 /// The event of a new summary state.
-pub(super) const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
+const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
+const ERROR_CODE: &str = EventName::ErrorCode.into_str();
+const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
+
+/// The levels of log messages, from Python's numbers on.
+const LOG_LEVELS: [(i64, &str, Tone); 5] = [
+    (50, "CRITICAL", Tone::Bad),
+    (40, "ERROR", Tone::Bad),
+    (30, "WARNING", Tone::Middling),
+    (20, "INFO", Tone::Quiet),
+    (i64::MIN, "DEBUG", Tone::Quiet),
+];
 
 /// An event with its time, in UTC.
-pub(super) fn event_line(palette: Palette, event: &Event) -> String {
+pub(super) fn event_line(event: &Event) -> String {
     let time = event.sent_utc.as_deref().map_or_else(|| UNKNOWN.to_owned(), clean);
-    format!("{} {}", palette.paint(Tone::Quiet, &time), event_text(palette, event))
+    format!("{} {}", paint(Tone::Quiet, &time), event_text(event))
 }
 
 /// An event without its time.
-pub(super) fn event_text(palette: Palette, event: &Event) -> String {
+pub(super) fn event_text(event: &Event) -> String {
+    let data = &event.data;
     let body = match event.topic.as_str() {
-        HEARTBEAT => String::new(),
-        SUMMARY_STATE => summary_state(event)
-            .map_or_else(|| fields(event), |summary_state| state(palette, summary_state.name())),
-        "errorCode" => error_code(palette, event),
-        "logMessage" => log_message(palette, event),
-        JOB_RESULT => job_result(palette, event),
-        _ => fields(event),
+        HEARTBEAT => Some(String::new()),
+        SUMMARY_STATE => summary_state(event).map(|state| state_text(state.name())),
+        ERROR_CODE if data.get("errorCode").is_some_and(|code| *code == 0) => Some("0".to_owned()),
+        ERROR_CODE => Some(join(data, &["!{errorCode}: {errorReport}"])),
+        LOG_MESSAGE => log_message(data),
+        JOB_RESULT => job_result(data),
+        _ => None,
     };
+    let body = body.unwrap_or_else(|| fields(data));
     format!("{} {body}", clean(&event.topic)).trim_end().to_owned()
 }
 
-/// The state that a `summaryState` event tells.
+/// The state of a `summaryState` event.
 pub(super) fn summary_state(event: &Event) -> Option<SummaryState> {
     (event.topic == SUMMARY_STATE).then_some(())?;
     SummaryState::of_code(event.data.get("summaryState")?.as_i64()?)
 }
 
 /// An ack without its number and its command.
-pub(super) fn ack_text(palette: Palette, ack: &Ack) -> String {
+pub(super) fn ack_text(ack: &Ack) -> String {
     let tone = match ack.standing() {
         Standing::InProgress => Tone::Middling,
         Standing::Complete => Tone::Good,
         Standing::Refused => Tone::Bad,
     };
-    let name = palette.paint(tone, &clean(&ack.name));
-    let result = match ack.job_id() {
-        Some(job_id) => match ack.missing_prereqs() {
-            Some(missing) => format!("job_id={} missing_prereqs={}", clean(&job_id), clean(&missing)),
-            None => format!("job_id={}", clean(&job_id)),
-        },
-        None => clean(&ack.result),
+    let name = paint(tone, &clean(&ack.name));
+    let result = match ack.job() {
+        Some(job) if job.missing_prereqs.is_empty() => format!("job_id={}", job.job_id),
+        Some(job) => format!("job_id={} missing_prereqs={}", job.job_id, job.missing_prereqs.join(",")),
+        None => ack.result.clone(),
     };
-    format!("{name} {result}").trim_end().to_owned()
+    format!("{name} {}", clean(&result)).trim_end().to_owned()
 }
 
-fn error_code(palette: Palette, event: &Event) -> String {
-    let code = event.data.get("errorCode");
-    if code.and_then(Value::as_i64) == Some(0) {
-        return "0".to_owned();
-    }
-    palette.paint(Tone::Bad, &format!("{}: {}", scalar(code), clean(event.text("errorReport"))))
+fn log_message(data: &Value) -> Option<String> {
+    let level = data.get("level")?.as_i64()?;
+    let (_, name, tone) = LOG_LEVELS.into_iter().find(|(least, ..)| level >= *least)?;
+    Some(paint(tone, &format!("{name} {}", fill(data, "{name}: {message}")?)))
 }
 
-fn log_message(palette: Palette, event: &Event) -> String {
-    let (level, tone) = match event.data.get("level").and_then(Value::as_i64) {
-        Some(50..) => ("CRITICAL", Tone::Bad),
-        Some(40..) => ("ERROR", Tone::Bad),
-        Some(30..) => ("WARNING", Tone::Middling),
-        Some(20..) => ("INFO", Tone::Quiet),
-        Some(_) => ("DEBUG", Tone::Quiet),
-        None => (UNKNOWN, Tone::Quiet),
-    };
-    let text = format!("{level} {}: {}", clean(event.text("name")), clean(event.text("message")));
-    palette.paint(tone, &text)
-}
-
-fn job_result(palette: Palette, event: &Event) -> String {
-    let exit_code = event.data.get("exit_code");
-    let tone = if exit_code.and_then(Value::as_i64) == Some(0) { Tone::Good } else { Tone::Bad };
-    format!(
-        "job_id={} {} result={}",
-        scalar(event.data.get("job_id")),
-        palette.paint(tone, &format!("exit_code={}", scalar(exit_code))),
-        clean(event.text("result"))
-    )
-}
-
-/// `name=value` of all fields; a text in which a blank could mislead is quoted.
-fn fields(event: &Event) -> String {
-    let field = |(name, value): (&String, &Value)| {
-        let plain = |text: &str| !text.is_empty() && !text.contains([' ', '"', '=']);
-        let text = value.as_str().filter(|text| plain(text)).map_or_else(|| value.to_string(), str::to_owned);
-        format!("{}={}", clean(name), clean(&text))
-    };
-    event.data.iter().map(field).collect::<Vec<_>>().join(" ")
+fn job_result(data: &Value) -> Option<String> {
+    let tone = if data.get("exit_code")? == 0 { Tone::Good } else { Tone::Bad };
+    let exit_code = paint(tone, &fill(data, "exit_code={exit_code}")?);
+    Some(format!("job_id={} {exit_code} {}", value(data, "job_id")?, fill(data, "result={result}")?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::plain;
     use serde_json::json;
-    use std::time::Duration;
 
     fn event(topic: &str, data: Value) -> Event {
         let sent_utc = Some("2026-11-22T14:00:23.504Z".to_owned());
-        Event { topic: topic.into(), sent_utc, data: data.as_object().cloned().unwrap_or_default() }
+        Event { topic: topic.into(), sent_utc, data }
     }
 
     #[test]
     fn events_read_well() {
         let check = |topic, data, expected: &str| {
-            assert_eq!(event_text(Palette::Plain, &event(topic, data)), expected);
+            assert_eq!(plain(&event_text(&event(topic, data))), expected);
         };
         check("summaryState", json!({"summaryState": 2}), "summaryState ENABLED");
         check("summaryState", json!({"summaryState": 9}), "summaryState summaryState=9");
@@ -147,17 +124,18 @@ mod tests {
 
     #[test]
     fn a_line_begins_with_the_time() {
-        let line = event_line(Palette::Plain, &event("heartbeat", json!({})));
+        let line = plain(&event_line(&event("heartbeat", json!({}))));
         assert_eq!(line, "2026-11-22T14:00:23.504Z heartbeat");
         let timeless = Event { sent_utc: None, ..event("heartbeat", json!({})) };
-        assert_eq!(event_line(Palette::Plain, &timeless), "- heartbeat");
+        assert_eq!(plain(&event_line(&timeless)), "- heartbeat");
     }
 
     #[test]
     fn acks_read_well() {
         let check = |code, name: &str, result: &str, expected: &str| {
-            let ack = Ack { seq: 1, code, name: name.into(), result: result.into(), timeout: Duration::ZERO };
-            assert_eq!(ack_text(Palette::Plain, &ack), expected);
+            let ack = json!({"seq": 1, "ack": code, "name": name, "result": result});
+            let ack: Ack = serde_json::from_value(ack).unwrap();
+            assert_eq!(plain(&ack_text(&ack)), expected);
         };
         check(301, "CMD_INPROGRESS", "{\"job_id\":\"j\"}", "CMD_INPROGRESS job_id=j");
         check(

@@ -2,96 +2,79 @@
 
 use serde_json::{Value, json};
 
-use super::Failure;
-use super::client::{Client, Query};
-use super::flags::JobsArgs;
-use super::output::Output;
-use super::text::{UNKNOWN, clean, date_and_time, duration, scalar, table};
+use super::Task;
+use super::client::{Client, JOBS};
+use super::flags::Line;
+use super::text::{UNKNOWN, clean, table, value};
 
-/// Runs `ocps jobs`.
-///
-/// # Errors
-/// Whatever breaks before the list is printed.
-pub(super) fn run(args: &JobsArgs, out: &mut Output) -> Result<(), Failure> {
-    let document = Client::connect(&args.target)?.query(Query::Jobs)?;
-    let jobs: Vec<&Value> = document.as_array().map(|jobs| jobs.iter().collect()).unwrap_or_default();
-    let wanted: Vec<&Value> = jobs.into_iter().filter(|job| args.all || !is_finished(job)).collect();
-    if args.json {
-        return out.line(&json!(wanted).to_string());
-    }
-    out.text(&jobs_text(&wanted))
+/// The columns, and the member of a job that each shows.
+const COLUMNS: [(&str, &str); 10] = [
+    ("JOB ID", "job_id"),
+    (STATE, ""),
+    ("ACCEPTED (UTC)", "accepted_utc"),
+    ("AGE", "age_s"),
+    ("ENDED (UTC)", "ended_utc"),
+    ("EXIT", "exit_code"),
+    ("RUN ID", "run_id"),
+    ("SENDER", "identity"),
+    ("PIPELINE", "pipeline"),
+    (NOTE, ""),
+];
+const STATE: &str = "STATE";
+const NOTE: &str = "NOTE";
+/// Columns that are left out when no job of the table has anything there.
+const OPTIONAL: [&str; 3] = ["ENDED (UTC)", "EXIT", NOTE];
+/// Jobs waited for that are named.
+const WAITS_SHOWN: usize = 3;
+
+/// `ocps jobs`.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    line.words(0)?;
+    let (target, all, json) = (line.target()?, line.has("all"), line.has("json"));
+    Ok(Box::new(move |out| {
+        let document = Client::connect(&target)?.query(JOBS)?;
+        let jobs = if all { all_of(&document).collect() } else { unfinished(&document) };
+        if json { out.line(&json!(jobs).to_string()) } else { out.text(&jobs_text(&jobs)) }
+    }))
+}
+
+fn all_of(document: &Value) -> impl Iterator<Item = &Value> {
+    document.as_array().into_iter().flatten()
 }
 
 /// The jobs of the document that have not finished.
-pub(super) fn unfinished_text(document: &Value) -> String {
-    let jobs = document.as_array().into_iter().flatten();
-    jobs_text(&jobs.filter(|job| !is_finished(job)).collect::<Vec<_>>())
+pub(super) fn unfinished(document: &Value) -> Vec<&Value> {
+    all_of(document).filter(|job| job.get("stage").is_none_or(|stage| stage != "finished")).collect()
 }
-
-/// Whether the job has come to its end.
-fn is_finished(job: &Value) -> bool {
-    job.get("stage").and_then(Value::as_str) == Some("finished")
-}
-
-/// Jobs waited for that are named.
-const WAITS_SHOWN: usize = 3;
-/// Columns that are left out when no job of the table has anything there.
-const OPTIONAL: [&str; 3] = ["ENDED (UTC)", "EXIT", "NOTE"];
 
 /// The jobs as a table. What they lack is shown as a dash.
-fn jobs_text(jobs: &[&Value]) -> String {
+pub(super) fn jobs_text(jobs: &[&Value]) -> String {
     if jobs.is_empty() {
         return "no jobs\n".to_owned();
     }
-    let heading = [
-        "JOB ID",
-        "STATE",
-        "ACCEPTED (UTC)",
-        "AGE",
-        "ENDED (UTC)",
-        "EXIT",
-        "RUN ID",
-        "SENDER",
-        "PIPELINE",
-        "NOTE",
-    ];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for job in jobs {
-        let get = |key: &str| scalar(job.get(key));
-        rows.push(vec![
-            get("job_id"),
-            state(job),
-            date_and_time(job.get("accepted_utc")),
-            duration(job.get("age_s")),
-            date_and_time(job.get("ended_utc")),
-            get("exit_code"),
-            get("run_id"),
-            get("identity"),
-            get("pipeline"),
-            note(job),
-        ]);
-    }
-    let is_shown = |at: usize, name: &&str| {
-        !OPTIONAL.contains(name)
-            || rows.iter().skip(1).any(|row| row.get(at).is_some_and(|cell| cell != UNKNOWN))
+    let column = |(heading, member): (&str, &str)| {
+        let cell = |job: &&Value| match heading {
+            STATE => state(job),
+            NOTE => note(job),
+            _ => value(job, member),
+        };
+        let cells: Vec<Option<String>> = jobs.iter().map(cell).collect();
+        let is_shown = !OPTIONAL.contains(&heading) || cells.iter().any(Option::is_some);
+        let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| UNKNOWN.to_owned()));
+        is_shown.then(|| [heading.to_owned()].into_iter().chain(cells).collect())
     };
-    let shown: Vec<bool> = heading.iter().enumerate().map(|(at, name)| is_shown(at, name)).collect();
-    for row in &mut rows {
-        let mut shown = shown.iter();
-        row.retain(|_| shown.next() == Some(&true));
-    }
-    table(&rows)
+    table(&COLUMNS.into_iter().filter_map(column).collect::<Vec<Vec<String>>>())
 }
 
 /// One word: how it ended, else its phase at the service while it runs there, else where it is with us.
-fn state(job: &Value) -> String {
-    let is_running = job.get("stage").and_then(Value::as_str) == Some("running");
-    let phase = job.get("phase").filter(|phase| is_running && phase.is_string());
-    scalar(job.get("outcome").filter(|outcome| outcome.is_string()).or(phase).or(job.get("stage")))
+fn state(job: &Value) -> Option<String> {
+    let stage = value(job, "stage");
+    let phase = || value(job, "phase").filter(|_| stage.as_deref() == Some("running"));
+    value(job, "outcome").or_else(phase).or(stage.clone())
 }
 
 /// What it waits for, what it did not wait for, and what is or was wrong.
-fn note(job: &Value) -> String {
+fn note(job: &Value) -> Option<String> {
     let ids = |key: &str| {
         let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         ids.map(clean).collect::<Vec<_>>()
@@ -103,11 +86,9 @@ fn note(job: &Value) -> String {
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
         parts.push(format!("waits for {}{more}", first.join(", ")));
     }
-    for missing in ids("missing_prereqs") {
-        parts.push(format!("prerequisite {missing} does not exist"));
-    }
-    parts.extend(job.get("problem").and_then(Value::as_str).map(clean));
-    if parts.is_empty() { UNKNOWN.to_owned() } else { parts.join("; ") }
+    parts.extend(ids("missing_prereqs").iter().map(|id| format!("prerequisite {id} does not exist")));
+    parts.extend(value(job, "problem"));
+    Some(parts.join("; ")).filter(|note| !note.is_empty())
 }
 
 #[cfg(test)]
@@ -139,8 +120,9 @@ waits for a, b, c and 2 more; prerequisite z does not exist
 ";
         assert_eq!(jobs_text(&jobs.iter().collect::<Vec<_>>()), expected);
         assert_eq!(jobs_text(&[]), "no jobs\n");
-        let finished = jobs.iter().map(is_finished).collect::<Vec<_>>();
-        assert_eq!(finished, [false, false, false, false, true, false]);
+        let document = json!(jobs);
+        let unfinished = unfinished(&document);
+        assert_eq!(unfinished, [&jobs[0], &jobs[1], &jobs[2], &jobs[3], &jobs[5]]);
         let columns = jobs_text(&[&jobs[2]]);
         assert!(
             columns.starts_with("JOB ID  STATE    ACCEPTED (UTC)  AGE  RUN ID  SENDER  PIPELINE\n"),

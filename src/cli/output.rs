@@ -1,5 +1,6 @@
 //! The one place that prints. A reader that goes away is a normal end, not an error.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,16 +10,7 @@ use super::Failure;
 /// Standard output.
 pub(super) struct Output {
     stdout: io::Stdout,
-    palette: Palette,
-}
-
-/// Whether there are colours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Palette {
-    /// None.
-    Plain,
-    /// ANSI escape sequences.
-    Ansi,
+    has_colours: bool,
 }
 
 /// What a colour stands for.
@@ -34,40 +26,39 @@ pub(super) enum Tone {
     Quiet,
 }
 
-impl Palette {
-    /// Colours only on a terminal that knows them, and never with `NO_COLOR` set to anything but empty.
-    fn choose(is_terminal: bool, env: &dyn Fn(&str) -> Option<std::ffi::OsString>) -> Self {
-        let wanted = env("NO_COLOR").is_none_or(|value| value.is_empty());
-        let able = env("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
-        if is_terminal && wanted && able { Self::Ansi } else { Self::Plain }
-    }
+/// The ANSI escape sequences that are used.
+const CODES: [&str; 5] = ["\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", RESET];
+const RESET: &str = "\x1b[0m";
 
-    /// The text in the colour of the tone.
-    pub(super) fn paint(self, tone: Tone, text: &str) -> String {
-        let code = match tone {
-            Tone::Good => 32,
-            Tone::Bad => 31,
-            Tone::Middling => 33,
-            Tone::Quiet => 2,
-        };
-        match self {
-            Self::Plain => text.to_owned(),
-            Self::Ansi => format!("\x1b[{code}m{text}\x1b[0m"),
-        }
-    }
+/// The text in the colour of the tone; where there are no colours, what prints it takes them out.
+pub(super) fn paint(tone: Tone, text: &str) -> String {
+    let [good, bad, middling, quiet, reset] = CODES;
+    let code = match tone {
+        Tone::Good => good,
+        Tone::Bad => bad,
+        Tone::Middling => middling,
+        Tone::Quiet => quiet,
+    };
+    format!("{code}{text}{reset}")
+}
+
+/// The text without colours.
+pub(super) fn plain(text: &str) -> String {
+    CODES.iter().fold(text.to_owned(), |text, code| text.replace(code, ""))
+}
+
+/// Colours are only for a terminal that knows them, and never with `NO_COLOR` set to anything but empty.
+fn has_colours(is_terminal: bool, env: &dyn Fn(&str) -> Option<OsString>) -> bool {
+    let is_wanted = env("NO_COLOR").is_none_or(|value| value.is_empty());
+    is_terminal && is_wanted && env("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 impl Output {
     /// The standard output of this process.
     pub(super) fn of_process() -> Self {
         let stdout = io::stdout();
-        let palette = Palette::choose(stdout.is_terminal(), &|name| std::env::var_os(name));
-        Self { stdout, palette }
-    }
-
-    /// The colours to use.
-    pub(super) fn palette(&self) -> Palette {
-        self.palette
+        let has_colours = has_colours(stdout.is_terminal(), &|name| std::env::var_os(name));
+        Self { stdout, has_colours }
     }
 
     /// Whether it is a terminal.
@@ -83,11 +74,12 @@ impl Output {
         self.text(&format!("{line}\n"))
     }
 
-    /// Prints a text as it is, at once.
+    /// Prints a text at once.
     ///
     /// # Errors
     /// As [`Output::line`].
     pub(super) fn text(&mut self, text: &str) -> Result<(), Failure> {
+        let text = if self.has_colours { text.to_owned() } else { plain(text) };
         let mut stdout = self.stdout.lock();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
             if error.kind() == ErrorKind::BrokenPipe {
@@ -112,9 +104,9 @@ impl Output {
     }
 }
 
-/// Prints an error line to standard error; if that is closed there is nobody left to tell.
+/// Prints an error line to standard error, if that is open.
 pub(super) fn complain(reason: &str) {
-    let _ = writeln!(io::stderr(), "ocps: {reason}");
+    let _ = writeln!(io::stderr(), "ocps: {}", plain(reason));
 }
 
 #[cfg(test)]
@@ -123,25 +115,28 @@ mod tests {
 
     #[test]
     fn colours_are_for_terminals_and_never_with_no_color() {
-        let check = |is_terminal, term: Option<&'static str>, no_color: Option<&'static str>, expected| {
+        let check = |is_terminal, term: Option<&str>, no_color: Option<&str>, expected| {
             let env = |name: &str| match name {
                 "TERM" => term.map(Into::into),
                 "NO_COLOR" => no_color.map(Into::into),
                 _ => None,
             };
-            assert_eq!(Palette::choose(is_terminal, &env), expected, "{term:?} {no_color:?}");
+            assert_eq!(has_colours(is_terminal, &env), expected, "{term:?} {no_color:?}");
         };
-        check(true, Some("xterm"), None, Palette::Ansi);
-        check(true, Some("xterm"), Some(""), Palette::Ansi);
-        check(true, Some("xterm"), Some("0"), Palette::Plain);
-        check(true, Some("dumb"), None, Palette::Plain);
-        check(true, None, None, Palette::Plain);
-        check(false, Some("xterm"), None, Palette::Plain);
+        check(true, Some("xterm"), None, true);
+        check(true, Some("xterm"), Some(""), true);
+        check(true, Some("xterm"), Some("0"), false);
+        check(true, Some("dumb"), None, false);
+        check(true, None, None, false);
+        check(false, Some("xterm"), None, false);
     }
 
     #[test]
     fn paint_is_undone_at_its_end() {
-        assert_eq!(Palette::Plain.paint(Tone::Bad, "FAULT"), "FAULT");
-        assert_eq!(Palette::Ansi.paint(Tone::Bad, "FAULT"), "\x1b[31mFAULT\x1b[0m");
+        let text = paint(Tone::Bad, "FAULT");
+        assert_eq!(text, "\x1b[31mFAULT\x1b[0m");
+        for tone in [Tone::Good, Tone::Bad, Tone::Middling, Tone::Quiet] {
+            assert_eq!(plain(&paint(tone, "a m")), "a m");
+        }
     }
 }

@@ -1,292 +1,222 @@
 //! `ocps send`: one command, its acks, and the result of its job.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use signal_hook::consts::SIGINT;
-use signal_hook::iterator::Signals;
-use signal_hook::low_level::emulate_default_handler;
 
-use super::Failure;
-use super::client::{Ack, Client, Line, Message, Next, Query, Standing, refused};
+use super::client::{Ack, Client, End, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
-use super::flags::SendArgs;
-use super::output::{Output, Palette, complain};
-use super::text::clean;
+use super::flags::{Line, seconds, shown, unknown};
+use super::output::{Output, complain};
+use super::text::{clean, value};
+use super::{Failure, Task};
 use crate::csc::command::CommandName;
+use crate::sal::topic::{FieldType, parameters};
 
-/// Our number of the command: the first and only one of this connection.
-const SEQ: i32 = 1;
-
-/// Longest wait for an ack where nobody said otherwise: a `start` may read a large configuration with git.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-
-/// How long the next ack of a command may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Patience(Option<Duration>);
-
-impl Patience {
-    /// As asked, else as the command needs: an execute may wait for other jobs first, for hours.
-    pub(super) fn new(asked: Option<Duration>, command: CommandName) -> Self {
-        Self(asked.or(match command {
-            CommandName::Execute => None,
-            CommandName::AbortJob
-            | CommandName::Disable
-            | CommandName::Enable
-            | CommandName::ExitControl
-            | CommandName::SetLogLevel
-            | CommandName::Standby
-            | CommandName::Start => Some(PATIENCE),
-        }))
-    }
-
-    /// When it ends, if the next ack asks for `more`.
-    pub(super) fn deadline(self, now: Instant, more: Duration) -> Option<Instant> {
-        self.0.map(|patience| now + patience.max(more))
-    }
+/// The values of `ocps send`.
+#[derive(Debug)]
+struct Args {
+    target: Target,
+    command: CommandName,
+    params: Map<String, Value>,
+    /// Longest wait for the next ack; none: as the command needs.
+    timeout: Option<Duration>,
+    no_wait: bool,
+    json: bool,
 }
 
-/// Runs `ocps send`.
-///
-/// # Errors
-/// [`Failure::Refused`] when the command was refused, failed or was aborted, and whatever breaks before.
-pub(super) fn run(args: &SendArgs, out: &mut Output) -> Result<(), Failure> {
-    let mut client = Client::connect(&args.target)?;
-    let interrupts = interrupts()?;
-    let mut command = Sent::new(args);
-    if command.wants_result() {
-        client.subscribe()?;
-    }
-    client.command(SEQ, args.command, &args.params)?;
-    let patience = Patience::new(args.timeout, args.command);
-    let mut deadline = patience.deadline(Instant::now(), Duration::ZERO);
-    loop {
-        let line = match client.next_unless(deadline, &interrupts) {
-            Next::Line(line) => line,
-            Next::Interrupted => return Err(Failure::Interrupted(command.interrupted(&mut client))),
-            Next::Timeout => return Err(Failure::Failed(command.unanswered())),
-            Next::Lost(reason) => return Err(Failure::Failed(command.cut_off(&reason))),
+impl Args {
+    fn of(line: &Line) -> Result<Self, String> {
+        let words = line.words(usize::MAX)?;
+        let Some((name, parameters)) = words.split_first() else {
+            return Err("no COMMAND to send: for example ocps send execute pipeline=true.yaml".to_owned());
         };
-        match command.take(line, out)? {
-            Progress::None => {}
-            Progress::Ack(more) => deadline = patience.deadline(Instant::now(), more),
-            Progress::End => return Ok(()),
-        }
-    }
-}
-
-/// The first ^C is heard here; the second one ends the process as usual.
-fn interrupts() -> Result<Receiver<()>, Failure> {
-    let failed = |error| Failure::Failed(format!("cannot listen for signals: {error}"));
-    let mut signals = Signals::new([SIGINT]).map_err(failed)?;
-    let (sender, receiver) = bounded(1);
-    let listen = move || {
-        for (before, _) in signals.forever().enumerate() {
-            if before == 0 {
-                let _ = sender.try_send(());
-            } else {
-                // It does not return; if it did, the first one still ends us soon.
-                let _ = emulate_default_handler(SIGINT);
-            }
-        }
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(listen).map_err(failed)?;
-    Ok(receiver)
-}
-
-/// What a line meant for the command.
-enum Progress {
-    None,
-    /// It is in progress, and its next ack may take so long.
-    Ack(Duration),
-    End,
-}
-
-/// The command on its way.
-struct Sent<'a> {
-    args: &'a SendArgs,
-    job_id: Option<String>,
-    /// The result of the job to abort. It may be an old one, told to every new subscriber: only when the
-    /// abort succeeds is it known to be ours.
-    held: Option<Line>,
-}
-
-impl<'a> Sent<'a> {
-    fn new(args: &'a SendArgs) -> Self {
-        let job_id = match args.command {
-            CommandName::AbortJob => args.params.get("job_id").and_then(|id| id.as_str()).map(str::to_owned),
-            CommandName::Execute
-            | CommandName::Disable
-            | CommandName::Enable
-            | CommandName::ExitControl
-            | CommandName::SetLogLevel
-            | CommandName::Standby
-            | CommandName::Start => None,
-        };
-        Self { args, job_id, held: None }
+        let (command, params) = command_line(name, parameters)?;
+        Ok(Self {
+            target: line.target()?,
+            command,
+            params,
+            timeout: line.value("timeout", seconds)?,
+            no_wait: line.has("no-wait"),
+            json: line.has("json"),
+        })
     }
 
     /// Whether it ends as soon as the job is known.
     fn only_starts(&self) -> bool {
-        self.args.no_wait && self.args.command == CommandName::Execute
+        self.no_wait && self.command == CommandName::Execute
     }
+}
 
-    /// Whether the result of a job belongs to what is shown.
-    fn wants_result(&self) -> bool {
-        matches!(self.args.command, CommandName::Execute | CommandName::AbortJob) && !self.only_starts()
-    }
-
-    fn take(&mut self, line: Line, out: &mut Output) -> Result<Progress, Failure> {
-        match &line.message {
-            Message::Ack(ack) if ack.seq == i64::from(SEQ) => self.take_ack(&line, ack, out),
-            Message::Event(event) => {
-                let ours = self.job_id.as_deref() == Some(event.text("job_id"));
-                if event.topic == JOB_RESULT && ours {
-                    if self.args.command == CommandName::AbortJob {
-                        self.held = Some(line);
-                    } else {
-                        self.print(&line, out)?;
-                    }
-                }
-                Ok(Progress::None)
-            }
-            Message::Error(reason) => Err(Failure::Failed(refused(reason))),
-            Message::Ack(_) | Message::Status(_) | Message::Jobs(_) | Message::Other => Ok(Progress::None),
-        }
-    }
-
-    fn take_ack(&mut self, line: &Line, ack: &Ack, out: &mut Output) -> Result<Progress, Failure> {
-        if ack.standing() == Standing::Complete
-            && let Some(held) = self.held.take()
-        {
-            self.print(&held, out)?;
-        }
-        if self.only_starts() && !self.args.json {
-            return self.take_ack_of_start(ack, out);
-        }
-        self.print(line, out)?;
-        match ack.standing() {
-            Standing::Complete => Ok(Progress::End),
-            Standing::Refused => Err(Failure::Refused),
-            Standing::InProgress => {
-                self.job_id = ack.job_id().or(self.job_id.take());
-                let known = self.only_starts() && self.job_id.is_some();
-                Ok(if known { Progress::End } else { Progress::Ack(ack.timeout) })
-            }
-        }
-    }
-
-    /// Of an execute that is not waited for, standard output gets nothing but the id of its job.
-    fn take_ack_of_start(&mut self, ack: &Ack, out: &mut Output) -> Result<Progress, Failure> {
-        match (ack.standing(), ack.job_id()) {
-            (Standing::InProgress, Some(job_id)) => {
-                if let Some(missing) = ack.missing_prereqs() {
-                    complain(&format!("these prerequisites do not exist: {}", clean(&missing)));
-                }
-                out.line(&clean(&job_id))?;
-                Ok(Progress::End)
-            }
-            (Standing::InProgress, None) => Ok(Progress::Ack(ack.timeout)),
-            (Standing::Complete, _) => Ok(Progress::End),
-            (Standing::Refused, _) => {
-                complain(&ack_text(Palette::Plain, ack));
-                Err(Failure::Refused)
-            }
-        }
-    }
-
-    fn print(&self, line: &Line, out: &mut Output) -> Result<(), Failure> {
-        if self.args.json {
-            return out.line(&line.raw);
-        }
-        let text = match &line.message {
-            Message::Ack(ack) => ack_text(out.palette(), ack),
-            Message::Event(event) => event_text(out.palette(), event),
-            Message::Status(_) | Message::Jobs(_) | Message::Error(_) | Message::Other => return Ok(()),
+/// Parses a command of the daemon and its `NAME=VALUE` parameters.
+///
+/// A parameter that the command does not have is handed on as text: the daemon's answer is the true one.
+///
+/// # Errors
+/// One line: an unknown command, a word without `=`, a name given twice, text where a number must be.
+pub(super) fn command_line(name: &str, words: &[&str]) -> Result<(CommandName, Map<String, Value>), String> {
+    let Some(command) = CommandName::parse(name) else {
+        return Err(unknown("command", name, CommandName::ALL.map(CommandName::as_str)));
+    };
+    let mut params = Map::new();
+    for word in words {
+        let Some((name, text)) = word.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(format!("{} is not NAME=VALUE", shown(word)));
         };
-        out.line(&text)
-    }
-
-    /// The command and its job, for an error line.
-    fn name(&self) -> String {
-        let name = self.args.command.as_str();
-        match &self.job_id {
-            Some(job_id) => format!("{name} (job_id {})", clean(job_id)),
-            None => name.to_owned(),
-        }
-    }
-
-    /// What happens to the command if this client ends now.
-    fn interrupted(&self, client: &mut Client) -> String {
-        let goes_on = |what: &str, id: &str| {
-            format!(
-                "interrupted: {what} goes on; ocps send abort_job job_id={id} ends it, ocps jobs shows it"
-            )
+        let field = parameters(command).iter().find(|field| field.name == name);
+        let value = if field.is_some_and(|field| field.kind == FieldType::Int) {
+            let number: Result<i32, _> = text.parse();
+            number.map_err(|_| format!("{name} must be a 32-bit integer, not {}", shown(text)))?.into()
+        } else {
+            Value::from(text)
         };
-        match (self.args.command, &self.job_id) {
-            (CommandName::Execute, Some(job_id)) => {
-                let job_id = clean(job_id);
-                goes_on(&format!("job {job_id}"), &job_id)
-            }
-            (CommandName::Execute, None) => match own_run(client) {
-                Some(run_id) => goes_on(&format!("run {run_id}, which has no job id yet,"), &run_id),
-                None => "interrupted: execute may still be carried out, see ocps jobs".to_owned(),
-            },
-            (
-                CommandName::AbortJob
-                | CommandName::Disable
-                | CommandName::Enable
-                | CommandName::ExitControl
-                | CommandName::SetLogLevel
-                | CommandName::Standby
-                | CommandName::Start,
-                _,
-            ) => format!("interrupted: {} may still be carried out", self.name()),
+        if params.insert(name.to_owned(), value).is_some() {
+            return Err(format!("parameter {name} is given twice"));
         }
     }
+    Ok((command, params))
+}
 
-    fn unanswered(&self) -> String {
-        format!(
-            "no ack of {} in time: it may still be carried out, see ocps status and ocps jobs",
-            self.name()
-        )
-    }
+/// `ocps send`.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    let args = Args::of(line)?;
+    Ok(Box::new(move |out| run(&args, out)))
+}
 
-    fn cut_off(&self, reason: &str) -> String {
-        format!("{reason} before the final ack of {}: its job, if any, goes on", self.name())
+fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
+    let mut client = Client::connect(&args.target)?;
+    let interrupted = interrupted_flag()?;
+    if matches!(args.command, CommandName::Execute | CommandName::AbortJob) && !args.only_starts() {
+        client.subscribe()?;
     }
+    let mut sent = client.send(args.command, &args.params, args.timeout)?;
+    let mut held = None;
+    match client.follow(&mut sent, &interrupted, |sent, message| take(args, &mut held, sent, message, out))? {
+        End::Complete => Ok(()),
+        End::Interrupted => Err(Failure::Interrupted(what_continues(&sent, &mut client))),
+    }
+}
+
+/// Is set by the first ^C; the second one ends the process as usual.
+fn interrupted_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&flag))
+        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&flag)))
+        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    Ok(flag)
+}
+
+/// Shows what belongs to the command.
+///
+/// `held` is the result of the job to abort. It may be an old one, sent to every new subscriber: only when the abort
+/// succeeds is it known to be ours.
+fn take(
+    args: &Args,
+    held: &mut Option<Message>,
+    sent: &Sent,
+    message: &Message,
+    out: &mut Output,
+) -> Result<ControlFlow<()>, Failure> {
+    let is_result = message.event.as_ref().is_some_and(|event| {
+        event.topic == JOB_RESULT
+            && sent.job_id.is_some()
+            && event.data.get("job_id").and_then(Value::as_str) == sent.job_id.as_deref()
+    });
+    if is_result && args.command == CommandName::AbortJob {
+        *held = Some(message.clone());
+    } else if is_result {
+        print(args, message, out)?;
+    }
+    let Some(ack) = sent.ack_in(message) else { return Ok(ControlFlow::Continue(())) };
+    if ack.standing() == Standing::Complete
+        && let Some(held) = held.take()
+    {
+        print(args, &held, out)?;
+    }
+    if !args.only_starts() {
+        print(args, message, out)?;
+        return Ok(ControlFlow::Continue(()));
+    }
+    if args.json {
+        print(args, message, out)?
+    } else {
+        show_start(ack, out)?
+    }
+    let is_started = ack.standing() == Standing::InProgress && sent.job_id.is_some();
+    Ok(if is_started { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+}
+
+/// Of an execute that is not waited for, standard output gets nothing but the id of its job.
+fn show_start(ack: &Ack, out: &mut Output) -> Result<(), Failure> {
+    if ack.standing() == Standing::Refused {
+        complain(&ack_text(ack));
+    }
+    let Some(job) = ack.job() else { return Ok(()) };
+    if !job.missing_prereqs.is_empty() {
+        complain(&format!("these prerequisites do not exist: {}", clean(&job.missing_prereqs.join(","))));
+    }
+    out.line(&clean(&job.job_id))
+}
+
+fn print(args: &Args, message: &Message, out: &mut Output) -> Result<(), Failure> {
+    let ack = message.ack.as_ref().map(ack_text);
+    let text = ack.or_else(|| message.event.as_ref().map(event_text));
+    out.line(if args.json { &message.raw } else { text.as_deref().unwrap_or_default() })
+}
+
+/// What happens to the command if this client ends now.
+fn what_continues(sent: &Sent, client: &mut Client) -> String {
+    let job = sent.job_id.as_deref().map(clean);
+    let (what, id) = match (sent.command == CommandName::Execute, job) {
+        (true, Some(job_id)) => (format!("job {job_id}"), job_id),
+        (true, None) => match own_run(client) {
+            Some(run_id) => (format!("run {run_id}, which has no job id yet,"), run_id),
+            None => return "interrupted: execute may still be carried out, see ocps jobs".to_owned(),
+        },
+        (false, _) => return format!("interrupted: {sent} may still be carried out"),
+    };
+    format!("interrupted: {what} goes on; ocps send abort_job job_id={id} ends it, ocps jobs shows it")
 }
 
 /// The run id of the execute that this process sent: the daemon knows who its clients are.
 fn own_run(client: &mut Client) -> Option<String> {
-    let jobs = client.query(Query::Jobs).ok()?;
+    let jobs = client.query(JOBS).ok()?;
     let is_ours = |job: &&Value| {
         let origin = job.get("origin").and_then(Value::as_i64);
         origin == Some(i64::from(std::process::id())) && job.get("ended").is_none_or(Value::is_null)
     };
-    let run_id = jobs.as_array()?.iter().rfind(is_ours)?.get("run_id")?.as_str()?;
-    Some(clean(run_id))
+    value(jobs.as_array()?.iter().rfind(is_ours)?, "run_id")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flags::tests::{line, problem};
+    use serde_json::json;
 
     #[test]
-    fn patience_is_as_asked_or_as_needed_and_an_ack_can_extend_it() {
-        let now = Instant::now();
-        let (two, ten) = (Duration::from_secs(2), Duration::from_secs(10));
-        let check = |asked, command, more, expected: Option<Duration>| {
-            let deadline = Patience::new(asked, command).deadline(now, more);
-            assert_eq!(deadline, expected.map(|wait| now + wait));
+    fn parameters_have_the_types_of_their_fields() {
+        let words = ["setLogLevel", "--timeout=3", "level=10", "subsystem=", "other=5", "--json"];
+        let args = Args::of(&line(&[&["ocps", "send"], &words[..]].concat())).unwrap();
+        assert_eq!(args.command, CommandName::SetLogLevel);
+        assert_eq!(Value::Object(args.params), json!({"level": 10, "subsystem": "", "other": "5"}));
+        assert_eq!(args.timeout, Some(Duration::from_secs(3)));
+        assert!(args.json && !args.no_wait);
+
+        let check = |words: &[&str], expected: &str| {
+            assert_eq!(problem(&[&["send"], words].concat()), format!("{expected} (see ocps send --help)"));
         };
-        check(None, CommandName::Execute, Duration::ZERO, None);
-        check(None, CommandName::Execute, ten, None);
-        check(None, CommandName::Start, Duration::ZERO, Some(PATIENCE));
-        check(Some(two), CommandName::Execute, Duration::ZERO, Some(two));
-        check(Some(two), CommandName::Execute, ten, Some(ten));
-        check(Some(ten), CommandName::Enable, two, Some(ten));
+        check(&[], "no COMMAND to send: for example ocps send execute pipeline=true.yaml");
+        check(&["exectue"], "unknown command exectue: did you mean execute?");
+        check(&["execute", "pipeline"], "pipeline is not NAME=VALUE");
+        check(&["execute", "=x"], "=x is not NAME=VALUE");
+        check(&["execute", "a=1", "a=2"], "parameter a is given twice");
+        check(&["setLogLevel", "level=high"], "level must be a 32-bit integer, not high");
+        check(&["setLogLevel", "level="], "level must be a 32-bit integer, not \"\"");
+        check(&["setLogLevel", "level=99999999999"], "level must be a 32-bit integer, not 99999999999");
     }
 }

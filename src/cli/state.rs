@@ -1,121 +1,131 @@
 //! `ocps state`: print the summary state, or walk to another one.
 
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::Failure;
-use super::client::{Ack, Client, Message, Next, Query, Standing, refused};
+use super::client::{Client, STATUS, Target};
 use super::event_text::ack_text;
-use super::flags::StateArgs;
+use super::flags::{Line, choose, seconds, text};
 use super::output::Output;
-use super::send::Patience;
-use super::text;
+use super::text::state_text;
+use super::{Failure, Task};
 use crate::csc::command::CommandName;
 use crate::csc::state::{SummaryState, Transition};
 
-/// Runs `ocps state`.
-///
-/// # Errors
-/// [`Failure::Refused`] when a transition was refused or failed, and whatever breaks before.
-pub(super) fn run(args: &StateArgs, out: &mut Output) -> Result<(), Failure> {
-    let mut client = Client::connect(&args.target)?;
-    let found = current(&mut client)?;
-    if let Some(goal) = args.goal {
-        walk(args, &mut client, found, goal, out)?;
-        return out.line(&text::state(out.palette(), goal.name()));
+/// The states that can be reached with commands.
+pub(super) const GOALS: &[(&str, SummaryState)] = &[
+    ("standby", SummaryState::Standby),
+    ("disabled", SummaryState::Disabled),
+    ("enabled", SummaryState::Enabled),
+    ("offline", SummaryState::Offline),
+];
+
+/// The values of `ocps state`.
+#[derive(Debug)]
+struct Args {
+    target: Target,
+    /// None: print the state.
+    goal: Option<SummaryState>,
+    /// Only with a goal that may need `start`.
+    override_name: Option<String>,
+    /// Longest wait for the ack of each transition.
+    timeout: Option<Duration>,
+}
+
+impl Args {
+    fn of(line: &Line) -> Result<Self, String> {
+        let goal = line.words(1)?.first().map(|name| choose(name, GOALS)).transpose()?;
+        let override_name = line.value("override", text)?;
+        if override_name.is_some() && !matches!(goal, Some(SummaryState::Disabled | SummaryState::Enabled)) {
+            return Err("--override is for the start command: give it with disabled or enabled".to_owned());
+        }
+        Ok(Self { target: line.target()?, goal, override_name, timeout: line.value("timeout", seconds)? })
     }
-    out.line(&text::state(out.palette(), found.name()))
 }
 
-fn current(client: &mut Client) -> Result<SummaryState, Failure> {
-    let status = client.query(Query::Status)?;
+/// `ocps state`.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    let args = Args::of(line)?;
+    Ok(Box::new(move |out| run(&args, out)))
+}
+
+fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
+    let mut client = Client::connect(&args.target)?;
+    let status = client.query(STATUS)?;
     let name = status.get("state").and_then(Value::as_str).unwrap_or_default();
-    SummaryState::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
-        Failure::Failed(format!("the daemon's status names no summary state that is known here: {name:?}"))
-    })
-}
-
-fn walk(
-    args: &StateArgs,
-    client: &mut Client,
-    found: SummaryState,
-    goal: SummaryState,
-    out: &mut Output,
-) -> Result<(), Failure> {
-    let starts = matches!(found, SummaryState::Standby | SummaryState::Fault);
-    if args.override_name.is_some() && !starts {
+    let Some(found) = SummaryState::ALL.into_iter().find(|state| state.name() == name) else {
+        return Err(Failure::Failed(format!(
+            "the daemon's status names no summary state that is known here: {name:?}"
+        )));
+    };
+    let goal = args.goal.unwrap_or(found);
+    if args.override_name.is_some() && !matches!(found, SummaryState::Standby | SummaryState::Fault) {
         return Err(Failure::Failed(format!(
             "the override is read by start, which {found} does not need: first ocps state standby"
         )));
     }
     let mut state = found;
-    let mut seq = 0;
     // Every transition is a step nearer, so this ends.
     while let Some(transition) = state.next_towards(goal) {
-        seq += 1;
-        take_step(args, client, seq, transition, out)?;
+        take_step(args, &mut client, transition, out)?;
         state = state.after(transition).unwrap_or(goal);
     }
-    if state == goal {
-        return Ok(());
+    if state != goal {
+        return Err(Failure::Failed(format!(
+            "no transition leads from {state} to {goal}: the daemon is about to end"
+        )));
     }
-    Err(Failure::Failed(format!("no transition leads from {state} to {goal}: the daemon is about to end")))
+    out.line(&state_text(goal.name()))
 }
 
 /// Sends one transition and waits for its final ack.
 fn take_step(
-    args: &StateArgs,
+    args: &Args,
     client: &mut Client,
-    seq: i32,
     transition: Transition,
     out: &mut Output,
 ) -> Result<(), Failure> {
     let command = CommandName::of_transition(transition);
-    let mut params = Map::new();
-    if let (Transition::Start, Some(name)) = (transition, &args.override_name) {
-        params.insert("configurationOverride".to_owned(), Value::from(name.as_str()));
-    }
-    client.command(seq, command, &params)?;
-    let patience = Patience::new(args.timeout, command);
-    let mut more = Duration::ZERO;
-    loop {
-        let ack = next_ack(client, seq, command, patience.deadline(Instant::now(), more))?;
-        out.line(&format!("{} {}", command.as_str(), ack_text(out.palette(), &ack)))?;
-        match ack.standing() {
-            Standing::Complete => return Ok(()),
-            Standing::Refused => return Err(Failure::Refused),
-            Standing::InProgress => more = ack.timeout,
+    let override_name = args.override_name.as_ref().filter(|_| transition == Transition::Start);
+    let params: Map<String, Value> = override_name
+        .map(|name| ("configurationOverride".to_owned(), Value::from(name.as_str())))
+        .into_iter()
+        .collect();
+    let mut sent = client.send(command, &params, args.timeout)?;
+    client.follow(&mut sent, &AtomicBool::new(false), |sent, message| {
+        if let Some(ack) = sent.ack_in(message) {
+            out.line(&format!("{} {}", command.as_str(), ack_text(ack)))?;
         }
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(())
 }
 
-fn next_ack(
-    client: &mut Client,
-    seq: i32,
-    command: CommandName,
-    deadline: Option<Instant>,
-) -> Result<Ack, Failure> {
-    let command = command.as_str();
-    loop {
-        match client.next(deadline) {
-            Next::Line(line) => match line.message {
-                Message::Ack(ack) if ack.seq == i64::from(seq) => return Ok(ack),
-                Message::Error(reason) => return Err(Failure::Failed(refused(&reason))),
-                Message::Ack(_)
-                | Message::Event(_)
-                | Message::Status(_)
-                | Message::Jobs(_)
-                | Message::Other => {}
-            },
-            Next::Timeout | Next::Interrupted => {
-                return Err(Failure::Failed(format!(
-                    "no ack of {command} in time: it may still be carried out, see ocps state"
-                )));
-            }
-            Next::Lost(reason) => {
-                return Err(Failure::Failed(format!("{reason} before the final ack of {command}")));
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::flags::tests::{line, problem};
+
+    #[test]
+    fn a_target_is_a_state_that_can_be_reached() {
+        let args =
+            Args::of(&line(&["ocps", "state", "Enabled", "--override", "a.yaml", "--timeout=2.5"])).unwrap();
+        assert_eq!((args.goal, args.override_name.as_deref()), (Some(SummaryState::Enabled), Some("a.yaml")));
+        assert_eq!(args.timeout, Some(Duration::from_millis(2500)));
+        assert_eq!(Args::of(&line(&["ocps", "state"])).unwrap().goal, None);
+        for state in ["fault", "on"] {
+            let expected = "must be one of standby, disabled, enabled, offline";
+            assert_eq!(
+                problem(&["state", state]),
+                format!("{expected}, not {state} (see ocps state --help)")
+            );
         }
+        assert_eq!(
+            problem(&["state", "standby", "--override", "a.yaml"]),
+            "--override is for the start command: give it with disabled or enabled (see ocps state --help)"
+        );
     }
 }

@@ -1,206 +1,161 @@
 //! `ocps status`: what the daemon is doing.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::Failure;
-use super::client::{Client, Query};
-use super::flags::StatusArgs;
-use super::output::{Output, Palette, Tone};
-use super::text::{UNKNOWN, clean, duration, scalar, state};
+use super::Task;
+use super::client::{Client, STATUS};
+use super::flags::Line;
+use super::output::{Tone, paint};
+use super::text::{UNKNOWN, fields, fill, join, state_text, value};
 
 /// Width of the names in front.
 const COLUMN: usize = 15;
+/// Lines that are left out when there is nothing to say.
+const OPTIONAL: [&str; 6] = ["error", "start", "kafka", "log", "journal", "resumed"];
 
-/// Runs `ocps status`.
-///
-/// # Errors
-/// Whatever breaks before the status is printed.
-pub(super) fn run(args: &StatusArgs, out: &mut Output) -> Result<(), Failure> {
-    let status = Client::connect(&args.target)?.query(Query::Status)?;
-    if args.json {
-        return out.line(&status.to_string());
-    }
-    out.text(&status_text(out.palette(), &status))
+/// `ocps status`.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    line.words(0)?;
+    let (target, json) = (line.target()?, line.has("json"));
+    Ok(Box::new(move |out| {
+        let status = Client::connect(&target)?.query(STATUS)?;
+        if json { out.line(&status.to_string()) } else { out.text(&status_text(&status)) }
+    }))
 }
 
 /// The status document as lines for people. What it lacks is shown as a dash.
-pub(super) fn status_text(palette: Palette, status: &Value) -> String {
-    let get = |key: &str| scalar(status.get(key));
+pub(super) fn status_text(status: &Value) -> String {
+    let join = |templates: &[&str]| join(status, templates);
+    let lines = [
+        ("ocps", join(&["{index} ({name})", "version {version}"])),
+        ("state", state(status)),
+        ("error", join(&["!{+error_code}: {error_report}"])),
+        ("start", join(&["!{start_problem}"])),
+        ("process", join(&["{pid}", "up {uptime_s}"])),
+        (
+            "configuration",
+            join(&["{configuration/files} in {configuration/url}", "version {configuration/version}"]),
+        ),
+        ("service", service(status)),
+        ("kafka", kafka(status)),
+        ("jobs", jobs(status)),
+        ("counters", fields(status.get("counters").unwrap_or(&Value::Null))),
+        ("log level", join(&["{log_level}"])),
+        ("log", join(&["!{log/problem}"])),
+        ("socket", join(&["{socket}"])),
+        ("clients", join(&["{clients}"])),
+        ("state dir", join(&["{state_dir}", "!{state_dir_problem}"])),
+        ("journal", journal(status)),
+        (
+            "resumed",
+            join(&[
+                "{+recovery/running} running jobs",
+                "{+recovery/in_doubt} jobs looked up at the service",
+                "{+recovery/found} unknown jobs found at the service",
+                "{+recovery/aborts} aborts",
+                "{+recovery/results} results sent again",
+                "{+recovery/acks} final acks sent again",
+            ]),
+        ),
+    ];
     let mut out = String::new();
-    let mut line = |name: &str, value: &str| out.push_str(&format!("{name:<COLUMN$}{value}\n"));
-    line("ocps", &format!("{} ({}), version {}", get("index"), get("name"), get("version")));
-    let simulated =
-        if status.get("simulation_mode").and_then(Value::as_i64) == Some(1) { ", simulated" } else { "" };
-    line("state", &format!("{}{simulated}", state(palette, &get("state"))));
-    if status.get("error_code").and_then(Value::as_i64).is_some_and(|code| code != 0) {
-        let error = format!("{}: {}", get("error_code"), get("error_report"));
-        line("error", &palette.paint(Tone::Bad, &error));
-    }
-    if let Some(problem) = status.get("start_problem").and_then(Value::as_str) {
-        line("start", &palette.paint(Tone::Bad, &clean(problem)));
-    }
-    line("process", &format!("{}, up {}", get("pid"), duration(status.get("uptime_s"))));
-    line("configuration", &configuration(status.get("configuration")));
-    line("service", &service(palette, status));
-    if let Some(kafka @ Value::Object(_)) = status.get("kafka") {
-        line("kafka", &self::kafka(palette, kafka));
-    }
-    line("jobs", &jobs(status));
-    line("counters", &numbers(status.get("counters")));
-    line("log level", &get("log_level"));
-    if let Some(problem) = status.pointer("/log/problem").and_then(Value::as_str) {
-        line("log", &palette.paint(Tone::Bad, &clean(problem)));
-    }
-    line("socket", &get("socket"));
-    line("clients", &get("clients"));
-    line("state dir", &state_dir(palette, status));
-    if let Some(journal) = status.get("journal") {
-        line("journal", &self::journal(palette, journal));
-    }
-    if let Some(recovery) = recovery(status.get("recovery")) {
-        line("taken over", &recovery);
+    for (name, text) in lines.iter().filter(|(name, text)| !(text.is_empty() && OPTIONAL.contains(name))) {
+        out.push_str(&format!("{name:<COLUMN$}{}\n", if text.is_empty() { UNKNOWN } else { text }));
     }
     out
 }
 
-fn state_dir(palette: Palette, status: &Value) -> String {
-    let dir = scalar(status.get("state_dir"));
-    match status.get("state_dir_problem").and_then(Value::as_str) {
-        Some(problem) => format!("{dir}, {}", palette.paint(Tone::Bad, &clean(problem))),
-        None => dir,
-    }
+fn is_simulated(status: &Value) -> bool {
+    status.get("simulation_mode").and_then(Value::as_i64) == Some(1)
 }
 
-fn configuration(value: Option<&Value>) -> String {
-    let Some(configuration @ Value::Object(_)) = value else { return UNKNOWN.to_owned() };
-    let get = |key: &str| scalar(configuration.get(key));
-    format!("{} in {}, version {}", get("files"), get("url"), get("version"))
+fn state(status: &Value) -> String {
+    let state = state_text(&value(status, "state").unwrap_or_default());
+    if is_simulated(status) { format!("{state}, simulated") } else { state }
 }
 
-fn service(palette: Palette, status: &Value) -> String {
-    let of = |part: &str, key: &str| status.get(part).and_then(|part| part.get(key));
-    let service = |key| of("service", key);
-    if status.get("simulation_mode").and_then(Value::as_i64) == Some(1) {
+fn service(status: &Value) -> String {
+    if is_simulated(status) {
         return "simulated".to_owned();
     }
-    let redis = of("redis", "address");
-    let url = match redis {
-        Some(address) => format!("Redis at {}", scalar(Some(address))),
-        None => match scalar(of("configuration", "service_url")) {
-            url if url == UNKNOWN && service("reachable").is_some_and(Value::is_boolean) => {
-                "that of earlier jobs".to_owned()
-            }
-            url => url,
-        },
+    let reachable = status.pointer("/service/reachable").and_then(Value::as_bool);
+    let redis = fill(status, "Redis at {redis/address}");
+    let contact = if redis.is_some() {
+        "last answer {service/answered_s} ago"
+    } else {
+        "polled every {configuration/poll_interval_s}"
     };
-    let answered = service("answered_s").filter(|time| time.is_number());
-    let mut text = match service("reachable").and_then(Value::as_bool) {
-        None if url == UNKNOWN => "none configured yet: start reads the configuration".to_owned(),
-        None => format!("{url} not asked yet"),
-        Some(true) => format!("{url} {}", palette.paint(Tone::Good, "reachable")),
-        Some(false) => format!("{url} {}", palette.paint(Tone::Bad, "not reachable")),
-    };
-    if service("silent_s").is_some_and(Value::is_number) {
-        text.push_str(&format!(", silent for {}", duration(service("silent_s"))));
-    }
-    if redis.is_some() {
-        if answered.is_some() {
-            text.push_str(&format!(", last answer {} ago", duration(answered)));
+    let url = redis.or_else(|| value(status, "configuration/service_url"));
+    let first = match (url, reachable) {
+        (None, None) => "none configured yet: start reads the configuration".to_owned(),
+        (Some(url), None) => format!("{url} not asked yet"),
+        (url, Some(reachable)) => {
+            let url = url.unwrap_or_else(|| "that of earlier jobs".to_owned());
+            let (tone, text) =
+                if reachable { (Tone::Good, "reachable") } else { (Tone::Bad, "not reachable") };
+            format!("{url} {}", paint(tone, text))
         }
-    } else if of("configuration", "poll_interval_s").is_some_and(Value::is_number) {
-        text.push_str(&format!(", polled every {}", duration(of("configuration", "poll_interval_s"))));
-    }
-    if let Some(problem) = service("last_problem").and_then(Value::as_str) {
-        let age = duration(service("last_problem_s"));
-        text.push_str(&format!(", last problem {age} ago: {}", clean(problem)));
-    }
-    text
+    };
+    let more = [
+        "silent for {service/silent_s}",
+        contact,
+        "last problem {service/last_problem_s} ago: {service/last_problem}",
+    ];
+    [first, join(status, &more)].join(", ").trim_end_matches(", ").to_owned()
 }
 
-fn kafka(palette: Palette, kafka: &Value) -> String {
-    let count = |key: &str| kafka.get(key).and_then(Value::as_u64).filter(|count| *count > 0);
-    let stage = scalar(kafka.get("stage"));
-    let tone = if stage == "joined" { Tone::Good } else { Tone::Bad };
-    let mut text = palette.paint(tone, &stage);
-    if let Some(brokers) = kafka.get("brokers").and_then(Value::as_str) {
-        text.push_str(&format!(", {}", clean(brokers)));
-    }
-    for (key, what) in [("queued", "waiting"), ("dropped", "dropped"), ("undecodable", "not understood")] {
-        if let Some(count) = count(key) {
-            text.push_str(&format!(", {count} {what}"));
-        }
-    }
-    if let Some(problem) = kafka.get("problem").and_then(Value::as_str) {
-        text.push_str(&format!(", problem: {}", clean(problem)));
-    }
-    text
+fn kafka(status: &Value) -> String {
+    let is_joined = status.pointer("/kafka/stage").is_some_and(|stage| stage == "joined");
+    let more = [
+        "{kafka/brokers}",
+        "{+kafka/queued} waiting",
+        "{+kafka/dropped} dropped",
+        "{+kafka/undecodable} not understood",
+        "problem: {kafka/problem}",
+    ];
+    let stage = value(status, "kafka/stage")
+        .map(|stage| paint(if is_joined { Tone::Good } else { Tone::Bad }, &stage));
+    let parts = stage.into_iter().chain(more.iter().filter_map(|template| fill(status, template)));
+    parts.collect::<Vec<_>>().join(", ")
 }
 
-fn journal(palette: Palette, journal: &Value) -> String {
-    if journal.is_null() {
+fn journal(status: &Value) -> String {
+    if status.get("journal").is_some_and(Value::is_null) {
         return "off: a restart forgets all jobs".to_owned();
     }
-    let mut text = scalar(journal.get("path"));
-    if let Some(problem) = journal.get("problem").and_then(Value::as_str) {
-        let problem =
-            format!("cannot be written for {}: {}", duration(journal.get("failing_s")), clean(problem));
-        text.push_str(&format!(", {}", palette.paint(Tone::Bad, &problem)));
-    }
-    if let Some(waiting) = journal.get("waiting").and_then(Value::as_u64).filter(|waiting| *waiting > 0) {
-        text.push_str(&format!(", {waiting} records waiting"));
-    }
-    for key in ["upkeep_problem", "notice"] {
-        if let Some(said) = journal.get(key).and_then(Value::as_str) {
-            text.push_str(&format!(", {}", palette.paint(Tone::Bad, &clean(said))));
-        }
-    }
-    text
-}
-
-/// What was done about what earlier runs left; nothing is said if there was nothing.
-fn recovery(value: Option<&Value>) -> Option<String> {
-    let names = [
-        ("running", "running jobs followed on"),
-        ("in_doubt", "jobs in doubt looked for"),
-        ("found", "unknown jobs found at the service"),
-        ("aborts", "aborts gone on with"),
-        ("results", "results said again"),
-        ("acks", "final acks said again"),
+    let parts = [
+        "{journal/path}",
+        "!not writable for {journal/failing_s}: {journal/problem}",
+        "{+journal/waiting} records waiting",
+        "!{journal/upkeep_problem}",
+        "!{journal/notice}",
     ];
-    let count = |key: &str| value?.get(key)?.as_u64().filter(|count| *count > 0);
-    let parts = names.iter().filter_map(|(key, what)| count(key).map(|count| format!("{count} {what}")));
-    let parts: Vec<String> = parts.collect();
-    (!parts.is_empty()).then(|| parts.join(", "))
+    join(status, &parts)
 }
 
 /// The stages in which there are jobs, and of those that run their phases at the service.
 fn jobs(status: &Value) -> String {
-    let Some(stages) = status.get("jobs").and_then(Value::as_object) else { return UNKNOWN.to_owned() };
-    let phases = status.get("phases").and_then(Value::as_object).map(counts).unwrap_or_default();
-    let mut parts = counts(stages);
-    for part in parts.iter_mut().filter(|part| part.ends_with(" running") && !phases.is_empty()) {
-        part.push_str(&format!(" ({})", phases.join(", ")));
-    }
-    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
-}
-
-/// `2 running` and so on, without what there is none of.
-fn counts(numbers: &Map<String, Value>) -> Vec<String> {
-    let some = numbers.iter().filter(|(_, count)| count.as_i64() != Some(0));
-    some.map(|(name, count)| format!("{} {}", scalar(Some(count)), clean(name))).collect()
-}
-
-fn numbers(value: Option<&Value>) -> String {
-    let Some(counters) = value.and_then(Value::as_object).filter(|counters| !counters.is_empty()) else {
-        return UNKNOWN.to_owned();
+    // `2 running` and so on, without what there is none of.
+    let counts = |key: &str| {
+        let names = status.get(key).and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name);
+        names.filter_map(|name| fill(status, &format!("{{+{key}/{name}}} {name}"))).collect::<Vec<_>>()
     };
-    let part = |(name, count): (&String, &Value)| format!("{}={}", clean(name), scalar(Some(count)));
-    counters.iter().map(part).collect::<Vec<_>>().join(" ")
+    let phases = counts("phases").join(", ");
+    let with_phases = |part: String| {
+        if part.ends_with(" running") && !phases.is_empty() { format!("{part} ({phases})") } else { part }
+    };
+    let parts: Vec<String> = counts("jobs").into_iter().map(with_phases).collect();
+    if parts.is_empty() && status.get("jobs").is_some_and(Value::is_object) {
+        "none".to_owned()
+    } else {
+        parts.join(", ")
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::output::plain;
     use serde_json::json;
 
     #[test]
@@ -235,16 +190,16 @@ log level      20
 socket         /run/ocps/ocps.sock
 clients        1
 state dir      -
-journal        /s/journal.db, cannot be written for 1m01s: disk full, 2 records waiting
-taken over     2 running jobs followed on, 1 results said again
+journal        /s/journal.db, not writable for 1m01s: disk full, 2 records waiting
+resumed        2 running jobs, 1 results sent again
 ";
-        assert_eq!(status_text(Palette::Plain, &status), expected);
+        assert_eq!(plain(&status_text(&status)), expected);
     }
 
     #[test]
-    fn a_state_directory_that_does_not_last_is_said_to() {
+    fn a_state_directory_that_does_not_last_is_reported() {
         let status = json!({"state_dir": "/s", "state_dir_problem": "it is in memory"});
-        let text = status_text(Palette::Plain, &status);
+        let text = plain(&status_text(&status));
         assert!(text.contains("\nstate dir      /s, it is in memory\n"), "{text}");
     }
 
@@ -254,7 +209,7 @@ taken over     2 running jobs followed on, 1 results said again
             let configuration = json!({"service_url": "", "poll_interval_s": 5.0});
             let redis = json!({"address": "h:6379"});
             let status = json!({"configuration": configuration, "service": service, "redis": redis});
-            let text = status_text(Palette::Plain, &status);
+            let text = plain(&status_text(&status));
             assert!(text.contains(&format!("service        Redis at h:6379 {expected}\n")), "{text}");
         };
         check(json!({"reachable": null, "answered_s": null}), "not asked yet");
@@ -269,7 +224,7 @@ taken over     2 running jobs followed on, 1 results said again
     #[test]
     fn a_service_that_was_never_asked_is_not_called_reachable() {
         let check = |status: Value, expected: &str| {
-            let text = status_text(Palette::Plain, &status);
+            let text = plain(&status_text(&status));
             assert!(text.contains(&format!("service        {expected}\n")), "{text}");
         };
         let service = json!({"reachable": null});
@@ -287,7 +242,7 @@ taken over     2 running jobs followed on, 1 results said again
     #[test]
     fn what_is_missing_or_odd_is_no_problem() {
         for status in [json!({}), json!(null), json!([1]), json!({"jobs": 5, "service": [], "state": 2})] {
-            let text = status_text(Palette::Plain, &status);
+            let text = plain(&status_text(&status));
             assert!(text.contains("configuration  -\n") && text.contains("jobs           -\n"), "{text}");
         }
     }

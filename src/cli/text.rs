@@ -1,8 +1,8 @@
-//! Small things as text for people: numbers of JSON documents, times, tables.
+//! Small things as text for people: values of JSON documents, times, tables.
 
 use serde_json::Value;
 
-use super::output::{Palette, Tone};
+use super::output::{Tone, paint};
 
 /// What stands for something that is not known.
 pub(super) const UNKNOWN: &str = "-";
@@ -16,73 +16,84 @@ pub(super) fn clean(text: &str) -> String {
     out
 }
 
-/// A value of a document: scalars as they are, anything else as JSON, null and nothing as unknown.
-pub(super) fn scalar(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => UNKNOWN.to_owned(),
-        Some(Value::String(text)) if text.is_empty() => UNKNOWN.to_owned(),
-        Some(Value::String(text)) => clean(text),
-        Some(value @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_))) => {
-            clean(&value.to_string())
-        }
+/// The value at a path of a document, `service/url`, if there is any: what is null or empty is not there. One whose
+/// name ends in `_s` is a number of seconds, in `_utc` a time; one whose path begins with `+` is there if it is not 0.
+pub(super) fn value(document: &Value, path: &str) -> Option<String> {
+    let (path, counts) = path.strip_prefix('+').map_or((path, false), |path| (path, true));
+    let value =
+        document.pointer(&format!("/{path}")).filter(|value| !(counts && value.as_i64() == Some(0)))?;
+    if path.ends_with("_s") {
+        return duration(value.as_f64()?);
     }
+    let text = match value {
+        Value::Null => return None,
+        Value::String(text) if path.ends_with("_utc") => text.get(..19)?.replacen('T', " ", 1),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    };
+    Some(clean(&text)).filter(|text| !text.is_empty())
 }
 
-/// A duration of a document, given in seconds.
-pub(super) fn duration(value: Option<&Value>) -> String {
-    let Some(seconds) = value.and_then(Value::as_f64).filter(|seconds| *seconds >= 0.0) else {
-        return UNKNOWN.to_owned();
+/// The template with the value at each `{path}`; none if one of these is not there.
+pub(super) fn fill(document: &Value, template: &str) -> Option<String> {
+    let parts = template.split(['{', '}']).enumerate();
+    parts.map(|(at, part)| if at % 2 == 0 { Some(part.to_owned()) } else { value(document, part) }).collect()
+}
+
+/// Those of the templates that can be filled, joined with commas; one that begins with `!` is something bad.
+pub(super) fn join(document: &Value, templates: &[&str]) -> String {
+    let part = |template: &&str| match template.strip_prefix('!') {
+        Some(template) => Some(paint(Tone::Bad, &fill(document, template)?)),
+        None => fill(document, template),
     };
-    if seconds < 60.0 {
-        return format!("{seconds:.1}s");
-    }
+    templates.iter().filter_map(part).collect::<Vec<_>>().join(", ")
+}
+
+/// A number of seconds.
+fn duration(seconds: f64) -> Option<String> {
     // Saturates, which is as good as any answer for a duration of a billion years.
     let whole = seconds as u64;
     let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
-    match (days, hours) {
-        (0, 0) => format!("{minutes}m{:02}s", whole % 60),
-        (0, _) => format!("{hours}h{:02}m", minutes % 60),
-        (_, _) => format!("{days}d{:02}h", hours % 24),
-    }
+    Some(match (days, hours, minutes) {
+        _ if seconds < 0.0 => return None,
+        (0, 0, 0) => format!("{seconds:.1}s"),
+        (0, 0, _) => format!("{minutes}m{:02}s", whole % 60),
+        (0, _, _) => format!("{hours}h{:02}m", minutes % 60),
+        (_, _, _) => format!("{days}d{:02}h", hours % 24),
+    })
 }
 
-/// A time of a document to the second, `2026-11-22 14:00:23`: RFC 3339, and UTC as all that the daemon says.
-pub(super) fn date_and_time(value: Option<&Value>) -> String {
-    let to_the_second = |text: &str| Some(text.get(..19)?.replacen('T', " ", 1));
-    value
-        .and_then(Value::as_str)
-        .and_then(to_the_second)
-        .map_or_else(|| UNKNOWN.to_owned(), |text| clean(&text))
+/// The members of an object as `name=value`; a text in which a blank could mislead is quoted.
+pub(super) fn fields(object: &Value) -> String {
+    let field = |(name, value): (&String, &Value)| {
+        let plain = |text: &&str| !text.is_empty() && !text.contains([' ', '"', '=']);
+        let text = value.as_str().filter(plain).map_or_else(|| value.to_string(), str::to_owned);
+        format!("{}={}", clean(name), clean(&text))
+    };
+    object.as_object().into_iter().flatten().map(field).collect::<Vec<_>>().join(" ")
 }
 
 /// A summary state in its colour.
-pub(super) fn state(palette: Palette, name: &str) -> String {
+pub(super) fn state_text(name: &str) -> String {
     let tone = match name {
         "ENABLED" => Tone::Good,
         "FAULT" => Tone::Bad,
         "DISABLED" | "STANDBY" => Tone::Middling,
         _ => Tone::Quiet,
     };
-    palette.paint(tone, &clean(name))
+    paint(tone, &clean(name))
 }
 
-/// Rows in columns as wide as their widest cell; the first row is the heading.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = Vec::new();
-    for row in rows {
-        widths.resize(widths.len().max(row.len()), 0);
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
+/// Columns of equal length, each as wide as its widest cell; the first cell is the heading.
+pub(super) fn table(columns: &[Vec<String>]) -> String {
+    let mut lines = vec![String::new(); columns.first().map_or(0, Vec::len)];
+    for column in columns {
+        let width = column.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+        for (line, cell) in lines.iter_mut().zip(column) {
+            line.push_str(&format!("{cell:<width$}  "));
         }
     }
-    let mut out = String::new();
-    for row in rows {
-        let cells: Vec<String> =
-            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        out.push_str(cells.join("  ").trim_end());
-        out.push('\n');
-    }
-    out
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 #[cfg(test)]
@@ -96,55 +107,61 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_a_dash() {
+    fn values_are_text_or_are_not_there() {
+        let check = |path, document: Value, expected: Option<&str>| {
+            assert_eq!(value(&document, path).as_deref(), expected, "{path} {document}");
+        };
         for (value, expected) in [
-            (json!(null), "-"),
-            (json!(""), "-"),
-            (json!("a b"), "a b"),
-            (json!(0), "0"),
-            (json!(true), "true"),
-            (json!([1]), "[1]"),
-            (json!(["\u{9b}"]), "[\"\\u{9b}\"]"),
+            (json!(null), None),
+            (json!(""), None),
+            (json!("a b"), Some("a b")),
+            (json!(0), Some("0")),
+            (json!(true), Some("true")),
+            (json!([1]), Some("[1]")),
+            (json!(["\u{9b}"]), Some("[\"\\u{9b}\"]")),
         ] {
-            assert_eq!(scalar(Some(&value)), expected);
+            check("a", json!({"a": value}), expected);
         }
-        assert_eq!(scalar(None), "-");
-    }
-
-    #[test]
-    fn durations_keep_two_places() {
+        check("a/b", json!({"a": {"b": 1}}), Some("1"));
+        check("a/b", json!({"a": 1}), None);
+        check("+a", json!({"a": 0}), None);
+        check("+a", json!({"a": 2}), Some("2"));
         for (seconds, expected) in [
-            (json!(0), "0.0s"),
-            (json!(1.04), "1.0s"),
-            (json!(60.0), "1m00s"),
-            (json!(3599.9), "59m59s"),
-            (json!(3720), "1h02m"),
-            (json!(90_000), "1d01h"),
-            (json!(-1), "-"),
-            (json!("1"), "-"),
+            (json!(0), Some("0.0s")),
+            (json!(1.04), Some("1.0s")),
+            (json!(60.0), Some("1m00s")),
+            (json!(3599.9), Some("59m59s")),
+            (json!(3720), Some("1h02m")),
+            (json!(90_000), Some("1d01h")),
+            (json!(-1), None),
+            (json!("1"), None),
         ] {
-            assert_eq!(duration(Some(&seconds)), expected);
+            check("a_s", json!({"a_s": seconds}), expected);
         }
-        assert_eq!(duration(None), "-");
+        for (time, expected) in [
+            (json!("2026-11-22T14:00:23.504Z"), Some("2026-11-22 14:00:23")),
+            (json!("soon"), None),
+            (json!("2026-11-22T14:00:2é"), None),
+        ] {
+            check("a_utc", json!({"a_utc": time}), expected);
+        }
     }
 
     #[test]
-    fn dates_are_told_to_the_second() {
-        for (value, expected) in [
-            (json!("2026-11-22T14:00:23.504Z"), "2026-11-22 14:00:23"),
-            (json!("soon"), "-"),
-            (json!("2026-11-22T14:00:2é"), "-"),
-            (json!(5), "-"),
-        ] {
-            assert_eq!(date_and_time(Some(&value)), expected);
-        }
-        assert_eq!(date_and_time(None), "-");
+    fn a_template_is_filled_or_left_out() {
+        let document = json!({"a": 1, "b": {"c_s": 61}});
+        assert_eq!(fill(&document, "{a} since {b/c_s}").as_deref(), Some("1 since 1m01s"));
+        assert_eq!(fill(&document, "{a} in {d}"), None);
+        let parts = ["{d}", "{a}", "!{b/c_s} ago"];
+        assert_eq!(join(&document, &parts), "1, \x1b[31m1m01s ago\x1b[0m");
+        assert_eq!(join(&json!(null), &parts), "");
     }
 
     #[test]
     fn columns_are_as_wide_as_needed() {
-        let row = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let rows = [row(&["A", "LONG", "C"]), row(&["ää", "b", ""]), row(&["x"])];
-        assert_eq!(table(&rows), "A   LONG  C\nää  b\nx\n");
+        let column = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let columns = [column(&["A", "ää", "x"]), column(&["LONG", "b", ""]), column(&["C", "", ""])];
+        assert_eq!(table(&columns), "A   LONG  C\nää  b\nx\n");
+        assert_eq!(table(&[]), "");
     }
 }

@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::flags::{self, Invocation};
+use super::flags::Line;
 use crate::csc::id::SalIndex;
 use crate::daemon::options::RunArgs;
 
@@ -21,7 +21,7 @@ const CREDENTIALS: [(&str, &str); 2] = [
 ];
 
 /// A unit that is installed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Unit {
     /// Its name.
     pub(super) name: String,
@@ -47,11 +47,12 @@ impl Unit {
         if property(&shown, "LoadState").next() != Some("loaded") {
             return None;
         }
-        let mut unit =
-            Self { name, start: RunArgs::default(), environment: BTreeMap::new(), problems: Vec::new() };
+        let mut unit = Self { name, ..Self::default() };
         unit.read_command_line(&shown);
         unit.set_directories(suffix.as_deref());
-        for assignment in property(&shown, "Environment").flat_map(words) {
+        for assignment in
+            property(&shown, "Environment").flat_map(|line| shlex::split(line).unwrap_or_default())
+        {
             unit.set(&assignment);
         }
         for file in property(&shown, "EnvironmentFiles") {
@@ -68,10 +69,17 @@ impl Unit {
             rest.split(" ; ").next()
         });
         let words: Vec<OsString> = argv.unwrap_or_default().split_whitespace().map(OsString::from).collect();
-        match flags::parse(words.into_iter()) {
-            Ok(Invocation::Run(start)) => self.start = start,
-            Ok(_) => self.problems.push(format!("ExecStart of {} does not run the daemon", self.name)),
-            Err(usage) => self.problems.push(format!("ExecStart of {}: {usage}", self.name)),
+        let mut line = Line::default();
+        let start = line.read(&words).and_then(|()| {
+            if line.runs_the_daemon() {
+                line.run_args()
+            } else {
+                Err("this does not run the daemon".to_owned())
+            }
+        });
+        match start {
+            Ok(start) => self.start = start,
+            Err(problem) => self.problems.push(format!("ExecStart of {}: {problem}", self.name)),
         }
     }
 
@@ -142,27 +150,6 @@ fn property<'a>(shown: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> 
     shown.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// The words of a line, some of which are in double quotes.
-fn words(line: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let (mut word, mut quoted, mut escaped) = (String::new(), false, false);
-    for c in line.chars() {
-        match c {
-            _ if escaped => {
-                word.push(c);
-                escaped = false;
-            }
-            '\\' => escaped = true,
-            '"' => quoted = !quoted,
-            ' ' if !quoted => words.push(std::mem::take(&mut word)),
-            _ => word.push(c),
-        }
-    }
-    words.push(word);
-    words.retain(|word| !word.is_empty());
-    words
-}
-
 /// A value without the quotes around it.
 fn unquoted(value: &str) -> &str {
     let inner = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
@@ -181,16 +168,12 @@ mod tests {
             ExecStart={ path=/usr/bin/ocps ; argv[]=/usr/bin/ocps run 2 --state enabled ; ignore_errors=no ; pid=0 }\n\
             Environment=LSST_SITE=summit \"TWO=a b\"\n\
             EnvironmentFiles=/a/b.env (ignore_errors=yes)\nEnvironmentFiles=/c d.env (ignore_errors=no)\n";
-        let mut unit = Unit {
-            name: "ocps@2".to_owned(),
-            start: RunArgs::default(),
-            environment: BTreeMap::new(),
-            problems: Vec::new(),
-        };
+        let mut unit = Unit { name: "ocps@2".to_owned(), ..Unit::default() };
         unit.read_command_line(shown);
         assert_eq!(unit.start.index, Some(SalIndex::LsstComCam));
         assert_eq!(unit.start.state, InitialState::At(SummaryState::Enabled));
-        let set: Vec<String> = property(shown, "Environment").flat_map(words).collect();
+        let set: Vec<String> =
+            property(shown, "Environment").flat_map(|line| shlex::split(line).unwrap_or_default()).collect();
         assert_eq!(set, ["LSST_SITE=summit", "TWO=a b"]);
         assert_eq!(property(shown, "EnvironmentFiles").count(), 2);
         unit.read_command_line("ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");
@@ -207,12 +190,7 @@ mod tests {
         let path = dir.path().join("ocps.env");
         let text = "\u{feff}LSST_SITE=summit\n# a comment\n; another\n\nLSST_TOPIC_SUBNAME = 'sal'\nREDIS_PORT=\"1\"\nnonsense\n";
         fs::write(&path, text).unwrap();
-        let mut unit = Unit {
-            name: "ocps".to_owned(),
-            start: RunArgs::default(),
-            environment: BTreeMap::new(),
-            problems: Vec::new(),
-        };
+        let mut unit = Unit { name: "ocps".to_owned(), ..Unit::default() };
         unit.read_variables(&path, true);
         unit.read_variables(&dir.path().join("none"), true);
         assert_eq!(unit.variable("LSST_SITE"), Some("summit".into()));

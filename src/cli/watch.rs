@@ -1,69 +1,85 @@
 //! `ocps watch`: events as they come.
 
-use std::time::{Duration, Instant};
+use strum::VariantNames;
 
-use super::Failure;
-use super::client::{Client, Event, Message, Next, refused};
+use super::client::{Client, Target};
 use super::event_text::{HEARTBEAT, event_line, summary_state};
-use super::flags::WatchArgs;
+use super::flags::{Line, unknown};
 use super::output::Output;
+use super::{Failure, Task};
 use crate::csc::state::SummaryState;
+use crate::sal::topic::EventName;
 
-/// How often we look whether anybody still reads, when there is nothing to print.
-const READER_CHECK: Duration = Duration::from_millis(500);
+/// The events among the arguments; the full SAL name does as well.
+fn topics(line: &Line) -> Result<Vec<EventName>, String> {
+    let topic = |word: &&str| {
+        let name = word.strip_prefix("logevent_").unwrap_or(word);
+        name.parse().map_err(|_| unknown("topic", name, EventName::VARIANTS.iter().copied()))
+    };
+    line.words(usize::MAX)?.iter().map(topic).collect()
+}
 
-/// Runs `ocps watch`.
-///
-/// # Errors
-/// When the daemon goes away without having gone OFFLINE, and whatever breaks before.
-pub(super) fn run(args: &WatchArgs, out: &mut Output) -> Result<(), Failure> {
-    let mut client = Client::connect(&args.target)?;
+/// `ocps watch`. It fails when the daemon goes away without having gone OFFLINE.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    let (target, topics, json) = (line.target()?, topics(line)?, line.has("json"));
+    Ok(Box::new(move |out| run(&target, &topics, json, out)))
+}
+
+fn run(target: &Target, topics: &[EventName], json: bool, out: &mut Output) -> Result<(), Failure> {
+    let mut client = Client::connect(target)?;
     client.subscribe()?;
     let mut last_state = None;
     loop {
-        let line = match client.next(Some(Instant::now() + READER_CHECK)) {
-            Next::Line(line) => line,
-            Next::Timeout | Next::Interrupted => {
+        let message = match client.next(None) {
+            Ok(Some(message)) => message,
+            Ok(None) => {
                 out.expect_reader()?;
                 continue;
             }
-            Next::Lost(_) if last_state == Some(SummaryState::Offline) => return Ok(()),
-            Next::Lost(reason) => return Err(Failure::Failed(format!("{reason} without going OFFLINE"))),
-        };
-        match &line.message {
-            Message::Event(event) => {
-                last_state = summary_state(event).or(last_state);
-                if is_wanted(event, &args.topics) {
-                    let text = if args.json { line.raw } else { event_line(out.palette(), event) };
-                    out.line(&text)?;
-                } else {
-                    out.expect_reader()?;
-                }
+            Err(Failure::Lost(_)) if last_state == Some(SummaryState::Offline) => return Ok(()),
+            Err(Failure::Lost(reason)) => {
+                return Err(Failure::Lost(format!("{reason} without going OFFLINE")));
             }
-            Message::Error(reason) => return Err(Failure::Failed(refused(reason))),
-            Message::Ack(_) | Message::Status(_) | Message::Jobs(_) | Message::Other => {}
+            Err(failure) => return Err(failure),
+        };
+        let Some(event) = &message.event else { continue };
+        last_state = summary_state(event).or(last_state);
+        if is_wanted(&event.topic, topics) {
+            out.line(&if json { message.raw } else { event_line(event) })?;
+        } else {
+            out.expect_reader()?;
         }
     }
 }
 
-fn is_wanted(event: &Event, topics: &[&str]) -> bool {
-    if topics.is_empty() { event.topic != HEARTBEAT } else { topics.contains(&event.topic.as_str()) }
+fn is_wanted(topic: &str, topics: &[EventName]) -> bool {
+    if topics.is_empty() {
+        topic != HEARTBEAT
+    } else {
+        topics.iter().any(|wanted| wanted.into_str() == topic)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flags::tests::line;
+
+    #[test]
+    fn topics_may_have_their_full_name() {
+        let line = line(&["ocps", "watch", "logevent_job_id", "heartbeat"]);
+        assert_eq!(topics(&line).unwrap(), [EventName::JobId, EventName::Heartbeat]);
+    }
 
     #[test]
     fn heartbeat_only_when_it_is_named() {
-        let check = |topic: &str, topics: &[&str], expected| {
-            let event = Event { topic: topic.into(), sent_utc: None, data: serde_json::Map::new() };
-            assert_eq!(is_wanted(&event, topics), expected, "{topic} {topics:?}");
+        let check = |topic, topics: &[EventName], expected| {
+            assert_eq!(is_wanted(topic, topics), expected, "{topic} {topics:?}");
         };
         check("summaryState", &[], true);
         check("newer", &[], true);
         check("heartbeat", &[], false);
-        check("heartbeat", &["job_id", "heartbeat"], true);
-        check("summaryState", &["job_id"], false);
+        check("heartbeat", &[EventName::JobId, EventName::Heartbeat], true);
+        check("summaryState", &[EventName::JobId], false);
     }
 }

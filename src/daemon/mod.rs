@@ -545,7 +545,7 @@ impl Daemon {
                 }
             }
             Effect::SetLogLevel(level) => logging::set_level(level),
-            Effect::Log(level, message) => logging::write(level, &message),
+            Effect::Log(level, message) => logging::write(level.number(), &message),
             Effect::Exit => self.over = true,
             Effect::Fail(reason) => {
                 self.failure = Some(reason);

@@ -16,6 +16,7 @@ use crate::clock::{self, Moment};
 use crate::config::settings::Settings;
 use crate::config::watcher;
 use crate::csc::command::Command;
+use crate::csc::event::LogMessage;
 use crate::csc::id::SalIndex;
 use crate::csc::record::Recovered;
 use crate::csc::request::Outcome;
@@ -23,7 +24,7 @@ use crate::csc::state::SummaryState;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Input};
 use crate::journal::{Journal, OpenError, Report};
-use crate::logging::Logs;
+use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
 use crate::timer;
 use crate::transport::KafkaInput;
@@ -50,8 +51,9 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     clock::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
     let work = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
-    let log_outputs = Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_sender)
-        .map_err(Failure::Configuration)?;
+    let log_outputs =
+        Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_events(log_sender))
+            .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
     let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
@@ -83,7 +85,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         workers,
         configuration: config_sender,
         deadlines,
-        manager: Manager::new(),
+        manager: Manager::connect(),
         logs: log_outputs,
         index: setup.index,
         simulated,
@@ -123,7 +125,7 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
         (Ok(hub), _) => (hub, clients),
         (Err(NoSocket::Nowhere(reason)), KafkaPlan::On(_)) => {
             log::warn!("no local socket, only Kafka: {reason}");
-            (Hub::without_socket(), never())
+            (Hub::default(), never())
         }
         (Err(NoSocket::Nowhere(reason)), KafkaPlan::Off | KafkaPlan::Impossible(_))
         | (Err(NoSocket::Refused(reason)), _) => return Err(Failure::Other(reason)),
@@ -214,6 +216,22 @@ fn start_kafka(plan: KafkaPlan, index: SalIndex) -> Result<StartedKafka, Failure
 
 fn no_thread(error: &std::io::Error) -> Failure {
     Failure::Other(format!("cannot start a thread: {error}"))
+}
+
+/// Makes `logMessage` events of log lines; those that are not taken in time are lost.
+fn log_events(sender: Sender<LogMessage>) -> Tap {
+    let process = i32::try_from(std::process::id()).unwrap_or(0);
+    Box::new(move |record, message, level| {
+        let _ = sender.try_send(LogMessage {
+            name: record.target().to_owned(),
+            level,
+            message: message.to_owned(),
+            file_path: record.file().unwrap_or_default().to_owned(),
+            line_number: record.line().and_then(|line| i32::try_from(line).ok()).unwrap_or(0),
+            process,
+            timestamp: clock::now(),
+        });
+    })
 }
 
 /// A thread that panics is a bug; without it the daemon would be alive but deaf.

@@ -1,5 +1,7 @@
 //! Commands as they come, parsed into the core's types: names, parameters, types and values.
 
+use std::collections::BTreeMap;
+
 use super::Value;
 use super::topic::{Field, FieldType, parameters};
 use crate::csc::command::{CommandName, Execute, Order};
@@ -8,101 +10,80 @@ use crate::text::quoted;
 
 /// Parses a command; what cannot be carried out becomes an [`Order::Invalid`] that says why.
 ///
-/// A parameter that is not given has its default, as everywhere in SAL.
+/// A parameter that is not given has its default, as everywhere in SAL; one without a value has been given something
+/// of a type that no parameter has.
 #[must_use]
-pub fn parse(name: &str, params: Vec<(String, Value)>) -> Order {
+pub fn parse(name: &str, params: impl IntoIterator<Item = (String, Option<Value>)>) -> Order {
     let Some(command) = CommandName::parse(name) else {
-        return Order::Invalid { name: None, reason: unknown_command(name) };
+        let known: Vec<&str> = CommandName::ALL.into_iter().map(CommandName::as_str).collect();
+        let reason = format!("unknown command {}: one of {}", quoted(name), known.join(", "));
+        return Order::Invalid { name: None, reason };
     };
-    parse_known(command, params).unwrap_or_else(|reason| Order::Invalid { name: Some(command), reason })
+    let order = Params::new(command, params).and_then(|params| order(command, params));
+    order.unwrap_or_else(|reason| Order::Invalid { name: Some(command), reason })
 }
 
-fn parse_known(command: CommandName, params: Vec<(String, Value)>) -> Result<Order, String> {
-    let mut params = Params::new(command, params)?;
+fn order(command: CommandName, mut params: Params) -> Result<Order, String> {
     Ok(match command {
         CommandName::Start => Order::Start { override_name: params.text("configurationOverride") },
         CommandName::Enable => Order::Enable,
         CommandName::Disable => Order::Disable,
         CommandName::Standby => Order::Standby,
         CommandName::ExitControl => Order::ExitControl,
-        CommandName::SetLogLevel => Order::SetLogLevel { level: log_level(params.int("level"))? },
+        CommandName::SetLogLevel => Order::SetLogLevel { level: params.log_level()? },
         CommandName::AbortJob => Order::AbortJob(JobId::parse(params.text("job_id").trim())?),
-        CommandName::Execute => {
-            let prereq_jobs = Execute::parse_prereq_jobs(&params.text("prereq_jobs"))?;
-            Order::Execute(Execute {
-                pipeline: params.text("pipeline"),
-                version: params.text("version"),
-                config: params.text("config"),
-                data_query: params.text("data_query"),
-                prereq_jobs,
-                output_dataset_types: params.text("output_dataset_types"),
-            })
-        }
+        CommandName::Execute => Order::Execute(Execute {
+            prereq_jobs: Execute::parse_prereq_jobs(&params.text("prereq_jobs"))?,
+            pipeline: params.text("pipeline"),
+            version: params.text("version"),
+            config: params.text("config"),
+            data_query: params.text("data_query"),
+            output_dataset_types: params.text("output_dataset_types"),
+        }),
     })
 }
 
-fn log_level(level: Option<i32>) -> Result<i32, String> {
-    match level {
-        Some(level) if level >= 0 => Ok(level),
-        Some(level) => Err(format!("level {level} is negative: 10 debug, 20 info, 30 warning, 40 error")),
-        None => Err("level is missing: 10 debug, 20 info, 30 warning, 40 error".to_owned()),
-    }
-}
-
-fn unknown_command(name: &str) -> String {
-    let known: Vec<&str> = CommandName::ALL.into_iter().map(CommandName::as_str).collect();
-    format!("unknown command {}: one of {}", quoted(name), known.join(", "))
-}
-
 /// Parameters whose names and types are those of the command.
-struct Params(Vec<(String, Value)>);
+struct Params(BTreeMap<String, Value>);
 
 impl Params {
-    fn new(command: CommandName, params: Vec<(String, Value)>) -> Result<Self, String> {
-        for (name, value) in &params {
-            let Some(field) = parameters(command).iter().find(|field| field.name == name) else {
-                return Err(unknown_parameter(command, name));
-            };
-            if value.kind() != field.kind {
-                return Err(wrong_type(field));
-            }
-        }
-        Ok(Self(params))
-    }
-
-    fn take(&mut self, name: &str) -> Option<Value> {
-        let position = self.0.iter().position(|(n, _)| n == name)?;
-        Some(self.0.swap_remove(position).1)
+    fn new(
+        command: CommandName,
+        params: impl IntoIterator<Item = (String, Option<Value>)>,
+    ) -> Result<Self, String> {
+        let checked = params.into_iter().map(|(name, value)| {
+            let field = parameters(command).iter().find(|field| field.name == name);
+            let field = field.ok_or_else(|| unknown_parameter(command, &name))?;
+            let value = value.filter(|value| value.kind() == field.kind).ok_or_else(|| wrong_type(field))?;
+            Ok((name, value))
+        });
+        checked.collect::<Result<_, String>>().map(Self)
     }
 
     fn text(&mut self, name: &str) -> String {
-        match self.take(name) {
-            Some(Value::String(text)) => text,
-            Some(Value::Int(_) | Value::Boolean(_) | Value::Double(_)) | None => String::new(),
-        }
+        let Some(Value::String(text)) = self.0.remove(name) else { return String::new() };
+        text
     }
 
-    fn int(&mut self, name: &str) -> Option<i32> {
-        match self.take(name) {
-            Some(Value::Int(number)) => Some(number),
-            Some(Value::String(_) | Value::Boolean(_) | Value::Double(_)) | None => None,
-        }
+    fn log_level(&mut self) -> Result<i32, String> {
+        let problem = match self.0.get("level") {
+            Some(Value::Int(level @ 0..)) => return Ok(*level),
+            Some(Value::Int(level)) => format!("level {level} is negative"),
+            Some(Value::String(_) | Value::Boolean(_) | Value::Double(_)) | None => {
+                "level is missing".to_owned()
+            }
+        };
+        Err(format!("{problem}: 10 debug, 20 info, 30 warning, 40 error"))
     }
 }
 
 fn unknown_parameter(command: CommandName, name: &str) -> String {
-    let name = quoted(name);
     let known: Vec<&str> = parameters(command).iter().map(|field| field.name).collect();
-    let command = command.as_str();
-    if known.is_empty() {
-        return format!("unknown parameter {name}: {command} takes none");
-    }
-    format!("unknown parameter {name}: {command} takes {}", known.join(", "))
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    format!("unknown parameter {}: {} takes {known}", quoted(name), command.as_str())
 }
 
-/// Says that a parameter is not of its type.
-#[must_use]
-pub fn wrong_type(field: &Field) -> String {
+fn wrong_type(field: &Field) -> String {
     let expected = match field.kind {
         FieldType::String => "a string",
         FieldType::Int => "an integer of 32 bits",
@@ -117,8 +98,8 @@ pub fn wrong_type(field: &Field) -> String {
 mod tests {
     use super::*;
 
-    fn params(pairs: &[(&str, Value)]) -> Vec<(String, Value)> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    fn params(pairs: &[(&str, Value)]) -> Vec<(String, Option<Value>)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), Some(value.clone()))).collect()
     }
 
     #[test]
@@ -160,7 +141,10 @@ mod tests {
     }
 
     #[test]
-    fn parameters_have_their_defaults() {
+    fn a_value_of_no_type_is_refused_and_parameters_have_their_defaults() {
+        let order = parse("execute", [("pipeline".to_owned(), None)]);
+        let reason = "parameter \"pipeline\" must be a string".to_owned();
+        assert_eq!(order, Order::Invalid { name: Some(CommandName::Execute), reason });
         assert_eq!(parse("start", Vec::new()), Order::Start { override_name: String::new() });
         for name in ["enable", "disable", "standby", "exitControl"] {
             assert_eq!(parse(name, Vec::new()).name(), CommandName::parse(name));

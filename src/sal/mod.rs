@@ -8,8 +8,11 @@ pub mod command;
 pub mod event;
 pub mod topic;
 
+use serde::Serialize;
+
 /// The value of a field.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
 pub enum Value {
     /// Avro string.
     String(String),
@@ -49,16 +52,5 @@ impl From<&String> for Value {
 impl From<i32> for Value {
     fn from(number: i32) -> Self {
         Self::Int(number)
-    }
-}
-
-impl From<Value> for serde_json::Value {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::String(text) => text.into(),
-            Value::Int(number) => number.into(),
-            Value::Boolean(flag) => flag.into(),
-            Value::Double(number) => number.into(),
-        }
     }
 }

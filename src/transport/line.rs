@@ -10,12 +10,11 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
 use crate::clock;
-use crate::csc::command::{CommandName, Order};
+use crate::csc::command::Order;
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SeqNum;
 use crate::csc::time::Tai;
 use crate::sal::ack::AckFields;
-use crate::sal::topic::parameters;
 use crate::sal::{self, Value};
 use crate::text::quoted;
 
@@ -61,16 +60,15 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
     let parsed = if let Some(command) = object.take("command") {
         parse_command(command, &mut object)?
     } else if let Some(subscribe) = object.take("subscribe") {
-        if subscribe.get() != "true" {
+        if value(subscribe)? != Some(Value::Boolean(true)) {
             return Err("\"subscribe\" must be true".to_owned());
         }
         Line::Subscribe
     } else if let Some(query) = object.take("query") {
-        Line::Query(match scalar(query)?.as_ref().and_then(Json::as_str) {
-            Some("status") => Query::Status,
-            Some("jobs") => Query::Jobs,
-            _ => return Err("\"query\" must be \"status\" or \"jobs\"".to_owned()),
-        })
+        let query = value(query)?;
+        let known = [("status", Query::Status), ("jobs", Query::Jobs)];
+        let known = known.into_iter().find(|(name, _)| query.as_ref() == Some(&Value::from(*name)));
+        Line::Query(known.ok_or("\"query\" must be \"status\" or \"jobs\"")?.1)
     } else {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };
@@ -80,43 +78,23 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
     }
 }
 
+/// What is wrong with the name or the parameters is said by an ack, since the command is known by its number.
 fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, String> {
-    let Some(Json::String(name)) = scalar(command)? else {
+    let Some(Value::String(name)) = value(command)? else {
         return Err("\"command\" must be a string".to_owned());
     };
-    let seq_num = match object.take("seq") {
+    let seq_num = match object.take("seq").map(value).transpose()? {
         None => None,
-        Some(seq) => {
-            let seq = scalar(seq)?.and_then(|seq| i32::try_from(seq.as_i64()?).ok()).filter(|seq| *seq >= 1);
-            let seq = seq.ok_or_else(|| format!("\"seq\" must be an integer from 1 to {}", i32::MAX))?;
-            Some(SeqNum(seq))
-        }
+        Some(Some(Value::Int(seq @ 1..))) => Some(SeqNum(seq)),
+        Some(_) => return Err(format!("\"seq\" must be an integer from 1 to {}", i32::MAX)),
     };
     let params = match object.take("params") {
-        None => Members(Vec::new()),
-        Some(params) => Members::of(params)?.ok_or("\"params\" must be an object")?,
+        None => Vec::new(),
+        Some(params) => Members::of(params)?.ok_or("\"params\" must be an object")?.0,
     };
-    Ok(Line::Command { seq_num, order: parse_order(&name, params)? })
-}
-
-/// From here on a mistake is answered by an ack, since the command is known by its number.
-fn parse_order(name: &str, params: Members<'_>) -> Result<Order, String> {
-    let mut typed = Vec::with_capacity(params.0.len());
-    for (param, json) in params.0 {
-        match scalar(json)?.and_then(to_value) {
-            Some(value) => typed.push((param, value)),
-            None => {
-                let command = CommandName::parse(name);
-                let fields = command.map_or([].as_slice(), parameters);
-                let reason = match fields.iter().find(|field| field.name == param) {
-                    Some(field) => sal::command::wrong_type(field),
-                    None => format!("parameter {} must be a string or an integer", quoted(&param)),
-                };
-                return Ok(Order::Invalid { name: command, reason });
-            }
-        }
-    }
-    Ok(sal::command::parse(name, typed))
+    let params = params.into_iter().map(|(name, json)| Ok((name, value(json)?)));
+    let params: Vec<_> = params.collect::<Result<_, String>>()?;
+    Ok(Line::Command { seq_num, order: sal::command::parse(&name, params) })
 }
 
 /// The members of an object, their values as they are written; of a key that is there twice the last.
@@ -165,21 +143,17 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 }
 
-/// The value, if it is not a list or an object.
-fn scalar(json: &RawValue) -> Result<Option<Json>, String> {
+/// The value, if it is of a type that a parameter can have.
+fn value(json: &RawValue) -> Result<Option<Value>, String> {
     if json.get().starts_with(['[', '{']) {
         return Ok(None);
     }
-    serde_json::from_str(json.get()).map(Some).map_err(not_json)
-}
-
-fn to_value(json: Json) -> Option<Value> {
-    match json {
+    Ok(match serde_json::from_str(json.get()).map_err(not_json)? {
         Json::String(text) => Some(Value::String(text)),
-        Json::Number(number) => Some(Value::Int(i32::try_from(number.as_i64()?).ok()?)),
+        Json::Number(number) => number.as_i64().and_then(|number| i32::try_from(number).ok()).map(Value::Int),
         Json::Bool(flag) => Some(Value::Boolean(flag)),
         Json::Null | Json::Array(_) | Json::Object(_) => None,
-    }
+    })
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
@@ -202,7 +176,7 @@ pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
 #[must_use]
 pub fn event(event: &Event, seq: i32, sent: Tai) -> String {
     let data: Map<String, Json> =
-        sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     let topic = sal::event::topic(event).into_str();
     let body = json!({
         "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": clock::utc(sent), "data": data,
@@ -264,7 +238,11 @@ mod tests {
             r#"{"command":"setLogLevel","seq":3,"params":{"level":2147483648}}"#,
             "\"level\" must be an integer",
         );
-        check(r#"{"command":"enable","seq":3,"params":{"x":[]}}"#, "\"x\" must be a string or an integer");
+        check(
+            r#"{"command":"enable","seq":3,"params":{"x":[]}}"#,
+            "unknown parameter \"x\": enable takes none",
+        );
+        check(r#"{"command":"execute","seq":3,"params":{"pipeline":[]}}"#, "\"pipeline\" must be a string");
     }
 
     #[test]

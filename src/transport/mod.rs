@@ -7,7 +7,6 @@ pub mod kafka;
 #[path = "no_kafka.rs"]
 pub mod kafka;
 pub mod line;
-pub mod private_dir;
 pub mod socket;
 pub mod socket_path;
 

@@ -1,8 +1,13 @@
 //! Where the local socket is: one answer for the daemon that makes it and for the clients that look for it.
 //!
-//! Knows no socket and no file: it only puts names together. The environment is an argument.
+//! It puts names together, with the environment as an argument, and knows a private directory from one of others:
+//! where everybody may write, as in `/tmp`, another user may have made something of that name first, a directory of
+//! theirs, or a link that leads to one of ours. Neither is used.
 
 use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::csc::id::SalIndex;
@@ -12,6 +17,9 @@ pub const VARIABLE: &str = "OCPS_SOCKET";
 
 /// File name of the socket in its directory.
 const FILE: &str = "ocps.sock";
+
+/// What others may do with a directory.
+const OF_OTHERS: u32 = 0o077;
 
 /// Who runs this process: the number of the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +61,45 @@ impl Place {
     pub fn path(&self) -> &Path {
         match self {
             Self::Runtime(path) | Self::Temporary(path) => path,
+        }
+    }
+
+    /// Makes the private directory, if there is to be one.
+    ///
+    /// # Errors
+    /// It cannot be made, or what is there is not ours alone.
+    pub fn prepare(&self) -> io::Result<()> {
+        let Some(dir) = self.private_dir() else { return Ok(()) };
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            Ok(()) | Err(_) => self.check(),
+        }
+    }
+
+    /// Whether the private directory, if there is to be one, is ours alone. Once it is, in a directory with the sticky
+    /// bit, it stays so.
+    ///
+    /// # Errors
+    /// It is not there, or not ours alone.
+    pub fn check(&self) -> io::Result<()> {
+        let Some(dir) = self.private_dir() else { return Ok(()) };
+        let found = fs::symlink_metadata(dir)?;
+        let problem = if !found.is_dir() {
+            "it is no directory"
+        } else if found.uid() != User::current().0 {
+            "it belongs to another user"
+        } else if found.mode() & OF_OTHERS != 0 {
+            "others may use it"
+        } else {
+            return Ok(());
+        };
+        Err(io::Error::other(problem))
+    }
+
+    fn private_dir(&self) -> Option<&Path> {
+        match self {
+            Self::Runtime(_) => None,
+            Self::Temporary(path) => path.parent(),
         }
     }
 }
@@ -152,6 +199,8 @@ fn temporary(env: &dyn Fn(&str) -> Option<OsString>, user: User) -> Vec<Place> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
 
     fn env(variables: &'static [(&'static str, &'static str)]) -> impl Fn(&str) -> Option<OsString> {
@@ -227,5 +276,31 @@ mod tests {
         check(of_client(flag, setting, None, &variables, ROOT), "/flag");
         check(of_client(None, setting, None, &variables, ROOT), "/env");
         check(of_client(None, setting, None, &env(&[]), ROOT), "/toml");
+    }
+
+    #[test]
+    fn only_a_directory_of_our_own_is_used() {
+        let parent = tempfile::tempdir().unwrap();
+        let make = |dir: &Path| Place::Temporary(dir.join(FILE)).prepare();
+        let path = parent.path().join("ours");
+        assert_eq!(Place::Temporary(path.join(FILE)).check().unwrap_err().kind(), ErrorKind::NotFound);
+        make(&path).unwrap();
+        make(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+
+        let link = parent.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert_eq!(make(&link).unwrap_err().to_string(), "it is no directory");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o750)).unwrap();
+        assert_eq!(make(&path).unwrap_err().to_string(), "others may use it");
+        assert_eq!(make(&parent.path().join("no/such")).unwrap_err().kind(), ErrorKind::NotFound);
+
+        // Only root can give a directory away.
+        let theirs = parent.path().join("theirs");
+        fs::create_dir(&theirs).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&theirs, Some(73006), None).unwrap();
+            assert_eq!(make(&theirs).unwrap_err().to_string(), "it belongs to another user");
+        }
     }
 }

@@ -51,7 +51,7 @@ fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
     let status = daemon.connect().query("status");
     assert_eq!((&status["state"], &status["recovery"]["running"]), (&json!("STANDBY"), &json!(3)));
     let shown = home.client(&["status"]).stdout;
-    assert!(shown.contains("taken over     3 running jobs followed on\n"), "{shown}");
+    assert!(shown.contains("resumed        3 running jobs\n"), "{shown}");
     service.end_jobs();
     eventually("all jobs end", || jobs(&daemon).iter().all(|job| job.ends_with("\"finished\" 0")));
     // The next life knows what ended, and says nothing of it again.

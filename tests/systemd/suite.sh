@@ -148,7 +148,7 @@ test_restart_under_jobs() {
   succeed systemctl restart ocps
   show "restart with 50 running jobs: $(( $(ms) - from )) ms from systemctl to ready"
   jobs_run 50 || complain 'the jobs did not go on'
-  expect 'what was taken over' '50 running jobs followed on' ocps status
+  expect 'what was resumed' 'resumed  *50 running jobs' ocps status
   last=$(wc -l < /tmp/heartbeats)
   await 10 eval "[ \$(wc -l < /tmp/heartbeats) -gt $(( last + 2 )) ]"
   kill $watcher

@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, never, select};
 
 use self::input::{Input, Request, parse};
-use super::Failure;
-use super::client::{Ack, CLOSED, Client, Event, Incoming, Line, Message, Standing, refused};
+use super::client::{
+    CLOSED, Client, Event, IDLE_TURN, JOBS, Message, STATUS, Sent, Standing, Target, refused,
+};
 use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
-use super::flags::ConsoleArgs;
-use super::flags::help::commands_of_the_daemon;
-use super::jobs::unfinished_text;
-use super::output::{Output, Tone, complain};
-use super::send::Patience;
+use super::flags::{Line, help, seconds};
+use super::jobs::{jobs_text, unfinished};
+use super::output::{Output, Tone, complain, paint};
 use super::status::status_text;
+use super::{Failure, Task};
 use crate::clock;
 use crate::csc::command::CommandName;
 use crate::csc::state::SummaryState;
@@ -29,16 +29,17 @@ const PROMPT: &str = "ocps> ";
 const ERASE_LINE: &str = "\r\x1b[K";
 /// How long to wait before another attempt to connect.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
-/// How often the session looks around when nothing comes.
-const IDLE_TURN: Duration = Duration::from_millis(500);
 
-/// Runs `ocps console`.
-///
-/// # Errors
-/// When the daemon goes away without having gone OFFLINE, when a command got no answer in time, and
-/// whatever breaks before. A command that fails is no error here: its ack told.
-pub(super) fn run(args: &ConsoleArgs, out: &mut Output) -> Result<(), Failure> {
-    let mut client = connect(args)?;
+/// `ocps console`. It fails when the daemon goes away without having gone OFFLINE, and when a command got no answer
+/// in time; a command that fails is no failure of the console: its ack is shown.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    line.words(0)?;
+    let (target, wait) = (line.target()?, line.value("wait", seconds)?.unwrap_or_default());
+    Ok(Box::new(move |out| run(&target, wait, out)))
+}
+
+fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure> {
+    let mut client = connect(target, wait)?;
     client.subscribe()?;
     let input = input::read_standard_input()
         .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
@@ -47,7 +48,6 @@ pub(super) fn run(args: &ConsoleArgs, out: &mut Output) -> Result<(), Failure> {
         client,
         typist,
         has_prompt: typist == Typist::Person && out.is_terminal(),
-        last_seq: 0,
         sent: Vec::new(),
         queries: 0,
         input_ended: false,
@@ -59,10 +59,10 @@ pub(super) fn run(args: &ConsoleArgs, out: &mut Output) -> Result<(), Failure> {
 }
 
 /// Connects; while there is no daemon, again and again for the time of `--wait`.
-fn connect(args: &ConsoleArgs) -> Result<Client, Failure> {
-    let deadline = Instant::now() + args.wait;
+fn connect(target: &Target, wait: Duration) -> Result<Client, Failure> {
+    let deadline = Instant::now() + wait;
     loop {
-        match Client::connect(&args.target) {
+        match Client::connect(target) {
             Err(Failure::NoDaemon(_)) if Instant::now() < deadline => thread::sleep(CONNECT_AGAIN),
             outcome => return outcome,
         }
@@ -78,25 +78,10 @@ enum Typist {
     Script,
 }
 
-/// A command whose final ack has not come.
-struct Sent {
-    seq: i32,
-    command: CommandName,
-    patience: Patience,
-    deadline: Option<Instant>,
-}
-
-impl Sent {
-    fn name(&self) -> String {
-        format!("{}[{}]", self.command.as_str(), self.seq)
-    }
-}
-
 struct Session {
     client: Client,
     typist: Typist,
     has_prompt: bool,
-    last_seq: i32,
     sent: Vec<Sent>,
     /// Queries whose answer has not come.
     queries: usize,
@@ -114,11 +99,18 @@ impl Session {
             let input = if self.reads_on() { input } else { &no_input };
             select! {
                 recv(lines) -> incoming => match incoming {
-                    Ok(Incoming::Line(line)) => self.line(line, out)?,
-                    Ok(Incoming::Broken(reason)) => return self.lost(&reason, out),
+                    Ok(Ok(message)) => self.message(&message, out)?,
+                    Ok(Err(reason)) => return self.lost(&reason, out),
                     Err(_) => return self.lost(CLOSED, out),
                 },
-                recv(input) -> input => self.input(input.unwrap_or(Input::End), out)?,
+                recv(input) -> input => match input {
+                    Ok(input) => self.input(input, out)?,
+                    Err(_) => {
+                        self.input_ended = true;
+                        // The end of input at a prompt leaves the cursor there.
+                        out.text(if self.has_prompt { "\n" } else { "" })?;
+                    }
+                },
                 default(self.idle_time()) => {
                     out.expect_reader()?;
                     self.give_up_late(Instant::now());
@@ -131,7 +123,7 @@ impl Session {
         }
     }
 
-    /// Whether all is said.
+    /// Whether nothing more is to come.
     fn is_over(&self) -> bool {
         let leaves = self.typist == Typist::Person || (self.sent.is_empty() && self.queries == 0);
         self.input_ended && leaves
@@ -149,81 +141,61 @@ impl Session {
     }
 
     fn give_up_late(&mut self, now: Instant) {
-        for late in self.sent.extract_if(.., |sent| sent.deadline.is_some_and(|deadline| deadline <= now)) {
-            complain(&format!("no ack of {} in time: it may still be carried out", late.name()));
+        for late in self.sent.extract_if(.., |sent| sent.is_late(now)) {
+            complain(&format!("no ack of {} in time: it may still be carried out", late.numbered()));
             self.unanswered += 1;
         }
     }
 
     /// Takes one line that was typed.
     fn input(&mut self, input: Input, out: &mut Output) -> Result<(), Failure> {
-        let line = match input {
-            Input::Line(line) => line,
-            Input::Bad(reason) => {
-                complain(&reason);
-                return self.prompt(out);
-            }
-            Input::End => {
-                self.input_ended = true;
-                // The end of input at a prompt leaves the cursor there.
-                return if self.has_prompt { out.line("") } else { Ok(()) };
-            }
-        };
-        match parse(&line) {
+        match input.and_then(|line| parse(&line)) {
             Ok(Request::Nothing) => {}
             Ok(Request::Quit) => {
                 self.input_ended = true;
                 return Ok(());
             }
-            Ok(Request::Help) => out.text(&help())?,
-            Ok(Request::Ask(query)) => {
-                self.client.ask(query)?;
+            Ok(Request::Help) => out.text(&help("console help"))?,
+            Ok(Request::Ask(document)) => {
+                self.client.ask(document)?;
                 self.queries += 1;
             }
-            Ok(Request::Send(command, params)) => {
-                self.last_seq += 1;
-                self.client.command(self.last_seq, command, &params)?;
-                let patience = Patience::new(None, command);
-                let deadline = patience.deadline(Instant::now(), Duration::ZERO);
-                self.sent.push(Sent { seq: self.last_seq, command, patience, deadline });
-            }
+            Ok(Request::Send(command, params)) => self.sent.push(self.client.send(command, &params, None)?),
             Err(reason) => complain(&reason),
         }
         self.prompt(out)
     }
 
     /// Takes one line of the daemon.
-    fn line(&mut self, line: Line, out: &mut Output) -> Result<(), Failure> {
-        match line.message {
-            Message::Ack(ack) => self.ack(&ack, out),
-            Message::Event(event) => self.event(&event, out),
-            Message::Status(status) => {
-                self.queries = self.queries.saturating_sub(1);
-                self.print(&status_text(out.palette(), &status), out)
-            }
-            Message::Jobs(jobs) => {
-                self.queries = self.queries.saturating_sub(1);
-                self.print(&unfinished_text(&jobs), out)
-            }
-            Message::Error(reason) if self.typist == Typist::Script => Err(Failure::Failed(refused(&reason))),
-            Message::Error(reason) => self.print(&format!("{}\n", refused(&reason)), out),
-            Message::Other => Ok(()),
+    fn message(&mut self, message: &Message, out: &mut Output) -> Result<(), Failure> {
+        if let Some(event) = &message.event {
+            return self.event(event, out);
         }
-    }
-
-    fn ack(&mut self, ack: &Ack, out: &mut Output) -> Result<(), Failure> {
-        let Some(at) = self.sent.iter().position(|sent| i64::from(sent.seq) == ack.seq) else {
-            return Ok(());
+        let text = if let Some(ack) = &message.ack {
+            let Some(sent) = self.sent.iter_mut().find(|sent| sent.ack_in(message).is_some()) else {
+                return Ok(());
+            };
+            sent.wait_on(ack);
+            // An ack has no stamp: it has just come.
+            let time = paint(Tone::Quiet, &clock::rfc3339(clock::unix_now()));
+            let line = format!("{time} {} {}\n", sent.numbered(), ack_text(ack));
+            if ack.standing() != Standing::InProgress {
+                self.sent.retain(|sent| sent.ack_in(message).is_none());
+            }
+            line
+        } else if let Some(reason) = &message.error {
+            if self.typist == Typist::Script {
+                return Err(Failure::Failed(refused(reason)));
+            }
+            format!("{}\n", refused(reason))
+        } else {
+            let status = message.documents.get(STATUS).map(status_text);
+            let jobs = || Some(jobs_text(&unfinished(message.documents.get(JOBS)?)));
+            let Some(text) = status.or_else(jobs) else { return Ok(()) };
+            self.queries = self.queries.saturating_sub(1);
+            text
         };
-        let mut sent = self.sent.remove(at);
-        // An ack has no stamp; it has just come.
-        let time = out.palette().paint(Tone::Quiet, &clock::rfc3339(clock::unix_now()));
-        let line = format!("{time} {} {}\n", sent.name(), ack_text(out.palette(), ack));
-        if ack.standing() == Standing::InProgress {
-            sent.deadline = sent.patience.deadline(Instant::now(), ack.timeout);
-            self.sent.push(sent);
-        }
-        self.print(&line, out)
+        self.print(&text, out)
     }
 
     fn event(&mut self, event: &Event, out: &mut Output) -> Result<(), Failure> {
@@ -231,15 +203,15 @@ impl Session {
         if event.topic == HEARTBEAT {
             return out.expect_reader();
         }
-        self.print(&format!("{}\n", event_line(out.palette(), event)), out)
+        self.print(&format!("{}\n", event_line(event)), out)
     }
 
-    fn lost(&mut self, reason: &str, out: &mut Output) -> Result<(), Failure> {
+    fn lost(&self, reason: &str, out: &mut Output) -> Result<(), Failure> {
         if self.has_prompt {
             out.text(ERASE_LINE)?;
         }
         if self.last_state != Some(SummaryState::Offline) {
-            return Err(Failure::Failed(format!("{reason} without going OFFLINE")));
+            return Err(Failure::Lost(format!("{reason} without going OFFLINE")));
         }
         out.line("the daemon went OFFLINE and ended")
     }
@@ -264,17 +236,4 @@ fn changes_state(command: CommandName) -> bool {
         | CommandName::Start => true,
         CommandName::AbortJob | CommandName::Execute | CommandName::SetLogLevel => false,
     }
-}
-
-fn help() -> String {
-    format!(
-        "Type a command of the daemon with its parameters, for example\n  \
-         execute pipeline=true.yaml data_query=\"visit = 3\"\n\
-         or one of\n  \
-         status   what the daemon is doing\n  \
-         jobs     the jobs that have not finished\n  \
-         help     this text\n  \
-         quit     leave; jobs go on\n\n{}",
-        commands_of_the_daemon()
-    )
 }

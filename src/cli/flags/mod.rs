@@ -1,12 +1,7 @@
-//! From argv to an [`Invocation`]: what is asked for, checked as far as the command line alone allows.
+//! From argv to a [`Task`]: the command with its values, checked as far as the command line alone allows.
 //!
-//! Knows no files, no sockets and no environment, so that `--help` works whatever else is broken.
-//!
-//! `table` has every command and flag once; `help` and `generate` make texts from it.
-
-mod generate;
-pub(super) mod help;
-mod table;
+//! `help.txt` has every command and flag once: what it shows is what parsing takes. Nothing here knows files, sockets
+//! or the environment, so that `--help` works whatever else is broken.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -14,478 +9,299 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lexopt::{Arg, Parser};
-use serde_json::{Map, Value};
 
-use self::generate::Product;
-use self::table::{Action, COMMANDS, Draft, FLAGS, Flag};
 use super::client::Target;
-use super::event_text::TOPICS;
-use crate::csc::command::CommandName;
+use super::{COMMANDS, Task, version};
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
-use crate::daemon::options::RunArgs;
-use crate::sal::topic::{FieldType, parameters};
+use crate::daemon::options::{InitialState, RunArgs};
 use crate::text::nearest;
 
-/// A command of the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
-    /// `ocps run`.
-    Run,
-    /// `ocps send`.
-    Send,
-    /// `ocps state`.
-    State,
-    /// `ocps status`.
-    Status,
-    /// `ocps jobs`.
-    Jobs,
-    /// `ocps watch`.
-    Watch,
-    /// `ocps console`.
-    Console,
-    /// `ocps check`.
-    Check,
-    /// `ocps generate`.
-    Generate,
-    /// `ocps help`.
-    Help,
-}
+/// All help: sections, each headed by `== NAME`, that may include others with a line `{NAME}`. A flag's name is
+/// `--flag`, or `--flag VALUE` if it takes a value; a command takes the flags that its section includes.
+const HELP: &str = include_str!("help.txt");
 
-impl Verb {
-    /// All of them, in the order of help.
-    pub const ALL: [Self; 10] = [
-        Self::Run,
-        Self::Send,
-        Self::State,
-        Self::Status,
-        Self::Jobs,
-        Self::Watch,
-        Self::Console,
-        Self::Check,
-        Self::Generate,
-        Self::Help,
-    ];
-}
+/// The section about the program as a whole.
+const PROGRAM: &str = "ocps";
 
-/// What the command line asks for.
-#[derive(Debug, PartialEq)]
-pub enum Invocation {
-    /// Run the daemon.
-    Run(RunArgs),
-    /// Send a command.
-    Send(SendArgs),
-    /// Print or change the summary state.
-    State(StateArgs),
-    /// Show the status.
-    Status(StatusArgs),
-    /// List the jobs.
-    Jobs(JobsArgs),
-    /// Print events.
-    Watch(WatchArgs),
-    /// Prompt for commands.
-    Console(ConsoleArgs),
-    /// Check configuration files.
-    Check(CheckArgs),
-    /// Print this text: help, or what `ocps generate` made.
-    Text(String),
-    /// Print the version, in one line.
-    Version,
-    /// Print what the build is made of.
-    Build,
-}
+/// Longest time that a flag may ask for: a day, longer than any job is tracked without an answer.
+const SECONDS_MAX: f64 = 86_400.0;
 
-/// What `ocps send` was told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SendArgs {
-    /// The daemon.
-    pub target: Target,
-    /// COMMAND.
-    pub command: CommandName,
-    /// NAME=VALUE.
-    pub params: Map<String, Value>,
-    /// `--timeout`: longest wait for the next ack; none: as the command needs.
-    pub timeout: Option<Duration>,
-    /// `--no-wait`.
-    pub no_wait: bool,
-    /// `--json`.
-    pub json: bool,
-}
+/// The choices of `--state`.
+const INITIAL_STATES: &[(&str, InitialState)] = &[
+    ("standby", InitialState::At(SummaryState::Standby)),
+    ("disabled", InitialState::At(SummaryState::Disabled)),
+    ("enabled", InitialState::At(SummaryState::Enabled)),
+    ("resume", InitialState::Resume),
+];
 
-/// What `ocps state` was told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StateArgs {
-    /// The daemon.
-    pub target: Target,
-    /// TARGET; never FAULT. None: print the state.
-    pub goal: Option<SummaryState>,
-    /// `--override`, only with a goal that may need `start`.
-    pub override_name: Option<String>,
-    /// `--timeout`: longest wait for the ack of each transition.
-    pub timeout: Option<Duration>,
-}
+/// The choices of `--loglevel`, with Python's numbers.
+const LOG_LEVELS: &[(&str, i32)] = &[
+    ("debug", 10),
+    ("info", 20),
+    ("warning", 30),
+    ("error", 40),
+    ("10", 10),
+    ("20", 20),
+    ("30", 30),
+    ("40", 40),
+];
 
-/// What `ocps status` was told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StatusArgs {
-    /// The daemon.
-    pub target: Target,
-    /// `--json`.
-    pub json: bool,
-}
-
-/// What `ocps jobs` was told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct JobsArgs {
-    /// The daemon.
-    pub target: Target,
-    /// `--all`: finished ones, too.
-    pub all: bool,
-    /// `--json`.
-    pub json: bool,
-}
-
-/// What `ocps watch` was told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WatchArgs {
-    /// The daemon.
-    pub target: Target,
-    /// TOPIC: names of events; empty: all but heartbeat.
-    pub topics: Vec<&'static str>,
-    /// `--json`.
-    pub json: bool,
-}
-
-/// What `ocps console` was told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ConsoleArgs {
-    /// The daemon.
-    pub target: Target,
-    /// `--wait`: how long to wait for a daemon.
-    pub wait: Duration,
-}
-
-/// What `ocps check` was told.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CheckArgs {
-    /// PATH: files and directories; empty: all that a start needs.
-    pub paths: Vec<PathBuf>,
-    /// `--site`.
-    pub site: Option<String>,
-    /// `--index`.
-    pub index: Option<SalIndex>,
-    /// The flags of `ocps run`, if any is given.
-    pub start: Option<RunArgs>,
-    /// `--json`.
-    pub json: bool,
-}
-
-/// The command line cannot be carried out: one line that says why and where to look.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Usage {
-    problem: String,
-    verb: Option<Verb>,
-}
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.verb.map(table::command) {
-            Some(command) => write!(f, "{} (see ocps {} --help)", self.problem, command.name),
-            None => write!(f, "{} (see ocps --help)", self.problem),
-        }
-    }
-}
-
-impl std::error::Error for Usage {}
-
-/// Parses the command line, the program's own name first.
+/// The task that the command line asks for; the program's own name comes first.
 ///
 /// Under the name `run_ocps` or `run_OCPS.py` the program is `ocps run`.
 ///
 /// # Errors
-/// What is wrong with it, and what was probably meant. A line that asks for help is never wrong.
-pub fn parse(argv: impl Iterator<Item = OsString>) -> Result<Invocation, Usage> {
+/// One line: what is wrong with the command line, and where to look. A line that asks for help is never wrong.
+pub(super) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Task, String> {
     let argv: Vec<OsString> = argv.collect();
-    let mut line = Line { verb: verb_of_program(argv.first()), ..Line::default() };
-    match line.read(Parser::from_iter(argv.iter().cloned())).and_then(|early| match early {
-        Some(invocation) => Ok(invocation),
-        None => line.finish(),
-    }) {
-        Err(_) if asks_for_help(&argv) => Ok(Invocation::Text(help::text(line.verb))),
-        outcome => outcome,
-    }
+    let mut line = Line::default();
+    line.read(&argv).and_then(|()| line.task()).or_else(|problem| {
+        if argv.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h") {
+            return Ok(print(line.help()));
+        }
+        let command = line.command.map(|command| format!(" {command}")).unwrap_or_default();
+        Err(format!("{problem} (see ocps{command} --help)"))
+    })
 }
 
-/// The command that the name of the program stands for.
-fn verb_of_program(name: Option<&OsString>) -> Option<Verb> {
-    let name = Path::new(name?).file_name()?;
-    (name == "run_ocps" || name == "run_OCPS.py").then_some(Verb::Run)
-}
-
-/// Whether help is asked for anywhere, also after a mistake.
-fn asks_for_help(argv: &[OsString]) -> bool {
-    argv.iter().skip(1).take_while(|arg| *arg != "--").any(|arg| arg == "--help" || arg == "-h")
-}
-
-/// A command line while it is read.
-#[derive(Default)]
-struct Line {
-    verb: Option<Verb>,
-    draft: Draft,
-    /// Flags that were there, with their values.
-    seen: Vec<(&'static str, Option<OsString>)>,
+/// A command line whose values nobody has looked at yet.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    command: Option<&'static str>,
+    /// Flags with their values.
+    flags: Vec<(&'static str, Option<OsString>)>,
     /// Arguments after the command.
     arguments: Vec<OsString>,
+    /// Help or version, when it is asked for: all else is of no account.
+    text: Option<String>,
+    /// The command is the one to explain.
+    explain: bool,
 }
 
 impl Line {
-    fn wrong<T>(&self, problem: impl Into<String>) -> Result<T, Usage> {
-        Err(Usage { problem: problem.into(), verb: self.verb })
-    }
-
-    /// Reads to the end, or to a flag that ends parsing.
-    fn read(&mut self, mut parser: Parser) -> Result<Option<Invocation>, Usage> {
+    /// Reads the command line to its end, or to a flag that asks for a text.
+    pub(super) fn read(&mut self, argv: &[OsString]) -> Result<(), String> {
+        let program = argv.first().and_then(|name| Path::new(name).file_name());
+        if program.is_some_and(|name| name == "run_ocps" || name == "run_OCPS.py") {
+            self.command = Some("run");
+        }
+        let mut parser = Parser::from_iter(argv);
         loop {
             let raw = parser.try_raw_args().and_then(|rest| rest.peek().map(OsStr::to_owned));
-            let found = match parser.next() {
-                Ok(None) => return Ok(None),
-                Ok(Some(Arg::Value(value))) => {
-                    self.argument(value)?;
+            let name = match parser.next() {
+                Ok(None) => break,
+                Ok(Some(Arg::Value(value))) if self.command.is_some() => {
+                    self.arguments.push(value);
                     continue;
                 }
-                Ok(Some(Arg::Short(short))) => FLAGS.iter().find(|flag| flag.short == Some(short)),
-                Ok(Some(Arg::Long(long))) => FLAGS.iter().find(|flag| flag.name == long),
-                // The only error here: `--flag=value` where the flag before took no value.
-                Err(error) => return self.wrong(unexpected_value(&error)),
+                Ok(Some(Arg::Value(value))) => {
+                    self.take_command(&value.to_string_lossy())?;
+                    continue;
+                }
+                Ok(Some(Arg::Short('h') | Arg::Long("help"))) => {
+                    self.explain = true;
+                    break;
+                }
+                Ok(Some(Arg::Short('V'))) => {
+                    self.text = Some(format!("{}\n", version::NAME));
+                    break;
+                }
+                Ok(Some(Arg::Long("version"))) => {
+                    self.text = Some(version::text());
+                    break;
+                }
+                Ok(Some(Arg::Short(_))) => String::new(),
+                Ok(Some(Arg::Long(name))) => name.to_owned(),
+                Err(lexopt::Error::UnexpectedValue { option, .. }) => {
+                    return Err(format!("{option} takes no value"));
+                }
+                Err(error) => return Err(error.to_string()),
             };
-            let raw = raw.unwrap_or_default();
-            let Some(flag) = found.filter(|flag| self.verb.is_none_or(|verb| flag.verbs.contains(&verb)))
-            else {
-                return self.unknown_flag(&raw, found);
-            };
-            match flag.action {
-                Action::Help => return Ok(Some(Invocation::Text(help::text(self.verb)))),
-                Action::Version if raw == "--version" => return Ok(Some(Invocation::Build)),
-                Action::Version => return Ok(Some(Invocation::Version)),
-                Action::Switch(_) | Action::Value { .. } => self.flag(flag, &mut parser)?,
-            }
+            self.take_flag(&name, &raw.unwrap_or_default().to_string_lossy(), &mut parser)?;
         }
-    }
-
-    fn argument(&mut self, value: OsString) -> Result<(), Usage> {
-        if self.verb.is_some() {
-            self.arguments.push(value);
-            return Ok(());
-        }
-        let name = value.to_string_lossy();
-        match COMMANDS.iter().find(|command| command.name == name) {
-            Some(command) => self.verb = Some(command.verb),
-            None => {
-                let near = nearest(&name, COMMANDS.iter().map(|command| command.name));
-                return self.wrong(format!("unknown command {}{}", shown(&name), did_you_mean("", near)));
-            }
+        if self.explain {
+            self.text = Some(self.help());
         }
         Ok(())
     }
 
-    /// Applies one flag.
-    fn flag(&mut self, flag: &'static Flag, parser: &mut Parser) -> Result<(), Usage> {
-        if self.verb.is_none() {
-            return self.wrong(format!("the command comes before its flags: ocps COMMAND --{} …", flag.name));
+    fn take_command(&mut self, name: &str) -> Result<(), String> {
+        if name == "help" {
+            self.explain = true;
+            return Ok(());
         }
-        let value = match flag.action {
-            Action::Help | Action::Version => return Ok(()),
-            Action::Switch(set) => {
-                set(&mut self.draft);
-                None
-            }
-            Action::Value { name, set } => {
-                let Some(value) = value_of(parser) else {
-                    return self.wrong(format!("--{} needs a value: --{} {name}", flag.name, flag.name));
-                };
-                if let Err(reason) = set(&mut self.draft, &value) {
-                    return self.wrong(format!("--{}: {reason}", flag.name));
-                }
-                Some(value)
-            }
-        };
-        match self.seen.iter().find(|(name, _)| *name == flag.name) {
-            Some((_, before)) if *before != value => {
-                self.wrong(format!("--{} is given twice with different values", flag.name))
-            }
+        self.command = COMMANDS.iter().map(|(known, _)| *known).find(|known| *known == name);
+        match self.command {
             Some(_) => Ok(()),
-            None => {
-                self.seen.push((flag.name, value));
-                Ok(())
-            }
+            None => Err(unknown("command", name, COMMANDS.iter().map(|(known, _)| *known))),
         }
     }
 
-    /// `known`: it is a flag, but of other commands.
-    fn unknown_flag<T>(&self, raw: &OsStr, known: Option<&'static Flag>) -> Result<T, Usage> {
-        let raw = raw.to_string_lossy();
-        let raw = raw.split('=').next().unwrap_or_default();
-        if let (Some(flag), Some(verb)) = (known, self.verb) {
-            let takers: Vec<&str> = flag.verbs.iter().map(|verb| table::command(*verb).name).collect();
-            return self.wrong(format!(
-                "unknown flag {raw}: ocps {} does not take it, only {}",
-                table::command(verb).name,
-                takers.join(", ")
-            ));
-        }
-        let candidates = FLAGS.iter().filter(|flag| self.verb.is_none_or(|verb| flag.verbs.contains(&verb)));
-        let near = nearest(raw.trim_start_matches('-'), candidates.map(|flag| flag.name));
-        self.wrong(format!("unknown flag {}{}", shown(raw), did_you_mean("--", near)))
-    }
-
-    /// Puts together what was read.
-    fn finish(&mut self) -> Result<Invocation, Usage> {
-        let Some(verb) = self.verb else { return self.wrong("no command given") };
-        let target = Target { socket: self.draft.socket.clone(), index: self.draft.index };
-        let json = self.draft.json;
-        Ok(match verb {
-            Verb::Run => Invocation::Run(self.run_args()?),
-            Verb::Send => Invocation::Send(self.send_args(target)?),
-            Verb::State => Invocation::State(self.state_args(target)?),
-            Verb::Status => {
-                self.at_most(0)?;
-                Invocation::Status(StatusArgs { target, json })
-            }
-            Verb::Jobs => {
-                self.at_most(0)?;
-                Invocation::Jobs(JobsArgs { target, all: self.draft.all, json })
-            }
-            Verb::Watch => Invocation::Watch(WatchArgs { target, topics: self.topics()?, json }),
-            Verb::Console => {
-                self.at_most(0)?;
-                Invocation::Console(ConsoleArgs { target, wait: self.draft.wait.unwrap_or_default() })
-            }
-            Verb::Check => Invocation::Check(self.check_args()?),
-            Verb::Generate => self.product()?,
-            Verb::Help => self.help_of_argument()?,
-        })
-    }
-
-    fn at_most(&self, count: usize) -> Result<(), Usage> {
-        match self.arguments.get(count) {
-            Some(extra) => self.wrong(format!("unexpected argument {}", shown(&extra.to_string_lossy()))),
-            None => Ok(()),
-        }
-    }
-
-    fn run_args(&mut self) -> Result<RunArgs, Usage> {
-        self.at_most(1)?;
-        let index = match self.arguments.first().map(|index| SalIndex::parse(&index.to_string_lossy())) {
-            None => None,
-            Some(Ok(index)) => Some(index),
-            Some(Err(reason)) => return self.wrong(reason),
+    /// `raw` is the flag as it was written.
+    fn take_flag(&mut self, name: &str, raw: &str, parser: &mut Parser) -> Result<(), String> {
+        let Some((flag, value)) = flags_of(self.command).find(|(flag, _)| *flag == name) else {
+            return Err(self.unknown_flag(name, raw.split('=').next().unwrap_or_default()));
         };
-        let kafka = match (self.draft.kafka, self.draft.no_kafka) {
+        if self.command.is_none() {
+            return Err(format!("the command comes before its flags: ocps COMMAND --{flag} …"));
+        }
+        let value = match value {
+            None => None,
+            Some(name) => {
+                Some(value_of(parser).ok_or_else(|| format!("--{flag} needs a value: --{flag} {name}"))?)
+            }
+        };
+        match self.flags.iter().find(|(known, _)| *known == flag) {
+            Some((_, before)) if *before != value => {
+                return Err(format!("--{flag} is given twice with different values"));
+            }
+            Some(_) => {}
+            None => self.flags.push((flag, value)),
+        }
+        Ok(())
+    }
+
+    fn unknown_flag(&self, name: &str, raw: &str) -> String {
+        let takes = |command: &&str| flags_of(Some(command)).any(|(flag, _)| flag == name);
+        let takers: Vec<&str> = COMMANDS.iter().map(|(command, _)| *command).filter(takes).collect();
+        match self.command {
+            Some(command) if !takers.is_empty() => {
+                format!("unknown flag {raw}: ocps {command} does not take it, only {}", takers.join(", "))
+            }
+            Some(_) | None => {
+                let near = nearest(raw.trim_start_matches('-'), flags_of(self.command).map(|(flag, _)| flag));
+                format!("unknown flag {}{}", shown(raw), did_you_mean("--", near))
+            }
+        }
+    }
+
+    fn task(&self) -> Result<Task, String> {
+        if let Some(text) = &self.text {
+            return Ok(print(text.clone()));
+        }
+        let command = COMMANDS.iter().find(|(name, _)| Some(*name) == self.command);
+        command.map_or_else(|| Err("no command given".to_owned()), |(_, task)| task(self))
+    }
+
+    /// The help of the command, or of the whole program.
+    fn help(&self) -> String {
+        help(self.command.unwrap_or(PROGRAM))
+    }
+
+    /// Whether this is `ocps run`, and not its help.
+    pub(super) fn runs_the_daemon(&self) -> bool {
+        self.command == Some("run") && self.text.is_none()
+    }
+
+    /// Whether the flag is there.
+    pub(super) fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|(name, _)| *name == flag)
+    }
+
+    /// The names of the flags that are there.
+    pub(super) fn flags(&self) -> impl Iterator<Item = &'static str> {
+        self.flags.iter().map(|(name, _)| *name)
+    }
+
+    fn raw(&self, flag: &str) -> Option<&OsStr> {
+        self.flags.iter().find(|(name, _)| *name == flag)?.1.as_deref()
+    }
+
+    /// The value of a flag, if it is there.
+    pub(super) fn value<T>(
+        &self,
+        flag: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, String> {
+        let Some(value) = self.raw(flag) else { return Ok(None) };
+        let parsed = value.to_str().ok_or_else(|| "the value is not UTF-8".to_owned()).and_then(parse);
+        parsed.map(Some).map_err(|reason| format!("--{flag}: {reason}"))
+    }
+
+    /// The path that a flag gives, if it is there.
+    pub(super) fn path(&self, flag: &str) -> Result<Option<PathBuf>, String> {
+        match self.raw(flag) {
+            Some(path) if path.is_empty() => Err(format!("--{flag}: the path is empty")),
+            path => Ok(path.map(PathBuf::from)),
+        }
+    }
+
+    /// The arguments, at most so many.
+    pub(super) fn words(&self, max: usize) -> Result<Vec<&str>, String> {
+        let utf8 = |word: &OsString| format!("argument {word:?} is not UTF-8");
+        let words: Result<Vec<&str>, _> =
+            self.arguments.iter().map(|word| word.to_str().ok_or_else(|| utf8(word))).collect();
+        match words?.get(max) {
+            Some(extra) => Err(format!("unexpected argument {}", shown(extra))),
+            None => Ok(self.arguments.iter().filter_map(|word| word.to_str()).collect()),
+        }
+    }
+
+    /// The arguments as paths.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.arguments.iter().map(PathBuf::from).collect()
+    }
+
+    /// The daemon to which a client is to talk.
+    pub(super) fn target(&self) -> Result<Target, String> {
+        Ok(Target { socket: self.path("socket")?, index: self.value("index", SalIndex::parse)? })
+    }
+
+    /// What is to be run.
+    pub(super) fn run_args(&self) -> Result<RunArgs, String> {
+        let kafka = match (self.has("kafka"), self.has("no-kafka")) {
             (false, false) => None,
-            (on, off) if on != off => Some(on),
-            _ => return self.wrong("--kafka and --no-kafka contradict each other"),
+            (true, true) => return Err("--kafka and --no-kafka contradict each other".to_owned()),
+            (on, _) => Some(on),
         };
         Ok(RunArgs {
-            index,
-            simulate: self.draft.simulate,
-            state: self.draft.state.unwrap_or_default(),
-            override_name: self.draft.override_name.take(),
-            config_dir: self.draft.config_dir.take(),
-            config: self.draft.config.take(),
-            socket: self.draft.socket.take(),
-            state_dir: self.draft.state_dir.take(),
-            log_level: self.draft.log_level,
+            index: self.words(1)?.first().map(|index| SalIndex::parse(index)).transpose()?,
+            simulate: self.has("simulate"),
+            state: self.value("state", |name| choose(name, INITIAL_STATES))?.unwrap_or_default(),
+            override_name: self.value("override", text)?,
+            config_dir: self.path("configdir")?,
+            config: self.path("config")?,
+            socket: self.path("socket")?,
+            state_dir: self.path("state-dir")?,
+            log_level: self.value("loglevel", |level| choose(level, LOG_LEVELS))?,
             kafka,
         })
     }
+}
 
-    fn check_args(&mut self) -> Result<CheckArgs, Usage> {
-        let paths: Vec<PathBuf> = self.arguments.drain(..).map(PathBuf::from).collect();
-        let index = self.draft.index;
-        // The flags that say how the daemon would be started.
-        let of_run = |name: &&str| !["site", "index", "json"].contains(name);
-        let flag = self.seen.iter().map(|(name, _)| *name).find(of_run);
-        let start = match flag {
-            None => None,
-            Some(flag) if !paths.is_empty() => {
-                return self.wrong(format!("--{flag} says how the daemon is started: give it without PATH"));
-            }
-            Some(_) => Some(RunArgs { index, ..self.run_args()? }),
-        };
-        Ok(CheckArgs { paths, site: self.draft.site.take(), index, start, json: self.draft.json })
-    }
+fn print(text: String) -> Task {
+    Box::new(move |out| out.text(&text))
+}
 
-    fn send_args(&self, target: Target) -> Result<SendArgs, Usage> {
-        let mut words = Vec::new();
-        for argument in &self.arguments {
-            match argument.to_str() {
-                Some(word) => words.push(word),
-                None => return self.wrong(format!("argument {argument:?} is not UTF-8")),
-            }
-        }
-        let Some((name, parameters)) = words.split_first() else {
-            return self.wrong("no COMMAND to send: for example ocps send execute pipeline=true.yaml");
-        };
-        let (command, params) = command_line(name, parameters).or_else(|problem| self.wrong(problem))?;
-        let Draft { timeout, no_wait, json, .. } = self.draft;
-        Ok(SendArgs { target, command, params, timeout, no_wait, json })
-    }
+/// The section of that name, as it is written.
+fn section(name: &str) -> &'static str {
+    HELP.split("\n== ").find_map(|section| section.strip_prefix(name)?.strip_prefix('\n')).unwrap_or_default()
+}
 
-    fn state_args(&mut self, target: Target) -> Result<StateArgs, Usage> {
-        self.at_most(1)?;
-        let goal = match self.arguments.first() {
-            None => None,
-            Some(name) => Some(self.goal(&name.to_string_lossy())?),
-        };
-        let starts = matches!(goal, Some(SummaryState::Disabled | SummaryState::Enabled));
-        if self.draft.override_name.is_some() && !starts {
-            return self.wrong("--override is for the start command: give it with disabled or enabled");
-        }
-        let override_name = self.draft.override_name.take();
-        Ok(StateArgs { target, goal, override_name, timeout: self.draft.timeout })
-    }
+/// The section of that name, with those that it includes.
+pub(super) fn help(name: &str) -> String {
+    let line = |line: &str| match included(line) {
+        Some(name) => help(name),
+        None => format!("{line}\n"),
+    };
+    section(name).lines().map(line).collect()
+}
 
-    fn goal(&self, name: &str) -> Result<SummaryState, Usage> {
-        const ALLOWED: &str = "give standby, disabled, enabled or offline";
-        match SummaryState::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(name)) {
-            Some(SummaryState::Fault) => self.wrong(format!("no transition leads to FAULT: {ALLOWED}")),
-            Some(state) => Ok(state),
-            None => self.wrong(format!("unknown state {}: {ALLOWED}", shown(name))),
-        }
-    }
+fn included(line: &str) -> Option<&str> {
+    line.strip_prefix('{')?.strip_suffix('}')
+}
 
-    fn topics(&self) -> Result<Vec<&'static str>, Usage> {
-        let mut topics = Vec::new();
-        for name in self.arguments.iter().map(|name| name.to_string_lossy()) {
-            // The full SAL name does as well.
-            let bare = name.strip_prefix("logevent_").unwrap_or(&name);
-            match TOPICS.iter().copied().find(|topic| *topic == bare) {
-                Some(topic) => topics.push(topic),
-                None => {
-                    let near = nearest(bare, TOPICS.iter().copied());
-                    return self.wrong(format!("unknown topic {}{}", shown(&name), did_you_mean("", near)));
-                }
-            }
-        }
-        Ok(topics)
-    }
-
-    fn product(&self) -> Result<Invocation, Usage> {
-        self.at_most(1)?;
-        let name = self.arguments.first().map(|name| name.to_string_lossy());
-        match Product::ALL.into_iter().find(|product| Some(product.name()) == name.as_deref()) {
-            Some(product) => Ok(Invocation::Text(product.text())),
-            None => self.wrong("nothing to make: give man, bash, zsh or fish"),
-        }
-    }
-
-    fn help_of_argument(&mut self) -> Result<Invocation, Usage> {
-        self.at_most(1)?;
-        let Some(name) = self.arguments.pop() else { return Ok(Invocation::Text(help::text(None))) };
-        self.verb = None;
-        self.argument(name)?;
-        Ok(Invocation::Text(help::text(self.verb)))
-    }
+/// The flags of a command, without one those of all: the name of each, and what its value is called if it takes one.
+fn flags_of(command: Option<&str>) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    let names: Box<dyn Iterator<Item = &'static str>> = match command {
+        Some(command) => Box::new(section(command).lines().filter_map(included)),
+        None => Box::new(HELP.lines().filter_map(|line| line.strip_prefix("== "))),
+    };
+    names.filter_map(|name| name.strip_prefix("--")).map(|name| match name.split_once(' ') {
+        Some((name, value)) => (name, Some(value)),
+        None => (name, None),
+    })
 }
 
 /// The value of the flag just read: attached with `=`, or the next argument unless that is a flag itself.
@@ -493,18 +309,34 @@ fn value_of(parser: &mut Parser) -> Option<OsString> {
     if let Some(attached) = parser.optional_value() {
         return Some(attached);
     }
-    let next_is_flag = parser
-        .try_raw_args()
-        .and_then(|rest| rest.peek().map(|next| next.as_encoded_bytes().starts_with(b"--")))
-        .unwrap_or(true);
+    let is_flag = |next: &OsStr| next.as_encoded_bytes().starts_with(b"--");
+    let next_is_flag = parser.try_raw_args()?.peek().is_none_or(is_flag);
     if next_is_flag { None } else { parser.value().ok() }
 }
 
-fn unexpected_value(error: &lexopt::Error) -> String {
-    if let lexopt::Error::UnexpectedValue { option, .. } = error {
-        return format!("{option} takes no value");
+/// The text as it is.
+#[expect(clippy::unnecessary_wraps, reason = "as all that parse a value")]
+pub(super) fn text(value: &str) -> Result<String, String> {
+    Ok(value.to_owned())
+}
+
+/// The choice of that name, in any case.
+pub(super) fn choose<T: Copy>(value: &str, choices: &[(&str, T)]) -> Result<T, String> {
+    match choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(value)) {
+        Some((_, choice)) => Ok(*choice),
+        None => {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            Err(format!("must be one of {}, not {}", names.join(", "), shown(value)))
+        }
     }
-    error.to_string()
+}
+
+/// A number of seconds.
+pub(super) fn seconds(value: &str) -> Result<Duration, String> {
+    match value.parse() {
+        Ok(seconds) if (0.0..=SECONDS_MAX).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) | Err(_) => Err(format!("{value:?} is not a number of seconds from 0 to {SECONDS_MAX}")),
+    }
 }
 
 /// A word from outside, as it is or quoted when it would be hard to see.
@@ -513,42 +345,18 @@ pub(super) fn shown(word: &str) -> String {
     if plain { word.to_owned() } else { format!("{word:?}") }
 }
 
-/// The question that names what was probably meant, if anything was.
-pub(super) fn did_you_mean(dashes: &str, near: Option<&str>) -> String {
+/// That there is no such `what`, and which one was probably meant.
+pub(super) fn unknown<'a>(
+    what: impl fmt::Display,
+    name: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> String {
+    format!("unknown {what} {}{}", shown(name), did_you_mean("", nearest(name, known)))
+}
+
+fn did_you_mean(dashes: &str, near: Option<&str>) -> String {
     near.map(|near| format!(": did you mean {dashes}{near}?")).unwrap_or_default()
 }
 
-/// Parses a command of the daemon and its `NAME=VALUE` parameters.
-///
-/// A parameter that the command does not have is handed on as text: the daemon's answer is the true one.
-///
-/// # Errors
-/// One line: an unknown command, a word without `=`, a name given twice, text where a number must be.
-pub(super) fn command_line(name: &str, words: &[&str]) -> Result<(CommandName, Map<String, Value>), String> {
-    let Some(command) = CommandName::parse(name) else {
-        let near = nearest(name, CommandName::ALL.map(CommandName::as_str));
-        return Err(format!("unknown command {}{}", shown(name), did_you_mean("", near)));
-    };
-    let fields = parameters(command);
-    let mut params = Map::new();
-    for word in words {
-        let Some((name, text)) = word.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(format!("{} is not NAME=VALUE", shown(word)));
-        };
-        let is_int = fields.iter().any(|field| field.name == name && field.kind == FieldType::Int);
-        let value = match (is_int, text.parse::<i32>()) {
-            (true, Ok(number)) => Value::from(number),
-            (true, Err(_)) => {
-                return Err(format!("{name} must be a whole number of 32 bits, not {}", shown(text)));
-            }
-            (false, _) => Value::from(text),
-        };
-        if params.insert(name.to_owned(), value).is_some() {
-            return Err(format!("parameter {name} is given twice"));
-        }
-    }
-    Ok((command, params))
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

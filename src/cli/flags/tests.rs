@@ -1,50 +1,51 @@
-use super::table::FLAGS;
-use super::*;
-use crate::daemon::options::InitialState;
+use std::collections::BTreeSet;
+use std::fs;
 
-fn line(words: &[&str]) -> Result<Invocation, Usage> {
-    parse(words.iter().map(OsString::from))
+use super::*;
+use crate::csc::command::CommandName;
+use crate::sal::topic::{EventName, parameters};
+use strum::VariantNames;
+
+/// The command line of these words, read.
+pub(in crate::cli) fn line(words: &[&str]) -> Line {
+    let argv: Vec<OsString> = words.iter().map(OsString::from).collect();
+    let mut line = Line::default();
+    line.read(&argv).unwrap();
+    line
 }
 
 fn run(words: &[&str]) -> RunArgs {
-    match line(words) {
-        Ok(Invocation::Run(args)) => args,
-        other => panic!("{words:?}: {other:?}"),
+    line(words).run_args().unwrap()
+}
+
+/// What is wrong with `ocps` and these words.
+#[track_caller]
+pub(in crate::cli) fn problem(words: &[&str]) -> String {
+    match parse(["ocps"].iter().chain(words).map(OsString::from)) {
+        Err(problem) => problem,
+        Ok(_) => panic!("{words:?} are not refused"),
     }
 }
 
-fn problem(words: &[&str]) -> String {
-    match line(words) {
-        Err(usage) => usage.to_string(),
-        Ok(other) => panic!("{words:?}: {other:?}"),
-    }
+fn all_flags() -> Vec<(&'static str, Option<&'static str>)> {
+    flags_of(None).collect()
 }
 
-fn plain_run() -> RunArgs {
-    RunArgs {
-        index: None,
-        simulate: false,
-        state: InitialState::At(SummaryState::Standby),
-        override_name: None,
-        config_dir: None,
-        config: None,
-        socket: None,
-        state_dir: None,
-        log_level: None,
-        kafka: None,
-    }
+fn command_names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|(name, _)| *name)
 }
 
 #[test]
 fn kafka_is_on_or_off_but_not_both() {
+    assert_eq!(run(&["ocps", "run"]).kafka, None);
     assert_eq!(run(&["ocps", "run", "--kafka"]).kafka, Some(true));
     assert_eq!(run(&["ocps", "run", "--no-kafka"]).kafka, Some(false));
-    assert!(problem(&["ocps", "run", "--kafka", "--no-kafka"]).contains("contradict each other"));
+    assert!(problem(&["run", "--kafka", "--no-kafka"]).contains("contradict each other"));
 }
 
 #[test]
 fn run_takes_an_index_and_flags_in_any_order() {
-    assert_eq!(run(&["ocps", "run"]), plain_run());
+    assert_eq!(run(&["ocps", "run"]), RunArgs::default());
     for (index, expected) in [
         ("1", SalIndex::Latiss),
         ("latiss", SalIndex::Latiss),
@@ -54,24 +55,8 @@ fn run_takes_an_index_and_flags_in_any_order() {
     ] {
         assert_eq!(run(&["ocps", "run", index]).index, Some(expected));
     }
-    let all = [
-        "ocps",
-        "run",
-        "--simulate",
-        "--state=enabled",
-        "2",
-        "--override",
-        "a.yaml:v1",
-        "--configdir",
-        "c",
-        "--config=t.toml",
-        "--socket",
-        "s",
-        "--state-dir",
-        "d",
-        "--loglevel",
-        "debug",
-    ];
+    let all = "ocps run --simulate --state=enabled 2 --override a.yaml:v1 --configdir c --config=t.toml --socket s \
+               --state-dir d --loglevel debug";
     let expected = RunArgs {
         index: Some(SalIndex::LsstComCam),
         simulate: true,
@@ -84,27 +69,62 @@ fn run_takes_an_index_and_flags_in_any_order() {
         log_level: Some(10),
         kafka: None,
     };
-    assert_eq!(run(&all), expected);
+    assert_eq!(run(&all.split_whitespace().collect::<Vec<_>>()), expected);
+}
+
+#[test]
+fn values_are_taken_in_any_case_or_refused() {
+    let state = |name| run(&["ocps", "run", "--state", name]).state;
+    assert_eq!(state("Disabled"), InitialState::At(SummaryState::Disabled));
+    assert_eq!(state("ENABLED"), InitialState::At(SummaryState::Enabled));
+    assert_eq!(state("Resume"), InitialState::Resume);
+    for (name, level) in [("10", 10), ("debug", 10), ("INFO", 20), ("warning", 30), ("40", 40)] {
+        assert_eq!(run(&["ocps", "run", "--loglevel", name]).log_level, Some(level));
+    }
+    let check = |words: &[&str], expected: &str| {
+        assert_eq!(problem(words), format!("{expected} (see ocps {} --help)", words[0]));
+    };
+    for state in ["offline", "fault", "on"] {
+        let expected = format!("--state: must be one of standby, disabled, enabled, resume, not {state}");
+        check(&["run", "--state", state], &expected);
+    }
+    check(
+        &["run", "--loglevel", "15"],
+        "--loglevel: must be one of debug, info, warning, error, 10, 20, 30, 40, not 15",
+    );
+    for flag in ["configdir", "config", "socket", "state-dir"] {
+        check(&["run", &format!("--{flag}=")], &format!("--{flag}: the path is empty"));
+    }
+    for bad in ["", "abc", "-1", "NaN", "inf", "1e9"] {
+        let expected = format!("--timeout: {bad:?} is not a number of seconds from 0 to 86400");
+        check(&["send", "enable", &format!("--timeout={bad}")], &expected);
+    }
+    check(
+        &["status", "--index", "7"],
+        "--index: unknown index \"7\": 1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA)",
+    );
+    let value = <OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"\xff".to_vec());
+    let line = Line { flags: vec![("override", Some(value))], ..Line::default() };
+    assert_eq!(line.run_args(), Err("--override: the value is not UTF-8".to_owned()));
 }
 
 #[test]
 fn the_names_of_the_python_program_are_ocps_run() {
     for program in ["run_ocps", "/usr/bin/run_ocps", "./run_OCPS.py"] {
-        assert_eq!(run(&[program, "1", "--simulate"]).index, Some(SalIndex::Latiss));
-        assert_eq!(line(&[program, "--version"]), Ok(Invocation::Build));
-        assert_eq!(line(&[program, "-V"]), Ok(Invocation::Version));
-        assert!(matches!(line(&[program, "-h"]), Ok(Invocation::Text(text)) if text.contains("ocps run")));
+        let read = line(&[program, "1", "--simulate"]);
+        assert!(read.runs_the_daemon() && read.has("simulate"));
+        assert_eq!(line(&[program, "--version"]).text, Some(version::text()));
+        assert_eq!(line(&[program, "-V"]).text, Some(format!("{}\n", version::NAME)));
+        assert!(line(&[program, "-h"]).text.unwrap().contains("ocps run"));
     }
-    assert_eq!(problem(&["run_ocps", "--simulat"]), problem(&["ocps", "run", "--simulat"]));
-    assert_eq!(problem(&["/run_ocps/ocps"]), "no command given (see ocps --help)");
+    let problem_of = |argv: &[&str]| parse(argv.iter().map(OsString::from)).err();
+    assert_eq!(problem_of(&["run_ocps", "--simulat"]), problem_of(&["ocps", "run", "--simulat"]));
+    assert_eq!(problem_of(&["/run_ocps/ocps"]).unwrap(), "no command given (see ocps --help)");
 }
 
 #[test]
 fn a_mistake_is_one_line_with_what_was_meant() {
-    let check = |words: &[&str], expected: &str| {
-        let words: Vec<&str> = ["ocps"].iter().chain(words).copied().collect();
-        assert_eq!(problem(&words), expected);
-    };
+    let check = |words: &[&str], expected: &str| assert_eq!(problem(words), expected);
     check(&[], "no command given (see ocps --help)");
     check(&[""], "unknown command \"\" (see ocps --help)");
     check(&["stauts"], "unknown command stauts: did you mean status? (see ocps --help)");
@@ -126,28 +146,12 @@ fn a_mistake_is_one_line_with_what_was_meant() {
     check(&["run", "--simulate=1"], "--simulate takes no value (see ocps run --help)");
     check(&["run", "--socket"], "--socket needs a value: --socket PATH (see ocps run --help)");
     check(&["run", "--socket", "--simulate"], "--socket needs a value: --socket PATH (see ocps run --help)");
-    check(
-        &["run", "--state", "offline"],
-        "--state: a daemon cannot start OFFLINE: give standby, disabled, enabled or resume (see ocps run --help)",
-    );
     check(&["run", "1", "2"], "unexpected argument 2 (see ocps run --help)");
     check(
         &["run", "5"],
         "unknown index \"5\": 1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA) (see ocps run --help)",
     );
     check(&["status", "x"], "unexpected argument x (see ocps status --help)");
-    check(
-        &["state", "fault"],
-        "no transition leads to FAULT: give standby, disabled, enabled or offline (see ocps state --help)",
-    );
-    check(
-        &["state", "on"],
-        "unknown state on: give standby, disabled, enabled or offline (see ocps state --help)",
-    );
-    check(
-        &["state", "standby", "--override", "a.yaml"],
-        "--override is for the start command: give it with disabled or enabled (see ocps state --help)",
-    );
     check(
         &["watch", "sumaryState"],
         "unknown topic sumaryState: did you mean summaryState? (see ocps watch --help)",
@@ -156,146 +160,237 @@ fn a_mistake_is_one_line_with_what_was_meant() {
 
 #[test]
 fn a_flag_given_twice_must_say_the_same() {
+    let same = ["ocps", "run", "--simulate", "--simulate", "--socket=a", "--socket", "a"];
+    assert_eq!(run(&same).socket, Some("a".into()));
     assert_eq!(
-        run(&["ocps", "run", "--simulate", "--simulate", "--socket=a", "--socket", "a"]).socket,
-        Some("a".into())
-    );
-    assert_eq!(
-        problem(&["ocps", "run", "--socket=a", "--socket", "b"]),
+        problem(&["run", "--socket=a", "--socket", "b"]),
         "--socket is given twice with different values (see ocps run --help)"
     );
 }
 
 #[test]
-fn help_works_whatever_else_is_broken() {
-    let check = |words: &[&str], beginning: &str| {
-        let words: Vec<&str> = ["ocps"].iter().chain(words).copied().collect();
-        match line(&words) {
-            Ok(Invocation::Text(text)) => assert!(text.starts_with(beginning), "{words:?}: {text}"),
-            other => panic!("{words:?}: {other:?}"),
+fn client_commands_take_socket_and_index() {
+    let expected = Target { socket: Some("s".into()), index: Some(SalIndex::LsstComCam) };
+    for command in ["send", "state", "status", "jobs", "watch", "console"] {
+        for index in ["--index=2", "--index=lsstcomcam"] {
+            let target = line(&["ocps", command, "--socket", "s", index]).target();
+            assert_eq!(target.as_ref(), Ok(&expected), "{command}");
         }
+    }
+}
+
+#[test]
+fn help_works_whatever_else_is_broken() {
+    let check = |words: &[&str], command: &str| {
+        let words: Vec<&str> = ["ocps"].iter().chain(words).copied().collect();
+        let mut line = Line::default();
+        // What went wrong before does not count.
+        let _ = line.read(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(line.help(), help(command), "{words:?}");
+        assert!(parse(words.iter().map(OsString::from)).is_ok(), "{words:?}");
     };
-    check(&["--help"], "ocps: runs");
-    check(&["-h"], "ocps: runs");
-    check(&["help"], "ocps: runs");
-    check(&["help", "run"], "Usage: ocps run ");
-    check(&["frobnicate", "--help"], "ocps: runs");
-    for command in COMMANDS {
-        let beginning = format!("Usage: ocps {} ", command.name);
-        check(&[command.name, "--help"], &beginning);
-        check(&[command.name, "--frobnicate", "-h"], &beginning);
-        check(&[command.name, "a", "b", "--help"], &beginning);
+    for words in [&["--help"][..], &["-h"], &["help"], &["frobnicate", "--help"]] {
+        check(words, PROGRAM);
+    }
+    for command in command_names() {
+        check(&["help", command], command);
+        check(&[command, "--help"], command);
+        check(&[command, "--frobnicate", "-h"], command);
+        check(&[command, "a", "b", "--help"], command);
     }
     // After `--` it is an argument.
-    assert_eq!(
-        problem(&["ocps", "status", "--", "--help"]),
-        "unexpected argument --help (see ocps status --help)"
-    );
+    assert_eq!(problem(&["status", "--", "--help"]), "unexpected argument --help (see ocps status --help)");
 }
 
 #[test]
-fn every_flag_is_taken_by_exactly_its_commands() {
-    for command in COMMANDS {
-        for flag in FLAGS {
-            let refused = match line(&["ocps", command.name, &format!("--{}", flag.name)]) {
-                Err(usage) => usage.problem.starts_with("unknown flag"),
-                Ok(_) => false,
-            };
-            assert_eq!(refused, !flag.verbs.contains(&command.verb), "{} --{}", command.name, flag.name);
+fn every_flag_is_taken_by_exactly_the_commands_whose_help_shows_it() {
+    for command in command_names() {
+        let text = help(command);
+        assert!(text.starts_with(&format!("Usage: ocps {command} [FLAG ...]")), "{text}");
+        for (flag, value) in all_flags() {
+            let form = value.map_or_else(|| flag.to_owned(), |value| format!("{flag} {value}"));
+            let is_shown = text.lines().any(|line| {
+                let line = line.trim_start().trim_start_matches("-h, ").trim_start_matches("-V, ");
+                line.strip_prefix(&format!("--{form}"))
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+            });
+            let argv = ["ocps", command, &format!("--{flag}")].map(OsString::from);
+            let is_refused =
+                Line::default().read(&argv).is_err_and(|problem| problem.starts_with("unknown flag"));
+            assert_eq!(is_shown, !is_refused, "{command} --{flag}");
         }
     }
 }
 
 #[test]
-fn names_in_the_table_are_unique_and_every_verb_is_there() {
-    for (list, count) in [
-        (COMMANDS.iter().map(|command| command.name).collect::<Vec<_>>(), Verb::ALL.len()),
-        (FLAGS.iter().map(|flag| flag.name).collect(), FLAGS.len()),
-    ] {
-        assert_eq!(list.iter().collect::<std::collections::BTreeSet<_>>().len(), count);
+fn help_is_complete_and_fits_in_80_columns() {
+    let sections: Vec<&str> = HELP.lines().filter_map(|line| line.strip_prefix("== ")).collect();
+    assert_eq!(sections.iter().collect::<BTreeSet<_>>().len(), sections.len(), "a section twice");
+    for name in &sections {
+        let text = help(name);
+        for line in text.lines() {
+            assert!(line.chars().count() <= 80, "{name}: {line:?}");
+            assert_eq!(line, line.trim_end(), "{name}: blanks at the end");
+        }
+        assert!(!text.contains("\n\n\n") && !text.contains('{'), "{text}");
+        for included in section(name).lines().filter_map(included) {
+            assert!(sections.contains(&included), "{name} includes {included}");
+        }
     }
-    for verb in Verb::ALL {
-        assert_eq!(table::command(verb).verb, verb);
+    for name in command_names().chain([PROGRAM]) {
+        assert!(help(name).ends_with("\n  78                      the configuration is wrong\n"), "{name}");
+        assert!(help(PROGRAM).contains(&format!("\n  {name} ")) || name == PROGRAM, "{name}");
+    }
+    for name in ["send", "console", "console help"] {
+        let text = help(name);
+        for command in CommandName::ALL {
+            assert!(text.contains(&format!("\n  {}\n", command.as_str())));
+            for field in parameters(command) {
+                assert!(
+                    words_of(&text).contains(&format!(" {}= {} ", field.name, field.help)),
+                    "{}",
+                    field.name
+                );
+            }
+        }
+    }
+    for topic in EventName::VARIANTS {
+        assert!(words_of(&help("watch")).contains(&format!(" {topic} ")), "{topic}");
     }
 }
 
 #[test]
 fn the_examples_in_help_are_commands() {
-    for (example, _) in COMMANDS.iter().flat_map(|command| command.examples) {
-        let words = example.rsplit("| ").next().unwrap_or_default().split(' ').map(OsString::from);
-        assert!(parse(words).is_ok(), "{example}");
+    let examples = HELP.lines().filter_map(|line| line.rsplit("| ").next()?.strip_prefix("  ocps "));
+    let examples: Vec<&str> = examples.chain(["console"]).filter(|line| !line.starts_with(' ')).collect();
+    assert!(examples.len() > 12, "{examples:?}");
+    for example in examples {
+        let argv = ["ocps"].into_iter().chain(example.split(' ')).map(OsString::from);
+        assert!(parse(argv).is_ok(), "{example}");
+    }
+}
+
+/// The words of a text, a blank between and around them.
+fn words_of(text: &str) -> String {
+    format!(" {} ", text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// A manual page as its reader sees it, more or less.
+fn page(path: &str) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let plain = |line: &str| {
+        let line =
+            [".SH ", ".SS ", ".BR ", ".B "].iter().fold(line, |line, macro_| line.trim_start_matches(macro_));
+        line.replace("\\-", "-").replace("\\(aq", "'").replace("\\e", "\\").replace("\\&", "")
+    };
+    let lines = text.lines().filter(|line| {
+        ![".PP", ".TP", ".RS", ".RE", ".nf", ".fi", ".br"].contains(&&line[..line.len().min(3)])
+    });
+    words_of(&lines.map(plain).collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn the_manual_says_what_help_says() {
+    let page = page("etc/man/ocps.1");
+    for command in command_names() {
+        for paragraph in section(command).split("\n\n").filter(|text| !text.contains(['{', ':'])) {
+            assert!(page.contains(&words_of(paragraph)), "ocps(1) lacks: {paragraph}");
+        }
+        let flags: Vec<String> = flags_of(Some(command)).map(|(flag, _)| format!("--{flag}")).collect();
+        assert!(page.contains(&format!(" Flags: {}. ", flags.join(", "))), "ocps(1): the flags of {command}");
+    }
+    let entries = HELP.split("\n== ").filter(|section| section.starts_with("--"));
+    for entry in entries.filter_map(|section| section.split_once('\n')) {
+        assert!(page.contains(&words_of(entry.1)), "ocps(1) lacks: {}", entry.1);
+    }
+    for (name, title) in
+        [("parameters", "Commands of the daemon and their parameters:"), ("exit codes", "Exit codes:")]
+    {
+        let text = help(name).replace(title, "");
+        assert!(page.contains(&words_of(&text)), "ocps(1) lacks: {text}");
     }
 }
 
 #[test]
-fn send_types_the_parameters() {
-    let Ok(Invocation::Send(args)) =
-        line(&["ocps", "send", "setLogLevel", "--timeout=3", "level=10", "subsystem=", "other=5", "--json"])
-    else {
-        panic!()
-    };
-    assert_eq!(args.command, CommandName::SetLogLevel);
-    let params = serde_json::json!({"level": 10, "subsystem": "", "other": "5"});
-    assert_eq!(Value::Object(args.params), params);
-    assert_eq!(args.timeout, Some(Duration::from_secs(3)));
-    assert!(args.json && !args.no_wait);
-
-    let check = |words: &[&str], expected: &str| {
-        let words: Vec<&str> = ["ocps", "send"].iter().chain(words).copied().collect();
-        assert_eq!(problem(&words), format!("{expected} (see ocps send --help)"));
-    };
-    check(&[], "no COMMAND to send: for example ocps send execute pipeline=true.yaml");
-    check(&["exectue"], "unknown command exectue: did you mean execute?");
-    check(&["execute", "pipeline"], "pipeline is not NAME=VALUE");
-    check(&["execute", "=x"], "=x is not NAME=VALUE");
-    check(&["execute", "a=1", "a=2"], "parameter a is given twice");
-    check(&["setLogLevel", "level=high"], "level must be a whole number of 32 bits, not high");
-    check(&["setLogLevel", "level="], "level must be a whole number of 32 bits, not \"\"");
-    check(&["setLogLevel", "level=99999999999"], "level must be a whole number of 32 bits, not 99999999999");
-}
-
-#[test]
-fn client_commands_take_socket_and_index() {
-    let expected = Target { socket: Some("s".into()), index: Some(SalIndex::LsstComCam) };
-    for words in [["send", "enable"], ["state", "enabled"], ["watch", "heartbeat"]] {
-        let words = ["ocps", words[0], "--socket", "s", "--index", "lsstcomcam", words[1]];
-        let target = match line(&words) {
-            Ok(Invocation::Send(args)) => args.target,
-            Ok(Invocation::State(args)) => args.target,
-            Ok(Invocation::Watch(args)) => args.target,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(target, expected);
+fn the_other_manuals_name_all_there_is() {
+    let protocol = page("etc/man/ocps-protocol.7");
+    for word in EventName::VARIANTS.iter().copied().chain(CommandName::ALL.map(CommandName::as_str)) {
+        assert!(protocol.contains(word), "ocps-protocol(7) does not name {word}");
     }
-    for command in ["status", "jobs", "console"] {
-        let target = match line(&["ocps", command, "--socket", "s", "--index=2"]) {
-            Ok(Invocation::Status(args)) => args.target,
-            Ok(Invocation::Jobs(args)) => args.target,
-            Ok(Invocation::Console(args)) => args.target,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(target, expected);
+    let page = fs::read_to_string("etc/man/ocps.toml.5").unwrap();
+    let roff = |text: &str| text.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
+    for line in fs::read_to_string("etc/ocps.toml").unwrap().lines() {
+        let key = line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).and_then(|rest| {
+            let (key, value) = rest.split_once(" = ")?;
+            Some(format!(".BR {key} \" = {}\"", roff(value).replace('"', "\"\"")))
+        });
+        let wanted = key.or_else(|| line.starts_with('[').then(|| format!(".SS {line}")));
+        if let Some(wanted) = wanted {
+            assert!(page.contains(&wanted), "ocps.toml(5) has no line {wanted}");
+        }
     }
 }
 
+/// What may be typed after a command, besides its flags, and after each flag with choices.
+fn choices(name: &str) -> Vec<String> {
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    match name {
+        "run" | "--index" => words(&["1", "2", "3", "101", "LATISS", "LSSTComCam", "LSSTCam", "RA"]),
+        "send" => {
+            let fields = CommandName::ALL.into_iter().flat_map(parameters);
+            let fields = fields.map(|field| format!("{}=", field.name));
+            CommandName::ALL.iter().map(|command| command.as_str().to_owned()).chain(fields).collect()
+        }
+        "state" => crate::cli::state::GOALS.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        "watch" => words(EventName::VARIANTS),
+        "help" => command_names().map(str::to_owned).collect(),
+        "--state" => INITIAL_STATES.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        "--loglevel" => words(&["debug", "info", "warning", "error"]),
+        _ => Vec::new(),
+    }
+}
+
+/// Each shell's completions name every command, and of each its flags, no others, and all choices.
 #[test]
-fn the_other_commands_keep_what_they_were_told() {
-    let Ok(Invocation::Jobs(jobs)) = line(&["ocps", "jobs", "--all", "--json"]) else { panic!() };
-    assert!(jobs.all && jobs.json);
-    let Ok(Invocation::Watch(watch)) = line(&["ocps", "watch", "logevent_job_id", "heartbeat"]) else {
-        panic!()
-    };
-    assert_eq!(watch.topics, ["job_id", "heartbeat"]);
-    let Ok(Invocation::Console(console)) = line(&["ocps", "console", "--wait=10"]) else { panic!() };
-    assert_eq!(console.wait, Duration::from_secs(10));
-    let Ok(Invocation::Check(check)) = line(&["ocps", "check", "a", "b", "--site", "summit", "--index", "1"])
-    else {
-        panic!()
-    };
-    assert_eq!(check.paths, [PathBuf::from("a"), PathBuf::from("b")]);
-    assert_eq!((check.site.as_deref(), check.index), (Some("summit"), Some(SalIndex::Latiss)));
-    let Ok(Invocation::State(state)) = line(&["ocps", "state", "Enabled", "--override", "a.yaml"]) else {
-        panic!()
-    };
-    assert_eq!((state.goal, state.override_name.as_deref()), (Some(SummaryState::Enabled), Some("a.yaml")));
+fn completions_know_every_flag_command_parameter_and_choice() {
+    for shell in ["bash", "zsh", "fish"] {
+        let text = fs::read_to_string(format!("etc/completions/ocps.{shell}")).unwrap();
+        for command in command_names().chain(["help"]) {
+            let begins = format!("\n    {command})\n");
+            let here = format!("-n '__fish_seen_subcommand_from {command}'");
+            let block: String = match text.split_once(&begins) {
+                Some((_, rest)) => rest.split(" ;;\n").next().unwrap().to_owned(),
+                None => text.lines().filter(|line| line.contains(&here)).collect::<Vec<_>>().join("\n"),
+            };
+            let is_word = |block: &str, word: &str| {
+                block.split(&[' ', '\'', '"', '(', ')', '[', '\n'][..]).any(|w| w == word)
+            };
+            for (flag, value) in all_flags() {
+                let form = match (shell, value) {
+                    ("fish", _) => format!("-l {flag} "),
+                    ("zsh", Some(_)) => format!("'--{flag}=["),
+                    ("zsh", None) => format!("'--{flag}["),
+                    (_, _) => format!("--{flag}"),
+                };
+                let is_named = if shell == "bash" { is_word(&block, &form) } else { block.contains(&form) };
+                let is_taken = command != "help" && flags_of(Some(command)).any(|(taken, _)| taken == flag)
+                    || command == "help" && ["help", "version"].contains(&flag);
+                assert_eq!(is_named, is_taken, "{shell}: {command} --{flag}");
+            }
+            for choice in choices(command) {
+                assert!(
+                    is_word(&block, &choice) || is_word(&block, &format!("{choice}}}")),
+                    "{shell}: {command} {choice}"
+                );
+            }
+            assert!(text.contains(command), "{shell}: {command}");
+        }
+        for flag in ["--state", "--index", "--loglevel"] {
+            let words = choices(flag).join(" ");
+            let flag = if shell == "fish" { flag.replace("--", "-l ") } else { flag.to_owned() };
+            let lines: Vec<&str> =
+                text.lines().filter(|line| line.contains(&flag) && line.contains(&words)).collect();
+            assert!(!lines.is_empty(), "{shell}: {flag} {words}");
+        }
+    }
 }

@@ -389,7 +389,7 @@ impl Record {
                 // No command has one.
                 FieldType::Boolean => continue,
             };
-            params.push((field.name.to_owned(), value));
+            params.push((field.name.to_owned(), Some(value)));
         }
         Ok(Command { sender, order: sal::command::parse(name.as_str(), params) })
     }

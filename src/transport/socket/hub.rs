@@ -1,0 +1,299 @@
+//! The clients of the local socket as the main loop sees them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+use super::identity;
+use crate::clock;
+use crate::csc::command::Command;
+use crate::csc::event::{Ack, Event};
+use crate::csc::id::{ClientId, SeqNum};
+use crate::sal;
+use crate::sal::topic::EventName;
+use crate::transport::line::{self, Query};
+
+/// Most clients at once. For one more, the one that has been idle for longest is disconnected.
+const CLIENTS_MAX: usize = 64;
+/// Places besides for root and the daemon's own user, where each of the others waits for its commands to end.
+const OPERATORS_MAX: usize = 8;
+/// Connections that are accepted at once, some of which are only closed again.
+pub(super) const CONNECTIONS_MAX: usize = CLIENTS_MAX + 2 * OPERATORS_MAX;
+/// Most lines that wait to be written to one client.
+const QUEUE_LINES: usize = 4096;
+/// Most bytes that wait to be written to one client: a hundred of the largest results. Clients that want events share
+/// the memory of these.
+const QUEUE_BYTES: usize = 64 << 20;
+/// How long the last lines may take to be written when the daemon ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What the clients do.
+#[derive(Debug)]
+pub enum ClientInput {
+    /// One has connected.
+    Connected(ClientId, Outbox),
+    /// It sent a command.
+    Command(Command),
+    /// It wants all events.
+    Subscribe(ClientId),
+    /// It wants a document.
+    Query(ClientId, Query, Asked),
+    /// It has ended its requests; it may still read.
+    Silent(ClientId),
+    /// It has gone.
+    Gone(ClientId),
+}
+
+/// A query that is not answered yet; when this is dropped the client may ask for more.
+#[derive(Debug)]
+pub struct Asked(pub(super) Receiver<()>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let _ = self.0.try_recv();
+    }
+}
+
+/// A document that is still to be made, which takes its time: by the thread that writes it.
+pub type Document = Box<dyn FnOnce() -> String + Send>;
+
+/// What is written to a client.
+pub(super) enum Item {
+    Line(Arc<str>),
+    Document(Document, Asked),
+}
+
+/// What waits to be written to one client.
+#[derive(Clone, Debug)]
+pub(super) struct Queue {
+    items: Sender<(Item, Room)>,
+    /// Bytes of the lines in `items`.
+    bytes: Arc<AtomicUsize>,
+}
+
+/// The bytes of a line that waits, or is being written.
+pub(super) struct Room(Arc<AtomicUsize>, usize);
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+impl Queue {
+    pub(super) fn new() -> (Self, Receiver<(Item, Room)>) {
+        let (items, receiver) = bounded(QUEUE_LINES);
+        (Self { items, bytes: Arc::default() }, receiver)
+    }
+
+    /// Queues something; never waits. An error if too much waits already, or the client takes no more.
+    pub(super) fn send(&self, item: Item) -> Result<(), TrySendError<(Item, Room)>> {
+        let len = match &item {
+            Item::Line(line) => line.len(),
+            Item::Document(..) => 0,
+        };
+        let waiting = self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len);
+        let item = (item, Room(self.bytes.clone(), len));
+        if waiting > QUEUE_BYTES { Err(TrySendError::Full(item)) } else { self.items.try_send(item) }
+    }
+}
+
+/// The way to one client.
+#[derive(Debug)]
+pub struct Outbox {
+    client: ClientId,
+    queue: Queue,
+    stream: UnixStream,
+    /// It is root's, or of our own user.
+    is_operator: bool,
+    subscribed: bool,
+    /// Commands whose final ack is still to come.
+    unanswered: usize,
+    /// It has ended its requests, and reads on.
+    silent: bool,
+    /// When it last did or got something but events.
+    active: Instant,
+}
+
+impl Outbox {
+    pub(super) fn new(client: ClientId, queue: Queue, stream: UnixStream, is_operator: bool) -> Self {
+        let active = Instant::now();
+        Self { client, queue, stream, is_operator, subscribed: false, unanswered: 0, silent: false, active }
+    }
+
+    /// Sends something; false if the client does not take it and is to go.
+    fn send(&self, item: Item) -> bool {
+        let Err(error) = self.queue.send(item) else { return true };
+        // One that has closed ends like any other, and its reader will say so.
+        if error.is_full() {
+            log::warn!("client {} does not read what it is sent: dropped", self.client.0);
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        false
+    }
+}
+
+/// The clients. By default nobody can reach it.
+#[derive(Debug, Default)]
+pub struct Hub {
+    /// Where we made the socket, and its device and inode; none where it cannot be made.
+    socket: Option<(PathBuf, (u64, u64))>,
+    clients: HashMap<ClientId, Outbox>,
+    /// The last line and number of each topic.
+    latest: BTreeMap<EventName, (i32, Arc<str>)>,
+    /// Shared with each thread that still writes.
+    writers: Arc<()>,
+}
+
+/// What a client reads for which there is no place.
+pub(super) fn too_many() -> String {
+    format!("{CLIENTS_MAX} clients are connected, which is the limit")
+}
+
+impl Hub {
+    pub(super) fn new(path: &Path, made: (u64, u64)) -> Self {
+        Self { socket: Some((path.to_owned(), made)), ..Self::default() }
+    }
+
+    pub(super) fn writers(&self) -> &Arc<()> {
+        &self.writers
+    }
+
+    /// How many clients there are.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Where the socket is, if there is one.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.socket.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// A client has connected; if there are too many, one is disconnected.
+    pub fn connected(&mut self, client: ClientId, outbox: Outbox) {
+        let places = CLIENTS_MAX + if outbox.is_operator { OPERATORS_MAX } else { 0 };
+        self.clients.insert(client, outbox);
+        if self.clients.len() <= CLIENTS_MAX {
+            return;
+        }
+        // Those that want events are idle too, but somebody may watch them.
+        let others = self.clients.values().filter(|other| other.client != client && other.unanswered == 0);
+        let idle = others.min_by_key(|other| (other.subscribed, other.active)).map(|other| other.client);
+        match idle {
+            Some(idle) => {
+                self.disconnect(idle, "closed for another client: this one was idle for longest");
+            }
+            None if self.clients.len() <= places => {}
+            None => self.disconnect(client, &too_many()),
+        }
+    }
+
+    /// Says why, and lets a client go when it has got what is queued.
+    fn disconnect(&mut self, client: ClientId, reason: &str) {
+        log::info!("client {}: {reason}", client.0);
+        self.send(client, Item::Line(line::error(reason).into()));
+        if let Some(outbox) = self.clients.remove(&client) {
+            let _ = outbox.stream.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// A client has gone, or is to go: what is queued is still written, if it can be.
+    pub fn gone(&mut self, client: ClientId) {
+        self.clients.remove(&client);
+    }
+
+    /// The client, which does something now.
+    fn active(&mut self, client: ClientId) -> Option<&mut Outbox> {
+        let outbox = self.clients.get_mut(&client)?;
+        outbox.active = Instant::now();
+        Some(outbox)
+    }
+
+    /// A client wants all events: first the latest of each.
+    pub fn subscribe(&mut self, client: ClientId) {
+        let Some(outbox) = self.active(client) else { return };
+        outbox.subscribed = true;
+        let latest: Vec<Arc<str>> = self.latest.values().map(|(_, line)| line.clone()).collect();
+        latest.into_iter().for_each(|line| self.send(client, Item::Line(line)));
+    }
+
+    /// A client sent a command: it will get a final ack.
+    pub fn owe(&mut self, client: ClientId) {
+        if let Some(outbox) = self.active(client) {
+            outbox.unanswered += 1;
+        }
+    }
+
+    /// A client will send nothing any more: it goes when all its commands are answered.
+    pub fn silent(&mut self, client: ClientId) {
+        if let Some(outbox) = self.clients.get_mut(&client) {
+            outbox.silent = true;
+        }
+        self.close_if_done(client);
+    }
+
+    /// Answers a command.
+    pub fn ack(&mut self, client: ClientId, seq_num: SeqNum, ack: &Ack) {
+        let Some(outbox) = self.active(client) else { return };
+        if ack.is_final() {
+            outbox.unanswered = outbox.unanswered.saturating_sub(1);
+        }
+        self.send(client, Item::Line(line::ack(seq_num, ack).into()));
+        self.close_if_done(client);
+    }
+
+    fn close_if_done(&mut self, client: ClientId) {
+        if self.clients.get(&client).is_some_and(|c| c.silent && c.unanswered == 0 && !c.subscribed) {
+            self.gone(client);
+        }
+    }
+
+    /// Answers a query.
+    pub fn reply(&mut self, client: ClientId, document: Document, asked: Asked) {
+        self.active(client);
+        self.send(client, Item::Document(document, asked));
+    }
+
+    /// Sends an event to all who want events.
+    pub fn publish(&mut self, event: &Event) {
+        let topic = sal::event::topic(event);
+        let seq = self.latest.get(&topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
+        let line: Arc<str> = line::event(event, seq, clock::now()).into();
+        self.latest.insert(topic, (seq, line.clone()));
+        self.clients.retain(|_, outbox| !outbox.subscribed || outbox.send(Item::Line(line.clone())));
+    }
+
+    fn send(&mut self, client: ClientId, item: Item) {
+        if self.clients.get(&client).is_some_and(|outbox| !outbox.send(item)) {
+            self.gone(client);
+        }
+    }
+
+    /// Writes what is queued, within two seconds, and removes the socket.
+    pub fn close(mut self) {
+        // Without a sender each writer ends after its last line; the readers hold one until their input ends.
+        for (_, outbox) in self.clients.drain() {
+            let _ = outbox.stream.shutdown(Shutdown::Read);
+        }
+        let end = Instant::now() + FLUSH_TIMEOUT;
+        while Arc::strong_count(&self.writers) > 1 && Instant::now() < end {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // Another daemon may have its socket there by now, if somebody removed ours.
+        if let Some((path, made)) = self.socket
+            && identity(&path).is_ok_and(|identity| identity == made)
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
