@@ -4,6 +4,7 @@
 //! where everybody may write, as in `/tmp`, another user may have made something of that name first, a directory of
 //! theirs, or a link that leads to one of ours. Neither is used.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
@@ -11,6 +12,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::csc::id::SalIndex;
+
+/// Looks up a variable of the environment.
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Environment variable with the path of the socket.
 pub const VARIABLE: &str = "OCPS_SOCKET";
@@ -111,17 +115,13 @@ impl Place {
 /// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that cannot be had, as in a container, `ocps-<uid>/ocps.sock` in
 /// `$TMPDIR` or `/tmp`.
 #[must_use]
-pub fn of_daemon(
-    flag: Option<&Path>,
-    setting: Option<&Path>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    user: User,
-) -> Candidates {
+pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, user: User) -> Candidates {
     if let Some(path) = named(flag, setting, env) {
         return Candidates::Named(path);
     }
-    let runtime_directories = set(env, "RUNTIME_DIRECTORY");
-    if let Some(first) = runtime_directories.as_deref().and_then(first_of_list) {
+    // systemd joins several with colons.
+    let directories = env("RUNTIME_DIRECTORY").unwrap_or_default();
+    if let Some(first) = env::split_paths(&directories).find(|dir| !dir.as_os_str().is_empty()) {
         return Candidates::Named(first.join(FILE));
     }
     let runtime = if user.is_root() { Some(system("ocps")) } else { of_user("ocps", env) };
@@ -137,7 +137,7 @@ pub fn of_client(
     flag: Option<&Path>,
     setting: Option<&Path>,
     index: Option<SalIndex>,
-    env: &dyn Fn(&str) -> Option<OsString>,
+    env: Env<'_>,
     user: User,
 ) -> Candidates {
     if let Some(path) = named(flag, setting, env) {
@@ -150,46 +150,30 @@ pub fn of_client(
         places.push(system(&instance));
     }
     places.extend(own("ocps"));
-    if user.is_root() {
-        places.push(system("ocps"));
-        places.extend(temporary(env, user));
-    } else {
-        places.extend(temporary(env, user));
-        places.push(system("ocps"));
-    }
+    let mut others = temporary(env, user);
+    others.insert(if user.is_root() { 0 } else { others.len() }, system("ocps"));
+    places.extend(others);
     Candidates::Usual(places)
 }
 
-fn named(
-    flag: Option<&Path>,
-    setting: Option<&Path>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-) -> Option<PathBuf> {
+fn named(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>) -> Option<PathBuf> {
     flag.map(Path::to_owned).or_else(|| set(env, VARIABLE)).or_else(|| setting.map(Path::to_owned))
 }
 
 /// A variable that is set and not empty.
-fn set(env: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+fn set(env: Env<'_>, name: &str) -> Option<PathBuf> {
     env(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// systemd joins several directories with colons.
-fn first_of_list(list: &Path) -> Option<&Path> {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-    let first = list.as_os_str().as_bytes().split(|byte| *byte == b':').find(|item| !item.is_empty())?;
-    Some(Path::new(OsStr::from_bytes(first)))
 }
 
 fn system(directory: &str) -> Place {
     Place::Runtime(Path::new("/run").join(directory).join(FILE))
 }
 
-fn of_user(directory: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Option<Place> {
+fn of_user(directory: &str, env: Env<'_>) -> Option<Place> {
     set(env, "XDG_RUNTIME_DIR").map(|runtime| Place::Runtime(runtime.join(directory).join(FILE)))
 }
 
-fn temporary(env: &dyn Fn(&str) -> Option<OsString>, user: User) -> Vec<Place> {
+fn temporary(env: Env<'_>, user: User) -> Vec<Place> {
     let private = format!("ocps-{}", user.0);
     let usual = PathBuf::from("/tmp");
     // A relative one is another directory for each process.
