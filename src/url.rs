@@ -32,7 +32,7 @@ struct Parts {
 }
 
 impl Url {
-    /// Takes a URL from a configuration.
+    /// Parses a URL from a configuration.
     ///
     /// # Errors
     /// What it must be; never what it is, since that may hold a password.
@@ -75,7 +75,7 @@ impl Url {
         self.0.authorization.as_deref()
     }
 
-    /// What to say of a redirect, for people: where it leads, and what to write instead of this URL.
+    /// Describes a redirect for people: its target, and what to write instead of this URL.
     #[must_use]
     pub fn redirection(&self, path: &str, location: &str) -> String {
         // What comes after may be a secret of a login.
@@ -105,14 +105,14 @@ impl Url {
         &self.0.written
     }
 
-    /// Whether it is that of somebody who has none.
+    /// Whether none was given.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.written.is_empty()
     }
 }
 
-/// Takes a URL that was checked when it was configured; one that is none leads nowhere.
+/// Converts a URL that was checked when it was configured; from anything else nothing can be requested.
 impl From<&str> for Url {
     fn from(text: &str) -> Self {
         let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + "://".len()));
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_redirect_says_what_to_write_instead() {
         let url = Url::from("http://jane:secret@uws:80/api");
-        let told = |location| url.redirection("/job", location);
+        let described = |location| url.redirection("/job", location);
         for (location, base) in [
             ("https://uws/api/job", "https://uws/api"),
             ("https://uws/api/job/", "https://uws/api"),
@@ -241,7 +241,7 @@ mod tests {
             ("//other/job", "http://other"),
             ("/v2/job", "http://uws:80/v2"),
         ] {
-            assert_eq!(told(location), format!("it redirects to {base}/job: write {base} as the url"));
+            assert_eq!(described(location), format!("it redirects to {base}/job: write {base} as the url"));
         }
         for (location, target) in [
             ("https://sso/login?next=/job&token=secret", "https://sso/login"),
@@ -250,7 +250,7 @@ mod tests {
             ("", ""),
         ] {
             let expected = format!("it redirects to {target}: the url is wrong, or a login is needed");
-            assert_eq!(told(location), expected);
+            assert_eq!(described(location), expected);
         }
         assert!(url.redirection("/job", &"x".repeat(100_000)).len() < 500);
     }

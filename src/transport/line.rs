@@ -1,6 +1,6 @@
 //! The lines of the local socket's protocol: newline-delimited JSON.
 //!
-//! What a client may say is parsed here into types; what we say is written here. No I/O.
+//! Parses the lines of clients into types and writes ours. No I/O.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ const MEMBERS_MAX: usize = 100;
 pub enum Line {
     /// A command.
     Command {
-        /// The client's number of it, for the acks; none: the daemon counts.
+        /// The client's number for the command, which its acks repeat; none: the daemon counts.
         seq_num: Option<SeqNum>,
         /// What it asks for.
         order: Order,
@@ -78,7 +78,7 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
     }
 }
 
-/// What is wrong with the name or the parameters is said by an ack, since the command is known by its number.
+/// A wrong command name or parameter is answered by an ack, since the command has its number by then.
 fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, String> {
     let Some(Value::String(name)) = value(command)? else {
         return Err("\"command\" must be a string".to_owned());
@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_malformed_line_is_told_what_is_wrong_with_it() {
+    fn the_error_of_a_malformed_line_says_what_is_wrong() {
         let check = |line: &str, expected: &str| {
             let error = parse(line.as_bytes()).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");

@@ -1,4 +1,4 @@
-//! Where the local socket is: one answer for the daemon that makes it and for the clients that look for it.
+//! The path of the local socket, decided in one place for the daemon that makes it and the clients that connect to it.
 //!
 //! It puts names together, with the environment as an argument, and knows a private directory from one of others:
 //! where everybody may write, as in `/tmp`, another user may have made something of that name first, a directory of
@@ -44,7 +44,7 @@ impl User {
 /// Paths that are tried, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Candidates {
-    /// Somebody named this one, and meant it.
+    /// The one that was named.
     Named(PathBuf),
     /// The usual places.
     Usual(Vec<Place>),
@@ -55,7 +55,7 @@ pub enum Candidates {
 pub enum Place {
     /// In a directory where only root or the user can make it.
     Runtime(PathBuf),
-    /// In a private directory where everybody may make files: it is to be looked whose it is.
+    /// In a private directory where everybody may make files, so that its owner must be checked.
     Temporary(PathBuf),
 }
 
@@ -108,11 +108,11 @@ impl Place {
     }
 }
 
-/// The paths at which the daemon tries to listen; the first that can be had is its own.
+/// The paths at which the daemon tries to listen; the first usable one is taken.
 ///
 /// In this order: `flag` (`--socket`), `OCPS_SOCKET`, `setting` (the toml's), `$RUNTIME_DIRECTORY` as systemd
 /// sets it: each of these is the only one. Otherwise for root `/run/ocps/ocps.sock`, for others
-/// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that cannot be had, as in a container, `ocps-<uid>/ocps.sock` in
+/// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that is not usable, as in a container, `ocps-<uid>/ocps.sock` in
 /// `$TMPDIR` or `/tmp`.
 #[must_use]
 pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, user: User) -> Candidates {
@@ -128,9 +128,9 @@ pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, user
     Candidates::Usual(runtime.into_iter().chain(temporary(env, user)).collect())
 }
 
-/// The paths at which a client looks for a daemon.
+/// The paths at which a client tries to reach a daemon.
 ///
-/// A path that somebody named is the only one. Otherwise a user's own daemon comes before the system's, and
+/// A path that was named is the only one. Otherwise a user's own daemon comes before the system's, and
 /// with an index the instance of that index (`ocps-2`, of the service `ocps@2`) before the plain one.
 #[must_use]
 pub fn of_client(
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_looks_where_a_daemon_may_be() {
+    fn a_client_tries_all_places_of_a_daemon() {
         let user = env(&[("XDG_RUNTIME_DIR", "/run/user/7"), ("RUNTIME_DIRECTORY", "/not/for/clients")]);
         let check = |index, user, variables: &dyn Fn(&str) -> Option<OsString>, paths: &[&str]| {
             assert_eq!(of_client(None, None, index, variables, user), usual(paths));
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_somebody_named_is_the_only_one() {
+    fn a_path_that_was_named_is_the_only_one() {
         let variables = env(&[("OCPS_SOCKET", "/env")]);
         let (flag, setting) = (Some(Path::new("/flag")), Some(Path::new("/toml")));
         let check = |found, path: &str| assert_eq!(found, Candidates::Named(path.into()));
