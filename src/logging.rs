@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Logs {
     jobs: Sender<Job>,
-    file: Option<PathBuf>,
-    problem: Problem,
+    report: Arc<Mutex<LogReport>>,
 }
 
 /// The state of the log.
@@ -73,17 +72,17 @@ impl Logs {
         let failed = |error: &dyn std::fmt::Display| format!("cannot begin to log: {error}");
         CombinedLogger::init(vec![Box::new(logger)]).map_err(|error| failed(&error))?;
         set_level(level);
-        let problem = Problem::default();
-        let mut writer = LineWriter { file: opened, lost, problem: problem.clone(), checked: Instant::now() };
+        let report = Arc::new(Mutex::new(LogReport { file: file.map(Path::to_owned), problem: None }));
+        let mut writer = LineWriter { file: opened, lost, report: report.clone(), checked: Instant::now() };
         let write = move || writer.run(&jobs);
         thread::Builder::new().name("log".to_owned()).spawn(write).map_err(|error| failed(&error))?;
-        Ok(Self { jobs: sender, file: file.map(Path::to_owned), problem })
+        Ok(Self { jobs: sender, report })
     }
 
     /// The state of the log.
     #[must_use]
     pub fn report(&self) -> LogReport {
-        LogReport { file: self.file.clone(), problem: self.problem.lock().clone() }
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens the file again, which may have been moved away.
@@ -215,22 +214,12 @@ enum Job {
     Report(Sender<()>),
 }
 
-/// Why lines are lost or not found.
-#[derive(Clone, Debug, Default)]
-struct Problem(Arc<Mutex<Option<String>>>);
-
-impl Problem {
-    fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The thread that writes.
 struct LineWriter {
     /// None: standard error.
     file: Option<(File, PathBuf)>,
     lost: Arc<AtomicU64>,
-    problem: Problem,
+    report: Arc<Mutex<LogReport>>,
     /// When the file was last checked.
     checked: Instant,
 }
@@ -266,8 +255,13 @@ impl LineWriter {
         };
         // The line is lost; only the status can report it.
         if let Err(error) = written {
-            *self.problem.lock() = Some(format!("{} cannot be written: {error}", output.display()));
+            let problem = format!("{} cannot be written: {error}", output.display());
+            self.set_problem(Some(problem));
         }
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).problem = problem;
     }
 
     fn reopen(&mut self) {
@@ -276,7 +270,7 @@ impl LineWriter {
         if let Err(error) = &opened {
             log::error!("{error}; logging continues to the old file");
         }
-        *self.problem.lock() = opened.err();
+        self.set_problem(opened.err());
     }
 
     /// Checks that the file can still be found by its name.
@@ -291,7 +285,7 @@ impl LineWriter {
             Err(_) => "is gone",
         };
         let text = format!("{} {problem}: reload ocps (SIGHUP), which opens it again", path.display());
-        *self.problem.lock() = Some(text);
+        self.set_problem(Some(text));
     }
 }
 

@@ -9,7 +9,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
-use ureq::http::uri::Authority;
 
 use crate::text::quote;
 
@@ -39,11 +38,7 @@ impl Url {
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let allowed = if text.contains('@') { ALLOWED_WITH_USER } else { ALLOWED };
         let uri: Uri = text.parse().map_err(|_| allowed)?;
-        let https = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            Some(_) | None => return Err(allowed),
-        };
+        let scheme = uri.scheme_str().filter(|scheme| ["http", "https"].contains(scheme)).ok_or(allowed)?;
         if uri.path().contains('@') {
             // Most likely a password with a slash in it.
             return Err(ALLOWED_WITH_USER);
@@ -57,7 +52,7 @@ impl Url {
         if text.contains(['?', '#']) {
             return Err("must not have a query or a fragment: paths are added to it");
         }
-        if https && !cfg!(feature = "tls") {
+        if scheme == "https" && !cfg!(feature = "tls") {
             return Err("needs TLS, but this build has no TLS; use http:// or a build with the feature tls");
         }
         Ok(Self::from(text))
@@ -79,20 +74,17 @@ impl Url {
     #[must_use]
     pub fn redirection(&self, path: &str, location: &str) -> String {
         // What comes after may be a secret of a login.
-        let (place, is_question) = match location.split_once(['?', '#']) {
-            Some((place, _)) => (place, true),
-            None => (location, false),
-        };
-        let uri: Uri = self.address().parse().unwrap_or_default();
-        let (scheme, host) =
-            (uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", Authority::as_str));
+        let place = location.split(['?', '#']).next().unwrap_or_default();
+        let (scheme, rest) = split_scheme(self.address());
+        let host = rest.split('/').next().unwrap_or_default();
         let place = match place {
-            _ if place.starts_with("//") => format!("{scheme}:{place}"),
-            _ if place.starts_with('/') => format!("{scheme}://{host}{place}"),
+            _ if place.starts_with("//") => format!("{}{place}", scheme.trim_end_matches('/')),
+            _ if place.starts_with('/') => format!("{scheme}{host}{place}"),
             _ => place.to_owned(),
         };
         let target = quote(Self::from(&*place));
-        let base = target.strip_suffix(path).filter(|base| !is_question && *base != self.to_string());
+        let is_plain = !location.contains(['?', '#']);
+        let base = target.strip_suffix(path).filter(|base| is_plain && *base != self.to_string());
         match base {
             Some(base) => format!("it redirects to {target}: write {base} as the url"),
             None => format!("it redirects to {target}: the url is wrong, or a login is needed"),
@@ -115,7 +107,7 @@ impl Url {
 /// Converts a URL that was checked when it was configured; from anything else nothing can be requested.
 impl From<&str> for Url {
     fn from(text: &str) -> Self {
-        let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + "://".len()));
+        let (scheme, rest) = split_scheme(text);
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (user, host) = split_user(authority);
         let path = path.trim_end_matches('/');
@@ -125,6 +117,11 @@ impl From<&str> for Url {
             authorization: user.filter(|user| !user.is_empty()).map(authorization),
         }))
     }
+}
+
+/// The scheme with its `://`, if there is one, and the rest.
+fn split_scheme(text: &str) -> (&str, &str) {
+    text.split_at(text.find("://").map_or(0, |at| at + "://".len()))
 }
 
 /// What stands before the host, if anything does, and the host with its port.
@@ -143,10 +140,9 @@ fn authorization(user: &str) -> String {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.address();
-        let (scheme, rest) = address.split_at(address.find("://").map_or(0, |at| at + "://".len()));
+        let (scheme, rest) = split_scheme(self.address());
         // In what was never checked, a password with a slash would look like a path.
-        let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+        let (_, shown) = split_user(rest);
         write!(f, "{scheme}{shown}")
     }
 }
