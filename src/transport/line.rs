@@ -110,12 +110,9 @@ impl<'a> Members<'a> {
         deserializer.deserialize_map(MembersVisitor).map(Some).map_err(not_json)
     }
 
-    fn position(&self, key: &str) -> Option<usize> {
-        self.0.iter().position(|(known, _)| known == key)
-    }
-
     fn take(&mut self, key: &str) -> Option<&'a RawValue> {
-        Some(self.0.remove(self.position(key)?).1)
+        let position = self.0.iter().position(|(known, _)| known == key)?;
+        Some(self.0.remove(position).1)
     }
 }
 
@@ -129,17 +126,15 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Members(Vec::new());
+        let mut members: Vec<(String, &RawValue)> = Vec::new();
         while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-            if let Some(position) = members.position(&key) {
-                members.0.remove(position);
-            }
-            if members.0.len() == MEMBERS_MAX {
+            members.retain(|(known, _)| *known != key);
+            if members.len() == MEMBERS_MAX {
                 return Err(A::Error::custom(format_args!("an object has more than {MEMBERS_MAX} keys")));
             }
-            members.0.push((key, value));
+            members.push((key, value));
         }
-        Ok(members)
+        Ok(Members(members))
     }
 }
 

@@ -150,7 +150,7 @@ pub struct Hub {
     /// The last line and number of each topic.
     latest: BTreeMap<EventName, (i32, Arc<str>)>,
     /// Shared with each thread that still writes.
-    writers: Arc<()>,
+    pub(super) writers: Arc<()>,
 }
 
 /// The error for a client for which there is no place.
@@ -161,10 +161,6 @@ pub(super) fn too_many() -> String {
 impl Hub {
     pub(super) fn new(path: &Path, made: (u64, u64)) -> Self {
         Self { socket: Some((path.to_owned(), made)), ..Self::default() }
-    }
-
-    pub(super) fn writers(&self) -> &Arc<()> {
-        &self.writers
     }
 
     /// How many clients there are.
