@@ -4,6 +4,7 @@
 //! The library's own resolver starts a thread for each new connection, addresses in digits included, and panics where
 //! there is none.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -24,9 +25,16 @@ pub(crate) fn agent(config: &Config) -> Agent {
 }
 
 /// There was no thread to look up a name with; nothing was sent.
-#[derive(Debug, thiserror::Error)]
-#[error("no thread to look up the host with: {0}")]
+#[derive(Debug)]
 pub(crate) struct NoThread(io::Error);
+
+impl fmt::Display for NoThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no thread to look up the host with: {}", self.0)
+    }
+}
+
+impl std::error::Error for NoThread {}
 
 #[derive(Debug)]
 struct Lookup;
