@@ -78,20 +78,20 @@ fn since_zero(time: Timespec) -> Duration {
 /// A point in time from which ages are counted that include the time in which machine or process stood still.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moment {
-    /// It goes on while the machine sleeps.
+    /// It continues while the machine sleeps.
     since_boot: Duration,
     /// It may be set at any time: forward also when a virtual machine was paused.
     wall: SystemTime,
 }
 
 impl Moment {
-    /// The one that these clocks show.
+    /// The moment that these clocks show.
     #[must_use]
     pub fn new(since_boot: Duration, wall: SystemTime) -> Self {
         Self { since_boot, wall }
     }
 
-    /// This one.
+    /// The present moment.
     #[must_use]
     pub fn now() -> Self {
         Self::new(since_zero(clock_gettime(ClockId::Boottime)), SystemTime::now())

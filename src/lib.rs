@@ -1,7 +1,7 @@
 //! The OCS-Controlled Pipeline System of the Vera C. Rubin Observatory: one sync daemon, and its
 //! command-line client in the same program.
 //!
-//! It takes *commands*, drives a *back-end* that runs pipelines as *jobs*, and tells the world with
+//! It takes *commands*, drives a *back-end* that runs pipelines as *jobs*, and reports with
 //! *acks* and *events*. There is no async runtime: threads talk over channels, and one blocking main
 //! loop owns all state.
 //!
@@ -14,13 +14,13 @@
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker pools | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs |
-//! | [`journal`] | the durable record of commands: SQLite, group commit, what an earlier life left | what a command means |
+//! | [`journal`] | the durable record of commands: SQLite, group commit, what the previous run left | what a command means |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | what a job is |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
 //! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
-//! | [`clock`] | TAI and UTC, and ages that a clock that was set does not change | who asks |
-//! | `text` | the text of others on one line of ours; what was probably meant | who says it |
+//! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | who asks |
+//! | `text` | text from outside made fit for one line; the nearest known name | where it comes from |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //!
 //! # The way of one command

@@ -1,7 +1,7 @@
-//! The log: where it goes, how its lines look, and the tap that others may hang on to it.
+//! The log: where its lines are written, their form, and a tap that gets each of them.
 //!
 //! Only our own lines are logged, not those of libraries. The level is changed for all outputs at once.
-//! Nobody who logs waits for a disk, a pipe or the journal: a thread of its own writes.
+//! Logging never waits for a disk, a pipe or the journal: a thread of its own writes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Logs {
     jobs: Sender<Job>,
-    file: Option<PathBuf>,
-    problem: Problem,
+    report: Arc<Mutex<LogReport>>,
 }
 
 /// The state of the log.
@@ -50,7 +49,7 @@ pub struct Logs {
 pub struct LogReport {
     /// Its file; none: standard error.
     pub file: Option<PathBuf>,
-    /// Why lines are lost, or go where nobody finds them, in one line.
+    /// Why lines are lost, or are written to a file that was moved away, in one line.
     pub problem: Option<String>,
 }
 
@@ -73,17 +72,17 @@ impl Logs {
         let failed = |error: &dyn std::fmt::Display| format!("cannot begin to log: {error}");
         CombinedLogger::init(vec![Box::new(logger)]).map_err(|error| failed(&error))?;
         set_level(level);
-        let problem = Problem::default();
-        let mut writer = LineWriter { file: opened, lost, problem: problem.clone(), checked: Instant::now() };
+        let report = Arc::new(Mutex::new(LogReport { file: file.map(Path::to_owned), problem: None }));
+        let mut writer = LineWriter { file: opened, lost, report: report.clone(), checked: Instant::now() };
         let write = move || writer.run(&jobs);
         thread::Builder::new().name("log".to_owned()).spawn(write).map_err(|error| failed(&error))?;
-        Ok(Self { jobs: sender, file: file.map(Path::to_owned), problem })
+        Ok(Self { jobs: sender, report })
     }
 
     /// The state of the log.
     #[must_use]
     pub fn report(&self) -> LogReport {
-        LogReport { file: self.file.clone(), problem: self.problem.lock().clone() }
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens the file again, which may have been moved away.
@@ -94,11 +93,11 @@ impl Logs {
     }
 }
 
-/// Says why the daemon does not start, which may be before the log begins: to standard error, with the priority of
-/// an error if that leads to the journal.
+/// Writes why the daemon does not start to standard error, since the log may not have begun; with the priority of an
+/// error if that leads to the journal.
 pub fn write_last_words(reason: &str) {
     let prefix = if is_journal(&io::stderr()) { "<3>" } else { "ocps: " };
-    // There is nowhere to complain to.
+    // If this fails there is nowhere left to report it.
     let _ = writeln!(io::stderr(), "{prefix}{}", line_of(reason));
 }
 
@@ -129,7 +128,7 @@ fn is_journal(stderr: &impl AsFd) -> bool {
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// A message may be made of foreign text; it stays one line, of bearable length, that a terminal only shows.
+/// A message may quote any text; its line has no control characters and a bounded length.
 fn line_of(text: &str) -> String {
     let beginning = beginning(text);
     let rest =
@@ -211,18 +210,8 @@ enum Job {
     Write(String),
     /// Open the file again.
     Reopen,
-    /// Say that all before was written.
+    /// Confirm that all before was written.
     Report(Sender<()>),
-}
-
-/// Why lines are lost or not found.
-#[derive(Clone, Debug, Default)]
-struct Problem(Arc<Mutex<Option<String>>>);
-
-impl Problem {
-    fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// The thread that writes.
@@ -230,13 +219,13 @@ struct LineWriter {
     /// None: standard error.
     file: Option<(File, PathBuf)>,
     lost: Arc<AtomicU64>,
-    problem: Problem,
+    report: Arc<Mutex<LogReport>>,
     /// When the file was last checked.
     checked: Instant,
 }
 
 impl LineWriter {
-    /// Writes lines until nobody logs any more.
+    /// Writes lines until the log ends.
     fn run(&mut self, jobs: &Receiver<Job>) {
         loop {
             match jobs.recv_timeout(CHECK_INTERVAL) {
@@ -253,7 +242,7 @@ impl LineWriter {
             if jobs.len() < QUEUE_LINES / 2 {
                 let lost = self.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    log::warn!("{lost} lines of the log are lost: they were not taken in time");
+                    log::warn!("{lost} lines of the log are lost: they could not be written in time");
                 }
             }
         }
@@ -264,10 +253,15 @@ impl LineWriter {
             None => (io::stderr().write_all(line.as_bytes()), Path::new("standard error")),
             Some((file, path)) => (file.write_all(line.as_bytes()), path.as_path()),
         };
-        // The line is lost; there is nowhere to complain to but the status.
+        // The line is lost; only the status can report it.
         if let Err(error) = written {
-            *self.problem.lock() = Some(format!("{} cannot be written: {error}", output.display()));
+            let problem = format!("{} cannot be written: {error}", output.display());
+            self.set_problem(Some(problem));
         }
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).problem = problem;
     }
 
     fn reopen(&mut self) {
@@ -276,7 +270,7 @@ impl LineWriter {
         if let Err(error) = &opened {
             log::error!("{error}; logging continues to the old file");
         }
-        *self.problem.lock() = opened.err();
+        self.set_problem(opened.err());
     }
 
     /// Checks that the file can still be found by its name.
@@ -291,7 +285,7 @@ impl LineWriter {
             Err(_) => "is gone",
         };
         let text = format!("{} {problem}: reload ocps (SIGHUP), which opens it again", path.display());
-        *self.problem.lock() = Some(text);
+        self.set_problem(Some(text));
     }
 }
 
@@ -305,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_text_makes_one_line_of_bearable_length() {
+    fn any_text_makes_one_line_of_bounded_length() {
         assert_eq!(line_of("a\nb\r\u{1b}[31mc\u{85}é"), "a b  [31mc é");
         let long = line_of(&"é".repeat(5000));
         assert_eq!(long, format!("{}… (10000 bytes)", "é".repeat(2048)));
@@ -313,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_have_one_width_and_what_is_not_taken_is_counted() {
+    fn stamps_have_one_width_and_lost_lines_are_counted() {
         let (jobs, receiver) = bounded(1);
         let logger = Logger { to_journal: false, jobs, lost: Arc::default(), tap: Box::new(|_, _, _| {}) };
         log::set_max_level(LevelFilter::Error);

@@ -1,5 +1,5 @@
-//! Finds the addresses of hosts, for everything that asks over HTTP. Invariant: a system that gives no more threads or
-//! descriptors is an error of one request.
+//! Finds the addresses of hosts for all HTTP requests. Invariant: a lack of threads or descriptors is an error of one
+//! request.
 //!
 //! The library's own resolver starts a thread for each new connection, addresses in digits included, and panics where
 //! there is none.

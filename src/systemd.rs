@@ -13,11 +13,11 @@ use crate::text::one_line;
 /// Our connection to the service manager.
 #[derive(Debug)]
 pub struct Manager {
-    /// How often the watchdog wants to be petted; none if there is none.
+    /// Half the watchdog's period; none without a watchdog.
     period: Option<Duration>,
     last_pet: Instant,
     last_status: String,
-    /// Kept open, so that the watchdog is petted also when there are no more descriptors; never waited for.
+    /// Kept open, so that the watchdog is served also when the process has no more descriptors; non-blocking.
     socket: Option<UnixDatagram>,
 }
 
@@ -25,7 +25,7 @@ impl Manager {
     /// The service manager that started us, if one did.
     #[must_use]
     pub fn connect() -> Self {
-        // Petted twice a period, so that one late turn is no alarm.
+        // Served twice a period, so that one late turn is no alarm.
         let period = sd_notify::watchdog_enabled().map(|period| period / 2);
         Self { period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
     }
@@ -42,7 +42,7 @@ impl Manager {
         }
     }
 
-    /// The daemon has begun to end.
+    /// The daemon is stopping.
     pub fn stopping(&self) {
         notify(&[NotifyState::Stopping]);
     }
@@ -86,7 +86,7 @@ fn connect() -> Option<UnixDatagram> {
     socket.connect_addr(&address).ok().map(|()| socket)
 }
 
-/// The daemon does not start: says why in the status line, which stays after our end.
+/// Writes why the daemon does not start into the status line, which remains after the process has ended.
 pub fn not_started(reason: &str) {
     // A line break would end the status.
     notify(&[NotifyState::Status(&one_line(reason))]);

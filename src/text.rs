@@ -1,9 +1,9 @@
-//! Text that others wrote, made fit for one line of ours; and the word that was probably meant. Nothing here fails,
-//! whatever the text is.
+//! Text from outside made fit for one line, and the known name that was probably meant. Nothing here fails, whatever
+//! the text is.
 
 use std::fmt;
 
-/// Longest quotation of what another program says, in characters.
+/// Longest quotation of another program's text, in characters.
 const QUOTE_MAX: usize = 300;
 /// Longest name or value in quotes, in characters.
 const QUOTED_MAX: usize = 80;
@@ -15,7 +15,7 @@ pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// What another program says, on one line and without what goes beyond 300 characters.
+/// The first 300 characters of another program's text, on one line.
 pub(crate) fn quote(text: impl fmt::Display) -> String {
     one_line(text.to_string().trim()).chars().take(QUOTE_MAX).collect()
 }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_of_others_fits_on_one_line() {
+    fn text_from_outside_fits_on_one_line() {
         assert_eq!(one_line("a\nb\r\u{1b}[31mc\u{85}é"), "a b  [31mc é");
         assert_eq!(quote("(403)\nReason: Forbidden\n\n"), "(403) Reason: Forbidden");
         assert_eq!(quote("é".repeat(500)), "é".repeat(300));

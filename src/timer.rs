@@ -1,4 +1,4 @@
-//! The poll-timer thread: takes a deadline, sends a tick when it has come. It knows nothing else.
+//! The poll-timer thread: receives a deadline and sends a tick when it is reached. It knows nothing else.
 
 use std::io;
 use std::thread;
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-/// A tick: the deadline set last has come. A stale one is harmless.
+/// A tick: the deadline set last is reached. A stale one is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick;
 
@@ -18,7 +18,7 @@ pub struct Tick;
 /// When the system refuses a thread.
 pub fn start() -> io::Result<(Sender<Instant>, Receiver<Tick>)> {
     let (deadlines, deadline) = bounded::<Instant>(16);
-    // A tick that was not taken yet says all that another one could.
+    // A second tick would say nothing that the waiting one does not.
     let (tick, ticks) = bounded(1);
     thread::Builder::new().name("timer".to_owned()).spawn(move || {
         let Ok(mut next) = deadline.recv() else { return };

@@ -9,7 +9,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
-use ureq::http::uri::Authority;
 
 use crate::text::quote;
 
@@ -32,18 +31,14 @@ struct Parts {
 }
 
 impl Url {
-    /// Takes a URL from a configuration.
+    /// Parses a URL from a configuration.
     ///
     /// # Errors
     /// What it must be; never what it is, since that may hold a password.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let allowed = if text.contains('@') { ALLOWED_WITH_USER } else { ALLOWED };
         let uri: Uri = text.parse().map_err(|_| allowed)?;
-        let https = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") => true,
-            Some(_) | None => return Err(allowed),
-        };
+        let scheme = uri.scheme_str().filter(|scheme| ["http", "https"].contains(scheme)).ok_or(allowed)?;
         if uri.path().contains('@') {
             // Most likely a password with a slash in it.
             return Err(ALLOWED_WITH_USER);
@@ -57,7 +52,7 @@ impl Url {
         if text.contains(['?', '#']) {
             return Err("must not have a query or a fragment: paths are added to it");
         }
-        if https && !cfg!(feature = "tls") {
+        if scheme == "https" && !cfg!(feature = "tls") {
             return Err("needs TLS, but this build has no TLS; use http:// or a build with the feature tls");
         }
         Ok(Self::from(text))
@@ -75,24 +70,21 @@ impl Url {
         self.0.authorization.as_deref()
     }
 
-    /// What to say of a redirect, for people: where it leads, and what to write instead of this URL.
+    /// Describes a redirect for people: its target, and what to write instead of this URL.
     #[must_use]
     pub fn redirection(&self, path: &str, location: &str) -> String {
         // What comes after may be a secret of a login.
-        let (place, is_question) = match location.split_once(['?', '#']) {
-            Some((place, _)) => (place, true),
-            None => (location, false),
-        };
-        let uri: Uri = self.address().parse().unwrap_or_default();
-        let (scheme, host) =
-            (uri.scheme_str().unwrap_or("http"), uri.authority().map_or("", Authority::as_str));
+        let place = location.split(['?', '#']).next().unwrap_or_default();
+        let (scheme, rest) = split_scheme(self.address());
+        let host = rest.split('/').next().unwrap_or_default();
         let place = match place {
-            _ if place.starts_with("//") => format!("{scheme}:{place}"),
-            _ if place.starts_with('/') => format!("{scheme}://{host}{place}"),
+            _ if place.starts_with("//") => format!("{}{place}", scheme.trim_end_matches('/')),
+            _ if place.starts_with('/') => format!("{scheme}{host}{place}"),
             _ => place.to_owned(),
         };
         let target = quote(Self::from(&*place));
-        let base = target.strip_suffix(path).filter(|base| !is_question && *base != self.to_string());
+        let is_plain = !location.contains(['?', '#']);
+        let base = target.strip_suffix(path).filter(|base| is_plain && *base != self.to_string());
         match base {
             Some(base) => format!("it redirects to {target}: write {base} as the url"),
             None => format!("it redirects to {target}: the url is wrong, or a login is needed"),
@@ -105,17 +97,17 @@ impl Url {
         &self.0.written
     }
 
-    /// Whether it is that of somebody who has none.
+    /// Whether none was given.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.written.is_empty()
     }
 }
 
-/// Takes a URL that was checked when it was configured; one that is none leads nowhere.
+/// Converts a URL that was checked when it was configured; from anything else nothing can be requested.
 impl From<&str> for Url {
     fn from(text: &str) -> Self {
-        let (scheme, rest) = text.split_at(text.find("://").map_or(0, |at| at + "://".len()));
+        let (scheme, rest) = split_scheme(text);
         let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let (user, host) = split_user(authority);
         let path = path.trim_end_matches('/');
@@ -125,6 +117,11 @@ impl From<&str> for Url {
             authorization: user.filter(|user| !user.is_empty()).map(authorization),
         }))
     }
+}
+
+/// The scheme with its `://`, if there is one, and the rest.
+fn split_scheme(text: &str) -> (&str, &str) {
+    text.split_at(text.find("://").map_or(0, |at| at + "://".len()))
 }
 
 /// What stands before the host, if anything does, and the host with its port.
@@ -143,10 +140,9 @@ fn authorization(user: &str) -> String {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.address();
-        let (scheme, rest) = address.split_at(address.find("://").map_or(0, |at| at + "://".len()));
+        let (scheme, rest) = split_scheme(self.address());
         // In what was never checked, a password with a slash would look like a path.
-        let shown = rest.rsplit_once('@').map_or(rest, |(_, shown)| shown);
+        let (_, shown) = split_user(rest);
         write!(f, "{scheme}{shown}")
     }
 }
@@ -233,7 +229,7 @@ mod tests {
     #[test]
     fn a_redirect_says_what_to_write_instead() {
         let url = Url::from("http://jane:secret@uws:80/api");
-        let told = |location| url.redirection("/job", location);
+        let described = |location| url.redirection("/job", location);
         for (location, base) in [
             ("https://uws/api/job", "https://uws/api"),
             ("https://uws/api/job/", "https://uws/api"),
@@ -241,7 +237,7 @@ mod tests {
             ("//other/job", "http://other"),
             ("/v2/job", "http://uws:80/v2"),
         ] {
-            assert_eq!(told(location), format!("it redirects to {base}/job: write {base} as the url"));
+            assert_eq!(described(location), format!("it redirects to {base}/job: write {base} as the url"));
         }
         for (location, target) in [
             ("https://sso/login?next=/job&token=secret", "https://sso/login"),
@@ -250,7 +246,7 @@ mod tests {
             ("", ""),
         ] {
             let expected = format!("it redirects to {target}: the url is wrong, or a login is needed");
-            assert_eq!(told(location), expected);
+            assert_eq!(described(location), expected);
         }
         assert!(url.redirection("/job", &"x".repeat(100_000)).len() < 500);
     }

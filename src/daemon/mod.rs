@@ -99,7 +99,7 @@ struct Daemon {
     log_level_fixed: bool,
     state_dir: Option<PathBuf>,
     /// Why it does not last.
-    state_dir_problem: Option<String>,
+    state_dir_problem: Option<&'static str>,
     journal: Option<Journal>,
     /// What came of effects and is to be handled in this turn.
     inputs: VecDeque<Input>,

@@ -1,5 +1,5 @@
-//! What the daemon is told, from its command line, its environment and `ocps.toml`: flags win over
-//! the environment, the environment wins over the file.
+//! What the daemon is to do, from its command line, its environment and `ocps.toml`: flags win over the environment,
+//! the environment wins over the file.
 
 use std::env;
 use std::ffi::OsString;
@@ -31,7 +31,7 @@ const OVERLAYFS: u32 = 0x794c_7630;
 const TMPFS: u32 = 0x0102_1994;
 const RAMFS: u32 = 0x8584_58f6;
 
-/// All that the daemon is told.
+/// All that is set for the daemon.
 pub(super) struct Setup {
     /// The toml, if it is not the usual one.
     pub(super) config: Option<PathBuf>,
@@ -39,20 +39,11 @@ pub(super) struct Setup {
     /// The keys that the toml gives.
     pub(super) keys: Keys,
     pub(super) index: SalIndex,
-    pub(super) log_level: i32,
     pub(super) socket: Candidates,
     /// None without a journal: in a simulation that is not to keep anything, or where it is off.
     pub(super) state_dir: Option<PathBuf>,
-    pub(super) journal: Option<JournalPlan>,
     pub(super) reader: Reader,
     pub(super) kafka: KafkaPlan,
-}
-
-/// The journal that is kept.
-pub(super) struct JournalPlan {
-    pub(super) path: PathBuf,
-    pub(super) identity: Identity,
-    pub(super) limits: Limits,
 }
 
 /// What is done about Kafka.
@@ -83,24 +74,21 @@ impl Setup {
         let config = config(args, env);
         let read = Settings::load_with_keys(config.as_deref());
         let (settings, keys) = read.map_err(|error| Failure::Configuration(error.to_string()))?;
-        Ok(Self { keys, ..Self::with(args, env, config, settings)? })
+        Self::with(args, env, config, settings, keys)
     }
 
     fn with(
         args: &RunArgs,
         env: Env<'_>,
         config: Option<PathBuf>,
-        settings: Settings,
+        mut settings: Settings,
+        keys: Keys,
     ) -> Result<Self, Failure> {
+        settings.log.level = args.log_level.unwrap_or(settings.log.level);
         let index = index(args, &settings)?;
-        let socket = socket(args, &settings, env);
+        let user = socket_path::User::current();
+        let socket = socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, user);
         let state_dir = state_dir(args, &settings, env)?;
-        let journal = state_dir.as_deref().map(|dir| JournalPlan {
-            // A rehearsal never touches the real one.
-            path: dir.join(if args.simulate { "simulated.db" } else { "journal.db" }),
-            identity: Identity { index, simulated: args.simulate },
-            limits: Limits::new(settings.history),
-        });
         let reader = Reader {
             dir: component::directory(args.config_dir.as_deref(), &settings, env),
             site: component::site(&settings, env),
@@ -108,13 +96,18 @@ impl Setup {
             simulated: args.simulate,
         };
         let kafka = kafka_plan(args, &settings, env)?;
-        let log_level = args.log_level.unwrap_or(settings.log.level);
-        let keys = Keys::default();
-        Ok(Self { config, settings, keys, index, log_level, socket, state_dir, journal, reader, kafka })
+        Ok(Self { config, settings, keys, index, socket, state_dir, reader, kafka })
     }
 
-    /// What is wrong with the state directory, once it is there; a rehearsal's need not last.
-    pub(super) fn state_dir_problem(&self) -> Option<String> {
+    /// The journal, if one is kept. A simulation never writes to the real one.
+    pub(super) fn journal(&self) -> Option<(PathBuf, Identity, Limits)> {
+        let simulated = self.reader.simulated;
+        let path = self.state_dir.as_deref()?.join(if simulated { "simulated.db" } else { "journal.db" });
+        Some((path, Identity { index: self.index, simulated }, Limits::new(self.settings.history)))
+    }
+
+    /// What is wrong with the state directory, once it is there; a simulation's need not last.
+    pub(super) fn state_dir_problem(&self) -> Option<&'static str> {
         let dir = self.state_dir.as_deref().filter(|_| !self.reader.simulated)?;
         let problem = transience(dir)?;
         log::warn!("the state directory {}: {problem}", dir.display());
@@ -122,28 +115,26 @@ impl Setup {
     }
 
     /// What carries out the commands of our index.
-    pub(super) fn backend(&self) -> Result<RunsWork, Failure> {
-        if self.reader.simulated {
-            return Ok(RunsWork::jobs(Simulated::new(self.settings.simulation.clone())));
-        }
-        match self.index {
-            SalIndex::Ra => self.rapid_analysis(),
+    pub(super) fn backend(&self) -> Result<Work, Failure> {
+        Ok(match self.index {
+            _ if self.reader.simulated => (Arc::new(Simulated::new(self.settings.simulation.clone())), None),
+            SalIndex::Ra => self.rapid_analysis()?,
             SalIndex::Latiss | SalIndex::LsstComCam | SalIndex::LsstCam => {
-                Ok(RunsWork::jobs(Uws::new(&self.settings.uws).map_err(Failure::Configuration)?))
+                (Arc::new(Uws::new(&self.settings.uws).map_err(Failure::Configuration)?), None)
             }
-        }
+        })
     }
 
     #[cfg(feature = "redis")]
     #[allow(clippy::unnecessary_wraps, reason = "it fails where the feature is off")]
-    fn rapid_analysis(&self) -> Result<RunsWork, Failure> {
+    fn rapid_analysis(&self) -> Result<Work, Failure> {
         let access = Access::new(&self.settings.redis, &environment);
-        let redis = Some(access.shown());
-        Ok(RunsWork { backend: Arc::new(RapidAnalysis::new(access, &self.settings.redis)), redis })
+        let address = access.shown();
+        Ok((Arc::new(RapidAnalysis::new(access, &self.settings.redis)), Some(address)))
     }
 
     #[cfg(not(feature = "redis"))]
-    fn rapid_analysis(&self) -> Result<RunsWork, Failure> {
+    fn rapid_analysis(&self) -> Result<Work, Failure> {
         Err(Failure::Other(
             "index 101 (RA) drives Redis, which this build of ocps cannot: it was made without the feature redis. \
              Install a full build, or run it with --simulate"
@@ -157,7 +148,7 @@ impl Setup {
         csc::Settings {
             index: self.index,
             simulated: self.reader.simulated,
-            log_level: self.log_level,
+            log_level: self.settings.log.level,
             job_command: uws.command.clone(),
             source_url: uws.source_url.clone(),
             commit_ref: uws.commit_ref.clone(),
@@ -168,7 +159,7 @@ impl Setup {
             resubmit_limit: uws.resubmit_limit,
             history: self.settings.history,
             uptime: clock::uptime(),
-            journal: self.journal.is_some(),
+            journal: self.state_dir.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             max_jobs: self.settings.max_jobs,
         }
@@ -180,7 +171,7 @@ pub(super) fn environment(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// What a start would use, and all that it would stumble over.
+/// What a start would use, and all that would make it fail.
 #[derive(Debug)]
 pub struct Findings {
     /// The toml, if it is not the usual one.
@@ -195,9 +186,9 @@ pub struct Findings {
     pub problems: Vec<String>,
 }
 
-/// Finds out what `ocps run` with these arguments would stumble over in this environment, as far as can be said
-/// without a daemon. What is wrong in the toml and in the component configuration is said by
-/// [`crate::config::check`]: here the keys of the toml that are wrong count as not given.
+/// Finds out why `ocps run` with these arguments would fail in this environment, as far as can be known without a
+/// daemon. What is wrong in the toml and in the component configuration is found by [`crate::config::check`]: here
+/// the keys of the toml that are wrong count as not given.
 #[must_use]
 pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
     let config = config(args, env);
@@ -211,21 +202,16 @@ pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
     .flatten()
     .map(|failure| failure.to_string())
     .collect();
-    let mut findings = Findings {
-        index: args.index.or(settings.index),
-        site: component::site(&settings, env),
-        config_dir: component::directory(args.config_dir.as_deref(), &settings, env)
-            .filter(|_| !args.simulate),
-        config: config.clone(),
-        problems: Vec::new(),
-    };
+    let index = args.index.or(settings.index);
+    let site = component::site(&settings, env);
+    let config_dir =
+        component::directory(args.config_dir.as_deref(), &settings, env).filter(|_| !args.simulate);
     // What concerns no index is found without one too.
-    let any = RunArgs { index: findings.index.or(Some(SalIndex::Latiss)), ..args.clone() };
-    if let Ok(setup) = Setup::with(&any, env, config, settings) {
+    let any = RunArgs { index: index.or(Some(SalIndex::Latiss)), ..args.clone() };
+    if let Ok(setup) = Setup::with(&any, env, config.clone(), settings, Keys::default()) {
         problems.extend(setup.problems(args, env));
     }
-    findings.problems = problems;
-    findings
+    Findings { config, index, site, config_dir, problems }
 }
 
 impl Setup {
@@ -261,8 +247,7 @@ impl Setup {
 
 /// Why nothing can be written to a directory, or the directory not be made, if so.
 fn unwritable(dir: &Path) -> Option<String> {
-    let there = dir.ancestors().find(|path| path.exists() || path.as_os_str().is_empty())?;
-    let there = if there.as_os_str().is_empty() { Path::new(".") } else { there };
+    let there = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let access = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     let problem = match access {
         Ok(()) if there.is_dir() => return None,
@@ -272,18 +257,8 @@ fn unwritable(dir: &Path) -> Option<String> {
     Some(format!("{}: cannot be written: {problem}", dir.display()))
 }
 
-/// A back-end, and what `ocps status` says of it beside what the core knows.
-pub(super) struct RunsWork {
-    pub(super) backend: Arc<dyn Backend>,
-    /// Where Redis is, for Rapid Analysis.
-    pub(super) redis: Option<String>,
-}
-
-impl RunsWork {
-    fn jobs(backend: impl Backend + 'static) -> Self {
-        Self { backend: Arc::new(backend), redis: None }
-    }
-}
+/// A back-end, and where Redis is, for Rapid Analysis.
+pub(super) type Work = (Arc<dyn Backend>, Option<String>);
 
 /// The toml, if it is not the usual one.
 fn config(args: &RunArgs, env: Env<'_>) -> Option<PathBuf> {
@@ -296,19 +271,12 @@ fn index(args: &RunArgs, settings: &Settings) -> Result<SalIndex, Failure> {
     })
 }
 
-fn socket(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Candidates {
-    let user = socket_path::User::current();
-    socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, user)
-}
-
 /// The journal is all that is kept there.
 fn state_dir(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Option<PathBuf>, Failure> {
-    match (settings.journal, args.simulate, args.state_dir.clone()) {
-        (false, _, _) => Ok(None),
-        (true, true, dir) | (true, false, dir @ Some(_)) => Ok(dir),
-        (true, false, None) => {
-            settings.state_dir.clone().map_or_else(|| default_state_dir(env), Ok).map(Some)
-        }
+    match args.state_dir.clone() {
+        _ if !settings.journal => Ok(None),
+        dir if dir.is_some() || args.simulate => Ok(dir),
+        _ => settings.state_dir.clone().map_or_else(|| default_state_dir(env), Ok).map(Some),
     }
 }
 
@@ -326,33 +294,30 @@ fn kafka_plan(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Kafka
 /// `$STATE_DIRECTORY` (systemd), `/var/lib/ocps` for root, `$XDG_STATE_HOME/ocps` for others.
 fn default_state_dir(env: Env<'_>) -> Result<PathBuf, Failure> {
     let lookup = |name: &str| env(name).map(PathBuf::from);
-    if let Some(dir) = lookup("STATE_DIRECTORY") {
-        return Ok(dir);
-    }
-    if rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/var/lib/ocps"));
-    }
-    lookup("XDG_STATE_HOME")
-        .or_else(|| lookup("HOME").map(|home| home.join(".local").join("state")))
-        .map(|state| state.join("ocps"))
+    lookup("STATE_DIRECTORY")
+        .or_else(|| rustix::process::geteuid().is_root().then(|| PathBuf::from("/var/lib/ocps")))
+        .or_else(|| {
+            let state = lookup("XDG_STATE_HOME").or_else(|| Some(lookup("HOME")?.join(".local/state")));
+            Some(state?.join("ocps"))
+        })
         .ok_or_else(|| {
-            Failure::Other(
-                "no state directory: give --state-dir, set HOME, or do without a journal (journal = \"off\" in \
-                 ocps.toml)"
-                    .to_owned(),
-            )
+            let remedy =
+                "give --state-dir, set HOME, or do without a journal (journal = \"off\" in ocps.toml)";
+            Failure::Other(format!("no state directory: {remedy}"))
         })
 }
 
-/// Says that a state directory is in a file system that ends with the container or the machine, if it is.
-fn transience(dir: &Path) -> Option<String> {
+/// Why a state directory does not outlive the container or the machine, by its file system.
+fn transience(dir: &Path) -> Option<&'static str> {
     // A number of 32 bits, whatever its type.
-    let problem = match rustix::fs::statfs(dir).ok()?.f_type as u32 {
-        OVERLAYFS => {
-            "it is on an overlay, as the root of a container is: its jobs do not survive the container"
+    match rustix::fs::statfs(dir).ok()?.f_type as u32 {
+        OVERLAYFS => Some(
+            "it is on an overlay, as the root of a container is: its jobs do not survive the container; mount a volume \
+             there",
+        ),
+        TMPFS | RAMFS => {
+            Some("it is in memory: its jobs survive neither the container nor a reboot; mount a volume there")
         }
-        TMPFS | RAMFS => "it is in memory: its jobs survive neither the container nor a reboot",
-        _ => return None,
-    };
-    Some(format!("{problem}; mount a volume there"))
+        _ => None,
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
 use super::options::{InitialState, RunArgs};
-use super::setup::{self, JournalPlan, KafkaPlan, Setup};
+use super::setup::{self, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
 use super::{Daemon, Failure, Joining};
 use crate::backend::Backend;
@@ -49,14 +49,14 @@ const REQUESTS_PER_JOB: usize = 3;
 pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args, &setup::environment)?;
     clock::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
-    let work = setup.backend()?;
+    let (backend, redis) = setup.backend()?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs =
-        Logs::start(setup.log_level, setup.settings.log.file.as_deref(), log_events(log_sender))
+        Logs::start(setup.settings.log.level, setup.settings.log.file.as_deref(), log_events(log_sender))
             .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
+    let (journal, reports, recovered) = open_journal(&setup)?;
     let state_dir_problem = setup.state_dir_problem();
     let (state, override_name) = initial_state(args, &recovered);
     let (hub, clients) = open_socket(&setup)?;
@@ -64,7 +64,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let start_timeout = setup.kafka.start_timeout();
     let StartedKafka { kafka, inputs, commands, problem } = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let workers = start_workers(&setup.settings, &work.backend, &outcome_sender)?;
+    let workers = start_workers(&setup.settings, &backend, &outcome_sender)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
     watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
@@ -89,7 +89,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         logs: log_outputs,
         index: setup.index,
         simulated,
-        redis: work.redis,
+        redis,
         keys: setup.keys,
         config: setup.config,
         log_level_fixed: args.log_level.is_some(),
@@ -138,12 +138,12 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
 /// The journal, what it says, and what it kept.
 type StartedJournal = (Option<Journal>, Receiver<Report>, Recovered);
 
-fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
-    let Some(plan) = plan else {
+fn open_journal(setup: &Setup) -> Result<StartedJournal, Failure> {
+    let Some((path, identity, limits)) = setup.journal() else {
         // A previous run may have left jobs.
         return Ok((None, never(), Recovered { unsearched: true, ..Recovered::default() }));
     };
-    let opened = Journal::open(&plan.path, plan.identity, plan.limits);
+    let opened = Journal::open(&path, identity, limits);
     let (journal, recovered) = opened.map_err(|error| match error {
         OpenError::Directory(_) | OpenError::Unusable { .. } => Failure::Other(error.to_string()),
         OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {

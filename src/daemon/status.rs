@@ -10,12 +10,17 @@ use super::Daemon;
 use crate::clock::utc;
 use crate::csc::event::{ErrorCode, ExitCode, Phase};
 use crate::csc::id::JobId;
-use crate::csc::report::{JobOutcome, JobReport, Recovery, Service, StageName, Status};
+use crate::csc::report::{JobOutcome, JobReport, Service, StageName, Status};
 use crate::csc::time::Tai;
 use crate::journal;
 use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::Document;
+
+/// An object of these fields of a value.
+macro_rules! fields {
+    ($of:expr; $($name:ident),*) => { json!({ $(stringify!($name): $of.$name),* }) };
+}
 
 impl Daemon {
     /// The document that answers a query.
@@ -64,16 +69,10 @@ impl Daemon {
             "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
             "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),
-            "counters": {
-                "commands": status.counters.commands,
-                "failed_commands": status.counters.failed_commands,
-                "submitted": status.counters.submitted,
-                "results": status.counters.results,
-                "requests": status.counters.requests,
-                "failed_requests": status.counters.failed_requests,
-            },
+            "counters": fields!(status.counters;
+                commands, failed_commands, submitted, results, requests, failed_requests),
             "journal": self.journal.as_ref().map(|journal| self::journal(&journal.status())),
-            "recovery": recovery(&status.recovery),
+            "recovery": fields!(status.recovery; running, in_doubt, found, aborts, results, acks),
         });
         json!({ "status": document })
     }
@@ -137,17 +136,6 @@ fn journal(journal: &journal::Status) -> Json {
         "notice": journal.notice,
         "busy_s": seconds(journal.busy),
         "last_commit_ms": seconds(journal.last_commit).map(|seconds| seconds * 1e3),
-    })
-}
-
-fn recovery(recovery: &Recovery) -> Json {
-    json!({
-        "running": recovery.running,
-        "in_doubt": recovery.in_doubt,
-        "found": recovery.found,
-        "aborts": recovery.aborts,
-        "results": recovery.results,
-        "acks": recovery.acks,
     })
 }
 

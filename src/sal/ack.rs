@@ -8,7 +8,7 @@ use crate::csc::event::Ack;
 use crate::csc::id::JobId;
 use crate::text::one_line;
 
-/// How long a sender goes on waiting after an in-progress ack, in seconds.
+/// How long a sender is to wait for the next ack after an in-progress one, in seconds.
 const PATIENCE_S: f64 = 600.0;
 
 /// The fields of an `ackcmd` that depend on the ack.
@@ -18,9 +18,9 @@ pub struct AckFields {
     pub ack: i32,
     /// 1 for a failure or an abort, else 0.
     pub error: i32,
-    /// What to tell the sender.
+    /// The result, for the sender.
     pub result: String,
-    /// Seconds for which the sender is to wait on; 0 in a final ack.
+    /// Seconds that the sender is to wait for the next ack; 0 in a final ack.
     pub timeout: f64,
     /// SAL's name of the code.
     pub name: &'static str,

@@ -1,4 +1,4 @@
-//! Commands as they come, parsed into the core's types: names, parameters, types and values.
+//! Commands parsed into the core's types: names, parameters, types and values.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use crate::text::quoted;
 
 /// Parses a command; what cannot be carried out becomes an [`Order::Invalid`] that says why.
 ///
-/// A parameter that is not given has its default, as everywhere in SAL; one without a value has been given something
-/// of a type that no parameter has.
+/// A missing parameter has its default, as everywhere in SAL. A value is `None` if it is of a type that no parameter
+/// has.
 #[must_use]
 pub fn parse(name: &str, params: impl IntoIterator<Item = (String, Option<Value>)>) -> Order {
     let Some(command) = CommandName::parse(name) else {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_carried_out_says_why() {
+    fn an_invalid_command_says_why() {
         let check = |name: &str, pairs: &[(&str, Value)], expected: &str| {
             let order = parse(name, params(pairs));
             let Order::Invalid { reason, .. } = order else { panic!("{order:?} instead of {expected}") };
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_items_and_doubles_of_prereq_jobs_are_dropped() {
+    fn empty_items_and_duplicates_in_prereq_jobs_are_dropped() {
         let pairs = [("pipeline", "a".into()), ("prereq_jobs", ",b, c ,,b,".into())];
         let Order::Execute(execute) = parse("execute", params(&pairs)) else { panic!() };
         let ids: Vec<&str> = execute.prereq_jobs.iter().map(JobId::as_str).collect();

@@ -43,7 +43,7 @@ fn values(event: &Event) -> Vec<Value> {
     match event {
         Event::SummaryState(state) => vec![state.code().into()],
         Event::ErrorCode { code, report } => vec![code.number().into(), report.into(), "".into()],
-        // salobj writes false, and readers look only at the fact.
+        // As salobj writes it; readers ignore the value.
         Event::Heartbeat => vec![Value::Boolean(false)],
         Event::LogLevel { level } => vec![(*level).into(), "".into()],
         Event::LogMessage(message) => vec![

@@ -1,7 +1,6 @@
 //! The SAL interface as data: topics, fields, types, codes.
 //!
-//! The core does not know this module. The transports write what they send from it and read what
-//! they get with it, so that all of them say the same.
+//! The core does not know this module. All transports read and write with it, so that they agree.
 
 pub mod ack;
 pub mod command;
@@ -37,15 +36,9 @@ impl Value {
     }
 }
 
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::String(text.to_owned())
-    }
-}
-
-impl From<&String> for Value {
-    fn from(text: &String) -> Self {
-        Self::String(text.clone())
+impl<T: AsRef<str> + ?Sized> From<&T> for Value {
+    fn from(text: &T) -> Self {
+        Self::String(text.as_ref().to_owned())
     }
 }
 

@@ -42,30 +42,34 @@ const fn text(name: &'static str, help: &'static str) -> Field {
 /// The parameters of a command, in their order on the wire.
 #[must_use]
 pub fn parameters(command: CommandName) -> &'static [Field] {
-    const EXECUTE: &[Field] = &[
-        text("pipeline", "URL or path of the pipeline YAML (required)"),
-        text("version", "version of the Science Pipelines, an EUPS tag"),
-        text("config", "more options for the pipeline run"),
-        text("data_query", "the data to run on"),
-        text("prereq_jobs", "comma-separated ids of jobs to wait for first"),
-        text("output_dataset_types", "output dataset types, instead of the configured ones"),
-    ];
-    const ABORT_JOB: &[Field] = &[text("job_id", "id of the job, or its run id (required)")];
-    const START: &[Field] =
-        &[text("configurationOverride", "override file in the configuration directory, [file][:gitref]")];
-    const SET_LOG_LEVEL: &[Field] = &[
-        Field {
-            name: "level",
-            kind: FieldType::Int,
-            help: "10 debug, 20 info, 30 warning, 40 error (required)",
-        },
-        text("subsystem", "not used"),
-    ];
     match command {
-        CommandName::Execute => EXECUTE,
-        CommandName::AbortJob => ABORT_JOB,
-        CommandName::Start => START,
-        CommandName::SetLogLevel => SET_LOG_LEVEL,
+        CommandName::Execute => {
+            const {
+                &[
+                    text("pipeline", "URL or path of the pipeline YAML (required)"),
+                    text("version", "version of the Science Pipelines, an EUPS tag"),
+                    text("config", "more options for the pipeline run"),
+                    text("data_query", "the data to run on"),
+                    text("prereq_jobs", "comma-separated ids of jobs to wait for first"),
+                    text("output_dataset_types", "output dataset types, instead of the configured ones"),
+                ]
+            }
+        }
+        CommandName::AbortJob => const { &[text("job_id", "id of the job, or its run id (required)")] },
+        CommandName::Start => {
+            const {
+                &[text(
+                    "configurationOverride",
+                    "override file in the configuration directory, [file][:gitref]",
+                )]
+            }
+        }
+        CommandName::SetLogLevel => {
+            const {
+                let help = "10 debug, 20 info, 30 warning, 40 error (required)";
+                &[Field { name: "level", kind: FieldType::Int, help }, text("subsystem", "not used")]
+            }
+        }
         CommandName::Disable | CommandName::Enable | CommandName::ExitControl | CommandName::Standby => &[],
     }
 }
@@ -73,32 +77,21 @@ pub fn parameters(command: CommandName) -> &'static [Field] {
 /// A field of a topic: its name and type.
 pub type Column = (&'static str, FieldType);
 
-const TEXT: FieldType = FieldType::String;
-const INT: FieldType = FieldType::Int;
-const DOUBLE: FieldType = FieldType::Double;
+/// Fields as `name: Type`, in their order.
+macro_rules! columns {
+    ($($name:ident: $kind:ident),*) => { &[$((stringify!($name), FieldType::$kind)),*] };
+}
 
 /// The fields that every topic begins with.
-pub const PRIVATE: &[Column] = &[
-    ("salIndex", INT),
-    ("private_sndStamp", DOUBLE),
-    ("private_rcvStamp", DOUBLE),
-    ("private_efdStamp", DOUBLE),
-    ("private_kafkaStamp", DOUBLE),
-    ("private_seqNum", INT),
-    ("private_revCode", TEXT),
-    ("private_identity", TEXT),
-    ("private_origin", INT),
+pub const PRIVATE: &[Column] = columns![
+    salIndex: Int, private_sndStamp: Double, private_rcvStamp: Double, private_efdStamp: Double,
+    private_kafkaStamp: Double, private_seqNum: Int, private_revCode: String, private_identity: String,
+    private_origin: Int
 ];
 
 /// The own fields of `ackcmd`.
-pub const ACK: &[Column] = &[
-    ("ack", INT),
-    ("error", INT),
-    ("result", TEXT),
-    ("identity", TEXT),
-    ("origin", INT),
-    ("cmdtype", INT),
-    ("timeout", DOUBLE),
+pub const ACK: &[Column] = columns![
+    ack: Int, error: Int, result: String, identity: String, origin: Int, cmdtype: Int, timeout: Double
 ];
 
 /// The name of an event of the SAL interface, without the `logevent_` prefix; in the order of the names.
@@ -140,49 +133,30 @@ impl EventName {
     #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
-            Self::ConfigurationApplied => &[
-                ("configurations", TEXT),
-                ("version", TEXT),
-                ("url", TEXT),
-                ("schemaVersion", TEXT),
-                ("otherInfo", TEXT),
+            Self::ConfigurationApplied => columns![
+                configurations: String, version: String, url: String, schemaVersion: String, otherInfo: String
             ],
             Self::ConfigurationsAvailable => {
-                &[("overrides", TEXT), ("version", TEXT), ("url", TEXT), ("schemaVersion", TEXT)]
+                columns![overrides: String, version: String, url: String, schemaVersion: String]
             }
-            Self::ErrorCode => &[("errorCode", INT), ("errorReport", TEXT), ("traceback", TEXT)],
-            Self::Heartbeat => &[("heartbeat", FieldType::Boolean)],
-            Self::JobId => &[("event_name", TEXT), ("seq_num", INT), ("job_id", TEXT)],
-            Self::JobResult => &[("job_id", TEXT), ("exit_code", INT), ("result", TEXT)],
-            Self::LargeFileObjectAvailable => &[
-                ("url", TEXT),
-                ("generator", TEXT),
-                ("version", FieldType::Float),
-                ("byteSize", INT),
-                ("checkSum", TEXT),
-                ("mimeType", TEXT),
-                ("id", TEXT),
+            Self::ErrorCode => columns![errorCode: Int, errorReport: String, traceback: String],
+            Self::Heartbeat => columns![heartbeat: Boolean],
+            Self::JobId => columns![event_name: String, seq_num: Int, job_id: String],
+            Self::JobResult => columns![job_id: String, exit_code: Int, result: String],
+            Self::LargeFileObjectAvailable => columns![
+                url: String, generator: String, version: Float, byteSize: Int, checkSum: String,
+                mimeType: String, id: String
             ],
-            Self::LogLevel => &[("level", INT), ("subsystem", TEXT)],
-            Self::LogMessage => &[
-                ("name", TEXT),
-                ("level", INT),
-                ("message", TEXT),
-                ("traceback", TEXT),
-                ("filePath", TEXT),
-                ("functionName", TEXT),
-                ("lineNumber", INT),
-                ("process", INT),
-                ("timestamp", DOUBLE),
+            Self::LogLevel => columns![level: Int, subsystem: String],
+            Self::LogMessage => columns![
+                name: String, level: Int, message: String, traceback: String, filePath: String,
+                functionName: String, lineNumber: Int, process: Int, timestamp: Double
             ],
-            Self::SimulationMode => &[("mode", INT)],
-            Self::SoftwareVersions => &[
-                ("salVersion", TEXT),
-                ("xmlVersion", TEXT),
-                ("cscVersion", TEXT),
-                ("subsystemVersions", TEXT),
-            ],
-            Self::SummaryState => &[("summaryState", INT)],
+            Self::SimulationMode => columns![mode: Int],
+            Self::SoftwareVersions => {
+                columns![salVersion: String, xmlVersion: String, cscVersion: String, subsystemVersions: String]
+            }
+            Self::SummaryState => columns![summaryState: Int],
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Lets commands over Kafka in only while no other instance with our index can be taking them too.
+//! Accepts commands over Kafka only while no other instance with our index can be accepting them too.
 //!
-//! Another instance listens for [`super::LISTENING`] before it begins, and hears a heartbeat of ours that is in
-//! Kafka by then. So a heartbeat of ours that was read back, with none of another before it, says that we were alone
-//! when it was sent, and that nobody can have begun until [`super::LISTENING`] later. A process that stood still for
-//! longer (a frozen container, a machine that slept) holds the commands that piled up until it has read its next
-//! heartbeat back, and with it all that others wrote meanwhile.
+//! Another instance listens for [`super::LISTENING`] before it starts, and reads any heartbeat of ours that is in Kafka
+//! by then. So a heartbeat of ours that we read back, with none of another instance before it, proves that we were
+//! alone when it was sent, and that no other can have started until [`super::LISTENING`] later. A process that stood
+//! still for longer (a frozen container, a machine that slept) keeps the commands that piled up until it has read its
+//! next heartbeat back, and with it all that others wrote meanwhile.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,37 +12,38 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::csc::command::Command;
 
-/// For how long a heartbeat that was read back vouches for us: less than [`super::LISTENING`], more than two beats.
+/// How long after a heartbeat that was read back commands are accepted: less than [`super::LISTENING`], more than two
+/// beats.
 const VOUCHES: Duration = Duration::from_millis(2500);
-/// Longest wait of a command for a heartbeat that cannot be read back, since its topic is out of reach.
+/// Longest wait of a command where no heartbeat can be read back, since its topic cannot be read.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the commands that piled up may take to come: those of another topic come after the heartbeats.
+/// How long the commands that piled up may take to arrive: those of another topic arrive after the heartbeats.
 const YIELDS: Duration = super::LISTENING;
 /// Most commands that wait; the others wait in Kafka.
 const WAITING_MAX: usize = 1024;
 
-/// The commands that wait, and how long others may come in.
+/// The commands that wait, and until when others are accepted.
 #[derive(Debug, Default)]
 pub struct Admission {
     /// When our newest heartbeat was sent that was read back.
     vouched: Option<Moment>,
-    /// When it was last looked at, while commands come in although no heartbeat can be read back.
+    /// When it was last checked, while commands are accepted although no heartbeat can be read back.
     waived: Option<Moment>,
-    /// When another instance was found that began while we stood still: what piled up for us is that one's.
+    /// When we found an instance that started while we stood still: the commands that piled up are for that one.
     yielded: Option<Moment>,
     waiting: VecDeque<(Moment, Command)>,
-    /// How many commands were for another instance, since that was asked last.
+    /// Commands that were for another instance, since the last call of `foreign`.
     foreign: usize,
 }
 
 impl Admission {
-    /// Whether a command may come.
+    /// Whether one more command can wait.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.waiting.len() < WAITING_MAX
     }
 
-    /// A command came: it is given back if it may be carried out now; else it waits, or is not for us.
+    /// A command arrived: returned if it is accepted now; else it waits, or is for another instance.
     pub fn admit(&mut self, command: Command, now: Moment) -> Option<Command> {
         if self.yielded.is_some_and(|since| since.age(now) < YIELDS) {
             self.foreign += 1;
@@ -54,21 +55,21 @@ impl Admission {
         None
     }
 
-    /// A heartbeat of ours was read back, and all that was written before it; the commands that may now come in.
+    /// A heartbeat of ours was read back, and all that was written before it. Returns the commands accepted now.
     pub fn vouch(&mut self, sent: Moment, now: Moment) -> Vec<Command> {
         self.waived = None;
         self.vouched = Some(sent);
         if sent.age(now) < VOUCHES { self.release() } else { Vec::new() }
     }
 
-    /// We have begun; commands come in also if no heartbeat was read back.
+    /// We have started; commands are accepted also if no heartbeat was read back.
     pub fn begin(&mut self, now: Moment) {
         if self.vouched.is_none() {
             self.waived = Some(now);
         }
     }
 
-    /// Some time has passed; the commands that have waited too long and come in nevertheless.
+    /// To be called every second. Returns the commands that have waited too long and are accepted nevertheless.
     pub fn look(&mut self, now: Moment) -> Vec<Command> {
         self.waived = self.waived.filter(|last| last.age(now) < VOUCHES).map(|_| now);
         match self.waiting.front() {
@@ -80,7 +81,7 @@ impl Admission {
         }
     }
 
-    /// Another instance lives; what waits is for that one.
+    /// Another instance is running; the commands that wait are for that one.
     pub fn yield_to_another(&mut self, now: Moment) {
         self.waived = None;
         if self.vouched.is_some_and(|sent| sent.age(now) >= VOUCHES) {
@@ -89,7 +90,7 @@ impl Admission {
         self.foreign += self.release().len();
     }
 
-    /// How many commands were for another instance, since this was asked last.
+    /// How many commands were for another instance since the last call.
     pub fn foreign(&mut self) -> usize {
         std::mem::take(&mut self.foreign)
     }
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_come_in_while_a_heartbeat_that_was_read_back_is_young() {
+    fn commands_are_accepted_while_a_heartbeat_that_was_read_back_is_recent() {
         let mut admission = Admission::default();
         assert_eq!(admission.admit(command(1), at(0.0)), None);
         assert_eq!(numbers(&admission.vouch(at(0.0), at(0.1))), [1]);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_piled_up_while_another_instance_began_is_for_that_one() {
+    fn commands_that_piled_up_while_another_instance_started_are_for_that_one() {
         let mut admission = Admission::default();
         assert!(admission.vouch(at(0.0), at(0.0)).is_empty());
         assert_eq!(admission.admit(command(1), at(8.0)), None);
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_that_cannot_be_read_back_hold_commands_up_for_a_while_only() {
+    fn where_no_heartbeat_can_be_read_back_commands_wait_for_a_limited_time() {
         let mut admission = Admission::default();
         assert_eq!(admission.admit(command(1), at(0.0)), None);
         assert!(admission.look(at(9.9)).is_empty());
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_that_read_no_heartbeat_back_lets_commands_in() {
+    fn after_a_start_that_read_no_heartbeat_back_commands_are_accepted() {
         let mut admission = Admission::default();
         admission.begin(at(0.0));
         assert_eq!(admission.admit(command(1), at(1.0)), Some(command(1)));
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn when_many_wait_there_is_no_room_until_they_may_come_in() {
+    fn when_many_wait_there_is_no_room_until_they_are_accepted() {
         let mut admission = Admission::default();
         for _ in 0..WAITING_MAX {
             assert!(admission.has_room());

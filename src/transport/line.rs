@@ -1,6 +1,6 @@
 //! The lines of the local socket's protocol: newline-delimited JSON.
 //!
-//! What a client may say is parsed here into types; what we say is written here. No I/O.
+//! Parses the lines of clients into types and writes ours. No I/O.
 
 use std::fmt;
 
@@ -26,7 +26,7 @@ const MEMBERS_MAX: usize = 100;
 pub enum Line {
     /// A command.
     Command {
-        /// The client's number of it, for the acks; none: the daemon counts.
+        /// The client's number for the command, which its acks repeat; none: the daemon counts.
         seq_num: Option<SeqNum>,
         /// What it asks for.
         order: Order,
@@ -78,7 +78,7 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
     }
 }
 
-/// What is wrong with the name or the parameters is said by an ack, since the command is known by its number.
+/// A wrong command name or parameter is answered by an ack, since the command has its number by then.
 fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, String> {
     let Some(Value::String(name)) = value(command)? else {
         return Err("\"command\" must be a string".to_owned());
@@ -110,12 +110,9 @@ impl<'a> Members<'a> {
         deserializer.deserialize_map(MembersVisitor).map(Some).map_err(not_json)
     }
 
-    fn position(&self, key: &str) -> Option<usize> {
-        self.0.iter().position(|(known, _)| known == key)
-    }
-
     fn take(&mut self, key: &str) -> Option<&'a RawValue> {
-        Some(self.0.remove(self.position(key)?).1)
+        let position = self.0.iter().position(|(known, _)| known == key)?;
+        Some(self.0.remove(position).1)
     }
 }
 
@@ -129,17 +126,15 @@ impl<'de> Visitor<'de> for MembersVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Members(Vec::new());
+        let mut members: Vec<(String, &RawValue)> = Vec::new();
         while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-            if let Some(position) = members.position(&key) {
-                members.0.remove(position);
-            }
-            if members.0.len() == MEMBERS_MAX {
+            members.retain(|(known, _)| *known != key);
+            if members.len() == MEMBERS_MAX {
                 return Err(A::Error::custom(format_args!("an object has more than {MEMBERS_MAX} keys")));
             }
-            members.0.push((key, value));
+            members.push((key, value));
         }
-        Ok(members)
+        Ok(Members(members))
     }
 }
 
@@ -195,7 +190,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_malformed_line_is_told_what_is_wrong_with_it() {
+    fn the_error_of_a_malformed_line_says_what_is_wrong() {
         let check = |line: &str, expected: &str| {
             let error = parse(line.as_bytes()).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");

@@ -1,4 +1,4 @@
-//! Where commands come from and where acks and events go. A transport knows nothing of jobs.
+//! The ways by which commands arrive and acks and events are sent. A transport knows nothing of jobs.
 
 pub mod admission;
 #[cfg(feature = "kafka")]
@@ -17,23 +17,23 @@ use serde::Serialize;
 use crate::clock::Moment;
 use crate::csc::record::Receipt;
 
-/// How long another instance is listened for, before we begin and after it was heard last.
+/// How long we listen for another instance before we start, and after its last heartbeat.
 pub const LISTENING: Duration = Duration::from_secs(3);
 
-/// What comes over Kafka besides commands.
+/// What Kafka reports besides commands.
 #[derive(Debug)]
 pub enum KafkaInput {
-    /// No other instance was heard for long enough, or this was said.
+    /// No other instance was heard for long enough.
     Joined,
-    /// A heartbeat of ours was read back, and with it all heartbeats before it; when it was sent.
+    /// A heartbeat of ours, sent at this moment, was read back, and with it all heartbeats before it.
     Vouched(Moment),
-    /// Another instance with our index lives; who it is.
+    /// Another instance with our index is running; who it is.
     Intruder(String),
     /// The broker has taken what this names.
     Delivered(Receipt),
 }
 
-/// How it goes with Kafka.
+/// The state of the connection to Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KafkaReport {
     /// Where.
@@ -46,6 +46,6 @@ pub struct KafkaReport {
     pub queued: usize,
     /// Messages dropped since there were too many.
     pub dropped: u64,
-    /// Messages that came and could not be taken.
+    /// Messages that arrived and could not be decoded.
     pub undecodable: u64,
 }

@@ -1,4 +1,4 @@
-//! The place of Kafka in a build without it.
+//! Stands in for Kafka in a build without it.
 
 use std::convert::Infallible;
 

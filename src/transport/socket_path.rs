@@ -1,9 +1,10 @@
-//! Where the local socket is: one answer for the daemon that makes it and for the clients that look for it.
+//! The path of the local socket, decided in one place for the daemon that makes it and the clients that connect to it.
 //!
 //! It puts names together, with the environment as an argument, and knows a private directory from one of others:
 //! where everybody may write, as in `/tmp`, another user may have made something of that name first, a directory of
 //! theirs, or a link that leads to one of ours. Neither is used.
 
+use std::env;
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
@@ -11,6 +12,9 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::csc::id::SalIndex;
+
+/// Looks up a variable of the environment.
+type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Environment variable with the path of the socket.
 pub const VARIABLE: &str = "OCPS_SOCKET";
@@ -40,7 +44,7 @@ impl User {
 /// Paths that are tried, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Candidates {
-    /// Somebody named this one, and meant it.
+    /// The one that was named.
     Named(PathBuf),
     /// The usual places.
     Usual(Vec<Place>),
@@ -51,7 +55,7 @@ pub enum Candidates {
 pub enum Place {
     /// In a directory where only root or the user can make it.
     Runtime(PathBuf),
-    /// In a private directory where everybody may make files: it is to be looked whose it is.
+    /// In a private directory where everybody may make files, so that its owner must be checked.
     Temporary(PathBuf),
 }
 
@@ -104,40 +108,36 @@ impl Place {
     }
 }
 
-/// The paths at which the daemon tries to listen; the first that can be had is its own.
+/// The paths at which the daemon tries to listen; the first usable one is taken.
 ///
 /// In this order: `flag` (`--socket`), `OCPS_SOCKET`, `setting` (the toml's), `$RUNTIME_DIRECTORY` as systemd
 /// sets it: each of these is the only one. Otherwise for root `/run/ocps/ocps.sock`, for others
-/// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that cannot be had, as in a container, `ocps-<uid>/ocps.sock` in
+/// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that is not usable, as in a container, `ocps-<uid>/ocps.sock` in
 /// `$TMPDIR` or `/tmp`.
 #[must_use]
-pub fn of_daemon(
-    flag: Option<&Path>,
-    setting: Option<&Path>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-    user: User,
-) -> Candidates {
+pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, user: User) -> Candidates {
     if let Some(path) = named(flag, setting, env) {
         return Candidates::Named(path);
     }
-    let runtime_directories = set(env, "RUNTIME_DIRECTORY");
-    if let Some(first) = runtime_directories.as_deref().and_then(first_of_list) {
+    // systemd joins several with colons.
+    let directories = env("RUNTIME_DIRECTORY").unwrap_or_default();
+    if let Some(first) = env::split_paths(&directories).find(|dir| !dir.as_os_str().is_empty()) {
         return Candidates::Named(first.join(FILE));
     }
     let runtime = if user.is_root() { Some(system("ocps")) } else { of_user("ocps", env) };
     Candidates::Usual(runtime.into_iter().chain(temporary(env, user)).collect())
 }
 
-/// The paths at which a client looks for a daemon.
+/// The paths at which a client tries to reach a daemon.
 ///
-/// A path that somebody named is the only one. Otherwise a user's own daemon comes before the system's, and
+/// A path that was named is the only one. Otherwise a user's own daemon comes before the system's, and
 /// with an index the instance of that index (`ocps-2`, of the service `ocps@2`) before the plain one.
 #[must_use]
 pub fn of_client(
     flag: Option<&Path>,
     setting: Option<&Path>,
     index: Option<SalIndex>,
-    env: &dyn Fn(&str) -> Option<OsString>,
+    env: Env<'_>,
     user: User,
 ) -> Candidates {
     if let Some(path) = named(flag, setting, env) {
@@ -150,46 +150,30 @@ pub fn of_client(
         places.push(system(&instance));
     }
     places.extend(own("ocps"));
-    if user.is_root() {
-        places.push(system("ocps"));
-        places.extend(temporary(env, user));
-    } else {
-        places.extend(temporary(env, user));
-        places.push(system("ocps"));
-    }
+    let mut others = temporary(env, user);
+    others.insert(if user.is_root() { 0 } else { others.len() }, system("ocps"));
+    places.extend(others);
     Candidates::Usual(places)
 }
 
-fn named(
-    flag: Option<&Path>,
-    setting: Option<&Path>,
-    env: &dyn Fn(&str) -> Option<OsString>,
-) -> Option<PathBuf> {
+fn named(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>) -> Option<PathBuf> {
     flag.map(Path::to_owned).or_else(|| set(env, VARIABLE)).or_else(|| setting.map(Path::to_owned))
 }
 
 /// A variable that is set and not empty.
-fn set(env: &dyn Fn(&str) -> Option<OsString>, name: &str) -> Option<PathBuf> {
+fn set(env: Env<'_>, name: &str) -> Option<PathBuf> {
     env(name).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// systemd joins several directories with colons.
-fn first_of_list(list: &Path) -> Option<&Path> {
-    use std::ffi::OsStr;
-    use std::os::unix::ffi::OsStrExt;
-    let first = list.as_os_str().as_bytes().split(|byte| *byte == b':').find(|item| !item.is_empty())?;
-    Some(Path::new(OsStr::from_bytes(first)))
 }
 
 fn system(directory: &str) -> Place {
     Place::Runtime(Path::new("/run").join(directory).join(FILE))
 }
 
-fn of_user(directory: &str, env: &dyn Fn(&str) -> Option<OsString>) -> Option<Place> {
+fn of_user(directory: &str, env: Env<'_>) -> Option<Place> {
     set(env, "XDG_RUNTIME_DIR").map(|runtime| Place::Runtime(runtime.join(directory).join(FILE)))
 }
 
-fn temporary(env: &dyn Fn(&str) -> Option<OsString>, user: User) -> Vec<Place> {
+fn temporary(env: Env<'_>, user: User) -> Vec<Place> {
     let private = format!("ocps-{}", user.0);
     let usual = PathBuf::from("/tmp");
     // A relative one is another directory for each process.
@@ -251,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_looks_where_a_daemon_may_be() {
+    fn a_client_tries_all_places_of_a_daemon() {
         let user = env(&[("XDG_RUNTIME_DIR", "/run/user/7"), ("RUNTIME_DIRECTORY", "/not/for/clients")]);
         let check = |index, user, variables: &dyn Fn(&str) -> Option<OsString>, paths: &[&str]| {
             assert_eq!(of_client(None, None, index, variables, user), usual(paths));
@@ -269,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_somebody_named_is_the_only_one() {
+    fn a_path_that_was_named_is_the_only_one() {
         let variables = env(&[("OCPS_SOCKET", "/env")]);
         let (flag, setting) = (Some(Path::new("/flag")), Some(Path::new("/toml")));
         let check = |found, path: &str| assert_eq!(found, Candidates::Named(path.into()));

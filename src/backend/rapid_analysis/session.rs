@@ -117,7 +117,7 @@ impl Session {
             match self.receive(end).map_err(|error| self.lost(&error))? {
                 redis::Value::SimpleString(kind) if kind == "none" || kind == "list" => {}
                 redis::Value::SimpleString(kind) => {
-                    let text = format!("holds a {} in {}, not a list", quote(&kind), quoted(key));
+                    let text = format!("holds a {} in {}, not a list", quote(kind), quoted(key));
                     return Err(Trouble::Refused(text));
                 }
                 // We may not be allowed to ask; then LPUSH will tell.
@@ -166,7 +166,7 @@ impl Session {
         if error.is_connection_dropped() {
             return "closed the connection".to_owned();
         }
-        format!("failed: {}", quote(&error))
+        format!("failed: {}", quote(error))
     }
 }
 
@@ -184,7 +184,7 @@ fn connect(target: &Target, end: Instant) -> Result<Connection, String> {
             Err(error) if error.is_connection_refusal() => {
                 last = "refuses the connection: is it running there?".to_owned();
             }
-            Err(error) => last = format!("cannot be reached: {}", quote(&error)),
+            Err(error) => last = format!("cannot be reached: {}", quote(error)),
         }
     }
     Err(last)

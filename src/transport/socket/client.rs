@@ -1,4 +1,4 @@
-//! The threads that accept clients, read what they say and write what they are sent.
+//! The threads that accept clients, read their lines and write ours.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -24,7 +24,7 @@ const UNSERVED_INTERVAL: Duration = Duration::from_secs(60);
 const LINE_MAX: usize = 1 << 20;
 /// Most queries of one client that are not answered yet.
 const QUERIES_MAX: usize = 2;
-/// A client that takes nothing for so long is dropped.
+/// A client that reads nothing for so long is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stack of a client's threads, in bytes: nothing in them recurses.
 const STACK: usize = 256 << 10;
@@ -51,7 +51,7 @@ struct Acceptor {
 impl Acceptor {
     fn run(self, listener: &UnixListener) {
         let mut last = 0;
-        // Those that could not be served, say because there are no more descriptors: one line a minute.
+        // A lack of descriptors, say, is logged once a minute.
         let (mut warned, mut unserved): (Option<Instant>, u64) = (None, 0);
         loop {
             let accepted = listener.accept();
@@ -68,7 +68,7 @@ impl Acceptor {
                 (warned, unserved) = (Some(Instant::now()), 0);
             }
             if !is_accepted {
-                // Out of file descriptors, say: give others time to go.
+                // Out of descriptors, say: give other clients time to leave.
                 thread::sleep(Duration::from_millis(100));
             }
         }
@@ -114,7 +114,7 @@ fn spawn(what: &str, client: ClientId, work: impl FnOnce() + Send + 'static) -> 
     builder.spawn(work).map(drop)
 }
 
-/// Writes until there is no more to come or the client takes nothing.
+/// Writes until all senders are gone or the client reads nothing.
 fn write(client: ClientId, mut stream: UnixStream, items: Receiver<(Item, Room)>) {
     for (item, _room) in items {
         let written = match item {
@@ -128,7 +128,7 @@ fn write(client: ClientId, mut stream: UnixStream, items: Receiver<(Item, Room)>
             break;
         }
     }
-    // The reader sees it, and says so to the main loop.
+    // The reader notices, and reports it to the main loop.
     let _ = stream.shutdown(Shutdown::Both);
 }
 
@@ -136,7 +136,7 @@ fn write_line(stream: &mut UnixStream, line: &str) -> io::Result<()> {
     stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n"))
 }
 
-/// Reads what one client says.
+/// The thread that reads the lines of one client.
 struct Reader {
     client: ClientId,
     /// Of its last command; its number is that of one that brings none.
@@ -176,7 +176,7 @@ impl Reader {
             return false;
         }
         if line.len() > LINE_MAX {
-            self.say(&format!("the line is longer than {LINE_MAX} bytes: closed"));
+            self.refuse(&format!("the line is longer than {LINE_MAX} bytes: closed"));
             let _ = self.inputs.send(ClientInput::Gone(self.client));
             return false;
         }
@@ -189,11 +189,11 @@ impl Reader {
                 let input = self.input(parsed);
                 self.inputs.send(input).is_ok()
             }
-            Err(reason) => self.say(&reason),
+            Err(reason) => self.refuse(&reason),
         }
     }
 
-    fn say(&self, reason: &str) -> bool {
+    fn refuse(&self, reason: &str) -> bool {
         self.queue.send(Item::Line(line::error(reason).into())).is_ok()
     }
 

@@ -119,7 +119,7 @@ pub struct Outbox {
     unanswered: usize,
     /// It has ended its requests, and reads on.
     silent: bool,
-    /// When it last did or got something but events.
+    /// When it last sent something or got an answer.
     active: Instant,
 }
 
@@ -129,10 +129,10 @@ impl Outbox {
         Self { client, queue, stream, is_operator, subscribed: false, unanswered: 0, silent: false, active }
     }
 
-    /// Sends something; false if the client does not take it and is to go.
+    /// Queues something; false if the client does not read, or has gone.
     fn send(&self, item: Item) -> bool {
         let Err(error) = self.queue.send(item) else { return true };
-        // One that has closed ends like any other, and its reader will say so.
+        // One that has closed is reported by its reader, like any other.
         if error.is_full() {
             log::warn!("client {} does not read what it is sent: dropped", self.client.0);
             let _ = self.stream.shutdown(Shutdown::Both);
@@ -141,7 +141,7 @@ impl Outbox {
     }
 }
 
-/// The clients. By default nobody can reach it.
+/// The clients. The default has no socket.
 #[derive(Debug, Default)]
 pub struct Hub {
     /// Where we made the socket, and its device and inode; none where it cannot be made.
@@ -150,10 +150,10 @@ pub struct Hub {
     /// The last line and number of each topic.
     latest: BTreeMap<EventName, (i32, Arc<str>)>,
     /// Shared with each thread that still writes.
-    writers: Arc<()>,
+    pub(super) writers: Arc<()>,
 }
 
-/// What a client reads for which there is no place.
+/// The error for a client for which there is no place.
 pub(super) fn too_many() -> String {
     format!("{CLIENTS_MAX} clients are connected, which is the limit")
 }
@@ -161,10 +161,6 @@ pub(super) fn too_many() -> String {
 impl Hub {
     pub(super) fn new(path: &Path, made: (u64, u64)) -> Self {
         Self { socket: Some((path.to_owned(), made)), ..Self::default() }
-    }
-
-    pub(super) fn writers(&self) -> &Arc<()> {
-        &self.writers
     }
 
     /// How many clients there are.
@@ -198,7 +194,7 @@ impl Hub {
         }
     }
 
-    /// Says why, and lets a client go when it has got what is queued.
+    /// Sends the reason, and closes the connection when all that is queued is written.
     fn disconnect(&mut self, client: ClientId, reason: &str) {
         log::info!("client {}: {reason}", client.0);
         self.send(client, Item::Line(line::error(reason).into()));
@@ -207,12 +203,12 @@ impl Hub {
         }
     }
 
-    /// A client has gone, or is to go: what is queued is still written, if it can be.
+    /// A client has gone, or is to be disconnected: what is queued is still written, if it can be.
     pub fn gone(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }
 
-    /// The client, which does something now.
+    /// The client, noted as active now.
     fn active(&mut self, client: ClientId) -> Option<&mut Outbox> {
         let outbox = self.clients.get_mut(&client)?;
         outbox.active = Instant::now();
@@ -234,7 +230,7 @@ impl Hub {
         }
     }
 
-    /// A client will send nothing any more: it goes when all its commands are answered.
+    /// A client sends nothing any more: its connection is closed when all its commands are answered.
     pub fn silent(&mut self, client: ClientId) {
         if let Some(outbox) = self.clients.get_mut(&client) {
             outbox.silent = true;
@@ -289,7 +285,7 @@ impl Hub {
         while Arc::strong_count(&self.writers) > 1 && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
-        // Another daemon may have its socket there by now, if somebody removed ours.
+        // If ours was removed, another daemon may have made its own there.
         if let Some((path, made)) = self.socket
             && identity(&path).is_ok_and(|identity| identity == made)
         {

@@ -43,7 +43,7 @@ pub fn listen(candidates: &Candidates, inputs: Sender<ClientInput>) -> Result<Hu
     };
     let at = |error: io::Error| NoSocket::Refused(cannot_make(path, &error));
     let hub = Hub::new(path, identity(path).map_err(at)?);
-    client::accept(listener, inputs, hub.writers()).map_err(at)?;
+    client::accept(listener, inputs, &hub.writers).map_err(at)?;
     Ok(hub)
 }
 
