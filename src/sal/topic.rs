@@ -31,36 +31,26 @@ pub struct Field {
     pub name: &'static str,
     /// Its type.
     pub kind: FieldType,
-    /// What it means, for people.
-    pub help: &'static str,
 }
 
-const fn text(name: &'static str, help: &'static str) -> Field {
-    Field { name, kind: FieldType::String, help }
+const fn text(name: &'static str) -> Field {
+    Field { name, kind: FieldType::String }
 }
 
 /// The parameters of a command, in their order on the wire.
 #[must_use]
 pub fn parameters(command: CommandName) -> &'static [Field] {
     const EXECUTE: &[Field] = &[
-        text("pipeline", "URL or path of the pipeline YAML (required)"),
-        text("version", "version of the Science Pipelines, an EUPS tag"),
-        text("config", "more options for the pipeline run"),
-        text("data_query", "the data to run on"),
-        text("prereq_jobs", "comma-separated ids of jobs to wait for first"),
-        text("output_dataset_types", "output dataset types, instead of the configured ones"),
+        text("pipeline"),
+        text("version"),
+        text("config"),
+        text("data_query"),
+        text("prereq_jobs"),
+        text("output_dataset_types"),
     ];
-    const ABORT_JOB: &[Field] = &[text("job_id", "id of the job, or its run id (required)")];
-    const START: &[Field] =
-        &[text("configurationOverride", "override file in the configuration directory, [file][:gitref]")];
-    const SET_LOG_LEVEL: &[Field] = &[
-        Field {
-            name: "level",
-            kind: FieldType::Int,
-            help: "10 debug, 20 info, 30 warning, 40 error (required)",
-        },
-        text("subsystem", "not used"),
-    ];
+    const ABORT_JOB: &[Field] = &[text("job_id")];
+    const START: &[Field] = &[text("configurationOverride")];
+    const SET_LOG_LEVEL: &[Field] = &[Field { name: "level", kind: FieldType::Int }, text("subsystem")];
     match command {
         CommandName::Execute => EXECUTE,
         CommandName::AbortJob => ABORT_JOB,
