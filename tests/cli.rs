@@ -392,9 +392,15 @@ fn send_says_when_it_is_interrupted_what_goes_on() {
     });
     let (code, signal, stderr) = interrupted(&daemon, &execute);
     assert_eq!((code, signal), (None, Some(2)));
-    assert_eq!(stderr, "ocps: interrupted: execute may still be carried out, see ocps jobs\n");
+    assert_eq!(
+        stderr,
+        "ocps: interrupted before the final ack of execute: it may still be carried out, see ocps status and ocps jobs\n"
+    );
     let (_, _, stderr) = interrupted(&FakeDaemon::start(|_| Vec::new()), &["send", "enable"]);
-    assert_eq!(stderr, "ocps: interrupted: enable may still be carried out\n");
+    assert_eq!(
+        stderr,
+        "ocps: interrupted before the final ack of enable: it may still be carried out, see ocps status and ocps jobs\n"
+    );
 }
 
 #[test]

@@ -192,15 +192,6 @@ impl fmt::Display for Sent {
     }
 }
 
-/// How the wait for a command's final ack ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// It was carried out, or enough of it.
-    Complete,
-    /// The person at the terminal wants to leave.
-    Interrupted,
-}
-
 /// A connection to a daemon.
 pub(super) struct Client {
     stream: UnixStream,
@@ -217,31 +208,24 @@ impl Client {
     pub(super) fn connect(target: &Target) -> Result<Self, Failure> {
         // Who may not read the toml, or finds it broken, can still say --socket.
         let setting = Settings::load(None).ok().and_then(|settings| settings.socket);
-        let candidates = socket_path::of_client(
-            target.socket.as_deref(),
-            setting.as_deref(),
-            target.index,
-            &|name| std::env::var_os(name),
-            User::current(),
-        );
-        Self::connect_to(&candidates, target.index)
-    }
-
-    fn connect_to(candidates: &Candidates, index: Option<SalIndex>) -> Result<Self, Failure> {
-        let (places, remedy) = match candidates {
-            Candidates::Named(path) => {
-                (&[Place::Runtime(path.clone())][..], format!("ocps run --socket {}", path.display()))
-            }
-            Candidates::Usual(places) => {
-                let instance = index.map(|index| format!("@{}", index.number())).unwrap_or_default();
-                let start = format!("ocps run or systemctl start ocps{instance}");
-                (places.as_slice(), format!("{start}, or say where it is with --socket PATH"))
-            }
-        };
+        let (socket, index, env) =
+            (target.socket.as_deref(), target.index, &|name: &str| std::env::var_os(name));
+        let (places, remedy) =
+            match socket_path::of_client(socket, setting.as_deref(), index, env, User::current()) {
+                Candidates::Named(path) => {
+                    let remedy = format!("ocps run --socket {}", path.display());
+                    (vec![Place::Runtime(path)], remedy)
+                }
+                Candidates::Usual(places) => {
+                    let instance = index.map(|index| format!("@{}", index.number())).unwrap_or_default();
+                    let start = format!("ocps run or systemctl start ocps{instance}");
+                    (places, format!("{start}, or say where it is with --socket PATH"))
+                }
+            };
         let mut tried = Vec::new();
-        for place in places {
+        for place in &places {
             let path = place.path().display();
-            let reason = match connect_to_place(place) {
+            let reason = match place.check().and_then(|()| UnixStream::connect(place.path())) {
                 Ok(stream) => {
                     let mut client = Self::over(stream)?;
                     let Some(wanted) = index else { return Ok(client) };
@@ -312,37 +296,32 @@ impl Client {
         sent: &mut Sent,
         interrupted: &AtomicBool,
         mut take: impl FnMut(&Sent, &Message) -> Result<ControlFlow<()>, Failure>,
-    ) -> Result<End, Failure> {
-        loop {
-            let message = match self.next(sent.deadline) {
-                Ok(Some(message)) => message,
-                Ok(None) if interrupted.load(Ordering::Relaxed) => return Ok(End::Interrupted),
-                Ok(None) if sent.is_late(Instant::now()) => {
-                    return Err(Failure::Failed(format!(
-                        "no ack of {sent} in time: it may still be carried out, see ocps status and ocps jobs"
-                    )));
+    ) -> Result<(), Failure> {
+        const UNCLEAR: &str = "it may still be carried out, see ocps status and ocps jobs";
+        let job = if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
+        while !interrupted.load(Ordering::Relaxed) {
+            let next = self.next(sent.deadline);
+            let next = next.map_err(|lost| lost.with(&format!("before the final ack of {sent}{job}")))?;
+            let Some(message) = next else {
+                if sent.is_late(Instant::now()) {
+                    return Err(Failure::Failed(format!("no ack of {sent} in time: {UNCLEAR}")));
                 }
-                Ok(None) => continue,
-                Err(Failure::Lost(reason)) => {
-                    let job =
-                        if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
-                    return Err(Failure::Lost(format!("{reason} before the final ack of {sent}{job}")));
-                }
-                Err(failure) => return Err(failure),
+                continue;
             };
             let ack = sent.ack_in(&message);
             if let Some(ack) = ack {
                 sent.wait_on(ack);
             }
             if take(sent, &message)?.is_break() {
-                return Ok(End::Complete);
+                return Ok(());
             }
             match ack.map(Ack::standing) {
-                Some(Standing::Complete) => return Ok(End::Complete),
+                Some(Standing::Complete) => return Ok(()),
                 Some(Standing::Refused) => return Err(Failure::Printed(EXIT_REFUSED)),
                 Some(Standing::InProgress) | None => {}
             }
         }
+        Err(Failure::Interrupted(format!("interrupted before the final ack of {sent}: {UNCLEAR}")))
     }
 
     /// Asks for all events: first the latest of each, then all as they come.
@@ -422,11 +401,6 @@ pub(super) const CLOSED: &str = "the daemon closed the connection";
 /// What is said when the daemon did not accept a line of ours.
 pub(super) fn refused(reason: &str) -> String {
     format!("the daemon refused the request: {}", clean(reason))
-}
-
-fn connect_to_place(place: &Place) -> io::Result<UnixStream> {
-    place.check()?;
-    UnixStream::connect(place.path())
 }
 
 /// Reads lines until the connection ends or nobody wants them.

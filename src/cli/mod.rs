@@ -77,6 +77,11 @@ const EXIT_REFUSED: u8 = 3;
 const EXIT_CONFIGURATION: u8 = 78;
 
 impl Failure {
+    /// Of a lost connection also what that means.
+    fn with(self, meaning: &str) -> Self {
+        if let Self::Lost(reason) = &self { Self::Lost(format!("{reason} {meaning}")) } else { self }
+    }
+
     /// Prints the reason and returns the exit code.
     fn exit_code(self) -> u8 {
         let (reason, code) = match self {

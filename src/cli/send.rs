@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use signal_hook::consts::SIGINT;
 
-use super::client::{Ack, Client, End, JOBS, Message, Sent, Standing, Target};
+use super::client::{Ack, Client, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
 use super::flags::{Line, seconds, shown, unknown};
 use super::output::{Output, complain};
@@ -95,9 +95,12 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     }
     let mut sent = client.send(args.command, &args.params, args.timeout)?;
     let mut held = None;
-    match client.follow(&mut sent, &interrupted, |sent, message| take(args, &mut held, sent, message, out))? {
-        End::Complete => Ok(()),
-        End::Interrupted => Err(Failure::Interrupted(what_continues(&sent, &mut client))),
+    let take = |sent: &Sent, message: &Message| take(args, &mut held, sent, message, out);
+    match client.follow(&mut sent, &interrupted, take) {
+        Err(Failure::Interrupted(reason)) => {
+            Err(Failure::Interrupted(what_continues(&sent, &mut client).unwrap_or(reason)))
+        }
+        outcome => outcome,
     }
 }
 
@@ -137,17 +140,13 @@ fn take(
     {
         print(args, &held, out)?;
     }
-    if !args.only_starts() {
-        print(args, message, out)?;
-        return Ok(ControlFlow::Continue(()));
-    }
-    if args.json {
-        print(args, message, out)?
-    } else {
+    if args.only_starts() && !args.json {
         show_start(ack, out)?
+    } else {
+        print(args, message, out)?
     }
-    let is_started = ack.standing() == Standing::InProgress && sent.job_id.is_some();
-    Ok(if is_started { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    let is_enough = args.only_starts() && ack.standing() == Standing::InProgress && sent.job_id.is_some();
+    Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
 /// Of an execute that is not waited for, standard output gets nothing but the id of its job.
@@ -168,18 +167,19 @@ fn print(args: &Args, message: &Message, out: &mut Output) -> Result<(), Failure
     out.line(if args.json { &message.raw } else { text.as_deref().unwrap_or_default() })
 }
 
-/// What happens to the command if this client ends now.
-fn what_continues(sent: &Sent, client: &mut Client) -> String {
-    let job = sent.job_id.as_deref().map(clean);
-    let (what, id) = match (sent.command == CommandName::Execute, job) {
-        (true, Some(job_id)) => (format!("job {job_id}"), job_id),
-        (true, None) => match own_run(client) {
-            Some(run_id) => (format!("run {run_id}, which has no job id yet,"), run_id),
-            None => return "interrupted: execute may still be carried out, see ocps jobs".to_owned(),
-        },
-        (false, _) => return format!("interrupted: {sent} may still be carried out"),
+/// What goes on if this client ends now: the job of an execute.
+fn what_continues(sent: &Sent, client: &mut Client) -> Option<String> {
+    if sent.command != CommandName::Execute {
+        return None;
+    }
+    let (what, id) = match sent.job_id.as_deref().map(clean) {
+        Some(job_id) => (format!("job {job_id}"), job_id),
+        None => {
+            let run_id = own_run(client)?;
+            (format!("run {run_id}, which has no job id yet,"), run_id)
+        }
     };
-    format!("interrupted: {what} goes on; ocps send abort_job job_id={id} ends it, ocps jobs shows it")
+    Some(format!("interrupted: {what} goes on; ocps send abort_job job_id={id} ends it, ocps jobs shows it"))
 }
 
 /// The run id of the execute that this process sent: the daemon knows who its clients are.

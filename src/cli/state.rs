@@ -100,8 +100,7 @@ fn take_step(
             out.line(&format!("{} {}", command.as_str(), ack_text(ack)))?;
         }
         Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -106,17 +106,15 @@ fn service(status: &Value) -> String {
 
 fn kafka(status: &Value) -> String {
     let is_joined = status.pointer("/kafka/stage").is_some_and(|stage| stage == "joined");
-    let more = [
+    let parts = [
+        if is_joined { "+{kafka/stage}" } else { "!{kafka/stage}" },
         "{kafka/brokers}",
         "{+kafka/queued} waiting",
         "{+kafka/dropped} dropped",
         "{+kafka/undecodable} not understood",
         "problem: {kafka/problem}",
     ];
-    let stage = value(status, "kafka/stage")
-        .map(|stage| paint(if is_joined { Tone::Good } else { Tone::Bad }, &stage));
-    let parts = stage.into_iter().chain(more.iter().filter_map(|template| fill(status, template)));
-    parts.collect::<Vec<_>>().join(", ")
+    join(status, &parts)
 }
 
 fn journal(status: &Value) -> String {

@@ -40,11 +40,13 @@ pub(super) fn fill(document: &Value, template: &str) -> Option<String> {
     parts.map(|(at, part)| if at % 2 == 0 { Some(part.to_owned()) } else { value(document, part) }).collect()
 }
 
-/// Those of the templates that can be filled, joined with commas; one that begins with `!` is something bad.
+/// Those of the templates that can be filled, joined with commas; `!` is before something bad, `+` before something
+/// good.
 pub(super) fn join(document: &Value, templates: &[&str]) -> String {
-    let part = |template: &&str| match template.strip_prefix('!') {
-        Some(template) => Some(paint(Tone::Bad, &fill(document, template)?)),
-        None => fill(document, template),
+    let part = |template: &&str| match (template.strip_prefix('!'), template.strip_prefix('+')) {
+        (Some(template), _) => Some(paint(Tone::Bad, &fill(document, template)?)),
+        (_, Some(template)) => Some(paint(Tone::Good, &fill(document, template)?)),
+        (None, None) => fill(document, template),
     };
     templates.iter().filter_map(part).collect::<Vec<_>>().join(", ")
 }

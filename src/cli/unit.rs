@@ -4,7 +4,7 @@
 //! here, as systemd reads them.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(super) struct Unit {
     /// Its command line.
     pub(super) start: RunArgs,
     /// Its environment.
-    pub(super) environment: BTreeMap<String, OsString>,
+    pub(super) environment: BTreeMap<String, String>,
     /// What is wrong with these.
     pub(super) problems: Vec<String>,
 }
@@ -36,8 +36,7 @@ pub(super) struct Unit {
 impl Unit {
     /// The unit of an index, `ocps@INDEX`, or `ocps`; none where systemd does not know one.
     pub(super) fn find(index: Option<SalIndex>) -> Option<Self> {
-        let suffix = index.map(|index| index.number().to_string());
-        let name = suffix.as_ref().map_or_else(|| "ocps".to_owned(), |suffix| format!("ocps@{suffix}"));
+        let name = index.map_or("ocps".to_owned(), |index| format!("ocps@{}", index.number()));
         let shown = Command::new("systemctl")
             .args(["show", "--property=LoadState,ExecStart,Environment,EnvironmentFiles", &name])
             .stderr(Stdio::null())
@@ -49,11 +48,15 @@ impl Unit {
         }
         let mut unit = Self { name, ..Self::default() };
         unit.read_command_line(&shown);
-        unit.set_directories(suffix.as_deref());
-        for assignment in
-            property(&shown, "Environment").flat_map(|line| shlex::split(line).unwrap_or_default())
-        {
-            unit.set(&assignment);
+        // What systemd makes for the unit.
+        let own = unit.name.replace('@', "-");
+        unit.set("CONFIGURATION_DIRECTORY", &format!("/etc/{own}"));
+        unit.set("STATE_DIRECTORY", &format!("/var/lib/{own}"));
+        unit.set("RUNTIME_DIRECTORY", &format!("/run/{own}"));
+        for assignment in environment(&shown) {
+            if let Some((name, value)) = assignment.split_once('=') {
+                unit.set(name, value);
+            }
         }
         for file in property(&shown, "EnvironmentFiles") {
             let (path, rest) = file.rsplit_once(" (").unwrap_or((file, ""));
@@ -83,22 +86,8 @@ impl Unit {
         }
     }
 
-    /// Those that systemd makes for the unit and names in its environment.
-    fn set_directories(&mut self, suffix: Option<&str>) {
-        let own = suffix.map_or_else(|| "ocps".to_owned(), |suffix| format!("ocps-{suffix}"));
-        for (name, parent) in [
-            ("CONFIGURATION_DIRECTORY", "/etc"),
-            ("STATE_DIRECTORY", "/var/lib"),
-            ("RUNTIME_DIRECTORY", "/run"),
-        ] {
-            self.environment.insert(name.to_owned(), format!("{parent}/{own}").into());
-        }
-    }
-
-    fn set(&mut self, assignment: &str) {
-        if let Some((name, value)) = assignment.split_once('=') {
-            self.environment.insert(name.to_owned(), value.into());
-        }
+    fn set(&mut self, name: &str, value: &str) {
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     fn read_variables(&mut self, path: &Path, may_be_missing: bool) {
@@ -118,7 +107,7 @@ impl Unit {
                 continue;
             }
             match line.split_once('=') {
-                Some((name, value)) => self.set(&format!("{}={}", name.trim_end(), unquoted(value.trim()))),
+                Some((name, value)) => self.set(name.trim_end(), unquoted(value.trim())),
                 None => {
                     let place = format!("{}:{}", path.display(), number + 1);
                     self.problems.push(format!("{place}: must be NAME=VALUE; systemd ignores this line"));
@@ -135,19 +124,24 @@ impl Unit {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "?".to_owned(),
                 Err(_) => continue,
             };
-            self.environment.entry(variable.to_owned()).or_insert_with(|| password.into());
+            self.environment.entry(variable.to_owned()).or_insert(password);
         }
     }
 
     /// A variable of its environment; one that is empty counts as not set.
     pub(super) fn variable(&self, name: &str) -> Option<OsString> {
-        self.environment.get(name).filter(|value| *value != OsStr::new("")).cloned()
+        self.environment.get(name).filter(|value| !value.is_empty()).map(OsString::from)
     }
 }
 
 /// The values of a property as `systemctl show` prints them, a line each.
 fn property<'a>(shown: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     shown.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The variables that the unit itself sets, as `NAME=VALUE`.
+fn environment(shown: &str) -> impl Iterator<Item = String> {
+    property(shown, "Environment").flat_map(|line| shlex::split(line).unwrap_or_default())
 }
 
 /// A value without the quotes around it.
@@ -172,8 +166,7 @@ mod tests {
         unit.read_command_line(shown);
         assert_eq!(unit.start.index, Some(SalIndex::LsstComCam));
         assert_eq!(unit.start.state, InitialState::At(SummaryState::Enabled));
-        let set: Vec<String> =
-            property(shown, "Environment").flat_map(|line| shlex::split(line).unwrap_or_default()).collect();
+        let set: Vec<String> = environment(shown).collect();
         assert_eq!(set, ["LSST_SITE=summit", "TWO=a b"]);
         assert_eq!(property(shown, "EnvironmentFiles").count(), 2);
         unit.read_command_line("ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");

