@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{Error, file, quoted};
+use super::{Error, file};
+use crate::text::quoted;
 
 /// Git is killed after this time: a `start` waits for it, and so does whoever sent it.
 const TIMEOUT: Duration = Duration::from_secs(10);

@@ -8,12 +8,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::settings::{self, Secret};
-use super::yaml::{self, Entry, Value};
-use crate::url::Url;
+use serde_yaml::{Mapping, Value};
 
-/// What may be asked of the broker before a message counts as written.
-pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
+use super::secret::Secret;
+use super::tree::{self, Mistake};
+use super::value::{ACKS, is_word, registry_urls};
+use super::{Error, file, settings};
+use crate::url::Url;
 
 /// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
 const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
@@ -129,7 +130,7 @@ impl Options {
             text(name, setting).map(|value| value.unwrap_or_else(|| default.to_owned()))
         };
         let topic_subname = text("LSST_TOPIC_SUBNAME", &settings.topic_subname)?
-            .filter(|name| settings::is_site(name))
+            .filter(|name| is_word(name))
             .ok_or_else(|| {
                 Problem::NoSubname(
                     "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or \
@@ -291,15 +292,7 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
 fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
     let path = Path::new(&dir).join(CREDENTIAL);
-    super::file::password(&path, "Kafka")
-}
-
-/// The URLs of a list, separated by commas; one in a password is written as %2C.
-///
-/// # Errors
-/// What each must be; never what it is, since that may hold a password.
-pub(super) fn registry_urls(list: &str) -> Result<Vec<Url>, &'static str> {
-    list.split(',').map(|url| Url::parse(url.trim())).collect()
+    file::password(&path, "Kafka")
 }
 
 /// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
@@ -324,37 +317,34 @@ fn check_file(mapping: &Path, key: &str, value: &str) -> Result<(), String> {
 /// Reads a YAML mapping of librdkafka settings; their values may be secret, so no error shows one.
 fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     let shown = path.display();
-    let text = super::file::read(path)
+    let text = file::read(path)
         .map_err(|error| error.to_string())?
         .ok_or_else(|| format!("{shown}: no such file; it is named for more Kafka settings"))?;
-    let wrong = |position: Option<(usize, usize)>| {
-        let place = position.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
-        format!("{shown}{place}: must be a YAML mapping of librdkafka settings to texts, numbers or booleans")
+    let wrong = |position: Option<tree::Position>| {
+        let what = "must be a YAML mapping of librdkafka settings to texts, numbers or booleans";
+        Error::at(&shown, position, what).to_string()
     };
-    // Our own reader of YAML: what it makes of a file is small whatever is in it.
-    let root = yaml::parse(&text, 0).map_err(|fault| wrong(fault.position))?;
-    let mapping = match root.value {
-        Value::Null => return Ok(Vec::new()),
-        Value::Map(mapping) => mapping,
-        Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
-            return Err(wrong(yaml::locate(&text, root.mark)));
+    let at = |steps: &[&str]| wrong(tree::locate_in_yaml(&text, &Mistake::new(steps, String::new())));
+    let mapping = match tree::from_yaml(&text).map_err(|fault| wrong(fault.position))? {
+        Value::Null => Mapping::new(),
+        Value::Mapping(mapping) => mapping,
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Sequence(_) | Value::Tagged(_) => {
+            return Err(at(&[]));
         }
     };
-    let pair = |(key, Entry { node, .. }): (String, Entry)| {
-        let value = match node.value {
+    let pair = |(key, value): (&Value, &Value)| {
+        let key = key.as_str().unwrap_or_default().to_owned();
+        let value = match value {
             Value::Bool(flag) => flag.to_string(),
-            Value::Integer(number) => number.to_string(),
-            Value::Float(number) => format!("{number:?}"),
-            Value::Text(text) => text,
-            Value::Null | Value::List(_) | Value::Map(_) => {
-                return Err(wrong(yaml::locate(&text, node.mark)));
+            Value::Number(number) => number.to_string(),
+            Value::String(text) => text.clone(),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_) => {
+                return Err(at(&[&key]));
             }
         };
-        Ok((key, value))
+        check_file(path, &key, &value).map(|()| (key, value))
     };
-    let pairs = mapping.into_iter().map(pair).collect::<Result<Vec<_>, String>>()?;
-    pairs.iter().try_for_each(|(key, value)| check_file(path, key, value))?;
-    Ok(pairs)
+    mapping.iter().map(pair).collect()
 }
 
 #[cfg(test)]
@@ -490,7 +480,7 @@ mod tests {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(
             read("fetch.wait.max.ms: 20\nclient.id: x\na: true\nb: 1.50\n").unwrap(),
-            [pair("a", "true"), pair("b", "1.5"), pair("client.id", "x"), pair("fetch.wait.max.ms", "20")]
+            [pair("fetch.wait.max.ms", "20"), pair("client.id", "x"), pair("a", "true"), pair("b", "1.5")]
         );
         assert_eq!(read("").unwrap(), []);
         for (bad, place) in

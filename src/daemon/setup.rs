@@ -170,7 +170,7 @@ impl Setup {
             uptime: clock::uptime(),
             journal: self.journal.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
-            max_jobs: self.settings.max_jobs,
+            max_jobs: self.settings.limits.jobs,
         }
     }
 }
