@@ -83,32 +83,21 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
                 if let Some(watch) = &mut watch {
                     watch.git_due = Instant::now();
                 }
-                let read = reader.read(&override_name).map_err(|e| e.to_string());
-                Some(ConfigResult::Read(read))
+                Some(ConfigResult::Read(reader.read(&override_name).map_err(|error| error.to_string())))
             }
             Ok(ConfigRequest::Settings { path }) => {
                 let read = Settings::load_with_keys(path.as_deref()).map_err(|error| error.to_string());
                 Some(ConfigResult::Settings(Box::new(read)))
             }
-            Ok(ConfigRequest::Watch) => {
-                let mut new = Watch::new(Instant::now());
-                let available = new.look(reader, Instant::now());
-                watch = Some(new);
-                available.map(ConfigResult::Available)
-            }
+            Ok(ConfigRequest::Watch) => watch.insert(Watch::new(Instant::now())).look(reader, Instant::now()),
             Ok(ConfigRequest::Unwatch) => {
                 watch = None;
                 None
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let available = watch.as_mut().and_then(|w| w.look(reader, Instant::now()));
-                available.map(ConfigResult::Available)
-            }
+            Err(RecvTimeoutError::Timeout) => watch.as_mut().and_then(|w| w.look(reader, Instant::now())),
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        if let Some(result) = result
-            && results.send(result).is_err()
-        {
+        if result.is_some_and(|result| results.send(result).is_err()) {
             return;
         }
     }
@@ -127,8 +116,8 @@ impl Watch {
         Self { next_look: now, git_due: now, seen: Vec::new(), sent: None }
     }
 
-    /// Looks; tells what is available if that is not what was told last.
-    fn look(&mut self, reader: &Reader, now: Instant) -> Option<ConfigurationsAvailable> {
+    /// Looks; what is available, if that is not what was sent last.
+    fn look(&mut self, reader: &Reader, now: Instant) -> Option<ConfigResult> {
         // Counted from the end of a look that took long, so that requests are served in between.
         self.next_look = now.max(self.next_look) + LOOK_INTERVAL;
         let seen = reader.dir.as_deref().map(fingerprint).unwrap_or_default();
@@ -137,12 +126,9 @@ impl Watch {
         }
         self.seen = seen;
         self.git_due = now + GIT_INTERVAL;
-        let available = reader.available();
-        if self.sent.as_ref() == Some(&available) {
-            return None;
-        }
+        let available = Some(reader.available()).filter(|available| self.sent.as_ref() != Some(available))?;
         self.sent = Some(available.clone());
-        Some(available)
+        Some(ConfigResult::Available(available))
     }
 }
 
@@ -151,36 +137,29 @@ type Seen = (PathBuf, Option<(i64, i64, u64, u64)>);
 
 /// All that can change what is available, as cheaply as it can be seen.
 fn fingerprint(dir: &Path) -> Vec<Seen> {
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.filter_map(Result::ok).map(|e| e.path()).take(MAX_FILES).collect(),
-        Err(_) => Vec::new(),
-    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).take(MAX_FILES).collect();
     paths.sort_unstable();
     paths.push(dir.to_owned());
     paths.extend(git_files(dir));
-    paths.into_iter().map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect()
-}
-
-fn stamp(path: &Path) -> Option<(i64, i64, u64, u64)> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
+    let stamp = |path: PathBuf| {
+        let meta = std::fs::metadata(&path).ok();
+        (path, meta.map(|meta| (meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino())))
+    };
+    paths.into_iter().map(stamp).collect()
 }
 
 /// The files of git that a commit, a checkout or a fetch changes.
 fn git_files(dir: &Path) -> Vec<PathBuf> {
     let Some(git_dir) = git_dir(dir) else { return Vec::new() };
     // A linked work tree has its own HEAD and index, and shares the rest.
-    let common = match small(&git_dir.join("commondir")) {
-        Some(path) => git_dir.join(path.trim_end()),
-        None => git_dir.clone(),
-    };
-    let mut files = vec![git_dir.join("HEAD"), git_dir.join("index"), common.join("packed-refs")];
-    files.extend(["refs", "refs/heads", "refs/tags", "refs/remotes"].map(|refs| common.join(refs)));
-    let head = small(&git_dir.join("HEAD"));
-    if let Some(branch) = head.as_deref().and_then(|head| head.strip_prefix("ref: ")) {
-        files.push(common.join(branch.trim_end()));
-    }
-    files
+    let common = small(&git_dir.join("commondir"))
+        .map_or_else(|| git_dir.clone(), |path| git_dir.join(path.trim_end()));
+    let head = small(&git_dir.join("HEAD")).unwrap_or_default();
+    let branch = head.strip_prefix("ref: ").map(str::trim_end);
+    let shared = ["packed-refs", "refs", "refs/heads", "refs/tags", "refs/remotes"];
+    let shared = shared.into_iter().chain(branch).map(|name| common.join(name));
+    [git_dir.join("HEAD"), git_dir.join("index")].into_iter().chain(shared).collect()
 }
 
 /// The `.git` directory for a directory of the work tree.
@@ -191,8 +170,7 @@ fn git_dir(dir: &Path) -> Option<PathBuf> {
         return Some(found);
     }
     let text = small(&found)?;
-    let path = text.strip_prefix("gitdir: ")?.trim_end();
-    Some(found.parent()?.join(path))
+    Some(found.parent()?.join(text.strip_prefix("gitdir: ")?.trim_end()))
 }
 
 /// The text of a small file, if it is one.
@@ -213,8 +191,11 @@ mod tests {
         Reader { dir: Some(dir.to_owned()), site: None, index: SalIndex::Latiss, simulated: false }
     }
 
-    fn overrides(available: Option<ConfigurationsAvailable>) -> Option<String> {
-        available.map(|a| a.overrides)
+    fn overrides(result: Option<ConfigResult>) -> Option<String> {
+        match result? {
+            ConfigResult::Available(available) => Some(available.overrides),
+            ConfigResult::Read(_) | ConfigResult::Settings(_) => None,
+        }
     }
 
     #[test]
@@ -262,7 +243,10 @@ mod tests {
             reader.simulated = simulated;
             let now = Instant::now();
             let mut watch = Watch::new(now);
-            assert_eq!(watch.look(&reader, now), Some(ConfigurationsAvailable::default()));
+            assert_eq!(
+                watch.look(&reader, now),
+                Some(ConfigResult::Available(ConfigurationsAvailable::default()))
+            );
             assert_eq!(watch.look(&reader, now + LOOK_INTERVAL), None);
         }
     }
