@@ -164,7 +164,7 @@ fn errors_cite_the_file_that_the_mistake_is_in() {
         (
             "both.yaml",
             format!(
-                "{at}/_init.yaml:1:6: \"url\" stands beside instances; move it into the entries (and 2 more: see `ocps check`)"
+                "{at}/_init.yaml:1:6: url stands beside instances; move it into the entries (and 2 more: see `ocps check`)"
             ),
         ),
         ("many.yaml", format!("{at}/many.yaml:1:6: url must be http:// or https:// with a host (and 2 more")),

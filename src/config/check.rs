@@ -207,9 +207,9 @@ mod tests {
             problems(dir.path(), "", None, None),
             [
                 "syntax.yaml:1:5: not valid YAML: mapping values are not allowed in this context at line 1 column 5",
-                "typo.yaml:1:12: \"instanses\" stands beside instances; move it into the entries",
+                "typo.yaml:1:12: instanses stands beside instances; move it into the entries",
                 "wrong.yaml:2:28: instances[0].instance must be LSSTComCam for sal_index 2, not \"LSSTCam\"",
-                "_summit.yaml:1:6: \"url\" stands beside instances; move it into the entries",
+                "_summit.yaml:1:6: url stands beside instances; move it into the entries",
             ]
         );
         assert_eq!(problems(dir.path(), "", Some("base"), None).len(), 3);

@@ -3,17 +3,17 @@
 //! Invariant: [`Options`] are complete, and whatever of them is secret is shown by no log. The environment
 //! variables are those of salobj; they win over the toml.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde_yaml::{Mapping, Value};
+use serde::Deserialize;
 
 use super::secret::Secret;
-use super::tree::{self, Mistake};
-use super::value::{ACKS, is_word, registry_urls};
-use super::{Error, file, settings};
+use super::value::{self, ACKS, is_word, registry_urls};
+use super::{Error, file, settings, tree};
 use crate::url::Url;
 
 /// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
@@ -96,9 +96,6 @@ impl From<String> for Problem {
     }
 }
 
-/// The value of a variable, else that of a setting, else a default.
-type TextOr<'a> = &'a dyn Fn(&str, &Option<String>, &str) -> Result<String, String>;
-
 type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Whether Kafka is to be used at all.
@@ -120,63 +117,50 @@ impl Options {
     /// # Errors
     /// One line: which setting is missing or wrong.
     pub fn new(settings: &settings::Kafka, env: Env<'_>) -> Result<Self, Problem> {
-        let text = |name: &str, setting: &Option<String>| -> Result<Option<String>, String> {
-            match env(name).filter(|value| !value.is_empty()) {
-                Some(value) => value.into_string().map(Some).map_err(|_| format!("{name} is not UTF-8")),
-                None => Ok(setting.clone()),
-            }
-        };
-        let or = |name: &str, setting: &Option<String>, default: &str| {
-            text(name, setting).map(|value| value.unwrap_or_else(|| default.to_owned()))
-        };
-        let topic_subname = text("LSST_TOPIC_SUBNAME", &settings.topic_subname)?
-            .filter(|name| is_word(name))
-            .ok_or_else(|| {
-                Problem::NoSubname(
-                    "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or \
-                     kafka.topic_subname, or give --no-kafka"
-                        .to_owned(),
-                )
-            })?;
-        let brokers = brokers(&or("LSST_KAFKA_BROKER_ADDR", &settings.brokers, "broker:29092")?)?;
-        let registry_urls = match text("LSST_SCHEMA_REGISTRY_URL", &None)? {
+        let or = |name: &str, setting: &str| Ok(variable(env, name)?.unwrap_or_else(|| setting.to_owned()));
+        let topic_subname = or("LSST_TOPIC_SUBNAME", settings.topic_subname.as_deref().unwrap_or_default())?;
+        if !is_word(&topic_subname) {
+            let text = "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or kafka.topic_subname, \
+                        or give --no-kafka";
+            return Err(Problem::NoSubname(text.to_owned()));
+        }
+        let registry_urls = match variable(env, "LSST_SCHEMA_REGISTRY_URL")? {
             Some(urls) => {
                 registry_urls(&urls).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?
             }
-            None => {
-                let default = || vec!["http://schema-registry:8081".into()];
-                settings.schema_registry_url.clone().unwrap_or_else(default)
-            }
+            None => settings.schema_registry_url.clone(),
         };
-        let default_factor = settings.replication_factor.unwrap_or(1).to_string();
-        let factor = or("LSST_KAFKA_REPLICATION_FACTOR", &None, &default_factor)?;
-        let replication_factor = factor.parse().ok().filter(|factor| (1..=100).contains(factor));
-        let producer_acks = or("LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks, "1")?;
+        let factor = or("LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor.to_string())?;
+        let replication_factor =
+            factor.parse().ok().filter(|factor| (1..=100).contains(factor)).ok_or_else(|| {
+                format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
+            })?;
+        let producer_acks = or("LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks)?;
         if !ACKS.contains(&producer_acks.as_str()) {
             let text = format!("LSST_KAFKA_PRODUCER_WAIT_ACKS must be 0, 1 or all, not {producer_acks:?}");
             return Err(text.into());
         }
-        let file = |name: &str, setting: &Option<PathBuf>| {
-            let path = env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-            path.or_else(|| setting.clone()).map_or(Ok(Vec::new()), |path| read_mapping(&path))
+        let file = |whose: &str, setting: &Option<PathBuf>| {
+            let path = env(&format!("LSST_KAFKA_{whose}_CONFIGURATION")).filter(|value| !value.is_empty());
+            path.map(PathBuf::from)
+                .or_else(|| setting.clone())
+                .map_or(Ok(Vec::new()), |path| read_mapping(&path))
         };
         Ok(Self {
-            brokers,
+            brokers: brokers(&or(
+                "LSST_KAFKA_BROKER_ADDR",
+                settings.brokers.as_deref().unwrap_or("broker:29092"),
+            )?)?,
             topic_subname,
             registry_urls,
             sasl: sasl(settings, env, &or)?,
-            replication_factor: replication_factor.ok_or_else(|| {
-                format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
-            })?,
+            replication_factor,
             producer_acks,
-            broker_client: file(
-                "LSST_KAFKA_BROKER_CLIENT_CONFIGURATION",
-                &settings.broker_client_configuration,
-            )?,
-            consumer: file("LSST_KAFKA_CONSUMER_CONFIGURATION", &settings.consumer_configuration)?,
-            producer: file("LSST_KAFKA_PRODUCER_CONFIGURATION", &settings.producer_configuration)?,
-            start_timeout: settings.start_timeout.unwrap_or(Duration::from_secs(30)),
-            start_wait: settings.start_wait.unwrap_or(Duration::from_secs(15)),
+            broker_client: file("BROKER_CLIENT", &settings.broker_client_configuration)?,
+            consumer: file("CONSUMER", &settings.consumer_configuration)?,
+            producer: file("PRODUCER", &settings.producer_configuration)?,
+            start_timeout: settings.start_timeout,
+            start_wait: settings.start_wait,
         })
     }
 
@@ -185,20 +169,25 @@ impl Options {
     /// # Errors
     /// One line: TLS or SASL is asked for, and OpenSSL was not built in.
     pub fn check_build(&self) -> Result<(), String> {
-        let secure = |(key, value): &&(String, String)| {
+        let secure = |(key, value): &(String, String)| {
             key == "security.protocol" && !value.eq_ignore_ascii_case("plaintext")
         };
-        let more = self.broker_client.iter().chain(&self.consumer).chain(&self.producer);
-        let asked = self.sasl.is_some() || more.clone().any(|pair| secure(&pair));
+        let more = [&self.broker_client, &self.consumer, &self.producer];
+        let asked = self.sasl.is_some() || more.into_iter().flatten().any(secure);
         if asked && !cfg!(feature = "kafka-sasl") {
-            return Err(
-                "this build cannot do SASL or TLS to Kafka: it was built without the feature kafka-sasl. Install a full build, unset \
-                 LSST_KAFKA_SECURITY_USERNAME and LSST_KAFKA_SECURITY_PASSWORD, or give --no-kafka"
-                    .to_owned(),
-            );
+            let text = "this build cannot do SASL or TLS to Kafka: it was built without the feature kafka-sasl. Install \
+                        a full build, unset LSST_KAFKA_SECURITY_USERNAME and LSST_KAFKA_SECURITY_PASSWORD, or give \
+                        --no-kafka";
+            return Err(text.to_owned());
         }
         Ok(())
     }
+}
+
+/// The text of a variable that is set and not empty.
+fn variable(env: Env<'_>, name: &str) -> Result<Option<String>, String> {
+    let value = env(name).filter(|value| !value.is_empty()).map(OsString::into_string);
+    value.transpose().map_err(|_| format!("{name} is not UTF-8"))
 }
 
 /// The brokers without what librdkafka would stumble over later, and in words that do not name the place.
@@ -221,46 +210,38 @@ fn brokers(list: &str) -> Result<String, String> {
 
 /// What is wrong with one broker of the list.
 fn check_broker(entry: &str) -> Result<(), &'static str> {
-    let address = match entry.split_once("://") {
-        Some((protocol, address)) if PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) => {
-            address
-        }
-        Some(_) => return Err("begins with a protocol that is none of Kafka's"),
-        None => entry,
-    };
-    if address.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("has a blank in it");
-    }
-    if address.contains(['/', '@', ';', '?', '#']) {
-        return Err("is not HOST:PORT");
-    }
-    let Some((host, port)) = address.rsplit_once(':').filter(|_| !address.ends_with(']')) else {
-        return Err("has no port");
-    };
+    let (protocol, address) = entry.split_once("://").unwrap_or((PROTOCOLS[0], entry));
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if bare.is_none() && host.contains(':') {
-        return Err("has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)");
-    }
-    if bare.unwrap_or(host).is_empty() {
-        return Err("has no host");
-    }
-    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits || !port.parse::<u16>().is_ok_and(|port| port > 0) {
-        return Err("has no port from 1 to 65535");
-    }
-    Ok(())
+    let is_port =
+        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0);
+    let wrong = [
+        (
+            !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)),
+            "begins with a protocol that is none of Kafka's",
+        ),
+        (address.contains(|c: char| c.is_whitespace() || c.is_control()), "has a blank in it"),
+        (address.contains(['/', '@', ';', '?', '#']), "is not HOST:PORT"),
+        (!address.contains(':') || address.ends_with(']'), "has no port"),
+        (
+            bare.is_none() && host.contains(':'),
+            "has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)",
+        ),
+        (bare.unwrap_or(host).is_empty(), "has no host"),
+        (!is_port, "has no port from 1 to 65535"),
+    ];
+    wrong.into_iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, why)| Err(why))
 }
 
+type TextOr<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
+
+/// `or` gives the value of a variable, else that of a setting.
 fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Option<Sasl>, String> {
-    let username = or("LSST_KAFKA_SECURITY_USERNAME", &settings.username, "")?;
-    let password = match env("LSST_KAFKA_SECURITY_PASSWORD").filter(|value| !value.is_empty()) {
-        Some(value) => {
-            Some(value.into_string().map(Secret).map_err(|_| "LSST_KAFKA_SECURITY_PASSWORD is not UTF-8")?)
-        }
-        None => match settings.password.clone() {
-            Some(password) => Some(password),
-            None => credential(env)?,
-        },
+    let username = or("LSST_KAFKA_SECURITY_USERNAME", settings.username.as_deref().unwrap_or_default())?;
+    let given = variable(env, "LSST_KAFKA_SECURITY_PASSWORD")?.map(Secret);
+    let password = match given.or_else(|| settings.password.clone()) {
+        Some(password) => Some(password),
+        None => credential(env)?,
     };
     let password = match (password, username.is_empty()) {
         (Some(password), false) => password,
@@ -272,17 +253,15 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
             ));
         }
         (Some(_), true) => {
-            return Err(
-                "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, \
-                        or take away the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the \
-                        credential kafka-password)"
-                    .to_owned(),
-            );
+            let text = "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, or take \
+                        away the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the credential \
+                        kafka-password)";
+            return Err(text.to_owned());
         }
     };
     Ok(Some(Sasl {
-        protocol: or("LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, "SASL_PLAINTEXT")?,
-        mechanism: or("LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, "SCRAM-SHA-512")?,
+        protocol: or("LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol)?,
+        mechanism: or("LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism)?,
         username,
         password,
     }))
@@ -291,8 +270,7 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
 /// The password that systemd hands to the service (`LoadCredential=kafka-password:…`), if it has one.
 fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
-    let path = Path::new(&dir).join(CREDENTIAL);
-    file::password(&path, "Kafka")
+    file::password(&Path::new(&dir).join(CREDENTIAL), "Kafka")
 }
 
 /// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
@@ -304,15 +282,10 @@ const FILES: [&str; 5] = [
     "ssl.keystore.location",
 ];
 
-/// Whether a file or directory that a setting names can be read.
-fn check_file(mapping: &Path, key: &str, value: &str) -> Result<(), String> {
-    // Says to look where certificates use to be.
-    if !FILES.contains(&key) || value == "probe" {
-        return Ok(());
-    }
-    let wrong = |error| format!("{}: {key}: {value} cannot be read: {error}", mapping.display());
-    std::fs::File::open(value).map(drop).map_err(wrong)
-}
+/// A value of librdkafka.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Setting(#[serde(deserialize_with = "value::scalar")] String);
 
 /// Reads a YAML mapping of librdkafka settings; their values may be secret, so no error shows one.
 fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
@@ -320,31 +293,19 @@ fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     let text = file::read(path)
         .map_err(|error| error.to_string())?
         .ok_or_else(|| format!("{shown}: no such file; it is named for more Kafka settings"))?;
-    let wrong = |position: Option<tree::Position>| {
+    let read = tree::read_yaml::<Option<BTreeMap<String, Setting>>>(&text).map_err(|fault| {
         let what = "must be a YAML mapping of librdkafka settings to texts, numbers or booleans";
-        Error::at(&shown, position, what).to_string()
-    };
-    let at = |steps: &[&str]| wrong(tree::locate_in_yaml(&text, &Mistake::new(steps, String::new())));
-    let mapping = match tree::from_yaml(&text).map_err(|fault| wrong(fault.position))? {
-        Value::Null => Mapping::new(),
-        Value::Mapping(mapping) => mapping,
-        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Sequence(_) | Value::Tagged(_) => {
-            return Err(at(&[]));
+        Error::at(&shown, fault.position, what).to_string()
+    })?;
+    let pairs: Vec<_> = read.into_iter().flatten().map(|(key, Setting(value))| (key, value)).collect();
+    for (key, value) in &pairs {
+        // "probe" says to look where certificates use to be.
+        if FILES.contains(&key.as_str()) && value != "probe" {
+            std::fs::File::open(value)
+                .map_err(|error| format!("{shown}: {key}: {value} cannot be read: {error}"))?;
         }
-    };
-    let pair = |(key, value): (&Value, &Value)| {
-        let key = key.as_str().unwrap_or_default().to_owned();
-        let value = match value {
-            Value::Bool(flag) => flag.to_string(),
-            Value::Number(number) => number.to_string(),
-            Value::String(text) => text.clone(),
-            Value::Null | Value::Sequence(_) | Value::Mapping(_) | Value::Tagged(_) => {
-                return Err(at(&[&key]));
-            }
-        };
-        check_file(path, &key, &value).map(|()| (key, value))
-    };
-    mapping.iter().map(pair).collect()
+    }
+    Ok(pairs)
 }
 
 #[cfg(test)]
@@ -480,7 +441,7 @@ mod tests {
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(
             read("fetch.wait.max.ms: 20\nclient.id: x\na: true\nb: 1.50\n").unwrap(),
-            [pair("fetch.wait.max.ms", "20"), pair("client.id", "x"), pair("a", "true"), pair("b", "1.5")]
+            [pair("a", "true"), pair("b", "1.5"), pair("client.id", "x"), pair("fetch.wait.max.ms", "20")]
         );
         assert_eq!(read("").unwrap(), []);
         for (bad, place) in

@@ -4,10 +4,10 @@
 
 use std::path::Path;
 
-use serde_yaml::{Mapping, Value};
+use serde_yaml::Mapping;
 
 use super::git::Commit;
-use super::tree::{self, Fault, Mistake, shown};
+use super::tree::{self, Fault, Mistake};
 use super::{Error, file};
 
 /// The first layer; it must exist.
@@ -68,26 +68,13 @@ struct Layer {
 impl Layer {
     fn parse(name: &str, label: String, text: String) -> Result<Self, Error> {
         let error = |Fault { position, text }| Error::at(&label, position, text);
-        let keys = match tree::from_yaml(&text).map_err(error)? {
-            Value::Null => Mapping::new(),
-            Value::Mapping(mut keys) => {
-                keys.remove("metadata");
-                keys
-            }
-            other @ (Value::Bool(_)
-            | Value::Number(_)
-            | Value::String(_)
-            | Value::Sequence(_)
-            | Value::Tagged(_)) => {
-                let what = format!(
-                    "a configuration file must be a mapping of keys to values, not {}",
-                    shown(&other)
-                );
-                let place = tree::locate_in_yaml(&text, &Mistake::new(&[], String::new()));
-                return Err(Error::at(&label, place, what));
-            }
-        };
+        let mut keys: Mapping = tree::read_yaml::<Option<Mapping>>(&text).map_err(error)?.unwrap_or_default();
+        keys.remove("metadata");
         Ok(Self { name: name.to_owned(), label, text, keys })
+    }
+
+    fn error(&self, mistake: &Mistake) -> Error {
+        Error::at(&self.label, tree::locate_in_yaml(&self.text, mistake), &mistake.text)
     }
 }
 
@@ -117,17 +104,10 @@ impl Layers {
         for (key, value) in &layer.keys {
             let key = key.as_str().unwrap_or_default();
             let below = self.merged.get(key).filter(|below| below.is_mapping() != value.is_mapping());
-            if let (Some(_), Some(file)) = (below, self.file_of(key)) {
+            if let Some(file) = self.file_of(key).filter(|_| below.is_some()) {
                 let (is, was) = if value.is_mapping() { ("a", "none") } else { ("no", "one") };
-                let mistake = Mistake::new(
-                    &[key],
-                    format!("{key} is {is} mapping here but {was} in {}; make them alike", file.label),
-                );
-                return Err(Error::at(
-                    &layer.label,
-                    tree::locate_in_yaml(&layer.text, &mistake),
-                    mistake.text,
-                ));
+                let text = format!("is {is} mapping here but {was} in {}; make them alike", file.label);
+                return Err(layer.error(&Mistake::new(key, &text)));
             }
         }
         self.merged.extend(layer.keys.clone());
@@ -157,7 +137,7 @@ impl Layers {
     /// The error of a mistake, at its place.
     pub(super) fn error(&self, mistake: &Mistake) -> Error {
         if let Some(layer) = mistake.top().and_then(|key| self.file_of(key)) {
-            return Error::at(&layer.label, tree::locate_in_yaml(&layer.text, mistake), &mistake.text);
+            return layer.error(mistake);
         }
         let labels: Vec<&str> = self.files.iter().map(|layer| &*layer.label).collect();
         Error::at(labels.join(", "), None, &mistake.text)
@@ -200,12 +180,8 @@ mod tests {
             ),
             ("a: 1\n", "a:\n  b: 2\n", "/c/x.yaml:2:3: a is a mapping here but none in /c/_init.yaml"),
             ("a: {b: 1}\n", "a:\n", "/c/x.yaml:1:3: a is no mapping here"),
-            ("a: 1\n", "# list\n- 1\n", "/c/x.yaml:2:1: a configuration file must be a mapping"),
-            (
-                "hello\n",
-                "",
-                "/c/_init.yaml:1:1: a configuration file must be a mapping of keys to values, not \"hello\"",
-            ),
+            ("a: 1\n", "# list\n- 1\n", "/c/x.yaml:2:1: invalid type: sequence, expected a YAML mapping"),
+            ("hello\n", "", "/c/_init.yaml:1:1: invalid type: string \"hello\", expected a YAML mapping"),
             ("a: b: c\n", "", "/c/_init.yaml:1:5: not valid YAML"),
         ] {
             let error = merged(base, over).unwrap_err();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A text that no log shows.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Secret(pub String);
 
 impl fmt::Debug for Secret {

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
 use ureq::http::Uri;
 
@@ -61,60 +62,43 @@ struct Entry {
 
 /// The service for an index, or what is wrong, entries of other indices included.
 pub(super) fn service(merged: &Mapping, index: SalIndex) -> Result<Service, Vec<Mistake>> {
-    if merged.is_empty() {
-        let text = "neither instances nor url is given; one of them must be".to_owned();
-        return Err(vec![Mistake::new(&[], text)]);
-    }
-    if !merged.contains_key("instances") {
+    let beside: Vec<&str> =
+        merged.keys().filter_map(Value::as_str).filter(|key| *key != "instances").collect();
+    if beside.len() == merged.len() {
         let Flat { url, poll_interval, butler, input_collection, output_glob } = read(merged)?;
-        check_address(&url, &["url"])?;
+        check_address(&url, "url")?;
         return Ok(Service { url, poll_interval, butler, input_collection, output_glob });
     }
-    let beside = merged.keys().filter_map(Value::as_str).filter(|key| *key != "instances");
-    let beside: Vec<Mistake> = beside
-        .map(|key| {
-            let text = format!("{} stands beside instances; move it into the entries", quoted(key));
-            Mistake::new(&[key], text)
-        })
-        .collect();
     if !beside.is_empty() {
-        return Err(beside);
+        let what = "stands beside instances; move it into the entries";
+        return Err(beside.into_iter().map(|key| Mistake::new(key, what)).collect());
     }
     let Instances { instances } = read(merged)?;
-    entry(instances, index)
-}
-
-fn read<T: serde::de::DeserializeOwned>(merged: &Mapping) -> Result<T, Vec<Mistake>> {
-    match tree::read(&Value::Mapping(merged.clone())) {
-        (Some(whole), mistakes) if mistakes.is_empty() => Ok(whole),
-        (_, mistakes) => Err(mistakes),
-    }
-}
-
-/// The service of the one entry for an index.
-fn entry(entries: Vec<Entry>, index: SalIndex) -> Result<Service, Vec<Mistake>> {
-    let number = index.number().unsigned_abs();
-    let found: Vec<String> = entries.iter().map(|entry| entry.sal_index.to_string()).collect();
-    let mut ours = entries.into_iter().enumerate().filter(|(_, entry)| entry.sal_index == u64::from(number));
+    let found: Vec<String> = instances.iter().map(|entry| entry.sal_index.to_string()).collect();
+    let number = u64::from(index.number().unsigned_abs());
+    let mut ours = (0..).zip(instances).filter(|(_, entry)| entry.sal_index == number);
     let Some((i, entry)) = ours.next() else {
         // Rapid Analysis is driven over Redis; there is no service to name.
         if index == SalIndex::Ra {
             return Ok(no_service());
         }
         let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-        let text = format!("instances has no entry with sal_index {index}; it has {found}");
-        return Err(vec![Mistake::new(&["instances"], text)]);
+        return wrong("instances", &format!("has no entry with sal_index {index}; it has {found}"));
     };
     if let Some((i, _)) = ours.next() {
-        let text = format!("instances[{i}].sal_index is {number} as in an entry before; keep one");
-        return Err(vec![Mistake::new(&["instances", &i.to_string(), "sal_index"], text)]);
+        return wrong(
+            &format!("instances[{i}].sal_index"),
+            &format!("is {number} as in an entry before; keep one"),
+        );
     }
     if entry.instance != index.name() {
         let (expected, is) = (index.name(), quoted(&entry.instance));
-        let text = format!("instances[{i}].instance must be {expected} for sal_index {number}, not {is}");
-        return Err(vec![Mistake::new(&["instances", &i.to_string(), "instance"], text)]);
+        return wrong(
+            &format!("instances[{i}].instance"),
+            &format!("must be {expected} for sal_index {number}, not {is}"),
+        );
     }
-    check_address(&entry.url, &["instances", &i.to_string(), "url"])?;
+    check_address(&entry.url, &format!("instances[{i}].url"))?;
     Ok(Service {
         url: entry.url,
         poll_interval: entry.poll_interval,
@@ -122,6 +106,14 @@ fn entry(entries: Vec<Entry>, index: SalIndex) -> Result<Service, Vec<Mistake>> 
         input_collection: entry.input_collection,
         output_glob: Some(entry.output_glob),
     })
+}
+
+fn wrong<T>(path: &str, text: &str) -> Result<T, Vec<Mistake>> {
+    Err(vec![Mistake::new(path, text)])
+}
+
+fn read<T: DeserializeOwned>(merged: &Mapping) -> Result<T, Vec<Mistake>> {
+    tree::read_whole(&Value::Mapping(merged.clone()))
 }
 
 /// The indices that a merged configuration has entries for; where there are none, or it is for all, one of all.
@@ -147,21 +139,15 @@ pub(super) fn no_service() -> Service {
 
 /// Refuses the host names that are reserved for examples (RFC 2606), as in the configuration that is installed with
 /// the program.
-fn check_address(url: &Url, steps: &[&str]) -> Result<(), Vec<Mistake>> {
+fn check_address(url: &Url, path: &str) -> Result<(), Vec<Mistake>> {
     let uri: Uri = url.address().parse().unwrap_or_default();
     let host = uri.host().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
-    let is_example = ["example.org", "example.com", "example.net", "example"]
-        .iter()
-        .any(|name| host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.')));
-    if !is_example {
-        return Ok(());
+    let ends =
+        |name| host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    if ["example.org", "example.com", "example.net", "example"].into_iter().any(ends) {
+        return wrong(path, "is that of the example; it must be the address of the execution service");
     }
-    let text = "url is that of the example; it must be the address of the execution service".to_owned();
-    let text = match steps.get(1) {
-        Some(i) => format!("instances[{i}].{text}"),
-        None => text,
-    };
-    Err(vec![Mistake::new(steps, text)])
+    Ok(())
 }
 
 #[cfg(test)]
@@ -233,7 +219,7 @@ mod tests {
             ),
             ("poll_interval: 1\n".to_owned(), "x.yaml: url is missing; it must be given"),
             ("url: http://u\n".to_owned(), "x.yaml: poll_interval is missing; it must be given"),
-            (String::new(), "x.yaml: neither instances nor url is given; one of them must be"),
+            (String::new(), "x.yaml: url is missing; it must be given"),
             (flat("butlr: x\n"), "x.yaml:3:1: unknown key \"butlr\"; did you mean butler?"),
             (flat("1: x\n"), "x.yaml:3:1: unknown key \"1\"; known are url"),
             (flat("butler: 7\n"), "x.yaml:3:9: butler must be text, not 7"),
@@ -251,11 +237,11 @@ mod tests {
         for (text, expected) in [
             (
                 "url: http://u\ninstances: []\n".to_owned(),
-                "x.yaml:1:6: \"url\" stands beside instances; move it into the entries",
+                "x.yaml:1:6: url stands beside instances; move it into the entries",
             ),
             (
                 "instances: []\nx: 1\n".to_owned(),
-                "x.yaml:2:4: \"x\" stands beside instances; move it into the entries",
+                "x.yaml:2:4: x stands beside instances; move it into the entries",
             ),
             ("instances: {}\n".to_owned(), "x.yaml:1:12: instances: invalid type: map, expected a sequence"),
             (

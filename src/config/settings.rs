@@ -3,7 +3,7 @@
 //! Invariant: a [`Settings`] is complete and sound; every value in it was checked when it was read, and a key that
 //! we do not know is an error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,17 +20,6 @@ use crate::url::Url;
 /// Read when no other file is named, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/ocps/ocps.toml";
 
-pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// Most polls at the same time: each is a thread and a connection, and the service answers one by one.
-const MAX_CONNECTIONS: usize = 32;
-
-/// Most jobs that can be allowed at once: each costs memory and a poll per interval.
-const MAX_JOBS: usize = 100_000;
-
-/// Highest replication factor of a topic.
-const MAX_REPLICATION: usize = 100;
-
 /// Our directories of configuration as systemd sets them (`ConfigurationDirectory=`): for `ocps@2` it is
 /// `/etc/ocps-2`. What is not there is taken from the usual places.
 pub(super) fn unit_directories(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
@@ -44,274 +33,161 @@ pub fn of_unit(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     unit_directories(env).into_iter().map(|dir| dir.join("ocps.toml")).find(|path| path.exists())
 }
 
-/// All settings of the daemon, defaults filled in.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub struct Settings {
-    /// Our index, when the command line names none.
-    #[serde(deserialize_with = "value::index")]
-    pub index: Option<SalIndex>,
-    /// Site, for `_<site>.yaml`.
-    #[serde(deserialize_with = "value::word")]
-    pub site: Option<String>,
-    /// Directory of the component configuration.
-    #[serde(deserialize_with = "value::path")]
-    pub config_dir: Option<PathBuf>,
-    /// Path of the local socket.
-    #[serde(deserialize_with = "value::path")]
-    pub socket: Option<PathBuf>,
-    /// Directory of what must survive a restart.
-    #[serde(deserialize_with = "value::path")]
-    pub state_dir: Option<PathBuf>,
-    /// Whether commands are journaled there.
-    #[serde(deserialize_with = "value::on_off")]
-    pub journal: bool,
-    /// For how long commands that ended are remembered.
-    #[serde(rename = "history_days", deserialize_with = "value::days")]
-    pub history: Duration,
-    /// The log.
-    pub log: Log,
-    /// The execution service.
-    pub uws: Uws,
-    /// Redis, for Rapid Analysis.
-    pub redis: Redis,
-    /// The simulator.
-    pub simulation: Simulation,
-    /// SAL over Kafka.
-    pub kafka: Kafka,
-    /// TAI minus UTC, in seconds, where the kernel does not know it.
-    #[serde(deserialize_with = "value::leap_seconds")]
-    pub tai_minus_utc_s: u32,
-    /// Limits.
-    pub limits: Limits,
-}
-
-/// `[log]`.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub struct Log {
-    /// Least level that is logged, Python's number (10, 20, 30, 40).
-    #[serde(deserialize_with = "value::level")]
-    pub level: i32,
-    /// Write the log there instead of standard error.
-    #[serde(deserialize_with = "value::path")]
-    pub file: Option<PathBuf>,
-}
-
-/// `[uws]`: how to talk to the execution service, and what to send.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub struct Uws {
-    /// Shell command of every job.
-    #[serde(deserialize_with = "value::text")]
-    pub command: String,
-    /// Repository of the job scripts.
-    #[serde(deserialize_with = "value::text")]
-    pub source_url: String,
-    /// Branch, tag or commit of the job scripts.
-    #[serde(deserialize_with = "value::text")]
-    pub commit_ref: String,
-    /// Whether the version of an execute chooses the container image (`UWS_JOB_IMAGE_TAG`).
-    pub version_selects_image: bool,
-    /// Longest wait for a connection.
-    #[serde(rename = "connect_timeout_s", deserialize_with = "value::positive")]
-    pub connect_timeout: Duration,
-    /// Longest PUT.
-    #[serde(rename = "put_timeout_s", deserialize_with = "value::positive")]
-    pub put_timeout: Duration,
-    /// Longest GET of one job.
-    #[serde(rename = "get_timeout_s", deserialize_with = "value::positive")]
-    pub get_timeout: Duration,
-    /// Longest GET of the list of all jobs.
-    #[serde(rename = "list_timeout_s", deserialize_with = "value::positive")]
-    pub list_timeout: Duration,
-    /// Longest DELETE.
-    #[serde(rename = "delete_timeout_s", deserialize_with = "value::positive")]
-    pub delete_timeout: Duration,
-    /// How long a submission is tried, from its first failed or unclear attempt; the last attempt may be made then.
-    #[serde(rename = "submit_timeout_s", deserialize_with = "value::positive")]
-    pub submit_timeout: Duration,
-    /// How long a job may take to show up in the list after an unclear attempt.
-    #[serde(rename = "settle_time_s", deserialize_with = "value::positive")]
-    pub settle_time: Duration,
-    /// How old the record of a submission in doubt may be for it to be sent again.
-    #[serde(rename = "resubmit_limit_s", deserialize_with = "value::positive")]
-    pub resubmit_limit: Duration,
-    /// How long the service may be away while jobs run before that is a FAULT.
-    #[serde(rename = "outage_limit_s", deserialize_with = "value::positive")]
-    pub outage_limit: Duration,
-    /// Polls at the same time (worker threads).
-    #[serde(deserialize_with = "value::count::<_, _, MAX_CONNECTIONS>")]
-    pub connections: usize,
-    /// HTTP proxy, if any.
-    #[serde(deserialize_with = "value::proxy")]
-    pub proxy: Option<Url>,
-}
-
-/// `[redis]`: the Redis server of Rapid Analysis. The environment wins over host, port and password.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub struct Redis {
-    /// Its host.
-    #[serde(deserialize_with = "value::text")]
-    pub host: Option<String>,
-    /// Its port.
-    #[serde(deserialize_with = "value::port")]
-    pub port: Option<u16>,
-    /// File that holds its password.
-    #[serde(deserialize_with = "value::path")]
-    pub password_file: Option<PathBuf>,
-    /// Longest wait for a connection.
-    #[serde(rename = "connect_timeout_s", deserialize_with = "value::positive")]
-    pub connect_timeout: Duration,
-    /// Longest wait for an answer.
-    #[serde(rename = "response_timeout_s", deserialize_with = "value::positive")]
-    pub response_timeout: Duration,
-}
-
-/// `[simulation]`.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub struct Simulation {
-    /// Mean duration of a simulated job.
-    #[serde(rename = "mean_duration_s", deserialize_with = "value::seconds")]
-    pub mean_duration: Duration,
-    /// Standard deviation of the duration.
-    #[serde(rename = "sigma_s", deserialize_with = "value::seconds")]
-    pub sigma: Duration,
-    /// Seed of the durations; none: another one at each start.
-    #[serde(deserialize_with = "value::seed")]
-    pub seed: Option<u64>,
-}
-
-/// `[limits]`.
-#[derive(Clone, Debug, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub struct Limits {
-    /// Most jobs at once.
-    #[serde(deserialize_with = "value::count::<_, _, MAX_JOBS>")]
-    pub jobs: usize,
-}
-
-/// `[kafka]`, as far as it is set; [`super::kafka`] adds the environment and the defaults.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-#[serde(default, deny_unknown_fields, expecting = "a table")]
-pub struct Kafka {
-    /// `HOST:PORT`, several joined with commas.
-    #[serde(deserialize_with = "value::text")]
-    pub brokers: Option<String>,
-    /// The second word of all topic names, `sal` in `lsst.sal.OCPS.ackcmd`.
-    #[serde(deserialize_with = "value::word")]
-    pub topic_subname: Option<String>,
-    /// URLs of the schema registry, to be tried in this order.
-    #[serde(deserialize_with = "value::urls")]
-    pub schema_registry_url: Option<Vec<Url>>,
-    /// Name to authenticate with.
-    #[serde(deserialize_with = "value::text")]
-    pub username: Option<String>,
-    /// Password to authenticate with.
-    #[serde(deserialize_with = "value::password")]
-    pub password: Option<Secret>,
-    /// `SASL_PLAINTEXT` or `SASL_SSL`.
-    #[serde(deserialize_with = "value::text")]
-    pub security_protocol: Option<String>,
-    /// For example `SCRAM-SHA-512`.
-    #[serde(deserialize_with = "value::text")]
-    pub sasl_mechanism: Option<String>,
-    /// Replication factor of topics that we create.
-    #[serde(deserialize_with = "value::count::<_, _, MAX_REPLICATION>")]
-    pub replication_factor: Option<usize>,
-    /// What the broker confirms: `0`, `1` or `all`.
-    #[serde(deserialize_with = "value::acks")]
-    pub producer_acks: Option<String>,
-    /// YAML mapping of more librdkafka settings for all clients.
-    #[serde(deserialize_with = "value::path")]
-    pub broker_client_configuration: Option<PathBuf>,
-    /// YAML mapping of more librdkafka settings for the consumer.
-    #[serde(deserialize_with = "value::path")]
-    pub consumer_configuration: Option<PathBuf>,
-    /// YAML mapping of more librdkafka settings for the producer.
-    #[serde(deserialize_with = "value::path")]
-    pub producer_configuration: Option<PathBuf>,
-    /// How long the start waits for Kafka before it goes on without.
-    #[serde(rename = "start_timeout_s", deserialize_with = "value::seconds")]
-    pub start_timeout: Option<Duration>,
-    /// How long the start waits for another instance to end.
-    #[serde(rename = "start_wait_s", deserialize_with = "value::seconds")]
-    pub start_wait: Option<Duration>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            index: None,
-            site: None,
-            config_dir: None,
-            socket: None,
-            state_dir: None,
-            journal: true,
-            history: 30 * DAY,
-            log: Log::default(),
-            uws: Uws::default(),
-            redis: Redis::default(),
-            simulation: Simulation::default(),
-            kafka: Kafka::default(),
-            tai_minus_utc_s: crate::clock::TAI_MINUS_UTC_S,
-            limits: Limits::default(),
+/// Defines the tables of the file: for each key its field, type and default, and how its value is read.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident {
+        $($(#[$field_doc:meta])* $key:literal $field:ident: $type:ty = $default:expr, $read:literal;)*
+    })*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug, Deserialize, PartialEq)]
+        #[serde(default, deny_unknown_fields, expecting = "a table")]
+        pub struct $name {
+            $($(#[$field_doc])* #[serde(rename = $key, deserialize_with = $read)] pub $field: $type,)*
         }
-    }
-}
 
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: 20, file: None }
-    }
-}
-
-impl Default for Uws {
-    fn default() -> Self {
-        Self {
-            command: "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".into(),
-            source_url: "https://github.com/lsst-dm/uws_scripts".into(),
-            commit_ref: "main".into(),
-            version_selects_image: false,
-            connect_timeout: Duration::from_secs(5),
-            put_timeout: Duration::from_secs(30),
-            get_timeout: Duration::from_secs(30),
-            list_timeout: Duration::from_secs(120),
-            delete_timeout: Duration::from_secs(30),
-            submit_timeout: Duration::from_secs(60),
-            settle_time: Duration::from_secs(30),
-            resubmit_limit: Duration::from_secs(1800),
-            outage_limit: Duration::from_secs(300),
-            connections: 4,
-            proxy: None,
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
         }
-    }
+    )*};
 }
 
-impl Default for Redis {
-    fn default() -> Self {
-        let timeout = Duration::from_secs(2);
-        Self {
-            host: None,
-            port: None,
-            password_file: None,
-            connect_timeout: timeout,
-            response_timeout: timeout,
-        }
+tables! {
+    /// All settings of the daemon, defaults filled in.
+    Settings {
+        /// Our index, when the command line names none.
+        "index" index: Option<SalIndex> = None, "value::index";
+        /// Site, for `_<site>.yaml`.
+        "site" site: Option<String> = None, "value::word";
+        /// Directory of the component configuration.
+        "config_dir" config_dir: Option<PathBuf> = None, "value::path";
+        /// Path of the local socket.
+        "socket" socket: Option<PathBuf> = None, "value::path";
+        /// Directory of what must survive a restart.
+        "state_dir" state_dir: Option<PathBuf> = None, "value::path";
+        /// Whether commands are journaled there.
+        "journal" journal: bool = true, "value::on_off";
+        /// For how long commands that ended are remembered.
+        "history_days" history: Duration = Duration::from_secs(30 * 24 * 3600), "value::days";
+        /// The log.
+        "log" log: Log = Log::default(), "Deserialize::deserialize";
+        /// The execution service.
+        "uws" uws: Uws = Uws::default(), "Deserialize::deserialize";
+        /// Redis, for Rapid Analysis.
+        "redis" redis: Redis = Redis::default(), "Deserialize::deserialize";
+        /// The simulator.
+        "simulation" simulation: Simulation = Simulation::default(), "Deserialize::deserialize";
+        /// SAL over Kafka.
+        "kafka" kafka: Kafka = Kafka::default(), "Deserialize::deserialize";
+        /// TAI minus UTC, in seconds, where the kernel does not know it.
+        "tai_minus_utc_s" tai_minus_utc_s: u32 = crate::clock::TAI_MINUS_UTC_S, "value::leap_seconds";
+        /// Limits.
+        "limits" limits: Limits = Limits::default(), "Deserialize::deserialize";
     }
-}
 
-impl Default for Simulation {
-    fn default() -> Self {
-        Self { mean_duration: Duration::from_secs(10), sigma: Duration::from_secs(4), seed: None }
+    /// `[log]`.
+    Log {
+        /// Least level that is logged, Python's number (10, 20, 30, 40).
+        "level" level: i32 = 20, "value::level";
+        /// Write the log there instead of standard error.
+        "file" file: Option<PathBuf> = None, "value::path";
     }
-}
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { jobs: 1000 }
+    /// `[uws]`: how to talk to the execution service, and what to send.
+    Uws {
+        /// Shell command of every job.
+        "command" command: String = "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".into(), "value::text";
+        /// Repository of the job scripts.
+        "source_url" source_url: String = "https://github.com/lsst-dm/uws_scripts".into(), "value::text";
+        /// Branch, tag or commit of the job scripts.
+        "commit_ref" commit_ref: String = "main".into(), "value::text";
+        /// Whether the version of an execute chooses the container image (`UWS_JOB_IMAGE_TAG`).
+        "version_selects_image" version_selects_image: bool = false, "Deserialize::deserialize";
+        /// Longest wait for a connection.
+        "connect_timeout_s" connect_timeout: Duration = Duration::from_secs(5), "value::positive";
+        /// Longest PUT.
+        "put_timeout_s" put_timeout: Duration = Duration::from_secs(30), "value::positive";
+        /// Longest GET of one job.
+        "get_timeout_s" get_timeout: Duration = Duration::from_secs(30), "value::positive";
+        /// Longest GET of the list of all jobs.
+        "list_timeout_s" list_timeout: Duration = Duration::from_secs(120), "value::positive";
+        /// Longest DELETE.
+        "delete_timeout_s" delete_timeout: Duration = Duration::from_secs(30), "value::positive";
+        /// How long a submission is tried, from its first failed or unclear attempt; the last attempt may be made then.
+        "submit_timeout_s" submit_timeout: Duration = Duration::from_secs(60), "value::positive";
+        /// How long a job may take to show up in the list after an unclear attempt.
+        "settle_time_s" settle_time: Duration = Duration::from_secs(30), "value::positive";
+        /// How old the record of a submission in doubt may be for it to be sent again.
+        "resubmit_limit_s" resubmit_limit: Duration = Duration::from_secs(1800), "value::positive";
+        /// How long the service may be away while jobs run before that is a FAULT.
+        "outage_limit_s" outage_limit: Duration = Duration::from_secs(300), "value::positive";
+        /// Polls at the same time (worker threads).
+        "connections" connections: usize = 4, "value::connections";
+        /// HTTP proxy, if any.
+        "proxy" proxy: Option<Url> = None, "value::proxy";
+    }
+
+    /// `[redis]`: the Redis server of Rapid Analysis. The environment wins over host, port and password.
+    Redis {
+        /// Its host.
+        "host" host: Option<String> = None, "value::text";
+        /// Its port.
+        "port" port: Option<u16> = None, "value::port";
+        /// File that holds its password.
+        "password_file" password_file: Option<PathBuf> = None, "value::path";
+        /// Longest wait for a connection.
+        "connect_timeout_s" connect_timeout: Duration = Duration::from_secs(2), "value::positive";
+        /// Longest wait for an answer.
+        "response_timeout_s" response_timeout: Duration = Duration::from_secs(2), "value::positive";
+    }
+
+    /// `[simulation]`.
+    Simulation {
+        /// Mean duration of a simulated job.
+        "mean_duration_s" mean_duration: Duration = Duration::from_secs(10), "value::seconds";
+        /// Standard deviation of the duration.
+        "sigma_s" sigma: Duration = Duration::from_secs(4), "value::seconds";
+        /// Seed of the durations; none: another one at each start.
+        "seed" seed: Option<u64> = None, "value::seed";
+    }
+
+    /// `[limits]`.
+    Limits {
+        /// Most jobs at once.
+        "jobs" jobs: usize = 1000, "value::jobs";
+    }
+
+    /// `[kafka]`, as far as it is set; [`super::kafka`] adds the environment and the defaults.
+    Kafka {
+        /// `HOST:PORT`, several joined with commas.
+        "brokers" brokers: Option<String> = None, "value::text";
+        /// The second word of all topic names, `sal` in `lsst.sal.OCPS.ackcmd`.
+        "topic_subname" topic_subname: Option<String> = None, "value::word";
+        /// URLs of the schema registry, to be tried in this order.
+        "schema_registry_url" schema_registry_url: Vec<Url> = vec!["http://schema-registry:8081".into()], "value::urls";
+        /// Name to authenticate with.
+        "username" username: Option<String> = None, "value::text";
+        /// Password to authenticate with.
+        "password" password: Option<Secret> = None, "value::password";
+        /// `SASL_PLAINTEXT` or `SASL_SSL`.
+        "security_protocol" security_protocol: String = "SASL_PLAINTEXT".into(), "value::text";
+        /// For example `SCRAM-SHA-512`.
+        "sasl_mechanism" sasl_mechanism: String = "SCRAM-SHA-512".into(), "value::text";
+        /// Replication factor of topics that we create.
+        "replication_factor" replication_factor: usize = 1, "value::replication";
+        /// What the broker confirms: `0`, `1` or `all`.
+        "producer_acks" producer_acks: String = "1".into(), "value::acks";
+        /// YAML mapping of more librdkafka settings for all clients.
+        "broker_client_configuration" broker_client_configuration: Option<PathBuf> = None, "value::path";
+        /// YAML mapping of more librdkafka settings for the consumer.
+        "consumer_configuration" consumer_configuration: Option<PathBuf> = None, "value::path";
+        /// YAML mapping of more librdkafka settings for the producer.
+        "producer_configuration" producer_configuration: Option<PathBuf> = None, "value::path";
+        /// How long the start waits for Kafka before it goes on without.
+        "start_timeout_s" start_timeout: Duration = Duration::from_secs(30), "value::seconds";
+        /// How long the start waits for another instance to end.
+        "start_wait_s" start_wait: Duration = Duration::from_secs(15), "value::seconds";
     }
 }
 
@@ -370,18 +246,18 @@ impl Settings {
 
 /// The keys that a toml gives, with their values: to find out what changed in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Keys(BTreeMap<String, Secret>);
+pub struct Keys(BTreeSet<(String, Secret)>);
 
 impl Keys {
     fn of(tree: &Value) -> Self {
-        let mut keys = BTreeMap::new();
-        for (name, value) in tree.as_mapping().into_iter().flatten() {
-            let name = name.as_str().unwrap_or_default();
-            match value.as_mapping() {
-                Some(section) => keys.extend(section.iter().map(|(key, value)| {
-                    (format!("{name}.{}", key.as_str().unwrap_or_default()), Secret(format!("{value:?}")))
-                })),
-                None => drop(keys.insert(name.to_owned(), Secret(format!("{value:?}")))),
+        let name = |key: &Value| key.as_str().unwrap_or_default().to_owned();
+        let shown = |value: &Value| Secret(format!("{value:?}"));
+        let mut keys = BTreeSet::new();
+        for (key, value) in tree.as_mapping().into_iter().flatten() {
+            if let Some(section) = value.as_mapping() {
+                keys.extend(section.iter().map(|(k, v)| (format!("{}.{}", name(key), name(k)), shown(v))));
+            } else {
+                keys.insert((name(key), shown(value)));
             }
         }
         Self(keys)
@@ -390,8 +266,9 @@ impl Keys {
     /// The names of keys that are given in one of the two only, or with another value.
     #[must_use]
     pub fn changed(&self, other: &Self) -> Vec<String> {
-        let names: BTreeSet<&String> = self.0.keys().chain(other.0.keys()).collect();
-        names.into_iter().filter(|name| self.0.get(*name) != other.0.get(*name)).cloned().collect()
+        let mut names: Vec<_> = self.0.symmetric_difference(&other.0).map(|(name, _)| name.clone()).collect();
+        names.dedup();
+        names
     }
 }
 
@@ -446,18 +323,11 @@ mod tests {
             "seed",
             "brokers",
             "topic_subname",
-            "schema_registry_url",
             "username",
             "password",
-            "security_protocol",
-            "sasl_mechanism",
-            "replication_factor",
-            "producer_acks",
             "broker_client_configuration",
             "consumer_configuration",
             "producer_configuration",
-            "start_timeout_s",
-            "start_wait_s",
             "host",
             "port",
             "password_file",

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{self, DeserializeOwned, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeOwned, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_yaml::{Mapping, Value};
 use toml::de::DeTable;
@@ -47,9 +47,14 @@ pub(super) struct Mistake {
 }
 
 impl Mistake {
-    /// One in the value to which the keys lead.
-    pub(super) fn new(steps: &[&str], text: String) -> Self {
-        Self { steps: steps.iter().map(|step| (*step).to_owned()).collect(), is_key: false, text }
+    /// One in the value at a path, `instances[0].url`; the text goes on after it.
+    pub(super) fn new(path: &str, text: &str) -> Self {
+        let steps = path.split(['.', '[', ']']).filter(|step| !step.is_empty());
+        Self {
+            steps: steps.map(str::to_owned).collect(),
+            is_key: false,
+            text: format!("{} {text}", quote(path)),
+        }
     }
 
     /// The first of the keys that lead to it.
@@ -78,9 +83,12 @@ impl Mistake {
             let text = if steps.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
             steps.push(field.to_owned());
             format!("{text} is missing; it must be given")
+        } else if steps.is_empty() {
+            quote(message)
+        } else if message.starts_with("must ") {
+            format!("{path} {message}")
         } else {
-            let colon = if message.starts_with("must ") { "" } else { ":" };
-            format!("{path}{colon} {message}")
+            format!("{path}: {}", quote(message))
         };
         Self { steps, is_key, text }
     }
@@ -106,6 +114,23 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> (Option<T>, Vec<Mistake
         }
     }
     (None, mistakes)
+}
+
+/// Reads a tree as a type, or says all that is wrong.
+pub(super) fn read_whole<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<Mistake>> {
+    match read(tree) {
+        (Some(whole), mistakes) if mistakes.is_empty() => Ok(whole),
+        (_, mistakes) => Err(mistakes),
+    }
+}
+
+/// Reads a YAML text as a type, or says the first thing that is wrong.
+pub(super) fn read_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
+    read_whole(&from_yaml(text)?).map_err(|mistakes| {
+        let mistake = mistakes.into_iter().next();
+        let position = mistake.as_ref().and_then(|mistake| locate_in_yaml(text, mistake));
+        Fault { position, text: mistake.map(|mistake| mistake.text).unwrap_or_default() }
+    })
 }
 
 /// Removes the key to which others lead; whether there is one.
@@ -154,12 +179,12 @@ pub(super) fn locate_in_toml(text: &str, mistake: &Mistake) -> Option<Position> 
 }
 
 /// Parses the one document of a YAML text; an empty one gives [`Value::Null`].
-pub(super) fn from_yaml(text: &str) -> Result<Value, Fault> {
+fn from_yaml(text: &str) -> Result<Value, Fault> {
     check_openers(text)?;
-    let room = Cell::new(MAX_CONTENT);
+    let build = Build { room: &Cell::new(MAX_CONTENT), seek: None };
     let mut documents = serde_yaml::Deserializer::from_str(text);
     let Some(document) = documents.next() else { return Ok(Value::Null) };
-    let mut tree = Build(&room).deserialize(document).map_err(|error| {
+    let mut tree = build.deserialize(document).map_err(|error| {
         let position = place(&error);
         let line = position.and_then(|(line, _)| text.lines().nth(line - 1)).unwrap_or_default();
         let is_tab = line.trim_start_matches(' ').starts_with('\t');
@@ -181,7 +206,8 @@ pub(super) fn from_yaml(text: &str) -> Result<Value, Fault> {
 /// Where in a YAML text a mistake is, or what it is in.
 pub(super) fn locate_in_yaml(text: &str, mistake: &Mistake) -> Option<Position> {
     let document = serde_yaml::Deserializer::from_str(text).next()?;
-    let error = Seek(&mistake.steps).deserialize(document).err()?;
+    let build = Build { room: &Cell::new(MAX_CONTENT), seek: Some(&mistake.steps) };
+    let error = build.deserialize(document).err()?;
     let value = error.location()?;
     // The key is before its value, with nothing but blanks and comments between.
     let before: String = text.chars().take(value.index()).collect();
@@ -215,15 +241,32 @@ fn check_openers(text: &str) -> Result<(), Fault> {
 }
 
 /// Builds the tree of a document, as long as there is room for it; a tag is an error, and so is a key that stands
-/// twice in a mapping.
+/// twice in a mapping. Where it is to seek a place, it fails there, or where the steps lead no further.
 #[derive(Clone, Copy)]
-struct Build<'a>(&'a Cell<usize>);
+struct Build<'a> {
+    room: &'a Cell<usize>,
+    seek: Option<&'a [String]>,
+}
+
+/// What no document holds: reading it fails, and the error says where.
+#[derive(Deserialize)]
+enum Nothing {}
 
 impl Build<'_> {
     fn take<E: de::Error>(self, size: usize) -> Result<(), E> {
-        let room = self.0.get().checked_sub(size);
+        let room = self.room.get().checked_sub(size);
         let too_much = || E::custom(format!("more than {MAX_CONTENT} bytes of values, aliases included"));
-        room.map(|room| self.0.set(room)).ok_or_else(too_much)
+        room.map(|room| self.room.set(room)).ok_or_else(too_much)
+    }
+
+    /// For what is inside.
+    fn inner(self, step: &str) -> Self {
+        let seek = self.seek.and_then(<[String]>::split_first);
+        Self { seek: seek.filter(|(first, _)| *first == step).map(|(_, rest)| rest), ..self }
+    }
+
+    fn done<E: de::Error>(self, tree: Value) -> Result<Value, E> {
+        if self.seek.is_some() { Err(E::custom("the steps lead no further")) } else { Ok(tree) }
     }
 }
 
@@ -231,7 +274,10 @@ impl<'de> DeserializeSeed<'de> for Build<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
-        from.deserialize_any(self)
+        match self.seek {
+            Some([]) => Nothing::deserialize(from).map(|never| match never {}),
+            Some(_) | None => from.deserialize_any(self),
+        }
     }
 }
 
@@ -268,10 +314,10 @@ impl<'de> Visitor<'de> for Build<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         self.take(1)?;
         let mut list = Vec::new();
-        while let Some(item) = items.next_element_seed(self)? {
+        while let Some(item) = items.next_element_seed(self.inner(&list.len().to_string()))? {
             list.push(item);
         }
-        Ok(Value::Sequence(list))
+        self.done(Value::Sequence(list))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
@@ -285,51 +331,10 @@ impl<'de> Visitor<'de> for Build<'_> {
                     quoted(&key)
                 )));
             }
-            map.insert(key.into(), entries.next_value_seed(self)?);
+            let value = entries.next_value_seed(self.inner(&key))?;
+            map.insert(key.into(), value);
         }
-        Ok(Value::Mapping(map))
-    }
-}
-
-/// What no document holds: reading it fails, and the error says where.
-#[derive(Deserialize)]
-enum Nothing {}
-
-/// Reads a document as far as keys lead, and fails there, or where they lead no further.
-struct Seek<'a>(&'a [String]);
-
-impl<'de> DeserializeSeed<'de> for Seek<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        if self.0.is_empty() { Nothing::deserialize(from).map(drop) } else { from.deserialize_any(self) }
-    }
-}
-
-impl<'de> Visitor<'de> for Seek<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list or mapping")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let (first, rest) = self.0.split_first().ok_or_else(|| de::Error::custom("ends here"))?;
-        for _ in 0..first.parse().unwrap_or(0) {
-            items.next_element::<IgnoredAny>()?;
-        }
-        items.next_element_seed(Seek(rest)).map(drop)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let (first, rest) = self.0.split_first().ok_or_else(|| de::Error::custom("ends here"))?;
-        while let Some(key) = entries.next_key::<String>()? {
-            if key == *first {
-                return entries.next_value_seed(Seek(rest));
-            }
-            entries.next_value::<IgnoredAny>()?;
-        }
-        Err(de::Error::custom("ends here"))
+        self.done(Value::Mapping(map))
     }
 }
 
@@ -352,7 +357,7 @@ mod tests {
     #[test]
     fn every_part_of_a_yaml_text_can_be_found() {
         let text = "# é\na: 1\nlist:\n  - x: &anchor {y: 'é', z: -2}\n  - *anchor\nlast: *anchor\nkey: # why\n  - 1\n";
-        let at = |steps: &[&str]| locate_in_yaml(text, &Mistake::new(steps, String::new())).unwrap();
+        let at = |steps: &[&str]| locate_in_yaml(text, &Mistake::new(&steps.join("."), "")).unwrap();
         for (steps, expected) in [
             (&[][..], (2, 1)),
             (&["a"], (2, 4)),
@@ -367,7 +372,7 @@ mod tests {
         ] {
             assert_eq!(at(steps), expected, "{steps:?}");
         }
-        let key = Mistake { is_key: true, ..Mistake::new(&["key"], String::new()) };
+        let key = Mistake { is_key: true, ..Mistake::new("key", "") };
         assert_eq!(locate_in_yaml(text, &key), Some((7, 1)));
     }
 

@@ -21,6 +21,17 @@ const MAX_SECONDS: f64 = 604_800.0;
 /// Longest memory that can be asked for, in days.
 const MAX_HISTORY_DAYS: u32 = 3650;
 
+/// Most polls at the same time: each is a thread and a connection, and the service answers one by one.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Most jobs that can be allowed at once: each costs memory and a poll per interval.
+const MAX_JOBS: usize = 100_000;
+
+/// Highest replication factor of a topic.
+const MAX_REPLICATION: usize = 100;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// What may be asked of the broker before a message counts as written.
 pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
 
@@ -67,10 +78,16 @@ kinds! {
     ),
     |value| seconds_between(value, POLL_INTERVAL_MIN.as_secs_f64(), POLL_INTERVAL_MAX.as_secs_f64());
 
-    days: Duration, format!("a whole number of days from 1 to {MAX_HISTORY_DAYS}"), |value| {
-        let days = value.as_u64().and_then(|days| u32::try_from(days).ok());
-        days.filter(|days| (1..=MAX_HISTORY_DAYS).contains(days)).map(|days| days * super::settings::DAY)
-    };
+    days: Duration, format!("a whole number of days from 1 to {MAX_HISTORY_DAYS}"),
+    |value| whole(value, 1, MAX_HISTORY_DAYS).map(|days| days * DAY);
+
+    connections: usize, format!("a whole number from 1 to {MAX_CONNECTIONS}"),
+    |value| whole(value, 1, MAX_CONNECTIONS);
+
+    jobs: usize, format!("a whole number from 1 to {MAX_JOBS}"), |value| whole(value, 1, MAX_JOBS);
+
+    replication: usize, format!("a whole number from 1 to {MAX_REPLICATION}"),
+    |value| whole(value, 1, MAX_REPLICATION);
 
     on_off: bool, "\"on\" or \"off\"", |value| match value.as_str() {
         Some("on") => Some(true),
@@ -97,7 +114,7 @@ kinds! {
     };
 
     /// The index of any instance, ours or not.
-    any_index: u64, "a whole number from 1 on", |value| value.as_u64().filter(|index| *index > 0);
+    any_index: u64, "a whole number from 1 on", |value| whole(value, 1, u64::MAX);
 
     level: i32, "debug, info, warning or error, or a number from 10 to 40", |value| {
         match text_or_number(value)?.to_ascii_lowercase().as_str() {
@@ -109,16 +126,17 @@ kinds! {
         }
     };
 
-    leap_seconds: u32, "a whole number of seconds from 0 to 100", |value| {
-        value.as_u64().filter(|seconds| *seconds <= 100).and_then(|seconds| u32::try_from(seconds).ok())
-    };
+    leap_seconds: u32, "a whole number of seconds from 0 to 100", |value| whole(value, 0, 100);
 
     acks: String, "0, 1 or \"all\"", |value| {
         text_or_number(value).filter(|acks| ACKS.contains(&acks.as_str()))
     };
 
-    port: u16, "a port number from 1 to 65535", |value| {
-        value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0)
+    port: u16, "a port number from 1 to 65535", |value| whole(value, 1, u16::MAX);
+
+    /// A setting of librdkafka.
+    scalar: String, "text, a number, true or false", |value| {
+        text_or_number(value).or_else(|| Some(value.as_bool()?.to_string()))
     };
 
     seed: u64, "a whole number from 0 on", Value::as_u64;
@@ -140,19 +158,6 @@ secret_kinds! {
     urls: Vec<Url>, registry_urls;
 }
 
-/// A whole number from 1 to `MAX`.
-pub(super) fn count<'de, D, T, const MAX: usize>(from: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: From<usize>,
-{
-    let value = Value::deserialize(from)?;
-    let number = value.as_u64().and_then(|number| usize::try_from(number).ok());
-    number.filter(|number| (1..=MAX).contains(number)).map(T::from).ok_or_else(|| {
-        D::Error::custom(format!("must be a whole number from 1 to {MAX}, not {}", shown(&value)))
-    })
-}
-
 /// The URLs of a list, separated by commas; one in a password is written as %2C.
 ///
 /// # Errors
@@ -168,6 +173,11 @@ pub(super) fn is_word(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
+fn whole<T: TryFrom<u64> + PartialOrd>(value: &Value, least: T, most: T) -> Option<T> {
+    let number = T::try_from(value.as_u64()?).ok()?;
+    (least..=most).contains(&number).then_some(number)
+}
+
 fn seconds_between(value: &Value, least: f64, most: f64) -> Option<Duration> {
     let seconds = value.as_f64().filter(|seconds| (least..=most).contains(seconds))?;
     Duration::try_from_secs_f64(seconds).ok()
@@ -178,5 +188,13 @@ fn text_of(value: &Value) -> Option<String> {
 }
 
 fn text_or_number(value: &Value) -> Option<String> {
-    text_of(value).or_else(|| value.as_i64().map(|number| number.to_string()))
+    match value {
+        Value::Number(number) => Some(number.to_string()),
+        Value::Null
+        | Value::Bool(_)
+        | Value::String(_)
+        | Value::Sequence(_)
+        | Value::Mapping(_)
+        | Value::Tagged(_) => text_of(value),
+    }
 }
