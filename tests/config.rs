@@ -305,26 +305,26 @@ fn links_in_the_directory_are_followed() {
 }
 
 #[test]
-fn the_watcher_tells_of_edits_commits_and_tags() {
+fn the_watcher_reports_edits_commits_and_tags() {
     let dir = Dir::new(&[("sub/_init.yaml", FLAT)]);
     dir.git(&["init", "--quiet"]);
     let first = dir.commit();
     let ((to, requests), (results, from)) = (unbounded(), unbounded());
     let thread = spawn(dir.reader("sub"), requests, results).unwrap();
-    let told = || match from.recv_timeout(Duration::from_secs(20)) {
+    let reported = || match from.recv_timeout(Duration::from_secs(20)) {
         Ok(ConfigResult::Available(available)) => available.version,
         other => panic!("{other:?}"),
     };
     to.send(ConfigRequest::Watch).unwrap();
-    assert_eq!(told(), format!("heads/main-0-g{}", &first[..7]));
+    assert_eq!(reported(), format!("heads/main-0-g{}", &first[..7]));
     dir.write("sub/_init.yaml", &FLAT.replace("init/", "edited/"));
-    assert_eq!(told(), format!("heads/main-0-g{}-dirty", &first[..7]));
+    assert_eq!(reported(), format!("heads/main-0-g{}-dirty", &first[..7]));
     let second = dir.commit();
-    // The commit is looked at while git makes it, so that a state between may be told as well.
+    // The directory may be read while git makes the commit, so that a state between may be reported as well.
     let expected = format!("heads/main-0-g{}", &second[..7]);
-    while told() != expected {}
+    while reported() != expected {}
     dir.git(&["tag", "-a", "-m", "x", "v1"]);
-    assert_eq!(told(), format!("tags/v1-0-g{}", &second[..7]));
+    assert_eq!(reported(), format!("tags/v1-0-g{}", &second[..7]));
     drop(to);
     thread.join().unwrap();
 }
@@ -359,7 +359,7 @@ fn no_damage_to_a_file_makes_the_reader_panic() {
             }
         }
         dir.write("_init.yaml", &text);
-        // Sound or not, it is said in one line.
+        // Sound or not, the error is one line.
         if let Err(error) = reader.read("") {
             assert!(!error.to_string().contains('\n'), "{error}");
         }

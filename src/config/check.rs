@@ -56,7 +56,7 @@ pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report
     let problems = if path.is_dir() {
         check_directory(path, site, index)
     } else if extension == "toml" {
-        Settings::examine(Some(path)).1
+        Settings::examine(Some(path)).2
     } else if extension == "yaml" {
         check_file(path, site, index)
     } else if path.exists() {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_checked_in_all_combinations_and_each_mistake_told_once() {
+    fn a_directory_is_checked_in_all_combinations_and_each_mistake_reported_once() {
         let init = format!("instances:\n{}{}", entry(1, "LATISS"), entry(3, "LSSTCam"));
         let lacking = format!("instances:\n{}", entry(2, "LSSTCam"));
         let dir = dir(&[

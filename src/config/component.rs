@@ -3,7 +3,6 @@
 //! Invariant: what is returned is complete and sound for our index, or nothing is returned. In simulation nothing of
 //! it is used, so that only what an operator named must be sound.
 
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +18,7 @@ use super::service::{no_service, service};
 use super::settings::{self, Settings};
 use super::tree::Mistake;
 use super::value::is_word;
-use super::{Error, git};
+use super::{Env, Error, git, variable};
 use crate::text::quoted;
 
 /// Most overrides that are offered, and longest list of them in bytes, so that the event stays within what a
@@ -41,25 +40,21 @@ const DEFAULT_DIRECTORY: &str = "/etc/ocps/OCPS/v4";
 /// The directory of the component configuration: `flag` (`--configdir`), else `$DM_CONFIG_OCPS_DIR/OCPS/v4`, else the
 /// setting of the toml, else `OCPS/v4` in the unit's configuration directory or in `/etc/ocps`, if one is there.
 #[must_use]
-pub fn directory(
-    flag: Option<&Path>,
-    settings: &Settings,
-    env: &dyn Fn(&str) -> Option<OsString>,
-) -> Option<PathBuf> {
-    let set = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+pub fn directory(flag: Option<&Path>, settings: &Settings, env: Env<'_>) -> Option<PathBuf> {
+    let own = || {
+        let units = settings::unit_directories(env).into_iter().map(|dir| dir.join("OCPS/v4"));
+        units.chain([PathBuf::from(DEFAULT_DIRECTORY)]).find(|dir| dir.is_dir())
+    };
     flag.map(Path::to_owned)
-        .or_else(|| set("DM_CONFIG_OCPS_DIR").map(|dir| dir.join("OCPS").join("v4")))
+        .or_else(|| variable(env, "DM_CONFIG_OCPS_DIR").map(|dir| Path::new(&dir).join("OCPS/v4")))
         .or_else(|| settings.config_dir.clone())
-        .or_else(|| {
-            let own = settings::unit_directories(env).into_iter().map(|dir| dir.join("OCPS").join("v4"));
-            own.chain([PathBuf::from(DEFAULT_DIRECTORY)]).find(|dir| dir.is_dir())
-        })
+        .or_else(own)
 }
 
 /// The site: `LSST_SITE`, else the setting of the toml.
 #[must_use]
-pub fn site(settings: &Settings, env: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
-    let site = env("LSST_SITE").filter(|site| !site.is_empty());
+pub fn site(settings: &Settings, env: Env<'_>) -> Option<String> {
+    let site = variable(env, "LSST_SITE");
     site.map(|site| site.to_string_lossy().into_owned()).or_else(|| settings.site.clone())
 }
 

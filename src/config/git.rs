@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, bounded};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::{Error, file};
-use crate::text::quoted;
+use crate::text::{quote, quoted};
 
 /// Git is killed after this time: a `start` waits for it, and so does whoever sent it.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +38,7 @@ pub(super) struct Commit {
 /// The version of the directory (`git describe`), or empty where git knows none or there is none.
 pub(super) fn describe(dir: &Path) -> String {
     if !dir.is_dir() {
-        // Whoever looks into it says so.
+        // Whoever reads from it reports that.
         return String::new();
     }
     match run(command(dir, &["describe", "--all", "--long", "--always", "--dirty"]), TIMEOUT) {
@@ -88,11 +88,11 @@ impl Commit {
         let text = String::from_utf8_lossy(&listed.stdout);
         let Some((entry, _)) = text.split_once('\t') else { return Ok(None) };
         let mut parts = entry.split_ascii_whitespace();
-        let (Some(mode), Some("blob"), Some(id), Some(size)) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let mut next = || parts.next().unwrap_or_default();
+        let [mode, kind, id, size] = std::array::from_fn(|_| next());
+        if kind != "blob" {
             return Err(fail("is not a file in this commit".to_owned()));
-        };
+        }
         if mode == "120000" {
             return Err(fail("is a symbolic link in this commit; commit the file itself".to_owned()));
         }
@@ -144,8 +144,8 @@ impl Output {
     /// The last line on standard error, without git's prefix.
     fn said(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr);
-        let line = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default();
-        line.trim_start_matches("fatal: ").chars().take(200).collect()
+        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        quote(line.trim_start_matches("fatal: "))
     }
 }
 

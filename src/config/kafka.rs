@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::secret::Secret;
 use super::value::{self, ACKS, is_word, registry_urls};
-use super::{Error, file, settings, tree};
+use super::{Env, Error, file, settings, tree, variable};
 use crate::url::Url;
 
 /// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
@@ -96,8 +96,6 @@ impl From<String> for Problem {
     }
 }
 
-type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
 /// Whether Kafka is to be used at all.
 #[must_use]
 pub fn is_wanted(settings: &settings::Kafka, wish: Wish, env: Env<'_>) -> bool {
@@ -117,14 +115,14 @@ impl Options {
     /// # Errors
     /// One line: which setting is missing or wrong.
     pub fn new(settings: &settings::Kafka, env: Env<'_>) -> Result<Self, Problem> {
-        let or = |name: &str, setting: &str| Ok(variable(env, name)?.unwrap_or_else(|| setting.to_owned()));
+        let or = |name: &str, setting: &str| Ok(text(env, name)?.unwrap_or_else(|| setting.to_owned()));
         let topic_subname = or("LSST_TOPIC_SUBNAME", settings.topic_subname.as_deref().unwrap_or_default())?;
         if !is_word(&topic_subname) {
             let text = "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or kafka.topic_subname, \
                         or give --no-kafka";
             return Err(Problem::NoSubname(text.to_owned()));
         }
-        let registry_urls = match variable(env, "LSST_SCHEMA_REGISTRY_URL")? {
+        let registry_urls = match text(env, "LSST_SCHEMA_REGISTRY_URL")? {
             Some(urls) => {
                 registry_urls(&urls).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?
             }
@@ -141,7 +139,7 @@ impl Options {
             return Err(text.into());
         }
         let file = |whose: &str, setting: &Option<PathBuf>| {
-            let path = env(&format!("LSST_KAFKA_{whose}_CONFIGURATION")).filter(|value| !value.is_empty());
+            let path = variable(env, &format!("LSST_KAFKA_{whose}_CONFIGURATION"));
             path.map(PathBuf::from)
                 .or_else(|| setting.clone())
                 .map_or(Ok(Vec::new()), |path| read_mapping(&path))
@@ -185,8 +183,8 @@ impl Options {
 }
 
 /// The text of a variable that is set and not empty.
-fn variable(env: Env<'_>, name: &str) -> Result<Option<String>, String> {
-    let value = env(name).filter(|value| !value.is_empty()).map(OsString::into_string);
+fn text(env: Env<'_>, name: &str) -> Result<Option<String>, String> {
+    let value = variable(env, name).map(OsString::into_string);
     value.transpose().map_err(|_| format!("{name} is not UTF-8"))
 }
 
@@ -238,7 +236,7 @@ type TextOr<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
 /// `or` gives the value of a variable, else that of a setting.
 fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Option<Sasl>, String> {
     let username = or("LSST_KAFKA_SECURITY_USERNAME", settings.username.as_deref().unwrap_or_default())?;
-    let given = variable(env, "LSST_KAFKA_SECURITY_PASSWORD")?.map(Secret);
+    let given = text(env, "LSST_KAFKA_SECURITY_PASSWORD")?.map(Secret);
     let password = match given.or_else(|| settings.password.clone()) {
         Some(password) => Some(password),
         None => credential(env)?,
@@ -269,7 +267,7 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
 
 /// The password that systemd hands to the service (`LoadCredential=kafka-password:…`), if it has one.
 fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
-    let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
+    let Some(dir) = variable(env, "CREDENTIALS_DIRECTORY") else { return Ok(None) };
     file::password(&Path::new(&dir).join(CREDENTIAL), "Kafka")
 }
 

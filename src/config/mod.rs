@@ -4,6 +4,7 @@
 //! states or the wire. Nothing it reads is trusted: sizes, depths and times are bounded, and what is wrong is an
 //! [`Error`] of one line that names the place and the remedy.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
 
@@ -21,6 +22,14 @@ pub mod settings;
 mod tree;
 mod value;
 pub mod watcher;
+
+/// The environment: the value of a variable.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// The value of a variable; one that is empty counts as not set.
+fn variable(env: Env<'_>, name: &str) -> Option<OsString> {
+    env(name).filter(|value| !value.is_empty())
+}
 
 /// What is wrong with a configuration, in one line: `FILE:LINE:COLUMN: what, and what is allowed`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let problems = check("poll_interval: 0\nx: 1\nbutler: 2\n", SalIndex::Latiss).unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:#?}");
     }

@@ -4,7 +4,6 @@
 //! we do not know is an error.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,8 +11,8 @@ use serde::Deserialize;
 use serde_yaml::Value;
 
 use super::secret::Secret;
-use super::tree::{self, Fault};
-use super::{Error, file, value};
+use super::tree::{self, Fault, Mistake};
+use super::{Env, Error, file, value, variable};
 use crate::csc::id::SalIndex;
 use crate::url::Url;
 
@@ -22,14 +21,14 @@ pub const DEFAULT_PATH: &str = "/etc/ocps/ocps.toml";
 
 /// Our directories of configuration as systemd sets them (`ConfigurationDirectory=`): for `ocps@2` it is
 /// `/etc/ocps-2`. What is not there is taken from the usual places.
-pub(super) fn unit_directories(env: &dyn Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
-    let list = env("CONFIGURATION_DIRECTORY").unwrap_or_default();
+pub(super) fn unit_directories(env: Env<'_>) -> Vec<PathBuf> {
+    let list = variable(env, "CONFIGURATION_DIRECTORY").unwrap_or_default();
     std::env::split_paths(&list).filter(|dir| !dir.as_os_str().is_empty()).collect()
 }
 
 /// The toml of the unit that systemd runs us as, if it has one of its own.
 #[must_use]
-pub fn of_unit(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+pub fn of_unit(env: Env<'_>) -> Option<PathBuf> {
     unit_directories(env).into_iter().map(|dir| dir.join("ocps.toml")).find(|path| path.exists())
 }
 
@@ -103,7 +102,7 @@ tables! {
         /// Branch, tag or commit of the job scripts.
         "commit_ref" commit_ref: String = "main".into(), "value::text";
         /// Whether the version of an execute chooses the container image (`UWS_JOB_IMAGE_TAG`).
-        "version_selects_image" version_selects_image: bool = false, "Deserialize::deserialize";
+        "version_selects_image" version_selects_image: bool = false, "value::switch";
         /// Longest wait for a connection.
         "connect_timeout_s" connect_timeout: Duration = Duration::from_secs(5), "value::positive";
         /// Longest PUT.
@@ -205,30 +204,22 @@ impl Settings {
     /// # Errors
     /// The file cannot be read, or the first thing that is wrong in it and what is allowed there.
     pub fn load_with_keys(path: Option<&Path>) -> Result<(Self, Keys), Error> {
-        let (settings, keys, problems) = Self::read(path)?;
+        let (settings, keys, problems) = Self::examine(path);
         problems.into_iter().next().map_or(Ok((settings, keys)), Err)
     }
 
-    /// Reads them like [`Settings::load`], but goes on after a mistake: all that is wrong, and the settings as they
-    /// are without those keys.
+    /// Reads them like [`Settings::load`], but goes on after a mistake: the settings and keys as they are without
+    /// what is wrong, and all that is wrong.
     #[must_use]
-    pub fn examine(path: Option<&Path>) -> (Self, Vec<Error>) {
-        match Self::read(path) {
-            Ok((settings, _, problems)) => (settings, problems),
-            Err(problem) => (Self::default(), vec![problem]),
-        }
-    }
-
-    fn read(path: Option<&Path>) -> Result<(Self, Keys, Vec<Error>), Error> {
+    pub fn examine(path: Option<&Path>) -> (Self, Keys, Vec<Error>) {
         let shown = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let text = match (file::read(shown)?, path) {
-            (Some(text), _) => text,
-            (None, None) => String::new(),
-            (None, Some(path)) => {
-                return Err(Error::in_file(path, "no such file; name an existing ocps.toml, or none"));
-            }
+        let none = || match path {
+            Some(path) => Err(Error::in_file(path, "no such file; name an existing ocps.toml, or none")),
+            None => Ok(String::new()),
         };
-        Self::parse(&text, shown)
+        let text = file::read(shown).and_then(|text| text.map_or_else(none, Ok));
+        let read = text.and_then(|text| Self::parse(&text, shown));
+        read.unwrap_or_else(|problem| (Self::default(), Keys::default(), vec![problem]))
     }
 
     /// Parses the text of an `ocps.toml`; `path` is for errors.
@@ -236,8 +227,8 @@ impl Settings {
         let error = |position, what: &str| Error::at(path.display(), position, what);
         let tree = tree::from_toml(text).map_err(|Fault { position, text }| error(position, &text))?;
         let (settings, mistakes) = tree::read(&tree);
-        let placed = mistakes.iter().map(|mistake| (tree::locate_in_toml(text, mistake), &*mistake.text));
-        let mut placed: Vec<_> = placed.collect();
+        let place = |mistake: &Mistake| tree::locate_in_toml(text, mistake);
+        let mut placed: Vec<_> = mistakes.iter().map(|mistake| (place(mistake), &*mistake.text)).collect();
         placed.sort_unstable();
         let problems = placed.into_iter().map(|(position, what)| error(position, what)).collect();
         Ok((settings.unwrap_or_default(), Keys::of(&tree), problems))
@@ -274,6 +265,8 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../etc/ocps.toml");
@@ -402,10 +395,7 @@ mod tests {
                 "[uws]\nconnections = 1.0",
                 "o.toml:2:15: uws.connections must be a whole number from 1 to 32, not 1.0",
             ),
-            (
-                "[uws]\nversion_selects_image = 1",
-                "uws.version_selects_image: invalid type: integer `1`, expected a boolean",
-            ),
+            ("[uws]\nversion_selects_image = 1", "uws.version_selects_image must be true or false, not 1"),
             (
                 "[uws]\nproxy = 'ftp://me:secret@h'",
                 "o.toml:2:9: uws.proxy must be the URL of an HTTP proxy, http://HOST:PORT",

@@ -21,7 +21,7 @@ pub(super) type Position = (usize, usize);
 /// Most mistakes that are reported of one tree.
 pub(super) const MAX_MISTAKES: usize = 100;
 
-/// Most bytes of keys and texts in a YAML file, and other values as well, counted after aliases are followed.
+/// Most content of a YAML file after aliases are followed: the bytes of keys and texts, and one for each value.
 const MAX_CONTENT: usize = 256 << 10;
 
 /// Most `[`, `{`, `- ` and `? ` in a YAML file. The library's scanner takes time in the square of the depth before it

@@ -89,6 +89,8 @@ kinds! {
     replication: usize, format!("a whole number from 1 to {MAX_REPLICATION}"),
     |value| whole(value, 1, MAX_REPLICATION);
 
+    switch: bool, "true or false", Value::as_bool;
+
     on_off: bool, "\"on\" or \"off\"", |value| match value.as_str() {
         Some("on") => Some(true),
         Some("off") => Some(false),

@@ -18,14 +18,14 @@ use super::component::Reader;
 use super::file;
 use super::settings::{Keys, Settings};
 
-/// Time between looks at the directory.
+/// Time between two looks at the directory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Git is asked after this time even if nothing that we look at changed: a new tag in a folder of its own, or a
 /// change elsewhere in the work tree, is not seen otherwise.
 const GIT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Most files of the directory that are looked at; one that has more is looked at in part.
+/// Most files of the directory whose changes are seen; in one that has more, only those of some.
 const MAX_FILES: usize = 10_000;
 
 /// What the configuration thread is asked.
@@ -41,7 +41,7 @@ pub enum ConfigRequest {
         /// The toml, if it is not the usual one.
         path: Option<PathBuf>,
     },
-    /// Tell what is available, now and when it changes.
+    /// Report what is available, now and when it changes.
     Watch,
     /// Watch no longer.
     Unwatch,
@@ -132,7 +132,7 @@ impl Watch {
     }
 }
 
-/// A path, and what tells that it changed: modification time, size and inode, if it exists.
+/// A path, and what shows that it changed: modification time, size and inode, if it exists.
 type Seen = (PathBuf, Option<(i64, i64, u64, u64)>);
 
 /// All that can change what is available, as cheaply as it can be seen.
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn only_changes_are_told() {
+    fn only_changes_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let reader = reader(dir.path());
         let start = Instant::now();
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(watch.look(&reader, at(1)), None);
         fs::write(dir.path().join("b.yaml"), "").unwrap();
         assert_eq!(overrides(watch.look(&reader, at(2))), Some("b.yaml".into()));
-        // Looked at, but no override: nothing to tell.
+        // No override: nothing to report.
         fs::write(dir.path().join("_init.yaml"), "").unwrap();
         assert_eq!(watch.look(&reader, at(3)), None);
         fs::write(dir.path().join("a.yaml"), "").unwrap();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_directory_it_is_told_once_that_there_is_nothing() {
+    fn without_a_directory_it_is_reported_once_that_nothing_is_available() {
         let mut reader = reader(Path::new("/"));
         reader.dir = None;
         for simulated in [false, true] {
@@ -266,7 +266,7 @@ mod tests {
         fs::write(dir.path().join("x.yaml"), "").unwrap();
         let Ok(ConfigResult::Available(available)) = from.recv_timeout(wait) else { panic!() };
         assert_eq!(available.overrides, "x.yaml");
-        // A second Watch tells again, changed or not.
+        // A second Watch reports again, changed or not.
         to.send(ConfigRequest::Watch).unwrap();
         assert_eq!(from.recv_timeout(wait), Ok(ConfigResult::Available(available)));
         to.send(ConfigRequest::Unwatch).unwrap();

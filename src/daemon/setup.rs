@@ -201,7 +201,7 @@ pub struct Findings {
 #[must_use]
 pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
     let config = config(args, env);
-    let (settings, _) = Settings::examine(config.as_deref());
+    let (settings, _, _) = Settings::examine(config.as_deref());
     let mut problems: Vec<String> = [
         index(args, &settings).err(),
         state_dir(args, &settings, env).err(),
