@@ -4,16 +4,15 @@
 //! variables are those of salobj; they win over the toml.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_yaml::Value;
 
 use super::secret::Secret;
-use super::value::{self, ACKS, is_word, registry_urls};
-use super::{Env, Error, file, settings, tree, variable};
+use super::{Env, Error, file, settings, tree, value, variable};
 use crate::url::Url;
 
 /// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
@@ -115,43 +114,32 @@ impl Options {
     /// # Errors
     /// One line: which setting is missing or wrong.
     pub fn new(settings: &settings::Kafka, env: Env<'_>) -> Result<Self, Problem> {
-        let or = |name: &str, setting: &str| Ok(text(env, name)?.unwrap_or_else(|| setting.to_owned()));
-        let topic_subname = or("LSST_TOPIC_SUBNAME", settings.topic_subname.as_deref().unwrap_or_default())?;
-        if !is_word(&topic_subname) {
+        let subname = given(env, "LSST_TOPIC_SUBNAME", &settings.topic_subname, value::word);
+        let Some(topic_subname) = subname.ok().flatten() else {
             let text = "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or kafka.topic_subname, \
                         or give --no-kafka";
             return Err(Problem::NoSubname(text.to_owned()));
-        }
-        let registry_urls = match text(env, "LSST_SCHEMA_REGISTRY_URL")? {
-            Some(urls) => {
-                registry_urls(&urls).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?
-            }
-            None => settings.schema_registry_url.clone(),
         };
-        let factor = or("LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor.to_string())?;
+        let list = given(env, "LSST_KAFKA_BROKER_ADDR", &settings.brokers, value::text)?;
+        let registry_urls =
+            given(env, "LSST_SCHEMA_REGISTRY_URL", &settings.schema_registry_url, value::urls)?;
         let replication_factor =
-            factor.parse().ok().filter(|factor| (1..=100).contains(factor)).ok_or_else(|| {
-                format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
+            given(env, "LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor, |value| {
+                let number =
+                    value.as_str().and_then(|text| text.parse().ok()).map(|number: u64| number.into());
+                value::replication(number.unwrap_or(value))
             })?;
-        let producer_acks = or("LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks)?;
-        if !ACKS.contains(&producer_acks.as_str()) {
-            let text = format!("LSST_KAFKA_PRODUCER_WAIT_ACKS must be 0, 1 or all, not {producer_acks:?}");
-            return Err(text.into());
-        }
+        let producer_acks =
+            given(env, "LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks, value::acks)?;
         let file = |whose: &str, setting: &Option<PathBuf>| {
-            let path = variable(env, &format!("LSST_KAFKA_{whose}_CONFIGURATION"));
-            path.map(PathBuf::from)
-                .or_else(|| setting.clone())
-                .map_or(Ok(Vec::new()), |path| read_mapping(&path))
+            let path = given(env, &format!("LSST_KAFKA_{whose}_CONFIGURATION"), setting, value::path)?;
+            path.map_or(Ok(Vec::new()), |path| read_mapping(&path))
         };
         Ok(Self {
-            brokers: brokers(&or(
-                "LSST_KAFKA_BROKER_ADDR",
-                settings.brokers.as_deref().unwrap_or("broker:29092"),
-            )?)?,
+            brokers: brokers(list.as_deref().unwrap_or("broker:29092"))?,
             topic_subname,
             registry_urls,
-            sasl: sasl(settings, env, &or)?,
+            sasl: sasl(settings, env)?,
             replication_factor,
             producer_acks,
             broker_client: file("BROKER_CLIENT", &settings.broker_client_configuration)?,
@@ -182,10 +170,16 @@ impl Options {
     }
 }
 
-/// The text of a variable that is set and not empty.
-fn text(env: Env<'_>, name: &str) -> Result<Option<String>, String> {
-    let value = variable(env, name).map(OsString::into_string);
-    value.transpose().map_err(|_| format!("{name} is not UTF-8"))
+/// What a variable says, read like the setting of that kind, or else the setting.
+fn given<T: Clone>(
+    env: Env<'_>,
+    name: &str,
+    setting: &T,
+    kind: fn(Value) -> Result<T, serde_yaml::Error>,
+) -> Result<T, String> {
+    let Some(value) = variable(env, name) else { return Ok(setting.clone()) };
+    let text = value.into_string().map_err(|_| format!("{name} is not UTF-8"))?;
+    kind(Value::String(text)).map_err(|error| format!("{name} {error}"))
 }
 
 /// The brokers without what librdkafka would stumble over later, and in words that do not name the place.
@@ -231,26 +225,22 @@ fn check_broker(entry: &str) -> Result<(), &'static str> {
     wrong.into_iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, why)| Err(why))
 }
 
-type TextOr<'a> = &'a dyn Fn(&str, &str) -> Result<String, String>;
-
-/// `or` gives the value of a variable, else that of a setting.
-fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Option<Sasl>, String> {
-    let username = or("LSST_KAFKA_SECURITY_USERNAME", settings.username.as_deref().unwrap_or_default())?;
-    let given = text(env, "LSST_KAFKA_SECURITY_PASSWORD")?.map(Secret);
-    let password = match given.or_else(|| settings.password.clone()) {
+fn sasl(settings: &settings::Kafka, env: Env<'_>) -> Result<Option<Sasl>, String> {
+    let username = given(env, "LSST_KAFKA_SECURITY_USERNAME", &settings.username, value::text)?;
+    let password = match given(env, "LSST_KAFKA_SECURITY_PASSWORD", &settings.password, value::password)? {
         Some(password) => Some(password),
         None => credential(env)?,
     };
-    let password = match (password, username.is_empty()) {
-        (Some(password), false) => password,
-        (None, true) => return Ok(None),
-        (None, false) => {
+    let (username, password) = match (username, password) {
+        (Some(username), Some(password)) => (username, password),
+        (None, None) => return Ok(None),
+        (Some(username), None) => {
             return Err(format!(
                 "the Kafka user {username:?} has no password: set LSST_KAFKA_SECURITY_PASSWORD or \
                  kafka.password, or unset LSST_KAFKA_SECURITY_USERNAME and kafka.username"
             ));
         }
-        (Some(_), true) => {
+        (None, Some(_)) => {
             let text = "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, or take \
                         away the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the credential \
                         kafka-password)";
@@ -258,8 +248,8 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
         }
     };
     Ok(Some(Sasl {
-        protocol: or("LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol)?,
-        mechanism: or("LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism)?,
+        protocol: given(env, "LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, value::text)?,
+        mechanism: given(env, "LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, value::text)?,
         username,
         password,
     }))
@@ -308,6 +298,8 @@ fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     fn options(toml: &settings::Kafka, env: &[(&str, &str)]) -> Result<Options, String> {

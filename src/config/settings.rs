@@ -174,7 +174,7 @@ tables! {
         /// For example `SCRAM-SHA-512`.
         "sasl_mechanism" sasl_mechanism: String = "SCRAM-SHA-512".into(), "value::text";
         /// Replication factor of topics that we create.
-        "replication_factor" replication_factor: usize = 1, "value::replication";
+        "replication_factor" replication_factor: i32 = 1, "value::replication";
         /// What the broker confirms: `0`, `1` or `all`.
         "producer_acks" producer_acks: String = "1".into(), "value::acks";
         /// YAML mapping of more librdkafka settings for all clients.

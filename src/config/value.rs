@@ -28,12 +28,9 @@ const MAX_CONNECTIONS: usize = 32;
 const MAX_JOBS: usize = 100_000;
 
 /// Highest replication factor of a topic.
-const MAX_REPLICATION: usize = 100;
+const MAX_REPLICATION: i32 = 100;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-/// What may be asked of the broker before a message counts as written.
-pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
 
 /// Defines kinds of values: of which type, what is allowed, and how the value is made, if it can be.
 macro_rules! kinds {
@@ -86,7 +83,7 @@ kinds! {
 
     jobs: usize, format!("a whole number from 1 to {MAX_JOBS}"), |value| whole(value, 1, MAX_JOBS);
 
-    replication: usize, format!("a whole number from 1 to {MAX_REPLICATION}"),
+    replication: i32, format!("a whole number from 1 to {MAX_REPLICATION}"),
     |value| whole(value, 1, MAX_REPLICATION);
 
     switch: bool, "true or false", Value::as_bool;
@@ -131,7 +128,7 @@ kinds! {
     leap_seconds: u32, "a whole number of seconds from 0 to 100", |value| whole(value, 0, 100);
 
     acks: String, "0, 1 or \"all\"", |value| {
-        text_or_number(value).filter(|acks| ACKS.contains(&acks.as_str()))
+        text_or_number(value).filter(|acks| ["0", "1", "-1", "all"].contains(&acks.as_str()))
     };
 
     port: u16, "a port number from 1 to 65535", |value| whole(value, 1, u16::MAX);
@@ -157,15 +154,8 @@ secret_kinds! {
 
     url: Url, Url::parse;
 
-    urls: Vec<Url>, registry_urls;
-}
-
-/// The URLs of a list, separated by commas; one in a password is written as %2C.
-///
-/// # Errors
-/// What each must be; never what it is, since that may hold a password.
-pub(super) fn registry_urls(list: &str) -> Result<Vec<Url>, &'static str> {
-    list.split(',').map(|url| Url::parse(url.trim())).collect()
+    /// A list separated by commas; one in a password is written as %2C.
+    urls: Vec<Url>, |list| list.split(',').map(|url| Url::parse(url.trim())).collect();
 }
 
 /// Whether a text can be part of a file name and of a topic's name.
@@ -190,13 +180,6 @@ fn text_of(value: &Value) -> Option<String> {
 }
 
 fn text_or_number(value: &Value) -> Option<String> {
-    match value {
-        Value::Number(number) => Some(number.to_string()),
-        Value::Null
-        | Value::Bool(_)
-        | Value::String(_)
-        | Value::Sequence(_)
-        | Value::Mapping(_)
-        | Value::Tagged(_) => text_of(value),
-    }
+    let number = || value.is_number().then(|| shown(value));
+    text_of(value).or_else(number)
 }
