@@ -65,14 +65,12 @@ impl Commit {
         }
         let wanted = format!("{name}^{{commit}}");
         let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
-        let output = run(command(dir, &args), TIMEOUT).map_err(|e| Error::in_file(dir, e))?;
-        let id = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        if output.status.success() && !id.is_empty() {
-            return Ok(Self { dir: dir.to_owned(), name: name.to_owned(), id });
-        }
-        let said = output.said();
-        let why = if said.is_empty() { "no such commit; name a branch, a tag or a hash" } else { &said };
-        Err(Error::in_file(dir, format!("git reference {}: {why}", quoted(name))))
+        let found = git(dir, &args).map_err(|said| {
+            let why = if said.is_empty() { "no such commit; name a branch, a tag or a hash" } else { &said };
+            Error::in_file(dir, format!("git reference {}: {why}", quoted(name)))
+        })?;
+        let id = String::from_utf8_lossy(&found).trim_end().to_owned();
+        Ok(Self { dir: dir.to_owned(), name: name.to_owned(), id })
     }
 
     /// Reads a file of the directory as it is in the commit; none if it is not there.
@@ -80,12 +78,9 @@ impl Commit {
         let path = PathBuf::from(self.label(file_name));
         let fail = |e: String| Error::in_file(&path, e);
         let args = ["ls-tree", "-z", "-l", "--end-of-options", &self.id, file_name];
-        let listed = run(command(&self.dir, &args), TIMEOUT).map_err(fail)?;
-        if !listed.status.success() {
-            return Err(fail(format!("git cannot list it: {}", listed.said())));
-        }
+        let listed = git(&self.dir, &args).map_err(|said| fail(format!("git cannot list it: {said}")))?;
         // `100644 blob <hash> <size>\t<name>\0`, or nothing.
-        let text = String::from_utf8_lossy(&listed.stdout);
+        let text = String::from_utf8_lossy(&listed);
         let Some((entry, _)) = text.split_once('\t') else { return Ok(None) };
         let mut parts = entry.split_ascii_whitespace();
         let mut next = || parts.next().unwrap_or_default();
@@ -99,11 +94,8 @@ impl Commit {
         if size.parse().is_ok_and(|size: usize| size > file::MAX_BYTES) {
             return Err(file::too_large(&path));
         }
-        let output = run(command(&self.dir, &["cat-file", "blob", id]), TIMEOUT).map_err(fail)?;
-        if !output.status.success() {
-            return Err(fail(format!("git cannot read it: {}", output.said())));
-        }
-        Ok(Some(output.stdout))
+        let bytes = git(&self.dir, &["cat-file", "blob", id]);
+        bytes.map(Some).map_err(|said| fail(format!("git cannot read it: {said}")))
     }
 
     /// The commit as it was named.
@@ -131,6 +123,12 @@ fn command(dir: &Path, args: &[&str]) -> Command {
     command.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0").env("GIT_TERMINAL_PROMPT", "0");
     command.env("GIT_LITERAL_PATHSPECS", "1").env("GIT_NO_LAZY_FETCH", "1");
     command
+}
+
+/// What git writes, or says if it fails.
+fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>, String> {
+    let output = run(command(dir, args), TIMEOUT)?;
+    if output.status.success() { Ok(output.stdout) } else { Err(output.said()) }
 }
 
 /// What a command did.

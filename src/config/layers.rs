@@ -180,8 +180,8 @@ mod tests {
             ),
             ("a: 1\n", "a:\n  b: 2\n", "/c/x.yaml:2:3: a is a mapping here but none in /c/_init.yaml"),
             ("a: {b: 1}\n", "a:\n", "/c/x.yaml:1:3: a is no mapping here"),
-            ("a: 1\n", "# list\n- 1\n", "/c/x.yaml:2:1: invalid type: sequence, expected a YAML mapping"),
-            ("hello\n", "", "/c/_init.yaml:1:1: invalid type: string \"hello\", expected a YAML mapping"),
+            ("a: 1\n", "# list\n- 1\n", "/c/x.yaml:2:1: the file must be a YAML mapping, not sequence"),
+            ("hello\n", "", "/c/_init.yaml:1:1: the file must be a YAML mapping, not string \"hello\""),
             ("a: b: c\n", "", "/c/_init.yaml:1:5: not valid YAML"),
         ] {
             let error = merged(base, over).unwrap_err();

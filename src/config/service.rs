@@ -243,15 +243,12 @@ mod tests {
                 "instances: []\nx: 1\n".to_owned(),
                 "x.yaml:2:4: x stands beside instances; move it into the entries",
             ),
-            ("instances: {}\n".to_owned(), "x.yaml:1:12: instances: invalid type: map, expected a sequence"),
+            ("instances: {}\n".to_owned(), "x.yaml:1:12: instances must be a sequence, not map"),
             (
                 "instances: []\n".to_owned(),
                 "x.yaml:1:12: instances has no entry with sal_index 1 (LATISS); it has none",
             ),
-            (
-                "instances: [5]\n".to_owned(),
-                "x.yaml:1:13: instances[0]: invalid type: integer `5`, expected a mapping",
-            ),
+            ("instances: [5]\n".to_owned(), "x.yaml:1:13: instances[0] must be a mapping, not integer `5`"),
             (
                 edit("sal_index: 1", "sal_index: 2"),
                 "x.yaml:2:1: instances has no entry with sal_index 1 (LATISS); it has 2",

@@ -427,7 +427,7 @@ mod tests {
                 "o.toml:2:1: unknown key \"uws.conect_timeout_s\"; did you mean connect_timeout_s?",
             ),
             ("[usw]\nx = 1", "o.toml:1:2: unknown key \"usw\"; did you mean uws?"),
-            ("uws = 3", "o.toml:1:7: uws: invalid type: integer `3`, expected a table"),
+            ("uws = 3", "o.toml:1:7: uws must be a table, not integer `3`"),
             ("[uws", "o.toml:1:5: not valid TOML: "),
             ("index = 1\nindex = 2", "o.toml:2:1: not valid TOML: "),
             ("x", "o.toml:1:"),

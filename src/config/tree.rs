@@ -83,12 +83,15 @@ impl Mistake {
             let text = if steps.is_empty() { field.to_owned() } else { format!("{path}.{field}") };
             steps.push(field.to_owned());
             format!("{text} is missing; it must be given")
-        } else if steps.is_empty() {
-            quote(message)
-        } else if message.starts_with("must ") {
-            format!("{path} {message}")
         } else {
-            format!("{path}: {}", quote(message))
+            let whole = if steps.is_empty() { "the file" } else { &path };
+            // serde's text: invalid type: integer `1`, expected a list.
+            let kinds =
+                message.strip_prefix("invalid type: ").and_then(|kinds| kinds.split_once(", expected "));
+            match kinds {
+                Some((is, wanted)) => format!("{whole} must be {wanted}, not {}", quote(is)),
+                None => format!("{whole} {}", quote(message)),
+            }
         };
         Self { steps, is_key, text }
     }
