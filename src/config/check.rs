@@ -3,20 +3,17 @@
 //! Invariant: it says what the daemon would say, in the same words, because it reads with the same code; but it goes
 //! on after the first problem.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::Error;
+use super::component::{overrides, site_layer, yaml_files};
+use super::layers::{INIT, Layers, Source};
+use super::service::{indices, service};
+use super::settings::Settings;
 use crate::csc::id::SalIndex;
 
-use super::Error;
-use super::component::{overrides, site_layer};
-use super::layers::{INIT, Source, Stack};
-use super::settings::Settings;
-use super::validate;
-use super::yaml::Map;
-
-/// Most problems that are told of one path: finding the place of each means to read its file again, and nobody reads
+/// Most problems that are reported of one path: to find the place of each, its file is read again, and nobody reads
 /// more at once.
 const MAX_PROBLEMS: usize = 100;
 
@@ -59,7 +56,7 @@ pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report
     let problems = if path.is_dir() {
         check_directory(path, site, index)
     } else if extension == "toml" {
-        Settings::examine(Some(path)).1
+        Settings::examine(Some(path)).2
     } else if extension == "yaml" {
         check_file(path, site, index)
     } else if path.exists() {
@@ -71,16 +68,15 @@ pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report
 }
 
 fn check_directory(dir: &Path, site: Option<&str>, index: Option<SalIndex>) -> Vec<Error> {
-    let mut check = Check::new(dir, index);
-    let Some(sites) = check.sites(site) else { return check.finish() };
+    let mut check = Check { dir, index, problems: Vec::new() };
     let overrides = overrides(dir);
-    for site in &sites {
-        check.layers([Some(INIT), site.as_deref(), None]);
-        for file in &overrides {
-            check.layers([Some(INIT), site.as_deref(), Some(file)]);
+    for site in check.sites(site) {
+        check.combination([Some(INIT), site.as_deref(), None]);
+        for name in &overrides {
+            check.combination([Some(INIT), site.as_deref(), Some(name)]);
         }
     }
-    check.finish()
+    check.problems
 }
 
 fn check_file(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Vec<Error> {
@@ -89,147 +85,80 @@ fn check_file(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Vec<E
     let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
         return vec![Error::in_file(path, "has a name that is not UTF-8")];
     };
-    let mut check = Check::new(dir, index);
+    let mut check = Check { dir, index, problems: Vec::new() };
     if name == INIT || !dir.join(INIT).is_file() {
-        check.layers([Some(name), None, None]);
+        check.combination([Some(name), None, None]);
     } else if name.starts_with('_') {
-        check.layers([Some(INIT), Some(name), None]);
+        check.combination([Some(INIT), Some(name), None]);
     } else {
-        for site in check.sites(site).unwrap_or_default() {
-            check.layers([Some(INIT), site.as_deref(), Some(name)]);
+        for site in check.sites(site) {
+            check.combination([Some(INIT), site.as_deref(), Some(name)]);
         }
     }
-    check.finish()
+    check.problems
 }
 
 /// The check of one directory.
 struct Check<'a> {
     dir: &'a Path,
     index: Option<SalIndex>,
-    stack: Stack,
-    /// What was read, with its number in `stack`; none where that failed.
-    layers: BTreeMap<String, Option<(usize, Map)>>,
     problems: Vec<Error>,
-    /// What was said, since one mistake shows up in many combinations.
-    said: BTreeSet<String>,
 }
 
-impl<'a> Check<'a> {
-    fn new(dir: &'a Path, index: Option<SalIndex>) -> Self {
-        Self {
-            dir,
-            index,
-            stack: Stack::default(),
-            layers: BTreeMap::new(),
-            problems: Vec::new(),
-            said: BTreeSet::new(),
-        }
-    }
-
+impl Check<'_> {
+    /// Takes a problem, unless it is known: one mistake shows up in many combinations.
     fn report(&mut self, problem: Error) {
-        if self.said.insert(problem.to_string()) {
-            self.problems.push(problem);
+        if self.problems.contains(&problem) {
+            return;
         }
-    }
-
-    /// Whether there are as many problems as are told.
-    fn is_full(&self) -> bool {
-        self.problems.len() >= MAX_PROBLEMS
-    }
-
-    fn finish(mut self) -> Vec<Error> {
-        if self.is_full() {
-            let text = format!("not checked any further after {MAX_PROBLEMS} problems; mend these first");
+        self.problems.push(problem);
+        if self.problems.len() == MAX_PROBLEMS {
+            let text = format!("not checked any further after {MAX_PROBLEMS} problems; correct these first");
             self.problems.push(Error::in_file(self.dir, text));
         }
-        self.problems
+    }
+
+    /// Whether there are as many problems as are reported.
+    fn is_full(&self) -> bool {
+        self.problems.len() > MAX_PROBLEMS
     }
 
     /// The site layers to check with: that of the site, or all, or none if there are none.
-    fn sites(&mut self, site: Option<&str>) -> Option<Vec<Option<String>>> {
-        match site_layer(site) {
-            Ok(Some(name)) => return Some(vec![Some(name).filter(|n| self.dir.join(n).exists())]),
-            Ok(None) => {}
-            Err(e) => {
-                self.report(e);
-                return None;
+    fn sites(&mut self, site: Option<&str>) -> Vec<Option<String>> {
+        let found = site_layer(site).and_then(|layer| match layer {
+            Some(name) => Ok(vec![Some(name).filter(|name| self.dir.join(name).exists())]),
+            None => {
+                let names = yaml_files(self.dir)?.into_iter();
+                let sites: Vec<_> =
+                    names.filter(|name| name.starts_with('_') && name != INIT).map(Some).collect();
+                Ok(if sites.is_empty() { vec![None] } else { sites })
             }
-        }
-        let entries = match std::fs::read_dir(self.dir) {
-            Ok(entries) => entries,
-            Err(e) => {
-                self.report(Error::in_file(self.dir, format!("cannot be read: {e}")));
-                return None;
-            }
-        };
-        let mut sites: Vec<Option<String>> = entries
-            .filter_map(Result::ok)
-            .filter_map(|entry| entry.file_name().into_string().ok())
-            .filter(|name| name.starts_with('_') && name.ends_with(".yaml") && name != INIT)
-            .map(Some)
-            .collect();
-        sites.sort_unstable();
-        if sites.is_empty() {
-            sites.push(None);
-        }
-        Some(sites)
+        });
+        found.unwrap_or_else(|problem| {
+            self.report(problem);
+            Vec::new()
+        })
     }
 
-    /// Merges layers and validates what comes out.
-    fn layers(&mut self, names: [Option<&str>; 3]) {
-        if self.is_full() {
-            return;
-        }
-        let mut root = Map::new();
-        let mut numbers = Vec::new();
+    /// Merges layers and checks what comes out.
+    fn combination(&mut self, names: [Option<&str>; 3]) {
+        let source = Source::work_tree(self.dir);
+        let mut layers = Layers::default();
         for name in names.into_iter().flatten() {
-            let Some((number, layer)) = self.layer(name) else { return };
-            numbers.push(number);
-            match self.stack.merge(root, layer) {
-                Ok(merged) => root = merged,
-                Err(e) => return self.report(e),
+            if self.is_full() {
+                return;
+            }
+            if let Err(problem) = layers.add_needed(&source, name) {
+                return self.report(problem);
             }
         }
-        for index in self.indices(&root) {
-            for problem in validate::service(&root, index).err().unwrap_or_default() {
+        for index in self.index.map_or_else(|| indices(layers.merged()), |index| vec![index]) {
+            for mistake in service(layers.merged(), index).err().unwrap_or_default() {
                 if self.is_full() {
                     return;
                 }
-                let error = self.stack.error_among(&numbers, problem.mark, &problem.text);
-                self.report(error);
+                self.report(layers.error(&mistake));
             }
-        }
-    }
-
-    fn layer(&mut self, name: &str) -> Option<(usize, Map)> {
-        if let Some(known) = self.layers.get(name) {
-            return known.clone();
-        }
-        let source = Source::work_tree(self.dir);
-        let number = self.stack.len();
-        let read = match source.read(name, &mut self.stack) {
-            Ok(Some(map)) => Some((number, map)),
-            Ok(None) => {
-                self.report(source.missing(name));
-                None
-            }
-            Err(e) => {
-                self.report(e);
-                None
-            }
-        };
-        self.layers.insert(name.to_owned(), read.clone());
-        read
-    }
-
-    fn indices(&self, root: &Map) -> Vec<SalIndex> {
-        if let Some(index) = self.index {
-            return vec![index];
-        }
-        match validate::indices(root) {
-            Some(found) if !found.is_empty() => found,
-            // The flat shape is the same for all; where there is no entry at all, any index shows that.
-            Some(_) | None => vec![SalIndex::Latiss],
         }
     }
 }
@@ -262,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_checked_in_all_combinations_and_each_mistake_told_once() {
+    fn a_directory_is_checked_in_all_combinations_and_each_mistake_reported_once() {
         let init = format!("instances:\n{}{}", entry(1, "LATISS"), entry(3, "LSSTCam"));
         let lacking = format!("instances:\n{}", entry(2, "LSSTCam"));
         let dir = dir(&[
@@ -278,16 +207,16 @@ mod tests {
             problems(dir.path(), "", None, None),
             [
                 "syntax.yaml:1:5: not valid YAML: mapping values are not allowed in this context at line 1 column 5",
-                "typo.yaml:1:1: unknown key 'instanses'; beside instances there is none",
-                "wrong.yaml:2:28: instances[0].instance must be LSSTComCam for sal_index 2, not 'LSSTCam'",
-                "_summit.yaml:1:1: url stands beside instances; move it into the entries",
+                "typo.yaml:1:12: instanses stands beside instances; move it into the entries",
+                "wrong.yaml:2:28: instances[0].instance must be LSSTComCam for sal_index 2, not \"LSSTCam\"",
+                "_summit.yaml:1:6: url stands beside instances; move it into the entries",
             ]
         );
         assert_eq!(problems(dir.path(), "", Some("base"), None).len(), 3);
         let lacks = problems(dir.path(), "", Some("base"), Some(SalIndex::LsstComCam));
         assert_eq!(
             lacks[0],
-            "_init.yaml:1:1: instances has no entry with sal_index 2 (LSSTComCam); it has 1, 3"
+            "_init.yaml:2:1: instances has no entry with sal_index 2 (LSSTComCam); it has 1, 3"
         );
         assert_eq!(problems(dir.path(), "", Some("a/b"), None).len(), 1);
     }
@@ -304,13 +233,22 @@ mod tests {
         let none: [&str; 0] = [];
         for (file, expected) in [
             ("_summit.yaml", &none[..]),
-            ("", &["x.yaml:1:16: poll_interval must be greater than 0", "x.yaml:2:9: butler must be text"]),
+            (
+                "",
+                &[
+                    "x.yaml:1:16: poll_interval must be a number of seconds",
+                    "x.yaml:2:9: butler must be text",
+                ],
+            ),
             (
                 "x.yaml",
-                &["x.yaml:1:16: poll_interval must be greater than 0", "x.yaml:2:9: butler must be text"],
+                &[
+                    "x.yaml:1:16: poll_interval must be a number of seconds",
+                    "x.yaml:2:9: butler must be text",
+                ],
             ),
             ("_init.yaml", &["_init.yaml: url is missing"]),
-            ("o.toml", &["o.toml:1:8: site must be a site name"]),
+            ("o.toml", &["o.toml:1:8: site must be a word"]),
             ("note.txt", &["note.txt: is neither"]),
             ("none", &["none: no such file or directory"]),
             ("none.toml", &["none.toml: no such file"]),
@@ -324,7 +262,7 @@ mod tests {
         }
         // A site without a file of its own.
         assert_eq!(
-            problems(dir.path(), "x.yaml", Some("base"), None)[0],
+            problems(dir.path(), "x.yaml", Some("base"), None)[2],
             "_init.yaml, x.yaml: url is missing; it must be given"
         );
         fs::remove_file(dir.path().join("_init.yaml")).unwrap();
@@ -341,19 +279,7 @@ mod tests {
         let dir = dir(&[("_init.yaml", &many), ("x.yaml", "")]);
         let found = problems(dir.path(), "", None, None);
         assert_eq!(found.len(), MAX_PROBLEMS + 1);
-        assert!(found[MAX_PROBLEMS].contains("mend these first"), "{}", found[MAX_PROBLEMS]);
-    }
-
-    #[test]
-    fn places_in_large_files_are_looked_for_only_so_long() {
-        let many: String = (0..200).map(|i| format!("key{i:03}: 1\n")).collect();
-        let dir = dir(&[("_init.yaml", &format!("# {}\n{many}", "x".repeat(600_000)))]);
-        let found = problems(dir.path(), "_init.yaml", None, Some(SalIndex::Latiss));
-        assert_eq!(found.len(), MAX_PROBLEMS + 1);
-        for (problem, place) in found.iter().zip(["_init.yaml:2:1: ", "_init.yaml:3:1: "]) {
-            assert!(problem.starts_with(place), "{problem}");
-        }
-        assert!(found[2].starts_with("_init.yaml: unknown key 'key"), "{}", found[2]);
+        assert!(found[MAX_PROBLEMS].contains("correct these first"), "{}", found[MAX_PROBLEMS]);
     }
 
     #[test]

@@ -3,20 +3,23 @@
 //! Invariant: what is returned is complete and sound for our index, or nothing is returned. In simulation nothing of
 //! it is used, so that only what an operator named must be sound.
 
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 use crate::csc::event::ConfigurationsAvailable;
 use crate::csc::id::SalIndex;
 use crate::csc::request::{Configuration, Service};
 
-use super::layers::{INIT, Source, Stack};
-use super::settings::{self, Settings, is_site};
-use super::validate::{self, no_service};
-use super::yaml::Map;
-use super::{Error, git, quoted};
+use super::layers::{INIT, Layers, Source};
+use super::service::{no_service, service};
+use super::settings::{self, Settings};
+use super::tree::Mistake;
+use super::value::is_word;
+use super::{Env, Error, git, variable};
+use crate::text::quoted;
 
 /// Most overrides that are offered, and longest list of them in bytes, so that the event stays within what a
 /// message can hold.
@@ -37,25 +40,21 @@ const DEFAULT_DIRECTORY: &str = "/etc/ocps/OCPS/v4";
 /// The directory of the component configuration: `flag` (`--configdir`), else `$DM_CONFIG_OCPS_DIR/OCPS/v4`, else the
 /// setting of the toml, else `OCPS/v4` in the unit's configuration directory or in `/etc/ocps`, if one is there.
 #[must_use]
-pub fn directory(
-    flag: Option<&Path>,
-    settings: &Settings,
-    env: &dyn Fn(&str) -> Option<OsString>,
-) -> Option<PathBuf> {
-    let set = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+pub fn directory(flag: Option<&Path>, settings: &Settings, env: Env<'_>) -> Option<PathBuf> {
+    let own = || {
+        let units = settings::unit_directories(env).into_iter().map(|dir| dir.join("OCPS/v4"));
+        units.chain([PathBuf::from(DEFAULT_DIRECTORY)]).find(|dir| dir.is_dir())
+    };
     flag.map(Path::to_owned)
-        .or_else(|| set("DM_CONFIG_OCPS_DIR").map(|dir| dir.join("OCPS").join("v4")))
+        .or_else(|| variable(env, "DM_CONFIG_OCPS_DIR").map(|dir| Path::new(&dir).join("OCPS/v4")))
         .or_else(|| settings.config_dir.clone())
-        .or_else(|| {
-            let own = settings::unit_directories(env).into_iter().map(|dir| dir.join("OCPS").join("v4"));
-            own.chain([PathBuf::from(DEFAULT_DIRECTORY)]).find(|dir| dir.is_dir())
-        })
+        .or_else(own)
 }
 
 /// The site: `LSST_SITE`, else the setting of the toml.
 #[must_use]
-pub fn site(settings: &Settings, env: &dyn Fn(&str) -> Option<OsString>) -> Option<String> {
-    let site = env("LSST_SITE").filter(|site| !site.is_empty());
+pub fn site(settings: &Settings, env: Env<'_>) -> Option<String> {
+    let site = variable(env, "LSST_SITE");
     site.map(|site| site.to_string_lossy().into_owned()).or_else(|| settings.site.clone())
 }
 
@@ -80,14 +79,15 @@ impl Reader {
     pub fn read(&self, override_name: &str) -> Result<Configuration, Error> {
         let wanted = Override::parse(override_name)?;
         let Some(dir) = &self.dir else {
-            return if self.simulated { Ok(simulated(String::new())) } else { Err(no_directory()) };
+            if !self.simulated {
+                return Err(Error::new(
+                    "no configuration directory: give --configdir, set DM_CONFIG_OCPS_DIR, or config_dir in ocps.toml",
+                ));
+            }
+            let (files, version, directory_url) = Default::default();
+            return Ok(Configuration { service: simulated_service(), files, version, directory_url });
         };
-        let (service, files) = if self.simulated {
-            let files = self.rehearse(dir, &wanted)?;
-            (simulated(files.clone()).service, files)
-        } else {
-            self.read_layers(dir, &wanted)?
-        };
+        let (service, files) = self.read_layers(dir, &wanted)?;
         Ok(Configuration { service, files, version: git::describe(dir), directory_url: file_url(dir) })
     }
 
@@ -102,74 +102,50 @@ impl Reader {
         }
     }
 
-    /// Reads and merges all layers, and takes out what concerns us.
+    /// Reads and merges all layers, and takes out what concerns us: the service, and the names of what was read. For
+    /// the simulator only the override that is named must be sound.
     fn read_layers(&self, dir: &Path, wanted: &Override<'_>) -> Result<(Service, String), Error> {
-        if !dir.is_dir() {
+        if !self.simulated && !dir.is_dir() {
             return Err(Error::in_file(dir, "is not a directory; name the one that has _init.yaml in it"));
         }
-        let source = Source::open(dir, wanted.commit)?;
-        let mut stack = Stack::default();
-        let mut root = source.read(INIT, &mut stack)?.ok_or_else(|| source.missing(INIT))?;
-        if let Some(site) = site_layer(self.site.as_deref())?
-            && let Some(layer) = source.read(&site, &mut stack)?
-        {
-            root = stack.merge(root, layer)?;
-        }
-        if let Some(name) = wanted.file {
-            let layer = source.read(name, &mut stack)?.ok_or_else(|| source.missing(name))?;
-            root = stack.merge(root, layer)?;
-        }
-        let service = validate::service(&root, self.index).map_err(|problems| first(&problems, &stack))?;
-        Ok((service, stack.names()))
-    }
-
-    /// Reads for the simulator: only the override that is named must be sound. Returns the names of what was read.
-    fn rehearse(&self, dir: &Path, wanted: &Override<'_>) -> Result<String, Error> {
-        let source = match Source::open(dir, wanted.commit) {
-            Ok(source) => source,
-            Err(e) if wanted.commit.is_some() => return Err(e),
-            Err(e) => {
-                ignored(&e);
-                return Ok(String::new());
+        let unless_simulated = |error: Error| {
+            if !self.simulated {
+                return Err(error);
             }
+            warn_ignored(&error);
+            Ok(())
         };
-        let mut stack = Stack::default();
-        let mut root = Map::new();
-        let site = site_layer(self.site.as_deref()).unwrap_or_else(|e| {
-            ignored(&e);
-            None
-        });
-        for name in [Some(INIT.to_owned()), site].into_iter().flatten() {
-            let merged = match source.read(&name, &mut stack) {
-                Ok(Some(layer)) => stack.merge(root.clone(), layer),
-                Ok(None) if name == INIT => Err(source.missing(&name)),
-                Ok(None) => continue,
-                Err(e) => Err(e),
-            };
-            match merged {
-                Ok(merged) => root = merged,
-                Err(e) => ignored(&e),
-            }
-        }
-        let last = stack.len();
+        let source = Source::open(dir, wanted.commit)?;
+        let mut layers = Layers::default();
+        layers.add_needed(&source, INIT).or_else(unless_simulated)?;
+        site_layer(self.site.as_deref())
+            .and_then(|site| site.map_or(Ok(false), |site| layers.add(&source, &site)))
+            .map(drop)
+            .or_else(unless_simulated)?;
         if let Some(name) = wanted.file {
-            let layer = source.read(name, &mut stack)?.ok_or_else(|| source.missing(name))?;
-            root = stack.merge(root, layer)?;
+            layers.add_needed(&source, name)?;
         }
-        if stack.len() == 0 {
-            return Ok(String::new());
+        let (service, mut mistakes) = match service(layers.merged(), self.index) {
+            Ok(service) => (service, Vec::new()),
+            Err(mistakes) => (no_service(), mistakes),
+        };
+        if self.simulated {
+            let is_named =
+                |mistake: &Mistake| layers.name_of(mistake).is_some_and(|name| Some(name) == wanted.file);
+            let (named, others): (Vec<_>, Vec<_>) = mistakes.into_iter().partition(is_named);
+            let others = others.iter().filter(|_| !layers.names().is_empty()).take(MAX_WARNINGS);
+            others.for_each(|mistake| warn_ignored(&layers.error(mistake)));
+            mistakes = named;
         }
-        if let Err(problems) = validate::service(&root, self.index) {
-            let (ours, others): (Vec<_>, Vec<_>) =
-                problems.into_iter().partition(|p| p.mark.is_some_and(|m| m.layer == last));
-            for problem in others.iter().take(MAX_WARNINGS) {
-                ignored(&stack.error(problem.mark, &problem.text));
-            }
-            if !ours.is_empty() {
-                return Err(first(&ours, &stack));
-            }
-        }
-        Ok(stack.names())
+        let Some((mistake, more)) = mistakes.split_first() else {
+            let service = if self.simulated { simulated_service() } else { service };
+            return Ok((service, layers.names()));
+        };
+        let error = layers.error(mistake);
+        Err(match more.len() {
+            0 => error,
+            n => Error::new(format!("{error} (and {n} more: see `ocps check`)")),
+        })
     }
 }
 
@@ -201,52 +177,51 @@ impl<'a> Override<'a> {
 }
 
 /// Whether a file's name is that of an override.
-pub(super) fn is_override(name: &str) -> bool {
+fn is_override(name: &str) -> bool {
     !name.starts_with('_') && name.strip_suffix(".yaml").is_some_and(|stem| !stem.is_empty())
 }
 
 /// Sorted names of the overrides in a directory; none where it cannot be read.
 pub(super) fn overrides(dir: &Path) -> Vec<String> {
-    let entries = match std::fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) => {
-            log::warn!("{}: cannot be read: {e}", dir.display());
-            return Vec::new();
-        }
-    };
-    let mut names: Vec<String> = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| is_override(name) && !name.chars().any(char::is_control))
-        // Asked of the path, since a link may lead to a file.
-        .filter(|name| dir.join(name).is_file())
-        .collect();
-    names.sort_unstable();
+    let mut names = yaml_files(dir).unwrap_or_else(|problem| {
+        log::warn!("{problem}");
+        Vec::new()
+    });
+    // Asked of the path, since a link may lead to a file.
+    names.retain(|name| is_override(name) && dir.join(name).is_file());
     names
+}
+
+/// Sorted names of a directory that end in `.yaml`.
+pub(super) fn yaml_files(dir: &Path) -> Result<Vec<String>, Error> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::in_file(dir, format!("cannot be read: {e}")))?;
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> =
+        names.filter(|name| name.ends_with(".yaml") && !name.chars().any(char::is_control)).collect();
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// The names comma-joined, as many as fit.
 fn offered(names: &[String]) -> String {
     let (most, longest) = MAX_OVERRIDES;
-    let mut text = String::new();
-    for (i, name) in names.iter().enumerate() {
-        if i >= most || text.len() + name.len() > longest {
-            log::warn!("there are {} overrides; only the first {i} are offered", names.len());
-            break;
-        }
-        if !text.is_empty() {
-            text.push(',');
-        }
-        text.push_str(name);
+    let mut length = 0;
+    let fit = names.iter().take(most).take_while(|name| {
+        length += name.len() + 1;
+        length <= longest
+    });
+    let fit: Vec<&str> = fit.map(String::as_str).collect();
+    if fit.len() < names.len() {
+        log::warn!("there are {} overrides; only the first {} are offered", names.len(), fit.len());
     }
-    text
+    fit.join(",")
 }
 
 /// The name of the site's layer.
 pub(super) fn site_layer(site: Option<&str>) -> Result<Option<String>, Error> {
     match site {
         None | Some("") => Ok(None),
-        Some(site) if is_site(site) => Ok(Some(format!("_{site}.yaml"))),
+        Some(site) if is_word(site) => Ok(Some(format!("_{site}.yaml"))),
         Some(site) => Err(Error::new(format!(
             "site {} must be made of letters, digits, '.', '_' and '-'; see LSST_SITE and site in ocps.toml",
             quoted(site)
@@ -254,43 +229,20 @@ pub(super) fn site_layer(site: Option<&str>) -> Result<Option<String>, Error> {
     }
 }
 
-fn no_directory() -> Error {
-    Error::new(
-        "no configuration directory: give --configdir, set DM_CONFIG_OCPS_DIR, or config_dir in ocps.toml",
-    )
+fn simulated_service() -> Service {
+    Service { poll_interval: SIMULATED_POLL_INTERVAL, ..no_service() }
 }
 
-fn simulated(files: String) -> Configuration {
-    let service = Service { poll_interval: SIMULATED_POLL_INTERVAL, ..no_service() };
-    Configuration { service, files, version: String::new(), directory_url: String::new() }
-}
-
-fn ignored(error: &Error) {
+fn warn_ignored(error: &Error) {
     log::warn!("ignored in simulation: {error}");
-}
-
-/// One line for several problems.
-fn first(problems: &[validate::Problem], stack: &Stack) -> Error {
-    let Some(problem) = problems.first() else { return stack.error(None, "not valid") };
-    let text = match problems.len() {
-        0 | 1 => problem.text.clone(),
-        n => format!("{} (and {} more: see `ocps check`)", problem.text, n - 1),
-    };
-    stack.error(problem.mark, &text)
 }
 
 /// A directory as a file URI.
 fn file_url(dir: &Path) -> String {
+    const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     let absolute = dir.canonicalize().or_else(|_| std::path::absolute(dir));
-    let mut url = String::from("file://");
-    for byte in absolute.as_deref().unwrap_or(dir).as_os_str().as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-._~".contains(byte) {
-            url.push(char::from(*byte));
-        } else {
-            url.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    url
+    let path = absolute.as_deref().unwrap_or(dir).as_os_str().as_bytes();
+    format!("file://{}", percent_encode(path, &PLAIN))
 }
 
 #[cfg(test)]
@@ -339,8 +291,7 @@ mod tests {
         assert_eq!(reader.available(), ConfigurationsAvailable::default());
         reader.simulated = true;
         let configuration = reader.read("x.yaml").unwrap();
-        assert_eq!(configuration, simulated(String::new()));
-        assert_eq!(configuration.service.poll_interval, Duration::from_millis(100));
+        assert_eq!((configuration.service, configuration.files), (simulated_service(), String::new()));
         assert!(reader.read("_x.yaml").is_err());
     }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use super::settings::Secret;
-use super::{Error, Place, position};
+use super::Error;
+use super::secret::Secret;
+use super::tree::position;
 
 /// Largest configuration file, in bytes. Real ones have a few kilobytes; more costs time to refuse than it is worth.
 pub(super) const MAX_BYTES: usize = 1 << 20;
@@ -63,8 +64,7 @@ pub(super) fn text(mut bytes: Vec<u8>, path: &Path) -> Result<String, Error> {
     String::from_utf8(bytes).map_err(|e| {
         let valid = e.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(e.as_bytes());
-        let place = Place { file: path.display().to_string(), position: Some(position(&text, valid)) };
-        Error::at(place, "not UTF-8 text; save the file as UTF-8")
+        Error::at(path.display(), Some(position(&text, valid)), "not UTF-8 text; save the file as UTF-8")
     })
 }
 

@@ -7,23 +7,21 @@
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{Error, file, quoted};
+use super::{Error, file};
+use crate::text::{quote, quoted};
 
 /// Git is killed after this time: a `start` waits for it, and so does whoever sent it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most that is read of git's output, in bytes; a file of the configuration may have as much.
 const MAX_OUTPUT: usize = file::MAX_BYTES;
-
-/// Time between looks whether git has ended, once it has closed its output.
-const EXIT_POLL: Duration = Duration::from_millis(2);
 
 /// Longest name of a commit that is passed on, in bytes.
 const MAX_REF: usize = 255;
@@ -40,7 +38,7 @@ pub(super) struct Commit {
 /// The version of the directory (`git describe`), or empty where git knows none or there is none.
 pub(super) fn describe(dir: &Path) -> String {
     if !dir.is_dir() {
-        // Whoever looks into it says so.
+        // Whoever reads from it reports that.
         return String::new();
     }
     match run(command(dir, &["describe", "--all", "--long", "--always", "--dirty"]), TIMEOUT) {
@@ -67,14 +65,12 @@ impl Commit {
         }
         let wanted = format!("{name}^{{commit}}");
         let args = ["rev-parse", "--verify", "--quiet", "--end-of-options", &wanted];
-        let output = run(command(dir, &args), TIMEOUT).map_err(|e| Error::in_file(dir, e))?;
-        let id = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        if output.status.success() && !id.is_empty() {
-            return Ok(Self { dir: dir.to_owned(), name: name.to_owned(), id });
-        }
-        let said = output.said();
-        let why = if said.is_empty() { "no such commit; name a branch, a tag or a hash" } else { &said };
-        Err(Error::in_file(dir, format!("git reference {}: {why}", quoted(name))))
+        let found = git(dir, &args).map_err(|said| {
+            let why = if said.is_empty() { "no such commit; name a branch, a tag or a hash" } else { &said };
+            Error::in_file(dir, format!("git reference {}: {why}", quoted(name)))
+        })?;
+        let id = String::from_utf8_lossy(&found).trim_end().to_owned();
+        Ok(Self { dir: dir.to_owned(), name: name.to_owned(), id })
     }
 
     /// Reads a file of the directory as it is in the commit; none if it is not there.
@@ -82,30 +78,24 @@ impl Commit {
         let path = PathBuf::from(self.label(file_name));
         let fail = |e: String| Error::in_file(&path, e);
         let args = ["ls-tree", "-z", "-l", "--end-of-options", &self.id, file_name];
-        let listed = run(command(&self.dir, &args), TIMEOUT).map_err(fail)?;
-        if !listed.status.success() {
-            return Err(fail(format!("git cannot list it: {}", listed.said())));
-        }
+        let listed = git(&self.dir, &args).map_err(|said| fail(format!("git cannot list it: {said}")))?;
         // `100644 blob <hash> <size>\t<name>\0`, or nothing.
-        let text = String::from_utf8_lossy(&listed.stdout);
+        let text = String::from_utf8_lossy(&listed);
         let Some((entry, _)) = text.split_once('\t') else { return Ok(None) };
         let mut parts = entry.split_ascii_whitespace();
-        let (Some(mode), Some("blob"), Some(id), Some(size)) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let mut next = || parts.next().unwrap_or_default();
+        let [mode, kind, id, size] = std::array::from_fn(|_| next());
+        if kind != "blob" {
             return Err(fail("is not a file in this commit".to_owned()));
-        };
+        }
         if mode == "120000" {
             return Err(fail("is a symbolic link in this commit; commit the file itself".to_owned()));
         }
         if size.parse().is_ok_and(|size: usize| size > file::MAX_BYTES) {
             return Err(file::too_large(&path));
         }
-        let output = run(command(&self.dir, &["cat-file", "blob", id]), TIMEOUT).map_err(fail)?;
-        if !output.status.success() {
-            return Err(fail(format!("git cannot read it: {}", output.said())));
-        }
-        Ok(Some(output.stdout))
+        let bytes = git(&self.dir, &["cat-file", "blob", id]);
+        bytes.map(Some).map_err(|said| fail(format!("git cannot read it: {said}")))
     }
 
     /// The commit as it was named.
@@ -121,29 +111,24 @@ impl Commit {
 
 /// A git command that runs in the directory.
 fn command(dir: &Path, args: &[&str]) -> Command {
-    /// Where a daemon was started from a git hook, say, these would lead git elsewhere.
-    const MISLEADING: [&str; 9] = [
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-        "GIT_COMMON_DIR",
-        "GIT_NAMESPACE",
-        "GIT_PREFIX",
-        "GIT_EXTERNAL_DIFF",
-    ];
     let mut command = Command::new("git");
     // The repository often belongs to another user than the daemon's, and only the operator can have named it.
     // Its own settings may name programs to run; the ones that our commands would run are turned off.
     command.args(["--no-pager", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]);
     command.args(args).current_dir(dir);
-    for name in MISLEADING {
+    // What git sets for a hook, from which a daemon may have been started, leads to the hook's repository.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GIT_")) {
         command.env_remove(name);
     }
     command.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0").env("GIT_TERMINAL_PROMPT", "0");
     command.env("GIT_LITERAL_PATHSPECS", "1").env("GIT_NO_LAZY_FETCH", "1");
     command
+}
+
+/// What git writes, or says if it fails.
+fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>, String> {
+    let output = run(command(dir, args), TIMEOUT)?;
+    if output.status.success() { Ok(output.stdout) } else { Err(output.said()) }
 }
 
 /// What a command did.
@@ -157,89 +142,59 @@ impl Output {
     /// The last line on standard error, without git's prefix.
     fn said(&self) -> String {
         let text = String::from_utf8_lossy(&self.stderr);
-        let line = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default();
-        line.trim_start_matches("fatal: ").chars().take(200).collect()
+        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        quote(line.trim_start_matches("fatal: "))
     }
 }
 
 /// Runs a command to its end, bounded in time and output. Errors are reasons without a place.
 fn run(mut command: Command, timeout: Duration) -> Result<Output, String> {
-    let deadline = Instant::now() + timeout;
     let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |e: io::Error| format!("cannot run {program}: {e}");
+    let deadline = Instant::now() + timeout;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own: a ^C at the terminal is not for git, and with it end the children it has.
     command.process_group(0);
-    let mut child = command.spawn().map_err(|e| format!("cannot run {program}: {e}"))?;
-    finish(&mut child, deadline).map_err(|stop| {
-        kill(child);
-        match stop {
-            Stop::Late => {
-                format!("{program} did not end within {} s and was killed", timeout.as_secs_f64())
-            }
-            Stop::Flood => format!("{program} wrote more than {MAX_OUTPUT} bytes"),
-            Stop::Broken(e) => format!("cannot run {program}: {e}"),
+    let mut child = command.spawn().map_err(failed)?;
+    let group = Pid::from_child(&child);
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    // On a file system that hangs, not even a killed process ends: each wait is on a thread of its own.
+    let started = on_thread(move || child.wait()).and_then(|status| {
+        Ok((status, on_thread(move || drain(stdout))?, on_thread(move || drain(stderr))?))
+    });
+    let finish = |(status, stdout, stderr): (Ending<ExitStatus>, Ending<Vec<u8>>, Ending<Vec<u8>>)| {
+        let late = |_| format!("{program} did not end within {} s and was killed", timeout.as_secs_f64());
+        let stdout = stdout.recv_deadline(deadline).map_err(late)?.map_err(failed)?;
+        let stderr = stderr.recv_deadline(deadline).map_err(late)?.map_err(failed)?;
+        if stdout.len() > MAX_OUTPUT || stderr.len() > MAX_OUTPUT {
+            return Err(format!("{program} wrote more than {MAX_OUTPUT} bytes"));
         }
+        let status = status.recv_deadline(deadline).map_err(late)?.map_err(failed)?;
+        Ok(Output { status, stdout, stderr })
+    };
+    started.map_err(failed).and_then(finish).inspect_err(|_| {
+        // Fails where it has just ended.
+        let _ = kill_process_group(group, Signal::KILL);
     })
 }
 
-/// Why we do not wait for a command any longer.
-enum Stop {
-    Late,
-    Flood,
-    Broken(io::Error),
-}
+/// Gives what a thread ends with.
+type Ending<T> = Receiver<io::Result<T>>;
 
-impl From<io::Error> for Stop {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error)
-    }
-}
-
-fn finish(child: &mut Child, deadline: Instant) -> Result<Output, Stop> {
-    let stdout = drain(child.stdout.take())?;
-    let stderr = drain(child.stderr.take())?;
-    let receive = |from: Receiver<io::Result<Vec<u8>>>| match from.recv_deadline(deadline) {
-        Ok(read) => read.map_err(Stop::Broken),
-        Err(_) => Err(Stop::Late),
-    };
-    let (stdout, stderr) = (receive(stdout)?, receive(stderr)?);
-    if stdout.len() > MAX_OUTPUT || stderr.len() > MAX_OUTPUT {
-        return Err(Stop::Flood);
-    }
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Output { status, stdout, stderr });
-        }
-        if Instant::now() >= deadline {
-            return Err(Stop::Late);
-        }
-        thread::sleep(EXIT_POLL);
-    }
-}
-
-/// Reads a pipe on a thread of its own, which ends when the pipe does.
-fn drain(pipe: Option<impl Read + Send + 'static>) -> io::Result<Receiver<io::Result<Vec<u8>>>> {
+fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<Ending<T>> {
     let (sender, receiver) = bounded(1);
-    thread::Builder::new().name("git-output".into()).spawn(move || {
-        let mut bytes = Vec::new();
-        let read = pipe.map_or(Ok(0), |pipe| pipe.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes));
-        // Nobody waits for it any more where the time is over.
-        let _ = sender.send(read.map(|_| bytes));
-    })?;
+    // Nobody listens any more where the time is over.
+    thread::Builder::new().name("git".into()).spawn(move || drop(sender.send(work())))?;
     Ok(receiver)
 }
 
-fn kill(mut child: Child) {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    if let Some(group) = group {
-        // Fails where it has just ended.
-        let _ = kill_process_group(group, Signal::KILL);
-    }
-    // On a file system that hangs, a killed process does not end; that wait is not ours.
-    let reaper = thread::Builder::new().name("git-reaper".into());
-    if let Err(e) = reaper.spawn(move || child.wait()) {
-        log::warn!("cannot wait for a killed git: {e}");
-    }
+/// Reads a pipe to its end, or a little more than is allowed.
+fn drain(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.map_or(Ok(0), |pipe| pipe.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -3,17 +3,17 @@
 //! Invariant: [`Options`] are complete, and whatever of them is secret is shown by no log. The environment
 //! variables are those of salobj; they win over the toml.
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::settings::{self, Secret};
-use super::yaml::{self, Entry, Value};
-use crate::url::Url;
+use serde::Deserialize;
+use serde_yaml::Value;
 
-/// What may be asked of the broker before a message counts as written.
-pub(super) const ACKS: [&str; 4] = ["0", "1", "-1", "all"];
+use super::secret::Secret;
+use super::{Env, Error, file, settings, tree, value, variable};
+use crate::url::Url;
 
 /// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
 const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
@@ -83,11 +83,6 @@ impl From<String> for Problem {
     }
 }
 
-/// The value of a variable, else that of a setting, else a default.
-type TextOr<'a> = &'a dyn Fn(&str, &Option<String>, &str) -> Result<String, String>;
-
-type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
 /// Whether the toml or the environment says how to reach Kafka.
 #[must_use]
 pub fn is_configured(settings: &settings::Kafka, env: Env<'_>) -> bool {
@@ -101,63 +96,39 @@ impl Options {
     /// # Errors
     /// One line: which setting is missing or wrong.
     pub fn new(settings: &settings::Kafka, env: Env<'_>) -> Result<Self, Problem> {
-        let text = |name: &str, setting: &Option<String>| -> Result<Option<String>, String> {
-            match env(name).filter(|value| !value.is_empty()) {
-                Some(value) => value.into_string().map(Some).map_err(|_| format!("{name} is not UTF-8")),
-                None => Ok(setting.clone()),
-            }
+        let subname = given(env, "LSST_TOPIC_SUBNAME", &settings.topic_subname, value::word);
+        let Some(topic_subname) = subname.ok().flatten() else {
+            let text = "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or kafka.topic_subname, \
+                        or give --no-kafka";
+            return Err(Problem::NoSubname(text.to_owned()));
         };
-        let or = |name: &str, setting: &Option<String>, default: &str| {
-            text(name, setting).map(|value| value.unwrap_or_else(|| default.to_owned()))
-        };
-        let topic_subname = text("LSST_TOPIC_SUBNAME", &settings.topic_subname)?
-            .filter(|name| settings::is_site(name))
-            .ok_or_else(|| {
-                Problem::NoSubname(
-                    "the topic subname is not set, or not a word; set LSST_TOPIC_SUBNAME or \
-                     kafka.topic_subname, or give --no-kafka"
-                        .to_owned(),
-                )
+        let list = given(env, "LSST_KAFKA_BROKER_ADDR", &settings.brokers, value::text)?;
+        let registry_urls =
+            given(env, "LSST_SCHEMA_REGISTRY_URL", &settings.schema_registry_url, value::urls)?;
+        let replication_factor =
+            given(env, "LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor, |value| {
+                let number =
+                    value.as_str().and_then(|text| text.parse().ok()).map(|number: u64| number.into());
+                value::replication(number.unwrap_or(value))
             })?;
-        let brokers = brokers(&or("LSST_KAFKA_BROKER_ADDR", &settings.brokers, "broker:29092")?)?;
-        let registry_urls = match text("LSST_SCHEMA_REGISTRY_URL", &None)? {
-            Some(urls) => {
-                registry_urls(&urls).map_err(|reason| format!("LSST_SCHEMA_REGISTRY_URL {reason}"))?
-            }
-            None => {
-                let default = || vec!["http://schema-registry:8081".into()];
-                settings.schema_registry_url.clone().unwrap_or_else(default)
-            }
-        };
-        let default_factor = settings.replication_factor.unwrap_or(1).to_string();
-        let factor = or("LSST_KAFKA_REPLICATION_FACTOR", &None, &default_factor)?;
-        let replication_factor = factor.parse().ok().filter(|factor| (1..=100).contains(factor));
-        let producer_acks = or("LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks, "1")?;
-        if !ACKS.contains(&producer_acks.as_str()) {
-            let text = format!("LSST_KAFKA_PRODUCER_WAIT_ACKS must be 0, 1 or all, not {producer_acks:?}");
-            return Err(text.into());
-        }
-        let file = |name: &str, setting: &Option<PathBuf>| {
-            let path = env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-            path.or_else(|| setting.clone()).map_or(Ok(Vec::new()), |path| read_mapping(&path))
+        let producer_acks =
+            given(env, "LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks, value::acks)?;
+        let file = |whose: &str, setting: &Option<PathBuf>| {
+            let path = given(env, &format!("LSST_KAFKA_{whose}_CONFIGURATION"), setting, value::path)?;
+            path.map_or(Ok(Vec::new()), |path| read_mapping(&path))
         };
         Ok(Self {
-            brokers,
+            brokers: brokers(list.as_deref().unwrap_or("broker:29092"))?,
             topic_subname,
             registry_urls,
-            sasl: sasl(settings, env, &or)?,
-            replication_factor: replication_factor.ok_or_else(|| {
-                format!("LSST_KAFKA_REPLICATION_FACTOR must be a whole number from 1 to 100, not {factor:?}")
-            })?,
+            sasl: sasl(settings, env)?,
+            replication_factor,
             producer_acks,
-            broker_client: file(
-                "LSST_KAFKA_BROKER_CLIENT_CONFIGURATION",
-                &settings.broker_client_configuration,
-            )?,
-            consumer: file("LSST_KAFKA_CONSUMER_CONFIGURATION", &settings.consumer_configuration)?,
-            producer: file("LSST_KAFKA_PRODUCER_CONFIGURATION", &settings.producer_configuration)?,
-            start_timeout: settings.start_timeout.unwrap_or(Duration::from_secs(30)),
-            start_wait: settings.start_wait.unwrap_or(Duration::from_secs(15)),
+            broker_client: file("BROKER_CLIENT", &settings.broker_client_configuration)?,
+            consumer: file("CONSUMER", &settings.consumer_configuration)?,
+            producer: file("PRODUCER", &settings.producer_configuration)?,
+            start_timeout: settings.start_timeout,
+            start_wait: settings.start_wait,
         })
     }
 
@@ -166,20 +137,31 @@ impl Options {
     /// # Errors
     /// One line: TLS or SASL is asked for, and OpenSSL was not built in.
     pub fn check_build(&self) -> Result<(), String> {
-        let secure = |(key, value): &&(String, String)| {
+        let secure = |(key, value): &(String, String)| {
             key == "security.protocol" && !value.eq_ignore_ascii_case("plaintext")
         };
-        let more = self.broker_client.iter().chain(&self.consumer).chain(&self.producer);
-        let asked = self.sasl.is_some() || more.clone().any(|pair| secure(&pair));
+        let more = [&self.broker_client, &self.consumer, &self.producer];
+        let asked = self.sasl.is_some() || more.into_iter().flatten().any(secure);
         if asked && !cfg!(feature = "kafka-sasl") {
-            return Err(
-                "this build cannot do SASL or TLS to Kafka: it was built without the feature kafka-sasl. Install a full build, unset \
-                 LSST_KAFKA_SECURITY_USERNAME and LSST_KAFKA_SECURITY_PASSWORD, or give --no-kafka"
-                    .to_owned(),
-            );
+            let text = "this build cannot do SASL or TLS to Kafka: it was built without the feature kafka-sasl. Install \
+                        a full build, unset LSST_KAFKA_SECURITY_USERNAME and LSST_KAFKA_SECURITY_PASSWORD, or give \
+                        --no-kafka";
+            return Err(text.to_owned());
         }
         Ok(())
     }
+}
+
+/// What a variable says, read like the setting of that kind, or else the setting.
+fn given<T: Clone>(
+    env: Env<'_>,
+    name: &str,
+    setting: &T,
+    kind: fn(Value) -> Result<T, serde_yaml::Error>,
+) -> Result<T, String> {
+    let Some(value) = variable(env, name) else { return Ok(setting.clone()) };
+    let text = value.into_string().map_err(|_| format!("{name} is not UTF-8"))?;
+    kind(Value::String(text)).map_err(|error| format!("{name} {error}"))
 }
 
 /// The brokers without what librdkafka would stumble over later, and in words that do not name the place.
@@ -202,68 +184,54 @@ fn brokers(list: &str) -> Result<String, String> {
 
 /// What is wrong with one broker of the list.
 fn check_broker(entry: &str) -> Result<(), &'static str> {
-    let address = match entry.split_once("://") {
-        Some((protocol, address)) if PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) => {
-            address
-        }
-        Some(_) => return Err("begins with a protocol that is none of Kafka's"),
-        None => entry,
-    };
-    if address.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err("has a blank in it");
-    }
-    if address.contains(['/', '@', ';', '?', '#']) {
-        return Err("is not HOST:PORT");
-    }
-    let Some((host, port)) = address.rsplit_once(':').filter(|_| !address.ends_with(']')) else {
-        return Err("has no port");
-    };
+    let (protocol, address) = entry.split_once("://").unwrap_or((PROTOCOLS[0], entry));
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if bare.is_none() && host.contains(':') {
-        return Err("has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)");
-    }
-    if bare.unwrap_or(host).is_empty() {
-        return Err("has no host");
-    }
-    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits || !port.parse::<u16>().is_ok_and(|port| port > 0) {
-        return Err("has no port from 1 to 65535");
-    }
-    Ok(())
+    let is_port =
+        port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0);
+    let wrong = [
+        (
+            !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)),
+            "begins with a protocol that is none of Kafka's",
+        ),
+        (address.contains(|c: char| c.is_whitespace() || c.is_control()), "has a blank in it"),
+        (address.contains(['/', '@', ';', '?', '#']), "is not HOST:PORT"),
+        (!address.contains(':') || address.ends_with(']'), "has no port"),
+        (
+            bare.is_none() && host.contains(':'),
+            "has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)",
+        ),
+        (bare.unwrap_or(host).is_empty(), "has no host"),
+        (!is_port, "has no port from 1 to 65535"),
+    ];
+    wrong.into_iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, why)| Err(why))
 }
 
-fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Option<Sasl>, String> {
-    let username = or("LSST_KAFKA_SECURITY_USERNAME", &settings.username, "")?;
-    let password = match env("LSST_KAFKA_SECURITY_PASSWORD").filter(|value| !value.is_empty()) {
-        Some(value) => {
-            Some(value.into_string().map(Secret).map_err(|_| "LSST_KAFKA_SECURITY_PASSWORD is not UTF-8")?)
-        }
-        None => match settings.password.clone() {
-            Some(password) => Some(password),
-            None => credential(env)?,
-        },
+fn sasl(settings: &settings::Kafka, env: Env<'_>) -> Result<Option<Sasl>, String> {
+    let username = given(env, "LSST_KAFKA_SECURITY_USERNAME", &settings.username, value::text)?;
+    let password = match given(env, "LSST_KAFKA_SECURITY_PASSWORD", &settings.password, value::password)? {
+        Some(password) => Some(password),
+        None => credential(env)?,
     };
-    let password = match (password, username.is_empty()) {
-        (Some(password), false) => password,
-        (None, true) => return Ok(None),
-        (None, false) => {
+    let (username, password) = match (username, password) {
+        (Some(username), Some(password)) => (username, password),
+        (None, None) => return Ok(None),
+        (Some(username), None) => {
             return Err(format!(
                 "the Kafka user {username:?} has no password: set LSST_KAFKA_SECURITY_PASSWORD or \
                  kafka.password, or unset LSST_KAFKA_SECURITY_USERNAME and kafka.username"
             ));
         }
-        (Some(_), true) => {
-            return Err(
-                "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, \
-                        or take away the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the \
-                        credential kafka-password)"
-                    .to_owned(),
-            );
+        (None, Some(_)) => {
+            let text = "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, or take \
+                        away the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the credential \
+                        kafka-password)";
+            return Err(text.to_owned());
         }
     };
     Ok(Some(Sasl {
-        protocol: or("LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, "SASL_PLAINTEXT")?,
-        mechanism: or("LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, "SCRAM-SHA-512")?,
+        protocol: given(env, "LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, value::text)?,
+        mechanism: given(env, "LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, value::text)?,
         username,
         password,
     }))
@@ -271,17 +239,8 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>, or: TextOr<'_>) -> Result<Opti
 
 /// The password that systemd hands to the service (`LoadCredential=kafka-password:…`), if it has one.
 fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
-    let Some(dir) = env("CREDENTIALS_DIRECTORY").filter(|dir| !dir.is_empty()) else { return Ok(None) };
-    let path = Path::new(&dir).join(CREDENTIAL);
-    super::file::password(&path, "Kafka")
-}
-
-/// The URLs of a list, separated by commas; one in a password is written as %2C.
-///
-/// # Errors
-/// What each must be; never what it is, since that may hold a password.
-pub(super) fn registry_urls(list: &str) -> Result<Vec<Url>, &'static str> {
-    list.split(',').map(|url| Url::parse(url.trim())).collect()
+    let Some(dir) = variable(env, "CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    file::password(&Path::new(&dir).join(CREDENTIAL), "Kafka")
 }
 
 /// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
@@ -293,54 +252,36 @@ const FILES: [&str; 5] = [
     "ssl.keystore.location",
 ];
 
-/// Whether a file or directory that a setting names can be read.
-fn check_file(mapping: &Path, key: &str, value: &str) -> Result<(), String> {
-    // Says to look where certificates use to be.
-    if !FILES.contains(&key) || value == "probe" {
-        return Ok(());
-    }
-    let wrong = |error| format!("{}: {key}: {value} cannot be read: {error}", mapping.display());
-    std::fs::File::open(value).map(drop).map_err(wrong)
-}
+/// A value of librdkafka.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Setting(#[serde(deserialize_with = "value::scalar")] String);
 
 /// Reads a YAML mapping of librdkafka settings; their values may be secret, so no error shows one.
 fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     let shown = path.display();
-    let text = super::file::read(path)
+    let text = file::read(path)
         .map_err(|error| error.to_string())?
         .ok_or_else(|| format!("{shown}: no such file; it is named for more Kafka settings"))?;
-    let wrong = |position: Option<(usize, usize)>| {
-        let place = position.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
-        format!("{shown}{place}: must be a YAML mapping of librdkafka settings to texts, numbers or booleans")
-    };
-    // Our own reader of YAML: what it makes of a file is small whatever is in it.
-    let root = yaml::parse(&text, 0).map_err(|fault| wrong(fault.position))?;
-    let mapping = match root.value {
-        Value::Null => return Ok(Vec::new()),
-        Value::Map(mapping) => mapping,
-        Value::Bool(_) | Value::Integer(_) | Value::Float(_) | Value::Text(_) | Value::List(_) => {
-            return Err(wrong(yaml::locate(&text, root.mark)));
+    let read = tree::read_yaml::<Option<BTreeMap<String, Setting>>>(&text).map_err(|fault| {
+        let what = "must be a YAML mapping of librdkafka settings to texts, numbers or booleans";
+        Error::at(&shown, fault.position, what).to_string()
+    })?;
+    let pairs: Vec<_> = read.into_iter().flatten().map(|(key, Setting(value))| (key, value)).collect();
+    for (key, value) in &pairs {
+        // "probe" says to look where certificates use to be.
+        if FILES.contains(&key.as_str()) && value != "probe" {
+            std::fs::File::open(value)
+                .map_err(|error| format!("{shown}: {key}: {value} cannot be read: {error}"))?;
         }
-    };
-    let pair = |(key, Entry { node, .. }): (String, Entry)| {
-        let value = match node.value {
-            Value::Bool(flag) => flag.to_string(),
-            Value::Integer(number) => number.to_string(),
-            Value::Float(number) => format!("{number:?}"),
-            Value::Text(text) => text,
-            Value::Null | Value::List(_) | Value::Map(_) => {
-                return Err(wrong(yaml::locate(&text, node.mark)));
-            }
-        };
-        Ok((key, value))
-    };
-    let pairs = mapping.into_iter().map(pair).collect::<Result<Vec<_>, String>>()?;
-    pairs.iter().try_for_each(|(key, value)| check_file(path, key, value))?;
+    }
     Ok(pairs)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     fn options(toml: &settings::Kafka, env: &[(&str, &str)]) -> Result<Options, String> {

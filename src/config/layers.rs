@@ -1,20 +1,17 @@
 //! The files of a component configuration, and how they become one.
 //!
-//! Invariant: whatever is merged still knows which file, and where in it, it came from.
+//! Invariant: whatever is merged can still be found in the file that it came from.
 
-use std::cell::Cell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+use serde_yaml::Mapping;
 
 use super::git::Commit;
-use super::yaml::{self, Entry, Map, Mark, Node, Value};
-use super::{Error, Place, file};
+use super::tree::{self, Fault, Mistake};
+use super::{Error, file};
 
 /// The first layer; it must exist.
 pub(super) const INIT: &str = "_init.yaml";
-
-/// Most bytes that are read again to find the places of errors, save that one is always looked for: as many as one
-/// of the largest files has. Beyond that errors name only their file.
-const LOCATE_MAX: usize = 1 << 20;
 
 /// Where layers are read from.
 pub(super) struct Source<'a> {
@@ -34,159 +31,116 @@ impl<'a> Source<'a> {
         Self { dir, commit: None }
     }
 
-    /// Reads and parses a layer; none if it does not exist. Its number in `stack` becomes part of it.
-    pub(super) fn read(&self, name: &str, stack: &mut Stack) -> Result<Option<Map>, Error> {
-        let (label, text) = match &self.commit {
-            None => {
-                let path = self.dir.join(name);
-                (path.display().to_string(), file::read(&path)?)
-            }
-            Some(commit) => {
-                let label = commit.label(name);
-                let bytes = commit.read(name)?;
-                let text = bytes.map(|b| file::text(b, Path::new(&label))).transpose()?;
-                (label, text)
-            }
+    /// A file's name in errors, and its text if it exists.
+    fn read(&self, name: &str) -> Result<(String, Option<String>), Error> {
+        let path = self.dir.join(name);
+        let Some(commit) = &self.commit else {
+            return Ok((path.display().to_string(), file::read(&path)?));
         };
-        text.map(|text| stack.parse(name, label, text)).transpose()
+        let label = commit.label(name);
+        let text = commit.read(name)?.map(|bytes| file::text(bytes, Path::new(&label))).transpose()?;
+        Ok((label, text))
     }
 
     /// The reason where a layer that is needed does not exist.
-    pub(super) fn missing(&self, name: &str) -> Error {
-        let path: PathBuf = self.dir.join(name);
-        let at =
-            self.commit.as_ref().map(|c| format!(" at git reference '{}'", c.name())).unwrap_or_default();
-        Error::new(format!("Config file '{}' does not exist{at}", path.display()))
+    fn missing(&self, name: &str) -> Error {
+        let at = self.commit.as_ref().map(|commit| format!(" at git reference '{}'", commit.name()));
+        let path = self.dir.join(name);
+        Error::new(format!("Config file '{}' does not exist{}", path.display(), at.unwrap_or_default()))
     }
 }
 
-/// The texts of the layers that were read, to find places in.
+/// The layers that were read, merged.
 #[derive(Default)]
-pub(super) struct Stack {
-    texts: Vec<Text>,
-    /// Bytes that were read again to find places.
-    searched: Cell<usize>,
+pub(super) struct Layers {
+    merged: Mapping,
+    files: Vec<Layer>,
 }
 
-struct Text {
+struct Layer {
     name: String,
+    /// The file's name in errors.
     label: String,
     text: String,
+    keys: Mapping,
 }
 
-impl Stack {
-    /// Parses the text of a layer and takes it in, if it is sound.
-    pub(super) fn parse(&mut self, name: &str, label: String, text: String) -> Result<Map, Error> {
-        let at = |position| Place { file: label.clone(), position };
-        let root = yaml::parse(&text, self.texts.len()).map_err(|f| Error::at(at(f.position), f.text))?;
-        let map = match root.value {
-            Value::Null => Map::new(),
-            Value::Map(mut map) => {
-                map.remove("metadata");
-                map
-            }
-            value @ (Value::Bool(_)
-            | Value::Integer(_)
-            | Value::Float(_)
-            | Value::Text(_)
-            | Value::List(_)) => {
-                let place = at(yaml::locate(&text, root.mark));
-                return Err(Error::at(
-                    place,
-                    format!("a configuration file must be a mapping of keys to values, not {value}"),
-                ));
-            }
-        };
-        self.texts.push(Text { name: name.to_owned(), label, text });
-        Ok(map)
+impl Layer {
+    fn parse(name: &str, label: String, text: String) -> Result<Self, Error> {
+        let error = |Fault { position, text }| Error::at(&label, position, text);
+        let mut keys: Mapping = tree::read_yaml::<Option<Mapping>>(&text).map_err(error)?.unwrap_or_default();
+        keys.remove("metadata");
+        Ok(Self { name: name.to_owned(), label, text, keys })
     }
 
-    /// How many layers there are; the next one gets this number.
-    pub(super) fn len(&self) -> usize {
-        self.texts.len()
+    fn error(&self, mistake: &Mistake) -> Error {
+        Error::at(&self.label, tree::locate_in_yaml(&self.text, mistake), &mistake.text)
+    }
+}
+
+impl Layers {
+    /// One layer alone.
+    #[cfg(test)]
+    pub(super) fn of(name: &str, text: &str) -> Result<Self, Error> {
+        let mut layers = Self::default();
+        layers.merge(Layer::parse(name, name.to_owned(), text.to_owned())?)?;
+        Ok(layers)
+    }
+
+    /// Reads a layer over those that are there; whether it exists.
+    pub(super) fn add(&mut self, source: &Source<'_>, name: &str) -> Result<bool, Error> {
+        let (label, Some(text)) = source.read(name)? else { return Ok(false) };
+        self.merge(Layer::parse(name, label, text)?)?;
+        Ok(true)
+    }
+
+    /// Reads a layer that must exist.
+    pub(super) fn add_needed(&mut self, source: &Source<'_>, name: &str) -> Result<(), Error> {
+        if self.add(source, name)? { Ok(()) } else { Err(source.missing(name)) }
+    }
+
+    /// Merges by key. No key may hold a mapping, so that what is in one need not be merged; the type says so later.
+    fn merge(&mut self, layer: Layer) -> Result<(), Error> {
+        for (key, value) in &layer.keys {
+            let key = key.as_str().unwrap_or_default();
+            let below = self.merged.get(key).filter(|below| below.is_mapping() != value.is_mapping());
+            if let Some(file) = self.file_of(key).filter(|_| below.is_some()) {
+                let (is, was) = if value.is_mapping() { ("a", "none") } else { ("no", "one") };
+                let text = format!("is {is} mapping here but {was} in {}; make them alike", file.label);
+                return Err(layer.error(&Mistake::new(key, &text)));
+            }
+        }
+        self.merged.extend(layer.keys.clone());
+        self.files.push(layer);
+        Ok(())
+    }
+
+    /// The keys of all layers.
+    pub(super) fn merged(&self) -> &Mapping {
+        &self.merged
     }
 
     /// The names of the files, comma-joined.
     pub(super) fn names(&self) -> String {
-        self.texts.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(",")
+        self.files.iter().map(|layer| &*layer.name).collect::<Vec<_>>().join(",")
     }
 
-    /// An error at a place, or, without one, about all the files together.
-    pub(super) fn error(&self, mark: Option<Mark>, text: &str) -> Error {
-        let all: Vec<usize> = (0..self.texts.len()).collect();
-        self.error_among(&all, mark, text)
+    /// The file that a mistake is in; none if something is missing from all together.
+    pub(super) fn name_of(&self, mistake: &Mistake) -> Option<&str> {
+        self.file_of(mistake.top()?).map(|layer| &*layer.name)
     }
 
-    /// An error at a place, or, without one, about some of the files together.
-    pub(super) fn error_among(&self, layers: &[usize], mark: Option<Mark>, text: &str) -> Error {
-        let Some(mark) = mark else {
-            let files: Vec<&str> =
-                layers.iter().filter_map(|i| self.texts.get(*i)).map(|t| t.label.as_str()).collect();
-            return Error::at(Place { file: files.join(", "), position: None }, text);
-        };
-        match self.texts.get(mark.layer) {
-            Some(layer) => {
-                let searched = self.searched.get();
-                self.searched.set(searched.saturating_add(layer.text.len()));
-                let position = if searched < LOCATE_MAX { yaml::locate(&layer.text, mark) } else { None };
-                Error::at(Place { file: layer.label.clone(), position }, text)
-            }
-            None => Error::new(text),
+    fn file_of(&self, key: &str) -> Option<&Layer> {
+        self.files.iter().rev().find(|layer| layer.keys.contains_key(key))
+    }
+
+    /// The error of a mistake, at its place.
+    pub(super) fn error(&self, mistake: &Mistake) -> Error {
+        if let Some(layer) = mistake.top().and_then(|key| self.file_of(key)) {
+            return layer.error(mistake);
         }
-    }
-
-    /// Merges a layer over those below: mappings by key, all else is replaced.
-    pub(super) fn merge(&self, base: Map, over: Map) -> Result<Map, Error> {
-        merge(base, over, "").map_err(|clash| {
-            let below = self.error(Some(clash.base), "").to_string();
-            let below = below.trim_end_matches(": ");
-            let text =
-                format!("{} is {} here but {} in {below}; make them alike", clash.key, clash.is, clash.was);
-            self.error(Some(clash.over), &text)
-        })
-    }
-}
-
-/// A mapping against something else.
-struct Clash {
-    key: String,
-    is: &'static str,
-    was: &'static str,
-    base: Mark,
-    over: Mark,
-}
-
-/// Recursion ends: the depth of trees is bounded.
-fn merge(mut base: Map, over: Map, path: &str) -> Result<Map, Clash> {
-    for (name, Entry { key, node }) in over {
-        let Some(below) = base.remove(&name) else {
-            base.insert(name, Entry { key, node });
-            continue;
-        };
-        let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        let (is, was) = (kind(&node.value), kind(&below.node.value));
-        if is != was {
-            return Err(Clash { key: path, is, was, base: below.key, over: key });
-        }
-        let value = match (below.node.value, node.value) {
-            (Value::Map(below), Value::Map(over)) => Value::Map(merge(below, over, &path)?),
-            (_, value) => value,
-        };
-        let node = Node { mark: node.mark, value };
-        base.insert(name, Entry { key, node });
-    }
-    Ok(base)
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Map(_) => "a mapping",
-        Value::Null
-        | Value::Bool(_)
-        | Value::Integer(_)
-        | Value::Float(_)
-        | Value::Text(_)
-        | Value::List(_) => "no mapping",
+        let labels: Vec<&str> = self.files.iter().map(|layer| &*layer.label).collect();
+        Error::at(labels.join(", "), None, &mistake.text)
     }
 }
 
@@ -194,47 +148,26 @@ fn kind(value: &Value) -> &'static str {
 mod tests {
     use super::*;
 
-    fn merged(base: &str, over: &str) -> Result<Map, String> {
-        let mut stack = Stack::default();
-        let base =
-            stack.parse("_init.yaml", "/c/_init.yaml".into(), base.into()).map_err(|e| e.to_string())?;
-        let over = stack.parse("x.yaml", "/c/x.yaml".into(), over.into()).map_err(|e| e.to_string())?;
-        stack.merge(base, over).map_err(|e| e.to_string())
+    fn merged(base: &str, over: &str) -> Result<Mapping, String> {
+        let mut layers = Layers::default();
+        for (name, text) in [("_init.yaml", base), ("x.yaml", over)] {
+            let layer = Layer::parse(name, format!("/c/{name}"), text.to_owned());
+            layer.and_then(|layer| layers.merge(layer)).map_err(|error| error.to_string())?;
+        }
+        Ok(layers.merged)
     }
 
     #[test]
-    fn mappings_merge_and_all_else_is_replaced() {
+    fn a_later_layer_wins_and_metadata_is_dropped() {
         for (base, over, expected) in [
             ("a: 1\nb: 2\n", "b: 3\n", "a: 1\nb: 3\n"),
-            ("a: {x: 1, y: {z: 2}}\n", "a: {y: {w: 3}}\n", "a: {x: 1, y: {z: 2, w: 3}}\n"),
             ("a: [1, 2]\n", "a: [3]\n", "a: [3]\n"),
             ("a: 1\n", "", "a: 1\n"),
             ("", "a: 1\n", "a: 1\n"),
             ("metadata: {x: 1}\na: 1\n", "metadata: 7\n", "a: 1\n"),
         ] {
-            let got = merged(base, over).unwrap();
-            let want = merged(expected, "").unwrap();
-            assert_eq!(plain(&got), plain(&want), "{base:?} {over:?}");
+            assert_eq!(merged(base, over), merged(expected, ""), "{base:?} {over:?}");
         }
-    }
-
-    /// The values alone.
-    fn plain(map: &Map) -> String {
-        let items: Vec<String> = map
-            .iter()
-            .map(|(k, e)| match &e.node.value {
-                Value::Map(inner) => format!("{k}={{{}}}", plain(inner)),
-                Value::List(items) => {
-                    format!("{k}={:?}", items.iter().map(|i| i.value.to_string()).collect::<Vec<_>>())
-                }
-                value @ (Value::Null
-                | Value::Bool(_)
-                | Value::Integer(_)
-                | Value::Float(_)
-                | Value::Text(_)) => format!("{k}={value}"),
-            })
-            .collect();
-        items.join(",")
     }
 
     #[test]
@@ -243,20 +176,12 @@ mod tests {
             (
                 "x: 0\na: {b: 1}\n",
                 "\na: 2\n",
-                "/c/x.yaml:2:1: a is no mapping here but a mapping in /c/_init.yaml:2:1; make them alike",
+                "/c/x.yaml:2:4: a is no mapping here but one in /c/_init.yaml; make them alike",
             ),
-            (
-                "a: {b: 1}\n",
-                "a:\n  b: {c: 2}\n",
-                "/c/x.yaml:2:3: a.b is a mapping here but no mapping in /c/_init.yaml:1:5; make them alike",
-            ),
-            ("a: {b: 1}\n", "a:\n", "/c/x.yaml:1:1: a is no mapping here"),
-            ("a: 1\n", "# list\n- 1\n", "/c/x.yaml:2:1: a configuration file must be a mapping"),
-            (
-                "hello\n",
-                "",
-                "/c/_init.yaml:1:1: a configuration file must be a mapping of keys to values, not the text 'hello'",
-            ),
+            ("a: 1\n", "a:\n  b: 2\n", "/c/x.yaml:2:3: a is a mapping here but none in /c/_init.yaml"),
+            ("a: {b: 1}\n", "a:\n", "/c/x.yaml:1:3: a is no mapping here"),
+            ("a: 1\n", "# list\n- 1\n", "/c/x.yaml:2:1: the file must be a YAML mapping, not sequence"),
+            ("hello\n", "", "/c/_init.yaml:1:1: the file must be a YAML mapping, not string \"hello\""),
             ("a: b: c\n", "", "/c/_init.yaml:1:5: not valid YAML"),
         ] {
             let error = merged(base, over).unwrap_err();

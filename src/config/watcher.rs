@@ -18,14 +18,14 @@ use super::component::Reader;
 use super::file;
 use super::settings::{Keys, Settings};
 
-/// Time between looks at the directory.
+/// Time between two looks at the directory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Git is asked after this time even if nothing that we look at changed: a new tag in a folder of its own, or a
 /// change elsewhere in the work tree, is not seen otherwise.
 const GIT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Most files of the directory that are looked at; one that has more is looked at in part.
+/// Most files of the directory whose changes are seen; in one that has more, only those of some.
 const MAX_FILES: usize = 10_000;
 
 /// What the configuration thread is asked.
@@ -41,7 +41,7 @@ pub enum ConfigRequest {
         /// The toml, if it is not the usual one.
         path: Option<PathBuf>,
     },
-    /// Tell what is available, now and when it changes.
+    /// Report what is available, now and when it changes.
     Watch,
     /// Watch no longer.
     Unwatch,
@@ -83,32 +83,21 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
                 if let Some(watch) = &mut watch {
                     watch.git_due = Instant::now();
                 }
-                let read = reader.read(&override_name).map_err(|e| e.to_string());
-                Some(ConfigResult::Read(read))
+                Some(ConfigResult::Read(reader.read(&override_name).map_err(|error| error.to_string())))
             }
             Ok(ConfigRequest::Settings { path }) => {
                 let read = Settings::load_with_keys(path.as_deref()).map_err(|error| error.to_string());
                 Some(ConfigResult::Settings(Box::new(read)))
             }
-            Ok(ConfigRequest::Watch) => {
-                let mut new = Watch::new(Instant::now());
-                let available = new.look(reader, Instant::now());
-                watch = Some(new);
-                available.map(ConfigResult::Available)
-            }
+            Ok(ConfigRequest::Watch) => watch.insert(Watch::new(Instant::now())).look(reader, Instant::now()),
             Ok(ConfigRequest::Unwatch) => {
                 watch = None;
                 None
             }
-            Err(RecvTimeoutError::Timeout) => {
-                let available = watch.as_mut().and_then(|w| w.look(reader, Instant::now()));
-                available.map(ConfigResult::Available)
-            }
+            Err(RecvTimeoutError::Timeout) => watch.as_mut().and_then(|w| w.look(reader, Instant::now())),
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        if let Some(result) = result
-            && results.send(result).is_err()
-        {
+        if result.is_some_and(|result| results.send(result).is_err()) {
             return;
         }
     }
@@ -127,8 +116,8 @@ impl Watch {
         Self { next_look: now, git_due: now, seen: Vec::new(), sent: None }
     }
 
-    /// Looks; tells what is available if that is not what was told last.
-    fn look(&mut self, reader: &Reader, now: Instant) -> Option<ConfigurationsAvailable> {
+    /// Looks; what is available, if that is not what was sent last.
+    fn look(&mut self, reader: &Reader, now: Instant) -> Option<ConfigResult> {
         // Counted from the end of a look that took long, so that requests are served in between.
         self.next_look = now.max(self.next_look) + LOOK_INTERVAL;
         let seen = reader.dir.as_deref().map(fingerprint).unwrap_or_default();
@@ -137,50 +126,40 @@ impl Watch {
         }
         self.seen = seen;
         self.git_due = now + GIT_INTERVAL;
-        let available = reader.available();
-        if self.sent.as_ref() == Some(&available) {
-            return None;
-        }
+        let available = Some(reader.available()).filter(|available| self.sent.as_ref() != Some(available))?;
         self.sent = Some(available.clone());
-        Some(available)
+        Some(ConfigResult::Available(available))
     }
 }
 
-/// A path, and what tells that it changed: modification time, size and inode, if it exists.
+/// A path, and what shows that it changed: modification time, size and inode, if it exists.
 type Seen = (PathBuf, Option<(i64, i64, u64, u64)>);
 
 /// All that can change what is available, as cheaply as it can be seen.
 fn fingerprint(dir: &Path) -> Vec<Seen> {
-    let mut paths: Vec<PathBuf> = match std::fs::read_dir(dir) {
-        Ok(entries) => entries.filter_map(Result::ok).map(|e| e.path()).take(MAX_FILES).collect(),
-        Err(_) => Vec::new(),
-    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).take(MAX_FILES).collect();
     paths.sort_unstable();
     paths.push(dir.to_owned());
     paths.extend(git_files(dir));
-    paths.into_iter().map(|path| (stamp(&path), path)).map(|(stamp, path)| (path, stamp)).collect()
-}
-
-fn stamp(path: &Path) -> Option<(i64, i64, u64, u64)> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some((meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino()))
+    let stamp = |path: PathBuf| {
+        let meta = std::fs::metadata(&path).ok();
+        (path, meta.map(|meta| (meta.mtime(), meta.mtime_nsec(), meta.size(), meta.ino())))
+    };
+    paths.into_iter().map(stamp).collect()
 }
 
 /// The files of git that a commit, a checkout or a fetch changes.
 fn git_files(dir: &Path) -> Vec<PathBuf> {
     let Some(git_dir) = git_dir(dir) else { return Vec::new() };
     // A linked work tree has its own HEAD and index, and shares the rest.
-    let common = match small(&git_dir.join("commondir")) {
-        Some(path) => git_dir.join(path.trim_end()),
-        None => git_dir.clone(),
-    };
-    let mut files = vec![git_dir.join("HEAD"), git_dir.join("index"), common.join("packed-refs")];
-    files.extend(["refs", "refs/heads", "refs/tags", "refs/remotes"].map(|refs| common.join(refs)));
-    let head = small(&git_dir.join("HEAD"));
-    if let Some(branch) = head.as_deref().and_then(|head| head.strip_prefix("ref: ")) {
-        files.push(common.join(branch.trim_end()));
-    }
-    files
+    let common = small(&git_dir.join("commondir"))
+        .map_or_else(|| git_dir.clone(), |path| git_dir.join(path.trim_end()));
+    let head = small(&git_dir.join("HEAD")).unwrap_or_default();
+    let branch = head.strip_prefix("ref: ").map(str::trim_end);
+    let shared = ["packed-refs", "refs", "refs/heads", "refs/tags", "refs/remotes"];
+    let shared = shared.into_iter().chain(branch).map(|name| common.join(name));
+    [git_dir.join("HEAD"), git_dir.join("index")].into_iter().chain(shared).collect()
 }
 
 /// The `.git` directory for a directory of the work tree.
@@ -191,8 +170,7 @@ fn git_dir(dir: &Path) -> Option<PathBuf> {
         return Some(found);
     }
     let text = small(&found)?;
-    let path = text.strip_prefix("gitdir: ")?.trim_end();
-    Some(found.parent()?.join(path))
+    Some(found.parent()?.join(text.strip_prefix("gitdir: ")?.trim_end()))
 }
 
 /// The text of a small file, if it is one.
@@ -213,12 +191,15 @@ mod tests {
         Reader { dir: Some(dir.to_owned()), site: None, index: SalIndex::Latiss, simulated: false }
     }
 
-    fn overrides(available: Option<ConfigurationsAvailable>) -> Option<String> {
-        available.map(|a| a.overrides)
+    fn overrides(result: Option<ConfigResult>) -> Option<String> {
+        match result? {
+            ConfigResult::Available(available) => Some(available.overrides),
+            ConfigResult::Read(_) | ConfigResult::Settings(_) => None,
+        }
     }
 
     #[test]
-    fn only_changes_are_told() {
+    fn only_changes_are_reported() {
         let dir = tempfile::tempdir().unwrap();
         let reader = reader(dir.path());
         let start = Instant::now();
@@ -229,7 +210,7 @@ mod tests {
         assert_eq!(watch.look(&reader, at(1)), None);
         fs::write(dir.path().join("b.yaml"), "").unwrap();
         assert_eq!(overrides(watch.look(&reader, at(2))), Some("b.yaml".into()));
-        // Looked at, but no override: nothing to tell.
+        // No override: nothing to report.
         fs::write(dir.path().join("_init.yaml"), "").unwrap();
         assert_eq!(watch.look(&reader, at(3)), None);
         fs::write(dir.path().join("a.yaml"), "").unwrap();
@@ -255,14 +236,17 @@ mod tests {
     }
 
     #[test]
-    fn without_a_directory_it_is_told_once_that_there_is_nothing() {
+    fn without_a_directory_it_is_reported_once_that_nothing_is_available() {
         let mut reader = reader(Path::new("/"));
         reader.dir = None;
         for simulated in [false, true] {
             reader.simulated = simulated;
             let now = Instant::now();
             let mut watch = Watch::new(now);
-            assert_eq!(watch.look(&reader, now), Some(ConfigurationsAvailable::default()));
+            assert_eq!(
+                watch.look(&reader, now),
+                Some(ConfigResult::Available(ConfigurationsAvailable::default()))
+            );
             assert_eq!(watch.look(&reader, now + LOOK_INTERVAL), None);
         }
     }
@@ -282,7 +266,7 @@ mod tests {
         fs::write(dir.path().join("x.yaml"), "").unwrap();
         let Ok(ConfigResult::Available(available)) = from.recv_timeout(wait) else { panic!() };
         assert_eq!(available.overrides, "x.yaml");
-        // A second Watch tells again, changed or not.
+        // A second Watch reports again, changed or not.
         to.send(ConfigRequest::Watch).unwrap();
         assert_eq!(from.recv_timeout(wait), Ok(ConfigResult::Available(available)));
         to.send(ConfigRequest::Unwatch).unwrap();

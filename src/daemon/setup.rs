@@ -161,7 +161,7 @@ impl Setup {
             uptime: clock::uptime(),
             journal: self.state_dir.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
-            max_jobs: self.settings.max_jobs,
+            max_jobs: self.settings.limits.jobs,
         }
     }
 }
@@ -192,7 +192,7 @@ pub struct Findings {
 #[must_use]
 pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
     let config = config(args, env);
-    let (settings, _) = Settings::examine(config.as_deref());
+    let (settings, _, _) = Settings::examine(config.as_deref());
     let mut problems: Vec<String> = [
         index(args, &settings).err(),
         state_dir(args, &settings, env).err(),

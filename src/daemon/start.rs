@@ -180,7 +180,7 @@ fn start_workers(
     backend: &Arc<dyn Backend>,
     outcomes: &Sender<Outcome>,
 ) -> Result<Workers, Failure> {
-    let capacity = REQUESTS_PER_JOB * settings.max_jobs;
+    let capacity = REQUESTS_PER_JOB * settings.limits.jobs;
     Workers::start(backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
 }
 

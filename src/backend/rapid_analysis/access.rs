@@ -7,7 +7,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::file;
-use crate::config::settings::{self, Secret};
+use crate::config::secret::Secret;
+use crate::config::settings;
 
 /// Where Redis listens if nothing says where.
 const DEFAULT_PORT: u16 = 6379;
