@@ -143,8 +143,8 @@ fn journal(palette: Palette, journal: &Value) -> String {
     let mut text = scalar(journal.get("path"));
     if let Some(problem) = journal.get("problem").and_then(Value::as_str) {
         let problem =
-            format!("cannot be written for {}: {}", duration(journal.get("failing_s")), clean(problem));
-        text.push_str(&format!(", {}", palette.paint(Tone::Bad, &problem)));
+            format!("not writable since {}: {}", duration(journal.get("failing_s")), clean(problem));
+        text.push_str(&format!(": {}", palette.paint(Tone::Bad, &problem)));
     }
     if let Some(waiting) = journal.get("waiting").and_then(Value::as_u64).filter(|waiting| *waiting > 0) {
         text.push_str(&format!(", {waiting} records waiting"));
@@ -235,7 +235,7 @@ log level      20
 socket         /run/ocps/ocps.sock
 clients        1
 state dir      -
-journal        /s/journal.db, cannot be written for 1m01s: disk full, 2 records waiting
+journal        /s/journal.db: not writable since 1m01s: disk full, 2 records waiting
 taken over     2 running jobs followed on, 1 results said again
 ";
         assert_eq!(status_text(Palette::Plain, &status), expected);

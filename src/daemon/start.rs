@@ -144,10 +144,8 @@ fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
     };
     let opened = Journal::open(&plan.path, plan.identity, plan.limits);
     let (journal, recovered) = opened.map_err(|error| match error {
-        OpenError::Directory(_) | OpenError::Unusable { .. } => Failure::Other(error.to_string()),
-        OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {
-            Failure::Configuration(error.to_string())
-        }
+        OpenError::Unusable(reason) => Failure::Other(reason),
+        OpenError::Refused(reason) => Failure::Configuration(reason),
     })?;
     let reports = journal.reports().clone();
     Ok((Some(journal), reports, recovered))

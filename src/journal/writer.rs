@@ -1,4 +1,4 @@
-//! When records are written, and what is said of it: the journal without its thread, its clock and its disk.
+//! When records are written, and what is reported: the journal without its thread, its clock and its disk.
 //!
 //! Records come in batches, one for each turn of the core. A batch is never split; what waits is written together,
 //! in order, in one commit. What cannot be written is kept and tried again. It knows nothing of SQLite.
@@ -13,9 +13,9 @@ use crate::csc::time::Time;
 
 /// Most records in one commit, unless a single batch has more.
 const GROUP_RECORDS: usize = 1000;
-/// Most bytes in one commit, by a guess, unless a single batch has more.
+/// Most bytes in one commit, estimated, unless a single batch has more.
 const GROUP_BYTES: usize = 4 << 20;
-/// When more records than these would wait, those of commands that were seen are forgotten: without them, a command
+/// When more records than these would wait, those of commands that were seen are not taken: without them, a command
 /// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
 const SEEN_WAITING: usize = 10_000;
 /// Time until the first retry, and the least between two of them when new records come.
@@ -31,7 +31,7 @@ const UPKEEP_PAUSE: Duration = Duration::from_millis(50);
 /// Time between upkeeps when nothing is written, and after one that failed: a journal that was deleted is noticed then.
 const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// What there is to say of the records that were handed over.
+/// What there is to report of the records that were handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// It works again: the first commit after one or more that failed. It comes before what that one made durable.
@@ -40,7 +40,7 @@ pub enum Report {
     Durable(Vec<Awaited>),
     /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
     ///
-    /// Said once for each record at most: a retry that fails is not told unless new records came.
+    /// Reported once for each record at most: a retry that fails is not reported unless new records came.
     Failed(String),
 }
 
@@ -50,8 +50,6 @@ pub struct Writer<S> {
     store: S,
     waiting: VecDeque<Batch>,
     load: Load,
-    /// Records of commands that were seen, among those that wait.
-    seen: usize,
     trouble: Option<Trouble>,
     upkeep_at: Duration,
     upkeep_problem: Option<String>,
@@ -64,17 +62,11 @@ pub struct Writer<S> {
 pub struct Load {
     /// Records.
     pub records: usize,
-    /// Bytes in memory, by a guess.
+    /// Bytes in memory, estimated.
     pub bytes: usize,
 }
 
 impl Load {
-    /// That of these records.
-    #[must_use]
-    pub fn of(records: &[Record]) -> Self {
-        Self { records: records.len(), bytes: records.iter().map(format::weight).sum() }
-    }
-
     pub(super) fn plus(self, other: Self) -> Self {
         Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }
@@ -89,11 +81,18 @@ impl Load {
 
 /// The records of one turn.
 #[derive(Debug)]
-struct Batch {
+pub struct Batch {
     records: Vec<Record>,
-    load: Load,
-    /// Whether it was said that they cannot be written.
-    told: bool,
+    pub(super) load: Load,
+    /// Whether it was reported that they cannot be written.
+    failure_reported: bool,
+}
+
+impl From<Vec<Record>> for Batch {
+    fn from(records: Vec<Record>) -> Self {
+        let bytes = records.iter().map(format::weight).sum();
+        Self { load: Load { records: records.len(), bytes }, records, failure_reported: false }
+    }
 }
 
 /// Why nothing can be written at present.
@@ -114,7 +113,6 @@ impl<S: Store> Writer<S> {
             store,
             waiting: VecDeque::new(),
             load: Load::default(),
-            seen: 0,
             trouble: None,
             upkeep_at: QUIET,
             upkeep_problem: None,
@@ -122,21 +120,20 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Takes the records of one turn. They wait for the next [`Writer::turn`].
-    pub fn take(&mut self, records: Vec<Record>) {
-        let mut batch = Batch::new(records);
-        if self.load.records + batch.load.records > SEEN_WAITING {
-            // Those that wait go once, and later ones as they come.
-            if self.seen > 0 {
-                self.forget_seen();
-            }
-            batch.forget_seen();
+    /// Takes the records of one turn, which wait for the next [`Writer::turn`]. Returns what it did not take of them.
+    pub fn take(&mut self, batch: impl Into<Batch>) -> Load {
+        let mut batch = batch.into();
+        let load = batch.load;
+        if self.load.records + load.records > SEEN_WAITING {
+            batch.records.retain(|record| !matches!(record, Record::Seen { .. }));
+            batch = Batch::from(batch.records);
         }
+        self.load = self.load.plus(batch.load);
+        let left_out = load.minus(batch.load);
         if !batch.records.is_empty() {
-            self.load = self.load.plus(batch.load);
-            self.seen += batch.seen();
             self.waiting.push_back(batch);
         }
+        left_out
     }
 
     /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
@@ -172,16 +169,16 @@ impl<S: Store> Writer<S> {
     ///
     /// # Errors
     /// One line: why what still waits is lost.
-    pub fn finish(mut self, now: Time) -> (S, Vec<Report>, Result<(), String>) {
+    pub fn finish(&mut self, now: Time) -> (Vec<Report>, Result<(), String>) {
         let mut reports = Vec::new();
         while !self.waiting.is_empty() {
             reports.extend(self.write(now.mono));
-            if let Some(trouble) = self.trouble {
+            if let Some(trouble) = &self.trouble {
                 let lost = format!("{} records were not written: {}", self.load.records, trouble.reason);
-                return (self.store, reports, Err(lost));
+                return (reports, Err(lost));
             }
         }
-        (self.store, reports, Ok(()))
+        (reports, Ok(()))
     }
 
     /// How much waits to be written.
@@ -224,7 +221,7 @@ impl<S: Store> Writer<S> {
         let last = self.waiting.back()?;
         Some(match &self.trouble {
             None => Duration::ZERO,
-            Some(trouble) if last.told => trouble.tried + trouble.pause,
+            Some(trouble) if last.failure_reported => trouble.tried + trouble.pause,
             Some(trouble) => trouble.tried + RETRY_MIN,
         })
     }
@@ -255,7 +252,6 @@ impl<S: Store> Writer<S> {
     fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
         for batch in self.waiting.drain(..count) {
             self.load = self.load.minus(batch.load);
-            self.seen -= batch.seen();
         }
         let since = *self.unkept_since.get_or_insert(now);
         self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
@@ -271,8 +267,8 @@ impl<S: Store> Writer<S> {
         };
         self.trouble = Some(Trouble { reason: reason.clone(), since, tried: now, pause });
         // None of what waits can be written before what failed.
-        let news = self.waiting.iter_mut().filter(|batch| !batch.told);
-        let news = news.map(|batch| batch.told = true).count();
+        let news = self.waiting.iter_mut().filter(|batch| !batch.failure_reported);
+        let news = news.map(|batch| batch.failure_reported = true).count();
         if news > 0 { vec![Report::Failed(reason)] } else { Vec::new() }
     }
 
@@ -284,42 +280,11 @@ impl<S: Store> Writer<S> {
         };
         self.upkeep_at = now.mono + pause;
         self.unkept_since = None;
+        match (&self.upkeep_problem, &result) {
+            (None, Err(problem)) => log::warn!("the journal is not kept in order: {problem}"),
+            (Some(_), Ok(_)) => log::info!("the journal is kept in order again"),
+            (None, Ok(_)) | (Some(_), Err(_)) => {}
+        }
         self.upkeep_problem = result.err();
-    }
-
-    fn forget_seen(&mut self) {
-        self.waiting.iter_mut().for_each(Batch::forget_seen);
-        self.waiting.retain(|batch| !batch.records.is_empty());
-        self.load = self.waiting.iter().fold(Load::default(), |load, batch| load.plus(batch.load));
-        self.seen = 0;
-    }
-}
-
-impl Batch {
-    fn new(records: Vec<Record>) -> Self {
-        Self { load: Load::of(&records), records, told: false }
-    }
-
-    fn seen(&self) -> usize {
-        self.records.iter().filter(|record| is_seen(record)).count()
-    }
-
-    fn forget_seen(&mut self) {
-        self.records.retain(|record| !is_seen(record));
-        self.load = Load::of(&self.records);
-    }
-}
-
-fn is_seen(record: &Record) -> bool {
-    match record {
-        Record::Seen { .. } => true,
-        Record::Accepted(_)
-        | Record::Created { .. }
-        | Record::Suspected { .. }
-        | Record::Cleared { .. }
-        | Record::Ended { .. }
-        | Record::Said(_)
-        | Record::Searched
-        | Record::State { .. } => false,
     }
 }

@@ -127,12 +127,12 @@ fn journal(journal: &journal::Status) -> Json {
     let problem = journal.problem.as_ref();
     json!({
         "path": journal.path.to_string_lossy(),
-        "waiting": journal.waiting,
+        "waiting": journal.waiting.records,
         "problem": problem.map(|(reason, _)| reason),
-        "failing_s": problem.map(|(_, time)| time.as_secs_f64()),
+        "failing_s": problem.map(|(_, since)| since.elapsed().as_secs_f64()),
         "upkeep_problem": journal.upkeep_problem,
         "notice": journal.notice,
-        "busy_s": journal.busy.map(|time| time.as_secs_f64()),
+        "busy_s": journal.busy_since.map(|since| since.elapsed().as_secs_f64()),
         "last_commit_ms": journal.last_commit.map(|time| time.as_secs_f64() * 1e3),
     })
 }
