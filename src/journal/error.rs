@@ -23,32 +23,30 @@ pub enum OpenError {
     Unusable(String),
 }
 
-/// What went wrong, before it is put in words.
-#[derive(Debug)]
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
-    Sql(rusqlite::Error),
-    Io(io::Error),
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
     /// What was read makes no sense.
+    #[error("{0}")]
     Nonsense(String),
     /// It is not to be opened.
+    #[error(transparent)]
     Open(OpenError),
-}
-
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
 }
 
 impl From<String> for Fault {
     fn from(reason: String) -> Self {
         Self::Nonsense(reason)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Nonsense(reason.to_owned())
     }
 }
 
@@ -89,12 +87,7 @@ impl Fault {
 
     /// Why the journal at `path` cannot be written, in one line.
     pub(super) fn reason(&self, path: &Path) -> String {
-        self.of_the_system(path).unwrap_or_else(|| match self {
-            Self::Sql(error) => one_line(&error.to_string()),
-            Self::Io(error) => error.to_string(),
-            Self::Nonsense(reason) => one_line(reason),
-            Self::Open(error) => error.to_string(),
-        })
+        self.of_the_system(path).unwrap_or_else(|| one_line(&self.to_string()))
     }
 
     /// Why the journal at `path` cannot be opened.

@@ -84,13 +84,15 @@ plain! {
     BootId as String: |boot| format!("{:032x}", boot.0), |text| {
         u128::from_str_radix(&text, 16).map(Self).map_err(|_| format!("{text:?} is no boot id"))
     };
+    Duration as f64: |time| time.as_secs_f64(),
+        |number| Self::try_from_secs_f64(number).map_err(|_| format!("{number} is no uptime"));
     SeqNum as i32: |number| number.0, |number| Ok(Self(number));
     ExitCode as i32: |code| code.number(), |number| {
         let code = [Self::Completed, Self::Error, Self::Aborted].into_iter().find(|code| code.number() == number);
         code.ok_or_else(|| format!("{number} is no exit code"))
     };
     // Our keys are far below the highest number.
-    EntryKey as i64: |key| key.0.min(KEY_MAX).cast_signed(), |number| {
+    EntryKey as i64: |key| key.0.cast_signed(), |number| {
         let key = u64::try_from(number).ok().filter(|key| (1..=KEY_MAX).contains(key));
         key.map(Self).ok_or_else(|| format!("{number} is no key"))
     };
@@ -175,9 +177,8 @@ enum WorkForm {
     Execute {
         #[serde(with = "self")]
         url: Url,
-        #[serde(deserialize_with = "poll_interval")]
         poll_interval: Duration,
-        #[serde(serialize_with = "serialize", deserialize_with = "prereqs")]
+        #[serde(with = "self")]
         prereqs: Vec<JobId>,
         #[serde(serialize_with = "shared", deserialize_with = "parse_shared")]
         submission: Arc<Submission>,
@@ -256,24 +257,6 @@ enum ObjectForm {
         #[serde(with = "self")]
         phase: Phase,
     },
-}
-
-/// An interval so long that the time of the next poll cannot be expressed would end the daemon, at every start.
-fn poll_interval<'de, D: Deserializer<'de>>(json: D) -> Result<Duration, D::Error> {
-    let (interval, least, most) = (Duration::deserialize(json)?, POLL_INTERVAL_MIN, POLL_INTERVAL_MAX);
-    if (least..=most).contains(&interval) {
-        return Ok(interval);
-    }
-    Err(D::Error::custom(format_args!("its poll interval is {interval:?}, not from {least:?} to {most:?}")))
-}
-
-fn prereqs<'de, D: Deserializer<'de>>(json: D) -> Result<Vec<JobId>, D::Error> {
-    let prereqs: Vec<JobId> = deserialize(json)?;
-    if prereqs.len() <= PREREQS_MAX {
-        return Ok(prereqs);
-    }
-    let count = prereqs.len();
-    Err(D::Error::custom(format_args!("it waits for {count} jobs; {PREREQS_MAX} are the most")))
 }
 
 fn shared<S: Serializer>(submission: &Submission, serializer: S) -> Result<S::Ok, S::Error> {
@@ -359,9 +342,24 @@ fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
     if found != kind {
         return Err(format!("its kind is {found:?}, but its document that of {kind}").into());
     }
+    let limits = POLL_INTERVAL_MIN..=POLL_INTERVAL_MAX;
+    match &entry.work {
+        // The time of the next poll could not be expressed, which would end the daemon at every start.
+        Work::Execute { poll_interval: interval, .. } if !limits.contains(interval) => {
+            return Err(format!("its poll interval is {interval:?}, not in {limits:?}").into());
+        }
+        Work::Execute { prereqs, .. } if prereqs.len() > PREREQS_MAX => {
+            return Err(format!("it waits for {} jobs; {PREREQS_MAX} are the most", prereqs.len()).into());
+        }
+        Work::Execute { .. } | Work::Abort { .. } => {}
+    }
     entry.key = get(row, "key")?;
     entry.accepted = time(row, "accepted")?.unwrap_or_default();
-    entry.uptime = uptime(row)?;
+    let (boot, since): (Option<_>, Option<_>) = (get(row, "boot")?, get(row, "uptime")?);
+    if boot.is_some() != since.is_some() {
+        return Err("only a part of its uptime is there".into());
+    }
+    entry.uptime = boot.zip(since).map(|(boot, since)| Uptime { boot, since });
     Ok(Kept {
         entry,
         job_id: get(row, "job_id")?,
@@ -370,17 +368,6 @@ fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
         said_result: get(row, "said_result")?,
         said_ack: get(row, "said_ack")?,
     })
-}
-
-fn uptime(row: &Row<'_>) -> Result<Option<Uptime>, Fault> {
-    match (get(row, "boot")?, row.get::<_, Option<f64>>("uptime")?) {
-        (None, None) => Ok(None),
-        (Some(boot), Some(since)) => {
-            let since = Duration::try_from_secs_f64(since).map_err(|_| format!("{since} is no uptime"))?;
-            Ok(Some(Uptime { boot, since }))
-        }
-        (Some(_), None) | (None, Some(_)) => Err("only a part of its uptime is there".to_owned().into()),
-    }
 }
 
 fn end(row: &Row<'_>) -> Result<Option<End>, Fault> {
@@ -392,13 +379,13 @@ fn end(row: &Row<'_>) -> Result<Option<End>, Fault> {
             let result = has_result.then(read).transpose()?;
             Ok(Some(End { at, result, ..json(row, "ending", |json| EndForm::deserialize(json))? }))
         }
-        _ => Err("only a part of its end is there".to_owned().into()),
+        _ => Err("only a part of its end is there".into()),
     }
 }
 
 /// The sender in a row of `seen`: a command that came over Kafka, as only those are kept there.
 pub(super) fn seen(row: &Row<'_>) -> Result<Sender, Fault> {
-    time(row, "at")?;
+    time(row, "at").map_err(|fault| fault.at("a command that was seen"))?;
     Ok(Sender {
         via: Via::Kafka,
         identity: row.get("identity")?,

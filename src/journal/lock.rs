@@ -26,7 +26,7 @@ const PROCESS: &str = "process";
 
 /// The state directory of a journal, which this process alone uses; the lock is released with the file.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     journal: PathBuf,
     file: File,
 }

@@ -41,6 +41,10 @@ pub use writer::{Load, Report};
 /// the memory can spare.
 const WAITING_MAX: Load = Load { records: 50_000, bytes: 256 << 20 };
 
+/// When more records than these would wait, those of commands that were seen are not taken: without them, a command
+/// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
+const SEEN_WAITING: usize = 10_000;
+
 /// The instance that owns a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -109,17 +113,11 @@ pub struct Status {
 /// An open journal and its thread.
 #[derive(Debug)]
 pub struct Journal {
-    jobs: Sender<Job>,
+    batches: Sender<Batch>,
     reports: Receiver<Report>,
+    /// How the thread ended.
+    closed: Receiver<Result<(), String>>,
     status: Arc<Mutex<Status>>,
-}
-
-/// What the thread is to do.
-#[derive(Debug)]
-enum Job {
-    Write(Batch),
-    /// Write what is left, answer how that went, and end.
-    Close(Sender<Result<(), String>>),
 }
 
 impl Journal {
@@ -131,7 +129,7 @@ impl Journal {
     /// See [`OpenError`].
     pub fn open(path: &Path, identity: Identity, limits: Limits) -> Result<(Self, Recovered), OpenError> {
         let lock = Lock::take(path).map_err(OpenError::Unusable)?;
-        let (store, recovered) = Sqlite::open_locked(path, identity, limits, sal::time::now(), Some(lock))?;
+        let (store, recovered) = Sqlite::open(path, identity, limits, sal::time::now(), Some(lock))?;
         let status = Arc::new(Mutex::new(Status {
             path: path.to_owned(),
             waiting: Load::default(),
@@ -142,14 +140,16 @@ impl Journal {
             busy_since: None,
         }));
         // Bounded by `WAITING_MAX`.
-        let (jobs, queue) = unbounded();
+        let (batches, queue) = unbounded();
         // At most two for each batch, and so bounded too: only the main loop writes, and it also drains these.
         let (report, reports) = unbounded();
+        let (end, closed) = bounded(1);
         let worker = Worker {
             writer: Writer::new(store),
             epoch: Instant::now(),
             queue,
             report,
+            end,
             status: Arc::clone(&status),
         };
         let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || worker.run());
@@ -157,19 +157,22 @@ impl Journal {
             let path = path.display();
             OpenError::Unusable(format!("the journal {path} cannot be used: no thread for it: {error}"))
         })?;
-        Ok((Self { jobs, reports, status }, recovered))
+        Ok((Self { batches, reports, closed, status }, recovered))
     }
 
     /// Hands over the records of one turn, which are kept together or not at all. Never waits.
     ///
     /// # Errors
     /// One line: too much waits to be written, and these are not taken.
-    pub fn write(&self, records: Vec<Record>) -> Result<(), String> {
+    pub fn write(&self, mut records: Vec<Record>) -> Result<(), String> {
+        let mut status = lock(&self.status);
+        if status.waiting.records + records.len() > SEEN_WAITING {
+            records.retain(|record| !matches!(record, Record::Seen { .. }));
+        }
         if records.is_empty() {
             return Ok(());
         }
         let batch = Batch::from(records);
-        let mut status = lock(&self.status);
         let path = status.path.display();
         let waiting = status.waiting.plus(batch.load);
         if status.waiting != Load::default()
@@ -180,7 +183,7 @@ impl Journal {
         }
         let ended = format!("the journal {path} is not written any more: its thread ended");
         status.waiting = waiting;
-        self.jobs.send(Job::Write(batch)).map_err(|_| ended)
+        self.batches.send(batch).map_err(|_| ended)
     }
 
     /// What there is to report of what was handed over. It ends when the thread does.
@@ -200,16 +203,14 @@ impl Journal {
     /// # Errors
     /// One line: what was not written, and why; or the disk does not answer.
     pub fn close(self, timeout: Duration) -> Result<(), String> {
-        let (done, closed) = bounded(1);
-        let closed = match self.jobs.send(Job::Close(done)) {
-            Ok(()) => closed.recv_timeout(timeout).unwrap_or_else(|_| {
-                let (seconds, waiting) = (timeout.as_secs_f64(), lock(&self.status).waiting);
-                Err(format!("its disk did not answer for {seconds} s; {} records wait", waiting.records))
-            }),
-            Err(_) => Err("its thread ended".to_owned()),
-        };
+        let Self { batches, closed, status, reports: _ } = self;
+        drop(batches);
+        let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
+            let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting.records);
+            Err(format!("its disk did not answer for {seconds} s; {waiting} records wait"))
+        });
         closed
-            .map_err(|error| format!("the journal {} is not complete: {error}", self.status().path.display()))
+            .map_err(|error| format!("the journal {} is not complete: {error}", lock(&status).path.display()))
     }
 }
 
@@ -217,62 +218,54 @@ impl Journal {
 struct Worker {
     writer: Writer<Sqlite>,
     epoch: Instant,
-    queue: Receiver<Job>,
+    queue: Receiver<Batch>,
     report: Sender<Report>,
+    end: Sender<Result<(), String>>,
     status: Arc<Mutex<Status>>,
 }
 
 impl Worker {
     fn run(mut self) {
         loop {
-            let first = match self.queue.recv_deadline(self.epoch + self.writer.wake_at()) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return drop(self.close()),
-            };
-            let mut forgotten = Load::default();
-            let mut end = None;
-            for job in first.into_iter().chain(self.queue.try_iter()) {
-                match job {
-                    Job::Write(batch) => forgotten = forgotten.plus(self.writer.take(batch)),
-                    Job::Close(done) => end = Some(done),
-                }
+            match self.queue.recv_deadline(self.epoch + self.writer.wake_at()) {
+                Ok(batch) => std::iter::once(batch)
+                    .chain(self.queue.try_iter())
+                    .for_each(|batch| self.writer.take(batch)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            if let Some(done) = end {
-                // If nothing waits for it any more, it is too late anyway.
-                return drop(done.send(self.close()));
-            }
-            self.turn(forgotten);
+            self.turn();
         }
+        let now = self.begin();
+        let (reports, finished) = self.writer.finish(now);
+        self.send(reports);
+        // If nothing waits for it any more, it is too late anyway.
+        let _ = self.end.send(finished.and(self.writer.store.close()));
+    }
+
+    fn begin(&self) -> Time {
+        let begun = Instant::now();
+        lock(&self.status).busy_since = Some(begun);
+        Time { mono: begun - self.epoch, tai: sal::time::now() }
     }
 
     /// Does what is due and publishes how that went.
-    fn turn(&mut self, forgotten: Load) {
-        let begun = Instant::now();
-        lock(&self.status).busy_since = Some(begun);
-        let before = self.writer.load();
-        let reports = self.writer.turn(Time { mono: begun - self.epoch, tai: sal::time::now() });
+    fn turn(&mut self) {
+        let (now, before) = (self.begin(), self.writer.load());
+        let reports = self.writer.turn(now);
         let written = before.minus(self.writer.load());
         let mut status = lock(&self.status);
-        status.waiting = status.waiting.minus(forgotten).minus(written);
+        status.waiting = status.waiting.minus(written);
         status.problem =
             self.writer.trouble().map(|trouble| (trouble.reason.clone(), self.epoch + trouble.since));
         status.upkeep_problem = self.writer.upkeep_problem().map(str::to_owned);
-        status.notice = self.writer.store().notice().map(str::to_owned);
-        status.busy_since = None;
+        status.notice = self.writer.store.notice().map(str::to_owned);
+        let begun = status.busy_since.take();
         if written != Load::default() {
-            status.last_commit = Some(begun.elapsed());
+            status.last_commit = begun.map(|begun| begun.elapsed());
         }
         drop(status);
         self.send(reports);
-    }
-
-    fn close(mut self) -> Result<(), String> {
-        let now = Instant::now();
-        lock(&self.status).busy_since = Some(now);
-        let (reports, finished) = self.writer.finish(Time { mono: now - self.epoch, tai: sal::time::now() });
-        self.send(reports);
-        finished.and(self.writer.into_store().close())
     }
 
     fn send(&self, reports: Vec<Report>) {

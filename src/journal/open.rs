@@ -91,7 +91,7 @@ impl Place {
         transaction.execute("UPDATE journal SET lives = lives + 1", [])?;
         transaction.commit()?;
         // The process before us may have died before what it wrote was durable.
-        checkpoint(&connection, Checkpoint::Whole)?;
+        checkpoint(&connection, WHOLE)?;
         Ok((connection, read))
     }
 
@@ -99,7 +99,7 @@ impl Place {
     pub(super) fn again(&self) -> Result<Connection, Fault> {
         let connection = self.open()?;
         self.check_identity(&connection)?;
-        checkpoint(&connection, Checkpoint::Whole)?;
+        checkpoint(&connection, WHOLE)?;
         Ok(connection)
     }
 
@@ -121,10 +121,8 @@ impl Place {
         }
         match file.read_exact(&mut header) {
             Ok(()) if header.starts_with(MAGIC) && header.ends_with(&WAL_MODE) => Ok(()),
-            Ok(()) => Err("it is no database of ocps".to_owned().into()),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                Err("it is too short".to_owned().into())
-            }
+            Ok(()) => Err("it is no database of ocps".into()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err("it is too short".into()),
             Err(error) => Err(error.into()),
         }
     }
@@ -133,7 +131,7 @@ impl Place {
         let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         let (found, known) = (schema::version(connection)?, self.steps.len());
         if application != schema::APPLICATION || found == 0 {
-            return Err("it is no journal of ocps".to_owned().into());
+            return Err("it is no journal of ocps".into());
         }
         if found <= known {
             return Ok(());
@@ -167,7 +165,7 @@ impl Place {
 
     fn create(&self) -> Result<(), Fault> {
         if holds_something(&wal(&self.path)) {
-            return Err("it is missing, but what was written to it last is there".to_owned().into());
+            return Err("it is missing, but what was written to it last is there".into());
         }
         self.make(|fresh| {
             let mut connection = Connection::open_with_flags(fresh, flags())?;
@@ -215,16 +213,16 @@ impl Place {
         let (last, found) = (wal(&self.path), Files::of(&self.path));
         let other = beside(&self.path, ".replaced");
         let is_ours = files.main.is_some() && found.main == files.main;
-        let is_other = !is_ours && is_there(&self.path)?;
+        let is_other = !is_ours && self.path.try_exists()?;
         if is_other {
-            if is_there(&other)? {
+            if other.try_exists()? {
                 return Err(
                     format!("another file was put in its place: move {} away", self.path.display()).into()
                 );
             }
             fs::rename(&self.path, &other)?;
         }
-        if is_there(&last)? {
+        if last.try_exists()? {
             // It must not be taken for what was committed to the copy.
             let is_ours = files.wal.is_some() && found.wal == files.wal;
             if is_ours { fs::remove_file(&last)? } else { fs::rename(&last, wal(&other))? }
@@ -235,14 +233,6 @@ impl Place {
             Ok(Connection::open_with_flags(fresh, flags())?)
         })?;
         Ok(is_other.then_some(other))
-    }
-}
-
-fn is_there(path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
@@ -265,28 +255,20 @@ pub(super) fn roll_back(connection: &Connection) -> Result<(), Fault> {
 
 /// Closes a connection when all is well; the `-wal` file is gone then.
 pub(super) fn close(connection: Connection) -> Result<(), Fault> {
-    checkpoint(&connection, Checkpoint::Whole)?;
+    checkpoint(&connection, WHOLE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(connection.close().map_err(|(_, error)| error)?)
 }
 
-/// How much a checkpoint does.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Checkpoint {
-    /// All commits go to the main file, and the `-wal` file is used again from its beginning.
-    Quiet,
-    /// The `-wal` file is emptied too.
-    Whole,
-}
+/// A checkpoint after which the `-wal` file is used again from its beginning.
+pub(super) const QUIET: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+/// A checkpoint that empties the `-wal` file too.
+pub(super) const WHOLE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
 /// Brings what was committed from the `-wal` file to the main file.
-pub(super) fn checkpoint(connection: &Connection, how: Checkpoint) -> Result<(), Fault> {
-    let statement = match how {
-        Checkpoint::Quiet => "PRAGMA wal_checkpoint(PASSIVE)",
-        Checkpoint::Whole => "PRAGMA wal_checkpoint(TRUNCATE)",
-    };
-    let busy: i64 = connection.query_row(statement, [], |row| row.get(0))?;
-    if busy == 0 { Ok(()) } else { Err("another program uses it".to_owned().into()) }
+pub(super) fn checkpoint(connection: &Connection, statement: &str) -> Result<(), Fault> {
+    let busy: bool = connection.query_row(statement, [], |row| row.get(0))?;
+    if busy { Err("another program uses it".into()) } else { Ok(()) }
 }
 
 fn flags() -> OpenFlags {

@@ -40,7 +40,7 @@ pub(super) fn check(connection: &Connection, steps: Steps) -> Result<(), Fault> 
     if tables(&transaction)? == tables(connection)? {
         return Ok(());
     }
-    Err("its tables are not those of a journal".to_owned().into())
+    Err("its tables are not those of a journal".into())
 }
 
 /// All that is in the schema.

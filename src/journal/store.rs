@@ -6,22 +6,20 @@
 //! sync failed once is not to be relied on. A file that is deleted or replaced is copied to its place again: the open
 //! connection can still read it.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{
-    Connection, OptionalExtension, ToSql, Transaction, TransactionBehavior, named_params, params,
-};
+use rusqlite::types::Null;
+use rusqlite::{Connection, Row, ToSql, Transaction, TransactionBehavior, named_params, params};
 
 use super::error::{Fault, OpenError};
-use super::format::{self, Plain, get};
+use super::format::{self, Plain, column, get, kind};
 use super::lock::Lock;
-use super::open::{self, Checkpoint, Files, Place};
+use super::open::{self, Files, Place, QUIET, WHOLE};
 use super::schema::STEPS;
 use super::{Identity, Limits};
 use crate::csc::command::Sender;
 use crate::csc::id::EntryKey;
-use crate::csc::record::{HISTORY_MAX, Kept, Owed, Record, Recovered, SEEN_MAX};
+use crate::csc::record::{HISTORY_MAX, Owed, Receipt, Record, Recovered, SEEN_MAX};
 use crate::csc::time::Tai;
 
 /// Most bytes of the commands that are read at the start although they are settled, so that large results do not fill
@@ -86,21 +84,11 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// Opens the journal in the file at `path`, or makes an empty one if there is none, and reads what a previous run
-    /// left.
+    /// left. The lock of its directory notes how many runs the last journal here had.
     ///
     /// # Errors
     /// See [`OpenError`]; the file is as it was.
     pub fn open(
-        path: &Path,
-        identity: Identity,
-        limits: Limits,
-        now: Tai,
-    ) -> Result<(Self, Recovered), OpenError> {
-        Self::open_locked(path, identity, limits, now, None)
-    }
-
-    /// The same, with the lock of the directory, which notes how many runs the last journal here had.
-    pub(super) fn open_locked(
         path: &Path,
         identity: Identity,
         limits: Limits,
@@ -199,13 +187,13 @@ impl Sqlite {
             self.repair(is_replaced)?;
             self.is_doubtful = false;
         }
-        self.connection.as_mut().ok_or_else(|| Fault::Nonsense("it is not open".to_owned()))
+        self.connection.as_mut().ok_or_else(|| "it is not open".into())
     }
 
     /// Makes the connection fit for use after an error, or after the file was deleted or replaced.
     fn repair(&mut self, is_replaced: bool) -> Result<(), Fault> {
         if let Some(open) = self.connection.take() {
-            let mended = open::roll_back(&open).and_then(|()| open::checkpoint(&open, Checkpoint::Whole));
+            let mended = open::roll_back(&open).and_then(|()| open::checkpoint(&open, WHOLE));
             if is_replaced {
                 if let Err(fault) = self.copy(&open) {
                     // Only this connection can still read the file.
@@ -219,7 +207,7 @@ impl Sqlite {
             }
         } else if is_replaced {
             let reason = "the file was deleted or replaced while its disk did not work: restart ocps";
-            return Err(reason.to_owned().into());
+            return Err(reason.into());
         }
         self.connection = Some(self.place.again()?);
         self.files = Files::of(&self.place.path);
@@ -297,7 +285,7 @@ impl Sqlite {
             }
         }
         // If this fails, what was committed is no less safe than before.
-        open::checkpoint(self.usable()?, Checkpoint::Quiet)?;
+        open::checkpoint(self.usable()?, QUIET)?;
         Ok(Upkeep::Done)
     }
 }
@@ -325,48 +313,38 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
         transaction.prepare_cached(sql)?.execute(parameters)?;
         Ok(())
     };
+    let set = |key: &EntryKey, column: &str, value: &dyn ToSql| {
+        execute(&format!("UPDATE commands SET {column} = ? WHERE key = ?"), params![value, key.plain()])
+    };
     match record {
         Record::Accepted(entry) => {
             let (key, document) = (entry.key.plain(), format::document(entry)?);
-            let boot = entry.uptime.map(|uptime| uptime.boot.plain());
-            let uptime = entry.uptime.map(|uptime| uptime.since.as_secs_f64());
-            let accepted = format::column(entry.accepted);
+            let (boot, uptime) =
+                entry.uptime.map(|uptime| (uptime.boot.plain(), uptime.since.plain())).unzip();
             execute(
                 "INSERT INTO commands (key, kind, accepted, boot, uptime, document) VALUES (?, ?, ?, ?, ?, ?)
                  ON CONFLICT (key) DO NOTHING",
-                params![key, format::kind(&entry.work), accepted, boot, uptime, document],
+                params![key, kind(&entry.work), column(entry.accepted), boot, uptime, document],
             )?;
             execute("UPDATE journal SET last_key = max(last_key, ?)", params![key])
         }
-        Record::Created { key, job_id } => {
-            execute("UPDATE commands SET job_id = ? WHERE key = ?", params![job_id.as_str(), key.plain()])
-        }
-        Record::Suspected { key, until } => execute(
-            "UPDATE commands SET suspected = ? WHERE key = ?",
-            params![format::column(*until), key.plain()],
-        ),
-        Record::Cleared { key } => {
-            execute("UPDATE commands SET suspected = NULL WHERE key = ?", params![key.plain()])
-        }
+        Record::Created { key, job_id } => set(key, "job_id", &job_id.as_str()),
+        Record::Suspected { key, until } => set(key, "suspected", &column(*until)),
+        Record::Cleared { key } => set(key, "suspected", &Null),
         Record::Ended { key, end } => execute(
             "UPDATE commands SET ended = ?, ending = ?, result = ? WHERE key = ?",
-            params![format::column(end.at), format::ending(end)?, format::result(end)?, key.plain()],
+            params![column(end.at), format::ending(end)?, format::result(end)?, key.plain()],
         ),
-        Record::Said(receipt) => {
-            let sql = match receipt.what {
-                Owed::Result => "UPDATE commands SET said_result = 1 WHERE key = ?",
-                Owed::Ack => "UPDATE commands SET said_ack = 1 WHERE key = ?",
-            };
-            execute(sql, params![receipt.key.plain()])
-        }
+        Record::Said(Receipt { key, what: Owed::Result }) => set(key, "said_result", &true),
+        Record::Said(Receipt { key, what: Owed::Ack }) => set(key, "said_ack", &true),
         Record::Seen { sender: Sender { via: _, identity, origin, seq_num, sent }, at } => execute(
             "INSERT OR REPLACE INTO seen (at, identity, origin, seq_num, sent) VALUES (?, ?, ?, ?, ?)",
-            params![format::column(*at), identity, origin, seq_num.plain(), sent.plain().cast_signed()],
+            params![column(*at), identity, origin, seq_num.plain(), sent.plain().cast_signed()],
         ),
         Record::Searched => execute("UPDATE journal SET searched = 1", params![]),
         Record::State { state, override_name } => execute(
             "INSERT OR REPLACE INTO summary_state (only, state, override) VALUES (1, ?, ?)",
-            params![state.name(), override_name],
+            params![state.plain(), override_name],
         ),
     }
 }
@@ -396,68 +374,54 @@ fn forget(transaction: &Transaction<'_>, limits: Limits, now: Tai) -> Result<Upk
     Ok(if forgotten < FORGOTTEN_AT_ONCE { Upkeep::Done } else { Upkeep::More })
 }
 
+/// All that is unfinished, not confirmed, or suspected; what is known of jobs whose abort is unfinished, however old it
+/// is; and the last of those that are settled, within bounds. (`+settled` is found without the index, by key.)
+const COMMANDS: &str = "
+SELECT * FROM commands WHERE key IN (
+  SELECT key FROM commands WHERE settled = 0
+  UNION
+  SELECT key FROM commands WHERE suspected IS NOT NULL
+  UNION
+  SELECT key FROM commands WHERE kind = 'execute' AND job_id IN (
+    SELECT json_extract(document, '$.work.abort.job_id') FROM commands
+    WHERE settled = 0 AND ended IS NULL AND kind = 'abort_job')
+  UNION
+  SELECT key FROM (
+    SELECT key, sum(bytes) OVER (ORDER BY key DESC) AS bytes FROM (
+      SELECT key, octet_length(document) + coalesce(octet_length(result), 0) AS bytes
+      FROM commands WHERE +settled = 1 ORDER BY key DESC LIMIT :most))
+  WHERE bytes <= :bytes)
+ORDER BY key";
+
 fn recover(connection: &Connection) -> Result<Recovered, Fault> {
+    let seen = "SELECT * FROM (SELECT * FROM seen ORDER BY number DESC LIMIT :most) ORDER BY number";
     let state = "SELECT state, override FROM summary_state";
-    let state = connection.query_row(state, [], |row| {
-        Ok(get(row, "state").and_then(|state| Ok((state, row.get("override")?))))
-    });
-    let journal = "SELECT searched, nullif(last_key, 0) AS last, (SELECT max(key) FROM commands) AS highest FROM journal";
-    let journal = connection.query_row(journal, [], |row| {
-        let keys = || Ok::<[Option<EntryKey>; 2], Fault>([get(row, "last")?, get(row, "highest")?]);
-        Ok((row.get::<_, bool>("searched")?, keys()))
-    });
-    let (is_searched, keys) = journal?;
+    let state = read(connection, state, &[], |row| Ok((get(row, "state")?, row.get("override")?)))?;
+    let most = named_params! { ":most": HISTORY_MAX, ":bytes": HISTORY_BYTES };
+    let entries = read(connection, COMMANDS, most, format::command)?;
+    let keys = "SELECT nullif(last_key, 0) AS key FROM journal UNION ALL SELECT max(key) FROM commands";
+    let keys = read(connection, keys, &[], |row| get::<Option<EntryKey>>(row, "key"))?;
     Ok(Recovered {
-        entries: recover_commands(connection)?,
-        seen: recover_seen(connection)?,
-        state: state.optional()?.transpose()?,
-        last_key: keys?.into_iter().flatten().max().map_or(0, |key| key.0),
-        unsearched: !is_searched,
+        entries,
+        seen: read(connection, seen, named_params! { ":most": SEEN_MAX }, format::seen)?,
+        state: state.into_iter().next(),
+        last_key: keys.into_iter().flatten().max().map_or(0, |key| key.0),
+        unsearched: connection.query_row("SELECT searched = 0 FROM journal", [], |row| row.get(0))?,
     })
 }
 
-fn recover_commands(connection: &Connection) -> Result<Vec<Kept>, Fault> {
-    // Each with the most bytes that are read.
-    let conditions = [
-        ("settled = 0 OR suspected IS NOT NULL".to_owned(), i64::MAX),
-        // What is known of a job whose abort is unfinished, however old it is.
-        (
-            "kind = 'execute' AND job_id IN (
-               SELECT json_extract(document, '$.work.abort.job_id') FROM commands
-               WHERE settled = 0 AND ended IS NULL AND kind = 'abort_job')"
-                .to_owned(),
-            i64::MAX,
-        ),
-        // (`+settled` is found without the index, by key.)
-        (format!("+settled = 1 ORDER BY key DESC LIMIT {HISTORY_MAX}"), HISTORY_BYTES),
-    ];
-    let mut commands = BTreeMap::new();
-    for (condition, bytes_max) in conditions {
-        let mut statement = connection.prepare_cached(&format!(
-            "SELECT *, octet_length(document) + coalesce(octet_length(result), 0) AS bytes FROM commands
-             WHERE {condition}"
-        ))?;
-        let mut rows = statement.query([])?;
-        let mut bytes: i64 = 0;
-        while let Some(row) = rows.next()? {
-            bytes = bytes.saturating_add(row.get("bytes")?);
-            if bytes > bytes_max {
-                break;
-            }
-            let command = format::command(row)?;
-            commands.insert(command.entry.key, command);
-        }
-    }
-    Ok(commands.into_values().collect())
-}
-
-fn recover_seen(connection: &Connection) -> Result<Vec<Sender>, Fault> {
-    let mut statement = connection
-        .prepare_cached("SELECT * FROM (SELECT * FROM seen ORDER BY number DESC LIMIT ?) ORDER BY number")?;
-    let mut rows = statement.query([SEEN_MAX])?;
-    let mut seen = Vec::new();
+/// Reads what a query finds.
+fn read<T>(
+    connection: &Connection,
+    query: &str,
+    parameters: &[(&str, &dyn ToSql)],
+    parse: impl Fn(&Row<'_>) -> Result<T, Fault>,
+) -> Result<Vec<T>, Fault> {
+    let mut statement = connection.prepare_cached(query)?;
+    let mut rows = statement.query(parameters)?;
+    let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        seen.push(format::seen(row).map_err(|fault| fault.at("a command that was seen"))?);
+        found.push(parse(row)?);
     }
-    Ok(seen)
+    Ok(found)
 }

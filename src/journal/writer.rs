@@ -15,9 +15,6 @@ use crate::csc::time::Time;
 const GROUP_RECORDS: usize = 1000;
 /// Most bytes in one commit, estimated, unless a single batch has more.
 const GROUP_BYTES: usize = 4 << 20;
-/// When more records than these would wait, those of commands that were seen are not taken: without them, a command
-/// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
-const SEEN_WAITING: usize = 10_000;
 /// Time until the first retry, and the least between two of them when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The most between two retries; each takes twice as long to come as the one before.
@@ -47,7 +44,8 @@ pub enum Report {
 /// Takes records and writes them to a store.
 #[derive(Debug)]
 pub struct Writer<S> {
-    store: S,
+    /// Where they are written; what a crash would leave.
+    pub store: S,
     waiting: VecDeque<Batch>,
     load: Load,
     trouble: Option<Trouble>,
@@ -120,20 +118,11 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Takes the records of one turn, which wait for the next [`Writer::turn`]. Returns what it did not take of them.
-    pub fn take(&mut self, batch: impl Into<Batch>) -> Load {
-        let mut batch = batch.into();
-        let load = batch.load;
-        if self.load.records + load.records > SEEN_WAITING {
-            batch.records.retain(|record| !matches!(record, Record::Seen { .. }));
-            batch = Batch::from(batch.records);
-        }
+    /// Takes the records of one turn, which wait for the next [`Writer::turn`].
+    pub fn take(&mut self, batch: impl Into<Batch>) {
+        let batch = batch.into();
         self.load = self.load.plus(batch.load);
-        let left_out = load.minus(batch.load);
-        if !batch.records.is_empty() {
-            self.waiting.push_back(batch);
-        }
-        left_out
+        self.waiting.push_back(batch);
     }
 
     /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
@@ -197,23 +186,6 @@ impl<S: Store> Writer<S> {
     #[must_use]
     pub fn upkeep_problem(&self) -> Option<&str> {
         self.upkeep_problem.as_deref()
-    }
-
-    /// The store.
-    #[must_use]
-    pub fn store(&self) -> &S {
-        &self.store
-    }
-
-    /// The store; what is written to it past this writer may be overwritten.
-    pub fn store_mut(&mut self) -> &mut S {
-        &mut self.store
-    }
-
-    /// The store, as a crash would leave it: what waits is forgotten.
-    #[must_use]
-    pub fn into_store(self) -> S {
-        self.store
     }
 
     /// When to write; none while nothing waits.

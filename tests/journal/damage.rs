@@ -131,7 +131,7 @@ fn damaged_files_are_read_or_refused_quickly_and_without_a_panic() {
         }
         bad.restore(&path);
         let begun = Instant::now();
-        match Sqlite::open(&path, OURS, sample::limits(), NOW) {
+        match Sqlite::open(&path, OURS, sample::limits(), NOW, None) {
             Ok((mut store, _)) => {
                 read += 1;
                 // What is damaged may show later; then it fails, and goes on failing, in peace.

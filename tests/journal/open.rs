@@ -17,7 +17,7 @@ use crate::sample::{self, NOW, OURS};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn open(path: &Path) -> Result<(Sqlite, Recovered), OpenError> {
-    Sqlite::open(path, OURS, sample::limits(), NOW)
+    Sqlite::open(path, OURS, sample::limits(), NOW, None)
 }
 
 fn accepted(key: u64) -> Record {
@@ -83,7 +83,7 @@ fn the_journal_of_another_instance_is_refused() {
         (SalIndex::LsstCam, true, "index 3 (LSSTCam), simulated"),
     ] {
         let wanted = Identity { index, simulated };
-        let error = Sqlite::open(&path, wanted, sample::limits(), NOW).unwrap_err();
+        let error = Sqlite::open(&path, wanted, sample::limits(), NOW, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(

@@ -125,7 +125,7 @@ fn a_journal_whose_files_are_deleted_is_copied_with_all_that_is_in_it() {
         let mut rng = Rng::with_seed(seed);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.db");
-        let open = || Sqlite::open(&path, OURS, sample::limits(), NOW).unwrap().0;
+        let open = || Sqlite::open(&path, OURS, sample::limits(), NOW, None).unwrap().0;
         let mut store = open();
         let mut model = Model::default();
         for _ in 0..rng.usize(1..10) {
@@ -243,7 +243,7 @@ fn history_is_bounded_in_rows_and_bytes_and_forgotten_in_small_parts() {
 fn a_clock_ten_years_ahead_erases_nothing_that_can_be_shown() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.db");
-    let open = |now| Sqlite::open(&path, OURS, sample::limits(), now).unwrap();
+    let open = |now| Sqlite::open(&path, OURS, sample::limits(), now, None).unwrap();
     let (mut store, _) = open(NOW);
     let records: Vec<Record> = (1..=1200).flat_map(|key| settled(key, 1.0)).collect();
     commit(&mut store, &records);

@@ -64,7 +64,7 @@ impl Rig {
     }
 
     fn disk(&mut self, disk: Disk) {
-        self.writer.store_mut().disk = disk;
+        self.writer.store.disk = disk;
     }
 
     fn turn(&mut self) -> Vec<Report> {
@@ -111,7 +111,7 @@ fn all_that_waits_is_written_together() {
         rig.writer.take(vec![accepted(key), seen(key)]);
     }
     assert_eq!(rig.turn(), [durable(&[1, 2, 3])]);
-    assert_eq!(rig.writer.store().tried, [6]);
+    assert_eq!(rig.writer.store.tried, [6]);
     assert_eq!((rig.writer.load().records, rig.writer.load().bytes), (0, 0));
 }
 
@@ -124,7 +124,7 @@ fn one_commit_has_a_bounded_size_but_a_turn_is_never_split() {
     }
     let reports = rig.run(0);
     assert_eq!(reports, [(0, durable(&[1, 2])), (0, durable(&[3]))]);
-    assert_eq!(rig.writer.store().tried, [2500, 800, 400]);
+    assert_eq!(rig.writer.store.tried, [2500, 800, 400]);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn what_cannot_be_written_is_reported_once_and_tried_ever_more_rarely() {
     rig.writer.take(vec![accepted(1)]);
     assert_eq!(rig.run(20_000), [(0, failed())]);
     // At 0, 0.25, 0.75, 1.75, 3.75, 7.75 and 15.75 s.
-    assert_eq!(rig.writer.store().tried.len(), 7);
+    assert_eq!(rig.writer.store.tried.len(), 7);
     assert_eq!(rig.writer.trouble().map(|trouble| trouble.since), Some(Duration::ZERO));
     assert_eq!(rig.run(10_000), []);
     rig.disk(Disk::Well);
@@ -162,50 +162,24 @@ fn new_records_are_tried_at_once_but_not_more_often_than_four_times_a_second() {
 fn upkeep_waits_for_a_quiet_second_but_not_for_ever() {
     let mut rig = Rig::new();
     rig.run(5000);
-    let begun = rig.writer.store().upkeeps;
+    let begun = rig.writer.store.upkeeps;
     for key in 1..=50 {
         rig.writer.take(vec![accepted(key)]);
         rig.run(100);
     }
-    assert_eq!(rig.writer.store().upkeeps, begun);
+    assert_eq!(rig.writer.store.upkeeps, begun);
     rig.run(1000);
-    assert_eq!(rig.writer.store().upkeeps, begun + 1);
+    assert_eq!(rig.writer.store.upkeeps, begun + 1);
     for key in 1..=1000 {
         rig.writer.take(vec![accepted(key)]);
         rig.run(100);
     }
-    let busy = rig.writer.store().upkeeps - begun;
+    let busy = rig.writer.store.upkeeps - begun;
     assert!((5..=20).contains(&busy), "{busy}");
     rig.run(1_000_000);
-    let idle = rig.writer.store().upkeeps - begun - busy;
+    let idle = rig.writer.store.upkeeps - begun - busy;
     // So that a journal that was deleted is noticed in seconds.
     assert!((90..=100).contains(&idle), "{idle}");
-}
-
-#[test]
-fn when_much_waits_no_more_commands_that_were_seen_are_taken() {
-    let mut rig = Rig::new();
-    rig.disk(Disk::Fails);
-    for key in 1..=3333 {
-        rig.writer.take(vec![seen(key), accepted(key)]);
-        rig.writer.take(vec![seen(key)]);
-    }
-    assert_eq!(rig.writer.load().records, 9999);
-    for key in 3334..=16_000 {
-        // Of the second batch, nothing is taken.
-        let left_out = rig.writer.take(vec![accepted(key), seen(key)]).records
-            + rig.writer.take(vec![seen(key)]).records;
-        assert_eq!(left_out, 2);
-    }
-    assert_eq!(rig.writer.load().records, 16_000 + 6666);
-    rig.disk(Disk::Well);
-    let reports = rig.run(0);
-    let durable: usize = reports
-        .iter()
-        .map(|(_, report)| if let Report::Durable(records) = report { records.len() } else { 0 })
-        .sum();
-    assert_eq!(durable, 16_000);
-    assert_eq!(rig.writer.load(), ocps::journal::writer::Load::default());
 }
 
 #[test]
@@ -218,7 +192,7 @@ fn at_the_end_all_is_written_without_patience() {
     rig.writer.take(vec![accepted(2)]);
     let (reports, result) = rig.writer.finish(Time { mono: rig.now, tai: NOW });
     assert_eq!((reports, result), (vec![Report::Back, durable(&[1, 2])], Ok(())));
-    assert_eq!(rig.writer.into_store().store.recover().unwrap().last_key, 2);
+    assert_eq!(rig.writer.store.store.recover().unwrap().last_key, 2);
 
     let mut rig = Rig::new();
     rig.disk(Disk::Fails);
@@ -278,7 +252,7 @@ fn a_crash_leaves_whole_turns_in_order_and_all_that_was_said_to_be_durable() {
             assert_eq!((rig.writer.load().records, rig.writer.trouble()), (0, None), "seed {seed}");
             safe = models.len() - 1;
         }
-        let found = bits(&rig.writer.into_store().store.recover().unwrap());
+        let found = bits(&rig.writer.store.store.recover().unwrap());
         let held = models.iter().skip(safe).any(|model| bits(&model.recovered()) == found);
         assert!(held, "seed {seed}: none of the turns from {safe} on left this");
     }

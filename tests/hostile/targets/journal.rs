@@ -35,7 +35,7 @@ fn open(content: &[u8], change: impl FnOnce(&Connection)) {
     }
     let before = fs::read(&path).unwrap();
     let identity = Identity { index: SalIndex::LsstCam, simulated: false };
-    match Sqlite::open(&path, identity, Limits::new(HISTORY), NOW) {
+    match Sqlite::open(&path, identity, Limits::new(HISTORY), NOW, None) {
         Ok((_, recovered)) => {
             assert!(recovered.entries.is_sorted_by_key(|kept| kept.entry.key));
             assert!(recovered.entries.iter().all(|kept| kept.entry.key.0 <= recovered.last_key));
