@@ -33,9 +33,9 @@ pub(super) enum Fault {
     /// What was read makes no sense.
     #[error("{0}")]
     Nonsense(String),
-    /// It is not to be opened.
-    #[error(transparent)]
-    Open(OpenError),
+    /// It is not to be opened: what comes after its path in the error.
+    #[error("it {0}")]
+    Refused(String),
 }
 
 impl From<String> for Fault {
@@ -51,38 +51,53 @@ impl From<&str> for Fault {
 }
 
 impl Fault {
-    /// The same, with where it was found.
-    pub(super) fn at(self, place: &str) -> Self {
-        match self {
-            Self::Nonsense(reason) => Self::Nonsense(format!("{place}: {reason}")),
-            Self::Sql(_) | Self::Io(_) | Self::Open(_) => self,
-        }
+    /// What kind of trouble of the system's it is; none if the file itself is wrong.
+    fn kind(&self) -> Option<ErrorKind> {
+        let code = match self {
+            Self::Io(error) => return Some(error.kind()),
+            Self::Sql(error) => error.sqlite_error_code()?,
+            Self::Nonsense(_) | Self::Refused(_) => return None,
+        };
+        Some(match code {
+            ErrorCode::DiskFull => ErrorKind::StorageFull,
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => ErrorKind::ResourceBusy,
+            ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly => {
+                ErrorKind::PermissionDenied
+            }
+            ErrorCode::SystemIoFailure | ErrorCode::FileLockingProtocolFailed | ErrorCode::OutOfMemory => {
+                ErrorKind::Other
+            }
+            _ => return None,
+        })
     }
 
     /// Whether the disk is full, or the file as large as it may be.
     pub(super) fn is_lack_of_room(&self) -> bool {
-        matches!(self, Self::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull))
+        self.kind() == Some(ErrorKind::StorageFull)
     }
 
-    /// Why the system does not let us use the file at `path`, with a remedy where there is one; none if the file
-    /// itself is wrong.
+    /// Why the system does not let us use the file at `path`, with a remedy; none if the file itself is wrong.
     fn of_the_system(&self, path: &Path) -> Option<String> {
-        let (error, remedy) = match self {
-            Self::Io(error) => (error.to_string(), remedy(error.kind())),
-            Self::Sql(error) => (error.to_string(), remedy_of_sqlite(error.sqlite_error_code()?)?),
-            Self::Nonsense(_) | Self::Open(_) => return None,
-        };
-        let disk = statvfs(directory(path)).ok();
-        if disk.as_ref().is_some_and(|disk| disk.f_flag.contains(StatVfsMountFlags::RDONLY)) {
-            return Some(format!("its file system is read-only ({error}): mount it writable"));
-        }
-        Some(match disk {
-            Some(disk) if self.is_lack_of_room() && disk.f_bavail > 0 => {
-                format!("it has reached its limit, or the disk is full ({error}): {remedy}")
+        let remedy = match self.kind()? {
+            ErrorKind::PermissionDenied => {
+                "it must be the user's that ocps runs as, and so must its directory"
             }
-            Some(_) | None if self.is_lack_of_room() => format!("the disk is full ({error}): {remedy}"),
-            Some(_) | None => format!("{error}: {remedy}"),
-        })
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+            ErrorKind::ResourceBusy => "end the program that uses it",
+            ErrorKind::Other => "look at the disk (dmesg)",
+            _ => "choose another state directory with --state-dir",
+        };
+        let (problem, remedy) = match statvfs(directory(path)).ok() {
+            Some(disk) if disk.f_flag.contains(StatVfsMountFlags::RDONLY) => {
+                ("its file system is read-only", "mount it writable")
+            }
+            Some(disk) if self.is_lack_of_room() && disk.f_bavail > 0 => {
+                ("it has reached its limit, or the disk is full", remedy)
+            }
+            _ if self.is_lack_of_room() => ("the disk is full", remedy),
+            _ => return Some(format!("{self}: {remedy}")),
+        };
+        Some(format!("{problem} ({self}): {remedy}"))
     }
 
     /// Why the journal at `path` cannot be written, in one line.
@@ -92,43 +107,18 @@ impl Fault {
 
     /// Why the journal at `path` cannot be opened.
     pub(super) fn refusal(self, path: &Path) -> OpenError {
-        if let Self::Open(error) = self {
-            return error;
-        }
         let shown = path.display();
-        match self.of_the_system(path) {
-            Some(reason) => OpenError::Unusable(format!("the journal {shown} cannot be used: {reason}")),
-            None => OpenError::Refused(format!(
-                "the journal {shown} is damaged ({}): restore it, or move it away and its unfinished jobs are \
-                 forgotten: {}",
-                self.reason(path),
-                move_away(path)
-            )),
+        if let Some(reason) = self.of_the_system(path) {
+            return OpenError::Unusable(format!("the journal {shown} cannot be used: {reason}"));
         }
+        let reason = match self {
+            Self::Refused(reason) => reason,
+            Self::Sql(_) | Self::Io(_) | Self::Nonsense(_) => {
+                format!("is damaged ({}): restore it, or {}", self.reason(path), move_away(path))
+            }
+        };
+        OpenError::Refused(format!("the journal {shown} {reason}"))
     }
-}
-
-fn remedy(kind: ErrorKind) -> &'static str {
-    match kind {
-        ErrorKind::PermissionDenied => "it must be the user's that ocps runs as, and so must its directory",
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
-        _ => "choose another state directory with --state-dir",
-    }
-}
-
-/// None where the file itself is wrong.
-fn remedy_of_sqlite(code: ErrorCode) -> Option<&'static str> {
-    Some(match code {
-        ErrorCode::DiskFull => "free some space",
-        ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => "end the program that uses it",
-        ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly => {
-            remedy(ErrorKind::PermissionDenied)
-        }
-        ErrorCode::SystemIoFailure | ErrorCode::FileLockingProtocolFailed | ErrorCode::OutOfMemory => {
-            "look at the disk (dmesg)"
-        }
-        _ => return None,
-    })
 }
 
 /// The beginning of a reason, on one line: what is damaged may say anything.
@@ -136,12 +126,12 @@ fn one_line(reason: &str) -> String {
     reason.chars().map(|c| if c.is_control() { ' ' } else { c }).take(QUOTE_MAX).collect()
 }
 
-/// The command that moves a journal away. What was committed last is in a file of its own, which belongs to it.
+/// How a journal is moved away. What was committed last is in a file of its own, which belongs to it.
 pub(super) fn move_away(path: &Path) -> String {
     let parts = [path.to_owned(), wal(path)];
-    let parts = parts.iter().filter(|part| *part == path && path.exists() || holds_something(part));
+    let parts = parts.iter().filter(|part| *part == path && path.exists() || size(part) > 0);
     let moves = parts.map(|part| format!("mv {} {}", part.display(), beside(part, ".damaged").display()));
-    moves.collect::<Vec<_>>().join("; ")
+    format!("move it away and its unfinished jobs are forgotten: {}", moves.collect::<Vec<_>>().join("; "))
 }
 
 /// The file of what was committed last, beside the journal.
@@ -149,9 +139,9 @@ pub(super) fn wal(path: &Path) -> PathBuf {
     beside(path, "-wal")
 }
 
-/// Whether there is a file with something in it. An empty `-wal` file means nothing.
-pub(super) fn holds_something(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.len() > 0)
+/// The size of a file, 0 if it is not there. An empty `-wal` file means nothing.
+pub(super) fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
 }
 
 /// A file beside the journal.

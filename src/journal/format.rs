@@ -5,7 +5,6 @@
 //! read is checked, not trusted: a row that makes no sense means a damaged journal.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use super::error::Fault;
 use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
-use crate::csc::record::{End, Entry, Kept, Record, Work};
+use crate::csc::record::{End, Entry, Kept, Work};
 use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Submission};
 use crate::csc::state::SummaryState;
 use crate::csc::time::{BootId, Tai, Uptime};
@@ -27,9 +26,6 @@ use crate::url::Url;
 
 /// The highest key that is believed: no daemon gives that many, and the next ones still fit SQLite's integers.
 const KEY_MAX: u64 = 1 << 53;
-
-/// What a record takes in memory beside its texts, in bytes; an estimate.
-const RECORD_BYTES: usize = 256;
 
 /// A value that is written as a number or a text.
 pub(super) trait Plain: Sized {
@@ -86,6 +82,8 @@ plain! {
     };
     Duration as f64: |time| time.as_secs_f64(),
         |number| Self::try_from_secs_f64(number).map_err(|_| format!("{number} is no uptime"));
+    Vec<JobId> as Vec<String>: |ids| ids.iter().map(JobId::plain).collect(),
+        |texts| texts.into_iter().map(Plain::parse).collect();
     SeqNum as i32: |number| number.0, |number| Ok(Self(number));
     ExitCode as i32: |code| code.number(), |number| {
         let code = [Self::Completed, Self::Error, Self::Aborted].into_iter().find(|code| code.number() == number);
@@ -117,18 +115,6 @@ impl<T: Plain> Plain for Option<T> {
     }
 }
 
-impl<T: Plain> Plain for Vec<T> {
-    type As = Vec<T::As>;
-
-    fn plain(&self) -> Self::As {
-        self.iter().map(T::plain).collect()
-    }
-
-    fn parse(plain: Self::As) -> Result<Self, String> {
-        plain.into_iter().map(T::parse).collect()
-    }
-}
-
 fn serialize<T: Plain<As: Serialize>, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     value.plain().serialize(serializer)
 }
@@ -140,7 +126,7 @@ fn deserialize<'de, T: Plain<As: DeserializeOwned>, D: Deserializer<'de>>(json: 
 /// The `document` of a command: what was accepted.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Entry", deny_unknown_fields)]
-struct EntryForm {
+pub(super) struct EntryForm {
     /// This and the next two are in columns of their own.
     #[serde(skip, default = "no_key")]
     key: EntryKey,
@@ -180,7 +166,7 @@ enum WorkForm {
         poll_interval: Duration,
         #[serde(with = "self")]
         prereqs: Vec<JobId>,
-        #[serde(serialize_with = "shared", deserialize_with = "parse_shared")]
+        #[serde(serialize_with = "SubmissionForm::serialize", deserialize_with = "shared")]
         submission: Arc<Submission>,
     },
     Abort {
@@ -206,7 +192,7 @@ struct SubmissionForm {
 /// The `ending` of a command: its time and result are in columns of their own.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "End", deny_unknown_fields)]
-struct EndForm {
+pub(super) struct EndForm {
     #[serde(skip)]
     at: Tai,
     #[serde(skip)]
@@ -235,7 +221,7 @@ enum AckForm {
 /// The `result` of a command.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "JobResult", deny_unknown_fields)]
-struct ResultForm {
+pub(super) struct ResultForm {
     #[serde(with = "self")]
     job_id: JobId,
     #[serde(with = "self")]
@@ -259,48 +245,32 @@ enum ObjectForm {
     },
 }
 
-fn shared<S: Serializer>(submission: &Submission, serializer: S) -> Result<S::Ok, S::Error> {
-    SubmissionForm::serialize(submission, serializer)
-}
-
-fn parse_shared<'de, D: Deserializer<'de>>(json: D) -> Result<Arc<Submission>, D::Error> {
+fn shared<'de, D: Deserializer<'de>>(json: D) -> Result<Arc<Submission>, D::Error> {
     SubmissionForm::deserialize(json).map(Arc::new)
 }
 
 type JsonWriter<'a> = serde_json::Serializer<&'a mut Vec<u8>>;
 type JsonReader<'a> = serde_json::Deserializer<StrRead<'a>>;
 
-/// The `document` of a command.
-pub(super) fn document(entry: &Entry) -> Result<String, Fault> {
-    text(|json| EntryForm::serialize(entry, json))
-}
-
-/// The `ending` of a command.
-pub(super) fn ending(end: &End) -> Result<String, Fault> {
-    text(|json| EndForm::serialize(end, json))
-}
-
-/// The `result` of a command, if it has one.
-pub(super) fn result(end: &End) -> Result<Option<String>, Fault> {
-    end.result.as_ref().map(|result| text(|json| ResultForm::serialize(result, json))).transpose()
-}
-
-fn text(write: impl FnOnce(&mut JsonWriter<'_>) -> serde_json::Result<()>) -> Result<String, Fault> {
+/// Writes the document for a column.
+pub(super) fn text(
+    write: impl FnOnce(&mut JsonWriter<'_>) -> serde_json::Result<()>,
+) -> Result<String, Fault> {
     let mut bytes = Vec::new();
     write(&mut JsonWriter::new(&mut bytes)).map_err(|error| error.to_string())?;
     Ok(String::from_utf8(bytes).map_err(|error| error.to_string())?)
 }
 
-/// Reads the document in a column.
+/// Reads the document in a column, if there is one.
 fn json<T>(
     row: &Row<'_>,
     column: &str,
     read: impl FnOnce(&mut JsonReader<'_>) -> serde_json::Result<T>,
-) -> Result<T, Fault> {
-    let text: String = row.get(column)?;
+) -> Result<Option<T>, Fault> {
+    let Some(text) = row.get::<_, Option<String>>(column)? else { return Ok(None) };
     let mut reader = JsonReader::from_str(&text);
     let value = read(&mut reader).and_then(|value| reader.end().map(|()| value));
-    Ok(value.map_err(|error| format!("{column}: {error}"))?)
+    Ok(Some(value.map_err(|error| format!("{column}: {error}"))?))
 }
 
 /// Reads a column.
@@ -323,21 +293,21 @@ pub(super) fn column(time: Tai) -> f64 {
 
 /// The command that asked for this work.
 pub(super) fn kind(work: &Work) -> &'static str {
-    let kind = match work {
-        Work::Execute { .. } => CommandName::Execute,
-        Work::Abort { .. } => CommandName::AbortJob,
-    };
-    kind.as_str()
+    match work {
+        Work::Execute { .. } => CommandName::Execute.as_str(),
+        Work::Abort { .. } => CommandName::AbortJob.as_str(),
+    }
 }
 
 /// The command in a row of `commands`.
 pub(super) fn command(row: &Row<'_>) -> Result<Kept, Fault> {
     let number: i64 = row.get("key")?;
-    command_of(row).map_err(|fault| fault.at(&format!("command {number}")))
+    command_of(row).map_err(|fault| format!("command {number}: {fault}").into())
 }
 
 fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
-    let mut entry = json(row, "document", |json| EntryForm::deserialize(json))?;
+    let entry = json(row, "document", |json| EntryForm::deserialize(json))?;
+    let mut entry = entry.ok_or("it has no document")?;
     let (found, kind) = (row.get::<_, String>("kind")?, kind(&entry.work));
     if found != kind {
         return Err(format!("its kind is {found:?}, but its document that of {kind}").into());
@@ -345,11 +315,13 @@ fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
     let limits = POLL_INTERVAL_MIN..=POLL_INTERVAL_MAX;
     match &entry.work {
         // The time of the next poll could not be expressed, which would end the daemon at every start.
-        Work::Execute { poll_interval: interval, .. } if !limits.contains(interval) => {
-            return Err(format!("its poll interval is {interval:?}, not in {limits:?}").into());
-        }
-        Work::Execute { prereqs, .. } if prereqs.len() > PREREQS_MAX => {
-            return Err(format!("it waits for {} jobs; {PREREQS_MAX} are the most", prereqs.len()).into());
+        Work::Execute { poll_interval: interval, prereqs, .. }
+            if !limits.contains(interval) || prereqs.len() > PREREQS_MAX =>
+        {
+            let count = prereqs.len();
+            return Err(
+                format!("it polls every {interval:?} and waits for {count} jobs: out of bounds").into()
+            );
         }
         Work::Execute { .. } | Work::Abort { .. } => {}
     }
@@ -371,21 +343,17 @@ fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
 }
 
 fn end(row: &Row<'_>) -> Result<Option<End>, Fault> {
-    let is_there = |column| Ok::<_, Fault>(row.get_ref(column)? != rusqlite::types::ValueRef::Null);
-    match (time(row, "ended")?, is_there("ending")?, is_there("result")?) {
-        (None, false, false) => Ok(None),
-        (Some(at), true, has_result) => {
-            let read = || json(row, "result", |json| ResultForm::deserialize(json));
-            let result = has_result.then(read).transpose()?;
-            Ok(Some(End { at, result, ..json(row, "ending", |json| EndForm::deserialize(json))? }))
-        }
+    let end = json(row, "ending", |json| EndForm::deserialize(json))?;
+    match (time(row, "ended")?, end, json(row, "result", |json| ResultForm::deserialize(json))?) {
+        (None, None, None) => Ok(None),
+        (Some(at), Some(end), result) => Ok(Some(End { at, result, ..end })),
         _ => Err("only a part of its end is there".into()),
     }
 }
 
 /// The sender in a row of `seen`: a command that came over Kafka, as only those are kept there.
 pub(super) fn seen(row: &Row<'_>) -> Result<Sender, Fault> {
-    time(row, "at").map_err(|fault| fault.at("a command that was seen"))?;
+    time(row, "at")?;
     Ok(Sender {
         via: Via::Kafka,
         identity: row.get("identity")?,
@@ -393,21 +361,4 @@ pub(super) fn seen(row: &Row<'_>) -> Result<Sender, Fault> {
         seq_num: SeqNum(row.get("seq_num")?),
         sent: Tai(f64::from_bits(row.get::<_, i64>("sent")?.cast_unsigned())),
     })
-}
-
-/// About what a record takes in memory, in bytes: the length of its text for people, which has all its texts in it.
-pub(super) fn weight(record: &Record) -> usize {
-    struct Count(usize);
-
-    impl Write for Count {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            self.0 += text.len();
-            Ok(())
-        }
-    }
-
-    let mut count = Count(RECORD_BYTES);
-    // A count has no errors.
-    let _ = write!(count, "{record:?}");
-    count.0
 }

@@ -3,6 +3,7 @@
 //! The lock file outlives the journal beside it and notes how often that was opened, so that a journal that is
 //! missing, or older than the last one, is noticed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
@@ -27,7 +28,9 @@ const PROCESS: &str = "process";
 /// The state directory of a journal, which this process alone uses; the lock is released with the file.
 #[derive(Debug)]
 pub struct Lock {
-    journal: PathBuf,
+    dir: PathBuf,
+    /// The name of the journal.
+    name: String,
     file: File,
 }
 
@@ -37,7 +40,9 @@ impl Lock {
     /// # Errors
     /// One line: it cannot be used, or another process uses it.
     pub(super) fn take(journal: &Path) -> Result<Self, String> {
-        Ok(Self { journal: journal.to_owned(), file: locked(directory(journal), PATIENCE)? })
+        let name = journal.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let dir = directory(journal).to_owned();
+        Ok(Self { file: locked(&dir, PATIENCE)?, dir, name })
     }
 
     /// Takes the directory again if it is no longer the one that was taken.
@@ -46,49 +51,37 @@ impl Lock {
     /// As [`Lock::take`].
     pub(super) fn renew(&mut self) -> Result<(), String> {
         let id = |file: fs::Metadata| (file.dev(), file.ino());
-        let dir = directory(&self.journal);
-        let there = fs::metadata(dir.join("lock")).map(id).ok();
+        let there = fs::metadata(self.dir.join("lock")).map(id).ok();
         if there.is_none() || there != self.file.metadata().map(id).ok() {
-            self.file = locked(dir, Duration::ZERO)?;
+            self.file = locked(&self.dir, Duration::ZERO)?;
         }
         Ok(())
     }
 
     /// How many runs the journal has had, as far as that is noted here.
     pub(super) fn runs(&self) -> i64 {
-        noted(&self.file, &self.name()).unwrap_or(0)
+        notes(&self.file).get(&self.name).copied().unwrap_or(0)
     }
 
     /// Notes that. Without the note, a journal that is deleted later is taken for one that never was: no reason not to
     /// begin. The same goes for a note that is torn by a crash.
     pub(super) fn note(&mut self, runs: i64) {
         let mut notes = notes(&self.file);
-        notes.retain(|(name, _)| *name != self.name() && name != PROCESS);
-        notes.extend([(self.name(), runs), (PROCESS.to_owned(), process::id().into())]);
-        let text: String = notes.iter().map(|(name, runs)| format!("{name} {runs}\n")).collect();
+        notes.insert(self.name.clone(), runs);
+        notes.insert(PROCESS.to_owned(), process::id().into());
+        let text: String = notes.iter().map(|(name, number)| format!("{name} {number}\n")).collect();
         let _ = self.file.set_len(0);
         let _ = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(text.as_bytes()));
     }
-
-    fn name(&self) -> String {
-        self.journal.file_name().unwrap_or_default().to_string_lossy().into_owned()
-    }
 }
 
-fn noted(file: &File, wanted: &str) -> Option<i64> {
-    notes(file).into_iter().find_map(|(name, number)| (name == wanted).then_some(number))
-}
-
-/// The names of journals in the directory, and how many runs each has had; and the process that has the lock.
-fn notes(mut file: &File) -> Vec<(String, i64)> {
+/// How many runs each journal of the directory has had, by its name; and the process that has the lock.
+fn notes(mut file: &File) -> BTreeMap<String, i64> {
     let mut notes = String::new();
     // What cannot be read is missing.
     let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(NOTES_MAX).read_to_string(&mut notes));
-    let note = |line: &str| {
-        let (name, number) = line.rsplit_once(' ')?;
-        Some((name.to_owned(), number.parse().ok()?))
-    };
-    notes.lines().filter_map(note).collect()
+    let lines = notes.lines().filter_map(|line| line.rsplit_once(' '));
+    lines.filter_map(|(name, number)| Some((name.to_owned(), number.parse().ok()?))).collect()
 }
 
 fn locked(dir: &Path, patience: Duration) -> Result<File, String> {
@@ -109,7 +102,8 @@ fn locked(dir: &Path, patience: Duration) -> Result<File, String> {
             Ok(()) => return Ok(lock),
             Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(PAUSE),
             Err(rustix::io::Errno::WOULDBLOCK) => {
-                let process = noted(&lock, PROCESS).map_or(String::new(), |id| format!(" (process {id})"));
+                let process =
+                    notes(&lock).get(PROCESS).map_or(String::new(), |id| format!(" (process {id})"));
                 return Err(format!(
                     "the state directory {} is in use by another instance{process}: stop that one, or choose another \
                      with --state-dir",

@@ -92,7 +92,7 @@ impl Limits {
 }
 
 /// How the journal does, for `ocps status`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Status {
     /// Where it is.
     pub path: PathBuf,
@@ -132,12 +132,8 @@ impl Journal {
         let (store, recovered) = Sqlite::open(path, identity, limits, sal::time::now(), Some(lock))?;
         let status = Arc::new(Mutex::new(Status {
             path: path.to_owned(),
-            waiting: Load::default(),
-            problem: None,
-            upkeep_problem: None,
-            notice: store.notice().map(str::to_owned),
-            last_commit: None,
-            busy_since: None,
+            notice: store.notice.clone(),
+            ..Status::default()
         }));
         // Bounded by `WAITING_MAX`.
         let (batches, queue) = unbounded();
@@ -251,15 +247,15 @@ impl Worker {
 
     /// Does what is due and publishes how that went.
     fn turn(&mut self) {
-        let (now, before) = (self.begin(), self.writer.load());
+        let (now, before) = (self.begin(), self.writer.load);
         let reports = self.writer.turn(now);
-        let written = before.minus(self.writer.load());
+        let written = before.minus(self.writer.load);
         let mut status = lock(&self.status);
         status.waiting = status.waiting.minus(written);
         status.problem =
-            self.writer.trouble().map(|trouble| (trouble.reason.clone(), self.epoch + trouble.since));
-        status.upkeep_problem = self.writer.upkeep_problem().map(str::to_owned);
-        status.notice = self.writer.store.notice().map(str::to_owned);
+            self.writer.trouble.as_ref().map(|trouble| (trouble.reason.clone(), self.epoch + trouble.since));
+        status.upkeep_problem = self.writer.upkeep_problem.clone();
+        status.notice = self.writer.store.notice.clone();
         let begun = status.busy_since.take();
         if written != Load::default() {
             status.last_commit = begun.map(|begun| begun.elapsed());
@@ -269,14 +265,11 @@ impl Worker {
     }
 
     fn send(&self, reports: Vec<Report>) {
-        for report in reports {
-            let report = match report {
-                Report::Failed(reason) => {
-                    let path = lock(&self.status).path.clone();
-                    Report::Failed(format!("the journal {} cannot be written: {reason}", path.display()))
-                }
-                Report::Back | Report::Durable(_) => report,
-            };
+        for mut report in reports {
+            if let Report::Failed(reason) = &mut report {
+                let path = lock(&self.status).path.clone();
+                *reason = format!("the journal {} cannot be written: {reason}", path.display());
+            }
             // At the end, the main loop does not listen any more.
             let _ = self.report.send(report);
         }

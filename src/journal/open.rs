@@ -1,7 +1,7 @@
 //! Opening the file: made whole or not at all, checked before it is believed, never replaced while it is somebody's.
 
-use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
-use super::error::{Fault, OpenError, beside, directory, holds_something, move_away, wal};
+use super::error::{Fault, beside, directory, move_away, size, wal};
 use super::schema::{self, Steps};
 use super::{Identity, Limits};
 use crate::csc::id::SalIndex;
@@ -17,42 +17,20 @@ use crate::csc::id::SalIndex;
 /// How long another program that reads the file, for example an operator's `sqlite3`, is waited for.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// All other options, written out. There is no shared memory in a file of its own, which a full disk would make
-/// dangerous, since we use the file alone. What is kept of the `-wal` file between commits, 4 MiB, is room that a
-/// commit need not ask the disk for.
-const OPTIONS: &str = "
-PRAGMA locking_mode = EXCLUSIVE;
-PRAGMA journal_mode = WAL;
-PRAGMA synchronous = FULL;
-PRAGMA wal_autocheckpoint = 0;
-PRAGMA journal_size_limit = 4194304;
-PRAGMA cell_size_check = ON;
-PRAGMA mmap_size = 0;
-PRAGMA temp_store = MEMORY;
-";
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
 
-/// What a file begins with that is a database in WAL mode: its first bytes, and two further on.
+/// All other options.
+const OPTIONS: &str = include_str!("options.sql");
+
+/// What a database begins with.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-const WAL_MODE: [u8; 2] = [2, 2];
 
-/// The two files of an open journal, by which it is noticed that one of them is taken away.
-#[derive(Debug, Default)]
-pub(super) struct Files {
-    pub(super) main: Option<FileId>,
-    pub(super) wal: Option<FileId>,
-    pub(super) wal_bytes: u64,
-}
+/// The device and inode of each of the two files of an open journal, by which it is noticed that one is taken away: the
+/// main one and the `-wal` file.
+pub(super) type Files = [Option<(u64, u64)>; 2];
 
-/// A file's device and inode.
-type FileId = (u64, u64);
-
-impl Files {
-    pub(super) fn of(path: &Path) -> Self {
-        let [main, wal] = [fs::metadata(path).ok(), fs::metadata(wal(path)).ok()];
-        let id = |file: &Metadata| (file.dev(), file.ino());
-        let wal_bytes = wal.as_ref().map_or(0, Metadata::len);
-        Self { main: main.as_ref().map(id), wal: wal.as_ref().map(id), wal_bytes }
-    }
+pub(super) fn files(path: &Path) -> Files {
+    [path.to_owned(), wal(path)].map(|path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino())))
 }
 
 /// Where a journal is, which instance owns it, and what it is like.
@@ -83,7 +61,6 @@ impl Place {
         if verdict != "ok" {
             return Err(verdict.into());
         }
-        self.check_identity(&connection)?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         schema::migrate(&transaction, self.steps)?;
         let read = read(&transaction)?;
@@ -98,32 +75,28 @@ impl Place {
     /// Opens the journal again after trouble with its disk.
     pub(super) fn again(&self) -> Result<Connection, Fault> {
         let connection = self.open()?;
-        self.check_identity(&connection)?;
         checkpoint(&connection, WHOLE)?;
         Ok(connection)
     }
 
     fn open(&self) -> Result<Connection, Fault> {
         self.check_header()?;
-        let connection = Connection::open_with_flags(&self.path, flags())?;
+        let connection = Connection::open_with_flags(&self.path, FLAGS)?;
         settle(&connection, self.limits)?;
         self.check_version(&connection)?;
         schema::check(&connection, self.steps)?;
+        self.check_identity(&connection)?;
         Ok(connection)
     }
 
-    /// Looks at the first bytes, which no commit changes.
+    /// Looks at the first bytes, which no commit changes; the last two stand for the WAL mode.
     fn check_header(&self) -> Result<(), Fault> {
-        let mut header = [0; 20];
-        let mut file = File::open(&self.path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no file").into());
-        }
-        match file.read_exact(&mut header) {
-            Ok(()) if header.starts_with(MAGIC) && header.ends_with(&WAL_MODE) => Ok(()),
-            Ok(()) => Err("it is no database of ocps".into()),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err("it is too short".into()),
-            Err(error) => Err(error.into()),
+        let mut header = Vec::new();
+        File::open(&self.path)?.take(20).read_to_end(&mut header)?;
+        match *header {
+            [.., 2, 2] if header.len() == 20 && header.starts_with(MAGIC) => Ok(()),
+            _ if header.len() < 20 => Err("it is too short".into()),
+            _ => Err("it is no database of ocps".into()),
         }
     }
 
@@ -136,39 +109,31 @@ impl Place {
         if found <= known {
             return Ok(());
         }
-        Err(Fault::Open(OpenError::Refused(format!(
-            "the journal {} is of version {found}, which is newer than what this ocps knows ({known}): install a \
-             newer ocps, or move it away and its unfinished jobs are forgotten: {}",
-            self.path.display(),
+        Err(Fault::Refused(format!(
+            "is of version {found}, which is newer than what this ocps knows ({known}): install a newer ocps, or {}",
             move_away(&self.path)
-        ))))
+        )))
     }
 
     fn check_identity(&self, connection: &Connection) -> Result<(), Fault> {
-        let (number, simulated): (i32, bool) =
-            connection.query_row("SELECT sal_index, simulated FROM journal", [], |row| {
-                Ok((row.get(0)?, row.get(1)?))
-            })?;
-        let index = SalIndex::ALL.into_iter().find(|index| index.number() == number);
-        let index = index.ok_or_else(|| format!("{number} is no index of an OCPS"))?;
-        let found = Identity { index, simulated };
+        let query = "SELECT sal_index, simulated FROM journal";
+        let (number, simulated): (i32, bool) = connection.query_row(query, [], |row| row.try_into())?;
+        let found = Identity { index: SalIndex::parse(&number.to_string())?, simulated };
         if found == self.identity {
             return Ok(());
         }
-        Err(Fault::Open(OpenError::Refused(format!(
-            "the journal {} is that of {found}, and this is {}: give each instance its own state directory with \
-             --state-dir",
-            self.path.display(),
+        Err(Fault::Refused(format!(
+            "is that of {found}, and this is {}: give each instance its own state directory with --state-dir",
             self.identity
-        ))))
+        )))
     }
 
     fn create(&self) -> Result<(), Fault> {
-        if holds_something(&wal(&self.path)) {
+        if size(&wal(&self.path)) > 0 {
             return Err("it is missing, but what was written to it last is there".into());
         }
         self.make(|fresh| {
-            let mut connection = Connection::open_with_flags(fresh, flags())?;
+            let mut connection = Connection::open_with_flags(fresh, FLAGS)?;
             self.populate(&mut connection)?;
             Ok(connection)
         })
@@ -209,10 +174,10 @@ impl Place {
 
     /// Copies the journal to its place from a connection that still has its file open. Another file that was put there
     /// is kept under another name, which is returned.
-    pub(super) fn copy(&self, open: &Connection, files: &Files) -> Result<Option<PathBuf>, Fault> {
-        let (last, found) = (wal(&self.path), Files::of(&self.path));
+    pub(super) fn copy(&self, open: &Connection, files: Files) -> Result<Option<PathBuf>, Fault> {
+        let (last, [main_found, last_found]) = (wal(&self.path), self::files(&self.path));
         let other = beside(&self.path, ".replaced");
-        let is_ours = files.main.is_some() && found.main == files.main;
+        let is_ours = files[0].is_some() && main_found == files[0];
         let is_other = !is_ours && self.path.try_exists()?;
         if is_other {
             if other.try_exists()? {
@@ -224,13 +189,13 @@ impl Place {
         }
         if last.try_exists()? {
             // It must not be taken for what was committed to the copy.
-            let is_ours = files.wal.is_some() && found.wal == files.wal;
+            let is_ours = files[1].is_some() && last_found == files[1];
             if is_ours { fs::remove_file(&last)? } else { fs::rename(&last, wal(&other))? }
         }
         self.make(|fresh| {
             let fresh_name = fresh.to_str().ok_or_else(|| "its path is not UTF-8".to_owned())?;
             open.execute("VACUUM INTO ?", [fresh_name])?;
-            Ok(Connection::open_with_flags(fresh, flags())?)
+            Ok(Connection::open_with_flags(fresh, FLAGS)?)
         })?;
         Ok(is_other.then_some(other))
     }
@@ -246,11 +211,6 @@ pub(super) fn settle(connection: &Connection, limits: Limits) -> rusqlite::Resul
     connection.execute_batch(OPTIONS)?;
     let page_size: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
     connection.pragma_update(None, "max_page_count", limits.file_bytes.checked_div(page_size).unwrap_or(1))
-}
-
-/// Ends a transaction that was left open by an error, if there is one.
-pub(super) fn roll_back(connection: &Connection) -> Result<(), Fault> {
-    if connection.is_autocommit() { Ok(()) } else { Ok(connection.execute_batch("ROLLBACK")?) }
 }
 
 /// Closes a connection when all is well; the `-wal` file is gone then.
@@ -269,10 +229,6 @@ pub(super) const WHOLE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 pub(super) fn checkpoint(connection: &Connection, statement: &str) -> Result<(), Fault> {
     let busy: bool = connection.query_row(statement, [], |row| row.get(0))?;
     if busy { Err("another program uses it".into()) } else { Ok(()) }
-}
-
-fn flags() -> OpenFlags {
-    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::Null;
 use rusqlite::{Connection, Row, ToSql, Transaction, TransactionBehavior, named_params, params};
 
-use super::error::{Fault, OpenError};
-use super::format::{self, Plain, column, get, kind};
+use super::error::{Fault, OpenError, size, wal};
+use super::format::{self, EndForm, EntryForm, Plain, ResultForm, column, get, kind, text};
 use super::lock::Lock;
 use super::open::{self, Files, Place, QUIET, WHOLE};
 use super::schema::STEPS;
@@ -74,7 +74,8 @@ pub struct Sqlite {
     connection: Option<Connection>,
     /// Whether the last write failed.
     is_doubtful: bool,
-    notice: Option<String>,
+    /// What people should know of it: it was missing at the start, or was deleted since.
+    pub notice: Option<String>,
     /// How often the file was copied to its place again.
     copies: u32,
     /// Commands that ended or were seen since the old ones were looked for.
@@ -108,7 +109,7 @@ impl Sqlite {
         });
         let (connection, (recovered, runs)) = opened.map_err(|fault| fault.refusal(path))?;
         let mut store = Self::new(place, connection);
-        // The one that begins now was counted.
+        // The one that begins now is counted.
         store.runs = runs + 1;
         lock.as_mut().map(|lock| lock.note(store.runs));
         store.lock = lock;
@@ -137,7 +138,7 @@ impl Sqlite {
 
     fn new(place: Place, connection: Connection) -> Self {
         Self {
-            files: Files::of(&place.path),
+            files: open::files(&place.path),
             place,
             lock: None,
             runs: 1,
@@ -148,12 +149,6 @@ impl Sqlite {
             unlooked: 0,
             looked: None,
         }
-    }
-
-    /// What people should know of it: it was missing at the start, or was deleted since.
-    #[must_use]
-    pub fn notice(&self) -> Option<&str> {
-        self.notice.as_deref()
     }
 
     /// What a run that began now would be given: all that is unfinished, not confirmed, or suspected, the executes
@@ -178,12 +173,11 @@ impl Sqlite {
 
     /// The connection, if all is as it should be or can be made so.
     fn usable(&mut self) -> Result<&mut Connection, Fault> {
-        let found = Files::of(&self.place.path);
-        let is_replaced = found.main != self.files.main
-            // Nothing is in the `-wal` file of a journal that is not open that is not durable.
-            || (self.connection.is_some() && found.wal != self.files.wal);
+        let found = open::files(&self.place.path);
+        // Another `-wal` file is no harm while there is no connection.
+        let is_replaced = found[0] != self.files[0] || (self.connection.is_some() && found != self.files);
         // The `-wal` file is large if there were no quiet turns for long, or their checkpoints failed.
-        if self.is_doubtful || is_replaced || found.wal_bytes > WAL_MAX {
+        if self.is_doubtful || is_replaced || size(&wal(&self.place.path)) > WAL_MAX {
             self.repair(is_replaced)?;
             self.is_doubtful = false;
         }
@@ -193,7 +187,11 @@ impl Sqlite {
     /// Makes the connection fit for use after an error, or after the file was deleted or replaced.
     fn repair(&mut self, is_replaced: bool) -> Result<(), Fault> {
         if let Some(open) = self.connection.take() {
-            let mended = open::roll_back(&open).and_then(|()| open::checkpoint(&open, WHOLE));
+            if !open.is_autocommit() {
+                // An error left a transaction open; if it stays so, the checkpoint fails.
+                let _ = open.execute_batch("ROLLBACK");
+            }
+            let mended = open::checkpoint(&open, WHOLE);
             if is_replaced {
                 if let Err(fault) = self.copy(&open) {
                     // Only this connection can still read the file.
@@ -210,7 +208,7 @@ impl Sqlite {
             return Err(reason.into());
         }
         self.connection = Some(self.place.again()?);
-        self.files = Files::of(&self.place.path);
+        self.files = open::files(&self.place.path);
         Ok(())
     }
 
@@ -220,8 +218,8 @@ impl Sqlite {
             lock.renew()?;
             lock.note(self.runs);
         }
-        let other = self.place.copy(open, &self.files)?;
-        self.files = Files::of(&self.place.path);
+        let other = self.place.copy(open, self.files)?;
+        self.files = open::files(&self.place.path);
         self.copies = self.copies.saturating_add(1);
         let other = other.map(|other| format!("; what was in its place is now {}", other.display()));
         let notice = format!(
@@ -234,6 +232,20 @@ impl Sqlite {
         log::warn!("{notice}");
         self.notice = Some(notice);
         Ok(())
+    }
+
+    fn keep_up(&mut self, now: Tai) -> Result<Upkeep, Fault> {
+        let is_due = self.looked.is_none_or(|looked| (now.0 - looked.0).abs() >= LOOK_EVERY_S);
+        if is_due || self.unlooked >= LOOK_AFTER {
+            let limits = self.place.limits;
+            match self.transact(|transaction| forget(transaction, limits, now))? {
+                Upkeep::Done => (self.looked, self.unlooked) = (Some(now), 0),
+                Upkeep::More => return Ok(Upkeep::More),
+            }
+        }
+        // If this fails, what was committed is no less safe than before.
+        open::checkpoint(self.usable()?, QUIET)?;
+        Ok(Upkeep::Done)
     }
 
     /// Does something in one transaction.
@@ -274,36 +286,17 @@ impl Store for Sqlite {
     }
 }
 
-impl Sqlite {
-    fn keep_up(&mut self, now: Tai) -> Result<Upkeep, Fault> {
-        let is_due = self.looked.is_none_or(|looked| (now.0 - looked.0).abs() >= LOOK_EVERY_S);
-        if is_due || self.unlooked >= LOOK_AFTER {
-            let limits = self.place.limits;
-            match self.transact(|transaction| forget(transaction, limits, now))? {
-                Upkeep::Done => (self.looked, self.unlooked) = (Some(now), 0),
-                Upkeep::More => return Ok(Upkeep::More),
-            }
-        }
-        // If this fails, what was committed is no less safe than before.
-        open::checkpoint(self.usable()?, QUIET)?;
-        Ok(Upkeep::Done)
-    }
-}
-
 /// What the journal held in a previous run, of which the lock file knows.
 fn lost_before(path: &Path, runs: i64, noted: i64) -> Option<String> {
-    let path = path.display();
-    let lost = if runs >= noted {
-        return None;
-    } else if runs == 0 {
-        format!("the journal {path} is missing, although there was one: what it held is forgotten")
-    } else {
-        format!(
-            "the journal {path} is an old copy ({runs} runs, but there were {noted}): what was accepted since is forgotten"
-        )
+    let lost = match runs {
+        _ if runs >= noted => return None,
+        0 => "missing, although there was one: what it held".to_owned(),
+        _ => format!("an old copy ({runs} runs, but there were {noted}): what was accepted since"),
     };
     Some(format!(
-        "{lost}, except for jobs that still run at the execution service, which the first start looks for"
+        "the journal {} is {lost} is forgotten, except for jobs that still run at the execution service, which the \
+         first start looks for",
+        path.display()
     ))
 }
 
@@ -318,7 +311,7 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
     };
     match record {
         Record::Accepted(entry) => {
-            let (key, document) = (entry.key.plain(), format::document(entry)?);
+            let (key, document) = (entry.key.plain(), text(|json| EntryForm::serialize(entry, json))?);
             let (boot, uptime) =
                 entry.uptime.map(|uptime| (uptime.boot.plain(), uptime.since.plain())).unzip();
             execute(
@@ -331,10 +324,12 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
         Record::Created { key, job_id } => set(key, "job_id", &job_id.as_str()),
         Record::Suspected { key, until } => set(key, "suspected", &column(*until)),
         Record::Cleared { key } => set(key, "suspected", &Null),
-        Record::Ended { key, end } => execute(
-            "UPDATE commands SET ended = ?, ending = ?, result = ? WHERE key = ?",
-            params![column(end.at), format::ending(end)?, format::result(end)?, key.plain()],
-        ),
+        Record::Ended { key, end } => {
+            let result = end.result.as_ref().map(|result| text(|json| ResultForm::serialize(result, json)));
+            set(key, "result", &result.transpose()?)?;
+            set(key, "ending", &text(|json| EndForm::serialize(end, json))?)?;
+            set(key, "ended", &column(end.at))
+        }
         Record::Said(Receipt { key, what: Owed::Result }) => set(key, "said_result", &true),
         Record::Said(Receipt { key, what: Owed::Ack }) => set(key, "said_ack", &true),
         Record::Seen { sender: Sender { via: _, identity, origin, seq_num, sent }, at } => execute(
@@ -356,15 +351,7 @@ fn forget(transaction: &Transaction<'_>, limits: Limits, now: Tai) -> Result<Upk
     transaction.execute("DELETE FROM seen WHERE number <= (SELECT max(number) FROM seen) - ?", [SEEN_MAX])?;
     let number = |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let used = (number("page_count")? - number("freelist_count")?).saturating_mul(number("page_size")?);
-    // All that is needed of a command is in an index.
-    let mut statement = transaction.prepare_cached(
-        "DELETE FROM commands WHERE key IN (
-           SELECT key FROM (
-             SELECT key, ended, row_number() OVER (ORDER BY key DESC) AS place FROM commands WHERE settled = 1)
-           WHERE (place > :rows OR (place > :least AND ended < :expired))
-             AND key NOT IN (SELECT key FROM commands WHERE suspected IS NOT NULL)
-           ORDER BY key LIMIT :most)",
-    )?;
+    let mut statement = transaction.prepare_cached(include_str!("forget.sql"))?;
     let forgotten = statement.execute(named_params! {
         ":rows": if used > limits.history_bytes { 0 } else { limits.history_rows },
         ":least": limits.history_least,
@@ -374,24 +361,8 @@ fn forget(transaction: &Transaction<'_>, limits: Limits, now: Tai) -> Result<Upk
     Ok(if forgotten < FORGOTTEN_AT_ONCE { Upkeep::Done } else { Upkeep::More })
 }
 
-/// All that is unfinished, not confirmed, or suspected; what is known of jobs whose abort is unfinished, however old it
-/// is; and the last of those that are settled, within bounds. (`+settled` is found without the index, by key.)
-const COMMANDS: &str = "
-SELECT * FROM commands WHERE key IN (
-  SELECT key FROM commands WHERE settled = 0
-  UNION
-  SELECT key FROM commands WHERE suspected IS NOT NULL
-  UNION
-  SELECT key FROM commands WHERE kind = 'execute' AND job_id IN (
-    SELECT json_extract(document, '$.work.abort.job_id') FROM commands
-    WHERE settled = 0 AND ended IS NULL AND kind = 'abort_job')
-  UNION
-  SELECT key FROM (
-    SELECT key, sum(bytes) OVER (ORDER BY key DESC) AS bytes FROM (
-      SELECT key, octet_length(document) + coalesce(octet_length(result), 0) AS bytes
-      FROM commands WHERE +settled = 1 ORDER BY key DESC LIMIT :most))
-  WHERE bytes <= :bytes)
-ORDER BY key";
+/// What is recovered.
+const COMMANDS: &str = include_str!("recover.sql");
 
 fn recover(connection: &Connection) -> Result<Recovered, Fault> {
     let seen = "SELECT * FROM (SELECT * FROM seen ORDER BY number DESC LIMIT :most) ORDER BY number";

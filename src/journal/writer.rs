@@ -6,7 +6,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::format;
 use super::store::{Store, Upkeep};
 use crate::csc::record::{Awaited, Record};
 use crate::csc::time::Time;
@@ -15,6 +14,8 @@ use crate::csc::time::Time;
 const GROUP_RECORDS: usize = 1000;
 /// Most bytes in one commit, estimated, unless a single batch has more.
 const GROUP_BYTES: usize = 4 << 20;
+/// What a record takes in memory beside its texts, in bytes; an estimate.
+const RECORD_BYTES: usize = 256;
 /// Time until the first retry, and the least between two of them when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The most between two retries; each takes twice as long to come as the one before.
@@ -47,10 +48,13 @@ pub struct Writer<S> {
     /// Where they are written; what a crash would leave.
     pub store: S,
     waiting: VecDeque<Batch>,
-    load: Load,
-    trouble: Option<Trouble>,
+    /// How much waits to be written.
+    pub load: Load,
+    /// Why nothing can be written at present.
+    pub trouble: Option<Trouble>,
     upkeep_at: Duration,
-    upkeep_problem: Option<String>,
+    /// Why the last upkeep failed: all is durable, but the files grow.
+    pub upkeep_problem: Option<String>,
     /// Since when there is something for upkeep to do.
     unkept_since: Option<Duration>,
 }
@@ -88,7 +92,8 @@ pub struct Batch {
 
 impl From<Vec<Record>> for Batch {
     fn from(records: Vec<Record>) -> Self {
-        let bytes = records.iter().map(format::weight).sum();
+        // A record's text for people has all its texts in it.
+        let bytes = records.iter().map(|record| RECORD_BYTES + format!("{record:?}").len()).sum();
         Self { load: Load { records: records.len(), bytes }, records, failure_reported: false }
     }
 }
@@ -139,19 +144,18 @@ impl<S: Store> Writer<S> {
     pub fn turn(&mut self, now: Time) -> Vec<Report> {
         let write = self.write_at().is_some_and(|at| at <= now.mono);
         let patient = self.unkept_since.is_none_or(|since| now.mono < since + UPKEEP_PATIENCE);
-        let upkeep = self.trouble.is_none() && self.upkeep_at <= now.mono && (!write || !patient);
-        if upkeep {
+        if self.trouble.is_none() && self.upkeep_at <= now.mono && (!write || !patient) {
             self.upkeep(now);
-            Vec::new()
-        } else if write {
-            if self.trouble.is_some() {
-                // It may make room; if it does not, the commit says why.
-                let _ = self.store.upkeep(now.tai);
-            }
-            self.write(now.mono)
-        } else {
-            Vec::new()
+            return Vec::new();
         }
+        if !write {
+            return Vec::new();
+        }
+        if self.trouble.is_some() {
+            // It may make room; if it does not, the commit says why.
+            let _ = self.store.upkeep(now.tai);
+        }
+        self.write(now.mono)
     }
 
     /// Writes all that waits, without patience: it is the end.
@@ -168,24 +172,6 @@ impl<S: Store> Writer<S> {
             }
         }
         (reports, Ok(()))
-    }
-
-    /// How much waits to be written.
-    #[must_use]
-    pub fn load(&self) -> Load {
-        self.load
-    }
-
-    /// Why nothing can be written at present.
-    #[must_use]
-    pub fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref()
-    }
-
-    /// Why the last upkeep failed: all is durable, but the files grow.
-    #[must_use]
-    pub fn upkeep_problem(&self) -> Option<&str> {
-        self.upkeep_problem.as_deref()
     }
 
     /// When to write; none while nothing waits.

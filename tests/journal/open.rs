@@ -142,7 +142,10 @@ fn what_is_no_whole_journal_is_refused_and_never_replaced() {
             "CREATE TRIGGER t AFTER INSERT ON seen BEGIN DELETE FROM commands; END",
             "its tables are not those of a journal",
         ),
-        ("UPDATE journal SET sal_index = 7", "7 is no index of an OCPS"),
+        (
+            "UPDATE journal SET sal_index = 7",
+            "unknown index \"7\": 1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA)",
+        ),
         ("UPDATE journal SET last_key = -1", "-1 is no key"),
         ("UPDATE journal SET last_key = 9223372036854775807", "9223372036854775807 is no key"),
         ("UPDATE commands SET boot = 'abc', uptime = NULL", "command 1: only a part of its uptime is there"),
@@ -236,7 +239,7 @@ fn what_the_system_does_not_allow_is_no_damage() {
         ),
         (
             dir.path().join(""),
-            "cannot be used: it is no file: choose another state directory with --state-dir",
+            "cannot be used: Is a directory (os error 21): choose another state directory with --state-dir",
         ),
     ];
     for (path, expected) in cases {

@@ -112,7 +112,7 @@ fn all_that_waits_is_written_together() {
     }
     assert_eq!(rig.turn(), [durable(&[1, 2, 3])]);
     assert_eq!(rig.writer.store.tried, [6]);
-    assert_eq!((rig.writer.load().records, rig.writer.load().bytes), (0, 0));
+    assert_eq!((rig.writer.load.records, rig.writer.load.bytes), (0, 0));
 }
 
 #[test]
@@ -135,11 +135,11 @@ fn what_cannot_be_written_is_reported_once_and_tried_ever_more_rarely() {
     assert_eq!(rig.run(20_000), [(0, failed())]);
     // At 0, 0.25, 0.75, 1.75, 3.75, 7.75 and 15.75 s.
     assert_eq!(rig.writer.store.tried.len(), 7);
-    assert_eq!(rig.writer.trouble().map(|trouble| trouble.since), Some(Duration::ZERO));
+    assert_eq!(rig.writer.trouble.as_ref().map(|trouble| trouble.since), Some(Duration::ZERO));
     assert_eq!(rig.run(10_000), []);
     rig.disk(Disk::Well);
     assert_eq!(rig.run(10_000), [(35_750, Report::Back), (35_750, durable(&[1]))]);
-    assert_eq!(rig.writer.trouble(), None);
+    assert_eq!(rig.writer.trouble, None);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn a_crash_leaves_whole_turns_in_order_and_all_that_was_said_to_be_durable() {
         if live {
             rig.disk(Disk::Well);
             rig.run(10_000);
-            assert_eq!((rig.writer.load().records, rig.writer.trouble()), (0, None), "seed {seed}");
+            assert_eq!((rig.writer.load.records, rig.writer.trouble), (0, None), "seed {seed}");
             safe = models.len() - 1;
         }
         let found = bits(&rig.writer.store.store.recover().unwrap());
