@@ -51,7 +51,7 @@ impl From<&str> for Fault {
 }
 
 impl Fault {
-    /// What kind of trouble of the system's it is; none if the file itself is wrong.
+    /// The kind of the system's error; none if the file itself is wrong.
     fn kind(&self) -> Option<ErrorKind> {
         let code = match self {
             Self::Io(error) => return Some(error.kind()),

@@ -253,7 +253,7 @@ impl Worker {
         let mut status = lock(&self.status);
         status.waiting = status.waiting.minus(written);
         status.problem =
-            self.writer.trouble.as_ref().map(|trouble| (trouble.reason.clone(), self.epoch + trouble.since));
+            self.writer.failure.as_ref().map(|failure| (failure.reason.clone(), self.epoch + failure.since));
         status.upkeep_problem = self.writer.upkeep_problem.clone();
         status.notice = self.writer.store.notice.clone();
         let begun = status.busy_since.take();

@@ -1,7 +1,7 @@
 //! The journal in SQLite.
 //!
 //! A commit is one transaction, which is on the disk when it returns (WAL, `synchronous=FULL`). Checkpoints and
-//! the forgetting of old commands are left to [`Store::upkeep`], for quiet turns. After an error, nothing more is
+//! the pruning of old commands are left to [`Store::upkeep`], for quiet turns. After an error, nothing more is
 //! written before all that was committed has been brought to the main file: what the system says of a page whose
 //! sync failed once is not to be relied on. A file that is deleted or replaced is copied to its place again: the open
 //! connection can still read it.
@@ -25,12 +25,12 @@ use crate::csc::time::Tai;
 /// Most bytes of the commands that are read at the start although they are settled, so that large results do not fill
 /// the memory.
 const HISTORY_BYTES: i64 = 64 << 20;
-/// Most commands that are forgotten in one turn of upkeep.
-const FORGOTTEN_AT_ONCE: usize = 200;
-/// After how many commands that ended or were seen the old ones are looked for.
-const LOOK_AFTER: usize = 1000;
-/// After what time too, in seconds.
-const LOOK_EVERY_S: f64 = 3600.0;
+/// Most commands that are pruned in one turn of upkeep.
+const PRUNED_AT_ONCE: usize = 200;
+/// Ended or seen commands between two prunings.
+const PRUNE_AFTER: usize = 1000;
+/// Time between two prunings at most, in seconds.
+const PRUNE_EVERY_S: f64 = 3600.0;
 /// How large the `-wal` file may grow between quiet turns, in bytes.
 const WAL_MAX: u64 = 64 << 20;
 
@@ -70,17 +70,17 @@ pub struct Sqlite {
     runs: i64,
     /// As they were when the connection was opened.
     files: Files,
-    /// None after trouble that another connection may be free of.
+    /// None after an error that another connection may be free of.
     connection: Option<Connection>,
     /// Whether the last write failed.
-    is_doubtful: bool,
+    needs_repair: bool,
     /// What people should know of it: it was missing at the start, or was deleted since.
     pub notice: Option<String>,
     /// How often the file was copied to its place again.
     copies: u32,
-    /// Commands that ended or were seen since the old ones were looked for.
-    unlooked: usize,
-    looked: Option<Tai>,
+    last_prune: Option<Tai>,
+    /// Ended or seen commands since then.
+    since_prune: usize,
 }
 
 impl Sqlite {
@@ -98,13 +98,13 @@ impl Sqlite {
     ) -> Result<(Self, Recovered), OpenError> {
         let noted = lock.as_ref().map_or(0, Lock::runs);
         let place = Place { path: path.to_owned(), identity, limits, steps: STEPS };
-        let opened = place.first(|transaction| {
+        let opened = place.open_first(|transaction| {
             let runs = transaction.query_row("SELECT lives FROM journal", [], |row| row.get(0))?;
             if runs < noted {
                 transaction.execute("UPDATE journal SET searched = 0", [])?;
             }
             let recovered = recover(transaction)?;
-            forget(transaction, limits, now)?;
+            prune(transaction, limits, now)?;
             Ok((recovered, runs))
         });
         let (connection, (recovered, runs)) = opened.map_err(|fault| fault.refusal(path))?;
@@ -128,7 +128,7 @@ impl Sqlite {
         let place = Place { path: PathBuf::from(":memory:"), identity, limits, steps: STEPS };
         let open = || {
             let mut connection = Connection::open_in_memory()?;
-            open::settle(&connection, limits)?;
+            open::set_options(&connection, limits)?;
             place.populate(&mut connection)?;
             Ok(connection)
         };
@@ -143,11 +143,11 @@ impl Sqlite {
             lock: None,
             runs: 1,
             connection: Some(connection),
-            is_doubtful: false,
+            needs_repair: false,
             notice: None,
             copies: 0,
-            unlooked: 0,
-            looked: None,
+            since_prune: 0,
+            last_prune: None,
         }
     }
 
@@ -177,9 +177,9 @@ impl Sqlite {
         // Another `-wal` file is no harm while there is no connection.
         let is_replaced = found[0] != self.files[0] || (self.connection.is_some() && found != self.files);
         // The `-wal` file is large if there were no quiet turns for long, or their checkpoints failed.
-        if self.is_doubtful || is_replaced || size(&wal(&self.place.path)) > WAL_MAX {
+        if self.needs_repair || is_replaced || size(&wal(&self.place.path)) > WAL_MAX {
             self.repair(is_replaced)?;
-            self.is_doubtful = false;
+            self.needs_repair = false;
         }
         self.connection.as_mut().ok_or_else(|| "it is not open".into())
     }
@@ -207,7 +207,7 @@ impl Sqlite {
             let reason = "the file was deleted or replaced while its disk did not work: restart ocps";
             return Err(reason.into());
         }
-        self.connection = Some(self.place.again()?);
+        self.connection = Some(self.place.reopen()?);
         self.files = open::files(&self.place.path);
         Ok(())
     }
@@ -235,11 +235,11 @@ impl Sqlite {
     }
 
     fn keep_up(&mut self, now: Tai) -> Result<Upkeep, Fault> {
-        let is_due = self.looked.is_none_or(|looked| (now.0 - looked.0).abs() >= LOOK_EVERY_S);
-        if is_due || self.unlooked >= LOOK_AFTER {
+        let is_due = self.last_prune.is_none_or(|last| (now.0 - last.0).abs() >= PRUNE_EVERY_S);
+        if is_due || self.since_prune >= PRUNE_AFTER {
             let limits = self.place.limits;
-            match self.transact(|transaction| forget(transaction, limits, now))? {
-                Upkeep::Done => (self.looked, self.unlooked) = (Some(now), 0),
+            match self.transact(|transaction| prune(transaction, limits, now))? {
+                Upkeep::Done => (self.last_prune, self.since_prune) = (Some(now), 0),
                 Upkeep::More => return Ok(Upkeep::More),
             }
         }
@@ -257,7 +257,7 @@ impl Sqlite {
             Ok(done)
         };
         let result = self.usable().and_then(transact);
-        self.is_doubtful = result.is_err();
+        self.needs_repair = result.is_err();
         result
     }
 }
@@ -265,7 +265,7 @@ impl Sqlite {
 impl Store for Sqlite {
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
         let counts = |record: &&&Record| matches!(record, Record::Ended { .. } | Record::Seen { .. });
-        self.unlooked += records.iter().filter(counts).count();
+        self.since_prune += records.iter().filter(counts).count();
         let apply = |transaction: &Transaction<'_>| {
             records.iter().try_for_each(|record| apply_record(transaction, record))
         };
@@ -275,8 +275,8 @@ impl Store for Sqlite {
             result = self.transact(apply).or(result);
         }
         if result.is_err() {
-            // There may be no room because of what can be forgotten.
-            self.looked = None;
+            // There may be no room because of what can be pruned.
+            self.last_prune = None;
         }
         result.map_err(|fault| fault.reason(&self.place.path))
     }
@@ -344,21 +344,21 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
     }
 }
 
-/// Forgets a bounded part of what need not be kept any more, the first commands first.
+/// Deletes a bounded part of what need not be kept any more, the first commands first.
 ///
 /// The clock may be wrong: the last commands are kept whatever their age.
-fn forget(transaction: &Transaction<'_>, limits: Limits, now: Tai) -> Result<Upkeep, Fault> {
+fn prune(transaction: &Transaction<'_>, limits: Limits, now: Tai) -> Result<Upkeep, Fault> {
     transaction.execute("DELETE FROM seen WHERE number <= (SELECT max(number) FROM seen) - ?", [SEEN_MAX])?;
     let number = |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let used = (number("page_count")? - number("freelist_count")?).saturating_mul(number("page_size")?);
-    let mut statement = transaction.prepare_cached(include_str!("forget.sql"))?;
-    let forgotten = statement.execute(named_params! {
+    let mut statement = transaction.prepare_cached(include_str!("prune.sql"))?;
+    let pruned = statement.execute(named_params! {
         ":rows": if used > limits.history_bytes { 0 } else { limits.history_rows },
         ":least": limits.history_least,
         ":expired": now.0 - limits.history.as_secs_f64(),
-        ":most": FORGOTTEN_AT_ONCE,
+        ":most": PRUNED_AT_ONCE,
     })?;
-    Ok(if forgotten < FORGOTTEN_AT_ONCE { Upkeep::Done } else { Upkeep::More })
+    Ok(if pruned < PRUNED_AT_ONCE { Upkeep::Done } else { Upkeep::More })
 }
 
 /// What is recovered.

@@ -51,7 +51,7 @@ pub struct Writer<S> {
     /// How much waits to be written.
     pub load: Load,
     /// Why nothing can be written at present.
-    pub trouble: Option<Trouble>,
+    pub failure: Option<Failure>,
     upkeep_at: Duration,
     /// Why the last upkeep failed: all is durable, but the files grow.
     pub upkeep_problem: Option<String>,
@@ -100,7 +100,7 @@ impl From<Vec<Record>> for Batch {
 
 /// Why nothing can be written at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Failure {
     /// Why, in one line.
     pub reason: String,
     /// Since when.
@@ -116,7 +116,7 @@ impl<S: Store> Writer<S> {
             store,
             waiting: VecDeque::new(),
             load: Load::default(),
-            trouble: None,
+            failure: None,
             upkeep_at: QUIET,
             upkeep_problem: None,
             unkept_since: None,
@@ -133,7 +133,7 @@ impl<S: Store> Writer<S> {
     /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
     #[must_use]
     pub fn wake_at(&self) -> Duration {
-        match (self.write_at(), &self.trouble) {
+        match (self.write_at(), &self.failure) {
             (Some(at), Some(_)) => at,
             (Some(at), None) => at.min(self.upkeep_at),
             (None, _) => self.upkeep_at,
@@ -144,14 +144,14 @@ impl<S: Store> Writer<S> {
     pub fn turn(&mut self, now: Time) -> Vec<Report> {
         let write = self.write_at().is_some_and(|at| at <= now.mono);
         let patient = self.unkept_since.is_none_or(|since| now.mono < since + UPKEEP_PATIENCE);
-        if self.trouble.is_none() && self.upkeep_at <= now.mono && (!write || !patient) {
+        if self.failure.is_none() && self.upkeep_at <= now.mono && (!write || !patient) {
             self.upkeep(now);
             return Vec::new();
         }
         if !write {
             return Vec::new();
         }
-        if self.trouble.is_some() {
+        if self.failure.is_some() {
             // It may make room; if it does not, the commit says why.
             let _ = self.store.upkeep(now.tai);
         }
@@ -166,8 +166,8 @@ impl<S: Store> Writer<S> {
         let mut reports = Vec::new();
         while !self.waiting.is_empty() {
             reports.extend(self.write(now.mono));
-            if let Some(trouble) = &self.trouble {
-                let lost = format!("{} records were not written: {}", self.load.records, trouble.reason);
+            if let Some(failure) = &self.failure {
+                let lost = format!("{} records were not written: {}", self.load.records, failure.reason);
                 return (reports, Err(lost));
             }
         }
@@ -177,10 +177,10 @@ impl<S: Store> Writer<S> {
     /// When to write; none while nothing waits.
     fn write_at(&self) -> Option<Duration> {
         let last = self.waiting.back()?;
-        Some(match &self.trouble {
+        Some(match &self.failure {
             None => Duration::ZERO,
-            Some(trouble) if last.failure_reported => trouble.tried + trouble.pause,
-            Some(trouble) => trouble.tried + RETRY_MIN,
+            Some(failure) if last.failure_reported => failure.tried + failure.pause,
+            Some(failure) => failure.tried + RETRY_MIN,
         })
     }
 
@@ -213,17 +213,17 @@ impl<S: Store> Writer<S> {
         }
         let since = *self.unkept_since.get_or_insert(now);
         self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
-        let back = self.trouble.take().map(|_| Report::Back);
+        let back = self.failure.take().map(|_| Report::Back);
         let durable = (!awaited.is_empty()).then_some(Report::Durable(awaited));
         back.into_iter().chain(durable).collect()
     }
 
     fn failed(&mut self, reason: String, now: Duration) -> Vec<Report> {
-        let (since, pause) = match &self.trouble {
+        let (since, pause) = match &self.failure {
             None => (now, RETRY_MIN),
-            Some(trouble) => (trouble.since, (trouble.pause * 2).min(RETRY_MAX)),
+            Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX)),
         };
-        self.trouble = Some(Trouble { reason: reason.clone(), since, tried: now, pause });
+        self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause });
         // None of what waits can be written before what failed.
         let news = self.waiting.iter_mut().filter(|batch| !batch.failure_reported);
         let news = news.map(|batch| batch.failure_reported = true).count();

@@ -44,7 +44,7 @@ fn turn(rng: &mut Rng, keys: &mut u64) -> Vec<Record> {
 }
 
 /// Copies of both files after any commit, with the last bytes of the `-wal` file cut off anywhere: what a disk may hold
-/// that was told to write the next commits and did not finish.
+/// that was writing the next commits and did not finish.
 #[test]
 fn after_a_power_loss_all_is_there_that_was_committed_before() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Disks that are full, broken or slow: what waits is kept, said to have failed, and written when the disk is back.
+//! Disks that are full, broken or slow: what waits is kept, reported as failed, and written when the disk works again.
 
 use std::env;
 use std::fs;
@@ -244,7 +244,7 @@ fn in_a_process_with_a_bad_disk() {
     std::process::exit(0);
 }
 
-/// What a life after a crash would find.
+/// What a run after a crash would find.
 fn crashed(path: &Path) -> Vec<u64> {
     let copy = tempfile::tempdir().unwrap();
     let name = path.file_name().unwrap();
@@ -290,7 +290,7 @@ fn a_journal_that_is_deleted_moved_or_replaced_is_made_complete_again() {
     fs::remove_dir_all(&state).unwrap();
     await_copy(&journal, 2);
     assert_eq!(crashed(&path), [1, 2, 3]);
-    // Nobody else can take it meanwhile.
+    // No other daemon can take it meanwhile.
     let error = Journal::open(&path, OURS, sample::limits()).unwrap_err().to_string();
     assert!(error.contains("is in use by another instance"), "{error}");
 
@@ -311,7 +311,7 @@ fn a_journal_that_is_deleted_moved_or_replaced_is_made_complete_again() {
     assert_eq!(next(&journal), durable(&[5]));
     journal.close(PATIENCE).unwrap();
     assert_eq!(keys_in(&path), [1, 2, 3, 4, 5]);
-    // It is no other one to the next life.
+    // For the next run it is the same one.
     let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
     assert_eq!((journal.status().notice, recovered.last_key), (None, 5));
     journal.close(PATIENCE).unwrap();

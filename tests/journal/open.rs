@@ -215,7 +215,7 @@ fn what_was_committed_last_belongs_to_its_journal() {
     fs::write(&wal, &last).unwrap();
     change(&path, "");
     fs::write(&wal, &last).unwrap();
-    // A crash left both, and somebody moved only one away.
+    // A crash left both, and only one was moved away.
     fs::remove_file(&path).unwrap();
     assert_eq!(
         refusal(&path),
@@ -280,12 +280,12 @@ fn refusal_of_used(path: &Path) -> String {
 }
 
 #[test]
-fn a_journal_that_is_missing_or_old_is_missed() {
+fn a_missing_or_old_journal_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.db");
     let copy = dir.path().join("copy.db");
-    // One life: whether jobs may run that it does not know, and what people should know of it.
-    let live = || {
+    // One run: whether jobs may run that it does not know, and what people should know of it.
+    let run = || {
         let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
         let unsearched = recovered.unsearched;
         let notice = journal.status().notice;
@@ -293,24 +293,24 @@ fn a_journal_that_is_missing_or_old_is_missed() {
         journal.close(PATIENCE).unwrap();
         (unsearched, notice)
     };
-    assert_eq!(live(), (true, None));
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (true, None));
+    assert_eq!(run(), (false, None));
     fs::copy(&path, &copy).unwrap();
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (false, None));
     fs::copy(&copy, &path).unwrap();
-    let (unsearched, notice) = live();
+    let (unsearched, notice) = run();
     let shown = path.display();
     let rest = "except for jobs that still run at the execution service, which the first start looks for";
     let expected = format!(
         "the journal {shown} is an old copy (2 runs, but there were 3): what was accepted since is forgotten, {rest}"
     );
     assert_eq!((unsearched, notice), (true, Some(expected)));
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (false, None));
     fs::remove_file(&path).unwrap();
     let expected =
         format!("the journal {shown} is missing, although there was one: what it held is forgotten, {rest}");
-    assert_eq!(live(), (true, Some(expected)));
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (true, Some(expected)));
+    assert_eq!(run(), (false, None));
 }
 
 /// The form of version 1 is kept for ever: a journal of it, which holds one of each, opens and says the same.
@@ -324,7 +324,7 @@ fn the_journal_of_the_first_version_opens() {
     store.close().unwrap();
 }
 
-/// All rows but the times at which commands were seen, which nobody needs again.
+/// All rows but the times at which commands were seen, which are not needed again.
 fn rows(path: &Path) -> Vec<String> {
     let connection = Connection::open(path).unwrap();
     let queries = [

@@ -161,13 +161,13 @@ fn accepted(key: u64) -> Record {
     Record::Accepted(Box::new(sample::entry(&mut Rng::with_seed(key), EntryKey(key))))
 }
 
-fn ended(key: u64, days_ago: f64, owes: bool) -> Record {
+fn ended(key: u64, days_ago: f64, has_result: bool) -> Record {
     let mut rng = Rng::with_seed(key);
     let job_id = sample::job_id(&mut rng);
     let known = ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Completed };
     let result = JobResult { job_id, exit_code: ExitCode::Completed, result: known };
     let at = Tai(NOW.0 - days_ago * DAY_S);
-    let end = End { at, result: owes.then_some(result), ack: Ack::Complete, problem: None };
+    let end = End { at, result: has_result.then_some(result), ack: Ack::Complete, problem: None };
     Record::Ended { key: EntryKey(key), end: Box::new(end) }
 }
 
@@ -175,7 +175,7 @@ fn said(key: u64, what: Owed) -> Record {
     Record::Said(Receipt { key: EntryKey(key), what })
 }
 
-/// A command that ended and owes nothing.
+/// A command that ended and whose result and ack were delivered.
 pub(crate) fn settled(key: u64, days_ago: f64) -> Vec<Record> {
     vec![accepted(key), ended(key, days_ago, true), said(key, Owed::Result), said(key, Owed::Ack)]
 }
@@ -191,7 +191,7 @@ fn keys(store: &Sqlite) -> Vec<u64> {
 }
 
 #[test]
-fn only_what_is_over_and_done_with_is_forgotten_and_keys_never_go_back() {
+fn only_settled_commands_are_pruned_and_keys_never_go_back() {
     let limits = Limits { history_least: 0, ..sample::limits() };
     let mut store = Sqlite::in_memory(OURS, limits).unwrap();
     // However long ago.
@@ -221,7 +221,7 @@ fn only_what_is_over_and_done_with_is_forgotten_and_keys_never_go_back() {
 }
 
 #[test]
-fn history_is_bounded_in_rows_and_bytes_and_forgotten_in_small_parts() {
+fn history_is_bounded_in_rows_and_bytes_and_pruned_in_small_parts() {
     let limits = Limits { history_rows: 500, ..sample::limits() };
     let mut store = Sqlite::in_memory(OURS, limits).unwrap();
     let records: Vec<Record> = (1..=1000).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
@@ -260,14 +260,14 @@ fn a_clock_ten_years_ahead_erases_nothing_that_can_be_shown() {
 }
 
 #[test]
-fn a_new_life_reads_the_last_thousand_and_all_that_is_open() {
+fn a_new_run_reads_the_last_thousand_and_all_that_is_unfinished() {
     let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
     commit(&mut store, &(1..=10).map(accepted).collect::<Vec<_>>());
     let records: Vec<Record> = (11..=1510).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
     commit(&mut store, &records);
     let expected: Vec<u64> = (1..=10).chain(511..=1510).collect();
     assert_eq!(keys(&store), expected);
-    // However old it is, what was told of a job that is being aborted.
+    // What is known of a job that is being aborted, however old it is.
     let job_id = JobId::parse("old").unwrap();
     commit(&mut store, &[Record::Created { key: EntryKey(20), job_id: job_id.clone() }]);
     assert_eq!(keys(&store), expected);

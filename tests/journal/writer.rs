@@ -1,4 +1,4 @@
-//! When it is written and what is said of it, in virtual time, with a store whose disk fails and comes back.
+//! When it is written and what is reported, in virtual time, with a store whose disk fails and comes back.
 
 use std::time::Duration;
 
@@ -135,11 +135,11 @@ fn what_cannot_be_written_is_reported_once_and_tried_ever_more_rarely() {
     assert_eq!(rig.run(20_000), [(0, failed())]);
     // At 0, 0.25, 0.75, 1.75, 3.75, 7.75 and 15.75 s.
     assert_eq!(rig.writer.store.tried.len(), 7);
-    assert_eq!(rig.writer.trouble.as_ref().map(|trouble| trouble.since), Some(Duration::ZERO));
+    assert_eq!(rig.writer.failure.as_ref().map(|failure| failure.since), Some(Duration::ZERO));
     assert_eq!(rig.run(10_000), []);
     rig.disk(Disk::Well);
     assert_eq!(rig.run(10_000), [(35_750, Report::Back), (35_750, durable(&[1]))]);
-    assert_eq!(rig.writer.trouble, None);
+    assert_eq!(rig.writer.failure, None);
 }
 
 #[test]
@@ -202,9 +202,9 @@ fn at_the_end_all_is_written_without_patience() {
     assert_eq!(result.unwrap_err(), "1 records were not written: the disk is full");
 }
 
-/// Random turns, faults and crashes: what is found is what some number of turns left, no less than was said.
+/// Random turns, faults and crashes: what is found is what some number of turns left, no less than was reported.
 #[test]
-fn a_crash_leaves_whole_turns_in_order_and_all_that_was_said_to_be_durable() {
+fn a_crash_leaves_whole_turns_in_order_and_all_that_was_reported_as_durable() {
     for seed in 0..300 {
         let mut rng = Rng::with_seed(seed);
         let mut rig = Rig::new();
@@ -249,7 +249,7 @@ fn a_crash_leaves_whole_turns_in_order_and_all_that_was_said_to_be_durable() {
         if live {
             rig.disk(Disk::Well);
             rig.run(10_000);
-            assert_eq!((rig.writer.load.records, rig.writer.trouble), (0, None), "seed {seed}");
+            assert_eq!((rig.writer.load.records, rig.writer.failure), (0, None), "seed {seed}");
             safe = models.len() - 1;
         }
         let found = bits(&rig.writer.store.store.recover().unwrap());

@@ -129,7 +129,7 @@ const ENDLESS: &str = "DROP TABLE journal;
     CREATE VIEW journal AS WITH RECURSIVE r(sal_index, simulated) AS
       (SELECT 7, 7 UNION ALL SELECT sal_index + 1, 7 FROM r) SELECT * FROM r WHERE sal_index < 0";
 
-/// A journal that somebody changed so.
+/// A journal that was changed so.
 fn file_of(sql: &str) -> Vec<u8> {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("journal.db");
@@ -177,7 +177,7 @@ fn hostile_rows(rows: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let row = |document: &str, state: &str| join(&[document, "", "", "", &identity, state]);
     let long = "x".repeat(5_000);
     let begin = |key: &str| document.replacen('{', &format!(r#"{{"{key}":0,"#), 1);
-    // The next poll would be too far away to be told.
+    // The time of the next poll could not be expressed.
     let seldom = document.replace(r#""secs":704"#, r#""secs":18446744073709551615"#);
     assert_ne!(seldom, document);
     vec![

@@ -1,4 +1,4 @@
--- Forgets some of the settled commands that are too many or too old, the first ones first. An index holds all that is
+-- Deletes some of the settled commands that are too many or too old, the first ones first. An index holds all that is
 -- needed of them for that.
 DELETE FROM commands WHERE key IN (
   SELECT key FROM (
