@@ -5,7 +5,10 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use rusqlite::ErrorCode;
+use rusqlite::ErrorCode::{
+    CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory,
+    PermissionDenied, ReadOnly, SystemIoFailure,
+};
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 /// Longest quotation of what a journal says, in characters.
@@ -55,20 +58,16 @@ impl Fault {
     fn kind(&self) -> Option<ErrorKind> {
         let code = match self {
             Self::Io(error) => return Some(error.kind()),
-            Self::Sql(error) => error.sqlite_error_code()?,
-            Self::Nonsense(_) | Self::Refused(_) => return None,
+            Self::Sql(error) => error.sqlite_error_code(),
+            Self::Nonsense(_) | Self::Refused(_) => None,
         };
-        Some(match code {
-            ErrorCode::DiskFull => ErrorKind::StorageFull,
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => ErrorKind::ResourceBusy,
-            ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly => {
-                ErrorKind::PermissionDenied
-            }
-            ErrorCode::SystemIoFailure | ErrorCode::FileLockingProtocolFailed | ErrorCode::OutOfMemory => {
-                ErrorKind::Other
-            }
-            _ => return None,
-        })
+        match code {
+            Some(DiskFull) => Some(ErrorKind::StorageFull),
+            Some(DatabaseBusy | DatabaseLocked) => Some(ErrorKind::ResourceBusy),
+            Some(CannotOpen | PermissionDenied | ReadOnly) => Some(ErrorKind::PermissionDenied),
+            Some(SystemIoFailure | FileLockingProtocolFailed | OutOfMemory) => Some(ErrorKind::Other),
+            Some(_) | None => None,
+        }
     }
 
     /// Whether the disk is full, or the file as large as it may be.
@@ -78,14 +77,15 @@ impl Fault {
 
     /// Why the system does not let us use the file at `path`, with a remedy; none if the file itself is wrong.
     fn of_the_system(&self, path: &Path) -> Option<String> {
-        let remedy = match self.kind()? {
-            ErrorKind::PermissionDenied => {
+        let remedy = match self.kind() {
+            None => return None,
+            Some(ErrorKind::PermissionDenied) => {
                 "it must be the user's that ocps runs as, and so must its directory"
             }
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
-            ErrorKind::ResourceBusy => "end the program that uses it",
-            ErrorKind::Other => "look at the disk (dmesg)",
-            _ => "choose another state directory with --state-dir",
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => "free some space",
+            Some(ErrorKind::ResourceBusy) => "end the program that uses it",
+            Some(ErrorKind::Other) => "look at the disk (dmesg)",
+            Some(_) => "choose another state directory with --state-dir",
         };
         let (problem, remedy) = match statvfs(directory(path)).ok() {
             Some(disk) if disk.f_flag.contains(StatVfsMountFlags::RDONLY) => {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use std::{process, thread};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::error::directory;
 
@@ -97,20 +98,19 @@ fn locked(dir: &Path, patience: Duration) -> Result<File, String> {
     let lock = options.create(true).truncate(false).read(true).write(true).open(dir.join("lock"));
     let lock = lock.map_err(at)?;
     let until = Instant::now() + patience;
-    loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(PAUSE),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let process =
-                    notes(&lock).get(PROCESS).map_or(String::new(), |id| format!(" (process {id})"));
-                return Err(format!(
-                    "the state directory {} is in use by another instance{process}: stop that one, or choose another \
-                     with --state-dir",
-                    dir.display()
-                ));
-            }
-            Err(error) => return Err(at(error.into())),
+    while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK {
+            return Err(at(error.into()));
         }
+        if Instant::now() >= until {
+            let process = notes(&lock).get(PROCESS).map_or(String::new(), |id| format!(" (process {id})"));
+            return Err(format!(
+                "the state directory {} is in use by another instance{process}: stop that one, or choose another with \
+                 --state-dir",
+                dir.display()
+            ));
+        }
+        thread::sleep(PAUSE);
     }
+    Ok(lock)
 }

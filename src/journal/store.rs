@@ -111,7 +111,9 @@ impl Sqlite {
         let mut store = Self::new(place, connection);
         // The one that begins now is counted.
         store.runs = runs + 1;
-        lock.as_mut().map(|lock| lock.note(store.runs));
+        if let Some(lock) = &mut lock {
+            lock.note(store.runs);
+        }
         store.lock = lock;
         store.notice = lost_before(path, runs, noted);
         if let Some(notice) = &store.notice {

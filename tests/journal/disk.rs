@@ -292,7 +292,8 @@ fn a_journal_that_is_deleted_moved_or_replaced_is_made_complete_again() {
     assert_eq!(crashed(&path), [1, 2, 3]);
     // No other daemon can take it meanwhile.
     let error = Journal::open(&path, OURS, sample::limits()).unwrap_err().to_string();
-    assert!(error.contains("is in use by another instance"), "{error}");
+    let process = std::process::id();
+    assert!(error.contains(&format!("is in use by another instance (process {process}): stop")), "{error}");
 
     // Another file in its place is kept beside it.
     let other = state.join("other");
