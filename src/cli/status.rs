@@ -123,7 +123,7 @@ fn journal(status: &Value) -> String {
     }
     let parts = [
         "{journal/path}",
-        "!not writable for {journal/failing_s}: {journal/problem}",
+        "!not writable since {journal/failing_s}: {journal/problem}",
         "{+journal/waiting} records waiting",
         "!{journal/upkeep_problem}",
         "!{journal/notice}",
@@ -188,7 +188,7 @@ log level      20
 socket         /run/ocps/ocps.sock
 clients        1
 state dir      -
-journal        /s/journal.db, not writable for 1m01s: disk full, 2 records waiting
+journal        /s/journal.db, not writable since 1m01s: disk full, 2 records waiting
 resumed        2 running jobs, 1 results sent again
 ";
         assert_eq!(plain(&status_text(&status)), expected);

@@ -47,7 +47,7 @@ use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Watch};
 use push::Drives;
-use record::{Awaited, Receipt, Record, Recovered};
+use record::{Awaited, HISTORY_MAX, Receipt, Record, Recovered};
 use request::{Action, Configuration, Outcome, Request, Ticket};
 use state::SummaryState;
 use time::{Time, Uptime};
@@ -64,8 +64,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const OTHER_LIVES: Duration = Duration::from_secs(3);
 /// What commands are told that come too late.
 const STOPPING: &str = "the daemon is stopping";
-/// Finished jobs that are remembered for `ocps jobs --all`.
-const HISTORY_MAX: usize = 1000;
 /// Transition commands that may wait behind a `start`.
 const WAITING_TRANSITIONS_MAX: usize = 100;
 

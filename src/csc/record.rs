@@ -18,6 +18,13 @@ use super::request::Submission;
 use super::state::SummaryState;
 use super::time::{Tai, Uptime};
 
+/// Most commands that came over Kafka that are remembered. The journal keeps them whatever their age: clocks can be wrong,
+/// and one that comes again is the same however late.
+pub const SEEN_MAX: usize = 10_000;
+
+/// Most commands that ended that are remembered.
+pub const HISTORY_MAX: usize = 1000;
+
 /// Something to be kept.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {

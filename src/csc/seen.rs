@@ -4,11 +4,10 @@ use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use super::command::{Sender, Via};
+use super::record::SEEN_MAX;
 
 /// How long a command is remembered.
 const SEEN_FOR: Duration = Duration::from_secs(3600);
-/// Most commands that are remembered.
-const SEEN_MAX: usize = 10_000;
 
 /// What makes a command the same: identity, origin, sequence number and bits of the send stamp.
 type Key = (String, i32, i32, u64);

@@ -145,10 +145,8 @@ fn open_journal(setup: &Setup) -> Result<StartedJournal, Failure> {
     };
     let opened = Journal::open(&path, identity, limits);
     let (journal, recovered) = opened.map_err(|error| match error {
-        OpenError::Directory(_) | OpenError::Unusable { .. } => Failure::Other(error.to_string()),
-        OpenError::NotOurs { .. } | OpenError::Newer { .. } | OpenError::Damaged { .. } => {
-            Failure::Configuration(error.to_string())
-        }
+        OpenError::Unusable(reason) => Failure::Other(reason),
+        OpenError::Refused(reason) => Failure::Configuration(reason),
     })?;
     let reports = journal.reports().clone();
     Ok((Some(journal), reports, recovered))

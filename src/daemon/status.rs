@@ -129,12 +129,12 @@ fn service(service: &Service) -> Json {
 fn journal(journal: &journal::Status) -> Json {
     json!({
         "path": journal.path.to_string_lossy(),
-        "waiting": journal.waiting,
+        "waiting": journal.waiting.records,
         "problem": journal.problem.as_ref().map(|(reason, _)| reason),
-        "failing_s": seconds(journal.problem.as_ref().map(|(_, time)| *time)),
+        "failing_s": seconds(journal.problem.as_ref().map(|(_, since)| since.elapsed())),
         "upkeep_problem": journal.upkeep_problem,
         "notice": journal.notice,
-        "busy_s": seconds(journal.busy),
+        "busy_s": seconds(journal.busy_since.map(|since| since.elapsed())),
         "last_commit_ms": seconds(journal.last_commit).map(|seconds| seconds * 1e3),
     })
 }

@@ -1,111 +1,149 @@
-//! Why a journal cannot be opened, and what to do about it.
+//! What can go wrong with a journal, in words for people, and what to do about it.
 
-use std::fmt;
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::Identity;
+use rusqlite::ErrorCode::{
+    CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, FileLockingProtocolFailed, OutOfMemory,
+    PermissionDenied, ReadOnly, SystemIoFailure,
+};
+use rustix::fs::{StatVfsMountFlags, statvfs};
+
+use crate::text::quote;
 
 /// Why a journal cannot be opened. Each is one line with the path and a remedy; nothing was changed or replaced.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// It is the journal of another instance.
-    NotOurs {
-        /// The journal.
-        path: PathBuf,
-        /// Whose it is.
-        found: Identity,
-        /// Who we are.
-        wanted: Identity,
-    },
-    /// A newer `ocps` wrote it.
-    Newer {
-        /// The journal.
-        path: PathBuf,
-        /// The version of its form.
-        found: i64,
-        /// The newest that we know.
-        known: i64,
-    },
-    /// What is there is no whole journal.
-    Damaged {
-        /// The journal.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Its directory cannot be used, or another daemon uses it: one line.
-    Directory(String),
-    /// It cannot be opened, created or written: permissions, a full disk, a read-only file system.
-    Unusable {
-        /// The journal.
-        path: PathBuf,
-        /// Why, and what to do.
-        reason: String,
-    },
+    /// It belongs to another instance, is of a newer version, or is damaged.
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be opened, created or written (permissions, a full disk, a read-only file system), or another
+    /// instance uses it.
+    #[error("{0}")]
+    Unusable(String),
 }
 
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotOurs { path, found, wanted } => write!(
-                f,
-                "the journal {} is that of {found}, and this is {wanted}: give each instance its own state directory \
-                 with --state-dir",
-                path.display()
-            ),
-            Self::Newer { path, found, known } => write!(
-                f,
-                "the journal {} is of version {found}, which is newer than what this ocps knows ({known}): install a \
-                 newer ocps, or move it away and its unfinished jobs are forgotten: {}",
-                path.display(),
-                MoveAway(path)
-            ),
-            Self::Damaged { path, reason } => write!(
-                f,
-                "the journal {} is damaged ({reason}): restore it, or move it away and its unfinished jobs are \
-                 forgotten: {}",
-                path.display(),
-                MoveAway(path)
-            ),
-            Self::Directory(reason) => f.write_str(reason),
-            Self::Unusable { path, reason } => {
-                write!(f, "the journal {} cannot be used: {reason}", path.display())
-            }
-        }
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What was read makes no sense.
+    #[error("{0}")]
+    Nonsense(String),
+    /// It is not to be opened: what comes after its path in the error.
+    #[error("it {0}")]
+    Refused(String),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Nonsense(reason)
     }
 }
 
-impl std::error::Error for OpenError {}
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Nonsense(reason.to_owned())
+    }
+}
+
+impl Fault {
+    /// The kind of the system's error; none if the file itself is wrong.
+    fn kind(&self) -> Option<ErrorKind> {
+        let code = match self {
+            Self::Io(error) => return Some(error.kind()),
+            Self::Sql(error) => error.sqlite_error_code(),
+            Self::Nonsense(_) | Self::Refused(_) => None,
+        };
+        match code {
+            Some(DiskFull) => Some(ErrorKind::StorageFull),
+            Some(DatabaseBusy | DatabaseLocked) => Some(ErrorKind::ResourceBusy),
+            Some(CannotOpen | PermissionDenied | ReadOnly) => Some(ErrorKind::PermissionDenied),
+            Some(SystemIoFailure | FileLockingProtocolFailed | OutOfMemory) => Some(ErrorKind::Other),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Whether the disk is full, or the file as large as it may be.
+    pub(super) fn is_lack_of_room(&self) -> bool {
+        self.kind() == Some(ErrorKind::StorageFull)
+    }
+
+    /// Why the system does not let us use the file at `path`, with a remedy; none if the file itself is wrong.
+    fn of_the_system(&self, path: &Path) -> Option<String> {
+        let remedy = match self.kind() {
+            None => return None,
+            Some(ErrorKind::PermissionDenied) => {
+                "it must be the user's that ocps runs as, and so must its directory"
+            }
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => "free some space",
+            Some(ErrorKind::ResourceBusy) => "end the program that uses it",
+            Some(ErrorKind::Other) => "look at the disk (dmesg)",
+            Some(_) => "choose another state directory with --state-dir",
+        };
+        let (problem, remedy) = match statvfs(directory(path)).ok() {
+            Some(disk) if disk.f_flag.contains(StatVfsMountFlags::RDONLY) => {
+                ("its file system is read-only", "mount it writable")
+            }
+            Some(disk) if self.is_lack_of_room() && disk.f_bavail > 0 => {
+                ("it has reached its limit, or the disk is full", remedy)
+            }
+            _ if self.is_lack_of_room() => ("the disk is full", remedy),
+            _ => return Some(format!("{self}: {remedy}")),
+        };
+        Some(format!("{problem} ({self}): {remedy}"))
+    }
+
+    /// Why the journal at `path` cannot be written, in one line.
+    pub(super) fn reason(&self, path: &Path) -> String {
+        self.of_the_system(path).unwrap_or_else(|| quote(self))
+    }
+
+    /// Why the journal at `path` cannot be opened.
+    pub(super) fn refusal(self, path: &Path) -> OpenError {
+        let shown = path.display();
+        if let Some(reason) = self.of_the_system(path) {
+            return OpenError::Unusable(format!("the journal {shown} cannot be used: {reason}"));
+        }
+        let reason = match self {
+            Self::Refused(reason) => reason,
+            Self::Sql(_) | Self::Io(_) | Self::Nonsense(_) => {
+                format!("is damaged ({}): restore it, or {}", self.reason(path), move_away(path))
+            }
+        };
+        OpenError::Refused(format!("the journal {shown} {reason}"))
+    }
+}
+
+/// How a journal is moved away. What was committed last is in a file of its own, which belongs to it.
+pub(super) fn move_away(path: &Path) -> String {
+    let parts = [path.to_owned(), wal(path)];
+    let parts = parts.iter().filter(|part| *part == path && path.exists() || size(part) > 0);
+    let moves = parts.map(|part| format!("mv {} {}", part.display(), beside(part, ".damaged").display()));
+    format!("move it away and its unfinished jobs are forgotten: {}", moves.collect::<Vec<_>>().join("; "))
+}
 
 /// The file of what was committed last, beside the journal.
 pub(super) fn wal(path: &Path) -> PathBuf {
     beside(path, "-wal")
 }
 
-/// Whether there is a file with something in it. An empty `-wal` file means nothing.
-pub(super) fn holds_something(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.len() > 0)
+/// The size of a file, 0 if it is not there. An empty `-wal` file means nothing.
+pub(super) fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |file| file.len())
 }
 
 /// A file beside the journal.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
+    [path.as_os_str(), OsStr::new(ending)].into_iter().collect::<OsString>().into()
 }
 
-/// The command that moves a journal away. What was committed last is in a file of its own, which belongs to it.
-struct MoveAway<'a>(&'a Path);
-
-impl fmt::Display for MoveAway<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut and = "";
-        let wal = Some(wal(self.0)).filter(|path| holds_something(path));
-        for path in Some(self.0.to_owned()).into_iter().filter(|path| path.exists()).chain(wal) {
-            write!(f, "{and}mv {} {}", path.display(), beside(&path, ".damaged").display())?;
-            and = "; ";
-        }
-        Ok(())
-    }
+/// The directory of the journal.
+pub(super) fn directory(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

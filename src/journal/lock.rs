@@ -3,14 +3,18 @@
 //! The lock file outlives the journal beside it and notes how often that was opened, so that a journal that is
 //! missing, or older than the last one, is noticed.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{process, thread};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::error::directory;
 
 /// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
 /// holds it until it has begun.
@@ -19,63 +23,66 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Most bytes of notes that are read.
 const NOTES_MAX: u64 = 4096;
+/// The name of the note of the process that has the lock.
+const PROCESS: &str = "process";
 
-/// A state directory that this process alone uses; the lock goes with the file.
+/// The state directory of a journal, which this process alone uses; the lock is released with the file.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub struct Lock {
     dir: PathBuf,
+    /// The name of the journal.
+    name: String,
     file: File,
 }
 
 impl Lock {
-    /// Takes a directory, which is made if it is not there.
+    /// Takes the directory of a journal, which is made if it is not there.
     ///
     /// # Errors
     /// One line: it cannot be used, or another process uses it.
-    pub(super) fn take(dir: &Path) -> Result<Self, String> {
-        Ok(Self { dir: dir.to_owned(), file: locked(dir, PATIENCE)? })
+    pub(super) fn take(journal: &Path) -> Result<Self, String> {
+        let name = journal.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let dir = directory(journal).to_owned();
+        Ok(Self { file: locked(&dir, PATIENCE)?, dir, name })
     }
 
-    /// Takes the directory again if it is not the one any more that was taken.
+    /// Takes the directory again if it is no longer the one that was taken.
     ///
     /// # Errors
     /// As [`Lock::take`].
     pub(super) fn renew(&mut self) -> Result<(), String> {
         let id = |file: fs::Metadata| (file.dev(), file.ino());
-        let there = fs::metadata(path(&self.dir)).map(id).ok();
+        let there = fs::metadata(self.dir.join("lock")).map(id).ok();
         if there.is_none() || there != self.file.metadata().map(id).ok() {
             self.file = locked(&self.dir, Duration::ZERO)?;
         }
         Ok(())
     }
 
-    /// How many lives the journal of that name has had, as far as was noted here.
-    pub(super) fn lives(&self, name: &str) -> Option<i64> {
-        let noted = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-        self.notes().lines().find_map(noted)
+    /// How many runs the journal has had, as far as that is noted here.
+    pub(super) fn runs(&self) -> i64 {
+        notes(&self.file).get(&self.name).copied().unwrap_or(0)
     }
 
-    /// Notes that. A note that cannot be written, or is torn by a crash, is only missed.
-    pub(super) fn note(&mut self, name: &str, lives: i64) -> io::Result<()> {
-        let notes = self.notes();
-        let others = notes.lines().filter(|line| line.split(' ').next() != Some(name));
-        let text: String = others.map(|line| format!("{line}\n")).collect();
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(format!("{text}{name} {lives}\n").as_bytes())
-    }
-
-    fn notes(&self) -> String {
-        let mut notes = String::new();
-        let mut file = &self.file;
-        let read =
-            file.seek(SeekFrom::Start(0)).and_then(|_| file.take(NOTES_MAX).read_to_string(&mut notes));
-        if read.is_ok() { notes } else { String::new() }
+    /// Notes that. Without the note, a journal that is deleted later is taken for one that never was: no reason not to
+    /// begin. The same goes for a note that is torn by a crash.
+    pub(super) fn note(&mut self, runs: i64) {
+        let mut notes = notes(&self.file);
+        notes.insert(self.name.clone(), runs);
+        notes.insert(PROCESS.to_owned(), process::id().into());
+        let text: String = notes.iter().map(|(name, number)| format!("{name} {number}\n")).collect();
+        let _ = self.file.set_len(0);
+        let _ = self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.write_all(text.as_bytes()));
     }
 }
 
-fn path(dir: &Path) -> PathBuf {
-    dir.join("lock")
+/// How many runs each journal of the directory has had, by its name; and the process that has the lock.
+fn notes(mut file: &File) -> BTreeMap<String, i64> {
+    let mut notes = String::new();
+    // What cannot be read is missing.
+    let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(NOTES_MAX).read_to_string(&mut notes));
+    let lines = notes.lines().filter_map(|line| line.rsplit_once(' '));
+    lines.filter_map(|(name, number)| Some((name.to_owned(), number.parse().ok()?))).collect()
 }
 
 fn locked(dir: &Path, patience: Duration) -> Result<File, String> {
@@ -87,21 +94,23 @@ fn locked(dir: &Path, patience: Duration) -> Result<File, String> {
         )
     };
     fs::create_dir_all(dir).map_err(at)?;
-    let lock =
-        File::options().create(true).truncate(false).read(true).write(true).open(path(dir)).map_err(at)?;
+    let mut options = File::options();
+    let lock = options.create(true).truncate(false).read(true).write(true).open(dir.join("lock"));
+    let lock = lock.map_err(at)?;
     let until = Instant::now() + patience;
-    loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(PAUSE),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(format!(
-                    "the state directory {} is in use by another instance: stop that one, or choose another with \
-                     --state-dir",
-                    dir.display()
-                ));
-            }
-            Err(error) => return Err(at(error.into())),
+    while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK {
+            return Err(at(error.into()));
         }
+        if Instant::now() >= until {
+            let process = notes(&lock).get(PROCESS).map_or(String::new(), |id| format!(" (process {id})"));
+            return Err(format!(
+                "the state directory {} is in use by another instance{process}: stop that one, or choose another with \
+                 --state-dir",
+                dir.display()
+            ));
+        }
+        thread::sleep(PAUSE);
     }
+    Ok(lock)
 }

@@ -1,4 +1,4 @@
-//! When records are written, and what is said of it: the journal without its thread, its clock and its disk.
+//! When records are written, and what is reported: the journal without its thread, its clock and its disk.
 //!
 //! Records come in batches, one for each turn of the core. A batch is never split; what waits is written together,
 //! in order, in one commit. What cannot be written is kept and tried again. It knows nothing of SQLite.
@@ -6,18 +6,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::format;
 use super::store::{Store, Upkeep};
 use crate::csc::record::{Awaited, Record};
 use crate::csc::time::Time;
 
 /// Most records in one commit, unless a single batch has more.
 const GROUP_RECORDS: usize = 1000;
-/// Most bytes in one commit, by a guess, unless a single batch has more.
+/// Most bytes in one commit, estimated, unless a single batch has more.
 const GROUP_BYTES: usize = 4 << 20;
-/// When more records than these would wait, those of commands that were seen are forgotten: without them, a command
-/// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
-const SEEN_WAITING: usize = 10_000;
+/// What a record takes in memory beside its texts, in bytes; an estimate.
+const RECORD_BYTES: usize = 256;
 /// Time until the first retry, and the least between two of them when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The most between two retries; each takes twice as long to come as the one before.
@@ -31,7 +29,7 @@ const UPKEEP_PAUSE: Duration = Duration::from_millis(50);
 /// Time between upkeeps when nothing is written, and after one that failed: a journal that was deleted is noticed then.
 const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// What there is to say of the records that were handed over.
+/// What there is to report of the records that were handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// It works again: the first commit after one or more that failed. It comes before what that one made durable.
@@ -40,21 +38,23 @@ pub enum Report {
     Durable(Vec<Awaited>),
     /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
     ///
-    /// Said once for each record at most: a retry that fails is not told unless new records came.
+    /// Reported once for each record at most: a retry that fails is not reported unless new records came.
     Failed(String),
 }
 
 /// Takes records and writes them to a store.
 #[derive(Debug)]
 pub struct Writer<S> {
-    store: S,
+    /// Where they are written; what a crash would leave.
+    pub store: S,
     waiting: VecDeque<Batch>,
-    load: Load,
-    /// Records of commands that were seen, among those that wait.
-    seen: usize,
-    trouble: Option<Trouble>,
+    /// How much waits to be written.
+    pub load: Load,
+    /// Why nothing can be written at present.
+    pub failure: Option<Failure>,
     upkeep_at: Duration,
-    upkeep_problem: Option<String>,
+    /// Why the last upkeep failed: all is durable, but the files grow.
+    pub upkeep_problem: Option<String>,
     /// Since when there is something for upkeep to do.
     unkept_since: Option<Duration>,
 }
@@ -64,17 +64,11 @@ pub struct Writer<S> {
 pub struct Load {
     /// Records.
     pub records: usize,
-    /// Bytes in memory, by a guess.
+    /// Bytes in memory, estimated.
     pub bytes: usize,
 }
 
 impl Load {
-    /// That of these records.
-    #[must_use]
-    pub fn of(records: &[Record]) -> Self {
-        Self { records: records.len(), bytes: records.iter().map(format::weight).sum() }
-    }
-
     pub(super) fn plus(self, other: Self) -> Self {
         Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
     }
@@ -89,16 +83,24 @@ impl Load {
 
 /// The records of one turn.
 #[derive(Debug)]
-struct Batch {
+pub struct Batch {
     records: Vec<Record>,
-    load: Load,
-    /// Whether it was said that they cannot be written.
-    told: bool,
+    pub(super) load: Load,
+    /// Whether it was reported that they cannot be written.
+    failure_reported: bool,
+}
+
+impl From<Vec<Record>> for Batch {
+    fn from(records: Vec<Record>) -> Self {
+        // A record's text for people has all its texts in it.
+        let bytes = records.iter().map(|record| RECORD_BYTES + format!("{record:?}").len()).sum();
+        Self { load: Load { records: records.len(), bytes }, records, failure_reported: false }
+    }
 }
 
 /// Why nothing can be written at present.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Failure {
     /// Why, in one line.
     pub reason: String,
     /// Since when.
@@ -114,35 +116,24 @@ impl<S: Store> Writer<S> {
             store,
             waiting: VecDeque::new(),
             load: Load::default(),
-            seen: 0,
-            trouble: None,
+            failure: None,
             upkeep_at: QUIET,
             upkeep_problem: None,
             unkept_since: None,
         }
     }
 
-    /// Takes the records of one turn. They wait for the next [`Writer::turn`].
-    pub fn take(&mut self, records: Vec<Record>) {
-        let mut batch = Batch::new(records);
-        if self.load.records + batch.load.records > SEEN_WAITING {
-            // Those that wait go once, and later ones as they come.
-            if self.seen > 0 {
-                self.forget_seen();
-            }
-            batch.forget_seen();
-        }
-        if !batch.records.is_empty() {
-            self.load = self.load.plus(batch.load);
-            self.seen += batch.seen();
-            self.waiting.push_back(batch);
-        }
+    /// Takes the records of one turn, which wait for the next [`Writer::turn`].
+    pub fn take(&mut self, batch: impl Into<Batch>) {
+        let batch = batch.into();
+        self.load = self.load.plus(batch.load);
+        self.waiting.push_back(batch);
     }
 
     /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
     #[must_use]
     pub fn wake_at(&self) -> Duration {
-        match (self.write_at(), &self.trouble) {
+        match (self.write_at(), &self.failure) {
             (Some(at), Some(_)) => at,
             (Some(at), None) => at.min(self.upkeep_at),
             (None, _) => self.upkeep_at,
@@ -153,79 +144,43 @@ impl<S: Store> Writer<S> {
     pub fn turn(&mut self, now: Time) -> Vec<Report> {
         let write = self.write_at().is_some_and(|at| at <= now.mono);
         let patient = self.unkept_since.is_none_or(|since| now.mono < since + UPKEEP_PATIENCE);
-        let upkeep = self.trouble.is_none() && self.upkeep_at <= now.mono && (!write || !patient);
-        if upkeep {
+        if self.failure.is_none() && self.upkeep_at <= now.mono && (!write || !patient) {
             self.upkeep(now);
-            Vec::new()
-        } else if write {
-            if self.trouble.is_some() {
-                // It may make room; if it does not, the commit says why.
-                let _ = self.store.upkeep(now.tai);
-            }
-            self.write(now.mono)
-        } else {
-            Vec::new()
+            return Vec::new();
         }
+        if !write {
+            return Vec::new();
+        }
+        if self.failure.is_some() {
+            // It may make room; if it does not, the commit says why.
+            let _ = self.store.upkeep(now.tai);
+        }
+        self.write(now.mono)
     }
 
     /// Writes all that waits, without patience: it is the end.
     ///
     /// # Errors
     /// One line: why what still waits is lost.
-    pub fn finish(mut self, now: Time) -> (S, Vec<Report>, Result<(), String>) {
+    pub fn finish(&mut self, now: Time) -> (Vec<Report>, Result<(), String>) {
         let mut reports = Vec::new();
         while !self.waiting.is_empty() {
             reports.extend(self.write(now.mono));
-            if let Some(trouble) = self.trouble {
-                let lost = format!("{} records were not written: {}", self.load.records, trouble.reason);
-                return (self.store, reports, Err(lost));
+            if let Some(failure) = &self.failure {
+                let lost = format!("{} records were not written: {}", self.load.records, failure.reason);
+                return (reports, Err(lost));
             }
         }
-        (self.store, reports, Ok(()))
-    }
-
-    /// How much waits to be written.
-    #[must_use]
-    pub fn load(&self) -> Load {
-        self.load
-    }
-
-    /// Why nothing can be written at present.
-    #[must_use]
-    pub fn trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref()
-    }
-
-    /// Why the last upkeep failed: all is durable, but the files grow.
-    #[must_use]
-    pub fn upkeep_problem(&self) -> Option<&str> {
-        self.upkeep_problem.as_deref()
-    }
-
-    /// The store.
-    #[must_use]
-    pub fn store(&self) -> &S {
-        &self.store
-    }
-
-    /// The store; what is written to it past this writer may be overwritten.
-    pub fn store_mut(&mut self) -> &mut S {
-        &mut self.store
-    }
-
-    /// The store, as a crash would leave it: what waits is forgotten.
-    #[must_use]
-    pub fn into_store(self) -> S {
-        self.store
+        (reports, Ok(()))
     }
 
     /// When to write; none while nothing waits.
     fn write_at(&self) -> Option<Duration> {
         let last = self.waiting.back()?;
-        Some(match &self.trouble {
+        Some(match &self.failure {
             None => Duration::ZERO,
-            Some(trouble) if last.told => trouble.tried + trouble.pause,
-            Some(trouble) => trouble.tried + RETRY_MIN,
+            Some(failure) if last.failure_reported => failure.tried + failure.pause,
+            Some(failure) => failure.tried + RETRY_MIN,
         })
     }
 
@@ -255,24 +210,23 @@ impl<S: Store> Writer<S> {
     fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
         for batch in self.waiting.drain(..count) {
             self.load = self.load.minus(batch.load);
-            self.seen -= batch.seen();
         }
         let since = *self.unkept_since.get_or_insert(now);
         self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
-        let back = self.trouble.take().map(|_| Report::Back);
+        let back = self.failure.take().map(|_| Report::Back);
         let durable = (!awaited.is_empty()).then_some(Report::Durable(awaited));
         back.into_iter().chain(durable).collect()
     }
 
     fn failed(&mut self, reason: String, now: Duration) -> Vec<Report> {
-        let (since, pause) = match &self.trouble {
+        let (since, pause) = match &self.failure {
             None => (now, RETRY_MIN),
-            Some(trouble) => (trouble.since, (trouble.pause * 2).min(RETRY_MAX)),
+            Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX)),
         };
-        self.trouble = Some(Trouble { reason: reason.clone(), since, tried: now, pause });
+        self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause });
         // None of what waits can be written before what failed.
-        let news = self.waiting.iter_mut().filter(|batch| !batch.told);
-        let news = news.map(|batch| batch.told = true).count();
+        let news = self.waiting.iter_mut().filter(|batch| !batch.failure_reported);
+        let news = news.map(|batch| batch.failure_reported = true).count();
         if news > 0 { vec![Report::Failed(reason)] } else { Vec::new() }
     }
 
@@ -284,42 +238,11 @@ impl<S: Store> Writer<S> {
         };
         self.upkeep_at = now.mono + pause;
         self.unkept_since = None;
+        match (&self.upkeep_problem, &result) {
+            (None, Err(problem)) => log::warn!("the journal is not kept in order: {problem}"),
+            (Some(_), Ok(_)) => log::info!("the journal is kept in order again"),
+            (None, Ok(_)) | (Some(_), Err(_)) => {}
+        }
         self.upkeep_problem = result.err();
-    }
-
-    fn forget_seen(&mut self) {
-        self.waiting.iter_mut().for_each(Batch::forget_seen);
-        self.waiting.retain(|batch| !batch.records.is_empty());
-        self.load = self.waiting.iter().fold(Load::default(), |load, batch| load.plus(batch.load));
-        self.seen = 0;
-    }
-}
-
-impl Batch {
-    fn new(records: Vec<Record>) -> Self {
-        Self { load: Load::of(&records), records, told: false }
-    }
-
-    fn seen(&self) -> usize {
-        self.records.iter().filter(|record| is_seen(record)).count()
-    }
-
-    fn forget_seen(&mut self) {
-        self.records.retain(|record| !is_seen(record));
-        self.load = Load::of(&self.records);
-    }
-}
-
-fn is_seen(record: &Record) -> bool {
-    match record {
-        Record::Seen { .. } => true,
-        Record::Accepted(_)
-        | Record::Created { .. }
-        | Record::Suspected { .. }
-        | Record::Cleared { .. }
-        | Record::Ended { .. }
-        | Record::Said(_)
-        | Record::Searched
-        | Record::State { .. } => false,
     }
 }

@@ -41,9 +41,9 @@ fn a_state_directory_that_is_deleted_is_made_again_and_no_job_is_forgotten() {
     let daemon = with_jobs(&home, 3);
     fs::remove_dir_all(home.path("state")).unwrap();
     let mut client = daemon.connect();
-    eventually("it is written anew", || client.query("status")["journal"]["notice"].is_string());
+    eventually("it is made again", || client.query("status")["journal"]["notice"].is_string());
     let notice = client.query("status")["journal"]["notice"].as_str().unwrap().to_owned();
-    assert!(notice.contains("written anew from memory, with 3 commands"), "{notice}");
+    assert!(notice.ends_with("(1 times since the start): it is complete again"), "{notice}");
     assert!(daemon.stderr().contains(&notice));
     let shown = home.client(&["status"]).stdout;
     assert!(shown.contains("was deleted, moved away or replaced while in use"), "{shown}");

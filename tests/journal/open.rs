@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ocps::csc::id::{EntryKey, SalIndex};
-use ocps::csc::record::{Record, Recovered};
+use ocps::csc::record::{Kept, Owed, Receipt, Record, Recovered};
 use ocps::journal::store::{Sqlite, Store};
 use ocps::journal::{Identity, Journal, OpenError};
 use rusqlite::Connection;
@@ -17,7 +17,7 @@ use crate::sample::{self, NOW, OURS};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn open(path: &Path) -> Result<(Sqlite, Recovered), OpenError> {
-    Sqlite::open(path, OURS, sample::limits(), NOW)
+    Sqlite::open(path, OURS, sample::limits(), NOW, None)
 }
 
 fn accepted(key: u64) -> Record {
@@ -83,8 +83,7 @@ fn the_journal_of_another_instance_is_refused() {
         (SalIndex::LsstCam, true, "index 3 (LSSTCam), simulated"),
     ] {
         let wanted = Identity { index, simulated };
-        let error = Sqlite::open(&path, wanted, sample::limits(), NOW).unwrap_err();
-        assert_eq!(error, OpenError::NotOurs { path: path.clone(), found: OURS, wanted });
+        let error = Sqlite::open(&path, wanted, sample::limits(), NOW, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!(
@@ -143,7 +142,10 @@ fn what_is_no_whole_journal_is_refused_and_never_replaced() {
             "CREATE TRIGGER t AFTER INSERT ON seen BEGIN DELETE FROM commands; END",
             "its tables are not those of a journal",
         ),
-        ("UPDATE journal SET sal_index = 7", "7 is no index of an OCPS"),
+        (
+            "UPDATE journal SET sal_index = 7",
+            "unknown index \"7\": 1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA)",
+        ),
         ("UPDATE journal SET last_key = -1", "-1 is no key"),
         ("UPDATE journal SET last_key = 9223372036854775807", "9223372036854775807 is no key"),
         ("UPDATE commands SET boot = 'abc', uptime = NULL", "command 1: only a part of its uptime is there"),
@@ -169,7 +171,7 @@ fn what_is_no_whole_journal_is_refused_and_never_replaced() {
         ("INSERT INTO summary_state VALUES (1, 'HAPPY', '')", "\"HAPPY\" is no summary state"),
         (
             "INSERT INTO seen VALUES (1, 9e99, 'a', 4294967296, 1, 1)",
-            "a command that was seen: 4294967296 is out of range",
+            "Integer 4294967296 out of range at index 3",
         ),
     ];
     for (sql, reason) in wrong {
@@ -213,7 +215,7 @@ fn what_was_committed_last_belongs_to_its_journal() {
     fs::write(&wal, &last).unwrap();
     change(&path, "");
     fs::write(&wal, &last).unwrap();
-    // A crash left both, and somebody moved only one away.
+    // A crash left both, and only one was moved away.
     fs::remove_file(&path).unwrap();
     assert_eq!(
         refusal(&path),
@@ -237,12 +239,12 @@ fn what_the_system_does_not_allow_is_no_damage() {
         ),
         (
             dir.path().join(""),
-            "cannot be used: it is no file: choose another state directory with --state-dir",
+            "cannot be used: Is a directory (os error 21): choose another state directory with --state-dir",
         ),
     ];
     for (path, expected) in cases {
         let error = open(&path).unwrap_err();
-        assert!(matches!(error, OpenError::Unusable { .. }), "{error:?}");
+        assert!(matches!(error, OpenError::Unusable(_)), "{error:?}");
         assert_eq!(error.to_string(), format!("the journal {} {expected}", path.display()));
     }
     if rustix::process::geteuid().is_root() {
@@ -262,13 +264,13 @@ fn a_journal_that_another_program_uses_is_refused() {
     other.execute_batch("BEGIN; SELECT count(*) FROM commands").unwrap();
     assert_eq!(
         refusal_of_used(&path),
-        "the journal DIR/journal.db cannot be used: another program uses it (database is locked): end that one"
+        "the journal DIR/journal.db cannot be used: database is locked: end the program that uses it"
     );
     drop(other);
     let (store, _) = open(&path).unwrap();
     assert_eq!(
         refusal_of_used(&path),
-        "the journal DIR/journal.db cannot be used: another program uses it (database is locked): end that one"
+        "the journal DIR/journal.db cannot be used: database is locked: end the program that uses it"
     );
     drop(store);
 }
@@ -278,12 +280,12 @@ fn refusal_of_used(path: &Path) -> String {
 }
 
 #[test]
-fn a_journal_that_is_missing_or_old_is_missed() {
+fn a_missing_or_old_journal_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.db");
     let copy = dir.path().join("copy.db");
-    // One life: whether jobs may run that it does not know, and what people should know of it.
-    let live = || {
+    // One run: whether jobs may run that it does not know, and what people should know of it.
+    let run = || {
         let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
         let unsearched = recovered.unsearched;
         let notice = journal.status().notice;
@@ -291,24 +293,24 @@ fn a_journal_that_is_missing_or_old_is_missed() {
         journal.close(PATIENCE).unwrap();
         (unsearched, notice)
     };
-    assert_eq!(live(), (true, None));
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (true, None));
+    assert_eq!(run(), (false, None));
     fs::copy(&path, &copy).unwrap();
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (false, None));
     fs::copy(&copy, &path).unwrap();
-    let (unsearched, notice) = live();
+    let (unsearched, notice) = run();
     let shown = path.display();
     let rest = "except for jobs that still run at the execution service, which the first start looks for";
     let expected = format!(
         "the journal {shown} is an old copy (2 runs, but there were 3): what was accepted since is forgotten, {rest}"
     );
     assert_eq!((unsearched, notice), (true, Some(expected)));
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (false, None));
     fs::remove_file(&path).unwrap();
     let expected =
         format!("the journal {shown} is missing, although there was one: what it held is forgotten, {rest}");
-    assert_eq!(live(), (true, Some(expected)));
-    assert_eq!(live(), (false, None));
+    assert_eq!(run(), (true, Some(expected)));
+    assert_eq!(run(), (false, None));
 }
 
 /// The form of version 1 is kept for ever: a journal of it, which holds one of each, opens and says the same.
@@ -320,4 +322,61 @@ fn the_journal_of_the_first_version_opens() {
     let (store, recovered) = open(&path).unwrap();
     assert_eq!(format!("{recovered:#?}\n"), include_str!("version-1.txt"));
     store.close().unwrap();
+}
+
+/// All rows but the times at which commands were seen, which are not needed again.
+fn rows(path: &Path) -> Vec<String> {
+    let connection = Connection::open(path).unwrap();
+    let queries = [
+        "SELECT * FROM commands ORDER BY key",
+        "SELECT number, identity, origin, seq_num, sent FROM seen ORDER BY number",
+        "SELECT * FROM summary_state",
+        "SELECT last_key, searched, (SELECT user_version FROM pragma_user_version) FROM journal",
+    ];
+    let rows = |query| {
+        let mut statement = connection.prepare(query).unwrap();
+        let columns = statement.column_count();
+        let row = |row: &rusqlite::Row<'_>| {
+            (0..columns).map(|column| row.get::<_, rusqlite::types::Value>(column)).collect()
+        };
+        let rows: Vec<Result<Vec<_>, _>> = statement.query_map([], row).unwrap().collect();
+        rows.into_iter().map(|row| format!("{:?}", row.unwrap())).collect::<Vec<_>>()
+    };
+    queries.into_iter().flat_map(rows).collect()
+}
+
+/// The records that lead to this.
+fn records(recovered: Recovered) -> Vec<Record> {
+    let mut records = Vec::new();
+    for Kept { entry, job_id, suspected, end, said_result, said_ack } in recovered.entries {
+        let key = entry.key;
+        let said = |what| Record::Said(Receipt { key, what });
+        records.push(Record::Accepted(Box::new(entry)));
+        records.extend(job_id.map(|job_id| Record::Created { key, job_id }));
+        records.extend(suspected.map(|until| Record::Suspected { key, until }));
+        records.extend(end.map(|end| Record::Ended { key, end: Box::new(end) }));
+        records.extend(said_result.then(|| said(Owed::Result)));
+        records.extend(said_ack.then(|| said(Owed::Ack)));
+    }
+    records.extend(recovered.seen.into_iter().map(|sender| Record::Seen { sender, at: NOW }));
+    records.extend((!recovered.unsearched).then_some(Record::Searched));
+    let state = recovered.state;
+    records.extend(state.map(|(state, override_name)| Record::State { state, override_name }));
+    records
+}
+
+/// The form of version 2 is what is written, to the last byte: what is read of a journal that was kept, with one of
+/// each, and written to a new one gives the same rows.
+#[test]
+fn version_2_is_written_as_it_was_when_it_was_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let [kept, fresh] = ["kept.db", "fresh.db"].map(|name| dir.path().join(name));
+    fs::write(&kept, include_bytes!("version-2.db")).unwrap();
+    let (store, recovered) = open(&kept).unwrap();
+    store.close().unwrap();
+    let (mut store, _) = open(&fresh).unwrap();
+    store.commit(&records(recovered).iter().collect::<Vec<_>>()).unwrap();
+    store.close().unwrap();
+    let [kept, fresh] = [rows(&kept), rows(&fresh)];
+    assert_eq!((kept.len(), &kept), (15, &fresh));
 }

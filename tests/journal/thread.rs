@@ -12,7 +12,7 @@ use crate::sample::{self, OURS};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn what_was_written_is_said_to_be_durable_and_found_in_the_next_life() {
+fn what_was_written_is_reported_as_durable_and_found_in_the_next_run() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.db");
     let mut rng = Rng::with_seed(1);
@@ -25,7 +25,7 @@ fn what_was_written_is_said_to_be_durable_and_found_in_the_next_life() {
         Ok(Report::Durable(vec![Awaited::Accepted(EntryKey(7))]))
     );
     let status = journal.status();
-    assert_eq!((status.waiting, status.problem), (0, None));
+    assert_eq!((status.waiting.records, status.problem), (0, None));
     assert!(status.last_commit.is_some());
     journal.close(PATIENCE).unwrap();
 

@@ -42,8 +42,6 @@ pub(crate) struct Accepted {
     pub(crate) durably_suspected: Option<Tai>,
     /// Until when they are, at least.
     pub(crate) suspected: Option<Duration>,
-    /// Whether it is over, and the journal was written anew since without it.
-    pub(crate) may_be_missing: bool,
     /// Whether it is one of a job that was found at the service, when its command was forgotten.
     pub(crate) is_found: bool,
 }
@@ -88,7 +86,6 @@ impl Accepted {
             said: BTreeSet::new(),
             durably_suspected: None,
             suspected: None,
-            may_be_missing: false,
             is_found: false,
         }
     }
@@ -131,21 +128,6 @@ impl Accepted {
     /// Whether a record that it waits for should have been durable.
     pub(crate) fn waits_longer_than(&self, now: Duration) -> bool {
         [self.recorded_by, self.told_by].iter().flatten().any(|by| now >= *by)
-    }
-
-    /// Whether the next life must know of it.
-    pub(crate) fn must_be_recovered(&self) -> bool {
-        !self.may_be_missing
-    }
-
-    /// Whether it is over as far as the disk knows, and owes nothing.
-    pub(crate) fn is_over_on_disk(&self) -> bool {
-        let is_owed = |ending: &Ending| {
-            !self.said.contains(&Owed::Ack)
-                || ending.end.result.is_some() && !self.said.contains(&Owed::Result)
-        };
-        let last = self.ends.last().filter(|ending| ending.is_durable);
-        !last.is_none_or(is_owed) && self.durably_suspected.is_none()
     }
 
     pub(crate) fn run_id(&self) -> Option<&RunId> {

@@ -82,8 +82,6 @@ pub(crate) struct Plan {
     pub(crate) reboot: f64,
     /// Of each start: that the journal is lost, or an old copy of it is put back.
     pub(crate) loss: f64,
-    /// Of each commit: that the file of the journal was deleted since the last.
-    pub(crate) deleted: f64,
     /// How old a submission in doubt may be to be sent again; well below `time_to_live`.
     pub(crate) resubmit_limit: Duration,
 }
@@ -134,7 +132,6 @@ impl Plan {
             leap: if reboot > 0.0 { 0.0 } else { [0.0, 0.3][rng.usize(..2)] },
             reboot,
             loss: [0.0, 0.0, 0.2][rng.usize(..3)],
-            deleted: [0.0, 0.0, 0.02][rng.usize(..3)],
             resubmit_limit: (time_to_live / 2).min(secs(1800)),
         }
     }
@@ -159,6 +156,5 @@ impl Plan {
         self.leap = 0.0;
         self.reboot = 0.0;
         self.loss = 0.0;
-        self.deleted = 0.0;
     }
 }

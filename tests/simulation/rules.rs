@@ -62,8 +62,6 @@ pub(crate) struct Counts {
     pub(crate) found: u64,
     /// Commands that failed since they may have been sent too long ago.
     pub(crate) stale: u64,
-    /// Journals that were written anew.
-    pub(crate) anew: u64,
 }
 
 /// What the rules know of a journal, to go with a copy of it.
@@ -153,10 +151,8 @@ impl Rules {
             recovered.entries.iter().map(|kept| (kept.entry.key, kept)).collect();
         assert_eq!(kept.len(), recovered.entries.len(), "a command is recovered twice");
         for (key, command) in &self.commands {
-            match kept.remove(key) {
-                Some(kept) => command.check_kept(kept),
-                None => assert!(!command.must_be_recovered(), "{key:?} is not recovered"),
-            }
+            let kept = kept.remove(key).unwrap_or_else(|| panic!("{key:?} is not recovered"));
+            command.check_kept(kept);
             assert!(recovered.last_key >= key.0, "{key:?} will be given again");
         }
         assert!(kept.is_empty(), "recovered out of nothing: {kept:?}");
@@ -173,14 +169,6 @@ impl Rules {
         self.sending.begin(now, in_doubt);
         self.questions.clear();
         self.silent.clear();
-    }
-
-    /// The file of the journal was deleted, and it is written anew.
-    pub(crate) fn written_anew(&mut self) {
-        self.counts.anew += 1;
-        for command in self.commands.values_mut().filter(|command| command.is_over_on_disk()) {
-            command.may_be_missing = true;
-        }
     }
 
     /// What is known of the journal while no life has it.

@@ -77,7 +77,6 @@ impl Counts {
         self.pauses += other.pauses;
         self.found += other.found;
         self.stale += other.stale;
-        self.anew += other.anew;
     }
 
     /// A simulation in which nothing happens proves nothing.
@@ -95,7 +94,6 @@ impl Counts {
             // Seldom, since it takes a lost journal, a start and a list before the job ends.
             self.found * 10,
             self.stale,
-            self.anew,
         ];
         assert!(each.iter().all(|count| *count * 2 > self.runs / 10), "too quiet: {self:?}");
     }

@@ -718,7 +718,7 @@ impl World {
 
     fn bury(&mut self) {
         let life = self.life.take().unwrap();
-        self.store = Some(life.journal.writer.into_store());
+        self.store = Some(life.journal.writer.store);
         self.rules.end();
         let longest = if self.rng.u8(..10) == 0 { secs(600) } else { secs(30) };
         let delay = short(&mut self.rng, longest);

@@ -76,11 +76,6 @@ impl World {
     /// One turn of the real writer on a disk like that.
     pub(super) fn write(&mut self, disk: Disk) -> Vec<Report> {
         let time = self.time();
-        if disk == Disk::Works && chance(&mut self.rng, self.plan.deleted) {
-            self.say("the file of the journal is deleted");
-            self.life_mut().journal.writer.store_mut().sqlite.write_anew().unwrap();
-            self.rules.written_anew();
-        }
         let (reports, committed) = self.life_mut().journal.turn(time, disk);
         if !committed.is_empty() {
             self.durable(&committed);

@@ -1,0 +1,19 @@
+-- The commands that a new run is given.
+SELECT * FROM commands WHERE key IN (
+  -- All that are unfinished, or whose result or final ack is not delivered.
+  SELECT key FROM commands WHERE settled = 0
+  UNION
+  SELECT key FROM commands WHERE suspected IS NOT NULL
+  UNION
+  -- What is known of a job whose abort is unfinished, however old it is.
+  SELECT key FROM commands WHERE kind = 'execute' AND job_id IN (
+    SELECT json_extract(document, '$.work.abort.job_id') FROM commands
+    WHERE settled = 0 AND ended IS NULL AND kind = 'abort_job')
+  UNION
+  -- The last ones of the others, as long as they fit into the memory. (`+settled` is found by key, without the index.)
+  SELECT key FROM (
+    SELECT key, sum(bytes) OVER (ORDER BY key DESC) AS bytes FROM (
+      SELECT key, octet_length(document) + coalesce(octet_length(result), 0) AS bytes
+      FROM commands WHERE +settled = 1 ORDER BY key DESC LIMIT :most))
+  WHERE bytes <= :bytes)
+ORDER BY key
