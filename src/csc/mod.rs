@@ -14,6 +14,7 @@
 //!   process stood still; `seen`: commands that came twice.
 
 pub mod command;
+pub mod configuration;
 mod contact;
 mod durable;
 pub mod event;
@@ -38,17 +39,19 @@ mod transition;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
 
 use command::{Command, CommandName, Order, Sender};
+use configuration::Configuration;
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Watch};
 use push::Drives;
 use record::{Awaited, Receipt, Record, Recovered};
-use request::{Action, Answer, Configuration, Outcome, Request, Ticket};
+use request::{Action, Answer, Outcome, Payload, Request, Ticket};
 use state::SummaryState;
 use time::{Time, Uptime};
 
@@ -78,14 +81,8 @@ pub struct Settings {
     pub simulated: bool,
     /// Least level that is logged, Python's number.
     pub log_level: i32,
-    /// Shell command of every job.
-    pub job_command: String,
-    /// Repository of the job scripts.
-    pub source_url: String,
-    /// Branch, tag or commit of the job scripts.
-    pub commit_ref: String,
-    /// Whether the version of an execute chooses the container image.
-    pub version_selects_image: bool,
+    /// Makes the submission of an execute.
+    pub payload: Arc<dyn Payload>,
     /// How long a submission is tried, from its first failed or unclear attempt.
     pub submit_timeout: Duration,
     /// How long a job may take to show up in the list after an unclear attempt.
