@@ -43,6 +43,7 @@ pub mod config;
 pub mod csc;
 pub mod daemon;
 pub mod journal;
+mod json;
 pub mod logging;
 mod resolver;
 pub mod sal;

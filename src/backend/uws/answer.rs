@@ -10,7 +10,7 @@ use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Contact, Failure, FailureKind, JobStatus, RemoveAnswer, StatusAnswer};
 
-use super::object::Object;
+use super::object::{Object, compact};
 use super::text::{quote, quote_once};
 
 /// Longest phase that is taken for a word, in bytes.
@@ -142,10 +142,7 @@ impl Reply {
             return Err(failure);
         }
         let start = text();
-        let object = Object::read(body).map_err(|e| format!("it is no job object ({e})"));
-        object
-            .and_then(|object| believe(object, expected))
-            .map_err(|why| self.unbelievable(wrong, &why, &start))
+        believe(body, expected).map_err(|why| self.unbelievable(wrong, &why, &start))
     }
 }
 
@@ -158,7 +155,10 @@ struct Expected<'a> {
     run_id: Option<&'a RunId>,
 }
 
-fn believe(object: Object, expected: &Expected<'_>) -> Result<JobStatus, String> {
+fn believe(body: Vec<u8>, expected: &Expected<'_>) -> Result<JobStatus, String> {
+    let no_object = |e: serde_json::Error| format!("it is no job object ({e})");
+    let compact = compact(body).map_err(no_object)?;
+    let object = Object::of(&compact).map_err(no_object)?;
     let job_id = object.string("jobId").ok_or("it has no jobId")?;
     let job_id = JobId::parse(&job_id).map_err(|_| "its jobId is malformed")?;
     if expected.job_id.is_some_and(|id| *id != job_id) {

@@ -192,9 +192,10 @@ mod tests {
 
     #[test]
     fn no_character_leaves_its_quotes() {
-        for c in (0..=0x10ffff).filter_map(char::from_u32) {
-            let escaped = format!("\"{}\"", escape(&format!("{c}{c}")));
-            assert_eq!(serde_json::from_str::<String>(&escaped).unwrap(), format!("{c}{c}"));
+        let all: Vec<char> = (0..=0x10ffff).filter_map(char::from_u32).collect();
+        for some in all.chunks(8192) {
+            let text: String = some.iter().flat_map(|c| [*c, *c]).collect();
+            assert_eq!(serde_json::from_str::<String>(&format!("\"{}\"", escape(&text))).unwrap(), text);
         }
     }
 }
