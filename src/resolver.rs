@@ -4,7 +4,6 @@
 //! The library's own resolver starts a thread for each new connection, addresses in digits included, and panics where
 //! there is none.
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -24,20 +23,9 @@ pub(crate) fn agent(config: &Config) -> Agent {
     Agent::with_parts(config.clone(), DefaultConnector::default(), Lookup)
 }
 
-/// There was no thread to look up a name with; nothing was sent.
+/// Finds hosts as described here.
 #[derive(Debug)]
-pub(crate) struct NoThread(io::Error);
-
-impl fmt::Display for NoThread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no thread to look up the host with: {}", self.0)
-    }
-}
-
-impl std::error::Error for NoThread {}
-
-#[derive(Debug)]
-struct Lookup;
+pub(crate) struct Lookup;
 
 impl Resolver for Lookup {
     fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
@@ -58,7 +46,9 @@ fn look_up(host: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error>
     let (sender, receiver) = sync_channel(1);
     let ask = move || sender.send(host.to_socket_addrs().map(Iterator::collect)).is_ok();
     let thread = thread::Builder::new().name("lookup".to_owned()).spawn(ask);
-    thread.map_err(|error| Error::Other(Box::new(NoThread(error))))?;
+    thread.map_err(|error| {
+        io::Error::new(error.kind(), format!("no thread to look up the host with: {error}"))
+    })?;
     match receiver.recv_timeout(*timeout.after) {
         Ok(addresses) => Ok(addresses?),
         Err(RecvTimeoutError::Timeout) => Err(Error::Timeout(timeout.reason)),

@@ -119,7 +119,7 @@ impl Transport for Pipe {
 
 /// Finds every host at once: a redirect must not make a test ask a name server.
 #[derive(Debug)]
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Resolver for Nowhere {
     fn resolve(

@@ -16,7 +16,7 @@ use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::transport::line::{self, Line};
 
-use super::http::{FarEnd, Script};
+use super::http::{FarEnd, Nowhere, Script};
 use super::{check_reason, texts};
 
 /// Longest line that is read.
@@ -160,7 +160,7 @@ fn send(action: &Action) {
     thread_local! {
         static CLIENT: Option<Uws> = {
             let nobody = FarEnd::new(Script::new(b""));
-            Uws::with_agent(&Toml::default().uws, |config| nobody.agent(config)).ok()
+            Uws::over(&Toml::default().uws, nobody, Nowhere).ok()
         };
     }
     CLIENT.with(|client| {

@@ -10,7 +10,7 @@ use ocps::csc::id::{JobId, RunId, SalIndex};
 use ocps::csc::request::{Action, Answer, JobStatus, StatusAnswer, Submission};
 
 use super::check_reason;
-use super::http::{End, FarEnd, Script};
+use super::http::{End, FarEnd, Nowhere, Script};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
 const RUN_ID: &str = "17-abc";
@@ -22,7 +22,7 @@ pub(crate) fn read(data: &[u8]) {
     thread_local! {
         static SERVICE: (FarEnd, Option<Uws>) = {
             let far = FarEnd::default();
-            let client = Uws::with_agent(&Settings::default().uws, |config| far.agent(config)).ok();
+            let client = Uws::over(&Settings::default().uws, far.clone(), Nowhere).ok();
             (far, client)
         };
     }
