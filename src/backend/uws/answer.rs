@@ -30,11 +30,6 @@ const REFUSALS: [&str; 9] = [
     "(422)\nReason:",
 ];
 
-/// Whether this text of a 500 proves that no job was made.
-fn is_refusal(text: &str) -> bool {
-    REFUSALS.iter().any(|start| text.trim_start().starts_with(start))
-}
-
 /// A reply to one request, its body read as far as the limits allow.
 pub(super) struct Reply {
     /// `PUT` and so on.
@@ -53,6 +48,7 @@ pub(super) struct Reply {
 }
 
 /// How the body ended.
+#[derive(PartialEq, Eq)]
 pub(super) enum End {
     Complete,
     /// It is larger than the limit.
@@ -62,8 +58,10 @@ pub(super) enum End {
 }
 
 impl Reply {
+    /// Enough of the text for all that is looked for in it and shown of it.
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
+        const ENOUGH: usize = 4096;
+        String::from_utf8_lossy(self.body.get(..ENOUGH).unwrap_or(&self.body)).into_owned()
     }
 
     /// Whether it is a web page. The service sends none, though it calls its refusals text/html.
@@ -85,36 +83,8 @@ impl Reply {
         }
     }
 
-    /// `answered PUT with 500: its text`.
-    fn failure(&self, kind: FailureKind, contact: Contact) -> Failure {
-        let Self { method, url, status, .. } = self;
-        let text = self.remark.clone().unwrap_or_else(|| quote_once(&self.text()));
-        let text = if text.is_empty() { "(no text)" } else { &text };
-        // What the service itself says in that case is believed and comes not here.
-        let remedy = if *status == 404 { ", as no execution service does (is the url right?)" } else { "" };
-        let reason = format!("{url} answered {method} with {status}{remedy}: {text}");
-        Failure { kind, contact, reason }
-    }
-
-    /// The reply itself is fine, but what it says is not what was asked for.
-    fn unbelievable(&self, kind: FailureKind, why: &str, text: &str) -> Failure {
-        let Self { method, url, status, .. } = self;
-        let text = self.remark.clone().unwrap_or_else(|| quote(text));
-        let reason = format!("{url} answered {method} with {status}, but {why}: {text}");
-        Failure { kind, contact: Contact::Answered, reason }
-    }
-
-    /// The failure of a reply with status 200 whose body could not be read to its end.
-    fn unread(&self, wrong: FailureKind, start: &str) -> Option<Failure> {
-        match &self.end {
-            End::Complete => None,
-            End::TooLarge => Some(self.unbelievable(wrong, "the answer is too large", start)),
-            End::Broken(reason) => {
-                let reason = format!("{} broke off its answer to {}: {reason}", self.url, self.method);
-                let (kind, contact) = (FailureKind::Unclear, Contact::Silent);
-                Some(Failure { kind, contact, reason })
-            }
-        }
+    fn is_success(&self) -> bool {
+        self.status == 200 && self.of_gateway().is_none()
     }
 
     /// Whether it is what the service says when there is no such job.
@@ -134,58 +104,77 @@ impl Reply {
         self.is_json && removal.is_ok_and(|removal| removal.code == 200)
     }
 
-    /// The job in a reply with status 200; `wrong` is what it counts as when it is not believable.
-    fn job(mut self, expected: &Expected<'_>, wrong: FailureKind) -> Result<JobStatus, Failure> {
-        let body = std::mem::take(&mut self.body);
-        let text = || String::from_utf8_lossy(body.get(..START).unwrap_or(&body)).into_owned();
-        if let Some(failure) = self.unread(wrong, &text()) {
-            return Err(failure);
+    /// The failure of a request with any other status than success: `answered PUT with 500: its text`.
+    pub(super) fn refusal(&self) -> Failure {
+        let Self { method, url, status, .. } = self;
+        let is_refused = || REFUSALS.iter().any(|start| self.text().trim_start().starts_with(start));
+        let (kind, contact) = match (self.of_gateway(), *method, status) {
+            (Some(_), "GET", _) => (FailureKind::NotNow, Contact::Silent),
+            (Some(kind), _, _) => (kind, Contact::Silent),
+            (None, "GET", 500..=599) => (FailureKind::Refused, Contact::Silent),
+            (None, "PUT", 500) if is_refused() => (FailureKind::Refused, Contact::Answered),
+            // A PUT may have made a job all the same, perhaps one that comes to life some 20 s later; to a DELETE the
+            // service says 500 for ever when only the job's files cannot be removed.
+            (None, _, 500..=599) | (None, "PUT", 200..=299) => (FailureKind::Unclear, Contact::Answered),
+            (None, "PUT", _) => (FailureKind::Refused, Contact::Answered),
+            (None, _, _) => (FailureKind::Wrong, Contact::Answered),
+        };
+        let text = self.remark.clone().unwrap_or_else(|| quote_once(&self.text()));
+        let text = if text.is_empty() { "(no text)" } else { &text };
+        // What the service itself says in that case is believed and comes not here.
+        let remedy = if *status == 404 { ", as no execution service does (is the url right?)" } else { "" };
+        Failure { kind, contact, reason: format!("{url} answered {method} with {status}{remedy}: {text}") }
+    }
+
+    /// The failure of a reply with status 200 that could not be read to its end, or says something else than it was
+    /// asked for.
+    fn unbelievable(&self, why: &str, text: &str) -> Failure {
+        let Self { method, url, .. } = self;
+        if let End::Broken(reason) = &self.end {
+            let reason = format!("{url} broke off its answer to {method}: {reason}");
+            return Failure { kind: FailureKind::Unclear, contact: Contact::Silent, reason };
         }
-        let start = text();
-        believe(body, expected).map_err(|why| self.unbelievable(wrong, &why, &start))
+        let why = if self.end == End::TooLarge { "the answer is too large" } else { why };
+        let text = self.remark.clone().unwrap_or_else(|| quote(text));
+        let kind = if *method == "GET" { FailureKind::Wrong } else { FailureKind::Unclear };
+        let reason = format!("{url} answered {method} with 200, but {why}: {text}");
+        Failure { kind, contact: Contact::Answered, reason }
+    }
+
+    /// The job that it shows, if it is the one that was asked for.
+    fn job(mut self, job_id: Option<&JobId>, run_id: Option<&RunId>) -> Result<JobStatus, Failure> {
+        if !self.is_success() {
+            return Err(self.refusal());
+        }
+        let text = self.text();
+        let job = match self.end {
+            End::Complete => believe(std::mem::take(&mut self.body), job_id, run_id),
+            End::TooLarge | End::Broken(_) => Err(String::new()),
+        };
+        job.map_err(|why| self.unbelievable(&why, &text))
     }
 }
 
-/// Bytes of a text of which the first 200 characters are certain to be part.
-const START: usize = 1024;
-
-/// Whose job object is believed.
-struct Expected<'a> {
-    job_id: Option<&'a JobId>,
-    run_id: Option<&'a RunId>,
-}
-
-fn believe(body: Vec<u8>, expected: &Expected<'_>) -> Result<JobStatus, String> {
+fn believe(body: Vec<u8>, job_id: Option<&JobId>, run_id: Option<&RunId>) -> Result<JobStatus, String> {
     let no_object = |e: serde_json::Error| format!("it is no job object ({e})");
     let compact = compact(body).map_err(no_object)?;
     let object = Object::of(&compact).map_err(no_object)?;
-    let job_id = object.string("jobId").ok_or("it has no jobId")?;
-    let job_id = JobId::parse(&job_id).map_err(|_| "its jobId is malformed")?;
-    if expected.job_id.is_some_and(|id| *id != job_id) {
+    let id = object.string("jobId").ok_or("it has no jobId")?;
+    let id = JobId::parse(&id).map_err(|_| "its jobId is malformed")?;
+    if job_id.is_some_and(|asked| *asked != id) {
         return Err("it is another job".to_owned());
     }
-    if expected.run_id.is_some_and(|id| object.string("runId").as_deref() != Some(id.as_str())) {
+    if run_id.is_some_and(|asked| object.string("runId").as_deref() != Some(asked.as_str())) {
         return Err("its runId is not ours".to_owned());
     }
     let phase = object.string("phase").filter(|p| p.len() <= PHASE_MAX).ok_or("it has no phase")?;
     let phase = Phase::parse(&phase);
-    Ok(JobStatus { job_id, phase, object: JobObject(object.into_bounded_json().into()) })
+    Ok(JobStatus { job_id: id, phase, object: JobObject(object.into_bounded_json().into()) })
 }
 
 /// The answer to a PUT.
 pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Result<JobStatus, Failure> {
-    let (kind, contact) = match (reply.of_gateway(), reply.status) {
-        (Some(kind), _) => (kind, Contact::Silent),
-        (None, 200) => {
-            return reply.job(&Expected { job_id: None, run_id: Some(run_id) }, FailureKind::Unclear);
-        }
-        (None, 201..=299) => (FailureKind::Unclear, Contact::Answered),
-        (None, 500) if is_refusal(&reply.text()) => (FailureKind::Refused, Contact::Answered),
-        // The service says 500 also where the job was made all the same, or comes to life some 20 s later.
-        (None, 500..=599) => (FailureKind::Unclear, Contact::Answered),
-        (None, _) => (FailureKind::Refused, Contact::Answered),
-    };
-    Err(reply.failure(kind, contact))
+    reply.job(None, Some(run_id))
 }
 
 /// The answer to the GET of one job.
@@ -194,45 +183,27 @@ pub(super) fn to_status(
     job_id: &JobId,
     run_id: Option<&RunId>,
 ) -> Result<StatusAnswer, Failure> {
-    match reply.status {
-        _ if reply.of_gateway().is_some() => Err(to_question(&reply)),
-        200 => {
-            reply.job(&Expected { job_id: Some(job_id), run_id }, FailureKind::Wrong).map(StatusAnswer::Job)
-        }
-        _ if reply.is_no_such_job() => Ok(StatusAnswer::Gone),
-        _ => Err(to_question(&reply)),
+    if reply.is_no_such_job() {
+        return Ok(StatusAnswer::Gone);
     }
+    reply.job(Some(job_id), run_id).map(StatusAnswer::Job)
 }
 
 /// The answer to the GET of a job that cannot exist.
 pub(super) fn to_ping(reply: &Reply) -> Result<(), Failure> {
-    if reply.of_gateway().is_none() && reply.is_no_such_job() { Ok(()) } else { Err(to_question(reply)) }
+    if reply.is_no_such_job() { Ok(()) } else { Err(reply.refusal()) }
 }
 
 /// The answer to a DELETE.
 pub(super) fn to_remove(reply: &Reply) -> Result<RemoveAnswer, Failure> {
-    if let Some(kind) = reply.of_gateway() {
-        return Err(reply.failure(kind, Contact::Silent));
-    }
-    match reply.status {
-        200 if reply.is_removal() => Ok(RemoveAnswer::Removed { object: None }),
-        200 => Err(reply.unread(FailureKind::Unclear, &reply.text()).unwrap_or_else(|| {
-            let why = "it does not say that the job was removed";
-            reply.unbelievable(FailureKind::Unclear, why, &reply.text())
-        })),
-        404 if reply.body.starts_with(b"(404)") => Ok(RemoveAnswer::Gone),
-        // 500 too: the service says it for ever when only the job's files cannot be removed.
-        500..=599 => Err(reply.failure(FailureKind::Unclear, Contact::Answered)),
-        _ => Err(reply.failure(FailureKind::Wrong, Contact::Answered)),
-    }
-}
-
-/// The failure of any GET that got no usable status.
-pub(super) fn to_question(reply: &Reply) -> Failure {
-    match reply.status {
-        _ if reply.of_gateway().is_some() => reply.failure(FailureKind::NotNow, Contact::Silent),
-        500..=599 => reply.failure(FailureKind::Refused, Contact::Silent),
-        _ => reply.failure(FailureKind::Wrong, Contact::Answered),
+    if reply.is_success() && reply.is_removal() {
+        Ok(RemoveAnswer::Removed { object: None })
+    } else if reply.is_success() {
+        Err(reply.unbelievable("it does not say that the job was removed", &reply.text()))
+    } else if reply.status == 404 && reply.body.starts_with(b"(404)") {
+        Ok(RemoveAnswer::Gone)
+    } else {
+        Err(reply.refusal())
     }
 }
 

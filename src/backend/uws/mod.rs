@@ -175,7 +175,7 @@ impl Backend for Uws {
         let is_page =
             header(response.headers(), CONTENT_TYPE).is_some_and(|text| text.starts_with("text/html"));
         if response.status() != 200 || is_page || compression(response.headers()).is_some() {
-            return Err(answer::to_question(&call.read(response, TEXT_LIMIT)));
+            return Err(call.read(response, TEXT_LIMIT).refusal());
         }
         let mut body = response.into_body();
         list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted).map_err(|error| {
