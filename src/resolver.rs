@@ -19,6 +19,7 @@ use ureq::{Agent, Error};
 const ADDRESSES_MAX: usize = 16;
 
 /// An agent of this configuration that finds hosts as described here.
+#[cfg(feature = "kafka")]
 pub(crate) fn agent(config: &Config) -> Agent {
     Agent::with_parts(config.clone(), DefaultConnector::default(), Lookup)
 }

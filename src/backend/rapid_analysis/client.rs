@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::access::Access;
-use super::session::{Session, Timeouts, Trouble};
+use super::session::{Session, Trouble};
 use super::values::{self, Value};
 use crate::backend::Backend;
 use crate::config::settings;
@@ -14,7 +14,7 @@ use crate::url::Url;
 /// Rapid Analysis; connects when it is first asked to do something.
 pub struct RapidAnalysis {
     access: Access,
-    timeouts: Timeouts,
+    settings: settings::Redis,
     /// Pushes come one at a time, so nobody waits for this but a ping.
     session: Mutex<Option<Session>>,
 }
@@ -23,8 +23,7 @@ impl RapidAnalysis {
     /// A back-end for that Redis; nothing is looked at yet.
     #[must_use]
     pub fn new(access: Access, settings: &settings::Redis) -> Self {
-        let timeouts = Timeouts { connect: settings.connect_timeout, response: settings.response_timeout };
-        Self { access, timeouts, session: Mutex::new(None) }
+        Self { access, settings: settings.clone(), session: Mutex::new(None) }
     }
 
     fn session(&self) -> MutexGuard<'_, Option<Session>> {
@@ -35,7 +34,7 @@ impl RapidAnalysis {
     fn open(&self, end: Instant) -> Result<Session, Failure> {
         let not_sent = |reason| Failure { kind: FailureKind::NotSent, contact: Contact::Silent, reason };
         let target = self.access.target().map_err(not_sent)?;
-        Session::open(&target, self.timeouts, end).map_err(|trouble| self.failure(trouble))
+        Session::open(&target, &self.settings, end).map_err(|trouble| self.failure(trouble))
     }
 
     /// Pushes over the connection that there is, or over a new one where it was lost: then nothing was carried out.
@@ -43,7 +42,7 @@ impl RapidAnalysis {
         if let Some(mut session) = old {
             match session.push(values, end) {
                 Ok(()) => return Ok(session),
-                Err(Trouble::Lost(why)) => {
+                Err(Trouble(FailureKind::NotSent, why)) => {
                     log::warn!("Redis at {} {why}: connecting again", self.access.shown());
                 }
                 Err(trouble) => return Err(self.failure(trouble)),
@@ -55,11 +54,10 @@ impl RapidAnalysis {
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {
-        let (kind, contact, what) = match trouble {
-            Trouble::Lost(what) => (FailureKind::NotSent, Contact::Silent, what),
-            Trouble::Refused(what) => (FailureKind::Refused, Contact::Answered, what),
-            Trouble::Unclear(what) => (FailureKind::Unclear, Contact::Silent, what),
-            Trouble::Partial(what) => (FailureKind::Wrong, Contact::Answered, what),
+        let Trouble(kind, what) = trouble;
+        let contact = match kind {
+            FailureKind::NotSent | FailureKind::Unclear | FailureKind::NotNow => Contact::Silent,
+            FailureKind::Refused | FailureKind::Wrong => Contact::Answered,
         };
         Failure { kind, contact, reason: format!("Redis at {} {what}", self.access.shown()) }
     }
@@ -80,7 +78,7 @@ impl Backend for RapidAnalysis {
         let mut session = self.session();
         *session = None;
         // Connection, password and ping.
-        let end = Instant::now() + self.timeouts.connect + 2 * self.timeouts.response;
+        let end = Instant::now() + self.settings.connect_timeout + 2 * self.settings.response_timeout;
         let mut opened = self.open(end)?;
         opened.ping(end).map_err(|trouble| self.failure(trouble))?;
         log::info!("Redis at {} answers", self.access.shown());

@@ -16,29 +16,15 @@ use redis::{
 
 use super::access::Target;
 use super::values::{Value, quoted};
+use crate::config::settings;
+use crate::csc::request::FailureKind;
 
 /// Longest text of the server that is shown, in characters.
 const TEXT_MAX: usize = 200;
 
-/// Why something did not work.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// No connection, or it was lost; nothing was carried out.
-    Lost(String),
-    /// The server said no, or spoke nonsense; nothing was carried out.
-    Refused(String),
-    /// It may have been carried out.
-    Unclear(String),
-    /// Some of it was carried out.
-    Partial(String),
-}
-
-/// Times that a session keeps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
-    pub(super) connect: Duration,
-    pub(super) response: Duration,
-}
+/// What may have become of what was asked for, and why, as the end of a sentence about Redis.
+#[derive(Debug)]
+pub(super) struct Trouble(pub(super) FailureKind, pub(super) String);
 
 /// A connection that was let in.
 pub(super) struct Session {
@@ -48,10 +34,10 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects and gives the password.
-    pub(super) fn open(target: &Target, timeouts: Timeouts, end: Instant) -> Result<Self, Trouble> {
-        let connect_end = end.min(Instant::now() + timeouts.connect);
-        let connection = connect(target, connect_end).map_err(Trouble::Lost)?;
-        let mut session = Self { connection, response_timeout: timeouts.response };
+    pub(super) fn open(target: &Target, settings: &settings::Redis, end: Instant) -> Result<Self, Trouble> {
+        let connect_end = end.min(Instant::now() + settings.connect_timeout);
+        let connection = connect(target, connect_end).map_err(|why| Trouble(FailureKind::NotSent, why))?;
+        let mut session = Self { connection, response_timeout: settings.response_timeout };
         session.authenticate(target, end)?;
         Ok(session)
     }
@@ -72,7 +58,7 @@ impl Session {
         } else {
             "does not let us in"
         };
-        Err(Trouble::Refused(why.to_owned()))
+        Err(Trouble(FailureKind::Refused, why.to_owned()))
     }
 
     /// Asks whether the server is there for us.
@@ -89,10 +75,9 @@ impl Session {
         match self.receive(end) {
             Ok(redis::Value::Array(answers)) => judge(values, &answers),
             Ok(redis::Value::ServerError(error)) => Err(refused("EXEC", &error)),
-            Ok(redis::Value::Nil) => Err(Trouble::Refused("did not carry out EXEC".to_owned())),
-            Ok(_) => Err(Trouble::Unclear("answered EXEC with nonsense".to_owned())),
-            Err(Trouble::Lost(why)) => Err(Trouble::Unclear(why)),
-            Err(trouble) => Err(trouble),
+            Ok(redis::Value::Nil) => Err(Trouble(FailureKind::Refused, "did not carry out EXEC".to_owned())),
+            Ok(_) => Err(Trouble(FailureKind::Unclear, "answered EXEC with nonsense".to_owned())),
+            Err(Trouble(_, why)) => Err(Trouble(FailureKind::Unclear, why)),
         }
     }
 
@@ -113,7 +98,7 @@ impl Session {
                 redis::Value::SimpleString(kind) if kind == "none" || kind == "list" => {}
                 redis::Value::SimpleString(kind) => {
                     let text = format!("holds a {} in {}, not a list", shortened(&kind), quoted(key));
-                    return Err(Trouble::Refused(text));
+                    return Err(Trouble(FailureKind::Refused, text));
                 }
                 // We may not be allowed to ask; then LPUSH will tell.
                 redis::Value::ServerError(_) => {}
@@ -160,13 +145,16 @@ impl Session {
     }
 
     fn lost(&self, error: &RedisError) -> Trouble {
-        Trouble::Lost(if error.is_timeout() {
-            format!("gave no answer within {} s", self.response_timeout.as_secs_f64())
-        } else if error.is_connection_dropped() {
-            "closed the connection".to_owned()
-        } else {
-            format!("failed: {}", shortened(&error.to_string()))
-        })
+        Trouble(
+            FailureKind::NotSent,
+            if error.is_timeout() {
+                format!("gave no answer within {} s", self.response_timeout.as_secs_f64())
+            } else if error.is_connection_dropped() {
+                "closed the connection".to_owned()
+            } else {
+                format!("failed: {}", shortened(&error.to_string()))
+            },
+        )
     }
 }
 
@@ -212,20 +200,20 @@ fn judge(values: &[Value], answers: &[redis::Value]) -> Result<(), Trouble> {
         _ => None,
     });
     Err(match failed {
-        Some(failed) if pushed == 0 => Trouble::Refused(format!("refuses LPUSH to {failed}")),
+        Some(failed) if pushed == 0 => Trouble(FailureKind::Refused, format!("refuses LPUSH to {failed}")),
         Some(failed) => {
-            Trouble::Partial(format!("pushed only {pushed} of {all} values; it refuses {failed}"))
+            Trouble(FailureKind::Wrong, format!("pushed only {pushed} of {all} values; it refuses {failed}"))
         }
-        None => Trouble::Unclear("answered EXEC with nonsense".to_owned()),
+        None => Trouble(FailureKind::Unclear, "answered EXEC with nonsense".to_owned()),
     })
 }
 
 fn refused(command: &str, error: &ServerError) -> Trouble {
-    Trouble::Refused(format!("refuses {command}: {}", said(error)))
+    Trouble(FailureKind::Refused, format!("refuses {command}: {}", said(error)))
 }
 
 fn nonsense(command: &str) -> Trouble {
-    Trouble::Refused(format!("answered {command} with nonsense: is it Redis?"))
+    Trouble(FailureKind::Refused, format!("answered {command} with nonsense: is it Redis?"))
 }
 
 /// What the server said.

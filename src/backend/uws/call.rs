@@ -11,7 +11,7 @@ use ureq::http::response::Parts;
 use ureq::{Body, Error, Timeout};
 
 use super::answer::{End, Reply};
-use super::text::{quote, shown};
+use super::text::quote;
 use super::{JSON, TEXT_LIMIT, compression, header};
 use crate::csc::request::{Contact, Failure, FailureKind};
 use crate::url::Url;
@@ -20,25 +20,15 @@ pub(super) struct Call<'a> {
     pub(super) method: &'static str,
     pub(super) base: &'a Url,
     /// Below the base.
-    path: &'a str,
+    pub(super) path: &'a str,
     /// The address for people: without credentials.
     pub(super) shown: String,
     /// How long the request may take, and connecting for it.
     pub(super) timeout: Duration,
-    connect_timeout: Duration,
+    pub(super) connect_timeout: Duration,
 }
 
-impl<'a> Call<'a> {
-    pub(super) fn new(
-        method: &'static str,
-        base: &'a Url,
-        path: &'a str,
-        [timeout, connect_timeout]: [Duration; 2],
-    ) -> Self {
-        let shown = shown(&format!("{base}{path}"));
-        Self { method, base, path, shown, timeout, connect_timeout }
-    }
-
+impl Call<'_> {
     pub(super) fn address(&self) -> String {
         format!("{}{}", self.base.address(), self.path)
     }

@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
-use ureq::config::{Config, IpFamily, RedirectAuthHeaders};
+use ureq::config::Config;
 use ureq::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER,
 };
@@ -95,7 +95,8 @@ impl Uws {
     }
 
     fn call<'a>(&self, method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Call<'a> {
-        Call::new(method, base, path, [timeout, self.settings.connect_timeout])
+        let shown = text::shown(&format!("{base}{path}"));
+        Call { method, base, path, shown, timeout, connect_timeout: self.settings.connect_timeout }
     }
 
     fn send(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Failure> {
@@ -150,8 +151,7 @@ impl Uws {
 
 impl Backend for Uws {
     fn submit(&self, base: &Url, submission: &Submission) -> Result<JobStatus, NotDone> {
-        let body = payload::body(submission)
-            .map_err(|e| NotDone::Rejected(format!("cannot write the job as JSON: {e}")))?;
+        let body = payload::body(submission);
         let call = self.call("PUT", base, "/job", self.settings.put_timeout);
         let response = self.send(&call, &body)?;
         Ok(answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id)?)
@@ -230,22 +230,18 @@ fn proxy(url: &Url) -> Result<Proxy, String> {
         .map_err(|_| format!("uws.proxy: {shown:?} is no proxy url: write http://host:port"))
 }
 
-/// Every option that matters, written out.
+/// What differs from the library's defaults, and every timeout.
 fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
     let idle = settings.connections.saturating_add(CONTROL_THREADS);
     let builder = Agent::config_builder()
         // Refusals have texts that people must see.
         .http_status_as_error(false)
-        .https_only(false)
-        .ip_family(IpFamily::Any)
         // Not from the environment: only where the settings say so.
         .proxy(proxy)
         .no_delay(true)
         // A redirect is a wrong answer: following it could carry a DELETE to another service.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .redirect_auth_headers(RedirectAuthHeaders::Never)
-        .save_redirect_history(false)
         .accept_encoding("identity")
         .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(HEAD_LIMIT)
@@ -256,17 +252,8 @@ fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
         .timeout_resolve(Some(settings.connect_timeout))
         .timeout_connect(Some(settings.connect_timeout));
     #[cfg(feature = "tls")]
-    let builder = {
-        use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
-        builder.tls_config(
-            TlsConfig::builder()
-                .provider(TlsProvider::Rustls)
-                .root_certs(RootCerts::PlatformVerifier)
-                .client_cert(None)
-                .use_sni(true)
-                .disable_verification(false)
-                .build(),
-        )
-    };
+    let builder = builder.tls_config(
+        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build(),
+    );
     builder.build()
 }

@@ -1,6 +1,6 @@
 //! The job that a PUT asks for. Invariant: whatever the values are, the job gets exactly them and no variable more.
 
-use serde::Serialize;
+use serde_json::json;
 
 use crate::config::settings;
 use crate::csc::command::Execute;
@@ -43,32 +43,17 @@ impl Payload for settings::Uws {
     }
 }
 
-/// The body of a PUT, in the service's order.
-#[derive(Serialize)]
-struct Body<'a> {
-    run_id: &'a str,
-    command: &'a str,
-    url: String,
-    commit_ref: String,
-    environment: Vec<Variable<'a>>,
-}
-
-#[derive(Serialize)]
-struct Variable<'a> {
-    name: &'a str,
-    value: String,
-}
-
 /// The JSON text that asks the service for this job.
-pub(super) fn body(submission: &Submission) -> Result<Vec<u8>, serde_json::Error> {
-    let pairs = submission.environment.iter();
-    serde_json::to_vec(&Body {
-        run_id: submission.run_id.as_str(),
-        command: &submission.command,
-        url: escape(&submission.source_url),
-        commit_ref: escape(&submission.commit_ref),
-        environment: pairs.map(|(name, value)| Variable { name, value: escape(value) }).collect(),
-    })
+pub(super) fn body(submission: &Submission) -> String {
+    let variable = |(name, value): &(_, String)| json!({ "name": name, "value": escape(value) });
+    let body = json!({
+        "run_id": submission.run_id.as_str(),
+        "command": submission.command,
+        "url": escape(&submission.source_url),
+        "commit_ref": escape(&submission.commit_ref),
+        "environment": submission.environment.iter().map(variable).collect::<Vec<_>>(),
+    });
+    body.to_string()
 }
 
 /// A value as the inside of a JSON string.
@@ -79,27 +64,18 @@ pub(super) fn body(submission: &Submission) -> Result<Vec<u8>, serde_json::Error
 /// Beyond what JSON demands, the characters are escaped that YAML refuses (DEL, C1, U+FFFE, U+FFFF)
 /// or takes for line breaks and marks (U+0085, U+2028, U+2029, U+FEFF).
 fn escape(value: &str) -> String {
-    let mut text = String::with_capacity(value.len());
-    for c in value.chars() {
+    let quoted = json!(value).to_string();
+    let inside = quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default();
+    let mut escaped = String::with_capacity(inside.len());
+    for c in inside.chars() {
         match c {
-            '"' => text.push_str("\\\""),
-            '\\' => text.push_str("\\\\"),
-            '\n' => text.push_str("\\n"),
-            '\r' => text.push_str("\\r"),
-            '\t' => text.push_str("\\t"),
-            '\0'..='\x1f'
-            | '\x7f'..='\u{9f}'
-            | '\u{2028}'
-            | '\u{2029}'
-            | '\u{feff}'
-            | '\u{fffe}'
-            | '\u{ffff}' => {
-                text.push_str(&format!("\\u{:04x}", u32::from(c)));
+            '\x7f'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
             }
-            _ => text.push(c),
+            _ => escaped.push(c),
         }
     }
-    text
+    escaped
 }
 
 #[cfg(test)]
