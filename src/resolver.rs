@@ -9,20 +9,14 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 
+use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
-use ureq::{Agent, Error};
+use ureq::unversioned::transport::NextTimeout;
 
 /// Most addresses of one host that are tried; the library takes no more.
 const ADDRESSES_MAX: usize = 16;
-
-/// An agent of this configuration that finds hosts as described here.
-#[cfg(feature = "kafka")]
-pub(crate) fn agent(config: &Config) -> Agent {
-    Agent::with_parts(config.clone(), DefaultConnector::default(), Lookup)
-}
 
 /// Finds hosts as described here.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! The UWS back-end against the genuine uws-api-server, and the fake service compared with it.
 //!
-//! Runs only where these are set, and says so otherwise:
+//! `make test-genuine` runs it. It needs:
 //!
 //! * `UWS_SERVER_DIR`: the folder `server/` of lsst-dm/uws-api-server, unpacked somewhere;
 //! * `UWS_RUNNER`: a Python program that runs it on 127.0.0.1 with a stand-in for Kubernetes, and takes
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use ocps::backend::uws::Uws;
 use ocps::backend::{Backend, Wanted};
-use ocps::config::settings;
+use ocps::config::settings::Settings;
 use ocps::csc::event::Phase;
 use ocps::csc::id::RunId;
 use ocps::csc::request::{FailureKind, JobStatus, RemoveAnswer, StatusAnswer, Submission};
@@ -42,12 +42,10 @@ struct Genuine {
 }
 
 impl Genuine {
-    /// None, with a word on standard error, where it is not set up.
-    fn start() -> Option<Self> {
+    fn start() -> Self {
         let (Some(_), Some(runner)) = (std::env::var_os("UWS_SERVER_DIR"), std::env::var_os("UWS_RUNNER"))
         else {
-            eprintln!("skipped: UWS_SERVER_DIR and UWS_RUNNER are not set (see tests/genuine.rs)");
-            return None;
+            panic!("UWS_SERVER_DIR and UWS_RUNNER are not set (see the top of tests/genuine.rs)");
         };
         let python = std::env::var_os("UWS_PYTHON").unwrap_or_else(|| "python3".into());
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
@@ -69,7 +67,7 @@ impl Genuine {
             assert!(Instant::now() < deadline, "the genuine service does not start");
             thread::sleep(Duration::from_millis(50));
         }
-        Some(genuine)
+        genuine
     }
 }
 
@@ -81,25 +79,7 @@ impl Drop for Genuine {
 }
 
 fn client() -> Uws {
-    let timeout = Duration::from_secs(60);
-    let settings = settings::Uws {
-        command: String::new(),
-        source_url: String::new(),
-        commit_ref: String::new(),
-        version_selects_image: false,
-        connect_timeout: timeout,
-        put_timeout: timeout,
-        get_timeout: timeout,
-        list_timeout: timeout,
-        delete_timeout: timeout,
-        submit_timeout: timeout,
-        settle_time: timeout,
-        outage_limit: timeout,
-        resubmit_limit: timeout,
-        connections: 4,
-        proxy: None,
-    };
-    Uws::new(&settings).unwrap()
+    Uws::new(&Settings::default().uws).unwrap()
 }
 
 fn submit(client: &Uws, url: &str, run_id: &str, values: &[String]) -> JobStatus {
@@ -147,8 +127,9 @@ fn arrived(job: &JobStatus) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs the genuine service: make test-genuine"]
 fn the_client_and_the_genuine_service_understand_each_other() {
-    let Some(genuine) = Genuine::start() else { return };
+    let genuine = Genuine::start();
     let (client, url) = (client(), genuine.url.as_str());
     let values = hostile_values();
     let first = submit(&client, url, "1-a", &values);
@@ -374,8 +355,9 @@ fn prepare(url: &str) -> Vec<String> {
 }
 
 #[test]
+#[ignore = "needs the genuine service: make test-genuine"]
 fn the_fake_answers_like_the_genuine_service() {
-    let Some(genuine) = Genuine::start() else { return };
+    let genuine = Genuine::start();
     let timing = Timing { pending: 0.1, queued: 0.1, ..Timing::default() };
     let fake = UwsService::start(Options { timing, ..Options::default() });
     let (genuine_ids, fake_ids) = (prepare(&genuine.url), prepare(&fake.url()));

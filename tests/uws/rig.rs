@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
-use ocps::config::settings;
+use ocps::config::settings::{self, Settings};
 use ocps::csc::id::{JobId, RunId};
 use ocps::csc::request::{Action, Answer, Submission};
 
@@ -19,21 +19,13 @@ pub(crate) const ID: &str = "0123456789abcdef0123456789abcdef";
 
 pub(crate) fn settings(timeout: Duration) -> settings::Uws {
     settings::Uws {
-        command: "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".to_owned(),
-        source_url: "https://github.com/lsst-dm/uws_scripts".to_owned(),
-        commit_ref: "main".to_owned(),
-        version_selects_image: false,
         connect_timeout: timeout,
         put_timeout: timeout,
         get_timeout: timeout,
         list_timeout: timeout,
         delete_timeout: timeout,
-        submit_timeout: Duration::from_secs(60),
-        settle_time: Duration::from_secs(15),
-        outage_limit: Duration::from_secs(300),
-        resubmit_limit: Duration::from_secs(1800),
         connections: 4,
-        proxy: None,
+        ..Settings::default().uws
     }
 }
 
