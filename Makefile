@@ -79,7 +79,7 @@ test-genuine: ## compare with the genuine uws-api-server: UWS_SERVER_DIR=its fol
 
 test-root: ## test full disks, and clients in another PID namespace (as root: it mounts file systems)
 	@unshare --mount --pid --fork true || { echo 'test-root: no file system can be mounted here' >&2; exit 1; }
-	$(CARGO) test --locked --no-default-features --test journal --test daemon -- --ignored
+	$(CARGO) test --locked --no-default-features --test journal --test daemon -- --ignored full_disk pid_namespace
 
 test-systemd: ## test the installed service with a real systemd, in a sandbox (as root)
 	$(CARGO) build --locked --bin ocps --example uws-service
