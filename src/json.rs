@@ -33,7 +33,7 @@ impl<'de> Visitor<'de> for Members {
         let mut members = Vec::new();
         while let Some(member) = map.next_entry()? {
             if members.len() == self.max {
-                return Err(A::Error::custom(format_args!("it has more than {} values", self.max)));
+                return Err(A::Error::custom(format_args!("an object has more than {} keys", self.max)));
             }
             members.push(member);
         }

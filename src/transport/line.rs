@@ -2,10 +2,7 @@
 //!
 //! What a client may say is parsed here into types; what we say is written here. No I/O.
 
-use std::fmt;
-
-use serde::Deserializer as _;
-use serde::de::{Error as _, MapAccess, Visitor};
+use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
@@ -13,6 +10,7 @@ use crate::csc::command::{CommandName, Order};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SeqNum;
 use crate::csc::time::Tai;
+use crate::json::members;
 use crate::sal::ack::AckFields;
 use crate::sal::topic::parameters;
 use crate::sal::{self, Value};
@@ -91,7 +89,7 @@ fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, S
         }
     };
     let params = match object.take("params") {
-        None => Members(Vec::new()),
+        None => Members::default(),
         Some(params) => Members::of(params)?.ok_or("\"params\" must be an object")?,
     };
     Ok(Line::Command { seq_num, order: parse_order(&name, params)? })
@@ -118,7 +116,8 @@ fn parse_order(name: &str, params: Members<'_>) -> Result<Order, String> {
 }
 
 /// The members of an object, their values as they are written; of a key that is there twice the last.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+#[derive(Default)]
+struct Members<'a>(IndexMap<String, &'a RawValue>);
 
 impl<'a> Members<'a> {
     /// The members, if it is an object.
@@ -126,40 +125,12 @@ impl<'a> Members<'a> {
         if !json.get().starts_with('{') {
             return Ok(None);
         }
-        let mut deserializer = serde_json::Deserializer::from_str(json.get());
-        deserializer.deserialize_map(MembersVisitor).map(Some).map_err(not_json)
-    }
-
-    fn position(&self, key: &str) -> Option<usize> {
-        self.0.iter().position(|(known, _)| known == key)
+        let members = members(json.get(), MEMBERS_MAX).map_err(not_json)?.into_iter();
+        Ok(Some(Self(members.collect())))
     }
 
     fn take(&mut self, key: &str) -> Option<&'a RawValue> {
-        Some(self.0.remove(self.position(key)?).1)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Members(Vec::new());
-        while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-            if let Some(position) = members.position(&key) {
-                members.0.remove(position);
-            }
-            if members.0.len() == MEMBERS_MAX {
-                return Err(A::Error::custom(format_args!("an object has more than {MEMBERS_MAX} keys")));
-            }
-            members.0.push((key, value));
-        }
-        Ok(members)
+        self.0.shift_remove(key)
     }
 }
 

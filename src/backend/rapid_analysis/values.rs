@@ -35,7 +35,14 @@ pub fn parse(config: &str) -> Result<Vec<Value>, String> {
         return Err(format!("config must be a JSON object of Redis lists and values, not {}", kind(text)));
     }
     let unusable = |why: String| format!("config cannot be used: {why}");
-    let members = members(text, VALUES_MAX).map_err(|error| unusable(reason(&error)))?;
+    let members = members(text, VALUES_MAX).map_err(|error| {
+        let is_too_many = error.is_data();
+        unusable(if is_too_many {
+            format!("it has more than {VALUES_MAX} values")
+        } else {
+            format!("not valid JSON: {error}")
+        })
+    })?;
     let mut keys = HashSet::new();
     let mut values = Vec::with_capacity(members.len());
     for (key, raw) in &members {
@@ -95,19 +102,6 @@ fn kind(raw: &str) -> &'static str {
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
         Some(_) | None => "other text",
-    }
-}
-
-/// The reason without the place: for our own words the place would be that of the next value.
-fn reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match error.classify() {
-        serde_json::error::Category::Data => {
-            text.rsplit_once(" at line ").map_or(text.clone(), |(reason, _)| reason.to_owned())
-        }
-        serde_json::error::Category::Syntax
-        | serde_json::error::Category::Eof
-        | serde_json::error::Category::Io => format!("not valid JSON: {text}"),
     }
 }
 

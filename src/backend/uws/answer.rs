@@ -4,7 +4,7 @@
 //! The genuine replies are those of lsst-dm/uws-api-server; its status codes are loose (500 for most refusals,
 //! 404 for a wrong base URL too), so that a 404 counts only in the exact form that its handlers give.
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
@@ -94,14 +94,10 @@ impl Reply {
 
     /// Whether it is what the service says when it has removed a job: a JSON object with `"code": 200`.
     fn is_removal(&self) -> bool {
-        #[derive(Deserialize)]
-        struct Removal {
-            #[serde(rename = "status")]
-            _status: String,
-            code: u16,
-        }
-        let removal = serde_json::from_slice::<Removal>(&self.body);
-        self.is_json && removal.is_ok_and(|removal| removal.code == 200)
+        let object: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        self.is_json
+            && object.get("code") == Some(&200.into())
+            && object.get("status").is_some_and(Value::is_string)
     }
 
     /// The failure of a request with any other status than success: `answered PUT with 500: its text`.

@@ -4,7 +4,9 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::RangeInclusive;
 
+use indexmap::IndexMap;
 use serde::Deserializer as _;
 use serde::de::{SeqAccess, Visitor};
 use serde_json::Deserializer;
@@ -35,7 +37,7 @@ pub(super) fn compact(mut json: Vec<u8>) -> Result<String, serde_json::Error> {
 }
 
 /// The fields of a JSON object in their order, each with its compact text.
-pub(super) struct Object<'a>(Vec<(String, Cow<'a, str>)>);
+pub(super) struct Object<'a>(IndexMap<String, Cow<'a, str>>);
 
 impl<'a> Object<'a> {
     /// Takes a compact object apart; of fields with the same name the last counts.
@@ -43,33 +45,13 @@ impl<'a> Object<'a> {
     /// # Errors
     /// It is no object, or has too many fields.
     pub(super) fn of(compact: &'a str) -> Result<Self, serde_json::Error> {
-        let mut object = Self(Vec::new());
-        for (key, value) in members(compact, FIELDS_MAX)? {
-            match object.position(&key) {
-                Some(at) => object.set(at, value.get()),
-                None => object.0.push((key, value.get().into())),
-            }
-        }
-        Ok(object)
+        let fields = members(compact, FIELDS_MAX)?.into_iter();
+        Ok(Self(fields.map(|(key, value)| (key, value.get().into())).collect()))
     }
 
     /// The text of a field that is a string.
     pub(super) fn string(&self, key: &str) -> Option<String> {
-        serde_json::from_str(self.get(key)?).ok()
-    }
-
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| known == key).map(|(_, value)| &**value)
-    }
-
-    fn position(&self, key: &str) -> Option<usize> {
-        self.0.iter().position(|(known, _)| known == key)
-    }
-
-    fn set(&mut self, at: usize, value: impl Into<Cow<'a, str>>) {
-        if let Some((_, old)) = self.0.get_mut(at) {
-            *old = value.into();
-        }
+        serde_json::from_str(self.0.get(key)?).ok()
     }
 
     /// The object as compact JSON of at most 512 KiB.
@@ -89,37 +71,37 @@ impl<'a> Object<'a> {
 
     /// By how many bytes the object is too large.
     fn excess(&self) -> usize {
-        let fields: usize = self.0.iter().map(size).sum();
+        let fields: usize = self.0.iter().map(|(key, value)| size(key, value)).sum();
         (fields + "{}".len()).saturating_sub(OBJECT_MAX)
     }
 
     fn drop_environment(&mut self) {
-        let Some(at) = self.position("parameters") else { return };
-        let Some(Ok(mut parameters)) = self.get("parameters").map(Object::of) else { return };
-        parameters.0.retain(|(key, _)| key != "environment");
-        let shorter = parameters.to_json();
-        self.set(at, shorter);
+        let Some(text) = self.0.get_mut("parameters") else { return };
+        let Ok(mut parameters) = Object::of(text) else { return };
+        parameters.0.shift_remove("environment");
+        *text = parameters.to_json().into();
     }
 
     fn drop_results(&mut self) {
         /// Size of `"resultsOmitted":` with any number and comma.
         const OMITTED_SIZE: usize = 40;
-        const OMITTED: &str = "resultsOmitted";
-        self.0.retain(|(key, _)| key != OMITTED);
-        let Some((at, results)) = self.position("results").zip(self.get("results")) else { return };
-        let room = results.len().saturating_sub(self.excess() + OMITTED_SIZE);
+        self.0.shift_remove("resultsOmitted");
+        let excess = self.excess();
+        let Some((at, _, results)) = self.0.get_full_mut("results") else { return };
+        let room = results.len().saturating_sub(excess + OMITTED_SIZE);
         let Ok((kept, omitted)) = Deserializer::from_str(results).deserialize_seq(Leading { room }) else {
             return;
         };
-        self.set(at, kept);
-        self.0.insert(at + 1, (OMITTED.to_owned(), omitted.to_string().into()));
+        *results = kept.into();
+        self.0.shift_insert(at + 1, "resultsOmitted".to_owned(), omitted.to_string().into());
     }
 
     /// Drops the largest field that may go, `runId` last; false if there is none.
     fn drop_largest(&mut self) -> bool {
-        let may_go = self.0.iter().enumerate().filter(|(_, (key, _))| key != "jobId" && key != "phase");
-        let largest = may_go.max_by_key(|(_, field)| (field.0 != "runId", size(field))).map(|(at, _)| at);
-        largest.map(|at| self.0.remove(at)).is_some()
+        let may_go = self.0.iter().filter(|(key, _)| *key != "jobId" && *key != "phase");
+        let largest = may_go.max_by_key(|(key, value)| (*key != "runId", size(key, value)));
+        let key = largest.map(|(key, _)| key.clone());
+        key.is_some_and(|key| self.0.shift_remove(&key).is_some())
     }
 
     fn to_json(&self) -> String {
@@ -129,7 +111,7 @@ impl<'a> Object<'a> {
 }
 
 /// Bytes of a field in the object's text, with a comma.
-fn size((key, value): &(String, Cow<'_, str>)) -> usize {
+fn size(key: &str, value: &str) -> usize {
     quoted(key).len() + value.len() + ":,".len()
 }
 
@@ -169,33 +151,20 @@ fn replace_lone_surrogates(json: &mut [u8]) {
     let mut rest = json;
     while let Some(start) = rest.iter().position(|b| *b == b'\\') {
         let (_, escape) = std::mem::take(&mut rest).split_at_mut(start);
-        let length = match (surrogate(escape), surrogate(escape.get(6..).unwrap_or_default())) {
-            (Some(Half::High), Some(Half::Low)) => 12,
-            (Some(_), _) => {
-                if let Some(digits) = escape.get_mut(2..6) {
-                    digits.copy_from_slice(b"fffd");
-                }
-                6
-            }
-            (None, _) => 2.min(escape.len()),
-        };
+        let is = |at, half: RangeInclusive<u16>| unit(escape, at).is_some_and(|unit| half.contains(&unit));
+        let (is_high, is_low) = (is(0, 0xd800..=0xdbff), is(0, 0xdc00..=0xdfff));
+        let length = if is_high && is(6, 0xdc00..=0xdfff) { 12 } else { 2.min(escape.len()) };
+        if let (true, Some(digits)) = (length == 2 && (is_high || is_low), escape.get_mut(2..6)) {
+            digits.copy_from_slice(b"fffd");
+        }
         (_, rest) = escape.split_at_mut(length);
     }
 }
 
-enum Half {
-    High,
-    Low,
-}
-
-/// Which half of a pair the `\uXXXX` at the start of the text is, if it is one.
-fn surrogate(text: &[u8]) -> Option<Half> {
-    let digits = text.get(..6)?.strip_prefix(b"\\u")?;
-    match u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()? {
-        0xd800..=0xdbff => Some(Half::High),
-        0xdc00..=0xdfff => Some(Half::Low),
-        _ => None,
-    }
+/// The UTF-16 unit of the `\uXXXX` there, if it is one.
+fn unit(text: &[u8], at: usize) -> Option<u16> {
+    let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]
