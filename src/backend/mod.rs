@@ -96,3 +96,10 @@ pub struct Wanted<'a> {
     /// And those that have not ended and whose run ids were made for this index.
     pub active_of: Option<SalIndex>,
 }
+
+impl Wanted<'_> {
+    /// Whether the job is one of those named.
+    fn names(&self, job: &ListedJob) -> bool {
+        self.run_ids.contains(&job.run_id) || self.job_ids.contains(&job.job_id)
+    }
+}

@@ -20,21 +20,14 @@ use crate::url::Url;
 /// Finished jobs that are remembered, so that a status asked for late still finds them.
 const JOBS_MAX: usize = 100_000;
 
-/// How a simulated pipeline ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Succeeds,
-    Fails,
-    Faults,
-}
-
 #[derive(Debug)]
 struct Job {
     run_id: RunId,
-    fate: Fate,
     ends: Instant,
+    /// In which it ends; none: the back-end breaks down.
+    last_phase: Option<Phase>,
     /// Whether its end was reported: from then on there is nothing to abort.
-    told: bool,
+    is_reported: bool,
 }
 
 /// Simulated jobs and the randomness of their durations.
@@ -68,44 +61,43 @@ impl Simulated {
 impl Backend for Simulated {
     fn submit(&self, _url: &Url, submission: &Submission) -> Result<JobStatus, NotDone> {
         let pipeline = submission.pipeline.as_str();
-        let fate = match pipeline {
-            "true.yaml" => Fate::Succeeds,
-            "false.yaml" => Fate::Fails,
-            "fault.yaml" => Fate::Faults,
+        let last_phase = match pipeline {
+            "true.yaml" => Some(Phase::Completed),
+            "false.yaml" => Some(Phase::Error),
+            "fault.yaml" => None,
             _ => return Err(NotDone::Rejected(format!("Unknown (simulated) pipeline: {pipeline}"))),
         };
         let mut state = self.state();
         if state.jobs.len() >= JOBS_MAX {
-            state.jobs.retain(|_, job| !job.told);
+            state.jobs.retain(|_, job| !job.is_reported);
         }
         let Some(job_id) = unused_id(pipeline, &state.jobs) else {
             return Err(NotDone::Rejected("no id is left for a simulated job".to_owned()));
         };
         let ends = Instant::now() + duration(&self.settings, &mut state.rng);
         let run_id = submission.run_id.clone();
-        state.jobs.insert(job_id.clone(), Job { run_id, fate, ends, told: false });
+        state.jobs.insert(job_id.clone(), Job { run_id, ends, last_phase, is_reported: false });
         Ok(status(&job_id, Phase::Active, json!({})))
     }
 
     fn status(&self, _url: &Url, job_id: &JobId, _run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {
         let mut state = self.state();
         let Some(job) = state.jobs.get_mut(job_id) else { return Ok(StatusAnswer::Gone) };
-        job.told = Instant::now() >= job.ends;
-        let (phase, more) = match job.fate {
-            _ if !job.told => (Phase::Active, json!({})),
-            Fate::Succeeds => (Phase::Completed, json!({ "result": true })),
-            Fate::Fails => (Phase::Error, json!({ "result": false })),
-            Fate::Faults => {
-                let report = "cannot contact the execution service (simulated)".to_owned();
-                return Ok(StatusAnswer::Broken { report });
+        job.is_reported = Instant::now() >= job.ends;
+        Ok(match job.last_phase {
+            _ if !job.is_reported => StatusAnswer::Job(status(job_id, Phase::Active, json!({}))),
+            Some(phase) => {
+                StatusAnswer::Job(status(job_id, phase, json!({ "result": phase == Phase::Completed })))
             }
-        };
-        Ok(StatusAnswer::Job(status(job_id, phase, more)))
+            None => {
+                StatusAnswer::Broken { report: "cannot contact the execution service (simulated)".to_owned() }
+            }
+        })
     }
 
     /// A job can be aborted until its end was reported.
     fn remove(&self, _url: &Url, job_id: &JobId) -> Result<RemoveAnswer, Failure> {
-        let running = self.state().jobs.remove(job_id).filter(|job| !job.told);
+        let running = self.state().jobs.remove(job_id).filter(|job| !job.is_reported);
         let more = json!({ "abort_time": time::now().0 });
         Ok(running.map_or(RemoveAnswer::Gone, |_| RemoveAnswer::Removed {
             object: Some(status(job_id, Phase::Aborted, more).object),
@@ -115,13 +107,9 @@ impl Backend for Simulated {
     /// Its jobs are as old as the process: there are none that it does not know.
     fn list(&self, _url: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
         let state = self.state();
-        let is_wanted = |(job_id, job): &(&JobId, &Job)| {
-            wanted.run_ids.contains(&job.run_id) || wanted.job_ids.contains(*job_id)
-        };
-        let listed = state.jobs.iter().filter(is_wanted);
-        Ok(listed
-            .map(|(job_id, job)| ListedJob { job_id: job_id.clone(), run_id: job.run_id.clone() })
-            .collect())
+        let all = state.jobs.iter();
+        let all = all.map(|(id, job)| ListedJob { job_id: id.clone(), run_id: job.run_id.clone() });
+        Ok(all.filter(|job| wanted.names(job)).collect())
     }
 
     fn push(&self, config: &str, _patience: Duration) -> Result<(), NotDone> {

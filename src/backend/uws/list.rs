@@ -47,16 +47,15 @@ struct Jobs<'a> {
 
 impl Jobs<'_> {
     fn pick(&self, element: &RawValue) -> Option<ListedJob> {
-        let Wanted { run_ids, job_ids, active_of } = self.wanted;
+        let active_of = self.wanted.active_of;
         let Element { job_id, run_id, phase } = serde_json::from_str(element.get()).ok()?;
         let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)? };
-        let is_ours = active_of.is_some() && job.run_id.made_for().map(|(_, index)| index) == *active_of;
+        let is_ours = active_of.is_some() && job.run_id.made_for().map(|(_, index)| index) == active_of;
         let is_active = || {
             let phase: Option<String> = phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
             phase.is_some_and(|phase| Phase::parse(&phase).exit_code().is_none())
         };
-        let is_named = run_ids.contains(&job.run_id) || job_ids.contains(&job.job_id);
-        (is_named || (is_ours && is_active())).then_some(job)
+        (self.wanted.names(&job) || (is_ours && is_active())).then_some(job)
     }
 }
 
