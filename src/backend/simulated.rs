@@ -37,7 +37,7 @@ struct State {
     jobs: HashMap<JobId, Job>,
 }
 
-/// The simulator.
+/// A back-end without a service.
 #[derive(Debug)]
 pub struct Simulated {
     settings: Simulation,

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::url::Url;
 
-/// Shortest time between polls: below, polls would be all that we do.
+/// Shortest time between polls; a shorter one would leave time for nothing else.
 pub const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
 
-/// Longest time between polls: above, it is a typing error.
+/// Longest time between polls; a longer one is a typing error.
 pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The execution service as the component configuration describes it.

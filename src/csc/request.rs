@@ -1,4 +1,4 @@
-//! What the core asks of a back-end, and what it can hear back.
+//! What the core asks of a back-end, and the answers.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -251,16 +251,16 @@ impl fmt::Display for Failure {
     }
 }
 
-/// What may have become of a request that failed.
+/// What a failed request may have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
     /// Nothing reached the service.
     NotSent,
-    /// It may have been carried out, or will be.
+    /// It may have been carried out, or may be later.
     Unclear,
-    /// The service said no. To a submission: it refused the request itself, so that nothing was made.
+    /// The service refused. A submission that it refused has made no job.
     Refused,
-    /// It cannot be done now, says the service or a gateway before it: as far as is known it was not carried out.
+    /// The service or a gateway says that it cannot be done now; as far as is known it was not carried out.
     NotNow,
     /// The answer is not believable.
     Wrong,

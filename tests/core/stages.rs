@@ -280,7 +280,7 @@ fn removing_a_stray() {
 
 #[test]
 fn an_abort_in_each_stage_without_an_id_goes_to_the_service() {
-    // Nobody can know the id of a job that the service has not told: such an abort is of another job.
+    // Nobody can know the id of a job before the service has given it: such an abort names another job.
     for journal_at_once in [false, true] {
         for prereqs in ["", "p"] {
             let mut world = World::enabled();

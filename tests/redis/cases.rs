@@ -188,7 +188,7 @@ fn a_server_that_was_restarted_is_found_again() {
     }
     assert_eq!(client.query_status()["service"]["reachable"], false);
     assert!(daemon.status_text().contains("not reachable, silent for"), "{}", daemon.status_text());
-    // The state is none of Redis's business: the next command may work again.
+    // Redis does not change the summary state: the next command may work again.
     assert_eq!(client.query_status()["state"], "ENABLED");
     server.restart();
     assert_eq!(client.push(r#"{"a":3}"#), "Done");
@@ -250,10 +250,10 @@ fn a_server_that_stands_still_does_not_hold_up_the_ack() {
     assert_eq!(server.list("a"), ["3", "1"]);
 }
 
-/// A server that is taken away by one that accepts and never answers: all are answered in time, the heart beats on.
+/// Whatever Redis does, commands are answered in time and heartbeats go out.
 #[test]
 #[ignore = "needs redis-server: make test-redis"]
-fn a_server_that_accepts_and_never_answers_does_not_stop_the_heart() {
+fn a_server_that_accepts_and_never_answers_does_not_stop_heartbeats() {
     let server = Server::usual();
     let daemon = Daemon::enabled(server.port);
     server.signal(Signal::STOP);

@@ -307,7 +307,7 @@ impl Proxy {
         *self.plan.lock().unwrap() = Some((word, cut));
     }
 
-    /// Whether it has cut what it was told to.
+    /// Whether it has cut what it was to cut.
     pub fn has_cut(&self) -> bool {
         self.plan.lock().unwrap().is_none()
     }

@@ -1,4 +1,4 @@
-//! What the log tells of requests, and the ways to a service: a proxy, https.
+//! What the log says of requests, and the ways to a service: a proxy, https.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -1,6 +1,6 @@
-//! Where Redis is and how we are let in: the environment wins over `ocps.toml`.
+//! Address and password of Redis: the environment wins over `ocps.toml`.
 //!
-//! Invariant: a [`Secret`] is shown by nothing; it only goes to the server.
+//! Invariant: a [`Secret`] is never shown; it only goes to the server.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const DEFAULT_PORT: u16 = 6379;
 /// Name of the credential that systemd may hand to us (`LoadCredential=redis-password:…`).
 const CREDENTIAL: &str = "redis-password";
 
-/// What the environment and the settings say. Complete or not: that is looked at by `start`.
+/// What the environment and the settings say, complete or not: `start` checks it.
 #[derive(Clone, Debug)]
 pub struct Access {
     host: Option<String>,
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_said_in_one_line() {
+    fn one_line_says_what_is_missing_or_wrong() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             std::fs::write(dir.path().join(name), text).unwrap();

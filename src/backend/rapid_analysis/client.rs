@@ -15,12 +15,12 @@ use crate::url::Url;
 pub struct RapidAnalysis {
     access: Access,
     settings: settings::Redis,
-    /// Pushes come one at a time, so nobody waits for this but a ping.
+    /// Pushes come one at a time, so only a ping ever waits for it.
     session: Mutex<Option<Session>>,
 }
 
 impl RapidAnalysis {
-    /// A back-end for that Redis; nothing is looked at yet.
+    /// A back-end for that Redis; connects to nothing yet.
     #[must_use]
     pub fn new(access: Access, settings: &settings::Redis) -> Self {
         Self { access, settings: settings.clone(), session: Mutex::new(None) }

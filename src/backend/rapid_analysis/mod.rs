@@ -3,7 +3,7 @@
 //! Invariants: all values of a command are pushed, or none; nothing is sent twice that may have been carried out;
 //! a push ends within its patience, a ping within its timeouts. The password is in no log, status or error.
 //!
-//! [`values`] is what a command asks for, `access` where Redis is and how we are let in, `session` one
+//! [`values`] is what a command asks for, `access` the address and password of Redis, `session` one
 //! connection. Without the cargo feature `redis` only the values are left, for the simulator.
 
 #[cfg(feature = "redis")]

@@ -1,6 +1,6 @@
-//! One connection to Redis: let in with a password, with a time by which each step must be over.
+//! One authenticated connection to Redis; each step has a time by which it must be over.
 //!
-//! Invariant: it tells for sure whether values were pushed wherever that can be known. Redis carries out a
+//! Invariant: whether values were pushed is known for certain wherever it can be. Redis carries out a
 //! transaction at its EXEC, so only an EXEC that was sent and not answered is unclear.
 #![allow(clippy::wildcard_enum_match_arm, reason = "redis::Value is not ours and may get more variants")]
 
@@ -26,7 +26,7 @@ const TEXT_MAX: usize = 200;
 #[derive(Debug)]
 pub(super) struct Trouble(pub(super) FailureKind, pub(super) String);
 
-/// A connection that was let in.
+/// A connection that has given the password.
 pub(super) struct Session {
     connection: Connection,
     response_timeout: Duration,
@@ -61,7 +61,7 @@ impl Session {
         Err(Trouble(FailureKind::Refused, why.to_owned()))
     }
 
-    /// Asks whether the server is there for us.
+    /// Asks whether the server serves us.
     pub(super) fn ping(&mut self, end: Instant) -> Result<(), Trouble> {
         self.send(&redis::cmd("PING"), end)?;
         self.expect("PONG", "PING", end)
@@ -100,7 +100,7 @@ impl Session {
                     let text = format!("holds a {} in {}, not a list", shortened(&kind), quoted(key));
                     return Err(Trouble(FailureKind::Refused, text));
                 }
-                // We may not be allowed to ask; then LPUSH will tell.
+                // We may not be allowed to ask; then LPUSH fails by itself.
                 redis::Value::ServerError(_) => {}
                 _ => return Err(nonsense("TYPE")),
             }

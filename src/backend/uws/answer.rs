@@ -43,7 +43,7 @@ pub(super) struct Reply {
     pub(super) end: End,
     /// Whether it says when to ask again (Retry-After).
     pub(super) says_when: bool,
-    /// What its head tells people better than its body: where a redirect leads, that the body is compressed.
+    /// What its head says better than its body: where a redirect leads, or that the body is compressed.
     pub(super) remark: Option<String>,
 }
 
@@ -58,7 +58,7 @@ pub(super) enum End {
 }
 
 impl Reply {
-    /// Enough of the text for all that is looked for in it and shown of it.
+    /// As much of the text as is ever compared or shown.
     fn text(&self) -> String {
         const ENOUGH: usize = 4096;
         String::from_utf8_lossy(self.body.get(..ENOUGH).unwrap_or(&self.body)).into_owned()
@@ -100,7 +100,7 @@ impl Reply {
             && object.get("status").is_some_and(Value::is_string)
     }
 
-    /// The failure of a request with any other status than success: `answered PUT with 500: its text`.
+    /// The failure of a request that was not answered with success: `answered PUT with 500: its text`.
     pub(super) fn refusal(&self) -> Failure {
         let Self { method, url, status, .. } = self;
         let is_refused = || REFUSALS.iter().any(|start| self.text().trim_start().starts_with(start));
@@ -109,7 +109,7 @@ impl Reply {
             (Some(kind), _, _) => (kind, Contact::Silent),
             (None, "GET", 500..=599) => (FailureKind::Refused, Contact::Silent),
             (None, "PUT", 500) if is_refused() => (FailureKind::Refused, Contact::Answered),
-            // A PUT may have made a job all the same, perhaps one that comes to life some 20 s later; to a DELETE the
+            // A PUT may have made a job all the same, perhaps one that starts some 20 s later; to a DELETE the
             // service says 500 for ever when only the job's files cannot be removed.
             (None, _, 500..=599) | (None, "PUT", 200..=299) => (FailureKind::Unclear, Contact::Answered),
             (None, "PUT", _) => (FailureKind::Refused, Contact::Answered),
@@ -117,7 +117,7 @@ impl Reply {
         };
         let text = self.remark.clone().unwrap_or_else(|| quote_once(&self.text()));
         let text = if text.is_empty() { "(no text)" } else { &text };
-        // What the service itself says in that case is believed and comes not here.
+        // A 404 of the service itself is an answer, not a refusal.
         let remedy = if *status == 404 { ", as no execution service does (is the url right?)" } else { "" };
         Failure { kind, contact, reason: format!("{url} answered {method} with {status}{remedy}: {text}") }
     }
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_answer_is_unclear_and_a_huge_one_unbelievable() {
+    fn an_answer_that_breaks_off_is_unclear_and_a_huge_one_is_not_believed() {
         let body = job(&format!("\"{ID}\""), "\"1-a\"", "\"pending\"");
         let cut = |method, end| Reply { end, ..reply(method, 200, "application/json", &body) };
         let broken = || End::Broken("connection reset".to_owned());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_404_that_no_service_says_asks_for_the_url() {
+    fn a_404_that_is_not_the_services_asks_whether_the_url_is_right() {
         let reason = |status, body| put(reply("PUT", status, H, body)).unwrap_err().reason;
         let text = reason(404, "<html>");
         assert!(text.contains("404, as no execution service does (is the url right?): <html>"), "{text}");

@@ -1,4 +1,4 @@
-//! One request: its answer as far as it is read, and what follows where it got none.
+//! One request to the service: reading its reply, and its failure where there is none.
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "the library's errors are non_exhaustive")]
 

@@ -1,7 +1,7 @@
-//! Whether a request has left us: everything that goes wrong before its head was handed to the connection has done
-//! nothing at the service, and a head of which only a part went out has not either.
+//! Whether a request was sent. What fails before its head went out whole has done nothing at the service.
 //!
-//! The library does not say it. It sends in the thread that asks, so that a connection can note it there.
+//! The library does not report it. But it sends in the thread that makes the request, so that the connection can
+//! note it for that thread.
 
 use std::cell::Cell;
 

@@ -80,7 +80,12 @@ fn check_answer(action: &Action, answer: &Answer) {
             assert!(jobs.len() <= 10_000 && jobs.iter().all(|job| job.run_id.as_str() == RUN_ID));
         }
         Answer::Status(Ok(StatusAnswer::Gone)) | Answer::Remove(Ok(_)) => {}
-        _ => match answer.of_service() {
+        Answer::Submit(_)
+        | Answer::Status(_)
+        | Answer::Remove(_)
+        | Answer::List(_)
+        | Answer::Push(_)
+        | Answer::Ping(_) => match answer.of_service() {
             Some(Err(failure)) => check_reason(&failure.reason),
             Some(Ok(())) | None => panic!("{action:?}: {answer:?}"),
         },
