@@ -9,7 +9,7 @@ use crate::rig::{Rig, told};
 
 /// As the user that the broker knows, to the listener of this name.
 fn user(rig: &Rig, listener: &str, args: &[&str]) -> Command {
-    let listener = told(listener).expect(listener);
+    let listener = told(listener).unwrap_or_else(|| panic!("{listener} is not set"));
     let mut command = rig.daemon(args);
     command
         .env("LSST_KAFKA_BROKER_ADDR", listener)

@@ -191,7 +191,7 @@ impl Server {
         let kept = Port::free().unwrap();
         let port = kept.number;
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let child = spawn(port, dir.path(), &args).expect("redis-server is not installed");
+        let child = spawn(port, dir.path(), &args).unwrap_or_else(|e| panic!("redis-server: {e}"));
         let server = Self { child, port, dir, args, _kept: kept };
         server.wait();
         server
