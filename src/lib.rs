@@ -19,6 +19,7 @@
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
 //! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
+//! | `json` | JSON objects of others, taken apart in bounded memory | what they mean |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //!
 //! # The way of one command
