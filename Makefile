@@ -23,7 +23,7 @@ features ?= --no-default-features --features kafka,redis,tls
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test simulate chaos test-kafka test-container test-redis test-systemd fuzz check fmt bench install deb uninstall clean
+.PHONY: help build sim test simulate chaos test-kafka test-container test-redis test-genuine test-root test-systemd fuzz check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -68,7 +68,18 @@ test-container: ## test a life in a container like the observatory's, with a rea
 
 test-redis: ## test Rapid Analysis against a real redis-server, which must be installed
 	@command -v redis-server >/dev/null || { echo 'redis-server is not installed: apt-get install redis-server' >&2; exit 1; }
-	$(CARGO) test --locked --test redis
+	$(CARGO) test --locked --test redis -- --include-ignored
+
+test-genuine: ## compare with the genuine uws-api-server: UWS_SERVER_DIR=its folder server/ UWS_RUNNER=a program that runs it (see tests/genuine.rs)
+	@test -f "$(UWS_SERVER_DIR)/server.py" || \
+	  { echo 'UWS_SERVER_DIR must be the folder server/ of lsst-dm/uws-api-server, unpacked' >&2; exit 1; }
+	@test -f "$(UWS_RUNNER)" || { echo 'UWS_RUNNER must be a program that runs it (see tests/genuine.rs)' >&2; exit 1; }
+	UWS_SERVER_DIR='$(UWS_SERVER_DIR)' UWS_RUNNER='$(UWS_RUNNER)' \
+	  $(CARGO) test --locked --no-default-features --test genuine -- --include-ignored
+
+test-root: ## test full disks, and clients in another PID namespace (as root: it mounts file systems)
+	@unshare --mount --pid --fork true || { echo 'test-root: no file system can be mounted here' >&2; exit 1; }
+	$(CARGO) test --locked --no-default-features --test journal --test daemon -- --ignored full_disk pid_namespace
 
 test-systemd: ## test the installed service and the Debian package with a real systemd, in a sandbox (as root, needs cargo-deb)
 	$(CARGO) build --locked --bin ocps --example uws-service

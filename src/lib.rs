@@ -21,6 +21,7 @@
 //! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
 //! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | who asks |
 //! | `text` | text from outside made fit for one line; the nearest known name | where it comes from |
+//! | `json` | JSON objects of others, taken apart in bounded memory | what they mean |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //!
 //! # The way of one command
@@ -46,6 +47,7 @@ pub mod config;
 pub mod csc;
 pub mod daemon;
 pub mod journal;
+mod json;
 pub mod logging;
 mod resolver;
 pub mod sal;

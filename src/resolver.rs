@@ -4,40 +4,23 @@
 //! The library's own resolver starts a thread for each new connection, addresses in digits included, and panics where
 //! there is none.
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 
+use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
-use ureq::{Agent, Error};
+use ureq::unversioned::transport::NextTimeout;
 
 /// Most addresses of one host that are tried; the library takes no more.
 const ADDRESSES_MAX: usize = 16;
 
-/// An agent of this configuration that finds hosts as described here.
-pub(crate) fn agent(config: &Config) -> Agent {
-    Agent::with_parts(config.clone(), DefaultConnector::default(), Lookup)
-}
-
-/// There was no thread to look up a name with; nothing was sent.
+/// Finds hosts as described here.
 #[derive(Debug)]
-pub(crate) struct NoThread(io::Error);
-
-impl fmt::Display for NoThread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no thread to look up the host with: {}", self.0)
-    }
-}
-
-impl std::error::Error for NoThread {}
-
-#[derive(Debug)]
-struct Lookup;
+pub(crate) struct Lookup;
 
 impl Resolver for Lookup {
     fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
@@ -58,7 +41,9 @@ fn look_up(host: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error>
     let (sender, receiver) = sync_channel(1);
     let ask = move || sender.send(host.to_socket_addrs().map(Iterator::collect)).is_ok();
     let thread = thread::Builder::new().name("lookup".to_owned()).spawn(ask);
-    thread.map_err(|error| Error::Other(Box::new(NoThread(error))))?;
+    thread.map_err(|error| {
+        io::Error::new(error.kind(), format!("no thread to look up the host with: {error}"))
+    })?;
     match receiver.recv_timeout(*timeout.after) {
         Ok(addresses) => Ok(addresses?),
         Err(RecvTimeoutError::Timeout) => Err(Error::Timeout(timeout.reason)),

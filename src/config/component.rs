@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
+use crate::csc::configuration::{Configuration, Service};
 use crate::csc::event::ConfigurationsAvailable;
 use crate::csc::id::SalIndex;
-use crate::csc::request::{Configuration, Service};
 
 use super::layers::{INIT, Layers, Source};
 use super::service::{no_service, service};

@@ -11,8 +11,8 @@ use ureq::http::Uri;
 
 use super::tree::{self, Mistake};
 use super::value;
+use crate::csc::configuration::Service;
 use crate::csc::id::SalIndex;
-use crate::csc::request::Service;
 use crate::text::quoted;
 use crate::url::Url;
 

@@ -11,8 +11,8 @@ use serde_yaml::Value;
 
 use super::secret::Secret;
 use super::tree::shown;
+use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::csc::id::SalIndex;
-use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::url::Url;
 
 /// Longest time that can be set, in seconds: a week. Beyond it is a typing error.

@@ -14,6 +14,7 @@
 //!   process stood still; `seen`: commands that came twice.
 
 pub mod command;
+pub mod configuration;
 mod contact;
 mod durable;
 pub mod event;
@@ -38,17 +39,19 @@ mod transition;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
 
 use command::{Command, CommandName, Order, Sender};
+use configuration::Configuration;
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Watch};
 use push::Drives;
 use record::{Awaited, HISTORY_MAX, Receipt, Record, Recovered};
-use request::{Action, Configuration, Outcome, Request, Ticket};
+use request::{Action, Answer, Outcome, Payload, Request, Ticket};
 use state::SummaryState;
 use time::{Time, Uptime};
 
@@ -76,14 +79,8 @@ pub struct Settings {
     pub simulated: bool,
     /// Least level that is logged, Python's number.
     pub log_level: i32,
-    /// Shell command of every job.
-    pub job_command: String,
-    /// Repository of the job scripts.
-    pub source_url: String,
-    /// Branch, tag or commit of the job scripts.
-    pub commit_ref: String,
-    /// Whether the version of an execute chooses the container image.
-    pub version_selects_image: bool,
+    /// Makes the submission of an execute.
+    pub payload: Arc<dyn Payload>,
     /// How long a submission is tried, from its first failed or unclear attempt.
     pub submit_timeout: Duration,
     /// How long a job may take to show up in the list after an unclear attempt.
@@ -457,17 +454,22 @@ impl Csc {
     fn hear(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
         let Some(Question { asked, url, at }) = self.asked.remove(&outcome.ticket) else { return };
-        self.note_contact(url.clone(), at, &outcome.answer);
-        match asked {
-            Asked::Submit(key) => self.submitted(key, &url, outcome.answer),
-            Asked::Poll(key) => self.polled(key, at, outcome.answer),
-            Asked::Watch(job_id) => self.watched(&job_id, at, outcome.answer),
-            Asked::Remove(job_id) => self.removed(job_id, at, outcome.answer),
-            Asked::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
-            Asked::List(url) => self.listed(&url, outcome.answer),
-            Asked::Push => self.pushed(outcome.answer),
-            Asked::Probe => {}
-            Asked::Ping(configuration) => self.pinged(*configuration, outcome.answer),
+        if let Some(contact) = outcome.answer.of_service() {
+            self.note_contact(url.clone(), at, contact);
+        }
+        match (asked, outcome.answer) {
+            (Asked::Submit(key), Answer::Submit(result)) => self.submitted(key, &url, result),
+            (Asked::Poll(key), Answer::Status(result)) => self.polled(key, at, result),
+            (Asked::Watch(job_id), Answer::Status(result)) => self.watched(&job_id, at, result),
+            (Asked::Remove(job_id), Answer::Remove(result)) => self.removed(job_id, at, result),
+            (Asked::Confirm(job_id), Answer::Status(result)) => self.confirmed(job_id, result),
+            (Asked::List(url), Answer::List(result)) => self.listed(&url, result),
+            (Asked::Push, Answer::Push(result)) => self.pushed(result),
+            (Asked::Ping(configuration), Answer::Ping(result)) => {
+                self.conclude_start(result.map(|()| *configuration).map_err(|failure| failure.reason));
+            }
+            // A probe only shows whether the service answers; and no answer is of another action than its request.
+            _ => {}
         }
         // What just changed may be due at once.
         self.advance();

@@ -1,5 +1,5 @@
-//! Whether the execution service that is configured answers, although nothing else is asked of it: once after each
-//! `start`, then each minute in which it was asked nothing. A `start` does not wait for it, nor fail by it.
+//! Health checks of the configured execution service: once after each `start`, then whenever it was asked nothing for a
+//! minute. A `start` neither waits for one nor fails because of it.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use super::push::Drives;
 use super::request::Action;
 use super::{Asked, Csc, Life};
 
-/// Longest time in which a service that is configured is asked nothing at all.
+/// Longest time without any request to the configured service.
 const IDLE: Duration = Duration::from_secs(60);
 
 impl Csc {
-    /// Asks the service that was just configured.
+    /// Checks the configured service now.
     pub(super) fn probe_configured(&mut self) {
         if let Some(url) = self.probed().filter(|_| self.life == Life::Serving) {
             self.ask(Asked::Probe, url, Action::Ping);
@@ -26,7 +26,7 @@ impl Csc {
         self.configuration.as_ref().filter(|_| is_real).map(|configuration| configuration.service.url.clone())
     }
 
-    /// When it has been asked nothing for long.
+    /// When the next check is due.
     pub(super) fn probe_due(&self) -> Option<Duration> {
         let url = self.probed()?;
         Some(self.services.get(&url).map_or(self.now.mono, |health| health.asked + IDLE))

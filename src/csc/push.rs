@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{CommandName, Execute, Sender};
+use super::configuration::Configuration;
 use super::event::{Ack, LogLevel};
 use super::id::SalIndex;
-use super::request::{Action, Answer, Configuration, Failure, FailureKind};
+use super::request::{Action, Failure, FailureKind, NotDone};
 use super::{Asked, Csc, Life, STOPPING};
 
 /// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
@@ -130,18 +131,11 @@ impl Csc {
     }
 
     /// The answer to a push.
-    pub(super) fn pushed(&mut self, answer: Answer) {
-        let verdict = match answer {
-            Answer::Done => Ok(()),
-            Answer::Rejected { reason } => Err(nothing_was_pushed(&reason)),
-            Answer::Failed(failure) => Err(push_failed(&failure)),
-            // No back-end answers a push so; if one did, nobody could tell what became of it.
-            Answer::Job(_)
-            | Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Broken { .. } => Err(unclear("the back-end answered a push out of place")),
-        };
+    pub(super) fn pushed(&mut self, result: Result<(), NotDone>) {
+        let verdict = result.map_err(|not_done| match not_done {
+            NotDone::Rejected(reason) => nothing_was_pushed(&reason),
+            NotDone::Failed(failure) => push_failed(&failure),
+        });
         match std::mem::replace(&mut self.pushes.flight, Flight::Free) {
             Flight::Awaited { sender, .. } => match verdict {
                 Ok(()) => self.ack(&sender, Some(CommandName::Execute), Ack::Complete),
@@ -188,22 +182,6 @@ impl Csc {
         let url = configuration.service.url.clone();
         self.ask(Asked::Ping(Box::new(configuration)), url, Action::Ping);
     }
-
-    /// The answer to the ping of a `start`.
-    pub(super) fn pinged(&mut self, configuration: Configuration, answer: Answer) {
-        let result = match answer {
-            Answer::Done => Ok(configuration),
-            Answer::Rejected { reason } => Err(reason),
-            Answer::Failed(failure) => Err(failure.reason),
-            // No back-end answers a ping so.
-            Answer::Job(_)
-            | Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Broken { .. } => Err("the back-end answered out of place".to_owned()),
-        };
-        self.conclude_start(result);
-    }
 }
 
 fn push_failed(failure: &Failure) -> String {
@@ -230,9 +208,10 @@ fn unclear(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::command::{Command, Order, Via};
+    use super::super::configuration::Service;
     use super::super::event::Event;
     use super::super::id::{ClientId, JobId, SeqNum};
-    use super::super::request::{Contact, Outcome, Request, Service};
+    use super::super::request::{Answer, Contact, Outcome, Request};
     use super::super::state::SummaryState;
     use super::super::time::{Tai, Time};
     use super::super::{Effect, Input, Settings};
@@ -261,8 +240,8 @@ mod tests {
         })
     }
 
-    fn failure(kind: FailureKind, reason: &str) -> Answer {
-        Answer::Failed(Failure { kind, contact: Contact::Silent, reason: reason.to_owned() })
+    fn failure(kind: FailureKind, reason: &str) -> Result<(), NotDone> {
+        Err(Failure { kind, contact: Contact::Silent, reason: reason.to_owned() }.into())
     }
 
     fn configuration() -> Configuration {
@@ -291,10 +270,7 @@ mod tests {
                 index,
                 simulated: false,
                 log_level: 20,
-                job_command: String::new(),
-                source_url: String::new(),
-                commit_ref: String::new(),
-                version_selects_image: false,
+                payload: Arc::new(crate::config::settings::Settings::default().uws),
                 submit_timeout: Duration::from_secs(60),
                 settle_time: Duration::from_secs(15),
                 outage_limit: Duration::from_secs(300),
@@ -315,7 +291,7 @@ mod tests {
             rig.command(1, Order::Start { override_name: String::new() });
             rig.input(Input::Configuration(Ok(configuration())));
             if index == SalIndex::Ra {
-                rig.answer(Answer::Done);
+                rig.answer(Ok(()));
             }
             rig.command(2, Order::Enable);
             assert_eq!(rig.said(), ["1 Complete", "2 Complete"]);
@@ -354,8 +330,13 @@ mod tests {
         }
 
         /// Answers the oldest request.
-        fn answer(&mut self, answer: Answer) {
-            let ticket = self.requests.remove(0).ticket;
+        fn answer(&mut self, result: Result<(), NotDone>) {
+            let Request { ticket, action, .. } = self.requests.remove(0);
+            let answer = match result {
+                Err(NotDone::Failed(failure)) => action.failed(failure),
+                Ok(()) if action == Action::Ping => Answer::Ping(Ok(())),
+                result @ (Ok(()) | Err(NotDone::Rejected(_))) => Answer::Push(result),
+            };
             self.input(Input::Outcome(Outcome { ticket, answer }));
         }
 
@@ -396,10 +377,10 @@ mod tests {
         rig.command(4, execute("b"));
         rig.wait(Duration::from_secs(1));
         assert_eq!(rig.asked(), [("a", 4250)]);
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!(rig.said(), ["3 Complete"]);
         assert_eq!(rig.asked(), [("b", 3250)]);
-        rig.answer(Answer::Rejected { reason: "no".to_owned() });
+        rig.answer(Err(NotDone::Rejected("no".to_owned())));
         assert_eq!(rig.said(), ["4 no; nothing was pushed"]);
         assert_eq!(rig.csc.next_deadline(), rig.csc.next_heartbeat);
     }
@@ -411,7 +392,7 @@ mod tests {
         let mut with_service = configuration();
         with_service.service.url = "http://uws".into();
         rig.input(Input::Configuration(Ok(with_service)));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert!(rig.csc.status().service.last_believed.is_some());
         rig.command(2, Order::Enable);
         rig.command(3, execute("a"));
@@ -421,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_became_of_the_values() {
-        let check = |answer: Answer, expected: &str| {
+        let check = |answer: Result<(), NotDone>, expected: &str| {
             let mut rig = Rig::enabled(SalIndex::Ra);
             rig.command(3, execute("a"));
             rig.answer(answer);
@@ -435,7 +416,6 @@ mod tests {
         check(failure(FailureKind::Refused, "x"), "x; nothing was pushed");
         check(failure(FailureKind::Unclear, "x"), "x; it is unclear whether the values were pushed");
         check(failure(FailureKind::Wrong, "one of two"), "one of two");
-        check(Answer::Gone, "the back-end answered a push out of place; it is unclear");
     }
 
     #[test]
@@ -459,9 +439,9 @@ mod tests {
         rig.command(5, execute("c"));
         assert_eq!(rig.asked(), [("a", 4250)]);
         rig.wait(Duration::from_secs(1));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!((rig.said(), rig.asked()), (vec![], vec![("c", 3250)]));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!(rig.said(), ["5 Complete"]);
     }
 
@@ -492,7 +472,7 @@ mod tests {
         assert_eq!((rig.said(), rig.requests.len()), (vec!["3 bad".to_owned()], 0));
         rig.command(4, Order::Start { override_name: String::new() });
         rig.input(Input::Configuration(Ok(configuration())));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!((rig.said(), rig.csc.state()), (vec!["4 Complete".to_owned()], SummaryState::Disabled));
     }
 
@@ -504,7 +484,7 @@ mod tests {
         rig.input(Input::Terminate);
         assert_eq!(rig.said(), ["4 the daemon is stopping; nothing was pushed"]);
         assert!(!rig.exited);
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!(rig.said(), ["3 Complete"]);
         assert!(rig.exited && rig.requests.is_empty());
 

@@ -16,8 +16,8 @@ use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
 use super::lookup::{Listing, SUSPECT_FOR};
 use super::record::{End, Record, Work};
-use super::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
-use super::{Asked, Csc, Life, REMINDER, Settings};
+use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone, Ticket};
+use super::{Asked, Csc, Life, REMINDER};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
 const RESEND_BASE: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl Csc {
         }
         let service = &configuration.service;
         let run_id = RunId::new(sender.seq_num, self.settings.index, &mut self.rng);
-        let submission = submission(&self.settings, service, run_id, execute);
+        let submission = self.settings.payload.submission(service, run_id, execute);
         let prereqs = execute.prereq_jobs.clone();
         let job = Job {
             sender: sender.clone(),
@@ -198,24 +198,13 @@ impl Csc {
     }
 
     /// The answer to a PUT.
-    pub(super) fn submitted(&mut self, key: EntryKey, url: &Url, answer: Answer) {
-        match answer {
+    pub(super) fn submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, NotDone>) {
+        match result {
             // Its run was aborted meanwhile.
-            Answer::Job(status) if !self.jobs.contains_key(&key) => {
-                self.remove_stray(url.clone(), status.job_id);
-            }
-            Answer::Job(status) => self.created(key, status.job_id.clone(), Some(status)),
-            Answer::Rejected { reason } => self.give_up(key, reason),
-            Answer::Failed(failure) => self.submit_failed(key, failure),
-            // No back-end answers a PUT so; if one did, nobody could tell what became of the job.
-            Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Done
-            | Answer::Broken { .. } => {
-                let reason = "the back-end answered a submission out of place".to_owned();
-                self.doubt(key, Look::Settle, Contact::Answered, reason);
-            }
+            Ok(status) if !self.jobs.contains_key(&key) => self.remove_stray(url.clone(), status.job_id),
+            Ok(status) => self.created(key, status.job_id.clone(), Some(status)),
+            Err(NotDone::Rejected(reason)) => self.give_up(key, reason),
+            Err(NotDone::Failed(failure)) => self.submit_failed(key, failure),
         }
     }
 
@@ -421,40 +410,4 @@ fn stale(run_id: &RunId, limit: Duration) -> String {
          look for its output before you send the command again",
         limit.as_secs_f64()
     )
-}
-
-/// What dm_OCPS sends for an execute, so that the job scripts (lsst-dm/uws_scripts) work unchanged;
-/// EUPS_TAG is what these scripts really read for the version.
-fn submission(settings: &Settings, service: &Service, run_id: RunId, execute: &Execute) -> Submission {
-    let input = service.input_collection.as_ref().map_or(String::new(), |name| format!("-i {name} "));
-    let output_glob = if execute.output_dataset_types.is_empty() {
-        service.output_glob.clone().unwrap_or_else(|| "*".to_owned())
-    } else {
-        execute.output_dataset_types.clone()
-    };
-    let mut environment = vec![
-        ("IMAGE_TAG".into(), execute.version.clone()),
-        ("PIPELINE_URL".into(), execute.pipeline.clone()),
-    ];
-    if let Some(butler) = &service.butler {
-        environment.push(("BUTLER_REPO".into(), butler.clone()));
-    }
-    environment.push(("RUN_OPTIONS".into(), format!("{input}{}", execute.config)));
-    environment.push(("OUTPUT_GLOB".into(), output_glob));
-    environment.push(("DATA_QUERY".into(), execute.data_query.clone()));
-    if !execute.version.is_empty() {
-        environment.push(("EUPS_TAG".into(), execute.version.clone()));
-    }
-    // A blank tag is a broken job template at the service.
-    if settings.version_selects_image && !execute.version.trim().is_empty() {
-        environment.push(("UWS_JOB_IMAGE_TAG".into(), execute.version.clone()));
-    }
-    Submission {
-        run_id,
-        command: settings.job_command.clone(),
-        source_url: settings.source_url.clone(),
-        commit_ref: settings.commit_ref.clone(),
-        environment,
-        pipeline: execute.pipeline.clone(),
-    }
 }

@@ -1,10 +1,10 @@
 //! Summary states: the commands that change them, FAULT, and the configuration that `start` reads.
 
 use super::command::{Command, CommandName, Order, Sender};
+use super::configuration::Configuration;
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use super::job::Stage;
 use super::push::Drives;
-use super::request::Configuration;
 use super::state::{SummaryState, Transition};
 use super::{Csc, Effect, OTHER_LIVES, STOPPING, WAITING_TRANSITIONS_MAX, Watching};
 

@@ -2,10 +2,7 @@
 //!
 //! Parses the lines of clients into types and writes ours. No I/O.
 
-use std::fmt;
-
-use serde::Deserializer as _;
-use serde::de::{Error as _, MapAccess, Visitor};
+use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
@@ -14,6 +11,7 @@ use crate::csc::command::Order;
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SeqNum;
 use crate::csc::time::Tai;
+use crate::json::members;
 use crate::sal::ack::AckFields;
 use crate::sal::{self, Value};
 use crate::text::quoted;
@@ -89,16 +87,17 @@ fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, S
         Some(_) => return Err(format!("\"seq\" must be an integer from 1 to {}", i32::MAX)),
     };
     let params = match object.take("params") {
-        None => Vec::new(),
-        Some(params) => Members::of(params)?.ok_or("\"params\" must be an object")?.0,
+        None => Members::default(),
+        Some(params) => Members::of(params)?.ok_or("\"params\" must be an object")?,
     };
-    let params = params.into_iter().map(|(name, json)| Ok((name, value(json)?)));
+    let params = params.0.into_iter().map(|(name, json)| Ok((name, value(json)?)));
     let params: Vec<_> = params.collect::<Result<_, String>>()?;
     Ok(Line::Command { seq_num, order: sal::command::parse(&name, params) })
 }
 
 /// The members of an object, their values as they are written; of a key that is there twice the last.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+#[derive(Default)]
+struct Members<'a>(IndexMap<String, &'a RawValue>);
 
 impl<'a> Members<'a> {
     /// The members, if it is an object.
@@ -106,35 +105,12 @@ impl<'a> Members<'a> {
         if !json.get().starts_with('{') {
             return Ok(None);
         }
-        let mut deserializer = serde_json::Deserializer::from_str(json.get());
-        deserializer.deserialize_map(MembersVisitor).map(Some).map_err(not_json)
+        let members = members(json.get(), MEMBERS_MAX).map_err(not_json)?.into_iter();
+        Ok(Some(Self(members.collect())))
     }
 
     fn take(&mut self, key: &str) -> Option<&'a RawValue> {
-        let position = self.0.iter().position(|(known, _)| known == key)?;
-        Some(self.0.remove(position).1)
-    }
-}
-
-struct MembersVisitor;
-
-impl<'de> Visitor<'de> for MembersVisitor {
-    type Value = Members<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members: Vec<(String, &RawValue)> = Vec::new();
-        while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-            members.retain(|(known, _)| *known != key);
-            if members.len() == MEMBERS_MAX {
-                return Err(A::Error::custom(format_args!("an object has more than {MEMBERS_MAX} keys")));
-            }
-            members.push((key, value));
-        }
-        Ok(Members(members))
+        self.0.shift_remove(key)
     }
 }
 

@@ -34,7 +34,7 @@ mod measure {
     const WARM_UP: usize = 100;
 
     pub fn run() {
-        let Some(server) = Server::usual() else { return };
+        let server = Server::usual();
         let daemon = Daemon::enabled(server.port);
         let mut client = daemon.client();
         let mut redis = server.connection();

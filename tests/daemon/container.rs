@@ -14,6 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::harness::{Home, Killed, QUICK, eventually, run};
+use crate::support::skip::skip;
 
 /// The user of the observatory's containers.
 const UID: u32 = 73006;
@@ -120,8 +121,7 @@ fn a_state_directory_that_ends_with_the_container_is_warned_about() {
     let home = Home::new();
     let kind = |path: &Path| rustix::fs::statfs(path).map(|found| found.f_type).ok();
     if kind("/dev/shm".as_ref()) != Some(0x0102_1994) {
-        eprintln!("skipped: /dev/shm is no tmpfs");
-        return;
+        return skip("/dev/shm is no tmpfs");
     }
     let memory = TempDir::with_prefix_in("ocps-test-", "/dev/shm").unwrap();
     let dir = memory.path().join("state");

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -411,18 +411,11 @@ fn a_state_directory_belongs_to_one_daemon() {
 
 /// A daemon in a container cannot see the process of a client outside.
 #[test]
+#[ignore = "makes a PID namespace: make test-root"]
 fn a_client_of_another_pid_namespace_is_served() {
     let flags = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
-    let can = |flags: &&[&str]| {
-        let mut probe = Command::new("unshare");
-        probe.args(*flags).arg("true").stdout(Stdio::null()).stderr(Stdio::null());
-        probe.status().is_ok_and(|status| status.success())
-    };
     // Root needs no user namespace of its own.
-    let Some(flags) = [&flags[2..], &flags].into_iter().find(can) else {
-        eprintln!("skipped: no PID namespace can be made here");
-        return;
-    };
+    let flags = if rustix::process::geteuid().is_root() { &flags[2..] } else { &flags };
     let home = Home::with_toml(QUICK);
     let mut command = home.program("unshare".as_ref());
     command.args(flags).arg(env!("CARGO_BIN_EXE_ocps")).arg("run");

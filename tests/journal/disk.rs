@@ -79,12 +79,13 @@ fn a_journal_that_reached_its_limit_forgets_its_history_and_goes_on() {
 struct Mount(PathBuf);
 
 impl Mount {
-    /// A small one in memory; none where that is not allowed.
-    fn small(at: &Path) -> Option<Self> {
+    /// A small one in memory.
+    fn small(at: &Path) -> Self {
         fs::create_dir(at).unwrap();
         let mut mount = Command::new("mount");
         let mount = mount.args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(at).stderr(Stdio::null());
-        mount.status().is_ok_and(|status| status.success()).then(|| Self(at.to_owned()))
+        assert!(mount.status().unwrap().success(), "no file system can be mounted here");
+        Self(at.to_owned())
     }
 }
 
@@ -95,12 +96,10 @@ impl Drop for Mount {
 }
 
 #[test]
+#[ignore = "mounts a file system: make test-root"]
 fn what_a_full_disk_does_not_take_is_written_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(mount) = Mount::small(&dir.path().join("small")) else {
-        eprintln!("skipped: no file system can be mounted here (not root)");
-        return;
-    };
+    let mount = Mount::small(&dir.path().join("small"));
     let path = mount.0.join("journal.db");
     let ballast = mount.0.join("ballast");
     // To the last byte.

@@ -20,7 +20,7 @@ export OCPS_TEST_BROKER_CONTROL="$broker" OCPS_TEST_OUTAGE_S="${OCPS_TEST_OUTAGE
 
 cargo test --locked --test kafka --no-run
 cargo build --locked
-timeout 1800 cargo test --locked --test kafka -- --test-threads=1
+timeout 1800 cargo test --locked --test kafka -- --include-ignored --test-threads=1
 
 venv=$KAFKA_DIR/venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"

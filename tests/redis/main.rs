@@ -1,6 +1,6 @@
 //! Rapid Analysis: the real daemon for index 101 against a real redis-server.
 //!
-//! Each test says `skipped` where redis-server is not installed; `make test-redis` wants it.
+//! `make test-redis` runs those that need redis-server.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a failure ends the test")]
 #![allow(clippy::print_stderr, missing_docs, unreachable_pub, reason = "test code")]
 

@@ -1,7 +1,7 @@
 //! The real daemon, a client of its socket, a real redis-server, and what can stand between them.
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -186,28 +186,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// None, with a word on standard error, where there is none installed.
-    pub fn start(args: &[&str]) -> Option<Self> {
+    pub fn start(args: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let kept = Port::free().unwrap();
         let port = kept.number;
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
-        match spawn(port, dir.path(), &args) {
-            Ok(child) => {
-                let server = Self { child, port, dir, args, _kept: kept };
-                server.wait();
-                Some(server)
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                eprintln!("skipped: redis-server is not installed (apt-get install redis-server)");
-                None
-            }
-            Err(error) => panic!("redis-server: {error}"),
-        }
+        let child = spawn(port, dir.path(), &args).unwrap_or_else(|e| panic!("redis-server: {e}"));
+        let server = Self { child, port, dir, args, _kept: kept };
+        server.wait();
+        server
     }
 
     /// One that wants the password and keeps nothing.
-    pub fn usual() -> Option<Self> {
+    pub fn usual() -> Self {
         Self::start(&["--requirepass", PASSWORD, "--save", ""])
     }
 
@@ -316,7 +307,7 @@ impl Proxy {
         *self.plan.lock().unwrap() = Some((word, cut));
     }
 
-    /// Whether it has cut what it was told to.
+    /// Whether it has cut what it was to cut.
     pub fn has_cut(&self) -> bool {
         self.plan.lock().unwrap().is_none()
     }

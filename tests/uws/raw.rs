@@ -359,3 +359,41 @@ fn no_answer_makes_the_client_panic() {
         }
     }
 }
+
+#[test]
+fn a_request_whose_connection_is_reset_may_have_been_carried_out() {
+    let url = raw(|mut connection| {
+        read_some(&mut connection);
+        rustix::net::sockopt::set_socket_linger(&connection, Some(Duration::ZERO)).unwrap();
+    });
+    for action in four_actions() {
+        let reason = check(&client(), &url, &action, "Unclear Silent");
+        assert!(reason.starts_with("no answer from "), "{reason}");
+    }
+}
+
+#[test]
+fn nothing_is_sent_to_a_server_without_tls() {
+    let url = raw(|mut connection| {
+        let _ = connection.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        let _ = connection.read_to_end(&mut Vec::new());
+    });
+    for action in four_actions() {
+        check(&client(), &url.replace("http", "https"), &action, "NotSent Silent");
+    }
+}
+
+#[test]
+fn nothing_is_sent_where_the_proxy_makes_no_connection() {
+    for answer in ["HTTP/1.1 403 Forbidden\r\n\r\n", "nonsense", ""] {
+        let proxy = raw(move |mut connection| {
+            read_some(&mut connection);
+            let _ = connection.write_all(answer.as_bytes());
+        });
+        let with = settings::Uws { proxy: Some(proxy.as_str().into()), ..settings(Duration::from_secs(5)) };
+        let client = Uws::new(&with).unwrap();
+        for action in four_actions() {
+            check(&client, "http://127.0.0.1:9/api", &action, "NotSent Silent");
+        }
+    }
+}

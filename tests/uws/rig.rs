@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
-use ocps::config::settings;
+use ocps::config::settings::{self, Settings};
 use ocps::csc::id::{JobId, RunId};
 use ocps::csc::request::{Action, Answer, Submission};
 
+use crate::support::reply::Reply;
 use crate::support::uws_fault::What;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::Options;
@@ -18,21 +19,13 @@ pub(crate) const ID: &str = "0123456789abcdef0123456789abcdef";
 
 pub(crate) fn settings(timeout: Duration) -> settings::Uws {
     settings::Uws {
-        command: "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".to_owned(),
-        source_url: "https://github.com/lsst-dm/uws_scripts".to_owned(),
-        commit_ref: "main".to_owned(),
-        version_selects_image: false,
         connect_timeout: timeout,
         put_timeout: timeout,
         get_timeout: timeout,
         list_timeout: timeout,
         delete_timeout: timeout,
-        submit_timeout: Duration::from_secs(60),
-        settle_time: Duration::from_secs(15),
-        outage_limit: Duration::from_secs(300),
-        resubmit_limit: Duration::from_secs(1800),
         connections: 4,
-        proxy: None,
+        ..Settings::default().uws
     }
 }
 
@@ -79,17 +72,17 @@ pub(crate) fn four_actions() -> [Action; 4] {
 
 /// The answer in short, and its reason.
 pub(crate) fn short(answer: &Answer) -> (String, String) {
-    match answer {
+    match Reply::from(answer.clone()) {
         // How far it has come depends on the machine.
-        Answer::Job(job) if job.phase.exit_code().is_none() => ("job Active".to_owned(), String::new()),
-        Answer::Job(job) => (format!("job {:?}", job.phase), String::new()),
-        Answer::Gone => ("gone".to_owned(), String::new()),
-        Answer::Removed { .. } => ("removed".to_owned(), String::new()),
-        Answer::Listed(jobs) => (format!("listed {}", jobs.len()), String::new()),
-        Answer::Done => ("done".to_owned(), String::new()),
-        Answer::Rejected { reason } => ("rejected".to_owned(), reason.clone()),
-        Answer::Broken { report, .. } => ("broken".to_owned(), report.clone()),
-        Answer::Failed(f) => (format!("{:?} {:?}", f.kind, f.contact), f.reason.clone()),
+        Reply::Job(job) if job.phase.exit_code().is_none() => ("job Active".to_owned(), String::new()),
+        Reply::Job(job) => (format!("job {:?}", job.phase), String::new()),
+        Reply::Gone => ("gone".to_owned(), String::new()),
+        Reply::Removed { .. } => ("removed".to_owned(), String::new()),
+        Reply::Listed(jobs) => (format!("listed {}", jobs.len()), String::new()),
+        Reply::Done => ("done".to_owned(), String::new()),
+        Reply::Rejected { reason } => ("rejected".to_owned(), reason),
+        Reply::Broken { report } => ("broken".to_owned(), report),
+        Reply::Failed(f) => (format!("{:?} {:?}", f.kind, f.contact), f.reason),
     }
 }
 
@@ -105,7 +98,7 @@ pub(crate) fn check(client: &Uws, url: &str, action: &Action, expected: &str) ->
 
 pub(crate) fn job_id(answer: Answer) -> String {
     match answer {
-        Answer::Job(job) => job.job_id.to_string(),
+        Answer::Submit(Ok(job)) => job.job_id.to_string(),
         other => panic!("{other:?}"),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings;
-use ocps::csc::request::{Action, Answer};
+use ocps::csc::request::{Action, Answer, StatusAnswer};
 use ocps::url::Url;
 use serde_json::{Value, json};
 
@@ -76,7 +76,7 @@ fn a_put_says_exactly_what_the_python_ocps_says() {
 }
 
 #[test]
-fn a_job_lives_and_goes() {
+fn a_job_is_created_polled_and_removed() {
     let service = UwsService::start(quick());
     let (client, url) = (client(), service.url());
     let first = submission("1-a", vec![("DATA_QUERY", "dur=600".to_owned())]);
@@ -95,7 +95,11 @@ fn a_job_lives_and_goes() {
         thread::sleep(Duration::from_millis(20));
     }
     check(&client, &url, &status(&second, None), "job Error");
-    let Answer::Job(done) = client.perform(&Url::from(&*url), &status(&first, Some("1-a"))) else { panic!() };
+    let Answer::Status(Ok(StatusAnswer::Job(done))) =
+        client.perform(&Url::from(&*url), &status(&first, Some("1-a")))
+    else {
+        panic!()
+    };
     let object: Value = serde_json::from_str(&done.object.0).unwrap();
     assert_eq!(object["phase"], "completed");
     assert_eq!(object["results"][0]["uri"], format!("/uws/jobs/{first}/out/ocps.log"));
@@ -288,7 +292,7 @@ fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up()
 }
 
 #[test]
-fn a_ping_asks_for_no_job_and_tells_only_whether_a_service_answers() {
+fn a_ping_asks_for_no_job_and_shows_only_whether_a_service_answers() {
     let service = UwsService::start(Options::default());
     check(&client(), &service.url(), &Action::Ping, "done");
     assert_eq!(service.counters(), Counters { probes: 1, max_concurrency: 1, ..Counters::default() });

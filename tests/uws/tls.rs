@@ -13,6 +13,7 @@ use ocps::url::Url;
 use crate::raw::{answer_text, is_whole};
 use crate::rig::{client, four_actions, short};
 use crate::support::port::Port;
+use crate::support::skip::skip;
 
 const CERTIFICATE: &str = "\
 [req]
@@ -73,8 +74,7 @@ fn https_trusts_what_the_system_trusts() {
     }
     let directory = tempfile::tempdir().unwrap();
     if !make_certificate(directory.path()) {
-        println!("skipped: openssl is not there, or cannot make a certificate");
-        return;
+        return skip("openssl is not there, or cannot make a certificate");
     }
     let kept = Port::free().unwrap();
     let port = kept.number;

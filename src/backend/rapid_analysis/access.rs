@@ -1,9 +1,8 @@
-//! Where Redis is and how we are let in: the environment wins over `ocps.toml`.
+//! Address and password of Redis: the environment wins over `ocps.toml`.
 //!
-//! Invariant: a [`Secret`] is shown by nothing; it only goes to the server.
+//! Invariant: a [`Secret`] is never shown; it only goes to the server.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::file;
@@ -16,20 +15,15 @@ const DEFAULT_PORT: u16 = 6379;
 /// Name of the credential that systemd may hand to us (`LoadCredential=redis-password:…`).
 const CREDENTIAL: &str = "redis-password";
 
-/// What the environment and the settings say. Complete or not: that is looked at by `start`.
+/// What the environment and the settings say, complete or not: `start` checks it.
 #[derive(Clone, Debug)]
 pub struct Access {
     host: Option<String>,
     port: Result<u16, String>,
-    password: Option<Password>,
-}
-
-/// Where the password comes from.
-#[derive(Clone, Debug)]
-enum Password {
-    Given(Result<Secret, String>),
-    /// Read at each connection, so that a new password needs no restart.
-    File(PathBuf),
+    /// From the environment.
+    password: Option<Result<Secret, String>>,
+    /// Else it is read from there at each connection, so that a new password needs no restart.
+    password_file: Option<PathBuf>,
 }
 
 /// What a connection needs.
@@ -51,25 +45,29 @@ impl Access {
             Some(port) => parse_port(&port.to_string_lossy()),
             None => Ok(settings.port.unwrap_or(DEFAULT_PORT)),
         };
-        let text =
-            |password: OsString| password.into_string().map_err(|_| "REDIS_PASSWORD is not UTF-8".to_owned());
-        let given = set("REDIS_PASSWORD").map(|password| Password::Given(text(password).map(Secret)));
+        let secret = |password: OsString| match password.into_string() {
+            Ok(password) => Ok(Secret(password)),
+            Err(_) => Err("REDIS_PASSWORD is not UTF-8".to_owned()),
+        };
         let credential = || {
             let dir = set("CREDENTIALS_DIRECTORY").map(PathBuf::from)?;
             Some(dir.join(CREDENTIAL)).filter(|path| path.exists())
         };
-        let file = || settings.password_file.clone().or_else(credential).map(Password::File);
-        Self { host: host.or_else(|| settings.host.clone()), port, password: given.or_else(file) }
+        Self {
+            host: host.or_else(|| settings.host.clone()),
+            port,
+            password: set("REDIS_PASSWORD").map(secret),
+            password_file: settings.password_file.clone().or_else(credential),
+        }
     }
 
     /// `host:port`, for people.
     #[must_use]
     pub fn shown(&self) -> String {
         let host: String = self.host.as_deref().unwrap_or("?").escape_debug().collect();
-        match self.port {
-            Ok(port) => at(&host, port),
-            Err(_) => at(&host, "?"),
-        }
+        let port = self.port.as_ref().map_or("?".to_owned(), u16::to_string);
+        // An IPv6 address needs brackets.
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 
     /// Whether all is there that a connection needs.
@@ -85,29 +83,16 @@ impl Access {
     /// # Errors
     /// What is missing or wrong, and what to do, in one line.
     pub(super) fn target(&self) -> Result<Target, String> {
-        let Some(host) = self.host.clone() else {
-            return Err("no Redis host: set REDIS_HOST, or redis.host in ocps.toml".to_owned());
-        };
+        let host = self.host.clone().ok_or("no Redis host: set REDIS_HOST, or redis.host in ocps.toml")?;
         if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err(format!("Redis host {host:?} is not the name or address of a host"));
         }
         let port = self.port.clone()?;
-        let password = match &self.password {
-            None => {
-                return Err(
-                    "no Redis password: set REDIS_PASSWORD, or redis.password_file in ocps.toml".to_owned()
-                );
-            }
-            Some(Password::Given(secret)) => secret.clone()?,
-            Some(Password::File(path)) => read(path)?,
-        };
+        let file = || self.password_file.as_deref().map(read);
+        let none = "no Redis password: set REDIS_PASSWORD, or redis.password_file in ocps.toml";
+        let password = self.password.clone().or_else(file).ok_or(none)??;
         Ok(Target { host, port, password })
     }
-}
-
-/// `host:port`, with the brackets that an IPv6 address needs.
-fn at(host: &str, port: impl fmt::Display) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 fn parse_port(text: &str) -> Result<u16, String> {
@@ -170,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_wrong_is_said_in_one_line() {
+    fn one_line_says_what_is_missing_or_wrong() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             std::fs::write(dir.path().join(name), text).unwrap();

@@ -3,7 +3,7 @@
 //! Invariants: all values of a command are pushed, or none; nothing is sent twice that may have been carried out;
 //! a push ends within its patience, a ping within its timeouts. The password is in no log, status or error.
 //!
-//! [`values`] is what a command asks for, `access` where Redis is and how we are let in, `session` one
+//! [`values`] is what a command asks for, `access` the address and password of Redis, `session` one
 //! connection. Without the cargo feature `redis` only the values are left, for the simulator.
 
 #[cfg(feature = "redis")]
@@ -17,15 +17,11 @@ pub mod values;
 #[cfg(feature = "redis")]
 pub use client::RapidAnalysis;
 
-use crate::csc::request::Answer;
+use crate::csc::request::NotDone;
 
-/// What the simulator does with a push: it says what would be pushed.
-pub(super) fn rehearse(config: &str) -> Answer {
-    match values::parse(config) {
-        Ok(values) => {
-            log::info!("would push to Redis: {}", values::shown(&values));
-            Answer::Done
-        }
-        Err(reason) => Answer::Rejected { reason },
-    }
+/// What the simulator does with a push: it logs what would be pushed.
+pub(super) fn rehearse(config: &str) -> Result<(), NotDone> {
+    let values = values::parse(config).map_err(NotDone::Rejected)?;
+    log::info!("would push to Redis: {}", values::shown(&values));
+    Ok(())
 }

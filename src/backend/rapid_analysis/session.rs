@@ -1,6 +1,6 @@
-//! One connection to Redis: let in with a password, with a time by which each step must be over.
+//! One authenticated connection to Redis; each step has a time by which it must be over.
 //!
-//! Invariant: it tells for sure whether values were pushed wherever that can be known. Redis carries out a
+//! Invariant: whether values were pushed is known for certain wherever it can be. Redis carries out a
 //! transaction at its EXEC, so only an EXEC that was sent and not answered is unclear.
 #![allow(clippy::wildcard_enum_match_arm, reason = "redis::Value is not ours and may get more variants")]
 
@@ -16,29 +16,15 @@ use redis::{
 
 use super::access::Target;
 use super::values::Value;
+use crate::config::settings;
+use crate::csc::request::FailureKind;
 use crate::text::{quote, quoted};
 
-/// Why something did not work.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
-    /// No connection, or it was lost; nothing was carried out.
-    Lost(String),
-    /// The server said no, or spoke nonsense; nothing was carried out.
-    Refused(String),
-    /// It may have been carried out.
-    Unclear(String),
-    /// Some of it was carried out.
-    Partial(String),
-}
+/// What may have become of what was asked for, and why, as the end of a sentence about Redis.
+#[derive(Debug)]
+pub(super) struct Trouble(pub(super) FailureKind, pub(super) String);
 
-/// Times that a session keeps.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
-    pub(super) connect: Duration,
-    pub(super) response: Duration,
-}
-
-/// A connection that was let in.
+/// A connection that has given the password.
 pub(super) struct Session {
     connection: Connection,
     response_timeout: Duration,
@@ -46,139 +32,136 @@ pub(super) struct Session {
 
 impl Session {
     /// Connects and gives the password.
-    pub(super) fn open(target: &Target, timeouts: Timeouts, end: Instant) -> Result<Self, Trouble> {
-        let connect_end = end.min(Instant::now() + timeouts.connect);
-        let connection = connect(target, connect_end).map_err(Trouble::Lost)?;
-        let mut session = Self { connection, response_timeout: timeouts.response };
+    pub(super) fn open(target: &Target, settings: &settings::Redis, end: Instant) -> Result<Self, Trouble> {
+        let connect_end = end.min(Instant::now() + settings.connect_timeout);
+        let connection = connect(target, connect_end).map_err(|why| Trouble(FailureKind::NotSent, why))?;
+        let mut session = Self { connection, response_timeout: settings.response_timeout };
         session.authenticate(target, end)?;
         Ok(session)
     }
 
     /// What the server says to a password is not shown: a strange one could repeat it.
     fn authenticate(&mut self, target: &Target, end: Instant) -> Result<(), Trouble> {
-        let command = redis::cmd("AUTH").arg(target.password.0.as_bytes()).get_packed_command();
-        self.send(&command, end).map_err(|error| self.lost(&error))?;
-        match self.receive(end).map_err(|error| self.lost(&error))? {
-            redis::Value::Okay => Ok(()),
-            redis::Value::ServerError(error) => {
-                let details = error.details().unwrap_or_default();
-                Err(Trouble::Refused(
-                    if error.code() == "WRONGPASS" || details.contains("invalid password") {
-                        "refuses the password".to_owned()
-                    } else if details.contains("without any password") {
-                        "wants no password: it has none set".to_owned()
-                    } else {
-                        "does not let us in".to_owned()
-                    },
-                ))
-            }
-            _ => Err(nonsense("AUTH")),
-        }
+        self.send(redis::cmd("AUTH").arg(target.password.0.as_bytes()), end)?;
+        let error = match self.receive(end)? {
+            redis::Value::Okay => return Ok(()),
+            redis::Value::ServerError(error) => error,
+            _ => return Err(nonsense("AUTH")),
+        };
+        let details = error.details().unwrap_or_default();
+        let why = if error.code() == "WRONGPASS" || details.contains("invalid password") {
+            "refuses the password"
+        } else if details.contains("without any password") {
+            "wants no password: it has none set"
+        } else {
+            "does not let us in"
+        };
+        Err(Trouble(FailureKind::Refused, why.to_owned()))
     }
 
-    /// Asks whether the server is there for us.
+    /// Asks whether the server serves us.
     pub(super) fn ping(&mut self, end: Instant) -> Result<(), Trouble> {
-        self.send(&redis::cmd("PING").get_packed_command(), end).map_err(|error| self.lost(&error))?;
-        match self.receive(end).map_err(|error| self.lost(&error))? {
-            redis::Value::SimpleString(pong) if pong == "PONG" => Ok(()),
-            redis::Value::ServerError(error) => Err(refused("PING", &error)),
-            _ => Err(nonsense("PING")),
-        }
+        self.send(&redis::cmd("PING"), end)?;
+        self.expect("PONG", "PING", end)
     }
 
     /// Pushes all values, in one transaction. After a failure the session must not be used any more.
     pub(super) fn push(&mut self, values: &[Value], end: Instant) -> Result<(), Trouble> {
         self.prepare(values, end)?;
-        let exec = redis::cmd("EXEC").get_packed_command();
         // What could not be sent whole is not carried out.
-        self.send(&exec, end).map_err(|error| self.lost(&error))?;
+        self.send(&redis::cmd("EXEC"), end)?;
         match self.receive(end) {
             Ok(redis::Value::Array(answers)) => judge(values, &answers),
             Ok(redis::Value::ServerError(error)) => Err(refused("EXEC", &error)),
-            Ok(redis::Value::Nil) => Err(Trouble::Refused("did not carry out EXEC".to_owned())),
-            Ok(_) => Err(Trouble::Unclear("answered EXEC with nonsense".to_owned())),
-            Err(error) => Err(Trouble::Unclear(self.words(&error))),
+            Ok(redis::Value::Nil) => Err(Trouble(FailureKind::Refused, "did not carry out EXEC".to_owned())),
+            Ok(_) => Err(Trouble(FailureKind::Unclear, "answered EXEC with nonsense".to_owned())),
+            Err(Trouble(_, why)) => Err(Trouble(FailureKind::Unclear, why)),
         }
     }
 
     /// Everything up to EXEC. Redis does not undo: a key that is no list would fail alone, after the others were
     /// pushed; so the types are asked for first.
     fn prepare(&mut self, values: &[Value], end: Instant) -> Result<(), Trouble> {
-        let mut commands = Vec::new();
+        let mut commands = redis::pipe();
         for Value { key, .. } in values {
-            commands.extend(redis::cmd("TYPE").arg(key).get_packed_command());
+            commands.cmd("TYPE").arg(key);
         }
-        commands.extend(redis::cmd("MULTI").get_packed_command());
+        commands.cmd("MULTI");
         for Value { key, text } in values {
-            commands.extend(redis::cmd("LPUSH").arg(key).arg(text).get_packed_command());
+            commands.cmd("LPUSH").arg(key).arg(text);
         }
-        self.send(&commands, end).map_err(|error| self.lost(&error))?;
+        self.send_packed(&commands.get_packed_pipeline(), end)?;
         for Value { key, .. } in values {
-            match self.receive(end).map_err(|error| self.lost(&error))? {
+            match self.receive(end)? {
                 redis::Value::SimpleString(kind) if kind == "none" || kind == "list" => {}
                 redis::Value::SimpleString(kind) => {
                     let text = format!("holds a {} in {}, not a list", quote(kind), quoted(key));
-                    return Err(Trouble::Refused(text));
+                    return Err(Trouble(FailureKind::Refused, text));
                 }
-                // We may not be allowed to ask; then LPUSH will tell.
+                // We may not be allowed to ask; then LPUSH fails by itself.
                 redis::Value::ServerError(_) => {}
                 _ => return Err(nonsense("TYPE")),
             }
         }
-        match self.receive(end).map_err(|error| self.lost(&error))? {
-            redis::Value::Okay => {}
-            redis::Value::ServerError(error) => return Err(refused("MULTI", &error)),
-            _ => return Err(nonsense("MULTI")),
-        }
-        for _ in values {
-            match self.receive(end).map_err(|error| self.lost(&error))? {
-                redis::Value::SimpleString(queued) if queued == "QUEUED" => {}
-                redis::Value::ServerError(error) => return Err(refused("LPUSH", &error)),
-                _ => return Err(nonsense("LPUSH")),
-            }
-        }
-        Ok(())
+        self.expect("OK", "MULTI", end)?;
+        values.iter().try_for_each(|_| self.expect("QUEUED", "LPUSH", end))
     }
 
-    fn send(&mut self, commands: &[u8], end: Instant) -> Result<(), RedisError> {
-        self.connection.set_write_timeout(Some(self.left(end)?))?;
-        self.connection.send_packed_command(commands)
+    /// Receives the answer to a command that is to be this word.
+    fn expect(&mut self, word: &str, command: &str, end: Instant) -> Result<(), Trouble> {
+        match self.receive(end)? {
+            redis::Value::Okay if word == "OK" => Ok(()),
+            redis::Value::SimpleString(text) if text == word => Ok(()),
+            redis::Value::ServerError(error) => Err(refused(command, &error)),
+            _ => Err(nonsense(command)),
+        }
     }
 
-    fn receive(&mut self, end: Instant) -> Result<redis::Value, RedisError> {
-        self.connection.set_read_timeout(Some(self.left(end)?))?;
-        self.connection.recv_response()
+    fn send(&mut self, command: &redis::Cmd, end: Instant) -> Result<(), Trouble> {
+        self.send_packed(&command.get_packed_command(), end)
+    }
+
+    fn send_packed(&mut self, commands: &[u8], end: Instant) -> Result<(), Trouble> {
+        let sent = self.left(end).and_then(|left| {
+            self.connection.set_write_timeout(Some(left))?;
+            self.connection.send_packed_command(commands)
+        });
+        sent.map_err(|error| self.lost(&error))
+    }
+
+    fn receive(&mut self, end: Instant) -> Result<redis::Value, Trouble> {
+        let received = self.left(end).and_then(|left| {
+            self.connection.set_read_timeout(Some(left))?;
+            self.connection.recv_response()
+        });
+        received.map_err(|error| self.lost(&error))
     }
 
     /// How long the next step may take.
-    fn left(&self, end: Instant) -> Result<Duration, io::Error> {
-        left(end).map(|left| left.min(self.response_timeout))
+    fn left(&self, end: Instant) -> Result<Duration, RedisError> {
+        Ok(left(end)?.min(self.response_timeout))
     }
 
     fn lost(&self, error: &RedisError) -> Trouble {
-        Trouble::Lost(self.words(error))
-    }
-
-    fn words(&self, error: &RedisError) -> String {
-        if error.is_timeout() {
-            return format!("gave no answer within {} s", self.response_timeout.as_secs_f64());
-        }
-        if error.is_connection_dropped() {
-            return "closed the connection".to_owned();
-        }
-        format!("failed: {}", quote(error))
+        Trouble(
+            FailureKind::NotSent,
+            if error.is_timeout() {
+                format!("gave no answer within {} s", self.response_timeout.as_secs_f64())
+            } else if error.is_connection_dropped() {
+                "closed the connection".to_owned()
+            } else {
+                format!("failed: {}", quote(error))
+            },
+        )
     }
 }
 
 /// Connects to the first address of the host that answers; all of them together have until `end`.
 fn connect(target: &Target, end: Instant) -> Result<Connection, String> {
     let addresses = (target.host.as_str(), target.port).to_socket_addrs();
-    let addresses: Vec<SocketAddr> =
-        addresses.map_err(|error| format!("cannot be found: {error}"))?.collect();
     let mut last = "has no address".to_owned();
-    for address in addresses {
-        let opened = left(end).map_err(RedisError::from).and_then(|left| connect_to(address, left));
-        match opened {
+    for address in addresses.map_err(|error| format!("cannot be found: {error}"))? {
+        match connect_to(address, end) {
             Ok(connection) => return Ok(connection),
             Err(error) if error.is_timeout() => last = "cannot be reached: no answer in time".to_owned(),
             Err(error) if error.is_connection_refusal() => {
@@ -190,11 +173,11 @@ fn connect(target: &Target, end: Instant) -> Result<Connection, String> {
     Err(last)
 }
 
-fn connect_to(address: SocketAddr, timeout: Duration) -> Result<Connection, RedisError> {
+fn connect_to(address: SocketAddr, end: Instant) -> Result<Connection, RedisError> {
     let info = ConnectionAddr::Tcp(address.ip().to_string(), address.port()).into_connection_info()?;
     let redis = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
     let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(redis);
-    Client::open(info)?.get_connection_with_timeout(timeout)
+    Client::open(info)?.get_connection_with_timeout(left(end)?)
 }
 
 /// The time until `end`, if any is left.
@@ -206,29 +189,29 @@ fn left(end: Instant) -> Result<Duration, io::Error> {
 /// Whether the answers to EXEC say that every value was pushed.
 fn judge(values: &[Value], answers: &[redis::Value]) -> Result<(), Trouble> {
     let pushed = answers.iter().filter(|answer| matches!(answer, redis::Value::Int(_))).count();
-    if pushed == values.len() && pushed == answers.len() {
+    let all = values.len();
+    if pushed == all && pushed == answers.len() {
         return Ok(());
     }
     let failed = values.iter().zip(answers).find_map(|(value, answer)| match answer {
         redis::Value::ServerError(error) => Some(format!("{}: {}", quoted(&value.key), said(error))),
         _ => None,
     });
-    match failed {
-        Some(failed) if pushed == 0 => Err(Trouble::Refused(format!("refuses LPUSH to {failed}"))),
-        Some(failed) => Err(Trouble::Partial(format!(
-            "pushed only {pushed} of {} values; it refuses {failed}",
-            values.len()
-        ))),
-        None => Err(Trouble::Unclear("answered EXEC with nonsense".to_owned())),
-    }
+    Err(match failed {
+        Some(failed) if pushed == 0 => Trouble(FailureKind::Refused, format!("refuses LPUSH to {failed}")),
+        Some(failed) => {
+            Trouble(FailureKind::Wrong, format!("pushed only {pushed} of {all} values; it refuses {failed}"))
+        }
+        None => Trouble(FailureKind::Unclear, "answered EXEC with nonsense".to_owned()),
+    })
 }
 
 fn refused(command: &str, error: &ServerError) -> Trouble {
-    Trouble::Refused(format!("refuses {command}: {}", said(error)))
+    Trouble(FailureKind::Refused, format!("refuses {command}: {}", said(error)))
 }
 
 fn nonsense(command: &str) -> Trouble {
-    Trouble::Refused(format!("answered {command} with nonsense: is it Redis?"))
+    Trouble(FailureKind::Refused, format!("answered {command} with nonsense: is it Redis?"))
 }
 
 /// What the server said.

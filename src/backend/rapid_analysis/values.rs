@@ -4,12 +4,8 @@
 //! made a number here, since `1e3`, `1.0` and integers of any length would not come out as they went in.
 
 use std::collections::HashSet;
-use std::fmt;
 
-use serde::de::{Error, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
-
+use crate::json::members;
 use crate::text::quoted;
 
 /// Most values of one command: a command must be done within seconds.
@@ -39,9 +35,26 @@ pub fn parse(config: &str) -> Result<Vec<Value>, String> {
     if !text.starts_with('{') {
         return Err(format!("config must be a JSON object of Redis lists and values, not {}", kind(text)));
     }
-    // serde_json bounds the depth; the text of nested values is skipped, not kept.
-    let Values(values) =
-        serde_json::from_str(text).map_err(|error| format!("config cannot be used: {}", reason(&error)))?;
+    let unusable = |why: String| format!("config cannot be used: {why}");
+    let members = members(text, VALUES_MAX).map_err(|error| {
+        let is_too_many = error.is_data();
+        unusable(if is_too_many {
+            format!("it has more than {VALUES_MAX} values")
+        } else {
+            format!("not valid JSON: {error}")
+        })
+    })?;
+    let mut keys = HashSet::new();
+    let mut values = Vec::with_capacity(members.len());
+    for (key, raw) in &members {
+        let text = plain(raw.get()).map_err(|is| {
+            unusable(format!("the value of {} must be a string or a number, not {is}", quoted(key)))
+        })?;
+        if !keys.insert(key) {
+            return Err(unusable(format!("{} is in it twice", quoted(key))));
+        }
+        values.push(Value { key: key.clone(), text });
+    }
     if values.is_empty() {
         return Err("config is an empty object: there is nothing to push".to_owned());
     }
@@ -63,46 +76,6 @@ pub fn shown(values: &[Value]) -> String {
     line
 }
 
-/// The values of an object, in its order.
-struct Values(Vec<Value>);
-
-impl<'de> Deserialize<'de> for Values {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Entries)
-    }
-}
-
-struct Entries;
-
-impl<'de> Visitor<'de> for Entries {
-    type Value = Values;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Values, A::Error> {
-        let mut values = Vec::new();
-        let mut keys = HashSet::new();
-        while let Some((key, raw)) = map.next_entry::<String, &RawValue>()? {
-            if values.len() == VALUES_MAX {
-                return Err(A::Error::custom(format!("it has more than {VALUES_MAX} values")));
-            }
-            let text = plain(raw.get()).map_err(|is| {
-                A::Error::custom(format!(
-                    "the value of {} must be a string or a number, not {is}",
-                    quoted(&key)
-                ))
-            })?;
-            if !keys.insert(key.clone()) {
-                return Err(A::Error::custom(format!("{} is in it twice", quoted(&key))));
-            }
-            values.push(Value { key, text });
-        }
-        Ok(Values(values))
-    }
-}
-
 /// The plain text of a string or number, or what the value is instead.
 fn plain(raw: &str) -> Result<String, String> {
     match raw.bytes().next() {
@@ -122,19 +95,6 @@ fn kind(raw: &str) -> &'static str {
         Some(b't' | b'f') => "a boolean",
         Some(b'n') => "null",
         Some(_) | None => "other text",
-    }
-}
-
-/// The reason without the place: for our own words the place would be that of the next value.
-fn reason(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match error.classify() {
-        serde_json::error::Category::Data => {
-            text.rsplit_once(" at line ").map_or(text.clone(), |(reason, _)| reason.to_owned())
-        }
-        serde_json::error::Category::Syntax
-        | serde_json::error::Category::Eof
-        | serde_json::error::Category::Io => format!("not valid JSON: {text}"),
     }
 }
 

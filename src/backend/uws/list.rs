@@ -6,37 +6,17 @@ use std::fmt;
 use std::io::{BufReader, Read};
 
 use serde::Deserialize;
-use serde::de::{Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::backend::Wanted;
 use crate::csc::event::Phase;
-use crate::csc::id::{JobId, RunId, SalIndex};
+use crate::csc::id::{JobId, RunId};
 use crate::csc::request::ListedJob;
 
 /// Most jobs of one run in one answer. There should be one; of more the rest is found with the next list, when these
 /// have been removed.
 const OF_RUN_MAX: usize = 16;
-
-/// Which jobs are picked.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    /// Those of these run ids.
-    pub(super) run_ids: &'a BTreeSet<RunId>,
-    /// Those with these job ids.
-    pub(super) job_ids: &'a BTreeSet<JobId>,
-    /// And those that have not ended and whose run ids were made for this index.
-    pub(super) active_of: Option<SalIndex>,
-}
-
-impl Wanted<'_> {
-    fn includes(&self, job: &ListedJob, phase: Option<&str>) -> bool {
-        let index = job.run_id.made_for().map(|(_, index)| index);
-        let is_active = || phase.is_some_and(|word| Phase::parse(word).exit_code().is_none());
-        self.run_ids.contains(&job.run_id)
-            || self.job_ids.contains(&job.job_id)
-            || (index.is_some() && index == self.active_of && is_active())
-    }
-}
 
 /// Reads the array and picks the jobs that are wanted; what is no usable job is skipped,
 /// and a job that is there twice counts once.
@@ -52,19 +32,13 @@ pub(super) fn read(reader: impl Read, wanted: &Wanted<'_>) -> Result<Vec<ListedJ
 
 /// What counts of an element.
 #[derive(Deserialize)]
-struct Element {
+struct Element<'a> {
     #[serde(rename = "jobId")]
     job_id: String,
     #[serde(rename = "runId")]
     run_id: String,
-    /// None where it is no text.
-    #[serde(default, deserialize_with = "text")]
-    phase: Option<String>,
-}
-
-fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    let raw = <&RawValue>::deserialize(deserializer)?;
-    Ok(serde_json::from_str(raw.get()).ok())
+    #[serde(borrow)]
+    phase: Option<&'a RawValue>,
 }
 
 struct Jobs<'a> {
@@ -73,9 +47,15 @@ struct Jobs<'a> {
 
 impl Jobs<'_> {
     fn pick(&self, element: &RawValue) -> Option<ListedJob> {
+        let active_of = self.wanted.active_of;
         let Element { job_id, run_id, phase } = serde_json::from_str(element.get()).ok()?;
         let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)? };
-        self.wanted.includes(&job, phase.as_deref()).then_some(job)
+        let is_ours = active_of.is_some() && job.run_id.made_for().map(|(_, index)| index) == active_of;
+        let is_active = || {
+            let phase: Option<String> = phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
+            phase.is_some_and(|phase| Phase::parse(&phase).exit_code().is_none())
+        };
+        (self.wanted.names(&job) || (is_ours && is_active())).then_some(job)
     }
 }
 
@@ -87,17 +67,13 @@ impl<'de> Visitor<'de> for Jobs<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let mut seen = BTreeSet::new();
-        let mut of_run: BTreeMap<RunId, usize> = BTreeMap::new();
+        let mut seen: BTreeMap<RunId, BTreeSet<JobId>> = BTreeMap::new();
         let mut jobs = Vec::new();
         while let Some(element) = elements.next_element::<Box<RawValue>>()? {
             let Some(job) = self.pick(&element) else { continue };
-            if !seen.insert((job.job_id.clone(), job.run_id.clone())) {
-                continue;
-            }
-            let count = of_run.entry(job.run_id.clone()).or_default();
-            *count += 1;
-            if *count <= OF_RUN_MAX || self.wanted.job_ids.contains(&job.job_id) {
+            let of_run = seen.entry(job.run_id.clone()).or_default();
+            let is_new = of_run.insert(job.job_id.clone());
+            if is_new && (of_run.len() <= OF_RUN_MAX || self.wanted.job_ids.contains(&job.job_id)) {
                 jobs.push(job);
             }
         }
@@ -108,6 +84,7 @@ impl<'de> Visitor<'de> for Jobs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::csc::id::SalIndex;
 
     fn picked(json: &str) -> Result<Vec<String>, serde_json::Error> {
         let run_ids = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();

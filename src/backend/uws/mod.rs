@@ -6,38 +6,41 @@
 //! that says when to ask again (Retry-After) is not asked before, whatever the core wants.
 
 mod answer;
-mod failure;
+mod call;
 mod list;
 mod object;
 mod payload;
+mod sent;
 mod text;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use log::debug;
-use ureq::config::{Config, IpFamily, RedirectAuthHeaders};
+use ureq::config::Config;
 use ureq::http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, LOCATION, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER,
 };
-use ureq::http::response::Parts;
-use ureq::http::{HeaderMap, Response};
-use ureq::{Agent, Body, Proxy, RequestBuilder, SendBody};
+use ureq::http::{Request, Response};
+use ureq::unversioned::resolver::Resolver;
+use ureq::unversioned::transport::{Connector, DefaultConnector};
+use ureq::{Agent, AsSendBody, Body, Error, Proxy};
 
-use crate::backend::Backend;
 use crate::backend::workers::CONTROL_THREADS;
+use crate::backend::{Backend, Wanted};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};
-use crate::resolver;
+use crate::csc::request::{
+    Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission,
+};
+use crate::resolver::Lookup;
 use crate::text::quote;
 use crate::url::Url;
 
-use answer::{End, Reply};
-use failure::Attempt;
-use list::Wanted;
+use call::Call;
+use sent::Watcher;
 
 /// Largest job object that is read, in bytes.
 const OBJECT_LIMIT: usize = 16 * 1024 * 1024;
@@ -45,7 +48,7 @@ const OBJECT_LIMIT: usize = 16 * 1024 * 1024;
 /// Largest list that is read, in bytes: it walks every job's output of the last day.
 const LIST_LIMIT: u64 = 128 * 1024 * 1024;
 
-/// Largest text of a refusal that is read, in bytes; 300 characters of it are shown.
+/// Largest text of a refusal that is read, in bytes; 200 characters of it are shown.
 const TEXT_LIMIT: usize = 64 * 1024;
 
 /// Largest head of a reply, in bytes; the genuine one has some 500.
@@ -57,19 +60,13 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// The service compares this header by equality: with a charset the PUT fails.
 const JSON: &str = "application/json";
 
-/// The id of no job: those of the service are 32 hexadecimal digits. In its log it says who asks.
-const NO_JOB: &str = "ocps-health-check";
+/// The path of no job: the ids of the service are 32 hexadecimal digits. In its log it says who asks.
+const NO_JOB: &str = "/job/ocps-health-check";
 
 /// Client of the UWS job service; one value is shared by all workers.
 pub struct Uws {
     agent: Agent,
-    connect_timeout: Duration,
-    put_timeout: Duration,
-    get_timeout: Duration,
-    list_timeout: Duration,
-    delete_timeout: Duration,
-    /// A longer wait would be the end of submissions.
-    longest_wait: Duration,
+    settings: settings::Uws,
     /// Services that said when to ask again, and when that is.
     resting: Mutex<BTreeMap<Url, Instant>>,
 }
@@ -80,172 +77,122 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn new(settings: &settings::Uws) -> Result<Self, String> {
-        Self::with_agent(settings, resolver::agent)
+        Self::over(settings, DefaultConnector::default(), Lookup)
     }
 
-    /// Makes a client over an agent that is made from our configuration of it; [`Uws::new`] takes the
-    /// plain one, and whoever has another way to the service than a network (a test, say) his own.
+    /// Makes a client that reaches the service in another way than over a network, for tests.
     ///
     /// # Errors
     /// The proxy is no usable URL.
-    pub fn with_agent(
+    pub fn over(
         settings: &settings::Uws,
-        agent: impl FnOnce(&Config) -> Agent,
+        connector: impl Connector,
+        resolver: impl Resolver,
     ) -> Result<Self, String> {
         let proxy = settings.proxy.as_ref().map(proxy).transpose()?;
-        Ok(Self {
-            agent: agent(&agent_config(settings, proxy)),
-            connect_timeout: settings.connect_timeout,
-            put_timeout: settings.put_timeout,
-            get_timeout: settings.get_timeout,
-            list_timeout: settings.list_timeout,
-            delete_timeout: settings.delete_timeout,
-            longest_wait: RETRY_AFTER_MAX.min(settings.submit_timeout / 2),
-            resting: Mutex::default(),
-        })
+        let watcher = Watcher { has_proxy: proxy.is_some() };
+        let agent = Agent::with_parts(agent_config(settings, proxy), connector.chain(watcher), resolver);
+        Ok(Self { agent, settings: settings.clone(), resting: Mutex::default() })
     }
 
-    fn submit(&self, base: &Url, submission: &Submission) -> Answer {
-        let body = match payload::body(submission) {
-            Ok(body) => body,
-            Err(e) => return Answer::Rejected { reason: format!("cannot write the job as JSON: {e}") },
-        };
-        let call = Call::new("PUT", base, "/job", self.put_timeout);
-        let mut source = Source { rest: &body, begun: false };
-        let request = self.prepared(&call, self.agent.put(&call.address));
-        let request = request.header(CONTENT_TYPE, JSON).header(CONTENT_LENGTH, body.len());
-        match self.finish(&call, request.send(SendBody::from_reader(&mut source))) {
-            Ok(response) => answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id),
-            // The service acts on a request when its body is there. None of it has left us.
-            Err(error) if !source.begun => Answer::Failed(self.attempt(&call).not_sent(&error)),
-            Err(error) => Answer::Failed(self.attempt(&call).sent(&error)),
+    fn call<'a>(&self, method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Call<'a> {
+        let shown = quote(format_args!("{base}{path}"));
+        Call { method, base, path, shown, timeout, connect_timeout: self.settings.connect_timeout }
+    }
+
+    fn send(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Failure> {
+        self.check_rest(call.base)?;
+        let (started, shown) = (Instant::now(), &call.shown);
+        let (result, is_sent) = sent::watch(|| self.run(call, body));
+        let (method, ms) = (call.method, started.elapsed().as_millis());
+        match &result {
+            Ok(response) => debug!("{method} {shown}: {} after {ms} ms", response.status().as_u16()),
+            Err(_) => debug!("{method} {shown}: no answer after {ms} ms"),
         }
-    }
-
-    fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
-        let path = format!("/job/{job_id}");
-        let call = Call::new("GET", base, &path, self.get_timeout);
-        match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
-            Ok(response) => answer::to_status(call.read(response, OBJECT_LIMIT), job_id, run_id),
-            Err(error) => self.failed(&call, &error),
-        }
-    }
-
-    /// Asks for a job that cannot exist, which costs the service least.
-    fn probe(&self, base: &Url) -> Answer {
-        let job_id = match JobId::parse(NO_JOB) {
-            Ok(job_id) => job_id,
-            Err(reason) => return Answer::Rejected { reason },
-        };
-        let answer = self.status(base, &job_id, None);
-        if matches!(answer, Answer::Gone | Answer::Job(_)) { Answer::Done } else { answer }
-    }
-
-    fn remove(&self, base: &Url, job_id: &JobId) -> Answer {
-        let path = format!("/job/{job_id}");
-        let call = Call::new("DELETE", base, &path, self.delete_timeout);
-        match self.finish(&call, self.prepared(&call, self.agent.delete(&call.address)).call()) {
-            Ok(response) => answer::to_remove(&call.read(response, TEXT_LIMIT)),
-            Err(error) => self.failed(&call, &error),
-        }
-    }
-
-    fn list(&self, base: &Url, wanted: &Wanted<'_>) -> Answer {
-        let call = Call::new("GET", base, "/job", self.list_timeout);
-        let response = match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
-            Ok(response) => response,
-            Err(error) => return self.failed(&call, &error),
-        };
-        let is_page =
-            header(response.headers(), CONTENT_TYPE).is_some_and(|text| text.starts_with("text/html"));
-        if response.status() != 200 || is_page || compression(response.headers()).is_some() {
-            return answer::to_question(&call.read(response, TEXT_LIMIT));
-        }
-        let mut body = response.into_body();
-        match list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted) {
-            Ok(jobs) => Answer::Listed(jobs),
-            Err(error) if error.is_io() => {
-                Answer::Failed(self.attempt(&call).sent(&io::Error::from(error).into()))
-            }
-            Err(error) => Answer::Failed(Failure {
-                kind: FailureKind::Wrong,
-                contact: Contact::Answered,
-                reason: format!("{} answered GET with 200, but not with a list of jobs: {error}", call.shown),
-            }),
-        }
-    }
-
-    /// Gives a request the user's name and password, and its timeout where it is not the agent's own.
-    ///
-    /// The timeout only where it differs: a TLS configuration is kept for requests that use the agent's settings,
-    /// and made anew for the connections of others.
-    fn prepared<Any>(&self, call: &Call<'_>, request: RequestBuilder<Any>) -> RequestBuilder<Any> {
-        let request = match call.base.authorization() {
-            Some(secret) => request.header(AUTHORIZATION, secret),
-            None => request,
-        };
-        if call.timeout == self.get_timeout {
-            return request;
-        }
-        request.config().timeout_global(Some(call.timeout)).build()
-    }
-
-    /// Notes how a request ended, and when a service that cannot take it now is to be asked again.
-    fn finish(
-        &self,
-        call: &Call<'_>,
-        result: Result<Response<Body>, ureq::Error>,
-    ) -> Result<Response<Body>, ureq::Error> {
-        call.log(&result);
-        if let Ok(response) = &result
-            && let Some(wait) = retry_after(response)
-        {
-            let until = Instant::now() + wait.min(self.longest_wait);
+        let response = result.map_err(|error| call.failure(&error, is_sent))?;
+        if let Some(wait) = retry_after(&response) {
+            // A longer wait would be the end of submissions.
+            let longest = RETRY_AFTER_MAX.min(self.settings.submit_timeout / 2);
             let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
             resting.retain(|_, until| Instant::now() < *until);
-            resting.insert(call.base.clone(), until);
+            resting.insert(call.base.clone(), Instant::now() + wait.min(longest));
         }
-        result
+        Ok(response)
     }
 
-    /// The failure of a request to a service that is to be asked again later; none if it may be asked.
-    fn not_yet(&self, base: &Url) -> Option<Failure> {
+    fn run(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Error> {
+        let mut request = Request::builder().method(call.method).uri(call.address());
+        if let Some(secret) = call.base.authorization() {
+            request = request.header(AUTHORIZATION, secret);
+        }
+        if call.method == "PUT" {
+            request = request.header(CONTENT_TYPE, JSON);
+        }
+        let request = request.body(body)?;
+        // Only where it differs: a TLS configuration is kept for requests that use the agent's settings, and made
+        // anew for the connections of others.
+        if call.timeout == self.settings.get_timeout {
+            return self.agent.run(request);
+        }
+        self.agent.run(self.agent.configure_request(request).timeout_global(Some(call.timeout)).build())
+    }
+
+    /// A service that is to be asked again later is not asked now.
+    fn check_rest(&self, base: &Url) -> Result<(), Failure> {
         let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        let left =
-            resting.get(base)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        let left = resting.get(base).map_or(Duration::ZERO, |until| until.duration_since(Instant::now()));
+        if left.is_zero() {
+            return Ok(());
+        }
         let shown = quote(base);
         let reason = format!("{shown} said to ask again later (Retry-After): in {:.1} s", left.as_secs_f64());
-        // It was not asked: nothing is learnt about it.
-        Some(Failure { kind: FailureKind::NotSent, contact: Contact::Answered, reason })
-    }
-
-    fn attempt<'a>(&self, call: &'a Call<'_>) -> Attempt<'a> {
-        let Call { method, shown, timeout, .. } = call;
-        Attempt { method, url: shown, timeout: *timeout, connect_timeout: self.connect_timeout }
-    }
-
-    fn failed(&self, call: &Call<'_>, error: &ureq::Error) -> Answer {
-        Answer::Failed(self.attempt(call).failure(error))
+        Err(Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason })
     }
 }
 
 impl Backend for Uws {
-    fn perform(&self, base: &Url, action: &Action) -> Answer {
-        if let Some(failure) = self.not_yet(base) {
-            return Answer::Failed(failure);
+    fn submit(&self, base: &Url, submission: &Submission) -> Result<JobStatus, NotDone> {
+        let body = payload::body(submission);
+        let call = self.call("PUT", base, "/job", self.settings.put_timeout);
+        let response = self.send(&call, &body)?;
+        Ok(answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id)?)
+    }
+
+    fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {
+        let path = format!("/job/{job_id}");
+        let call = self.call("GET", base, &path, self.settings.get_timeout);
+        answer::to_status(call.read(self.send(&call, ())?, OBJECT_LIMIT), job_id, run_id)
+    }
+
+    fn remove(&self, base: &Url, job_id: &JobId) -> Result<RemoveAnswer, Failure> {
+        let path = format!("/job/{job_id}");
+        let call = self.call("DELETE", base, &path, self.settings.delete_timeout);
+        answer::to_remove(&call.read(self.send(&call, ())?, TEXT_LIMIT))
+    }
+
+    fn list(&self, base: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
+        let call = self.call("GET", base, "/job", self.settings.list_timeout);
+        let response = self.send(&call, ())?;
+        let is_page =
+            header(response.headers(), CONTENT_TYPE).is_some_and(|text| text.starts_with("text/html"));
+        if response.status() != 200 || is_page || compression(response.headers()).is_some() {
+            return Err(call.read(response, TEXT_LIMIT).refusal());
         }
-        match action {
-            Action::Submit(submission) => self.submit(base, submission),
-            Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
-            Action::Remove { job_id } => self.remove(base, job_id),
-            Action::List { run_ids, job_ids, active_of } => {
-                self.list(base, &Wanted { run_ids, job_ids, active_of: *active_of })
+        let mut body = response.into_body();
+        list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted).map_err(|error| {
+            if error.is_io() {
+                return call.failure(&io::Error::from(error).into(), true);
             }
-            Action::Ping => self.probe(base),
-            Action::Push { .. } => {
-                Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }
-            }
-        }
+            let url = &call.shown;
+            let reason = format!("{url} answered GET with 200, but not with a list of jobs: {error}");
+            Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
+        })
+    }
+
+    /// Asks for a job that cannot exist, which costs the service least.
+    fn ping(&self, base: &Url) -> Result<(), Failure> {
+        let call = self.call("GET", base, NO_JOB, self.settings.get_timeout);
+        answer::to_ping(&call.read(self.send(&call, ())?, OBJECT_LIMIT))
     }
 }
 
@@ -255,15 +202,13 @@ fn retry_after(response: &Response<Body>) -> Option<Duration> {
         return None;
     }
     let text = header(response.headers(), RETRY_AFTER)?;
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        // By its own clock if it tells it.
-        Err(_) => {
-            let date = |text: &str| httpdate::parse_http_date(text).ok();
-            let now = header(response.headers(), DATE).and_then(date).unwrap_or_else(SystemTime::now);
-            date(text)?.duration_since(now).ok()
-        }
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
     }
+    let date = |text: &str| httpdate::parse_http_date(text).ok();
+    // By its own clock if it gives that.
+    let now = header(response.headers(), DATE).and_then(date).unwrap_or_else(SystemTime::now);
+    date(text)?.duration_since(now).ok()
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
@@ -286,22 +231,18 @@ fn proxy(url: &Url) -> Result<Proxy, String> {
         .map_err(|_| format!("uws.proxy: {shown:?} is no proxy url: write http://host:port"))
 }
 
-/// Every option that matters, written out.
+/// What differs from the library's defaults, and every timeout.
 fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
     let idle = settings.connections.saturating_add(CONTROL_THREADS);
     let builder = Agent::config_builder()
         // Refusals have texts that people must see.
         .http_status_as_error(false)
-        .https_only(false)
-        .ip_family(IpFamily::Any)
         // Not from the environment: only where the settings say so.
         .proxy(proxy)
         .no_delay(true)
         // A redirect is a wrong answer: following it could carry a DELETE to another service.
         .max_redirects(0)
         .max_redirects_will_error(false)
-        .redirect_auth_headers(RedirectAuthHeaders::Never)
-        .save_redirect_history(false)
         .accept_encoding("identity")
         .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(HEAD_LIMIT)
@@ -312,97 +253,8 @@ fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
         .timeout_resolve(Some(settings.connect_timeout))
         .timeout_connect(Some(settings.connect_timeout));
     #[cfg(feature = "tls")]
-    let builder = {
-        use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
-        builder.tls_config(
-            TlsConfig::builder()
-                .provider(TlsProvider::Rustls)
-                .root_certs(RootCerts::PlatformVerifier)
-                .client_cert(None)
-                .use_sni(true)
-                .disable_verification(false)
-                .build(),
-        )
-    };
+    let builder = builder.tls_config(
+        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build(),
+    );
     builder.build()
-}
-
-/// One request on its way, for the log and for reasons.
-struct Call<'a> {
-    method: &'static str,
-    base: &'a Url,
-    path: &'a str,
-    address: String,
-    /// The address for people.
-    shown: String,
-    timeout: Duration,
-    started: Instant,
-}
-
-impl<'a> Call<'a> {
-    fn new(method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Self {
-        let address = format!("{}{path}", base.address());
-        let shown = quote(format_args!("{base}{path}"));
-        Self { method, base, path, address, shown, timeout, started: Instant::now() }
-    }
-
-    fn log(&self, result: &Result<Response<Body>, ureq::Error>) {
-        let Self { method, shown, started, .. } = self;
-        let elapsed = started.elapsed().as_millis();
-        match result {
-            Ok(response) => debug!("{method} {shown}: {} after {elapsed} ms", response.status().as_u16()),
-            Err(_) => debug!("{method} {shown}: no answer after {elapsed} ms"),
-        }
-    }
-
-    /// What people must know of a reply whose body does not tell it.
-    fn remark(&self, head: &Parts) -> Option<String> {
-        if let Some(location) = header(&head.headers, LOCATION).filter(|_| head.status.is_redirection()) {
-            return Some(self.base.redirection(self.path, location));
-        }
-        let compression = quote(compression(&head.headers)?);
-        Some(format!(
-            "its text is compressed ({compression}), which was not asked for: turn that off in the gateway before the service"
-        ))
-    }
-
-    /// Reads a reply, a success up to the limit, anything else as far as people want to see it.
-    fn read(&self, response: Response<Body>, limit: usize) -> Reply {
-        let (head, mut body) = response.into_parts();
-        let limit = if head.status == 200 { limit } else { TEXT_LIMIT };
-        let content_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
-        let essence = content_type.split(';').next().unwrap_or_default().trim();
-        let mut bytes = Vec::new();
-        // One byte more, to tell a full body from one that is too large.
-        let ended = body.as_reader().take(limit as u64 + 1).read_to_end(&mut bytes);
-        let end = match ended {
-            Err(e) => End::Broken(quote(e)),
-            Ok(_) if bytes.len() > limit => End::TooLarge,
-            Ok(_) => End::Complete,
-        };
-        Reply {
-            method: self.method,
-            url: self.shown.clone(),
-            status: head.status.as_u16(),
-            is_json: essence.eq_ignore_ascii_case(JSON),
-            body: bytes,
-            end,
-            says_when: head.headers.contains_key(RETRY_AFTER),
-            remark: self.remark(&head),
-        }
-    }
-}
-
-/// The body of a PUT; notes when the library begins to take it, which is when connection,
-/// TLS handshake and request head are done.
-struct Source<'a> {
-    rest: &'a [u8],
-    begun: bool,
-}
-
-impl Read for Source<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.begun = true;
-        self.rest.read(buffer)
-    }
 }

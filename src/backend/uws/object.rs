@@ -2,10 +2,18 @@
 //! with `jobId` and `phase`, and reading it takes memory in proportion to the answer, never more stack than
 //! `serde_json`'s limit of 128 levels.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::RangeInclusive;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
+use indexmap::IndexMap;
+use serde::Deserializer as _;
+use serde::de::{SeqAccess, Visitor};
+use serde_json::Deserializer;
+use serde_json::value::RawValue;
+use serde_transcode::Transcoder;
+
+use crate::json::members;
 
 /// Largest job object that is handed on, in bytes: it must fit into a Kafka message with room to spare.
 const OBJECT_MAX: usize = 512 * 1024;
@@ -13,55 +21,37 @@ const OBJECT_MAX: usize = 512 * 1024;
 /// Most fields of a job object; the genuine one has 13.
 const FIELDS_MAX: usize = 1000;
 
-/// A JSON object, taken apart into the compact texts of its fields, in their order.
-pub(super) struct Object {
-    fields: Vec<Field>,
+/// JSON without blanks, on one line.
+///
+/// Escapes of lone surrogates count as U+FFFD: the genuine service writes them for a result file
+/// whose name is not UTF-8, and that must not make the whole job unreadable.
+///
+/// # Errors
+/// It is no JSON.
+pub(super) fn compact(mut json: Vec<u8>) -> Result<String, serde_json::Error> {
+    replace_lone_surrogates(&mut json);
+    let mut deserializer = Deserializer::from_slice(&json);
+    let compact = serde_json::to_string(&Transcoder::new(&mut deserializer))?;
+    deserializer.end()?;
+    Ok(compact)
 }
 
-struct Field {
-    key: String,
-    /// Compact JSON.
-    value: String,
-}
+/// The fields of a JSON object in their order, each with its compact text.
+pub(super) struct Object<'a>(IndexMap<String, Cow<'a, str>>);
 
-impl Object {
-    /// Reads an object; of fields with the same name the last counts.
-    ///
-    /// Escapes of lone surrogates count as U+FFFD: the genuine service writes them for a result file
-    /// whose name is not UTF-8, and that must not make the whole job unreadable.
+impl<'a> Object<'a> {
+    /// Takes a compact object apart; of fields with the same name the last counts.
     ///
     /// # Errors
-    /// What is wrong with the text, in one line.
-    pub(super) fn read(mut json: Vec<u8>) -> Result<Self, String> {
-        replace_lone_surrogates(&mut json);
-        Self::parse(&json).map_err(|e| e.to_string())
-    }
-
-    fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
-        let mut deserializer = serde_json::Deserializer::from_slice(json);
-        let object = deserializer.deserialize_map(ObjectVisitor)?;
-        deserializer.end()?;
-        Ok(object)
+    /// It is no object, or has too many fields.
+    pub(super) fn of(compact: &'a str) -> Result<Self, serde_json::Error> {
+        let fields = members(compact, FIELDS_MAX)?.into_iter();
+        Ok(Self(fields.map(|(key, value)| (key, value.get().into())).collect()))
     }
 
     /// The text of a field that is a string.
     pub(super) fn string(&self, key: &str) -> Option<String> {
-        self.field(key).and_then(|f| serde_json::from_str(&f.value).ok())
-    }
-
-    fn field(&self, key: &str) -> Option<&Field> {
-        self.fields.iter().find(|f| f.key == key)
-    }
-
-    fn position(&self, key: &str) -> Option<usize> {
-        self.fields.iter().position(|f| f.key == key)
-    }
-
-    fn set(&mut self, key: &str, value: String) {
-        match self.fields.iter_mut().find(|f| f.key == key) {
-            Some(field) => field.value = value,
-            None => self.fields.push(Field { key: key.to_owned(), value }),
-        }
+        serde_json::from_str(self.0.get(key)?).ok()
     }
 
     /// The object as compact JSON of at most 512 KiB.
@@ -81,81 +71,52 @@ impl Object {
 
     /// By how many bytes the object is too large.
     fn excess(&self) -> usize {
-        let fields: usize = self.fields.iter().map(Field::size).sum();
+        let fields: usize = self.0.iter().map(|(key, value)| size(key, value)).sum();
         (fields + "{}".len()).saturating_sub(OBJECT_MAX)
     }
 
     fn drop_environment(&mut self) {
-        let Some(Ok(mut parameters)) = self.field("parameters").map(|f| Self::parse(f.value.as_bytes()))
-        else {
-            return;
-        };
-        parameters.fields.retain(|f| f.key != "environment");
-        self.set("parameters", parameters.to_json());
+        let Some(text) = self.0.get_mut("parameters") else { return };
+        let Ok(mut parameters) = Object::of(text) else { return };
+        parameters.0.shift_remove("environment");
+        *text = parameters.to_json().into();
     }
 
     fn drop_results(&mut self) {
         /// Size of `"resultsOmitted":` with any number and comma.
         const OMITTED_SIZE: usize = 40;
-        let Some(results) = self.field("results") else { return };
-        let room = results.value.len().saturating_sub(self.excess() + OMITTED_SIZE);
-        let mut deserializer = serde_json::Deserializer::from_str(&results.value);
-        let Ok((kept, omitted)) = deserializer.deserialize_seq(Leading { room }) else { return };
-        self.set("results", kept);
-        self.fields.retain(|f| f.key != "resultsOmitted");
-        let field = Field { key: "resultsOmitted".to_owned(), value: omitted.to_string() };
-        let after_results = self.position("results").map_or(self.fields.len(), |i| i + 1);
-        self.fields.insert(after_results, field);
+        self.0.shift_remove("resultsOmitted");
+        let excess = self.excess();
+        let Some((at, _, results)) = self.0.get_full_mut("results") else { return };
+        let room = results.len().saturating_sub(excess + OMITTED_SIZE);
+        let Ok((kept, omitted)) = Deserializer::from_str(results).deserialize_seq(Leading { room }) else {
+            return;
+        };
+        *results = kept.into();
+        self.0.shift_insert(at + 1, "resultsOmitted".to_owned(), omitted.to_string().into());
     }
 
     /// Drops the largest field that may go, `runId` last; false if there is none.
     fn drop_largest(&mut self) -> bool {
-        let largest = self.fields.iter().enumerate().filter(|(_, f)| f.key != "jobId" && f.key != "phase");
-        let largest = largest.max_by_key(|(_, f)| (f.key != "runId", f.size())).map(|(i, _)| i);
-        match largest {
-            Some(i) => {
-                self.fields.remove(i);
-                true
-            }
-            None => false,
-        }
+        let may_go = self.0.iter().filter(|(key, _)| *key != "jobId" && *key != "phase");
+        let largest = may_go.max_by_key(|(key, value)| (*key != "runId", size(key, value)));
+        let key = largest.map(|(key, _)| key.clone());
+        key.is_some_and(|key| self.0.shift_remove(&key).is_some())
     }
 
     fn to_json(&self) -> String {
-        let members: Vec<_> =
-            self.fields.iter().map(|f| format!("{}:{}", Value::from(f.key.as_str()), f.value)).collect();
-        format!("{{{}}}", members.join(","))
+        let fields: Vec<_> = self.0.iter().map(|(key, value)| format!("{}:{value}", quoted(key))).collect();
+        format!("{{{}}}", fields.join(","))
     }
 }
 
-impl Field {
-    /// Its part of the object's text, with a comma.
-    fn size(&self) -> usize {
-        Value::from(self.key.as_str()).to_string().len() + self.value.len() + ":,".len()
-    }
+/// Bytes of a field in the object's text, with a comma.
+fn size(key: &str, value: &str) -> usize {
+    quoted(key).len() + value.len() + ":,".len()
 }
 
-struct ObjectVisitor;
-
-impl<'de> Visitor<'de> for ObjectVisitor {
-    type Value = Object;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
-        let mut object = Object { fields: Vec::new() };
-        while let Some(key) = map.next_key::<String>()? {
-            let mut value = String::new();
-            map.next_value_seed(Compact(&mut value))?;
-            object.set(&key, value);
-            if object.fields.len() > FIELDS_MAX {
-                return Err(A::Error::custom(format_args!("more than {FIELDS_MAX} fields")));
-            }
-        }
-        Ok(object)
-    }
+fn quoted(key: &str) -> String {
+    serde_json::Value::from(key).to_string()
 }
 
 /// Reads an array and keeps of it, as JSON, the leading elements for which there is room; counts the others.
@@ -171,103 +132,17 @@ impl<'de> Visitor<'de> for Leading {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let mut kept = String::from("[");
-        let mut omitted = 0;
-        while omitted == 0 {
-            let before = kept.len();
-            if before > 1 {
-                kept.push(',');
+        let (mut kept, mut omitted) = (String::new(), 0);
+        while let Some(element) = elements.next_element::<&RawValue>()? {
+            let element = element.get();
+            if omitted > 0 || kept.len() + element.len() + ",[]".len() > self.room {
+                omitted += 1;
+                continue;
             }
-            if elements.next_element_seed(Compact(&mut kept))?.is_none() {
-                kept.truncate(before);
-                break;
-            }
-            if kept.len() + "]".len() > self.room {
-                kept.truncate(before);
-                omitted = 1;
-            }
+            let comma = if kept.is_empty() { "" } else { "," };
+            kept.extend([comma, element]);
         }
-        while elements.next_element::<IgnoredAny>()?.is_some() {
-            omitted += 1;
-        }
-        kept.push(']');
-        Ok((kept, omitted))
-    }
-}
-
-/// Copies any JSON value to a text, without blanks, keeping the order of keys.
-struct Compact<'a>(&'a mut String);
-
-impl<'de> DeserializeSeed<'de> for Compact<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl Compact<'_> {
-    fn scalar<E>(self, value: impl Into<Value>) -> Result<(), E> {
-        self.0.push_str(&value.into().to_string());
-        Ok(())
-    }
-}
-
-impl<'de> Visitor<'de> for Compact<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        self.scalar(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.scalar(value)
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.scalar(value)
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.scalar(value)
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.scalar(value)
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.scalar(value)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        self.0.push('[');
-        let mut before = self.0.len();
-        while elements.next_element_seed(Compact(self.0))?.is_some() {
-            before = self.0.len();
-            self.0.push(',');
-        }
-        self.0.truncate(before);
-        self.0.push(']');
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        self.0.push('{');
-        let mut before = self.0.len();
-        while map.next_key_seed(Compact(self.0))?.is_some() {
-            self.0.push(':');
-            map.next_value_seed(Compact(self.0))?;
-            before = self.0.len();
-            self.0.push(',');
-        }
-        self.0.truncate(before);
-        self.0.push('}');
-        Ok(())
+        Ok((format!("[{kept}]"), omitted))
     }
 }
 
@@ -276,43 +151,31 @@ fn replace_lone_surrogates(json: &mut [u8]) {
     let mut rest = json;
     while let Some(start) = rest.iter().position(|b| *b == b'\\') {
         let (_, escape) = std::mem::take(&mut rest).split_at_mut(start);
-        let length = match (surrogate(escape), surrogate(escape.get(6..).unwrap_or_default())) {
-            (Some(Half::High), Some(Half::Low)) => 12,
-            (Some(_), _) => {
-                if let Some(digits) = escape.get_mut(2..6) {
-                    digits.copy_from_slice(b"fffd");
-                }
-                6
-            }
-            (None, _) => 2.min(escape.len()),
-        };
+        let is = |at, half: RangeInclusive<u16>| unit(escape, at).is_some_and(|unit| half.contains(&unit));
+        let (is_high, is_low) = (is(0, 0xd800..=0xdbff), is(0, 0xdc00..=0xdfff));
+        let length = if is_high && is(6, 0xdc00..=0xdfff) { 12 } else { 2.min(escape.len()) };
+        if let (true, Some(digits)) = (length == 2 && (is_high || is_low), escape.get_mut(2..6)) {
+            digits.copy_from_slice(b"fffd");
+        }
         (_, rest) = escape.split_at_mut(length);
     }
 }
 
-enum Half {
-    High,
-    Low,
-}
-
-/// Which half of a pair the `\uXXXX` at the start of the text is, if it is one.
-fn surrogate(text: &[u8]) -> Option<Half> {
-    let digits = text.get(..6)?.strip_prefix(b"\\u")?;
-    match u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()? {
-        0xd800..=0xdbff => Some(Half::High),
-        0xdc00..=0xdfff => Some(Half::Low),
-        _ => None,
-    }
+/// The UTF-16 unit of the `\uXXXX` there, if it is one.
+fn unit(text: &[u8], at: usize) -> Option<u16> {
+    let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn bounded(json: &Value) -> Value {
-        let text = Object::read(json.to_string().into_bytes()).unwrap().into_bounded_json();
+        let compact = compact(json.to_string().into_bytes()).unwrap();
+        let text = Object::of(&compact).unwrap().into_bounded_json();
         assert!(text.len() <= OBJECT_MAX, "{}", text.len());
         serde_json::from_str(&text).unwrap()
     }
@@ -343,7 +206,8 @@ mod tests {
                 "{\"a\":\"x\u{fffd}\",\"b\":\"\u{fffd}😀\",\"c\":\"\\\\udcff\",\"d\":\"\u{fffd}\"}",
             ),
         ] {
-            assert_eq!(Object::read(given.into()).unwrap().into_bounded_json(), expected);
+            let compact = compact(given.into()).unwrap();
+            assert_eq!(Object::of(&compact).unwrap().into_bounded_json(), expected);
         }
     }
 
@@ -369,9 +233,10 @@ mod tests {
             &very_deep,
             &format!("{{{many}\"a\":1}}"),
         ] {
-            assert!(Object::read(bad.into()).is_err(), "{bad:.100}");
+            let result = compact(bad.into()).and_then(|compact| Object::of(&compact).map(drop));
+            assert!(result.is_err(), "{bad:.100}");
         }
-        assert!(Object::read(b"{\"a\":\"\xff\"}".to_vec()).is_err());
+        assert!(compact(b"{\"a\":\"\xff\"}".to_vec()).is_err());
     }
 
     #[test]

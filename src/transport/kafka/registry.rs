@@ -11,8 +11,9 @@ use serde_json::{Value as Json, json};
 use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::header::LOCATION;
+use ureq::unversioned::transport::DefaultConnector;
 
-use crate::resolver;
+use crate::resolver::Lookup;
 use crate::text::quote;
 use crate::url::Url;
 
@@ -103,7 +104,8 @@ impl Registry {
     /// Connects to nothing yet.
     #[must_use]
     pub fn new(urls: &[Url]) -> Self {
-        Self::with_agent(urls, resolver::agent)
+        let over = DefaultConnector::default();
+        Self::with_agent(urls, |config| Agent::with_parts(config.clone(), over, Lookup))
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]

@@ -5,13 +5,13 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
-use ureq::{Agent, Error};
 
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,11 +49,6 @@ impl FarEnd {
 
     pub(crate) fn set(&self, script: Script) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = script;
-    }
-
-    /// An agent that reaches only this end.
-    pub(crate) fn agent(&self, config: &Config) -> Agent {
-        Agent::with_parts(config.clone(), self.clone(), Nowhere)
     }
 }
 
@@ -119,7 +114,7 @@ impl Transport for Pipe {
 
 /// Finds every host at once: a redirect must not make a test ask a name server.
 #[derive(Debug)]
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Resolver for Nowhere {
     fn resolve(

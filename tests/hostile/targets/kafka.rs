@@ -13,8 +13,9 @@ use ocps::transport::kafka::reader::{Taken, take};
 use ocps::transport::kafka::registry::Registry;
 use ocps::transport::kafka::wire::{Header, Topic, Writer};
 use serde_json::json;
+use ureq::Agent;
 
-use super::http::{FarEnd, Script};
+use super::http::{FarEnd, Nowhere, Script};
 use super::{check_reason, join, parts};
 
 /// Number of the schema in all answers of the registry.
@@ -49,7 +50,9 @@ pub(crate) fn read_registry(data: &[u8]) {
 
 fn registry(bytes: &[u8]) -> Registry {
     let far = FarEnd::new(Script::new(bytes));
-    Registry::with_agent(&["http://me:secret@127.0.0.1:9".into()], |config| far.agent(config))
+    Registry::with_agent(&["http://me:secret@127.0.0.1:9".into()], |config| {
+        Agent::with_parts(config.clone(), far.clone(), Nowhere)
+    })
 }
 
 /// The registry's answer to all that is asked.

@@ -1,6 +1,7 @@
 //! Lines of the local socket, and how far a command gets from there: through the core to its answers, and to
 //! the request that submits its job.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ocps::backend::Backend;
@@ -8,13 +9,14 @@ use ocps::backend::rapid_analysis::values;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings as Toml;
 use ocps::csc::command::{Command, Order, Sender, Via};
+use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::id::{ClientId, SalIndex, SeqNum};
-use ocps::csc::request::{Action, Answer, Configuration, Service};
+use ocps::csc::request::{Action, Payload};
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::transport::line::{self, Line};
 
-use super::http::{FarEnd, Script};
+use super::http::{FarEnd, Nowhere, Script};
 use super::{check_reason, texts};
 
 /// Longest line that is read.
@@ -100,16 +102,24 @@ impl Far {
     }
 }
 
+/// What the jobs of our executes are submitted with.
+fn payload() -> Arc<dyn Payload> {
+    let uws = ocps::config::settings::Uws {
+        command: "run".to_owned(),
+        source_url: "https://scripts".to_owned(),
+        version_selects_image: true,
+        ..Toml::default().uws
+    };
+    Arc::new(uws)
+}
+
 /// Of a core that does all it can.
 pub(crate) fn settings() -> Settings {
     Settings {
         index: SalIndex::Latiss,
         simulated: false,
         log_level: 20,
-        job_command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        commit_ref: "main".to_owned(),
-        version_selects_image: true,
+        payload: payload(),
         submit_timeout: Duration::from_secs(60),
         settle_time: Duration::from_secs(15),
         outage_limit: Duration::from_secs(300),
@@ -150,13 +160,13 @@ fn send(action: &Action) {
     thread_local! {
         static CLIENT: Option<Uws> = {
             let nobody = FarEnd::new(Script::new(b""));
-            Uws::with_agent(&Toml::default().uws, |config| nobody.agent(config)).ok()
+            Uws::over(&Toml::default().uws, nobody, Nowhere).ok()
         };
     }
     CLIENT.with(|client| {
         let Some(client) = client else { return };
         let answer = client.perform(&"http://127.0.0.1:9/api".into(), action);
-        let Answer::Failed(failure) = answer else { panic!("{answer:?}") };
+        let Some(Err(failure)) = answer.of_service() else { panic!("{answer:?}") };
         check_reason(&failure.reason);
     });
 }

@@ -7,10 +7,10 @@ use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings;
 use ocps::csc::id::{JobId, RunId, SalIndex};
-use ocps::csc::request::{Action, Answer, Submission};
+use ocps::csc::request::{Action, Answer, JobStatus, StatusAnswer, Submission};
 
 use super::check_reason;
-use super::http::{End, FarEnd, Script};
+use super::http::{End, FarEnd, Nowhere, Script};
 
 const ID: &str = "0123456789abcdef0123456789abcdef";
 const RUN_ID: &str = "17-abc";
@@ -22,7 +22,7 @@ pub(crate) fn read(data: &[u8]) {
     thread_local! {
         static SERVICE: (FarEnd, Option<Uws>) = {
             let far = FarEnd::default();
-            let client = Uws::with_agent(&Settings::default().uws, |config| far.agent(config)).ok();
+            let client = Uws::over(&Settings::default().uws, far.clone(), Nowhere).ok();
             (far, client)
         };
     }
@@ -63,26 +63,32 @@ fn actions() -> [Action; 4] {
 
 /// Only what was asked for is believed.
 fn check_answer(action: &Action, answer: &Answer) {
-    let submitted = matches!(action, Action::Submit(_));
-    let asked = matches!(action, Action::Status { .. });
-    let removed = matches!(action, Action::Remove { .. });
+    let check_job = |job: &JobStatus| {
+        let text: &str = &job.object.0;
+        assert!(text.len() <= OBJECT_MAX, "{}", text.len());
+        let object: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(object["jobId"], job.job_id.as_str());
+        assert_eq!(object["runId"], RUN_ID);
+    };
     match answer {
-        Answer::Job(job) => {
-            assert!(submitted || (asked && job.job_id.as_str() == ID), "{job:?}");
-            let text: &str = &job.object.0;
-            assert!(text.len() <= OBJECT_MAX, "{}", text.len());
-            let object: serde_json::Value = serde_json::from_str(text).unwrap();
-            assert_eq!(object["jobId"], job.job_id.as_str());
-            assert_eq!(object["runId"], RUN_ID);
+        Answer::Submit(Ok(job)) => check_job(job),
+        Answer::Status(Ok(StatusAnswer::Job(job))) => {
+            assert_eq!(job.job_id.as_str(), ID);
+            check_job(job);
         }
-        Answer::Gone => assert!(asked || removed),
-        Answer::Removed { .. } => assert!(removed),
-        Answer::Listed(jobs) => {
-            assert!(!submitted && !asked && !removed);
+        Answer::List(Ok(jobs)) => {
             assert!(jobs.len() <= 10_000 && jobs.iter().all(|job| job.run_id.as_str() == RUN_ID));
         }
-        Answer::Failed(failure) => check_reason(&failure.reason),
-        Answer::Done | Answer::Rejected { .. } | Answer::Broken { .. } => panic!("{answer:?}"),
+        Answer::Status(Ok(StatusAnswer::Gone)) | Answer::Remove(Ok(_)) => {}
+        Answer::Submit(_)
+        | Answer::Status(_)
+        | Answer::Remove(_)
+        | Answer::List(_)
+        | Answer::Push(_)
+        | Answer::Ping(_) => match answer.of_service() {
+            Some(Err(failure)) => check_reason(&failure.reason),
+            Some(Ok(())) | None => panic!("{action:?}: {answer:?}"),
+        },
     }
 }
 

@@ -1,0 +1,42 @@
+//! JSON objects of others, taken apart in bounded memory and without reading their values.
+
+use std::fmt;
+
+use serde::Deserializer as _;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use serde_json::{Deserializer, Error};
+
+/// The members of an object in their order, their values as they are written; of at most `max`.
+///
+/// # Errors
+/// The text is no JSON object, or has more members.
+pub(crate) fn members(json: &str, max: usize) -> Result<Vec<(String, &RawValue)>, Error> {
+    let mut deserializer = Deserializer::from_str(json);
+    let members = deserializer.deserialize_map(Members { max })?;
+    deserializer.end()?;
+    Ok(members)
+}
+
+struct Members {
+    max: usize,
+}
+
+impl<'de> Visitor<'de> for Members {
+    type Value = Vec<(String, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            if members.len() == self.max {
+                return Err(A::Error::custom(format_args!("an object has more than {} keys", self.max)));
+            }
+            members.push(member);
+        }
+        Ok(members)
+    }
+}
