@@ -32,6 +32,7 @@ pub(super) enum Event {
     Journal(Report),
     Log(LogMessage),
     Signal(Signal),
+    /// The deadline may have come.
     Tick,
 }
 
@@ -51,7 +52,7 @@ impl Event {
             Self::Kafka(KafkaInput::Vouched(_)) => "a heartbeat of ours",
             Self::Kafka(KafkaInput::Intruder(_)) => "another instance",
             Self::Kafka(KafkaInput::Delivered(_)) => "a delivery",
-            Self::Journal(_) => "a word of the journal",
+            Self::Journal(_) => "a report of the journal",
             Self::Log(_) => "a log line",
             Self::Signal(_) => "a signal",
             Self::Tick => "a tick",
@@ -80,29 +81,11 @@ pub(super) struct Sources {
     pub(super) ticks: Receiver<Tick>,
 }
 
-/// What is not to happen now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Closed {
-    /// Until the state asked for on the command line is reached.
-    pub(super) clients: bool,
-    /// While there is no room for one over Kafka.
-    pub(super) commands: bool,
-}
-
 impl Sources {
-    /// What the journal has said; a tick comes after it, since it decides that the journal does not answer.
-    pub(super) fn report(&self) -> Option<Event> {
-        self.journal.try_recv().ok().map(Event::Journal)
-    }
-
-    /// What happens within `patience`.
-    pub(super) fn next(&self, closed: Closed, patience: Duration) -> Option<Event> {
-        if let Some(report) = self.report() {
-            return Some(report);
-        }
-        let (nobody, nothing) = (never(), never());
-        let clients = if closed.clients { &nobody } else { &self.clients };
-        let commands = if closed.commands { &nothing } else { &self.commands };
+    /// The next thing that happens; no command over Kafka while there is no room for one.
+    pub(super) fn next(&self, has_room: bool) -> Event {
+        let nothing = never();
+        let commands = if has_room { &self.commands } else { &nothing };
         let event = select! {
             recv(self.signals) -> signal => signal.map(Event::Signal),
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
@@ -111,11 +94,10 @@ impl Sources {
             recv(self.configuration) -> result => result.map(Event::Configuration),
             recv(self.kafka) -> input => input.map(Event::Kafka),
             recv(commands) -> command => command.map(Event::Command),
-            recv(clients) -> input => input.map(Event::Client),
+            recv(self.clients) -> input => input.map(Event::Client),
             recv(self.logs) -> message => message.map(Event::Log),
-            default(patience) => return None,
         };
-        Some(event.unwrap_or_else(|_| dead_channel()))
+        event.unwrap_or_else(|_| dead_channel())
     }
 }
 
@@ -165,30 +147,6 @@ pub(super) fn dead_channel() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tick_comes_after_what_the_journal_has_said() {
-        let (tick, ticks) = bounded(1);
-        let (report, journal) = bounded(100);
-        let sources = Sources {
-            clients: never(),
-            outcomes: never(),
-            configuration: never(),
-            kafka: never(),
-            journal,
-            logs: never(),
-            signals: never(),
-            ticks,
-            commands: never(),
-        };
-        tick.send(Tick).unwrap();
-        for _ in 0..100 {
-            report.send(Report::Back).unwrap();
-        }
-        let next = || sources.next(Closed { clients: false, commands: false }, Duration::ZERO).unwrap();
-        assert!((0..100).all(|_| matches!(next(), Event::Journal(_))));
-        assert!(matches!(next(), Event::Tick));
-    }
 
     #[test]
     fn a_second_sigterm_is_impatience_only_some_seconds_later_and_a_second_ctrl_c_at_once() {

@@ -1,6 +1,5 @@
 //! Start-up: all threads and channels, then the main loop.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,8 @@ use crossbeam_channel::{Receiver, Sender, bounded, never};
 
 use super::setup::{self, JournalPlan, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
-use super::{Daemon, Failure, Joining};
+use super::turn::{Goal, Turn};
+use super::{Daemon, Failure, Toml};
 use crate::backend::Backend;
 use crate::backend::workers::Workers;
 use crate::cli::flags::{InitialState, RunArgs};
@@ -18,9 +18,7 @@ use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
 use crate::csc::record::Recovered;
 use crate::csc::request::Outcome;
-use crate::csc::state::SummaryState;
 use crate::csc::time::Time;
-use crate::csc::{Csc, Input};
 use crate::journal::{Journal, OpenError, Report};
 use crate::logging::Logs;
 use crate::sal;
@@ -43,7 +41,7 @@ const KAFKA_QUEUE: usize = 1024;
 /// Requests to the configuration thread that wait.
 const CONFIG_QUEUE: usize = 64;
 /// Room in a worker queue for each job: a job, its removal and the jobs it waits for may all ask at once.
-const REQUESTS_PER_JOB: usize = 3;
+const REQUESTS_PER_JOB: usize = 12;
 
 /// Starts everything and serves until the end.
 pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
@@ -57,7 +55,13 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let signals = signals()?;
     let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
     let state_dir_problem = setup.state_dir_problem();
-    let (state, override_name) = initial_state(args, &recovered);
+    let goal = Goal {
+        state: match args.state {
+            InitialState::At(state) => Some(state),
+            InitialState::Resume => None,
+        },
+        override_name: args.override_name.clone(),
+    };
     let (hub, clients) = open_socket(&setup)?;
     let core = setup.core();
     let start_timeout = setup.kafka.start_timeout();
@@ -70,49 +74,34 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let (deadlines, ticks) = timer::start().map_err(|error| no_thread(&error))?;
 
     let epoch = Instant::now();
-    let mut effects = Vec::new();
     let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
     let simulated = core.simulated;
-    let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
-    let joining = Joining { until: epoch + start_timeout, state, override_name };
+    let (turn, effects) = Turn::new(core, fastrand::u64(..), start, &goal, recovered);
     let mut daemon = Daemon {
         epoch,
-        csc,
+        turn,
         hub,
         kafka,
         kafka_problem: problem,
+        join_by: epoch + start_timeout,
+        admission: Admission::default(),
         workers,
         configuration: config_sender,
         deadlines,
         manager: Manager::new(),
         logs: log_outputs,
+        journal,
+        toml: Toml { path: setup.config, keys: setup.keys, log_level_fixed: args.log_level.is_some() },
         index: setup.index,
         simulated,
         redis: work.redis,
-        keys: setup.keys,
-        config: setup.config,
-        log_level_fixed: args.log_level.is_some(),
         state_dir: setup.state_dir,
         state_dir_problem,
-        journal,
-        inputs: VecDeque::from([Input::Recovered(recovered)]),
-        effects,
-        records: Vec::new(),
-        joining: Some(joining),
-        starting: VecDeque::new(),
-        state_reached: None,
-        start_problem: None,
-        deferred: VecDeque::new(),
-        looked: Moment::now(),
-        admission: Admission::default(),
-        over: false,
-        failure: None,
+        compared: Moment::now(),
+        end: None,
     };
-    daemon.carry_out();
-    daemon.turn();
-    if daemon.kafka.is_none() {
-        daemon.joined();
-    }
+    daemon.run_effects(effects);
+    daemon.run_turn();
     let (kafka, journal) = (inputs, reports);
     daemon.run(Sources { clients, outcomes, configuration, kafka, commands, journal, logs, signals, ticks })
 }
@@ -151,27 +140,6 @@ fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
     })?;
     let reports = journal.reports().clone();
     Ok((Some(journal), reports, recovered))
-}
-
-/// Where to go at start, and with which override.
-fn initial_state(args: &RunArgs, recovered: &Recovered) -> (SummaryState, Option<String>) {
-    let InitialState::At(state) = args.state else {
-        let Some((state, override_name)) = &recovered.state else {
-            log::info!("no summary state to resume is known: STANDBY");
-            return (SummaryState::Standby, args.override_name.clone());
-        };
-        return match state {
-            SummaryState::Disabled | SummaryState::Enabled => {
-                (*state, args.override_name.clone().or_else(|| Some(override_name.clone())))
-            }
-            SummaryState::Standby => (SummaryState::Standby, None),
-            SummaryState::Fault | SummaryState::Offline => {
-                log::info!("the last run was in {state}, which is not resumed: beginning in STANDBY");
-                (SummaryState::Standby, None)
-            }
-        };
-    };
-    (state, args.override_name.clone())
 }
 
 fn start_workers(

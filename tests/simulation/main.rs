@@ -17,6 +17,7 @@ mod process;
 mod rules;
 mod sending;
 mod service;
+mod start;
 mod trace;
 mod verdict;
 mod world;

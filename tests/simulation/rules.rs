@@ -11,6 +11,7 @@ use ocps::csc::request::{Action, Answer, Contact, FailureKind, ListedJob, Reques
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
+use ocps::daemon::turn::{Goal, Turn};
 use ocps::url::Url;
 
 use super::accepted::{Accepted, RECORDING_MAX, SUSPECT_FOR, is_same};
@@ -18,6 +19,7 @@ use super::excuses;
 use super::plan::{Plan, millis, secs};
 use super::sending::Sending;
 use super::service::{Job, Service, run_of, service_at};
+use super::start::Start;
 
 /// For how long a command must be known again.
 const SEEN_FOR: Duration = Duration::from_secs(3500);
@@ -64,6 +66,14 @@ pub(crate) struct Counts {
     pub(crate) stale: u64,
     /// Journals that were written anew.
     pub(crate) anew: u64,
+    /// Starts that came to their end.
+    pub(crate) started: u64,
+    /// Starts that led to another state than STANDBY, and those that could not.
+    pub(crate) reached: u64,
+    pub(crate) not_reached: u64,
+    /// Commands that came during a start, and those for which there was no room.
+    pub(crate) early: u64,
+    pub(crate) too_many: u64,
 }
 
 /// What the rules know of a journal, to go with a copy of it.
@@ -111,6 +121,7 @@ pub(crate) struct Rules {
     /// Since when services have been silent, in time that the process lived.
     silent: HashMap<Url, Duration>,
     turns: (Duration, u32),
+    pub(crate) start: Start,
     pub(crate) counts: Counts,
     pub(crate) excused: BTreeMap<&'static str, u64>,
 }
@@ -141,6 +152,7 @@ impl Rules {
             questions: HashMap::new(),
             silent: HashMap::new(),
             turns: (Duration::ZERO, 0),
+            start: Start::new(&Goal { state: None, override_name: None }, None),
             counts: Counts::default(),
             excused: BTreeMap::new(),
         }
@@ -301,7 +313,7 @@ impl Rules {
     }
 
     /// Whether this command must be ignored.
-    pub(crate) fn is_repeated(&self, now: Duration, sender: &Sender) -> bool {
+    fn is_repeated(&self, now: Duration, sender: &Sender) -> bool {
         let seen = self.seen.get(&sender.seq_num.0);
         sender.via == Via::Kafka && seen.is_some_and(|seen| now < seen.at + SEEN_FOR)
     }
@@ -310,9 +322,14 @@ impl Rules {
     pub(crate) fn before(&mut self, now: Duration, input: &Input) {
         let hangs = self.commands.values().any(|command| command.waits_longer_than(now));
         self.has_journal_failed = hangs || matches!(input, Input::JournalFailed(_));
+        self.start.taken(input);
+        if let Input::Journaled(record) = input {
+            self.journaled(*record);
+        }
         self.sending.hear(match input {
             Input::Outcome(outcome) => Some(outcome.ticket),
             Input::Command(_)
+            | Input::Refused(..)
             | Input::Tick
             | Input::Configuration(_)
             | Input::ConfigurationsAvailable(_)
@@ -333,10 +350,11 @@ impl Rules {
         now: Duration,
         tai: Tai,
         command: &Command,
-        was_repeated: bool,
         effects: &[Effect],
     ) {
+        let was_repeated = self.is_repeated(now, &command.sender);
         self.counts.commands += 1;
+        self.counts.too_many += u64::from(self.start.is_full());
         // Many may have come while the process stood still: they are no unrest of the core's.
         self.turns.1 = self.turns.1.saturating_sub(1);
         if was_repeated {
@@ -350,20 +368,37 @@ impl Rules {
         }
     }
 
+    /// A command comes.
+    pub(crate) fn arrived(&mut self, sender: &Sender) {
+        self.counts.early += u64::from(self.start.arrived(sender));
+    }
+
+    /// The start has ended.
+    pub(crate) fn started(&mut self, turn: &Turn) {
+        self.start.started(turn);
+        self.counts.started += 1;
+        self.counts.not_reached += u64::from(turn.start_problem().is_some());
+        self.counts.reached += u64::from(turn.csc().state() != SummaryState::Standby);
+    }
+
     pub(crate) fn effect(&mut self, now: Duration, effect: &Effect, services: &[Service]) {
         match effect {
             Effect::Ack { to, ack: Ack::InProgress { job_id, .. }, receipt: None, .. } => {
                 self.in_progress(now, to, job_id, services);
             }
+            Effect::Ack { to, ack, .. } if to.via == Via::CommandLine => self.start.transition_ended(ack),
             Effect::Ack { to, command, ack, receipt } => self.ack(to, *command, ack, *receipt),
             Effect::Publish { event: Event::JobResult(result), receipt } => self.result(result, *receipt),
             Effect::Publish { event, .. } => self.event(now, event),
-            Effect::Journal(record) => self.record(now, record, services),
+            Effect::Journal(record) => {
+                self.start.kept(record.clone());
+                self.record(now, record, services);
+            }
             Effect::Request(request) => self.request(now, request, services),
             // What waits for the disk is left to the next life.
             Effect::StopRequests => self.is_stopping = true,
-            Effect::ReadConfiguration { .. }
-            | Effect::WatchConfigurations(_)
+            Effect::ReadConfiguration { override_name } => self.start.reads(override_name),
+            Effect::WatchConfigurations(_)
             | Effect::SetLogLevel(_)
             | Effect::Log(..)
             | Effect::Exit
@@ -375,8 +410,7 @@ impl Rules {
         let number = to.seq_num.0;
         let Some(receipt) = receipt else {
             assert!(!self.keys.contains_key(&number), "no receipt for {number}: {ack:?}");
-            let is_first = self.answered.insert(number) || to.via == Via::CommandLine;
-            assert!(is_first, "a second final ack for {number}: {ack:?}");
+            assert!(self.answered.insert(number), "a second final ack for {number}: {ack:?}");
             return;
         };
         assert_eq!(receipt.what, Owed::Ack);
@@ -571,7 +605,7 @@ impl Rules {
     }
 
     /// The core is told that this record is durable.
-    pub(crate) fn journaled(&mut self, record: Awaited) {
+    fn journaled(&mut self, record: Awaited) {
         let is_so = match record {
             Awaited::Accepted(key) => {
                 let command = self.command(key);
@@ -741,6 +775,11 @@ impl Rules {
             let late = self.commands.values().find(late);
             assert!(late.is_none(), "neither sent nor refused, or not told of: {late:?}");
         }
+    }
+
+    /// Whether the next life can be told to return to this state.
+    pub(crate) fn is_durable(&self, state: SummaryState) -> bool {
+        self.durable_state == Some(state)
     }
 
     /// Whether the journal does not know of this run any more.

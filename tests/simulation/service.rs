@@ -534,8 +534,3 @@ pub(crate) fn unclear() -> Answer {
 pub(crate) fn not_sent() -> Answer {
     failed(FailureKind::NotSent, Contact::Silent)
 }
-
-/// Of what was queued when the daemon was told to end.
-pub(crate) fn cancelled() -> Answer {
-    failed(FailureKind::NotSent, Contact::Answered)
-}

@@ -78,6 +78,11 @@ impl Counts {
         self.found += other.found;
         self.stale += other.stale;
         self.anew += other.anew;
+        self.started += other.started;
+        self.reached += other.reached;
+        self.not_reached += other.not_reached;
+        self.early += other.early;
+        self.too_many += other.too_many;
     }
 
     /// A simulation in which nothing happens proves nothing.
@@ -96,6 +101,10 @@ impl Counts {
             self.found * 10,
             self.stale,
             self.anew,
+            self.reached,
+            self.not_reached,
+            self.early,
+            self.too_many,
         ];
         assert!(each.iter().all(|count| *count * 2 > self.runs / 10), "too quiet: {self:?}");
     }

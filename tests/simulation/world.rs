@@ -1,31 +1,30 @@
 //! The run of one seed: lives of the daemon one after the other, what goes on around them, and time.
-//!
-//! A turn is that of `daemon`: inputs are handed to the core, their effects carried out in order, and all records
-//! of the turn given to the journal as one batch.
 
 mod journal;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::command::{Command, Via};
-use ocps::csc::event::{Ack, Event as SalEvent};
 use ocps::csc::id::SalIndex;
-use ocps::csc::record::{Owed, Receipt, Record, Work};
-use ocps::csc::request::{Answer, Outcome, Request, Ticket};
+use ocps::csc::record::{Owed, Receipt, Record};
+use ocps::csc::request::Outcome;
+use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
-use ocps::csc::{Csc, Effect, Input, Settings};
+use ocps::csc::{Input, Settings};
+use ocps::daemon::turn::{Goal, Turn};
 use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::{Identity, Limits, Report};
 
 use super::crowd::Crowd;
-use super::lines;
 use super::plan::{Plan, any, chance, secs, short};
 use super::process::{Disk, Faulty, Life};
 use super::rules::{Counts, Memory, Rules};
 use super::sending::SUBMIT_TIMEOUT;
-use super::service::{Call, Fate, Job, Service, cancelled, service_at, unclear};
+use super::service::{Call, Job, Service, unclear};
+use super::start::Start;
 use super::trace::Trace;
 
 /// How long a job may take to show up in the list after an unclear attempt.
@@ -86,9 +85,14 @@ pub(crate) enum Event {
     JournalActs {
         life: u32,
     },
+    /// The journal's thread says something.
     JournalSays {
         life: u32,
         reports: Vec<Report>,
+    },
+    /// The main loop gets round to that.
+    JournalIsHeard {
+        life: u32,
     },
     /// A message is with the broker.
     Delivered {
@@ -228,8 +232,7 @@ impl World {
             && life.deadline() <= next
         {
             self.now = self.now.max(life.deadline());
-            life.inputs.push_back(Input::Tick);
-            return self.turn();
+            return self.tick();
         }
         let ((time, _), event) = self.events.pop_first().unwrap();
         self.now = time;
@@ -244,7 +247,10 @@ impl World {
             Event::Calm => self.calm_down(),
             Event::Start => self.start(),
             Event::Command(command) => self.arrive(command),
-            Event::Joined { life } if self.is_alive(life) => self.join(),
+            Event::Joined { life } if self.is_alive(life) => {
+                self.life_mut().turn.joined();
+                self.turn();
+            }
             Event::Intruder { life } if self.is_alive(life) => {
                 self.input(Input::Intruder("another".to_owned()))
             }
@@ -257,10 +263,11 @@ impl World {
             Event::JournalWakes { life, wake } if self.is_alive(life) => self.journal_wakes(wake),
             Event::JournalActs { life } if self.is_alive(life) => self.journal_acts(),
             Event::JournalSays { life, reports } if self.is_alive(life) => self.journal_says(reports),
+            Event::JournalIsHeard { life } if self.is_alive(life) => self.journal_is_heard(),
             Event::Thaw { life } if self.is_alive(life) => self.thaw(),
             Event::Delivered { life, receipt } => self.deliver(life, receipt),
             Event::Reported { life, receipt } if self.is_alive(life) => {
-                self.life_mut().records.push(Record::Said(receipt));
+                self.delivered(receipt);
                 self.turn();
             }
             // To a process that is dead.
@@ -273,6 +280,7 @@ impl World {
             | Event::JournalWakes { .. }
             | Event::JournalActs { .. }
             | Event::JournalSays { .. }
+            | Event::JournalIsHeard { .. }
             | Event::Reported { .. } => {}
         }
     }
@@ -293,6 +301,7 @@ impl World {
             | Event::JournalWakes { life, .. }
             | Event::JournalActs { life }
             | Event::JournalSays { life, .. }
+            | Event::JournalIsHeard { life }
             | Event::Delivered { life, .. }
             | Event::Reported { life, .. } => *life == number,
         };
@@ -380,21 +389,44 @@ impl World {
         recovered.unsearched |= self.is_old;
         self.say(&format!("life {} begins with {} commands", self.lives, recovered.entries.len()));
         self.rules.begin(self.lives, self.now, &recovered);
-        let mut effects = Vec::new();
         let (settings, seed) = (self.settings(), self.rng.u64(..));
-        let csc = Csc::new(settings, seed, self.time(), &mut effects);
-        let mut life = Life::new(self.lives, self.now, csc, store, &self.plan);
-        life.inputs.push_back(Input::Recovered(recovered));
+        let goal = self.goal();
+        self.rules.start = Start::new(&goal, recovered.state.as_ref());
+        let (turn, effects) = Turn::new(settings, seed, self.time(), &goal, recovered);
+        let life = Life::new(self.lives, self.now, turn, store, &self.plan);
         let number = life.number;
         self.life = Some(life);
-        if self.carry_out(effects) {
-            let delay = if self.plan.joins { short(&mut self.rng, secs(10)) } else { Duration::ZERO };
-            self.after(delay, Event::Joined { life: number });
-            if self.calm_since.is_none() && chance(&mut self.rng, 0.02) {
-                let delay = any(&mut self.rng, secs(30));
-                self.after(delay, Event::Intruder { life: number });
-            }
+        if self.run_effects(effects) {
+            self.join_later(number);
             self.turn();
+        }
+    }
+
+    /// What the command line asks for.
+    fn goal(&mut self) -> Goal {
+        let states = [None, None, Some(SummaryState::Standby), Some(SummaryState::Disabled), None];
+        let state = states[self.rng.usize(..5)].or_else(|| self.rng.bool().then_some(SummaryState::Enabled));
+        let override_name = self.rng.bool().then(|| format!("{}.yaml", self.rng.u8(..9)));
+        Goal { state, override_name }
+    }
+
+    /// What comes over Kafka when it is there; and commands that come before.
+    fn join_later(&mut self, life: u32) {
+        if self.plan.joins {
+            let delay = short(&mut self.rng, secs(10));
+            self.after(delay, Event::Joined { life });
+        }
+        if self.calm_since.is_some() {
+            return;
+        }
+        if chance(&mut self.rng, 0.02) {
+            let delay = any(&mut self.rng, secs(30));
+            self.after(delay, Event::Intruder { life });
+            // It is joined once more.
+            self.after(delay, Event::Joined { life });
+        }
+        if chance(&mut self.rng, 0.02) {
+            super::crowd::rush(self);
         }
     }
 
@@ -437,20 +469,7 @@ impl World {
         self.rules.durable(records);
     }
 
-    /// No other instance is there: what was held back may come.
-    fn join(&mut self) {
-        let by_command_line = self.rng.u8(..3) == 0;
-        let tai = self.tai();
-        let orders = if by_command_line { self.crowd.command_line(tai) } else { Vec::new() };
-        let life = self.life_mut();
-        life.joined = true;
-        life.inputs.push_back(Input::Joined);
-        life.inputs.extend(orders.into_iter().chain(life.deferred.drain(..)).map(Input::Command));
-        self.turn();
-    }
-
     fn arrive(&mut self, command: Command) {
-        let early = chance(&mut self.rng, 0.1);
         let Some(life) = &mut self.life else {
             // A client of the socket finds nobody there; Kafka may keep it for the next life.
             if command.sender.via == Via::Kafka && self.rng.bool() {
@@ -462,237 +481,14 @@ impl World {
             return;
         };
         self.commands_flying -= 1;
-        if life.joined || early {
-            life.inputs.push_back(Input::Command(command));
-        } else {
-            life.deferred.push_back(command);
-        }
+        self.rules.arrived(&command.sender);
+        life.turn.command(command);
         self.turn();
     }
 
     pub(crate) fn send(&mut self, delay: Duration, command: Command) {
         self.commands_flying += 1;
         self.after(delay, Event::Command(command));
-    }
-
-    fn input(&mut self, input: Input) {
-        self.life_mut().inputs.push_back(input);
-        self.turn();
-    }
-
-    /// Hands all inputs to the core, carries out what it wants, and gives the records to the journal.
-    fn turn(&mut self) {
-        while let Some(life) = &mut self.life {
-            let Some(input) = life.inputs.pop_front() else { break };
-            if life.over {
-                continue;
-            }
-            if !self.handle(input) {
-                return;
-            }
-        }
-        if self.crashes() {
-            return self.crash("before the records are handed over");
-        }
-        let life = self.life_mut();
-        let records = std::mem::take(&mut life.records);
-        if !records.is_empty() {
-            life.journal.channel.push_back(records);
-        }
-        if life.over {
-            return self.end();
-        }
-        self.wake_journal();
-        if self.crashes() {
-            self.crash("after a turn");
-        }
-    }
-
-    /// Hands one input to the core; whether the process lives on.
-    fn handle(&mut self, input: Input) -> bool {
-        if let Some(line) = lines::input(&input) {
-            self.say(&line);
-        }
-        let (time, now) = (self.time(), self.now);
-        let is_tick = matches!(input, Input::Tick);
-        let mut command = None;
-        if let Input::Command(taken) = &input {
-            command = Some((taken.clone(), self.rules.is_repeated(now, &taken.sender)));
-        }
-        self.rules.before(now, &input);
-        let mut effects = Vec::new();
-        self.life_mut().csc.handle(time, input, &mut effects);
-        if let Some((command, was_repeated)) = command {
-            self.rules.taken(now, time.tai, &command, was_repeated, &effects);
-        }
-        if !self.carry_out(effects) {
-            return false;
-        }
-        let life = self.life.as_ref().unwrap();
-        if !life.over {
-            self.rules.turned(now, life.born, is_tick, &life.csc);
-            self.rules.bounds(&life.csc, life.workers.open(), life.journal.waiting());
-        }
-        true
-    }
-
-    /// Carries out what the core wants, unless the process dies over it; whether it lives on.
-    fn carry_out(&mut self, effects: Vec<Effect>) -> bool {
-        for effect in effects {
-            if self.crashes() {
-                self.crash("in the midst of a turn");
-                return false;
-            }
-            if let Some(line) = lines::effect(&effect) {
-                self.say(&line);
-            }
-            self.rules.tai = self.tai();
-            self.rules.effect(self.now, &effect, &self.services);
-            self.perform(effect);
-        }
-        self.begin_requests();
-        true
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Ack { to, ack, receipt, .. } => self.ack(to.via, &ack, receipt),
-            Effect::Publish { event, receipt } => self.publish(&event, receipt),
-            Effect::Journal(record) => {
-                if let Record::Accepted(entry) = &record
-                    && let Work::Execute { submission, .. } = &entry.work
-                {
-                    self.crowd.learn_run(&submission.run_id);
-                }
-                self.life_mut().records.push(record);
-            }
-            Effect::Request(request) => {
-                let life = self.life_mut();
-                if let Some(refused) = life.workers.request(request) {
-                    let outcome = Outcome { ticket: refused.ticket, answer: cancelled() };
-                    life.inputs.push_back(Input::Outcome(outcome));
-                    self.rules.answered(self.now, refused.ticket, &cancelled(), Duration::ZERO);
-                }
-            }
-            Effect::StopRequests => {
-                let life = self.life_mut();
-                let tickets: Vec<Ticket> =
-                    life.workers.cancel_queued().iter().map(|request: &Request| request.ticket).collect();
-                let outcome = |ticket| Input::Outcome(Outcome { ticket, answer: cancelled() });
-                life.inputs.extend(tickets.iter().copied().map(outcome));
-                for ticket in tickets {
-                    self.rules.answered(self.now, ticket, &cancelled(), Duration::ZERO);
-                }
-            }
-            Effect::ReadConfiguration { .. } => {
-                let result = self.crowd.configuration(&mut self.rng, self.calm_since.is_some());
-                let delay = short(&mut self.rng, secs(5));
-                let life = self.lives;
-                self.after(delay, Event::Configuration { life, result });
-            }
-            Effect::Exit | Effect::Fail(_) => self.life_mut().over = true,
-            Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
-        }
-    }
-
-    fn ack(&mut self, via: Via, _ack: &Ack, receipt: Option<Receipt>) {
-        match (via, receipt) {
-            (Via::Kafka, Some(receipt)) => self.produce(receipt),
-            // It is written to the client at once, or there is no client any more.
-            (Via::Socket(_), Some(receipt)) => self.said(receipt),
-            (Via::CommandLine, _) | (_, None) => {}
-        }
-    }
-
-    fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
-        if let SalEvent::JobId { job_id, .. } = event {
-            self.crowd.learn(job_id);
-        }
-        match receipt {
-            Some(receipt) if self.plan.kafka => self.produce(receipt),
-            Some(receipt) => self.said(receipt),
-            None => {}
-        }
-    }
-
-    fn said(&mut self, receipt: Receipt) {
-        self.rules.heard(self.lives, receipt);
-        self.life_mut().records.push(Record::Said(receipt));
-    }
-
-    /// Gives a message to Kafka's client, which tries until it is delivered or we die.
-    fn produce(&mut self, receipt: Receipt) {
-        let delay = short(&mut self.rng, secs(2));
-        let last = self.broker.last.get(&receipt.what).copied().unwrap_or_default();
-        let time = (self.now.max(self.broker.away_until) + delay).max(last);
-        self.broker.last.insert(receipt.what, time);
-        self.broker.flying += 1;
-        let life = self.lives;
-        self.at(time, Event::Delivered { life, receipt });
-    }
-
-    fn deliver(&mut self, life: u32, receipt: Receipt) {
-        self.broker.flying -= 1;
-        if !self.is_alive(life) && self.rng.bool() {
-            // It died with the process; or else it was on the wire.
-            return;
-        }
-        if self.now < self.broker.away_until && self.is_alive(life) {
-            return self.produce(receipt);
-        }
-        self.say(&format!("heard {receipt:?}"));
-        self.rules.heard(life, receipt);
-        let delay = short(&mut self.rng, secs(5));
-        self.after(delay, Event::Reported { life, receipt });
-    }
-
-    fn begin_requests(&mut self) {
-        while let Some(request) = self.life_mut().workers.begin() {
-            let at = service_at(request.url.address());
-            let (now, life) = (self.now, self.lives);
-            let Self { services, plan, rng, .. } = self;
-            let Fate { served, answer } = services[at].send(now, life, &request, plan, rng);
-            if let Some((time, call)) = served {
-                self.at(time, Event::Serve { life, call: Box::new(call), at });
-            }
-            if let Some((time, answer)) = answer {
-                let outcome = Outcome { ticket: request.ticket, answer };
-                self.at(time, Event::Answer { life, outcome, served: Duration::ZERO });
-            }
-        }
-    }
-
-    fn serve(&mut self, life: u32, call: &Call, at: usize) {
-        let Self { services, plan, rng, .. } = self;
-        let jobs = services[at].jobs.len();
-        let answer = services[at].serve(self.now, call, plan, rng);
-        let mut lines = Vec::new();
-        for job in services[at].jobs.iter().skip(jobs) {
-            self.rules.made(self.now, job, &services[at]);
-            lines.push(format!("made {} of {:?}, visible at {:?}", job.id, job.made, job.visible));
-        }
-        for line in lines {
-            self.say(&line);
-        }
-        let line = lines::call(call);
-        self.say(&format!("served {line}"));
-        if let Some((time, answer)) = answer {
-            let outcome = Outcome { ticket: call.ticket, answer };
-            let served = self.now;
-            self.at(time, Event::Answer { life, outcome, served });
-        }
-    }
-
-    fn answer(&mut self, outcome: Outcome, served: Duration) {
-        self.life_mut().workers.ended(outcome.ticket);
-        self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
-        if let Answer::Listed(jobs) = &outcome.answer {
-            self.rules.listed(jobs);
-        }
-        self.input(Input::Outcome(outcome));
-        if self.life.is_some() {
-            self.begin_requests();
-        }
     }
 
     fn crashes(&mut self) -> bool {
@@ -780,13 +576,14 @@ impl World {
             calm_since + visible.clone().max().unwrap_or_default().saturating_sub(calm_since) + CALM_MAX;
         assert!(self.now < limit, "it does not come to an end: {}", self.describe());
         let Some(life) = &self.life else { return false };
-        let has_jobs = life.csc.status().jobs.iter().any(|(_, count)| *count > 0);
+        let has_jobs = life.turn.csc().status().jobs.iter().any(|(_, count)| *count > 0);
         self.crowd.is_content(&self.rules)
             && !has_jobs
             && life.journal.is_idle()
             && self.broker.flying == 0
             && self.commands_flying == 0
             && self.rules.unfinished() == 0
+            && self.rules.is_durable(life.turn.csc().state())
             && visible.clone().all(|visible| visible <= self.now)
             && self.left_over().is_none()
     }
@@ -796,7 +593,7 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let status = self.life.as_ref().map(|life| format!("{:?}", life.csc.status()));
+        let status = self.life.as_ref().map(|life| format!("{:?}", life.turn.csc().status()));
         format!(
             "{} unfinished, {} messages, {} commands, content {}, left over {:?}, {status:?}",
             self.rules.unfinished(),

@@ -27,7 +27,7 @@ use ureq::http::{HeaderMap, Response};
 use ureq::{Agent, Body, Proxy, RequestBuilder, SendBody};
 
 use crate::backend::Backend;
-use crate::backend::workers::CONTROL_THREADS;
+use crate::backend::lanes::CONTROL_THREADS;
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};

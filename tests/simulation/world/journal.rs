@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ocps::csc::Input;
 use ocps::csc::record::Record;
 use ocps::csc::time::Time;
 use ocps::journal::Report;
@@ -89,20 +88,24 @@ impl World {
         reports
     }
 
+    /// What it says waits until the main loop gets round to it.
     pub(super) fn journal_says(&mut self, reports: Vec<Report>) {
-        for report in reports {
+        for report in &reports {
             self.say(&format!("journal: {report:?}"));
-            let life = self.life.as_mut().unwrap();
-            match report {
-                Report::Back => life.inputs.push_back(Input::JournalBack),
-                Report::Failed(reason) => life.inputs.push_back(Input::JournalFailed(reason)),
-                Report::Durable(records) => {
-                    for record in records {
-                        self.rules.journaled(record);
-                        life.inputs.push_back(Input::Journaled(record));
-                    }
-                }
-            }
+        }
+        let longest = if chance(&mut self.rng, 0.01) { secs(3) } else { millis(5) };
+        let delay = short(&mut self.rng, longest);
+        let life = self.life_mut();
+        life.journal.said.extend(reports);
+        let life = life.number;
+        self.after(delay, Event::JournalIsHeard { life });
+    }
+
+    pub(super) fn journal_is_heard(&mut self) {
+        let life = self.life.as_mut().unwrap();
+        for report in life.journal.said.drain(..) {
+            self.rules.start.report(&report);
+            life.turn.report(report);
         }
         self.turn();
     }
@@ -110,6 +113,7 @@ impl World {
     /// The daemon ends by itself: what can be said and written still is.
     pub(super) fn end(&mut self) {
         self.say("the daemon ends");
+        self.rules.start.ended();
         self.flush_messages();
         let time = self.time();
         let journal = &mut self.life_mut().journal;
