@@ -1,5 +1,6 @@
 //! `ocps state`: print the summary state, or walk to another one.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -14,26 +15,37 @@ use super::text;
 use crate::csc::command::CommandName;
 use crate::csc::state::{SummaryState, Transition};
 
+/// Time between two looks whether the daemon has started.
+const STARTING: Duration = Duration::from_millis(200);
+
 /// Runs `ocps state`.
 ///
 /// # Errors
 /// [`Failure::Refused`] when a transition was refused or failed, and whatever breaks before.
 pub(super) fn run(args: &StateArgs, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
-    let found = current(&mut client)?;
+    let (mut found, mut is_starting) = current(&mut client)?;
     if let Some(goal) = args.goal {
+        // The start may lead there by itself.
+        let deadline = Patience::new(args.timeout, CommandName::Start).deadline(Instant::now(), Duration::ZERO);
+        while is_starting && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            thread::sleep(STARTING);
+            (found, is_starting) = current(&mut client)?;
+        }
         walk(args, &mut client, found, goal, out)?;
         return out.line(&text::state(out.palette(), goal.name()));
     }
     out.line(&text::state(out.palette(), found.name()))
 }
 
-fn current(client: &mut Client) -> Result<SummaryState, Failure> {
+/// The summary state, and whether the daemon is starting.
+fn current(client: &mut Client) -> Result<(SummaryState, bool), Failure> {
     let status = client.query(Query::Status)?;
     let name = status.get("state").and_then(Value::as_str).unwrap_or_default();
-    SummaryState::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+    let state = SummaryState::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
         Failure::Failed(format!("the daemon's status names no summary state that is known here: {name:?}"))
-    })
+    })?;
+    Ok((state, status.get("starting").and_then(Value::as_bool).unwrap_or_default()))
 }
 
 fn walk(

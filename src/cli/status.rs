@@ -36,6 +36,9 @@ pub(super) fn status_text(palette: Palette, status: &Value) -> String {
         let error = format!("{}: {}", get("error_code"), get("error_report"));
         line("error", &palette.paint(Tone::Bad, &error));
     }
+    if status.get("starting") == Some(&Value::Bool(true)) {
+        line("start", "under way; commands wait for its end");
+    }
     if let Some(problem) = status.get("start_problem").and_then(Value::as_str) {
         line("start", &palette.paint(Tone::Bad, &clean(problem)));
     }

@@ -304,6 +304,7 @@ impl Daemon {
                     kafka: self.kafka.as_ref().map(Kafka::report),
                     kafka_problem: self.kafka_problem.as_deref(),
                     log: self.logs.report(),
+                    starting: !self.turn.has_started(),
                     start_problem: self.turn.start_problem(),
                 };
                 let document = document::status(&self.turn.csc().status(), &process);

@@ -35,6 +35,8 @@ pub struct Process<'a> {
     pub journal: Option<journal::Status>,
     /// How it goes with the log.
     pub log: LogReport,
+    /// Whether the start has not ended.
+    pub starting: bool,
     /// Why the state that the command line asks for was not reached.
     pub start_problem: Option<&'a str>,
     /// Clients of the local socket.
@@ -89,6 +91,7 @@ pub fn status(status: &Status<'_>, process: &Process<'_>) -> String {
         "state": status.state.name(),
         "error_code": status.error.0.number(),
         "error_report": status.error.1,
+        "starting": process.starting,
         "start_problem": process.start_problem,
         "simulation_mode": i32::from(process.simulated),
         "log_level": status.log_level,
