@@ -62,7 +62,8 @@ impl Workers {
                     }
                 }
             };
-            thread::Builder::new().name(format!("worker-{n}")).spawn(run)?;
+            let pool = if role == Role::Poll { "poll" } else { "control" };
+            thread::Builder::new().name(format!("{pool}-{n}")).spawn(run)?;
         }
         Ok(Self(shared))
     }

@@ -27,7 +27,8 @@ pub(super) fn run(args: &StateArgs, out: &mut Output) -> Result<(), Failure> {
     let (mut found, mut is_starting) = current(&mut client)?;
     if let Some(goal) = args.goal {
         // The start may lead there by itself.
-        let deadline = Patience::new(args.timeout, CommandName::Start).deadline(Instant::now(), Duration::ZERO);
+        let deadline =
+            Patience::new(args.timeout, CommandName::Start).deadline(Instant::now(), Duration::ZERO);
         while is_starting && deadline.is_none_or(|deadline| Instant::now() < deadline) {
             thread::sleep(STARTING);
             (found, is_starting) = current(&mut client)?;

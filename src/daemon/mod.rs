@@ -1,8 +1,7 @@
 //! The main loop: wires the rooms together and owns the threads.
 //!
-//! It blocks on what can happen, one closed `Event` enum, hands it to the core and carries out the
-//! effects. It never waits for network, disk, git or a client. A dead inside channel is a bug and ends
-//! the process with a message.
+//! It blocks on one closed `Event` enum, hands each event to the [`turn`] and carries out its steps. It never waits for
+//! network, disk, git or a client. A dead inside channel is a bug and ends the process with a message.
 
 mod setup;
 mod sources;
@@ -109,10 +108,10 @@ struct Toml {
     log_level_fixed: bool,
 }
 
-/// Runs the daemon until it is told to end.
+/// Runs the daemon until a command or a signal ends it.
 ///
 /// # Errors
-/// When it cannot start; once it runs, it only ends by command or signal.
+/// When it cannot start, or another instance with its index is running.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let ended = start::serve(args);
     log::logger().flush();
@@ -148,13 +147,13 @@ impl Daemon {
         }
     }
 
-    /// The last that is to be said and kept.
+    /// Publishes and records what is left.
     fn close(mut self, sources: Sources) -> Result<(), Failure> {
         for message in sources.logs.try_iter() {
             self.publish(&SalEvent::LogMessage(message), None);
         }
         let from_kafka = sources.kafka.clone();
-        // A client that waits to be heard, or to be taken, is not waited for.
+        // No client is waited for.
         drop(sources);
         self.hub.close();
         if let Some(kafka) = self.kafka {
@@ -163,7 +162,7 @@ impl Daemon {
         if let Some(journal) = self.journal {
             let said = from_kafka.try_iter().filter_map(|input| match input {
                 KafkaInput::Delivered(receipt) => Some(Record::Said(receipt)),
-                // They came too late.
+                // Too late.
                 KafkaInput::Joined | KafkaInput::Vouched(_) | KafkaInput::Intruder(_) => None,
             });
             let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
@@ -178,7 +177,7 @@ impl Daemon {
         self.epoch + self.turn.csc().next_deadline()
     }
 
-    /// Tells the timer when the core wants the next tick.
+    /// Sets the timer.
     fn set_deadline(&self) -> Instant {
         let next = self.next_deadline();
         if self.deadlines.send(next).is_err() {
@@ -225,7 +224,7 @@ impl Daemon {
             log::warn!("Kafka is not there: starting without it, over the local socket alone; trying on");
             self.join();
         }
-        self.look_at_clock();
+        self.check_clock();
         self.turn.tick(self.journal.iter().flat_map(|journal| journal.reports().try_iter()));
         self.run_turn();
         self.tell_manager();
@@ -239,8 +238,8 @@ impl Daemon {
         self.turn.joined();
     }
 
-    /// Looks whether the clock was set, and whether commands have waited too long.
-    fn look_at_clock(&mut self) {
+    /// Notices that the clock was set, and that commands over Kafka have waited too long.
+    fn check_clock(&mut self) {
         let now = Moment::now();
         let step = mem::replace(&mut self.compared, now).clock_step(now);
         if step >= LARGE_STEP_S {
@@ -404,8 +403,7 @@ impl Daemon {
                 cancelled.for_each(|outcome| self.turn.input(Input::Outcome(outcome)));
             }
             Effect::ReadConfiguration { override_name } => {
-                if self.configuration.try_send(ConfigRequest::Read { override_name }).is_err() {
-                    let reason = "the configuration directory does not answer".to_owned();
+                if let Err(reason) = self.configure(ConfigRequest::Read { override_name }) {
                     self.turn.input(Input::Configuration(Err(reason)));
                 }
             }
@@ -414,8 +412,8 @@ impl Daemon {
                     Watching::On => ConfigRequest::Watch,
                     Watching::Off => ConfigRequest::Unwatch,
                 };
-                if self.configuration.try_send(request).is_err() {
-                    log::warn!("the configuration directory does not answer: not watched");
+                if let Err(reason) = self.configure(request) {
+                    log::warn!("{reason}: not watched");
                 }
             }
             Effect::SetLogLevel(level) => logging::set_level(level),
@@ -430,16 +428,24 @@ impl Daemon {
         self.manager.reloading();
         self.logs.reopen();
         let request = ConfigRequest::Settings { path: self.toml.path.clone() };
-        if self.configuration.try_send(request).is_err() {
-            self.reloaded(Err("the configuration directory does not answer".to_owned()));
+        if let Err(reason) = self.configure(request) {
+            self.reloaded(Err(reason));
         }
+    }
+
+    fn configure(&self, request: ConfigRequest) -> Result<(), String> {
+        let sent = self.configuration.try_send(request);
+        sent.map_err(|_| "the configuration directory does not answer".to_owned())
     }
 
     fn reloaded(&mut self, read: Result<(Settings, Keys), String>) {
         match read {
             Ok((settings, keys)) => {
-                let fixed =
-                    if self.toml.log_level_fixed { "; the log level is that of the command line" } else { "" };
+                let fixed = if self.toml.log_level_fixed {
+                    "; the log level is that of the command line"
+                } else {
+                    ""
+                };
                 log::info!("reloaded{fixed}");
                 let mut changed = self.toml.keys.changed(&keys);
                 changed.retain(|key| key != "log.level");
@@ -488,7 +494,7 @@ impl Daemon {
     }
 }
 
-/// What the next life may not know, since the journal could not be written.
+/// What the next run may not know, since the journal could not be written.
 fn forgotten(csc: &Csc) -> String {
     let unfinished: Vec<JobReport> = csc.job_reports().filter(|job| job.ended.is_none()).collect();
     if unfinished.is_empty() {

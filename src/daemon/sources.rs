@@ -1,4 +1,4 @@
-//! Where things that happen come from: one closed [`Event`], whichever channel it came over.
+//! Where events come from: one closed [`Event`], whichever channel it came over.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,25 +37,24 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// What it is, for the log.
+    /// For the log.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Client(ClientInput::Connected(..)) => "a client",
-            Self::Client(ClientInput::Command(_)) => "a command",
-            Self::Client(ClientInput::Subscribe(_)) => "a subscription",
             Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
+            Self::Client(ClientInput::Command(_)) | Self::Command(_) => "a command",
+            Self::Client(
+                ClientInput::Connected(..)
+                | ClientInput::Subscribe(_)
+                | ClientInput::Silent(_)
+                | ClientInput::Gone(_),
+            ) => "a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
-            Self::Command(_) => "a command over Kafka",
-            Self::Kafka(KafkaInput::Joined) => "Kafka joined",
-            Self::Kafka(KafkaInput::Vouched(_)) => "a heartbeat of ours",
-            Self::Kafka(KafkaInput::Intruder(_)) => "another instance",
-            Self::Kafka(KafkaInput::Delivered(_)) => "a delivery",
+            Self::Kafka(_) => "a message of Kafka",
             Self::Journal(_) => "a report of the journal",
             Self::Log(_) => "a log line",
             Self::Signal(_) => "a signal",
-            Self::Tick => "a tick",
+            Self::Tick => "the timer",
         }
     }
 }
@@ -67,7 +66,7 @@ pub(super) enum Signal {
     HangUp,
 }
 
-/// Where things that happen come from.
+/// The channels that events come over.
 pub(super) struct Sources {
     pub(super) clients: Receiver<ClientInput>,
     pub(super) outcomes: Receiver<Outcome>,

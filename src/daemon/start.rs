@@ -1,25 +1,21 @@
 //! Start-up: all threads and channels, then the main loop.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, never};
+use crossbeam_channel::{Receiver, bounded, never};
 
 use super::setup::{self, JournalPlan, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
 use super::turn::{Goal, Turn};
 use super::{Daemon, Failure, Toml};
-use crate::backend::Backend;
 use crate::backend::workers::Workers;
 use crate::cli::flags::{InitialState, RunArgs};
-use crate::config::settings::Settings;
 use crate::config::watcher;
 use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
 use crate::csc::record::Recovered;
-use crate::csc::request::Outcome;
 use crate::csc::time::Time;
-use crate::journal::{Journal, OpenError, Report};
+use crate::journal::{Journal, OpenError};
 use crate::logging::Logs;
 use crate::sal;
 use crate::sal::time::Moment;
@@ -40,7 +36,7 @@ const LOG_QUEUE: usize = 1024;
 const KAFKA_QUEUE: usize = 1024;
 /// Requests to the configuration thread that wait.
 const CONFIG_QUEUE: usize = 64;
-/// Room in a worker queue for each job: a job, its removal and the jobs it waits for may all ask at once.
+/// Room for requests for each job: it, its removal and the jobs that it waits for may all ask at once, of each kind.
 const REQUESTS_PER_JOB: usize = 12;
 
 /// Starts everything and serves until the end.
@@ -53,7 +49,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let (journal, reports, recovered) = open_journal(setup.journal.as_ref())?;
+    let (journal, recovered) = open_journal(setup.journal.as_ref())?;
     let state_dir_problem = setup.state_dir_problem();
     let goal = Goal {
         state: match args.state {
@@ -65,13 +61,15 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let (hub, clients) = open_socket(&setup)?;
     let core = setup.core();
     let start_timeout = setup.kafka.start_timeout();
-    let StartedKafka { kafka, inputs, commands, problem } = start_kafka(setup.kafka, setup.index)?;
+    let (kafka, (inputs, commands), kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let workers = start_workers(&setup.settings, &work.backend, &outcome_sender)?;
+    let (connections, capacity) =
+        (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.max_jobs);
+    let workers = Workers::start(&work.backend, connections, capacity, &outcome_sender).map_err(no_thread)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
-    watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
-    let (deadlines, ticks) = timer::start().map_err(|error| no_thread(&error))?;
+    watcher::spawn(setup.reader, config_requests, config_results).map_err(no_thread)?;
+    let (deadlines, ticks) = timer::start().map_err(no_thread)?;
 
     let epoch = Instant::now();
     let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
@@ -82,7 +80,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         turn,
         hub,
         kafka,
-        kafka_problem: problem,
+        kafka_problem,
         join_by: epoch + start_timeout,
         admission: Admission::default(),
         workers,
@@ -102,7 +100,8 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     };
     daemon.run_effects(effects);
     daemon.run_turn();
-    let (kafka, journal) = (inputs, reports);
+    let journal = daemon.journal.as_ref().map_or_else(never, |journal| journal.reports().clone());
+    let kafka = inputs;
     daemon.run(Sources { clients, outcomes, configuration, kafka, commands, journal, logs, signals, ticks })
 }
 
@@ -123,13 +122,11 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
     Ok((hub, clients))
 }
 
-/// The journal, what it says, and what it kept.
-type StartedJournal = (Option<Journal>, Receiver<Report>, Recovered);
-
-fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
+/// The journal, and what the previous run left in it.
+fn open_journal(plan: Option<&JournalPlan>) -> Result<(Option<Journal>, Recovered), Failure> {
     let Some(plan) = plan else {
         // A previous run may have left jobs.
-        return Ok((None, never(), Recovered { unsearched: true, ..Recovered::default() }));
+        return Ok((None, Recovered { unsearched: true, ..Recovered::default() }));
     };
     let opened = Journal::open(&plan.path, plan.identity, plan.limits);
     let (journal, recovered) = opened.map_err(|error| match error {
@@ -138,50 +135,34 @@ fn open_journal(plan: Option<&JournalPlan>) -> Result<StartedJournal, Failure> {
             Failure::Configuration(error.to_string())
         }
     })?;
-    let reports = journal.reports().clone();
-    Ok((Some(journal), reports, recovered))
+    Ok((Some(journal), recovered))
 }
 
-fn start_workers(
-    settings: &Settings,
-    backend: &Arc<dyn Backend>,
-    outcomes: &Sender<Outcome>,
-) -> Result<Workers, Failure> {
-    let capacity = REQUESTS_PER_JOB * settings.max_jobs;
-    Workers::start(backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
-}
+/// What comes over Kafka.
+type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
 
 /// Kafka, what comes over it, and why there is none although it is wanted.
-struct StartedKafka {
-    kafka: Option<Kafka>,
-    inputs: Receiver<KafkaInput>,
-    commands: Receiver<Command>,
-    problem: Option<String>,
-}
-
-impl StartedKafka {
-    fn none(problem: Option<String>) -> Self {
-        Self { kafka: None, inputs: never(), commands: never(), problem }
-    }
-}
-
-fn start_kafka(plan: KafkaPlan, index: SalIndex) -> Result<StartedKafka, Failure> {
+fn start_kafka(
+    plan: KafkaPlan,
+    index: SalIndex,
+) -> Result<(Option<Kafka>, FromKafka, Option<String>), Failure> {
     match plan {
-        KafkaPlan::Off => Ok(StartedKafka::none(None)),
+        KafkaPlan::Off => Ok((None, (never(), never()), None)),
         KafkaPlan::Impossible(problem) => {
             log::error!("no Kafka, only the local socket: {problem}");
-            Ok(StartedKafka::none(Some(problem)))
+            Ok((None, (never(), never()), Some(problem)))
         }
         KafkaPlan::On(options) => {
             let (sender, inputs) = bounded(KAFKA_QUEUE);
             let (taker, commands) = bounded(KAFKA_QUEUE);
             let kafka = Kafka::start(*options, index, sender, taker).map_err(Failure::Configuration)?;
-            Ok(StartedKafka { kafka: Some(kafka), inputs, commands, problem: None })
+            Ok((Some(kafka), (inputs, commands), None))
         }
     }
 }
 
-fn no_thread(error: &std::io::Error) -> Failure {
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` wants it")]
+fn no_thread(error: std::io::Error) -> Failure {
     Failure::Other(format!("cannot start a thread: {error}"))
 }
 

@@ -205,7 +205,9 @@ impl Turn {
             self.has_joined = true;
             self.make_transition();
         }
-        if effects.iter().any(|effect| matches!(effect, Effect::Publish { event: Event::SummaryState(_), .. }))
+        if effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Publish { event: Event::SummaryState(_), .. }))
         {
             self.start_problem = None;
         }
@@ -266,7 +268,9 @@ fn transitions(
     let mut log = |line| effects.push(Effect::Log(LogLevel::Info, line));
     let (target, resumed) = match (goal.state, &recovered.state) {
         (Some(state), _) => (state, None),
-        (None, Some((state @ (Standby | Disabled | Enabled), override_name))) => (*state, Some(override_name)),
+        (None, Some((state @ (Standby | Disabled | Enabled), override_name))) => {
+            (*state, Some(override_name))
+        }
         (None, Some((state @ (Fault | Offline), _))) => {
             log(format!("the previous run was in {state}, which is not resumed: beginning in STANDBY"));
             (Standby, None)

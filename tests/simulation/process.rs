@@ -209,7 +209,8 @@ impl Workers {
     }
 
     pub(crate) fn ended(&mut self, ticket: Ticket) {
-        let is_its = |(_, begun): &&mut (Role, Option<(Kind, Ticket)>)| begun.is_some_and(|(_, t)| t == ticket);
+        let is_its =
+            |(_, begun): &&mut (Role, Option<(Kind, Ticket)>)| begun.is_some_and(|(_, t)| t == ticket);
         let thread = self.threads.iter_mut().find(is_its);
         thread.unwrap_or_else(|| panic!("answered twice: {ticket:?}")).1 = None;
     }

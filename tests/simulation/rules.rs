@@ -345,13 +345,7 @@ impl Rules {
     }
 
     /// The core has taken a command: one that it saw before is not even answered.
-    pub(crate) fn taken(
-        &mut self,
-        now: Duration,
-        tai: Tai,
-        command: &Command,
-        effects: &[Effect],
-    ) {
+    pub(crate) fn taken(&mut self, now: Duration, tai: Tai, command: &Command, effects: &[Effect]) {
         let was_repeated = self.is_repeated(now, &command.sender);
         self.counts.commands += 1;
         self.counts.too_many += u64::from(self.start.is_full());

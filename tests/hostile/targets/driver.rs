@@ -51,7 +51,10 @@ impl Driver {
             Effect::Journal(record) => self.turn.keep(record),
             Effect::Request(request) => {
                 let outcome = |answer| Input::Outcome(Outcome { ticket: request.ticket, answer });
-                (self.answer)(&request.action).map(outcome).into_iter().for_each(|input| self.turn.input(input));
+                (self.answer)(&request.action)
+                    .map(outcome)
+                    .into_iter()
+                    .for_each(|input| self.turn.input(input));
             }
             Effect::ReadConfiguration { .. } => {
                 self.turn.input(Input::Configuration(Ok(self.configuration.clone())));
