@@ -205,10 +205,9 @@ impl Turn {
             self.has_joined = true;
             self.make_transition();
         }
-        if effects
-            .iter()
-            .any(|effect| matches!(effect, Effect::Publish { event: Event::SummaryState(_), .. }))
-        {
+        let is_state =
+            |effect: &Effect| matches!(effect, Effect::Publish { event: Event::SummaryState(_), .. });
+        if effects.iter().any(is_state) {
             self.start_problem = None;
         }
         effects
@@ -221,7 +220,6 @@ impl Turn {
     fn cut_off(&mut self, reason: &str) {
         self.has_started = true;
         self.transitions.clear();
-        self.reached = None;
         let refused = self.early.drain(..).map(|command| Input::Refused(command, reason.to_owned()));
         self.inputs.extend(refused);
     }

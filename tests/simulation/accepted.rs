@@ -13,25 +13,25 @@ use super::plan::secs;
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     pub(crate) entry: Entry,
-    /// When it was accepted, and in which life.
+    /// When it was accepted, and in which process.
     pub(crate) accepted: Duration,
-    pub(crate) life: u32,
+    pub(crate) process: u32,
     pub(crate) is_durable: bool,
-    /// Whether this life knows that it has ended.
+    /// Whether this process knows that it has ended.
     pub(crate) is_over: bool,
-    /// By when it is to be sent or refused, in this life.
+    /// By when it is to be sent or refused, in this process.
     pub(crate) recorded_by: Option<Duration>,
-    /// Its job, as far as this life knows, and whether that is durable.
+    /// Its job, as far as this process knows, and whether that is durable.
     pub(crate) created: Option<(JobId, bool)>,
-    /// By when the world must learn of the job, or of the end, in this life.
+    /// By when the world must learn of the job, or of the end, in this process.
     pub(crate) told_by: Option<Duration>,
-    /// Jobs that a life knew and that were not durable when it died.
+    /// Jobs that a process knew and that were not durable when it died.
     pub(crate) forgotten: BTreeSet<JobId>,
     /// Jobs that the world was told of.
     pub(crate) told: BTreeSet<JobId>,
     /// How it ended, more than once if that was forgotten; each was told.
     pub(crate) ends: Vec<Ending>,
-    /// Given in this life.
+    /// Given in this process.
     pub(crate) final_acks: u32,
     pub(crate) results: u32,
     /// What was heard for certain.
@@ -55,13 +55,13 @@ pub(crate) fn is_same(name: &JobId, run_id: &RunId) -> bool {
 
 /// How long a command may wait for its record to be durable.
 pub(crate) const RECORDING_MAX: Duration = secs(10);
-/// For how long extra jobs are looked for, in each life anew.
+/// For how long extra jobs are looked for, in each process anew.
 pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
     /// In which it ended so.
-    pub(crate) life: u32,
+    pub(crate) process: u32,
     pub(crate) end: End,
     pub(crate) is_durable: bool,
     /// Whether anybody was told; else it never happened.
@@ -69,11 +69,11 @@ pub(crate) struct Ending {
 }
 
 impl Accepted {
-    pub(crate) fn new(entry: &Entry, life: u32, now: Duration) -> Self {
+    pub(crate) fn new(entry: &Entry, process: u32, now: Duration) -> Self {
         Self {
             entry: entry.clone(),
             accepted: now,
-            life,
+            process,
             is_durable: false,
             is_over: false,
             recorded_by: Some(now + RECORDING_MAX),
@@ -93,7 +93,7 @@ impl Accepted {
         }
     }
 
-    /// The life has ended: what is not durable never was.
+    /// The process has ended: what is not durable never was.
     pub(crate) fn forget(&mut self) {
         if let Some((job_id, false)) = &self.created {
             self.forgotten.insert(job_id.clone());
@@ -105,23 +105,23 @@ impl Accepted {
         (self.final_acks, self.results) = (0, 0);
     }
 
-    /// It has ended, for all that this life knows.
-    pub(crate) fn end(&mut self, life: u32, end: &End, told_by: Duration) {
+    /// It has ended, for all that this process knows.
+    pub(crate) fn end(&mut self, process: u32, end: &End, told_by: Duration) {
         self.is_over = true;
         // What was heard of another end does not count for this one.
         self.heard.clear();
         (self.recorded_by, self.told_by) = (None, Some(told_by));
-        self.ends.push(Ending { life, end: end.clone(), is_durable: false, is_told: false });
+        self.ends.push(Ending { process, end: end.clone(), is_durable: false, is_told: false });
     }
 
-    /// What was said in this life has reached the world.
-    pub(crate) fn hear(&mut self, life: u32, what: Owed) {
-        if self.ends.last().is_some_and(|ending| ending.life <= life) {
+    /// What was said in this process has reached the world.
+    pub(crate) fn hear(&mut self, process: u32, what: Owed) {
+        if self.ends.last().is_some_and(|ending| ending.process <= process) {
             self.heard.insert(what);
         }
     }
 
-    /// Whether it has ended, the world has heard so, and the next life will know that.
+    /// Whether it has ended, the world has heard so, and the next process will know that.
     pub(crate) fn is_settled(&self) -> bool {
         let is_through = |what| self.heard.contains(&what) && self.said.contains(&what);
         let has_result = self.ends.last().is_some_and(|ending| ending.end.result.is_some());
@@ -133,7 +133,7 @@ impl Accepted {
         [self.recorded_by, self.told_by].iter().flatten().any(|by| now >= *by)
     }
 
-    /// Whether the next life must know of it.
+    /// Whether the next process must know of it.
     pub(crate) fn must_be_recovered(&self) -> bool {
         !self.may_be_missing
     }

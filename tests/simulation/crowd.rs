@@ -140,13 +140,13 @@ fn transition_order(transition: Transition) -> Order {
 
 /// Somebody does something.
 pub(crate) fn act(world: &mut World) {
-    let Some(life) = &world.life else { return };
-    let (number, state, is_calm) = (life.number, life.turn.csc().state(), world.calm_since.is_some());
-    if is_calm && !life.turn.has_started() {
+    let Some(process) = &world.process else { return };
+    let (number, state, is_calm) = (process.number, process.turn.csc().state(), world.calm_since.is_some());
+    if is_calm && !process.turn.has_started() {
         return;
     }
     if chance(&mut world.rng, world.plan.terminate) {
-        return world.after(Duration::ZERO, Event::Terminate { life: number });
+        return world.after(Duration::ZERO, Event::Terminate { process: number });
     }
     let World { crowd, rng, services, rules, .. } = world;
     let is_waiting = crowd.last_executes.iter().any(|number| rules.is_under_way(*number));

@@ -1,4 +1,4 @@
-//! Where a command may end otherwise in a later life than it was told to end before, each with the reason why.
+//! Where a command may end otherwise in a later process than it was told to end before, each with the reason why.
 //!
 //! All of them need a disk that failed or hung, and a crash before it worked again. Only then is told what is not
 //! durable: a disk must not silence us for good.
@@ -43,7 +43,7 @@ pub(crate) fn is_unknown(end: &End) -> bool {
     matches!(phase, Some(ResultObject::Known { phase: Phase::Unknown, .. }))
 }
 
-/// Why a command ends otherwise than it was told to have ended in a life that forgot it.
+/// Why a command ends otherwise than it was told to have ended in a process that forgot it.
 pub(crate) fn other_end<'a>(
     now: Duration,
     command: &Accepted,
@@ -60,7 +60,7 @@ pub(crate) fn other_end<'a>(
     }
     let is_abort = matches!(command.entry.work, Work::Abort { .. });
     match (job_of(old), job_of(new)) {
-        // The next life may have sent its DELETE before, and so takes its absence for success.
+        // The next process may have sent its DELETE before, and so takes its absence for success.
         _ if is_abort && is_failure(&old.ack) && new.ack == Ack::Complete => {
             Some("no such job, but an abort that is taken up again cannot know that")
         }

@@ -27,8 +27,8 @@ use std::env;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use rules::Counts;
 use trace::Trace;
+use verdict::Counts;
 use world::World;
 
 /// Seeds of a plain `cargo test`.

@@ -1,4 +1,4 @@
-//! One life of the daemon around the core: its worker queues and its journal thread, without the threads.
+//! One process of the daemon around the core: its worker queues and its journal thread, without the threads.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -235,9 +235,9 @@ impl Workers {
     }
 }
 
-/// One life.
+/// One process.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Process {
     pub(crate) number: u32,
     pub(crate) born: Duration,
     pub(crate) turn: Turn,
@@ -251,7 +251,7 @@ pub(crate) struct Life {
     pub(crate) journal: Journal,
 }
 
-impl Life {
+impl Process {
     pub(crate) fn new(number: u32, born: Duration, turn: Turn, store: Faulty, plan: &Plan) -> Self {
         let (workers, journal) = (Workers::new(plan), Journal::new(store));
         Self { number, born, turn, over: false, is_frozen: false, missed: Vec::new(), workers, journal }

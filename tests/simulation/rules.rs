@@ -1,12 +1,14 @@
 //! What must hold always, whatever happens: checked after each step.
 
+mod published;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use ocps::csc::command::{Command, CommandName, Sender, Via};
-use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult};
-use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
-use ocps::csc::record::{Awaited, End, Entry, Kept, Owed, Receipt, Record, Recovered, Work};
+use ocps::csc::command::{Command, Sender, Via};
+use ocps::csc::event::{Ack, Event, ExitCode};
+use ocps::csc::id::{EntryKey, JobId, RunId};
+use ocps::csc::record::{Awaited, End, Entry, Kept, Receipt, Record, Recovered, Work};
 use ocps::csc::request::{Action, Answer, Contact, FailureKind, ListedJob, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
@@ -20,6 +22,7 @@ use super::plan::{Plan, millis, secs};
 use super::sending::Sending;
 use super::service::{Job, Service, run_of, service_at};
 use super::start::Start;
+use super::verdict::Counts;
 
 /// For how long a command must be known again.
 const SEEN_FOR: Duration = Duration::from_secs(3500);
@@ -38,44 +41,6 @@ struct Seen {
     is_durable: bool,
 }
 
-/// How much happened.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) runs: u64,
-    pub(crate) lives: u64,
-    pub(crate) commands: u64,
-    pub(crate) accepted: u64,
-    pub(crate) puts: u64,
-    pub(crate) jobs: u64,
-    pub(crate) doubles: u64,
-    pub(crate) results: u64,
-    pub(crate) repeated: u64,
-    /// Final acks and results of earlier lives.
-    pub(crate) said_again: u64,
-    /// Commands that ended once more, since that was forgotten.
-    pub(crate) ended_again: u64,
-    pub(crate) final_acks: u64,
-    pub(crate) disk_refusals: u64,
-    pub(crate) commits: u64,
-    /// Jobs that a gateway made of a PUT that it sent twice.
-    pub(crate) copies: u64,
-    pub(crate) pauses: u64,
-    /// Jobs that were found when their commands were forgotten.
-    pub(crate) found: u64,
-    /// Commands that failed since they may have been sent too long ago.
-    pub(crate) stale: u64,
-    /// Journals that were written anew.
-    pub(crate) anew: u64,
-    /// Starts that came to their end.
-    pub(crate) started: u64,
-    /// Starts that led to another state than STANDBY, and those that could not.
-    pub(crate) reached: u64,
-    pub(crate) not_reached: u64,
-    /// Commands that came during a start, and those for which there was no room.
-    pub(crate) early: u64,
-    pub(crate) too_many: u64,
-}
-
 /// What the rules know of a journal, to go with a copy of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
@@ -87,7 +52,7 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 pub(crate) struct Rules {
     max_jobs: usize,
-    life: u32,
+    process: u32,
     /// The core's clock in the present turn.
     pub(crate) tai: Tai,
     pub(crate) commands: BTreeMap<EntryKey, Accepted>,
@@ -108,7 +73,7 @@ pub(crate) struct Rules {
     room: usize,
     pub(crate) sending: Sending,
     seen: HashMap<i32, Seen>,
-    /// Final acks of commands that were answered at once, in this life.
+    /// Final acks of commands that were answered at once, in this process.
     answered: HashSet<i32>,
     /// Whether the core was told so in this turn.
     has_journal_failed: bool,
@@ -118,7 +83,7 @@ pub(crate) struct Rules {
     last_beat: Option<Duration>,
     /// The service of each request.
     questions: HashMap<Ticket, Url>,
-    /// Since when services have been silent, in time that the process lived.
+    /// Since when services have been silent, in time in which the process ran.
     silent: HashMap<Url, Duration>,
     turns: (Duration, u32),
     pub(crate) start: Start,
@@ -130,7 +95,7 @@ impl Rules {
     pub(crate) fn new(settle_time: Duration, plan: &Plan) -> Self {
         Self {
             max_jobs: plan.max_jobs,
-            life: 0,
+            process: 0,
             tai: Tai(0.0),
             commands: BTreeMap::new(),
             keys: HashMap::new(),
@@ -158,9 +123,9 @@ impl Rules {
         }
     }
 
-    /// A life begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
-    pub(crate) fn begin(&mut self, life: u32, now: Duration, recovered: &Recovered) {
-        self.life = life;
+    /// A process begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
+    pub(crate) fn begin(&mut self, process: u32, now: Duration, recovered: &Recovered) {
+        self.process = process;
         let mut kept: BTreeMap<EntryKey, &Kept> =
             recovered.entries.iter().map(|kept| (kept.entry.key, kept)).collect();
         assert_eq!(kept.len(), recovered.entries.len(), "a command is recovered twice");
@@ -195,7 +160,7 @@ impl Rules {
         }
     }
 
-    /// What is known of the journal while no life has it.
+    /// What is known of the journal while no process has it.
     pub(crate) fn memory(&self) -> Memory {
         let (commands, seen) = (self.commands.clone(), self.seen.clone());
         Memory { commands, seen, durable_state: self.durable_state }
@@ -225,12 +190,12 @@ impl Rules {
         self.searched = jobs.iter().filter(is_forgotten).cloned().collect();
     }
 
-    /// The life has ended: what is not durable never was.
+    /// The process has ended: what is not durable never was.
     pub(crate) fn end(&mut self) {
         self.searched.clear();
         for command in self.commands.values().filter(|command| !command.is_durable) {
             if command.is_found {
-                // The next life finds its job again.
+                // The next process finds its job again.
                 self.runs.retain(|_, key| *key != command.entry.key);
                 self.forgotten.extend(command.run_id().cloned());
                 continue;
@@ -305,10 +270,10 @@ impl Rules {
     }
 
     /// This has reached the world.
-    pub(crate) fn heard(&mut self, life: u32, receipt: Receipt) {
+    pub(crate) fn heard(&mut self, process: u32, receipt: Receipt) {
         // A command whose record was lost in a crash may be heard of after it.
         if let Some(command) = self.commands.get_mut(&receipt.key) {
-            command.hear(life, receipt.what);
+            command.hear(process, receipt.what);
         }
     }
 
@@ -389,7 +354,7 @@ impl Rules {
                 self.record(now, record, services);
             }
             Effect::Request(request) => self.request(now, request, services),
-            // What waits for the disk is left to the next life.
+            // What waits for the disk is left to the next process.
             Effect::StopRequests => self.is_stopping = true,
             Effect::ReadConfiguration { override_name } => self.start.reads(override_name),
             Effect::WatchConfigurations(_)
@@ -400,95 +365,14 @@ impl Rules {
         }
     }
 
-    fn ack(&mut self, to: &Sender, name: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
-        let number = to.seq_num.0;
-        let Some(receipt) = receipt else {
-            assert!(!self.keys.contains_key(&number), "no receipt for {number}: {ack:?}");
-            assert!(self.answered.insert(number), "a second final ack for {number}: {ack:?}");
-            return;
-        };
-        assert_eq!(receipt.what, Owed::Ack);
-        assert!(ack.is_final());
-        let (life, is_late) = (self.life, self.has_journal_failed);
-        let command = self.command(receipt.key);
-        let ending = command.ends.last_mut().unwrap_or_else(|| panic!("an end without a record: {ack:?}"));
-        assert_eq!(*ack, ending.end.ack, "not what was recorded for {number}");
-        assert!(ending.is_durable || is_late, "{number} is told {ack:?} before that is durable");
-        ending.is_told = true;
-        let is_again = ending.life != life;
-        command.told_by = None;
-        command.final_acks += 1;
-        assert_eq!(command.final_acks, 1, "a second final ack for {number} in life {life}");
-        assert!(!command.said.contains(&Owed::Ack), "said although it was heard: {number} {ack:?}");
-        let sender = &command.entry.sender;
-        let is_sender =
-            (to.seq_num, &to.identity, to.origin) == (sender.seq_num, &sender.identity, sender.origin);
-        assert!(is_sender && name.is_some(), "{ack:?} of {sender:?} goes to {to:?}");
-        if command.life != life {
-            let client_is_gone = !matches!(to.via, Via::Socket(client) if client != ClientId::GONE);
-            assert!(client_is_gone, "an ack to another client: {to:?}");
-        }
-        self.counts.final_acks += 1;
-        self.counts.said_again += u64::from(is_again);
-    }
-
-    /// The world learns of a job only when that is durable, or when the journal fails, or when somebody who knows the
-    /// job anyway aborts it.
-    fn in_progress(&mut self, now: Duration, to: &Sender, job_id: &JobId, services: &[Service]) {
-        let number = to.seq_num.0;
-        let is_its = |command: &Accepted| {
-            command.is_found
-                && command.entry.sender == *to
-                && command.created.as_ref().is_some_and(|(created, _)| created == job_id)
-        };
-        let found = self.commands.iter().find(|(_, command)| is_its(command)).map(|(key, _)| *key);
-        let key = found.or_else(|| self.keys.get(&number).copied());
-        let key = &key.unwrap_or_else(|| panic!("{number} is in progress but not accepted"));
-        // Whoever believes that it is extra removes it.
-        let is_lied_about = excuses::is_lied_about(services, job_id.as_str());
-        let run_id = run_of(services, job_id);
-        let is_aborted = self.commands.values().any(|other| other.is_durable && other.aborts(job_id, run_id));
-        let command = self.commands.get_mut(key).unwrap();
-        assert!(!command.is_over, "{number} is in progress after its end");
-        if command.run_id().is_some() {
-            let (created, is_durable) = command.created.as_ref().unwrap();
-            assert_eq!(created, job_id);
-            let is_waited_for = command.told_by.is_some_and(|by| now < by) && !self.has_journal_failed;
-            assert!(
-                *is_durable || is_aborted || is_lied_about || !is_waited_for,
-                "{job_id} is told of before that is durable"
-            );
-            command.told.insert(job_id.clone());
-            command.told_by = None;
-        }
-    }
-
-    fn result(&mut self, result: &JobResult, receipt: Option<Receipt>) {
-        let receipt = receipt.unwrap_or_else(|| panic!("no receipt for {result:?}"));
-        assert_eq!(receipt.what, Owed::Result);
-        let (life, is_late) = (self.life, self.has_journal_failed);
-        let command = self.command(receipt.key);
-        let ending = command.ends.last_mut().unwrap_or_else(|| panic!("not recorded: {result:?}"));
-        assert_eq!(Some(result), ending.end.result.as_ref());
-        assert!(ending.is_durable || is_late, "told before that is durable: {result:?}");
-        ending.is_told = true;
-        let is_again = ending.life != life;
-        command.results += 1;
-        assert_eq!(command.results, 1, "told twice: {result:?}");
-        assert_eq!(command.final_acks, 0, "told after the final ack: {result:?}");
-        assert!(!command.said.contains(&Owed::Result), "said although it was heard: {result:?}");
-        self.counts.results += 1;
-        self.counts.said_again += u64::from(is_again);
-    }
-
     /// The core is answered; a list was made at the service at `served`.
     pub(crate) fn answered(&mut self, now: Duration, ticket: Ticket, answer: &Answer, served: Duration) {
         self.sending.answered(now, ticket, answer, served);
         let Some(url) = self.questions.remove(&ticket) else { return };
-        let lived = now - self.sending.stood_still;
+        let ran = now - self.sending.stood_still;
         match answer {
             Answer::Failed(failure) => match (failure.contact, failure.kind) {
-                (Contact::Silent, _) => _ = self.silent.entry(url).or_insert(lived),
+                (Contact::Silent, _) => _ = self.silent.entry(url).or_insert(ran),
                 (Contact::Answered, FailureKind::NotSent) => {}
                 (Contact::Answered, _) => _ = self.silent.remove(&url),
             },
@@ -513,42 +397,6 @@ impl Rules {
             for by in command.recorded_by.iter_mut().chain(&mut command.told_by) {
                 *by += pause;
             }
-        }
-    }
-
-    fn event(&mut self, now: Duration, event: &Event) {
-        match event {
-            Event::ErrorCode { code: ErrorCode::Unreachable, .. } => {
-                let mut silent = self.silent.values();
-                let is_long = silent.any(|since| self.sending.was_asked_after(*since, OUTAGE_LIMIT));
-                assert!(is_long, "no service was silent for so long: {:?}", self.silent);
-            }
-            Event::Heartbeat => self.last_beat = Some(now),
-            Event::SummaryState(state) => {
-                let before = self.state.replace(*state);
-                let legal = match (before, *state) {
-                    (None, next) => next == SummaryState::Standby,
-                    (Some(SummaryState::Offline), _) => false,
-                    (Some(_), SummaryState::Offline) => true,
-                    (Some(before), SummaryState::Fault) => before != SummaryState::Fault,
-                    (Some(SummaryState::Standby), next) => next == SummaryState::Disabled,
-                    (Some(SummaryState::Disabled), next) => {
-                        next == SummaryState::Enabled || next == SummaryState::Standby
-                    }
-                    (Some(SummaryState::Enabled), next) => next == SummaryState::Disabled,
-                    (Some(SummaryState::Fault), next) => next == SummaryState::Standby,
-                };
-                assert!(legal, "from {before:?} to {state}");
-            }
-            Event::ErrorCode { .. }
-            | Event::LogLevel { .. }
-            | Event::LogMessage(_)
-            | Event::SimulationMode { .. }
-            | Event::SoftwareVersions
-            | Event::ConfigurationsAvailable(_)
-            | Event::ConfigurationApplied { .. }
-            | Event::JobId { .. }
-            | Event::JobResult(_) => {}
         }
     }
 
@@ -582,7 +430,7 @@ impl Rules {
 
     fn accepted(&mut self, now: Duration, entry: &Entry) {
         self.counts.accepted += 1;
-        let mut command = Accepted::new(entry, self.life, now);
+        let mut command = Accepted::new(entry, self.process, now);
         if let Some(run_id) = command.run_id() {
             assert!(self.runs.insert(run_id.clone(), entry.key).is_none(), "{run_id} is not new");
             if self.forgotten.remove(run_id) {
@@ -683,10 +531,10 @@ impl Rules {
         if excuses::is_disk_refusal(&end.ack) {
             self.counts.disk_refusals += 1;
         }
-        let life = self.life;
+        let process = self.process;
         let command = self.command(key);
         assert!(!command.is_over, "{key:?} ended before");
-        command.end(life, end, now + RECORDING_MAX);
+        command.end(process, end, now + RECORDING_MAX);
     }
 
     fn request(&mut self, now: Duration, request: &Request, services: &[Service]) {
@@ -722,7 +570,7 @@ impl Rules {
         }
         assert!(command.is_durable, "{run_id} is sent before its record is durable");
         assert!(command.final_acks == 0 && command.created.is_none(), "{run_id} is sent again for nothing");
-        self.sending.submit(self.life, ticket, run_id);
+        self.sending.submit(self.process, ticket, run_id);
     }
 
     /// Only for an abort that is durable, or for an extra job of ours.
@@ -771,7 +619,7 @@ impl Rules {
         }
     }
 
-    /// Whether the next life can be told to return to this state.
+    /// Whether the next process can be told to return to this state.
     pub(crate) fn is_durable(&self, state: SummaryState) -> bool {
         self.durable_state == Some(state)
     }

@@ -24,7 +24,7 @@ const CREATION_WAIT: Duration = Duration::from_secs(9);
 /// Jobs of other people.
 const FOREIGN: u32 = 3;
 
-/// A PUT: the life that sent it, and its ticket there. Later ones are greater.
+/// A PUT: the process that sent it, and its ticket there. Later ones are greater.
 pub(crate) type Put = (u32, Ticket);
 
 /// Which of the services has this url.
@@ -129,7 +129,7 @@ enum Spoil {
 pub(crate) struct Call {
     pub(crate) ticket: Ticket,
     pub(crate) action: Action,
-    life: u32,
+    process: u32,
     /// How late a job that it makes is shown.
     lag: Duration,
     spoil: Spoil,
@@ -199,7 +199,7 @@ impl Service {
     pub(crate) fn send(
         &mut self,
         now: Duration,
-        life: u32,
+        process: u32,
         request: &Request,
         plan: &Plan,
         rng: &mut Rng,
@@ -259,7 +259,7 @@ impl Service {
             reply = None;
         }
         let (ticket, action) = (request.ticket, request.action.clone());
-        let call = Call { ticket, action, life, lag, spoil, is_repeated, reply };
+        let call = Call { ticket, action, process, lag, spoil, is_repeated, reply };
         Fate { served: Some((served, call)), answer }
     }
 
@@ -334,7 +334,7 @@ impl Service {
         if call.spoil == Spoil::Lie {
             return self.lie_to_put(run_id, rng);
         }
-        let made = Some((run_id.clone(), (call.life, call.ticket)));
+        let made = Some((run_id.clone(), (call.process, call.ticket)));
         let mut status = self.make(now, made.clone(), call.lag, plan, rng);
         if call.is_repeated {
             // The one that is answered with is listed by then.

@@ -1,15 +1,53 @@
-//! What must be true when everything has come to its end.
+//! What must be true when everything has come to its end, and how much has happened by then.
 
 use std::time::Duration;
 
 use ocps::csc::id::JobId;
 
 use super::excuses;
-use super::rules::{Counts, Rules};
+use super::rules::Rules;
 use super::service::{Job, Service};
 
 /// A job that is extra is found if it shows up before the time for the last look, which is not kept to the second.
 const AT_ONCE: Duration = Duration::from_secs(10);
+
+/// How much happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) runs: u64,
+    pub(crate) processes: u64,
+    pub(crate) commands: u64,
+    pub(crate) accepted: u64,
+    pub(crate) puts: u64,
+    pub(crate) jobs: u64,
+    pub(crate) doubles: u64,
+    pub(crate) results: u64,
+    pub(crate) repeated: u64,
+    /// Final acks and results of earlier processes.
+    pub(crate) said_again: u64,
+    /// Commands that ended once more, since that was forgotten.
+    pub(crate) ended_again: u64,
+    pub(crate) final_acks: u64,
+    pub(crate) disk_refusals: u64,
+    pub(crate) commits: u64,
+    /// Jobs that a gateway made of a PUT that it sent twice.
+    pub(crate) copies: u64,
+    pub(crate) pauses: u64,
+    /// Jobs that were found when their commands were forgotten.
+    pub(crate) found: u64,
+    /// Commands that failed since they may have been sent too long ago.
+    pub(crate) stale: u64,
+    /// Journals that were written anew.
+    pub(crate) anew: u64,
+    /// Starts that came to their end.
+    pub(crate) started: u64,
+    /// Starts that led to another state than STANDBY, and those that could not.
+    pub(crate) reached: u64,
+    pub(crate) not_reached: u64,
+    /// Commands that came during a start, and those for which there was no room.
+    pub(crate) early: u64,
+    pub(crate) too_many: u64,
+}
 
 impl Rules {
     /// Each job that was told of has its result.
@@ -36,7 +74,7 @@ impl Rules {
     }
 
     /// A job that is left at the service although nobody needs it: the only one of a command that has it, or one that
-    /// came to life when nobody looked for it any more, may survive.
+    /// was shown when nobody looked for it any more, may survive.
     pub(crate) fn left_over<'a>(&self, now: Duration, services: &'a [Service]) -> Option<&'a Job> {
         let mut alive = services.iter().flat_map(|service| &service.jobs).filter(|job| job.is_alive(now));
         alive.find(|job| !self.may_survive(job, now, services))
@@ -60,7 +98,7 @@ impl Rules {
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         self.runs += 1;
-        self.lives += other.lives;
+        self.processes += other.processes;
         self.commands += other.commands;
         self.accepted += other.accepted;
         self.puts += other.puts;
@@ -88,7 +126,7 @@ impl Counts {
     /// A simulation in which nothing happens proves nothing.
     pub(crate) fn are_enough(&self) {
         let each = [
-            self.lives,
+            self.processes,
             self.puts,
             self.results,
             self.repeated,

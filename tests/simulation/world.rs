@@ -1,4 +1,4 @@
-//! The run of one seed: lives of the daemon one after the other, what goes on around them, and time.
+//! The run of one seed: processes of the daemon one after the other, what goes on around them, and time.
 
 mod journal;
 mod turn;
@@ -20,19 +20,20 @@ use ocps::journal::{Identity, Limits, Report};
 
 use super::crowd::Crowd;
 use super::plan::{Plan, any, chance, secs, short};
-use super::process::{Disk, Faulty, Life};
-use super::rules::{Counts, Memory, Rules};
+use super::process::{Disk, Faulty, Process};
+use super::rules::{Memory, Rules};
 use super::sending::SUBMIT_TIMEOUT;
 use super::service::{Call, Job, Service, unclear};
 use super::start::Start;
 use super::trace::Trace;
+use super::verdict::Counts;
 
 /// How long a job may take to show up in the list after an unclear attempt.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
 /// TAI at the beginning of each run.
 const EPOCH_S: f64 = 1_795_367_697.0;
-/// Most lives with faults.
-const LIVES_MAX: u32 = 40;
+/// Most processes with faults.
+const PROCESSES_MAX: u32 = 40;
 /// Time between looks at the weather.
 const WEATHER: Duration = Duration::from_secs(10);
 /// Longest time until a run must have come to its end after its last fault.
@@ -46,62 +47,62 @@ pub(crate) enum Event {
     Weather,
     /// Faults are over.
     Calm,
-    /// A command arrives; whether another life may get it if none is there.
+    /// A command arrives; whether another process may get it if none is there.
     Command(Command),
     /// The daemon is started.
     Start,
     Joined {
-        life: u32,
+        process: u32,
     },
     Intruder {
-        life: u32,
+        process: u32,
     },
     Terminate {
-        life: u32,
+        process: u32,
     },
     Configuration {
-        life: u32,
+        process: u32,
         result: Result<ocps::csc::request::Configuration, String>,
     },
     /// The service carries out a request.
     Serve {
-        life: u32,
+        process: u32,
         call: Box<Call>,
         at: usize,
     },
     Answer {
-        life: u32,
+        process: u32,
         outcome: Outcome,
         served: Duration,
     },
     /// The process goes on after it stood still.
     Thaw {
-        life: u32,
+        process: u32,
     },
     JournalWakes {
-        life: u32,
+        process: u32,
         wake: u64,
     },
     JournalActs {
-        life: u32,
+        process: u32,
     },
     /// The journal's thread says something.
     JournalSays {
-        life: u32,
+        process: u32,
         reports: Vec<Report>,
     },
     /// The main loop gets round to that.
     JournalIsHeard {
-        life: u32,
+        process: u32,
     },
     /// A message is with the broker.
     Delivered {
-        life: u32,
+        process: u32,
         receipt: Receipt,
     },
     /// We know that it is.
     Reported {
-        life: u32,
+        process: u32,
         receipt: Receipt,
     },
 }
@@ -123,9 +124,9 @@ pub(crate) struct World {
     skew: f64,
     events: BTreeMap<(Duration, u64), Event>,
     last_event: u64,
-    pub(crate) life: Option<Life>,
-    lives: u32,
-    /// The journal while no life has it.
+    pub(crate) process: Option<Process>,
+    processes: u32,
+    /// The journal while no process has it.
     store: Option<Faulty>,
     /// All that was ever committed to it.
     committed: Vec<Record>,
@@ -162,8 +163,8 @@ impl World {
             skew: 0.0,
             events: BTreeMap::new(),
             last_event: 0,
-            life: None,
-            lives: 0,
+            process: None,
+            processes: 0,
             store: Some(Faulty::new(sqlite)),
             committed: Vec::new(),
             copy: None,
@@ -189,7 +190,7 @@ impl World {
         world
     }
 
-    /// A phase with faults, one in which everything converges, and a last life that has nothing left to do.
+    /// A phase with faults, one in which everything converges, and a last process that has nothing left to do.
     pub(crate) fn run(&mut self) {
         while self.calm_since.is_none_or(|since| !self.is_settled(since)) {
             self.step();
@@ -202,9 +203,9 @@ impl World {
             self.step();
         }
         let counts = self.rules.counts;
-        assert_eq!(before.puts, counts.puts, "a last life does more");
+        assert_eq!(before.puts, counts.puts, "a last process does more");
         let said = |counts: Counts| (counts.results, counts.final_acks);
-        assert_eq!(said(before), said(counts), "a last life says more");
+        assert_eq!(said(before), said(counts), "a last process says more");
     }
 
     pub(crate) fn say(&mut self, line: &str) {
@@ -227,11 +228,11 @@ impl World {
     /// The next thing that happens: an event, or the tick that the core wants.
     fn step(&mut self) {
         let next = self.events.first_key_value().map(|((time, _), _)| *time).unwrap();
-        if let Some(life) = &mut self.life
-            && !life.is_frozen
-            && life.deadline() <= next
+        if let Some(process) = &mut self.process
+            && !process.is_frozen
+            && process.deadline() <= next
         {
-            self.now = self.now.max(life.deadline());
+            self.now = self.now.max(process.deadline());
             return self.tick();
         }
         let ((time, _), event) = self.events.pop_first().unwrap();
@@ -247,26 +248,28 @@ impl World {
             Event::Calm => self.calm_down(),
             Event::Start => self.start(),
             Event::Command(command) => self.arrive(command),
-            Event::Joined { life } if self.is_alive(life) => {
-                self.life_mut().turn.joined();
+            Event::Joined { process } if self.is_alive(process) => {
+                self.process_mut().turn.joined();
                 self.turn();
             }
-            Event::Intruder { life } if self.is_alive(life) => {
+            Event::Intruder { process } if self.is_alive(process) => {
                 self.input(Input::Intruder("another".to_owned()))
             }
-            Event::Terminate { life } if self.is_alive(life) => self.input(Input::Terminate),
-            Event::Configuration { life, result } if self.is_alive(life) => {
+            Event::Terminate { process } if self.is_alive(process) => self.input(Input::Terminate),
+            Event::Configuration { process, result } if self.is_alive(process) => {
                 self.input(Input::Configuration(result));
             }
-            Event::Serve { life, call, at } => self.serve(life, &call, at),
-            Event::Answer { life, outcome, served } if self.is_alive(life) => self.answer(outcome, served),
-            Event::JournalWakes { life, wake } if self.is_alive(life) => self.journal_wakes(wake),
-            Event::JournalActs { life } if self.is_alive(life) => self.journal_acts(),
-            Event::JournalSays { life, reports } if self.is_alive(life) => self.journal_says(reports),
-            Event::JournalIsHeard { life } if self.is_alive(life) => self.journal_is_heard(),
-            Event::Thaw { life } if self.is_alive(life) => self.thaw(),
-            Event::Delivered { life, receipt } => self.deliver(life, receipt),
-            Event::Reported { life, receipt } if self.is_alive(life) => {
+            Event::Serve { process, call, at } => self.serve(process, &call, at),
+            Event::Answer { process, outcome, served } if self.is_alive(process) => {
+                self.answer(outcome, served)
+            }
+            Event::JournalWakes { process, wake } if self.is_alive(process) => self.journal_wakes(wake),
+            Event::JournalActs { process } if self.is_alive(process) => self.journal_acts(),
+            Event::JournalSays { process, reports } if self.is_alive(process) => self.journal_says(reports),
+            Event::JournalIsHeard { process } if self.is_alive(process) => self.journal_is_heard(),
+            Event::Thaw { process } if self.is_alive(process) => self.thaw(),
+            Event::Delivered { process, receipt } => self.deliver(process, receipt),
+            Event::Reported { process, receipt } if self.is_alive(process) => {
                 self.delivered(receipt);
                 self.turn();
             }
@@ -287,47 +290,49 @@ impl World {
 
     /// A process that stands still finds later what happens to it now.
     fn hold_back(&mut self, event: Event) -> Option<Event> {
-        let number = self.lives;
-        let Some(life) = self.life.as_mut().filter(|life| life.is_frozen) else { return Some(event) };
+        let number = self.processes;
+        let Some(process) = self.process.as_mut().filter(|process| process.is_frozen) else {
+            return Some(event);
+        };
         let is_for_it = match &event {
             Event::Act | Event::Weather | Event::Calm | Event::Start | Event::Serve { .. } => false,
             Event::Thaw { .. } => false,
             Event::Command(_) => true,
-            Event::Joined { life }
-            | Event::Intruder { life }
-            | Event::Terminate { life }
-            | Event::Configuration { life, .. }
-            | Event::Answer { life, .. }
-            | Event::JournalWakes { life, .. }
-            | Event::JournalActs { life }
-            | Event::JournalSays { life, .. }
-            | Event::JournalIsHeard { life }
-            | Event::Delivered { life, .. }
-            | Event::Reported { life, .. } => *life == number,
+            Event::Joined { process }
+            | Event::Intruder { process }
+            | Event::Terminate { process }
+            | Event::Configuration { process, .. }
+            | Event::Answer { process, .. }
+            | Event::JournalWakes { process, .. }
+            | Event::JournalActs { process }
+            | Event::JournalSays { process, .. }
+            | Event::JournalIsHeard { process }
+            | Event::Delivered { process, .. }
+            | Event::Reported { process, .. } => *process == number,
         };
         if !is_for_it {
             return Some(event);
         }
-        life.missed.push(event);
+        process.missed.push(event);
         None
     }
 
     /// The process stands still for a while.
     fn freeze(&mut self) {
         let pause = secs(10) + any(&mut self.rng, secs(400));
-        let Some(life) = self.life.as_mut().filter(|life| !life.is_frozen) else { return };
-        life.is_frozen = true;
-        let life = life.number;
+        let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
+        process.is_frozen = true;
+        let process = process.number;
         self.say(&format!("the process stands still for {pause:?}"));
-        self.after(pause, Event::Thaw { life });
+        self.after(pause, Event::Thaw { process });
     }
 
     fn thaw(&mut self) {
         self.say("the process goes on");
         self.rules.thaw(self.now);
-        let life = self.life_mut();
-        life.is_frozen = false;
-        for mut event in std::mem::take(&mut life.missed) {
+        let process = self.process_mut();
+        process.is_frozen = false;
+        for mut event in std::mem::take(&mut process.missed) {
             if let Event::Answer { outcome, .. } = &mut event
                 && self.rng.bool()
             {
@@ -338,17 +343,17 @@ impl World {
         }
     }
 
-    /// Whether this life goes on.
+    /// Whether this process goes on.
     fn is_alive(&self, number: u32) -> bool {
-        self.life.as_ref().is_some_and(|life| life.number == number)
+        self.process.as_ref().is_some_and(|process| process.number == number)
     }
 
-    fn life_mut(&mut self) -> &mut Life {
-        self.life.as_mut().unwrap()
+    fn process_mut(&mut self) -> &mut Process {
+        self.process.as_mut().unwrap()
     }
 
     fn time(&self) -> Time {
-        let born = self.life.as_ref().map_or(self.now, |life| life.born);
+        let born = self.process.as_ref().map_or(self.now, |process| process.born);
         Time { mono: self.now - born, tai: self.tai() }
     }
 
@@ -380,22 +385,22 @@ impl World {
         }
         self.meanwhile();
         let Some(mut store) = self.store.take() else { return };
-        self.lives += 1;
-        self.rules.counts.lives += 1;
+        self.processes += 1;
+        self.rules.counts.processes += 1;
         // Opening forgets by the clock too.
         let tai = self.tai();
         while store.sqlite.upkeep(tai) == Ok(Upkeep::More) {}
         let mut recovered = store.sqlite.recover().unwrap();
         recovered.unsearched |= self.is_old;
-        self.say(&format!("life {} begins with {} commands", self.lives, recovered.entries.len()));
-        self.rules.begin(self.lives, self.now, &recovered);
+        self.say(&format!("process {} begins with {} commands", self.processes, recovered.entries.len()));
+        self.rules.begin(self.processes, self.now, &recovered);
         let (settings, seed) = (self.settings(), self.rng.u64(..));
         let goal = self.goal();
         self.rules.start = Start::new(&goal, recovered.state.as_ref());
         let (turn, effects) = Turn::new(settings, seed, self.time(), &goal, recovered);
-        let life = Life::new(self.lives, self.now, turn, store, &self.plan);
-        let number = life.number;
-        self.life = Some(life);
+        let process = Process::new(self.processes, self.now, turn, store, &self.plan);
+        let number = process.number;
+        self.process = Some(process);
         if self.run_effects(effects) {
             self.join_later(number);
             self.turn();
@@ -411,26 +416,26 @@ impl World {
     }
 
     /// What comes over Kafka when it is there; and commands that come before.
-    fn join_later(&mut self, life: u32) {
+    fn join_later(&mut self, process: u32) {
         if self.plan.joins {
             let delay = short(&mut self.rng, secs(10));
-            self.after(delay, Event::Joined { life });
+            self.after(delay, Event::Joined { process });
         }
         if self.calm_since.is_some() {
             return;
         }
         if chance(&mut self.rng, 0.02) {
             let delay = any(&mut self.rng, secs(30));
-            self.after(delay, Event::Intruder { life });
+            self.after(delay, Event::Intruder { process });
             // It is joined once more.
-            self.after(delay, Event::Joined { life });
+            self.after(delay, Event::Joined { process });
         }
         if chance(&mut self.rng, 0.02) {
             super::crowd::rush(self);
         }
     }
 
-    /// What happens to the machine, its clock and its journal while no life is there.
+    /// What happens to the machine, its clock and its journal while no process is there.
     fn meanwhile(&mut self) {
         if chance(&mut self.rng, self.plan.reboot) {
             self.boot = (self.boot.0 + 1, self.now);
@@ -470,8 +475,8 @@ impl World {
     }
 
     fn arrive(&mut self, command: Command) {
-        let Some(life) = &mut self.life else {
-            // A client of the socket finds nobody there; Kafka may keep it for the next life.
+        let Some(process) = &mut self.process else {
+            // A client of the socket finds nobody there; Kafka may keep it for the next process.
             if command.sender.via == Via::Kafka && self.rng.bool() {
                 let delay = any(&mut self.rng, secs(30));
                 self.after(delay, Event::Command(command));
@@ -482,7 +487,7 @@ impl World {
         };
         self.commands_flying -= 1;
         self.rules.arrived(&command.sender);
-        life.turn.command(command);
+        process.turn.command(command);
         self.turn();
     }
 
@@ -492,18 +497,18 @@ impl World {
     }
 
     fn crashes(&mut self) -> bool {
-        let Some(life) = &self.life else { return false };
-        if self.lives >= LIVES_MAX {
+        let Some(process) = &self.process else { return false };
+        if self.processes >= PROCESSES_MAX {
             return false;
         }
-        let is_delicate = life.workers.has_put_in_flight() || life.journal.is_busy;
+        let is_delicate = process.workers.has_put_in_flight() || process.journal.is_busy;
         let probability = self.plan.crash * if is_delicate { 10.0 } else { 1.0 };
         chance(&mut self.rng, probability)
     }
 
     /// The process dies.
     fn crash(&mut self, when: &str) {
-        let is_committing = self.life_mut().journal.is_busy;
+        let is_committing = self.process_mut().journal.is_busy;
         self.say(&format!("CRASH {when}"));
         if is_committing && self.rng.bool() {
             // The commit was durable before anybody could say so.
@@ -513,8 +518,8 @@ impl World {
     }
 
     fn bury(&mut self) {
-        let life = self.life.take().unwrap();
-        self.store = Some(life.journal.writer.into_store());
+        let process = self.process.take().unwrap();
+        self.store = Some(process.journal.writer.into_store());
         self.rules.end();
         let longest = if self.rng.u8(..10) == 0 { secs(600) } else { secs(30) };
         let delay = short(&mut self.rng, longest);
@@ -575,15 +580,15 @@ impl World {
         let limit =
             calm_since + visible.clone().max().unwrap_or_default().saturating_sub(calm_since) + CALM_MAX;
         assert!(self.now < limit, "it does not come to an end: {}", self.describe());
-        let Some(life) = &self.life else { return false };
-        let has_jobs = life.turn.csc().status().jobs.iter().any(|(_, count)| *count > 0);
+        let Some(process) = &self.process else { return false };
+        let has_jobs = process.turn.csc().status().jobs.iter().any(|(_, count)| *count > 0);
         self.crowd.is_content(&self.rules)
             && !has_jobs
-            && life.journal.is_idle()
+            && process.journal.is_idle()
             && self.broker.flying == 0
             && self.commands_flying == 0
             && self.rules.unfinished() == 0
-            && self.rules.is_durable(life.turn.csc().state())
+            && self.rules.is_durable(process.turn.csc().state())
             && visible.clone().all(|visible| visible <= self.now)
             && self.left_over().is_none()
     }
@@ -593,7 +598,7 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let status = self.life.as_ref().map(|life| format!("{:?}", life.turn.csc().status()));
+        let status = self.process.as_ref().map(|process| format!("{:?}", process.turn.csc().status()));
         format!(
             "{} unfinished, {} messages, {} commands, content {}, left over {:?}, {status:?}",
             self.rules.unfinished(),

@@ -14,18 +14,18 @@ impl World {
     pub(super) fn wake_journal(&mut self) {
         let delay = short(&mut self.rng, millis(2));
         let now = self.now;
-        let life = self.life_mut();
-        if life.journal.is_busy {
+        let process = self.process_mut();
+        if process.journal.is_busy {
             return;
         }
-        life.journal.wake += 1;
-        let at = if life.journal.channel.is_empty() {
-            life.born + life.journal.writer.wake_at()
+        process.journal.wake += 1;
+        let at = if process.journal.channel.is_empty() {
+            process.born + process.journal.writer.wake_at()
         } else {
             now + delay
         };
-        let (life, wake) = (life.number, life.journal.wake);
-        self.at(at, Event::JournalWakes { life, wake });
+        let (process, wake) = (process.number, process.journal.wake);
+        self.at(at, Event::JournalWakes { process, wake });
     }
 
     /// The thread takes what was handed over and turns to the disk.
@@ -34,8 +34,8 @@ impl World {
         let is_stalled = chance(&mut self.rng, self.plan.disk_stall);
         let quick = short(&mut self.rng, millis(10));
         let stall = if is_stalled { any(&mut self.rng, secs(100)) } else { Duration::ZERO };
-        let life = self.life_mut();
-        let journal = &mut life.journal;
+        let process = self.process_mut();
+        let journal = &mut process.journal;
         if journal.is_busy || journal.wake != wake {
             return;
         }
@@ -46,8 +46,8 @@ impl World {
             return self.wake_journal();
         }
         journal.is_busy = true;
-        let life = life.number;
-        self.after(quick + stall, Event::JournalActs { life });
+        let process = process.number;
+        self.after(quick + stall, Event::JournalActs { process });
     }
 
     /// What the thread asked for happens on the disk.
@@ -60,11 +60,11 @@ impl World {
             _ => Disk::Fails,
         };
         let reports = self.write(disk);
-        let life = self.life_mut();
-        life.journal.is_busy = false;
-        let (life, delay) = (life.number, short(&mut self.rng, millis(5)));
+        let process = self.process_mut();
+        process.journal.is_busy = false;
+        let (process, delay) = (process.number, short(&mut self.rng, millis(5)));
         if !reports.is_empty() {
-            self.after(delay, Event::JournalSays { life, reports });
+            self.after(delay, Event::JournalSays { process, reports });
         }
         if self.crashes() {
             return self.crash("after a commit");
@@ -77,10 +77,10 @@ impl World {
         let time = self.time();
         if disk == Disk::Works && chance(&mut self.rng, self.plan.deleted) {
             self.say("the file of the journal is deleted");
-            self.life_mut().journal.writer.store_mut().sqlite.write_anew().unwrap();
+            self.process_mut().journal.writer.store_mut().sqlite.write_anew().unwrap();
             self.rules.written_anew();
         }
-        let (reports, committed) = self.life_mut().journal.turn(time, disk);
+        let (reports, committed) = self.process_mut().journal.turn(time, disk);
         if !committed.is_empty() {
             self.durable(&committed);
             self.say(&format!("durable: {} records, {disk:?}", committed.len()));
@@ -95,17 +95,17 @@ impl World {
         }
         let longest = if chance(&mut self.rng, 0.01) { secs(3) } else { millis(5) };
         let delay = short(&mut self.rng, longest);
-        let life = self.life_mut();
-        life.journal.said.extend(reports);
-        let life = life.number;
-        self.after(delay, Event::JournalIsHeard { life });
+        let process = self.process_mut();
+        process.journal.said.extend(reports);
+        let process = process.number;
+        self.after(delay, Event::JournalIsHeard { process });
     }
 
     pub(super) fn journal_is_heard(&mut self) {
-        let life = self.life.as_mut().unwrap();
-        for report in life.journal.said.drain(..) {
+        let process = self.process.as_mut().unwrap();
+        for report in process.journal.said.drain(..) {
             self.rules.start.report(&report);
-            life.turn.report(report);
+            process.turn.report(report);
         }
         self.turn();
     }
@@ -116,14 +116,14 @@ impl World {
         self.rules.start.ended();
         self.flush_messages();
         let time = self.time();
-        let journal = &mut self.life_mut().journal;
+        let journal = &mut self.process_mut().journal;
         for batch in journal.channel.drain(..) {
             journal.writer.take(batch);
         }
-        let disk_works = self.now >= self.disk_away_until && !self.life_mut().journal.is_busy;
+        let disk_works = self.now >= self.disk_away_until && !self.process_mut().journal.is_busy;
         let mut turns = 0;
-        while disk_works && self.life_mut().journal.waiting() > 0 {
-            let journal = &mut self.life_mut().journal;
+        while disk_works && self.process_mut().journal.waiting() > 0 {
+            let journal = &mut self.process_mut().journal;
             let due = Time { mono: time.mono.max(journal.writer.wake_at()), ..time };
             let (_, committed) = journal.turn(due, Disk::Works);
             // After a pause its upkeep may be due first.
@@ -138,15 +138,15 @@ impl World {
     fn flush_messages(&mut self) {
         let mut said = Vec::new();
         for event in self.events.values() {
-            if let Event::Delivered { life, receipt } | Event::Reported { life, receipt } = event
-                && *life == self.lives
+            if let Event::Delivered { process, receipt } | Event::Reported { process, receipt } = event
+                && *process == self.processes
                 && self.now >= self.broker.away_until
                 && self.rng.bool()
             {
-                self.rules.heard(*life, *receipt);
+                self.rules.heard(*process, *receipt);
                 said.push(Record::Said(*receipt));
             }
         }
-        self.life_mut().journal.channel.push_back(said);
+        self.process_mut().journal.channel.push_back(said);
     }
 }

@@ -17,15 +17,15 @@ use super::{Event, World};
 impl World {
     pub(super) fn input(&mut self, input: Input) {
         self.rules.start.input(&input);
-        self.life_mut().turn.input(input);
+        self.process_mut().turn.input(input);
         self.turn();
     }
 
     /// The deadline has come, as in the main loop.
     pub(super) fn tick(&mut self) {
-        let life = self.life.as_mut().unwrap();
-        life.journal.said.iter().for_each(|report| self.rules.start.report(report));
-        life.turn.tick(life.journal.said.drain(..));
+        let process = self.process.as_mut().unwrap();
+        process.journal.said.iter().for_each(|report| self.rules.start.report(report));
+        process.turn.tick(process.journal.said.drain(..));
         self.turn();
     }
 
@@ -33,10 +33,10 @@ impl World {
     pub(super) fn turn(&mut self) {
         loop {
             let time = self.time();
-            let Some(life) = &mut self.life else { return };
-            let input = life.turn.upcoming().cloned();
-            match life.turn.next(time) {
-                Some(Step::Run(effects)) if life.over => assert_eq!(effects, [], "after the end"),
+            let Some(process) = &mut self.process else { return };
+            let input = process.turn.upcoming().cloned();
+            match process.turn.next(time) {
+                Some(Step::Run(effects)) if process.over => assert_eq!(effects, [], "after the end"),
                 Some(Step::Run(effects)) => {
                     if !self.handled(input.unwrap(), effects) {
                         return;
@@ -44,19 +44,19 @@ impl World {
                 }
                 Some(Step::Started) => {
                     self.say("started");
-                    self.rules.started(&self.life.as_ref().unwrap().turn);
+                    self.rules.started(&self.process.as_ref().unwrap().turn);
                 }
                 Some(Step::Write(records)) => {
                     if self.crashes() {
                         return self.crash("before the records are handed over");
                     }
                     self.rules.start.written(&records);
-                    self.life_mut().journal.channel.push_back(records);
+                    self.process_mut().journal.channel.push_back(records);
                 }
                 None => break,
             }
         }
-        if self.life_mut().over {
+        if self.process_mut().over {
             return self.end();
         }
         self.rules.start.rest();
@@ -66,7 +66,7 @@ impl World {
         }
     }
 
-    /// The core has taken one input; whether the process lives on.
+    /// The core has taken one input; whether the process goes on.
     fn handled(&mut self, input: Input, effects: Vec<Effect>) -> bool {
         if let Some(line) = lines::input(&input) {
             self.say(&line);
@@ -79,16 +79,16 @@ impl World {
         if !self.run_effects(effects) {
             return false;
         }
-        let life = self.life.as_ref().unwrap();
-        if !life.over {
-            let csc = life.turn.csc();
-            self.rules.turned(now, life.born, matches!(input, Input::Tick), csc);
-            self.rules.bounds(csc, life.workers.open(), life.journal.waiting());
+        let process = self.process.as_ref().unwrap();
+        if !process.over {
+            let csc = process.turn.csc();
+            self.rules.turned(now, process.born, matches!(input, Input::Tick), csc);
+            self.rules.bounds(csc, process.workers.open(), process.journal.waiting());
         }
         true
     }
 
-    /// Carries out what the core wants, unless the process dies over it; whether it lives on.
+    /// Carries out what the core wants, unless the process dies over it; whether it goes on.
     pub(super) fn run_effects(&mut self, effects: Vec<Effect>) -> bool {
         for effect in effects {
             if self.crashes() {
@@ -116,32 +116,32 @@ impl World {
                 {
                     self.crowd.learn_run(&submission.run_id);
                 }
-                self.life_mut().turn.keep(record);
+                self.process_mut().turn.keep(record);
             }
             Effect::Request(request) => {
-                if let Err(outcome) = self.life_mut().workers.request(request) {
+                if let Err(outcome) = self.process_mut().workers.request(request) {
                     self.not_sent(outcome);
                 }
             }
             Effect::StopRequests => {
-                for outcome in self.life_mut().workers.cancel_queued() {
+                for outcome in self.process_mut().workers.cancel_queued() {
                     self.not_sent(outcome);
                 }
             }
             Effect::ReadConfiguration { .. } => {
                 let result = self.crowd.configuration(&mut self.rng, self.calm_since.is_some());
                 let delay = short(&mut self.rng, secs(5));
-                let life = self.lives;
-                self.after(delay, Event::Configuration { life, result });
+                let process = self.processes;
+                self.after(delay, Event::Configuration { process, result });
             }
-            Effect::Exit | Effect::Fail(_) => self.life_mut().over = true,
+            Effect::Exit | Effect::Fail(_) => self.process_mut().over = true,
             Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
         }
     }
 
     fn not_sent(&mut self, outcome: Outcome) {
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, Duration::ZERO);
-        self.life_mut().turn.input(Input::Outcome(outcome));
+        self.process_mut().turn.input(Input::Outcome(outcome));
     }
 
     fn ack(&mut self, via: Via, ack: &Ack, receipt: Option<Receipt>) {
@@ -149,7 +149,7 @@ impl World {
             (Via::Kafka, Some(receipt)) => self.produce(receipt),
             // It is written to the client at once, or there is no client any more.
             (Via::Socket(_), Some(receipt)) => self.said(receipt),
-            (Via::CommandLine, _) => self.life_mut().turn.transition_ended(ack),
+            (Via::CommandLine, _) => self.process_mut().turn.transition_ended(ack),
             (_, None) => {}
         }
     }
@@ -166,13 +166,13 @@ impl World {
     }
 
     fn said(&mut self, receipt: Receipt) {
-        self.rules.heard(self.lives, receipt);
+        self.rules.heard(self.processes, receipt);
         self.delivered(receipt);
     }
 
     pub(super) fn delivered(&mut self, receipt: Receipt) {
         self.rules.start.kept(Record::Said(receipt));
-        self.life_mut().turn.delivered(receipt);
+        self.process_mut().turn.delivered(receipt);
     }
 
     /// Gives a message to Kafka's client, which tries until it is delivered or we die.
@@ -182,42 +182,44 @@ impl World {
         let time = (self.now.max(self.broker.away_until) + delay).max(last);
         self.broker.last.insert(receipt.what, time);
         self.broker.flying += 1;
-        let life = self.lives;
-        self.at(time, Event::Delivered { life, receipt });
+        let process = self.processes;
+        self.at(time, Event::Delivered { process, receipt });
     }
 
-    pub(super) fn deliver(&mut self, life: u32, receipt: Receipt) {
+    pub(super) fn deliver(&mut self, process: u32, receipt: Receipt) {
         self.broker.flying -= 1;
-        if !self.is_alive(life) && self.rng.bool() {
+        if !self.is_alive(process) && self.rng.bool() {
             // It died with the process; or else it was on the wire.
             return;
         }
-        if self.now < self.broker.away_until && self.is_alive(life) {
+        if self.now < self.broker.away_until && self.is_alive(process) {
             return self.produce(receipt);
         }
         self.say(&format!("heard {receipt:?}"));
-        self.rules.heard(life, receipt);
+        self.rules.heard(process, receipt);
         let delay = short(&mut self.rng, secs(5));
-        self.after(delay, Event::Reported { life, receipt });
+        self.after(delay, Event::Reported { process, receipt });
     }
 
     fn begin_requests(&mut self) {
-        while let Some(request) = self.life.as_mut().and_then(|life| life.workers.begin(&mut self.rng)) {
+        while let Some(request) =
+            self.process.as_mut().and_then(|process| process.workers.begin(&mut self.rng))
+        {
             let at = service_at(request.url.address());
-            let (now, life) = (self.now, self.lives);
+            let (now, process) = (self.now, self.processes);
             let Self { services, plan, rng, .. } = self;
-            let Fate { served, answer } = services[at].send(now, life, &request, plan, rng);
+            let Fate { served, answer } = services[at].send(now, process, &request, plan, rng);
             if let Some((time, call)) = served {
-                self.at(time, Event::Serve { life, call: Box::new(call), at });
+                self.at(time, Event::Serve { process, call: Box::new(call), at });
             }
             if let Some((time, answer)) = answer {
                 let outcome = Outcome { ticket: request.ticket, answer };
-                self.at(time, Event::Answer { life, outcome, served: Duration::ZERO });
+                self.at(time, Event::Answer { process, outcome, served: Duration::ZERO });
             }
         }
     }
 
-    pub(super) fn serve(&mut self, life: u32, call: &Call, at: usize) {
+    pub(super) fn serve(&mut self, process: u32, call: &Call, at: usize) {
         let Self { services, plan, rng, .. } = self;
         let jobs = services[at].jobs.len();
         let answer = services[at].serve(self.now, call, plan, rng);
@@ -234,18 +236,18 @@ impl World {
         if let Some((time, answer)) = answer {
             let outcome = Outcome { ticket: call.ticket, answer };
             let served = self.now;
-            self.at(time, Event::Answer { life, outcome, served });
+            self.at(time, Event::Answer { process, outcome, served });
         }
     }
 
     pub(super) fn answer(&mut self, outcome: Outcome, served: Duration) {
-        self.life_mut().workers.ended(outcome.ticket);
+        self.process_mut().workers.ended(outcome.ticket);
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
         if let Answer::Listed(jobs) = &outcome.answer {
             self.rules.listed(jobs);
         }
         self.input(Input::Outcome(outcome));
-        if self.life.is_some() {
+        if self.process.is_some() {
             self.begin_requests();
         }
     }
