@@ -110,7 +110,10 @@ impl Start {
                     assert_eq!(self.waiting.pop_back(), Some(command.sender.seq_num.0), "not the last");
                 }
             }
-            Input::Joined => self.has_joined = true,
+            Input::Joined => {
+                assert!(!self.has_joined, "joined twice");
+                self.has_joined = true;
+            }
             Input::Journaled(_) | Input::JournalFailed(_) | Input::JournalBack => {
                 self.unheard = self.unheard.checked_sub(1).unwrap_or_else(|| panic!("not said: {input:?}"));
             }

@@ -420,6 +420,11 @@ impl World {
         if self.plan.joins {
             let delay = short(&mut self.rng, secs(10));
             self.after(delay, Event::Joined { process });
+            if chance(&mut self.rng, 0.1) {
+                // Kafka was away for so long that the start did not wait for it.
+                let later = delay + short(&mut self.rng, secs(10));
+                self.after(later, Event::Joined { process });
+            }
         }
         if self.calm_since.is_some() {
             return;
@@ -427,8 +432,6 @@ impl World {
         if chance(&mut self.rng, 0.02) {
             let delay = any(&mut self.rng, secs(30));
             self.after(delay, Event::Intruder { process });
-            // It is joined once more.
-            self.after(delay, Event::Joined { process });
         }
         if chance(&mut self.rng, 0.02) {
             super::crowd::rush(self);
