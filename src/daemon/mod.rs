@@ -86,6 +86,15 @@ struct Daemon {
     logs: Logs,
     journal: Option<Journal>,
     toml: Toml,
+    about: About,
+    /// When the clock was last compared.
+    compared: Moment,
+    /// How it has ended.
+    end: Option<Result<(), Failure>>,
+}
+
+/// What the status says that never changes.
+struct About {
     index: SalIndex,
     simulated: bool,
     /// Where Redis is, for Rapid Analysis.
@@ -93,10 +102,6 @@ struct Daemon {
     state_dir: Option<PathBuf>,
     /// Why it does not last.
     state_dir_problem: Option<String>,
-    /// When the clock was last compared.
-    compared: Moment,
-    /// How it has ended.
-    end: Option<Result<(), Failure>>,
 }
 
 /// What is read again on SIGHUP.
@@ -207,7 +212,7 @@ impl Daemon {
             Event::Journal(report) => self.turn.report(report),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
             Event::Signal(Signal::Terminate) => {
-                log::info!("told to end");
+                log::info!("shutting down on a signal");
                 self.turn.input(Input::Terminate);
             }
             Event::Signal(Signal::HangUp) => self.reload(),
@@ -291,13 +296,13 @@ impl Daemon {
             ClientInput::Subscribe(client) => self.hub.subscribe(client),
             ClientInput::Query(client, Query::Status, asked) => {
                 let process = document::Process {
-                    index: self.index,
-                    simulated: self.simulated,
-                    redis: self.redis.as_deref(),
+                    index: self.about.index,
+                    simulated: self.about.simulated,
+                    redis: self.about.redis.as_deref(),
                     uptime: self.epoch.elapsed(),
                     socket: self.hub.path(),
-                    state_dir: self.state_dir.as_deref(),
-                    state_dir_problem: self.state_dir_problem.as_deref(),
+                    state_dir: self.about.state_dir.as_deref(),
+                    state_dir_problem: self.about.state_dir_problem.as_deref(),
                     journal: self.journal.as_ref().map(Journal::status),
                     clients: self.hub.clients(),
                     kafka: self.kafka.as_ref().map(Kafka::report),

@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, bounded, never};
 use super::setup::{self, JournalPlan, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
 use super::turn::{Goal, Turn};
-use super::{Daemon, Failure, Toml};
+use super::{About, Daemon, Failure, Toml};
 use crate::backend::workers::Workers;
 use crate::cli::flags::{InitialState, RunArgs};
 use crate::config::watcher;
@@ -50,7 +50,13 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     abort_on_panic();
     let signals = signals()?;
     let (journal, recovered) = open_journal(setup.journal.as_ref())?;
-    let state_dir_problem = setup.state_dir_problem();
+    let about = About {
+        index: setup.index,
+        simulated: setup.reader.simulated,
+        redis: work.redis,
+        state_dir_problem: setup.state_dir_problem(),
+        state_dir: setup.state_dir.clone(),
+    };
     let goal = Goal {
         state: match args.state {
             InitialState::At(state) => Some(state),
@@ -59,8 +65,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         override_name: args.override_name.clone(),
     };
     let (hub, clients) = open_socket(&setup)?;
-    let core = setup.core();
-    let start_timeout = setup.kafka.start_timeout();
+    let (core, start_timeout) = (setup.core(), setup.kafka.start_timeout());
     let (kafka, (inputs, commands), kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let (connections, capacity) =
@@ -73,7 +78,6 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
 
     let epoch = Instant::now();
     let start = Time { mono: Duration::ZERO, tai: sal::time::now() };
-    let simulated = core.simulated;
     let (turn, effects) = Turn::new(core, fastrand::u64(..), start, &goal, recovered);
     let mut daemon = Daemon {
         epoch,
@@ -90,11 +94,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         logs: log_outputs,
         journal,
         toml: Toml { path: setup.config, keys: setup.keys, log_level_fixed: args.log_level.is_some() },
-        index: setup.index,
-        simulated,
-        redis: work.redis,
-        state_dir: setup.state_dir,
-        state_dir_problem,
+        about,
         compared: Moment::now(),
         end: None,
     };
