@@ -511,8 +511,8 @@ fn forgotten(csc: &Csc) -> String {
     };
     let names: Vec<String> = unfinished.iter().take(FORGOTTEN_NAMED_MAX).map(name).collect();
     format!(
-        "; the next start may not know of {} unfinished jobs, and nobody is told how those end that it does not find at \
-         the execution service: {}",
+        "; the next start may not know of {} unfinished jobs; the end of those that it does not find at the execution \
+         service is never published: {}",
         unfinished.len(),
         names.join(", ")
     )

@@ -30,7 +30,7 @@ use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
 const CLIENT_QUEUE: usize = 1024;
 /// Answers of the back-end that wait to be handled; a worker that has more waits.
 const OUTCOME_QUEUE: usize = 1024;
-/// Log lines that wait to become events; more are not told.
+/// Log lines that wait to become events; more are dropped.
 const LOG_QUEUE: usize = 1024;
 /// Commands, and other things, that came over Kafka and wait to be handled; the reading thread waits then.
 const KAFKA_QUEUE: usize = 1024;

@@ -1,8 +1,8 @@
-//! A turn of the main loop: what goes to the core and in which order, and what comes of it. A value without I/O,
-//! thread or clock, so that the simulation runs what is shipped.
+//! A turn of the main loop: what goes to the core, in which order, and what follows. A value without I/O, thread or
+//! clock, so that the simulation runs what is shipped.
 //!
 //! Whoever drives it hands over what happened, carries out each [`Step`] of [`Turn::next`] until there is none, and
-//! hands back what comes of that: refused requests ([`Turn::input`]), records ([`Turn::keep`]), deliveries
+//! hands back the results: refused requests ([`Turn::input`]), records ([`Turn::keep`]), deliveries
 //! ([`Turn::delivered`]) and acks to the command line ([`Turn::transition_ended`]).
 //!
 //! At the *start* the core joins the control system and then makes the transitions to the state that the command line
@@ -59,9 +59,9 @@ pub struct Turn {
     early: VecDeque<Command>,
     /// The last state of the start. It is recorded at the end, so that a start that is cut off is resumed to its goal.
     reached: Option<Record>,
-    /// What the core is to be told in this turn.
+    /// What the core has not taken.
     inputs: VecDeque<Input>,
-    /// What is to be kept of this turn.
+    /// The records of this turn, which are kept together.
     records: Vec<Record>,
 }
 
@@ -224,7 +224,7 @@ impl Turn {
         self.inputs.extend(refused);
     }
 
-    /// The core, to be asked.
+    /// The core.
     #[must_use]
     pub fn csc(&self) -> &Csc {
         &self.csc
@@ -248,7 +248,7 @@ impl Turn {
         self.start_problem.as_deref()
     }
 
-    /// What the core is told next.
+    /// What the core takes next; for tests.
     #[must_use]
     pub fn upcoming(&self) -> Option<&Input> {
         self.inputs.front()

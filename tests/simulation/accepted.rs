@@ -23,13 +23,13 @@ pub(crate) struct Accepted {
     pub(crate) recorded_by: Option<Duration>,
     /// Its job, as far as this process knows, and whether that is durable.
     pub(crate) created: Option<(JobId, bool)>,
-    /// By when the world must learn of the job, or of the end, in this process.
-    pub(crate) told_by: Option<Duration>,
+    /// By when the job, or the end, must be published, in this process.
+    pub(crate) publish_by: Option<Duration>,
     /// Jobs that a process knew and that were not durable when it died.
     pub(crate) forgotten: BTreeSet<JobId>,
-    /// Jobs that the world was told of.
-    pub(crate) told: BTreeSet<JobId>,
-    /// How it ended, more than once if that was forgotten; each was told.
+    /// Jobs whose ids were published.
+    pub(crate) published: BTreeSet<JobId>,
+    /// How it ended, more than once if that was forgotten; each was published.
     pub(crate) ends: Vec<Ending>,
     /// Given in this process.
     pub(crate) final_acks: u32,
@@ -64,8 +64,8 @@ pub(crate) struct Ending {
     pub(crate) process: u32,
     pub(crate) end: End,
     pub(crate) is_durable: bool,
-    /// Whether anybody was told; else it never happened.
-    pub(crate) is_told: bool,
+    /// Whether that was published; else it never happened.
+    pub(crate) is_published: bool,
 }
 
 impl Accepted {
@@ -78,9 +78,9 @@ impl Accepted {
             is_over: false,
             recorded_by: Some(now + RECORDING_MAX),
             created: None,
-            told_by: None,
+            publish_by: None,
             forgotten: BTreeSet::new(),
-            told: BTreeSet::new(),
+            published: BTreeSet::new(),
             ends: Vec::new(),
             final_acks: 0,
             results: 0,
@@ -99,22 +99,22 @@ impl Accepted {
             self.forgotten.insert(job_id.clone());
             self.created = None;
         }
-        self.ends.retain(|ending| ending.is_durable || ending.is_told);
+        self.ends.retain(|ending| ending.is_durable || ending.is_published);
         self.is_over = self.ends.last().is_some_and(|ending| ending.is_durable);
-        (self.recorded_by, self.told_by) = (None, None);
+        (self.recorded_by, self.publish_by) = (None, None);
         (self.final_acks, self.results) = (0, 0);
     }
 
     /// It has ended, for all that this process knows.
-    pub(crate) fn end(&mut self, process: u32, end: &End, told_by: Duration) {
+    pub(crate) fn end(&mut self, process: u32, end: &End, publish_by: Duration) {
         self.is_over = true;
         // What was heard of another end does not count for this one.
         self.heard.clear();
-        (self.recorded_by, self.told_by) = (None, Some(told_by));
-        self.ends.push(Ending { process, end: end.clone(), is_durable: false, is_told: false });
+        (self.recorded_by, self.publish_by) = (None, Some(publish_by));
+        self.ends.push(Ending { process, end: end.clone(), is_durable: false, is_published: false });
     }
 
-    /// What was said in this process has reached the world.
+    /// What was published by this process has been delivered.
     pub(crate) fn hear(&mut self, process: u32, what: Owed) {
         if self.ends.last().is_some_and(|ending| ending.process <= process) {
             self.heard.insert(what);
@@ -130,7 +130,7 @@ impl Accepted {
 
     /// Whether a record that it waits for should have been durable.
     pub(crate) fn waits_longer_than(&self, now: Duration) -> bool {
-        [self.recorded_by, self.told_by].iter().flatten().any(|by| now >= *by)
+        [self.recorded_by, self.publish_by].iter().flatten().any(|by| now >= *by)
     }
 
     /// Whether the next process must know of it.

@@ -73,7 +73,7 @@ impl Crowd {
 
     fn some_id(&self, rng: &mut Rng, services: &[Service]) -> JobId {
         match rng.u8(..10) {
-            // One that may come to be, or nobody was told of.
+            // One that may come to be, or was never published.
             0 => services[0].any_id(rng),
             // Mostly one of the last.
             1..7 => self.known[self.known.len() - 1 - rng.usize(..self.known.len().min(4))].clone(),

@@ -75,7 +75,7 @@ pub(crate) struct Rules {
     seen: HashMap<i32, Seen>,
     /// Final acks of commands that were answered at once, in this process.
     answered: HashSet<i32>,
-    /// Whether the core was told so in this turn.
+    /// Whether the core knows so in this turn.
     has_journal_failed: bool,
     is_stopping: bool,
     state: Option<SummaryState>,
@@ -184,7 +184,7 @@ impl Rules {
         (self.seen, self.durable_state) = (seen, durable_state);
     }
 
-    /// The core is told which active jobs of ours there are.
+    /// The core learns which active jobs of ours there are.
     pub(crate) fn listed(&mut self, jobs: &[ListedJob]) {
         let is_forgotten = |job: &&ListedJob| self.forgotten.contains(&job.run_id);
         self.searched = jobs.iter().filter(is_forgotten).cloned().collect();
@@ -283,7 +283,7 @@ impl Rules {
         sender.via == Via::Kafka && seen.is_some_and(|seen| now < seen.at + SEEN_FOR)
     }
 
-    /// The core is about to be told of a failing disk, or finds one that hangs.
+    /// The core is about to learn of a failing disk, or finds one that hangs.
     pub(crate) fn before(&mut self, now: Duration, input: &Input) {
         let hangs = self.commands.values().any(|command| command.waits_longer_than(now));
         self.has_journal_failed = hangs || matches!(input, Input::JournalFailed(_));
@@ -394,7 +394,7 @@ impl Rules {
         self.counts.pauses += 1;
         self.sending.stood_still += pause;
         for command in self.commands.values_mut() {
-            for by in command.recorded_by.iter_mut().chain(&mut command.told_by) {
+            for by in command.recorded_by.iter_mut().chain(&mut command.publish_by) {
                 *by += pause;
             }
         }
@@ -408,7 +408,7 @@ impl Rules {
                 assert!(command.created.is_none(), "a second job for {key:?}: {job_id}");
                 assert!(command.recorded_by.is_none(), "a job before the record of {key:?} is durable");
                 command.created = Some((job_id.clone(), false));
-                command.told_by = Some(now + RECORDING_MAX);
+                command.publish_by = Some(now + RECORDING_MAX);
             }
             Record::Suspected { key, until } => {
                 let time = Duration::try_from_secs_f64(until.0 - self.tai.0).unwrap();
@@ -446,7 +446,7 @@ impl Rules {
         assert!(self.commands.insert(entry.key, command).is_none(), "{:?} is not new", entry.key);
     }
 
-    /// The core is told that this record is durable.
+    /// The core learns that this record is durable.
     fn journaled(&mut self, record: Awaited) {
         let is_so = match record {
             Awaited::Accepted(key) => {
@@ -470,11 +470,11 @@ impl Rules {
         {
             let is_unknown = excuses::is_unknown(end) && result.exit_code == ExitCode::Error;
             assert!(!is_unknown || !job.is_listed(now), "{} is there, but is said to have vanished", job.id);
-            // It was found after somebody who knew it had aborted it, and been told so.
-            let is_told = self.commands.values().any(|other| other.is_over && aborts(other, job));
+            // It was found after somebody who knew it had aborted it, and got that acked.
+            let is_acked = self.commands.values().any(|other| other.is_over && aborts(other, job));
             // Or the journal that knew of the abort is lost.
             assert!(
-                !is_unknown || !job.was_removed() || is_told || self.was_journal_lost,
+                !is_unknown || !job.was_removed() || is_acked || self.was_journal_lost,
                 "{} was removed by us, but that is not said",
                 job.id
             );
@@ -560,7 +560,7 @@ impl Rules {
         for job in command.prereqs().iter().filter_map(|id| service.job(id)) {
             // One that came to be later was guessed: it may not have been there when it was asked for.
             let runs_on = job.is_running(now) && job.visible <= command.accepted;
-            // What becomes of a job of that name at another service counts too: its abort, or that it is not there.
+            // What happens to a job of that name at another service counts too: its abort, or that it is not there.
             let is_elsewhere =
                 |other: &Accepted| other.url() != command.url() && other.prereqs().contains(&job.id);
             let is_excused = excuses::is_lied_about(services, job.id.as_str())
@@ -608,18 +608,18 @@ impl Rules {
         if let Some(last) = self.last_beat {
             assert!(now <= last + secs(1), "no heartbeat since {last:?}");
         }
-        if let (Some(told), state) = (self.state, csc.state()) {
-            assert_eq!(told, state, "the state was not told");
+        if let (Some(published), state) = (self.state, csc.state()) {
+            assert_eq!(published, state, "the state was not published");
         }
         // A little more, since the record of a command may come with the tick that would refuse it.
         let late = |command: &&Accepted| command.waits_longer_than(now - millis(1).min(now));
         if !self.is_stopping {
             let late = self.commands.values().find(late);
-            assert!(late.is_none(), "neither sent nor refused, or not told of: {late:?}");
+            assert!(late.is_none(), "neither sent nor refused, or not published: {late:?}");
         }
     }
 
-    /// Whether the next process can be told to return to this state.
+    /// Whether the next process can resume this state.
     pub(crate) fn is_durable(&self, state: SummaryState) -> bool {
         self.durable_state == Some(state)
     }

@@ -110,7 +110,7 @@ enum Spoil {
     NotSent,
     /// It is lost, and we do not know.
     LostRequest,
-    /// It is carried out, but we are not told.
+    /// It is carried out, but we get no answer.
     LostAnswer,
     /// The service says no, and does nothing.
     Refused,
@@ -139,7 +139,7 @@ pub(crate) struct Call {
     reply: Option<Duration>,
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 pub(crate) struct Fate {
     /// When it is carried out.
     pub(crate) served: Option<(Duration, Call)>,

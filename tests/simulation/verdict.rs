@@ -50,7 +50,7 @@ pub(crate) struct Counts {
 }
 
 impl Rules {
-    /// Each job that was told of has its result.
+    /// Each job whose id was published has its result.
     pub(crate) fn final_check(&mut self, services: &[Service]) {
         let mut excused = Vec::new();
         for (key, command) in &self.commands {
@@ -61,10 +61,10 @@ impl Rules {
                     .filter_map(|ending| ending.end.result.as_ref())
                     .any(|result| result.job_id == **job_id)
             };
-            for job_id in command.told.iter().filter(|job_id| !has_result(job_id)) {
+            for job_id in command.published.iter().filter(|job_id| !has_result(job_id)) {
                 let excuse = excuses::no_result(command, job_id, services);
                 excused.push(
-                    excuse.unwrap_or_else(|| panic!("{job_id} of {key:?} was told of but has no result")),
+                    excuse.unwrap_or_else(|| panic!("{job_id} of {key:?} was published but has no result")),
                 );
             }
         }

@@ -154,7 +154,7 @@ fn hostile_rows(rows: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let row = |document: &str, state: &str| join(&[document, "", "", "", &identity, state]);
     let long = "x".repeat(5_000);
     let begin = |key: &str| document.replacen('{', &format!(r#"{{"{key}":0,"#), 1);
-    // The next poll would be too far away to be told.
+    // The next poll would be too far away to be a time.
     let seldom = document.replace(r#""secs":704"#, r#""secs":18446744073709551615"#);
     assert_ne!(seldom, document);
     vec![

@@ -1,4 +1,4 @@
-//! What the world is told: acks, results, states.
+//! What is published: acks, results, states.
 
 use std::time::Duration;
 
@@ -33,10 +33,10 @@ impl Rules {
         let command = self.command(receipt.key);
         let ending = command.ends.last_mut().unwrap_or_else(|| panic!("an end without a record: {ack:?}"));
         assert_eq!(*ack, ending.end.ack, "not what was recorded for {number}");
-        assert!(ending.is_durable || is_late, "{number} is told {ack:?} before that is durable");
-        ending.is_told = true;
+        assert!(ending.is_durable || is_late, "{number} gets {ack:?} before that is durable");
+        ending.is_published = true;
         let is_again = ending.process != process;
-        command.told_by = None;
+        command.publish_by = None;
         command.final_acks += 1;
         assert_eq!(command.final_acks, 1, "a second final ack for {number} in process {process}");
         assert!(!command.said.contains(&Owed::Ack), "said although it was heard: {number} {ack:?}");
@@ -73,13 +73,13 @@ impl Rules {
         if command.run_id().is_some() {
             let (created, is_durable) = command.created.as_ref().unwrap();
             assert_eq!(created, job_id);
-            let is_waited_for = command.told_by.is_some_and(|by| now < by) && !self.has_journal_failed;
+            let is_waited_for = command.publish_by.is_some_and(|by| now < by) && !self.has_journal_failed;
             assert!(
                 *is_durable || is_aborted || is_lied_about || !is_waited_for,
-                "{job_id} is told of before that is durable"
+                "{job_id} is published before that is durable"
             );
-            command.told.insert(job_id.clone());
-            command.told_by = None;
+            command.published.insert(job_id.clone());
+            command.publish_by = None;
         }
     }
 
@@ -90,12 +90,12 @@ impl Rules {
         let command = self.command(receipt.key);
         let ending = command.ends.last_mut().unwrap_or_else(|| panic!("not recorded: {result:?}"));
         assert_eq!(Some(result), ending.end.result.as_ref());
-        assert!(ending.is_durable || is_late, "told before that is durable: {result:?}");
-        ending.is_told = true;
+        assert!(ending.is_durable || is_late, "published before that is durable: {result:?}");
+        ending.is_published = true;
         let is_again = ending.process != process;
         command.results += 1;
-        assert_eq!(command.results, 1, "told twice: {result:?}");
-        assert_eq!(command.final_acks, 0, "told after the final ack: {result:?}");
+        assert_eq!(command.results, 1, "published twice: {result:?}");
+        assert_eq!(command.final_acks, 0, "published after the final ack: {result:?}");
         assert!(!command.said.contains(&Owed::Result), "said although it was heard: {result:?}");
         self.counts.results += 1;
         self.counts.said_again += u64::from(is_again);
