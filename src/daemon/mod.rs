@@ -126,7 +126,8 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 impl Daemon {
     fn run(mut self, sources: Sources) -> Result<(), Failure> {
         // Nothing else may happen for long, and heartbeats must go out.
-        let mut deadline = self.set_deadline();
+        let mut deadline = self.next_deadline();
+        self.set_timer(deadline);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
             self.timed(event.name(), |daemon| daemon.handle(event));
@@ -135,8 +136,10 @@ impl Daemon {
             if is_due {
                 self.timed("a tick", Self::tick);
             }
-            if is_due || deadline != self.next_deadline() {
-                deadline = self.set_deadline();
+            let next = self.next_deadline();
+            if is_due || next != deadline {
+                self.set_timer(next);
+                deadline = next;
             }
             self.manager.pet();
         }
@@ -182,13 +185,10 @@ impl Daemon {
         self.epoch + self.turn.csc().next_deadline()
     }
 
-    /// Sets the timer.
-    fn set_deadline(&self) -> Instant {
-        let next = self.next_deadline();
-        if self.deadlines.send(next).is_err() {
+    fn set_timer(&self, deadline: Instant) {
+        if self.deadlines.send(deadline).is_err() {
             dead_channel();
         }
-        next
     }
 
     fn now(&self) -> Time {
@@ -284,7 +284,7 @@ impl Daemon {
                 self.admission.yield_to_another(Moment::now());
                 self.turn.input(Input::Intruder(who));
             }
-            KafkaInput::Delivered(receipt) => self.turn.delivered(receipt),
+            KafkaInput::Delivered(receipt) => self.turn.delivered(Some(receipt)),
         }
     }
 
@@ -344,13 +344,7 @@ impl Daemon {
             (Some(kafka), _) => kafka.publish(event, receipt),
             // It is published by the next run that has Kafka.
             (None, Some(_)) => {}
-            (None, None) => self.delivered(receipt),
-        }
-    }
-
-    fn delivered(&mut self, receipt: Option<Receipt>) {
-        if let Some(receipt) = receipt {
-            self.turn.delivered(receipt);
+            (None, None) => self.turn.delivered(receipt),
         }
     }
 
@@ -386,7 +380,7 @@ impl Daemon {
             Effect::Ack { to, command, ack, receipt } => match to.via {
                 Via::Socket(client) => {
                     self.hub.ack(client, to.seq_num, &ack);
-                    self.delivered(receipt);
+                    self.turn.delivered(receipt);
                 }
                 Via::CommandLine => self.turn.transition_ended(&ack),
                 Via::Kafka => {

@@ -144,8 +144,8 @@ impl Turn {
     }
 
     /// What this names need not be published again.
-    pub fn delivered(&mut self, receipt: Receipt) {
-        self.records.push(Record::Said(receipt));
+    pub fn delivered(&mut self, receipt: Option<Receipt>) {
+        self.records.extend(receipt.map(Record::Said));
     }
 
     /// The core wants this kept.

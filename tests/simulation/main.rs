@@ -1,4 +1,5 @@
-//! Deterministic simulation: the real core and the real journal under virtual time, in a world that does them harm.
+//! Deterministic simulation: the real turn with the core, the real lanes and the real journal under virtual time, in a
+//! world that does them harm.
 //!
 //! Each seed is a run: a phase with faults (of the service, the disk, Kafka, the clock, and crashes anywhere), then
 //! a calm one in which everything must come to its end. What must hold is in [`rules`] and [`verdict`], and where

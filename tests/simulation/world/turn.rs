@@ -172,7 +172,7 @@ impl World {
 
     pub(super) fn delivered(&mut self, receipt: Receipt) {
         self.rules.start.kept(Record::Said(receipt));
-        self.process_mut().turn.delivered(receipt);
+        self.process_mut().turn.delivered(Some(receipt));
     }
 
     /// Gives a message to Kafka's client, which tries until it is delivered or we die.
