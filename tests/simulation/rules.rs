@@ -481,9 +481,11 @@ impl Rules {
         }
         match (&command.entry.work, &end.ack) {
             (Work::Abort { job_id, .. }, Ack::Complete) => {
-                // Aborts of one name share one outcome, also where they are meant for different services.
+                // Aborts of one job share one outcome, also where they are meant for different services; and it may be
+                // named by its run.
+                let run_id = run_of(services, job_id);
                 let is_elsewhere =
-                    |other: &Accepted| other.aborts(job_id, None) && other.url() != command.url();
+                    |other: &Accepted| other.aborts(job_id, run_id) && other.url() != command.url();
                 let is_shared = self.commands.values().any(is_elsewhere);
                 // Its id was guessed, and it came to be after the service was asked; we do not know of it yet.
                 let is_known = |job: &Job| {
