@@ -1,5 +1,6 @@
 //! What runs pipelines. A back-end knows how to ask a service; it knows nothing of commands or summary states.
 
+pub mod lanes;
 pub mod rapid_analysis;
 pub mod simulated;
 pub mod uws;

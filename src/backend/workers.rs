@@ -1,63 +1,45 @@
-//! The two worker pools: *control* makes, finds and removes jobs, *poll* asks how they are.
-//!
-//! They are apart so that a hanging poll never holds up an execute or an abort. Requests are taken in
-//! the order DELETE, look-up, PUT: removing is what an operator waits for. One thread of control takes no PUT,
-//! since each may hang for 30 s.
+//! The threads that carry out requests. What each may take, and in which order, is decided by [`Lanes`].
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, never, select_biased, unbounded};
+use crossbeam_channel::Sender;
 
 use super::Backend;
-use crate::csc::request::{Action, Contact, Failure, FailureKind, Outcome, Request};
+use super::lanes::{self, Lanes, Role};
+use crate::csc::request::{Outcome, Request};
 
-/// Threads of the control pool that take everything.
-const PUT_THREADS: usize = 2;
-/// All threads of the control pool.
-pub(super) const CONTROL_THREADS: usize = PUT_THREADS + 1;
+/// Threads that carry out requests, each answered by one [`Outcome`]. They end with the process.
+pub struct Workers(Arc<Shared>);
 
-/// A way in for requests, and out again when they are cancelled.
-struct Queue {
-    sender: Sender<Request>,
-    receiver: Receiver<Request>,
-    capacity: usize,
+struct Shared {
+    lanes: Mutex<Lanes>,
+    /// These wake the threads of a pool that found nothing to do.
+    control: Condvar,
+    poll: Condvar,
 }
 
-impl Queue {
-    fn new(capacity: usize) -> Self {
-        // Bounded by us, since only the main loop sends: a bounded channel takes its memory at once,
-        // which for the most jobs that can be set would be 100 MB.
-        let (sender, receiver) = unbounded();
-        Self { sender, receiver, capacity }
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues a request, or gives it back with the reason.
-    fn put(&self, request: Request) -> Result<(), (Request, &'static str)> {
-        if self.sender.len() >= self.capacity {
-            return Err((request, "too many requests are queued"));
-        }
-        self.sender.try_send(request).map_err(|error| match error {
-            TrySendError::Full(request) | TrySendError::Disconnected(request) => {
-                (request, "the workers have ended")
+    /// Waits for the next request of a role.
+    fn take(&self, role: Role) -> Request {
+        let pool = if role == Role::Poll { &self.poll } else { &self.control };
+        let mut lanes = self.lanes();
+        loop {
+            if let Some(request) = lanes.take(role) {
+                return request;
             }
-        })
+            lanes = pool.wait(lanes).unwrap_or_else(PoisonError::into_inner);
+        }
     }
-}
-
-/// Threads that carry out requests, each answered by one [`Outcome`].
-pub struct Workers {
-    delete: Queue,
-    list: Queue,
-    put: Queue,
-    poll: Queue,
 }
 
 impl Workers {
-    /// Starts the threads: three for control and `connections` for polls.
-    ///
-    /// `capacity` bounds each queue; the core never has more requests of one kind outstanding.
+    /// Starts the threads, `connections` of them for polls; at most `capacity` requests wait for them.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -67,67 +49,42 @@ impl Workers {
         capacity: usize,
         outcomes: &Sender<Outcome>,
     ) -> io::Result<Self> {
-        let queue = || Queue::new(capacity);
-        let workers = Self { delete: queue(), list: queue(), put: queue(), poll: queue() };
-        for n in 0..CONTROL_THREADS {
-            let (delete, list) = (workers.delete.receiver.clone(), workers.list.receiver.clone());
-            let put = if n < PUT_THREADS { workers.put.receiver.clone() } else { never() };
-            let (backend, outcomes) = (backend.clone(), outcomes.clone());
-            thread::Builder::new().name(format!("control-{n}")).spawn(move || {
+        let lanes = Mutex::new(Lanes::new(capacity));
+        let shared = Arc::new(Shared { lanes, control: Condvar::new(), poll: Condvar::new() });
+        for (n, role) in lanes::threads(connections).enumerate() {
+            let (shared, backend, outcomes) = (shared.clone(), backend.clone(), outcomes.clone());
+            let run = move || {
                 loop {
-                    let request = select_biased! {
-                        recv(delete) -> request => request,
-                        recv(list) -> request => request,
-                        recv(put) -> request => request,
-                    };
-                    let Ok(request) = request else { return };
-                    if outcomes.send(perform(&*backend, request)).is_err() {
+                    let Request { ticket, url, action } = shared.take(role);
+                    let answer = backend.perform(&url, &action);
+                    if outcomes.send(Outcome { ticket, answer }).is_err() {
                         return;
                     }
                 }
-            })?;
+            };
+            let pool = if role == Role::Poll { "poll" } else { "control" };
+            thread::Builder::new().name(format!("{pool}-{n}")).spawn(run)?;
         }
-        for n in 0..connections {
-            let (poll, backend, outcomes) =
-                (workers.poll.receiver.clone(), backend.clone(), outcomes.clone());
-            thread::Builder::new().name(format!("poll-{n}")).spawn(move || {
-                for request in poll {
-                    if outcomes.send(perform(&*backend, request)).is_err() {
-                        return;
-                    }
-                }
-            })?;
-        }
-        Ok(workers)
+        Ok(Self(shared))
     }
 
-    /// Queues a request; never blocks. One that finds its queue full fails as not sent.
-    #[must_use]
-    pub fn request(&self, request: Request) -> Option<Outcome> {
-        let queue = match request.action {
-            Action::Remove { .. } => &self.delete,
-            Action::List { .. } => &self.list,
-            Action::Submit(_) | Action::Push { .. } => &self.put,
-            Action::Status { .. } | Action::Ping => &self.poll,
-        };
-        queue.put(request).err().map(|(request, reason)| not_sent(&request, reason))
+    /// Queues a request; one that finds no room fails as not sent.
+    ///
+    /// # Errors
+    /// That failure.
+    pub fn request(&self, request: Request) -> Result<(), Outcome> {
+        let role = self.0.lanes().put(request)?;
+        match role {
+            Role::Poll => self.0.poll.notify_one(),
+            // Not each of them takes everything.
+            Role::Control | Role::NoPut => self.0.control.notify_all(),
+        }
+        Ok(())
     }
 
     /// Takes back all requests that no thread has begun; they fail as not sent.
-    pub fn cancel_queued(&self) -> impl Iterator<Item = Outcome> {
-        [&self.delete, &self.list, &self.put, &self.poll]
-            .into_iter()
-            .flat_map(|queue| queue.receiver.try_iter())
-            .map(|request| not_sent(&request, "the daemon is stopping"))
+    #[must_use]
+    pub fn cancel_queued(&self) -> Vec<Outcome> {
+        self.0.lanes().cancel()
     }
-}
-
-fn perform(backend: &dyn Backend, request: Request) -> Outcome {
-    Outcome { ticket: request.ticket, answer: backend.perform(&request.url, &request.action) }
-}
-
-fn not_sent(request: &Request, reason: &str) -> Outcome {
-    let failure =
-        Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason: reason.to_owned() };
-    Outcome { ticket: request.ticket, answer: request.action.failed(failure) }
 }

@@ -34,7 +34,7 @@ const LINES_AHEAD: usize = 256;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest wait for an ack where nobody said otherwise: a `start` may read a large configuration with git.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often deadlines, ^C and the reader of our output are looked at when nothing comes.
 pub(super) const IDLE_TURN: Duration = Duration::from_millis(250);

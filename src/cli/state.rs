@@ -2,11 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::client::{Client, STATUS, Target};
+use super::client::{Client, PATIENCE, STATUS, Target};
 use super::event_text::ack_text;
 use super::flags::{Line, choose, seconds, text};
 use super::output::Output;
@@ -14,6 +15,9 @@ use super::text::state_text;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
 use crate::csc::state::{SummaryState, Transition};
+
+/// Time between two queries whether the daemon has started.
+const STARTING: Duration = Duration::from_millis(200);
 
 /// The states that can be reached with commands.
 pub(super) const GOALS: &[(&str, SummaryState)] = &[
@@ -54,13 +58,15 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 
 fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
-    let status = client.query(STATUS)?;
-    let name = status.get("state").and_then(Value::as_str).unwrap_or_default();
-    let Some(found) = SummaryState::ALL.into_iter().find(|state| state.name() == name) else {
-        return Err(Failure::Failed(format!(
-            "the daemon's status names no summary state that is known here: {name:?}"
-        )));
-    };
+    let (mut found, mut is_starting) = current(&mut client)?;
+    if args.goal.is_some() {
+        // The start may lead there by itself.
+        let end = Instant::now() + args.timeout.unwrap_or(PATIENCE);
+        while is_starting && Instant::now() < end {
+            thread::sleep(STARTING);
+            (found, is_starting) = current(&mut client)?;
+        }
+    }
     let goal = args.goal.unwrap_or(found);
     if args.override_name.is_some() && !matches!(found, SummaryState::Standby | SummaryState::Fault) {
         return Err(Failure::Failed(format!(
@@ -79,6 +85,16 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
         )));
     }
     out.line(&state_text(goal.name()))
+}
+
+/// The summary state, and whether the daemon is starting.
+fn current(client: &mut Client) -> Result<(SummaryState, bool), Failure> {
+    let status = client.query(STATUS)?;
+    let name = status.get("state").and_then(Value::as_str).unwrap_or_default();
+    let state = SummaryState::ALL.into_iter().find(|state| state.name() == name).ok_or_else(|| {
+        Failure::Failed(format!("the daemon's status names no summary state that is known here: {name:?}"))
+    })?;
+    Ok((state, status.get("starting").and_then(Value::as_bool).unwrap_or_default()))
 }
 
 /// Sends one transition and waits for its final ack.

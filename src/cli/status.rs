@@ -30,7 +30,7 @@ pub(super) fn status_text(status: &Value) -> String {
         ("ocps", join(&["{index} ({name})", "version {version}"])),
         ("state", state(status)),
         ("error", join(&["!{+error_code}: {error_report}"])),
-        ("start", join(&["!{start_problem}"])),
+        ("start", start(status)),
         ("process", join(&["{pid}", "up {uptime_s}"])),
         (
             "configuration",
@@ -67,6 +67,13 @@ pub(super) fn status_text(status: &Value) -> String {
 
 fn is_simulated(status: &Value) -> bool {
     status.get("simulation_mode").and_then(Value::as_i64) == Some(1)
+}
+
+fn start(status: &Value) -> String {
+    if status.get("starting") == Some(&Value::Bool(true)) {
+        return "in progress; commands wait for its end".to_owned();
+    }
+    join(status, &["!{start_problem}"])
 }
 
 fn state(status: &Value) -> String {

@@ -104,8 +104,10 @@ pub struct Settings {
 /// What happens to the core.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A command came.
+    /// A command came; not before [`Input::Joined`].
     Command(Command),
+    /// A command came that cannot be taken, and why: it fails, and stays undone also when it comes again.
+    Refused(Command, String),
     /// A back-end request ended.
     Outcome(Outcome),
     /// The time that [`Csc::next_deadline`] asked for has come (or any other time: it does no harm). All that the
@@ -358,6 +360,7 @@ impl Csc {
         self.now = now;
         match input {
             Input::Command(command) => self.take(command),
+            Input::Refused(command, reason) => self.refuse(&command, reason),
             Input::Outcome(outcome) => self.hear(outcome),
             Input::Tick => self.tick(),
             Input::Configuration(result) => self.configured(result),
@@ -408,18 +411,29 @@ impl Csc {
         self.state
     }
 
-    fn take(&mut self, command: Command) {
+    /// Notes that a command came; false if it came before.
+    fn is_new(&mut self, command: &Command) -> bool {
         if self.seen.is_repeated(&command.sender, self.now.mono) {
-            self.log(LogLevel::Warning, format!("ignored a command that came twice: {}", describe(&command)));
-            return;
+            self.log(LogLevel::Warning, format!("ignored a command that came twice: {}", describe(command)));
+            return false;
         }
         self.journal_seen(&command.sender);
         self.counters.commands += 1;
+        true
+    }
+
+    fn refuse(&mut self, command: &Command, reason: String) {
+        if self.is_new(command) {
+            self.fail(&command.sender, command.order.name(), reason);
+        }
+    }
+
+    fn take(&mut self, command: Command) {
         if self.life != Life::Serving {
-            if self.life == Life::Joining {
-                return self.fail(&command.sender, command.order.name(), "the daemon is starting".to_owned());
-            }
-            return self.fail(&command.sender, command.order.name(), STOPPING.to_owned());
+            return self.refuse(&command, STOPPING.to_owned());
+        }
+        if !self.is_new(&command) {
+            return;
         }
         let name = command.order.name();
         match command.order {

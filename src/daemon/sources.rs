@@ -1,4 +1,4 @@
-//! Where things that happen come from: one closed [`Event`], whichever channel it came over.
+//! Where events come from: one closed [`Event`], whichever channel it came over.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,29 +32,29 @@ pub(super) enum Event {
     Journal(Report),
     Log(LogMessage),
     Signal(Signal),
+    /// The deadline may have come.
     Tick,
 }
 
 impl Event {
-    /// What it is, for the log.
+    /// For the log.
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Self::Client(ClientInput::Connected(..)) => "a client",
-            Self::Client(ClientInput::Command(_)) => "a command",
-            Self::Client(ClientInput::Subscribe(_)) => "a subscription",
             Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Silent(_) | ClientInput::Gone(_)) => "the end of a client",
+            Self::Client(ClientInput::Command(_)) | Self::Command(_) => "a command",
+            Self::Client(
+                ClientInput::Connected(..)
+                | ClientInput::Subscribe(_)
+                | ClientInput::Silent(_)
+                | ClientInput::Gone(_),
+            ) => "a client",
             Self::Outcome(_) => "an answer of the back-end",
             Self::Configuration(_) => "a configuration",
-            Self::Command(_) => "a command over Kafka",
-            Self::Kafka(KafkaInput::Joined) => "Kafka joined",
-            Self::Kafka(KafkaInput::Vouched(_)) => "a heartbeat of ours",
-            Self::Kafka(KafkaInput::Intruder(_)) => "another instance",
-            Self::Kafka(KafkaInput::Delivered(_)) => "a delivery",
-            Self::Journal(_) => "a word of the journal",
+            Self::Kafka(_) => "a message of Kafka",
+            Self::Journal(_) => "a report of the journal",
             Self::Log(_) => "a log line",
             Self::Signal(_) => "a signal",
-            Self::Tick => "a tick",
+            Self::Tick => "the timer",
         }
     }
 }
@@ -66,7 +66,7 @@ pub(super) enum Signal {
     HangUp,
 }
 
-/// Where things that happen come from.
+/// The channels that events come over.
 pub(super) struct Sources {
     pub(super) clients: Receiver<ClientInput>,
     pub(super) outcomes: Receiver<Outcome>,
@@ -80,29 +80,11 @@ pub(super) struct Sources {
     pub(super) ticks: Receiver<Tick>,
 }
 
-/// What is not to happen now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Closed {
-    /// Until the state asked for on the command line is reached.
-    pub(super) clients: bool,
-    /// While there is no room for one over Kafka.
-    pub(super) commands: bool,
-}
-
 impl Sources {
-    /// What the journal has said; a tick comes after it, since it decides that the journal does not answer.
-    pub(super) fn report(&self) -> Option<Event> {
-        self.journal.try_recv().ok().map(Event::Journal)
-    }
-
-    /// What happens within `patience`.
-    pub(super) fn next(&self, closed: Closed, patience: Duration) -> Option<Event> {
-        if let Some(report) = self.report() {
-            return Some(report);
-        }
-        let (nobody, nothing) = (never(), never());
-        let clients = if closed.clients { &nobody } else { &self.clients };
-        let commands = if closed.commands { &nothing } else { &self.commands };
+    /// The next thing that happens; no command over Kafka while there is no room for one.
+    pub(super) fn next(&self, has_room: bool) -> Event {
+        let nothing = never();
+        let commands = if has_room { &self.commands } else { &nothing };
         let event = select! {
             recv(self.signals) -> signal => signal.map(Event::Signal),
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
@@ -111,11 +93,10 @@ impl Sources {
             recv(self.configuration) -> result => result.map(Event::Configuration),
             recv(self.kafka) -> input => input.map(Event::Kafka),
             recv(commands) -> command => command.map(Event::Command),
-            recv(clients) -> input => input.map(Event::Client),
+            recv(self.clients) -> input => input.map(Event::Client),
             recv(self.logs) -> message => message.map(Event::Log),
-            default(patience) => return None,
         };
-        Some(event.unwrap_or_else(|_| dead_channel()))
+        event.unwrap_or_else(|_| dead_channel())
     }
 }
 
@@ -165,30 +146,6 @@ pub(super) fn dead_channel() -> ! {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tick_comes_after_what_the_journal_has_said() {
-        let (tick, ticks) = bounded(1);
-        let (report, journal) = bounded(100);
-        let sources = Sources {
-            clients: never(),
-            outcomes: never(),
-            configuration: never(),
-            kafka: never(),
-            journal,
-            logs: never(),
-            signals: never(),
-            ticks,
-            commands: never(),
-        };
-        tick.send(Tick).unwrap();
-        for _ in 0..100 {
-            report.send(Report::Back).unwrap();
-        }
-        let next = || sources.next(Closed { clients: false, commands: false }, Duration::ZERO).unwrap();
-        assert!((0..100).all(|_| matches!(next(), Event::Journal(_))));
-        assert!(matches!(next(), Event::Tick));
-    }
 
     #[test]
     fn a_second_sigterm_is_impatience_only_some_seconds_later_and_a_second_ctrl_c_at_once() {

@@ -1,7 +1,5 @@
 //! Start-up: all threads and channels, then the main loop.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -9,21 +7,17 @@ use crossbeam_channel::{Receiver, Sender, bounded, never};
 use super::options::{InitialState, RunArgs};
 use super::setup::{self, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
-use super::{Daemon, Failure, Joining};
-use crate::backend::Backend;
+use super::turn::{Goal, Turn};
+use super::{About, Daemon, Failure, Toml};
 use crate::backend::workers::Workers;
 use crate::clock::{self, Moment};
-use crate::config::settings::Settings;
 use crate::config::watcher;
 use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::id::SalIndex;
 use crate::csc::record::Recovered;
-use crate::csc::request::Outcome;
-use crate::csc::state::SummaryState;
 use crate::csc::time::Time;
-use crate::csc::{Csc, Input};
-use crate::journal::{Journal, OpenError, Report};
+use crate::journal::{Journal, OpenError};
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
 use crate::timer;
@@ -36,14 +30,14 @@ use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
 const CLIENT_QUEUE: usize = 1024;
 /// Answers of the back-end that wait to be handled; a worker that has more waits.
 const OUTCOME_QUEUE: usize = 1024;
-/// Log lines that wait to become events; more are not told.
+/// Log lines that wait to become events; more are dropped.
 const LOG_QUEUE: usize = 1024;
 /// Commands, and other things, that came over Kafka and wait to be handled; the reading thread waits then.
 const KAFKA_QUEUE: usize = 1024;
 /// Requests to the configuration thread that wait.
 const CONFIG_QUEUE: usize = 64;
-/// Room in a worker queue for each job: a job, its removal and the jobs it waits for may all ask at once.
-const REQUESTS_PER_JOB: usize = 3;
+/// Room for requests for each job: it, its removal and the jobs that it waits for may all ask at once, of each kind.
+const REQUESTS_PER_JOB: usize = 12;
 
 /// Starts everything and serves until the end.
 pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
@@ -56,65 +50,59 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
             .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let (journal, reports, recovered) = open_journal(&setup)?;
-    let state_dir_problem = setup.state_dir_problem();
-    let (state, override_name) = initial_state(args, &recovered);
+    let (journal, recovered) = open_journal(&setup)?;
+    let about = About {
+        index: setup.index,
+        simulated: setup.reader.simulated,
+        redis,
+        state_dir_problem: setup.state_dir_problem(),
+        state_dir: setup.state_dir.clone(),
+    };
+    let goal = Goal {
+        state: match args.state {
+            InitialState::At(state) => Some(state),
+            InitialState::Resume => None,
+        },
+        override_name: args.override_name.clone(),
+    };
     let (hub, clients) = open_socket(&setup)?;
-    let core = setup.core();
-    let start_timeout = setup.kafka.start_timeout();
-    let StartedKafka { kafka, inputs, commands, problem } = start_kafka(setup.kafka, setup.index)?;
+    let (core, start_timeout) = (setup.core(), setup.kafka.start_timeout());
+    let (kafka, (inputs, commands), kafka_problem) = start_kafka(setup.kafka, setup.index)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let workers = start_workers(&setup.settings, &backend, &outcome_sender)?;
+    let (connections, capacity) =
+        (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
+    let workers = Workers::start(&backend, connections, capacity, &outcome_sender).map_err(no_thread)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
-    watcher::spawn(setup.reader, config_requests, config_results).map_err(|error| no_thread(&error))?;
-    let (deadlines, ticks) = timer::start().map_err(|error| no_thread(&error))?;
+    watcher::spawn(setup.reader, config_requests, config_results).map_err(no_thread)?;
+    let (deadlines, ticks) = timer::start().map_err(no_thread)?;
 
     let epoch = Instant::now();
-    let mut effects = Vec::new();
     let start = Time { mono: Duration::ZERO, tai: clock::now() };
-    let simulated = core.simulated;
-    let csc = Csc::new(core, fastrand::u64(..), start, &mut effects);
-    let joining = Joining { until: epoch + start_timeout, state, override_name };
+    let (turn, effects) = Turn::new(core, fastrand::u64(..), start, &goal, recovered);
     let mut daemon = Daemon {
         epoch,
-        csc,
+        turn,
         hub,
         kafka,
-        kafka_problem: problem,
+        kafka_problem,
+        join_by: epoch + start_timeout,
+        admission: Admission::default(),
         workers,
         configuration: config_sender,
         deadlines,
         manager: Manager::connect(),
         logs: log_outputs,
-        index: setup.index,
-        simulated,
-        redis,
-        keys: setup.keys,
-        config: setup.config,
-        log_level_fixed: args.log_level.is_some(),
-        state_dir: setup.state_dir,
-        state_dir_problem,
         journal,
-        inputs: VecDeque::from([Input::Recovered(recovered)]),
-        effects,
-        records: Vec::new(),
-        joining: Some(joining),
-        starting: VecDeque::new(),
-        state_reached: None,
-        start_problem: None,
-        deferred: VecDeque::new(),
-        looked: Moment::now(),
-        admission: Admission::default(),
-        over: false,
-        failure: None,
+        toml: Toml { path: setup.config, keys: setup.keys, log_level_fixed: args.log_level.is_some() },
+        about,
+        compared: Moment::now(),
+        end: None,
     };
-    daemon.carry_out();
-    daemon.turn();
-    if daemon.kafka.is_none() {
-        daemon.joined();
-    }
-    let (kafka, journal) = (inputs, reports);
+    daemon.run_effects(effects);
+    daemon.run_turn();
+    let journal = daemon.journal.as_ref().map_or_else(never, |journal| journal.reports().clone());
+    let kafka = inputs;
     daemon.run(Sources { clients, outcomes, configuration, kafka, commands, journal, logs, signals, ticks })
 }
 
@@ -135,84 +123,45 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
     Ok((hub, clients))
 }
 
-/// The journal, what it says, and what it kept.
-type StartedJournal = (Option<Journal>, Receiver<Report>, Recovered);
-
-fn open_journal(setup: &Setup) -> Result<StartedJournal, Failure> {
+/// The journal, and what the previous run left in it.
+fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Recovered), Failure> {
     let Some((path, identity, limits)) = setup.journal() else {
         // A previous run may have left jobs.
-        return Ok((None, never(), Recovered { unsearched: true, ..Recovered::default() }));
+        return Ok((None, Recovered { unsearched: true, ..Recovered::default() }));
     };
     let opened = Journal::open(&path, identity, limits);
     let (journal, recovered) = opened.map_err(|error| match error {
         OpenError::Unusable(reason) => Failure::Other(reason),
         OpenError::Refused(reason) => Failure::Configuration(reason),
     })?;
-    let reports = journal.reports().clone();
-    Ok((Some(journal), reports, recovered))
+    Ok((Some(journal), recovered))
 }
 
-/// Where to go at start, and with which override.
-fn initial_state(args: &RunArgs, recovered: &Recovered) -> (SummaryState, Option<String>) {
-    let InitialState::At(state) = args.state else {
-        let Some((state, override_name)) = &recovered.state else {
-            log::info!("no summary state to resume is known: STANDBY");
-            return (SummaryState::Standby, args.override_name.clone());
-        };
-        return match state {
-            SummaryState::Disabled | SummaryState::Enabled => {
-                (*state, args.override_name.clone().or_else(|| Some(override_name.clone())))
-            }
-            SummaryState::Standby => (SummaryState::Standby, None),
-            SummaryState::Fault | SummaryState::Offline => {
-                log::info!("the last run was in {state}, which is not resumed: beginning in STANDBY");
-                (SummaryState::Standby, None)
-            }
-        };
-    };
-    (state, args.override_name.clone())
-}
-
-fn start_workers(
-    settings: &Settings,
-    backend: &Arc<dyn Backend>,
-    outcomes: &Sender<Outcome>,
-) -> Result<Workers, Failure> {
-    let capacity = REQUESTS_PER_JOB * settings.limits.jobs;
-    Workers::start(backend, settings.uws.connections, capacity, outcomes).map_err(|error| no_thread(&error))
-}
+/// What comes over Kafka.
+type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
 
 /// Kafka, what comes over it, and why there is none although it is wanted.
-struct StartedKafka {
-    kafka: Option<Kafka>,
-    inputs: Receiver<KafkaInput>,
-    commands: Receiver<Command>,
-    problem: Option<String>,
-}
-
-impl StartedKafka {
-    fn none(problem: Option<String>) -> Self {
-        Self { kafka: None, inputs: never(), commands: never(), problem }
-    }
-}
-
-fn start_kafka(plan: KafkaPlan, index: SalIndex) -> Result<StartedKafka, Failure> {
+fn start_kafka(
+    plan: KafkaPlan,
+    index: SalIndex,
+) -> Result<(Option<Kafka>, FromKafka, Option<String>), Failure> {
     match plan {
-        KafkaPlan::Off => Ok(StartedKafka::none(None)),
+        KafkaPlan::Off => Ok((None, (never(), never()), None)),
         KafkaPlan::Impossible(problem) => {
             log::error!("no Kafka, only the local socket: {problem}");
-            Ok(StartedKafka::none(Some(problem)))
+            Ok((None, (never(), never()), Some(problem)))
         }
         KafkaPlan::On(options) => {
             let (sender, inputs) = bounded(KAFKA_QUEUE);
             let (taker, commands) = bounded(KAFKA_QUEUE);
             let kafka = Kafka::start(*options, index, sender, taker).map_err(Failure::Configuration)?;
-            Ok(StartedKafka { kafka: Some(kafka), inputs, commands, problem: None })
+            Ok((Some(kafka), (inputs, commands), None))
         }
     }
 }
 
-fn no_thread(error: &std::io::Error) -> Failure {
+#[allow(clippy::needless_pass_by_value, reason = "as `map_err` wants it")]
+fn no_thread(error: std::io::Error) -> Failure {
     Failure::Other(format!("cannot start a thread: {error}"))
 }
 

@@ -32,7 +32,7 @@ impl Daemon {
             }
             // Only what is in it is put together here: to write it down takes ten times as long.
             Query::Jobs => {
-                let (reports, now) = (self.csc.job_reports().collect::<Vec<_>>(), self.now().tai);
+                let (reports, now) = (self.turn.csc().job_reports().collect::<Vec<_>>(), self.now().tai);
                 let job = move |report: &JobReport| job(report, now);
                 Box::new(move || json!({ "jobs": reports.iter().map(job).collect::<Json>() }).to_string())
             }
@@ -40,7 +40,7 @@ impl Daemon {
     }
 
     fn status(&self) -> Json {
-        let status = self.csc.status();
+        let status = self.turn.csc().status();
         let kafka = match (&self.kafka, &self.kafka_problem) {
             (Some(kafka), _) => json!(kafka.report()),
             (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
@@ -48,25 +48,26 @@ impl Daemon {
         };
         let document = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "index": self.index.number(),
-            "name": self.index.name(),
+            "index": self.about.index.number(),
+            "name": self.about.index.name(),
             "pid": std::process::id(),
             "state": status.state.name(),
             "error_code": status.error.0.number(),
             "error_report": status.error.1,
-            "start_problem": self.start_problem,
-            "simulation_mode": i32::from(self.simulated),
+            "starting": !self.turn.has_started(),
+            "start_problem": self.turn.start_problem(),
+            "simulation_mode": i32::from(self.about.simulated),
             "log_level": status.log_level,
             "uptime_s": self.epoch.elapsed().as_secs_f64(),
             "socket": self.hub.path().map(Path::to_string_lossy),
-            "state_dir": self.state_dir.as_deref().map(Path::to_string_lossy),
+            "state_dir": self.about.state_dir.as_deref().map(Path::to_string_lossy),
             "log": self.logs.report(),
-            "state_dir_problem": self.state_dir_problem,
+            "state_dir_problem": self.about.state_dir_problem,
             "clients": self.hub.clients(),
             "kafka": kafka,
             "configuration": configuration(&status),
             "service": service(&status.service),
-            "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
+            "redis": self.about.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
             "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),
             "counters": fields!(status.counters;
@@ -79,11 +80,11 @@ impl Daemon {
 
     /// The status line for the service manager.
     pub(super) fn manager_status(&self) -> String {
-        let status = self.csc.status();
+        let status = self.turn.csc().status();
         let jobs: usize = status.jobs.iter().map(|(_, count)| count).sum();
         let running =
             status.jobs.iter().find(|(name, _)| *name == StageName::Running).map_or(0, |(_, count)| *count);
-        let error = match (status.error, &self.start_problem) {
+        let error = match (status.error, self.turn.start_problem()) {
             ((ErrorCode::None, _), None) => String::new(),
             ((ErrorCode::None, _), Some(problem)) => format!("; {problem}"),
             ((code, report), _) => format!("; errorCode {}: {report}", code.number()),

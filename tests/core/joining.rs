@@ -1,6 +1,6 @@
 //! Joining the control system: another instance with our index has the right of way.
 
-use ocps::csc::command::Order;
+use ocps::csc::command::{Command, Order, Via};
 use ocps::csc::{Input, Settings};
 
 use super::world::{World, configuration, execute, secs, settings, start};
@@ -27,15 +27,20 @@ fn nothing_but_the_log_level_is_told_before_it_has_joined() {
     world.expect(&[]);
     world.input(Input::LogLevel(10));
     world.expect(&["set log level 10", "logLevel 10"]);
-    // The transports hold commands back; one that gets through is not carried out.
-    world.send(start());
-    world.expect(&["ack 1 CMD_FAILED Failed: the daemon is starting"]);
+    // Commands are held back; one for which there is no room is refused.
+    let command = Command { sender: world.sender(Via::Kafka), order: start() };
+    let refused = Input::Refused(command.clone(), "too many".to_owned());
+    world.input(refused);
+    world.expect(&["ack 1 CMD_FAILED Failed: too many"]);
     assert!(world.times("heartbeat").is_empty());
     world.input(Input::Joined);
     world.expect(&REST);
     let begun = world.now;
     world.run_for(secs(2));
     assert_eq!(world.times("heartbeat"), [begun, begun + secs(1), begun + secs(2)]);
+    // It is not carried out when it comes again.
+    world.input(Input::Command(command));
+    world.expect(&[]);
     world.input(Input::Joined);
     world.expect(&[]);
 }

@@ -116,7 +116,7 @@ impl Rules {
             self.waiting.retain(|(waiting, _)| waiting != record);
         }
         match input {
-            Input::Command(command) => {
+            Input::Command(command) | Input::Refused(command, _) => {
                 let (job_id, prereqs) = match &command.order {
                     Order::AbortJob(job_id) => (Some(job_id.clone()), Vec::new()),
                     Order::Execute(execute) => (None, execute.prereq_jobs.clone()),

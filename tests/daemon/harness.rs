@@ -107,8 +107,12 @@ impl Home {
         }
     }
 
+    /// A daemon that has started.
     pub(crate) fn start(&self, args: &[&str]) -> Daemon {
-        Daemon::start(self.daemon(args), self.socket())
+        let daemon = Daemon::start(self.daemon(args), self.socket());
+        let mut client = daemon.connect();
+        eventually("it has started", || client.query("status")["starting"] == false);
+        daemon
     }
 
     /// Runs to its end a daemon that is not to come up.

@@ -103,7 +103,8 @@ fn what_the_next_start_may_not_know_is_said_at_the_stop() {
     let said = daemon.stderr();
     assert!(said.contains("cannot use the state directory"), "{said}");
     let id = &service.jobs()[0].job_id;
-    let forgotten = "the next start may not know of 1 unfinished jobs, and nobody is told how those end";
+    let forgotten =
+        "the next start may not know of 1 unfinished jobs; the end of those that it does not find";
     assert!(said.contains(forgotten) && said.contains(&format!("{id} (run 1-ocps1-")), "{said}");
 }
 

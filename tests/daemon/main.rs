@@ -20,3 +20,4 @@ mod service;
 mod signals;
 mod simulate;
 mod socket;
+mod starting;

@@ -57,7 +57,7 @@ fn a_submission_under_way_is_waited_for_and_told() {
     let slow = client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     daemon.signal(Signal::TERM);
-    eventually("it was heard", || daemon.stderr().contains("told to end"));
+    eventually("it was heard", || daemon.stderr().contains("shutting down on a signal"));
     let refused = client.run("execute", &json!({"pipeline": "late.yaml"}));
     assert_eq!(refused, "CMD_FAILED Failed: the daemon is stopping");
     client.job_id(slow);
@@ -123,7 +123,7 @@ fn a_second_sigterm_within_moments_is_the_same_order_to_end() {
     let slow = client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     daemon.signal(Signal::TERM);
-    eventually("it was heard", || daemon.stderr().contains("told to end"));
+    eventually("it was heard", || daemon.stderr().contains("shutting down on a signal"));
     daemon.signal(Signal::TERM);
     client.job_id(slow);
     client.state(4);
@@ -141,7 +141,7 @@ fn a_second_ctrl_c_ends_at_once() {
         client.execute("p.yaml");
         eventually("the PUT is under way", || service.counters().puts == 1);
         daemon.signal(first);
-        eventually("it was heard", || daemon.stderr().contains("told to end"));
+        eventually("it was heard", || daemon.stderr().contains("shutting down on a signal"));
         daemon.signal(Signal::INT);
         // The first one alone ends it with 0, when the submission has been waited for.
         assert_eq!(daemon.wait().code(), Some(1), "{first:?}");

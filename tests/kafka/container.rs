@@ -117,7 +117,7 @@ impl Container<'_> {
     fn ends_in_order(mut self) {
         let status = self.stop();
         let log = self.log();
-        assert!(log.contains("told to end") && log.contains("run_ocps ended with 0"), "{log}");
+        assert!(log.contains("shutting down on a signal") && log.contains("run_ocps ended with 0"), "{log}");
         // The script ends so in any case.
         assert_eq!(status.code(), Some(143), "{log}");
         assert!(!log.contains("geheim"), "{log}");

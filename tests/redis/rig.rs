@@ -54,7 +54,12 @@ impl Daemon {
     /// One that has been started and enabled, with that Redis.
     pub fn enabled(port: u16) -> Self {
         let daemon = Self::start(&env(&port.to_string()), "", &["--state", "enabled"]);
-        let status = daemon.client().query_status();
+        let mut client = daemon.client();
+        let mut status = client.query_status();
+        while status["starting"] == true {
+            thread::sleep(Duration::from_millis(10));
+            status = client.query_status();
+        }
         assert_eq!(status["state"], "ENABLED", "{}", daemon.log());
         daemon
     }

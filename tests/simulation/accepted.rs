@@ -13,25 +13,25 @@ use super::plan::secs;
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     pub(crate) entry: Entry,
-    /// When it was accepted, and in which life.
+    /// When it was accepted, and in which process.
     pub(crate) accepted: Duration,
-    pub(crate) life: u32,
+    pub(crate) process: u32,
     pub(crate) is_durable: bool,
-    /// Whether this life knows that it has ended.
+    /// Whether this process knows that it has ended.
     pub(crate) is_over: bool,
-    /// By when it is to be sent or refused, in this life.
+    /// By when it is to be sent or refused, in this process.
     pub(crate) recorded_by: Option<Duration>,
-    /// Its job, as far as this life knows, and whether that is durable.
+    /// Its job, as far as this process knows, and whether that is durable.
     pub(crate) created: Option<(JobId, bool)>,
-    /// By when the world must learn of the job, or of the end, in this life.
-    pub(crate) told_by: Option<Duration>,
-    /// Jobs that a life knew and that were not durable when it died.
+    /// By when the job, or the end, must be published, in this process.
+    pub(crate) publish_by: Option<Duration>,
+    /// Jobs that a process knew and that were not durable when it died.
     pub(crate) forgotten: BTreeSet<JobId>,
-    /// Jobs that the world was told of.
-    pub(crate) told: BTreeSet<JobId>,
-    /// How it ended, more than once if that was forgotten; each was told.
+    /// Jobs whose ids were published.
+    pub(crate) published: BTreeSet<JobId>,
+    /// How it ended, more than once if that was forgotten; each was published.
     pub(crate) ends: Vec<Ending>,
-    /// Given in this life.
+    /// Given in this process.
     pub(crate) final_acks: u32,
     pub(crate) results: u32,
     /// What was heard for certain.
@@ -53,32 +53,32 @@ pub(crate) fn is_same(name: &JobId, run_id: &RunId) -> bool {
 
 /// How long a command may wait for its record to be durable.
 pub(crate) const RECORDING_MAX: Duration = secs(10);
-/// For how long extra jobs are looked for, in each life anew.
+/// For how long extra jobs are looked for, in each process anew.
 pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Ending {
     /// In which it ended so.
-    pub(crate) life: u32,
+    pub(crate) process: u32,
     pub(crate) end: End,
     pub(crate) is_durable: bool,
-    /// Whether anybody was told; else it never happened.
-    pub(crate) is_told: bool,
+    /// Whether that was published; else it never happened.
+    pub(crate) is_published: bool,
 }
 
 impl Accepted {
-    pub(crate) fn new(entry: &Entry, life: u32, now: Duration) -> Self {
+    pub(crate) fn new(entry: &Entry, process: u32, now: Duration) -> Self {
         Self {
             entry: entry.clone(),
             accepted: now,
-            life,
+            process,
             is_durable: false,
             is_over: false,
             recorded_by: Some(now + RECORDING_MAX),
             created: None,
-            told_by: None,
+            publish_by: None,
             forgotten: BTreeSet::new(),
-            told: BTreeSet::new(),
+            published: BTreeSet::new(),
             ends: Vec::new(),
             final_acks: 0,
             results: 0,
@@ -90,35 +90,35 @@ impl Accepted {
         }
     }
 
-    /// The life has ended: what is not durable never was.
+    /// The process has ended: what is not durable never was.
     pub(crate) fn forget(&mut self) {
         if let Some((job_id, false)) = &self.created {
             self.forgotten.insert(job_id.clone());
             self.created = None;
         }
-        self.ends.retain(|ending| ending.is_durable || ending.is_told);
+        self.ends.retain(|ending| ending.is_durable || ending.is_published);
         self.is_over = self.ends.last().is_some_and(|ending| ending.is_durable);
-        (self.recorded_by, self.told_by) = (None, None);
+        (self.recorded_by, self.publish_by) = (None, None);
         (self.final_acks, self.results) = (0, 0);
     }
 
-    /// It has ended, for all that this life knows.
-    pub(crate) fn end(&mut self, life: u32, end: &End, told_by: Duration) {
+    /// It has ended, for all that this process knows.
+    pub(crate) fn end(&mut self, process: u32, end: &End, publish_by: Duration) {
         self.is_over = true;
         // What was heard of another end does not count for this one.
         self.heard.clear();
-        (self.recorded_by, self.told_by) = (None, Some(told_by));
-        self.ends.push(Ending { life, end: end.clone(), is_durable: false, is_told: false });
+        (self.recorded_by, self.publish_by) = (None, Some(publish_by));
+        self.ends.push(Ending { process, end: end.clone(), is_durable: false, is_published: false });
     }
 
-    /// What was said in this life has reached the world.
-    pub(crate) fn hear(&mut self, life: u32, what: Owed) {
-        if self.ends.last().is_some_and(|ending| ending.life <= life) {
+    /// What was published by this process has been delivered.
+    pub(crate) fn hear(&mut self, process: u32, what: Owed) {
+        if self.ends.last().is_some_and(|ending| ending.process <= process) {
             self.heard.insert(what);
         }
     }
 
-    /// Whether it has ended, the world has heard so, and the next life will know that.
+    /// Whether it has ended, the world has heard so, and the next process will know that.
     pub(crate) fn is_settled(&self) -> bool {
         let is_through = |what| self.heard.contains(&what) && self.said.contains(&what);
         let has_result = self.ends.last().is_some_and(|ending| ending.end.result.is_some());
@@ -127,7 +127,7 @@ impl Accepted {
 
     /// Whether a record that it waits for should have been durable.
     pub(crate) fn waits_longer_than(&self, now: Duration) -> bool {
-        [self.recorded_by, self.told_by].iter().flatten().any(|by| now >= *by)
+        [self.recorded_by, self.publish_by].iter().flatten().any(|by| now >= *by)
     }
 
     pub(crate) fn run_id(&self) -> Option<&RunId> {

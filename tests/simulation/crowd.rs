@@ -8,6 +8,7 @@ use ocps::csc::configuration::{Configuration, Service as ServiceConfiguration};
 use ocps::csc::id::{ClientId, JobId, RunId, SeqNum};
 use ocps::csc::state::{SummaryState, Transition};
 use ocps::csc::time::Tai;
+use ocps::daemon::turn::EARLY_MAX;
 
 use super::plan::{any, chance, millis, secs, short};
 use super::rules::Rules;
@@ -50,13 +51,6 @@ impl Crowd {
         Sender { via, identity: "user@host".to_owned(), origin: 7, seq_num, sent }
     }
 
-    /// `--state enabled`.
-    pub(crate) fn command_line(&mut self, tai: Tai) -> Vec<Command> {
-        let orders = [Order::Start { override_name: String::new() }, Order::Enable];
-        let command = |order| Command { sender: self.sender(Via::CommandLine, tai), order };
-        orders.map(command).to_vec()
-    }
-
     /// What a `start` reads.
     pub(crate) fn configuration(&self, rng: &mut Rng, is_calm: bool) -> Result<Configuration, String> {
         if !is_calm && rng.u8(..10) == 0 {
@@ -79,7 +73,7 @@ impl Crowd {
 
     fn some_id(&self, rng: &mut Rng, services: &[Service]) -> JobId {
         match rng.u8(..10) {
-            // One that may come to be, or nobody was told of.
+            // One that may come to be, or was never published.
             0 => services[0].any_id(rng),
             // Mostly one of the last.
             1..7 => self.known[self.known.len() - 1 - rng.usize(..self.known.len().min(4))].clone(),
@@ -146,14 +140,13 @@ fn transition_order(transition: Transition) -> Order {
 
 /// Somebody does something.
 pub(crate) fn act(world: &mut World) {
-    let tai = world.tai();
-    let Some(life) = &world.life else { return };
-    let (number, state, is_calm) = (life.number, life.csc.state(), world.calm_since.is_some());
-    if is_calm && !life.joined {
+    let Some(process) = &world.process else { return };
+    let (number, state, is_calm) = (process.number, process.turn.csc().state(), world.calm_since.is_some());
+    if is_calm && !process.turn.has_started() {
         return;
     }
     if chance(&mut world.rng, world.plan.terminate) {
-        return world.after(Duration::ZERO, Event::Terminate { life: number });
+        return world.after(Duration::ZERO, Event::Terminate { process: number });
     }
     let World { crowd, rng, services, rules, .. } = world;
     let is_waiting = crowd.last_executes.iter().any(|number| rules.is_under_way(*number));
@@ -165,11 +158,8 @@ pub(crate) fn act(world: &mut World) {
         return;
     }
     let order = crowd.order(state, rng, services, is_calm);
-    let by_kafka = world.plan.kafka && world.rng.u8(..3) > 0;
-    let number = world.crowd.next_number;
-    let via = if by_kafka { Via::Kafka } else { Via::Socket(ClientId(number.unsigned_abs().into())) };
-    let command = Command { sender: world.crowd.sender(via, tai), order };
-    if !by_kafka {
+    let command = command(world, order);
+    if command.sender.via != Via::Kafka {
         return world.send(Duration::ZERO, command);
     }
     let delay = short(&mut world.rng, secs(5));
@@ -177,5 +167,25 @@ pub(crate) fn act(world: &mut World) {
     while chance(&mut world.rng, world.plan.repeat) {
         let delay = delay + any(&mut world.rng, secs(60));
         world.send(delay, command.clone());
+    }
+}
+
+fn command(world: &mut World, order: Order) -> Command {
+    let (tai, by_kafka) = (world.tai(), world.plan.kafka && world.rng.u8(..3) > 0);
+    let number = world.crowd.next_number;
+    let via = if by_kafka { Via::Kafka } else { Via::Socket(ClientId(number.unsigned_abs().into())) };
+    Command { sender: world.crowd.sender(via, tai), order }
+}
+
+/// More commands come at once than can wait for the start.
+pub(crate) fn rush(world: &mut World) {
+    for _ in 0..EARLY_MAX + world.rng.usize(..30) {
+        let World { crowd, rng, services, .. } = world;
+        let order = crowd.order(SummaryState::Enabled, rng, services, false);
+        let command = command(world, order);
+        let is_twice = chance(&mut world.rng, world.plan.repeat / 10.0);
+        for _ in 0..=usize::from(is_twice && command.sender.via == Via::Kafka) {
+            world.send(Duration::ZERO, command.clone());
+        }
     }
 }

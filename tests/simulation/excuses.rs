@@ -1,6 +1,6 @@
-//! Where a command may end otherwise in a later life than it was told to end before, each with the reason why.
+//! Where a command may end otherwise in a later process than was published before, each with the reason why.
 //!
-//! All of them need a disk that failed or hung, and a crash before it worked again. Only then is told what is not
+//! All of them need a disk that failed or hung, and a crash before it worked again. Only then is published what is not
 //! durable: a disk must not silence us for good.
 
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub(crate) fn is_unknown(end: &End) -> bool {
     matches!(phase, Some(ResultObject::Known { phase: Phase::Unknown, .. }))
 }
 
-/// Why a command ends otherwise than it was told to have ended in a life that forgot it.
+/// Why a command ends otherwise than was published by a process that forgot it.
 pub(crate) fn other_end<'a>(
     now: Duration,
     command: &Accepted,
@@ -60,13 +60,13 @@ pub(crate) fn other_end<'a>(
     }
     let is_abort = matches!(command.entry.work, Work::Abort { .. });
     match (job_of(old), job_of(new)) {
-        // The next life may have sent its DELETE before, and so takes its absence for success.
+        // The next process may have sent its DELETE before, and so takes its absence for success.
         _ if is_abort && is_failure(&old.ack) && new.ack == Ack::Complete => {
             Some("no such job, but an abort that is taken up again cannot know that")
         }
         // The execute of the same job was over, which was forgotten too: now it is the one that tells the result.
         (None, Some(_)) | (Some(_), None) if is_abort && old.ack == new.ack => {
-            Some("the result is told by another command")
+            Some("the result is published by another command")
         }
         (None, _) if is_failure(&old.ack) => Some("given up, but that was forgotten"),
         (Some(before), Some(after)) if before != after && command.forgotten.contains(before) => {
@@ -89,7 +89,7 @@ pub(crate) fn other_end<'a>(
     }
 }
 
-/// Why a job that was told of has no result.
+/// Why a job whose id was published has no result.
 pub(crate) fn no_result(command: &Accepted, job_id: &JobId, services: &[Service]) -> Option<&'static str> {
     if is_lied_about_command(services, command) || is_lied_about(services, job_id.as_str()) {
         return Some("the service lied");

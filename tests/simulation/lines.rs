@@ -15,6 +15,9 @@ pub(crate) fn input(input: &Input) -> Option<String> {
             let sender = &command.sender;
             Some(format!("> {} {:?} {:?}", sender.seq_num.0, sender.via, command.order))
         }
+        Input::Refused(command, reason) => {
+            Some(format!("> refused {} {:?}: {reason}", command.sender.seq_num.0, command.sender.via))
+        }
         Input::Outcome(outcome) => Some(format!("> {:?}", outcome)),
         Input::Recovered(_) => Some("> Recovered".to_owned()),
         Input::Configuration(result) => Some(format!("> Configuration {}", result.is_ok())),

@@ -1,4 +1,5 @@
-//! Deterministic simulation: the real core and the real journal under virtual time, in a world that does them harm.
+//! Deterministic simulation: the real turn with the core, the real lanes and the real journal under virtual time, in a
+//! world that does them harm.
 //!
 //! Each seed is a run: a phase with faults (of the service, the disk, Kafka, the clock, and crashes anywhere), then
 //! a calm one in which everything must come to its end. What must hold is in [`rules`] and [`verdict`], and where
@@ -21,6 +22,7 @@ mod process;
 mod rules;
 mod sending;
 mod service;
+mod start;
 mod trace;
 mod verdict;
 mod world;
@@ -30,8 +32,8 @@ use std::env;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use rules::Counts;
 use trace::Trace;
+use verdict::Counts;
 use world::World;
 
 /// Seeds of a plain `cargo test`.

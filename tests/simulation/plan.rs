@@ -76,7 +76,7 @@ pub(crate) struct Plan {
     pub(crate) terminate: f64,
     /// Of each thing that people do: a step of the clock.
     pub(crate) step: f64,
-    /// Of each start: that the clock was set by hours or years since the last life.
+    /// Of each start: that the clock was set by hours or years since the last process.
     pub(crate) leap: f64,
     /// Of each start: that it comes after one of the machine. The clock is right then: nothing else tells an age.
     pub(crate) reboot: f64,

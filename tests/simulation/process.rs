@@ -1,24 +1,22 @@
-//! One life of the daemon around the core: its worker queues and its journal thread, without the threads.
+//! One process of the daemon around the core: its worker queues and its journal thread, without the threads.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use ocps::csc::command::Command;
+use fastrand::Rng;
+use ocps::backend::lanes::{self, Lanes, Role};
 use ocps::csc::record::Record;
-use ocps::csc::request::{Action, Request, Ticket};
+use ocps::csc::request::{Action, Outcome, Request, Ticket};
 use ocps::csc::time::Time;
-use ocps::csc::{Csc, Input};
+use ocps::daemon::turn::Turn;
 use ocps::journal::Report;
 use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::writer::Writer;
 
 use super::plan::Plan;
 use super::world::Event;
-
-/// Threads of the control pool.
-const CONTROL_THREADS: usize = 2;
 
 /// What the disk does with the next commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +78,8 @@ impl Store for Faulty {
 pub(crate) struct Journal {
     /// Batches that were handed over and that the thread has not seen.
     pub(crate) channel: VecDeque<Vec<Record>>,
+    /// What it has said and the main loop has not heard.
+    pub(crate) said: VecDeque<Report>,
     pub(crate) writer: Writer<Faulty>,
     pub(crate) platter: Rc<RefCell<Platter>>,
     /// Whether the disk is being asked for something.
@@ -91,7 +91,8 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn new(store: Faulty) -> Self {
         let platter = store.platter.clone();
-        Self { channel: VecDeque::new(), writer: Writer::new(store), platter, is_busy: false, wake: 0 }
+        let (channel, said) = (VecDeque::new(), VecDeque::new());
+        Self { channel, said, writer: Writer::new(store), platter, is_busy: false, wake: 0 }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -111,119 +112,153 @@ impl Journal {
     }
 }
 
-/// Which pool, and how urgent there.
-fn lane(action: &Action) -> usize {
-    match action {
-        Action::Remove { .. } => 0,
-        Action::List { .. } => 1,
-        Action::Submit(_) | Action::Push { .. } => 2,
-        Action::Status { .. } | Action::Ping => POLL,
+/// How urgent a request is in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Delete,
+    List,
+    Put,
+    Poll,
+}
+
+impl Kind {
+    fn of(action: &Action) -> Self {
+        match action {
+            Action::Remove { .. } => Self::Delete,
+            Action::List { .. } => Self::List,
+            Action::Submit(_) | Action::Push { .. } => Self::Put,
+            Action::Status { .. } | Action::Ping => Self::Poll,
+        }
     }
 }
 
-const POLL: usize = 3;
-
-/// The worker pools.
+/// The worker threads at the shipped lanes.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    lanes: [VecDeque<Request>; 4],
+    lanes: Lanes,
+    /// What each thread may take, and what it has begun.
+    threads: Vec<(Role, Option<(Kind, Ticket)>)>,
     connections: usize,
-    capacity: usize,
-    /// Requests that a thread has begun, and their lanes.
-    flying: BTreeMap<Ticket, usize>,
+    /// What waits.
+    queued: BTreeSet<(Kind, Ticket)>,
 }
 
 impl Workers {
     fn new(plan: &Plan) -> Self {
-        Self {
-            lanes: Default::default(),
-            connections: plan.connections,
-            capacity: 3 * plan.max_jobs,
-            flying: BTreeMap::new(),
-        }
+        let threads = lanes::threads(plan.connections).map(|role| (role, None)).collect();
+        let lanes = Lanes::new(12 * plan.max_jobs);
+        Self { lanes, threads, connections: plan.connections, queued: BTreeSet::new() }
     }
 
-    /// Queues a request, or gives it back.
-    pub(crate) fn request(&mut self, request: Request) -> Option<Request> {
-        let lane = &mut self.lanes[lane(&request.action)];
-        if lane.len() >= self.capacity {
-            return Some(request);
+    /// Queues a request, or fails it.
+    pub(crate) fn request(&mut self, request: Request) -> Result<(), Outcome> {
+        let key = (Kind::of(&request.action), request.ticket);
+        self.lanes.put(request)?;
+        self.queued.insert(key);
+        Ok(())
+    }
+
+    /// The next request that a thread begins; which one looks first is chance.
+    pub(crate) fn begin(&mut self, rng: &mut Rng) -> Option<Request> {
+        let first = rng.usize(..self.threads.len());
+        self.threads.rotate_left(first);
+        for (role, begun) in self.threads.iter_mut().filter(|(_, begun)| begun.is_none()) {
+            if let Some(request) = self.lanes.take(*role) {
+                let key = (Kind::of(&request.action), request.ticket);
+                *begun = Some(key);
+                self.check_begun(key);
+                return Some(request);
+            }
         }
-        lane.push_back(request);
+        self.check_idle();
         None
     }
 
-    /// The next request that a thread is free for.
-    pub(crate) fn begin(&mut self) -> Option<Request> {
-        let polls = self.flying.values().filter(|lane| **lane == POLL).count();
-        let is_free = [self.flying.len() - polls < CONTROL_THREADS, polls < self.connections];
-        let lane = (0..4).find(|lane| is_free[lane / POLL] && !self.lanes[*lane].is_empty())?;
-        let request = self.lanes[lane].pop_front()?;
-        self.flying.insert(request.ticket, lane);
-        Some(request)
+    fn count(&self, is_wanted: impl Fn(Kind) -> bool) -> usize {
+        self.threads.iter().filter_map(|(_, begun)| *begun).filter(|(kind, _)| is_wanted(*kind)).count()
+    }
+
+    /// The most urgent, and of those the first; and neither polls nor PUTs take all threads.
+    fn check_begun(&mut self, key: (Kind, Ticket)) {
+        assert!(self.queued.remove(&key), "begun without being queued: {key:?}");
+        let is_of_pool = |kind| (kind == Kind::Poll) == (key.0 == Kind::Poll);
+        let before = self.queued.range(..key).find(|(kind, _)| is_of_pool(*kind));
+        assert_eq!(before, None, "more urgent than {key:?}");
+        assert!(self.count(|kind| kind == Kind::Put) <= 2, "PUTs leave no thread for an abort");
+        assert!(self.count(|kind| kind == Kind::Poll) <= self.connections, "too many polls");
+        assert!(self.count(|kind| kind != Kind::Poll) <= 3, "too many threads");
+    }
+
+    /// No thread is idle while there is work for it.
+    fn check_idle(&self) {
+        let busy = self.count(|kind| kind != Kind::Poll);
+        let puts = self.count(|kind| kind == Kind::Put);
+        for (kind, _) in &self.queued {
+            let is_busy = match kind {
+                Kind::Delete | Kind::List => busy == 3,
+                // One of the threads that may do it can be busy with something else.
+                Kind::Put => busy == 3 || puts == 2 || busy == 2 && self.is_spare_idle(),
+                Kind::Poll => self.count(|kind| kind == Kind::Poll) == self.connections,
+            };
+            assert!(is_busy, "a thread is idle although {kind:?} waits: {:?}", self.threads);
+        }
+    }
+
+    fn is_spare_idle(&self) -> bool {
+        self.threads.iter().any(|(role, begun)| *role == Role::NoPut && begun.is_none())
     }
 
     pub(crate) fn ended(&mut self, ticket: Ticket) {
-        assert!(self.flying.remove(&ticket).is_some(), "answered twice");
+        let is_its =
+            |(_, begun): &&mut (Role, Option<(Kind, Ticket)>)| begun.is_some_and(|(_, t)| t == ticket);
+        let thread = self.threads.iter_mut().find(is_its);
+        thread.unwrap_or_else(|| panic!("answered twice: {ticket:?}")).1 = None;
     }
 
-    pub(crate) fn cancel_queued(&mut self) -> Vec<Request> {
-        self.lanes.iter_mut().flat_map(|lane| lane.drain(..)).collect()
+    pub(crate) fn cancel_queued(&mut self) -> Vec<Outcome> {
+        let outcomes = self.lanes.cancel();
+        let queued: BTreeSet<Ticket> =
+            std::mem::take(&mut self.queued).into_iter().map(|(_, ticket)| ticket).collect();
+        let cancelled: BTreeSet<Ticket> = outcomes.iter().map(|outcome| outcome.ticket).collect();
+        assert_eq!(queued, cancelled, "not all of what is queued is cancelled");
+        outcomes
     }
 
     pub(crate) fn has_put_in_flight(&self) -> bool {
-        self.flying.values().any(|lane| *lane == 2)
+        self.count(|kind| kind == Kind::Put) > 0
     }
 
     /// Requests that were not answered.
     pub(crate) fn open(&self) -> usize {
-        self.flying.len() + self.lanes.iter().map(VecDeque::len).sum::<usize>()
+        assert_eq!(self.queued.len(), self.lanes.len());
+        self.queued.len() + self.threads.iter().filter(|(_, begun)| begun.is_some()).count()
     }
 }
 
-/// One life.
+/// One process.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Process {
     pub(crate) number: u32,
     pub(crate) born: Duration,
-    pub(crate) csc: Csc,
-    /// Whether commands are given to the core.
-    pub(crate) joined: bool,
+    pub(crate) turn: Turn,
     /// Whether the core has ended it.
     pub(crate) over: bool,
     /// Whether the process stands still.
     pub(crate) is_frozen: bool,
     /// What it will find when it goes on.
     pub(crate) missed: Vec<Event>,
-    /// Commands that came before it has joined.
-    pub(crate) deferred: VecDeque<Command>,
-    pub(crate) inputs: VecDeque<Input>,
-    /// What this turn wants to be kept.
-    pub(crate) records: Vec<Record>,
     pub(crate) workers: Workers,
     pub(crate) journal: Journal,
 }
 
-impl Life {
-    pub(crate) fn new(number: u32, born: Duration, csc: Csc, store: Faulty, plan: &Plan) -> Self {
-        Self {
-            number,
-            born,
-            csc,
-            joined: false,
-            over: false,
-            is_frozen: false,
-            missed: Vec::new(),
-            deferred: VecDeque::new(),
-            inputs: VecDeque::new(),
-            records: Vec::new(),
-            workers: Workers::new(plan),
-            journal: Journal::new(store),
-        }
+impl Process {
+    pub(crate) fn new(number: u32, born: Duration, turn: Turn, store: Faulty, plan: &Plan) -> Self {
+        let (workers, journal) = (Workers::new(plan), Journal::new(store));
+        Self { number, born, turn, over: false, is_frozen: false, missed: Vec::new(), workers, journal }
     }
 
     /// When it wants a tick, on the clock of the run.
     pub(crate) fn deadline(&self) -> Duration {
-        self.born + self.csc.next_deadline()
+        self.born + self.turn.csc().next_deadline()
     }
 }

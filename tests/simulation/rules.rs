@@ -1,16 +1,19 @@
 //! What must hold always, whatever happens: checked after each step.
 
+mod published;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
-use ocps::csc::command::{Command, CommandName, Sender, Via};
-use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult};
-use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
-use ocps::csc::record::{Awaited, End, Entry, Kept, Owed, Receipt, Record, Recovered, Work};
+use ocps::csc::command::{Command, Sender, Via};
+use ocps::csc::event::{Ack, Event, ExitCode};
+use ocps::csc::id::{EntryKey, JobId, RunId};
+use ocps::csc::record::{Awaited, End, Entry, Kept, Receipt, Record, Recovered, Work};
 use ocps::csc::request::{Action, Answer, Contact, Failure, ListedJob, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
+use ocps::daemon::turn::{Goal, Turn};
 use ocps::url::Url;
 
 use super::accepted::{Accepted, RECORDING_MAX, SUSPECT_FOR, is_same};
@@ -18,6 +21,8 @@ use super::excuses;
 use super::plan::{Plan, millis, secs};
 use super::sending::Sending;
 use super::service::{Job, Service, run_of, service_at};
+use super::start::Start;
+use super::verdict::Counts;
 
 /// For how long a command must be known again.
 const SEEN_FOR: Duration = Duration::from_secs(3500);
@@ -36,34 +41,6 @@ struct Seen {
     is_durable: bool,
 }
 
-/// How much happened.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) runs: u64,
-    pub(crate) lives: u64,
-    pub(crate) commands: u64,
-    pub(crate) accepted: u64,
-    pub(crate) puts: u64,
-    pub(crate) jobs: u64,
-    pub(crate) doubles: u64,
-    pub(crate) results: u64,
-    pub(crate) repeated: u64,
-    /// Final acks and results of earlier lives.
-    pub(crate) said_again: u64,
-    /// Commands that ended once more, since that was forgotten.
-    pub(crate) ended_again: u64,
-    pub(crate) final_acks: u64,
-    pub(crate) disk_refusals: u64,
-    pub(crate) commits: u64,
-    /// Jobs that a gateway made of a PUT that it sent twice.
-    pub(crate) copies: u64,
-    pub(crate) pauses: u64,
-    /// Jobs that were found when their commands were forgotten.
-    pub(crate) found: u64,
-    /// Commands that failed since they may have been sent too long ago.
-    pub(crate) stale: u64,
-}
-
 /// What the rules know of a journal, to go with a copy of it.
 #[derive(Clone, Debug)]
 pub(crate) struct Memory {
@@ -75,7 +52,7 @@ pub(crate) struct Memory {
 #[derive(Debug)]
 pub(crate) struct Rules {
     max_jobs: usize,
-    life: u32,
+    process: u32,
     /// The core's clock in the present turn.
     pub(crate) tai: Tai,
     pub(crate) commands: BTreeMap<EntryKey, Accepted>,
@@ -96,9 +73,9 @@ pub(crate) struct Rules {
     room: usize,
     pub(crate) sending: Sending,
     seen: HashMap<i32, Seen>,
-    /// Final acks of commands that were answered at once, in this life.
+    /// Final acks of commands that were answered at once, in this process.
     answered: HashSet<i32>,
-    /// Whether the core was told so in this turn.
+    /// Whether the core knows so in this turn.
     has_journal_failed: bool,
     is_stopping: bool,
     state: Option<SummaryState>,
@@ -106,9 +83,10 @@ pub(crate) struct Rules {
     last_beat: Option<Duration>,
     /// The service of each request.
     questions: HashMap<Ticket, Url>,
-    /// Since when services have been silent, in time that the process lived.
+    /// Since when services have been silent, in time in which the process ran.
     silent: HashMap<Url, Duration>,
     turns: (Duration, u32),
+    pub(crate) start: Start,
     pub(crate) counts: Counts,
     pub(crate) excused: BTreeMap<&'static str, u64>,
 }
@@ -117,7 +95,7 @@ impl Rules {
     pub(crate) fn new(settle_time: Duration, plan: &Plan) -> Self {
         Self {
             max_jobs: plan.max_jobs,
-            life: 0,
+            process: 0,
             tai: Tai(0.0),
             commands: BTreeMap::new(),
             keys: HashMap::new(),
@@ -139,14 +117,15 @@ impl Rules {
             questions: HashMap::new(),
             silent: HashMap::new(),
             turns: (Duration::ZERO, 0),
+            start: Start::new(&Goal { state: None, override_name: None }, None),
             counts: Counts::default(),
             excused: BTreeMap::new(),
         }
     }
 
-    /// A life begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
-    pub(crate) fn begin(&mut self, life: u32, now: Duration, recovered: &Recovered) {
-        self.life = life;
+    /// A process begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
+    pub(crate) fn begin(&mut self, process: u32, now: Duration, recovered: &Recovered) {
+        self.process = process;
         let mut kept: BTreeMap<EntryKey, &Kept> =
             recovered.entries.iter().map(|kept| (kept.entry.key, kept)).collect();
         assert_eq!(kept.len(), recovered.entries.len(), "a command is recovered twice");
@@ -195,18 +174,18 @@ impl Rules {
         (self.seen, self.durable_state) = (seen, durable_state);
     }
 
-    /// The core is told which active jobs of ours there are.
+    /// The core learns which active jobs of ours there are.
     pub(crate) fn listed(&mut self, jobs: &[ListedJob]) {
         let is_forgotten = |job: &&ListedJob| self.forgotten.contains(&job.run_id);
         self.searched = jobs.iter().filter(is_forgotten).cloned().collect();
     }
 
-    /// The life has ended: what is not durable never was.
+    /// The process has ended: what is not durable never was.
     pub(crate) fn end(&mut self) {
         self.searched.clear();
         for command in self.commands.values().filter(|command| !command.is_durable) {
             if command.is_found {
-                // The next life finds its job again.
+                // The next process finds its job again.
                 self.runs.retain(|_, key| *key != command.entry.key);
                 self.forgotten.extend(command.run_id().cloned());
                 continue;
@@ -281,26 +260,31 @@ impl Rules {
     }
 
     /// This has reached the world.
-    pub(crate) fn heard(&mut self, life: u32, receipt: Receipt) {
+    pub(crate) fn heard(&mut self, process: u32, receipt: Receipt) {
         // A command whose record was lost in a crash may be heard of after it.
         if let Some(command) = self.commands.get_mut(&receipt.key) {
-            command.hear(life, receipt.what);
+            command.hear(process, receipt.what);
         }
     }
 
     /// Whether this command must be ignored.
-    pub(crate) fn is_repeated(&self, now: Duration, sender: &Sender) -> bool {
+    fn is_repeated(&self, now: Duration, sender: &Sender) -> bool {
         let seen = self.seen.get(&sender.seq_num.0);
         sender.via == Via::Kafka && seen.is_some_and(|seen| now < seen.at + SEEN_FOR)
     }
 
-    /// The core is about to be told of a failing disk, or finds one that hangs.
+    /// The core is about to learn of a failing disk, or finds one that hangs.
     pub(crate) fn before(&mut self, now: Duration, input: &Input) {
         let hangs = self.commands.values().any(|command| command.waits_longer_than(now));
         self.has_journal_failed = hangs || matches!(input, Input::JournalFailed(_));
+        self.start.taken(input);
+        if let Input::Journaled(record) = input {
+            self.journaled(*record);
+        }
         self.sending.hear(match input {
             Input::Outcome(outcome) => Some(outcome.ticket),
             Input::Command(_)
+            | Input::Refused(..)
             | Input::Tick
             | Input::Configuration(_)
             | Input::ConfigurationsAvailable(_)
@@ -316,15 +300,10 @@ impl Rules {
     }
 
     /// The core has taken a command: one that it saw before is not even answered.
-    pub(crate) fn taken(
-        &mut self,
-        now: Duration,
-        tai: Tai,
-        command: &Command,
-        was_repeated: bool,
-        effects: &[Effect],
-    ) {
+    pub(crate) fn taken(&mut self, now: Duration, tai: Tai, command: &Command, effects: &[Effect]) {
+        let was_repeated = self.is_repeated(now, &command.sender);
         self.counts.commands += 1;
+        self.counts.too_many += u64::from(self.start.is_full());
         // Many may have come while the process stood still: they are no unrest of the core's.
         self.turns.1 = self.turns.1.saturating_sub(1);
         if was_repeated {
@@ -338,20 +317,37 @@ impl Rules {
         }
     }
 
+    /// A command comes.
+    pub(crate) fn arrived(&mut self, sender: &Sender) {
+        self.counts.early += u64::from(self.start.arrived(sender));
+    }
+
+    /// The start has ended.
+    pub(crate) fn started(&mut self, turn: &Turn) {
+        self.start.started(turn);
+        self.counts.started += 1;
+        self.counts.not_reached += u64::from(turn.start_problem().is_some());
+        self.counts.reached += u64::from(turn.csc().state() != SummaryState::Standby);
+    }
+
     pub(crate) fn effect(&mut self, now: Duration, effect: &Effect, services: &[Service]) {
         match effect {
             Effect::Ack { to, ack: Ack::InProgress { job_id, .. }, receipt: None, .. } => {
                 self.in_progress(now, to, job_id, services);
             }
+            Effect::Ack { to, ack, .. } if to.via == Via::CommandLine => self.start.transition_ended(ack),
             Effect::Ack { to, command, ack, receipt } => self.ack(to, *command, ack, *receipt),
             Effect::Publish { event: Event::JobResult(result), receipt } => self.result(result, *receipt),
             Effect::Publish { event, .. } => self.event(now, event),
-            Effect::Journal(record) => self.record(now, record, services),
+            Effect::Journal(record) => {
+                self.start.kept(record.clone());
+                self.record(now, record, services);
+            }
             Effect::Request(request) => self.request(now, request, services),
-            // What waits for the disk is left to the next life.
+            // What waits for the disk is left to the next process.
             Effect::StopRequests => self.is_stopping = true,
-            Effect::ReadConfiguration { .. }
-            | Effect::WatchConfigurations(_)
+            Effect::ReadConfiguration { override_name } => self.start.reads(override_name),
+            Effect::WatchConfigurations(_)
             | Effect::SetLogLevel(_)
             | Effect::Log(..)
             | Effect::Exit
@@ -359,98 +355,14 @@ impl Rules {
         }
     }
 
-    fn ack(&mut self, to: &Sender, name: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
-        let number = to.seq_num.0;
-        let Some(receipt) = receipt else {
-            assert!(!self.keys.contains_key(&number), "no receipt for {number}: {ack:?}");
-            let is_first = self.answered.insert(number) || to.via == Via::CommandLine;
-            assert!(is_first, "a second final ack for {number}: {ack:?}");
-            return;
-        };
-        assert_eq!(receipt.what, Owed::Ack);
-        assert!(ack.is_final());
-        let (life, is_late) = (self.life, self.has_journal_failed);
-        let command = self.command(receipt.key);
-        let ending = command.ends.last_mut().unwrap_or_else(|| panic!("an end without a record: {ack:?}"));
-        assert_eq!(*ack, ending.end.ack, "not what was recorded for {number}");
-        assert!(ending.is_durable || is_late, "{number} is told {ack:?} before that is durable");
-        ending.is_told = true;
-        let is_again = ending.life != life;
-        command.told_by = None;
-        command.final_acks += 1;
-        assert_eq!(command.final_acks, 1, "a second final ack for {number} in life {life}");
-        assert!(!command.said.contains(&Owed::Ack), "said although it was heard: {number} {ack:?}");
-        let sender = &command.entry.sender;
-        let is_sender =
-            (to.seq_num, &to.identity, to.origin) == (sender.seq_num, &sender.identity, sender.origin);
-        assert!(is_sender && name.is_some(), "{ack:?} of {sender:?} goes to {to:?}");
-        if command.life != life {
-            let client_is_gone = !matches!(to.via, Via::Socket(client) if client != ClientId::GONE);
-            assert!(client_is_gone, "an ack to another client: {to:?}");
-        }
-        self.counts.final_acks += 1;
-        self.counts.said_again += u64::from(is_again);
-    }
-
-    /// The world learns of a job only when that is durable, or when the journal fails, or when somebody who knows the
-    /// job anyway aborts it.
-    fn in_progress(&mut self, now: Duration, to: &Sender, job_id: &JobId, services: &[Service]) {
-        let number = to.seq_num.0;
-        let is_its = |command: &Accepted| {
-            command.is_found
-                && command.entry.sender == *to
-                && command.created.as_ref().is_some_and(|(created, _)| created == job_id)
-        };
-        let found = self.commands.iter().find(|(_, command)| is_its(command)).map(|(key, _)| *key);
-        let key = found.or_else(|| self.keys.get(&number).copied());
-        let key = &key.unwrap_or_else(|| panic!("{number} is in progress but not accepted"));
-        // Whoever believes that it is extra removes it.
-        let is_lied_about = excuses::is_lied_about(services, job_id.as_str());
-        let run_id = run_of(services, job_id);
-        let is_aborted = self.commands.values().any(|other| other.is_durable && other.aborts(job_id, run_id));
-        let command = self.commands.get_mut(key).unwrap();
-        assert!(!command.is_over, "{number} is in progress after its end");
-        if command.run_id().is_some() {
-            let (created, is_durable) = command.created.as_ref().unwrap();
-            assert_eq!(created, job_id);
-            let is_waited_for = command.told_by.is_some_and(|by| now < by) && !self.has_journal_failed;
-            assert!(
-                *is_durable || is_aborted || is_lied_about || !is_waited_for,
-                "{job_id} is told of before that is durable"
-            );
-            command.told.insert(job_id.clone());
-            command.told_by = None;
-        }
-    }
-
-    fn result(&mut self, result: &JobResult, receipt: Option<Receipt>) {
-        let receipt = receipt.unwrap_or_else(|| panic!("no receipt for {result:?}"));
-        assert_eq!(receipt.what, Owed::Result);
-        let (life, is_late) = (self.life, self.has_journal_failed);
-        let command = self.command(receipt.key);
-        let ending = command.ends.last_mut().unwrap_or_else(|| panic!("not recorded: {result:?}"));
-        assert_eq!(Some(result), ending.end.result.as_ref());
-        assert!(ending.is_durable || is_late, "told before that is durable: {result:?}");
-        ending.is_told = true;
-        let is_again = ending.life != life;
-        command.results += 1;
-        assert_eq!(command.results, 1, "told twice: {result:?}");
-        assert_eq!(command.final_acks, 0, "told after the final ack: {result:?}");
-        assert!(!command.said.contains(&Owed::Result), "said although it was heard: {result:?}");
-        self.counts.results += 1;
-        self.counts.said_again += u64::from(is_again);
-    }
-
     /// The core is answered; a list was made at the service at `served`.
     pub(crate) fn answered(&mut self, now: Duration, ticket: Ticket, answer: &Answer, served: Duration) {
         self.sending.answered(now, ticket, answer, served);
         let Some(url) = self.questions.remove(&ticket) else { return };
-        let lived = now - self.sending.stood_still;
+        let ran = now - self.sending.stood_still;
         match answer.of_service() {
             None | Some(Err(Failure { contact: Contact::NotAsked, .. })) => {}
-            Some(Err(Failure { contact: Contact::Silent, .. })) => {
-                _ = self.silent.entry(url).or_insert(lived)
-            }
+            Some(Err(Failure { contact: Contact::Silent, .. })) => _ = self.silent.entry(url).or_insert(ran),
             Some(Err(Failure { contact: Contact::Answered, .. }) | Ok(())) => _ = self.silent.remove(&url),
         }
     }
@@ -466,45 +378,9 @@ impl Rules {
         self.counts.pauses += 1;
         self.sending.stood_still += pause;
         for command in self.commands.values_mut() {
-            for by in command.recorded_by.iter_mut().chain(&mut command.told_by) {
+            for by in command.recorded_by.iter_mut().chain(&mut command.publish_by) {
                 *by += pause;
             }
-        }
-    }
-
-    fn event(&mut self, now: Duration, event: &Event) {
-        match event {
-            Event::ErrorCode { code: ErrorCode::Unreachable, .. } => {
-                let mut silent = self.silent.values();
-                let is_long = silent.any(|since| self.sending.was_asked_after(*since, OUTAGE_LIMIT));
-                assert!(is_long, "no service was silent for so long: {:?}", self.silent);
-            }
-            Event::Heartbeat => self.last_beat = Some(now),
-            Event::SummaryState(state) => {
-                let before = self.state.replace(*state);
-                let legal = match (before, *state) {
-                    (None, next) => next == SummaryState::Standby,
-                    (Some(SummaryState::Offline), _) => false,
-                    (Some(_), SummaryState::Offline) => true,
-                    (Some(before), SummaryState::Fault) => before != SummaryState::Fault,
-                    (Some(SummaryState::Standby), next) => next == SummaryState::Disabled,
-                    (Some(SummaryState::Disabled), next) => {
-                        next == SummaryState::Enabled || next == SummaryState::Standby
-                    }
-                    (Some(SummaryState::Enabled), next) => next == SummaryState::Disabled,
-                    (Some(SummaryState::Fault), next) => next == SummaryState::Standby,
-                };
-                assert!(legal, "from {before:?} to {state}");
-            }
-            Event::ErrorCode { .. }
-            | Event::LogLevel { .. }
-            | Event::LogMessage(_)
-            | Event::SimulationMode { .. }
-            | Event::SoftwareVersions
-            | Event::ConfigurationsAvailable(_)
-            | Event::ConfigurationApplied { .. }
-            | Event::JobId { .. }
-            | Event::JobResult(_) => {}
         }
     }
 
@@ -516,7 +392,7 @@ impl Rules {
                 assert!(command.created.is_none(), "a second job for {key:?}: {job_id}");
                 assert!(command.recorded_by.is_none(), "a job before the record of {key:?} is durable");
                 command.created = Some((job_id.clone(), false));
-                command.told_by = Some(now + RECORDING_MAX);
+                command.publish_by = Some(now + RECORDING_MAX);
             }
             Record::Suspected { key, until } => {
                 let time = Duration::try_from_secs_f64(until.0 - self.tai.0).unwrap();
@@ -538,7 +414,7 @@ impl Rules {
 
     fn accepted(&mut self, now: Duration, entry: &Entry) {
         self.counts.accepted += 1;
-        let mut command = Accepted::new(entry, self.life, now);
+        let mut command = Accepted::new(entry, self.process, now);
         if let Some(run_id) = command.run_id() {
             assert!(self.runs.insert(run_id.clone(), entry.key).is_none(), "{run_id} is not new");
             if self.forgotten.remove(run_id) {
@@ -554,8 +430,8 @@ impl Rules {
         assert!(self.commands.insert(entry.key, command).is_none(), "{:?} is not new", entry.key);
     }
 
-    /// The core is told that this record is durable.
-    pub(crate) fn journaled(&mut self, record: Awaited) {
+    /// The core learns that this record is durable.
+    fn journaled(&mut self, record: Awaited) {
         let is_so = match record {
             Awaited::Accepted(key) => {
                 let command = self.command(key);
@@ -578,20 +454,22 @@ impl Rules {
         {
             let is_unknown = excuses::is_unknown(end) && result.exit_code == ExitCode::Error;
             assert!(!is_unknown || !job.is_listed(now), "{} is there, but is said to have vanished", job.id);
-            // It was found after somebody who knew it had aborted it, and been told so.
-            let is_told = self.commands.values().any(|other| other.is_over && aborts(other, job));
+            // It was found after somebody who knew it had aborted it, and got that acked.
+            let is_acked = self.commands.values().any(|other| other.is_over && aborts(other, job));
             // Or the journal that knew of the abort is lost.
             assert!(
-                !is_unknown || !job.was_removed() || is_told || self.was_journal_lost,
+                !is_unknown || !job.was_removed() || is_acked || self.was_journal_lost,
                 "{} was removed by us, but that is not said",
                 job.id
             );
         }
         match (&command.entry.work, &end.ack) {
             (Work::Abort { job_id, .. }, Ack::Complete) => {
-                // Aborts of one name share one outcome, also where they are meant for different services.
+                // Aborts of one job share one outcome, also where they are meant for different services; and it may be
+                // named by its run.
+                let run_id = run_of(services, job_id);
                 let is_elsewhere =
-                    |other: &Accepted| other.aborts(job_id, None) && other.url() != command.url();
+                    |other: &Accepted| other.aborts(job_id, run_id) && other.url() != command.url();
                 let is_shared = self.commands.values().any(is_elsewhere);
                 // Its id was guessed, and it came to be after the service was asked; we do not know of it yet.
                 let is_known = |job: &Job| {
@@ -639,10 +517,10 @@ impl Rules {
         if excuses::is_disk_refusal(&end.ack) {
             self.counts.disk_refusals += 1;
         }
-        let life = self.life;
+        let process = self.process;
         let command = self.command(key);
         assert!(!command.is_over, "{key:?} ended before");
-        command.end(life, end, now + RECORDING_MAX);
+        command.end(process, end, now + RECORDING_MAX);
     }
 
     fn request(&mut self, now: Duration, request: &Request, services: &[Service]) {
@@ -668,7 +546,7 @@ impl Rules {
         for job in command.prereqs().iter().filter_map(|id| service.job(id)) {
             // One that came to be later was guessed: it may not have been there when it was asked for.
             let runs_on = job.is_running(now) && job.visible <= command.accepted;
-            // What becomes of a job of that name at another service counts too: its abort, or that it is not there.
+            // What happens to a job of that name at another service counts too: its abort, or that it is not there.
             let is_elsewhere =
                 |other: &Accepted| other.url() != command.url() && other.prereqs().contains(&job.id);
             let is_excused = excuses::is_lied_about(services, job.id.as_str())
@@ -678,7 +556,7 @@ impl Rules {
         }
         assert!(command.is_durable, "{run_id} is sent before its record is durable");
         assert!(command.final_acks == 0 && command.created.is_none(), "{run_id} is sent again for nothing");
-        self.sending.submit(self.life, ticket, run_id);
+        self.sending.submit(self.process, ticket, run_id);
     }
 
     /// Only for an abort that is durable, or for an extra job of ours.
@@ -716,15 +594,20 @@ impl Rules {
         if let Some(last) = self.last_beat {
             assert!(now <= last + secs(1), "no heartbeat since {last:?}");
         }
-        if let (Some(told), state) = (self.state, csc.state()) {
-            assert_eq!(told, state, "the state was not told");
+        if let (Some(published), state) = (self.state, csc.state()) {
+            assert_eq!(published, state, "the state was not published");
         }
         // A little more, since the record of a command may come with the tick that would refuse it.
         let late = |command: &&Accepted| command.waits_longer_than(now - millis(1).min(now));
         if !self.is_stopping {
             let late = self.commands.values().find(late);
-            assert!(late.is_none(), "neither sent nor refused, or not told of: {late:?}");
+            assert!(late.is_none(), "neither sent nor refused, or not published: {late:?}");
         }
+    }
+
+    /// Whether the next process can resume this state.
+    pub(crate) fn is_durable(&self, state: SummaryState) -> bool {
+        self.durable_state == Some(state)
     }
 
     /// Whether the journal does not know of this run any more.

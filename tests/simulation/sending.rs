@@ -1,8 +1,8 @@
 //! When a job may be submitted once more: a PUT is not idempotent, and one that seems to have failed may not have.
 //!
-//! Within a life, after an attempt whose outcome is not known, the service's list must have been asked for twice, at
+//! Within a process, after an attempt whose outcome is not known, the service's list must have been asked for twice, at
 //! least `settle_time` apart, without showing the job; after a refusal once; and after what was not sent never.
-//! A life that takes up a command of an earlier one does not know what that one sent.
+//! A process that takes up a command of an earlier one does not know what that one sent.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -23,7 +23,7 @@ enum Need {
     Settled,
 }
 
-/// The submissions of one run in this life.
+/// The submissions of one run in this process.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     is_out: bool,
@@ -37,7 +37,7 @@ struct Attempt {
     looked: Option<Duration>,
     /// Whether one showed the job.
     is_found: bool,
-    /// When the first attempt failed or was unclear, in time that the process lived.
+    /// When the first attempt failed or was unclear, in time in which the process ran.
     trouble: Option<Duration>,
     refusals: u32,
 }
@@ -81,7 +81,7 @@ impl Attempt {
     }
 }
 
-/// The submissions and look-ups of a life.
+/// The submissions and look-ups of a process.
 #[derive(Debug)]
 pub(crate) struct Sending {
     settle_time: Duration,
@@ -90,16 +90,16 @@ pub(crate) struct Sending {
     lists: HashMap<Ticket, Duration>,
     submissions: HashMap<Ticket, RunId>,
     last_ticket: Ticket,
-    /// When each PUT was answered, of all lives.
+    /// When each PUT was answered, of all processes.
     ended: HashMap<Put, Duration>,
-    life: u32,
-    /// The last look before each PUT, of all lives.
+    process: u32,
+    /// The last look before each PUT, of all processes.
     looks: HashMap<Put, Option<Duration>>,
-    /// When each request was asked for, in time that the process lived.
+    /// When each request was asked for, in time in which the process ran.
     asked: HashMap<Ticket, Duration>,
     /// When that was of the request whose answer was heard last.
     heard: Option<Duration>,
-    /// How long the process stood still in this life.
+    /// How long this process has stood still.
     pub(crate) stood_still: Duration,
 }
 
@@ -112,7 +112,7 @@ impl Sending {
             submissions: HashMap::new(),
             last_ticket: Ticket(0),
             ended: HashMap::new(),
-            life: 0,
+            process: 0,
             looks: HashMap::new(),
             asked: HashMap::new(),
             heard: None,
@@ -120,7 +120,7 @@ impl Sending {
         }
     }
 
-    /// A new life, with these runs whose jobs are not known.
+    /// A new process, with these runs whose jobs are not known.
     pub(crate) fn begin<'a>(&mut self, now: Duration, in_doubt: impl Iterator<Item = &'a RunId>) {
         self.stood_still = Duration::ZERO;
         let attempt = Attempt { trouble: Some(now), ..Attempt::over(Need::Settled, Ticket(0)) };
@@ -142,7 +142,7 @@ impl Sending {
         self.heard = answer.and_then(|ticket| self.asked.remove(&ticket));
     }
 
-    /// Whether what was just heard was asked for when this long had passed in which the process lived.
+    /// Whether what was just heard was asked for when the process had run for so long.
     pub(crate) fn was_asked_after(&self, since: Duration, time: Duration) -> bool {
         self.heard.is_some_and(|asked| asked >= since + time)
     }
@@ -160,13 +160,13 @@ impl Sending {
         self.lists.insert(ticket, now);
     }
 
-    pub(crate) fn submit(&mut self, life: u32, ticket: Ticket, run_id: &RunId) {
+    pub(crate) fn submit(&mut self, process: u32, ticket: Ticket, run_id: &RunId) {
         let attempt = self.attempts.get(run_id).copied();
         if let Some(attempt) = attempt {
             assert!(attempt.may_repeat(), "{run_id} is sent again without having looked: {attempt:?}");
         }
-        self.life = life;
-        self.looks.insert((life, ticket), attempt.and_then(|attempt| attempt.looked));
+        self.process = process;
+        self.looks.insert((process, ticket), attempt.and_then(|attempt| attempt.looked));
         self.submissions.insert(ticket, run_id.clone());
         let attempt = attempt.unwrap_or(Attempt::over(Need::Nothing, ticket));
         self.attempts.insert(run_id.clone(), Attempt { is_out: true, ..attempt });
@@ -175,7 +175,7 @@ impl Sending {
     /// The core was answered; a list was made at the service at `served`.
     pub(crate) fn answered(&mut self, now: Duration, ticket: Ticket, answer: &Answer, served: Duration) {
         if let Some(run_id) = self.submissions.remove(&ticket) {
-            self.ended.insert((self.life, ticket), now);
+            self.ended.insert((self.process, ticket), now);
             let before = self.attempts[&run_id];
             let trouble = before.trouble.or(Some(now - self.stood_still));
             let answered = before.answered(answer, self.last_ticket);

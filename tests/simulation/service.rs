@@ -25,7 +25,7 @@ const CREATION_WAIT: Duration = Duration::from_secs(9);
 /// Jobs of other people.
 const FOREIGN: u32 = 3;
 
-/// A PUT: the life that sent it, and its ticket there. Later ones are greater.
+/// A PUT: the process that sent it, and its ticket there. Later ones are greater.
 pub(crate) type Put = (u32, Ticket);
 
 /// Which of the services has this url.
@@ -111,7 +111,7 @@ enum Spoil {
     NotSent,
     /// It is lost, and we do not know.
     LostRequest,
-    /// It is carried out, but we are not told.
+    /// It is carried out, but we get no answer.
     LostAnswer,
     /// The service says no, and does nothing.
     Refused,
@@ -128,7 +128,7 @@ enum Spoil {
 pub(crate) struct Call {
     pub(crate) ticket: Ticket,
     pub(crate) action: Action,
-    life: u32,
+    process: u32,
     /// How late a job that it makes is shown.
     lag: Duration,
     spoil: Spoil,
@@ -138,7 +138,7 @@ pub(crate) struct Call {
     reply: Option<Duration>,
 }
 
-/// What becomes of a request.
+/// What happens to a request.
 pub(crate) struct Fate {
     /// When it is carried out.
     pub(crate) served: Option<(Duration, Call)>,
@@ -198,7 +198,7 @@ impl Service {
     pub(crate) fn send(
         &mut self,
         now: Duration,
-        life: u32,
+        process: u32,
         request: &Request,
         plan: &Plan,
         rng: &mut Rng,
@@ -258,7 +258,7 @@ impl Service {
             reply = None;
         }
         let (ticket, action) = (request.ticket, request.action.clone());
-        let call = Call { ticket, action, life, lag, spoil, is_repeated, reply };
+        let call = Call { ticket, action, process, lag, spoil, is_repeated, reply };
         Fate { served: Some((served, call)), answer }
     }
 
@@ -334,7 +334,7 @@ impl Service {
         if call.spoil == Spoil::Lie {
             return self.lie_to_put(run_id, rng);
         }
-        let made = Some((run_id.clone(), (call.life, call.ticket)));
+        let made = Some((run_id.clone(), (call.process, call.ticket)));
         let mut status = self.make(now, made.clone(), call.lag, plan, rng);
         if call.is_repeated {
             // The one that is answered with is listed by then.
@@ -526,9 +526,4 @@ pub(crate) fn unclear() -> Failure {
 
 pub(crate) fn not_sent() -> Failure {
     failure(FailureKind::NotSent, Contact::Silent)
-}
-
-/// Of what was queued when the daemon was stopped.
-pub(crate) fn cancelled() -> Failure {
-    failure(FailureKind::NotSent, Contact::NotAsked)
 }

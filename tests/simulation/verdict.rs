@@ -1,18 +1,54 @@
-//! What must be true when everything has come to its end.
+//! What must be true when everything has come to its end, and how much has happened by then.
 
 use std::time::Duration;
 
 use ocps::csc::id::JobId;
 
 use super::excuses;
-use super::rules::{Counts, Rules};
+use super::rules::Rules;
 use super::service::{Job, Service};
 
 /// A job that is extra is found if it shows up before the time for the last look, which is not kept to the second.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
+/// How much happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) runs: u64,
+    pub(crate) processes: u64,
+    pub(crate) commands: u64,
+    pub(crate) accepted: u64,
+    pub(crate) puts: u64,
+    pub(crate) jobs: u64,
+    pub(crate) doubles: u64,
+    pub(crate) results: u64,
+    pub(crate) repeated: u64,
+    /// Final acks and results of earlier processes.
+    pub(crate) said_again: u64,
+    /// Commands that ended once more, since that was forgotten.
+    pub(crate) ended_again: u64,
+    pub(crate) final_acks: u64,
+    pub(crate) disk_refusals: u64,
+    pub(crate) commits: u64,
+    /// Jobs that a gateway made of a PUT that it sent twice.
+    pub(crate) copies: u64,
+    pub(crate) pauses: u64,
+    /// Jobs that were found when their commands were forgotten.
+    pub(crate) found: u64,
+    /// Commands that failed since they may have been sent too long ago.
+    pub(crate) stale: u64,
+    /// Starts that came to their end.
+    pub(crate) started: u64,
+    /// Starts that led to another state than STANDBY, and those that could not.
+    pub(crate) reached: u64,
+    pub(crate) not_reached: u64,
+    /// Commands that came during a start, and those for which there was no room.
+    pub(crate) early: u64,
+    pub(crate) too_many: u64,
+}
+
 impl Rules {
-    /// Each job that was told of has its result.
+    /// Each job whose id was published has its result.
     pub(crate) fn final_check(&mut self, services: &[Service]) {
         let mut excused = Vec::new();
         for (key, command) in &self.commands {
@@ -23,10 +59,10 @@ impl Rules {
                     .filter_map(|ending| ending.end.result.as_ref())
                     .any(|result| result.job_id == **job_id)
             };
-            for job_id in command.told.iter().filter(|job_id| !has_result(job_id)) {
+            for job_id in command.published.iter().filter(|job_id| !has_result(job_id)) {
                 let excuse = excuses::no_result(command, job_id, services);
                 excused.push(
-                    excuse.unwrap_or_else(|| panic!("{job_id} of {key:?} was told of but has no result")),
+                    excuse.unwrap_or_else(|| panic!("{job_id} of {key:?} was published but has no result")),
                 );
             }
         }
@@ -36,7 +72,7 @@ impl Rules {
     }
 
     /// A job that is left at the service although nobody needs it: the only one of a command that has it, or one that
-    /// came to life when nobody looked for it any more, may survive.
+    /// was shown when nobody looked for it any more, may survive.
     pub(crate) fn left_over<'a>(&self, now: Duration, services: &'a [Service]) -> Option<&'a Job> {
         let mut alive = services.iter().flat_map(|service| &service.jobs).filter(|job| job.is_alive(now));
         alive.find(|job| !self.may_survive(job, now, services))
@@ -60,7 +96,7 @@ impl Rules {
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         self.runs += 1;
-        self.lives += other.lives;
+        self.processes += other.processes;
         self.commands += other.commands;
         self.accepted += other.accepted;
         self.puts += other.puts;
@@ -77,12 +113,17 @@ impl Counts {
         self.pauses += other.pauses;
         self.found += other.found;
         self.stale += other.stale;
+        self.started += other.started;
+        self.reached += other.reached;
+        self.not_reached += other.not_reached;
+        self.early += other.early;
+        self.too_many += other.too_many;
     }
 
     /// A simulation in which nothing happens proves nothing.
     pub(crate) fn are_enough(&self) {
         let each = [
-            self.lives,
+            self.processes,
             self.puts,
             self.results,
             self.repeated,
@@ -94,6 +135,10 @@ impl Counts {
             // Seldom, since it takes a lost journal, a start and a list before the job ends.
             self.found * 10,
             self.stale,
+            self.reached,
+            self.not_reached,
+            self.early,
+            self.too_many,
         ];
         assert!(each.iter().all(|count| *count * 2 > self.runs / 10), "too quiet: {self:?}");
     }

@@ -1,9 +1,7 @@
-//! The run of one seed: lives of the daemon one after the other, what goes on around them, and time.
-//!
-//! A turn is that of `daemon`: inputs are handed to the core, their effects carried out in order, and all records
-//! of the turn given to the journal as one batch.
+//! The run of one seed: processes of the daemon one after the other, what goes on around them, and time.
 
 mod journal;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,31 +9,33 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::command::{Command, Via};
-use ocps::csc::event::{Ack, Event as SalEvent};
 use ocps::csc::id::SalIndex;
-use ocps::csc::record::{Owed, Receipt, Record, Work};
-use ocps::csc::request::{Answer, Outcome, Payload, Request};
+use ocps::csc::record::{Owed, Receipt, Record};
+use ocps::csc::request::{Outcome, Payload};
+use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
-use ocps::csc::{Csc, Effect, Input, Settings};
+use ocps::csc::{Input, Settings};
+use ocps::daemon::turn::{Goal, Turn};
 use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::{Identity, Limits, Report};
 
 use super::crowd::Crowd;
-use super::lines;
 use super::plan::{Plan, any, chance, secs, short};
-use super::process::{Disk, Faulty, Life};
-use super::rules::{Counts, Memory, Rules};
+use super::process::{Disk, Faulty, Process};
+use super::rules::{Memory, Rules};
 use super::sending::SUBMIT_TIMEOUT;
-use super::service::{Call, Fate, Job, Service, cancelled, service_at, unclear};
+use super::service::{Call, Job, Service, unclear};
+use super::start::Start;
 use super::trace::Trace;
+use super::verdict::Counts;
 use crate::reply::failed_instead;
 
 /// How long a job may take to show up in the list after an unclear attempt.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
 /// TAI at the beginning of each run.
 const EPOCH_S: f64 = 1_795_367_697.0;
-/// Most lives with faults.
-const LIVES_MAX: u32 = 40;
+/// Most processes with faults.
+const PROCESSES_MAX: u32 = 40;
 /// Time between looks at the weather.
 const WEATHER: Duration = Duration::from_secs(10);
 /// Longest time until a run must have come to its end after its last fault.
@@ -49,57 +49,62 @@ pub(crate) enum Event {
     Weather,
     /// Faults are over.
     Calm,
-    /// A command arrives; whether another life may get it if none is there.
+    /// A command arrives; whether another process may get it if none is there.
     Command(Command),
     /// The daemon is started.
     Start,
     Joined {
-        life: u32,
+        process: u32,
     },
     Intruder {
-        life: u32,
+        process: u32,
     },
     Terminate {
-        life: u32,
+        process: u32,
     },
     Configuration {
-        life: u32,
+        process: u32,
         result: Result<ocps::csc::configuration::Configuration, String>,
     },
     /// The service carries out a request.
     Serve {
-        life: u32,
+        process: u32,
         call: Box<Call>,
         at: usize,
     },
     Answer {
-        life: u32,
+        process: u32,
         outcome: Outcome,
         served: Duration,
     },
     /// The process goes on after it stood still.
     Thaw {
-        life: u32,
+        process: u32,
     },
     JournalWakes {
-        life: u32,
+        process: u32,
         wake: u64,
     },
     JournalActs {
-        life: u32,
+        process: u32,
     },
+    /// The journal's thread says something.
     JournalSays {
-        life: u32,
+        process: u32,
         reports: Vec<Report>,
+    },
+    /// The main loop gets round to that.
+    JournalIsHeard {
+        process: u32,
     },
     /// A message is with the broker.
     Delivered {
-        life: u32,
+        process: u32,
         receipt: Receipt,
     },
     /// We know that it is.
     Reported {
-        life: u32,
+        process: u32,
         receipt: Receipt,
     },
 }
@@ -121,9 +126,9 @@ pub(crate) struct World {
     skew: f64,
     events: BTreeMap<(Duration, u64), Event>,
     last_event: u64,
-    pub(crate) life: Option<Life>,
-    lives: u32,
-    /// The journal while no life has it.
+    pub(crate) process: Option<Process>,
+    processes: u32,
+    /// The journal while no process has it.
     store: Option<Faulty>,
     /// All that was ever committed to it.
     committed: Vec<Record>,
@@ -160,8 +165,8 @@ impl World {
             skew: 0.0,
             events: BTreeMap::new(),
             last_event: 0,
-            life: None,
-            lives: 0,
+            process: None,
+            processes: 0,
             store: Some(Faulty::new(sqlite)),
             committed: Vec::new(),
             copy: None,
@@ -187,7 +192,7 @@ impl World {
         world
     }
 
-    /// A phase with faults, one in which everything converges, and a last life that has nothing left to do.
+    /// A phase with faults, one in which everything converges, and a last process that has nothing left to do.
     pub(crate) fn run(&mut self) {
         while self.calm_since.is_none_or(|since| !self.is_settled(since)) {
             self.step();
@@ -200,9 +205,9 @@ impl World {
             self.step();
         }
         let counts = self.rules.counts;
-        assert_eq!(before.puts, counts.puts, "a last life does more");
+        assert_eq!(before.puts, counts.puts, "a last process does more");
         let said = |counts: Counts| (counts.results, counts.final_acks);
-        assert_eq!(said(before), said(counts), "a last life says more");
+        assert_eq!(said(before), said(counts), "a last process says more");
     }
 
     pub(crate) fn say(&mut self, line: &str) {
@@ -225,13 +230,12 @@ impl World {
     /// The next thing that happens: an event, or the tick that the core wants.
     fn step(&mut self) {
         let next = self.events.first_key_value().map(|((time, _), _)| *time).unwrap();
-        if let Some(life) = &mut self.life
-            && !life.is_frozen
-            && life.deadline() <= next
+        if let Some(process) = &mut self.process
+            && !process.is_frozen
+            && process.deadline() <= next
         {
-            self.now = self.now.max(life.deadline());
-            life.inputs.push_back(Input::Tick);
-            return self.turn();
+            self.now = self.now.max(process.deadline());
+            return self.tick();
         }
         let ((time, _), event) = self.events.pop_first().unwrap();
         self.now = time;
@@ -246,23 +250,29 @@ impl World {
             Event::Calm => self.calm_down(),
             Event::Start => self.start(),
             Event::Command(command) => self.arrive(command),
-            Event::Joined { life } if self.is_alive(life) => self.join(),
-            Event::Intruder { life } if self.is_alive(life) => {
+            Event::Joined { process } if self.is_alive(process) => {
+                self.process_mut().turn.joined();
+                self.turn();
+            }
+            Event::Intruder { process } if self.is_alive(process) => {
                 self.input(Input::Intruder("another".to_owned()))
             }
-            Event::Terminate { life } if self.is_alive(life) => self.input(Input::Terminate),
-            Event::Configuration { life, result } if self.is_alive(life) => {
+            Event::Terminate { process } if self.is_alive(process) => self.input(Input::Terminate),
+            Event::Configuration { process, result } if self.is_alive(process) => {
                 self.input(Input::Configuration(result));
             }
-            Event::Serve { life, call, at } => self.serve(life, &call, at),
-            Event::Answer { life, outcome, served } if self.is_alive(life) => self.answer(outcome, served),
-            Event::JournalWakes { life, wake } if self.is_alive(life) => self.journal_wakes(wake),
-            Event::JournalActs { life } if self.is_alive(life) => self.journal_acts(),
-            Event::JournalSays { life, reports } if self.is_alive(life) => self.journal_says(reports),
-            Event::Thaw { life } if self.is_alive(life) => self.thaw(),
-            Event::Delivered { life, receipt } => self.deliver(life, receipt),
-            Event::Reported { life, receipt } if self.is_alive(life) => {
-                self.life_mut().records.push(Record::Said(receipt));
+            Event::Serve { process, call, at } => self.serve(process, &call, at),
+            Event::Answer { process, outcome, served } if self.is_alive(process) => {
+                self.answer(outcome, served)
+            }
+            Event::JournalWakes { process, wake } if self.is_alive(process) => self.journal_wakes(wake),
+            Event::JournalActs { process } if self.is_alive(process) => self.journal_acts(),
+            Event::JournalSays { process, reports } if self.is_alive(process) => self.journal_says(reports),
+            Event::JournalIsHeard { process } if self.is_alive(process) => self.journal_is_heard(),
+            Event::Thaw { process } if self.is_alive(process) => self.thaw(),
+            Event::Delivered { process, receipt } => self.deliver(process, receipt),
+            Event::Reported { process, receipt } if self.is_alive(process) => {
+                self.delivered(receipt);
                 self.turn();
             }
             // To a process that is dead.
@@ -275,52 +285,56 @@ impl World {
             | Event::JournalWakes { .. }
             | Event::JournalActs { .. }
             | Event::JournalSays { .. }
+            | Event::JournalIsHeard { .. }
             | Event::Reported { .. } => {}
         }
     }
 
     /// A process that stands still finds later what happens to it now.
     fn hold_back(&mut self, event: Event) -> Option<Event> {
-        let number = self.lives;
-        let Some(life) = self.life.as_mut().filter(|life| life.is_frozen) else { return Some(event) };
+        let number = self.processes;
+        let Some(process) = self.process.as_mut().filter(|process| process.is_frozen) else {
+            return Some(event);
+        };
         let is_for_it = match &event {
             Event::Act | Event::Weather | Event::Calm | Event::Start | Event::Serve { .. } => false,
             Event::Thaw { .. } => false,
             Event::Command(_) => true,
-            Event::Joined { life }
-            | Event::Intruder { life }
-            | Event::Terminate { life }
-            | Event::Configuration { life, .. }
-            | Event::Answer { life, .. }
-            | Event::JournalWakes { life, .. }
-            | Event::JournalActs { life }
-            | Event::JournalSays { life, .. }
-            | Event::Delivered { life, .. }
-            | Event::Reported { life, .. } => *life == number,
+            Event::Joined { process }
+            | Event::Intruder { process }
+            | Event::Terminate { process }
+            | Event::Configuration { process, .. }
+            | Event::Answer { process, .. }
+            | Event::JournalWakes { process, .. }
+            | Event::JournalActs { process }
+            | Event::JournalSays { process, .. }
+            | Event::JournalIsHeard { process }
+            | Event::Delivered { process, .. }
+            | Event::Reported { process, .. } => *process == number,
         };
         if !is_for_it {
             return Some(event);
         }
-        life.missed.push(event);
+        process.missed.push(event);
         None
     }
 
     /// The process stands still for a while.
     fn freeze(&mut self) {
         let pause = secs(10) + any(&mut self.rng, secs(400));
-        let Some(life) = self.life.as_mut().filter(|life| !life.is_frozen) else { return };
-        life.is_frozen = true;
-        let life = life.number;
+        let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
+        process.is_frozen = true;
+        let process = process.number;
         self.say(&format!("the process stands still for {pause:?}"));
-        self.after(pause, Event::Thaw { life });
+        self.after(pause, Event::Thaw { process });
     }
 
     fn thaw(&mut self) {
         self.say("the process goes on");
         self.rules.thaw(self.now);
-        let life = self.life_mut();
-        life.is_frozen = false;
-        for mut event in std::mem::take(&mut life.missed) {
+        let process = self.process_mut();
+        process.is_frozen = false;
+        for mut event in std::mem::take(&mut process.missed) {
             if let Event::Answer { outcome, .. } = &mut event
                 && self.rng.bool()
             {
@@ -331,17 +345,17 @@ impl World {
         }
     }
 
-    /// Whether this life goes on.
+    /// Whether this process goes on.
     fn is_alive(&self, number: u32) -> bool {
-        self.life.as_ref().is_some_and(|life| life.number == number)
+        self.process.as_ref().is_some_and(|process| process.number == number)
     }
 
-    fn life_mut(&mut self) -> &mut Life {
-        self.life.as_mut().unwrap()
+    fn process_mut(&mut self) -> &mut Process {
+        self.process.as_mut().unwrap()
     }
 
     fn time(&self) -> Time {
-        let born = self.life.as_ref().map_or(self.now, |life| life.born);
+        let born = self.process.as_ref().map_or(self.now, |process| process.born);
         Time { mono: self.now - born, tai: self.tai() }
     }
 
@@ -370,34 +384,60 @@ impl World {
         }
         self.meanwhile();
         let Some(mut store) = self.store.take() else { return };
-        self.lives += 1;
-        self.rules.counts.lives += 1;
+        self.processes += 1;
+        self.rules.counts.processes += 1;
         // Opening forgets by the clock too.
         let tai = self.tai();
         while store.sqlite.upkeep(tai) == Ok(Upkeep::More) {}
         let mut recovered = store.sqlite.recover().unwrap();
         recovered.unsearched |= self.is_old;
-        self.say(&format!("life {} begins with {} commands", self.lives, recovered.entries.len()));
-        self.rules.begin(self.lives, self.now, &recovered);
-        let mut effects = Vec::new();
+        self.say(&format!("process {} begins with {} commands", self.processes, recovered.entries.len()));
+        self.rules.begin(self.processes, self.now, &recovered);
         let (settings, seed) = (self.settings(), self.rng.u64(..));
-        let csc = Csc::new(settings, seed, self.time(), &mut effects);
-        let mut life = Life::new(self.lives, self.now, csc, store, &self.plan);
-        life.inputs.push_back(Input::Recovered(recovered));
-        let number = life.number;
-        self.life = Some(life);
-        if self.carry_out(effects) {
-            let delay = if self.plan.joins { short(&mut self.rng, secs(10)) } else { Duration::ZERO };
-            self.after(delay, Event::Joined { life: number });
-            if self.calm_since.is_none() && chance(&mut self.rng, 0.02) {
-                let delay = any(&mut self.rng, secs(30));
-                self.after(delay, Event::Intruder { life: number });
-            }
+        let goal = self.goal();
+        self.rules.start = Start::new(&goal, recovered.state.as_ref());
+        let (turn, effects) = Turn::new(settings, seed, self.time(), &goal, recovered);
+        let process = Process::new(self.processes, self.now, turn, store, &self.plan);
+        let number = process.number;
+        self.process = Some(process);
+        if self.run_effects(effects) {
+            self.join_later(number);
             self.turn();
         }
     }
 
-    /// What happens to the machine, its clock and its journal while no life is there.
+    /// What the command line asks for.
+    fn goal(&mut self) -> Goal {
+        let states = [None, None, Some(SummaryState::Standby), Some(SummaryState::Disabled), None];
+        let state = states[self.rng.usize(..5)].or_else(|| self.rng.bool().then_some(SummaryState::Enabled));
+        let override_name = self.rng.bool().then(|| format!("{}.yaml", self.rng.u8(..9)));
+        Goal { state, override_name }
+    }
+
+    /// What comes over Kafka when it is there; and commands that come before.
+    fn join_later(&mut self, process: u32) {
+        if self.plan.joins {
+            let delay = short(&mut self.rng, secs(10));
+            self.after(delay, Event::Joined { process });
+            if chance(&mut self.rng, 0.1) {
+                // Kafka was away for so long that the start did not wait for it.
+                let later = delay + short(&mut self.rng, secs(10));
+                self.after(later, Event::Joined { process });
+            }
+        }
+        if self.calm_since.is_some() {
+            return;
+        }
+        if chance(&mut self.rng, 0.02) {
+            let delay = any(&mut self.rng, secs(30));
+            self.after(delay, Event::Intruder { process });
+        }
+        if chance(&mut self.rng, 0.02) {
+            super::crowd::rush(self);
+        }
+    }
+
+    /// What happens to the machine, its clock and its journal while no process is there.
     fn meanwhile(&mut self) {
         if chance(&mut self.rng, self.plan.reboot) {
             self.boot = (self.boot.0 + 1, self.now);
@@ -436,22 +476,9 @@ impl World {
         self.rules.durable(records);
     }
 
-    /// No other instance is there: what was held back may come.
-    fn join(&mut self) {
-        let by_command_line = self.rng.u8(..3) == 0;
-        let tai = self.tai();
-        let orders = if by_command_line { self.crowd.command_line(tai) } else { Vec::new() };
-        let life = self.life_mut();
-        life.joined = true;
-        life.inputs.push_back(Input::Joined);
-        life.inputs.extend(orders.into_iter().chain(life.deferred.drain(..)).map(Input::Command));
-        self.turn();
-    }
-
     fn arrive(&mut self, command: Command) {
-        let early = chance(&mut self.rng, 0.1);
-        let Some(life) = &mut self.life else {
-            // A client of the socket finds nobody there; Kafka may keep it for the next life.
+        let Some(process) = &mut self.process else {
+            // A client of the socket finds nobody there; Kafka may keep it for the next process.
             if command.sender.via == Via::Kafka && self.rng.bool() {
                 let delay = any(&mut self.rng, secs(30));
                 self.after(delay, Event::Command(command));
@@ -461,11 +488,8 @@ impl World {
             return;
         };
         self.commands_flying -= 1;
-        if life.joined || early {
-            life.inputs.push_back(Input::Command(command));
-        } else {
-            life.deferred.push_back(command);
-        }
+        self.rules.arrived(&command.sender);
+        process.turn.command(command);
         self.turn();
     }
 
@@ -474,236 +498,19 @@ impl World {
         self.after(delay, Event::Command(command));
     }
 
-    fn input(&mut self, input: Input) {
-        self.life_mut().inputs.push_back(input);
-        self.turn();
-    }
-
-    /// Hands all inputs to the core, carries out what it wants, and gives the records to the journal.
-    fn turn(&mut self) {
-        while let Some(life) = &mut self.life {
-            let Some(input) = life.inputs.pop_front() else { break };
-            if life.over {
-                continue;
-            }
-            if !self.handle(input) {
-                return;
-            }
-        }
-        if self.crashes() {
-            return self.crash("before the records are handed over");
-        }
-        let life = self.life_mut();
-        let records = std::mem::take(&mut life.records);
-        if !records.is_empty() {
-            life.journal.channel.push_back(records);
-        }
-        if life.over {
-            return self.end();
-        }
-        self.wake_journal();
-        if self.crashes() {
-            self.crash("after a turn");
-        }
-    }
-
-    /// Hands one input to the core; whether the process lives on.
-    fn handle(&mut self, input: Input) -> bool {
-        if let Some(line) = lines::input(&input) {
-            self.say(&line);
-        }
-        let (time, now) = (self.time(), self.now);
-        let is_tick = matches!(input, Input::Tick);
-        let mut command = None;
-        if let Input::Command(taken) = &input {
-            command = Some((taken.clone(), self.rules.is_repeated(now, &taken.sender)));
-        }
-        self.rules.before(now, &input);
-        let mut effects = Vec::new();
-        self.life_mut().csc.handle(time, input, &mut effects);
-        if let Some((command, was_repeated)) = command {
-            self.rules.taken(now, time.tai, &command, was_repeated, &effects);
-        }
-        if !self.carry_out(effects) {
-            return false;
-        }
-        let life = self.life.as_ref().unwrap();
-        if !life.over {
-            self.rules.turned(now, life.born, is_tick, &life.csc);
-            self.rules.bounds(&life.csc, life.workers.open(), life.journal.waiting());
-        }
-        true
-    }
-
-    /// Carries out what the core wants, unless the process dies over it; whether it lives on.
-    fn carry_out(&mut self, effects: Vec<Effect>) -> bool {
-        for effect in effects {
-            if self.crashes() {
-                self.crash("in the midst of a turn");
-                return false;
-            }
-            if let Some(line) = lines::effect(&effect) {
-                self.say(&line);
-            }
-            self.rules.tai = self.tai();
-            self.rules.effect(self.now, &effect, &self.services);
-            self.perform(effect);
-        }
-        self.begin_requests();
-        true
-    }
-
-    fn perform(&mut self, effect: Effect) {
-        match effect {
-            Effect::Ack { to, ack, receipt, .. } => self.ack(to.via, &ack, receipt),
-            Effect::Publish { event, receipt } => self.publish(&event, receipt),
-            Effect::Journal(record) => {
-                if let Record::Accepted(entry) = &record
-                    && let Work::Execute { submission, .. } = &entry.work
-                {
-                    self.crowd.learn_run(&submission.run_id);
-                }
-                self.life_mut().records.push(record);
-            }
-            Effect::Request(request) => {
-                if let Some(refused) = self.life_mut().workers.request(request) {
-                    let answer = refused.action.failed(cancelled());
-                    self.rules.answered(self.now, refused.ticket, &answer, Duration::ZERO);
-                    let outcome = Outcome { ticket: refused.ticket, answer };
-                    self.life_mut().inputs.push_back(Input::Outcome(outcome));
-                }
-            }
-            Effect::StopRequests => {
-                for Request { ticket, action, .. } in self.life_mut().workers.cancel_queued() {
-                    let answer = action.failed(cancelled());
-                    self.rules.answered(self.now, ticket, &answer, Duration::ZERO);
-                    self.life_mut().inputs.push_back(Input::Outcome(Outcome { ticket, answer }));
-                }
-            }
-            Effect::ReadConfiguration { .. } => {
-                let result = self.crowd.configuration(&mut self.rng, self.calm_since.is_some());
-                let delay = short(&mut self.rng, secs(5));
-                let life = self.lives;
-                self.after(delay, Event::Configuration { life, result });
-            }
-            Effect::Exit | Effect::Fail(_) => self.life_mut().over = true,
-            Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Log(..) => {}
-        }
-    }
-
-    fn ack(&mut self, via: Via, _ack: &Ack, receipt: Option<Receipt>) {
-        match (via, receipt) {
-            (Via::Kafka, Some(receipt)) => self.produce(receipt),
-            // It is written to the client at once, or there is no client any more.
-            (Via::Socket(_), Some(receipt)) => self.said(receipt),
-            (Via::CommandLine, _) | (_, None) => {}
-        }
-    }
-
-    fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
-        if let SalEvent::JobId { job_id, .. } = event {
-            self.crowd.learn(job_id);
-        }
-        match receipt {
-            Some(receipt) if self.plan.kafka => self.produce(receipt),
-            Some(receipt) => self.said(receipt),
-            None => {}
-        }
-    }
-
-    fn said(&mut self, receipt: Receipt) {
-        self.rules.heard(self.lives, receipt);
-        self.life_mut().records.push(Record::Said(receipt));
-    }
-
-    /// Gives a message to Kafka's client, which tries until it is delivered or we die.
-    fn produce(&mut self, receipt: Receipt) {
-        let delay = short(&mut self.rng, secs(2));
-        let last = self.broker.last.get(&receipt.what).copied().unwrap_or_default();
-        let time = (self.now.max(self.broker.away_until) + delay).max(last);
-        self.broker.last.insert(receipt.what, time);
-        self.broker.flying += 1;
-        let life = self.lives;
-        self.at(time, Event::Delivered { life, receipt });
-    }
-
-    fn deliver(&mut self, life: u32, receipt: Receipt) {
-        self.broker.flying -= 1;
-        if !self.is_alive(life) && self.rng.bool() {
-            // It died with the process; or else it was on the wire.
-            return;
-        }
-        if self.now < self.broker.away_until && self.is_alive(life) {
-            return self.produce(receipt);
-        }
-        self.say(&format!("heard {receipt:?}"));
-        self.rules.heard(life, receipt);
-        let delay = short(&mut self.rng, secs(5));
-        self.after(delay, Event::Reported { life, receipt });
-    }
-
-    fn begin_requests(&mut self) {
-        while let Some(request) = self.life_mut().workers.begin() {
-            let at = service_at(request.url.address());
-            let (now, life) = (self.now, self.lives);
-            let Self { services, plan, rng, .. } = self;
-            let Fate { served, answer } = services[at].send(now, life, &request, plan, rng);
-            if let Some((time, call)) = served {
-                self.at(time, Event::Serve { life, call: Box::new(call), at });
-            }
-            if let Some((time, answer)) = answer {
-                let outcome = Outcome { ticket: request.ticket, answer };
-                self.at(time, Event::Answer { life, outcome, served: Duration::ZERO });
-            }
-        }
-    }
-
-    fn serve(&mut self, life: u32, call: &Call, at: usize) {
-        let Self { services, plan, rng, .. } = self;
-        let jobs = services[at].jobs.len();
-        let answer = services[at].serve(self.now, call, plan, rng);
-        let mut lines = Vec::new();
-        for job in services[at].jobs.iter().skip(jobs) {
-            self.rules.made(self.now, job, &services[at]);
-            lines.push(format!("made {} of {:?}, visible at {:?}", job.id, job.made, job.visible));
-        }
-        for line in lines {
-            self.say(&line);
-        }
-        let line = lines::call(call);
-        self.say(&format!("served {line}"));
-        if let Some((time, answer)) = answer {
-            let outcome = Outcome { ticket: call.ticket, answer };
-            let served = self.now;
-            self.at(time, Event::Answer { life, outcome, served });
-        }
-    }
-
-    fn answer(&mut self, outcome: Outcome, served: Duration) {
-        self.life_mut().workers.ended(outcome.ticket);
-        self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
-        if let Answer::List(Ok(jobs)) = &outcome.answer {
-            self.rules.listed(jobs);
-        }
-        self.input(Input::Outcome(outcome));
-        if self.life.is_some() {
-            self.begin_requests();
-        }
-    }
-
     fn crashes(&mut self) -> bool {
-        let Some(life) = &self.life else { return false };
-        if self.lives >= LIVES_MAX {
+        let Some(process) = &self.process else { return false };
+        if self.processes >= PROCESSES_MAX {
             return false;
         }
-        let is_delicate = life.workers.has_put_in_flight() || life.journal.is_busy;
+        let is_delicate = process.workers.has_put_in_flight() || process.journal.is_busy;
         let probability = self.plan.crash * if is_delicate { 10.0 } else { 1.0 };
         chance(&mut self.rng, probability)
     }
 
     /// The process dies.
     fn crash(&mut self, when: &str) {
-        let is_committing = self.life_mut().journal.is_busy;
+        let is_committing = self.process_mut().journal.is_busy;
         self.say(&format!("CRASH {when}"));
         if is_committing && self.rng.bool() {
             // The commit was durable before anybody could say so.
@@ -713,8 +520,8 @@ impl World {
     }
 
     fn bury(&mut self) {
-        let life = self.life.take().unwrap();
-        self.store = Some(life.journal.writer.store);
+        let process = self.process.take().unwrap();
+        self.store = Some(process.journal.writer.store);
         self.rules.end();
         let longest = if self.rng.u8(..10) == 0 { secs(600) } else { secs(30) };
         let delay = short(&mut self.rng, longest);
@@ -775,14 +582,15 @@ impl World {
         let limit =
             calm_since + visible.clone().max().unwrap_or_default().saturating_sub(calm_since) + CALM_MAX;
         assert!(self.now < limit, "it does not come to an end: {}", self.describe());
-        let Some(life) = &self.life else { return false };
-        let has_jobs = life.csc.status().jobs.iter().any(|(_, count)| *count > 0);
+        let Some(process) = &self.process else { return false };
+        let has_jobs = process.turn.csc().status().jobs.iter().any(|(_, count)| *count > 0);
         self.crowd.is_content(&self.rules)
             && !has_jobs
-            && life.journal.is_idle()
+            && process.journal.is_idle()
             && self.broker.flying == 0
             && self.commands_flying == 0
             && self.rules.unfinished() == 0
+            && self.rules.is_durable(process.turn.csc().state())
             && visible.clone().all(|visible| visible <= self.now)
             && self.left_over().is_none()
     }
@@ -792,7 +600,7 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let status = self.life.as_ref().map(|life| format!("{:?}", life.csc.status()));
+        let status = self.process.as_ref().map(|process| format!("{:?}", process.turn.csc().status()));
         format!(
             "{} unfinished, {} messages, {} commands, content {}, left over {:?}, {status:?}",
             self.rules.unfinished(),

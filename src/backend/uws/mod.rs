@@ -28,7 +28,7 @@ use ureq::unversioned::resolver::Resolver;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, AsSendBody, Body, Error, Proxy};
 
-use crate::backend::workers::CONTROL_THREADS;
+use crate::backend::lanes::CONTROL_THREADS;
 use crate::backend::{Backend, Wanted};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};

@@ -6,16 +6,16 @@ use std::time::Duration;
 use ocps::csc::event::{JobObject, Phase};
 use ocps::csc::id::{JobId, SalIndex};
 use ocps::csc::record::Recovered;
-use ocps::csc::request::{Action, Answer, JobStatus, Outcome, RemoveAnswer, StatusAnswer};
+use ocps::csc::request::{Action, Answer, JobStatus, RemoveAnswer, StatusAnswer};
 use ocps::csc::time::{Tai, Time};
-use ocps::csc::{Csc, Effect, Input};
+use ocps::daemon::turn::{Goal, Turn};
 use ocps::journal::store::Sqlite;
 use ocps::journal::{Identity, Limits, OpenError};
-use ocps::transport::line;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use super::line::settings;
+use super::driver::Driver;
+use super::line::{configuration, settings};
 use super::{check_reason, join, parts};
 
 /// One of the first version with a command of each kind.
@@ -57,41 +57,18 @@ fn open(content: &[u8], change: impl FnOnce(&Connection)) {
 
 /// Goes on with what was read, as far as the first answers of the service.
 fn take_over(recovered: Recovered) {
-    let mut effects = Vec::new();
-    let mut time = Time { mono: Duration::from_secs(1), tai: NOW };
-    let mut csc = Csc::new(settings(), 1, time, &mut effects);
-    csc.handle(time, Input::Recovered(recovered), &mut effects);
+    let now = Time { mono: Duration::from_secs(1), tai: NOW };
+    let goal = Goal { state: None, override_name: None };
+    let (turn, effects) = Turn::new(settings(), 1, now, &goal, recovered);
+    let answer = |action: &Action| Some(answer(action));
+    let mut driver = Driver { turn, now, configuration: configuration(), check: check_text, answer };
+    driver.run_effects(effects);
     for _ in 0..TICKS {
-        for effect in std::mem::take(&mut effects) {
-            hear(&mut csc, time, effect, &mut effects);
-        }
-        let next = csc.next_deadline().max(time.mono);
-        time = Time { mono: next, tai: Tai(time.tai.0 + (next - time.mono).as_secs_f64()) };
-        csc.handle(time, Input::Tick, &mut effects);
-    }
-}
-
-/// Checks what the core says, and answers it.
-fn hear(csc: &mut Csc, time: Time, effect: Effect, effects: &mut Vec<Effect>) {
-    match effect {
-        Effect::Ack { to, ack, .. } => check_text(&line::ack(to.seq_num, &ack)),
-        Effect::Publish { event, .. } => check_text(&line::event(&event, 1, Tai(0.0))),
-        Effect::Request(request) => {
-            let outcome = Outcome { ticket: request.ticket, answer: answer(&request.action) };
-            csc.handle(time, Input::Outcome(outcome), effects);
-        }
-        Effect::Journal(record) => {
-            if let Some(key) = record.awaited() {
-                csc.handle(time, Input::Journaled(key), effects);
-            }
-        }
-        Effect::Log(..)
-        | Effect::StopRequests
-        | Effect::ReadConfiguration { .. }
-        | Effect::WatchConfigurations(_)
-        | Effect::SetLogLevel(_)
-        | Effect::Exit
-        | Effect::Fail(_) => {}
+        driver.run();
+        let next = driver.turn.csc().next_deadline().max(driver.now.mono);
+        let passed = next - driver.now.mono;
+        driver.now = Time { mono: next, tai: Tai(driver.now.tai.0 + passed.as_secs_f64()) };
+        driver.turn.tick([]);
     }
 }
 

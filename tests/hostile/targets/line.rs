@@ -8,14 +8,18 @@ use ocps::backend::Backend;
 use ocps::backend::rapid_analysis::values;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings as Toml;
+use ocps::csc::Settings;
 use ocps::csc::command::{Command, Order, Sender, Via};
 use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::id::{ClientId, SalIndex, SeqNum};
-use ocps::csc::request::{Action, Payload};
+use ocps::csc::record::Recovered;
+use ocps::csc::request::{Action, Answer, Payload};
+use ocps::csc::state::SummaryState;
 use ocps::csc::time::{Tai, Time};
-use ocps::csc::{Csc, Effect, Input, Settings};
+use ocps::daemon::turn::{Goal, Turn};
 use ocps::transport::line::{self, Line};
 
+use super::driver::Driver;
 use super::http::{FarEnd, Nowhere, Script};
 use super::{check_reason, texts};
 
@@ -45,61 +49,21 @@ pub(crate) fn read_values(data: &[u8]) {
 
 /// Has the core carry out a command, and sends what it says.
 fn obey(order: Order) {
-    let mut far = Far { csc: None, open: Vec::new() };
-    far.begin();
-    far.command(order);
-}
-
-struct Far {
-    csc: Option<Csc>,
-    /// Effects to carry out.
-    open: Vec<Effect>,
-}
-
-impl Far {
-    /// A component that is enabled.
-    fn begin(&mut self) {
-        self.csc = Some(Csc::new(settings(), 1, now(), &mut self.open));
-        self.command(Order::Start { override_name: String::new() });
-        self.input(Input::Configuration(Ok(configuration())));
-        self.command(Order::Enable);
-    }
-
-    fn command(&mut self, order: Order) {
-        let sender = Sender {
-            via: Via::Socket(ClientId(1)),
-            identity: "test".to_owned(),
-            origin: 1,
-            seq_num: SeqNum(1),
-            sent: Tai(0.0),
-        };
-        self.input(Input::Command(Command { sender, order }));
-    }
-
-    fn input(&mut self, input: Input) {
-        let Some(csc) = &mut self.csc else { return };
-        csc.handle(now(), input, &mut self.open);
-        while let Some(effect) = self.open.pop() {
-            match effect {
-                Effect::Ack { to, ack, .. } => check_line(&line::ack(to.seq_num, &ack)),
-                Effect::Publish { event, .. } => check_line(&line::event(&event, 1, Tai(0.0))),
-                Effect::Journal(record) => {
-                    if let Some(awaited) = record.awaited() {
-                        csc.handle(now(), Input::Journaled(awaited), &mut self.open);
-                    }
-                }
-                Effect::Request(request) => send(&request.action),
-                // What is logged is made one line there.
-                Effect::Log(..)
-                | Effect::StopRequests
-                | Effect::ReadConfiguration { .. }
-                | Effect::WatchConfigurations(_)
-                | Effect::SetLogLevel(_)
-                | Effect::Exit
-                | Effect::Fail(_) => {}
-            }
-        }
-    }
+    let goal = Goal { state: Some(SummaryState::Enabled), override_name: None };
+    let (turn, effects) = Turn::new(settings(), 1, now(), &goal, Recovered::default());
+    let mut driver =
+        Driver { turn, now: now(), configuration: configuration(), check: check_line, answer: send };
+    driver.run_effects(effects);
+    driver.run();
+    let sender = Sender {
+        via: Via::Socket(ClientId(1)),
+        identity: "test".to_owned(),
+        origin: 1,
+        seq_num: SeqNum(1),
+        sent: Tai(0.0),
+    };
+    driver.turn.command(Command { sender, order });
+    driver.run();
 }
 
 /// What the jobs of our executes are submitted with.
@@ -136,7 +100,7 @@ fn now() -> Time {
     Time { mono: Duration::from_secs(1), tai: Tai(1.0) }
 }
 
-fn configuration() -> Configuration {
+pub(super) fn configuration() -> Configuration {
     Configuration {
         service: Service {
             url: "http://127.0.0.1:9/api".into(),
@@ -156,7 +120,7 @@ fn check_line(line: &str) {
 }
 
 /// Sends a request, to which nobody answers.
-fn send(action: &Action) {
+fn send(action: &Action) -> Option<Answer> {
     thread_local! {
         static CLIENT: Option<Uws> = {
             let nobody = FarEnd::new(Script::new(b""));
@@ -169,6 +133,7 @@ fn send(action: &Action) {
         let Some(Err(failure)) = answer.of_service() else { panic!("{answer:?}") };
         check_reason(&failure.reason);
     });
+    None
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {

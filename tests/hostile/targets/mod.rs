@@ -6,6 +6,7 @@
 //! [`Target::run`] adds the promises that all have in common: no second of work, no memory over a bound.
 
 mod config;
+mod driver;
 mod http;
 mod journal;
 #[cfg(feature = "kafka")]

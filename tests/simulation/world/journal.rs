@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ocps::csc::Input;
 use ocps::csc::record::Record;
 use ocps::csc::time::Time;
 use ocps::journal::Report;
@@ -15,18 +14,18 @@ impl World {
     pub(super) fn wake_journal(&mut self) {
         let delay = short(&mut self.rng, millis(2));
         let now = self.now;
-        let life = self.life_mut();
-        if life.journal.is_busy {
+        let process = self.process_mut();
+        if process.journal.is_busy {
             return;
         }
-        life.journal.wake += 1;
-        let at = if life.journal.channel.is_empty() {
-            life.born + life.journal.writer.wake_at()
+        process.journal.wake += 1;
+        let at = if process.journal.channel.is_empty() {
+            process.born + process.journal.writer.wake_at()
         } else {
             now + delay
         };
-        let (life, wake) = (life.number, life.journal.wake);
-        self.at(at, Event::JournalWakes { life, wake });
+        let (process, wake) = (process.number, process.journal.wake);
+        self.at(at, Event::JournalWakes { process, wake });
     }
 
     /// The thread takes what was handed over and turns to the disk.
@@ -35,8 +34,8 @@ impl World {
         let is_stalled = chance(&mut self.rng, self.plan.disk_stall);
         let quick = short(&mut self.rng, millis(10));
         let stall = if is_stalled { any(&mut self.rng, secs(100)) } else { Duration::ZERO };
-        let life = self.life_mut();
-        let journal = &mut life.journal;
+        let process = self.process_mut();
+        let journal = &mut process.journal;
         if journal.is_busy || journal.wake != wake {
             return;
         }
@@ -47,8 +46,8 @@ impl World {
             return self.wake_journal();
         }
         journal.is_busy = true;
-        let life = life.number;
-        self.after(quick + stall, Event::JournalActs { life });
+        let process = process.number;
+        self.after(quick + stall, Event::JournalActs { process });
     }
 
     /// What the thread asked for happens on the disk.
@@ -61,11 +60,11 @@ impl World {
             _ => Disk::Fails,
         };
         let reports = self.write(disk);
-        let life = self.life_mut();
-        life.journal.is_busy = false;
-        let (life, delay) = (life.number, short(&mut self.rng, millis(5)));
+        let process = self.process_mut();
+        process.journal.is_busy = false;
+        let (process, delay) = (process.number, short(&mut self.rng, millis(5)));
         if !reports.is_empty() {
-            self.after(delay, Event::JournalSays { life, reports });
+            self.after(delay, Event::JournalSays { process, reports });
         }
         if self.crashes() {
             return self.crash("after a commit");
@@ -76,7 +75,7 @@ impl World {
     /// One turn of the real writer on a disk like that.
     pub(super) fn write(&mut self, disk: Disk) -> Vec<Report> {
         let time = self.time();
-        let (reports, committed) = self.life_mut().journal.turn(time, disk);
+        let (reports, committed) = self.process_mut().journal.turn(time, disk);
         if !committed.is_empty() {
             self.durable(&committed);
             self.say(&format!("durable: {} records, {disk:?}", committed.len()));
@@ -84,20 +83,24 @@ impl World {
         reports
     }
 
+    /// What it says waits until the main loop gets round to it.
     pub(super) fn journal_says(&mut self, reports: Vec<Report>) {
-        for report in reports {
+        for report in &reports {
             self.say(&format!("journal: {report:?}"));
-            let life = self.life.as_mut().unwrap();
-            match report {
-                Report::Back => life.inputs.push_back(Input::JournalBack),
-                Report::Failed(reason) => life.inputs.push_back(Input::JournalFailed(reason)),
-                Report::Durable(records) => {
-                    for record in records {
-                        self.rules.journaled(record);
-                        life.inputs.push_back(Input::Journaled(record));
-                    }
-                }
-            }
+        }
+        let longest = if chance(&mut self.rng, 0.01) { secs(3) } else { millis(5) };
+        let delay = short(&mut self.rng, longest);
+        let process = self.process_mut();
+        process.journal.said.extend(reports);
+        let process = process.number;
+        self.after(delay, Event::JournalIsHeard { process });
+    }
+
+    pub(super) fn journal_is_heard(&mut self) {
+        let process = self.process.as_mut().unwrap();
+        for report in process.journal.said.drain(..) {
+            self.rules.start.report(&report);
+            process.turn.report(report);
         }
         self.turn();
     }
@@ -105,16 +108,17 @@ impl World {
     /// The daemon ends by itself: what can be said and written still is.
     pub(super) fn end(&mut self) {
         self.say("the daemon ends");
+        self.rules.start.ended();
         self.flush_messages();
         let time = self.time();
-        let journal = &mut self.life_mut().journal;
+        let journal = &mut self.process_mut().journal;
         for batch in journal.channel.drain(..) {
             journal.writer.take(batch);
         }
-        let disk_works = self.now >= self.disk_away_until && !self.life_mut().journal.is_busy;
+        let disk_works = self.now >= self.disk_away_until && !self.process_mut().journal.is_busy;
         let mut turns = 0;
-        while disk_works && self.life_mut().journal.waiting() > 0 {
-            let journal = &mut self.life_mut().journal;
+        while disk_works && self.process_mut().journal.waiting() > 0 {
+            let journal = &mut self.process_mut().journal;
             let due = Time { mono: time.mono.max(journal.writer.wake_at()), ..time };
             let (_, committed) = journal.turn(due, Disk::Works);
             // After a pause its upkeep may be due first.
@@ -129,15 +133,15 @@ impl World {
     fn flush_messages(&mut self) {
         let mut said = Vec::new();
         for event in self.events.values() {
-            if let Event::Delivered { life, receipt } | Event::Reported { life, receipt } = event
-                && *life == self.lives
+            if let Event::Delivered { process, receipt } | Event::Reported { process, receipt } = event
+                && *process == self.processes
                 && self.now >= self.broker.away_until
                 && self.rng.bool()
             {
-                self.rules.heard(*life, *receipt);
+                self.rules.heard(*process, *receipt);
                 said.push(Record::Said(*receipt));
             }
         }
-        self.life_mut().journal.channel.push_back(said);
+        self.process_mut().journal.channel.push_back(said);
     }
 }

@@ -1,0 +1,291 @@
+//! A turn of the main loop: what goes to the core, in which order, and what follows. A value without I/O, thread or
+//! clock, so that the simulation runs what is shipped.
+//!
+//! Whoever drives it hands over what happened, carries out each [`Step`] of [`Turn::next`] until there is none, and
+//! hands back the results: refused requests ([`Turn::input`]), records ([`Turn::keep`]), deliveries
+//! ([`Turn::delivered`]) and acks to the command line ([`Turn::transition_ended`]).
+//!
+//! At the *start* the core joins the control system and then makes the transitions to the state that the command line
+//! asks for. Commands that come before that has ended wait here, at most [`EARLY_MAX`] of them, and are carried out in
+//! the order in which they came.
+
+use std::collections::VecDeque;
+use std::mem;
+
+use crate::csc::command::{Command, Order, Sender, Via};
+use crate::csc::event::{Ack, Event, LogLevel};
+use crate::csc::id::SeqNum;
+use crate::csc::record::{Receipt, Record, Recovered};
+use crate::csc::state::SummaryState;
+use crate::csc::time::Time;
+use crate::csc::{Csc, Effect, Input, Settings};
+use crate::journal::Report;
+
+/// Commands that wait for the start to end; more are refused.
+pub const EARLY_MAX: usize = 1024;
+
+/// Where the start is to lead.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Goal {
+    /// STANDBY, DISABLED or ENABLED; none: where the previous run was.
+    pub state: Option<SummaryState>,
+    /// The override of its `start`; none: that of the previous run, where its state is resumed.
+    pub override_name: Option<String>,
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Step {
+    /// Carry these out, in this order.
+    Run(Vec<Effect>),
+    /// Hand these to the journal, to be kept together.
+    Write(Vec<Record>),
+    /// Report that the start has ended: commands are carried out, in the state asked for unless there is a
+    /// [`Turn::start_problem`].
+    Started,
+}
+
+/// The core, and what surrounds it.
+#[derive(Debug)]
+pub struct Turn {
+    csc: Csc,
+    has_journal: bool,
+    has_joined: bool,
+    has_started: bool,
+    /// Transitions of the start that have not ended; once it has joined, the first is under way.
+    transitions: VecDeque<Command>,
+    start_problem: Option<String>,
+    /// Commands that came before the start has ended.
+    early: VecDeque<Command>,
+    /// The last state of the start. It is recorded at the end, so that a start that is cut off is resumed to its goal.
+    reached: Option<Record>,
+    /// What the core has not taken.
+    inputs: VecDeque<Input>,
+    /// The records of this turn, which are kept together.
+    records: Vec<Record>,
+}
+
+impl Turn {
+    /// A core at its start, and what is to be carried out first.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        seed: u64,
+        now: Time,
+        goal: &Goal,
+        recovered: Recovered,
+    ) -> (Self, Vec<Effect>) {
+        let mut effects = Vec::new();
+        let (has_journal, joins) = (settings.journal, settings.joins);
+        let transitions = transitions(goal, &recovered, now, &mut effects);
+        let csc = Csc::new(settings, seed, now, &mut effects);
+        let mut inputs = VecDeque::from([Input::Recovered(recovered)]);
+        if !joins {
+            inputs.push_back(Input::Joined);
+        }
+        let turn = Self {
+            csc,
+            has_journal,
+            has_joined: false,
+            has_started: false,
+            transitions,
+            start_problem: None,
+            early: VecDeque::new(),
+            reached: None,
+            inputs,
+            records: Vec::new(),
+        };
+        (turn, effects)
+    }
+
+    /// A command came.
+    pub fn command(&mut self, command: Command) {
+        if self.has_started {
+            self.inputs.push_back(Input::Command(command));
+        } else if self.early.len() < EARLY_MAX {
+            self.early.push_back(command);
+        } else {
+            let reason = format!("the daemon is starting, and {EARLY_MAX} commands wait for that already");
+            self.inputs.push_back(Input::Refused(command, reason));
+        }
+    }
+
+    /// No other instance is running, or nobody can be asked; also again when Kafka comes back.
+    pub fn joined(&mut self) {
+        if !self.has_joined {
+            self.inputs.push_back(Input::Joined);
+        }
+    }
+
+    /// Something else happened.
+    pub fn input(&mut self, input: Input) {
+        // The process ends before it has started: the next one goes where this one was to go.
+        if matches!(input, Input::Terminate) && !self.has_started {
+            self.cut_off("the daemon is stopping");
+        } else if matches!(input, Input::Intruder(_)) && !self.has_joined {
+            self.cut_off("another instance is running");
+        }
+        self.inputs.push_back(input);
+    }
+
+    /// The deadline has come. What the journal has said until now goes first: a tick decides that it does not answer.
+    pub fn tick(&mut self, reports: impl IntoIterator<Item = Report>) {
+        reports.into_iter().for_each(|report| self.report(report));
+        self.inputs.push_back(Input::Tick);
+    }
+
+    /// The journal has said something.
+    pub fn report(&mut self, report: Report) {
+        match report {
+            Report::Durable(records) => self.inputs.extend(records.into_iter().map(Input::Journaled)),
+            Report::Failed(reason) => self.inputs.push_back(Input::JournalFailed(reason)),
+            Report::Back => self.inputs.push_back(Input::JournalBack),
+        }
+    }
+
+    /// What this names need not be published again.
+    pub fn delivered(&mut self, receipt: Option<Receipt>) {
+        self.records.extend(receipt.map(Record::Said));
+    }
+
+    /// The core wants this kept.
+    pub fn keep(&mut self, record: Record) {
+        if matches!(record, Record::State { .. }) && !self.has_started {
+            self.reached = Some(record);
+        } else {
+            self.records.push(record);
+        }
+    }
+
+    /// The core has answered a transition of the start; after one that failed the next would only fail too.
+    pub fn transition_ended(&mut self, ack: &Ack) {
+        match ack {
+            Ack::InProgress { .. } => {}
+            Ack::Complete => {
+                self.transitions.pop_front();
+                self.make_transition();
+            }
+            Ack::Failed { reason } => {
+                let name = self.transitions.front().and_then(|command| command.order.name());
+                self.start_problem = name.map(|name| format!("{} failed: {reason}", name.as_str()));
+                self.transitions.clear();
+            }
+            Ack::Aborted => self.transitions.clear(),
+        }
+    }
+
+    /// What is to be done next, if anything.
+    pub fn next(&mut self, now: Time) -> Option<Step> {
+        if self.has_joined && self.transitions.is_empty() && !self.has_started {
+            self.has_started = true;
+            self.records.extend(self.reached.take());
+            self.inputs.extend(self.early.drain(..).map(Input::Command));
+            return Some(Step::Started);
+        }
+        if let Some(input) = self.inputs.pop_front() {
+            return Some(Step::Run(self.handle(now, input)));
+        }
+        let records = mem::take(&mut self.records);
+        if records.is_empty() {
+            return None;
+        }
+        if self.has_journal {
+            return Some(Step::Write(records));
+        }
+        // Nothing is waited for.
+        self.inputs.extend(records.iter().filter_map(Record::awaited).map(Input::Journaled));
+        self.next(now)
+    }
+
+    fn handle(&mut self, now: Time, input: Input) -> Vec<Effect> {
+        let joins = matches!(input, Input::Joined);
+        let mut effects = Vec::new();
+        self.csc.handle(now, input, &mut effects);
+        if joins {
+            self.has_joined = true;
+            self.make_transition();
+        }
+        let is_state =
+            |effect: &Effect| matches!(effect, Effect::Publish { event: Event::SummaryState(_), .. });
+        if effects.iter().any(is_state) {
+            self.start_problem = None;
+        }
+        effects
+    }
+
+    fn make_transition(&mut self) {
+        self.inputs.extend(self.transitions.front().cloned().map(Input::Command));
+    }
+
+    fn cut_off(&mut self, reason: &str) {
+        self.has_started = true;
+        self.transitions.clear();
+        let refused = self.early.drain(..).map(|command| Input::Refused(command, reason.to_owned()));
+        self.inputs.extend(refused);
+    }
+
+    /// The core.
+    #[must_use]
+    pub fn csc(&self) -> &Csc {
+        &self.csc
+    }
+
+    /// Whether it waits for [`Input::Joined`].
+    #[must_use]
+    pub fn is_joining(&self) -> bool {
+        !self.has_joined
+    }
+
+    /// Whether the start has ended.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.has_started
+    }
+
+    /// Why the state asked for was not reached; until the next change of state.
+    #[must_use]
+    pub fn start_problem(&self) -> Option<&str> {
+        self.start_problem.as_deref()
+    }
+
+    /// What the core takes next; for tests.
+    #[must_use]
+    pub fn upcoming(&self) -> Option<&Input> {
+        self.inputs.front()
+    }
+}
+
+/// The transitions from STANDBY to the goal.
+fn transitions(
+    goal: &Goal,
+    recovered: &Recovered,
+    now: Time,
+    effects: &mut Vec<Effect>,
+) -> VecDeque<Command> {
+    use SummaryState::{Disabled, Enabled, Fault, Offline, Standby};
+    let mut log = |line| effects.push(Effect::Log(LogLevel::Info, line));
+    let (target, resumed) = match (goal.state, &recovered.state) {
+        (Some(state), _) => (state, None),
+        (None, Some((state @ (Standby | Disabled | Enabled), override_name))) => {
+            (*state, Some(override_name))
+        }
+        (None, Some((state @ (Fault | Offline), _))) => {
+            log(format!("the previous run was in {state}, which is not resumed: beginning in STANDBY"));
+            (Standby, None)
+        }
+        (None, None) => {
+            log("no summary state to resume is known: STANDBY".to_owned());
+            (Standby, None)
+        }
+    };
+    let override_name = goal.override_name.as_ref().or(resumed).cloned().unwrap_or_default();
+    let count = match target {
+        Standby | Fault | Offline => 0,
+        Disabled => 1,
+        Enabled => 2,
+    };
+    let identity = "the command line".to_owned();
+    let sender = Sender { via: Via::CommandLine, identity, origin: 0, seq_num: SeqNum(1), sent: now.tai };
+    let orders = [Order::Start { override_name }, Order::Enable];
+    orders.into_iter().take(count).map(|order| Command { sender: sender.clone(), order }).collect()
+}

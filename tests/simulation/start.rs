@@ -1,0 +1,204 @@
+//! What must hold of the turn, and of the start of a process above all: who is served when, what is recorded when,
+//! and when it is said that the state asked for was reached.
+
+use std::collections::VecDeque;
+
+use ocps::csc::Input;
+use ocps::csc::command::{Command, Order, Sender, Via};
+use ocps::csc::event::Ack;
+use ocps::csc::record::Record;
+use ocps::csc::state::SummaryState;
+use ocps::daemon::turn::{EARLY_MAX, Goal, Turn};
+use ocps::journal::Report;
+
+/// A process from its start on.
+#[derive(Debug)]
+pub(crate) struct Start {
+    target: SummaryState,
+    override_name: String,
+    /// The transitions to that state that have not begun.
+    transitions: VecDeque<Order>,
+    is_under_way: bool,
+    has_failed: bool,
+    has_joined: bool,
+    has_started: bool,
+    /// It ends before it has started.
+    is_cut_off: bool,
+    /// Numbers of the commands that came and that the core has not got, in that order.
+    waiting: VecDeque<i32>,
+    /// What is to be written at the end of the turn.
+    unwritten: Vec<Record>,
+    /// The last state of the start, which is written at its end.
+    unwritten_state: Option<Record>,
+    /// Reports of the journal that the core has not got.
+    unheard: usize,
+}
+
+impl Start {
+    pub(crate) fn new(goal: &Goal, recorded: Option<&(SummaryState, String)>) -> Self {
+        let resumed = recorded.filter(|_| goal.state.is_none());
+        let is_resumed = |state| state == SummaryState::Disabled || state == SummaryState::Enabled;
+        let resumed = resumed.filter(|(state, _)| is_resumed(*state));
+        let target = goal.state.or(resumed.map(|(state, _)| *state)).unwrap_or(SummaryState::Standby);
+        let override_name = goal.override_name.clone().or(resumed.map(|(_, name)| name.clone()));
+        let override_name = override_name.unwrap_or_default();
+        let start = Order::Start { override_name: override_name.clone() };
+        let transitions = match target {
+            SummaryState::Standby => VecDeque::new(),
+            SummaryState::Disabled => VecDeque::from([start]),
+            SummaryState::Enabled => VecDeque::from([start, Order::Enable]),
+            SummaryState::Fault | SummaryState::Offline => panic!("nobody asks for {target}"),
+        };
+        Self {
+            target,
+            override_name,
+            transitions,
+            is_under_way: false,
+            has_failed: false,
+            has_joined: false,
+            has_started: false,
+            is_cut_off: false,
+            waiting: VecDeque::new(),
+            unwritten: Vec::new(),
+            unwritten_state: None,
+            unheard: 0,
+        }
+    }
+
+    fn is_starting(&self) -> bool {
+        !self.has_started && !self.is_cut_off
+    }
+
+    /// A command comes; whether it comes early.
+    pub(crate) fn arrived(&mut self, sender: &Sender) -> bool {
+        self.waiting.push_back(sender.seq_num.0);
+        self.is_starting()
+    }
+
+    /// Something else happens.
+    pub(crate) fn input(&mut self, input: &Input) {
+        let ends = matches!(input, Input::Terminate) && !self.has_started
+            || matches!(input, Input::Intruder(_)) && !self.has_joined;
+        if ends {
+            self.is_cut_off = true;
+            self.unwritten_state = None;
+        }
+    }
+
+    pub(crate) fn report(&mut self, report: &Report) {
+        self.unheard += match report {
+            Report::Durable(records) => records.len(),
+            Report::Failed(_) | Report::Back => 1,
+        };
+    }
+
+    /// The core takes this.
+    pub(crate) fn taken(&mut self, input: &Input) {
+        match input {
+            Input::Command(command) if command.sender.via == Via::CommandLine => self.transition(command),
+            Input::Command(command) => {
+                assert!(!self.is_starting(), "carried out before the start has ended: {command:?}");
+                self.next(&command.sender);
+            }
+            Input::Refused(command, reason) => {
+                let is_stopping = self.is_cut_off && !reason.contains("wait");
+                let is_too_many = self.waiting.len() > EARLY_MAX && reason.contains("1024 commands wait");
+                assert!(is_stopping || self.is_starting() && is_too_many, "refused: {command:?} {reason}");
+                if is_stopping {
+                    self.next(&command.sender);
+                } else {
+                    assert_eq!(self.waiting.pop_back(), Some(command.sender.seq_num.0), "not the last");
+                }
+            }
+            Input::Joined => {
+                assert!(!self.has_joined, "joined twice");
+                self.has_joined = true;
+            }
+            Input::Journaled(_) | Input::JournalFailed(_) | Input::JournalBack => {
+                self.unheard = self.unheard.checked_sub(1).unwrap_or_else(|| panic!("not said: {input:?}"));
+            }
+            Input::Tick => assert_eq!(self.unheard, 0, "a tick before what the journal has said"),
+            Input::Outcome(_)
+            | Input::Configuration(_)
+            | Input::ConfigurationsAvailable(_)
+            | Input::Recovered(_)
+            | Input::LogLevel(_)
+            | Input::Intruder(_)
+            | Input::Terminate => {}
+        }
+    }
+
+    /// Whether no more commands can wait.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_starting() && self.waiting.len() == EARLY_MAX
+    }
+
+    fn next(&mut self, sender: &Sender) {
+        assert_eq!(self.waiting.pop_front(), Some(sender.seq_num.0), "out of order: {sender:?}");
+    }
+
+    /// One that the command line asks for.
+    fn transition(&mut self, command: &Command) {
+        assert!(self.has_joined && self.is_starting(), "not now: {command:?}");
+        assert!(!self.is_under_way && !self.has_failed, "the one before has not ended well: {command:?}");
+        assert_eq!(self.transitions.pop_front().as_ref(), Some(&command.order), "not asked for");
+        self.is_under_way = true;
+    }
+
+    /// It is answered.
+    pub(crate) fn transition_ended(&mut self, ack: &Ack) {
+        assert!(self.is_under_way, "no transition is under way: {ack:?}");
+        self.is_under_way = false;
+        self.has_failed |= *ack != Ack::Complete;
+    }
+
+    /// The configuration is read with this.
+    pub(crate) fn reads(&self, override_name: &str) {
+        let is_its = override_name == self.override_name;
+        assert!(is_its || !self.is_under_way, "{override_name} instead of {}", self.override_name);
+    }
+
+    /// The core wants this kept, or it was delivered.
+    pub(crate) fn kept(&mut self, record: Record) {
+        if self.is_starting() && matches!(record, Record::State { .. }) {
+            self.unwritten_state = Some(record);
+        } else {
+            self.unwritten.push(record);
+        }
+    }
+
+    /// It is reported that the start has ended.
+    pub(crate) fn started(&mut self, turn: &Turn) {
+        assert!(self.is_starting() && self.has_joined, "not now: {self:?}");
+        let is_through = self.transitions.is_empty() && !self.is_under_way;
+        assert!(self.has_failed || is_through, "ready before {} is reached", self.target);
+        assert_eq!(self.has_failed, turn.start_problem().is_some(), "{:?}", turn.start_problem());
+        let state = turn.csc().state();
+        assert!(self.has_failed || state == self.target, "ready in {state} instead of {}", self.target);
+        self.has_started = true;
+        self.unwritten.extend(self.unwritten_state.take());
+    }
+
+    /// These are handed to the journal.
+    pub(crate) fn written(&mut self, records: &[Record]) {
+        assert_eq!(records, std::mem::take(&mut self.unwritten), "not what is to be kept of this turn");
+    }
+
+    /// The turn is over.
+    pub(crate) fn rest(&self) {
+        assert!(self.unwritten.is_empty(), "not handed to the journal: {:?}", self.unwritten);
+        assert_eq!(self.unheard, 0, "the core does not know what the journal has said");
+        if self.is_starting() {
+            assert!(self.waiting.len() <= EARLY_MAX, "{} wait", self.waiting.len());
+            let is_due = self.has_joined && !self.is_under_way;
+            assert!(!is_due, "the start neither goes on nor ends: {self:?}");
+        } else {
+            assert!(self.waiting.is_empty(), "not carried out: {:?}", self.waiting);
+        }
+    }
+
+    /// The process ends in order. What comes behind the command to end is for nobody.
+    pub(crate) fn ended(&self) {
+        assert!(self.has_started || self.waiting.is_empty(), "not answered: {:?}", self.waiting);
+    }
+}
