@@ -6,9 +6,11 @@ use std::io::{self, Read};
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema::SchemaKind;
 use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use md5::{Digest, Md5};
+use serde_json::Value as Json;
 
 use crate::csc::command::{Command, CommandName, Sender, Via};
 use crate::csc::id::{SalIndex, SeqNum};
@@ -92,13 +94,7 @@ impl Topic {
             .copied()
             .chain(self.own())
             .map(|(name, kind)| {
-                let default = match kind {
-                    FieldType::String => r#""""#,
-                    FieldType::Int => "0",
-                    FieldType::Boolean => "false",
-                    FieldType::Float | FieldType::Double => "0.0",
-                };
-                let kind = kind.avro_name();
+                let (default, kind) = (Json::from(sample(kind)), kind.avro_name());
                 format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
             })
             .collect();
@@ -145,29 +141,22 @@ pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect()
 }
 
+/// The types of plain fields.
+const PLAIN: [SchemaKind; 8] = {
+    use SchemaKind::{Boolean, Bytes, Double, Float, Int, Long, Null, String};
+    [Null, Boolean, Int, Long, Float, Double, Bytes, String]
+};
+
 /// Whether a field is plain, or a list whose items are plain and take up bytes of the message.
 fn is_flat(schema: &Schema) -> bool {
+    let is_plain = |schema: &Schema| PLAIN.contains(&schema.into());
     if let Schema::Array(list) = schema {
-        return is_plain(&list.items) && !matches!(*list.items, Schema::Null);
+        is_plain(&list.items) && *list.items != Schema::Null
+    } else if let Schema::Union(union) = schema {
+        union.variants().iter().all(is_plain)
+    } else {
+        is_plain(schema) || matches!(schema, Schema::Enum(_))
     }
-    if let Schema::Union(union) = schema {
-        return union.variants().iter().all(is_plain);
-    }
-    is_plain(schema) || matches!(schema, Schema::Enum(_))
-}
-
-fn is_plain(schema: &Schema) -> bool {
-    matches!(
-        schema,
-        Schema::Null
-            | Schema::Boolean
-            | Schema::Int
-            | Schema::Long
-            | Schema::Float
-            | Schema::Double
-            | Schema::Bytes
-            | Schema::String
-    )
 }
 
 impl Writer {
@@ -201,9 +190,8 @@ impl Writer {
         let rev_code = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         let writer = Self { id, schema, rev_code };
         // A default may still be none of its type.
-        writer
-            .message(&SAMPLE, &topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect())?;
-        Ok(writer)
+        let own = topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect();
+        writer.message(&SAMPLE, &own).map(|_| writer)
     }
 
     /// Its id in the registry.
@@ -221,21 +209,22 @@ impl Writer {
     /// # Errors
     /// One line: such a field has no default.
     pub fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
-        let mut fields: Vec<(String, Avro)> = vec![
-            ("salIndex".to_owned(), Avro::Int(header.index.number())),
-            ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
-            ("private_rcvStamp".to_owned(), Avro::Double(0.0)),
-            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - sal::time::tai_minus_utc())),
-            ("private_kafkaStamp".to_owned(), Avro::Double(header.sent.0)),
-            ("private_seqNum".to_owned(), Avro::Int(header.seq_num)),
-            ("private_revCode".to_owned(), Avro::String(self.rev_code.clone())),
-            ("private_identity".to_owned(), Avro::String(header.identity.to_owned())),
-            ("private_origin".to_owned(), Avro::Int(header.origin)),
+        let efd = header.sent.0 - sal::time::tai_minus_utc();
+        let private: [(&str, Value); PRIVATE.len()] = [
+            ("salIndex", Value::Int(header.index.number())),
+            ("private_sndStamp", Value::Double(header.sent.0)),
+            ("private_rcvStamp", Value::Double(0.0)),
+            ("private_efdStamp", Value::Double(efd)),
+            ("private_kafkaStamp", Value::Double(header.sent.0)),
+            ("private_seqNum", Value::Int(header.seq_num)),
+            ("private_revCode", Value::String(self.rev_code.clone())),
+            ("private_identity", header.identity.into()),
+            ("private_origin", Value::Int(header.origin)),
         ];
-        fields.extend(own.iter().map(|(name, value)| ((*name).to_owned(), to_avro(value))));
+        let fields = private.iter().chain(own).map(|(name, value)| ((*name).to_owned(), to_avro(value)));
         let failed =
             |error: apache_avro::Error| format!("cannot be encoded: {}", one_line(&error.to_string()));
-        let record = Avro::Record(fields).resolve(&self.schema).map_err(failed)?;
+        let record = Avro::Record(fields.collect()).resolve(&self.schema).map_err(failed)?;
         let mut bytes = vec![MAGIC];
         bytes.extend(self.id.to_be_bytes());
         let writer = GenericDatumWriter::builder(&self.schema).build().map_err(failed)?;
@@ -345,39 +334,45 @@ impl Record {
         Some(value).filter(|value| **value != Avro::Null)
     }
 
-    /// A number; 0 if the field is not there.
+    /// A field of this type; its default if it is not there.
+    fn get<T: Default>(
+        &self,
+        name: &str,
+        kind: FieldType,
+        value: impl Fn(&Avro) -> Option<T>,
+    ) -> Result<T, String> {
+        let Some(found) = self.find(name) else { return Ok(T::default()) };
+        value(found).ok_or_else(|| format!("field {name} is not of type {}", kind.avro_name()))
+    }
+
+    /// A number.
     pub(super) fn int(&self, name: &str) -> Result<i32, String> {
-        match self.find(name) {
-            None => Ok(0),
-            Some(Avro::Int(number)) => Ok(*number),
-            Some(Avro::Long(number)) => {
-                i32::try_from(*number).map_err(|_| format!("field {name} has more than 32 bits"))
-            }
+        self.get(name, FieldType::Int, |value| match *value {
+            Avro::Int(number) => Some(number),
+            Avro::Long(number) => i32::try_from(number).ok(),
             // As we write it, too, where a newer schema wants that.
-            Some(Avro::Double(number)) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
-                Ok(*number as i32)
+            Avro::Double(number) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
+                Some(number as i32)
             }
-            Some(_) => Err(format!("field {name} is not of type int")),
-        }
+            _ => None,
+        })
     }
 
-    /// A number; 0 if the field is not there.
+    /// A number.
     pub(super) fn double(&self, name: &str) -> Result<f64, String> {
-        match self.find(name) {
-            None => Ok(0.0),
-            Some(Avro::Double(number)) => Ok(*number),
-            Some(Avro::Float(number)) => Ok(f64::from(*number)),
-            Some(_) => Err(format!("field {name} is not of type double")),
-        }
+        self.get(name, FieldType::Double, |value| match *value {
+            Avro::Double(number) => Some(number),
+            Avro::Float(number) => Some(f64::from(number)),
+            _ => None,
+        })
     }
 
-    /// A text; empty if the field is not there.
+    /// A text.
     pub(super) fn text(&self, name: &str) -> Result<String, String> {
-        match self.find(name) {
-            None => Ok(String::new()),
-            Some(Avro::String(text)) => Ok(text.clone()),
-            Some(_) => Err(format!("field {name} is not of type string")),
-        }
+        self.get(name, FieldType::String, |value| match value {
+            Avro::String(text) => Some(text.clone()),
+            _ => None,
+        })
     }
 
     /// The command in it.
