@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
@@ -16,6 +16,7 @@ use ureq::http::{Method, Request};
 use crate::resolver;
 use crate::url::Url;
 
+use super::lock;
 use super::wire::{Topic, Writer, one_line, parse_schema};
 
 /// Longest wait for an answer; one under load takes its time.
@@ -147,18 +148,15 @@ impl Registry {
     /// # Errors
     /// See [`Failure`].
     pub fn writer(&self, topic: Topic, subject: &str) -> Result<Writer, Failure> {
-        let mut unfit = None;
-        if let Some((id, text)) = self.latest(subject)? {
-            match Writer::new(topic, id, &text) {
-                Ok(writer) => {
-                    self.remember(id, &text);
-                    return Ok(writer);
-                }
+        let unfit = match self.latest(subject)? {
+            None => None,
+            Some((id, text)) => match Writer::new(topic, id, &text) {
+                Ok(writer) => return Ok(writer),
                 Err(reason) => {
-                    unfit = Some(format!("the registry's schema {id} of {subject} does not fit: {reason}"))
+                    Some(format!("the registry's schema {id} of {subject} does not fit: {reason}"))
                 }
-            }
-        }
+            },
+        };
         let text = topic.schema_text();
         let id = self.register(subject, &text).map_err(|failure| match (&unfit, failure) {
             (Some(unfit), Failure::Refused(reason)) => {
@@ -170,23 +168,17 @@ impl Registry {
         if let Some(unfit) = unfit {
             log::warn!("Kafka: {unfit}; ours is registered beside it as {id}");
         }
-        self.remember(id, &text);
         Ok(Writer::new(topic, id, &text)?)
     }
 
-    /// Sees to it that a topic that we only read has a schema, and keeps it.
+    /// Sees to it that a topic that we only read has a schema.
     ///
     /// # Errors
     /// See [`Failure`].
     pub fn reader(&self, topic: Topic, subject: &str) -> Result<(), Failure> {
-        let (id, text) = match self.latest(subject)? {
-            Some(found) => found,
-            None => {
-                let text = topic.schema_text();
-                (self.register(subject, &text)?, text)
-            }
-        };
-        self.remember(id, &text);
+        if self.latest(subject)?.is_none() {
+            self.register(subject, &topic.schema_text())?;
+        }
         Ok(())
     }
 
@@ -207,26 +199,21 @@ impl Registry {
             Ok(schema) if Some(&*schema) == unfit => Err(format!("schema {id} is still the same")),
             meaning => meaning,
         };
-        let known = self.known().get(&id).cloned();
-        let before = known.as_ref().and_then(|known| known.meaning.clone().ok());
-        if let Some(Known { meaning, again }) = known {
-            let found = useful(meaning);
-            if found.is_ok() || Instant::now() < again {
+        let mut before = None;
+        if let Some(known) = lock(&self.known).get(&id).cloned() {
+            before = known.meaning.clone().ok();
+            let found = useful(known.meaning);
+            if found.is_ok() || Instant::now() < known.again {
                 return found;
             }
         }
         let meaning = self.ask_id(id);
         let found = useful(meaning.clone());
-        let mut known = self.known();
-        if let (Ok(now), Some(before)) = (&meaning, &before)
-            && now != before
-        {
-            // Then the others may mean something else, too.
-            known.clear();
-            self.is_renewed.store(true, Ordering::Release);
-        }
-        if known.len() >= CACHE_MAX {
-            // Only hostile messages lead here; what is in use comes again at once.
+        let mut known = lock(&self.known);
+        let is_renewed = before.is_some() && meaning.as_ref().is_ok_and(|now| Some(now) != before.as_ref());
+        self.is_renewed.fetch_or(is_renewed, Ordering::AcqRel);
+        // The others may mean something else then, too; and only hostile messages lead to so many.
+        if is_renewed || known.len() >= CACHE_MAX {
             known.clear();
         }
         let again = Instant::now() + if found.is_ok() { Duration::ZERO } else { ASK_AGAIN };
@@ -238,11 +225,7 @@ impl Registry {
 
     /// Forgets what the ids mean.
     pub(super) fn forget(&self) {
-        self.known().clear();
-    }
-
-    fn known(&self) -> MutexGuard<'_, BTreeMap<u32, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known).clear();
     }
 
     /// The text of a schema; none if the registry does not know this id.
@@ -264,7 +247,7 @@ impl Registry {
     fn remember(&self, id: u32, text: &str) {
         if let Ok(schema) = parse_schema(text) {
             let known = Known { meaning: Ok(Arc::new(schema)), again: Instant::now() };
-            self.known().insert(id, known);
+            lock(&self.known).insert(id, known);
         }
     }
 
@@ -275,7 +258,10 @@ impl Registry {
             return Ok(None);
         }
         match (answer.body.id, &answer.body.schema) {
-            (Some(id), Some(text)) if answer.status == 200 => Ok(Some((id, text.clone()))),
+            (Some(id), Some(text)) if answer.status == 200 => {
+                self.remember(id, text);
+                Ok(Some((id, text.clone())))
+            }
             _ => Err(answer.failure(format!("no schema for {subject} from {}", answer.describe()))),
         }
     }
@@ -283,9 +269,12 @@ impl Registry {
     fn register(&self, subject: &str, text: &str) -> Result<u32, Failure> {
         let body = json!({ "schema": text });
         let answer = self.ask(&format!("/subjects/{subject}/versions"), Some(&body))?;
-        answer.body.id.filter(|_| answer.status == 200).ok_or_else(|| {
-            answer.failure(format!("the schema of {subject} was refused by {}", answer.describe()))
-        })
+        let Some(id) = answer.body.id.filter(|_| answer.status == 200) else {
+            let reason = format!("the schema of {subject} was refused by {}", answer.describe());
+            return Err(answer.failure(reason));
+        };
+        self.remember(id, text);
+        Ok(id)
     }
 
     /// Asks the one that answered last; where that fails, the others in their order.

@@ -113,22 +113,14 @@ enum Heard {
     Offline,
 }
 
-/// Whether another instance was running when we began.
-enum Other {
-    None,
-    Gone,
-}
-
 impl Watch {
     fn run(mut self, readers: Readers, ranges: Ranges) -> Result<(), Ended> {
         let mut begun = topics::ends(&ranges, topics::is_watched);
         let ranges = match self.listen()? {
-            Other::None => ranges,
+            None => ranges,
             // A command that came before is for the other instance, whatever it made of it: ours begin now. One that
             // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack.
-            Other::Gone => {
-                self.shared.persist(|| topics::ready(&self.shared, &readers.commands)).ok_or(Ended)?
-            }
+            Some(_) => self.shared.persist(|| topics::ready(&self.shared, &readers.commands)).ok_or(Ended)?,
         };
         self.claim()?;
         self.shared.enter(Stage::Joined);
@@ -169,8 +161,8 @@ impl Watch {
         }
     }
 
-    /// Listens until no other instance is there.
-    fn listen(&mut self) -> Result<Other, Ended> {
+    /// Listens until no other instance is running; gives the one that was.
+    fn listen(&mut self) -> Result<Option<String>, Ended> {
         let (begun, wait) = (Instant::now(), self.shared.options.start_wait);
         let waited = || format!("waited {:.1} s for it to end", begun.elapsed().as_secs_f64());
         let mut until = begun + LISTENING;
@@ -180,7 +172,7 @@ impl Watch {
                 Some(Heard::Other(who, _)) => {
                     if self.has_begun() || begun.elapsed() >= wait {
                         self.give_way(format!("{who}; {}", waited()))?;
-                        return Ok(Other::None);
+                        return Ok(None);
                     }
                     if other.is_none() {
                         self.shared.enter(Stage::Waiting);
@@ -199,9 +191,10 @@ impl Watch {
                 Some(Heard::Offline | Heard::Own(_)) | None => {}
             }
         }
-        let Some(who) = other else { return Ok(Other::None) };
-        log::info!("the other instance is gone: {who}; {}", waited());
-        Ok(Other::Gone)
+        if let Some(who) = &other {
+            log::info!("the other instance is gone: {who}; {}", waited());
+        }
+        Ok(other)
     }
 
     /// Whether the daemon does its work, because Kafka was away too long: then it waits for no other instance.
