@@ -1,15 +1,15 @@
-//! TLS, SASL SCRAM and permissions, where `tests/kafka/real.sh` tells of a broker that wants them.
+//! TLS, SASL SCRAM and permissions, where `tests/kafka/real.sh` gives a broker that wants them.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Daemon, QUICK, eventually};
-use crate::rig::{Rig, told};
+use crate::rig::{Rig, given};
 
 /// As the user that the broker knows, to the listener of this name; none where there is no such broker.
 fn user(rig: &Rig, listener: &str, args: &[&str]) -> Option<Command> {
-    let listener = told(listener)?;
+    let listener = given(listener)?;
     let mut command = rig.daemon(args);
     command
         .env("LSST_KAFKA_BROKER_ADDR", listener)
@@ -20,7 +20,7 @@ fn user(rig: &Rig, listener: &str, args: &[&str]) -> Option<Command> {
 
 /// The same over TLS, with the authority of this name.
 fn user_over_tls(rig: &Rig, authority: &str, args: &[&str]) -> Option<Command> {
-    let certificates = told("OCPS_TEST_TLS_CERTIFICATES")?;
+    let certificates = given("OCPS_TEST_TLS_CERTIFICATES")?;
     let mut command = user(rig, "OCPS_TEST_TLS_BROKER", args)?;
     rig.home.write("client.yaml", &format!("ssl.ca.location: {certificates}/{authority}.pem\n"));
     command
@@ -46,7 +46,7 @@ fn is_kept_out(rig: &Rig, command: Command, expected: &str) -> String {
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
     client.state(5);
-    // Joining has failed too, and it is not told again.
+    // Joining has failed too, and it is not logged again.
     eventually("the broker is asked", || {
         kafka(&mut client)["problem"].as_str().is_some_and(|problem| problem.contains("for its topics"))
     });
@@ -73,7 +73,7 @@ fn with_the_right_password_all_is_as_ever() {
 }
 
 #[test]
-fn a_wrong_password_is_told_in_one_line() {
+fn a_wrong_password_is_logged_in_one_line() {
     let rig = Rig::new("[kafka]\nstart_timeout_s = 3\n");
     let args = ["--loglevel", "debug"];
     let Some(mut command) = user(&rig, "OCPS_TEST_SASL_BROKER", &args) else { return };
@@ -91,7 +91,7 @@ fn over_tls_all_is_as_ever() {
 }
 
 #[test]
-fn a_broker_of_another_authority_is_told_in_one_line() {
+fn a_broker_of_another_authority_is_logged_in_one_line() {
     let rig = Rig::new("[kafka]\nstart_timeout_s = 3\n");
     let Some(command) = user_over_tls(&rig, "other", &[]) else { return };
     is_kept_out(&rig, command, "the broker's certificate is not trusted (see ssl.ca.location): ");
@@ -103,11 +103,11 @@ fn kafka(client: &mut Client) -> Value {
 
 /// From a topic that we may not even see to one that we may write.
 #[test]
-fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it_is_granted() {
+fn a_topic_without_permission_is_named_and_its_messages_come_in_order_when_it_is_granted() {
     let rig = Rig::new(&format!("{QUICK}[kafka]\nstart_timeout_s = 3\n"));
     let args = ["--state", "enabled"];
     let Some(command) = user(&rig, "OCPS_TEST_SASL_BROKER", &args) else { return };
-    // It belongs to somebody else.
+    // It belongs to another user.
     if !rig.allow("nobody", "logevent_job_result", &["All"]) {
         return;
     }
@@ -130,7 +130,7 @@ fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it
     }
     let refused = format!("topic {name} cannot be written: ");
     eventually("it says so", || !lines(&daemon.stderr(), &refused).is_empty());
-    // Longer than a topic rests: it is tried again, but not told again.
+    // Longer than a topic rests: it is tried again, but not logged again.
     foreign.listen(std::time::Duration::from_secs(7));
     for _ in 0..3 {
         assert_eq!(foreign.run("execute", &json!({"pipeline": "false.yaml"})), "303 Done");
@@ -147,12 +147,12 @@ fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it
     foreign.find("the last result", |heard| {
         heard.topic == "logevent_job_result" && heard.int("private_seqNum") == 6
     });
-    let told: Vec<(i64, i64)> = foreign
+    let results: Vec<(i64, i64)> = foreign
         .of("logevent_job_result")
         .iter()
         .map(|heard| (heard.int("private_seqNum"), heard.int("exit_code")))
         .collect();
-    assert_eq!(told, [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]);
+    assert_eq!(results, [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]);
     let jobs = |topic: &str| -> Vec<String> {
         foreign.of(topic).iter().map(|heard| heard.text("job_id").to_owned()).collect()
     };
@@ -184,7 +184,7 @@ fn a_topic_that_we_may_not_read_is_named_until_we_may() {
     assert!(kafka(&mut client)["problem"].as_str().unwrap().contains(&refused));
     assert!(!foreign.of("ackcmd").iter().any(|ack| ack.int("private_seqNum") == i64::from(seq)));
     assert!(rig.allow("ocps", "command_start", &["Read"]));
-    // It is late, but it was sent in this life.
+    // It is late, but it was sent in this run.
     assert_eq!(foreign.final_ack(seq), "303 Done");
     eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
     let log = daemon.stderr();

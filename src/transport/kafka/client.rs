@@ -19,13 +19,13 @@ use crate::csc::id::SalIndex;
 pub(super) struct Context(Arc<Shared>);
 
 impl ClientContext for Context {
-    // Its warnings repeat what `error` says; what else it says is for debugging it.
+    // Its warnings repeat what `error` gets; the rest is for debugging librdkafka.
     fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
         log::debug!("librdkafka: {fac} {message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // All brokers down says only that the others were all; of a partition, reader and writer hear too.
+        // That all brokers are down only repeats the errors of each; those of partitions reach reader and writer.
         if self.0.is_closing()
             || error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
             || is_of_partition(&error)
@@ -94,7 +94,7 @@ pub(super) fn is_of_partition(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::AutoOffsetReset
                 | RDKafkaErrorCode::LogTruncation,
             ) => true,
-            // What the broker says has a positive number.
+            // The broker's own errors have positive numbers.
             Some(code) => code as i32 > 0,
         }
 }
@@ -156,7 +156,7 @@ fn create<T: FromClientConfigAndContext<Context>>(
     config.create_with_context(Context(shared.clone())).map_err(|error| wrong(&error))
 }
 
-/// Whether librdkafka knows and takes these settings, as far as it says so without a client.
+/// Whether librdkafka knows and accepts these settings, as far as that shows without a client.
 pub(super) fn check(options: &Options, index: SalIndex) -> Result<(), String> {
     let configs = [consumer_config(options, index), producer_config(options, index)];
     configs

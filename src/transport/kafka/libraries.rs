@@ -7,12 +7,12 @@ use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 
-/// What librdkafka writes before the version of OpenSSL, which it tells in no other way.
+/// What librdkafka logs before the version of OpenSSL, which it gives in no other way.
 const BEFORE_VERSION: &str = "OpenSSL version OpenSSL ";
 
 /// How long what a client logged is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Time between looks at it.
+/// Time between two polls of it.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Names and versions: of librdkafka, and of OpenSSL where that is built in or linked to.

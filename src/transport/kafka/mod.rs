@@ -49,7 +49,7 @@ use wire::Topic;
 
 /// First and longest wait between tries to join.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
-/// Longest sleep between two looks at whether the daemon ends.
+/// Longest sleep before the end of the daemon is noticed.
 const STEP: Duration = Duration::from_millis(100);
 /// Longest wait for the last messages to leave when the daemon ends.
 const FLUSH: Duration = Duration::from_secs(3);
@@ -71,11 +71,11 @@ struct Shared {
     /// The daemon does its work, with Kafka or without.
     has_begun: AtomicBool,
     own: OwnHeartbeats,
-    /// Where partitions ended, as far as we know: by what the broker said, or what it took from us.
+    /// Where partitions ended, as far as we know: from the broker's answers, or from what it took from us.
     ends: Mutex<BTreeMap<Place, i64>>,
     /// Messages that could not be read, or not be understood.
     skipped: Mutex<BTreeMap<Topic, u64>>,
-    /// A reader was refused a topic; librdkafka does not say which.
+    /// A reader was refused a topic; librdkafka does not report which.
     is_refused: AtomicBool,
     wake_upkeep: Sender<()>,
     troubles: Troubles,
@@ -86,11 +86,11 @@ struct Shared {
 enum Stage {
     /// Broker and registry were not reached yet.
     Connecting,
-    /// No other instance was heard yet, but may be.
+    /// No heartbeat of another instance has come yet, but one may.
     Listening,
-    /// Another instance was heard, and may end.
+    /// Another instance is running, and may end.
     Waiting,
-    /// We are the one.
+    /// No other instance is running.
     Joined,
 }
 
@@ -126,7 +126,7 @@ impl Shared {
         format!("OCPS:{}", self.index.number())
     }
 
-    /// Asks the upkeep to look at once; a full channel means that it is about to.
+    /// Asks the upkeep to check at once; a full channel means that it is about to.
     fn wake_upkeep(&self) {
         let _ = self.wake_upkeep.try_send(());
     }
@@ -293,7 +293,7 @@ impl Kafka {
         self.shared.stage() == Stage::Connecting
     }
 
-    /// The daemon has begun its work: another instance that is heard from now on is not waited for.
+    /// The daemon has begun its work: another instance that shows up from now on is not waited for.
     pub fn begun(&self) {
         self.shared.has_begun.store(true, Ordering::Release);
     }

@@ -369,7 +369,7 @@ impl Outbox {
         self.change(|queue| queue.push(message));
     }
 
-    /// The topic or its schema is new: clients that come late shall hear the present state.
+    /// The topic or its schema is new: clients that come late are to get the present state.
     pub(super) fn repeat(&self, topic: Topic) {
         self.change(|queue| queue.repeat(topic));
     }
@@ -611,13 +611,13 @@ mod tests {
     #[test]
     fn of_a_topic_that_cannot_be_written_the_latest_is_kept() {
         let (mut queue, now) = (open(), Instant::now());
-        let owed = i32::try_from(UNWRITABLE_MAX).unwrap();
+        let most = i32::try_from(UNWRITABLE_MAX).unwrap();
         for name in ["heartbeat", "errorCode", "job_result"] {
             queue.push(event(name, 0));
             queue.set_unwritable(Topic::Event(name));
         }
         queue.set_unwritable(Topic::Ack);
-        for n in 1..=owed {
+        for n in 1..=most {
             for name in ["heartbeat", "errorCode", "job_result"] {
                 queue.push(event(name, n));
             }
@@ -634,10 +634,10 @@ mod tests {
         );
         let errors = queue.waiting.values().filter(|entry| entry.message.topic == Topic::Event("errorCode"));
         let errors: Vec<&Fields> = errors.map(|entry| &entry.message.own).collect();
-        assert_eq!(errors, [&vec![("n", Value::Int(owed))]]);
+        assert_eq!(errors, [&vec![("n", Value::Int(most))]]);
         assert_eq!(queue.waiting.len(), 2 * UNWRITABLE_MAX + 1);
         // All heartbeats, all error codes but one, and the first job_result.
-        assert_eq!(queue.dropped, 2 * u64::try_from(owed).unwrap() + 2);
+        assert_eq!(queue.dropped, 2 * u64::try_from(most).unwrap() + 2);
         for topic in
             ["heartbeat", "errorCode", "job_result"].map(Topic::Event).into_iter().chain([Topic::Ack])
         {

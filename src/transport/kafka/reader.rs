@@ -76,7 +76,7 @@ impl Feed {
                 self.shared.wake_upkeep();
                 return Ok(None);
             }
-            // The connection's own words say more.
+            // The errors of the connection are more precise.
             Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => {
                 return Ok(None);
             }

@@ -32,7 +32,7 @@ const CACHE_MAX: usize = 1000;
 /// What the registry wants to be spoken to in.
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
-/// The registry, and what it has said. Threads may share it: its lock is not held while it is asked.
+/// The registry, and its answers so far. Threads may share it: its lock is not held while it is asked.
 pub struct Registry {
     agent: Agent,
     urls: Vec<Url>,
@@ -56,7 +56,7 @@ struct Known {
 pub enum Failure {
     /// The registry cannot be asked, or its answer makes no sense: the next may.
     NoAnswer(String),
-    /// The registry forbids it, or takes no schema that we can write with, until somebody changes it.
+    /// The registry forbids it, or accepts no schema that we can write with, until it is changed.
     Refused(String),
 }
 
@@ -93,7 +93,7 @@ struct Body {
 }
 
 impl Answer {
-    /// The registry and what it said, for errors.
+    /// The registry and its message, for errors.
     fn describe(&self) -> String {
         format!("the schema registry {} ({} {})", self.from, self.status, one_line(&self.body.message))
     }
@@ -101,7 +101,7 @@ impl Answer {
     /// What it means that this is no success.
     fn failure(&self, reason: String) -> Failure {
         match self.status {
-            // Forbidden, incompatible, invalid: it will say so again.
+            // Forbidden, incompatible, invalid: asking again changes nothing.
             403 | 409 | 422 => Failure::Refused(reason),
             _ => Failure::NoAnswer(reason),
         }
@@ -116,7 +116,7 @@ impl Registry {
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
-    /// takes the plain one, and whoever has another way than a network (a test, say) his own.
+    /// takes the plain one; a test may have another way than a network.
     pub fn with_agent(urls: &[Url], agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)

@@ -21,11 +21,11 @@ use super::wire::{Record, Topic, unframe};
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long new topics may take until they have a leader.
 const CREATION: Duration = Duration::from_secs(10);
-/// Time between two looks at new topics.
+/// Time between two questions for new topics.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long the last messages of our topics are looked for.
+/// How long the last messages of our topics are read.
 const LAST_STAMPS: Duration = Duration::from_secs(4);
-/// How many of the last messages of a topic are looked at: other instances write to it too, and three of them
+/// How many of the last messages of a topic are read: other instances write to it too, and three of them
 /// 90 heartbeats in half a minute; where none of them is ours, 10,000, for an hour.
 const LAST_MESSAGES: [i64; 2] = [100, 10_000];
 /// No clock shows more: the year 2286.
@@ -56,7 +56,7 @@ pub(super) fn is_watched(topic: Topic) -> bool {
     matches!(topic, Topic::Event("heartbeat" | "summaryState"))
 }
 
-/// Asks for each of our topics by its name: only so the broker says why one cannot be used.
+/// Asks for each of our topics by its name: only so the broker gives the reason when one cannot be used.
 ///
 /// # Errors
 /// The broker does not answer.
@@ -175,7 +175,7 @@ pub(super) fn last_stamps(
     let until = Instant::now() + LAST_STAMPS;
     let mut seen = 0;
     for depth in LAST_MESSAGES {
-        // A topic is looked at again only if there is more of it, and nothing of ours in what was seen.
+        // A topic is read again only if there is more of it, and nothing of ours in what was seen.
         let mut ends = ends(ranges, |topic| !is_command(topic) && !stamps.contains_key(&topic));
         let first =
             |(topic, id): &Place| ranges.get(topic).and_then(|ranges| ranges.get(id)).map(|range| range.0);

@@ -75,7 +75,7 @@ impl Troubles {
     /// Whether this is to be logged.
     fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
         let mut troubles = lock(&self.0);
-        // What is wrong with the connection says why joining fails.
+        // Trouble with the connection explains why joining fails.
         let is_explained = kind == Kind::SetUp
             && troubles.keys().any(|(kind, _)| [Kind::Broker, Kind::Authentication].contains(kind));
         let known = troubles.get(&(kind, about.to_owned())).filter(|known| {
@@ -115,14 +115,14 @@ mod tests {
         assert!(troubles.note(Kind::Broker, "", "a", now));
         assert!(!troubles.note(Kind::Broker, "", "b", now + AGAIN / 2));
         assert_eq!(troubles.current().as_deref(), Some("c; b"));
-        // The connection says why joining fails, until it is there again.
+        // The trouble with the connection explains it, until that is over.
         assert!(!troubles.note(Kind::SetUp, "", "d", now));
         assert!(troubles.note(Kind::Broker, "", "e", now + AGAIN));
         troubles.over(&[Kind::Broker, Kind::Consumer], "");
         assert_eq!(troubles.current().as_deref(), Some("d"));
         assert!(troubles.note(Kind::Broker, "", "f", now + AGAIN));
         troubles.over(&[Kind::Broker, Kind::SetUp], "");
-        // What goes well with one topic says nothing of another.
+        // That one topic works does not mean that another does.
         assert!(troubles.note(Kind::Topic, "x", "g", now));
         troubles.over(&[Kind::Topic], "y");
         assert!(!troubles.note(Kind::Topic, "x", "g", now));

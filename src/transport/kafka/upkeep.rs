@@ -191,7 +191,7 @@ impl Upkeep {
         }
         let (name, list) = (self.shared.name(topic), topics::list(&self.shared, &new)?);
         self.reading(topic).incremental_assign(&list).map_err(|error| reason(&error))?;
-        // So that its consumer hears of them at once.
+        // So that its consumer knows them at once.
         self.reading(topic).fetch_metadata(Some(&name), ANSWER).map_err(|error| reason(&error))?;
         let numbers: Vec<String> = new.keys().map(|(_, partition)| partition.to_string()).collect();
         log::info!("Kafka: topic {name} has new partitions, which are read: {}", numbers.join(", "));
@@ -378,7 +378,7 @@ impl Upkeep {
         }
     }
 
-    /// Whether a message that can be read comes: else that nothing comes says nothing.
+    /// Whether a message comes where there surely is one: else it means nothing that none comes elsewhere.
     fn hears_heartbeats(&self, ranges: &Ranges) -> Result<bool, String> {
         let heartbeats = ranges.get(&Topic::Event("heartbeat"));
         let found = heartbeats.and_then(|ranges| ranges.iter().find(|(_, (first, end))| first < end));

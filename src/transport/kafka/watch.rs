@@ -1,6 +1,6 @@
 //! The thread that watches for other instances with our index, and begins to read commands when there is none.
 //!
-//! It listens for another instance, waits a while for the end of one that it hears, and then claims the index with a
+//! It listens for another instance, waits a while for the end of one that is running, and then claims the index with a
 //! first heartbeat. Of several that do so at once, the one whose heartbeat comes first in Kafka stays: each reads
 //! all that was written before its own. It has a consumer of its own, so that no burst of commands comes before a
 //! heartbeat.

@@ -267,7 +267,7 @@ fn to_avro(value: &Value) -> Avro {
     }
 }
 
-/// What the private fields of a message say.
+/// The values of the private fields of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'a> {
     /// `salIndex`.
@@ -322,7 +322,7 @@ impl Record {
             return Err("it is cut off".to_owned());
         }
         if !datum.rest.is_empty() {
-            return Err("it has more bytes than its schema says".to_owned());
+            return Err("it has more bytes than its schema describes".to_owned());
         }
         let Avro::Record(fields) = value else { return Err("not a record".to_owned()) };
         Ok(Self(fields))

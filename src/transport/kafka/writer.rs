@@ -152,7 +152,7 @@ impl Shared {
         self.troubles.over(&[Kind::Broker, Kind::Authentication], "");
         let Some(receipt) = message.receipt else { return };
         let input = KafkaInput::Delivered(receipt);
-        // The main loop waits for us when it ends; what it does not hear then, the next run publishes again.
+        // The main loop waits for us when it ends; what does not reach it then, the next run publishes again.
         let is_reported = if self.is_closing() {
             self.inputs.try_send(input).is_ok()
         } else {
