@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use rdkafka::ClientContext;
-use rdkafka::admin::AdminClient;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{ProducerContext, ThreadedProducer};
+use rdkafka::producer::ProducerContext;
 
 use super::Shared;
 use super::trouble::Kind;
@@ -115,20 +114,65 @@ pub(super) fn is_of_message(error: &KafkaError) -> bool {
     )
 }
 
-/// What all clients have in common; it comes last, so that, as in salobj, it wins.
-fn common(config: &mut ClientConfig, options: &Options, index: SalIndex) {
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Only to manage topics.
+    Admin,
+    /// To read: of its own group, which is never seen by the broker, since partitions are assigned by us.
+    Consumer,
+    /// To write. It never gives up: order within a topic is kept, whatever happens to the broker.
+    Producer,
+}
+
+const COMMON: [(&str, &str); 7] = [
+    ("socket.keepalive.enable", "true"),
+    ("socket.nagle.disable", "true"),
+    // A broker that hangs is given up after so long, and asked again.
+    ("socket.timeout.ms", "10000"),
+    ("socket.connection.setup.timeout.ms", "10000"),
+    ("reconnect.backoff.ms", "100"),
+    ("reconnect.backoff.max.ms", "1000"),
+    ("statistics.interval.ms", "0"),
+];
+
+const CONSUMER: [(&str, &str); 4] = [
+    ("enable.auto.commit", "false"),
+    ("allow.auto.create.topics", "false"),
+    // Where the log was cut off, what is left may be old commands; `upkeep` finds out what is new.
+    ("auto.offset.reset", "error"),
+    ("fetch.error.backoff.ms", "200"),
+];
+
+const PRODUCER: [(&str, &str); 5] = [
+    ("linger.ms", "0"),
+    ("max.in.flight.requests.per.connection", "1"),
+    // A message that timed out would be overtaken by the next one; the outbox has them in hand.
+    ("message.timeout.ms", "0"),
+    ("topic.metadata.propagation.max.ms", "10000"),
+    ("retry.backoff.ms", "100"),
+];
+
+/// The settings of a client. What all have in common comes last, so that, as in salobj, it wins.
+fn config(options: &Options, index: SalIndex, role: Role) -> ClientConfig {
+    let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    let mut config = ClientConfig::new();
+    match role {
+        Role::Admin => {}
+        Role::Consumer => {
+            config.set("group.id", format!("OCPS:{}-{:016x}", index.number(), fastrand::u64(..)));
+            config.extend(CONSUMER.map(owned).into_iter().chain(options.consumer.clone()));
+        }
+        Role::Producer => {
+            config.set("acks", &options.producer_acks);
+            config.extend(PRODUCER.map(owned).into_iter().chain(options.producer.clone()));
+        }
+    }
     config
         .set("bootstrap.servers", &options.brokers)
         .set("client.id", format!("OCPS-{}", index.number()))
-        .set("socket.keepalive.enable", "true")
-        .set("socket.nagle.disable", "true")
-        // A broker that hangs is given up after so long, and asked again.
-        .set("socket.timeout.ms", "10000")
-        .set("socket.connection.setup.timeout.ms", "10000")
-        .set("reconnect.backoff.ms", "100")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("statistics.interval.ms", "0")
-        .set_log_level(RDKafkaLogLevel::Warning);
+        .set_log_level(RDKafkaLogLevel::Warning)
+        .extend(COMMON.map(owned));
     if let Some(sasl) = &options.sasl {
         config
             .set("security.protocol", &sasl.protocol)
@@ -136,76 +180,24 @@ fn common(config: &mut ClientConfig, options: &Options, index: SalIndex) {
             .set("sasl.username", &sasl.username)
             .set("sasl.password", &sasl.password.0);
     }
-    for (key, value) in &options.broker_client {
-        config.set(key, value);
-    }
+    config.extend(options.broker_client.clone());
+    config
 }
 
-/// A client that only manages topics.
-pub(super) fn admin(shared: &Arc<Shared>) -> Result<AdminClient<Context>, String> {
-    let mut config = ClientConfig::new();
-    common(&mut config, &shared.options, shared.index);
-    create(&config, shared)
-}
-
-/// A client with these settings.
-fn create<T: FromClientConfigAndContext<Context>>(
-    config: &ClientConfig,
+/// A client, which connects by itself.
+pub(super) fn create<T: FromClientConfigAndContext<Context>>(
     shared: &Arc<Shared>,
+    role: Role,
 ) -> Result<T, String> {
+    let config = config(&shared.options, shared.index, role);
     config.create_with_context(Context(shared.clone())).map_err(|error| wrong(&error))
 }
 
 /// Whether librdkafka knows and accepts these settings, as far as that shows without a client.
 pub(super) fn check(options: &Options, index: SalIndex) -> Result<(), String> {
-    let configs = [consumer_config(options, index), producer_config(options, index)];
-    configs
-        .iter()
-        .try_for_each(|config| config.create_native_config().map(drop))
-        .map_err(|error| wrong(&error))
-}
-
-/// A consumer of its own group, which is never seen by the broker: partitions are assigned by us.
-pub(super) fn consumer(shared: &Arc<Shared>) -> Result<BaseConsumer<Context>, String> {
-    create(&consumer_config(&shared.options, shared.index), shared)
-}
-
-fn consumer_config(options: &Options, index: SalIndex) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("group.id", format!("OCPS:{}-{:016x}", index.number(), fastrand::u64(..)))
-        .set("enable.auto.commit", "false")
-        .set("allow.auto.create.topics", "false")
-        // Where the log was cut off, what is left may be old commands; `watch` finds out what is new.
-        .set("auto.offset.reset", "error")
-        .set("fetch.error.backoff.ms", "200");
-    for (key, value) in &options.consumer {
-        config.set(key, value);
-    }
-    common(&mut config, options, index);
-    config
-}
-
-/// A producer that never gives up: order within a topic is kept, whatever happens to the broker.
-pub(super) fn producer(shared: &Arc<Shared>) -> Result<ThreadedProducer<Context>, String> {
-    create(&producer_config(&shared.options, shared.index), shared)
-}
-
-fn producer_config(options: &Options, index: SalIndex) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("acks", &options.producer_acks)
-        .set("linger.ms", "0")
-        .set("max.in.flight.requests.per.connection", "1")
-        // A message that timed out would be overtaken by the next one; the outbox has them in hand.
-        .set("message.timeout.ms", "0")
-        .set("topic.metadata.propagation.max.ms", "10000")
-        .set("retry.backoff.ms", "100");
-    for (key, value) in &options.producer {
-        config.set(key, value);
-    }
-    common(&mut config, options, index);
-    config
+    [Role::Consumer, Role::Producer].into_iter().try_for_each(|role| {
+        config(options, index, role).create_native_config().map(drop).map_err(|error| wrong(&error))
+    })
 }
 
 fn wrong(error: &KafkaError) -> String {

@@ -39,6 +39,7 @@ use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
 use crate::sal;
 use crate::sal::ack::AckFields;
+use client::Role;
 pub use libraries::libraries;
 use outbox::{Message, Outbox};
 use schemas::Schemas;
@@ -101,10 +102,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
-    }
-
-    fn stage(&self) -> Stage {
-        *lock(&self.stage)
     }
 
     fn enter(&self, stage: Stage) {
@@ -228,13 +225,13 @@ impl Kafka {
             troubles: Troubles::default(),
         });
         let readers = watch::Readers {
-            asker: client::consumer(&shared)?,
-            watched: Arc::new(client::consumer(&shared)?),
-            commands: Arc::new(client::consumer(&shared)?),
+            asker: client::create(&shared, Role::Consumer)?,
+            watched: Arc::new(client::create(&shared, Role::Consumer)?),
+            commands: Arc::new(client::create(&shared, Role::Consumer)?),
             upkeep_woken,
             taker,
         };
-        let producer = client::producer(&shared)?;
+        let producer = client::create(&shared, Role::Producer)?;
         let writing = shared.clone();
         let run = move || {
             writer::run(writing, producer, woken, readers);
@@ -257,21 +254,22 @@ impl Kafka {
             ("cmdtype", sal::Value::Int(command.map_or(0, wire::cmdtype))),
             ("timeout", sal::Value::Double(fields.timeout)),
         ];
-        self.shared.outbox.push(Message { topic: Topic::Ack, seq_num: Some(to.seq_num.0), own, receipt });
+        let message = Message { topic: Topic::Ack, seq_num: Some(to.seq_num.0), own, receipt };
+        self.shared.outbox.change(|queue| queue.push(message));
     }
 
     /// Publishes an event; its delivery is reported with [`KafkaInput::Delivered`].
     pub fn publish(&self, event: &Event, receipt: Option<Receipt>) {
         let topic = Topic::Event(sal::event::topic(event));
-        let own = sal::event::fields(event);
-        self.shared.outbox.push(Message { topic, seq_num: None, own, receipt });
+        let message = Message { topic, seq_num: None, own: sal::event::fields(event), receipt };
+        self.shared.outbox.change(|queue| queue.push(message));
     }
 
     /// How it goes.
     #[must_use]
     pub fn report(&self) -> KafkaReport {
-        let (queued, dropped) = self.shared.outbox.counts();
-        let stage = match self.shared.stage() {
+        let (queued, dropped) = self.shared.outbox.queue().counts();
+        let stage = match *lock(&self.shared.stage) {
             Stage::Connecting => "connecting",
             Stage::Listening => "listening",
             Stage::Waiting => "waiting for another instance",
@@ -290,7 +288,7 @@ impl Kafka {
     /// Whether broker and registry were not reached yet.
     #[must_use]
     pub fn is_connecting(&self) -> bool {
-        self.shared.stage() == Stage::Connecting
+        *lock(&self.shared.stage) == Stage::Connecting
     }
 
     /// The daemon has begun its work: another instance that shows up from now on is not waited for.
@@ -301,12 +299,12 @@ impl Kafka {
     /// Ends: waits a little for the last messages to leave, unless there is no broker.
     pub fn close(self) {
         self.shared.closing.store(true, Ordering::Release);
-        self.shared.outbox.wake();
+        self.shared.outbox.change(|_| ());
         self.shared.wake_upkeep();
         if !self.is_connecting() {
             let _ = self.done.recv_timeout(FLUSH + Duration::from_secs(1));
         }
-        let (left, _) = self.shared.outbox.counts();
+        let (left, _) = self.shared.outbox.queue().counts();
         if left > 0 {
             log::warn!("Kafka: {left} messages were not delivered");
         }

@@ -8,12 +8,13 @@
 //! the registry is changed, less is kept: the latest state, and a bounded number of acks and results.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value as Json, json};
 
+use super::lock;
 use super::wire::Topic;
 use crate::csc::record::Receipt;
 use crate::sal::Value;
@@ -164,8 +165,8 @@ impl Entry {
 
 /// The queue without its lock.
 #[derive(Debug, Default)]
-struct Queue {
-    gate: Gate,
+pub(super) struct Queue {
+    pub(super) gate: Gate,
     /// In the order in which they leave.
     waiting: BTreeMap<(bool, usize), Entry>,
     in_flight: BTreeMap<usize, Entry>,
@@ -192,7 +193,7 @@ pub(super) struct Outgoing {
 }
 
 impl Queue {
-    fn push(&mut self, mut message: Message) {
+    pub(super) fn push(&mut self, mut message: Message) {
         if self.bytes + message.size() > BYTES_MAX {
             message = message.minimal();
         }
@@ -221,8 +222,9 @@ impl Queue {
         self.waiting.iter().find(|(_, entry)| is_it(&entry.message)).map(|(key, _)| *key)
     }
 
-    /// Publishes the last event of a topic that describes a state once more, unless it waits anyway.
-    fn repeat(&mut self, topic: Topic) {
+    /// Publishes the last event of a topic that describes a state once more, unless it waits anyway: the topic or its
+    /// schema is new, and clients that come late are to get the present state.
+    pub(super) fn repeat(&mut self, topic: Topic) {
         let is_waiting = self.find(|message| message.topic == topic).is_some();
         if let Some(message) = self.latest.get(&topic).cloned().filter(|_| !is_waiting) {
             self.push(message);
@@ -253,7 +255,13 @@ impl Queue {
         self.drop_all(excess);
     }
 
-    fn set_unwritable(&mut self, topic: Topic) {
+    /// The topic has a schema.
+    pub(super) fn set_writable(&mut self, topic: Topic) {
+        self.unwritable.remove(&topic);
+    }
+
+    /// The topic has no schema with which it can be written.
+    pub(super) fn set_unwritable(&mut self, topic: Topic) {
         self.unwritable.insert(topic);
         self.shorten(topic);
     }
@@ -264,7 +272,7 @@ impl Queue {
     }
 
     /// The next message that may leave.
-    fn take(&mut self, now: Instant) -> Option<Outgoing> {
+    pub(super) fn take(&mut self, now: Instant) -> Option<Outgoing> {
         let room = (IN_FLIGHT_MAX + HEARTBEATS_MORE).checked_sub(self.in_flight.len() + 1)?;
         let in_flight = &self.in_flight;
         let flies = |topic: Topic| in_flight.values().any(|entry| entry.message.topic == topic);
@@ -293,13 +301,14 @@ impl Queue {
     }
 
     /// Forgets a message; gives what its delivery is reported with.
-    fn delivered(&mut self, id: usize) -> Option<Arc<Message>> {
+    pub(super) fn delivered(&mut self, id: usize) -> Option<Arc<Message>> {
         let entry = self.in_flight.remove(&id)?;
         self.forget(&entry);
         Some(entry.message)
     }
 
-    fn refused(&mut self, id: usize, refusal: Refusal, now: Instant) -> Option<(Topic, Fate)> {
+    /// Keeps a message that was not delivered for another try, where there is one.
+    pub(super) fn refused(&mut self, id: usize, refusal: Refusal, now: Instant) -> Option<(Topic, Fate)> {
         let mut entry = self.in_flight.remove(&id)?;
         let topic = entry.message.topic;
         let fate = match refusal {
@@ -328,10 +337,20 @@ impl Queue {
     }
 
     /// When a resting topic may be tried again, or an ack has waited long enough.
-    fn next_try(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         let held = self.in_flight.values().filter_map(|entry| entry.holds_acks(now)).min();
         let held = held.filter(|_| self.find(|message| message.topic == Topic::Ack).is_some());
         self.resting.values().copied().chain(held).min()
+    }
+
+    /// Messages not confirmed yet, and messages dropped so far.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.waiting.len() + self.in_flight.len(), self.dropped)
+    }
+
+    /// Whether nothing is left that may leave.
+    pub(super) fn is_done(&self) -> bool {
+        self.in_flight.is_empty() && !self.waiting.values().any(|entry| self.is_due(entry))
     }
 }
 
@@ -349,71 +368,16 @@ impl Outbox {
         (Self { queue: Mutex::default(), wake }, woken)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
-        act(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
     }
 
     /// Changes the queue, and wakes the thread that empties it.
-    fn change<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
-        let result = self.with(act);
-        self.wake();
-        result
-    }
-
-    pub(super) fn wake(&self) {
+    pub(super) fn change<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
+        let result = act(&mut self.queue());
         // A full channel means that it is about to wake.
         let _ = self.wake.try_send(());
-    }
-
-    pub(super) fn push(&self, message: Message) {
-        self.change(|queue| queue.push(message));
-    }
-
-    /// The topic or its schema is new: clients that come late are to get the present state.
-    pub(super) fn repeat(&self, topic: Topic) {
-        self.change(|queue| queue.repeat(topic));
-    }
-
-    pub(super) fn open(&self, gate: Gate) {
-        self.change(|queue| queue.gate = gate);
-    }
-
-    /// The topic has a schema.
-    pub(super) fn set_writable(&self, topic: Topic) {
-        self.change(|queue| queue.unwritable.remove(&topic));
-    }
-
-    /// The topic has no schema with which it can be written.
-    pub(super) fn set_unwritable(&self, topic: Topic) {
-        self.with(|queue| queue.set_unwritable(topic));
-    }
-
-    pub(super) fn take(&self) -> Option<Outgoing> {
-        self.with(|queue| queue.take(Instant::now()))
-    }
-
-    pub(super) fn delivered(&self, id: usize) -> Option<Arc<Message>> {
-        self.change(|queue| queue.delivered(id))
-    }
-
-    pub(super) fn refused(&self, id: usize, refusal: Refusal) -> Option<(Topic, Fate)> {
-        self.change(|queue| queue.refused(id, refusal, Instant::now()))
-    }
-
-    pub(super) fn next_try(&self) -> Option<Instant> {
-        self.with(|queue| queue.next_try(Instant::now()))
-    }
-
-    /// Messages not confirmed yet, and messages dropped so far.
-    pub(super) fn counts(&self) -> (usize, u64) {
-        self.with(|queue| (queue.waiting.len() + queue.in_flight.len(), queue.dropped))
-    }
-
-    /// Whether nothing is left that may leave.
-    pub(super) fn is_done(&self) -> bool {
-        self.with(|queue| {
-            queue.in_flight.is_empty() && !queue.waiting.values().any(|entry| queue.is_due(entry))
-        })
+        result
     }
 }
 

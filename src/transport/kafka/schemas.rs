@@ -30,17 +30,12 @@ pub(super) struct Schemas {
 }
 
 /// How the last check of the registry ended.
+#[derive(Default)]
 pub(super) struct Check {
     at: Option<Instant>,
-    /// The registry may have lost its data: all our ids are checked next, not only one.
-    is_doubtful: bool,
+    /// All was as it should be. If not, the registry may have lost its data: all our ids are checked, not only one.
+    went_well: bool,
     failed: u32,
-}
-
-impl Default for Check {
-    fn default() -> Self {
-        Self { at: None, is_doubtful: true, failed: 0 }
-    }
 }
 
 impl Schemas {
@@ -83,7 +78,7 @@ impl Shared {
         let refused = ask_each(topics, |topic| {
             let writer = self.schemas.registry.writer(topic, &self.subject(topic))?;
             lock(&self.schemas.writers).insert(topic, Arc::new(writer));
-            self.outbox.set_writable(topic);
+            self.outbox.change(|queue| queue.set_writable(topic));
             self.troubles.over(&[Kind::Schema], &self.name(topic));
             Ok(())
         })?;
@@ -92,7 +87,7 @@ impl Shared {
         }
         for (topic, reason) in refused {
             lock(&self.schemas.writers).remove(&topic);
-            self.outbox.set_unwritable(topic);
+            self.outbox.change(|queue| queue.set_unwritable(topic));
             let name = self.name(topic);
             self.troubles.report(Kind::Schema, &name, &format!("nothing is published to {name}: {reason}"));
         }
@@ -105,9 +100,8 @@ impl Shared {
         if !is_renewed && check.at.is_some_and(|at| at.elapsed() < EACH) {
             return;
         }
-        let checked = self.check_schemas_now(is_renewed || check.is_doubtful);
-        // After an outage it may come back without its data.
-        *check = Check { at: Some(Instant::now()), is_doubtful: checked.is_err(), failed: check.failed + 1 };
+        let checked = self.check_schemas_now(is_renewed || !check.went_well);
+        *check = Check { at: Some(Instant::now()), went_well: checked.is_ok(), failed: check.failed + 1 };
         match checked {
             Ok(()) => {
                 check.failed = 0;
@@ -129,7 +123,7 @@ impl Shared {
             self.choose_schemas_for(&written().collect::<Vec<_>>())?;
             log::warn!("Kafka: the schema registry has lost its data; our schemas are registered again");
             // Clients that come late could not read what was written before.
-            written().for_each(|topic| self.outbox.repeat(topic));
+            self.outbox.change(|queue| written().for_each(|topic| queue.repeat(topic)));
         }
         if is_doubtful || !is_valid {
             let commands: Vec<Topic> = Topic::all().filter(|topic| topics::is_command(*topic)).collect();

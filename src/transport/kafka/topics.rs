@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Shared;
-use super::client::{self, Context, is_of_partition, is_refusal, reason};
+use super::client::{self, Context, Role, is_of_partition, is_refusal, reason};
 use super::trouble::Kind;
 use super::wire::{Record, Topic, unframe};
 
@@ -128,7 +128,8 @@ pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), Stri
     });
     let new: Vec<NewTopic<'_>> = new.collect();
     let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
-    let results = pollster::block_on(client::admin(shared)?.create_topics(&new, &options))
+    let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
+    let results = pollster::block_on(admin.create_topics(&new, &options))
         .map_err(|error| format!("topics cannot be created: {}", reason(&error)))?;
     for result in results {
         match result {

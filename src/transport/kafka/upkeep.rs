@@ -166,7 +166,7 @@ impl Upkeep {
         if is_deleted || ranges.iter().any(is_shorter) {
             log::info!("Kafka: topic {} was made again", self.shared.name(topic));
             lock(&self.shared.ends).retain(|(of, _), _| *of != topic);
-            self.shared.outbox.repeat(topic);
+            self.shared.outbox.change(|queue| queue.repeat(topic));
         }
         ranges.iter().for_each(|(id, (_, end))| self.shared.reaches((topic, *id), *end));
         Ok(())
@@ -351,23 +351,17 @@ impl Upkeep {
     /// however many messages it has.
     fn next_readable(&self, place: Place, position: i64, end: i64) -> Result<Option<i64>, String> {
         // Unreadable, and readable or the end.
-        let (mut low, mut high) = (position, None);
-        let (mut step, mut steps) = (1, 0);
-        loop {
-            let offset = match high {
-                Some(high) if high - low <= 1 => return Ok(Some(high)),
-                Some(high) => low + (high - low) / 2,
-                None => low.saturating_add(step).min(end),
-            };
+        let (mut low, mut high) = (position, end);
+        let (mut step, mut steps) = (1_i64, 0);
+        while high - low > 1 {
             if self.shared.is_closing() {
                 return Ok(None);
             }
-            if offset >= end {
-                high = Some(end);
-                continue;
-            }
+            // No step is left once a readable one is found.
+            let offset =
+                if step > 0 { low.saturating_add(step).min(high - 1) } else { low + (high - low) / 2 };
             match self.read_at(place, offset, TRY)? {
-                Found::Message => high = Some(offset),
+                Found::Message => (high, step) = (offset, 0),
                 Found::Refused(_) => return Ok(None),
                 Found::Unreadable(_) | Found::Nothing => low = offset,
             }
@@ -376,6 +370,7 @@ impl Upkeep {
                 step = step.saturating_mul(2);
             }
         }
+        Ok(Some(high))
     }
 
     /// Whether a message comes where there surely is one: else it means nothing that none comes elsewhere.

@@ -125,7 +125,7 @@ impl Watch {
         self.claim()?;
         self.shared.enter(Stage::Joined);
         self.send(KafkaInput::Joined)?;
-        self.shared.outbox.open(Gate::Open);
+        self.shared.outbox.change(|queue| queue.gate = Gate::Open);
         let commands = topics::ends(&ranges, topics::is_command);
         match topics::assign(&self.shared, &readers.commands, &commands) {
             Ok(()) => {
@@ -211,8 +211,10 @@ impl Watch {
     /// Writes the first heartbeat and reads all up to it.
     fn claim(&mut self) -> Result<(), Ended> {
         let own = sal::event::fields(&Event::Heartbeat);
-        self.shared.outbox.push(Message { topic: HEARTBEAT, seq_num: None, own, receipt: None });
-        self.shared.outbox.open(Gate::Heartbeats);
+        self.shared.outbox.change(|queue| {
+            queue.push(Message { topic: HEARTBEAT, seq_num: None, own, receipt: None });
+            queue.gate = Gate::Heartbeats;
+        });
         let until = Instant::now() + CLAIMING;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {

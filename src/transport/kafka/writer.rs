@@ -79,18 +79,20 @@ impl Writer {
     fn write(&mut self) {
         let mut end: Option<Instant> = None;
         loop {
-            while let Some(outgoing) = self.shared.outbox.take() {
-                self.hand_over(&outgoing);
-            }
             let now = Instant::now();
+            let next = self.shared.outbox.queue().take(now);
+            if let Some(outgoing) = next {
+                self.hand_over(&outgoing);
+                continue;
+            }
             let mut sleep = SLEEP;
             if self.shared.is_closing() {
-                if self.shared.outbox.is_done() || now >= *end.get_or_insert(now + FLUSH) {
+                if self.shared.outbox.queue().is_done() || now >= *end.get_or_insert(now + FLUSH) {
                     return;
                 }
                 sleep = LAST_SLEEP;
             }
-            let next = self.shared.outbox.next_try().unwrap_or(now + sleep);
+            let next = self.shared.outbox.queue().next_try(now).unwrap_or(now + sleep);
             let _ = self.woken.recv_deadline(next.clamp(now + SHORT_SLEEP, now + sleep));
         }
     }
@@ -99,7 +101,7 @@ impl Writer {
         let topic = message.topic;
         let Some(writer) = self.shared.schemas.writer(topic) else {
             // It was just taken away: the outbox keeps the rest by itself.
-            self.shared.outbox.refused(*id, Refusal::Later);
+            self.shared.outbox.change(|queue| queue.refused(*id, Refusal::Later, Instant::now()));
             return;
         };
         let sent = self.stamp(topic);
@@ -115,7 +117,7 @@ impl Writer {
             // The schema was tried with every field, so this concerns only this message.
             Err(reason) => {
                 log::error!("Kafka: {} {seq_num} {reason}", topic.sal_name());
-                self.shared.outbox.delivered(*id);
+                self.shared.outbox.change(|queue| queue.delivered(*id));
                 return;
             }
         };
@@ -146,7 +148,7 @@ impl Writer {
 impl Shared {
     /// The broker has taken this message, and put it here.
     pub(super) fn delivered(&self, id: usize, partition: i32, offset: i64) {
-        let Some(message) = self.outbox.delivered(id) else { return };
+        let Some(message) = self.outbox.change(|queue| queue.delivered(id)) else { return };
         self.reaches((message.topic, partition), offset.saturating_add(1));
         self.troubles.over(&[Kind::Topic], &self.name(message.topic));
         self.troubles.over(&[Kind::Broker, Kind::Authentication], "");
@@ -165,7 +167,8 @@ impl Shared {
 
     /// This message was not delivered.
     pub(super) fn refused(&self, id: usize, error: &KafkaError) {
-        let Some((topic, fate)) = self.outbox.refused(id, refusal(error)) else { return };
+        let refused = self.outbox.change(|queue| queue.refused(id, refusal(error), Instant::now()));
+        let Some((topic, fate)) = refused else { return };
         let (name, why) = (self.name(topic), reason(error));
         match fate {
             Fate::Kept if self.is_closing() => {}
