@@ -54,9 +54,9 @@ impl Schemas {
         let writers: Vec<Arc<Writer>> = lock(&self.writers).values().cloned().collect();
         let first = fastrand::usize(..writers.len().max(1));
         for writer in writers.iter().cycle().skip(first).take(count.min(writers.len())) {
-            let found = self.registry.text(writer.id())?;
+            let found = self.registry.text(writer.id)?;
             let found = found.and_then(|text| parse_schema(&text).ok());
-            if found.as_ref() != Some(writer.schema()) {
+            if found.as_ref() != Some(&writer.schema) {
                 return Ok(false);
             }
         }

@@ -337,7 +337,7 @@ impl Upkeep {
             Found::Unreadable(error) => why_unreadable(&error),
         };
         let Some(readable) = self.next_readable(place, position, end)? else { return Ok(()) };
-        if self.position(place, self.begun.get(&place).copied().unwrap_or_default())? != position {
+        if self.position(place, position)? != position {
             return Ok(());
         }
         self.go_on_at(place, readable)?;

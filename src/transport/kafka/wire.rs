@@ -73,6 +73,11 @@ impl Topic {
         }
     }
 
+    /// All its fields.
+    fn columns(self) -> Vec<Column> {
+        PRIVATE.iter().copied().chain(self.own()).collect()
+    }
+
     /// Whether a schema is one of this topic, as its record is named; the namespace may be missing.
     pub(super) fn owns(self, schema: &Schema) -> bool {
         let Schema::Record(record) = schema else { return false };
@@ -89,20 +94,13 @@ impl Topic {
     /// The schema that we register when there is none.
     #[must_use]
     pub fn schema_text(self) -> String {
-        let fields: Vec<String> = PRIVATE
-            .iter()
-            .copied()
-            .chain(self.own())
-            .map(|(name, kind)| {
-                let (default, kind) = (Json::from(sample(kind)), kind.avro_name());
-                format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
-            })
-            .collect();
-        format!(
-            r#"{{"type": "record", "name": "{}", "namespace": "{NAMESPACE}", "fields": [{}]}}"#,
-            self.sal_name(),
-            fields.join(", ")
-        )
+        let field = |(name, kind): Column| {
+            let (default, kind) = (Json::from(sample(kind)), kind.avro_name());
+            format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
+        };
+        let fields: Vec<String> = self.columns().into_iter().map(field).collect();
+        let (name, fields) = (self.sal_name(), fields.join(", "));
+        format!(r#"{{"type": "record", "name": "{name}", "namespace": "{NAMESPACE}", "fields": [{fields}]}}"#)
     }
 }
 
@@ -112,11 +110,13 @@ pub(super) fn cmdtype(command: CommandName) -> i32 {
     position.and_then(|position| i32::try_from(position + 1).ok()).unwrap_or(0)
 }
 
-/// A schema to write with, and its id in the registry.
+/// A schema to write with.
 #[derive(Debug)]
 pub struct Writer {
-    id: u32,
-    schema: Schema,
+    /// Its id in the registry.
+    pub(super) id: u32,
+    /// What the id must mean.
+    pub(super) schema: Schema,
     rev_code: String,
 }
 
@@ -172,7 +172,7 @@ impl Writer {
             let name = one_line(record.name.as_ref());
             return Err(format!("it is that of {name}, not of {NAMESPACE}.{}", topic.sal_name()));
         }
-        let ours: Vec<Column> = PRIVATE.iter().copied().chain(topic.own()).collect();
+        let ours = topic.columns();
         for (name, kind) in &ours {
             let Some(field) = record.fields.iter().find(|field| field.name == *name) else {
                 return Err(format!("no field {name}"));
@@ -192,16 +192,6 @@ impl Writer {
         // A default may still be none of its type.
         let own = topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect();
         writer.message(&SAMPLE, &own).map(|_| writer)
-    }
-
-    /// Its id in the registry.
-    pub(super) fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// What its id must mean.
-    pub(super) fn schema(&self) -> &Schema {
-        &self.schema
     }
 
     /// A whole message: frame and datum; fields of the schema that we do not know get their defaults.
