@@ -329,40 +329,42 @@ impl Record {
         &self,
         name: &str,
         kind: FieldType,
-        value: impl Fn(&Avro) -> Option<T>,
+        value: impl Fn(Option<&Avro>) -> Option<T>,
     ) -> Result<T, String> {
-        let Some(found) = self.find(name) else { return Ok(T::default()) };
-        value(found).ok_or_else(|| format!("field {name} is not of type {}", kind.avro_name()))
+        match self.find(name) {
+            None => Ok(T::default()),
+            found => value(found).ok_or_else(|| format!("field {name} is not of type {}", kind.avro_name())),
+        }
     }
 
     /// A number.
     pub(super) fn int(&self, name: &str) -> Result<i32, String> {
-        self.get(name, FieldType::Int, |value| match *value {
-            Avro::Int(number) => Some(number),
-            Avro::Long(number) => i32::try_from(number).ok(),
+        self.get(name, FieldType::Int, |value| match value {
+            Some(Avro::Int(number)) => Some(*number),
+            Some(Avro::Long(number)) => i32::try_from(*number).ok(),
             // As we write it, too, where a newer schema wants that.
-            Avro::Double(number) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
-                Some(number as i32)
+            Some(Avro::Double(number)) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
+                Some(*number as i32)
             }
-            _ => None,
+            Some(_) | None => None,
         })
     }
 
     /// A number.
     pub(super) fn double(&self, name: &str) -> Result<f64, String> {
-        self.get(name, FieldType::Double, |value| match *value {
-            Avro::Double(number) => Some(number),
-            Avro::Float(number) => Some(f64::from(number)),
-            _ => None,
+        self.get(name, FieldType::Double, |value| match value {
+            Some(Avro::Double(number)) => Some(*number),
+            Some(Avro::Float(number)) => Some(f64::from(*number)),
+            Some(_) | None => None,
         })
     }
 
     /// A text.
     pub(super) fn text(&self, name: &str) -> Result<String, String> {
-        self.get(name, FieldType::String, |value| match value {
-            Avro::String(text) => Some(text.clone()),
-            _ => None,
-        })
+        let text = |value: Option<&Avro>| {
+            if let Some(Avro::String(text)) = value { Some(text.clone()) } else { None }
+        };
+        self.get(name, FieldType::String, text)
     }
 
     /// The command in it.
