@@ -8,9 +8,7 @@ use crate::rig::Rig;
 #[test]
 fn poison_is_skipped_and_all_goes_on() {
     let rig = Rig::new(QUICK);
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     let good = foreign.command("execute", &json!({"pipeline": "true.yaml", "private_seqNum": 1}));
     let mut unknown = good.clone();
     unknown[1..5].copy_from_slice(&9999_u32.to_be_bytes());
@@ -64,7 +62,7 @@ fn a_command_of_another_index_is_not_ours() {
 }
 
 #[test]
-fn what_is_too_large_for_the_broker_is_said_in_few_words() {
+fn what_is_too_large_for_the_broker_is_sent_in_few_words() {
     let rig = Rig::new("");
     rig.home.write("producer.yaml", "message.max.bytes: 4000\n");
     let mut command = rig.daemon(&["--state", "enabled"]);
@@ -72,7 +70,7 @@ fn what_is_too_large_for_the_broker_is_said_in_few_words() {
     let daemon = crate::harness::Daemon::start(command, rig.home.socket());
     let mut foreign = rig.foreign();
     foreign.state(2);
-    // Said again in the refusal, so that the ack and the log message get long.
+    // Repeated in the refusal, so that the ack and the log message get long.
     let long = "x".repeat(3000);
     foreign.run("start", &json!({ "configurationOverride": format!("{long}.yaml") }));
     let seq = foreign.send("setLogLevel", &json!({"level": 10}));
@@ -132,8 +130,8 @@ fn a_wrong_address_is_named_once() {
     let mut daemon = crate::harness::Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
     client.state(5);
-    eventually("it is said why", || daemon.stderr().contains("Connection refused"));
-    eventually("it is said what follows", || daemon.stderr().contains("starting without it"));
+    eventually("the reason is logged", || daemon.stderr().contains("Connection refused"));
+    eventually("what follows is logged", || daemon.stderr().contains("starting without it"));
     daemon.terminate();
     let log = daemon.stderr();
     assert!(log.lines().filter(|line| line.contains("127.0.0.1:1")).count() <= 2, "{log}");

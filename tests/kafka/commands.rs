@@ -81,9 +81,7 @@ fn acks_are_those_of_the_command() {
 #[test]
 fn a_job_can_be_aborted_and_another_leads_to_fault() {
     let rig = Rig::new("[simulation]\nmean_duration_s = 2\nsigma_s = 0\n");
-    let _daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (_daemon, mut foreign) = rig.enabled();
     let execute = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
     let job_id = foreign.job_id(execute);
     let in_progress = (*foreign.of("ackcmd").last().unwrap()).clone();
@@ -105,9 +103,7 @@ fn a_job_can_be_aborted_and_another_leads_to_fault() {
 #[test]
 fn a_command_that_comes_twice_is_carried_out_once() {
     let rig = Rig::new(QUICK);
-    let _daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (_daemon, mut foreign) = rig.enabled();
     let bytes = foreign.command("execute", &json!({"pipeline": "true.yaml", "private_seqNum": 9}));
     foreign.write("command_execute", Some(&bytes));
     foreign.write("command_execute", Some(&bytes));
@@ -137,7 +133,7 @@ fn commands_of_before_the_start_are_not_carried_out() {
 }
 
 #[test]
-fn our_log_is_told_but_not_that_of_the_transport() {
+fn our_log_is_published_but_not_that_of_the_transport() {
     let rig = Rig::new("");
     let _daemon = rig.start(&["--loglevel", "debug"]);
     let mut foreign = rig.foreign();

@@ -1,4 +1,4 @@
-//! In a container like the observatory's (see `tests/container/enter.sh`), where `tests/container/run.sh` tells of one:
+//! In a container like the observatory's (see `tests/container/enter.sh`), where `tests/container/run.sh` gives one:
 //! from start to OFFLINE, over a broker that wants SASL.
 
 use std::fs;
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::harness::{Home, Killed, Ran, eventually, run};
-use crate::rig::{Rig, told};
+use crate::rig::{Rig, given};
 use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
@@ -32,7 +32,7 @@ struct Image<'a> {
 impl<'a> Image<'a> {
     /// None where there can be no container.
     fn new(rig: &'a Rig, service: &UwsService, writable: Writable) -> Option<Self> {
-        let enter = PathBuf::from(told("OCPS_TEST_CONTAINER")?);
+        let enter = PathBuf::from(given("OCPS_TEST_CONTAINER")?);
         let dir = rig.home.path("image");
         fs::create_dir_all(dir.join("dm_config_ocps/OCPS/v4")).unwrap();
         let layer = format!("url: {}\npoll_interval: 0.5\n", service.url());
@@ -52,7 +52,7 @@ impl<'a> Image<'a> {
             .env("RUN_ARG", run_arg)
             .env("LSST_SITE", "test")
             .env("LSST_TOPIC_SUBNAME", &self.rig.subname)
-            .env("LSST_KAFKA_BROKER_ADDR", told("OCPS_TEST_SASL_BROKER").unwrap())
+            .env("LSST_KAFKA_BROKER_ADDR", given("OCPS_TEST_SASL_BROKER").unwrap())
             .env("LSST_KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT")
             .env("LSST_KAFKA_SECURITY_MECHANISM", "SCRAM-SHA-512")
             .env("LSST_KAFKA_SECURITY_USERNAME", "ocps")

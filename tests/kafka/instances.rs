@@ -16,7 +16,7 @@ use crate::rig::Rig;
 const IMPATIENT: &str = "[kafka]\nstart_wait_s = 1\n";
 
 #[test]
-fn the_second_instance_says_so_and_ends() {
+fn the_second_instance_gives_the_reason_and_ends() {
     let rig = Rig::new("");
     let _first = rig.start(&[]);
     let mut foreign = rig.foreign();
@@ -28,7 +28,7 @@ fn the_second_instance_says_so_and_ends() {
     assert!(ran.stderr.contains("another instance with index 1 (LATISS) lives: OCPS:1, process"), "{ran:?}");
     let last = ran.stderr.lines().last().unwrap();
     assert!(last.contains("; waited 1.") || last.contains("; waited 2."), "{ran:?}");
-    // It has said nothing but its log level.
+    // It has published nothing but its log level.
     foreign.listen(Duration::from_millis(500));
     let origins: std::collections::BTreeSet<i64> = foreign
         .heard
@@ -80,7 +80,7 @@ impl First {
     }
 }
 
-fn said(home: &Home) -> String {
+fn log(home: &Home) -> String {
     fs::read_to_string(home.path("stderr")).unwrap()
 }
 
@@ -120,11 +120,11 @@ fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
         assert_eq!(foreign.final_ack(*seq), "303 Done");
     }
     frozen.signal(Signal::CONT);
-    let is_told = |heard: &Heard| heard.int("errorCode") == 3;
+    let is_published = |heard: &Heard| heard.int("errorCode") == 3;
     eventually("both notice", || {
         foreign.send("execute", &json!({"pipeline": "true.yaml"}));
         foreign.listen(Duration::from_millis(50));
-        count(&foreign, "logevent_errorCode", is_told) == 2
+        count(&foreign, "logevent_errorCode", is_published) == 2
     });
     let acks = |foreign: &Foreign, seq: i32| {
         count(foreign, "ackcmd", |ack| ack.int("private_seqNum") == i64::from(seq) && ack.int("ack") != 301)
@@ -138,8 +138,8 @@ fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
     assert!(jobs.len() >= 6 && jobs.values().all(|count| *count == 1), "{jobs:?}");
     // What piled up was for the other, and is not even refused.
     assert!(between.iter().all(|seq| acks(&foreign, *seq) == 1), "{:#?}", foreign.story());
-    eventually("it is said", || {
-        said(&home).contains("commands were for another instance, and are not carried out")
+    eventually("it is logged", || {
+        log(&home).contains("commands were for another instance, and are not carried out")
     });
 }
 
@@ -159,8 +159,8 @@ fn of_two_that_begin_together_one_stays() {
     assert!(
         codes == [None, Some(1)] || codes == [Some(1), None],
         "{codes:?} {}{}",
-        said(&homes[0]),
-        said(&homes[1])
+        log(&homes[0]),
+        log(&homes[1])
     );
     foreign.state(2);
     let last = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
@@ -173,9 +173,7 @@ fn of_two_that_begin_together_one_stays() {
 #[test]
 fn an_instance_that_is_still_ending_is_waited_for() {
     let rig = Rig::new(QUICK);
-    let mut first = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (mut first, mut foreign) = rig.enabled();
     let home = Home::with_toml(QUICK);
     let second = Daemon::start(rig.daemon_in(&home, &["--state", "enabled"]), home.socket());
     let mut client = second.connect();
@@ -241,9 +239,7 @@ fn another_with_our_process_id_is_a_fault() {
 #[test]
 fn one_that_shows_up_later_is_a_fault() {
     let rig = Rig::new("");
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     // Its heartbeat, as ours but of another process.
     let ours = foreign.event("heartbeat");
     // Of another index: none of our business.
@@ -257,7 +253,7 @@ fn one_that_shows_up_later_is_a_fault() {
     let code =
         foreign.find("the code", |heard| heard.topic == "logevent_errorCode" && heard.int("errorCode") == 3);
     assert_eq!(code.text("errorReport"), "another instance with index 1 (LATISS) lives: OCPS:1, process 99");
-    // Once is enough. What follows in its topic and is counted tells that it was read, before the command in another.
+    // Once is enough. What follows in its topic and is counted shows that it was read, before the command in another.
     foreign.write("logevent_heartbeat", Some(&intruder));
     let other = r#"{"type":"record","name":"x","fields":[{"name":"salIndex","type":"int"},{"name":"private_identity","type":"int"}]}"#;
     let id = rig.registry.memory.lock().unwrap().register("other", other).unwrap();
@@ -282,7 +278,7 @@ fn what_is_asked_for_while_starting_is_done_after_it() {
     let mut child = Killed(rig.daemon(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     eventually("the socket", || std::os::unix::net::UnixStream::connect(rig.home.socket()).is_ok());
     let mut client = crate::harness::Client::connect(&rig.home.socket());
-    // The status is told at once, a command is carried out after the start.
+    // The status is answered at once, a command is carried out after the start.
     let seq = client.send("start", &json!({}));
     let status = client.query("status");
     assert_ne!(status["kafka"]["stage"], "joined");

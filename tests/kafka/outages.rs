@@ -8,11 +8,9 @@ use crate::harness::QUICK;
 use crate::rig::{Rig, outage};
 
 #[test]
-fn what_is_owed_while_the_broker_is_away_is_said_in_order_when_it_is_back() {
+fn what_is_to_be_published_while_the_broker_is_away_comes_in_order_when_it_is_back() {
     let rig = Rig::new(QUICK);
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     // Jobs that end while the broker is away, commanded over Kafka.
     let executes: Vec<i32> =
         (0..30).map(|_| foreign.send("execute", &json!({"pipeline": "true.yaml"}))).collect();
@@ -68,9 +66,7 @@ fn what_is_owed_while_the_broker_is_away_is_said_in_order_when_it_is_back() {
 #[test]
 fn without_the_registry_known_schemas_go_on_working() {
     let mut rig = Rig::new(QUICK);
-    let _daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (_daemon, mut foreign) = rig.enabled();
     assert_eq!(foreign.run("disable", &json!({})), "303 Done");
     assert_eq!(foreign.run("enable", &json!({})), "303 Done");
     rig.registry.down();

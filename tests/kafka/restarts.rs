@@ -1,4 +1,4 @@
-//! One life of the daemon after another.
+//! One run of the daemon after another.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ fn stamp(heard: &Heard) -> f64 {
 }
 
 #[test]
-fn stamps_do_not_go_back_though_the_clock_did_between_two_lives() {
+fn stamps_do_not_go_back_though_the_clock_did_between_two_runs() {
     let rig = Rig::new(QUICK);
     let args = ["--state", "enabled"];
     let mut first = rig.start(&args);
@@ -57,7 +57,7 @@ fn stamps_do_not_go_back_though_the_clock_did_between_two_lives() {
     eventually("it says so", || second.stderr().contains(line));
     let origin = i64::from(second.pid().as_raw_pid());
     let is_its = |heard: &Heard| heard.int("private_origin") == origin;
-    foreign.find("the second life", |heard| {
+    foreign.find("the second run", |heard| {
         is_its(heard) && heard.topic == "logevent_summaryState" && heard.int("summaryState") == 2
     });
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
@@ -80,8 +80,8 @@ fn service(duration: f64) -> UwsService {
     UwsService::start(Options { timing, ..Options::default() })
 }
 
-/// How many commands are kept as ended and heard to have ended. It is read in a copy, since the daemon has its journal
-/// for itself; one that is made in the midst of a change tells nothing.
+/// How many commands are recorded as ended and delivered. It is read in a copy, since the daemon has its journal
+/// for itself; a copy that is made in the midst of a change cannot be read.
 fn settled(rig: &Rig) -> isize {
     let copy = tempfile::tempdir().unwrap();
     for name in ["journal.db", "journal.db-wal"] {
@@ -106,7 +106,7 @@ fn ends(rig: &Rig, seq: i32) -> (usize, usize) {
 }
 
 #[test]
-fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
+fn the_final_ack_of_a_job_of_the_previous_run_is_for_the_command_that_began_it() {
     let (rig, service) = (Rig::new(QUICK), service(600.0));
     let first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
@@ -129,8 +129,8 @@ fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
     let result = foreign.find("the result", |heard| heard.topic == "logevent_job_result");
     assert_eq!((result.text("job_id"), result.int("exit_code")), (id.as_str(), 0));
 
-    // What was heard is not said again.
-    eventually("that it was heard is kept", || settled(&rig) == 1);
+    // What was delivered is not published again.
+    eventually("that it was delivered is recorded", || settled(&rig) == 1);
     kill(second);
     let _third = rig.start_for(&service, &[]);
     foreign.listen(Duration::from_secs(5));
@@ -138,7 +138,7 @@ fn the_final_ack_of_a_job_of_the_last_life_is_for_the_command_that_began_it() {
 }
 
 #[test]
-fn what_the_broker_did_not_take_is_said_in_the_next_life() {
+fn what_the_broker_did_not_take_is_published_by_the_next_run() {
     let (rig, service) = (Rig::new(QUICK), service(600.0));
     let first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
@@ -166,9 +166,7 @@ fn what_the_broker_did_not_take_is_said_in_the_next_life() {
 #[test]
 fn a_command_that_was_seen_before_the_crash_is_not_carried_out_again() {
     let rig = Rig::new(QUICK);
-    let first = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (first, mut foreign) = rig.enabled();
     let bytes =
         foreign.command("disable", &json!({"private_seqNum": 77, "private_sndStamp": 1_795_369_818.5}));
     foreign.write("command_disable", Some(&bytes));
@@ -179,7 +177,7 @@ fn a_command_that_was_seen_before_the_crash_is_not_carried_out_again() {
     let second = rig.start(&["--state", "enabled"]);
     let mut foreign = rig.foreign();
     let origin = i64::from(second.pid().as_raw_pid());
-    foreign.find("the second life", |heard| {
+    foreign.find("the second run", |heard| {
         heard.topic == "logevent_summaryState"
             && heard.int("summaryState") == 2
             && heard.int("private_origin") == origin

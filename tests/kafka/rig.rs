@@ -80,6 +80,14 @@ impl Rig {
         Daemon::start(self.daemon(args), self.home.socket())
     }
 
+    /// A simulated daemon that is ENABLED, and a client that has seen it.
+    pub(crate) fn enabled(&self) -> (Daemon, Foreign) {
+        let daemon = self.start(&["--state", "enabled"]);
+        let mut foreign = self.foreign();
+        foreign.state(2);
+        (daemon, foreign)
+    }
+
     /// `ocps run 1` with these flags, which runs its jobs at this service.
     pub(crate) fn start_for(&self, service: &UwsService, args: &[&str]) -> Daemon {
         let layer = format!("url: {}\npoll_interval: 0.2\n", service.url());
@@ -127,9 +135,9 @@ fn control(what: &[&str]) -> bool {
     true
 }
 
-/// Which listener of the real broker, or what else `tests/kafka/real.sh` tells.
+/// Which listener of the real broker, or what else `tests/kafka/real.sh` sets.
 #[cfg(feature = "kafka-sasl")]
-pub(crate) fn told(name: &str) -> Option<String> {
+pub(crate) fn given(name: &str) -> Option<String> {
     variable(name)
 }
 

@@ -1,15 +1,15 @@
-//! TLS, SASL SCRAM and permissions, where `tests/kafka/real.sh` tells of a broker that wants them.
+//! TLS, SASL SCRAM and permissions, where `tests/kafka/real.sh` gives a broker that wants them.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, Daemon, QUICK, eventually};
-use crate::rig::{Rig, told};
+use crate::rig::{Rig, given};
 
 /// As the user that the broker knows, to the listener of this name.
 fn user(rig: &Rig, listener: &str, args: &[&str]) -> Command {
-    let listener = told(listener).unwrap_or_else(|| panic!("{listener} is not set"));
+    let listener = given(listener).unwrap_or_else(|| panic!("{listener} is not set"));
     let mut command = rig.daemon(args);
     command
         .env("LSST_KAFKA_BROKER_ADDR", listener)
@@ -20,7 +20,7 @@ fn user(rig: &Rig, listener: &str, args: &[&str]) -> Command {
 
 /// The same over TLS, with the authority of this name.
 fn user_over_tls(rig: &Rig, authority: &str, args: &[&str]) -> Command {
-    let certificates = told("OCPS_TEST_TLS_CERTIFICATES").unwrap();
+    let certificates = given("OCPS_TEST_TLS_CERTIFICATES").unwrap();
     let mut command = user(rig, "OCPS_TEST_TLS_BROKER", args);
     rig.home.write("client.yaml", &format!("ssl.ca.location: {certificates}/{authority}.pem\n"));
     command
@@ -46,7 +46,7 @@ fn is_kept_out(rig: &Rig, command: Command, expected: &str) -> String {
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
     client.state(5);
-    // Joining has failed too, and it is not told again.
+    // Joining has failed too, and it is not logged again.
     eventually("the broker is asked", || {
         kafka(&mut client)["problem"].as_str().is_some_and(|problem| problem.contains("for its topics"))
     });
@@ -75,7 +75,7 @@ fn with_the_right_password_all_is_as_ever() {
 
 #[test]
 #[ignore = "needs a broker with passwords and permissions: make test-kafka"]
-fn a_wrong_password_is_told_in_one_line() {
+fn a_wrong_password_is_logged_in_one_line() {
     let rig = Rig::new("[kafka]\nstart_timeout_s = 3\n");
     let args = ["--loglevel", "debug"];
     let mut command = user(&rig, "OCPS_TEST_SASL_BROKER", &args);
@@ -95,7 +95,7 @@ fn over_tls_all_is_as_ever() {
 
 #[test]
 #[ignore = "needs a broker with passwords and permissions: make test-kafka"]
-fn a_broker_of_another_authority_is_told_in_one_line() {
+fn a_broker_of_another_authority_is_logged_in_one_line() {
     let rig = Rig::new("[kafka]\nstart_timeout_s = 3\n");
     let command = user_over_tls(&rig, "other", &[]);
     is_kept_out(&rig, command, "the broker's certificate is not trusted (see ssl.ca.location): ");
@@ -108,11 +108,11 @@ fn kafka(client: &mut Client) -> Value {
 /// From a topic that we may not even see to one that we may write.
 #[test]
 #[ignore = "needs a broker with passwords and permissions: make test-kafka"]
-fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it_is_granted() {
+fn a_topic_without_permission_is_named_and_its_messages_come_in_order_when_it_is_granted() {
     let rig = Rig::new(&format!("{QUICK}[kafka]\nstart_timeout_s = 3\n"));
     let args = ["--state", "enabled"];
     let command = user(&rig, "OCPS_TEST_SASL_BROKER", &args);
-    // It is another user's.
+    // It belongs to another user.
     assert!(rig.allow("nobody", "logevent_job_result", &["All"]));
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
@@ -133,7 +133,7 @@ fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it
     }
     let refused = format!("topic {name} cannot be written: ");
     eventually("it says so", || !lines(&daemon.stderr(), &refused).is_empty());
-    // Longer than a topic rests: it is tried again, but not told again.
+    // Longer than a topic rests: it is tried again, but not logged again.
     foreign.listen(std::time::Duration::from_secs(7));
     for _ in 0..3 {
         assert_eq!(foreign.run("execute", &json!({"pipeline": "false.yaml"})), "303 Done");
@@ -150,12 +150,12 @@ fn a_topic_without_permission_is_named_and_what_is_owed_is_said_in_order_when_it
     foreign.find("the last result", |heard| {
         heard.topic == "logevent_job_result" && heard.int("private_seqNum") == 6
     });
-    let told: Vec<(i64, i64)> = foreign
+    let results: Vec<(i64, i64)> = foreign
         .of("logevent_job_result")
         .iter()
         .map(|heard| (heard.int("private_seqNum"), heard.int("exit_code")))
         .collect();
-    assert_eq!(told, [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]);
+    assert_eq!(results, [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]);
     let jobs = |topic: &str| -> Vec<String> {
         foreign.of(topic).iter().map(|heard| heard.text("job_id").to_owned()).collect()
     };
@@ -186,7 +186,7 @@ fn a_topic_that_we_may_not_read_is_named_until_we_may() {
     assert!(kafka(&mut client)["problem"].as_str().unwrap().contains(&refused));
     assert!(!foreign.of("ackcmd").iter().any(|ack| ack.int("private_seqNum") == i64::from(seq)));
     assert!(rig.allow("ocps", "command_start", &["Read"]));
-    // It is late, but it was sent in this life.
+    // It is late, but it was sent in this run.
     assert_eq!(foreign.final_ack(seq), "303 Done");
     eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
     let log = daemon.stderr();

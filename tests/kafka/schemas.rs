@@ -278,9 +278,7 @@ fn a_newer_release_in_the_registry_stops_nothing() {
         let id = rig.registry.memory.lock().unwrap().register(&subject, &changed(topic, change)).unwrap();
         expected.push((topic, id, misfit(columns, change)));
     }
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     for (topic, theirs, misfit) in &expected {
         if *topic == Topic::Event(EventName::LargeFileObjectAvailable) {
@@ -311,9 +309,7 @@ fn what_cannot_be_published_is_named_and_the_rest_goes_on_until_the_registry_is_
         (Topic::Event(EventName::ErrorCode), Change::MadeList),
     ];
     spoilt.iter().for_each(|(topic, change)| spoil(&rig, *topic, *change));
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     let seq = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
     let job = foreign.job_id(seq);
     assert_eq!(foreign.final_ack(seq), "303 Done");
@@ -331,7 +327,7 @@ fn what_cannot_be_published_is_named_and_the_rest_goes_on_until_the_registry_is_
         assert!(foreign.of(&name).is_empty(), "{name}");
     }
     rig.registry.memory.lock().unwrap().strict.clear();
-    foreign.find("the result that was owed", |heard| {
+    foreign.find("the result that was kept", |heard| {
         heard.topic == "logevent_job_result" && heard.text("job_id") == job
     });
     foreign.event("heartbeat");
@@ -340,7 +336,7 @@ fn what_cannot_be_published_is_named_and_the_rest_goes_on_until_the_registry_is_
 }
 
 #[test]
-fn an_ack_that_cannot_be_published_is_owed_by_the_next_run() {
+fn an_ack_that_cannot_be_published_is_left_to_the_next_run() {
     let rig = Rig::new("");
     spoil(&rig, Topic::Ack, Change::Retyped);
     let timing = Timing { pending: 0.05, queued: 0.05, duration: 0.05, ..Timing::default() };
@@ -360,9 +356,7 @@ fn an_ack_that_cannot_be_published_is_owed_by_the_next_run() {
 #[test]
 fn a_registry_that_lost_its_data_gets_our_schemas_again_and_its_ids_are_asked_for_again() {
     let rig = Rig::new(QUICK);
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     assert_eq!(foreign.run("setLogLevel", &json!({"level": 20})), "303 Done");
     let mut client = daemon.subscribe();
     let name = Topic::Command(CommandName::SetLogLevel);
@@ -379,7 +373,7 @@ fn a_registry_that_lost_its_data_gets_our_schemas_again_and_its_ids_are_asked_fo
     foreign.send("execute", &json!({"pipeline": "true.yaml"}));
     client.event("job_result");
     assert_eq!(client.query("status")["kafka"]["undecodable"], 0);
-    // Who comes late can read all that is now.
+    // A client that comes late can read the present state.
     let mut late = foreign.again();
     late.state(2);
     late.event("heartbeat");

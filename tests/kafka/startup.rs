@@ -1,4 +1,4 @@
-//! What is said at the start, in which order, and how it is written.
+//! What is published at the start, in which order, and how it is written.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use crate::harness::{Daemon, PATIENCE, QUICK, eventually};
 use crate::rig::Rig;
 
 #[test]
-fn the_start_is_told_in_the_order_of_salobj() {
+fn the_start_is_published_in_the_order_of_salobj() {
     let rig = Rig::new("");
     let _daemon = rig.start(&[]);
     let mut foreign = rig.foreign();
@@ -36,9 +36,7 @@ fn the_start_is_told_in_the_order_of_salobj() {
 #[test]
 fn what_is_written_has_our_keys_and_private_fields() {
     let rig = Rig::new(QUICK);
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     let seq = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
     assert_eq!(foreign.final_ack(seq), "303 Done");
     foreign.event("job_result");
@@ -117,7 +115,7 @@ fn without_broker_and_registry_the_socket_works_and_kafka_is_joined_later() {
     eventually("the registry is missed", || daemon.stderr().contains("the schema registry http://127.0.0.1"));
     rig.registry.up();
     let mut foreign = rig.foreign();
-    // All that was said meanwhile is said now, in its order.
+    // All that happened meanwhile is published now, in its order.
     foreign.find("the last state", |heard| {
         heard.topic == "logevent_summaryState" && heard.int("private_seqNum") == 4
     });
@@ -133,19 +131,19 @@ fn it_is_ready_when_it_has_joined() {
     let rig = Rig::new("");
     let manager = UnixDatagram::bind(rig.home.path("notify")).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
-    // The second life finds topics, schemas and what the first has said.
-    for life in ["first", "second"] {
+    // The second run finds topics, schemas and what the first has written.
+    for run in ["first", "second"] {
         let mut command = rig.daemon(&["--state", "enabled"]);
         command.env("NOTIFY_SOCKET", rig.home.path("notify"));
         let begun = Instant::now();
         let mut daemon = Daemon::start(command, rig.home.socket());
-        let mut told = [0; 4096];
-        while !String::from_utf8_lossy(&told).contains("READY=1") {
-            told.fill(0);
-            manager.recv(&mut told).unwrap();
+        let mut notified = [0; 4096];
+        while !String::from_utf8_lossy(&notified).contains("READY=1") {
+            notified.fill(0);
+            manager.recv(&mut notified).unwrap();
         }
         // Three seconds of it are for listening; `--nocapture` shows the rest.
-        println!("the {life} is ready after {:.3} s", begun.elapsed().as_secs_f64());
+        println!("the {run} is ready after {:.3} s", begun.elapsed().as_secs_f64());
         let kafka = &daemon.connect().query("status")["kafka"];
         assert_eq!((&kafka["stage"], &kafka["problem"]), (&json!("joined"), &json!(null)));
         daemon.terminate();

@@ -1,12 +1,8 @@
 //! Topics change while the daemon runs. Only a real broker can do that: the mock has no such requests.
 
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
+use pollster::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -16,25 +12,6 @@ use serde_json::json;
 use crate::foreign::{Foreign, topics};
 use crate::harness::{PATIENCE, QUICK, eventually};
 use crate::rig::Rig;
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
-        }
-    }
-}
 
 fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &rig.brokers).create().unwrap()
@@ -78,9 +55,7 @@ fn partitions_that_are_added_are_read_from_their_beginning() {
     if !rig.is_real() {
         return;
     }
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     add_partitions(&rig, &foreign, "command_execute", 3);
     // Written before the daemon has seen that they are there.
     for partition in [2, 1, 0] {
@@ -91,19 +66,17 @@ fn partitions_that_are_added_are_read_from_their_beginning() {
     for seq in [102, 101, 100] {
         assert_eq!(foreign.final_ack(seq), "303 Done");
     }
-    eventually("it is said", || daemon.stderr().contains("command_execute has new partitions"));
+    eventually("it is logged", || daemon.stderr().contains("command_execute has new partitions"));
     assert_eq!(foreign.run("disable", &json!({})), "303 Done");
 }
 
 #[test]
-fn topics_that_are_deleted_are_made_again_and_the_latest_is_said_again() {
+fn topics_that_are_deleted_are_made_again_with_the_latest_state_in_them() {
     let rig = Rig::new(QUICK);
     if !rig.is_real() {
         return;
     }
-    let daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (daemon, mut foreign) = rig.enabled();
     for _ in 0..3 {
         assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     }
@@ -118,7 +91,7 @@ fn topics_that_are_deleted_are_made_again_and_the_latest_is_said_again() {
         let names: Vec<&str> = found.topics().iter().map(|topic| topic.name()).collect();
         all.iter().all(|topic| names.contains(&foreign.name(topic).as_str()))
     });
-    // Who comes late hears how things are, though nothing has happened since.
+    // A client that comes late gets the present state, though nothing has happened since.
     let mut late = foreign.again();
     late.state(2);
     let event = |late: &mut Foreign, name: &str| late.event(name).data;
@@ -129,7 +102,7 @@ fn topics_that_are_deleted_are_made_again_and_the_latest_is_said_again() {
     }
     assert_eq!(late.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     assert_eq!(late.run("disable", &json!({})), "303 Done");
-    // It looks once more, and all is as it was.
+    // The next check finds nothing new.
     late.listen(Duration::from_secs(12));
     let log = daemon.stderr();
     assert_eq!(log.matches("job_result was made again").count(), 1, "{log}");
@@ -140,14 +113,12 @@ fn topics_that_are_deleted_are_made_again_and_the_latest_is_said_again() {
 }
 
 #[test]
-fn a_topic_that_others_make_again_at_once_is_read_and_told_too() {
+fn a_topic_that_others_make_again_at_once_is_read_and_written_too() {
     let rig = Rig::new(QUICK);
     if !rig.is_real() {
         return;
     }
-    let _daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (_daemon, mut foreign) = rig.enabled();
     for _ in 0..3 {
         assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     }
@@ -175,9 +146,7 @@ fn beginning(log: &[u8], batches: usize) -> usize {
 fn old_commands_are_not_carried_out_when_the_broker_has_lost_the_newest() {
     let rig = Rig::new(QUICK);
     let Some(data) = std::env::var_os("KAFKA_DIR").filter(|_| rig.is_real()) else { return };
-    let mut first = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (mut first, foreign) = rig.enabled();
     first.terminate();
     // Of yesterday.
     let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &rig.brokers).create().unwrap();
@@ -207,7 +176,7 @@ fn old_commands_are_not_carried_out_when_the_broker_has_lost_the_newest() {
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     let old = |heard: &&crate::foreign::Heard| heard.int("private_seqNum") <= 5;
     assert_eq!(foreign.of("ackcmd").into_iter().filter(old).count(), 0, "{:#?}", foreign.story());
-    eventually("it is said", || {
+    eventually("it is logged", || {
         second.stderr().contains("command_execute, partition 0: the broker has lost messages")
     });
 }

@@ -14,9 +14,7 @@ use crate::rig::Rig;
 #[test]
 fn every_compression_is_read() {
     let rig = Rig::new(QUICK);
-    let _daemon = rig.start(&["--state", "enabled"]);
-    let mut foreign = rig.foreign();
-    foreign.state(2);
+    let (_daemon, mut foreign) = rig.enabled();
     // What does not get smaller is sent as it is.
     let config = "x".repeat(5000);
     for (number, codec) in (1..).zip(["none", "gzip", "snappy", "lz4", "zstd"]) {
@@ -106,10 +104,8 @@ fn what_nobody_can_read_is_stepped_over_and_named() {
         // It takes no such thing.
         return;
     }
-    let daemon = rig.start(&["--state", "enabled"]);
+    let (daemon, mut foreign) = rig.enabled();
     let mut client = daemon.connect();
-    let mut foreign = rig.foreign();
-    foreign.state(2);
     produce(&rig, "command_execute", &batch(UNKNOWN, 3, b"garbage"));
     let named = "command_execute: messages that cannot be read were skipped, 3 so far, the last at offset 2 of \
                  partition 0: its compression or format is not known";
@@ -118,7 +114,7 @@ fn what_nobody_can_read_is_stepped_over_and_named() {
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     eventually("that is over", || problem(&mut client).is_none());
 
-    // Good ones before, between and behind are taken; other topics hear nothing of it.
+    // Good ones before, between and behind are taken; other topics are not affected.
     let first = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
     produce(&rig, "command_execute", &batch(UNKNOWN, 1, b"garbage"));
     let second = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
@@ -137,18 +133,16 @@ fn what_nobody_can_read_is_stepped_over_and_named() {
 }
 
 #[test]
-fn what_is_no_message_at_all_is_stepped_over_although_no_error_says_so() {
+fn what_is_no_message_at_all_is_stepped_over_although_there_is_no_error() {
     let rig = Rig::new(QUICK);
     if rig.is_real() {
         return;
     }
-    let daemon = rig.start(&["--state", "enabled"]);
+    let (daemon, mut foreign) = rig.enabled();
     let mut client = daemon.connect();
-    let mut foreign = rig.foreign();
-    foreign.state(2);
     produce(&rig, "command_execute", &batch(0, 1, &[0x7f; 40]));
     let seq = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
-    // It is waited for, since nothing says that it will not come.
+    // The daemon waits for it, since no error comes instead.
     foreign.listen(Duration::from_secs(30));
     assert_eq!(foreign.final_ack(seq), "303 Done");
     assert_eq!(client.query("status")["kafka"]["undecodable"], 1);

@@ -1,18 +1,18 @@
 //! Which versions of the C libraries are in use.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, bounded};
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 
-/// What librdkafka writes before the version of OpenSSL, which it tells in no other way.
+/// What librdkafka logs before the version of OpenSSL, which it gives in no other way.
 const BEFORE_VERSION: &str = "OpenSSL version OpenSSL ";
 
 /// How long what a client logged is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Time between looks at it.
+/// Time between two polls of it.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Names and versions: of librdkafka, and of OpenSSL where that is built in or linked to.
@@ -26,30 +26,25 @@ pub fn libraries() -> Vec<String> {
 /// The version of OpenSSL that a client of librdkafka logs when it is made; one without brokers, which connects to
 /// nothing.
 fn openssl() -> Option<String> {
-    let listener = Listener::default();
+    let (sender, found) = bounded(1);
     let mut config = ClientConfig::new();
     config.set("security.protocol", "ssl").set("debug", "security");
-    let client: BaseConsumer<Listener> = config.create_with_context(listener.clone()).ok()?;
+    let client: BaseConsumer<Listener> = config.create_with_context(Listener(sender)).ok()?;
     let until = Instant::now() + PATIENCE;
-    loop {
-        let found = listener.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if found.is_some() || Instant::now() >= until {
-            return found;
-        }
+    while found.is_empty() && Instant::now() < until {
         // What it logged waits in its queue, and there is nothing else to wait for.
         drop(client.poll(PAUSE));
     }
+    found.try_recv().ok()
 }
 
-#[derive(Clone, Default)]
-struct Listener(Arc<Mutex<Option<String>>>);
+struct Listener(Sender<String>);
 
 impl ClientContext for Listener {
     fn log(&self, _: RDKafkaLogLevel, _: &str, message: &str) {
         let after = message.split_once(BEFORE_VERSION).and_then(|(_, after)| after.split(' ').next());
-        if let Some(version) = after {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(version.to_owned());
-        }
+        // Only the first is of interest.
+        let _ = after.map(|version| self.0.try_send(version.to_owned()));
     }
 }
 

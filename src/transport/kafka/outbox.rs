@@ -1,19 +1,20 @@
-//! What we have to say and the broker has not confirmed yet.
+//! Messages that the broker has not confirmed yet.
 //!
 //! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
-//! of its topic waits to be tried again. Kafka keeps no order between topics, so an ack leaves when the events
+//! of its topic waits for another try. Kafka keeps no order between topics, so an ack leaves when the events
 //! before it are confirmed: a script that has its ack looks at the state at once; and heartbeats, which others time,
-//! leave before all else. Bounded: when there is too much, the oldest heartbeats and logMessages go first, then the
-//! oldest of other events, but never an ack, a job_id or a job_result. Of a topic that cannot be written until the
-//! registry is changed, less is kept: the latest state, and a bounded number of what is owed.
+//! leave before all else. Bounded: when there is too much, the oldest heartbeats and logMessages are dropped first,
+//! then the oldest of other events, but never an ack, a job_id or a job_result. Of a topic that cannot be written until
+//! the registry is changed, less is kept: the latest state, and a bounded number of acks and results.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value as Json, json};
 
+use super::lock;
 use super::wire::Topic;
 use crate::csc::record::Receipt;
 use crate::sal::Value;
@@ -26,12 +27,12 @@ const WAITING_MAX: usize = 10_000;
 const BYTES_MAX: usize = 64 << 20;
 /// Messages handed to the producer and not confirmed: enough for full speed, few enough to keep in hand.
 const IN_FLIGHT_MAX: usize = 200;
-/// Heartbeats that may be on their way besides.
+/// Heartbeats that may be in flight besides.
 const HEARTBEATS_MORE: usize = 20;
 /// Most acks, or job_results and the like, that wait for a topic that cannot be written. What is dropped is not
-/// confirmed: the journal still owes it.
+/// confirmed: the journal keeps it for the next run.
 const UNWRITABLE_MAX: usize = 1000;
-/// How long a topic rests that the broker does not take.
+/// How long a topic rests after the broker refused it.
 const REST: Duration = Duration::from_secs(5);
 /// Longest that an ack waits for the events before it: their partition may be away while that of the acks is not.
 const ACK_WAIT: Duration = Duration::from_secs(1);
@@ -41,35 +42,36 @@ const MINIMAL_TEXT: usize = 1000;
 /// The topic that goes first.
 pub(super) const HEARTBEAT: Topic = Topic::Event(EventName::Heartbeat);
 
-/// Something to say.
+/// An ack or an event to be published.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Message {
     pub(super) topic: Topic,
     /// Of an ack: the number of the command. The others are counted when they leave.
     pub(super) seq_num: Option<i32>,
     pub(super) own: Fields,
-    /// By which its delivery is told.
+    /// What its delivery is reported with.
     pub(super) receipt: Option<Receipt>,
 }
 
 /// What may be dropped, the least important first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Worth {
+enum Priority {
     Heartbeat,
     Log,
     State,
-    Owed,
+    /// Never dropped.
+    Essential,
 }
 
 impl Message {
-    fn worth(&self) -> Worth {
+    fn priority(&self) -> Priority {
         match self.topic {
-            HEARTBEAT => Worth::Heartbeat,
-            Topic::Event(EventName::LogMessage) => Worth::Log,
+            HEARTBEAT => Priority::Heartbeat,
+            Topic::Event(EventName::LogMessage) => Priority::Log,
             Topic::Event(EventName::JobResult | EventName::JobId) | Topic::Ack | Topic::Command(_) => {
-                Worth::Owed
+                Priority::Essential
             }
-            Topic::Event(_) => Worth::State,
+            Topic::Event(_) => Priority::State,
         }
     }
 
@@ -83,24 +85,22 @@ impl Message {
     }
 
     fn size(&self) -> usize {
-        let text = |value: &Value| match value {
-            Value::String(text) => text.len(),
-            Value::Int(_) | Value::Boolean(_) | Value::Double(_) => 0,
-        };
+        let text = |value: &Value| if let Value::String(text) = value { text.len() } else { 0 };
         self.own.iter().map(|(_, value)| text(value)).sum()
     }
 
     /// The same in few bytes: texts are cut, and of a job_result only its identity is left.
-    pub(super) fn minimal(&self) -> Self {
-        let cut = |name: &str, value: &Value| match value {
-            Value::String(text) if self.topic == Topic::Event(EventName::JobResult) && name == "result" => {
-                Value::String(minimal_result(text))
+    fn minimal(&self) -> Self {
+        let mut minimal = self.clone();
+        for (name, value) in &mut minimal.own {
+            if let Value::String(text) = value {
+                *text = match (self.topic, *name) {
+                    (Topic::Event(EventName::JobResult), "result") => minimal_result(text),
+                    _ => text.chars().take(MINIMAL_TEXT).collect(),
+                };
             }
-            Value::String(text) => Value::String(text.chars().take(MINIMAL_TEXT).collect()),
-            Value::Int(_) | Value::Boolean(_) | Value::Double(_) => value.clone(),
-        };
-        let own = self.own.iter().map(|(name, value)| (*name, cut(name, value))).collect();
-        Self { topic: self.topic, seq_num: self.seq_num, own, receipt: self.receipt }
+        }
+        minimal
     }
 }
 
@@ -112,9 +112,10 @@ fn minimal_result(text: &str) -> String {
 }
 
 /// Which messages may leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Gate {
     /// Only logLevel and logMessage.
+    #[default]
     Early,
     /// These and heartbeats.
     Heartbeats,
@@ -131,12 +132,12 @@ pub(super) enum Refusal {
     Never,
 }
 
-/// What became of a refused message.
+/// What becomes of a refused message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It will be tried again.
+    /// It is sent again later.
     Kept,
-    /// It will be tried in its minimal form.
+    /// It is sent in its minimal form.
     Minimal,
     /// It is lost.
     Dropped,
@@ -153,22 +154,24 @@ struct Entry {
 }
 
 impl Entry {
+    /// Heartbeats sort before all others, or a burst of acks would hold them up for seconds.
+    fn key(&self) -> (bool, usize) {
+        (self.message.topic != HEARTBEAT, self.id)
+    }
+
     /// Until when acks that came after it wait for its confirmation.
     fn holds_acks(&self, now: Instant) -> Option<Instant> {
-        let holds = self.message.topic != Topic::Ack && self.message.worth() >= Worth::State;
-        let until = self.left.filter(|_| holds)? + ACK_WAIT;
-        (now < until).then_some(until)
+        let holds = self.message.topic != Topic::Ack && self.message.priority() >= Priority::State;
+        self.left.filter(|_| holds).map(|left| left + ACK_WAIT).filter(|until| now < *until)
     }
 }
 
 /// The queue without its lock.
-#[derive(Debug)]
-struct Queue {
-    gate: Gate,
-    /// Heartbeats that wait: they leave before all others, or a burst of acks would hold them up for seconds.
-    heartbeats: VecDeque<Entry>,
-    /// All others.
-    waiting: VecDeque<Entry>,
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) gate: Gate,
+    /// In the order in which they leave.
+    waiting: BTreeMap<(bool, usize), Entry>,
     in_flight: BTreeMap<usize, Entry>,
     /// Topics that rest until this time, and until nothing of them is in flight.
     resting: BTreeMap<Topic, Instant>,
@@ -177,15 +180,15 @@ struct Queue {
     bytes: usize,
     last_id: usize,
     seq_nums: BTreeMap<Topic, i32>,
-    /// The last of each event that tells how something is, to be said again.
+    /// The last of each event that describes a state, to be published again.
     latest: BTreeMap<Topic, Message>,
     dropped: u64,
 }
 
-/// A message on its way to the producer.
+/// A message to hand to the producer.
 #[derive(Clone, Debug)]
 pub(super) struct Outgoing {
-    /// By which its delivery is reported.
+    /// What its delivery is reported with.
     pub(super) id: usize,
     /// `private_seqNum`.
     pub(super) seq_num: i32,
@@ -193,111 +196,75 @@ pub(super) struct Outgoing {
 }
 
 impl Queue {
-    fn new() -> Self {
-        Self {
-            gate: Gate::Early,
-            heartbeats: VecDeque::new(),
-            waiting: VecDeque::new(),
-            in_flight: BTreeMap::new(),
-            resting: BTreeMap::new(),
-            unwritable: BTreeSet::new(),
-            bytes: 0,
-            last_id: 0,
-            seq_nums: BTreeMap::new(),
-            latest: BTreeMap::new(),
-            dropped: 0,
-        }
-    }
-
-    fn push(&mut self, mut message: Message) {
-        if self.unwritable.contains(&message.topic) && message.worth() < Worth::State {
-            self.dropped += 1;
-            return;
-        }
+    pub(super) fn push(&mut self, mut message: Message) {
         if self.bytes + message.size() > BYTES_MAX {
             message = message.minimal();
         }
-        if message.worth() == Worth::State {
-            self.latest.insert(message.topic, Message { receipt: None, ..message.clone() });
+        let topic = message.topic;
+        if message.priority() == Priority::State {
+            self.latest.insert(topic, Message { receipt: None, ..message.clone() });
         }
         self.bytes += message.size();
         self.last_id += 1;
-        let topic = message.topic;
         let entry =
             Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None, left: None };
-        self.queue_of(topic).push_back(entry);
+        self.waiting.insert(entry.key(), entry);
         if self.unwritable.contains(&topic) {
             self.shorten(topic);
         }
-        if self.heartbeats.len() + self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
-            self.drop_one();
+        if self.waiting.len() > WAITING_MAX || self.bytes > BYTES_MAX {
+            let heartbeat = self.waiting.keys().next().copied().filter(|(is_other, _)| !is_other);
+            let oldest = |priority| self.find(|message| message.priority() == priority);
+            let least = heartbeat.or_else(|| [Priority::Log, Priority::State].into_iter().find_map(oldest));
+            self.drop_all(least);
         }
     }
 
-    fn queue_of(&mut self, topic: Topic) -> &mut VecDeque<Entry> {
-        if topic == HEARTBEAT { &mut self.heartbeats } else { &mut self.waiting }
+    /// The first such message that waits.
+    fn find(&self, is_it: impl Fn(&Message) -> bool) -> Option<(bool, usize)> {
+        self.waiting.iter().find(|(_, entry)| is_it(&entry.message)).map(|(key, _)| *key)
     }
 
-    /// Says the last of an event that tells how something is once more, unless it waits to be said anyway.
-    fn say_again(&mut self, topic: Topic) {
-        if self.waiting.iter().any(|entry| entry.message.topic == topic) {
-            return;
-        }
-        if let Some(message) = self.latest.get(&topic).cloned() {
+    /// Publishes the last event of a topic that describes a state once more, unless it waits anyway: the topic or its
+    /// schema is new, and clients that come late are to get the present state.
+    pub(super) fn repeat(&mut self, topic: Topic) {
+        let is_waiting = self.find(|message| message.topic == topic).is_some();
+        if let Some(message) = self.latest.get(&topic).cloned().filter(|_| !is_waiting) {
             self.push(message);
         }
     }
 
-    /// Drops the oldest of the least important that wait.
-    fn drop_one(&mut self) {
-        if self.drop_heartbeat() {
-            return;
-        }
-        for worth in [Worth::Log, Worth::State] {
-            let Some(position) = self.waiting.iter().position(|entry| entry.message.worth() == worth) else {
-                continue;
-            };
-            self.drop_at(position);
-            return;
-        }
-    }
-
-    /// Whether there was one.
-    fn drop_heartbeat(&mut self) -> bool {
-        let Some(entry) = self.heartbeats.pop_front() else { return false };
-        self.bytes = self.bytes.saturating_sub(entry.message.size());
-        self.dropped += 1;
-        true
-    }
-
-    fn drop_at(&mut self, position: usize) {
-        if let Some(entry) = self.waiting.remove(position) {
-            self.bytes = self.bytes.saturating_sub(entry.message.size());
+    fn drop_all(&mut self, keys: impl IntoIterator<Item = (bool, usize)>) {
+        for entry in keys.into_iter().filter_map(|key| self.waiting.remove(&key)).collect::<Vec<_>>() {
+            self.forget(&entry);
             self.dropped += 1;
         }
     }
 
-    /// Keeps only the latest of what waits for a topic that cannot be written.
-    fn shorten(&mut self, topic: Topic) {
-        if topic == HEARTBEAT {
-            while self.drop_heartbeat() {}
-            return;
-        }
-        let waits = |entry: &Entry| entry.message.topic == topic;
-        let Some(entry) = self.waiting.iter().find(|entry| waits(entry)) else { return };
-        let most = match entry.message.worth() {
-            Worth::Heartbeat | Worth::Log => 0,
-            Worth::State => 1,
-            Worth::Owed => UNWRITABLE_MAX,
-        };
-        let mut excess = self.waiting.iter().filter(|entry| waits(entry)).count().saturating_sub(most);
-        while let Some(position) = self.waiting.iter().position(waits).filter(|_| excess > 0) {
-            self.drop_at(position);
-            excess -= 1;
-        }
+    fn forget(&mut self, entry: &Entry) {
+        self.bytes = self.bytes.saturating_sub(entry.message.size());
     }
 
-    fn set_unwritable(&mut self, topic: Topic) {
+    /// Keeps only the latest of what waits for a topic that cannot be written.
+    fn shorten(&mut self, topic: Topic) {
+        let waiting: Vec<_> = self.waiting.values().filter(|entry| entry.message.topic == topic).collect();
+        let most = match waiting.first().map(|entry| entry.message.priority()) {
+            None | Some(Priority::Heartbeat | Priority::Log) => 0,
+            Some(Priority::State) => 1,
+            Some(Priority::Essential) => UNWRITABLE_MAX,
+        };
+        let excess = waiting.len().saturating_sub(most);
+        let excess: Vec<_> = waiting.into_iter().take(excess).map(Entry::key).collect();
+        self.drop_all(excess);
+    }
+
+    /// The topic has a schema.
+    pub(super) fn set_writable(&mut self, topic: Topic) {
+        self.unwritable.remove(&topic);
+    }
+
+    /// The topic has no schema with which it can be written.
+    pub(super) fn set_unwritable(&mut self, topic: Topic) {
         self.unwritable.insert(topic);
         self.shorten(topic);
     }
@@ -308,11 +275,8 @@ impl Queue {
     }
 
     /// The next message that may leave.
-    fn take(&mut self, now: Instant) -> Option<Outgoing> {
-        let room = (IN_FLIGHT_MAX + HEARTBEATS_MORE).saturating_sub(self.in_flight.len());
-        if room == 0 {
-            return None;
-        }
+    pub(super) fn take(&mut self, now: Instant) -> Option<Outgoing> {
+        let room = (IN_FLIGHT_MAX + HEARTBEATS_MORE).checked_sub(self.in_flight.len() + 1)?;
         let in_flight = &self.in_flight;
         let flies = |topic: Topic| in_flight.values().any(|entry| entry.message.topic == topic);
         self.resting.retain(|topic, until| now < *until || flies(*topic));
@@ -323,22 +287,15 @@ impl Queue {
         let may_leave = |entry: &Entry| {
             self.is_due(entry) && !self.resting.contains_key(&entry.message.topic) && !is_held(entry)
         };
-        let mut entry = if self.heartbeats.front().is_some_and(may_leave) {
-            self.heartbeats.pop_front()?
-        } else if room > HEARTBEATS_MORE {
-            let position = self.waiting.iter().position(may_leave)?;
-            self.waiting.remove(position)?
-        } else {
-            return None;
-        };
-        let seq_num = match entry.message.seq_num.or(entry.seq_num) {
-            Some(seq_num) => seq_num,
-            None => {
-                let last = self.seq_nums.entry(entry.message.topic).or_insert(0);
-                *last = last.checked_add(1).unwrap_or(1);
-                *last
-            }
-        };
+        // Heartbeats alone, where the rest of the room is theirs.
+        let mut candidates = self.waiting.range(..=(room >= HEARTBEATS_MORE, usize::MAX));
+        let key = candidates.find(|(_, entry)| may_leave(entry)).map(|(key, _)| *key)?;
+        let mut entry = self.waiting.remove(&key)?;
+        let seq_num = entry.message.seq_num.or(entry.seq_num).unwrap_or_else(|| {
+            let last = self.seq_nums.entry(entry.message.topic).or_insert(0);
+            *last = last.checked_add(1).unwrap_or(1);
+            *last
+        });
         entry.seq_num = Some(seq_num);
         entry.left = Some(now);
         let outgoing = Outgoing { id: entry.id, seq_num, message: entry.message.clone() };
@@ -346,46 +303,57 @@ impl Queue {
         Some(outgoing)
     }
 
-    /// Forgets a message; gives what is to be told of its delivery.
-    fn delivered(&mut self, id: usize) -> Option<Receipt> {
+    /// Forgets a message; gives what its delivery is reported with.
+    pub(super) fn delivered(&mut self, id: usize) -> Option<Arc<Message>> {
         let entry = self.in_flight.remove(&id)?;
-        self.bytes = self.bytes.saturating_sub(entry.message.size());
-        entry.message.receipt
+        self.forget(&entry);
+        Some(entry.message)
     }
 
-    fn refused(&mut self, id: usize, refusal: Refusal, now: Instant) -> Fate {
-        let Some(mut entry) = self.in_flight.remove(&id) else { return Fate::Dropped };
+    /// Keeps a message that was not delivered for another try, where there is one.
+    pub(super) fn refused(&mut self, id: usize, refusal: Refusal, now: Instant) -> Option<(Topic, Fate)> {
+        let mut entry = self.in_flight.remove(&id)?;
+        let topic = entry.message.topic;
         let fate = match refusal {
             Refusal::Later => {
-                self.resting.insert(entry.message.topic, now + REST);
+                self.resting.insert(topic, now + REST);
                 Fate::Kept
             }
             Refusal::Never if entry.minimal => {
-                self.bytes = self.bytes.saturating_sub(entry.message.size());
+                self.forget(&entry);
                 self.dropped += 1;
-                return Fate::Dropped;
+                return Some((topic, Fate::Dropped));
             }
             Refusal::Never => {
                 let minimal = entry.message.minimal();
-                self.bytes = (self.bytes + minimal.size()).saturating_sub(entry.message.size());
+                self.forget(&entry);
+                self.bytes += minimal.size();
                 entry.message = Arc::new(minimal);
                 entry.minimal = true;
-                // No rest: it only waits for those that fly.
-                self.resting.insert(entry.message.topic, now);
+                // No rest: it only waits for those in flight.
+                self.resting.insert(topic, now);
                 Fate::Minimal
             }
         };
-        let waiting = self.queue_of(entry.message.topic);
-        let position = waiting.partition_point(|waiting| waiting.id < entry.id);
-        waiting.insert(position, entry);
-        fate
+        self.waiting.insert(entry.key(), entry);
+        Some((topic, fate))
     }
 
     /// When a resting topic may be tried again, or an ack has waited long enough.
-    fn next_try(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         let held = self.in_flight.values().filter_map(|entry| entry.holds_acks(now)).min();
-        let held = held.filter(|_| self.waiting.iter().any(|entry| entry.message.topic == Topic::Ack));
-        self.resting.values().min().copied().into_iter().chain(held).min()
+        let held = held.filter(|_| self.find(|message| message.topic == Topic::Ack).is_some());
+        self.resting.values().copied().chain(held).min()
+    }
+
+    /// Messages not confirmed yet, and messages dropped so far.
+    pub(super) fn counts(&self) -> (usize, u64) {
+        (self.waiting.len() + self.in_flight.len(), self.dropped)
+    }
+
+    /// Whether nothing is left that may leave.
+    pub(super) fn is_done(&self) -> bool {
+        self.in_flight.is_empty() && !self.waiting.values().any(|entry| self.is_due(entry))
     }
 }
 
@@ -397,83 +365,22 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one; `wake` is a channel of one.
-    pub(super) fn new(wake: Sender<()>) -> Self {
-        Self { queue: Mutex::new(Queue::new()), wake }
+    /// An empty one, and what wakes the thread that empties it.
+    pub(super) fn new() -> (Self, Receiver<()>) {
+        let (wake, woken) = bounded(1);
+        (Self { queue: Mutex::default(), wake }, woken)
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
-        act(&mut self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
     }
 
-    /// Wakes the thread that empties it.
-    pub(super) fn wake(&self) {
+    /// Changes the queue, and wakes the thread that empties it.
+    pub(super) fn change<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
+        let result = act(&mut self.queue());
         // A full channel means that it is about to wake.
         let _ = self.wake.try_send(());
-    }
-
-    pub(super) fn push(&self, message: Message) {
-        self.with(|queue| queue.push(message));
-        self.wake();
-    }
-
-    /// The topic or its schema was made again: who comes late to it shall hear how things are.
-    pub(super) fn say_again(&self, topic: Topic) {
-        self.with(|queue| queue.say_again(topic));
-        self.wake();
-    }
-
-    pub(super) fn open(&self, gate: Gate) {
-        self.with(|queue| queue.gate = gate);
-        self.wake();
-    }
-
-    /// The topic has a schema.
-    pub(super) fn set_writable(&self, topic: Topic) {
-        if self.with(|queue| queue.unwritable.remove(&topic)) {
-            self.wake();
-        }
-    }
-
-    /// The topic has no schema with which it can be written.
-    pub(super) fn set_unwritable(&self, topic: Topic) {
-        self.with(|queue| queue.set_unwritable(topic));
-    }
-
-    pub(super) fn take(&self) -> Option<Outgoing> {
-        self.with(|queue| queue.take(Instant::now()))
-    }
-
-    pub(super) fn delivered(&self, id: usize) -> Option<Receipt> {
-        self.with(|queue| queue.delivered(id))
-    }
-
-    pub(super) fn refused(&self, id: usize, refusal: Refusal) -> Fate {
-        self.with(|queue| queue.refused(id, refusal, Instant::now()))
-    }
-
-    pub(super) fn next_try(&self) -> Option<Instant> {
-        self.with(|queue| queue.next_try(Instant::now()))
-    }
-
-    /// The topic of a message in flight.
-    pub(super) fn topic(&self, id: usize) -> Option<Topic> {
-        self.with(|queue| queue.in_flight.get(&id).map(|entry| entry.message.topic))
-    }
-
-    /// Messages not confirmed yet, and messages dropped so far.
-    pub(super) fn counts(&self) -> (usize, u64) {
-        self.with(|queue| {
-            (queue.heartbeats.len() + queue.waiting.len() + queue.in_flight.len(), queue.dropped)
-        })
-    }
-
-    /// Whether nothing is left that may leave.
-    pub(super) fn is_done(&self) -> bool {
-        self.with(|queue| {
-            let mut waiting = queue.heartbeats.iter().chain(&queue.waiting);
-            queue.in_flight.is_empty() && !waiting.any(|entry| queue.is_due(entry))
-        })
+        result
     }
 }
 
@@ -481,7 +388,7 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    fn event(name: &str, number: i32) -> Message {
+    fn event(name: &'static str, number: i32) -> Message {
         Message {
             topic: Topic::Event(name.parse().unwrap()),
             seq_num: None,
@@ -495,7 +402,7 @@ mod tests {
     }
 
     fn open() -> Queue {
-        Queue { gate: Gate::Open, ..Queue::new() }
+        Queue { gate: Gate::Open, ..Queue::default() }
     }
 
     fn take_all(queue: &mut Queue, now: Instant) -> Vec<(String, i32)> {
@@ -508,17 +415,17 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_state_is_said_again_once() {
+    fn the_latest_state_is_published_again_once() {
         let (mut queue, now) = (open(), Instant::now());
         for (name, number) in [("errorCode", 1), ("summaryState", 5), ("job_id", 1), ("summaryState", 2)] {
             queue.push(event(name, number));
         }
         let state = Topic::Event(EventName::SummaryState);
-        // It waits to be said anyway.
-        queue.say_again(state);
+        // It waits anyway.
+        queue.repeat(state);
         assert_eq!(take_all(&mut queue, now).len(), 4);
         for topic in [state, Topic::Event(EventName::JobId), Topic::Event(EventName::Heartbeat), Topic::Ack] {
-            queue.say_again(topic);
+            queue.repeat(topic);
         }
         let again = queue.take(now).unwrap();
         assert_eq!((again.seq_num, &*again.message), (3, &event("summaryState", 2)));
@@ -527,7 +434,7 @@ mod tests {
 
     #[test]
     fn only_the_log_leaves_before_the_gate_is_open() {
-        let (mut queue, now) = (Queue::new(), Instant::now());
+        let (mut queue, now) = (Queue::default(), Instant::now());
         for name in ["heartbeat", "logLevel", "summaryState", "logMessage"] {
             queue.push(event(name, 0));
         }
@@ -569,7 +476,7 @@ mod tests {
 
     #[test]
     fn the_first_heartbeat_may_leave_alone() {
-        let (mut queue, now) = (Queue { gate: Gate::Heartbeats, ..Queue::new() }, Instant::now());
+        let (mut queue, now) = (Queue { gate: Gate::Heartbeats, ..Queue::default() }, Instant::now());
         queue.push(event("summaryState", 0));
         queue.push(event("heartbeat", 0));
         assert_eq!(take_all(&mut queue, now), [("logevent_heartbeat".to_owned(), 1)]);
@@ -584,7 +491,7 @@ mod tests {
         queue.push(event("summaryState", 0));
         let first = queue.take(now).unwrap();
         let second = queue.take(now).unwrap();
-        assert_eq!(queue.refused(first.id, Refusal::Later, now), Fate::Kept);
+        assert_eq!(queue.refused(first.id, Refusal::Later, now).unwrap().1, Fate::Kept);
         // The other topic goes on; of this one nothing more leaves.
         let other = queue.take(now).unwrap();
         assert_eq!(other.message.topic, Topic::Event(EventName::SummaryState));
@@ -627,7 +534,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_said_in_few_words() {
+    fn what_is_too_large_is_sent_in_few_words() {
         let (mut queue, now) = (open(), Instant::now());
         let long = "x".repeat(5000);
         let result = json!({ "jobId": "a", "runId": "r", "phase": "error", "more": long }).to_string();
@@ -636,12 +543,12 @@ mod tests {
         queue.push(Message { topic: Topic::Event(EventName::JobResult), seq_num: None, own, receipt: None });
         queue.push(event("job_result", 2));
         let large = queue.take(now).unwrap();
-        assert_eq!(queue.refused(large.id, Refusal::Never, now), Fate::Minimal);
+        assert_eq!(queue.refused(large.id, Refusal::Never, now).unwrap().1, Fate::Minimal);
         let small = queue.take(now).unwrap();
         assert_eq!((small.id, small.seq_num), (large.id, large.seq_num));
         let expected = r#"{"jobId":"a","runId":"r","phase":"error"}"#;
         assert_eq!(small.message.own[2].1, Value::String(expected.to_owned()));
-        assert_eq!(queue.refused(small.id, Refusal::Never, now), Fate::Dropped);
+        assert_eq!(queue.refused(small.id, Refusal::Never, now).unwrap().1, Fate::Dropped);
         assert_eq!(queue.take(now).unwrap().seq_num, 2);
         assert_eq!(queue.bytes, 0);
     }
@@ -660,23 +567,24 @@ mod tests {
                 queue.push(event("logMessage", n));
             }
         }
-        let count = |worth| queue.waiting.iter().filter(|entry| entry.message.worth() == worth).count();
-        assert_eq!(count(Worth::Owed), 14_000);
-        assert_eq!((queue.heartbeats.len(), count(Worth::Log), count(Worth::State)), (0, 0, 0));
-        let ids: Vec<usize> = queue.waiting.iter().map(|entry| entry.id).collect();
+        let count =
+            |priority| queue.waiting.values().filter(|entry| entry.message.priority() == priority).count();
+        assert_eq!(count(Priority::Essential), 14_000);
+        assert_eq!((count(Priority::Heartbeat), count(Priority::Log), count(Priority::State)), (0, 0, 0));
+        let ids: Vec<usize> = queue.waiting.values().map(|entry| entry.id).collect();
         assert!(ids.is_sorted());
     }
 
     #[test]
     fn of_a_topic_that_cannot_be_written_the_latest_is_kept() {
         let (mut queue, now) = (open(), Instant::now());
-        let owed = i32::try_from(UNWRITABLE_MAX).unwrap();
+        let most = i32::try_from(UNWRITABLE_MAX).unwrap();
         for name in ["heartbeat", "errorCode", "job_result"] {
             queue.push(event(name, 0));
             queue.set_unwritable(Topic::Event(name.parse().unwrap()));
         }
         queue.set_unwritable(Topic::Ack);
-        for n in 1..=owed {
+        for n in 1..=most {
             for name in ["heartbeat", "errorCode", "job_result"] {
                 queue.push(event(name, n));
             }
@@ -688,16 +596,16 @@ mod tests {
         assert_eq!(left.len(), UNWRITABLE_MAX);
         assert!(left.iter().all(|(name, _)| name == "logevent_summaryState"));
         assert_eq!(
-            (queue.next_try(now), queue.waiting.iter().any(|entry| queue.is_due(entry))),
+            (queue.next_try(now), queue.waiting.values().any(|entry| queue.is_due(entry))),
             (None, false)
         );
         let errors =
-            queue.waiting.iter().filter(|entry| entry.message.topic == Topic::Event(EventName::ErrorCode));
+            queue.waiting.values().filter(|entry| entry.message.topic == Topic::Event(EventName::ErrorCode));
         let errors: Vec<&Fields> = errors.map(|entry| &entry.message.own).collect();
-        assert_eq!(errors, [&vec![("n", Value::Int(owed))]]);
+        assert_eq!(errors, [&vec![("n", Value::Int(most))]]);
         assert_eq!(queue.waiting.len(), 2 * UNWRITABLE_MAX + 1);
         // All heartbeats, all error codes but one, and the first job_result.
-        assert_eq!(queue.dropped, 2 * u64::try_from(owed).unwrap() + 2);
+        assert_eq!(queue.dropped, 2 * u64::try_from(most).unwrap() + 2);
         for topic in [EventName::Heartbeat, EventName::ErrorCode, EventName::JobResult]
             .map(Topic::Event)
             .into_iter()

@@ -1,6 +1,5 @@
 //! What comes over Kafka, message by message; and the thread that hands the commands on.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,41 +9,25 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Message as _;
 
-use super::Shared;
-use super::client::Context;
-use super::permission::{Inquiry, is_refusal};
+use super::client::{Context, is_of_partition, is_refusal, reason};
 use super::registry::Registry;
-use super::schemas::Schemas;
-use super::setup::code;
 use super::trouble::Kind;
-use super::upkeep::is_of_partition;
 use super::wire::{Record, Topic, unframe};
+use super::{Shared, spawn};
 use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
 use crate::sal::topic::EventName;
 use crate::text::quote;
 
-/// Longest wait for a message, after which it is looked whether to end.
-const POLL: Duration = Duration::from_secs(1);
-/// Messages that cannot be taken are logged once, and then one in so many.
-const COMPLAIN_EACH: u64 = 10;
+/// Longest wait for a message, after which the end of the daemon is noticed.
+pub(super) const POLL: Duration = Duration::from_secs(1);
 
 /// A consumer, and what makes sense of its messages.
 pub(super) struct Feed {
-    pub(super) consumer: Arc<BaseConsumer<Context>>,
-    /// Wakes the one that finds out what cannot be read.
-    pub(super) stumbled: Sender<()>,
-    pub(super) schemas: Arc<Schemas>,
-    pub(super) index: SalIndex,
-    /// Topics by their names in Kafka.
-    pub(super) topics: Arc<BTreeMap<String, Topic>>,
-    pub(super) shared: Arc<Shared>,
-    /// Messages that could not be taken, by topic.
-    pub(super) bad: BTreeMap<Topic, u64>,
-    /// Asks which topic cannot be read.
-    pub(super) inquiry: Inquiry,
+    consumer: Arc<BaseConsumer<Context>>,
+    shared: Arc<Shared>,
     /// What is read, in one word.
-    pub(super) what: &'static str,
+    what: &'static str,
 }
 
 /// The daemon ends, or nobody takes what comes any more.
@@ -58,73 +41,70 @@ pub(super) struct Position {
 }
 
 impl Feed {
-    /// Hands all commands on until the daemon ends.
-    pub(super) fn hand_on(mut self, commands: &Sender<Command>) {
-        loop {
-            match self.next(POLL) {
-                Ok(Some((_, Taken::Command(command)))) => {
-                    if commands.send(command).is_err() {
-                        return;
-                    }
-                }
+    pub(super) fn new(
+        consumer: Arc<BaseConsumer<Context>>,
+        shared: &Arc<Shared>,
+        what: &'static str,
+    ) -> Self {
+        Self { consumer, shared: shared.clone(), what }
+    }
+
+    /// Hands all commands on until the daemon ends, on a thread of its own.
+    pub(super) fn start(self, taker: Sender<Command>) {
+        let run = move || {
+            while let Ok(message) = self.next(POLL) {
                 // No other topic is read here.
-                Ok(Some((_, Taken::Heartbeat { .. } | Taken::State(_))) | None) => {}
-                Err(Ended) => return,
+                if let Some((_, Taken::Command(command))) = message
+                    && taker.send(command).is_err()
+                {
+                    return;
+                }
             }
-        }
+        };
+        spawn("kafka-read", "no commands are read", run);
     }
 
     /// The next message for our index, if one comes in time.
-    pub(super) fn next(&mut self, wait: Duration) -> Result<Option<(Position, Taken)>, Ended> {
-        if self.shared.closing.load(Ordering::Acquire) {
+    pub(super) fn next(&self, wait: Duration) -> Result<Option<(Position, Taken)>, Ended> {
+        if self.shared.is_closing() {
             return Err(Ended);
         }
-        match self.consumer.poll(wait.min(POLL)) {
-            None => Ok(None),
-            Some(Err(error)) if is_refusal(&error) => {
-                self.inquiry.start();
-                Ok(None)
-            }
+        let message = match self.consumer.poll(wait.min(POLL)) {
+            None => return Ok(None),
+            Some(Ok(message)) => message,
+            // The upkeep finds out which, and why.
             Some(Err(error)) if is_of_partition(&error) => {
-                // A full channel means that it is about to look.
-                let _ = self.stumbled.try_send(());
-                Ok(None)
+                self.shared.is_refused.fetch_or(is_refusal(&error), Ordering::AcqRel);
+                self.shared.wake_upkeep();
+                return Ok(None);
             }
-            // The connection's own words say more.
+            // The errors of the connection are more precise.
             Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => {
-                Ok(None)
+                return Ok(None);
             }
             Some(Err(error)) => {
-                let text = format!("{} cannot be read: {}", self.what, code(&error));
-                self.shared.troubles.say(Kind::Consumer, self.what, &text);
-                Ok(None)
+                let text = format!("{} cannot be read: {}", self.what, reason(&error));
+                self.shared.troubles.report(Kind::Consumer, self.what, &text);
+                return Ok(None);
             }
-            Some(Ok(message)) => {
-                if self.shared.troubles.over(&[Kind::Consumer], self.what) {
-                    log::info!("Kafka: {} are read again", self.what);
-                }
-                self.shared.troubles.over(&[Kind::Skipped], message.topic());
-                let Some(topic) = self.topics.get(message.topic()).copied() else { return Ok(None) };
-                let position = Position { partition: message.partition(), offset: message.offset() };
-                let taken = take(&self.schemas.registry, topic, message.payload(), self.index);
-                drop(message);
-                let taken = taken.unwrap_or_else(|reason| {
-                    self.complain(topic, &reason);
-                    None
-                });
-                Ok(taken.map(|taken| (position, taken)))
+        };
+        self.shared.troubles.over(&[Kind::Consumer], self.what);
+        self.shared.troubles.over(&[Kind::Skipped], message.topic());
+        let Some(topic) = self.shared.topic(message.topic()) else { return Ok(None) };
+        let position = Position { partition: message.partition(), offset: message.offset() };
+        let registry = &self.shared.schemas.registry;
+        let taken = take(registry, topic, message.payload(), self.shared.index).unwrap_or_else(|reason| {
+            let (count, is_logged) = self.shared.skip(topic, 1);
+            if is_logged {
+                let name = topic.sal_name();
+                log::warn!("Kafka: message {count} of {name} that cannot be taken: {reason}; skipped");
             }
+            None
+        });
+        if registry.is_renewed.load(Ordering::Acquire) {
+            self.shared.wake_upkeep();
         }
-    }
-
-    fn complain(&mut self, topic: Topic, reason: &str) {
-        self.shared.undecodable.fetch_add(1, Ordering::Relaxed);
-        let count = self.bad.entry(topic).or_insert(0);
-        *count += 1;
-        if *count == 1 || count.is_multiple_of(COMPLAIN_EACH) {
-            let name = topic.sal_name();
-            log::warn!("Kafka: message {count} of {name} that cannot be taken: {reason}; skipped");
-        }
+        Ok(taken.map(|taken| (position, taken)))
     }
 }
 
@@ -159,11 +139,10 @@ pub fn take(
     index: SalIndex,
 ) -> Result<Option<Taken>, String> {
     let (id, datum) = unframe(value.ok_or("it has no value")?)?;
-    let schema = registry.schema(topic, id)?;
+    let schema = registry.schema(topic, id, None)?;
     let record = Record::read(&schema, datum).or_else(|reason| {
         // The registry may have given the id anew, to another version.
-        let another = registry.another(topic, id, &schema).ok_or(reason)?;
-        Record::read(&another, datum)
+        Record::read(&*registry.schema(topic, id, Some(&schema)).map_err(|_| reason)?, datum)
     })?;
     if record.int("salIndex")? != index.number() {
         return Ok(None);
@@ -173,7 +152,7 @@ pub fn take(
         Topic::Event(EventName::SummaryState) => return Ok(Some(Taken::State(record.int("summaryState")?))),
         Topic::Ack | Topic::Event(_) => {
             return Ok(Some(Taken::Heartbeat {
-                identity: quote(record.text("private_identity")?),
+                identity: quote(&record.text("private_identity")?),
                 origin: record.int("private_origin")?,
                 seq_num: record.int("private_seqNum")?,
                 stamp: record.double("private_sndStamp")?,

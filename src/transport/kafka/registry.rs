@@ -1,22 +1,24 @@
 //! The Confluent schema registry: over HTTP, with every wait bounded.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use apache_avro::Schema;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use serde::Deserialize;
 use serde_json::{Value as Json, json};
 use ureq::Agent;
 use ureq::config::Config;
-use ureq::http::header::LOCATION;
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE as CONTENT_TYPE_HEADER, LOCATION};
+use ureq::http::{Method, Request};
 use ureq::unversioned::transport::DefaultConnector;
 
 use crate::resolver::Lookup;
 use crate::text::quote;
 use crate::url::Url;
 
+use super::lock;
 use super::wire::{Topic, Writer, parse_schema};
 
 /// Longest wait for an answer; one under load takes its time.
@@ -32,15 +34,15 @@ const CACHE_MAX: usize = 1000;
 /// What the registry wants to be spoken to in.
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
-/// The registry, and what it has told. Threads may share it: its lock is not held while it is asked.
+/// The registry, and its answers so far. Threads may share it: its lock is not held while it is asked.
 pub struct Registry {
     agent: Agent,
     urls: Vec<Url>,
     /// Which of them answered last.
     current: AtomicUsize,
     known: Mutex<BTreeMap<u32, Known>>,
-    /// An id was seen to mean something else than before.
-    renewed: (Sender<()>, Receiver<()>),
+    /// An id was seen to mean something else than before, and nobody has checked the others since.
+    pub(super) is_renewed: AtomicBool,
 }
 
 /// What an id means, as far as it was asked.
@@ -56,7 +58,7 @@ struct Known {
 pub enum Failure {
     /// The registry cannot be asked, or its answer makes no sense: the next may.
     NoAnswer(String),
-    /// The registry forbids it, or takes no schema that we can write with, until somebody changes it.
+    /// The registry forbids it, or accepts no schema that we can write with, until it is changed.
     Refused(String),
 }
 
@@ -80,20 +82,28 @@ impl From<String> for Failure {
 struct Answer {
     from: Url,
     status: u16,
-    body: Json,
+    body: Body,
+}
+
+/// What we read of an answer; what is no such JSON has no fields, and is an error where fields are needed.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    id: Option<u32>,
+    schema: Option<String>,
+    message: String,
 }
 
 impl Answer {
-    /// The registry and what it said, for errors.
-    fn told(&self) -> String {
-        let message = self.body.get("message").and_then(Json::as_str).unwrap_or_default();
-        format!("the schema registry {} ({} {})", self.from, self.status, quote(message))
+    /// The registry and its message, for errors.
+    fn describe(&self) -> String {
+        format!("the schema registry {} ({} {})", self.from, self.status, quote(&self.body.message))
     }
 
     /// What it means that this is no success.
     fn failure(&self, reason: String) -> Failure {
         match self.status {
-            // Forbidden, incompatible, invalid: it will say so again.
+            // Forbidden, incompatible, invalid: asking again changes nothing.
             403 | 409 | 422 => Failure::Refused(reason),
             _ => Failure::NoAnswer(reason),
         }
@@ -109,7 +119,7 @@ impl Registry {
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
-    /// takes the plain one, and whoever has another way than a network (a test, say) his own.
+    /// takes the plain one; a test may have another way than a network.
     pub fn with_agent(urls: &[Url], agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -132,7 +142,7 @@ impl Registry {
             urls: urls.to_vec(),
             current: AtomicUsize::new(0),
             known: Mutex::default(),
-            renewed: bounded(1),
+            is_renewed: AtomicBool::new(false),
         }
     }
 
@@ -141,18 +151,15 @@ impl Registry {
     /// # Errors
     /// See [`Failure`].
     pub fn writer(&self, topic: Topic, subject: &str) -> Result<Writer, Failure> {
-        let mut unfit = None;
-        if let Some((id, text)) = self.latest(subject)? {
-            match Writer::new(topic, id, &text) {
-                Ok(writer) => {
-                    self.remember(id, &text);
-                    return Ok(writer);
-                }
+        let unfit = match self.latest(subject)? {
+            None => None,
+            Some((id, text)) => match Writer::new(topic, id, &text) {
+                Ok(writer) => return Ok(writer),
                 Err(reason) => {
-                    unfit = Some(format!("the registry's schema {id} of {subject} does not fit: {reason}"))
+                    Some(format!("the registry's schema {id} of {subject} does not fit: {reason}"))
                 }
-            }
-        }
+            },
+        };
         let text = topic.schema_text();
         let id = self.register(subject, &text).map_err(|failure| match (&unfit, failure) {
             (Some(unfit), Failure::Refused(reason)) => {
@@ -164,131 +171,86 @@ impl Registry {
         if let Some(unfit) = unfit {
             log::warn!("Kafka: {unfit}; ours is registered beside it as {id}");
         }
-        self.remember(id, &text);
         Ok(Writer::new(topic, id, &text)?)
     }
 
-    /// Sees to it that a topic that we only read has a schema, and keeps it.
+    /// Sees to it that a topic that we only read has a schema.
     ///
     /// # Errors
     /// See [`Failure`].
     pub fn reader(&self, topic: Topic, subject: &str) -> Result<(), Failure> {
-        let (id, text) = match self.latest(subject)? {
-            Some(found) => found,
-            None => {
-                let text = topic.schema_text();
-                (self.register(subject, &text)?, text)
-            }
-        };
-        self.remember(id, &text);
+        if self.latest(subject)?.is_none() {
+            self.register(subject, &topic.schema_text())?;
+        }
         Ok(())
     }
 
-    /// The schema of an id in a message of a topic; an answer is kept, one that does not help for a while.
+    /// The schema of an id in a message of a topic, other than one that did not fit; an answer is kept, one that is of
+    /// no use for a while.
     ///
     /// A registry that lost its data gives its ids anew: one that means a schema of another topic is asked for again.
-    pub(super) fn schema(&self, topic: Topic, id: u32) -> Result<Arc<Schema>, String> {
-        let known = self.known().get(&id).cloned();
-        if let Some(Known { meaning, again }) = known {
-            match meaning {
-                Ok(schema) if topic.owns(&schema) => return Ok(schema),
-                Ok(_) if Instant::now() < again => return Err(not_of(topic, id)),
-                Err(reason) if Instant::now() < again => return Err(reason),
-                Ok(_) | Err(_) => {}
+    pub(super) fn schema(
+        &self,
+        topic: Topic,
+        id: u32,
+        unfit: Option<&Schema>,
+    ) -> Result<Arc<Schema>, String> {
+        let useful = |meaning: Result<Arc<Schema>, String>| match meaning {
+            Ok(schema) if !topic.owns(&schema) => {
+                Err(format!("schema {id} is not one of {}", topic.sal_name()))
+            }
+            Ok(schema) if Some(&*schema) == unfit => Err(format!("schema {id} is still the same")),
+            meaning => meaning,
+        };
+        let mut before = None;
+        if let Some(known) = lock(&self.known).get(&id).cloned() {
+            before = known.meaning.clone().ok();
+            let found = useful(known.meaning);
+            if found.is_ok() || Instant::now() < known.again {
+                return found;
             }
         }
-        let schema = self.ask_again(id)?;
-        if topic.owns(&schema) {
-            return Ok(schema);
+        let meaning = self.ask_id(id);
+        let found = useful(meaning.clone());
+        let mut known = lock(&self.known);
+        let is_renewed = before.is_some() && meaning.as_ref().is_ok_and(|now| Some(now) != before.as_ref());
+        self.is_renewed.fetch_or(is_renewed, Ordering::AcqRel);
+        // The others may mean something else then, too; and only hostile messages lead to so many.
+        if is_renewed || known.len() >= CACHE_MAX {
+            known.clear();
         }
-        self.no_use(id);
-        Err(not_of(topic, id))
-    }
-
-    /// Another schema of this id and topic, now that a message did not fit this one.
-    pub(super) fn another(&self, topic: Topic, id: u32, unfit: &Schema) -> Option<Arc<Schema>> {
-        if self.known().get(&id).is_some_and(|known| Instant::now() < known.again) {
-            return None;
-        }
-        let schema = self.ask_again(id).ok().filter(|schema| topic.owns(schema) && **schema != *unfit);
-        if schema.is_none() {
-            self.no_use(id);
-        }
-        schema
-    }
-
-    /// Whether an id of ours still means our schema.
-    pub(super) fn means(&self, id: u32, schema: &Schema) -> Result<bool, String> {
-        let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
-        if answer.status == 404 {
-            return Ok(false);
-        }
-        let text = answer.body.get("schema").and_then(Json::as_str);
-        let text = text.ok_or_else(|| format!("no schema {id} from {}", answer.told()))?;
-        Ok(parse_schema(text).is_ok_and(|found| found == *schema))
-    }
-
-    /// Says when an id was seen to mean something else than before.
-    pub(super) fn renewed(&self) -> &Receiver<()> {
-        &self.renewed.1
+        let again = Instant::now() + if found.is_ok() { Duration::ZERO } else { ASK_AGAIN };
+        // What was known stays where the registry does not answer.
+        let meaning = meaning.or_else(|reason| before.ok_or(reason));
+        known.insert(id, Known { meaning, again });
+        found
     }
 
     /// Forgets what the ids mean.
     pub(super) fn forget(&self) {
-        self.known().clear();
+        lock(&self.known).clear();
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<u32, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the registry says now; what was known stays when it does not.
-    fn ask_again(&self, id: u32) -> Result<Arc<Schema>, String> {
-        let found = self.ask_id(id);
-        let mut known = self.known();
-        let now = Instant::now();
-        let before = known.get(&id).and_then(|known| known.meaning.clone().ok());
-        match (&found, before) {
-            (Ok(schema), Some(before)) if *before != **schema => {
-                // Then the others may mean something else, too.
-                known.clear();
-                // It may be full: it is said already.
-                let _ = self.renewed.0.try_send(());
-            }
-            (Ok(_), _) => {}
-            (Err(_), Some(before)) => {
-                known.insert(id, Known { meaning: Ok(before), again: now + ASK_AGAIN });
-                return found;
-            }
-            (Err(_), None) => {}
-        }
-        if known.len() >= CACHE_MAX {
-            // Only hostile messages lead here; what is in use comes again at once.
-            known.clear();
-        }
-        let again = if found.is_ok() { now } else { now + ASK_AGAIN };
-        known.insert(id, Known { meaning: found.clone(), again });
-        found
-    }
-
-    /// The last answer did not help.
-    fn no_use(&self, id: u32) {
-        if let Some(known) = self.known().get_mut(&id) {
-            known.again = Instant::now() + ASK_AGAIN;
+    /// The text of a schema; none if the registry does not know this id.
+    pub(super) fn text(&self, id: u32) -> Result<Option<String>, String> {
+        let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
+        match &answer.body.schema {
+            _ if answer.status == 404 => Ok(None),
+            None => Err(format!("no schema {id} from {}", answer.describe())),
+            Some(text) => Ok(Some(text.clone())),
         }
     }
 
     fn ask_id(&self, id: u32) -> Result<Arc<Schema>, String> {
-        let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
-        let text = answer.body.get("schema").and_then(Json::as_str);
-        let text = text.ok_or_else(|| format!("schema {id} is not known to {}", answer.told()))?;
-        parse_schema(text).map(Arc::new).map_err(|reason| format!("schema {id}: {reason}"))
+        let text =
+            self.text(id)?.ok_or_else(|| format!("schema {id} is not known to the schema registry"))?;
+        parse_schema(&text).map(Arc::new).map_err(|reason| format!("schema {id}: {reason}"))
     }
 
     fn remember(&self, id: u32, text: &str) {
         if let Ok(schema) = parse_schema(text) {
             let known = Known { meaning: Ok(Arc::new(schema)), again: Instant::now() };
-            self.known().insert(id, known);
+            lock(&self.known).insert(id, known);
         }
     }
 
@@ -298,20 +260,24 @@ impl Registry {
         if answer.status == 404 {
             return Ok(None);
         }
-        let id = answer.body.get("id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
-        match (id, answer.body.get("schema").and_then(Json::as_str)) {
-            (Some(id), Some(text)) if answer.status == 200 => Ok(Some((id, text.to_owned()))),
-            _ => Err(answer.failure(format!("no schema for {subject} from {}", answer.told()))),
+        match (answer.body.id, &answer.body.schema) {
+            (Some(id), Some(text)) if answer.status == 200 => {
+                self.remember(id, text);
+                Ok(Some((id, text.clone())))
+            }
+            _ => Err(answer.failure(format!("no schema for {subject} from {}", answer.describe()))),
         }
     }
 
     fn register(&self, subject: &str, text: &str) -> Result<u32, Failure> {
         let body = json!({ "schema": text });
         let answer = self.ask(&format!("/subjects/{subject}/versions"), Some(&body))?;
-        let id = answer.body.get("id").and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
-        id.filter(|_| answer.status == 200).ok_or_else(|| {
-            answer.failure(format!("the schema of {subject} was refused by {}", answer.told()))
-        })
+        let Some(id) = answer.body.id.filter(|_| answer.status == 200) else {
+            let reason = format!("the schema of {subject} was refused by {}", answer.describe());
+            return Err(answer.failure(reason));
+        };
+        self.remember(id, text);
+        Ok(id)
     }
 
     /// Asks the one that answered last; where that fails, the others in their order.
@@ -323,7 +289,7 @@ impl Registry {
             match self.ask_at(url, path, body) {
                 // It is ill, or has too much to do.
                 Ok(answer) if self.urls.len() > 1 && (answer.status >= 500 || answer.status == 429) => {
-                    failed.push(format!("no answer from {}", answer.told()));
+                    failed.push(format!("no answer from {}", answer.describe()));
                 }
                 Ok(answer) => {
                     self.current.store(at, Ordering::Relaxed);
@@ -337,26 +303,21 @@ impl Registry {
 
     fn ask_at(&self, base: &Url, path: &str, body: Option<&Json>) -> Result<Answer, String> {
         let url = format!("{}{path}", base.address());
-        let authorization = base.authorization();
-        let sent = match body {
-            None => {
-                let request = self.agent.get(&url).header("Accept", CONTENT_TYPE);
-                match authorization {
-                    Some(secret) => request.header("Authorization", secret).call(),
-                    None => request.call(),
-                }
-            }
-            Some(body) => {
-                let request = self.agent.post(&url).header("Accept", CONTENT_TYPE).content_type(CONTENT_TYPE);
-                match authorization {
-                    Some(secret) => request.header("Authorization", secret).send(body.to_string()),
-                    None => request.send(body.to_string()),
-                }
-            }
-        };
+        let mut request = Request::builder().uri(&url).header(ACCEPT, CONTENT_TYPE);
+        if let Some(secret) = base.authorization() {
+            request = request.header(AUTHORIZATION, secret);
+        }
         let failed = |error: ureq::Error| {
-            let error = quote(error);
+            let error = quote(&error);
             format!("the schema registry {} cannot be asked: {error}", base)
+        };
+        let sent = match body {
+            None => request.body(()).map_err(ureq::Error::from).and_then(|request| self.agent.run(request)),
+            Some(body) => {
+                let request = request.method(Method::POST).header(CONTENT_TYPE_HEADER, CONTENT_TYPE);
+                let request = request.body(body.to_string()).map_err(ureq::Error::from);
+                request.and_then(|request| self.agent.run(request))
+            }
         };
         let response = sent.map_err(failed)?;
         let status = response.status().as_u16();
@@ -366,14 +327,9 @@ impl Registry {
             return Err(format!("the schema registry {base} answered {status}: {where_to}"));
         }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
-        // What is no JSON has no fields, and is an error where fields are needed.
         let body = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
         Ok(Answer { from: base.clone(), status, body })
     }
-}
-
-fn not_of(topic: Topic, id: u32) -> String {
-    format!("schema {id} is not one of {}", topic.sal_name())
 }
 
 #[cfg(test)]

@@ -1,30 +1,30 @@
-//! Says once what is wrong, and then rarely; and says when it is over.
+//! What is wrong: logged once and then rarely, and logged again when it is over.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// How often a trouble that lasts is said again.
+use super::lock;
+
+/// How often a trouble that lasts is logged again.
 const AGAIN: Duration = Duration::from_secs(600);
 
 /// What can be wrong, each for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// Something on the way to being joined.
+    /// Joining.
     SetUp,
     /// The connection to the brokers.
     Broker,
     /// Who we are to the brokers.
     Authentication,
-    /// Reading.
+    /// Reading at all.
     Consumer,
-    /// Reading one topic that we may not.
+    /// Reading one topic.
     Reading,
-    /// Reading one topic, for another reason.
-    Partition,
     /// Messages that cannot be read.
     Skipped,
-    /// Making topics again.
+    /// Creating topics again.
     Deleted,
     /// Writing one topic.
     Topic,
@@ -34,73 +34,71 @@ pub(super) enum Kind {
     Registry,
 }
 
+impl Kind {
+    /// What is logged when it is over.
+    fn end(self, about: &str) -> Option<String> {
+        match self {
+            Self::SetUp | Self::Skipped | Self::Deleted => None,
+            Self::Broker | Self::Authentication => Some("the broker can be reached again".to_owned()),
+            Self::Consumer => Some(format!("{about} are read again")),
+            Self::Reading => Some(format!("topic {about} can be read again")),
+            Self::Topic => Some(format!("topic {about} can be written again")),
+            Self::Schema => Some(format!("topic {about} has a schema now that can be written")),
+            Self::Registry => Some("the schema registry answers again".to_owned()),
+        }
+    }
+}
+
 /// The troubles that last.
 #[derive(Debug, Default)]
 pub(super) struct Troubles(Mutex<BTreeMap<(Kind, String), Trouble>>);
 
 #[derive(Debug)]
 struct Trouble {
-    said: Instant,
+    logged: Instant,
     text: String,
 }
 
 impl Troubles {
     /// Something is wrong; `about` is the topic, if it concerns only one.
-    pub(super) fn say(&self, kind: Kind, about: &str, text: &str) {
+    pub(super) fn report(&self, kind: Kind, about: &str, text: &str) {
         if self.note(kind, about, text, Instant::now()) {
-            log::warn!("Kafka: {text}; trying on");
+            log::warn!("Kafka: {text}; retrying");
         }
     }
 
-    /// Joining failed because no broker answers; it is said only if nothing that was said tells why.
-    pub(super) fn say_no_answer(&self, text: &str) {
-        if self.is_known(&[Kind::Broker, Kind::Authentication]) {
-            let _ = self.note(Kind::SetUp, "", text, Instant::now());
-        } else {
-            self.say(Kind::SetUp, "", text);
-        }
-    }
-
-    /// What was said already is shown too.
+    /// Something is wrong that is logged already.
     pub(super) fn keep(&self, kind: Kind, about: &str, text: &str) {
         let _ = self.note(kind, about, text, Instant::now());
     }
 
-    fn is_known(&self, kinds: &[Kind]) -> bool {
-        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.keys().any(|(kind, _)| kinds.contains(kind))
-    }
-
-    /// Whether this is to be said.
+    /// Whether this is to be logged.
     fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
-        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match troubles.get_mut(&(kind, about.to_owned())) {
+        let mut troubles = lock(&self.0);
+        // Trouble with the connection explains why joining fails.
+        let is_explained = kind == Kind::SetUp
+            && troubles.keys().any(|(kind, _)| [Kind::Broker, Kind::Authentication].contains(kind));
+        let known = troubles.get(&(kind, about.to_owned())).filter(|known| {
             // Joining goes from one trouble to the next; elsewhere texts differ only in numbers.
-            Some(trouble)
-                if now.saturating_duration_since(trouble.said) < AGAIN
-                    && (kind != Kind::SetUp || trouble.text == text) =>
-            {
-                text.clone_into(&mut trouble.text);
-                false
-            }
-            Some(_) | None => {
-                troubles.insert((kind, about.to_owned()), Trouble { said: now, text: text.to_owned() });
-                true
-            }
-        }
+            now.saturating_duration_since(known.logged) < AGAIN && (kind != Kind::SetUp || known.text == text)
+        });
+        let (logged, is_new) = known.map_or((now, !is_explained), |known| (known.logged, false));
+        troubles.insert((kind, about.to_owned()), Trouble { logged, text: text.to_owned() });
+        is_new
     }
 
-    /// It is over, if it was.
-    pub(super) fn over(&self, kinds: &[Kind], about: &str) -> bool {
-        let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = troubles.len();
-        troubles.retain(|(kind, topic), _| topic != about || !kinds.contains(kind));
-        troubles.len() < before
+    /// These are over, if they were; it is logged once.
+    pub(super) fn over(&self, kinds: &[Kind], about: &str) {
+        let mut troubles = lock(&self.0);
+        let ended = kinds.iter().filter(|kind| troubles.remove(&(**kind, about.to_owned())).is_some());
+        if let Some(text) = ended.fold(None, |text, kind| text.or(kind.end(about))) {
+            log::info!("Kafka: {text}");
+        }
     }
 
     /// What is wrong now, in one line.
     pub(super) fn current(&self) -> Option<String> {
-        let troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles = lock(&self.0);
         let texts: Vec<&str> = troubles.values().map(|trouble| trouble.text.as_str()).collect();
         (!texts.is_empty()).then(|| texts.join("; "))
     }
@@ -111,22 +109,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trouble_is_said_once_and_then_rarely() {
+    fn a_trouble_is_logged_once_and_then_rarely() {
         let (troubles, now) = (Troubles::default(), Instant::now());
+        assert!(troubles.note(Kind::SetUp, "", "c", now));
         assert!(troubles.note(Kind::Broker, "", "a", now));
         assert!(!troubles.note(Kind::Broker, "", "b", now + AGAIN / 2));
-        assert!(troubles.note(Kind::SetUp, "", "c", now));
         assert_eq!(troubles.current().as_deref(), Some("c; b"));
-        assert!(troubles.note(Kind::Broker, "", "d", now + AGAIN));
-        assert!(troubles.over(&[Kind::Broker, Kind::Consumer], ""));
-        assert!(!troubles.over(&[Kind::Broker], ""));
+        // The trouble with the connection explains it, until that is over.
+        assert!(!troubles.note(Kind::SetUp, "", "d", now));
         assert!(troubles.note(Kind::Broker, "", "e", now + AGAIN));
-        // What goes well with one topic says nothing of another.
-        assert!(troubles.note(Kind::Topic, "x", "f", now));
-        assert!(!troubles.over(&[Kind::Topic], "y"));
-        assert!(!troubles.note(Kind::Topic, "x", "f", now));
+        troubles.over(&[Kind::Broker, Kind::Consumer], "");
+        assert_eq!(troubles.current().as_deref(), Some("d"));
+        assert!(troubles.note(Kind::Broker, "", "f", now + AGAIN));
+        troubles.over(&[Kind::Broker, Kind::SetUp], "");
+        // That one topic works does not mean that another does.
+        assert!(troubles.note(Kind::Topic, "x", "g", now));
+        troubles.over(&[Kind::Topic], "y");
+        assert!(!troubles.note(Kind::Topic, "x", "g", now));
         // Joining met something else.
-        assert!(troubles.note(Kind::SetUp, "", "g", now));
-        assert!(!troubles.note(Kind::SetUp, "", "g", now));
+        assert!(troubles.note(Kind::SetUp, "", "h", now));
+        assert!(troubles.note(Kind::SetUp, "", "i", now));
+        assert!(!troubles.note(Kind::SetUp, "", "i", now));
     }
 }

@@ -1,40 +1,37 @@
-//! The thread that looks now and then whether our topics are as they were, and at once when the reader meets what
-//! it cannot read. Partitions may be added, topics deleted and made again, and librdkafka's consumer asks for ever
-//! for a message that it cannot take.
+//! The thread that checks now and then whether our topics and the registry are as they were, and at once when a reader
+//! meets what it cannot read. Partitions may be added, topics deleted and made again, and librdkafka's consumer asks
+//! for ever for a message that it cannot take.
 //!
 //! It has a consumer of its own to ask and to try with: the reader's goes on with the other topics meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::metadata::Metadata;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::topic_partition_list::Offset;
 
-use super::Shared;
-use super::client::{self, Context};
-use super::outbox::{HEARTBEAT, Outbox};
-use super::permission::is_refusal;
-use super::setup::{self, code, partition_list};
+use super::client::{Context, is_of_message, is_of_partition, reason};
+use super::schemas::Check;
+use super::topics::{self, ANSWER, Place, Ranges};
 use super::trouble::Kind;
+use super::watch::Readers;
 use super::wire::Topic;
-use crate::config::kafka::Options;
-use crate::csc::id::SalIndex;
+use super::{Shared, lock, spawn};
+use crate::sal::topic::EventName;
 
-/// How often it looks.
+/// How often it checks.
 const EACH: Duration = Duration::from_secs(10);
-/// How often it looks while something is wrong.
+/// How often it checks while something is wrong.
 const SOON: Duration = Duration::from_secs(1);
-/// Longest wait for one answer of the broker.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How long a message is waited for that is there: what is wrong with one is mostly said at once.
+/// How long a message is waited for that is there: what is wrong with one is mostly reported at once.
 const TRY: Duration = Duration::from_secs(2);
+/// How long the refusal of a topic is waited for: it comes at once, but may wait behind another fetch.
+const TRY_REFUSED: Duration = Duration::from_secs(1);
 /// How long the reader has to stand still before a message until that is taken for one that nobody can read although
 /// no error says so.
 const STANDS: Duration = Duration::from_secs(30);
@@ -43,77 +40,24 @@ const SINGLE_STEPS: u32 = 100;
 /// How far the clocks of those who command us may be apart, where only the time of a message says whether it is new.
 /// One that is taken twice within an hour is known.
 const CLOCKS: Duration = Duration::from_secs(60);
-/// Skipped messages of a topic are logged once, and then one in so many.
-const COMPLAIN_EACH: u64 = 10;
 
-/// One partition of a topic.
-pub(super) type Place = (Topic, i32);
-
-/// Whether this error is about a partition, and not about the connection.
-pub(super) fn is_of_partition(error: &KafkaError) -> bool {
-    is_of_message(error)
-        || match error.rdkafka_error_code() {
-            Some(
-                RDKafkaErrorCode::SaslAuthenticationFailed
-                | RDKafkaErrorCode::UnsupportedSASLMechanism
-                | RDKafkaErrorCode::IllegalSASLState,
-            )
-            | None => false,
-            Some(
-                RDKafkaErrorCode::Unknown
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::AutoOffsetReset
-                | RDKafkaErrorCode::LogTruncation,
-            ) => true,
-            // What the broker says has a positive number.
-            Some(code) => code as i32 > 0,
-        }
-}
-
-/// Whether it is about what was written there: it will never be readable.
-fn is_of_message(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::NotImplemented
-                | RDKafkaErrorCode::BadCompression
-                | RDKafkaErrorCode::BadMessage
-                | RDKafkaErrorCode::InvalidMessage
-                | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::InvalidRecord
-        )
-    )
-}
-
-/// What is needed to look.
+/// What the checks know.
 pub(super) struct Upkeep {
-    pub(super) options: Options,
-    pub(super) index: SalIndex,
-    pub(super) context: Context,
-    pub(super) shared: Arc<Shared>,
-    pub(super) outbox: Arc<Outbox>,
-    /// The reader's of the commands.
-    pub(super) commands: Arc<BaseConsumer<Context>>,
-    /// The reader's of what other instances say.
-    pub(super) watched: Arc<BaseConsumer<Context>>,
-    /// A reader met an error of a partition; it ends with the readers.
-    pub(super) woken: Receiver<()>,
+    shared: Arc<Shared>,
+    asker: BaseConsumer<Context>,
+    /// The readers'.
+    commands: Arc<BaseConsumer<Context>>,
+    watched: Arc<BaseConsumer<Context>>,
     /// All that is read, and the offset from which on.
-    pub(super) begun: BTreeMap<Place, i64>,
-    /// Topics that were away when it looked last.
-    pub(super) gone: BTreeSet<Topic>,
-    /// Where the partitions began and ended when it looked last.
-    pub(super) ranges: BTreeMap<Place, (i64, i64)>,
-    /// What we had written when it looked last.
-    pub(super) written: BTreeMap<(String, i32), i64>,
+    begun: BTreeMap<Place, i64>,
+    /// Topics that were away at the last check.
+    gone: BTreeSet<Topic>,
+    /// Topics that may not be read, or whose permission is to be tried.
+    refused: BTreeSet<Topic>,
     /// When the reader was last seen to have read all that there was, by the clock of the messages.
-    pub(super) read_all: BTreeMap<Place, SystemTime>,
+    read_all: BTreeMap<Place, SystemTime>,
     /// Where the reader stands before something that is there, and since when.
-    pub(super) standing: BTreeMap<Place, (i64, Instant)>,
-    /// Messages that were skipped, by topic.
-    pub(super) skipped: BTreeMap<Topic, u64>,
+    standing: BTreeMap<Place, (i64, Instant)>,
 }
 
 /// What comes of reading at an offset.
@@ -128,222 +72,193 @@ enum Found {
 }
 
 impl Upkeep {
-    /// Begins, on a thread of its own, now that the commands are read too, from these places on.
-    pub(super) fn start(mut self, commands: BTreeMap<Place, i64>) {
-        self.begun.extend(commands);
+    /// Begins, on a thread of its own, now that all is read from these places on.
+    pub(super) fn start(shared: &Arc<Shared>, readers: Readers, begun: BTreeMap<Place, i64>) {
+        let Readers { asker, watched, commands, upkeep_woken, .. } = readers;
         let now = SystemTime::now();
-        self.read_all.extend(self.begun.keys().map(|place| (*place, now)));
-        let thread = thread::Builder::new().name("kafka-upkeep".to_owned()).spawn(|| self.run());
-        if let Err(error) = thread {
-            log::error!("Kafka: cannot start a thread, so changes of topics are not seen: {error}");
-        }
+        let mut upkeep = Self {
+            shared: shared.clone(),
+            asker,
+            commands,
+            watched,
+            read_all: begun.keys().map(|place| (*place, now)).collect(),
+            begun,
+            gone: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            standing: BTreeMap::new(),
+        };
+        spawn("kafka-upkeep", "changes of topics and schemas are not seen", move || {
+            upkeep.run(&upkeep_woken)
+        });
     }
 
-    fn run(mut self) {
-        let asker = match client::consumer(&self.options, self.index, self.context.clone()) {
-            Ok(asker) => asker,
-            Err(reason) => {
-                log::error!("Kafka: changes of topics are not seen: {reason}");
-                return;
-            }
-        };
-        let mut next = Instant::now();
-        loop {
-            let is_early = match self.woken.recv_deadline(next) {
-                Ok(()) => true,
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => return,
-            };
-            let looked = self.look(&asker);
-            if let Err(reason) = &looked {
-                // That the broker is away is said elsewhere.
+    fn run(&mut self, woken: &Receiver<()>) {
+        let mut schemas = Check::default();
+        let mut is_early = false;
+        while !self.shared.is_closing() {
+            self.shared.check_schemas(&mut schemas);
+            let checked = self.check_topics();
+            if let Err(reason) = &checked {
+                // That the broker is away is logged elsewhere.
                 log::debug!("Kafka: the state of our topics is not known: {reason}");
             }
-            let calm = looked.is_ok() && self.gone.is_empty() && self.standing.is_empty() && !is_early;
-            next = Instant::now() + if calm { EACH } else { SOON };
             if is_early {
-                // However many errors come, it looks once a second.
-                thread::sleep(SOON);
+                // However many errors come, it checks once a second.
+                self.shared.sleep(SOON);
             }
+            let is_calm = checked.is_ok()
+                && self.gone.is_empty()
+                && self.refused.is_empty()
+                && self.standing.is_empty()
+                && !is_early;
+            is_early = woken.recv_timeout(if is_calm { EACH } else { SOON }).is_ok();
         }
     }
 
     /// The consumer that reads this topic.
     fn reading(&self, topic: Topic) -> &BaseConsumer<Context> {
-        match topic {
-            Topic::Command(_) => &self.commands,
-            Topic::Event(_) | Topic::Ack => &self.watched,
+        if topics::is_command(topic) { &self.commands } else { &self.watched }
+    }
+
+    fn check_topics(&mut self) -> Result<(), String> {
+        let known = lock(&self.shared.ends).clone();
+        let survey = topics::survey(&self.shared, &self.asker)?;
+        for (topic, ranges) in &survey.ranges {
+            self.compare(*topic, ranges, &known)?;
         }
+        self.create(&survey.missing);
+        self.try_refused(&survey.ranges)?;
+        self.step_over(&survey.ranges)
     }
 
-    fn name(&self, topic: Topic) -> String {
-        topic.kafka_name(&self.options.topic_subname)
-    }
-
-    fn is_closing(&self) -> bool {
-        self.shared.closing.load(Ordering::Acquire)
-    }
-
-    fn look(&mut self, asker: &BaseConsumer<Context>) -> Result<(), String> {
-        let mut gone = Vec::new();
-        for topic in Topic::all() {
-            if self.is_closing() {
-                return Ok(());
-            }
-            let name = self.name(topic);
-            let metadata = asker.fetch_metadata(Some(&name), ANSWER).map_err(|error| code(&error))?;
-            match partitions(&metadata) {
-                Ok(partitions) => self.compare(asker, topic, &partitions)?,
-                Err(Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
-                    gone.push((topic, name));
-                }
-                // It changes its leader, or we may not see it.
-                Err(_) => {}
-            }
-        }
-        self.written = self.context.written.all();
-        self.create(&gone);
-        self.step_over(asker)
-    }
-
-    /// Makes topics again.
-    fn create(&mut self, gone: &[(Topic, String)]) {
-        let new: Vec<&str> = gone
-            .iter()
-            .filter(|(topic, _)| self.gone.insert(*topic))
-            .map(|(_, name)| name.as_str())
-            .collect();
+    /// Creates topics again.
+    fn create(&mut self, missing: &[Topic]) {
+        let new = missing.iter().filter(|topic| self.gone.insert(**topic));
+        let new: Vec<String> = new.map(|topic| self.shared.name(*topic)).collect();
         if !new.is_empty() {
             log::warn!("Kafka: deleted topics are created again: {}", new.join(", "));
         }
-        if gone.is_empty() {
+        if missing.is_empty() {
             return;
         }
-        match setup::create(&self.options, self.index, gone, &self.context) {
-            Ok(()) => {
-                self.shared.troubles.over(&[Kind::Deleted], "");
-            }
-            Err(reason) => self.shared.troubles.say(Kind::Deleted, "", &reason),
+        match topics::create(&self.shared, missing) {
+            Ok(()) => self.shared.troubles.over(&[Kind::Deleted], ""),
+            Err(reason) => self.shared.troubles.report(Kind::Deleted, "", &reason),
         }
     }
 
     /// Sees what became of a topic that is there.
     fn compare(
         &mut self,
-        asker: &BaseConsumer<Context>,
         topic: Topic,
-        partitions: &[i32],
+        ranges: &BTreeMap<i32, (i64, i64)>,
+        known: &BTreeMap<Place, i64>,
     ) -> Result<(), String> {
-        let name = self.name(topic);
-        let mut is_again = self.gone.contains(&topic);
-        for partition in partitions {
-            let range = match asker.fetch_watermarks(&name, *partition, ANSWER) {
-                Ok(range) => range,
-                // It is too new, or not ours to read.
-                Err(error) if is_of_partition(&error) => return Ok(()),
-                Err(error) => return Err(code(&error)),
-            };
-            // One that is made again between two looks is seen by its end.
-            let before = self.ranges.insert((topic, *partition), range).map(|(_, end)| end);
-            let written = self.written.get(&(name.clone(), *partition)).map(|last| last.saturating_add(1));
-            is_again |= before.max(written).is_some_and(|before| range.1 < before);
-        }
         let is_deleted = self.gone.remove(&topic);
-        if setup::topics_read().any(|read| read == topic) {
+        if topics::is_command(topic) || topics::is_watched(topic) {
             if is_deleted {
                 self.forget(topic)?;
             }
-            self.read_new(topic, partitions)?;
+            self.read_new(topic, ranges.keys())?;
         }
-        if is_again {
-            log::info!("Kafka: topic {name} was made again");
-            self.context.written.forget(&name);
-            self.written.retain(|(of, _), _| *of != name);
-            self.outbox.say_again(topic);
+        // One that is made again between two checks is seen by its end.
+        let is_shorter =
+            |(id, (_, end)): (&i32, &(i64, i64))| known.get(&(topic, *id)).is_some_and(|known| end < known);
+        if is_deleted || ranges.iter().any(is_shorter) {
+            log::info!("Kafka: topic {} was made again", self.shared.name(topic));
+            lock(&self.shared.ends).retain(|(of, _), _| *of != topic);
+            self.shared.outbox.change(|queue| queue.repeat(topic));
         }
+        ranges.iter().for_each(|(id, (_, end))| self.shared.reaches((topic, *id), *end));
         Ok(())
     }
 
     /// Reads what is left of a deleted topic no more.
     fn forget(&mut self, topic: Topic) -> Result<(), String> {
-        let old: BTreeMap<Place, i64> = self
-            .begun
-            .iter()
-            .filter(|((of, _), _)| *of == topic)
-            .map(|(place, from)| (*place, *from))
-            .collect();
-        let list = partition_list(&old, &self.options.topic_subname)?;
-        self.reading(topic).incremental_unassign(&list).map_err(|error| code(&error))?;
+        let (old, rest) = std::mem::take(&mut self.begun).into_iter().partition(|((of, _), _)| *of == topic);
+        self.begun = rest;
         self.read_all.retain(|(of, _), _| *of != topic);
-        self.begun.retain(|(of, _), _| *of != topic);
         self.standing.retain(|(of, _), _| *of != topic);
-        Ok(())
+        let old = topics::list(&self.shared, &old)?;
+        self.reading(topic).incremental_unassign(&old).map_err(|error| reason(&error))
     }
 
     /// Reads partitions that were not there before, from their beginning: all in them is newer than we.
-    fn read_new(&mut self, topic: Topic, partitions: &[i32]) -> Result<(), String> {
-        let new: BTreeMap<Place, i64> = partitions
-            .iter()
-            .map(|partition| ((topic, *partition), 0))
-            .filter(|(place, _)| !self.begun.contains_key(place))
-            .collect();
+    fn read_new<'a>(&mut self, topic: Topic, ids: impl Iterator<Item = &'a i32>) -> Result<(), String> {
+        let places = ids.map(|id| ((topic, *id), 0));
+        let new: BTreeMap<Place, i64> = places.filter(|(place, _)| !self.begun.contains_key(place)).collect();
         if new.is_empty() {
             return Ok(());
         }
-        let list = partition_list(&new, &self.options.topic_subname)?;
-        self.reading(topic).incremental_assign(&list).map_err(|error| code(&error))?;
-        // So that its consumer hears of them at once.
-        self.reading(topic).fetch_metadata(Some(&self.name(topic)), ANSWER).map_err(|error| code(&error))?;
+        let (name, list) = (self.shared.name(topic), topics::list(&self.shared, &new)?);
+        self.reading(topic).incremental_assign(&list).map_err(|error| reason(&error))?;
+        // So that its consumer knows them at once.
+        self.reading(topic).fetch_metadata(Some(&name), ANSWER).map_err(|error| reason(&error))?;
         let numbers: Vec<String> = new.keys().map(|(_, partition)| partition.to_string()).collect();
-        log::info!(
-            "Kafka: topic {} has new partitions, which are read: {}",
-            self.name(topic),
-            numbers.join(", ")
-        );
+        log::info!("Kafka: topic {name} has new partitions, which are read: {}", numbers.join(", "));
         self.begun.extend(new);
         Ok(())
     }
 
-    /// Where the reader is in each partition.
-    fn positions(&self) -> Result<BTreeMap<Place, i64>, String> {
-        let at = |consumer: &BaseConsumer<Context>| consumer.position().map_err(|error| code(&error));
-        let (commands, watched) = (at(&self.commands)?, at(&self.watched)?);
-        let position = |topic: Topic, partition: i32| {
-            let list = match topic {
-                Topic::Command(_) => &commands,
-                Topic::Event(_) | Topic::Ack => &watched,
-            };
-            match list.find_partition(&self.name(topic), partition).map(|found| found.offset()) {
-                Some(Offset::Offset(offset)) => offset,
-                // It has read nothing yet.
-                Some(_) | None => 0,
+    /// Finds out which topics may not be read, when a reader was refused one, and then until they may.
+    fn try_refused(&mut self, ranges: &Ranges) -> Result<(), String> {
+        if self.shared.is_refused.swap(false, Ordering::AcqRel) {
+            self.refused = self.begun.keys().map(|(topic, _)| *topic).collect();
+        }
+        let tried = topics::ends(ranges, |topic| self.refused.contains(&topic));
+        for (place, end) in tried {
+            if self.shared.is_closing() {
+                break;
             }
-        };
-        Ok(self
-            .begun
-            .iter()
-            .map(|((topic, partition), from)| ((*topic, *partition), position(*topic, *partition).max(*from)))
-            .collect())
+            if let Found::Refused(error) = self.read_at(place, end, TRY_REFUSED)? {
+                self.report_refused(place.0, &error);
+            } else {
+                self.refused.remove(&place.0);
+                self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
+            }
+        }
+        self.asker.unassign().map_err(|error| reason(&error))
     }
 
-    /// Leads the reader over what it cannot read.
-    fn step_over(&mut self, asker: &BaseConsumer<Context>) -> Result<(), String> {
-        for (place, position) in self.positions()? {
-            let Some((first, end)) = self.ranges.get(&place).copied() else { continue };
+    fn report_refused(&self, topic: Topic, error: &KafkaError) {
+        let name = self.shared.name(topic);
+        let text = format!("topic {name} cannot be read: {}", reason(error));
+        self.shared.troubles.report(Kind::Reading, &name, &text);
+    }
+
+    /// Where the reader of a partition is.
+    fn position(&self, (topic, partition): Place, from: i64) -> Result<i64, String> {
+        let positions = self.reading(topic).position().map_err(|error| reason(&error))?;
+        let found = positions.find_partition(&self.shared.name(topic), partition);
+        Ok(match found.map(|found| found.offset()) {
+            Some(Offset::Offset(offset)) => offset.max(from),
+            // It has read nothing yet.
+            Some(_) | None => from,
+        })
+    }
+
+    /// Leads the readers over what they cannot read.
+    fn step_over(&mut self, ranges: &Ranges) -> Result<(), String> {
+        for (place, from) in self.begun.clone() {
+            let range = ranges.get(&place.0).and_then(|ranges| ranges.get(&place.1));
+            let Some((first, end)) = range.copied() else { continue };
+            let position = self.position(place, from)?;
             if position == end {
                 self.read_all.insert(place, SystemTime::now());
                 self.standing.remove(&place);
-                self.shared.troubles.over(&[Kind::Partition], &self.name(place.0));
+                if !self.refused.contains(&place.0) {
+                    self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
+                }
                 continue;
             }
             match self.standing.get(&place) {
                 Some((before, _)) if *before == position && !(first..end).contains(&position) => {
-                    self.lead_back(asker, place, position, (first, end))?;
+                    self.lead_back(place, position, (first, end))?;
                 }
                 Some((before, since)) if *before == position => {
                     let stands = since.elapsed();
-                    self.try_at(asker, place, position, end, stands)?;
-                    asker.unassign().map_err(|error| code(&error))?;
+                    self.try_at(place, position, end, stands, ranges)?;
+                    self.asker.unassign().map_err(|error| reason(&error))?;
                 }
                 // It may be on its way.
                 Some(_) | None => {
@@ -356,52 +271,45 @@ impl Upkeep {
 
     /// Lets the reader go on at this offset.
     fn go_on_at(&mut self, place: Place, offset: i64) -> Result<(), String> {
-        let list = partition_list(&BTreeMap::from([(place, offset)]), &self.options.topic_subname)?;
+        let list = topics::list(&self.shared, &BTreeMap::from([(place, offset)]))?;
         // It cannot seek where librdkafka has given up.
         let reading = self.reading(place.0);
-        reading.incremental_unassign(&list).map_err(|error| code(&error))?;
-        reading.incremental_assign(&list).map_err(|error| code(&error))?;
+        reading.incremental_unassign(&list).map_err(|error| reason(&error))?;
+        reading.incremental_assign(&list).map_err(|error| reason(&error))?;
         self.begun.insert(place, offset);
         self.standing.remove(&place);
         Ok(())
     }
 
     /// The broker has lost or removed messages, and the reader stands where there is nothing.
-    fn lead_back(
-        &mut self,
-        asker: &BaseConsumer<Context>,
-        place: Place,
-        position: i64,
-        (first, end): (i64, i64),
-    ) -> Result<(), String> {
+    fn lead_back(&mut self, place: Place, position: i64, (first, end): (i64, i64)) -> Result<(), String> {
         let offset = match place.0 {
             _ if position < first => first,
             Topic::Event(_) | Topic::Ack => end,
             // What is left may be old commands, carried out long ago.
-            Topic::Command(_) => self.first_new(asker, place, end)?,
+            Topic::Command(_) => self.first_new(place, end)?,
         };
         self.go_on_at(place, offset)?;
         log::warn!(
             "Kafka: topic {}, partition {}: the broker has lost messages; reading from offset {offset} instead of \
              {position}",
-            self.name(place.0),
+            self.shared.name(place.0),
             place.1
         );
         Ok(())
     }
 
     /// The first message that is newer than what was read last.
-    fn first_new(&self, asker: &BaseConsumer<Context>, place: Place, end: i64) -> Result<i64, String> {
-        let Some(since) = self.read_all.get(&place).and_then(|time| time.checked_sub(CLOCKS)) else {
+    fn first_new(&self, place: Place, end: i64) -> Result<i64, String> {
+        let since = self.read_all.get(&place).and_then(|time| time.checked_sub(CLOCKS));
+        let since = since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
+        let Some(since) = since.and_then(|since| i64::try_from(since.as_millis()).ok()) else {
             return Ok(end);
         };
-        let since = since.duration_since(UNIX_EPOCH).map_err(|error| error.to_string())?;
-        let since = i64::try_from(since.as_millis()).map_err(|error| error.to_string())?;
-        let name = self.name(place.0);
-        let mut times = TopicPartitionList::new();
-        times.add_partition_offset(&name, place.1, Offset::Offset(since)).map_err(|error| code(&error))?;
-        let found = asker.offsets_for_times(times, ANSWER).map_err(|error| code(&error))?;
-        Ok(match found.find_partition(&name, place.1).map(|found| found.offset()) {
+        let times = topics::list(&self.shared, &BTreeMap::from([(place, since)]))?;
+        let found = self.asker.offsets_for_times(times, ANSWER).map_err(|error| reason(&error))?;
+        let found = found.find_partition(&self.shared.name(place.0), place.1);
+        Ok(match found.map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => offset,
             Some(_) | None => end,
         })
@@ -410,67 +318,51 @@ impl Upkeep {
     /// Finds out why the reader stands here.
     fn try_at(
         &mut self,
-        asker: &BaseConsumer<Context>,
         place: Place,
         position: i64,
         end: i64,
         stands: Duration,
+        ranges: &Ranges,
     ) -> Result<(), String> {
-        let name = self.name(place.0);
-        let reason = match self.read_at(asker, place, position)? {
+        let why = match self.read_at(place, position, TRY)? {
             Found::Message => {
-                self.shared.troubles.over(&[Kind::Partition], &name);
+                self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
                 return Ok(());
             }
             Found::Refused(error) => {
-                if !is_refusal(&error) {
-                    let text = format!("topic {name} cannot be read: {}", code(&error));
-                    self.shared.troubles.say(Kind::Partition, &name, &text);
-                }
+                self.report_refused(place.0, &error);
                 return Ok(());
             }
-            Found::Nothing if stands < STANDS || !self.hears_heartbeats(asker)? => return Ok(()),
+            Found::Nothing if stands < STANDS || !self.hears_heartbeats(ranges)? => return Ok(()),
             Found::Nothing => "it is no message".to_owned(),
-            Found::Unreadable(error) => why(&error),
+            Found::Unreadable(error) => why_unreadable(&error),
         };
-        let Some(readable) = self.next_readable(asker, place, position, end)? else { return Ok(()) };
-        if self.positions()?.get(&place) != Some(&position) {
+        let Some(readable) = self.next_readable(place, position, end)? else { return Ok(()) };
+        if self.position(place, position)? != position {
             return Ok(());
         }
         self.go_on_at(place, readable)?;
-        self.tell(place, position, readable, &reason);
+        self.report_skipped(place, position, readable, &why);
         Ok(())
     }
 
-    /// The first offset after this one at which a message can be read, or the end; none if that cannot be said now.
+    /// The first offset after this one at which a message can be read, or the end; none if that is not known now.
     ///
     /// One after the other for a while; then in growing steps and, beyond it, back by halves: exact for one batch,
     /// however many messages it has.
-    fn next_readable(
-        &self,
-        asker: &BaseConsumer<Context>,
-        place: Place,
-        position: i64,
-        end: i64,
-    ) -> Result<Option<i64>, String> {
+    fn next_readable(&self, place: Place, position: i64, end: i64) -> Result<Option<i64>, String> {
         // Unreadable, and readable or the end.
-        let (mut low, mut high) = (position, None);
-        let (mut step, mut steps) = (1, 0);
-        loop {
-            let offset = match high {
-                Some(high) if high - low <= 1 => return Ok(Some(high)),
-                Some(high) => low + (high - low) / 2,
-                None => low.saturating_add(step).min(end),
-            };
-            if self.is_closing() {
+        let (mut low, mut high) = (position, end);
+        let (mut step, mut steps) = (1_i64, 0);
+        while high - low > 1 {
+            if self.shared.is_closing() {
                 return Ok(None);
             }
-            if offset >= end {
-                high = Some(end);
-                continue;
-            }
-            match self.read_at(asker, place, offset)? {
-                Found::Message => high = Some(offset),
+            // No step is left once a readable one is found.
+            let offset =
+                if step > 0 { low.saturating_add(step).min(high - 1) } else { low + (high - low) / 2 };
+            match self.read_at(place, offset, TRY)? {
+                Found::Message => (high, step) = (offset, 0),
                 Found::Refused(_) => return Ok(None),
                 Found::Unreadable(_) | Found::Nothing => low = offset,
             }
@@ -479,28 +371,28 @@ impl Upkeep {
                 step = step.saturating_mul(2);
             }
         }
+        Ok(Some(high))
     }
 
-    /// Whether a message that can be read comes: else that nothing comes says nothing.
-    fn hears_heartbeats(&self, asker: &BaseConsumer<Context>) -> Result<bool, String> {
-        let heartbeat = |(topic, _): &Place| *topic == HEARTBEAT;
-        let found = self.ranges.iter().find(|(place, (first, end))| heartbeat(place) && first < end);
-        let Some((place, (_, end))) = found else { return Ok(false) };
-        Ok(matches!(self.read_at(asker, *place, *end - 1)?, Found::Message))
+    /// Whether a message comes where there surely is one: else it means nothing that none comes elsewhere.
+    fn hears_heartbeats(&self, ranges: &Ranges) -> Result<bool, String> {
+        let heartbeats = ranges.get(&Topic::Event(EventName::Heartbeat));
+        let found = heartbeats.and_then(|ranges| ranges.iter().find(|(_, (first, end))| first < end));
+        let Some((id, (_, end))) = found else { return Ok(false) };
+        Ok(matches!(self.read_at((Topic::Event(EventName::Heartbeat), *id), end - 1, TRY)?, Found::Message))
     }
 
     /// Tries to read what is at this offset.
-    fn read_at(&self, asker: &BaseConsumer<Context>, place: Place, offset: i64) -> Result<Found, String> {
-        let list = partition_list(&BTreeMap::from([(place, offset)]), &self.options.topic_subname)?;
-        asker.assign(&list).map_err(|error| code(&error))?;
-        let until = Instant::now() + TRY;
+    fn read_at(&self, place: Place, offset: i64, wait: Duration) -> Result<Found, String> {
+        topics::assign(&self.shared, &self.asker, &BTreeMap::from([(place, offset)]))?;
+        let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match asker.poll(left) {
+            match self.asker.poll(left) {
                 Some(Ok(message)) if message.offset() >= offset => return Ok(Found::Message),
                 Some(Err(error)) if is_of_message(&error) => return Ok(Found::Unreadable(error)),
                 Some(Err(error)) if is_of_partition(&error) => return Ok(Found::Refused(error)),
-                Some(Err(error)) => return Err(code(&error)),
+                Some(Err(error)) => return Err(reason(&error)),
                 Some(Ok(_)) => {}
                 None if left.is_zero() => return Ok(Found::Nothing),
                 None => {}
@@ -508,21 +400,17 @@ impl Upkeep {
         }
     }
 
-    /// Counts what was skipped, names it in the status, and says it, rarely.
-    fn tell(&mut self, (topic, partition): Place, from: i64, to: i64, reason: &str) {
+    /// Counts what was skipped, names it in the status, and logs it, rarely.
+    fn report_skipped(&self, (topic, partition): Place, from: i64, to: i64, why: &str) {
         let count = u64::try_from(to.saturating_sub(from)).unwrap_or(0);
-        self.shared.undecodable.fetch_add(count, Ordering::Relaxed);
-        let name = self.name(topic);
-        let total = self.skipped.entry(topic).or_insert(0);
-        let said = *total / COMPLAIN_EACH;
-        let is_first = *total == 0;
-        *total = total.saturating_add(count);
+        let (total, is_logged) = self.shared.skip(topic, count);
+        let name = self.shared.name(topic);
         let last = to.saturating_sub(1);
         let text = format!(
             "topic {name}: messages that cannot be read were skipped, {total} so far, the last at offset {last} of \
-             partition {partition}: {reason}"
+             partition {partition}: {why}"
         );
-        if is_first || *total / COMPLAIN_EACH > said {
+        if is_logged {
             log::warn!("Kafka: {text}");
         }
         self.shared.troubles.keep(Kind::Skipped, &name, &text);
@@ -530,52 +418,10 @@ impl Upkeep {
 }
 
 /// Why a message cannot be read, in plain words where librdkafka's are none.
-fn why(error: &KafkaError) -> String {
+fn why_unreadable(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::NotImplemented) => "its compression or format is not known".to_owned(),
         Some(RDKafkaErrorCode::BadCompression) => "its compressed data is damaged".to_owned(),
-        Some(_) | None => code(error),
-    }
-}
-
-/// The numbers of the partitions of the one topic that was asked for; else why there is none.
-fn partitions(metadata: &Metadata) -> Result<Vec<i32>, Option<RDKafkaErrorCode>> {
-    let topic = metadata.topics().first().ok_or(None)?;
-    if let Some(error) = topic.error() {
-        return Err(Some(RDKafkaErrorCode::from(error)));
-    }
-    let all: Vec<i32> = topic.partitions().iter().map(|partition| partition.id()).collect();
-    let is_led = topic.partitions().iter().all(|partition| partition.leader() >= 0);
-    if is_led && !all.is_empty() { Ok(all) } else { Err(None) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_wrong_with_a_partition_is_not_the_connection() {
-        let error = KafkaError::MessageConsumption;
-        for of_message in [RDKafkaErrorCode::NotImplemented, RDKafkaErrorCode::BadCompression] {
-            assert!(is_of_partition(&error(of_message)) && is_of_message(&error(of_message)));
-        }
-        for of_partition in [
-            RDKafkaErrorCode::Unknown,
-            RDKafkaErrorCode::UnknownTopicOrPartition,
-            RDKafkaErrorCode::TopicAuthorizationFailed,
-            RDKafkaErrorCode::UnsupportedCompressionType,
-            RDKafkaErrorCode::AutoOffsetReset,
-        ] {
-            assert!(is_of_partition(&error(of_partition)) && !is_of_message(&error(of_partition)));
-        }
-        for other in [
-            RDKafkaErrorCode::BrokerTransportFailure,
-            RDKafkaErrorCode::AllBrokersDown,
-            RDKafkaErrorCode::Resolve,
-            RDKafkaErrorCode::Authentication,
-            RDKafkaErrorCode::SaslAuthenticationFailed,
-        ] {
-            assert!(!is_of_partition(&error(other)));
-        }
+        Some(_) | None => reason(error),
     }
 }

@@ -1,27 +1,25 @@
 //! The thread that watches for other instances with our index, and begins to read commands when there is none.
 //!
-//! It listens for another instance, waits a while for the end of one that it hears, and then claims the index with a
+//! It listens for another instance, waits a while for the end of one that is running, and then claims the index with a
 //! first heartbeat. Of several that do so at once, the one whose heartbeat comes first in Kafka stays: each reads
 //! all that was written before its own. It has a consumer of its own, so that no burst of commands comes before a
 //! heartbeat.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-use rdkafka::consumer::Consumer;
+use crossbeam_channel::{Receiver, Sender};
+use rdkafka::consumer::BaseConsumer;
 
-use super::outbox::{Gate, HEARTBEAT, Message, Outbox};
-use super::reader::{Ended, Feed, Position, Taken};
-use super::setup::{self, Failure};
-use super::trouble::Kind;
-use super::upkeep::{Place, Upkeep};
-use super::{Stage, component};
+use super::client::Context;
+use super::outbox::{Gate, HEARTBEAT, Message};
+use super::reader::{Ended, Feed, POLL, Position, Taken};
+use super::topics::{self, Ranges};
+use super::upkeep::Upkeep;
+use super::{Shared, Stage, lock, spawn};
 use crate::clock::Moment;
-use crate::config::kafka::Options;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
@@ -32,32 +30,63 @@ use crate::transport::{KafkaInput, LISTENING};
 const FAREWELL: Duration = Duration::from_millis(1500);
 /// Longest wait until our first heartbeat is read back; it cannot be where its topic is out of reach.
 const CLAIMING: Duration = Duration::from_secs(10);
-/// Longest wait for a message, after which it is looked whether to end.
-const POLL: Duration = Duration::from_secs(1);
-/// Time between tries to find the ends of the command topics.
-const RETRY: Duration = Duration::from_millis(500);
+/// Heartbeats of ours that are remembered: more than the outbox can hold, all of which may leave before one is read.
+const REMEMBERED: usize = 16_384;
 
-/// Watches until the daemon ends.
-pub(super) struct Watch {
+/// The consumers, and what reading needs besides.
+pub(super) struct Readers {
+    /// To ask about topics and to try what can be read, once joined.
+    pub(super) asker: BaseConsumer<Context>,
     /// Heartbeats and summary states.
-    pub(super) feed: Feed,
-    /// Commands: read when we are the one.
-    pub(super) commands: Feed,
-    /// Where they begin.
-    pub(super) places: BTreeMap<Place, i64>,
-    pub(super) options: Options,
-    pub(super) origin: i32,
-    pub(super) inputs: Sender<KafkaInput>,
+    pub(super) watched: Arc<BaseConsumer<Context>>,
+    /// Commands: read when no other instance is running.
+    pub(super) commands: Arc<BaseConsumer<Context>>,
+    pub(super) upkeep_woken: Receiver<()>,
     pub(super) taker: Sender<Command>,
-    pub(super) outbox: Arc<Outbox>,
-    pub(super) heartbeats: Progress,
-    /// Begins when the commands are read.
-    pub(super) upkeep: Upkeep,
+}
+
+/// Which heartbeats are ours: those that were handed to the producer, the newest last, with stamp, number, and when
+/// that was. Another instance with our index may have our process id too (in containers it is often 1).
+#[derive(Debug, Default)]
+pub(super) struct OwnHeartbeats(Mutex<VecDeque<(u64, i32, Moment)>>);
+
+impl OwnHeartbeats {
+    /// This one is about to be handed over.
+    pub(super) fn add(&self, stamp: f64, seq_num: i32, now: Moment) {
+        let mut own = lock(&self.0);
+        if own.len() == REMEMBERED {
+            own.pop_front();
+        }
+        own.push_back((stamp.to_bits(), seq_num, now));
+    }
+
+    /// When this one was handed over, if it is ours.
+    fn sent(&self, stamp: f64, seq_num: i32) -> Option<Moment> {
+        let own = lock(&self.0);
+        let found = own.iter().rev().find(|(bits, number, _)| (*bits, *number) == (stamp.to_bits(), seq_num));
+        found.map(|(_, _, moment)| *moment)
+    }
+}
+
+/// Begins to watch, now that the heartbeats are assigned; the commands begin at the ends of their topics.
+pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
+    let feed = Feed::new(readers.watched.clone(), shared, "heartbeats");
+    let watch = Watch { feed, shared: shared.clone(), heartbeats: Progress::default() };
+    spawn("kafka-watch", "no commands are read", || {
+        // It ends when the daemon does.
+        let _ = watch.run(readers, ranges);
+    });
+}
+
+struct Watch {
+    feed: Feed,
+    shared: Arc<Shared>,
+    heartbeats: Progress,
 }
 
 /// How far the heartbeats were read.
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+struct Progress {
     /// The next offset of each partition.
     next: BTreeMap<i32, i64>,
     /// Reading began again at an earlier place (the log was cut off, the topic is a new one), and none of ours that
@@ -85,28 +114,36 @@ enum Heard {
 }
 
 impl Watch {
-    /// Runs the thread.
-    pub(super) fn run(self) {
-        // It ends when the daemon does.
-        let _ = self.begin_and_watch();
+    fn run(mut self, readers: Readers, ranges: Ranges) -> Result<(), Ended> {
+        let mut begun = topics::ends(&ranges, topics::is_watched);
+        let ranges = match self.listen()? {
+            None => ranges,
+            // A command that came before is for the other instance, whatever it made of it: ours begin now. One that
+            // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack.
+            Some(_) => self.shared.persist(|| topics::ready(&self.shared, &readers.commands)).ok_or(Ended)?,
+        };
+        self.claim()?;
+        self.shared.enter(Stage::Joined);
+        self.send(KafkaInput::Joined)?;
+        self.shared.outbox.change(|queue| queue.gate = Gate::Open);
+        let commands = topics::ends(&ranges, topics::is_command);
+        match topics::assign(&self.shared, &readers.commands, &commands) {
+            Ok(()) => {
+                Feed::new(readers.commands.clone(), &self.shared, "commands").start(readers.taker.clone())
+            }
+            Err(reason) => log::error!("Kafka: commands cannot be read: {reason}"),
+        }
+        begun.extend(commands);
+        Upkeep::start(&self.shared, readers, begun);
+        self.watch()
     }
 
-    fn begin_and_watch(mut self) -> Result<(), Ended> {
-        self.listen()?;
-        self.claim()?;
-        self.feed.shared.enter(Stage::Joined);
-        self.hand_on(KafkaInput::Joined)?;
-        self.outbox.open(Gate::Open);
-        let Self {
-            mut feed, commands, places, options, origin, inputs, taker, mut heartbeats, upkeep, ..
-        } = self;
-        read_commands(commands, &places, &options.topic_subname, taker);
-        upkeep.start(places);
+    fn watch(&mut self) -> Result<(), Ended> {
         // As long as only our first heartbeat is there, the first one of another instance comes from one that began
         // together with us and has not read ours: it ends when it does.
         let mut is_first = true;
         loop {
-            let input = match hear(&mut feed, &mut heartbeats, origin, POLL)? {
+            let input = match self.hear(POLL)? {
                 Some(Heard::Own(sent)) => {
                     is_first = false;
                     KafkaInput::Vouched(sent)
@@ -120,35 +157,29 @@ impl Watch {
                 Some(Heard::Other(who, _)) => KafkaInput::Intruder(who),
                 Some(Heard::Offline) | None => continue,
             };
-            inputs.send(input).map_err(|_| Ended)?;
+            self.send(input)?;
         }
     }
 
-    /// Listens until no other instance is there.
-    ///
-    /// A command that came before another instance was known to be gone is for that one, whatever it made of it: ours
-    /// begin when it is gone. One that comes after its last heartbeat and is not answered by anybody is the lesser
-    /// evil; its sender sees that there is no ack.
-    fn listen(&mut self) -> Result<(), Ended> {
-        let begun = Instant::now();
+    /// Listens until no other instance is running; gives the one that was.
+    fn listen(&mut self) -> Result<Option<String>, Ended> {
+        let (begun, wait) = (Instant::now(), self.shared.options.start_wait);
+        let waited = || format!("waited {:.1} s for it to end", begun.elapsed().as_secs_f64());
         let mut until = begun + LISTENING;
         let mut other = None;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {
                 Some(Heard::Other(who, _)) => {
-                    if self.has_begun() || begun.elapsed() >= self.options.start_wait {
-                        return self.give_way(waited(&who, begun));
+                    if self.has_begun() || begun.elapsed() >= wait {
+                        self.give_way(format!("{who}; {}", waited()))?;
+                        return Ok(None);
                     }
                     if other.is_none() {
-                        self.feed.shared.enter(Stage::Waiting);
+                        self.shared.enter(Stage::Waiting);
                         log::warn!(
-                            "another instance with index {} lives: {who}; waiting up to {} s for it to end",
-                            self.feed.index,
-                            self.options.start_wait.as_secs_f64()
+                            "another instance with index {} is running: {who}; waiting up to {} s for it to end",
+                            self.shared.index,
+                            wait.as_secs_f64()
                         );
                     }
                     other = Some(who);
@@ -160,118 +191,65 @@ impl Watch {
                 Some(Heard::Offline | Heard::Own(_)) | None => {}
             }
         }
-        if let Some(who) = other {
-            log::info!("the other instance is gone: {}", waited(&who, begun));
-            self.skip_commands()?;
+        if let Some(who) = &other {
+            log::info!("the other instance is gone: {who}; {}", waited());
         }
-        Ok(())
-    }
-
-    /// Lets our commands begin with the next one that is sent.
-    fn skip_commands(&mut self) -> Result<(), Ended> {
-        loop {
-            let problem = match setup::command_places(&self.options, &self.commands.consumer) {
-                Ok(places) => {
-                    self.places = places;
-                    self.feed.shared.troubles.over(&[Kind::SetUp], "");
-                    return Ok(());
-                }
-                Err(Failure::NoAnswer(problem) | Failure::Wrong(problem)) => problem,
-            };
-            self.feed.shared.troubles.say(Kind::SetUp, "", &problem);
-            thread::sleep(RETRY);
-            if self.feed.shared.closing.load(Ordering::Acquire) {
-                return Err(Ended);
-            }
-        }
+        Ok(other)
     }
 
     /// Whether the daemon does its work, because Kafka was away too long: then it waits for no other instance.
     fn has_begun(&self) -> bool {
-        self.feed.shared.has_begun.load(Ordering::Acquire)
+        self.shared.has_begun.load(Ordering::Acquire)
     }
 
     /// Another instance was there first: the daemon ends; or if it has begun, it is in FAULT and joins nevertheless.
     fn give_way(&self, who: String) -> Result<(), Ended> {
-        self.hand_on(KafkaInput::Intruder(who))?;
+        self.send(KafkaInput::Intruder(who))?;
         if self.has_begun() { Ok(()) } else { Err(Ended) }
     }
 
     /// Writes the first heartbeat and reads all up to it.
     fn claim(&mut self) -> Result<(), Ended> {
-        self.outbox.push(Message {
-            topic: HEARTBEAT,
-            seq_num: None,
-            own: sal::event::fields(&Event::Heartbeat),
-            receipt: None,
+        let own = sal::event::fields(&Event::Heartbeat);
+        self.shared.outbox.change(|queue| {
+            queue.push(Message { topic: HEARTBEAT, seq_num: None, own, receipt: None });
+            queue.gate = Gate::Heartbeats;
         });
-        self.outbox.open(Gate::Heartbeats);
         let until = Instant::now() + CLAIMING;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                log::warn!("Kafka: our heartbeat cannot be read back, so another instance may go unnoticed");
-                return Ok(());
-            }
+        while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {
-                Some(Heard::Own(sent)) => return self.hand_on(KafkaInput::Vouched(sent)),
+                Some(Heard::Own(sent)) => return self.send(KafkaInput::Vouched(sent)),
                 // It was first.
                 Some(Heard::Other(who, _)) => return self.give_way(who),
                 Some(Heard::Offline) | None => {}
             }
         }
+        log::warn!("Kafka: our heartbeat cannot be read back, so another instance may go unnoticed");
+        Ok(())
     }
 
-    fn hand_on(&self, input: KafkaInput) -> Result<(), Ended> {
-        self.inputs.send(input).map_err(|_| Ended)
+    fn send(&self, input: KafkaInput) -> Result<(), Ended> {
+        self.shared.inputs.send(input).map_err(|_| Ended)
     }
 
     fn hear(&mut self, wait: Duration) -> Result<Option<Heard>, Ended> {
-        hear(&mut self.feed, &mut self.heartbeats, self.origin, wait)
-    }
-}
-
-fn hear(
-    feed: &mut Feed,
-    heartbeats: &mut Progress,
-    origin: i32,
-    wait: Duration,
-) -> Result<Option<Heard>, Ended> {
-    let Some((position, taken)) = feed.next(wait)? else { return Ok(None) };
-    Ok(match taken {
-        Taken::Heartbeat { identity, origin: theirs, seq_num, stamp } => {
-            heartbeats.read(position);
-            let is_alike = theirs == origin && identity == component(feed.index);
-            if let Some(sent) = feed.shared.own.sent(stamp, seq_num).filter(|_| is_alike) {
-                heartbeats.is_behind = false;
-                return Ok(Some(Heard::Own(sent)));
+        let Some((position, taken)) = self.feed.next(wait)? else { return Ok(None) };
+        Ok(match taken {
+            Taken::Heartbeat { identity, origin, seq_num, stamp } => {
+                self.heartbeats.read(position);
+                let is_alike = origin == self.shared.origin && identity == self.shared.identity();
+                if let Some(sent) = self.shared.own.sent(stamp, seq_num).filter(|_| is_alike) {
+                    self.heartbeats.is_behind = false;
+                    return Ok(Some(Heard::Own(sent)));
+                }
+                let who = format!("{identity}, process {origin}");
+                (!self.heartbeats.is_behind).then_some(Heard::Other(who, seq_num))
             }
-            let who = format!("{identity}, process {theirs}");
-            (!heartbeats.is_behind).then_some(Heard::Other(who, seq_num))
-        }
-        Taken::State(code) => (code == SummaryState::Offline.code()).then_some(Heard::Offline),
-        // They are read elsewhere.
-        Taken::Command(_) => None,
-    })
-}
-
-/// Begins to read commands, on a thread of its own.
-fn read_commands(feed: Feed, places: &BTreeMap<Place, i64>, subname: &str, taker: Sender<Command>) {
-    let assigned = setup::partition_list(places, subname)
-        .and_then(|list| feed.consumer.assign(&list).map_err(|error| setup::code(&error)));
-    if let Err(reason) = assigned {
-        log::error!("Kafka: commands cannot be read: {reason}");
-        return;
+            Taken::State(code) => (code == SummaryState::Offline.code()).then_some(Heard::Offline),
+            // They are read elsewhere.
+            Taken::Command(_) => None,
+        })
     }
-    let reading = thread::Builder::new().name("kafka-read".to_owned()).spawn(move || feed.hand_on(&taker));
-    if let Err(error) = reading {
-        log::error!("Kafka: cannot start a thread, so no commands are read: {error}");
-    }
-}
-
-/// Who it is, and for how long it was waited for.
-fn waited(who: &str, begun: Instant) -> String {
-    format!("{who}; waited {:.1} s for it to end", begun.elapsed().as_secs_f64())
 }
 
 #[cfg(test)]
@@ -287,5 +265,25 @@ mod tests {
         }
         progress.read(Position { partition: 1, offset: 0 });
         assert!(progress.is_behind);
+    }
+
+    #[test]
+    fn a_heartbeat_is_ours_only_with_the_very_stamp_and_number() {
+        let (own, now) = (OwnHeartbeats::default(), Moment::now());
+        own.add(1.5, 1, now);
+        own.add(2.5, 2, now);
+        assert_eq!(own.sent(1.5, 1), Some(now));
+        assert_eq!(own.sent(2.5, 2), Some(now));
+        assert_eq!(own.sent(1.5, 2), None);
+        assert_eq!(own.sent(f64::from_bits(1.5_f64.to_bits() + 1), 1), None);
+    }
+
+    #[test]
+    fn no_more_than_so_many_are_remembered() {
+        let (own, now) = (OwnHeartbeats::default(), Moment::now());
+        for number in 0..=i32::try_from(REMEMBERED).unwrap() {
+            own.add(1.0, number, now);
+        }
+        assert_eq!((own.sent(1.0, 0), own.sent(1.0, 1)), (None, Some(now)));
     }
 }

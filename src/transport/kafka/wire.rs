@@ -6,9 +6,11 @@ use std::io::{self, Read};
 
 use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::schema::SchemaKind;
 use apache_avro::types::Value as Avro;
 use apache_avro::writer::datum::GenericDatumWriter;
 use md5::{Digest, Md5};
+use serde_json::json;
 use strum::IntoEnumIterator;
 
 use crate::clock;
@@ -71,6 +73,11 @@ impl Topic {
         }
     }
 
+    /// All its fields.
+    fn columns(self) -> Vec<Column> {
+        PRIVATE.iter().copied().chain(self.own()).collect()
+    }
+
     /// Whether a schema is one of this topic, as its record is named; the namespace may be missing.
     pub(super) fn owns(self, schema: &Schema) -> bool {
         let Schema::Record(record) = schema else { return false };
@@ -87,25 +94,13 @@ impl Topic {
     /// The schema that we register when there is none.
     #[must_use]
     pub fn schema_text(self) -> String {
-        let fields: Vec<String> = PRIVATE
-            .iter()
-            .copied()
-            .chain(self.own())
-            .map(|(name, kind)| {
-                let default = match kind {
-                    FieldType::String => r#""""#,
-                    FieldType::Int => "0",
-                    FieldType::Boolean => "false",
-                    FieldType::Float | FieldType::Double => "0.0",
-                };
-                format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
-            })
-            .collect();
-        format!(
-            r#"{{"type": "record", "name": "{}", "namespace": "{NAMESPACE}", "fields": [{}]}}"#,
-            self.sal_name(),
-            fields.join(", ")
-        )
+        let field = |(name, kind): Column| {
+            let default = json!(sample(kind));
+            format!(r#"{{"name": "{name}", "type": "{kind}", "default": {default}}}"#)
+        };
+        let fields: Vec<String> = self.columns().into_iter().map(field).collect();
+        let (name, fields) = (self.sal_name(), fields.join(", "));
+        format!(r#"{{"type": "record", "name": "{name}", "namespace": "{NAMESPACE}", "fields": [{fields}]}}"#)
     }
 }
 
@@ -115,11 +110,13 @@ pub(super) fn cmdtype(command: CommandName) -> i32 {
     position.and_then(|position| i32::try_from(position + 1).ok()).unwrap_or(0)
 }
 
-/// A schema to write with, and its id in the registry.
+/// A schema to write with.
 #[derive(Debug)]
 pub struct Writer {
-    id: u32,
-    schema: Schema,
+    /// Its id in the registry.
+    pub(super) id: u32,
+    /// What the id must mean.
+    pub(super) schema: Schema,
     rev_code: String,
 }
 
@@ -138,29 +135,22 @@ pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
     }
 }
 
+/// The types of plain fields.
+const PLAIN: [SchemaKind; 8] = {
+    use SchemaKind::{Boolean, Bytes, Double, Float, Int, Long, Null, String};
+    [Null, Boolean, Int, Long, Float, Double, Bytes, String]
+};
+
 /// Whether a field is plain, or a list whose items are plain and take up bytes of the message.
 fn is_flat(schema: &Schema) -> bool {
+    let is_plain = |schema: &Schema| PLAIN.contains(&schema.into());
     if let Schema::Array(list) = schema {
-        return is_plain(&list.items) && !matches!(*list.items, Schema::Null);
+        is_plain(&list.items) && *list.items != Schema::Null
+    } else if let Schema::Union(union) = schema {
+        union.variants().iter().all(is_plain)
+    } else {
+        is_plain(schema) || matches!(schema, Schema::Enum(_))
     }
-    if let Schema::Union(union) = schema {
-        return union.variants().iter().all(is_plain);
-    }
-    is_plain(schema) || matches!(schema, Schema::Enum(_))
-}
-
-fn is_plain(schema: &Schema) -> bool {
-    matches!(
-        schema,
-        Schema::Null
-            | Schema::Boolean
-            | Schema::Int
-            | Schema::Long
-            | Schema::Float
-            | Schema::Double
-            | Schema::Bytes
-            | Schema::String
-    )
 }
 
 impl Writer {
@@ -176,13 +166,13 @@ impl Writer {
             let name = quote(record.name.as_ref());
             return Err(format!("it is that of {name}, not of {NAMESPACE}.{}", topic.sal_name()));
         }
-        let ours: Vec<Column> = PRIVATE.iter().copied().chain(topic.own()).collect();
+        let ours = topic.columns();
         for (name, kind) in &ours {
             let Some(field) = record.fields.iter().find(|field| field.name == *name) else {
                 return Err(format!("no field {name}"));
             };
             if !fits(*kind, &field.schema) {
-                return Err(format!("field {name} is not of type {kind}"));
+                return Err(format!("field {name} is not of type {}", kind));
             }
         }
         let unknown = |name: &str| !ours.iter().any(|(known, _)| *known == name);
@@ -194,19 +184,8 @@ impl Writer {
         let rev_code = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         let writer = Self { id, schema, rev_code };
         // A default may still be none of its type.
-        writer
-            .message(&SAMPLE, &topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect())?;
-        Ok(writer)
-    }
-
-    /// Its id in the registry.
-    pub(super) fn id(&self) -> u32 {
-        self.id
-    }
-
-    /// What its id must mean.
-    pub(super) fn schema(&self) -> &Schema {
-        &self.schema
+        let own = topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect();
+        writer.message(&SAMPLE, &own).map(|_| writer)
     }
 
     /// A whole message: frame and datum; fields of the schema that we do not know get their defaults.
@@ -214,20 +193,21 @@ impl Writer {
     /// # Errors
     /// One line: such a field has no default.
     pub fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
-        let mut fields: Vec<(String, Avro)> = vec![
-            ("salIndex".to_owned(), Avro::Int(header.index.number())),
-            ("private_sndStamp".to_owned(), Avro::Double(header.sent.0)),
-            ("private_rcvStamp".to_owned(), Avro::Double(0.0)),
-            ("private_efdStamp".to_owned(), Avro::Double(header.sent.0 - clock::tai_minus_utc())),
-            ("private_kafkaStamp".to_owned(), Avro::Double(header.sent.0)),
-            ("private_seqNum".to_owned(), Avro::Int(header.seq_num)),
-            ("private_revCode".to_owned(), Avro::String(self.rev_code.clone())),
-            ("private_identity".to_owned(), Avro::String(header.identity.to_owned())),
-            ("private_origin".to_owned(), Avro::Int(header.origin)),
+        let efd = header.sent.0 - clock::tai_minus_utc();
+        let private: [(&str, Value); PRIVATE.len()] = [
+            ("salIndex", Value::Int(header.index.number())),
+            ("private_sndStamp", Value::Double(header.sent.0)),
+            ("private_rcvStamp", Value::Double(0.0)),
+            ("private_efdStamp", Value::Double(efd)),
+            ("private_kafkaStamp", Value::Double(header.sent.0)),
+            ("private_seqNum", Value::Int(header.seq_num)),
+            ("private_revCode", Value::String(self.rev_code.clone())),
+            ("private_identity", header.identity.into()),
+            ("private_origin", Value::Int(header.origin)),
         ];
-        fields.extend(own.iter().map(|(name, value)| ((*name).to_owned(), to_avro(value))));
+        let fields = private.iter().chain(own).map(|(name, value)| ((*name).to_owned(), to_avro(value)));
         let failed = |error: apache_avro::Error| format!("cannot be encoded: {}", quote(&error));
-        let record = Avro::Record(fields).resolve(&self.schema).map_err(failed)?;
+        let record = Avro::Record(fields.collect()).resolve(&self.schema).map_err(failed)?;
         let mut bytes = vec![MAGIC];
         bytes.extend(self.id.to_be_bytes());
         let writer = GenericDatumWriter::builder(&self.schema).build().map_err(failed)?;
@@ -270,7 +250,7 @@ fn to_avro(value: &Value) -> Avro {
     }
 }
 
-/// What the private fields of a message say.
+/// The values of the private fields of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'a> {
     /// `salIndex`.
@@ -324,7 +304,7 @@ impl Record {
             return Err("it is cut off".to_owned());
         }
         if !datum.rest.is_empty() {
-            return Err("it has more bytes than its schema says".to_owned());
+            return Err("it has more bytes than its schema describes".to_owned());
         }
         let Avro::Record(fields) = value else { return Err("not a record".to_owned()) };
         Ok(Self(fields))
@@ -336,39 +316,47 @@ impl Record {
         Some(value).filter(|value| **value != Avro::Null)
     }
 
-    /// A number; 0 if the field is not there.
-    pub(super) fn int(&self, name: &str) -> Result<i32, String> {
+    /// A field of this type; its default if it is not there.
+    fn get<T: Default>(
+        &self,
+        name: &str,
+        kind: FieldType,
+        value: impl Fn(Option<&Avro>) -> Option<T>,
+    ) -> Result<T, String> {
         match self.find(name) {
-            None => Ok(0),
-            Some(Avro::Int(number)) => Ok(*number),
-            Some(Avro::Long(number)) => {
-                i32::try_from(*number).map_err(|_| format!("field {name} has more than 32 bits"))
-            }
+            None => Ok(T::default()),
+            found => value(found).ok_or_else(|| format!("field {name} is not of type {}", kind)),
+        }
+    }
+
+    /// A number.
+    pub(super) fn int(&self, name: &str) -> Result<i32, String> {
+        self.get(name, FieldType::Int, |value| match value {
+            Some(Avro::Int(number)) => Some(*number),
+            Some(Avro::Long(number)) => i32::try_from(*number).ok(),
             // As we write it, too, where a newer schema wants that.
             Some(Avro::Double(number)) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
-                Ok(*number as i32)
+                Some(*number as i32)
             }
-            Some(_) => Err(format!("field {name} is not of type int")),
-        }
+            Some(_) | None => None,
+        })
     }
 
-    /// A number; 0 if the field is not there.
+    /// A number.
     pub(super) fn double(&self, name: &str) -> Result<f64, String> {
-        match self.find(name) {
-            None => Ok(0.0),
-            Some(Avro::Double(number)) => Ok(*number),
-            Some(Avro::Float(number)) => Ok(f64::from(*number)),
-            Some(_) => Err(format!("field {name} is not of type double")),
-        }
+        self.get(name, FieldType::Double, |value| match value {
+            Some(Avro::Double(number)) => Some(*number),
+            Some(Avro::Float(number)) => Some(f64::from(*number)),
+            Some(_) | None => None,
+        })
     }
 
-    /// A text; empty if the field is not there.
+    /// A text.
     pub(super) fn text(&self, name: &str) -> Result<String, String> {
-        match self.find(name) {
-            None => Ok(String::new()),
-            Some(Avro::String(text)) => Ok(text.clone()),
-            Some(_) => Err(format!("field {name} is not of type string")),
-        }
+        let text = |value: Option<&Avro>| {
+            if let Some(Avro::String(text)) = value { Some(text.clone()) } else { None }
+        };
+        self.get(name, FieldType::String, text)
     }
 
     /// The command in it.

@@ -1,0 +1,200 @@
+//! The thread that joins and then writes; and what becomes of what it wrote.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, ThreadedProducer};
+
+use super::client::{Context, reason};
+use super::outbox::{Fate, HEARTBEAT, Outgoing, Refusal};
+use super::topics::{self, Ranges};
+use super::trouble::Kind;
+use super::watch::{self, Readers};
+use super::wire::{Header, Topic};
+use super::{FLUSH, Shared, Stage};
+use crate::clock::{self, LARGE_STEP_S, Moment};
+use crate::csc::time::Tai;
+use crate::transport::KafkaInput;
+
+/// Longest and shortest sleep, and the longest when the daemon ends.
+const SLEEP: Duration = Duration::from_secs(60);
+const SHORT_SLEEP: Duration = Duration::from_millis(5);
+const LAST_SLEEP: Duration = Duration::from_millis(10);
+
+/// Runs until the daemon ends and all is written.
+pub(super) fn run(
+    shared: Arc<Shared>,
+    producer: ThreadedProducer<Context>,
+    woken: Receiver<()>,
+    readers: Readers,
+) {
+    let Some((ranges, stamps)) = shared.persist(|| join(&shared, &readers)) else { return };
+    shared.troubles.over(&[Kind::Broker, Kind::Authentication], "");
+    let (brokers, subname) = (&shared.options.brokers, &shared.options.topic_subname);
+    log::info!("Kafka: at {brokers} as {} of lsst.{subname}", shared.identity());
+    compare_clock(&stamps);
+    shared.enter(Stage::Listening);
+    watch::start(&shared, readers, ranges);
+    Writer { shared, producer, woken, stamps }.write();
+}
+
+/// The last stamps of our topics, of the previous run.
+type Stamps = BTreeMap<Topic, f64>;
+
+/// Finds or makes topics and schemas, and begins to read the heartbeats from now on.
+fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), String> {
+    // The commands' consumer asks, so that it is connected and knows its topics when their time comes.
+    let ranges = topics::ready(shared, &readers.commands)?;
+    shared.choose_schemas()?;
+    let stamps = topics::last_stamps(shared, &readers.commands, &ranges)?;
+    topics::assign(shared, &readers.watched, &topics::ends(&ranges, topics::is_watched))?;
+    Ok((ranges, stamps))
+}
+
+/// Warns when the clock is behind the stamps of the previous run, after which ours go on.
+fn compare_clock(stamps: &Stamps) {
+    let newest = stamps.values().copied().fold(f64::NEG_INFINITY, f64::max);
+    let behind = newest - clock::now().0;
+    if behind >= LARGE_STEP_S {
+        log::warn!(
+            "the clock is {behind:.1} s behind the stamps of the last run: stamps stay ahead of it until it has \
+             caught up"
+        );
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    producer: ThreadedProducer<Context>,
+    /// There may be something to write.
+    woken: Receiver<()>,
+    stamps: Stamps,
+}
+
+impl Writer {
+    fn write(&mut self) {
+        let mut end: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            let next = self.shared.outbox.queue().take(now);
+            if let Some(outgoing) = next {
+                self.hand_over(&outgoing);
+                continue;
+            }
+            let mut sleep = SLEEP;
+            if self.shared.is_closing() {
+                if self.shared.outbox.queue().is_done() || now >= *end.get_or_insert(now + FLUSH) {
+                    return;
+                }
+                sleep = LAST_SLEEP;
+            }
+            let next = self.shared.outbox.queue().next_try(now).unwrap_or(now + sleep);
+            let _ = self.woken.recv_deadline(next.clamp(now + SHORT_SLEEP, now + sleep));
+        }
+    }
+
+    fn hand_over(&mut self, Outgoing { id, seq_num, message }: &Outgoing) {
+        let topic = message.topic;
+        let Some(writer) = self.shared.schemas.writer(topic) else {
+            // It was just taken away: the outbox keeps the rest by itself.
+            self.shared.outbox.change(|queue| queue.refused(*id, Refusal::Later, Instant::now()));
+            return;
+        };
+        let sent = self.stamp(topic);
+        let header = Header {
+            index: self.shared.index,
+            sent: Tai(sent),
+            seq_num: *seq_num,
+            identity: &self.shared.identity(),
+            origin: self.shared.origin,
+        };
+        let bytes = match writer.message(&header, &message.own) {
+            Ok(bytes) => bytes,
+            // The schema was tried with every field, so this concerns only this message.
+            Err(reason) => {
+                log::error!("Kafka: {} {seq_num} {reason}", topic.sal_name());
+                self.shared.outbox.change(|queue| queue.delivered(*id));
+                return;
+            }
+        };
+        if topic == HEARTBEAT {
+            self.shared.own.add(sent, *seq_num, Moment::now());
+        }
+        let (name, key) = (self.shared.name(topic), topic.key(self.shared.index));
+        let record = BaseRecord::with_opaque_to(&name, *id).key(&key).payload(&bytes);
+        if let Err((error, _)) = self.producer.send(record) {
+            self.shared.refused(*id, &error);
+        }
+    }
+
+    /// TAI now, and always later than the last of this topic: readers drop what is older.
+    fn stamp(&mut self, topic: Topic) -> f64 {
+        let now = clock::now().0;
+        let stamp = match self.stamps.get(&topic) {
+            // By another step each time, so that two instances whose clock was set back do not stamp alike.
+            Some(last) if *last >= now => last + f64::from(fastrand::u16(1..=1000)) * 1e-6,
+            Some(_) | None => now,
+        };
+        self.stamps.insert(topic, stamp);
+        stamp
+    }
+}
+
+/// What the producer reports.
+impl Shared {
+    /// The broker has taken this message, and put it here.
+    pub(super) fn delivered(&self, id: usize, partition: i32, offset: i64) {
+        let Some(message) = self.outbox.change(|queue| queue.delivered(id)) else { return };
+        self.reaches((message.topic, partition), offset.saturating_add(1));
+        self.troubles.over(&[Kind::Topic], &self.name(message.topic));
+        self.troubles.over(&[Kind::Broker, Kind::Authentication], "");
+        let Some(receipt) = message.receipt else { return };
+        let input = KafkaInput::Delivered(receipt);
+        // The main loop waits for us when it ends; what does not reach it then, the next run publishes again.
+        let is_reported = if self.is_closing() {
+            self.inputs.try_send(input).is_ok()
+        } else {
+            self.inputs.send(input).is_ok()
+        };
+        if !is_reported {
+            log::debug!("Kafka: a delivery was not noted");
+        }
+    }
+
+    /// This message was not delivered.
+    pub(super) fn refused(&self, id: usize, error: &KafkaError) {
+        let refused = self.outbox.change(|queue| queue.refused(id, refusal(error), Instant::now()));
+        let Some((topic, fate)) = refused else { return };
+        let (name, why) = (self.name(topic), reason(error));
+        match fate {
+            Fate::Kept if self.is_closing() => {}
+            Fate::Kept => {
+                self.troubles.report(Kind::Topic, &name, &format!("topic {name} cannot be written: {why}"));
+            }
+            Fate::Minimal => {
+                log::error!(
+                    "Kafka: a message for {name} was refused ({why}); its minimal form is sent instead"
+                );
+            }
+            Fate::Dropped => log::error!("Kafka: a message for {name} was refused ({why}); it is lost"),
+        }
+    }
+}
+
+/// Whether a message may be taken later.
+fn refusal(error: &KafkaError) -> Refusal {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::InvalidMessageSize
+            | RDKafkaErrorCode::MessageBatchTooLarge
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidTimestamp,
+        ) => Refusal::Never,
+        Some(_) | None => Refusal::Later,
+    }
+}
