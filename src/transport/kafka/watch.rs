@@ -30,6 +30,8 @@ use crate::transport::{KafkaInput, LISTENING};
 const FAREWELL: Duration = Duration::from_millis(1500);
 /// Longest wait until our first heartbeat is read back; it cannot be where its topic is out of reach.
 const CLAIMING: Duration = Duration::from_secs(10);
+/// How long the first heartbeat of another instance may take to us, and ours to it, when both begin together.
+const TOGETHER: Duration = Duration::from_millis(200);
 /// Heartbeats of ours that are remembered: more than the outbox can hold, all of which may leave before one is read.
 const REMEMBERED: usize = 16_384;
 
@@ -139,8 +141,9 @@ impl Watch {
     }
 
     fn watch(&mut self) -> Result<(), Ended> {
-        // As long as only our first heartbeat is there, the first one of another instance comes from one that began
-        // together with us and has not read ours: it ends when it does.
+        // As long as only our first heartbeat is there, or is new, the first one of another instance comes from one that
+        // began together with us and has not read ours: it ends when it does. If not, its second one is noticed.
+        let until = Instant::now() + TOGETHER;
         let mut is_first = true;
         loop {
             let input = match self.hear(POLL)? {
@@ -148,7 +151,7 @@ impl Watch {
                     is_first = false;
                     KafkaInput::Vouched(sent)
                 }
-                Some(Heard::Other(who, 1)) if is_first => {
+                Some(Heard::Other(who, 1)) if is_first || Instant::now() < until => {
                     log::warn!(
                         "another instance began together with us, and ends since we were first: {who}"
                     );

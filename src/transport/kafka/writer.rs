@@ -47,8 +47,10 @@ type Stamps = BTreeMap<Topic, f64>;
 /// Finds or makes topics and schemas, and begins to read the heartbeats from now on.
 fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), String> {
     // The commands' consumer asks, so that it is connected and knows its topics when their time comes.
-    let ranges = topics::ready(shared, &readers.commands)?;
+    topics::ready(shared, &readers.commands)?;
     shared.choose_schemas()?;
+    // Only now: a registry may be slow, and what is sent meanwhile is not for us.
+    let ranges = topics::ready(shared, &readers.commands)?;
     let stamps = topics::last_stamps(shared, &readers.commands, &ranges)?;
     topics::assign(shared, &readers.watched, &topics::ends(&ranges, topics::is_watched))?;
     Ok((ranges, stamps))
