@@ -62,6 +62,19 @@ impl CommandName {
         Self::ALL.into_iter().find(|c| c.as_str() == name)
     }
 
+    /// The transition that the command makes, if it makes one.
+    #[must_use]
+    pub fn transition(self) -> Option<Transition> {
+        match self {
+            Self::Start => Some(Transition::Start),
+            Self::Enable => Some(Transition::Enable),
+            Self::Disable => Some(Transition::Disable),
+            Self::Standby => Some(Transition::Standby),
+            Self::ExitControl => Some(Transition::ExitControl),
+            Self::AbortJob | Self::Execute | Self::SetLogLevel => None,
+        }
+    }
+
     /// The command that makes a transition.
     #[must_use]
     pub fn of_transition(transition: Transition) -> Self {

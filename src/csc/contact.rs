@@ -19,8 +19,6 @@ pub(super) const DISBELIEF_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// What we know of the health of one service.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// When it was last asked anything.
-    pub(super) asked: Duration,
     /// Whether it is known if it answers: a request has reached it, or could not.
     known: bool,
     /// Since when it has been silent.
@@ -67,14 +65,14 @@ impl Health {
 impl Csc {
     /// Learns from an answer to something asked for at that time whether the service is there.
     pub(super) fn note_contact(&mut self, url: Url, asked: Duration, answer: &Answer) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         match answer {
             Answer::Failed(failure) => {
-                self.counters.failed_requests += 1;
+                self.ctx.counters.failed_requests += 1;
                 self.count_failure(&url);
                 let health = self.services.entry(url.clone()).or_default();
                 health.last_problem =
-                    Some(Problem { reason: failure.reason.clone(), at: now, tai: self.now.tai });
+                    Some(Problem { reason: failure.reason.clone(), at: now, tai: self.ctx.now.tai });
                 match (failure.contact, failure.kind) {
                     // It was never asked, say because too much is queued: nothing is learnt of it.
                     (Contact::Answered, FailureKind::NotSent) => {}
@@ -126,15 +124,15 @@ impl Csc {
         let Some(health) = self.services.get_mut(url) else { return };
         let Some(since) = health.silent_since.take() else { return };
         (health.probed, health.faulted) = (false, false);
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let silent_for = now.saturating_sub(since);
         let line = format!("the service answers again after {:.1} s", silent_for.as_secs_f64());
         self.log_of_service(url, LogLevel::Info, line);
         // What had backed off need not wait any longer; spread over one poll interval.
-        let Self { jobs, rng, .. } = self;
+        let Self { jobs, ctx, .. } = self;
         for job in jobs.values_mut().filter(|job| job.url == *url) {
             if let Stage::Running(running) = &mut job.stage {
-                running.poll.hurry(now + job.poll_interval.mul_f64(rng.f64()));
+                running.poll.hurry(now + job.poll_interval.mul_f64(ctx.rng.f64()));
             }
         }
     }
@@ -152,12 +150,12 @@ impl Csc {
             Stage::Running(_) | Stage::Aborting { .. } => true,
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) => false,
         });
-        tracking.then(|| since + self.settings.outage_limit)
+        tracking.then(|| since + self.ctx.settings.outage_limit)
     }
 
     /// Asks services that have been silent for too long once more: only what they are asked then decides.
     pub(super) fn check_outage(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let is_due = |url: &&Url| self.outage_of(url).is_some_and(|due| due <= now);
         let due: Vec<Url> = self.services.keys().filter(is_due).cloned().collect();
         for url in due {
@@ -188,9 +186,9 @@ impl Csc {
         let Some(health) = self.services.get_mut(url) else { return };
         health.faulted = true;
         let last = health.last_reason();
-        let limit = self.settings.outage_limit.as_secs_f64();
+        let limit = self.ctx.settings.outage_limit.as_secs_f64();
         let report = format!("cannot contact the execution service for {limit} s: {last}");
-        self.fault(ErrorCode::Unreachable, report);
+        self.transitions.fault(&mut self.ctx, ErrorCode::Unreachable, report);
     }
 
     /// The process stood still for a time, in which no service could answer.
@@ -205,12 +203,12 @@ impl Csc {
 
     /// Forgets services that an earlier configuration named and that nothing is left at.
     pub(super) fn forget_services(&mut self) {
-        let Self { jobs, watches, removals, lookups, configuration, services, .. } = self;
+        let Self { jobs, watches, removals, lookups, transitions, services, .. } = self;
         let mut used: HashSet<&Url> = jobs.values().map(|job| &job.url).collect();
         used.extend(watches.values().map(|watch| &watch.url));
         used.extend(removals.values().map(Removal::url));
         used.extend(lookups.keys());
-        used.extend(configuration.as_ref().map(|configuration| &configuration.service.url));
+        used.extend(transitions.service().map(|service| &service.url));
         services.retain(|url, _| used.contains(url));
     }
 
@@ -218,7 +216,7 @@ impl Csc {
     /// use either: its service answers others, but not for it.
     pub(super) fn is_disbelieved(&self, url: &Url, believed: Duration, asked: Duration) -> bool {
         let Some(health) = self.services.get(url) else { return false };
-        let (now, recent) = (self.now.mono, self.recent(url));
+        let (now, recent) = (self.ctx.now.mono, self.recent(url));
         let since = believed.max(health.restored);
         // Its own last answer is not one to others.
         let limit = DISBELIEF_LIMIT.max(recent.saturating_mul(2));
@@ -229,13 +227,13 @@ impl Csc {
     fn recent(&self, url: &Url) -> Duration {
         let intervals = self.jobs.values().filter(|job| job.url == *url).map(|job| job.poll_interval);
         let longest = intervals.max().unwrap_or_default();
-        self.settings.outage_limit.max(longest.saturating_mul(2))
+        self.ctx.settings.outage_limit.max(longest.saturating_mul(2))
     }
 
     /// Of the service that is configured or, before that, of one where an earlier life left something.
     pub(super) fn service_report(&self) -> report::Service {
-        let now = self.now.mono;
-        let configured = self.configuration.as_ref().map(|configuration| &configuration.service.url);
+        let now = self.ctx.now.mono;
+        let configured = self.transitions.configuration().map(|configuration| &configuration.service.url);
         let health = match configured {
             Some(url) => self.services.get(url),
             None => self.services.values().next(),

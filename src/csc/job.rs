@@ -13,7 +13,7 @@ use super::event::{ExitCode, Phase};
 use super::id::{JobId, RunId};
 use super::record::End;
 use super::report::{JobOutcome, beginning};
-use super::request::{Contact, JobStatus, Submission, Ticket};
+use super::request::{Contact, Submission, Ticket};
 use super::time::Tai;
 
 /// How soon a job is asked for again that the service does not know.
@@ -47,8 +47,8 @@ pub(super) struct Job {
 /// Where a job is in its life.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Its record is being made durable, until this time at most; nothing was sent yet.
-    Recording { prereqs: Vec<JobId>, until: Duration },
+    /// Its record is being made durable; nothing was sent yet.
+    Recording { prereqs: Vec<JobId> },
     /// It waits for these jobs to end.
     Waiting { prereqs: BTreeSet<JobId>, origin: Origin },
     /// The service is asked to create it.
@@ -122,17 +122,8 @@ pub(super) enum Look {
 pub(super) struct Running {
     pub(super) job_id: JobId,
     pub(super) poll: Poll,
-    /// The world does not know the id yet.
-    pub(super) untold: Option<Untold>,
-}
-
-/// An id that is told only when it is durable: whoever knows it may abort the job, over a restart too.
-#[derive(Debug)]
-pub(super) struct Untold {
-    /// Not later than then.
-    pub(super) until: Duration,
-    /// What is known of the job besides.
-    pub(super) status: Option<JobStatus>,
+    /// Whether its id is published.
+    pub(super) is_announced: bool,
 }
 
 /// Regular questions about one job.
@@ -254,23 +245,13 @@ impl Job {
     /// When this job wants something done.
     pub(super) fn due(&self) -> Option<Duration> {
         let step = match &self.stage {
-            Stage::Recording { .. } => self.recorded_by(),
-            // A removal and the end of a prerequisite come by themselves.
-            Stage::Waiting { .. } | Stage::Aborting { .. } => None,
+            // The journal, a removal and the end of a prerequisite come by themselves.
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => None,
             Stage::Submitting(submitting) => submitting.due(),
-            Stage::Running(Running { untold: Some(_), .. }) => self.recorded_by(),
+            Stage::Running(Running { is_announced: false, .. }) => None,
             Stage::Running(running) => running.poll.due(),
         };
         [step, self.reminder].into_iter().flatten().min()
-    }
-
-    /// When a record that it waits for must be durable.
-    pub(super) fn recorded_by(&self) -> Option<Duration> {
-        match &self.stage {
-            Stage::Recording { until, .. } => Some(*until),
-            Stage::Running(running) => running.untold.as_ref().map(|untold| untold.until),
-            Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Aborting { .. } => None,
-        }
     }
 
     pub(super) fn job_id(&self) -> Option<&JobId> {

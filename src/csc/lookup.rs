@@ -17,7 +17,8 @@ use super::record::Record;
 use super::request::{Action, Answer, Contact, Failure, FailureKind, ListedJob, Ticket};
 use super::time::Tai;
 use super::track::out_of_place;
-use super::{Asked, Csc, Life};
+use super::context::Purpose;
+use super::{Csc, RunState};
 
 /// Time between lists while something is in doubt, and from a submission to the first look for extra jobs of its run.
 const IN_DOUBT: Duration = Duration::from_secs(3);
@@ -106,7 +107,7 @@ impl Suspect {
 impl Csc {
     /// Something came in doubt: ask at once, unless the service is being spared.
     pub(super) fn look_soon(&mut self, url: Url) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         self.lookups.entry(url).or_default().next = now;
     }
 
@@ -119,7 +120,7 @@ impl Csc {
         url: Url,
         keep: Option<JobId>,
     ) {
-        self.journal(Record::Suspected { key, until: Tai(self.now.tai.0 + time.as_secs_f64()) });
+        self.ctx.journal(Record::Suspected { key, until: Tai(self.ctx.now.tai.0 + time.as_secs_f64()) });
         self.suspect_for(time, key, run_id, url, keep);
     }
 
@@ -130,11 +131,11 @@ impl Csc {
     }
 
     fn suspect_for(&mut self, time: Duration, key: EntryKey, run_id: RunId, url: Url, keep: Option<JobId>) {
-        let now = self.now.mono;
-        if self.suspects.len() >= SUSPECTS_MAX.max(self.settings.max_jobs.saturating_mul(2)) {
+        let now = self.ctx.now.mono;
+        if self.suspects.len() >= SUSPECTS_MAX.max(self.ctx.settings.max_jobs.saturating_mul(2)) {
             let first = self.suspects.iter().min_by_key(|(_, s)| s.until).map(|(id, _)| id.clone());
             if let Some(Suspect { key, .. }) = first.and_then(|id| self.suspects.remove(&id)) {
-                self.journal(Record::Cleared { key });
+                self.ctx.journal(Record::Cleared { key });
             }
         }
         self.lookups.entry(url.clone()).or_default();
@@ -176,7 +177,7 @@ impl Csc {
         let suspected = self.suspects.values().filter(|suspect| suspect.url == *url).map(|s| s.next).min();
         let suspected = suspected.map(|due| due.max(lookup.not_routinely_before));
         // Nothing is given up before one that is asked for after its time.
-        let lost = self.submissions_in_doubt(url).filter_map(|submitting| submitting.lost(&self.settings));
+        let lost = self.submissions_in_doubt(url).filter_map(|submitting| submitting.lost(&self.ctx.settings));
         let last = lost.filter(|lost| *lost > lookup.last).min().map(|lost| lost.max(lookup.last + IN_DOUBT));
         [doubt, suspected, last].into_iter().flatten().min()
     }
@@ -213,7 +214,7 @@ impl Csc {
     }
 
     pub(super) fn advance_lookups(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         self.forget_suspects();
         let urls: Vec<Url> = self.lookups.keys().cloned().collect();
         for url in urls {
@@ -227,7 +228,7 @@ impl Csc {
 
     /// Forgets runs for which no list came for long enough.
     fn forget_suspects(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let mut forgotten = Vec::new();
         self.suspects.retain(|run_id, suspect| {
             let is_waited_for = now < suspect.until + SUSPECT_FOR;
@@ -237,16 +238,16 @@ impl Csc {
             is_waited_for
         });
         for (key, run_id) in forgotten {
-            self.journal(Record::Cleared { key });
+            self.ctx.journal(Record::Cleared { key });
             let line =
                 format!("extra jobs of run {run_id} are not looked for any more: the service gave no list");
-            self.log(LogLevel::Error, line);
+            self.ctx.log(LogLevel::Error, line);
         }
     }
 
     /// Forgets a service that is asked nothing and needs no rest.
     fn forget_lookup(&mut self, url: &Url) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let is_over =
             |lookup: &Lookup| lookup.asked.is_none() && lookup.not_routinely_before + SUSPECTED <= now;
         if self.lookups.get(url).is_some_and(is_over) {
@@ -264,10 +265,10 @@ impl Csc {
             .collect();
         let (run_ids, job_ids) = (Arc::new(run_ids), Arc::new(self.missing(&url).cloned().collect()));
         let is_search = self.is_searched(&url);
-        let active_of = is_search.then_some(self.settings.index);
+        let active_of = is_search.then_some(self.ctx.settings.index);
         let action = Action::List { run_ids: run_ids.clone(), job_ids: Arc::clone(&job_ids), active_of };
-        let ticket = self.ask(Asked::List(url.clone()), url.clone(), action);
-        let asked = self.now.mono;
+        let ticket = self.ctx.ask(Purpose::List, url.clone(), action);
+        let asked = self.ctx.now.mono;
         if let Some(lookup) = self.lookups.get_mut(&url) {
             lookup.last = asked;
             lookup.asked =
@@ -277,7 +278,7 @@ impl Csc {
 
     /// The service's list, or why there is none.
     pub(super) fn listed(&mut self, url: &Url, answer: Answer) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(lookup) = self.lookups.get_mut(url) else { return };
         let Some(list) = lookup.asked.take() else { return };
         match answer {
@@ -289,7 +290,7 @@ impl Csc {
                 lookup.next = now + IN_DOUBT;
                 if list.is_search && self.is_searched(url) {
                     self.search = Search::Done;
-                    self.journal(Record::Searched);
+                    self.ctx.journal(Record::Searched);
                     self.take_unknown(url, &jobs);
                 }
                 self.resolve_submissions(url, &list, &jobs);
@@ -309,7 +310,7 @@ impl Csc {
 
     fn look_failed(&mut self, url: &Url, list: &Listing, failure: &Failure) {
         let Some(failures) = self.lookups.get(url).map(|lookup| lookup.failures + 1) else { return };
-        let again = self.now.mono + self.backoff(IN_DOUBT, failures);
+        let again = self.ctx.now.mono + self.ctx.backoff(IN_DOUBT, failures);
         if let Some(lookup) = self.lookups.get_mut(url) {
             lookup.failures = failures;
             (lookup.not_before, lookup.not_routinely_before) = (again, again);
@@ -324,7 +325,7 @@ impl Csc {
         // Perhaps they are answered one by one.
         self.ask_missing_again(url, list.ticket, again);
         let was_asked = (failure.kind, failure.contact) != (FailureKind::NotSent, Contact::Answered);
-        if self.life == Life::Serving && was_asked {
+        if self.run_state == RunState::Serving && was_asked {
             self.give_up_lost(url, list);
         }
     }
@@ -340,7 +341,7 @@ impl Csc {
         for (key, run_id) in candidates {
             match found.iter().find(|job| job.run_id == run_id) {
                 Some(first) => {
-                    self.log(LogLevel::Info, format!("found job {} of run {run_id}", first.job_id));
+                    self.ctx.log(LogLevel::Info, format!("found job {} of run {run_id}", first.job_id));
                     self.created(key, first.job_id.clone(), None);
                 }
                 None => self.not_found(key, list),
@@ -350,7 +351,7 @@ impl Csc {
 
     /// Removes what is extra, and forgets what was looked for long enough.
     fn resolve_suspects(&mut self, url: &Url, list: &Listing, found: &[ListedJob]) {
-        let settle_time = self.settings.settle_time;
+        let settle_time = self.ctx.settings.settle_time;
         let (mut extra, mut cleared) = (Vec::new(), Vec::new());
         self.suspects.retain(|run_id, suspect| {
             if suspect.url != *url || !list.run_ids.contains(run_id) {
@@ -371,7 +372,7 @@ impl Csc {
             is_kept
         });
         for key in cleared {
-            self.journal(Record::Cleared { key });
+            self.ctx.journal(Record::Cleared { key });
         }
         for job_id in extra {
             self.remove_stray(url.clone(), job_id);

@@ -13,9 +13,10 @@
 //!   `contact`: whether a service lives; `notice`: what the log says of it; `probe`: how that is known of one that is idle; `pause`: times in which the
 //!   process stood still; `seen`: commands that came twice.
 
+mod announcements;
 pub mod command;
 mod contact;
-mod durable;
+mod context;
 pub mod event;
 pub mod id;
 mod job;
@@ -42,32 +43,29 @@ use std::time::Duration;
 
 use crate::url::Url;
 
-use command::{Command, CommandName, Order, Sender};
+use announcements::{Announcements, final_ack};
+use command::{Command, CommandName, Order, Sender, Via};
+use context::{Context, Purpose, Question};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, JobId, RunId, SalIndex};
-use job::{Ended, Job, Watch};
+use job::{Ended, Job, Stage, Watch};
 use push::Drives;
-use record::{Awaited, Receipt, Record, Recovered};
-use request::{Action, Configuration, Outcome, Request, Ticket};
+use record::{Awaited, Entry, Receipt, Record, Recovered, Work};
+use request::{Action, Configuration, Outcome, Request, Service};
 use state::SummaryState;
 use time::{Time, Uptime};
+use transition::Transitions;
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is told again at half of that.
 const REMINDER: Duration = Duration::from_secs(300);
-/// Longest wait between tries of one request.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// How long another instance is taken to live after it was heard: three of its heartbeats.
-const OTHER_LIVES: Duration = Duration::from_secs(3);
 /// What commands are told that come too late.
 const STOPPING: &str = "the daemon is stopping";
 /// Finished jobs that are remembered for `ocps jobs --all`.
 const HISTORY_MAX: usize = 1000;
-/// Transition commands that may wait behind a `start`.
-const WAITING_TRANSITIONS_MAX: usize = 100;
 
 /// What the core needs to know for its whole life.
 #[derive(Clone, Debug)]
@@ -191,12 +189,12 @@ pub enum Watching {
     Off,
 }
 
-/// Whether the daemon goes on.
-#[derive(Debug, PartialEq, Eq)]
-enum Life {
+/// Where the daemon is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RunState {
     /// It waits for [`Input::Joined`].
     Joining,
-    /// It does.
+    /// Commands are carried out.
     Serving,
     /// It waits for what is in flight, until this time at most.
     Stopping { until: Duration },
@@ -204,75 +202,32 @@ enum Life {
     Over,
 }
 
-/// A request that was not answered.
-#[derive(Debug)]
-struct Question {
-    asked: Asked,
-    /// The service that it is for.
-    url: Url,
-    /// When it was asked.
-    at: Duration,
-}
-
-/// What an outstanding request is for.
-#[derive(Clone, Debug, PartialEq)]
-enum Asked {
-    Submit(EntryKey),
-    Poll(EntryKey),
-    Watch(JobId),
-    Remove(JobId),
-    Confirm(JobId),
-    List(Url),
-    Push,
-    /// Only whether it answers.
-    Probe,
-    /// With the configuration whose `start` waits for it.
-    Ping(Box<Configuration>),
-}
-
 /// The state machine.
+///
+/// [`Csc::handle`] takes each input and dispatches it to the parts, which know nothing of each other.
+/// [`Input::Recovered`], if there is one, comes first; with [`Settings::joins`], [`Input::Joined`] comes before any command.
 #[derive(Debug)]
 pub struct Csc {
-    settings: Settings,
-    rng: fastrand::Rng,
-    /// Time of the current turn.
-    now: Time,
-    /// Effects of the current turn.
-    out: Vec<Effect>,
-    life: Life,
-    state: SummaryState,
-    /// What an earlier life left, until it may be touched.
+    ctx: Context,
+    run_state: RunState,
+    /// What a previous run left, until it may be touched.
     recovered: Option<Recovered>,
     recovery: report::Recovery,
-    error: (ErrorCode, String),
-    /// When another instance with our index was heard last, and who it is.
-    other: Option<(Duration, String)>,
-    /// The last content of each event that is published only when it changes.
-    published: Vec<Event>,
     next_heartbeat: Duration,
     log_level: i32,
-    configuration: Option<Configuration>,
-    /// The override of the last `start`.
-    override_name: String,
-    /// The `start` whose configuration is being read: its sender and its override.
-    starting: Option<(Sender, String)>,
-    /// Transition commands that wait behind it.
-    waiting_transitions: VecDeque<Command>,
+    transitions: Transitions,
+    announcements: Announcements,
     seen: seen::Seen,
     jobs: BTreeMap<EntryKey, Job>,
     job_ids: HashMap<JobId, EntryKey>,
     history: VecDeque<Ended>,
     last_key: u64,
-    asked: HashMap<Ticket, Question>,
-    last_ticket: u64,
     watches: BTreeMap<JobId, Watch>,
     /// Aborts that are not journaled yet.
     aborts: BTreeMap<EntryKey, remove::Abort>,
     removals: BTreeMap<JobId, remove::Removal>,
     /// Jobs that ended since they were aborted, the last of them.
     aborted: VecDeque<JobId>,
-    /// Commands that have ended, which the world does not know yet, in that order.
-    ends: VecDeque<durable::UntoldEnd>,
     lookups: BTreeMap<Url, lookup::Lookup>,
     suspects: BTreeMap<RunId, lookup::Suspect>,
     search: lookup::Search,
@@ -281,7 +236,6 @@ pub struct Csc {
     pushes: push::Pushes,
     /// By base URL.
     services: BTreeMap<Url, contact::Health>,
-    counters: report::Counters,
 }
 
 impl Csc {
@@ -290,64 +244,49 @@ impl Csc {
     pub fn new(settings: Settings, seed: u64, now: Time, effects: &mut Vec<Effect>) -> Self {
         let mut csc = Self {
             log_level: settings.log_level,
-            settings,
-            rng: fastrand::Rng::with_seed(seed),
-            now,
-            out: mem::take(effects),
-            life: Life::Joining,
-            state: SummaryState::Standby,
+            ctx: Context::new(settings, seed, now),
+            run_state: RunState::Joining,
             recovered: None,
             recovery: report::Recovery::default(),
-            error: (ErrorCode::None, String::new()),
-            other: None,
-            published: Vec::new(),
             next_heartbeat: now.mono + HEARTBEAT,
-            configuration: None,
-            override_name: String::new(),
-            starting: None,
-            waiting_transitions: VecDeque::new(),
+            transitions: Transitions::new(),
+            announcements: Announcements::default(),
             seen: seen::Seen::default(),
             jobs: BTreeMap::new(),
             job_ids: HashMap::new(),
             history: VecDeque::new(),
             last_key: 0,
-            asked: HashMap::new(),
-            last_ticket: 0,
             watches: BTreeMap::new(),
             aborts: BTreeMap::new(),
             removals: BTreeMap::new(),
             aborted: VecDeque::new(),
-            ends: VecDeque::new(),
             lookups: BTreeMap::new(),
             suspects: BTreeMap::new(),
             search: lookup::Search::Done,
             recovered_prereqs: HashMap::new(),
             pushes: push::Pushes::new(),
             services: BTreeMap::new(),
-            counters: report::Counters::default(),
         };
-        csc.publish(Event::LogLevel { level: csc.log_level });
-        if !csc.settings.joins {
+        csc.ctx.begin(now, effects);
+        csc.ctx.publish(Event::LogLevel { level: csc.log_level });
+        if !csc.ctx.settings.joins {
             csc.join();
         }
-        *effects = mem::take(&mut csc.out);
+        csc.ctx.end(effects);
         csc
     }
 
     /// Begins, with the events of start-up after logLevel, in the order that salobj has.
     fn join(&mut self) {
-        if self.life != Life::Joining {
+        if self.run_state != RunState::Joining {
             return;
         }
-        self.life = Life::Serving;
-        self.next_heartbeat = self.now.mono + HEARTBEAT;
-        self.publish(Event::Heartbeat);
-        self.publish(Event::SimulationMode { mode: i32::from(self.settings.simulated) });
-        self.publish(Event::SoftwareVersions);
-        self.publish(Event::SummaryState(self.state));
-        self.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
-        self.out.push(Effect::WatchConfigurations(Watching::On));
-        self.journal_state();
+        self.run_state = RunState::Serving;
+        self.next_heartbeat = self.ctx.now.mono + HEARTBEAT;
+        self.ctx.publish(Event::Heartbeat);
+        self.ctx.publish(Event::SimulationMode { mode: i32::from(self.ctx.settings.simulated) });
+        self.ctx.publish(Event::SoftwareVersions);
+        self.transitions.begin(&mut self.ctx);
         if let Some(recovered) = self.recovered.take() {
             self.recover(recovered);
         }
@@ -355,36 +294,36 @@ impl Csc {
 
     /// Takes one input; appends what is to be done to `effects`.
     pub fn handle(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
-        if self.life == Life::Over {
+        if self.run_state == RunState::Over {
             return;
         }
-        self.out = mem::take(effects);
+        self.ctx.begin(self.ctx.now, effects);
         self.note_pause(now);
-        self.now = now;
+        self.ctx.now = now;
         match input {
-            Input::Command(command) => self.take(command),
-            Input::Outcome(outcome) => self.hear(outcome),
-            Input::Tick => self.tick(),
-            Input::Configuration(result) => self.configured(result),
-            Input::ConfigurationsAvailable(available) => self.available(available),
-            Input::Recovered(recovered) => self.take_over(recovered),
-            Input::Journaled(awaited) => self.journaled(awaited),
-            Input::JournalFailed(reason) => self.journal_failed(&reason),
-            Input::JournalBack => self.log(LogLevel::Info, "the journal can be written again".to_owned()),
+            Input::Command(command) => self.on_command(command),
+            Input::Outcome(outcome) => self.on_outcome(outcome),
+            Input::Tick => self.on_tick(),
+            Input::Configuration(result) => self.on_configuration(result),
+            Input::ConfigurationsAvailable(available) => self.transitions.on_available(&mut self.ctx, available),
+            Input::Recovered(recovered) => self.on_recovered(recovered),
+            Input::Journaled(awaited) => self.on_durable(awaited),
+            Input::JournalFailed(reason) => self.on_journal_failed(&reason),
+            Input::JournalBack => self.ctx.log(LogLevel::Info, "the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
             Input::Joined => self.join(),
-            Input::Intruder(who) => self.meet(&who),
+            Input::Intruder(who) => self.on_duplicate_instance(&who),
             Input::Terminate => self.stop(),
         }
         self.finish_stop();
-        *effects = mem::take(&mut self.out);
+        self.ctx.end(effects);
     }
 
     /// The monotonic time at which the core wants the next [`Input::Tick`].
     #[must_use]
     pub fn next_deadline(&self) -> Duration {
         let mut deadline = self.next_heartbeat;
-        if let Life::Stopping { until } = self.life {
+        if let RunState::Stopping { until } = self.run_state {
             // Nothing else is due: no request is started any more.
             return deadline.min(until);
         }
@@ -392,8 +331,7 @@ impl Csc {
             .jobs
             .values()
             .filter_map(Job::due)
-            .chain(self.aborts.values().map(|abort| abort.until))
-            .chain(self.ends.front().map(|end| end.until))
+            .chain(self.announcements.due())
             .chain(self.watches.values().filter_map(Watch::due))
             .chain(self.removals.values().filter_map(remove::Removal::due))
             .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
@@ -410,99 +348,151 @@ impl Csc {
     /// The current summary state.
     #[must_use]
     pub fn state(&self) -> SummaryState {
-        self.state
+        self.transitions.state()
     }
 
-    fn take(&mut self, command: Command) {
-        if self.seen.is_repeated(&command.sender, self.now.mono) {
-            self.log(LogLevel::Warning, format!("ignored a command that came twice: {}", describe(&command)));
-            return;
+    fn on_command(&mut self, command: Command) {
+        if self.seen.is_repeated(&command.sender, self.ctx.now.mono) {
+            let line = format!("ignored a command that came twice: {}", describe(&command));
+            return self.ctx.log(LogLevel::Warning, line);
         }
-        self.journal_seen(&command.sender);
-        self.counters.commands += 1;
-        if self.life != Life::Serving {
-            if self.life == Life::Joining {
-                return self.fail(&command.sender, command.order.name(), "the daemon is starting".to_owned());
-            }
-            return self.fail(&command.sender, command.order.name(), STOPPING.to_owned());
+        match command.sender.via {
+            // It is not carried out again in the next run either.
+            Via::Kafka => self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai }),
+            Via::Socket(_) | Via::CommandLine => {}
         }
+        self.ctx.counters.commands += 1;
         let name = command.order.name();
-        match command.order {
-            Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl => {
-                self.take_transition(command);
+        let refusal = match self.run_state {
+            RunState::Serving => None,
+            RunState::Joining => Some("the daemon is starting".to_owned()),
+            RunState::Stopping { .. } | RunState::Over => Some(STOPPING.to_owned()),
+        };
+        // A transition that waits for a `start` may be allowed then.
+        let refusal = refusal.or_else(|| {
+            name.filter(|name| name.transition().is_none()).and_then(|name| self.transitions.not_allowed(name))
+        });
+        if let Some(reason) = refusal {
+            return self.ctx.fail(&command.sender, name, reason);
+        }
+        let sender = command.sender.clone();
+        match (command.order, Drives::of(self.ctx.settings.index)) {
+            (order @ (Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl), _) => {
+                self.transitions.on_command(&mut self.ctx, Command { sender, order });
+                self.stop_if_offline();
             }
-            Order::SetLogLevel { level } => {
+            (Order::SetLogLevel { level }, _) => {
                 self.set_log_level(level);
-                self.ack(&command.sender, name, Ack::Complete);
+                self.ctx.ack(&sender, name, Ack::Complete);
             }
-            Order::Execute(execute) => match self.not_enabled(CommandName::Execute) {
-                None => match Drives::of(self.settings.index) {
-                    Drives::Jobs => self.execute(command.sender, &execute),
-                    Drives::Lists => self.push(command.sender, execute),
-                },
-                Some(reason) => self.fail(&command.sender, name, reason),
-            },
-            Order::AbortJob(job_id) => match self.not_enabled(CommandName::AbortJob) {
-                None => match Drives::of(self.settings.index) {
-                    Drives::Jobs => self.abort(command.sender, job_id),
-                    Drives::Lists => self.refuse_abort(&command.sender),
-                },
-                Some(reason) => self.fail(&command.sender, name, reason),
-            },
-            Order::Invalid { name, reason } => {
-                let reason = name.and_then(|name| self.not_allowed(name)).unwrap_or(reason);
-                self.fail(&command.sender, name, reason);
+            (Order::Execute(execute), Drives::Jobs) => self.execute(sender, &execute),
+            (Order::Execute(execute), Drives::Lists) => self.push(sender, execute),
+            (Order::AbortJob(job_id), Drives::Jobs) => self.abort(sender, job_id),
+            // A push is over before anybody could abort it.
+            (Order::AbortJob(_), Drives::Lists) => {
+                self.ctx.fail(&sender, name, "Rapid Analysis (index 101) has no jobs to abort".to_owned());
+            }
+            (Order::Invalid { name, reason }, _) => {
+                let reason = name.and_then(|name| self.transitions.not_allowed(name)).unwrap_or(reason);
+                self.ctx.fail(&sender, name, reason);
             }
         }
     }
 
-    fn hear(&mut self, outcome: Outcome) {
+    /// The configuration that a `start` waits for was read, or not. Rapid Analysis starts only where Redis answers, too.
+    fn on_configuration(&mut self, result: Result<Configuration, String>) {
+        match (result, Drives::of(self.ctx.settings.index)) {
+            (Ok(configuration), Drives::Lists) if self.transitions.is_starting() => {
+                let url = configuration.service.url.clone();
+                self.ctx.ask(Purpose::Ping(Box::new(configuration)), url, Action::Ping);
+            }
+            (result, Drives::Lists | Drives::Jobs) => self.finish_start(result),
+        }
+    }
+
+    /// Concludes a `start`, then carries out the commands that waited for it.
+    fn finish_start(&mut self, result: Result<Configuration, String>) {
+        if let Some(service) = self.transitions.finish_start(&mut self.ctx, result) {
+            self.apply(&service);
+        }
+        self.transitions.make_waiting(&mut self.ctx);
+        self.stop_if_offline();
+    }
+
+    /// Applies a configuration: the poll interval at once to all jobs, the rest to those to come.
+    fn apply(&mut self, service: &Service) {
+        let poll_interval = service.poll_interval;
+        let next = self.ctx.now.mono + poll_interval;
+        for job in self.jobs.values_mut() {
+            job.poll_interval = poll_interval;
+            if let Stage::Running(running) = &mut job.stage {
+                running.poll.not_later_than(next);
+            }
+        }
+        for watch in self.watches.values_mut() {
+            watch.poll_interval = poll_interval;
+            watch.poll.not_later_than(next);
+        }
+        self.forget_services();
+        match Drives::of(self.ctx.settings.index) {
+            Drives::Jobs => {
+                self.begin_search(&service.url);
+                self.ctx.probed = (!self.ctx.settings.simulated).then(|| (service.url.clone(), self.ctx.now.mono));
+                self.probe();
+            }
+            Drives::Lists => {}
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
-        let Some(Question { asked, url, at }) = self.asked.remove(&outcome.ticket) else { return };
+        let Some(Question { purpose, url, at }) = self.ctx.close_question(outcome.ticket) else { return };
         self.note_contact(url.clone(), at, &outcome.answer);
-        match asked {
-            Asked::Submit(key) => self.submitted(key, &url, outcome.answer),
-            Asked::Poll(key) => self.polled(key, at, outcome.answer),
-            Asked::Watch(job_id) => self.watched(&job_id, at, outcome.answer),
-            Asked::Remove(job_id) => self.removed(job_id, at, outcome.answer),
-            Asked::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
-            Asked::List(url) => self.listed(&url, outcome.answer),
-            Asked::Push => self.pushed(outcome.answer),
-            Asked::Probe => {}
-            Asked::Ping(configuration) => self.pinged(*configuration, outcome.answer),
+        match purpose {
+            Purpose::Submit(key) => self.submitted(key, &url, outcome.answer),
+            Purpose::Poll(key) => self.polled(key, at, outcome.answer),
+            Purpose::Prerequisite(job_id) => self.watched(&job_id, at, outcome.answer),
+            Purpose::Remove(job_id) => self.removed(job_id, at, outcome.answer),
+            Purpose::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
+            Purpose::List => self.listed(&url, outcome.answer),
+            Purpose::Push => self.pushed(outcome.answer),
+            Purpose::Probe => {}
+            Purpose::Ping(configuration) => self.pinged(*configuration, outcome.answer),
         }
         // What just changed may be due at once.
         self.advance();
     }
 
-    /// Another instance with our index: before the start it has the right of way, later both are told.
-    fn meet(&mut self, who: &str) {
-        let report = format!("another instance with index {} lives: {who}", self.settings.index);
-        self.other = Some((self.now.mono, report.clone()));
-        match self.life {
-            Life::Joining => {
-                self.life = Life::Over;
-                self.out.push(Effect::Fail(report));
+    /// Another instance with our index: before the start it has the right of way, later both go to FAULT.
+    fn on_duplicate_instance(&mut self, who: &str) {
+        let report = format!("another instance with index {} lives: {who}", self.ctx.settings.index);
+        self.transitions.note_other(&self.ctx, report.clone());
+        match self.run_state {
+            RunState::Joining => {
+                self.run_state = RunState::Over;
+                self.ctx.effect(Effect::Fail(report));
             }
-            // One FAULT is enough; it comes again when an operator has cleared it and the other still lives.
-            Life::Serving if self.error.0 != ErrorCode::Duplicate => self.fault(ErrorCode::Duplicate, report),
-            Life::Serving | Life::Stopping { .. } | Life::Over => {}
+            // One FAULT is enough; it comes again when an operator has cleared it and the other is still running.
+            RunState::Serving if self.transitions.error().0 != ErrorCode::Duplicate => {
+                self.transitions.fault(&mut self.ctx, ErrorCode::Duplicate, report);
+            }
+            RunState::Serving | RunState::Stopping { .. } | RunState::Over => {}
         }
     }
 
-    fn tick(&mut self) {
-        if self.life == Life::Joining {
-            self.next_heartbeat = self.now.mono + HEARTBEAT;
+    fn on_tick(&mut self) {
+        if self.run_state == RunState::Joining {
+            self.next_heartbeat = self.ctx.now.mono + HEARTBEAT;
             return;
         }
-        if self.now.mono >= self.next_heartbeat {
-            self.publish(Event::Heartbeat);
-            let late = self.now.mono.saturating_sub(self.next_heartbeat);
+        if self.ctx.now.mono >= self.next_heartbeat {
+            self.ctx.publish(Event::Heartbeat);
+            let late = self.ctx.now.mono.saturating_sub(self.next_heartbeat);
             // Keep the beat; after a long sleep do not catch up.
             let beats = u32::try_from(late.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
             self.next_heartbeat += HEARTBEAT.saturating_mul(beats);
         }
-        if self.life == Life::Serving {
+        if self.run_state == RunState::Serving {
             self.check_records();
         }
         self.advance();
@@ -510,7 +500,7 @@ impl Csc {
 
     /// Does all that is due.
     fn advance(&mut self) {
-        if self.life != Life::Serving {
+        if self.run_state != RunState::Serving {
             return;
         }
         self.check_outage();
@@ -525,121 +515,102 @@ impl Csc {
 
     fn set_log_level(&mut self, level: i32) {
         self.log_level = level;
-        self.out.push(Effect::SetLogLevel(level));
-        self.publish(Event::LogLevel { level });
+        self.ctx.effect(Effect::SetLogLevel(level));
+        self.ctx.publish(Event::LogLevel { level });
     }
 
-    /// Sends a request whose answer goes to `asked`.
-    fn ask(&mut self, asked: Asked, url: Url, action: Action) -> Ticket {
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
-        self.asked.insert(ticket, Question { asked, url: url.clone(), at: self.now.mono });
-        self.counters.requests += 1;
-        self.services.entry(url.clone()).or_default().asked = self.now.mono;
-        self.out.push(Effect::Request(Request { ticket, url, action }));
-        ticket
+    /// Numbers a command and makes its record durable; then it is carried out.
+    fn accept(&mut self, sender: Sender, work: Work) -> EntryKey {
+        self.last_key += 1;
+        let key = EntryKey(self.last_key);
+        let entry = Entry { key, sender, accepted: self.ctx.now.tai, uptime: self.ctx.uptime(), work };
+        self.ctx.journal(Record::Accepted(Box::new(entry)));
+        self.announcements.accept(&self.ctx, key);
+        key
     }
 
-    fn ack(&mut self, to: &Sender, command: Option<CommandName>, ack: Ack) {
-        match ack {
-            Ack::Failed { .. } | Ack::Aborted => self.counters.failed_commands += 1,
-            Ack::InProgress { .. } | Ack::Complete => {}
+    /// The record of a command is durable: from now on requests may be made for it.
+    fn carry_out(&mut self, key: EntryKey) {
+        self.job_journaled(key);
+        self.abort_journaled(key);
+    }
+
+    fn stop_if_offline(&mut self) {
+        if self.transitions.state() == SummaryState::Offline {
+            self.stop();
         }
-        self.out.push(Effect::Ack { to: to.clone(), command, ack, receipt: None });
-    }
-
-    fn fail(&mut self, to: &Sender, command: Option<CommandName>, reason: String) {
-        let name = command.map_or("command", CommandName::as_str);
-        self.log(LogLevel::Warning, format!("{name} of {} failed: {reason}", to.identity));
-        self.ack(to, command, Ack::Failed { reason });
-    }
-
-    fn log(&mut self, level: LogLevel, message: String) {
-        self.out.push(Effect::Log(level, message));
-    }
-
-    /// Publishes an event; those that tell a state only when their content changed.
-    fn publish(&mut self, event: Event) {
-        match event {
-            Event::Heartbeat
-            | Event::LogMessage(_)
-            | Event::ConfigurationApplied { .. }
-            | Event::JobId { .. }
-            | Event::JobResult(_) => {}
-            Event::SummaryState(_)
-            | Event::ErrorCode { .. }
-            | Event::LogLevel { .. }
-            | Event::SimulationMode { .. }
-            | Event::SoftwareVersions
-            | Event::ConfigurationsAvailable(_) => {
-                let same_kind = |e: &&mut Event| mem::discriminant(*e) == mem::discriminant(&event);
-                match self.published.iter_mut().find(same_kind) {
-                    Some(last) if *last == event => return,
-                    Some(last) => last.clone_from(&event),
-                    None => self.published.push(event.clone()),
-                }
-            }
-        }
-        self.out.push(Effect::Publish { event, receipt: None });
-    }
-
-    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], less up to a
-    /// quarter of jitter.
-    fn backoff(&mut self, base: Duration, failures: u32) -> Duration {
-        let limit = BACKOFF_MAX.max(base);
-        let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
-        doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
     }
 
     /// Ends the daemon: nothing new is begun, what is in flight is waited for.
     fn stop(&mut self) {
-        match self.life {
-            Life::Serving => {}
-            // Nobody was told that we exist.
-            Life::Joining => {
-                self.life = Life::Over;
-                self.state = SummaryState::Offline;
-                self.out.extend([Effect::StopRequests, Effect::Exit]);
-                return;
+        match self.run_state {
+            RunState::Serving => {}
+            // Nobody knows that we exist.
+            RunState::Joining => {
+                self.run_state = RunState::Over;
+                self.transitions.go_offline();
+                self.ctx.effect(Effect::StopRequests);
+                return self.ctx.effect(Effect::Exit);
             }
-            Life::Stopping { .. } | Life::Over => return,
+            RunState::Stopping { .. } | RunState::Over => return,
         }
-        self.life = Life::Stopping { until: self.now.mono + STOP_PATIENCE };
-        self.out.push(Effect::StopRequests);
-        self.fail_waiting_transitions();
+        self.run_state = RunState::Stopping { until: self.ctx.now.mono + STOP_PATIENCE };
+        self.ctx.effect(Effect::StopRequests);
+        self.transitions.fail_waiting(&mut self.ctx);
+        self.announcements.forget_accepted();
         self.stop_pushes();
     }
 
     fn finish_stop(&mut self) {
-        let Life::Stopping { until } = self.life else { return };
-        let in_flight = |question: &Question| match question.asked {
-            Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
-            Asked::Poll(_)
-            | Asked::Watch(_)
-            | Asked::Confirm(_)
-            | Asked::List(_)
-            | Asked::Probe
-            | Asked::Ping(_) => false,
-        };
-        // An id that came in time is still told, and so is an end.
-        let untold = self.jobs.values().any(|job| job.job_id().is_some() && job.recorded_by().is_some())
-            || !self.ends.is_empty();
-        if (self.asked.values().any(in_flight) || untold) && self.now.mono < until {
+        let RunState::Stopping { until } = self.run_state else { return };
+        // An id that came in time is still published, and so is a result.
+        let is_waiting = self.ctx.awaits_change() || !self.announcements.is_empty();
+        if is_waiting && self.ctx.now.mono < until {
             return;
         }
-        self.life = Life::Over;
+        self.run_state = RunState::Over;
         self.give_up_push("the daemon ended before Redis answered");
-        if !self.settings.journal {
+        if !self.ctx.settings.journal {
             self.abandon();
         } else if !self.jobs.is_empty() {
-            self.log(
-                LogLevel::Info,
-                format!("{} jobs go on without us and are taken up again", self.jobs.len()),
-            );
+            let line = format!("{} jobs go on without us and are taken up again", self.jobs.len());
+            self.ctx.log(LogLevel::Info, line);
         }
-        self.state = SummaryState::Offline;
-        self.publish(Event::SummaryState(self.state));
-        self.out.push(Effect::Exit);
+        self.transitions.go_offline();
+        self.ctx.publish(Event::SummaryState(SummaryState::Offline));
+        self.ctx.effect(Effect::Exit);
+    }
+
+    /// Ends without a journal: nobody will take up what is unfinished, so those who wait for it are answered.
+    fn abandon(&mut self) {
+        self.announce_all();
+        for (key, job) in mem::take(&mut self.jobs) {
+            let reason = match (&job.stage, job.job_id()) {
+                (_, Some(job_id)) => format!("the daemon ended; job {job_id} is left at the execution service"),
+                (Stage::Submitting(_), None) => {
+                    "the daemon ended before it was known whether the job was created".to_owned()
+                }
+                (
+                    Stage::Recording { .. }
+                    | Stage::Waiting { .. }
+                    | Stage::Running(_)
+                    | Stage::Aborting { .. },
+                    None,
+                ) => "the daemon ended before the job was submitted".to_owned(),
+            };
+            self.ctx.log(LogLevel::Warning, format!("run {}: {reason}", job.run_id()));
+            final_ack(&mut self.ctx, key, &job.sender, CommandName::Execute, Ack::Failed { reason });
+        }
+        let recording = mem::take(&mut self.aborts).into_iter();
+        let recording = recording.map(|(key, abort)| (abort.job_id, vec![(key, abort.sender)]));
+        let removing = mem::take(&mut self.removals).into_iter();
+        let removing = removing.map(|(job_id, removal)| (job_id, removal.waiting));
+        for (job_id, waiting) in recording.chain(removing) {
+            for (key, sender) in waiting {
+                let reason = format!("the daemon ended before it was known whether job {job_id} was removed");
+                final_ack(&mut self.ctx, key, &sender, CommandName::AbortJob, Ack::Failed { reason });
+            }
+        }
     }
 }
 

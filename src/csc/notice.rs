@@ -40,7 +40,7 @@ impl Csc {
         let notices = self.notices(url);
         if notices.lines < LINES_MAX {
             notices.lines += 1;
-            self.log(level, line);
+            self.ctx.log(level, line);
         } else {
             notices.left_out = true;
         }
@@ -61,7 +61,7 @@ impl Csc {
 
     fn notices(&mut self, url: &Url) -> &mut Notices {
         let notices = &mut self.services.entry(url.clone()).or_default().notices;
-        notices.since.get_or_insert(self.now.mono);
+        notices.since.get_or_insert(self.ctx.now.mono);
         notices
     }
 
@@ -71,7 +71,7 @@ impl Csc {
 
     /// Says what was left out.
     pub(super) fn advance_notices(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let mut lines = Vec::new();
         for health in
             self.services.values_mut().filter(|health| health.notices.due().is_some_and(|due| due <= now))
@@ -83,7 +83,7 @@ impl Csc {
             }
         }
         for line in lines {
-            self.log(LogLevel::Warning, line);
+            self.ctx.log(LogLevel::Warning, line);
         }
     }
 }

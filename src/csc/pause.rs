@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use super::event::LogLevel;
-use super::job::{Running, Stage, SubmitStep, Untold};
+use super::job::{Running, Stage, SubmitStep};
 use super::time::Time;
-use super::{Csc, Life};
+use super::{Csc, RunState};
 
 /// A turn that comes so much later than a heartbeat was due comes after a pause.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
@@ -21,7 +21,7 @@ impl Csc {
         }
         let line =
             format!("the process stood still for {:.1} s: nothing is given up for that", pause.as_secs_f64());
-        self.log(LogLevel::Warning, line);
+        self.ctx.log(LogLevel::Warning, line);
         // What comes before the next tick does not come after another pause. The beat is kept.
         self.next_heartbeat += Duration::from_secs(pause.as_secs());
         self.forgive_services(pause);
@@ -32,14 +32,9 @@ impl Csc {
         for watch in self.watches.values_mut() {
             watch.poll.believed += pause;
         }
-        for abort in self.aborts.values_mut() {
-            abort.until += pause;
-        }
-        for end in &mut self.ends {
-            end.until += pause;
-        }
+        self.announcements.forgive(pause);
         self.pushes.forgive(pause);
-        if let Life::Stopping { until } = &mut self.life {
+        if let RunState::Stopping { until } = &mut self.run_state {
             *until += pause;
         }
     }
@@ -47,7 +42,6 @@ impl Csc {
 
 fn forgive(stage: &mut Stage, pause: Duration) {
     match stage {
-        Stage::Recording { until, .. } => *until += pause,
         Stage::Submitting(submitting) => {
             if let Some(trouble) = &mut submitting.trouble {
                 *trouble += pause;
@@ -62,12 +56,7 @@ fn forgive(stage: &mut Stage, pause: Duration) {
                 SubmitStep::Sending | SubmitStep::Pausing { .. } => {}
             }
         }
-        Stage::Running(Running { poll, untold, .. }) => {
-            poll.believed += pause;
-            if let Some(Untold { until, .. }) = untold {
-                *until += pause;
-            }
-        }
-        Stage::Waiting { .. } | Stage::Aborting { .. } => {}
+        Stage::Running(Running { poll, .. }) => poll.believed += pause,
+        Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => {}
     }
 }

@@ -3,38 +3,29 @@
 
 use std::time::Duration;
 
-use crate::url::Url;
-
-use super::push::Drives;
 use super::request::Action;
-use super::{Asked, Csc, Life};
+use super::context::Purpose;
+use super::Csc;
 
 /// Longest time in which a service that is configured is asked nothing at all.
 const IDLE: Duration = Duration::from_secs(60);
 
 impl Csc {
-    /// Asks the service that was just configured.
-    pub(super) fn probe_configured(&mut self) {
-        if let Some(url) = self.probed().filter(|_| self.life == Life::Serving) {
-            self.ask(Asked::Probe, url, Action::Ping);
+    /// Asks the service that is configured.
+    pub(super) fn probe(&mut self) {
+        if let Some((url, _)) = &self.ctx.probed {
+            self.ctx.ask(Purpose::Probe, url.clone(), Action::Ping);
         }
-    }
-
-    /// The service to ask; none in a simulation. Redis is asked by `start` itself and by each push.
-    fn probed(&self) -> Option<Url> {
-        let is_real = !self.settings.simulated && Drives::of(self.settings.index) == Drives::Jobs;
-        self.configuration.as_ref().filter(|_| is_real).map(|configuration| configuration.service.url.clone())
     }
 
     /// When it has been asked nothing for long.
     pub(super) fn probe_due(&self) -> Option<Duration> {
-        let url = self.probed()?;
-        Some(self.services.get(&url).map_or(self.now.mono, |health| health.asked + IDLE))
+        self.ctx.probed.as_ref().map(|(_, last)| *last + IDLE)
     }
 
     pub(super) fn advance_probe(&mut self) {
-        if self.probe_due().is_some_and(|due| due <= self.now.mono) {
-            self.probe_configured();
+        if self.probe_due().is_some_and(|due| due <= self.ctx.now.mono) {
+            self.probe();
         }
     }
 }

@@ -11,7 +11,8 @@ use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, LogLevel};
 use super::id::SalIndex;
 use super::request::{Action, Answer, Configuration, Failure, FailureKind};
-use super::{Asked, Csc, Life, STOPPING};
+use super::context::Purpose;
+use super::{Csc, STOPPING};
 
 /// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
 /// of its ack too.
@@ -91,24 +92,18 @@ impl Pushes {
 impl Csc {
     /// Takes an execute of Rapid Analysis; of its parameters only `config` means something there.
     pub(super) fn push(&mut self, sender: Sender, execute: Execute) {
-        let max = self.settings.max_jobs;
+        let max = self.ctx.settings.max_jobs;
         if self.pushes.waiting.len() >= max {
             let reason = format!("{max} commands wait for Redis, which is the limit; nothing was pushed");
-            return self.fail(&sender, Some(CommandName::Execute), reason);
+            return self.ctx.fail(&sender, Some(CommandName::Execute), reason);
         }
-        let until = self.now.mono + PATIENCE;
+        let until = self.ctx.now.mono + PATIENCE;
         self.pushes.waiting.push_back(Push { sender, config: Arc::from(execute.config), until });
         self.advance_pushes();
     }
 
-    /// There is nothing to abort: a push is over before anybody could.
-    pub(super) fn refuse_abort(&mut self, sender: &Sender) {
-        let reason = "Rapid Analysis (index 101) has no jobs to abort".to_owned();
-        self.fail(sender, Some(CommandName::AbortJob), reason);
-    }
-
     pub(super) fn advance_pushes(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         if let Flight::Awaited { until, .. } = self.pushes.flight
             && now >= until
         {
@@ -123,8 +118,8 @@ impl Csc {
         }
         if let Some(Push { sender, config, until }) = self.pushes.waiting.pop_front() {
             let action = Action::Push { config, patience: until.saturating_sub(now) };
-            let configured = self.configuration.as_ref().map(|c| c.service.url.clone());
-            self.ask(Asked::Push, configured.unwrap_or_else(|| "".into()), action);
+            let configured = self.transitions.configuration().map(|c| c.service.url.clone());
+            self.ctx.ask(Purpose::Push, configured.unwrap_or_else(|| "".into()), action);
             self.pushes.flight = Flight::Awaited { sender, until: until + GRACE };
         }
     }
@@ -144,12 +139,12 @@ impl Csc {
         };
         match std::mem::replace(&mut self.pushes.flight, Flight::Free) {
             Flight::Awaited { sender, .. } => match verdict {
-                Ok(()) => self.ack(&sender, Some(CommandName::Execute), Ack::Complete),
-                Err(reason) => self.fail(&sender, Some(CommandName::Execute), reason),
+                Ok(()) => self.ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
+                Err(reason) => self.ctx.fail(&sender, Some(CommandName::Execute), reason),
             },
             Flight::GivenUp => {
                 let end = verdict.err().unwrap_or_else(|| "the values were pushed".to_owned());
-                self.log(
+                self.ctx.log(
                     LogLevel::Warning,
                     format!("an execute whose sender was told that it is unclear: {end}"),
                 );
@@ -169,7 +164,7 @@ impl Csc {
     pub(super) fn give_up_push(&mut self, why: &str) {
         match std::mem::replace(&mut self.pushes.flight, Flight::GivenUp) {
             Flight::Awaited { sender, .. } => {
-                self.fail(&sender, Some(CommandName::Execute), unclear(why));
+                self.ctx.fail(&sender, Some(CommandName::Execute), unclear(why));
             }
             none @ (Flight::Free | Flight::GivenUp) => self.pushes.flight = none,
         }
@@ -177,16 +172,7 @@ impl Csc {
 
     fn fail_first_push(&mut self, why: &str) {
         let Some(push) = self.pushes.waiting.pop_front() else { return };
-        self.fail(&push.sender, Some(CommandName::Execute), nothing_was_pushed(why));
-    }
-
-    /// The layers are sound; Rapid Analysis starts only where Redis answers, too.
-    pub(super) fn ping(&mut self, configuration: Configuration) {
-        if self.life != Life::Serving {
-            return self.conclude_start(Err(STOPPING.to_owned()));
-        }
-        let url = configuration.service.url.clone();
-        self.ask(Asked::Ping(Box::new(configuration)), url, Action::Ping);
+        self.ctx.fail(&push.sender, Some(CommandName::Execute), nothing_was_pushed(why));
     }
 
     /// The answer to the ping of a `start`.
@@ -202,7 +188,7 @@ impl Csc {
             | Answer::Listed(_)
             | Answer::Broken { .. } => Err("the back-end answered out of place".to_owned()),
         };
-        self.conclude_start(result);
+        self.finish_start(result);
     }
 }
 

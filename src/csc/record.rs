@@ -89,7 +89,7 @@ impl Record {
 }
 
 /// Names a record that is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Awaited {
     /// [`Record::Accepted`] of this command: then something may be sent for it.
     Accepted(EntryKey),

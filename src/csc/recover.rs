@@ -10,16 +10,16 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::{CommandName, Sender, Via};
-use super::durable::RECORDING_MAX;
+use super::announcements::{final_ack, publish_result};
 use super::event::{Event, LogLevel};
 use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
-use super::job::{Ended, Job, Origin, Poll, Running, Stage, Untold};
+use super::job::{Ended, Job, Origin, Poll, Running, Stage};
 use super::lookup::SUSPECT_FOR;
 use super::lookup::Search;
-use super::record::{End, Entry, Kept, Record, Recovered, Work};
+use super::record::{End, Entry, Kept, Recovered, Work};
 use super::request::{ListedJob, Submission};
 use super::time::{BootId, Tai};
-use super::{Csc, Life};
+use super::{Csc, RunState};
 
 /// Most jobs that one log line names.
 const NAMED_MAX: usize = 20;
@@ -53,15 +53,15 @@ fn boot_of(entry: &Entry) -> Option<BootId> {
 impl Csc {
     /// Takes what earlier lives left; nothing is done about it before it is clear that no other instance lives, but
     /// what was seen is known from the beginning.
-    pub(super) fn take_over(&mut self, mut recovered: Recovered) {
+    pub(super) fn on_recovered(&mut self, mut recovered: Recovered) {
         for sender in std::mem::take(&mut recovered.seen) {
-            self.seen.recover(&sender, self.now.mono);
+            self.seen.recover(&sender, self.ctx.now.mono);
         }
         self.last_key = self.last_key.max(recovered.last_key);
-        match self.life {
-            Life::Joining => self.recovered = Some(recovered),
-            Life::Serving => self.recover(recovered),
-            Life::Stopping { .. } | Life::Over => {}
+        match self.run_state {
+            RunState::Joining => self.recovered = Some(recovered),
+            RunState::Serving => self.recover(recovered),
+            RunState::Stopping { .. } | RunState::Over => {}
         }
     }
 
@@ -79,9 +79,9 @@ impl Csc {
         let mut waiting = Vec::new();
         for kept in executes {
             let age = self.age(&kept.entry, &clocks);
-            let left = age.map_or(Duration::ZERO, |age| self.settings.resubmit_limit.saturating_sub(age));
+            let left = age.map_or(Duration::ZERO, |age| self.ctx.settings.resubmit_limit.saturating_sub(age));
             let waits = self.recover_job(kept);
-            waiting.extend(waits.map(|(key, prereqs)| (key, prereqs, self.now.mono + left)));
+            waiting.extend(waits.map(|(key, prereqs)| (key, prereqs, self.ctx.now.mono + left)));
         }
         for (key, prereqs, stale_at) in waiting {
             self.recovered_prereqs.extend(prereqs.iter().map(|job_id| (job_id.clone(), None)));
@@ -97,11 +97,11 @@ impl Csc {
     /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
     /// nobody can tell.
     fn age(&self, entry: &Entry, clocks: &Clocks) -> Option<Duration> {
-        match (self.uptime(), entry.uptime) {
+        match (self.ctx.uptime(), entry.uptime) {
             (Some(now), Some(then)) if now.boot == then.boot => now.since.checked_sub(then.since),
             // It was set back since, or was ahead then.
-            (_, _) if clocks.latest(entry).is_some_and(|latest| latest > self.now.tai) => None,
-            (_, _) => Duration::try_from_secs_f64(self.now.tai.0 - entry.accepted.0).ok(),
+            (_, _) if clocks.latest(entry).is_some_and(|latest| latest > self.ctx.now.tai) => None,
+            (_, _) => Duration::try_from_secs_f64(self.ctx.now.tai.0 - entry.accepted.0).ok(),
         }
     }
 
@@ -125,7 +125,7 @@ impl Csc {
             poll_interval: *poll_interval,
             accepted: *accepted,
             // Until it is known what it waits for.
-            stage: Stage::Recording { prereqs: Vec::new(), until: self.now.mono },
+            stage: Stage::Recording { prereqs: Vec::new() },
             phase: None,
             missing_prereqs: Vec::new(),
             reminder: None,
@@ -147,23 +147,23 @@ impl Csc {
 
     /// Polls a job of an earlier life on; its sender may not have heard of it.
     fn follow(&mut self, key: EntryKey, job_id: &JobId) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         // Not all at once: spread over one poll interval.
-        let first = now + job.poll_interval.mul_f64(self.rng.f64());
+        let first = now + job.poll_interval.mul_f64(self.ctx.rng.f64());
         job.stage =
-            Stage::Running(Running { job_id: job_id.clone(), poll: Poll::new(now, first), untold: None });
+            Stage::Running(Running { job_id: job_id.clone(), poll: Poll::new(now, first), is_announced: true });
         job.reminder = Some(now);
         let seq_num = job.sender.seq_num;
         self.job_ids.insert(job_id.clone(), key);
-        self.publish(Event::JobId { seq_num, job_id: job_id.clone() });
+        self.ctx.publish(Event::JobId { seq_num, job_id: job_id.clone() });
         self.recovery.running += 1;
     }
 
     /// Takes up the jobs of our index that run at the service and that we do not know: the journal that knew of their
     /// commands is lost. Nobody can be answered, but the world learns how they end.
     pub(super) fn take_unknown(&mut self, url: &Url, found: &[ListedJob]) {
-        let Some(poll_interval) = self.configuration.as_ref().map(|c| c.service.poll_interval) else {
+        let Some(poll_interval) = self.transitions.configuration().map(|c| c.service.poll_interval) else {
             return;
         };
         let mut known: BTreeSet<RunId> = self.jobs.values().map(|job| job.run_id().clone()).collect();
@@ -175,10 +175,10 @@ impl Csc {
                 || self.is_suspect(run_id)
                 || self.job_ids.contains_key(job_id)
                 || self.removals.contains_key(job_id);
-            if index != self.settings.index || is_known {
+            if index != self.ctx.settings.index || is_known {
                 continue;
             }
-            if self.jobs.len() >= self.settings.max_jobs {
+            if self.jobs.len() >= self.ctx.settings.max_jobs {
                 left_out += 1;
                 continue;
             }
@@ -188,23 +188,23 @@ impl Csc {
             self.take_up(seq_num, run_id, job_id, url, poll_interval);
         }
         if left_out > 0 {
-            let max = self.settings.max_jobs;
+            let max = self.ctx.settings.max_jobs;
             let line =
                 format!("{left_out} unknown jobs at the service are not followed: {max} jobs is the limit");
-            self.log(LogLevel::Warning, line);
+            self.ctx.log(LogLevel::Warning, line);
         }
         if names.is_empty() {
             return;
         }
         self.recovery.found += names.len() as u64;
-        let (count, index) = (names.len(), self.settings.index);
+        let (count, index) = (names.len(), self.ctx.settings.index);
         names.truncate(NAMED_MAX);
         let line = format!(
             "{count} jobs of index {index} run at the service that the journal does not know: they are followed to their \
              job_result, but nobody can be answered: {}",
             names.join(", ")
         );
-        self.log(LogLevel::Warning, line);
+        self.ctx.log(LogLevel::Warning, line);
     }
 
     fn take_up(
@@ -215,13 +215,13 @@ impl Csc {
         url: &Url,
         poll_interval: Duration,
     ) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let sender = Sender {
             via: Via::Socket(ClientId::GONE),
             identity: "unknown".to_owned(),
             origin: 0,
             seq_num,
-            sent: self.now.tai,
+            sent: self.ctx.now.tai,
         };
         let submission = Arc::new(Submission {
             run_id: run_id.clone(),
@@ -238,16 +238,15 @@ impl Csc {
             prereqs: Vec::new(),
         };
         let key = self.accept(sender.clone(), work);
-        self.journal(Record::Created { key, job_id: job_id.clone() });
-        let poll = Poll::new(now, now + poll_interval.mul_f64(self.rng.f64()));
-        let untold = Some(Untold { until: now + RECORDING_MAX, status: None });
+        self.announcements.create(&mut self.ctx, key, job_id.clone(), None);
+        let poll = Poll::new(now, now + poll_interval.mul_f64(self.ctx.rng.f64()));
         let job = Job {
             sender,
             submission,
             url: url.clone(),
             poll_interval,
-            accepted: self.now.tai,
-            stage: Stage::Running(Running { job_id: job_id.clone(), poll, untold }),
+            accepted: self.ctx.now.tai,
+            stage: Stage::Running(Running { job_id: job_id.clone(), poll, is_announced: false }),
             phase: None,
             missing_prereqs: Vec::new(),
             reminder: None,
@@ -274,12 +273,12 @@ impl Csc {
         let key = kept.entry.key;
         if let Some(result) = end.result.clone().filter(|_| !kept.said_result) {
             self.recovery.results += 1;
-            self.tell_result(key, result);
+            publish_result(&mut self.ctx, key, result);
         }
         if !kept.said_ack {
             self.recovery.acks += 1;
             let sender: &Sender = &kept.entry.sender;
-            self.tell_final_ack(key, sender, name, end.ack.clone());
+            final_ack(&mut self.ctx, key, sender, name, end.ack.clone());
         }
     }
 
@@ -292,6 +291,6 @@ impl Csc {
             "taken over from the last run: {} running jobs, {} in doubt, {} aborts; said again: {} results, {} acks",
             report.running, report.in_doubt, report.aborts, report.results, report.acks
         );
-        self.log(LogLevel::Info, line);
+        self.ctx.log(LogLevel::Info, line);
     }
 }

@@ -10,7 +10,6 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::{CommandName, Sender};
-use super::durable::RECORDING_MAX;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{ABSENCES_MAX, Origin, PollStep, Stage, SubmitStep};
@@ -19,7 +18,8 @@ use super::record::{End, Work};
 use super::report::JobOutcome;
 use super::request::{Action, Answer, Failure, Ticket};
 use super::track::Ending;
-use super::{Asked, Csc, HISTORY_MAX, REMINDER};
+use super::context::Purpose;
+use super::{Csc, HISTORY_MAX, REMINDER};
 
 /// First wait before a removal is tried or confirmed again; it doubles with each.
 const RETRY_BASE: Duration = Duration::from_secs(1);
@@ -40,8 +40,6 @@ pub(super) struct Abort {
     pub(super) sender: Sender,
     pub(super) job_id: JobId,
     url: Url,
-    /// Not longer than until then.
-    pub(super) until: Duration,
 }
 
 /// A job on its way out.
@@ -128,7 +126,7 @@ impl Csc {
     pub(super) fn abort(&mut self, sender: Sender, job_id: JobId) {
         let recording = self.aborts.values().filter(|abort| abort.job_id == job_id).count();
         let waiting = self.removals.get(&job_id).map_or(0, |removal| removal.waiting.len());
-        let max = self.settings.max_jobs;
+        let max = self.ctx.settings.max_jobs;
         let problem = if recording + waiting >= WAITING_MAX {
             Some(format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit"))
         } else if recording + waiting == 0 && self.aborts.len() + self.removals.len() >= max {
@@ -137,21 +135,20 @@ impl Csc {
             None
         };
         if let Some(reason) = problem {
-            return self.fail(&sender, Some(CommandName::AbortJob), reason);
+            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
         }
         let tracked = self.job_ids.get(&job_id).copied().or_else(|| self.key_of_run(&job_id));
         let tracked = tracked.and_then(|key| self.jobs.get(&key));
         let url = tracked
             .map(|job| job.url.clone())
-            .or_else(|| self.configuration.as_ref().map(|c| c.service.url.clone()));
+            .or_else(|| self.transitions.configuration().map(|c| c.service.url.clone()));
         let Some(url) = url else {
             let reason = "no configuration was applied".to_owned();
-            return self.fail(&sender, Some(CommandName::AbortJob), reason);
+            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
         };
         let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
         let key = self.accept(sender.clone(), work);
-        let until = self.now.mono + RECORDING_MAX;
-        self.aborts.insert(key, Abort { sender, job_id, url, until });
+        self.aborts.insert(key, Abort { sender, job_id, url });
     }
 
     /// The record of an abort is durable: the job may be removed.
@@ -196,7 +193,7 @@ impl Csc {
         if may_exist {
             self.suspect(SUSPECT_FOR, execute, job.run_id().clone(), job.url.clone(), None);
         }
-        let at = self.now.tai;
+        let at = self.ctx.now.tai;
         let reason = format!("abort_job of {} before it was submitted", sender.identity);
         self.close(execute, job, End { at, result: None, ack: Ack::Aborted, problem: Some(reason) }, None);
         let end = End { at, result: None, ack: Ack::Complete, problem: None };
@@ -217,7 +214,7 @@ impl Csc {
             key,
             sender,
             CommandName::AbortJob,
-            End { at: self.now.tai, result: None, ack, problem: None },
+            End { at: self.ctx.now.tai, result: None, ack, problem: None },
         );
     }
 
@@ -228,11 +225,11 @@ impl Csc {
             removal.waiting.push((key, sender.clone()));
             if removal.reminder.is_some() {
                 // The others know already that it takes longer.
-                self.ack(&sender, Some(CommandName::AbortJob), in_progress(job_id));
+                self.ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(job_id));
             }
             return;
         }
-        self.log(LogLevel::Info, format!("aborting job {job_id}"));
+        self.ctx.log(LogLevel::Info, format!("aborting job {job_id}"));
         let tracked = self.job_ids.get(&job_id).copied();
         let seen = tracked.and_then(|key| self.running(key)).and_then(|(_, running)| running.poll.seen);
         if let Some(key) = tracked {
@@ -251,7 +248,7 @@ impl Csc {
             Named::Ended(outcome) => return self.abort_ended(outcome, key, sender),
         };
         self.remove_for(key, sender, job_id.clone(), url);
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         if let Some(removal) = self.removals.get_mut(&job_id) {
             removal.unclear = true;
             removal.step = Step::Pausing { until: now, next: Next::Delete };
@@ -261,7 +258,7 @@ impl Csc {
 
     /// Somebody who found the id of a job elsewhere aborted it before the service gave it to us.
     pub(super) fn note_alive(&mut self, job_id: &JobId) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         if let Some(removal) = self.removals.get_mut(job_id) {
             removal.seen = Some(now);
         }
@@ -269,12 +266,12 @@ impl Csc {
 
     /// Whatever a poll under way still says, the job is on its way out.
     pub(super) fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
-        self.tell_id(key);
+        self.announce_job_id(key);
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if let Stage::Running(running) = &job.stage
             && let PollStep::Asked(ticket) = running.poll.step
         {
-            self.asked.remove(&ticket);
+            self.ctx.close_question(ticket);
         }
         job.stage = Stage::Aborting { job_id: job_id.clone() };
     }
@@ -282,14 +279,14 @@ impl Csc {
     /// Removes a job that an unclear submission left beside the one that we keep.
     pub(super) fn remove_stray(&mut self, url: Url, job_id: JobId) {
         let known = self.removals.contains_key(&job_id) || self.job_ids.contains_key(&job_id);
-        if known || self.removals.len() >= self.settings.max_jobs {
+        if known || self.removals.len() >= self.ctx.settings.max_jobs {
             return;
         }
-        self.log(
+        self.ctx.log(
             LogLevel::Warning,
             format!("removing job {job_id}: its run has another job, or its command has ended"),
         );
-        self.begin_removal(url, job_id, Vec::new(), Next::Delete, Some(self.now.mono));
+        self.begin_removal(url, job_id, Vec::new(), Next::Delete, Some(self.ctx.now.mono));
     }
 
     /// The first request is due at once.
@@ -301,14 +298,14 @@ impl Csc {
         next: Next,
         seen: Option<Duration>,
     ) {
-        let step = Step::Pausing { until: self.now.mono, next };
+        let step = Step::Pausing { until: self.ctx.now.mono, next };
         let removal =
             Removal { url, waiting, step, unclear: false, seen, absences: 0, failures: 0, reminder: None };
         self.removals.insert(job_id, removal);
     }
 
     pub(super) fn advance_removals(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let due = self.removals.iter().filter(|(_, removal)| removal.due().is_some_and(|due| due <= now));
         let due: Vec<JobId> = due.map(|(job_id, _)| job_id.clone()).collect();
         for job_id in due {
@@ -322,31 +319,31 @@ impl Csc {
             let url = removal.url.clone();
             match next {
                 Next::Delete => {
-                    self.ask(Asked::Remove(job_id.clone()), url, Action::Remove { job_id });
+                    self.ctx.ask(Purpose::Remove(job_id.clone()), url, Action::Remove { job_id });
                 }
                 Next::Confirm => {
                     let action = Action::Status { job_id: job_id.clone(), run_id: None };
-                    self.ask(Asked::Confirm(job_id), url, action);
+                    self.ctx.ask(Purpose::Confirm(job_id), url, action);
                 }
             }
         }
     }
 
     fn remind_of_removal(&mut self, job_id: &JobId) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(removal) = self.removals.get_mut(job_id) else { return };
         if removal.reminder.is_none_or(|due| now < due) {
             return;
         }
         removal.reminder = Some(now + REMINDER);
         for (_, sender) in removal.waiting.clone() {
-            self.ack(&sender, Some(CommandName::AbortJob), in_progress(job_id.clone()));
+            self.ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(job_id.clone()));
         }
     }
 
     /// The answer to a DELETE that was asked for at that time.
     pub(super) fn removed(&mut self, job_id: JobId, asked: Duration, answer: Answer) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(removal) = self.removals.get_mut(&job_id) else { return };
         let was_there = removal.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
         match answer {
@@ -395,7 +392,7 @@ impl Csc {
 
     /// A GET found nothing. That alone can be wrong, or an old answer out of a cache: the list decides.
     fn look_for_removed(&mut self, job_id: &JobId) {
-        let after = Ticket(self.last_ticket);
+        let after = self.ctx.last_ticket();
         let Some(removal) = self.removals.get_mut(job_id) else { return };
         removal.absences += 1;
         if removal.absences >= ABSENCES_MAX {
@@ -443,7 +440,7 @@ impl Csc {
 
     /// One of those that wait to be tried again is tried now.
     pub(super) fn retry_a_removal(&mut self, url: &Url) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let pauses = self.removals.values_mut().filter(|removal| removal.url == *url);
         let mut pauses = pauses.filter_map(|removal| match &mut removal.step {
             Step::Pausing { until, .. } => Some(until),
@@ -456,7 +453,7 @@ impl Csc {
 
     /// The job is there: the DELETE comes at once, or once more after a while.
     fn found_for_removal(&mut self, job_id: &JobId) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(removal) = self.removals.get_mut(job_id) else { return };
         (removal.seen, removal.absences) = (Some(now), 0);
         if !removal.unclear {
@@ -470,11 +467,11 @@ impl Csc {
 
     /// Goes on after a while; those that wait learn that it takes longer.
     fn retry(&mut self, job_id: &JobId, next: Next, failure: &Failure) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(failures) = self.removals.get(job_id).map(|removal| removal.failures) else { return };
-        let until = now + self.backoff(RETRY_BASE, failures);
+        let until = now + self.ctx.backoff(RETRY_BASE, failures);
         if failures == 0 {
-            self.log(LogLevel::Warning, format!("abort of job {job_id}: {failure}"));
+            self.ctx.log(LogLevel::Warning, format!("abort of job {job_id}: {failure}"));
         }
         let Some(removal) = self.removals.get_mut(job_id) else { return };
         removal.failures += 1;
@@ -530,7 +527,7 @@ impl Csc {
         for (key, sender) in removal.waiting {
             let reason = format!("No such job: {job_id}");
             let ack = if removed { Ack::Complete } else { Ack::Failed { reason } };
-            let end = End { at: self.now.tai, result: result.take(), ack, problem: None };
+            let end = End { at: self.ctx.now.tai, result: result.take(), ack, problem: None };
             self.end(key, sender, CommandName::AbortJob, end);
         }
     }

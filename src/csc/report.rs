@@ -240,22 +240,22 @@ impl Csc {
         }
         phases.sort_unstable();
         Status {
-            state: self.state,
-            error: (self.error.0, &self.error.1),
+            state: self.transitions.state(),
+            error: self.transitions.error(),
             log_level: self.log_level,
-            configuration: self.configuration.as_ref(),
+            configuration: self.transitions.configuration(),
             service: self.service_report(),
             jobs: StageName::UNFINISHED.map(|name| (name, count(name))),
             phases,
             recovery: self.recovery,
-            counters: self.counters,
+            counters: self.ctx.counters,
         }
     }
 
     /// All jobs that have not ended, and the last that have, as long as they are remembered, oldest first.
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
         let is_remembered =
-            |job: &&Ended| self.now.tai.0 - job.ended.0 <= self.settings.history.as_secs_f64();
+            |job: &&Ended| self.ctx.now.tai.0 - job.ended.0 <= self.ctx.settings.history.as_secs_f64();
         self.history.iter().filter(is_remembered).map(ended).chain(self.jobs.values().map(unfinished))
     }
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::{CommandName, Execute, Sender};
-use super::durable::RECORDING_MAX;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
+use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Watch};
 use super::lookup::{Listing, SUSPECT_FOR};
-use super::record::{End, Record, Work};
-use super::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, Service, Submission, Ticket};
-use super::{Asked, Csc, Life, REMINDER, Settings};
+use super::record::{End, Work};
+use super::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, Service, Submission};
+use super::context::Purpose;
+use super::{Csc, RunState, REMINDER, Settings};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
 const RESEND_BASE: Duration = Duration::from_secs(1);
@@ -29,34 +29,33 @@ impl Csc {
         let name = Some(CommandName::Execute);
         if execute.pipeline.trim().is_empty() {
             let reason = "pipeline is empty: give the URL or path of a pipeline".to_owned();
-            return self.fail(&sender, name, reason);
+            return self.ctx.fail(&sender, name, reason);
         }
-        let Some(configuration) = &self.configuration else {
+        let Some(service) = self.transitions.service() else {
             // ENABLED is reached only through a `start`.
-            return self.fail(&sender, name, "no configuration was applied".to_owned());
+            return self.ctx.fail(&sender, name, "no configuration was applied".to_owned());
         };
-        let max = self.settings.max_jobs;
+        let max = self.ctx.settings.max_jobs;
         if self.jobs.len() >= max {
-            return self.fail(&sender, name, format!("{max} jobs are in progress, which is the limit"));
+            return self.ctx.fail(&sender, name, format!("{max} jobs are in progress, which is the limit"));
         }
         if self.watches.len() + execute.prereq_jobs.len() > max {
-            return self.fail(
+            return self.ctx.fail(
                 &sender,
                 name,
                 format!("more than {max} prerequisite jobs would be waited for"),
             );
         }
-        let service = &configuration.service;
-        let run_id = RunId::new(sender.seq_num, self.settings.index, &mut self.rng);
-        let submission = submission(&self.settings, service, run_id, execute);
+        let run_id = RunId::new(sender.seq_num, self.ctx.settings.index, &mut self.ctx.rng);
+        let submission = submission(&self.ctx.settings, service, run_id, execute);
         let prereqs = execute.prereq_jobs.clone();
         let job = Job {
             sender: sender.clone(),
             submission: Arc::new(submission),
             url: service.url.clone(),
             poll_interval: service.poll_interval,
-            accepted: self.now.tai,
-            stage: Stage::Recording { prereqs: prereqs.clone(), until: self.now.mono + RECORDING_MAX },
+            accepted: self.ctx.now.tai,
+            stage: Stage::Recording { prereqs: prereqs.clone() },
             phase: None,
             missing_prereqs: Vec::new(),
             reminder: None,
@@ -65,7 +64,7 @@ impl Csc {
         };
         let (submission, url) = (job.submission.clone(), job.url.clone());
         let poll_interval = job.poll_interval;
-        self.log(LogLevel::Info, format!("accepted {} as run {}", execute.pipeline, job.run_id()));
+        self.ctx.log(LogLevel::Info, format!("accepted {} as run {}", execute.pipeline, job.run_id()));
         let key = self.accept(sender, Work::Execute { submission, url, poll_interval, prereqs });
         self.jobs.insert(key, job);
     }
@@ -84,7 +83,7 @@ impl Csc {
         let prereqs: BTreeSet<JobId> = prereqs.into_iter().collect();
         let (url, poll_interval) = (job.url.clone(), job.poll_interval);
         job.stage = Stage::Waiting { prereqs: prereqs.clone(), origin };
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         for job_id in prereqs {
             // One of our own tells by itself when it ends; one that has ended already is looked up.
             if !self.job_ids.contains_key(&job_id) {
@@ -110,11 +109,11 @@ impl Csc {
             | Stage::Running(_)
             | Stage::Aborting { .. } => return,
         };
-        let sent = self.now.mono;
+        let sent = self.ctx.now.mono;
         let step = SubmitStep::Pausing { until: sent };
         // What an earlier life sent may come to life at any time.
         let (doubtful, stale_at) = match origin {
-            Origin::Accepted => (false, sent + self.settings.resubmit_limit),
+            Origin::Accepted => (false, sent + self.ctx.settings.resubmit_limit),
             Origin::Recovered { stale_at } => (true, stale_at),
         };
         let submitting =
@@ -140,7 +139,7 @@ impl Csc {
             {
                 if let (Origin::Recovered { stale_at }, Some(active)) = (origin, active) {
                     // While it was active, nothing was sent: the doubt is no older than that.
-                    *stale_at = (*stale_at).max(active + self.settings.resubmit_limit);
+                    *stale_at = (*stale_at).max(active + self.ctx.settings.resubmit_limit);
                 }
                 if prereqs.is_empty() {
                     ready.push(*key);
@@ -174,13 +173,13 @@ impl Csc {
 
     /// Sends the PUT, unless the daemon stops.
     fn send(&mut self, key: EntryKey) {
-        if self.life != Life::Serving {
+        if self.run_state != RunState::Serving {
             return;
         }
         let Some(job) = self.jobs.get(&key) else { return };
         let (url, submission) = (job.url.clone(), job.submission.clone());
-        self.ask(Asked::Submit(key), url, Action::Submit(submission));
-        let now = self.now.mono;
+        self.ctx.ask(Purpose::Submit(key), url, Action::Submit(submission));
+        let now = self.ctx.now.mono;
         if let Some(submitting) = self.submitting(key) {
             submitting.attempts += 1;
             submitting.sent = now;
@@ -238,15 +237,15 @@ impl Csc {
 
     /// Nothing reached the service: wait, then send again, for the last time when its time is over.
     fn pause(&mut self, key: EntryKey, reason: String) {
-        let now = self.now.mono;
-        let settings = self.settings.clone();
+        let now = self.ctx.now.mono;
+        let settings = self.ctx.settings.clone();
         let Some(submitting) = self.submitting(key) else { return };
         let (attempts, was_last) = (submitting.attempts, submitting.was_last(&settings));
         // What was queued when the daemon was told to end is left to the next life.
-        if was_last && self.life == Life::Serving {
+        if was_last && self.run_state == RunState::Serving {
             return self.give_up(key, reason);
         }
-        let until = now + self.backoff(RESEND_BASE, attempts.saturating_sub(1));
+        let until = now + self.ctx.backoff(RESEND_BASE, attempts.saturating_sub(1));
         if let Some(job) = self.jobs.get_mut(&key)
             && let Stage::Submitting(submitting) = &mut job.stage
         {
@@ -259,11 +258,11 @@ impl Csc {
 
     /// The job may exist: look for it before anything else.
     fn doubt(&mut self, key: EntryKey, look: Look, contact: Contact, reason: String) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
         submitting.trouble.get_or_insert(now);
-        let after = Ticket(self.last_ticket);
+        let after = self.ctx.last_ticket();
         submitting.step = SubmitStep::InDoubt { ended: now, after, listed: None, look, contact };
         job.problem = Some(reason);
         let url = job.url.clone();
@@ -272,8 +271,8 @@ impl Csc {
 
     /// This list does not show the job.
     pub(super) fn not_found(&mut self, key: EntryKey, list: &Listing) {
-        let now = self.now.mono;
-        let settings = &self.settings;
+        let now = self.ctx.now.mono;
+        let settings = &self.ctx.settings;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &mut job.stage else { return };
         let expired = submitting.expires(settings).is_some_and(|expires| list.asked >= expires);
@@ -304,7 +303,7 @@ impl Csc {
 
     /// Does what is due for a submission.
     pub(super) fn advance_submission(&mut self, key: EntryKey) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(submitting) = self.submitting(key) else { return };
         match submitting.step {
             SubmitStep::Pausing { until } if until <= now => self.send(key),
@@ -317,7 +316,7 @@ impl Csc {
         let mut lost = Vec::new();
         for (key, job) in self.jobs.iter_mut().filter(|(_, job)| job.url == *url) {
             if let Stage::Submitting(submitting) = &mut job.stage
-                && submitting.lost(&self.settings).is_some_and(|lost| list.asked >= lost)
+                && submitting.lost(&self.ctx.settings).is_some_and(|lost| list.asked >= lost)
             {
                 submitting.doubtful = true;
                 lost.push((*key, job.problem.clone().unwrap_or_default()));
@@ -330,8 +329,8 @@ impl Csc {
 
     /// The job exists; the world learns its id when that is durable.
     pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<JobStatus>) {
-        let now = self.now.mono;
-        let holder = self.job_ids.get(&job_id).copied().or_else(|| self.untold_end_of(&job_id));
+        let now = self.ctx.now.mono;
+        let holder = self.job_ids.get(&job_id).copied().or_else(|| self.announcements.unpublished_result_of(&job_id));
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &job.stage else { return };
         let (resent, attempts) = (submitting.doubtful, submitting.attempts);
@@ -342,18 +341,17 @@ impl Csc {
         }
         let poll = Poll::seen(now, now + job.poll_interval);
         let phase = status.as_ref().map(|status| status.phase);
-        let untold = Some(Untold { until: now + RECORDING_MAX, status });
-        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll, untold });
+        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll, is_announced: false });
         job.phase = phase;
         (job.problem, job.trouble_logged) = (None, false);
         let (run_id, url) = (job.run_id().clone(), job.url.clone());
-        self.counters.submitted += 1;
+        self.ctx.counters.submitted += 1;
         self.job_ids.insert(job_id.clone(), key);
-        self.journal(Record::Created { key, job_id: job_id.clone() });
+        self.announcements.create(&mut self.ctx, key, job_id.clone(), status);
         let more = if attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
-        self.log(LogLevel::Info, format!("run {run_id} is job {job_id}{more}"));
+        self.ctx.log(LogLevel::Info, format!("run {run_id} is job {job_id}{more}"));
         // An earlier attempt may still come to life; a gateway may have repeated the one that was answered.
-        let time = if resent { SUSPECT_FOR } else { self.settings.settle_time };
+        let time = if resent { SUSPECT_FOR } else { self.ctx.settings.settle_time };
         self.suspect(time, key, run_id, url, Some(job_id.clone()));
         if self.removals.contains_key(&job_id) {
             // Somebody who found its id elsewhere was quicker with an abort.
@@ -362,25 +360,30 @@ impl Csc {
         }
     }
 
-    /// The world learns the id of a job, once; gives what is known of the job besides.
-    pub(super) fn tell_id(&mut self, key: EntryKey) -> Option<JobStatus> {
-        let job = self.jobs.get_mut(&key)?;
-        let Stage::Running(Running { job_id, untold, .. }) = &mut job.stage else { return None };
-        let Untold { status, .. } = untold.take()?;
-        job.reminder = Some(self.now.mono + REMINDER);
-        let (sender, job_id) = (job.sender.clone(), job_id.clone());
-        let missing_prereqs = job.missing_prereqs.clone();
-        let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
-        self.ack(&sender, Some(CommandName::Execute), ack);
-        self.publish(Event::JobId { seq_num: sender.seq_num, job_id });
+    /// Publishes the id of a job, if that was not done before; gives what is known of the job besides.
+    pub(super) fn announce_job_id(&mut self, key: EntryKey) -> Option<JobStatus> {
+        let status = self.announcements.take_job_id(key)?;
+        self.publish_job_id(key);
         status
     }
 
-    /// The world learns the id of a job, and its end if it has come already.
-    pub(super) fn tell_job(&mut self, key: EntryKey) {
-        if let Some(status) = self.tell_id(key) {
+    /// The id of a job is durable: it is published, and its end if it has come already.
+    pub(super) fn announce_job(&mut self, key: EntryKey, status: Option<JobStatus>) {
+        self.publish_job_id(key);
+        if let Some(status) = status {
             self.note_status(key, status);
         }
+    }
+
+    fn publish_job_id(&mut self, key: EntryKey) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let Stage::Running(Running { job_id, is_announced, .. }) = &mut job.stage else { return };
+        *is_announced = true;
+        job.reminder = Some(self.ctx.now.mono + REMINDER);
+        let (sender, job_id, missing_prereqs) = (&job.sender, job_id.clone(), job.missing_prereqs.clone());
+        let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
+        self.ctx.ack(sender, Some(CommandName::Execute), ack);
+        self.ctx.publish(Event::JobId { seq_num: sender.seq_num, job_id });
     }
 
     /// There is no job, as far as is known: the command fails. One that comes to life all the same is removed.
@@ -394,17 +397,17 @@ impl Csc {
             reason.push_str(&more);
             self.suspect(SUSPECT_FOR, key, run_id, job.url.clone(), None);
         } else if let Stage::Submitting(Submitting { refusals: 1.., .. }) = job.stage {
-            self.suspect(self.settings.settle_time, key, run_id, job.url.clone(), None);
+            self.suspect(self.ctx.settings.settle_time, key, run_id, job.url.clone(), None);
         }
         let ack = Ack::Failed { reason: reason.clone() };
-        self.close(key, job, End { at: self.now.tai, result: None, ack, problem: Some(reason) }, None);
+        self.close(key, job, End { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) }, None);
     }
 
     /// The first thing that goes wrong with a job is logged; the last is its problem, which `ocps jobs` shows.
     pub(super) fn log_trouble(&mut self, key: EntryKey, line: String) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if !std::mem::replace(&mut job.trouble_logged, true) {
-            self.log(LogLevel::Warning, line);
+            self.ctx.log(LogLevel::Warning, line);
         }
     }
 

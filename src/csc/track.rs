@@ -11,7 +11,8 @@ use super::job::{Absence, Ended, Job, Poll, PollStep, Running, Stage};
 use super::record::End;
 use super::report::JobOutcome;
 use super::request::{Action, Answer, Contact, Failure, JobStatus, Ticket};
-use super::{Asked, Csc, HISTORY_MAX, REMINDER};
+use super::context::Purpose;
+use super::{Csc, HISTORY_MAX, REMINDER};
 
 /// How a job ended.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) enum Ending {
 
 impl Csc {
     pub(super) fn advance_jobs(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let due = |job: &Job| job.due().is_some_and(|due| due <= now);
         let keys: Vec<EntryKey> = self.jobs.iter().filter(|(_, job)| due(job)).map(|(key, _)| *key).collect();
         for key in keys {
@@ -40,7 +41,7 @@ impl Csc {
 
     /// Tells a waiting sender again that its job goes on.
     fn remind(&mut self, key: EntryKey) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if job.reminder.is_none_or(|due| now < due) {
             return;
@@ -48,18 +49,18 @@ impl Csc {
         job.reminder = Some(now + REMINDER);
         let Some(job_id) = job.job_id().cloned() else { return };
         let (sender, missing_prereqs) = (job.sender.clone(), job.missing_prereqs.clone());
-        self.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id, missing_prereqs });
+        self.ctx.ack(&sender, Some(CommandName::Execute), Ack::InProgress { job_id, missing_prereqs });
     }
 
     fn poll(&mut self, key: EntryKey) {
-        let now = self.now.mono;
-        let Some((job, Running { job_id, poll, untold: None })) = self.running(key) else { return };
+        let now = self.ctx.now.mono;
+        let Some((job, Running { job_id, poll, is_announced: true })) = self.running(key) else { return };
         if poll.due().is_none_or(|due| now < due) {
             return;
         }
         let action = Action::Status { job_id: job_id.clone(), run_id: Some(job.run_id().clone()) };
         let url = job.url.clone();
-        let ticket = self.ask(Asked::Poll(key), url, action);
+        let ticket = self.ctx.ask(Purpose::Poll(key), url, action);
         if let Some(Job { stage: Stage::Running(running), .. }) = self.jobs.get_mut(&key) {
             running.poll.step = PollStep::Asked(ticket);
         }
@@ -93,7 +94,7 @@ impl Csc {
     /// The service says that there is no such job. One such answer can be wrong, or an old one out of a cache: it is
     /// asked again, and then the list decides.
     fn note_absence(&mut self, key: EntryKey) {
-        let (now, after) = (self.now.mono, Ticket(self.last_ticket));
+        let (now, after) = (self.ctx.now.mono, self.ctx.last_ticket());
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let url = job.url.clone();
         let Stage::Running(running) = &mut job.stage else { return };
@@ -107,7 +108,7 @@ impl Csc {
 
     /// A list shows a job that seemed to have vanished, or not.
     pub(super) fn job_looked_up(&mut self, key: EntryKey, list: Ticket, is_there: bool) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let name = self.name_of(key);
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let interval = job.poll_interval;
@@ -148,7 +149,7 @@ impl Csc {
 
     /// A believable status of a running job.
     pub(super) fn note_status(&mut self, key: EntryKey, status: JobStatus) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some(job) = self.jobs.get_mut(&key) else { return };
         job.problem = None;
         job.phase = Some(status.phase);
@@ -164,12 +165,12 @@ impl Csc {
     /// Recovered commands that wait for this job have not been submitted yet.
     fn note_active(&mut self, job_id: &JobId) {
         if let Some(active) = self.recovered_prereqs.get_mut(job_id) {
-            *active = Some(self.now.mono);
+            *active = Some(self.ctx.now.mono);
         }
     }
 
     fn poll_failed(&mut self, key: EntryKey, asked: Duration, failure: Failure) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let Some((job, running)) = self.running(key) else { return };
         let (interval, misses) = (job.poll_interval, running.poll.misses + 1);
         if self.is_disbelieved(&job.url, running.poll.believed, asked) {
@@ -182,7 +183,7 @@ impl Csc {
             }
             Contact::Silent => self.leave_out(&job.url.clone()),
         }
-        let next = now + self.backoff(interval, misses - 1);
+        let next = now + self.ctx.backoff(interval, misses - 1);
         let Some(job) = self.jobs.get_mut(&key) else { return };
         job.problem = Some(failure.reason);
         if let Stage::Running(running) = &mut job.stage {
@@ -218,7 +219,7 @@ impl Csc {
             }
         };
         let result = Some(JobResult { job_id: job_id.clone(), exit_code, result });
-        self.close(key, job, End { at: self.now.tai, result, ack, problem }, fault);
+        self.close(key, job, End { at: self.ctx.now.tai, result, ack, problem }, fault);
         self.prerequisite_ended(&job_id);
     }
 
@@ -230,7 +231,7 @@ impl Csc {
             JobOutcome::Completed | JobOutcome::Aborted => LogLevel::Info,
             JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused => LogLevel::Warning,
         };
-        self.log(level, ended.to_string());
+        self.ctx.log(level, ended.to_string());
         self.end_with_fault(key, job.sender, CommandName::Execute, end, fault);
         self.remember(ended);
     }
@@ -244,13 +245,13 @@ impl Csc {
 
     /// Polls the jobs of others that ours wait for.
     pub(super) fn advance_watches(&mut self) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let due = self.watches.iter().filter(|(_, watch)| watch.due().is_some_and(|due| due <= now));
         let due: Vec<JobId> = due.map(|(job_id, _)| job_id.clone()).collect();
         for job_id in due {
             let Some(watch) = self.watches.get(&job_id) else { continue };
             let action = Action::Status { job_id: job_id.clone(), run_id: None };
-            let ticket = self.ask(Asked::Watch(job_id.clone()), watch.url.clone(), action);
+            let ticket = self.ctx.ask(Purpose::Prerequisite(job_id.clone()), watch.url.clone(), action);
             if let Some(watch) = self.watches.get_mut(&job_id) {
                 watch.poll.step = PollStep::Asked(ticket);
             }
@@ -262,14 +263,14 @@ impl Csc {
         match answer {
             Answer::Job(status) if status.phase.exit_code().is_some() => self.prerequisite_ended(job_id),
             Answer::Job(_) => {
-                let now = self.now.mono;
+                let now = self.ctx.now.mono;
                 if let Some(watch) = self.watches.get_mut(job_id) {
                     watch.poll = Poll::seen(now, now + watch.poll_interval);
                 }
                 self.note_active(job_id);
             }
             Answer::Gone => {
-                let (now, after) = (self.now.mono, Ticket(self.last_ticket));
+                let (now, after) = (self.ctx.now.mono, self.ctx.last_ticket());
                 let Some(watch) = self.watches.get_mut(job_id) else { return };
                 let url = watch.url.clone();
                 match watch.poll.absent(now, after) {
@@ -292,7 +293,7 @@ impl Csc {
 
     /// A list shows a prerequisite that seemed not to exist, or not.
     pub(super) fn prerequisite_looked_up(&mut self, job_id: &JobId, list: Ticket, is_there: bool) {
-        let now = self.now.mono;
+        let now = self.ctx.now.mono;
         let decided = self.watches.get_mut(job_id).filter(|watch| watch.poll.is_decided_by(list));
         let Some(watch) = decided else { return };
         if is_there {
@@ -303,7 +304,7 @@ impl Csc {
     }
 
     fn lose_prerequisite(&mut self, job_id: &JobId) {
-        self.log(LogLevel::Warning, format!("prerequisite job {job_id} does not exist: not waited for"));
+        self.ctx.log(LogLevel::Warning, format!("prerequisite job {job_id} does not exist: not waited for"));
         self.note_missing(job_id);
         self.prerequisite_ended(job_id);
     }
@@ -312,17 +313,17 @@ impl Csc {
         let Some(watch) = self.watches.get(job_id) else { return };
         let (interval, misses) = (watch.poll_interval, watch.poll.misses + 1);
         if self.is_disbelieved(&watch.url, watch.poll.believed, asked) {
-            self.log(LogLevel::Error, format!("gave up waiting for prerequisite job {job_id}: {failure}"));
+            self.ctx.log(LogLevel::Error, format!("gave up waiting for prerequisite job {job_id}: {failure}"));
             return self.prerequisite_ended(job_id);
         }
         match failure.contact {
             Contact::Answered if !watch.trouble_logged => {
-                self.log(LogLevel::Warning, format!("prerequisite job {job_id}: {failure}"));
+                self.ctx.log(LogLevel::Warning, format!("prerequisite job {job_id}: {failure}"));
             }
             Contact::Answered => {}
             Contact::Silent => self.leave_out(&watch.url.clone()),
         }
-        let next: Duration = self.now.mono + self.backoff(interval, misses - 1);
+        let next: Duration = self.ctx.now.mono + self.ctx.backoff(interval, misses - 1);
         if let Some(watch) = self.watches.get_mut(job_id) {
             watch.poll.misses = misses;
             watch.trouble_logged |= failure.contact == Contact::Answered;
