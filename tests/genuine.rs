@@ -11,21 +11,21 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
+use ocps::backend::{Backend, Wanted};
 use ocps::config::settings;
 use ocps::csc::event::Phase;
 use ocps::csc::id::RunId;
-use ocps::csc::request::{Action, Answer, FailureKind, JobStatus, Submission};
+use ocps::csc::request::{FailureKind, JobStatus, RemoveAnswer, StatusAnswer, Submission};
 use ocps::url::Url;
 use serde_json::{Value, json};
 
@@ -102,7 +102,7 @@ fn client() -> Uws {
     Uws::new(&settings).unwrap()
 }
 
-fn submit(client: &Uws, url: &str, run_id: &str, values: &[String]) -> Answer {
+fn submit(client: &Uws, url: &str, run_id: &str, values: &[String]) -> JobStatus {
     let submission = Submission {
         run_id: RunId::parse(run_id).unwrap(),
         command: "cd $JOB_SOURCE_DIR && bash bin/pipetask.sh".to_owned(),
@@ -111,12 +111,12 @@ fn submit(client: &Uws, url: &str, run_id: &str, values: &[String]) -> Answer {
         environment: values.iter().map(|v| ("DATA_QUERY".into(), v.clone())).collect(),
         pipeline: String::new(),
     };
-    client.perform(&url.into(), &Action::Submit(Arc::new(submission)))
+    client.submit(&url.into(), &submission).unwrap()
 }
 
-fn job(answer: Answer) -> JobStatus {
+fn job(answer: StatusAnswer) -> JobStatus {
     match answer {
-        Answer::Job(job) => job,
+        StatusAnswer::Job(job) => job,
         other => panic!("{other:?}"),
     }
 }
@@ -151,9 +151,9 @@ fn the_client_and_the_genuine_service_understand_each_other() {
     let Some(genuine) = Genuine::start() else { return };
     let (client, url) = (client(), genuine.url.as_str());
     let values = hostile_values();
-    let first = job(submit(&client, url, "1-a", &values));
+    let first = submit(&client, url, "1-a", &values);
     let fake = UwsService::start(Options::default());
-    let same = job(submit(&client, &fake.url(), "1-a", &values));
+    let same = submit(&client, &fake.url(), "1-a", &values);
     for (values, job) in [(&values, &first), (&values, &same)] {
         for (value, arrived) in values.iter().zip(arrived(job)) {
             let wrong = value.chars().zip(arrived.chars()).find(|(a, b)| a != b);
@@ -162,38 +162,35 @@ fn the_client_and_the_genuine_service_understand_each_other() {
     }
 
     let run_id = RunId::parse("1-a");
-    let status = |job: &JobStatus| Action::Status { job_id: job.job_id.clone(), run_id: run_id.clone() };
+    let base = Url::from(url);
+    let status = |job: &JobStatus| client.status(&base, &job.job_id, run_id.as_ref()).unwrap();
     // A result file whose name is not UTF-8: the service writes a lone surrogate.
     let out = genuine.jobs.join(first.job_id.as_str()).join("out");
     std::fs::create_dir_all(&out).unwrap();
     std::fs::write(out.join(Path::new(OsStr::from_bytes(b"x\xff.fits"))), "").unwrap();
-    let seen = job(client.perform(&url.into(), &status(&first)));
+    let seen = job(status(&first));
     assert!(seen.object.0.contains("x\u{fffd}.fits"), "{}", seen.object.0);
-    let list = Action::List {
-        run_ids: Arc::new(run_id.iter().cloned().collect()),
-        job_ids: Arc::default(),
-        active_of: None,
-    };
-    assert!(matches!(client.perform(&url.into(), &list), Answer::Listed(jobs) if jobs.len() == 1));
+    let run_ids = run_id.iter().cloned().collect();
+    let wanted = Wanted { run_ids: &run_ids, job_ids: &BTreeSet::new(), active_of: None };
+    assert_eq!(client.list(&base, &wanted).unwrap().len(), 1);
 
-    let remove = Action::Remove { job_id: first.job_id.clone() };
-    assert_eq!(client.perform(&url.into(), &remove), Answer::Removed { object: None });
-    assert_eq!(client.perform(&url.into(), &remove), Answer::Gone);
-    assert_eq!(client.perform(&url.into(), &status(&first)), Answer::Gone);
+    let remove = || client.remove(&base, &first.job_id).unwrap();
+    assert_eq!(remove(), RemoveAnswer::Removed { object: None });
+    assert_eq!(remove(), RemoveAnswer::Gone);
+    assert_eq!(status(&first), StatusAnswer::Gone);
+    assert_eq!(client.ping(&base), Ok(()));
     assert!(!out.exists());
 
-    let mut quick = job(submit(&client, url, "1-a", &["dur=0.2 fail".to_owned()]));
+    let mut quick = submit(&client, url, "1-a", &["dur=0.2 fail".to_owned()]);
     let deadline = Instant::now() + Duration::from_secs(10);
     while quick.phase.exit_code().is_none() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(50));
-        quick = job(client.perform(&url.into(), &status(&quick)));
+        quick = job(status(&quick));
     }
     assert_eq!(quick.phase, Phase::Error);
     // A wrong base URL is no missing job.
-    match client.perform(&Url::from(&*url.replace("/v1", "/v2")), &status(&quick)) {
-        Answer::Failed(failure) => assert_eq!(failure.kind, FailureKind::Wrong),
-        other => panic!("{other:?}"),
-    }
+    let wrong = client.status(&Url::from(&*url.replace("/v1", "/v2")), &quick.job_id, None);
+    assert_eq!(wrong.unwrap_err().kind, FailureKind::Wrong);
 }
 
 /// One request: method, path below the base URL (`{id}` is a job that runs, `{gone}` a deleted one),
@@ -369,11 +366,8 @@ fn ask(base: &str, ids: &[String], asked: &Asked) -> Value {
 /// Makes a running and a deleted job.
 fn prepare(url: &str) -> Vec<String> {
     let client = client();
-    let ids = ["1-a", "2-b"].map(|run_id| job(submit(&client, url, run_id, &["dur=600".to_owned()])).job_id);
-    assert_eq!(
-        client.perform(&url.into(), &Action::Remove { job_id: ids[1].clone() }),
-        Answer::Removed { object: None }
-    );
+    let ids = ["1-a", "2-b"].map(|run_id| submit(&client, url, run_id, &["dur=600".to_owned()]).job_id);
+    assert_eq!(client.remove(&url.into(), &ids[1]), Ok(RemoveAnswer::Removed { object: None }));
     // The log file appears when the job starts.
     thread::sleep(Duration::from_millis(600));
     ids.iter().map(ToString::to_string).collect()

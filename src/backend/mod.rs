@@ -5,16 +5,94 @@ pub mod simulated;
 pub mod uws;
 pub mod workers;
 
-use crate::csc::request::{Action, Answer};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::csc::id::{JobId, RunId, SalIndex};
+use crate::csc::request::{
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer,
+    Submission,
+};
 use crate::url::Url;
 
-/// Something that runs jobs.
+/// Something that runs jobs, or takes values for Redis lists. It is never asked for what it does not offer.
 ///
-/// One value is shared by all worker threads.
+/// One value is shared by all worker threads. Each request blocks, but never longer than the back-end's timeouts
+/// allow, and never panics, whatever the service answers.
 pub trait Backend: Send + Sync {
-    /// Carries out one request at the service of that base URL.
+    /// Creates a job.
     ///
-    /// Blocks, but never longer than the back-end's timeouts allow. Never panics:
-    /// whatever the service answers becomes an [`Answer`].
-    fn perform(&self, url: &Url, action: &Action) -> Answer;
+    /// # Errors
+    /// No job is known to exist.
+    fn submit(&self, _url: &Url, _submission: &Submission) -> Result<JobStatus, NotDone> {
+        Err(not_offered().into())
+    }
+
+    /// Asks how a job is; with a run id the job must be of that run.
+    ///
+    /// # Errors
+    /// There was no believable answer.
+    fn status(&self, _url: &Url, _job_id: &JobId, _run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {
+        Err(not_offered())
+    }
+
+    /// Aborts a job and removes it.
+    ///
+    /// # Errors
+    /// It is not known that the job is gone.
+    fn remove(&self, _url: &Url, _job_id: &JobId) -> Result<RemoveAnswer, Failure> {
+        Err(not_offered())
+    }
+
+    /// Looks for jobs in the service's list.
+    ///
+    /// # Errors
+    /// There was no believable answer.
+    fn list(&self, _url: &Url, _wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
+        Err(not_offered())
+    }
+
+    /// Pushes the values of a Rapid Analysis command to their lists within this time: all of them or none.
+    ///
+    /// # Errors
+    /// They are not known to be pushed.
+    fn push(&self, _config: &str, _patience: Duration) -> Result<(), NotDone> {
+        Err(not_offered().into())
+    }
+
+    /// Asks whether the back-end can be used.
+    ///
+    /// # Errors
+    /// It cannot.
+    fn ping(&self, url: &Url) -> Result<(), Failure>;
+
+    /// Carries out one request at the service of that base URL.
+    fn perform(&self, url: &Url, action: &Action) -> Answer {
+        match action {
+            Action::Submit(submission) => Answer::Submit(self.submit(url, submission)),
+            Action::Status { job_id, run_id } => Answer::Status(self.status(url, job_id, run_id.as_ref())),
+            Action::Remove { job_id } => Answer::Remove(self.remove(url, job_id)),
+            Action::List { run_ids, job_ids, active_of } => {
+                Answer::List(self.list(url, &Wanted { run_ids, job_ids, active_of: *active_of }))
+            }
+            Action::Push { config, patience } => Answer::Push(self.push(config, *patience)),
+            Action::Ping => Answer::Ping(self.ping(url)),
+        }
+    }
+}
+
+fn not_offered() -> Failure {
+    let reason = "this back-end does not offer that".to_owned();
+    Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason }
+}
+
+/// Which jobs are picked from a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Those of these run ids.
+    pub run_ids: &'a BTreeSet<RunId>,
+    /// Those with these job ids.
+    pub job_ids: &'a BTreeSet<JobId>,
+    /// And those that have not ended and whose run ids were made for this index.
+    pub active_of: Option<SalIndex>,
 }

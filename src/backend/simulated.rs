@@ -4,16 +4,16 @@
 
 use std::collections::HashMap;
 use std::f64::consts::TAU;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Backend, rapid_analysis};
+use super::{Backend, Wanted, rapid_analysis};
 use crate::config::settings::Simulation;
-use crate::csc::event::{ErrorCode, JobObject, Phase};
+use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Submission};
+use crate::csc::request::{Failure, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission};
 use crate::sal::time;
 use crate::url::Url;
 
@@ -33,7 +33,7 @@ struct Job {
     run_id: RunId,
     fate: Fate,
     ends: Instant,
-    /// Whether its end was told: from then on there is nothing to abort.
+    /// Whether its end was reported: from then on there is nothing to abort.
     told: bool,
 }
 
@@ -59,73 +59,77 @@ impl Simulated {
         Self { settings, state: Mutex::new(State { rng, jobs: HashMap::new() }) }
     }
 
-    fn submit(&self, submission: &Submission, state: &mut State) -> Answer {
+    /// The state is whole after any panic: every change to it is a single insert or remove.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for Simulated {
+    fn submit(&self, _url: &Url, submission: &Submission) -> Result<JobStatus, NotDone> {
         let pipeline = submission.pipeline.as_str();
         let fate = match pipeline {
             "true.yaml" => Fate::Succeeds,
             "false.yaml" => Fate::Fails,
             "fault.yaml" => Fate::Faults,
-            _ => return Answer::Rejected { reason: format!("Unknown (simulated) pipeline: {pipeline}") },
+            _ => return Err(NotDone::Rejected(format!("Unknown (simulated) pipeline: {pipeline}"))),
         };
+        let mut state = self.state();
         if state.jobs.len() >= JOBS_MAX {
             state.jobs.retain(|_, job| !job.told);
         }
         let Some(job_id) = unused_id(pipeline, &state.jobs) else {
-            return wrong("no id is left for a simulated job");
+            return Err(NotDone::Rejected("no id is left for a simulated job".to_owned()));
         };
         let ends = Instant::now() + duration(&self.settings, &mut state.rng);
-        state.jobs.insert(job_id.clone(), Job { run_id: submission.run_id.clone(), fate, ends, told: false });
-        job_answer(job_id, Phase::Active, json!({}))
+        let run_id = submission.run_id.clone();
+        state.jobs.insert(job_id.clone(), Job { run_id, fate, ends, told: false });
+        Ok(status(&job_id, Phase::Active, json!({})))
     }
 
-    fn status(job_id: &JobId, state: &mut State) -> Answer {
-        let Some(job) = state.jobs.get_mut(job_id) else { return Answer::Gone };
-        if Instant::now() < job.ends {
-            return job_answer(job_id.clone(), Phase::Active, json!({}));
-        }
-        job.told = true;
-        match job.fate {
-            Fate::Succeeds => job_answer(job_id.clone(), Phase::Completed, json!({ "result": true })),
-            Fate::Fails => job_answer(job_id.clone(), Phase::Error, json!({ "result": false })),
-            Fate::Faults => Answer::Broken {
-                code: ErrorCode::Simulated,
-                report: "cannot contact the execution service (simulated)".to_owned(),
-            },
-        }
-    }
-
-    /// A job can be aborted as long as nobody was told of its end.
-    fn remove(job_id: &JobId, state: &mut State) -> Answer {
-        match state.jobs.remove(job_id) {
-            Some(job) if !job.told => {
-                let more = json!({ "abort_time": time::now().0 });
-                Answer::Removed { object: Some(object(job_id, Phase::Aborted, more)) }
+    fn status(&self, _url: &Url, job_id: &JobId, _run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {
+        let mut state = self.state();
+        let Some(job) = state.jobs.get_mut(job_id) else { return Ok(StatusAnswer::Gone) };
+        job.told = Instant::now() >= job.ends;
+        let (phase, more) = match job.fate {
+            _ if !job.told => (Phase::Active, json!({})),
+            Fate::Succeeds => (Phase::Completed, json!({ "result": true })),
+            Fate::Fails => (Phase::Error, json!({ "result": false })),
+            Fate::Faults => {
+                let report = "cannot contact the execution service (simulated)".to_owned();
+                return Ok(StatusAnswer::Broken { report });
             }
-            Some(_) | None => Answer::Gone,
-        }
+        };
+        Ok(StatusAnswer::Job(status(job_id, phase, more)))
     }
-}
 
-impl Backend for Simulated {
-    fn perform(&self, _url: &Url, action: &Action) -> Answer {
-        // The state is whole after any panic: every change to it is a single insert or remove.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        match action {
-            Action::Submit(submission) => self.submit(submission, &mut state),
-            Action::Status { job_id, .. } => Self::status(job_id, &mut state),
-            Action::Remove { job_id } => Self::remove(job_id, &mut state),
-            Action::Push { config, .. } => rapid_analysis::rehearse(config),
-            Action::Ping => Answer::Done,
-            // Its jobs are as old as the process: there are none that it does not know.
-            Action::List { run_ids, job_ids, active_of: _ } => Answer::Listed(
-                state
-                    .jobs
-                    .iter()
-                    .filter(|(job_id, job)| run_ids.contains(&job.run_id) || job_ids.contains(*job_id))
-                    .map(|(job_id, job)| ListedJob { job_id: job_id.clone(), run_id: job.run_id.clone() })
-                    .collect(),
-            ),
-        }
+    /// A job can be aborted until its end was reported.
+    fn remove(&self, _url: &Url, job_id: &JobId) -> Result<RemoveAnswer, Failure> {
+        let running = self.state().jobs.remove(job_id).filter(|job| !job.told);
+        let more = json!({ "abort_time": time::now().0 });
+        Ok(running.map_or(RemoveAnswer::Gone, |_| RemoveAnswer::Removed {
+            object: Some(status(job_id, Phase::Aborted, more).object),
+        }))
+    }
+
+    /// Its jobs are as old as the process: there are none that it does not know.
+    fn list(&self, _url: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
+        let state = self.state();
+        let is_wanted = |(job_id, job): &(&JobId, &Job)| {
+            wanted.run_ids.contains(&job.run_id) || wanted.job_ids.contains(*job_id)
+        };
+        let listed = state.jobs.iter().filter(is_wanted);
+        Ok(listed
+            .map(|(job_id, job)| ListedJob { job_id: job_id.clone(), run_id: job.run_id.clone() })
+            .collect())
+    }
+
+    fn push(&self, config: &str, _patience: Duration) -> Result<(), NotDone> {
+        rapid_analysis::rehearse(config)
+    }
+
+    fn ping(&self, _url: &Url) -> Result<(), Failure> {
+        Ok(())
     }
 }
 
@@ -145,26 +149,13 @@ fn duration(settings: &Simulation, rng: &mut fastrand::Rng) -> Duration {
     Duration::from_secs_f64(seconds.abs())
 }
 
-fn job_answer(job_id: JobId, phase: Phase, more: Value) -> Answer {
-    let object = object(&job_id, phase, more);
-    Answer::Job(JobStatus { job_id, phase, object })
-}
-
-fn object(job_id: &JobId, phase: Phase, more: Value) -> JobObject {
+fn status(job_id: &JobId, phase: Phase, more: Value) -> JobStatus {
     let mut object = json!({ "jobId": job_id.as_str() });
     if let (Value::Object(object), Value::Object(more)) = (&mut object, more) {
         object.extend(more);
         object.insert("phase".to_owned(), phase.as_str().into());
     }
-    JobObject(Arc::from(object.to_string()))
-}
-
-fn wrong(reason: &str) -> Answer {
-    Answer::Failed(Failure {
-        kind: FailureKind::Wrong,
-        contact: Contact::Answered,
-        reason: reason.to_owned(),
-    })
+    JobStatus { job_id: job_id.clone(), phase, object: JobObject(object.to_string().into()) }
 }
 
 #[cfg(test)]
@@ -177,21 +168,20 @@ mod tests {
         Simulated::new(Simulation { mean_duration: mean, sigma: Duration::ZERO, seed: Some(1) })
     }
 
-    fn submission(pipeline: &str) -> Action {
-        Action::Submit(Arc::new(Submission {
+    fn submit(simulator: &Simulated, pipeline: &str) -> Result<JobStatus, NotDone> {
+        let submission = Submission {
             run_id: RunId::new(SeqNum(1), SalIndex::Latiss, &mut fastrand::Rng::new()),
             command: String::new(),
             source_url: String::new(),
             commit_ref: String::new(),
             environment: Vec::new(),
             pipeline: pipeline.to_owned(),
-        }))
+        };
+        simulator.submit(&"".into(), &submission)
     }
 
     fn submitted(simulator: &Simulated, pipeline: &str) -> JobId {
-        let answer = simulator.perform(&"".into(), &submission(pipeline));
-        let Answer::Job(status) = answer else { panic!("{answer:?}") };
-        status.job_id
+        submit(simulator, pipeline).unwrap().job_id
     }
 
     #[test]
@@ -200,44 +190,38 @@ mod tests {
             let simulator = simulator(Duration::ZERO);
             let job_id = submitted(&simulator, pipeline);
             assert!(job_id.as_str().starts_with(&format!("{pipeline}-1")), "{job_id}");
-            let answer =
-                simulator.perform(&"".into(), &Action::Status { job_id: job_id.clone(), run_id: None });
-            let said = if let Answer::Job(status) = answer {
-                status.object.0.replace(job_id.as_str(), "ID")
-            } else {
-                let Answer::Broken { code, report } = answer else { panic!("{answer:?}") };
-                format!("{} {report}", code.number())
+            let said = match simulator.status(&"".into(), &job_id, None).unwrap() {
+                StatusAnswer::Job(status) => status.object.0.replace(job_id.as_str(), "ID"),
+                StatusAnswer::Broken { report } => report,
+                StatusAnswer::Gone => panic!("gone"),
             };
             assert_eq!(said, expected);
         };
         check("true.yaml", r#"{"jobId":"ID","result":true,"phase":"completed"}"#);
         check("false.yaml", r#"{"jobId":"ID","result":false,"phase":"error"}"#);
-        check("fault.yaml", "2 cannot contact the execution service (simulated)");
+        check("fault.yaml", "cannot contact the execution service (simulated)");
     }
 
     #[test]
     fn other_pipelines_are_rejected() {
-        let answer = simulator(Duration::ZERO).perform(&"".into(), &submission("x.yaml"));
-        assert_eq!(answer, Answer::Rejected { reason: "Unknown (simulated) pipeline: x.yaml".to_owned() });
+        let result = submit(&simulator(Duration::ZERO), "x.yaml");
+        assert_eq!(result, Err(NotDone::Rejected("Unknown (simulated) pipeline: x.yaml".to_owned())));
     }
 
     #[test]
     fn a_running_job_can_be_aborted_once() {
         let simulator = simulator(Duration::from_secs(100));
         let job_id = submitted(&simulator, "true.yaml");
-        let Answer::Removed { object: Some(object) } =
-            simulator.perform(&"".into(), &Action::Remove { job_id: job_id.clone() })
-        else {
-            panic!()
-        };
+        let remove = || simulator.remove(&"".into(), &job_id);
+        let Ok(RemoveAnswer::Removed { object: Some(object) }) = remove() else { panic!() };
         let object: Value = serde_json::from_str(&object.0).unwrap();
         assert_eq!(
             (object["phase"].as_str(), object["jobId"].as_str()),
             (Some("aborted"), Some(job_id.as_str()))
         );
         assert!(object["abort_time"].as_f64().unwrap() > 1.7e9);
-        assert_eq!(simulator.perform(&"".into(), &Action::Remove { job_id: job_id.clone() }), Answer::Gone);
-        assert_eq!(simulator.perform(&"".into(), &Action::Status { job_id, run_id: None }), Answer::Gone);
+        assert_eq!(remove(), Ok(RemoveAnswer::Gone));
+        assert_eq!(simulator.status(&"".into(), &job_id, None), Ok(StatusAnswer::Gone));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select_biased, unbounded};
 
 use super::Backend;
-use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Outcome, Request};
+use crate::csc::request::{Action, Contact, Failure, FailureKind, Outcome, Request};
 
 /// Threads of the control pool that take everything.
 const PUT_THREADS: usize = 2;
@@ -127,11 +127,7 @@ fn perform(backend: &dyn Backend, request: Request) -> Outcome {
 }
 
 fn not_sent(request: &Request, reason: &str) -> Outcome {
-    let failure = Failure {
-        kind: FailureKind::NotSent,
-        // Nothing is learnt about the service from what was never asked.
-        contact: Contact::Answered,
-        reason: reason.to_owned(),
-    };
-    Outcome { ticket: request.ticket, answer: Answer::Failed(failure) }
+    let failure =
+        Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason: reason.to_owned() };
+    Outcome { ticket: request.ticket, answer: request.action.failed(failure) }
 }

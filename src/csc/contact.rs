@@ -9,7 +9,7 @@ use super::event::{ErrorCode, LogLevel};
 use super::job::Stage;
 use super::notice::Notices;
 use super::remove::Removal;
-use super::request::{Answer, Contact, FailureKind};
+use super::request::{Contact, Failure};
 use super::time::Tai;
 use super::{Csc, report};
 
@@ -64,36 +64,22 @@ impl Health {
 
 impl Csc {
     /// Learns from an answer to something asked for at that time whether the service is there.
-    pub(super) fn note_contact(&mut self, url: Url, asked: Duration, answer: &Answer) {
+    pub(super) fn note_contact(&mut self, url: Url, asked: Duration, result: Result<(), &Failure>) {
         let now = self.ctx.now.mono;
-        match answer {
-            Answer::Failed(failure) => {
+        match result {
+            Err(failure) => {
                 self.ctx.counters.failed_requests += 1;
                 self.count_failure(&url);
                 let health = self.services.entry(url.clone()).or_default();
                 health.last_problem =
                     Some(Problem { reason: failure.reason.clone(), at: now, tai: self.ctx.now.tai });
-                match (failure.contact, failure.kind) {
-                    // It was never asked, say because too much is queued: nothing is learnt of it.
-                    (Contact::Answered, FailureKind::NotSent) => {}
-                    (
-                        Contact::Answered,
-                        FailureKind::Unclear
-                        | FailureKind::Refused
-                        | FailureKind::NotNow
-                        | FailureKind::Wrong,
-                    ) => {
+                match failure.contact {
+                    Contact::NotAsked => {}
+                    Contact::Answered => {
                         health.known = true;
                         self.note_answer(&url);
                     }
-                    (
-                        Contact::Silent,
-                        FailureKind::NotSent
-                        | FailureKind::Unclear
-                        | FailureKind::Refused
-                        | FailureKind::NotNow
-                        | FailureKind::Wrong,
-                    ) => {
+                    Contact::Silent => {
                         health.known = true;
                         if health.silent_since.is_none() {
                             health.silent_since = Some(now);
@@ -105,7 +91,7 @@ impl Csc {
                     }
                 }
             }
-            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Done => {
+            Ok(()) => {
                 self.note_answer(&url);
                 let recent = self.recent(&url);
                 let health = self.services.entry(url).or_default();
@@ -115,8 +101,6 @@ impl Csc {
                 health.known = true;
                 health.last_believed = Some(now);
             }
-            // These tell nothing of a service: the simulator's own, or a request that was never sent.
-            Answer::Rejected { .. } | Answer::Broken { .. } => {}
         }
     }
 

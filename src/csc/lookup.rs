@@ -14,9 +14,8 @@ use super::event::LogLevel;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Stage, SubmitStep, Submitting, Watch};
 use super::record::Record;
-use super::request::{Action, Answer, Contact, Failure, FailureKind, ListedJob, Ticket};
+use super::request::{Action, Contact, Failure, ListedJob, Ticket};
 use super::time::Tai;
-use super::track::out_of_place;
 use super::context::Purpose;
 use super::{Csc, RunState};
 
@@ -277,12 +276,12 @@ impl Csc {
     }
 
     /// The service's list, or why there is none.
-    pub(super) fn listed(&mut self, url: &Url, answer: Answer) {
+    pub(super) fn listed(&mut self, url: &Url, result: Result<Vec<ListedJob>, Failure>) {
         let now = self.ctx.now.mono;
         let Some(lookup) = self.lookups.get_mut(url) else { return };
         let Some(list) = lookup.asked.take() else { return };
-        match answer {
-            Answer::Listed(jobs) => {
+        match result {
+            Ok(jobs) => {
                 lookup.failures = 0;
                 let took = now.saturating_sub(list.asked + list.stood_still);
                 lookup.not_before = now + took.min(REST_MAX);
@@ -297,14 +296,7 @@ impl Csc {
                 self.resolve_suspects(url, &list, &jobs);
                 self.resolve_missing(url, &list, &jobs);
             }
-            Answer::Failed(failure) => self.look_failed(url, &list, &failure),
-            // No back-end answers a list so.
-            Answer::Job(_)
-            | Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Rejected { .. }
-            | Answer::Done
-            | Answer::Broken { .. } => self.look_failed(url, &list, &out_of_place()),
+            Err(failure) => self.look_failed(url, &list, &failure),
         }
     }
 
@@ -317,15 +309,14 @@ impl Csc {
             lookup.next = again;
         }
         match failure.contact {
-            Contact::Answered if failures == 1 => {
+            Contact::Answered | Contact::NotAsked if failures == 1 => {
                 self.log_of_service(url, LogLevel::Warning, format!("look-up by run id: {failure}"));
             }
-            Contact::Answered | Contact::Silent => self.leave_out(url),
+            Contact::Answered | Contact::NotAsked | Contact::Silent => self.leave_out(url),
         }
         // Perhaps they are answered one by one.
         self.ask_missing_again(url, list.ticket, again);
-        let was_asked = (failure.kind, failure.contact) != (FailureKind::NotSent, Contact::Answered);
-        if self.run_state == RunState::Serving && was_asked {
+        if self.run_state == RunState::Serving && failure.contact != Contact::NotAsked {
             self.give_up_lost(url, list);
         }
     }

@@ -51,7 +51,7 @@ use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Stage, Watch};
 use push::Drives;
 use record::{Awaited, Entry, Receipt, Record, Recovered, Work};
-use request::{Action, Configuration, Outcome, Request, Service};
+use request::{Action, Answer, Configuration, Outcome, Request, Service};
 use state::SummaryState;
 use time::{Time, Uptime};
 use transition::Transitions;
@@ -447,17 +447,22 @@ impl Csc {
     fn on_outcome(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
         let Some(Question { purpose, url, at }) = self.ctx.close_question(outcome.ticket) else { return };
-        self.note_contact(url.clone(), at, &outcome.answer);
-        match purpose {
-            Purpose::Submit(key) => self.submitted(key, &url, outcome.answer),
-            Purpose::Poll(key) => self.polled(key, at, outcome.answer),
-            Purpose::Prerequisite(job_id) => self.watched(&job_id, at, outcome.answer),
-            Purpose::Remove(job_id) => self.removed(job_id, at, outcome.answer),
-            Purpose::Confirm(job_id) => self.confirmed(job_id, outcome.answer),
-            Purpose::List => self.listed(&url, outcome.answer),
-            Purpose::Push => self.pushed(outcome.answer),
-            Purpose::Probe => {}
-            Purpose::Ping(configuration) => self.pinged(*configuration, outcome.answer),
+        if let Some(contact) = outcome.answer.of_service() {
+            self.note_contact(url.clone(), at, contact);
+        }
+        match (purpose, outcome.answer) {
+            (Purpose::Submit(key), Answer::Submit(result)) => self.submitted(key, &url, result),
+            (Purpose::Poll(key), Answer::Status(result)) => self.polled(key, at, result),
+            (Purpose::Prerequisite(job_id), Answer::Status(result)) => self.watched(&job_id, at, result),
+            (Purpose::Remove(job_id), Answer::Remove(result)) => self.removed(job_id, at, result),
+            (Purpose::Confirm(job_id), Answer::Status(result)) => self.confirmed(job_id, result),
+            (Purpose::List, Answer::List(result)) => self.listed(&url, result),
+            (Purpose::Push, Answer::Push(result)) => self.pushed(result),
+            (Purpose::Ping(configuration), Answer::Ping(result)) => {
+                self.finish_start(result.map(|()| *configuration).map_err(|failure| failure.reason));
+            }
+            // A probe only shows whether the service answers; and no answer is of another action than its request.
+            _ => {}
         }
         // What just changed may be due at once.
         self.advance();

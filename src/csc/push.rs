@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::command::{CommandName, Execute, Sender};
 use super::event::{Ack, LogLevel};
 use super::id::SalIndex;
-use super::request::{Action, Answer, Configuration, Failure, FailureKind};
+use super::request::{Action, Failure, FailureKind, NotDone};
 use super::context::Purpose;
 use super::{Csc, STOPPING};
 
@@ -125,18 +125,11 @@ impl Csc {
     }
 
     /// The answer to a push.
-    pub(super) fn pushed(&mut self, answer: Answer) {
-        let verdict = match answer {
-            Answer::Done => Ok(()),
-            Answer::Rejected { reason } => Err(nothing_was_pushed(&reason)),
-            Answer::Failed(failure) => Err(push_failed(&failure)),
-            // No back-end answers a push so; if one did, nobody could tell what became of it.
-            Answer::Job(_)
-            | Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Broken { .. } => Err(unclear("the back-end answered a push out of place")),
-        };
+    pub(super) fn pushed(&mut self, result: Result<(), NotDone>) {
+        let verdict = result.map_err(|not_done| match not_done {
+            NotDone::Rejected(reason) => nothing_was_pushed(&reason),
+            NotDone::Failed(failure) => push_failed(&failure),
+        });
         match std::mem::replace(&mut self.pushes.flight, Flight::Free) {
             Flight::Awaited { sender, .. } => match verdict {
                 Ok(()) => self.ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
@@ -174,22 +167,6 @@ impl Csc {
         let Some(push) = self.pushes.waiting.pop_front() else { return };
         self.ctx.fail(&push.sender, Some(CommandName::Execute), nothing_was_pushed(why));
     }
-
-    /// The answer to the ping of a `start`.
-    pub(super) fn pinged(&mut self, configuration: Configuration, answer: Answer) {
-        let result = match answer {
-            Answer::Done => Ok(configuration),
-            Answer::Rejected { reason } => Err(reason),
-            Answer::Failed(failure) => Err(failure.reason),
-            // No back-end answers a ping so.
-            Answer::Job(_)
-            | Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Broken { .. } => Err("the back-end answered out of place".to_owned()),
-        };
-        self.finish_start(result);
-    }
 }
 
 fn push_failed(failure: &Failure) -> String {
@@ -218,7 +195,7 @@ mod tests {
     use super::super::command::{Command, Order, Via};
     use super::super::event::Event;
     use super::super::id::{ClientId, JobId, SeqNum};
-    use super::super::request::{Contact, Outcome, Request, Service};
+    use super::super::request::{Answer, Contact, Outcome, Request, Service};
     use super::super::state::SummaryState;
     use super::super::time::{Tai, Time};
     use super::super::{Effect, Input, Settings};
@@ -247,8 +224,8 @@ mod tests {
         })
     }
 
-    fn failure(kind: FailureKind, reason: &str) -> Answer {
-        Answer::Failed(Failure { kind, contact: Contact::Silent, reason: reason.to_owned() })
+    fn failure(kind: FailureKind, reason: &str) -> Result<(), NotDone> {
+        Err(Failure { kind, contact: Contact::Silent, reason: reason.to_owned() }.into())
     }
 
     fn configuration() -> Configuration {
@@ -301,7 +278,7 @@ mod tests {
             rig.command(1, Order::Start { override_name: String::new() });
             rig.input(Input::Configuration(Ok(configuration())));
             if index == SalIndex::Ra {
-                rig.answer(Answer::Done);
+                rig.answer(Ok(()));
             }
             rig.command(2, Order::Enable);
             assert_eq!(rig.said(), ["1 Complete", "2 Complete"]);
@@ -340,8 +317,13 @@ mod tests {
         }
 
         /// Answers the oldest request.
-        fn answer(&mut self, answer: Answer) {
-            let ticket = self.requests.remove(0).ticket;
+        fn answer(&mut self, result: Result<(), NotDone>) {
+            let Request { ticket, action, .. } = self.requests.remove(0);
+            let answer = match result {
+                Err(NotDone::Failed(failure)) => action.failed(failure),
+                Ok(()) if action == Action::Ping => Answer::Ping(Ok(())),
+                result @ (Ok(()) | Err(NotDone::Rejected(_))) => Answer::Push(result),
+            };
             self.input(Input::Outcome(Outcome { ticket, answer }));
         }
 
@@ -382,10 +364,10 @@ mod tests {
         rig.command(4, execute("b"));
         rig.wait(Duration::from_secs(1));
         assert_eq!(rig.asked(), [("a", 4250)]);
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!(rig.said(), ["3 Complete"]);
         assert_eq!(rig.asked(), [("b", 3250)]);
-        rig.answer(Answer::Rejected { reason: "no".to_owned() });
+        rig.answer(Err(NotDone::Rejected("no".to_owned())));
         assert_eq!(rig.said(), ["4 no; nothing was pushed"]);
         assert_eq!(rig.csc.next_deadline(), rig.csc.next_heartbeat);
     }
@@ -397,7 +379,7 @@ mod tests {
         let mut with_service = configuration();
         with_service.service.url = "http://uws".into();
         rig.input(Input::Configuration(Ok(with_service)));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert!(rig.csc.status().service.last_believed.is_some());
         rig.command(2, Order::Enable);
         rig.command(3, execute("a"));
@@ -407,7 +389,7 @@ mod tests {
 
     #[test]
     fn a_failure_says_what_became_of_the_values() {
-        let check = |answer: Answer, expected: &str| {
+        let check = |answer: Result<(), NotDone>, expected: &str| {
             let mut rig = Rig::enabled(SalIndex::Ra);
             rig.command(3, execute("a"));
             rig.answer(answer);
@@ -421,7 +403,6 @@ mod tests {
         check(failure(FailureKind::Refused, "x"), "x; nothing was pushed");
         check(failure(FailureKind::Unclear, "x"), "x; it is unclear whether the values were pushed");
         check(failure(FailureKind::Wrong, "one of two"), "one of two");
-        check(Answer::Gone, "the back-end answered a push out of place; it is unclear");
     }
 
     #[test]
@@ -445,9 +426,9 @@ mod tests {
         rig.command(5, execute("c"));
         assert_eq!(rig.asked(), [("a", 4250)]);
         rig.wait(Duration::from_secs(1));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!((rig.said(), rig.asked()), (vec![], vec![("c", 3250)]));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!(rig.said(), ["5 Complete"]);
     }
 
@@ -478,7 +459,7 @@ mod tests {
         assert_eq!((rig.said(), rig.requests.len()), (vec!["3 bad".to_owned()], 0));
         rig.command(4, Order::Start { override_name: String::new() });
         rig.input(Input::Configuration(Ok(configuration())));
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!((rig.said(), rig.csc.state()), (vec!["4 Complete".to_owned()], SummaryState::Disabled));
     }
 
@@ -490,7 +471,7 @@ mod tests {
         rig.input(Input::Terminate);
         assert_eq!(rig.said(), ["4 the daemon is stopping; nothing was pushed"]);
         assert!(!rig.exited);
-        rig.answer(Answer::Done);
+        rig.answer(Ok(()));
         assert_eq!(rig.said(), ["3 Complete"]);
         assert!(rig.exited && rig.requests.is_empty());
 

@@ -16,7 +16,7 @@ use super::job::{ABSENCES_MAX, Origin, PollStep, Stage, SubmitStep};
 use super::lookup::{Listing, SUSPECT_FOR};
 use super::record::{End, Work};
 use super::report::JobOutcome;
-use super::request::{Action, Answer, Failure, Ticket};
+use super::request::{Action, Failure, FailureKind, RemoveAnswer, StatusAnswer, Ticket};
 use super::track::Ending;
 use super::context::Purpose;
 use super::{Csc, HISTORY_MAX, REMINDER};
@@ -342,51 +342,33 @@ impl Csc {
     }
 
     /// The answer to a DELETE that was asked for at that time.
-    pub(super) fn removed(&mut self, job_id: JobId, asked: Duration, answer: Answer) {
+    pub(super) fn removed(&mut self, job_id: JobId, asked: Duration, result: Result<RemoveAnswer, Failure>) {
         let now = self.ctx.now.mono;
         let Some(removal) = self.removals.get_mut(&job_id) else { return };
         let was_there = removal.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
-        match answer {
-            Answer::Removed { object } => self.end_removal(&job_id, Verdict::Removed(object)),
-            Answer::Gone if removal.was_seen_after(asked) => self.found_for_removal(&job_id),
-            Answer::Gone if removal.unclear || was_there => self.end_removal(&job_id, Verdict::Removed(None)),
-            Answer::Gone => self.end_removal(&job_id, Verdict::NoSuchJob),
-            Answer::Failed(failure) => match failure.kind {
-                super::request::FailureKind::NotSent => self.retry(&job_id, Next::Delete, &failure),
-                super::request::FailureKind::Unclear
-                | super::request::FailureKind::Refused
-                | super::request::FailureKind::NotNow
-                | super::request::FailureKind::Wrong => {
-                    removal.unclear = true;
-                    self.retry(&job_id, Next::Confirm, &failure);
-                }
-            },
-            // No back-end answers a DELETE so.
-            Answer::Job(_)
-            | Answer::Listed(_)
-            | Answer::Done
-            | Answer::Rejected { .. }
-            | Answer::Broken { .. } => {
+        match result {
+            Ok(RemoveAnswer::Removed { object }) => self.end_removal(&job_id, Verdict::Removed(object)),
+            Ok(RemoveAnswer::Gone) if removal.was_seen_after(asked) => self.found_for_removal(&job_id),
+            Ok(RemoveAnswer::Gone) if removal.unclear || was_there => {
+                self.end_removal(&job_id, Verdict::Removed(None));
+            }
+            Ok(RemoveAnswer::Gone) => self.end_removal(&job_id, Verdict::NoSuchJob),
+            Err(Failure { kind: FailureKind::NotSent, reason, .. }) => {
+                self.retry(&job_id, Next::Delete, &reason);
+            }
+            Err(Failure { reason, .. }) => {
                 removal.unclear = true;
-                self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
+                self.retry(&job_id, Next::Confirm, &reason);
             }
         }
     }
 
     /// The answer to the GET that confirms an unclear DELETE.
-    pub(super) fn confirmed(&mut self, job_id: JobId, answer: Answer) {
-        match answer {
-            Answer::Gone => self.look_for_removed(&job_id),
-            Answer::Job(_) => self.found_for_removal(&job_id),
-            Answer::Failed(failure) => self.retry(&job_id, Next::Confirm, &failure),
-            // No back-end answers a GET so; the simulator's broken jobs are not removed uncleanly.
-            Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Done
-            | Answer::Rejected { .. }
-            | Answer::Broken { .. } => {
-                self.retry(&job_id, Next::Confirm, &super::track::out_of_place());
-            }
+    pub(super) fn confirmed(&mut self, job_id: JobId, result: Result<StatusAnswer, Failure>) {
+        match result {
+            Ok(StatusAnswer::Gone) => self.look_for_removed(&job_id),
+            Ok(StatusAnswer::Job(_) | StatusAnswer::Broken { .. }) => self.found_for_removal(&job_id),
+            Err(failure) => self.retry(&job_id, Next::Confirm, &failure.reason),
         }
     }
 
@@ -460,18 +442,16 @@ impl Csc {
             removal.step = Step::Pausing { until: now, next: Next::Delete };
             return;
         }
-        let mut failure = super::track::out_of_place();
-        failure.reason = "the job is still there".to_owned();
-        self.retry(job_id, Next::Delete, &failure);
+        self.retry(job_id, Next::Delete, "the job is still there");
     }
 
     /// Goes on after a while; those that wait learn that it takes longer.
-    fn retry(&mut self, job_id: &JobId, next: Next, failure: &Failure) {
+    fn retry(&mut self, job_id: &JobId, next: Next, reason: &str) {
         let now = self.ctx.now.mono;
         let Some(failures) = self.removals.get(job_id).map(|removal| removal.failures) else { return };
         let until = now + self.ctx.backoff(RETRY_BASE, failures);
         if failures == 0 {
-            self.ctx.log(LogLevel::Warning, format!("abort of job {job_id}: {failure}"));
+            self.ctx.log(LogLevel::Warning, format!("abort of job {job_id}: {reason}"));
         }
         let Some(removal) = self.removals.get_mut(job_id) else { return };
         removal.failures += 1;
@@ -481,7 +461,7 @@ impl Csc {
             self.remind_of_removal(job_id);
         }
         if let Some(job) = self.job_ids.get(job_id).and_then(|key| self.jobs.get_mut(key)) {
-            job.problem = Some(format!("abort: {failure}"));
+            job.problem = Some(format!("abort: {reason}"));
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::url::Url;
 
-use super::event::{ErrorCode, JobObject, Phase};
+use super::event::{JobObject, Phase};
 use super::id::{JobId, RunId, SalIndex};
 
 /// Shortest time between polls: below, polls would be all that we do.
@@ -32,7 +32,7 @@ pub struct Request {
     pub action: Action,
 }
 
-/// What a back-end can do.
+/// What a back-end can do; each action has its own kind of [`Answer`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Create a job.
@@ -68,6 +68,21 @@ pub enum Action {
         /// Besides: all jobs that have not ended and whose run ids were made for this index.
         active_of: Option<SalIndex>,
     },
+}
+
+impl Action {
+    /// The answer that it failed.
+    #[must_use]
+    pub fn failed(&self, failure: Failure) -> Answer {
+        match self {
+            Self::Submit(_) => Answer::Submit(Err(failure.into())),
+            Self::Status { .. } => Answer::Status(Err(failure)),
+            Self::Remove { .. } => Answer::Remove(Err(failure)),
+            Self::List { .. } => Answer::List(Err(failure)),
+            Self::Push { .. } => Answer::Push(Err(failure.into())),
+            Self::Ping => Answer::Ping(Err(failure)),
+        }
+    }
 }
 
 /// A job as it is to be submitted: everything that the back-end's request says, fixed when the command was accepted.
@@ -110,40 +125,91 @@ impl Submission {
 pub struct Outcome {
     /// Of the request.
     pub ticket: Ticket,
-    /// What the back-end said.
+    /// What came of its action.
     pub answer: Answer,
 }
 
-/// What a back-end can answer. Only what is believable: wrong answers are a [`Failure`].
+/// What came of an action. Only what is believable: wrong answers are a [`Failure`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// To submit and status: the job.
+    /// The new job.
+    Submit(Result<JobStatus, NotDone>),
+    /// How the job is.
+    Status(Result<StatusAnswer, Failure>),
+    /// Whether the job was there to be removed.
+    Remove(Result<RemoveAnswer, Failure>),
+    /// The jobs asked for that are there.
+    List(Result<Vec<ListedJob>, Failure>),
+    /// Whether the values were pushed.
+    Push(Result<(), NotDone>),
+    /// Whether the back-end can be used.
+    Ping(Result<(), Failure>),
+}
+
+impl Answer {
+    /// What it shows of the service: whether a request was answered believably. None where the back-end decided by
+    /// itself.
+    #[must_use]
+    pub fn of_service(&self) -> Option<Result<(), &Failure>> {
+        match self {
+            Self::Submit(Err(NotDone::Rejected(_)))
+            | Self::Push(Err(NotDone::Rejected(_)))
+            | Self::Status(Ok(StatusAnswer::Broken { .. })) => None,
+            Self::Submit(Ok(_))
+            | Self::Status(Ok(StatusAnswer::Job(_) | StatusAnswer::Gone))
+            | Self::Remove(Ok(_))
+            | Self::List(Ok(_))
+            | Self::Push(Ok(()))
+            | Self::Ping(Ok(())) => Some(Ok(())),
+            Self::Submit(Err(NotDone::Failed(failure)))
+            | Self::Status(Err(failure))
+            | Self::Remove(Err(failure))
+            | Self::List(Err(failure))
+            | Self::Push(Err(NotDone::Failed(failure)))
+            | Self::Ping(Err(failure)) => Some(Err(failure)),
+        }
+    }
+}
+
+/// Why a submission or a push was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotDone {
+    /// It can never be done as it is, and why, for the ack: trying again is useless. Nothing was sent.
+    Rejected(String),
+    /// The request failed.
+    Failed(Failure),
+}
+
+impl From<Failure> for NotDone {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// How a job is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StatusAnswer {
+    /// It is there.
     Job(JobStatus),
-    /// To status and remove: there is no such job.
+    /// There is no such job.
     Gone,
-    /// To remove: the job is aborted and removed.
+    /// The back-end itself broke down and the job is lost (simulator only).
+    Broken {
+        /// What happened, for the `errorCode` event and the ack.
+        report: String,
+    },
+}
+
+/// What came of the removal of a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RemoveAnswer {
+    /// The job is aborted and removed.
     Removed {
         /// A job object to report, where the back-end has a better one than what we know.
         object: Option<JobObject>,
     },
-    /// To list: the jobs asked for that are there.
-    Listed(Vec<ListedJob>),
-    /// To push and ping: it is done.
-    Done,
-    /// To submit, push and ping: this can never be done as it is; trying again is useless.
-    Rejected {
-        /// Why, for the ack.
-        reason: String,
-    },
-    /// To status: the back-end itself broke down and the job is lost (simulator only).
-    Broken {
-        /// The code for the `errorCode` event.
-        code: ErrorCode,
-        /// What happened, for the `errorCode` event and the ack.
-        report: String,
-    },
-    /// The request failed.
-    Failed(Failure),
+    /// There is no such job.
+    Gone,
 }
 
 /// A job as the service reports it.
@@ -198,9 +264,11 @@ pub enum FailureKind {
     Wrong,
 }
 
-/// Whether a failed request shows that the service lives.
+/// What a failed request shows of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contact {
+    /// Nothing: it was not asked.
+    NotAsked,
     /// It answered, if only to refuse.
     Answered,
     /// It is away: no connection, no answer in time, or a server error to a plain question.

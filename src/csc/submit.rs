@@ -15,7 +15,9 @@ use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Watch};
 use super::lookup::{Listing, SUSPECT_FOR};
 use super::record::{End, Work};
-use super::request::{Action, Answer, Contact, Failure, FailureKind, JobStatus, Service, Submission};
+use super::request::{
+    Action, Contact, Failure, FailureKind, JobStatus, NotDone, Service, Submission,
+};
 use super::context::Purpose;
 use super::{Csc, RunState, REMINDER, Settings};
 
@@ -197,24 +199,13 @@ impl Csc {
     }
 
     /// The answer to a PUT.
-    pub(super) fn submitted(&mut self, key: EntryKey, url: &Url, answer: Answer) {
-        match answer {
+    pub(super) fn submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, NotDone>) {
+        match result {
             // Its run was aborted meanwhile.
-            Answer::Job(status) if !self.jobs.contains_key(&key) => {
-                self.remove_stray(url.clone(), status.job_id);
-            }
-            Answer::Job(status) => self.created(key, status.job_id.clone(), Some(status)),
-            Answer::Rejected { reason } => self.give_up(key, reason),
-            Answer::Failed(failure) => self.submit_failed(key, failure),
-            // No back-end answers a PUT so; if one did, nobody could tell what became of the job.
-            Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Done
-            | Answer::Broken { .. } => {
-                let reason = "the back-end answered a submission out of place".to_owned();
-                self.doubt(key, Look::Settle, Contact::Answered, reason);
-            }
+            Ok(status) if !self.jobs.contains_key(&key) => self.remove_stray(url.clone(), status.job_id),
+            Ok(status) => self.created(key, status.job_id.clone(), Some(status)),
+            Err(NotDone::Rejected(reason)) => self.give_up(key, reason),
+            Err(NotDone::Failed(failure)) => self.submit_failed(key, failure),
         }
     }
 

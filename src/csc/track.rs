@@ -10,7 +10,7 @@ use super::id::{EntryKey, JobId};
 use super::job::{Absence, Ended, Job, Poll, PollStep, Running, Stage};
 use super::record::End;
 use super::report::JobOutcome;
-use super::request::{Action, Answer, Contact, Failure, JobStatus, Ticket};
+use super::request::{Action, Contact, Failure, JobStatus, StatusAnswer, Ticket};
 use super::context::Purpose;
 use super::{Csc, HISTORY_MAX, REMINDER};
 
@@ -24,7 +24,7 @@ pub(super) enum Ending {
     /// By our `abort_job`, with an object where the back-end has one.
     Aborted { object: Option<JobObject>, reason: String },
     /// The back-end broke down.
-    Broken { code: ErrorCode, report: String },
+    Broken { report: String },
 }
 
 impl Csc {
@@ -78,16 +78,12 @@ impl Csc {
     }
 
     /// The answer to a poll of one of our jobs, asked for at that time.
-    pub(super) fn polled(&mut self, key: EntryKey, asked: Duration, answer: Answer) {
-        match answer {
-            Answer::Job(status) => self.note_status(key, status),
-            Answer::Gone => self.note_absence(key),
-            Answer::Broken { code, report } => self.finish(key, Ending::Broken { code, report }),
-            Answer::Failed(failure) => self.poll_failed(key, asked, failure),
-            // No back-end answers a poll so.
-            Answer::Removed { .. } | Answer::Listed(_) | Answer::Done | Answer::Rejected { .. } => {
-                self.poll_failed(key, asked, out_of_place());
-            }
+    pub(super) fn polled(&mut self, key: EntryKey, asked: Duration, result: Result<StatusAnswer, Failure>) {
+        match result {
+            Ok(StatusAnswer::Job(status)) => self.note_status(key, status),
+            Ok(StatusAnswer::Gone) => self.note_absence(key),
+            Ok(StatusAnswer::Broken { report }) => self.finish(key, Ending::Broken { report }),
+            Err(failure) => self.poll_failed(key, asked, failure),
         }
     }
 
@@ -178,7 +174,7 @@ impl Csc {
             return self.finish(key, Ending::Vanished { reason });
         }
         match failure.contact {
-            Contact::Answered => {
+            Contact::Answered | Contact::NotAsked => {
                 self.log_trouble(key, format!("poll of run {}: {failure}", self.name_of(key)))
             }
             Contact::Silent => self.leave_out(&job.url.clone()),
@@ -212,8 +208,8 @@ impl Csc {
                 let result = object.map_or_else(|| known(Phase::Aborted), ResultObject::Service);
                 (ExitCode::Aborted, result, Ack::Aborted, Some(reason))
             }
-            Ending::Broken { code, report } => {
-                fault = Some((code, report.clone()));
+            Ending::Broken { report } => {
+                fault = Some((ErrorCode::Simulated, report.clone()));
                 let ack = Ack::Failed { reason: report.clone() };
                 (ExitCode::Error, known(Phase::Unknown), ack, Some(report))
             }
@@ -259,17 +255,20 @@ impl Csc {
     }
 
     /// The answer to a poll of a prerequisite. Success is not required, only an end.
-    pub(super) fn watched(&mut self, job_id: &JobId, asked: Duration, answer: Answer) {
-        match answer {
-            Answer::Job(status) if status.phase.exit_code().is_some() => self.prerequisite_ended(job_id),
-            Answer::Job(_) => {
+    pub(super) fn watched(&mut self, job_id: &JobId, asked: Duration, result: Result<StatusAnswer, Failure>) {
+        match result {
+            Ok(StatusAnswer::Job(status)) if status.phase.exit_code().is_some() => {
+                self.prerequisite_ended(job_id);
+            }
+            Ok(StatusAnswer::Broken { .. }) => self.prerequisite_ended(job_id),
+            Ok(StatusAnswer::Job(_)) => {
                 let now = self.ctx.now.mono;
                 if let Some(watch) = self.watches.get_mut(job_id) {
                     watch.poll = Poll::seen(now, now + watch.poll_interval);
                 }
                 self.note_active(job_id);
             }
-            Answer::Gone => {
+            Ok(StatusAnswer::Gone) => {
                 let (now, after) = (self.ctx.now.mono, self.ctx.last_ticket());
                 let Some(watch) = self.watches.get_mut(job_id) else { return };
                 let url = watch.url.clone();
@@ -279,15 +278,7 @@ impl Csc {
                     Absence::Certain => self.lose_prerequisite(job_id),
                 }
             }
-            Answer::Failed(failure) => self.watch_failed(job_id, asked, &failure),
-            // No back-end answers a poll so; the simulator's broken jobs are none of somebody else's.
-            Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Done
-            | Answer::Rejected { .. }
-            | Answer::Broken { .. } => {
-                self.watch_failed(job_id, asked, &out_of_place());
-            }
+            Err(failure) => self.watch_failed(job_id, asked, &failure),
         }
     }
 
@@ -317,16 +308,16 @@ impl Csc {
             return self.prerequisite_ended(job_id);
         }
         match failure.contact {
-            Contact::Answered if !watch.trouble_logged => {
+            Contact::Answered | Contact::NotAsked if !watch.trouble_logged => {
                 self.ctx.log(LogLevel::Warning, format!("prerequisite job {job_id}: {failure}"));
             }
-            Contact::Answered => {}
+            Contact::Answered | Contact::NotAsked => {}
             Contact::Silent => self.leave_out(&watch.url.clone()),
         }
         let next: Duration = self.ctx.now.mono + self.ctx.backoff(interval, misses - 1);
         if let Some(watch) = self.watches.get_mut(job_id) {
             watch.poll.misses = misses;
-            watch.trouble_logged |= failure.contact == Contact::Answered;
+            watch.trouble_logged |= failure.contact != Contact::Silent;
             watch.poll.step = PollStep::Due(next);
         }
     }
@@ -347,13 +338,4 @@ fn reason_of(phase: Phase) -> Option<String> {
         | Phase::Other => return None,
     };
     Some(reason.to_owned())
-}
-
-/// A failure for an answer that no back-end gives to this question.
-pub(super) fn out_of_place() -> Failure {
-    Failure {
-        kind: super::request::FailureKind::Wrong,
-        contact: Contact::Answered,
-        reason: "the back-end answered out of place".to_owned(),
-    }
 }

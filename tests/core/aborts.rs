@@ -3,12 +3,13 @@
 use ocps::csc::Input;
 use ocps::csc::command::Order;
 use ocps::csc::event::Phase;
-use ocps::csc::request::{Action, Answer};
+use ocps::csc::request::Action;
 
 use super::world::{World, abort, away, configuration, execute, job, refused, removed, secs, start, unclear};
+use crate::reply::Reply;
 
-fn none() -> Answer {
-    Answer::Listed(Vec::new())
+fn none() -> Reply {
+    Reply::Listed(Vec::new())
 }
 
 #[test]
@@ -33,7 +34,7 @@ fn an_abort_of_a_job_that_is_not_there_fails() {
     let mut world = World::enabled();
     world.send(abort("a"));
     world.send(abort("a"));
-    world.answer("DELETE a", Answer::Gone);
+    world.answer("DELETE a", Reply::Gone);
     world.expect(&[
         "DELETE a",
         "ack 1 CMD_FAILED Failed: No such job: a",
@@ -99,7 +100,7 @@ fn a_refused_removal_is_confirmed_and_tried_again() {
     world.run_to_answer("DELETE a", refused());
     world.run_to("GET a");
     world.take();
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", Reply::Gone);
     world.expect(&["LIST"]);
     world.answer("LIST", none());
     world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
@@ -180,7 +181,7 @@ fn an_abort_goes_on_in_every_state() {
     world.answer("DELETE a", unclear());
     world.run_to("GET a");
     world.take();
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", Reply::Gone);
     world.answer("LIST", none());
     world.expect(&[
         "LIST",
@@ -200,7 +201,7 @@ fn the_abort_of_a_job_of_somebody_else_is_told_once() {
     // The service can answer so for ever although the job is gone.
     world.send(abort("x"));
     world.answer("DELETE x", refused());
-    world.run_to_answer("GET x", Answer::Gone);
+    world.run_to_answer("GET x", Reply::Gone);
     world.answer("LIST", none());
     let told = world.take();
     assert!(!told.iter().any(|line| line.starts_with("result")), "{told:?}");
@@ -218,7 +219,7 @@ fn the_abort_of_a_job_is_told_once() {
     world.send(abort("a"));
     world.answer("DELETE a", unclear());
     world.take();
-    world.run_to_answer("GET a", Answer::Gone);
+    world.run_to_answer("GET a", Reply::Gone);
     world.answer("LIST", none());
     world.expect(&["GET a", "LIST", "ack 3 CMD_COMPLETE Done"]);
 }
@@ -230,7 +231,7 @@ fn a_removal_is_not_believed_for_one_404_out_of_a_cache() {
     world.send(abort("a"));
     // It never came to the service.
     world.answer("DELETE a", unclear());
-    world.run_to_answer("GET a", Answer::Gone);
+    world.run_to_answer("GET a", Reply::Gone);
     let there = world.listed(&[("a", 1)]);
     world.take();
     world.answer("LIST", there);
@@ -252,7 +253,7 @@ fn a_delete_that_finds_nothing_of_a_job_that_was_just_there_was_sent_twice_by_a_
     world.run_to_answer("GET a", job("a", Phase::Active));
     world.send(abort("a"));
     world.take();
-    world.answer("DELETE a", Answer::Gone);
+    world.answer("DELETE a", Reply::Gone);
     world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
     // Of one that was last seen long ago nobody can say what became of it.
     let mut world = World::enabled();
@@ -260,7 +261,7 @@ fn a_delete_that_finds_nothing_of_a_job_that_was_just_there_was_sent_twice_by_a_
     world.run_for(secs(700));
     world.send(abort("a"));
     world.take();
-    world.answer("DELETE a", Answer::Gone);
+    world.answer("DELETE a", Reply::Gone);
     world.expect(&[
         "result a 1 known 1 unknown",
         "ack 1 CMD_COMPLETE Done",
@@ -279,7 +280,7 @@ fn what_was_asked_before_a_job_was_created_says_nothing_of_it() {
     world.take();
     world.answer("PUT 1", job("a", Phase::Active));
     world.take();
-    world.answer("DELETE a", Answer::Gone);
+    world.answer("DELETE a", Reply::Gone);
     world.expect(&["DELETE a"]);
     world.answer("DELETE a", removed());
     world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
@@ -290,7 +291,7 @@ fn what_was_asked_before_a_job_was_created_says_nothing_of_it() {
     world.send(execute(""));
     world.send(abort("a"));
     world.answer("DELETE a", unclear());
-    world.run_to_answer("GET a", Answer::Gone);
+    world.run_to_answer("GET a", Reply::Gone);
     world.run_to("LIST");
     world.run_for(secs(1));
     world.take();
@@ -347,7 +348,7 @@ fn a_run_id_is_another_name_of_its_job() {
         "ack 3 CMD_COMPLETE Done",
     ]);
     world.send(abort(run_id.as_str()));
-    world.answer("DELETE a", Answer::Gone);
+    world.answer("DELETE a", Reply::Gone);
     world.expect(&["DELETE a", "ack 4 CMD_FAILED Failed: No such job: a"]);
 }
 
@@ -368,7 +369,7 @@ fn a_run_without_an_id_is_aborted_and_what_comes_of_its_submission_is_removed() 
         let run_id = world.run_id(1);
         let found = world.listed(&[("a", 1)]);
         world.answer("PUT 1", answer);
-        world.answer("LIST", Answer::Listed(Vec::new()));
+        world.answer("LIST", Reply::Listed(Vec::new()));
         world.take();
         world.send(abort(run_id.as_str()));
         world.expect(&["ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
@@ -392,7 +393,7 @@ fn a_run_that_failed_is_not_aborted() {
     let mut world = World::enabled();
     world.send(execute(""));
     let run_id = world.run_id(1);
-    world.answer("PUT 1", Answer::Rejected { reason: "no".to_owned() });
+    world.answer("PUT 1", Reply::Rejected { reason: "no".to_owned() });
     world.take();
     world.send(abort(run_id.as_str()));
     world.expect(&["ack 2 CMD_FAILED Failed: No such job: its submission failed"]);

@@ -5,18 +5,19 @@ use std::time::Duration;
 use ocps::csc::command::Order;
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::id::SalIndex;
-use ocps::csc::request::{Answer, Configuration, Contact, FailureKind, Service};
+use ocps::csc::request::{Configuration, Contact, FailureKind, Service};
 use ocps::csc::{Input, Settings};
 
 use super::world::{
     World, abort, away, configuration, execute, failed, job, secs, settings, start, unclear, wrong,
 };
+use crate::reply::Reply;
 
 const FAULT: &str = "errorCode 1 cannot contact the execution service for 300 s: no luck";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Answers every poll at once until `deadline`.
-fn run_answering(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Answer) {
+fn run_answering(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Reply) {
     run_in_steps(world, deadline, Duration::ZERO, answer);
 }
 
@@ -27,11 +28,11 @@ fn run_well(world: &mut World) {
 }
 
 /// The same over days: looks only now and then.
-fn run_long(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Answer) {
+fn run_long(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Reply) {
     run_in_steps(world, deadline, secs(5), answer);
 }
 
-fn run_in_steps(world: &mut World, deadline: Duration, step: Duration, answer: impl Fn(&str) -> Answer) {
+fn run_in_steps(world: &mut World, deadline: Duration, step: Duration, answer: impl Fn(&str) -> Reply) {
     while world.now < deadline {
         while let Some(name) = world.open_names().first().cloned() {
             world.answer(&name, answer(&name));
@@ -172,7 +173,7 @@ fn answers_that_are_no_use_are_contact_all_the_same() {
 #[test]
 fn what_was_never_asked_says_nothing_about_the_service() {
     // The workers' queues are full because the service hangs.
-    let full = || failed(FailureKind::NotSent, Contact::Answered);
+    let full = || failed(FailureKind::NotSent, Contact::NotAsked);
     let mut world = World::enabled();
     world.running("a");
     world.running("b");
@@ -272,7 +273,7 @@ fn a_service_is_asked_whether_it_answers_once_at_start_and_then_when_it_is_idle(
     world.run_for(secs(1));
     world.answer("PING", failed(FailureKind::Refused, Contact::Silent));
     world.run_for(secs(60));
-    world.answer("PING", Answer::Done);
+    world.answer("PING", Reply::Done);
     let service = world.csc.status().service;
     assert_eq!((service.silent_for, service.last_believed), (None, Some(Duration::ZERO)));
     // The old trouble has an age.

@@ -1,12 +1,12 @@
 //! Jobs found by run id: doubles that came to life late, and two jobs of one run.
 
 use ocps::csc::event::Phase;
-use ocps::csc::request::Answer;
 
 use super::world::{World, execute, job, removed, secs, unclear};
+use crate::reply::Reply;
 
-fn none() -> Answer {
-    Answer::Listed(Vec::new())
+fn none() -> Reply {
+    Reply::Listed(Vec::new())
 }
 
 /// An execute that was sent twice because the first job did not show up; the second is `b`.
@@ -32,7 +32,7 @@ fn of_two_jobs_of_one_run_one_is_kept() {
     world.answer("LIST", three);
     world.expect(&["DELETE a", "DELETE c", "ack 1 CMD_INPROGRESS {\"job_id\":\"b\"}", "job_id 1 b"]);
     world.answer("DELETE a", removed());
-    world.answer("DELETE c", Answer::Gone);
+    world.answer("DELETE c", Reply::Gone);
     // Nobody hears of them.
     world.expect(&[]);
     world.converge();
@@ -210,17 +210,17 @@ fn one_404_ends_no_job() {
     world.running("a");
     world.run_to("GET a");
     let asked = world.now;
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", Reply::Gone);
     world.run_to("GET a");
     assert_eq!(world.now, asked + secs(3));
     world.take();
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", Reply::Gone);
     world.expect(&["LIST"]);
     // It is there: what a cache says of it is not so.
     let there = world.listed(&[("a", 1)]);
     world.answer("LIST", there);
     world.run_to_answer("GET a", job("a", Phase::Active));
-    world.run_to_answer("GET a", Answer::Gone);
+    world.run_to_answer("GET a", Reply::Gone);
     world.run_to_answer("GET a", job("a", Phase::Completed));
     assert_eq!(world.take().last().unwrap(), "ack 1 CMD_COMPLETE Done");
 }
@@ -231,7 +231,7 @@ fn a_job_that_has_vanished_ends_though_no_list_can_be_had() {
     world.running("a");
     let mut asked = 0;
     while world.is_busy() {
-        world.run_to_answer("GET a", Answer::Gone);
+        world.run_to_answer("GET a", Reply::Gone);
         asked += 1;
         if world.open_names().contains(&"LIST".to_owned()) {
             world.answer("LIST", unclear());

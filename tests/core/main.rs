@@ -21,5 +21,10 @@ mod stages;
 mod states;
 mod stopping;
 mod submissions;
+
 mod tracking;
 mod world;
+
+#[path = "../support/reply.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "it is shared with other tests")]
+mod reply;

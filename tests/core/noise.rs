@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use ocps::csc::Settings;
 use ocps::csc::event::Phase;
-use ocps::csc::request::{Answer, Contact, FailureKind};
+use ocps::csc::request::{Contact, FailureKind};
 
 use super::world::{World, away, execute, failed, job, name, refused, secs, settings, unclear, wrong};
+use crate::reply::Reply;
 
 /// More only take longer: what is said of a service does not grow with them.
 const JOBS: usize = 40;
@@ -26,16 +27,16 @@ fn running_crowd() -> World {
 }
 
 /// What a service that is well says.
-fn well(name: &str) -> Answer {
+fn well(name: &str) -> Reply {
     match name.split_once(' ') {
         Some(("GET", id)) => job(id, Phase::Active),
         Some(("PUT", number)) => job(&format!("p{number}"), Phase::Active),
-        _ => Answer::Listed(Vec::new()),
+        _ => Reply::Listed(Vec::new()),
     }
 }
 
 /// The lines of each minute, while each request is answered soon.
-fn minutes(world: &mut World, minutes: usize, answer: impl Fn(Duration, &str) -> Answer) -> Vec<Vec<String>> {
+fn minutes(world: &mut World, minutes: usize, answer: impl Fn(Duration, &str) -> Reply) -> Vec<Vec<String>> {
     let mut lines = Vec::new();
     for _ in 0..minutes {
         let (begun, said) = (world.now, world.logged.len());
@@ -53,7 +54,7 @@ fn minutes(world: &mut World, minutes: usize, answer: impl Fn(Duration, &str) ->
 }
 
 /// Answers so in each second second.
-fn flapping(bad: &Answer) -> impl Fn(Duration, &str) -> Answer {
+fn flapping(bad: &Reply) -> impl Fn(Duration, &str) -> Reply {
     move |now, name| if now.as_secs() % 2 == 0 { bad.clone() } else { well(name) }
 }
 
@@ -96,7 +97,7 @@ fn a_change_of_a_service_is_said_at_once_and_an_outage_each_minute() {
 
 #[test]
 fn what_concerns_a_job_is_said_once() {
-    for bad in [wrong(), refused(), Answer::Gone] {
+    for bad in [wrong(), refused(), Reply::Gone] {
         let mut world = running_crowd();
         // The list knows them all.
         let there: Vec<(String, i32)> = (1_i32..).take(JOBS).map(|n| (format!("j{}", n - 1), n)).collect();
@@ -127,7 +128,7 @@ fn a_submission_that_is_tried_again_and_again_is_said_once() {
         let until = world.now + secs(50);
         let answer = |now: Duration, name: &str| match name {
             _ if now >= until => well(name),
-            "LIST" => Answer::Listed(Vec::new()),
+            "LIST" => Reply::Listed(Vec::new()),
             _ => bad.clone(),
         };
         minutes(&mut world, 2, answer);
@@ -154,7 +155,7 @@ fn prerequisites_and_lists_that_fail_now_and_then_are_said_once_or_counted() {
     }
     let answer = |now: Duration, name: &str| match name {
         "LIST" if now.as_secs() % 4 < 2 => wrong(),
-        "LIST" => Answer::Listed(Vec::new()),
+        "LIST" => Reply::Listed(Vec::new()),
         _ => failed(FailureKind::NotNow, Contact::Answered),
     };
     minutes(&mut world, 2, answer);

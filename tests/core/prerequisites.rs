@@ -3,9 +3,10 @@
 use ocps::csc::command::{Execute, PREREQS_MAX};
 use ocps::csc::event::Phase;
 use ocps::csc::id::RunId;
-use ocps::csc::request::{Answer, ListedJob};
+use ocps::csc::request::ListedJob;
 
 use super::world::{POLL, World, abort, away, execute, job, job_id, removed, secs, wrong};
+use crate::reply::Reply;
 
 fn run_id(text: &str) -> RunId {
     RunId::parse(text).unwrap()
@@ -29,25 +30,23 @@ fn one_that_does_not_exist_is_asked_for_again_and_then_looked_for_in_the_list() 
     let mut world = World::enabled();
     world.send(execute("a"));
     let asked = world.now;
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", Reply::Gone);
     world.run_to("GET a");
     assert_eq!(world.now, asked + secs(3));
     world.take();
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", Reply::Gone);
     world.expect(&["LIST"]);
     // It is there: the answers came out of a cache.
-    world.answer(
-        "LIST",
-        Answer::Listed(vec![ListedJob { job_id: job_id("a"), run_id: run_id("of-another") }]),
-    );
+    world
+        .answer("LIST", Reply::Listed(vec![ListedJob { job_id: job_id("a"), run_id: run_id("of-another") }]));
     world.run_to("GET a");
     assert_eq!(world.now, asked + secs(3) + POLL);
     // With one good answer it all begins anew.
     world.answer("GET a", job("a", Phase::Active));
-    world.run_to_answer("GET a", Answer::Gone);
-    world.run_to_answer("GET a", Answer::Gone);
+    world.run_to_answer("GET a", Reply::Gone);
+    world.run_to_answer("GET a", Reply::Gone);
     world.take();
-    world.answer("LIST", Answer::Listed(Vec::new()));
+    world.answer("LIST", Reply::Listed(Vec::new()));
     world.expect(&["PUT 1"]);
     assert!(world.logged.iter().any(|(_, line)| line.contains("prerequisite job a does not exist")));
     world.converge();
@@ -167,12 +166,12 @@ fn one_that_does_not_exist_is_told_with_the_job_id() {
     world.send(execute("a,gone,lost"));
     world.send(execute("a"));
     for _ in 0..2 {
-        world.run_to_answer("GET gone", Answer::Gone);
-        world.run_to_answer("GET lost", Answer::Gone);
+        world.run_to_answer("GET gone", Reply::Gone);
+        world.run_to_answer("GET lost", Reply::Gone);
     }
     // The first list was asked for before the second of them was known to be missing.
     for _ in 0..2 {
-        world.run_to_answer("LIST", Answer::Listed(Vec::new()));
+        world.run_to_answer("LIST", Reply::Listed(Vec::new()));
     }
     let missing: Vec<String> = world
         .csc

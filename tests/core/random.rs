@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use ocps::csc::Input;
 use ocps::csc::command::{CommandName, Order, Sender};
-use ocps::csc::event::{ErrorCode, Phase};
-use ocps::csc::request::{Action, Answer, Contact, FailureKind, ListedJob, Request};
+use ocps::csc::event::Phase;
+use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request};
 
 use super::world::{
     World, abort, available, configuration, execute, failed, job, job_id, name, object, removed, secs,
     settings, start,
 };
+use crate::reply::Reply;
 
 const SEEDS: u64 = 300;
 const STEPS: u32 = 400;
@@ -155,20 +156,20 @@ impl Walk {
         self.world.answer_at(at, answer);
     }
 
-    fn answer_to(&mut self, request: &Request) -> Answer {
+    fn answer_to(&mut self, request: &Request) -> Reply {
         if self.rng.u8(..3) == 0 {
             return self.failure();
         }
         if self.service == Service::Lying && self.rng.u8(..4) == 0 {
-            return self.lie();
+            return self.lie(&request.action);
         }
         match &request.action {
             Action::Submit(_) => job(&self.new_id(), self.phase()),
             Action::Status { job_id, .. } if self.rng.u8(..8) > 0 => job(job_id.as_str(), self.phase()),
-            Action::Status { .. } => Answer::Gone,
+            Action::Status { .. } => Reply::Gone,
             Action::Remove { .. } if self.rng.bool() => removed(),
-            Action::Remove { .. } => Answer::Gone,
-            Action::Push { .. } | Action::Ping => Answer::Done,
+            Action::Remove { .. } => Reply::Gone,
+            Action::Push { .. } | Action::Ping => Reply::Done,
             Action::List { run_ids, .. } => {
                 let mut jobs = Vec::new();
                 for run_id in run_ids.iter() {
@@ -178,7 +179,7 @@ impl Walk {
                         jobs.push(ListedJob { job_id: job_id(&id), run_id: run_id.clone() });
                     }
                 }
-                Answer::Listed(jobs)
+                Reply::Listed(jobs)
             }
         }
     }
@@ -188,7 +189,7 @@ impl Walk {
         if self.rng.u8(..4) > 0 { Phase::Active } else { phases[self.rng.usize(..4)] }
     }
 
-    fn failure(&mut self) -> Answer {
+    fn failure(&mut self) -> Reply {
         let kinds = [
             FailureKind::NotSent,
             FailureKind::Unclear,
@@ -197,21 +198,25 @@ impl Walk {
             FailureKind::Wrong,
         ];
         let contact = if self.rng.bool() { Contact::Answered } else { Contact::Silent };
-        failed(kinds[self.rng.usize(..4)], contact)
+        match (kinds[self.rng.usize(..4)], contact) {
+            (FailureKind::NotSent, Contact::Answered) => failed(FailureKind::NotSent, Contact::NotAsked),
+            (kind, contact) => failed(kind, contact),
+        }
     }
 
     /// Anything at all, also the job of another.
-    fn lie(&mut self) -> Answer {
-        match self.rng.u32(0..8) {
+    fn lie(&mut self, action: &Action) -> Reply {
+        let lie = match self.rng.u32(0..8) {
             0 => job(&self.id(), self.phase()),
-            1 => Answer::Gone,
+            1 => Reply::Gone,
             2 => removed(),
-            3 => Answer::Removed { object: Some(object("x")) },
-            4 => Answer::Listed(Vec::new()),
-            5 => Answer::Rejected { reason: "no such thing".to_owned() },
-            6 => Answer::Done,
-            _ => Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() },
-        }
+            3 => Reply::Removed { object: Some(object("x")) },
+            4 => Reply::Listed(Vec::new()),
+            5 => Reply::Rejected { reason: "no such thing".to_owned() },
+            6 => Reply::Done,
+            _ => Reply::Broken { report: "broken".to_owned() },
+        };
+        if lie.clone().to(action).is_some() { lie } else { self.lie(action) }
     }
 
     fn run(&mut self) {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use ocps::csc::event::{Ack, ErrorCode, Phase};
 use ocps::csc::id::EntryKey;
 use ocps::csc::record::{Awaited, Owed, Receipt, Record};
-use ocps::csc::request::Answer;
 use ocps::csc::state::SummaryState;
 use ocps::csc::{Effect, Input, Settings};
 
 use super::world::{World, abort, execute, job, removed, secs, settings, unclear};
+use crate::reply::Reply;
 
 const FULL: &str = "the journal cannot be written: disk full";
 
@@ -45,7 +45,7 @@ fn each_step_of_a_command_is_kept() {
     world.send_by_kafka(execute(""));
     world.answer("PUT 1", unclear());
     while !world.open_names().contains(&"PUT 1".to_owned()) {
-        world.run_to_answer("LIST", Answer::Listed(Vec::new()));
+        world.run_to_answer("LIST", Reply::Listed(Vec::new()));
     }
     world.answer("PUT 1", job("a", Phase::Active));
     world.send(abort("a"));

@@ -6,13 +6,14 @@ use ocps::csc::command::{Order, Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
 use ocps::csc::record::{Awaited, End, Entry, Kept, Record, Recovered, Work};
-use ocps::csc::request::{Answer, ListedJob, Submission};
+use ocps::csc::request::{ListedJob, Submission};
 use ocps::csc::time::{BootId, Tai, Uptime};
 use ocps::csc::{Input, Settings};
 
 use super::world::{
     POLL, World, abort, execute, job, job_id, object, removed, secs, settings, time, unclear,
 };
+use crate::reply::Reply;
 
 fn sender(number: i32) -> Sender {
     Sender {
@@ -89,9 +90,9 @@ fn reborn_with(settings: Settings, entries: Vec<Kept>) -> World {
     world
 }
 
-fn listed(jobs: &[(&str, i32)]) -> Answer {
+fn listed(jobs: &[(&str, i32)]) -> Reply {
     let job = |(id, number): &(&str, i32)| ListedJob { job_id: job_id(id), run_id: run_id(*number) };
-    Answer::Listed(jobs.iter().map(job).collect())
+    Reply::Listed(jobs.iter().map(job).collect())
 }
 
 #[test]
@@ -181,7 +182,7 @@ fn the_abort_of_a_job_whose_abort_was_told_tells_it_no_more_however_old_it_is() 
     let entries = [said(old)].into_iter().chain(newer).chain([an_abort(1200, "a")]);
     let mut world = reborn(entries.collect());
     world.take();
-    world.answer("DELETE a", Answer::Gone);
+    world.answer("DELETE a", Reply::Gone);
     world.expect(&["ack 1200 CMD_COMPLETE Done"]);
 }
 
@@ -191,7 +192,7 @@ fn an_abort_is_gone_on_with() {
     assert_eq!(world.open_names(), ["DELETE a"]);
     world.take();
     // It was carried out before the restart.
-    world.answer("DELETE a", Answer::Gone);
+    world.answer("DELETE a", Reply::Gone);
     world.expect(&[
         "result a 255 known 1 aborted",
         "ack 1 CMD_ABORTED Aborted",
@@ -330,7 +331,7 @@ fn a_recovered_job_that_is_not_there_when_it_is_aborted_has_vanished() {
     world.enable();
     world.number_from(10);
     world.send(abort("a"));
-    world.answer("GET a", Answer::Gone);
+    world.answer("GET a", Reply::Gone);
     world.take();
     world.run_to_answer("LIST", listed(&[]));
     world.expect(&[
@@ -438,9 +439,9 @@ fn what_waits_for_a_job_that_is_active_was_not_sent_however_old_it_is() {
     world.converge();
 }
 
-fn found(jobs: &[(&str, &str)]) -> Answer {
+fn found(jobs: &[(&str, &str)]) -> Reply {
     let job = |(id, run): &(&str, &str)| ListedJob { job_id: job_id(id), run_id: RunId::parse(run).unwrap() };
-    Answer::Listed(jobs.iter().map(job).collect())
+    Reply::Listed(jobs.iter().map(job).collect())
 }
 
 /// A life whose journal is new, or an old copy with these.

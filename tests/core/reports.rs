@@ -1,11 +1,11 @@
 //! What is told of jobs to those who ask, and in the log: where they are, how they ended, why.
 
 use ocps::csc::command::{Execute, Order};
-use ocps::csc::event::{ErrorCode, LogLevel, Phase};
+use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::report::{JobOutcome, JobReport};
-use ocps::csc::request::Answer;
 
 use super::world::{World, abort, away, execute, job, refused, removed, wrong};
+use crate::reply::Reply;
 
 fn report(world: &World) -> JobReport {
     world.csc.job_reports().last().unwrap()
@@ -75,7 +75,7 @@ fn check(world: &World, outcome: JobOutcome, reason: Option<&str>, level: LogLev
 #[test]
 fn each_end_says_what_it_is_and_why() {
     let gone = "the service does not know it any more";
-    let broken = || Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() };
+    let broken = || Reply::Broken { report: "broken".to_owned() };
     for (answer, outcome, reason) in [
         (job("a", Phase::Completed), JobOutcome::Completed, None),
         (job("a", Phase::Error), JobOutcome::Failed, Some("the service says that it failed (phase error)")),
@@ -85,7 +85,7 @@ fn each_end_says_what_it_is_and_why() {
             JobOutcome::Failed,
             Some("the service does not know how it ended (phase unknown)"),
         ),
-        (Answer::Gone, JobOutcome::Vanished, Some(gone)),
+        (Reply::Gone, JobOutcome::Vanished, Some(gone)),
         (broken(), JobOutcome::Failed, Some("broken")),
     ] {
         let level = if outcome == JobOutcome::Completed { LogLevel::Info } else { LogLevel::Warning };
@@ -96,8 +96,8 @@ fn each_end_says_what_it_is_and_why() {
         world.run_to_answer("GET a", wrong());
         world.run_to_answer("GET a", answer);
         if outcome == JobOutcome::Vanished {
-            world.run_to_answer("GET a", Answer::Gone);
-            world.run_to_answer("LIST", Answer::Listed(Vec::new()));
+            world.run_to_answer("GET a", Reply::Gone);
+            world.run_to_answer("LIST", Reply::Listed(Vec::new()));
         }
         check(&world, outcome, reason, level);
     }
@@ -107,12 +107,12 @@ fn each_end_says_what_it_is_and_why() {
     world.send(abort("a"));
     world.answer("DELETE a", removed());
     check(&world, JobOutcome::Aborted, Some("abort_job of root@host"), LogLevel::Info);
-    for answer in [Answer::Rejected { reason: "no luck".to_owned() }, refused()] {
+    for answer in [Reply::Rejected { reason: "no luck".to_owned() }, refused()] {
         let mut world = World::enabled();
         world.send(execute_in_full());
         while world.is_busy() {
             let name = world.open_names().remove(0);
-            let answer = if name == "LIST" { Answer::Listed(Vec::new()) } else { answer.clone() };
+            let answer = if name == "LIST" { Reply::Listed(Vec::new()) } else { answer.clone() };
             world.answer(&name, answer);
             world.tick();
             world.now = world.now.max(world.csc.next_deadline());

@@ -11,6 +11,7 @@ use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input};
 
 use super::world::{job, number_of, removed};
+use crate::reply::Reply;
 
 /// How long a record may be waited for.
 const RECORDING_MAX: Duration = Duration::from_secs(10);
@@ -198,19 +199,11 @@ impl Rules {
 
     fn heard(&mut self, ticket: Ticket, answer: &Answer) {
         let last_ticket = self.last_ticket;
-        let is_list = self.lists.contains(&ticket.0) && matches!(answer, Answer::Listed(_));
+        let is_list = self.lists.contains(&ticket.0) && matches!(answer, Answer::List(Ok(_)));
         for put in self.puts.values_mut() {
             if put.is_out && put.ticket == ticket.0 {
-                let never_sent = match answer {
-                    Answer::Failed(failure) => failure.kind == FailureKind::NotSent,
-                    Answer::Job(_)
-                    | Answer::Gone
-                    | Answer::Removed { .. }
-                    | Answer::Listed(_)
-                    | Answer::Done
-                    | Answer::Rejected { .. }
-                    | Answer::Broken { .. } => false,
-                };
+                let never_sent =
+                    matches!(answer.of_service(), Some(Err(f)) if f.kind == FailureKind::NotSent);
                 put.is_out = false;
                 put.may_repeat = never_sent;
                 put.ticket = last_ticket;
@@ -237,7 +230,7 @@ impl Rules {
             Effect::Journal(Record::Accepted(entry)) => {
                 match input {
                     Some(Input::Command(command)) => assert_eq!(entry.sender, command.sender),
-                    Some(Input::Outcome(Outcome { answer: Answer::Listed(_), .. })) => self.found(entry),
+                    Some(Input::Outcome(Outcome { answer: Answer::List(Ok(_)), .. })) => self.found(entry),
                     _ => panic!("a record without a command"),
                 }
                 assert!(self.records.insert(entry.key, entry.sender.seq_num.0).is_none());
@@ -456,17 +449,17 @@ impl Rules {
     }
 
     /// What a service that does its work answers: jobs end with the first poll.
-    pub(crate) fn honest(&mut self, request: &Request) -> Answer {
+    pub(crate) fn honest(&mut self, request: &Request) -> Reply {
         match &request.action {
             Action::Submit(_) => {
                 self.made += 1;
                 job(&format!("honest{}", self.made), Phase::Active)
             }
-            Action::Status { job_id, .. } if self.removed.contains(job_id) => Answer::Gone,
+            Action::Status { job_id, .. } if self.removed.contains(job_id) => Reply::Gone,
             Action::Status { job_id, .. } => job(job_id.as_str(), Phase::Completed),
             Action::Remove { .. } => removed(),
-            Action::List { .. } => Answer::Listed(Vec::new()),
-            Action::Push { .. } | Action::Ping => Answer::Done,
+            Action::List { .. } => Reply::Listed(Vec::new()),
+            Action::Push { .. } | Action::Ping => Reply::Done,
         }
     }
 }

@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use ocps::csc::command::{Command, CommandName, Order, Via};
-use ocps::csc::event::{ErrorCode, LogLevel, Phase};
-use ocps::csc::request::Answer;
+use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::state::SummaryState;
 use ocps::csc::{Csc, Input, Settings};
 
 use super::world::{
     World, abort, available, configuration, execute, job, removed, secs, settings, start, time,
 };
+use crate::reply::Reply;
 
 const BROKEN: &str = "cannot contact the execution service (simulated)";
 
-fn broken() -> Answer {
-    Answer::Broken { code: ErrorCode::Simulated, report: BROKEN.to_owned() }
+fn broken() -> Reply {
+    Reply::Broken { report: BROKEN.to_owned() }
 }
 
 /// A core in this state; commands are numbered from 1.

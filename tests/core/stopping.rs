@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use ocps::csc::Input;
 use ocps::csc::command::Order;
-use ocps::csc::event::{ErrorCode, Phase};
-use ocps::csc::request::Answer;
+use ocps::csc::event::Phase;
 
 use super::world::{World, abort, away, configuration, execute, job, refused, removed, secs, start, unclear};
+use crate::reply::Reply;
 
 const OVER: [&str; 2] = ["summaryState OFFLINE", "Exit"];
 
@@ -34,7 +34,7 @@ fn stop(mut prepare: impl FnMut(&mut World)) -> bool {
     world.input(Input::Tick);
     world.send(Order::Enable);
     while !world.open.is_empty() {
-        world.answer_at(0, removed());
+        world.answer_at(0, away());
     }
     world.expect(&[]);
     true
@@ -100,7 +100,13 @@ fn what_comes_in_time_is_told_and_ends_it() {
 
 #[test]
 fn nothing_is_asked_after_it_whatever_is_answered() {
-    for answer in [away(), unclear(), refused(), Answer::Gone, job("a", Phase::Active)] {
+    for (put, deleted) in [
+        (away(), away()),
+        (unclear(), unclear()),
+        (refused(), refused()),
+        (job("a", Phase::Active), Reply::Gone),
+        (job("a", Phase::Active), removed()),
+    ] {
         let mut world = World::enabled();
         world.running("r");
         world.run_to("GET r");
@@ -114,13 +120,13 @@ fn nothing_is_asked_after_it_whatever_is_answered() {
         world.input(Input::Terminate);
         world.take();
         // The rules know that nothing may be asked for.
-        world.answer("PUT 2", answer.clone());
+        world.answer("PUT 2", put.clone());
         world.answer("GET r", job("r", Phase::Completed));
         world.journal_all();
-        world.answer("DELETE x", answer.clone());
+        world.answer("DELETE x", deleted);
         world.run_for(secs(2));
         assert!(!world.is_over());
-        world.answer("PUT 4", answer);
+        world.answer("PUT 4", if put == job("a", Phase::Active) { job("b", Phase::Active) } else { put });
         world.journal_all();
         assert!(world.is_over());
         assert_eq!(world.take()[..].last().unwrap(), "Exit");
@@ -169,7 +175,7 @@ fn there_is_no_fault_after_offline() {
     world.send(Order::Standby);
     world.send(Order::ExitControl);
     world.take();
-    world.answer("GET a", Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() });
+    world.answer("GET a", Reply::Broken { report: "broken".to_owned() });
     world.expect(&["result a 1 known 1 unknown", "ack 1 CMD_FAILED Failed: broken"]);
     world.run_for(secs(10));
     world.expect(&["Exit"]);

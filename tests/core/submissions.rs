@@ -7,14 +7,15 @@ use ocps::csc::Input;
 use ocps::csc::Settings;
 use ocps::csc::command::{Execute, Order};
 use ocps::csc::event::Phase;
-use ocps::csc::request::{Answer, Configuration, Contact, FailureKind, Service};
+use ocps::csc::request::{Configuration, Contact, FailureKind, Service};
 
 use super::world::{
     World, away, configuration, execute, failed, job, refused, secs, settings, start, unclear, wrong,
 };
+use crate::reply::Reply;
 
-fn none() -> Answer {
-    Answer::Listed(Vec::new())
+fn none() -> Reply {
+    Reply::Listed(Vec::new())
 }
 
 fn just_before(time: Duration) -> Duration {

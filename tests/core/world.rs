@@ -22,6 +22,7 @@ use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::sal::ack::AckFields;
 
 use super::rules::Rules;
+use crate::reply::Reply;
 
 /// Of `start` in [`World::enabled`]; the executes and aborts of a test are numbered from 1.
 const FIRST_OWN_NUMBER: i32 = 9001;
@@ -131,33 +132,33 @@ pub(crate) fn object(id: &str) -> JobObject {
     JobObject(format!("object of {id}").into())
 }
 
-pub(crate) fn job(id: &str, phase: Phase) -> Answer {
-    Answer::Job(JobStatus { job_id: job_id(id), phase, object: object(id) })
+pub(crate) fn job(id: &str, phase: Phase) -> Reply {
+    Reply::Job(JobStatus { job_id: job_id(id), phase, object: object(id) })
 }
 
-pub(crate) fn failed(kind: FailureKind, contact: Contact) -> Answer {
-    Answer::Failed(Failure { kind, contact, reason: "no luck".to_owned() })
+pub(crate) fn failed(kind: FailureKind, contact: Contact) -> Reply {
+    Reply::Failed(Failure { kind, contact, reason: "no luck".to_owned() })
 }
 
 /// The service is away and nothing reached it.
-pub(crate) fn away() -> Answer {
+pub(crate) fn away() -> Reply {
     failed(FailureKind::NotSent, Contact::Silent)
 }
 
-pub(crate) fn unclear() -> Answer {
+pub(crate) fn unclear() -> Reply {
     failed(FailureKind::Unclear, Contact::Silent)
 }
 
-pub(crate) fn refused() -> Answer {
+pub(crate) fn refused() -> Reply {
     failed(FailureKind::Refused, Contact::Answered)
 }
 
-pub(crate) fn wrong() -> Answer {
+pub(crate) fn wrong() -> Reply {
     failed(FailureKind::Wrong, Contact::Answered)
 }
 
-pub(crate) fn removed() -> Answer {
-    Answer::Removed { object: None }
+pub(crate) fn removed() -> Reply {
+    Reply::Removed { object: None }
 }
 
 pub(crate) fn available(overrides: &str) -> Input {
@@ -276,11 +277,11 @@ impl World {
         if self.pong_at_once {
             let is_ping = |request: &Request| request.action == Action::Ping;
             if let Some(at) = self.open.iter().position(is_ping) {
-                self.answer_at(at, Answer::Done);
+                self.answer_at(at, Reply::Done);
             }
         }
         for ticket in std::mem::take(&mut self.routine) {
-            self.input(Input::Outcome(Outcome { ticket, answer: Answer::Listed(Vec::new()) }));
+            self.input(Input::Outcome(Outcome { ticket, answer: Answer::List(Ok(Vec::new())) }));
         }
     }
 
@@ -378,16 +379,23 @@ impl World {
 
     /// Answers the last open request of that name.
     #[track_caller]
-    pub(crate) fn answer(&mut self, request: &str, answer: Answer) {
+    pub(crate) fn answer(&mut self, request: &str, answer: Reply) {
         let Some(at) = self.open.iter().rposition(|open| name(open) == request) else {
             panic!("{request} was not asked for: {:?}", self.open);
         };
         self.answer_at(at, answer);
     }
 
-    pub(crate) fn answer_at(&mut self, at: usize, answer: Answer) {
+    /// What the last open request of that name asks for.
+    pub(crate) fn asked(&self, request: &str) -> &Action {
+        &self.open.iter().rfind(|open| name(open) == request).unwrap().action
+    }
+
+    #[track_caller]
+    pub(crate) fn answer_at(&mut self, at: usize, reply: Reply) {
         let Request { ticket, action, .. } = self.open.remove(at);
-        if let (Action::Submit(submission), Answer::Job(_)) = (action, &answer)
+        let Some(answer) = reply.clone().to(&action) else { panic!("{reply:?} is no answer to {action:?}") };
+        if let (Action::Submit(submission), Answer::Submit(Ok(_))) = (action, &answer)
             && self.submissions.iter().filter(|sent| sent.run_id == submission.run_id).count() == 1
         {
             self.clean.insert(submission.run_id.clone());
@@ -397,7 +405,7 @@ impl World {
 
     /// Waits for the request, then answers it.
     #[track_caller]
-    pub(crate) fn run_to_answer(&mut self, request: &str, answer: Answer) {
+    pub(crate) fn run_to_answer(&mut self, request: &str, answer: Reply) {
         self.run_to(request);
         self.answer(request, answer);
     }
@@ -419,10 +427,10 @@ impl World {
     }
 
     /// A list with these jobs, each with the number of its execute.
-    pub(crate) fn listed(&self, jobs: &[(&str, i32)]) -> Answer {
+    pub(crate) fn listed(&self, jobs: &[(&str, i32)]) -> Reply {
         let listed =
             |(id, number): &(&str, i32)| ListedJob { job_id: job_id(id), run_id: self.run_id(*number) };
-        Answer::Listed(jobs.iter().map(listed).collect())
+        Reply::Listed(jobs.iter().map(listed).collect())
     }
 
     /// What was said since the last look, heartbeats left out.

@@ -8,6 +8,10 @@
 //! if it fails.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a failure ends the test")]
 
+#[path = "../support/reply.rs"]
+#[allow(dead_code, missing_docs, unreachable_pub, reason = "it is shared with other tests")]
+mod reply;
+
 mod accepted;
 mod crowd;
 mod excuses;

@@ -7,7 +7,7 @@ use ocps::csc::command::{Command, CommandName, Sender, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId};
 use ocps::csc::record::{Awaited, End, Entry, Kept, Owed, Receipt, Record, Recovered, Work};
-use ocps::csc::request::{Action, Answer, Contact, FailureKind, ListedJob, Request, Ticket};
+use ocps::csc::request::{Action, Answer, Contact, Failure, ListedJob, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
@@ -458,16 +458,12 @@ impl Rules {
         self.sending.answered(now, ticket, answer, served);
         let Some(url) = self.questions.remove(&ticket) else { return };
         let lived = now - self.sending.stood_still;
-        match answer {
-            Answer::Failed(failure) => match (failure.contact, failure.kind) {
-                (Contact::Silent, _) => _ = self.silent.entry(url).or_insert(lived),
-                (Contact::Answered, FailureKind::NotSent) => {}
-                (Contact::Answered, _) => _ = self.silent.remove(&url),
-            },
-            Answer::Rejected { .. } | Answer::Broken { .. } => {}
-            Answer::Job(_) | Answer::Gone | Answer::Removed { .. } | Answer::Listed(_) | Answer::Done => {
-                self.silent.remove(&url);
+        match answer.of_service() {
+            None | Some(Err(Failure { contact: Contact::NotAsked, .. })) => {}
+            Some(Err(Failure { contact: Contact::Silent, .. })) => {
+                _ = self.silent.entry(url).or_insert(lived)
             }
+            Some(Err(Failure { contact: Contact::Answered, .. }) | Ok(())) => _ = self.silent.remove(&url),
         }
     }
 

@@ -59,24 +59,15 @@ impl Attempt {
 
     /// What is needed after the answer to a PUT.
     fn answered(self, answer: &Answer, last: Ticket) -> Self {
-        match answer {
-            Answer::Failed(failure) if failure.kind == FailureKind::NotSent => {
-                Self { is_out: false, need: Need::Nothing, ..self }
-            }
-            Answer::Failed(failure) if failure.kind == FailureKind::NotNow => {
-                Self { refusals: self.refusals, ..Self::over(Need::OneLook, last) }
-            }
-            Answer::Failed(failure) if failure.kind == FailureKind::Refused => {
+        match answer.of_service().and_then(Result::err).map(|failure| failure.kind) {
+            Some(FailureKind::NotSent) => Self { is_out: false, need: Need::Nothing, ..self },
+            Some(FailureKind::NotNow) => Self { refusals: self.refusals, ..Self::over(Need::OneLook, last) },
+            Some(FailureKind::Refused) => {
                 Self { refusals: self.refusals + 1, ..Self::over(Need::OneLook, last) }
             }
-            Answer::Failed(_)
-            | Answer::Job(_)
-            | Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Done
-            | Answer::Rejected { .. }
-            | Answer::Broken { .. } => Self { refusals: self.refusals, ..Self::over(Need::Settled, last) },
+            Some(FailureKind::Unclear | FailureKind::Wrong) | None => {
+                Self { refusals: self.refusals, ..Self::over(Need::Settled, last) }
+            }
         }
     }
 
@@ -190,7 +181,7 @@ impl Sending {
             let answered = before.answered(answer, self.last_ticket);
             self.attempts.insert(run_id, Attempt { trouble, ..answered });
         }
-        if let (Some(asked), Answer::Listed(jobs)) = (self.lists.remove(&ticket), answer) {
+        if let (Some(asked), Answer::List(Ok(jobs))) = (self.lists.remove(&ticket), answer) {
             for (run_id, attempt) in &mut self.attempts {
                 if !attempt.is_out && ticket > attempt.after {
                     attempt.is_found = jobs.iter().any(|job: &ListedJob| job.run_id == *run_id);

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
-use ocps::csc::event::{ErrorCode, JobObject, Phase};
+use ocps::csc::event::{JobObject, Phase};
 use ocps::csc::id::{JobId, RunId, SalIndex};
 use ocps::csc::request::{
     Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Request, Ticket,
 };
 
 use super::plan::{Plan, any, chance, millis, secs, short};
+use crate::reply::Reply;
 
 /// How long our client waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -118,8 +119,6 @@ enum Spoil {
     DoneThenRefused,
     /// It is carried out, but the answer cannot be understood.
     Wrong,
-    /// It is carried out, but the answer is one to another question.
-    OutOfPlace,
     /// The answer is not true.
     Lie,
 }
@@ -204,7 +203,8 @@ impl Service {
         plan: &Plan,
         rng: &mut Rng,
     ) -> Fate {
-        let only = |time: Duration, answer| Fate { served: None, answer: Some((time, answer)) };
+        let failed = |failure| request.action.failed(failure);
+        let only = |time: Duration, failure| Fate { served: None, answer: Some((time, failed(failure))) };
         if now < self.away_until {
             return match rng.u8(..4) {
                 0 => only(now + any(rng, TIMEOUT), unclear()),
@@ -214,8 +214,8 @@ impl Service {
         }
         if now < self.bad_gateway_until {
             // Its upstream is away, or it spares it.
-            let answer = if rng.bool() { unclear() } else { failed(FailureKind::NotNow, Contact::Silent) };
-            return only(now + millis(1), answer);
+            let failure = if rng.bool() { unclear() } else { failure(FailureKind::NotNow, Contact::Silent) };
+            return only(now + millis(1), failure);
         }
         let spoil = draw(plan, rng);
         match spoil {
@@ -226,7 +226,6 @@ impl Service {
             | Spoil::Refused
             | Spoil::DoneThenRefused
             | Spoil::Wrong
-            | Spoil::OutOfPlace
             | Spoil::Lie => {}
         }
         let is_put = matches!(request.action, Action::Submit(_));
@@ -251,9 +250,9 @@ impl Service {
         let mut reply = Some(done + short(rng, secs(1)));
         let mut answer = None;
         if spoil == Spoil::LostAnswer {
-            answer = Some((now + any(rng, timeout), unclear()));
+            answer = Some((now + any(rng, timeout), failed(unclear())));
         } else if done > now + timeout {
-            answer = Some((now + timeout, unclear()));
+            answer = Some((now + timeout, failed(unclear())));
         }
         if answer.is_some() {
             reply = None;
@@ -277,7 +276,7 @@ impl Service {
         plan: &Plan,
         rng: &mut Rng,
     ) -> Option<(Duration, Answer)> {
-        let answer = match &call.action {
+        let reply = match &call.action {
             Action::Submit(submission) => self.put(now, call, &submission.run_id, plan, rng),
             Action::Status { job_id, .. } => self.get(now, call.spoil, job_id, plan, rng),
             Action::Remove { job_id } => {
@@ -287,11 +286,12 @@ impl Service {
             Action::List { run_ids, job_ids, active_of } => {
                 self.list(now, call.spoil, run_ids, job_ids, *active_of, rng)
             }
-            Action::Ping if call.spoil == Spoil::Nothing => Answer::Done,
+            Action::Ping if call.spoil == Spoil::Nothing => Reply::Done,
             Action::Ping => failed(FailureKind::Refused, Contact::Silent),
             Action::Push { .. } => panic!("no request for this service"),
         };
-        call.reply.map(|reply| (reply.max(now), answer))
+        let answer = reply.to(&call.action).unwrap();
+        call.reply.map(|time| (time.max(now), answer))
     }
 
     fn make(
@@ -323,7 +323,7 @@ impl Service {
         status
     }
 
-    fn put(&mut self, now: Duration, call: &Call, run_id: &RunId, plan: &Plan, rng: &mut Rng) -> Answer {
+    fn put(&mut self, now: Duration, call: &Call, run_id: &RunId, plan: &Plan, rng: &mut Rng) -> Reply {
         if call.spoil == Spoil::Refused {
             // By the service itself, or by a gateway that spares it.
             return match rng.bool() {
@@ -345,9 +345,6 @@ impl Service {
         }
         match call.spoil {
             Spoil::DoneThenRefused | Spoil::Wrong => failed(FailureKind::Unclear, Contact::Answered),
-            Spoil::OutOfPlace => {
-                [Answer::Gone, Answer::Done, Answer::Listed(Vec::new())][rng.usize(..3)].clone()
-            }
             Spoil::Nothing
             | Spoil::NotSent
             | Spoil::LostRequest
@@ -356,12 +353,12 @@ impl Service {
             | Spoil::Lie => {
                 // `Job creation timed out.`
                 let is_late = call.lag > CREATION_WAIT;
-                if is_late { failed(FailureKind::Unclear, Contact::Answered) } else { Answer::Job(status) }
+                if is_late { failed(FailureKind::Unclear, Contact::Answered) } else { Reply::Job(status) }
             }
         }
     }
 
-    fn get(&mut self, now: Duration, spoil: Spoil, id: &JobId, plan: &Plan, rng: &mut Rng) -> Answer {
+    fn get(&mut self, now: Duration, spoil: Spoil, id: &JobId, plan: &Plan, rng: &mut Rng) -> Reply {
         let mut status = self.find(id, now).map(|at| self.jobs[at].status(now));
         if chance(rng, plan.stale) {
             let time = if rng.bool() { Duration::ZERO } else { any(rng, CACHED) };
@@ -370,41 +367,36 @@ impl Service {
         if self.stale.get(id).is_some_and(|until| now <= *until) {
             status = None;
         }
-        let truth = status.map_or(Answer::Gone, Answer::Job);
+        let truth = status.map_or(Reply::Gone, Reply::Job);
         match spoil {
             Spoil::Refused | Spoil::DoneThenRefused => failed(FailureKind::Refused, Contact::Silent),
             Spoil::Wrong => failed(FailureKind::Wrong, Contact::Answered),
-            Spoil::OutOfPlace => {
-                let rejected = Answer::Rejected { reason: "no".to_owned() };
-                [Answer::Removed { object: None }, Answer::Done, rejected][rng.usize(..3)].clone()
-            }
             Spoil::Lie => {
                 self.lied_about(id);
                 match rng.u8(..4) {
-                    0 => Answer::Gone,
-                    1 => Answer::Job(status_of_a_liar(id, rng)),
-                    2 => Answer::Broken { code: ErrorCode::Simulated, report: "broken".to_owned() },
-                    _ => Answer::Job(self::status(id, Phase::Active)),
+                    0 => Reply::Gone,
+                    1 => Reply::Job(status_of_a_liar(id, rng)),
+                    2 => Reply::Broken { report: "broken".to_owned() },
+                    _ => Reply::Job(self::status(id, Phase::Active)),
                 }
             }
             Spoil::Nothing | Spoil::NotSent | Spoil::LostRequest | Spoil::LostAnswer => truth,
         }
     }
 
-    fn delete(&mut self, now: Duration, spoil: Spoil, id: &JobId, rng: &mut Rng) -> Answer {
+    fn delete(&mut self, now: Duration, spoil: Spoil, id: &JobId, rng: &mut Rng) -> Reply {
         match spoil {
             Spoil::Refused => return failed(FailureKind::Unclear, Contact::Answered),
             Spoil::Lie => {
                 self.lied_about(id);
-                return if rng.bool() { Answer::Gone } else { Answer::Removed { object: None } };
+                return if rng.bool() { Reply::Gone } else { Reply::Removed { object: None } };
             }
             Spoil::Nothing
             | Spoil::NotSent
             | Spoil::LostRequest
             | Spoil::LostAnswer
             | Spoil::DoneThenRefused
-            | Spoil::Wrong
-            | Spoil::OutOfPlace => {}
+            | Spoil::Wrong => {}
         }
         let found = self.find(id, now);
         if let Some(at) = found {
@@ -414,13 +406,12 @@ impl Service {
             // It says so although only the job's files could not be removed.
             Spoil::DoneThenRefused => failed(FailureKind::Unclear, Contact::Answered),
             Spoil::Wrong => failed(FailureKind::Wrong, Contact::Answered),
-            Spoil::OutOfPlace => [Answer::Done, Answer::Listed(Vec::new())][rng.usize(..2)].clone(),
             Spoil::Nothing
             | Spoil::NotSent
             | Spoil::LostRequest
             | Spoil::LostAnswer
             | Spoil::Refused
-            | Spoil::Lie => found.map_or(Answer::Gone, |_| Answer::Removed { object: None }),
+            | Spoil::Lie => found.map_or(Reply::Gone, |_| Reply::Removed { object: None }),
         }
     }
 
@@ -432,11 +423,10 @@ impl Service {
         job_ids: &BTreeSet<JobId>,
         active_of: Option<SalIndex>,
         rng: &mut Rng,
-    ) -> Answer {
+    ) -> Reply {
         match spoil {
             Spoil::Refused | Spoil::DoneThenRefused => return failed(FailureKind::Refused, Contact::Silent),
             Spoil::Wrong => return failed(FailureKind::Wrong, Contact::Answered),
-            Spoil::OutOfPlace => return [Answer::Gone, Answer::Done][rng.usize(..2)].clone(),
             Spoil::Nothing | Spoil::NotSent | Spoil::LostRequest | Spoil::LostAnswer | Spoil::Lie => {}
         }
         let visible = self.jobs.iter().filter(|job| job.is_visible(now));
@@ -457,7 +447,7 @@ impl Service {
         if spoil == Spoil::Lie {
             self.lie_in_list(&mut listed, run_ids, rng);
         }
-        Answer::Listed(listed)
+        Reply::Listed(listed)
     }
 
     fn lied_about(&mut self, id: &JobId) {
@@ -467,14 +457,14 @@ impl Service {
     }
 
     /// Nothing is made; a job of another is shown, or one that does not exist.
-    fn lie_to_put(&mut self, run_id: &RunId, rng: &mut Rng) -> Answer {
+    fn lie_to_put(&mut self, run_id: &RunId, rng: &mut Rng) -> Reply {
         let id = self.any_id(rng);
         self.lied_about(&id);
         self.lied_about.insert(run_id.to_string());
         match rng.u8(..3) {
-            0 => Answer::Rejected { reason: "no such thing".to_owned() },
-            1 => Answer::Job(status_of_a_liar(&id, rng)),
-            _ => Answer::Job(status(&id, Phase::Active)),
+            0 => Reply::Rejected { reason: "no such thing".to_owned() },
+            1 => Reply::Job(status_of_a_liar(&id, rng)),
+            _ => Reply::Job(status(&id, Phase::Active)),
         }
     }
 
@@ -518,24 +508,27 @@ fn draw(plan: &Plan, rng: &mut Rng) -> Spoil {
         Spoil::Refused,
         Spoil::DoneThenRefused,
         Spoil::Wrong,
-        Spoil::OutOfPlace,
     ];
     all[rng.usize(..all.len())]
 }
 
-fn failed(kind: FailureKind, contact: Contact) -> Answer {
-    Answer::Failed(Failure { kind, contact, reason: format!("{kind:?}") })
+fn failed(kind: FailureKind, contact: Contact) -> Reply {
+    Reply::Failed(failure(kind, contact))
 }
 
-pub(crate) fn unclear() -> Answer {
-    failed(FailureKind::Unclear, Contact::Silent)
+fn failure(kind: FailureKind, contact: Contact) -> Failure {
+    Failure { kind, contact, reason: format!("{kind:?}") }
 }
 
-pub(crate) fn not_sent() -> Answer {
-    failed(FailureKind::NotSent, Contact::Silent)
+pub(crate) fn unclear() -> Failure {
+    failure(FailureKind::Unclear, Contact::Silent)
 }
 
-/// Of what was queued when the daemon was told to end.
-pub(crate) fn cancelled() -> Answer {
-    failed(FailureKind::NotSent, Contact::Answered)
+pub(crate) fn not_sent() -> Failure {
+    failure(FailureKind::NotSent, Contact::Silent)
+}
+
+/// Of what was queued when the daemon was stopped.
+pub(crate) fn cancelled() -> Failure {
+    failure(FailureKind::NotSent, Contact::NotAsked)
 }

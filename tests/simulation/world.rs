@@ -13,7 +13,7 @@ use ocps::csc::command::{Command, Via};
 use ocps::csc::event::{Ack, Event as SalEvent};
 use ocps::csc::id::SalIndex;
 use ocps::csc::record::{Owed, Receipt, Record, Work};
-use ocps::csc::request::{Answer, Outcome, Request, Ticket};
+use ocps::csc::request::{Answer, Outcome, Request};
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::journal::store::{Sqlite, Store, Upkeep};
@@ -27,6 +27,7 @@ use super::rules::{Counts, Memory, Rules};
 use super::sending::SUBMIT_TIMEOUT;
 use super::service::{Call, Fate, Job, Service, cancelled, service_at, unclear};
 use super::trace::Trace;
+use crate::reply::failed_instead;
 
 /// How long a job may take to show up in the list after an unclear attempt.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
@@ -323,7 +324,7 @@ impl World {
                 && self.rng.bool()
             {
                 // It was there in time, but nobody read it.
-                outcome.answer = unclear();
+                outcome.answer = failed_instead(&outcome.answer, unclear());
             }
             self.at(self.now, event);
         }
@@ -567,21 +568,18 @@ impl World {
                 self.life_mut().records.push(record);
             }
             Effect::Request(request) => {
-                let life = self.life_mut();
-                if let Some(refused) = life.workers.request(request) {
-                    let outcome = Outcome { ticket: refused.ticket, answer: cancelled() };
-                    life.inputs.push_back(Input::Outcome(outcome));
-                    self.rules.answered(self.now, refused.ticket, &cancelled(), Duration::ZERO);
+                if let Some(refused) = self.life_mut().workers.request(request) {
+                    let answer = refused.action.failed(cancelled());
+                    self.rules.answered(self.now, refused.ticket, &answer, Duration::ZERO);
+                    let outcome = Outcome { ticket: refused.ticket, answer };
+                    self.life_mut().inputs.push_back(Input::Outcome(outcome));
                 }
             }
             Effect::StopRequests => {
-                let life = self.life_mut();
-                let tickets: Vec<Ticket> =
-                    life.workers.cancel_queued().iter().map(|request: &Request| request.ticket).collect();
-                let outcome = |ticket| Input::Outcome(Outcome { ticket, answer: cancelled() });
-                life.inputs.extend(tickets.iter().copied().map(outcome));
-                for ticket in tickets {
-                    self.rules.answered(self.now, ticket, &cancelled(), Duration::ZERO);
+                for Request { ticket, action, .. } in self.life_mut().workers.cancel_queued() {
+                    let answer = action.failed(cancelled());
+                    self.rules.answered(self.now, ticket, &answer, Duration::ZERO);
+                    self.life_mut().inputs.push_back(Input::Outcome(Outcome { ticket, answer }));
                 }
             }
             Effect::ReadConfiguration { .. } => {
@@ -686,7 +684,7 @@ impl World {
     fn answer(&mut self, outcome: Outcome, served: Duration) {
         self.life_mut().workers.ended(outcome.ticket);
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
-        if let Answer::Listed(jobs) = &outcome.answer {
+        if let Answer::List(Ok(jobs)) = &outcome.answer {
             self.rules.listed(jobs);
         }
         self.input(Input::Outcome(outcome));

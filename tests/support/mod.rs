@@ -10,6 +10,7 @@
 pub mod gateway;
 pub mod http;
 pub mod port;
+pub mod reply;
 pub mod uws_fault;
 pub mod uws_job;
 pub mod uws_service;

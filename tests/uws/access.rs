@@ -164,7 +164,7 @@ fn a_service_that_says_when_is_not_asked_before() {
             let before = asked();
             for action in four_actions() {
                 let (label, reason) = short(&client.perform(&Url::from(&*url), &action));
-                assert_eq!(label, "NotSent Answered", "{reason}");
+                assert_eq!(label, "NotSent NotAsked", "{reason}");
                 let seconds = reason.rsplit(' ').nth(1).unwrap().parse::<f64>().unwrap();
                 assert!(
                     reason.contains("said to ask again later (Retry-After)") && seconds <= 30.0,

@@ -10,6 +10,7 @@ use ocps::config::settings;
 use ocps::csc::id::{JobId, RunId};
 use ocps::csc::request::{Action, Answer, Submission};
 
+use crate::support::reply::Reply;
 use crate::support::uws_fault::What;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::Options;
@@ -79,17 +80,17 @@ pub(crate) fn four_actions() -> [Action; 4] {
 
 /// The answer in short, and its reason.
 pub(crate) fn short(answer: &Answer) -> (String, String) {
-    match answer {
+    match Reply::from(answer.clone()) {
         // How far it has come depends on the machine.
-        Answer::Job(job) if job.phase.exit_code().is_none() => ("job Active".to_owned(), String::new()),
-        Answer::Job(job) => (format!("job {:?}", job.phase), String::new()),
-        Answer::Gone => ("gone".to_owned(), String::new()),
-        Answer::Removed { .. } => ("removed".to_owned(), String::new()),
-        Answer::Listed(jobs) => (format!("listed {}", jobs.len()), String::new()),
-        Answer::Done => ("done".to_owned(), String::new()),
-        Answer::Rejected { reason } => ("rejected".to_owned(), reason.clone()),
-        Answer::Broken { report, .. } => ("broken".to_owned(), report.clone()),
-        Answer::Failed(f) => (format!("{:?} {:?}", f.kind, f.contact), f.reason.clone()),
+        Reply::Job(job) if job.phase.exit_code().is_none() => ("job Active".to_owned(), String::new()),
+        Reply::Job(job) => (format!("job {:?}", job.phase), String::new()),
+        Reply::Gone => ("gone".to_owned(), String::new()),
+        Reply::Removed { .. } => ("removed".to_owned(), String::new()),
+        Reply::Listed(jobs) => (format!("listed {}", jobs.len()), String::new()),
+        Reply::Done => ("done".to_owned(), String::new()),
+        Reply::Rejected { reason } => ("rejected".to_owned(), reason),
+        Reply::Broken { report } => ("broken".to_owned(), report),
+        Reply::Failed(f) => (format!("{:?} {:?}", f.kind, f.contact), f.reason),
     }
 }
 
@@ -105,7 +106,7 @@ pub(crate) fn check(client: &Uws, url: &str, action: &Action, expected: &str) ->
 
 pub(crate) fn job_id(answer: Answer) -> String {
     match answer {
-        Answer::Job(job) => job.job_id.to_string(),
+        Answer::Submit(Ok(job)) => job.job_id.to_string(),
         other => panic!("{other:?}"),
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings;
-use ocps::csc::request::{Action, Answer};
+use ocps::csc::request::{Action, Answer, StatusAnswer};
 use ocps::url::Url;
 use serde_json::{Value, json};
 
@@ -95,7 +95,11 @@ fn a_job_lives_and_goes() {
         thread::sleep(Duration::from_millis(20));
     }
     check(&client, &url, &status(&second, None), "job Error");
-    let Answer::Job(done) = client.perform(&Url::from(&*url), &status(&first, Some("1-a"))) else { panic!() };
+    let Answer::Status(Ok(StatusAnswer::Job(done))) =
+        client.perform(&Url::from(&*url), &status(&first, Some("1-a")))
+    else {
+        panic!()
+    };
     let object: Value = serde_json::from_str(&done.object.0).unwrap();
     assert_eq!(object["phase"], "completed");
     assert_eq!(object["results"][0]["uri"], format!("/uws/jobs/{first}/out/ocps.log"));

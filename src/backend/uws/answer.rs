@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{Answer, Contact, Failure, FailureKind, JobStatus};
+use crate::csc::request::{Contact, Failure, FailureKind, JobStatus, RemoveAnswer, StatusAnswer};
 
 use super::object::Object;
 use super::text::{quote, quote_once};
@@ -86,35 +86,40 @@ impl Reply {
     }
 
     /// `answered PUT with 500: its text`.
-    fn failure(&self, kind: FailureKind, contact: Contact) -> Answer {
+    fn failure(&self, kind: FailureKind, contact: Contact) -> Failure {
         let Self { method, url, status, .. } = self;
         let text = self.remark.clone().unwrap_or_else(|| quote_once(&self.text()));
         let text = if text.is_empty() { "(no text)" } else { &text };
         // What the service itself says in that case is believed and comes not here.
         let remedy = if *status == 404 { ", as no execution service does (is the url right?)" } else { "" };
         let reason = format!("{url} answered {method} with {status}{remedy}: {text}");
-        Answer::Failed(Failure { kind, contact, reason })
+        Failure { kind, contact, reason }
     }
 
     /// The reply itself is fine, but what it says is not what was asked for.
-    fn unbelievable(&self, kind: FailureKind, why: &str, text: &str) -> Answer {
+    fn unbelievable(&self, kind: FailureKind, why: &str, text: &str) -> Failure {
         let Self { method, url, status, .. } = self;
         let text = self.remark.clone().unwrap_or_else(|| quote(text));
         let reason = format!("{url} answered {method} with {status}, but {why}: {text}");
-        Answer::Failed(Failure { kind, contact: Contact::Answered, reason })
+        Failure { kind, contact: Contact::Answered, reason }
     }
 
     /// The failure of a reply with status 200 whose body could not be read to its end.
-    fn unread(&self, wrong: FailureKind, start: &str) -> Option<Answer> {
+    fn unread(&self, wrong: FailureKind, start: &str) -> Option<Failure> {
         match &self.end {
             End::Complete => None,
             End::TooLarge => Some(self.unbelievable(wrong, "the answer is too large", start)),
             End::Broken(reason) => {
                 let reason = format!("{} broke off its answer to {}: {reason}", self.url, self.method);
                 let (kind, contact) = (FailureKind::Unclear, Contact::Silent);
-                Some(Answer::Failed(Failure { kind, contact, reason }))
+                Some(Failure { kind, contact, reason })
             }
         }
+    }
+
+    /// Whether it is what the service says when there is no such job.
+    fn is_no_such_job(&self) -> bool {
+        self.status == 404 && self.is_json && self.body.trim_ascii() == b"\"\""
     }
 
     /// Whether it is what the service says when it has removed a job: a JSON object with `"code": 200`.
@@ -130,18 +135,17 @@ impl Reply {
     }
 
     /// The job in a reply with status 200; `wrong` is what it counts as when it is not believable.
-    fn job(mut self, expected: &Expected<'_>, wrong: FailureKind) -> Answer {
+    fn job(mut self, expected: &Expected<'_>, wrong: FailureKind) -> Result<JobStatus, Failure> {
         let body = std::mem::take(&mut self.body);
         let text = || String::from_utf8_lossy(body.get(..START).unwrap_or(&body)).into_owned();
-        if let Some(answer) = self.unread(wrong, &text()) {
-            return answer;
+        if let Some(failure) = self.unread(wrong, &text()) {
+            return Err(failure);
         }
         let start = text();
         let object = Object::read(body).map_err(|e| format!("it is no job object ({e})"));
-        match object.and_then(|object| believe(object, expected)) {
-            Ok(job) => Answer::Job(job),
-            Err(why) => self.unbelievable(wrong, &why, &start),
-        }
+        object
+            .and_then(|object| believe(object, expected))
+            .map_err(|why| self.unbelievable(wrong, &why, &start))
     }
 }
 
@@ -169,52 +173,62 @@ fn believe(object: Object, expected: &Expected<'_>) -> Result<JobStatus, String>
 }
 
 /// The answer to a PUT.
-pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Answer {
-    if let Some(kind) = reply.of_gateway() {
-        return reply.failure(kind, Contact::Silent);
-    }
-    match reply.status {
-        200 => reply.job(&Expected { job_id: None, run_id: Some(run_id) }, FailureKind::Unclear),
-        201..=299 => reply.failure(FailureKind::Unclear, Contact::Answered),
-        500 if is_refusal(&reply.text()) => reply.failure(FailureKind::Refused, Contact::Answered),
-        // A gateway in between: the service behind it may have got the request.
-        502..=504 => reply.failure(FailureKind::Unclear, Contact::Silent),
+pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Result<JobStatus, Failure> {
+    let (kind, contact) = match (reply.of_gateway(), reply.status) {
+        (Some(kind), _) => (kind, Contact::Silent),
+        (None, 200) => {
+            return reply.job(&Expected { job_id: None, run_id: Some(run_id) }, FailureKind::Unclear);
+        }
+        (None, 201..=299) => (FailureKind::Unclear, Contact::Answered),
+        (None, 500) if is_refusal(&reply.text()) => (FailureKind::Refused, Contact::Answered),
         // The service says 500 also where the job was made all the same, or comes to life some 20 s later.
-        500..=599 => reply.failure(FailureKind::Unclear, Contact::Answered),
-        _ => reply.failure(FailureKind::Refused, Contact::Answered),
-    }
+        (None, 500..=599) => (FailureKind::Unclear, Contact::Answered),
+        (None, _) => (FailureKind::Refused, Contact::Answered),
+    };
+    Err(reply.failure(kind, contact))
 }
 
 /// The answer to the GET of one job.
-pub(super) fn to_status(reply: Reply, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
+pub(super) fn to_status(
+    reply: Reply,
+    job_id: &JobId,
+    run_id: Option<&RunId>,
+) -> Result<StatusAnswer, Failure> {
     match reply.status {
-        _ if reply.of_gateway().is_some() => to_question(&reply),
-        200 => reply.job(&Expected { job_id: Some(job_id), run_id }, FailureKind::Wrong),
-        404 if reply.is_json && reply.body.trim_ascii() == b"\"\"" => Answer::Gone,
-        _ => to_question(&reply),
+        _ if reply.of_gateway().is_some() => Err(to_question(&reply)),
+        200 => {
+            reply.job(&Expected { job_id: Some(job_id), run_id }, FailureKind::Wrong).map(StatusAnswer::Job)
+        }
+        _ if reply.is_no_such_job() => Ok(StatusAnswer::Gone),
+        _ => Err(to_question(&reply)),
     }
+}
+
+/// The answer to the GET of a job that cannot exist.
+pub(super) fn to_ping(reply: &Reply) -> Result<(), Failure> {
+    if reply.of_gateway().is_none() && reply.is_no_such_job() { Ok(()) } else { Err(to_question(reply)) }
 }
 
 /// The answer to a DELETE.
-pub(super) fn to_remove(reply: &Reply) -> Answer {
+pub(super) fn to_remove(reply: &Reply) -> Result<RemoveAnswer, Failure> {
     if let Some(kind) = reply.of_gateway() {
-        return reply.failure(kind, Contact::Silent);
+        return Err(reply.failure(kind, Contact::Silent));
     }
     match reply.status {
-        200 if reply.is_removal() => Answer::Removed { object: None },
-        200 => reply.unread(FailureKind::Unclear, &reply.text()).unwrap_or_else(|| {
+        200 if reply.is_removal() => Ok(RemoveAnswer::Removed { object: None }),
+        200 => Err(reply.unread(FailureKind::Unclear, &reply.text()).unwrap_or_else(|| {
             let why = "it does not say that the job was removed";
             reply.unbelievable(FailureKind::Unclear, why, &reply.text())
-        }),
-        404 if reply.body.starts_with(b"(404)") => Answer::Gone,
+        })),
+        404 if reply.body.starts_with(b"(404)") => Ok(RemoveAnswer::Gone),
         // 500 too: the service says it for ever when only the job's files cannot be removed.
-        500..=599 => reply.failure(FailureKind::Unclear, Contact::Answered),
-        _ => reply.failure(FailureKind::Wrong, Contact::Answered),
+        500..=599 => Err(reply.failure(FailureKind::Unclear, Contact::Answered)),
+        _ => Err(reply.failure(FailureKind::Wrong, Contact::Answered)),
     }
 }
 
-/// The answer to any GET that got no usable status.
-pub(super) fn to_question(reply: &Reply) -> Answer {
+/// The failure of any GET that got no usable status.
+pub(super) fn to_question(reply: &Reply) -> Failure {
     match reply.status {
         _ if reply.of_gateway().is_some() => reply.failure(FailureKind::NotNow, Contact::Silent),
         500..=599 => reply.failure(FailureKind::Refused, Contact::Silent),
@@ -243,17 +257,28 @@ mod tests {
         }
     }
 
-    fn label(answer: &Answer) -> String {
-        match answer {
-            Answer::Job(job) => format!("job {} {:?}", job.job_id, job.phase),
-            Answer::Failed(f) => format!("{:?} {:?}", f.kind, f.contact),
-            Answer::Gone
-            | Answer::Removed { .. }
-            | Answer::Listed(_)
-            | Answer::Done
-            | Answer::Rejected { .. }
-            | Answer::Broken { .. } => format!("{answer:?}"),
+    fn label(result: Result<StatusAnswer, Failure>) -> String {
+        match result {
+            Ok(StatusAnswer::Job(job)) => format!("job {} {:?}", job.job_id, job.phase),
+            Ok(StatusAnswer::Gone) => "Gone".to_owned(),
+            Ok(StatusAnswer::Broken { report }) => report,
+            Err(f) => format!("{:?} {:?}", f.kind, f.contact),
         }
+    }
+
+    fn put(reply: Reply) -> Result<StatusAnswer, Failure> {
+        to_submit(reply, &RunId::parse("1-a").unwrap()).map(StatusAnswer::Job)
+    }
+
+    fn get(reply: Reply) -> Result<StatusAnswer, Failure> {
+        to_status(reply, &JobId::parse(ID).unwrap(), RunId::parse("1-a").as_ref())
+    }
+
+    fn delete(reply: &Reply) -> Result<StatusAnswer, Failure> {
+        to_remove(reply).map(|answer| match answer {
+            RemoveAnswer::Removed { .. } => StatusAnswer::Broken { report: "removed".to_owned() },
+            RemoveAnswer::Gone => StatusAnswer::Gone,
+        })
     }
 
     fn job(job_id: &str, run_id: &str, phase: &str) -> String {
@@ -283,38 +308,33 @@ mod tests {
 
     #[test]
     fn only_our_own_job_object_is_believed() {
-        let (id, run_id) = (JobId::parse(ID).unwrap(), RunId::parse("1-a").unwrap());
         for (body, good) in bodies() {
             let phase = if body.contains("no such phase") { "Other" } else { "Pending" };
             let expected =
                 |kind: &str| if good { format!("job {ID} {phase}") } else { format!("{kind} Answered") };
-            let put = to_submit(reply("PUT", 200, "application/json", &body), &run_id);
-            assert_eq!(label(&put), expected("Unclear"), "{body}");
-            let get = to_status(reply("GET", 200, "text/html", &body), &id, Some(&run_id));
-            assert_eq!(label(&get), expected("Wrong"), "{body}");
+            assert_eq!(label(put(reply("PUT", 200, J, &body))), expected("Unclear"), "{body}");
+            assert_eq!(label(get(reply("GET", 200, H, &body))), expected("Wrong"), "{body}");
         }
+        let get = |body: &str| to_status(reply("GET", 200, J, body), &JobId::parse(ID).unwrap(), None);
         let other = job(&format!("\"{}\"", ID.replace('0', "9")), "\"1-a\"", "\"pending\"");
-        let get = to_status(reply("GET", 200, "application/json", &other), &id, None);
-        assert_eq!(label(&get), "Wrong Answered");
+        assert_eq!(label(get(&other)), "Wrong Answered");
         let foreign = job(&format!("\"{ID}\""), "\"anything\"", "\"error\"");
-        let get = to_status(reply("GET", 200, "application/json", &foreign), &id, None);
-        assert_eq!(label(&get), format!("job {ID} Error"));
+        assert_eq!(label(get(&foreign)), format!("job {ID} Error"));
     }
 
     const J: &str = "application/json";
     const H: &str = "text/html; charset=UTF-8";
 
     fn check_statuses(cases: &[(&'static str, u16, &str, &str, &str)]) {
-        let (id, run_id) = (JobId::parse(ID).unwrap(), RunId::parse("1-a").unwrap());
         for (method, status, content_type, body, expected) in cases {
             let reply = reply(method, *status, content_type, body);
             let answer = match *method {
-                "PUT" => to_submit(reply, &run_id),
-                "GET" => to_status(reply, &id, Some(&run_id)),
-                _ => to_remove(&reply),
+                "PUT" => put(reply),
+                "GET" => get(reply),
+                _ => delete(&reply),
             };
-            assert_eq!(label(&answer), *expected, "{method} {status} {body}");
-            if let Answer::Failed(failure) = answer {
+            assert_eq!(label(answer.clone()), *expected, "{method} {status} {body}");
+            if let Err(failure) = answer {
                 let start = format!("http://uws/job answered {method} with {status}");
                 assert!(failure.reason.starts_with(&start), "{failure}");
                 assert!(!failure.reason.contains('\n'), "{failure}");
@@ -372,20 +392,8 @@ mod tests {
     #[test]
     fn a_delete_is_believed_only_in_the_words_of_the_service() {
         check_statuses(&[
-            (
-                "DELETE",
-                200,
-                J,
-                r#"{"status": "Success", "message": "", "code": 200}"#,
-                "Removed { object: None }",
-            ),
-            (
-                "DELETE",
-                200,
-                J,
-                r#"{"status": "{'active': 1}", "message": "", "code": 200}"#,
-                "Removed { object: None }",
-            ),
+            ("DELETE", 200, J, r#"{"status": "Success", "message": "", "code": 200}"#, "removed"),
+            ("DELETE", 200, J, r#"{"status": "{'active': 1}", "message": "", "code": 200}"#, "removed"),
             ("DELETE", 200, J, r#"{"status": "Failure", "message": "", "code": 500}"#, "Unclear Answered"),
             ("DELETE", 200, H, r#"{"status": "Success", "message": "", "code": 200}"#, "Unclear Answered"),
             ("DELETE", 200, J, "{}", "Unclear Answered"),
@@ -406,26 +414,21 @@ mod tests {
 
     #[test]
     fn a_cut_answer_is_unclear_and_a_huge_one_unbelievable() {
-        let (id, run_id) = (JobId::parse(ID).unwrap(), RunId::parse("1-a").unwrap());
         let body = job(&format!("\"{ID}\""), "\"1-a\"", "\"pending\"");
         let cut = |method, end| Reply { end, ..reply(method, 200, "application/json", &body) };
         let broken = || End::Broken("connection reset".to_owned());
-        assert_eq!(label(&to_submit(cut("PUT", broken()), &run_id)), "Unclear Silent");
-        assert_eq!(label(&to_status(cut("GET", broken()), &id, None)), "Unclear Silent");
-        assert_eq!(label(&to_submit(cut("PUT", End::TooLarge), &run_id)), "Unclear Answered");
-        assert_eq!(label(&to_status(cut("GET", End::TooLarge), &id, None)), "Wrong Answered");
+        assert_eq!(label(put(cut("PUT", broken()))), "Unclear Silent");
+        assert_eq!(label(get(cut("GET", broken()))), "Unclear Silent");
+        assert_eq!(label(put(cut("PUT", End::TooLarge))), "Unclear Answered");
+        assert_eq!(label(get(cut("GET", End::TooLarge))), "Wrong Answered");
     }
 
     #[test]
     fn a_404_that_no_service_says_asks_for_the_url() {
-        let reason = |answer: Answer| {
-            let Answer::Failed(failure) = answer else { panic!("{answer:?}") };
-            failure.reason
-        };
-        let run_id = RunId::parse("1-a").unwrap();
-        let put = reason(to_submit(reply("PUT", 404, "text/html", "<html>"), &run_id));
-        assert!(put.contains("404, as no execution service does (is the url right?): <html>"), "{put}");
-        let put = reason(to_submit(reply("PUT", 400, "text/html", "no"), &run_id));
-        assert!(put.ends_with("answered PUT with 400: no"), "{put}");
+        let reason = |status, body| put(reply("PUT", status, H, body)).unwrap_err().reason;
+        let text = reason(404, "<html>");
+        assert!(text.contains("404, as no execution service does (is the url right?): <html>"), "{text}");
+        let text = reason(400, "no");
+        assert!(text.ends_with("answered PUT with 400: no"), "{text}");
     }
 }

@@ -9,24 +9,14 @@ use serde::Deserialize;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::backend::Wanted;
 use crate::csc::event::Phase;
-use crate::csc::id::{JobId, RunId, SalIndex};
+use crate::csc::id::{JobId, RunId};
 use crate::csc::request::ListedJob;
 
 /// Most jobs of one run in one answer. There should be one; of more the rest is found with the next list, when these
 /// have been removed.
 const OF_RUN_MAX: usize = 16;
-
-/// Which jobs are picked.
-#[derive(Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    /// Those of these run ids.
-    pub(super) run_ids: &'a BTreeSet<RunId>,
-    /// Those with these job ids.
-    pub(super) job_ids: &'a BTreeSet<JobId>,
-    /// And those that have not ended and whose run ids were made for this index.
-    pub(super) active_of: Option<SalIndex>,
-}
 
 impl Wanted<'_> {
     fn includes(&self, job: &ListedJob, phase: Option<&str>) -> bool {
@@ -108,6 +98,7 @@ impl<'de> Visitor<'de> for Jobs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::csc::id::SalIndex;
 
     fn picked(json: &str) -> Result<Vec<String>, serde_json::Error> {
         let run_ids = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();

@@ -24,19 +24,21 @@ use ureq::http::header::{
 };
 use ureq::http::response::Parts;
 use ureq::http::{HeaderMap, Response};
+use ureq::typestate::WithoutBody;
 use ureq::{Agent, Body, Proxy, RequestBuilder, SendBody};
 
-use crate::backend::Backend;
 use crate::backend::workers::CONTROL_THREADS;
+use crate::backend::{Backend, Wanted};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Submission};
+use crate::csc::request::{
+    Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission,
+};
 use crate::resolver;
 use crate::url::Url;
 
 use answer::{End, Reply};
 use failure::Attempt;
-use list::Wanted;
 
 /// Largest job object that is read, in bytes.
 const OBJECT_LIMIT: usize = 16 * 1024 * 1024;
@@ -56,8 +58,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// The service compares this header by equality: with a charset the PUT fails.
 const JSON: &str = "application/json";
 
-/// The id of no job: those of the service are 32 hexadecimal digits. In its log it says who asks.
-const NO_JOB: &str = "ocps-health-check";
+/// The path of no job: the ids of the service are 32 hexadecimal digits. In its log it says who asks.
+const NO_JOB: &str = "/job/ocps-health-check";
 
 /// Client of the UWS job service; one value is shared by all workers.
 pub struct Uws {
@@ -104,76 +106,6 @@ impl Uws {
         })
     }
 
-    fn submit(&self, base: &Url, submission: &Submission) -> Answer {
-        let body = match payload::body(submission) {
-            Ok(body) => body,
-            Err(e) => return Answer::Rejected { reason: format!("cannot write the job as JSON: {e}") },
-        };
-        let call = Call::new("PUT", base, "/job", self.put_timeout);
-        let mut source = Source { rest: &body, begun: false };
-        let request = self.prepared(&call, self.agent.put(&call.address));
-        let request = request.header(CONTENT_TYPE, JSON).header(CONTENT_LENGTH, body.len());
-        match self.finish(&call, request.send(SendBody::from_reader(&mut source))) {
-            Ok(response) => answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id),
-            // The service acts on a request when its body is there. None of it has left us.
-            Err(error) if !source.begun => Answer::Failed(self.attempt(&call).not_sent(&error)),
-            Err(error) => Answer::Failed(self.attempt(&call).sent(&error)),
-        }
-    }
-
-    fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Answer {
-        let path = format!("/job/{job_id}");
-        let call = Call::new("GET", base, &path, self.get_timeout);
-        match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
-            Ok(response) => answer::to_status(call.read(response, OBJECT_LIMIT), job_id, run_id),
-            Err(error) => self.failed(&call, &error),
-        }
-    }
-
-    /// Asks for a job that cannot exist, which costs the service least.
-    fn probe(&self, base: &Url) -> Answer {
-        let job_id = match JobId::parse(NO_JOB) {
-            Ok(job_id) => job_id,
-            Err(reason) => return Answer::Rejected { reason },
-        };
-        let answer = self.status(base, &job_id, None);
-        if matches!(answer, Answer::Gone | Answer::Job(_)) { Answer::Done } else { answer }
-    }
-
-    fn remove(&self, base: &Url, job_id: &JobId) -> Answer {
-        let path = format!("/job/{job_id}");
-        let call = Call::new("DELETE", base, &path, self.delete_timeout);
-        match self.finish(&call, self.prepared(&call, self.agent.delete(&call.address)).call()) {
-            Ok(response) => answer::to_remove(&call.read(response, TEXT_LIMIT)),
-            Err(error) => self.failed(&call, &error),
-        }
-    }
-
-    fn list(&self, base: &Url, wanted: &Wanted<'_>) -> Answer {
-        let call = Call::new("GET", base, "/job", self.list_timeout);
-        let response = match self.finish(&call, self.prepared(&call, self.agent.get(&call.address)).call()) {
-            Ok(response) => response,
-            Err(error) => return self.failed(&call, &error),
-        };
-        let is_page =
-            header(response.headers(), CONTENT_TYPE).is_some_and(|text| text.starts_with("text/html"));
-        if response.status() != 200 || is_page || compression(response.headers()).is_some() {
-            return answer::to_question(&call.read(response, TEXT_LIMIT));
-        }
-        let mut body = response.into_body();
-        match list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted) {
-            Ok(jobs) => Answer::Listed(jobs),
-            Err(error) if error.is_io() => {
-                Answer::Failed(self.attempt(&call).sent(&io::Error::from(error).into()))
-            }
-            Err(error) => Answer::Failed(Failure {
-                kind: FailureKind::Wrong,
-                contact: Contact::Answered,
-                reason: format!("{} answered GET with 200, but not with a list of jobs: {error}", call.shown),
-            }),
-        }
-    }
-
     /// Gives a request the user's name and password, and its timeout where it is not the agent's own.
     ///
     /// The timeout only where it differs: a TLS configuration is kept for requests that use the agent's settings,
@@ -207,15 +139,16 @@ impl Uws {
         result
     }
 
-    /// The failure of a request to a service that is to be asked again later; none if it may be asked.
-    fn not_yet(&self, base: &Url) -> Option<Failure> {
+    /// A service that is to be asked again later is not asked now.
+    fn check_rest(&self, base: &Url) -> Result<(), Failure> {
         let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        let left =
-            resting.get(base)?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        let left = resting.get(base).map_or(Duration::ZERO, |until| until.duration_since(Instant::now()));
+        if left.is_zero() {
+            return Ok(());
+        }
         let shown = text::shown(&base.to_string());
         let reason = format!("{shown} said to ask again later (Retry-After): in {:.1} s", left.as_secs_f64());
-        // It was not asked: nothing is learnt about it.
-        Some(Failure { kind: FailureKind::NotSent, contact: Contact::Answered, reason })
+        Err(Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason })
     }
 
     fn attempt<'a>(&self, call: &'a Call<'_>) -> Attempt<'a> {
@@ -223,28 +156,69 @@ impl Uws {
         Attempt { method, url: shown, timeout: *timeout, connect_timeout: self.connect_timeout }
     }
 
-    fn failed(&self, call: &Call<'_>, error: &ureq::Error) -> Answer {
-        Answer::Failed(self.attempt(call).failure(error))
+    /// Sends a request without a body.
+    fn ask(&self, call: &Call<'_>, request: RequestBuilder<WithoutBody>) -> Result<Response<Body>, Failure> {
+        self.check_rest(call.base)?;
+        let result = self.prepared(call, request).call();
+        self.finish(call, result).map_err(|error| self.attempt(call).failure(&error))
     }
 }
 
 impl Backend for Uws {
-    fn perform(&self, base: &Url, action: &Action) -> Answer {
-        if let Some(failure) = self.not_yet(base) {
-            return Answer::Failed(failure);
+    fn submit(&self, base: &Url, submission: &Submission) -> Result<JobStatus, NotDone> {
+        self.check_rest(base)?;
+        let body = payload::body(submission)
+            .map_err(|e| NotDone::Rejected(format!("cannot write the job as JSON: {e}")))?;
+        let call = Call::new("PUT", base, "/job", self.put_timeout);
+        let mut source = Source { rest: &body, begun: false };
+        let request = self.prepared(&call, self.agent.put(&call.address));
+        let request = request.header(CONTENT_TYPE, JSON).header(CONTENT_LENGTH, body.len());
+        match self.finish(&call, request.send(SendBody::from_reader(&mut source))) {
+            Ok(response) => Ok(answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id)?),
+            // The service acts on a request when its body is there. None of it has left us.
+            Err(error) if !source.begun => Err(self.attempt(&call).not_sent(&error).into()),
+            Err(error) => Err(self.attempt(&call).sent(&error).into()),
         }
-        match action {
-            Action::Submit(submission) => self.submit(base, submission),
-            Action::Status { job_id, run_id } => self.status(base, job_id, run_id.as_ref()),
-            Action::Remove { job_id } => self.remove(base, job_id),
-            Action::List { run_ids, job_ids, active_of } => {
-                self.list(base, &Wanted { run_ids, job_ids, active_of: *active_of })
-            }
-            Action::Ping => self.probe(base),
-            Action::Push { .. } => {
-                Answer::Rejected { reason: "the execution service takes jobs only".to_owned() }
-            }
+    }
+
+    fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {
+        let path = format!("/job/{job_id}");
+        let call = Call::new("GET", base, &path, self.get_timeout);
+        let response = self.ask(&call, self.agent.get(&call.address))?;
+        answer::to_status(call.read(response, OBJECT_LIMIT), job_id, run_id)
+    }
+
+    fn remove(&self, base: &Url, job_id: &JobId) -> Result<RemoveAnswer, Failure> {
+        let path = format!("/job/{job_id}");
+        let call = Call::new("DELETE", base, &path, self.delete_timeout);
+        let response = self.ask(&call, self.agent.delete(&call.address))?;
+        answer::to_remove(&call.read(response, TEXT_LIMIT))
+    }
+
+    fn list(&self, base: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
+        let call = Call::new("GET", base, "/job", self.list_timeout);
+        let response = self.ask(&call, self.agent.get(&call.address))?;
+        let is_page =
+            header(response.headers(), CONTENT_TYPE).is_some_and(|text| text.starts_with("text/html"));
+        if response.status() != 200 || is_page || compression(response.headers()).is_some() {
+            return Err(answer::to_question(&call.read(response, TEXT_LIMIT)));
         }
+        let mut body = response.into_body();
+        list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted).map_err(|error| {
+            if error.is_io() {
+                return self.attempt(&call).sent(&io::Error::from(error).into());
+            }
+            let url = &call.shown;
+            let reason = format!("{url} answered GET with 200, but not with a list of jobs: {error}");
+            Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
+        })
+    }
+
+    /// Asks for a job that cannot exist, which costs the service least.
+    fn ping(&self, base: &Url) -> Result<(), Failure> {
+        let call = Call::new("GET", base, NO_JOB, self.get_timeout);
+        let response = self.ask(&call, self.agent.get(&call.address))?;
+        answer::to_ping(&call.read(response, OBJECT_LIMIT))
     }
 }
 

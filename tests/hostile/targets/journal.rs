@@ -6,7 +6,7 @@ use std::time::Duration;
 use ocps::csc::event::{JobObject, Phase};
 use ocps::csc::id::{JobId, SalIndex};
 use ocps::csc::record::Recovered;
-use ocps::csc::request::{Action, Answer, JobStatus, Outcome};
+use ocps::csc::request::{Action, Answer, JobStatus, Outcome, RemoveAnswer, StatusAnswer};
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input};
 use ocps::journal::store::Sqlite;
@@ -99,14 +99,15 @@ fn hear(csc: &mut Csc, time: Time, effect: Effect, effects: &mut Vec<Effect>) {
 fn answer(action: &Action) -> Answer {
     let active = |job_id: &str| {
         let object = JobObject(r#"{"jobId":"x","phase":"executing"}"#.into());
-        Answer::Job(JobStatus { job_id: JobId::parse(job_id).unwrap(), phase: Phase::Active, object })
+        JobStatus { job_id: JobId::parse(job_id).unwrap(), phase: Phase::Active, object }
     };
     match action {
-        Action::Submit(submission) => active(submission.run_id.as_str()),
-        Action::Status { job_id, .. } => active(job_id.as_str()),
-        Action::Remove { .. } => Answer::Removed { object: None },
-        Action::List { .. } => Answer::Listed(Vec::new()),
-        Action::Push { .. } | Action::Ping => Answer::Done,
+        Action::Submit(submission) => Answer::Submit(Ok(active(submission.run_id.as_str()))),
+        Action::Status { job_id, .. } => Answer::Status(Ok(StatusAnswer::Job(active(job_id.as_str())))),
+        Action::Remove { .. } => Answer::Remove(Ok(RemoveAnswer::Removed { object: None })),
+        Action::List { .. } => Answer::List(Ok(Vec::new())),
+        Action::Push { .. } => Answer::Push(Ok(())),
+        Action::Ping => Answer::Ping(Ok(())),
     }
 }
 

@@ -9,7 +9,7 @@ use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings as Toml;
 use ocps::csc::command::{Command, Order, Sender, Via};
 use ocps::csc::id::{ClientId, SalIndex, SeqNum};
-use ocps::csc::request::{Action, Answer, Configuration, Service};
+use ocps::csc::request::{Action, Configuration, Service};
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::transport::line::{self, Line};
@@ -156,7 +156,7 @@ fn send(action: &Action) {
     CLIENT.with(|client| {
         let Some(client) = client else { return };
         let answer = client.perform(&"http://127.0.0.1:9/api".into(), action);
-        let Answer::Failed(failure) = answer else { panic!("{answer:?}") };
+        let Some(Err(failure)) = answer.of_service() else { panic!("{answer:?}") };
         check_reason(&failure.reason);
     });
 }

@@ -7,7 +7,7 @@ use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings;
 use ocps::csc::id::{JobId, RunId, SalIndex};
-use ocps::csc::request::{Action, Answer, Submission};
+use ocps::csc::request::{Action, Answer, JobStatus, StatusAnswer, Submission};
 
 use super::check_reason;
 use super::http::{End, FarEnd, Script};
@@ -63,26 +63,27 @@ fn actions() -> [Action; 4] {
 
 /// Only what was asked for is believed.
 fn check_answer(action: &Action, answer: &Answer) {
-    let submitted = matches!(action, Action::Submit(_));
-    let asked = matches!(action, Action::Status { .. });
-    let removed = matches!(action, Action::Remove { .. });
+    let check_job = |job: &JobStatus| {
+        let text: &str = &job.object.0;
+        assert!(text.len() <= OBJECT_MAX, "{}", text.len());
+        let object: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(object["jobId"], job.job_id.as_str());
+        assert_eq!(object["runId"], RUN_ID);
+    };
     match answer {
-        Answer::Job(job) => {
-            assert!(submitted || (asked && job.job_id.as_str() == ID), "{job:?}");
-            let text: &str = &job.object.0;
-            assert!(text.len() <= OBJECT_MAX, "{}", text.len());
-            let object: serde_json::Value = serde_json::from_str(text).unwrap();
-            assert_eq!(object["jobId"], job.job_id.as_str());
-            assert_eq!(object["runId"], RUN_ID);
+        Answer::Submit(Ok(job)) => check_job(job),
+        Answer::Status(Ok(StatusAnswer::Job(job))) => {
+            assert_eq!(job.job_id.as_str(), ID);
+            check_job(job);
         }
-        Answer::Gone => assert!(asked || removed),
-        Answer::Removed { .. } => assert!(removed),
-        Answer::Listed(jobs) => {
-            assert!(!submitted && !asked && !removed);
+        Answer::List(Ok(jobs)) => {
             assert!(jobs.len() <= 10_000 && jobs.iter().all(|job| job.run_id.as_str() == RUN_ID));
         }
-        Answer::Failed(failure) => check_reason(&failure.reason),
-        Answer::Done | Answer::Rejected { .. } | Answer::Broken { .. } => panic!("{answer:?}"),
+        Answer::Status(Ok(StatusAnswer::Gone)) | Answer::Remove(Ok(_)) => {}
+        _ => match answer.of_service() {
+            Some(Err(failure)) => check_reason(&failure.reason),
+            Some(Ok(())) | None => panic!("{action:?}: {answer:?}"),
+        },
     }
 }
 
