@@ -8,9 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::csc::configuration::{Configuration, Service};
 use crate::csc::event::ConfigurationsAvailable;
 use crate::csc::id::SalIndex;
-use crate::csc::request::{Configuration, Service};
 
 use super::layers::{INIT, Source, Stack};
 use super::settings::{self, Settings, is_site};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ureq::http::Uri;
 
+use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Service};
 use crate::csc::id::SalIndex;
-use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Service};
 
 use super::yaml::{Entry, Map, Mark, Node, Value};
 use super::{quoted, suggestion};

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use crate::csc::configuration::Configuration;
 use crate::csc::event::ConfigurationsAvailable;
-use crate::csc::request::Configuration;
 
 use super::component::Reader;
 use super::file;

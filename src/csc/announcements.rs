@@ -62,7 +62,13 @@ impl Announcements {
     }
 
     /// Records the job of an execute; its id is published when that is durable.
-    pub(super) fn create(&mut self, ctx: &mut Context, key: EntryKey, job_id: JobId, status: Option<JobStatus>) {
+    pub(super) fn create(
+        &mut self,
+        ctx: &mut Context,
+        key: EntryKey,
+        job_id: JobId,
+        status: Option<JobStatus>,
+    ) {
         ctx.journal(Record::Created { key, job_id });
         self.add(ctx, Awaited::Created(key), Announcement::JobId(status));
     }

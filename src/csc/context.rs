@@ -7,11 +7,12 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::{CommandName, Sender};
+use super::configuration::Configuration;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId};
 use super::record::{Receipt, Record};
 use super::report::Counters;
-use super::request::{Action, Configuration, Request, Ticket};
+use super::request::{Action, Request, Ticket};
 use super::time::{Time, Uptime};
 use super::{Effect, Settings};
 

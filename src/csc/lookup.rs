@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use crate::url::Url;
 
+use super::context::Purpose;
 use super::event::LogLevel;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Stage, SubmitStep, Submitting, Watch};
 use super::record::Record;
 use super::request::{Action, Contact, Failure, ListedJob, Ticket};
 use super::time::Tai;
-use super::context::Purpose;
 use super::{Csc, RunState};
 
 /// Time between lists while something is in doubt, and from a submission to the first look for extra jobs of its run.
@@ -176,7 +176,8 @@ impl Csc {
         let suspected = self.suspects.values().filter(|suspect| suspect.url == *url).map(|s| s.next).min();
         let suspected = suspected.map(|due| due.max(lookup.not_routinely_before));
         // Nothing is given up before one that is asked for after its time.
-        let lost = self.submissions_in_doubt(url).filter_map(|submitting| submitting.lost(&self.ctx.settings));
+        let lost =
+            self.submissions_in_doubt(url).filter_map(|submitting| submitting.lost(&self.ctx.settings));
         let last = lost.filter(|lost| *lost > lookup.last).min().map(|lost| lost.max(lookup.last + IN_DOUBT));
         [doubt, suspected, last].into_iter().flatten().min()
     }

@@ -15,6 +15,7 @@
 
 mod announcements;
 pub mod command;
+pub mod configuration;
 mod contact;
 mod context;
 pub mod event;
@@ -39,19 +40,21 @@ mod transition;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
 
 use announcements::{Announcements, final_ack};
 use command::{Command, CommandName, Order, Sender, Via};
+use configuration::{Configuration, Service};
 use context::{Context, Purpose, Question};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, JobId, RunId, SalIndex};
 use job::{Ended, Job, Stage, Watch};
 use push::Drives;
 use record::{Awaited, Entry, Receipt, Record, Recovered, Work};
-use request::{Action, Answer, Configuration, Outcome, Request, Service};
+use request::{Action, Answer, Outcome, Payload, Request};
 use state::SummaryState;
 use time::{Time, Uptime};
 use transition::Transitions;
@@ -76,14 +79,8 @@ pub struct Settings {
     pub simulated: bool,
     /// Least level that is logged, Python's number.
     pub log_level: i32,
-    /// Shell command of every job.
-    pub job_command: String,
-    /// Repository of the job scripts.
-    pub source_url: String,
-    /// Branch, tag or commit of the job scripts.
-    pub commit_ref: String,
-    /// Whether the version of an execute chooses the container image.
-    pub version_selects_image: bool,
+    /// Makes the submission of an execute.
+    pub payload: Arc<dyn Payload>,
     /// How long a submission is tried, from its first failed or unclear attempt.
     pub submit_timeout: Duration,
     /// How long a job may take to show up in the list after an unclear attempt.
@@ -305,7 +302,9 @@ impl Csc {
             Input::Outcome(outcome) => self.on_outcome(outcome),
             Input::Tick => self.on_tick(),
             Input::Configuration(result) => self.on_configuration(result),
-            Input::ConfigurationsAvailable(available) => self.transitions.on_available(&mut self.ctx, available),
+            Input::ConfigurationsAvailable(available) => {
+                self.transitions.on_available(&mut self.ctx, available)
+            }
             Input::Recovered(recovered) => self.on_recovered(recovered),
             Input::Journaled(awaited) => self.on_durable(awaited),
             Input::JournalFailed(reason) => self.on_journal_failed(&reason),
@@ -358,7 +357,9 @@ impl Csc {
         }
         match command.sender.via {
             // It is not carried out again in the next run either.
-            Via::Kafka => self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai }),
+            Via::Kafka => {
+                self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai })
+            }
             Via::Socket(_) | Via::CommandLine => {}
         }
         self.ctx.counters.commands += 1;
@@ -370,14 +371,22 @@ impl Csc {
         };
         // A transition that waits for a `start` may be allowed then.
         let refusal = refusal.or_else(|| {
-            name.filter(|name| name.transition().is_none()).and_then(|name| self.transitions.not_allowed(name))
+            name.filter(|name| name.transition().is_none())
+                .and_then(|name| self.transitions.not_allowed(name))
         });
         if let Some(reason) = refusal {
             return self.ctx.fail(&command.sender, name, reason);
         }
         let sender = command.sender.clone();
         match (command.order, Drives::of(self.ctx.settings.index)) {
-            (order @ (Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl), _) => {
+            (
+                order @ (Order::Start { .. }
+                | Order::Enable
+                | Order::Disable
+                | Order::Standby
+                | Order::ExitControl),
+                _,
+            ) => {
                 self.transitions.on_command(&mut self.ctx, Command { sender, order });
                 self.stop_if_offline();
             }
@@ -437,7 +446,8 @@ impl Csc {
         match Drives::of(self.ctx.settings.index) {
             Drives::Jobs => {
                 self.begin_search(&service.url);
-                self.ctx.probed = (!self.ctx.settings.simulated).then(|| (service.url.clone(), self.ctx.now.mono));
+                self.ctx.probed =
+                    (!self.ctx.settings.simulated).then(|| (service.url.clone(), self.ctx.now.mono));
                 self.probe();
             }
             Drives::Lists => {}
@@ -591,7 +601,9 @@ impl Csc {
         self.announce_all();
         for (key, job) in mem::take(&mut self.jobs) {
             let reason = match (&job.stage, job.job_id()) {
-                (_, Some(job_id)) => format!("the daemon ended; job {job_id} is left at the execution service"),
+                (_, Some(job_id)) => {
+                    format!("the daemon ended; job {job_id} is left at the execution service")
+                }
                 (Stage::Submitting(_), None) => {
                     "the daemon ended before it was known whether the job was created".to_owned()
                 }

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use super::request::Action;
-use super::context::Purpose;
 use super::Csc;
+use super::context::Purpose;
+use super::request::Action;
 
 /// Longest time in which a service that is configured is asked nothing at all.
 const IDLE: Duration = Duration::from_secs(60);

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{CommandName, Execute, Sender};
+use super::context::Purpose;
 use super::event::{Ack, LogLevel};
 use super::id::SalIndex;
 use super::request::{Action, Failure, FailureKind, NotDone};
-use super::context::Purpose;
 use super::{Csc, STOPPING};
 
 /// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
@@ -193,9 +193,10 @@ fn unclear(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::command::{Command, Order, Via};
+    use super::super::configuration::Service;
     use super::super::event::Event;
     use super::super::id::{ClientId, JobId, SeqNum};
-    use super::super::request::{Answer, Contact, Outcome, Request, Service};
+    use super::super::request::{Answer, Contact, Outcome, Request};
     use super::super::state::SummaryState;
     use super::super::time::{Tai, Time};
     use super::super::{Effect, Input, Settings};
@@ -254,10 +255,7 @@ mod tests {
                 index,
                 simulated: false,
                 log_level: 20,
-                job_command: String::new(),
-                source_url: String::new(),
-                commit_ref: String::new(),
-                version_selects_image: false,
+                payload: Arc::new(crate::config::settings::Settings::default().uws),
                 submit_timeout: Duration::from_secs(60),
                 settle_time: Duration::from_secs(15),
                 outage_limit: Duration::from_secs(300),

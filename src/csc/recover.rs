@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::url::Url;
 
-use super::command::{CommandName, Sender, Via};
 use super::announcements::{final_ack, publish_result};
+use super::command::{CommandName, Sender, Via};
 use super::event::{Event, LogLevel};
 use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use super::job::{Ended, Job, Origin, Poll, Running, Stage};
@@ -151,8 +151,11 @@ impl Csc {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         // Not all at once: spread over one poll interval.
         let first = now + job.poll_interval.mul_f64(self.ctx.rng.f64());
-        job.stage =
-            Stage::Running(Running { job_id: job_id.clone(), poll: Poll::new(now, first), is_announced: true });
+        job.stage = Stage::Running(Running {
+            job_id: job_id.clone(),
+            poll: Poll::new(now, first),
+            is_announced: true,
+        });
         job.reminder = Some(now);
         let seq_num = job.sender.seq_num;
         self.job_ids.insert(job_id.clone(), key);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::{CommandName, Sender};
+use super::context::Purpose;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{ABSENCES_MAX, Origin, PollStep, Stage, SubmitStep};
@@ -18,7 +19,6 @@ use super::record::{End, Work};
 use super::report::JobOutcome;
 use super::request::{Action, Failure, FailureKind, RemoveAnswer, StatusAnswer, Ticket};
 use super::track::Ending;
-use super::context::Purpose;
 use super::{Csc, HISTORY_MAX, REMINDER};
 
 /// First wait before a removal is tried or confirmed again; it doubles with each.

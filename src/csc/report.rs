@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Csc;
+use super::configuration::Configuration;
 use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
 use super::id::{JobId, RunId, SeqNum};
 use super::job::{Ended, Job, Stage};
 use super::record::End;
-use super::request::Configuration;
 use super::state::SummaryState;
 use super::time::Tai;
 

@@ -8,14 +8,10 @@ use std::time::Duration;
 
 use crate::url::Url;
 
+use super::command::Execute;
+use super::configuration::Service;
 use super::event::{JobObject, Phase};
 use super::id::{JobId, RunId, SalIndex};
-
-/// Shortest time between polls: below, polls would be all that we do.
-pub const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
-
-/// Longest time between polls: above, it is a typing error.
-pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Identifies one request; an answer whose ticket nobody waits for any more is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,6 +79,12 @@ impl Action {
             Self::Ping => Answer::Ping(Err(failure)),
         }
     }
+}
+
+/// What the back-end sends for an execute: a pure function of what it was configured with and these.
+pub trait Payload: fmt::Debug + Send + Sync {
+    /// The job as it is to be submitted.
+    fn submission(&self, service: &Service, run_id: RunId, execute: &Execute) -> Submission;
 }
 
 /// A job as it is to be submitted: everything that the back-end's request says, fixed when the command was accepted.
@@ -273,32 +275,4 @@ pub enum Contact {
     Answered,
     /// It is away: no connection, no answer in time, or a server error to a plain question.
     Silent,
-}
-
-/// The execution service as the component configuration describes it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Service {
-    /// Base URL, without a trailing slash; empty in simulation.
-    pub url: Url,
-    /// Time between polls of a job.
-    pub poll_interval: Duration,
-    /// Butler repository, if configured.
-    pub butler: Option<String>,
-    /// Default input collection, if configured.
-    pub input_collection: Option<String>,
-    /// Output dataset types of jobs that name none, if configured.
-    pub output_glob: Option<String>,
-}
-
-/// What `start` reads: the service, and what `configurationApplied` says of it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Configuration {
-    /// The service for our index.
-    pub service: Service,
-    /// Names of the files read, comma-joined.
-    pub files: String,
-    /// `git describe` of the directory, or empty.
-    pub version: String,
-    /// The directory as a file URI, or empty.
-    pub directory_url: String,
 }

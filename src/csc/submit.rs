@@ -10,16 +10,14 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::{CommandName, Execute, Sender};
+use super::context::Purpose;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Watch};
 use super::lookup::{Listing, SUSPECT_FOR};
 use super::record::{End, Work};
-use super::request::{
-    Action, Contact, Failure, FailureKind, JobStatus, NotDone, Service, Submission,
-};
-use super::context::Purpose;
-use super::{Csc, RunState, REMINDER, Settings};
+use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone};
+use super::{Csc, REMINDER, RunState};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
 const RESEND_BASE: Duration = Duration::from_secs(1);
@@ -49,7 +47,7 @@ impl Csc {
             );
         }
         let run_id = RunId::new(sender.seq_num, self.ctx.settings.index, &mut self.ctx.rng);
-        let submission = submission(&self.ctx.settings, service, run_id, execute);
+        let submission = self.ctx.settings.payload.submission(service, run_id, execute);
         let prereqs = execute.prereq_jobs.clone();
         let job = Job {
             sender: sender.clone(),
@@ -321,7 +319,8 @@ impl Csc {
     /// The job exists; the world learns its id when that is durable.
     pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<JobStatus>) {
         let now = self.ctx.now.mono;
-        let holder = self.job_ids.get(&job_id).copied().or_else(|| self.announcements.unpublished_result_of(&job_id));
+        let holder =
+            self.job_ids.get(&job_id).copied().or_else(|| self.announcements.unpublished_result_of(&job_id));
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let Stage::Submitting(submitting) = &job.stage else { return };
         let (resent, attempts) = (submitting.doubtful, submitting.attempts);
@@ -415,40 +414,4 @@ fn stale(run_id: &RunId, limit: Duration) -> String {
          look for its output before you send the command again",
         limit.as_secs_f64()
     )
-}
-
-/// What dm_OCPS sends for an execute, so that the job scripts (lsst-dm/uws_scripts) work unchanged;
-/// EUPS_TAG is what these scripts really read for the version.
-fn submission(settings: &Settings, service: &Service, run_id: RunId, execute: &Execute) -> Submission {
-    let input = service.input_collection.as_ref().map_or(String::new(), |name| format!("-i {name} "));
-    let output_glob = if execute.output_dataset_types.is_empty() {
-        service.output_glob.clone().unwrap_or_else(|| "*".to_owned())
-    } else {
-        execute.output_dataset_types.clone()
-    };
-    let mut environment = vec![
-        ("IMAGE_TAG".into(), execute.version.clone()),
-        ("PIPELINE_URL".into(), execute.pipeline.clone()),
-    ];
-    if let Some(butler) = &service.butler {
-        environment.push(("BUTLER_REPO".into(), butler.clone()));
-    }
-    environment.push(("RUN_OPTIONS".into(), format!("{input}{}", execute.config)));
-    environment.push(("OUTPUT_GLOB".into(), output_glob));
-    environment.push(("DATA_QUERY".into(), execute.data_query.clone()));
-    if !execute.version.is_empty() {
-        environment.push(("EUPS_TAG".into(), execute.version.clone()));
-    }
-    // A blank tag is a broken job template at the service.
-    if settings.version_selects_image && !execute.version.trim().is_empty() {
-        environment.push(("UWS_JOB_IMAGE_TAG".into(), execute.version.clone()));
-    }
-    Submission {
-        run_id,
-        command: settings.job_command.clone(),
-        source_url: settings.source_url.clone(),
-        commit_ref: settings.commit_ref.clone(),
-        environment,
-        pipeline: execute.pipeline.clone(),
-    }
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::CommandName;
+use super::context::Purpose;
 use super::event::{Ack, ErrorCode, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{Absence, Ended, Job, Poll, PollStep, Running, Stage};
 use super::record::End;
 use super::report::JobOutcome;
 use super::request::{Action, Contact, Failure, JobStatus, StatusAnswer, Ticket};
-use super::context::Purpose;
 use super::{Csc, HISTORY_MAX, REMINDER};
 
 /// How a job ended.
@@ -304,7 +304,8 @@ impl Csc {
         let Some(watch) = self.watches.get(job_id) else { return };
         let (interval, misses) = (watch.poll_interval, watch.poll.misses + 1);
         if self.is_disbelieved(&watch.url, watch.poll.believed, asked) {
-            self.ctx.log(LogLevel::Error, format!("gave up waiting for prerequisite job {job_id}: {failure}"));
+            self.ctx
+                .log(LogLevel::Error, format!("gave up waiting for prerequisite job {job_id}: {failure}"));
             return self.prerequisite_ended(job_id);
         }
         match failure.contact {

@@ -5,10 +5,10 @@ use std::mem;
 use std::time::Duration;
 
 use super::command::{Command, CommandName, Order, Sender};
+use super::configuration::{Configuration, Service};
 use super::context::Context;
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use super::record::Record;
-use super::request::{Configuration, Service};
 use super::state::{SummaryState, Transition};
 use super::{Effect, STOPPING, Watching};
 

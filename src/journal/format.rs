@@ -11,10 +11,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
+use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use crate::csc::record::{End, Entry, Kept, Record, Work};
-use crate::csc::request::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Submission};
+use crate::csc::request::Submission;
 use crate::csc::state::SummaryState;
 use crate::csc::time::{BootId, Tai, Uptime};
 use crate::url::Url;

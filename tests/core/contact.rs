@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ocps::csc::command::Order;
+use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::id::SalIndex;
-use ocps::csc::request::{Configuration, Contact, FailureKind, Service};
+use ocps::csc::request::{Contact, FailureKind};
 use ocps::csc::{Input, Settings};
 
 use super::world::{

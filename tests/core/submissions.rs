@@ -1,17 +1,11 @@
 //! From an execute to its job: what is sent, when it is sent again, and when it is given up.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
-use ocps::csc::Input;
-use ocps::csc::Settings;
-use ocps::csc::command::{Execute, Order};
 use ocps::csc::event::Phase;
-use ocps::csc::request::{Configuration, Contact, FailureKind, Service};
+use ocps::csc::request::{Contact, FailureKind};
 
-use super::world::{
-    World, away, configuration, execute, failed, job, refused, secs, settings, start, unclear, wrong,
-};
+use super::world::{World, away, execute, failed, job, refused, secs, unclear, wrong};
 use crate::reply::Reply;
 
 fn none() -> Reply {
@@ -351,68 +345,4 @@ fn an_id_that_is_taken_is_not_believed() {
     world.answer("LIST", found);
     world.expect(&["ack 2 CMD_INPROGRESS {\"job_id\":\"b\"}", "job_id 2 b"]);
     world.converge();
-}
-
-/// The environment of an execute with these parameters under this configuration.
-fn environment(
-    service: Service,
-    version_selects_image: bool,
-    of: Execute,
-) -> Vec<(Cow<'static, str>, String)> {
-    let mut world = World::with(Settings { version_selects_image, ..settings() }, 1);
-    world.send(start());
-    world.input(Input::Configuration(Ok(Configuration { service, ..configuration() })));
-    world.send(Order::Enable);
-    world.send(Order::Execute(of));
-    let submission = &world.submissions[0];
-    assert_eq!(submission.command, "run");
-    assert_eq!(submission.source_url, "https://scripts");
-    assert_eq!(submission.commit_ref, "main");
-    assert_eq!(submission.pipeline, "p.yaml");
-    submission.environment.clone()
-}
-
-#[test]
-fn the_environment_is_that_of_the_job_scripts() {
-    let versions = ["", " ", "w_2025_20"];
-    for n in 0..32_u32 {
-        let is = |bit: u32| n & (1 << bit) != 0;
-        for version in versions {
-            let of = Execute {
-                pipeline: "p.yaml".to_owned(),
-                version: version.to_owned(),
-                config: "-c x:y=\"1\" \\d".to_owned(),
-                data_query: "exposure=1".to_owned(),
-                prereq_jobs: Vec::new(),
-                output_dataset_types: if is(0) { "raw,calexp".to_owned() } else { String::new() },
-            };
-            let service = Service {
-                butler: is(1).then(|| "/repo".to_owned()),
-                input_collection: is(2).then(|| "in/coll".to_owned()),
-                output_glob: is(3).then(|| "postISR*".to_owned()),
-                ..configuration().service
-            };
-            let mut expected = vec![("IMAGE_TAG", version), ("PIPELINE_URL", "p.yaml")];
-            if is(1) {
-                expected.push(("BUTLER_REPO", "/repo"));
-            }
-            let options = if is(2) { "-i in/coll -c x:y=\"1\" \\d" } else { "-c x:y=\"1\" \\d" };
-            expected.push(("RUN_OPTIONS", options));
-            let glob = match (is(0), is(3)) {
-                (true, _) => "raw,calexp",
-                (false, true) => "postISR*",
-                (false, false) => "*",
-            };
-            expected.push(("OUTPUT_GLOB", glob));
-            expected.push(("DATA_QUERY", "exposure=1"));
-            if !version.is_empty() {
-                expected.push(("EUPS_TAG", version));
-            }
-            if is(4) && version == "w_2025_20" {
-                expected.push(("UWS_JOB_IMAGE_TAG", version));
-            }
-            let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k.into(), v.to_owned())).collect();
-            assert_eq!(environment(service, is(4), of), expected);
-        }
-    }
 }

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ocps::csc::command::{Command, Execute, Order, Sender, Via};
+use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::event::{
     Ack, ConfigurationsAvailable, ErrorCode, Event, JobObject, LogLevel, Phase, ResultObject,
 };
 use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
-    Action, Answer, Configuration, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request,
-    Service, Submission, Ticket,
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Payload, Request,
+    Submission, Ticket,
 };
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
@@ -65,15 +66,22 @@ pub(crate) struct World {
     effects: Vec<Effect>,
 }
 
+/// What the jobs of our executes are submitted with.
+fn payload() -> Arc<dyn Payload> {
+    let uws = ocps::config::settings::Uws {
+        command: "run".to_owned(),
+        source_url: "https://scripts".to_owned(),
+        ..ocps::config::settings::Settings::default().uws
+    };
+    Arc::new(uws)
+}
+
 pub(crate) fn settings() -> Settings {
     Settings {
         index: SalIndex::Latiss,
         simulated: false,
         log_level: 20,
-        job_command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        commit_ref: "main".to_owned(),
-        version_selects_image: false,
+        payload: payload(),
         submit_timeout: secs(60),
         settle_time: secs(15),
         outage_limit: secs(300),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::command::{Command, Execute, Order, Sender, Via};
+use ocps::csc::configuration::{Configuration, Service as ServiceConfiguration};
 use ocps::csc::id::{ClientId, JobId, RunId, SeqNum};
-use ocps::csc::request::{Configuration, Service as ServiceConfiguration};
 use ocps::csc::state::{SummaryState, Transition};
 use ocps::csc::time::Tai;
 

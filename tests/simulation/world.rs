@@ -6,6 +6,7 @@
 mod journal;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -13,7 +14,7 @@ use ocps::csc::command::{Command, Via};
 use ocps::csc::event::{Ack, Event as SalEvent};
 use ocps::csc::id::SalIndex;
 use ocps::csc::record::{Owed, Receipt, Record, Work};
-use ocps::csc::request::{Answer, Outcome, Request};
+use ocps::csc::request::{Answer, Outcome, Payload, Request};
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::journal::store::{Sqlite, Store, Upkeep};
@@ -63,7 +64,7 @@ pub(crate) enum Event {
     },
     Configuration {
         life: u32,
-        result: Result<ocps::csc::request::Configuration, String>,
+        result: Result<ocps::csc::configuration::Configuration, String>,
     },
     /// The service carries out a request.
     Serve {
@@ -349,10 +350,7 @@ impl World {
             index: SalIndex::Latiss,
             simulated: false,
             log_level: 20,
-            job_command: "run".to_owned(),
-            source_url: "https://scripts".to_owned(),
-            commit_ref: "main".to_owned(),
-            version_selects_image: false,
+            payload: payload(),
             submit_timeout: SUBMIT_TIMEOUT,
             settle_time: SETTLE_TIME,
             outage_limit: secs(300),
@@ -804,4 +802,14 @@ impl World {
             self.left_over(),
         )
     }
+}
+
+/// What the jobs of our executes are submitted with.
+fn payload() -> Arc<dyn Payload> {
+    let uws = ocps::config::settings::Uws {
+        command: "run".to_owned(),
+        source_url: "https://scripts".to_owned(),
+        ..ocps::config::settings::Settings::default().uws
+    };
+    Arc::new(uws)
 }

@@ -1,6 +1,7 @@
 //! Lines of the local socket, and how far a command gets from there: through the core to its answers, and to
 //! the request that submits its job.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ocps::backend::Backend;
@@ -8,8 +9,9 @@ use ocps::backend::rapid_analysis::values;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings as Toml;
 use ocps::csc::command::{Command, Order, Sender, Via};
+use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::id::{ClientId, SalIndex, SeqNum};
-use ocps::csc::request::{Action, Configuration, Service};
+use ocps::csc::request::{Action, Payload};
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::transport::line::{self, Line};
@@ -100,16 +102,24 @@ impl Far {
     }
 }
 
+/// What the jobs of our executes are submitted with.
+fn payload() -> Arc<dyn Payload> {
+    let uws = ocps::config::settings::Uws {
+        command: "run".to_owned(),
+        source_url: "https://scripts".to_owned(),
+        version_selects_image: true,
+        ..Toml::default().uws
+    };
+    Arc::new(uws)
+}
+
 /// Of a core that does all it can.
 pub(crate) fn settings() -> Settings {
     Settings {
         index: SalIndex::Latiss,
         simulated: false,
         log_level: 20,
-        job_command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        commit_ref: "main".to_owned(),
-        version_selects_image: true,
+        payload: payload(),
         submit_timeout: Duration::from_secs(60),
         settle_time: Duration::from_secs(15),
         outage_limit: Duration::from_secs(300),
