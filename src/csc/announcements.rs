@@ -11,6 +11,7 @@ use super::command::{CommandName, Sender};
 use super::context::Context;
 use super::event::{Ack, ErrorCode, Event, JobResult, LogLevel};
 use super::id::{EntryKey, JobId};
+use super::job::{Job, Stage};
 use super::record::{Awaited, End, Owed, Receipt, Record};
 use super::request::JobStatus;
 use super::{Csc, Effect, RunState};
@@ -164,11 +165,7 @@ pub(super) fn final_ack(ctx: &mut Context, key: EntryKey, sender: &Sender, name:
 
 impl Csc {
     /// An accepted command has ended.
-    pub(super) fn end(&mut self, key: EntryKey, sender: Sender, name: CommandName, end: End) {
-        self.end_with_fault(key, sender, name, end, None);
-    }
-
-    pub(super) fn end_with_fault(
+    pub(super) fn end(
         &mut self,
         key: EntryKey,
         sender: Sender,
@@ -176,7 +173,7 @@ impl Csc {
         end: End,
         fault: Option<(ErrorCode, String)>,
     ) {
-        self.note_aborted(&end);
+        self.removals.note_aborted(&end);
         self.announcements.complete(&mut self.ctx, key, PendingCompletion { sender, name, end, fault });
     }
 
@@ -184,7 +181,6 @@ impl Csc {
     pub(super) fn on_durable(&mut self, awaited: Awaited) {
         if let Some(announcement) = self.announcements.take(awaited) {
             self.announce(awaited, announcement);
-            self.advance();
         }
     }
 
@@ -228,7 +224,8 @@ impl Csc {
     /// A disk that hangs fails like one that is full. Only a tick decides that, before which all that the journal has
     /// said was heard: in a turn that comes late, its words may still wait behind others.
     pub(super) fn check_records(&mut self) {
-        if self.announcements.due().is_some_and(|until| until <= self.ctx.now.mono) {
+        let is_late = self.announcements.due().is_some_and(|until| until <= self.ctx.now.mono);
+        if is_late && self.run_state == RunState::Serving {
             self.on_journal_failed("the journal cannot be written: its disk does not answer");
         }
     }
@@ -236,10 +233,13 @@ impl Csc {
     fn refuse_recording(&mut self, key: EntryKey, report: &str) {
         let ack = Ack::Failed { reason: format!("{report}; nothing was sent to the execution service") };
         let end = End { at: self.ctx.now.tai, result: None, ack, problem: Some(report.to_owned()) };
-        if let Some(job) = self.jobs.remove(&key) {
+        let recorded = |job: &Job| matches!(job.stage, Stage::Recording { .. });
+        if self.jobs.get(key).is_some_and(recorded)
+            && let Some(job) = self.jobs.remove(&mut self.ctx, key)
+        {
             self.close(key, job, end, None);
-        } else if let Some(abort) = self.aborts.remove(&key) {
-            self.end(key, abort.sender, CommandName::AbortJob, end);
+        } else if let Some(sender) = self.removals.take_recording(key) {
+            self.end(key, sender, CommandName::AbortJob, end, None);
         }
     }
 

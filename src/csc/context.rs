@@ -14,8 +14,11 @@ use super::record::{Receipt, Record};
 use super::report::Counters;
 use super::request::{Action, Request, Ticket};
 use super::time::{Time, Uptime};
+use super::timers::{Timer, Timers};
 use super::{Effect, Settings};
 
+/// Longest time in which the service that is configured is asked nothing at all.
+const IDLE: Duration = Duration::from_secs(60);
 /// Longest wait between tries of one request.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -68,6 +71,9 @@ pub(super) struct Context {
     pub(super) now: Time,
     pub(super) rng: fastrand::Rng,
     pub(super) counters: Counters,
+    pub(super) timers: Timers,
+    /// Time between polls of a job.
+    pub(super) poll_interval: Duration,
     /// Effects of the current turn.
     effects: Vec<Effect>,
     /// The last content of each event that is published only when it changes.
@@ -76,8 +82,7 @@ pub(super) struct Context {
     /// How many of these change something outside.
     changes: usize,
     last_ticket: u64,
-    /// The service that is not to be idle, and when it was last asked anything.
-    pub(super) probed: Option<(Url, Duration)>,
+    probed: Option<Url>,
 }
 
 impl Context {
@@ -87,6 +92,8 @@ impl Context {
             now,
             rng: fastrand::Rng::with_seed(seed),
             counters: Counters::default(),
+            timers: Timers::default(),
+            poll_interval: Duration::ZERO,
             effects: Vec::new(),
             published: Vec::new(),
             asked: HashMap::new(),
@@ -182,13 +189,24 @@ impl Context {
         self.changes += usize::from(purpose.is_change());
         self.asked.insert(ticket, Question { purpose, url: url.clone(), at: self.now.mono });
         self.counters.requests += 1;
-        if let Some((probed, last)) = &mut self.probed
-            && *probed == url
-        {
-            *last = self.now.mono;
+        if self.probed.as_ref() == Some(&url) {
+            self.timers.set(Timer::Probe, Some(self.now.mono + IDLE));
         }
         self.effect(Effect::Request(Request { ticket, url, action }));
         ticket
+    }
+
+    /// From now on this service is asked whether it answers, now and whenever it has been idle for long: an idle service
+    /// would be known to be away only when a job needs it.
+    pub(super) fn probe(&mut self, url: Url) {
+        self.probed = Some(url);
+        self.on_probe_timer();
+    }
+
+    pub(super) fn on_probe_timer(&mut self) {
+        if let Some(url) = self.probed.clone() {
+            self.ask(Purpose::Probe, url, Action::Ping);
+        }
     }
 
     /// The question that this answers, or that is not of interest any more; none if it was answered before.

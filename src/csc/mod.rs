@@ -16,30 +16,31 @@
 mod announcements;
 pub mod command;
 pub mod configuration;
-mod contact;
 mod context;
 pub mod event;
 pub mod id;
 mod job;
-mod lookup;
-mod notice;
+mod jobs;
+mod lookups;
 mod pause;
-mod probe;
-mod push;
+mod poll;
+mod prerequisites;
+mod pushes;
 pub mod record;
 mod recover;
-mod remove;
+mod removals;
 pub mod report;
 pub mod request;
+mod retry;
 mod seen;
+mod services;
 pub mod state;
 mod submit;
 pub mod time;
+mod timers;
 mod track;
-mod transition;
+mod transitions;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,14 +51,21 @@ use command::{Command, CommandName, Order, Sender, Via};
 use configuration::{Configuration, Service};
 use context::{Context, Purpose, Question};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{EntryKey, JobId, RunId, SalIndex};
-use job::{Ended, Job, Stage, Watch};
-use push::Drives;
+use id::{EntryKey, SalIndex};
+use job::Stage;
+use jobs::Jobs;
+use lookups::Lookups;
+use poll::Poll;
+use prerequisites::Prerequisites;
+use pushes::{Drives, Pushes};
 use record::{Awaited, Entry, Receipt, Record, Recovered, Work};
-use request::{Action, Answer, Outcome, Payload, Request};
+use removals::Removals;
+use request::{Action, Answer, Failure, Outcome, Payload, Request};
+use services::{Change, Services};
 use state::SummaryState;
 use time::{Time, Uptime};
-use transition::Transitions;
+use timers::Timer;
+use transitions::Transitions;
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -210,29 +218,17 @@ pub struct Csc {
     /// What a previous run left, until it may be touched.
     recovered: Option<Recovered>,
     recovery: report::Recovery,
-    next_heartbeat: Duration,
     log_level: i32,
     transitions: Transitions,
     announcements: Announcements,
     seen: seen::Seen,
-    jobs: BTreeMap<EntryKey, Job>,
-    job_ids: HashMap<JobId, EntryKey>,
-    history: VecDeque<Ended>,
     last_key: u64,
-    watches: BTreeMap<JobId, Watch>,
-    /// Aborts that are not journaled yet.
-    aborts: BTreeMap<EntryKey, remove::Abort>,
-    removals: BTreeMap<JobId, remove::Removal>,
-    /// Jobs that ended since they were aborted, the last of them.
-    aborted: VecDeque<JobId>,
-    lookups: BTreeMap<Url, lookup::Lookup>,
-    suspects: BTreeMap<RunId, lookup::Suspect>,
-    search: lookup::Search,
-    /// What recovered commands wait for, and when each was last seen to be active.
-    recovered_prereqs: HashMap<JobId, Option<Duration>>,
-    pushes: push::Pushes,
-    /// By base URL.
-    services: BTreeMap<Url, contact::Health>,
+    jobs: Jobs,
+    prerequisites: Prerequisites,
+    removals: Removals,
+    lookups: Lookups,
+    services: Services,
+    pushes: Pushes,
 }
 
 impl Csc {
@@ -245,26 +241,19 @@ impl Csc {
             run_state: RunState::Joining,
             recovered: None,
             recovery: report::Recovery::default(),
-            next_heartbeat: now.mono + HEARTBEAT,
             transitions: Transitions::new(),
             announcements: Announcements::default(),
             seen: seen::Seen::default(),
-            jobs: BTreeMap::new(),
-            job_ids: HashMap::new(),
-            history: VecDeque::new(),
             last_key: 0,
-            watches: BTreeMap::new(),
-            aborts: BTreeMap::new(),
-            removals: BTreeMap::new(),
-            aborted: VecDeque::new(),
-            lookups: BTreeMap::new(),
-            suspects: BTreeMap::new(),
-            search: lookup::Search::Done,
-            recovered_prereqs: HashMap::new(),
-            pushes: push::Pushes::new(),
-            services: BTreeMap::new(),
+            jobs: Jobs::default(),
+            prerequisites: Prerequisites::default(),
+            removals: Removals::default(),
+            lookups: Lookups::default(),
+            services: Services::default(),
+            pushes: Pushes::default(),
         };
         csc.ctx.begin(now, effects);
+        csc.ctx.timers.set(Timer::Heartbeat, Some(now.mono + HEARTBEAT));
         csc.ctx.publish(Event::LogLevel { level: csc.log_level });
         if !csc.ctx.settings.joins {
             csc.join();
@@ -279,7 +268,7 @@ impl Csc {
             return;
         }
         self.run_state = RunState::Serving;
-        self.next_heartbeat = self.ctx.now.mono + HEARTBEAT;
+        self.ctx.timers.set(Timer::Heartbeat, Some(self.ctx.now.mono + HEARTBEAT));
         self.ctx.publish(Event::Heartbeat);
         self.ctx.publish(Event::SimulationMode { mode: i32::from(self.ctx.settings.simulated) });
         self.ctx.publish(Event::SoftwareVersions);
@@ -300,7 +289,7 @@ impl Csc {
         match input {
             Input::Command(command) => self.on_command(command),
             Input::Outcome(outcome) => self.on_outcome(outcome),
-            Input::Tick => self.on_tick(),
+            Input::Tick => self.check_records(),
             Input::Configuration(result) => self.on_configuration(result),
             Input::ConfigurationsAvailable(available) => {
                 self.transitions.on_available(&mut self.ctx, available)
@@ -314,6 +303,7 @@ impl Csc {
             Input::Intruder(who) => self.on_duplicate_instance(&who),
             Input::Terminate => self.stop(),
         }
+        self.advance();
         self.finish_stop();
         self.ctx.end(effects);
     }
@@ -321,27 +311,10 @@ impl Csc {
     /// The monotonic time at which the core wants the next [`Input::Tick`].
     #[must_use]
     pub fn next_deadline(&self) -> Duration {
-        let mut deadline = self.next_heartbeat;
-        if let RunState::Stopping { until } = self.run_state {
-            // Nothing else is due: no request is started any more.
-            return deadline.min(until);
-        }
-        let due = self
-            .jobs
-            .values()
-            .filter_map(Job::due)
-            .chain(self.announcements.due())
-            .chain(self.watches.values().filter_map(Watch::due))
-            .chain(self.removals.values().filter_map(remove::Removal::due))
-            .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
-            .chain(self.outage_due())
-            .chain(self.probe_due())
-            .chain(self.notices_due())
-            .chain(self.pushes.due());
-        for time in due {
-            deadline = deadline.min(time);
-        }
-        deadline
+        // Once it stops, no record is given up any more.
+        let records = self.announcements.due().filter(|_| self.run_state == RunState::Serving);
+        let due = [self.ctx.timers.next(), records].into_iter().flatten().min();
+        due.unwrap_or(self.ctx.now.mono + HEARTBEAT)
     }
 
     /// The current summary state.
@@ -395,7 +368,9 @@ impl Csc {
                 self.ctx.ack(&sender, name, Ack::Complete);
             }
             (Order::Execute(execute), Drives::Jobs) => self.execute(sender, &execute),
-            (Order::Execute(execute), Drives::Lists) => self.push(sender, execute),
+            (Order::Execute(execute), Drives::Lists) => {
+                self.pushes.push(&mut self.ctx, self.transitions.service(), sender, execute)
+            }
             (Order::AbortJob(job_id), Drives::Jobs) => self.abort(sender, job_id),
             // A push is over before anybody could abort it.
             (Order::AbortJob(_), Drives::Lists) => {
@@ -430,25 +405,29 @@ impl Csc {
 
     /// Applies a configuration: the poll interval at once to all jobs, the rest to those to come.
     fn apply(&mut self, service: &Service) {
-        let poll_interval = service.poll_interval;
-        let next = self.ctx.now.mono + poll_interval;
-        for job in self.jobs.values_mut() {
-            job.poll_interval = poll_interval;
-            if let Stage::Running(running) = &mut job.stage {
-                running.poll.not_later_than(next);
-            }
-        }
-        for watch in self.watches.values_mut() {
-            watch.poll_interval = poll_interval;
-            watch.poll.not_later_than(next);
-        }
-        self.forget_services();
+        self.ctx.poll_interval = service.poll_interval;
+        let hurry = |ctx: &mut Context, poll: &mut Poll| {
+            poll.retry.not_later_than(ctx.now.mono + ctx.poll_interval);
+        };
+        self.jobs.update_times(&mut self.ctx, |ctx, job| {
+            job.poll_mut().into_iter().for_each(|poll| hurry(ctx, poll));
+        });
+        self.prerequisites.update_polls(&mut self.ctx, hurry);
+        // Services that were configured before and that nothing is left at are forgotten.
+        let now = self.ctx.now.mono;
+        self.services.retain(&mut self.ctx, |url| {
+            *url == service.url
+                || self.jobs.iter().any(|(_, job)| job.url == *url)
+                || self.prerequisites.is_any_at(url)
+                || self.removals.is_any_at(url)
+                || self.lookups.is_any_at(now, url)
+        });
         match Drives::of(self.ctx.settings.index) {
             Drives::Jobs => {
-                self.begin_search(&service.url);
-                self.ctx.probed =
-                    (!self.ctx.settings.simulated).then(|| (service.url.clone(), self.ctx.now.mono));
-                self.probe();
+                self.lookups.begin_search(&mut self.ctx, &service.url);
+                if !self.ctx.settings.simulated {
+                    self.ctx.probe(service.url.clone());
+                }
             }
             Drives::Lists => {}
         }
@@ -458,24 +437,48 @@ impl Csc {
         // An answer that nobody waits for any more is dropped: its job went on without it.
         let Some(Question { purpose, url, at }) = self.ctx.close_question(outcome.ticket) else { return };
         if let Some(contact) = outcome.answer.of_service() {
-            self.note_contact(url.clone(), at, contact);
+            self.note_contact(&url, at, contact);
         }
         match (purpose, outcome.answer) {
-            (Purpose::Submit(key), Answer::Submit(result)) => self.submitted(key, &url, result),
-            (Purpose::Poll(key), Answer::Status(result)) => self.polled(key, at, result),
-            (Purpose::Prerequisite(job_id), Answer::Status(result)) => self.watched(&job_id, at, result),
-            (Purpose::Remove(job_id), Answer::Remove(result)) => self.removed(job_id, at, result),
-            (Purpose::Confirm(job_id), Answer::Status(result)) => self.confirmed(job_id, result),
-            (Purpose::List, Answer::List(result)) => self.listed(&url, result),
-            (Purpose::Push, Answer::Push(result)) => self.pushed(result),
+            (Purpose::Submit(key), Answer::Submit(result)) => self.on_submitted(key, &url, result),
+            (Purpose::Poll(key), Answer::Status(result)) => self.on_polled(key, at, result),
+            (Purpose::Prerequisite(job_id), Answer::Status(result)) => {
+                self.on_prerequisite(&(url, job_id), at, result);
+            }
+            (Purpose::Remove(job_id), Answer::Remove(result)) => self.on_removed(&job_id, at, result),
+            (Purpose::Confirm(job_id), Answer::Status(result)) => self.on_confirmed(&job_id, result),
+            (Purpose::List, Answer::List(result)) => self.on_list(&url, result),
+            (Purpose::Push, Answer::Push(result)) => self.pushes.on_pushed(&mut self.ctx, result),
             (Purpose::Ping(configuration), Answer::Ping(result)) => {
                 self.finish_start(result.map(|()| *configuration).map_err(|failure| failure.reason));
             }
             // A probe only shows whether the service answers; and no answer is of another action than its request.
             _ => {}
         }
-        // What just changed may be due at once.
-        self.advance();
+    }
+
+    /// Learns from an answer to something asked for at that time whether the service is there.
+    fn note_contact(&mut self, url: &Url, asked: Duration, result: Result<(), &Failure>) {
+        let change = match result {
+            Ok(()) => self.services.on_valid_answer(&mut self.ctx, url),
+            Err(failure) => {
+                self.services.on_failure(&mut self.ctx, url, asked, failure, self.jobs.is_any_at(url))
+            }
+        };
+        match change {
+            Change::Nothing => {}
+            // What had backed off need not wait any longer.
+            Change::Back => self.jobs.hurry_all(&mut self.ctx, url),
+            Change::Outage(report) => self.transitions.fault(&mut self.ctx, ErrorCode::Unreachable, report),
+        }
+    }
+
+    /// A service has been silent for too long: it is asked once more, and only that decides.
+    fn on_outage_timer(&mut self, url: &Url) {
+        if self.jobs.is_any_at(url) {
+            self.jobs.hurry_one(&mut self.ctx, url);
+            self.removals.hurry_one(&mut self.ctx, url);
+        }
     }
 
     /// Another instance with our index: before the start it has the right of way, later both go to FAULT.
@@ -495,37 +498,41 @@ impl Csc {
         }
     }
 
-    fn on_tick(&mut self) {
-        if self.run_state == RunState::Joining {
-            self.next_heartbeat = self.ctx.now.mono + HEARTBEAT;
-            return;
+    /// Does all that is due, in the order of its times.
+    fn advance(&mut self) {
+        let now = self.ctx.now.mono;
+        while let Some((time, timer)) = self.ctx.timers.expired(now) {
+            match (timer, self.run_state) {
+                (Timer::Heartbeat, _) => self.beat(time),
+                (_, RunState::Joining | RunState::Stopping { .. } | RunState::Over) => {}
+                (Timer::Outage(url), RunState::Serving) => self.on_outage_timer(&url),
+                (Timer::Job(key), RunState::Serving) => self.on_job_timer(key),
+                (Timer::Prerequisite(url, job_id), RunState::Serving) => {
+                    self.prerequisites.poll(&mut self.ctx, &(url, job_id));
+                }
+                (Timer::Removal(job_id), RunState::Serving) => self.removals.on_timer(&mut self.ctx, &job_id),
+                (Timer::Duplicate(run_id), RunState::Serving) => {
+                    self.lookups.on_duplicate_timer(&mut self.ctx, &run_id);
+                }
+                (Timer::List(url), RunState::Serving) => self.on_list_timer(&url),
+                (Timer::Push, RunState::Serving) => {
+                    self.pushes.advance(&mut self.ctx, self.transitions.service());
+                }
+                (Timer::Probe, RunState::Serving) => self.ctx.on_probe_timer(),
+                (Timer::Notices(url), RunState::Serving) => self.services.sum_up(&mut self.ctx, &url),
+                (Timer::Stop, RunState::Serving) => {}
+            }
         }
-        if self.ctx.now.mono >= self.next_heartbeat {
-            self.ctx.publish(Event::Heartbeat);
-            let late = self.ctx.now.mono.saturating_sub(self.next_heartbeat);
-            // Keep the beat; after a long sleep do not catch up.
-            let beats = u32::try_from(late.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-            self.next_heartbeat += HEARTBEAT.saturating_mul(beats);
-        }
-        if self.run_state == RunState::Serving {
-            self.check_records();
-        }
-        self.advance();
     }
 
-    /// Does all that is due.
-    fn advance(&mut self) {
-        if self.run_state != RunState::Serving {
-            return;
+    /// Keeps the beat; after a long sleep it does not catch up.
+    fn beat(&mut self, time: Duration) {
+        if self.run_state != RunState::Joining {
+            self.ctx.publish(Event::Heartbeat);
         }
-        self.check_outage();
-        self.advance_jobs();
-        self.advance_watches();
-        self.advance_removals();
-        self.advance_lookups();
-        self.advance_pushes();
-        self.advance_probe();
-        self.advance_notices();
+        let late = self.ctx.now.mono.saturating_sub(time);
+        let beats = u32::try_from(late.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        self.ctx.timers.set(Timer::Heartbeat, Some(time + HEARTBEAT.saturating_mul(beats)));
     }
 
     fn set_log_level(&mut self, level: i32) {
@@ -569,11 +576,13 @@ impl Csc {
             }
             RunState::Stopping { .. } | RunState::Over => return,
         }
-        self.run_state = RunState::Stopping { until: self.ctx.now.mono + STOP_PATIENCE };
+        let until = self.ctx.now.mono + STOP_PATIENCE;
+        self.run_state = RunState::Stopping { until };
+        self.ctx.timers.set(Timer::Stop, Some(until));
         self.ctx.effect(Effect::StopRequests);
         self.transitions.fail_waiting(&mut self.ctx);
         self.announcements.forget_accepted();
-        self.stop_pushes();
+        self.pushes.stop(&mut self.ctx);
     }
 
     fn finish_stop(&mut self) {
@@ -584,10 +593,10 @@ impl Csc {
             return;
         }
         self.run_state = RunState::Over;
-        self.give_up_push("the daemon ended before Redis answered");
+        self.pushes.give_up(&mut self.ctx, "the daemon ended before Redis answered");
         if !self.ctx.settings.journal {
             self.abandon();
-        } else if !self.jobs.is_empty() {
+        } else if self.jobs.len() > 0 {
             let line = format!("{} jobs go on without us and are taken up again", self.jobs.len());
             self.ctx.log(LogLevel::Info, line);
         }
@@ -599,7 +608,7 @@ impl Csc {
     /// Ends without a journal: nobody will take up what is unfinished, so those who wait for it are answered.
     fn abandon(&mut self) {
         self.announce_all();
-        for (key, job) in mem::take(&mut self.jobs) {
+        for (key, job) in self.jobs.take(&mut self.ctx) {
             let reason = match (&job.stage, job.job_id()) {
                 (_, Some(job_id)) => {
                     format!("the daemon ended; job {job_id} is left at the execution service")
@@ -618,15 +627,9 @@ impl Csc {
             self.ctx.log(LogLevel::Warning, format!("run {}: {reason}", job.run_id()));
             final_ack(&mut self.ctx, key, &job.sender, CommandName::Execute, Ack::Failed { reason });
         }
-        let recording = mem::take(&mut self.aborts).into_iter();
-        let recording = recording.map(|(key, abort)| (abort.job_id, vec![(key, abort.sender)]));
-        let removing = mem::take(&mut self.removals).into_iter();
-        let removing = removing.map(|(job_id, removal)| (job_id, removal.waiting));
-        for (job_id, waiting) in recording.chain(removing) {
-            for (key, sender) in waiting {
-                let reason = format!("the daemon ended before it was known whether job {job_id} was removed");
-                final_ack(&mut self.ctx, key, &sender, CommandName::AbortJob, Ack::Failed { reason });
-            }
+        for (job_id, key, sender) in self.removals.take_waiting(&mut self.ctx) {
+            let reason = format!("the daemon ended before it was known whether job {job_id} was removed");
+            final_ack(&mut self.ctx, key, &sender, CommandName::AbortJob, Ack::Failed { reason });
         }
     }
 }

@@ -6,7 +6,7 @@ use super::Csc;
 use super::configuration::Configuration;
 use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
 use super::id::{JobId, RunId, SeqNum};
-use super::job::{Ended, Job, Stage};
+use super::job::{HistoryEntry, Job, Stage};
 use super::record::End;
 use super::state::SummaryState;
 use super::time::Tai;
@@ -230,23 +230,15 @@ impl Csc {
     /// The component as a whole.
     #[must_use]
     pub fn status(&self) -> Status<'_> {
-        let count = |name| self.jobs.values().filter(|job| StageName::of(&job.stage) == name).count();
-        let mut phases: Vec<(Phase, usize)> = Vec::new();
-        for phase in self.jobs.values().filter_map(running_phase) {
-            match phases.iter_mut().find(|(known, _)| *known == phase) {
-                Some((_, count)) => *count += 1,
-                None => phases.push((phase, 1)),
-            }
-        }
-        phases.sort_unstable();
+        let configured = self.transitions.service().map(|service| &service.url);
         Status {
             state: self.transitions.state(),
             error: self.transitions.error(),
             log_level: self.log_level,
             configuration: self.transitions.configuration(),
-            service: self.service_report(),
-            jobs: StageName::UNFINISHED.map(|name| (name, count(name))),
-            phases,
+            service: self.services.report(self.ctx.now.mono, configured),
+            jobs: StageName::UNFINISHED.map(|name| (name, self.jobs.count(name))),
+            phases: self.jobs.phases(),
             recovery: self.recovery,
             counters: self.ctx.counters,
         }
@@ -254,9 +246,9 @@ impl Csc {
 
     /// All jobs that have not ended, and the last that have, as long as they are remembered, oldest first.
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
-        let is_remembered =
-            |job: &&Ended| self.ctx.now.tai.0 - job.ended.0 <= self.ctx.settings.history.as_secs_f64();
-        self.history.iter().filter(is_remembered).map(ended).chain(self.jobs.values().map(unfinished))
+        let oldest = self.ctx.now.tai.0 - self.ctx.settings.history.as_secs_f64();
+        let history = self.jobs.history().filter(move |entry| entry.ended.0 >= oldest);
+        history.map(ended).chain(self.jobs.iter().map(|(_, job)| unfinished(job)))
     }
 }
 
@@ -268,16 +260,7 @@ pub(super) fn beginning(text: &str) -> String {
     }
 }
 
-fn running_phase(job: &Job) -> Option<Phase> {
-    match job.stage {
-        Stage::Running(_) => job.phase,
-        Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Aborting { .. } => {
-            None
-        }
-    }
-}
-
-fn ended(job: &Ended) -> JobReport {
+fn ended(job: &HistoryEntry) -> JobReport {
     JobReport {
         job_id: job.job_id.clone(),
         run_id: job.run_id.clone(),
@@ -313,7 +296,7 @@ fn unfinished(job: &Job) -> JobReport {
         phase: job.phase,
         waits_for: match &job.stage {
             Stage::Recording { prereqs, .. } => prereqs.clone(),
-            Stage::Waiting { prereqs, .. } => prereqs.iter().cloned().collect(),
+            Stage::Waiting { prereqs, .. } => prereqs.iter().map(|(_, job_id)| job_id.clone()).collect(),
             Stage::Submitting(_) | Stage::Running(_) | Stage::Aborting { .. } => Vec::new(),
         },
         missing_prereqs: job.missing_prereqs.clone(),

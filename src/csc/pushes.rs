@@ -4,15 +4,18 @@
 //! wait. Scripts wait 5 s in all: whatever a push or those before it do, each is answered before that.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::STOPPING;
 use super::command::{CommandName, Execute, Sender};
-use super::context::Purpose;
+use super::configuration::Service;
+use super::context::{Context, Purpose};
 use super::event::{Ack, LogLevel};
 use super::id::SalIndex;
 use super::request::{Action, Failure, FailureKind, NotDone};
-use super::{Csc, STOPPING};
+use super::timers::Timer;
 
 /// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
 /// of its ack too.
@@ -49,18 +52,19 @@ struct Push {
 }
 
 /// The one that the back-end has.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Flight {
     /// None.
+    #[default]
     Free,
     /// Its answer is awaited.
     Awaited { sender: Sender, until: Duration },
-    /// Its sender has been told that it is unclear; the back-end is still at it.
+    /// Its sender was answered that it is unclear; the back-end is still at it.
     GivenUp,
 }
 
-/// All pushes under way.
-#[derive(Debug)]
+/// All pushes in progress.
+#[derive(Debug, Default)]
 pub(super) struct Pushes {
     /// In the order of the commands, and so of their times too.
     waiting: VecDeque<Push>,
@@ -68,105 +72,107 @@ pub(super) struct Pushes {
 }
 
 impl Pushes {
-    pub(super) fn new() -> Self {
-        Self { waiting: VecDeque::new(), flight: Flight::Free }
-    }
-
-    /// The process stood still: the answer may be there. What waits is too late for its sender.
-    pub(super) fn forgive(&mut self, pause: Duration) {
-        match &mut self.flight {
-            Flight::Awaited { until, .. } => *until += pause,
-            Flight::Free | Flight::GivenUp => {}
+    /// Accepts an execute of Rapid Analysis; of its parameters only `config` means something there.
+    pub(super) fn push(
+        &mut self,
+        ctx: &mut Context,
+        service: Option<&Service>,
+        sender: Sender,
+        execute: Execute,
+    ) {
+        let max = ctx.settings.max_jobs;
+        if self.waiting.len() >= max {
+            let reason = format!("{max} commands wait for Redis, which is the limit; nothing was pushed");
+            return ctx.fail(&sender, Some(CommandName::Execute), reason);
         }
+        let until = ctx.now.mono + PATIENCE;
+        self.waiting.push_back(Push { sender, config: Arc::from(execute.config), until });
+        self.advance(ctx, service);
     }
 
-    pub(super) fn due(&self) -> Option<Duration> {
+    /// Answers those whose time is over, and begins the next.
+    pub(super) fn advance(&mut self, ctx: &mut Context, service: Option<&Service>) {
+        let now = ctx.now.mono;
+        if let Flight::Awaited { until, .. } = self.flight
+            && now >= until
+        {
+            self.give_up(ctx, "Redis did not answer in time");
+        }
+        while let Some(late) = self.waiting.pop_front_if(|push| now >= push.until) {
+            refuse(ctx, &late.sender, "commands before it waited for Redis too long");
+        }
+        match self.flight {
+            Flight::Awaited { .. } | Flight::GivenUp => {}
+            Flight::Free => {
+                if let Some(Push { sender, config, until }) = self.waiting.pop_front() {
+                    let action = Action::Push { config, patience: until.saturating_sub(now) };
+                    let url = service.map_or_else(|| "".into(), |service| service.url.clone());
+                    ctx.ask(Purpose::Push, url, action);
+                    self.flight = Flight::Awaited { sender, until: until + GRACE };
+                }
+            }
+        }
+        self.set_timer(ctx);
+    }
+
+    fn set_timer(&self, ctx: &mut Context) {
         let flight = match &self.flight {
             Flight::Awaited { until, .. } => Some(*until),
             Flight::Free | Flight::GivenUp => None,
         };
-        flight.into_iter().chain(self.waiting.front().map(|push| push.until)).min()
-    }
-}
-
-impl Csc {
-    /// Takes an execute of Rapid Analysis; of its parameters only `config` means something there.
-    pub(super) fn push(&mut self, sender: Sender, execute: Execute) {
-        let max = self.ctx.settings.max_jobs;
-        if self.pushes.waiting.len() >= max {
-            let reason = format!("{max} commands wait for Redis, which is the limit; nothing was pushed");
-            return self.ctx.fail(&sender, Some(CommandName::Execute), reason);
-        }
-        let until = self.ctx.now.mono + PATIENCE;
-        self.pushes.waiting.push_back(Push { sender, config: Arc::from(execute.config), until });
-        self.advance_pushes();
+        let first = self.waiting.front().map(|push| push.until);
+        ctx.timers.set(Timer::Push, [flight, first].into_iter().flatten().min());
     }
 
-    pub(super) fn advance_pushes(&mut self) {
-        let now = self.ctx.now.mono;
-        if let Flight::Awaited { until, .. } = self.pushes.flight
-            && now >= until
-        {
-            self.give_up_push("Redis did not answer in time");
+    /// The process stood still: the answer may be there. What waits is too late for its sender.
+    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
+        match &mut self.flight {
+            Flight::Awaited { until, .. } => *until += pause,
+            Flight::Free | Flight::GivenUp => {}
         }
-        while self.pushes.waiting.front().is_some_and(|push| now >= push.until) {
-            self.fail_first_push("commands before it waited for Redis too long");
-        }
-        match self.pushes.flight {
-            Flight::Free => {}
-            Flight::Awaited { .. } | Flight::GivenUp => return,
-        }
-        if let Some(Push { sender, config, until }) = self.pushes.waiting.pop_front() {
-            let action = Action::Push { config, patience: until.saturating_sub(now) };
-            let configured = self.transitions.configuration().map(|c| c.service.url.clone());
-            self.ctx.ask(Purpose::Push, configured.unwrap_or_else(|| "".into()), action);
-            self.pushes.flight = Flight::Awaited { sender, until: until + GRACE };
-        }
+        self.set_timer(ctx);
     }
 
     /// The answer to a push.
-    pub(super) fn pushed(&mut self, result: Result<(), NotDone>) {
+    pub(super) fn on_pushed(&mut self, ctx: &mut Context, result: Result<(), NotDone>) {
         let verdict = result.map_err(|not_done| match not_done {
             NotDone::Rejected(reason) => nothing_was_pushed(&reason),
             NotDone::Failed(failure) => push_failed(&failure),
         });
-        match std::mem::replace(&mut self.pushes.flight, Flight::Free) {
+        match mem::take(&mut self.flight) {
             Flight::Awaited { sender, .. } => match verdict {
-                Ok(()) => self.ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
-                Err(reason) => self.ctx.fail(&sender, Some(CommandName::Execute), reason),
+                Ok(()) => ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
+                Err(reason) => ctx.fail(&sender, Some(CommandName::Execute), reason),
             },
             Flight::GivenUp => {
                 let end = verdict.err().unwrap_or_else(|| "the values were pushed".to_owned());
-                self.ctx.log(
-                    LogLevel::Warning,
-                    format!("an execute whose sender was told that it is unclear: {end}"),
-                );
+                let line = format!("an execute whose sender was told that it is unclear: {end}");
+                ctx.log(LogLevel::Warning, line);
             }
             Flight::Free => {}
         }
+        // The next one is begun at once.
+        ctx.timers.set(Timer::Push, Some(ctx.now.mono));
     }
 
-    /// The daemon ends: what waits is not begun.
-    pub(super) fn stop_pushes(&mut self) {
-        while !self.pushes.waiting.is_empty() {
-            self.fail_first_push(STOPPING);
+    /// The daemon stops: what waits is not begun.
+    pub(super) fn stop(&mut self, ctx: &mut Context) {
+        for push in self.waiting.drain(..) {
+            refuse(ctx, &push.sender, STOPPING);
         }
     }
 
-    /// Tells the sender of the push under way that nobody knows what becomes of it.
-    pub(super) fn give_up_push(&mut self, why: &str) {
-        match std::mem::replace(&mut self.pushes.flight, Flight::GivenUp) {
-            Flight::Awaited { sender, .. } => {
-                self.ctx.fail(&sender, Some(CommandName::Execute), unclear(why));
-            }
-            none @ (Flight::Free | Flight::GivenUp) => self.pushes.flight = none,
+    /// Answers the sender of the push in progress that nobody knows what becomes of it.
+    pub(super) fn give_up(&mut self, ctx: &mut Context, why: &str) {
+        if let Flight::Awaited { sender, .. } = &self.flight {
+            ctx.fail(sender, Some(CommandName::Execute), unclear(why));
+            self.flight = Flight::GivenUp;
         }
     }
+}
 
-    fn fail_first_push(&mut self, why: &str) {
-        let Some(push) = self.pushes.waiting.pop_front() else { return };
-        self.ctx.fail(&push.sender, Some(CommandName::Execute), nothing_was_pushed(why));
-    }
+fn refuse(ctx: &mut Context, sender: &Sender, why: &str) {
+    ctx.fail(sender, Some(CommandName::Execute), nothing_was_pushed(why));
 }
 
 fn push_failed(failure: &Failure) -> String {
@@ -193,13 +199,13 @@ fn unclear(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::command::{Command, Order, Via};
-    use super::super::configuration::Service;
+    use super::super::configuration::{Configuration, Service};
     use super::super::event::Event;
     use super::super::id::{ClientId, JobId, SeqNum};
     use super::super::request::{Answer, Contact, Outcome, Request};
     use super::super::state::SummaryState;
     use super::super::time::{Tai, Time};
-    use super::super::{Effect, Input, Settings};
+    use super::super::{Csc, Effect, Input, Settings};
     use super::*;
 
     const MAX: usize = 3;
@@ -336,7 +342,7 @@ mod tests {
         }
 
         fn said(&mut self) -> Vec<String> {
-            std::mem::take(&mut self.acks)
+            mem::take(&mut self.acks)
         }
 
         /// The pushes that the back-end has been asked for and has not answered, with their patience in ms.
@@ -367,7 +373,7 @@ mod tests {
         assert_eq!(rig.asked(), [("b", 3250)]);
         rig.answer(Err(NotDone::Rejected("no".to_owned())));
         assert_eq!(rig.said(), ["4 no; nothing was pushed"]);
-        assert_eq!(rig.csc.next_deadline(), rig.csc.next_heartbeat);
+        assert_eq!(rig.csc.next_deadline(), Duration::from_secs(2));
     }
 
     #[test]

@@ -1,0 +1,200 @@
+//! Jobs that others wait for: who waits, and polls of those that we did not submit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::url::Url;
+
+use super::Csc;
+use super::context::{Context, Purpose};
+use super::event::LogLevel;
+use super::id::{EntryKey, JobId};
+use super::lookups::Missing;
+use super::poll::{Absence, Poll};
+use super::request::{Action, Contact, Failure, StatusAnswer};
+use super::timers::{Timed, TimedMap, Timer};
+
+/// A job and its service.
+pub(super) type JobAt = (Url, JobId);
+
+#[derive(Debug, Default)]
+pub(super) struct Prerequisites {
+    waited_for: BTreeMap<JobAt, WaitedFor>,
+    polls: TimedMap<Prerequisite>,
+}
+
+#[derive(Debug, Default)]
+struct WaitedFor {
+    by: BTreeSet<EntryKey>,
+    /// When it was last seen to be active: those that wait for it were not submitted by then.
+    last_active: Option<Duration>,
+}
+
+/// A job that we did not submit and that one of ours waits for.
+#[derive(Debug)]
+struct Prerequisite {
+    poll: Poll,
+    /// Whether the log has a line of something that went wrong with it.
+    trouble_logged: bool,
+}
+
+impl Timed for Prerequisite {
+    type Key = JobAt;
+
+    fn timer((url, job_id): &JobAt) -> Timer {
+        Timer::Prerequisite(url.clone(), job_id.clone())
+    }
+
+    fn due(&self) -> Option<Duration> {
+        self.poll.retry.due()
+    }
+}
+
+impl Prerequisites {
+    /// How many are polled.
+    pub(super) fn len(&self) -> usize {
+        self.polls.len()
+    }
+
+    /// A job of ours waits for this one, which is polled unless it is ours too and so ends by itself.
+    pub(super) fn wait(&mut self, ctx: &mut Context, key: EntryKey, at: &JobAt, is_ours: bool) {
+        self.waited_for.entry(at.clone()).or_default().by.insert(key);
+        if !is_ours && self.polls.get(at).is_none() {
+            let poll = Poll::new(ctx, ctx.now.mono);
+            self.polls.insert(ctx, at.clone(), Prerequisite { poll, trouble_logged: false });
+        }
+    }
+
+    /// A job of ours does not wait any more.
+    pub(super) fn forget(&mut self, ctx: &mut Context, key: EntryKey, prereqs: &BTreeSet<JobAt>) {
+        for at in prereqs {
+            if let Some(waited_for) = self.waited_for.get_mut(at) {
+                waited_for.by.remove(&key);
+                if waited_for.by.is_empty() {
+                    self.end(ctx, at);
+                }
+            }
+        }
+    }
+
+    /// It has ended: those that wait for it, and when it was last seen to be active.
+    fn end(&mut self, ctx: &mut Context, at: &JobAt) -> (BTreeSet<EntryKey>, Option<Duration>) {
+        self.polls.remove(ctx, at);
+        self.waited_for.remove(at).map_or_else(Default::default, |waited| (waited.by, waited.last_active))
+    }
+
+    pub(super) fn note_active(&mut self, ctx: &Context, at: &JobAt) {
+        if let Some(waited_for) = self.waited_for.get_mut(at) {
+            waited_for.last_active = Some(ctx.now.mono);
+        }
+    }
+
+    pub(super) fn is_any_at(&self, url: &Url) -> bool {
+        self.polls.iter().any(|((at, _), _)| at == url)
+    }
+
+    /// Changes all polls.
+    pub(super) fn update_polls(
+        &mut self,
+        ctx: &mut Context,
+        mut change: impl FnMut(&mut Context, &mut Poll),
+    ) {
+        self.polls.update_all(ctx, |ctx, prerequisite| change(ctx, &mut prerequisite.poll));
+    }
+
+    /// Polls it.
+    pub(super) fn poll(&mut self, ctx: &mut Context, at: &JobAt) {
+        self.polls.update(ctx, at, |ctx, Prerequisite { poll, .. }| {
+            let (url, job_id) = at.clone();
+            let action = Action::Status { job_id: job_id.clone(), run_id: None };
+            poll.retry.asked(ctx.ask(Purpose::Prerequisite(job_id), url, action));
+        });
+    }
+}
+
+impl Csc {
+    /// The answer to a poll of a prerequisite. Success is not required, only an end.
+    pub(super) fn on_prerequisite(
+        &mut self,
+        at: &JobAt,
+        asked: Duration,
+        result: Result<StatusAnswer, Failure>,
+    ) {
+        match result {
+            Ok(StatusAnswer::Job(status)) if status.phase.exit_code().is_none() => {
+                self.prerequisites.note_active(&self.ctx, at);
+                self.prerequisite_is_there(at);
+            }
+            Ok(StatusAnswer::Job(_) | StatusAnswer::Broken { .. }) => self.prerequisite_ended(at),
+            Ok(StatusAnswer::Gone) => {
+                let polls = &mut self.prerequisites.polls;
+                match polls.update(&mut self.ctx, at, |ctx, known| known.poll.note_absence(ctx)) {
+                    Some(Absence::Listed) => {
+                        self.lookups.miss(&mut self.ctx, &at.0, Missing::Prerequisite(at.1.clone()));
+                    }
+                    Some(Absence::Certain) => self.lose_prerequisite(at),
+                    Some(Absence::Again) | None => {}
+                }
+            }
+            Err(failure) => self.prerequisite_poll_failed(at, asked, &failure),
+        }
+    }
+
+    fn prerequisite_is_there(&mut self, at: &JobAt) {
+        self.prerequisites.polls.update(&mut self.ctx, at, |ctx, known| known.poll = Poll::of_present(ctx));
+    }
+
+    /// A list shows a prerequisite that seemed not to exist, or not; or it could not be had, and it is asked again then.
+    pub(super) fn prerequisite_looked_up(&mut self, at: &JobAt, found: Result<bool, Duration>) {
+        let waits = |known: &Prerequisite| known.poll.retry.is_waiting();
+        if !self.prerequisites.polls.get(at).is_some_and(waits) {
+            return;
+        }
+        match found {
+            Ok(true) => self.prerequisite_is_there(at),
+            Ok(false) => self.lose_prerequisite(at),
+            Err(time) => {
+                let polls = &mut self.prerequisites.polls;
+                polls.update(&mut self.ctx, at, |_, known| known.poll.retry.again_at(time));
+            }
+        }
+    }
+
+    fn lose_prerequisite(&mut self, at: &JobAt) {
+        let line = format!("prerequisite job {} does not exist: not waited for", at.1);
+        self.ctx.log(LogLevel::Warning, line);
+        let waiting = self.prerequisites.waited_for.get(at).map(|waited_for| waited_for.by.clone());
+        for key in waiting.into_iter().flatten() {
+            self.jobs.update(&mut self.ctx, key, |_, job| job.missing_prereqs.push(at.1.clone()));
+        }
+        self.prerequisite_ended(at);
+    }
+
+    fn prerequisite_poll_failed(&mut self, at: &JobAt, asked: Duration, failure: &Failure) {
+        let (url, job_id) = at;
+        let Some(Prerequisite { poll, trouble_logged }) = self.prerequisites.polls.get(at) else { return };
+        if self.services.is_abandoned(&self.ctx, url, poll.last_valid_answer(), asked) {
+            let line = format!("gave up waiting for prerequisite job {job_id}: {failure}");
+            self.ctx.log(LogLevel::Error, line);
+            return self.prerequisite_ended(at);
+        }
+        let is_silent = failure.contact == Contact::Silent;
+        if is_silent {
+            self.services.leave_out(&mut self.ctx, url);
+        } else if !trouble_logged {
+            self.ctx.log(LogLevel::Warning, format!("prerequisite job {job_id}: {failure}"));
+        }
+        self.prerequisites.polls.update(&mut self.ctx, at, |ctx, known| {
+            known.trouble_logged |= !is_silent;
+            known.poll.fail(ctx);
+        });
+    }
+
+    /// A job has ended: those that wait for nothing else are submitted.
+    pub(super) fn prerequisite_ended(&mut self, at: &JobAt) {
+        let (waiting, last_active) = self.prerequisites.end(&mut self.ctx, at);
+        for key in waiting {
+            self.end_wait(key, at, last_active);
+        }
+    }
+}
