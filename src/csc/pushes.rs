@@ -98,8 +98,10 @@ impl Pushes {
         {
             self.give_up(ctx, "Redis did not answer in time");
         }
-        while let Some(late) = self.waiting.pop_front_if(|push| now >= push.until) {
-            refuse(ctx, &late.sender, "commands before it waited for Redis too long");
+        while self.waiting.front().is_some_and(|push| now >= push.until) {
+            if let Some(late) = self.waiting.pop_front() {
+                refuse(ctx, &late.sender, "commands before it waited for Redis too long");
+            }
         }
         match self.flight {
             Flight::Awaited { .. } | Flight::GivenUp => {}

@@ -17,6 +17,7 @@ mod records;
 mod recovery;
 mod reports;
 mod rules;
+mod scale;
 mod stages;
 mod states;
 mod stopping;
