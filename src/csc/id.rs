@@ -124,13 +124,13 @@ impl ClientId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SalIndex {
     /// 1: the Auxiliary Telescope's spectrograph.
-    Latiss,
+    Latiss = 1,
     /// 2: the commissioning camera.
-    LsstComCam,
+    LsstComCam = 2,
     /// 3: the main camera.
-    LsstCam,
+    LsstCam = 3,
     /// 101: Rapid Analysis, driven over Redis.
-    Ra,
+    Ra = 101,
 }
 
 impl SalIndex {
@@ -140,12 +140,7 @@ impl SalIndex {
     /// The number in `salIndex`.
     #[must_use]
     pub fn number(self) -> i32 {
-        match self {
-            Self::Latiss => 1,
-            Self::LsstComCam => 2,
-            Self::LsstCam => 3,
-            Self::Ra => 101,
-        }
+        self as i32
     }
 
     /// The name used in `instances:` of the component configuration.

@@ -1,19 +1,16 @@
 //! One job of ours, as data. What moves it is in `submit`, `track` and `remove`.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
 
 use super::command::Sender;
-use super::event::{ExitCode, Phase};
+use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
-use super::record::End;
-use super::report::{JobOutcome, beginning};
 use super::request::{Contact, Submission, Ticket};
 use super::retry::Retry;
 use super::time::Tai;
@@ -179,42 +176,24 @@ impl Job {
     }
 
     pub(super) fn submitting(&self) -> Option<&Submitting> {
-        match &self.stage {
-            Stage::Submitting(submitting) => Some(submitting),
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
-                None
-            }
-        }
+        let Stage::Submitting(submitting) = &self.stage else { return None };
+        Some(submitting)
     }
 
     pub(super) fn submitting_mut(&mut self) -> Option<&mut Submitting> {
-        match &mut self.stage {
-            Stage::Submitting(submitting) => Some(submitting),
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
-                None
-            }
-        }
+        let Stage::Submitting(submitting) = &mut self.stage else { return None };
+        Some(submitting)
     }
 
     pub(super) fn running(&self) -> Option<&Running> {
-        match &self.stage {
-            Stage::Running(running) => Some(running),
-            Stage::Recording { .. }
-            | Stage::Waiting { .. }
-            | Stage::Submitting(_)
-            | Stage::Aborting { .. } => None,
-        }
+        let Stage::Running(running) = &self.stage else { return None };
+        Some(running)
     }
 
     /// Its polls, if it exists and is polled.
     pub(super) fn poll_mut(&mut self) -> Option<&mut Poll> {
-        match &mut self.stage {
-            Stage::Running(running) => Some(&mut running.poll),
-            Stage::Recording { .. }
-            | Stage::Waiting { .. }
-            | Stage::Submitting(_)
-            | Stage::Aborting { .. } => None,
-        }
+        let Stage::Running(running) = &mut self.stage else { return None };
+        Some(&mut running.poll)
     }
 
     /// The process stood still for a time, in which nobody could answer.
@@ -235,70 +214,5 @@ impl Submitting {
     /// Whether the last attempt was made when the time was over.
     pub(super) fn was_last(&self) -> bool {
         self.expires.is_some_and(|expires| self.sent >= expires)
-    }
-}
-
-/// A job that has ended.
-#[derive(Clone, Debug)]
-pub(super) struct HistoryEntry {
-    pub(super) sender: Sender,
-    pub(super) run_id: RunId,
-    pub(super) pipeline: String,
-    pub(super) version: String,
-    pub(super) data_query: String,
-    pub(super) job_id: Option<JobId>,
-    pub(super) accepted: Tai,
-    pub(super) ended: Tai,
-    /// None: it was never submitted.
-    pub(super) exit_code: Option<ExitCode>,
-    pub(super) outcome: JobOutcome,
-    /// Why it ended so; none if it completed.
-    pub(super) reason: Option<String>,
-}
-
-impl HistoryEntry {
-    /// What the history keeps of an execute.
-    pub(super) fn new(
-        sender: &Sender,
-        submission: &Submission,
-        job_id: Option<JobId>,
-        accepted: Tai,
-        end: &End,
-    ) -> Self {
-        Self {
-            sender: sender.clone(),
-            run_id: submission.run_id.clone(),
-            pipeline: beginning(&submission.pipeline),
-            version: beginning(submission.version()),
-            data_query: beginning(submission.data_query()),
-            job_id,
-            accepted,
-            ended: end.at,
-            exit_code: end.result.as_ref().map(|result| result.exit_code),
-            outcome: JobOutcome::of(end),
-            reason: end.problem.clone(),
-        }
-    }
-}
-
-/// For the log.
-impl fmt::Display for HistoryEntry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sender, run_id, pipeline, version, data_query, job_id, outcome, reason, .. } = self;
-        match job_id {
-            Some(job_id) => write!(f, "job {job_id} of run {run_id}")?,
-            None => write!(f, "run {run_id}")?,
-        }
-        write!(f, " {}", outcome.as_str())?;
-        if let Some(reason) = reason {
-            write!(f, ": {reason}")?;
-        }
-        write!(f, "; pipeline {pipeline}")?;
-        for (name, value) in [("version", version), ("data_query", data_query)] {
-            if !value.is_empty() {
-                write!(f, ", {name} {value}")?;
-            }
-        }
-        write!(f, ", for {}", sender.identity)
     }
 }

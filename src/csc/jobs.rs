@@ -10,8 +10,8 @@ use super::HISTORY_MAX;
 use super::context::Context;
 use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{HistoryEntry, Job, Running, Stage};
-use super::report::StageName;
+use super::job::{Job, Running, Stage};
+use super::report::{JobReport, StageName};
 use super::timers::TimedMap;
 
 /// What some jobs have in common.
@@ -35,7 +35,7 @@ pub(super) struct Jobs {
     jobs: TimedMap<Job>,
     index: BTreeMap<Facet, BTreeSet<EntryKey>>,
     /// The oldest first.
-    history: VecDeque<HistoryEntry>,
+    history: VecDeque<JobReport>,
 }
 
 fn facets(job: &Job) -> Vec<Facet> {
@@ -207,15 +207,15 @@ impl Jobs {
         });
     }
 
-    pub(super) fn remember(&mut self, entry: HistoryEntry) {
+    pub(super) fn remember(&mut self, report: JobReport) {
         if self.history.len() >= HISTORY_MAX {
             self.history.pop_front();
         }
-        self.history.push_back(entry);
+        self.history.push_back(report);
     }
 
     /// Jobs that have ended, the oldest first.
-    pub(super) fn history(&self) -> impl Iterator<Item = &HistoryEntry> {
+    pub(super) fn history(&self) -> impl Iterator<Item = &JobReport> {
         self.history.iter()
     }
 }

@@ -14,11 +14,11 @@ use super::announcements::{final_ack, publish_result};
 use super::command::{CommandName, Sender, Via};
 use super::event::{Event, LogLevel};
 use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
-use super::job::{HistoryEntry, Job, Origin, Running, Stage};
+use super::job::{Job, Origin, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
 use super::poll::Poll;
 use super::record::{End, Entry, Kept, Recovered, Work};
-use super::report::Recovery;
+use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
 use super::time::{BootId, Tai};
 use super::{Csc, RunState};
@@ -113,32 +113,30 @@ impl Csc {
             let (run_id, keep) = (&submission.run_id, job_id.as_ref());
             self.lookups.resume_duplicates(&mut self.ctx, DUPLICATES_FOR, *key, run_id, url, keep);
         }
+        // Until it is known what it waits for.
+        let stage = Stage::Recording { prereqs: Vec::new() };
+        let mut job = Job::new(sender.clone(), Arc::clone(submission), url.clone(), *accepted, stage);
         if let Some(end) = end {
             self.announce_again(&kept, end, CommandName::Execute);
-            self.jobs.remember(HistoryEntry::new(sender, submission, job_id.clone(), *accepted, end));
+            self.jobs.remember(JobReport::of_ended(&job, job_id.clone(), end));
             return None;
         }
         // Until a `start` says it anew.
         self.ctx.poll_interval = self.ctx.poll_interval.max(*poll_interval);
         let known = job_id.clone().filter(|job_id| self.jobs.by_id(job_id).is_none());
-        let is_known = known.is_some();
-        let stage = match known {
+        let waits = known.is_none().then(|| (*key, prereqs.clone()));
+        match known {
             Some(job_id) => {
                 self.recovery.running += 1;
-                let seq_num = sender.seq_num;
-                self.ctx.publish(Event::JobId { seq_num, job_id: job_id.clone() });
-                Stage::Running(Running { job_id, poll: self.first_poll(), is_announced: true })
+                self.ctx.publish(Event::JobId { seq_num: sender.seq_num, job_id: job_id.clone() });
+                job.stage = Stage::Running(Running { job_id, poll: self.first_poll(), is_announced: true });
+                // Its sender may not know its id.
+                job.reminder = Some(self.ctx.now.mono);
             }
-            None => {
-                self.recovery.in_doubt += 1;
-                Stage::Recording { prereqs: Vec::new() }
-            }
-        };
-        let mut job = Job::new(sender.clone(), Arc::clone(submission), url.clone(), *accepted, stage);
-        // Its sender may not know its id.
-        job.reminder = is_known.then_some(self.ctx.now.mono);
+            None => self.recovery.in_doubt += 1,
+        }
         self.jobs.insert(&mut self.ctx, *key, job);
-        (!is_known).then(|| (*key, prereqs.clone()))
+        waits
     }
 
     /// Not all at once: the first polls are spread over one poll interval.

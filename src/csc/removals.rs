@@ -15,7 +15,7 @@ use super::command::{CommandName, Sender};
 use super::context::{Context, Purpose};
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Origin, Stage};
+use super::job::{Job, Origin, Stage};
 use super::lookups::{DUPLICATES_FOR, Missing};
 use super::poll::ABSENCES_MAX;
 use super::record::{End, Work};
@@ -80,16 +80,6 @@ struct Removal {
 enum Next {
     Delete,
     Confirm,
-}
-
-/// What an id in an `abort_job` means.
-enum Named {
-    /// A job at the service.
-    Job(JobId),
-    /// An execute that has no job yet.
-    Unsubmitted(EntryKey),
-    /// A run that ended without a job.
-    Ended(JobOutcome),
 }
 
 /// How a removal ended.
@@ -285,30 +275,24 @@ impl Csc {
         self.jobs.by_run(&RunId::parse(id.as_str())?)
     }
 
-    fn named(&self, id: JobId) -> Named {
-        if let Some(key) = self.key_of_run(&id) {
-            let job_id = self.jobs.get(key).and_then(|job| job.job_id().cloned());
-            return job_id.map_or(Named::Unsubmitted(key), Named::Job);
-        }
-        match self.jobs.history().find(|ended| ended.run_id.as_str() == id.as_str()) {
-            Some(ended) => ended.job_id.clone().map_or(Named::Ended(ended.outcome), Named::Job),
-            None => Named::Job(id),
-        }
-    }
-
     /// Ends the abort of a run that has no job; else gives the job that is to be removed.
     fn end_unsubmitted(&mut self, key: EntryKey, sender: &Sender, id: JobId) -> Option<JobId> {
-        let ack = match self.named(id) {
-            Named::Job(job_id) => return Some(job_id),
-            Named::Unsubmitted(execute) => {
-                self.abort_unsubmitted(execute, sender);
-                Ack::Complete
+        let ack = if let Some(execute) = self.key_of_run(&id) {
+            let job_id = self.jobs.get(execute).and_then(Job::job_id).cloned();
+            if job_id.is_some() {
+                return job_id;
             }
-            // Perhaps by this very command in a previous run.
-            Named::Ended(JobOutcome::Aborted) => Ack::Complete,
-            Named::Ended(
-                JobOutcome::Completed | JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused,
-            ) => Ack::Failed { reason: "No such job: its submission failed".to_owned() },
+            self.abort_unsubmitted(execute, sender);
+            Ack::Complete
+        } else {
+            let ended = self.jobs.history().find(|ended| ended.run_id.as_str() == id.as_str());
+            match ended.map(|ended| (&ended.job_id, ended.outcome)) {
+                None => return Some(id),
+                Some((Some(job_id), _)) => return Some(job_id.clone()),
+                // Perhaps by this very command in a previous run.
+                Some((None, Some(JobOutcome::Aborted))) => Ack::Complete,
+                Some((None, _)) => Ack::Failed { reason: "No such job: its submission failed".to_owned() },
+            }
         };
         self.end_abort(key, sender.clone(), None, ack);
         None

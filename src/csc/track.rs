@@ -6,11 +6,11 @@ use super::command::CommandName;
 use super::context::Purpose;
 use super::event::{Ack, ErrorCode, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
-use super::job::{HistoryEntry, Job, Running, Stage};
+use super::job::{Job, Running, Stage};
 use super::lookups::Missing;
 use super::poll::{Absence, Poll};
 use super::record::End;
-use super::report::JobOutcome;
+use super::report::{JobOutcome, JobReport};
 use super::request::{Action, Contact, Failure, JobStatus, StatusAnswer};
 use super::{Csc, REMINDER};
 
@@ -209,14 +209,14 @@ impl Csc {
     /// An execute has ended, with a job or without: for its sender, the journal, the log and the history.
     pub(super) fn close(&mut self, key: EntryKey, job: Job, end: End, fault: Option<(ErrorCode, String)>) {
         let job_id = end.result.as_ref().map(|result| result.job_id.clone());
-        let entry = HistoryEntry::new(&job.sender, &job.submission, job_id, job.accepted, &end);
-        let level = match entry.outcome {
-            JobOutcome::Completed | JobOutcome::Aborted => LogLevel::Info,
-            JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused => LogLevel::Warning,
+        let report = JobReport::of_ended(&job, job_id, &end);
+        let level = match report.outcome {
+            Some(JobOutcome::Completed | JobOutcome::Aborted) => LogLevel::Info,
+            Some(JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused) | None => LogLevel::Warning,
         };
-        self.ctx.log(level, entry.to_string());
+        self.ctx.log(level, report.to_string());
         self.end(key, job.sender, CommandName::Execute, end, fault);
-        self.jobs.remember(entry);
+        self.jobs.remember(report);
     }
 }
 
