@@ -132,13 +132,8 @@ impl Announcements {
 
     /// The daemon stops: what is not durable yet is left to the next run, if that will know of it.
     pub(super) fn forget_accepted(&mut self) {
-        let accepted: Vec<Awaited> = self.order.iter().map(|(_, awaited)| *awaited).collect();
-        for awaited in accepted {
-            match awaited {
-                Awaited::Accepted(_) => drop(self.take(awaited)),
-                Awaited::Created(_) | Awaited::Ended(_) => {}
-            }
-        }
+        self.order.retain(|(_, awaited)| !matches!(awaited, Awaited::Accepted(_)));
+        self.waiting.retain(|awaited, _| !matches!(awaited, Awaited::Accepted(_)));
     }
 }
 
@@ -207,7 +202,7 @@ impl Csc {
     /// The journal cannot be written: commands that are not durable are refused, the rest is announced.
     pub(super) fn on_journal_failed(&mut self, reason: &str) {
         match self.run_state {
-            RunState::Serving | RunState::Stopping { .. } => {}
+            RunState::Serving | RunState::Stopping => {}
             RunState::Joining | RunState::Over => return,
         }
         while let Some((awaited, announcement)) = self.announcements.take_first() {

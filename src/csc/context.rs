@@ -10,6 +10,7 @@ use super::command::{CommandName, Sender};
 use super::configuration::Configuration;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId};
+use super::poll::Polled;
 use super::record::{Receipt, Record};
 use super::report::Counters;
 use super::request::{Action, Request, Ticket};
@@ -26,8 +27,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Purpose {
     Submit(EntryKey),
-    Poll(EntryKey),
-    Prerequisite(JobId),
+    Poll(Polled),
     Remove(JobId),
     Confirm(JobId),
     List,
@@ -38,21 +38,6 @@ pub(super) enum Purpose {
     Ping(Box<Configuration>),
 }
 
-impl Purpose {
-    /// Whether it changes something outside, so that the end of the daemon waits for its answer.
-    fn is_change(&self) -> bool {
-        match self {
-            Self::Submit(_) | Self::Remove(_) | Self::Push => true,
-            Self::Poll(_)
-            | Self::Prerequisite(_)
-            | Self::Confirm(_)
-            | Self::List
-            | Self::Probe
-            | Self::Ping(_) => false,
-        }
-    }
-}
-
 /// A request that was not answered yet.
 #[derive(Debug)]
 pub(super) struct Question {
@@ -61,6 +46,8 @@ pub(super) struct Question {
     pub(super) url: Url,
     /// When it was asked.
     pub(super) at: Duration,
+    /// Whether it changes something outside, so that the end of the daemon waits for its answer.
+    is_change: bool,
 }
 
 /// The surroundings of each part of the core.
@@ -186,8 +173,10 @@ impl Context {
     pub(super) fn ask(&mut self, purpose: Purpose, url: Url, action: Action) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        self.changes += usize::from(purpose.is_change());
-        self.asked.insert(ticket, Question { purpose, url: url.clone(), at: self.now.mono });
+        let is_change = matches!(action, Action::Submit(_) | Action::Remove { .. } | Action::Push { .. });
+        self.changes += usize::from(is_change);
+        let question = Question { purpose, url: url.clone(), at: self.now.mono, is_change };
+        self.asked.insert(ticket, question);
         self.counters.requests += 1;
         if self.probed.as_ref() == Some(&url) {
             self.timers.set(Timer::Probe, Some(self.now.mono + IDLE));
@@ -212,7 +201,7 @@ impl Context {
     /// The question that this answers, or that is not of interest any more; none if it was answered before.
     pub(super) fn close_question(&mut self, ticket: Ticket) -> Option<Question> {
         let question = self.asked.remove(&ticket)?;
-        self.changes -= usize::from(question.purpose.is_change());
+        self.changes -= usize::from(question.is_change);
         Some(question)
     }
 

@@ -14,6 +14,7 @@ use crate::url::Url;
 use super::context::{Context, Purpose};
 use super::event::LogLevel;
 use super::id::{EntryKey, JobId, RunId};
+use super::poll::Polled;
 use super::record::Record;
 use super::request::{Action, Contact, Failure, ListedJob, Ticket};
 use super::retry::Retry;
@@ -47,7 +48,7 @@ pub(super) struct Lookups {
 }
 
 /// Questions for the list of one service.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Lookup {
     /// The list in progress, or the earliest time of the next.
     retry: Retry,
@@ -70,10 +71,7 @@ struct Lookup {
 /// Who wants to know whether a job is there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Missing {
-    /// The polls of a job of ours.
-    Job(EntryKey, JobId),
-    /// The polls of a prerequisite.
-    Prerequisite(JobId),
+    Polled(Polled),
     /// The removal of a job.
     Removal(JobId),
 }
@@ -123,7 +121,8 @@ struct PossibleDuplicate {
 impl Missing {
     fn job_id(&self) -> &JobId {
         match self {
-            Self::Job(_, job_id) | Self::Prerequisite(job_id) | Self::Removal(job_id) => job_id,
+            Self::Polled(Polled::Ours(_, job_id) | Polled::Prerequisite((_, job_id)))
+            | Self::Removal(job_id) => job_id,
         }
     }
 }
@@ -170,21 +169,6 @@ impl PossibleDuplicate {
             true => self.until.min(asked + pause),
             false => asked + pause,
         };
-    }
-}
-
-impl Default for Lookup {
-    fn default() -> Self {
-        Self {
-            retry: Retry::at(Duration::ZERO),
-            list: None,
-            last: Duration::ZERO,
-            not_routinely_before: Duration::ZERO,
-            doubt: None,
-            is_routine: false,
-            is_last: false,
-            missing: BTreeMap::new(),
-        }
     }
 }
 
@@ -452,7 +436,7 @@ impl Csc {
         let there: BTreeSet<&JobId> = jobs.iter().map(|job| &job.job_id).collect();
         for missing in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
             let found = Ok(there.contains(missing.job_id()));
-            self.on_looked_up(url, missing, list.asked, found);
+            self.on_looked_up(missing, list.asked, found);
         }
     }
 
@@ -466,7 +450,7 @@ impl Csc {
         }
         // Perhaps they are answered one by one.
         for missing in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
-            self.on_looked_up(url, missing, list.asked, Err(again));
+            self.on_looked_up(missing, list.asked, Err(again));
         }
         if self.run_state == RunState::Serving && failure.contact != Contact::NotAsked {
             self.give_up_lost(url, &list);
@@ -474,10 +458,9 @@ impl Csc {
     }
 
     /// A list shows a job that seemed not to be there, or not; or it could not be had, and the job is asked for again.
-    fn on_looked_up(&mut self, url: &Url, missing: Missing, asked: Duration, found: Result<bool, Duration>) {
+    fn on_looked_up(&mut self, missing: Missing, asked: Duration, found: Result<bool, Duration>) {
         match missing {
-            Missing::Job(key, _) => self.job_looked_up(key, found),
-            Missing::Prerequisite(job_id) => self.prerequisite_looked_up(&(url.clone(), job_id), found),
+            Missing::Polled(polled) => self.poll_looked_up(&polled, found),
             Missing::Removal(job_id) => self.removal_looked_up(&job_id, asked, found),
         }
     }

@@ -52,12 +52,11 @@ use configuration::{Configuration, Service};
 use context::{Context, Purpose, Question};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, SalIndex};
-use job::Stage;
 use jobs::Jobs;
 use lookups::Lookups;
 use poll::Poll;
 use prerequisites::Prerequisites;
-use pushes::{Drives, Pushes};
+use pushes::Pushes;
 use record::{Awaited, Entry, Receipt, Record, Recovered, Work};
 use removals::Removals;
 use request::{Action, Answer, Failure, Outcome, Payload, Request};
@@ -201,8 +200,8 @@ enum RunState {
     Joining,
     /// Commands are carried out.
     Serving,
-    /// It waits for what is in flight, until this time at most.
-    Stopping { until: Duration },
+    /// It waits for what is in flight, until [`Timer::Stop`] at most.
+    Stopping,
     /// [`Effect::Exit`] was given.
     Over,
 }
@@ -337,60 +336,54 @@ impl Csc {
         }
         self.ctx.counters.commands += 1;
         let name = command.order.name();
-        let refusal = match self.run_state {
-            RunState::Serving => None,
-            RunState::Joining => Some("the daemon is starting".to_owned()),
-            RunState::Stopping { .. } | RunState::Over => Some(STOPPING.to_owned()),
-        };
         // A transition that waits for a `start` may be allowed then.
-        let refusal = refusal.or_else(|| {
-            name.filter(|name| name.transition().is_none())
-                .and_then(|name| self.transitions.not_allowed(name))
-        });
+        let is_transition = name.is_some_and(|name| name.transition().is_some());
+        let refusal = match self.run_state {
+            RunState::Joining => Some("the daemon is starting".to_owned()),
+            RunState::Stopping | RunState::Over => Some(STOPPING.to_owned()),
+            RunState::Serving if is_transition => None,
+            RunState::Serving => name.and_then(|name| self.transitions.not_allowed(name)),
+        };
         if let Some(reason) = refusal {
             return self.ctx.fail(&command.sender, name, reason);
         }
         let sender = command.sender.clone();
-        match (command.order, Drives::of(self.ctx.settings.index)) {
-            (
-                order @ (Order::Start { .. }
-                | Order::Enable
-                | Order::Disable
-                | Order::Standby
-                | Order::ExitControl),
-                _,
-            ) => {
-                self.transitions.on_command(&mut self.ctx, Command { sender, order });
-                self.stop_if_offline();
-            }
-            (Order::SetLogLevel { level }, _) => {
+        let is_rapid_analysis = self.ctx.settings.index == SalIndex::Ra;
+        match command.order {
+            Order::SetLogLevel { level } => {
                 self.set_log_level(level);
                 self.ctx.ack(&sender, name, Ack::Complete);
             }
-            (Order::Execute(execute), Drives::Jobs) => self.execute(sender, &execute),
-            (Order::Execute(execute), Drives::Lists) => {
-                self.pushes.push(&mut self.ctx, self.transitions.service(), sender, execute)
+            Order::Execute(execute) if is_rapid_analysis => {
+                self.pushes.push(&mut self.ctx, self.transitions.service(), sender, execute);
             }
-            (Order::AbortJob(job_id), Drives::Jobs) => self.abort(sender, job_id),
+            Order::Execute(execute) => self.execute(sender, &execute),
             // A push is over before anybody could abort it.
-            (Order::AbortJob(_), Drives::Lists) => {
+            Order::AbortJob(_) if is_rapid_analysis => {
                 self.ctx.fail(&sender, name, "Rapid Analysis (index 101) has no jobs to abort".to_owned());
             }
-            (Order::Invalid { name, reason }, _) => {
+            Order::AbortJob(job_id) => self.abort(sender, job_id),
+            Order::Invalid { name, reason } => {
                 let reason = name.and_then(|name| self.transitions.not_allowed(name)).unwrap_or(reason);
                 self.ctx.fail(&sender, name, reason);
+            }
+            Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl => {
+                self.transitions.on_command(&mut self.ctx, command);
+                self.stop_if_offline();
             }
         }
     }
 
     /// The configuration that a `start` waits for was read, or not. Rapid Analysis starts only where Redis answers, too.
     fn on_configuration(&mut self, result: Result<Configuration, String>) {
-        match (result, Drives::of(self.ctx.settings.index)) {
-            (Ok(configuration), Drives::Lists) if self.transitions.is_starting() => {
+        match result {
+            Ok(configuration)
+                if self.ctx.settings.index == SalIndex::Ra && self.transitions.is_starting() =>
+            {
                 let url = configuration.service.url.clone();
                 self.ctx.ask(Purpose::Ping(Box::new(configuration)), url, Action::Ping);
             }
-            (result, Drives::Lists | Drives::Jobs) => self.finish_start(result),
+            result => self.finish_start(result),
         }
     }
 
@@ -422,29 +415,23 @@ impl Csc {
                 || self.removals.is_any_at(url)
                 || self.lookups.is_any_at(now, url)
         });
-        match Drives::of(self.ctx.settings.index) {
-            Drives::Jobs => {
-                self.lookups.begin_search(&mut self.ctx, &service.url);
-                if !self.ctx.settings.simulated {
-                    self.ctx.probe(service.url.clone());
-                }
+        if self.ctx.settings.index != SalIndex::Ra {
+            self.lookups.begin_search(&mut self.ctx, &service.url);
+            if !self.ctx.settings.simulated {
+                self.ctx.probe(service.url.clone());
             }
-            Drives::Lists => {}
         }
     }
 
     fn on_outcome(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
-        let Some(Question { purpose, url, at }) = self.ctx.close_question(outcome.ticket) else { return };
+        let Some(Question { purpose, url, at, .. }) = self.ctx.close_question(outcome.ticket) else { return };
         if let Some(contact) = outcome.answer.of_service() {
             self.note_contact(&url, at, contact);
         }
         match (purpose, outcome.answer) {
             (Purpose::Submit(key), Answer::Submit(result)) => self.on_submitted(key, &url, result),
-            (Purpose::Poll(key), Answer::Status(result)) => self.on_polled(key, at, result),
-            (Purpose::Prerequisite(job_id), Answer::Status(result)) => {
-                self.on_prerequisite(&(url, job_id), at, result);
-            }
+            (Purpose::Poll(polled), Answer::Status(result)) => self.on_polled(&polled, &url, at, result),
             (Purpose::Remove(job_id), Answer::Remove(result)) => self.on_removed(&job_id, at, result),
             (Purpose::Confirm(job_id), Answer::Status(result)) => self.on_confirmed(&job_id, result),
             (Purpose::List, Answer::List(result)) => self.on_list(&url, result),
@@ -494,7 +481,7 @@ impl Csc {
             RunState::Serving if self.transitions.error().0 != ErrorCode::Duplicate => {
                 self.transitions.fault(&mut self.ctx, ErrorCode::Duplicate, report);
             }
-            RunState::Serving | RunState::Stopping { .. } | RunState::Over => {}
+            RunState::Serving | RunState::Stopping | RunState::Over => {}
         }
     }
 
@@ -504,11 +491,11 @@ impl Csc {
         while let Some((time, timer)) = self.ctx.timers.expired(now) {
             match (timer, self.run_state) {
                 (Timer::Heartbeat, _) => self.beat(time),
-                (_, RunState::Joining | RunState::Stopping { .. } | RunState::Over) => {}
+                (_, RunState::Joining | RunState::Stopping | RunState::Over) => {}
                 (Timer::Outage(url), RunState::Serving) => self.on_outage_timer(&url),
                 (Timer::Job(key), RunState::Serving) => self.on_job_timer(key),
                 (Timer::Prerequisite(url, job_id), RunState::Serving) => {
-                    self.prerequisites.poll(&mut self.ctx, &(url, job_id));
+                    self.prerequisites.on_timer(&mut self.ctx, (url, job_id));
                 }
                 (Timer::Removal(job_id), RunState::Serving) => self.removals.on_timer(&mut self.ctx, &job_id),
                 (Timer::Duplicate(run_id), RunState::Serving) => {
@@ -574,11 +561,10 @@ impl Csc {
                 self.ctx.effect(Effect::StopRequests);
                 return self.ctx.effect(Effect::Exit);
             }
-            RunState::Stopping { .. } | RunState::Over => return,
+            RunState::Stopping | RunState::Over => return,
         }
-        let until = self.ctx.now.mono + STOP_PATIENCE;
-        self.run_state = RunState::Stopping { until };
-        self.ctx.timers.set(Timer::Stop, Some(until));
+        self.run_state = RunState::Stopping;
+        self.ctx.timers.set(Timer::Stop, Some(self.ctx.now.mono + STOP_PATIENCE));
         self.ctx.effect(Effect::StopRequests);
         self.transitions.fail_waiting(&mut self.ctx);
         self.announcements.forget_accepted();
@@ -586,10 +572,10 @@ impl Csc {
     }
 
     fn finish_stop(&mut self) {
-        let RunState::Stopping { until } = self.run_state else { return };
         // An id that came in time is still published, and so is a result.
         let is_waiting = self.ctx.awaits_change() || !self.announcements.is_empty();
-        if is_waiting && self.ctx.now.mono < until {
+        let is_in_time = self.ctx.timers.time_of(&Timer::Stop).is_some();
+        if self.run_state != RunState::Stopping || is_waiting && is_in_time {
             return;
         }
         self.run_state = RunState::Over;
@@ -609,20 +595,14 @@ impl Csc {
     fn abandon(&mut self) {
         self.announce_all();
         for (key, job) in self.jobs.take(&mut self.ctx) {
-            let reason = match (&job.stage, job.job_id()) {
-                (_, Some(job_id)) => {
+            let reason = match (job.job_id(), job.submitting()) {
+                (Some(job_id), _) => {
                     format!("the daemon ended; job {job_id} is left at the execution service")
                 }
-                (Stage::Submitting(_), None) => {
+                (None, Some(_)) => {
                     "the daemon ended before it was known whether the job was created".to_owned()
                 }
-                (
-                    Stage::Recording { .. }
-                    | Stage::Waiting { .. }
-                    | Stage::Running(_)
-                    | Stage::Aborting { .. },
-                    None,
-                ) => "the daemon ended before the job was submitted".to_owned(),
+                (None, None) => "the daemon ended before the job was submitted".to_owned(),
             };
             self.ctx.log(LogLevel::Warning, format!("run {}: {reason}", job.run_id()));
             final_ack(&mut self.ctx, key, &job.sender, CommandName::Execute, Ack::Failed { reason });

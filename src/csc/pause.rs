@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
+use super::Csc;
 use super::event::LogLevel;
 use super::time::Time;
 use super::timers::Timer;
-use super::{Csc, RunState};
 
 /// A turn that comes so much later than a heartbeat was due comes after a pause.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
@@ -32,9 +32,7 @@ impl Csc {
         self.prerequisites.update_polls(ctx, |_, poll| poll.forgive(pause));
         self.announcements.forgive(pause);
         self.pushes.forgive(ctx, pause);
-        if let RunState::Stopping { until } = &mut self.run_state {
-            *until += pause;
-            ctx.timers.set(Timer::Stop, Some(*until));
-        }
+        let stop = ctx.timers.time_of(&Timer::Stop);
+        ctx.timers.set(Timer::Stop, stop.map(|time| time + pause));
     }
 }

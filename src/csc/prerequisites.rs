@@ -1,6 +1,7 @@
 //! Jobs that others wait for: who waits, and polls of those that we did not submit.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::time::Duration;
 
 use crate::url::Url;
@@ -9,9 +10,8 @@ use super::Csc;
 use super::context::{Context, Purpose};
 use super::event::LogLevel;
 use super::id::{EntryKey, JobId};
-use super::lookups::Missing;
-use super::poll::{Absence, Poll};
-use super::request::{Action, Contact, Failure, StatusAnswer};
+use super::poll::{Poll, Polled};
+use super::request::{Action, Failure};
 use super::timers::{Timed, TimedMap, Timer};
 
 /// A job and its service.
@@ -102,65 +102,35 @@ impl Prerequisites {
         self.polls.update_all(ctx, |ctx, prerequisite| change(ctx, &mut prerequisite.poll));
     }
 
-    /// Polls it.
-    pub(super) fn poll(&mut self, ctx: &mut Context, at: &JobAt) {
-        self.polls.update(ctx, at, |ctx, Prerequisite { poll, .. }| {
-            let (url, job_id) = at.clone();
-            let action = Action::Status { job_id: job_id.clone(), run_id: None };
-            poll.retry.asked(ctx.ask(Purpose::Prerequisite(job_id), url, action));
+    pub(super) fn update_poll<R>(
+        &mut self,
+        ctx: &mut Context,
+        at: &JobAt,
+        change: impl FnOnce(&mut Context, &mut Poll) -> R,
+    ) -> Option<R> {
+        self.polls.update(ctx, at, |ctx, prerequisite| change(ctx, &mut prerequisite.poll))
+    }
+
+    /// The first thing that goes wrong with it is logged.
+    pub(super) fn log_trouble(&mut self, ctx: &mut Context, at: &JobAt, failure: &Failure) {
+        self.polls.update(ctx, at, |ctx, prerequisite| {
+            if !mem::replace(&mut prerequisite.trouble_logged, true) {
+                ctx.log(LogLevel::Warning, format!("prerequisite job {}: {failure}", at.1));
+            }
+        });
+    }
+
+    pub(super) fn on_timer(&mut self, ctx: &mut Context, at: JobAt) {
+        self.polls.update(ctx, &at, |ctx, Prerequisite { poll, .. }| {
+            let action = Action::Status { job_id: at.1.clone(), run_id: None };
+            poll.retry.asked(ctx.ask(Purpose::Poll(Polled::Prerequisite(at.clone())), at.0.clone(), action));
         });
     }
 }
 
 impl Csc {
-    /// The answer to a poll of a prerequisite. Success is not required, only an end.
-    pub(super) fn on_prerequisite(
-        &mut self,
-        at: &JobAt,
-        asked: Duration,
-        result: Result<StatusAnswer, Failure>,
-    ) {
-        match result {
-            Ok(StatusAnswer::Job(status)) if status.phase.exit_code().is_none() => {
-                self.prerequisites.note_active(&self.ctx, at);
-                self.prerequisite_is_there(at);
-            }
-            Ok(StatusAnswer::Job(_) | StatusAnswer::Broken { .. }) => self.prerequisite_ended(at),
-            Ok(StatusAnswer::Gone) => {
-                let polls = &mut self.prerequisites.polls;
-                match polls.update(&mut self.ctx, at, |ctx, known| known.poll.note_absence(ctx)) {
-                    Some(Absence::Listed) => {
-                        self.lookups.miss(&mut self.ctx, &at.0, Missing::Prerequisite(at.1.clone()));
-                    }
-                    Some(Absence::Certain) => self.lose_prerequisite(at),
-                    Some(Absence::Again) | None => {}
-                }
-            }
-            Err(failure) => self.prerequisite_poll_failed(at, asked, &failure),
-        }
-    }
-
-    fn prerequisite_is_there(&mut self, at: &JobAt) {
-        self.prerequisites.polls.update(&mut self.ctx, at, |ctx, known| known.poll = Poll::of_present(ctx));
-    }
-
-    /// A list shows a prerequisite that seemed not to exist, or not; or it could not be had, and it is asked again then.
-    pub(super) fn prerequisite_looked_up(&mut self, at: &JobAt, found: Result<bool, Duration>) {
-        let waits = |known: &Prerequisite| known.poll.retry.is_waiting();
-        if !self.prerequisites.polls.get(at).is_some_and(waits) {
-            return;
-        }
-        match found {
-            Ok(true) => self.prerequisite_is_there(at),
-            Ok(false) => self.lose_prerequisite(at),
-            Err(time) => {
-                let polls = &mut self.prerequisites.polls;
-                polls.update(&mut self.ctx, at, |_, known| known.poll.retry.again_at(time));
-            }
-        }
-    }
-
-    fn lose_prerequisite(&mut self, at: &JobAt) {
+    /// It does not exist: it is not waited for.
+    pub(super) fn lose_prerequisite(&mut self, at: &JobAt) {
         let line = format!("prerequisite job {} does not exist: not waited for", at.1);
         self.ctx.log(LogLevel::Warning, line);
         let waiting = self.prerequisites.waited_for.get(at).map(|waited_for| waited_for.by.clone());
@@ -168,26 +138,6 @@ impl Csc {
             self.jobs.update(&mut self.ctx, key, |_, job| job.missing_prereqs.push(at.1.clone()));
         }
         self.prerequisite_ended(at);
-    }
-
-    fn prerequisite_poll_failed(&mut self, at: &JobAt, asked: Duration, failure: &Failure) {
-        let (url, job_id) = at;
-        let Some(Prerequisite { poll, trouble_logged }) = self.prerequisites.polls.get(at) else { return };
-        if self.services.is_abandoned(&self.ctx, url, poll.last_valid_answer(), asked) {
-            let line = format!("gave up waiting for prerequisite job {job_id}: {failure}");
-            self.ctx.log(LogLevel::Error, line);
-            return self.prerequisite_ended(at);
-        }
-        let is_silent = failure.contact == Contact::Silent;
-        if is_silent {
-            self.services.leave_out(&mut self.ctx, url);
-        } else if !trouble_logged {
-            self.ctx.log(LogLevel::Warning, format!("prerequisite job {job_id}: {failure}"));
-        }
-        self.prerequisites.polls.update(&mut self.ctx, at, |ctx, known| {
-            known.trouble_logged |= !is_silent;
-            known.poll.fail(ctx);
-        });
     }
 
     /// A job has ended: those that wait for nothing else are submitted.

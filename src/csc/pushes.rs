@@ -13,7 +13,6 @@ use super::command::{CommandName, Execute, Sender};
 use super::configuration::Service;
 use super::context::{Context, Purpose};
 use super::event::{Ack, LogLevel};
-use super::id::SalIndex;
 use super::request::{Action, Failure, FailureKind, NotDone};
 use super::timers::Timer;
 
@@ -24,24 +23,6 @@ const PATIENCE: Duration = Duration::from_millis(4250);
 /// How much later than it should the back-end may answer. It knows best what became of a push; if it keeps silent,
 /// the sender is told that it is unclear.
 const GRACE: Duration = Duration::from_millis(250);
-
-/// What an execute leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Drives {
-    /// A job at the execution service.
-    Jobs,
-    /// Values in Redis lists.
-    Lists,
-}
-
-impl Drives {
-    pub(super) fn of(index: SalIndex) -> Self {
-        match index {
-            SalIndex::Latiss | SalIndex::LsstComCam | SalIndex::LsstCam => Self::Jobs,
-            SalIndex::Ra => Self::Lists,
-        }
-    }
-}
 
 /// An execute that waits for those before it.
 #[derive(Debug)]
@@ -203,7 +184,7 @@ mod tests {
     use super::super::command::{Command, Order, Via};
     use super::super::configuration::{Configuration, Service};
     use super::super::event::Event;
-    use super::super::id::{ClientId, JobId, SeqNum};
+    use super::super::id::{ClientId, JobId, SalIndex, SeqNum};
     use super::super::request::{Answer, Contact, Outcome, Request};
     use super::super::state::SummaryState;
     use super::super::time::{Tai, Time};

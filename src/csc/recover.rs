@@ -63,7 +63,7 @@ impl Csc {
         match self.run_state {
             RunState::Joining => self.recovered = Some(recovered),
             RunState::Serving => self.recover(recovered),
-            RunState::Stopping { .. } | RunState::Over => {}
+            RunState::Stopping | RunState::Over => {}
         }
     }
 

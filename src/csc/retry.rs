@@ -20,6 +20,13 @@ enum Step {
     Waiting,
 }
 
+/// It may be made at once.
+impl Default for Retry {
+    fn default() -> Self {
+        Self::at(Duration::ZERO)
+    }
+}
+
 impl Retry {
     /// It is made at that time for the first time.
     pub(super) fn at(time: Duration) -> Self {

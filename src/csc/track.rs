@@ -1,17 +1,15 @@
 //! From a job that exists to its end: polls, results, final acks.
 
-use std::time::Duration;
-
 use super::command::CommandName;
 use super::context::Purpose;
 use super::event::{Ack, ErrorCode, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{Job, Running, Stage};
 use super::lookups::Missing;
-use super::poll::{Absence, Poll};
+use super::poll::{Poll, Polled};
 use super::record::End;
 use super::report::{JobOutcome, JobReport};
-use super::request::{Action, Contact, Failure, JobStatus, StatusAnswer};
+use super::request::{Action, JobStatus};
 use super::{Csc, REMINDER};
 
 /// How a job ended.
@@ -45,7 +43,8 @@ impl Csc {
                 && poll.retry.is_due(now)
             {
                 let action = Action::Status { job_id: job_id.clone(), run_id: Some(run_id) };
-                poll.retry.asked(ctx.ask(Purpose::Poll(key), job.url.clone(), action));
+                let polled = Polled::Ours(key, job_id.clone());
+                poll.retry.asked(ctx.ask(Purpose::Poll(polled), job.url.clone(), action));
             }
         });
         if let Some(job) = self.jobs.get(key)
@@ -61,65 +60,6 @@ impl Csc {
                 });
             }
         }
-    }
-
-    /// The answer to a poll of one of our jobs, asked for at that time.
-    pub(super) fn on_polled(
-        &mut self,
-        key: EntryKey,
-        asked: Duration,
-        result: Result<StatusAnswer, Failure>,
-    ) {
-        match result {
-            Ok(StatusAnswer::Job(status)) => self.note_status(key, status),
-            Ok(StatusAnswer::Gone) => self.note_absence(key),
-            Ok(StatusAnswer::Broken { report }) => self.finish(key, JobEnd::Broken { report }),
-            Err(failure) => self.poll_failed(key, asked, failure),
-        }
-    }
-
-    /// The service says that there is no such job.
-    fn note_absence(&mut self, key: EntryKey) {
-        let absent = self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            let Stage::Running(running) = &mut job.stage else { return None };
-            job.problem = Some("the service says that there is no such job: it is asked again".to_owned());
-            Some((running.poll.note_absence(ctx), job.url.clone(), running.job_id.clone()))
-        });
-        match absent.flatten() {
-            Some((Absence::Listed, url, job_id)) => {
-                self.lookups.miss(&mut self.ctx, &url, Missing::Job(key, job_id));
-            }
-            Some((Absence::Certain, ..)) => self.lose(key),
-            Some((Absence::Again, ..)) | None => {}
-        }
-    }
-
-    /// A list shows a job that seemed to have vanished, or not; or it could not be had, and it is asked again then.
-    pub(super) fn job_looked_up(&mut self, key: EntryKey, found: Result<bool, Duration>) {
-        let running = self.jobs.get(key).and_then(Job::running);
-        if !running.is_some_and(|running| running.poll.retry.is_waiting()) {
-            return;
-        }
-        if found == Ok(false) {
-            return self.lose(key);
-        }
-        self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            let Some(poll) = job.poll_mut() else { return };
-            match found {
-                Ok(_) => *poll = Poll::of_present(ctx),
-                Err(time) => poll.retry.again_at(time),
-            }
-        });
-        if found.is_ok() {
-            self.log_trouble(key, |run_id| {
-                format!("run {run_id} is in the service's list although it says that there is no such job")
-            });
-        }
-    }
-
-    /// A job is not at the service any more, and nobody knows how it ended.
-    fn lose(&mut self, key: EntryKey) {
-        self.finish(key, JobEnd::Vanished { reason: "the service does not know it any more".to_owned() });
     }
 
     /// A valid status of a running job.
@@ -141,25 +81,6 @@ impl Csc {
         }
     }
 
-    fn poll_failed(&mut self, key: EntryKey, asked: Duration, failure: Failure) {
-        let Some(job) = self.jobs.get(key) else { return };
-        let Some(Running { poll, .. }) = job.running() else { return };
-        if self.services.is_abandoned(&self.ctx, &job.url, poll.last_valid_answer(), asked) {
-            let reason = format!("no believable answer about it for a day: {}", failure.reason);
-            return self.finish(key, JobEnd::Vanished { reason });
-        }
-        match failure.contact {
-            Contact::Answered | Contact::NotAsked => {
-                self.log_trouble(key, |run_id| format!("poll of run {run_id}: {failure}"));
-            }
-            Contact::Silent => self.services.leave_out(&mut self.ctx, &job.url),
-        }
-        self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            job.problem = Some(failure.reason);
-            job.poll_mut().into_iter().for_each(|poll| poll.fail(ctx));
-        });
-    }
-
     /// Whatever a poll in progress still says, the job is on its way out.
     pub(super) fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
         if self.announcements.take_job_id(key).is_some() {
@@ -170,7 +91,7 @@ impl Csc {
             job.stage = Stage::Aborting { job_id: job_id.clone() };
         });
         if let Some(job) = self.jobs.get(key) {
-            let missing = Missing::Job(key, job_id.clone());
+            let missing = Missing::Polled(Polled::Ours(key, job_id.clone()));
             self.lookups.forget_missing(&mut self.ctx, &job.url, &missing);
         }
     }
