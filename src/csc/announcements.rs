@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::command::{CommandName, Sender};
 use super::context::Context;
-use super::event::{Ack, ErrorCode, Event, JobResult, LogLevel};
+use super::event::{Ack, ErrorCode, Event, JobResult};
 use super::id::{EntryKey, JobId};
 use super::job::{Job, Stage};
 use super::record::{Awaited, End, Owed, Receipt, Record};
@@ -149,8 +149,7 @@ pub(super) fn final_ack(ctx: &mut Context, key: EntryKey, sender: &Sender, name:
     match &ack {
         // The line of its job's end says all of an execute.
         Ack::Failed { reason } if name != CommandName::Execute => {
-            let line = format!("{} of {} failed: {reason}", name.as_str(), sender.identity);
-            ctx.log(LogLevel::Warning, line);
+            ctx.warn(format!("{} of {} failed: {reason}", name.as_str(), sender.identity));
         }
         Ack::Failed { .. } | Ack::Aborted | Ack::InProgress { .. } | Ack::Complete => {}
     }

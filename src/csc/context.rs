@@ -108,6 +108,14 @@ impl Context {
         self.effect(Effect::Log(level, message));
     }
 
+    pub(super) fn info(&mut self, message: String) {
+        self.log(LogLevel::Info, message);
+    }
+
+    pub(super) fn warn(&mut self, message: String) {
+        self.log(LogLevel::Warning, message);
+    }
+
     pub(super) fn journal(&mut self, record: Record) {
         self.effect(Effect::Journal(record));
     }

@@ -14,6 +14,7 @@ use crate::url::Url;
 use super::context::{Context, Purpose};
 use super::event::LogLevel;
 use super::id::{EntryKey, JobId, RunId};
+use super::job::Job;
 use super::poll::Polled;
 use super::record::Record;
 use super::request::{Action, Contact, Failure, ListedJob, Ticket};
@@ -205,18 +206,16 @@ impl Lookups {
         self.update(ctx, url, |lookup| lookup.is_last = true);
     }
 
-    /// From now on, for a time, jobs of this run other than `keep` are removed when they show up.
+    /// From now on, for a time, jobs of its run other than this one are removed when they show up.
     pub(super) fn look_for_duplicates(
         &mut self,
         ctx: &mut Context,
         time: Duration,
         key: EntryKey,
-        run_id: &RunId,
-        url: &Url,
-        keep: Option<&JobId>,
+        job: &Job,
     ) {
         ctx.journal(Record::Suspected { key, until: Tai(ctx.now.tai.0 + time.as_secs_f64()) });
-        self.resume_duplicates(ctx, time, key, run_id, url, keep);
+        self.resume_duplicates(ctx, time, key, job, job.job_id());
     }
 
     /// The same for what a previous run looked for. How long ago that was is nothing to rely on, and to look for too
@@ -226,10 +225,10 @@ impl Lookups {
         ctx: &mut Context,
         time: Duration,
         key: EntryKey,
-        run_id: &RunId,
-        url: &Url,
+        job: &Job,
         keep: Option<&JobId>,
     ) {
+        let run_id = job.run_id();
         let now = ctx.now.mono;
         if self.duplicates.len() >= DUPLICATES_MAX.max(ctx.settings.max_jobs.saturating_mul(2))
             && let Some((_, first)) = self.ends.first().cloned()
@@ -241,7 +240,7 @@ impl Lookups {
             self.ends.remove(&(known.until, run_id.clone()));
         }
         self.ends.insert((until, run_id.clone()));
-        let (url, keep, next) = (url.clone(), keep.cloned(), now + IN_DOUBT);
+        let (url, keep, next) = (job.url.clone(), keep.cloned(), now + IN_DOUBT);
         let duplicate = PossibleDuplicate { key, url, since: now, until, next, is_wanted: false, keep };
         self.duplicates.insert(ctx, run_id.clone(), duplicate);
     }
@@ -295,7 +294,7 @@ impl Lookups {
         matches!(&self.search, Search::At(at) if at == url)
     }
 
-    /// Forgets services that are asked nothing and need no rest; then says whether this one is left.
+    /// Whether this service is asked something, or rests.
     pub(super) fn is_any_at(&self, now: Duration, url: &Url) -> bool {
         let is_left = |lookup: &Lookup| {
             lookup.list.is_some() || lookup.due().is_some() || now < lookup.not_routinely_before + ROUTINE_MAX
@@ -473,7 +472,7 @@ impl Csc {
             }
             match found.get(&run_id).and_then(|jobs| jobs.first()) {
                 Some(job_id) => {
-                    self.ctx.log(LogLevel::Info, format!("found job {job_id} of run {run_id}"));
+                    self.ctx.info(format!("found job {job_id} of run {run_id}"));
                     self.created(key, (*job_id).clone(), None);
                 }
                 None => self.not_found(key, list),

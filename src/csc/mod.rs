@@ -296,7 +296,7 @@ impl Csc {
             Input::Recovered(recovered) => self.on_recovered(recovered),
             Input::Journaled(awaited) => self.on_durable(awaited),
             Input::JournalFailed(reason) => self.on_journal_failed(&reason),
-            Input::JournalBack => self.ctx.log(LogLevel::Info, "the journal can be written again".to_owned()),
+            Input::JournalBack => self.ctx.info("the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
             Input::Joined => self.join(),
             Input::Intruder(who) => self.on_duplicate_instance(&who),
@@ -324,8 +324,7 @@ impl Csc {
 
     fn on_command(&mut self, command: Command) {
         if self.seen.is_repeated(&command.sender, self.ctx.now.mono) {
-            let line = format!("ignored a command that came twice: {}", describe(&command));
-            return self.ctx.log(LogLevel::Warning, line);
+            return self.ctx.warn(format!("ignored a command that came twice: {}", describe(&command)));
         }
         match command.sender.via {
             // It is not carried out again in the next run either.
@@ -583,8 +582,7 @@ impl Csc {
         if !self.ctx.settings.journal {
             self.abandon();
         } else if self.jobs.len() > 0 {
-            let line = format!("{} jobs go on without us and are taken up again", self.jobs.len());
-            self.ctx.log(LogLevel::Info, line);
+            self.ctx.info(format!("{} jobs go on without us and are taken up again", self.jobs.len()));
         }
         self.transitions.go_offline();
         self.ctx.publish(Event::SummaryState(SummaryState::Offline));
@@ -604,7 +602,7 @@ impl Csc {
                 }
                 (None, None) => "the daemon ended before the job was submitted".to_owned(),
             };
-            self.ctx.log(LogLevel::Warning, format!("run {}: {reason}", job.run_id()));
+            self.ctx.warn(format!("run {}: {reason}", job.run_id()));
             final_ack(&mut self.ctx, key, &job.sender, CommandName::Execute, Ack::Failed { reason });
         }
         for (job_id, key, sender) in self.removals.take_waiting(&mut self.ctx) {

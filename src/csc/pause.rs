@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use super::Csc;
-use super::event::LogLevel;
 use super::time::Time;
 use super::timers::Timer;
 
@@ -23,7 +22,7 @@ impl Csc {
         }
         let line =
             format!("the process stood still for {:.1} s: nothing is given up for that", pause.as_secs_f64());
-        ctx.log(LogLevel::Warning, line);
+        ctx.warn(line);
         // What comes before the next tick does not come after another pause. The beat is kept.
         ctx.timers.set(Timer::Heartbeat, Some(next_heartbeat + Duration::from_secs(pause.as_secs())));
         self.services.forgive(ctx, pause);

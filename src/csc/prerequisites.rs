@@ -8,7 +8,6 @@ use crate::url::Url;
 
 use super::Csc;
 use super::context::{Context, Purpose};
-use super::event::LogLevel;
 use super::id::{EntryKey, JobId};
 use super::poll::{Poll, Polled};
 use super::request::{Action, Failure};
@@ -115,7 +114,7 @@ impl Prerequisites {
     pub(super) fn log_trouble(&mut self, ctx: &mut Context, at: &JobAt, failure: &Failure) {
         self.polls.update(ctx, at, |ctx, prerequisite| {
             if !mem::replace(&mut prerequisite.trouble_logged, true) {
-                ctx.log(LogLevel::Warning, format!("prerequisite job {}: {failure}", at.1));
+                ctx.warn(format!("prerequisite job {}: {failure}", at.1));
             }
         });
     }
@@ -131,8 +130,7 @@ impl Prerequisites {
 impl Csc {
     /// It does not exist: it is not waited for.
     pub(super) fn lose_prerequisite(&mut self, at: &JobAt) {
-        let line = format!("prerequisite job {} does not exist: not waited for", at.1);
-        self.ctx.log(LogLevel::Warning, line);
+        self.ctx.warn(format!("prerequisite job {} does not exist: not waited for", at.1));
         let waiting = self.prerequisites.waited_for.get(at).map(|waited_for| waited_for.by.clone());
         for key in waiting.into_iter().flatten() {
             self.jobs.update(&mut self.ctx, key, |_, job| job.missing_prereqs.push(at.1.clone()));

@@ -12,7 +12,7 @@ use super::STOPPING;
 use super::command::{CommandName, Execute, Sender};
 use super::configuration::Service;
 use super::context::{Context, Purpose};
-use super::event::{Ack, LogLevel};
+use super::event::Ack;
 use super::request::{Action, Failure, FailureKind, NotDone};
 use super::timers::Timer;
 
@@ -129,8 +129,7 @@ impl Pushes {
             },
             Flight::GivenUp => {
                 let end = verdict.err().unwrap_or_else(|| "the values were pushed".to_owned());
-                let line = format!("an execute whose sender was told that it is unclear: {end}");
-                ctx.log(LogLevel::Warning, line);
+                ctx.warn(format!("an execute whose sender was told that it is unclear: {end}"));
             }
             Flight::Free => {}
         }

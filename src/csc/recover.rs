@@ -12,7 +12,7 @@ use crate::url::Url;
 
 use super::announcements::{final_ack, publish_result};
 use super::command::{CommandName, Sender, Via};
-use super::event::{Event, LogLevel};
+use super::event::Event;
 use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use super::job::{Job, Origin, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
@@ -109,13 +109,12 @@ impl Csc {
     fn recover_job(&mut self, kept: Kept) -> Option<(EntryKey, Vec<JobId>)> {
         let Kept { entry: Entry { key, sender, accepted, work, .. }, job_id, suspected, end, .. } = &kept;
         let Work::Execute { submission, url, poll_interval, prereqs } = work else { return None };
-        if suspected.is_some() {
-            let (run_id, keep) = (&submission.run_id, job_id.as_ref());
-            self.lookups.resume_duplicates(&mut self.ctx, DUPLICATES_FOR, *key, run_id, url, keep);
-        }
         // Until it is known what it waits for.
         let stage = Stage::Recording { prereqs: Vec::new() };
         let mut job = Job::new(sender.clone(), Arc::clone(submission), url.clone(), *accepted, stage);
+        if suspected.is_some() {
+            self.lookups.resume_duplicates(&mut self.ctx, DUPLICATES_FOR, *key, &job, job_id.as_ref());
+        }
         if let Some(end) = end {
             self.announce_again(&kept, end, CommandName::Execute);
             self.jobs.remember(JobReport::of_ended(&job, job_id.clone(), end));
@@ -173,7 +172,7 @@ impl Csc {
         if left_out > 0 {
             let line =
                 format!("{left_out} unknown jobs at the service are not followed: {max} jobs is the limit");
-            self.ctx.log(LogLevel::Warning, line);
+            self.ctx.warn(line);
         }
         if names.is_empty() {
             return;
@@ -186,7 +185,7 @@ impl Csc {
              job_result, but nobody can be answered: {}",
             names.join(", ")
         );
-        self.ctx.log(LogLevel::Warning, line);
+        self.ctx.warn(line);
     }
 
     fn take_up(&mut self, seq_num: SeqNum, run_id: &RunId, job_id: &JobId, url: &Url) {
@@ -215,9 +214,9 @@ impl Csc {
         self.announcements.create(&mut self.ctx, key, job_id.clone(), None);
         let running = Running { job_id: job_id.clone(), poll: self.first_poll(), is_announced: false };
         let job = Job::new(sender, submission, url.clone(), self.ctx.now.tai, Stage::Running(running));
-        self.jobs.insert(&mut self.ctx, key, job);
         // The run that is forgotten may have sent it twice.
-        self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, key, run_id, url, Some(job_id));
+        self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, key, &job);
+        self.jobs.insert(&mut self.ctx, key, job);
     }
 
     fn recover_abort(&mut self, kept: Kept) {
@@ -249,7 +248,7 @@ impl Csc {
                 "taken over from the last run: {running} running jobs, {in_doubt} in doubt, {aborts} aborts; said again: \
                  {results} results, {acks} acks"
             );
-            self.ctx.log(LogLevel::Info, line);
+            self.ctx.info(line);
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::url::Url;
 
 use super::command::{CommandName, Sender};
 use super::context::{Context, Purpose};
-use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
+use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Origin, Stage};
 use super::lookups::{DUPLICATES_FOR, Missing};
@@ -153,7 +153,7 @@ impl Removal {
     /// Goes on after a while; those that wait learn that it takes longer.
     fn try_later(&mut self, ctx: &mut Context, job_id: &JobId, next: Next, reason: &str) {
         if self.retry.failures() == 0 {
-            ctx.log(LogLevel::Warning, format!("abort of job {job_id}: {reason}"));
+            ctx.warn(format!("abort of job {job_id}: {reason}"));
         }
         self.next = next;
         self.retry.fail(ctx, RETRY_BASE);
@@ -311,8 +311,7 @@ impl Csc {
             Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
         };
         if may_exist {
-            let (run_id, url) = (job.run_id(), &job.url);
-            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, run_id, url, None);
+            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, &job);
         }
         let reason = format!("abort_job of {} before it was submitted", sender.identity);
         let at = self.ctx.now.tai;
@@ -337,7 +336,7 @@ impl Csc {
         if shared.is_some() {
             return;
         }
-        self.ctx.log(LogLevel::Info, format!("aborting job {job_id}"));
+        self.ctx.info(format!("aborting job {job_id}"));
         let ours = self.jobs.by_id(&job_id);
         let job = ours.and_then(|key| self.jobs.get(key));
         let seen = job.and_then(|job| job.running()).and_then(|running| running.poll.seen());
@@ -356,8 +355,7 @@ impl Csc {
         if known || self.removals.removals.len() >= self.ctx.settings.max_jobs {
             return;
         }
-        let line = format!("removing job {job_id}: its run has another job, or its command has ended");
-        self.ctx.log(LogLevel::Warning, line);
+        self.ctx.warn(format!("removing job {job_id}: its run has another job, or its command has ended"));
         let seen = Some(self.ctx.now.mono);
         let removal = Removal { seen, ..Removal::new(&self.ctx, url.clone(), Vec::new(), Next::Delete) };
         self.removals.removals.insert(&mut self.ctx, job_id, removal);

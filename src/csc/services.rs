@@ -236,7 +236,7 @@ impl Services {
             "the service in the last {time:.0} s: losses of contact: {losses}, failed requests: {failures}, \
              the last: {last}; {state}"
         );
-        ctx.log(LogLevel::Warning, line);
+        ctx.warn(line);
         // The next minute begins.
         self.notices(ctx, url);
     }

@@ -12,7 +12,7 @@ use crate::url::Url;
 
 use super::command::{CommandName, Execute, Sender};
 use super::context::Purpose;
-use super::event::{Ack, Event, LogLevel};
+use super::event::{Ack, Event};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Doubt, Job, Look, Origin, Running, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
@@ -50,7 +50,7 @@ impl Csc {
             }
         };
         let run_id = RunId::new(sender.seq_num, self.ctx.settings.index, &mut self.ctx.rng);
-        self.ctx.log(LogLevel::Info, format!("accepted {} as run {run_id}", execute.pipeline));
+        self.ctx.info(format!("accepted {} as run {run_id}", execute.pipeline));
         let submission = Arc::new(self.ctx.settings.payload.submission(service, run_id, execute));
         let (url, prereqs) = (service.url.clone(), execute.prereq_jobs.clone());
         let work = Work::Execute {
@@ -274,7 +274,7 @@ impl Csc {
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
             return self.doubt(key, Look::Settle, Contact::Answered, reason);
         }
-        let (run_id, url) = (job.run_id().clone(), job.url.clone());
+        let run_id = job.run_id().clone();
         let more = if *attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
         // An earlier attempt may still have made a job; a gateway may have repeated the one that was answered.
         let time = if *doubtful { DUPLICATES_FOR } else { self.ctx.settings.settle_time };
@@ -286,8 +286,10 @@ impl Csc {
         });
         self.ctx.counters.submitted += 1;
         self.announcements.create(&mut self.ctx, key, job_id.clone(), status);
-        self.ctx.log(LogLevel::Info, format!("run {run_id} is job {job_id}{more}"));
-        self.lookups.look_for_duplicates(&mut self.ctx, time, key, &run_id, &url, Some(&job_id));
+        self.ctx.info(format!("run {run_id} is job {job_id}{more}"));
+        if let Some(job) = self.jobs.get(key) {
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, job);
+        }
         if self.removals.contains(&job_id) {
             // Somebody who found its id elsewhere was quicker with an abort.
             self.stop_polling(key, &job_id);
@@ -332,7 +334,7 @@ impl Csc {
             Some(_) | None => None,
         };
         if let Some(time) = time {
-            self.lookups.look_for_duplicates(&mut self.ctx, time, key, run_id, &job.url, None);
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job);
         }
         let ack = Ack::Failed { reason: reason.clone() };
         self.close(key, job, End { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) }, None);
@@ -342,7 +344,7 @@ impl Csc {
     pub(super) fn log_trouble(&mut self, key: EntryKey, line: impl FnOnce(&RunId) -> String) {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             if !mem::replace(&mut job.trouble_logged, true) {
-                ctx.log(LogLevel::Warning, line(job.run_id()));
+                ctx.warn(line(job.run_id()));
             }
         });
     }

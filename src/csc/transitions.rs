@@ -162,7 +162,7 @@ impl Transitions {
     /// Enters a state that is not FAULT.
     fn enter(&mut self, ctx: &mut Context, next: SummaryState) {
         let previous = mem::replace(&mut self.state, next);
-        ctx.log(LogLevel::Info, format!("summary state {next}"));
+        ctx.info(format!("summary state {next}"));
         ctx.publish(Event::SummaryState(next));
         self.journal_state(ctx);
         if self.error.0 != ErrorCode::None {
