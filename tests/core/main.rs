@@ -12,6 +12,7 @@ mod limits;
 mod lookups;
 mod noise;
 mod prerequisites;
+mod pushes;
 mod random;
 mod records;
 mod recovery;
