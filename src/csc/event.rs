@@ -201,7 +201,7 @@ impl ExitCode {
 pub enum ResultObject {
     /// The final job object of the service.
     Service(JobObject),
-    /// What we know, when the service told nothing.
+    /// What we know, when the service said nothing.
     Known {
         /// The job.
         job_id: JobId,

@@ -103,7 +103,7 @@ impl fmt::Display for RunId {
     }
 }
 
-/// Our own number of an execute or abort_job that was accepted, from 1 in their order; it goes on in the next life.
+/// Our own number of an execute or abort_job that was accepted, from 1 in their order; the next run counts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryKey(pub u64);
 
@@ -116,7 +116,7 @@ pub struct SeqNum(pub i32);
 pub struct ClientId(pub u64);
 
 impl ClientId {
-    /// A client of an earlier life: nobody hears what is said to it.
+    /// A client of a previous run: its acks reach nobody.
     pub const GONE: Self = Self(0);
 }
 

@@ -1,17 +1,28 @@
-//! THE CORE: a pure state machine.
+//! The core: a pure state machine.
 //!
 //! It takes an [`Input`] and the time, and gives [`Effect`]s for the daemon to carry out in order.
 //! It does no I/O, reads no clock, starts no thread, writes no log, and its random numbers come
 //! from a seed: the same seed and inputs give the same effects, always.
 //! It knows nothing of HTTP, Kafka, JSON on a wire, files or time sources.
 //!
-//! * [`command`], [`event`], [`request`]: what goes in and out, as types.
-//! * `transition`: summary states; `submit`: an execute until its job exists; `track`: from there to
-//!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
-//!   `push`: what Rapid Analysis has in the place of jobs;
-//! * [`record`], `durable`: what outlives the process; `recover`: what becomes of it in the next life;
-//!   `contact`: whether a service lives; `notice`: what the log says of it; `probe`: how that is known of one that is idle; `pause`: times in which the
-//!   process stood still; `seen`: commands that came twice.
+//! Start reading at [`Csc::handle`]: [`Csc`] dispatches between parts with private fields, which know nothing of each
+//! other and get what they share, the time and the way out, as a `Context`.
+//!
+//! | part | what it is | what moves it, besides itself |
+//! |---|---|---|
+//! | `transitions` | summary states, FAULT, `start` and its configuration | |
+//! | `announcements` | what waits until a record is durable | |
+//! | `jobs`, `job` | our jobs and those that ended | `submit`: until a job exists; `track`: from there to its end |
+//! | `prerequisites` | jobs that others wait for | `poll`, as for our own jobs |
+//! | `removals` | aborts | |
+//! | `lookups` | jobs found in the service's list: after an unclear answer, and duplicates | |
+//! | `services` | whether a service answers, and what the log says of it | |
+//! | `pushes` | what Rapid Analysis has in the place of jobs | |
+//! | `seen` | commands that came twice | |
+//!
+//! `timers` says what is due when, `retry` is a request that is repeated, `recover` resumes what a previous run left,
+//! `pause` forgives times in which the process stood still. [`command`], [`event`], [`request`], [`record`] and
+//! [`report`] are what goes in and out.
 
 mod announcements;
 pub mod command;
@@ -68,16 +79,16 @@ use transitions::Transitions;
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is told again at half of that.
+/// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is reminded at half of that.
 const REMINDER: Duration = Duration::from_secs(300);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// What commands are told that come too late.
+/// The reason for commands that come too late.
 const STOPPING: &str = "the daemon is stopping";
 /// Finished jobs that are remembered for `ocps jobs --all`.
 const HISTORY_MAX: usize = 1000;
 
-/// What the core needs to know for its whole life.
+/// What the core needs to know from the beginning.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Our index.
@@ -102,7 +113,7 @@ pub struct Settings {
     pub history: Duration,
     /// How long the machine had been up when [`Time::mono`] was zero, where that is known.
     pub uptime: Option<Uptime>,
-    /// Whether there is a journal: what is unfinished is then left to the next life when the daemon ends.
+    /// Whether there is a journal: what is unfinished is then left to the next run when the daemon ends.
     pub journal: bool,
     /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
     pub max_jobs: usize,
@@ -122,7 +133,7 @@ pub enum Input {
     Configuration(Result<Configuration, String>),
     /// The configuration directory was looked at.
     ConfigurationsAvailable(ConfigurationsAvailable),
-    /// What earlier lives left behind; comes before anything else, or not at all.
+    /// What previous runs left; comes before anything else, or not at all.
     Recovered(Recovered),
     /// This record is durable.
     Journaled(Awaited),
@@ -134,7 +145,7 @@ pub enum Input {
     LogLevel(i32),
     /// Begin: no other instance was heard, or nobody can be asked.
     Joined,
-    /// Another instance with our index lives; who it is.
+    /// Another instance with our index is running; who it is.
     Intruder(String),
     /// End, leaving jobs running at the service.
     Terminate,
@@ -154,7 +165,7 @@ pub enum Effect {
         /// Its delivery is to be journaled under this name.
         receipt: Option<Receipt>,
     },
-    /// Tell the world.
+    /// Publish an event.
     Publish {
         /// What.
         event: Event,
@@ -582,7 +593,10 @@ impl Csc {
         if !self.ctx.settings.journal {
             self.abandon();
         } else if self.jobs.len() > 0 {
-            self.ctx.info(format!("{} jobs go on without us and are taken up again", self.jobs.len()));
+            self.ctx.info(format!(
+                "{} jobs keep running at the service; the next start resumes them",
+                self.jobs.len()
+            ));
         }
         self.transitions.go_offline();
         self.ctx.publish(Event::SummaryState(SummaryState::Offline));

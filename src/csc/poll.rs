@@ -16,7 +16,7 @@ use super::track::JobEnd;
 
 /// How soon a job is asked for again that the service does not know.
 const ABSENT_AGAIN: Duration = Duration::from_secs(3);
-/// So many such answers are believed without a list.
+/// So many such answers are enough without a list.
 pub(super) const ABSENCES_MAX: u32 = 8;
 
 #[derive(Debug)]
@@ -187,7 +187,7 @@ impl Csc {
         let is_abandoned = self.services.is_abandoned(&self.ctx, url, last, asked);
         match polled {
             Polled::Ours(key, _) if is_abandoned => {
-                let reason = format!("no believable answer about it for a day: {failure}");
+                let reason = format!("no valid answer about it for a day: {failure}");
                 return self.finish(*key, JobEnd::Vanished { reason });
             }
             Polled::Prerequisite(at) if is_abandoned => {

@@ -21,7 +21,7 @@ use super::timers::Timer;
 const PATIENCE: Duration = Duration::from_millis(4250);
 
 /// How much later than it should the back-end may answer. It knows best what became of a push; if it keeps silent,
-/// the sender is told that it is unclear.
+/// the sender is answered that it is unclear.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// An execute that waits for those before it.
@@ -129,7 +129,7 @@ impl Pushes {
             },
             Flight::GivenUp => {
                 let end = verdict.err().unwrap_or_else(|| "the values were pushed".to_owned());
-                ctx.warn(format!("an execute whose sender was told that it is unclear: {end}"));
+                ctx.warn(format!("an execute that was answered as unclear: {end}"));
             }
             Flight::Free => {}
         }
@@ -144,7 +144,7 @@ impl Pushes {
         }
     }
 
-    /// Answers the sender of the push in progress that nobody knows what becomes of it.
+    /// The sender of the push in progress is answered that it is unclear what becomes of it.
     pub(super) fn give_up(&mut self, ctx: &mut Context, why: &str) {
         if let Flight::Awaited { sender, .. } = &self.flight {
             ctx.fail(sender, Some(CommandName::Execute), unclear(why));

@@ -95,7 +95,7 @@ impl Csc {
     }
 
     /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
-    /// nobody can tell.
+    /// that is unknown.
     fn age(&self, entry: &Entry, clocks: &Clocks) -> Option<Duration> {
         match (self.ctx.uptime(), entry.uptime) {
             (Some(now), Some(then)) if now.boot == then.boot => now.since.checked_sub(then.since),
@@ -245,8 +245,8 @@ impl Csc {
         let Recovery { running, in_doubt, aborts, results, acks, .. } = self.recovery;
         if self.recovery != Recovery::default() {
             let line = format!(
-                "taken over from the last run: {running} running jobs, {in_doubt} in doubt, {aborts} aborts; said again: \
-                 {results} results, {acks} acks"
+                "resumed from the previous run: {running} running jobs, {in_doubt} jobs to be submitted or looked for, {aborts} aborts; \
+                 sent again: {results} results, {acks} acks"
             );
             self.ctx.info(line);
         }

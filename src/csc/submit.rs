@@ -179,7 +179,7 @@ impl Csc {
     /// Nothing reached the service: wait, then send again, for the last time when its time is over.
     fn pause(&mut self, key: EntryKey, reason: String) {
         let Some(submitting) = self.jobs.get(key).and_then(Job::submitting) else { return };
-        // What was queued when the daemon was told to stop is left to the next run.
+        // What was queued when the daemon began to stop is left to the next run.
         if submitting.was_last() && self.run_state == RunState::Serving {
             return self.give_up(key, reason);
         }

@@ -13,7 +13,7 @@ use super::id::{EntryKey, JobId, RunId};
 pub(super) enum Timer {
     /// The next heartbeat.
     Heartbeat,
-    /// What was in flight when the daemon was told to stop has had its time.
+    /// What is in flight while the daemon stops has had its time.
     Stop,
     /// This service has been silent for too long.
     Outage(Url),

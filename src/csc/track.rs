@@ -17,7 +17,7 @@ use super::{Csc, REMINDER};
 pub(super) enum JobEnd {
     /// In a final phase.
     Phase(Phase, JobObject),
-    /// Nobody can tell how: why so.
+    /// It is unknown how: why so.
     Vanished { reason: String },
     /// By our `abort_job`, with an object where the back-end has one.
     Aborted { object: Option<JobObject>, reason: String },

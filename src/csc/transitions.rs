@@ -202,7 +202,7 @@ impl Transitions {
         self.state = SummaryState::Offline;
     }
 
-    /// Records the state to which the next run can be told to return; OFFLINE is not recorded.
+    /// Records the state to which the next run can return; OFFLINE is not recorded.
     fn journal_state(&self, ctx: &mut Context) {
         if self.state != SummaryState::Offline {
             ctx.journal(Record::State { state: self.state, override_name: self.override_name.clone() });
