@@ -171,16 +171,11 @@ impl Jobs {
     /// How many that run are in each phase.
     pub(super) fn phases(&self) -> Vec<(Phase, usize)> {
         let phases = self.index.range(Facet::Phase(Phase::Completed)..=Facet::Phase(Phase::Other));
-        let phases = phases.filter_map(|(known, keys)| match known {
-            Facet::Phase(phase) => Some((*phase, keys.len())),
-            Facet::Run(_)
-            | Facet::Id(_)
-            | Facet::Stage(_)
-            | Facet::At(_)
-            | Facet::Lacking(_)
-            | Facet::InDoubt(_) => None,
-        });
-        phases.collect()
+        let count = |(facet, keys): (&Facet, &BTreeSet<EntryKey>)| {
+            let Facet::Phase(phase) = facet else { return None };
+            Some((*phase, keys.len()))
+        };
+        phases.filter_map(count).collect()
     }
 
     /// One that is polled at this service is polled at once. It is looked for among all, once in an outage.

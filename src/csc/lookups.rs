@@ -45,7 +45,9 @@ pub(super) struct Lookups {
     duplicates: TimedMap<PossibleDuplicate>,
     /// Until when they are looked for, the first first.
     ends: BTreeSet<(Duration, RunId)>,
-    search: Search,
+    /// Whether the list of the service that the next `start` names is searched for jobs of ours that we do not know,
+    /// since the journal is new or old.
+    wants_search: bool,
 }
 
 /// Questions for the list of one service.
@@ -67,6 +69,8 @@ struct Lookup {
     /// Jobs of which the service says that they are not there, with the last request before that: a list that is
     /// asked for later decides.
     missing: BTreeMap<Missing, Ticket>,
+    /// Whether the list is searched for jobs of ours that we do not know.
+    is_searched: bool,
 }
 
 /// Who wants to know whether a job is there.
@@ -89,18 +93,6 @@ pub(super) struct Listing {
     run_ids: Arc<BTreeSet<RunId>>,
     /// Whether it names all active jobs of our index.
     is_search: bool,
-}
-
-/// Whether the service's list is searched for jobs of ours that we do not know, since the journal is new or old.
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Search {
-    /// When a `start` says where.
-    Wanted,
-    /// There, as soon as it gives its list.
-    At(Url),
-    /// It was, or there is no reason.
-    #[default]
-    Done,
 }
 
 /// A run of which a second job may appear.
@@ -279,40 +271,27 @@ impl Lookups {
 
     /// The journal, which is new or old, may not know of jobs that run at the service that a `start` will name.
     pub(super) fn want_search(&mut self) {
-        self.search = Search::Wanted;
+        self.wants_search = true;
     }
 
     /// The service is known now.
     pub(super) fn begin_search(&mut self, ctx: &mut Context, url: &Url) {
-        if self.search == Search::Wanted {
-            self.search = Search::At(url.clone());
+        if mem::take(&mut self.wants_search) {
+            self.update(ctx, url, |lookup| lookup.is_searched = true);
             self.look_soon(ctx, url);
         }
-    }
-
-    fn is_searched(&self, url: &Url) -> bool {
-        matches!(&self.search, Search::At(at) if at == url)
-    }
-
-    /// Whether this service is asked something, or rests.
-    pub(super) fn is_any_at(&self, now: Duration, url: &Url) -> bool {
-        let is_left = |lookup: &Lookup| {
-            lookup.list.is_some() || lookup.due().is_some() || now < lookup.not_routinely_before + ROUTINE_MAX
-        };
-        self.services.get(url).is_some_and(is_left)
-            || self.duplicates.iter().any(|(_, duplicate)| duplicate.url == *url)
     }
 
     /// Asks for the list about all that is in doubt there and about these runs, which lack a job, if it is time.
     fn ask(&mut self, ctx: &mut Context, url: &Url, lacking: &[(EntryKey, RunId)], is_in_doubt: bool) {
         let now = ctx.now.mono;
-        let is_search = self.is_searched(url);
         let duplicates = || self.duplicates.iter().filter(|(_, duplicate)| duplicate.url == *url);
         let is_routine = duplicates().any(|(_, duplicate)| duplicate.is_wanted);
         let run_ids = duplicates().map(|(run_id, _)| run_id).chain(lacking.iter().map(|(_, run_id)| run_id));
         let run_ids: BTreeSet<RunId> = run_ids.cloned().collect();
         self.services.update(ctx, url, |ctx, lookup| {
             // What asked for it may have been decided otherwise.
+            let is_search = lookup.is_searched;
             if !is_in_doubt && !is_search && lookup.missing.is_empty() {
                 lookup.doubt = None;
             }
@@ -362,9 +341,9 @@ impl Lookups {
 
     /// Whether this list was the search for jobs that we do not know.
     fn ends_search(&mut self, ctx: &mut Context, url: &Url, list: &Listing) -> bool {
-        let ends = list.is_search && self.is_searched(url);
+        let end = |lookup: &mut Lookup| list.is_search && mem::take(&mut lookup.is_searched);
+        let ends = self.services.update(ctx, url, |_, lookup| end(lookup)).unwrap_or_default();
         if ends {
-            self.search = Search::Done;
             ctx.journal(Record::Searched);
         }
         ends

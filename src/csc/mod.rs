@@ -416,14 +416,9 @@ impl Csc {
             job.poll_mut().into_iter().for_each(|poll| hurry(ctx, poll));
         });
         self.prerequisites.update_polls(&mut self.ctx, hurry);
-        // Services that were configured before and that nothing is left at are forgotten.
-        let now = self.ctx.now.mono;
+        // Services that were configured before and that have no job of ours are forgotten.
         self.services.retain(&mut self.ctx, |url| {
-            *url == service.url
-                || self.jobs.iter().any(|(_, job)| job.url == *url)
-                || self.prerequisites.is_any_at(url)
-                || self.removals.is_any_at(url)
-                || self.lookups.is_any_at(now, url)
+            *url == service.url || self.jobs.iter().any(|(_, job)| job.url == *url)
         });
         if self.ctx.settings.index != SalIndex::Ra {
             self.lookups.begin_search(&mut self.ctx, &service.url);

@@ -149,29 +149,26 @@ impl Csc {
 
     /// A list shows a job that seemed not to be there, or not; or it could not be had, and it is asked again then.
     pub(super) fn poll_looked_up(&mut self, polled: &Polled, found: Result<bool, Duration>) {
-        let was_waiting = self.update_poll(polled, |ctx, poll| {
-            let was_waiting = poll.retry.is_waiting();
+        let decided = self.update_poll(polled, |ctx, poll| {
             match found {
-                Ok(true) if was_waiting => *poll = Poll::of_present(ctx),
-                Err(time) if was_waiting => poll.retry.again_at(time),
-                Ok(_) | Err(_) => {}
+                _ if !poll.retry.is_waiting() => return false,
+                Ok(true) => *poll = Poll::of_present(ctx),
+                Ok(false) => {}
+                Err(time) => poll.retry.again_at(time),
             }
-            was_waiting
+            true
         });
         match (found, polled) {
-            (Ok(false), _) if was_waiting == Some(true) => self.lose(polled),
-            (Ok(true), Polled::Ours(key, _)) if was_waiting == Some(true) => {
-                self.log_trouble(*key, |run_id| {
-                    format!(
-                        "run {run_id} is in the service's list although it says that there is no such job"
-                    )
-                });
-            }
-            (_, Polled::Ours(..) | Polled::Prerequisite(_)) => {}
+            (Ok(_), _) if decided != Some(true) => {}
+            (Ok(false), _) => self.lose(polled),
+            (Ok(true), Polled::Ours(key, _)) => self.log_trouble(*key, |run_id| {
+                format!("run {run_id} is in the service's list although it says that there is no such job")
+            }),
+            (Ok(true), Polled::Prerequisite(_)) | (Err(_), _) => {}
         }
     }
 
-    /// A job is not at the service any more, and nobody knows how it ended.
+    /// A job is not at the service any more, and it is unknown how it ended.
     fn lose(&mut self, polled: &Polled) {
         match polled {
             Polled::Ours(key, _) => {

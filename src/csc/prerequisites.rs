@@ -88,10 +88,6 @@ impl Prerequisites {
         }
     }
 
-    pub(super) fn is_any_at(&self, url: &Url) -> bool {
-        self.polls.iter().any(|((at, _), _)| at == url)
-    }
-
     /// Changes all polls.
     pub(super) fn update_polls(
         &mut self,

@@ -44,7 +44,7 @@ const ABORTED_MAX: usize = 2 * HISTORY_MAX;
 pub(super) struct Removals {
     /// Those whose records are not durable yet.
     recording: BTreeMap<EntryKey, Abort>,
-    removals: TimedMap<Removal>,
+    active: TimedMap<Removal>,
     /// Jobs that ended since they were aborted, the last of them.
     aborted: VecDeque<JobId>,
 }
@@ -60,6 +60,7 @@ struct Abort {
 /// A job on its way out.
 #[derive(Debug)]
 struct Removal {
+    job_id: JobId,
     url: Url,
     /// The `abort_job` commands that wait for it; none of a duplicate.
     waiting: Vec<(EntryKey, Sender)>,
@@ -88,6 +89,17 @@ enum Verdict {
     NoSuchJob,
 }
 
+/// What follows an answer.
+enum Step {
+    /// The next request.
+    Next,
+    /// It is tried again later: why.
+    Later(String),
+    /// The service's list decides.
+    Look(Url),
+    End(Verdict),
+}
+
 impl Timed for Removal {
     type Key = JobId;
 
@@ -102,17 +114,93 @@ impl Timed for Removal {
 
 impl Removal {
     /// The first request is due at once.
-    fn new(ctx: &Context, url: Url, waiting: Vec<(EntryKey, Sender)>, next: Next) -> Self {
+    fn new(ctx: &Context, job_id: JobId, url: Url, next: Next, seen: Option<Duration>) -> Self {
         Self {
+            job_id,
             url,
-            waiting,
+            waiting: Vec::new(),
             retry: Retry::at(ctx.now.mono),
             next,
             unclear: false,
-            seen: None,
+            seen,
             absences: 0,
             reminder: None,
         }
+    }
+
+    /// Those that wait are reminded, if it is time; and the next request is made.
+    fn on_timer(&mut self, ctx: &mut Context) {
+        self.remind(ctx);
+        if !self.retry.is_due(ctx.now.mono) {
+            return;
+        }
+        let job_id = self.job_id.clone();
+        let (purpose, action) = match self.next {
+            Next::Delete => (Purpose::Remove(job_id.clone()), Action::Remove { job_id }),
+            Next::Confirm => (Purpose::Confirm(job_id.clone()), Action::Status { job_id, run_id: None }),
+        };
+        self.retry.asked(ctx.ask(purpose, self.url.clone(), action));
+    }
+
+    fn remind(&mut self, ctx: &mut Context) {
+        if self.reminder.is_none_or(|due| ctx.now.mono < due) {
+            return;
+        }
+        self.reminder = Some(ctx.now.mono + REMINDER);
+        for (_, sender) in &self.waiting {
+            ctx.ack(sender, Some(CommandName::AbortJob), in_progress(&self.job_id));
+        }
+    }
+
+    /// The answer to a DELETE that was asked for at that time.
+    fn on_removed(
+        &mut self,
+        ctx: &mut Context,
+        asked: Duration,
+        result: Result<RemoveAnswer, Failure>,
+    ) -> Step {
+        let now = ctx.now.mono;
+        let was_there = self.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
+        match result {
+            Ok(RemoveAnswer::Removed { object }) => Step::End(Verdict::Removed(object)),
+            Ok(RemoveAnswer::Gone) if self.was_seen_after(asked) => self.found(ctx),
+            Ok(RemoveAnswer::Gone) if was_there => Step::End(Verdict::Removed(None)),
+            Ok(RemoveAnswer::Gone) => Step::End(self.absence()),
+            Err(Failure { kind: FailureKind::NotSent, reason, .. }) => self.fail(ctx, Next::Delete, reason),
+            Err(Failure { reason, .. }) => {
+                self.unclear = true;
+                self.fail(ctx, Next::Confirm, reason)
+            }
+        }
+    }
+
+    /// The answer to the GET that confirms an unclear DELETE. That it finds nothing can be wrong, or an old answer out
+    /// of a cache: the list decides.
+    fn on_confirmed(&mut self, ctx: &mut Context, result: Result<StatusAnswer, Failure>) -> Step {
+        match result {
+            Ok(StatusAnswer::Gone) => {
+                self.absences += 1;
+                self.retry.wait();
+                let is_certain = self.absences >= ABSENCES_MAX;
+                if is_certain { Step::End(self.absence()) } else { Step::Look(self.url.clone()) }
+            }
+            Ok(StatusAnswer::Job(_) | StatusAnswer::Broken { .. }) => self.found(ctx),
+            Err(failure) => self.fail(ctx, Next::Confirm, failure.reason),
+        }
+    }
+
+    /// A list shows a job that a GET did not find, or not; or it could not be had, and the GET comes again then.
+    fn on_looked_up(&mut self, ctx: &mut Context, asked: Duration, found: Result<bool, Duration>) -> Step {
+        match found {
+            _ if !self.retry.is_waiting() => {}
+            Ok(false) if !self.was_seen_after(asked) => return Step::End(self.absence()),
+            Ok(_) => return self.found(ctx),
+            Err(time) => {
+                self.next = Next::Confirm;
+                self.retry.again_at(time);
+            }
+        }
+        Step::Next
     }
 
     /// Whether the job was created after that: what was asked then says nothing of it.
@@ -125,42 +213,29 @@ impl Removal {
         if self.unclear { Verdict::Removed(None) } else { Verdict::NoSuchJob }
     }
 
-    /// Those that wait are reminded, if it is time.
-    fn remind(&mut self, ctx: &mut Context, job_id: &JobId) {
-        if self.reminder.is_none_or(|due| ctx.now.mono < due) {
-            return;
+    /// The job is there: the DELETE comes at once, or once more after a while.
+    fn found(&mut self, ctx: &mut Context) -> Step {
+        (self.seen, self.absences) = (Some(ctx.now.mono), 0);
+        if self.unclear {
+            return self.fail(ctx, Next::Delete, "the job is still there".to_owned());
         }
-        self.reminder = Some(ctx.now.mono + REMINDER);
-        for (_, sender) in &self.waiting {
-            ctx.ack(sender, Some(CommandName::AbortJob), in_progress(job_id));
-        }
-    }
-
-    fn ask(&mut self, ctx: &mut Context, job_id: &JobId) {
-        if !self.retry.is_due(ctx.now.mono) {
-            return;
-        }
-        let (purpose, action) = match self.next {
-            Next::Delete => (Purpose::Remove(job_id.clone()), Action::Remove { job_id: job_id.clone() }),
-            Next::Confirm => {
-                let action = Action::Status { job_id: job_id.clone(), run_id: None };
-                (Purpose::Confirm(job_id.clone()), action)
-            }
-        };
-        self.retry.asked(ctx.ask(purpose, self.url.clone(), action));
+        self.next = Next::Delete;
+        self.retry.again_at(ctx.now.mono);
+        Step::Next
     }
 
     /// Goes on after a while; those that wait learn that it takes longer.
-    fn try_later(&mut self, ctx: &mut Context, job_id: &JobId, next: Next, reason: &str) {
+    fn fail(&mut self, ctx: &mut Context, next: Next, reason: String) -> Step {
         if self.retry.failures() == 0 {
-            ctx.warn(format!("abort of job {job_id}: {reason}"));
+            ctx.warn(format!("abort of job {}: {reason}", self.job_id));
         }
         self.next = next;
         self.retry.fail(ctx, RETRY_BASE);
         if self.reminder.is_none() && !self.waiting.is_empty() {
             self.reminder = Some(ctx.now.mono);
-            self.remind(ctx, job_id);
+            self.remind(ctx);
         }
+        Step::Later(reason)
     }
 }
 
@@ -168,10 +243,10 @@ impl Removals {
     /// Why one more abort of this job is refused.
     fn refusal(&self, max: usize, job_id: &JobId) -> Option<String> {
         let recording = self.recording.values().filter(|abort| abort.job_id == *job_id).count();
-        let waiting = recording + self.removals.get(job_id).map_or(0, |removal| removal.waiting.len());
+        let waiting = recording + self.active.get(job_id).map_or(0, |removal| removal.waiting.len());
         if waiting >= WAITING_MAX {
             Some(format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit"))
-        } else if waiting == 0 && self.recording.len() + self.removals.len() >= max {
+        } else if waiting == 0 && self.recording.len() + self.active.len() >= max {
             Some(format!("{max} aborts are in progress, which is the limit"))
         } else {
             None
@@ -184,32 +259,25 @@ impl Removals {
     }
 
     pub(super) fn contains(&self, job_id: &JobId) -> bool {
-        self.removals.get(job_id).is_some()
-    }
-
-    pub(super) fn is_any_at(&self, url: &Url) -> bool {
-        self.removals.iter().any(|(_, removal)| removal.url == *url)
+        self.active.get(job_id).is_some()
     }
 
     pub(super) fn on_timer(&mut self, ctx: &mut Context, job_id: &JobId) {
-        self.removals.update(ctx, job_id, |ctx, removal| {
-            removal.remind(ctx, job_id);
-            removal.ask(ctx, job_id);
-        });
+        self.active.update(ctx, job_id, |ctx, removal| removal.on_timer(ctx));
     }
 
     /// Somebody who found the id of a job elsewhere aborted it before the service gave it to us.
     pub(super) fn note_present(&mut self, ctx: &mut Context, job_id: &JobId) {
-        self.removals.update(ctx, job_id, |ctx, removal| removal.seen = Some(ctx.now.mono));
+        self.active.update(ctx, job_id, |ctx, removal| removal.seen = Some(ctx.now.mono));
     }
 
     /// One of those that wait to be tried again is tried now. It is looked for among all, once in an outage.
     pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
         let is_due = |removal: &Removal| removal.url == *url && removal.retry.due().is_some();
         let job_id =
-            self.removals.iter().find(|(_, removal)| is_due(removal)).map(|(job_id, _)| job_id.clone());
+            self.active.iter().find(|(_, removal)| is_due(removal)).map(|(job_id, _)| job_id.clone());
         let Some(job_id) = job_id else { return };
-        self.removals.update(ctx, &job_id, |ctx, removal| removal.retry.not_later_than(ctx.now.mono));
+        self.active.update(ctx, &job_id, |ctx, removal| removal.retry.not_later_than(ctx.now.mono));
     }
 
     /// Whoever aborts it again gets no second result.
@@ -225,7 +293,7 @@ impl Removals {
     pub(super) fn take_waiting(&mut self, ctx: &mut Context) -> Vec<(JobId, EntryKey, Sender)> {
         let recording = mem::take(&mut self.recording).into_iter();
         let recording = recording.map(|(key, abort)| (abort.job_id, key, abort.sender));
-        let removing = self.removals.take(ctx).into_iter().flat_map(|(job_id, removal)| {
+        let removing = self.active.take(ctx).into_iter().flat_map(|(job_id, removal)| {
             removal.waiting.into_iter().map(move |(key, sender)| (job_id.clone(), key, sender))
         });
         recording.chain(removing).collect()
@@ -262,7 +330,7 @@ impl Csc {
     pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
         let Some(job_id) = self.end_unsubmitted(key, &sender, job_id) else { return };
         self.remove_for(key, sender, job_id.clone(), url);
-        self.removals.removals.update(&mut self.ctx, &job_id, |ctx, removal| {
+        self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
             removal.unclear = true;
             removal.next = Next::Delete;
             removal.retry.again_at(ctx.now.mono);
@@ -325,7 +393,7 @@ impl Csc {
 
     /// Removes a job for an `abort_job`.
     fn remove_for(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
-        let shared = self.removals.removals.update(&mut self.ctx, &job_id, |ctx, removal| {
+        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
             // The same job twice: the commands share one outcome.
             removal.waiting.push((key, sender.clone()));
             if removal.reminder.is_some() {
@@ -345,118 +413,62 @@ impl Csc {
         }
         // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
         let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
-        let removal = Removal { seen, ..Removal::new(&self.ctx, url, vec![(key, sender)], first) };
-        self.removals.removals.insert(&mut self.ctx, job_id, removal);
+        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
+        removal.waiting.push((key, sender));
+        self.removals.active.insert(&mut self.ctx, job_id, removal);
     }
 
     /// Removes a second job of a run.
     pub(super) fn remove_duplicate(&mut self, url: &Url, job_id: JobId) {
         let known = self.removals.contains(&job_id) || self.jobs.by_id(&job_id).is_some();
-        if known || self.removals.removals.len() >= self.ctx.settings.max_jobs {
+        if known || self.removals.active.len() >= self.ctx.settings.max_jobs {
             return;
         }
         self.ctx.warn(format!("removing job {job_id}: its run has another job, or its command has ended"));
         let seen = Some(self.ctx.now.mono);
-        let removal = Removal { seen, ..Removal::new(&self.ctx, url.clone(), Vec::new(), Next::Delete) };
-        self.removals.removals.insert(&mut self.ctx, job_id, removal);
+        let removal = Removal::new(&self.ctx, job_id.clone(), url.clone(), Next::Delete, seen);
+        self.removals.active.insert(&mut self.ctx, job_id, removal);
     }
 
-    /// The answer to a DELETE that was asked for at that time.
     pub(super) fn on_removed(
         &mut self,
         job_id: &JobId,
         asked: Duration,
         result: Result<RemoveAnswer, Failure>,
     ) {
-        let Some(removal) = self.removals.removals.get(job_id) else { return };
-        let now = self.ctx.now.mono;
-        let was_there = removal.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
-        match result {
-            Ok(RemoveAnswer::Removed { object }) => self.end_removal(job_id, Verdict::Removed(object)),
-            Ok(RemoveAnswer::Gone) if removal.was_seen_after(asked) => self.removal_found(job_id),
-            Ok(RemoveAnswer::Gone) if was_there => self.end_removal(job_id, Verdict::Removed(None)),
-            Ok(RemoveAnswer::Gone) => self.end_removal(job_id, removal.absence()),
-            Err(Failure { kind: FailureKind::NotSent, reason, .. }) => {
-                self.try_later(job_id, Next::Delete, &reason);
-            }
-            Err(Failure { reason, .. }) => {
-                self.removals.removals.update(&mut self.ctx, job_id, |_, removal| removal.unclear = true);
-                self.try_later(job_id, Next::Confirm, &reason);
-            }
-        }
+        self.step(job_id, |ctx, removal| removal.on_removed(ctx, asked, result));
     }
 
-    /// The answer to the GET that confirms an unclear DELETE.
     pub(super) fn on_confirmed(&mut self, job_id: &JobId, result: Result<StatusAnswer, Failure>) {
-        match result {
-            Ok(StatusAnswer::Gone) => self.removal_missing(job_id),
-            Ok(StatusAnswer::Job(_) | StatusAnswer::Broken { .. }) => self.removal_found(job_id),
-            Err(failure) => self.try_later(job_id, Next::Confirm, &failure.reason),
-        }
+        self.step(job_id, |ctx, removal| removal.on_confirmed(ctx, result));
     }
 
-    /// A GET found nothing. That alone can be wrong, or an old answer out of a cache: the list decides.
-    fn removal_missing(&mut self, job_id: &JobId) {
-        let missing = self.removals.removals.update(&mut self.ctx, job_id, |_, removal| {
-            removal.absences += 1;
-            removal.retry.wait();
-            (removal.absences, removal.url.clone(), removal.absence())
-        });
-        match missing {
-            Some((ABSENCES_MAX.., _, verdict)) => self.end_removal(job_id, verdict),
-            Some((_, url, _)) => self.lookups.miss(&mut self.ctx, &url, Missing::Removal(job_id.clone())),
-            None => {}
-        }
-    }
-
-    /// A list shows a job that a GET did not find, or not; or it could not be had, and the GET comes again then.
     pub(super) fn removal_looked_up(
         &mut self,
         job_id: &JobId,
         asked: Duration,
         found: Result<bool, Duration>,
     ) {
-        let Some(removal) = self.removals.removals.get(job_id).filter(|removal| removal.retry.is_waiting())
-        else {
-            return;
-        };
-        match found {
-            Ok(false) if !removal.was_seen_after(asked) => self.end_removal(job_id, removal.absence()),
-            Ok(_) => self.removal_found(job_id),
-            Err(time) => {
-                self.removals.removals.update(&mut self.ctx, job_id, |_, removal| {
-                    removal.next = Next::Confirm;
-                    removal.retry.again_at(time);
-                });
+        self.step(job_id, |ctx, removal| removal.on_looked_up(ctx, asked, found));
+    }
+
+    fn step(&mut self, job_id: &JobId, change: impl FnOnce(&mut Context, &mut Removal) -> Step) {
+        match self.removals.active.update(&mut self.ctx, job_id, change) {
+            Some(Step::Later(reason)) => {
+                if let Some(key) = self.jobs.by_id(job_id) {
+                    let problem = Some(format!("abort: {reason}"));
+                    self.jobs.update(&mut self.ctx, key, |_, job| job.problem = problem);
+                }
             }
-        }
-    }
-
-    /// The job is there: the DELETE comes at once, or once more after a while.
-    fn removal_found(&mut self, job_id: &JobId) {
-        let is_clear = self.removals.removals.update(&mut self.ctx, job_id, |ctx, removal| {
-            (removal.seen, removal.absences) = (Some(ctx.now.mono), 0);
-            removal.next = Next::Delete;
-            removal.retry.again_at(ctx.now.mono);
-            !removal.unclear
-        });
-        if is_clear == Some(false) {
-            self.try_later(job_id, Next::Delete, "the job is still there");
-        }
-    }
-
-    fn try_later(&mut self, job_id: &JobId, next: Next, reason: &str) {
-        self.removals.removals.update(&mut self.ctx, job_id, |ctx, removal| {
-            removal.try_later(ctx, job_id, next, reason);
-        });
-        if let Some(key) = self.jobs.by_id(job_id) {
-            self.jobs.update(&mut self.ctx, key, |_, job| job.problem = Some(format!("abort: {reason}")));
+            Some(Step::Look(url)) => self.lookups.miss(&mut self.ctx, &url, Missing::Removal(job_id.clone())),
+            Some(Step::End(verdict)) => self.end_removal(job_id, verdict),
+            Some(Step::Next) | None => {}
         }
     }
 
     /// In this order: the job's result, the final ack of its execute, those of the aborts.
     fn end_removal(&mut self, job_id: &JobId, verdict: Verdict) {
-        let Some(removal) = self.removals.removals.remove(&mut self.ctx, job_id) else { return };
+        let Some(removal) = self.removals.active.remove(&mut self.ctx, job_id) else { return };
         let removed = matches!(verdict, Verdict::Removed(_));
         let mut result = None;
         match (verdict, self.jobs.by_id(job_id)) {

@@ -149,3 +149,39 @@ impl<T: Timed> TimedMap<T> {
         std::mem::take(&mut self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: fn(u64) -> Duration = Duration::from_secs;
+
+    #[test]
+    fn timers_expire_once_in_the_order_of_their_times_and_then_of_their_kinds() {
+        let mut timers = Timers::default();
+        timers.set(Timer::Probe, Some(AT(1)));
+        timers.set(Timer::Job(EntryKey(2)), Some(AT(2)));
+        timers.set(Timer::Heartbeat, Some(AT(2)));
+        timers.set(Timer::Job(EntryKey(1)), Some(AT(2)));
+        timers.set(Timer::Push, Some(AT(3)));
+        assert_eq!((timers.next(), timers.expired(AT(0))), (Some(AT(1)), None));
+        let expired: Vec<Timer> =
+            std::iter::from_fn(|| timers.expired(AT(2))).map(|(_, timer)| timer).collect();
+        let jobs = [1, 2].map(|key| Timer::Job(EntryKey(key)));
+        assert_eq!(expired, [&[Timer::Probe, Timer::Heartbeat][..], &jobs].concat());
+        assert_eq!((timers.next(), timers.time_of(&Timer::Probe)), (Some(AT(3)), None));
+    }
+
+    #[test]
+    fn a_timer_has_one_time_and_none_when_it_is_stopped() {
+        let mut timers = Timers::default();
+        timers.set(Timer::Push, Some(AT(1)));
+        timers.set(Timer::Push, Some(AT(5)));
+        assert_eq!((timers.next(), timers.time_of(&Timer::Push)), (Some(AT(5)), Some(AT(5))));
+        timers.set(Timer::Push, None);
+        assert_eq!((timers.next(), timers.expired(AT(9))), (None, None));
+        timers.set(Timer::Push, Some(AT(1)));
+        timers.stop(&Timer::Push);
+        assert_eq!((timers.next(), timers.time_of(&Timer::Push)), (None, None));
+    }
+}
