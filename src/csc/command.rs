@@ -1,5 +1,7 @@
 //! Commands as types. A transport makes them; from there on nothing is left to validate.
 
+use strum::{EnumString, IntoStaticStr};
+
 use super::id::{ClientId, JobId, SeqNum};
 use super::state::Transition;
 use super::time::Tai;
@@ -8,9 +10,11 @@ use super::time::Tai;
 pub const PREREQS_MAX: usize = 100;
 
 /// The name of a command of the SAL interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "camelCase")]
 pub enum CommandName {
     /// Abort a job.
+    #[strum(serialize = "abort_job")]
     AbortJob,
     /// ENABLED to DISABLED.
     Disable,
@@ -44,22 +48,26 @@ impl CommandName {
     /// The name as SAL spells it, without the `command_` prefix.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AbortJob => "abort_job",
-            Self::Disable => "disable",
-            Self::Enable => "enable",
-            Self::Execute => "execute",
-            Self::ExitControl => "exitControl",
-            Self::SetLogLevel => "setLogLevel",
-            Self::Standby => "standby",
-            Self::Start => "start",
-        }
+        self.into()
     }
 
     /// The command of that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|c| c.as_str() == name)
+        name.parse().ok()
+    }
+
+    /// The transition that the command makes, if it makes one.
+    #[must_use]
+    pub fn transition(self) -> Option<Transition> {
+        match self {
+            Self::Start => Some(Transition::Start),
+            Self::Enable => Some(Transition::Enable),
+            Self::Disable => Some(Transition::Disable),
+            Self::Standby => Some(Transition::Standby),
+            Self::ExitControl => Some(Transition::ExitControl),
+            Self::AbortJob | Self::Execute | Self::SetLogLevel => None,
+        }
     }
 
     /// The command that makes a transition.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use strum::{EnumString, IntoStaticStr};
+
 use super::id::{JobId, RunId, SeqNum};
 use super::state::SummaryState;
 use super::time::Tai;
@@ -42,28 +44,22 @@ impl Ack {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// 10.
-    Debug,
+    Debug = 10,
     /// 20.
-    Info,
+    Info = 20,
     /// 30.
-    Warning,
+    Warning = 30,
     /// 40.
-    Error,
+    Error = 40,
     /// 50: only for FAULT.
-    Critical,
+    Critical = 50,
 }
 
 impl LogLevel {
     /// The number in `logMessage` and `logLevel`.
     #[must_use]
     pub fn number(self) -> i32 {
-        match self {
-            Self::Debug => 10,
-            Self::Info => 20,
-            Self::Warning => 30,
-            Self::Error => 40,
-            Self::Critical => 50,
-        }
+        self as i32
     }
 }
 
@@ -71,28 +67,22 @@ impl LogLevel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorCode {
     /// 0: nothing is wrong.
-    None,
+    None = 0,
     /// 1: the execution service could not be reached for `outage_limit`.
-    Unreachable,
+    Unreachable = 1,
     /// 2: the simulator was asked to fault (`fault.yaml`).
-    Simulated,
-    /// 3: another instance with our index lives.
-    Duplicate,
+    Simulated = 2,
+    /// 3: another instance with our index is running.
+    Duplicate = 3,
     /// 4: the journal cannot be written.
-    Journal,
+    Journal = 4,
 }
 
 impl ErrorCode {
     /// The number in `errorCode`.
     #[must_use]
     pub fn number(self) -> i32 {
-        match self {
-            Self::None => 0,
-            Self::Unreachable => 1,
-            Self::Simulated => 2,
-            Self::Duplicate => 3,
-            Self::Journal => 4,
-        }
+        self as i32
     }
 }
 
@@ -191,22 +181,18 @@ pub struct JobResult {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitCode {
     /// 0: phase completed.
-    Completed,
-    /// 1: phase error or unknown, or aborted by somebody else.
-    Error,
+    Completed = 0,
+    /// 1: phase error or unknown, or aborted, but not by us.
+    Error = 1,
     /// 255: aborted by `abort_job`.
-    Aborted,
+    Aborted = 255,
 }
 
 impl ExitCode {
     /// The number in `exit_code`.
     #[must_use]
     pub fn number(self) -> i32 {
-        match self {
-            Self::Completed => 0,
-            Self::Error => 1,
-            Self::Aborted => 255,
-        }
+        self as i32
     }
 }
 
@@ -215,7 +201,7 @@ impl ExitCode {
 pub enum ResultObject {
     /// The final job object of the service.
     Service(JobObject),
-    /// What we know, when the service told nothing.
+    /// What we know, when the service said nothing.
     Known {
         /// The job.
         job_id: JobId,
@@ -232,8 +218,9 @@ pub enum ResultObject {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobObject(pub Arc<str>);
 
-/// The phase of a job at the service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// The phase of a job at the service, with the service's word for it; `other` stands for all that are not known here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Phase {
     /// Final: it succeeded.
     Completed,
@@ -248,6 +235,7 @@ pub enum Phase {
     /// Not final: it waits for resources.
     Queued,
     /// Not final: it is executing.
+    #[strum(serialize = "executing")]
     Active,
     /// Not final: it is held back.
     Held,
@@ -261,35 +249,13 @@ impl Phase {
     /// Parses the service's word; all but the four final ones mean still active.
     #[must_use]
     pub fn parse(word: &str) -> Self {
-        match word {
-            "completed" => Self::Completed,
-            "error" => Self::Error,
-            "aborted" => Self::Aborted,
-            "unknown" => Self::Unknown,
-            "pending" => Self::Pending,
-            "queued" => Self::Queued,
-            "executing" => Self::Active,
-            "held" => Self::Held,
-            "suspended" => Self::Suspended,
-            _ => Self::Other,
-        }
+        word.parse().unwrap_or(Self::Other)
     }
 
-    /// The service's word; `other` stands for all that are not known here.
+    /// The service's word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Error => "error",
-            Self::Aborted => "aborted",
-            Self::Unknown => "unknown",
-            Self::Pending => "pending",
-            Self::Queued => "queued",
-            Self::Active => "executing",
-            Self::Held => "held",
-            Self::Suspended => "suspended",
-            Self::Other => "other",
-        }
+        self.into()
     }
 
     /// How a job that ended in this phase is reported; none while it is active.

@@ -103,7 +103,7 @@ impl fmt::Display for RunId {
     }
 }
 
-/// Our own number of an execute or abort_job that was accepted, from 1 in their order; it goes on in the next life.
+/// Our own number of an execute or abort_job that was accepted, from 1 in their order; the next run counts on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryKey(pub u64);
 
@@ -116,7 +116,7 @@ pub struct SeqNum(pub i32);
 pub struct ClientId(pub u64);
 
 impl ClientId {
-    /// A client of an earlier life: nobody hears what is said to it.
+    /// A client of a previous run: its acks reach nobody.
     pub const GONE: Self = Self(0);
 }
 
@@ -124,13 +124,13 @@ impl ClientId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SalIndex {
     /// 1: the Auxiliary Telescope's spectrograph.
-    Latiss,
+    Latiss = 1,
     /// 2: the commissioning camera.
-    LsstComCam,
+    LsstComCam = 2,
     /// 3: the main camera.
-    LsstCam,
+    LsstCam = 3,
     /// 101: Rapid Analysis, driven over Redis.
-    Ra,
+    Ra = 101,
 }
 
 impl SalIndex {
@@ -140,12 +140,7 @@ impl SalIndex {
     /// The number in `salIndex`.
     #[must_use]
     pub fn number(self) -> i32 {
-        match self {
-            Self::Latiss => 1,
-            Self::LsstComCam => 2,
-            Self::LsstCam => 3,
-            Self::Ra => 101,
-        }
+        self as i32
     }
 
     /// The name used in `instances:` of the component configuration.

@@ -1,25 +1,20 @@
-//! The life of one job, as data. What moves it is in `submit`, `track` and `remove`.
+//! One job of ours, as data. What moves it is in `submit`, `track` and `remove`.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
 
-use super::Settings;
 use super::command::Sender;
-use super::event::{ExitCode, Phase};
-use super::id::{JobId, RunId};
-use super::record::End;
-use super::report::{JobOutcome, beginning};
-use super::request::{Contact, JobStatus, Submission, Ticket};
+use super::event::Phase;
+use super::id::{EntryKey, JobId, RunId};
+use super::poll::Poll;
+use super::prerequisites::JobAt;
+use super::request::{Contact, Submission, Ticket};
+use super::retry::Retry;
 use super::time::Tai;
-
-/// How soon a job is asked for again that the service does not know.
-const ABSENT_AGAIN: Duration = Duration::from_secs(3);
-/// So many such answers are believed without a list.
-pub(super) const ABSENCES_MAX: u32 = 8;
+use super::timers::{Timed, Timer};
 
 /// A job that has not ended.
 #[derive(Debug)]
@@ -29,14 +24,13 @@ pub(super) struct Job {
     pub(super) submission: Arc<Submission>,
     /// Base URL of its service; a later configuration does not change it.
     pub(super) url: Url,
-    pub(super) poll_interval: Duration,
     pub(super) accepted: Tai,
     pub(super) stage: Stage,
     /// Its phase at the service, as of the last answer.
     pub(super) phase: Option<Phase>,
     /// Prerequisites that do not exist.
     pub(super) missing_prereqs: Vec<JobId>,
-    /// When the sender is told again that it is in progress.
+    /// When the sender is reminded that it is in progress.
     pub(super) reminder: Option<Duration>,
     /// The last thing that went wrong with it, until something goes right.
     pub(super) problem: Option<String>,
@@ -44,13 +38,13 @@ pub(super) struct Job {
     pub(super) trouble_logged: bool,
 }
 
-/// Where a job is in its life.
+/// How far a job is.
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// Its record is being made durable, until this time at most; nothing was sent yet.
-    Recording { prereqs: Vec<JobId>, until: Duration },
+    /// Its record is being made durable; nothing was sent yet.
+    Recording { prereqs: Vec<JobId> },
     /// It waits for these jobs to end.
-    Waiting { prereqs: BTreeSet<JobId>, origin: Origin },
+    Waiting { prereqs: BTreeSet<JobAt>, origin: Origin },
     /// The service is asked to create it.
     Submitting(Submitting),
     /// It exists and is polled.
@@ -62,16 +56,16 @@ pub(super) enum Stage {
 /// Since when a job is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// This life: nothing was sent for it before.
+    /// This run: nothing was sent for it before.
     Accepted,
-    /// An earlier life, which may have sent it.
+    /// A previous run, which may have sent it.
     Recovered {
         /// From when on that may be too long ago for it to be sent again.
         stale_at: Duration,
     },
 }
 
-/// A submission under way.
+/// A submission in progress.
 #[derive(Debug)]
 pub(super) struct Submitting {
     /// PUTs sent, the present one included.
@@ -80,33 +74,33 @@ pub(super) struct Submitting {
     pub(super) refusals: u32,
     /// When the last of them was sent.
     pub(super) sent: Duration,
-    /// When the first of them failed or was unclear: `submit_timeout` runs from there.
-    pub(super) trouble: Option<Duration>,
+    /// Until when it is tried, once an attempt failed or was unclear: only one that is made later may be the last.
+    pub(super) expires: Option<Duration>,
     /// Whether one that is over may have left a job that was not found.
     pub(super) doubtful: bool,
     /// From this time on the first attempt, perhaps of a previous run, is too long ago to send another.
     pub(super) stale_at: Duration,
-    pub(super) step: SubmitStep,
+    /// The PUT; it waits while the job may exist.
+    pub(super) retry: Retry,
+    /// Set while the job may exist.
+    pub(super) doubt: Option<Doubt>,
 }
 
+/// A job that may exist: it is looked for in the service's list before anything else.
 #[derive(Debug)]
-pub(super) enum SubmitStep {
-    /// A PUT is on its way.
-    Sending,
-    /// Nothing reached the service; try again at that time.
-    Pausing { until: Duration },
-    /// The job may exist: it is looked for in the service's list.
-    InDoubt {
-        /// When the unclear attempt ended.
-        ended: Duration,
-        /// The last request before that: only lists asked for later count.
-        after: Ticket,
-        /// When the first such list was answered.
-        listed: Option<Duration>,
-        look: Look,
-        /// Whether it was the service that answered the attempt.
-        contact: Contact,
-    },
+pub(super) struct Doubt {
+    /// The last request before that: only lists asked for later count.
+    pub(super) after: Ticket,
+    /// When the first such list was answered.
+    pub(super) listed: Option<Duration>,
+    pub(super) look: Look,
+    /// Whether it was the service that answered the attempt.
+    pub(super) contact: Contact,
+    /// The submission is given up if the list that is asked for from then on cannot be had: an attempt may end long
+    /// after nothing more is sent, and is looked up all the same.
+    pub(super) lost: Duration,
+    /// Whether that list is wanted.
+    pub(super) is_last: bool,
 }
 
 /// How long to look for a job that may exist.
@@ -122,154 +116,51 @@ pub(super) enum Look {
 pub(super) struct Running {
     pub(super) job_id: JobId,
     pub(super) poll: Poll,
-    /// The world does not know the id yet.
-    pub(super) untold: Option<Untold>,
+    /// Whether its id is published.
+    pub(super) is_announced: bool,
 }
 
-/// An id that is told only when it is durable: whoever knows it may abort the job, over a restart too.
-#[derive(Debug)]
-pub(super) struct Untold {
-    /// Not later than then.
-    pub(super) until: Duration,
-    /// What is known of the job besides.
-    pub(super) status: Option<JobStatus>,
-}
+impl Timed for Job {
+    type Key = EntryKey;
 
-/// Regular questions about one job.
-#[derive(Debug)]
-pub(super) struct Poll {
-    pub(super) step: PollStep,
-    /// Answers in a row that were of no use.
-    pub(super) misses: u32,
-    /// When the last believable answer came (or we began to ask).
-    pub(super) believed: Duration,
-    /// When the service last showed that the job is there.
-    pub(super) seen: Option<Duration>,
-    /// Answers in a row that there is no such job.
-    pub(super) absences: u32,
-}
-
-/// What follows when the service says that there is no such job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Absence {
-    /// It is asked again.
-    Again,
-    /// The list decides.
-    Listed,
-    /// It is so: no list could be had for too long.
-    Certain,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum PollStep {
-    /// Ask at that time.
-    Due(Duration),
-    /// The answer is awaited.
-    Asked(Ticket),
-    /// The service says that there is no such job: the next list that is asked for after this decides.
-    Missing { after: Ticket },
-}
-
-impl Poll {
-    /// Of a job of which nothing was heard yet.
-    pub(super) fn new(now: Duration, first: Duration) -> Self {
-        Self { step: PollStep::Due(first), misses: 0, believed: now, seen: None, absences: 0 }
+    fn timer(key: &EntryKey) -> Timer {
+        Timer::Job(*key)
     }
 
-    /// Of a job that is there.
-    pub(super) fn seen(now: Duration, next: Duration) -> Self {
-        Self { seen: Some(now), ..Self::new(now, next) }
-    }
-
-    pub(super) fn due(&self) -> Option<Duration> {
-        match self.step {
-            PollStep::Due(time) => Some(time),
-            PollStep::Asked(_) | PollStep::Missing { .. } => None,
-        }
-    }
-
-    /// The service says that there is no such job.
-    pub(super) fn absent(&mut self, now: Duration, after: Ticket) -> Absence {
-        self.misses = 0;
-        self.absences += 1;
-        match self.absences {
-            1 => {
-                self.step = PollStep::Due(now + ABSENT_AGAIN);
-                Absence::Again
+    fn due(&self) -> Option<Duration> {
+        let step = match &self.stage {
+            // The journal, a removal and the end of a prerequisite come by themselves.
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => None,
+            Stage::Submitting(Submitting { doubt: Some(doubt), .. }) => {
+                (!doubt.is_last).then_some(doubt.lost)
             }
-            ABSENCES_MAX.. => Absence::Certain,
-            _ => {
-                self.step = PollStep::Missing { after };
-                Absence::Listed
-            }
-        }
-    }
-
-    /// Whether this list decides if the job is there.
-    pub(super) fn is_decided_by(&self, list: Ticket) -> bool {
-        match self.step {
-            PollStep::Missing { after } => list > after,
-            PollStep::Due(_) | PollStep::Asked(_) => false,
-        }
-    }
-
-    pub(super) fn is_missing(&self) -> bool {
-        match self.step {
-            PollStep::Missing { .. } => true,
-            PollStep::Due(_) | PollStep::Asked(_) => false,
-        }
-    }
-
-    /// Asks at `time`, if it would have been later, and then at its normal pace.
-    pub(super) fn hurry(&mut self, time: Duration) {
-        self.misses = 0;
-        self.not_later_than(time);
-    }
-
-    /// Asks at `time`, if it would have been later.
-    pub(super) fn not_later_than(&mut self, time: Duration) {
-        if let PollStep::Due(due) = &mut self.step {
-            *due = time.min(*due);
-        }
-    }
-}
-
-/// A job of somebody else that one of ours waits for.
-#[derive(Debug)]
-pub(super) struct Watch {
-    pub(super) url: Url,
-    pub(super) poll_interval: Duration,
-    pub(super) poll: Poll,
-    /// Whether the log has a line of something that went wrong with it.
-    pub(super) trouble_logged: bool,
-}
-
-impl Watch {
-    pub(super) fn due(&self) -> Option<Duration> {
-        self.poll.due()
+            Stage::Submitting(submitting) => submitting.retry.due(),
+            Stage::Running(Running { is_announced: false, .. }) => None,
+            Stage::Running(running) => running.poll.retry.due(),
+        };
+        [step, self.reminder].into_iter().flatten().min()
     }
 }
 
 impl Job {
-    /// When this job wants something done.
-    pub(super) fn due(&self) -> Option<Duration> {
-        let step = match &self.stage {
-            Stage::Recording { .. } => self.recorded_by(),
-            // A removal and the end of a prerequisite come by themselves.
-            Stage::Waiting { .. } | Stage::Aborting { .. } => None,
-            Stage::Submitting(submitting) => submitting.due(),
-            Stage::Running(Running { untold: Some(_), .. }) => self.recorded_by(),
-            Stage::Running(running) => running.poll.due(),
-        };
-        [step, self.reminder].into_iter().flatten().min()
-    }
-
-    /// When a record that it waits for must be durable.
-    pub(super) fn recorded_by(&self) -> Option<Duration> {
-        match &self.stage {
-            Stage::Recording { until, .. } => Some(*until),
-            Stage::Running(running) => running.untold.as_ref().map(|untold| untold.until),
-            Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Aborting { .. } => None,
+    pub(super) fn new(
+        sender: Sender,
+        submission: Arc<Submission>,
+        url: Url,
+        accepted: Tai,
+        stage: Stage,
+    ) -> Self {
+        Self {
+            sender,
+            submission,
+            url,
+            accepted,
+            stage,
+            phase: None,
+            missing_prereqs: Vec::new(),
+            reminder: None,
+            problem: None,
+            trouble_logged: false,
         }
     }
 
@@ -283,100 +174,45 @@ impl Job {
     pub(super) fn run_id(&self) -> &RunId {
         &self.submission.run_id
     }
+
+    pub(super) fn submitting(&self) -> Option<&Submitting> {
+        let Stage::Submitting(submitting) = &self.stage else { return None };
+        Some(submitting)
+    }
+
+    pub(super) fn submitting_mut(&mut self) -> Option<&mut Submitting> {
+        let Stage::Submitting(submitting) = &mut self.stage else { return None };
+        Some(submitting)
+    }
+
+    pub(super) fn running(&self) -> Option<&Running> {
+        let Stage::Running(running) = &self.stage else { return None };
+        Some(running)
+    }
+
+    /// Its polls, if it exists and is polled.
+    pub(super) fn poll_mut(&mut self) -> Option<&mut Poll> {
+        let Stage::Running(running) = &mut self.stage else { return None };
+        Some(&mut running.poll)
+    }
+
+    /// The process stood still for a time, in which nobody could answer.
+    pub(super) fn forgive(&mut self, pause: Duration) {
+        match &mut self.stage {
+            Stage::Submitting(submitting) => {
+                let doubt = submitting.doubt.iter_mut();
+                let times = doubt.flat_map(|doubt| doubt.listed.iter_mut().chain([&mut doubt.lost]));
+                times.chain(&mut submitting.expires).for_each(|time| *time += pause);
+            }
+            Stage::Running(running) => running.poll.forgive(pause),
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => {}
+        }
+    }
 }
 
 impl Submitting {
-    fn due(&self) -> Option<Duration> {
-        match self.step {
-            SubmitStep::Pausing { until } => Some(until),
-            // A list comes by itself.
-            SubmitStep::Sending | SubmitStep::InDoubt { .. } => None,
-        }
-    }
-
-    /// Until when it is tried: only an attempt that is made later may be the last.
-    pub(super) fn expires(&self, settings: &Settings) -> Option<Duration> {
-        self.trouble.map(|trouble| trouble + settings.submit_timeout)
-    }
-
     /// Whether the last attempt was made when the time was over.
-    pub(super) fn was_last(&self, settings: &Settings) -> bool {
-        self.expires(settings).is_some_and(|expires| self.sent >= expires)
-    }
-
-    /// From when on it is given up if the list cannot be had: an attempt may end long after nothing more is sent,
-    /// and is looked up all the same.
-    pub(super) fn lost(&self, settings: &Settings) -> Option<Duration> {
-        match self.step {
-            SubmitStep::InDoubt { ended, .. } => {
-                self.expires(settings).map(|expires| expires.max(ended) + settings.settle_time)
-            }
-            SubmitStep::Sending | SubmitStep::Pausing { .. } => None,
-        }
-    }
-}
-
-/// A job that has ended, for the history.
-#[derive(Clone, Debug)]
-pub(super) struct Ended {
-    pub(super) sender: Sender,
-    pub(super) run_id: RunId,
-    pub(super) pipeline: String,
-    pub(super) version: String,
-    pub(super) data_query: String,
-    pub(super) job_id: Option<JobId>,
-    pub(super) accepted: Tai,
-    pub(super) ended: Tai,
-    /// None: it was never submitted.
-    pub(super) exit_code: Option<ExitCode>,
-    pub(super) outcome: JobOutcome,
-    /// Why it ended so; none if it completed.
-    pub(super) reason: Option<String>,
-}
-
-impl Ended {
-    /// What the history keeps of an execute.
-    pub(super) fn new(
-        sender: &Sender,
-        submission: &Submission,
-        job_id: Option<JobId>,
-        accepted: Tai,
-        end: &End,
-    ) -> Self {
-        Self {
-            sender: sender.clone(),
-            run_id: submission.run_id.clone(),
-            pipeline: beginning(&submission.pipeline),
-            version: beginning(submission.version()),
-            data_query: beginning(submission.data_query()),
-            job_id,
-            accepted,
-            ended: end.at,
-            exit_code: end.result.as_ref().map(|result| result.exit_code),
-            outcome: JobOutcome::of(end),
-            reason: end.problem.clone(),
-        }
-    }
-}
-
-/// For the log.
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sender, run_id, pipeline, version, data_query, job_id, outcome, reason, .. } = self;
-        match job_id {
-            Some(job_id) => write!(f, "job {job_id} of run {run_id}")?,
-            None => write!(f, "run {run_id}")?,
-        }
-        write!(f, " {}", outcome.as_str())?;
-        if let Some(reason) = reason {
-            write!(f, ": {reason}")?;
-        }
-        write!(f, "; pipeline {pipeline}")?;
-        for (name, value) in [("version", version), ("data_query", data_query)] {
-            if !value.is_empty() {
-                write!(f, ", {name} {value}")?;
-            }
-        }
-        write!(f, ", for {}", sender.identity)
+    pub(super) fn was_last(&self) -> bool {
+        self.expires.is_some_and(|expires| self.sent >= expires)
     }
 }

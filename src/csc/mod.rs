@@ -1,76 +1,92 @@
-//! THE CORE: a pure state machine.
+//! The core: a pure state machine.
 //!
 //! It takes an [`Input`] and the time, and gives [`Effect`]s for the daemon to carry out in order.
 //! It does no I/O, reads no clock, starts no thread, writes no log, and its random numbers come
 //! from a seed: the same seed and inputs give the same effects, always.
 //! It knows nothing of HTTP, Kafka, JSON on a wire, files or time sources.
 //!
-//! * [`command`], [`event`], [`request`]: what goes in and out, as types.
-//! * `transition`: summary states; `submit`: an execute until its job exists; `track`: from there to
-//!   its end; `remove`: aborts; `lookup`: jobs found by run id after an unclear answer;
-//!   `push`: what Rapid Analysis has in the place of jobs;
-//! * [`record`], `durable`: what outlives the process; `recover`: what becomes of it in the next life;
-//!   `contact`: whether a service lives; `notice`: what the log says of it; `probe`: how that is known of one that is idle; `pause`: times in which the
-//!   process stood still; `seen`: commands that came twice.
+//! Start reading at [`Csc::handle`]: [`Csc`] dispatches between parts with private fields, which know nothing of each
+//! other and get what they share, the time and the way out, as a `Context`.
+//!
+//! | part | what it is | what moves it, besides itself |
+//! |---|---|---|
+//! | `transitions` | summary states, FAULT, `start` and its configuration | |
+//! | `announcements` | what waits until a record is durable | |
+//! | `jobs`, `job` | our jobs and those that ended | `submit`: until a job exists; `track`: from there to its end |
+//! | `prerequisites` | jobs that others wait for | `poll`, as for our own jobs |
+//! | `removals` | aborts | |
+//! | `lookups` | jobs found in the service's list: after an unclear answer, and duplicates | |
+//! | `services` | whether a service answers, and what the log says of it | |
+//! | `pushes` | what Rapid Analysis has in the place of jobs | |
+//! | `seen` | commands that came twice | |
+//!
+//! `timers` says what is due when, `retry` is a request that is repeated, `recover` resumes what a previous run left,
+//! `pause` forgives times in which the process stood still. [`command`], [`event`], [`request`], [`record`] and
+//! [`report`] are what goes in and out.
 
+mod announcements;
 pub mod command;
 pub mod configuration;
-mod contact;
-mod durable;
+mod context;
 pub mod event;
 pub mod id;
 mod job;
-mod lookup;
-mod notice;
+mod jobs;
+mod lookups;
 mod pause;
-mod probe;
-mod push;
+mod poll;
+mod prerequisites;
+mod pushes;
 pub mod record;
 mod recover;
-mod remove;
+mod removals;
 pub mod report;
 pub mod request;
+mod retry;
 mod seen;
+mod services;
 pub mod state;
 mod submit;
 pub mod time;
+mod timers;
 mod track;
-mod transition;
+mod transitions;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
 
-use command::{Command, CommandName, Order, Sender};
-use configuration::Configuration;
+use announcements::{Announcements, final_ack};
+use command::{Command, CommandName, Order, Sender, Via};
+use configuration::{Configuration, Service};
+use context::{Context, Purpose, Question};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
-use id::{EntryKey, JobId, RunId, SalIndex};
-use job::{Ended, Job, Watch};
-use push::Drives;
-use record::{Awaited, HISTORY_MAX, Receipt, Record, Recovered};
-use request::{Action, Answer, Outcome, Payload, Request, Ticket};
+use id::{EntryKey, SalIndex};
+use jobs::Jobs;
+use lookups::Lookups;
+use poll::Poll;
+use prerequisites::Prerequisites;
+use pushes::Pushes;
+use record::{Awaited, Entry, Receipt, Record, Recovered, Work};
+use removals::Removals;
+use request::{Action, Answer, Failure, Outcome, Payload, Request};
+use services::{Change, Services};
 use state::SummaryState;
 use time::{Time, Uptime};
+use timers::Timer;
+use transitions::Transitions;
 
 /// Time between heartbeats.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is told again at half of that.
+/// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is reminded at half of that.
 const REMINDER: Duration = Duration::from_secs(300);
-/// Longest wait between tries of one request.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// How long another instance is taken to live after it was heard: three of its heartbeats.
-const OTHER_LIVES: Duration = Duration::from_secs(3);
-/// What commands are told that come too late.
+/// The reason for commands that come too late.
 const STOPPING: &str = "the daemon is stopping";
-/// Transition commands that may wait behind a `start`.
-const WAITING_TRANSITIONS_MAX: usize = 100;
 
-/// What the core needs to know for its whole life.
+/// What the core needs to know from the beginning.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Our index.
@@ -95,7 +111,7 @@ pub struct Settings {
     pub history: Duration,
     /// How long the machine had been up when [`Time::mono`] was zero, where that is known.
     pub uptime: Option<Uptime>,
-    /// Whether there is a journal: what is unfinished is then left to the next life when the daemon ends.
+    /// Whether there is a journal: what is unfinished is then left to the next run when the daemon ends.
     pub journal: bool,
     /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
     pub max_jobs: usize,
@@ -117,7 +133,7 @@ pub enum Input {
     Configuration(Result<Configuration, String>),
     /// The configuration directory was looked at.
     ConfigurationsAvailable(ConfigurationsAvailable),
-    /// What earlier lives left behind; comes before anything else, or not at all.
+    /// What previous runs left; comes before anything else, or not at all.
     Recovered(Recovered),
     /// This record is durable.
     Journaled(Awaited),
@@ -129,7 +145,7 @@ pub enum Input {
     LogLevel(i32),
     /// Begin: no other instance was heard, or nobody can be asked.
     Joined,
-    /// Another instance with our index lives; who it is.
+    /// Another instance with our index is running; who it is.
     Intruder(String),
     /// End, leaving jobs running at the service.
     Terminate,
@@ -149,7 +165,7 @@ pub enum Effect {
         /// Its delivery is to be journaled under this name.
         receipt: Option<Receipt>,
     },
-    /// Tell the world.
+    /// Publish an event.
     Publish {
         /// What.
         event: Event,
@@ -188,97 +204,41 @@ pub enum Watching {
     Off,
 }
 
-/// Whether the daemon goes on.
-#[derive(Debug, PartialEq, Eq)]
-enum Life {
+/// Where the daemon is between its start and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RunState {
     /// It waits for [`Input::Joined`].
     Joining,
-    /// It does.
+    /// Commands are carried out.
     Serving,
-    /// It waits for what is in flight, until this time at most.
-    Stopping { until: Duration },
+    /// It waits for what is in flight, until [`Timer::Stop`] at most.
+    Stopping,
     /// [`Effect::Exit`] was given.
     Over,
 }
 
-/// A request that was not answered.
-#[derive(Debug)]
-struct Question {
-    asked: Asked,
-    /// The service that it is for.
-    url: Url,
-    /// When it was asked.
-    at: Duration,
-}
-
-/// What an outstanding request is for.
-#[derive(Clone, Debug, PartialEq)]
-enum Asked {
-    Submit(EntryKey),
-    Poll(EntryKey),
-    Watch(JobId),
-    Remove(JobId),
-    Confirm(JobId),
-    List(Url),
-    Push,
-    /// Only whether it answers.
-    Probe,
-    /// With the configuration whose `start` waits for it.
-    Ping(Box<Configuration>),
-}
-
 /// The state machine.
+///
+/// [`Csc::handle`] takes each input and dispatches it to the parts, which know nothing of each other.
+/// [`Input::Recovered`], if there is one, comes first; with [`Settings::joins`], [`Input::Joined`] comes before any command.
 #[derive(Debug)]
 pub struct Csc {
-    settings: Settings,
-    rng: fastrand::Rng,
-    /// Time of the current turn.
-    now: Time,
-    /// Effects of the current turn.
-    out: Vec<Effect>,
-    life: Life,
-    state: SummaryState,
-    /// What an earlier life left, until it may be touched.
+    ctx: Context,
+    run_state: RunState,
+    /// What a previous run left, until it may be touched.
     recovered: Option<Recovered>,
     recovery: report::Recovery,
-    error: (ErrorCode, String),
-    /// When another instance with our index was heard last, and who it is.
-    other: Option<(Duration, String)>,
-    /// The last content of each event that is published only when it changes.
-    published: Vec<Event>,
-    next_heartbeat: Duration,
     log_level: i32,
-    configuration: Option<Configuration>,
-    /// The override of the last `start`.
-    override_name: String,
-    /// The `start` whose configuration is being read: its sender and its override.
-    starting: Option<(Sender, String)>,
-    /// Transition commands that wait behind it.
-    waiting_transitions: VecDeque<Command>,
+    transitions: Transitions,
+    announcements: Announcements,
     seen: seen::Seen,
-    jobs: BTreeMap<EntryKey, Job>,
-    job_ids: HashMap<JobId, EntryKey>,
-    history: VecDeque<Ended>,
     last_key: u64,
-    asked: HashMap<Ticket, Question>,
-    last_ticket: u64,
-    watches: BTreeMap<JobId, Watch>,
-    /// Aborts that are not journaled yet.
-    aborts: BTreeMap<EntryKey, remove::Abort>,
-    removals: BTreeMap<JobId, remove::Removal>,
-    /// Jobs that ended since they were aborted, the last of them.
-    aborted: VecDeque<JobId>,
-    /// Commands that have ended, which the world does not know yet, in that order.
-    ends: VecDeque<durable::UntoldEnd>,
-    lookups: BTreeMap<Url, lookup::Lookup>,
-    suspects: BTreeMap<RunId, lookup::Suspect>,
-    search: lookup::Search,
-    /// What recovered commands wait for, and when each was last seen to be active.
-    recovered_prereqs: HashMap<JobId, Option<Duration>>,
-    pushes: push::Pushes,
-    /// By base URL.
-    services: BTreeMap<Url, contact::Health>,
-    counters: report::Counters,
+    jobs: Jobs,
+    prerequisites: Prerequisites,
+    removals: Removals,
+    lookups: Lookups,
+    services: Services,
+    pushes: Pushes,
 }
 
 impl Csc {
@@ -287,64 +247,42 @@ impl Csc {
     pub fn new(settings: Settings, seed: u64, now: Time, effects: &mut Vec<Effect>) -> Self {
         let mut csc = Self {
             log_level: settings.log_level,
-            settings,
-            rng: fastrand::Rng::with_seed(seed),
-            now,
-            out: mem::take(effects),
-            life: Life::Joining,
-            state: SummaryState::Standby,
+            ctx: Context::new(settings, seed, now),
+            run_state: RunState::Joining,
             recovered: None,
             recovery: report::Recovery::default(),
-            error: (ErrorCode::None, String::new()),
-            other: None,
-            published: Vec::new(),
-            next_heartbeat: now.mono + HEARTBEAT,
-            configuration: None,
-            override_name: String::new(),
-            starting: None,
-            waiting_transitions: VecDeque::new(),
+            transitions: Transitions::new(),
+            announcements: Announcements::default(),
             seen: seen::Seen::default(),
-            jobs: BTreeMap::new(),
-            job_ids: HashMap::new(),
-            history: VecDeque::new(),
             last_key: 0,
-            asked: HashMap::new(),
-            last_ticket: 0,
-            watches: BTreeMap::new(),
-            aborts: BTreeMap::new(),
-            removals: BTreeMap::new(),
-            aborted: VecDeque::new(),
-            ends: VecDeque::new(),
-            lookups: BTreeMap::new(),
-            suspects: BTreeMap::new(),
-            search: lookup::Search::Done,
-            recovered_prereqs: HashMap::new(),
-            pushes: push::Pushes::new(),
-            services: BTreeMap::new(),
-            counters: report::Counters::default(),
+            jobs: Jobs::default(),
+            prerequisites: Prerequisites::default(),
+            removals: Removals::default(),
+            lookups: Lookups::default(),
+            services: Services::default(),
+            pushes: Pushes::default(),
         };
-        csc.publish(Event::LogLevel { level: csc.log_level });
-        if !csc.settings.joins {
+        csc.ctx.begin(now, effects);
+        csc.ctx.timers.set(Timer::Heartbeat, Some(now.mono + HEARTBEAT));
+        csc.ctx.publish(Event::LogLevel { level: csc.log_level });
+        if !csc.ctx.settings.joins {
             csc.join();
         }
-        *effects = mem::take(&mut csc.out);
+        csc.ctx.end(effects);
         csc
     }
 
     /// Begins, with the events of start-up after logLevel, in the order that salobj has.
     fn join(&mut self) {
-        if self.life != Life::Joining {
+        if self.run_state != RunState::Joining {
             return;
         }
-        self.life = Life::Serving;
-        self.next_heartbeat = self.now.mono + HEARTBEAT;
-        self.publish(Event::Heartbeat);
-        self.publish(Event::SimulationMode { mode: i32::from(self.settings.simulated) });
-        self.publish(Event::SoftwareVersions);
-        self.publish(Event::SummaryState(self.state));
-        self.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
-        self.out.push(Effect::WatchConfigurations(Watching::On));
-        self.journal_state();
+        self.run_state = RunState::Serving;
+        self.ctx.timers.set(Timer::Heartbeat, Some(self.ctx.now.mono + HEARTBEAT));
+        self.ctx.publish(Event::Heartbeat);
+        self.ctx.publish(Event::SimulationMode { mode: i32::from(self.ctx.settings.simulated) });
+        self.ctx.publish(Event::SoftwareVersions);
+        self.transitions.begin(&mut self.ctx);
         if let Some(recovered) = self.recovered.take() {
             self.recover(recovered);
         }
@@ -352,308 +290,349 @@ impl Csc {
 
     /// Takes one input; appends what is to be done to `effects`.
     pub fn handle(&mut self, now: Time, input: Input, effects: &mut Vec<Effect>) {
-        if self.life == Life::Over {
+        if self.run_state == RunState::Over {
             return;
         }
-        self.out = mem::take(effects);
+        self.ctx.begin(self.ctx.now, effects);
         self.note_pause(now);
-        self.now = now;
+        self.ctx.now = now;
         match input {
-            Input::Command(command) => self.take(command),
+            Input::Command(command) => self.on_command(command),
             Input::Refused(command, reason) => self.refuse(&command, reason),
-            Input::Outcome(outcome) => self.hear(outcome),
-            Input::Tick => self.tick(),
-            Input::Configuration(result) => self.configured(result),
-            Input::ConfigurationsAvailable(available) => self.available(available),
-            Input::Recovered(recovered) => self.take_over(recovered),
-            Input::Journaled(awaited) => self.journaled(awaited),
-            Input::JournalFailed(reason) => self.journal_failed(&reason),
-            Input::JournalBack => self.log(LogLevel::Info, "the journal can be written again".to_owned()),
+            Input::Outcome(outcome) => self.on_outcome(outcome),
+            Input::Tick => self.check_records(),
+            Input::Configuration(result) => self.on_configuration(result),
+            Input::ConfigurationsAvailable(available) => {
+                self.transitions.on_available(&mut self.ctx, available)
+            }
+            Input::Recovered(recovered) => self.on_recovered(recovered),
+            Input::Journaled(awaited) => self.on_durable(awaited),
+            Input::JournalFailed(reason) => self.on_journal_failed(&reason),
+            Input::JournalBack => self.ctx.info("the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
             Input::Joined => self.join(),
-            Input::Intruder(who) => self.meet(&who),
+            Input::Intruder(who) => self.on_duplicate_instance(&who),
             Input::Terminate => self.stop(),
         }
+        self.advance();
         self.finish_stop();
-        *effects = mem::take(&mut self.out);
+        self.ctx.end(effects);
     }
 
     /// The monotonic time at which the core wants the next [`Input::Tick`].
     #[must_use]
     pub fn next_deadline(&self) -> Duration {
-        let mut deadline = self.next_heartbeat;
-        if let Life::Stopping { until } = self.life {
-            // Nothing else is due: no request is started any more.
-            return deadline.min(until);
-        }
-        let due = self
-            .jobs
-            .values()
-            .filter_map(Job::due)
-            .chain(self.aborts.values().map(|abort| abort.until))
-            .chain(self.ends.front().map(|end| end.until))
-            .chain(self.watches.values().filter_map(Watch::due))
-            .chain(self.removals.values().filter_map(remove::Removal::due))
-            .chain(self.lookups.keys().filter_map(|url| self.lookup_due(url)))
-            .chain(self.outage_due())
-            .chain(self.probe_due())
-            .chain(self.notices_due())
-            .chain(self.pushes.due());
-        for time in due {
-            deadline = deadline.min(time);
-        }
-        deadline
+        // Once it stops, no record is given up any more.
+        let records = self.announcements.due().filter(|_| self.run_state == RunState::Serving);
+        let due = [self.ctx.timers.next(), records].into_iter().flatten().min();
+        due.unwrap_or(self.ctx.now.mono + HEARTBEAT)
     }
 
     /// The current summary state.
     #[must_use]
     pub fn state(&self) -> SummaryState {
-        self.state
+        self.transitions.state()
     }
 
     /// Notes that a command came; false if it came before.
     fn is_new(&mut self, command: &Command) -> bool {
-        if self.seen.is_repeated(&command.sender, self.now.mono) {
-            self.log(LogLevel::Warning, format!("ignored a command that came twice: {}", describe(command)));
+        if self.seen.is_repeated(&command.sender, self.ctx.now.mono) {
+            self.ctx.warn(format!("ignored a command that came twice: {}", describe(command)));
             return false;
         }
-        self.journal_seen(&command.sender);
-        self.counters.commands += 1;
+        match command.sender.via {
+            // It is not carried out again in the next run either.
+            Via::Kafka => {
+                self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai })
+            }
+            Via::Socket(_) | Via::CommandLine => {}
+        }
+        self.ctx.counters.commands += 1;
         true
     }
 
     fn refuse(&mut self, command: &Command, reason: String) {
         if self.is_new(command) {
-            self.fail(&command.sender, command.order.name(), reason);
+            self.ctx.fail(&command.sender, command.order.name(), reason);
         }
     }
 
-    fn take(&mut self, command: Command) {
-        if self.life != Life::Serving {
-            return self.refuse(&command, STOPPING.to_owned());
-        }
+    fn on_command(&mut self, command: Command) {
         if !self.is_new(&command) {
             return;
         }
         let name = command.order.name();
+        // A transition that waits for a `start` may be allowed then.
+        let is_transition = name.is_some_and(|name| name.transition().is_some());
+        let refusal = match self.run_state {
+            RunState::Joining | RunState::Stopping | RunState::Over => Some(STOPPING.to_owned()),
+            RunState::Serving if is_transition => None,
+            RunState::Serving => name.and_then(|name| self.transitions.not_allowed(name)),
+        };
+        if let Some(reason) = refusal {
+            return self.ctx.fail(&command.sender, name, reason);
+        }
+        let sender = command.sender.clone();
+        let is_rapid_analysis = self.ctx.settings.index == SalIndex::Ra;
         match command.order {
-            Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl => {
-                self.take_transition(command);
-            }
             Order::SetLogLevel { level } => {
                 self.set_log_level(level);
-                self.ack(&command.sender, name, Ack::Complete);
+                self.ctx.ack(&sender, name, Ack::Complete);
             }
-            Order::Execute(execute) => match self.not_enabled(CommandName::Execute) {
-                None => match Drives::of(self.settings.index) {
-                    Drives::Jobs => self.execute(command.sender, &execute),
-                    Drives::Lists => self.push(command.sender, execute),
-                },
-                Some(reason) => self.fail(&command.sender, name, reason),
-            },
-            Order::AbortJob(job_id) => match self.not_enabled(CommandName::AbortJob) {
-                None => match Drives::of(self.settings.index) {
-                    Drives::Jobs => self.abort(command.sender, job_id),
-                    Drives::Lists => self.refuse_abort(&command.sender),
-                },
-                Some(reason) => self.fail(&command.sender, name, reason),
-            },
+            Order::Execute(execute) if is_rapid_analysis => {
+                self.pushes.push(&mut self.ctx, self.transitions.service(), sender, execute);
+            }
+            Order::Execute(execute) => self.execute(sender, &execute),
+            // A push is over before anybody could abort it.
+            Order::AbortJob(_) if is_rapid_analysis => {
+                self.ctx.fail(&sender, name, "Rapid Analysis (index 101) has no jobs to abort".to_owned());
+            }
+            Order::AbortJob(job_id) => self.abort(sender, job_id),
             Order::Invalid { name, reason } => {
-                let reason = name.and_then(|name| self.not_allowed(name)).unwrap_or(reason);
-                self.fail(&command.sender, name, reason);
+                let reason = name.and_then(|name| self.transitions.not_allowed(name)).unwrap_or(reason);
+                self.ctx.fail(&sender, name, reason);
+            }
+            Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl => {
+                self.transitions.on_command(&mut self.ctx, command);
+                self.stop_if_offline();
             }
         }
     }
 
-    fn hear(&mut self, outcome: Outcome) {
-        // An answer that nobody waits for any more is dropped: its job went on without it.
-        let Some(Question { asked, url, at }) = self.asked.remove(&outcome.ticket) else { return };
-        if let Some(contact) = outcome.answer.of_service() {
-            self.note_contact(url.clone(), at, contact);
+    /// The configuration that a `start` waits for was read, or not. Rapid Analysis starts only where Redis answers, too.
+    fn on_configuration(&mut self, result: Result<Configuration, String>) {
+        match result {
+            Ok(configuration)
+                if self.ctx.settings.index == SalIndex::Ra && self.transitions.is_starting() =>
+            {
+                let url = configuration.service.url.clone();
+                self.ctx.ask(Purpose::Ping(Box::new(configuration)), url, Action::Ping);
+            }
+            result => self.finish_start(result),
         }
-        match (asked, outcome.answer) {
-            (Asked::Submit(key), Answer::Submit(result)) => self.submitted(key, &url, result),
-            (Asked::Poll(key), Answer::Status(result)) => self.polled(key, at, result),
-            (Asked::Watch(job_id), Answer::Status(result)) => self.watched(&job_id, at, result),
-            (Asked::Remove(job_id), Answer::Remove(result)) => self.removed(job_id, at, result),
-            (Asked::Confirm(job_id), Answer::Status(result)) => self.confirmed(job_id, result),
-            (Asked::List(url), Answer::List(result)) => self.listed(&url, result),
-            (Asked::Push, Answer::Push(result)) => self.pushed(result),
-            (Asked::Ping(configuration), Answer::Ping(result)) => {
-                self.conclude_start(result.map(|()| *configuration).map_err(|failure| failure.reason));
+    }
+
+    /// Concludes a `start`, then carries out the commands that waited for it.
+    fn finish_start(&mut self, result: Result<Configuration, String>) {
+        if let Some(service) = self.transitions.finish_start(&mut self.ctx, result) {
+            self.apply(&service);
+        }
+        self.transitions.make_waiting(&mut self.ctx);
+        self.stop_if_offline();
+    }
+
+    /// Applies a configuration: the poll interval at once to all jobs, the rest to those to come.
+    fn apply(&mut self, service: &Service) {
+        self.ctx.poll_interval = service.poll_interval;
+        let hurry = |ctx: &mut Context, poll: &mut Poll| {
+            poll.retry.not_later_than(ctx.now.mono + ctx.poll_interval);
+        };
+        self.jobs.update_times(&mut self.ctx, |ctx, job| {
+            job.poll_mut().into_iter().for_each(|poll| hurry(ctx, poll));
+        });
+        self.prerequisites.update_polls(&mut self.ctx, hurry);
+        // Services that were configured before and that have no job of ours are forgotten.
+        self.services.retain(&mut self.ctx, |url| {
+            *url == service.url || self.jobs.iter().any(|(_, job)| job.url == *url)
+        });
+        if self.ctx.settings.index != SalIndex::Ra {
+            self.lookups.begin_search(&mut self.ctx, &service.url);
+            if !self.ctx.settings.simulated {
+                self.ctx.probe(service.url.clone());
+            }
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome) {
+        // An answer that nobody waits for any more is dropped: its job went on without it.
+        let Some(Question { purpose, url, at, .. }) = self.ctx.close_question(outcome.ticket) else { return };
+        if let Some(contact) = outcome.answer.of_service() {
+            self.note_contact(&url, at, contact);
+        }
+        match (purpose, outcome.answer) {
+            (Purpose::Submit(key), Answer::Submit(result)) => self.on_submitted(key, &url, result),
+            (Purpose::Poll(polled), Answer::Status(result)) => self.on_polled(&polled, &url, at, result),
+            (Purpose::Remove(job_id), Answer::Remove(result)) => self.on_removed(&job_id, at, result),
+            (Purpose::Confirm(job_id), Answer::Status(result)) => self.on_confirmed(&job_id, result),
+            (Purpose::List, Answer::List(result)) => self.on_list(&url, result),
+            (Purpose::Push, Answer::Push(result)) => self.pushes.on_pushed(&mut self.ctx, result),
+            (Purpose::Ping(configuration), Answer::Ping(result)) => {
+                self.finish_start(result.map(|()| *configuration).map_err(|failure| failure.reason));
             }
             // A probe only shows whether the service answers; and no answer is of another action than its request.
             _ => {}
         }
-        // What just changed may be due at once.
-        self.advance();
     }
 
-    /// Another instance with our index: before the start it has the right of way, later both are told.
-    fn meet(&mut self, who: &str) {
-        let report = format!("another instance with index {} lives: {who}", self.settings.index);
-        self.other = Some((self.now.mono, report.clone()));
-        match self.life {
-            Life::Joining => {
-                self.life = Life::Over;
-                self.out.push(Effect::Fail(report));
+    /// Learns from an answer to something asked for at that time whether the service is there.
+    fn note_contact(&mut self, url: &Url, asked: Duration, result: Result<(), &Failure>) {
+        let change = match result {
+            Ok(()) => self.services.on_valid_answer(&mut self.ctx, url),
+            Err(failure) => {
+                self.services.on_failure(&mut self.ctx, url, asked, failure, self.jobs.is_any_at(url))
             }
-            // One FAULT is enough; it comes again when an operator has cleared it and the other still lives.
-            Life::Serving if self.error.0 != ErrorCode::Duplicate => self.fault(ErrorCode::Duplicate, report),
-            Life::Serving | Life::Stopping { .. } | Life::Over => {}
+        };
+        match change {
+            Change::Nothing => {}
+            // What had backed off need not wait any longer.
+            Change::Back => self.jobs.hurry_all(&mut self.ctx, url),
+            Change::Outage(report) => self.transitions.fault(&mut self.ctx, ErrorCode::Unreachable, report),
         }
     }
 
-    fn tick(&mut self) {
-        if self.life == Life::Joining {
-            self.next_heartbeat = self.now.mono + HEARTBEAT;
-            return;
+    /// A service has been silent for too long: it is asked once more, and only that decides.
+    fn on_outage_timer(&mut self, url: &Url) {
+        if self.jobs.is_any_at(url) {
+            self.jobs.hurry_one(&mut self.ctx, url);
+            self.removals.hurry_one(&mut self.ctx, url);
         }
-        if self.now.mono >= self.next_heartbeat {
-            self.publish(Event::Heartbeat);
-            let late = self.now.mono.saturating_sub(self.next_heartbeat);
-            // Keep the beat; after a long sleep do not catch up.
-            let beats = u32::try_from(late.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
-            self.next_heartbeat += HEARTBEAT.saturating_mul(beats);
-        }
-        if self.life == Life::Serving {
-            self.check_records();
-        }
-        self.advance();
     }
 
-    /// Does all that is due.
+    /// Another instance with our index: before the start it has the right of way, later both go to FAULT.
+    fn on_duplicate_instance(&mut self, who: &str) {
+        let report = format!("another instance with index {} lives: {who}", self.ctx.settings.index);
+        self.transitions.note_other(&self.ctx, report.clone());
+        match self.run_state {
+            RunState::Joining => {
+                self.run_state = RunState::Over;
+                self.ctx.effect(Effect::Fail(report));
+            }
+            // One FAULT is enough; it comes again when an operator has cleared it and the other is still running.
+            RunState::Serving if self.transitions.error().0 != ErrorCode::Duplicate => {
+                self.transitions.fault(&mut self.ctx, ErrorCode::Duplicate, report);
+            }
+            RunState::Serving | RunState::Stopping | RunState::Over => {}
+        }
+    }
+
+    /// Does all that is due, in the order of its times.
     fn advance(&mut self) {
-        if self.life != Life::Serving {
-            return;
+        let now = self.ctx.now.mono;
+        while let Some((time, timer)) = self.ctx.timers.expired(now) {
+            match (timer, self.run_state) {
+                (Timer::Heartbeat, _) => self.beat(time),
+                (_, RunState::Joining | RunState::Stopping | RunState::Over) => {}
+                (Timer::Outage(url), RunState::Serving) => self.on_outage_timer(&url),
+                (Timer::Job(key), RunState::Serving) => self.on_job_timer(key),
+                (Timer::Prerequisite(url, job_id), RunState::Serving) => {
+                    self.prerequisites.on_timer(&mut self.ctx, (url, job_id));
+                }
+                (Timer::Removal(job_id), RunState::Serving) => self.removals.on_timer(&mut self.ctx, &job_id),
+                (Timer::Duplicate(run_id), RunState::Serving) => {
+                    self.lookups.on_duplicate_timer(&mut self.ctx, &run_id);
+                }
+                (Timer::List(url), RunState::Serving) => self.on_list_timer(&url),
+                (Timer::Push, RunState::Serving) => {
+                    self.pushes.advance(&mut self.ctx, self.transitions.service());
+                }
+                (Timer::Probe, RunState::Serving) => self.ctx.on_probe_timer(),
+                (Timer::Notices(url), RunState::Serving) => self.services.sum_up(&mut self.ctx, &url),
+                (Timer::Stop, RunState::Serving) => {}
+            }
         }
-        self.check_outage();
-        self.advance_jobs();
-        self.advance_watches();
-        self.advance_removals();
-        self.advance_lookups();
-        self.advance_pushes();
-        self.advance_probe();
-        self.advance_notices();
+    }
+
+    /// Keeps the beat; after a long sleep it does not catch up.
+    fn beat(&mut self, time: Duration) {
+        if self.run_state != RunState::Joining {
+            self.ctx.publish(Event::Heartbeat);
+        }
+        let late = self.ctx.now.mono.saturating_sub(time);
+        let beats = u32::try_from(late.as_secs()).unwrap_or(u32::MAX).saturating_add(1);
+        self.ctx.timers.set(Timer::Heartbeat, Some(time + HEARTBEAT.saturating_mul(beats)));
     }
 
     fn set_log_level(&mut self, level: i32) {
         self.log_level = level;
-        self.out.push(Effect::SetLogLevel(level));
-        self.publish(Event::LogLevel { level });
+        self.ctx.effect(Effect::SetLogLevel(level));
+        self.ctx.publish(Event::LogLevel { level });
     }
 
-    /// Sends a request whose answer goes to `asked`.
-    fn ask(&mut self, asked: Asked, url: Url, action: Action) -> Ticket {
-        self.last_ticket += 1;
-        let ticket = Ticket(self.last_ticket);
-        self.asked.insert(ticket, Question { asked, url: url.clone(), at: self.now.mono });
-        self.counters.requests += 1;
-        self.services.entry(url.clone()).or_default().asked = self.now.mono;
-        self.out.push(Effect::Request(Request { ticket, url, action }));
-        ticket
+    /// Numbers a command and makes its record durable; then it is carried out.
+    fn accept(&mut self, sender: Sender, work: Work) -> EntryKey {
+        self.last_key += 1;
+        let key = EntryKey(self.last_key);
+        let entry = Entry { key, sender, accepted: self.ctx.now.tai, uptime: self.ctx.uptime(), work };
+        self.ctx.journal(Record::Accepted(Box::new(entry)));
+        self.announcements.accept(&self.ctx, key);
+        key
     }
 
-    fn ack(&mut self, to: &Sender, command: Option<CommandName>, ack: Ack) {
-        match ack {
-            Ack::Failed { .. } | Ack::Aborted => self.counters.failed_commands += 1,
-            Ack::InProgress { .. } | Ack::Complete => {}
+    /// The record of a command is durable: from now on requests may be made for it.
+    fn carry_out(&mut self, key: EntryKey) {
+        self.job_journaled(key);
+        self.abort_journaled(key);
+    }
+
+    fn stop_if_offline(&mut self) {
+        if self.transitions.state() == SummaryState::Offline {
+            self.stop();
         }
-        self.out.push(Effect::Ack { to: to.clone(), command, ack, receipt: None });
-    }
-
-    fn fail(&mut self, to: &Sender, command: Option<CommandName>, reason: String) {
-        let name = command.map_or("command", CommandName::as_str);
-        self.log(LogLevel::Warning, format!("{name} of {} failed: {reason}", to.identity));
-        self.ack(to, command, Ack::Failed { reason });
-    }
-
-    fn log(&mut self, level: LogLevel, message: String) {
-        self.out.push(Effect::Log(level, message));
-    }
-
-    /// Publishes an event; those that tell a state only when their content changed.
-    fn publish(&mut self, event: Event) {
-        match event {
-            Event::Heartbeat
-            | Event::LogMessage(_)
-            | Event::ConfigurationApplied { .. }
-            | Event::JobId { .. }
-            | Event::JobResult(_) => {}
-            Event::SummaryState(_)
-            | Event::ErrorCode { .. }
-            | Event::LogLevel { .. }
-            | Event::SimulationMode { .. }
-            | Event::SoftwareVersions
-            | Event::ConfigurationsAvailable(_) => {
-                let same_kind = |e: &&mut Event| mem::discriminant(*e) == mem::discriminant(&event);
-                match self.published.iter_mut().find(same_kind) {
-                    Some(last) if *last == event => return,
-                    Some(last) => last.clone_from(&event),
-                    None => self.published.push(event.clone()),
-                }
-            }
-        }
-        self.out.push(Effect::Publish { event, receipt: None });
-    }
-
-    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], less up to a
-    /// quarter of jitter.
-    fn backoff(&mut self, base: Duration, failures: u32) -> Duration {
-        let limit = BACKOFF_MAX.max(base);
-        let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
-        doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
     }
 
     /// Ends the daemon: nothing new is begun, what is in flight is waited for.
     fn stop(&mut self) {
-        match self.life {
-            Life::Serving => {}
-            // Nobody was told that we exist.
-            Life::Joining => {
-                self.life = Life::Over;
-                self.state = SummaryState::Offline;
-                self.out.extend([Effect::StopRequests, Effect::Exit]);
-                return;
+        match self.run_state {
+            RunState::Serving => {}
+            // Nobody knows that we exist.
+            RunState::Joining => {
+                self.run_state = RunState::Over;
+                self.transitions.go_offline();
+                self.ctx.effect(Effect::StopRequests);
+                return self.ctx.effect(Effect::Exit);
             }
-            Life::Stopping { .. } | Life::Over => return,
+            RunState::Stopping | RunState::Over => return,
         }
-        self.life = Life::Stopping { until: self.now.mono + STOP_PATIENCE };
-        self.out.push(Effect::StopRequests);
-        self.fail_waiting_transitions();
-        self.stop_pushes();
+        self.run_state = RunState::Stopping;
+        self.ctx.timers.set(Timer::Stop, Some(self.ctx.now.mono + STOP_PATIENCE));
+        self.ctx.effect(Effect::StopRequests);
+        self.transitions.fail_waiting(&mut self.ctx);
+        self.announcements.forget_accepted();
+        self.pushes.stop(&mut self.ctx);
     }
 
     fn finish_stop(&mut self) {
-        let Life::Stopping { until } = self.life else { return };
-        let in_flight = |question: &Question| match question.asked {
-            Asked::Submit(_) | Asked::Remove(_) | Asked::Push => true,
-            Asked::Poll(_)
-            | Asked::Watch(_)
-            | Asked::Confirm(_)
-            | Asked::List(_)
-            | Asked::Probe
-            | Asked::Ping(_) => false,
-        };
-        // An id that came in time is still told, and so is an end.
-        let untold = self.jobs.values().any(|job| job.job_id().is_some() && job.recorded_by().is_some())
-            || !self.ends.is_empty();
-        if (self.asked.values().any(in_flight) || untold) && self.now.mono < until {
+        // An id that came in time is still published, and so is a result.
+        let is_waiting = self.ctx.awaits_change() || !self.announcements.is_empty();
+        let is_in_time = self.ctx.timers.time_of(&Timer::Stop).is_some();
+        if self.run_state != RunState::Stopping || is_waiting && is_in_time {
             return;
         }
-        self.life = Life::Over;
-        self.give_up_push("the daemon ended before Redis answered");
-        if !self.settings.journal {
+        self.run_state = RunState::Over;
+        self.pushes.give_up(&mut self.ctx, "the daemon ended before Redis answered");
+        if !self.ctx.settings.journal {
             self.abandon();
-        } else if !self.jobs.is_empty() {
-            self.log(
-                LogLevel::Info,
-                format!("{} jobs go on without us and are taken up again", self.jobs.len()),
-            );
+        } else if self.jobs.len() > 0 {
+            self.ctx.info(format!(
+                "{} jobs keep running at the service; the next start resumes them",
+                self.jobs.len()
+            ));
         }
-        self.state = SummaryState::Offline;
-        self.publish(Event::SummaryState(self.state));
-        self.out.push(Effect::Exit);
+        self.transitions.go_offline();
+        self.ctx.publish(Event::SummaryState(SummaryState::Offline));
+        self.ctx.effect(Effect::Exit);
+    }
+
+    /// Ends without a journal: nobody will take up what is unfinished, so those who wait for it are answered.
+    fn abandon(&mut self) {
+        self.announce_all();
+        for (key, job) in self.jobs.take(&mut self.ctx) {
+            let reason = match (job.job_id(), job.submitting()) {
+                (Some(job_id), _) => {
+                    format!("the daemon ended; job {job_id} is left at the execution service")
+                }
+                (None, Some(_)) => {
+                    "the daemon ended before it was known whether the job was created".to_owned()
+                }
+                (None, None) => "the daemon ended before the job was submitted".to_owned(),
+            };
+            self.ctx.warn(format!("run {}: {reason}", job.run_id()));
+            final_ack(&mut self.ctx, key, &job.sender, CommandName::Execute, Ack::Failed { reason });
+        }
+        for (job_id, key, sender) in self.removals.take_waiting(&mut self.ctx) {
+            let reason = format!("the daemon ended before it was known whether job {job_id} was removed");
+            final_ack(&mut self.ctx, key, &sender, CommandName::AbortJob, Ack::Failed { reason });
+        }
     }
 }
 

@@ -4,10 +4,9 @@
 
 use std::time::Duration;
 
-use super::event::LogLevel;
-use super::job::{Running, Stage, SubmitStep, Untold};
+use super::Csc;
 use super::time::Time;
-use super::{Csc, Life};
+use super::timers::Timer;
 
 /// A turn that comes so much later than a heartbeat was due comes after a pause.
 const PAUSE_MIN: Duration = Duration::from_secs(5);
@@ -15,59 +14,24 @@ const PAUSE_MIN: Duration = Duration::from_secs(5);
 impl Csc {
     /// Notices that the process stood still before this turn.
     pub(super) fn note_pause(&mut self, now: Time) {
-        let pause = now.mono.saturating_sub(self.next_heartbeat);
+        let ctx = &mut self.ctx;
+        let Some(next_heartbeat) = ctx.timers.time_of(&Timer::Heartbeat) else { return };
+        let pause = now.mono.saturating_sub(next_heartbeat);
         if pause < PAUSE_MIN {
             return;
         }
         let line =
             format!("the process stood still for {:.1} s: nothing is given up for that", pause.as_secs_f64());
-        self.log(LogLevel::Warning, line);
+        ctx.warn(line);
         // What comes before the next tick does not come after another pause. The beat is kept.
-        self.next_heartbeat += Duration::from_secs(pause.as_secs());
-        self.forgive_services(pause);
-        self.forgive_lookups(pause);
-        for job in self.jobs.values_mut() {
-            forgive(&mut job.stage, pause);
-        }
-        for watch in self.watches.values_mut() {
-            watch.poll.believed += pause;
-        }
-        for abort in self.aborts.values_mut() {
-            abort.until += pause;
-        }
-        for end in &mut self.ends {
-            end.until += pause;
-        }
-        self.pushes.forgive(pause);
-        if let Life::Stopping { until } = &mut self.life {
-            *until += pause;
-        }
-    }
-}
-
-fn forgive(stage: &mut Stage, pause: Duration) {
-    match stage {
-        Stage::Recording { until, .. } => *until += pause,
-        Stage::Submitting(submitting) => {
-            if let Some(trouble) = &mut submitting.trouble {
-                *trouble += pause;
-            }
-            match &mut submitting.step {
-                SubmitStep::InDoubt { ended, listed, .. } => {
-                    *ended += pause;
-                    if let Some(listed) = listed {
-                        *listed += pause;
-                    }
-                }
-                SubmitStep::Sending | SubmitStep::Pausing { .. } => {}
-            }
-        }
-        Stage::Running(Running { poll, untold, .. }) => {
-            poll.believed += pause;
-            if let Some(Untold { until, .. }) = untold {
-                *until += pause;
-            }
-        }
-        Stage::Waiting { .. } | Stage::Aborting { .. } => {}
+        ctx.timers.set(Timer::Heartbeat, Some(next_heartbeat + Duration::from_secs(pause.as_secs())));
+        self.services.forgive(ctx, pause);
+        self.lookups.forgive(ctx, pause);
+        self.jobs.update_times(ctx, |_, job| job.forgive(pause));
+        self.prerequisites.update_polls(ctx, |_, poll| poll.forgive(pause));
+        self.announcements.forgive(pause);
+        self.pushes.forgive(ctx, pause);
+        let stop = ctx.timers.time_of(&Timer::Stop);
+        ctx.timers.set(Timer::Stop, stop.map(|time| time + pause));
     }
 }

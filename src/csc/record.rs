@@ -1,6 +1,6 @@
-//! What outlives the process: the records of the journal, as data.
+//! What a run leaves to the next: the records of the journal, as data.
 //!
-//! The core says what is to be kept ([`Effect::Journal`](super::Effect::Journal)) and, in its next life, is given
+//! The core says what is to be kept ([`Effect::Journal`](super::Effect::Journal)) and, in its next run, is given
 //! what was kept ([`Input::Recovered`](super::Input::Recovered)). How it is kept is the business of the journal.
 //!
 //! All records of one turn are kept together or not at all. A record that a turn asks for is in effect after all
@@ -30,33 +30,33 @@ pub const HISTORY_MAX: usize = 1000;
 pub enum Record {
     /// A command was accepted. Only when this is durable may anything be sent to the service for it.
     Accepted(Box<Entry>),
-    /// The job of an execute exists. The world learns its id only when this is durable.
+    /// The job of an execute exists. Its id is published only when this is durable.
     Created {
         /// The execute.
         key: EntryKey,
         /// The id of its job.
         job_id: JobId,
     },
-    /// Another job with the run id of this execute may still come to life at the service, and is extra then.
+    /// A second job with the run id of this execute may still appear at the service: a duplicate.
     Suspected {
         /// The execute.
         key: EntryKey,
-        /// For about how long it is looked for; a next life does not count on the clock and looks for as long again.
+        /// For about how long it is looked for; a next run does not count on the clock and looks for as long again.
         until: Tai,
     },
-    /// Nobody looks for another job of this execute any more.
+    /// Duplicates of the job of this execute are not looked for any more.
     Cleared {
         /// The execute.
         key: EntryKey,
     },
-    /// The command ended. The world learns how only when this is durable.
+    /// The command ended. How is published only when this is durable.
     Ended {
         /// The command.
         key: EntryKey,
         /// How.
         end: Box<End>,
     },
-    /// This was said and need not be said again in the next life.
+    /// This was delivered and need not be sent again in the next run.
     Said(Receipt),
     /// This command came over Kafka; if it comes again, it is not carried out again.
     Seen {
@@ -96,13 +96,13 @@ impl Record {
 }
 
 /// Names a record that is waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Awaited {
     /// [`Record::Accepted`] of this command: then something may be sent for it.
     Accepted(EntryKey),
-    /// [`Record::Created`] of this execute: then the id of its job is told.
+    /// [`Record::Created`] of this execute: then the id of its job is published.
     Created(EntryKey),
-    /// [`Record::Ended`] of this command: then its result and final ack are told.
+    /// [`Record::Ended`] of this command: then its result is published and its final ack sent.
     Ended(EntryKey),
 }
 
@@ -157,7 +157,7 @@ pub struct End {
     pub problem: Option<String>,
 }
 
-/// Names something that is owed to the world, so that its delivery can be noted.
+/// Names something that must be delivered, so that its delivery can be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Receipt {
     /// The command that it belongs to.
@@ -166,7 +166,7 @@ pub struct Receipt {
     pub what: Owed,
 }
 
-/// What is owed to the world when a command ends.
+/// What must be delivered when a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owed {
     /// Its `job_result`.
@@ -175,10 +175,10 @@ pub enum Owed {
     Ack,
 }
 
-/// All that an earlier life left behind.
+/// All that previous runs left.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recovered {
-    /// Commands by key: all that are unfinished, still owe something, or are suspected, the executes whose jobs are
+    /// Commands by key: all that are unfinished, not delivered, or may have duplicates, the executes whose jobs are
     /// being aborted, and the last that ended.
     pub entries: Vec<Kept>,
     /// The last commands that came over Kafka, oldest first.
@@ -192,19 +192,19 @@ pub struct Recovered {
     pub unsearched: bool,
 }
 
-/// All that is known of one command of an earlier life.
+/// All that is known of one command of a previous run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// As it was accepted. A sender of the local socket is gone.
     pub entry: Entry,
     /// Of an execute: its job, if it is known to exist.
     pub job_id: Option<JobId>,
-    /// Of an execute: set while another job of its run may come to life.
+    /// Of an execute: set while a duplicate of its job may appear.
     pub suspected: Option<Tai>,
     /// How it ended, if it did.
     pub end: Option<End>,
-    /// Whether its result was said.
+    /// Whether its result was delivered.
     pub said_result: bool,
-    /// Whether its final ack was said.
+    /// Whether its final ack was delivered.
     pub said_ack: bool,
 }

@@ -1,12 +1,15 @@
-//! What the core tells of itself to those who ask: read-only, made on demand.
+//! What the core reports of itself: read-only, made on demand.
 
+use std::fmt;
 use std::time::Duration;
+
+use strum::IntoStaticStr;
 
 use super::Csc;
 use super::configuration::Configuration;
 use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
 use super::id::{JobId, RunId, SeqNum};
-use super::job::{Ended, Job, Stage};
+use super::job::{Job, Stage};
 use super::record::End;
 use super::state::SummaryState;
 use super::time::Tai;
@@ -31,7 +34,7 @@ pub struct Counters {
     pub failed_requests: u64,
 }
 
-/// What was done about what earlier lives left behind.
+/// What was done about what previous runs left behind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
     /// Jobs that are followed on.
@@ -40,11 +43,11 @@ pub struct Recovery {
     pub in_doubt: u64,
     /// Jobs of ours that ran at the service although the journal did not know them; they are followed too.
     pub found: u64,
-    /// Aborts that are gone on with.
+    /// Aborts that were resumed.
     pub aborts: u64,
-    /// Results that were said again, since it is not known that they were heard.
+    /// Results that were published again, since their delivery was not confirmed.
     pub results: u64,
-    /// Final acks that were said again.
+    /// Final acks that were sent again.
     pub acks: u64,
 }
 
@@ -57,7 +60,7 @@ pub struct Service {
     pub silent_for: Option<Duration>,
     /// The last thing that went wrong with a request.
     pub last_problem: Option<Problem>,
-    /// Time since its last believable answer; none before the first.
+    /// Time since its last valid answer; none before the first.
     pub last_believed: Option<Duration>,
 }
 
@@ -72,8 +75,9 @@ pub struct Problem {
     pub at: Tai,
 }
 
-/// Where a job is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum StageName {
     /// Its record is being made durable.
     Recording,
@@ -97,14 +101,7 @@ impl StageName {
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Recording => "recording",
-            Self::Waiting => "waiting",
-            Self::Submitting => "submitting",
-            Self::Running => "running",
-            Self::Aborting => "aborting",
-            Self::Finished => "finished",
-        }
+        self.into()
     }
 
     pub(super) fn of(stage: &Stage) -> Self {
@@ -119,13 +116,14 @@ impl StageName {
 }
 
 /// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum JobOutcome {
     /// The service says that it succeeded.
     Completed,
     /// The service says that it did not succeed.
     Failed,
-    /// The service does not know it any more, or gives no believable answer about it.
+    /// The service does not know it any more, or gives no valid answer about it.
     Vanished,
     /// It was aborted by `abort_job`.
     Aborted,
@@ -137,23 +135,13 @@ impl JobOutcome {
     /// The word for it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Vanished => "vanished",
-            Self::Aborted => "aborted",
-            Self::Refused => "refused",
-        }
+        self.into()
     }
 
     /// What the end of an execute says about its job.
     pub(super) fn of(end: &End) -> Self {
-        let is_aborted = match end.ack {
-            Ack::Aborted => true,
-            Ack::InProgress { .. } | Ack::Complete | Ack::Failed { .. } => false,
-        };
         match end.result.as_ref().map(|result| (result.exit_code, &result.result)) {
-            None if is_aborted => Self::Aborted,
+            None if end.ack == Ack::Aborted => Self::Aborted,
             None => Self::Refused,
             Some((ExitCode::Completed, _)) => Self::Completed,
             Some((ExitCode::Aborted, _)) => Self::Aborted,
@@ -181,7 +169,7 @@ pub struct Status<'a> {
     pub jobs: [(StageName, usize); 5],
     /// Running jobs by their phase at the service, where it is known.
     pub phases: Vec<(Phase, usize)>,
-    /// What was done about what earlier lives left behind.
+    /// What was done about what previous runs left behind.
     pub recovery: Recovery,
     /// Numbers since the start.
     pub counters: Counters,
@@ -206,7 +194,7 @@ pub struct JobReport {
     pub version: String,
     /// The data query.
     pub data_query: String,
-    /// Where it is in its life.
+    /// How far it is.
     pub stage: StageName,
     /// Its phase at the service, as of the last answer; none of one that has ended.
     pub phase: Option<Phase>,
@@ -230,97 +218,99 @@ impl Csc {
     /// The component as a whole.
     #[must_use]
     pub fn status(&self) -> Status<'_> {
-        let count = |name| self.jobs.values().filter(|job| StageName::of(&job.stage) == name).count();
-        let mut phases: Vec<(Phase, usize)> = Vec::new();
-        for phase in self.jobs.values().filter_map(running_phase) {
-            match phases.iter_mut().find(|(known, _)| *known == phase) {
-                Some((_, count)) => *count += 1,
-                None => phases.push((phase, 1)),
-            }
-        }
-        phases.sort_unstable();
+        let configured = self.transitions.service().map(|service| &service.url);
         Status {
-            state: self.state,
-            error: (self.error.0, &self.error.1),
+            state: self.transitions.state(),
+            error: self.transitions.error(),
             log_level: self.log_level,
-            configuration: self.configuration.as_ref(),
-            service: self.service_report(),
-            jobs: StageName::UNFINISHED.map(|name| (name, count(name))),
-            phases,
+            configuration: self.transitions.configuration(),
+            service: self.services.report(self.ctx.now.mono, configured),
+            jobs: StageName::UNFINISHED.map(|name| (name, self.jobs.count(name))),
+            phases: self.jobs.phases(),
             recovery: self.recovery,
-            counters: self.counters,
+            counters: self.ctx.counters,
         }
     }
 
     /// All jobs that have not ended, and the last that have, as long as they are remembered, oldest first.
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
-        let is_remembered =
-            |job: &&Ended| self.now.tai.0 - job.ended.0 <= self.settings.history.as_secs_f64();
-        self.history.iter().filter(is_remembered).map(ended).chain(self.jobs.values().map(unfinished))
+        let oldest = self.ctx.now.tai.0 - self.ctx.settings.history.as_secs_f64();
+        let is_remembered = move |job: &&JobReport| job.ended.is_some_and(|ended| ended.0 >= oldest);
+        let history = self.jobs.history().filter(is_remembered).cloned();
+        history.chain(self.jobs.iter().map(|(_, job)| JobReport::new(job)))
     }
 }
 
 /// The beginning of a text that may be as long as a line of the socket.
-pub(super) fn beginning(text: &str) -> String {
+fn beginning(text: &str) -> String {
     match text.char_indices().nth(TEXT_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
 }
 
-fn running_phase(job: &Job) -> Option<Phase> {
-    match job.stage {
-        Stage::Running(_) => job.phase,
-        Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) | Stage::Aborting { .. } => {
-            None
+impl JobReport {
+    fn new(job: &Job) -> Self {
+        Self {
+            job_id: job.job_id().cloned(),
+            run_id: job.run_id().clone(),
+            seq_num: job.sender.seq_num,
+            identity: job.sender.identity.clone(),
+            origin: job.sender.origin,
+            pipeline: beginning(&job.submission.pipeline),
+            version: beginning(job.submission.version()),
+            data_query: beginning(job.submission.data_query()),
+            stage: StageName::of(&job.stage),
+            phase: job.phase,
+            waits_for: match &job.stage {
+                Stage::Recording { prereqs, .. } => prereqs.clone(),
+                Stage::Waiting { prereqs, .. } => prereqs.iter().map(|(_, job_id)| job_id.clone()).collect(),
+                Stage::Submitting(_) | Stage::Running(_) | Stage::Aborting { .. } => Vec::new(),
+            },
+            missing_prereqs: job.missing_prereqs.clone(),
+            accepted: job.accepted,
+            ended: None,
+            exit_code: None,
+            outcome: None,
+            problem: job.problem.clone(),
+        }
+    }
+
+    /// Of a job that has ended.
+    pub(super) fn of_ended(job: &Job, job_id: Option<JobId>, end: &End) -> Self {
+        Self {
+            job_id,
+            stage: StageName::Finished,
+            phase: None,
+            waits_for: Vec::new(),
+            missing_prereqs: Vec::new(),
+            ended: Some(end.at),
+            exit_code: end.result.as_ref().map(|result| result.exit_code),
+            outcome: Some(JobOutcome::of(end)),
+            problem: end.problem.clone(),
+            ..Self::new(job)
         }
     }
 }
 
-fn ended(job: &Ended) -> JobReport {
-    JobReport {
-        job_id: job.job_id.clone(),
-        run_id: job.run_id.clone(),
-        seq_num: job.sender.seq_num,
-        identity: job.sender.identity.clone(),
-        origin: job.sender.origin,
-        pipeline: job.pipeline.clone(),
-        version: job.version.clone(),
-        data_query: job.data_query.clone(),
-        stage: StageName::Finished,
-        phase: None,
-        waits_for: Vec::new(),
-        missing_prereqs: Vec::new(),
-        accepted: job.accepted,
-        ended: Some(job.ended),
-        exit_code: job.exit_code,
-        outcome: Some(job.outcome),
-        problem: job.reason.clone(),
-    }
-}
-
-fn unfinished(job: &Job) -> JobReport {
-    JobReport {
-        job_id: job.job_id().cloned(),
-        run_id: job.run_id().clone(),
-        seq_num: job.sender.seq_num,
-        identity: job.sender.identity.clone(),
-        origin: job.sender.origin,
-        pipeline: beginning(&job.submission.pipeline),
-        version: beginning(job.submission.version()),
-        data_query: beginning(job.submission.data_query()),
-        stage: StageName::of(&job.stage),
-        phase: job.phase,
-        waits_for: match &job.stage {
-            Stage::Recording { prereqs, .. } => prereqs.clone(),
-            Stage::Waiting { prereqs, .. } => prereqs.iter().cloned().collect(),
-            Stage::Submitting(_) | Stage::Running(_) | Stage::Aborting { .. } => Vec::new(),
-        },
-        missing_prereqs: job.missing_prereqs.clone(),
-        accepted: job.accepted,
-        ended: None,
-        exit_code: None,
-        outcome: None,
-        problem: job.problem.clone(),
+/// The line of the log about a job that has ended.
+impl fmt::Display for JobReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { run_id, pipeline, identity, .. } = self;
+        match &self.job_id {
+            Some(job_id) => write!(f, "job {job_id} of run {run_id}")?,
+            None => write!(f, "run {run_id}")?,
+        }
+        write!(f, " {}", self.outcome.map_or("in progress", JobOutcome::as_str))?;
+        if let Some(problem) = &self.problem {
+            write!(f, ": {problem}")?;
+        }
+        write!(f, "; pipeline {pipeline}")?;
+        for (name, value) in [("version", &self.version), ("data_query", &self.data_query)] {
+            if !value.is_empty() {
+                write!(f, ", {name} {value}")?;
+            }
+        }
+        write!(f, ", for {identity}")
     }
 }

@@ -12,7 +12,7 @@ const SEEN_FOR: Duration = Duration::from_secs(3600);
 /// What makes a command the same: identity, origin, sequence number and bits of the send stamp.
 type Key = (String, i32, i32, u64);
 
-/// The commands of the last hour, and the last of earlier lives.
+/// The commands of the last hour, and the last of previous runs.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     keys: HashSet<Key>,

@@ -2,19 +2,22 @@
 
 use std::fmt;
 
+use strum::IntoStaticStr;
+
 /// The summary state of a CSC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
+#[strum(serialize_all = "UPPERCASE")]
 pub enum SummaryState {
     /// Configured, but no jobs are accepted.
-    Disabled,
+    Disabled = 1,
     /// Jobs are accepted.
-    Enabled,
+    Enabled = 2,
     /// Something broke; an operator must look and send `standby`.
-    Fault,
+    Fault = 3,
     /// Not under control any more; the daemon ends.
-    Offline,
+    Offline = 4,
     /// Waiting to be configured by `start`.
-    Standby,
+    Standby = 5,
 }
 
 impl SummaryState {
@@ -24,25 +27,13 @@ impl SummaryState {
     /// The code in the `summaryState` event (SAL's `State` enumeration).
     #[must_use]
     pub fn code(self) -> i32 {
-        match self {
-            Self::Disabled => 1,
-            Self::Enabled => 2,
-            Self::Fault => 3,
-            Self::Offline => 4,
-            Self::Standby => 5,
-        }
+        self as i32
     }
 
     /// The name, in capitals as SAL writes it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Disabled => "DISABLED",
-            Self::Enabled => "ENABLED",
-            Self::Fault => "FAULT",
-            Self::Offline => "OFFLINE",
-            Self::Standby => "STANDBY",
-        }
+        self.into()
     }
 
     /// The state of that code.
@@ -54,30 +45,16 @@ impl SummaryState {
     /// Where a transition leads from here; none when it is not allowed.
     #[must_use]
     pub fn after(self, transition: Transition) -> Option<Self> {
-        match (self, transition) {
-            (Self::Standby, Transition::Start) | (Self::Enabled, Transition::Disable) => Some(Self::Disabled),
-            (Self::Disabled, Transition::Enable) => Some(Self::Enabled),
-            (Self::Disabled | Self::Fault, Transition::Standby) => Some(Self::Standby),
-            (Self::Standby, Transition::ExitControl) => Some(Self::Offline),
-            (Self::Disabled, Transition::Start | Transition::Disable | Transition::ExitControl)
-            | (
-                Self::Enabled,
-                Transition::Start | Transition::Enable | Transition::Standby | Transition::ExitControl,
-            )
-            | (
-                Self::Fault,
-                Transition::Start | Transition::Enable | Transition::Disable | Transition::ExitControl,
-            )
-            | (Self::Standby, Transition::Enable | Transition::Disable | Transition::Standby)
-            | (
-                Self::Offline,
-                Transition::Start
-                | Transition::Enable
-                | Transition::Disable
-                | Transition::Standby
-                | Transition::ExitControl,
-            ) => None,
-        }
+        let transitions = [
+            (Self::Standby, Transition::Start, Self::Disabled),
+            (Self::Disabled, Transition::Enable, Self::Enabled),
+            (Self::Enabled, Transition::Disable, Self::Disabled),
+            (Self::Disabled, Transition::Standby, Self::Standby),
+            (Self::Fault, Transition::Standby, Self::Standby),
+            (Self::Standby, Transition::ExitControl, Self::Offline),
+        ];
+        let allowed = transitions.into_iter().find(|(from, by, _)| (*from, *by) == (self, transition));
+        allowed.map(|(_, _, to)| to)
     }
 
     /// The next transition on the way from here to `target`; none when there is no way, or we are there.

@@ -4,20 +4,24 @@
 //! So nothing is sent twice before the service's list was asked, long enough, whether the job is there.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
 
 use super::command::{CommandName, Execute, Sender};
-use super::durable::RECORDING_MAX;
-use super::event::{Ack, Event, LogLevel};
+use super::context::Purpose;
+use super::event::{Ack, Event};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Job, Look, Origin, Poll, Running, Stage, SubmitStep, Submitting, Untold, Watch};
-use super::lookup::{Listing, SUSPECT_FOR};
-use super::record::{End, Record, Work};
-use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone, Ticket};
-use super::{Asked, Csc, Life, REMINDER};
+use super::job::{Doubt, Job, Look, Origin, Running, Stage, Submitting};
+use super::lookups::{DUPLICATES_FOR, Listing};
+use super::poll::Poll;
+use super::prerequisites::JobAt;
+use super::record::{End, Work};
+use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone};
+use super::retry::Retry;
+use super::{Csc, REMINDER, RunState};
 
 /// First wait after a PUT that did not reach the service; it doubles with each.
 const RESEND_BASE: Duration = Duration::from_secs(1);
@@ -25,101 +29,100 @@ const RESEND_BASE: Duration = Duration::from_secs(1);
 const REFUSALS_MAX: u32 = 2;
 
 impl Csc {
+    /// Accepts an execute.
     pub(super) fn execute(&mut self, sender: Sender, execute: &Execute) {
-        let name = Some(CommandName::Execute);
-        if execute.pipeline.trim().is_empty() {
-            let reason = "pipeline is empty: give the URL or path of a pipeline".to_owned();
-            return self.fail(&sender, name, reason);
-        }
-        let Some(configuration) = &self.configuration else {
-            // ENABLED is reached only through a `start`.
-            return self.fail(&sender, name, "no configuration was applied".to_owned());
+        let max = self.ctx.settings.max_jobs;
+        let refusal = if execute.pipeline.trim().is_empty() {
+            Some("pipeline is empty: give the URL or path of a pipeline".to_owned())
+        } else if self.jobs.len() >= max {
+            Some(format!("{max} jobs are in progress, which is the limit"))
+        } else if self.prerequisites.len() + execute.prereq_jobs.len() > max {
+            Some(format!("more than {max} prerequisite jobs would be waited for"))
+        } else {
+            None
         };
-        let max = self.settings.max_jobs;
-        if self.jobs.len() >= max {
-            return self.fail(&sender, name, format!("{max} jobs are in progress, which is the limit"));
-        }
-        if self.watches.len() + execute.prereq_jobs.len() > max {
-            return self.fail(
-                &sender,
-                name,
-                format!("more than {max} prerequisite jobs would be waited for"),
-            );
-        }
-        let service = &configuration.service;
-        let run_id = RunId::new(sender.seq_num, self.settings.index, &mut self.rng);
-        let submission = self.settings.payload.submission(service, run_id, execute);
-        let prereqs = execute.prereq_jobs.clone();
-        let job = Job {
-            sender: sender.clone(),
-            submission: Arc::new(submission),
-            url: service.url.clone(),
+        let service = match (refusal, self.transitions.service()) {
+            (None, Some(service)) => service,
+            (refusal, _) => {
+                // ENABLED is reached only through a `start`.
+                let reason = refusal.unwrap_or_else(|| "no configuration was applied".to_owned());
+                return self.ctx.fail(&sender, Some(CommandName::Execute), reason);
+            }
+        };
+        let run_id = RunId::new(sender.seq_num, self.ctx.settings.index, &mut self.ctx.rng);
+        self.ctx.info(format!("accepted {} as run {run_id}", execute.pipeline));
+        let submission = Arc::new(self.ctx.settings.payload.submission(service, run_id, execute));
+        let (url, prereqs) = (service.url.clone(), execute.prereq_jobs.clone());
+        let work = Work::Execute {
+            submission: Arc::clone(&submission),
+            url: url.clone(),
             poll_interval: service.poll_interval,
-            accepted: self.now.tai,
-            stage: Stage::Recording { prereqs: prereqs.clone(), until: self.now.mono + RECORDING_MAX },
-            phase: None,
-            missing_prereqs: Vec::new(),
-            reminder: None,
-            problem: None,
-            trouble_logged: false,
+            prereqs: prereqs.clone(),
         };
-        let (submission, url) = (job.submission.clone(), job.url.clone());
-        let poll_interval = job.poll_interval;
-        self.log(LogLevel::Info, format!("accepted {} as run {}", execute.pipeline, job.run_id()));
-        let key = self.accept(sender, Work::Execute { submission, url, poll_interval, prereqs });
-        self.jobs.insert(key, job);
+        let key = self.accept(sender.clone(), work);
+        let job = Job::new(sender, submission, url, self.ctx.now.tai, Stage::Recording { prereqs });
+        self.jobs.insert(&mut self.ctx, key, job);
     }
 
     /// The record of an execute is durable: from now on requests may be made for its job.
     pub(super) fn job_journaled(&mut self, key: EntryKey) {
-        let Some(job) = self.jobs.get_mut(&key) else { return };
-        let Stage::Recording { prereqs, .. } = &mut job.stage else { return };
-        let prereqs = std::mem::take(prereqs);
-        self.wait_for(key, prereqs, Origin::Accepted);
+        let Some(Stage::Recording { prereqs }) = self.jobs.get(key).map(|job| &job.stage) else { return };
+        self.wait_for(key, prereqs.clone(), Origin::Accepted);
     }
 
     /// The job is submitted as soon as these have ended.
     pub(super) fn wait_for(&mut self, key: EntryKey, prereqs: Vec<JobId>, origin: Origin) {
-        let Some(job) = self.jobs.get_mut(&key) else { return };
-        let prereqs: BTreeSet<JobId> = prereqs.into_iter().collect();
-        let (url, poll_interval) = (job.url.clone(), job.poll_interval);
-        job.stage = Stage::Waiting { prereqs: prereqs.clone(), origin };
-        let now = self.now.mono;
+        let Some(url) = self.jobs.get(key).map(|job| job.url.clone()) else { return };
+        let mut waits = BTreeSet::new();
         for job_id in prereqs {
-            // One of our own tells by itself when it ends; one that has ended already is looked up.
-            if !self.job_ids.contains_key(&job_id) {
-                self.watches.entry(job_id).or_insert_with(|| Watch {
-                    url: url.clone(),
-                    poll_interval,
-                    poll: Poll::new(now, now),
-                    trouble_logged: false,
-                });
-            }
+            // One of our own ends by itself; one that has ended already is looked up.
+            let ours = self.jobs.by_id(&job_id).and_then(|key| self.jobs.get(key)).map(|job| job.url.clone());
+            let is_ours = ours.is_some();
+            let at = (ours.unwrap_or_else(|| url.clone()), job_id);
+            self.prerequisites.wait(&mut self.ctx, key, &at, is_ours);
+            waits.insert(at);
         }
+        self.jobs.update(&mut self.ctx, key, |_, job| job.stage = Stage::Waiting { prereqs: waits, origin });
+        self.submit_if_ready(key);
+    }
+
+    /// A job that this one waits for has ended; it was last seen to be active then.
+    pub(super) fn end_wait(&mut self, key: EntryKey, at: &JobAt, last_active: Option<Duration>) {
+        let limit = self.ctx.settings.resubmit_limit;
+        self.jobs.update(&mut self.ctx, key, |_, job| {
+            let Stage::Waiting { prereqs, origin } = &mut job.stage else { return };
+            prereqs.remove(at);
+            if let (Origin::Recovered { stale_at }, Some(last_active)) = (origin, last_active) {
+                // While it was active, nothing was sent: the doubt is no older than that.
+                *stale_at = (*stale_at).max(last_active + limit);
+            }
+        });
         self.submit_if_ready(key);
     }
 
     /// Submits a job that waits for nothing any more.
     fn submit_if_ready(&mut self, key: EntryKey) {
-        let Some(job) = self.jobs.get_mut(&key) else { return };
-        let origin = match &job.stage {
-            Stage::Waiting { prereqs, origin } if prereqs.is_empty() => *origin,
-            Stage::Waiting { .. }
-            | Stage::Recording { .. }
-            | Stage::Submitting(_)
-            | Stage::Running(_)
-            | Stage::Aborting { .. } => return,
+        let origin = match self.jobs.get(key).map(|job| &job.stage) {
+            Some(Stage::Waiting { prereqs, origin }) if prereqs.is_empty() => *origin,
+            Some(_) | None => return,
         };
-        let sent = self.now.mono;
-        let step = SubmitStep::Pausing { until: sent };
-        // What an earlier life sent may come to life at any time.
+        let now = self.ctx.now.mono;
+        // What a previous run sent may appear at any time.
         let (doubtful, stale_at) = match origin {
-            Origin::Accepted => (false, sent + self.settings.resubmit_limit),
+            Origin::Accepted => (false, now + self.ctx.settings.resubmit_limit),
             Origin::Recovered { stale_at } => (true, stale_at),
         };
-        let submitting =
-            Submitting { attempts: 0, refusals: 0, sent, trouble: None, doubtful, stale_at, step };
-        job.stage = Stage::Submitting(submitting);
+        let submitting = Submitting {
+            attempts: 0,
+            refusals: 0,
+            sent: now,
+            expires: None,
+            doubtful,
+            stale_at,
+            retry: Retry::at(now),
+            doubt: None,
+        };
+        self.jobs.update(&mut self.ctx, key, |_, job| job.stage = Stage::Submitting(submitting));
         match origin {
             Origin::Accepted => self.send(key),
             Origin::Recovered { .. } => {
@@ -129,79 +132,28 @@ impl Csc {
         }
     }
 
-    /// Tells all jobs that wait for this one that it has ended.
-    pub(super) fn prerequisite_ended(&mut self, job_id: &JobId) {
-        self.watches.remove(job_id);
-        let active = self.recovered_prereqs.remove(job_id).flatten();
-        let mut ready = Vec::new();
-        for (key, job) in &mut self.jobs {
-            if let Stage::Waiting { prereqs, origin } = &mut job.stage
-                && prereqs.remove(job_id)
-            {
-                if let (Origin::Recovered { stale_at }, Some(active)) = (origin, active) {
-                    // While it was active, nothing was sent: the doubt is no older than that.
-                    *stale_at = (*stale_at).max(active + self.settings.resubmit_limit);
-                }
-                if prereqs.is_empty() {
-                    ready.push(*key);
-                }
+    /// Sends the PUT, unless the daemon stops.
+    pub(super) fn send(&mut self, key: EntryKey) {
+        if self.run_state != RunState::Serving {
+            return;
+        }
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            let action = Action::Submit(Arc::clone(&job.submission));
+            let url = job.url.clone();
+            if let Some(submitting) = job.submitting_mut() {
+                submitting.attempts += 1;
+                submitting.sent = ctx.now.mono;
+                submitting.doubt = None;
+                submitting.retry.asked(ctx.ask(Purpose::Submit(key), url, action));
             }
-        }
-        for key in ready {
-            self.submit_if_ready(key);
-        }
-    }
-
-    /// All that wait for this job are told with the id of their own that it does not exist.
-    pub(super) fn note_missing(&mut self, job_id: &JobId) {
-        for job in self.jobs.values_mut() {
-            if let Stage::Waiting { prereqs, .. } = &job.stage
-                && prereqs.contains(job_id)
-            {
-                job.missing_prereqs.push(job_id.clone());
-            }
-        }
-    }
-
-    /// Stops polling those that nobody waits for any more.
-    pub(super) fn forget_watches(&mut self) {
-        let Self { jobs, watches, .. } = self;
-        watches.retain(|job_id, _| {
-            jobs.values()
-                .any(|job| matches!(&job.stage, Stage::Waiting { prereqs, .. } if prereqs.contains(job_id)))
         });
     }
 
-    /// Sends the PUT, unless the daemon stops.
-    fn send(&mut self, key: EntryKey) {
-        if self.life != Life::Serving {
-            return;
-        }
-        let Some(job) = self.jobs.get(&key) else { return };
-        let (url, submission) = (job.url.clone(), job.submission.clone());
-        self.ask(Asked::Submit(key), url, Action::Submit(submission));
-        let now = self.now.mono;
-        if let Some(submitting) = self.submitting(key) {
-            submitting.attempts += 1;
-            submitting.sent = now;
-            submitting.step = SubmitStep::Sending;
-        }
-    }
-
-    fn submitting(&mut self, key: EntryKey) -> Option<&mut Submitting> {
-        match &mut self.jobs.get_mut(&key)?.stage {
-            Stage::Submitting(submitting) => Some(submitting),
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
-                None
-            }
-        }
-    }
-
     /// The answer to a PUT.
-    pub(super) fn submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, NotDone>) {
+    pub(super) fn on_submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, NotDone>) {
         match result {
             // Its run was aborted meanwhile.
-            Ok(status) if !self.jobs.contains_key(&key) => self.remove_stray(url.clone(), status.job_id),
+            Ok(status) if self.jobs.get(key).is_none() => self.remove_duplicate(url, status.job_id),
             Ok(status) => self.created(key, status.job_id.clone(), Some(status)),
             Err(NotDone::Rejected(reason)) => self.give_up(key, reason),
             Err(NotDone::Failed(failure)) => self.submit_failed(key, failure),
@@ -209,197 +161,192 @@ impl Csc {
     }
 
     fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
-        self.log_trouble(key, format!("submission of {}: {failure}", self.name_of(key)));
-        match failure.kind {
-            FailureKind::NotSent => self.pause(key, failure.reason),
+        self.log_trouble(key, |run_id| format!("submission of {run_id}: {failure}"));
+        let Failure { kind, contact, reason } = failure;
+        match kind {
+            FailureKind::NotSent => self.pause(key, reason),
             FailureKind::Refused => {
-                if let Some(submitting) = self.submitting(key) {
-                    submitting.refusals += 1;
-                }
-                self.doubt(key, Look::Once, failure.contact, failure.reason);
+                self.jobs.update(&mut self.ctx, key, |_, job| {
+                    job.submitting_mut().into_iter().for_each(|submitting| submitting.refusals += 1);
+                });
+                self.doubt(key, Look::Once, contact, reason);
             }
-            FailureKind::Unclear | FailureKind::Wrong => {
-                self.doubt(key, Look::Settle, failure.contact, failure.reason);
-            }
-            FailureKind::NotNow => self.doubt(key, Look::Once, failure.contact, failure.reason),
+            FailureKind::Unclear | FailureKind::Wrong => self.doubt(key, Look::Settle, contact, reason),
+            FailureKind::NotNow => self.doubt(key, Look::Once, contact, reason),
         }
     }
 
     /// Nothing reached the service: wait, then send again, for the last time when its time is over.
     fn pause(&mut self, key: EntryKey, reason: String) {
-        let now = self.now.mono;
-        let settings = self.settings.clone();
-        let Some(submitting) = self.submitting(key) else { return };
-        let (attempts, was_last) = (submitting.attempts, submitting.was_last(&settings));
-        // What was queued when the daemon was told to end is left to the next life.
-        if was_last && self.life == Life::Serving {
+        let Some(submitting) = self.jobs.get(key).and_then(Job::submitting) else { return };
+        // What was queued when the daemon began to stop is left to the next run.
+        if submitting.was_last() && self.run_state == RunState::Serving {
             return self.give_up(key, reason);
         }
-        let until = now + self.backoff(RESEND_BASE, attempts.saturating_sub(1));
-        if let Some(job) = self.jobs.get_mut(&key)
-            && let Stage::Submitting(submitting) = &mut job.stage
-        {
-            submitting.trouble.get_or_insert(now);
-            let expires = submitting.expires(&settings).unwrap_or(until);
-            submitting.step = SubmitStep::Pausing { until: until.min(expires) };
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
             job.problem = Some(reason);
-        }
+            if let Some(submitting) = job.submitting_mut() {
+                let expires = ctx.now.mono + ctx.settings.submit_timeout;
+                let expires = *submitting.expires.get_or_insert(expires);
+                submitting.retry.fail(ctx, RESEND_BASE);
+                submitting.retry.not_later_than(expires);
+            }
+        });
     }
 
     /// The job may exist: look for it before anything else.
     fn doubt(&mut self, key: EntryKey, look: Look, contact: Contact, reason: String) {
-        let now = self.now.mono;
-        let Some(job) = self.jobs.get_mut(&key) else { return };
-        let Stage::Submitting(submitting) = &mut job.stage else { return };
-        submitting.trouble.get_or_insert(now);
-        let after = Ticket(self.last_ticket);
-        submitting.step = SubmitStep::InDoubt { ended: now, after, listed: None, look, contact };
-        job.problem = Some(reason);
-        let url = job.url.clone();
-        self.look_soon(url);
+        let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            let now = ctx.now.mono;
+            let submitting = job.submitting_mut()?;
+            let expires = *submitting.expires.get_or_insert(now + ctx.settings.submit_timeout);
+            let lost = expires.max(now) + ctx.settings.settle_time;
+            let after = ctx.last_ticket();
+            submitting.doubt = Some(Doubt { after, listed: None, look, contact, lost, is_last: false });
+            submitting.retry.wait();
+            job.problem = Some(reason);
+            Some(job.url.clone())
+        });
+        if let Some(url) = url.flatten() {
+            self.lookups.look_soon(&mut self.ctx, &url);
+        }
     }
 
     /// This list does not show the job.
     pub(super) fn not_found(&mut self, key: EntryKey, list: &Listing) {
-        let now = self.now.mono;
-        let settings = &self.settings;
-        let Some(job) = self.jobs.get_mut(&key) else { return };
-        let Stage::Submitting(submitting) = &mut job.stage else { return };
-        let expired = submitting.expires(settings).is_some_and(|expires| list.asked >= expires);
-        let was_last = submitting.was_last(settings);
-        let SubmitStep::InDoubt { after, listed, look, contact, .. } = &mut submitting.step else { return };
-        if list.ticket <= *after {
-            return;
-        }
-        let first = *listed.get_or_insert(now);
-        // Once it may have been there all the time but not listed: this list was asked for after that.
-        if *look == Look::Settle && list.asked < first + settings.settle_time {
-            return;
-        }
-        submitting.doubtful |= *look == Look::Settle;
-        if now >= submitting.stale_at {
-            let reason = stale(job.run_id(), settings.resubmit_limit);
-            return self.give_up(key, reason);
-        }
-        // One that never came to a word of the service itself is sent once more when its time is over.
-        let is_over = expired && (was_last || *contact == Contact::Answered);
-        if is_over || submitting.refusals >= REFUSALS_MAX {
-            let reason = job.problem.clone().unwrap_or_default();
-            return self.give_up(key, reason);
-        }
-        self.log_trouble(key, format!("no job of run {} was found: sending again", self.name_of(key)));
-        self.send(key);
-    }
-
-    /// Does what is due for a submission.
-    pub(super) fn advance_submission(&mut self, key: EntryKey) {
-        let now = self.now.mono;
-        let Some(submitting) = self.submitting(key) else { return };
-        match submitting.step {
-            SubmitStep::Pausing { until } if until <= now => self.send(key),
-            SubmitStep::Pausing { .. } | SubmitStep::Sending | SubmitStep::InDoubt { .. } => {}
+        let next = self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            let now = ctx.now.mono;
+            let submitting = job.submitting_mut()?;
+            let was_last = submitting.was_last();
+            let Submitting { doubt, doubtful, expires, refusals, stale_at, .. } = submitting;
+            let doubt = doubt.as_mut().filter(|doubt| list.ticket > doubt.after)?;
+            let first = *doubt.listed.get_or_insert(now);
+            // Once it may have been there all the time but not listed: this list was asked for after that.
+            if doubt.look == Look::Settle && list.asked < first + ctx.settings.settle_time {
+                return None;
+            }
+            *doubtful |= doubt.look == Look::Settle;
+            // One that never came to a word of the service itself is sent once more when its time is over.
+            let is_over = expires.is_some_and(|expires| list.asked >= expires)
+                && (was_last || doubt.contact != Contact::Silent);
+            let (is_stale, is_refused) = (now >= *stale_at, *refusals >= REFUSALS_MAX);
+            Some(if is_stale {
+                Err(stale(job.run_id(), ctx.settings.resubmit_limit))
+            } else if is_over || is_refused {
+                Err(job.problem.clone().unwrap_or_default())
+            } else {
+                Ok(())
+            })
+        });
+        match next.flatten() {
+            Some(Ok(())) => {
+                self.log_trouble(key, |run_id| format!("no job of run {run_id} was found: sending again"));
+                self.send(key);
+            }
+            Some(Err(reason)) => self.give_up(key, reason),
+            None => {}
         }
     }
 
     /// This list, which could not be had, was the last chance of some submissions.
     pub(super) fn give_up_lost(&mut self, url: &Url, list: &Listing) {
-        let mut lost = Vec::new();
-        for (key, job) in self.jobs.iter_mut().filter(|(_, job)| job.url == *url) {
-            if let Stage::Submitting(submitting) = &mut job.stage
-                && submitting.lost(&self.settings).is_some_and(|lost| list.asked >= lost)
-            {
+        for key in self.jobs.in_doubt(url) {
+            let reason = self.jobs.update(&mut self.ctx, key, |_, job| {
+                let submitting = job.submitting_mut()?;
+                submitting.doubt.as_ref().filter(|doubt| list.asked >= doubt.lost)?;
                 submitting.doubtful = true;
-                lost.push((*key, job.problem.clone().unwrap_or_default()));
+                Some(job.problem.clone().unwrap_or_default())
+            });
+            if let Some(reason) = reason.flatten() {
+                self.give_up(key, reason);
             }
-        }
-        for (key, reason) in lost {
-            self.give_up(key, reason);
         }
     }
 
-    /// The job exists; the world learns its id when that is durable.
+    /// The job exists; its id is published when that is durable.
     pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<JobStatus>) {
-        let now = self.now.mono;
-        let holder = self.job_ids.get(&job_id).copied().or_else(|| self.untold_end_of(&job_id));
-        let Some(job) = self.jobs.get_mut(&key) else { return };
-        let Stage::Submitting(submitting) = &job.stage else { return };
-        let (resent, attempts) = (submitting.doubtful, submitting.attempts);
+        let holder = self.jobs.by_id(&job_id);
+        let holder = holder.or_else(|| self.announcements.unpublished_result_of(&job_id));
+        let Some(job) = self.jobs.get(key) else { return };
+        let Some(Submitting { doubtful, attempts, .. }) = job.submitting() else { return };
         if let Some(holder) = holder.filter(|holder| *holder != key) {
             // Two jobs cannot have one id: the service lies, or the answer was of another job.
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
             return self.doubt(key, Look::Settle, Contact::Answered, reason);
         }
-        let poll = Poll::seen(now, now + job.poll_interval);
+        let run_id = job.run_id().clone();
+        let more = if *attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
+        // An earlier attempt may still have made a job; a gateway may have repeated the one that was answered.
+        let time = if *doubtful { DUPLICATES_FOR } else { self.ctx.settings.settle_time };
         let phase = status.as_ref().map(|status| status.phase);
-        let untold = Some(Untold { until: now + RECORDING_MAX, status });
-        job.stage = Stage::Running(Running { job_id: job_id.clone(), poll, untold });
-        job.phase = phase;
-        (job.problem, job.trouble_logged) = (None, false);
-        let (run_id, url) = (job.run_id().clone(), job.url.clone());
-        self.counters.submitted += 1;
-        self.job_ids.insert(job_id.clone(), key);
-        self.journal(Record::Created { key, job_id: job_id.clone() });
-        let more = if attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
-        self.log(LogLevel::Info, format!("run {run_id} is job {job_id}{more}"));
-        // An earlier attempt may still come to life; a gateway may have repeated the one that was answered.
-        let time = if resent { SUSPECT_FOR } else { self.settings.settle_time };
-        self.suspect(time, key, run_id, url, Some(job_id.clone()));
-        if self.removals.contains_key(&job_id) {
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            let (job_id, poll) = (job_id.clone(), Poll::of_present(ctx));
+            job.stage = Stage::Running(Running { job_id, poll, is_announced: false });
+            (job.phase, job.problem, job.trouble_logged) = (phase, None, false);
+        });
+        self.ctx.counters.submitted += 1;
+        self.announcements.create(&mut self.ctx, key, job_id.clone(), status);
+        self.ctx.info(format!("run {run_id} is job {job_id}{more}"));
+        if let Some(job) = self.jobs.get(key) {
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, job);
+        }
+        if self.removals.contains(&job_id) {
             // Somebody who found its id elsewhere was quicker with an abort.
             self.stop_polling(key, &job_id);
-            self.note_alive(&job_id);
+            self.removals.note_present(&mut self.ctx, &job_id);
         }
     }
 
-    /// The world learns the id of a job, once; gives what is known of the job besides.
-    pub(super) fn tell_id(&mut self, key: EntryKey) -> Option<JobStatus> {
-        let job = self.jobs.get_mut(&key)?;
-        let Stage::Running(Running { job_id, untold, .. }) = &mut job.stage else { return None };
-        let Untold { status, .. } = untold.take()?;
-        job.reminder = Some(self.now.mono + REMINDER);
-        let (sender, job_id) = (job.sender.clone(), job_id.clone());
-        let missing_prereqs = job.missing_prereqs.clone();
-        let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
-        self.ack(&sender, Some(CommandName::Execute), ack);
-        self.publish(Event::JobId { seq_num: sender.seq_num, job_id });
-        status
-    }
-
-    /// The world learns the id of a job, and its end if it has come already.
-    pub(super) fn tell_job(&mut self, key: EntryKey) {
-        if let Some(status) = self.tell_id(key) {
+    /// The id of a job is durable: it is published, and its end if it has come already.
+    pub(super) fn announce_job(&mut self, key: EntryKey, status: Option<JobStatus>) {
+        self.announce_job_id(key);
+        if let Some(status) = status {
             self.note_status(key, status);
         }
     }
 
-    /// There is no job, as far as is known: the command fails. One that comes to life all the same is removed.
+    pub(super) fn announce_job_id(&mut self, key: EntryKey) {
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            let Stage::Running(Running { job_id, is_announced, .. }) = &mut job.stage else { return };
+            *is_announced = true;
+            job.reminder = Some(ctx.now.mono + REMINDER);
+            let (job_id, missing_prereqs) = (job_id.clone(), job.missing_prereqs.clone());
+            let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
+            ctx.ack(&job.sender, Some(CommandName::Execute), ack);
+            ctx.publish(Event::JobId { seq_num: job.sender.seq_num, job_id });
+        });
+    }
+
+    /// There is no job, as far as is known: the command fails. One that appears all the same is removed.
     fn give_up(&mut self, key: EntryKey, mut reason: String) {
-        let Some(job) = self.jobs.remove(&key) else { return };
-        let run_id = job.run_id().clone();
-        if let Stage::Submitting(Submitting { doubtful: true, .. }) = job.stage {
-            let more = format!(
-                "; it is unclear whether a job with run id {run_id} was created: if one shows up within an hour, it is removed"
-            );
-            reason.push_str(&more);
-            self.suspect(SUSPECT_FOR, key, run_id, job.url.clone(), None);
-        } else if let Stage::Submitting(Submitting { refusals: 1.., .. }) = job.stage {
-            self.suspect(self.settings.settle_time, key, run_id, job.url.clone(), None);
+        let Some(job) = self.jobs.remove(&mut self.ctx, key) else { return };
+        let run_id = job.run_id();
+        let time = match job.submitting() {
+            Some(Submitting { doubtful: true, .. }) => {
+                let more = format!(
+                    "; it is unclear whether a job with run id {run_id} was created: if one shows up within an hour, \
+                     it is removed"
+                );
+                reason.push_str(&more);
+                Some(DUPLICATES_FOR)
+            }
+            Some(Submitting { refusals: 1.., .. }) => Some(self.ctx.settings.settle_time),
+            Some(_) | None => None,
+        };
+        if let Some(time) = time {
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job);
         }
         let ack = Ack::Failed { reason: reason.clone() };
-        self.close(key, job, End { at: self.now.tai, result: None, ack, problem: Some(reason) }, None);
+        self.close(key, job, End { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) }, None);
     }
 
     /// The first thing that goes wrong with a job is logged; the last is its problem, which `ocps jobs` shows.
-    pub(super) fn log_trouble(&mut self, key: EntryKey, line: String) {
-        let Some(job) = self.jobs.get_mut(&key) else { return };
-        if !std::mem::replace(&mut job.trouble_logged, true) {
-            self.log(LogLevel::Warning, line);
-        }
-    }
-
-    /// A job's name in the log.
-    pub(super) fn name_of(&self, key: EntryKey) -> String {
-        self.jobs.get(&key).map_or_else(|| format!("job {}", key.0), |job| job.run_id().to_string())
+    pub(super) fn log_trouble(&mut self, key: EntryKey, line: impl FnOnce(&RunId) -> String) {
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            if !mem::replace(&mut job.trouble_logged, true) {
+                ctx.warn(line(job.run_id()));
+            }
+        });
     }
 }
 

@@ -344,3 +344,23 @@ fn an_outage_is_a_fault_only_when_what_was_asked_at_its_end_has_failed() {
     assert!(world.csc.status().service.silent_for.is_none());
     world.converge();
 }
+
+#[test]
+fn a_pause_of_the_process_moves_the_end_of_an_outage() {
+    let mut world = World::enabled();
+    world.pong_at_once = false;
+    world.running("a");
+    reconfigure(&mut world, |service| service.poll_interval = secs(1000));
+    // When no list is asked for any more.
+    world.run_to_answer("GET a", job("a", Phase::Active));
+    world.run_to("GET a");
+    let begun = world.now;
+    world.answer("GET a", away());
+    world.now += secs(101);
+    world.tick();
+    let is_asked = |world: &World| world.open_names().contains(&"GET a".to_owned());
+    world.run_until(begun + secs(395));
+    assert!(!is_asked(&world), "asked although the pause was no outage");
+    world.run_until(begun + secs(402));
+    assert!(is_asked(&world), "not asked when the outage lasts too long");
+}

@@ -1,11 +1,16 @@
 //! `prereq_jobs`: an execute waits for other jobs to end, ours and those of others, without blocking anything.
 
-use ocps::csc::command::{Execute, PREREQS_MAX};
+use std::time::Duration;
+
+use ocps::csc::Input;
+use ocps::csc::command::{Execute, Order, PREREQS_MAX};
 use ocps::csc::event::Phase;
 use ocps::csc::id::RunId;
 use ocps::csc::request::ListedJob;
 
-use super::world::{POLL, World, abort, away, execute, job, job_id, removed, secs, wrong};
+use super::world::{
+    POLL, World, abort, away, configuration, execute, job, job_id, removed, secs, start, wrong,
+};
 use crate::reply::Reply;
 
 fn run_id(text: &str) -> RunId {
@@ -191,4 +196,40 @@ fn one_that_does_not_exist_is_told_with_the_job_id() {
     world.expect(&[told, "job_id 1 j"]);
     assert_eq!(world.times("ack 2 CMD_INPROGRESS {\"job_id\":\"k\"}").len(), 1);
     world.converge();
+}
+
+#[test]
+fn a_prerequisite_of_the_same_id_is_another_job_at_another_service() {
+    let mut world = World::enabled();
+    world.send(execute("x"));
+    world.answer("GET x", job("x", Phase::Active));
+    world.send(Order::Disable);
+    world.send(Order::Standby);
+    world.send(start());
+    let mut elsewhere = configuration();
+    elsewhere.service.url = "http://elsewhere".into();
+    world.input(Input::Configuration(Ok(elsewhere)));
+    world.send(Order::Enable);
+    world.take();
+    let second = world.send(execute("x"));
+    world.expect(&["journal", "GET x"]);
+    assert_eq!(world.open[0].url, "http://elsewhere".into());
+    world.answer("GET x", job("x", Phase::Completed));
+    world.expect(&[&format!("PUT {second}")]);
+    // The other one is still active.
+    world.run_to("GET x");
+    assert_eq!(world.open.last().unwrap().url, "http://uws".into());
+    world.converge();
+}
+
+#[test]
+fn the_core_is_not_woken_for_a_prerequisite_that_nobody_waits_for_any_more() {
+    let mut world = World::enabled();
+    world.run_for(Duration::from_millis(100));
+    world.send(execute("x"));
+    world.answer("GET x", job("x", Phase::Active));
+    world.run_for(POLL - Duration::from_millis(50));
+    assert_eq!(world.csc.next_deadline(), POLL + Duration::from_millis(100));
+    world.send(abort(world.run_id(1).as_str()));
+    assert_eq!(world.csc.next_deadline(), secs(6));
 }

@@ -186,7 +186,7 @@ impl World {
     pub(crate) fn with(settings: Settings, seed: u64) -> Self {
         let mut effects = Vec::new();
         let now = Duration::ZERO;
-        let rules = Rules::new(settings.journal);
+        let rules = Rules::new(&settings);
         let csc = Csc::new(settings, seed, time(now), &mut effects);
         let mut world = Self {
             csc,

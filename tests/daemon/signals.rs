@@ -30,7 +30,7 @@ fn told_to_end_it_leaves_the_jobs_at_the_service() {
     let last = client.story().pop().unwrap();
     assert_eq!(last, r#"summaryState {"summaryState":4}"#);
     assert_eq!((service.jobs().len(), service.counters().deletes), (1, 0));
-    assert!(daemon.stderr().contains("1 jobs go on without us"), "{}", daemon.stderr());
+    assert!(daemon.stderr().contains("1 jobs keep running at the service"), "{}", daemon.stderr());
 }
 
 #[test]

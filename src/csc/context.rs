@@ -1,0 +1,239 @@
+//! What every part of the core needs: the time, the settings, random numbers, and the way out.
+
+use std::collections::HashMap;
+use std::mem;
+use std::time::Duration;
+
+use crate::url::Url;
+
+use super::command::{CommandName, Sender};
+use super::configuration::Configuration;
+use super::event::{Ack, Event, LogLevel};
+use super::id::{EntryKey, JobId};
+use super::poll::Polled;
+use super::record::{Receipt, Record};
+use super::report::Counters;
+use super::request::{Action, Request, Ticket};
+use super::time::{Time, Uptime};
+use super::timers::{Timer, Timers};
+use super::{Effect, Settings};
+
+/// Longest time in which the service that is configured is asked nothing at all.
+const IDLE: Duration = Duration::from_secs(60);
+/// Longest wait between tries of one request.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// What an outstanding request is for.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Purpose {
+    Submit(EntryKey),
+    Poll(Polled),
+    Remove(JobId),
+    Confirm(JobId),
+    List,
+    Push,
+    /// Only whether the service answers.
+    Probe,
+    /// With the configuration whose `start` waits for it.
+    Ping(Box<Configuration>),
+}
+
+/// A request that was not answered yet.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) purpose: Purpose,
+    /// The service that was asked.
+    pub(super) url: Url,
+    /// When it was asked.
+    pub(super) at: Duration,
+    /// Whether it changes something outside, so that the end of the daemon waits for its answer.
+    is_change: bool,
+}
+
+/// The surroundings of each part of the core.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) settings: Settings,
+    /// Time of the current turn.
+    pub(super) now: Time,
+    pub(super) rng: fastrand::Rng,
+    pub(super) counters: Counters,
+    pub(super) timers: Timers,
+    /// Time between polls of a job.
+    pub(super) poll_interval: Duration,
+    /// Effects of the current turn.
+    effects: Vec<Effect>,
+    /// The last content of each event that is published only when it changes.
+    published: Vec<Event>,
+    asked: HashMap<Ticket, Question>,
+    /// How many of these change something outside.
+    changes: usize,
+    last_ticket: u64,
+    probed: Option<Url>,
+}
+
+impl Context {
+    pub(super) fn new(settings: Settings, seed: u64, now: Time) -> Self {
+        Self {
+            settings,
+            now,
+            rng: fastrand::Rng::with_seed(seed),
+            counters: Counters::default(),
+            timers: Timers::default(),
+            poll_interval: Duration::ZERO,
+            effects: Vec::new(),
+            published: Vec::new(),
+            asked: HashMap::new(),
+            changes: 0,
+            last_ticket: 0,
+            probed: None,
+        }
+    }
+
+    /// Appends the effects from now on to these.
+    pub(super) fn begin(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.now = now;
+        self.effects = mem::take(effects);
+    }
+
+    pub(super) fn end(&mut self, effects: &mut Vec<Effect>) {
+        *effects = mem::take(&mut self.effects);
+    }
+
+    pub(super) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(super) fn log(&mut self, level: LogLevel, message: String) {
+        self.effect(Effect::Log(level, message));
+    }
+
+    pub(super) fn info(&mut self, message: String) {
+        self.log(LogLevel::Info, message);
+    }
+
+    pub(super) fn warn(&mut self, message: String) {
+        self.log(LogLevel::Warning, message);
+    }
+
+    pub(super) fn journal(&mut self, record: Record) {
+        self.effect(Effect::Journal(record));
+    }
+
+    pub(super) fn ack(&mut self, to: &Sender, command: Option<CommandName>, ack: Ack) {
+        self.send_ack(to, command, ack, None);
+    }
+
+    /// Answers a command; the delivery is journaled under the receipt.
+    pub(super) fn send_ack(
+        &mut self,
+        to: &Sender,
+        command: Option<CommandName>,
+        ack: Ack,
+        receipt: Option<Receipt>,
+    ) {
+        match ack {
+            Ack::Failed { .. } | Ack::Aborted => self.counters.failed_commands += 1,
+            Ack::InProgress { .. } | Ack::Complete => {}
+        }
+        self.effect(Effect::Ack { to: to.clone(), command, ack, receipt });
+    }
+
+    /// Refuses a command, or ends it at once without success.
+    pub(super) fn fail(&mut self, to: &Sender, command: Option<CommandName>, reason: String) {
+        let name = command.map_or("command", CommandName::as_str);
+        self.log(LogLevel::Warning, format!("{name} of {} failed: {reason}", to.identity));
+        self.ack(to, command, Ack::Failed { reason });
+    }
+
+    /// Publishes an event; one that describes a state only when its content changed.
+    pub(super) fn publish(&mut self, event: Event) {
+        match event {
+            Event::Heartbeat
+            | Event::LogMessage(_)
+            | Event::ConfigurationApplied { .. }
+            | Event::JobId { .. }
+            | Event::JobResult(_) => {}
+            Event::SummaryState(_)
+            | Event::ErrorCode { .. }
+            | Event::LogLevel { .. }
+            | Event::SimulationMode { .. }
+            | Event::SoftwareVersions
+            | Event::ConfigurationsAvailable(_) => {
+                let same_kind = |e: &&mut Event| mem::discriminant(*e) == mem::discriminant(&event);
+                match self.published.iter_mut().find(same_kind) {
+                    Some(last) if *last == event => return,
+                    Some(last) => last.clone_from(&event),
+                    None => self.published.push(event.clone()),
+                }
+            }
+        }
+        self.effect(Effect::Publish { event, receipt: None });
+    }
+
+    /// Publishes an event that describes a state even if its content is the same as the last time.
+    pub(super) fn publish_again(&mut self, event: Event) {
+        self.published.retain(|known| mem::discriminant(known) != mem::discriminant(&event));
+        self.publish(event);
+    }
+
+    /// Sends a request to a service.
+    pub(super) fn ask(&mut self, purpose: Purpose, url: Url, action: Action) -> Ticket {
+        self.last_ticket += 1;
+        let ticket = Ticket(self.last_ticket);
+        let is_change = matches!(action, Action::Submit(_) | Action::Remove { .. } | Action::Push { .. });
+        self.changes += usize::from(is_change);
+        let question = Question { purpose, url: url.clone(), at: self.now.mono, is_change };
+        self.asked.insert(ticket, question);
+        self.counters.requests += 1;
+        if self.probed.as_ref() == Some(&url) {
+            self.timers.set(Timer::Probe, Some(self.now.mono + IDLE));
+        }
+        self.effect(Effect::Request(Request { ticket, url, action }));
+        ticket
+    }
+
+    /// From now on this service is asked whether it answers, now and whenever it has been idle for long: an idle service
+    /// would be known to be away only when a job needs it.
+    pub(super) fn probe(&mut self, url: Url) {
+        self.probed = Some(url);
+        self.on_probe_timer();
+    }
+
+    pub(super) fn on_probe_timer(&mut self) {
+        if let Some(url) = self.probed.clone() {
+            self.ask(Purpose::Probe, url, Action::Ping);
+        }
+    }
+
+    /// The question that this answers, or that is not of interest any more; none if it was answered before.
+    pub(super) fn close_question(&mut self, ticket: Ticket) -> Option<Question> {
+        let question = self.asked.remove(&ticket)?;
+        self.changes -= usize::from(question.is_change);
+        Some(question)
+    }
+
+    /// Whether a request that changes something outside was not answered yet.
+    pub(super) fn awaits_change(&self) -> bool {
+        self.changes > 0
+    }
+
+    /// The last request that was made: only a list that is asked for after it knows what it did.
+    pub(super) fn last_ticket(&self) -> Ticket {
+        Ticket(self.last_ticket)
+    }
+
+    /// Time until the next try after `failures` failed ones: doubles from `base` to [`BACKOFF_MAX`], less up to a
+    /// quarter of jitter.
+    pub(super) fn backoff(&mut self, base: Duration, failures: u32) -> Duration {
+        let limit = BACKOFF_MAX.max(base);
+        let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
+        doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
+    }
+
+    /// How long the machine has been up.
+    pub(super) fn uptime(&self) -> Option<Uptime> {
+        let uptime = self.settings.uptime;
+        uptime.map(|start| Uptime { since: start.since + self.now.mono, ..start })
+    }
+}

@@ -1,0 +1,216 @@
+//! All jobs of ours that have not ended, and the last that have: found by their ids and counted by their stages
+//! without a look at each.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::url::Url;
+
+use super::context::Context;
+use super::event::Phase;
+use super::id::{EntryKey, JobId, RunId};
+use super::job::{Job, Running, Stage};
+use super::record::HISTORY_MAX;
+use super::report::{JobReport, StageName};
+use super::timers::TimedMap;
+
+/// What some jobs have in common.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Facet {
+    Run(RunId),
+    Id(JobId),
+    Stage(StageName),
+    /// They run, and the service says this of them.
+    Phase(Phase),
+    /// They exist at this service.
+    At(Url),
+    /// They are taken if this service has a job of their run; while a PUT is out, its answer decides.
+    Lacking(Url),
+    /// They may exist at this service.
+    InDoubt(Url),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Jobs {
+    jobs: TimedMap<Job>,
+    index: BTreeMap<Facet, BTreeSet<EntryKey>>,
+    /// The oldest first.
+    history: VecDeque<JobReport>,
+}
+
+fn facets(job: &Job) -> Vec<Facet> {
+    let mut facets = vec![Facet::Run(job.run_id().clone()), Facet::Stage(StageName::of(&job.stage))];
+    match &job.stage {
+        Stage::Recording { .. } | Stage::Waiting { .. } => {}
+        Stage::Submitting(submitting) => {
+            if submitting.retry.ticket().is_none() {
+                facets.push(Facet::Lacking(job.url.clone()));
+            }
+            if submitting.doubt.is_some() {
+                facets.push(Facet::InDoubt(job.url.clone()));
+            }
+        }
+        Stage::Running(Running { job_id, .. }) => {
+            facets.extend([Facet::Id(job_id.clone()), Facet::At(job.url.clone())]);
+            facets.extend(job.phase.map(Facet::Phase));
+        }
+        Stage::Aborting { job_id } => {
+            facets.extend([Facet::Id(job_id.clone()), Facet::At(job.url.clone())]);
+        }
+    }
+    facets
+}
+
+impl Jobs {
+    pub(super) fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    pub(super) fn get(&self, key: EntryKey) -> Option<&Job> {
+        self.jobs.get(&key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&EntryKey, &Job)> {
+        self.jobs.iter()
+    }
+
+    pub(super) fn insert(&mut self, ctx: &mut Context, key: EntryKey, job: Job) {
+        self.reindex(key, &[], &facets(&job));
+        self.jobs.insert(ctx, key, job);
+    }
+
+    pub(super) fn remove(&mut self, ctx: &mut Context, key: EntryKey) -> Option<Job> {
+        let job = self.jobs.remove(ctx, &key)?;
+        self.reindex(key, &facets(&job), &[]);
+        Some(job)
+    }
+
+    /// Changes a job, if it is there.
+    pub(super) fn update<R>(
+        &mut self,
+        ctx: &mut Context,
+        key: EntryKey,
+        change: impl FnOnce(&mut Context, &mut Job) -> R,
+    ) -> Option<R> {
+        let (before, after, result) = self.jobs.update(ctx, &key, |ctx, job| {
+            let before = facets(job);
+            let result = change(ctx, job);
+            (before, facets(job), result)
+        })?;
+        if before != after {
+            self.reindex(key, &before, &after);
+        }
+        Some(result)
+    }
+
+    /// Changes times of all jobs, and nothing else.
+    pub(super) fn update_times(&mut self, ctx: &mut Context, change: impl FnMut(&mut Context, &mut Job)) {
+        self.jobs.update_all(ctx, change);
+    }
+
+    /// Removes all.
+    pub(super) fn take(&mut self, ctx: &mut Context) -> BTreeMap<EntryKey, Job> {
+        self.index.clear();
+        self.jobs.take(ctx)
+    }
+
+    fn reindex(&mut self, key: EntryKey, before: &[Facet], after: &[Facet]) {
+        for old in before.iter().filter(|old| !after.contains(old)) {
+            if let Some(keys) = self.index.get_mut(old) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.index.remove(old);
+                }
+            }
+        }
+        for new in after.iter().filter(|new| !before.contains(new)) {
+            self.index.entry(new.clone()).or_default().insert(key);
+        }
+    }
+
+    fn first(&self, of: &Facet) -> Option<EntryKey> {
+        self.index.get(of)?.first().copied()
+    }
+
+    /// The job of that id.
+    pub(super) fn by_id(&self, job_id: &JobId) -> Option<EntryKey> {
+        self.first(&Facet::Id(job_id.clone()))
+    }
+
+    /// The job of that run.
+    pub(super) fn by_run(&self, run_id: &RunId) -> Option<EntryKey> {
+        self.first(&Facet::Run(run_id.clone()))
+    }
+
+    /// Whether a job is known to exist at this service.
+    pub(super) fn is_any_at(&self, url: &Url) -> bool {
+        self.index.contains_key(&Facet::At(url.clone()))
+    }
+
+    /// Whether a job may exist at this service.
+    pub(super) fn is_any_in_doubt(&self, url: &Url) -> bool {
+        self.index.contains_key(&Facet::InDoubt(url.clone()))
+    }
+
+    /// Submissions that may exist at this service.
+    pub(super) fn in_doubt(&self, url: &Url) -> Vec<EntryKey> {
+        self.index.get(&Facet::InDoubt(url.clone())).into_iter().flatten().copied().collect()
+    }
+
+    /// Submissions that take a job of their run if this service has one.
+    pub(super) fn lacking(&self, url: &Url) -> Vec<(EntryKey, RunId)> {
+        let keys = self.index.get(&Facet::Lacking(url.clone())).into_iter().flatten();
+        keys.filter_map(|key| Some((*key, self.get(*key)?.run_id().clone()))).collect()
+    }
+
+    /// How many are in this stage.
+    pub(super) fn count(&self, stage: StageName) -> usize {
+        self.index.get(&Facet::Stage(stage)).map_or(0, BTreeSet::len)
+    }
+
+    /// How many that run are in each phase.
+    pub(super) fn phases(&self) -> Vec<(Phase, usize)> {
+        let phases = self.index.range(Facet::Phase(Phase::Completed)..=Facet::Phase(Phase::Other));
+        let count = |(facet, keys): (&Facet, &BTreeSet<EntryKey>)| {
+            let Facet::Phase(phase) = facet else { return None };
+            Some((*phase, keys.len()))
+        };
+        phases.filter_map(count).collect()
+    }
+
+    /// One that is polled at this service is polled at once. It is looked for among all, once in an outage.
+    pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
+        let is_due =
+            |job: &Job| job.url == *url && job.running().is_some_and(|r| r.poll.retry.due().is_some());
+        let Some(key) = self.jobs.iter().find(|(_, job)| is_due(job)).map(|(key, _)| *key) else { return };
+        self.update(ctx, key, |ctx, job| {
+            if let Some(poll) = job.poll_mut() {
+                poll.retry.not_later_than(ctx.now.mono);
+            }
+        });
+    }
+
+    /// Each that is polled at this service is polled soon: spread over one poll interval.
+    pub(super) fn hurry_all(&mut self, ctx: &mut Context, url: &Url) {
+        self.update_times(ctx, |ctx, job| {
+            if job.url == *url
+                && let Some(poll) = job.poll_mut()
+            {
+                let spread: Duration = ctx.poll_interval.mul_f64(ctx.rng.f64());
+                poll.retry.hurry(ctx.now.mono + spread);
+            }
+        });
+    }
+
+    pub(super) fn remember(&mut self, report: JobReport) {
+        if self.history.len() >= HISTORY_MAX {
+            self.history.pop_front();
+        }
+        self.history.push_back(report);
+    }
+
+    /// Jobs that have ended, the oldest first.
+    pub(super) fn history(&self) -> impl Iterator<Item = &JobReport> {
+        self.history.iter()
+    }
+}

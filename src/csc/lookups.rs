@@ -1,0 +1,461 @@
+//! Jobs found in the service's list: what an unclear submission left, duplicates, and those that seem to have vanished.
+//!
+//! A PUT is not idempotent, and a gateway may repeat it and show a clean answer: so every run is looked up after its
+//! submission too. One list serves all questions at a time, since a list makes the service walk through every job's
+//! files: the next is asked for only after a rest that grows with the time that the last one took.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::url::Url;
+
+use super::context::{Context, Purpose};
+use super::event::LogLevel;
+use super::id::{EntryKey, JobId, RunId};
+use super::job::Job;
+use super::poll::Polled;
+use super::record::Record;
+use super::request::{Action, Contact, Failure, ListedJob, Ticket};
+use super::retry::Retry;
+use super::time::Tai;
+use super::timers::{Timed, TimedMap, Timer};
+use super::{Csc, RunState};
+
+/// Time between lists while something is in doubt, and from a submission to the first look for duplicates.
+const IN_DOUBT: Duration = Duration::from_secs(3);
+/// Longest time between lists that only look for duplicates: they come less and less often.
+const ROUTINE_MAX: Duration = Duration::from_secs(60);
+/// How long a run is looked for of which a duplicate may still appear; and how long, after the time for its last look,
+/// a list is waited for.
+pub(super) const DUPLICATES_FOR: Duration = Duration::from_secs(3600);
+/// Most runs that are looked for so, unless more jobs are allowed; those that end first go first.
+const DUPLICATES_MAX: usize = 1000;
+/// A service that took a time for a list is asked for none for as long, and for so many times as long where it is
+/// only to look for duplicates.
+const REST: u32 = 4;
+/// Longest such rest.
+const REST_MAX: Duration = Duration::from_secs(60);
+
+/// All questions for the lists of all services.
+#[derive(Debug, Default)]
+pub(super) struct Lookups {
+    services: TimedMap<Lookup>,
+    duplicates: TimedMap<PossibleDuplicate>,
+    /// Until when they are looked for, the first first.
+    ends: BTreeSet<(Duration, RunId)>,
+    /// Whether the list of the service that the next `start` names is searched for jobs of ours that we do not know,
+    /// since the journal is new or old.
+    wants_search: bool,
+}
+
+/// Questions for the list of one service.
+#[derive(Debug, Default)]
+struct Lookup {
+    /// The list in progress, or the earliest time of the next.
+    retry: Retry,
+    list: Option<Listing>,
+    /// When the last list was asked for.
+    last: Duration,
+    /// The earliest time of the next one that only looks for duplicates.
+    not_routinely_before: Duration,
+    /// When what is in doubt is to be looked for.
+    doubt: Option<Duration>,
+    /// Whether a duplicate is to be looked for.
+    is_routine: bool,
+    /// Whether a submission is given up if this list does not show its job.
+    is_last: bool,
+    /// Jobs of which the service says that they are not there, with the last request before that: a list that is
+    /// asked for later decides.
+    missing: BTreeMap<Missing, Ticket>,
+    /// Whether the list is searched for jobs of ours that we do not know.
+    is_searched: bool,
+}
+
+/// Who wants to know whether a job is there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Missing {
+    Polled(Polled),
+    /// The removal of a job.
+    Removal(JobId),
+}
+
+/// A list that was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Listing {
+    pub(super) ticket: Ticket,
+    /// When it was asked for.
+    pub(super) asked: Duration,
+    /// How long the process stood still since.
+    stood_still: Duration,
+    /// What it was asked for: it says nothing about other runs.
+    run_ids: Arc<BTreeSet<RunId>>,
+    /// Whether it names all active jobs of our index.
+    is_search: bool,
+}
+
+/// A run of which a second job may appear.
+#[derive(Debug)]
+struct PossibleDuplicate {
+    key: EntryKey,
+    url: Url,
+    since: Duration,
+    /// A list that is asked for later and shows no duplicate is the last.
+    until: Duration,
+    /// When the next list is wanted.
+    next: Duration,
+    /// Whether that list is wanted already.
+    is_wanted: bool,
+    /// The job that is none.
+    keep: Option<JobId>,
+}
+
+impl Missing {
+    fn job_id(&self) -> &JobId {
+        match self {
+            Self::Polled(Polled::Ours(_, job_id) | Polled::Prerequisite((_, job_id)))
+            | Self::Removal(job_id) => job_id,
+        }
+    }
+}
+
+impl Timed for Lookup {
+    type Key = Url;
+
+    fn timer(url: &Url) -> Timer {
+        Timer::List(url.clone())
+    }
+
+    fn due(&self) -> Option<Duration> {
+        let not_before = self.retry.due()?;
+        let doubt = self.doubt.map(|time| time.max(not_before));
+        let routine = self.is_routine.then_some(self.not_routinely_before);
+        let last = self.is_last.then_some(self.last + IN_DOUBT);
+        [doubt, routine, last].into_iter().flatten().min()
+    }
+}
+
+impl Timed for PossibleDuplicate {
+    type Key = RunId;
+
+    fn timer(run_id: &RunId) -> Timer {
+        Timer::Duplicate(run_id.clone())
+    }
+
+    fn due(&self) -> Option<Duration> {
+        Some(if self.is_wanted { self.until + DUPLICATES_FOR } else { self.next })
+    }
+}
+
+impl PossibleDuplicate {
+    /// A list was asked for at that time: when to look again. After a clean submission that is once more, at the end.
+    fn note_list(&mut self, asked: Duration, settle_time: Duration) {
+        if asked < self.next {
+            return;
+        }
+        let pause = asked.saturating_sub(self.since).clamp(IN_DOUBT, ROUTINE_MAX);
+        let is_short = self.until.saturating_sub(self.since) <= settle_time;
+        self.is_wanted = false;
+        self.next = match asked < self.until {
+            true if is_short => self.until,
+            true => self.until.min(asked + pause),
+            false => asked + pause,
+        };
+    }
+}
+
+impl Lookups {
+    fn update(&mut self, ctx: &mut Context, url: &Url, change: impl FnOnce(&mut Lookup)) {
+        if self.services.get(url).is_none() {
+            self.services.insert(ctx, url.clone(), Lookup::default());
+        }
+        self.services.update(ctx, url, |_, lookup| change(lookup));
+    }
+
+    /// Something came in doubt: the list is asked for at once, unless the service is being spared.
+    pub(super) fn look_soon(&mut self, ctx: &mut Context, url: &Url) {
+        let now = ctx.now.mono;
+        self.update(ctx, url, |lookup| lookup.doubt = Some(now));
+    }
+
+    /// The service says that this job is not there: its list decides.
+    pub(super) fn miss(&mut self, ctx: &mut Context, url: &Url, missing: Missing) {
+        let (now, after) = (ctx.now.mono, ctx.last_ticket());
+        self.update(ctx, url, |lookup| {
+            lookup.missing.insert(missing, after);
+            lookup.doubt = Some(now);
+        });
+    }
+
+    /// Nobody wants to know any more whether this job is there.
+    pub(super) fn forget_missing(&mut self, ctx: &mut Context, url: &Url, missing: &Missing) {
+        self.services.update(ctx, url, |_, lookup| lookup.missing.remove(missing));
+    }
+
+    /// A submission is given up if the next list does not show its job.
+    pub(super) fn look_a_last_time(&mut self, ctx: &mut Context, url: &Url) {
+        self.update(ctx, url, |lookup| lookup.is_last = true);
+    }
+
+    /// From now on, for a time, jobs of its run other than this one are removed when they show up.
+    pub(super) fn look_for_duplicates(
+        &mut self,
+        ctx: &mut Context,
+        time: Duration,
+        key: EntryKey,
+        job: &Job,
+    ) {
+        ctx.journal(Record::Suspected { key, until: Tai(ctx.now.tai.0 + time.as_secs_f64()) });
+        self.resume_duplicates(ctx, time, key, job, job.job_id());
+    }
+
+    /// The same for what a previous run looked for. How long ago that was is nothing to rely on, and to look for too
+    /// long does no harm.
+    pub(super) fn resume_duplicates(
+        &mut self,
+        ctx: &mut Context,
+        time: Duration,
+        key: EntryKey,
+        job: &Job,
+        keep: Option<&JobId>,
+    ) {
+        let run_id = job.run_id();
+        let now = ctx.now.mono;
+        if self.duplicates.len() >= DUPLICATES_MAX.max(ctx.settings.max_jobs.saturating_mul(2))
+            && let Some((_, first)) = self.ends.first().cloned()
+        {
+            self.forget_duplicates(ctx, &first);
+        }
+        let until = now + time;
+        if let Some(known) = self.duplicates.get(run_id) {
+            self.ends.remove(&(known.until, run_id.clone()));
+        }
+        self.ends.insert((until, run_id.clone()));
+        let (url, keep, next) = (job.url.clone(), keep.cloned(), now + IN_DOUBT);
+        let duplicate = PossibleDuplicate { key, url, since: now, until, next, is_wanted: false, keep };
+        self.duplicates.insert(ctx, run_id.clone(), duplicate);
+    }
+
+    fn forget_duplicates(&mut self, ctx: &mut Context, run_id: &RunId) {
+        if let Some(known) = self.duplicates.remove(ctx, run_id) {
+            self.ends.remove(&(known.until, run_id.clone()));
+            ctx.journal(Record::Cleared { key: known.key });
+        }
+    }
+
+    pub(super) fn has_duplicates(&self, run_id: &RunId) -> bool {
+        self.duplicates.get(run_id).is_some()
+    }
+
+    /// A list is wanted for this run, or none came for long enough.
+    pub(super) fn on_duplicate_timer(&mut self, ctx: &mut Context, run_id: &RunId) {
+        let Some(known) = self.duplicates.get(run_id) else { return };
+        if known.is_wanted {
+            self.forget_duplicates(ctx, run_id);
+            let line =
+                format!("duplicates of run {run_id} are not looked for any more: the service gave no list");
+            return ctx.log(LogLevel::Error, line);
+        }
+        let url = known.url.clone();
+        self.duplicates.update(ctx, run_id, |_, known| known.is_wanted = true);
+        self.update(ctx, &url, |lookup| lookup.is_routine = true);
+    }
+
+    /// The process stood still: no service took so long for its list.
+    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
+        self.services.update_all(ctx, |_, lookup| {
+            lookup.list.iter_mut().for_each(|list| list.stood_still += pause);
+        });
+    }
+
+    /// The journal, which is new or old, may not know of jobs that run at the service that a `start` will name.
+    pub(super) fn want_search(&mut self) {
+        self.wants_search = true;
+    }
+
+    /// The service is known now.
+    pub(super) fn begin_search(&mut self, ctx: &mut Context, url: &Url) {
+        if mem::take(&mut self.wants_search) {
+            self.update(ctx, url, |lookup| lookup.is_searched = true);
+            self.look_soon(ctx, url);
+        }
+    }
+
+    /// Asks for the list about all that is in doubt there and about these runs, which lack a job, if it is time.
+    fn ask(&mut self, ctx: &mut Context, url: &Url, lacking: &[(EntryKey, RunId)], is_in_doubt: bool) {
+        let now = ctx.now.mono;
+        let duplicates = || self.duplicates.iter().filter(|(_, duplicate)| duplicate.url == *url);
+        let is_routine = duplicates().any(|(_, duplicate)| duplicate.is_wanted);
+        let run_ids = duplicates().map(|(run_id, _)| run_id).chain(lacking.iter().map(|(_, run_id)| run_id));
+        let run_ids: BTreeSet<RunId> = run_ids.cloned().collect();
+        self.services.update(ctx, url, |ctx, lookup| {
+            // What asked for it may have been decided otherwise.
+            let is_search = lookup.is_searched;
+            if !is_in_doubt && !is_search && lookup.missing.is_empty() {
+                lookup.doubt = None;
+            }
+            lookup.is_routine &= is_routine;
+            lookup.is_last &= is_in_doubt;
+            if lookup.due().is_none_or(|due| now < due) {
+                return;
+            }
+            let run_ids = Arc::new(run_ids);
+            let job_ids = Arc::new(lookup.missing.keys().map(|missing| missing.job_id().clone()).collect());
+            let active_of = is_search.then_some(ctx.settings.index);
+            let action = Action::List { run_ids: Arc::clone(&run_ids), job_ids, active_of };
+            let ticket = ctx.ask(Purpose::List, url.clone(), action);
+            (lookup.doubt, lookup.is_routine, lookup.is_last) = (None, false, false);
+            lookup.last = now;
+            lookup.retry.asked(ticket);
+            lookup.list =
+                Some(Listing { ticket, asked: now, stood_still: Duration::ZERO, run_ids, is_search });
+        });
+    }
+
+    /// The list came: the service rests, what is in doubt then is looked for again.
+    fn note_list(&mut self, ctx: &mut Context, url: &Url) -> Option<Listing> {
+        let now = ctx.now.mono;
+        let note = |lookup: &mut Lookup| {
+            let list = lookup.list.take()?;
+            let took = now.saturating_sub(list.asked + list.stood_still);
+            lookup.retry.succeed(now + took.min(REST_MAX));
+            lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
+            lookup.doubt = Some(now + IN_DOUBT);
+            Some(list)
+        };
+        self.services.update(ctx, url, |_, lookup| note(lookup)).flatten()
+    }
+
+    /// The list could not be had; gives when it is asked for again, and how often it failed.
+    fn note_failure(&mut self, ctx: &mut Context, url: &Url) -> Option<(Listing, Duration, u32)> {
+        let note = |ctx: &mut Context, lookup: &mut Lookup| {
+            let list = lookup.list.take()?;
+            lookup.retry.fail(ctx, 2 * IN_DOUBT);
+            let again = lookup.retry.due()?;
+            (lookup.doubt, lookup.is_routine, lookup.not_routinely_before) = (Some(again), true, again);
+            Some((list, again, lookup.retry.failures()))
+        };
+        self.services.update(ctx, url, note).flatten()
+    }
+
+    /// Whether this list was the search for jobs that we do not know.
+    fn ends_search(&mut self, ctx: &mut Context, url: &Url, list: &Listing) -> bool {
+        let end = |lookup: &mut Lookup| list.is_search && mem::take(&mut lookup.is_searched);
+        let ends = self.services.update(ctx, url, |_, lookup| end(lookup)).unwrap_or_default();
+        if ends {
+            ctx.journal(Record::Searched);
+        }
+        ends
+    }
+
+    /// Forgets the runs that were looked for long enough; gives the duplicates that this list shows.
+    fn resolve_duplicates(
+        &mut self,
+        ctx: &mut Context,
+        url: &Url,
+        list: &Listing,
+        found: &BTreeMap<&RunId, Vec<&JobId>>,
+    ) -> Vec<JobId> {
+        let mut extra = Vec::new();
+        for run_id in list.run_ids.iter() {
+            let Some(known) = self.duplicates.get(run_id).filter(|known| known.url == *url) else { continue };
+            let before = extra.len();
+            let jobs = found.get(run_id).into_iter().flatten();
+            extra.extend(jobs.filter(|job_id| known.keep.as_ref() != Some(*job_id)).map(|id| (*id).clone()));
+            if extra.len() > before || list.asked < known.until {
+                let settle_time = ctx.settings.settle_time;
+                self.duplicates.update(ctx, run_id, |_, known| known.note_list(list.asked, settle_time));
+            } else {
+                self.forget_duplicates(ctx, run_id);
+            }
+        }
+        extra
+    }
+
+    /// The jobs about which a list with this ticket decides.
+    fn take_missing(&mut self, ctx: &mut Context, url: &Url, list: Ticket) -> Vec<Missing> {
+        let take = |_: &mut Context, lookup: &mut Lookup| {
+            let (decided, left) =
+                mem::take(&mut lookup.missing).into_iter().partition(|(_, after)| *after < list);
+            lookup.missing = left;
+            let decided: BTreeMap<Missing, Ticket> = decided;
+            decided.into_keys().collect()
+        };
+        self.services.update(ctx, url, take).unwrap_or_default()
+    }
+}
+
+impl Csc {
+    /// The list of this service may be due.
+    pub(super) fn on_list_timer(&mut self, url: &Url) {
+        let lacking = self.jobs.lacking(url);
+        self.lookups.ask(&mut self.ctx, url, &lacking, self.jobs.is_any_in_doubt(url));
+    }
+
+    /// The service's list, or why there is none.
+    pub(super) fn on_list(&mut self, url: &Url, result: Result<Vec<ListedJob>, Failure>) {
+        let jobs = match result {
+            Ok(jobs) => jobs,
+            Err(failure) => return self.on_list_failed(url, &failure),
+        };
+        let Some(list) = self.lookups.note_list(&mut self.ctx, url) else { return };
+        if self.lookups.ends_search(&mut self.ctx, url, &list) {
+            self.take_unknown(url, &jobs);
+        }
+        let mut runs: BTreeMap<&RunId, Vec<&JobId>> = BTreeMap::new();
+        for job in &jobs {
+            runs.entry(&job.run_id).or_default().push(&job.job_id);
+        }
+        self.resolve_submissions(url, &list, &runs);
+        for job_id in self.lookups.resolve_duplicates(&mut self.ctx, url, &list, &runs) {
+            self.remove_duplicate(url, job_id);
+        }
+        let there: BTreeSet<&JobId> = jobs.iter().map(|job| &job.job_id).collect();
+        for missing in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
+            let found = Ok(there.contains(missing.job_id()));
+            self.on_looked_up(missing, list.asked, found);
+        }
+    }
+
+    fn on_list_failed(&mut self, url: &Url, failure: &Failure) {
+        let Some((list, again, failures)) = self.lookups.note_failure(&mut self.ctx, url) else { return };
+        if failure.contact != Contact::Silent && failures == 1 {
+            let line = format!("look-up by run id: {failure}");
+            self.services.log(&mut self.ctx, url, LogLevel::Warning, line);
+        } else {
+            self.services.leave_out(&mut self.ctx, url);
+        }
+        // Perhaps they are answered one by one.
+        for missing in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
+            self.on_looked_up(missing, list.asked, Err(again));
+        }
+        if self.run_state == RunState::Serving && failure.contact != Contact::NotAsked {
+            self.give_up_lost(url, &list);
+        }
+    }
+
+    /// A list shows a job that seemed not to be there, or not; or it could not be had, and the job is asked for again.
+    fn on_looked_up(&mut self, missing: Missing, asked: Duration, found: Result<bool, Duration>) {
+        match missing {
+            Missing::Polled(polled) => self.poll_looked_up(&polled, found),
+            Missing::Removal(job_id) => self.removal_looked_up(&job_id, asked, found),
+        }
+    }
+
+    /// Jobs of these runs are adopted where one is lacking; those not found go on.
+    fn resolve_submissions(&mut self, url: &Url, list: &Listing, found: &BTreeMap<&RunId, Vec<&JobId>>) {
+        for (key, run_id) in self.jobs.lacking(url) {
+            if !list.run_ids.contains(&run_id) {
+                continue;
+            }
+            match found.get(&run_id).and_then(|jobs| jobs.first()) {
+                Some(job_id) => {
+                    self.ctx.info(format!("found job {job_id} of run {run_id}"));
+                    self.created(key, (*job_id).clone(), None);
+                }
+                None => self.not_found(key, list),
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! An execute of Rapid Analysis (index 101): its values are pushed to Redis, and that is all. There is no job.
+//!
+//! Consumers see the values in the order of the commands, so one push is under way at a time and the others
+//! wait. Scripts wait 5 s in all: whatever a push or those before it do, each is answered before that.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::STOPPING;
+use super::command::{CommandName, Execute, Sender};
+use super::configuration::Service;
+use super::context::{Context, Purpose};
+use super::event::Ack;
+use super::request::{Action, Failure, FailureKind, NotDone};
+use super::timers::Timer;
+
+/// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
+/// of its ack too.
+const PATIENCE: Duration = Duration::from_millis(4250);
+
+/// How much later than it should the back-end may answer. It knows best what became of a push; if it keeps silent,
+/// the sender is answered that it is unclear.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// An execute that waits for those before it.
+#[derive(Debug)]
+struct Push {
+    sender: Sender,
+    config: Arc<str>,
+    until: Duration,
+}
+
+/// The one that the back-end has.
+#[derive(Debug, Default)]
+enum Flight {
+    /// None.
+    #[default]
+    Free,
+    /// Its answer is awaited.
+    Awaited { sender: Sender, until: Duration },
+    /// Its sender was answered that it is unclear; the back-end is still at it.
+    GivenUp,
+}
+
+/// All pushes in progress.
+#[derive(Debug, Default)]
+pub(super) struct Pushes {
+    /// In the order of the commands, and so of their times too.
+    waiting: VecDeque<Push>,
+    flight: Flight,
+}
+
+impl Pushes {
+    /// Accepts an execute of Rapid Analysis; of its parameters only `config` means something there.
+    pub(super) fn push(
+        &mut self,
+        ctx: &mut Context,
+        service: Option<&Service>,
+        sender: Sender,
+        execute: Execute,
+    ) {
+        let max = ctx.settings.max_jobs;
+        if self.waiting.len() >= max {
+            let reason = format!("{max} commands wait for Redis, which is the limit; nothing was pushed");
+            return ctx.fail(&sender, Some(CommandName::Execute), reason);
+        }
+        let until = ctx.now.mono + PATIENCE;
+        self.waiting.push_back(Push { sender, config: Arc::from(execute.config), until });
+        self.advance(ctx, service);
+    }
+
+    /// Answers those whose time is over, and begins the next.
+    pub(super) fn advance(&mut self, ctx: &mut Context, service: Option<&Service>) {
+        let now = ctx.now.mono;
+        if let Flight::Awaited { until, .. } = self.flight
+            && now >= until
+        {
+            self.give_up(ctx, "Redis did not answer in time");
+        }
+        while self.waiting.front().is_some_and(|push| now >= push.until) {
+            if let Some(late) = self.waiting.pop_front() {
+                refuse(ctx, &late.sender, "commands before it waited for Redis too long");
+            }
+        }
+        match self.flight {
+            Flight::Awaited { .. } | Flight::GivenUp => {}
+            Flight::Free => {
+                if let Some(Push { sender, config, until }) = self.waiting.pop_front() {
+                    let action = Action::Push { config, patience: until.saturating_sub(now) };
+                    let url = service.map_or_else(|| "".into(), |service| service.url.clone());
+                    ctx.ask(Purpose::Push, url, action);
+                    self.flight = Flight::Awaited { sender, until: until + GRACE };
+                }
+            }
+        }
+        self.set_timer(ctx);
+    }
+
+    fn set_timer(&self, ctx: &mut Context) {
+        let flight = match &self.flight {
+            Flight::Awaited { until, .. } => Some(*until),
+            Flight::Free | Flight::GivenUp => None,
+        };
+        let first = self.waiting.front().map(|push| push.until);
+        ctx.timers.set(Timer::Push, [flight, first].into_iter().flatten().min());
+    }
+
+    /// The process stood still: the answer may be there. What waits is too late for its sender.
+    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
+        match &mut self.flight {
+            Flight::Awaited { until, .. } => *until += pause,
+            Flight::Free | Flight::GivenUp => {}
+        }
+        self.set_timer(ctx);
+    }
+
+    /// The answer to a push.
+    pub(super) fn on_pushed(&mut self, ctx: &mut Context, result: Result<(), NotDone>) {
+        let verdict = result.map_err(|not_done| match not_done {
+            NotDone::Rejected(reason) => nothing_was_pushed(&reason),
+            NotDone::Failed(failure) => push_failed(&failure),
+        });
+        match mem::take(&mut self.flight) {
+            Flight::Awaited { sender, .. } => match verdict {
+                Ok(()) => ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
+                Err(reason) => ctx.fail(&sender, Some(CommandName::Execute), reason),
+            },
+            Flight::GivenUp => {
+                let end = verdict.err().unwrap_or_else(|| "the values were pushed".to_owned());
+                ctx.warn(format!("an execute that was answered as unclear: {end}"));
+            }
+            Flight::Free => {}
+        }
+        // The next one is begun at once.
+        ctx.timers.set(Timer::Push, Some(ctx.now.mono));
+    }
+
+    /// The daemon stops: what waits is not begun.
+    pub(super) fn stop(&mut self, ctx: &mut Context) {
+        for push in self.waiting.drain(..) {
+            refuse(ctx, &push.sender, STOPPING);
+        }
+    }
+
+    /// The sender of the push in progress is answered that it is unclear what becomes of it.
+    pub(super) fn give_up(&mut self, ctx: &mut Context, why: &str) {
+        if let Flight::Awaited { sender, .. } = &self.flight {
+            ctx.fail(sender, Some(CommandName::Execute), unclear(why));
+            self.flight = Flight::GivenUp;
+        }
+    }
+}
+
+fn refuse(ctx: &mut Context, sender: &Sender, why: &str) {
+    ctx.fail(sender, Some(CommandName::Execute), nothing_was_pushed(why));
+}
+
+fn push_failed(failure: &Failure) -> String {
+    match failure.kind {
+        FailureKind::NotSent | FailureKind::Refused | FailureKind::NotNow => {
+            nothing_was_pushed(&failure.reason)
+        }
+        FailureKind::Unclear => unclear(&failure.reason),
+        // The back-end says what was pushed.
+        FailureKind::Wrong => failure.reason.clone(),
+    }
+}
+
+fn nothing_was_pushed(reason: &str) -> String {
+    format!("{reason}; nothing was pushed")
+}
+
+fn unclear(reason: &str) -> String {
+    format!(
+        "{reason}; it is unclear whether the values were pushed: look at the lists before you send them again"
+    )
+}

@@ -1,0 +1,510 @@
+//! Aborts: a job is removed at the service, and it is made sure that it is gone.
+//!
+//! A DELETE can fail to be answered although it was carried out, so an unclear one is confirmed by a
+//! GET and, if that finds nothing, by the list: only a job that is not there any more is aborted. This holds for a job
+//! of ours, for one that we did not submit and whose id a script holds, and for a duplicate.
+//! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+use std::time::Duration;
+
+use crate::url::Url;
+
+use super::command::{CommandName, Sender};
+use super::context::{Context, Purpose};
+use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
+use super::id::{EntryKey, JobId, RunId};
+use super::job::{Job, Origin, Stage};
+use super::lookups::{DUPLICATES_FOR, Missing};
+use super::poll::ABSENCES_MAX;
+use super::record::HISTORY_MAX;
+use super::record::{End, Work};
+use super::report::JobOutcome;
+use super::request::{Action, Failure, FailureKind, RemoveAnswer, StatusAnswer};
+use super::retry::Retry;
+use super::timers::{Timed, TimedMap, Timer};
+use super::track::JobEnd;
+use super::{Csc, REMINDER};
+
+/// First wait before a removal is tried or confirmed again; it doubles with each.
+const RETRY_BASE: Duration = Duration::from_secs(1);
+
+/// Most `abort_job` commands that wait for one removal.
+const WAITING_MAX: usize = 100;
+
+/// A job that was there so short a time ago cannot have ended and vanished since: services keep them for hours.
+/// A DELETE that finds nothing then is the second of two that a gateway made of one.
+const SEEN_RECENTLY: Duration = Duration::from_secs(600);
+
+/// Most aborted jobs that are remembered: more than the journal gives back of those that are over.
+const ABORTED_MAX: usize = 2 * HISTORY_MAX;
+
+/// All aborts in progress.
+#[derive(Debug, Default)]
+pub(super) struct Removals {
+    /// Those whose records are not durable yet.
+    recording: BTreeMap<EntryKey, Abort>,
+    active: TimedMap<Removal>,
+    /// Jobs that ended since they were aborted, the last of them.
+    aborted: VecDeque<JobId>,
+}
+
+/// An `abort_job` whose record is being made durable.
+#[derive(Debug)]
+struct Abort {
+    sender: Sender,
+    job_id: JobId,
+    url: Url,
+}
+
+/// A job on its way out.
+#[derive(Debug)]
+struct Removal {
+    job_id: JobId,
+    url: Url,
+    /// The `abort_job` commands that wait for it; none of a duplicate.
+    waiting: Vec<(EntryKey, Sender)>,
+    /// It waits while the service's list is to decide.
+    retry: Retry,
+    next: Next,
+    /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
+    unclear: bool,
+    /// When the service last showed that the job is there.
+    seen: Option<Duration>,
+    /// GETs in a row that found nothing.
+    absences: u32,
+    /// When those that wait are reminded that it is in progress; none before they know it.
+    reminder: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Next {
+    Delete,
+    Confirm,
+}
+
+/// How a removal ended.
+enum Verdict {
+    Removed(Option<JobObject>),
+    NoSuchJob,
+}
+
+/// What follows an answer.
+enum Step {
+    /// The next request.
+    Next,
+    /// It is tried again later: why.
+    Later(String),
+    /// The service's list decides.
+    Look(Url),
+    End(Verdict),
+}
+
+impl Timed for Removal {
+    type Key = JobId;
+
+    fn timer(job_id: &JobId) -> Timer {
+        Timer::Removal(job_id.clone())
+    }
+
+    fn due(&self) -> Option<Duration> {
+        [self.retry.due(), self.reminder].into_iter().flatten().min()
+    }
+}
+
+impl Removal {
+    /// The first request is due at once.
+    fn new(ctx: &Context, job_id: JobId, url: Url, next: Next, seen: Option<Duration>) -> Self {
+        Self {
+            job_id,
+            url,
+            waiting: Vec::new(),
+            retry: Retry::at(ctx.now.mono),
+            next,
+            unclear: false,
+            seen,
+            absences: 0,
+            reminder: None,
+        }
+    }
+
+    /// Those that wait are reminded, if it is time; and the next request is made.
+    fn on_timer(&mut self, ctx: &mut Context) {
+        self.remind(ctx);
+        if !self.retry.is_due(ctx.now.mono) {
+            return;
+        }
+        let job_id = self.job_id.clone();
+        let (purpose, action) = match self.next {
+            Next::Delete => (Purpose::Remove(job_id.clone()), Action::Remove { job_id }),
+            Next::Confirm => (Purpose::Confirm(job_id.clone()), Action::Status { job_id, run_id: None }),
+        };
+        self.retry.asked(ctx.ask(purpose, self.url.clone(), action));
+    }
+
+    fn remind(&mut self, ctx: &mut Context) {
+        if self.reminder.is_none_or(|due| ctx.now.mono < due) {
+            return;
+        }
+        self.reminder = Some(ctx.now.mono + REMINDER);
+        for (_, sender) in &self.waiting {
+            ctx.ack(sender, Some(CommandName::AbortJob), in_progress(&self.job_id));
+        }
+    }
+
+    /// The answer to a DELETE that was asked for at that time.
+    fn on_removed(
+        &mut self,
+        ctx: &mut Context,
+        asked: Duration,
+        result: Result<RemoveAnswer, Failure>,
+    ) -> Step {
+        let now = ctx.now.mono;
+        let was_there = self.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
+        match result {
+            Ok(RemoveAnswer::Removed { object }) => Step::End(Verdict::Removed(object)),
+            Ok(RemoveAnswer::Gone) if self.was_seen_after(asked) => self.found(ctx),
+            Ok(RemoveAnswer::Gone) if was_there => Step::End(Verdict::Removed(None)),
+            Ok(RemoveAnswer::Gone) => Step::End(self.absence()),
+            Err(Failure { kind: FailureKind::NotSent, reason, .. }) => self.fail(ctx, Next::Delete, reason),
+            Err(Failure { reason, .. }) => {
+                self.unclear = true;
+                self.fail(ctx, Next::Confirm, reason)
+            }
+        }
+    }
+
+    /// The answer to the GET that confirms an unclear DELETE. That it finds nothing can be wrong, or an old answer out
+    /// of a cache: the list decides.
+    fn on_confirmed(&mut self, ctx: &mut Context, result: Result<StatusAnswer, Failure>) -> Step {
+        match result {
+            Ok(StatusAnswer::Gone) => {
+                self.absences += 1;
+                self.retry.wait();
+                let is_certain = self.absences >= ABSENCES_MAX;
+                if is_certain { Step::End(self.absence()) } else { Step::Look(self.url.clone()) }
+            }
+            Ok(StatusAnswer::Job(_) | StatusAnswer::Broken { .. }) => self.found(ctx),
+            Err(failure) => self.fail(ctx, Next::Confirm, failure.reason),
+        }
+    }
+
+    /// A list shows a job that a GET did not find, or not; or it could not be had, and the GET comes again then.
+    fn on_looked_up(&mut self, ctx: &mut Context, asked: Duration, found: Result<bool, Duration>) -> Step {
+        match found {
+            _ if !self.retry.is_waiting() => {}
+            Ok(false) if !self.was_seen_after(asked) => return Step::End(self.absence()),
+            Ok(_) => return self.found(ctx),
+            Err(time) => {
+                self.next = Next::Confirm;
+                self.retry.again_at(time);
+            }
+        }
+        Step::Next
+    }
+
+    /// Whether the job was created after that: what was asked then says nothing of it.
+    fn was_seen_after(&self, asked: Duration) -> bool {
+        self.seen.is_some_and(|seen| seen > asked)
+    }
+
+    /// The job is not there: a DELETE may have done that unseen, or there was none.
+    fn absence(&self) -> Verdict {
+        if self.unclear { Verdict::Removed(None) } else { Verdict::NoSuchJob }
+    }
+
+    /// The job is there: the DELETE comes at once, or once more after a while.
+    fn found(&mut self, ctx: &mut Context) -> Step {
+        (self.seen, self.absences) = (Some(ctx.now.mono), 0);
+        if self.unclear {
+            return self.fail(ctx, Next::Delete, "the job is still there".to_owned());
+        }
+        self.next = Next::Delete;
+        self.retry.again_at(ctx.now.mono);
+        Step::Next
+    }
+
+    /// Goes on after a while; those that wait learn that it takes longer.
+    fn fail(&mut self, ctx: &mut Context, next: Next, reason: String) -> Step {
+        if self.retry.failures() == 0 {
+            ctx.warn(format!("abort of job {}: {reason}", self.job_id));
+        }
+        self.next = next;
+        self.retry.fail(ctx, RETRY_BASE);
+        if self.reminder.is_none() && !self.waiting.is_empty() {
+            self.reminder = Some(ctx.now.mono);
+            self.remind(ctx);
+        }
+        Step::Later(reason)
+    }
+}
+
+impl Removals {
+    /// Why one more abort of this job is refused.
+    fn refusal(&self, max: usize, job_id: &JobId) -> Option<String> {
+        let recording = self.recording.values().filter(|abort| abort.job_id == *job_id).count();
+        let waiting = recording + self.active.get(job_id).map_or(0, |removal| removal.waiting.len());
+        if waiting >= WAITING_MAX {
+            Some(format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit"))
+        } else if waiting == 0 && self.recording.len() + self.active.len() >= max {
+            Some(format!("{max} aborts are in progress, which is the limit"))
+        } else {
+            None
+        }
+    }
+
+    /// An abort that cannot be recorded is not carried out.
+    pub(super) fn take_recording(&mut self, key: EntryKey) -> Option<Sender> {
+        self.recording.remove(&key).map(|abort| abort.sender)
+    }
+
+    pub(super) fn contains(&self, job_id: &JobId) -> bool {
+        self.active.get(job_id).is_some()
+    }
+
+    pub(super) fn on_timer(&mut self, ctx: &mut Context, job_id: &JobId) {
+        self.active.update(ctx, job_id, |ctx, removal| removal.on_timer(ctx));
+    }
+
+    /// Somebody who found the id of a job elsewhere aborted it before the service gave it to us.
+    pub(super) fn note_present(&mut self, ctx: &mut Context, job_id: &JobId) {
+        self.active.update(ctx, job_id, |ctx, removal| removal.seen = Some(ctx.now.mono));
+    }
+
+    /// One of those that wait to be tried again is tried now. It is looked for among all, once in an outage.
+    pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
+        let is_due = |removal: &Removal| removal.url == *url && removal.retry.due().is_some();
+        let job_id =
+            self.active.iter().find(|(_, removal)| is_due(removal)).map(|(job_id, _)| job_id.clone());
+        let Some(job_id) = job_id else { return };
+        self.active.update(ctx, &job_id, |ctx, removal| removal.retry.not_later_than(ctx.now.mono));
+    }
+
+    /// Whoever aborts it again gets no second result.
+    pub(super) fn note_aborted(&mut self, end: &End) {
+        let aborted = end.result.as_ref().filter(|result| result.exit_code == ExitCode::Aborted);
+        self.aborted.extend(aborted.map(|result| result.job_id.clone()));
+        if self.aborted.len() > ABORTED_MAX {
+            self.aborted.pop_front();
+        }
+    }
+
+    /// All that wait for the end of an abort, which nobody waits for any more.
+    pub(super) fn take_waiting(&mut self, ctx: &mut Context) -> Vec<(JobId, EntryKey, Sender)> {
+        let recording = mem::take(&mut self.recording).into_iter();
+        let recording = recording.map(|(key, abort)| (abort.job_id, key, abort.sender));
+        let removing = self.active.take(ctx).into_iter().flat_map(|(job_id, removal)| {
+            removal.waiting.into_iter().map(move |(key, sender)| (job_id.clone(), key, sender))
+        });
+        recording.chain(removing).collect()
+    }
+}
+
+impl Csc {
+    /// Accepts an `abort_job`.
+    pub(super) fn abort(&mut self, sender: Sender, job_id: JobId) {
+        if let Some(reason) = self.removals.refusal(self.ctx.settings.max_jobs, &job_id) {
+            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
+        }
+        let ours = self.jobs.by_id(&job_id).or_else(|| self.key_of_run(&job_id));
+        let url = ours.and_then(|key| self.jobs.get(key)).map(|job| &job.url);
+        let Some(url) = url.or_else(|| self.transitions.service().map(|service| &service.url)).cloned()
+        else {
+            let reason = "no configuration was applied".to_owned();
+            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
+        };
+        let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
+        let key = self.accept(sender.clone(), work);
+        self.removals.recording.insert(key, Abort { sender, job_id, url });
+    }
+
+    /// The record of an abort is durable: the job may be removed.
+    pub(super) fn abort_journaled(&mut self, key: EntryKey) {
+        let Some(Abort { sender, job_id, url }) = self.removals.recording.remove(&key) else { return };
+        if let Some(job_id) = self.end_unsubmitted(key, &sender, job_id) {
+            self.remove_for(key, sender, job_id, url);
+        }
+    }
+
+    /// Resumes an abort of a previous run, which may have sent its DELETE.
+    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
+        let Some(job_id) = self.end_unsubmitted(key, &sender, job_id) else { return };
+        self.remove_for(key, sender, job_id.clone(), url);
+        self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
+            removal.unclear = true;
+            removal.next = Next::Delete;
+            removal.retry.again_at(ctx.now.mono);
+            removal.reminder = Some(ctx.now.mono);
+        });
+    }
+
+    /// The execute whose run id this is, unless it has ended.
+    fn key_of_run(&self, id: &JobId) -> Option<EntryKey> {
+        self.jobs.by_run(&RunId::parse(id.as_str())?)
+    }
+
+    /// Ends the abort of a run that has no job; else gives the job that is to be removed.
+    fn end_unsubmitted(&mut self, key: EntryKey, sender: &Sender, id: JobId) -> Option<JobId> {
+        let ack = if let Some(execute) = self.key_of_run(&id) {
+            let job_id = self.jobs.get(execute).and_then(Job::job_id).cloned();
+            if job_id.is_some() {
+                return job_id;
+            }
+            self.abort_unsubmitted(execute, sender);
+            Ack::Complete
+        } else {
+            let ended = self.jobs.history().find(|ended| ended.run_id.as_str() == id.as_str());
+            match ended.map(|ended| (&ended.job_id, ended.outcome)) {
+                None => return Some(id),
+                Some((Some(job_id), _)) => return Some(job_id.clone()),
+                // Perhaps by this very command in a previous run.
+                Some((None, Some(JobOutcome::Aborted))) => Ack::Complete,
+                Some((None, _)) => Ack::Failed { reason: "No such job: its submission failed".to_owned() },
+            }
+        };
+        self.end_abort(key, sender.clone(), None, ack);
+        None
+    }
+
+    /// Aborts an execute that has no job yet, which may wait for others: there is no id and so no result. Should a
+    /// job of it appear all the same, it is removed.
+    fn abort_unsubmitted(&mut self, execute: EntryKey, sender: &Sender) {
+        let Some(job) = self.jobs.remove(&mut self.ctx, execute) else { return };
+        let may_exist = match &job.stage {
+            Stage::Waiting { prereqs, origin } => {
+                self.prerequisites.forget(&mut self.ctx, execute, prereqs);
+                matches!(origin, Origin::Recovered { .. })
+            }
+            Stage::Submitting(submitting) => submitting.doubtful || submitting.retry.due().is_none(),
+            Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
+        };
+        if may_exist {
+            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, &job);
+        }
+        let reason = format!("abort_job of {} before it was submitted", sender.identity);
+        let at = self.ctx.now.tai;
+        self.close(execute, job, End { at, result: None, ack: Ack::Aborted, problem: Some(reason) }, None);
+    }
+
+    fn end_abort(&mut self, key: EntryKey, sender: Sender, result: Option<JobResult>, ack: Ack) {
+        let end = End { at: self.ctx.now.tai, result, ack, problem: None };
+        self.end(key, sender, CommandName::AbortJob, end, None);
+    }
+
+    /// Removes a job for an `abort_job`.
+    fn remove_for(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
+        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
+            // The same job twice: the commands share one outcome.
+            removal.waiting.push((key, sender.clone()));
+            if removal.reminder.is_some() {
+                // The others know already that it takes longer.
+                ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(&job_id));
+            }
+        });
+        if shared.is_some() {
+            return;
+        }
+        self.ctx.info(format!("aborting job {job_id}"));
+        let ours = self.jobs.by_id(&job_id);
+        let job = ours.and_then(|key| self.jobs.get(key));
+        let seen = job.and_then(|job| job.running()).and_then(|running| running.poll.seen());
+        if let Some(key) = ours {
+            self.stop_polling(key, &job_id);
+        }
+        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
+        let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
+        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
+        removal.waiting.push((key, sender));
+        self.removals.active.insert(&mut self.ctx, job_id, removal);
+    }
+
+    /// Removes a second job of a run.
+    pub(super) fn remove_duplicate(&mut self, url: &Url, job_id: JobId) {
+        let known = self.removals.contains(&job_id) || self.jobs.by_id(&job_id).is_some();
+        if known || self.removals.active.len() >= self.ctx.settings.max_jobs {
+            return;
+        }
+        self.ctx.warn(format!("removing job {job_id}: its run has another job, or its command has ended"));
+        let seen = Some(self.ctx.now.mono);
+        let removal = Removal::new(&self.ctx, job_id.clone(), url.clone(), Next::Delete, seen);
+        self.removals.active.insert(&mut self.ctx, job_id, removal);
+    }
+
+    pub(super) fn on_removed(
+        &mut self,
+        job_id: &JobId,
+        asked: Duration,
+        result: Result<RemoveAnswer, Failure>,
+    ) {
+        self.step(job_id, |ctx, removal| removal.on_removed(ctx, asked, result));
+    }
+
+    pub(super) fn on_confirmed(&mut self, job_id: &JobId, result: Result<StatusAnswer, Failure>) {
+        self.step(job_id, |ctx, removal| removal.on_confirmed(ctx, result));
+    }
+
+    pub(super) fn removal_looked_up(
+        &mut self,
+        job_id: &JobId,
+        asked: Duration,
+        found: Result<bool, Duration>,
+    ) {
+        self.step(job_id, |ctx, removal| removal.on_looked_up(ctx, asked, found));
+    }
+
+    fn step(&mut self, job_id: &JobId, change: impl FnOnce(&mut Context, &mut Removal) -> Step) {
+        match self.removals.active.update(&mut self.ctx, job_id, change) {
+            Some(Step::Later(reason)) => {
+                if let Some(key) = self.jobs.by_id(job_id) {
+                    let problem = Some(format!("abort: {reason}"));
+                    self.jobs.update(&mut self.ctx, key, |_, job| job.problem = problem);
+                }
+            }
+            Some(Step::Look(url)) => self.lookups.miss(&mut self.ctx, &url, Missing::Removal(job_id.clone())),
+            Some(Step::End(verdict)) => self.end_removal(job_id, verdict),
+            Some(Step::Next) | None => {}
+        }
+    }
+
+    /// In this order: the job's result, the final ack of its execute, those of the aborts.
+    fn end_removal(&mut self, job_id: &JobId, verdict: Verdict) {
+        let Some(removal) = self.removals.active.remove(&mut self.ctx, job_id) else { return };
+        let removed = matches!(verdict, Verdict::Removed(_));
+        let mut result = None;
+        match (verdict, self.jobs.by_id(job_id)) {
+            (Verdict::Removed(object), Some(key)) => {
+                let reason = match removal.waiting.first() {
+                    Some((_, sender)) => format!("abort_job of {}", sender.identity),
+                    None => "removed, as it seemed to be left by an unclear submission".to_owned(),
+                };
+                self.finish(key, JobEnd::Aborted { object, reason });
+            }
+            (Verdict::NoSuchJob, Some(key)) => {
+                let reason = "the service did not know it any more when it was to be aborted".to_owned();
+                self.finish(key, JobEnd::Vanished { reason });
+            }
+            // A job that we did not submit: the first waiting abort publishes its result. That of a duplicate is not
+            // published.
+            (Verdict::Removed(object), None) if !self.removals.aborted.contains(job_id) => {
+                let known =
+                    ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
+                let object = object.map_or(known, ResultObject::Service);
+                let exit_code = ExitCode::Aborted;
+                result = Some(JobResult { job_id: job_id.clone(), exit_code, result: object });
+                self.prerequisite_ended(&(removal.url.clone(), job_id.clone()));
+            }
+            // Its result was published before, perhaps in a previous run.
+            (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
+        }
+        for (key, sender) in removal.waiting {
+            let reason = format!("No such job: {job_id}");
+            let ack = if removed { Ack::Complete } else { Ack::Failed { reason } };
+            self.end_abort(key, sender, result.take(), ack);
+        }
+    }
+}
+
+fn in_progress(job_id: &JobId) -> Ack {
+    Ack::InProgress { job_id: job_id.clone(), missing_prereqs: Vec::new() }
+}

@@ -1,0 +1,237 @@
+//! Summary states: the commands that change them, FAULT, and the configuration that `start` reads.
+
+use std::collections::VecDeque;
+use std::mem;
+use std::time::Duration;
+
+use super::command::{Command, CommandName, Order, Sender};
+use super::configuration::{Configuration, Service};
+use super::context::Context;
+use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
+use super::record::Record;
+use super::state::{SummaryState, Transition};
+use super::{Effect, STOPPING, Watching};
+
+/// Transition commands that may wait behind a `start`.
+const WAITING_MAX: usize = 100;
+/// How long another instance is taken to be running after it was heard: three of its heartbeats.
+const OTHER_RUNS: Duration = Duration::from_secs(3);
+
+/// The summary state and what leads to another.
+#[derive(Debug)]
+pub(super) struct Transitions {
+    state: SummaryState,
+    error: (ErrorCode, String),
+    configuration: Option<Configuration>,
+    /// The override of the last `start`.
+    override_name: String,
+    /// The `start` whose configuration is being read: its sender and its override.
+    starting: Option<(Sender, String)>,
+    /// Transition commands that wait behind it.
+    waiting: VecDeque<Command>,
+    /// When another instance with our index was heard last, and the report of it.
+    other: Option<(Duration, String)>,
+}
+
+impl Transitions {
+    pub(super) fn new() -> Self {
+        Self {
+            state: SummaryState::Standby,
+            error: (ErrorCode::None, String::new()),
+            configuration: None,
+            override_name: String::new(),
+            starting: None,
+            waiting: VecDeque::new(),
+            other: None,
+        }
+    }
+
+    pub(super) fn state(&self) -> SummaryState {
+        self.state
+    }
+
+    /// The last error that was not cleared.
+    pub(super) fn error(&self) -> (ErrorCode, &str) {
+        (self.error.0, &self.error.1)
+    }
+
+    /// What the last `start` read.
+    pub(super) fn configuration(&self) -> Option<&Configuration> {
+        self.configuration.as_ref()
+    }
+
+    pub(super) fn service(&self) -> Option<&Service> {
+        self.configuration.as_ref().map(|configuration| &configuration.service)
+    }
+
+    pub(super) fn is_starting(&self) -> bool {
+        self.starting.is_some()
+    }
+
+    /// The events that every run begins with.
+    pub(super) fn begin(&self, ctx: &mut Context) {
+        ctx.publish(Event::SummaryState(self.state));
+        ctx.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
+        ctx.effect(Effect::WatchConfigurations(Watching::On));
+        self.journal_state(ctx);
+    }
+
+    /// A transition command: it is carried out at once, or behind the `start` whose configuration is being read.
+    pub(super) fn on_command(&mut self, ctx: &mut Context, command: Command) {
+        if self.starting.is_none() {
+            self.make(ctx, command);
+        } else if self.waiting.len() < WAITING_MAX {
+            self.waiting.push_back(command);
+        } else {
+            let reason = "too many commands wait for the configuration to be read".to_owned();
+            ctx.fail(&command.sender, command.order.name(), reason);
+        }
+    }
+
+    /// Carries out what waited for a `start` that is over, up to the next `start` or the end.
+    pub(super) fn make_waiting(&mut self, ctx: &mut Context) {
+        while self.starting.is_none() && self.state != SummaryState::Offline {
+            let Some(command) = self.waiting.pop_front() else { return };
+            self.make(ctx, command);
+        }
+    }
+
+    fn make(&mut self, ctx: &mut Context, Command { sender, order }: Command) {
+        let Some((name, transition)) = order.name().and_then(|name| Some((name, name.transition()?))) else {
+            return;
+        };
+        let Some(next) = self.state.after(transition) else {
+            return ctx.fail(&sender, Some(name), self.not_in_this_state(name));
+        };
+        // Two in ENABLED would both carry out each command, until each has heard the other again.
+        if let (Transition::Enable, Some((heard, report))) = (transition, &self.other)
+            && ctx.now.mono.saturating_sub(*heard) < OTHER_RUNS
+        {
+            return ctx.fail(&sender, Some(name), report.clone());
+        }
+        if let Order::Start { override_name } = order {
+            self.starting = Some((sender, override_name.clone()));
+            return ctx.effect(Effect::ReadConfiguration { override_name });
+        }
+        self.enter(ctx, next);
+        ctx.ack(&sender, Some(name), Ack::Complete);
+    }
+
+    /// The daemon stops: a `start` in progress fails, and so does what waits behind it.
+    pub(super) fn fail_waiting(&mut self, ctx: &mut Context) {
+        if let Some((sender, _)) = self.starting.take() {
+            ctx.fail(&sender, Some(CommandName::Start), STOPPING.to_owned());
+        }
+        for command in mem::take(&mut self.waiting) {
+            ctx.fail(&command.sender, command.order.name(), STOPPING.to_owned());
+        }
+    }
+
+    /// All that a `start` waits for is known; gives the service that it applies, if it succeeds.
+    pub(super) fn finish_start(
+        &mut self,
+        ctx: &mut Context,
+        result: Result<Configuration, String>,
+    ) -> Option<Service> {
+        let (sender, override_name) = self.starting.take()?;
+        let checked = match self.state.after(Transition::Start) {
+            Some(next) => result.map(|configuration| (next, configuration)),
+            // It was allowed when it began: a FAULT came in between.
+            None => Err(format!("start ended in state {}: {}", self.state, self.error.1)),
+        };
+        let (next, configuration) = match checked {
+            Ok(checked) => checked,
+            Err(reason) => {
+                ctx.fail(&sender, Some(CommandName::Start), reason);
+                return None;
+            }
+        };
+        ctx.publish(Event::ConfigurationApplied {
+            configurations: configuration.files.clone(),
+            version: configuration.version.clone(),
+            url: configuration.directory_url.clone(),
+        });
+        let service = configuration.service.clone();
+        self.configuration = Some(configuration);
+        self.override_name = override_name;
+        self.enter(ctx, next);
+        ctx.ack(&sender, Some(CommandName::Start), Ack::Complete);
+        Some(service)
+    }
+
+    /// Enters a state that is not FAULT.
+    fn enter(&mut self, ctx: &mut Context, next: SummaryState) {
+        let previous = mem::replace(&mut self.state, next);
+        ctx.info(format!("summary state {next}"));
+        ctx.publish(Event::SummaryState(next));
+        self.journal_state(ctx);
+        if self.error.0 != ErrorCode::None {
+            self.error = (ErrorCode::None, String::new());
+            ctx.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
+        }
+        if previous == SummaryState::Standby {
+            ctx.effect(Effect::WatchConfigurations(Watching::Off));
+        } else if next == SummaryState::Standby {
+            ctx.effect(Effect::WatchConfigurations(Watching::On));
+        }
+    }
+
+    /// Goes to FAULT; the error code is published even if the last one was the same. OFFLINE is final.
+    pub(super) fn fault(&mut self, ctx: &mut Context, code: ErrorCode, report: String) {
+        if self.state == SummaryState::Offline {
+            return ctx.log(LogLevel::Error, format!("after OFFLINE: {report}"));
+        }
+        ctx.publish_again(Event::ErrorCode { code, report: report.clone() });
+        ctx.log(LogLevel::Critical, format!("FAULT: errorCode={}, errorReport='{report}'", code.number()));
+        self.error = (code, report);
+        if self.state == SummaryState::Standby {
+            ctx.effect(Effect::WatchConfigurations(Watching::Off));
+        }
+        self.state = SummaryState::Fault;
+        ctx.publish(Event::SummaryState(self.state));
+        self.journal_state(ctx);
+    }
+
+    /// Another instance with our index is running, which this reports.
+    pub(super) fn note_other(&mut self, ctx: &Context, report: String) {
+        self.other = Some((ctx.now.mono, report));
+    }
+
+    /// The daemon ends.
+    pub(super) fn go_offline(&mut self) {
+        self.state = SummaryState::Offline;
+    }
+
+    /// Records the state to which the next run can return; OFFLINE is not recorded.
+    fn journal_state(&self, ctx: &mut Context) {
+        if self.state != SummaryState::Offline {
+            ctx.journal(Record::State { state: self.state, override_name: self.override_name.clone() });
+        }
+    }
+
+    pub(super) fn on_available(&self, ctx: &mut Context, available: ConfigurationsAvailable) {
+        if self.state == SummaryState::Standby {
+            ctx.publish(Event::ConfigurationsAvailable(available));
+        }
+    }
+
+    /// Why a command is not allowed now, whatever its parameters.
+    pub(super) fn not_allowed(&self, name: CommandName) -> Option<String> {
+        let is_allowed = match name.transition() {
+            Some(transition) => self.state.after(transition).is_some(),
+            None => name == CommandName::SetLogLevel || self.state == SummaryState::Enabled,
+        };
+        if is_allowed {
+            None
+        } else if self.state == SummaryState::Fault && name.transition().is_none() {
+            let (code, report) = (self.error.0.number(), &self.error.1);
+            Some(format!("{} not allowed in FAULT: errorCode={code}, errorReport='{report}'", name.as_str()))
+        } else {
+            Some(self.not_in_this_state(name))
+        }
+    }
+
+    fn not_in_this_state(&self, name: CommandName) -> String {
+        format!("{} not allowed in state {}", name.as_str(), self.state)
+    }
+}
