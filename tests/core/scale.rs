@@ -54,7 +54,15 @@ impl Plant {
                         let answer = self.answer(request.action);
                         inputs.push(Input::Outcome(Outcome { ticket: request.ticket, answer }));
                     }
-                    _ => {}
+                    Effect::Ack { .. }
+                    | Effect::Publish { .. }
+                    | Effect::StopRequests
+                    | Effect::ReadConfiguration { .. }
+                    | Effect::WatchConfigurations(_)
+                    | Effect::SetLogLevel(_)
+                    | Effect::Log(..)
+                    | Effect::Exit
+                    | Effect::Fail(_) => {}
                 }
             }
         }
