@@ -146,7 +146,7 @@ pub enum Input {
     /// Begin: no other instance was heard, or nobody can be asked.
     Joined,
     /// Another instance with our index is running; who it is.
-    Intruder(String),
+    DuplicateInstance(String),
     /// End, leaving jobs running at the service.
     Terminate,
 }
@@ -311,7 +311,7 @@ impl Csc {
             Input::JournalBack => self.ctx.info("the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
             Input::Joined => self.join(),
-            Input::Intruder(who) => self.on_duplicate_instance(&who),
+            Input::DuplicateInstance(who) => self.on_duplicate_instance(&who),
             Input::Terminate => self.stop(),
         }
         self.advance();

@@ -171,7 +171,7 @@ impl Daemon {
             let said = from_kafka.try_iter().filter_map(|input| match input {
                 KafkaInput::Delivered(receipt) => Some(Record::Said(receipt)),
                 // Too late.
-                KafkaInput::Joined | KafkaInput::Vouched(_) | KafkaInput::Intruder(_) => None,
+                KafkaInput::Joined | KafkaInput::Vouched(_) | KafkaInput::DuplicateInstance(_) => None,
             });
             let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
@@ -280,9 +280,9 @@ impl Daemon {
                 self.admission.begin(Moment::now());
                 self.join();
             }
-            KafkaInput::Intruder(who) => {
+            KafkaInput::DuplicateInstance(who) => {
                 self.admission.yield_to_another(Moment::now());
-                self.turn.input(Input::Intruder(who));
+                self.turn.input(Input::DuplicateInstance(who));
             }
             KafkaInput::Delivered(receipt) => self.turn.delivered(Some(receipt)),
         }

@@ -122,7 +122,7 @@ impl Turn {
         // The process ends before it has started: the next one goes where this one was to go.
         if matches!(input, Input::Terminate) && !self.has_started {
             self.cut_off("the daemon is stopping");
-        } else if matches!(input, Input::Intruder(_)) && !self.has_joined {
+        } else if matches!(input, Input::DuplicateInstance(_)) && !self.has_joined {
             self.cut_off("another instance is running");
         }
         self.inputs.push_back(input);

@@ -28,7 +28,7 @@ pub enum KafkaInput {
     /// A heartbeat of ours, sent at this moment, was read back, and with it all heartbeats before it.
     Vouched(Moment),
     /// Another instance with our index is running; who it is.
-    Intruder(String),
+    DuplicateInstance(String),
     /// The broker has taken what this names.
     Delivered(Receipt),
 }

@@ -17,7 +17,7 @@ fn joining() -> World {
 }
 
 fn intruder() -> Input {
-    Input::Intruder("OCPS:1, process 7".to_owned())
+    Input::DuplicateInstance("OCPS:1, process 7".to_owned())
 }
 
 #[test]

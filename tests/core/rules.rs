@@ -159,7 +159,7 @@ impl Rules {
             | Input::JournalFailed(_)
             | Input::JournalBack
             | Input::Joined
-            | Input::Intruder(_)
+            | Input::DuplicateInstance(_)
             | Input::Terminate => {}
         }
     }

@@ -27,7 +27,7 @@ pub(crate) fn input(input: &Input) -> Option<String> {
         | Input::JournalBack
         | Input::LogLevel(_)
         | Input::Joined
-        | Input::Intruder(_)
+        | Input::DuplicateInstance(_)
         | Input::Terminate => Some(format!("> {input:?}")),
     }
 }

@@ -294,7 +294,7 @@ impl Rules {
             | Input::JournalBack
             | Input::LogLevel(_)
             | Input::Joined
-            | Input::Intruder(_)
+            | Input::DuplicateInstance(_)
             | Input::Terminate => None,
         });
     }

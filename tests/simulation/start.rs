@@ -78,7 +78,7 @@ impl Start {
     /// Something else happens.
     pub(crate) fn input(&mut self, input: &Input) {
         let ends = matches!(input, Input::Terminate) && !self.has_started
-            || matches!(input, Input::Intruder(_)) && !self.has_joined;
+            || matches!(input, Input::DuplicateInstance(_)) && !self.has_joined;
         if ends {
             self.is_cut_off = true;
             self.unwritten_state = None;
@@ -123,7 +123,7 @@ impl Start {
             | Input::ConfigurationsAvailable(_)
             | Input::Recovered(_)
             | Input::LogLevel(_)
-            | Input::Intruder(_)
+            | Input::DuplicateInstance(_)
             | Input::Terminate => {}
         }
     }

@@ -56,7 +56,7 @@ pub(crate) enum Event {
     Joined {
         process: u32,
     },
-    Intruder {
+    DuplicateInstance {
         process: u32,
     },
     Terminate {
@@ -254,8 +254,8 @@ impl World {
                 self.process_mut().turn.joined();
                 self.turn();
             }
-            Event::Intruder { process } if self.is_alive(process) => {
-                self.input(Input::Intruder("another".to_owned()))
+            Event::DuplicateInstance { process } if self.is_alive(process) => {
+                self.input(Input::DuplicateInstance("another".to_owned()))
             }
             Event::Terminate { process } if self.is_alive(process) => self.input(Input::Terminate),
             Event::Configuration { process, result } if self.is_alive(process) => {
@@ -277,7 +277,7 @@ impl World {
             }
             // To a process that is dead.
             Event::Joined { .. }
-            | Event::Intruder { .. }
+            | Event::DuplicateInstance { .. }
             | Event::Terminate { .. }
             | Event::Configuration { .. }
             | Event::Answer { .. }
@@ -301,7 +301,7 @@ impl World {
             Event::Thaw { .. } => false,
             Event::Command(_) => true,
             Event::Joined { process }
-            | Event::Intruder { process }
+            | Event::DuplicateInstance { process }
             | Event::Terminate { process }
             | Event::Configuration { process, .. }
             | Event::Answer { process, .. }
@@ -430,7 +430,7 @@ impl World {
         }
         if chance(&mut self.rng, 0.02) {
             let delay = any(&mut self.rng, secs(30));
-            self.after(delay, Event::Intruder { process });
+            self.after(delay, Event::DuplicateInstance { process });
         }
         if chance(&mut self.rng, 0.02) {
             super::crowd::rush(self);

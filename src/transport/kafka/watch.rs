@@ -157,7 +157,7 @@ impl Watch {
                     );
                     continue;
                 }
-                Some(Heard::Other(who, _)) => KafkaInput::Intruder(who),
+                Some(Heard::Other(who, _)) => KafkaInput::DuplicateInstance(who),
                 Some(Heard::Offline) | None => continue,
             };
             self.send(input)?;
@@ -207,7 +207,7 @@ impl Watch {
 
     /// Another instance was there first: the daemon ends; or if it has begun, it is in FAULT and joins nevertheless.
     fn give_way(&self, who: String) -> Result<(), Ended> {
-        self.send(KafkaInput::Intruder(who))?;
+        self.send(KafkaInput::DuplicateInstance(who))?;
         if self.has_begun() { Ok(()) } else { Err(Ended) }
     }
 
