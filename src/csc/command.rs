@@ -115,12 +115,12 @@ pub struct Command {
     /// Who sent it.
     pub sender: Sender,
     /// What it asks for.
-    pub order: Order,
+    pub kind: CommandKind,
 }
 
 /// What a command asks for.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Order {
+pub enum CommandKind {
     /// `start`: read the configuration with this override (may be empty) and go to DISABLED.
     Start {
         /// `configurationOverride`: `[file][:gitref]`.
@@ -152,7 +152,7 @@ pub enum Order {
     },
 }
 
-impl Order {
+impl CommandKind {
     /// The name of the command, when it is known.
     #[must_use]
     pub fn name(&self) -> Option<CommandName> {

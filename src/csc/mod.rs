@@ -58,7 +58,7 @@ use std::time::Duration;
 use crate::url::Url;
 
 use announcements::{Announcements, final_ack};
-use command::{Command, CommandName, Order, Sender, Via};
+use command::{Command, CommandKind, CommandName, Sender, Via};
 use configuration::{Configuration, Service};
 use context::{Context, Purpose, Question};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
@@ -353,7 +353,7 @@ impl Csc {
 
     fn refuse(&mut self, command: &Command, reason: String) {
         if self.is_new(command) {
-            self.ctx.fail(&command.sender, command.order.name(), reason);
+            self.ctx.fail(&command.sender, command.kind.name(), reason);
         }
     }
 
@@ -361,7 +361,7 @@ impl Csc {
         if !self.is_new(&command) {
             return;
         }
-        let name = command.order.name();
+        let name = command.kind.name();
         // A transition that waits for a `start` may be allowed then.
         let is_transition = name.is_some_and(|name| name.transition().is_some());
         let refusal = match self.run_state {
@@ -374,25 +374,29 @@ impl Csc {
         }
         let sender = command.sender.clone();
         let is_rapid_analysis = self.ctx.settings.index == SalIndex::Ra;
-        match command.order {
-            Order::SetLogLevel { level } => {
+        match command.kind {
+            CommandKind::SetLogLevel { level } => {
                 self.set_log_level(level);
                 self.ctx.ack(&sender, name, Ack::Complete);
             }
-            Order::Execute(execute) if is_rapid_analysis => {
+            CommandKind::Execute(execute) if is_rapid_analysis => {
                 self.pushes.push(&mut self.ctx, self.transitions.service(), sender, execute);
             }
-            Order::Execute(execute) => self.execute(sender, &execute),
+            CommandKind::Execute(execute) => self.execute(sender, &execute),
             // A push is over before anybody could abort it.
-            Order::AbortJob(_) if is_rapid_analysis => {
+            CommandKind::AbortJob(_) if is_rapid_analysis => {
                 self.ctx.fail(&sender, name, "Rapid Analysis (index 101) has no jobs to abort".to_owned());
             }
-            Order::AbortJob(job_id) => self.abort(sender, job_id),
-            Order::Invalid { name, reason } => {
+            CommandKind::AbortJob(job_id) => self.abort(sender, job_id),
+            CommandKind::Invalid { name, reason } => {
                 let reason = name.and_then(|name| self.transitions.not_allowed(name)).unwrap_or(reason);
                 self.ctx.fail(&sender, name, reason);
             }
-            Order::Start { .. } | Order::Enable | Order::Disable | Order::Standby | Order::ExitControl => {
+            CommandKind::Start { .. }
+            | CommandKind::Enable
+            | CommandKind::Disable
+            | CommandKind::Standby
+            | CommandKind::ExitControl => {
                 self.transitions.on_command(&mut self.ctx, command);
                 self.stop_if_offline();
             }
@@ -638,6 +642,6 @@ impl Csc {
 
 /// A command for the log.
 fn describe(command: &Command) -> String {
-    let name = command.order.name().map_or("unknown", CommandName::as_str);
+    let name = command.kind.name().map_or("unknown", CommandName::as_str);
     format!("{name} {} of {}", command.sender.seq_num.0, command.sender.identity)
 }

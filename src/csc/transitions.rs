@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
-use super::command::{Command, CommandName, Order, Sender};
+use super::command::{Command, CommandKind, CommandName, Sender};
 use super::configuration::{Configuration, Service};
 use super::context::Context;
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
@@ -84,7 +84,7 @@ impl Transitions {
             self.waiting.push_back(command);
         } else {
             let reason = "too many commands wait for the configuration to be read".to_owned();
-            ctx.fail(&command.sender, command.order.name(), reason);
+            ctx.fail(&command.sender, command.kind.name(), reason);
         }
     }
 
@@ -96,8 +96,8 @@ impl Transitions {
         }
     }
 
-    fn make(&mut self, ctx: &mut Context, Command { sender, order }: Command) {
-        let Some((name, transition)) = order.name().and_then(|name| Some((name, name.transition()?))) else {
+    fn make(&mut self, ctx: &mut Context, Command { sender, kind }: Command) {
+        let Some((name, transition)) = kind.name().and_then(|name| Some((name, name.transition()?))) else {
             return;
         };
         let Some(next) = self.state.after(transition) else {
@@ -109,7 +109,7 @@ impl Transitions {
         {
             return ctx.fail(&sender, Some(name), report.clone());
         }
-        if let Order::Start { override_name } = order {
+        if let CommandKind::Start { override_name } = kind {
             self.starting = Some((sender, override_name.clone()));
             return ctx.effect(Effect::ReadConfiguration { override_name });
         }
@@ -123,7 +123,7 @@ impl Transitions {
             ctx.fail(&sender, Some(CommandName::Start), STOPPING.to_owned());
         }
         for command in mem::take(&mut self.waiting) {
-            ctx.fail(&command.sender, command.order.name(), STOPPING.to_owned());
+            ctx.fail(&command.sender, command.kind.name(), STOPPING.to_owned());
         }
     }
 

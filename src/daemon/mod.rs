@@ -303,7 +303,7 @@ impl Daemon {
     }
 
     fn take(&mut self, command: Command) {
-        let name = command.order.name().map_or("unknown command", |name| name.as_str());
+        let name = command.kind.name().map_or("unknown command", |name| name.as_str());
         let sender = &command.sender;
         let process = match sender.origin {
             0 => "a process of another PID namespace".to_owned(),

@@ -12,7 +12,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use crate::csc::command::{Command, Order, Sender, Via};
+use crate::csc::command::{Command, CommandKind, Sender, Via};
 use crate::csc::event::{Ack, Event, LogLevel};
 use crate::csc::id::SeqNum;
 use crate::csc::record::{Receipt, Record, Recovered};
@@ -166,7 +166,7 @@ impl Turn {
                 self.make_transition();
             }
             Ack::Failed { reason } => {
-                let name = self.transitions.front().and_then(|command| command.order.name());
+                let name = self.transitions.front().and_then(|command| command.kind.name());
                 self.start_problem = name.map(|name| format!("{} failed: {reason}", name.as_str()));
                 self.transitions.clear();
             }
@@ -286,6 +286,6 @@ fn transitions(
     };
     let identity = "the command line".to_owned();
     let sender = Sender { via: Via::CommandLine, identity, origin: 0, seq_num: SeqNum(1), sent: now.tai };
-    let orders = [Order::Start { override_name }, Order::Enable];
-    orders.into_iter().take(count).map(|order| Command { sender: sender.clone(), order }).collect()
+    let kinds = [CommandKind::Start { override_name }, CommandKind::Enable];
+    kinds.into_iter().take(count).map(|kind| Command { sender: sender.clone(), kind }).collect()
 }

@@ -4,35 +4,35 @@ use std::collections::BTreeMap;
 
 use super::Value;
 use super::topic::{Field, FieldType, parameters};
-use crate::csc::command::{CommandName, Execute, Order};
+use crate::csc::command::{CommandKind, CommandName, Execute};
 use crate::csc::id::JobId;
 use crate::text::quoted;
 
-/// Parses a command; what cannot be carried out becomes an [`Order::Invalid`] that says why.
+/// Parses a command; what cannot be carried out becomes an [`CommandKind::Invalid`] that says why.
 ///
 /// A missing parameter has its default, as everywhere in SAL. A value is `None` if it is of a type that no parameter
 /// has.
 #[must_use]
-pub fn parse(name: &str, params: impl IntoIterator<Item = (String, Option<Value>)>) -> Order {
+pub fn parse(name: &str, params: impl IntoIterator<Item = (String, Option<Value>)>) -> CommandKind {
     let Some(command) = CommandName::parse(name) else {
         let known: Vec<&str> = CommandName::ALL.into_iter().map(CommandName::as_str).collect();
         let reason = format!("unknown command {}: one of {}", quoted(name), known.join(", "));
-        return Order::Invalid { name: None, reason };
+        return CommandKind::Invalid { name: None, reason };
     };
-    let order = Params::new(command, params).and_then(|params| order(command, params));
-    order.unwrap_or_else(|reason| Order::Invalid { name: Some(command), reason })
+    let kind = Params::new(command, params).and_then(|params| kind(command, params));
+    kind.unwrap_or_else(|reason| CommandKind::Invalid { name: Some(command), reason })
 }
 
-fn order(command: CommandName, mut params: Params) -> Result<Order, String> {
+fn kind(command: CommandName, mut params: Params) -> Result<CommandKind, String> {
     Ok(match command {
-        CommandName::Start => Order::Start { override_name: params.text("configurationOverride") },
-        CommandName::Enable => Order::Enable,
-        CommandName::Disable => Order::Disable,
-        CommandName::Standby => Order::Standby,
-        CommandName::ExitControl => Order::ExitControl,
-        CommandName::SetLogLevel => Order::SetLogLevel { level: params.log_level()? },
-        CommandName::AbortJob => Order::AbortJob(JobId::parse(params.text("job_id").trim())?),
-        CommandName::Execute => Order::Execute(Execute {
+        CommandName::Start => CommandKind::Start { override_name: params.text("configurationOverride") },
+        CommandName::Enable => CommandKind::Enable,
+        CommandName::Disable => CommandKind::Disable,
+        CommandName::Standby => CommandKind::Standby,
+        CommandName::ExitControl => CommandKind::ExitControl,
+        CommandName::SetLogLevel => CommandKind::SetLogLevel { level: params.log_level()? },
+        CommandName::AbortJob => CommandKind::AbortJob(JobId::parse(params.text("job_id").trim())?),
+        CommandName::Execute => CommandKind::Execute(Execute {
             prereq_jobs: Execute::parse_prereq_jobs(&params.text("prereq_jobs"))?,
             pipeline: params.text("pipeline"),
             version: params.text("version"),
@@ -105,8 +105,8 @@ mod tests {
     #[test]
     fn an_invalid_command_says_why() {
         let check = |name: &str, pairs: &[(&str, Value)], expected: &str| {
-            let order = parse(name, params(pairs));
-            let Order::Invalid { reason, .. } = order else { panic!("{order:?} instead of {expected}") };
+            let kind = parse(name, params(pairs));
+            let CommandKind::Invalid { reason, .. } = kind else { panic!("{kind:?} instead of {expected}") };
             assert!(reason.contains(expected), "{reason}");
         };
         check("exec", &[], "unknown command \"exec\": one of abort_job, disable,");
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn empty_items_and_duplicates_in_prereq_jobs_are_dropped() {
         let pairs = [("pipeline", "a".into()), ("prereq_jobs", ",b, c ,,b,".into())];
-        let Order::Execute(execute) = parse("execute", params(&pairs)) else { panic!() };
+        let CommandKind::Execute(execute) = parse("execute", params(&pairs)) else { panic!() };
         let ids: Vec<&str> = execute.prereq_jobs.iter().map(JobId::as_str).collect();
         assert_eq!(ids, ["b", "c"]);
         let many: Vec<String> = (0..101).map(|n| n.to_string()).collect();
@@ -142,10 +142,10 @@ mod tests {
 
     #[test]
     fn a_value_of_no_type_is_refused_and_parameters_have_their_defaults() {
-        let order = parse("execute", [("pipeline".to_owned(), None)]);
+        let kind = parse("execute", [("pipeline".to_owned(), None)]);
         let reason = "parameter \"pipeline\" must be a string".to_owned();
-        assert_eq!(order, Order::Invalid { name: Some(CommandName::Execute), reason });
-        assert_eq!(parse("start", Vec::new()), Order::Start { override_name: String::new() });
+        assert_eq!(kind, CommandKind::Invalid { name: Some(CommandName::Execute), reason });
+        assert_eq!(parse("start", Vec::new()), CommandKind::Start { override_name: String::new() });
         for name in ["enable", "disable", "standby", "exitControl"] {
             assert_eq!(parse(name, Vec::new()).name(), CommandName::parse(name));
         }

@@ -105,7 +105,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::csc::command::{Order, Sender, Via};
+    use crate::csc::command::{CommandKind, Sender, Via};
     use crate::csc::id::SeqNum;
     use crate::csc::time::Tai;
 
@@ -117,7 +117,7 @@ mod tests {
             seq_num: SeqNum(seq_num),
             sent: Tai(1.0),
         };
-        Command { sender, order: Order::Enable }
+        Command { sender, kind: CommandKind::Enable }
     }
 
     fn at(seconds: f64) -> Moment {

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
 use crate::clock;
-use crate::csc::command::Order;
+use crate::csc::command::CommandKind;
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SeqNum;
 use crate::csc::time::Tai;
@@ -27,7 +27,7 @@ pub enum Line {
         /// The client's number for the command, which its acks repeat; none: the daemon counts.
         seq_num: Option<SeqNum>,
         /// What it asks for.
-        order: Order,
+        kind: CommandKind,
     },
     /// All events from now on, after the latest of each.
     Subscribe,
@@ -92,7 +92,7 @@ fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, S
     };
     let params = params.0.into_iter().map(|(name, json)| Ok((name, value(json)?)));
     let params: Vec<_> = params.collect::<Result<_, String>>()?;
-    Ok(Line::Command { seq_num, order: sal::command::parse(&name, params) })
+    Ok(Line::Command { seq_num, kind: sal::command::parse(&name, params) })
 }
 
 /// The members of an object, their values as they are written; of a key that is there twice the last.
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_command_with_wrong_parameters_is_still_a_command() {
         let check = |line: &str, expected: &str| match parse(line.as_bytes()) {
-            Ok(Line::Command { seq_num: Some(SeqNum(3)), order: Order::Invalid { reason, .. } }) => {
+            Ok(Line::Command { seq_num: Some(SeqNum(3)), kind: CommandKind::Invalid { reason, .. } }) => {
                 assert!(reason.contains(expected), "{reason}");
             }
             other => panic!("{other:?}"),

@@ -1,7 +1,7 @@
 //! `abort_job`: what is removed, what is proof of it, and who is told.
 
 use ocps::csc::Input;
-use ocps::csc::command::Order;
+use ocps::csc::command::CommandKind;
 use ocps::csc::event::Phase;
 use ocps::csc::request::Action;
 
@@ -110,13 +110,13 @@ fn a_refused_removal_is_confirmed_and_tried_again() {
 fn an_abort_goes_to_the_service_of_its_job() {
     let mut world = World::enabled();
     world.running("a");
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.send(start());
     let mut elsewhere = configuration();
     elsewhere.service.url = "http://elsewhere".into();
     world.input(Input::Configuration(Ok(elsewhere)));
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.send(abort("a"));
     world.send(abort("b"));
     let url = |id: &str| {
@@ -176,8 +176,8 @@ fn an_abort_goes_on_in_every_state() {
     let mut world = World::enabled();
     world.running("a");
     world.send(abort("a"));
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.answer("DELETE a", unclear());
     world.run_to("GET a");
     world.take();

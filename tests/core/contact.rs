@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ocps::csc::command::Order;
+use ocps::csc::command::CommandKind;
 use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::id::SalIndex;
@@ -57,7 +57,7 @@ fn an_outage_is_one_fault_and_tracking_goes_on() {
         assert!(world.csc.status().service.silent_for.is_some());
         // An operator who goes on in the same outage is not thrown back.
         world.pong_at_once = false;
-        world.send(Order::Standby);
+        world.send(CommandKind::Standby);
         world.enable();
         let now = world.now;
         run_answering(&mut world, now + secs(900), |_| answer.clone());
@@ -115,11 +115,11 @@ fn an_outage_counts_only_while_jobs_run() {
 fn reconfigure(world: &mut World, change: impl FnOnce(&mut Service)) {
     let mut next: Configuration = configuration();
     change(&mut next.service);
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.send(start());
     world.input(Input::Configuration(Ok(next)));
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.take();
 }
 

@@ -1,6 +1,6 @@
 //! Joining the control system: another instance with our index has the right of way.
 
-use ocps::csc::command::{Command, Order, Via};
+use ocps::csc::command::{Command, CommandKind, Via};
 use ocps::csc::{Input, Settings};
 
 use super::world::{World, configuration, execute, secs, settings, start};
@@ -28,7 +28,7 @@ fn nothing_but_the_log_level_is_told_before_it_has_joined() {
     world.input(Input::LogLevel(10));
     world.expect(&["set log level 10", "logLevel 10"]);
     // Commands are held back; one for which there is no room is refused.
-    let command = Command { sender: world.sender(Via::Kafka), order: start() };
+    let command = Command { sender: world.sender(Via::Kafka), kind: start() };
     let refused = Input::Refused(command.clone(), "too many".to_owned());
     world.input(refused);
     world.expect(&["ack 1 CMD_FAILED Failed: too many"]);
@@ -85,7 +85,7 @@ fn another_instance_found_later_is_a_fault_and_jobs_go_on() {
     world.send(execute(""));
     assert!(world.take()[0].contains("execute not allowed in FAULT: errorCode=3"));
     world.run_to("GET a");
-    world.send(Order::Standby);
+    world.send(CommandKind::Standby);
     world.take();
     // Nothing was solved by that.
     world.input(intruder());
@@ -97,14 +97,14 @@ fn another_instance_found_later_is_a_fault_and_jobs_go_on() {
 fn enable_is_refused_while_another_instance_is_heard() {
     let mut world = World::enabled();
     world.input(intruder());
-    world.send(Order::Standby);
+    world.send(CommandKind::Standby);
     world.send(start());
     world.input(Input::Configuration(Ok(configuration())));
     world.take();
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.expect(&[&format!("ack 3 CMD_FAILED Failed: {INTRUDER}")]);
     world.run_for(secs(3));
     world.take();
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.expect(&["summaryState ENABLED", "ack 4 CMD_COMPLETE Done"]);
 }

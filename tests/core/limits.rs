@@ -1,6 +1,6 @@
 //! Everything has a bound, and says so when it is reached.
 
-use ocps::csc::command::Order;
+use ocps::csc::command::CommandKind;
 use ocps::csc::event::Phase;
 
 use super::world::{World, abort, execute, job, removed, secs, start};
@@ -69,10 +69,10 @@ fn commands_that_wait_for_a_start() {
     let mut world = World::new();
     world.send(start());
     for _ in 0..100 {
-        world.send(Order::Enable);
+        world.send(CommandKind::Enable);
     }
     world.take();
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.expect(&["ack 102 CMD_FAILED Failed: too many commands wait for the configuration to be read"]);
     world.converge();
 }
@@ -92,13 +92,13 @@ fn history() {
 #[test]
 fn repeated_commands_of_which_ten_thousand_are_remembered() {
     let mut world = World::new();
-    let first = world.send_by_kafka(Order::Enable);
+    let first = world.send_by_kafka(CommandKind::Enable);
     for _ in 1..10_000 {
-        world.send_by_kafka(Order::Enable);
+        world.send_by_kafka(CommandKind::Enable);
     }
     let taken = world.csc.status().counters.commands;
-    world.command(&first, Order::Enable);
+    world.command(&first, CommandKind::Enable);
     assert_eq!(world.csc.status().counters.commands, taken);
-    world.send_by_kafka(Order::Enable);
+    world.send_by_kafka(CommandKind::Enable);
     assert_eq!(world.csc.status().counters.commands, taken + 1);
 }

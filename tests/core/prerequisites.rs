@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ocps::csc::Input;
-use ocps::csc::command::{Execute, Order, PREREQS_MAX};
+use ocps::csc::command::{CommandKind, Execute, PREREQS_MAX};
 use ocps::csc::event::Phase;
 use ocps::csc::id::RunId;
 use ocps::csc::request::ListedJob;
@@ -203,13 +203,13 @@ fn a_prerequisite_of_the_same_id_is_another_job_at_another_service() {
     let mut world = World::enabled();
     world.send(execute("x"));
     world.answer("GET x", job("x", Phase::Active));
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.send(start());
     let mut elsewhere = configuration();
     elsewhere.service.url = "http://elsewhere".into();
     world.input(Input::Configuration(Ok(elsewhere)));
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.take();
     let second = world.send(execute("x"));
     world.expect(&["journal", "GET x"]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ocps::csc::command::{Execute, Order};
+use ocps::csc::command::{CommandKind, Execute};
 use ocps::csc::id::SalIndex;
 use ocps::csc::request::{Action, Contact, Failure, FailureKind};
 use ocps::csc::state::SummaryState;
@@ -19,8 +19,8 @@ fn enabled() -> World {
     World::enabled_with(of_rapid_analysis())
 }
 
-fn push(config: &str) -> Order {
-    Order::Execute(Execute {
+fn push(config: &str) -> CommandKind {
+    CommandKind::Execute(Execute {
         pipeline: String::new(),
         version: String::new(),
         config: config.to_owned(),
@@ -152,7 +152,7 @@ fn start_needs_a_ping() {
     world.take();
     world.send(start());
     world.input(Input::Configuration(Ok(configuration())));
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.expect(&["read \"\""]);
     assert_eq!(world.csc.state(), SummaryState::Standby);
     world.answer("PING", failed(FailureKind::Refused, "Redis at h:1 refuses the password"));

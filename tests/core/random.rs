@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use ocps::csc::Input;
-use ocps::csc::command::{CommandName, Order, Sender};
+use ocps::csc::command::{CommandKind, CommandName, Sender};
 use ocps::csc::event::Phase;
 use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request};
 
@@ -36,7 +36,7 @@ struct Walk {
     service: Service,
     /// Jobs that the service made so far.
     made: u32,
-    from_kafka: Vec<(Sender, Order)>,
+    from_kafka: Vec<(Sender, CommandKind)>,
 }
 
 impl Walk {
@@ -77,13 +77,13 @@ impl Walk {
             40..60 => abort(&self.id()),
             60..65 => abort(&self.run_id()),
             65..72 => start(),
-            72..86 => Order::Enable,
-            86..89 => Order::Disable,
-            89..96 => Order::Standby,
-            96..98 => Order::SetLogLevel { level: self.rng.i32(0..3) * 10 },
+            72..86 => CommandKind::Enable,
+            86..89 => CommandKind::Disable,
+            89..96 => CommandKind::Standby,
+            96..98 => CommandKind::SetLogLevel { level: self.rng.i32(0..3) * 10 },
             _ => {
                 let name = self.rng.choice(CommandName::ALL);
-                Order::Invalid { name, reason: "no good".to_owned() }
+                CommandKind::Invalid { name, reason: "no good".to_owned() }
             }
         };
         if self.rng.bool() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ocps::csc::command::{Order, Sender, Via};
+use ocps::csc::command::{CommandKind, Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
 use ocps::csc::record::{Awaited, End, Entry, Kept, Record, Recovered, Work};
@@ -235,10 +235,10 @@ fn commands_that_were_seen_are_not_carried_out_again() {
     let seen = sender(1);
     world.input(Input::Recovered(Recovered { seen: vec![seen.clone()], ..Recovered::default() }));
     world.take();
-    world.command(&seen, Order::SetLogLevel { level: 10 });
+    world.command(&seen, CommandKind::SetLogLevel { level: 10 });
     world.expect(&[]);
     world.run_for(secs(3601));
-    world.command(&seen, Order::SetLogLevel { level: 10 });
+    world.command(&seen, CommandKind::SetLogLevel { level: 10 });
     world.expect(&["set log level 10", "logLevel 10", "ack 1 CMD_COMPLETE Done"]);
 }
 
@@ -484,8 +484,8 @@ fn without_a_journal_jobs_of_our_index_are_found_at_the_service_and_followed() {
     assert!(world.take().contains(&"result a 0 object of a".to_owned()));
     // Never again.
     world.number_from(100);
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.enable();
     assert_eq!(world.asked_for(), None);
     world.converge();

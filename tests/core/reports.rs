@@ -1,6 +1,6 @@
 //! What is told of jobs to those who ask, and in the log: where they are, how they ended, why.
 
-use ocps::csc::command::{Execute, Order};
+use ocps::csc::command::{CommandKind, Execute};
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::report::{JobOutcome, JobReport};
 
@@ -43,8 +43,8 @@ fn the_words_of_phases_are_those_of_the_service() {
     }
 }
 
-fn execute_in_full() -> Order {
-    Order::Execute(Execute {
+fn execute_in_full() -> CommandKind {
+    CommandKind::Execute(Execute {
         pipeline: "p.yaml".to_owned(),
         version: "w_2026_40".to_owned(),
         config: String::new(),
@@ -128,9 +128,9 @@ fn each_end_says_what_it_is_and_why() {
 #[test]
 fn long_texts_are_told_by_their_beginning() {
     let mut world = World::enabled();
-    let Order::Execute(mut long) = execute("") else { panic!() };
+    let CommandKind::Execute(mut long) = execute("") else { panic!() };
     long.data_query = "é".repeat(5000);
-    world.send(Order::Execute(long));
+    world.send(CommandKind::Execute(long));
     let shown = format!("{}…", "é".repeat(2000));
     assert_eq!(report(&world).data_query, shown);
     world.answer("PUT 1", job("a", Phase::Completed));

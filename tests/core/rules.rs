@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use ocps::csc::command::{CommandName, Order, Via};
+use ocps::csc::command::{CommandKind, CommandName, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex};
 use ocps::csc::record::{Awaited, Entry, Kept, Receipt, Record, Work};
@@ -120,19 +120,19 @@ impl Rules {
         }
         match input {
             Input::Command(command) | Input::Refused(command, _) => {
-                let (job_id, prereqs) = match &command.order {
-                    Order::AbortJob(job_id) => (Some(job_id.clone()), Vec::new()),
-                    Order::Execute(execute) => (None, execute.prereq_jobs.clone()),
-                    Order::Start { .. }
-                    | Order::Enable
-                    | Order::Disable
-                    | Order::Standby
-                    | Order::ExitControl
-                    | Order::SetLogLevel { .. }
-                    | Order::Invalid { .. } => (None, Vec::new()),
+                let (job_id, prereqs) = match &command.kind {
+                    CommandKind::AbortJob(job_id) => (Some(job_id.clone()), Vec::new()),
+                    CommandKind::Execute(execute) => (None, execute.prereq_jobs.clone()),
+                    CommandKind::Start { .. }
+                    | CommandKind::Enable
+                    | CommandKind::Disable
+                    | CommandKind::Standby
+                    | CommandKind::ExitControl
+                    | CommandKind::SetLogLevel { .. }
+                    | CommandKind::Invalid { .. } => (None, Vec::new()),
                 };
                 self.commands.entry(command.sender.seq_num.0).or_insert(Told {
-                    name: command.order.name(),
+                    name: command.kind.name(),
                     job_id,
                     is_in_progress: false,
                     has_result: false,

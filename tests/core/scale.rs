@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ocps::csc::command::{Command, Order, Sender, Via};
+use ocps::csc::command::{Command, CommandKind, Sender, Via};
 use ocps::csc::event::{JobObject, Phase};
 use ocps::csc::id::{ClientId, JobId, SeqNum};
 use ocps::csc::request::{Action, Answer, JobStatus, Outcome, StatusAnswer};
@@ -28,16 +28,16 @@ impl Plant {
         let mut configuration = configuration();
         configuration.service.poll_interval = poll_interval;
         plant.input(Input::Configuration(Ok(configuration)));
-        plant.command(Order::Enable);
+        plant.command(CommandKind::Enable);
         plant
     }
 
-    fn command(&mut self, order: Order) {
+    fn command(&mut self, kind: CommandKind) {
         self.commands += 1;
         let (via, identity) = (Via::Socket(ClientId(1)), "root@host".to_owned());
         let seq_num = SeqNum(self.commands);
         let sender = Sender { via, identity, origin: 7, seq_num, sent: Tai(0.0) };
-        self.input(Input::Command(Command { sender, order }));
+        self.input(Input::Command(Command { sender, kind }));
     }
 
     fn input(&mut self, input: Input) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ocps::csc::command::{Command, CommandName, Order, Via};
+use ocps::csc::command::{Command, CommandKind, CommandName, Via};
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::state::SummaryState;
 use ocps::csc::{Csc, Input, Settings};
@@ -26,7 +26,7 @@ fn in_state(state: SummaryState) -> World {
         SummaryState::Disabled => {
             world.enable();
             world.number_from(1000);
-            world.send(Order::Disable);
+            world.send(CommandKind::Disable);
         }
         SummaryState::Enabled => world.enable(),
         SummaryState::Fault => {
@@ -40,9 +40,9 @@ fn in_state(state: SummaryState) -> World {
             world.enable();
             world.number_from(1000);
             world.send(execute(""));
-            world.send(Order::Disable);
-            world.send(Order::Standby);
-            world.send(Order::ExitControl);
+            world.send(CommandKind::Disable);
+            world.send(CommandKind::Standby);
+            world.send(CommandKind::ExitControl);
         }
     }
     assert_eq!(world.csc.state(), state);
@@ -52,15 +52,15 @@ fn in_state(state: SummaryState) -> World {
 }
 
 /// What is said to a command in a state, up to its first ack or the reading of the configuration.
-fn check(state: SummaryState, order: Order, expected: &[&str]) {
+fn check(state: SummaryState, kind: CommandKind, expected: &[&str]) {
     let mut world = in_state(state);
-    world.send(order.clone());
-    assert_eq!(world.take(), expected, "{order:?} in {state}");
+    world.send(kind.clone());
+    assert_eq!(world.take(), expected, "{kind:?} in {state}");
     world.converge();
 }
 
-fn invalid(name: Option<CommandName>) -> Order {
-    Order::Invalid { name, reason: "no good".to_owned() }
+fn invalid(name: Option<CommandName>) -> CommandKind {
+    CommandKind::Invalid { name, reason: "no good".to_owned() }
 }
 
 #[test]
@@ -70,33 +70,39 @@ fn each_transition_is_allowed_in_its_states_only() {
     let on = "watch On";
     let off = "watch Off";
     let done = "ack 1 CMD_COMPLETE Done";
-    let allowed: [(SummaryState, Order, &[&str]); 6] = [
+    let allowed: [(SummaryState, CommandKind, &[&str]); 6] = [
         (Standby, start(), &["read \"\""]),
-        (Disabled, Order::Enable, &["summaryState ENABLED", done]),
-        (Enabled, Order::Disable, &["summaryState DISABLED", done]),
-        (Disabled, Order::Standby, &["summaryState STANDBY", on, done]),
-        (Fault, Order::Standby, &["summaryState STANDBY", "errorCode 0", on, done]),
-        (Standby, Order::ExitControl, &["summaryState OFFLINE", off, done, "StopRequests", "Exit"]),
+        (Disabled, CommandKind::Enable, &["summaryState ENABLED", done]),
+        (Enabled, CommandKind::Disable, &["summaryState DISABLED", done]),
+        (Disabled, CommandKind::Standby, &["summaryState STANDBY", on, done]),
+        (Fault, CommandKind::Standby, &["summaryState STANDBY", "errorCode 0", on, done]),
+        (Standby, CommandKind::ExitControl, &["summaryState OFFLINE", off, done, "StopRequests", "Exit"]),
     ];
     for state in SummaryState::ALL {
-        for order in [start(), Order::Enable, Order::Disable, Order::Standby, Order::ExitControl] {
-            let found = allowed.iter().find(|(s, o, _)| *s == state && *o == order);
+        for kind in [
+            start(),
+            CommandKind::Enable,
+            CommandKind::Disable,
+            CommandKind::Standby,
+            CommandKind::ExitControl,
+        ] {
+            let found = allowed.iter().find(|(s, o, _)| *s == state && *o == kind);
             if let Some((_, _, expected)) = found {
-                check(state, order, expected);
+                check(state, kind, expected);
                 continue;
             }
-            let name = order.name().unwrap().as_str();
+            let name = kind.name().unwrap().as_str();
             let refused = format!("ack 1 CMD_FAILED Failed: {name} not allowed in state {state}");
             let stopping = format!("ack 1 CMD_FAILED Failed: {STOPPING}");
             let expected = if state == Offline { stopping } else { refused };
-            check(state, order, &[&expected]);
+            check(state, kind, &[&expected]);
         }
     }
 }
 
 #[test]
 fn execute_and_abort_job_are_allowed_in_enabled_only() {
-    for (order, name) in [(execute(""), "execute"), (abort("a"), "abort_job")] {
+    for (kind, name) in [(execute(""), "execute"), (abort("a"), "abort_job")] {
         for state in SummaryState::ALL {
             let reason = match state {
                 SummaryState::Enabled => continue,
@@ -108,7 +114,7 @@ fn execute_and_abort_job_are_allowed_in_enabled_only() {
                     format!("{name} not allowed in state {state}")
                 }
             };
-            check(state, order.clone(), &[&format!("ack 1 CMD_FAILED Failed: {reason}")]);
+            check(state, kind.clone(), &[&format!("ack 1 CMD_FAILED Failed: {reason}")]);
         }
     }
     check(SummaryState::Enabled, execute(""), &["journal", "PUT 1"]);
@@ -118,14 +124,14 @@ fn execute_and_abort_job_are_allowed_in_enabled_only() {
 #[test]
 fn the_log_level_can_be_set_in_every_state() {
     for state in SummaryState::ALL {
-        let order = Order::SetLogLevel { level: 10 };
+        let kind = CommandKind::SetLogLevel { level: 10 };
         let expected: &[&str] = match state {
             SummaryState::Offline => &["ack 1 CMD_FAILED Failed: the daemon is stopping"],
             SummaryState::Disabled | SummaryState::Enabled | SummaryState::Fault | SummaryState::Standby => {
                 &["set log level 10", "logLevel 10", "ack 1 CMD_COMPLETE Done"]
             }
         };
-        check(state, order, expected);
+        check(state, kind, expected);
     }
 }
 
@@ -138,15 +144,15 @@ fn a_command_that_cannot_be_carried_out_fails_for_the_state_first() {
             let said = world.take();
             assert_eq!(said.len(), 1, "{name:?} in {state}: {said:?}");
             let mut valid = in_state(state);
-            let order = match name {
+            let kind = match name {
                 Some(CommandName::Execute) => execute(""),
                 Some(CommandName::AbortJob) => abort("a"),
                 Some(CommandName::Start) => start(),
-                Some(CommandName::Enable) => Order::Enable,
-                Some(CommandName::Disable) => Order::Disable,
-                Some(CommandName::Standby) => Order::Standby,
-                Some(CommandName::ExitControl) => Order::ExitControl,
-                Some(CommandName::SetLogLevel) => Order::SetLogLevel { level: 10 },
+                Some(CommandName::Enable) => CommandKind::Enable,
+                Some(CommandName::Disable) => CommandKind::Disable,
+                Some(CommandName::Standby) => CommandKind::Standby,
+                Some(CommandName::ExitControl) => CommandKind::ExitControl,
+                Some(CommandName::SetLogLevel) => CommandKind::SetLogLevel { level: 10 },
                 None => {
                     let expected =
                         if state == SummaryState::Offline { "the daemon is stopping" } else { "no good" };
@@ -154,7 +160,7 @@ fn a_command_that_cannot_be_carried_out_fails_for_the_state_first() {
                     continue;
                 }
             };
-            valid.send(order);
+            valid.send(kind);
             let refusal = valid.take();
             let is_refused = refusal[0].starts_with("ack 1 CMD_FAILED");
             let expected = if is_refused { refusal[0].as_str() } else { "ack 1 CMD_FAILED Failed: no good" };
@@ -180,7 +186,7 @@ fn a_start_up_says_everything_in_the_order_of_salobj() {
 fn a_start_applies_the_configuration_before_the_state_changes() {
     let mut world = World::new();
     world.take();
-    world.send(Order::Start { override_name: "o.yaml:main".to_owned() });
+    world.send(CommandKind::Start { override_name: "o.yaml:main".to_owned() });
     world.expect(&["read \"o.yaml:main\""]);
     world.run_for(secs(9));
     world.expect(&[]);
@@ -192,7 +198,7 @@ fn a_start_applies_the_configuration_before_the_state_changes() {
         "ack 1 CMD_COMPLETE Done",
     ]);
     // The same again is applied again, and said again.
-    world.send(Order::Standby);
+    world.send(CommandKind::Standby);
     world.send(start());
     world.take();
     world.input(Input::Configuration(Ok(configuration())));
@@ -217,13 +223,13 @@ fn transitions_wait_behind_a_start_and_other_commands_do_not() {
     let mut world = World::new();
     world.take();
     world.send(start());
-    world.send(Order::Enable);
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Enable);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.send(start());
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     world.expect(&["read \"\""]);
-    world.send(Order::SetLogLevel { level: 20 });
+    world.send(CommandKind::SetLogLevel { level: 20 });
     world.expect(&["set log level 20", "ack 7 CMD_COMPLETE Done"]);
     world.send(execute(""));
     world.expect(&["ack 8 CMD_FAILED Failed: execute not allowed in state STANDBY"]);
@@ -255,10 +261,10 @@ fn a_fault_during_a_start_fails_the_start() {
     let mut world = in_state(SummaryState::Enabled);
     world.running("a");
     world.run_to("GET a");
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.send(start());
-    world.send(Order::Standby);
+    world.send(CommandKind::Standby);
     world.take();
     world.answer("GET a", broken());
     let fault = format!("errorCode 2 {BROKEN}");
@@ -279,10 +285,10 @@ fn a_fault_comes_from_every_state_and_only_standby_leaves_it() {
         world.run_to("GET b");
         match state {
             SummaryState::Enabled | SummaryState::Offline => {}
-            SummaryState::Disabled => _ = world.send(Order::Disable),
+            SummaryState::Disabled => _ = world.send(CommandKind::Disable),
             SummaryState::Standby => {
-                world.send(Order::Disable);
-                world.send(Order::Standby);
+                world.send(CommandKind::Disable);
+                world.send(CommandKind::Standby);
             }
             SummaryState::Fault => world.answer("GET a", broken()),
         }
@@ -307,7 +313,7 @@ fn a_fault_comes_from_every_state_and_only_standby_leaves_it() {
             world.answer("GET a", job("a", Phase::Completed));
             world.expect(&["result a 0 object of a", "ack 1 CMD_COMPLETE Done"]);
         }
-        let number = world.send(Order::Standby);
+        let number = world.send(CommandKind::Standby);
         let done = format!("ack {number} CMD_COMPLETE Done");
         world.expect(&["summaryState STANDBY", "errorCode 0", "watch On", &done]);
         world.converge();
@@ -318,7 +324,7 @@ fn a_fault_comes_from_every_state_and_only_standby_leaves_it() {
 fn events_are_said_only_when_they_change() {
     let mut world = World::new();
     world.take();
-    let level = |level| Order::SetLogLevel { level };
+    let level = |level| CommandKind::SetLogLevel { level };
     world.send(level(20));
     world.expect(&["set log level 20", "ack 1 CMD_COMPLETE Done"]);
     world.send(level(10));
@@ -336,8 +342,8 @@ fn events_are_said_only_when_they_change() {
     world.enable();
     world.input(available("c.yaml"));
     world.expect(&[]);
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.take();
     world.input(available("a.yaml"));
     world.expect(&[]);
@@ -382,7 +388,7 @@ fn a_command_of_the_command_line_is_one_like_others() {
     world.command(&sender, start());
     // The same sender again: nothing from the command line can have come twice.
     let sender = world.sender(Via::CommandLine);
-    world.command(&sender, Order::Enable);
+    world.command(&sender, CommandKind::Enable);
     world.input(Input::Configuration(Ok(configuration())));
     assert_eq!(world.csc.state(), SummaryState::Enabled);
 }
@@ -411,7 +417,7 @@ fn another_sender_origin_or_time_makes_another_command() {
     others[2].origin += 1;
     others[3].sent.0 += 0.001;
     for (n, sender) in others.into_iter().enumerate() {
-        let command = Command { sender, order: Order::Enable };
+        let command = Command { sender, kind: CommandKind::Enable };
         csc.handle(time(Duration::ZERO), Input::Command(command), &mut Vec::new());
         // The last one is the first again.
         assert_eq!(csc.status().counters.commands, (n as u64 + 1).min(4));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ocps::csc::Input;
-use ocps::csc::command::Order;
+use ocps::csc::command::CommandKind;
 use ocps::csc::event::Phase;
 
 use super::world::{World, abort, away, configuration, execute, job, refused, removed, secs, start, unclear};
@@ -32,7 +32,7 @@ fn stop(mut prepare: impl FnMut(&mut World)) -> bool {
     assert_eq!(world.times("Exit"), [begun + secs(5)]);
     // After the end nothing happens any more, whatever comes.
     world.input(Input::Tick);
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
     while !world.open.is_empty() {
         world.answer_at(0, away());
     }
@@ -140,7 +140,7 @@ fn the_heart_beats_while_it_stops_and_commands_are_refused() {
     world.take();
     world.input(Input::Terminate);
     let begun = world.now;
-    for order in [start(), Order::Enable, Order::Standby, execute(""), abort("a")] {
+    for order in [start(), CommandKind::Enable, CommandKind::Standby, execute(""), abort("a")] {
         world.send(order);
     }
     let said = world.take();
@@ -156,10 +156,10 @@ fn the_heart_beats_while_it_stops_and_commands_are_refused() {
 fn exit_control_tells_offline_before_its_ack_and_only_once() {
     let mut world = World::enabled();
     world.send(execute(""));
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.take();
-    world.send(Order::ExitControl);
+    world.send(CommandKind::ExitControl);
     world.expect(&["summaryState OFFLINE", "watch Off", "ack 4 CMD_COMPLETE Done", "StopRequests"]);
     world.answer("PUT 1", job("a", Phase::Active));
     world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a", "Exit"]);
@@ -171,9 +171,9 @@ fn there_is_no_fault_after_offline() {
     world.running("a");
     world.run_to("GET a");
     world.send(execute(""));
-    world.send(Order::Disable);
-    world.send(Order::Standby);
-    world.send(Order::ExitControl);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
+    world.send(CommandKind::ExitControl);
     world.take();
     world.answer("GET a", Reply::Broken { report: "broken".to_owned() });
     world.expect(&["result a 1 known 1 unknown", "ack 1 CMD_FAILED Failed: broken"]);
@@ -187,16 +187,16 @@ fn a_start_and_what_waits_behind_it_fail() {
     let mut world = World::new();
     world.take();
     world.send(start());
-    world.send(Order::Enable);
-    world.send(Order::Disable);
+    world.send(CommandKind::Enable);
+    world.send(CommandKind::Disable);
     world.take();
     world.input(Input::Terminate);
     world.expect(&["StopRequests", &stopping(1), &stopping(2), &stopping(3), OVER[0], OVER[1]]);
     // Also while something is in flight: the state is not left any more.
     let mut world = World::enabled();
     world.send(abort("a"));
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.send(start());
     world.input(Input::Terminate);
     world.take();
@@ -209,7 +209,9 @@ fn a_start_and_what_waits_behind_it_fail() {
 fn what_waits_behind_a_start_after_exit_control_fails() {
     let mut world = World::new();
     world.send(start());
-    for order in [Order::ExitControl, Order::Standby, Order::ExitControl, Order::Enable] {
+    for order in
+        [CommandKind::ExitControl, CommandKind::Standby, CommandKind::ExitControl, CommandKind::Enable]
+    {
         world.send(order);
     }
     world.take();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ocps::csc::Input;
-use ocps::csc::command::Order;
+use ocps::csc::command::CommandKind;
 use ocps::csc::event::Phase;
 
 use super::world::{
@@ -13,14 +13,14 @@ use super::world::{
 const TOLD: &str = "ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}";
 
 fn restart(world: &mut World, poll_interval: Duration, url: &str) {
-    world.send(Order::Disable);
-    world.send(Order::Standby);
+    world.send(CommandKind::Disable);
+    world.send(CommandKind::Standby);
     world.send(start());
     let mut new = configuration();
     new.service.poll_interval = poll_interval;
     new.service.url = url.into();
     world.input(Input::Configuration(Ok(new)));
-    world.send(Order::Enable);
+    world.send(CommandKind::Enable);
 }
 
 #[test]
@@ -30,8 +30,8 @@ fn a_job_is_polled_at_its_pace_in_every_state() {
     let mut expected = world.now;
     for n in 0..100 {
         match n {
-            20 => _ = world.send(Order::Disable),
-            40 => _ = world.send(Order::Standby),
+            20 => _ = world.send(CommandKind::Disable),
+            40 => _ = world.send(CommandKind::Standby),
             _ => {}
         }
         expected += POLL;
@@ -86,7 +86,7 @@ fn a_waiting_sender_is_reminded_every_five_minutes() {
     assert_eq!(world.times(TOLD), [0, 300, 600, 900].map(|s| begun + secs(s)));
     // Also while the service is away, in other states, and while it is aborted.
     world.send(abort("a"));
-    world.send(Order::Disable);
+    world.send(CommandKind::Disable);
     world.run_until(begun + secs(1200));
     assert_eq!(world.times(TOLD).last(), Some(&(begun + secs(1200))));
     world.answer("DELETE a", removed());

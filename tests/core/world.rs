@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ocps::csc::command::{Command, Execute, Order, Sender, Via};
+use ocps::csc::command::{Command, CommandKind, Execute, Sender, Via};
 use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::event::{
     Ack, ConfigurationsAvailable, ErrorCode, Event, JobObject, LogLevel, Phase, ResultObject,
@@ -53,7 +53,7 @@ pub(crate) struct World {
     pub(crate) logged: Vec<(LogLevel, String)>,
     /// All that was journaled.
     pub(crate) records: Vec<Record>,
-    /// What is owed, in the order in which it was said.
+    /// What waits for delivery, in the order in which it was published.
     pub(crate) receipts: Vec<Receipt>,
     /// Each submission that was sent.
     pub(crate) submissions: Vec<Arc<Submission>>,
@@ -113,8 +113,8 @@ pub(crate) fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-pub(crate) fn execute(prereqs: &str) -> Order {
-    Order::Execute(Execute {
+pub(crate) fn execute(prereqs: &str) -> CommandKind {
+    CommandKind::Execute(Execute {
         pipeline: "p.yaml".to_owned(),
         version: String::new(),
         config: String::new(),
@@ -124,12 +124,12 @@ pub(crate) fn execute(prereqs: &str) -> Order {
     })
 }
 
-pub(crate) fn abort(id: &str) -> Order {
-    Order::AbortJob(job_id(id))
+pub(crate) fn abort(id: &str) -> CommandKind {
+    CommandKind::AbortJob(job_id(id))
 }
 
-pub(crate) fn start() -> Order {
-    Order::Start { override_name: String::new() }
+pub(crate) fn start() -> CommandKind {
+    CommandKind::Start { override_name: String::new() }
 }
 
 pub(crate) fn job_id(id: &str) -> JobId {
@@ -229,7 +229,7 @@ impl World {
         std::mem::swap(&mut self.next_number, &mut self.own_number);
         self.send(start());
         self.input(Input::Configuration(Ok(configuration())));
-        self.send(Order::Enable);
+        self.send(CommandKind::Enable);
         std::mem::swap(&mut self.next_number, &mut self.own_number);
         self.take();
     }
@@ -240,15 +240,15 @@ impl World {
     }
 
     /// A command over the local socket; gives its number.
-    pub(crate) fn send(&mut self, order: Order) -> i32 {
+    pub(crate) fn send(&mut self, kind: CommandKind) -> i32 {
         let sender = self.sender(Via::Socket(ClientId(1)));
-        self.command(&sender, order)
+        self.command(&sender, kind)
     }
 
     /// A command over Kafka; what it gives can be sent again.
-    pub(crate) fn send_by_kafka(&mut self, order: Order) -> Sender {
+    pub(crate) fn send_by_kafka(&mut self, kind: CommandKind) -> Sender {
         let sender = self.sender(Via::Kafka);
-        self.command(&sender, order);
+        self.command(&sender, kind);
         sender
     }
 
@@ -258,8 +258,8 @@ impl World {
         Sender { via, identity: "root@host".to_owned(), origin: 7, seq_num, sent: time(self.now).tai }
     }
 
-    pub(crate) fn command(&mut self, sender: &Sender, order: Order) -> i32 {
-        self.input(Input::Command(Command { sender: sender.clone(), order }));
+    pub(crate) fn command(&mut self, sender: &Sender, kind: CommandKind) -> i32 {
+        self.input(Input::Command(Command { sender: sender.clone(), kind }));
         sender.seq_num.0
     }
 

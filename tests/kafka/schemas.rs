@@ -228,7 +228,7 @@ fn an_id_that_means_something_else_now_is_asked_for_again() {
         Some(&command(id, text)),
         SalIndex::Latiss,
     ) {
-        Ok(Some(Taken::Command(command))) => Ok(format!("{:?}", command.order)),
+        Ok(Some(Taken::Command(command))) => Ok(format!("{:?}", command.kind)),
         Ok(taken) => panic!("{taken:?}"),
         Err(reason) => Err(reason),
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use ocps::csc::command::{Command, Execute, Order, Sender, Via};
+use ocps::csc::command::{Command, CommandKind, Execute, Sender, Via};
 use ocps::csc::configuration::{Configuration, Service as ServiceConfiguration};
 use ocps::csc::id::{ClientId, JobId, RunId, SeqNum};
 use ocps::csc::state::{SummaryState, Transition};
@@ -89,9 +89,9 @@ impl Crowd {
         self.runs[self.runs.len() - 1 - rng.usize(..self.runs.len().min(4))].clone()
     }
 
-    fn execute(&self, rng: &mut Rng, services: &[Service]) -> Order {
+    fn execute(&self, rng: &mut Rng, services: &[Service]) -> CommandKind {
         let prereqs = rng.usize(..8).saturating_sub(5);
-        Order::Execute(Execute {
+        CommandKind::Execute(Execute {
             pipeline: "p.yaml".to_owned(),
             version: String::new(),
             config: String::new(),
@@ -102,7 +102,13 @@ impl Crowd {
     }
 
     /// What is wanted next of a daemon in this state.
-    fn order(&mut self, state: SummaryState, rng: &mut Rng, services: &[Service], is_calm: bool) -> Order {
+    fn order(
+        &mut self,
+        state: SummaryState,
+        rng: &mut Rng,
+        services: &[Service],
+        is_calm: bool,
+    ) -> CommandKind {
         let next = state.next_towards(SummaryState::Enabled);
         if let Some(transition) = next
             && (is_calm || rng.u8(..8) > 0)
@@ -115,9 +121,9 @@ impl Crowd {
         }
         match rng.u8(..100) {
             0..55 => self.execute(rng, services),
-            55..90 => Order::AbortJob(self.some_name(rng, services)),
-            90..92 => Order::SetLogLevel { level: 10 },
-            92 => Order::Invalid { name: None, reason: "no good".to_owned() },
+            55..90 => CommandKind::AbortJob(self.some_name(rng, services)),
+            90..92 => CommandKind::SetLogLevel { level: 10 },
+            92 => CommandKind::Invalid { name: None, reason: "no good".to_owned() },
             93 => transition_order(Transition::ExitControl),
             _ => {
                 let transitions =
@@ -128,13 +134,13 @@ impl Crowd {
     }
 }
 
-fn transition_order(transition: Transition) -> Order {
+fn transition_order(transition: Transition) -> CommandKind {
     match transition {
-        Transition::Start => Order::Start { override_name: String::new() },
-        Transition::Enable => Order::Enable,
-        Transition::Disable => Order::Disable,
-        Transition::Standby => Order::Standby,
-        Transition::ExitControl => Order::ExitControl,
+        Transition::Start => CommandKind::Start { override_name: String::new() },
+        Transition::Enable => CommandKind::Enable,
+        Transition::Disable => CommandKind::Disable,
+        Transition::Standby => CommandKind::Standby,
+        Transition::ExitControl => CommandKind::ExitControl,
     }
 }
 
@@ -157,8 +163,8 @@ pub(crate) fn act(world: &mut World) {
     {
         return;
     }
-    let order = crowd.order(state, rng, services, is_calm);
-    let command = command(world, order);
+    let kind = crowd.kind(state, rng, services, is_calm);
+    let command = command(world, kind);
     if command.sender.via != Via::Kafka {
         return world.send(Duration::ZERO, command);
     }
@@ -170,11 +176,11 @@ pub(crate) fn act(world: &mut World) {
     }
 }
 
-fn command(world: &mut World, order: Order) -> Command {
+fn command(world: &mut World, kind: CommandKind) -> Command {
     let (tai, by_kafka) = (world.tai(), world.plan.kafka && world.rng.u8(..3) > 0);
     let number = world.crowd.next_number;
     let via = if by_kafka { Via::Kafka } else { Via::Socket(ClientId(number.unsigned_abs().into())) };
-    Command { sender: world.crowd.sender(via, tai), order }
+    Command { sender: world.crowd.sender(via, tai), kind }
 }
 
 /// More commands come at once than can wait for the start.

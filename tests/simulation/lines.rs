@@ -13,7 +13,7 @@ pub(crate) fn input(input: &Input) -> Option<String> {
         Input::Tick => None,
         Input::Command(command) => {
             let sender = &command.sender;
-            Some(format!("> {} {:?} {:?}", sender.seq_num.0, sender.via, command.order))
+            Some(format!("> {} {:?} {:?}", sender.seq_num.0, sender.via, command.kind))
         }
         Input::Refused(command, reason) => {
             Some(format!("> refused {} {:?}: {reason}", command.sender.seq_num.0, command.sender.via))

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use ocps::csc::Input;
-use ocps::csc::command::{Command, Order, Sender, Via};
+use ocps::csc::command::{Command, CommandKind, Sender, Via};
 use ocps::csc::event::Ack;
 use ocps::csc::record::Record;
 use ocps::csc::state::SummaryState;
@@ -17,7 +17,7 @@ pub(crate) struct Start {
     target: SummaryState,
     override_name: String,
     /// The transitions to that state that have not begun.
-    transitions: VecDeque<Order>,
+    transitions: VecDeque<CommandKind>,
     is_under_way: bool,
     has_failed: bool,
     has_joined: bool,
@@ -42,11 +42,11 @@ impl Start {
         let target = goal.state.or(resumed.map(|(state, _)| *state)).unwrap_or(SummaryState::Standby);
         let override_name = goal.override_name.clone().or(resumed.map(|(_, name)| name.clone()));
         let override_name = override_name.unwrap_or_default();
-        let start = Order::Start { override_name: override_name.clone() };
+        let start = CommandKind::Start { override_name: override_name.clone() };
         let transitions = match target {
             SummaryState::Standby => VecDeque::new(),
             SummaryState::Disabled => VecDeque::from([start]),
-            SummaryState::Enabled => VecDeque::from([start, Order::Enable]),
+            SummaryState::Enabled => VecDeque::from([start, CommandKind::Enable]),
             SummaryState::Fault | SummaryState::Offline => panic!("nobody asks for {target}"),
         };
         Self {
@@ -141,7 +141,7 @@ impl Start {
     fn transition(&mut self, command: &Command) {
         assert!(self.has_joined && self.is_starting(), "not now: {command:?}");
         assert!(!self.is_under_way && !self.has_failed, "the one before has not ended well: {command:?}");
-        assert_eq!(self.transitions.pop_front().as_ref(), Some(&command.order), "not asked for");
+        assert_eq!(self.transitions.pop_front().as_ref(), Some(&command.kind), "not asked for");
         self.is_under_way = true;
     }
 

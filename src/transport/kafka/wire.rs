@@ -379,7 +379,7 @@ impl Record {
             };
             params.push((field.name.to_owned(), Some(value)));
         }
-        Ok(Command { sender, order: sal::command::parse(name.as_str(), params) })
+        Ok(Command { sender, kind: sal::command::parse(name.as_str(), params) })
     }
 }
 

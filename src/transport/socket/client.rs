@@ -205,12 +205,12 @@ impl Reader {
                 let _ = self.asks.0.send(());
                 ClientInput::Query(self.client, query, Asked(self.asks.1.clone()))
             }
-            Line::Command { seq_num, order } => {
+            Line::Command { seq_num, kind } => {
                 let count = &mut self.sender.seq_num.0;
                 *count = count.checked_add(1).unwrap_or(1);
                 let seq_num = seq_num.unwrap_or(self.sender.seq_num);
                 let sender = CommandSender { seq_num, sent: clock::now(), ..self.sender.clone() };
-                ClientInput::Command(Command { sender, order })
+                ClientInput::Command(Command { sender, kind })
             }
         }
     }

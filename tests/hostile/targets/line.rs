@@ -9,7 +9,7 @@ use ocps::backend::rapid_analysis::values;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings as Toml;
 use ocps::csc::Settings;
-use ocps::csc::command::{Command, Order, Sender, Via};
+use ocps::csc::command::{Command, CommandKind, Sender, Via};
 use ocps::csc::configuration::{Configuration, Service};
 use ocps::csc::id::{ClientId, SalIndex, SeqNum};
 use ocps::csc::record::Recovered;
@@ -30,7 +30,7 @@ pub(crate) fn read(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
         let line = line.get(..LINE_MAX).unwrap_or(line).trim_ascii();
         match line::parse(line) {
-            Ok(Line::Command { order, .. }) => obey(order),
+            Ok(Line::Command { kind, .. }) => obey(kind),
             Ok(Line::Subscribe | Line::Query(_)) => {}
             Err(reason) => check_reason(&reason),
         }
@@ -48,7 +48,7 @@ pub(crate) fn read_values(data: &[u8]) {
 }
 
 /// Has the core carry out a command, and sends what it says.
-fn obey(order: Order) {
+fn obey(kind: CommandKind) {
     let goal = Goal { state: Some(SummaryState::Enabled), override_name: None };
     let (turn, effects) = Turn::new(settings(), 1, now(), &goal, Recovered::default());
     let mut driver =
@@ -62,7 +62,7 @@ fn obey(order: Order) {
         seq_num: SeqNum(1),
         sent: Tai(0.0),
     };
-    driver.turn.command(Command { sender, order });
+    driver.turn.command(Command { sender, kind });
     driver.run();
 }
 

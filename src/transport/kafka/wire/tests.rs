@@ -1,7 +1,7 @@
 //! Byte for byte against messages of the Python CSC and a salobj client, as observed.
 
 use super::*;
-use crate::csc::command::Order;
+use crate::csc::command::CommandKind;
 
 struct Sample {
     /// The topic without its prefix.
@@ -301,14 +301,14 @@ fn commands_are_read_as_they_were_meant() {
         assert_eq!(command.sender.origin, sample.origin);
         assert_eq!(command.sender.seq_num, SeqNum(sample.seq_num));
         assert_eq!(command.sender.sent, Tai(sample.sent));
-        assert_eq!(command.order.name(), Some(name));
-        match &command.order {
-            Order::Execute(execute) => assert_eq!(execute.pipeline, "true.yaml"),
-            Order::SetLogLevel { level } => assert_eq!(*level, 10),
-            Order::Start { override_name } => assert_eq!(override_name, "no_such_file.yaml"),
-            Order::AbortJob(id) => assert_eq!(id.as_str(), "x"),
-            Order::Enable | Order::Disable | Order::Standby | Order::ExitControl => {}
-            Order::Invalid { reason, .. } => panic!("{reason}"),
+        assert_eq!(command.kind.name(), Some(name));
+        match &command.kind {
+            CommandKind::Execute(execute) => assert_eq!(execute.pipeline, "true.yaml"),
+            CommandKind::SetLogLevel { level } => assert_eq!(*level, 10),
+            CommandKind::Start { override_name } => assert_eq!(override_name, "no_such_file.yaml"),
+            CommandKind::AbortJob(id) => assert_eq!(id.as_str(), "x"),
+            CommandKind::Enable | CommandKind::Disable | CommandKind::Standby | CommandKind::ExitControl => {}
+            CommandKind::Invalid { reason, .. } => panic!("{reason}"),
         }
     }
 }
