@@ -102,7 +102,7 @@ impl Crowd {
     }
 
     /// What is wanted next of a daemon in this state.
-    fn order(
+    fn kind(
         &mut self,
         state: SummaryState,
         rng: &mut Rng,
