@@ -12,7 +12,7 @@ use super::context::Context;
 use super::event::{Ack, ErrorCode, Event, JobResult};
 use super::id::{EntryKey, JobId};
 use super::job::{Job, Stage};
-use super::record::{Awaited, End, Owed, Receipt, Record};
+use super::record::{Awaited, Deliverable, End, Receipt, Record};
 use super::request::JobStatus;
 use super::{Csc, Effect, RunState};
 
@@ -140,7 +140,7 @@ impl Announcements {
 /// Publishes the result of an accepted command.
 pub(super) fn publish_result(ctx: &mut Context, key: EntryKey, result: JobResult) {
     ctx.counters.results += 1;
-    let receipt = Some(Receipt { key, what: Owed::Result });
+    let receipt = Some(Receipt { key, what: Deliverable::Result });
     ctx.effect(Effect::Publish { event: Event::JobResult(result), receipt });
 }
 
@@ -153,7 +153,7 @@ pub(super) fn final_ack(ctx: &mut Context, key: EntryKey, sender: &Sender, name:
         }
         Ack::Failed { .. } | Ack::Aborted | Ack::InProgress { .. } | Ack::Complete => {}
     }
-    let receipt = Some(Receipt { key, what: Owed::Ack });
+    let receipt = Some(Receipt { key, what: Deliverable::Ack });
     ctx.send_ack(sender, Some(name), ack, receipt);
 }
 

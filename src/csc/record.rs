@@ -57,7 +57,7 @@ pub enum Record {
         end: Box<End>,
     },
     /// This was delivered and need not be sent again in the next run.
-    Said(Receipt),
+    Delivered(Receipt),
     /// This command came over Kafka; if it comes again, it is not carried out again.
     Seen {
         /// Its sender, with its number and its stamp.
@@ -87,7 +87,7 @@ impl Record {
             Self::Ended { key, .. } => Some(Awaited::Ended(*key)),
             Self::Suspected { .. }
             | Self::Cleared { .. }
-            | Self::Said(_)
+            | Self::Delivered(_)
             | Self::Seen { .. }
             | Self::Searched
             | Self::State { .. } => None,
@@ -163,12 +163,12 @@ pub struct Receipt {
     /// The command that it belongs to.
     pub key: EntryKey,
     /// What of it.
-    pub what: Owed,
+    pub what: Deliverable,
 }
 
 /// What must be delivered when a command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Owed {
+pub enum Deliverable {
     /// Its `job_result`.
     Result,
     /// Its final ack.
@@ -204,7 +204,7 @@ pub struct Kept {
     /// How it ended, if it did.
     pub end: Option<End>,
     /// Whether its result was delivered.
-    pub said_result: bool,
+    pub result_delivered: bool,
     /// Whether its final ack was delivered.
-    pub said_ack: bool,
+    pub ack_delivered: bool,
 }

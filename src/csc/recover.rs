@@ -231,11 +231,11 @@ impl Csc {
     /// Publishes and acks again what is not known to have been delivered.
     fn announce_again(&mut self, kept: &Kept, end: &End, name: CommandName) {
         let key = kept.entry.key;
-        if let Some(result) = end.result.clone().filter(|_| !kept.said_result) {
+        if let Some(result) = end.result.clone().filter(|_| !kept.result_delivered) {
             self.recovery.results += 1;
             publish_result(&mut self.ctx, key, result);
         }
-        if !kept.said_ack {
+        if !kept.ack_delivered {
             self.recovery.acks += 1;
             final_ack(&mut self.ctx, key, &kept.entry.sender, name, end.ack.clone());
         }

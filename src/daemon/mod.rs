@@ -169,7 +169,7 @@ impl Daemon {
         }
         if let Some(journal) = self.journal {
             let said = from_kafka.try_iter().filter_map(|input| match input {
-                KafkaInput::Delivered(receipt) => Some(Record::Said(receipt)),
+                KafkaInput::Delivered(receipt) => Some(Record::Delivered(receipt)),
                 // Too late.
                 KafkaInput::Joined | KafkaInput::Vouched(_) | KafkaInput::DuplicateInstance(_) => None,
             });

@@ -145,7 +145,7 @@ impl Turn {
 
     /// What this names need not be published again.
     pub fn delivered(&mut self, receipt: Option<Receipt>) {
-        self.records.extend(receipt.map(Record::Said));
+        self.records.extend(receipt.map(Record::Delivered));
     }
 
     /// The core wants this kept.

@@ -338,8 +338,8 @@ fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
         job_id: get(row, "job_id")?,
         suspected: time(row, "suspected")?,
         end: end(row)?,
-        said_result: get(row, "said_result")?,
-        said_ack: get(row, "said_ack")?,
+        result_delivered: get(row, "said_result")?,
+        ack_delivered: get(row, "said_ack")?,
     })
 }
 

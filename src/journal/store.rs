@@ -19,7 +19,7 @@ use super::schema::STEPS;
 use super::{Identity, Limits};
 use crate::csc::command::Sender;
 use crate::csc::id::EntryKey;
-use crate::csc::record::{HISTORY_MAX, Owed, Receipt, Record, Recovered, SEEN_MAX};
+use crate::csc::record::{Deliverable, HISTORY_MAX, Receipt, Record, Recovered, SEEN_MAX};
 use crate::csc::time::Tai;
 
 /// Most bytes of the commands that are read at the start although they are settled, so that large results do not fill
@@ -332,8 +332,8 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
             set(key, "ending", &text(|json| EndForm::serialize(end, json))?)?;
             set(key, "ended", &column(end.at))
         }
-        Record::Said(Receipt { key, what: Owed::Result }) => set(key, "said_result", &true),
-        Record::Said(Receipt { key, what: Owed::Ack }) => set(key, "said_ack", &true),
+        Record::Delivered(Receipt { key, what: Deliverable::Result }) => set(key, "said_result", &true),
+        Record::Delivered(Receipt { key, what: Deliverable::Ack }) => set(key, "said_ack", &true),
         Record::Seen { sender: Sender { via: _, identity, origin, seq_num, sent }, at } => execute(
             "INSERT OR REPLACE INTO seen (at, identity, origin, seq_num, sent) VALUES (?, ?, ?, ?, ?)",
             params![column(*at), identity, origin, seq_num.plain(), sent.plain().cast_signed()],

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ocps::csc::event::{Ack, ErrorCode, Phase};
 use ocps::csc::id::EntryKey;
-use ocps::csc::record::{Awaited, Owed, Receipt, Record};
+use ocps::csc::record::{Awaited, Deliverable, Receipt, Record};
 use ocps::csc::state::SummaryState;
 use ocps::csc::{Effect, Input, Settings};
 
@@ -29,7 +29,7 @@ fn records(world: &World) -> Vec<String> {
             };
             format!("ended {} {ack} {:?}", key.0, end.result.as_ref().map(|r| r.exit_code.number()))
         }
-        Record::Said(_) => panic!("the core does not know what was said"),
+        Record::Delivered(_) => panic!("the core does not know what was said"),
         Record::Seen { sender, .. } => format!("seen {}", sender.seq_num.0),
         Record::Searched => "searched".to_owned(),
         Record::State { state, override_name } => format!("state {state} {override_name}"),
@@ -72,7 +72,7 @@ fn what_ends_a_command_bears_its_receipt() {
     world.running("a");
     world.run_to_answer("GET a", job("a", Phase::Completed));
     let receipt = |what| Receipt { key: EntryKey(1), what };
-    assert_eq!(world.receipts, [receipt(Owed::Result), receipt(Owed::Ack)]);
+    assert_eq!(world.receipts, [receipt(Deliverable::Result), receipt(Deliverable::Ack)]);
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn run_id(number: i32) -> RunId {
 fn kept(number: i32, work: Work) -> Kept {
     let key = EntryKey(u64::try_from(number).unwrap());
     let entry = Entry { key, sender: sender(number), accepted: time(secs(0)).tai, uptime: None, work };
-    Kept { entry, job_id: None, suspected: None, end: None, said_result: false, said_ack: false }
+    Kept { entry, job_id: None, suspected: None, end: None, result_delivered: false, ack_delivered: false }
 }
 
 fn an_execute(number: i32, prereqs: &[&str]) -> Kept {
@@ -160,8 +160,8 @@ fn prerequisites_are_waited_for_before_it_is_looked_for() {
 #[test]
 fn what_was_not_heard_is_said_again_and_the_rest_is_not() {
     let unsaid = an_ended(1, "a");
-    let no_ack = Kept { said_result: true, ..an_ended(2, "b") };
-    let said = Kept { said_result: true, said_ack: true, ..an_ended(3, "c") };
+    let no_ack = Kept { result_delivered: true, ..an_ended(2, "b") };
+    let said = Kept { result_delivered: true, ack_delivered: true, ..an_ended(3, "c") };
     let mut world = reborn(vec![unsaid, no_ack, said]);
     world.expect(&["result a 0 object of a", "ack 1 CMD_COMPLETE Done", "ack 2 CMD_COMPLETE Done"]);
     let recovery = world.csc.status().recovery;
@@ -177,7 +177,7 @@ fn the_abort_of_a_job_whose_abort_was_told_tells_it_no_more_however_old_it_is() 
     let end = old.end.as_mut().unwrap();
     end.ack = Ack::Aborted;
     end.result.as_mut().unwrap().exit_code = ExitCode::Aborted;
-    let said = |kept: Kept| Kept { said_result: true, said_ack: true, ..kept };
+    let said = |kept: Kept| Kept { result_delivered: true, ack_delivered: true, ..kept };
     let newer = (2..1200).map(|number| said(an_ended(number, &format!("b{number}"))));
     let entries = [said(old)].into_iter().chain(newer).chain([an_abort(1200, "a")]);
     let mut world = reborn(entries.collect());
@@ -206,7 +206,8 @@ fn an_abort_is_gone_on_with() {
 fn a_suspect_is_looked_for_for_an_hour_again_whatever_the_clock_says() {
     // By our clock that is long over.
     let until = Tai(time(secs(0)).tai.0 - 4.0 * 3600.0);
-    let ended = Kept { said_result: true, said_ack: true, suspected: Some(until), ..an_ended(1, "a") };
+    let ended =
+        Kept { result_delivered: true, ack_delivered: true, suspected: Some(until), ..an_ended(1, "a") };
     let mut world = reborn(vec![ended]);
     world.run_to_answer("LIST", listed(&[("a", 1), ("b", 1)]));
     // Not the one that was kept.
@@ -297,8 +298,12 @@ fn how_a_job_ended_and_why_is_known_in_the_next_life() {
         (end(None, Ack::Aborted, "x"), "aborted"),
         (end(None, failed(), "x"), "refused"),
     ] {
-        let world =
-            reborn(vec![Kept { end: Some(end), said_ack: true, said_result: true, ..an_execute(1, &[]) }]);
+        let world = reborn(vec![Kept {
+            end: Some(end),
+            ack_delivered: true,
+            result_delivered: true,
+            ..an_execute(1, &[])
+        }]);
         let report = world.csc.job_reports().next().unwrap();
         assert_eq!(report.outcome.unwrap().as_str(), expected);
         assert_eq!(report.problem.as_deref(), Some("x"));
@@ -320,7 +325,7 @@ fn an_abort_by_run_id_goes_on_whatever_became_of_its_run() {
     assert_eq!(world.times("result a 255 known 1 aborted").len(), 1);
     // The crash came between its end and that of the abort.
     let aborted = End { at: time(secs(9)).tai, result: None, ack: Ack::Aborted, problem: None };
-    let ended = Kept { end: Some(aborted), said_ack: true, ..an_execute(1, &[]) };
+    let ended = Kept { end: Some(aborted), ack_delivered: true, ..an_execute(1, &[]) };
     let mut world = reborn(vec![ended, an_abort(2, run_id(1).as_str())]);
     world.expect(&["ack 2 CMD_COMPLETE Done"]);
 }
@@ -411,7 +416,7 @@ fn a_clock_that_is_behind_what_was_written_tells_no_age() {
         let mut later = an_ended(2, "b");
         later.entry.uptime = uptime(its_boot);
         later.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 + 3600.0);
-        let later = Kept { said_result: true, said_ack: true, ..later };
+        let later = Kept { result_delivered: true, ack_delivered: true, ..later };
         let mut world = reborn_with(on_this_boot(), vec![young, later]);
         while world.is_busy() && world.submissions.is_empty() {
             world.run_to_answer("LIST", listed(&[]));
@@ -499,7 +504,7 @@ fn what_an_old_copy_of_the_journal_knows_is_not_found_again() {
         let Work::Execute { submission, .. } = &mut kept.entry.work else { unreachable!() };
         Arc::make_mut(submission).run_id = RunId::parse(run).unwrap();
     }
-    let ended = Kept { said_result: true, said_ack: true, ..ended };
+    let ended = Kept { result_delivered: true, ack_delivered: true, ..ended };
     let mut world = without_a_journal(vec![running, ended]);
     world.enable();
     world.run_to("LIST");
@@ -513,7 +518,7 @@ fn what_an_old_copy_of_the_journal_knows_is_not_found_again() {
 #[test]
 fn jobs_that_ended_are_shown_for_as_long_as_history_is_kept() {
     let settings = Settings { history: secs(3600), ..settings() };
-    let said = |kept: Kept| Kept { said_result: true, said_ack: true, ..kept };
+    let said = |kept: Kept| Kept { result_delivered: true, ack_delivered: true, ..kept };
     let mut old = an_ended(1, "a");
     old.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 - 3000.0);
     let mut world = reborn_with(settings, vec![said(old), said(an_ended(2, "b"))]);

@@ -169,7 +169,7 @@ impl Rules {
         let number = kept.entry.sender.seq_num.0;
         let result = kept.end.as_ref().and_then(|end| end.result.as_ref());
         if let Some(result) =
-            result.filter(|result| result.exit_code == ExitCode::Aborted && kept.said_result)
+            result.filter(|result| result.exit_code == ExitCode::Aborted && kept.result_delivered)
         {
             self.aborted.insert(result.job_id.clone());
         }
@@ -177,7 +177,7 @@ impl Rules {
             Work::Execute { submission, prereqs, .. } => {
                 // It may have been sent: a list must be asked for first.
                 self.puts.insert(submission.run_id.clone(), Put { count: 1, ..Put::default() });
-                if let Some(result) = result.filter(|_| !kept.said_result) {
+                if let Some(result) = result.filter(|_| !kept.result_delivered) {
                     self.live.insert(result.job_id.clone(), number);
                 }
                 (CommandName::Execute, kept.job_id.clone(), prereqs.clone())
@@ -192,8 +192,8 @@ impl Rules {
         let told = Told {
             name: Some(name),
             is_in_progress: job_id.is_some(),
-            has_result: result.is_some() && kept.said_result,
-            is_ended: kept.end.is_some() && kept.said_ack,
+            has_result: result.is_some() && kept.result_delivered,
+            is_ended: kept.end.is_some() && kept.ack_delivered,
             job_id,
             prereqs,
         };

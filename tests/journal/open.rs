@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ocps::csc::id::{EntryKey, SalIndex};
-use ocps::csc::record::{Kept, Owed, Receipt, Record, Recovered};
+use ocps::csc::record::{Deliverable, Kept, Receipt, Record, Recovered};
 use ocps::journal::store::{Sqlite, Store};
 use ocps::journal::{Identity, Journal, OpenError};
 use rusqlite::Connection;
@@ -157,7 +157,7 @@ fn what_is_no_whole_journal_is_refused_and_never_replaced() {
             "command 1: Invalid job id: \"../x\" (1 to 63 letters, digits, '.', '_' or '-', a letter or digit first and last)",
         ),
         ("UPDATE commands SET key = -1", "command -1: -1 is no key"),
-        ("UPDATE commands SET said_ack = 2", "command 1: 2 is neither 0 nor 1"),
+        ("UPDATE commands SET ack_delivered = 2", "command 1: 2 is neither 0 nor 1"),
         ("UPDATE commands SET suspected = 9e999", "command 1: inf is no time"),
         ("UPDATE commands SET ended = 1", "command 1: only a part of its end is there"),
         (
@@ -192,7 +192,7 @@ fn an_index_that_does_not_fit_its_table_is_damage() {
     let forget = "PRAGMA writable_schema = 1; DELETE FROM sqlite_schema WHERE name = 'commands_by_end'";
     connection.execute_batch(forget).unwrap();
     drop(connection);
-    change(&path, "UPDATE commands SET ended = 1, said_ack = 1");
+    change(&path, "UPDATE commands SET ended = 1, ack_delivered = 1");
     let remember = format!(
         "PRAGMA writable_schema = 1;
          INSERT INTO sqlite_schema VALUES ('index', 'commands_by_end', 'commands', {root}, '{sql}')"
@@ -348,15 +348,15 @@ fn rows(path: &Path) -> Vec<String> {
 /// The records that lead to this.
 fn records(recovered: Recovered) -> Vec<Record> {
     let mut records = Vec::new();
-    for Kept { entry, job_id, suspected, end, said_result, said_ack } in recovered.entries {
+    for Kept { entry, job_id, suspected, end, result_delivered, ack_delivered } in recovered.entries {
         let key = entry.key;
-        let said = |what| Record::Said(Receipt { key, what });
+        let said = |what| Record::Delivered(Receipt { key, what });
         records.push(Record::Accepted(Box::new(entry)));
         records.extend(job_id.map(|job_id| Record::Created { key, job_id }));
         records.extend(suspected.map(|until| Record::Suspected { key, until }));
         records.extend(end.map(|end| Record::Ended { key, end: Box::new(end) }));
-        records.extend(said_result.then(|| said(Owed::Result)));
-        records.extend(said_ack.then(|| said(Owed::Ack)));
+        records.extend(result_delivered.then(|| said(Deliverable::Result)));
+        records.extend(ack_delivered.then(|| said(Deliverable::Ack)));
     }
     records.extend(recovered.seen.into_iter().map(|sender| Record::Seen { sender, at: NOW }));
     records.extend((!recovered.unsearched).then_some(Record::Searched));

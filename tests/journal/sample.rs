@@ -7,7 +7,7 @@ use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
-use ocps::csc::record::{End, Entry, Owed, Receipt, Record, Work};
+use ocps::csc::record::{Deliverable, End, Entry, Receipt, Record, Work};
 use ocps::csc::request::Submission;
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Uptime};
@@ -129,7 +129,10 @@ pub(crate) fn record(rng: &mut Rng, keys: u64) -> Record {
         2 => Record::Created { key, job_id: job_id(rng) },
         3 => Record::Suspected { key, until: time(rng) },
         4 => Record::Ended { key, end: Box::new(end(rng)) },
-        5 => Record::Said(Receipt { key, what: if rng.bool() { Owed::Result } else { Owed::Ack } }),
+        5 => Record::Delivered(Receipt {
+            key,
+            what: if rng.bool() { Deliverable::Result } else { Deliverable::Ack },
+        }),
         6 => Record::Seen { sender: Sender { via: Via::Kafka, ..sender(rng) }, at: time(rng) },
         7 => Record::Cleared { key },
         8 => Record::Searched,

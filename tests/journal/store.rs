@@ -6,7 +6,7 @@ use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId};
-use ocps::csc::record::{End, Entry, Kept, Owed, Receipt, Record, Recovered, Work};
+use ocps::csc::record::{Deliverable, End, Entry, Kept, Receipt, Record, Recovered, Work};
 use ocps::csc::time::Tai;
 use ocps::journal::Limits;
 use ocps::journal::store::{Sqlite, Store, Upkeep};
@@ -39,17 +39,17 @@ impl Model {
                     job_id: None,
                     suspected: None,
                     end: None,
-                    said_result: false,
-                    said_ack: false,
+                    result_delivered: false,
+                    ack_delivered: false,
                 });
             }
             Record::Created { key, job_id } => self.change(key, |kept| kept.job_id = Some(job_id)),
             Record::Suspected { key, until } => self.change(key, |kept| kept.suspected = Some(until)),
             Record::Cleared { key } => self.change(key, |kept| kept.suspected = None),
             Record::Ended { key, end } => self.change(key, |kept| kept.end = Some(*end)),
-            Record::Said(receipt) => self.change(receipt.key, |kept| match receipt.what {
-                Owed::Result => kept.said_result = true,
-                Owed::Ack => kept.said_ack = true,
+            Record::Delivered(receipt) => self.change(receipt.key, |kept| match receipt.what {
+                Deliverable::Result => kept.result_delivered = true,
+                Deliverable::Ack => kept.ack_delivered = true,
             }),
             Record::Seen { sender, .. } => {
                 let seen = &mut self.recovered.seen;
@@ -171,13 +171,18 @@ fn ended(key: u64, days_ago: f64, has_result: bool) -> Record {
     Record::Ended { key: EntryKey(key), end: Box::new(end) }
 }
 
-fn said(key: u64, what: Owed) -> Record {
-    Record::Said(Receipt { key: EntryKey(key), what })
+fn said(key: u64, what: Deliverable) -> Record {
+    Record::Delivered(Receipt { key: EntryKey(key), what })
 }
 
 /// A command that ended and whose result and ack were delivered.
 pub(crate) fn settled(key: u64, days_ago: f64) -> Vec<Record> {
-    vec![accepted(key), ended(key, days_ago, true), said(key, Owed::Result), said(key, Owed::Ack)]
+    vec![
+        accepted(key),
+        ended(key, days_ago, true),
+        said(key, Deliverable::Result),
+        said(key, Deliverable::Ack),
+    ]
 }
 
 /// Does all the upkeep that is due, and says in how many turns.
@@ -199,9 +204,9 @@ fn only_settled_commands_are_pruned_and_keys_never_go_back() {
     commit(&mut store, &settled(1, 31.0));
     commit(&mut store, &settled(2, 29.0));
     commit(&mut store, &[accepted(3)]);
-    commit(&mut store, &[accepted(4), ended(4, 31.0, true), said(4, Owed::Ack)]);
-    commit(&mut store, &[accepted(5), ended(5, 31.0, true), said(5, Owed::Result)]);
-    commit(&mut store, &[accepted(6), ended(6, 31.0, false), said(6, Owed::Ack)]);
+    commit(&mut store, &[accepted(4), ended(4, 31.0, true), said(4, Deliverable::Ack)]);
+    commit(&mut store, &[accepted(5), ended(5, 31.0, true), said(5, Deliverable::Result)]);
+    commit(&mut store, &[accepted(6), ended(6, 31.0, false), said(6, Deliverable::Ack)]);
     commit(&mut store, &settled(7, 31.0));
     commit(&mut store, &[suspected(7)]);
     commit(&mut store, &settled(8, 31.0));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ocps::csc::command::Via;
 use ocps::csc::id::{ClientId, JobId, RunId};
-use ocps::csc::record::{End, Entry, Kept, Owed, Work};
+use ocps::csc::record::{Deliverable, End, Entry, Kept, Work};
 use ocps::csc::time::Tai;
 
 use super::plan::secs;
@@ -35,9 +35,9 @@ pub(crate) struct Accepted {
     pub(crate) final_acks: u32,
     pub(crate) results: u32,
     /// What was heard for certain.
-    pub(crate) heard: BTreeSet<Owed>,
+    pub(crate) heard: BTreeSet<Deliverable>,
     /// What the disk knows to have been heard.
-    pub(crate) said: BTreeSet<Owed>,
+    pub(crate) said: BTreeSet<Deliverable>,
     /// Whether extra jobs are looked for, as the disk knows.
     pub(crate) durably_suspected: Option<Tai>,
     /// Until when they are, at least.
@@ -112,7 +112,7 @@ impl Accepted {
     }
 
     /// What was published by this process has been delivered.
-    pub(crate) fn hear(&mut self, process: u32, what: Owed) {
+    pub(crate) fn hear(&mut self, process: u32, what: Deliverable) {
         if self.ends.last().is_some_and(|ending| ending.process <= process) {
             self.heard.insert(what);
         }
@@ -122,7 +122,7 @@ impl Accepted {
     pub(crate) fn is_settled(&self) -> bool {
         let is_through = |what| self.heard.contains(&what) && self.said.contains(&what);
         let has_result = self.ends.last().is_some_and(|ending| ending.end.result.is_some());
-        self.is_over && is_through(Owed::Ack) && (!has_result || is_through(Owed::Result))
+        self.is_over && is_through(Deliverable::Ack) && (!has_result || is_through(Deliverable::Result))
     }
 
     /// Whether a record that it waits for should have been durable.
@@ -173,7 +173,7 @@ impl Accepted {
         assert_eq!(self.durably_suspected, kept.suspected);
         let end = self.ends.last().filter(|ending| ending.is_durable).map(|ending| &ending.end);
         assert_eq!(end, kept.end.as_ref());
-        assert_eq!(self.said.contains(&Owed::Ack), kept.said_ack, "{entry:?}");
-        assert_eq!(self.said.contains(&Owed::Result), kept.said_result, "{entry:?}");
+        assert_eq!(self.said.contains(&Deliverable::Ack), kept.ack_delivered, "{entry:?}");
+        assert_eq!(self.said.contains(&Deliverable::Result), kept.result_delivered, "{entry:?}");
     }
 }

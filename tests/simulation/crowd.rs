@@ -187,8 +187,8 @@ fn command(world: &mut World, kind: CommandKind) -> Command {
 pub(crate) fn rush(world: &mut World) {
     for _ in 0..EARLY_MAX + world.rng.usize(..30) {
         let World { crowd, rng, services, .. } = world;
-        let order = crowd.order(SummaryState::Enabled, rng, services, false);
-        let command = command(world, order);
+        let kind = crowd.kind(SummaryState::Enabled, rng, services, false);
+        let command = command(world, kind);
         let is_twice = chance(&mut world.rng, world.plan.repeat / 10.0);
         for _ in 0..=usize::from(is_twice && command.sender.via == Via::Kafka) {
             world.send(Duration::ZERO, command.clone());

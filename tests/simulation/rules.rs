@@ -230,7 +230,7 @@ impl Rules {
                 assert_eq!(ending.end, **end);
                 ending.is_durable = true;
             }
-            Record::Said(Receipt { key, what }) => {
+            Record::Delivered(Receipt { key, what }) => {
                 let command = self.command(*key);
                 assert!(command.heard.contains(what), "{what:?} of {key:?} counts as said but was not heard");
                 command.said.insert(*what);
@@ -408,7 +408,7 @@ impl Rules {
             }
             Record::Ended { key, end } => self.ended(now, *key, end, services),
             Record::Seen { .. } | Record::State { .. } => {}
-            Record::Said(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
+            Record::Delivered(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use ocps::csc::command::{Command, Via};
 use ocps::csc::id::SalIndex;
-use ocps::csc::record::{Owed, Receipt, Record};
+use ocps::csc::record::{Deliverable, Receipt, Record};
 use ocps::csc::request::{Outcome, Payload};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
@@ -114,7 +114,7 @@ pub(crate) enum Event {
 pub(crate) struct Broker {
     away_until: Duration,
     /// When the last message of each topic is there: they stay in order.
-    last: BTreeMap<Owed, Duration>,
+    last: BTreeMap<Deliverable, Duration>,
     /// Messages that are on their way.
     flying: usize,
 }

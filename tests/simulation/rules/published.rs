@@ -5,7 +5,7 @@ use std::time::Duration;
 use ocps::csc::command::{CommandName, Sender, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, JobResult};
 use ocps::csc::id::{ClientId, JobId};
-use ocps::csc::record::{Owed, Receipt};
+use ocps::csc::record::{Deliverable, Receipt};
 use ocps::csc::state::SummaryState;
 
 use super::super::accepted::Accepted;
@@ -27,7 +27,7 @@ impl Rules {
             assert!(self.answered.insert(number), "a second final ack for {number}: {ack:?}");
             return;
         };
-        assert_eq!(receipt.what, Owed::Ack);
+        assert_eq!(receipt.what, Deliverable::Ack);
         assert!(ack.is_final());
         let (process, is_late) = (self.process, self.has_journal_failed);
         let command = self.command(receipt.key);
@@ -39,7 +39,7 @@ impl Rules {
         command.publish_by = None;
         command.final_acks += 1;
         assert_eq!(command.final_acks, 1, "a second final ack for {number} in process {process}");
-        assert!(!command.said.contains(&Owed::Ack), "said although it was heard: {number} {ack:?}");
+        assert!(!command.said.contains(&Deliverable::Ack), "said although it was heard: {number} {ack:?}");
         let sender = &command.entry.sender;
         let is_sender =
             (to.seq_num, &to.identity, to.origin) == (sender.seq_num, &sender.identity, sender.origin);
@@ -85,7 +85,7 @@ impl Rules {
 
     pub(super) fn result(&mut self, result: &JobResult, receipt: Option<Receipt>) {
         let receipt = receipt.unwrap_or_else(|| panic!("no receipt for {result:?}"));
-        assert_eq!(receipt.what, Owed::Result);
+        assert_eq!(receipt.what, Deliverable::Result);
         let (process, is_late) = (self.process, self.has_journal_failed);
         let command = self.command(receipt.key);
         let ending = command.ends.last_mut().unwrap_or_else(|| panic!("not recorded: {result:?}"));
@@ -96,7 +96,7 @@ impl Rules {
         command.results += 1;
         assert_eq!(command.results, 1, "published twice: {result:?}");
         assert_eq!(command.final_acks, 0, "published after the final ack: {result:?}");
-        assert!(!command.said.contains(&Owed::Result), "said although it was heard: {result:?}");
+        assert!(!command.said.contains(&Deliverable::Result), "said although it was heard: {result:?}");
         self.counts.results += 1;
         self.counts.said_again += u64::from(is_again);
     }

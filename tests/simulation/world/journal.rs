@@ -139,7 +139,7 @@ impl World {
                 && self.rng.bool()
             {
                 self.rules.heard(*process, *receipt);
-                said.push(Record::Said(*receipt));
+                said.push(Record::Delivered(*receipt));
             }
         }
         self.process_mut().journal.channel.push_back(said);

@@ -171,7 +171,7 @@ impl World {
     }
 
     pub(super) fn delivered(&mut self, receipt: Receipt) {
-        self.rules.start.kept(Record::Said(receipt));
+        self.rules.start.kept(Record::Delivered(receipt));
         self.process_mut().turn.delivered(Some(receipt));
     }
 
