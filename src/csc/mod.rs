@@ -68,7 +68,7 @@ use lookups::Lookups;
 use poll::Poll;
 use prerequisites::Prerequisites;
 use pushes::Pushes;
-use record::{Awaited, Entry, Receipt, Record, Recovered, Work};
+use record::{AcceptedCommand, Awaited, Receipt, Record, Recovered, Work};
 use removals::Removals;
 use request::{Action, Answer, Failure, Outcome, Payload, Request};
 use services::{Change, Services};
@@ -556,7 +556,8 @@ impl Csc {
     fn accept(&mut self, sender: Sender, work: Work) -> EntryKey {
         self.last_key += 1;
         let key = EntryKey(self.last_key);
-        let entry = Entry { key, sender, accepted: self.ctx.now.tai, uptime: self.ctx.uptime(), work };
+        let entry =
+            AcceptedCommand { key, sender, accepted: self.ctx.now.tai, uptime: self.ctx.uptime(), work };
         self.ctx.journal(Record::Accepted(Box::new(entry)));
         self.announcements.accept(&self.ctx, key);
         key

@@ -29,7 +29,7 @@ pub const HISTORY_MAX: usize = 1000;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// A command was accepted. Only when this is durable may anything be sent to the service for it.
-    Accepted(Box<Entry>),
+    Accepted(Box<AcceptedCommand>),
     /// The job of an execute exists. Its id is published only when this is durable.
     Created {
         /// The execute.
@@ -108,7 +108,7 @@ pub enum Awaited {
 
 /// A command that was accepted and takes its time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct AcceptedCommand {
     /// Our number of it.
     pub key: EntryKey,
     /// Whom its acks go to.
@@ -196,7 +196,7 @@ pub struct Recovered {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     /// As it was accepted. A sender of the local socket is gone.
-    pub entry: Entry,
+    pub entry: AcceptedCommand,
     /// Of an execute: its job, if it is known to exist.
     pub job_id: Option<JobId>,
     /// Of an execute: set while a duplicate of its job may appear.

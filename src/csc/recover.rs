@@ -17,7 +17,7 @@ use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use super::job::{Job, Origin, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
 use super::poll::Poll;
-use super::record::{End, Entry, Kept, Recovered, Work};
+use super::record::{AcceptedCommand, End, Kept, Recovered, Work};
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
 use super::time::{BootId, Tai};
@@ -43,12 +43,12 @@ impl Clocks {
     }
 
     /// In the boot in which this was accepted.
-    fn latest(&self, entry: &Entry) -> Option<Tai> {
+    fn latest(&self, entry: &AcceptedCommand) -> Option<Tai> {
         self.0.get(&boot_of(entry)).copied()
     }
 }
 
-fn boot_of(entry: &Entry) -> Option<BootId> {
+fn boot_of(entry: &AcceptedCommand) -> Option<BootId> {
     entry.uptime.map(|uptime| uptime.boot)
 }
 
@@ -96,7 +96,7 @@ impl Csc {
 
     /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
     /// that is unknown.
-    fn age(&self, entry: &Entry, clocks: &Clocks) -> Option<Duration> {
+    fn age(&self, entry: &AcceptedCommand, clocks: &Clocks) -> Option<Duration> {
         match (self.ctx.uptime(), entry.uptime) {
             (Some(now), Some(then)) if now.boot == then.boot => now.since.checked_sub(then.since),
             // It was set back since, or was ahead then.
@@ -107,7 +107,9 @@ impl Csc {
 
     /// Resumes an execute; gives what its job has to wait for, if it is not known to exist.
     fn recover_job(&mut self, kept: Kept) -> Option<(EntryKey, Vec<JobId>)> {
-        let Kept { entry: Entry { key, sender, accepted, work, .. }, job_id, suspected, end, .. } = &kept;
+        let Kept {
+            entry: AcceptedCommand { key, sender, accepted, work, .. }, job_id, suspected, end, ..
+        } = &kept;
         let Work::Execute { submission, url, poll_interval, prereqs } = work else { return None };
         // Until it is known what it waits for.
         let stage = Stage::Recording { prereqs: Vec::new() };

@@ -19,7 +19,7 @@ use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
 use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
-use crate::csc::record::{End, Entry, Kept, Work};
+use crate::csc::record::{AcceptedCommand, End, Kept, Work};
 use crate::csc::request::Submission;
 use crate::csc::state::SummaryState;
 use crate::csc::time::{BootId, Tai, Uptime};
@@ -126,7 +126,7 @@ fn deserialize<'de, T: Plain<As: DeserializeOwned>, D: Deserializer<'de>>(json: 
 
 /// The `document` of a command: what was accepted.
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Entry", deny_unknown_fields)]
+#[serde(remote = "AcceptedCommand", deny_unknown_fields)]
 pub(super) struct EntryForm {
     /// This and the next two are in columns of their own.
     #[serde(skip, default = "no_key")]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::id::{EntryKey, RunId, SalIndex, SeqNum};
-use ocps::csc::record::{Entry, Record, Work};
+use ocps::csc::record::{AcceptedCommand, Record, Work};
 use ocps::csc::request::Submission;
 use ocps::csc::time::Tai;
 use ocps::journal::{Identity, Journal, Limits, Report};
@@ -138,7 +138,7 @@ impl Kept {
             environment: (0..12).map(variable).collect(),
             pipeline: "${OCPS_DIR}/pipelines/test.yaml".to_owned(),
         };
-        Record::Accepted(Box::new(Entry {
+        Record::Accepted(Box::new(AcceptedCommand {
             key: EntryKey(self.keys),
             sender: Sender {
                 via: Via::Kafka,

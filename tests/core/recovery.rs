@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ocps::csc::command::{CommandKind, Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
-use ocps::csc::record::{Awaited, End, Entry, Kept, Record, Recovered, Work};
+use ocps::csc::record::{AcceptedCommand, Awaited, End, Kept, Record, Recovered, Work};
 use ocps::csc::request::{ListedJob, Submission};
 use ocps::csc::time::{BootId, Tai, Uptime};
 use ocps::csc::{Input, Settings};
@@ -31,7 +31,8 @@ fn run_id(number: i32) -> RunId {
 
 fn kept(number: i32, work: Work) -> Kept {
     let key = EntryKey(u64::try_from(number).unwrap());
-    let entry = Entry { key, sender: sender(number), accepted: time(secs(0)).tai, uptime: None, work };
+    let entry =
+        AcceptedCommand { key, sender: sender(number), accepted: time(secs(0)).tai, uptime: None, work };
     Kept { entry, job_id: None, suspected: None, end: None, result_delivered: false, ack_delivered: false }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ocps::csc::command::{CommandKind, CommandName, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex};
-use ocps::csc::record::{Awaited, Entry, Kept, Receipt, Record, Work};
+use ocps::csc::record::{AcceptedCommand, Awaited, Kept, Receipt, Record, Work};
 use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input, Settings};
 
@@ -252,7 +252,7 @@ impl Rules {
     }
 
     /// A job of ours that runs although its command is forgotten: nobody can be answered.
-    fn found(&mut self, entry: &Entry) {
+    fn found(&mut self, entry: &AcceptedCommand) {
         assert_eq!(entry.sender.via, Via::Socket(ClientId::GONE));
         let told = Told {
             name: Some(CommandName::Execute),

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
-use ocps::csc::record::{Deliverable, End, Entry, Receipt, Record, Work};
+use ocps::csc::record::{AcceptedCommand, Deliverable, End, Receipt, Record, Work};
 use ocps::csc::request::Submission;
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Uptime};
@@ -65,7 +65,7 @@ fn url(rng: &mut Rng) -> Url {
     if rng.bool() { url.into() } else { text(rng).trim_end_matches('/').into() }
 }
 
-pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
+pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> AcceptedCommand {
     let work = if rng.u8(..4) == 0 {
         Work::Abort { job_id: job_id(rng), url: url(rng) }
     } else {
@@ -86,7 +86,7 @@ pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> Entry {
     let uptime = rng
         .bool()
         .then(|| Uptime { boot: BootId(rng.u128(..)), since: Duration::from_micros(rng.u64(..1 << 40)) });
-    Entry { key, sender: sender(rng), accepted: time(rng), uptime, work }
+    AcceptedCommand { key, sender: sender(rng), accepted: time(rng), uptime, work }
 }
 
 pub(crate) fn end(rng: &mut Rng) -> End {

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId};
-use ocps::csc::record::{Deliverable, End, Entry, Kept, Receipt, Record, Recovered, Work};
+use ocps::csc::record::{AcceptedCommand, Deliverable, End, Kept, Receipt, Record, Recovered, Work};
 use ocps::csc::time::Tai;
 use ocps::journal::Limits;
 use ocps::journal::store::{Sqlite, Store, Upkeep};
@@ -277,7 +277,7 @@ fn a_new_run_reads_the_last_thousand_and_all_that_is_unfinished() {
     commit(&mut store, &[Record::Created { key: EntryKey(20), job_id: job_id.clone() }]);
     assert_eq!(keys(&store), expected);
     let work = Work::Abort { job_id, url: "http://uws".into() };
-    let entry = Entry { work, ..sample::entry(&mut Rng::with_seed(0), EntryKey(1511)) };
+    let entry = AcceptedCommand { work, ..sample::entry(&mut Rng::with_seed(0), EntryKey(1511)) };
     commit(&mut store, &[Record::Accepted(Box::new(entry))]);
     let expected: Vec<u64> = (1..=10).chain([20]).chain(511..=1511).collect();
     assert_eq!(keys(&store), expected);

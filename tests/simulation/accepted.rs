@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use ocps::csc::command::Via;
 use ocps::csc::id::{ClientId, JobId, RunId};
-use ocps::csc::record::{Deliverable, End, Entry, Kept, Work};
+use ocps::csc::record::{AcceptedCommand, Deliverable, End, Kept, Work};
 use ocps::csc::time::Tai;
 
 use super::plan::secs;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
-    pub(crate) entry: Entry,
+    pub(crate) entry: AcceptedCommand,
     /// When it was accepted, and in which process.
     pub(crate) accepted: Duration,
     pub(crate) process: u32,
@@ -67,7 +67,7 @@ pub(crate) struct Ending {
 }
 
 impl Accepted {
-    pub(crate) fn new(entry: &Entry, process: u32, now: Duration) -> Self {
+    pub(crate) fn new(entry: &AcceptedCommand, process: u32, now: Duration) -> Self {
         Self {
             entry: entry.clone(),
             accepted: now,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ocps::csc::command::{Command, Sender, Via};
 use ocps::csc::event::{Ack, Event, ExitCode};
 use ocps::csc::id::{EntryKey, JobId, RunId};
-use ocps::csc::record::{Awaited, End, Entry, Kept, Receipt, Record, Recovered, Work};
+use ocps::csc::record::{AcceptedCommand, Awaited, End, Kept, Receipt, Record, Recovered, Work};
 use ocps::csc::request::{Action, Answer, Contact, Failure, ListedJob, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
@@ -412,7 +412,7 @@ impl Rules {
         }
     }
 
-    fn accepted(&mut self, now: Duration, entry: &Entry) {
+    fn accepted(&mut self, now: Duration, entry: &AcceptedCommand) {
         self.counts.accepted += 1;
         let mut command = Accepted::new(entry, self.process, now);
         if let Some(run_id) = command.run_id() {
