@@ -180,7 +180,7 @@ pub enum Deliverable {
 pub struct Recovered {
     /// Commands by key: all that are unfinished, not delivered, or may have duplicates, the executes whose jobs are
     /// being aborted, and the last that ended.
-    pub entries: Vec<Kept>,
+    pub entries: Vec<RecoveredCommand>,
     /// The last commands that came over Kafka, oldest first.
     pub seen: Vec<Sender>,
     /// The last summary state and override.
@@ -194,7 +194,7 @@ pub struct Recovered {
 
 /// All that is known of one command of a previous run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Kept {
+pub struct RecoveredCommand {
     /// As it was accepted. A sender of the local socket is gone.
     pub entry: AcceptedCommand,
     /// Of an execute: its job, if it is known to exist.

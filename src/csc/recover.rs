@@ -17,7 +17,7 @@ use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use super::job::{Job, Origin, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
 use super::poll::Poll;
-use super::record::{AcceptedCommand, End, Kept, Recovered, Work};
+use super::record::{AcceptedCommand, End, Recovered, RecoveredCommand, Work};
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
 use super::time::{BootId, Tai};
@@ -30,7 +30,7 @@ const NAMED_MAX: usize = 20;
 struct Clocks(HashMap<Option<BootId>, Tai>);
 
 impl Clocks {
-    fn new(entries: &[Kept]) -> Self {
+    fn new(entries: &[RecoveredCommand]) -> Self {
         let mut latest = HashMap::new();
         for kept in entries {
             let at = kept.end.as_ref().map_or(kept.entry.accepted, |end| end.at);
@@ -75,8 +75,9 @@ impl Csc {
         for end in recovered.entries.iter().filter_map(|kept| kept.end.as_ref()) {
             self.removals.note_aborted(end);
         }
-        let is_abort = |kept: &Kept| matches!(kept.entry.work, Work::Abort { .. });
-        let (aborts, executes): (Vec<Kept>, Vec<Kept>) = recovered.entries.into_iter().partition(is_abort);
+        let is_abort = |kept: &RecoveredCommand| matches!(kept.entry.work, Work::Abort { .. });
+        let (aborts, executes): (Vec<RecoveredCommand>, Vec<RecoveredCommand>) =
+            recovered.entries.into_iter().partition(is_abort);
         // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.
         let mut waiting = Vec::new();
         for kept in executes {
@@ -106,9 +107,13 @@ impl Csc {
     }
 
     /// Resumes an execute; gives what its job has to wait for, if it is not known to exist.
-    fn recover_job(&mut self, kept: Kept) -> Option<(EntryKey, Vec<JobId>)> {
-        let Kept {
-            entry: AcceptedCommand { key, sender, accepted, work, .. }, job_id, suspected, end, ..
+    fn recover_job(&mut self, kept: RecoveredCommand) -> Option<(EntryKey, Vec<JobId>)> {
+        let RecoveredCommand {
+            entry: AcceptedCommand { key, sender, accepted, work, .. },
+            job_id,
+            suspected,
+            end,
+            ..
         } = &kept;
         let Work::Execute { submission, url, poll_interval, prereqs } = work else { return None };
         // Until it is known what it waits for.
@@ -221,7 +226,7 @@ impl Csc {
         self.jobs.insert(&mut self.ctx, key, job);
     }
 
-    fn recover_abort(&mut self, kept: Kept) {
+    fn recover_abort(&mut self, kept: RecoveredCommand) {
         let Work::Abort { job_id, url } = &kept.entry.work else { return };
         if let Some(end) = &kept.end {
             return self.announce_again(&kept, end, CommandName::AbortJob);
@@ -231,7 +236,7 @@ impl Csc {
     }
 
     /// Publishes and acks again what is not known to have been delivered.
-    fn announce_again(&mut self, kept: &Kept, end: &End, name: CommandName) {
+    fn announce_again(&mut self, kept: &RecoveredCommand, end: &End, name: CommandName) {
         let key = kept.entry.key;
         if let Some(result) = end.result.clone().filter(|_| !kept.result_delivered) {
             self.recovery.results += 1;

@@ -19,7 +19,7 @@ use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
 use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
-use crate::csc::record::{AcceptedCommand, End, Kept, Work};
+use crate::csc::record::{AcceptedCommand, End, RecoveredCommand, Work};
 use crate::csc::request::Submission;
 use crate::csc::state::SummaryState;
 use crate::csc::time::{BootId, Tai, Uptime};
@@ -301,12 +301,12 @@ pub(super) fn kind(work: &Work) -> &'static str {
 }
 
 /// The command in a row of `commands`.
-pub(super) fn command(row: &Row<'_>) -> Result<Kept, Fault> {
+pub(super) fn command(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
     let number: i64 = row.get("key")?;
     command_of(row).map_err(|fault| format!("command {number}: {fault}").into())
 }
 
-fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
+fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
     let entry = json(row, "document", |json| EntryForm::deserialize(json))?;
     let mut entry = entry.ok_or("it has no document")?;
     let (found, kind) = (row.get::<_, String>("kind")?, kind(&entry.work));
@@ -333,7 +333,7 @@ fn command_of(row: &Row<'_>) -> Result<Kept, Fault> {
         return Err("only a part of its uptime is there".into());
     }
     entry.uptime = boot.zip(since).map(|(boot, since)| Uptime { boot, since });
-    Ok(Kept {
+    Ok(RecoveredCommand {
         entry,
         job_id: get(row, "job_id")?,
         suspected: time(row, "suspected")?,

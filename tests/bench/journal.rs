@@ -29,7 +29,7 @@ fn main() {
     let identity = Identity { index: SalIndex::LsstCam, simulated: false };
     let limits = Limits::new(Duration::from_secs(86_400));
     let (journal, _) = Journal::open(&dir.path().join("journal.db"), identity, limits).unwrap();
-    let mut kept = Kept { journal, keys: 0 };
+    let mut kept = RecoveredCommand { journal, keys: 0 };
     let mut bare_times = Vec::new();
     let mut journal_times = Vec::new();
     let mut totals = [Duration::ZERO; 4];
@@ -102,12 +102,12 @@ impl Bare {
 }
 
 /// The journal, and the last key that it was given.
-struct Kept {
+struct RecoveredCommand {
     journal: Journal,
     keys: u64,
 }
 
-impl Kept {
+impl RecoveredCommand {
     /// Hands over so many commands, each in a turn of its own, and waits until all are durable.
     fn write(&mut self, count: usize) -> Duration {
         let records: Vec<Record> = (0..count).map(|_| self.accepted()).collect();

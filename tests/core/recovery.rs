@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ocps::csc::command::{CommandKind, Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
-use ocps::csc::record::{AcceptedCommand, Awaited, End, Kept, Record, Recovered, Work};
+use ocps::csc::record::{AcceptedCommand, Awaited, End, Record, Recovered, RecoveredCommand, Work};
 use ocps::csc::request::{ListedJob, Submission};
 use ocps::csc::time::{BootId, Tai, Uptime};
 use ocps::csc::{Input, Settings};
@@ -29,14 +29,21 @@ fn run_id(number: i32) -> RunId {
     RunId::parse(&format!("{number}-0123456789abcdef")).unwrap()
 }
 
-fn kept(number: i32, work: Work) -> Kept {
+fn kept(number: i32, work: Work) -> RecoveredCommand {
     let key = EntryKey(u64::try_from(number).unwrap());
     let entry =
         AcceptedCommand { key, sender: sender(number), accepted: time(secs(0)).tai, uptime: None, work };
-    Kept { entry, job_id: None, suspected: None, end: None, result_delivered: false, ack_delivered: false }
+    RecoveredCommand {
+        entry,
+        job_id: None,
+        suspected: None,
+        end: None,
+        result_delivered: false,
+        ack_delivered: false,
+    }
 }
 
-fn an_execute(number: i32, prereqs: &[&str]) -> Kept {
+fn an_execute(number: i32, prereqs: &[&str]) -> RecoveredCommand {
     let submission = Submission {
         run_id: run_id(number),
         command: "run".to_owned(),
@@ -55,35 +62,35 @@ fn an_execute(number: i32, prereqs: &[&str]) -> Kept {
     kept(number, work)
 }
 
-fn a_running(number: i32, id: &str) -> Kept {
-    Kept { job_id: Some(job_id(id)), ..an_execute(number, &[]) }
+fn a_running(number: i32, id: &str) -> RecoveredCommand {
+    RecoveredCommand { job_id: Some(job_id(id)), ..an_execute(number, &[]) }
 }
 
-fn an_ended(number: i32, id: &str) -> Kept {
+fn an_ended(number: i32, id: &str) -> RecoveredCommand {
     let result = JobResult {
         job_id: job_id(id),
         exit_code: ExitCode::Completed,
         result: ResultObject::Service(object(id)),
     };
     let end = End { at: time(secs(9)).tai, result: Some(result), ack: Ack::Complete, problem: None };
-    Kept { end: Some(end), ..a_running(number, id) }
+    RecoveredCommand { end: Some(end), ..a_running(number, id) }
 }
 
-fn an_abort(number: i32, id: &str) -> Kept {
+fn an_abort(number: i32, id: &str) -> RecoveredCommand {
     kept(number, Work::Abort { job_id: job_id(id), url: "http://uws".into() })
 }
 
-fn recovered(entries: Vec<Kept>) -> Input {
+fn recovered(entries: Vec<RecoveredCommand>) -> Input {
     let last_key = entries.iter().map(|kept| kept.entry.key.0).max().unwrap_or(0);
     Input::Recovered(Recovered { entries, last_key, ..Recovered::default() })
 }
 
 /// In STANDBY, with these.
-fn reborn(entries: Vec<Kept>) -> World {
+fn reborn(entries: Vec<RecoveredCommand>) -> World {
     reborn_with(settings(), entries)
 }
 
-fn reborn_with(settings: Settings, entries: Vec<Kept>) -> World {
+fn reborn_with(settings: Settings, entries: Vec<RecoveredCommand>) -> World {
     let mut world = World::with(settings, 1);
     world.take();
     world.records.clear();
@@ -161,8 +168,8 @@ fn prerequisites_are_waited_for_before_it_is_looked_for() {
 #[test]
 fn what_was_not_heard_is_said_again_and_the_rest_is_not() {
     let unsaid = an_ended(1, "a");
-    let no_ack = Kept { result_delivered: true, ..an_ended(2, "b") };
-    let said = Kept { result_delivered: true, ack_delivered: true, ..an_ended(3, "c") };
+    let no_ack = RecoveredCommand { result_delivered: true, ..an_ended(2, "b") };
+    let said = RecoveredCommand { result_delivered: true, ack_delivered: true, ..an_ended(3, "c") };
     let mut world = reborn(vec![unsaid, no_ack, said]);
     world.expect(&["result a 0 object of a", "ack 1 CMD_COMPLETE Done", "ack 2 CMD_COMPLETE Done"]);
     let recovery = world.csc.status().recovery;
@@ -178,7 +185,8 @@ fn the_abort_of_a_job_whose_abort_was_told_tells_it_no_more_however_old_it_is() 
     let end = old.end.as_mut().unwrap();
     end.ack = Ack::Aborted;
     end.result.as_mut().unwrap().exit_code = ExitCode::Aborted;
-    let said = |kept: Kept| Kept { result_delivered: true, ack_delivered: true, ..kept };
+    let said =
+        |kept: RecoveredCommand| RecoveredCommand { result_delivered: true, ack_delivered: true, ..kept };
     let newer = (2..1200).map(|number| said(an_ended(number, &format!("b{number}"))));
     let entries = [said(old)].into_iter().chain(newer).chain([an_abort(1200, "a")]);
     let mut world = reborn(entries.collect());
@@ -207,8 +215,12 @@ fn an_abort_is_gone_on_with() {
 fn a_suspect_is_looked_for_for_an_hour_again_whatever_the_clock_says() {
     // By our clock that is long over.
     let until = Tai(time(secs(0)).tai.0 - 4.0 * 3600.0);
-    let ended =
-        Kept { result_delivered: true, ack_delivered: true, suspected: Some(until), ..an_ended(1, "a") };
+    let ended = RecoveredCommand {
+        result_delivered: true,
+        ack_delivered: true,
+        suspected: Some(until),
+        ..an_ended(1, "a")
+    };
     let mut world = reborn(vec![ended]);
     world.run_to_answer("LIST", listed(&[("a", 1), ("b", 1)]));
     // Not the one that was kept.
@@ -299,7 +311,7 @@ fn how_a_job_ended_and_why_is_known_in_the_next_life() {
         (end(None, Ack::Aborted, "x"), "aborted"),
         (end(None, failed(), "x"), "refused"),
     ] {
-        let world = reborn(vec![Kept {
+        let world = reborn(vec![RecoveredCommand {
             end: Some(end),
             ack_delivered: true,
             result_delivered: true,
@@ -326,7 +338,7 @@ fn an_abort_by_run_id_goes_on_whatever_became_of_its_run() {
     assert_eq!(world.times("result a 255 known 1 aborted").len(), 1);
     // The crash came between its end and that of the abort.
     let aborted = End { at: time(secs(9)).tai, result: None, ack: Ack::Aborted, problem: None };
-    let ended = Kept { end: Some(aborted), ack_delivered: true, ..an_execute(1, &[]) };
+    let ended = RecoveredCommand { end: Some(aborted), ack_delivered: true, ..an_execute(1, &[]) };
     let mut world = reborn(vec![ended, an_abort(2, run_id(1).as_str())]);
     world.expect(&["ack 2 CMD_COMPLETE Done"]);
 }
@@ -417,7 +429,7 @@ fn a_clock_that_is_behind_what_was_written_tells_no_age() {
         let mut later = an_ended(2, "b");
         later.entry.uptime = uptime(its_boot);
         later.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 + 3600.0);
-        let later = Kept { result_delivered: true, ack_delivered: true, ..later };
+        let later = RecoveredCommand { result_delivered: true, ack_delivered: true, ..later };
         let mut world = reborn_with(on_this_boot(), vec![young, later]);
         while world.is_busy() && world.submissions.is_empty() {
             world.run_to_answer("LIST", listed(&[]));
@@ -451,7 +463,7 @@ fn found(jobs: &[(&str, &str)]) -> Reply {
 }
 
 /// A life whose journal is new, or an old copy with these.
-fn without_a_journal(entries: Vec<Kept>) -> World {
+fn without_a_journal(entries: Vec<RecoveredCommand>) -> World {
     let mut world = World::new();
     let last_key = entries.iter().map(|kept| kept.entry.key.0).max().unwrap_or(0);
     world.input(Input::Recovered(Recovered { entries, last_key, unsearched: true, ..Recovered::default() }));
@@ -505,7 +517,7 @@ fn what_an_old_copy_of_the_journal_knows_is_not_found_again() {
         let Work::Execute { submission, .. } = &mut kept.entry.work else { unreachable!() };
         Arc::make_mut(submission).run_id = RunId::parse(run).unwrap();
     }
-    let ended = Kept { result_delivered: true, ack_delivered: true, ..ended };
+    let ended = RecoveredCommand { result_delivered: true, ack_delivered: true, ..ended };
     let mut world = without_a_journal(vec![running, ended]);
     world.enable();
     world.run_to("LIST");
@@ -519,7 +531,8 @@ fn what_an_old_copy_of_the_journal_knows_is_not_found_again() {
 #[test]
 fn jobs_that_ended_are_shown_for_as_long_as_history_is_kept() {
     let settings = Settings { history: secs(3600), ..settings() };
-    let said = |kept: Kept| Kept { result_delivered: true, ack_delivered: true, ..kept };
+    let said =
+        |kept: RecoveredCommand| RecoveredCommand { result_delivered: true, ack_delivered: true, ..kept };
     let mut old = an_ended(1, "a");
     old.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 - 3000.0);
     let mut world = reborn_with(settings, vec![said(old), said(an_ended(2, "b"))]);

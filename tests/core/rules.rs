@@ -6,7 +6,7 @@ use std::time::Duration;
 use ocps::csc::command::{CommandKind, CommandName, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex};
-use ocps::csc::record::{AcceptedCommand, Awaited, Kept, Receipt, Record, Work};
+use ocps::csc::record::{AcceptedCommand, Awaited, Receipt, Record, RecoveredCommand, Work};
 use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input, Settings};
 
@@ -165,7 +165,7 @@ impl Rules {
     }
 
     /// A command of an earlier life.
-    fn recovered(&mut self, kept: &Kept) {
+    fn recovered(&mut self, kept: &RecoveredCommand) {
         let number = kept.entry.sender.seq_num.0;
         let result = kept.end.as_ref().and_then(|end| end.result.as_ref());
         if let Some(result) =

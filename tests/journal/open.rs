@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ocps::csc::id::{EntryKey, SalIndex};
-use ocps::csc::record::{Deliverable, Kept, Receipt, Record, Recovered};
+use ocps::csc::record::{Deliverable, Receipt, Record, Recovered, RecoveredCommand};
 use ocps::journal::store::{Sqlite, Store};
 use ocps::journal::{Identity, Journal, OpenError};
 use rusqlite::Connection;
@@ -348,7 +348,9 @@ fn rows(path: &Path) -> Vec<String> {
 /// The records that lead to this.
 fn records(recovered: Recovered) -> Vec<Record> {
     let mut records = Vec::new();
-    for Kept { entry, job_id, suspected, end, result_delivered, ack_delivered } in recovered.entries {
+    for RecoveredCommand { entry, job_id, suspected, end, result_delivered, ack_delivered } in
+        recovered.entries
+    {
         let key = entry.key;
         let said = |what| Record::Delivered(Receipt { key, what });
         records.push(Record::Accepted(Box::new(entry)));

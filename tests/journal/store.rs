@@ -6,7 +6,9 @@ use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId};
-use ocps::csc::record::{AcceptedCommand, Deliverable, End, Kept, Receipt, Record, Recovered, Work};
+use ocps::csc::record::{
+    AcceptedCommand, Deliverable, End, Receipt, Record, Recovered, RecoveredCommand, Work,
+};
 use ocps::csc::time::Tai;
 use ocps::journal::Limits;
 use ocps::journal::store::{Sqlite, Store, Upkeep};
@@ -16,7 +18,7 @@ use crate::sample::{self, NOW, OURS};
 /// What the journal should hold, in words of its interface.
 #[derive(Clone)]
 pub(crate) struct Model {
-    commands: BTreeMap<EntryKey, Kept>,
+    commands: BTreeMap<EntryKey, RecoveredCommand>,
     recovered: Recovered,
 }
 
@@ -34,7 +36,7 @@ impl Model {
                 if entry.sender.via != Via::Kafka {
                     entry.sender.via = Via::Socket(ClientId::GONE);
                 }
-                self.commands.entry(entry.key).or_insert(Kept {
+                self.commands.entry(entry.key).or_insert(RecoveredCommand {
                     entry: *entry,
                     job_id: None,
                     suspected: None,
@@ -61,7 +63,7 @@ impl Model {
         }
     }
 
-    fn change(&mut self, key: EntryKey, change: impl FnOnce(&mut Kept)) {
+    fn change(&mut self, key: EntryKey, change: impl FnOnce(&mut RecoveredCommand)) {
         if let Some(kept) = self.commands.get_mut(&key) {
             change(kept);
         }

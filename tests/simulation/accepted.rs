@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ocps::csc::command::Via;
 use ocps::csc::id::{ClientId, JobId, RunId};
-use ocps::csc::record::{AcceptedCommand, Deliverable, End, Kept, Work};
+use ocps::csc::record::{AcceptedCommand, Deliverable, End, RecoveredCommand, Work};
 use ocps::csc::time::Tai;
 
 use super::plan::secs;
@@ -161,7 +161,7 @@ impl Accepted {
     }
 
     /// The journal gives back what is durable of this command, no more and no less.
-    pub(crate) fn check_kept(&self, kept: &Kept) {
+    pub(crate) fn check_kept(&self, kept: &RecoveredCommand) {
         let mut entry = self.entry.clone();
         entry.sender.via = match entry.sender.via {
             // Its client is gone.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ocps::csc::command::{Command, Sender, Via};
 use ocps::csc::event::{Ack, Event, ExitCode};
 use ocps::csc::id::{EntryKey, JobId, RunId};
-use ocps::csc::record::{AcceptedCommand, Awaited, End, Kept, Receipt, Record, Recovered, Work};
+use ocps::csc::record::{AcceptedCommand, Awaited, End, Receipt, Record, Recovered, RecoveredCommand, Work};
 use ocps::csc::request::{Action, Answer, Contact, Failure, ListedJob, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
@@ -126,7 +126,7 @@ impl Rules {
     /// A process begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
     pub(crate) fn begin(&mut self, process: u32, now: Duration, recovered: &Recovered) {
         self.process = process;
-        let mut kept: BTreeMap<EntryKey, &Kept> =
+        let mut kept: BTreeMap<EntryKey, &RecoveredCommand> =
             recovered.entries.iter().map(|kept| (kept.entry.key, kept)).collect();
         assert_eq!(kept.len(), recovered.entries.len(), "a command is recovered twice");
         for (key, command) in &self.commands {
