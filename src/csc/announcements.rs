@@ -12,7 +12,7 @@ use super::context::Context;
 use super::event::{Ack, ErrorCode, Event, JobResult};
 use super::id::{EntryKey, JobId};
 use super::job::{Job, Stage};
-use super::record::{Awaited, Deliverable, End, Receipt, Record};
+use super::record::{Awaited, Completion, Deliverable, Receipt, Record};
 use super::request::JobStatus;
 use super::{Csc, Effect, RunState};
 
@@ -36,7 +36,7 @@ pub(super) enum Announcement {
 pub(super) struct PendingCompletion {
     sender: Sender,
     name: CommandName,
-    end: End,
+    end: Completion,
     /// What broke down: between its result and its final ack the component goes to FAULT.
     fault: Option<(ErrorCode, String)>,
 }
@@ -164,7 +164,7 @@ impl Csc {
         key: EntryKey,
         sender: Sender,
         name: CommandName,
-        end: End,
+        end: Completion,
         fault: Option<(ErrorCode, String)>,
     ) {
         self.removals.note_aborted(&end);
@@ -226,7 +226,7 @@ impl Csc {
 
     fn refuse_recording(&mut self, key: EntryKey, report: &str) {
         let ack = Ack::Failed { reason: format!("{report}; nothing was sent to the execution service") };
-        let end = End { at: self.ctx.now.tai, result: None, ack, problem: Some(report.to_owned()) };
+        let end = Completion { at: self.ctx.now.tai, result: None, ack, problem: Some(report.to_owned()) };
         let recorded = |job: &Job| matches!(job.stage, Stage::Recording { .. });
         if self.jobs.get(key).is_some_and(recorded)
             && let Some(job) = self.jobs.remove(&mut self.ctx, key)

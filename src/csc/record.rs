@@ -54,7 +54,7 @@ pub enum Record {
         /// The command.
         key: EntryKey,
         /// How.
-        end: Box<End>,
+        end: Box<Completion>,
     },
     /// This was delivered and need not be sent again in the next run.
     Delivered(Receipt),
@@ -146,7 +146,7 @@ pub enum Work {
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq)]
-pub struct End {
+pub struct Completion {
     /// When.
     pub at: Tai,
     /// The `job_result` that goes with it, if there is one.
@@ -202,7 +202,7 @@ pub struct RecoveredCommand {
     /// Of an execute: set while a duplicate of its job may appear.
     pub suspected: Option<Tai>,
     /// How it ended, if it did.
-    pub end: Option<End>,
+    pub end: Option<Completion>,
     /// Whether its result was delivered.
     pub result_delivered: bool,
     /// Whether its final ack was delivered.

@@ -17,7 +17,7 @@ use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use super::job::{Job, Origin, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
 use super::poll::Poll;
-use super::record::{AcceptedCommand, End, Recovered, RecoveredCommand, Work};
+use super::record::{AcceptedCommand, Completion, Recovered, RecoveredCommand, Work};
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
 use super::time::{BootId, Tai};
@@ -236,7 +236,7 @@ impl Csc {
     }
 
     /// Publishes and acks again what is not known to have been delivered.
-    fn announce_again(&mut self, kept: &RecoveredCommand, end: &End, name: CommandName) {
+    fn announce_again(&mut self, kept: &RecoveredCommand, end: &Completion, name: CommandName) {
         let key = kept.entry.key;
         if let Some(result) = end.result.clone().filter(|_| !kept.result_delivered) {
             self.recovery.results += 1;

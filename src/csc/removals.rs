@@ -19,7 +19,7 @@ use super::job::{Job, Origin, Stage};
 use super::lookups::{DUPLICATES_FOR, Missing};
 use super::poll::ABSENCES_MAX;
 use super::record::HISTORY_MAX;
-use super::record::{End, Work};
+use super::record::{Completion, Work};
 use super::report::JobOutcome;
 use super::request::{Action, Failure, FailureKind, RemoveAnswer, StatusAnswer};
 use super::retry::Retry;
@@ -282,7 +282,7 @@ impl Removals {
     }
 
     /// Whoever aborts it again gets no second result.
-    pub(super) fn note_aborted(&mut self, end: &End) {
+    pub(super) fn note_aborted(&mut self, end: &Completion) {
         let aborted = end.result.as_ref().filter(|result| result.exit_code == ExitCode::Aborted);
         self.aborted.extend(aborted.map(|result| result.job_id.clone()));
         if self.aborted.len() > ABORTED_MAX {
@@ -384,11 +384,16 @@ impl Csc {
         }
         let reason = format!("abort_job of {} before it was submitted", sender.identity);
         let at = self.ctx.now.tai;
-        self.close(execute, job, End { at, result: None, ack: Ack::Aborted, problem: Some(reason) }, None);
+        self.close(
+            execute,
+            job,
+            Completion { at, result: None, ack: Ack::Aborted, problem: Some(reason) },
+            None,
+        );
     }
 
     fn end_abort(&mut self, key: EntryKey, sender: Sender, result: Option<JobResult>, ack: Ack) {
-        let end = End { at: self.ctx.now.tai, result, ack, problem: None };
+        let end = Completion { at: self.ctx.now.tai, result, ack, problem: None };
         self.end(key, sender, CommandName::AbortJob, end, None);
     }
 

@@ -10,7 +10,7 @@ use super::configuration::Configuration;
 use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
 use super::id::{JobId, RunId, SeqNum};
 use super::job::{Job, Stage};
-use super::record::End;
+use super::record::Completion;
 use super::state::SummaryState;
 use super::time::Tai;
 
@@ -139,7 +139,7 @@ impl JobOutcome {
     }
 
     /// What the end of an execute says about its job.
-    pub(super) fn of(end: &End) -> Self {
+    pub(super) fn of(end: &Completion) -> Self {
         match end.result.as_ref().map(|result| (result.exit_code, &result.result)) {
             None if end.ack == Ack::Aborted => Self::Aborted,
             None => Self::Refused,
@@ -277,7 +277,7 @@ impl JobReport {
     }
 
     /// Of a job that has ended.
-    pub(super) fn of_ended(job: &Job, job_id: Option<JobId>, end: &End) -> Self {
+    pub(super) fn of_ended(job: &Job, job_id: Option<JobId>, end: &Completion) -> Self {
         Self {
             job_id,
             stage: StageName::Finished,

@@ -18,7 +18,7 @@ use super::job::{Doubt, Job, Look, Origin, Running, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
-use super::record::{End, Work};
+use super::record::{Completion, Work};
 use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone};
 use super::retry::Retry;
 use super::{Csc, REMINDER, RunState};
@@ -337,7 +337,12 @@ impl Csc {
             self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job);
         }
         let ack = Ack::Failed { reason: reason.clone() };
-        self.close(key, job, End { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) }, None);
+        self.close(
+            key,
+            job,
+            Completion { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) },
+            None,
+        );
     }
 
     /// The first thing that goes wrong with a job is logged; the last is its problem, which `ocps jobs` shows.

@@ -7,7 +7,7 @@ use super::id::{EntryKey, JobId};
 use super::job::{Job, Running, Stage};
 use super::lookups::Missing;
 use super::poll::{Poll, Polled};
-use super::record::End;
+use super::record::Completion;
 use super::report::{JobOutcome, JobReport};
 use super::request::{Action, JobStatus};
 use super::{Csc, REMINDER};
@@ -123,12 +123,18 @@ impl Csc {
         };
         let at = (job.url.clone(), job_id.clone());
         let result = Some(JobResult { job_id, exit_code, result });
-        self.close(key, job, End { at: self.ctx.now.tai, result, ack, problem }, fault);
+        self.close(key, job, Completion { at: self.ctx.now.tai, result, ack, problem }, fault);
         self.prerequisite_ended(&at);
     }
 
     /// An execute has ended, with a job or without: for its sender, the journal, the log and the history.
-    pub(super) fn close(&mut self, key: EntryKey, job: Job, end: End, fault: Option<(ErrorCode, String)>) {
+    pub(super) fn close(
+        &mut self,
+        key: EntryKey,
+        job: Job,
+        end: Completion,
+        fault: Option<(ErrorCode, String)>,
+    ) {
         let job_id = end.result.as_ref().map(|result| result.job_id.clone());
         let report = JobReport::of_ended(&job, job_id, &end);
         let level = match report.outcome {

@@ -19,7 +19,7 @@ use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
 use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
-use crate::csc::record::{AcceptedCommand, End, RecoveredCommand, Work};
+use crate::csc::record::{AcceptedCommand, Completion, RecoveredCommand, Work};
 use crate::csc::request::Submission;
 use crate::csc::state::SummaryState;
 use crate::csc::time::{BootId, Tai, Uptime};
@@ -192,7 +192,7 @@ struct SubmissionForm {
 
 /// The `ending` of a command: its time and result are in columns of their own.
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "End", deny_unknown_fields)]
+#[serde(remote = "Completion", deny_unknown_fields)]
 pub(super) struct EndForm {
     #[serde(skip)]
     at: Tai,
@@ -343,11 +343,11 @@ fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
     })
 }
 
-fn end(row: &Row<'_>) -> Result<Option<End>, Fault> {
+fn end(row: &Row<'_>) -> Result<Option<Completion>, Fault> {
     let end = json(row, "ending", |json| EndForm::deserialize(json))?;
     match (time(row, "ended")?, end, json(row, "result", |json| ResultForm::deserialize(json))?) {
         (None, None, None) => Ok(None),
-        (Some(at), Some(end), result) => Ok(Some(End { at, result, ..end })),
+        (Some(at), Some(end), result) => Ok(Some(Completion { at, result, ..end })),
         _ => Err("only a part of its end is there".into()),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ocps::csc::command::{CommandKind, Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
-use ocps::csc::record::{AcceptedCommand, Awaited, End, Record, Recovered, RecoveredCommand, Work};
+use ocps::csc::record::{AcceptedCommand, Awaited, Completion, Record, Recovered, RecoveredCommand, Work};
 use ocps::csc::request::{ListedJob, Submission};
 use ocps::csc::time::{BootId, Tai, Uptime};
 use ocps::csc::{Input, Settings};
@@ -72,7 +72,7 @@ fn an_ended(number: i32, id: &str) -> RecoveredCommand {
         exit_code: ExitCode::Completed,
         result: ResultObject::Service(object(id)),
     };
-    let end = End { at: time(secs(9)).tai, result: Some(result), ack: Ack::Complete, problem: None };
+    let end = Completion { at: time(secs(9)).tai, result: Some(result), ack: Ack::Complete, problem: None };
     RecoveredCommand { end: Some(end), ..a_running(number, id) }
 }
 
@@ -292,7 +292,7 @@ fn a_recovered_job_can_be_aborted_and_can_be_waited_for() {
 
 #[test]
 fn how_a_job_ended_and_why_is_known_in_the_next_life() {
-    let end = |result: Option<(ExitCode, ResultObject)>, ack: Ack, problem: &str| End {
+    let end = |result: Option<(ExitCode, ResultObject)>, ack: Ack, problem: &str| Completion {
         at: time(secs(9)).tai,
         result: result.map(|(exit_code, result)| JobResult { job_id: job_id("a"), exit_code, result }),
         ack,
@@ -337,7 +337,7 @@ fn an_abort_by_run_id_goes_on_whatever_became_of_its_run() {
     assert_eq!(world.times("ack 2 CMD_COMPLETE Done").len(), 1);
     assert_eq!(world.times("result a 255 known 1 aborted").len(), 1);
     // The crash came between its end and that of the abort.
-    let aborted = End { at: time(secs(9)).tai, result: None, ack: Ack::Aborted, problem: None };
+    let aborted = Completion { at: time(secs(9)).tai, result: None, ack: Ack::Aborted, problem: None };
     let ended = RecoveredCommand { end: Some(aborted), ack_delivered: true, ..an_execute(1, &[]) };
     let mut world = reborn(vec![ended, an_abort(2, run_id(1).as_str())]);
     world.expect(&["ack 2 CMD_COMPLETE Done"]);

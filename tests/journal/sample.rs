@@ -7,7 +7,7 @@ use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
-use ocps::csc::record::{AcceptedCommand, Deliverable, End, Receipt, Record, Work};
+use ocps::csc::record::{AcceptedCommand, Completion, Deliverable, Receipt, Record, Work};
 use ocps::csc::request::Submission;
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Uptime};
@@ -89,7 +89,7 @@ pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> AcceptedCommand {
     AcceptedCommand { key, sender: sender(rng), accepted: time(rng), uptime, work }
 }
 
-pub(crate) fn end(rng: &mut Rng) -> End {
+pub(crate) fn end(rng: &mut Rng) -> Completion {
     let result = match rng.u8(..3) {
         0 => None,
         1 => Some(ResultObject::Service(JobObject(
@@ -109,7 +109,7 @@ pub(crate) fn end(rng: &mut Rng) -> End {
         2 => Ack::InProgress { job_id: job_id(rng), missing_prereqs: Vec::new() },
         _ => Ack::Aborted,
     };
-    End {
+    Completion {
         at: time(rng),
         result: result.map(|result| JobResult {
             job_id: job_id(rng),

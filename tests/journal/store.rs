@@ -7,7 +7,7 @@ use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, JobId};
 use ocps::csc::record::{
-    AcceptedCommand, Deliverable, End, Receipt, Record, Recovered, RecoveredCommand, Work,
+    AcceptedCommand, Completion, Deliverable, Receipt, Record, Recovered, RecoveredCommand, Work,
 };
 use ocps::csc::time::Tai;
 use ocps::journal::Limits;
@@ -169,7 +169,7 @@ fn ended(key: u64, days_ago: f64, has_result: bool) -> Record {
     let known = ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Completed };
     let result = JobResult { job_id, exit_code: ExitCode::Completed, result: known };
     let at = Tai(NOW.0 - days_ago * DAY_S);
-    let end = End { at, result: has_result.then_some(result), ack: Ack::Complete, problem: None };
+    let end = Completion { at, result: has_result.then_some(result), ack: Ack::Complete, problem: None };
     Record::Ended { key: EntryKey(key), end: Box::new(end) }
 }
 

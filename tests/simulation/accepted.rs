@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ocps::csc::command::Via;
 use ocps::csc::id::{ClientId, JobId, RunId};
-use ocps::csc::record::{AcceptedCommand, Deliverable, End, RecoveredCommand, Work};
+use ocps::csc::record::{AcceptedCommand, Completion, Deliverable, RecoveredCommand, Work};
 use ocps::csc::time::Tai;
 
 use super::plan::secs;
@@ -60,7 +60,7 @@ pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 pub(crate) struct Ending {
     /// In which it ended so.
     pub(crate) process: u32,
-    pub(crate) end: End,
+    pub(crate) end: Completion,
     pub(crate) is_durable: bool,
     /// Whether that was published; else it never happened.
     pub(crate) is_published: bool,
@@ -103,7 +103,7 @@ impl Accepted {
     }
 
     /// It has ended, for all that this process knows.
-    pub(crate) fn end(&mut self, process: u32, end: &End, publish_by: Duration) {
+    pub(crate) fn end(&mut self, process: u32, end: &Completion, publish_by: Duration) {
         self.is_over = true;
         // What was heard of another end does not count for this one.
         self.heard.clear();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ocps::csc::event::{Ack, Phase, ResultObject};
 use ocps::csc::id::JobId;
-use ocps::csc::record::{End, Work};
+use ocps::csc::record::{Completion, Work};
 
 use super::accepted::Accepted;
 use super::service::{Service, run_of};
@@ -34,11 +34,11 @@ fn is_failure(ack: &Ack) -> bool {
     matches!(ack, Ack::Failed { .. })
 }
 
-fn job_of(end: &End) -> Option<&JobId> {
+fn job_of(end: &Completion) -> Option<&JobId> {
     end.result.as_ref().map(|result| &result.job_id)
 }
 
-pub(crate) fn is_unknown(end: &End) -> bool {
+pub(crate) fn is_unknown(end: &Completion) -> bool {
     let phase = end.result.as_ref().map(|result| &result.result);
     matches!(phase, Some(ResultObject::Known { phase: Phase::Unknown, .. }))
 }
@@ -47,8 +47,8 @@ pub(crate) fn is_unknown(end: &End) -> bool {
 pub(crate) fn other_end<'a>(
     now: Duration,
     command: &Accepted,
-    old: &End,
-    new: &End,
+    old: &Completion,
+    new: &Completion,
     mut others: impl Iterator<Item = &'a Accepted>,
     services: &[Service],
 ) -> Option<&'static str> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ocps::csc::command::{Command, Sender, Via};
 use ocps::csc::event::{Ack, Event, ExitCode};
 use ocps::csc::id::{EntryKey, JobId, RunId};
-use ocps::csc::record::{AcceptedCommand, Awaited, End, Receipt, Record, Recovered, RecoveredCommand, Work};
+use ocps::csc::record::{
+    AcceptedCommand, Awaited, Completion, Receipt, Record, Recovered, RecoveredCommand, Work,
+};
 use ocps::csc::request::{Action, Answer, Contact, Failure, ListedJob, Request, Ticket};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
@@ -445,7 +447,7 @@ impl Rules {
     }
 
     /// A job that is there has not vanished, and was not removed; a command without a job is not given up too early.
-    fn check_end(&self, now: Duration, command: &Accepted, end: &End, services: &[Service]) {
+    fn check_end(&self, now: Duration, command: &Accepted, end: &Completion, services: &[Service]) {
         let is_excused = |job: &Job| excuses::is_lied_about(services, job.id.as_str());
         let service = &services[service_at(command.url())];
         let job = |id| service.job(id).filter(|job| !is_excused(job));
@@ -497,7 +499,7 @@ impl Rules {
         }
     }
 
-    fn ended(&mut self, now: Duration, key: EntryKey, end: &End, services: &[Service]) {
+    fn ended(&mut self, now: Duration, key: EntryKey, end: &Completion, services: &[Service]) {
         let Some(command) = self.commands.get(&key) else { panic!("{key:?} was never accepted") };
         self.check_end(now, command, end, services);
         if let Some(before) = command.ends.last() {
