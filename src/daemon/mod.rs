@@ -171,7 +171,7 @@ impl Daemon {
             let said = from_kafka.try_iter().filter_map(|input| match input {
                 KafkaInput::Delivered(receipt) => Some(Record::Delivered(receipt)),
                 // Too late.
-                KafkaInput::Joined | KafkaInput::Vouched(_) | KafkaInput::DuplicateInstance(_) => None,
+                KafkaInput::Joined | KafkaInput::ReadBack(_) | KafkaInput::DuplicateInstance(_) => None,
             });
             let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
@@ -272,8 +272,8 @@ impl Daemon {
 
     fn handle_kafka(&mut self, input: KafkaInput) {
         match input {
-            KafkaInput::Vouched(sent) => {
-                let commands = self.admission.vouch(sent, Moment::now());
+            KafkaInput::ReadBack(sent) => {
+                let commands = self.admission.read_back(sent, Moment::now());
                 commands.into_iter().for_each(|command| self.take(command));
             }
             KafkaInput::Joined => {

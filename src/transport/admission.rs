@@ -14,7 +14,7 @@ use crate::csc::command::Command;
 
 /// How long after a heartbeat that was read back commands are accepted: less than [`super::LISTENING`], more than two
 /// beats.
-const VOUCHES: Duration = Duration::from_millis(2500);
+const READ_BACK_VALID: Duration = Duration::from_millis(2500);
 /// Longest wait of a command where no heartbeat can be read back, since its topic cannot be read.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the commands that piled up may take to arrive: those of another topic arrive after the heartbeats.
@@ -26,7 +26,7 @@ const WAITING_MAX: usize = 1024;
 #[derive(Debug, Default)]
 pub struct Admission {
     /// When our newest heartbeat was sent that was read back.
-    vouched: Option<Moment>,
+    last_read_back: Option<Moment>,
     /// When it was last checked, while commands are accepted although no heartbeat can be read back.
     waived: Option<Moment>,
     /// When we found an instance that started while we stood still: the commands that piled up are for that one.
@@ -47,7 +47,11 @@ impl Admission {
     pub fn admit(&mut self, command: Command, now: Moment) -> Option<Command> {
         if self.yielded.is_some_and(|since| since.age(now) < YIELDS) {
             self.foreign += 1;
-        } else if [self.vouched, self.waived].into_iter().flatten().any(|time| time.age(now) < VOUCHES) {
+        } else if [self.last_read_back, self.waived]
+            .into_iter()
+            .flatten()
+            .any(|time| time.age(now) < READ_BACK_VALID)
+        {
             return Some(command);
         } else {
             self.waiting.push_back((now, command));
@@ -56,22 +60,22 @@ impl Admission {
     }
 
     /// A heartbeat of ours was read back, and all that was written before it. Returns the commands accepted now.
-    pub fn vouch(&mut self, sent: Moment, now: Moment) -> Vec<Command> {
+    pub fn read_back(&mut self, sent: Moment, now: Moment) -> Vec<Command> {
         self.waived = None;
-        self.vouched = Some(sent);
-        if sent.age(now) < VOUCHES { self.release() } else { Vec::new() }
+        self.last_read_back = Some(sent);
+        if sent.age(now) < READ_BACK_VALID { self.release() } else { Vec::new() }
     }
 
     /// We have started; commands are accepted also if no heartbeat was read back.
     pub fn begin(&mut self, now: Moment) {
-        if self.vouched.is_none() {
+        if self.last_read_back.is_none() {
             self.waived = Some(now);
         }
     }
 
     /// To be called every second. Returns the commands that have waited too long and are accepted nevertheless.
     pub fn look(&mut self, now: Moment) -> Vec<Command> {
-        self.waived = self.waived.filter(|last| last.age(now) < VOUCHES).map(|_| now);
+        self.waived = self.waived.filter(|last| last.age(now) < READ_BACK_VALID).map(|_| now);
         match self.waiting.front() {
             Some((since, _)) if since.age(now) >= PATIENCE => {
                 self.waived = Some(now);
@@ -84,7 +88,7 @@ impl Admission {
     /// Another instance is running; the commands that wait are for that one.
     pub fn yield_to_another(&mut self, now: Moment) {
         self.waived = None;
-        if self.vouched.is_some_and(|sent| sent.age(now) >= VOUCHES) {
+        if self.last_read_back.is_some_and(|sent| sent.age(now) >= READ_BACK_VALID) {
             self.yielded = Some(now);
         }
         self.foreign += self.release().len();
@@ -135,27 +139,27 @@ mod tests {
     fn commands_are_accepted_while_a_heartbeat_that_was_read_back_is_recent() {
         let mut admission = Admission::default();
         assert_eq!(admission.admit(command(1), at(0.0)), None);
-        assert_eq!(numbers(&admission.vouch(at(0.0), at(0.1))), [1]);
+        assert_eq!(numbers(&admission.read_back(at(0.0), at(0.1))), [1]);
         assert_eq!(admission.admit(command(2), at(2.4)), Some(command(2)));
         // It stood still; what piled up waits, also when a heartbeat from before that is read back.
         assert_eq!(admission.admit(command(3), at(8.0)), None);
         assert_eq!(admission.admit(command(4), at(8.0)), None);
-        assert!(admission.vouch(at(1.0), at(8.1)).is_empty());
-        assert_eq!(numbers(&admission.vouch(at(8.1), at(8.2))), [3, 4]);
+        assert!(admission.read_back(at(1.0), at(8.1)).is_empty());
+        assert_eq!(numbers(&admission.read_back(at(8.1), at(8.2))), [3, 4]);
         assert_eq!(admission.admit(command(5), at(8.2)), Some(command(5)));
     }
 
     #[test]
     fn commands_that_piled_up_while_another_instance_started_are_for_that_one() {
         let mut admission = Admission::default();
-        assert!(admission.vouch(at(0.0), at(0.0)).is_empty());
+        assert!(admission.read_back(at(0.0), at(0.0)).is_empty());
         assert_eq!(admission.admit(command(1), at(8.0)), None);
         admission.yield_to_another(at(8.0));
-        assert!(admission.vouch(at(8.0), at(8.1)).is_empty());
+        assert!(admission.read_back(at(8.0), at(8.1)).is_empty());
         // Its topic is read later.
         assert_eq!(admission.admit(command(2), at(8.2)), None);
         assert_eq!((admission.foreign(), admission.foreign()), (2, 0));
-        assert!(admission.vouch(at(10.9), at(11.0)).is_empty());
+        assert!(admission.read_back(at(10.9), at(11.0)).is_empty());
         assert_eq!(admission.admit(command(3), at(11.0)), Some(command(3)));
         // One that shows up while we are awake has got nothing of ours.
         admission.yield_to_another(at(12.0));
@@ -184,7 +188,7 @@ mod tests {
         let mut admission = Admission::default();
         admission.begin(at(0.0));
         assert_eq!(admission.admit(command(1), at(1.0)), Some(command(1)));
-        assert!(admission.vouch(at(1.0), at(1.1)).is_empty());
+        assert!(admission.read_back(at(1.0), at(1.1)).is_empty());
         admission.begin(at(9.0));
         assert_eq!(admission.admit(command(2), at(9.0)), None);
     }
@@ -197,7 +201,7 @@ mod tests {
             assert_eq!(admission.admit(command(1), at(0.0)), None);
         }
         assert!(!admission.has_room());
-        assert_eq!(admission.vouch(at(0.0), at(0.1)).len(), WAITING_MAX);
+        assert_eq!(admission.read_back(at(0.0), at(0.1)).len(), WAITING_MAX);
         assert!(admission.has_room());
     }
 }

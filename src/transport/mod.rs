@@ -26,7 +26,7 @@ pub enum KafkaInput {
     /// No other instance was heard for long enough.
     Joined,
     /// A heartbeat of ours, sent at this moment, was read back, and with it all heartbeats before it.
-    Vouched(Moment),
+    ReadBack(Moment),
     /// Another instance with our index is running; who it is.
     DuplicateInstance(String),
     /// The broker has taken what this names.

@@ -149,7 +149,7 @@ impl Watch {
             let input = match self.hear(POLL)? {
                 Some(Heard::Own(sent)) => {
                     is_first = false;
-                    KafkaInput::Vouched(sent)
+                    KafkaInput::ReadBack(sent)
                 }
                 Some(Heard::Other(who, 1)) if is_first || Instant::now() < until => {
                     log::warn!(
@@ -221,7 +221,7 @@ impl Watch {
         let until = Instant::now() + CLAIMING;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {
-                Some(Heard::Own(sent)) => return self.send(KafkaInput::Vouched(sent)),
+                Some(Heard::Own(sent)) => return self.send(KafkaInput::ReadBack(sent)),
                 // It was first.
                 Some(Heard::Other(who, _)) => return self.give_way(who),
                 Some(Heard::Offline) | None => {}
