@@ -181,7 +181,10 @@ impl Csc {
     fn announce(&mut self, awaited: Awaited, announcement: Announcement) {
         let (Awaited::Accepted(key) | Awaited::Created(key) | Awaited::Ended(key)) = awaited;
         match announcement {
-            Announcement::Accepted => self.carry_out(key),
+            Announcement::Accepted => {
+                self.job_journaled(key);
+                self.abort_journaled(key);
+            }
             Announcement::JobId(status) => self.announce_job(key, status),
             Announcement::Completion(completion) => self.announce_completion(key, *completion),
         }

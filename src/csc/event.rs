@@ -64,9 +64,10 @@ impl LogLevel {
 }
 
 /// Why the component is in FAULT: the codes of the `errorCode` event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ErrorCode {
     /// 0: nothing is wrong.
+    #[default]
     None = 0,
     /// 1: the execution service could not be reached for `outage_limit`.
     Unreachable = 1,

@@ -152,11 +152,6 @@ impl Jobs {
         self.index.contains_key(&Facet::InDoubt(url.clone()))
     }
 
-    /// Submissions that may exist at this service.
-    pub(super) fn in_doubt(&self, url: &Url) -> Vec<EntryKey> {
-        self.index.get(&Facet::InDoubt(url.clone())).into_iter().flatten().copied().collect()
-    }
-
     /// Submissions that take a job of their run if this service has one.
     pub(super) fn lacking(&self, url: &Url) -> Vec<(EntryKey, RunId)> {
         let keys = self.index.get(&Facet::Lacking(url.clone())).into_iter().flatten();

@@ -313,18 +313,19 @@ impl Lookups {
         });
     }
 
-    /// The list came: the service rests, what is in doubt then is looked for again.
-    fn note_list(&mut self, ctx: &mut Context, url: &Url) -> Option<Listing> {
+    /// The list came: the service rests, what is in doubt then is looked for again. Gives whether it ends the search.
+    fn note_list(&mut self, ctx: &mut Context, url: &Url) -> Option<(Listing, bool)> {
         let now = ctx.now.mono;
-        let note = |lookup: &mut Lookup| {
+        let note = |_: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
             let took = now.saturating_sub(list.asked + list.stood_still);
-            lookup.retry.succeed(now + took.min(REST_MAX));
+            lookup.retry = Retry::at(now + took.min(REST_MAX));
             lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
             lookup.doubt = Some(now + IN_DOUBT);
-            Some(list)
+            let ends_search = list.is_search && mem::take(&mut lookup.is_searched);
+            Some((list, ends_search))
         };
-        self.services.update(ctx, url, |_, lookup| note(lookup)).flatten()
+        self.services.update(ctx, url, note).flatten()
     }
 
     /// The list could not be had; gives when it is asked for again, and how often it failed.
@@ -337,16 +338,6 @@ impl Lookups {
             Some((list, again, lookup.retry.failures()))
         };
         self.services.update(ctx, url, note).flatten()
-    }
-
-    /// Whether this list was the search for jobs that we do not know.
-    fn ends_search(&mut self, ctx: &mut Context, url: &Url, list: &Listing) -> bool {
-        let end = |lookup: &mut Lookup| list.is_search && mem::take(&mut lookup.is_searched);
-        let ends = self.services.update(ctx, url, |_, lookup| end(lookup)).unwrap_or_default();
-        if ends {
-            ctx.journal(Record::Searched);
-        }
-        ends
     }
 
     /// Forgets the runs that were looked for long enough; gives the duplicates that this list shows.
@@ -399,8 +390,9 @@ impl Csc {
             Ok(jobs) => jobs,
             Err(failure) => return self.on_list_failed(url, &failure),
         };
-        let Some(list) = self.lookups.note_list(&mut self.ctx, url) else { return };
-        if self.lookups.ends_search(&mut self.ctx, url, &list) {
+        let Some((list, ends_search)) = self.lookups.note_list(&mut self.ctx, url) else { return };
+        if ends_search {
+            self.ctx.journal(Record::Searched);
             self.take_unknown(url, &jobs);
         }
         let mut runs: BTreeMap<&RunId, Vec<&JobId>> = BTreeMap::new();

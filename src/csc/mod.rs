@@ -251,7 +251,7 @@ impl Csc {
             run_state: RunState::Joining,
             recovered: None,
             recovery: report::Recovery::default(),
-            transitions: Transitions::new(),
+            transitions: Transitions::default(),
             announcements: Announcements::default(),
             seen: seen::Seen::default(),
             last_key: 0,
@@ -561,12 +561,6 @@ impl Csc {
         self.ctx.journal(Record::Accepted(Box::new(entry)));
         self.announcements.accept(&self.ctx, key);
         key
-    }
-
-    /// The record of a command is durable: from now on requests may be made for it.
-    fn carry_out(&mut self, key: EntryKey) {
-        self.job_journaled(key);
-        self.abort_journaled(key);
     }
 
     fn stop_if_offline(&mut self) {

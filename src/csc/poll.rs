@@ -71,7 +71,7 @@ impl Poll {
         self.absences += 1;
         match self.absences {
             1 => {
-                self.retry.succeed(ctx.now.mono + ABSENT_AGAIN);
+                self.retry = Retry::at(ctx.now.mono + ABSENT_AGAIN);
                 Absence::Again
             }
             ABSENCES_MAX.. => Absence::Certain,

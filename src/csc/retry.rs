@@ -53,11 +53,9 @@ impl Retry {
         }
     }
 
+    /// Whether something else comes first.
     pub(super) fn is_waiting(&self) -> bool {
-        match self.step {
-            Step::Waiting => true,
-            Step::Due(_) | Step::Asked(_) => false,
-        }
+        self.due().is_none() && self.ticket().is_none()
     }
 
     /// Failures in a row.
@@ -77,11 +75,6 @@ impl Retry {
     /// It is made again at that time.
     pub(super) fn again_at(&mut self, time: Duration) {
         self.step = Step::Due(time);
-    }
-
-    /// It did its work; the next one is due then.
-    pub(super) fn succeed(&mut self, next: Duration) {
-        *self = Self::at(next);
     }
 
     /// It failed; the next one is due later with each failure.

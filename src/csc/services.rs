@@ -243,23 +243,22 @@ impl Services {
 
     /// The service that is configured or, before that, one where a previous run left something.
     pub(super) fn report(&self, now: Duration, configured: Option<&Url>) -> report::Service {
+        let unknown = Health::default();
         let health = match configured {
             Some(url) => self.0.get(url),
             None => self.0.values().next(),
         };
+        let health = health.unwrap_or(&unknown);
+        let since = |time| now.saturating_sub(time);
         report::Service {
-            asked: health.is_some_and(|health| health.known),
-            silent_for: health.and_then(|health| health.silent_for(now)),
-            last_problem: health.and_then(|health| health.last_problem.as_ref()).map(|problem| {
-                report::Problem {
-                    reason: problem.reason.clone(),
-                    age: now.saturating_sub(problem.at),
-                    at: problem.tai,
-                }
+            asked: health.known,
+            silent_for: health.silent_for(now),
+            last_problem: health.last_problem.as_ref().map(|problem| report::Problem {
+                reason: problem.reason.clone(),
+                age: since(problem.at),
+                at: problem.tai,
             }),
-            last_believed: health
-                .and_then(|health| health.last_valid_answer)
-                .map(|time| now.saturating_sub(time)),
+            last_believed: health.last_valid_answer.map(since),
         }
     }
 }

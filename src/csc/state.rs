@@ -5,7 +5,7 @@ use std::fmt;
 use strum::IntoStaticStr;
 
 /// The summary state of a CSC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
 #[strum(serialize_all = "UPPERCASE")]
 pub enum SummaryState {
     /// Configured, but no jobs are accepted.
@@ -16,7 +16,8 @@ pub enum SummaryState {
     Fault = 3,
     /// Not under control any more; the daemon ends.
     Offline = 4,
-    /// Waiting to be configured by `start`.
+    /// Waiting to be configured by `start`: every component begins so.
+    #[default]
     Standby = 5,
 }
 

@@ -250,7 +250,7 @@ impl Csc {
 
     /// This list, which could not be had, was the last chance of some submissions.
     pub(super) fn give_up_lost(&mut self, url: &Url, list: &Listing) {
-        for key in self.jobs.in_doubt(url) {
+        for (key, _) in self.jobs.lacking(url) {
             let reason = self.jobs.update(&mut self.ctx, key, |_, job| {
                 let submitting = job.submitting_mut()?;
                 submitting.doubt.as_ref().filter(|doubt| list.asked >= doubt.lost)?;

@@ -18,7 +18,7 @@ const WAITING_MAX: usize = 100;
 const OTHER_RUNS: Duration = Duration::from_secs(3);
 
 /// The summary state and what leads to another.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Transitions {
     state: SummaryState,
     error: (ErrorCode, String),
@@ -34,18 +34,6 @@ pub(super) struct Transitions {
 }
 
 impl Transitions {
-    pub(super) fn new() -> Self {
-        Self {
-            state: SummaryState::Standby,
-            error: (ErrorCode::None, String::new()),
-            configuration: None,
-            override_name: String::new(),
-            starting: None,
-            waiting: VecDeque::new(),
-            other: None,
-        }
-    }
-
     pub(super) fn state(&self) -> SummaryState {
         self.state
     }
