@@ -43,6 +43,8 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 	 $(target)/debug/ocps console --socket $(sim)/ocps.sock --wait 60 || \
 	   { code=$$?; [ $$code = 130 ] || cat $(sim)/ocps.log >&2; exit $$code; }
 
+# Most tests wait more than they compute.
+test: export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(getconf _NPROCESSORS_ONLN))
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	@# What features change, and the program as it is installed; the rest is the same in both builds.

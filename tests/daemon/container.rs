@@ -73,7 +73,7 @@ fn without_a_runtime_directory_daemon_and_client_meet_in_a_private_one() {
     // What the killed one left is named.
     let state = run(&mut theirs.ocps(&["state"]));
     let line = state.one_line(4);
-    assert!(line.contains("/ocps.sock (Connection refused"), "{line}");
+    assert!(line.contains("/ocps.sock (connection refused"), "{line}");
     // What another user could have put there is not even asked.
     let dir = theirs.home.path(&format!("tmp/ocps-{}", theirs.uid));
     fs::rename(&dir, theirs.home.path("elsewhere")).unwrap();
