@@ -26,11 +26,6 @@ impl<'a> Source<'a> {
         Ok(Self { dir, commit })
     }
 
-    /// The directory as it is.
-    pub(super) fn work_tree(dir: &'a Path) -> Self {
-        Self { dir, commit: None }
-    }
-
     /// A file's name in errors, and its text if it exists.
     fn read(&self, name: &str) -> Result<(String, Option<String>), Error> {
         let path = self.dir.join(name);

@@ -36,7 +36,7 @@ pub(super) struct Fault {
 }
 
 /// What is wrong in a tree.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mistake {
     /// The keys that lead to it; the number of an element of a list.
     steps: Vec<String>,
