@@ -189,22 +189,18 @@ fn check_broker(entry: &str) -> Result<(), &'static str> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_port =
         port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0);
-    let wrong = [
-        (
-            !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)),
-            "begins with a protocol that is none of Kafka's",
-        ),
-        (address.contains(|c: char| c.is_whitespace() || c.is_control()), "has a blank in it"),
-        (address.contains(['/', '@', ';', '?', '#']), "is not HOST:PORT"),
-        (!address.contains(':') || address.ends_with(']'), "has no port"),
-        (
-            bare.is_none() && host.contains(':'),
-            "has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)",
-        ),
-        (bare.unwrap_or(host).is_empty(), "has no host"),
-        (!is_port, "has no port from 1 to 65535"),
-    ];
-    wrong.into_iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, why)| Err(why))
+    let is_strange = |c: char| c.is_whitespace() || c.is_control() || "/@;?#[]".contains(c);
+    if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) {
+        Err("begins with a protocol that is none of Kafka's")
+    } else if !is_port {
+        Err("has no port from 1 to 65535")
+    } else if bare.unwrap_or(host).is_empty() || bare.unwrap_or(host).contains(is_strange) {
+        Err("is not the name of a host and its port")
+    } else if bare.is_none() && host.contains(':') {
+        Err("has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)")
+    } else {
+        Ok(())
+    }
 }
 
 fn sasl(settings: &settings::Kafka, env: Env<'_>) -> Result<Option<Sasl>, String> {
@@ -375,22 +371,23 @@ mod tests {
             assert_eq!(brokers(list).as_deref(), Ok(expected));
         }
         for (list, shown, why) in [
-            ("broker", "broker", "has no port"),
-            ("a:1,b", "b", "has no port"),
+            ("broker", "broker", "has no port from 1 to 65535"),
+            ("a:1,b", "b", "has no port from 1 to 65535"),
             ("tcp://a:1", "tcp://a:1", "a protocol that is none of Kafka's"),
             ("http://a:1", "http://a:1", "a protocol that is none of Kafka's"),
-            ("a:1 b:2", "a:1 b:2", "has a blank in it"),
-            ("a: 1", "a: 1", "has a blank in it"),
-            ("a:1;b:2", "a:1;b:2", "is not HOST:PORT"),
-            ("a:1/x", "a:1/x", "is not HOST:PORT"),
-            ("me:geheim@a:1", "a:1", "is not HOST:PORT"),
+            ("a:1 b:2", "a:1 b:2", "is not the name of a host"),
+            ("a: 1", "a: 1", "has no port from 1 to 65535"),
+            ("a b:1", "a b:1", "is not the name of a host"),
+            ("a:1;b:2", "a:1;b:2", "is not the name of a host"),
+            ("a:1/x", "a:1/x", "has no port from 1 to 65535"),
+            ("me:geheim@a:1", "a:1", "is not the name of a host"),
             ("a:", "a:", "has no port from 1 to 65535"),
             ("a:port", "a:port", "has no port from 1 to 65535"),
             ("a:0", "a:0", "has no port from 1 to 65535"),
             ("a:+1", "a:+1", "has no port from 1 to 65535"),
             ("a:65536", "a:65536", "has no port from 1 to 65535"),
-            (":1", ":1", "has no host"),
-            ("[]:1", "[]:1", "has no host"),
+            (":1", ":1", "is not the name of a host"),
+            ("[]:1", "[]:1", "is not the name of a host"),
             ("[::1]", "[::1]", "has no port"),
             ("::1:9092", "::1:9092", "in brackets"),
             (" , ", " , ", "names no broker"),
