@@ -4,7 +4,8 @@
 //! here, as systemd reads them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -20,20 +21,30 @@ const CREDENTIALS: [(&str, &str); 2] = [
     ("/etc/credstore/ocps.redis-password", "REDIS_PASSWORD"),
 ];
 
-/// A unit that is installed.
+/// A way to start the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
-    /// Its name.
+    /// The command for it.
     pub(super) name: String,
-    /// Its command line.
+    /// The daemon's command line.
     pub(super) start: RunArgs,
     /// Its environment.
-    pub(super) environment: BTreeMap<String, String>,
+    pub(super) environment: BTreeMap<OsString, OsString>,
     /// What is wrong with these.
     pub(super) problems: Vec<String>,
 }
 
 impl Unit {
+    /// `ocps run` in our own environment.
+    pub(super) fn of_process(start: RunArgs) -> Self {
+        Self {
+            name: "ocps run".to_owned(),
+            start,
+            environment: env::vars_os().collect(),
+            problems: Vec::new(),
+        }
+    }
+
     /// The unit of an index, `ocps@INDEX`, or `ocps`; none where systemd does not know one.
     pub(super) fn find(index: Option<SalIndex>) -> Option<Self> {
         let name = index.map_or("ocps".to_owned(), |index| format!("ocps@{}", index.number()));
@@ -46,10 +57,10 @@ impl Unit {
         if property(&shown, "LoadState").next() != Some("loaded") {
             return None;
         }
-        let mut unit = Self { name, ..Self::default() };
-        unit.read_command_line(&shown);
+        let mut unit = Self { name: format!("systemctl start {name}"), ..Self::default() };
+        unit.read_command_line(&name, &shown);
         // What systemd makes for the unit.
-        let own = unit.name.replace('@', "-");
+        let own = name.replace('@', "-");
         unit.set("CONFIGURATION_DIRECTORY", &format!("/etc/{own}"));
         unit.set("STATE_DIRECTORY", &format!("/var/lib/{own}"));
         unit.set("RUNTIME_DIRECTORY", &format!("/run/{own}"));
@@ -66,7 +77,7 @@ impl Unit {
         Some(unit)
     }
 
-    fn read_command_line(&mut self, shown: &str) {
+    fn read_command_line(&mut self, name: &str, shown: &str) {
         let argv = property(shown, "ExecStart").last().and_then(|start| {
             let (_, rest) = start.split_once("argv[]=")?;
             rest.split(" ; ").next()
@@ -82,12 +93,12 @@ impl Unit {
         });
         match start {
             Ok(start) => self.start = start,
-            Err(problem) => self.problems.push(format!("ExecStart of {}: {problem}", self.name)),
+            Err(problem) => self.problems.push(format!("ExecStart of {name}: {problem}")),
         }
     }
 
     fn set(&mut self, name: &str, value: &str) {
-        self.environment.insert(name.to_owned(), value.to_owned());
+        self.environment.insert(name.into(), value.into());
     }
 
     fn read_variables(&mut self, path: &Path, may_be_missing: bool) {
@@ -124,13 +135,13 @@ impl Unit {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "?".to_owned(),
                 Err(_) => continue,
             };
-            self.environment.entry(variable.to_owned()).or_insert(password);
+            self.environment.entry(variable.into()).or_insert(password.into());
         }
     }
 
     /// A variable of its environment; one that is empty counts as not set.
     pub(super) fn variable(&self, name: &str) -> Option<OsString> {
-        self.environment.get(name).filter(|value| !value.is_empty()).map(OsString::from)
+        self.environment.get(OsStr::new(name)).filter(|value| !value.is_empty()).cloned()
     }
 }
 
@@ -162,14 +173,14 @@ mod tests {
             ExecStart={ path=/usr/bin/ocps ; argv[]=/usr/bin/ocps run 2 --state enabled ; ignore_errors=no ; pid=0 }\n\
             Environment=LSST_SITE=summit \"TWO=a b\"\n\
             EnvironmentFiles=/a/b.env (ignore_errors=yes)\nEnvironmentFiles=/c d.env (ignore_errors=no)\n";
-        let mut unit = Unit { name: "ocps@2".to_owned(), ..Unit::default() };
-        unit.read_command_line(shown);
+        let mut unit = Unit::default();
+        unit.read_command_line("ocps@2", shown);
         assert_eq!(unit.start.index, Some(SalIndex::LsstComCam));
         assert_eq!(unit.start.state, InitialState::At(SummaryState::Enabled));
         let set: Vec<String> = environment(shown).collect();
         assert_eq!(set, ["LSST_SITE=summit", "TWO=a b"]);
         assert_eq!(property(shown, "EnvironmentFiles").count(), 2);
-        unit.read_command_line("ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");
+        unit.read_command_line("ocps@2", "ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");
         assert!(
             unit.problems[0].starts_with("ExecStart of ocps@2: unknown flag --stat"),
             "{:?}",
@@ -183,7 +194,7 @@ mod tests {
         let path = dir.path().join("ocps.env");
         let text = "\u{feff}LSST_SITE=summit\n# a comment\n; another\n\nLSST_TOPIC_SUBNAME = 'sal'\nREDIS_PORT=\"1\"\nnonsense\n";
         fs::write(&path, text).unwrap();
-        let mut unit = Unit { name: "ocps".to_owned(), ..Unit::default() };
+        let mut unit = Unit::default();
         unit.read_variables(&path, true);
         unit.read_variables(&dir.path().join("none"), true);
         assert_eq!(unit.variable("LSST_SITE"), Some("summit".into()));
