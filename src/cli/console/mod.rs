@@ -4,15 +4,15 @@
 
 mod input;
 
-use std::io::{IsTerminal, stdin};
+use std::io::{self, IsTerminal, stdin};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never, select};
+use crossbeam_channel::{never, select};
 
-use self::input::{Input, Request, parse};
+use self::input::{Request, request};
 use super::client::{
-    CLOSED, Client, Event, IDLE_TURN, JOBS, Message, STATUS, Sent, Standing, Target, refused,
+    Client, Event, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
 };
 use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
 use super::flags::{Line, help, seconds};
@@ -92,16 +92,15 @@ struct Session {
 }
 
 impl Session {
-    fn run(&mut self, input: &Receiver<Input>, out: &mut Output) -> Result<(), Failure> {
+    fn run(&mut self, input: &Lines, out: &mut Output) -> Result<(), Failure> {
         let no_input = never();
-        let lines = self.client.lines().clone();
+        let lines = self.client.lines.clone();
         while !self.is_over() {
             let input = if self.reads_on() { input } else { &no_input };
             select! {
-                recv(lines) -> incoming => match incoming {
-                    Ok(Ok(message)) => self.message(&message, out)?,
-                    Ok(Err(reason)) => return self.lost(&reason, out),
-                    Err(_) => return self.lost(CLOSED, out),
+                recv(lines) -> line => match Message::of(line) {
+                    Ok(message) => self.message(&message, out)?,
+                    Err(reason) => return self.lost(&reason, out),
                 },
                 recv(input) -> input => match input {
                     Ok(input) => self.input(input, out)?,
@@ -148,8 +147,8 @@ impl Session {
     }
 
     /// Takes one line that was typed.
-    fn input(&mut self, input: Input, out: &mut Output) -> Result<(), Failure> {
-        match input.and_then(|line| parse(&line)) {
+    fn input(&mut self, line: io::Result<Vec<u8>>, out: &mut Output) -> Result<(), Failure> {
+        match request(line) {
             Ok(Request::Nothing) => {}
             Ok(Request::Quit) => {
                 self.input_ended = true;
