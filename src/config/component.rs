@@ -125,20 +125,16 @@ impl Reader {
         if let Some(name) = wanted.file {
             layers.add_needed(&source, name)?;
         }
-        let (service, mut mistakes) = match service(layers.merged(), self.index) {
-            Ok(service) => (service, Vec::new()),
-            Err(mistakes) => (no_service(), mistakes),
+        let service = service(layers.merged(), self.index);
+        let is_ignored = |mistake: &&Mistake| {
+            self.simulated && layers.name_of(mistake).is_none_or(|name| Some(name) != wanted.file)
         };
-        if self.simulated {
-            let is_named =
-                |mistake: &Mistake| layers.name_of(mistake).is_some_and(|name| Some(name) == wanted.file);
-            let (named, others): (Vec<_>, Vec<_>) = mistakes.into_iter().partition(is_named);
-            let others = others.iter().filter(|_| !layers.names().is_empty()).take(MAX_WARNINGS);
-            others.for_each(|mistake| warn_ignored(&layers.error(mistake)));
-            mistakes = named;
-        }
+        let (ignored, mistakes): (Vec<_>, Vec<_>) =
+            service.as_ref().err().into_iter().flatten().partition(is_ignored);
+        let shown = ignored.iter().filter(|_| !layers.names().is_empty()).take(MAX_WARNINGS);
+        shown.for_each(|mistake| warn_ignored(&layers.error(mistake)));
         let Some((mistake, more)) = mistakes.split_first() else {
-            let service = if self.simulated { simulated_service() } else { service };
+            let service = service.ok().filter(|_| !self.simulated).unwrap_or_else(simulated_service);
             return Ok((service, layers.names()));
         };
         let error = layers.error(mistake);
