@@ -106,11 +106,7 @@ impl Options {
         let registry_urls =
             given(env, "LSST_SCHEMA_REGISTRY_URL", &settings.schema_registry_url, value::urls)?;
         let replication_factor =
-            given(env, "LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor, |value| {
-                let number =
-                    value.as_str().and_then(|text| text.parse().ok()).map(|number: u64| number.into());
-                value::replication(number.unwrap_or(value))
-            })?;
+            given(env, "LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor, value::replication)?;
         let producer_acks =
             given(env, "LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks, value::acks)?;
         let file = |whose: &str, setting: &Option<PathBuf>| {
