@@ -235,14 +235,12 @@ fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     file::password(&Path::new(&dir).join(CREDENTIAL), "Kafka")
 }
 
-/// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
-const FILES: [&str; 5] = [
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.crl.location",
-    "ssl.key.location",
-    "ssl.keystore.location",
-];
+/// Whether a setting of librdkafka is a file to be read, `ssl.ca.location`; it does not say itself which it could not
+/// read.
+fn is_file(key: &str) -> bool {
+    let what = key.strip_prefix("ssl.").and_then(|key| key.strip_suffix(".location"));
+    what.is_some_and(|what| ["ca", "certificate", "crl", "key", "keystore"].contains(&what))
+}
 
 /// A value of librdkafka.
 #[derive(Deserialize)]
@@ -262,7 +260,7 @@ fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     let pairs: Vec<_> = read.into_iter().flatten().map(|(key, Setting(value))| (key, value)).collect();
     for (key, value) in &pairs {
         // "probe" says to look where certificates use to be.
-        if FILES.contains(&key.as_str()) && value != "probe" {
+        if is_file(key) && value != "probe" {
             std::fs::File::open(value)
                 .map_err(|error| format!("{shown}: {key}: {value} cannot be read: {error}"))?;
         }
