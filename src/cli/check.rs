@@ -8,9 +8,7 @@ use super::flags::{Line, text};
 use super::output::Output;
 use super::unit::Unit;
 use super::{EXIT_CONFIGURATION, Failure, Task};
-use crate::config::Error;
 use crate::config::check::{Report, check};
-use crate::config::settings::DEFAULT_PATH;
 use crate::csc::id::SalIndex;
 use crate::daemon::{self, options::RunArgs};
 
@@ -71,15 +69,7 @@ fn start(args: &Args) -> Vec<Report> {
         Some(start) => Unit::of_process(start.clone()),
         None => Unit::find(args.index).unwrap_or_else(|| Unit::of_process(plain())),
     };
-    let findings = daemon::check(&unit.start, &|name| unit.variable(name));
-    let toml = findings.config.or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.is_file()));
-    let site = args.site.as_deref().or(findings.site.as_deref());
-    let path = PathBuf::from(unit.name);
-    let problems = unit.problems.into_iter().chain(findings.problems);
-    let problems = problems.map(|text| Error::in_file(&path, text)).collect();
-    let files = toml.iter().map(|path| check(path, None, None));
-    let dirs = findings.config_dir.iter().map(|dir| check(dir, site, findings.index));
-    files.chain(dirs).chain([Report { path: path.clone(), problems }]).collect()
+    daemon::check(&unit.start, &|name| unit.variable(name), args.site.as_deref(), unit.report.clone())
 }
 
 fn as_json(report: &Report) -> serde_json::Value {

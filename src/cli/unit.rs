@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::flags::Line;
+use crate::config::check::Report;
 use crate::csc::id::SalIndex;
 use crate::daemon::options::RunArgs;
 
@@ -24,25 +25,19 @@ const CREDENTIALS: [(&str, &str); 2] = [
 /// A way to start the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
-    /// The command for it.
-    pub(super) name: String,
     /// The daemon's command line.
     pub(super) start: RunArgs,
     /// Its environment.
     pub(super) environment: BTreeMap<OsString, OsString>,
-    /// What is wrong with these.
-    pub(super) problems: Vec<String>,
+    /// What is wrong with these, under the command that starts it.
+    pub(super) report: Report,
 }
 
 impl Unit {
     /// `ocps run` in our own environment.
     pub(super) fn of_process(start: RunArgs) -> Self {
-        Self {
-            name: "ocps run".to_owned(),
-            start,
-            environment: env::vars_os().collect(),
-            problems: Vec::new(),
-        }
+        let report = Report { path: "ocps run".into(), ..Report::default() };
+        Self { start, environment: env::vars_os().collect(), report }
     }
 
     /// The unit of an index, `ocps@INDEX`, or `ocps`; none where systemd does not know one.
@@ -57,7 +52,8 @@ impl Unit {
         if property(&shown, "LoadState").next() != Some("loaded") {
             return None;
         }
-        let mut unit = Self { name: format!("systemctl start {name}"), ..Self::default() };
+        let mut unit = Self::default();
+        unit.report.path = format!("systemctl start {name}").into();
         unit.read_command_line(&name, &shown);
         // What systemd makes for the unit.
         let own = name.replace('@', "-");
@@ -93,7 +89,7 @@ impl Unit {
         });
         match start {
             Ok(start) => self.start = start,
-            Err(problem) => self.problems.push(format!("ExecStart of {name}: {problem}")),
+            Err(problem) => self.report.add(format!("ExecStart of {name}: {problem}")),
         }
     }
 
@@ -105,12 +101,12 @@ impl Unit {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => return,
-            Err(error) => return self.problems.push(format!("{}: cannot be read: {error}", path.display())),
+            Err(error) => return self.report.add(format!("{}: cannot be read: {error}", path.display())),
         };
         if text.starts_with('\u{feff}') {
             let line =
                 "begins with a byte order mark, for which systemd ignores its first variable: remove it";
-            self.problems.push(format!("{}: {line}", path.display()));
+            self.report.add(format!("{}: {line}", path.display()));
         }
         for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = line.trim();
@@ -121,7 +117,7 @@ impl Unit {
                 Some((name, value)) => self.set(name.trim_end(), unquoted(value.trim())),
                 None => {
                     let place = format!("{}:{}", path.display(), number + 1);
-                    self.problems.push(format!("{place}: must be NAME=VALUE; systemd ignores this line"));
+                    self.report.add(format!("{place}: must be NAME=VALUE; systemd ignores this line"));
                 }
             }
         }
@@ -167,6 +163,10 @@ mod tests {
     use crate::csc::state::SummaryState;
     use crate::daemon::options::InitialState;
 
+    fn problems(unit: &Unit) -> Vec<String> {
+        unit.report.problems.iter().map(|problem| problem.to_string().replacen(": ", "", 1)).collect()
+    }
+
     #[test]
     fn what_systemctl_shows_is_understood() {
         let shown = "LoadState=loaded\n\
@@ -182,9 +182,9 @@ mod tests {
         assert_eq!(property(shown, "EnvironmentFiles").count(), 2);
         unit.read_command_line("ocps@2", "ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");
         assert!(
-            unit.problems[0].starts_with("ExecStart of ocps@2: unknown flag --stat"),
+            problems(&unit)[0].starts_with("ExecStart of ocps@2: unknown flag --stat"),
             "{:?}",
-            unit.problems
+            problems(&unit)
         );
     }
 
@@ -200,9 +200,11 @@ mod tests {
         assert_eq!(unit.variable("LSST_SITE"), Some("summit".into()));
         assert_eq!(unit.variable("LSST_TOPIC_SUBNAME"), Some("sal".into()));
         assert_eq!(unit.variable("REDIS_PORT"), Some("1".into()));
-        assert_eq!(unit.problems.len(), 2, "{:?}", unit.problems);
-        assert!(unit.problems[0].contains("byte order mark") && unit.problems[1].contains("ocps.env:7: "));
+        assert_eq!(problems(&unit).len(), 2, "{:?}", problems(&unit));
+        assert!(
+            problems(&unit)[0].contains("byte order mark") && problems(&unit)[1].contains("ocps.env:7: ")
+        );
         unit.read_variables(&dir.path().join("none"), false);
-        assert!(unit.problems[2].contains("none: cannot be read"), "{:?}", unit.problems);
+        assert!(problems(&unit)[2].contains("none: cannot be read"), "{:?}", problems(&unit));
     }
 }

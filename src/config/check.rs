@@ -18,7 +18,7 @@ use crate::csc::id::SalIndex;
 const MAX_PROBLEMS: usize = 100;
 
 /// What was found at one path. Displays as `PATH: ok`, or as one line for each problem.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The path as it was given.
     pub path: PathBuf,
@@ -27,6 +27,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds a problem of the whole.
+    pub(crate) fn add(&mut self, problem: impl fmt::Display) {
+        self.problems.push(Error::in_file(&self.path, problem));
+    }
+
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_ok(&self) -> bool {
