@@ -33,10 +33,10 @@ const LINES_AHEAD: usize = 256;
 /// Longest wait for the answer to a query, and for the daemon to take what we send.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest wait for an ack where nobody said otherwise: a `start` may read a large configuration with git.
+/// Longest wait for an ack without `--timeout`: a `start` may read a large configuration with git.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often deadlines, ^C and the reader of our output are looked at when nothing comes.
+/// How often deadlines, ^C and the reader of our output are checked when nothing comes.
 pub(super) const IDLE_TURN: Duration = Duration::from_millis(250);
 
 /// Longest that an ack can ask us to wait, in seconds: a day.
@@ -65,7 +65,7 @@ pub(super) struct Ack {
     /// The name of the code.
     #[serde(default)]
     pub(super) name: String,
-    /// What came of it.
+    /// How the command ended, or why it was refused.
     #[serde(default)]
     pub(super) result: String,
     /// How long the next ack may take, in seconds.
@@ -474,7 +474,7 @@ mod tests {
         if let Some(timeout) = timeout_s {
             sent.wait_on(&Ack { seq: 1, code: 301, name: String::new(), result: String::new(), timeout });
         }
-        // The clock has gone on a little since.
+        // Some time has passed since.
         let wait = sent.deadline?.saturating_duration_since(Instant::now());
         Some(Duration::from_secs(wait.as_secs() + 1))
     }

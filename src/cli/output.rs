@@ -58,7 +58,7 @@ impl Output {
     /// Prints a line.
     ///
     /// # Errors
-    /// When nobody reads any more, or the disk is full.
+    /// When its reader is gone, or the disk is full.
     pub(super) fn line(&mut self, line: &str) -> Result<(), Failure> {
         self.text(&format!("{line}\n"))
     }
@@ -79,14 +79,14 @@ impl Output {
         })
     }
 
-    /// Finds out whether anybody still reads, without printing.
+    /// Finds out whether its reader is still there, without printing.
     ///
     /// # Errors
-    /// When nobody does.
+    /// When its reader is gone.
     pub(super) fn expect_reader(&self) -> Result<(), Failure> {
         let mut fds = [PollFd::new(&self.stdout, PollFlags::empty())];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // A poll that fails tells nothing; the next write will.
+        // A poll that fails is no answer; the next write will be.
         let asked = poll(&mut fds, Some(&at_once)).is_ok();
         let gone = fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR));
         if asked && gone { Err(Failure::OutputClosed) } else { Ok(()) }

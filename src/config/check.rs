@@ -13,8 +13,8 @@ use super::service::{indices, service};
 use super::settings::Settings;
 use crate::csc::id::SalIndex;
 
-/// Most problems that are reported of one path: to find the place of each, its file is read again, and nobody reads
-/// more at once.
+/// Most problems that are reported of one path: to find the place of each, its file is read again, and more cannot be
+/// read at once.
 const MAX_PROBLEMS: usize = 100;
 
 /// What was found at one path. Displays as `PATH: ok`, or as one line for each problem.

@@ -30,7 +30,7 @@ const MAX_REF: usize = 255;
 pub(super) struct Commit {
     dir: PathBuf,
     /// As it was named to us.
-    name: String,
+    pub(super) name: String,
     /// Its hash, so that all files are of the same commit even if a branch moves meanwhile.
     id: String,
 }
@@ -98,11 +98,6 @@ impl Commit {
         bytes.map(Some).map_err(|said| fail(format!("git cannot read it: {said}")))
     }
 
-    /// The commit as it was named.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// How a file of the commit is called in errors: its path, `@` and the commit as it was named.
     pub(super) fn label(&self, file_name: &str) -> String {
         format!("{}@{}", self.dir.join(file_name).display(), self.name)
@@ -165,7 +160,7 @@ fn run(mut command: Command, timeout: Duration) -> Result<Output, String> {
 /// Starts a thread, whose result is received.
 fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
     let (sender, receiver) = bounded(1);
-    // Nobody receives any more where the time is over.
+    // Once the time is over the receiver is gone.
     thread::Builder::new().name("git".into()).spawn(move || drop(sender.send(work())))?;
     Ok(receiver)
 }

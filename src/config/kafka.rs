@@ -71,7 +71,7 @@ pub struct Sasl {
 /// Why there are no [`Options`]: one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// Nobody said which topics are meant; the daemon works without Kafka.
+    /// The topic subname is not set; the daemon works without Kafka.
     NoSubname(String),
     /// A setting is wrong.
     Wrong(String),

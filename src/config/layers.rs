@@ -39,7 +39,7 @@ impl<'a> Source<'a> {
 
     /// The reason where a layer that is needed does not exist.
     fn missing(&self, name: &str) -> Error {
-        let at = self.commit.as_ref().map(|commit| format!(" at git reference '{}'", commit.name()));
+        let at = self.commit.as_ref().map(|commit| format!(" at git reference '{}'", commit.name));
         let path = self.dir.join(name);
         Error::new(format!("Config file '{}' does not exist{}", path.display(), at.unwrap_or_default()))
     }

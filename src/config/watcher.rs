@@ -1,6 +1,6 @@
 //! The configuration thread: reads for `start`, and in STANDBY watches what there is to choose from.
 //!
-//! Invariant: whatever the file system or git do to it, it holds up nobody else; it answers requests in their order.
+//! Invariant: whatever the file system or git do to it, no other thread waits for it; it answers requests in their order.
 //! A look each second costs a few `stat` calls; git is a process and is asked only when something changed.
 
 use std::io;

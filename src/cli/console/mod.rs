@@ -21,7 +21,6 @@ use super::output::{Output, Tone, complain, paint};
 use super::status::status_text;
 use super::{Failure, Task};
 use crate::clock;
-use crate::csc::command::CommandName;
 use crate::csc::state::SummaryState;
 
 const PROMPT: &str = "ocps> ";
@@ -72,7 +71,7 @@ fn connect(target: &Target, wait: Duration) -> Result<Client, Failure> {
 /// Where the commands come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Typist {
-    /// A person at a terminal, who sees what comes of a command and may leave at any time.
+    /// A person at a terminal, who sees how a command ends and may leave at any time.
     Person,
     /// A pipe or a file: a change of state is awaited before the next line, and in the end everything is.
     Script,
@@ -130,7 +129,9 @@ impl Session {
 
     /// Whether the next line may be taken.
     fn reads_on(&self) -> bool {
-        let waits = self.typist == Typist::Script && self.sent.iter().any(|sent| changes_state(sent.command));
+        // A transition decides what is allowed afterwards.
+        let mut sent = self.sent.iter().map(|sent| sent.command.transition());
+        let waits = self.typist == Typist::Script && sent.any(|transition| transition.is_some());
         !self.input_ended && !waits
     }
 
@@ -222,17 +223,5 @@ impl Session {
 
     fn prompt(&self, out: &mut Output) -> Result<(), Failure> {
         if self.has_prompt { out.text(PROMPT) } else { Ok(()) }
-    }
-}
-
-/// Whether what is allowed afterwards depends on the command.
-fn changes_state(command: CommandName) -> bool {
-    match command {
-        CommandName::Disable
-        | CommandName::Enable
-        | CommandName::ExitControl
-        | CommandName::Standby
-        | CommandName::Start => true,
-        CommandName::AbortJob | CommandName::Execute | CommandName::SetLogLevel => false,
     }
 }
