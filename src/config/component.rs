@@ -151,7 +151,8 @@ fn parse_override(text: &str) -> Result<(&str, &str), Error> {
         return Err(Error::new(format!("configurationOverride '{name}' must not start with '_'")));
     }
     let is_plain = name.len() <= MAX_NAME && !name.contains('/') && !name.chars().any(char::is_control);
-    if !name.is_empty() && !(is_plain && is_override(name)) {
+    let is_good = name.is_empty() || (is_plain && is_override(name));
+    if !is_good {
         return Err(Error::new(format!(
             "configurationOverride {} must be the name of a *.yaml file in the configuration directory, \
              without a path",
