@@ -5,38 +5,71 @@
 //! *acks* and *events*. There is no async runtime: threads talk over channels, and one blocking main
 //! loop owns all state.
 //!
+//! # Start reading here
+//!
+//! 1. [`csc::Input`] and [`csc::Effect`]: all that can happen, and all that can be done about it.
+//! 2. [`csc::Csc::handle`]: from the one to the other; its module names the parts of the core.
+//! 3. [`daemon::turn::Turn`]: what surrounds the core in a turn of the main loop: the start, early commands, records.
+//! 4. `Daemon::run` and `Daemon::run_effect` in [`daemon`]: the loop, and how each effect is carried out.
+//!
 //! # The map
+//!
+//! A room imports only rooms that stand above it in this table; all may import the last five, which are small tools.
 //!
 //! | room | what it is | what it must not know |
 //! |---|---|---|
-//! | [`csc`] | the core: a pure state machine, [`csc::Csc::handle`] | HTTP, JSON, files, clocks, threads |
+//! | [`csc`] | the core: a pure state machine | HTTP, JSON, files, clocks, threads, the log |
 //! | [`sal`] | the SAL interface as data: topics, fields, codes | jobs, sockets |
-//! | [`config`] | `ocps.toml` and the layered component YAML | summary states |
-//! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker pools | commands, acks |
-//! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs |
+//! | [`config`] | `ocps.toml` and the layered component YAML | summary states, the command line |
 //! | [`journal`] | the durable record of commands: SQLite, group commit, what the previous run left | what a command means |
-//! | [`daemon`] | the main loop: wires the rooms, owns the threads | what a job is |
+//! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker pools | commands, acks |
+//! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
+//! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
+//! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
-//! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
 //! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | who asks |
 //! | `text` | text from outside made fit for one line; the nearest known name | where it comes from |
 //! | `json` | JSON objects of others, taken apart in bounded memory | what they mean |
-//! | [`cli`] | flags, help, and the client commands | the daemon's insides |
+//! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
 //!
 //! # The way of one command
 //!
 //! ```text
 //! socket or Kafka thread -> parse -> Command --channel--> main loop
 //!   -> Csc::handle(now, Input::Command) -> [Effect ...]
-//!   -> journal -> Csc::handle(now, Input::Journaled)
+//!   -> journal thread: durable --channel--> Csc::handle(now, Input::Journaled)
 //!   -> acks, events, back-end requests
 //!   -> worker thread: ureq -> Outcome --channel--> main loop
 //!   -> Csc::handle(now, Input::Outcome) -> [Effect ...] -> ...
 //! ```
 //!
-//! One direction, no callbacks, no shared mutable state, no locks around the core. Every queue, size,
-//! count and wait is bounded by a named constant or a setting.
+//! One direction, no callbacks, no shared mutable state, no locks around the core.
+//!
+//! # What always holds, and why
+//!
+//! * **Nothing is sent to the service that the journal does not already hold**: after a crash, every job that may
+//!   exist is known by its run id and is looked up, not submitted again.
+//! * **An id or an end is published only when it is durable**: who knows an id may abort that job, and who has read an
+//!   end must never read another one. Deliveries are recorded afterwards, so that after a crash something may be
+//!   published twice, always with equal content.
+//! * **An unclear answer is not a failure**: each PUT makes a new job, so it is never repeated before the service's list
+//!   has said that the run is not there. Duplicates that show up are removed.
+//! * **The core is pure**: its time and randomness are handed in. The simulation therefore runs the shipped core, turn,
+//!   lanes and journal through thousands of crashes and faults in virtual time, and repeats any of them by its seed.
+//! * **The main loop never waits** for network, disk, git or a client: heartbeats go out each second whatever hangs.
+//!   Polls have threads of their own, so that a hanging poll delays no execute or abort.
+//! * **Everything is bounded** by a named constant or a setting, each wait has a time limit, and what goes beyond is
+//!   refused in one clear line.
+//! * **An event costs what it changes**: what is due is kept in a table ordered by time, and counts are kept, not
+//!   computed, so that one of 10,000 jobs costs no more than one of 100.
+//! * A closed channel from outside is a normal end; a dead one inside is a bug and ends the process with a message.
+//!
+//! # Tests
+//!
+//! `tests/core` drives the core and checks its rules after each input; `tests/simulation` drives the turn, the lanes and
+//! the journal; `tests/hostile` gives hostile input to all that reads from outside; `tests/daemon`, `tests/kafka`,
+//! `tests/uws`, `tests/redis` run the program against fake and real servers; `tests/chaos` kills it.
 
 #![forbid(unsafe_code)]
 

@@ -1,6 +1,6 @@
 //! The command line: what a person or a script asks for, and the clients of a running daemon.
 //!
-//! * [`flags`]: argv to a [`Task`]
+//! * `flags`: argv to a `Task`
 //! * `client`: the connection to the daemon's socket, and what comes over it
 //! * `output`: the one place that prints, and what to do when its reader is gone
 //! * `event_text`, `text`: what came, as lines for people

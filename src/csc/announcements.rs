@@ -37,8 +37,6 @@ pub(super) struct PendingCompletion {
     sender: Sender,
     name: CommandName,
     end: Completion,
-    /// What broke down: between its result and its final ack the component goes to FAULT.
-    fault: Option<(ErrorCode, String)>,
 }
 
 /// Records that are not durable yet.
@@ -159,16 +157,9 @@ pub(super) fn final_ack(ctx: &mut Context, key: EntryKey, sender: &Sender, name:
 
 impl Csc {
     /// An accepted command has ended.
-    pub(super) fn end(
-        &mut self,
-        key: EntryKey,
-        sender: Sender,
-        name: CommandName,
-        end: Completion,
-        fault: Option<(ErrorCode, String)>,
-    ) {
+    pub(super) fn end(&mut self, key: EntryKey, sender: Sender, name: CommandName, end: Completion) {
         self.removals.note_aborted(&end);
-        self.announcements.complete(&mut self.ctx, key, PendingCompletion { sender, name, end, fault });
+        self.announcements.complete(&mut self.ctx, key, PendingCompletion { sender, name, end });
     }
 
     /// This record is durable.
@@ -191,12 +182,13 @@ impl Csc {
     }
 
     fn announce_completion(&mut self, key: EntryKey, completion: PendingCompletion) {
-        let PendingCompletion { sender, name, end, fault } = completion;
+        let PendingCompletion { sender, name, end } = completion;
         if let Some(result) = end.result {
             publish_result(&mut self.ctx, key, result);
-        }
-        if let Some((code, report)) = fault {
-            self.transitions.fault(&mut self.ctx, code, report);
+            // Only where the back-end broke down does a command fail that has a result.
+            if let Ack::Failed { reason } = &end.ack {
+                self.transitions.fault(&mut self.ctx, ErrorCode::Simulated, reason.clone());
+            }
         }
         final_ack(&mut self.ctx, key, &sender, name, end.ack);
     }
@@ -234,9 +226,9 @@ impl Csc {
         if self.jobs.get(key).is_some_and(recorded)
             && let Some(job) = self.jobs.remove(&mut self.ctx, key)
         {
-            self.close(key, job, end, None);
+            self.close(key, job, end);
         } else if let Some(sender) = self.removals.take_recording(key) {
-            self.end(key, sender, CommandName::AbortJob, end, None);
+            self.end(key, sender, CommandName::AbortJob, end);
         }
     }
 

@@ -384,17 +384,12 @@ impl Csc {
         }
         let reason = format!("abort_job of {} before it was submitted", sender.identity);
         let at = self.ctx.now.tai;
-        self.close(
-            execute,
-            job,
-            Completion { at, result: None, ack: Ack::Aborted, problem: Some(reason) },
-            None,
-        );
+        self.close(execute, job, Completion { at, result: None, ack: Ack::Aborted, problem: Some(reason) });
     }
 
     fn end_abort(&mut self, key: EntryKey, sender: Sender, result: Option<JobResult>, ack: Ack) {
         let end = Completion { at: self.ctx.now.tai, result, ack, problem: None };
-        self.end(key, sender, CommandName::AbortJob, end, None);
+        self.end(key, sender, CommandName::AbortJob, end);
     }
 
     /// Removes a job for an `abort_job`.

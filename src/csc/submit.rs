@@ -337,12 +337,7 @@ impl Csc {
             self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job);
         }
         let ack = Ack::Failed { reason: reason.clone() };
-        self.close(
-            key,
-            job,
-            Completion { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) },
-            None,
-        );
+        self.close(key, job, Completion { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) });
     }
 
     /// The first thing that goes wrong with a job is logged; the last is its problem, which `ocps jobs` shows.

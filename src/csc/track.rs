@@ -2,7 +2,7 @@
 
 use super::command::CommandName;
 use super::context::Purpose;
-use super::event::{Ack, ErrorCode, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
+use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{Job, Running, Stage};
 use super::lookups::Missing;
@@ -102,7 +102,6 @@ impl Csc {
         let Some(job) = self.jobs.remove(&mut self.ctx, key) else { return };
         let known =
             |phase| ResultObject::Known { job_id: job_id.clone(), run_id: Some(job.run_id().clone()), phase };
-        let mut fault = None;
         let (exit_code, result, ack, problem) = match how {
             JobEnd::Phase(phase, object) => {
                 let exit_code = phase.exit_code().unwrap_or(ExitCode::Error);
@@ -116,25 +115,18 @@ impl Csc {
                 (ExitCode::Aborted, result, Ack::Aborted, Some(reason))
             }
             JobEnd::Broken { report } => {
-                fault = Some((ErrorCode::Simulated, report.clone()));
                 let ack = Ack::Failed { reason: report.clone() };
                 (ExitCode::Error, known(Phase::Unknown), ack, Some(report))
             }
         };
         let at = (job.url.clone(), job_id.clone());
         let result = Some(JobResult { job_id, exit_code, result });
-        self.close(key, job, Completion { at: self.ctx.now.tai, result, ack, problem }, fault);
+        self.close(key, job, Completion { at: self.ctx.now.tai, result, ack, problem });
         self.prerequisite_ended(&at);
     }
 
     /// An execute has ended, with a job or without: for its sender, the journal, the log and the history.
-    pub(super) fn close(
-        &mut self,
-        key: EntryKey,
-        job: Job,
-        end: Completion,
-        fault: Option<(ErrorCode, String)>,
-    ) {
+    pub(super) fn close(&mut self, key: EntryKey, job: Job, end: Completion) {
         let job_id = end.result.as_ref().map(|result| result.job_id.clone());
         let report = JobReport::of_ended(&job, job_id, &end);
         let level = match report.outcome {
@@ -142,7 +134,7 @@ impl Csc {
             Some(JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused) | None => LogLevel::Warning,
         };
         self.ctx.log(level, report.to_string());
-        self.end(key, job.sender, CommandName::Execute, end, fault);
+        self.end(key, job.sender, CommandName::Execute, end);
         self.jobs.remember(report);
     }
 }

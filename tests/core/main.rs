@@ -18,7 +18,6 @@ mod records;
 mod recovery;
 mod reports;
 mod rules;
-mod scale;
 mod stages;
 mod states;
 mod stopping;

@@ -2,7 +2,7 @@
 //!
 //! Four threads of ours: `kafka` joins and then writes, `kafka-watch` reads the heartbeats of other instances and our
 //! own, `kafka-read` reads commands, `kafka-upkeep` checks the topics and the registry now and then. librdkafka has its
-//! own underneath, one of which reports what became of our messages. All of them share one [`Shared`]. The main loop
+//! own underneath, one of which reports what became of our messages. All of them share one `Shared`. The main loop
 //! only puts messages into the `outbox` and takes commands and [`KafkaInput`]s; it never waits for a broker or a
 //! registry. Nothing here knows what a job is.
 //!
