@@ -1,6 +1,6 @@
 //! `ocps check`: what is wrong with the configuration, before a daemon reads it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::json;
 
@@ -8,9 +8,7 @@ use super::flags::{Line, text};
 use super::output::Output;
 use super::unit::Unit;
 use super::{EXIT_CONFIGURATION, Failure, Task};
-use crate::config::Error;
 use crate::config::check::{Report, check};
-use crate::config::settings::DEFAULT_PATH;
 use crate::csc::id::SalIndex;
 use crate::daemon::{self, options::RunArgs};
 
@@ -66,29 +64,12 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
 
 /// All that a start needs: its toml, its configuration directory, and under the name of what would be started the rest.
 fn start(args: &Args) -> Vec<Report> {
-    let of_process = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let unit = if args.start.is_some() { None } else { Unit::find(args.index) };
-    let (name, problems, findings) = match &unit {
-        Some(unit) => {
-            let name = format!("systemctl start {}", unit.name);
-            let findings = daemon::check(&unit.start, &|name| unit.variable(name));
-            (name, unit.problems.clone(), findings)
-        }
-        None => {
-            let plain = RunArgs { index: args.index, ..RunArgs::default() };
-            let start = args.start.as_ref().unwrap_or(&plain);
-            ("ocps run".to_owned(), Vec::new(), daemon::check(start, &of_process))
-        }
+    let plain = || RunArgs { index: args.index, ..RunArgs::default() };
+    let unit = match &args.start {
+        Some(start) => Unit::of_process(start.clone()),
+        None => Unit::find(args.index).unwrap_or_else(|| Unit::of_process(plain())),
     };
-    let toml = findings.config.or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.is_file()));
-    let site = args.site.as_deref().or(findings.site.as_deref());
-    let mut reports: Vec<Report> = toml.iter().map(|path| check(path, None, None)).collect();
-    reports.extend(findings.config_dir.iter().map(|dir| check(dir, site, findings.index)));
-    let problems =
-        problems.into_iter().chain(findings.problems).map(|text| Error::in_file(Path::new(&name), text));
-    let problems = problems.collect();
-    reports.push(Report { path: name.into(), problems });
-    reports
+    daemon::check(&unit.start, &|name| unit.variable(name), args.site.as_deref(), unit.report.clone())
 }
 
 fn as_json(report: &Report) -> serde_json::Value {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, bounded};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -33,10 +33,10 @@ const LINES_AHEAD: usize = 256;
 /// Longest wait for the answer to a query, and for the daemon to take what we send.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest wait for an ack where nobody said otherwise: a `start` may read a large configuration with git.
+/// Longest wait for an ack without `--timeout`: a `start` may read a large configuration with git.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often deadlines, ^C and the reader of our output are looked at when nothing comes.
+/// How often deadlines, ^C and the reader of our output are checked when nothing comes.
 pub(super) const IDLE_TURN: Duration = Duration::from_millis(250);
 
 /// Longest that an ack can ask us to wait, in seconds: a day.
@@ -65,7 +65,7 @@ pub(super) struct Ack {
     /// The name of the code.
     #[serde(default)]
     pub(super) name: String,
-    /// What came of it.
+    /// How the command ended, or why it was refused.
     #[serde(default)]
     pub(super) result: String,
     /// How long the next ack may take, in seconds.
@@ -139,14 +139,20 @@ pub(super) struct Message {
 }
 
 impl Message {
-    fn parse(raw: String) -> Box<Self> {
+    fn parse(raw: String) -> Self {
         let message = serde_json::from_str(&raw).unwrap_or_default();
-        Box::new(Self { raw, ..message })
+        Self { raw, ..message }
+    }
+
+    /// What came over the connection, or why it ended.
+    pub(super) fn of(line: Result<io::Result<Vec<u8>>, RecvError>) -> Result<Self, String> {
+        match line {
+            Ok(Ok(line)) => Ok(Self::parse(String::from_utf8_lossy(&line).into_owned())),
+            Ok(Err(error)) => Err(format!("the connection to the daemon broke: {error}")),
+            Err(RecvError) => Err("the daemon closed the connection".to_owned()),
+        }
     }
 }
-
-/// What came over the connection: a line, or the reason why it broke.
-pub(super) type Incoming = Result<Box<Message>, String>;
 
 /// A command whose final ack has not come.
 #[derive(Debug)]
@@ -195,7 +201,8 @@ impl fmt::Display for Sent {
 /// A connection to a daemon.
 pub(super) struct Client {
     stream: UnixStream,
-    lines: Receiver<Incoming>,
+    /// To wait for them and other things together.
+    pub(super) lines: Lines,
     /// The number of the last command.
     seq: i32,
 }
@@ -258,12 +265,7 @@ impl Client {
         let failed = |error| Failure::Failed(format!("cannot set up the connection: {error}"));
         stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
         let reader = stream.try_clone().map_err(failed)?;
-        let (sender, lines) = bounded(LINES_AHEAD);
-        // It ends with the connection, or with the process: nobody needs to wait for it.
-        thread::Builder::new()
-            .name("read".into())
-            .spawn(move || read_lines(reader, &sender))
-            .map_err(failed)?;
+        let lines = read_lines("read", reader, LINE_MAX, LINES_AHEAD).map_err(failed)?;
         Ok(Self { stream, lines, seq: 0 })
     }
 
@@ -360,22 +362,15 @@ impl Client {
     ///
     /// # Errors
     /// [`Failure::Lost`], and when the daemon did not accept a line of ours.
-    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Box<Message>>, Failure> {
+    pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Failure> {
         let idle = Instant::now() + IDLE_TURN;
-        match self.lines.recv_deadline(deadline.map_or(idle, |deadline| deadline.min(idle))) {
-            Ok(Ok(message)) => match &message.error {
-                Some(reason) => Err(Failure::Failed(refused(reason))),
-                None => Ok(Some(message)),
-            },
-            Ok(Err(reason)) => Err(Failure::Lost(reason)),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => Err(Failure::Lost(CLOSED.to_owned())),
-        }
-    }
-
-    /// The lines as they come, to wait for them and other things together.
-    pub(super) fn lines(&self) -> &Receiver<Incoming> {
-        &self.lines
+        let line = match self.lines.recv_deadline(deadline.map_or(idle, |deadline| deadline.min(idle))) {
+            Err(RecvTimeoutError::Timeout) => return Ok(None),
+            line => line.map_err(|_| RecvError),
+        };
+        let message = Message::of(line).map_err(Failure::Lost)?;
+        message.error.as_deref().map_or(Ok(()), |reason| Err(Failure::Failed(refused(reason))))?;
+        Ok(Some(message))
     }
 
     /// Writes one line.
@@ -395,35 +390,43 @@ impl Client {
     }
 }
 
-/// What is said when the daemon has closed the connection.
-pub(super) const CLOSED: &str = "the daemon closed the connection";
-
 /// What is said when the daemon did not accept a line of ours.
 pub(super) fn refused(reason: &str) -> String {
     format!("the daemon refused the request: {}", clean(reason))
 }
 
-/// Reads lines until the connection ends or nobody wants them.
-fn read_lines(stream: UnixStream, sender: &Sender<Incoming>) {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let incoming = match read_line(&mut reader, LINE_MAX) {
-            Ok(None) => return,
-            Ok(Some(line)) => Ok(Message::parse(String::from_utf8_lossy(&line).into_owned())),
-            Err(error) => Err(format!("the connection to the daemon broke: {error}")),
-        };
-        let is_last = incoming.is_err();
-        if sender.send(incoming).is_err() || is_last {
-            return;
+/// Lines without their ends as they come, or why one could not be read. They end with the channel.
+pub(super) type Lines = Receiver<io::Result<Vec<u8>>>;
+
+/// Reads lines in a thread, as many ahead. It ends with the input or with the process: a read cannot be interrupted.
+pub(super) fn read_lines(
+    thread: &str,
+    input: impl Read + Send + 'static,
+    max: u64,
+    ahead: usize,
+) -> io::Result<Lines> {
+    let (sender, lines) = bounded(ahead);
+    let mut reader = BufReader::new(input);
+    let read = move || {
+        while let Some(line) = read_line(&mut reader, max).transpose() {
+            // What is left of a line that is too long must not be taken for one of its own.
+            let goes_on = line.as_ref().err().is_none_or(|error| {
+                error.kind() == ErrorKind::InvalidData && reader.skip_until(b'\n').is_ok()
+            });
+            if sender.send(line).is_err() || !goes_on {
+                return;
+            }
         }
-    }
+    };
+    thread::Builder::new().name(thread.into()).spawn(read)?;
+    Ok(lines)
 }
 
 /// The next line without its end; none at the end of all.
 ///
 /// # Errors
 /// When it cannot be read, or has more bytes than `max`: the rest of that one comes next.
-pub(super) fn read_line(reader: &mut impl BufRead, max: u64) -> io::Result<Option<Vec<u8>>> {
+fn read_line(reader: &mut impl BufRead, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     if reader.take(max).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
@@ -440,7 +443,7 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Message {
-        Message { raw: String::new(), ..*Message::parse(line.to_owned()) }
+        Message { raw: String::new(), ..Message::parse(line.to_owned()) }
     }
 
     #[test]
@@ -471,7 +474,7 @@ mod tests {
         if let Some(timeout) = timeout_s {
             sent.wait_on(&Ack { seq: 1, code: 301, name: String::new(), result: String::new(), timeout });
         }
-        // The clock has gone on a little since.
+        // Some time has passed since.
         let wait = sent.deadline?.saturating_duration_since(Instant::now());
         Some(Duration::from_secs(wait.as_secs() + 1))
     }
@@ -504,5 +507,14 @@ mod tests {
             let ack = parse(&json!({"ack": {"seq": 1, "ack": code}}).to_string()).ack.unwrap();
             assert_eq!(ack.standing(), standing, "{code}");
         }
+    }
+
+    #[test]
+    fn lines_are_read_one_by_one_and_long_ones_skipped() {
+        let text = [b"a\r\n\xff\n".as_slice(), &[b'x'; 20], b"\nb"].concat();
+        let lines = read_lines("lines", io::Cursor::new(text), 10, 9).unwrap();
+        let lines: Vec<_> = lines.iter().map(|line| line.map_err(|error| error.to_string())).collect();
+        let too_long = Err("line too long: more than 10 bytes".to_owned());
+        assert_eq!(lines, [Ok(b"a".to_vec()), Ok(b"\xff".to_vec()), too_long, Ok(b"b".to_vec())]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! * `flags`: argv to a `Task`
 //! * `client`: the connection to the daemon's socket, and what comes over it
-//! * `output`: the one place that prints, and what to do when nobody reads
+//! * `output`: the one place that prints, and what to do when its reader is gone
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
 //! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
@@ -53,7 +53,7 @@ const COMMANDS: &[(&str, Prepare)] = &[
 /// Why a command did not succeed.
 #[derive(Debug, PartialEq)]
 enum Failure {
-    /// Nobody reads our output any more: a normal end.
+    /// The reader of our output is gone: a normal end.
     OutputClosed,
     /// It did not work; the line says why.
     Failed(String),
@@ -61,7 +61,7 @@ enum Failure {
     Lost(String),
     /// The command line is wrong; the line says how.
     Usage(String),
-    /// No daemon could be reached; the line says where one was looked for.
+    /// No daemon could be reached; the line names the places that were tried.
     NoDaemon(String),
     /// The person at the terminal left with ^C; the line says what keeps running.
     Interrupted(String),

@@ -13,38 +13,27 @@ pub(super) struct Output {
     has_colours: bool,
 }
 
-/// What a colour stands for.
+/// What a colour stands for: its code among the ANSI escape sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     /// Green: as it should be.
-    Good,
-    /// Red: somebody should look.
-    Bad,
+    Good = 32,
+    /// Red: needs attention.
+    Bad = 31,
     /// Yellow: on the way, or not ready.
-    Middling,
+    Middling = 33,
     /// Dim: less important.
-    Quiet,
+    Quiet = 2,
 }
-
-/// The ANSI escape sequences that are used.
-const CODES: [&str; 5] = ["\x1b[32m", "\x1b[31m", "\x1b[33m", "\x1b[2m", RESET];
-const RESET: &str = "\x1b[0m";
 
 /// The text in the colour of the tone; where there are no colours, what prints it takes them out.
 pub(super) fn paint(tone: Tone, text: &str) -> String {
-    let [good, bad, middling, quiet, reset] = CODES;
-    let code = match tone {
-        Tone::Good => good,
-        Tone::Bad => bad,
-        Tone::Middling => middling,
-        Tone::Quiet => quiet,
-    };
-    format!("{code}{text}{reset}")
+    format!("\x1b[{}m{text}\x1b[0m", tone as u8)
 }
 
 /// The text without colours.
 pub(super) fn plain(text: &str) -> String {
-    CODES.iter().fold(text.to_owned(), |text, code| text.replace(code, ""))
+    [32, 31, 33, 2, 0].iter().fold(text.to_owned(), |text, code| text.replace(&format!("\x1b[{code}m"), ""))
 }
 
 /// Colours are only for a terminal that knows them, and never with `NO_COLOR` set to anything but empty.
@@ -69,7 +58,7 @@ impl Output {
     /// Prints a line.
     ///
     /// # Errors
-    /// When nobody reads any more, or the disk is full.
+    /// When its reader is gone, or the disk is full.
     pub(super) fn line(&mut self, line: &str) -> Result<(), Failure> {
         self.text(&format!("{line}\n"))
     }
@@ -90,14 +79,14 @@ impl Output {
         })
     }
 
-    /// Finds out whether anybody still reads, without printing.
+    /// Finds out whether its reader is still there, without printing.
     ///
     /// # Errors
-    /// When nobody does.
+    /// When its reader is gone.
     pub(super) fn expect_reader(&self) -> Result<(), Failure> {
         let mut fds = [PollFd::new(&self.stdout, PollFlags::empty())];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // A poll that fails tells nothing; the next write will.
+        // A poll that fails is no answer; the next write will be.
         let asked = poll(&mut fds, Some(&at_once)).is_ok();
         let gone = fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR));
         if asked && gone { Err(Failure::OutputClosed) } else { Ok(()) }

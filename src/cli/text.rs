@@ -9,11 +9,7 @@ pub(super) const UNKNOWN: &str = "-";
 
 /// Text from outside with nothing in it that moves a cursor or begins a new line.
 pub(super) fn clean(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
 /// The value at a path of a document, `service/url`, if there is any: what is null or empty is not there. One whose

@@ -4,13 +4,15 @@
 //! here, as systemd reads them.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::env;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::flags::Line;
+use crate::config::check::Report;
 use crate::csc::id::SalIndex;
 use crate::daemon::options::RunArgs;
 
@@ -20,20 +22,24 @@ const CREDENTIALS: [(&str, &str); 2] = [
     ("/etc/credstore/ocps.redis-password", "REDIS_PASSWORD"),
 ];
 
-/// A unit that is installed.
+/// A way to start the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
-    /// Its name.
-    pub(super) name: String,
-    /// Its command line.
+    /// The daemon's command line.
     pub(super) start: RunArgs,
     /// Its environment.
-    pub(super) environment: BTreeMap<String, String>,
-    /// What is wrong with these.
-    pub(super) problems: Vec<String>,
+    pub(super) environment: BTreeMap<OsString, OsString>,
+    /// What is wrong with these, under the command that starts it.
+    pub(super) report: Report,
 }
 
 impl Unit {
+    /// `ocps run` in our own environment.
+    pub(super) fn of_process(start: RunArgs) -> Self {
+        let report = Report { path: "ocps run".into(), ..Report::default() };
+        Self { start, environment: env::vars_os().collect(), report }
+    }
+
     /// The unit of an index, `ocps@INDEX`, or `ocps`; none where systemd does not know one.
     pub(super) fn find(index: Option<SalIndex>) -> Option<Self> {
         let name = index.map_or("ocps".to_owned(), |index| format!("ocps@{}", index.number()));
@@ -46,10 +52,11 @@ impl Unit {
         if property(&shown, "LoadState").next() != Some("loaded") {
             return None;
         }
-        let mut unit = Self { name, ..Self::default() };
-        unit.read_command_line(&shown);
+        let mut unit = Self::default();
+        unit.report.path = format!("systemctl start {name}").into();
+        unit.read_command_line(&name, &shown);
         // What systemd makes for the unit.
-        let own = unit.name.replace('@', "-");
+        let own = name.replace('@', "-");
         unit.set("CONFIGURATION_DIRECTORY", &format!("/etc/{own}"));
         unit.set("STATE_DIRECTORY", &format!("/var/lib/{own}"));
         unit.set("RUNTIME_DIRECTORY", &format!("/run/{own}"));
@@ -66,7 +73,7 @@ impl Unit {
         Some(unit)
     }
 
-    fn read_command_line(&mut self, shown: &str) {
+    fn read_command_line(&mut self, name: &str, shown: &str) {
         let argv = property(shown, "ExecStart").last().and_then(|start| {
             let (_, rest) = start.split_once("argv[]=")?;
             rest.split(" ; ").next()
@@ -82,24 +89,24 @@ impl Unit {
         });
         match start {
             Ok(start) => self.start = start,
-            Err(problem) => self.problems.push(format!("ExecStart of {}: {problem}", self.name)),
+            Err(problem) => self.report.add(format!("ExecStart of {name}: {problem}")),
         }
     }
 
     fn set(&mut self, name: &str, value: &str) {
-        self.environment.insert(name.to_owned(), value.to_owned());
+        self.environment.insert(name.into(), value.into());
     }
 
     fn read_variables(&mut self, path: &Path, may_be_missing: bool) {
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => return,
-            Err(error) => return self.problems.push(format!("{}: cannot be read: {error}", path.display())),
+            Err(error) => return self.report.add(format!("{}: cannot be read: {error}", path.display())),
         };
         if text.starts_with('\u{feff}') {
             let line =
                 "begins with a byte order mark, for which systemd ignores its first variable: remove it";
-            self.problems.push(format!("{}: {line}", path.display()));
+            self.report.add(format!("{}: {line}", path.display()));
         }
         for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
             let line = line.trim();
@@ -110,7 +117,7 @@ impl Unit {
                 Some((name, value)) => self.set(name.trim_end(), unquoted(value.trim())),
                 None => {
                     let place = format!("{}:{}", path.display(), number + 1);
-                    self.problems.push(format!("{place}: must be NAME=VALUE; systemd ignores this line"));
+                    self.report.add(format!("{place}: must be NAME=VALUE; systemd ignores this line"));
                 }
             }
         }
@@ -124,13 +131,13 @@ impl Unit {
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "?".to_owned(),
                 Err(_) => continue,
             };
-            self.environment.entry(variable.to_owned()).or_insert(password);
+            self.environment.entry(variable.into()).or_insert(password.into());
         }
     }
 
     /// A variable of its environment; one that is empty counts as not set.
     pub(super) fn variable(&self, name: &str) -> Option<OsString> {
-        self.environment.get(name).filter(|value| !value.is_empty()).map(OsString::from)
+        self.environment.get(OsStr::new(name)).filter(|value| !value.is_empty()).cloned()
     }
 }
 
@@ -156,24 +163,28 @@ mod tests {
     use crate::csc::state::SummaryState;
     use crate::daemon::options::InitialState;
 
+    fn problems(unit: &Unit) -> Vec<String> {
+        unit.report.problems.iter().map(|problem| problem.to_string().replacen(": ", "", 1)).collect()
+    }
+
     #[test]
     fn what_systemctl_shows_is_understood() {
         let shown = "LoadState=loaded\n\
             ExecStart={ path=/usr/bin/ocps ; argv[]=/usr/bin/ocps run 2 --state enabled ; ignore_errors=no ; pid=0 }\n\
             Environment=LSST_SITE=summit \"TWO=a b\"\n\
             EnvironmentFiles=/a/b.env (ignore_errors=yes)\nEnvironmentFiles=/c d.env (ignore_errors=no)\n";
-        let mut unit = Unit { name: "ocps@2".to_owned(), ..Unit::default() };
-        unit.read_command_line(shown);
+        let mut unit = Unit::default();
+        unit.read_command_line("ocps@2", shown);
         assert_eq!(unit.start.index, Some(SalIndex::LsstComCam));
         assert_eq!(unit.start.state, InitialState::At(SummaryState::Enabled));
         let set: Vec<String> = environment(shown).collect();
         assert_eq!(set, ["LSST_SITE=summit", "TWO=a b"]);
         assert_eq!(property(shown, "EnvironmentFiles").count(), 2);
-        unit.read_command_line("ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");
+        unit.read_command_line("ocps@2", "ExecStart={ argv[]=/usr/bin/ocps run --stat enabled ; x }\n");
         assert!(
-            unit.problems[0].starts_with("ExecStart of ocps@2: unknown flag --stat"),
+            problems(&unit)[0].starts_with("ExecStart of ocps@2: unknown flag --stat"),
             "{:?}",
-            unit.problems
+            problems(&unit)
         );
     }
 
@@ -183,15 +194,17 @@ mod tests {
         let path = dir.path().join("ocps.env");
         let text = "\u{feff}LSST_SITE=summit\n# a comment\n; another\n\nLSST_TOPIC_SUBNAME = 'sal'\nREDIS_PORT=\"1\"\nnonsense\n";
         fs::write(&path, text).unwrap();
-        let mut unit = Unit { name: "ocps".to_owned(), ..Unit::default() };
+        let mut unit = Unit::default();
         unit.read_variables(&path, true);
         unit.read_variables(&dir.path().join("none"), true);
         assert_eq!(unit.variable("LSST_SITE"), Some("summit".into()));
         assert_eq!(unit.variable("LSST_TOPIC_SUBNAME"), Some("sal".into()));
         assert_eq!(unit.variable("REDIS_PORT"), Some("1".into()));
-        assert_eq!(unit.problems.len(), 2, "{:?}", unit.problems);
-        assert!(unit.problems[0].contains("byte order mark") && unit.problems[1].contains("ocps.env:7: "));
+        assert_eq!(problems(&unit).len(), 2, "{:?}", problems(&unit));
+        assert!(
+            problems(&unit)[0].contains("byte order mark") && problems(&unit)[1].contains("ocps.env:7: ")
+        );
         unit.read_variables(&dir.path().join("none"), false);
-        assert!(unit.problems[2].contains("none: cannot be read"), "{:?}", unit.problems);
+        assert!(problems(&unit)[2].contains("none: cannot be read"), "{:?}", problems(&unit));
     }
 }

@@ -13,12 +13,12 @@ use super::service::{indices, service};
 use super::settings::Settings;
 use crate::csc::id::SalIndex;
 
-/// Most problems that are reported of one path: to find the place of each, its file is read again, and nobody reads
-/// more at once.
+/// Most problems that are reported of one path: to find the place of each, its file is read again, and more cannot be
+/// read at once.
 const MAX_PROBLEMS: usize = 100;
 
 /// What was found at one path. Displays as `PATH: ok`, or as one line for each problem.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The path as it was given.
     pub path: PathBuf,
@@ -27,6 +27,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds a problem of the whole.
+    pub(crate) fn add(&mut self, problem: impl fmt::Display) {
+        self.problems.push(Error::in_file(&self.path, problem));
+    }
+
     /// Whether nothing is wrong.
     #[must_use]
     pub fn is_ok(&self) -> bool {
@@ -53,12 +58,10 @@ impl fmt::Display for Report {
 #[must_use]
 pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    let problems = if path.is_dir() {
-        check_directory(path, site, index)
+    let problems = if path.is_dir() || extension == "yaml" {
+        check_component(path, site, index).unwrap_or_else(|problem| vec![problem])
     } else if extension == "toml" {
         Settings::examine(Some(path)).2
-    } else if extension == "yaml" {
-        check_file(path, site, index)
     } else if path.exists() {
         vec![Error::in_file(path, "is neither a directory nor a .toml or .yaml file; name one of these")]
     } else {
@@ -67,100 +70,74 @@ pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report
     Report { path: path.to_owned(), problems }
 }
 
-fn check_directory(dir: &Path, site: Option<&str>, index: Option<SalIndex>) -> Vec<Error> {
-    let mut check = Check { dir, index, problems: Vec::new() };
-    let overrides = overrides(dir);
-    for site in check.sites(site) {
-        check.combination([Some(INIT), site.as_deref(), None]);
-        for name in &overrides {
-            check.combination([Some(INIT), site.as_deref(), Some(name)]);
-        }
-    }
-    check.problems
-}
-
-fn check_file(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Vec<Error> {
+/// Checks each combination of layers of a directory, or those that a file is part of.
+fn check_component(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Result<Vec<Error>, Error> {
     // A bare name has an empty parent, which is no directory to open.
-    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Some(name) = path.file_name().and_then(|n| n.to_str()) else {
-        return vec![Error::in_file(path, "has a name that is not UTF-8")];
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = if path.is_dir() { path } else { parent };
+    let name = || {
+        let name = path.file_name().and_then(|name| name.to_str());
+        name.ok_or_else(|| Error::in_file(path, "has a name that is not UTF-8")).map(str::to_owned)
     };
-    let mut check = Check { dir, index, problems: Vec::new() };
-    if name == INIT || !dir.join(INIT).is_file() {
-        check.combination([Some(name), None, None]);
-    } else if name.starts_with('_') {
-        check.combination([Some(INIT), Some(name), None]);
+    let init = INIT.to_owned();
+    let (first, sites, overrides) = if path.is_dir() {
+        let overrides = overrides(dir).into_iter().map(Some);
+        (init, sites(dir, site)?, [None].into_iter().chain(overrides).collect())
     } else {
-        for site in check.sites(site) {
-            check.combination([Some(INIT), site.as_deref(), Some(name)]);
+        match name()? {
+            name if name == INIT || !dir.join(INIT).is_file() => (name, vec![None], vec![None]),
+            name if name.starts_with('_') => (init, vec![Some(name)], vec![None]),
+            name => (init, sites(dir, site)?, vec![Some(name)]),
         }
-    }
-    check.problems
-}
-
-/// The check of one directory.
-struct Check<'a> {
-    dir: &'a Path,
-    index: Option<SalIndex>,
-    problems: Vec<Error>,
-}
-
-impl Check<'_> {
-    /// Takes a problem, unless it is known: one mistake shows up in many combinations.
-    fn report(&mut self, problem: Error) {
-        if self.problems.contains(&problem) {
-            return;
+    };
+    let mut problems = Vec::new();
+    for (site, file) in sites.iter().flat_map(|site| overrides.iter().map(move |file| (site, file))) {
+        let layers = [Some(&first), site.as_ref(), file.as_ref()].into_iter().flatten();
+        let found = check_layers(dir, layers, index).unwrap_or_else(|problem| vec![problem]);
+        for problem in found {
+            // One mistake shows up in many combinations.
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
         }
-        self.problems.push(problem);
-        if self.problems.len() == MAX_PROBLEMS {
+        if problems.len() >= MAX_PROBLEMS {
+            problems.truncate(MAX_PROBLEMS);
             let text = format!("not checked any further after {MAX_PROBLEMS} problems; correct these first");
-            self.problems.push(Error::in_file(self.dir, text));
+            problems.push(Error::in_file(dir, text));
+            break;
         }
     }
+    Ok(problems)
+}
 
-    /// Whether there are as many problems as are reported.
-    fn is_full(&self) -> bool {
-        self.problems.len() > MAX_PROBLEMS
+/// The site layers to check with: that of the site, or all, or none if there are none.
+fn sites(dir: &Path, site: Option<&str>) -> Result<Vec<Option<String>>, Error> {
+    if let Some(name) = site_layer(site)? {
+        return Ok(vec![Some(name).filter(|name| dir.join(name).exists())]);
     }
+    let names = yaml_files(dir)?.into_iter().filter(|name| name.starts_with('_') && name != INIT);
+    let sites: Vec<_> = names.map(Some).collect();
+    Ok(if sites.is_empty() { vec![None] } else { sites })
+}
 
-    /// The site layers to check with: that of the site, or all, or none if there are none.
-    fn sites(&mut self, site: Option<&str>) -> Vec<Option<String>> {
-        let found = site_layer(site).and_then(|layer| match layer {
-            Some(name) => Ok(vec![Some(name).filter(|name| self.dir.join(name).exists())]),
-            None => {
-                let names = yaml_files(self.dir)?.into_iter();
-                let sites: Vec<_> =
-                    names.filter(|name| name.starts_with('_') && name != INIT).map(Some).collect();
-                Ok(if sites.is_empty() { vec![None] } else { sites })
-            }
-        });
-        found.unwrap_or_else(|problem| {
-            self.report(problem);
-            Vec::new()
-        })
+/// What is wrong with layers that are merged, or the first that cannot be.
+fn check_layers<'a>(
+    dir: &Path,
+    names: impl Iterator<Item = &'a String>,
+    index: Option<SalIndex>,
+) -> Result<Vec<Error>, Error> {
+    let source = Source::open(dir, None)?;
+    let mut layers = Layers::default();
+    for name in names {
+        layers.add_needed(&source, name)?;
     }
-
-    /// Merges layers and checks what comes out.
-    fn combination(&mut self, names: [Option<&str>; 3]) {
-        let source = Source::work_tree(self.dir);
-        let mut layers = Layers::default();
-        for name in names.into_iter().flatten() {
-            if self.is_full() {
-                return;
-            }
-            if let Err(problem) = layers.add_needed(&source, name) {
-                return self.report(problem);
-            }
-        }
-        for index in self.index.map_or_else(|| indices(layers.merged()), |index| vec![index]) {
-            for mistake in service(layers.merged(), index).err().unwrap_or_default() {
-                if self.is_full() {
-                    return;
-                }
-                self.report(layers.error(&mistake));
-            }
-        }
+    let mut mistakes = Vec::new();
+    for index in index.map_or_else(|| indices(layers.merged()), |index| vec![index]) {
+        let mut new = service(layers.merged(), index).err().unwrap_or_default();
+        new.retain(|mistake| !mistakes.contains(mistake));
+        mistakes.append(&mut new);
     }
+    Ok(mistakes.iter().take(MAX_PROBLEMS).map(|mistake| layers.error(mistake)).collect())
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Reader {
     /// # Errors
     /// The first thing that is wrong, in one line.
     pub fn read(&self, override_name: &str) -> Result<Configuration, Error> {
-        let wanted = Override::parse(override_name)?;
+        let wanted = parse_override(override_name)?;
         let Some(dir) = &self.dir else {
             if !self.simulated {
                 return Err(Error::new(
@@ -87,7 +87,7 @@ impl Reader {
             let (files, version, directory_url) = Default::default();
             return Ok(Configuration { service: simulated_service(), files, version, directory_url });
         };
-        let (service, files) = self.read_layers(dir, &wanted)?;
+        let (service, files) = self.read_layers(dir, wanted)?;
         Ok(Configuration { service, files, version: git::describe(dir), directory_url: file_url(dir) })
     }
 
@@ -104,7 +104,7 @@ impl Reader {
 
     /// Reads and merges all layers, and takes out what concerns us: the service, and the names of what was read. For
     /// the simulator only the override that is named must be sound.
-    fn read_layers(&self, dir: &Path, wanted: &Override<'_>) -> Result<(Service, String), Error> {
+    fn read_layers(&self, dir: &Path, (file, commit): (&str, &str)) -> Result<(Service, String), Error> {
         if !self.simulated && !dir.is_dir() {
             return Err(Error::in_file(dir, "is not a directory; name the one that has _init.yaml in it"));
         }
@@ -115,30 +115,25 @@ impl Reader {
             warn_ignored(&error);
             Ok(())
         };
-        let source = Source::open(dir, wanted.commit)?;
+        let source = Source::open(dir, Some(commit).filter(|commit| !commit.is_empty()))?;
         let mut layers = Layers::default();
         layers.add_needed(&source, INIT).or_else(unless_simulated)?;
         site_layer(self.site.as_deref())
             .and_then(|site| site.map_or(Ok(false), |site| layers.add(&source, &site)))
             .map(drop)
             .or_else(unless_simulated)?;
-        if let Some(name) = wanted.file {
-            layers.add_needed(&source, name)?;
+        if !file.is_empty() {
+            layers.add_needed(&source, file)?;
         }
-        let (service, mut mistakes) = match service(layers.merged(), self.index) {
-            Ok(service) => (service, Vec::new()),
-            Err(mistakes) => (no_service(), mistakes),
-        };
-        if self.simulated {
-            let is_named =
-                |mistake: &Mistake| layers.name_of(mistake).is_some_and(|name| Some(name) == wanted.file);
-            let (named, others): (Vec<_>, Vec<_>) = mistakes.into_iter().partition(is_named);
-            let others = others.iter().filter(|_| !layers.names().is_empty()).take(MAX_WARNINGS);
-            others.for_each(|mistake| warn_ignored(&layers.error(mistake)));
-            mistakes = named;
-        }
+        let service = service(layers.merged(), self.index);
+        let is_ignored =
+            |mistake: &&Mistake| self.simulated && layers.name_of(mistake).is_none_or(|name| name != file);
+        let (ignored, mistakes): (Vec<_>, Vec<_>) =
+            service.as_ref().err().into_iter().flatten().partition(is_ignored);
+        let shown = ignored.iter().filter(|_| !layers.names().is_empty()).take(MAX_WARNINGS);
+        shown.for_each(|mistake| warn_ignored(&layers.error(mistake)));
         let Some((mistake, more)) = mistakes.split_first() else {
-            let service = if self.simulated { simulated_service() } else { service };
+            let service = service.ok().filter(|_| !self.simulated).unwrap_or_else(simulated_service);
             return Ok((service, layers.names()));
         };
         let error = layers.error(mistake);
@@ -149,31 +144,22 @@ impl Reader {
     }
 }
 
-/// The override that a `start` names.
-#[derive(Debug, PartialEq, Eq)]
-struct Override<'a> {
-    file: Option<&'a str>,
-    commit: Option<&'a str>,
-}
-
-impl<'a> Override<'a> {
-    fn parse(text: &'a str) -> Result<Self, Error> {
-        let (name, commit) = text.split_once(':').unwrap_or((text, ""));
-        if name.starts_with('_') {
-            return Err(Error::new(format!("configurationOverride '{name}' must not start with '_'")));
-        }
-        let plain = name.len() <= MAX_NAME && !name.contains('/') && !name.chars().any(char::is_control);
-        let good = name.is_empty() || (plain && is_override(name));
-        if !good {
-            return Err(Error::new(format!(
-                "configurationOverride {} must be the name of a *.yaml file in the configuration directory, \
-                 without a path",
-                quoted(name)
-            )));
-        }
-        let some = |text: &'a str| (!text.is_empty()).then_some(text);
-        Ok(Self { file: some(name), commit: some(commit) })
+/// The file and the commit of the override that a `start` names; each may be empty.
+fn parse_override(text: &str) -> Result<(&str, &str), Error> {
+    let (name, commit) = text.split_once(':').unwrap_or((text, ""));
+    if name.starts_with('_') {
+        return Err(Error::new(format!("configurationOverride '{name}' must not start with '_'")));
     }
+    let is_plain = name.len() <= MAX_NAME && !name.contains('/') && !name.chars().any(char::is_control);
+    let is_good = name.is_empty() || (is_plain && is_override(name));
+    if !is_good {
+        return Err(Error::new(format!(
+            "configurationOverride {} must be the name of a *.yaml file in the configuration directory, \
+             without a path",
+            quoted(name)
+        )));
+    }
+    Ok((name, commit))
 }
 
 /// Whether a file's name is that of an override.
@@ -252,15 +238,15 @@ mod tests {
     #[test]
     fn an_override_is_a_plain_name_and_a_commit() {
         for (text, file, commit) in [
-            ("", None, None),
-            (":", None, None),
-            ("x.yaml", Some("x.yaml"), None),
-            ("x.yaml:", Some("x.yaml"), None),
-            ("x.yaml:main", Some("x.yaml"), Some("main")),
-            (":v1:2", None, Some("v1:2")),
-            ("..yaml", Some("..yaml"), None),
+            ("", "", ""),
+            (":", "", ""),
+            ("x.yaml", "x.yaml", ""),
+            ("x.yaml:", "x.yaml", ""),
+            ("x.yaml:main", "x.yaml", "main"),
+            (":v1:2", "", "v1:2"),
+            ("..yaml", "..yaml", ""),
         ] {
-            assert_eq!(Override::parse(text), Ok(Override { file, commit }), "{text}");
+            assert_eq!(parse_override(text), Ok((file, commit)), "{text}");
         }
         let refused = "must be the name of a *.yaml file";
         for (text, expected) in [
@@ -276,7 +262,7 @@ mod tests {
             ("x\0.yaml", refused),
             (&("x".repeat(256) + ".yaml"), refused),
         ] {
-            let error = Override::parse(text).unwrap_err().to_string();
+            let error = parse_override(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

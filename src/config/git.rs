@@ -7,9 +7,9 @@
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -30,7 +30,7 @@ const MAX_REF: usize = 255;
 pub(super) struct Commit {
     dir: PathBuf,
     /// As it was named to us.
-    name: String,
+    pub(super) name: String,
     /// Its hash, so that all files are of the same commit even if a branch moves meanwhile.
     id: String,
 }
@@ -98,11 +98,6 @@ impl Commit {
         bytes.map(Some).map_err(|said| fail(format!("git cannot read it: {said}")))
     }
 
-    /// The commit as it was named.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// How a file of the commit is called in errors: its path, `@` and the commit as it was named.
     pub(super) fn label(&self, file_name: &str) -> String {
         format!("{}@{}", self.dir.join(file_name).display(), self.name)
@@ -128,77 +123,66 @@ fn command(dir: &Path, args: &[&str]) -> Command {
 /// What git writes, or says if it fails.
 fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>, String> {
     let output = run(command(dir, args), TIMEOUT)?;
-    if output.status.success() { Ok(output.stdout) } else { Err(output.said()) }
+    if output.status.success() { Ok(output.stdout) } else { Err(last_words(&output)) }
 }
 
-/// What a command did.
-struct Output {
-    status: ExitStatus,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
-}
-
-impl Output {
-    /// The last line on standard error, without git's prefix.
-    fn said(&self) -> String {
-        let text = String::from_utf8_lossy(&self.stderr);
-        let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-        quote(line.trim_start_matches("fatal: "))
-    }
+/// The last line on standard error, without git's prefix.
+fn last_words(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    quote(line.trim_start_matches("fatal: "))
 }
 
 /// Runs a command to its end, bounded in time and output. Errors are reasons without a place.
 fn run(mut command: Command, timeout: Duration) -> Result<Output, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |e: io::Error| format!("cannot run {program}: {e}");
-    let deadline = Instant::now() + timeout;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // A group of its own: a ^C at the terminal is not for git, and with it end the children it has.
     command.process_group(0);
-    let mut child = command.spawn().map_err(failed)?;
+    let child = command.spawn().map_err(failed)?;
     let group = Pid::from_child(&child);
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // On a file system that hangs, not even a killed process ends: each wait is on a thread of its own.
-    let started = on_thread(move || child.wait()).and_then(|status| {
-        Ok((status, on_thread(move || drain(stdout))?, on_thread(move || drain(stderr))?))
-    });
-    let finish = |(status, stdout, stderr): (Ending<ExitStatus>, Ending<Vec<u8>>, Ending<Vec<u8>>)| {
-        let late = |_| format!("{program} did not end within {} s and was killed", timeout.as_secs_f64());
-        let stdout = stdout.recv_deadline(deadline).map_err(late)?.map_err(failed)?;
-        let stderr = stderr.recv_deadline(deadline).map_err(late)?.map_err(failed)?;
-        if stdout.len() > MAX_OUTPUT || stderr.len() > MAX_OUTPUT {
-            return Err(format!("{program} wrote more than {MAX_OUTPUT} bytes"));
+    // On a file system that hangs, not even a killed process ends, nor does the thread that waits for it.
+    let ending = on_thread(move || output_of(child)).map_err(failed);
+    let output = ending.and_then(|ending| match ending.recv_timeout(timeout) {
+        Err(_) => Err(format!("{program} did not end within {} s and was killed", timeout.as_secs_f64())),
+        Ok(Ok(output)) if output.stdout.len().max(output.stderr.len()) > MAX_OUTPUT => {
+            Err(format!("{program} wrote more than {MAX_OUTPUT} bytes"))
         }
-        let status = status.recv_deadline(deadline).map_err(late)?.map_err(failed)?;
-        Ok(Output { status, stdout, stderr })
-    };
-    started.map_err(failed).and_then(finish).inspect_err(|_| {
+        Ok(output) => output.map_err(failed),
+    });
+    output.inspect_err(|_| {
         // Fails where it has just ended.
         let _ = kill_process_group(group, Signal::KILL);
     })
 }
 
-/// Gives what a thread ends with.
-type Ending<T> = Receiver<io::Result<T>>;
-
-fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<Ending<T>> {
+/// Starts a thread, whose result is received.
+fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
     let (sender, receiver) = bounded(1);
-    // Nobody listens any more where the time is over.
+    // Once the time is over the receiver is gone.
     thread::Builder::new().name("git".into()).spawn(move || drop(sender.send(work())))?;
     Ok(receiver)
 }
 
-/// Reads a pipe to its end, or a little more than is allowed.
-fn drain(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    pipe.map_or(Ok(0), |pipe| pipe.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes))?;
-    Ok(bytes)
+/// Reads both pipes to their ends, or a little more than is allowed, and waits for the end of the process.
+fn output_of(mut child: Child) -> io::Result<Output> {
+    fn drain(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        pipe.map_or(Ok(0), |pipe| pipe.take(MAX_OUTPUT as u64 + 1).read_to_end(&mut bytes))?;
+        Ok(bytes)
+    }
+    let stderr = child.stderr.take();
+    let stderr = on_thread(move || drain(stderr))?;
+    let stdout = drain(child.stdout.take())?;
+    let stderr = stderr.recv().map_err(io::Error::other)??;
+    Ok(Output { status: child.wait()?, stdout, stderr })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -227,7 +211,7 @@ mod tests {
         assert!(error.starts_with("cannot run /no/such/program: "), "{error}");
         let output = run(shell("echo out; echo 'fatal: err' >&2; exit 3"), TIMEOUT).unwrap();
         assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(3), &b"out\n"[..]));
-        assert_eq!(output.said(), "err");
+        assert_eq!(last_words(&output), "err");
     }
 
     #[test]
@@ -245,7 +229,7 @@ mod tests {
         let refused = foreign(plain);
         assert!(!refused.status.success(), "the switch has no effect, this test shows nothing");
         let ours = foreign(command(dir.path(), &["rev-parse", "--git-dir"]));
-        assert!(ours.status.success(), "{}", ours.said());
+        assert!(ours.status.success(), "{}", last_words(&ours));
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub struct Sasl {
 /// Why there are no [`Options`]: one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Problem {
-    /// Nobody said which topics are meant; the daemon works without Kafka.
+    /// The topic subname is not set; the daemon works without Kafka.
     NoSubname(String),
     /// A setting is wrong.
     Wrong(String),
@@ -106,11 +106,7 @@ impl Options {
         let registry_urls =
             given(env, "LSST_SCHEMA_REGISTRY_URL", &settings.schema_registry_url, value::urls)?;
         let replication_factor =
-            given(env, "LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor, |value| {
-                let number =
-                    value.as_str().and_then(|text| text.parse().ok()).map(|number: u64| number.into());
-                value::replication(number.unwrap_or(value))
-            })?;
+            given(env, "LSST_KAFKA_REPLICATION_FACTOR", &settings.replication_factor, value::replication)?;
         let producer_acks =
             given(env, "LSST_KAFKA_PRODUCER_WAIT_ACKS", &settings.producer_acks, value::acks)?;
         let file = |whose: &str, setting: &Option<PathBuf>| {
@@ -189,22 +185,18 @@ fn check_broker(entry: &str) -> Result<(), &'static str> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_port =
         port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse().is_ok_and(|port: u16| port > 0);
-    let wrong = [
-        (
-            !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)),
-            "begins with a protocol that is none of Kafka's",
-        ),
-        (address.contains(|c: char| c.is_whitespace() || c.is_control()), "has a blank in it"),
-        (address.contains(['/', '@', ';', '?', '#']), "is not HOST:PORT"),
-        (!address.contains(':') || address.ends_with(']'), "has no port"),
-        (
-            bare.is_none() && host.contains(':'),
-            "has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)",
-        ),
-        (bare.unwrap_or(host).is_empty(), "has no host"),
-        (!is_port, "has no port from 1 to 65535"),
-    ];
-    wrong.into_iter().find(|(is_wrong, _)| *is_wrong).map_or(Ok(()), |(_, why)| Err(why))
+    let is_strange = |c: char| c.is_whitespace() || c.is_control() || "/@;?#[]".contains(c);
+    if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) {
+        Err("begins with a protocol that is none of Kafka's")
+    } else if !is_port {
+        Err("has no port from 1 to 65535")
+    } else if bare.unwrap_or(host).is_empty() || bare.unwrap_or(host).contains(is_strange) {
+        Err("is not the name of a host and its port")
+    } else if bare.is_none() && host.contains(':') {
+        Err("has more than one colon (an IPv6 address stands in brackets, as in [::1]:9092)")
+    } else {
+        Ok(())
+    }
 }
 
 fn sasl(settings: &settings::Kafka, env: Env<'_>) -> Result<Option<Sasl>, String> {
@@ -243,14 +235,12 @@ fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     file::password(&Path::new(&dir).join(CREDENTIAL), "Kafka")
 }
 
-/// librdkafka's settings that are files to be read; its own words do not say which one it could not read.
-const FILES: [&str; 5] = [
-    "ssl.ca.location",
-    "ssl.certificate.location",
-    "ssl.crl.location",
-    "ssl.key.location",
-    "ssl.keystore.location",
-];
+/// Whether a setting of librdkafka is a file to be read, `ssl.ca.location`; it does not say itself which it could not
+/// read.
+fn is_file(key: &str) -> bool {
+    let what = key.strip_prefix("ssl.").and_then(|key| key.strip_suffix(".location"));
+    what.is_some_and(|what| ["ca", "certificate", "crl", "key", "keystore"].contains(&what))
+}
 
 /// A value of librdkafka.
 #[derive(Deserialize)]
@@ -270,7 +260,7 @@ fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     let pairs: Vec<_> = read.into_iter().flatten().map(|(key, Setting(value))| (key, value)).collect();
     for (key, value) in &pairs {
         // "probe" says to look where certificates use to be.
-        if FILES.contains(&key.as_str()) && value != "probe" {
+        if is_file(key) && value != "probe" {
             std::fs::File::open(value)
                 .map_err(|error| format!("{shown}: {key}: {value} cannot be read: {error}"))?;
         }
@@ -375,22 +365,23 @@ mod tests {
             assert_eq!(brokers(list).as_deref(), Ok(expected));
         }
         for (list, shown, why) in [
-            ("broker", "broker", "has no port"),
-            ("a:1,b", "b", "has no port"),
+            ("broker", "broker", "has no port from 1 to 65535"),
+            ("a:1,b", "b", "has no port from 1 to 65535"),
             ("tcp://a:1", "tcp://a:1", "a protocol that is none of Kafka's"),
             ("http://a:1", "http://a:1", "a protocol that is none of Kafka's"),
-            ("a:1 b:2", "a:1 b:2", "has a blank in it"),
-            ("a: 1", "a: 1", "has a blank in it"),
-            ("a:1;b:2", "a:1;b:2", "is not HOST:PORT"),
-            ("a:1/x", "a:1/x", "is not HOST:PORT"),
-            ("me:geheim@a:1", "a:1", "is not HOST:PORT"),
+            ("a:1 b:2", "a:1 b:2", "is not the name of a host"),
+            ("a: 1", "a: 1", "has no port from 1 to 65535"),
+            ("a b:1", "a b:1", "is not the name of a host"),
+            ("a:1;b:2", "a:1;b:2", "is not the name of a host"),
+            ("a:1/x", "a:1/x", "has no port from 1 to 65535"),
+            ("me:geheim@a:1", "a:1", "is not the name of a host"),
             ("a:", "a:", "has no port from 1 to 65535"),
             ("a:port", "a:port", "has no port from 1 to 65535"),
             ("a:0", "a:0", "has no port from 1 to 65535"),
             ("a:+1", "a:+1", "has no port from 1 to 65535"),
             ("a:65536", "a:65536", "has no port from 1 to 65535"),
-            (":1", ":1", "has no host"),
-            ("[]:1", "[]:1", "has no host"),
+            (":1", ":1", "is not the name of a host"),
+            ("[]:1", "[]:1", "is not the name of a host"),
             ("[::1]", "[::1]", "has no port"),
             ("::1:9092", "::1:9092", "in brackets"),
             (" , ", " , ", "names no broker"),

@@ -26,11 +26,6 @@ impl<'a> Source<'a> {
         Ok(Self { dir, commit })
     }
 
-    /// The directory as it is.
-    pub(super) fn work_tree(dir: &'a Path) -> Self {
-        Self { dir, commit: None }
-    }
-
     /// A file's name in errors, and its text if it exists.
     fn read(&self, name: &str) -> Result<(String, Option<String>), Error> {
         let path = self.dir.join(name);
@@ -44,7 +39,7 @@ impl<'a> Source<'a> {
 
     /// The reason where a layer that is needed does not exist.
     fn missing(&self, name: &str) -> Error {
-        let at = self.commit.as_ref().map(|commit| format!(" at git reference '{}'", commit.name()));
+        let at = self.commit.as_ref().map(|commit| format!(" at git reference '{}'", commit.name));
         let path = self.dir.join(name);
         Error::new(format!("Config file '{}' does not exist{}", path.display(), at.unwrap_or_default()))
     }

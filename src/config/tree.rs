@@ -36,7 +36,7 @@ pub(super) struct Fault {
 }
 
 /// What is wrong in a tree.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mistake {
     /// The keys that lead to it; the number of an element of a list.
     steps: Vec<String>,
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_tell_place_and_remedy() {
+    fn faults_name_place_and_remedy() {
         for (text, expected) in [
             ("b: 1\nc: {a: 1, a: 3}\n", "2:4: not valid YAML: c: the key \"a\" stands here twice"),
             ("a:\n\tb: 1\n", "2:1: not valid YAML"),

@@ -83,8 +83,10 @@ kinds! {
 
     jobs: usize, format!("a whole number from 1 to {MAX_JOBS}"), |value| whole(value, 1, MAX_JOBS);
 
-    replication: i32, format!("a whole number from 1 to {MAX_REPLICATION}"),
-    |value| whole(value, 1, MAX_REPLICATION);
+    /// A variable has it as text.
+    replication: i32, format!("a whole number from 1 to {MAX_REPLICATION}"), |value| {
+        text_or_number(value)?.parse().ok().filter(|factor| (1..=MAX_REPLICATION).contains(factor))
+    };
 
     switch: bool, "true or false", Value::as_bool;
 

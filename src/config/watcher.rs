@@ -1,6 +1,6 @@
 //! The configuration thread: reads for `start`, and in STANDBY watches what there is to choose from.
 //!
-//! Invariant: whatever the file system or git do to it, it holds up nobody else; it answers requests in their order.
+//! Invariant: whatever the file system or git do to it, no other thread waits for it; it answers requests in their order.
 //! A look each second costs a few `stat` calls; git is a process and is asked only when something changed.
 
 use std::io;
@@ -15,14 +15,13 @@ use crate::csc::configuration::Configuration;
 use crate::csc::event::ConfigurationsAvailable;
 
 use super::component::Reader;
-use super::file;
 use super::settings::{Keys, Settings};
 
 /// Time between two looks at the directory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Git is asked after this time even if nothing that we look at changed: a new tag in a folder of its own, or a
-/// change elsewhere in the work tree, is not seen otherwise.
+/// Git is asked after this time even if nothing that we look at changed: a new tag in a folder of its own, a change
+/// elsewhere in the work tree, or a commit of a linked one, is not seen otherwise.
 const GIT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Most files of the directory whose changes are seen; in one that has more, only those of some.
@@ -149,33 +148,13 @@ fn fingerprint(dir: &Path) -> Vec<Seen> {
     paths.into_iter().map(stamp).collect()
 }
 
-/// The files of git that a commit, a checkout or a fetch changes.
+/// The files of git that a commit, a checkout or a fetch changes; of a linked work tree there are none here.
 fn git_files(dir: &Path) -> Vec<PathBuf> {
-    let Some(git_dir) = git_dir(dir) else { return Vec::new() };
-    // A linked work tree has its own HEAD and index, and shares the rest.
-    let common = small(&git_dir.join("commondir"))
-        .map_or_else(|| git_dir.clone(), |path| git_dir.join(path.trim_end()));
-    let head = small(&git_dir.join("HEAD")).unwrap_or_default();
-    let branch = head.strip_prefix("ref: ").map(str::trim_end);
-    let shared = ["packed-refs", "refs", "refs/heads", "refs/tags", "refs/remotes"];
-    let shared = shared.into_iter().chain(branch).map(|name| common.join(name));
-    [git_dir.join("HEAD"), git_dir.join("index")].into_iter().chain(shared).collect()
-}
-
-/// The `.git` directory for a directory of the work tree.
-fn git_dir(dir: &Path) -> Option<PathBuf> {
-    let absolute = dir.canonicalize().ok()?;
-    let found = absolute.ancestors().map(|dir| dir.join(".git")).find(|git| git.exists())?;
-    if found.is_dir() {
-        return Some(found);
-    }
-    let text = small(&found)?;
-    Some(found.parent()?.join(text.strip_prefix("gitdir: ")?.trim_end()))
-}
-
-/// The text of a small file, if it is one.
-fn small(path: &Path) -> Option<String> {
-    file::read(path).ok().flatten()
+    let absolute = dir.canonicalize().unwrap_or_default();
+    let git_dir = absolute.ancestors().map(|dir| dir.join(".git")).find(|git| git.exists());
+    let names =
+        ["HEAD", "index", "logs/HEAD", "packed-refs", "refs", "refs/heads", "refs/tags", "refs/remotes"];
+    git_dir.map(|git_dir| names.map(|name| git_dir.join(name))).into_iter().flatten().collect()
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket::{ClientInput, Hub};
 use options::RunArgs;
-pub use setup::{Findings, check};
+pub use setup::check;
 use sources::{Event, Signal, Sources, dead_channel};
 use turn::{Step, Turn};
 

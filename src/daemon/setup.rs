@@ -16,9 +16,10 @@ use crate::backend::rapid_analysis::{RapidAnalysis, access::Access};
 use crate::backend::simulated::Simulated;
 use crate::backend::uws::Uws;
 use crate::clock;
+use crate::config::check::{Report, check as check_path};
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
-use crate::config::settings::{self, Keys, Settings};
+use crate::config::settings::{self, DEFAULT_PATH, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
@@ -168,47 +169,32 @@ pub(super) fn environment(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// What a start would use, and all that would make it fail.
-#[derive(Debug)]
-pub struct Findings {
-    /// The toml, if it is not the usual one.
-    pub config: Option<PathBuf>,
-    /// The index, if one is given.
-    pub index: Option<SalIndex>,
-    /// The site, if one is given.
-    pub site: Option<String>,
-    /// The directory of the component configuration; none if there is none, or none is used.
-    pub config_dir: Option<PathBuf>,
-    /// What is wrong besides the contents of these files, each in one line.
-    pub problems: Vec<String>,
-}
-
 /// Finds out why `ocps run` with these arguments would fail in this environment, as far as can be known without a
-/// daemon. What is wrong in the toml and in the component configuration is found by [`crate::config::check`]: here
-/// the keys of the toml that are wrong count as not given.
+/// daemon: a report of its toml, one of its component configuration (for `site`, if it is given), and `rest` with what
+/// is wrong besides. The keys of the toml that are wrong count as not given.
 #[must_use]
-pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
+pub fn check(args: &RunArgs, env: Env<'_>, site: Option<&str>, mut rest: Report) -> Vec<Report> {
     let config = config(args, env);
     let (settings, _, _) = Settings::examine(config.as_deref());
-    let mut problems: Vec<String> = [
+    let failures = [
         index(args, &settings).err(),
         state_dir(args, &settings, env).err(),
         kafka_plan(args, &settings, env).err(),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|failure| failure.to_string())
-    .collect();
+    ];
+    failures.into_iter().flatten().for_each(|failure| rest.add(failure));
+    let toml = config.clone().or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.is_file()));
+    let mut reports: Vec<Report> = toml.iter().map(|path| check_path(path, None, None)).collect();
     let index = args.index.or(settings.index);
-    let site = component::site(&settings, env);
-    let config_dir =
-        component::directory(args.config_dir.as_deref(), &settings, env).filter(|_| !args.simulate);
+    let site = site.map(str::to_owned).or_else(|| component::site(&settings, env));
+    let dir = component::directory(args.config_dir.as_deref(), &settings, env).filter(|_| !args.simulate);
+    reports.extend(dir.iter().map(|dir| check_path(dir, site.as_deref(), index)));
     // What concerns no index is found without one too.
     let any = RunArgs { index: index.or(Some(SalIndex::Latiss)), ..args.clone() };
-    if let Ok(setup) = Setup::with(&any, env, config.clone(), settings, Keys::default()) {
-        problems.extend(setup.problems(args, env));
+    if let Ok(setup) = Setup::with(&any, env, config, settings, Keys::default()) {
+        setup.problems(args, env).into_iter().for_each(|problem| rest.add(problem));
     }
-    Findings { config, index, site, config_dir, problems }
+    reports.push(rest);
+    reports
 }
 
 impl Setup {

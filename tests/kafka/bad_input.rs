@@ -99,7 +99,10 @@ fn settings_that_cannot_be_are_refused_in_one_line() {
     check(&with("LSST_SCHEMA_REGISTRY_URL", "nowhere"), "LSST_SCHEMA_REGISTRY_URL");
     let brokers = "LSST_KAFKA_BROKER_ADDR";
     check(&with(brokers, "tcp://broker:9092"), "\"tcp://broker:9092\" begins with a protocol that is none");
-    check(&with(brokers, "a:9092 b:9092"), "\"a:9092 b:9092\" has a blank in it; write HOST:PORT");
+    check(
+        &with(brokers, "a:9092 b:9092"),
+        "\"a:9092 b:9092\" is not the name of a host and its port; write HOST:PORT",
+    );
     check(&with(brokers, "broker"), "\"broker\" has no port");
     check(&with("LSST_KAFKA_SECURITY_USERNAME", "me"), "the Kafka user \"me\" has no password");
     check(&with("LSST_KAFKA_SECURITY_PASSWORD", "geheim"), "the Kafka password has no user");

@@ -1,12 +1,10 @@
 //! What is typed at the console: lines, words, requests.
 
-use std::io::{self, BufRead, ErrorKind};
-use std::thread;
+use std::io;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Map, Value};
 
-use super::super::client::{JOBS, STATUS, read_line};
+use super::super::client::{JOBS, Lines, STATUS, read_lines};
 use super::super::flags::unknown;
 use super::super::send::command_line;
 use crate::csc::command::CommandName;
@@ -32,42 +30,24 @@ pub(super) enum Request {
     Quit,
 }
 
-/// A line of standard input, or why it cannot be used. They end with the channel.
-pub(super) type Input = Result<String, String>;
-
-/// Reads standard input in a thread of its own, one line ahead.
+/// Reads standard input, one line ahead.
 ///
 /// # Errors
 /// When there can be no more threads.
-pub(super) fn read_standard_input() -> io::Result<Receiver<Input>> {
-    let (sender, receiver) = bounded(1);
-    // It ends with its input or with the process: nobody can interrupt a read of standard input.
-    thread::Builder::new().name("stdin".into()).spawn(move || read(&mut io::stdin().lock(), &sender))?;
-    Ok(receiver)
+pub(super) fn read_standard_input() -> io::Result<Lines> {
+    read_lines("stdin", io::stdin(), LINE_MAX, 1)
 }
 
-fn read(reader: &mut impl BufRead, sender: &Sender<Input>) {
-    loop {
-        let input = match read_line(reader, LINE_MAX) {
-            Ok(None) => return,
-            Ok(Some(line)) => String::from_utf8(line).map_err(|_| "the line is not UTF-8".to_owned()),
-            // What is left of it must not be taken for a line of its own.
-            Err(error) if error.kind() == ErrorKind::InvalidData && reader.skip_until(b'\n').is_ok() => {
-                Err(error.to_string())
-            }
-            Err(_) => return,
-        };
-        if sender.send(input).is_err() {
-            return;
-        }
-    }
-}
-
-/// Parses a line.
+/// What a line of standard input asks for.
 ///
 /// # Errors
 /// One line that says what is wrong with it and what was probably meant.
-pub(super) fn parse(line: &str) -> Result<Request, String> {
+pub(super) fn request(line: io::Result<Vec<u8>>) -> Result<Request, String> {
+    let line = line.map_err(|error| error.to_string())?;
+    parse(str::from_utf8(&line).map_err(|_| "the line is not UTF-8")?)
+}
+
+fn parse(line: &str) -> Result<Request, String> {
     let words = shlex::split(line).ok_or("unterminated quote, or nothing after the last \\")?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let Some((name, parameters)) = words.split_first() else { return Ok(Request::Nothing) };
@@ -132,18 +112,8 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_read_one_by_one_and_bad_ones_reported() {
-        let long = "x".repeat(LINE_MAX as usize + 10);
-        let text = [b"a\r\n\xff\n".as_slice(), long.as_bytes(), b"\nb"].concat();
-        let (sender, receiver) = bounded(9);
-        read(&mut text.as_slice(), &sender);
-        drop(sender);
-        let expected = [
-            Ok("a".to_owned()),
-            Err("the line is not UTF-8".to_owned()),
-            Err("line too long: more than 1048576 bytes".to_owned()),
-            Ok("b".to_owned()),
-        ];
-        assert_eq!(receiver.iter().collect::<Vec<_>>(), expected);
+    fn a_line_that_is_no_text_is_reported() {
+        assert_eq!(request(Ok(b"\xff".to_vec())), Err("the line is not UTF-8".to_owned()));
+        assert_eq!(request(Err(io::Error::other("line too long"))), Err("line too long".to_owned()));
     }
 }

@@ -4,15 +4,15 @@
 
 mod input;
 
-use std::io::{IsTerminal, stdin};
+use std::io::{self, IsTerminal, stdin};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, never, select};
+use crossbeam_channel::{never, select};
 
-use self::input::{Input, Request, parse};
+use self::input::{Request, request};
 use super::client::{
-    CLOSED, Client, Event, IDLE_TURN, JOBS, Message, STATUS, Sent, Standing, Target, refused,
+    Client, Event, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
 };
 use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
 use super::flags::{Line, help, seconds};
@@ -21,7 +21,6 @@ use super::output::{Output, Tone, complain, paint};
 use super::status::status_text;
 use super::{Failure, Task};
 use crate::clock;
-use crate::csc::command::CommandName;
 use crate::csc::state::SummaryState;
 
 const PROMPT: &str = "ocps> ";
@@ -72,7 +71,7 @@ fn connect(target: &Target, wait: Duration) -> Result<Client, Failure> {
 /// Where the commands come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Typist {
-    /// A person at a terminal, who sees what comes of a command and may leave at any time.
+    /// A person at a terminal, who sees how a command ends and may leave at any time.
     Person,
     /// A pipe or a file: a change of state is awaited before the next line, and in the end everything is.
     Script,
@@ -92,16 +91,15 @@ struct Session {
 }
 
 impl Session {
-    fn run(&mut self, input: &Receiver<Input>, out: &mut Output) -> Result<(), Failure> {
+    fn run(&mut self, input: &Lines, out: &mut Output) -> Result<(), Failure> {
         let no_input = never();
-        let lines = self.client.lines().clone();
+        let lines = self.client.lines.clone();
         while !self.is_over() {
             let input = if self.reads_on() { input } else { &no_input };
             select! {
-                recv(lines) -> incoming => match incoming {
-                    Ok(Ok(message)) => self.message(&message, out)?,
-                    Ok(Err(reason)) => return self.lost(&reason, out),
-                    Err(_) => return self.lost(CLOSED, out),
+                recv(lines) -> line => match Message::of(line) {
+                    Ok(message) => self.message(&message, out)?,
+                    Err(reason) => return self.lost(&reason, out),
                 },
                 recv(input) -> input => match input {
                     Ok(input) => self.input(input, out)?,
@@ -131,7 +129,9 @@ impl Session {
 
     /// Whether the next line may be taken.
     fn reads_on(&self) -> bool {
-        let waits = self.typist == Typist::Script && self.sent.iter().any(|sent| changes_state(sent.command));
+        // A transition decides what is allowed afterwards.
+        let mut sent = self.sent.iter().map(|sent| sent.command.transition());
+        let waits = self.typist == Typist::Script && sent.any(|transition| transition.is_some());
         !self.input_ended && !waits
     }
 
@@ -148,8 +148,8 @@ impl Session {
     }
 
     /// Takes one line that was typed.
-    fn input(&mut self, input: Input, out: &mut Output) -> Result<(), Failure> {
-        match input.and_then(|line| parse(&line)) {
+    fn input(&mut self, line: io::Result<Vec<u8>>, out: &mut Output) -> Result<(), Failure> {
+        match request(line) {
             Ok(Request::Nothing) => {}
             Ok(Request::Quit) => {
                 self.input_ended = true;
@@ -223,17 +223,5 @@ impl Session {
 
     fn prompt(&self, out: &mut Output) -> Result<(), Failure> {
         if self.has_prompt { out.text(PROMPT) } else { Ok(()) }
-    }
-}
-
-/// Whether what is allowed afterwards depends on the command.
-fn changes_state(command: CommandName) -> bool {
-    match command {
-        CommandName::Disable
-        | CommandName::Enable
-        | CommandName::ExitControl
-        | CommandName::Standby
-        | CommandName::Start => true,
-        CommandName::AbortJob | CommandName::Execute | CommandName::SetLogLevel => false,
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Task, String
     })
 }
 
-/// A command line whose values nobody has looked at yet.
+/// A command line whose values are not checked yet.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     command: Option<&'static str>,
