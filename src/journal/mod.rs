@@ -35,11 +35,11 @@ pub use error::OpenError;
 use lock::Lock;
 use store::Sqlite;
 use writer::{Batch, Writer};
-pub use writer::{Load, Report};
+pub use writer::Report;
 
-/// Most records that wait to be written, and most bytes of them, estimated: what a day of a full disk makes, and what
-/// the memory can spare.
-const WAITING_MAX: Load = Load { records: 50_000, bytes: 256 << 20 };
+/// Most records that wait to be written: what a day of a full disk makes. As those with large texts count as several, they
+/// take some 200 MiB at most.
+const WAITING_MAX: usize = 50_000;
 
 /// When more records than these would wait, those of commands that were seen are not taken: without them, a command
 /// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
@@ -96,8 +96,8 @@ impl Limits {
 pub struct Status {
     /// Where it is.
     pub path: PathBuf,
-    /// What was handed over and is not written.
-    pub waiting: Load,
+    /// How many records were handed over and are not written; one with large texts counts as several.
+    pub waiting: usize,
     /// Why nothing can be written, and since when.
     pub problem: Option<(String, Instant)>,
     /// Why the file cannot be kept small, although all is written.
@@ -162,7 +162,7 @@ impl Journal {
     /// One line: too much waits to be written, and these are not taken.
     pub fn write(&self, mut records: Vec<Record>) -> Result<(), String> {
         let mut status = lock(&self.status);
-        if status.waiting.records + records.len() > SEEN_WAITING {
+        if status.waiting + records.len() > SEEN_WAITING {
             records.retain(|record| !matches!(record, Record::Seen { .. }));
         }
         if records.is_empty() {
@@ -170,15 +170,12 @@ impl Journal {
         }
         let batch = Batch::from(records);
         let path = status.path.display();
-        let waiting = status.waiting.plus(batch.load);
-        if status.waiting != Load::default()
-            && (waiting.records > WAITING_MAX.records || waiting.bytes > WAITING_MAX.bytes)
-        {
-            let records = status.waiting.records;
-            return Err(format!("the journal {path} takes no more: {records} records wait to be written"));
+        let waiting = status.waiting;
+        if waiting > 0 && waiting + batch.load > WAITING_MAX {
+            return Err(format!("the journal {path} takes no more: {waiting} records wait to be written"));
         }
         let ended = format!("the journal {path} is not written any more: its thread ended");
-        status.waiting = waiting;
+        status.waiting += batch.load;
         self.batches.send(batch).map_err(|_| ended)
     }
 
@@ -202,7 +199,7 @@ impl Journal {
         let Self { batches, closed, status, reports: _ } = self;
         drop(batches);
         let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
-            let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting.records);
+            let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting);
             Err(format!("its disk did not answer for {seconds} s; {waiting} records wait"))
         });
         closed
@@ -249,15 +246,15 @@ impl Worker {
     fn turn(&mut self) {
         let (now, before) = (self.begin(), self.writer.load);
         let reports = self.writer.turn(now);
-        let written = before.minus(self.writer.load);
+        let written = before.saturating_sub(self.writer.load);
         let mut status = lock(&self.status);
-        status.waiting = status.waiting.minus(written);
+        status.waiting = status.waiting.saturating_sub(written);
         status.problem =
             self.writer.failure.as_ref().map(|failure| (failure.reason.clone(), self.epoch + failure.since));
         status.upkeep_problem = self.writer.upkeep_problem.clone();
         status.notice = self.writer.store.notice.clone();
         let begun = status.busy_since.take();
-        if written != Load::default() {
+        if written > 0 {
             status.last_commit = begun.map(|begun| begun.elapsed());
         }
         drop(status);

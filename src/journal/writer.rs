@@ -7,15 +7,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::store::{Store, Upkeep};
-use crate::csc::record::{Awaited, Record};
+use crate::csc::event::ResultObject;
+use crate::csc::record::{Awaited, Record, Work};
 use crate::csc::time::Time;
 
 /// Most records in one commit, unless a single batch has more.
-const GROUP_RECORDS: usize = 1000;
-/// Most bytes in one commit, estimated, unless a single batch has more.
-const GROUP_BYTES: usize = 4 << 20;
-/// What a record takes in memory beside its texts, in bytes; an estimate.
-const RECORD_BYTES: usize = 256;
+const GROUP_MAX: usize = 1000;
+/// A record with large texts counts as one more for each of so many bytes.
+const TEXT_BYTES: usize = 4096;
 /// Time until the first retry, and the least between two of them when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The most between two retries; each takes twice as long to come as the one before.
@@ -48,8 +47,8 @@ pub struct Writer<S> {
     /// Where they are written; what a crash would leave.
     pub store: S,
     waiting: VecDeque<Batch>,
-    /// How much waits to be written.
-    pub load: Load,
+    /// How many records wait to be written; one with large texts counts as several.
+    pub load: usize,
     /// Why nothing can be written at present.
     pub failure: Option<Failure>,
     upkeep_at: Duration,
@@ -59,43 +58,41 @@ pub struct Writer<S> {
     unkept_since: Option<Duration>,
 }
 
-/// How much there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Records.
-    pub records: usize,
-    /// Bytes in memory, estimated.
-    pub bytes: usize,
-}
-
-impl Load {
-    pub(super) fn plus(self, other: Self) -> Self {
-        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
-    }
-
-    pub(super) fn minus(self, other: Self) -> Self {
-        Self {
-            records: self.records.saturating_sub(other.records),
-            bytes: self.bytes.saturating_sub(other.bytes),
-        }
-    }
-}
-
 /// The records of one turn.
 #[derive(Debug)]
 pub struct Batch {
     records: Vec<Record>,
-    pub(super) load: Load,
+    pub(super) load: usize,
     /// Whether it was reported that they cannot be written.
     failure_reported: bool,
 }
 
 impl From<Vec<Record>> for Batch {
     fn from(records: Vec<Record>) -> Self {
-        // A record's text for people has all its texts in it.
-        let bytes = records.iter().map(|record| RECORD_BYTES + format!("{record:?}").len()).sum();
-        Self { load: Load { records: records.len(), bytes }, records, failure_reported: false }
+        Self { load: records.iter().map(load).sum(), records, failure_reported: false }
     }
+}
+
+/// How many records this one counts as.
+fn load(record: &Record) -> usize {
+    let bytes = match record {
+        Record::Accepted(entry) => match &entry.work {
+            Work::Execute { submission, .. } => submission.environment.iter().map(|(_, value)| value.len()).sum(),
+            Work::Abort { .. } => 0,
+        },
+        Record::Ended { end, .. } => match end.result.as_ref().map(|result| &result.result) {
+            Some(ResultObject::Service(object)) => object.0.len(),
+            Some(ResultObject::Known { .. }) | None => 0,
+        },
+        Record::Seen { sender, .. } => sender.identity.len(),
+        Record::State { override_name, .. } => override_name.len(),
+        Record::Created { .. }
+        | Record::Suspected { .. }
+        | Record::Cleared { .. }
+        | Record::Delivered(_)
+        | Record::Searched => 0,
+    };
+    1 + bytes / TEXT_BYTES
 }
 
 /// Why nothing can be written at present.
@@ -115,7 +112,7 @@ impl<S: Store> Writer<S> {
         Self {
             store,
             waiting: VecDeque::new(),
-            load: Load::default(),
+            load: 0,
             failure: None,
             upkeep_at: QUIET,
             upkeep_problem: None,
@@ -126,7 +123,7 @@ impl<S: Store> Writer<S> {
     /// Takes the records of one turn, which wait for the next [`Writer::turn`].
     pub fn take(&mut self, batch: impl Into<Batch>) {
         let batch = batch.into();
-        self.load = self.load.plus(batch.load);
+        self.load += batch.load;
         self.waiting.push_back(batch);
     }
 
@@ -167,7 +164,7 @@ impl<S: Store> Writer<S> {
         while !self.waiting.is_empty() {
             reports.extend(self.write(now.mono));
             if let Some(failure) = &self.failure {
-                let lost = format!("{} records were not written: {}", self.load.records, failure.reason);
+                let lost = format!("{} records were not written: {}", self.load, failure.reason);
                 return (reports, Err(lost));
             }
         }
@@ -198,18 +195,16 @@ impl<S: Store> Writer<S> {
 
     /// How many batches are written together.
     fn group(&self) -> usize {
-        let mut group = Load::default();
-        let fits = |batch: &&Batch| {
-            let first = group == Load::default();
-            group = group.plus(batch.load);
-            first || (group.records <= GROUP_RECORDS && group.bytes <= GROUP_BYTES)
-        };
-        self.waiting.iter().take_while(fits).count()
+        let group = self.waiting.iter().scan(0, |load, batch| {
+            *load += batch.load;
+            Some(*load)
+        });
+        group.take_while(|load| *load <= GROUP_MAX).count().max(1)
     }
 
     fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
         for batch in self.waiting.drain(..count) {
-            self.load = self.load.minus(batch.load);
+            self.load = self.load.saturating_sub(batch.load);
         }
         let since = *self.unkept_since.get_or_insert(now);
         self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
