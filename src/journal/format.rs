@@ -64,14 +64,10 @@ plain! {
         |text| Self::parse(&text).ok_or_else(|| format!("{text:?} is no run id"));
     Url as String: |url| url.with_credentials().to_owned(), |text| Ok(Self::from(&*text));
     JobObject as String: |object| (*object.0).to_owned(), |text| Ok(Self(text.into()));
-    Phase as String: |phase| phase.as_str().to_owned(), |word| {
-        let phase = Self::parse(&word);
-        if phase.as_str() == word { Ok(phase) } else { Err(format!("{word:?} is no phase")) }
-    };
-    SummaryState as String: |state| state.name().to_owned(), |name| {
-        let state = Self::ALL.into_iter().find(|state| state.name() == name);
-        state.ok_or_else(|| format!("{name:?} is no summary state"))
-    };
+    Phase as String: |phase| phase.as_str().to_owned(),
+        |word| word.parse().map_err(|_| format!("{word:?} is no phase"));
+    SummaryState as String: |state| state.name().to_owned(),
+        |name| name.parse().map_err(|_| format!("{name:?} is no summary state"));
     // A client of the local socket is gone when this is read.
     Via as String: |via| if *via == Self::Kafka { "kafka" } else { "local" }.to_owned(), |word| match &*word {
         "kafka" => Ok(Self::Kafka),
