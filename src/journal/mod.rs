@@ -34,8 +34,8 @@ use crate::csc::time::Time;
 pub use error::OpenError;
 use lock::Lock;
 use store::Sqlite;
-use writer::{Batch, Writer};
 pub use writer::Report;
+use writer::{Batch, Writer};
 
 /// Most records that wait to be written: what a day of a full disk makes. As those with large texts count as several, they
 /// take some 200 MiB at most.

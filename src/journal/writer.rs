@@ -77,7 +77,9 @@ impl From<Vec<Record>> for Batch {
 fn load(record: &Record) -> usize {
     let bytes = match record {
         Record::Accepted(entry) => match &entry.work {
-            Work::Execute { submission, .. } => submission.environment.iter().map(|(_, value)| value.len()).sum(),
+            Work::Execute { submission, .. } => {
+                submission.environment.iter().map(|(_, value)| value.len()).sum()
+            }
             Work::Abort { .. } => 0,
         },
         Record::Ended { end, .. } => match end.result.as_ref().map(|result| &result.result) {
