@@ -12,7 +12,7 @@ use rusqlite::Row;
 use rusqlite::types::FromSql;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::de::StrRead;
+use serde_json::Value;
 
 use super::error::Fault;
 use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
@@ -246,27 +246,23 @@ fn shared<'de, D: Deserializer<'de>>(json: D) -> Result<Arc<Submission>, D::Erro
     SubmissionForm::deserialize(json).map(Arc::new)
 }
 
-type JsonWriter<'a> = serde_json::Serializer<&'a mut Vec<u8>>;
-type JsonReader<'a> = serde_json::Deserializer<StrRead<'a>>;
-
-/// Writes the document for a column.
-pub(super) fn text(
-    write: impl FnOnce(&mut JsonWriter<'_>) -> serde_json::Result<()>,
+/// The document for a column, from its form.
+pub(super) fn text<T>(
+    value: &T,
+    form: impl FnOnce(&T, serde_json::value::Serializer) -> serde_json::Result<Value>,
 ) -> Result<String, Fault> {
-    let mut bytes = Vec::new();
-    write(&mut JsonWriter::new(&mut bytes)).map_err(|error| error.to_string())?;
-    Ok(String::from_utf8(bytes).map_err(|error| error.to_string())?)
+    let document = form(value, serde_json::value::Serializer).map_err(|error| error.to_string())?;
+    Ok(document.to_string())
 }
 
 /// Reads the document in a column, if there is one.
 fn json<T>(
     row: &Row<'_>,
     column: &str,
-    read: impl FnOnce(&mut JsonReader<'_>) -> serde_json::Result<T>,
+    form: impl FnOnce(Value) -> serde_json::Result<T>,
 ) -> Result<Option<T>, Fault> {
     let Some(text) = row.get::<_, Option<String>>(column)? else { return Ok(None) };
-    let mut reader = JsonReader::from_str(&text);
-    let value = read(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let value = serde_json::from_str(&text).and_then(form);
     Ok(Some(value.map_err(|error| format!("{column}: {error}"))?))
 }
 
@@ -303,7 +299,7 @@ pub(super) fn command(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
 }
 
 fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
-    let entry = json(row, "document", |json| EntryForm::deserialize(json))?;
+    let entry = json(row, "document", EntryForm::deserialize)?;
     let mut entry = entry.ok_or("it has no document")?;
     let (found, kind) = (row.get::<_, String>("kind")?, kind(&entry.work));
     if found != kind {
@@ -340,8 +336,8 @@ fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
 }
 
 fn end(row: &Row<'_>) -> Result<Option<Completion>, Fault> {
-    let end = json(row, "ending", |json| EndForm::deserialize(json))?;
-    match (time(row, "ended")?, end, json(row, "result", |json| ResultForm::deserialize(json))?) {
+    let end = json(row, "ending", EndForm::deserialize)?;
+    match (time(row, "ended")?, end, json(row, "result", ResultForm::deserialize)?) {
         (None, None, None) => Ok(None),
         (Some(at), Some(end), result) => Ok(Some(Completion { at, result, ..end })),
         _ => Err("only a part of its end is there".into()),

@@ -294,7 +294,7 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
     };
     match record {
         Record::Accepted(entry) => {
-            let (key, document) = (entry.key.plain(), text(|json| EntryForm::serialize(entry, json))?);
+            let (key, document) = (entry.key.plain(), text(&**entry, EntryForm::serialize)?);
             let (boot, uptime) =
                 entry.uptime.map(|uptime| (uptime.boot.plain(), uptime.since.plain())).unzip();
             execute(
@@ -308,9 +308,9 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
         Record::Suspected { key, until } => set(key, "suspected", &column(*until)),
         Record::Cleared { key } => set(key, "suspected", &Null),
         Record::Ended { key, end } => {
-            let result = end.result.as_ref().map(|result| text(|json| ResultForm::serialize(result, json)));
+            let result = end.result.as_ref().map(|result| text(result, ResultForm::serialize));
             set(key, "result", &result.transpose()?)?;
-            set(key, "ending", &text(|json| EndForm::serialize(end, json))?)?;
+            set(key, "ending", &text(&**end, EndForm::serialize)?)?;
             set(key, "ended", &column(end.at))
         }
         Record::Delivered(Receipt { key, what: Deliverable::Result }) => set(key, "said_result", &true),
@@ -371,11 +371,5 @@ fn read<T>(
     parameters: &[(&str, &dyn ToSql)],
     parse: impl Fn(&Row<'_>) -> Result<T, Fault>,
 ) -> Result<Vec<T>, Fault> {
-    let mut statement = connection.prepare_cached(query)?;
-    let mut rows = statement.query(parameters)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(parse(row)?);
-    }
-    Ok(found)
+    connection.prepare_cached(query)?.query_and_then(parameters, parse)?.collect()
 }
