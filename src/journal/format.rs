@@ -123,7 +123,7 @@ fn deserialize<'de, T: Plain<As: DeserializeOwned>, D: Deserializer<'de>>(json: 
 /// The `document` of a command: what was accepted.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "AcceptedCommand", deny_unknown_fields)]
-pub(super) struct EntryForm {
+pub(super) struct AcceptedForm {
     /// This and the next two are in columns of their own.
     #[serde(skip, default = "no_key")]
     key: EntryKey,
@@ -189,7 +189,7 @@ struct SubmissionForm {
 /// The `ending` of a command: its time and result are in columns of their own.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Completion", deny_unknown_fields)]
-pub(super) struct EndForm {
+pub(super) struct CompletionForm {
     #[serde(skip)]
     at: Tai,
     #[serde(skip)]
@@ -299,7 +299,7 @@ pub(super) fn command(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
 }
 
 fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
-    let entry = json(row, "document", EntryForm::deserialize)?;
+    let entry = json(row, "document", AcceptedForm::deserialize)?;
     let mut entry = entry.ok_or("it has no document")?;
     let (found, kind) = (row.get::<_, String>("kind")?, kind(&entry.work));
     if found != kind {
@@ -336,7 +336,7 @@ fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
 }
 
 fn end(row: &Row<'_>) -> Result<Option<Completion>, Fault> {
-    let end = json(row, "ending", EndForm::deserialize)?;
+    let end = json(row, "ending", CompletionForm::deserialize)?;
     match (time(row, "ended")?, end, json(row, "result", ResultForm::deserialize)?) {
         (None, None, None) => Ok(None),
         (Some(at), Some(end), result) => Ok(Some(Completion { at, result, ..end })),

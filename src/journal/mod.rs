@@ -35,7 +35,7 @@ pub use error::OpenError;
 use lock::Lock;
 use store::Sqlite;
 pub use writer::Report;
-use writer::{Batch, Writer};
+use writer::{Writer, load};
 
 /// Most records that wait to be written: what a day of a full disk makes. As those with large texts count as several, they
 /// take some 200 MiB at most.
@@ -113,7 +113,7 @@ pub struct Status {
 /// An open journal and its thread.
 #[derive(Debug)]
 pub struct Journal {
-    batches: Sender<Batch>,
+    batches: Sender<Vec<Record>>,
     reports: Receiver<Report>,
     /// How the thread ended.
     closed: Receiver<Result<(), String>>,
@@ -168,15 +168,15 @@ impl Journal {
         if records.is_empty() {
             return Ok(());
         }
-        let batch = Batch::from(records);
+        let load = load(&records);
         let path = status.path.display();
         let waiting = status.waiting;
-        if waiting > 0 && waiting + batch.load > WAITING_MAX {
+        if waiting > 0 && waiting + load > WAITING_MAX {
             return Err(format!("the journal {path} takes no more: {waiting} records wait to be written"));
         }
         let ended = format!("the journal {path} is not written any more: its thread ended");
-        status.waiting += batch.load;
-        self.batches.send(batch).map_err(|_| ended)
+        status.waiting += load;
+        self.batches.send(records).map_err(|_| ended)
     }
 
     /// What there is to report of what was handed over. It ends when the thread does.
@@ -211,7 +211,7 @@ impl Journal {
 struct Worker {
     writer: Writer<Sqlite>,
     epoch: Instant,
-    queue: Receiver<Batch>,
+    queue: Receiver<Vec<Record>>,
     report: Sender<Report>,
     end: Sender<Result<(), String>>,
     status: Arc<Mutex<Status>>,
@@ -221,9 +221,10 @@ impl Worker {
     fn run(mut self) {
         loop {
             match self.queue.recv_deadline(self.epoch + self.writer.wake_at()) {
-                Ok(batch) => std::iter::once(batch)
-                    .chain(self.queue.try_iter())
-                    .for_each(|batch| self.writer.take(batch)),
+                Ok(first) => {
+                    self.writer.take(first);
+                    self.queue.try_iter().for_each(|records| self.writer.take(records));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }

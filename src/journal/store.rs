@@ -12,7 +12,7 @@ use rusqlite::types::Null;
 use rusqlite::{Connection, Row, ToSql, Transaction, TransactionBehavior, named_params, params};
 
 use super::error::{Fault, OpenError, size, wal};
-use super::format::{self, EndForm, EntryForm, Plain, ResultForm, column, get, kind, text};
+use super::format::{self, AcceptedForm, CompletionForm, Plain, ResultForm, column, get, kind, text};
 use super::lock::Lock;
 use super::open::{self, Files, Place, QUIET, WHOLE};
 use super::schema::STEPS;
@@ -283,7 +283,7 @@ fn lost_before(path: &Path, runs: i64, noted: i64) -> Option<String> {
     ))
 }
 
-/// Applies a record; doing so again changes nothing. What is said of a command that is not known is dropped.
+/// Applies a record; doing so again changes nothing. One of a command that is not known is dropped.
 fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fault> {
     let execute = |sql: &str, parameters: &[&dyn ToSql]| -> Result<(), Fault> {
         transaction.prepare_cached(sql)?.execute(parameters)?;
@@ -294,7 +294,7 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
     };
     match record {
         Record::Accepted(entry) => {
-            let (key, document) = (entry.key.plain(), text(&**entry, EntryForm::serialize)?);
+            let (key, document) = (entry.key.plain(), text(&**entry, AcceptedForm::serialize)?);
             let (boot, uptime) =
                 entry.uptime.map(|uptime| (uptime.boot.plain(), uptime.since.plain())).unzip();
             execute(
@@ -310,7 +310,7 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
         Record::Ended { key, end } => {
             let result = end.result.as_ref().map(|result| text(result, ResultForm::serialize));
             set(key, "result", &result.transpose()?)?;
-            set(key, "ending", &text(&**end, EndForm::serialize)?)?;
+            set(key, "ending", &text(&**end, CompletionForm::serialize)?)?;
             set(key, "ended", &column(end.at))
         }
         Record::Delivered(Receipt { key, what: Deliverable::Result }) => set(key, "said_result", &true),

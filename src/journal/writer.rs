@@ -37,7 +37,7 @@ pub enum Report {
     Durable(Vec<Awaited>),
     /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
     ///
-    /// Reported once for each record at most: a retry that fails is not reported unless new records came.
+    /// A retry that fails is not reported unless new records came.
     Failed(String),
 }
 
@@ -46,7 +46,8 @@ pub enum Report {
 pub struct Writer<S> {
     /// Where they are written; what a crash would leave.
     pub store: S,
-    waiting: VecDeque<Batch>,
+    /// The records of each turn.
+    waiting: VecDeque<Vec<Record>>,
     /// How many records wait to be written; one with large texts counts as several.
     pub load: usize,
     /// Why nothing can be written at present.
@@ -58,24 +59,14 @@ pub struct Writer<S> {
     unkept_since: Option<Duration>,
 }
 
-/// The records of one turn.
-#[derive(Debug)]
-pub struct Batch {
-    records: Vec<Record>,
-    pub(super) load: usize,
-    /// Whether it was reported that they cannot be written.
-    failure_reported: bool,
+/// How many records these count as.
+pub(super) fn load(records: &[Record]) -> usize {
+    records.iter().map(|record| 1 + text_bytes(record) / TEXT_BYTES).sum()
 }
 
-impl From<Vec<Record>> for Batch {
-    fn from(records: Vec<Record>) -> Self {
-        Self { load: records.iter().map(load).sum(), records, failure_reported: false }
-    }
-}
-
-/// How many records this one counts as.
-fn load(record: &Record) -> usize {
-    let bytes = match record {
+/// The size of its texts that may be large.
+fn text_bytes(record: &Record) -> usize {
+    match record {
         Record::Accepted(entry) => match &entry.work {
             Work::Execute { submission, .. } => {
                 submission.environment.iter().map(|(_, value)| value.len()).sum()
@@ -93,8 +84,7 @@ fn load(record: &Record) -> usize {
         | Record::Cleared { .. }
         | Record::Delivered(_)
         | Record::Searched => 0,
-    };
-    1 + bytes / TEXT_BYTES
+    }
 }
 
 /// Why nothing can be written at present.
@@ -106,6 +96,8 @@ pub struct Failure {
     pub since: Duration,
     tried: Duration,
     pause: Duration,
+    /// How many turns waited then.
+    turns: usize,
 }
 
 impl<S: Store> Writer<S> {
@@ -123,10 +115,9 @@ impl<S: Store> Writer<S> {
     }
 
     /// Takes the records of one turn, which wait for the next [`Writer::turn`].
-    pub fn take(&mut self, batch: impl Into<Batch>) {
-        let batch = batch.into();
-        self.load += batch.load;
-        self.waiting.push_back(batch);
+    pub fn take(&mut self, records: Vec<Record>) {
+        self.load += load(&records);
+        self.waiting.push_back(records);
     }
 
     /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
@@ -175,17 +166,17 @@ impl<S: Store> Writer<S> {
 
     /// When to write; none while nothing waits.
     fn write_at(&self) -> Option<Duration> {
-        let last = self.waiting.back()?;
-        Some(match &self.failure {
+        let at = match &self.failure {
             None => Duration::ZERO,
-            Some(failure) if last.failure_reported => failure.tried + failure.pause,
-            Some(failure) => failure.tried + RETRY_MIN,
-        })
+            Some(failure) if self.waiting.len() > failure.turns => failure.tried + RETRY_MIN,
+            Some(failure) => failure.tried + failure.pause,
+        };
+        (!self.waiting.is_empty()).then_some(at)
     }
 
     fn write(&mut self, now: Duration) -> Vec<Report> {
         let count = self.group();
-        let group: Vec<&Record> = self.waiting.iter().take(count).flat_map(|batch| &batch.records).collect();
+        let group: Vec<&Record> = self.waiting.iter().take(count).flatten().collect();
         match self.store.commit(&group) {
             Ok(()) => {
                 let awaited: Vec<Awaited> = group.into_iter().filter_map(Record::awaited).collect();
@@ -197,16 +188,17 @@ impl<S: Store> Writer<S> {
 
     /// How many batches are written together.
     fn group(&self) -> usize {
-        let group = self.waiting.iter().scan(0, |load, batch| {
-            *load += batch.load;
-            Some(*load)
-        });
-        group.take_while(|load| *load <= GROUP_MAX).count().max(1)
+        let mut group = 0;
+        let fits = |records: &&Vec<Record>| {
+            group += load(records);
+            group <= GROUP_MAX
+        };
+        self.waiting.iter().take_while(fits).count().max(1)
     }
 
     fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
         for batch in self.waiting.drain(..count) {
-            self.load = self.load.saturating_sub(batch.load);
+            self.load = self.load.saturating_sub(load(&batch));
         }
         let since = *self.unkept_since.get_or_insert(now);
         self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
@@ -216,15 +208,14 @@ impl<S: Store> Writer<S> {
     }
 
     fn failed(&mut self, reason: String, now: Duration) -> Vec<Report> {
-        let (since, pause) = match &self.failure {
-            None => (now, RETRY_MIN),
-            Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX)),
+        let (since, pause, known) = match &self.failure {
+            None => (now, RETRY_MIN, 0),
+            Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX), failure.turns),
         };
-        self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause });
         // None of what waits can be written before what failed.
-        let news = self.waiting.iter_mut().filter(|batch| !batch.failure_reported);
-        let news = news.map(|batch| batch.failure_reported = true).count();
-        if news > 0 { vec![Report::Failed(reason)] } else { Vec::new() }
+        let turns = self.waiting.len();
+        self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause, turns });
+        if turns > known { vec![Report::Failed(reason)] } else { Vec::new() }
     }
 
     fn upkeep(&mut self, now: Time) {
