@@ -43,7 +43,7 @@ impl Call<'_> {
         // One byte more, to tell a full body from one that is too large.
         let ended = body.as_reader().take(limit as u64 + 1).read_to_end(&mut bytes);
         let end = match ended {
-            Err(e) => End::Broken(quote(&e.to_string())),
+            Err(e) => End::Broken(quote(e)),
             Ok(_) if bytes.len() > limit => End::TooLarge,
             Ok(_) => End::Complete,
         };
@@ -101,8 +101,8 @@ impl Call<'_> {
             Error::TlsRequired if !cfg!(feature = "tls") => {
                 "this program was built without https (cargo feature tls)".to_owned()
             }
-            Error::Io(e) => quote(&e.to_string()),
-            other => quote(&other.to_string()),
+            Error::Io(e) => quote(e),
+            other => quote(other),
         }
     }
 }
