@@ -1,11 +1,11 @@
-//! JSON objects of others, taken apart in bounded memory and without reading their values.
+//! JSON of others, taken apart in bounded memory and without reading the values in it.
 
 use std::fmt;
 
 use serde::Deserializer as _;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Deserializer, Error};
+use serde_json::{Deserializer, Error, de};
 
 /// The members of an object in their order, their values as they are written; of at most `max`.
 ///
@@ -16,6 +16,18 @@ pub(crate) fn members(json: &str, max: usize) -> Result<Vec<(String, &RawValue)>
     let members = deserializer.deserialize_map(Members { max })?;
     deserializer.end()?;
     Ok(members)
+}
+
+/// Hands over each element of an array, as it is written.
+///
+/// # Errors
+/// The text is no JSON array, or cannot be read.
+pub(crate) fn elements<'de>(
+    mut json: Deserializer<impl de::Read<'de>>,
+    take: impl FnMut(&str),
+) -> Result<(), Error> {
+    json.deserialize_seq(Elements(take))?;
+    json.end()
 }
 
 struct Members {
@@ -38,5 +50,22 @@ impl<'de> Visitor<'de> for Members {
             members.push(member);
         }
         Ok(members)
+    }
+}
+
+struct Elements<F>(F);
+
+impl<'de, F: FnMut(&str)> Visitor<'de> for Elements<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(element) = elements.next_element::<Box<RawValue>>()? {
+            (self.0)(element.get());
+        }
+        Ok(())
     }
 }

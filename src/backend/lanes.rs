@@ -90,7 +90,7 @@ impl Lanes {
 
     /// How many requests wait.
     #[must_use]
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
+    #[allow(clippy::len_without_is_empty, reason = "it is not asked")]
     pub fn len(&self) -> usize {
         self.waiting.len()
     }

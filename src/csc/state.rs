@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use strum::IntoStaticStr;
+use strum::{EnumString, IntoStaticStr};
 
 /// The summary state of a CSC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "UPPERCASE")]
 pub enum SummaryState {
     /// Configured, but no jobs are accepted.

@@ -130,7 +130,7 @@ fn service(service: &Service) -> Json {
 fn journal(journal: &journal::Status) -> Json {
     json!({
         "path": journal.path.to_string_lossy(),
-        "waiting": journal.waiting.records,
+        "waiting": journal.waiting,
         "problem": journal.problem.as_ref().map(|(reason, _)| reason),
         "failing_s": seconds(journal.problem.as_ref().map(|(_, since)| since.elapsed())),
         "upkeep_problem": journal.upkeep_problem,

@@ -12,7 +12,7 @@ use rusqlite::Row;
 use rusqlite::types::FromSql;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::de::StrRead;
+use serde_json::Value;
 
 use super::error::Fault;
 use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
@@ -64,14 +64,10 @@ plain! {
         |text| Self::parse(&text).ok_or_else(|| format!("{text:?} is no run id"));
     Url as String: |url| url.with_credentials().to_owned(), |text| Ok(Self::from(&*text));
     JobObject as String: |object| (*object.0).to_owned(), |text| Ok(Self(text.into()));
-    Phase as String: |phase| phase.as_str().to_owned(), |word| {
-        let phase = Self::parse(&word);
-        if phase.as_str() == word { Ok(phase) } else { Err(format!("{word:?} is no phase")) }
-    };
-    SummaryState as String: |state| state.name().to_owned(), |name| {
-        let state = Self::ALL.into_iter().find(|state| state.name() == name);
-        state.ok_or_else(|| format!("{name:?} is no summary state"))
-    };
+    Phase as String: |phase| phase.as_str().to_owned(),
+        |word| word.parse().map_err(|_| format!("{word:?} is no phase"));
+    SummaryState as String: |state| state.name().to_owned(),
+        |name| name.parse().map_err(|_| format!("{name:?} is no summary state"));
     // A client of the local socket is gone when this is read.
     Via as String: |via| if *via == Self::Kafka { "kafka" } else { "local" }.to_owned(), |word| match &*word {
         "kafka" => Ok(Self::Kafka),
@@ -127,7 +123,7 @@ fn deserialize<'de, T: Plain<As: DeserializeOwned>, D: Deserializer<'de>>(json: 
 /// The `document` of a command: what was accepted.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "AcceptedCommand", deny_unknown_fields)]
-pub(super) struct EntryForm {
+pub(super) struct AcceptedForm {
     /// This and the next two are in columns of their own.
     #[serde(skip, default = "no_key")]
     key: EntryKey,
@@ -193,7 +189,7 @@ struct SubmissionForm {
 /// The `ending` of a command: its time and result are in columns of their own.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Completion", deny_unknown_fields)]
-pub(super) struct EndForm {
+pub(super) struct CompletionForm {
     #[serde(skip)]
     at: Tai,
     #[serde(skip)]
@@ -250,27 +246,23 @@ fn shared<'de, D: Deserializer<'de>>(json: D) -> Result<Arc<Submission>, D::Erro
     SubmissionForm::deserialize(json).map(Arc::new)
 }
 
-type JsonWriter<'a> = serde_json::Serializer<&'a mut Vec<u8>>;
-type JsonReader<'a> = serde_json::Deserializer<StrRead<'a>>;
-
-/// Writes the document for a column.
-pub(super) fn text(
-    write: impl FnOnce(&mut JsonWriter<'_>) -> serde_json::Result<()>,
+/// The document for a column, from its form.
+pub(super) fn text<T>(
+    value: &T,
+    form: impl FnOnce(&T, serde_json::value::Serializer) -> serde_json::Result<Value>,
 ) -> Result<String, Fault> {
-    let mut bytes = Vec::new();
-    write(&mut JsonWriter::new(&mut bytes)).map_err(|error| error.to_string())?;
-    Ok(String::from_utf8(bytes).map_err(|error| error.to_string())?)
+    let document = form(value, serde_json::value::Serializer).map_err(|error| error.to_string())?;
+    Ok(document.to_string())
 }
 
 /// Reads the document in a column, if there is one.
 fn json<T>(
     row: &Row<'_>,
     column: &str,
-    read: impl FnOnce(&mut JsonReader<'_>) -> serde_json::Result<T>,
+    form: impl FnOnce(Value) -> serde_json::Result<T>,
 ) -> Result<Option<T>, Fault> {
     let Some(text) = row.get::<_, Option<String>>(column)? else { return Ok(None) };
-    let mut reader = JsonReader::from_str(&text);
-    let value = read(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let value = serde_json::from_str(&text).and_then(form);
     Ok(Some(value.map_err(|error| format!("{column}: {error}"))?))
 }
 
@@ -307,7 +299,7 @@ pub(super) fn command(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
 }
 
 fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
-    let entry = json(row, "document", |json| EntryForm::deserialize(json))?;
+    let entry = json(row, "document", AcceptedForm::deserialize)?;
     let mut entry = entry.ok_or("it has no document")?;
     let (found, kind) = (row.get::<_, String>("kind")?, kind(&entry.work));
     if found != kind {
@@ -344,8 +336,8 @@ fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
 }
 
 fn end(row: &Row<'_>) -> Result<Option<Completion>, Fault> {
-    let end = json(row, "ending", |json| EndForm::deserialize(json))?;
-    match (time(row, "ended")?, end, json(row, "result", |json| ResultForm::deserialize(json))?) {
+    let end = json(row, "ending", CompletionForm::deserialize)?;
+    match (time(row, "ended")?, end, json(row, "result", ResultForm::deserialize)?) {
         (None, None, None) => Ok(None),
         (Some(at), Some(end), result) => Ok(Some(Completion { at, result, ..end })),
         _ => Err("only a part of its end is there".into()),

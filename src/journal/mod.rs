@@ -34,12 +34,12 @@ use crate::csc::time::Time;
 pub use error::OpenError;
 use lock::Lock;
 use store::Sqlite;
-use writer::{Batch, Writer};
-pub use writer::{Load, Report};
+pub use writer::Report;
+use writer::{Writer, load};
 
-/// Most records that wait to be written, and most bytes of them, estimated: what a day of a full disk makes, and what
-/// the memory can spare.
-const WAITING_MAX: Load = Load { records: 50_000, bytes: 256 << 20 };
+/// Most records that wait to be written: what a day of a full disk makes. As those with large texts count as several, they
+/// take some 200 MiB at most.
+const WAITING_MAX: usize = 50_000;
 
 /// When more records than these would wait, those of commands that were seen are not taken: without them, a command
 /// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
@@ -96,8 +96,8 @@ impl Limits {
 pub struct Status {
     /// Where it is.
     pub path: PathBuf,
-    /// What was handed over and is not written.
-    pub waiting: Load,
+    /// How many records were handed over and are not written; one with large texts counts as several.
+    pub waiting: usize,
     /// Why nothing can be written, and since when.
     pub problem: Option<(String, Instant)>,
     /// Why the file cannot be kept small, although all is written.
@@ -113,7 +113,7 @@ pub struct Status {
 /// An open journal and its thread.
 #[derive(Debug)]
 pub struct Journal {
-    batches: Sender<Batch>,
+    batches: Sender<Vec<Record>>,
     reports: Receiver<Report>,
     /// How the thread ended.
     closed: Receiver<Result<(), String>>,
@@ -162,24 +162,21 @@ impl Journal {
     /// One line: too much waits to be written, and these are not taken.
     pub fn write(&self, mut records: Vec<Record>) -> Result<(), String> {
         let mut status = lock(&self.status);
-        if status.waiting.records + records.len() > SEEN_WAITING {
+        if status.waiting + records.len() > SEEN_WAITING {
             records.retain(|record| !matches!(record, Record::Seen { .. }));
         }
         if records.is_empty() {
             return Ok(());
         }
-        let batch = Batch::from(records);
+        let load = load(&records);
         let path = status.path.display();
-        let waiting = status.waiting.plus(batch.load);
-        if status.waiting != Load::default()
-            && (waiting.records > WAITING_MAX.records || waiting.bytes > WAITING_MAX.bytes)
-        {
-            let records = status.waiting.records;
-            return Err(format!("the journal {path} takes no more: {records} records wait to be written"));
+        let waiting = status.waiting;
+        if waiting > 0 && waiting + load > WAITING_MAX {
+            return Err(format!("the journal {path} takes no more: {waiting} records wait to be written"));
         }
         let ended = format!("the journal {path} is not written any more: its thread ended");
-        status.waiting = waiting;
-        self.batches.send(batch).map_err(|_| ended)
+        status.waiting += load;
+        self.batches.send(records).map_err(|_| ended)
     }
 
     /// What there is to report of what was handed over. It ends when the thread does.
@@ -202,7 +199,7 @@ impl Journal {
         let Self { batches, closed, status, reports: _ } = self;
         drop(batches);
         let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
-            let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting.records);
+            let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting);
             Err(format!("its disk did not answer for {seconds} s; {waiting} records wait"))
         });
         closed
@@ -214,7 +211,7 @@ impl Journal {
 struct Worker {
     writer: Writer<Sqlite>,
     epoch: Instant,
-    queue: Receiver<Batch>,
+    queue: Receiver<Vec<Record>>,
     report: Sender<Report>,
     end: Sender<Result<(), String>>,
     status: Arc<Mutex<Status>>,
@@ -224,9 +221,10 @@ impl Worker {
     fn run(mut self) {
         loop {
             match self.queue.recv_deadline(self.epoch + self.writer.wake_at()) {
-                Ok(batch) => std::iter::once(batch)
-                    .chain(self.queue.try_iter())
-                    .for_each(|batch| self.writer.take(batch)),
+                Ok(first) => {
+                    self.writer.take(first);
+                    self.queue.try_iter().for_each(|records| self.writer.take(records));
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -249,15 +247,15 @@ impl Worker {
     fn turn(&mut self) {
         let (now, before) = (self.begin(), self.writer.load);
         let reports = self.writer.turn(now);
-        let written = before.minus(self.writer.load);
+        let written = before.saturating_sub(self.writer.load);
         let mut status = lock(&self.status);
-        status.waiting = status.waiting.minus(written);
+        status.waiting = status.waiting.saturating_sub(written);
         status.problem =
             self.writer.failure.as_ref().map(|failure| (failure.reason.clone(), self.epoch + failure.since));
         status.upkeep_problem = self.writer.upkeep_problem.clone();
         status.notice = self.writer.store.notice.clone();
         let begun = status.busy_since.take();
-        if written != Load::default() {
+        if written > 0 {
             status.last_commit = begun.map(|begun| begun.elapsed());
         }
         drop(status);

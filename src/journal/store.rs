@@ -12,7 +12,7 @@ use rusqlite::types::Null;
 use rusqlite::{Connection, Row, ToSql, Transaction, TransactionBehavior, named_params, params};
 
 use super::error::{Fault, OpenError, size, wal};
-use super::format::{self, EndForm, EntryForm, Plain, ResultForm, column, get, kind, text};
+use super::format::{self, AcceptedForm, CompletionForm, Plain, ResultForm, column, get, kind, text};
 use super::lock::Lock;
 use super::open::{self, Files, Place, QUIET, WHOLE};
 use super::schema::STEPS;
@@ -27,10 +27,6 @@ use crate::csc::time::Tai;
 const HISTORY_BYTES: i64 = 64 << 20;
 /// Most commands that are pruned in one turn of upkeep.
 const PRUNED_AT_ONCE: usize = 200;
-/// Ended or seen commands between two prunings.
-const PRUNE_AFTER: usize = 1000;
-/// Time between two prunings at most, in seconds.
-const PRUNE_EVERY_S: f64 = 3600.0;
 /// How large the `-wal` file may grow between quiet turns, in bytes.
 const WAL_MAX: u64 = 64 << 20;
 
@@ -54,7 +50,7 @@ pub trait Store {
 /// What is left to do in quiet turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upkeep {
-    /// Nothing, until something is written or an hour has passed.
+    /// Nothing, until something is written or time has passed.
     Done,
     /// More of the same.
     More,
@@ -78,9 +74,6 @@ pub struct Sqlite {
     pub notice: Option<String>,
     /// How often the file was copied to its place again.
     copies: u32,
-    last_prune: Option<Tai>,
-    /// Ended or seen commands since then.
-    since_prune: usize,
 }
 
 impl Sqlite {
@@ -148,8 +141,6 @@ impl Sqlite {
             needs_repair: false,
             notice: None,
             copies: 0,
-            since_prune: 0,
-            last_prune: None,
         }
     }
 
@@ -237,17 +228,13 @@ impl Sqlite {
     }
 
     fn keep_up(&mut self, now: Tai) -> Result<Upkeep, Fault> {
-        let is_due = self.last_prune.is_none_or(|last| (now.0 - last.0).abs() >= PRUNE_EVERY_S);
-        if is_due || self.since_prune >= PRUNE_AFTER {
-            let limits = self.place.limits;
-            match self.transact(|transaction| prune(transaction, limits, now))? {
-                Upkeep::Done => (self.last_prune, self.since_prune) = (Some(now), 0),
-                Upkeep::More => return Ok(Upkeep::More),
-            }
+        let limits = self.place.limits;
+        let left = self.transact(|transaction| prune(transaction, limits, now))?;
+        if left == Upkeep::Done {
+            // If this fails, what was committed is no less safe than before.
+            open::checkpoint(self.usable()?, QUIET)?;
         }
-        // If this fails, what was committed is no less safe than before.
-        open::checkpoint(self.usable()?, QUIET)?;
-        Ok(Upkeep::Done)
+        Ok(left)
     }
 
     /// Does something in one transaction.
@@ -266,8 +253,6 @@ impl Sqlite {
 
 impl Store for Sqlite {
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let counts = |record: &&&Record| matches!(record, Record::Ended { .. } | Record::Seen { .. });
-        self.since_prune += records.iter().filter(counts).count();
         let apply = |transaction: &Transaction<'_>| {
             records.iter().try_for_each(|record| apply_record(transaction, record))
         };
@@ -275,10 +260,6 @@ impl Store for Sqlite {
         if result.as_ref().is_err_and(Fault::is_lack_of_room) {
             // What was committed takes less room in the main file, and the repair brings it there.
             result = self.transact(apply).or(result);
-        }
-        if result.is_err() {
-            // There may be no room because of what can be pruned.
-            self.last_prune = None;
         }
         result.map_err(|fault| fault.reason(&self.place.path))
     }
@@ -302,7 +283,7 @@ fn lost_before(path: &Path, runs: i64, noted: i64) -> Option<String> {
     ))
 }
 
-/// Applies a record; doing so again changes nothing. What is said of a command that is not known is dropped.
+/// Applies a record; doing so again changes nothing. One of a command that is not known is dropped.
 fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fault> {
     let execute = |sql: &str, parameters: &[&dyn ToSql]| -> Result<(), Fault> {
         transaction.prepare_cached(sql)?.execute(parameters)?;
@@ -313,7 +294,7 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
     };
     match record {
         Record::Accepted(entry) => {
-            let (key, document) = (entry.key.plain(), text(|json| EntryForm::serialize(entry, json))?);
+            let (key, document) = (entry.key.plain(), text(&**entry, AcceptedForm::serialize)?);
             let (boot, uptime) =
                 entry.uptime.map(|uptime| (uptime.boot.plain(), uptime.since.plain())).unzip();
             execute(
@@ -327,9 +308,9 @@ fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fa
         Record::Suspected { key, until } => set(key, "suspected", &column(*until)),
         Record::Cleared { key } => set(key, "suspected", &Null),
         Record::Ended { key, end } => {
-            let result = end.result.as_ref().map(|result| text(|json| ResultForm::serialize(result, json)));
+            let result = end.result.as_ref().map(|result| text(result, ResultForm::serialize));
             set(key, "result", &result.transpose()?)?;
-            set(key, "ending", &text(|json| EndForm::serialize(end, json))?)?;
+            set(key, "ending", &text(&**end, CompletionForm::serialize)?)?;
             set(key, "ended", &column(end.at))
         }
         Record::Delivered(Receipt { key, what: Deliverable::Result }) => set(key, "said_result", &true),
@@ -390,11 +371,5 @@ fn read<T>(
     parameters: &[(&str, &dyn ToSql)],
     parse: impl Fn(&Row<'_>) -> Result<T, Fault>,
 ) -> Result<Vec<T>, Fault> {
-    let mut statement = connection.prepare_cached(query)?;
-    let mut rows = statement.query(parameters)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(parse(row)?);
-    }
-    Ok(found)
+    connection.prepare_cached(query)?.query_and_then(parameters, parse)?.collect()
 }

@@ -7,15 +7,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::store::{Store, Upkeep};
-use crate::csc::record::{Awaited, Record};
+use crate::csc::event::ResultObject;
+use crate::csc::record::{Awaited, Record, Work};
 use crate::csc::time::Time;
 
 /// Most records in one commit, unless a single batch has more.
-const GROUP_RECORDS: usize = 1000;
-/// Most bytes in one commit, estimated, unless a single batch has more.
-const GROUP_BYTES: usize = 4 << 20;
-/// What a record takes in memory beside its texts, in bytes; an estimate.
-const RECORD_BYTES: usize = 256;
+const GROUP_MAX: usize = 1000;
+/// A record with large texts counts as one more for each of so many bytes.
+const TEXT_BYTES: usize = 4096;
 /// Time until the first retry, and the least between two of them when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The most between two retries; each takes twice as long to come as the one before.
@@ -38,7 +37,7 @@ pub enum Report {
     Durable(Vec<Awaited>),
     /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
     ///
-    /// Reported once for each record at most: a retry that fails is not reported unless new records came.
+    /// A retry that fails is not reported unless new records came.
     Failed(String),
 }
 
@@ -47,9 +46,10 @@ pub enum Report {
 pub struct Writer<S> {
     /// Where they are written; what a crash would leave.
     pub store: S,
-    waiting: VecDeque<Batch>,
-    /// How much waits to be written.
-    pub load: Load,
+    /// The records of each turn.
+    waiting: VecDeque<Vec<Record>>,
+    /// How many records wait to be written; one with large texts counts as several.
+    pub load: usize,
     /// Why nothing can be written at present.
     pub failure: Option<Failure>,
     upkeep_at: Duration,
@@ -59,42 +59,31 @@ pub struct Writer<S> {
     unkept_since: Option<Duration>,
 }
 
-/// How much there is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
-    /// Records.
-    pub records: usize,
-    /// Bytes in memory, estimated.
-    pub bytes: usize,
+/// How many records these count as.
+pub(super) fn load(records: &[Record]) -> usize {
+    records.iter().map(|record| 1 + text_bytes(record) / TEXT_BYTES).sum()
 }
 
-impl Load {
-    pub(super) fn plus(self, other: Self) -> Self {
-        Self { records: self.records + other.records, bytes: self.bytes + other.bytes }
-    }
-
-    pub(super) fn minus(self, other: Self) -> Self {
-        Self {
-            records: self.records.saturating_sub(other.records),
-            bytes: self.bytes.saturating_sub(other.bytes),
-        }
-    }
-}
-
-/// The records of one turn.
-#[derive(Debug)]
-pub struct Batch {
-    records: Vec<Record>,
-    pub(super) load: Load,
-    /// Whether it was reported that they cannot be written.
-    failure_reported: bool,
-}
-
-impl From<Vec<Record>> for Batch {
-    fn from(records: Vec<Record>) -> Self {
-        // A record's text for people has all its texts in it.
-        let bytes = records.iter().map(|record| RECORD_BYTES + format!("{record:?}").len()).sum();
-        Self { load: Load { records: records.len(), bytes }, records, failure_reported: false }
+/// The size of its texts that may be large.
+fn text_bytes(record: &Record) -> usize {
+    match record {
+        Record::Accepted(entry) => match &entry.work {
+            Work::Execute { submission, .. } => {
+                submission.environment.iter().map(|(_, value)| value.len()).sum()
+            }
+            Work::Abort { .. } => 0,
+        },
+        Record::Ended { end, .. } => match end.result.as_ref().map(|result| &result.result) {
+            Some(ResultObject::Service(object)) => object.0.len(),
+            Some(ResultObject::Known { .. }) | None => 0,
+        },
+        Record::Seen { sender, .. } => sender.identity.len(),
+        Record::State { override_name, .. } => override_name.len(),
+        Record::Created { .. }
+        | Record::Suspected { .. }
+        | Record::Cleared { .. }
+        | Record::Delivered(_)
+        | Record::Searched => 0,
     }
 }
 
@@ -107,6 +96,8 @@ pub struct Failure {
     pub since: Duration,
     tried: Duration,
     pause: Duration,
+    /// How many turns waited then.
+    turns: usize,
 }
 
 impl<S: Store> Writer<S> {
@@ -115,7 +106,7 @@ impl<S: Store> Writer<S> {
         Self {
             store,
             waiting: VecDeque::new(),
-            load: Load::default(),
+            load: 0,
             failure: None,
             upkeep_at: QUIET,
             upkeep_problem: None,
@@ -124,10 +115,9 @@ impl<S: Store> Writer<S> {
     }
 
     /// Takes the records of one turn, which wait for the next [`Writer::turn`].
-    pub fn take(&mut self, batch: impl Into<Batch>) {
-        let batch = batch.into();
-        self.load = self.load.plus(batch.load);
-        self.waiting.push_back(batch);
+    pub fn take(&mut self, records: Vec<Record>) {
+        self.load += load(&records);
+        self.waiting.push_back(records);
     }
 
     /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
@@ -167,7 +157,7 @@ impl<S: Store> Writer<S> {
         while !self.waiting.is_empty() {
             reports.extend(self.write(now.mono));
             if let Some(failure) = &self.failure {
-                let lost = format!("{} records were not written: {}", self.load.records, failure.reason);
+                let lost = format!("{} records were not written: {}", self.load, failure.reason);
                 return (reports, Err(lost));
             }
         }
@@ -176,17 +166,17 @@ impl<S: Store> Writer<S> {
 
     /// When to write; none while nothing waits.
     fn write_at(&self) -> Option<Duration> {
-        let last = self.waiting.back()?;
-        Some(match &self.failure {
+        let at = match &self.failure {
             None => Duration::ZERO,
-            Some(failure) if last.failure_reported => failure.tried + failure.pause,
-            Some(failure) => failure.tried + RETRY_MIN,
-        })
+            Some(failure) if self.waiting.len() > failure.turns => failure.tried + RETRY_MIN,
+            Some(failure) => failure.tried + failure.pause,
+        };
+        (!self.waiting.is_empty()).then_some(at)
     }
 
     fn write(&mut self, now: Duration) -> Vec<Report> {
         let count = self.group();
-        let group: Vec<&Record> = self.waiting.iter().take(count).flat_map(|batch| &batch.records).collect();
+        let group: Vec<&Record> = self.waiting.iter().take(count).flatten().collect();
         match self.store.commit(&group) {
             Ok(()) => {
                 let awaited: Vec<Awaited> = group.into_iter().filter_map(Record::awaited).collect();
@@ -198,18 +188,17 @@ impl<S: Store> Writer<S> {
 
     /// How many batches are written together.
     fn group(&self) -> usize {
-        let mut group = Load::default();
-        let fits = |batch: &&Batch| {
-            let first = group == Load::default();
-            group = group.plus(batch.load);
-            first || (group.records <= GROUP_RECORDS && group.bytes <= GROUP_BYTES)
+        let mut group = 0;
+        let fits = |records: &&Vec<Record>| {
+            group += load(records);
+            group <= GROUP_MAX
         };
-        self.waiting.iter().take_while(fits).count()
+        self.waiting.iter().take_while(fits).count().max(1)
     }
 
     fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
         for batch in self.waiting.drain(..count) {
-            self.load = self.load.minus(batch.load);
+            self.load = self.load.saturating_sub(load(&batch));
         }
         let since = *self.unkept_since.get_or_insert(now);
         self.upkeep_at = (now + QUIET).min(since + UPKEEP_PATIENCE);
@@ -219,15 +208,14 @@ impl<S: Store> Writer<S> {
     }
 
     fn failed(&mut self, reason: String, now: Duration) -> Vec<Report> {
-        let (since, pause) = match &self.failure {
-            None => (now, RETRY_MIN),
-            Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX)),
+        let (since, pause, known) = match &self.failure {
+            None => (now, RETRY_MIN, 0),
+            Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX), failure.turns),
         };
-        self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause });
         // None of what waits can be written before what failed.
-        let news = self.waiting.iter_mut().filter(|batch| !batch.failure_reported);
-        let news = news.map(|batch| batch.failure_reported = true).count();
-        if news > 0 { vec![Report::Failed(reason)] } else { Vec::new() }
+        let turns = self.waiting.len();
+        self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause, turns });
+        if turns > known { vec![Report::Failed(reason)] } else { Vec::new() }
     }
 
     fn upkeep(&mut self, now: Time) {

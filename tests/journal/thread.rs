@@ -25,7 +25,7 @@ fn what_was_written_is_reported_as_durable_and_found_in_the_next_run() {
         Ok(Report::Durable(vec![Awaited::Accepted(EntryKey(7))]))
     );
     let status = journal.status();
-    assert_eq!((status.waiting.records, status.problem), (0, None));
+    assert_eq!((status.waiting, status.problem), (0, None));
     assert!(status.last_commit.is_some());
     journal.close(PATIENCE).unwrap();
 

@@ -108,7 +108,7 @@ impl Journal {
 
     /// Records that are not durable.
     pub(crate) fn waiting(&self) -> usize {
-        self.channel.iter().map(Vec::len).sum::<usize>() + self.writer.load.records
+        self.channel.iter().map(Vec::len).sum::<usize>() + self.writer.load
     }
 }
 

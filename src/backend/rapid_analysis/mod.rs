@@ -16,12 +16,3 @@ pub mod values;
 
 #[cfg(feature = "redis")]
 pub use client::RapidAnalysis;
-
-use crate::csc::request::NotDone;
-
-/// What the simulator does with a push: it logs what would be pushed.
-pub(super) fn rehearse(config: &str) -> Result<(), NotDone> {
-    let values = values::parse(config).map_err(NotDone::Rejected)?;
-    log::info!("would push to Redis: {}", values::shown(&values));
-    Ok(())
-}

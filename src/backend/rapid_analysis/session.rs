@@ -194,7 +194,7 @@ fn judge(values: &[Value], answers: &[redis::Value]) -> Result<(), Trouble> {
         return Ok(());
     }
     let failed = values.iter().zip(answers).find_map(|(value, answer)| match answer {
-        redis::Value::ServerError(error) => Some(format!("{}: {}", quoted(&value.key), said(error))),
+        redis::Value::ServerError(error) => Some(format!("{}: {}", quoted(&value.key), shown(error))),
         _ => None,
     });
     Err(match failed {
@@ -207,14 +207,14 @@ fn judge(values: &[Value], answers: &[redis::Value]) -> Result<(), Trouble> {
 }
 
 fn refused(command: &str, error: &ServerError) -> Trouble {
-    Trouble(FailureKind::Refused, format!("refuses {command}: {}", said(error)))
+    Trouble(FailureKind::Refused, format!("refuses {command}: {}", shown(error)))
 }
 
 fn nonsense(command: &str) -> Trouble {
     Trouble(FailureKind::Refused, format!("answered {command} with nonsense: is it Redis?"))
 }
 
-/// What the server said.
-fn said(error: &ServerError) -> String {
+/// The server's error for people.
+fn shown(error: &ServerError) -> String {
     quote(format_args!("{} {}", error.code(), error.details().unwrap_or_default()))
 }

@@ -11,7 +11,6 @@ use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Contact, Failure, FailureKind, JobStatus, RemoveAnswer, StatusAnswer};
 
 use super::object::{Object, compact};
-use super::text::quote_once;
 use crate::text::quote;
 
 /// Longest phase that is taken for a word, in bytes.
@@ -139,7 +138,11 @@ impl Reply {
     }
 
     /// The job that it shows, if it is the one that was asked for.
-    fn job(mut self, job_id: Option<&JobId>, run_id: Option<&RunId>) -> Result<JobStatus, Failure> {
+    pub(super) fn job(
+        mut self,
+        job_id: Option<&JobId>,
+        run_id: Option<&RunId>,
+    ) -> Result<JobStatus, Failure> {
         if !self.is_success() {
             return Err(self.refusal());
         }
@@ -169,9 +172,12 @@ fn believe(body: Vec<u8>, job_id: Option<&JobId>, run_id: Option<&RunId>) -> Res
     Ok(JobStatus { job_id: id, phase, object: JobObject(object.into_bounded_json().into()) })
 }
 
-/// The answer to a PUT.
-pub(super) fn to_submit(reply: Reply, run_id: &RunId) -> Result<JobStatus, Failure> {
-    reply.job(None, Some(run_id))
+/// A service's refusal for people: quoted, and once only where it is an exact doubling.
+///
+/// The genuine service prints the message twice when it misses an argument (`'command''command'`).
+fn quote_once(text: &str) -> String {
+    let halves = text.split_at_checked(text.len() / 2).filter(|(first, second)| first == second);
+    quote(halves.map_or(text, |(first, _)| first))
 }
 
 /// The answer to the GET of one job.
@@ -235,7 +241,7 @@ mod tests {
     }
 
     fn put(reply: Reply) -> Result<StatusAnswer, Failure> {
-        to_submit(reply, &RunId::parse("1-a").unwrap()).map(StatusAnswer::Job)
+        reply.job(None, RunId::parse("1-a").as_ref()).map(StatusAnswer::Job)
     }
 
     fn get(reply: Reply) -> Result<StatusAnswer, Failure> {
@@ -398,5 +404,24 @@ mod tests {
         assert!(text.contains("404, as no execution service does (is the url right?): <html>"), "{text}");
         let text = reason(400, "no");
         assert!(text.ends_with("answered PUT with 400: no"), "{text}");
+    }
+
+    #[test]
+    fn refusals_fit_on_one_line_and_are_said_once() {
+        let invalid = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)";
+        for (text, expected) in [
+            ("", ""),
+            ("x", "x"),
+            ("'command''command'", "'command'"),
+            ("'name''eman'", "'name''eman'"),
+            ("(403)\nReason: Forbidden\n\n", "(403) Reason: Forbidden"),
+            ("a\u{1b}[31mb\u{0}c\u{85}d", "a [31mb c d"),
+            ("éé", "é"),
+            ("ééé", "ééé"),
+            (&invalid.repeat(2), invalid),
+            ("(422)\nx\n\n(422)\nx\n\n", "(422) x"),
+        ] {
+            assert_eq!(quote_once(text), expected, "{text:?}");
+        }
     }
 }

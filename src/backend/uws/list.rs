@@ -2,17 +2,17 @@
 //! and nothing that one element contains makes the others unreadable.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io::{BufReader, Read};
 
 use serde::Deserialize;
-use serde::de::{Deserializer as _, SeqAccess, Visitor};
+use serde_json::Deserializer;
 use serde_json::value::RawValue;
 
 use crate::backend::Wanted;
 use crate::csc::event::Phase;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::ListedJob;
+use crate::json::elements;
 
 /// Most jobs of one run in one answer. There should be one; of more the rest is found with the next list, when these
 /// have been removed.
@@ -24,9 +24,16 @@ const OF_RUN_MAX: usize = 16;
 /// # Errors
 /// The text is no array, is cut off, or the reader failed.
 pub(super) fn read(reader: impl Read, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_reader(BufReader::new(reader));
-    let jobs = deserializer.deserialize_seq(Jobs { wanted })?;
-    deserializer.end()?;
+    let mut seen: BTreeMap<RunId, BTreeSet<JobId>> = BTreeMap::new();
+    let mut jobs = Vec::new();
+    elements(Deserializer::from_reader(BufReader::new(reader)), |element| {
+        let Some(job) = pick(element, wanted) else { return };
+        let of_run = seen.entry(job.run_id.clone()).or_default();
+        let is_new = of_run.insert(job.job_id.clone());
+        if is_new && (of_run.len() <= OF_RUN_MAX || wanted.job_ids.contains(&job.job_id)) {
+            jobs.push(job);
+        }
+    })?;
     Ok(jobs)
 }
 
@@ -41,44 +48,17 @@ struct Element<'a> {
     phase: Option<&'a RawValue>,
 }
 
-struct Jobs<'a> {
-    wanted: &'a Wanted<'a>,
-}
-
-impl Jobs<'_> {
-    fn pick(&self, element: &RawValue) -> Option<ListedJob> {
-        let active_of = self.wanted.active_of;
-        let Element { job_id, run_id, phase } = serde_json::from_str(element.get()).ok()?;
-        let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)? };
-        let is_ours = active_of.is_some() && job.run_id.made_for().map(|(_, index)| index) == active_of;
-        let is_active = || {
-            let phase: Option<String> = phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
-            phase.is_some_and(|phase| Phase::parse(&phase).exit_code().is_none())
-        };
-        (self.wanted.names(&job) || (is_ours && is_active())).then_some(job)
-    }
-}
-
-impl<'de> Visitor<'de> for Jobs<'_> {
-    type Value = Vec<ListedJob>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of jobs")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let mut seen: BTreeMap<RunId, BTreeSet<JobId>> = BTreeMap::new();
-        let mut jobs = Vec::new();
-        while let Some(element) = elements.next_element::<Box<RawValue>>()? {
-            let Some(job) = self.pick(&element) else { continue };
-            let of_run = seen.entry(job.run_id.clone()).or_default();
-            let is_new = of_run.insert(job.job_id.clone());
-            if is_new && (of_run.len() <= OF_RUN_MAX || self.wanted.job_ids.contains(&job.job_id)) {
-                jobs.push(job);
-            }
-        }
-        Ok(jobs)
-    }
+/// The job of an element, if it is wanted.
+fn pick(element: &str, wanted: &Wanted<'_>) -> Option<ListedJob> {
+    let active_of = wanted.active_of;
+    let Element { job_id, run_id, phase } = serde_json::from_str(element).ok()?;
+    let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)? };
+    let is_ours = active_of.is_some() && job.run_id.made_for().map(|(_, index)| index) == active_of;
+    let is_active = || {
+        let phase: Option<String> = phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        phase.is_some_and(|phase| Phase::parse(&phase).exit_code().is_none())
+    };
+    (wanted.names(&job) || (is_ours && is_active())).then_some(job)
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ mod list;
 mod object;
 mod payload;
 mod sent;
-mod text;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -155,7 +154,7 @@ impl Backend for Uws {
         let body = payload::body(submission);
         let call = self.call("PUT", base, "/job", self.settings.put_timeout);
         let response = self.send(&call, &body)?;
-        Ok(answer::to_submit(call.read(response, OBJECT_LIMIT), &submission.run_id)?)
+        Ok(call.read(response, OBJECT_LIMIT).job(None, Some(&submission.run_id))?)
     }
 
     fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {

@@ -3,17 +3,13 @@
 //! `serde_json`'s limit of 128 levels.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::ops::RangeInclusive;
 
 use indexmap::IndexMap;
-use serde::Deserializer as _;
-use serde::de::{SeqAccess, Visitor};
 use serde_json::Deserializer;
-use serde_json::value::RawValue;
 use serde_transcode::Transcoder;
 
-use crate::json::members;
+use crate::json::{elements, members};
 
 /// Largest job object that is handed on, in bytes: it must fit into a Kafka message with room to spare.
 const OBJECT_MAX: usize = 512 * 1024;
@@ -89,10 +85,19 @@ impl<'a> Object<'a> {
         let excess = self.excess();
         let Some((at, _, results)) = self.0.get_full_mut("results") else { return };
         let room = results.len().saturating_sub(excess + OMITTED_SIZE);
-        let Ok((kept, omitted)) = Deserializer::from_str(results).deserialize_seq(Leading { room }) else {
+        let (mut kept, mut omitted) = (String::new(), 0);
+        let is_array = elements(Deserializer::from_str(results), |element| {
+            if omitted > 0 || kept.len() + element.len() + ",[]".len() > room {
+                omitted += 1;
+                return;
+            }
+            let comma = if kept.is_empty() { "" } else { "," };
+            kept.extend([comma, element]);
+        });
+        if is_array.is_err() {
             return;
-        };
-        *results = kept.into();
+        }
+        *results = format!("[{kept}]").into();
         self.0.shift_insert(at + 1, "resultsOmitted".to_owned(), omitted.to_string().into());
     }
 
@@ -117,33 +122,6 @@ fn size(key: &str, value: &str) -> usize {
 
 fn quoted(key: &str) -> String {
     serde_json::Value::from(key).to_string()
-}
-
-/// Reads an array and keeps of it, as JSON, the leading elements for which there is room; counts the others.
-struct Leading {
-    room: usize,
-}
-
-impl<'de> Visitor<'de> for Leading {
-    type Value = (String, usize);
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Self::Value, A::Error> {
-        let (mut kept, mut omitted) = (String::new(), 0);
-        while let Some(element) = elements.next_element::<&RawValue>()? {
-            let element = element.get();
-            if omitted > 0 || kept.len() + element.len() + ",[]".len() > self.room {
-                omitted += 1;
-                continue;
-            }
-            let comma = if kept.is_empty() { "" } else { "," };
-            kept.extend([comma, element]);
-        }
-        Ok((format!("[{kept}]"), omitted))
-    }
 }
 
 /// Overwrites, in place, the `\uXXXX` escapes of surrogates without a partner by `\ufffd`.
