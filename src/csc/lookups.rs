@@ -431,7 +431,9 @@ impl Csc {
     fn on_looked_up(&mut self, missing: Missing, asked: Duration, found: Result<bool, Duration>) {
         match missing {
             Missing::Polled(polled) => self.poll_looked_up(&polled, found),
-            Missing::Removal(job_id) => self.removal_looked_up(&job_id, asked, found),
+            Missing::Removal(job_id) => {
+                self.step_removal(&job_id, |ctx, removal| removal.on_looked_up(ctx, asked, found));
+            }
         }
     }
 

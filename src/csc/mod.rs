@@ -52,6 +52,7 @@ mod timers;
 mod track;
 mod transitions;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -363,7 +364,7 @@ impl Csc {
         }
         let name = command.kind.name();
         // A transition that waits for a `start` may be allowed then.
-        let is_transition = name.is_some_and(|name| name.transition().is_some());
+        let is_transition = name.is_some_and(CommandName::is_transition);
         let refusal = match self.run_state {
             RunState::Joining | RunState::Stopping | RunState::Over => Some(STOPPING.to_owned()),
             RunState::Serving if is_transition => None,
@@ -449,15 +450,19 @@ impl Csc {
 
     fn on_outcome(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
-        let Some(Question { purpose, url, at, .. }) = self.ctx.close_question(outcome.ticket) else { return };
+        let Some(Question { purpose, url, at }) = self.ctx.close_question(outcome.ticket) else { return };
         if let Some(contact) = outcome.answer.of_service() {
             self.note_contact(&url, at, contact);
         }
         match (purpose, outcome.answer) {
             (Purpose::Submit(key), Answer::Submit(result)) => self.on_submitted(key, &url, result),
             (Purpose::Poll(polled), Answer::Status(result)) => self.on_polled(&polled, &url, at, result),
-            (Purpose::Remove(job_id), Answer::Remove(result)) => self.on_removed(&job_id, at, result),
-            (Purpose::Confirm(job_id), Answer::Status(result)) => self.on_confirmed(&job_id, result),
+            (Purpose::Remove(job_id), Answer::Remove(result)) => {
+                self.step_removal(&job_id, |ctx, removal| removal.on_removed(ctx, at, result));
+            }
+            (Purpose::Confirm(job_id), Answer::Status(result)) => {
+                self.step_removal(&job_id, |ctx, removal| removal.on_confirmed(ctx, result));
+            }
             (Purpose::List, Answer::List(result)) => self.on_list(&url, result),
             (Purpose::Push, Answer::Push(result)) => self.pushes.on_pushed(&mut self.ctx, result),
             (Purpose::Ping(configuration), Answer::Ping(result)) => {
@@ -513,25 +518,19 @@ impl Csc {
     fn advance(&mut self) {
         let now = self.ctx.now.mono;
         while let Some((time, timer)) = self.ctx.timers.expired(now) {
-            match (timer, self.run_state) {
-                (Timer::Heartbeat, _) => self.beat(time),
-                (_, RunState::Joining | RunState::Stopping | RunState::Over) => {}
-                (Timer::Outage(url), RunState::Serving) => self.on_outage_timer(&url),
-                (Timer::Job(key), RunState::Serving) => self.on_job_timer(key),
-                (Timer::Prerequisite(url, job_id), RunState::Serving) => {
-                    self.prerequisites.on_timer(&mut self.ctx, (url, job_id));
-                }
-                (Timer::Removal(job_id), RunState::Serving) => self.removals.on_timer(&mut self.ctx, &job_id),
-                (Timer::Duplicate(run_id), RunState::Serving) => {
-                    self.lookups.on_duplicate_timer(&mut self.ctx, &run_id);
-                }
-                (Timer::List(url), RunState::Serving) => self.on_list_timer(&url),
-                (Timer::Push, RunState::Serving) => {
-                    self.pushes.advance(&mut self.ctx, self.transitions.service());
-                }
-                (Timer::Probe, RunState::Serving) => self.ctx.on_probe_timer(),
-                (Timer::Notices(url), RunState::Serving) => self.services.sum_up(&mut self.ctx, &url),
-                (Timer::Stop, RunState::Serving) => {}
+            match timer {
+                Timer::Heartbeat => self.beat(time),
+                _ if self.run_state != RunState::Serving => {}
+                Timer::Stop => {}
+                Timer::Outage(url) => self.on_outage_timer(&url),
+                Timer::Job(key) => self.on_job_timer(key),
+                Timer::Prerequisite(url, job_id) => self.prerequisites.on_timer(&mut self.ctx, (url, job_id)),
+                Timer::Removal(job_id) => self.removals.on_timer(&mut self.ctx, &job_id),
+                Timer::Duplicate(run_id) => self.lookups.on_duplicate_timer(&mut self.ctx, &run_id),
+                Timer::List(url) => self.on_list_timer(&url),
+                Timer::Push => self.pushes.advance(&mut self.ctx, self.transitions.service()),
+                Timer::Probe => self.ctx.on_probe_timer(),
+                Timer::Notices(url) => self.services.sum_up(&mut self.ctx, &url),
             }
         }
     }
@@ -547,9 +546,10 @@ impl Csc {
     }
 
     fn set_log_level(&mut self, level: i32) {
-        self.log_level = level;
         self.ctx.effect(Effect::SetLogLevel(level));
-        self.ctx.publish(Event::LogLevel { level });
+        if mem::replace(&mut self.log_level, level) != level {
+            self.ctx.publish(Event::LogLevel { level });
+        }
     }
 
     /// Numbers a command and makes its record durable; then it is carried out.
@@ -591,10 +591,12 @@ impl Csc {
     }
 
     fn finish_stop(&mut self) {
+        if self.run_state != RunState::Stopping {
+            return;
+        }
         // An id that came in time is still published, and so is a result.
-        let is_waiting = self.ctx.awaits_change() || !self.announcements.is_empty();
         let is_in_time = self.ctx.timers.time_of(&Timer::Stop).is_some();
-        if self.run_state != RunState::Stopping || is_waiting && is_in_time {
+        if is_in_time && (!self.announcements.is_empty() || self.ctx.awaits_change()) {
             return;
         }
         self.run_state = RunState::Over;
@@ -607,8 +609,9 @@ impl Csc {
                 self.jobs.len()
             ));
         }
-        self.transitions.go_offline();
-        self.ctx.publish(Event::SummaryState(SummaryState::Offline));
+        if self.transitions.go_offline() {
+            self.ctx.publish(Event::SummaryState(SummaryState::Offline));
+        }
         self.ctx.effect(Effect::Exit);
     }
 

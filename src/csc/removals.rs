@@ -60,7 +60,7 @@ struct Abort {
 
 /// A job on its way out.
 #[derive(Debug)]
-struct Removal {
+pub(super) struct Removal {
     job_id: JobId,
     url: Url,
     /// The `abort_job` commands that wait for it; none of a duplicate.
@@ -85,13 +85,13 @@ enum Next {
 }
 
 /// How a removal ended.
-enum Verdict {
+pub(super) enum Verdict {
     Removed(Option<JobObject>),
     NoSuchJob,
 }
 
 /// What follows an answer.
-enum Step {
+pub(super) enum Step {
     /// The next request.
     Next,
     /// It is tried again later: why.
@@ -154,7 +154,7 @@ impl Removal {
     }
 
     /// The answer to a DELETE that was asked for at that time.
-    fn on_removed(
+    pub(super) fn on_removed(
         &mut self,
         ctx: &mut Context,
         asked: Duration,
@@ -177,7 +177,7 @@ impl Removal {
 
     /// The answer to the GET that confirms an unclear DELETE. That it finds nothing can be wrong, or an old answer out
     /// of a cache: the list decides.
-    fn on_confirmed(&mut self, ctx: &mut Context, result: Result<StatusAnswer, Failure>) -> Step {
+    pub(super) fn on_confirmed(&mut self, ctx: &mut Context, result: Result<StatusAnswer, Failure>) -> Step {
         match result {
             Ok(StatusAnswer::Gone) => {
                 self.absences += 1;
@@ -191,7 +191,12 @@ impl Removal {
     }
 
     /// A list shows a job that a GET did not find, or not; or it could not be had, and the GET comes again then.
-    fn on_looked_up(&mut self, ctx: &mut Context, asked: Duration, found: Result<bool, Duration>) -> Step {
+    pub(super) fn on_looked_up(
+        &mut self,
+        ctx: &mut Context,
+        asked: Duration,
+        found: Result<bool, Duration>,
+    ) -> Step {
         match found {
             _ if !self.retry.is_waiting() => {}
             Ok(false) if !self.was_seen_after(asked) => return Step::End(self.absence()),
@@ -431,29 +436,12 @@ impl Csc {
         self.removals.active.insert(&mut self.ctx, job_id, removal);
     }
 
-    pub(super) fn on_removed(
+    /// Moves a removal on, if it is there.
+    pub(super) fn step_removal(
         &mut self,
         job_id: &JobId,
-        asked: Duration,
-        result: Result<RemoveAnswer, Failure>,
+        change: impl FnOnce(&mut Context, &mut Removal) -> Step,
     ) {
-        self.step(job_id, |ctx, removal| removal.on_removed(ctx, asked, result));
-    }
-
-    pub(super) fn on_confirmed(&mut self, job_id: &JobId, result: Result<StatusAnswer, Failure>) {
-        self.step(job_id, |ctx, removal| removal.on_confirmed(ctx, result));
-    }
-
-    pub(super) fn removal_looked_up(
-        &mut self,
-        job_id: &JobId,
-        asked: Duration,
-        found: Result<bool, Duration>,
-    ) {
-        self.step(job_id, |ctx, removal| removal.on_looked_up(ctx, asked, found));
-    }
-
-    fn step(&mut self, job_id: &JobId, change: impl FnOnce(&mut Context, &mut Removal) -> Step) {
         match self.removals.active.update(&mut self.ctx, job_id, change) {
             Some(Step::Later(reason)) => {
                 if let Some(key) = self.jobs.by_id(job_id) {
