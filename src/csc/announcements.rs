@@ -173,10 +173,14 @@ impl Csc {
         let (Awaited::Accepted(key) | Awaited::Created(key) | Awaited::Ended(key)) = awaited;
         match announcement {
             Announcement::Accepted => {
-                self.job_journaled(key);
+                self.wait_for_prereqs(key, None);
                 self.abort_journaled(key);
             }
-            Announcement::JobId(status) => self.announce_job(key, status),
+            Announcement::JobId(status) => {
+                self.announce_job_id(key);
+                // Perhaps it has ended already.
+                status.into_iter().for_each(|status| self.note_status(key, status));
+            }
             Announcement::Completion(completion) => self.announce_completion(key, *completion),
         }
     }

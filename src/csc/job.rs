@@ -11,6 +11,7 @@ use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
+use super::record::{AcceptedCommand, Work};
 use super::request::{Contact, Submission, Ticket};
 use super::retry::Retry;
 use super::time::Tai;
@@ -44,25 +45,17 @@ pub(super) enum Stage {
     /// Its record is being made durable; nothing was sent yet.
     Recording { prereqs: Vec<JobId> },
     /// It waits for these jobs to end.
-    Waiting { prereqs: BTreeSet<JobAt>, origin: Origin },
+    Waiting {
+        prereqs: BTreeSet<JobAt>,
+        /// Of a job of a previous run, which may have sent it: from when on that may be too long ago to send it again.
+        stale_at: Option<Duration>,
+    },
     /// The service is asked to create it.
     Submitting(Submitting),
     /// It exists and is polled.
     Running(Running),
     /// It is being removed; the rest is in the removal of this id.
     Aborting { job_id: JobId },
-}
-
-/// Since when a job is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// This run: nothing was sent for it before.
-    Accepted,
-    /// A previous run, which may have sent it.
-    Recovered {
-        /// From when on that may be too long ago for it to be sent again.
-        stale_at: Duration,
-    },
 }
 
 /// A submission in progress.
@@ -143,25 +136,21 @@ impl Timed for Job {
 }
 
 impl Job {
-    pub(super) fn new(
-        sender: Sender,
-        submission: Arc<Submission>,
-        url: Url,
-        accepted: Tai,
-        stage: Stage,
-    ) -> Self {
-        Self {
-            sender,
-            submission,
-            url,
-            accepted,
-            stage,
+    /// Of an execute that was accepted.
+    pub(super) fn of(entry: &AcceptedCommand) -> Option<Self> {
+        let Work::Execute { submission, url, prereqs, .. } = &entry.work else { return None };
+        Some(Self {
+            sender: entry.sender.clone(),
+            submission: Arc::clone(submission),
+            url: url.clone(),
+            accepted: entry.accepted,
+            stage: Stage::Recording { prereqs: prereqs.clone() },
             phase: None,
             missing_prereqs: Vec::new(),
             reminder: None,
             problem: None,
             trouble_logged: false,
-        }
+        })
     }
 
     pub(super) fn job_id(&self) -> Option<&JobId> {

@@ -553,14 +553,14 @@ impl Csc {
     }
 
     /// Numbers a command and makes its record durable; then it is carried out.
-    fn accept(&mut self, sender: Sender, work: Work) -> EntryKey {
+    fn accept(&mut self, sender: Sender, work: Work) -> AcceptedCommand {
         self.last_key += 1;
         let key = EntryKey(self.last_key);
         let entry =
             AcceptedCommand { key, sender, accepted: self.ctx.now.tai, uptime: self.ctx.uptime(), work };
-        self.ctx.journal(Record::Accepted(Box::new(entry)));
+        self.ctx.journal(Record::Accepted(Box::new(entry.clone())));
         self.announcements.accept(&self.ctx, key);
-        key
+        entry
     }
 
     fn stop_if_offline(&mut self) {

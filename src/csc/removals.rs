@@ -15,7 +15,7 @@ use super::command::{CommandName, Sender};
 use super::context::{Context, Purpose};
 use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Job, Origin, Stage};
+use super::job::{Job, Stage};
 use super::lookups::{DUPLICATES_FOR, Missing};
 use super::poll::ABSENCES_MAX;
 use super::record::HISTORY_MAX;
@@ -320,7 +320,7 @@ impl Csc {
             return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
         };
         let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
-        let key = self.accept(sender.clone(), work);
+        let key = self.accept(sender.clone(), work).key;
         self.removals.recording.insert(key, Abort { sender, job_id, url });
     }
 
@@ -377,9 +377,9 @@ impl Csc {
     fn abort_unsubmitted(&mut self, execute: EntryKey, sender: &Sender) {
         let Some(job) = self.jobs.remove(&mut self.ctx, execute) else { return };
         let may_exist = match &job.stage {
-            Stage::Waiting { prereqs, origin } => {
+            Stage::Waiting { prereqs, stale_at } => {
                 self.prerequisites.forget(&mut self.ctx, execute, prereqs);
-                matches!(origin, Origin::Recovered { .. })
+                stale_at.is_some()
             }
             Stage::Submitting(submitting) => submitting.doubtful || submitting.retry.due().is_none(),
             Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,

@@ -14,7 +14,7 @@ use super::command::{CommandName, Execute, Sender};
 use super::context::Purpose;
 use super::event::{Ack, Event};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Doubt, Job, Look, Origin, Running, Stage, Submitting};
+use super::job::{Doubt, Job, Look, Running, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
@@ -51,30 +51,24 @@ impl Csc {
         };
         let run_id = RunId::new(sender.seq_num, self.ctx.settings.index, &mut self.ctx.rng);
         self.ctx.info(format!("accepted {} as run {run_id}", execute.pipeline));
-        let submission = Arc::new(self.ctx.settings.payload.submission(service, run_id, execute));
-        let (url, prereqs) = (service.url.clone(), execute.prereq_jobs.clone());
         let work = Work::Execute {
-            submission: Arc::clone(&submission),
-            url: url.clone(),
+            submission: Arc::new(self.ctx.settings.payload.submission(service, run_id, execute)),
+            url: service.url.clone(),
             poll_interval: service.poll_interval,
-            prereqs: prereqs.clone(),
+            prereqs: execute.prereq_jobs.clone(),
         };
-        let key = self.accept(sender.clone(), work);
-        let job = Job::new(sender, submission, url, self.ctx.now.tai, Stage::Recording { prereqs });
-        self.jobs.insert(&mut self.ctx, key, job);
+        let entry = self.accept(sender, work);
+        if let Some(job) = Job::of(&entry) {
+            self.jobs.insert(&mut self.ctx, entry.key, job);
+        }
     }
 
-    /// The record of an execute is durable: from now on requests may be made for its job.
-    pub(super) fn job_journaled(&mut self, key: EntryKey) {
-        let Some(Stage::Recording { prereqs }) = self.jobs.get(key).map(|job| &job.stage) else { return };
-        self.wait_for(key, prereqs.clone(), Origin::Accepted);
-    }
-
-    /// The job is submitted as soon as these have ended.
-    pub(super) fn wait_for(&mut self, key: EntryKey, prereqs: Vec<JobId>, origin: Origin) {
-        let Some(url) = self.jobs.get(key).map(|job| job.url.clone()) else { return };
-        let mut waits = BTreeSet::new();
-        for job_id in prereqs {
+    /// The record of an execute is durable: its job is submitted as soon as its prerequisites have ended. A previous
+    /// run may have sent it if there is a time from which on that may be too long ago.
+    pub(super) fn wait_for_prereqs(&mut self, key: EntryKey, stale_at: Option<Duration>) {
+        let Some(Job { url, stage: Stage::Recording { prereqs }, .. }) = self.jobs.get(key) else { return };
+        let (url, mut waits) = (url.clone(), BTreeSet::new());
+        for job_id in prereqs.clone() {
             // One of our own ends by itself; one that has ended already is looked up.
             let ours = self.jobs.by_id(&job_id).and_then(|key| self.jobs.get(key)).map(|job| job.url.clone());
             let is_ours = ours.is_some();
@@ -82,7 +76,8 @@ impl Csc {
             self.prerequisites.wait(&mut self.ctx, key, &at, is_ours);
             waits.insert(at);
         }
-        self.jobs.update(&mut self.ctx, key, |_, job| job.stage = Stage::Waiting { prereqs: waits, origin });
+        let stage = Stage::Waiting { prereqs: waits, stale_at };
+        self.jobs.update(&mut self.ctx, key, |_, job| job.stage = stage);
         self.submit_if_ready(key);
     }
 
@@ -90,9 +85,9 @@ impl Csc {
     pub(super) fn end_wait(&mut self, key: EntryKey, at: &JobAt, last_active: Option<Duration>) {
         let limit = self.ctx.settings.resubmit_limit;
         self.jobs.update(&mut self.ctx, key, |_, job| {
-            let Stage::Waiting { prereqs, origin } = &mut job.stage else { return };
+            let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
-            if let (Origin::Recovered { stale_at }, Some(last_active)) = (origin, last_active) {
+            if let (Some(stale_at), Some(last_active)) = (stale_at, last_active) {
                 // While it was active, nothing was sent: the doubt is no older than that.
                 *stale_at = (*stale_at).max(last_active + limit);
             }
@@ -102,34 +97,28 @@ impl Csc {
 
     /// Submits a job that waits for nothing any more.
     fn submit_if_ready(&mut self, key: EntryKey) {
-        let origin = match self.jobs.get(key).map(|job| &job.stage) {
-            Some(Stage::Waiting { prereqs, origin }) if prereqs.is_empty() => *origin,
+        let stale_at = match self.jobs.get(key).map(|job| &job.stage) {
+            Some(Stage::Waiting { prereqs, stale_at }) if prereqs.is_empty() => *stale_at,
             Some(_) | None => return,
         };
         let now = self.ctx.now.mono;
-        // What a previous run sent may appear at any time.
-        let (doubtful, stale_at) = match origin {
-            Origin::Accepted => (false, now + self.ctx.settings.resubmit_limit),
-            Origin::Recovered { stale_at } => (true, stale_at),
-        };
         let submitting = Submitting {
             attempts: 0,
             refusals: 0,
             sent: now,
             expires: None,
-            doubtful,
-            stale_at,
+            // What a previous run sent may appear at any time.
+            doubtful: stale_at.is_some(),
+            stale_at: stale_at.unwrap_or(now + self.ctx.settings.resubmit_limit),
             retry: Retry::at(now),
             doubt: None,
         };
         self.jobs.update(&mut self.ctx, key, |_, job| job.stage = Stage::Submitting(submitting));
-        match origin {
-            Origin::Accepted => self.send(key),
-            Origin::Recovered { .. } => {
-                let reason = "the daemon was restarted before its job was known".to_owned();
-                self.doubt(key, Look::Settle, Contact::Silent, reason);
-            }
+        if stale_at.is_none() {
+            return self.send(key);
         }
+        let reason = "the daemon was restarted before its job was known".to_owned();
+        self.doubt(key, Look::Settle, Contact::Silent, reason);
     }
 
     /// Sends the PUT, unless the daemon stops.
@@ -297,14 +286,7 @@ impl Csc {
         }
     }
 
-    /// The id of a job is durable: it is published, and its end if it has come already.
-    pub(super) fn announce_job(&mut self, key: EntryKey, status: Option<JobStatus>) {
-        self.announce_job_id(key);
-        if let Some(status) = status {
-            self.note_status(key, status);
-        }
-    }
-
+    /// The id of a job is durable.
     pub(super) fn announce_job_id(&mut self, key: EntryKey) {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Running(Running { job_id, is_announced, .. }) = &mut job.stage else { return };
