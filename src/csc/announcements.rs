@@ -80,7 +80,7 @@ impl Announcements {
     }
 
     /// What waits for this record, which waits no longer.
-    fn take(&mut self, awaited: Awaited) -> Option<Announcement> {
+    pub(super) fn take(&mut self, awaited: Awaited) -> Option<Announcement> {
         let announcement = self.waiting.remove(&awaited)?;
         if let Announcement::Completion(completion) = &announcement
             && let Some(result) = &completion.end.result
@@ -97,14 +97,6 @@ impl Announcements {
     fn take_first(&mut self) -> Option<(Awaited, Announcement)> {
         let (_, awaited) = *self.order.front()?;
         self.take(awaited).map(|announcement| (awaited, announcement))
-    }
-
-    /// Whether the id of this execute's job waits; now it does no longer.
-    pub(super) fn take_job_id(&mut self, key: EntryKey) -> Option<Option<JobStatus>> {
-        match self.take(Awaited::Created(key))? {
-            Announcement::JobId(status) => Some(status),
-            Announcement::Accepted | Announcement::Completion(_) => None,
-        }
     }
 
     /// The command whose job this was, while its result is not published.

@@ -12,7 +12,7 @@ use super::id::{EntryKey, JobId, RunId};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
 use super::record::{AcceptedCommand, Work};
-use super::request::{Contact, Submission, Ticket};
+use super::request::{Failure, FailureKind, Submission, Ticket};
 use super::retry::Retry;
 use super::time::Tai;
 use super::timers::{Timed, Timer};
@@ -86,23 +86,13 @@ pub(super) struct Doubt {
     pub(super) after: Ticket,
     /// When the first such list was answered.
     pub(super) listed: Option<Duration>,
-    pub(super) look: Look,
-    /// Whether it was the service that answered the attempt.
-    pub(super) contact: Contact,
+    /// Of the attempt.
+    pub(super) failure: Failure,
     /// The submission is given up if the list that is asked for from then on cannot be had: an attempt may end long
     /// after nothing more is sent, and is looked up all the same.
     pub(super) lost: Duration,
     /// Whether that list is wanted.
     pub(super) is_last: bool,
-}
-
-/// How long to look for a job that may exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    /// One list is enough: the service said that it refused.
-    Once,
-    /// As long as a job may take to show up.
-    Settle,
 }
 
 #[derive(Debug)]
@@ -195,6 +185,17 @@ impl Job {
             }
             Stage::Running(running) => running.poll.forgive(pause),
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => {}
+        }
+    }
+}
+
+impl Doubt {
+    /// Whether the job may take its time to show up in a list. Else one list is enough: the service said that it
+    /// refused.
+    pub(super) fn may_show_up_late(&self) -> bool {
+        match self.failure.kind {
+            FailureKind::Unclear | FailureKind::Wrong | FailureKind::NotSent => true,
+            FailureKind::Refused | FailureKind::NotNow => false,
         }
     }
 }

@@ -618,7 +618,7 @@ impl Csc {
     /// Ends without a journal: nobody will take up what is unfinished, so those who wait for it are answered.
     fn abandon(&mut self) {
         self.announce_all();
-        for (key, job) in self.jobs.take(&mut self.ctx) {
+        for (key, job) in self.jobs.iter() {
             let reason = match (job.job_id(), job.submitting()) {
                 (Some(job_id), _) => {
                     format!("the daemon ended; job {job_id} is left at the execution service")
@@ -629,11 +629,11 @@ impl Csc {
                 (None, None) => "the daemon ended before the job was submitted".to_owned(),
             };
             self.ctx.warn(format!("run {}: {reason}", job.run_id()));
-            final_ack(&mut self.ctx, key, &job.sender, CommandName::Execute, Ack::Failed { reason });
+            final_ack(&mut self.ctx, *key, &job.sender, CommandName::Execute, Ack::Failed { reason });
         }
-        for (job_id, key, sender) in self.removals.take_waiting(&mut self.ctx) {
+        for (job_id, key, sender) in self.removals.waiting() {
             let reason = format!("the daemon ended before it was known whether job {job_id} was removed");
-            final_ack(&mut self.ctx, key, &sender, CommandName::AbortJob, Ack::Failed { reason });
+            final_ack(&mut self.ctx, key, sender, CommandName::AbortJob, Ack::Failed { reason });
         }
     }
 }

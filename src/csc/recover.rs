@@ -18,6 +18,7 @@ use super::job::{Job, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
 use super::poll::Poll;
 use super::record::{AcceptedCommand, Completion, Recovered, RecoveredCommand, Work};
+use super::removals::Abort;
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
 use super::time::{BootId, Tai};
@@ -197,12 +198,13 @@ impl Csc {
     }
 
     fn recover_abort(&mut self, kept: RecoveredCommand) {
-        let Work::Abort { job_id, url } = &kept.entry.work else { return };
         if let Some(end) = &kept.end {
             return self.announce_again(&kept, end, CommandName::AbortJob);
         }
+        let AcceptedCommand { key, sender, work, .. } = kept.entry;
+        let Work::Abort { job_id, url } = work else { return };
         self.recovery.aborts += 1;
-        self.recover_removal(kept.entry.key, kept.entry.sender, job_id.clone(), url.clone());
+        self.recover_removal(key, Abort { sender, job_id, url });
     }
 
     /// Publishes and acks again what is not known to have been delivered.

@@ -6,7 +6,6 @@
 //! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem;
 use std::time::Duration;
 
 use crate::url::Url;
@@ -52,10 +51,10 @@ pub(super) struct Removals {
 
 /// An `abort_job` whose record is being made durable.
 #[derive(Debug)]
-struct Abort {
-    sender: Sender,
-    job_id: JobId,
-    url: Url,
+pub(super) struct Abort {
+    pub(super) sender: Sender,
+    pub(super) job_id: JobId,
+    pub(super) url: Url,
 }
 
 /// A job on its way out.
@@ -295,14 +294,12 @@ impl Removals {
         }
     }
 
-    /// All that wait for the end of an abort, which nobody waits for any more.
-    pub(super) fn take_waiting(&mut self, ctx: &mut Context) -> Vec<(JobId, EntryKey, Sender)> {
-        let recording = mem::take(&mut self.recording).into_iter();
-        let recording = recording.map(|(key, abort)| (abort.job_id, key, abort.sender));
-        let removing = self.active.take(ctx).into_iter().flat_map(|(job_id, removal)| {
-            removal.waiting.into_iter().map(move |(key, sender)| (job_id.clone(), key, sender))
-        });
-        recording.chain(removing).collect()
+    /// All that wait for the end of an abort.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (&JobId, EntryKey, &Sender)> {
+        let recording = self.recording.iter().map(|(key, abort)| (&abort.job_id, *key, &abort.sender));
+        recording.chain(self.active.iter().flat_map(|(job_id, removal)| {
+            removal.waiting.iter().map(move |(key, sender)| (job_id, *key, sender))
+        }))
     }
 }
 
@@ -326,22 +323,50 @@ impl Csc {
 
     /// The record of an abort is durable: the job may be removed.
     pub(super) fn abort_journaled(&mut self, key: EntryKey) {
-        let Some(Abort { sender, job_id, url }) = self.removals.recording.remove(&key) else { return };
-        if let Some(job_id) = self.end_unsubmitted(key, &sender, job_id) {
-            self.remove_for(key, sender, job_id, url);
+        if let Some(abort) = self.removals.recording.remove(&key) {
+            self.begin_removal(key, abort);
         }
     }
 
     /// Resumes an abort of a previous run, which may have sent its DELETE.
-    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
-        let Some(job_id) = self.end_unsubmitted(key, &sender, job_id) else { return };
-        self.remove_for(key, sender, job_id.clone(), url);
+    pub(super) fn recover_removal(&mut self, key: EntryKey, abort: Abort) {
+        let Some(job_id) = self.begin_removal(key, abort) else { return };
         self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
             removal.unclear = true;
             removal.next = Next::Delete;
             removal.retry.again_at(ctx.now.mono);
             removal.reminder = Some(ctx.now.mono);
         });
+    }
+
+    /// Removes a job for an `abort_job`, and gives its id, unless there is none.
+    fn begin_removal(&mut self, key: EntryKey, abort: Abort) -> Option<JobId> {
+        let Abort { sender, job_id, url } = abort;
+        let job_id = self.end_unsubmitted(key, &sender, job_id)?;
+        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
+            // The same job twice: the commands share one outcome.
+            removal.waiting.push((key, sender.clone()));
+            if removal.reminder.is_some() {
+                // The others know already that it takes longer.
+                ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(&job_id));
+            }
+        });
+        if shared.is_some() {
+            return Some(job_id);
+        }
+        self.ctx.info(format!("aborting job {job_id}"));
+        let ours = self.jobs.by_id(&job_id);
+        let job = ours.and_then(|key| self.jobs.get(key));
+        let seen = job.and_then(|job| job.running()).and_then(|running| running.poll.seen());
+        if let Some(key) = ours {
+            self.stop_polling(key, &job_id);
+        }
+        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
+        let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
+        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
+        removal.waiting.push((key, sender));
+        self.removals.active.insert(&mut self.ctx, job_id.clone(), removal);
+        Some(job_id)
     }
 
     /// The execute whose run id this is, unless it has ended.
@@ -395,33 +420,6 @@ impl Csc {
     fn end_abort(&mut self, key: EntryKey, sender: Sender, result: Option<JobResult>, ack: Ack) {
         let end = Completion { at: self.ctx.now.tai, result, ack, problem: None };
         self.end(key, sender, CommandName::AbortJob, end);
-    }
-
-    /// Removes a job for an `abort_job`.
-    fn remove_for(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
-        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
-            // The same job twice: the commands share one outcome.
-            removal.waiting.push((key, sender.clone()));
-            if removal.reminder.is_some() {
-                // The others know already that it takes longer.
-                ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(&job_id));
-            }
-        });
-        if shared.is_some() {
-            return;
-        }
-        self.ctx.info(format!("aborting job {job_id}"));
-        let ours = self.jobs.by_id(&job_id);
-        let job = ours.and_then(|key| self.jobs.get(key));
-        let seen = job.and_then(|job| job.running()).and_then(|running| running.poll.seen());
-        if let Some(key) = ours {
-            self.stop_polling(key, &job_id);
-        }
-        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
-        let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
-        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
-        removal.waiting.push((key, sender));
-        self.removals.active.insert(&mut self.ctx, job_id, removal);
     }
 
     /// Removes a second job of a run.

@@ -14,7 +14,7 @@ use super::command::{CommandName, Execute, Sender};
 use super::context::Purpose;
 use super::event::{Ack, Event};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Doubt, Job, Look, Running, Stage, Submitting};
+use super::job::{Doubt, Job, Running, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
@@ -118,7 +118,7 @@ impl Csc {
             return self.send(key);
         }
         let reason = "the daemon was restarted before its job was known".to_owned();
-        self.doubt(key, Look::Settle, Contact::Silent, reason);
+        self.doubt(key, Failure { kind: FailureKind::Unclear, contact: Contact::Silent, reason });
     }
 
     /// Sends the PUT, unless the daemon stops.
@@ -151,17 +151,11 @@ impl Csc {
 
     fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
         self.log_trouble(key, |run_id| format!("submission of {run_id}: {failure}"));
-        let Failure { kind, contact, reason } = failure;
-        match kind {
-            FailureKind::NotSent => self.pause(key, reason),
-            FailureKind::Refused => {
-                self.jobs.update(&mut self.ctx, key, |_, job| {
-                    job.submitting_mut().into_iter().for_each(|submitting| submitting.refusals += 1);
-                });
-                self.doubt(key, Look::Once, contact, reason);
+        match failure.kind {
+            FailureKind::NotSent => self.pause(key, failure.reason),
+            FailureKind::Refused | FailureKind::Unclear | FailureKind::Wrong | FailureKind::NotNow => {
+                self.doubt(key, failure);
             }
-            FailureKind::Unclear | FailureKind::Wrong => self.doubt(key, Look::Settle, contact, reason),
-            FailureKind::NotNow => self.doubt(key, Look::Once, contact, reason),
         }
     }
 
@@ -184,16 +178,17 @@ impl Csc {
     }
 
     /// The job may exist: look for it before anything else.
-    fn doubt(&mut self, key: EntryKey, look: Look, contact: Contact, reason: String) {
+    fn doubt(&mut self, key: EntryKey, failure: Failure) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let now = ctx.now.mono;
+            job.problem = Some(failure.reason.clone());
             let submitting = job.submitting_mut()?;
+            submitting.refusals += u32::from(failure.kind == FailureKind::Refused);
             let expires = *submitting.expires.get_or_insert(now + ctx.settings.submit_timeout);
             let lost = expires.max(now) + ctx.settings.settle_time;
             let after = ctx.last_ticket();
-            submitting.doubt = Some(Doubt { after, listed: None, look, contact, lost, is_last: false });
+            submitting.doubt = Some(Doubt { after, listed: None, failure, lost, is_last: false });
             submitting.retry.wait();
-            job.problem = Some(reason);
             Some(job.url.clone())
         });
         if let Some(url) = url.flatten() {
@@ -211,18 +206,18 @@ impl Csc {
             let doubt = doubt.as_mut().filter(|doubt| list.ticket > doubt.after)?;
             let first = *doubt.listed.get_or_insert(now);
             // Once it may have been there all the time but not listed: this list was asked for after that.
-            if doubt.look == Look::Settle && list.asked < first + ctx.settings.settle_time {
+            if doubt.may_show_up_late() && list.asked < first + ctx.settings.settle_time {
                 return None;
             }
-            *doubtful |= doubt.look == Look::Settle;
+            *doubtful |= doubt.may_show_up_late();
             // One that never came to a word of the service itself is sent once more when its time is over.
             let is_over = expires.is_some_and(|expires| list.asked >= expires)
-                && (was_last || doubt.contact != Contact::Silent);
+                && (was_last || doubt.failure.contact != Contact::Silent);
             let (is_stale, is_refused) = (now >= *stale_at, *refusals >= REFUSALS_MAX);
             Some(if is_stale {
                 Err(stale(job.run_id(), ctx.settings.resubmit_limit))
             } else if is_over || is_refused {
-                Err(job.problem.clone().unwrap_or_default())
+                Err(doubt.failure.reason.clone())
             } else {
                 Ok(())
             })
@@ -242,9 +237,9 @@ impl Csc {
         for (key, _) in self.jobs.lacking(url) {
             let reason = self.jobs.update(&mut self.ctx, key, |_, job| {
                 let submitting = job.submitting_mut()?;
-                submitting.doubt.as_ref().filter(|doubt| list.asked >= doubt.lost)?;
+                let doubt = submitting.doubt.as_ref().filter(|doubt| list.asked >= doubt.lost)?;
                 submitting.doubtful = true;
-                Some(job.problem.clone().unwrap_or_default())
+                Some(doubt.failure.reason.clone())
             });
             if let Some(reason) = reason.flatten() {
                 self.give_up(key, reason);
@@ -261,7 +256,7 @@ impl Csc {
         if let Some(holder) = holder.filter(|holder| *holder != key) {
             // Two jobs cannot have one id: the service lies, or the answer was of another job.
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
-            return self.doubt(key, Look::Settle, Contact::Answered, reason);
+            return self.doubt(key, Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason });
         }
         let run_id = job.run_id().clone();
         let more = if *attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
