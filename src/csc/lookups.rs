@@ -198,21 +198,9 @@ impl Lookups {
         self.update(ctx, url, |lookup| lookup.is_last = true);
     }
 
-    /// From now on, for a time, jobs of its run other than this one are removed when they show up.
+    /// From now on, for a time, jobs of its run other than this one are removed when they show up. How long ago a
+    /// previous run began with that is nothing to rely on, and to look for too long does no harm.
     pub(super) fn look_for_duplicates(
-        &mut self,
-        ctx: &mut Context,
-        time: Duration,
-        key: EntryKey,
-        job: &Job,
-    ) {
-        ctx.journal(Record::Suspected { key, until: Tai(ctx.now.tai.0 + time.as_secs_f64()) });
-        self.resume_duplicates(ctx, time, key, job, job.job_id());
-    }
-
-    /// The same for what a previous run looked for. How long ago that was is nothing to rely on, and to look for too
-    /// long does no harm.
-    pub(super) fn resume_duplicates(
         &mut self,
         ctx: &mut Context,
         time: Duration,
@@ -220,6 +208,7 @@ impl Lookups {
         job: &Job,
         keep: Option<&JobId>,
     ) {
+        ctx.journal(Record::Suspected { key, until: Tai(ctx.now.tai.0 + time.as_secs_f64()) });
         let run_id = job.run_id();
         let now = ctx.now.mono;
         if self.duplicates.len() >= DUPLICATES_MAX.max(ctx.settings.max_jobs.saturating_mul(2))

@@ -35,8 +35,9 @@ impl Csc {
     /// Takes what previous runs left; nothing is done about it before it is clear that no other instance is running,
     /// but what was seen is known from the beginning.
     pub(super) fn on_recovered(&mut self, mut recovered: Recovered) {
+        // Whenever that was: the clock of that run may have been wrong.
         for sender in mem::take(&mut recovered.seen) {
-            self.seen.recover(&sender, self.ctx.now.mono);
+            self.seen.is_repeated(&sender, self.ctx.now.mono);
         }
         self.last_key = self.last_key.max(recovered.last_key);
         match self.run_state {
@@ -94,7 +95,7 @@ impl Csc {
             return;
         };
         if suspected.is_some() {
-            self.lookups.resume_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, job_id.as_ref());
+            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, job_id.as_ref());
         }
         if let Some(end) = end {
             self.announce_again(kept, end, CommandName::Execute);
@@ -193,7 +194,7 @@ impl Csc {
         let running = Running { job_id: job_id.clone(), poll: self.first_poll(), is_announced: false };
         job.stage = Stage::Running(running);
         // The run that is forgotten may have sent it twice.
-        self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job);
+        self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, Some(job_id));
         self.jobs.insert(&mut self.ctx, entry.key, job);
     }
 

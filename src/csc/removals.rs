@@ -410,7 +410,7 @@ impl Csc {
             Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
         };
         if may_exist {
-            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, &job);
+            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, &job, None);
         }
         let reason = format!("abort_job of {} before it was submitted", sender.identity);
         let at = self.ctx.now.tai;

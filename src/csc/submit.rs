@@ -272,7 +272,7 @@ impl Csc {
         self.announcements.create(&mut self.ctx, key, job_id.clone(), status);
         self.ctx.info(format!("run {run_id} is job {job_id}{more}"));
         if let Some(job) = self.jobs.get(key) {
-            self.lookups.look_for_duplicates(&mut self.ctx, time, key, job);
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, job, Some(&job_id));
         }
         if self.removals.contains(&job_id) {
             // Somebody who found its id elsewhere was quicker with an abort.
@@ -311,7 +311,7 @@ impl Csc {
             Some(_) | None => None,
         };
         if let Some(time) = time {
-            self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job);
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job, None);
         }
         let ack = Ack::Failed { reason: reason.clone() };
         self.close(key, job, Completion { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) });
