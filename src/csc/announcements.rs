@@ -154,14 +154,8 @@ impl Csc {
         self.announcements.complete(&mut self.ctx, key, PendingCompletion { sender, name, end });
     }
 
-    /// This record is durable.
-    pub(super) fn on_durable(&mut self, awaited: Awaited) {
-        if let Some(announcement) = self.announcements.take(awaited) {
-            self.announce(awaited, announcement);
-        }
-    }
-
-    fn announce(&mut self, awaited: Awaited, announcement: Announcement) {
+    /// This record is durable, or is not waited for any longer.
+    pub(super) fn announce(&mut self, awaited: Awaited, announcement: Announcement) {
         let (Awaited::Accepted(key) | Awaited::Created(key) | Awaited::Ended(key)) = awaited;
         match announcement {
             Announcement::Accepted => {

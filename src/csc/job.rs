@@ -1,4 +1,4 @@
-//! One job of ours, as data. What moves it is in `submit`, `track` and `remove`.
+//! One job of ours, as data. What moves it is in `submit`, `track` and `removals`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

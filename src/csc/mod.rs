@@ -299,7 +299,11 @@ impl Csc {
         self.ctx.now = now;
         match input {
             Input::Command(command) => self.on_command(command),
-            Input::Refused(command, reason) => self.refuse(&command, reason),
+            Input::Refused(command, reason) => {
+                if self.is_new(&command) {
+                    self.ctx.fail(&command.sender, command.kind.name(), reason);
+                }
+            }
             Input::Outcome(outcome) => self.on_outcome(outcome),
             Input::Tick => self.check_records(),
             Input::Configuration(result) => self.on_configuration(result),
@@ -307,7 +311,11 @@ impl Csc {
                 self.transitions.on_available(&mut self.ctx, available)
             }
             Input::Recovered(recovered) => self.on_recovered(recovered),
-            Input::Journaled(awaited) => self.on_durable(awaited),
+            Input::Journaled(awaited) => {
+                if let Some(announcement) = self.announcements.take(awaited) {
+                    self.announce(awaited, announcement);
+                }
+            }
             Input::JournalFailed(reason) => self.on_journal_failed(&reason),
             Input::JournalBack => self.ctx.info("the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
@@ -350,12 +358,6 @@ impl Csc {
         }
         self.ctx.counters.commands += 1;
         true
-    }
-
-    fn refuse(&mut self, command: &Command, reason: String) {
-        if self.is_new(command) {
-            self.ctx.fail(&command.sender, command.kind.name(), reason);
-        }
     }
 
     fn on_command(&mut self, command: Command) {
@@ -499,7 +501,7 @@ impl Csc {
 
     /// Another instance with our index: before the start it has the right of way, later both go to FAULT.
     fn on_duplicate_instance(&mut self, who: &str) {
-        let report = format!("another instance with index {} lives: {who}", self.ctx.settings.index);
+        let report = format!("another instance with index {} is running: {who}", self.ctx.settings.index);
         self.transitions.note_other(&self.ctx, report.clone());
         match self.run_state {
             RunState::Joining => {

@@ -74,7 +74,14 @@ impl Csc {
         for kept in aborts {
             self.recover_abort(kept);
         }
-        self.log_recovery();
+        let Recovery { running, in_doubt, aborts, results, acks, .. } = self.recovery;
+        if self.recovery != Recovery::default() {
+            let line = format!(
+                "resumed from the previous run: {running} running jobs, {in_doubt} jobs to be submitted or looked for, {aborts} aborts; \
+                 sent again: {results} results, {acks} acks"
+            );
+            self.ctx.info(line);
+        }
     }
 
     /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
@@ -218,17 +225,6 @@ impl Csc {
         if !kept.ack_delivered {
             self.recovery.acks += 1;
             final_ack(&mut self.ctx, key, &kept.entry.sender, name, end.ack.clone());
-        }
-    }
-
-    fn log_recovery(&mut self) {
-        let Recovery { running, in_doubt, aborts, results, acks, .. } = self.recovery;
-        if self.recovery != Recovery::default() {
-            let line = format!(
-                "resumed from the previous run: {running} running jobs, {in_doubt} jobs to be submitted or looked for, {aborts} aborts; \
-                 sent again: {results} results, {acks} acks"
-            );
-            self.ctx.info(line);
         }
     }
 }

@@ -122,12 +122,10 @@ impl Transitions {
         result: Result<Configuration, String>,
     ) -> Option<Service> {
         let (sender, override_name) = self.starting.take()?;
-        let checked = match self.state.after(CommandName::Start) {
-            Some(next) => result.map(|configuration| (next, configuration)),
-            // It was allowed when it began: a FAULT came in between.
-            None => Err(format!("start ended in state {}: {}", self.state, self.error.1)),
-        };
-        let (next, configuration) = match checked {
+        // It was allowed when it began: a FAULT may have come in between.
+        let next = self.state.after(CommandName::Start);
+        let next = next.ok_or_else(|| format!("start ended in state {}: {}", self.state, self.error.1));
+        let (next, configuration) = match next.and_then(|next| Ok((next, result?))) {
             Ok(checked) => checked,
             Err(reason) => {
                 ctx.fail(&sender, Some(CommandName::Start), reason);
