@@ -14,7 +14,7 @@ use super::output::Output;
 use super::text::state_text;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
-use crate::csc::state::{SummaryState, Transition};
+use crate::csc::state::SummaryState;
 
 /// Time between two queries whether the daemon has started.
 const STARTING: Duration = Duration::from_millis(200);
@@ -101,11 +101,10 @@ fn current(client: &mut Client) -> Result<(SummaryState, bool), Failure> {
 fn take_step(
     args: &Args,
     client: &mut Client,
-    transition: Transition,
+    command: CommandName,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    let command = CommandName::of_transition(transition);
-    let override_name = args.override_name.as_ref().filter(|_| transition == Transition::Start);
+    let override_name = args.override_name.as_ref().filter(|_| command == CommandName::Start);
     let params: Map<String, Value> = override_name
         .map(|name| ("configurationOverride".to_owned(), Value::from(name.as_str())))
         .into_iter()

@@ -80,7 +80,7 @@ impl Announcements {
     }
 
     /// What waits for this record, which waits no longer.
-    fn take(&mut self, awaited: Awaited) -> Option<Announcement> {
+    pub(super) fn take(&mut self, awaited: Awaited) -> Option<Announcement> {
         let announcement = self.waiting.remove(&awaited)?;
         if let Announcement::Completion(completion) = &announcement
             && let Some(result) = &completion.end.result
@@ -97,14 +97,6 @@ impl Announcements {
     fn take_first(&mut self) -> Option<(Awaited, Announcement)> {
         let (_, awaited) = *self.order.front()?;
         self.take(awaited).map(|announcement| (awaited, announcement))
-    }
-
-    /// Whether the id of this execute's job waits; now it does no longer.
-    pub(super) fn take_job_id(&mut self, key: EntryKey) -> Option<Option<JobStatus>> {
-        match self.take(Awaited::Created(key))? {
-            Announcement::JobId(status) => Some(status),
-            Announcement::Accepted | Announcement::Completion(_) => None,
-        }
     }
 
     /// The command whose job this was, while its result is not published.
@@ -162,21 +154,19 @@ impl Csc {
         self.announcements.complete(&mut self.ctx, key, PendingCompletion { sender, name, end });
     }
 
-    /// This record is durable.
-    pub(super) fn on_durable(&mut self, awaited: Awaited) {
-        if let Some(announcement) = self.announcements.take(awaited) {
-            self.announce(awaited, announcement);
-        }
-    }
-
-    fn announce(&mut self, awaited: Awaited, announcement: Announcement) {
+    /// This record is durable, or is not waited for any longer.
+    pub(super) fn announce(&mut self, awaited: Awaited, announcement: Announcement) {
         let (Awaited::Accepted(key) | Awaited::Created(key) | Awaited::Ended(key)) = awaited;
         match announcement {
             Announcement::Accepted => {
-                self.job_journaled(key);
+                self.wait_for_prereqs(key, None);
                 self.abort_journaled(key);
             }
-            Announcement::JobId(status) => self.announce_job(key, status),
+            Announcement::JobId(status) => {
+                self.announce_job_id(key);
+                // Perhaps it has ended already.
+                status.into_iter().for_each(|status| self.note_status(key, status));
+            }
             Announcement::Completion(completion) => self.announce_completion(key, *completion),
         }
     }

@@ -3,7 +3,6 @@
 use strum::{EnumString, IntoStaticStr};
 
 use super::id::{ClientId, JobId, SeqNum};
-use super::state::Transition;
 use super::time::Tai;
 
 /// Most items of `prereq_jobs` that one command may name.
@@ -57,28 +56,12 @@ impl CommandName {
         name.parse().ok()
     }
 
-    /// The transition that the command makes, if it makes one.
+    /// Whether the command changes the summary state.
     #[must_use]
-    pub fn transition(self) -> Option<Transition> {
+    pub fn is_transition(self) -> bool {
         match self {
-            Self::Start => Some(Transition::Start),
-            Self::Enable => Some(Transition::Enable),
-            Self::Disable => Some(Transition::Disable),
-            Self::Standby => Some(Transition::Standby),
-            Self::ExitControl => Some(Transition::ExitControl),
-            Self::AbortJob | Self::Execute | Self::SetLogLevel => None,
-        }
-    }
-
-    /// The command that makes a transition.
-    #[must_use]
-    pub fn of_transition(transition: Transition) -> Self {
-        match transition {
-            Transition::Start => Self::Start,
-            Transition::Enable => Self::Enable,
-            Transition::Disable => Self::Disable,
-            Transition::Standby => Self::Standby,
-            Transition::ExitControl => Self::ExitControl,
+            Self::Start | Self::Enable | Self::Disable | Self::Standby | Self::ExitControl => true,
+            Self::AbortJob | Self::Execute | Self::SetLogLevel => false,
         }
     }
 }

@@ -46,8 +46,6 @@ pub(super) struct Question {
     pub(super) url: Url,
     /// When it was asked.
     pub(super) at: Duration,
-    /// Whether it changes something outside, so that the end of the daemon waits for its answer.
-    is_change: bool,
 }
 
 /// The surroundings of each part of the core.
@@ -63,11 +61,7 @@ pub(super) struct Context {
     pub(super) poll_interval: Duration,
     /// Effects of the current turn.
     effects: Vec<Effect>,
-    /// The last content of each event that is published only when it changes.
-    published: Vec<Event>,
     asked: HashMap<Ticket, Question>,
-    /// How many of these change something outside.
-    changes: usize,
     last_ticket: u64,
     probed: Option<Url>,
 }
@@ -82,9 +76,7 @@ impl Context {
             timers: Timers::default(),
             poll_interval: Duration::ZERO,
             effects: Vec::new(),
-            published: Vec::new(),
             asked: HashMap::new(),
-            changes: 0,
             last_ticket: 0,
             probed: None,
         }
@@ -146,45 +138,15 @@ impl Context {
         self.ack(to, command, Ack::Failed { reason });
     }
 
-    /// Publishes an event; one that describes a state only when its content changed.
     pub(super) fn publish(&mut self, event: Event) {
-        match event {
-            Event::Heartbeat
-            | Event::LogMessage(_)
-            | Event::ConfigurationApplied { .. }
-            | Event::JobId { .. }
-            | Event::JobResult(_) => {}
-            Event::SummaryState(_)
-            | Event::ErrorCode { .. }
-            | Event::LogLevel { .. }
-            | Event::SimulationMode { .. }
-            | Event::SoftwareVersions
-            | Event::ConfigurationsAvailable(_) => {
-                let same_kind = |e: &&mut Event| mem::discriminant(*e) == mem::discriminant(&event);
-                match self.published.iter_mut().find(same_kind) {
-                    Some(last) if *last == event => return,
-                    Some(last) => last.clone_from(&event),
-                    None => self.published.push(event.clone()),
-                }
-            }
-        }
         self.effect(Effect::Publish { event, receipt: None });
-    }
-
-    /// Publishes an event that describes a state even if its content is the same as the last time.
-    pub(super) fn publish_again(&mut self, event: Event) {
-        self.published.retain(|known| mem::discriminant(known) != mem::discriminant(&event));
-        self.publish(event);
     }
 
     /// Sends a request to a service.
     pub(super) fn ask(&mut self, purpose: Purpose, url: Url, action: Action) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        let is_change = matches!(action, Action::Submit(_) | Action::Remove { .. } | Action::Push { .. });
-        self.changes += usize::from(is_change);
-        let question = Question { purpose, url: url.clone(), at: self.now.mono, is_change };
-        self.asked.insert(ticket, question);
+        self.asked.insert(ticket, Question { purpose, url: url.clone(), at: self.now.mono });
         self.counters.requests += 1;
         if self.probed.as_ref() == Some(&url) {
             self.timers.set(Timer::Probe, Some(self.now.mono + IDLE));
@@ -208,14 +170,13 @@ impl Context {
 
     /// The question that this answers, or that is not of interest any more; none if it was answered before.
     pub(super) fn close_question(&mut self, ticket: Ticket) -> Option<Question> {
-        let question = self.asked.remove(&ticket)?;
-        self.changes -= usize::from(question.is_change);
-        Some(question)
+        self.asked.remove(&ticket)
     }
 
-    /// Whether a request that changes something outside was not answered yet.
+    /// Whether a request that changes something outside was not answered yet. Looked for among all, at the end.
     pub(super) fn awaits_change(&self) -> bool {
-        self.changes > 0
+        let mut purposes = self.asked.values().map(|question| &question.purpose);
+        purposes.any(|purpose| matches!(purpose, Purpose::Submit(_) | Purpose::Remove(_) | Purpose::Push))
     }
 
     /// The last request that was made: only a list that is asked for after it knows what it did.

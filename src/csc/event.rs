@@ -33,10 +33,7 @@ impl Ack {
     /// Whether it is the last one of its command.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        match self {
-            Self::InProgress { .. } => false,
-            Self::Complete | Self::Failed { .. } | Self::Aborted => true,
-        }
+        !matches!(self, Self::InProgress { .. })
     }
 }
 

@@ -1,4 +1,4 @@
-//! One job of ours, as data. What moves it is in `submit`, `track` and `remove`.
+//! One job of ours, as data. What moves it is in `submit`, `track` and `removals`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
-use super::request::{Contact, Submission, Ticket};
+use super::record::{AcceptedCommand, Work};
+use super::request::{Failure, FailureKind, Submission, Ticket};
 use super::retry::Retry;
 use super::time::Tai;
 use super::timers::{Timed, Timer};
@@ -44,25 +45,17 @@ pub(super) enum Stage {
     /// Its record is being made durable; nothing was sent yet.
     Recording { prereqs: Vec<JobId> },
     /// It waits for these jobs to end.
-    Waiting { prereqs: BTreeSet<JobAt>, origin: Origin },
+    Waiting {
+        prereqs: BTreeSet<JobAt>,
+        /// Of a job of a previous run, which may have sent it: from when on that may be too long ago to send it again.
+        stale_at: Option<Duration>,
+    },
     /// The service is asked to create it.
     Submitting(Submitting),
     /// It exists and is polled.
     Running(Running),
     /// It is being removed; the rest is in the removal of this id.
     Aborting { job_id: JobId },
-}
-
-/// Since when a job is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
-    /// This run: nothing was sent for it before.
-    Accepted,
-    /// A previous run, which may have sent it.
-    Recovered {
-        /// From when on that may be too long ago for it to be sent again.
-        stale_at: Duration,
-    },
 }
 
 /// A submission in progress.
@@ -93,23 +86,13 @@ pub(super) struct Doubt {
     pub(super) after: Ticket,
     /// When the first such list was answered.
     pub(super) listed: Option<Duration>,
-    pub(super) look: Look,
-    /// Whether it was the service that answered the attempt.
-    pub(super) contact: Contact,
+    /// Of the attempt.
+    pub(super) failure: Failure,
     /// The submission is given up if the list that is asked for from then on cannot be had: an attempt may end long
     /// after nothing more is sent, and is looked up all the same.
     pub(super) lost: Duration,
     /// Whether that list is wanted.
     pub(super) is_last: bool,
-}
-
-/// How long to look for a job that may exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Look {
-    /// One list is enough: the service said that it refused.
-    Once,
-    /// As long as a job may take to show up.
-    Settle,
 }
 
 #[derive(Debug)]
@@ -143,25 +126,21 @@ impl Timed for Job {
 }
 
 impl Job {
-    pub(super) fn new(
-        sender: Sender,
-        submission: Arc<Submission>,
-        url: Url,
-        accepted: Tai,
-        stage: Stage,
-    ) -> Self {
-        Self {
-            sender,
-            submission,
-            url,
-            accepted,
-            stage,
+    /// Of an execute that was accepted.
+    pub(super) fn of(entry: &AcceptedCommand) -> Option<Self> {
+        let Work::Execute { submission, url, prereqs, .. } = &entry.work else { return None };
+        Some(Self {
+            sender: entry.sender.clone(),
+            submission: Arc::clone(submission),
+            url: url.clone(),
+            accepted: entry.accepted,
+            stage: Stage::Recording { prereqs: prereqs.clone() },
             phase: None,
             missing_prereqs: Vec::new(),
             reminder: None,
             problem: None,
             trouble_logged: false,
-        }
+        })
     }
 
     pub(super) fn job_id(&self) -> Option<&JobId> {
@@ -206,6 +185,17 @@ impl Job {
             }
             Stage::Running(running) => running.poll.forgive(pause),
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => {}
+        }
+    }
+}
+
+impl Doubt {
+    /// Whether the job may take its time to show up in a list. Else one list is enough: the service said that it
+    /// refused.
+    pub(super) fn may_show_up_late(&self) -> bool {
+        match self.failure.kind {
+            FailureKind::Unclear | FailureKind::Wrong | FailureKind::NotSent => true,
+            FailureKind::Refused | FailureKind::NotNow => false,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::url::Url;
 use super::context::Context;
 use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Job, Running, Stage};
+use super::job::Job;
 use super::record::HISTORY_MAX;
 use super::report::{JobReport, StageName};
 use super::timers::TimedMap;
@@ -40,23 +40,19 @@ pub(super) struct Jobs {
 
 fn facets(job: &Job) -> Vec<Facet> {
     let mut facets = vec![Facet::Run(job.run_id().clone()), Facet::Stage(StageName::of(&job.stage))];
-    match &job.stage {
-        Stage::Recording { .. } | Stage::Waiting { .. } => {}
-        Stage::Submitting(submitting) => {
-            if submitting.retry.ticket().is_none() {
-                facets.push(Facet::Lacking(job.url.clone()));
-            }
-            if submitting.doubt.is_some() {
-                facets.push(Facet::InDoubt(job.url.clone()));
-            }
+    if let Some(submitting) = job.submitting() {
+        if submitting.retry.ticket().is_none() {
+            facets.push(Facet::Lacking(job.url.clone()));
         }
-        Stage::Running(Running { job_id, .. }) => {
-            facets.extend([Facet::Id(job_id.clone()), Facet::At(job.url.clone())]);
-            facets.extend(job.phase.map(Facet::Phase));
+        if submitting.doubt.is_some() {
+            facets.push(Facet::InDoubt(job.url.clone()));
         }
-        Stage::Aborting { job_id } => {
-            facets.extend([Facet::Id(job_id.clone()), Facet::At(job.url.clone())]);
-        }
+    }
+    if let Some(job_id) = job.job_id() {
+        facets.extend([Facet::Id(job_id.clone()), Facet::At(job.url.clone())]);
+    }
+    if job.running().is_some() {
+        facets.extend(job.phase.map(Facet::Phase));
     }
     facets
 }
@@ -106,12 +102,6 @@ impl Jobs {
     /// Changes times of all jobs, and nothing else.
     pub(super) fn update_times(&mut self, ctx: &mut Context, change: impl FnMut(&mut Context, &mut Job)) {
         self.jobs.update_all(ctx, change);
-    }
-
-    /// Removes all.
-    pub(super) fn take(&mut self, ctx: &mut Context) -> BTreeMap<EntryKey, Job> {
-        self.index.clear();
-        self.jobs.take(ctx)
     }
 
     fn reindex(&mut self, key: EntryKey, before: &[Facet], after: &[Facet]) {

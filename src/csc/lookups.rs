@@ -198,21 +198,9 @@ impl Lookups {
         self.update(ctx, url, |lookup| lookup.is_last = true);
     }
 
-    /// From now on, for a time, jobs of its run other than this one are removed when they show up.
+    /// From now on, for a time, jobs of its run other than this one are removed when they show up. How long ago a
+    /// previous run began with that is nothing to rely on, and to look for too long does no harm.
     pub(super) fn look_for_duplicates(
-        &mut self,
-        ctx: &mut Context,
-        time: Duration,
-        key: EntryKey,
-        job: &Job,
-    ) {
-        ctx.journal(Record::Suspected { key, until: Tai(ctx.now.tai.0 + time.as_secs_f64()) });
-        self.resume_duplicates(ctx, time, key, job, job.job_id());
-    }
-
-    /// The same for what a previous run looked for. How long ago that was is nothing to rely on, and to look for too
-    /// long does no harm.
-    pub(super) fn resume_duplicates(
         &mut self,
         ctx: &mut Context,
         time: Duration,
@@ -220,6 +208,7 @@ impl Lookups {
         job: &Job,
         keep: Option<&JobId>,
     ) {
+        ctx.journal(Record::Suspected { key, until: Tai(ctx.now.tai.0 + time.as_secs_f64()) });
         let run_id = job.run_id();
         let now = ctx.now.mono;
         if self.duplicates.len() >= DUPLICATES_MAX.max(ctx.settings.max_jobs.saturating_mul(2))
@@ -431,7 +420,9 @@ impl Csc {
     fn on_looked_up(&mut self, missing: Missing, asked: Duration, found: Result<bool, Duration>) {
         match missing {
             Missing::Polled(polled) => self.poll_looked_up(&polled, found),
-            Missing::Removal(job_id) => self.removal_looked_up(&job_id, asked, found),
+            Missing::Removal(job_id) => {
+                self.step_removal(&job_id, |ctx, removal| removal.on_looked_up(ctx, asked, found));
+            }
         }
     }
 

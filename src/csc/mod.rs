@@ -52,6 +52,7 @@ mod timers;
 mod track;
 mod transitions;
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -298,7 +299,11 @@ impl Csc {
         self.ctx.now = now;
         match input {
             Input::Command(command) => self.on_command(command),
-            Input::Refused(command, reason) => self.refuse(&command, reason),
+            Input::Refused(command, reason) => {
+                if self.is_new(&command) {
+                    self.ctx.fail(&command.sender, command.kind.name(), reason);
+                }
+            }
             Input::Outcome(outcome) => self.on_outcome(outcome),
             Input::Tick => self.check_records(),
             Input::Configuration(result) => self.on_configuration(result),
@@ -306,7 +311,11 @@ impl Csc {
                 self.transitions.on_available(&mut self.ctx, available)
             }
             Input::Recovered(recovered) => self.on_recovered(recovered),
-            Input::Journaled(awaited) => self.on_durable(awaited),
+            Input::Journaled(awaited) => {
+                if let Some(announcement) = self.announcements.take(awaited) {
+                    self.announce(awaited, announcement);
+                }
+            }
             Input::JournalFailed(reason) => self.on_journal_failed(&reason),
             Input::JournalBack => self.ctx.info("the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
@@ -351,19 +360,13 @@ impl Csc {
         true
     }
 
-    fn refuse(&mut self, command: &Command, reason: String) {
-        if self.is_new(command) {
-            self.ctx.fail(&command.sender, command.kind.name(), reason);
-        }
-    }
-
     fn on_command(&mut self, command: Command) {
         if !self.is_new(&command) {
             return;
         }
         let name = command.kind.name();
         // A transition that waits for a `start` may be allowed then.
-        let is_transition = name.is_some_and(|name| name.transition().is_some());
+        let is_transition = name.is_some_and(CommandName::is_transition);
         let refusal = match self.run_state {
             RunState::Joining | RunState::Stopping | RunState::Over => Some(STOPPING.to_owned()),
             RunState::Serving if is_transition => None,
@@ -449,15 +452,19 @@ impl Csc {
 
     fn on_outcome(&mut self, outcome: Outcome) {
         // An answer that nobody waits for any more is dropped: its job went on without it.
-        let Some(Question { purpose, url, at, .. }) = self.ctx.close_question(outcome.ticket) else { return };
+        let Some(Question { purpose, url, at }) = self.ctx.close_question(outcome.ticket) else { return };
         if let Some(contact) = outcome.answer.of_service() {
             self.note_contact(&url, at, contact);
         }
         match (purpose, outcome.answer) {
             (Purpose::Submit(key), Answer::Submit(result)) => self.on_submitted(key, &url, result),
             (Purpose::Poll(polled), Answer::Status(result)) => self.on_polled(&polled, &url, at, result),
-            (Purpose::Remove(job_id), Answer::Remove(result)) => self.on_removed(&job_id, at, result),
-            (Purpose::Confirm(job_id), Answer::Status(result)) => self.on_confirmed(&job_id, result),
+            (Purpose::Remove(job_id), Answer::Remove(result)) => {
+                self.step_removal(&job_id, |ctx, removal| removal.on_removed(ctx, at, result));
+            }
+            (Purpose::Confirm(job_id), Answer::Status(result)) => {
+                self.step_removal(&job_id, |ctx, removal| removal.on_confirmed(ctx, result));
+            }
             (Purpose::List, Answer::List(result)) => self.on_list(&url, result),
             (Purpose::Push, Answer::Push(result)) => self.pushes.on_pushed(&mut self.ctx, result),
             (Purpose::Ping(configuration), Answer::Ping(result)) => {
@@ -494,7 +501,7 @@ impl Csc {
 
     /// Another instance with our index: before the start it has the right of way, later both go to FAULT.
     fn on_duplicate_instance(&mut self, who: &str) {
-        let report = format!("another instance with index {} lives: {who}", self.ctx.settings.index);
+        let report = format!("another instance with index {} is running: {who}", self.ctx.settings.index);
         self.transitions.note_other(&self.ctx, report.clone());
         match self.run_state {
             RunState::Joining => {
@@ -513,25 +520,19 @@ impl Csc {
     fn advance(&mut self) {
         let now = self.ctx.now.mono;
         while let Some((time, timer)) = self.ctx.timers.expired(now) {
-            match (timer, self.run_state) {
-                (Timer::Heartbeat, _) => self.beat(time),
-                (_, RunState::Joining | RunState::Stopping | RunState::Over) => {}
-                (Timer::Outage(url), RunState::Serving) => self.on_outage_timer(&url),
-                (Timer::Job(key), RunState::Serving) => self.on_job_timer(key),
-                (Timer::Prerequisite(url, job_id), RunState::Serving) => {
-                    self.prerequisites.on_timer(&mut self.ctx, (url, job_id));
-                }
-                (Timer::Removal(job_id), RunState::Serving) => self.removals.on_timer(&mut self.ctx, &job_id),
-                (Timer::Duplicate(run_id), RunState::Serving) => {
-                    self.lookups.on_duplicate_timer(&mut self.ctx, &run_id);
-                }
-                (Timer::List(url), RunState::Serving) => self.on_list_timer(&url),
-                (Timer::Push, RunState::Serving) => {
-                    self.pushes.advance(&mut self.ctx, self.transitions.service());
-                }
-                (Timer::Probe, RunState::Serving) => self.ctx.on_probe_timer(),
-                (Timer::Notices(url), RunState::Serving) => self.services.sum_up(&mut self.ctx, &url),
-                (Timer::Stop, RunState::Serving) => {}
+            match timer {
+                Timer::Heartbeat => self.beat(time),
+                _ if self.run_state != RunState::Serving => {}
+                Timer::Stop => {}
+                Timer::Outage(url) => self.on_outage_timer(&url),
+                Timer::Job(key) => self.on_job_timer(key),
+                Timer::Prerequisite(url, job_id) => self.prerequisites.on_timer(&mut self.ctx, (url, job_id)),
+                Timer::Removal(job_id) => self.removals.on_timer(&mut self.ctx, &job_id),
+                Timer::Duplicate(run_id) => self.lookups.on_duplicate_timer(&mut self.ctx, &run_id),
+                Timer::List(url) => self.on_list_timer(&url),
+                Timer::Push => self.pushes.advance(&mut self.ctx, self.transitions.service()),
+                Timer::Probe => self.ctx.on_probe_timer(),
+                Timer::Notices(url) => self.services.sum_up(&mut self.ctx, &url),
             }
         }
     }
@@ -547,20 +548,21 @@ impl Csc {
     }
 
     fn set_log_level(&mut self, level: i32) {
-        self.log_level = level;
         self.ctx.effect(Effect::SetLogLevel(level));
-        self.ctx.publish(Event::LogLevel { level });
+        if mem::replace(&mut self.log_level, level) != level {
+            self.ctx.publish(Event::LogLevel { level });
+        }
     }
 
     /// Numbers a command and makes its record durable; then it is carried out.
-    fn accept(&mut self, sender: Sender, work: Work) -> EntryKey {
+    fn accept(&mut self, sender: Sender, work: Work) -> AcceptedCommand {
         self.last_key += 1;
         let key = EntryKey(self.last_key);
         let entry =
             AcceptedCommand { key, sender, accepted: self.ctx.now.tai, uptime: self.ctx.uptime(), work };
-        self.ctx.journal(Record::Accepted(Box::new(entry)));
+        self.ctx.journal(Record::Accepted(Box::new(entry.clone())));
         self.announcements.accept(&self.ctx, key);
-        key
+        entry
     }
 
     fn stop_if_offline(&mut self) {
@@ -591,10 +593,12 @@ impl Csc {
     }
 
     fn finish_stop(&mut self) {
+        if self.run_state != RunState::Stopping {
+            return;
+        }
         // An id that came in time is still published, and so is a result.
-        let is_waiting = self.ctx.awaits_change() || !self.announcements.is_empty();
         let is_in_time = self.ctx.timers.time_of(&Timer::Stop).is_some();
-        if self.run_state != RunState::Stopping || is_waiting && is_in_time {
+        if is_in_time && (!self.announcements.is_empty() || self.ctx.awaits_change()) {
             return;
         }
         self.run_state = RunState::Over;
@@ -607,15 +611,16 @@ impl Csc {
                 self.jobs.len()
             ));
         }
-        self.transitions.go_offline();
-        self.ctx.publish(Event::SummaryState(SummaryState::Offline));
+        if self.transitions.go_offline() {
+            self.ctx.publish(Event::SummaryState(SummaryState::Offline));
+        }
         self.ctx.effect(Effect::Exit);
     }
 
     /// Ends without a journal: nobody will take up what is unfinished, so those who wait for it are answered.
     fn abandon(&mut self) {
         self.announce_all();
-        for (key, job) in self.jobs.take(&mut self.ctx) {
+        for (key, job) in self.jobs.iter() {
             let reason = match (job.job_id(), job.submitting()) {
                 (Some(job_id), _) => {
                     format!("the daemon ended; job {job_id} is left at the execution service")
@@ -626,11 +631,11 @@ impl Csc {
                 (None, None) => "the daemon ended before the job was submitted".to_owned(),
             };
             self.ctx.warn(format!("run {}: {reason}", job.run_id()));
-            final_ack(&mut self.ctx, key, &job.sender, CommandName::Execute, Ack::Failed { reason });
+            final_ack(&mut self.ctx, *key, &job.sender, CommandName::Execute, Ack::Failed { reason });
         }
-        for (job_id, key, sender) in self.removals.take_waiting(&mut self.ctx) {
+        for (job_id, key, sender) in self.removals.waiting() {
             let reason = format!("the daemon ended before it was known whether job {job_id} was removed");
-            final_ack(&mut self.ctx, key, &sender, CommandName::AbortJob, Ack::Failed { reason });
+            final_ack(&mut self.ctx, key, sender, CommandName::AbortJob, Ack::Failed { reason });
         }
     }
 }

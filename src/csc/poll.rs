@@ -38,17 +38,6 @@ pub(super) enum Polled {
     Prerequisite(JobAt),
 }
 
-/// What follows when the service says that there is no such job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Absence {
-    /// It is asked again.
-    Again,
-    /// The list decides.
-    Listed,
-    /// It is so: no list could be had for too long.
-    Certain,
-}
-
 impl Poll {
     /// Of a job of which nothing is known yet.
     pub(super) fn new(ctx: &Context, first: Duration) -> Self {
@@ -65,27 +54,16 @@ impl Poll {
         self.seen
     }
 
-    /// The service says that there is no such job. One such answer can be wrong, or an old one out of a cache: it is
-    /// asked again, and then the list decides.
-    fn note_absence(&mut self, ctx: &Context) -> Absence {
+    /// The service says that there is no such job; how often it has said so. One such answer can be wrong, or an old one
+    /// out of a cache: it is asked again, and then the list decides.
+    fn note_absence(&mut self, ctx: &Context) -> u32 {
         self.absences += 1;
-        match self.absences {
-            1 => {
-                self.retry = Retry::at(ctx.now.mono + ABSENT_AGAIN);
-                Absence::Again
-            }
-            ABSENCES_MAX.. => Absence::Certain,
-            _ => {
-                self.retry.wait();
-                Absence::Listed
-            }
+        if self.absences == 1 {
+            self.retry = Retry::at(ctx.now.mono + ABSENT_AGAIN);
+        } else {
+            self.retry.wait();
         }
-    }
-
-    /// The answer was of no use: it is asked again, later with each failure.
-    fn fail(&mut self, ctx: &mut Context) {
-        let interval = ctx.poll_interval;
-        self.retry.fail(ctx, interval);
+        self.absences
     }
 
     /// The process stood still for a time, in which nobody could answer.
@@ -136,11 +114,10 @@ impl Csc {
                     self.jobs.update(&mut self.ctx, *key, |_, job| job.problem = Some(problem.to_owned()));
                 }
                 match self.update_poll(polled, |ctx, poll| poll.note_absence(ctx)) {
-                    Some(Absence::Listed) => {
-                        self.lookups.miss(&mut self.ctx, url, Missing::Polled(polled.clone()));
-                    }
-                    Some(Absence::Certain) => self.lose(polled),
-                    Some(Absence::Again) | None => {}
+                    None | Some(..2) => {}
+                    // No list could be had for too long.
+                    Some(ABSENCES_MAX..) => self.lose(polled),
+                    Some(_) => self.lookups.miss(&mut self.ctx, url, Missing::Polled(polled.clone())),
                 }
             }
             (Err(failure), _) => self.poll_failed(polled, url, asked, failure),
@@ -200,7 +177,8 @@ impl Csc {
             }
             Polled::Prerequisite(at) => self.prerequisites.log_trouble(&mut self.ctx, at, &failure),
         }
-        self.update_poll(polled, |ctx, poll| poll.fail(ctx));
+        let interval = self.ctx.poll_interval;
+        self.update_poll(polled, |ctx, poll| poll.retry.fail(ctx, interval));
         if let Polled::Ours(key, _) = polled {
             self.jobs.update(&mut self.ctx, *key, |_, job| job.problem = Some(failure.reason));
         }

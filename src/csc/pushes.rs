@@ -4,7 +4,6 @@
 //! wait. Scripts wait 5 s in all: whatever a push or those before it do, each is answered before that.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,15 +32,11 @@ struct Push {
 }
 
 /// The one that the back-end has.
-#[derive(Debug, Default)]
-enum Flight {
-    /// None.
-    #[default]
-    Free,
-    /// Its answer is awaited.
-    Awaited { sender: Sender, until: Duration },
-    /// Its sender was answered that it is unclear; the back-end is still at it.
-    GivenUp,
+#[derive(Debug)]
+struct Flight {
+    /// None once it was answered that it is unclear.
+    sender: Option<Sender>,
+    until: Duration,
 }
 
 /// All pushes in progress.
@@ -49,7 +44,7 @@ enum Flight {
 pub(super) struct Pushes {
     /// In the order of the commands, and so of their times too.
     waiting: VecDeque<Push>,
-    flight: Flight,
+    flight: Option<Flight>,
 }
 
 impl Pushes {
@@ -74,9 +69,7 @@ impl Pushes {
     /// Answers those whose time is over, and begins the next.
     pub(super) fn advance(&mut self, ctx: &mut Context, service: Option<&Service>) {
         let now = ctx.now.mono;
-        if let Flight::Awaited { until, .. } = self.flight
-            && now >= until
-        {
+        if self.flight.as_ref().is_some_and(|flight| now >= flight.until) {
             self.give_up(ctx, "Redis did not answer in time");
         }
         while self.waiting.front().is_some_and(|push| now >= push.until) {
@@ -84,35 +77,26 @@ impl Pushes {
                 refuse(ctx, &late.sender, "commands before it waited for Redis too long");
             }
         }
-        match self.flight {
-            Flight::Awaited { .. } | Flight::GivenUp => {}
-            Flight::Free => {
-                if let Some(Push { sender, config, until }) = self.waiting.pop_front() {
-                    let action = Action::Push { config, patience: until.saturating_sub(now) };
-                    let url = service.map_or_else(|| "".into(), |service| service.url.clone());
-                    ctx.ask(Purpose::Push, url, action);
-                    self.flight = Flight::Awaited { sender, until: until + GRACE };
-                }
-            }
+        if self.flight.is_none()
+            && let Some(Push { sender, config, until }) = self.waiting.pop_front()
+        {
+            let action = Action::Push { config, patience: until.saturating_sub(now) };
+            let url = service.map_or_else(|| "".into(), |service| service.url.clone());
+            ctx.ask(Purpose::Push, url, action);
+            self.flight = Some(Flight { sender: Some(sender), until: until + GRACE });
         }
         self.set_timer(ctx);
     }
 
     fn set_timer(&self, ctx: &mut Context) {
-        let flight = match &self.flight {
-            Flight::Awaited { until, .. } => Some(*until),
-            Flight::Free | Flight::GivenUp => None,
-        };
+        let flight = self.flight.as_ref().filter(|flight| flight.sender.is_some()).map(|flight| flight.until);
         let first = self.waiting.front().map(|push| push.until);
         ctx.timers.set(Timer::Push, [flight, first].into_iter().flatten().min());
     }
 
     /// The process stood still: the answer may be there. What waits is too late for its sender.
     pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
-        match &mut self.flight {
-            Flight::Awaited { until, .. } => *until += pause,
-            Flight::Free | Flight::GivenUp => {}
-        }
+        self.flight.iter_mut().for_each(|flight| flight.until += pause);
         self.set_timer(ctx);
     }
 
@@ -122,16 +106,14 @@ impl Pushes {
             NotDone::Rejected(reason) => nothing_was_pushed(&reason),
             NotDone::Failed(failure) => push_failed(&failure),
         });
-        match mem::take(&mut self.flight) {
-            Flight::Awaited { sender, .. } => match verdict {
-                Ok(()) => ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
-                Err(reason) => ctx.fail(&sender, Some(CommandName::Execute), reason),
-            },
-            Flight::GivenUp => {
+        let Some(Flight { sender, .. }) = self.flight.take() else { return };
+        match (sender, verdict) {
+            (Some(sender), Ok(())) => ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
+            (Some(sender), Err(reason)) => ctx.fail(&sender, Some(CommandName::Execute), reason),
+            (None, verdict) => {
                 let end = verdict.err().unwrap_or_else(|| "the values were pushed".to_owned());
                 ctx.warn(format!("an execute that was answered as unclear: {end}"));
             }
-            Flight::Free => {}
         }
         // The next one is begun at once.
         ctx.timers.set(Timer::Push, Some(ctx.now.mono));
@@ -146,9 +128,8 @@ impl Pushes {
 
     /// The sender of the push in progress is answered that it is unclear what becomes of it.
     pub(super) fn give_up(&mut self, ctx: &mut Context, why: &str) {
-        if let Flight::Awaited { sender, .. } = &self.flight {
-            ctx.fail(sender, Some(CommandName::Execute), unclear(why));
-            self.flight = Flight::GivenUp;
+        if let Some(sender) = self.flight.as_mut().and_then(|flight| flight.sender.take()) {
+            ctx.fail(&sender, Some(CommandName::Execute), unclear(why));
         }
     }
 }

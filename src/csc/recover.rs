@@ -13,11 +13,12 @@ use crate::url::Url;
 use super::announcements::{final_ack, publish_result};
 use super::command::{CommandName, Sender, Via};
 use super::event::Event;
-use super::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
-use super::job::{Job, Origin, Running, Stage};
+use super::id::{ClientId, JobId, RunId, SeqNum};
+use super::job::{Job, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
 use super::poll::Poll;
 use super::record::{AcceptedCommand, Completion, Recovered, RecoveredCommand, Work};
+use super::removals::Abort;
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
 use super::time::{BootId, Tai};
@@ -25,28 +26,6 @@ use super::{Csc, RunState};
 
 /// Most jobs that one log line names.
 const NAMED_MAX: usize = 20;
-
-/// The latest clock time that is known of each boot of the machine.
-struct Clocks(HashMap<Option<BootId>, Tai>);
-
-impl Clocks {
-    fn new(entries: &[RecoveredCommand]) -> Self {
-        let mut latest = HashMap::new();
-        for kept in entries {
-            let at = kept.end.as_ref().map_or(kept.entry.accepted, |end| end.at);
-            let latest = latest.entry(boot_of(&kept.entry)).or_insert(at);
-            if *latest < at {
-                *latest = at;
-            }
-        }
-        Self(latest)
-    }
-
-    /// In the boot in which this was accepted.
-    fn latest(&self, entry: &AcceptedCommand) -> Option<Tai> {
-        self.0.get(&boot_of(entry)).copied()
-    }
-}
 
 fn boot_of(entry: &AcceptedCommand) -> Option<BootId> {
     entry.uptime.map(|uptime| uptime.boot)
@@ -56,8 +35,9 @@ impl Csc {
     /// Takes what previous runs left; nothing is done about it before it is clear that no other instance is running,
     /// but what was seen is known from the beginning.
     pub(super) fn on_recovered(&mut self, mut recovered: Recovered) {
+        // Whenever that was: the clock of that run may have been wrong.
         for sender in mem::take(&mut recovered.seen) {
-            self.seen.recover(&sender, self.ctx.now.mono);
+            self.seen.is_repeated(&sender, self.ctx.now.mono);
         }
         self.last_key = self.last_key.max(recovered.last_key);
         match self.run_state {
@@ -71,78 +51,76 @@ impl Csc {
         if recovered.unsearched {
             self.lookups.want_search();
         }
-        let clocks = Clocks::new(&recovered.entries);
-        for end in recovered.entries.iter().filter_map(|kept| kept.end.as_ref()) {
-            self.removals.note_aborted(end);
+        // The latest clock time that is known of each boot of the machine.
+        let mut clocks = HashMap::new();
+        for RecoveredCommand { entry, end, .. } in &recovered.entries {
+            let at = end.as_ref().map_or(entry.accepted, |end| end.at);
+            let latest = clocks.entry(boot_of(entry)).or_insert(at);
+            *latest = if at > *latest { at } else { *latest };
+            end.iter().for_each(|end| self.removals.note_aborted(end));
         }
         let is_abort = |kept: &RecoveredCommand| matches!(kept.entry.work, Work::Abort { .. });
         let (aborts, executes): (Vec<RecoveredCommand>, Vec<RecoveredCommand>) =
             recovered.entries.into_iter().partition(is_abort);
         // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.
-        let mut waiting = Vec::new();
-        for kept in executes {
-            let age = self.age(&kept.entry, &clocks);
-            let left = age.map_or(Duration::ZERO, |age| self.ctx.settings.resubmit_limit.saturating_sub(age));
-            let waits = self.recover_job(kept);
-            waiting.extend(waits.map(|(key, prereqs)| (key, prereqs, self.ctx.now.mono + left)));
+        for kept in &executes {
+            self.recover_job(kept);
         }
-        for (key, prereqs, stale_at) in waiting {
-            self.wait_for(key, prereqs, Origin::Recovered { stale_at });
+        for RecoveredCommand { entry, .. } in &executes {
+            let age = self.age(entry, clocks.get(&boot_of(entry)).copied());
+            let left = age.map_or(Duration::ZERO, |age| self.ctx.settings.resubmit_limit.saturating_sub(age));
+            self.wait_for_prereqs(entry.key, Some(self.ctx.now.mono + left));
         }
         for kept in aborts {
             self.recover_abort(kept);
         }
-        self.log_recovery();
+        let Recovery { running, in_doubt, aborts, results, acks, .. } = self.recovery;
+        if self.recovery != Recovery::default() {
+            let line = format!(
+                "resumed from the previous run: {running} running jobs, {in_doubt} jobs to be submitted or looked for, {aborts} aborts; \
+                 sent again: {results} results, {acks} acks"
+            );
+            self.ctx.info(line);
+        }
     }
 
     /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
     /// that is unknown.
-    fn age(&self, entry: &AcceptedCommand, clocks: &Clocks) -> Option<Duration> {
+    fn age(&self, entry: &AcceptedCommand, latest: Option<Tai>) -> Option<Duration> {
         match (self.ctx.uptime(), entry.uptime) {
             (Some(now), Some(then)) if now.boot == then.boot => now.since.checked_sub(then.since),
             // It was set back since, or was ahead then.
-            (_, _) if clocks.latest(entry).is_some_and(|latest| latest > self.ctx.now.tai) => None,
+            (_, _) if latest.is_some_and(|latest| latest > self.ctx.now.tai) => None,
             (_, _) => Duration::try_from_secs_f64(self.ctx.now.tai.0 - entry.accepted.0).ok(),
         }
     }
 
-    /// Resumes an execute; gives what its job has to wait for, if it is not known to exist.
-    fn recover_job(&mut self, kept: RecoveredCommand) -> Option<(EntryKey, Vec<JobId>)> {
-        let RecoveredCommand {
-            entry: AcceptedCommand { key, sender, accepted, work, .. },
-            job_id,
-            suspected,
-            end,
-            ..
-        } = &kept;
-        let Work::Execute { submission, url, poll_interval, prereqs } = work else { return None };
-        // Until it is known what it waits for.
-        let stage = Stage::Recording { prereqs: Vec::new() };
-        let mut job = Job::new(sender.clone(), Arc::clone(submission), url.clone(), *accepted, stage);
+    /// Resumes an execute; one that is not known to have a job goes on as if it were accepted now.
+    fn recover_job(&mut self, kept: &RecoveredCommand) {
+        let RecoveredCommand { entry, job_id, suspected, end, .. } = kept;
+        let (Some(mut job), Work::Execute { poll_interval, .. }) = (Job::of(entry), &entry.work) else {
+            return;
+        };
         if suspected.is_some() {
-            self.lookups.resume_duplicates(&mut self.ctx, DUPLICATES_FOR, *key, &job, job_id.as_ref());
+            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, job_id.as_ref());
         }
         if let Some(end) = end {
-            self.announce_again(&kept, end, CommandName::Execute);
-            self.jobs.remember(JobReport::of_ended(&job, job_id.clone(), end));
-            return None;
+            self.announce_again(kept, end, CommandName::Execute);
+            return self.jobs.remember(JobReport::of_ended(&job, job_id.clone(), end));
         }
         // Until a `start` says it anew.
         self.ctx.poll_interval = self.ctx.poll_interval.max(*poll_interval);
-        let known = job_id.clone().filter(|job_id| self.jobs.by_id(job_id).is_none());
-        let waits = known.is_none().then(|| (*key, prereqs.clone()));
-        match known {
+        match job_id.clone().filter(|job_id| self.jobs.by_id(job_id).is_none()) {
             Some(job_id) => {
                 self.recovery.running += 1;
-                self.ctx.publish(Event::JobId { seq_num: sender.seq_num, job_id: job_id.clone() });
+                self.ctx.publish(Event::JobId { seq_num: job.sender.seq_num, job_id: job_id.clone() });
                 job.stage = Stage::Running(Running { job_id, poll: self.first_poll(), is_announced: true });
                 // Its sender may not know its id.
                 job.reminder = Some(self.ctx.now.mono);
             }
             None => self.recovery.in_doubt += 1,
         }
-        self.jobs.insert(&mut self.ctx, *key, job);
-        waits
+        self.jobs.insert(&mut self.ctx, entry.key, job);
     }
 
     /// Not all at once: the first polls are spread over one poll interval.
@@ -203,36 +181,38 @@ impl Csc {
             seq_num,
             sent: self.ctx.now.tai,
         };
-        let submission = Arc::new(Submission {
+        let submission = Submission {
             run_id: run_id.clone(),
             command: String::new(),
             source_url: String::new(),
             commit_ref: String::new(),
             environment: Vec::new(),
             pipeline: String::new(),
-        });
+        };
         let work = Work::Execute {
-            submission: Arc::clone(&submission),
+            submission: Arc::new(submission),
             url: url.clone(),
             poll_interval: self.ctx.poll_interval,
             prereqs: Vec::new(),
         };
-        let key = self.accept(sender.clone(), work);
-        self.announcements.create(&mut self.ctx, key, job_id.clone(), None);
+        let entry = self.accept(sender, work);
+        let Some(mut job) = Job::of(&entry) else { return };
+        self.announcements.create(&mut self.ctx, entry.key, job_id.clone(), None);
         let running = Running { job_id: job_id.clone(), poll: self.first_poll(), is_announced: false };
-        let job = Job::new(sender, submission, url.clone(), self.ctx.now.tai, Stage::Running(running));
+        job.stage = Stage::Running(running);
         // The run that is forgotten may have sent it twice.
-        self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, key, &job);
-        self.jobs.insert(&mut self.ctx, key, job);
+        self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, Some(job_id));
+        self.jobs.insert(&mut self.ctx, entry.key, job);
     }
 
     fn recover_abort(&mut self, kept: RecoveredCommand) {
-        let Work::Abort { job_id, url } = &kept.entry.work else { return };
         if let Some(end) = &kept.end {
             return self.announce_again(&kept, end, CommandName::AbortJob);
         }
+        let AcceptedCommand { key, sender, work, .. } = kept.entry;
+        let Work::Abort { job_id, url } = work else { return };
         self.recovery.aborts += 1;
-        self.recover_removal(kept.entry.key, kept.entry.sender, job_id.clone(), url.clone());
+        self.recover_removal(key, Abort { sender, job_id, url });
     }
 
     /// Publishes and acks again what is not known to have been delivered.
@@ -245,17 +225,6 @@ impl Csc {
         if !kept.ack_delivered {
             self.recovery.acks += 1;
             final_ack(&mut self.ctx, key, &kept.entry.sender, name, end.ack.clone());
-        }
-    }
-
-    fn log_recovery(&mut self) {
-        let Recovery { running, in_doubt, aborts, results, acks, .. } = self.recovery;
-        if self.recovery != Recovery::default() {
-            let line = format!(
-                "resumed from the previous run: {running} running jobs, {in_doubt} jobs to be submitted or looked for, {aborts} aborts; \
-                 sent again: {results} results, {acks} acks"
-            );
-            self.ctx.info(line);
         }
     }
 }

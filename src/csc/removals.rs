@@ -6,7 +6,6 @@
 //! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem;
 use std::time::Duration;
 
 use crate::url::Url;
@@ -15,7 +14,7 @@ use super::command::{CommandName, Sender};
 use super::context::{Context, Purpose};
 use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Job, Origin, Stage};
+use super::job::{Job, Stage};
 use super::lookups::{DUPLICATES_FOR, Missing};
 use super::poll::ABSENCES_MAX;
 use super::record::HISTORY_MAX;
@@ -52,15 +51,15 @@ pub(super) struct Removals {
 
 /// An `abort_job` whose record is being made durable.
 #[derive(Debug)]
-struct Abort {
-    sender: Sender,
-    job_id: JobId,
-    url: Url,
+pub(super) struct Abort {
+    pub(super) sender: Sender,
+    pub(super) job_id: JobId,
+    pub(super) url: Url,
 }
 
 /// A job on its way out.
 #[derive(Debug)]
-struct Removal {
+pub(super) struct Removal {
     job_id: JobId,
     url: Url,
     /// The `abort_job` commands that wait for it; none of a duplicate.
@@ -85,13 +84,13 @@ enum Next {
 }
 
 /// How a removal ended.
-enum Verdict {
+pub(super) enum Verdict {
     Removed(Option<JobObject>),
     NoSuchJob,
 }
 
 /// What follows an answer.
-enum Step {
+pub(super) enum Step {
     /// The next request.
     Next,
     /// It is tried again later: why.
@@ -154,7 +153,7 @@ impl Removal {
     }
 
     /// The answer to a DELETE that was asked for at that time.
-    fn on_removed(
+    pub(super) fn on_removed(
         &mut self,
         ctx: &mut Context,
         asked: Duration,
@@ -177,7 +176,7 @@ impl Removal {
 
     /// The answer to the GET that confirms an unclear DELETE. That it finds nothing can be wrong, or an old answer out
     /// of a cache: the list decides.
-    fn on_confirmed(&mut self, ctx: &mut Context, result: Result<StatusAnswer, Failure>) -> Step {
+    pub(super) fn on_confirmed(&mut self, ctx: &mut Context, result: Result<StatusAnswer, Failure>) -> Step {
         match result {
             Ok(StatusAnswer::Gone) => {
                 self.absences += 1;
@@ -191,7 +190,12 @@ impl Removal {
     }
 
     /// A list shows a job that a GET did not find, or not; or it could not be had, and the GET comes again then.
-    fn on_looked_up(&mut self, ctx: &mut Context, asked: Duration, found: Result<bool, Duration>) -> Step {
+    pub(super) fn on_looked_up(
+        &mut self,
+        ctx: &mut Context,
+        asked: Duration,
+        found: Result<bool, Duration>,
+    ) -> Step {
         match found {
             _ if !self.retry.is_waiting() => {}
             Ok(false) if !self.was_seen_after(asked) => return Step::End(self.absence()),
@@ -290,14 +294,12 @@ impl Removals {
         }
     }
 
-    /// All that wait for the end of an abort, which nobody waits for any more.
-    pub(super) fn take_waiting(&mut self, ctx: &mut Context) -> Vec<(JobId, EntryKey, Sender)> {
-        let recording = mem::take(&mut self.recording).into_iter();
-        let recording = recording.map(|(key, abort)| (abort.job_id, key, abort.sender));
-        let removing = self.active.take(ctx).into_iter().flat_map(|(job_id, removal)| {
-            removal.waiting.into_iter().map(move |(key, sender)| (job_id.clone(), key, sender))
-        });
-        recording.chain(removing).collect()
+    /// All that wait for the end of an abort.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = (&JobId, EntryKey, &Sender)> {
+        let recording = self.recording.iter().map(|(key, abort)| (&abort.job_id, *key, &abort.sender));
+        recording.chain(self.active.iter().flat_map(|(job_id, removal)| {
+            removal.waiting.iter().map(move |(key, sender)| (job_id, *key, sender))
+        }))
     }
 }
 
@@ -315,28 +317,56 @@ impl Csc {
             return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
         };
         let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
-        let key = self.accept(sender.clone(), work);
+        let key = self.accept(sender.clone(), work).key;
         self.removals.recording.insert(key, Abort { sender, job_id, url });
     }
 
     /// The record of an abort is durable: the job may be removed.
     pub(super) fn abort_journaled(&mut self, key: EntryKey) {
-        let Some(Abort { sender, job_id, url }) = self.removals.recording.remove(&key) else { return };
-        if let Some(job_id) = self.end_unsubmitted(key, &sender, job_id) {
-            self.remove_for(key, sender, job_id, url);
+        if let Some(abort) = self.removals.recording.remove(&key) {
+            self.begin_removal(key, abort);
         }
     }
 
     /// Resumes an abort of a previous run, which may have sent its DELETE.
-    pub(super) fn recover_removal(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
-        let Some(job_id) = self.end_unsubmitted(key, &sender, job_id) else { return };
-        self.remove_for(key, sender, job_id.clone(), url);
+    pub(super) fn recover_removal(&mut self, key: EntryKey, abort: Abort) {
+        let Some(job_id) = self.begin_removal(key, abort) else { return };
         self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
             removal.unclear = true;
             removal.next = Next::Delete;
             removal.retry.again_at(ctx.now.mono);
             removal.reminder = Some(ctx.now.mono);
         });
+    }
+
+    /// Removes a job for an `abort_job`, and gives its id, unless there is none.
+    fn begin_removal(&mut self, key: EntryKey, abort: Abort) -> Option<JobId> {
+        let Abort { sender, job_id, url } = abort;
+        let job_id = self.end_unsubmitted(key, &sender, job_id)?;
+        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
+            // The same job twice: the commands share one outcome.
+            removal.waiting.push((key, sender.clone()));
+            if removal.reminder.is_some() {
+                // The others know already that it takes longer.
+                ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(&job_id));
+            }
+        });
+        if shared.is_some() {
+            return Some(job_id);
+        }
+        self.ctx.info(format!("aborting job {job_id}"));
+        let ours = self.jobs.by_id(&job_id);
+        let job = ours.and_then(|key| self.jobs.get(key));
+        let seen = job.and_then(|job| job.running()).and_then(|running| running.poll.seen());
+        if let Some(key) = ours {
+            self.stop_polling(key, &job_id);
+        }
+        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
+        let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
+        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
+        removal.waiting.push((key, sender));
+        self.removals.active.insert(&mut self.ctx, job_id.clone(), removal);
+        Some(job_id)
     }
 
     /// The execute whose run id this is, unless it has ended.
@@ -372,15 +402,15 @@ impl Csc {
     fn abort_unsubmitted(&mut self, execute: EntryKey, sender: &Sender) {
         let Some(job) = self.jobs.remove(&mut self.ctx, execute) else { return };
         let may_exist = match &job.stage {
-            Stage::Waiting { prereqs, origin } => {
+            Stage::Waiting { prereqs, stale_at } => {
                 self.prerequisites.forget(&mut self.ctx, execute, prereqs);
-                matches!(origin, Origin::Recovered { .. })
+                stale_at.is_some()
             }
             Stage::Submitting(submitting) => submitting.doubtful || submitting.retry.due().is_none(),
             Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
         };
         if may_exist {
-            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, &job);
+            self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, &job, None);
         }
         let reason = format!("abort_job of {} before it was submitted", sender.identity);
         let at = self.ctx.now.tai;
@@ -390,33 +420,6 @@ impl Csc {
     fn end_abort(&mut self, key: EntryKey, sender: Sender, result: Option<JobResult>, ack: Ack) {
         let end = Completion { at: self.ctx.now.tai, result, ack, problem: None };
         self.end(key, sender, CommandName::AbortJob, end);
-    }
-
-    /// Removes a job for an `abort_job`.
-    fn remove_for(&mut self, key: EntryKey, sender: Sender, job_id: JobId, url: Url) {
-        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
-            // The same job twice: the commands share one outcome.
-            removal.waiting.push((key, sender.clone()));
-            if removal.reminder.is_some() {
-                // The others know already that it takes longer.
-                ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(&job_id));
-            }
-        });
-        if shared.is_some() {
-            return;
-        }
-        self.ctx.info(format!("aborting job {job_id}"));
-        let ours = self.jobs.by_id(&job_id);
-        let job = ours.and_then(|key| self.jobs.get(key));
-        let seen = job.and_then(|job| job.running()).and_then(|running| running.poll.seen());
-        if let Some(key) = ours {
-            self.stop_polling(key, &job_id);
-        }
-        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
-        let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
-        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
-        removal.waiting.push((key, sender));
-        self.removals.active.insert(&mut self.ctx, job_id, removal);
     }
 
     /// Removes a second job of a run.
@@ -431,29 +434,12 @@ impl Csc {
         self.removals.active.insert(&mut self.ctx, job_id, removal);
     }
 
-    pub(super) fn on_removed(
+    /// Moves a removal on, if it is there.
+    pub(super) fn step_removal(
         &mut self,
         job_id: &JobId,
-        asked: Duration,
-        result: Result<RemoveAnswer, Failure>,
+        change: impl FnOnce(&mut Context, &mut Removal) -> Step,
     ) {
-        self.step(job_id, |ctx, removal| removal.on_removed(ctx, asked, result));
-    }
-
-    pub(super) fn on_confirmed(&mut self, job_id: &JobId, result: Result<StatusAnswer, Failure>) {
-        self.step(job_id, |ctx, removal| removal.on_confirmed(ctx, result));
-    }
-
-    pub(super) fn removal_looked_up(
-        &mut self,
-        job_id: &JobId,
-        asked: Duration,
-        found: Result<bool, Duration>,
-    ) {
-        self.step(job_id, |ctx, removal| removal.on_looked_up(ctx, asked, found));
-    }
-
-    fn step(&mut self, job_id: &JobId, change: impl FnOnce(&mut Context, &mut Removal) -> Step) {
         match self.removals.active.update(&mut self.ctx, job_id, change) {
             Some(Step::Later(reason)) => {
                 if let Some(key) = self.jobs.by_id(job_id) {

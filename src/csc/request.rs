@@ -235,7 +235,8 @@ pub struct ListedJob {
 }
 
 /// Why a request failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
 pub struct Failure {
     /// What follows from it.
     pub kind: FailureKind,
@@ -243,12 +244,6 @@ pub struct Failure {
     pub contact: Contact,
     /// What happened, in one line.
     pub reason: String,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
-    }
 }
 
 /// What a failed request may have done.

@@ -36,28 +36,17 @@ impl Seen {
             self.keys.remove(key);
             self.order.pop_front();
         }
-        !self.remember(sender, now + SEEN_FOR)
-    }
-
-    /// Takes over a command that a previous run saw, whenever that was: its clock may have been wrong. The oldest
-    /// come first.
-    pub(super) fn recover(&mut self, sender: &Sender, now: Duration) {
-        self.remember(sender, now + SEEN_FOR);
-    }
-
-    /// Whether it is new.
-    fn remember(&mut self, sender: &Sender, until: Duration) -> bool {
         let key = (sender.identity.clone(), sender.origin, sender.seq_num.0, sender.sent.0.to_bits());
         if !self.keys.insert(key.clone()) {
-            return false;
+            return true;
         }
-        self.order.push_back((until, key));
+        self.order.push_back((now + SEEN_FOR, key));
         if self.order.len() > SEEN_MAX
             && let Some((_, oldest)) = self.order.pop_front()
         {
             self.keys.remove(&oldest);
         }
-        true
+        false
     }
 }
 

@@ -1,11 +1,24 @@
 //! Summary states and the transition table.
 
-use std::fmt;
-
 use strum::{EnumString, IntoStaticStr};
 
+use super::command::CommandName;
+
 /// The summary state of a CSC.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, EnumString, IntoStaticStr)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    EnumString,
+    IntoStaticStr,
+    strum::Display,
+)]
 #[strum(serialize_all = "UPPERCASE")]
 pub enum SummaryState {
     /// Configured, but no jobs are accepted.
@@ -43,16 +56,16 @@ impl SummaryState {
         Self::ALL.into_iter().find(|s| i64::from(s.code()) == code)
     }
 
-    /// Where a transition leads from here; none when it is not allowed.
+    /// Where a transition leads from here; none when it is not allowed, or no transition.
     #[must_use]
-    pub fn after(self, transition: Transition) -> Option<Self> {
+    pub fn after(self, transition: CommandName) -> Option<Self> {
         let transitions = [
-            (Self::Standby, Transition::Start, Self::Disabled),
-            (Self::Disabled, Transition::Enable, Self::Enabled),
-            (Self::Enabled, Transition::Disable, Self::Disabled),
-            (Self::Disabled, Transition::Standby, Self::Standby),
-            (Self::Fault, Transition::Standby, Self::Standby),
-            (Self::Standby, Transition::ExitControl, Self::Offline),
+            (Self::Standby, CommandName::Start, Self::Disabled),
+            (Self::Disabled, CommandName::Enable, Self::Enabled),
+            (Self::Enabled, CommandName::Disable, Self::Disabled),
+            (Self::Disabled, CommandName::Standby, Self::Standby),
+            (Self::Fault, CommandName::Standby, Self::Standby),
+            (Self::Standby, CommandName::ExitControl, Self::Offline),
         ];
         let allowed = transitions.into_iter().find(|(from, by, _)| (*from, *by) == (self, transition));
         allowed.map(|(_, _, to)| to)
@@ -60,41 +73,17 @@ impl SummaryState {
 
     /// The next transition on the way from here to `target`; none when there is no way, or we are there.
     #[must_use]
-    pub fn next_towards(self, target: Self) -> Option<Transition> {
-        match (self, target) {
-            (Self::Standby, Self::Disabled | Self::Enabled) => Some(Transition::Start),
-            (Self::Disabled, Self::Enabled) => Some(Transition::Enable),
-            (Self::Enabled, Self::Disabled | Self::Standby | Self::Offline) => Some(Transition::Disable),
-            (Self::Disabled, Self::Standby | Self::Offline)
-            | (Self::Fault, Self::Standby | Self::Disabled | Self::Enabled | Self::Offline) => {
-                Some(Transition::Standby)
-            }
-            (Self::Standby, Self::Offline) => Some(Transition::ExitControl),
-            (Self::Offline, _) | (_, Self::Fault) => None,
-            (Self::Standby, Self::Standby)
-            | (Self::Disabled, Self::Disabled)
-            | (Self::Enabled, Self::Enabled) => None,
+    pub fn next_towards(self, target: Self) -> Option<CommandName> {
+        if self == target || target == Self::Fault {
+            return None;
+        }
+        match self {
+            Self::Standby if target == Self::Offline => Some(CommandName::ExitControl),
+            Self::Standby => Some(CommandName::Start),
+            Self::Disabled if target == Self::Enabled => Some(CommandName::Enable),
+            Self::Disabled | Self::Fault => Some(CommandName::Standby),
+            Self::Enabled => Some(CommandName::Disable),
+            Self::Offline => None,
         }
     }
-}
-
-impl fmt::Display for SummaryState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A command that changes the summary state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Transition {
-    /// STANDBY to DISABLED; reads and applies the configuration.
-    Start,
-    /// DISABLED to ENABLED.
-    Enable,
-    /// ENABLED to DISABLED.
-    Disable,
-    /// DISABLED or FAULT to STANDBY.
-    Standby,
-    /// STANDBY to OFFLINE; the daemon ends.
-    ExitControl,
 }

@@ -14,7 +14,7 @@ use super::command::{CommandName, Execute, Sender};
 use super::context::Purpose;
 use super::event::{Ack, Event};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Doubt, Job, Look, Origin, Running, Stage, Submitting};
+use super::job::{Doubt, Job, Running, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
 use super::poll::Poll;
 use super::prerequisites::JobAt;
@@ -51,30 +51,24 @@ impl Csc {
         };
         let run_id = RunId::new(sender.seq_num, self.ctx.settings.index, &mut self.ctx.rng);
         self.ctx.info(format!("accepted {} as run {run_id}", execute.pipeline));
-        let submission = Arc::new(self.ctx.settings.payload.submission(service, run_id, execute));
-        let (url, prereqs) = (service.url.clone(), execute.prereq_jobs.clone());
         let work = Work::Execute {
-            submission: Arc::clone(&submission),
-            url: url.clone(),
+            submission: Arc::new(self.ctx.settings.payload.submission(service, run_id, execute)),
+            url: service.url.clone(),
             poll_interval: service.poll_interval,
-            prereqs: prereqs.clone(),
+            prereqs: execute.prereq_jobs.clone(),
         };
-        let key = self.accept(sender.clone(), work);
-        let job = Job::new(sender, submission, url, self.ctx.now.tai, Stage::Recording { prereqs });
-        self.jobs.insert(&mut self.ctx, key, job);
+        let entry = self.accept(sender, work);
+        if let Some(job) = Job::of(&entry) {
+            self.jobs.insert(&mut self.ctx, entry.key, job);
+        }
     }
 
-    /// The record of an execute is durable: from now on requests may be made for its job.
-    pub(super) fn job_journaled(&mut self, key: EntryKey) {
-        let Some(Stage::Recording { prereqs }) = self.jobs.get(key).map(|job| &job.stage) else { return };
-        self.wait_for(key, prereqs.clone(), Origin::Accepted);
-    }
-
-    /// The job is submitted as soon as these have ended.
-    pub(super) fn wait_for(&mut self, key: EntryKey, prereqs: Vec<JobId>, origin: Origin) {
-        let Some(url) = self.jobs.get(key).map(|job| job.url.clone()) else { return };
-        let mut waits = BTreeSet::new();
-        for job_id in prereqs {
+    /// The record of an execute is durable: its job is submitted as soon as its prerequisites have ended. A previous
+    /// run may have sent it if there is a time from which on that may be too long ago.
+    pub(super) fn wait_for_prereqs(&mut self, key: EntryKey, stale_at: Option<Duration>) {
+        let Some(Job { url, stage: Stage::Recording { prereqs }, .. }) = self.jobs.get(key) else { return };
+        let (url, mut waits) = (url.clone(), BTreeSet::new());
+        for job_id in prereqs.clone() {
             // One of our own ends by itself; one that has ended already is looked up.
             let ours = self.jobs.by_id(&job_id).and_then(|key| self.jobs.get(key)).map(|job| job.url.clone());
             let is_ours = ours.is_some();
@@ -82,7 +76,8 @@ impl Csc {
             self.prerequisites.wait(&mut self.ctx, key, &at, is_ours);
             waits.insert(at);
         }
-        self.jobs.update(&mut self.ctx, key, |_, job| job.stage = Stage::Waiting { prereqs: waits, origin });
+        let stage = Stage::Waiting { prereqs: waits, stale_at };
+        self.jobs.update(&mut self.ctx, key, |_, job| job.stage = stage);
         self.submit_if_ready(key);
     }
 
@@ -90,9 +85,9 @@ impl Csc {
     pub(super) fn end_wait(&mut self, key: EntryKey, at: &JobAt, last_active: Option<Duration>) {
         let limit = self.ctx.settings.resubmit_limit;
         self.jobs.update(&mut self.ctx, key, |_, job| {
-            let Stage::Waiting { prereqs, origin } = &mut job.stage else { return };
+            let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
-            if let (Origin::Recovered { stale_at }, Some(last_active)) = (origin, last_active) {
+            if let (Some(stale_at), Some(last_active)) = (stale_at, last_active) {
                 // While it was active, nothing was sent: the doubt is no older than that.
                 *stale_at = (*stale_at).max(last_active + limit);
             }
@@ -102,34 +97,28 @@ impl Csc {
 
     /// Submits a job that waits for nothing any more.
     fn submit_if_ready(&mut self, key: EntryKey) {
-        let origin = match self.jobs.get(key).map(|job| &job.stage) {
-            Some(Stage::Waiting { prereqs, origin }) if prereqs.is_empty() => *origin,
+        let stale_at = match self.jobs.get(key).map(|job| &job.stage) {
+            Some(Stage::Waiting { prereqs, stale_at }) if prereqs.is_empty() => *stale_at,
             Some(_) | None => return,
         };
         let now = self.ctx.now.mono;
-        // What a previous run sent may appear at any time.
-        let (doubtful, stale_at) = match origin {
-            Origin::Accepted => (false, now + self.ctx.settings.resubmit_limit),
-            Origin::Recovered { stale_at } => (true, stale_at),
-        };
         let submitting = Submitting {
             attempts: 0,
             refusals: 0,
             sent: now,
             expires: None,
-            doubtful,
-            stale_at,
+            // What a previous run sent may appear at any time.
+            doubtful: stale_at.is_some(),
+            stale_at: stale_at.unwrap_or(now + self.ctx.settings.resubmit_limit),
             retry: Retry::at(now),
             doubt: None,
         };
         self.jobs.update(&mut self.ctx, key, |_, job| job.stage = Stage::Submitting(submitting));
-        match origin {
-            Origin::Accepted => self.send(key),
-            Origin::Recovered { .. } => {
-                let reason = "the daemon was restarted before its job was known".to_owned();
-                self.doubt(key, Look::Settle, Contact::Silent, reason);
-            }
+        if stale_at.is_none() {
+            return self.send(key);
         }
+        let reason = "the daemon was restarted before its job was known".to_owned();
+        self.doubt(key, Failure { kind: FailureKind::Unclear, contact: Contact::Silent, reason });
     }
 
     /// Sends the PUT, unless the daemon stops.
@@ -162,17 +151,11 @@ impl Csc {
 
     fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
         self.log_trouble(key, |run_id| format!("submission of {run_id}: {failure}"));
-        let Failure { kind, contact, reason } = failure;
-        match kind {
-            FailureKind::NotSent => self.pause(key, reason),
-            FailureKind::Refused => {
-                self.jobs.update(&mut self.ctx, key, |_, job| {
-                    job.submitting_mut().into_iter().for_each(|submitting| submitting.refusals += 1);
-                });
-                self.doubt(key, Look::Once, contact, reason);
+        match failure.kind {
+            FailureKind::NotSent => self.pause(key, failure.reason),
+            FailureKind::Refused | FailureKind::Unclear | FailureKind::Wrong | FailureKind::NotNow => {
+                self.doubt(key, failure);
             }
-            FailureKind::Unclear | FailureKind::Wrong => self.doubt(key, Look::Settle, contact, reason),
-            FailureKind::NotNow => self.doubt(key, Look::Once, contact, reason),
         }
     }
 
@@ -195,16 +178,17 @@ impl Csc {
     }
 
     /// The job may exist: look for it before anything else.
-    fn doubt(&mut self, key: EntryKey, look: Look, contact: Contact, reason: String) {
+    fn doubt(&mut self, key: EntryKey, failure: Failure) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let now = ctx.now.mono;
+            job.problem = Some(failure.reason.clone());
             let submitting = job.submitting_mut()?;
+            submitting.refusals += u32::from(failure.kind == FailureKind::Refused);
             let expires = *submitting.expires.get_or_insert(now + ctx.settings.submit_timeout);
             let lost = expires.max(now) + ctx.settings.settle_time;
             let after = ctx.last_ticket();
-            submitting.doubt = Some(Doubt { after, listed: None, look, contact, lost, is_last: false });
+            submitting.doubt = Some(Doubt { after, listed: None, failure, lost, is_last: false });
             submitting.retry.wait();
-            job.problem = Some(reason);
             Some(job.url.clone())
         });
         if let Some(url) = url.flatten() {
@@ -222,18 +206,18 @@ impl Csc {
             let doubt = doubt.as_mut().filter(|doubt| list.ticket > doubt.after)?;
             let first = *doubt.listed.get_or_insert(now);
             // Once it may have been there all the time but not listed: this list was asked for after that.
-            if doubt.look == Look::Settle && list.asked < first + ctx.settings.settle_time {
+            if doubt.may_show_up_late() && list.asked < first + ctx.settings.settle_time {
                 return None;
             }
-            *doubtful |= doubt.look == Look::Settle;
+            *doubtful |= doubt.may_show_up_late();
             // One that never came to a word of the service itself is sent once more when its time is over.
             let is_over = expires.is_some_and(|expires| list.asked >= expires)
-                && (was_last || doubt.contact != Contact::Silent);
+                && (was_last || doubt.failure.contact != Contact::Silent);
             let (is_stale, is_refused) = (now >= *stale_at, *refusals >= REFUSALS_MAX);
             Some(if is_stale {
                 Err(stale(job.run_id(), ctx.settings.resubmit_limit))
             } else if is_over || is_refused {
-                Err(job.problem.clone().unwrap_or_default())
+                Err(doubt.failure.reason.clone())
             } else {
                 Ok(())
             })
@@ -253,9 +237,9 @@ impl Csc {
         for (key, _) in self.jobs.lacking(url) {
             let reason = self.jobs.update(&mut self.ctx, key, |_, job| {
                 let submitting = job.submitting_mut()?;
-                submitting.doubt.as_ref().filter(|doubt| list.asked >= doubt.lost)?;
+                let doubt = submitting.doubt.as_ref().filter(|doubt| list.asked >= doubt.lost)?;
                 submitting.doubtful = true;
-                Some(job.problem.clone().unwrap_or_default())
+                Some(doubt.failure.reason.clone())
             });
             if let Some(reason) = reason.flatten() {
                 self.give_up(key, reason);
@@ -272,7 +256,7 @@ impl Csc {
         if let Some(holder) = holder.filter(|holder| *holder != key) {
             // Two jobs cannot have one id: the service lies, or the answer was of another job.
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
-            return self.doubt(key, Look::Settle, Contact::Answered, reason);
+            return self.doubt(key, Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason });
         }
         let run_id = job.run_id().clone();
         let more = if *attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
@@ -288,7 +272,7 @@ impl Csc {
         self.announcements.create(&mut self.ctx, key, job_id.clone(), status);
         self.ctx.info(format!("run {run_id} is job {job_id}{more}"));
         if let Some(job) = self.jobs.get(key) {
-            self.lookups.look_for_duplicates(&mut self.ctx, time, key, job);
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, job, Some(&job_id));
         }
         if self.removals.contains(&job_id) {
             // Somebody who found its id elsewhere was quicker with an abort.
@@ -297,14 +281,7 @@ impl Csc {
         }
     }
 
-    /// The id of a job is durable: it is published, and its end if it has come already.
-    pub(super) fn announce_job(&mut self, key: EntryKey, status: Option<JobStatus>) {
-        self.announce_job_id(key);
-        if let Some(status) = status {
-            self.note_status(key, status);
-        }
-    }
-
+    /// The id of a job is durable.
     pub(super) fn announce_job_id(&mut self, key: EntryKey) {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Running(Running { job_id, is_announced, .. }) = &mut job.stage else { return };
@@ -334,7 +311,7 @@ impl Csc {
             Some(_) | None => None,
         };
         if let Some(time) = time {
-            self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job);
+            self.lookups.look_for_duplicates(&mut self.ctx, time, key, &job, None);
         }
         let ack = Ack::Failed { reason: reason.clone() };
         self.close(key, job, Completion { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) });

@@ -142,12 +142,6 @@ impl<T: Timed> TimedMap<T> {
             ctx.timers.set(T::timer(key), value.due());
         }
     }
-
-    /// Removes all.
-    pub(super) fn take(&mut self, ctx: &mut Context) -> BTreeMap<T::Key, T> {
-        self.0.keys().for_each(|key| ctx.timers.stop(&T::timer(key)));
-        std::mem::take(&mut self.0)
-    }
 }
 
 #[cfg(test)]

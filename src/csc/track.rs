@@ -7,7 +7,7 @@ use super::id::{EntryKey, JobId};
 use super::job::{Job, Running, Stage};
 use super::lookups::Missing;
 use super::poll::{Poll, Polled};
-use super::record::Completion;
+use super::record::{Awaited, Completion};
 use super::report::{JobOutcome, JobReport};
 use super::request::{Action, JobStatus};
 use super::{Csc, REMINDER};
@@ -83,7 +83,7 @@ impl Csc {
 
     /// Whatever a poll in progress still says, the job is on its way out.
     pub(super) fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
-        if self.announcements.take_job_id(key).is_some() {
+        if self.announcements.take(Awaited::Created(key)).is_some() {
             self.announce_job_id(key);
         }
         self.jobs.update(&mut self.ctx, key, |ctx, job| {

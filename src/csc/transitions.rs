@@ -9,7 +9,7 @@ use super::configuration::{Configuration, Service};
 use super::context::Context;
 use super::event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use super::record::Record;
-use super::state::{SummaryState, Transition};
+use super::state::SummaryState;
 use super::{Effect, STOPPING, Watching};
 
 /// Transition commands that may wait behind a `start`.
@@ -31,6 +31,8 @@ pub(super) struct Transitions {
     waiting: VecDeque<Command>,
     /// When another instance with our index was heard last, and the report of it.
     other: Option<(Duration, String)>,
+    /// As they were published last.
+    available: Option<ConfigurationsAvailable>,
 }
 
 impl Transitions {
@@ -85,14 +87,12 @@ impl Transitions {
     }
 
     fn make(&mut self, ctx: &mut Context, Command { sender, kind }: Command) {
-        let Some((name, transition)) = kind.name().and_then(|name| Some((name, name.transition()?))) else {
-            return;
-        };
-        let Some(next) = self.state.after(transition) else {
+        let Some(name) = kind.name() else { return };
+        let Some(next) = self.state.after(name) else {
             return ctx.fail(&sender, Some(name), self.not_in_this_state(name));
         };
         // Two in ENABLED would both carry out each command, until each has heard the other again.
-        if let (Transition::Enable, Some((heard, report))) = (transition, &self.other)
+        if let (CommandName::Enable, Some((heard, report))) = (name, &self.other)
             && ctx.now.mono.saturating_sub(*heard) < OTHER_RUNS
         {
             return ctx.fail(&sender, Some(name), report.clone());
@@ -122,12 +122,10 @@ impl Transitions {
         result: Result<Configuration, String>,
     ) -> Option<Service> {
         let (sender, override_name) = self.starting.take()?;
-        let checked = match self.state.after(Transition::Start) {
-            Some(next) => result.map(|configuration| (next, configuration)),
-            // It was allowed when it began: a FAULT came in between.
-            None => Err(format!("start ended in state {}: {}", self.state, self.error.1)),
-        };
-        let (next, configuration) = match checked {
+        // It was allowed when it began: a FAULT may have come in between.
+        let next = self.state.after(CommandName::Start);
+        let next = next.ok_or_else(|| format!("start ended in state {}: {}", self.state, self.error.1));
+        let (next, configuration) = match next.and_then(|next| Ok((next, result?))) {
             Ok(checked) => checked,
             Err(reason) => {
                 ctx.fail(&sender, Some(CommandName::Start), reason);
@@ -164,19 +162,20 @@ impl Transitions {
         }
     }
 
-    /// Goes to FAULT; the error code is published even if the last one was the same. OFFLINE is final.
+    /// Goes to FAULT, with an error code also if it is there already. OFFLINE is final.
     pub(super) fn fault(&mut self, ctx: &mut Context, code: ErrorCode, report: String) {
         if self.state == SummaryState::Offline {
             return ctx.log(LogLevel::Error, format!("after OFFLINE: {report}"));
         }
-        ctx.publish_again(Event::ErrorCode { code, report: report.clone() });
+        ctx.publish(Event::ErrorCode { code, report: report.clone() });
         ctx.log(LogLevel::Critical, format!("FAULT: errorCode={}, errorReport='{report}'", code.number()));
         self.error = (code, report);
         if self.state == SummaryState::Standby {
             ctx.effect(Effect::WatchConfigurations(Watching::Off));
         }
-        self.state = SummaryState::Fault;
-        ctx.publish(Event::SummaryState(self.state));
+        if mem::replace(&mut self.state, SummaryState::Fault) != SummaryState::Fault {
+            ctx.publish(Event::SummaryState(self.state));
+        }
         self.journal_state(ctx);
     }
 
@@ -185,9 +184,9 @@ impl Transitions {
         self.other = Some((ctx.now.mono, report));
     }
 
-    /// The daemon ends.
-    pub(super) fn go_offline(&mut self) {
-        self.state = SummaryState::Offline;
+    /// The daemon ends; false if it was OFFLINE before.
+    pub(super) fn go_offline(&mut self) -> bool {
+        mem::replace(&mut self.state, SummaryState::Offline) != SummaryState::Offline
     }
 
     /// Records the state to which the next run can return; OFFLINE is not recorded.
@@ -197,21 +196,27 @@ impl Transitions {
         }
     }
 
-    pub(super) fn on_available(&self, ctx: &mut Context, available: ConfigurationsAvailable) {
-        if self.state == SummaryState::Standby {
+    pub(super) fn on_available(&mut self, ctx: &mut Context, available: ConfigurationsAvailable) {
+        if self.state == SummaryState::Standby && self.available.as_ref() != Some(&available) {
+            self.available = Some(available.clone());
             ctx.publish(Event::ConfigurationsAvailable(available));
         }
     }
 
     /// Why a command is not allowed now, whatever its parameters.
     pub(super) fn not_allowed(&self, name: CommandName) -> Option<String> {
-        let is_allowed = match name.transition() {
-            Some(transition) => self.state.after(transition).is_some(),
-            None => name == CommandName::SetLogLevel || self.state == SummaryState::Enabled,
+        let is_allowed = match name {
+            CommandName::SetLogLevel => true,
+            CommandName::Execute | CommandName::AbortJob => self.state == SummaryState::Enabled,
+            CommandName::Start
+            | CommandName::Enable
+            | CommandName::Disable
+            | CommandName::Standby
+            | CommandName::ExitControl => self.state.after(name).is_some(),
         };
         if is_allowed {
             None
-        } else if self.state == SummaryState::Fault && name.transition().is_none() {
+        } else if self.state == SummaryState::Fault && !name.is_transition() {
             let (code, report) = (self.error.0.number(), &self.error.1);
             Some(format!("{} not allowed in FAULT: errorCode={code}, errorReport='{report}'", name.as_str()))
         } else {

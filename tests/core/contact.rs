@@ -1,4 +1,4 @@
-//! Whether the service lives: outages, FAULT 1, and jobs that it answers wrongly while it answers others.
+//! Whether the service answers: outages, FAULT 1, and jobs that it answers wrongly while it answers others.
 
 use std::time::Duration;
 
@@ -139,7 +139,7 @@ fn each_service_has_a_health_of_its_own() {
     assert_eq!(world.times(FAULT), [begun + secs(300)]);
     let contacts = world.logged.iter().filter(|(_, line)| line.contains("contact with the service"));
     assert_eq!(contacts.filter(|(level, _)| *level == LogLevel::Warning).count(), 1);
-    // It is the new one that is told of.
+    // It is the new one that is reported.
     assert_eq!(world.csc.status().service.silent_for, None);
     world.converge();
 }

@@ -21,6 +21,6 @@ fn a_command_of_an_earlier_life_is_not_answered_again_even_before_it_has_joined(
     world.input(Input::Recovered(Recovered { seen, ..Recovered::default() }));
     world.take();
     world.command(&sender, execute(""));
-    // It would fail a command that this life goes on with.
+    // It would fail a command that this run resumed.
     world.expect(&[]);
 }

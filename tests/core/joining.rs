@@ -8,7 +8,7 @@ use super::world::{World, configuration, execute, secs, settings, start};
 /// Besides the heartbeat, which [`World::take`] leaves out.
 const REST: [&str; 5] =
     ["simulationMode 0", "softwareVersions", "summaryState STANDBY", "errorCode 0", "watch On"];
-const INTRUDER: &str = "another instance with index 1 (LATISS) lives: OCPS:1, process 7";
+const INTRUDER: &str = "another instance with index 1 (LATISS) is running: OCPS:1, process 7";
 
 fn joining() -> World {
     let mut world = World::with(Settings { joins: true, ..settings() }, 1);

@@ -166,7 +166,7 @@ fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
 }
 
 #[test]
-fn one_that_does_not_exist_is_told_with_the_job_id() {
+fn one_that_does_not_exist_is_named_with_the_job_id() {
     let mut world = World::enabled();
     world.send(execute("a,gone,lost"));
     world.send(execute("a"));
@@ -192,8 +192,8 @@ fn one_that_does_not_exist_is_told_with_the_job_id() {
     world.answer("PUT 2", job("k", Phase::Active));
     world.take();
     world.answer("PUT 1", job("j", Phase::Active));
-    let told = "ack 1 CMD_INPROGRESS {\"job_id\":\"j\",\"missing_prereqs\":[\"gone\",\"lost\"]}";
-    world.expect(&[told, "job_id 1 j"]);
+    let ack = "ack 1 CMD_INPROGRESS {\"job_id\":\"j\",\"missing_prereqs\":[\"gone\",\"lost\"]}";
+    world.expect(&[ack, "job_id 1 j"]);
     assert_eq!(world.times("ack 2 CMD_INPROGRESS {\"job_id\":\"k\"}").len(), 1);
     world.converge();
 }

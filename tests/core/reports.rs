@@ -1,4 +1,4 @@
-//! What is told of jobs to those who ask, and in the log: where they are, how they ended, why.
+//! What is reported of jobs to those who ask, and in the log: where they are, how they ended, why.
 
 use ocps::csc::command::{CommandKind, Execute};
 use ocps::csc::event::{LogLevel, Phase};

@@ -11,7 +11,7 @@ use crate::reply::Reply;
 
 const OVER: [&str; 2] = ["summaryState OFFLINE", "Exit"];
 
-/// Terminates a world in this condition; tells whether the end waits.
+/// Terminates a world in this condition; gives whether the end waits.
 fn stop(mut prepare: impl FnMut(&mut World)) -> bool {
     let mut world = World::enabled();
     prepare(&mut world);
@@ -76,7 +76,7 @@ fn only_a_put_or_a_delete_in_flight_is_waited_for() {
 }
 
 #[test]
-fn what_comes_in_time_is_told_and_ends_it() {
+fn what_comes_in_time_is_published_and_ends_it() {
     let mut world = World::enabled();
     world.running("a");
     world.send(execute(""));
@@ -134,7 +134,7 @@ fn nothing_is_asked_after_it_whatever_is_answered() {
 }
 
 #[test]
-fn the_heart_beats_while_it_stops_and_commands_are_refused() {
+fn heartbeats_go_on_while_it_stops_and_commands_are_refused() {
     let mut world = World::enabled();
     world.send(execute(""));
     world.take();
@@ -153,7 +153,7 @@ fn the_heart_beats_while_it_stops_and_commands_are_refused() {
 }
 
 #[test]
-fn exit_control_tells_offline_before_its_ack_and_only_once() {
+fn exit_control_publishes_offline_before_its_ack_and_only_once() {
     let mut world = World::enabled();
     world.send(execute(""));
     world.send(CommandKind::Disable);

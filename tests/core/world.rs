@@ -1,4 +1,4 @@
-//! A core, its clock, and what it has said and asked, told as short lines of text.
+//! A core, its clock, and what it has said and asked, as short lines of text.
 //!
 //! `ack 1 CMD_COMPLETE Done`, `summaryState DISABLED`, `PUT 1` (of the execute with number 1), `GET a`,
 //! `DELETE a`, `LIST`, `result a 0 known completed`, `job_id 1 a`, `journal` (of an execute), `StopRequests`, `Exit`.

@@ -25,7 +25,10 @@ fn the_second_instance_gives_the_reason_and_ends() {
     let mut second = rig.daemon_in(&home, &[]);
     let ran = run(&mut second);
     assert_eq!(ran.code, Some(1), "{ran:?}");
-    assert!(ran.stderr.contains("another instance with index 1 (LATISS) lives: OCPS:1, process"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("another instance with index 1 (LATISS) is running: OCPS:1, process"),
+        "{ran:?}"
+    );
     let last = ran.stderr.lines().last().unwrap();
     assert!(last.contains("; waited 1.") || last.contains("; waited 2."), "{ran:?}");
     // It has published nothing but its log level.
@@ -231,7 +234,7 @@ fn another_with_our_process_id_is_a_fault() {
     foreign.write("logevent_heartbeat", Some(&other));
     foreign.state(3);
     let pid = daemon.pid().as_raw_pid();
-    let report = format!("another instance with index 1 (LATISS) lives: OCPS:1, process {pid}");
+    let report = format!("another instance with index 1 (LATISS) is running: OCPS:1, process {pid}");
     foreign
         .find("the code", |heard| heard.topic == "logevent_errorCode" && heard.text("errorReport") == report);
 }
@@ -252,7 +255,10 @@ fn one_that_shows_up_later_is_a_fault() {
     foreign.state(3);
     let code =
         foreign.find("the code", |heard| heard.topic == "logevent_errorCode" && heard.int("errorCode") == 3);
-    assert_eq!(code.text("errorReport"), "another instance with index 1 (LATISS) lives: OCPS:1, process 99");
+    assert_eq!(
+        code.text("errorReport"),
+        "another instance with index 1 (LATISS) is running: OCPS:1, process 99"
+    );
     // Once is enough. What follows in its topic and is counted shows that it was read, before the command in another.
     foreign.write("logevent_heartbeat", Some(&intruder));
     let other = r#"{"type":"record","name":"x","fields":[{"name":"salIndex","type":"int"},{"name":"private_identity","type":"int"}]}"#;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use ocps::csc::command::{Command, CommandKind, Execute, Sender, Via};
+use ocps::csc::command::{Command, CommandKind, CommandName, Execute, Sender, Via};
 use ocps::csc::configuration::{Configuration, Service as ServiceConfiguration};
 use ocps::csc::id::{ClientId, JobId, RunId, SeqNum};
-use ocps::csc::state::{SummaryState, Transition};
+use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::daemon::turn::EARLY_MAX;
 
@@ -124,23 +124,26 @@ impl Crowd {
             55..90 => CommandKind::AbortJob(self.some_name(rng, services)),
             90..92 => CommandKind::SetLogLevel { level: 10 },
             92 => CommandKind::Invalid { name: None, reason: "no good".to_owned() },
-            93 => transition_order(Transition::ExitControl),
+            93 => CommandKind::ExitControl,
             _ => {
                 let transitions =
-                    [Transition::Start, Transition::Enable, Transition::Disable, Transition::Standby];
+                    [CommandName::Start, CommandName::Enable, CommandName::Disable, CommandName::Standby];
                 transition_order(transitions[rng.usize(..4)])
             }
         }
     }
 }
 
-fn transition_order(transition: Transition) -> CommandKind {
+fn transition_order(transition: CommandName) -> CommandKind {
     match transition {
-        Transition::Start => CommandKind::Start { override_name: String::new() },
-        Transition::Enable => CommandKind::Enable,
-        Transition::Disable => CommandKind::Disable,
-        Transition::Standby => CommandKind::Standby,
-        Transition::ExitControl => CommandKind::ExitControl,
+        CommandName::Start => CommandKind::Start { override_name: String::new() },
+        CommandName::Enable => CommandKind::Enable,
+        CommandName::Disable => CommandKind::Disable,
+        CommandName::Standby => CommandKind::Standby,
+        CommandName::ExitControl
+        | CommandName::Execute
+        | CommandName::AbortJob
+        | CommandName::SetLogLevel => panic!("not a transition of this crowd"),
     }
 }
 
