@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use apache_avro::Schema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE as CONTENT_TYPE_HEADER, LOCATION};
 use ureq::http::{Method, Request};
 use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, AsSendBody};
 
-use crate::resolver::Lookup;
+use crate::resolver::{Lookup, http_config};
 use crate::text::quote;
 use crate::url::Url;
 
@@ -121,22 +121,7 @@ impl Registry {
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
     /// takes the plain one; a test may have another way than a network.
     pub fn with_agent(urls: &[Url], agent: impl FnOnce(&Config) -> Agent) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            // None is followed: ureq 3.5 panics at one whose chunked body breaks off at its end.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT));
-        #[cfg(feature = "tls")]
-        let config = config.tls_config(
-            ureq::tls::TlsConfig::builder()
-                .provider(ureq::tls::TlsProvider::Rustls)
-                .root_certs(ureq::tls::RootCerts::PlatformVerifier)
-                .build(),
-        );
+        let config = http_config(None).timeout_global(Some(TIMEOUT)).timeout_connect(Some(CONNECT_TIMEOUT));
         Self {
             agent: agent(&config.build()),
             urls: urls.to_vec(),
@@ -303,7 +288,9 @@ impl Registry {
 
     fn ask_at(&self, base: &Url, path: &str, body: Option<&Json>) -> Result<Answer, String> {
         let url = format!("{}{path}", base.address());
-        let mut request = Request::builder().uri(&url).header(ACCEPT, CONTENT_TYPE);
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(&url).header(ACCEPT, CONTENT_TYPE);
+        request = request.header(CONTENT_TYPE_HEADER, CONTENT_TYPE);
         if let Some(secret) = base.authorization() {
             request = request.header(AUTHORIZATION, secret);
         }
@@ -311,15 +298,10 @@ impl Registry {
             let error = quote(&error);
             format!("the schema registry {} cannot be asked: {error}", base)
         };
-        let sent = match body {
-            None => request.body(()).map_err(ureq::Error::from).and_then(|request| self.agent.run(request)),
-            Some(body) => {
-                let request = request.method(Method::POST).header(CONTENT_TYPE_HEADER, CONTENT_TYPE);
-                let request = request.body(body.to_string()).map_err(ureq::Error::from);
-                request.and_then(|request| self.agent.run(request))
-            }
-        };
-        let response = sent.map_err(failed)?;
+        let (mut text, mut none) = (body.map(Json::to_string), ());
+        let body = text.as_mut().map_or_else(|| none.as_body(), AsSendBody::as_body);
+        let request = request.body(body).map_err(ureq::Error::from);
+        let response = request.and_then(|request| self.agent.run(request)).map_err(failed)?;
         let status = response.status().as_u16();
         if response.status().is_redirection() {
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
