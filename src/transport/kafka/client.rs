@@ -41,15 +41,15 @@ impl ClientContext for Context {
             )
         );
         // Of a certificate that we refuse it reports now this error, now that, or both.
-        let (kind, what) = if reason.contains("certificate verify failed") {
-            (Kind::Authentication, "the broker's certificate is not trusted (see ssl.ca.location)")
+        let (about, what) = if reason.contains("certificate verify failed") {
+            ("us", "the broker's certificate is not trusted (see ssl.ca.location)")
         } else if is_refusal {
-            (Kind::Authentication, "the broker does not let us in")
+            ("us", "the broker does not let us in")
         } else {
-            (Kind::Broker, "the broker cannot be reached")
+            ("", "the broker cannot be reached")
         };
         let reason = reason.replace(['\n', '\r'], " ");
-        self.0.troubles.report(kind, "", &format!("{what}: {reason}"));
+        self.0.troubles.report(Kind::Broker, about, &format!("{what}: {reason}"));
     }
 }
 

@@ -83,13 +83,15 @@ struct Shared {
 }
 
 /// How far the start has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 enum Stage {
     /// Broker and registry were not reached yet.
     Connecting,
     /// No heartbeat of another instance has come yet, but one may.
     Listening,
     /// Another instance is running, and may end.
+    #[strum(serialize = "waiting for another instance")]
     Waiting,
     /// No other instance is running.
     Joined,
@@ -158,7 +160,7 @@ impl Shared {
         while !self.is_closing() {
             match attempt() {
                 Ok(result) => {
-                    self.troubles.over(&[Kind::SetUp], "");
+                    self.troubles.over(Kind::SetUp, "");
                     return Some(result);
                 }
                 Err(problem) => self.troubles.report(Kind::SetUp, "", &problem),
@@ -260,24 +262,16 @@ impl Kafka {
 
     /// Publishes an event; its delivery is reported with [`KafkaInput::Delivered`].
     pub fn publish(&self, event: &Event, receipt: Option<Receipt>) {
-        let topic = Topic::Event(sal::event::topic(event));
-        let message = Message { topic, seq_num: None, own: sal::event::fields(event), receipt };
-        self.shared.outbox.change(|queue| queue.push(message));
+        self.shared.outbox.change(|queue| queue.push(Message::event(event, receipt)));
     }
 
     /// How it goes.
     #[must_use]
     pub fn report(&self) -> KafkaReport {
         let (queued, dropped) = self.shared.outbox.queue().counts();
-        let stage = match *lock(&self.shared.stage) {
-            Stage::Connecting => "connecting",
-            Stage::Listening => "listening",
-            Stage::Waiting => "waiting for another instance",
-            Stage::Joined => "joined",
-        };
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
-            stage,
+            stage: (*lock(&self.shared.stage)).into(),
             problem: self.shared.troubles.current(),
             queued,
             dropped,

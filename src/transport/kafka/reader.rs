@@ -24,31 +24,16 @@ pub(super) const POLL: Duration = Duration::from_secs(1);
 
 /// A consumer, and what makes sense of its messages.
 pub(super) struct Feed {
-    consumer: Arc<BaseConsumer<Context>>,
-    shared: Arc<Shared>,
+    pub(super) consumer: Arc<BaseConsumer<Context>>,
+    pub(super) shared: Arc<Shared>,
     /// What is read, in one word.
-    what: &'static str,
+    pub(super) what: &'static str,
 }
 
 /// The daemon ends, or nobody takes what comes any more.
 pub(super) struct Ended;
 
-/// Where a message was.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Position {
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-}
-
 impl Feed {
-    pub(super) fn new(
-        consumer: Arc<BaseConsumer<Context>>,
-        shared: &Arc<Shared>,
-        what: &'static str,
-    ) -> Self {
-        Self { consumer, shared: shared.clone(), what }
-    }
-
     /// Hands all commands on until the daemon ends, on a thread of its own.
     pub(super) fn start(self, taker: Sender<Command>) {
         let run = move || {
@@ -64,8 +49,8 @@ impl Feed {
         spawn("kafka-read", "no commands are read", run);
     }
 
-    /// The next message for our index, if one comes in time.
-    pub(super) fn next(&self, wait: Duration) -> Result<Option<(Position, Taken)>, Ended> {
+    /// The next message for our index, if one comes in time, with its partition and offset.
+    pub(super) fn next(&self, wait: Duration) -> Result<Option<((i32, i64), Taken)>, Ended> {
         if self.shared.is_closing() {
             return Err(Ended);
         }
@@ -88,10 +73,10 @@ impl Feed {
                 return Ok(None);
             }
         };
-        self.shared.troubles.over(&[Kind::Consumer], self.what);
-        self.shared.troubles.over(&[Kind::Skipped], message.topic());
+        self.shared.troubles.over(Kind::Consumer, self.what);
+        self.shared.troubles.over(Kind::Skipped, message.topic());
         let Some(topic) = self.shared.topic(message.topic()) else { return Ok(None) };
-        let position = Position { partition: message.partition(), offset: message.offset() };
+        let position = (message.partition(), message.offset());
         let registry = &self.shared.schemas.registry;
         let taken = take(registry, topic, message.payload(), self.shared.index).unwrap_or_else(|reason| {
             let (count, is_logged) = self.shared.skip(topic, 1);
@@ -128,7 +113,7 @@ pub enum Taken {
     State(i32),
 }
 
-/// Decodes the value of a message; none if it is for another index.
+/// What the value of a message says; none if it is for another index.
 ///
 /// # Errors
 /// One line: why it cannot be taken.
@@ -138,15 +123,7 @@ pub fn take(
     value: Option<&[u8]>,
     index: SalIndex,
 ) -> Result<Option<Taken>, String> {
-    let (id, datum) = unframe(value.ok_or("it has no value")?)?;
-    let schema = registry.schema(topic, id, None)?;
-    let record = Record::read(&schema, datum).or_else(|reason| {
-        // The registry may have given the id anew, to another version.
-        Record::read(&*registry.schema(topic, id, Some(&schema)).map_err(|_| reason)?, datum)
-    })?;
-    if record.int("salIndex")? != index.number() {
-        return Ok(None);
-    }
+    let Some(record) = decode(registry, topic, value, index)? else { return Ok(None) };
     let name = match topic {
         Topic::Command(name) => name,
         Topic::Event(EventName::SummaryState) => return Ok(Some(Taken::State(record.int("summaryState")?))),
@@ -164,4 +141,20 @@ pub fn take(
         return Err(format!("private_seqNum {} is not positive", command.sender.seq_num.0));
     }
     Ok(Some(Taken::Command(command)))
+}
+
+/// The fields of a message; none if it is for another index.
+pub(super) fn decode(
+    registry: &Registry,
+    topic: Topic,
+    value: Option<&[u8]>,
+    index: SalIndex,
+) -> Result<Option<Record>, String> {
+    let (id, datum) = unframe(value.ok_or("it has no value")?)?;
+    let schema = registry.schema(topic, id, None)?;
+    let record = Record::read(&schema, datum).or_else(|reason| {
+        // The registry may have given the id anew, to another version.
+        Record::read(&*registry.schema(topic, id, Some(&schema)).map_err(|_| reason)?, datum)
+    })?;
+    Ok((record.int("salIndex")? == index.number()).then_some(record))
 }

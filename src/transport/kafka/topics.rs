@@ -14,8 +14,9 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Shared;
 use super::client::{self, Context, Role, is_of_partition, is_refusal, reason};
+use super::reader::decode;
 use super::trouble::Kind;
-use super::wire::{Record, Topic, unframe};
+use super::wire::Topic;
 use crate::sal::topic::EventName;
 
 /// Longest wait for one answer of the broker.
@@ -36,7 +37,7 @@ const STAMP_MAX: f64 = 1e10;
 pub(super) type Place = (Topic, i32);
 
 /// Where the partitions of topics begin and end.
-pub(super) type Ranges = BTreeMap<Topic, BTreeMap<i32, (i64, i64)>>;
+pub(super) type Ranges = BTreeMap<Place, (i64, i64)>;
 
 /// How our topics are now.
 #[derive(Debug, Default)]
@@ -64,8 +65,8 @@ pub(super) fn is_watched(topic: Topic) -> bool {
 pub(super) fn survey(shared: &Shared, asker: &BaseConsumer<Context>) -> Result<Survey, String> {
     let mut survey = Survey::default();
     for topic in Topic::all() {
-        match partitions(asker, &shared.name(topic)) {
-            Ok(Some(ranges)) => drop(survey.ranges.insert(topic, ranges)),
+        match partitions(asker, topic, &shared.name(topic)) {
+            Ok(Some(ranges)) => survey.ranges.extend(ranges),
             Ok(None) => survey.missing.push(topic),
             Err(error) if is_of_partition(&error) => survey.unready.push((topic, error)),
             Err(error) => {
@@ -78,7 +79,7 @@ pub(super) fn survey(shared: &Shared, asker: &BaseConsumer<Context>) -> Result<S
 }
 
 /// Where the partitions of a topic begin and end; none if there is no such topic.
-fn partitions(asker: &BaseConsumer<Context>, name: &str) -> KafkaResult<Option<BTreeMap<i32, (i64, i64)>>> {
+fn partitions(asker: &BaseConsumer<Context>, topic: Topic, name: &str) -> KafkaResult<Option<Ranges>> {
     let metadata = asker.fetch_metadata(Some(name), ANSWER)?;
     let found = metadata.topics().first();
     match found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from) {
@@ -90,7 +91,7 @@ fn partitions(asker: &BaseConsumer<Context>, name: &str) -> KafkaResult<Option<B
     if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
         return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable));
     }
-    let range = |id: i32| Ok((id, asker.fetch_watermarks(name, id, ANSWER)?));
+    let range = |id: i32| Ok(((topic, id), asker.fetch_watermarks(name, id, ANSWER)?));
     partitions.iter().map(|partition| range(partition.id())).collect::<KafkaResult<_>>().map(Some)
 }
 
@@ -103,7 +104,7 @@ pub(super) fn ready(shared: &Arc<Shared>, asker: &BaseConsumer<Context>) -> Resu
     let mut is_first = true;
     loop {
         let survey = survey(shared, asker)?;
-        shared.troubles.over(&[Kind::Broker, Kind::Authentication], "");
+        shared.troubles.over(Kind::Broker, "");
         if is_first && !survey.missing.is_empty() {
             create(shared, &survey.missing)?;
         }
@@ -143,8 +144,7 @@ pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), Stri
 
 /// The ends of all partitions of such topics.
 pub(super) fn ends(ranges: &Ranges, is_such: impl Fn(Topic) -> bool) -> BTreeMap<Place, i64> {
-    let such = ranges.iter().filter(|(topic, _)| is_such(**topic));
-    such.flat_map(|(topic, ranges)| ranges.iter().map(|(id, (_, end))| ((*topic, *id), *end))).collect()
+    ranges.iter().filter(|((topic, _), _)| is_such(*topic)).map(|(place, (_, end))| (*place, *end)).collect()
 }
 
 /// Lets a consumer read these partitions from these offsets on, and no others.
@@ -179,15 +179,17 @@ pub(super) fn last_stamps(
     for depth in LAST_MESSAGES {
         // A topic is read again only if there is more of it, and nothing of ours in what was seen.
         let mut ends = ends(ranges, |topic| !is_command(topic) && !stamps.contains_key(&topic));
-        let first =
-            |(topic, id): &Place| ranges.get(topic).and_then(|ranges| ranges.get(id)).map(|range| range.0);
-        ends.retain(|place, end| first(place).is_some_and(|first| *end - first > seen));
-        let from = |place: &Place, end: i64| first(place).unwrap_or_default().max(end - depth);
-        assign(shared, asker, &ends.iter().map(|(place, end)| (*place, from(place, *end))).collect())?;
+        let first = |place: &Place| ranges.get(place).map_or(0, |(first, _)| *first);
+        ends.retain(|place, end| *end - first(place) > seen);
+        let from = ends.iter().map(|(place, end)| (*place, first(place).max(end - depth)));
+        assign(shared, asker, &from.collect())?;
         while !ends.is_empty() && Instant::now() < until {
             let Some(Ok(message)) = asker.poll(Duration::from_millis(100)) else { continue };
             let Some(topic) = shared.topic(message.topic()) else { continue };
-            if let Some(stamp) = message.payload().and_then(|payload| stamp_of(payload, topic, shared)) {
+            let record =
+                decode(&shared.schemas.registry, topic, message.payload(), shared.index).ok().flatten();
+            let stamp = record.and_then(|record| record.double("private_sndStamp").ok());
+            if let Some(stamp) = stamp.filter(|stamp| (0.0..STAMP_MAX).contains(stamp)) {
                 let newest = stamps.entry(topic).or_insert(stamp);
                 *newest = newest.max(stamp);
             }
@@ -200,14 +202,4 @@ pub(super) fn last_stamps(
     }
     asker.unassign().map_err(|error| reason(&error))?;
     Ok(stamps)
-}
-
-fn stamp_of(payload: &[u8], topic: Topic, shared: &Shared) -> Option<f64> {
-    let (id, datum) = unframe(payload).ok()?;
-    let schema = shared.schemas.registry.schema(topic, id, None).ok()?;
-    let record = Record::read(&schema, datum).ok()?;
-    if record.int("salIndex").ok()? != shared.index.number() {
-        return None;
-    }
-    record.double("private_sndStamp").ok().filter(|stamp| (0.0..STAMP_MAX).contains(stamp))
 }

@@ -7,22 +7,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::Offset;
 
 use super::client::{Context, is_of_message, is_of_partition, reason};
+use super::outbox::HEARTBEAT;
 use super::schemas::Check;
 use super::topics::{self, ANSWER, Place, Ranges};
 use super::trouble::Kind;
 use super::watch::Readers;
 use super::wire::Topic;
 use super::{Shared, lock, spawn};
-use crate::sal::topic::EventName;
+use crate::clock;
 
 /// How often it checks.
 const EACH: Duration = Duration::from_secs(10);
@@ -39,25 +39,34 @@ const STANDS: Duration = Duration::from_secs(30);
 const SINGLE_STEPS: u32 = 100;
 /// How far the clocks of those who command us may be apart, where only the time of a message says whether it is new.
 /// One that is taken twice within an hour is known.
-const CLOCKS: Duration = Duration::from_secs(60);
+const CLOCKS_S: f64 = 60.0;
 
 /// What the checks know.
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
-    asker: BaseConsumer<Context>,
-    /// The readers'.
-    commands: Arc<BaseConsumer<Context>>,
-    watched: Arc<BaseConsumer<Context>>,
-    /// All that is read, and the offset from which on.
-    begun: BTreeMap<Place, i64>,
+    readers: Readers,
+    /// All that is read.
+    reading: BTreeMap<Place, Reading>,
     /// Topics that were away at the last check.
     gone: BTreeSet<Topic>,
     /// Topics that may not be read, or whose permission is to be tried.
     refused: BTreeSet<Topic>,
-    /// When the reader was last seen to have read all that there was, by the clock of the messages.
-    read_all: BTreeMap<Place, SystemTime>,
+}
+
+/// How a partition is read.
+struct Reading {
+    /// The offset from which on.
+    from: i64,
+    /// When the reader was last seen to have read all that there was: Unix time, by the clock of the messages.
+    read_all: f64,
     /// Where the reader stands before something that is there, and since when.
-    standing: BTreeMap<Place, (i64, Instant)>,
+    standing: Option<(i64, Instant)>,
+}
+
+impl Reading {
+    fn new(from: i64) -> Self {
+        Self { from, read_all: clock::unix_now(), standing: None }
+    }
 }
 
 /// What comes of reading at an offset.
@@ -74,25 +83,13 @@ enum Found {
 impl Upkeep {
     /// Begins, on a thread of its own, now that all is read from these places on.
     pub(super) fn start(shared: &Arc<Shared>, readers: Readers, begun: BTreeMap<Place, i64>) {
-        let Readers { asker, watched, commands, upkeep_woken, .. } = readers;
-        let now = SystemTime::now();
-        let mut upkeep = Self {
-            shared: shared.clone(),
-            asker,
-            commands,
-            watched,
-            read_all: begun.keys().map(|place| (*place, now)).collect(),
-            begun,
-            gone: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            standing: BTreeMap::new(),
-        };
-        spawn("kafka-upkeep", "changes of topics and schemas are not seen", move || {
-            upkeep.run(&upkeep_woken)
-        });
+        let reading = begun.into_iter().map(|(place, from)| (place, Reading::new(from))).collect();
+        let (gone, refused) = (BTreeSet::new(), BTreeSet::new());
+        let mut upkeep = Self { shared: shared.clone(), readers, reading, gone, refused };
+        spawn("kafka-upkeep", "changes of topics and schemas are not seen", move || upkeep.run());
     }
 
-    fn run(&mut self, woken: &Receiver<()>) {
+    fn run(&mut self) {
         let mut schemas = Check::default();
         let mut is_early = false;
         while !self.shared.is_closing() {
@@ -106,29 +103,33 @@ impl Upkeep {
                 // However many errors come, it checks once a second.
                 self.shared.sleep(SOON);
             }
-            let is_calm = checked.is_ok()
-                && self.gone.is_empty()
-                && self.refused.is_empty()
-                && self.standing.is_empty()
-                && !is_early;
-            is_early = woken.recv_timeout(if is_calm { EACH } else { SOON }).is_ok();
+            let is_well = checked.is_ok() && self.gone.is_empty() && self.refused.is_empty();
+            let is_calm = is_well && !is_early && self.reading.values().all(|one| one.standing.is_none());
+            is_early = self.readers.upkeep_woken.recv_timeout(if is_calm { EACH } else { SOON }).is_ok();
         }
     }
 
     /// The consumer that reads this topic.
-    fn reading(&self, topic: Topic) -> &BaseConsumer<Context> {
-        if topics::is_command(topic) { &self.commands } else { &self.watched }
+    fn reader(&self, topic: Topic) -> &BaseConsumer<Context> {
+        if topics::is_command(topic) { &self.readers.commands } else { &self.readers.watched }
     }
 
     fn check_topics(&mut self) -> Result<(), String> {
         let known = lock(&self.shared.ends).clone();
-        let survey = topics::survey(&self.shared, &self.asker)?;
-        for (topic, ranges) in &survey.ranges {
-            self.compare(*topic, ranges, &known)?;
+        let survey = topics::survey(&self.shared, &self.readers.asker)?;
+        for topic in Topic::all().filter(|topic| !survey.missing.contains(topic)) {
+            self.compare(topic, &survey.ranges, &known)?;
         }
         self.create(&survey.missing);
-        self.try_refused(&survey.ranges)?;
-        self.step_over(&survey.ranges)
+        if self.shared.is_refused.swap(false, Ordering::AcqRel) {
+            self.refused = self.reading.keys().map(|(topic, _)| *topic).collect();
+        }
+        for place in self.reading.keys().copied().collect::<Vec<_>>() {
+            if let Some(range) = survey.ranges.get(&place).filter(|_| !self.shared.is_closing()) {
+                self.check_reader(place, *range, &survey.ranges)?;
+            }
+        }
+        self.readers.asker.unassign().map_err(|error| reason(&error))
     }
 
     /// Creates topics again.
@@ -142,82 +143,59 @@ impl Upkeep {
             return;
         }
         match topics::create(&self.shared, missing) {
-            Ok(()) => self.shared.troubles.over(&[Kind::Deleted], ""),
+            Ok(()) => self.shared.troubles.over(Kind::Deleted, ""),
             Err(reason) => self.shared.troubles.report(Kind::Deleted, "", &reason),
         }
     }
 
-    /// Sees what became of a topic that is there.
-    fn compare(
-        &mut self,
-        topic: Topic,
-        ranges: &BTreeMap<i32, (i64, i64)>,
-        known: &BTreeMap<Place, i64>,
-    ) -> Result<(), String> {
+    /// Sees what became of a topic that is there, as far as it can be used now.
+    fn compare(&mut self, topic: Topic, ranges: &Ranges, known: &BTreeMap<Place, i64>) -> Result<(), String> {
+        let ends = topics::ends(ranges, |of| of == topic);
+        if ends.is_empty() {
+            return Ok(());
+        }
         let is_deleted = self.gone.remove(&topic);
         if topics::is_command(topic) || topics::is_watched(topic) {
             if is_deleted {
                 self.forget(topic)?;
             }
-            self.read_new(topic, ranges.keys())?;
+            self.read_new(topic, ends.keys())?;
         }
         // One that is made again between two checks is seen by its end.
-        let is_shorter =
-            |(id, (_, end)): (&i32, &(i64, i64))| known.get(&(topic, *id)).is_some_and(|known| end < known);
-        if is_deleted || ranges.iter().any(is_shorter) {
+        let is_shorter = |(place, end): (&Place, &i64)| known.get(place).is_some_and(|known| end < known);
+        if is_deleted || ends.iter().any(is_shorter) {
             log::info!("Kafka: topic {} was made again", self.shared.name(topic));
             lock(&self.shared.ends).retain(|(of, _), _| *of != topic);
             self.shared.outbox.change(|queue| queue.repeat(topic));
         }
-        ranges.iter().for_each(|(id, (_, end))| self.shared.reaches((topic, *id), *end));
+        ends.into_iter().for_each(|(place, end)| self.shared.reaches(place, end));
         Ok(())
     }
 
     /// Reads what is left of a deleted topic no more.
     fn forget(&mut self, topic: Topic) -> Result<(), String> {
-        let (old, rest) = std::mem::take(&mut self.begun).into_iter().partition(|((of, _), _)| *of == topic);
-        self.begun = rest;
-        self.read_all.retain(|(of, _), _| *of != topic);
-        self.standing.retain(|(of, _), _| *of != topic);
-        let old = topics::list(&self.shared, &old)?;
-        self.reading(topic).incremental_unassign(&old).map_err(|error| reason(&error))
+        let old =
+            self.reading.iter().filter(|((of, _), _)| *of == topic).map(|(place, one)| (*place, one.from));
+        let old = topics::list(&self.shared, &old.collect())?;
+        self.reading.retain(|(of, _), _| *of != topic);
+        self.reader(topic).incremental_unassign(&old).map_err(|error| reason(&error))
     }
 
     /// Reads partitions that were not there before, from their beginning: all in them is newer than we.
-    fn read_new<'a>(&mut self, topic: Topic, ids: impl Iterator<Item = &'a i32>) -> Result<(), String> {
-        let places = ids.map(|id| ((topic, *id), 0));
-        let new: BTreeMap<Place, i64> = places.filter(|(place, _)| !self.begun.contains_key(place)).collect();
+    fn read_new<'a>(&mut self, topic: Topic, places: impl Iterator<Item = &'a Place>) -> Result<(), String> {
+        let new = places.filter(|place| !self.reading.contains_key(place)).map(|place| (*place, 0));
+        let new: BTreeMap<Place, i64> = new.collect();
         if new.is_empty() {
             return Ok(());
         }
         let (name, list) = (self.shared.name(topic), topics::list(&self.shared, &new)?);
-        self.reading(topic).incremental_assign(&list).map_err(|error| reason(&error))?;
+        self.reader(topic).incremental_assign(&list).map_err(|error| reason(&error))?;
         // So that its consumer knows them at once.
-        self.reading(topic).fetch_metadata(Some(&name), ANSWER).map_err(|error| reason(&error))?;
+        self.reader(topic).fetch_metadata(Some(&name), ANSWER).map_err(|error| reason(&error))?;
         let numbers: Vec<String> = new.keys().map(|(_, partition)| partition.to_string()).collect();
         log::info!("Kafka: topic {name} has new partitions, which are read: {}", numbers.join(", "));
-        self.begun.extend(new);
+        self.reading.extend(new.into_iter().map(|(place, from)| (place, Reading::new(from))));
         Ok(())
-    }
-
-    /// Finds out which topics may not be read, when a reader was refused one, and then until they may.
-    fn try_refused(&mut self, ranges: &Ranges) -> Result<(), String> {
-        if self.shared.is_refused.swap(false, Ordering::AcqRel) {
-            self.refused = self.begun.keys().map(|(topic, _)| *topic).collect();
-        }
-        let tried = topics::ends(ranges, |topic| self.refused.contains(&topic));
-        for (place, end) in tried {
-            if self.shared.is_closing() {
-                break;
-            }
-            if let Found::Refused(error) = self.read_at(place, end, TRY_REFUSED)? {
-                self.report_refused(place.0, &error);
-            } else {
-                self.refused.remove(&place.0);
-                self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
-            }
-        }
-        self.asker.unassign().map_err(|error| reason(&error))
     }
 
     fn report_refused(&self, topic: Topic, error: &KafkaError) {
@@ -227,9 +205,10 @@ impl Upkeep {
     }
 
     /// Where the reader of a partition is.
-    fn position(&self, (topic, partition): Place, from: i64) -> Result<i64, String> {
-        let positions = self.reading(topic).position().map_err(|error| reason(&error))?;
-        let found = positions.find_partition(&self.shared.name(topic), partition);
+    fn position(&self, place: Place) -> Result<i64, String> {
+        let positions = self.reader(place.0).position().map_err(|error| reason(&error))?;
+        let found = positions.find_partition(&self.shared.name(place.0), place.1);
+        let from = self.reading.get(&place).map_or(0, |one| one.from);
         Ok(match found.map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => offset.max(from),
             // It has read nothing yet.
@@ -237,47 +216,54 @@ impl Upkeep {
         })
     }
 
-    /// Leads the readers over what they cannot read.
-    fn step_over(&mut self, ranges: &Ranges) -> Result<(), String> {
-        for (place, from) in self.begun.clone() {
-            let range = ranges.get(&place.0).and_then(|ranges| ranges.get(&place.1));
-            let Some((first, end)) = range.copied() else { continue };
-            let position = self.position(place, from)?;
-            if position == end {
-                self.read_all.insert(place, SystemTime::now());
-                self.standing.remove(&place);
-                if !self.refused.contains(&place.0) {
-                    self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
-                }
-                continue;
+    /// Finds out whether a partition may be read, if that is in doubt, and leads its reader over what it cannot read.
+    fn check_reader(
+        &mut self,
+        place: Place,
+        (first, end): (i64, i64),
+        ranges: &Ranges,
+    ) -> Result<(), String> {
+        let name = self.shared.name(place.0);
+        if self.refused.contains(&place.0) {
+            if let Found::Refused(error) = self.read_at(place, end, TRY_REFUSED)? {
+                self.report_refused(place.0, &error);
+                return Ok(());
             }
-            match self.standing.get(&place) {
-                Some((before, _)) if *before == position && !(first..end).contains(&position) => {
-                    self.lead_back(place, position, (first, end))?;
+            self.refused.remove(&place.0);
+            self.shared.troubles.over(Kind::Reading, &name);
+        }
+        let position = self.position(place)?;
+        let Some(one) = self.reading.get_mut(&place) else { return Ok(()) };
+        if position == end {
+            *one = Reading::new(one.from);
+            self.shared.troubles.over(Kind::Reading, &name);
+            return Ok(());
+        }
+        match one.standing {
+            Some((before, since)) if before == position => {
+                if !(first..end).contains(&position) {
+                    return self.lead_back(place, position, (first, end));
                 }
-                Some((before, since)) if *before == position => {
-                    let stands = since.elapsed();
-                    self.try_at(place, position, end, stands, ranges)?;
-                    self.asker.unassign().map_err(|error| reason(&error))?;
-                }
-                // It may be on its way.
-                Some(_) | None => {
-                    self.standing.insert(place, (position, Instant::now()));
-                }
+                self.try_at(place, position, end, since.elapsed(), ranges)
+            }
+            // It may be on its way.
+            Some(_) | None => {
+                one.standing = Some((position, Instant::now()));
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Lets the reader go on at this offset.
     fn go_on_at(&mut self, place: Place, offset: i64) -> Result<(), String> {
         let list = topics::list(&self.shared, &BTreeMap::from([(place, offset)]))?;
         // It cannot seek where librdkafka has given up.
-        let reading = self.reading(place.0);
-        reading.incremental_unassign(&list).map_err(|error| reason(&error))?;
-        reading.incremental_assign(&list).map_err(|error| reason(&error))?;
-        self.begun.insert(place, offset);
-        self.standing.remove(&place);
+        let reader = self.reader(place.0);
+        reader.incremental_unassign(&list).map_err(|error| reason(&error))?;
+        reader.incremental_assign(&list).map_err(|error| reason(&error))?;
+        if let Some(one) = self.reading.get_mut(&place) {
+            (one.from, one.standing) = (offset, None);
+        }
         Ok(())
     }
 
@@ -301,13 +287,10 @@ impl Upkeep {
 
     /// The first message that is newer than what was read last.
     fn first_new(&self, place: Place, end: i64) -> Result<i64, String> {
-        let since = self.read_all.get(&place).and_then(|time| time.checked_sub(CLOCKS));
-        let since = since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
-        let Some(since) = since.and_then(|since| i64::try_from(since.as_millis()).ok()) else {
-            return Ok(end);
-        };
-        let times = topics::list(&self.shared, &BTreeMap::from([(place, since)]))?;
-        let found = self.asker.offsets_for_times(times, ANSWER).map_err(|error| reason(&error))?;
+        let since_s = self.reading.get(&place).map_or_else(clock::unix_now, |one| one.read_all) - CLOCKS_S;
+        let since_ms = (since_s * 1000.0) as i64;
+        let times = topics::list(&self.shared, &BTreeMap::from([(place, since_ms)]))?;
+        let found = self.readers.asker.offsets_for_times(times, ANSWER).map_err(|error| reason(&error))?;
         let found = found.find_partition(&self.shared.name(place.0), place.1);
         Ok(match found.map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => offset,
@@ -315,7 +298,7 @@ impl Upkeep {
         })
     }
 
-    /// Finds out why the reader stands here.
+    /// Finds out why the reader stands here, for so long.
     fn try_at(
         &mut self,
         place: Place,
@@ -326,7 +309,7 @@ impl Upkeep {
     ) -> Result<(), String> {
         let why = match self.read_at(place, position, TRY)? {
             Found::Message => {
-                self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
+                self.shared.troubles.over(Kind::Reading, &self.shared.name(place.0));
                 return Ok(());
             }
             Found::Refused(error) => {
@@ -338,11 +321,10 @@ impl Upkeep {
             Found::Unreadable(error) => why_unreadable(&error),
         };
         let Some(readable) = self.next_readable(place, position, end)? else { return Ok(()) };
-        if self.position(place, position)? != position {
-            return Ok(());
+        if self.position(place)? == position {
+            self.go_on_at(place, readable)?;
+            self.report_skipped(place, position, readable, &why);
         }
-        self.go_on_at(place, readable)?;
-        self.report_skipped(place, position, readable, &why);
         Ok(())
     }
 
@@ -376,19 +358,18 @@ impl Upkeep {
 
     /// Whether a message comes where there surely is one: else it means nothing that none comes elsewhere.
     fn hears_heartbeats(&self, ranges: &Ranges) -> Result<bool, String> {
-        let heartbeats = ranges.get(&Topic::Event(EventName::Heartbeat));
-        let found = heartbeats.and_then(|ranges| ranges.iter().find(|(_, (first, end))| first < end));
-        let Some((id, (_, end))) = found else { return Ok(false) };
-        Ok(matches!(self.read_at((Topic::Event(EventName::Heartbeat), *id), end - 1, TRY)?, Found::Message))
+        let is_one = |((topic, _), (first, end)): &(&Place, &(i64, i64))| *topic == HEARTBEAT && first < end;
+        let Some((place, (_, end))) = ranges.iter().find(is_one) else { return Ok(false) };
+        Ok(matches!(self.read_at(*place, end - 1, TRY)?, Found::Message))
     }
 
     /// Tries to read what is at this offset.
     fn read_at(&self, place: Place, offset: i64, wait: Duration) -> Result<Found, String> {
-        topics::assign(&self.shared, &self.asker, &BTreeMap::from([(place, offset)]))?;
+        topics::assign(&self.shared, &self.readers.asker, &BTreeMap::from([(place, offset)]))?;
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.asker.poll(left) {
+            match self.readers.asker.poll(left) {
                 Some(Ok(message)) if message.offset() >= offset => return Ok(Found::Message),
                 Some(Err(error)) if is_of_message(&error) => return Ok(Found::Unreadable(error)),
                 Some(Err(error)) if is_of_partition(&error) => return Ok(Found::Refused(error)),

@@ -5,7 +5,7 @@
 //! all that was written before its own. It has a consumer of its own, so that no burst of commands comes before a
 //! heartbeat.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use crossbeam_channel::{Receiver, Sender};
 use rdkafka::consumer::BaseConsumer;
 
 use super::client::Context;
-use super::outbox::{Gate, HEARTBEAT, Message};
-use super::reader::{Ended, Feed, POLL, Position, Taken};
+use super::outbox::{Gate, Message};
+use super::reader::{Ended, Feed, POLL, Taken};
 use super::topics::{self, Ranges};
 use super::upkeep::Upkeep;
 use super::{Shared, Stage, lock, spawn};
@@ -23,7 +23,6 @@ use crate::clock::Moment;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
-use crate::sal;
 use crate::transport::{KafkaInput, LISTENING};
 
 /// How long an instance that said OFFLINE must be silent: its next heartbeat would have come.
@@ -47,32 +46,30 @@ pub(super) struct Readers {
     pub(super) taker: Sender<Command>,
 }
 
-/// Which heartbeats are ours: those that were handed to the producer, the newest last, with stamp, number, and when
-/// that was. Another instance with our index may have our process id too (in containers it is often 1).
+/// Which heartbeats are ours: those that were handed to the producer, by stamp (its bits, which sort as it does) and
+/// number, and when that was. Another instance with our index may have our process id too (in containers it is often 1).
 #[derive(Debug, Default)]
-pub(super) struct OwnHeartbeats(Mutex<VecDeque<(u64, i32, Moment)>>);
+pub(super) struct OwnHeartbeats(Mutex<BTreeMap<(u64, i32), Moment>>);
 
 impl OwnHeartbeats {
     /// This one is about to be handed over.
     pub(super) fn add(&self, stamp: f64, seq_num: i32, now: Moment) {
         let mut own = lock(&self.0);
         if own.len() == REMEMBERED {
-            own.pop_front();
+            own.pop_first();
         }
-        own.push_back((stamp.to_bits(), seq_num, now));
+        own.insert((stamp.to_bits(), seq_num), now);
     }
 
     /// When this one was handed over, if it is ours.
     fn sent(&self, stamp: f64, seq_num: i32) -> Option<Moment> {
-        let own = lock(&self.0);
-        let found = own.iter().rev().find(|(bits, number, _)| (*bits, *number) == (stamp.to_bits(), seq_num));
-        found.map(|(_, _, moment)| *moment)
+        lock(&self.0).get(&(stamp.to_bits(), seq_num)).copied()
     }
 }
 
 /// Begins to watch, now that the heartbeats are assigned; the commands begin at the ends of their topics.
 pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
-    let feed = Feed::new(readers.watched.clone(), shared, "heartbeats");
+    let feed = Feed { consumer: readers.watched.clone(), shared: shared.clone(), what: "heartbeats" };
     let watch = Watch { feed, shared: shared.clone(), heartbeats: Progress::default() };
     spawn("kafka-watch", "no commands are read", || {
         // It ends when the daemon does.
@@ -98,7 +95,7 @@ struct Progress {
 
 impl Progress {
     /// This message was read.
-    fn read(&mut self, Position { partition, offset }: Position) {
+    fn read(&mut self, (partition, offset): (i32, i64)) {
         let next = self.next.insert(partition, offset + 1);
         self.is_behind |= next.is_some_and(|next| offset < next);
     }
@@ -131,7 +128,8 @@ impl Watch {
         let commands = topics::ends(&ranges, topics::is_command);
         match topics::assign(&self.shared, &readers.commands, &commands) {
             Ok(()) => {
-                Feed::new(readers.commands.clone(), &self.shared, "commands").start(readers.taker.clone())
+                let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
+                Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
             }
             Err(reason) => log::error!("Kafka: commands cannot be read: {reason}"),
         }
@@ -213,9 +211,8 @@ impl Watch {
 
     /// Writes the first heartbeat and reads all up to it.
     fn claim(&mut self) -> Result<(), Ended> {
-        let own = sal::event::fields(&Event::Heartbeat);
         self.shared.outbox.change(|queue| {
-            queue.push(Message { topic: HEARTBEAT, seq_num: None, own, receipt: None });
+            queue.push(Message::event(&Event::Heartbeat, None));
             queue.gate = Gate::Heartbeats;
         });
         let until = Instant::now() + CLAIMING;
@@ -263,10 +260,10 @@ mod tests {
     fn what_is_read_once_more_may_be_of_long_ago() {
         let mut progress = Progress::default();
         for (partition, offset) in [(0, 7), (0, 9), (1, 3), (0, 10)] {
-            progress.read(Position { partition, offset });
+            progress.read((partition, offset));
             assert!(!progress.is_behind);
         }
-        progress.read(Position { partition: 1, offset: 0 });
+        progress.read((1, 0));
         assert!(progress.is_behind);
     }
 
