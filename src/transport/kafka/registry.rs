@@ -54,22 +54,14 @@ struct Known {
 }
 
 /// Why there is no schema for a topic, in one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The registry cannot be asked, or its answer makes no sense: the next may.
+    #[error("{0}")]
     NoAnswer(String),
     /// The registry forbids it, or accepts no schema that we can write with, until it is changed.
+    #[error("{0}")]
     Refused(String),
-}
-
-impl Failure {
-    /// The line.
-    #[must_use]
-    pub fn reason(&self) -> &str {
-        match self {
-            Self::NoAnswer(reason) | Self::Refused(reason) => reason,
-        }
-    }
 }
 
 impl From<String> for Failure {
@@ -78,17 +70,15 @@ impl From<String> for Failure {
     }
 }
 
-/// An answer: whose, its status, and what is in it.
-struct Answer {
-    from: Url,
-    status: u16,
-    body: Body,
-}
-
-/// What we read of an answer; what is no such JSON has no fields, and is an error where fields are needed.
+/// An answer: whose, its status, and what we read of it; what is no such JSON has no fields, and is an error where
+/// fields are needed.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Body {
+struct Answer {
+    #[serde(skip)]
+    from: String,
+    #[serde(skip)]
+    status: u16,
     id: Option<u32>,
     schema: Option<String>,
     message: String,
@@ -97,7 +87,7 @@ struct Body {
 impl Answer {
     /// The registry and its message, for errors.
     fn describe(&self) -> String {
-        format!("the schema registry {} ({} {})", self.from, self.status, quote(&self.body.message))
+        format!("the schema registry {} ({} {})", self.from, self.status, quote(&self.message))
     }
 
     /// What it means that this is no success.
@@ -219,7 +209,7 @@ impl Registry {
     /// The text of a schema; none if the registry does not know this id.
     pub(super) fn text(&self, id: u32) -> Result<Option<String>, String> {
         let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
-        match &answer.body.schema {
+        match &answer.schema {
             _ if answer.status == 404 => Ok(None),
             None => Err(format!("no schema {id} from {}", answer.describe())),
             Some(text) => Ok(Some(text.clone())),
@@ -245,7 +235,7 @@ impl Registry {
         if answer.status == 404 {
             return Ok(None);
         }
-        match (answer.body.id, &answer.body.schema) {
+        match (answer.id, &answer.schema) {
             (Some(id), Some(text)) if answer.status == 200 => {
                 self.remember(id, text);
                 Ok(Some((id, text.clone())))
@@ -257,7 +247,7 @@ impl Registry {
     fn register(&self, subject: &str, text: &str) -> Result<u32, Failure> {
         let body = json!({ "schema": text });
         let answer = self.ask(&format!("/subjects/{subject}/versions"), Some(&body))?;
-        let Some(id) = answer.body.id.filter(|_| answer.status == 200) else {
+        let Some(id) = answer.id.filter(|_| answer.status == 200) else {
             let reason = format!("the schema of {subject} was refused by {}", answer.describe());
             return Err(answer.failure(reason));
         };
@@ -309,8 +299,8 @@ impl Registry {
             return Err(format!("the schema registry {base} answered {status}: {where_to}"));
         }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
-        let body = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
-        Ok(Answer { from: base.clone(), status, body })
+        let answer = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
+        Ok(Answer { from: base.to_string(), status, ..answer })
     }
 }
 
@@ -334,7 +324,7 @@ mod tests {
             connection.write_all(moved.as_bytes()).unwrap();
         });
         let failure = Registry::new(&[Url::from(&*url)]).latest("x-value").unwrap_err();
-        let error = failure.reason();
+        let error = failure.to_string();
         let expected = format!(
             "the schema registry {url} answered 302: it redirects to {url}/v2/subjects/x-value/versions/latest: write \
              {url}/v2 as the url"
@@ -355,7 +345,7 @@ mod tests {
         });
         let registry = Registry::new(&[format!("http://me:p%40ss%2F@{address}").as_str().into()]);
         let error = registry.latest("x-value").unwrap_err();
-        let error = error.reason();
+        let error = error.to_string();
         assert!(
             error.starts_with(&format!("the schema registry http://{address} cannot be asked: ")),
             "{error}"
