@@ -68,7 +68,6 @@ struct Shared {
     schemas: Schemas,
     /// The daemon ends.
     closing: AtomicBool,
-    stage: Mutex<Stage>,
     /// The daemon does its work, with Kafka or without.
     has_begun: AtomicBool,
     own: OwnHeartbeats,
@@ -82,17 +81,21 @@ struct Shared {
     troubles: Troubles,
 }
 
-/// How far the start has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+/// How far the start has come, on which depends what may be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 enum Stage {
     /// Broker and registry were not reached yet.
+    #[default]
     Connecting,
     /// No heartbeat of another instance has come yet, but one may.
     Listening,
     /// Another instance is running, and may end.
     #[strum(serialize = "waiting for another instance")]
     Waiting,
+    /// None is, as far as we know: we write heartbeats, and wait for the first of them to be read back.
+    #[strum(serialize = "listening")]
+    Claiming,
     /// No other instance is running.
     Joined,
 }
@@ -107,7 +110,7 @@ impl Shared {
     }
 
     fn enter(&self, stage: Stage) {
-        *lock(&self.stage) = stage;
+        self.outbox.change(|queue| queue.stage = stage);
     }
 
     /// Name of a topic in Kafka.
@@ -217,7 +220,6 @@ impl Kafka {
             inputs,
             outbox,
             closing: AtomicBool::new(false),
-            stage: Mutex::new(Stage::Connecting),
             has_begun: AtomicBool::new(false),
             own: OwnHeartbeats::default(),
             ends: Mutex::default(),
@@ -271,7 +273,7 @@ impl Kafka {
         let (queued, dropped) = self.shared.outbox.queue().counts();
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
-            stage: (*lock(&self.shared.stage)).into(),
+            stage: self.shared.outbox.queue().stage.into(),
             problem: self.shared.troubles.current(),
             queued,
             dropped,
@@ -282,7 +284,7 @@ impl Kafka {
     /// Whether broker and registry were not reached yet.
     #[must_use]
     pub fn is_connecting(&self) -> bool {
-        *lock(&self.shared.stage) == Stage::Connecting
+        self.shared.outbox.queue().stage == Stage::Connecting
     }
 
     /// The daemon has begun its work: another instance that shows up from now on is not waited for.

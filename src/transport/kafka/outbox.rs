@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value as Json, json};
 
-use super::lock;
 use super::wire::Topic;
+use super::{Stage, lock};
 use crate::csc::event::Event;
 use crate::csc::record::Receipt;
 use crate::sal::event::Fields;
@@ -81,12 +81,12 @@ impl Message {
         }
     }
 
-    /// Whether it may leave.
-    fn passes(&self, gate: Gate) -> bool {
-        match gate {
-            Gate::Early => matches!(self.topic, Topic::Event(EventName::LogLevel | EventName::LogMessage)),
-            Gate::Heartbeats => self.passes(Gate::Early) || self.topic == HEARTBEAT,
-            Gate::Open => true,
+    /// Whether it may leave at this stage.
+    fn may_leave(&self, stage: Stage) -> bool {
+        match self.topic {
+            Topic::Event(EventName::LogLevel | EventName::LogMessage) => true,
+            HEARTBEAT => stage >= Stage::Claiming,
+            Topic::Event(_) | Topic::Ack | Topic::Command(_) => stage == Stage::Joined,
         }
     }
 
@@ -117,18 +117,6 @@ fn minimal_result(text: &str) -> String {
     json!({ "jobId": field("jobId"), "runId": field("runId"), "phase": field("phase") }).to_string()
 }
 
-/// Which messages may leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Gate {
-    /// Only logLevel and logMessage.
-    #[default]
-    Early,
-    /// These and heartbeats.
-    Heartbeats,
-    /// All.
-    Open,
-}
-
 /// A message that is not confirmed yet.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -156,7 +144,7 @@ impl Entry {
 /// The queue without its lock.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub(super) gate: Gate,
+    pub(super) stage: Stage,
     /// In the order in which they leave.
     waiting: BTreeMap<(bool, usize), Entry>,
     in_flight: BTreeMap<usize, Entry>,
@@ -247,7 +235,7 @@ impl Queue {
 
     /// Whether a message waits for nothing that lasts.
     fn is_due(&self, entry: &Entry) -> bool {
-        entry.message.passes(self.gate) && !self.unwritable.contains(&entry.message.topic)
+        entry.message.may_leave(self.stage) && !self.unwritable.contains(&entry.message.topic)
     }
 
     /// The next message that may leave, to hand to the producer.
@@ -374,7 +362,7 @@ mod tests {
     }
 
     fn open() -> Queue {
-        Queue { gate: Gate::Open, ..Queue::default() }
+        Queue { stage: Stage::Joined, ..Queue::default() }
     }
 
     fn take_all(queue: &mut Queue, now: Instant) -> Vec<(String, i32)> {
@@ -405,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_log_leaves_before_the_gate_is_open() {
+    fn only_the_log_leaves_before_we_have_joined() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         for name in ["heartbeat", "logLevel", "summaryState", "logMessage"] {
             queue.push(event(name, 0));
@@ -413,7 +401,7 @@ mod tests {
         let taken =
             |pairs: &[(&str, i32)]| pairs.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect::<Vec<_>>();
         assert_eq!(take_all(&mut queue, now), taken(&[("logevent_logLevel", 1), ("logevent_logMessage", 1)]));
-        queue.gate = Gate::Open;
+        queue.stage = Stage::Joined;
         queue.push(event("heartbeat", 1));
         let rest = [("logevent_heartbeat", 1), ("logevent_heartbeat", 2), ("logevent_summaryState", 1)];
         assert_eq!(take_all(&mut queue, now), taken(&rest));
@@ -448,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_first_heartbeat_may_leave_alone() {
-        let (mut queue, now) = (Queue { gate: Gate::Heartbeats, ..Queue::default() }, Instant::now());
+        let (mut queue, now) = (Queue { stage: Stage::Claiming, ..Queue::default() }, Instant::now());
         queue.push(event("summaryState", 0));
         queue.push(event("heartbeat", 0));
         assert_eq!(take_all(&mut queue, now), [("logevent_heartbeat".to_owned(), 1)]);

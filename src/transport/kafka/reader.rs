@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Message as _;
 
-use super::client::{Context, is_of_partition, is_refusal, reason};
+use super::client::{Reader, is_of_partition, is_refusal, reason};
 use super::registry::Registry;
 use super::trouble::Kind;
 use super::wire::{Record, Topic, unframe};
@@ -24,7 +23,7 @@ pub(super) const POLL: Duration = Duration::from_secs(1);
 
 /// A consumer, and what makes sense of its messages.
 pub(super) struct Feed {
-    pub(super) consumer: Arc<BaseConsumer<Context>>,
+    pub(super) consumer: Arc<Reader>,
     pub(super) shared: Arc<Shared>,
     /// What is read, in one word.
     pub(super) what: &'static str,

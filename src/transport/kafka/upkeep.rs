@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Context, is_of_message, is_of_partition, reason};
+use super::client::{Reader, is_of_message, is_of_partition, reason};
 use super::outbox::HEARTBEAT;
 use super::schemas::Check;
-use super::topics::{self, ANSWER, Place, Ranges};
+use super::topics::{self, ANSWER, Offsets, Place, Ranges, Survey};
 use super::trouble::Kind;
 use super::watch::Readers;
 use super::wire::Topic;
@@ -45,6 +45,8 @@ const CLOCKS_S: f64 = 60.0;
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
     readers: Readers,
+    /// What the broker had at the last check.
+    ranges: Ranges,
     /// All that is read.
     reading: BTreeMap<Place, Reading>,
     /// Topics that were away at the last check.
@@ -82,10 +84,10 @@ enum Found {
 
 impl Upkeep {
     /// Begins, on a thread of its own, now that all is read from these places on.
-    pub(super) fn start(shared: &Arc<Shared>, readers: Readers, begun: BTreeMap<Place, i64>) {
+    pub(super) fn start(shared: &Arc<Shared>, readers: Readers, begun: Offsets) {
         let reading = begun.into_iter().map(|(place, from)| (place, Reading::new(from))).collect();
-        let (gone, refused) = (BTreeSet::new(), BTreeSet::new());
-        let mut upkeep = Self { shared: shared.clone(), readers, reading, gone, refused };
+        let (ranges, gone, refused) = (Ranges::new(), BTreeSet::new(), BTreeSet::new());
+        let mut upkeep = Self { shared: shared.clone(), readers, ranges, reading, gone, refused };
         spawn("kafka-upkeep", "changes of topics and schemas are not seen", move || upkeep.run());
     }
 
@@ -94,7 +96,9 @@ impl Upkeep {
         let mut is_early = false;
         while !self.shared.is_closing() {
             self.shared.check_schemas(&mut schemas);
-            let checked = self.check_topics();
+            let known = lock(&self.shared.ends).clone();
+            let checked = topics::survey(&self.shared, &self.readers.asker)
+                .and_then(|survey| self.check_topics(&known, survey).map_err(|error| reason(&error)));
             if let Err(reason) = &checked {
                 // That the broker is away is logged elsewhere.
                 log::debug!("Kafka: the state of our topics is not known: {reason}");
@@ -110,26 +114,26 @@ impl Upkeep {
     }
 
     /// The consumer that reads this topic.
-    fn reader(&self, topic: Topic) -> &BaseConsumer<Context> {
+    fn reader(&self, topic: Topic) -> &Reader {
         if topics::is_command(topic) { &self.readers.commands } else { &self.readers.watched }
     }
 
-    fn check_topics(&mut self) -> Result<(), String> {
-        let known = lock(&self.shared.ends).clone();
-        let survey = topics::survey(&self.shared, &self.readers.asker)?;
-        for topic in Topic::all().filter(|topic| !survey.missing.contains(topic)) {
-            self.compare(topic, &survey.ranges, &known)?;
+    fn check_topics(&mut self, known: &Offsets, survey: Survey) -> KafkaResult<()> {
+        let missing = survey.missing();
+        self.ranges = survey.ranges;
+        for topic in Topic::all() {
+            self.compare(topic, known)?;
         }
-        self.create(&survey.missing);
+        self.create(&missing);
         if self.shared.is_refused.swap(false, Ordering::AcqRel) {
             self.refused = self.reading.keys().map(|(topic, _)| *topic).collect();
         }
         for place in self.reading.keys().copied().collect::<Vec<_>>() {
-            if let Some(range) = survey.ranges.get(&place).filter(|_| !self.shared.is_closing()) {
-                self.check_reader(place, *range, &survey.ranges)?;
+            if !self.shared.is_closing() {
+                self.check_reader(place)?;
             }
         }
-        self.readers.asker.unassign().map_err(|error| reason(&error))
+        self.readers.asker.unassign()
     }
 
     /// Creates topics again.
@@ -149,8 +153,8 @@ impl Upkeep {
     }
 
     /// Sees what became of a topic that is there, as far as it can be used now.
-    fn compare(&mut self, topic: Topic, ranges: &Ranges, known: &BTreeMap<Place, i64>) -> Result<(), String> {
-        let ends = topics::ends(ranges, |of| of == topic);
+    fn compare(&mut self, topic: Topic, known: &Offsets) -> KafkaResult<()> {
+        let ends = topics::ends(&self.ranges, |of| of == topic);
         if ends.is_empty() {
             return Ok(());
         }
@@ -173,25 +177,25 @@ impl Upkeep {
     }
 
     /// Reads what is left of a deleted topic no more.
-    fn forget(&mut self, topic: Topic) -> Result<(), String> {
+    fn forget(&mut self, topic: Topic) -> KafkaResult<()> {
         let old =
             self.reading.iter().filter(|((of, _), _)| *of == topic).map(|(place, one)| (*place, one.from));
         let old = topics::list(&self.shared, &old.collect())?;
         self.reading.retain(|(of, _), _| *of != topic);
-        self.reader(topic).incremental_unassign(&old).map_err(|error| reason(&error))
+        self.reader(topic).incremental_unassign(&old)
     }
 
     /// Reads partitions that were not there before, from their beginning: all in them is newer than we.
-    fn read_new<'a>(&mut self, topic: Topic, places: impl Iterator<Item = &'a Place>) -> Result<(), String> {
+    fn read_new<'a>(&mut self, topic: Topic, places: impl Iterator<Item = &'a Place>) -> KafkaResult<()> {
         let new = places.filter(|place| !self.reading.contains_key(place)).map(|place| (*place, 0));
-        let new: BTreeMap<Place, i64> = new.collect();
+        let new: Offsets = new.collect();
         if new.is_empty() {
             return Ok(());
         }
         let (name, list) = (self.shared.name(topic), topics::list(&self.shared, &new)?);
-        self.reader(topic).incremental_assign(&list).map_err(|error| reason(&error))?;
+        self.reader(topic).incremental_assign(&list)?;
         // So that its consumer knows them at once.
-        self.reader(topic).fetch_metadata(Some(&name), ANSWER).map_err(|error| reason(&error))?;
+        self.reader(topic).fetch_metadata(Some(&name), ANSWER)?;
         let numbers: Vec<String> = new.keys().map(|(_, partition)| partition.to_string()).collect();
         log::info!("Kafka: topic {name} has new partitions, which are read: {}", numbers.join(", "));
         self.reading.extend(new.into_iter().map(|(place, from)| (place, Reading::new(from))));
@@ -205,24 +209,22 @@ impl Upkeep {
     }
 
     /// Where the reader of a partition is.
-    fn position(&self, place: Place) -> Result<i64, String> {
-        let positions = self.reader(place.0).position().map_err(|error| reason(&error))?;
-        let found = positions.find_partition(&self.shared.name(place.0), place.1);
+    fn position(&self, place: Place) -> KafkaResult<i64> {
         let from = self.reading.get(&place).map_or(0, |one| one.from);
-        Ok(match found.map(|found| found.offset()) {
-            Some(Offset::Offset(offset)) => offset.max(from),
-            // It has read nothing yet.
-            Some(_) | None => from,
-        })
+        // If there is none, it has read nothing yet.
+        let position = self.offset_in(&self.reader(place.0).position()?, place);
+        Ok(position.map_or(from, |offset| offset.max(from)))
+    }
+
+    /// The offset of a partition in a list, if it has one.
+    fn offset_in(&self, list: &TopicPartitionList, (topic, partition): Place) -> Option<i64> {
+        let found = list.find_partition(&self.shared.name(topic), partition)?;
+        if let Offset::Offset(offset) = found.offset() { Some(offset) } else { None }
     }
 
     /// Finds out whether a partition may be read, if that is in doubt, and leads its reader over what it cannot read.
-    fn check_reader(
-        &mut self,
-        place: Place,
-        (first, end): (i64, i64),
-        ranges: &Ranges,
-    ) -> Result<(), String> {
+    fn check_reader(&mut self, place: Place) -> KafkaResult<()> {
+        let Some(&(first, end)) = self.ranges.get(&place) else { return Ok(()) };
         let name = self.shared.name(place.0);
         if self.refused.contains(&place.0) {
             if let Found::Refused(error) = self.read_at(place, end, TRY_REFUSED)? {
@@ -240,12 +242,10 @@ impl Upkeep {
             return Ok(());
         }
         match one.standing {
-            Some((before, since)) if before == position => {
-                if !(first..end).contains(&position) {
-                    return self.lead_back(place, position, (first, end));
-                }
-                self.try_at(place, position, end, since.elapsed(), ranges)
+            Some((before, since)) if before == position && (first..end).contains(&position) => {
+                self.try_at(place, position, end, since.elapsed())
             }
+            Some((before, _)) if before == position => self.lead_back(place, position, (first, end)),
             // It may be on its way.
             Some(_) | None => {
                 one.standing = Some((position, Instant::now()));
@@ -255,12 +255,12 @@ impl Upkeep {
     }
 
     /// Lets the reader go on at this offset.
-    fn go_on_at(&mut self, place: Place, offset: i64) -> Result<(), String> {
+    fn go_on_at(&mut self, place: Place, offset: i64) -> KafkaResult<()> {
         let list = topics::list(&self.shared, &BTreeMap::from([(place, offset)]))?;
         // It cannot seek where librdkafka has given up.
         let reader = self.reader(place.0);
-        reader.incremental_unassign(&list).map_err(|error| reason(&error))?;
-        reader.incremental_assign(&list).map_err(|error| reason(&error))?;
+        reader.incremental_unassign(&list)?;
+        reader.incremental_assign(&list)?;
         if let Some(one) = self.reading.get_mut(&place) {
             (one.from, one.standing) = (offset, None);
         }
@@ -268,7 +268,7 @@ impl Upkeep {
     }
 
     /// The broker has lost or removed messages, and the reader stands where there is nothing.
-    fn lead_back(&mut self, place: Place, position: i64, (first, end): (i64, i64)) -> Result<(), String> {
+    fn lead_back(&mut self, place: Place, position: i64, (first, end): (i64, i64)) -> KafkaResult<()> {
         let offset = match place.0 {
             _ if position < first => first,
             Topic::Event(_) | Topic::Ack => end,
@@ -286,27 +286,16 @@ impl Upkeep {
     }
 
     /// The first message that is newer than what was read last.
-    fn first_new(&self, place: Place, end: i64) -> Result<i64, String> {
+    fn first_new(&self, place: Place, end: i64) -> KafkaResult<i64> {
         let since_s = self.reading.get(&place).map_or_else(clock::unix_now, |one| one.read_all) - CLOCKS_S;
         let since_ms = (since_s * 1000.0) as i64;
         let times = topics::list(&self.shared, &BTreeMap::from([(place, since_ms)]))?;
-        let found = self.readers.asker.offsets_for_times(times, ANSWER).map_err(|error| reason(&error))?;
-        let found = found.find_partition(&self.shared.name(place.0), place.1);
-        Ok(match found.map(|found| found.offset()) {
-            Some(Offset::Offset(offset)) => offset,
-            Some(_) | None => end,
-        })
+        let found = self.readers.asker.offsets_for_times(times, ANSWER)?;
+        Ok(self.offset_in(&found, place).unwrap_or(end))
     }
 
     /// Finds out why the reader stands here, for so long.
-    fn try_at(
-        &mut self,
-        place: Place,
-        position: i64,
-        end: i64,
-        stands: Duration,
-        ranges: &Ranges,
-    ) -> Result<(), String> {
+    fn try_at(&mut self, place: Place, position: i64, end: i64, stands: Duration) -> KafkaResult<()> {
         let why = match self.read_at(place, position, TRY)? {
             Found::Message => {
                 self.shared.troubles.over(Kind::Reading, &self.shared.name(place.0));
@@ -316,7 +305,7 @@ impl Upkeep {
                 self.report_refused(place.0, &error);
                 return Ok(());
             }
-            Found::Nothing if stands < STANDS || !self.hears_heartbeats(ranges)? => return Ok(()),
+            Found::Nothing if stands < STANDS || !self.hears_heartbeats()? => return Ok(()),
             Found::Nothing => "it is no message".to_owned(),
             Found::Unreadable(error) => why_unreadable(&error),
         };
@@ -332,7 +321,7 @@ impl Upkeep {
     ///
     /// One after the other for a while; then in growing steps and, beyond it, back by halves: exact for one batch,
     /// however many messages it has.
-    fn next_readable(&self, place: Place, position: i64, end: i64) -> Result<Option<i64>, String> {
+    fn next_readable(&self, place: Place, position: i64, end: i64) -> KafkaResult<Option<i64>> {
         // Unreadable, and readable or the end.
         let (mut low, mut high) = (position, end);
         let (mut step, mut steps) = (1_i64, 0);
@@ -357,14 +346,14 @@ impl Upkeep {
     }
 
     /// Whether a message comes where there surely is one: else it means nothing that none comes elsewhere.
-    fn hears_heartbeats(&self, ranges: &Ranges) -> Result<bool, String> {
+    fn hears_heartbeats(&self) -> KafkaResult<bool> {
         let is_one = |((topic, _), (first, end)): &(&Place, &(i64, i64))| *topic == HEARTBEAT && first < end;
-        let Some((place, (_, end))) = ranges.iter().find(is_one) else { return Ok(false) };
+        let Some((place, (_, end))) = self.ranges.iter().find(is_one) else { return Ok(false) };
         Ok(matches!(self.read_at(*place, end - 1, TRY)?, Found::Message))
     }
 
     /// Tries to read what is at this offset.
-    fn read_at(&self, place: Place, offset: i64, wait: Duration) -> Result<Found, String> {
+    fn read_at(&self, place: Place, offset: i64, wait: Duration) -> KafkaResult<Found> {
         topics::assign(&self.shared, &self.readers.asker, &BTreeMap::from([(place, offset)]))?;
         let until = Instant::now() + wait;
         loop {
@@ -373,7 +362,7 @@ impl Upkeep {
                 Some(Ok(message)) if message.offset() >= offset => return Ok(Found::Message),
                 Some(Err(error)) if is_of_message(&error) => return Ok(Found::Unreadable(error)),
                 Some(Err(error)) if is_of_partition(&error) => return Ok(Found::Refused(error)),
-                Some(Err(error)) => return Err(reason(&error)),
+                Some(Err(error)) => return Err(error),
                 Some(Ok(_)) => {}
                 None if left.is_zero() => return Ok(Found::Nothing),
                 None => {}

@@ -10,11 +10,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use rdkafka::consumer::BaseConsumer;
-
-use super::client::Context;
-use super::outbox::{Gate, Message};
+use super::client::{Reader, reason};
+use super::outbox::Message;
 use super::reader::{Ended, Feed, POLL, Taken};
 use super::topics::{self, Ranges};
 use super::upkeep::Upkeep;
@@ -24,6 +21,7 @@ use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
 use crate::transport::{KafkaInput, LISTENING};
+use crossbeam_channel::{Receiver, Sender};
 
 /// How long an instance that said OFFLINE must be silent: its next heartbeat would have come.
 const FAREWELL: Duration = Duration::from_millis(1500);
@@ -37,11 +35,11 @@ const REMEMBERED: usize = 16_384;
 /// The consumers, and what reading needs besides.
 pub(super) struct Readers {
     /// To ask about topics and to try what can be read, once joined.
-    pub(super) asker: BaseConsumer<Context>,
+    pub(super) asker: Reader,
     /// Heartbeats and summary states.
-    pub(super) watched: Arc<BaseConsumer<Context>>,
+    pub(super) watched: Arc<Reader>,
     /// Commands: read when no other instance is running.
-    pub(super) commands: Arc<BaseConsumer<Context>>,
+    pub(super) commands: Arc<Reader>,
     pub(super) upkeep_woken: Receiver<()>,
     pub(super) taker: Sender<Command>,
 }
@@ -124,14 +122,13 @@ impl Watch {
         self.claim()?;
         self.shared.enter(Stage::Joined);
         self.send(KafkaInput::Joined)?;
-        self.shared.outbox.change(|queue| queue.gate = Gate::Open);
         let commands = topics::ends(&ranges, topics::is_command);
         match topics::assign(&self.shared, &readers.commands, &commands) {
             Ok(()) => {
                 let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
                 Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
             }
-            Err(reason) => log::error!("Kafka: commands cannot be read: {reason}"),
+            Err(error) => log::error!("Kafka: commands cannot be read: {}", reason(&error)),
         }
         begun.extend(commands);
         Upkeep::start(&self.shared, readers, begun);
@@ -211,10 +208,8 @@ impl Watch {
 
     /// Writes the first heartbeat and reads all up to it.
     fn claim(&mut self) -> Result<(), Ended> {
-        self.shared.outbox.change(|queue| {
-            queue.push(Message::event(&Event::Heartbeat, None));
-            queue.gate = Gate::Heartbeats;
-        });
+        self.shared.outbox.change(|queue| queue.push(Message::event(&Event::Heartbeat, None)));
+        self.shared.enter(Stage::Claiming);
         let until = Instant::now() + CLAIMING;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {

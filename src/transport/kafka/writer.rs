@@ -1,16 +1,15 @@
 //! The thread that joins and then writes; and what becomes of what it wrote.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, ThreadedProducer};
 
-use super::client::{Context, reason};
+use super::client::{Context, is_final, reason};
 use super::outbox::{Entry, HEARTBEAT};
-use super::topics::{self, Ranges};
+use super::topics::{self, Ranges, Stamps};
 use super::trouble::Kind;
 use super::watch::{self, Readers};
 use super::wire::{Header, Topic};
@@ -41,9 +40,6 @@ pub(super) fn run(
     Writer { shared, producer, woken, stamps }.write();
 }
 
-/// The last stamps of our topics, of the previous run.
-type Stamps = BTreeMap<Topic, f64>;
-
 /// Finds or makes topics and schemas, and begins to read the heartbeats from now on.
 fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), String> {
     // The commands' consumer asks, so that it is connected and knows its topics when their time comes.
@@ -51,8 +47,10 @@ fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), Str
     shared.choose_schemas()?;
     // Only now: a registry may be slow, and what is sent meanwhile is not for us.
     let ranges = topics::ready(shared, &readers.commands)?;
-    let stamps = topics::last_stamps(shared, &readers.commands, &ranges)?;
-    topics::assign(shared, &readers.watched, &topics::ends(&ranges, topics::is_watched))?;
+    let watched = topics::ends(&ranges, topics::is_watched);
+    let stamps = topics::last_stamps(shared, &readers.commands, &ranges)
+        .and_then(|stamps| topics::assign(shared, &readers.watched, &watched).map(|()| stamps));
+    let stamps = stamps.map_err(|error| format!("our topics cannot be read: {}", reason(&error)))?;
     Ok((ranges, stamps))
 }
 
@@ -180,19 +178,4 @@ impl Shared {
             log::error!("Kafka: a message for {} was refused ({why}); {fate}", self.name(topic));
         }
     }
-}
-
-/// Whether a message will never be taken as it is.
-fn is_final(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::MessageBatchTooLarge
-                | RDKafkaErrorCode::InvalidMessage
-                | RDKafkaErrorCode::InvalidRecord
-                | RDKafkaErrorCode::InvalidTimestamp
-        )
-    )
 }
