@@ -29,6 +29,9 @@ pub(super) struct Feed {
     pub(super) what: &'static str,
 }
 
+/// Where a message was: partition and offset.
+pub(super) type Position = (i32, i64);
+
 /// The daemon ends, or nobody takes what comes any more.
 pub(super) struct Ended;
 
@@ -48,27 +51,24 @@ impl Feed {
         spawn("kafka-read", "no commands are read", run);
     }
 
-    /// The next message for our index, if one comes in time, with its partition and offset.
-    pub(super) fn next(&self, wait: Duration) -> Result<Option<((i32, i64), Taken)>, Ended> {
+    /// The next message for our index, if one comes in time.
+    pub(super) fn next(&self, wait: Duration) -> Result<Option<(Position, Taken)>, Ended> {
         if self.shared.is_closing() {
             return Err(Ended);
         }
         let message = match self.consumer.poll(wait.min(POLL)) {
             None => return Ok(None),
             Some(Ok(message)) => message,
-            // The upkeep finds out which, and why.
-            Some(Err(error)) if is_of_partition(&error) => {
-                self.shared.is_refused.fetch_or(is_refusal(&error), Ordering::AcqRel);
-                self.shared.wake_upkeep();
-                return Ok(None);
-            }
-            // The errors of the connection are more precise.
-            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => {
-                return Ok(None);
-            }
             Some(Err(error)) => {
-                let text = format!("{} cannot be read: {}", self.what, reason(&error));
-                self.shared.troubles.report(Kind::Consumer, self.what, &text);
+                if is_of_partition(&error) {
+                    // The upkeep finds out which, and why.
+                    self.shared.is_refused.fetch_or(is_refusal(&error), Ordering::AcqRel);
+                    self.shared.wake_upkeep();
+                // The errors of the connection are more precise than that all brokers are down.
+                } else if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+                    let text = format!("{} cannot be read: {}", self.what, reason(&error));
+                    self.shared.troubles.report(Kind::Consumer, self.what, &text);
+                }
                 return Ok(None);
             }
         };

@@ -90,13 +90,12 @@ impl Answer {
         format!("the schema registry {} ({} {})", self.from, self.status, quote(&self.message))
     }
 
-    /// What it means that this is no success.
-    fn failure(&self, reason: String) -> Failure {
-        match self.status {
-            // Forbidden, incompatible, invalid: asking again changes nothing.
-            403 | 409 | 422 => Failure::Refused(reason),
-            _ => Failure::NoAnswer(reason),
-        }
+    /// What it means that this, from the registry, is no success.
+    fn failure(&self, what: &str) -> Failure {
+        let reason = format!("{what} {}", self.describe());
+        // Forbidden, incompatible, invalid: asking again changes nothing.
+        let is_final = [403, 409, 422].contains(&self.status);
+        if is_final { Failure::Refused(reason) } else { Failure::NoAnswer(reason) }
     }
 }
 
@@ -240,17 +239,15 @@ impl Registry {
                 self.remember(id, text);
                 Ok(Some((id, text.clone())))
             }
-            _ => Err(answer.failure(format!("no schema for {subject} from {}", answer.describe()))),
+            _ => Err(answer.failure(&format!("no schema for {subject} from"))),
         }
     }
 
     fn register(&self, subject: &str, text: &str) -> Result<u32, Failure> {
         let body = json!({ "schema": text });
         let answer = self.ask(&format!("/subjects/{subject}/versions"), Some(&body))?;
-        let Some(id) = answer.id.filter(|_| answer.status == 200) else {
-            let reason = format!("the schema of {subject} was refused by {}", answer.describe());
-            return Err(answer.failure(reason));
-        };
+        let id = answer.id.filter(|_| answer.status == 200);
+        let id = id.ok_or_else(|| answer.failure(&format!("the schema of {subject} was refused by")))?;
         self.remember(id, text);
         Ok(id)
     }
@@ -259,8 +256,7 @@ impl Registry {
     fn ask(&self, path: &str, body: Option<&Json>) -> Result<Answer, String> {
         let first = self.current.load(Ordering::Relaxed);
         let mut failed: Vec<String> = Vec::new();
-        let turns = (0..self.urls.len()).cycle().skip(first).take(self.urls.len());
-        for (at, url) in turns.filter_map(|at| Some((at, self.urls.get(at)?))) {
+        for (at, url) in self.urls.iter().enumerate().cycle().skip(first).take(self.urls.len()) {
             match self.ask_at(url, path, body) {
                 // It is ill, or has too much to do.
                 Ok(answer) if self.urls.len() > 1 && (answer.status >= 500 || answer.status == 429) => {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::client::{Reader, reason};
 use super::outbox::Message;
-use super::reader::{Ended, Feed, POLL, Taken};
+use super::reader::{Ended, Feed, POLL, Position, Taken};
 use super::topics::{self, Ranges};
 use super::upkeep::Upkeep;
 use super::{Shared, Stage, lock, spawn};
@@ -93,7 +93,7 @@ struct Progress {
 
 impl Progress {
     /// This message was read.
-    fn read(&mut self, (partition, offset): (i32, i64)) {
+    fn read(&mut self, (partition, offset): Position) {
         let next = self.next.insert(partition, offset + 1);
         self.is_behind |= next.is_some_and(|next| offset < next);
     }
