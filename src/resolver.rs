@@ -1,4 +1,4 @@
-//! Finds the addresses of hosts for all HTTP requests. Invariant: a lack of threads or descriptors is an error of one
+//! What all HTTP requests have in common: their configuration, and how the addresses of hosts are found. Invariant: a lack of threads or descriptors is an error of one
 //! request.
 //!
 //! The library's own resolver starts a thread for each new connection, addresses in digits included, and panics where
@@ -9,14 +9,34 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 
-use ureq::Error;
-use ureq::config::Config;
+use ureq::config::{Config, ConfigBuilder};
 use ureq::http::Uri;
+use ureq::typestate::AgentScope;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
+use ureq::{Agent, Error, Proxy};
 
 /// Most addresses of one host that are tried; the library takes no more.
 const ADDRESSES_MAX: usize = 16;
+
+/// How all HTTP requests are made; timeouts are to be added.
+pub(crate) fn http_config(proxy: Option<Proxy>) -> ConfigBuilder<AgentScope> {
+    let config = Agent::config_builder()
+        // Refusals have texts that people must see.
+        .http_status_as_error(false)
+        // Not from the environment: only where the settings say so.
+        .proxy(proxy)
+        // A redirect is a wrong answer: following it could carry a DELETE to another service. And ureq 3.5 panics at
+        // one whose chunked body breaks off at its end.
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")));
+    #[cfg(feature = "tls")]
+    let config = config.tls_config(
+        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build(),
+    );
+    config
+}
 
 /// Finds hosts as described here.
 #[derive(Debug)]

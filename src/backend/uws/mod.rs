@@ -34,7 +34,7 @@ use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{
     Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission,
 };
-use crate::resolver::Lookup;
+use crate::resolver::{Lookup, http_config};
 use crate::text::quote;
 use crate::url::Url;
 
@@ -233,27 +233,15 @@ fn proxy(url: &Url) -> Result<Proxy, String> {
 /// What differs from the library's defaults, and every timeout.
 fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
     let idle = settings.connections.saturating_add(CONTROL_THREADS);
-    let builder = Agent::config_builder()
-        // Refusals have texts that people must see.
-        .http_status_as_error(false)
-        // Not from the environment: only where the settings say so.
-        .proxy(proxy)
+    http_config(proxy)
         .no_delay(true)
-        // A redirect is a wrong answer: following it could carry a DELETE to another service.
-        .max_redirects(0)
-        .max_redirects_will_error(false)
         .accept_encoding("identity")
-        .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
         .max_response_header_size(HEAD_LIMIT)
         .max_idle_connections(idle)
         .max_idle_connections_per_host(idle)
         .max_idle_age(Duration::from_secs(15))
         .timeout_global(Some(settings.get_timeout))
         .timeout_resolve(Some(settings.connect_timeout))
-        .timeout_connect(Some(settings.connect_timeout));
-    #[cfg(feature = "tls")]
-    let builder = builder.tls_config(
-        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build(),
-    );
-    builder.build()
+        .timeout_connect(Some(settings.connect_timeout))
+        .build()
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::ProducerContext;
 
@@ -17,6 +17,9 @@ use crate::csc::id::SalIndex;
 /// What librdkafka calls back.
 pub(super) struct Context(Arc<Shared>);
 
+/// A client to read with.
+pub(super) type Reader = BaseConsumer<Context>;
+
 impl ClientContext for Context {
     // Its warnings repeat what `error` gets; the rest is for debugging librdkafka.
     fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
@@ -26,7 +29,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         // That all brokers are down only repeats the errors of each; those of partitions reach reader and writer.
         if self.0.is_closing()
-            || error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown)
+            || error.rdkafka_error_code() == Some(Code::AllBrokersDown)
             || is_of_partition(&error)
         {
             return;
@@ -34,22 +37,22 @@ impl ClientContext for Context {
         let is_refusal = matches!(
             error.rdkafka_error_code(),
             Some(
-                RDKafkaErrorCode::Authentication
-                    | RDKafkaErrorCode::SaslAuthenticationFailed
-                    | RDKafkaErrorCode::SSL
-                    | RDKafkaErrorCode::UnsupportedSASLMechanism
+                Code::Authentication
+                    | Code::SaslAuthenticationFailed
+                    | Code::SSL
+                    | Code::UnsupportedSASLMechanism
             )
         );
         // Of a certificate that we refuse it reports now this error, now that, or both.
-        let (kind, what) = if reason.contains("certificate verify failed") {
-            (Kind::Authentication, "the broker's certificate is not trusted (see ssl.ca.location)")
+        let (about, what) = if reason.contains("certificate verify failed") {
+            ("us", "the broker's certificate is not trusted (see ssl.ca.location)")
         } else if is_refusal {
-            (Kind::Authentication, "the broker does not let us in")
+            ("us", "the broker does not let us in")
         } else {
-            (Kind::Broker, "the broker cannot be reached")
+            ("", "the broker cannot be reached")
         };
         let reason = reason.replace(['\n', '\r'], " ");
-        self.0.troubles.report(kind, "", &format!("{what}: {reason}"));
+        self.0.troubles.report(Kind::Broker, about, &format!("{what}: {reason}"));
     }
 }
 
@@ -73,7 +76,7 @@ pub(super) fn reason(error: &KafkaError) -> String {
 
 /// Whether this error means that a topic is not ours to read or write.
 pub(super) fn is_refusal(error: &KafkaError) -> bool {
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
+    error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed)
 }
 
 /// Whether this error is about a partition, and not about the connection.
@@ -81,17 +84,15 @@ pub(super) fn is_of_partition(error: &KafkaError) -> bool {
     is_of_message(error)
         || match error.rdkafka_error_code() {
             Some(
-                RDKafkaErrorCode::SaslAuthenticationFailed
-                | RDKafkaErrorCode::UnsupportedSASLMechanism
-                | RDKafkaErrorCode::IllegalSASLState,
+                Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism | Code::IllegalSASLState,
             )
             | None => false,
             Some(
-                RDKafkaErrorCode::Unknown
-                | RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::AutoOffsetReset
-                | RDKafkaErrorCode::LogTruncation,
+                Code::Unknown
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::AutoOffsetReset
+                | Code::LogTruncation,
             ) => true,
             // The broker's own errors have positive numbers.
             Some(code) => code as i32 > 0,
@@ -100,16 +101,21 @@ pub(super) fn is_of_partition(error: &KafkaError) -> bool {
 
 /// Whether it is about what was written there: it will never be readable.
 pub(super) fn is_of_message(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    is_final(error) || matches!(code, Some(Code::NotImplemented | Code::BadCompression | Code::BadMessage))
+}
+
+/// Whether a message is never taken as it is.
+pub(super) fn is_final(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
-            RDKafkaErrorCode::NotImplemented
-                | RDKafkaErrorCode::BadCompression
-                | RDKafkaErrorCode::BadMessage
-                | RDKafkaErrorCode::InvalidMessage
-                | RDKafkaErrorCode::InvalidMessageSize
-                | RDKafkaErrorCode::MessageSizeTooLarge
-                | RDKafkaErrorCode::InvalidRecord
+            Code::MessageSizeTooLarge
+                | Code::InvalidMessageSize
+                | Code::MessageBatchTooLarge
+                | Code::InvalidMessage
+                | Code::InvalidRecord
+                | Code::InvalidTimestamp
         )
     )
 }
@@ -217,24 +223,24 @@ mod tests {
     #[test]
     fn what_is_wrong_with_a_partition_is_not_the_connection() {
         let error = KafkaError::MessageConsumption;
-        for of_message in [RDKafkaErrorCode::NotImplemented, RDKafkaErrorCode::BadCompression] {
+        for of_message in [Code::NotImplemented, Code::BadCompression] {
             assert!(is_of_partition(&error(of_message)) && is_of_message(&error(of_message)));
         }
         for of_partition in [
-            RDKafkaErrorCode::Unknown,
-            RDKafkaErrorCode::UnknownTopicOrPartition,
-            RDKafkaErrorCode::TopicAuthorizationFailed,
-            RDKafkaErrorCode::UnsupportedCompressionType,
-            RDKafkaErrorCode::AutoOffsetReset,
+            Code::Unknown,
+            Code::UnknownTopicOrPartition,
+            Code::TopicAuthorizationFailed,
+            Code::UnsupportedCompressionType,
+            Code::AutoOffsetReset,
         ] {
             assert!(is_of_partition(&error(of_partition)) && !is_of_message(&error(of_partition)));
         }
         for other in [
-            RDKafkaErrorCode::BrokerTransportFailure,
-            RDKafkaErrorCode::AllBrokersDown,
-            RDKafkaErrorCode::Resolve,
-            RDKafkaErrorCode::Authentication,
-            RDKafkaErrorCode::SaslAuthenticationFailed,
+            Code::BrokerTransportFailure,
+            Code::AllBrokersDown,
+            Code::Resolve,
+            Code::Authentication,
+            Code::SaslAuthenticationFailed,
         ] {
             assert!(!is_of_partition(&error(other)));
         }

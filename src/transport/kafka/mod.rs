@@ -68,7 +68,6 @@ struct Shared {
     schemas: Schemas,
     /// The daemon ends.
     closing: AtomicBool,
-    stage: Mutex<Stage>,
     /// The daemon does its work, with Kafka or without.
     has_begun: AtomicBool,
     own: OwnHeartbeats,
@@ -82,15 +81,21 @@ struct Shared {
     troubles: Troubles,
 }
 
-/// How far the start has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far the start has come, on which depends what may be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 enum Stage {
     /// Broker and registry were not reached yet.
+    #[default]
     Connecting,
     /// No heartbeat of another instance has come yet, but one may.
     Listening,
     /// Another instance is running, and may end.
+    #[strum(serialize = "waiting for another instance")]
     Waiting,
+    /// None is, as far as we know: we write heartbeats, and wait for the first of them to be read back.
+    #[strum(serialize = "listening")]
+    Claiming,
     /// No other instance is running.
     Joined,
 }
@@ -105,7 +110,7 @@ impl Shared {
     }
 
     fn enter(&self, stage: Stage) {
-        *lock(&self.stage) = stage;
+        self.outbox.change(|queue| queue.stage = stage);
     }
 
     /// Name of a topic in Kafka.
@@ -158,7 +163,7 @@ impl Shared {
         while !self.is_closing() {
             match attempt() {
                 Ok(result) => {
-                    self.troubles.over(&[Kind::SetUp], "");
+                    self.troubles.over(Kind::SetUp, "");
                     return Some(result);
                 }
                 Err(problem) => self.troubles.report(Kind::SetUp, "", &problem),
@@ -215,7 +220,6 @@ impl Kafka {
             inputs,
             outbox,
             closing: AtomicBool::new(false),
-            stage: Mutex::new(Stage::Connecting),
             has_begun: AtomicBool::new(false),
             own: OwnHeartbeats::default(),
             ends: Mutex::default(),
@@ -260,24 +264,16 @@ impl Kafka {
 
     /// Publishes an event; its delivery is reported with [`KafkaInput::Delivered`].
     pub fn publish(&self, event: &Event, receipt: Option<Receipt>) {
-        let topic = Topic::Event(sal::event::topic(event));
-        let message = Message { topic, seq_num: None, own: sal::event::fields(event), receipt };
-        self.shared.outbox.change(|queue| queue.push(message));
+        self.shared.outbox.change(|queue| queue.push(Message::event(event, receipt)));
     }
 
     /// How it goes.
     #[must_use]
     pub fn report(&self) -> KafkaReport {
         let (queued, dropped) = self.shared.outbox.queue().counts();
-        let stage = match *lock(&self.shared.stage) {
-            Stage::Connecting => "connecting",
-            Stage::Listening => "listening",
-            Stage::Waiting => "waiting for another instance",
-            Stage::Joined => "joined",
-        };
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
-            stage,
+            stage: self.shared.outbox.queue().stage.into(),
             problem: self.shared.troubles.current(),
             queued,
             dropped,
@@ -288,7 +284,7 @@ impl Kafka {
     /// Whether broker and registry were not reached yet.
     #[must_use]
     pub fn is_connecting(&self) -> bool {
-        *lock(&self.shared.stage) == Stage::Connecting
+        self.shared.outbox.queue().stage == Stage::Connecting
     }
 
     /// The daemon has begun its work: another instance that shows up from now on is not waited for.

@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value as Json, json};
 
-use super::lock;
 use super::wire::Topic;
+use super::{Stage, lock};
+use crate::csc::event::Event;
 use crate::csc::record::Receipt;
-use crate::sal::Value;
 use crate::sal::event::Fields;
 use crate::sal::topic::EventName;
+use crate::sal::{self, Value};
 
 /// Messages that wait, beyond which the least important are dropped: hours of heartbeats.
 const WAITING_MAX: usize = 10_000;
@@ -46,7 +47,7 @@ pub(super) const HEARTBEAT: Topic = Topic::Event(EventName::Heartbeat);
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Message {
     pub(super) topic: Topic,
-    /// Of an ack: the number of the command. The others are counted when they leave.
+    /// `private_seqNum`. Of an ack it is the number of the command; the others are counted when they leave.
     pub(super) seq_num: Option<i32>,
     pub(super) own: Fields,
     /// What its delivery is reported with.
@@ -64,6 +65,11 @@ enum Priority {
 }
 
 impl Message {
+    pub(super) fn event(event: &Event, receipt: Option<Receipt>) -> Self {
+        let topic = Topic::Event(sal::event::topic(event));
+        Self { topic, seq_num: None, own: sal::event::fields(event), receipt }
+    }
+
     fn priority(&self) -> Priority {
         match self.topic {
             HEARTBEAT => Priority::Heartbeat,
@@ -75,12 +81,12 @@ impl Message {
         }
     }
 
-    /// Whether it may leave.
-    fn passes(&self, gate: Gate) -> bool {
-        match gate {
-            Gate::Early => matches!(self.topic, Topic::Event(EventName::LogLevel | EventName::LogMessage)),
-            Gate::Heartbeats => self.passes(Gate::Early) || self.topic == HEARTBEAT,
-            Gate::Open => true,
+    /// Whether it may leave at this stage.
+    fn may_leave(&self, stage: Stage) -> bool {
+        match self.topic {
+            Topic::Event(EventName::LogLevel | EventName::LogMessage) => true,
+            HEARTBEAT => stage >= Stage::Claiming,
+            Topic::Event(_) | Topic::Ack | Topic::Command(_) => stage == Stage::Joined,
         }
     }
 
@@ -111,44 +117,13 @@ fn minimal_result(text: &str) -> String {
     json!({ "jobId": field("jobId"), "runId": field("runId"), "phase": field("phase") }).to_string()
 }
 
-/// Which messages may leave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Gate {
-    /// Only logLevel and logMessage.
-    #[default]
-    Early,
-    /// These and heartbeats.
-    Heartbeats,
-    /// All.
-    Open,
-}
-
-/// Why the producer did not deliver a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// It may succeed later.
-    Later,
-    /// It is too large, or else never acceptable as it is.
-    Never,
-}
-
-/// What becomes of a refused message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It is sent again later.
-    Kept,
-    /// It is sent in its minimal form.
-    Minimal,
-    /// It is lost.
-    Dropped,
-}
-
+/// A message that is not confirmed yet.
 #[derive(Clone, Debug)]
-struct Entry {
-    id: usize,
-    message: Arc<Message>,
-    minimal: bool,
-    seq_num: Option<i32>,
+pub(super) struct Entry {
+    /// What its delivery is reported with.
+    pub(super) id: usize,
+    pub(super) message: Arc<Message>,
+    is_minimal: bool,
     /// When it was handed over the last time.
     left: Option<Instant>,
 }
@@ -169,7 +144,7 @@ impl Entry {
 /// The queue without its lock.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub(super) gate: Gate,
+    pub(super) stage: Stage,
     /// In the order in which they leave.
     waiting: BTreeMap<(bool, usize), Entry>,
     in_flight: BTreeMap<usize, Entry>,
@@ -185,16 +160,6 @@ pub(super) struct Queue {
     dropped: u64,
 }
 
-/// A message to hand to the producer.
-#[derive(Clone, Debug)]
-pub(super) struct Outgoing {
-    /// What its delivery is reported with.
-    pub(super) id: usize,
-    /// `private_seqNum`.
-    pub(super) seq_num: i32,
-    pub(super) message: Arc<Message>,
-}
-
 impl Queue {
     pub(super) fn push(&mut self, mut message: Message) {
         if self.bytes + message.size() > BYTES_MAX {
@@ -206,8 +171,7 @@ impl Queue {
         }
         self.bytes += message.size();
         self.last_id += 1;
-        let entry =
-            Entry { id: self.last_id, message: Arc::new(message), minimal: false, seq_num: None, left: None };
+        let entry = Entry { id: self.last_id, message: Arc::new(message), is_minimal: false, left: None };
         self.waiting.insert(entry.key(), entry);
         if self.unwritable.contains(&topic) {
             self.shorten(topic);
@@ -271,11 +235,11 @@ impl Queue {
 
     /// Whether a message waits for nothing that lasts.
     fn is_due(&self, entry: &Entry) -> bool {
-        entry.message.passes(self.gate) && !self.unwritable.contains(&entry.message.topic)
+        entry.message.may_leave(self.stage) && !self.unwritable.contains(&entry.message.topic)
     }
 
-    /// The next message that may leave.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Outgoing> {
+    /// The next message that may leave, to hand to the producer.
+    pub(super) fn take(&mut self, now: Instant) -> Option<Entry> {
         let room = (IN_FLIGHT_MAX + HEARTBEATS_MORE).checked_sub(self.in_flight.len() + 1)?;
         let in_flight = &self.in_flight;
         let flies = |topic: Topic| in_flight.values().any(|entry| entry.message.topic == topic);
@@ -291,16 +255,14 @@ impl Queue {
         let mut candidates = self.waiting.range(..=(room >= HEARTBEATS_MORE, usize::MAX));
         let key = candidates.find(|(_, entry)| may_leave(entry)).map(|(key, _)| *key)?;
         let mut entry = self.waiting.remove(&key)?;
-        let seq_num = entry.message.seq_num.or(entry.seq_num).unwrap_or_else(|| {
+        if entry.message.seq_num.is_none() {
             let last = self.seq_nums.entry(entry.message.topic).or_insert(0);
             *last = last.checked_add(1).unwrap_or(1);
-            *last
-        });
-        entry.seq_num = Some(seq_num);
+            Arc::make_mut(&mut entry.message).seq_num = Some(*last);
+        }
         entry.left = Some(now);
-        let outgoing = Outgoing { id: entry.id, seq_num, message: entry.message.clone() };
-        self.in_flight.insert(entry.id, entry);
-        Some(outgoing)
+        self.in_flight.insert(entry.id, entry.clone());
+        Some(entry)
     }
 
     /// Forgets a message; gives what its delivery is reported with.
@@ -310,33 +272,31 @@ impl Queue {
         Some(entry.message)
     }
 
-    /// Keeps a message that was not delivered for another try, where there is one.
-    pub(super) fn refused(&mut self, id: usize, refusal: Refusal, now: Instant) -> Option<(Topic, Fate)> {
-        let mut entry = self.in_flight.remove(&id)?;
+    /// Keeps a message that was not delivered for another try after a rest; gives its topic.
+    pub(super) fn postpone(&mut self, id: usize, now: Instant) -> Option<Topic> {
+        let entry = self.in_flight.remove(&id)?;
         let topic = entry.message.topic;
-        let fate = match refusal {
-            Refusal::Later => {
-                self.resting.insert(topic, now + REST);
-                Fate::Kept
-            }
-            Refusal::Never if entry.minimal => {
-                self.forget(&entry);
-                self.dropped += 1;
-                return Some((topic, Fate::Dropped));
-            }
-            Refusal::Never => {
-                let minimal = entry.message.minimal();
-                self.forget(&entry);
-                self.bytes += minimal.size();
-                entry.message = Arc::new(minimal);
-                entry.minimal = true;
-                // No rest: it only waits for those in flight.
-                self.resting.insert(topic, now);
-                Fate::Minimal
-            }
-        };
+        self.resting.insert(topic, now + REST);
         self.waiting.insert(entry.key(), entry);
-        Some((topic, fate))
+        Some(topic)
+    }
+
+    /// Makes a message that is never acceptable as it is a minimal one; gives its topic, and whether it was that
+    /// already and is lost.
+    pub(super) fn reduce(&mut self, id: usize, now: Instant) -> Option<(Topic, bool)> {
+        let entry = self.in_flight.remove(&id)?;
+        let topic = entry.message.topic;
+        self.forget(&entry);
+        if entry.is_minimal {
+            self.dropped += 1;
+            return Some((topic, true));
+        }
+        let minimal = entry.message.minimal();
+        self.bytes += minimal.size();
+        // No rest: it only waits for those in flight.
+        self.resting.insert(topic, now);
+        self.waiting.insert(entry.key(), Entry { message: Arc::new(minimal), is_minimal: true, ..entry });
+        Some((topic, false))
     }
 
     /// When a resting topic may be tried again, or an ack has waited long enough.
@@ -402,13 +362,13 @@ mod tests {
     }
 
     fn open() -> Queue {
-        Queue { gate: Gate::Open, ..Queue::default() }
+        Queue { stage: Stage::Joined, ..Queue::default() }
     }
 
     fn take_all(queue: &mut Queue, now: Instant) -> Vec<(String, i32)> {
         let mut taken = Vec::new();
         while let Some(outgoing) = queue.take(now) {
-            taken.push((outgoing.message.topic.sal_name(), outgoing.seq_num));
+            taken.push((outgoing.message.topic.sal_name(), outgoing.message.seq_num.unwrap()));
             queue.delivered(outgoing.id);
         }
         taken
@@ -428,12 +388,12 @@ mod tests {
             queue.repeat(topic);
         }
         let again = queue.take(now).unwrap();
-        assert_eq!((again.seq_num, &*again.message), (3, &event("summaryState", 2)));
+        assert_eq!(*again.message, Message { seq_num: Some(3), ..event("summaryState", 2) });
         assert!(queue.take(now).is_none());
     }
 
     #[test]
-    fn only_the_log_leaves_before_the_gate_is_open() {
+    fn only_the_log_leaves_before_we_have_joined() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         for name in ["heartbeat", "logLevel", "summaryState", "logMessage"] {
             queue.push(event(name, 0));
@@ -441,7 +401,7 @@ mod tests {
         let taken =
             |pairs: &[(&str, i32)]| pairs.iter().map(|(n, s)| ((*n).to_owned(), *s)).collect::<Vec<_>>();
         assert_eq!(take_all(&mut queue, now), taken(&[("logevent_logLevel", 1), ("logevent_logMessage", 1)]));
-        queue.gate = Gate::Open;
+        queue.stage = Stage::Joined;
         queue.push(event("heartbeat", 1));
         let rest = [("logevent_heartbeat", 1), ("logevent_heartbeat", 2), ("logevent_summaryState", 1)];
         assert_eq!(take_all(&mut queue, now), taken(&rest));
@@ -465,7 +425,7 @@ mod tests {
         assert!(queue.take(now).is_none());
         queue.push(event("heartbeat", 0));
         queue.delivered(ids[0]);
-        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        assert_eq!(queue.take(now).unwrap().message.seq_num, Some(2));
         // No more of them than so many.
         for n in 0..100 {
             queue.push(event("heartbeat", n));
@@ -476,7 +436,7 @@ mod tests {
 
     #[test]
     fn the_first_heartbeat_may_leave_alone() {
-        let (mut queue, now) = (Queue { gate: Gate::Heartbeats, ..Queue::default() }, Instant::now());
+        let (mut queue, now) = (Queue { stage: Stage::Claiming, ..Queue::default() }, Instant::now());
         queue.push(event("summaryState", 0));
         queue.push(event("heartbeat", 0));
         assert_eq!(take_all(&mut queue, now), [("logevent_heartbeat".to_owned(), 1)]);
@@ -491,14 +451,14 @@ mod tests {
         queue.push(event("summaryState", 0));
         let first = queue.take(now).unwrap();
         let second = queue.take(now).unwrap();
-        assert_eq!(queue.refused(first.id, Refusal::Later, now).unwrap().1, Fate::Kept);
+        queue.postpone(first.id, now);
         // The other topic goes on; of this one nothing more leaves.
         let other = queue.take(now).unwrap();
         assert_eq!(other.message.topic, Topic::Event(EventName::SummaryState));
         queue.delivered(other.id);
         assert!(queue.take(now).is_none());
         assert!(queue.take(now + REST).is_none());
-        queue.refused(second.id, Refusal::Later, now);
+        queue.postpone(second.id, now);
         assert_eq!(queue.next_try(now), Some(now + REST));
         assert!(queue.take(now + REST - Duration::from_millis(1)).is_none());
         let numbers: Vec<i32> = take_all(&mut queue, now + REST).into_iter().map(|(_, n)| n).collect();
@@ -514,23 +474,23 @@ mod tests {
         queue.push(ack(1));
         queue.push(event("job_result", 0));
         queue.push(ack(2));
-        let events: Vec<Outgoing> = (0..4).map(|_| queue.take(now).unwrap()).collect();
+        let events: Vec<Entry> = (0..4).map(|_| queue.take(now).unwrap()).collect();
         assert!(queue.take(now).is_none());
         assert_eq!(queue.next_try(now), Some(now + ACK_WAIT));
         // Of a heartbeat or a log message nobody waits for the ack.
         let [_, _, state, result] = events.as_slice() else { panic!() };
         queue.delivered(state.id);
-        assert_eq!(queue.take(now).unwrap().seq_num, 1);
+        assert_eq!(queue.take(now).unwrap().message.seq_num, Some(1));
         assert!(queue.take(now).is_none());
         queue.push(event("summaryState", 0));
         assert_eq!(queue.take(now).unwrap().message.topic, Topic::Event(EventName::SummaryState));
         assert!(queue.take(now).is_none());
         // A topic that cannot be written holds up no other.
-        queue.refused(result.id, Refusal::Later, now);
-        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        queue.postpone(result.id, now);
+        assert_eq!(queue.take(now).unwrap().message.seq_num, Some(2));
         queue.push(ack(3));
         assert!(queue.take(now + ACK_WAIT - Duration::from_millis(1)).is_none());
-        assert_eq!(queue.take(now + ACK_WAIT).unwrap().seq_num, 3);
+        assert_eq!(queue.take(now + ACK_WAIT).unwrap().message.seq_num, Some(3));
     }
 
     #[test]
@@ -543,13 +503,13 @@ mod tests {
         queue.push(Message { topic: Topic::Event(EventName::JobResult), seq_num: None, own, receipt: None });
         queue.push(event("job_result", 2));
         let large = queue.take(now).unwrap();
-        assert_eq!(queue.refused(large.id, Refusal::Never, now).unwrap().1, Fate::Minimal);
+        assert!(!queue.reduce(large.id, now).unwrap().1);
         let small = queue.take(now).unwrap();
-        assert_eq!((small.id, small.seq_num), (large.id, large.seq_num));
+        assert_eq!((small.id, small.message.seq_num), (large.id, large.message.seq_num));
         let expected = r#"{"jobId":"a","runId":"r","phase":"error"}"#;
         assert_eq!(small.message.own[2].1, Value::String(expected.to_owned()));
-        assert_eq!(queue.refused(small.id, Refusal::Never, now).unwrap().1, Fate::Dropped);
-        assert_eq!(queue.take(now).unwrap().seq_num, 2);
+        assert!(queue.reduce(small.id, now).unwrap().1);
+        assert_eq!(queue.take(now).unwrap().message.seq_num, Some(2));
         assert_eq!(queue.bytes, 0);
     }
 

@@ -5,11 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Message as _;
 
-use super::client::{Context, is_of_partition, is_refusal, reason};
+use super::client::{Reader, is_of_partition, is_refusal, reason};
 use super::registry::Registry;
 use super::trouble::Kind;
 use super::wire::{Record, Topic, unframe};
@@ -24,31 +23,19 @@ pub(super) const POLL: Duration = Duration::from_secs(1);
 
 /// A consumer, and what makes sense of its messages.
 pub(super) struct Feed {
-    consumer: Arc<BaseConsumer<Context>>,
-    shared: Arc<Shared>,
+    pub(super) consumer: Arc<Reader>,
+    pub(super) shared: Arc<Shared>,
     /// What is read, in one word.
-    what: &'static str,
+    pub(super) what: &'static str,
 }
+
+/// Where a message was: partition and offset.
+pub(super) type Position = (i32, i64);
 
 /// The daemon ends, or nobody takes what comes any more.
 pub(super) struct Ended;
 
-/// Where a message was.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Position {
-    pub(super) partition: i32,
-    pub(super) offset: i64,
-}
-
 impl Feed {
-    pub(super) fn new(
-        consumer: Arc<BaseConsumer<Context>>,
-        shared: &Arc<Shared>,
-        what: &'static str,
-    ) -> Self {
-        Self { consumer, shared: shared.clone(), what }
-    }
-
     /// Hands all commands on until the daemon ends, on a thread of its own.
     pub(super) fn start(self, taker: Sender<Command>) {
         let run = move || {
@@ -72,26 +59,23 @@ impl Feed {
         let message = match self.consumer.poll(wait.min(POLL)) {
             None => return Ok(None),
             Some(Ok(message)) => message,
-            // The upkeep finds out which, and why.
-            Some(Err(error)) if is_of_partition(&error) => {
-                self.shared.is_refused.fetch_or(is_refusal(&error), Ordering::AcqRel);
-                self.shared.wake_upkeep();
-                return Ok(None);
-            }
-            // The errors of the connection are more precise.
-            Some(Err(error)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) => {
-                return Ok(None);
-            }
             Some(Err(error)) => {
-                let text = format!("{} cannot be read: {}", self.what, reason(&error));
-                self.shared.troubles.report(Kind::Consumer, self.what, &text);
+                if is_of_partition(&error) {
+                    // The upkeep finds out which, and why.
+                    self.shared.is_refused.fetch_or(is_refusal(&error), Ordering::AcqRel);
+                    self.shared.wake_upkeep();
+                // The errors of the connection are more precise than that all brokers are down.
+                } else if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+                    let text = format!("{} cannot be read: {}", self.what, reason(&error));
+                    self.shared.troubles.report(Kind::Consumer, self.what, &text);
+                }
                 return Ok(None);
             }
         };
-        self.shared.troubles.over(&[Kind::Consumer], self.what);
-        self.shared.troubles.over(&[Kind::Skipped], message.topic());
+        self.shared.troubles.over(Kind::Consumer, self.what);
+        self.shared.troubles.over(Kind::Skipped, message.topic());
         let Some(topic) = self.shared.topic(message.topic()) else { return Ok(None) };
-        let position = Position { partition: message.partition(), offset: message.offset() };
+        let position = (message.partition(), message.offset());
         let registry = &self.shared.schemas.registry;
         let taken = take(registry, topic, message.payload(), self.shared.index).unwrap_or_else(|reason| {
             let (count, is_logged) = self.shared.skip(topic, 1);
@@ -128,7 +112,7 @@ pub enum Taken {
     State(i32),
 }
 
-/// Decodes the value of a message; none if it is for another index.
+/// What the value of a message says; none if it is for another index.
 ///
 /// # Errors
 /// One line: why it cannot be taken.
@@ -138,15 +122,7 @@ pub fn take(
     value: Option<&[u8]>,
     index: SalIndex,
 ) -> Result<Option<Taken>, String> {
-    let (id, datum) = unframe(value.ok_or("it has no value")?)?;
-    let schema = registry.schema(topic, id, None)?;
-    let record = Record::read(&schema, datum).or_else(|reason| {
-        // The registry may have given the id anew, to another version.
-        Record::read(&*registry.schema(topic, id, Some(&schema)).map_err(|_| reason)?, datum)
-    })?;
-    if record.int("salIndex")? != index.number() {
-        return Ok(None);
-    }
+    let Some(record) = decode(registry, topic, value, index)? else { return Ok(None) };
     let name = match topic {
         Topic::Command(name) => name,
         Topic::Event(EventName::SummaryState) => return Ok(Some(Taken::State(record.int("summaryState")?))),
@@ -164,4 +140,20 @@ pub fn take(
         return Err(format!("private_seqNum {} is not positive", command.sender.seq_num.0));
     }
     Ok(Some(Taken::Command(command)))
+}
+
+/// The fields of a message; none if it is for another index.
+pub(super) fn decode(
+    registry: &Registry,
+    topic: Topic,
+    value: Option<&[u8]>,
+    index: SalIndex,
+) -> Result<Option<Record>, String> {
+    let (id, datum) = unframe(value.ok_or("it has no value")?)?;
+    let schema = registry.schema(topic, id, None)?;
+    let record = Record::read(&schema, datum).or_else(|reason| {
+        // The registry may have given the id anew, to another version.
+        Record::read(&*registry.schema(topic, id, Some(&schema)).map_err(|_| reason)?, datum)
+    })?;
+    Ok((record.int("salIndex")? == index.number()).then_some(record))
 }

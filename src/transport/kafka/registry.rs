@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use apache_avro::Schema;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
-use ureq::Agent;
 use ureq::config::Config;
 use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE as CONTENT_TYPE_HEADER, LOCATION};
 use ureq::http::{Method, Request};
 use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, AsSendBody};
 
-use crate::resolver::Lookup;
+use crate::resolver::{Lookup, http_config};
 use crate::text::quote;
 use crate::url::Url;
 
@@ -54,22 +54,14 @@ struct Known {
 }
 
 /// Why there is no schema for a topic, in one line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The registry cannot be asked, or its answer makes no sense: the next may.
+    #[error("{0}")]
     NoAnswer(String),
     /// The registry forbids it, or accepts no schema that we can write with, until it is changed.
+    #[error("{0}")]
     Refused(String),
-}
-
-impl Failure {
-    /// The line.
-    #[must_use]
-    pub fn reason(&self) -> &str {
-        match self {
-            Self::NoAnswer(reason) | Self::Refused(reason) => reason,
-        }
-    }
 }
 
 impl From<String> for Failure {
@@ -78,17 +70,15 @@ impl From<String> for Failure {
     }
 }
 
-/// An answer: whose, its status, and what is in it.
-struct Answer {
-    from: Url,
-    status: u16,
-    body: Body,
-}
-
-/// What we read of an answer; what is no such JSON has no fields, and is an error where fields are needed.
+/// An answer: whose, its status, and what we read of it; what is no such JSON has no fields, and is an error where
+/// fields are needed.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Body {
+struct Answer {
+    #[serde(skip)]
+    from: String,
+    #[serde(skip)]
+    status: u16,
     id: Option<u32>,
     schema: Option<String>,
     message: String,
@@ -97,16 +87,15 @@ struct Body {
 impl Answer {
     /// The registry and its message, for errors.
     fn describe(&self) -> String {
-        format!("the schema registry {} ({} {})", self.from, self.status, quote(&self.body.message))
+        format!("the schema registry {} ({} {})", self.from, self.status, quote(&self.message))
     }
 
-    /// What it means that this is no success.
-    fn failure(&self, reason: String) -> Failure {
-        match self.status {
-            // Forbidden, incompatible, invalid: asking again changes nothing.
-            403 | 409 | 422 => Failure::Refused(reason),
-            _ => Failure::NoAnswer(reason),
-        }
+    /// What it means that this, from the registry, is no success.
+    fn failure(&self, what: &str) -> Failure {
+        let reason = format!("{what} {}", self.describe());
+        // Forbidden, incompatible, invalid: asking again changes nothing.
+        let is_final = [403, 409, 422].contains(&self.status);
+        if is_final { Failure::Refused(reason) } else { Failure::NoAnswer(reason) }
     }
 }
 
@@ -121,22 +110,7 @@ impl Registry {
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
     /// takes the plain one; a test may have another way than a network.
     pub fn with_agent(urls: &[Url], agent: impl FnOnce(&Config) -> Agent) -> Self {
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            // None is followed: ureq 3.5 panics at one whose chunked body breaks off at its end.
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")))
-            .timeout_global(Some(TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT));
-        #[cfg(feature = "tls")]
-        let config = config.tls_config(
-            ureq::tls::TlsConfig::builder()
-                .provider(ureq::tls::TlsProvider::Rustls)
-                .root_certs(ureq::tls::RootCerts::PlatformVerifier)
-                .build(),
-        );
+        let config = http_config(None).timeout_global(Some(TIMEOUT)).timeout_connect(Some(CONNECT_TIMEOUT));
         Self {
             agent: agent(&config.build()),
             urls: urls.to_vec(),
@@ -234,7 +208,7 @@ impl Registry {
     /// The text of a schema; none if the registry does not know this id.
     pub(super) fn text(&self, id: u32) -> Result<Option<String>, String> {
         let answer = self.ask(&format!("/schemas/ids/{id}"), None)?;
-        match &answer.body.schema {
+        match &answer.schema {
             _ if answer.status == 404 => Ok(None),
             None => Err(format!("no schema {id} from {}", answer.describe())),
             Some(text) => Ok(Some(text.clone())),
@@ -260,22 +234,20 @@ impl Registry {
         if answer.status == 404 {
             return Ok(None);
         }
-        match (answer.body.id, &answer.body.schema) {
+        match (answer.id, &answer.schema) {
             (Some(id), Some(text)) if answer.status == 200 => {
                 self.remember(id, text);
                 Ok(Some((id, text.clone())))
             }
-            _ => Err(answer.failure(format!("no schema for {subject} from {}", answer.describe()))),
+            _ => Err(answer.failure(&format!("no schema for {subject} from"))),
         }
     }
 
     fn register(&self, subject: &str, text: &str) -> Result<u32, Failure> {
         let body = json!({ "schema": text });
         let answer = self.ask(&format!("/subjects/{subject}/versions"), Some(&body))?;
-        let Some(id) = answer.body.id.filter(|_| answer.status == 200) else {
-            let reason = format!("the schema of {subject} was refused by {}", answer.describe());
-            return Err(answer.failure(reason));
-        };
+        let id = answer.id.filter(|_| answer.status == 200);
+        let id = id.ok_or_else(|| answer.failure(&format!("the schema of {subject} was refused by")))?;
         self.remember(id, text);
         Ok(id)
     }
@@ -284,8 +256,7 @@ impl Registry {
     fn ask(&self, path: &str, body: Option<&Json>) -> Result<Answer, String> {
         let first = self.current.load(Ordering::Relaxed);
         let mut failed: Vec<String> = Vec::new();
-        let turns = (0..self.urls.len()).cycle().skip(first).take(self.urls.len());
-        for (at, url) in turns.filter_map(|at| Some((at, self.urls.get(at)?))) {
+        for (at, url) in self.urls.iter().enumerate().cycle().skip(first).take(self.urls.len()) {
             match self.ask_at(url, path, body) {
                 // It is ill, or has too much to do.
                 Ok(answer) if self.urls.len() > 1 && (answer.status >= 500 || answer.status == 429) => {
@@ -303,7 +274,9 @@ impl Registry {
 
     fn ask_at(&self, base: &Url, path: &str, body: Option<&Json>) -> Result<Answer, String> {
         let url = format!("{}{path}", base.address());
-        let mut request = Request::builder().uri(&url).header(ACCEPT, CONTENT_TYPE);
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(&url).header(ACCEPT, CONTENT_TYPE);
+        request = request.header(CONTENT_TYPE_HEADER, CONTENT_TYPE);
         if let Some(secret) = base.authorization() {
             request = request.header(AUTHORIZATION, secret);
         }
@@ -311,15 +284,10 @@ impl Registry {
             let error = quote(&error);
             format!("the schema registry {} cannot be asked: {error}", base)
         };
-        let sent = match body {
-            None => request.body(()).map_err(ureq::Error::from).and_then(|request| self.agent.run(request)),
-            Some(body) => {
-                let request = request.method(Method::POST).header(CONTENT_TYPE_HEADER, CONTENT_TYPE);
-                let request = request.body(body.to_string()).map_err(ureq::Error::from);
-                request.and_then(|request| self.agent.run(request))
-            }
-        };
-        let response = sent.map_err(failed)?;
+        let (mut text, mut none) = (body.map(Json::to_string), ());
+        let body = text.as_mut().map_or_else(|| none.as_body(), AsSendBody::as_body);
+        let request = request.body(body).map_err(ureq::Error::from);
+        let response = request.and_then(|request| self.agent.run(request)).map_err(failed)?;
         let status = response.status().as_u16();
         if response.status().is_redirection() {
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
@@ -327,8 +295,8 @@ impl Registry {
             return Err(format!("the schema registry {base} answered {status}: {where_to}"));
         }
         let text = response.into_body().with_config().limit(ANSWER_MAX).lossy_utf8(true).read_to_string();
-        let body = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
-        Ok(Answer { from: base.clone(), status, body })
+        let answer = serde_json::from_str(&text.map_err(failed)?).unwrap_or_default();
+        Ok(Answer { from: base.to_string(), status, ..answer })
     }
 }
 
@@ -352,7 +320,7 @@ mod tests {
             connection.write_all(moved.as_bytes()).unwrap();
         });
         let failure = Registry::new(&[Url::from(&*url)]).latest("x-value").unwrap_err();
-        let error = failure.reason();
+        let error = failure.to_string();
         let expected = format!(
             "the schema registry {url} answered 302: it redirects to {url}/v2/subjects/x-value/versions/latest: write \
              {url}/v2 as the url"
@@ -373,7 +341,7 @@ mod tests {
         });
         let registry = Registry::new(&[format!("http://me:p%40ss%2F@{address}").as_str().into()]);
         let error = registry.latest("x-value").unwrap_err();
-        let error = error.reason();
+        let error = error.to_string();
         assert!(
             error.starts_with(&format!("the schema registry http://{address} cannot be asked: ")),
             "{error}"

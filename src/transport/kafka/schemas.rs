@@ -33,8 +33,8 @@ pub(super) struct Schemas {
 #[derive(Default)]
 pub(super) struct Check {
     at: Option<Instant>,
-    /// All was as it should be. If not, the registry may have lost its data: all our ids are checked, not only one.
-    went_well: bool,
+    /// How many failed in succession. After one, the registry may have lost its data: all our ids are checked, not
+    /// only one.
     failed: u32,
 }
 
@@ -79,7 +79,7 @@ impl Shared {
             let writer = self.schemas.registry.writer(topic, &self.subject(topic))?;
             lock(&self.schemas.writers).insert(topic, Arc::new(writer));
             self.outbox.change(|queue| queue.set_writable(topic));
-            self.troubles.over(&[Kind::Schema], &self.name(topic));
+            self.troubles.over(Kind::Schema, &self.name(topic));
             Ok(())
         })?;
         if let Some((_, reason)) = refused.first().filter(|_| refused.len() == written().count()) {
@@ -100,14 +100,12 @@ impl Shared {
         if !is_renewed && check.at.is_some_and(|at| at.elapsed() < EACH) {
             return;
         }
-        let checked = self.check_schemas_now(is_renewed || !check.went_well);
-        *check = Check { at: Some(Instant::now()), went_well: checked.is_ok(), failed: check.failed + 1 };
+        let checked = self.check_schemas_now(is_renewed || check.at.is_none() || check.failed > 0);
+        let failed = if checked.is_ok() { 0 } else { check.failed + 1 };
+        *check = Check { at: Some(Instant::now()), failed };
         match checked {
-            Ok(()) => {
-                check.failed = 0;
-                self.troubles.over(&[Kind::Registry], "");
-            }
-            Err(reason) if check.failed >= FAILED_CHECKS => {
+            Ok(()) => self.troubles.over(Kind::Registry, ""),
+            Err(reason) if failed >= FAILED_CHECKS => {
                 let text = format!("{reason}; schemas that are known go on working");
                 self.troubles.report(Kind::Registry, "", &text);
             }
@@ -156,23 +154,19 @@ fn ask_each(
     let ask = &ask;
     let mut refused = Vec::new();
     for some in topics.chunks(AT_ONCE) {
-        let results: Vec<_> = thread::scope(|scope| {
-            let start = |topic: &Topic| {
-                let (topic, thread) = (*topic, thread::Builder::new().name("kafka-schema".to_owned()));
-                (topic, thread.spawn_scoped(scope, move || ask(topic)))
+        let results: Option<Vec<_>> = thread::scope(|scope| {
+            let start = |topic: Topic| {
+                let thread = thread::Builder::new().name("kafka-schema".to_owned());
+                thread.spawn_scoped(scope, move || (topic, ask(topic)))
             };
-            let started: Vec<_> = some.iter().map(start).collect();
-            let end = |(topic, thread): (Topic, std::io::Result<thread::ScopedJoinHandle<'_, _>>)| {
-                (topic, thread.ok().and_then(|thread| thread.join().ok()))
-            };
-            started.into_iter().map(end).collect()
+            let started: Vec<_> = some.iter().copied().map(start).collect();
+            started.into_iter().map(|thread| thread.ok()?.join().ok()).collect()
         });
-        for (topic, result) in results {
+        for (topic, result) in results.ok_or("cannot start a thread that asks the schema registry")? {
             match result {
-                Some(Ok(())) => {}
-                Some(Err(Failure::Refused(reason))) => refused.push((topic, reason)),
-                Some(Err(Failure::NoAnswer(reason))) => return Err(reason),
-                None => return Err("cannot start a thread that asks the schema registry".to_owned()),
+                Ok(()) => {}
+                Err(Failure::Refused(reason)) => refused.push((topic, reason)),
+                Err(Failure::NoAnswer(reason)) => return Err(reason),
             }
         }
     }

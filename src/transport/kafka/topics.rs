@@ -7,15 +7,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Shared;
-use super::client::{self, Context, Role, is_of_partition, is_refusal, reason};
+use super::client::{self, Context, Reader, Role, is_of_partition, is_refusal, reason};
+use super::reader::decode;
 use super::trouble::Kind;
-use super::wire::{Record, Topic, unframe};
+use super::wire::Topic;
 use crate::sal::topic::EventName;
 
 /// Longest wait for one answer of the broker.
@@ -36,15 +37,31 @@ const STAMP_MAX: f64 = 1e10;
 pub(super) type Place = (Topic, i32);
 
 /// Where the partitions of topics begin and end.
-pub(super) type Ranges = BTreeMap<Topic, BTreeMap<i32, (i64, i64)>>;
+pub(super) type Ranges = BTreeMap<Place, (i64, i64)>;
+
+/// From where on, or how far, partitions are read.
+pub(super) type Offsets = BTreeMap<Place, i64>;
+
+/// The last stamps of our topics, of the previous run.
+pub(super) type Stamps = BTreeMap<Topic, f64>;
 
 /// How our topics are now.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) ranges: Ranges,
-    pub(super) missing: Vec<Topic>,
     /// Those that cannot be used now, and why.
     unready: Vec<(Topic, KafkaError)>,
+}
+
+impl Survey {
+    /// Topics that are not there.
+    pub(super) fn missing(&self) -> Vec<Topic> {
+        let is_missing = |error: &KafkaError| {
+            let code = error.rdkafka_error_code();
+            code.is_some_and(|code| [Code::UnknownTopicOrPartition, Code::UnknownTopic].contains(&code))
+        };
+        self.unready.iter().filter(|(_, error)| is_missing(error)).map(|(topic, _)| *topic).collect()
+    }
 }
 
 /// The commands.
@@ -61,12 +78,11 @@ pub(super) fn is_watched(topic: Topic) -> bool {
 ///
 /// # Errors
 /// The broker does not answer.
-pub(super) fn survey(shared: &Shared, asker: &BaseConsumer<Context>) -> Result<Survey, String> {
+pub(super) fn survey(shared: &Shared, asker: &Reader) -> Result<Survey, String> {
     let mut survey = Survey::default();
     for topic in Topic::all() {
-        match partitions(asker, &shared.name(topic)) {
-            Ok(Some(ranges)) => drop(survey.ranges.insert(topic, ranges)),
-            Ok(None) => survey.missing.push(topic),
+        match partitions(asker, topic, &shared.name(topic)) {
+            Ok(ranges) => survey.ranges.extend(ranges),
             Err(error) if is_of_partition(&error) => survey.unready.push((topic, error)),
             Err(error) => {
                 let (brokers, why) = (&shared.options.brokers, reason(&error));
@@ -77,117 +93,100 @@ pub(super) fn survey(shared: &Shared, asker: &BaseConsumer<Context>) -> Result<S
     Ok(survey)
 }
 
-/// Where the partitions of a topic begin and end; none if there is no such topic.
-fn partitions(asker: &BaseConsumer<Context>, name: &str) -> KafkaResult<Option<BTreeMap<i32, (i64, i64)>>> {
+/// Where the partitions of a topic begin and end.
+fn partitions(asker: &Reader, topic: Topic, name: &str) -> KafkaResult<Ranges> {
     let metadata = asker.fetch_metadata(Some(name), ANSWER)?;
     let found = metadata.topics().first();
-    match found.and_then(|topic| topic.error()).map(RDKafkaErrorCode::from) {
-        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => return Ok(None),
-        Some(error) => return Err(KafkaError::MetadataFetch(error)),
-        None => {}
+    if let Some(error) = found.and_then(|topic| topic.error()) {
+        return Err(KafkaError::MetadataFetch(error.into()));
     }
     let partitions = found.map(|topic| topic.partitions()).unwrap_or_default();
     if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
-        return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable));
+        return Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable));
     }
-    let range = |id: i32| Ok((id, asker.fetch_watermarks(name, id, ANSWER)?));
-    partitions.iter().map(|partition| range(partition.id())).collect::<KafkaResult<_>>().map(Some)
+    let range = |id: i32| Ok(((topic, id), asker.fetch_watermarks(name, id, ANSWER)?));
+    partitions.iter().map(|partition| range(partition.id())).collect()
 }
 
 /// All our topics, of which those that are missing are created.
 ///
 /// # Errors
 /// One line: why not all of them can be used.
-pub(super) fn ready(shared: &Arc<Shared>, asker: &BaseConsumer<Context>) -> Result<Ranges, String> {
+pub(super) fn ready(shared: &Arc<Shared>, asker: &Reader) -> Result<Ranges, String> {
     let until = Instant::now() + CREATION;
-    let mut is_first = true;
-    loop {
-        let survey = survey(shared, asker)?;
-        shared.troubles.over(&[Kind::Broker, Kind::Authentication], "");
-        if is_first && !survey.missing.is_empty() {
-            create(shared, &survey.missing)?;
-        }
-        is_first = false;
+    let mut survey = survey(shared, asker)?;
+    shared.troubles.over(Kind::Broker, "");
+    create(shared, &survey.missing())?;
+    while !survey.unready.is_empty() {
         let is_late = Instant::now() > until;
         if let Some((topic, error)) = survey.unready.iter().find(|(_, error)| is_late || is_refusal(error)) {
             return Err(format!("topic {} cannot be used: {}", shared.name(*topic), reason(error)));
         }
-        match survey.missing.first() {
-            None if survey.unready.is_empty() => return Ok(survey.ranges),
-            Some(topic) if is_late => return Err(format!("topic {} is not there", shared.name(*topic))),
-            Some(_) | None => thread::sleep(PAUSE),
-        }
+        thread::sleep(PAUSE);
+        survey = self::survey(shared, asker)?;
     }
+    Ok(survey.ranges)
 }
 
-/// Creates topics.
+/// Creates topics, if there are any.
 pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), String> {
+    if missing.is_empty() {
+        return Ok(());
+    }
     let named: Vec<(Topic, String)> = missing.iter().map(|topic| (*topic, shared.name(*topic))).collect();
     let new = named.iter().map(|(topic, name)| {
         let new = NewTopic::new(name, 1, TopicReplication::Fixed(shared.options.replication_factor));
         if let Topic::Event(_) = topic { new.set("cleanup.policy", "compact") } else { new }
     });
-    let new: Vec<NewTopic<'_>> = new.collect();
     let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
     let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
-    let results = pollster::block_on(admin.create_topics(&new, &options))
+    let results = pollster::block_on(admin.create_topics(&new.collect::<Vec<_>>(), &options))
         .map_err(|error| format!("topics cannot be created: {}", reason(&error)))?;
-    for result in results {
-        match result {
-            Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-            Err((name, error)) => return Err(format!("topic {name} cannot be created: {error}")),
-        }
+    let is_wrong = |(_, error): &(String, Code)| *error != Code::TopicAlreadyExists;
+    match results.into_iter().filter_map(Result::err).find(is_wrong) {
+        Some((name, error)) => Err(format!("topic {name} cannot be created: {error}")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// The ends of all partitions of such topics.
-pub(super) fn ends(ranges: &Ranges, is_such: impl Fn(Topic) -> bool) -> BTreeMap<Place, i64> {
-    let such = ranges.iter().filter(|(topic, _)| is_such(**topic));
-    such.flat_map(|(topic, ranges)| ranges.iter().map(|(id, (_, end))| ((*topic, *id), *end))).collect()
+pub(super) fn ends(ranges: &Ranges, is_such: impl Fn(Topic) -> bool) -> Offsets {
+    ranges.iter().filter(|((topic, _), _)| is_such(*topic)).map(|(place, (_, end))| (*place, *end)).collect()
 }
 
 /// Lets a consumer read these partitions from these offsets on, and no others.
-pub(super) fn assign(
-    shared: &Shared,
-    consumer: &BaseConsumer<Context>,
-    offsets: &BTreeMap<Place, i64>,
-) -> Result<(), String> {
-    let assigned = consumer.assign(&list(shared, offsets)?);
-    assigned.map_err(|error| format!("our topics cannot be read: {}", reason(&error)))
+pub(super) fn assign(shared: &Shared, reader: &Reader, offsets: &Offsets) -> KafkaResult<()> {
+    reader.assign(&list(shared, offsets)?)
 }
 
 /// These partitions with these offsets, as librdkafka wants them.
-pub(super) fn list(shared: &Shared, offsets: &BTreeMap<Place, i64>) -> Result<TopicPartitionList, String> {
+pub(super) fn list(shared: &Shared, offsets: &Offsets) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for ((topic, partition), offset) in offsets {
-        list.add_partition_offset(&shared.name(*topic), *partition, Offset::Offset(*offset))
-            .map_err(|error| reason(&error))?;
+        list.add_partition_offset(&shared.name(*topic), *partition, Offset::Offset(*offset))?;
     }
     Ok(list)
 }
 
 /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
-pub(super) fn last_stamps(
-    shared: &Shared,
-    asker: &BaseConsumer<Context>,
-    ranges: &Ranges,
-) -> Result<BTreeMap<Topic, f64>, String> {
-    let mut stamps: BTreeMap<Topic, f64> = BTreeMap::new();
+pub(super) fn last_stamps(shared: &Shared, asker: &Reader, ranges: &Ranges) -> KafkaResult<Stamps> {
+    let mut stamps = Stamps::new();
     let until = Instant::now() + LAST_STAMPS;
     let mut seen = 0;
     for depth in LAST_MESSAGES {
         // A topic is read again only if there is more of it, and nothing of ours in what was seen.
         let mut ends = ends(ranges, |topic| !is_command(topic) && !stamps.contains_key(&topic));
-        let first =
-            |(topic, id): &Place| ranges.get(topic).and_then(|ranges| ranges.get(id)).map(|range| range.0);
-        ends.retain(|place, end| first(place).is_some_and(|first| *end - first > seen));
-        let from = |place: &Place, end: i64| first(place).unwrap_or_default().max(end - depth);
-        assign(shared, asker, &ends.iter().map(|(place, end)| (*place, from(place, *end))).collect())?;
+        let first = |place: &Place| ranges.get(place).map_or(0, |(first, _)| *first);
+        ends.retain(|place, end| *end - first(place) > seen);
+        let from = ends.iter().map(|(place, end)| (*place, first(place).max(end - depth)));
+        assign(shared, asker, &from.collect())?;
         while !ends.is_empty() && Instant::now() < until {
             let Some(Ok(message)) = asker.poll(Duration::from_millis(100)) else { continue };
             let Some(topic) = shared.topic(message.topic()) else { continue };
-            if let Some(stamp) = message.payload().and_then(|payload| stamp_of(payload, topic, shared)) {
+            let record =
+                decode(&shared.schemas.registry, topic, message.payload(), shared.index).ok().flatten();
+            let stamp = record.and_then(|record| record.double("private_sndStamp").ok());
+            if let Some(stamp) = stamp.filter(|stamp| (0.0..STAMP_MAX).contains(stamp)) {
                 let newest = stamps.entry(topic).or_insert(stamp);
                 *newest = newest.max(stamp);
             }
@@ -198,16 +197,5 @@ pub(super) fn last_stamps(
         }
         seen = depth;
     }
-    asker.unassign().map_err(|error| reason(&error))?;
-    Ok(stamps)
-}
-
-fn stamp_of(payload: &[u8], topic: Topic, shared: &Shared) -> Option<f64> {
-    let (id, datum) = unframe(payload).ok()?;
-    let schema = shared.schemas.registry.schema(topic, id, None).ok()?;
-    let record = Record::read(&schema, datum).ok()?;
-    if record.int("salIndex").ok()? != shared.index.number() {
-        return None;
-    }
-    record.double("private_sndStamp").ok().filter(|stamp| (0.0..STAMP_MAX).contains(stamp))
+    asker.unassign().map(|()| stamps)
 }

@@ -14,10 +14,8 @@ const AGAIN: Duration = Duration::from_secs(600);
 pub(super) enum Kind {
     /// Joining.
     SetUp,
-    /// The connection to the brokers.
+    /// The connection to the brokers; apart from others, who we are to them.
     Broker,
-    /// Who we are to the brokers.
-    Authentication,
     /// Reading at all.
     Consumer,
     /// Reading one topic.
@@ -39,7 +37,7 @@ impl Kind {
     fn end(self, about: &str) -> Option<String> {
         match self {
             Self::SetUp | Self::Skipped | Self::Deleted => None,
-            Self::Broker | Self::Authentication => Some("the broker can be reached again".to_owned()),
+            Self::Broker => Some("the broker can be reached again".to_owned()),
             Self::Consumer => Some(format!("{about} are read again")),
             Self::Reading => Some(format!("topic {about} can be read again")),
             Self::Topic => Some(format!("topic {about} can be written again")),
@@ -76,8 +74,7 @@ impl Troubles {
     fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
         let mut troubles = lock(&self.0);
         // Trouble with the connection explains why joining fails.
-        let is_explained = kind == Kind::SetUp
-            && troubles.keys().any(|(kind, _)| [Kind::Broker, Kind::Authentication].contains(kind));
+        let is_explained = kind == Kind::SetUp && troubles.keys().any(|(kind, _)| *kind == Kind::Broker);
         let known = troubles.get(&(kind, about.to_owned())).filter(|known| {
             // Joining goes from one trouble to the next; elsewhere texts differ only in numbers.
             now.saturating_duration_since(known.logged) < AGAIN && (kind != Kind::SetUp || known.text == text)
@@ -87,11 +84,12 @@ impl Troubles {
         is_new
     }
 
-    /// These are over, if they were; it is logged once.
-    pub(super) fn over(&self, kinds: &[Kind], about: &str) {
+    /// This is over, if it was (of the connection whatever the reason was); it is logged once.
+    pub(super) fn over(&self, kind: Kind, about: &str) {
         let mut troubles = lock(&self.0);
-        let ended = kinds.iter().filter(|kind| troubles.remove(&(**kind, about.to_owned())).is_some());
-        if let Some(text) = ended.fold(None, |text, kind| text.or(kind.end(about))) {
+        let before = troubles.len();
+        troubles.retain(|(of, what), _| *of != kind || (what != about && kind != Kind::Broker));
+        if let Some(text) = kind.end(about).filter(|_| troubles.len() < before) {
             log::info!("Kafka: {text}");
         }
     }
@@ -118,13 +116,14 @@ mod tests {
         // The trouble with the connection explains it, until that is over.
         assert!(!troubles.note(Kind::SetUp, "", "d", now));
         assert!(troubles.note(Kind::Broker, "", "e", now + AGAIN));
-        troubles.over(&[Kind::Broker, Kind::Consumer], "");
+        troubles.over(Kind::Broker, "");
         assert_eq!(troubles.current().as_deref(), Some("d"));
         assert!(troubles.note(Kind::Broker, "", "f", now + AGAIN));
-        troubles.over(&[Kind::Broker, Kind::SetUp], "");
+        troubles.over(Kind::Broker, "");
+        troubles.over(Kind::SetUp, "");
         // That one topic works does not mean that another does.
         assert!(troubles.note(Kind::Topic, "x", "g", now));
-        troubles.over(&[Kind::Topic], "y");
+        troubles.over(Kind::Topic, "y");
         assert!(!troubles.note(Kind::Topic, "x", "g", now));
         // Joining met something else.
         assert!(troubles.note(Kind::SetUp, "", "h", now));

@@ -7,22 +7,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::topic_partition_list::Offset;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Context, is_of_message, is_of_partition, reason};
+use super::client::{Reader, is_of_message, is_of_partition, reason};
+use super::outbox::HEARTBEAT;
 use super::schemas::Check;
-use super::topics::{self, ANSWER, Place, Ranges};
+use super::topics::{self, ANSWER, Offsets, Place, Ranges, Survey};
 use super::trouble::Kind;
 use super::watch::Readers;
 use super::wire::Topic;
 use super::{Shared, lock, spawn};
-use crate::sal::topic::EventName;
+use crate::clock;
 
 /// How often it checks.
 const EACH: Duration = Duration::from_secs(10);
@@ -39,25 +39,36 @@ const STANDS: Duration = Duration::from_secs(30);
 const SINGLE_STEPS: u32 = 100;
 /// How far the clocks of those who command us may be apart, where only the time of a message says whether it is new.
 /// One that is taken twice within an hour is known.
-const CLOCKS: Duration = Duration::from_secs(60);
+const CLOCKS_S: f64 = 60.0;
 
 /// What the checks know.
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
-    asker: BaseConsumer<Context>,
-    /// The readers'.
-    commands: Arc<BaseConsumer<Context>>,
-    watched: Arc<BaseConsumer<Context>>,
-    /// All that is read, and the offset from which on.
-    begun: BTreeMap<Place, i64>,
+    readers: Readers,
+    /// What the broker had at the last check.
+    ranges: Ranges,
+    /// All that is read.
+    reading: BTreeMap<Place, Reading>,
     /// Topics that were away at the last check.
     gone: BTreeSet<Topic>,
     /// Topics that may not be read, or whose permission is to be tried.
     refused: BTreeSet<Topic>,
-    /// When the reader was last seen to have read all that there was, by the clock of the messages.
-    read_all: BTreeMap<Place, SystemTime>,
+}
+
+/// How a partition is read.
+struct Reading {
+    /// The offset from which on.
+    from: i64,
+    /// When the reader was last seen to have read all that there was: Unix time, by the clock of the messages.
+    read_all: f64,
     /// Where the reader stands before something that is there, and since when.
-    standing: BTreeMap<Place, (i64, Instant)>,
+    standing: Option<(i64, Instant)>,
+}
+
+impl Reading {
+    fn new(from: i64) -> Self {
+        Self { from, read_all: clock::unix_now(), standing: None }
+    }
 }
 
 /// What comes of reading at an offset.
@@ -73,31 +84,21 @@ enum Found {
 
 impl Upkeep {
     /// Begins, on a thread of its own, now that all is read from these places on.
-    pub(super) fn start(shared: &Arc<Shared>, readers: Readers, begun: BTreeMap<Place, i64>) {
-        let Readers { asker, watched, commands, upkeep_woken, .. } = readers;
-        let now = SystemTime::now();
-        let mut upkeep = Self {
-            shared: shared.clone(),
-            asker,
-            commands,
-            watched,
-            read_all: begun.keys().map(|place| (*place, now)).collect(),
-            begun,
-            gone: BTreeSet::new(),
-            refused: BTreeSet::new(),
-            standing: BTreeMap::new(),
-        };
-        spawn("kafka-upkeep", "changes of topics and schemas are not seen", move || {
-            upkeep.run(&upkeep_woken)
-        });
+    pub(super) fn start(shared: &Arc<Shared>, readers: Readers, begun: Offsets) {
+        let reading = begun.into_iter().map(|(place, from)| (place, Reading::new(from))).collect();
+        let (ranges, gone, refused) = (Ranges::new(), BTreeSet::new(), BTreeSet::new());
+        let mut upkeep = Self { shared: shared.clone(), readers, ranges, reading, gone, refused };
+        spawn("kafka-upkeep", "changes of topics and schemas are not seen", move || upkeep.run());
     }
 
-    fn run(&mut self, woken: &Receiver<()>) {
+    fn run(&mut self) {
         let mut schemas = Check::default();
         let mut is_early = false;
         while !self.shared.is_closing() {
             self.shared.check_schemas(&mut schemas);
-            let checked = self.check_topics();
+            let known = lock(&self.shared.ends).clone();
+            let checked = topics::survey(&self.shared, &self.readers.asker)
+                .and_then(|survey| self.check_topics(&known, survey).map_err(|error| reason(&error)));
             if let Err(reason) = &checked {
                 // That the broker is away is logged elsewhere.
                 log::debug!("Kafka: the state of our topics is not known: {reason}");
@@ -106,29 +107,33 @@ impl Upkeep {
                 // However many errors come, it checks once a second.
                 self.shared.sleep(SOON);
             }
-            let is_calm = checked.is_ok()
-                && self.gone.is_empty()
-                && self.refused.is_empty()
-                && self.standing.is_empty()
-                && !is_early;
-            is_early = woken.recv_timeout(if is_calm { EACH } else { SOON }).is_ok();
+            let is_well = checked.is_ok() && self.gone.is_empty() && self.refused.is_empty();
+            let is_calm = is_well && !is_early && self.reading.values().all(|one| one.standing.is_none());
+            is_early = self.readers.upkeep_woken.recv_timeout(if is_calm { EACH } else { SOON }).is_ok();
         }
     }
 
     /// The consumer that reads this topic.
-    fn reading(&self, topic: Topic) -> &BaseConsumer<Context> {
-        if topics::is_command(topic) { &self.commands } else { &self.watched }
+    fn reader(&self, topic: Topic) -> &Reader {
+        if topics::is_command(topic) { &self.readers.commands } else { &self.readers.watched }
     }
 
-    fn check_topics(&mut self) -> Result<(), String> {
-        let known = lock(&self.shared.ends).clone();
-        let survey = topics::survey(&self.shared, &self.asker)?;
-        for (topic, ranges) in &survey.ranges {
-            self.compare(*topic, ranges, &known)?;
+    fn check_topics(&mut self, known: &Offsets, survey: Survey) -> KafkaResult<()> {
+        let missing = survey.missing();
+        self.ranges = survey.ranges;
+        for topic in Topic::all() {
+            self.compare(topic, known)?;
         }
-        self.create(&survey.missing);
-        self.try_refused(&survey.ranges)?;
-        self.step_over(&survey.ranges)
+        self.create(&missing);
+        if self.shared.is_refused.swap(false, Ordering::AcqRel) {
+            self.refused = self.reading.keys().map(|(topic, _)| *topic).collect();
+        }
+        for place in self.reading.keys().copied().collect::<Vec<_>>() {
+            if !self.shared.is_closing() {
+                self.check_reader(place)?;
+            }
+        }
+        self.readers.asker.unassign()
     }
 
     /// Creates topics again.
@@ -142,82 +147,59 @@ impl Upkeep {
             return;
         }
         match topics::create(&self.shared, missing) {
-            Ok(()) => self.shared.troubles.over(&[Kind::Deleted], ""),
+            Ok(()) => self.shared.troubles.over(Kind::Deleted, ""),
             Err(reason) => self.shared.troubles.report(Kind::Deleted, "", &reason),
         }
     }
 
-    /// Sees what became of a topic that is there.
-    fn compare(
-        &mut self,
-        topic: Topic,
-        ranges: &BTreeMap<i32, (i64, i64)>,
-        known: &BTreeMap<Place, i64>,
-    ) -> Result<(), String> {
+    /// Sees what became of a topic that is there, as far as it can be used now.
+    fn compare(&mut self, topic: Topic, known: &Offsets) -> KafkaResult<()> {
+        let ends = topics::ends(&self.ranges, |of| of == topic);
+        if ends.is_empty() {
+            return Ok(());
+        }
         let is_deleted = self.gone.remove(&topic);
         if topics::is_command(topic) || topics::is_watched(topic) {
             if is_deleted {
                 self.forget(topic)?;
             }
-            self.read_new(topic, ranges.keys())?;
+            self.read_new(topic, ends.keys())?;
         }
         // One that is made again between two checks is seen by its end.
-        let is_shorter =
-            |(id, (_, end)): (&i32, &(i64, i64))| known.get(&(topic, *id)).is_some_and(|known| end < known);
-        if is_deleted || ranges.iter().any(is_shorter) {
+        let is_shorter = |(place, end): (&Place, &i64)| known.get(place).is_some_and(|known| end < known);
+        if is_deleted || ends.iter().any(is_shorter) {
             log::info!("Kafka: topic {} was made again", self.shared.name(topic));
             lock(&self.shared.ends).retain(|(of, _), _| *of != topic);
             self.shared.outbox.change(|queue| queue.repeat(topic));
         }
-        ranges.iter().for_each(|(id, (_, end))| self.shared.reaches((topic, *id), *end));
+        ends.into_iter().for_each(|(place, end)| self.shared.reaches(place, end));
         Ok(())
     }
 
     /// Reads what is left of a deleted topic no more.
-    fn forget(&mut self, topic: Topic) -> Result<(), String> {
-        let (old, rest) = std::mem::take(&mut self.begun).into_iter().partition(|((of, _), _)| *of == topic);
-        self.begun = rest;
-        self.read_all.retain(|(of, _), _| *of != topic);
-        self.standing.retain(|(of, _), _| *of != topic);
-        let old = topics::list(&self.shared, &old)?;
-        self.reading(topic).incremental_unassign(&old).map_err(|error| reason(&error))
+    fn forget(&mut self, topic: Topic) -> KafkaResult<()> {
+        let old =
+            self.reading.iter().filter(|((of, _), _)| *of == topic).map(|(place, one)| (*place, one.from));
+        let old = topics::list(&self.shared, &old.collect())?;
+        self.reading.retain(|(of, _), _| *of != topic);
+        self.reader(topic).incremental_unassign(&old)
     }
 
     /// Reads partitions that were not there before, from their beginning: all in them is newer than we.
-    fn read_new<'a>(&mut self, topic: Topic, ids: impl Iterator<Item = &'a i32>) -> Result<(), String> {
-        let places = ids.map(|id| ((topic, *id), 0));
-        let new: BTreeMap<Place, i64> = places.filter(|(place, _)| !self.begun.contains_key(place)).collect();
+    fn read_new<'a>(&mut self, topic: Topic, places: impl Iterator<Item = &'a Place>) -> KafkaResult<()> {
+        let new = places.filter(|place| !self.reading.contains_key(place)).map(|place| (*place, 0));
+        let new: Offsets = new.collect();
         if new.is_empty() {
             return Ok(());
         }
         let (name, list) = (self.shared.name(topic), topics::list(&self.shared, &new)?);
-        self.reading(topic).incremental_assign(&list).map_err(|error| reason(&error))?;
+        self.reader(topic).incremental_assign(&list)?;
         // So that its consumer knows them at once.
-        self.reading(topic).fetch_metadata(Some(&name), ANSWER).map_err(|error| reason(&error))?;
+        self.reader(topic).fetch_metadata(Some(&name), ANSWER)?;
         let numbers: Vec<String> = new.keys().map(|(_, partition)| partition.to_string()).collect();
         log::info!("Kafka: topic {name} has new partitions, which are read: {}", numbers.join(", "));
-        self.begun.extend(new);
+        self.reading.extend(new.into_iter().map(|(place, from)| (place, Reading::new(from))));
         Ok(())
-    }
-
-    /// Finds out which topics may not be read, when a reader was refused one, and then until they may.
-    fn try_refused(&mut self, ranges: &Ranges) -> Result<(), String> {
-        if self.shared.is_refused.swap(false, Ordering::AcqRel) {
-            self.refused = self.begun.keys().map(|(topic, _)| *topic).collect();
-        }
-        let tried = topics::ends(ranges, |topic| self.refused.contains(&topic));
-        for (place, end) in tried {
-            if self.shared.is_closing() {
-                break;
-            }
-            if let Found::Refused(error) = self.read_at(place, end, TRY_REFUSED)? {
-                self.report_refused(place.0, &error);
-            } else {
-                self.refused.remove(&place.0);
-                self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
-            }
-        }
-        self.asker.unassign().map_err(|error| reason(&error))
     }
 
     fn report_refused(&self, topic: Topic, error: &KafkaError) {
@@ -227,62 +209,66 @@ impl Upkeep {
     }
 
     /// Where the reader of a partition is.
-    fn position(&self, (topic, partition): Place, from: i64) -> Result<i64, String> {
-        let positions = self.reading(topic).position().map_err(|error| reason(&error))?;
-        let found = positions.find_partition(&self.shared.name(topic), partition);
-        Ok(match found.map(|found| found.offset()) {
-            Some(Offset::Offset(offset)) => offset.max(from),
-            // It has read nothing yet.
-            Some(_) | None => from,
-        })
+    fn position(&self, place: Place) -> KafkaResult<i64> {
+        let from = self.reading.get(&place).map_or(0, |one| one.from);
+        // If there is none, it has read nothing yet.
+        let position = self.offset_in(&self.reader(place.0).position()?, place);
+        Ok(position.map_or(from, |offset| offset.max(from)))
     }
 
-    /// Leads the readers over what they cannot read.
-    fn step_over(&mut self, ranges: &Ranges) -> Result<(), String> {
-        for (place, from) in self.begun.clone() {
-            let range = ranges.get(&place.0).and_then(|ranges| ranges.get(&place.1));
-            let Some((first, end)) = range.copied() else { continue };
-            let position = self.position(place, from)?;
-            if position == end {
-                self.read_all.insert(place, SystemTime::now());
-                self.standing.remove(&place);
-                if !self.refused.contains(&place.0) {
-                    self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
-                }
-                continue;
+    /// The offset of a partition in a list, if it has one.
+    fn offset_in(&self, list: &TopicPartitionList, (topic, partition): Place) -> Option<i64> {
+        let found = list.find_partition(&self.shared.name(topic), partition)?;
+        if let Offset::Offset(offset) = found.offset() { Some(offset) } else { None }
+    }
+
+    /// Finds out whether a partition may be read, if that is in doubt, and leads its reader over what it cannot read.
+    fn check_reader(&mut self, place: Place) -> KafkaResult<()> {
+        let Some(&(first, end)) = self.ranges.get(&place) else { return Ok(()) };
+        let name = self.shared.name(place.0);
+        if self.refused.contains(&place.0) {
+            if let Found::Refused(error) = self.read_at(place, end, TRY_REFUSED)? {
+                self.report_refused(place.0, &error);
+                return Ok(());
             }
-            match self.standing.get(&place) {
-                Some((before, _)) if *before == position && !(first..end).contains(&position) => {
-                    self.lead_back(place, position, (first, end))?;
-                }
-                Some((before, since)) if *before == position => {
-                    let stands = since.elapsed();
-                    self.try_at(place, position, end, stands, ranges)?;
-                    self.asker.unassign().map_err(|error| reason(&error))?;
-                }
-                // It may be on its way.
-                Some(_) | None => {
-                    self.standing.insert(place, (position, Instant::now()));
-                }
+            self.refused.remove(&place.0);
+            self.shared.troubles.over(Kind::Reading, &name);
+        }
+        let position = self.position(place)?;
+        let Some(one) = self.reading.get_mut(&place) else { return Ok(()) };
+        if position == end {
+            *one = Reading::new(one.from);
+            self.shared.troubles.over(Kind::Reading, &name);
+            return Ok(());
+        }
+        match one.standing {
+            Some((before, since)) if before == position && (first..end).contains(&position) => {
+                self.try_at(place, position, end, since.elapsed())
             }
+            Some((before, _)) if before == position => self.lead_back(place, position, (first, end)),
+            // It may be on its way.
+            Some(_) | None => {
+                one.standing = Some((position, Instant::now()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Lets the reader go on at this offset.
+    fn go_on_at(&mut self, place: Place, offset: i64) -> KafkaResult<()> {
+        let list = topics::list(&self.shared, &BTreeMap::from([(place, offset)]))?;
+        // It cannot seek where librdkafka has given up.
+        let reader = self.reader(place.0);
+        reader.incremental_unassign(&list)?;
+        reader.incremental_assign(&list)?;
+        if let Some(one) = self.reading.get_mut(&place) {
+            (one.from, one.standing) = (offset, None);
         }
         Ok(())
     }
 
-    /// Lets the reader go on at this offset.
-    fn go_on_at(&mut self, place: Place, offset: i64) -> Result<(), String> {
-        let list = topics::list(&self.shared, &BTreeMap::from([(place, offset)]))?;
-        // It cannot seek where librdkafka has given up.
-        let reading = self.reading(place.0);
-        reading.incremental_unassign(&list).map_err(|error| reason(&error))?;
-        reading.incremental_assign(&list).map_err(|error| reason(&error))?;
-        self.begun.insert(place, offset);
-        self.standing.remove(&place);
-        Ok(())
-    }
-
     /// The broker has lost or removed messages, and the reader stands where there is nothing.
-    fn lead_back(&mut self, place: Place, position: i64, (first, end): (i64, i64)) -> Result<(), String> {
+    fn lead_back(&mut self, place: Place, position: i64, (first, end): (i64, i64)) -> KafkaResult<()> {
         let offset = match place.0 {
             _ if position < first => first,
             Topic::Event(_) | Topic::Ack => end,
@@ -300,49 +286,34 @@ impl Upkeep {
     }
 
     /// The first message that is newer than what was read last.
-    fn first_new(&self, place: Place, end: i64) -> Result<i64, String> {
-        let since = self.read_all.get(&place).and_then(|time| time.checked_sub(CLOCKS));
-        let since = since.and_then(|since| since.duration_since(UNIX_EPOCH).ok());
-        let Some(since) = since.and_then(|since| i64::try_from(since.as_millis()).ok()) else {
-            return Ok(end);
-        };
-        let times = topics::list(&self.shared, &BTreeMap::from([(place, since)]))?;
-        let found = self.asker.offsets_for_times(times, ANSWER).map_err(|error| reason(&error))?;
-        let found = found.find_partition(&self.shared.name(place.0), place.1);
-        Ok(match found.map(|found| found.offset()) {
-            Some(Offset::Offset(offset)) => offset,
-            Some(_) | None => end,
-        })
+    fn first_new(&self, place: Place, end: i64) -> KafkaResult<i64> {
+        let since_s = self.reading.get(&place).map_or_else(clock::unix_now, |one| one.read_all) - CLOCKS_S;
+        let since_ms = (since_s * 1000.0) as i64;
+        let times = topics::list(&self.shared, &BTreeMap::from([(place, since_ms)]))?;
+        let found = self.readers.asker.offsets_for_times(times, ANSWER)?;
+        Ok(self.offset_in(&found, place).unwrap_or(end))
     }
 
-    /// Finds out why the reader stands here.
-    fn try_at(
-        &mut self,
-        place: Place,
-        position: i64,
-        end: i64,
-        stands: Duration,
-        ranges: &Ranges,
-    ) -> Result<(), String> {
+    /// Finds out why the reader stands here, for so long.
+    fn try_at(&mut self, place: Place, position: i64, end: i64, stands: Duration) -> KafkaResult<()> {
         let why = match self.read_at(place, position, TRY)? {
             Found::Message => {
-                self.shared.troubles.over(&[Kind::Reading], &self.shared.name(place.0));
+                self.shared.troubles.over(Kind::Reading, &self.shared.name(place.0));
                 return Ok(());
             }
             Found::Refused(error) => {
                 self.report_refused(place.0, &error);
                 return Ok(());
             }
-            Found::Nothing if stands < STANDS || !self.hears_heartbeats(ranges)? => return Ok(()),
+            Found::Nothing if stands < STANDS || !self.hears_heartbeats()? => return Ok(()),
             Found::Nothing => "it is no message".to_owned(),
             Found::Unreadable(error) => why_unreadable(&error),
         };
         let Some(readable) = self.next_readable(place, position, end)? else { return Ok(()) };
-        if self.position(place, position)? != position {
-            return Ok(());
+        if self.position(place)? == position {
+            self.go_on_at(place, readable)?;
+            self.report_skipped(place, position, readable, &why);
         }
-        self.go_on_at(place, readable)?;
-        self.report_skipped(place, position, readable, &why);
         Ok(())
     }
 
@@ -350,7 +321,7 @@ impl Upkeep {
     ///
     /// One after the other for a while; then in growing steps and, beyond it, back by halves: exact for one batch,
     /// however many messages it has.
-    fn next_readable(&self, place: Place, position: i64, end: i64) -> Result<Option<i64>, String> {
+    fn next_readable(&self, place: Place, position: i64, end: i64) -> KafkaResult<Option<i64>> {
         // Unreadable, and readable or the end.
         let (mut low, mut high) = (position, end);
         let (mut step, mut steps) = (1_i64, 0);
@@ -375,24 +346,23 @@ impl Upkeep {
     }
 
     /// Whether a message comes where there surely is one: else it means nothing that none comes elsewhere.
-    fn hears_heartbeats(&self, ranges: &Ranges) -> Result<bool, String> {
-        let heartbeats = ranges.get(&Topic::Event(EventName::Heartbeat));
-        let found = heartbeats.and_then(|ranges| ranges.iter().find(|(_, (first, end))| first < end));
-        let Some((id, (_, end))) = found else { return Ok(false) };
-        Ok(matches!(self.read_at((Topic::Event(EventName::Heartbeat), *id), end - 1, TRY)?, Found::Message))
+    fn hears_heartbeats(&self) -> KafkaResult<bool> {
+        let is_one = |((topic, _), (first, end)): &(&Place, &(i64, i64))| *topic == HEARTBEAT && first < end;
+        let Some((place, (_, end))) = self.ranges.iter().find(is_one) else { return Ok(false) };
+        Ok(matches!(self.read_at(*place, end - 1, TRY)?, Found::Message))
     }
 
     /// Tries to read what is at this offset.
-    fn read_at(&self, place: Place, offset: i64, wait: Duration) -> Result<Found, String> {
-        topics::assign(&self.shared, &self.asker, &BTreeMap::from([(place, offset)]))?;
+    fn read_at(&self, place: Place, offset: i64, wait: Duration) -> KafkaResult<Found> {
+        topics::assign(&self.shared, &self.readers.asker, &BTreeMap::from([(place, offset)]))?;
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.asker.poll(left) {
+            match self.readers.asker.poll(left) {
                 Some(Ok(message)) if message.offset() >= offset => return Ok(Found::Message),
                 Some(Err(error)) if is_of_message(&error) => return Ok(Found::Unreadable(error)),
                 Some(Err(error)) if is_of_partition(&error) => return Ok(Found::Refused(error)),
-                Some(Err(error)) => return Err(reason(&error)),
+                Some(Err(error)) => return Err(error),
                 Some(Ok(_)) => {}
                 None if left.is_zero() => return Ok(Found::Nothing),
                 None => {}

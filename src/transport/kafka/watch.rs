@@ -5,16 +5,13 @@
 //! all that was written before its own. It has a consumer of its own, so that no burst of commands comes before a
 //! heartbeat.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
-use rdkafka::consumer::BaseConsumer;
-
-use super::client::Context;
-use super::outbox::{Gate, HEARTBEAT, Message};
+use super::client::{Reader, reason};
+use super::outbox::Message;
 use super::reader::{Ended, Feed, POLL, Position, Taken};
 use super::topics::{self, Ranges};
 use super::upkeep::Upkeep;
@@ -23,8 +20,8 @@ use crate::clock::Moment;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
-use crate::sal;
 use crate::transport::{KafkaInput, LISTENING};
+use crossbeam_channel::{Receiver, Sender};
 
 /// How long an instance that said OFFLINE must be silent: its next heartbeat would have come.
 const FAREWELL: Duration = Duration::from_millis(1500);
@@ -38,41 +35,39 @@ const REMEMBERED: usize = 16_384;
 /// The consumers, and what reading needs besides.
 pub(super) struct Readers {
     /// To ask about topics and to try what can be read, once joined.
-    pub(super) asker: BaseConsumer<Context>,
+    pub(super) asker: Reader,
     /// Heartbeats and summary states.
-    pub(super) watched: Arc<BaseConsumer<Context>>,
+    pub(super) watched: Arc<Reader>,
     /// Commands: read when no other instance is running.
-    pub(super) commands: Arc<BaseConsumer<Context>>,
+    pub(super) commands: Arc<Reader>,
     pub(super) upkeep_woken: Receiver<()>,
     pub(super) taker: Sender<Command>,
 }
 
-/// Which heartbeats are ours: those that were handed to the producer, the newest last, with stamp, number, and when
-/// that was. Another instance with our index may have our process id too (in containers it is often 1).
+/// Which heartbeats are ours: those that were handed to the producer, by stamp (its bits, which sort as it does) and
+/// number, and when that was. Another instance with our index may have our process id too (in containers it is often 1).
 #[derive(Debug, Default)]
-pub(super) struct OwnHeartbeats(Mutex<VecDeque<(u64, i32, Moment)>>);
+pub(super) struct OwnHeartbeats(Mutex<BTreeMap<(u64, i32), Moment>>);
 
 impl OwnHeartbeats {
     /// This one is about to be handed over.
     pub(super) fn add(&self, stamp: f64, seq_num: i32, now: Moment) {
         let mut own = lock(&self.0);
         if own.len() == REMEMBERED {
-            own.pop_front();
+            own.pop_first();
         }
-        own.push_back((stamp.to_bits(), seq_num, now));
+        own.insert((stamp.to_bits(), seq_num), now);
     }
 
     /// When this one was handed over, if it is ours.
     fn sent(&self, stamp: f64, seq_num: i32) -> Option<Moment> {
-        let own = lock(&self.0);
-        let found = own.iter().rev().find(|(bits, number, _)| (*bits, *number) == (stamp.to_bits(), seq_num));
-        found.map(|(_, _, moment)| *moment)
+        lock(&self.0).get(&(stamp.to_bits(), seq_num)).copied()
     }
 }
 
 /// Begins to watch, now that the heartbeats are assigned; the commands begin at the ends of their topics.
 pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
-    let feed = Feed::new(readers.watched.clone(), shared, "heartbeats");
+    let feed = Feed { consumer: readers.watched.clone(), shared: shared.clone(), what: "heartbeats" };
     let watch = Watch { feed, shared: shared.clone(), heartbeats: Progress::default() };
     spawn("kafka-watch", "no commands are read", || {
         // It ends when the daemon does.
@@ -98,7 +93,7 @@ struct Progress {
 
 impl Progress {
     /// This message was read.
-    fn read(&mut self, Position { partition, offset }: Position) {
+    fn read(&mut self, (partition, offset): Position) {
         let next = self.next.insert(partition, offset + 1);
         self.is_behind |= next.is_some_and(|next| offset < next);
     }
@@ -127,13 +122,13 @@ impl Watch {
         self.claim()?;
         self.shared.enter(Stage::Joined);
         self.send(KafkaInput::Joined)?;
-        self.shared.outbox.change(|queue| queue.gate = Gate::Open);
         let commands = topics::ends(&ranges, topics::is_command);
         match topics::assign(&self.shared, &readers.commands, &commands) {
             Ok(()) => {
-                Feed::new(readers.commands.clone(), &self.shared, "commands").start(readers.taker.clone())
+                let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
+                Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
             }
-            Err(reason) => log::error!("Kafka: commands cannot be read: {reason}"),
+            Err(error) => log::error!("Kafka: commands cannot be read: {}", reason(&error)),
         }
         begun.extend(commands);
         Upkeep::start(&self.shared, readers, begun);
@@ -213,11 +208,8 @@ impl Watch {
 
     /// Writes the first heartbeat and reads all up to it.
     fn claim(&mut self) -> Result<(), Ended> {
-        let own = sal::event::fields(&Event::Heartbeat);
-        self.shared.outbox.change(|queue| {
-            queue.push(Message { topic: HEARTBEAT, seq_num: None, own, receipt: None });
-            queue.gate = Gate::Heartbeats;
-        });
+        self.shared.outbox.change(|queue| queue.push(Message::event(&Event::Heartbeat, None)));
+        self.shared.enter(Stage::Claiming);
         let until = Instant::now() + CLAIMING;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {
@@ -263,10 +255,10 @@ mod tests {
     fn what_is_read_once_more_may_be_of_long_ago() {
         let mut progress = Progress::default();
         for (partition, offset) in [(0, 7), (0, 9), (1, 3), (0, 10)] {
-            progress.read(Position { partition, offset });
+            progress.read((partition, offset));
             assert!(!progress.is_behind);
         }
-        progress.read(Position { partition: 1, offset: 0 });
+        progress.read((1, 0));
         assert!(progress.is_behind);
     }
 

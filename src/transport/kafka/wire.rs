@@ -18,7 +18,7 @@ use crate::csc::command::{Command, CommandName, Sender, Via};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::time::Tai;
 use crate::sal::event::Fields;
-use crate::sal::topic::{ACK, Column, EventName, FieldType, PRIVATE, parameters};
+use crate::sal::topic::{ACK, Column, EventName, Field, FieldType, PRIVATE, parameters};
 use crate::sal::{self, Value};
 use crate::text::quote;
 
@@ -250,6 +250,26 @@ fn to_avro(value: &Value) -> Avro {
     }
 }
 
+/// What a field holds, as a value of this type; none if it is of another.
+fn from_avro(kind: FieldType, value: &Avro) -> Option<Value> {
+    match (kind, value) {
+        (FieldType::String, Avro::String(text)) => Some(Value::String(text.clone())),
+        (FieldType::Int, Avro::Int(number)) => Some(Value::Int(*number)),
+        (FieldType::Int, Avro::Long(number)) => i32::try_from(*number).ok().map(Value::Int),
+        // As we write it, too, where a newer schema wants that.
+        (FieldType::Int, Avro::Double(number)) => {
+            let is_int = number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
+            is_int.then_some(Value::Int(*number as i32))
+        }
+        (FieldType::Boolean, Avro::Boolean(flag)) => Some(Value::Boolean(*flag)),
+        (FieldType::Float | FieldType::Double, Avro::Double(number)) => Some(Value::Double(*number)),
+        (FieldType::Float | FieldType::Double, Avro::Float(number)) => {
+            Some(Value::Double(f64::from(*number)))
+        }
+        (_, _) => None,
+    }
+}
+
 /// The values of the private fields of a message.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'a> {
@@ -316,47 +336,25 @@ impl Record {
         Some(value).filter(|value| **value != Avro::Null)
     }
 
-    /// A field of this type; its default if it is not there.
-    fn get<T: Default>(
-        &self,
-        name: &str,
-        kind: FieldType,
-        value: impl Fn(Option<&Avro>) -> Option<T>,
-    ) -> Result<T, String> {
-        match self.find(name) {
-            None => Ok(T::default()),
-            found => value(found).ok_or_else(|| format!("field {name} is not of type {}", kind)),
-        }
+    /// A field as a value of this type; its default if it is not there.
+    fn get(&self, name: &str, kind: FieldType) -> Result<Value, String> {
+        let value = self.find(name).map_or_else(|| Some(sample(kind)), |value| from_avro(kind, value));
+        value.ok_or_else(|| format!("field {name} is not of type {kind}"))
     }
 
     /// A number.
     pub(super) fn int(&self, name: &str) -> Result<i32, String> {
-        self.get(name, FieldType::Int, |value| match value {
-            Some(Avro::Int(number)) => Some(*number),
-            Some(Avro::Long(number)) => i32::try_from(*number).ok(),
-            // As we write it, too, where a newer schema wants that.
-            Some(Avro::Double(number)) if number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX) => {
-                Some(*number as i32)
-            }
-            Some(_) | None => None,
-        })
+        Ok(if let Value::Int(number) = self.get(name, FieldType::Int)? { number } else { 0 })
     }
 
     /// A number.
     pub(super) fn double(&self, name: &str) -> Result<f64, String> {
-        self.get(name, FieldType::Double, |value| match value {
-            Some(Avro::Double(number)) => Some(*number),
-            Some(Avro::Float(number)) => Some(f64::from(*number)),
-            Some(_) | None => None,
-        })
+        Ok(if let Value::Double(number) = self.get(name, FieldType::Double)? { number } else { 0.0 })
     }
 
     /// A text.
     pub(super) fn text(&self, name: &str) -> Result<String, String> {
-        let text = |value: Option<&Avro>| {
-            if let Some(Avro::String(text)) = value { Some(text.clone()) } else { None }
-        };
-        self.get(name, FieldType::String, text)
+        Ok(if let Value::String(text) = self.get(name, FieldType::String)? { text } else { String::new() })
     }
 
     /// The command in it.
@@ -368,17 +366,8 @@ impl Record {
             seq_num: SeqNum(self.int("private_seqNum")?),
             sent: Tai(self.double("private_sndStamp")?),
         };
-        let mut params = Vec::new();
-        for field in parameters(name) {
-            let value = match field.kind {
-                FieldType::String => Value::String(self.text(field.name)?),
-                FieldType::Int => Value::Int(self.int(field.name)?),
-                FieldType::Float | FieldType::Double => Value::Double(self.double(field.name)?),
-                // No command has one.
-                FieldType::Boolean => continue,
-            };
-            params.push((field.name.to_owned(), Some(value)));
-        }
+        let value = |field: &Field| Ok((field.name.to_owned(), Some(self.get(field.name, field.kind)?)));
+        let params = parameters(name).iter().map(value).collect::<Result<Vec<_>, String>>()?;
         Ok(Command { sender, kind: sal::command::parse(name.as_str(), params) })
     }
 }

@@ -1,16 +1,15 @@
 //! The thread that joins and then writes; and what becomes of what it wrote.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, ThreadedProducer};
 
-use super::client::{Context, reason};
-use super::outbox::{Fate, HEARTBEAT, Outgoing, Refusal};
-use super::topics::{self, Ranges};
+use super::client::{Context, is_final, reason};
+use super::outbox::{Entry, HEARTBEAT};
+use super::topics::{self, Ranges, Stamps};
 use super::trouble::Kind;
 use super::watch::{self, Readers};
 use super::wire::{Header, Topic};
@@ -32,7 +31,7 @@ pub(super) fn run(
     readers: Readers,
 ) {
     let Some((ranges, stamps)) = shared.persist(|| join(&shared, &readers)) else { return };
-    shared.troubles.over(&[Kind::Broker, Kind::Authentication], "");
+    shared.troubles.over(Kind::Broker, "");
     let (brokers, subname) = (&shared.options.brokers, &shared.options.topic_subname);
     log::info!("Kafka: at {brokers} as {} of lsst.{subname}", shared.identity());
     compare_clock(&stamps);
@@ -41,9 +40,6 @@ pub(super) fn run(
     Writer { shared, producer, woken, stamps }.write();
 }
 
-/// The last stamps of our topics, of the previous run.
-type Stamps = BTreeMap<Topic, f64>;
-
 /// Finds or makes topics and schemas, and begins to read the heartbeats from now on.
 fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), String> {
     // The commands' consumer asks, so that it is connected and knows its topics when their time comes.
@@ -51,8 +47,10 @@ fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), Str
     shared.choose_schemas()?;
     // Only now: a registry may be slow, and what is sent meanwhile is not for us.
     let ranges = topics::ready(shared, &readers.commands)?;
-    let stamps = topics::last_stamps(shared, &readers.commands, &ranges)?;
-    topics::assign(shared, &readers.watched, &topics::ends(&ranges, topics::is_watched))?;
+    let watched = topics::ends(&ranges, topics::is_watched);
+    let stamps = topics::last_stamps(shared, &readers.commands, &ranges)
+        .and_then(|stamps| topics::assign(shared, &readers.watched, &watched).map(|()| stamps));
+    let stamps = stamps.map_err(|error| format!("our topics cannot be read: {}", reason(&error)))?;
     Ok((ranges, stamps))
 }
 
@@ -82,8 +80,8 @@ impl Writer {
         loop {
             let now = Instant::now();
             let next = self.shared.outbox.queue().take(now);
-            if let Some(outgoing) = next {
-                self.hand_over(&outgoing);
+            if let Some(entry) = next {
+                self.hand_over(&entry);
                 continue;
             }
             let mut sleep = SLEEP;
@@ -98,18 +96,18 @@ impl Writer {
         }
     }
 
-    fn hand_over(&mut self, Outgoing { id, seq_num, message }: &Outgoing) {
-        let topic = message.topic;
+    fn hand_over(&mut self, Entry { id, message, .. }: &Entry) {
+        let (topic, seq_num) = (message.topic, message.seq_num.unwrap_or_default());
         let Some(writer) = self.shared.schemas.writer(topic) else {
             // It was just taken away: the outbox keeps the rest by itself.
-            self.shared.outbox.change(|queue| queue.refused(*id, Refusal::Later, Instant::now()));
+            self.shared.outbox.change(|queue| queue.postpone(*id, Instant::now()));
             return;
         };
         let sent = self.stamp(topic);
         let header = Header {
             index: self.shared.index,
             sent: Tai(sent),
-            seq_num: *seq_num,
+            seq_num,
             identity: &self.shared.identity(),
             origin: self.shared.origin,
         };
@@ -123,7 +121,7 @@ impl Writer {
             }
         };
         if topic == HEARTBEAT {
-            self.shared.own.add(sent, *seq_num, Moment::now());
+            self.shared.own.add(sent, seq_num, Moment::now());
         }
         let (name, key) = (self.shared.name(topic), topic.key(self.shared.index));
         let record = BaseRecord::with_opaque_to(&name, *id).key(&key).payload(&bytes);
@@ -151,8 +149,8 @@ impl Shared {
     pub(super) fn delivered(&self, id: usize, partition: i32, offset: i64) {
         let Some(message) = self.outbox.change(|queue| queue.delivered(id)) else { return };
         self.reaches((message.topic, partition), offset.saturating_add(1));
-        self.troubles.over(&[Kind::Topic], &self.name(message.topic));
-        self.troubles.over(&[Kind::Broker, Kind::Authentication], "");
+        self.troubles.over(Kind::Topic, &self.name(message.topic));
+        self.troubles.over(Kind::Broker, "");
         let Some(receipt) = message.receipt else { return };
         let input = KafkaInput::Delivered(receipt);
         // The main loop waits for us when it ends; what does not reach it then, the next run publishes again.
@@ -168,35 +166,16 @@ impl Shared {
 
     /// This message was not delivered.
     pub(super) fn refused(&self, id: usize, error: &KafkaError) {
-        let refused = self.outbox.change(|queue| queue.refused(id, refusal(error), Instant::now()));
-        let Some((topic, fate)) = refused else { return };
-        let (name, why) = (self.name(topic), reason(error));
-        match fate {
-            Fate::Kept if self.is_closing() => {}
-            Fate::Kept => {
+        let why = reason(error);
+        if !is_final(error) {
+            let Some(topic) = self.outbox.change(|queue| queue.postpone(id, Instant::now())) else { return };
+            let name = self.name(topic);
+            if !self.is_closing() {
                 self.troubles.report(Kind::Topic, &name, &format!("topic {name} cannot be written: {why}"));
             }
-            Fate::Minimal => {
-                log::error!(
-                    "Kafka: a message for {name} was refused ({why}); its minimal form is sent instead"
-                );
-            }
-            Fate::Dropped => log::error!("Kafka: a message for {name} was refused ({why}); it is lost"),
+        } else if let Some((topic, is_lost)) = self.outbox.change(|queue| queue.reduce(id, Instant::now())) {
+            let fate = if is_lost { "it is lost" } else { "its minimal form is sent instead" };
+            log::error!("Kafka: a message for {} was refused ({why}); {fate}", self.name(topic));
         }
-    }
-}
-
-/// Whether a message may be taken later.
-fn refusal(error: &KafkaError) -> Refusal {
-    match error.rdkafka_error_code() {
-        Some(
-            RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::InvalidMessageSize
-            | RDKafkaErrorCode::MessageBatchTooLarge
-            | RDKafkaErrorCode::InvalidMessage
-            | RDKafkaErrorCode::InvalidRecord
-            | RDKafkaErrorCode::InvalidTimestamp,
-        ) => Refusal::Never,
-        Some(_) | None => Refusal::Later,
     }
 }

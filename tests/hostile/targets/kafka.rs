@@ -66,14 +66,14 @@ fn answer(schema: &str) -> Vec<u8> {
 fn use_registry(registry: &Registry, datum: &[u8]) {
     let execute = Topic::Command(CommandName::Execute);
     if let Err(failure) = registry.reader(execute, "x-value") {
-        check_reason(failure.reason());
+        check_reason(&failure.to_string());
     }
     let value = [&[0], ID.to_be_bytes().as_slice(), datum].concat();
     check_taken(execute, take(registry, execute, Some(&value), SalIndex::Latiss));
     // Where the schema does not fit, ours is registered, and has its number from then on.
     match registry.writer(Topic::Event(EventName::SummaryState), "x-value") {
         Ok(writer) => write(&writer),
-        Err(failure) => check_reason(failure.reason()),
+        Err(failure) => check_reason(&failure.to_string()),
     }
 }
 
