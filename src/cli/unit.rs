@@ -154,7 +154,6 @@ fn unquoted(value: &str) -> &str {
 mod tests {
     use super::*;
     use crate::csc::state::SummaryState;
-    use crate::daemon::options::InitialState;
 
     #[test]
     fn what_systemctl_shows_is_understood() {
@@ -165,7 +164,7 @@ mod tests {
         let mut unit = Unit { name: "ocps@2".to_owned(), ..Unit::default() };
         unit.read_command_line(shown);
         assert_eq!(unit.start.index, Some(SalIndex::LsstComCam));
-        assert_eq!(unit.start.state, InitialState::At(SummaryState::Enabled));
+        assert_eq!(unit.start.goal.state, Some(SummaryState::Enabled));
         let set: Vec<String> = environment(shown).collect();
         assert_eq!(set, ["LSST_SITE=summit", "TWO=a b"]);
         assert_eq!(property(shown, "EnvironmentFiles").count(), 2);

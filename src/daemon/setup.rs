@@ -6,7 +6,6 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Failure;
 use super::options::RunArgs;
@@ -38,6 +37,8 @@ pub(super) struct Setup {
     pub(super) settings: Settings,
     /// The keys that the toml gives.
     pub(super) keys: Keys,
+    /// Whether the command line chose the log level, so that the toml does not.
+    pub(super) log_level_fixed: bool,
     pub(super) index: SalIndex,
     pub(super) socket: Candidates,
     /// None without a journal: in a simulation that is not to keep anything, or where it is off.
@@ -59,11 +60,11 @@ pub(super) enum KafkaPlan {
 pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 impl KafkaPlan {
-    /// How long the start waits for Kafka.
-    pub(super) fn start_timeout(&self) -> Duration {
+    /// Why there is no Kafka although it is wanted.
+    pub(super) fn problem(&self) -> Option<&str> {
         match self {
-            Self::On(options) => options.start_timeout,
-            Self::Off | Self::Impossible(_) => Duration::ZERO,
+            Self::Impossible(problem) => Some(problem),
+            Self::Off | Self::On(_) => None,
         }
     }
 }
@@ -74,29 +75,34 @@ impl Setup {
         let config = config(args, env);
         let read = Settings::load_with_keys(config.as_deref());
         let (settings, keys) = read.map_err(|error| Failure::Configuration(error.to_string()))?;
-        Self::with(args, env, config, settings, keys)
+        let (setup, failures) = Self::with(args, env, config, settings, keys);
+        failures.into_iter().next().map_or(Ok(setup), Err)
     }
 
+    /// Also returns what is missing; the rest is as if there were something harmless instead.
     fn with(
         args: &RunArgs,
         env: Env<'_>,
         config: Option<PathBuf>,
         mut settings: Settings,
         keys: Keys,
-    ) -> Result<Self, Failure> {
+    ) -> (Self, Vec<Failure>) {
+        let mut failures = Vec::new();
         settings.log.level = args.log_level.unwrap_or(settings.log.level);
-        let index = index(args, &settings)?;
+        let index = noted(index(args, &settings), &mut failures).unwrap_or(SalIndex::Latiss);
         let user = socket_path::User::current();
         let socket = socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, user);
-        let state_dir = state_dir(args, &settings, env)?;
+        let state_dir = noted(state_dir(args, &settings, env), &mut failures).flatten();
         let reader = Reader {
             dir: component::directory(args.config_dir.as_deref(), &settings, env),
             site: component::site(&settings, env),
             index,
             simulated: args.simulate,
         };
-        let kafka = kafka_plan(args, &settings, env)?;
-        Ok(Self { config, settings, keys, index, socket, state_dir, reader, kafka })
+        let kafka = noted(kafka_plan(args, &settings, env), &mut failures).unwrap_or(KafkaPlan::Off);
+        let log_level_fixed = args.log_level.is_some();
+        let setup = Self { config, settings, keys, log_level_fixed, index, socket, state_dir, reader, kafka };
+        (setup, failures)
     }
 
     /// The journal, if one is kept. A simulation never writes to the real one.
@@ -190,25 +196,17 @@ pub struct Findings {
 pub fn check(args: &RunArgs, env: Env<'_>) -> Findings {
     let config = config(args, env);
     let (settings, _, _) = Settings::examine(config.as_deref());
-    let mut problems: Vec<String> = [
-        index(args, &settings).err(),
-        state_dir(args, &settings, env).err(),
-        kafka_plan(args, &settings, env).err(),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|failure| failure.to_string())
-    .collect();
     let index = args.index.or(settings.index);
-    let site = component::site(&settings, env);
-    let config_dir =
-        component::directory(args.config_dir.as_deref(), &settings, env).filter(|_| !args.simulate);
-    // What concerns no index is found without one too.
-    let any = RunArgs { index: index.or(Some(SalIndex::Latiss)), ..args.clone() };
-    if let Ok(setup) = Setup::with(&any, env, config.clone(), settings, Keys::default()) {
-        problems.extend(setup.problems(args, env));
-    }
-    Findings { config, index, site, config_dir, problems }
+    let (setup, failures) = Setup::with(args, env, config, settings, Keys::default());
+    let mut problems: Vec<String> = failures.iter().map(Failure::to_string).collect();
+    problems.extend(setup.problems(args, env));
+    let Reader { dir, site, .. } = setup.reader;
+    Findings { config: setup.config, index, site, config_dir: dir.filter(|_| !args.simulate), problems }
+}
+
+/// The value; a failure is put to the others.
+fn noted<T>(result: Result<T, Failure>, failures: &mut Vec<Failure>) -> Option<T> {
+    result.map_err(|failure| failures.push(failure)).ok()
 }
 
 impl Setup {
@@ -230,8 +228,8 @@ impl Setup {
             problems.extend(Access::new(&self.settings.redis, env).check().err());
         }
         // The directory's files are checked apart, but not as of a commit, nor whether there is one at all.
-        if self.reader.dir.is_none() || args.override_name.is_some() {
-            let override_name = args.override_name.as_deref().unwrap_or_default();
+        if self.reader.dir.is_none() || args.goal.override_name.is_some() {
+            let override_name = args.goal.override_name.as_deref().unwrap_or_default();
             problems.extend(self.reader.read(override_name).err().map(|error| error.to_string()));
         }
         let log_dir = self.settings.log.file.as_deref().and_then(Path::parent);

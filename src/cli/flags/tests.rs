@@ -56,8 +56,7 @@ fn run_takes_an_index_and_flags_in_any_order() {
     let expected = RunArgs {
         index: Some(SalIndex::LsstComCam),
         simulate: true,
-        state: InitialState::At(SummaryState::Enabled),
-        override_name: Some("a.yaml:v1".into()),
+        goal: Goal { state: Some(SummaryState::Enabled), override_name: Some("a.yaml:v1".into()) },
         config_dir: Some("c".into()),
         config: Some("t.toml".into()),
         socket: Some("s".into()),
@@ -70,10 +69,10 @@ fn run_takes_an_index_and_flags_in_any_order() {
 
 #[test]
 fn values_are_taken_in_any_case_or_refused() {
-    let state = |name| run(&["ocps", "run", "--state", name]).state;
-    assert_eq!(state("Disabled"), InitialState::At(SummaryState::Disabled));
-    assert_eq!(state("ENABLED"), InitialState::At(SummaryState::Enabled));
-    assert_eq!(state("Resume"), InitialState::Resume);
+    let state = |name| run(&["ocps", "run", "--state", name]).goal.state;
+    assert_eq!(state("Disabled"), Some(SummaryState::Disabled));
+    assert_eq!(state("ENABLED"), Some(SummaryState::Enabled));
+    assert_eq!(state("Resume"), None);
     for (name, level) in [("10", 10), ("debug", 10), ("INFO", 20), ("warning", 30), ("40", 40)] {
         assert_eq!(run(&["ocps", "run", "--loglevel", name]).log_level, Some(level));
     }
