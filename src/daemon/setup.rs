@@ -90,8 +90,8 @@ impl Setup {
         let mut failures = Vec::new();
         settings.log.level = args.log_level.unwrap_or(settings.log.level);
         let index = noted(index(args, &settings), &mut failures).unwrap_or(SalIndex::Latiss);
-        let user = socket_path::User::current();
-        let socket = socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, user);
+        let uid = rustix::process::geteuid().as_raw();
+        let socket = socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, uid);
         let state_dir = noted(state_dir(args, &settings, env), &mut failures).flatten();
         let reader = Reader {
             dir: component::directory(args.config_dir.as_deref(), &settings, env),

@@ -25,22 +25,6 @@ const FILE: &str = "ocps.sock";
 /// What others may do with a directory.
 const OF_OTHERS: u32 = 0o077;
 
-/// Who runs this process: the number of the user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User(pub u32);
-
-impl User {
-    /// The user of this process.
-    #[must_use]
-    pub fn current() -> Self {
-        Self(rustix::process::geteuid().as_raw())
-    }
-
-    fn is_root(self) -> bool {
-        self.0 == 0
-    }
-}
-
 /// Paths that are tried, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Candidates {
@@ -90,7 +74,7 @@ impl Place {
         let found = fs::symlink_metadata(dir)?;
         let problem = if !found.is_dir() {
             "it is no directory"
-        } else if found.uid() != User::current().0 {
+        } else if found.uid() != rustix::process::geteuid().as_raw() {
             "it belongs to another user"
         } else if found.mode() & OF_OTHERS != 0 {
             "others may use it"
@@ -111,11 +95,11 @@ impl Place {
 /// The paths at which the daemon tries to listen; the first usable one is taken.
 ///
 /// In this order: `flag` (`--socket`), `OCPS_SOCKET`, `setting` (the toml's), `$RUNTIME_DIRECTORY` as systemd
-/// sets it: each of these is the only one. Otherwise for root `/run/ocps/ocps.sock`, for others
+/// sets it: each of these is the only one. Otherwise for root (user 0) `/run/ocps/ocps.sock`, for others
 /// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that is not usable, as in a container, `ocps-<uid>/ocps.sock` in
 /// `$TMPDIR` or `/tmp`.
 #[must_use]
-pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, user: User) -> Candidates {
+pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, uid: u32) -> Candidates {
     if let Some(path) = named(flag, setting, env) {
         return Candidates::Named(path);
     }
@@ -124,8 +108,8 @@ pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, user
     if let Some(first) = env::split_paths(&directories).find(|dir| !dir.as_os_str().is_empty()) {
         return Candidates::Named(first.join(FILE));
     }
-    let runtime = if user.is_root() { Some(system("ocps")) } else { of_user("ocps", env) };
-    Candidates::Usual(runtime.into_iter().chain(temporary(env, user)).collect())
+    let runtime = if uid == 0 { Some(system("ocps")) } else { of_user("ocps", env) };
+    Candidates::Usual(runtime.into_iter().chain(temporary(env, uid)).collect())
 }
 
 /// The paths at which a client tries to reach a daemon.
@@ -138,20 +122,20 @@ pub fn of_client(
     setting: Option<&Path>,
     index: Option<SalIndex>,
     env: Env<'_>,
-    user: User,
+    uid: u32,
 ) -> Candidates {
     if let Some(path) = named(flag, setting, env) {
         return Candidates::Named(path);
     }
-    let own = |directory: &str| if user.is_root() { None } else { of_user(directory, env) };
+    let own = |directory: &str| if uid == 0 { None } else { of_user(directory, env) };
     let mut places = Vec::new();
     if let Some(instance) = index.map(|index| format!("ocps-{}", index.number())) {
         places.extend(own(&instance));
         places.push(system(&instance));
     }
     places.extend(own("ocps"));
-    let mut others = temporary(env, user);
-    others.insert(if user.is_root() { 0 } else { others.len() }, system("ocps"));
+    let mut others = temporary(env, uid);
+    others.insert(if uid == 0 { 0 } else { others.len() }, system("ocps"));
     places.extend(others);
     Candidates::Usual(places)
 }
@@ -173,8 +157,8 @@ fn of_user(directory: &str, env: Env<'_>) -> Option<Place> {
     set(env, "XDG_RUNTIME_DIR").map(|runtime| Place::Runtime(runtime.join(directory).join(FILE)))
 }
 
-fn temporary(env: Env<'_>, user: User) -> Vec<Place> {
-    let private = format!("ocps-{}", user.0);
+fn temporary(env: Env<'_>, uid: u32) -> Vec<Place> {
+    let private = format!("ocps-{}", uid);
     let usual = PathBuf::from("/tmp");
     // A relative one is another directory for each process.
     let chosen = set(env, "TMPDIR").filter(|dir| dir.is_absolute() && *dir != usual);
@@ -193,8 +177,8 @@ mod tests {
         }
     }
 
-    const ROOT: User = User(0);
-    const OTHER: User = User(7);
+    const ROOT: u32 = 0;
+    const OTHER: u32 = 7;
 
     /// Temporary ones begin with a question mark.
     fn usual(paths: &[&str]) -> Candidates {

@@ -240,8 +240,8 @@ fn help_is_complete_and_fits_in_80_columns() {
         let text = help(name);
         for command in CommandName::ALL {
             assert!(text.contains(&format!("\n  {}\n", command.as_str())));
-            for field in parameters(command) {
-                assert!(words_of(&text).contains(&format!(" {}= ", field.name)), "{}", field.name);
+            for (name, _) in parameters(command) {
+                assert!(words_of(&text).contains(&format!(" {name}= ")), "{name}");
             }
         }
     }
@@ -329,7 +329,7 @@ fn choices(name: &str) -> Vec<String> {
         "run" | "--index" => words(&["1", "2", "3", "101", "LATISS", "LSSTComCam", "LSSTCam", "RA"]),
         "send" => {
             let fields = CommandName::ALL.into_iter().flat_map(parameters);
-            let fields = fields.map(|field| format!("{}=", field.name));
+            let fields = fields.map(|(name, _)| format!("{name}="));
             CommandName::ALL.iter().map(|command| command.as_str().to_owned()).chain(fields).collect()
         }
         "state" => crate::cli::state::GOALS.iter().map(|(name, _)| (*name).to_owned()).collect(),

@@ -65,17 +65,17 @@ impl Topic {
     }
 
     /// Its own fields, those that follow the private ones.
-    fn own(self) -> Vec<Column> {
+    fn own(self) -> &'static [Column] {
         match self {
-            Self::Command(name) => parameters(name).iter().map(|field| (field.name, field.kind)).collect(),
-            Self::Ack => ACK.to_vec(),
-            Self::Event(name) => name.columns().to_vec(),
+            Self::Command(name) => parameters(name),
+            Self::Ack => ACK,
+            Self::Event(name) => name.columns(),
         }
     }
 
     /// All its fields.
     fn columns(self) -> Vec<Column> {
-        PRIVATE.iter().copied().chain(self.own()).collect()
+        [PRIVATE, self.own()].concat()
     }
 
     /// Whether a schema is one of this topic, as its record is named; the namespace may be missing.
@@ -184,7 +184,7 @@ impl Writer {
         let rev_code = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         let writer = Self { id, schema, rev_code };
         // A default may still be none of its type.
-        let own = topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect();
+        let own = topic.own().iter().map(|&(name, kind)| (name, sample(kind))).collect();
         writer.message(&SAMPLE, &own).map(|_| writer)
     }
 
@@ -369,15 +369,15 @@ impl Record {
             sent: Tai(self.double("private_sndStamp")?),
         };
         let mut params = Vec::new();
-        for field in parameters(name) {
-            let value = match field.kind {
-                FieldType::String => Value::String(self.text(field.name)?),
-                FieldType::Int => Value::Int(self.int(field.name)?),
-                FieldType::Float | FieldType::Double => Value::Double(self.double(field.name)?),
+        for (field, kind) in parameters(name) {
+            let value = match kind {
+                FieldType::String => Value::String(self.text(field)?),
+                FieldType::Int => Value::Int(self.int(field)?),
+                FieldType::Float | FieldType::Double => Value::Double(self.double(field)?),
                 // No command has one.
                 FieldType::Boolean => continue,
             };
-            params.push((field.name.to_owned(), Some(value)));
+            params.push(((*field).to_owned(), Some(value)));
         }
         Ok(Command { sender, kind: sal::command::parse(name.as_str(), params) })
     }
