@@ -24,7 +24,7 @@ use crate::csc::event::Event as SalEvent;
 use crate::csc::record::{Receipt, Record};
 use crate::csc::report::JobReport;
 use crate::csc::time::Time;
-use crate::csc::{Csc, Effect, Input, Watching};
+use crate::csc::{Csc, Effect, Input};
 use crate::journal::Journal;
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
@@ -357,11 +357,7 @@ impl Daemon {
                 }
             }
             Effect::WatchConfigurations(watching) => {
-                let request = match watching {
-                    Watching::On => ConfigRequest::Watch,
-                    Watching::Off => ConfigRequest::Unwatch,
-                };
-                if let Err(reason) = self.configure(request) {
+                if let Err(reason) = self.configure(ConfigRequest::Watch(watching)) {
                     log::warn!("{reason}: not watched");
                 }
             }

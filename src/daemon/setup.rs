@@ -15,6 +15,7 @@ use crate::backend::rapid_analysis::{RapidAnalysis, access::Access};
 use crate::backend::simulated::Simulated;
 use crate::backend::uws::Uws;
 use crate::clock;
+use crate::config::Env;
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
 use crate::config::settings::{self, Keys, Settings};
@@ -23,7 +24,7 @@ use crate::csc::id::SalIndex;
 use crate::journal::{Identity, Limits};
 use crate::transport::kafka::Kafka;
 use crate::transport::socket;
-use crate::transport::socket_path::{self, Candidates};
+use crate::transport::socket_path::{self, Place};
 
 /// File systems by their numbers in `linux/magic.h`.
 const OVERLAYFS: u32 = 0x794c_7630;
@@ -40,7 +41,7 @@ pub(super) struct Setup {
     /// Whether the command line chose the log level, so that the toml does not.
     pub(super) log_level_fixed: bool,
     pub(super) index: SalIndex,
-    pub(super) socket: Candidates,
+    pub(super) socket: Vec<Place>,
     /// None without a journal: in a simulation that is not to keep anything, or where it is off.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) reader: Reader,
@@ -55,9 +56,6 @@ pub(super) enum KafkaPlan {
     Impossible(String),
     On(Box<Options>),
 }
-
-/// A variable of the environment; one that is empty counts as not set.
-pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 impl KafkaPlan {
     /// Why there is no Kafka although it is wanted.
@@ -214,7 +212,7 @@ impl Setup {
     #[cfg_attr(not(feature = "redis"), allow(unused_variables, reason = "only Redis asks the environment"))]
     fn problems(&self, args: &RunArgs, env: Env<'_>) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Candidates::Named(path) = &self.socket {
+        if let [Place::Named(path)] = self.socket.as_slice() {
             problems.extend(socket::check_path(path).err());
         }
         match &self.kafka {
