@@ -21,7 +21,6 @@ use crate::config::kafka::{self, Options, Problem};
 use crate::config::settings::{self, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
-use crate::journal::{Identity, Limits};
 use crate::transport::kafka::Kafka;
 use crate::transport::socket;
 use crate::transport::socket_path::{self, Place};
@@ -87,7 +86,8 @@ impl Setup {
     ) -> (Self, Vec<Failure>) {
         let mut failures = Vec::new();
         settings.log.level = args.log_level.unwrap_or(settings.log.level);
-        let index = noted(index(args, &settings), &mut failures).unwrap_or(SalIndex::Latiss);
+        let index = noted(args.index.or(settings.index).ok_or_else(no_index), &mut failures)
+            .unwrap_or(SalIndex::Latiss);
         let uid = rustix::process::geteuid().as_raw();
         let socket = socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, uid);
         let state_dir = noted(state_dir(args, &settings, env), &mut failures).flatten();
@@ -103,17 +103,21 @@ impl Setup {
         (setup, failures)
     }
 
-    /// The journal, if one is kept. A simulation never writes to the real one.
-    pub(super) fn journal(&self) -> Option<(PathBuf, Identity, Limits)> {
-        let simulated = self.reader.simulated;
-        let path = self.state_dir.as_deref()?.join(if simulated { "simulated.db" } else { "journal.db" });
-        Some((path, Identity { index: self.index, simulated }, Limits::new(self.settings.history)))
-    }
-
-    /// What is wrong with the state directory, once it is there; a simulation's need not last.
+    /// Why the state directory, once it is there, does not outlive the container or the machine, by its file system; a
+    /// simulation's need not.
     pub(super) fn state_dir_problem(&self) -> Option<&'static str> {
         let dir = self.state_dir.as_deref().filter(|_| !self.reader.simulated)?;
-        let problem = transience(dir)?;
+        // A number of 32 bits, whatever its type.
+        let problem = match rustix::fs::statfs(dir).ok()?.f_type as u32 {
+            OVERLAYFS => {
+                "it is on an overlay, as the root of a container is: its jobs do not survive the container; mount a \
+                 volume there"
+            }
+            TMPFS | RAMFS => {
+                "it is in memory: its jobs survive neither the container nor a reboot; mount a volume there"
+            }
+            _ => return None,
+        };
         log::warn!("the state directory {}: {problem}", dir.display());
         Some(problem)
     }
@@ -258,10 +262,8 @@ fn config(args: &RunArgs, env: Env<'_>) -> Option<PathBuf> {
     args.config.clone().or_else(|| settings::of_unit(env))
 }
 
-fn index(args: &RunArgs, settings: &Settings) -> Result<SalIndex, Failure> {
-    args.index.or(settings.index).ok_or_else(|| {
-        Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
-    })
+fn no_index() -> Failure {
+    Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
 }
 
 /// The journal is all that is kept there.
@@ -298,19 +300,4 @@ fn default_state_dir(env: Env<'_>) -> Result<PathBuf, Failure> {
                 "give --state-dir, set HOME, or do without a journal (journal = \"off\" in ocps.toml)";
             Failure::Other(format!("no state directory: {remedy}"))
         })
-}
-
-/// Why a state directory does not outlive the container or the machine, by its file system.
-fn transience(dir: &Path) -> Option<&'static str> {
-    // A number of 32 bits, whatever its type.
-    match rustix::fs::statfs(dir).ok()?.f_type as u32 {
-        OVERLAYFS => Some(
-            "it is on an overlay, as the root of a container is: its jobs do not survive the container; mount a volume \
-             there",
-        ),
-        TMPFS | RAMFS => {
-            Some("it is in memory: its jobs survive neither the container nor a reboot; mount a volume there")
-        }
-        _ => None,
-    }
 }

@@ -260,8 +260,8 @@ impl Kafka {
 
     /// Publishes an event; its delivery is reported with [`KafkaInput::Delivered`].
     pub fn publish(&self, event: &Event, receipt: Option<Receipt>) {
-        let topic = Topic::Event(sal::event::topic(event));
-        let message = Message { topic, seq_num: None, own: sal::event::fields(event), receipt };
+        let (name, own) = sal::event::parts(event);
+        let message = Message { topic: Topic::Event(name), seq_num: None, own, receipt };
         self.shared.outbox.change(|queue| queue.push(message));
     }
 

@@ -213,7 +213,7 @@ impl Watch {
 
     /// Writes the first heartbeat and reads all up to it.
     fn claim(&mut self) -> Result<(), Ended> {
-        let own = sal::event::fields(&Event::Heartbeat);
+        let (_, own) = sal::event::parts(&Event::Heartbeat);
         self.shared.outbox.change(|queue| {
             queue.push(Message { topic: HEARTBEAT, seq_num: None, own, receipt: None });
             queue.gate = Gate::Heartbeats;
