@@ -52,7 +52,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let (journal, recovered) = open_journal(&setup)?;
     let state_dir_problem = setup.state_dir_problem();
     let (hub, clients) = open_socket(&setup)?;
-    let (kafka, inputs, commands) = start_kafka(&setup)?;
+    let (kafka, (inputs, commands)) = start_kafka(&setup)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let (connections, capacity) =
         (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
@@ -125,20 +125,23 @@ fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Recovered), Failure> 
     Ok((Some(journal), recovered))
 }
 
+/// What comes over Kafka.
+type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
+
 /// Kafka, and what comes over it.
-fn start_kafka(setup: &Setup) -> Result<(Option<Kafka>, Receiver<KafkaInput>, Receiver<Command>), Failure> {
+fn start_kafka(setup: &Setup) -> Result<(Option<Kafka>, FromKafka), Failure> {
     let options = match &setup.kafka {
-        KafkaPlan::Off => return Ok((None, never(), never())),
+        KafkaPlan::Off => return Ok((None, (never(), never()))),
         KafkaPlan::Impossible(problem) => {
             log::error!("no Kafka, only the local socket: {problem}");
-            return Ok((None, never(), never()));
+            return Ok((None, (never(), never())));
         }
         KafkaPlan::On(options) => options.as_ref().clone(),
     };
     let (sender, inputs) = bounded(KAFKA_QUEUE);
     let (taker, commands) = bounded(KAFKA_QUEUE);
     let kafka = Kafka::start(options, setup.index, sender, taker).map_err(Failure::Configuration)?;
-    Ok((Some(kafka), inputs, commands))
+    Ok((Some(kafka), (inputs, commands)))
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "as `map_err` wants it")]
