@@ -28,7 +28,7 @@ fn questions_are_answered_during_the_start_and_commands_wait_for_its_end() {
     let mut client = daemon.connect();
     let status = client.query("status");
     assert_eq!((&status["state"], &status["starting"]), (&json!("STANDBY"), &json!(true)));
-    assert!(home.client(&["status"]).stdout.contains("\nstart          under way"));
+    assert!(home.client(&["status"]).stdout.contains("\nstart          in progress"));
     assert_eq!(client.query("jobs"), json!([]));
     let seqs: Vec<i32> =
         (0..EARLY_MAX).map(|level| client.send("setLogLevel", &json!({ "level": 20 + level }))).collect();
