@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use serde::Serialize;
 use simplelog::{CombinedLogger, Config, SharedLogger};
 
 use crate::clock;
@@ -41,17 +40,11 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Logs {
     jobs: Sender<Job>,
-    report: Arc<Mutex<LogReport>>,
+    problem: Problem,
 }
 
-/// The state of the log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LogReport {
-    /// Its file; none: standard error.
-    pub file: Option<PathBuf>,
-    /// Why lines are lost, or are written to a file that was moved away, in one line.
-    pub problem: Option<String>,
-}
+/// Why lines are lost, or are written to a file that was moved away, in one line.
+type Problem = Arc<Mutex<Option<String>>>;
 
 /// Takes a line of the log with its message, which may have several lines but is no longer than others, and Python's
 /// number of its level. It must not wait.
@@ -72,17 +65,17 @@ impl Logs {
         let failed = |error: &dyn std::fmt::Display| format!("cannot begin to log: {error}");
         CombinedLogger::init(vec![Box::new(logger)]).map_err(|error| failed(&error))?;
         set_level(level);
-        let report = Arc::new(Mutex::new(LogReport { file: file.map(Path::to_owned), problem: None }));
-        let mut writer = LineWriter { file: opened, lost, report: report.clone(), checked: Instant::now() };
+        let problem = Problem::default();
+        let mut writer = LineWriter { file: opened, lost, problem: problem.clone(), checked: Instant::now() };
         let write = move || writer.run(&jobs);
         thread::Builder::new().name("log".to_owned()).spawn(write).map_err(|error| failed(&error))?;
-        Ok(Self { jobs: sender, report })
+        Ok(Self { jobs: sender, problem })
     }
 
-    /// The state of the log.
+    /// Why lines are lost, or are written to a file that was moved away, in one line.
     #[must_use]
-    pub fn report(&self) -> LogReport {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Opens the file again, which may have been moved away.
@@ -219,7 +212,7 @@ struct LineWriter {
     /// None: standard error.
     file: Option<(File, PathBuf)>,
     lost: Arc<AtomicU64>,
-    report: Arc<Mutex<LogReport>>,
+    problem: Problem,
     /// When the file was last checked.
     checked: Instant,
 }
@@ -261,7 +254,7 @@ impl LineWriter {
     }
 
     fn set_problem(&self, problem: Option<String>) {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).problem = problem;
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
     fn reopen(&mut self) {

@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
 
 /// A tick: the deadline set last is reached. A stale one is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,17 +21,16 @@ pub fn start() -> io::Result<(Sender<Instant>, Receiver<Tick>)> {
     // A second tick would say nothing that the waiting one does not.
     let (tick, ticks) = bounded(1);
     thread::Builder::new().name("timer".to_owned()).spawn(move || {
-        let Ok(mut next) = deadline.recv() else { return };
+        let mut due = never();
         loop {
-            match deadline.recv_deadline(next) {
-                Ok(newer) => next = newer,
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
+            select! {
+                recv(deadline) -> next => match next {
+                    Ok(next) => due = at(next),
+                    Err(_) => return,
+                },
+                recv(due) -> _ => {
                     let _ = tick.try_send(Tick);
-                    match deadline.recv() {
-                        Ok(newer) => next = newer,
-                        Err(_) => return,
-                    }
+                    due = never();
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::unbounded;
 use ocps::config::component::Reader;
 use ocps::config::watcher::{ConfigRequest, ConfigResult, spawn};
+use ocps::csc::Watching;
 use ocps::csc::id::SalIndex;
 use tempfile::TempDir;
 
@@ -315,7 +316,7 @@ fn the_watcher_reports_edits_commits_and_tags() {
         Ok(ConfigResult::Available(available)) => available.version,
         other => panic!("{other:?}"),
     };
-    to.send(ConfigRequest::Watch).unwrap();
+    to.send(ConfigRequest::Watch(Watching::On)).unwrap();
     assert_eq!(reported(), format!("heads/main-0-g{}", &first[..7]));
     dir.write("sub/_init.yaml", &FLAT.replace("init/", "edited/"));
     assert_eq!(reported(), format!("heads/main-0-g{}-dirty", &first[..7]));

@@ -22,7 +22,7 @@ use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::sal::ack;
-use crate::transport::socket_path::{self, Candidates, Place, User};
+use crate::transport::socket_path::{self, Place};
 
 /// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
 const LINE_MAX: u64 = 64 << 20;
@@ -217,18 +217,14 @@ impl Client {
         let setting = Settings::load(None).ok().and_then(|settings| settings.socket);
         let (socket, index, env) =
             (target.socket.as_deref(), target.index, &|name: &str| std::env::var_os(name));
-        let (places, remedy) =
-            match socket_path::of_client(socket, setting.as_deref(), index, env, User::current()) {
-                Candidates::Named(path) => {
-                    let remedy = format!("ocps run --socket {}", path.display());
-                    (vec![Place::Runtime(path)], remedy)
-                }
-                Candidates::Usual(places) => {
-                    let instance = index.map(|index| format!("@{}", index.number())).unwrap_or_default();
-                    let start = format!("ocps run or systemctl start ocps{instance}");
-                    (places, format!("{start}, or say where it is with --socket PATH"))
-                }
-            };
+        let uid = rustix::process::geteuid().as_raw();
+        let places = socket_path::of_client(socket, setting.as_deref(), index, env, uid);
+        let remedy = if let [Place::Named(path)] = places.as_slice() {
+            format!("ocps run --socket {}", path.display())
+        } else {
+            let instance = index.map(|index| format!("@{}", index.number())).unwrap_or_default();
+            format!("ocps run or systemctl start ocps{instance}, or say where it is with --socket PATH")
+        };
         let mut tried = Vec::new();
         for place in &places {
             let path = place.path().display();

@@ -67,8 +67,7 @@ pub(super) fn command_line(name: &str, words: &[&str]) -> Result<(CommandName, M
         let Some((name, text)) = word.split_once('=').filter(|(name, _)| !name.is_empty()) else {
             return Err(format!("{} is not NAME=VALUE", shown(word)));
         };
-        let field = parameters(command).iter().find(|field| field.name == name);
-        let value = if field.is_some_and(|field| field.kind == FieldType::Int) {
+        let value = if parameters(command).contains(&(name, FieldType::Int)) {
             let number: Result<i32, _> = text.parse();
             number.map_err(|_| format!("{name} must be a 32-bit integer, not {}", shown(text)))?.into()
         } else {

@@ -161,7 +161,6 @@ fn unquoted(value: &str) -> &str {
 mod tests {
     use super::*;
     use crate::csc::state::SummaryState;
-    use crate::daemon::options::InitialState;
 
     fn problems(unit: &Unit) -> Vec<String> {
         unit.report.problems.iter().map(|problem| problem.to_string().replacen(": ", "", 1)).collect()
@@ -176,7 +175,7 @@ mod tests {
         let mut unit = Unit::default();
         unit.read_command_line("ocps@2", shown);
         assert_eq!(unit.start.index, Some(SalIndex::LsstComCam));
-        assert_eq!(unit.start.state, InitialState::At(SummaryState::Enabled));
+        assert_eq!(unit.start.goal.state, Some(SummaryState::Enabled));
         let set: Vec<String> = environment(shown).collect();
         assert_eq!(set, ["LSST_SITE=summit", "TWO=a b"]);
         assert_eq!(property(shown, "EnvironmentFiles").count(), 2);

@@ -39,8 +39,6 @@ pub struct Options {
     pub consumer: Vec<(String, String)>,
     /// More librdkafka settings for the producer.
     pub producer: Vec<(String, String)>,
-    /// How long the start waits for Kafka before it goes on without.
-    pub start_timeout: Duration,
     /// How long the start waits for another instance to end.
     pub start_wait: Duration,
 }
@@ -123,7 +121,6 @@ impl Options {
             broker_client: file("BROKER_CLIENT", &settings.broker_client_configuration)?,
             consumer: file("CONSUMER", &settings.consumer_configuration)?,
             producer: file("PRODUCER", &settings.producer_configuration)?,
-            start_timeout: settings.start_timeout,
             start_wait: settings.start_wait,
         })
     }

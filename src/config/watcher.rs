@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use crate::csc::Watching;
 use crate::csc::configuration::Configuration;
 use crate::csc::event::ConfigurationsAvailable;
 
@@ -40,10 +41,8 @@ pub enum ConfigRequest {
         /// The toml, if it is not the usual one.
         path: Option<PathBuf>,
     },
-    /// Report what is available, now and when it changes.
-    Watch,
-    /// Watch no longer.
-    Unwatch,
+    /// Report what is available, now and when it changes, or no longer.
+    Watch(Watching),
 }
 
 /// What it answers.
@@ -88,8 +87,10 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
                 let read = Settings::load_with_keys(path.as_deref()).map_err(|error| error.to_string());
                 Some(ConfigResult::Settings(Box::new(read)))
             }
-            Ok(ConfigRequest::Watch) => watch.insert(Watch::new(Instant::now())).look(reader, Instant::now()),
-            Ok(ConfigRequest::Unwatch) => {
+            Ok(ConfigRequest::Watch(Watching::On)) => {
+                watch.insert(Watch::new(Instant::now())).look(reader, Instant::now())
+            }
+            Ok(ConfigRequest::Watch(Watching::Off)) => {
                 watch = None;
                 None
             }
@@ -237,7 +238,7 @@ mod tests {
         let ((to, requests), (results, from)) = (unbounded(), unbounded());
         let thread = spawn(reader(dir.path()), requests, results).unwrap();
         assert_eq!(thread.thread().name(), Some("config"));
-        to.send(ConfigRequest::Watch).unwrap();
+        to.send(ConfigRequest::Watch(Watching::On)).unwrap();
         assert!(matches!(from.recv_timeout(wait), Ok(ConfigResult::Available(_))));
         to.send(ConfigRequest::Read { override_name: String::new() }).unwrap();
         let Ok(ConfigResult::Read(Err(reason))) = from.recv_timeout(wait) else { panic!() };
@@ -246,9 +247,9 @@ mod tests {
         let Ok(ConfigResult::Available(available)) = from.recv_timeout(wait) else { panic!() };
         assert_eq!(available.overrides, "x.yaml");
         // A second Watch reports again, changed or not.
-        to.send(ConfigRequest::Watch).unwrap();
+        to.send(ConfigRequest::Watch(Watching::On)).unwrap();
         assert_eq!(from.recv_timeout(wait), Ok(ConfigResult::Available(available)));
-        to.send(ConfigRequest::Unwatch).unwrap();
+        to.send(ConfigRequest::Watch(Watching::Off)).unwrap();
         drop(to);
         thread.join().unwrap();
         assert!(from.try_recv().is_err());
@@ -256,7 +257,7 @@ mod tests {
         let ((to, requests), (results, from)) = (unbounded(), unbounded());
         let thread = spawn(reader(dir.path()), requests, results).unwrap();
         drop(from);
-        to.send(ConfigRequest::Watch).unwrap();
+        to.send(ConfigRequest::Watch(Watching::On)).unwrap();
         thread.join().unwrap();
     }
 }

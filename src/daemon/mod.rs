@@ -10,9 +10,7 @@ mod start;
 mod status;
 pub mod turn;
 
-use std::fmt;
 use std::mem;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -23,11 +21,10 @@ use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, Via};
 use crate::csc::event::Event as SalEvent;
-use crate::csc::id::SalIndex;
 use crate::csc::record::{Receipt, Record};
 use crate::csc::report::JobReport;
 use crate::csc::time::Time;
-use crate::csc::{Csc, Effect, Input, Watching};
+use crate::csc::{Csc, Effect, Input};
 use crate::journal::Journal;
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
@@ -37,7 +34,8 @@ use crate::transport::kafka::Kafka;
 use crate::transport::socket::{ClientInput, Hub};
 use options::RunArgs;
 pub use setup::check;
-use sources::{Event, Signal, Sources, dead_channel};
+use setup::{KafkaPlan, Setup};
+use sources::{Event, Sources, dead_channel};
 use turn::{Step, Turn};
 
 /// A turn that takes longer is logged.
@@ -49,7 +47,8 @@ const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 const FORGOTTEN_NAMED_MAX: usize = 20;
 
 /// Why the daemon did not start.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub enum Failure {
     /// The command line is incomplete.
     Usage(String),
@@ -59,24 +58,13 @@ pub enum Failure {
     Other(String),
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Usage(reason) | Self::Configuration(reason) | Self::Other(reason) => f.write_str(reason),
-        }
-    }
-}
-
 /// The daemon.
 struct Daemon {
+    setup: Setup,
     epoch: Instant,
     turn: Turn,
     hub: Hub,
     kafka: Option<Kafka>,
-    /// Why there is no Kafka although it is wanted.
-    kafka_problem: Option<String>,
-    /// When to begin without Kafka, if it does not answer.
-    join_by: Instant,
     /// Commands over Kafka that may be for another instance.
     admission: Admission,
     workers: Workers,
@@ -85,32 +73,14 @@ struct Daemon {
     manager: Manager,
     logs: Logs,
     journal: Option<Journal>,
-    toml: Toml,
-    about: About,
+    /// Where Redis is, for Rapid Analysis.
+    redis: Option<String>,
+    /// Why the state directory does not last.
+    state_dir_problem: Option<&'static str>,
     /// When the clock was last compared.
     compared: Moment,
     /// How it has ended.
     end: Option<Result<(), Failure>>,
-}
-
-/// What the status says that never changes.
-struct About {
-    index: SalIndex,
-    simulated: bool,
-    /// Where Redis is, for Rapid Analysis.
-    redis: Option<String>,
-    state_dir: Option<PathBuf>,
-    /// Why it does not last.
-    state_dir_problem: Option<&'static str>,
-}
-
-/// What is read again on SIGHUP.
-struct Toml {
-    path: Option<PathBuf>,
-    /// The keys that it gave at the start.
-    keys: Keys,
-    /// Whether the command line chose the log level, so that the toml does not.
-    log_level_fixed: bool,
 }
 
 /// Runs the daemon until a command or a signal ends it.
@@ -130,11 +100,11 @@ impl Daemon {
         self.set_timer(deadline);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
-            self.timed(event.name(), |daemon| daemon.handle(event));
+            self.timed((&event).into(), |daemon| daemon.handle(event));
             // What is due is done in time, however much happens.
             let is_due = Instant::now() >= deadline && self.end.is_none();
             if is_due {
-                self.timed("a tick", Self::tick);
+                self.timed("tick", Self::tick);
             }
             let next = self.next_deadline();
             if is_due || next != deadline {
@@ -151,7 +121,7 @@ impl Daemon {
         turn(self);
         let took = begun.elapsed();
         if took > SLOW_TURN {
-            log::warn!("the main loop took {} ms to handle {name}", took.as_millis());
+            log::warn!("the main loop took {} ms to handle an event: {name}", took.as_millis());
         }
     }
 
@@ -211,11 +181,11 @@ impl Daemon {
             }
             Event::Journal(report) => self.turn.report(report),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
-            Event::Signal(Signal::Terminate) => {
+            Event::Terminate => {
                 log::info!("shutting down on a signal");
                 self.turn.input(Input::Terminate);
             }
-            Event::Signal(Signal::HangUp) => self.reload(),
+            Event::HangUp => self.reload(),
             // It only wakes the main loop, which knows what is due.
             Event::Tick => {}
         }
@@ -224,8 +194,10 @@ impl Daemon {
 
     fn tick(&mut self) {
         // A Kafka that is there is listening for another instance, for a bounded time.
-        let is_away = self.kafka.as_ref().is_some_and(Kafka::is_connecting);
-        if is_away && self.turn.is_joining() && Instant::now() >= self.join_by {
+        if self.turn.is_joining()
+            && self.kafka.as_ref().is_some_and(Kafka::is_connecting)
+            && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
+        {
             log::warn!("Kafka is not there: starting without it, over the local socket alone; retrying");
             self.join();
         }
@@ -318,11 +290,11 @@ impl Daemon {
 
     fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
         self.hub.publish(event);
-        match (&self.kafka, &self.kafka_problem) {
+        match (&self.kafka, &self.setup.kafka) {
             (Some(kafka), _) => kafka.publish(event, receipt),
+            (None, KafkaPlan::Off) => self.turn.delivered(receipt),
             // It is published by the next run that has Kafka.
-            (None, Some(_)) => {}
-            (None, None) => self.turn.delivered(receipt),
+            (None, KafkaPlan::Impossible(_) | KafkaPlan::On(_)) => {}
         }
     }
 
@@ -385,11 +357,7 @@ impl Daemon {
                 }
             }
             Effect::WatchConfigurations(watching) => {
-                let request = match watching {
-                    Watching::On => ConfigRequest::Watch,
-                    Watching::Off => ConfigRequest::Unwatch,
-                };
-                if let Err(reason) = self.configure(request) {
+                if let Err(reason) = self.configure(ConfigRequest::Watch(watching)) {
                     log::warn!("{reason}: not watched");
                 }
             }
@@ -404,7 +372,7 @@ impl Daemon {
     fn reload(&mut self) {
         self.manager.reloading();
         self.logs.reopen();
-        let request = ConfigRequest::Settings { path: self.toml.path.clone() };
+        let request = ConfigRequest::Settings { path: self.setup.config.clone() };
         if let Err(reason) = self.configure(request) {
             self.reloaded(Err(reason));
         }
@@ -418,22 +386,19 @@ impl Daemon {
     fn reloaded(&mut self, read: Result<(Settings, Keys), String>) {
         match read {
             Ok((settings, keys)) => {
-                let fixed = if self.toml.log_level_fixed {
-                    "; the log level is that of the command line"
+                if self.setup.log_level_fixed {
+                    log::info!("reloaded; the log level is that of the command line");
                 } else {
-                    ""
-                };
-                log::info!("reloaded{fixed}");
-                let mut changed = self.toml.keys.changed(&keys);
+                    log::info!("reloaded");
+                    self.turn.input(Input::LogLevel(settings.log.level));
+                }
+                let mut changed = self.setup.keys.changed(&keys);
                 changed.retain(|key| key != "log.level");
                 if !changed.is_empty() {
                     log::warn!(
                         "changed in ocps.toml, but in force only after a restart: {}",
                         changed.join(", ")
                     );
-                }
-                if !self.toml.log_level_fixed {
-                    self.turn.input(Input::LogLevel(settings.log.level));
                 }
             }
             Err(error) => log::error!("not reloaded: {error}"),

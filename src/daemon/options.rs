@@ -2,23 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::turn::Goal;
 use crate::csc::id::SalIndex;
-use crate::csc::state::SummaryState;
-
-/// The state in which the daemon begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InitialState {
-    /// This one: STANDBY, DISABLED or ENABLED.
-    At(SummaryState),
-    /// The state of the previous run if that was DISABLED or ENABLED, with the same override; else STANDBY.
-    Resume,
-}
-
-impl Default for InitialState {
-    fn default() -> Self {
-        Self::At(SummaryState::Standby)
-    }
-}
 
 /// The arguments of `ocps run`; each is named after its flag.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,10 +12,8 @@ pub struct RunArgs {
     pub index: Option<SalIndex>,
     /// `--simulate`.
     pub simulate: bool,
-    /// `--state`.
-    pub state: InitialState,
-    /// `--override`: `[file][:gitref]`.
-    pub override_name: Option<String>,
+    /// `--state` and `--override`.
+    pub goal: Goal,
     /// `--configdir`.
     pub config_dir: Option<PathBuf>,
     /// `--config`: the toml.

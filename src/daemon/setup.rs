@@ -6,7 +6,6 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::Failure;
 use super::options::RunArgs;
@@ -16,16 +15,16 @@ use crate::backend::rapid_analysis::{RapidAnalysis, access::Access};
 use crate::backend::simulated::Simulated;
 use crate::backend::uws::Uws;
 use crate::clock;
+use crate::config::Env;
 use crate::config::check::{Report, check as check_path};
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
 use crate::config::settings::{self, DEFAULT_PATH, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
-use crate::journal::{Identity, Limits};
 use crate::transport::kafka::Kafka;
 use crate::transport::socket;
-use crate::transport::socket_path::{self, Candidates};
+use crate::transport::socket_path::{self, Place};
 
 /// File systems by their numbers in `linux/magic.h`.
 const OVERLAYFS: u32 = 0x794c_7630;
@@ -39,8 +38,10 @@ pub(super) struct Setup {
     pub(super) settings: Settings,
     /// The keys that the toml gives.
     pub(super) keys: Keys,
+    /// Whether the command line chose the log level, so that the toml does not.
+    pub(super) log_level_fixed: bool,
     pub(super) index: SalIndex,
-    pub(super) socket: Candidates,
+    pub(super) socket: Vec<Place>,
     /// None without a journal: in a simulation that is not to keep anything, or where it is off.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) reader: Reader,
@@ -56,15 +57,12 @@ pub(super) enum KafkaPlan {
     On(Box<Options>),
 }
 
-/// A variable of the environment; one that is empty counts as not set.
-pub(super) type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
-
 impl KafkaPlan {
-    /// How long the start waits for Kafka.
-    pub(super) fn start_timeout(&self) -> Duration {
+    /// Why there is no Kafka although it is wanted.
+    pub(super) fn problem(&self) -> Option<&str> {
         match self {
-            Self::On(options) => options.start_timeout,
-            Self::Off | Self::Impossible(_) => Duration::ZERO,
+            Self::Impossible(problem) => Some(problem),
+            Self::Off | Self::On(_) => None,
         }
     }
 }
@@ -75,42 +73,52 @@ impl Setup {
         let config = config(args, env);
         let read = Settings::load_with_keys(config.as_deref());
         let (settings, keys) = read.map_err(|error| Failure::Configuration(error.to_string()))?;
-        Self::with(args, env, config, settings, keys)
+        let (setup, failures) = Self::with(args, env, config, settings, keys);
+        failures.into_iter().next().map_or(Ok(setup), Err)
     }
 
+    /// Also returns what is missing; the rest is as if there were something harmless instead.
     fn with(
         args: &RunArgs,
         env: Env<'_>,
         config: Option<PathBuf>,
         mut settings: Settings,
         keys: Keys,
-    ) -> Result<Self, Failure> {
+    ) -> (Self, Vec<Failure>) {
+        let mut failures = Vec::new();
         settings.log.level = args.log_level.unwrap_or(settings.log.level);
-        let index = index(args, &settings)?;
-        let user = socket_path::User::current();
-        let socket = socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, user);
-        let state_dir = state_dir(args, &settings, env)?;
+        let index = noted(args.index.or(settings.index).ok_or_else(no_index), &mut failures)
+            .unwrap_or(SalIndex::Latiss);
+        let uid = rustix::process::geteuid().as_raw();
+        let socket = socket_path::of_daemon(args.socket.as_deref(), settings.socket.as_deref(), env, uid);
+        let state_dir = noted(state_dir(args, &settings, env), &mut failures).flatten();
         let reader = Reader {
             dir: component::directory(args.config_dir.as_deref(), &settings, env),
             site: component::site(&settings, env),
             index,
             simulated: args.simulate,
         };
-        let kafka = kafka_plan(args, &settings, env)?;
-        Ok(Self { config, settings, keys, index, socket, state_dir, reader, kafka })
+        let kafka = noted(kafka_plan(args, &settings, env), &mut failures).unwrap_or(KafkaPlan::Off);
+        let log_level_fixed = args.log_level.is_some();
+        let setup = Self { config, settings, keys, log_level_fixed, index, socket, state_dir, reader, kafka };
+        (setup, failures)
     }
 
-    /// The journal, if one is kept. A simulation never writes to the real one.
-    pub(super) fn journal(&self) -> Option<(PathBuf, Identity, Limits)> {
-        let simulated = self.reader.simulated;
-        let path = self.state_dir.as_deref()?.join(if simulated { "simulated.db" } else { "journal.db" });
-        Some((path, Identity { index: self.index, simulated }, Limits::new(self.settings.history)))
-    }
-
-    /// What is wrong with the state directory, once it is there; a simulation's need not last.
+    /// Why the state directory, once it is there, does not outlive the container or the machine, by its file system; a
+    /// simulation's need not.
     pub(super) fn state_dir_problem(&self) -> Option<&'static str> {
         let dir = self.state_dir.as_deref().filter(|_| !self.reader.simulated)?;
-        let problem = transience(dir)?;
+        // A number of 32 bits, whatever its type.
+        let problem = match rustix::fs::statfs(dir).ok()?.f_type as u32 {
+            OVERLAYFS => {
+                "it is on an overlay, as the root of a container is: its jobs do not survive the container; mount a \
+                 volume there"
+            }
+            TMPFS | RAMFS => {
+                "it is in memory: its jobs survive neither the container nor a reboot; mount a volume there"
+            }
+            _ => return None,
+        };
         log::warn!("the state directory {}: {problem}", dir.display());
         Some(problem)
     }
@@ -176,25 +184,22 @@ pub(super) fn environment(name: &str) -> Option<OsString> {
 pub fn check(args: &RunArgs, env: Env<'_>, site: Option<&str>, mut rest: Report) -> Vec<Report> {
     let config = config(args, env);
     let (settings, _, _) = Settings::examine(config.as_deref());
-    let failures = [
-        index(args, &settings).err(),
-        state_dir(args, &settings, env).err(),
-        kafka_plan(args, &settings, env).err(),
-    ];
-    failures.into_iter().flatten().for_each(|failure| rest.add(failure));
-    let toml = config.clone().or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.is_file()));
-    let mut reports: Vec<Report> = toml.iter().map(|path| check_path(path, None, None)).collect();
     let index = args.index.or(settings.index);
-    let site = site.map(str::to_owned).or_else(|| component::site(&settings, env));
-    let dir = component::directory(args.config_dir.as_deref(), &settings, env).filter(|_| !args.simulate);
+    let (setup, failures) = Setup::with(args, env, config, settings, Keys::default());
+    failures.into_iter().for_each(|failure| rest.add(failure));
+    setup.problems(args, env).into_iter().for_each(|problem| rest.add(problem));
+    let toml = setup.config.or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.is_file()));
+    let mut reports: Vec<Report> = toml.iter().map(|path| check_path(path, None, None)).collect();
+    let site = site.map(str::to_owned).or(setup.reader.site);
+    let dir = setup.reader.dir.filter(|_| !args.simulate);
     reports.extend(dir.iter().map(|dir| check_path(dir, site.as_deref(), index)));
-    // What concerns no index is found without one too.
-    let any = RunArgs { index: index.or(Some(SalIndex::Latiss)), ..args.clone() };
-    if let Ok(setup) = Setup::with(&any, env, config, settings, Keys::default()) {
-        setup.problems(args, env).into_iter().for_each(|problem| rest.add(problem));
-    }
     reports.push(rest);
     reports
+}
+
+/// The value; a failure is put to the others.
+fn noted<T>(result: Result<T, Failure>, failures: &mut Vec<Failure>) -> Option<T> {
+    result.map_err(|failure| failures.push(failure)).ok()
 }
 
 impl Setup {
@@ -202,7 +207,7 @@ impl Setup {
     #[cfg_attr(not(feature = "redis"), allow(unused_variables, reason = "only Redis asks the environment"))]
     fn problems(&self, args: &RunArgs, env: Env<'_>) -> Vec<String> {
         let mut problems = Vec::new();
-        if let Candidates::Named(path) = &self.socket {
+        if let [Place::Named(path)] = self.socket.as_slice() {
             problems.extend(socket::check_path(path).err());
         }
         match &self.kafka {
@@ -216,8 +221,8 @@ impl Setup {
             problems.extend(Access::new(&self.settings.redis, env).check().err());
         }
         // The directory's files are checked apart, but not as of a commit, nor whether there is one at all.
-        if self.reader.dir.is_none() || args.override_name.is_some() {
-            let override_name = args.override_name.as_deref().unwrap_or_default();
+        if self.reader.dir.is_none() || args.goal.override_name.is_some() {
+            let override_name = args.goal.override_name.as_deref().unwrap_or_default();
             problems.extend(self.reader.read(override_name).err().map(|error| error.to_string()));
         }
         let log_dir = self.settings.log.file.as_deref().and_then(Path::parent);
@@ -248,10 +253,8 @@ fn config(args: &RunArgs, env: Env<'_>) -> Option<PathBuf> {
     args.config.clone().or_else(|| settings::of_unit(env))
 }
 
-fn index(args: &RunArgs, settings: &Settings) -> Result<SalIndex, Failure> {
-    args.index.or(settings.index).ok_or_else(|| {
-        Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
-    })
+fn no_index() -> Failure {
+    Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
 }
 
 /// The journal is all that is kept there.
@@ -288,19 +291,4 @@ fn default_state_dir(env: Env<'_>) -> Result<PathBuf, Failure> {
                 "give --state-dir, set HOME, or do without a journal (journal = \"off\" in ocps.toml)";
             Failure::Other(format!("no state directory: {remedy}"))
         })
-}
-
-/// Why a state directory does not outlive the container or the machine, by its file system.
-fn transience(dir: &Path) -> Option<&'static str> {
-    // A number of 32 bits, whatever its type.
-    match rustix::fs::statfs(dir).ok()?.f_type as u32 {
-        OVERLAYFS => Some(
-            "it is on an overlay, as the root of a container is: its jobs do not survive the container; mount a volume \
-             there",
-        ),
-        TMPFS | RAMFS => {
-            Some("it is in memory: its jobs survive neither the container nor a reboot; mount a volume there")
-        }
-        _ => None,
-    }
 }

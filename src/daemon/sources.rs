@@ -20,8 +20,9 @@ use crate::transport::socket::ClientInput;
 /// A SIGTERM that comes so long after the first signal means: at once.
 const IMPATIENCE: Duration = Duration::from_secs(3);
 
-/// Anything that can happen.
-#[derive(Debug)]
+/// Anything that can happen; its name is for the log.
+#[derive(Debug, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub(super) enum Event {
     Client(ClientInput),
     Outcome(Outcome),
@@ -31,39 +32,12 @@ pub(super) enum Event {
     Command(Command),
     Journal(Report),
     Log(LogMessage),
-    Signal(Signal),
+    /// A signal asks the daemon to end.
+    Terminate,
+    /// A signal asks it to reload.
+    HangUp,
     /// The deadline may have come.
     Tick,
-}
-
-impl Event {
-    /// For the log.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Client(ClientInput::Query(..)) => "a query",
-            Self::Client(ClientInput::Command(_)) | Self::Command(_) => "a command",
-            Self::Client(
-                ClientInput::Connected(..)
-                | ClientInput::Subscribe(_)
-                | ClientInput::Silent(_)
-                | ClientInput::Gone(_),
-            ) => "a client",
-            Self::Outcome(_) => "an answer of the back-end",
-            Self::Configuration(_) => "a configuration",
-            Self::Kafka(_) => "a message of Kafka",
-            Self::Journal(_) => "a report of the journal",
-            Self::Log(_) => "a log line",
-            Self::Signal(_) => "a signal",
-            Self::Tick => "the timer",
-        }
-    }
-}
-
-/// A signal that means something to us.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Signal {
-    Terminate,
-    HangUp,
 }
 
 /// The channels that events come over.
@@ -76,7 +50,7 @@ pub(super) struct Sources {
     pub(super) commands: Receiver<Command>,
     pub(super) journal: Receiver<Report>,
     pub(super) logs: Receiver<LogMessage>,
-    pub(super) signals: Receiver<Signal>,
+    pub(super) signals: Receiver<Event>,
     pub(super) ticks: Receiver<Tick>,
 }
 
@@ -86,7 +60,7 @@ impl Sources {
         let nothing = never();
         let commands = if has_room { &self.commands } else { &nothing };
         let event = select! {
-            recv(self.signals) -> signal => signal.map(Event::Signal),
+            recv(self.signals) -> signal => signal,
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
             recv(self.journal) -> report => report.map(Event::Journal),
             recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
@@ -101,7 +75,7 @@ impl Sources {
 }
 
 /// The first TERM or INT ends the daemon in order; one that shows impatience ends it at once.
-pub(super) fn signals() -> Result<Receiver<Signal>, Failure> {
+pub(super) fn signals() -> Result<Receiver<Event>, Failure> {
     let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     // Room for one of each kind: a hang-up that was not heard yet says all that another one could.
@@ -111,10 +85,10 @@ pub(super) fn signals() -> Result<Receiver<Signal>, Failure> {
         for signal in signals.forever() {
             let signal = match stopping {
                 _ if signal == SIGHUP && !sender.is_empty() => continue,
-                _ if signal == SIGHUP => Signal::HangUp,
+                _ if signal == SIGHUP => Event::HangUp,
                 None => {
                     stopping = Some(Instant::now());
-                    Signal::Terminate
+                    Event::Terminate
                 }
                 Some(since) if is_impatient(signal, since.elapsed()) => signal_hook::low_level::exit(1),
                 Some(_) => {

@@ -4,20 +4,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
-use super::options::{InitialState, RunArgs};
+use super::options::RunArgs;
 use super::setup::{self, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
-use super::turn::{Goal, Turn};
-use super::{About, Daemon, Failure, Toml};
+use super::turn::Turn;
+use super::{Daemon, Failure};
 use crate::backend::workers::Workers;
 use crate::clock::{self, Moment};
 use crate::config::watcher;
 use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
-use crate::csc::id::SalIndex;
 use crate::csc::record::Recovered;
 use crate::csc::time::Time;
-use crate::journal::{Journal, OpenError};
+use crate::journal::{Identity, Journal, Limits, OpenError};
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
 use crate::timer;
@@ -51,42 +50,26 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     abort_on_panic();
     let signals = signals()?;
     let (journal, recovered) = open_journal(&setup)?;
-    let about = About {
-        index: setup.index,
-        simulated: setup.reader.simulated,
-        redis,
-        state_dir_problem: setup.state_dir_problem(),
-        state_dir: setup.state_dir.clone(),
-    };
-    let goal = Goal {
-        state: match args.state {
-            InitialState::At(state) => Some(state),
-            InitialState::Resume => None,
-        },
-        override_name: args.override_name.clone(),
-    };
+    let state_dir_problem = setup.state_dir_problem();
     let (hub, clients) = open_socket(&setup)?;
-    let (core, start_timeout) = (setup.core(), setup.kafka.start_timeout());
-    let (kafka, (inputs, commands), kafka_problem) = start_kafka(setup.kafka, setup.index)?;
+    let (kafka, (inputs, commands)) = start_kafka(&setup)?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let (connections, capacity) =
         (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
     let workers = Workers::start(&backend, connections, capacity, &outcome_sender).map_err(no_thread)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
-    watcher::spawn(setup.reader, config_requests, config_results).map_err(no_thread)?;
+    watcher::spawn(setup.reader.clone(), config_requests, config_results).map_err(no_thread)?;
     let (deadlines, ticks) = timer::start().map_err(no_thread)?;
 
     let epoch = Instant::now();
     let start = Time { mono: Duration::ZERO, tai: clock::now() };
-    let (turn, effects) = Turn::new(core, fastrand::u64(..), start, &goal, recovered);
+    let (turn, effects) = Turn::new(setup.core(), fastrand::u64(..), start, &args.goal, recovered);
     let mut daemon = Daemon {
         epoch,
         turn,
         hub,
         kafka,
-        kafka_problem,
-        join_by: epoch + start_timeout,
         admission: Admission::default(),
         workers,
         configuration: config_sender,
@@ -94,8 +77,9 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         manager: Manager::connect(),
         logs: log_outputs,
         journal,
-        toml: Toml { path: setup.config, keys: setup.keys, log_level_fixed: args.log_level.is_some() },
-        about,
+        redis,
+        state_dir_problem,
+        setup,
         compared: Moment::now(),
         end: None,
     };
@@ -125,11 +109,15 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
 
 /// The journal, and what the previous run left in it.
 fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Recovered), Failure> {
-    let Some((path, identity, limits)) = setup.journal() else {
+    let Some(dir) = &setup.state_dir else {
         // A previous run may have left jobs.
         return Ok((None, Recovered { unsearched: true, ..Recovered::default() }));
     };
-    let opened = Journal::open(&path, identity, limits);
+    let simulated = setup.reader.simulated;
+    // A simulation never writes to the real one.
+    let path = dir.join(if simulated { "simulated.db" } else { "journal.db" });
+    let identity = Identity { index: setup.index, simulated };
+    let opened = Journal::open(&path, identity, Limits::new(setup.settings.history));
     let (journal, recovered) = opened.map_err(|error| match error {
         OpenError::Unusable(reason) => Failure::Other(reason),
         OpenError::Refused(reason) => Failure::Configuration(reason),
@@ -140,24 +128,20 @@ fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Recovered), Failure> 
 /// What comes over Kafka.
 type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
 
-/// Kafka, what comes over it, and why there is none although it is wanted.
-fn start_kafka(
-    plan: KafkaPlan,
-    index: SalIndex,
-) -> Result<(Option<Kafka>, FromKafka, Option<String>), Failure> {
-    match plan {
-        KafkaPlan::Off => Ok((None, (never(), never()), None)),
+/// Kafka, and what comes over it.
+fn start_kafka(setup: &Setup) -> Result<(Option<Kafka>, FromKafka), Failure> {
+    let options = match &setup.kafka {
+        KafkaPlan::Off => return Ok((None, (never(), never()))),
         KafkaPlan::Impossible(problem) => {
             log::error!("no Kafka, only the local socket: {problem}");
-            Ok((None, (never(), never()), Some(problem)))
+            return Ok((None, (never(), never())));
         }
-        KafkaPlan::On(options) => {
-            let (sender, inputs) = bounded(KAFKA_QUEUE);
-            let (taker, commands) = bounded(KAFKA_QUEUE);
-            let kafka = Kafka::start(*options, index, sender, taker).map_err(Failure::Configuration)?;
-            Ok((Some(kafka), (inputs, commands), None))
-        }
-    }
+        KafkaPlan::On(options) => options.as_ref().clone(),
+    };
+    let (sender, inputs) = bounded(KAFKA_QUEUE);
+    let (taker, commands) = bounded(KAFKA_QUEUE);
+    let kafka = Kafka::start(options, setup.index, sender, taker).map_err(Failure::Configuration)?;
+    Ok((Some(kafka), (inputs, commands)))
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "as `map_err` wants it")]

@@ -41,33 +41,37 @@ impl Daemon {
 
     fn status(&self) -> Json {
         let status = self.turn.csc().status();
-        let kafka = match (&self.kafka, &self.kafka_problem) {
+        let setup = &self.setup;
+        let kafka = match (&self.kafka, self.setup.kafka.problem()) {
             (Some(kafka), _) => json!(kafka.report()),
             (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
             (None, None) => Json::Null,
         };
         let document = json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "index": self.about.index.number(),
-            "name": self.about.index.name(),
+            "index": setup.index.number(),
+            "name": setup.index.name(),
             "pid": std::process::id(),
             "state": status.state.name(),
             "error_code": status.error.0.number(),
             "error_report": status.error.1,
             "starting": !self.turn.has_started(),
             "start_problem": self.turn.start_problem(),
-            "simulation_mode": i32::from(self.about.simulated),
+            "simulation_mode": i32::from(setup.reader.simulated),
             "log_level": status.log_level,
             "uptime_s": self.epoch.elapsed().as_secs_f64(),
             "socket": self.hub.path().map(Path::to_string_lossy),
-            "state_dir": self.about.state_dir.as_deref().map(Path::to_string_lossy),
-            "log": self.logs.report(),
-            "state_dir_problem": self.about.state_dir_problem,
+            "state_dir": setup.state_dir.as_deref().map(Path::to_string_lossy),
+            "log": {
+                "file": setup.settings.log.file.as_deref().map(Path::to_string_lossy),
+                "problem": self.logs.problem(),
+            },
+            "state_dir_problem": self.state_dir_problem,
             "clients": self.hub.clients(),
             "kafka": kafka,
             "configuration": configuration(&status),
             "service": service(&status.service),
-            "redis": self.about.redis.as_ref().map(|address| json!({ "address": address })),
+            "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
             "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),
             "counters": fields!(status.counters;
@@ -90,7 +94,8 @@ impl Daemon {
             ((code, report), _) => format!("; errorCode {}: {report}", code.number()),
         };
         let kafka = self.kafka.as_ref().map(Kafka::report);
-        let kafka = kafka.map_or_else(|| self.kafka_problem.clone(), |report| report.problem);
+        let kafka =
+            kafka.map_or_else(|| self.setup.kafka.problem().map(str::to_owned), |report| report.problem);
         let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
         format!("{}: {jobs} jobs, {running} of them running{error}{kafka}", status.state)
     }

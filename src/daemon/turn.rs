@@ -27,10 +27,16 @@ pub const EARLY_MAX: usize = 1024;
 /// Where the start is to lead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Goal {
-    /// STANDBY, DISABLED or ENABLED; none: where the previous run was.
+    /// STANDBY, DISABLED or ENABLED; none: where the previous run was, if that was one of these, else STANDBY.
     pub state: Option<SummaryState>,
-    /// The override of its `start`; none: that of the previous run, where its state is resumed.
+    /// The override of its `start`, `[file][:gitref]`; none: that of the previous run, where its state is resumed.
     pub override_name: Option<String>,
+}
+
+impl Default for Goal {
+    fn default() -> Self {
+        Self { state: Some(SummaryState::Standby), override_name: None }
+    }
 }
 
 /// What is to be done next.

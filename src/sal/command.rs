@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Value;
-use super::topic::{Field, FieldType, parameters};
+use super::topic::{FieldType, parameters};
 use crate::csc::command::{CommandKind, CommandName, Execute};
 use crate::csc::id::JobId;
 use crate::text::quoted;
@@ -52,10 +52,10 @@ impl Params {
         params: impl IntoIterator<Item = (String, Option<Value>)>,
     ) -> Result<Self, String> {
         let checked = params.into_iter().map(|(name, value)| {
-            let field = parameters(command).iter().find(|field| field.name == name);
-            let field = field.ok_or_else(|| unknown_parameter(command, &name))?;
-            let value = value.filter(|value| value.kind() == field.kind).ok_or_else(|| wrong_type(field))?;
-            Ok((name, value))
+            let field = parameters(command).iter().find(|(known, _)| *known == name);
+            let (_, kind) = field.ok_or_else(|| unknown_parameter(command, &name))?;
+            let value = value.filter(|value| value.kind() == *kind);
+            Ok((name.clone(), value.ok_or_else(|| wrong_type(&name, *kind))?))
         });
         checked.collect::<Result<_, String>>().map(Self)
     }
@@ -78,19 +78,19 @@ impl Params {
 }
 
 fn unknown_parameter(command: CommandName, name: &str) -> String {
-    let known: Vec<&str> = parameters(command).iter().map(|field| field.name).collect();
+    let known: Vec<&str> = parameters(command).iter().map(|(name, _)| *name).collect();
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     format!("unknown parameter {}: {} takes {known}", quoted(name), command.as_str())
 }
 
-fn wrong_type(field: &Field) -> String {
-    let expected = match field.kind {
+fn wrong_type(name: &str, kind: FieldType) -> String {
+    let expected = match kind {
         FieldType::String => "a string",
         FieldType::Int => "an integer of 32 bits",
         FieldType::Boolean => "true or false",
         FieldType::Float | FieldType::Double => "a number",
     };
-    format!("parameter {:?} must be {expected}", field.name)
+    format!("parameter {name:?} must be {expected}")
 }
 
 #[cfg(test)]

@@ -14,64 +14,57 @@ pub const SCHEMA_VERSION: &str = "v4";
 /// Own fields of a topic, by name.
 pub type Fields = Vec<(&'static str, Value)>;
 
-/// The name of an event.
+/// The name of an event and its own fields.
 #[must_use]
-pub fn topic(event: &Event) -> EventName {
-    match event {
-        Event::SummaryState(_) => EventName::SummaryState,
-        Event::ErrorCode { .. } => EventName::ErrorCode,
-        Event::Heartbeat => EventName::Heartbeat,
-        Event::LogLevel { .. } => EventName::LogLevel,
-        Event::LogMessage(_) => EventName::LogMessage,
-        Event::SimulationMode { .. } => EventName::SimulationMode,
-        Event::SoftwareVersions => EventName::SoftwareVersions,
-        Event::ConfigurationsAvailable(_) => EventName::ConfigurationsAvailable,
-        Event::ConfigurationApplied { .. } => EventName::ConfigurationApplied,
-        Event::JobId { .. } => EventName::JobId,
-        Event::JobResult(_) => EventName::JobResult,
-    }
+pub fn parts(event: &Event) -> (EventName, Fields) {
+    let (topic, values) = values(event);
+    (topic, topic.columns().iter().map(|(name, _)| *name).zip(values).collect())
 }
 
-/// The own fields of an event.
-#[must_use]
-pub fn fields(event: &Event) -> Fields {
-    topic(event).columns().iter().map(|(name, _)| *name).zip(values(event)).collect()
-}
-
-/// The values of the own fields, in the order of [`EventName::columns`].
-fn values(event: &Event) -> Vec<Value> {
+/// The name of an event, and the values of its own fields in the order of [`EventName::columns`].
+fn values(event: &Event) -> (EventName, Vec<Value>) {
     match event {
-        Event::SummaryState(state) => vec![state.code().into()],
-        Event::ErrorCode { code, report } => vec![code.number().into(), report.into(), "".into()],
+        Event::SummaryState(state) => (EventName::SummaryState, vec![state.code().into()]),
+        Event::ErrorCode { code, report } => {
+            (EventName::ErrorCode, vec![code.number().into(), report.into(), "".into()])
+        }
         // As salobj writes it; readers ignore the value.
-        Event::Heartbeat => vec![Value::Boolean(false)],
-        Event::LogLevel { level } => vec![(*level).into(), "".into()],
-        Event::LogMessage(message) => vec![
-            (&message.name).into(),
-            message.level.into(),
-            (&message.message).into(),
-            "".into(),
-            (&message.file_path).into(),
-            "".into(),
-            message.line_number.into(),
-            message.process.into(),
-            Value::Double(message.timestamp.0),
-        ],
-        Event::SimulationMode { mode } => vec![(*mode).into()],
+        Event::Heartbeat => (EventName::Heartbeat, vec![Value::Boolean(false)]),
+        Event::LogLevel { level } => (EventName::LogLevel, vec![(*level).into(), "".into()]),
+        Event::LogMessage(message) => {
+            let values = vec![
+                (&message.name).into(),
+                message.level.into(),
+                (&message.message).into(),
+                "".into(),
+                (&message.file_path).into(),
+                "".into(),
+                message.line_number.into(),
+                message.process.into(),
+                Value::Double(message.timestamp.0),
+            ];
+            (EventName::LogMessage, values)
+        }
+        Event::SimulationMode { mode } => (EventName::SimulationMode, vec![(*mode).into()]),
         Event::SoftwareVersions => {
-            vec!["".into(), XML_VERSION.into(), env!("CARGO_PKG_VERSION").into(), "".into()]
+            let version = env!("CARGO_PKG_VERSION");
+            (EventName::SoftwareVersions, vec!["".into(), XML_VERSION.into(), version.into(), "".into()])
         }
         Event::ConfigurationsAvailable(ConfigurationsAvailable { overrides, version, url, .. }) => {
-            vec![overrides.into(), version.into(), url.into(), SCHEMA_VERSION.into()]
+            let values = vec![overrides.into(), version.into(), url.into(), SCHEMA_VERSION.into()];
+            (EventName::ConfigurationsAvailable, values)
         }
         Event::ConfigurationApplied { configurations, version, url } => {
-            vec![configurations.into(), version.into(), url.into(), SCHEMA_VERSION.into(), "".into()]
+            let values =
+                vec![configurations.into(), version.into(), url.into(), SCHEMA_VERSION.into(), "".into()];
+            (EventName::ConfigurationApplied, values)
         }
         Event::JobId { seq_num, job_id } => {
-            vec!["cmd_execute".into(), seq_num.0.into(), job_id.as_str().into()]
+            (EventName::JobId, vec!["cmd_execute".into(), seq_num.0.into(), job_id.as_str().into()])
         }
         Event::JobResult(JobResult { job_id, exit_code, result }) => {
-            vec![job_id.as_str().into(), exit_code.number().into(), Value::String(result_text(result))]
+            let result = Value::String(result_text(result));
+            (EventName::JobResult, vec![job_id.as_str().into(), exit_code.number().into(), result])
         }
     }
 }
@@ -127,8 +120,9 @@ mod tests {
             Event::JobResult(result),
         ];
         for event in &events {
-            let written: Vec<_> = values(event).iter().map(Value::kind).collect();
-            let declared: Vec<_> = topic(event).columns().iter().map(|(_, kind)| *kind).collect();
+            let (topic, values) = values(event);
+            let written: Vec<_> = values.iter().map(Value::kind).collect();
+            let declared: Vec<_> = topic.columns().iter().map(|(_, kind)| *kind).collect();
             assert_eq!(written, declared, "{event:?}");
         }
         assert_eq!(events.len() + 1, EventName::iter().count());

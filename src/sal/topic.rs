@@ -24,47 +24,27 @@ pub enum FieldType {
     Double,
 }
 
-/// A parameter of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field {
-    /// Its name.
-    pub name: &'static str,
-    /// Its type.
-    pub kind: FieldType,
-}
-
-const fn text(name: &'static str) -> Field {
-    Field { name, kind: FieldType::String }
-}
-
-/// The parameters of a command, in their order on the wire.
-#[must_use]
-pub fn parameters(command: CommandName) -> &'static [Field] {
-    const EXECUTE: &[Field] = &[
-        text("pipeline"),
-        text("version"),
-        text("config"),
-        text("data_query"),
-        text("prereq_jobs"),
-        text("output_dataset_types"),
-    ];
-    match command {
-        CommandName::Execute => EXECUTE,
-        CommandName::AbortJob => const { &[text("job_id")] },
-        CommandName::Start => const { &[text("configurationOverride")] },
-        CommandName::SetLogLevel => {
-            const { &[Field { name: "level", kind: FieldType::Int }, text("subsystem")] }
-        }
-        CommandName::Disable | CommandName::Enable | CommandName::ExitControl | CommandName::Standby => &[],
-    }
-}
-
 /// A field of a topic: its name and type.
 pub type Column = (&'static str, FieldType);
 
 /// Fields as `name: Type`, in their order.
 macro_rules! columns {
     ($($name:ident: $kind:ident),*) => { &[$((stringify!($name), FieldType::$kind)),*] };
+}
+
+/// The parameters of a command, in their order on the wire.
+#[must_use]
+pub fn parameters(command: CommandName) -> &'static [Column] {
+    match command {
+        CommandName::Execute => columns![
+            pipeline: String, version: String, config: String, data_query: String, prereq_jobs: String,
+            output_dataset_types: String
+        ],
+        CommandName::AbortJob => columns![job_id: String],
+        CommandName::Start => columns![configurationOverride: String],
+        CommandName::SetLogLevel => columns![level: Int, subsystem: String],
+        CommandName::Disable | CommandName::Enable | CommandName::ExitControl | CommandName::Standby => &[],
+    }
 }
 
 /// The fields that every topic begins with.

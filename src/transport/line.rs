@@ -8,11 +8,13 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::clock;
 use crate::csc::command::CommandKind;
-use crate::csc::event::{Ack, Event};
+use crate::csc::event::Ack;
 use crate::csc::id::SeqNum;
 use crate::csc::time::Tai;
 use crate::json::members;
 use crate::sal::ack::AckFields;
+use crate::sal::event::Fields;
+use crate::sal::topic::EventName;
 use crate::sal::{self, Value};
 use crate::text::quoted;
 
@@ -52,17 +54,17 @@ pub enum Query {
 /// One line for the client that says what is wrong.
 pub fn parse(line: &[u8]) -> Result<Line, String> {
     let json: &RawValue = serde_json::from_slice(line).map_err(not_json)?;
-    let Some(mut object) = Members::of(json)? else {
+    let Some(mut object) = members_of(json)? else {
         return Err("not a JSON object: {\"command\":…}, {\"subscribe\":true} or {\"query\":…}".to_owned());
     };
-    let parsed = if let Some(command) = object.take("command") {
+    let parsed = if let Some(command) = object.shift_remove("command") {
         parse_command(command, &mut object)?
-    } else if let Some(subscribe) = object.take("subscribe") {
+    } else if let Some(subscribe) = object.shift_remove("subscribe") {
         if value(subscribe)? != Some(Value::Boolean(true)) {
             return Err("\"subscribe\" must be true".to_owned());
         }
         Line::Subscribe
-    } else if let Some(query) = object.take("query") {
+    } else if let Some(query) = object.shift_remove("query") {
         let query = value(query)?;
         let known = [("status", Query::Status), ("jobs", Query::Jobs)];
         let known = known.into_iter().find(|(name, _)| query.as_ref() == Some(&Value::from(*name)));
@@ -70,7 +72,7 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
     } else {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };
-    match object.0.first() {
+    match object.first() {
         Some((key, _)) => Err(format!("unknown key {}", quoted(key))),
         None => Ok(parsed),
     }
@@ -81,37 +83,29 @@ fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, S
     let Some(Value::String(name)) = value(command)? else {
         return Err("\"command\" must be a string".to_owned());
     };
-    let seq_num = match object.take("seq").map(value).transpose()? {
+    let seq_num = match object.shift_remove("seq").map(value).transpose()? {
         None => None,
         Some(Some(Value::Int(seq @ 1..))) => Some(SeqNum(seq)),
         Some(_) => return Err(format!("\"seq\" must be an integer from 1 to {}", i32::MAX)),
     };
-    let params = match object.take("params") {
+    let params = match object.shift_remove("params") {
         None => Members::default(),
-        Some(params) => Members::of(params)?.ok_or("\"params\" must be an object")?,
+        Some(params) => members_of(params)?.ok_or("\"params\" must be an object")?,
     };
-    let params = params.0.into_iter().map(|(name, json)| Ok((name, value(json)?)));
+    let params = params.into_iter().map(|(name, json)| Ok((name, value(json)?)));
     let params: Vec<_> = params.collect::<Result<_, String>>()?;
     Ok(Line::Command { seq_num, kind: sal::command::parse(&name, params) })
 }
 
 /// The members of an object, their values as they are written; of a key that is there twice the last.
-#[derive(Default)]
-struct Members<'a>(IndexMap<String, &'a RawValue>);
+type Members<'a> = IndexMap<String, &'a RawValue>;
 
-impl<'a> Members<'a> {
-    /// The members, if it is an object.
-    fn of(json: &'a RawValue) -> Result<Option<Self>, String> {
-        if !json.get().starts_with('{') {
-            return Ok(None);
-        }
-        let members = members(json.get(), MEMBERS_MAX).map_err(not_json)?.into_iter();
-        Ok(Some(Self(members.collect())))
+/// The members, if it is an object.
+fn members_of(json: &RawValue) -> Result<Option<Members<'_>>, String> {
+    if !json.get().starts_with('{') {
+        return Ok(None);
     }
-
-    fn take(&mut self, key: &str) -> Option<&'a RawValue> {
-        self.0.shift_remove(key)
-    }
+    members(json.get(), MEMBERS_MAX).map(|members| Some(members.into_iter().collect())).map_err(not_json)
 }
 
 /// The value, if it is of a type that a parameter can have.
@@ -145,12 +139,11 @@ pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
 
 /// An event, as a line.
 #[must_use]
-pub fn event(event: &Event, seq: i32, sent: Tai) -> String {
+pub fn event(topic: EventName, fields: Fields, seq: i32, sent: Tai) -> String {
     let data: Map<String, Json> =
-        sal::event::fields(event).into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
-    let topic = sal::event::topic(event).into_str();
+        fields.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
     let body = json!({
-        "topic": topic, "seq": seq, "sent": sent.0, "sent_utc": clock::utc(sent), "data": data,
+        "topic": topic.into_str(), "seq": seq, "sent": sent.0, "sent_utc": clock::utc(sent), "data": data,
     });
     json!({ "event": body }).to_string()
 }
@@ -227,9 +220,9 @@ mod tests {
             ack(SeqNum(1), &Ack::Complete),
             r#"{"ack":{"seq":1,"ack":303,"name":"CMD_COMPLETE","error":0,"result":"Done","timeout":0.0}}"#
         );
-        let state = crate::csc::state::SummaryState::Enabled;
+        let state = vec![("summaryState", Value::Int(2))];
         assert_eq!(
-            event(&Event::SummaryState(state), 3, Tai(1_795_367_697.5)),
+            event(EventName::SummaryState, state, 3, Tai(1_795_367_697.5)),
             r#"{"event":{"topic":"summaryState","seq":3,"sent":1795367697.5,"sent_utc":"2026-11-22T17:14:20.500Z","data":{"summaryState":2}}}"#
         );
     }

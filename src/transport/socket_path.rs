@@ -25,34 +25,11 @@ const FILE: &str = "ocps.sock";
 /// What others may do with a directory.
 const OF_OTHERS: u32 = 0o077;
 
-/// Who runs this process: the number of the user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct User(pub u32);
-
-impl User {
-    /// The user of this process.
-    #[must_use]
-    pub fn current() -> Self {
-        Self(rustix::process::geteuid().as_raw())
-    }
-
-    fn is_root(self) -> bool {
-        self.0 == 0
-    }
-}
-
-/// Paths that are tried, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Candidates {
-    /// The one that was named.
-    Named(PathBuf),
-    /// The usual places.
-    Usual(Vec<Place>),
-}
-
-/// A usual place of the socket.
+/// A place of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
+    /// The one that was named: no other is tried.
+    Named(PathBuf),
     /// In a directory where only root or the user can make it.
     Runtime(PathBuf),
     /// In a private directory where everybody may make files, so that its owner must be checked.
@@ -64,7 +41,7 @@ impl Place {
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
-            Self::Runtime(path) | Self::Temporary(path) => path,
+            Self::Named(path) | Self::Runtime(path) | Self::Temporary(path) => path,
         }
     }
 
@@ -90,7 +67,7 @@ impl Place {
         let found = fs::symlink_metadata(dir)?;
         let problem = if !found.is_dir() {
             "it is no directory"
-        } else if found.uid() != User::current().0 {
+        } else if found.uid() != rustix::process::geteuid().as_raw() {
             "it belongs to another user"
         } else if found.mode() & OF_OTHERS != 0 {
             "others may use it"
@@ -102,7 +79,7 @@ impl Place {
 
     fn private_dir(&self) -> Option<&Path> {
         match self {
-            Self::Runtime(_) => None,
+            Self::Named(_) | Self::Runtime(_) => None,
             Self::Temporary(path) => path.parent(),
         }
     }
@@ -111,21 +88,21 @@ impl Place {
 /// The paths at which the daemon tries to listen; the first usable one is taken.
 ///
 /// In this order: `flag` (`--socket`), `OCPS_SOCKET`, `setting` (the toml's), `$RUNTIME_DIRECTORY` as systemd
-/// sets it: each of these is the only one. Otherwise for root `/run/ocps/ocps.sock`, for others
+/// sets it: each of these is the only one. Otherwise for root (user 0) `/run/ocps/ocps.sock`, for others
 /// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that is not usable, as in a container, `ocps-<uid>/ocps.sock` in
 /// `$TMPDIR` or `/tmp`.
 #[must_use]
-pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, user: User) -> Candidates {
+pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, uid: u32) -> Vec<Place> {
     if let Some(path) = named(flag, setting, env) {
-        return Candidates::Named(path);
+        return vec![path];
     }
     // systemd joins several with colons.
     let directories = env("RUNTIME_DIRECTORY").unwrap_or_default();
     if let Some(first) = env::split_paths(&directories).find(|dir| !dir.as_os_str().is_empty()) {
-        return Candidates::Named(first.join(FILE));
+        return vec![Place::Named(first.join(FILE))];
     }
-    let runtime = if user.is_root() { Some(system("ocps")) } else { of_user("ocps", env) };
-    Candidates::Usual(runtime.into_iter().chain(temporary(env, user)).collect())
+    let runtime = if uid == 0 { Some(system("ocps")) } else { of_user("ocps", env) };
+    runtime.into_iter().chain(temporary(env, uid)).collect()
 }
 
 /// The paths at which a client tries to reach a daemon.
@@ -138,26 +115,27 @@ pub fn of_client(
     setting: Option<&Path>,
     index: Option<SalIndex>,
     env: Env<'_>,
-    user: User,
-) -> Candidates {
+    uid: u32,
+) -> Vec<Place> {
     if let Some(path) = named(flag, setting, env) {
-        return Candidates::Named(path);
+        return vec![path];
     }
-    let own = |directory: &str| if user.is_root() { None } else { of_user(directory, env) };
+    let own = |directory: &str| if uid == 0 { None } else { of_user(directory, env) };
     let mut places = Vec::new();
     if let Some(instance) = index.map(|index| format!("ocps-{}", index.number())) {
         places.extend(own(&instance));
         places.push(system(&instance));
     }
     places.extend(own("ocps"));
-    let mut others = temporary(env, user);
-    others.insert(if user.is_root() { 0 } else { others.len() }, system("ocps"));
+    let mut others = temporary(env, uid);
+    others.insert(if uid == 0 { 0 } else { others.len() }, system("ocps"));
     places.extend(others);
-    Candidates::Usual(places)
+    places
 }
 
-fn named(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>) -> Option<PathBuf> {
-    flag.map(Path::to_owned).or_else(|| set(env, VARIABLE)).or_else(|| setting.map(Path::to_owned))
+fn named(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>) -> Option<Place> {
+    let path = flag.map(Path::to_owned).or_else(|| set(env, VARIABLE));
+    path.or_else(|| setting.map(Path::to_owned)).map(Place::Named)
 }
 
 /// A variable that is set and not empty.
@@ -173,8 +151,8 @@ fn of_user(directory: &str, env: Env<'_>) -> Option<Place> {
     set(env, "XDG_RUNTIME_DIR").map(|runtime| Place::Runtime(runtime.join(directory).join(FILE)))
 }
 
-fn temporary(env: Env<'_>, user: User) -> Vec<Place> {
-    let private = format!("ocps-{}", user.0);
+fn temporary(env: Env<'_>, uid: u32) -> Vec<Place> {
+    let private = format!("ocps-{}", uid);
     let usual = PathBuf::from("/tmp");
     // A relative one is another directory for each process.
     let chosen = set(env, "TMPDIR").filter(|dir| dir.is_absolute() && *dir != usual);
@@ -193,16 +171,16 @@ mod tests {
         }
     }
 
-    const ROOT: User = User(0);
-    const OTHER: User = User(7);
+    const ROOT: u32 = 0;
+    const OTHER: u32 = 7;
 
     /// Temporary ones begin with a question mark.
-    fn usual(paths: &[&str]) -> Candidates {
+    fn usual(paths: &[&str]) -> Vec<Place> {
         let place = |path: &&str| match path.strip_prefix('?') {
             Some(path) => Place::Temporary(path.into()),
             None => Place::Runtime(path.into()),
         };
-        Candidates::Usual(paths.iter().map(place).collect())
+        paths.iter().map(place).collect()
     }
 
     #[test]
@@ -216,7 +194,7 @@ mod tests {
         let user = env(&[("RUNTIME_DIRECTORY", ""), ("XDG_RUNTIME_DIR", "/run/user/7")]);
         let flag = Some(Path::new("/flag"));
         let setting = Some(Path::new("/toml"));
-        let one = |found: Candidates, path: &str| assert_eq!(found, Candidates::Named(path.into()));
+        let one = |found: Vec<Place>, path: &str| assert_eq!(found, [Place::Named(path.into())]);
         one(of_daemon(flag, setting, &all, OTHER), "/flag");
         one(of_daemon(None, setting, &all, OTHER), "/env");
         one(of_daemon(None, setting, &unit, ROOT), "/toml");
@@ -256,7 +234,7 @@ mod tests {
     fn a_path_that_was_named_is_the_only_one() {
         let variables = env(&[("OCPS_SOCKET", "/env")]);
         let (flag, setting) = (Some(Path::new("/flag")), Some(Path::new("/toml")));
-        let check = |found, path: &str| assert_eq!(found, Candidates::Named(path.into()));
+        let check = |found: Vec<Place>, path: &str| assert_eq!(found, [Place::Named(path.into())]);
         check(of_client(flag, setting, None, &variables, ROOT), "/flag");
         check(of_client(None, setting, None, &variables, ROOT), "/env");
         check(of_client(None, setting, None, &env(&[]), ROOT), "/toml");

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crossbeam_channel::bounded;
 use ocps::transport::socket::{NoSocket, listen};
-use ocps::transport::socket_path::{Candidates, Place};
+use ocps::transport::socket_path::Place;
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -97,7 +97,7 @@ fn the_next_place_is_taken_where_one_cannot_be_had() {
         Place::Temporary(home.path("no/such/ocps.sock")),
     ];
     let (sender, _inputs) = bounded(16);
-    let nowhere = listen(&Candidates::Usual(unusable.to_vec()), sender.clone());
+    let nowhere = listen(&unusable, sender.clone());
     let Err(NoSocket::Nowhere(reason)) = nowhere else { panic!("{nowhere:?}") };
     for part in ["Not a directory", "it is no directory", "others may use it", "No such file", "--socket"] {
         assert!(reason.contains(part), "{reason}");
@@ -105,11 +105,11 @@ fn the_next_place_is_taken_where_one_cannot_be_had() {
     let private = home.path("private/ocps.sock");
     let mut places = unusable.to_vec();
     places.push(Place::Temporary(private.clone()));
-    let hub = listen(&Candidates::Usual(places.clone()), sender.clone()).unwrap();
+    let hub = listen(&places, sender.clone()).unwrap();
     assert_eq!(hub.path(), Some(private.as_path()));
     // Another instance is no reason to go elsewhere.
     places.push(Place::Temporary(home.path("another/ocps.sock")));
-    let refused = listen(&Candidates::Usual(places), sender);
+    let refused = listen(&places, sender);
     assert!(matches!(&refused, Err(NoSocket::Refused(reason)) if reason.contains("in use")), "{refused:?}");
     hub.close();
     assert!(!private.exists());

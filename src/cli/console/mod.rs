@@ -130,8 +130,8 @@ impl Session {
     /// Whether the next line may be taken.
     fn reads_on(&self) -> bool {
         // A transition decides what is allowed afterwards.
-        let mut sent = self.sent.iter().map(|sent| sent.command.transition());
-        let waits = self.typist == Typist::Script && sent.any(|transition| transition.is_some());
+        let waits =
+            self.typist == Typist::Script && self.sent.iter().any(|sent| sent.command.is_transition());
         !self.input_ended && !waits
     }
 

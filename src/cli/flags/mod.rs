@@ -14,7 +14,8 @@ use super::client::Target;
 use super::{COMMANDS, Task, version};
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
-use crate::daemon::options::{InitialState, RunArgs};
+use crate::daemon::options::RunArgs;
+use crate::daemon::turn::Goal;
 use crate::text::nearest;
 
 /// All help: sections, each headed by `== NAME`, that may include others with a line `{NAME}`. A flag's name is
@@ -28,11 +29,11 @@ const PROGRAM: &str = "ocps";
 const SECONDS_MAX: f64 = 86_400.0;
 
 /// The choices of `--state`.
-const INITIAL_STATES: &[(&str, InitialState)] = &[
-    ("standby", InitialState::At(SummaryState::Standby)),
-    ("disabled", InitialState::At(SummaryState::Disabled)),
-    ("enabled", InitialState::At(SummaryState::Enabled)),
-    ("resume", InitialState::Resume),
+const INITIAL_STATES: &[(&str, Option<SummaryState>)] = &[
+    ("standby", Some(SummaryState::Standby)),
+    ("disabled", Some(SummaryState::Disabled)),
+    ("enabled", Some(SummaryState::Enabled)),
+    ("resume", None),
 ];
 
 /// The choices of `--loglevel`, with Python's numbers.
@@ -253,8 +254,12 @@ impl Line {
         Ok(RunArgs {
             index: self.words(1)?.first().map(|index| SalIndex::parse(index)).transpose()?,
             simulate: self.has("simulate"),
-            state: self.value("state", |name| choose(name, INITIAL_STATES))?.unwrap_or_default(),
-            override_name: self.value("override", text)?,
+            goal: Goal {
+                state: self
+                    .value("state", |name| choose(name, INITIAL_STATES))?
+                    .unwrap_or(Some(SummaryState::Standby)),
+                override_name: self.value("override", text)?,
+            },
             config_dir: self.path("configdir")?,
             config: self.path("config")?,
             socket: self.path("socket")?,

@@ -56,8 +56,7 @@ fn run_takes_an_index_and_flags_in_any_order() {
     let expected = RunArgs {
         index: Some(SalIndex::LsstComCam),
         simulate: true,
-        state: InitialState::At(SummaryState::Enabled),
-        override_name: Some("a.yaml:v1".into()),
+        goal: Goal { state: Some(SummaryState::Enabled), override_name: Some("a.yaml:v1".into()) },
         config_dir: Some("c".into()),
         config: Some("t.toml".into()),
         socket: Some("s".into()),
@@ -70,10 +69,10 @@ fn run_takes_an_index_and_flags_in_any_order() {
 
 #[test]
 fn values_are_taken_in_any_case_or_refused() {
-    let state = |name| run(&["ocps", "run", "--state", name]).state;
-    assert_eq!(state("Disabled"), InitialState::At(SummaryState::Disabled));
-    assert_eq!(state("ENABLED"), InitialState::At(SummaryState::Enabled));
-    assert_eq!(state("Resume"), InitialState::Resume);
+    let state = |name| run(&["ocps", "run", "--state", name]).goal.state;
+    assert_eq!(state("Disabled"), Some(SummaryState::Disabled));
+    assert_eq!(state("ENABLED"), Some(SummaryState::Enabled));
+    assert_eq!(state("Resume"), None);
     for (name, level) in [("10", 10), ("debug", 10), ("INFO", 20), ("warning", 30), ("40", 40)] {
         assert_eq!(run(&["ocps", "run", "--loglevel", name]).log_level, Some(level));
     }
@@ -241,8 +240,8 @@ fn help_is_complete_and_fits_in_80_columns() {
         let text = help(name);
         for command in CommandName::ALL {
             assert!(text.contains(&format!("\n  {}\n", command.as_str())));
-            for field in parameters(command) {
-                assert!(words_of(&text).contains(&format!(" {}= ", field.name)), "{}", field.name);
+            for (name, _) in parameters(command) {
+                assert!(words_of(&text).contains(&format!(" {name}= ")), "{name}");
             }
         }
     }
@@ -330,7 +329,7 @@ fn choices(name: &str) -> Vec<String> {
         "run" | "--index" => words(&["1", "2", "3", "101", "LATISS", "LSSTComCam", "LSSTCam", "RA"]),
         "send" => {
             let fields = CommandName::ALL.into_iter().flat_map(parameters);
-            let fields = fields.map(|field| format!("{}=", field.name));
+            let fields = fields.map(|(name, _)| format!("{name}="));
             CommandName::ALL.iter().map(|command| command.as_str().to_owned()).chain(fields).collect()
         }
         "state" => crate::cli::state::GOALS.iter().map(|(name, _)| (*name).to_owned()).collect(),

@@ -66,8 +66,8 @@ enum Priority {
 
 impl Message {
     pub(super) fn event(event: &Event, receipt: Option<Receipt>) -> Self {
-        let topic = Topic::Event(sal::event::topic(event));
-        Self { topic, seq_num: None, own: sal::event::fields(event), receipt }
+        let (name, own) = sal::event::parts(event);
+        Self { topic: Topic::Event(name), seq_num: None, own, receipt }
     }
 
     fn priority(&self) -> Priority {

@@ -18,7 +18,7 @@ use crate::csc::command::{Command, CommandName, Sender, Via};
 use crate::csc::id::{SalIndex, SeqNum};
 use crate::csc::time::Tai;
 use crate::sal::event::Fields;
-use crate::sal::topic::{ACK, Column, EventName, Field, FieldType, PRIVATE, parameters};
+use crate::sal::topic::{ACK, Column, EventName, FieldType, PRIVATE, parameters};
 use crate::sal::{self, Value};
 use crate::text::quote;
 
@@ -65,17 +65,17 @@ impl Topic {
     }
 
     /// Its own fields, those that follow the private ones.
-    fn own(self) -> Vec<Column> {
+    fn own(self) -> &'static [Column] {
         match self {
-            Self::Command(name) => parameters(name).iter().map(|field| (field.name, field.kind)).collect(),
-            Self::Ack => ACK.to_vec(),
-            Self::Event(name) => name.columns().to_vec(),
+            Self::Command(name) => parameters(name),
+            Self::Ack => ACK,
+            Self::Event(name) => name.columns(),
         }
     }
 
     /// All its fields.
     fn columns(self) -> Vec<Column> {
-        PRIVATE.iter().copied().chain(self.own()).collect()
+        [PRIVATE, self.own()].concat()
     }
 
     /// Whether a schema is one of this topic, as its record is named; the namespace may be missing.
@@ -184,7 +184,7 @@ impl Writer {
         let rev_code = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         let writer = Self { id, schema, rev_code };
         // A default may still be none of its type.
-        let own = topic.own().into_iter().map(|(name, kind)| (name, sample(kind))).collect();
+        let own = topic.own().iter().map(|&(name, kind)| (name, sample(kind))).collect();
         writer.message(&SAMPLE, &own).map(|_| writer)
     }
 
@@ -366,7 +366,7 @@ impl Record {
             seq_num: SeqNum(self.int("private_seqNum")?),
             sent: Tai(self.double("private_sndStamp")?),
         };
-        let value = |field: &Field| Ok((field.name.to_owned(), Some(self.get(field.name, field.kind)?)));
+        let value = |(field, kind): &Column| Ok(((*field).to_owned(), Some(self.get(field, *kind)?)));
         let params = parameters(name).iter().map(value).collect::<Result<Vec<_>, String>>()?;
         Ok(Command { sender, kind: sal::command::parse(name.as_str(), params) })
     }

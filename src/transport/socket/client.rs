@@ -1,8 +1,10 @@
 //! The threads that accept clients, read their lines and write ours.
 
+use std::convert::Infallible;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::hub::{Asked, CONNECTIONS_MAX, ClientInput, Item, Outbox, Queue, Room, too_many};
+use super::hub::{CONNECTIONS_MAX, ClientInput, Item, Outbox, Queue, too_many};
 use crate::clock;
 use crate::csc::command::{Command, Sender as CommandSender, Via};
 use crate::csc::id::{ClientId, SeqNum};
@@ -22,8 +24,6 @@ use crate::transport::line::{self, Line};
 const UNSERVED_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest line that a client may send, in bytes; Kafka's default limit of a message is the same.
 const LINE_MAX: usize = 1 << 20;
-/// Most queries of one client that are not answered yet.
-const QUERIES_MAX: usize = 2;
 /// A client that reads nothing for so long is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stack of a client's threads, in bytes: nothing in them recurses.
@@ -95,11 +95,11 @@ impl Acceptor {
             seq_num: SeqNum(0),
             sent: clock::now(),
         };
-        let reader =
-            Reader { client, sender, queue, asks: bounded(QUERIES_MAX), inputs: self.inputs.clone() };
+        let bytes = queue.bytes.clone();
+        let reader = Reader { client, sender, queue, asked: None, inputs: self.inputs.clone() };
         let writer = stream.try_clone()?;
         spawn("write", client, move || {
-            write(client, writer, items);
+            write(client, writer, items, &bytes);
             drop(writing);
         })?;
         spawn("read", client, move || {
@@ -115,10 +115,14 @@ fn spawn(what: &str, client: ClientId, work: impl FnOnce() + Send + 'static) -> 
 }
 
 /// Writes until all senders are gone or the client reads nothing.
-fn write(client: ClientId, mut stream: UnixStream, items: Receiver<(Item, Room)>) {
-    for (item, _room) in items {
+fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes: &AtomicUsize) {
+    for item in items {
         let written = match item {
-            Item::Line(line) => write_line(&mut stream, &line),
+            Item::Line(line) => {
+                let written = write_line(&mut stream, &line);
+                bytes.fetch_sub(line.len(), Ordering::Relaxed);
+                written
+            }
             Item::Document(make, _asked) => write_line(&mut stream, &make()),
         };
         if let Err(error) = written {
@@ -142,8 +146,8 @@ struct Reader {
     /// Of its last command; its number is that of one that brings none.
     sender: CommandSender,
     queue: Queue,
-    /// Holds one for each query that is not answered.
-    asks: (Sender<()>, Receiver<()>),
+    /// Disconnected when its last query is answered.
+    asked: Option<Receiver<Infallible>>,
     inputs: Sender<ClientInput>,
 }
 
@@ -202,8 +206,10 @@ impl Reader {
             Line::Subscribe => ClientInput::Subscribe(self.client),
             Line::Query(query) => {
                 // A client that asks faster than it reads waits here, and not in the memory of the daemon.
-                let _ = self.asks.0.send(());
-                ClientInput::Query(self.client, query, Asked(self.asks.1.clone()))
+                let _ = self.asked.take().map(|answered| answered.recv());
+                let (asked, answered) = bounded(0);
+                self.asked = Some(answered);
+                ClientInput::Query(self.client, query, asked)
             }
             Line::Command { seq_num, kind } => {
                 let count = &mut self.sender.seq_num.0;

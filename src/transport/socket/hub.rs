@@ -1,6 +1,7 @@
 //! The clients of the local socket as the main loop sees them.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fs;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -52,15 +53,8 @@ pub enum ClientInput {
     Gone(ClientId),
 }
 
-/// A query that is not answered yet; when this is dropped the client may ask for more.
-#[derive(Debug)]
-pub struct Asked(pub(super) Receiver<()>);
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        let _ = self.0.try_recv();
-    }
-}
+/// Kept until a query is answered: when it is dropped the client may ask for more.
+pub type Asked = Sender<Infallible>;
 
 /// A document that is still to be made, which takes its time: by the thread that writes it.
 pub type Document = Box<dyn FnOnce() -> String + Send>;
@@ -74,34 +68,25 @@ pub(super) enum Item {
 /// What waits to be written to one client.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    items: Sender<(Item, Room)>,
-    /// Bytes of the lines in `items`.
-    bytes: Arc<AtomicUsize>,
-}
-
-/// The bytes of a line that waits, or is being written.
-pub(super) struct Room(Arc<AtomicUsize>, usize);
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
-    }
+    items: Sender<Item>,
+    /// Bytes of the lines in `items`, and of the one that is being written.
+    pub(super) bytes: Arc<AtomicUsize>,
 }
 
 impl Queue {
-    pub(super) fn new() -> (Self, Receiver<(Item, Room)>) {
+    pub(super) fn new() -> (Self, Receiver<Item>) {
         let (items, receiver) = bounded(QUEUE_LINES);
         (Self { items, bytes: Arc::default() }, receiver)
     }
 
-    /// Queues something; never waits. An error if too much waits already, or the client takes no more.
-    pub(super) fn send(&self, item: Item) -> Result<(), TrySendError<(Item, Room)>> {
+    /// Queues something; never waits. An error if too much waits already, so that the client is to be dropped, or if
+    /// the client takes no more.
+    pub(super) fn send(&self, item: Item) -> Result<(), TrySendError<Item>> {
         let len = match &item {
             Item::Line(line) => line.len(),
             Item::Document(..) => 0,
         };
         let waiting = self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len);
-        let item = (item, Room(self.bytes.clone(), len));
         if waiting > QUEUE_BYTES { Err(TrySendError::Full(item)) } else { self.items.try_send(item) }
     }
 }
@@ -262,9 +247,9 @@ impl Hub {
 
     /// Sends an event to all who want events.
     pub fn publish(&mut self, event: &Event) {
-        let topic = sal::event::topic(event);
+        let (topic, fields) = sal::event::parts(event);
         let seq = self.latest.get(&topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
-        let line: Arc<str> = line::event(event, seq, clock::now()).into();
+        let line: Arc<str> = line::event(topic, fields, seq, clock::now()).into();
         self.latest.insert(topic, (seq, line.clone()));
         self.clients.retain(|_, outbox| !outbox.subscribed || outbox.send(Item::Line(line.clone())));
     }

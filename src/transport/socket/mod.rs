@@ -15,7 +15,7 @@ use std::path::Path;
 
 use crossbeam_channel::Sender;
 
-use super::socket_path::{Candidates, Place};
+use super::socket_path::Place;
 pub use hub::{Asked, ClientInput, Document, Hub, Outbox};
 
 /// Why there is no socket; one line each.
@@ -31,16 +31,8 @@ pub enum NoSocket {
 ///
 /// # Errors
 /// See [`NoSocket`].
-pub fn listen(candidates: &Candidates, inputs: Sender<ClientInput>) -> Result<Hub, NoSocket> {
-    let (path, listener) = match candidates {
-        Candidates::Named(path) => match bind(path) {
-            Ok(listener) => (path.as_path(), listener),
-            Err(NoSocket::Refused(reason) | NoSocket::Nowhere(reason)) => {
-                return Err(NoSocket::Refused(reason));
-            }
-        },
-        Candidates::Usual(places) => bind_first(places)?,
-    };
+pub fn listen(places: &[Place], inputs: Sender<ClientInput>) -> Result<Hub, NoSocket> {
+    let (path, listener) = bind_first(places)?;
     let at = |error: io::Error| NoSocket::Refused(cannot_make(path, &error));
     let hub = Hub::new(path, identity(path).map_err(at)?);
     client::accept(listener, inputs, &hub.writers).map_err(at)?;
@@ -56,10 +48,12 @@ fn bind_first(places: &[Place]) -> Result<(&Path, UnixListener), NoSocket> {
     for place in places {
         let path = place.path();
         let prepared = place.prepare().map_err(|error| NoSocket::Nowhere(cannot_make(path, &error)));
-        match prepared.and_then(|()| bind(path)) {
-            Ok(listener) => return Ok((path, listener)),
-            Err(NoSocket::Nowhere(reason)) => tried.push(reason),
-            Err(refused @ NoSocket::Refused(_)) => return Err(refused),
+        match (prepared.and_then(|()| bind(path)), place) {
+            (Ok(listener), _) => return Ok((path, listener)),
+            (Err(NoSocket::Refused(reason)), _) | (Err(NoSocket::Nowhere(reason)), Place::Named(_)) => {
+                return Err(NoSocket::Refused(reason));
+            }
+            (Err(NoSocket::Nowhere(reason)), Place::Runtime(_) | Place::Temporary(_)) => tried.push(reason),
         }
     }
     Err(NoSocket::Nowhere(format!("{}; choose another path with --socket", tried.join("; "))))

@@ -9,6 +9,7 @@ use ocps::csc::request::{Action, Answer, Outcome};
 use ocps::csc::time::{Tai, Time};
 use ocps::daemon::turn::{Step, Turn};
 use ocps::journal::Report;
+use ocps::sal;
 use ocps::transport::line;
 
 pub(super) struct Driver {
@@ -48,7 +49,10 @@ impl Driver {
                     self.turn.transition_ended(&ack);
                 }
             }
-            Effect::Publish { event, .. } => (self.check)(&line::event(&event, 1, Tai(0.0))),
+            Effect::Publish { event, .. } => {
+                let (topic, fields) = sal::event::parts(&event);
+                (self.check)(&line::event(topic, fields, 1, Tai(0.0)));
+            }
             Effect::Journal(record) => self.turn.keep(record),
             Effect::Request(request) => {
                 let outcome = |answer| Input::Outcome(Outcome { ticket: request.ticket, answer });

@@ -78,7 +78,7 @@ fn use_registry(registry: &Registry, datum: &[u8]) {
 }
 
 fn write(writer: &Writer) {
-    let fields = sal::event::fields(&Event::SummaryState(SummaryState::Enabled));
+    let (_, fields) = sal::event::parts(&Event::SummaryState(SummaryState::Enabled));
     let header =
         Header { index: SalIndex::Latiss, sent: Tai(1.0), seq_num: 1, identity: "OCPS:1", origin: 7 };
     match writer.message(&header, &fields) {

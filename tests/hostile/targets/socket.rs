@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 use ocps::transport::socket::{ClientInput, Hub, listen};
-use ocps::transport::socket_path::Candidates;
+use ocps::transport::socket_path::Place;
 
 use super::check_reason;
 use super::line::{self, LINE_MAX};
@@ -30,7 +30,7 @@ fn served() -> &'static Mutex<Served> {
     SERVED.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         let (sender, inputs) = bounded(16);
-        let hub = listen(&Candidates::Named(dir.path().join("ocps.sock")), sender).unwrap();
+        let hub = listen(&[Place::Named(dir.path().join("ocps.sock"))], sender).unwrap();
         Mutex::new(Served { hub, inputs, _dir: dir })
     })
 }
