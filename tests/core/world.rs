@@ -15,14 +15,14 @@ use ocps::csc::event::{
 use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
-    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Payload, Request,
-    Submission, Ticket,
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request, Submission, Ticket,
 };
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::sal::ack::AckFields;
 
 use super::rules::Rules;
+pub(crate) use crate::core_settings::core_settings as settings;
 use crate::reply::Reply;
 
 /// Of `start` in [`World::enabled`]; the executes and aborts of a test are numbered from 1.
@@ -64,34 +64,6 @@ pub(crate) struct World {
     /// The number of the next command of [`World::enable`].
     own_number: i32,
     effects: Vec<Effect>,
-}
-
-/// What the jobs of our executes are submitted with.
-fn payload() -> Arc<dyn Payload> {
-    let uws = ocps::config::settings::Uws {
-        command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        ..ocps::config::settings::Settings::default().uws
-    };
-    Arc::new(uws)
-}
-
-pub(crate) fn settings() -> Settings {
-    Settings {
-        index: SalIndex::Latiss,
-        simulated: false,
-        log_level: 20,
-        payload: payload(),
-        submit_timeout: secs(60),
-        settle_time: secs(15),
-        outage_limit: secs(300),
-        resubmit_limit: secs(1800),
-        history: secs(30 * 86_400),
-        uptime: None,
-        journal: true,
-        joins: false,
-        max_jobs: 10,
-    }
 }
 
 pub(crate) fn configuration() -> Configuration {

@@ -13,7 +13,7 @@ use ocps::csc::request::{Answer, FailureKind, ListedJob, Ticket};
 use super::service::{Job, Put, Service};
 
 /// How long a submission is tried.
-pub(crate) const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What must be known before a job is submitted once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,14 +4,13 @@ mod journal;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::command::{Command, Via};
 use ocps::csc::id::SalIndex;
 use ocps::csc::record::{Deliverable, Receipt, Record};
-use ocps::csc::request::{Outcome, Payload};
+use ocps::csc::request::Outcome;
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
 use ocps::csc::{Input, Settings};
@@ -23,11 +22,11 @@ use super::crowd::Crowd;
 use super::plan::{Plan, any, chance, secs, short};
 use super::process::{Disk, Faulty, Process};
 use super::rules::{Memory, Rules};
-use super::sending::SUBMIT_TIMEOUT;
 use super::service::{Call, Job, Service, unclear};
 use super::start::Start;
 use super::trace::Trace;
 use super::verdict::Counts;
+use crate::core_settings::core_settings;
 use crate::reply::failed_instead;
 
 /// How long a job may take to show up in the list after an unclear attempt.
@@ -361,20 +360,13 @@ impl World {
 
     fn settings(&self) -> Settings {
         Settings {
-            index: SalIndex::Latiss,
-            simulated: false,
-            log_level: 20,
-            payload: payload(),
-            submit_timeout: SUBMIT_TIMEOUT,
             settle_time: SETTLE_TIME,
-            outage_limit: secs(300),
             resubmit_limit: self.plan.resubmit_limit,
-            history: secs(30 * 86_400),
             // The machine was there before us.
             uptime: Some(Uptime { boot: BootId(self.boot.0), since: self.now - self.boot.1 + secs(100) }),
             joins: self.plan.joins,
-            journal: true,
             max_jobs: self.plan.max_jobs,
+            ..core_settings()
         }
     }
 
@@ -610,14 +602,4 @@ impl World {
             self.left_over(),
         )
     }
-}
-
-/// What the jobs of our executes are submitted with.
-fn payload() -> Arc<dyn Payload> {
-    let uws = ocps::config::settings::Uws {
-        command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        ..ocps::config::settings::Settings::default().uws
-    };
-    Arc::new(uws)
 }

@@ -6,6 +6,9 @@
 //! [`Target::run`] adds the promises that all have in common: no second of work, no memory over a bound.
 
 mod config;
+#[path = "../../support/core_settings.rs"]
+#[allow(missing_docs, unreachable_pub, reason = "it is shared with other tests")]
+mod core_settings;
 mod driver;
 mod http;
 mod journal;
