@@ -79,7 +79,14 @@ impl Home {
                 command.env_remove(name);
             }
         }
-        for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NO_COLOR"] {
+        for name in [
+            "NOTIFY_SOCKET",
+            "JOURNAL_STREAM",
+            "STATE_DIRECTORY",
+            "RUNTIME_DIRECTORY",
+            "CREDENTIALS_DIRECTORY",
+            "NO_COLOR",
+        ] {
             command.env_remove(name);
         }
         command.current_dir(self.dir.path()).stdin(Stdio::null());
