@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_tell_place_and_remedy() {
+    fn faults_name_place_and_remedy() {
         for (text, expected) in [
             ("b: 1\nc: {a: 1, a: 3}\n", "2:4: not valid YAML: c: the key \"a\" stands here twice"),
             ("a:\n\tb: 1\n", "2:1: not valid YAML"),

@@ -1,4 +1,4 @@
-//! `abort_job`: what is removed, what is proof of it, and who is told.
+//! `abort_job`: what is removed, what proves that, and which acks and results are published.
 
 use ocps::csc::Input;
 use ocps::csc::command::CommandKind;
@@ -43,7 +43,7 @@ fn an_abort_of_a_job_that_is_not_there_fails() {
 }
 
 #[test]
-fn those_who_wait_for_an_abort_are_told_at_the_first_failure_and_every_five_minutes() {
+fn a_failing_abort_is_acked_at_once_and_every_five_minutes() {
     let mut world = World::enabled();
     world.running("a");
     world.send(abort("a"));
@@ -172,7 +172,7 @@ fn an_abort_of_a_stray_is_answered_when_it_is_gone() {
 }
 
 #[test]
-fn an_abort_goes_on_in_every_state() {
+fn an_abort_continues_in_every_state() {
     let mut world = World::enabled();
     world.running("a");
     world.send(abort("a"));
@@ -192,7 +192,7 @@ fn an_abort_goes_on_in_every_state() {
 }
 
 #[test]
-fn the_abort_of_a_job_of_somebody_else_is_told_once() {
+fn the_abort_of_a_job_that_we_did_not_submit_is_published_once() {
     let mut world = World::enabled();
     world.send(abort("x"));
     world.take();
@@ -203,13 +203,13 @@ fn the_abort_of_a_job_of_somebody_else_is_told_once() {
     world.answer("DELETE x", refused());
     world.run_to_answer("GET x", Reply::Gone);
     world.answer("LIST", none());
-    let told = world.take();
-    assert!(!told.iter().any(|line| line.starts_with("result")), "{told:?}");
-    assert_eq!(told.last().unwrap(), "ack 2 CMD_COMPLETE Done");
+    let lines = world.take();
+    assert!(!lines.iter().any(|line| line.starts_with("result")), "{lines:?}");
+    assert_eq!(lines.last().unwrap(), "ack 2 CMD_COMPLETE Done");
 }
 
 #[test]
-fn the_abort_of_a_job_is_told_once() {
+fn the_abort_of_a_job_is_published_once() {
     let mut world = World::enabled();
     world.running("a");
     world.send(abort("a"));
@@ -271,7 +271,7 @@ fn a_delete_that_finds_nothing_of_a_job_that_was_just_there_was_sent_twice_by_a_
 }
 
 #[test]
-fn what_was_asked_before_a_job_was_created_says_nothing_of_it() {
+fn a_list_requested_before_a_job_was_created_proves_nothing_about_it() {
     // Whoever names a job that is about to be created is in time all the same.
     let mut world = World::enabled();
     world.send(execute(""));

@@ -1,4 +1,4 @@
-//! Whether the service lives: outages, FAULT 1, and jobs that it answers wrongly while it answers others.
+//! Whether the service answers: outages, FAULT 1, and jobs that it answers wrongly while it answers others.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ fn run_well(world: &mut World) {
     world.run_to("GET a");
 }
 
-/// The same over days: looks only now and then.
+/// The same over days, in longer steps.
 fn run_long(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Reply) {
     run_in_steps(world, deadline, secs(5), answer);
 }
@@ -44,7 +44,7 @@ fn run_in_steps(world: &mut World, deadline: Duration, step: Duration, answer: i
 }
 
 #[test]
-fn an_outage_is_one_fault_and_tracking_goes_on() {
+fn an_outage_is_one_fault_and_tracking_continues() {
     for answer in [away(), unclear(), failed(FailureKind::Refused, Contact::Silent)] {
         let mut world = World::enabled();
         world.running("a");
@@ -139,7 +139,7 @@ fn each_service_has_a_health_of_its_own() {
     assert_eq!(world.times(FAULT), [begun + secs(300)]);
     let contacts = world.logged.iter().filter(|(_, line)| line.contains("contact with the service"));
     assert_eq!(contacts.filter(|(level, _)| *level == LogLevel::Warning).count(), 1);
-    // It is the new one that is told of.
+    // The new one is reported.
     assert_eq!(world.csc.status().service.silent_for, None);
     world.converge();
 }
@@ -156,7 +156,7 @@ fn a_job_that_is_answered_wrongly_for_a_day_is_given_up_however_seldom_it_is_ask
     }
     let answer = |name: &str| if name == "GET a" { wrong() } else { job("b", Phase::Active) };
     run_long(&mut world, DAY + secs(2000), answer);
-    let unknown = world.said.iter().filter(|(_, line)| line.starts_with("result a 1 known"));
+    let unknown = world.lines.iter().filter(|(_, line)| line.starts_with("result a 1 known"));
     let [(ended, _)] = unknown.collect::<Vec<_>>()[..] else { panic!("{:?}", world.csc.status()) };
     assert!(*ended >= DAY && *ended < DAY + secs(2000), "{ended:?}");
     world.converge();
@@ -172,7 +172,7 @@ fn answers_that_are_no_use_are_contact_all_the_same() {
 }
 
 #[test]
-fn what_was_never_asked_says_nothing_about_the_service() {
+fn a_request_that_was_never_sent_proves_nothing_about_the_service() {
     // The workers' queues are full because the service hangs.
     let full = || failed(FailureKind::NotSent, Contact::NotAsked);
     let mut world = World::enabled();
@@ -222,7 +222,7 @@ fn a_job_alone_is_not_given_up() {
     world.running("a");
     run_long(&mut world, DAY * 2, |_| wrong());
     assert!(world.is_busy());
-    // One good answer, and the day begins anew.
+    // One good answer, and the day starts again.
     world.run_to_answer("GET a", job("a", Phase::Active));
     world.running("b");
     let now = world.now;
@@ -234,7 +234,7 @@ fn a_job_alone_is_not_given_up() {
 }
 
 #[test]
-fn after_an_outage_of_the_whole_service_the_day_begins_anew() {
+fn after_an_outage_of_the_whole_service_the_day_starts_again() {
     // Whether it was silent, or a proxy answered in its place.
     for outage in [away(), wrong()] {
         let mut world = World::enabled();

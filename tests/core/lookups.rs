@@ -1,4 +1,4 @@
-//! Jobs found by run id: doubles that came to life late, and two jobs of one run.
+//! Jobs found by run id: duplicates that appeared late, and two jobs of one run.
 
 use ocps::csc::event::Phase;
 
@@ -96,14 +96,14 @@ fn a_double_of_a_submission_that_was_given_up_is_removed() {
     while world.is_busy() {
         world.run_to_answer("LIST", unclear());
     }
-    // The sender learns what may be there, and that somebody cares for it.
-    let told = world.take();
+    // The sender learns that a job may exist, and that it will be looked up.
+    let lines = world.take();
     let run_id = world.run_id(1);
     let reason = format!(
         "ack 1 CMD_FAILED Failed: no luck; it is unclear whether a job with run id {run_id} was created: if one shows \
          up within an hour, it is removed"
     );
-    assert_eq!(told.last().unwrap(), &reason);
+    assert_eq!(lines.last().unwrap(), &reason);
     world.run_to("LIST");
     world.take();
     let late = world.listed(&[("late", 1)]);

@@ -31,7 +31,7 @@ fn all_are_asked_for_at_once() {
 }
 
 #[test]
-fn one_that_does_not_exist_is_asked_for_again_and_then_looked_for_in_the_list() {
+fn a_missing_one_is_polled_again_and_then_looked_up_in_the_list() {
     let mut world = World::enabled();
     world.send(execute("a"));
     let asked = world.now;
@@ -166,7 +166,7 @@ fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
 }
 
 #[test]
-fn one_that_does_not_exist_is_told_with_the_job_id() {
+fn a_missing_one_is_named_in_the_ack_with_the_job_id() {
     let mut world = World::enabled();
     world.send(execute("a,gone,lost"));
     world.send(execute("a"));
@@ -192,8 +192,8 @@ fn one_that_does_not_exist_is_told_with_the_job_id() {
     world.answer("PUT 2", job("k", Phase::Active));
     world.take();
     world.answer("PUT 1", job("j", Phase::Active));
-    let told = "ack 1 CMD_INPROGRESS {\"job_id\":\"j\",\"missing_prereqs\":[\"gone\",\"lost\"]}";
-    world.expect(&[told, "job_id 1 j"]);
+    let ack = "ack 1 CMD_INPROGRESS {\"job_id\":\"j\",\"missing_prereqs\":[\"gone\",\"lost\"]}";
+    world.expect(&[ack, "job_id 1 j"]);
     assert_eq!(world.times("ack 2 CMD_INPROGRESS {\"job_id\":\"k\"}").len(), 1);
     world.converge();
 }
@@ -223,7 +223,7 @@ fn a_prerequisite_of_the_same_id_is_another_job_at_another_service() {
 }
 
 #[test]
-fn the_core_is_not_woken_for_a_prerequisite_that_nobody_waits_for_any_more() {
+fn the_core_is_not_woken_for_a_prerequisite_that_no_job_waits_for() {
     let mut world = World::enabled();
     world.run_for(Duration::from_millis(100));
     world.send(execute("x"));

@@ -1,4 +1,4 @@
-//! What is told of jobs to those who ask, and in the log: where they are, how they ended, why.
+//! Reports of jobs, for queries and in the log: in which stage they are, how they ended, and why.
 
 use ocps::csc::command::{CommandKind, Execute};
 use ocps::csc::event::{LogLevel, Phase};
@@ -12,7 +12,7 @@ fn report(world: &World) -> JobReport {
 }
 
 #[test]
-fn the_phase_at_the_service_is_told_as_it_changes() {
+fn the_phase_at_the_service_is_reported_as_it_changes() {
     let mut world = World::enabled();
     world.send(execute(""));
     assert_eq!(report(&world).phase, None);
@@ -73,7 +73,7 @@ fn check(world: &World, outcome: JobOutcome, reason: Option<&str>, level: LogLev
 }
 
 #[test]
-fn each_end_says_what_it_is_and_why() {
+fn each_end_is_reported_with_its_reason() {
     let gone = "the service does not know it any more";
     let broken = || Reply::Broken { report: "broken".to_owned() };
     for (answer, outcome, reason) in [
@@ -126,7 +126,7 @@ fn each_end_says_what_it_is_and_why() {
 }
 
 #[test]
-fn long_texts_are_told_by_their_beginning() {
+fn long_texts_are_cut() {
     let mut world = World::enabled();
     let CommandKind::Execute(mut long) = execute("") else { panic!() };
     long.data_query = "é".repeat(5000);
@@ -138,7 +138,7 @@ fn long_texts_are_told_by_their_beginning() {
 }
 
 #[test]
-fn it_is_told_what_a_job_waits_for() {
+fn a_report_names_the_prerequisites_a_job_waits_for() {
     let mut world = World::enabled();
     let waits_for = |world: &World| {
         report(world).waits_for.iter().map(|job_id| job_id.as_str().to_owned()).collect::<Vec<_>>()

@@ -44,7 +44,7 @@ fn answers(world: &World) -> Vec<(&'static str, Reply)> {
 /// Brings a job with number 1 to some stage; gives the request that is answered then.
 type Stage = fn(&mut World) -> &'static str;
 
-/// What is said at once to an answer, and what is asked for next (empty: nothing, it has ended).
+/// The lines that follow an answer at once, and the next request (empty: none, the command has ended).
 type Expected = fn(&str) -> (&'static [&'static str], &'static str);
 
 /// Checks a stage against all answers; each time everything must come to an end after it.
@@ -62,9 +62,9 @@ fn check(stage: Stage, expected: Expected) {
         if answer.clone().to(world.asked(request)).is_none() {
             continue;
         }
-        let (said, next) = expected(name);
+        let (lines, next) = expected(name);
         world.answer(request, answer);
-        assert_eq!(world.take(), said, "{request} is answered {name}");
+        assert_eq!(world.take(), lines, "{request} is answered {name}");
         if next.is_empty() {
             world.run_for(secs(30));
             assert_eq!(world.open_names(), <[&str; 0]>::default(), "{request} is answered {name}");

@@ -19,7 +19,7 @@ fn just_before(time: Duration) -> Duration {
 const FAILED: &str = "ack 1 CMD_FAILED Failed: no luck";
 
 #[test]
-fn a_job_is_told_once_it_exists() {
+fn a_job_id_is_published_when_the_job_exists() {
     let mut world = World::enabled();
     world.send(execute(""));
     world.expect(&["journal", "PUT 1"]);
@@ -61,7 +61,7 @@ fn after_an_unclear_attempt_the_list_is_asked_over_the_settle_time() {
 }
 
 #[test]
-fn a_list_that_was_asked_for_before_the_attempt_ended_says_nothing() {
+fn a_list_requested_before_the_attempt_ended_proves_nothing() {
     let mut world = World::enabled();
     world.send(execute(""));
     world.send(execute(""));
@@ -97,8 +97,8 @@ fn what_never_reached_the_service_is_sent_again_without_looking() {
         assert!(world.now <= failed + secs(38));
     }
     assert!(attempts >= 5, "{attempts}");
-    let said = world.take();
-    assert_eq!(said.last().unwrap(), FAILED);
+    let lines = world.take();
+    assert_eq!(lines.last().unwrap(), FAILED);
     // The last one was sent when the time was over.
     let [failed] = world.times(FAILED)[..] else { panic!() };
     assert!(failed >= begun + secs(60) && failed <= begun + Duration::from_millis(60_100), "{failed:?}");
@@ -134,7 +134,7 @@ fn the_time_to_submit_does_not_run_while_it_is_queued() {
 }
 
 #[test]
-fn a_refusal_is_looked_up_once_and_tried_once_more() {
+fn a_refused_submission_is_looked_up_once_and_tried_once_more() {
     let mut world = World::enabled();
     world.send(execute(""));
     world.answer("PUT 1", refused());
@@ -175,8 +175,8 @@ fn a_refusal_that_left_a_job_is_no_failure() {
             let answer = if n + 1 == refusals { world.listed(&[("a", 1)]) } else { none() };
             world.answer("LIST", answer);
         }
-        let said = world.take();
-        assert!(said.contains(&"job_id 1 a".to_owned()), "{said:?}");
+        let lines = world.take();
+        assert!(lines.contains(&"job_id 1 a".to_owned()), "{lines:?}");
         world.converge();
     }
 }
@@ -195,8 +195,8 @@ fn a_submission_in_doubt_is_given_up_when_no_list_can_be_had_after_submit_timeou
         world.answer("LIST", away());
     }
     assert!(asked >= begun + secs(75) && asked < begun + secs(78), "{asked:?}");
-    let said = world.take();
-    assert!(said.last().unwrap().starts_with(FAILED), "{said:?}");
+    let lines = world.take();
+    assert!(lines.last().unwrap().starts_with(FAILED), "{lines:?}");
     assert_eq!(world.submissions.len(), 1);
     assert_eq!(world.csc.state().name(), "ENABLED");
 }

@@ -152,7 +152,7 @@ fn a_job_that_ends_well_has_no_problem_left() {
 }
 
 #[test]
-fn a_job_is_reported_through_its_life() {
+fn a_job_is_reported_from_its_start_to_its_end() {
     let mut world = World::enabled();
     world.journal_at_once = false;
     let mut stages = Vec::new();

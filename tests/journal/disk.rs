@@ -55,7 +55,7 @@ fn keys_in(path: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn a_journal_that_reached_its_limit_forgets_its_history_and_goes_on() {
+fn a_journal_that_reached_its_limit_forgets_its_history_and_continues() {
     let limits = Limits { file_bytes: 1 << 20, history_bytes: 1 << 19, ..sample::limits() };
     let mut store = Sqlite::in_memory(OURS, limits).unwrap();
     let mut failed = None;
@@ -318,7 +318,7 @@ fn a_journal_that_is_deleted_moved_or_replaced_is_made_complete_again() {
 }
 
 #[test]
-fn where_no_journal_can_be_made_it_is_said_and_made_as_soon_as_it_can() {
+fn a_journal_that_cannot_be_made_is_reported_and_made_as_soon_as_it_can() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let path = state.join("journal.db");

@@ -157,7 +157,7 @@ fn what_is_no_whole_journal_is_refused_and_never_replaced() {
             "command 1: Invalid job id: \"../x\" (1 to 63 letters, digits, '.', '_' or '-', a letter or digit first and last)",
         ),
         ("UPDATE commands SET key = -1", "command -1: -1 is no key"),
-        ("UPDATE commands SET ack_delivered = 2", "command 1: 2 is neither 0 nor 1"),
+        ("UPDATE commands SET said_ack = 2", "command 1: 2 is neither 0 nor 1"),
         ("UPDATE commands SET suspected = 9e999", "command 1: inf is no time"),
         ("UPDATE commands SET ended = 1", "command 1: only a part of its end is there"),
         (
@@ -192,7 +192,7 @@ fn an_index_that_does_not_fit_its_table_is_damage() {
     let forget = "PRAGMA writable_schema = 1; DELETE FROM sqlite_schema WHERE name = 'commands_by_end'";
     connection.execute_batch(forget).unwrap();
     drop(connection);
-    change(&path, "UPDATE commands SET ended = 1, ack_delivered = 1");
+    change(&path, "UPDATE commands SET ended = 1, said_ack = 1");
     let remember = format!(
         "PRAGMA writable_schema = 1;
          INSERT INTO sqlite_schema VALUES ('index', 'commands_by_end', 'commands', {root}, '{sql}')"

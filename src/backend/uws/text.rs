@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_fit_on_one_line_and_are_said_once() {
+    fn refusals_fit_on_one_line_without_repetition() {
         let invalid = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)";
         for (text, expected) in [
             ("", ""),

@@ -42,11 +42,11 @@ pub(crate) fn read(data: &[u8]) {
     let mut served = served().lock().unwrap_or_else(PoisonError::into_inner);
     let mut stream = UnixStream::connect(served.hub.path().unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut heard = String::new();
+    let mut received = String::new();
     std::thread::scope(|scope| {
         let mut writer = stream.try_clone().unwrap();
         // Ours writes, another reads, so that neither end waits for the other.
-        let reader = scope.spawn(|| stream.read_to_string(&mut heard));
+        let reader = scope.spawn(|| stream.read_to_string(&mut received));
         // A line that is too long ends the connection, here while it is written.
         let _ =
             said.chunks(piece.min(said.len().max(1))).take(5_000).try_for_each(|part| writer.write_all(part));
@@ -58,7 +58,7 @@ pub(crate) fn read(data: &[u8]) {
             assert!(said.len() > LINE_MAX, "a client was sent away that said only {} bytes", said.len());
         }
     });
-    for line in heard.lines() {
+    for line in received.lines() {
         let said: serde_json::Value = serde_json::from_str(line).unwrap();
         check_reason(said["error"].as_str().unwrap());
     }
