@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::harness::{Heart, PATIENCE};
+use super::harness::{PATIENCE, StallMeter};
 use super::port::Port;
 use super::rig::{Cut, Daemon, PASSWORD, Proxy, Server, env, push, silent_server};
 
@@ -54,7 +54,7 @@ fn the_order_of_many_commands_is_kept() {
             assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
         }
     }
-    let acks: Vec<i64> = client.heard.iter().filter_map(|line| line["ack"]["seq"].as_i64()).collect();
+    let acks: Vec<i64> = client.received.iter().filter_map(|line| line["ack"]["seq"].as_i64()).collect();
     assert_eq!(acks, (1..=500).collect::<Vec<_>>());
     let expected: Vec<String> = (0..500).rev().map(|n| n.to_string()).collect();
     assert_eq!(server.list("many"), expected);
@@ -256,9 +256,9 @@ fn a_server_that_accepts_and_never_answers_does_not_stop_heartbeats() {
     let server = Server::usual();
     let daemon = Daemon::enabled(server.port);
     server.signal(Signal::STOP);
-    let heart = Heart::start(daemon.process.pid());
+    let stalls = StallMeter::start(daemon.process.pid());
     let mut listener = daemon.client();
-    listener.say(&json!({"subscribe": true}));
+    listener.write(&json!({"subscribe": true}));
     let mut client = daemon.client();
     let begun = Instant::now();
     let send = |_| client.send("execute", &json!({"config": "{\"a\":1}"}));
@@ -270,7 +270,7 @@ fn a_server_that_accepts_and_never_answers_does_not_stop_heartbeats() {
     listener.listen(Duration::from_secs(6).saturating_sub(begun.elapsed()));
     let beats = listener.sent("heartbeat");
     assert!(beats.len() >= 4, "{beats:?}");
-    heart.compare(&beats, 1.5);
+    stalls.longest_gap(&beats, 1.5);
     server.signal(Signal::CONT);
     assert_eq!(push(&mut client, r#"{"a":2}"#), "Done");
     assert_eq!(server.list("a"), ["2"]);

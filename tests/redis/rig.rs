@@ -68,7 +68,7 @@ pub fn env(port: &str) -> [(&str, &str); 3] {
 
 /// The result of an execute with this config.
 pub fn push(client: &mut Client, config: &str) -> String {
-    client.heard.clear();
+    client.received.clear();
     let ack = client.run("execute", &json!({ "config": config }));
     let (name, result) = ack.split_once(' ').unwrap();
     assert_eq!(name == "CMD_COMPLETE", result == "Done", "{ack}");
