@@ -73,8 +73,7 @@ fn terminated_before_joining_it_publishes_nothing() {
 
 #[test]
 fn another_instance_found_later_is_a_fault_and_jobs_go_on() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.take();
     world.input(intruder());
     let fault = [&*format!("errorCode 3 {DUPLICATE}"), "summaryState FAULT"];

@@ -7,7 +7,7 @@ use ocps::csc::Settings;
 use ocps::csc::event::Phase;
 use ocps::csc::request::{Contact, FailureKind};
 
-use super::world::{World, away, execute, failed, job, name, refused, secs, settings, unclear, wrong};
+use super::world::{World, away, execute, failed, job, name, none, refused, secs, settings, unclear, wrong};
 use crate::reply::Reply;
 
 /// More only take longer: what is logged of a service does not grow with them.
@@ -31,7 +31,7 @@ fn well(name: &str) -> Reply {
     match name.split_once(' ') {
         Some(("GET", id)) => job(id, Phase::Active),
         Some(("PUT", number)) => job(&format!("p{number}"), Phase::Active),
-        _ => Reply::Listed(Vec::new()),
+        _ => none(),
     }
 }
 
@@ -128,7 +128,7 @@ fn a_submission_that_is_tried_again_and_again_is_logged_once() {
         let until = world.now + secs(50);
         let answer = |now: Duration, name: &str| match name {
             _ if now >= until => well(name),
-            "LIST" => Reply::Listed(Vec::new()),
+            "LIST" => none(),
             _ => bad.clone(),
         };
         minutes(&mut world, 2, answer);
@@ -155,7 +155,7 @@ fn prerequisites_and_lists_that_fail_now_and_then_are_logged_once_or_counted() {
     }
     let answer = |now: Duration, name: &str| match name {
         "LIST" if now.as_secs() % 4 < 2 => wrong(),
-        "LIST" => Reply::Listed(Vec::new()),
+        "LIST" => none(),
         _ => failed(FailureKind::NotNow, Contact::Answered),
     };
     minutes(&mut world, 2, answer);

@@ -9,7 +9,7 @@ use ocps::csc::id::RunId;
 use ocps::csc::request::ListedJob;
 
 use super::world::{
-    POLL, World, abort, away, configuration, execute, job, job_id, removed, secs, start, wrong,
+    POLL, World, abort, away, configuration, execute, job, job_id, none, removed, secs, start, wrong,
 };
 use crate::reply::Reply;
 
@@ -51,7 +51,7 @@ fn a_missing_one_is_polled_again_and_then_looked_up_in_the_list() {
     world.run_to_answer("GET a", Reply::Gone);
     world.run_to_answer("GET a", Reply::Gone);
     world.take();
-    world.answer("LIST", Reply::Listed(Vec::new()));
+    world.answer("LIST", none());
     world.expect(&["PUT 1"]);
     assert!(world.logged.iter().any(|(_, line)| line.contains("prerequisite job a does not exist")));
     world.converge();
@@ -78,8 +78,7 @@ fn names_are_parsed() {
 
 #[test]
 fn one_of_our_own_costs_no_request() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(execute("a"));
     world.expect(&["journal"]);
     world.run_to_answer("GET a", job("a", Phase::Error));
@@ -94,8 +93,7 @@ fn one_of_our_own_costs_no_request() {
 
 #[test]
 fn one_that_is_aborted_has_ended() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(execute("a,b"));
     world.answer("GET b", job("b", Phase::Active));
     world.send(abort("a"));
@@ -142,8 +140,7 @@ fn many_wait_for_one_with_one_request() {
 
 #[test]
 fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(execute("p"));
     let day = secs(24 * 3600);
     let mut submitted = None;
@@ -176,7 +173,7 @@ fn a_missing_one_is_named_in_the_ack_with_the_job_id() {
     }
     // The first list was asked for before the second of them was known to be missing.
     for _ in 0..2 {
-        world.run_to_answer("LIST", Reply::Listed(Vec::new()));
+        world.run_to_answer("LIST", none());
     }
     let missing: Vec<String> = world
         .csc

@@ -13,7 +13,7 @@ use ocps::csc::event::Phase;
 use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request};
 
 use super::world::{
-    World, abort, available, configuration, execute, failed, job, job_id, name, object, removed, secs,
+    World, abort, available, configuration, execute, failed, job, job_id, name, none, object, removed, secs,
     settings, start,
 };
 use crate::reply::Reply;
@@ -211,7 +211,7 @@ impl Walk {
             1 => Reply::Gone,
             2 => removed(),
             3 => Reply::Removed { object: Some(object("x")) },
-            4 => Reply::Listed(Vec::new()),
+            4 => none(),
             5 => Reply::Rejected { reason: "no such thing".to_owned() },
             6 => Reply::Done,
             _ => Reply::Broken { report: "broken".to_owned() },

@@ -8,8 +8,7 @@ use ocps::csc::record::{Awaited, Deliverable, Receipt, Record};
 use ocps::csc::state::SummaryState;
 use ocps::csc::{Effect, Input, Settings};
 
-use super::world::{World, abort, execute, job, removed, secs, settings, unclear};
-use crate::reply::Reply;
+use super::world::{World, abort, execute, job, none, removed, secs, settings, unclear};
 
 const FULL: &str = "the journal cannot be written: disk full";
 
@@ -45,7 +44,7 @@ fn each_step_of_a_command_is_kept() {
     world.send_by_kafka(execute(""));
     world.answer("PUT 1", unclear());
     while !world.open_names().contains(&"PUT 1".to_owned()) {
-        world.run_to_answer("LIST", Reply::Listed(Vec::new()));
+        world.run_to_answer("LIST", none());
     }
     world.answer("PUT 1", job("a", Phase::Active));
     world.send(abort("a"));
@@ -68,8 +67,7 @@ fn the_abort_of_a_job_that_we_did_not_submit_publishes_its_result() {
 
 #[test]
 fn what_ends_a_command_bears_its_receipt() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_to_answer("GET a", job("a", Phase::Completed));
     let receipt = |what| Receipt { key: EntryKey(1), what };
     assert_eq!(world.receipts, [receipt(Deliverable::Result), receipt(Deliverable::Ack)]);
@@ -77,8 +75,7 @@ fn what_ends_a_command_bears_its_receipt() {
 
 #[test]
 fn commands_that_are_not_durable_are_refused_and_accepted_ones_continue() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.journal_at_once = false;
     world.send(execute(""));
     world.send(abort("a"));
@@ -164,8 +161,7 @@ fn without_a_journal_an_end_at_the_last_moment_is_still_published() {
 
 #[test]
 fn with_a_journal_unfinished_commands_are_left_to_the_next_run() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.records.clear();
     world.input(Input::Terminate);
     world.expect(&["StopRequests", "summaryState OFFLINE", "Exit"]);
@@ -180,8 +176,7 @@ fn with_a_journal_unfinished_commands_are_left_to_the_next_run() {
 fn the_end_of_a_command_is_published_when_it_is_durable() {
     let published = ["result a 0 object of a", "ack 1 CMD_COMPLETE Done"];
     let ended = || {
-        let mut world = World::enabled();
-        world.running("a");
+        let mut world = World::tracking();
         world.journal_at_once = false;
         world.run_to_answer("GET a", job("a", Phase::Completed));
         world.expect(&["GET a"]);
@@ -217,8 +212,7 @@ fn the_end_of_a_command_is_published_when_it_is_durable() {
     world.run_for(secs(5));
     world.expect(&["StopRequests", "summaryState OFFLINE", "Exit"]);
     // That a job exists is durable does not mean that its end is.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.journal_at_once = false;
     world.answer("PUT 1", job("a", Phase::Completed));
     world.take();
@@ -234,8 +228,7 @@ fn the_end_of_a_command_is_published_when_it_is_durable() {
 fn the_id_of_a_job_is_published_when_it_is_durable() {
     let published = ["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"];
     let created = || {
-        let mut world = World::enabled();
-        world.send(execute(""));
+        let mut world = World::submitting();
         world.journal_at_once = false;
         world.answer("PUT 1", job("a", Phase::Active));
         world.take();

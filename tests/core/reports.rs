@@ -4,7 +4,7 @@ use ocps::csc::command::{CommandKind, Execute};
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::report::{JobOutcome, JobReport};
 
-use super::world::{World, abort, away, execute, job, refused, removed, wrong};
+use super::world::{World, abort, away, execute, job, none, refused, removed, wrong};
 use crate::reply::Reply;
 
 fn report(world: &World) -> JobReport {
@@ -13,8 +13,7 @@ fn report(world: &World) -> JobReport {
 
 #[test]
 fn the_phase_at_the_service_is_reported_as_it_changes() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     assert_eq!(report(&world).phase, None);
     world.answer("PUT 1", job("a", Phase::Pending));
     assert_eq!(report(&world).phase, Some(Phase::Pending));
@@ -97,7 +96,7 @@ fn each_end_is_reported_with_its_reason() {
         world.run_to_answer("GET a", answer);
         if outcome == JobOutcome::Vanished {
             world.run_to_answer("GET a", Reply::Gone);
-            world.run_to_answer("LIST", Reply::Listed(Vec::new()));
+            world.run_to_answer("LIST", none());
         }
         check(&world, outcome, reason, level);
     }
@@ -112,7 +111,7 @@ fn each_end_is_reported_with_its_reason() {
         world.send(execute_in_full());
         while world.is_busy() {
             let name = world.open_names().remove(0);
-            let answer = if name == "LIST" { Reply::Listed(Vec::new()) } else { answer.clone() };
+            let answer = if name == "LIST" { none() } else { answer.clone() };
             world.answer(&name, answer);
             world.tick();
             world.now = world.now.max(world.csc.next_deadline());

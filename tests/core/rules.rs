@@ -10,7 +10,7 @@ use ocps::csc::record::{AcceptedCommand, Awaited, Receipt, Record, RecoveredComm
 use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input, Settings};
 
-use super::world::{job, number_of, removed};
+use super::world::{job, none, number_of, removed};
 use crate::reply::Reply;
 
 /// How long a record may be waited for.
@@ -467,7 +467,7 @@ impl Rules {
             Action::Status { job_id, .. } if self.removed.contains(job_id) => Reply::Gone,
             Action::Status { job_id, .. } => job(job_id.as_str(), Phase::Completed),
             Action::Remove { .. } => removed(),
-            Action::List { .. } => Reply::Listed(Vec::new()),
+            Action::List { .. } => none(),
             Action::Push { .. } | Action::Ping => Reply::Done,
         }
     }

@@ -6,7 +6,7 @@ use ocps::csc::id::EntryKey;
 use ocps::csc::record::Awaited;
 use ocps::csc::request::{Contact, FailureKind};
 
-use super::world::{World, abort, execute, failed, job, object, secs};
+use super::world::{World, abort, execute, failed, job, none, object, secs};
 use crate::reply::Reply;
 
 /// Everything that can be answered to some request; lists show jobs of execute 1.
@@ -20,7 +20,7 @@ fn answers(world: &World) -> Vec<(&'static str, Reply)> {
         ("gone", Reply::Gone),
         ("removed", Reply::Removed { object: None }),
         ("removed with object", Reply::Removed { object: Some(object("a")) }),
-        ("listed none", Reply::Listed(Vec::new())),
+        ("listed none", none()),
         ("listed one", world.listed(&[("a", 1)])),
         ("listed two", world.listed(&[("a", 1), ("b", 1)])),
         ("rejected", Reply::Rejected { reason: "no such pipeline".to_owned() }),
@@ -134,8 +134,7 @@ fn sending() {
 
 #[test]
 fn pausing() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", failed(FailureKind::NotSent, Contact::Silent));
     world.expect(&["journal", "PUT 1"]);
     // The abort of a job that nobody knows yet has nothing to do with it.

@@ -77,8 +77,7 @@ fn only_a_put_or_a_delete_in_flight_is_waited_for() {
 
 #[test]
 fn an_answer_in_time_is_published_and_ends_the_stop() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(execute(""));
     world.send(abort("a"));
     world.take();
@@ -135,8 +134,7 @@ fn nothing_is_asked_after_it_whatever_is_answered() {
 
 #[test]
 fn while_stopping_heartbeats_go_out_and_commands_are_refused() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.take();
     world.input(Input::Terminate);
     let begun = world.now;
@@ -154,8 +152,7 @@ fn while_stopping_heartbeats_go_out_and_commands_are_refused() {
 
 #[test]
 fn exit_control_publishes_offline_before_its_ack_and_only_once() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.send(CommandKind::Disable);
     world.send(CommandKind::Standby);
     world.take();
@@ -167,8 +164,7 @@ fn exit_control_publishes_offline_before_its_ack_and_only_once() {
 
 #[test]
 fn there_is_no_fault_after_offline() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_to("GET a");
     world.send(execute(""));
     world.send(CommandKind::Disable);

@@ -196,6 +196,20 @@ impl World {
         world
     }
 
+    /// A core in ENABLED that has just sent the submission of its execute 1.
+    pub(crate) fn submitting() -> Self {
+        let mut world = Self::enabled();
+        world.send(execute(""));
+        world
+    }
+
+    /// A core in ENABLED whose execute 1 has the running job `a`.
+    pub(crate) fn tracking() -> Self {
+        let mut world = Self::enabled();
+        world.running("a");
+        world
+    }
+
     /// From STANDBY to ENABLED.
     pub(crate) fn enable(&mut self) {
         std::mem::swap(&mut self.next_number, &mut self.own_number);
@@ -289,31 +303,21 @@ impl World {
                 continue;
             }
             match effect {
-                Effect::Journal(record) => self.records.push(record.clone()),
-                Effect::Ack { receipt, .. } | Effect::Publish { receipt, .. } => {
-                    self.receipts.extend(*receipt)
-                }
-                Effect::Request(_)
-                | Effect::StopRequests
-                | Effect::ReadConfiguration { .. }
-                | Effect::WatchConfigurations(_)
-                | Effect::SetLogLevel(_)
-                | Effect::Log(..)
-                | Effect::Exit
-                | Effect::Fail(_) => {}
-            }
-            match effect {
                 Effect::Request(request) => {
                     self.open.push(request.clone());
                     if let Action::Submit(submission) = &request.action {
                         self.submissions.push(submission.clone());
                     }
                 }
-                Effect::Journal(record) => self.unjournaled.extend(record.awaited()),
+                Effect::Journal(record) => {
+                    self.records.push(record.clone());
+                    self.unjournaled.extend(record.awaited());
+                }
+                Effect::Ack { receipt, .. } | Effect::Publish { receipt, .. } => {
+                    self.receipts.extend(*receipt);
+                }
                 Effect::Log(level, line) => self.logged.push((*level, line.clone())),
-                Effect::Ack { .. }
-                | Effect::Publish { .. }
-                | Effect::StopRequests
+                Effect::StopRequests
                 | Effect::ReadConfiguration { .. }
                 | Effect::WatchConfigurations(_)
                 | Effect::SetLogLevel(_)
@@ -492,6 +496,11 @@ impl World {
             self.rules.nothing_left();
         }
     }
+}
+
+/// A list without a job of ours.
+pub(crate) fn none() -> Reply {
+    Reply::Listed(Vec::new())
 }
 
 pub(crate) fn time(mono: Duration) -> Time {
