@@ -161,10 +161,10 @@ fn a_disk_that_fails_or_stalls_loses_nothing() {
         .env("OCPS_DIR", dir.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{}{said}", String::from_utf8_lossy(&child.stdout));
+    let log = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{}{log}", String::from_utf8_lossy(&child.stdout));
     let keys = keys_in(&dir.path().join("journal.db"));
-    let last = said.lines().find_map(|line| line.strip_prefix("last key: ")).unwrap();
+    let last = log.lines().find_map(|line| line.strip_prefix("last key: ")).unwrap();
     // The last one was given to a disk that did not answer any more.
     let last: u64 = last.parse().unwrap();
     assert!(keys.len() as u64 == last || keys.len() as u64 == last - 1, "{keys:?}");

@@ -41,7 +41,7 @@ impl Port {
 
     fn bind(number: u16) -> io::Result<Self> {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        // So that another socket, of which the same is said, can listen.
+        // So that another socket with the same option can listen.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, number)))?;
         // Only to ask the standard library for the number: it does not listen.

@@ -1,4 +1,4 @@
-//! What the log says of requests, and the ways to a service: a proxy, https.
+//! What is logged of requests, and the ways to a service: a proxy, https.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -48,7 +48,7 @@ pub(crate) fn read_values(data: &[u8]) {
     }
 }
 
-/// Has the core carry out a command, and sends what it says.
+/// Has the core carry out a command, and performs its effects.
 fn obey(kind: CommandKind) {
     let goal = Goal { state: Some(SummaryState::Enabled), override_name: None };
     let (turn, effects) = Turn::new(settings(), 1, now(), &goal, Recovered::default());

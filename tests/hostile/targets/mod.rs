@@ -149,7 +149,7 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Checks what people are told: one line that is no longer than people read.
+/// Checks a message for people: one line that is no longer than people read.
 pub(crate) fn check_reason(reason: &str) {
     assert!(!reason.trim().is_empty(), "an empty reason");
     assert!(!reason.contains(char::is_control), "not one line: {reason:?}");
