@@ -43,6 +43,9 @@ sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pip
 	 $(target)/debug/ocps console --socket $(sim)/ocps.sock --wait 60 || \
 	   { code=$$?; [ $$code = 130 ] || cat $(sim)/ocps.log >&2; exit $$code; }
 
+# Most tests of the daemon and of Kafka wait: some more at once than there are processors.
+test: export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n < 6 ? 6 : n)))
+
 test: ## run all tests that need nothing else installed
 	$(CARGO) test --locked --no-default-features
 	@# What features change, and the program as it is installed; the rest is the same in both builds.
@@ -63,7 +66,7 @@ chaos: ## kill the real daemon KILLS times [1000] while jobs run, also behind a 
 test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java and Maven)
 	tests/kafka/real.sh
 
-test-container: ## test a life in a container like the observatory's, with a real Apache Kafka (as root, needs Java and Maven)
+test-container: ## test in a container like the observatory's, with a real Apache Kafka (as root, needs Java and Maven)
 	tests/container/run.sh
 
 test-redis: ## test Rapid Analysis against a real redis-server, which must be installed
