@@ -110,7 +110,7 @@ fn a_daemon_in_a_usual_place_is_found_without_a_flag() {
 }
 
 #[test]
-fn a_huge_line_and_rubbish_do_no_harm() {
+fn a_huge_line_is_printed_and_garbage_is_ignored() {
     let daemon = FakeDaemon::start(|line| {
         if line.get("query").is_none() {
             return Vec::new();

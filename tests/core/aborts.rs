@@ -153,7 +153,7 @@ fn an_answer_with_a_job_that_is_being_aborted_ends_it_once() {
 }
 
 #[test]
-fn an_abort_of_a_stray_is_answered_when_it_is_gone() {
+fn an_abort_of_a_duplicate_is_answered_when_it_is_gone() {
     let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     let two = world.listed(&[("a", 1), ("stray", 1)]);
@@ -217,7 +217,7 @@ fn the_abort_of_a_job_is_published_once() {
 }
 
 #[test]
-fn a_removal_is_not_believed_for_one_404_out_of_a_cache() {
+fn one_404_out_of_a_cache_is_no_proof_of_a_removal() {
     let mut world = World::tracking();
     world.send(abort("a"));
     // It never came to the service.

@@ -159,7 +159,7 @@ fn a_job_that_is_answered_wrongly_for_a_day_is_given_up_however_seldom_it_is_ask
 }
 
 #[test]
-fn answers_that_are_no_use_are_contact_all_the_same() {
+fn useless_answers_still_count_as_contact() {
     let mut world = World::tracking();
     run_answering(&mut world, secs(3000), |_| wrong());
     assert_eq!(world.csc.state().name(), "ENABLED");

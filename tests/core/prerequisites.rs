@@ -31,7 +31,7 @@ fn all_are_asked_for_at_once() {
 }
 
 #[test]
-fn a_missing_one_is_polled_again_and_then_looked_up_in_the_list() {
+fn a_missing_prerequisite_is_polled_again_and_then_looked_up_in_the_list() {
     let mut world = World::enabled();
     world.send(execute("a"));
     let asked = world.now;
@@ -77,7 +77,7 @@ fn names_are_parsed() {
 }
 
 #[test]
-fn one_of_our_own_costs_no_request() {
+fn a_prerequisite_of_our_own_costs_no_request() {
     let mut world = World::tracking();
     world.send(execute("a"));
     world.expect(&["journal"]);
@@ -92,7 +92,7 @@ fn one_of_our_own_costs_no_request() {
 }
 
 #[test]
-fn one_that_is_aborted_has_ended() {
+fn an_aborted_prerequisite_has_ended() {
     let mut world = World::tracking();
     world.send(execute("a,b"));
     world.answer("GET b", job("b", Phase::Active));
@@ -107,7 +107,7 @@ fn one_that_is_aborted_has_ended() {
 }
 
 #[test]
-fn one_is_polled_until_it_ends_through_every_failure() {
+fn a_prerequisite_is_polled_until_it_ends_through_every_failure() {
     let mut world = World::enabled();
     world.send(execute("a"));
     for _ in 0..3 {
@@ -127,7 +127,7 @@ fn one_is_polled_until_it_ends_through_every_failure() {
 }
 
 #[test]
-fn many_wait_for_one_with_one_request() {
+fn a_prerequisite_of_many_commands_is_polled_once() {
     let mut world = World::enabled();
     for _ in 0..3 {
         world.send(execute("a"));
@@ -139,7 +139,7 @@ fn many_wait_for_one_with_one_request() {
 }
 
 #[test]
-fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
+fn a_prerequisite_that_is_answered_wrongly_for_a_day_is_given_up() {
     let mut world = World::tracking();
     world.send(execute("p"));
     let day = secs(24 * 3600);
@@ -163,7 +163,7 @@ fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
 }
 
 #[test]
-fn a_missing_one_is_named_in_the_ack_with_the_job_id() {
+fn a_missing_prerequisite_is_named_in_the_ack_with_the_job_id() {
     let mut world = World::enabled();
     world.send(execute("a,gone,lost"));
     world.send(execute("a"));

@@ -249,7 +249,7 @@ impl Walk {
 }
 
 #[test]
-fn whatever_happens_everything_ends_well() {
+fn every_random_walk_comes_to_its_end() {
     let seeds = match env::var("OCPS_SEED") {
         Ok(seed) => {
             let seed = seed.parse().unwrap();

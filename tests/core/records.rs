@@ -66,7 +66,7 @@ fn the_abort_of_a_job_that_we_did_not_submit_publishes_its_result() {
 }
 
 #[test]
-fn what_ends_a_command_bears_its_receipt() {
+fn messages_that_end_a_command_have_its_receipt() {
     let mut world = World::tracking();
     world.run_to_answer("GET a", job("a", Phase::Completed));
     let receipt = |what| Receipt { key: EntryKey(1), what };

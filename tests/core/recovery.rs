@@ -139,7 +139,7 @@ fn a_submission_in_doubt_is_looked_up_and_adopted() {
 }
 
 #[test]
-fn one_that_is_not_there_is_sent_again_with_its_run_id() {
+fn a_submission_without_a_job_is_sent_again_with_its_run_id() {
     let mut world = restarted(vec![an_execute(1, &[])]);
     let begun = world.now;
     while !world.open_names().contains(&"PUT 1".to_owned()) {

@@ -261,7 +261,7 @@ fn aborting_again_after_an_unclear_try() {
 }
 
 #[test]
-fn removing_a_stray() {
+fn removing_a_duplicate() {
     let stage: Stage = |world| {
         world.send(execute(""));
         world.answer("PUT 1", failed(FailureKind::Unclear, Contact::Silent));

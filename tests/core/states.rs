@@ -382,7 +382,7 @@ fn missed_heartbeats_are_not_caught_up() {
 }
 
 #[test]
-fn a_command_of_the_command_line_is_one_like_others() {
+fn a_command_of_the_command_line_is_never_a_repetition() {
     let mut world = World::new();
     world.take();
     let sender = world.sender(Via::CommandLine);

@@ -69,7 +69,7 @@ fn a_list_requested_before_the_attempt_ended_proves_nothing() {
 }
 
 #[test]
-fn what_never_reached_the_service_is_sent_again_without_looking() {
+fn a_submission_that_never_reached_the_service_is_sent_again_without_a_lookup() {
     let mut world = World::submitting();
     world.take();
     let begun = world.now;
@@ -206,7 +206,7 @@ fn an_attempt_that_the_service_answered_is_not_repeated_when_its_time_is_over() 
 }
 
 #[test]
-fn one_that_never_came_to_the_service_is_sent_once_more_when_its_time_is_over() {
+fn a_submission_that_never_reached_the_service_is_sent_once_more_when_its_time_is_over() {
     // A gateway without the service behind it, for 50 s.
     let mut world = World::submitting();
     world.answer("PUT 1", unclear());
@@ -311,7 +311,7 @@ fn a_job_that_shows_up_while_the_next_attempt_waits_is_taken() {
 }
 
 #[test]
-fn an_id_that_is_taken_is_not_believed() {
+fn a_job_id_of_another_command_is_not_accepted() {
     let mut world = World::enabled();
     world.shows_routine = true;
     world.running("a");

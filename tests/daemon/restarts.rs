@@ -106,7 +106,7 @@ fn the_state_is_resumed_with_its_override() {
 }
 
 #[test]
-fn a_start_that_is_cut_off_is_resumed_all_the_same() {
+fn an_interrupted_start_is_resumed() {
     let home = Home::with_toml(QUICK);
     home.write("configuration/_init.yaml", "url: http://h\npoll_interval: 1\n");
     kill(home.start(&["1", "--state", "enabled"]));

@@ -108,7 +108,7 @@ fn a_newer_version_is_refused() {
 }
 
 #[test]
-fn what_is_no_whole_journal_is_refused_and_never_replaced() {
+fn an_incomplete_journal_is_refused_and_never_replaced() {
     let damaged = |reason: &str, and: &str| {
         format!(
             "the journal DIR/journal.db is damaged ({reason}): restore it, or move it away and its unfinished jobs \

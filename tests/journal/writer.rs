@@ -128,7 +128,7 @@ fn one_commit_has_a_bounded_size_but_a_turn_is_never_split() {
 }
 
 #[test]
-fn what_cannot_be_written_is_reported_once_and_tried_ever_more_rarely() {
+fn records_that_cannot_be_written_are_reported_once_and_retried_ever_more_rarely() {
     let mut rig = Rig::new();
     rig.disk(Disk::Fails);
     rig.writer.take(vec![accepted(1)]);

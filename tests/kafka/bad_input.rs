@@ -62,7 +62,7 @@ fn a_command_of_another_index_is_not_ours() {
 }
 
 #[test]
-fn what_is_too_large_for_the_broker_is_sent_in_few_words() {
+fn an_ack_too_large_for_the_broker_stops_nothing() {
     let rig = Rig::new("");
     rig.home.write("producer.yaml", "message.max.bytes: 4000\n");
     let mut command = rig.daemon(&["--state", "enabled"]);

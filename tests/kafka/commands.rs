@@ -6,7 +6,7 @@ use crate::harness::QUICK;
 use crate::rig::Rig;
 
 #[test]
-fn every_command_goes_its_way() {
+fn every_command_is_acked() {
     let rig = Rig::new(QUICK);
     let mut daemon = rig.start(&[]);
     let mut foreign = rig.foreign();

@@ -98,7 +98,7 @@ fn count(foreign: &Foreign, topic: &str, so: impl Fn(&Received) -> bool) -> usiz
 }
 
 #[test]
-fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
+fn an_instance_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
     let rig = Rig::new("");
     let (home, other) = (Home::with_toml(QUICK), Home::with_toml(QUICK));
     let frozen = First::start(&rig, &home);
@@ -144,7 +144,7 @@ fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
 }
 
 #[test]
-fn of_two_that_begin_together_one_stays() {
+fn of_two_instances_that_start_together_one_stays() {
     let rig = Rig::new("");
     let toml = format!("{QUICK}{IMPATIENT}");
     let homes = [Home::with_toml(&toml), Home::with_toml(&toml)];
@@ -238,7 +238,7 @@ fn another_with_our_process_id_is_a_fault() {
 }
 
 #[test]
-fn one_that_shows_up_later_is_a_fault() {
+fn a_second_instance_that_appears_later_is_a_fault() {
     let rig = Rig::new("");
     let (daemon, mut foreign) = rig.enabled();
     // Its heartbeat, as ours but of another process.
@@ -277,7 +277,7 @@ fn one_that_shows_up_later_is_a_fault() {
 }
 
 #[test]
-fn what_is_asked_for_while_starting_is_done_after_it() {
+fn commands_during_the_start_are_carried_out_after_it() {
     let mut rig = Rig::new("");
     // Without it the start could end before we check.
     rig.registry.down();

@@ -8,7 +8,7 @@ use crate::harness::QUICK;
 use crate::rig::{Rig, outage};
 
 #[test]
-fn what_is_to_be_published_while_the_broker_is_away_comes_in_order_when_it_is_back() {
+fn messages_of_a_broker_outage_are_published_in_order_after_it() {
     let rig = Rig::new(QUICK);
     let (daemon, mut foreign) = rig.enabled();
     // Jobs that end while the broker is away, commanded over Kafka.

@@ -141,7 +141,7 @@ fn the_final_ack_of_a_job_of_the_previous_run_is_for_the_command_that_began_it()
 }
 
 #[test]
-fn what_the_broker_did_not_take_is_published_by_the_next_run() {
+fn messages_that_the_broker_did_not_take_are_published_by_the_next_run() {
     let (rig, service) = (Rig::new(QUICK), service(600.0));
     let first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();

@@ -34,7 +34,7 @@ fn the_start_is_published_in_the_order_of_salobj() {
 }
 
 #[test]
-fn what_is_written_has_our_keys_and_private_fields() {
+fn messages_have_our_keys_and_private_fields() {
     let rig = Rig::new(QUICK);
     let (daemon, mut foreign) = rig.enabled();
     let seq = foreign.send("execute", &json!({"pipeline": "true.yaml"}));

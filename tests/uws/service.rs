@@ -279,7 +279,7 @@ fn a_service_that_comes_back_has_its_jobs() {
 }
 
 #[test]
-fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up() {
+fn a_serial_service_still_carries_out_a_request_that_timed_out() {
     let service = UwsService::start(Options { serial: true, ..quick() });
     let url = service.url();
     let hasty = Uws::new(&settings(Duration::from_millis(200))).unwrap();
