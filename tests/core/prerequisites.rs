@@ -46,7 +46,7 @@ fn a_missing_prerequisite_is_polled_again_and_then_looked_up_in_the_list() {
         .answer("LIST", Reply::Listed(vec![ListedJob { job_id: job_id("a"), run_id: run_id("of-another") }]));
     world.run_to("GET a");
     assert_eq!(world.now, asked + secs(3) + POLL);
-    // With one good answer it all begins anew.
+    // With one good answer it all starts again.
     world.answer("GET a", job("a", Phase::Active));
     world.run_to_answer("GET a", Reply::Gone);
     world.run_to_answer("GET a", Reply::Gone);

@@ -44,8 +44,8 @@ fn check(client: &mut Client, seqs: &[i32], service: &UwsService) {
     assert!(counters.jobs.values().all(|count| *count == 1), "{counters:?}");
 }
 
-#[test]
-fn fifty_jobs_at_once_are_all_published_and_no_heartbeat_is_late() {
+/// Sends all executes at once, lets something happen meanwhile, and checks what follows.
+fn run_all(meanwhile: impl FnOnce(&mut Client, &[i32], UwsService) -> UwsService) {
     let (service, home) = start();
     let daemon = home.start(&["1", "--state", "enabled"]);
     let mut client = daemon.subscribe();
@@ -53,29 +53,24 @@ fn fifty_jobs_at_once_are_all_published_and_no_heartbeat_is_late() {
     let stalls = StallMeter::start(daemon.pid());
     let begun = Instant::now();
     let seqs: Vec<i32> = (0..JOBS).map(|_| client.execute("p.yaml")).collect();
+    let service = meanwhile(&mut client, &seqs, service);
     check(&mut client, &seqs, &service);
     let gap = stalls.longest_gap(&client.sent("heartbeat"), 1.1);
     println!("{JOBS} jobs in {:.1} s, longest heartbeat gap {gap:.3} s", begun.elapsed().as_secs_f64());
 }
 
 #[test]
+fn fifty_jobs_at_once_are_all_published_and_no_heartbeat_is_late() {
+    run_all(|_, _, service| service);
+}
+
+#[test]
 fn a_service_that_goes_away_loses_and_doubles_nothing() {
-    let (service, home) = start();
-    let daemon = home.start(&["1", "--state", "enabled"]);
-    let mut client = daemon.subscribe();
-    client.forget();
-    let stalls = StallMeter::start(daemon.pid());
-    let begun = Instant::now();
-    let seqs: Vec<i32> = (0..JOBS).map(|_| client.execute("p.yaml")).collect();
-    // Some are submitted, some on their way, some wait.
-    client.job_id(seqs[JOBS / 4]);
-    let stopped = service.stop();
-    client.listen(Duration::from_secs(3));
-    let service = stopped.restart();
-    check(&mut client, &seqs, &service);
-    let gap = stalls.longest_gap(&client.sent("heartbeat"), 1.1);
-    println!(
-        "{JOBS} jobs over an outage in {:.1} s, longest heartbeat gap {gap:.3} s",
-        begun.elapsed().as_secs_f64()
-    );
+    run_all(|client, seqs, service| {
+        // Some are submitted, some on their way, some wait.
+        client.job_id(seqs[JOBS / 4]);
+        let stopped = service.stop();
+        client.listen(Duration::from_secs(3));
+        stopped.restart()
+    });
 }

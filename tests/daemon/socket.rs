@@ -144,7 +144,7 @@ fn many_clients_that_ask_for_all_jobs_do_not_delay_heartbeats() {
     client.event("heartbeat");
     client.listen(Duration::from_millis(100));
     let beats = client.sent("heartbeat");
-    assert!(beats.len() > 2, "too short to tell: {beats:?}");
+    assert!(beats.len() > 2, "too few to judge: {beats:?}");
     let gap = stalls.longest_gap(&beats, 1.05);
     println!("longest of {} heartbeat gaps {gap:.3} s", beats.len() - 1);
 }

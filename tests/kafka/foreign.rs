@@ -40,6 +40,19 @@ pub(crate) fn topics() -> Vec<String> {
     events.chain(COMMANDS.iter().map(|name| format!("command_{name}"))).chain(["ackcmd".to_owned()]).collect()
 }
 
+/// The fields that every topic has.
+pub(crate) const PRIVATE: [(&str, &str); 9] = [
+    ("salIndex", "int"),
+    ("private_sndStamp", "double"),
+    ("private_rcvStamp", "double"),
+    ("private_efdStamp", "double"),
+    ("private_kafkaStamp", "double"),
+    ("private_seqNum", "int"),
+    ("private_revCode", "string"),
+    ("private_identity", "string"),
+    ("private_origin", "int"),
+];
+
 /// The schema of a command as a client of another version writes it: with descriptions, and a field more.
 pub(crate) fn command_schema(name: &str) -> String {
     let own: &[(&str, &str)] = match name {
@@ -56,20 +69,9 @@ pub(crate) fn command_schema(name: &str) -> String {
         "setLogLevel" => &[("level", "int"), ("subsystem", "string")],
         _ => &[],
     };
-    let private = [
-        ("private_futureField", "string"),
-        ("salIndex", "int"),
-        ("private_sndStamp", "double"),
-        ("private_rcvStamp", "double"),
-        ("private_efdStamp", "double"),
-        ("private_kafkaStamp", "double"),
-        ("private_seqNum", "int"),
-        ("private_revCode", "string"),
-        ("private_identity", "string"),
-        ("private_origin", "int"),
-    ];
-    let fields: Vec<Value> = private
+    let fields: Vec<Value> = [("private_futureField", "string")]
         .iter()
+        .chain(&PRIVATE)
         .chain(own)
         .map(|(name, kind)| {
             let default = match *kind {

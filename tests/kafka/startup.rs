@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::foreign::{PRIVATE, topics};
 use crate::harness::{Daemon, PATIENCE, QUICK, eventually};
 use crate::rig::Rig;
 
@@ -56,7 +57,7 @@ fn messages_have_our_keys_and_private_fields() {
         assert_eq!(number("private_kafkaStamp"), number("private_sndStamp"));
         assert_eq!(number("private_rcvStamp"), 0.0);
     }
-    for topic in crate::foreign::topics().iter().filter(|topic| *topic != "ackcmd") {
+    for topic in topics().iter().filter(|topic| *topic != "ackcmd") {
         let numbers: Vec<i64> =
             foreign.of(topic).iter().map(|received| received.int("private_seqNum")).collect();
         assert!(numbers.iter().copied().eq((1..).take(numbers.len())), "{topic} {numbers:?}");
@@ -73,26 +74,16 @@ fn messages_have_our_keys_and_private_fields() {
 fn a_schema_of_the_registry_is_adopted() {
     let rig = Rig::new("");
     let subject = format!("lsst.{}.OCPS.logevent_summaryState-value", rig.subname);
-    let fields: Vec<serde_json::Value> = [
-        ("new", "string"),
-        ("salIndex", "int"),
-        ("private_sndStamp", "double"),
-        ("private_rcvStamp", "double"),
-        ("private_efdStamp", "double"),
-        ("private_kafkaStamp", "double"),
-        ("private_seqNum", "int"),
-        ("private_revCode", "string"),
-        ("private_identity", "string"),
-        ("private_origin", "int"),
-        ("summaryState", "int"),
-    ]
-    .iter()
-    .map(|(name, kind)| match *kind {
-        "string" => json!({"name": name, "type": kind, "default": "as it was"}),
-        "double" => json!({"name": name, "type": kind, "default": 0.0}),
-        _ => json!({"name": name, "type": kind, "default": 0}),
-    })
-    .collect();
+    let fields: Vec<serde_json::Value> = [("new", "string")]
+        .iter()
+        .chain(&PRIVATE)
+        .chain(&[("summaryState", "int")])
+        .map(|(name, kind)| match *kind {
+            "string" => json!({"name": name, "type": kind, "default": "as it was"}),
+            "double" => json!({"name": name, "type": kind, "default": 0.0}),
+            _ => json!({"name": name, "type": kind, "default": 0}),
+        })
+        .collect();
     let text = json!({"type": "record", "name": "logevent_summaryState", "namespace": "lsst.sal.OCPS",
         "fields": fields})
     .to_string();
