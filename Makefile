@@ -65,7 +65,7 @@ chaos: ## kill the real daemon KILLS times [1000] while jobs run, also behind a 
 test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java and Maven)
 	tests/kafka/real.sh
 
-test-container: ## test a life in a container like the observatory's, with a real Apache Kafka (as root, needs Java and Maven)
+test-container: ## test in a container like the observatory's, with a real Apache Kafka (as root, needs Java and Maven)
 	tests/container/run.sh
 
 test-redis: ## test Rapid Analysis against a real redis-server, which must be installed

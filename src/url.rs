@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_says_what_to_write_instead() {
+    fn the_error_of_a_redirect_names_the_url_to_write_instead() {
         let url = Url::from("http://jane:secret@uws:80/api");
         let described = |location| url.redirection("/job", location);
         for (location, base) in [

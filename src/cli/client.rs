@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_say_how_a_command_stands() {
+    fn ack_codes_show_the_progress_of_a_command() {
         for (code, standing) in [
             (300, Standing::InProgress),
             (301, Standing::InProgress),

@@ -303,7 +303,7 @@ mod tests {
     const SECTIONS: [&str; 6] = ["log", "uws", "redis", "simulation", "kafka", "limits"];
 
     #[test]
-    fn the_example_is_all_comments_and_says_the_defaults() {
+    fn the_example_is_all_comments_and_shows_the_defaults() {
         assert_eq!(parse(EXAMPLE), Ok(Settings::default()));
         let without_default = [
             "index",

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn local_commands_are_never_doubles() {
+    fn local_commands_are_never_repetitions() {
         let mut seen = Seen::default();
         let local = sender(Via::Socket(super::super::id::ClientId(1)), 1);
         assert!(!seen.is_repeated(&local, Duration::ZERO));

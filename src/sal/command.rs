@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_command_says_why() {
+    fn an_invalid_command_has_a_reason() {
         let check = |name: &str, pairs: &[(&str, Value)], expected: &str| {
             let kind = parse(name, params(pairs));
             let CommandKind::Invalid { reason, .. } = kind else { panic!("{kind:?} instead of {expected}") };

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_error_of_a_malformed_line_says_what_is_wrong() {
+    fn the_error_of_a_malformed_line_names_what_is_wrong() {
         let check = |line: &str, expected: &str| {
             let error = parse(line.as_bytes()).unwrap_err();
             assert!(error.contains(expected), "{line}: {error}");

@@ -6,6 +6,9 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 #[cfg(feature = "redis")]
+#[path = "../daemon/harness.rs"]
+mod harness;
+#[cfg(feature = "redis")]
 #[path = "../support/port.rs"]
 mod port;
 #[cfg(feature = "redis")]
@@ -26,7 +29,7 @@ fn main() {
 mod measure {
     use std::time::{Duration, Instant};
 
-    use super::rig::{Daemon, Server};
+    use super::rig::{Daemon, Server, push};
 
     /// Commands in a row.
     const ROUNDS: usize = 1000;
@@ -47,7 +50,7 @@ mod measure {
             let times = [
                 time(|| ping.exec(&mut redis).unwrap()),
                 time(|| transaction.exec(&mut redis).unwrap()),
-                time(|| assert_eq!(client.push(r#"{"test_int":1234,"test_str":"12345"}"#), "Done")),
+                time(|| assert_eq!(push(&mut client, r#"{"test_int":1234,"test_str":"12345"}"#), "Done")),
             ];
             if round >= WARM_UP {
                 pings.push(times[0]);
@@ -57,7 +60,7 @@ mod measure {
         }
         let begun = Instant::now();
         for _ in 0..ROUNDS {
-            assert_eq!(client.push(r#"{"test_int":1234,"test_str":"12345"}"#), "Done");
+            assert_eq!(push(&mut client, r#"{"test_int":1234,"test_str":"12345"}"#), "Done");
         }
         let in_a_row = begun.elapsed();
         let bare = report("bare PING", &mut pings, None);

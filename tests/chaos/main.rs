@@ -30,7 +30,7 @@ const KILLS: u32 = 8;
 const ROUND: u32 = 25;
 /// Longest time from ready to the kill, in milliseconds.
 const LIFE_MAX: u64 = 400;
-/// Every so many lives behind the gateway, one is long enough for looks into the service's list.
+/// Of so many runs behind the gateway, one is long enough for lookups in the service's list.
 const LONG_LIFE: u8 = 8;
 /// Longest of those, in milliseconds.
 const LONG_LIFE_MAX: u64 = 8000;
@@ -42,10 +42,10 @@ const GATEWAY_TOML: &str = "[uws]\nsettle_time_s = 8\nconnect_timeout_s = 2\nput
                             list_timeout_s = 5\ndelete_timeout_s = 2\nconnections = 8\n";
 /// Longer than an extra job may run, in seconds; the other ones are ended as soon as there is no extra one.
 const LONG_JOB: f64 = 100.0;
-/// What a data query says of a job that is to end at once. Of a double of it nobody can know in time.
+/// The data query of a job that ends at once. A duplicate of it cannot be noticed in time.
 const SHORT_JOB: &str = "dur=0.3";
 
-/// How the history says that a run ended.
+/// How the history shows that a run ended.
 #[derive(Debug)]
 struct Ended {
     job_id: Option<String>,
@@ -53,18 +53,18 @@ struct Ended {
     problem: Value,
 }
 
-/// What the world was told in all lives.
+/// What clients received in all runs.
 #[derive(Default)]
 struct World {
     rng: fastrand::Rng,
     is_behind_gateway: bool,
     /// Executes sent so far: each bears its number as its data query.
     sent: u64,
-    /// By job id and exit code, each `job_result` that was heard: one that ended can be aborted all the same.
+    /// By job id and exit code, each `job_result` that was received: one that ended can be aborted all the same.
     results: BTreeMap<(String, i64), Vec<Value>>,
-    /// By job id, each execute that was heard to have it.
+    /// By job id, each execute that was received to have it.
     started: BTreeMap<String, u64>,
-    /// The same, in the order in which they were heard: those are aborted that may still run.
+    /// The same, in the order in which they were received: those are aborted that may still run.
     recent: Vec<String>,
     /// What became of each run, from the history.
     ended: BTreeMap<String, Ended>,
@@ -72,8 +72,8 @@ struct World {
 }
 
 impl World {
-    /// One life: commands, and in the midst of them the end.
-    fn live(&mut self, daemon: Daemon) {
+    /// One run of the daemon: commands, and in the midst of them the end.
+    fn run_once(&mut self, daemon: Daemon) {
         let mut client = subscribe(&daemon);
         let mut numbers = BTreeMap::new();
         let is_long = self.is_behind_gateway && self.rng.u8(..LONG_LIFE) == 0;
@@ -87,7 +87,7 @@ impl World {
         daemon.signal(Signal::KILL);
         drop(daemon);
         client.until_closed();
-        self.hear(&client, &numbers);
+        self.receive(&client, &numbers);
     }
 
     /// Sends a command; the kill may be quicker.
@@ -108,8 +108,8 @@ impl World {
         numbers.insert(seq, self.sent);
     }
 
-    fn hear(&mut self, client: &Client, numbers: &BTreeMap<i32, u64>) {
-        for line in &client.heard {
+    fn receive(&mut self, client: &Client, numbers: &BTreeMap<i32, u64>) {
+        for line in &client.received {
             let (ack, event) = (&line["ack"], &line["event"]);
             if event["topic"] == "job_result" {
                 let id = event["data"]["job_id"].as_str().unwrap().to_owned();
@@ -144,7 +144,7 @@ impl World {
             let (exit_code, problem) = (job["exit_code"].clone(), job["problem"].clone());
             self.ended.insert(run_id, Ended { job_id, exit_code, problem });
         }
-        self.hear(&client, &BTreeMap::new());
+        self.receive(&client, &BTreeMap::new());
     }
 
     /// Counts what was lost and what was doubled.
@@ -167,7 +167,7 @@ impl World {
             counters.jobs.keys().filter(|run_id| !self.ended.contains_key(*run_id)).collect();
         let unequal: Vec<_> =
             self.results.iter().filter(|(_, results)| results.iter().any(|r| r != &results[0])).collect();
-        let said_twice = self.results.values().map(|results| results.len() - 1).sum::<usize>();
+        let sent_twice = self.results.values().map(|results| results.len() - 1).sum::<usize>();
         let of_job = |id: &String| self.ended.values().any(|end| end.job_id.as_ref() == Some(id));
         let forgotten: Vec<&String> = self.started.keys().filter(|id| !of_job(id)).collect();
         let codes = |code: &Value| self.ended.values().filter(|end| end.exit_code == *code).count();
@@ -175,7 +175,7 @@ impl World {
         println!(
             "{place}{kills} kills in {:.0} s: {} executes sent, {made} jobs made, {} ended (exit codes 0: {}, 255: {}, none: {}), \
              {} aborts; lost {}, forgotten {}, doubled submissions {doubled}, doubled to the end {}, \
-             results said again {said_twice}, unequal {}, wrong {}",
+             results sent again {sent_twice}, unequal {}, wrong {}",
             took.as_secs_f64(),
             self.sent,
             self.ended.len(),
@@ -190,7 +190,7 @@ impl World {
             wrong.len(),
         );
         assert!(lost.is_empty(), "lost: {lost:?}");
-        assert!(forgotten.is_empty(), "told, then forgotten: {forgotten:?}");
+        assert!(forgotten.is_empty(), "published, then forgotten: {forgotten:?}");
         assert!(extra.is_empty(), "doubled to their end: {extra:#?}");
         assert_eq!(renamed, 0, "{runs:?}");
         assert!(unequal.is_empty(), "{unequal:?}");
@@ -208,7 +208,7 @@ impl World {
         fate.ran_to_its_end && !fate.is_short() && job_id != Some(&fate.job.job_id)
     }
 
-    /// Where what was said is not what the service did.
+    /// Where what was published is not what the service did.
     fn wrong(&self, fates: &[Fate]) -> Vec<String> {
         let agrees = |job_id: &str, exit_code: i64| {
             let fate = fates.iter().find(|fate| fate.job.job_id == job_id);
@@ -220,7 +220,7 @@ impl World {
         };
         let results = self.results.keys().filter(|(job_id, exit_code)| !agrees(job_id, *exit_code));
         let results = results.map(|(job_id, exit_code)| format!("job {job_id} has exit code {exit_code}"));
-        // That of a short job may have been looked for in vain, and says so.
+        // The lookup of a short job may have been in vain, which the reason shows.
         let is_unclear = |fate: &Fate, problem: &Value| {
             fate.is_short() && problem.as_str().is_some_and(|text| text.contains("it is unclear whether"))
         };
@@ -253,7 +253,7 @@ impl Fate {
     }
 }
 
-/// What became of all jobs that were ever made, when no command goes on.
+/// What became of all jobs that were ever made, when all commands have ended.
 fn fates(service: &UwsService) -> Vec<Fate> {
     let there = service.jobs().into_iter().map(|job| Fate { job, ran_to_its_end: true, is_removed: false });
     let removed = service.removed().into_iter().map(|(job, phase)| Fate {
@@ -287,12 +287,12 @@ fn subscribe(daemon: &Daemon) -> Client {
         let mut client = daemon.connect();
         let mut looks = 0;
         if client.try_raw(b"{\"subscribe\":true}\n").is_ok() {
-            while client.heard.is_empty() && looks < 250 {
+            while client.received.is_empty() && looks < 250 {
                 client.listen(Duration::from_millis(20));
                 looks += 1;
             }
         }
-        subscribed = Some(client).filter(|client| !client.heard.is_empty());
+        subscribed = Some(client).filter(|client| !client.received.is_empty());
         subscribed.is_some()
     });
     subscribed.unwrap()
@@ -323,7 +323,7 @@ fn kill_again_and_again(
     let begun = Instant::now();
     let mut daemon = home.start(&["1", "--state", "enabled"]);
     for kill in 1..=kills {
-        world.live(daemon);
+        world.run_once(daemon);
         daemon = home.start(&["1", "--state", "resume"]);
         if kill % ROUND == 0 || kill == kills {
             world.settle(&daemon, service, gateway);

@@ -1,21 +1,22 @@
-//! `abort_job`: what is removed, what is proof of it, and who is answered.
+//! `abort_job`: what is removed, what proves that, and which acks and results are published.
 
 use ocps::csc::Input;
 use ocps::csc::command::CommandKind;
 use ocps::csc::event::Phase;
 use ocps::csc::request::Action;
 
-use super::world::{World, abort, away, configuration, execute, job, refused, removed, secs, start, unclear};
+use super::world::{
+    World, abort, away, configuration, execute, job, none, refused, removed, secs, start, unclear,
+};
 use crate::reply::Reply;
 
-fn none() -> Reply {
-    Reply::Listed(Vec::new())
-}
+/// What follows when job `a` of execute 1 was removed for abort 2.
+const ABORTED: [&str; 3] =
+    ["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"];
 
 #[test]
 fn the_result_comes_before_the_acks() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(abort("a"));
     world.send(abort("a"));
     world.expect(&["DELETE a"]);
@@ -43,9 +44,8 @@ fn an_abort_of_a_job_that_is_not_there_fails() {
 }
 
 #[test]
-fn those_who_wait_for_an_abort_are_answered_at_the_first_failure_and_every_five_minutes() {
-    let mut world = World::enabled();
-    world.running("a");
+fn a_failing_abort_is_acked_at_once_and_every_five_minutes() {
+    let mut world = World::tracking();
     world.send(abort("a"));
     world.send(abort("a"));
     world.take();
@@ -71,8 +71,7 @@ fn those_who_wait_for_an_abort_are_answered_at_the_first_failure_and_every_five_
 
 #[test]
 fn a_removal_backs_off() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(abort("a"));
     let mut times = Vec::new();
     while times.len() < 10 {
@@ -90,8 +89,7 @@ fn a_removal_backs_off() {
 
 #[test]
 fn a_refused_removal_is_confirmed_and_tried_again() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(abort("a"));
     for _ in 0..5 {
         world.run_to_answer("DELETE a", refused());
@@ -103,13 +101,12 @@ fn a_refused_removal_is_confirmed_and_tried_again() {
     world.answer("GET a", Reply::Gone);
     world.expect(&["LIST"]);
     world.answer("LIST", none());
-    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.expect(&ABORTED);
 }
 
 #[test]
 fn an_abort_goes_to_the_service_of_its_job() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(CommandKind::Disable);
     world.send(CommandKind::Standby);
     world.send(start());
@@ -129,8 +126,7 @@ fn an_abort_goes_to_the_service_of_its_job() {
 
 #[test]
 fn a_job_that_turns_out_to_be_ours_while_it_is_aborted_ends_once() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     // Somebody found its id in the service's list before we did.
     world.send(abort("a"));
@@ -141,26 +137,24 @@ fn a_job_that_turns_out_to_be_ours_while_it_is_aborted_ends_once() {
     // An extra one is looked for, and that is all.
     world.expect(&["LIST"]);
     world.answer("DELETE a", removed());
-    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.expect(&ABORTED);
     world.converge();
 }
 
 #[test]
 fn an_answer_with_a_job_that_is_being_aborted_ends_it_once() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.send(abort("a"));
     world.take();
     world.answer("PUT 1", job("a", Phase::Completed));
     world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"]);
     world.answer("DELETE a", removed());
-    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.expect(&ABORTED);
 }
 
 #[test]
-fn an_abort_of_a_stray_is_answered_when_it_is_gone() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+fn an_abort_of_a_duplicate_is_answered_when_it_is_gone() {
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     let two = world.listed(&[("a", 1), ("stray", 1)]);
     world.answer("LIST", two);
@@ -172,9 +166,8 @@ fn an_abort_of_a_stray_is_answered_when_it_is_gone() {
 }
 
 #[test]
-fn an_abort_goes_on_in_every_state() {
-    let mut world = World::enabled();
-    world.running("a");
+fn an_abort_continues_in_every_state() {
+    let mut world = World::tracking();
     world.send(abort("a"));
     world.send(CommandKind::Disable);
     world.send(CommandKind::Standby);
@@ -210,8 +203,7 @@ fn the_abort_of_a_job_that_we_did_not_submit_is_published_once() {
 
 #[test]
 fn the_abort_of_a_job_is_published_once() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(abort("a"));
     world.answer("DELETE a", removed());
     world.take();
@@ -225,9 +217,8 @@ fn the_abort_of_a_job_is_published_once() {
 }
 
 #[test]
-fn a_removal_is_not_believed_for_one_404_out_of_a_cache() {
-    let mut world = World::enabled();
-    world.running("a");
+fn one_404_out_of_a_cache_is_no_proof_of_a_removal() {
+    let mut world = World::tracking();
     world.send(abort("a"));
     // It never came to the service.
     world.answer("DELETE a", unclear());
@@ -237,27 +228,20 @@ fn a_removal_is_not_believed_for_one_404_out_of_a_cache() {
     world.answer("LIST", there);
     world.expect(&[]);
     world.run_to_answer("DELETE a", removed());
-    world.expect(&[
-        "DELETE a",
-        "result a 255 known 1 aborted",
-        "ack 1 CMD_ABORTED Aborted",
-        "ack 2 CMD_COMPLETE Done",
-    ]);
+    world.expect(&[&["DELETE a"][..], &ABORTED].concat());
     world.converge();
 }
 
 #[test]
 fn a_delete_that_finds_nothing_of_a_job_that_was_just_there_was_sent_twice_by_a_gateway() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_to_answer("GET a", job("a", Phase::Active));
     world.send(abort("a"));
     world.take();
     world.answer("DELETE a", Reply::Gone);
-    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.expect(&ABORTED);
     // Of one that was last seen long ago nobody can say what became of it.
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_for(secs(700));
     world.send(abort("a"));
     world.take();
@@ -271,10 +255,9 @@ fn a_delete_that_finds_nothing_of_a_job_that_was_just_there_was_sent_twice_by_a_
 }
 
 #[test]
-fn what_was_asked_before_a_job_was_created_says_nothing_of_it() {
+fn a_list_requested_before_a_job_was_created_proves_nothing_about_it() {
     // Whoever names a job that is about to be created is in time all the same.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.send(abort("a"));
     world.run_for(secs(1));
     world.take();
@@ -283,12 +266,11 @@ fn what_was_asked_before_a_job_was_created_says_nothing_of_it() {
     world.answer("DELETE a", Reply::Gone);
     world.expect(&["DELETE a"]);
     world.answer("DELETE a", removed());
-    world.expect(&["result a 255 known 1 aborted", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
+    world.expect(&ABORTED);
     world.converge();
 
     // The same with a list that was made before.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.send(abort("a"));
     world.answer("DELETE a", unclear());
     world.run_to_answer("GET a", Reply::Gone);
@@ -300,12 +282,7 @@ fn what_was_asked_before_a_job_was_created_says_nothing_of_it() {
     world.answer("LIST", none());
     world.expect(&[]);
     world.run_to_answer("DELETE a", removed());
-    world.expect(&[
-        "DELETE a",
-        "result a 255 known 1 aborted",
-        "ack 1 CMD_ABORTED Aborted",
-        "ack 2 CMD_COMPLETE Done",
-    ]);
+    world.expect(&[&["DELETE a"][..], &ABORTED].concat());
     world.converge();
 }
 
@@ -334,8 +311,7 @@ fn a_run_that_waits_for_others_is_aborted_by_its_run_id_without_a_request() {
 
 #[test]
 fn a_run_id_is_another_name_of_its_job() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     let run_id = world.run_id(1);
     world.send(abort(run_id.as_str()));
     world.send(abort("a"));
@@ -355,8 +331,7 @@ fn a_run_id_is_another_name_of_its_job() {
 #[test]
 fn a_run_without_an_id_is_aborted_and_what_comes_of_its_submission_is_removed() {
     // The answer to its PUT comes later.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     let run_id = world.run_id(1);
     world.send(abort(run_id.as_str()));
     world.answer("PUT 1", job("a", Phase::Active));
@@ -364,12 +339,11 @@ fn a_run_without_an_id_is_aborted_and_what_comes_of_its_submission_is_removed() 
     world.expect(&["journal", "PUT 1", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done", "DELETE a"]);
     // There is none: its job shows up in the list.
     for answer in [unclear(), refused()] {
-        let mut world = World::enabled();
-        world.send(execute(""));
+        let mut world = World::submitting();
         let run_id = world.run_id(1);
         let found = world.listed(&[("a", 1)]);
         world.answer("PUT 1", answer);
-        world.answer("LIST", Reply::Listed(Vec::new()));
+        world.answer("LIST", none());
         world.take();
         world.send(abort(run_id.as_str()));
         world.expect(&["ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
@@ -378,8 +352,7 @@ fn a_run_without_an_id_is_aborted_and_what_comes_of_its_submission_is_removed() 
         assert!(world.times("PUT 1").len() <= 2 && !world.is_busy());
     }
     // Nothing of it ever reached the service.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", away());
     let run_id = world.run_id(1);
     world.send(abort(run_id.as_str()));
@@ -390,8 +363,7 @@ fn a_run_without_an_id_is_aborted_and_what_comes_of_its_submission_is_removed() 
 
 #[test]
 fn a_run_that_failed_is_not_aborted() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     let run_id = world.run_id(1);
     world.answer("PUT 1", Reply::Rejected { reason: "no".to_owned() });
     world.take();

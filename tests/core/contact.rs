@@ -28,7 +28,7 @@ fn run_well(world: &mut World) {
     world.run_to("GET a");
 }
 
-/// The same over days: looks only now and then.
+/// The same over days, in longer steps.
 fn run_long(world: &mut World, deadline: Duration, answer: impl Fn(&str) -> Reply) {
     run_in_steps(world, deadline, secs(5), answer);
 }
@@ -44,10 +44,9 @@ fn run_in_steps(world: &mut World, deadline: Duration, step: Duration, answer: i
 }
 
 #[test]
-fn an_outage_is_one_fault_and_tracking_goes_on() {
+fn an_outage_is_one_fault_and_tracking_continues() {
     for answer in [away(), unclear(), failed(FailureKind::Refused, Contact::Silent)] {
-        let mut world = World::enabled();
-        world.running("a");
+        let mut world = World::tracking();
         world.running("b");
         run_well(&mut world);
         let begun = world.now;
@@ -80,8 +79,7 @@ fn an_outage_is_one_fault_and_tracking_goes_on() {
 
 #[test]
 fn polls_come_back_within_one_interval_after_an_outage() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.running("b");
     let now = world.now;
     run_answering(&mut world, now + secs(250), |_| away());
@@ -104,8 +102,7 @@ fn an_outage_counts_only_while_jobs_run() {
     run_answering(&mut world, secs(1000), |_| away());
     assert_eq!(world.csc.state().name(), "ENABLED");
     // What is being aborted runs.
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.send(abort("a"));
     run_answering(&mut world, secs(1000), |_| away());
     assert_eq!(world.csc.state().name(), "FAULT");
@@ -125,8 +122,7 @@ fn reconfigure(world: &mut World, change: impl FnOnce(&mut Service)) {
 
 #[test]
 fn each_service_has_a_health_of_its_own() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     reconfigure(&mut world, |service| service.url = "http://new".into());
     world.send(execute(""));
     let number = world.open_names().into_iter().find(|name| name.starts_with("PUT")).unwrap();
@@ -139,7 +135,7 @@ fn each_service_has_a_health_of_its_own() {
     assert_eq!(world.times(FAULT), [begun + secs(300)]);
     let contacts = world.logged.iter().filter(|(_, line)| line.contains("contact with the service"));
     assert_eq!(contacts.filter(|(level, _)| *level == LogLevel::Warning).count(), 1);
-    // It is the new one that is reported.
+    // The new one is reported.
     assert_eq!(world.csc.status().service.silent_for, None);
     world.converge();
 }
@@ -156,32 +152,29 @@ fn a_job_that_is_answered_wrongly_for_a_day_is_given_up_however_seldom_it_is_ask
     }
     let answer = |name: &str| if name == "GET a" { wrong() } else { job("b", Phase::Active) };
     run_long(&mut world, DAY + secs(2000), answer);
-    let unknown = world.said.iter().filter(|(_, line)| line.starts_with("result a 1 known"));
+    let unknown = world.lines.iter().filter(|(_, line)| line.starts_with("result a 1 known"));
     let [(ended, _)] = unknown.collect::<Vec<_>>()[..] else { panic!("{:?}", world.csc.status()) };
     assert!(*ended >= DAY && *ended < DAY + secs(2000), "{ended:?}");
     world.converge();
 }
 
 #[test]
-fn answers_that_are_no_use_are_contact_all_the_same() {
-    let mut world = World::enabled();
-    world.running("a");
+fn useless_answers_still_count_as_contact() {
+    let mut world = World::tracking();
     run_answering(&mut world, secs(3000), |_| wrong());
     assert_eq!(world.csc.state().name(), "ENABLED");
     assert!(world.is_busy());
 }
 
 #[test]
-fn what_was_never_asked_says_nothing_about_the_service() {
+fn a_request_that_was_never_sent_proves_nothing_about_the_service() {
     // The workers' queues are full because the service hangs.
     let full = || failed(FailureKind::NotSent, Contact::NotAsked);
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.running("b");
     run_answering(&mut world, secs(400), |name| if name == "GET a" { unclear() } else { full() });
     assert_eq!(world.csc.state().name(), "FAULT");
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     run_answering(&mut world, secs(400), |_| full());
     assert_eq!(world.csc.state().name(), "ENABLED");
 }
@@ -189,8 +182,7 @@ fn what_was_never_asked_says_nothing_about_the_service() {
 #[test]
 fn a_job_that_is_answered_wrongly_for_a_day_is_given_up() {
     for answer in [wrong(), away()] {
-        let mut world = World::enabled();
-        world.running("a");
+        let mut world = World::tracking();
         world.running("b");
         run_long(&mut world, DAY + secs(60), |name| match name {
             "GET a" => answer.clone(),
@@ -218,11 +210,10 @@ fn a_job_that_is_asked_for_once_a_day_is_not_given_up_for_one_answer() {
 
 #[test]
 fn a_job_alone_is_not_given_up() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     run_long(&mut world, DAY * 2, |_| wrong());
     assert!(world.is_busy());
-    // One good answer, and the day begins anew.
+    // One good answer, and the day starts again.
     world.run_to_answer("GET a", job("a", Phase::Active));
     world.running("b");
     let now = world.now;
@@ -234,11 +225,10 @@ fn a_job_alone_is_not_given_up() {
 }
 
 #[test]
-fn after_an_outage_of_the_whole_service_the_day_begins_anew() {
+fn after_an_outage_of_the_whole_service_the_day_starts_again() {
     // Whether it was silent, or a proxy answered in its place.
     for outage in [away(), wrong()] {
-        let mut world = World::enabled();
-        world.running("a");
+        let mut world = World::tracking();
         world.running("b");
         run_long(&mut world, DAY * 2, |_| outage.clone());
         let now = world.now;
@@ -305,8 +295,7 @@ fn neither_a_simulator_nor_redis_is_asked_when_idle() {
 
 #[test]
 fn a_pause_of_the_process_is_no_outage() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     run_well(&mut world);
     world.answer("GET a", away());
     world.run_for(secs(1));
@@ -326,8 +315,7 @@ fn a_pause_of_the_process_is_no_outage() {
 
 #[test]
 fn an_outage_is_a_fault_only_when_what_was_asked_at_its_end_has_failed() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     run_well(&mut world);
     let begun = world.now;
     world.answer("GET a", away());

@@ -8,7 +8,7 @@ use ocps::csc::{Input, Settings};
 use super::world::{World, execute, secs, settings, time};
 
 #[test]
-fn a_command_of_an_earlier_life_is_not_answered_again_even_before_it_has_joined() {
+fn a_repeated_command_of_a_previous_run_is_not_answered_even_before_joining() {
     let mut world = World::with(Settings { joins: true, ..settings() }, 1);
     let sender = Sender {
         via: Via::Kafka,
@@ -21,6 +21,6 @@ fn a_command_of_an_earlier_life_is_not_answered_again_even_before_it_has_joined(
     world.input(Input::Recovered(Recovered { seen, ..Recovered::default() }));
     world.take();
     world.command(&sender, execute(""));
-    // It would fail a command that this run resumed.
+    // It would fail a command that this run continues.
     world.expect(&[]);
 }

@@ -8,7 +8,7 @@ use super::world::{World, configuration, execute, secs, settings, start};
 /// Besides the heartbeat, which [`World::take`] leaves out.
 const REST: [&str; 5] =
     ["simulationMode 0", "softwareVersions", "summaryState STANDBY", "errorCode 0", "watch On"];
-const INTRUDER: &str = "another instance with index 1 (LATISS) is running: OCPS:1, process 7";
+const DUPLICATE: &str = "another instance with index 1 (LATISS) is running: OCPS:1, process 7";
 
 fn joining() -> World {
     let mut world = World::with(Settings { joins: true, ..settings() }, 1);
@@ -21,7 +21,7 @@ fn intruder() -> Input {
 }
 
 #[test]
-fn nothing_but_the_log_level_is_told_before_it_has_joined() {
+fn only_the_log_level_is_published_before_joining() {
     let mut world = joining();
     world.run_for(secs(10));
     world.expect(&[]);
@@ -57,7 +57,7 @@ fn without_kafka_nothing_is_waited_for() {
 fn it_gives_way_to_an_instance_that_was_there_before() {
     let mut world = joining();
     world.input(intruder());
-    world.expect(&[&format!("Fail {INTRUDER}")]);
+    world.expect(&[&format!("Fail {DUPLICATE}")]);
     world.input(intruder());
     world.input(Input::Joined);
     world.input(Input::Terminate);
@@ -65,7 +65,7 @@ fn it_gives_way_to_an_instance_that_was_there_before() {
 }
 
 #[test]
-fn told_to_end_before_it_has_joined_it_ends_without_a_word() {
+fn terminated_before_joining_it_publishes_nothing() {
     let mut world = joining();
     world.input(Input::Terminate);
     world.expect(&["StopRequests", "Exit"]);
@@ -73,13 +73,12 @@ fn told_to_end_before_it_has_joined_it_ends_without_a_word() {
 
 #[test]
 fn another_instance_found_later_is_a_fault_and_jobs_go_on() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.take();
     world.input(intruder());
-    let fault = [&*format!("errorCode 3 {INTRUDER}"), "summaryState FAULT"];
+    let fault = [&*format!("errorCode 3 {DUPLICATE}"), "summaryState FAULT"];
     world.expect(&fault);
-    // It lives on, but once is enough.
+    // It is still running, but once is enough.
     world.input(intruder());
     world.expect(&[]);
     world.send(execute(""));
@@ -89,8 +88,8 @@ fn another_instance_found_later_is_a_fault_and_jobs_go_on() {
     world.take();
     // Nothing was solved by that.
     world.input(intruder());
-    let said = world.take();
-    assert!(fault.iter().all(|line| said.iter().any(|said| said == line)), "{said:?}");
+    let lines = world.take();
+    assert!(fault.iter().all(|line| lines.contains(&(*line).to_owned())), "{lines:?}");
 }
 
 #[test]
@@ -102,7 +101,7 @@ fn enable_is_refused_while_another_instance_is_heard() {
     world.input(Input::Configuration(Ok(configuration())));
     world.take();
     world.send(CommandKind::Enable);
-    world.expect(&[&format!("ack 3 CMD_FAILED Failed: {INTRUDER}")]);
+    world.expect(&[&format!("ack 3 CMD_FAILED Failed: {DUPLICATE}")]);
     world.run_for(secs(3));
     world.take();
     world.send(CommandKind::Enable);

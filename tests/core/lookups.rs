@@ -2,17 +2,12 @@
 
 use ocps::csc::event::Phase;
 
-use super::world::{World, execute, job, removed, secs, unclear};
+use super::world::{World, execute, job, none, removed, secs, unclear};
 use crate::reply::Reply;
-
-fn none() -> Reply {
-    Reply::Listed(Vec::new())
-}
 
 /// An execute that was sent twice because the first job did not show up; the second is `b`.
 fn sent_twice() -> World {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     while !world.open_names().contains(&"PUT 1".to_owned()) {
         world.run_to_answer("LIST", none());
@@ -24,8 +19,7 @@ fn sent_twice() -> World {
 
 #[test]
 fn of_two_jobs_of_one_run_one_is_kept() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     world.take();
     let three = world.listed(&[("b", 1), ("a", 1), ("c", 1)]);
@@ -90,13 +84,12 @@ fn a_run_id_is_remembered_for_an_hour() {
 
 #[test]
 fn a_double_of_a_submission_that_was_given_up_is_removed() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     while world.is_busy() {
         world.run_to_answer("LIST", unclear());
     }
-    // The sender learns what may be there, and that it will be removed.
+    // The sender learns that a job may exist, and that it will be looked up.
     let lines = world.take();
     let run_id = world.run_id(1);
     let reason = format!(
@@ -113,8 +106,7 @@ fn a_double_of_a_submission_that_was_given_up_is_removed() {
 
 #[test]
 fn an_outage_of_the_list_is_waited_for() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     let mut lists = Vec::new();
     while world.is_busy() {
@@ -196,8 +188,7 @@ fn a_service_whose_lists_take_long_is_spared() {
 
 #[test]
 fn only_what_is_in_doubt_is_asked_for() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_for(secs(100));
     world.send(execute(""));
     world.answer("PUT 2", unclear());
@@ -206,8 +197,7 @@ fn only_what_is_in_doubt_is_asked_for() {
 
 #[test]
 fn one_404_ends_no_job() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_to("GET a");
     let asked = world.now;
     world.answer("GET a", Reply::Gone);
@@ -227,8 +217,7 @@ fn one_404_ends_no_job() {
 
 #[test]
 fn a_job_that_has_vanished_ends_though_no_list_can_be_had() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     let mut asked = 0;
     while world.is_busy() {
         world.run_to_answer("GET a", Reply::Gone);

@@ -22,10 +22,12 @@ mod stages;
 mod states;
 mod stopping;
 mod submissions;
-
 mod tracking;
 mod world;
 
+#[path = "../support/core_settings.rs"]
+#[allow(missing_docs, unreachable_pub, reason = "it is shared with other tests")]
+mod core_settings;
 #[path = "../support/reply.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "it is shared with other tests")]
 mod reply;

@@ -7,10 +7,10 @@ use ocps::csc::Settings;
 use ocps::csc::event::Phase;
 use ocps::csc::request::{Contact, FailureKind};
 
-use super::world::{World, away, execute, failed, job, name, refused, secs, settings, unclear, wrong};
+use super::world::{World, away, execute, failed, job, name, none, refused, secs, settings, unclear, wrong};
 use crate::reply::Reply;
 
-/// More only take longer: what is said of a service does not grow with them.
+/// More only take longer: what is logged of a service does not grow with them.
 const JOBS: usize = 40;
 
 fn crowd() -> World {
@@ -31,7 +31,7 @@ fn well(name: &str) -> Reply {
     match name.split_once(' ') {
         Some(("GET", id)) => job(id, Phase::Active),
         Some(("PUT", number)) => job(&format!("p{number}"), Phase::Active),
-        _ => Reply::Listed(Vec::new()),
+        _ => none(),
     }
 }
 
@@ -39,7 +39,7 @@ fn well(name: &str) -> Reply {
 fn minutes(world: &mut World, minutes: usize, answer: impl Fn(Duration, &str) -> Reply) -> Vec<Vec<String>> {
     let mut lines = Vec::new();
     for _ in 0..minutes {
-        let (begun, said) = (world.now, world.logged.len());
+        let (begun, before) = (world.now, world.logged.len());
         while world.now < begun + secs(60) {
             for _ in 0..world.open.len() {
                 let answer = answer(world.now, &name(&world.open[0]));
@@ -48,7 +48,7 @@ fn minutes(world: &mut World, minutes: usize, answer: impl Fn(Duration, &str) ->
             world.now += Duration::from_millis(250);
             world.tick();
         }
-        lines.push(world.logged[said..].iter().map(|(_, line)| line.clone()).collect());
+        lines.push(world.logged[before..].iter().map(|(_, line)| line.clone()).collect());
     }
     lines
 }
@@ -59,7 +59,7 @@ fn flapping(bad: &Reply) -> impl Fn(Duration, &str) -> Reply {
 }
 
 #[test]
-fn a_service_that_flaps_is_said_a_few_times_a_minute_and_counted() {
+fn a_service_that_flaps_is_logged_a_few_times_a_minute_and_counted() {
     for bad in [away(), unclear()] {
         let mut world = running_crowd();
         for lines in minutes(&mut world, 10, flapping(&bad)) {
@@ -71,14 +71,14 @@ fn a_service_that_flaps_is_said_a_few_times_a_minute_and_counted() {
                 && line.contains(", the last: no luck; it ")
         };
         assert_eq!(lines.iter().filter(counted).count(), 1, "{lines:#?}");
-        // It is well again: that is said, and then nothing more.
+        // It is well again: that is logged, and then nothing more.
         minutes(&mut world, 2, |_, name| well(name));
         assert_eq!(minutes(&mut world, 3, |_, name| well(name)).concat(), [""; 0]);
     }
 }
 
 #[test]
-fn a_change_of_a_service_is_said_at_once_and_an_outage_each_minute() {
+fn a_change_of_a_service_is_logged_at_once_and_an_outage_each_minute() {
     let mut world = running_crowd();
     minutes(&mut world, 1, |_, name| well(name));
     let lines = minutes(&mut world, 3, |_, _| away());
@@ -96,7 +96,7 @@ fn a_change_of_a_service_is_said_at_once_and_an_outage_each_minute() {
 }
 
 #[test]
-fn what_concerns_a_job_is_said_once() {
+fn what_concerns_a_job_is_logged_once() {
     for bad in [wrong(), refused(), Reply::Gone] {
         let mut world = running_crowd();
         // The list knows them all.
@@ -118,31 +118,31 @@ fn what_concerns_a_job_is_said_once() {
 }
 
 #[test]
-fn a_submission_that_is_tried_again_and_again_is_said_once() {
+fn a_submission_that_is_tried_again_and_again_is_logged_once() {
     for bad in [failed(FailureKind::NotNow, Contact::Answered), away()] {
         let mut world = crowd();
         for _ in 0..JOBS {
             world.send(execute(""));
         }
-        let said = world.logged.len();
+        let before = world.logged.len();
         let until = world.now + secs(50);
         let answer = |now: Duration, name: &str| match name {
             _ if now >= until => well(name),
-            "LIST" => Reply::Listed(Vec::new()),
+            "LIST" => none(),
             _ => bad.clone(),
         };
         minutes(&mut world, 2, answer);
-        let trouble = world.logged[said..].iter().filter(|(_, line)| !line.starts_with("run "));
+        let trouble = world.logged[before..].iter().filter(|(_, line)| !line.starts_with("run "));
         let count = trouble.count();
         assert!(count <= JOBS + 10, "{count}");
-        let made = world.logged[said..].iter().filter(|(_, line)| line.contains(" is job p"));
+        let made = world.logged[before..].iter().filter(|(_, line)| line.contains(" is job p"));
         assert!(made.clone().all(|(_, line)| line.contains(", sent ")), "{:?}", world.logged);
         assert_eq!(made.count(), JOBS);
     }
 }
 
 #[test]
-fn prerequisites_and_lists_that_fail_now_and_then_are_said_once_or_counted() {
+fn prerequisites_and_lists_that_fail_now_and_then_are_logged_once_or_counted() {
     let mut world = crowd();
     world.send(execute("a,b,c"));
     let lines = minutes(&mut world, 10, flapping(&wrong())).concat();
@@ -155,7 +155,7 @@ fn prerequisites_and_lists_that_fail_now_and_then_are_said_once_or_counted() {
     }
     let answer = |now: Duration, name: &str| match name {
         "LIST" if now.as_secs() % 4 < 2 => wrong(),
-        "LIST" => Reply::Listed(Vec::new()),
+        "LIST" => none(),
         _ => failed(FailureKind::NotNow, Contact::Answered),
     };
     minutes(&mut world, 2, answer);

@@ -9,7 +9,7 @@ use ocps::csc::id::RunId;
 use ocps::csc::request::ListedJob;
 
 use super::world::{
-    POLL, World, abort, away, configuration, execute, job, job_id, removed, secs, start, wrong,
+    POLL, World, abort, away, configuration, execute, job, job_id, none, removed, secs, start, wrong,
 };
 use crate::reply::Reply;
 
@@ -31,7 +31,7 @@ fn all_are_asked_for_at_once() {
 }
 
 #[test]
-fn one_that_does_not_exist_is_asked_for_again_and_then_looked_for_in_the_list() {
+fn a_missing_prerequisite_is_polled_again_and_then_looked_up_in_the_list() {
     let mut world = World::enabled();
     world.send(execute("a"));
     let asked = world.now;
@@ -46,12 +46,12 @@ fn one_that_does_not_exist_is_asked_for_again_and_then_looked_for_in_the_list() 
         .answer("LIST", Reply::Listed(vec![ListedJob { job_id: job_id("a"), run_id: run_id("of-another") }]));
     world.run_to("GET a");
     assert_eq!(world.now, asked + secs(3) + POLL);
-    // With one good answer it all begins anew.
+    // With one good answer it all starts again.
     world.answer("GET a", job("a", Phase::Active));
     world.run_to_answer("GET a", Reply::Gone);
     world.run_to_answer("GET a", Reply::Gone);
     world.take();
-    world.answer("LIST", Reply::Listed(Vec::new()));
+    world.answer("LIST", none());
     world.expect(&["PUT 1"]);
     assert!(world.logged.iter().any(|(_, line)| line.contains("prerequisite job a does not exist")));
     world.converge();
@@ -77,9 +77,8 @@ fn names_are_parsed() {
 }
 
 #[test]
-fn one_of_our_own_costs_no_request() {
-    let mut world = World::enabled();
-    world.running("a");
+fn a_prerequisite_of_our_own_costs_no_request() {
+    let mut world = World::tracking();
     world.send(execute("a"));
     world.expect(&["journal"]);
     world.run_to_answer("GET a", job("a", Phase::Error));
@@ -93,9 +92,8 @@ fn one_of_our_own_costs_no_request() {
 }
 
 #[test]
-fn one_that_is_aborted_has_ended() {
-    let mut world = World::enabled();
-    world.running("a");
+fn an_aborted_prerequisite_has_ended() {
+    let mut world = World::tracking();
     world.send(execute("a,b"));
     world.answer("GET b", job("b", Phase::Active));
     world.send(abort("a"));
@@ -109,7 +107,7 @@ fn one_that_is_aborted_has_ended() {
 }
 
 #[test]
-fn one_is_polled_until_it_ends_through_every_failure() {
+fn a_prerequisite_is_polled_until_it_ends_through_every_failure() {
     let mut world = World::enabled();
     world.send(execute("a"));
     for _ in 0..3 {
@@ -129,7 +127,7 @@ fn one_is_polled_until_it_ends_through_every_failure() {
 }
 
 #[test]
-fn many_wait_for_one_with_one_request() {
+fn a_prerequisite_of_many_commands_is_polled_once() {
     let mut world = World::enabled();
     for _ in 0..3 {
         world.send(execute("a"));
@@ -141,9 +139,8 @@ fn many_wait_for_one_with_one_request() {
 }
 
 #[test]
-fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
-    let mut world = World::enabled();
-    world.running("a");
+fn a_prerequisite_that_is_answered_wrongly_for_a_day_is_given_up() {
+    let mut world = World::tracking();
     world.send(execute("p"));
     let day = secs(24 * 3600);
     let mut submitted = None;
@@ -166,7 +163,7 @@ fn one_that_is_answered_wrongly_for_a_day_is_not_waited_for() {
 }
 
 #[test]
-fn one_that_does_not_exist_is_named_with_the_job_id() {
+fn a_missing_prerequisite_is_named_in_the_ack_with_the_job_id() {
     let mut world = World::enabled();
     world.send(execute("a,gone,lost"));
     world.send(execute("a"));
@@ -176,7 +173,7 @@ fn one_that_does_not_exist_is_named_with_the_job_id() {
     }
     // The first list was asked for before the second of them was known to be missing.
     for _ in 0..2 {
-        world.run_to_answer("LIST", Reply::Listed(Vec::new()));
+        world.run_to_answer("LIST", none());
     }
     let missing: Vec<String> = world
         .csc
@@ -223,7 +220,7 @@ fn a_prerequisite_of_the_same_id_is_another_job_at_another_service() {
 }
 
 #[test]
-fn the_core_is_not_woken_for_a_prerequisite_that_nobody_waits_for_any_more() {
+fn the_core_is_not_woken_for_a_prerequisite_that_no_job_waits_for() {
     let mut world = World::enabled();
     world.run_for(Duration::from_millis(100));
     world.send(execute("x"));

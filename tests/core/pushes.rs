@@ -41,11 +41,11 @@ fn patience(world: &World) -> u128 {
     patience.as_millis()
 }
 
-/// The one line that was said begins so.
+/// Checks that there is one line, with this beginning.
 #[track_caller]
 fn expect_begins(world: &mut World, beginning: &str) {
-    let said = world.take();
-    assert!(said.len() == 1 && said[0].starts_with(beginning), "{said:?}");
+    let lines = world.take();
+    assert!(lines.len() == 1 && lines[0].starts_with(beginning), "{lines:?}");
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn the_health_that_is_reported_is_that_of_redis_whatever_service_is_configured()
 }
 
 #[test]
-fn a_failure_says_what_became_of_the_values() {
+fn the_reason_of_a_failed_push_states_whether_the_values_were_pushed() {
     let check = |kind, reason, expected: &str| {
         let mut world = enabled();
         world.send(push("a"));
@@ -172,7 +172,7 @@ fn start_needs_a_ping() {
 }
 
 #[test]
-fn a_stop_begins_nothing_and_leaves_nobody_without_an_answer() {
+fn a_stop_begins_no_push_and_every_command_gets_its_final_ack() {
     let mut world = enabled();
     world.send(push("a"));
     world.send(push("b"));
@@ -187,9 +187,9 @@ fn a_stop_begins_nothing_and_leaves_nobody_without_an_answer() {
     world.input(Input::Terminate);
     world.take();
     world.run_for(secs(5));
-    let said = world.take();
+    let lines = world.take();
     let unclear = "ack 1 CMD_FAILED Failed: the daemon ended before Redis answered; it is unclear";
-    assert!(said[0].starts_with(unclear) && said[1..] == ["summaryState OFFLINE", "Exit"], "{said:?}");
+    assert!(lines[0].starts_with(unclear) && lines[1..] == ["summaryState OFFLINE", "Exit"], "{lines:?}");
 }
 
 #[test]

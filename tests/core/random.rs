@@ -13,7 +13,7 @@ use ocps::csc::event::Phase;
 use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request};
 
 use super::world::{
-    World, abort, available, configuration, execute, failed, job, job_id, name, object, removed, secs,
+    World, abort, available, configuration, execute, failed, job, job_id, name, none, object, removed, secs,
     settings, start,
 };
 use crate::reply::Reply;
@@ -101,9 +101,9 @@ impl Walk {
             && super::world::time(now).tai.0 - sender.sent.0 < 3600.0
         {
             self.world.journal_all();
-            let said = self.world.said.len();
+            let before = self.world.lines.len();
             self.world.command(&sender, order);
-            assert_eq!(self.world.said.len(), said, "carried out twice");
+            assert_eq!(self.world.lines.len(), before, "carried out twice");
         }
     }
 
@@ -211,7 +211,7 @@ impl Walk {
             1 => Reply::Gone,
             2 => removed(),
             3 => Reply::Removed { object: Some(object("x")) },
-            4 => Reply::Listed(Vec::new()),
+            4 => none(),
             5 => Reply::Rejected { reason: "no such thing".to_owned() },
             6 => Reply::Done,
             _ => Reply::Broken { report: "broken".to_owned() },
@@ -249,7 +249,7 @@ impl Walk {
 }
 
 #[test]
-fn whatever_happens_everything_ends_well() {
+fn every_random_walk_comes_to_its_end() {
     let seeds = match env::var("OCPS_SEED") {
         Ok(seed) => {
             let seed = seed.parse().unwrap();
@@ -263,9 +263,9 @@ fn whatever_happens_everything_ends_well() {
         let mut walk = Walk::new(seed);
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| walk.run())) {
             let open: Vec<String> = walk.world.open.iter().map(name).collect();
-            eprintln!("after {:?}, open: {open:?}, the last that was said:", walk.world.now);
-            let said: Vec<_> = walk.world.said.iter().filter(|(_, line)| line != "heartbeat").collect();
-            for (time, line) in said.iter().skip(said.len().saturating_sub(30)) {
+            eprintln!("after {:?}, open: {open:?}, the last lines:", walk.world.now);
+            let lines: Vec<_> = walk.world.lines.iter().filter(|(_, line)| line != "heartbeat").collect();
+            for (time, line) in lines.iter().skip(lines.len().saturating_sub(30)) {
                 eprintln!("  {time:?} {line}");
             }
             eprintln!("OCPS_SEED={seed} walks this way again");
@@ -285,7 +285,7 @@ fn the_same_seed_goes_the_same_way() {
     let walk = |seed| {
         let mut walk = Walk::new(seed);
         walk.run();
-        walk.world.said
+        walk.world.lines
     };
     assert_eq!(walk(7), walk(7));
     assert_ne!(walk(7), walk(8));

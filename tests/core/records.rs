@@ -8,8 +8,7 @@ use ocps::csc::record::{Awaited, Deliverable, Receipt, Record};
 use ocps::csc::state::SummaryState;
 use ocps::csc::{Effect, Input, Settings};
 
-use super::world::{World, abort, execute, job, removed, secs, settings, unclear};
-use crate::reply::Reply;
+use super::world::{World, abort, execute, job, none, removed, secs, settings, unclear};
 
 const FULL: &str = "the journal cannot be written: disk full";
 
@@ -29,7 +28,7 @@ fn records(world: &World) -> Vec<String> {
             };
             format!("ended {} {ack} {:?}", key.0, end.result.as_ref().map(|r| r.exit_code.number()))
         }
-        Record::Delivered(_) => panic!("the core does not know what was said"),
+        Record::Delivered(_) => panic!("the core does not know what was delivered"),
         Record::Seen { sender, .. } => format!("seen {}", sender.seq_num.0),
         Record::Searched => "searched".to_owned(),
         Record::State { state, override_name } => format!("state {state} {override_name}"),
@@ -45,7 +44,7 @@ fn each_step_of_a_command_is_kept() {
     world.send_by_kafka(execute(""));
     world.answer("PUT 1", unclear());
     while !world.open_names().contains(&"PUT 1".to_owned()) {
-        world.run_to_answer("LIST", Reply::Listed(Vec::new()));
+        world.run_to_answer("LIST", none());
     }
     world.answer("PUT 1", job("a", Phase::Active));
     world.send(abort("a"));
@@ -56,7 +55,7 @@ fn each_step_of_a_command_is_kept() {
 }
 
 #[test]
-fn the_abort_of_a_job_of_somebody_else_owes_its_result() {
+fn the_abort_of_a_job_that_we_did_not_submit_publishes_its_result() {
     let mut world = World::enabled();
     world.records.clear();
     world.send(abort("x"));
@@ -67,18 +66,16 @@ fn the_abort_of_a_job_of_somebody_else_owes_its_result() {
 }
 
 #[test]
-fn what_ends_a_command_bears_its_receipt() {
-    let mut world = World::enabled();
-    world.running("a");
+fn messages_that_end_a_command_have_its_receipt() {
+    let mut world = World::tracking();
     world.run_to_answer("GET a", job("a", Phase::Completed));
     let receipt = |what| Receipt { key: EntryKey(1), what };
     assert_eq!(world.receipts, [receipt(Deliverable::Result), receipt(Deliverable::Ack)]);
 }
 
 #[test]
-fn what_is_not_durable_is_refused_and_what_was_accepted_goes_on() {
-    let mut world = World::enabled();
-    world.running("a");
+fn commands_that_are_not_durable_are_refused_and_accepted_ones_continue() {
+    let mut world = World::tracking();
     world.journal_at_once = false;
     world.send(execute(""));
     world.send(abort("a"));
@@ -94,7 +91,7 @@ fn what_is_not_durable_is_refused_and_what_was_accepted_goes_on() {
     // Said once, not with each try.
     world.input(Input::JournalFailed(FULL.to_owned()));
     world.expect(&[]);
-    // Of what ends it is told too that it cannot be written.
+    // That it cannot be written is reported of ends too.
     world.run_to_answer("GET a", job("a", Phase::Completed));
     world.expect(&["GET a"]);
     world.input(Input::JournalFailed(FULL.to_owned()));
@@ -125,7 +122,7 @@ fn a_disk_that_hangs_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
-fn without_a_journal_those_who_wait_are_told_that_nobody_takes_up_their_job() {
+fn without_a_journal_unfinished_commands_fail_when_the_daemon_ends() {
     let mut world = World::enabled_with(Settings { journal: false, ..settings() });
     world.running("a");
     world.send(execute("a"));
@@ -144,7 +141,7 @@ fn without_a_journal_those_who_wait_are_told_that_nobody_takes_up_their_job() {
 }
 
 #[test]
-fn without_a_journal_an_end_that_comes_at_the_last_moment_is_told_too() {
+fn without_a_journal_an_end_at_the_last_moment_is_still_published() {
     let mut world = World::enabled_with(Settings { journal: false, ..settings() });
     world.running("a");
     world.send(abort("a"));
@@ -163,9 +160,8 @@ fn without_a_journal_an_end_that_comes_at_the_last_moment_is_told_too() {
 }
 
 #[test]
-fn with_a_journal_they_are_left_to_the_next_life() {
-    let mut world = World::enabled();
-    world.running("a");
+fn with_a_journal_unfinished_commands_are_left_to_the_next_run() {
+    let mut world = World::tracking();
     world.records.clear();
     world.input(Input::Terminate);
     world.expect(&["StopRequests", "summaryState OFFLINE", "Exit"]);
@@ -177,11 +173,10 @@ fn with_a_journal_they_are_left_to_the_next_life() {
 }
 
 #[test]
-fn the_end_of_a_command_is_told_when_it_is_durable() {
-    let told = ["result a 0 object of a", "ack 1 CMD_COMPLETE Done"];
+fn the_end_of_a_command_is_published_when_it_is_durable() {
+    let published = ["result a 0 object of a", "ack 1 CMD_COMPLETE Done"];
     let ended = || {
-        let mut world = World::enabled();
-        world.running("a");
+        let mut world = World::tracking();
         world.journal_at_once = false;
         world.run_to_answer("GET a", job("a", Phase::Completed));
         world.expect(&["GET a"]);
@@ -191,34 +186,33 @@ fn the_end_of_a_command_is_told_when_it_is_durable() {
     world.run_for(secs(9));
     world.expect(&[]);
     world.journal_all();
-    world.expect(&told);
+    world.expect(&published);
     // Neither a disk that cannot be written holds it back for ever, nor one that hangs.
     let mut world = ended();
     world.input(Input::JournalFailed(FULL.to_owned()));
-    world.expect(&[told[0], told[1], &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
+    world.expect(&[published[0], published[1], &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
     let mut world = ended();
     world.run_for(secs(10));
-    assert_eq!(world.take()[..2], told);
+    assert_eq!(world.take()[..2], published);
     // Told once.
     world.journal_all();
     world.expect(&[]);
-    // The daemon ends: it is told if that can be, and else left to the next life.
+    // The daemon ends: it is published if possible, and else left to the next run.
     let mut world = ended();
     world.input(Input::Terminate);
     world.expect(&["StopRequests"]);
     world.journal_all();
-    world.expect(&[told[0], told[1], "summaryState OFFLINE", "Exit"]);
+    world.expect(&[published[0], published[1], "summaryState OFFLINE", "Exit"]);
     let mut world = ended();
     world.input(Input::Terminate);
     world.input(Input::JournalFailed(FULL.to_owned()));
-    world.expect(&["StopRequests", told[0], told[1], "summaryState OFFLINE", "Exit"]);
+    world.expect(&["StopRequests", published[0], published[1], "summaryState OFFLINE", "Exit"]);
     let mut world = ended();
     world.input(Input::Terminate);
     world.run_for(secs(5));
     world.expect(&["StopRequests", "summaryState OFFLINE", "Exit"]);
     // That a job exists is durable does not mean that its end is.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.journal_at_once = false;
     world.answer("PUT 1", job("a", Phase::Completed));
     world.take();
@@ -227,15 +221,14 @@ fn the_end_of_a_command_is_told_when_it_is_durable() {
     world.input(Input::Journaled(Awaited::Created(EntryKey(1))));
     world.expect(&[]);
     world.input(Input::Journaled(Awaited::Ended(EntryKey(1))));
-    world.expect(&told);
+    world.expect(&published);
 }
 
 #[test]
-fn the_id_of_a_job_is_told_when_it_is_durable() {
-    let told = ["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"];
+fn the_id_of_a_job_is_published_when_it_is_durable() {
+    let published = ["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"];
     let created = || {
-        let mut world = World::enabled();
-        world.send(execute(""));
+        let mut world = World::submitting();
         world.journal_at_once = false;
         world.answer("PUT 1", job("a", Phase::Active));
         world.take();
@@ -245,26 +238,26 @@ fn the_id_of_a_job_is_told_when_it_is_durable() {
     world.run_for(secs(9));
     world.expect(&[]);
     world.journal_all();
-    world.expect(&told);
+    world.expect(&published);
     // A disk that cannot be written does not hold it back for ever.
     let mut world = created();
     world.input(Input::JournalFailed(FULL.to_owned()));
-    world.expect(&[told[0], told[1], &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
+    world.expect(&[published[0], published[1], &format!("errorCode 4 {FULL}"), "summaryState FAULT"]);
     let mut world = created();
     world.run_for(secs(10));
-    assert_eq!(world.take()[..2], told);
-    // The daemon ends: it is told if that can be.
+    assert_eq!(world.take()[..2], published);
+    // The daemon ends: it is published if possible.
     let mut world = created();
     world.input(Input::Terminate);
     world.expect(&["StopRequests"]);
     world.journal_all();
-    world.expect(&[told[0], told[1], "summaryState OFFLINE", "Exit"]);
+    world.expect(&[published[0], published[1], "summaryState OFFLINE", "Exit"]);
     // Somebody knows it from elsewhere.
     let mut world = created();
     world.send(abort("a"));
     world.journal_at_once = true;
     world.input(Input::Journaled(Awaited::Accepted(EntryKey(2))));
-    world.expect(&[told[0], told[1], "DELETE a"]);
+    world.expect(&[published[0], published[1], "DELETE a"]);
     world.converge();
 }
 
@@ -282,14 +275,14 @@ fn a_pause_of_the_process_is_no_fault_of_the_disk() {
 }
 
 #[test]
-fn what_the_journal_has_said_counts_although_it_is_heard_late() {
+fn a_late_report_of_a_durable_record_is_not_a_failure() {
     let mut world = World::enabled();
     world.journal_at_once = false;
     for _ in 0..3 {
         world.send(execute(""));
     }
     world.expect(&["journal", "journal", "journal"]);
-    // A tick comes late: all are durable, and that is heard of one after the other.
+    // A tick comes late: all are durable, and that is reported one by one.
     world.run_until(Duration::from_millis(9900));
     world.now += secs(1);
     for _ in 0..3 {

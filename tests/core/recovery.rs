@@ -1,4 +1,4 @@
-//! A new life: what the last one left is taken up, in every state and without configuration.
+//! A restart: what the previous run left is resumed, in every state and without configuration.
 
 use std::sync::Arc;
 
@@ -86,11 +86,11 @@ fn recovered(entries: Vec<RecoveredCommand>) -> Input {
 }
 
 /// In STANDBY, with these.
-fn reborn(entries: Vec<RecoveredCommand>) -> World {
-    reborn_with(settings(), entries)
+fn restarted(entries: Vec<RecoveredCommand>) -> World {
+    restarted_with(settings(), entries)
 }
 
-fn reborn_with(settings: Settings, entries: Vec<RecoveredCommand>) -> World {
+fn restarted_with(settings: Settings, entries: Vec<RecoveredCommand>) -> World {
     let mut world = World::with(settings, 1);
     world.take();
     world.records.clear();
@@ -104,8 +104,8 @@ fn listed(jobs: &[(&str, i32)]) -> Reply {
 }
 
 #[test]
-fn a_running_job_is_followed_on_without_configuration() {
-    let mut world = reborn(vec![a_running(1, "a")]);
+fn a_running_job_is_tracked_without_configuration() {
+    let mut world = restarted(vec![a_running(1, "a")]);
     world.expect(&["job_id 1 a", "ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}"]);
     world.run_for(POLL);
     world.answer("GET a", job("a", Phase::Completed));
@@ -121,17 +121,17 @@ fn nothing_is_touched_before_it_has_joined() {
     world.run_for(secs(10));
     world.expect(&[]);
     world.input(Input::Joined);
-    let said = world.take();
-    assert!(said.contains(&"DELETE d".to_owned()) && said.contains(&"LIST".to_owned()), "{said:?}");
+    let lines = world.take();
+    assert!(lines.contains(&"DELETE d".to_owned()) && lines.contains(&"LIST".to_owned()), "{lines:?}");
 }
 
 #[test]
-fn a_submission_in_doubt_is_looked_for_and_adopted() {
-    let mut world = reborn(vec![an_execute(1, &[])]);
+fn a_submission_in_doubt_is_looked_up_and_adopted() {
+    let mut world = restarted(vec![an_execute(1, &[])]);
     world.expect(&["LIST"]);
     world.answer("LIST", listed(&[("a", 1)]));
     world.expect(&["ack 1 CMD_INPROGRESS {\"job_id\":\"a\"}", "job_id 1 a"]);
-    // Another one may come to life still: it is extra.
+    // Another job may still appear: it is a duplicate.
     world.run_to_answer("LIST", listed(&[("a", 1), ("b", 1)]));
     assert!(world.open_names().contains(&"DELETE b".to_owned()));
     world.answer("DELETE b", removed());
@@ -139,8 +139,8 @@ fn a_submission_in_doubt_is_looked_for_and_adopted() {
 }
 
 #[test]
-fn one_that_is_not_there_is_sent_again_with_its_run_id() {
-    let mut world = reborn(vec![an_execute(1, &[])]);
+fn a_submission_without_a_job_is_sent_again_with_its_run_id() {
+    let mut world = restarted(vec![an_execute(1, &[])]);
     let begun = world.now;
     while !world.open_names().contains(&"PUT 1".to_owned()) {
         world.run_to_answer("LIST", listed(&[]));
@@ -153,8 +153,8 @@ fn one_that_is_not_there_is_sent_again_with_its_run_id() {
 }
 
 #[test]
-fn prerequisites_are_waited_for_before_it_is_looked_for() {
-    let mut world = reborn(vec![a_running(1, "a"), an_execute(2, &["a", "x"])]);
+fn prerequisites_are_waited_for_before_the_job_is_looked_up() {
+    let mut world = restarted(vec![a_running(1, "a"), an_execute(2, &["a", "x"])]);
     world.run_for(POLL);
     assert_eq!(world.open_names(), ["GET x", "GET a"]);
     world.answer("GET x", job("x", Phase::Completed));
@@ -166,11 +166,11 @@ fn prerequisites_are_waited_for_before_it_is_looked_for() {
 }
 
 #[test]
-fn what_was_not_heard_is_said_again_and_the_rest_is_not() {
-    let unsaid = an_ended(1, "a");
+fn only_undelivered_messages_are_sent_again() {
+    let undelivered = an_ended(1, "a");
     let no_ack = RecoveredCommand { result_delivered: true, ..an_ended(2, "b") };
-    let said = RecoveredCommand { result_delivered: true, ack_delivered: true, ..an_ended(3, "c") };
-    let mut world = reborn(vec![unsaid, no_ack, said]);
+    let delivered = RecoveredCommand { result_delivered: true, ack_delivered: true, ..an_ended(3, "c") };
+    let mut world = restarted(vec![undelivered, no_ack, delivered]);
     world.expect(&["result a 0 object of a", "ack 1 CMD_COMPLETE Done", "ack 2 CMD_COMPLETE Done"]);
     let recovery = world.csc.status().recovery;
     assert_eq!((recovery.results, recovery.acks, recovery.running), (1, 2, 0));
@@ -180,16 +180,16 @@ fn what_was_not_heard_is_said_again_and_the_rest_is_not() {
 }
 
 #[test]
-fn the_abort_of_a_job_whose_abort_was_told_tells_it_no_more_however_old_it_is() {
+fn an_abort_that_was_published_is_not_published_again_however_old_it_is() {
     let mut old = an_ended(1, "a");
     let end = old.end.as_mut().unwrap();
     end.ack = Ack::Aborted;
     end.result.as_mut().unwrap().exit_code = ExitCode::Aborted;
-    let said =
+    let delivered =
         |kept: RecoveredCommand| RecoveredCommand { result_delivered: true, ack_delivered: true, ..kept };
-    let newer = (2..1200).map(|number| said(an_ended(number, &format!("b{number}"))));
-    let entries = [said(old)].into_iter().chain(newer).chain([an_abort(1200, "a")]);
-    let mut world = reborn(entries.collect());
+    let newer = (2..1200).map(|number| delivered(an_ended(number, &format!("b{number}"))));
+    let entries = [delivered(old)].into_iter().chain(newer).chain([an_abort(1200, "a")]);
+    let mut world = restarted(entries.collect());
     world.take();
     world.answer("DELETE a", Reply::Gone);
     world.expect(&["ack 1200 CMD_COMPLETE Done"]);
@@ -197,7 +197,7 @@ fn the_abort_of_a_job_whose_abort_was_told_tells_it_no_more_however_old_it_is() 
 
 #[test]
 fn an_abort_is_gone_on_with() {
-    let mut world = reborn(vec![a_running(1, "a"), an_abort(2, "a"), an_abort(3, "a")]);
+    let mut world = restarted(vec![a_running(1, "a"), an_abort(2, "a"), an_abort(3, "a")]);
     assert_eq!(world.open_names(), ["DELETE a"]);
     world.take();
     // It was carried out before the restart.
@@ -212,7 +212,7 @@ fn an_abort_is_gone_on_with() {
 }
 
 #[test]
-fn a_suspect_is_looked_for_for_an_hour_again_whatever_the_clock_says() {
+fn a_possible_duplicate_is_looked_up_for_an_hour_again_whatever_the_clock_shows() {
     // By our clock that is long over.
     let until = Tai(time(secs(0)).tai.0 - 4.0 * 3600.0);
     let ended = RecoveredCommand {
@@ -221,7 +221,7 @@ fn a_suspect_is_looked_for_for_an_hour_again_whatever_the_clock_says() {
         suspected: Some(until),
         ..an_ended(1, "a")
     };
-    let mut world = reborn(vec![ended]);
+    let mut world = restarted(vec![ended]);
     world.run_to_answer("LIST", listed(&[("a", 1), ("b", 1)]));
     // Not the one that was kept.
     assert_eq!(world.open_names(), ["DELETE b"]);
@@ -239,7 +239,7 @@ fn a_suspect_is_looked_for_for_an_hour_again_whatever_the_clock_says() {
     assert!(world.now < secs(3700));
     world.run_for(secs(100));
     assert_eq!(world.open_names(), <[&str; 0]>::default());
-    // Only now need the next life not know of it.
+    // Only now may the next run not know it.
     assert!(world.records.contains(&cleared));
 }
 
@@ -267,10 +267,10 @@ fn keys_go_on() {
 }
 
 #[test]
-fn a_client_of_the_last_life_is_gone_but_its_job_is_not() {
+fn a_client_of_the_previous_run_is_gone_but_its_job_is_not() {
     let mut entry = a_running(1, "a");
     entry.entry.sender.via = Via::Socket(ClientId::GONE);
-    let mut world = reborn(vec![entry]);
+    let mut world = restarted(vec![entry]);
     world.run_for(POLL);
     world.answer("GET a", job("a", Phase::Completed));
     assert!(world.take().contains(&"result a 0 object of a".to_owned()));
@@ -278,11 +278,11 @@ fn a_client_of_the_last_life_is_gone_but_its_job_is_not() {
 
 #[test]
 fn a_recovered_job_can_be_aborted_and_can_be_waited_for() {
-    let mut world = reborn(vec![a_running(1, "a"), a_running(2, "b")]);
+    let mut world = restarted(vec![a_running(1, "a"), a_running(2, "b")]);
     world.enable();
     world.number_from(10);
     world.send(abort("a"));
-    // It may have vanished while there was no daemon: a DELETE that finds nothing would not tell.
+    // It may have vanished while there was no daemon: a DELETE that finds nothing would not show that.
     world.answer("GET a", job("a", Phase::Active));
     world.answer("DELETE a", unclear());
     world.send(execute("b"));
@@ -291,7 +291,7 @@ fn a_recovered_job_can_be_aborted_and_can_be_waited_for() {
 }
 
 #[test]
-fn how_a_job_ended_and_why_is_known_in_the_next_life() {
+fn how_and_why_a_job_ended_is_known_in_the_next_run() {
     let end = |result: Option<(ExitCode, ResultObject)>, ack: Ack, problem: &str| Completion {
         at: time(secs(9)).tai,
         result: result.map(|(exit_code, result)| JobResult { job_id: job_id("a"), exit_code, result }),
@@ -311,7 +311,7 @@ fn how_a_job_ended_and_why_is_known_in_the_next_life() {
         (end(None, Ack::Aborted, "x"), "aborted"),
         (end(None, failed(), "x"), "refused"),
     ] {
-        let world = reborn(vec![RecoveredCommand {
+        let world = restarted(vec![RecoveredCommand {
             end: Some(end),
             ack_delivered: true,
             result_delivered: true,
@@ -324,28 +324,28 @@ fn how_a_job_ended_and_why_is_known_in_the_next_life() {
 }
 
 #[test]
-fn an_abort_by_run_id_goes_on_whatever_became_of_its_run() {
+fn an_abort_by_run_id_continues_in_whatever_condition_its_run_is() {
     // It waits, and may have been sent before.
-    let mut world = reborn(vec![an_execute(1, &["p"]), an_abort(2, run_id(1).as_str())]);
+    let mut world = restarted(vec![an_execute(1, &["p"]), an_abort(2, run_id(1).as_str())]);
     world.expect(&["ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done"]);
     world.run_to_answer("LIST", listed(&[("a", 1)]));
     world.answer("DELETE a", removed());
     assert!(!world.is_busy());
     // It has a job.
-    let mut world = reborn(vec![a_running(1, "a"), an_abort(2, run_id(1).as_str())]);
+    let mut world = restarted(vec![a_running(1, "a"), an_abort(2, run_id(1).as_str())]);
     world.run_to_answer("DELETE a", removed());
     assert_eq!(world.times("ack 2 CMD_COMPLETE Done").len(), 1);
     assert_eq!(world.times("result a 255 known 1 aborted").len(), 1);
     // The crash came between its end and that of the abort.
     let aborted = Completion { at: time(secs(9)).tai, result: None, ack: Ack::Aborted, problem: None };
     let ended = RecoveredCommand { end: Some(aborted), ack_delivered: true, ..an_execute(1, &[]) };
-    let mut world = reborn(vec![ended, an_abort(2, run_id(1).as_str())]);
+    let mut world = restarted(vec![ended, an_abort(2, run_id(1).as_str())]);
     world.expect(&["ack 2 CMD_COMPLETE Done"]);
 }
 
 #[test]
 fn a_recovered_job_that_is_not_there_when_it_is_aborted_has_vanished() {
-    let mut world = reborn(vec![a_running(1, "a")]);
+    let mut world = restarted(vec![a_running(1, "a")]);
     world.enable();
     world.number_from(10);
     world.send(abort("a"));
@@ -359,7 +359,7 @@ fn a_recovered_job_that_is_not_there_when_it_is_aborted_has_vanished() {
     ]);
 }
 
-/// A life on the third boot of the machine, which has been up for an hour.
+/// A run on the third boot of the machine, which has been up for an hour.
 fn on_this_boot() -> Settings {
     Settings { uptime: Some(Uptime { boot: BootId(3), since: secs(3600) }), ..settings() }
 }
@@ -370,7 +370,7 @@ fn doubt(settings: Settings, ago_s: f64, uptime: Option<Uptime>) -> World {
     let mut kept = an_execute(1, &[]);
     kept.entry.accepted = Tai(time(secs(0)).tai.0 - ago_s);
     kept.entry.uptime = uptime;
-    let mut world = reborn_with(settings, vec![kept]);
+    let mut world = restarted_with(settings, vec![kept]);
     while world.is_busy() && !world.open_names().contains(&"PUT 1".to_owned()) {
         world.run_to_answer("LIST", listed(&[]));
         assert!(world.now < secs(60));
@@ -386,7 +386,7 @@ fn assert_unclear(mut world: World) {
          ended since may not be listed any more: look for its output before you send the command again; it is unclear \
          whether a job with run id 1-0123456789abcdef was created: if one shows up within an hour, it is removed",
     ]);
-    // Should it come to life after all, it is extra.
+    // Should the job appear after all, it is a duplicate.
     world.run_to_answer("LIST", listed(&[("a", 1)]));
     assert_eq!(world.open_names(), ["DELETE a"]);
 }
@@ -419,7 +419,7 @@ fn within_a_boot_of_the_machine_no_clock_makes_doubt_older_or_younger() {
 }
 
 #[test]
-fn a_clock_that_is_behind_what_was_written_tells_no_age() {
+fn no_age_is_known_by_a_clock_that_is_behind_the_records() {
     // Another command ended an hour later than now, by the clock of that time.
     let restart = |its_boot: u128| {
         let uptime = |boot| Some(Uptime { boot: BootId(boot), since: secs(1000) });
@@ -430,14 +430,14 @@ fn a_clock_that_is_behind_what_was_written_tells_no_age() {
         later.entry.uptime = uptime(its_boot);
         later.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 + 3600.0);
         let later = RecoveredCommand { result_delivered: true, ack_delivered: true, ..later };
-        let mut world = reborn_with(on_this_boot(), vec![young, later]);
+        let mut world = restarted_with(on_this_boot(), vec![young, later]);
         while world.is_busy() && world.submissions.is_empty() {
             world.run_to_answer("LIST", listed(&[]));
         }
         world.submissions.len()
     };
     assert_eq!(restart(2), 0);
-    // What a clock said in a boot before that is no matter.
+    // What a clock showed in an earlier boot does not count.
     assert_eq!(restart(1), 1);
 }
 
@@ -445,7 +445,7 @@ fn a_clock_that_is_behind_what_was_written_tells_no_age() {
 fn what_waits_for_a_job_that_is_active_was_not_sent_however_old_it_is() {
     let mut kept = an_execute(1, &["x"]);
     kept.entry.accepted = Tai(time(secs(0)).tai.0 - 1e5);
-    let mut world = reborn(vec![kept]);
+    let mut world = restarted(vec![kept]);
     for _ in 0..1000 {
         world.run_to_answer("GET x", job("x", Phase::Active));
     }
@@ -462,7 +462,7 @@ fn found(jobs: &[(&str, &str)]) -> Reply {
     Reply::Listed(jobs.iter().map(job).collect())
 }
 
-/// A life whose journal is new, or an old copy with these.
+/// A run whose journal is new, or an old copy with these commands.
 fn without_a_journal(entries: Vec<RecoveredCommand>) -> World {
     let mut world = World::new();
     let last_key = entries.iter().map(|kept| kept.entry.key.0).max().unwrap_or(0);
@@ -472,7 +472,7 @@ fn without_a_journal(entries: Vec<RecoveredCommand>) -> World {
 }
 
 #[test]
-fn without_a_journal_jobs_of_our_index_are_found_at_the_service_and_followed() {
+fn without_a_journal_jobs_of_our_index_are_found_at_the_service_and_tracked() {
     let mut world = without_a_journal(Vec::new());
     world.run_for(secs(10));
     assert_eq!(world.open_names(), <[&str; 0]>::default());
@@ -531,11 +531,11 @@ fn what_an_old_copy_of_the_journal_knows_is_not_found_again() {
 #[test]
 fn jobs_that_ended_are_shown_for_as_long_as_history_is_kept() {
     let settings = Settings { history: secs(3600), ..settings() };
-    let said =
+    let delivered =
         |kept: RecoveredCommand| RecoveredCommand { result_delivered: true, ack_delivered: true, ..kept };
     let mut old = an_ended(1, "a");
     old.end.as_mut().unwrap().at = Tai(time(secs(0)).tai.0 - 3000.0);
-    let mut world = reborn_with(settings, vec![said(old), said(an_ended(2, "b"))]);
+    let mut world = restarted_with(settings, vec![delivered(old), delivered(an_ended(2, "b"))]);
     let shown = |world: &World| world.csc.job_reports().map(|job| job.seq_num.0).collect::<Vec<_>>();
     assert_eq!(shown(&world), [1, 2]);
     world.run_for(secs(605));

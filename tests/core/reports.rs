@@ -1,10 +1,10 @@
-//! What is reported of jobs to those who ask, and in the log: where they are, how they ended, why.
+//! Reports of jobs, for queries and in the log: in which stage they are, how they ended, and why.
 
 use ocps::csc::command::{CommandKind, Execute};
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::report::{JobOutcome, JobReport};
 
-use super::world::{World, abort, away, execute, job, refused, removed, wrong};
+use super::world::{World, abort, away, execute, job, none, refused, removed, wrong};
 use crate::reply::Reply;
 
 fn report(world: &World) -> JobReport {
@@ -12,9 +12,8 @@ fn report(world: &World) -> JobReport {
 }
 
 #[test]
-fn the_phase_at_the_service_is_told_as_it_changes() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+fn the_phase_at_the_service_is_reported_as_it_changes() {
+    let mut world = World::submitting();
     assert_eq!(report(&world).phase, None);
     world.answer("PUT 1", job("a", Phase::Pending));
     assert_eq!(report(&world).phase, Some(Phase::Pending));
@@ -73,7 +72,7 @@ fn check(world: &World, outcome: JobOutcome, reason: Option<&str>, level: LogLev
 }
 
 #[test]
-fn each_end_says_what_it_is_and_why() {
+fn each_end_is_reported_with_its_reason() {
     let gone = "the service does not know it any more";
     let broken = || Reply::Broken { report: "broken".to_owned() };
     for (answer, outcome, reason) in [
@@ -97,7 +96,7 @@ fn each_end_says_what_it_is_and_why() {
         world.run_to_answer("GET a", answer);
         if outcome == JobOutcome::Vanished {
             world.run_to_answer("GET a", Reply::Gone);
-            world.run_to_answer("LIST", Reply::Listed(Vec::new()));
+            world.run_to_answer("LIST", none());
         }
         check(&world, outcome, reason, level);
     }
@@ -112,7 +111,7 @@ fn each_end_says_what_it_is_and_why() {
         world.send(execute_in_full());
         while world.is_busy() {
             let name = world.open_names().remove(0);
-            let answer = if name == "LIST" { Reply::Listed(Vec::new()) } else { answer.clone() };
+            let answer = if name == "LIST" { none() } else { answer.clone() };
             world.answer(&name, answer);
             world.tick();
             world.now = world.now.max(world.csc.next_deadline());
@@ -126,7 +125,7 @@ fn each_end_says_what_it_is_and_why() {
 }
 
 #[test]
-fn long_texts_are_told_by_their_beginning() {
+fn long_texts_are_cut() {
     let mut world = World::enabled();
     let CommandKind::Execute(mut long) = execute("") else { panic!() };
     long.data_query = "é".repeat(5000);
@@ -138,7 +137,7 @@ fn long_texts_are_told_by_their_beginning() {
 }
 
 #[test]
-fn it_is_told_what_a_job_waits_for() {
+fn a_report_names_the_prerequisites_a_job_waits_for() {
     let mut world = World::enabled();
     let waits_for = |world: &World| {
         report(world).waits_for.iter().map(|job_id| job_id.as_str().to_owned()).collect::<Vec<_>>()

@@ -10,14 +10,14 @@ use ocps::csc::record::{AcceptedCommand, Awaited, Receipt, Record, RecoveredComm
 use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket};
 use ocps::csc::{Csc, Effect, Input, Settings};
 
-use super::world::{job, number_of, removed};
+use super::world::{job, none, number_of, removed};
 use crate::reply::Reply;
 
 /// How long a record may be waited for.
 const RECORDING_MAX: Duration = Duration::from_secs(10);
 
-/// A command and what was said to it.
-struct Told {
+/// How far a command has come.
+struct Progress {
     name: Option<CommandName>,
     /// The job it is about: of an execute once it is known, of an abort from the beginning, which may name a run.
     job_id: Option<JobId>,
@@ -39,26 +39,26 @@ struct Put {
 }
 
 pub(crate) struct Rules {
-    commands: BTreeMap<i32, Told>,
+    commands: BTreeMap<i32, Progress>,
     /// The execute of each record.
     records: BTreeMap<EntryKey, i32>,
     journaled: BTreeSet<i32>,
     /// Commands whose end is durable, or that need not be.
-    may_be_told: BTreeSet<EntryKey>,
+    durable_ends: BTreeSet<EntryKey>,
     has_journal: bool,
     /// Whether an execute makes a job.
     has_jobs: bool,
-    /// Whether the journal fails: what is known is told then without it.
+    /// Whether the journal fails: then what is not durable is published too.
     is_failing: bool,
     /// Records that are not durable, and since when they are waited for.
     waiting: Vec<(Awaited, Duration)>,
     now: Duration,
     puts: BTreeMap<RunId, Put>,
-    /// Jobs that were told of and have no result yet, with the number of their execute.
+    /// Jobs that were published and have no result yet, with the number of their execute.
     live: BTreeMap<JobId, i32>,
     /// Jobs that we ever asked to remove.
     removed: HashSet<JobId>,
-    /// Jobs whose abort was told.
+    /// Jobs whose abort was published.
     aborted: HashSet<JobId>,
     last_ticket: u64,
     last_events: Vec<Event>,
@@ -80,7 +80,7 @@ impl Rules {
             commands: BTreeMap::new(),
             records: BTreeMap::new(),
             journaled: BTreeSet::new(),
-            may_be_told: BTreeSet::new(),
+            durable_ends: BTreeSet::new(),
             is_failing: false,
             waiting: Vec::new(),
             now: Duration::ZERO,
@@ -108,7 +108,7 @@ impl Rules {
 
     /// Whether a command has not had its final ack.
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.commands.values().any(|told| !told.is_ended)
+        self.commands.values().any(|progress| !progress.is_ended)
     }
 
     /// Notes what is about to happen.
@@ -131,7 +131,7 @@ impl Rules {
                     | CommandKind::SetLogLevel { .. }
                     | CommandKind::Invalid { .. } => (None, Vec::new()),
                 };
-                self.commands.entry(command.sender.seq_num.0).or_insert(Told {
+                self.commands.entry(command.sender.seq_num.0).or_insert(Progress {
                     name: command.kind.name(),
                     job_id,
                     is_in_progress: false,
@@ -145,13 +145,13 @@ impl Rules {
             }
             Input::Journaled(Awaited::Created(_)) => {}
             Input::Journaled(Awaited::Ended(key)) => {
-                self.may_be_told.insert(*key);
+                self.durable_ends.insert(*key);
             }
             Input::Recovered(recovered) => recovered.entries.iter().for_each(|kept| self.recovered(kept)),
             Input::Configuration(_) => self.is_reading = false,
             Input::Outcome(outcome) => {
                 assert!(open.iter().all(|request| request.ticket != outcome.ticket), "answered twice");
-                self.heard(outcome.ticket, &outcome.answer);
+                self.answered(outcome.ticket, &outcome.answer);
             }
             Input::Tick
             | Input::ConfigurationsAvailable(_)
@@ -164,7 +164,7 @@ impl Rules {
         }
     }
 
-    /// A command of an earlier life.
+    /// A command of a previous run.
     fn recovered(&mut self, kept: &RecoveredCommand) {
         let number = kept.entry.sender.seq_num.0;
         let result = kept.end.as_ref().and_then(|end| end.result.as_ref());
@@ -187,9 +187,9 @@ impl Rules {
         self.journaled.insert(number);
         self.records.insert(kept.entry.key, number);
         if kept.end.is_some() {
-            self.may_be_told.insert(kept.entry.key);
+            self.durable_ends.insert(kept.entry.key);
         }
-        let told = Told {
+        let progress = Progress {
             name: Some(name),
             is_in_progress: job_id.is_some(),
             has_result: result.is_some() && kept.result_delivered,
@@ -197,10 +197,10 @@ impl Rules {
             job_id,
             prereqs,
         };
-        assert!(self.commands.insert(number, told).is_none());
+        assert!(self.commands.insert(number, progress).is_none());
     }
 
-    fn heard(&mut self, ticket: Ticket, answer: &Answer) {
+    fn answered(&mut self, ticket: Ticket, answer: &Answer) {
         let last_ticket = self.last_ticket;
         let is_list = self.lists.contains(&ticket.0) && matches!(answer, Answer::List(Ok(_)));
         for put in self.puts.values_mut() {
@@ -254,7 +254,7 @@ impl Rules {
     /// A job of ours that runs although its command is forgotten: nobody can be answered.
     fn found(&mut self, entry: &AcceptedCommand) {
         assert_eq!(entry.sender.via, Via::Socket(ClientId::GONE));
-        let told = Told {
+        let progress = Progress {
             name: Some(CommandName::Execute),
             job_id: None,
             is_in_progress: false,
@@ -262,14 +262,15 @@ impl Rules {
             is_ended: false,
             prereqs: Vec::new(),
         };
-        assert!(self.commands.insert(entry.sender.seq_num.0, told).is_none());
+        assert!(self.commands.insert(entry.sender.seq_num.0, progress).is_none());
     }
 
-    /// The end of a command is told when it is durable, or when the journal fails, or when there is none.
+    /// The end of a command is published when it is durable, or when the journal fails, or when there is none.
     fn receipt(&self, Receipt { key, .. }: Receipt) {
         let is_late = self.waiting.iter().any(|(_, since)| *since + RECORDING_MAX <= self.now);
-        let may_be_told = is_late || self.is_failing || !self.has_journal || self.may_be_told.contains(&key);
-        assert!(may_be_told, "{key:?} is told of before that is durable");
+        let may_be_published =
+            is_late || self.is_failing || !self.has_journal || self.durable_ends.contains(&key);
+        assert!(may_be_published, "{key:?} is published before it is durable");
     }
 
     /// The number of the execute of which this is the run id.
@@ -279,70 +280,71 @@ impl Rules {
     }
 
     /// The job that a command is about; none of an execute that has none (yet), however it is named.
-    fn job_of(&self, told: &Told) -> Option<JobId> {
-        let id = told.job_id.as_ref()?;
+    fn job_of(&self, progress: &Progress) -> Option<JobId> {
+        let id = progress.job_id.as_ref()?;
         self.run_of(id).map_or_else(|| Some(id.clone()), |number| self.commands[&number].job_id.clone())
     }
 
     /// Whether an abort names the run of this execute.
     fn is_run_aborted(&self, number: i32) -> bool {
-        let mut ids = self.commands.values().filter(|told| told.name == Some(CommandName::AbortJob));
-        ids.any(|told| told.job_id.as_ref().and_then(|id| self.run_of(id)) == Some(number))
+        let mut ids = self.commands.values().filter(|progress| progress.name == Some(CommandName::AbortJob));
+        ids.any(|progress| progress.job_id.as_ref().and_then(|id| self.run_of(id)) == Some(number))
     }
 
     fn ack(&mut self, number: i32, command: Option<CommandName>, ack: &Ack) {
         let about = self.job_of(&self.commands[&number]);
-        let is_run_aborted = self.is_run_aborted(number);
-        let told = self.commands.get_mut(&number).unwrap();
-        assert!(!told.is_ended, "a second final ack for {number}: {ack:?}");
-        assert_eq!(command, told.name);
+        // Looked for only where it counts: there may be many commands.
+        let is_run_aborted = *ack == Ack::Aborted && self.is_run_aborted(number);
+        let progress = self.commands.get_mut(&number).unwrap();
+        assert!(!progress.is_ended, "a second final ack for {number}: {ack:?}");
+        assert_eq!(command, progress.name);
         let is_execute = command == Some(CommandName::Execute);
         match ack {
             Ack::InProgress { job_id, .. } => {
-                if told.is_in_progress || command == Some(CommandName::AbortJob) {
+                if progress.is_in_progress || command == Some(CommandName::AbortJob) {
                     assert_eq!(about.as_ref(), Some(job_id));
                 } else {
                     assert!(is_execute, "{command:?} is never in progress");
-                    told.job_id = Some(job_id.clone());
+                    progress.job_id = Some(job_id.clone());
                 }
-                told.is_in_progress = true;
+                progress.is_in_progress = true;
                 return;
             }
-            Ack::Aborted if is_execute && !told.is_in_progress => {
-                assert!(is_run_aborted && !told.has_result, "{number} was aborted, but by nobody");
+            Ack::Aborted if is_execute && !progress.is_in_progress => {
+                assert!(is_run_aborted && !progress.has_result, "{number} was aborted without an abort_job");
             }
             Ack::Complete | Ack::Aborted if is_execute && self.has_jobs => {
-                assert!(told.is_in_progress, "{number} ended before it began");
-                assert!(told.has_result, "{number} ended without a result");
+                assert!(progress.is_in_progress, "{number} ended before it began");
+                assert!(progress.has_result, "{number} ended without a result");
             }
             Ack::Aborted => panic!("only an execute is aborted"),
             Ack::Failed { reason } => {
                 assert!(!reason.is_empty() && !reason.contains('\n'), "{reason:?}");
-                // Without a journal nobody will tell the result of what is left.
+                // Without a journal nobody will publish the result of what is left.
                 let is_left = reason.starts_with("the daemon ended");
-                assert!(!is_execute || is_left || told.is_in_progress == told.has_result);
+                assert!(!is_execute || is_left || progress.is_in_progress == progress.has_result);
             }
             Ack::Complete if command == Some(CommandName::AbortJob) => {
                 // A run that had no job has no result.
                 let is_aborted = about.as_ref().is_none_or(|job_id| self.aborted.contains(job_id));
-                assert!(told.has_result || is_aborted, "abort {number} ended without a result");
+                assert!(progress.has_result || is_aborted, "abort {number} ended without a result");
             }
             Ack::Complete => {}
         }
-        told.is_ended = true;
+        progress.is_ended = true;
         if command == Some(CommandName::AbortJob)
             && let (Some(job_id), Ack::Complete) = (&about, ack)
         {
-            assert!(!self.live.contains_key(job_id), "{job_id} still lives after abort {number}");
+            assert!(!self.live.contains_key(job_id), "{job_id} has no result after abort {number}");
         }
     }
 
     fn event(&mut self, event: &Event) {
         match event {
             Event::JobId { seq_num, job_id } => {
-                let told = &self.commands[&seq_num.0];
-                assert_eq!(told.job_id.as_ref(), Some(job_id), "told before the ack, or twice");
-                assert!(self.live.insert(job_id.clone(), seq_num.0).is_none(), "{job_id} is told twice");
+                let progress = &self.commands[&seq_num.0];
+                assert_eq!(progress.job_id.as_ref(), Some(job_id), "published before the ack, or twice");
+                assert!(self.live.insert(job_id.clone(), seq_num.0).is_none(), "{job_id} is published twice");
             }
             Event::JobResult(result) => self.result(result),
             Event::Heartbeat | Event::LogMessage(_) | Event::ConfigurationApplied { .. } => {}
@@ -363,12 +365,13 @@ impl Rules {
 
     fn result(&mut self, result: &JobResult) {
         let job_id = &result.job_id;
-        let is_about = |told: &Told| {
-            told.name == Some(CommandName::AbortJob)
-                && !told.is_ended
-                && self.job_of(told).as_ref() == Some(job_id)
+        let is_about = |progress: &Progress| {
+            progress.name == Some(CommandName::AbortJob)
+                && !progress.is_ended
+                && self.job_of(progress).as_ref() == Some(job_id)
         };
-        let aborts = self.commands.iter().filter(|(_, told)| is_about(told)).map(|(number, _)| *number);
+        let aborts =
+            self.commands.iter().filter(|(_, progress)| is_about(progress)).map(|(number, _)| *number);
         let aborts: Vec<i32> = aborts.collect();
         let mut was_waited_for = false;
         if result.exit_code == ExitCode::Aborted {
@@ -379,11 +382,11 @@ impl Rules {
             was_waited_for = true;
         }
         if let Some(number) = self.live.remove(job_id) {
-            let told = self.commands.get_mut(&number).unwrap();
-            assert!(!told.has_result && !told.is_ended, "a second result of {job_id}");
-            told.has_result = true;
+            let progress = self.commands.get_mut(&number).unwrap();
+            assert!(!progress.has_result && !progress.is_ended, "a second result of {job_id}");
+            progress.has_result = true;
         } else {
-            assert!(was_waited_for, "a result of {job_id}, which nobody asked for or which ended");
+            assert!(was_waited_for, "a result of {job_id}, which no command waits for");
             assert_eq!(result.exit_code, ExitCode::Aborted);
         }
     }
@@ -396,21 +399,24 @@ impl Rules {
             Action::Submit(submission) => {
                 let run_id = &submission.run_id;
                 assert!(self.journaled.contains(&number_of(run_id)), "sent before it was journaled");
-                let told = &self.commands[&number_of(run_id)];
-                assert!(!told.is_in_progress && !told.is_ended, "sent although it has a job or has ended");
+                let progress = &self.commands[&number_of(run_id)];
+                assert!(
+                    !progress.is_in_progress && !progress.is_ended,
+                    "sent although it has a job or has ended"
+                );
                 let put = self.puts.entry(run_id.clone()).or_default();
                 assert!(!put.is_out, "two PUTs at once");
-                assert!(put.count == 0 || put.may_repeat, "sent again without having looked");
+                assert!(put.count == 0 || put.may_repeat, "sent again without a lookup");
                 *put =
                     Put { is_out: true, count: put.count + 1, may_repeat: false, ticket: request.ticket.0 };
             }
             Action::Status { job_id, run_id } => {
                 let is_live = self.live.contains_key(job_id);
-                let is_prerequisite = self.commands.iter().any(|(number, told)| {
-                    !told.is_ended && self.journaled.contains(number) && told.prereqs.contains(job_id)
+                let is_prerequisite = self.commands.iter().any(|(number, progress)| {
+                    !progress.is_ended && self.journaled.contains(number) && progress.prereqs.contains(job_id)
                 });
                 let is_known = is_live || is_prerequisite || self.removed.contains(job_id);
-                assert!(is_known, "nobody is interested in {job_id}");
+                assert!(is_known, "no command needs {job_id}");
                 assert!(is_live || run_id.is_none());
             }
             Action::Remove { job_id } => {
@@ -433,16 +439,16 @@ impl Rules {
 
     /// After all effects of an input.
     pub(crate) fn after(&self, csc: &Csc) {
-        // Before it has joined the core tells nothing but its log level, and then it may have to go.
-        let told = |event: &Event| matches!(event, Event::SummaryState(_));
-        if !self.last_events.iter().any(told) {
+        // Before it has joined the core publishes its log level alone, and then it may have to end.
+        let is_state = |event: &Event| matches!(event, Event::SummaryState(_));
+        if !self.last_events.iter().any(is_state) {
             return;
         }
         let state = Event::SummaryState(csc.state());
-        assert!(self.last_events.contains(&state), "the state was not told: {state:?}");
+        assert!(self.last_events.contains(&state), "the state was not published: {state:?}");
         let (code, report) = csc.status().error;
         let error = Event::ErrorCode { code, report: report.to_owned() };
-        assert!(self.last_events.contains(&error), "the error code was not told: {error:?}");
+        assert!(self.last_events.contains(&error), "the error code was not published: {error:?}");
     }
 
     /// The core never waits for longer than a heartbeat, and has done all that was due after a tick.
@@ -461,7 +467,7 @@ impl Rules {
             Action::Status { job_id, .. } if self.removed.contains(job_id) => Reply::Gone,
             Action::Status { job_id, .. } => job(job_id.as_str(), Phase::Completed),
             Action::Remove { .. } => removed(),
-            Action::List { .. } => Reply::Listed(Vec::new()),
+            Action::List { .. } => none(),
             Action::Push { .. } | Action::Ping => Reply::Done,
         }
     }

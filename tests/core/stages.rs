@@ -6,7 +6,7 @@ use ocps::csc::id::EntryKey;
 use ocps::csc::record::Awaited;
 use ocps::csc::request::{Contact, FailureKind};
 
-use super::world::{World, abort, execute, failed, job, object, secs};
+use super::world::{World, abort, execute, failed, job, none, object, secs};
 use crate::reply::Reply;
 
 /// Everything that can be answered to some request; lists show jobs of execute 1.
@@ -20,7 +20,7 @@ fn answers(world: &World) -> Vec<(&'static str, Reply)> {
         ("gone", Reply::Gone),
         ("removed", Reply::Removed { object: None }),
         ("removed with object", Reply::Removed { object: Some(object("a")) }),
-        ("listed none", Reply::Listed(Vec::new())),
+        ("listed none", none()),
         ("listed one", world.listed(&[("a", 1)])),
         ("listed two", world.listed(&[("a", 1), ("b", 1)])),
         ("rejected", Reply::Rejected { reason: "no such pipeline".to_owned() }),
@@ -44,7 +44,7 @@ fn answers(world: &World) -> Vec<(&'static str, Reply)> {
 /// Brings a job with number 1 to some stage; gives the request that is answered then.
 type Stage = fn(&mut World) -> &'static str;
 
-/// What is said at once to an answer, and what is asked for next (empty: nothing, it has ended).
+/// The lines that follow an answer at once, and the next request (empty: none, the command has ended).
 type Expected = fn(&str) -> (&'static [&'static str], &'static str);
 
 /// Checks a stage against all answers; each time everything must come to an end after it.
@@ -62,9 +62,9 @@ fn check(stage: Stage, expected: Expected) {
         if answer.clone().to(world.asked(request)).is_none() {
             continue;
         }
-        let (said, next) = expected(name);
+        let (lines, next) = expected(name);
         world.answer(request, answer);
-        assert_eq!(world.take(), said, "{request} is answered {name}");
+        assert_eq!(world.take(), lines, "{request} is answered {name}");
         if next.is_empty() {
             world.run_for(secs(30));
             assert_eq!(world.open_names(), <[&str; 0]>::default(), "{request} is answered {name}");
@@ -134,8 +134,7 @@ fn sending() {
 
 #[test]
 fn pausing() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", failed(FailureKind::NotSent, Contact::Silent));
     world.expect(&["journal", "PUT 1"]);
     // The abort of a job that nobody knows yet has nothing to do with it.
@@ -262,7 +261,7 @@ fn aborting_again_after_an_unclear_try() {
 }
 
 #[test]
-fn removing_a_stray() {
+fn removing_a_duplicate() {
     let stage: Stage = |world| {
         world.send(execute(""));
         world.answer("PUT 1", failed(FailureKind::Unclear, Contact::Silent));

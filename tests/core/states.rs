@@ -1,4 +1,4 @@
-//! Summary states: which command is allowed where, what is said in which order, and FAULT.
+//! Summary states: which command is allowed where, the order of the events, and FAULT.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ fn in_state(state: SummaryState) -> World {
     world
 }
 
-/// What is said to a command in a state, up to its first ack or the reading of the configuration.
+/// The lines that follow a command in a state, up to its first ack or the reading of the configuration.
 fn check(state: SummaryState, kind: CommandKind, expected: &[&str]) {
     let mut world = in_state(state);
     world.send(kind.clone());
@@ -141,8 +141,8 @@ fn a_command_that_cannot_be_carried_out_fails_for_the_state_first() {
         for name in CommandName::ALL.map(Some).into_iter().chain([None]) {
             let mut world = in_state(state);
             world.send(invalid(name));
-            let said = world.take();
-            assert_eq!(said.len(), 1, "{name:?} in {state}: {said:?}");
+            let lines = world.take();
+            assert_eq!(lines.len(), 1, "{name:?} in {state}: {lines:?}");
             let mut valid = in_state(state);
             let kind = match name {
                 Some(CommandName::Execute) => execute(""),
@@ -156,7 +156,7 @@ fn a_command_that_cannot_be_carried_out_fails_for_the_state_first() {
                 None => {
                     let expected =
                         if state == SummaryState::Offline { "the daemon is stopping" } else { "no good" };
-                    assert_eq!(said, [format!("ack 1 CMD_FAILED Failed: {expected}")]);
+                    assert_eq!(lines, [format!("ack 1 CMD_FAILED Failed: {expected}")]);
                     continue;
                 }
             };
@@ -164,22 +164,22 @@ fn a_command_that_cannot_be_carried_out_fails_for_the_state_first() {
             let refusal = valid.take();
             let is_refused = refusal[0].starts_with("ack 1 CMD_FAILED");
             let expected = if is_refused { refusal[0].as_str() } else { "ack 1 CMD_FAILED Failed: no good" };
-            assert_eq!(said, [expected], "{name:?} in {state}");
+            assert_eq!(lines, [expected], "{name:?} in {state}");
         }
     }
 }
 
 #[test]
-fn a_start_up_says_everything_in_the_order_of_salobj() {
+fn a_start_up_publishes_all_events_in_the_order_of_salobj() {
     let begins = ["logLevel 20", "heartbeat", "simulationMode 0", "softwareVersions", "summaryState STANDBY"];
     let mut world = World::new();
-    let said: Vec<String> = world.said.iter().map(|(_, line)| line.clone()).collect();
-    assert_eq!(said, [&begins[..], &["errorCode 0", "watch On"]].concat());
+    let lines: Vec<String> = world.lines.iter().map(|(_, line)| line.clone()).collect();
+    assert_eq!(lines, [&begins[..], &["errorCode 0", "watch On"]].concat());
     world.take();
     world.input(available("a.yaml"));
     world.expect(&["configurationsAvailable a.yaml"]);
     let simulated = World::with(Settings { simulated: true, ..settings() }, 1);
-    assert!(simulated.said.iter().any(|(_, line)| line == "simulationMode 1"));
+    assert!(simulated.lines.iter().any(|(_, line)| line == "simulationMode 1"));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_start_applies_the_configuration_before_the_state_changes() {
         "watch Off",
         "ack 1 CMD_COMPLETE Done",
     ]);
-    // The same again is applied again, and said again.
+    // The same configuration is applied again, and published again.
     world.send(CommandKind::Standby);
     world.send(start());
     world.take();
@@ -271,8 +271,8 @@ fn a_fault_during_a_start_fails_the_start() {
     let failed = format!("ack 1 CMD_FAILED Failed: {BROKEN}");
     world.expect(&["result a 1 known 1 unknown", &fault, "watch Off", "summaryState FAULT", &failed]);
     world.input(Input::Configuration(Ok(configuration())));
-    let said = format!("ack 4 CMD_FAILED Failed: start ended in state FAULT: {BROKEN}");
-    world.expect(&[&said, "summaryState STANDBY", "errorCode 0", "watch On", "ack 5 CMD_COMPLETE Done"]);
+    let ack = format!("ack 4 CMD_FAILED Failed: start ended in state FAULT: {BROKEN}");
+    world.expect(&[&ack, "summaryState STANDBY", "errorCode 0", "watch On", "ack 5 CMD_COMPLETE Done"]);
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a_fault_comes_from_every_state_and_only_standby_leaves_it() {
 }
 
 #[test]
-fn events_are_said_only_when_they_change() {
+fn events_are_published_only_when_they_change() {
     let mut world = World::new();
     world.take();
     let level = |level| CommandKind::SetLogLevel { level };
@@ -333,12 +333,13 @@ fn events_are_said_only_when_they_change() {
     world.expect(&["set log level 10"]);
     world.input(Input::LogLevel(30));
     world.expect(&["set log level 30", "logLevel 30"]);
-    for (overrides, said) in [("a.yaml", true), ("a.yaml", false), ("a.yaml,b.yaml", true), ("a.yaml", true)]
+    for (overrides, is_published) in
+        [("a.yaml", true), ("a.yaml", false), ("a.yaml,b.yaml", true), ("a.yaml", true)]
     {
         world.input(available(overrides));
-        assert_eq!(!world.take().is_empty(), said, "{overrides}");
+        assert_eq!(!world.take().is_empty(), is_published, "{overrides}");
     }
-    // Outside of STANDBY it does not count, and a return to it says nothing that was said.
+    // Changes outside of STANDBY do not count, and a return to it does not repeat an event.
     world.enable();
     world.input(available("c.yaml"));
     world.expect(&[]);
@@ -352,7 +353,7 @@ fn events_are_said_only_when_they_change() {
 }
 
 #[test]
-fn the_heart_beats_every_second_in_every_state() {
+fn a_heartbeat_goes_out_every_second_in_every_state() {
     for state in SummaryState::ALL {
         let mut world = in_state(state);
         let begun = world.now;
@@ -367,7 +368,7 @@ fn the_heart_beats_every_second_in_every_state() {
 }
 
 #[test]
-fn a_heart_that_stood_still_does_not_catch_up() {
+fn missed_heartbeats_are_not_caught_up() {
     let mut world = World::new();
     world.now = Duration::from_millis(100_300);
     world.tick();
@@ -381,7 +382,7 @@ fn a_heart_that_stood_still_does_not_catch_up() {
 }
 
 #[test]
-fn a_command_of_the_command_line_is_one_like_others() {
+fn a_command_of_the_command_line_is_never_a_repetition() {
     let mut world = World::new();
     world.take();
     let sender = world.sender(Via::CommandLine);

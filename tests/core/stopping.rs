@@ -11,19 +11,19 @@ use crate::reply::Reply;
 
 const OVER: [&str; 2] = ["summaryState OFFLINE", "Exit"];
 
-/// Terminates a world in this condition; gives whether the end waits.
+/// Terminates a world in this condition; returns whether the end waits.
 fn stop(mut prepare: impl FnMut(&mut World)) -> bool {
     let mut world = World::enabled();
     prepare(&mut world);
     world.take();
     world.input(Input::Terminate);
-    let said = world.take();
-    assert_eq!(said[0], "StopRequests");
+    let lines = world.take();
+    assert_eq!(lines[0], "StopRequests");
     if world.is_over() {
-        assert_eq!(said[1..], OVER);
+        assert_eq!(lines[1..], OVER);
         return false;
     }
-    assert_eq!(said.len(), 1);
+    assert_eq!(lines.len(), 1);
     // A second time changes nothing.
     world.input(Input::Terminate);
     let begun = world.now;
@@ -76,9 +76,8 @@ fn only_a_put_or_a_delete_in_flight_is_waited_for() {
 }
 
 #[test]
-fn what_comes_in_time_is_published_and_ends_it() {
-    let mut world = World::enabled();
-    world.running("a");
+fn an_answer_in_time_is_published_and_ends_the_stop() {
+    let mut world = World::tracking();
     world.send(execute(""));
     world.send(abort("a"));
     world.take();
@@ -134,18 +133,17 @@ fn nothing_is_asked_after_it_whatever_is_answered() {
 }
 
 #[test]
-fn heartbeats_go_on_while_it_stops_and_commands_are_refused() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+fn while_stopping_heartbeats_go_out_and_commands_are_refused() {
+    let mut world = World::submitting();
     world.take();
     world.input(Input::Terminate);
     let begun = world.now;
     for order in [start(), CommandKind::Enable, CommandKind::Standby, execute(""), abort("a")] {
         world.send(order);
     }
-    let said = world.take();
-    assert_eq!(said.len(), 6);
-    assert!(said[1..].iter().all(|line| line.ends_with("CMD_FAILED Failed: the daemon is stopping")));
+    let lines = world.take();
+    assert_eq!(lines.len(), 6);
+    assert!(lines[1..].iter().all(|line| line.ends_with("CMD_FAILED Failed: the daemon is stopping")));
     world.run_for(Duration::from_millis(4999));
     assert_eq!(world.times("heartbeat").iter().filter(|beat| **beat > begun).count(), 4);
     world.answer("PUT 1", away());
@@ -154,8 +152,7 @@ fn heartbeats_go_on_while_it_stops_and_commands_are_refused() {
 
 #[test]
 fn exit_control_publishes_offline_before_its_ack_and_only_once() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.send(CommandKind::Disable);
     world.send(CommandKind::Standby);
     world.take();
@@ -167,8 +164,7 @@ fn exit_control_publishes_offline_before_its_ack_and_only_once() {
 
 #[test]
 fn there_is_no_fault_after_offline() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_to("GET a");
     world.send(execute(""));
     world.send(CommandKind::Disable);

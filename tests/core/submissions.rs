@@ -5,12 +5,7 @@ use std::time::Duration;
 use ocps::csc::event::Phase;
 use ocps::csc::request::{Contact, FailureKind};
 
-use super::world::{World, away, execute, failed, job, refused, secs, unclear, wrong};
-use crate::reply::Reply;
-
-fn none() -> Reply {
-    Reply::Listed(Vec::new())
-}
+use super::world::{World, away, execute, failed, job, none, refused, secs, unclear, wrong};
 
 fn just_before(time: Duration) -> Duration {
     time - Duration::from_nanos(1)
@@ -19,9 +14,8 @@ fn just_before(time: Duration) -> Duration {
 const FAILED: &str = "ack 1 CMD_FAILED Failed: no luck";
 
 #[test]
-fn a_job_is_told_once_it_exists() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+fn a_job_id_is_published_when_the_job_exists() {
+    let mut world = World::submitting();
     world.expect(&["journal", "PUT 1"]);
     world.run_for(secs(1000));
     world.expect(&[]);
@@ -34,8 +28,7 @@ fn a_job_is_told_once_it_exists() {
 #[test]
 fn after_an_unclear_attempt_the_list_is_asked_over_the_settle_time() {
     for answer in [unclear(), wrong()] {
-        let mut world = World::enabled();
-        world.send(execute(""));
+        let mut world = World::submitting();
         world.answer("PUT 1", answer);
         world.expect(&["journal", "PUT 1", "LIST"]);
         assert!(world.asked_run_ids().contains(&world.run_id(1)));
@@ -61,9 +54,8 @@ fn after_an_unclear_attempt_the_list_is_asked_over_the_settle_time() {
 }
 
 #[test]
-fn a_list_that_was_asked_for_before_the_attempt_ended_says_nothing() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+fn a_list_requested_before_the_attempt_ended_proves_nothing() {
+    let mut world = World::submitting();
     world.send(execute(""));
     world.answer("PUT 1", refused());
     world.expect(&["journal", "PUT 1", "journal", "PUT 2", "LIST"]);
@@ -77,9 +69,8 @@ fn a_list_that_was_asked_for_before_the_attempt_ended_says_nothing() {
 }
 
 #[test]
-fn what_never_reached_the_service_is_sent_again_without_looking() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+fn a_submission_that_never_reached_the_service_is_sent_again_without_a_lookup() {
+    let mut world = World::submitting();
     world.take();
     let begun = world.now;
     let mut attempts = 1;
@@ -97,8 +88,8 @@ fn what_never_reached_the_service_is_sent_again_without_looking() {
         assert!(world.now <= failed + secs(38));
     }
     assert!(attempts >= 5, "{attempts}");
-    let said = world.take();
-    assert_eq!(said.last().unwrap(), FAILED);
+    let lines = world.take();
+    assert_eq!(lines.last().unwrap(), FAILED);
     // The last one was sent when the time was over.
     let [failed] = world.times(FAILED)[..] else { panic!() };
     assert!(failed >= begun + secs(60) && failed <= begun + Duration::from_millis(60_100), "{failed:?}");
@@ -110,8 +101,7 @@ fn what_never_reached_the_service_is_sent_again_without_looking() {
 
 #[test]
 fn the_time_to_submit_does_not_run_while_it_is_queued() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.run_for(secs(500));
     world.answer("PUT 1", away());
     world.run_for(just_before(secs(60)));
@@ -123,8 +113,7 @@ fn the_time_to_submit_does_not_run_while_it_is_queued() {
     world.answer("PUT 1", away());
     assert!(!world.is_busy());
     // Nor is there less time for a second attempt.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.run_for(secs(500));
     world.answer("PUT 1", refused());
     world.take();
@@ -134,9 +123,8 @@ fn the_time_to_submit_does_not_run_while_it_is_queued() {
 }
 
 #[test]
-fn a_refusal_is_looked_up_once_and_tried_once_more() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+fn a_refused_submission_is_looked_up_once_and_tried_once_more() {
+    let mut world = World::submitting();
     world.answer("PUT 1", refused());
     world.answer("LIST", none());
     world.expect(&["journal", "PUT 1", "LIST", "PUT 1"]);
@@ -153,8 +141,7 @@ fn a_refusal_is_looked_up_once_and_tried_once_more() {
 
 #[test]
 fn not_now_is_no_refusal_however_often_it_comes() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     for _ in 0..5 {
         world.answer("PUT 1", failed(FailureKind::NotNow, Contact::Silent));
         world.run_to_answer("LIST", none());
@@ -168,23 +155,21 @@ fn not_now_is_no_refusal_however_often_it_comes() {
 #[test]
 fn a_refusal_that_left_a_job_is_no_failure() {
     for refusals in [1, 2] {
-        let mut world = World::enabled();
-        world.send(execute(""));
+        let mut world = World::submitting();
         for n in 0..refusals {
             world.answer("PUT 1", refused());
             let answer = if n + 1 == refusals { world.listed(&[("a", 1)]) } else { none() };
             world.answer("LIST", answer);
         }
-        let said = world.take();
-        assert!(said.contains(&"job_id 1 a".to_owned()), "{said:?}");
+        let lines = world.take();
+        assert!(lines.contains(&"job_id 1 a".to_owned()), "{lines:?}");
         world.converge();
     }
 }
 
 #[test]
 fn a_submission_in_doubt_is_given_up_when_no_list_can_be_had_after_submit_timeout_and_settle_time() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     let begun = world.now;
     let mut asked = Duration::ZERO;
@@ -195,8 +180,8 @@ fn a_submission_in_doubt_is_given_up_when_no_list_can_be_had_after_submit_timeou
         world.answer("LIST", away());
     }
     assert!(asked >= begun + secs(75) && asked < begun + secs(78), "{asked:?}");
-    let said = world.take();
-    assert!(said.last().unwrap().starts_with(FAILED), "{said:?}");
+    let lines = world.take();
+    assert!(lines.last().unwrap().starts_with(FAILED), "{lines:?}");
     assert_eq!(world.submissions.len(), 1);
     assert_eq!(world.csc.state().name(), "ENABLED");
 }
@@ -213,8 +198,7 @@ fn look(world: &mut World, listing: Duration) {
 
 #[test]
 fn an_attempt_that_the_service_answered_is_not_repeated_when_its_time_is_over() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", failed(FailureKind::Unclear, Contact::Answered));
     look(&mut world, secs(50));
     assert!(!world.is_busy());
@@ -222,10 +206,9 @@ fn an_attempt_that_the_service_answered_is_not_repeated_when_its_time_is_over() 
 }
 
 #[test]
-fn one_that_never_came_to_the_service_is_sent_once_more_when_its_time_is_over() {
+fn a_submission_that_never_reached_the_service_is_sent_once_more_when_its_time_is_over() {
     // A gateway without the service behind it, for 50 s.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     look(&mut world, secs(50));
     assert!(world.now > secs(60));
@@ -233,8 +216,7 @@ fn one_that_never_came_to_the_service_is_sent_once_more_when_its_time_is_over() 
     world.answer("PUT 1", job("a", Phase::Active));
     world.converge();
     // That was the last one.
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.answer("PUT 1", unclear());
     look(&mut world, secs(50));
     world.answer("PUT 1", unclear());
@@ -247,8 +229,7 @@ fn one_that_never_came_to_the_service_is_sent_once_more_when_its_time_is_over() 
 fn a_pause_of_the_process_uses_up_no_time() {
     // While it is looked for, and while the next attempt is waited for.
     for answer in [unclear(), away()] {
-        let mut world = World::enabled();
-        world.send(execute(""));
+        let mut world = World::submitting();
         world.answer("PUT 1", answer);
         if let Some(at) = world.open.len().checked_sub(1) {
             world.answer_at(at, none());
@@ -265,17 +246,21 @@ fn a_pause_of_the_process_uses_up_no_time() {
     }
 }
 
-#[test]
-fn the_last_attempt_is_looked_up_however_late_it_ended() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+/// The last PUT went out just before the time to submit was over, and hangs.
+fn last_attempt() -> World {
+    let mut world = World::submitting();
     world.answer("PUT 1", away());
-    // The last PUT goes out just before the time to submit is over, and hangs.
     while world.now < secs(5) {
         world.run_to_answer("PUT 1", away());
     }
     world.run_to("PUT 1");
     world.run_until(secs(200));
+    world
+}
+
+#[test]
+fn the_last_attempt_is_looked_up_however_late_it_ended() {
+    let mut world = last_attempt();
     world.take();
     world.answer("PUT 1", unclear());
     world.expect(&["LIST"]);
@@ -290,14 +275,7 @@ fn the_last_attempt_is_looked_up_however_late_it_ended() {
 
 #[test]
 fn a_last_attempt_that_is_not_found_over_the_settle_time_fails() {
-    let mut world = World::enabled();
-    world.send(execute(""));
-    world.answer("PUT 1", away());
-    while world.now < secs(5) {
-        world.run_to_answer("PUT 1", away());
-    }
-    world.run_to("PUT 1");
-    world.run_until(secs(200));
+    let mut world = last_attempt();
     world.answer("PUT 1", unclear());
     look(&mut world, Duration::ZERO);
     assert!(world.now >= secs(215) && world.now < secs(219), "{:?}", world.now);
@@ -310,8 +288,7 @@ fn a_last_attempt_that_is_not_found_over_the_settle_time_fails() {
 
 #[test]
 fn a_job_that_shows_up_while_the_next_attempt_waits_is_taken() {
-    let mut world = World::enabled();
-    world.send(execute(""));
+    let mut world = World::submitting();
     world.send(execute(""));
     world.answer("PUT 1", refused());
     world.answer("LIST", none());
@@ -334,7 +311,7 @@ fn a_job_that_shows_up_while_the_next_attempt_waits_is_taken() {
 }
 
 #[test]
-fn an_id_that_is_taken_is_not_believed() {
+fn a_job_id_of_another_command_is_not_accepted() {
     let mut world = World::enabled();
     world.shows_routine = true;
     world.running("a");

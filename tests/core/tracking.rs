@@ -25,8 +25,7 @@ fn restart(world: &mut World, poll_interval: Duration, url: &str) {
 
 #[test]
 fn a_job_is_polled_at_its_pace_in_every_state() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     let mut expected = world.now;
     for n in 0..100 {
         match n {
@@ -44,16 +43,14 @@ fn a_job_is_polled_at_its_pace_in_every_state() {
 
 #[test]
 fn a_hanging_poll_is_waited_for() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_for(secs(1000));
     assert_eq!(world.open_names(), ["GET a"]);
 }
 
 #[test]
 fn failing_polls_back_off_and_come_back() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_to("GET a");
     let mut times = vec![world.now.as_secs_f64()];
     for _ in 0..8 {
@@ -74,8 +71,7 @@ fn failing_polls_back_off_and_come_back() {
 
 #[test]
 fn a_waiting_sender_is_reminded_every_five_minutes() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     let begun = world.now;
     while world.now < begun + secs(1000) {
         world.run_for(secs(1));
@@ -96,8 +92,7 @@ fn a_waiting_sender_is_reminded_every_five_minutes() {
 
 #[test]
 fn phases_may_go_backwards_and_only_final_ones_count() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     for _ in 0..5 {
         world.run_to_answer("GET a", job("a", Phase::Active));
     }
@@ -142,8 +137,7 @@ fn a_new_start_changes_the_pace_at_once_but_no_url() {
 
 #[test]
 fn a_job_that_ends_well_has_no_problem_left() {
-    let mut world = World::enabled();
-    world.running("a");
+    let mut world = World::tracking();
     world.run_to_answer("GET a", away());
     let problem = |world: &World| world.csc.job_reports().next().unwrap().problem;
     assert_eq!(problem(&world).as_deref(), Some("no luck"));
@@ -152,7 +146,7 @@ fn a_job_that_ends_well_has_no_problem_left() {
 }
 
 #[test]
-fn a_job_is_reported_through_its_life() {
+fn a_job_is_reported_from_its_start_to_its_end() {
     let mut world = World::enabled();
     world.journal_at_once = false;
     let mut stages = Vec::new();

@@ -1,4 +1,4 @@
-//! A core, its clock, and what it has said and asked, as short lines of text.
+//! A core, its clock, and what it published and requested, as short lines of text.
 //!
 //! `ack 1 CMD_COMPLETE Done`, `summaryState DISABLED`, `PUT 1` (of the execute with number 1), `GET a`,
 //! `DELETE a`, `LIST`, `result a 0 known completed`, `job_id 1 a`, `journal` (of an execute), `StopRequests`, `Exit`.
@@ -15,14 +15,14 @@ use ocps::csc::event::{
 use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
-    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Payload, Request,
-    Submission, Ticket,
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request, Submission, Ticket,
 };
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
 use ocps::sal::ack::AckFields;
 
 use super::rules::Rules;
+pub(crate) use crate::core_settings::core_settings as settings;
 use crate::reply::Reply;
 
 /// Of `start` in [`World::enabled`]; the executes and aborts of a test are numbered from 1.
@@ -35,7 +35,7 @@ pub(crate) struct World {
     pub(crate) now: Duration,
     /// Whether each record is durable at once.
     pub(crate) journal_at_once: bool,
-    /// Whether the service answers at once when it is only asked whether it answers; nothing is said of it then.
+    /// Whether pings of the service are answered at once.
     pub(crate) pong_at_once: bool,
     /// Records that are not.
     pub(crate) unjournaled: Vec<Awaited>,
@@ -47,8 +47,8 @@ pub(crate) struct World {
     /// Runs that were sent once and answered with a job.
     clean: BTreeSet<RunId>,
     routine: Vec<Ticket>,
-    /// Each line said so far and when.
-    pub(crate) said: Vec<(Duration, String)>,
+    /// Each line so far, and when.
+    pub(crate) lines: Vec<(Duration, String)>,
     /// Each line of the log, with its level.
     pub(crate) logged: Vec<(LogLevel, String)>,
     /// All that was journaled.
@@ -58,40 +58,12 @@ pub(crate) struct World {
     /// Each submission that was sent.
     pub(crate) submissions: Vec<Arc<Submission>>,
     rules: Rules,
-    /// How much of `said` was looked at.
+    /// How many of `lines` were taken.
     taken: usize,
     next_number: i32,
     /// The number of the next command of [`World::enable`].
     own_number: i32,
     effects: Vec<Effect>,
-}
-
-/// What the jobs of our executes are submitted with.
-fn payload() -> Arc<dyn Payload> {
-    let uws = ocps::config::settings::Uws {
-        command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        ..ocps::config::settings::Settings::default().uws
-    };
-    Arc::new(uws)
-}
-
-pub(crate) fn settings() -> Settings {
-    Settings {
-        index: SalIndex::Latiss,
-        simulated: false,
-        log_level: 20,
-        payload: payload(),
-        submit_timeout: secs(60),
-        settle_time: secs(15),
-        outage_limit: secs(300),
-        resubmit_limit: secs(1800),
-        history: secs(30 * 86_400),
-        uptime: None,
-        journal: true,
-        joins: false,
-        max_jobs: 10,
-    }
 }
 
 pub(crate) fn configuration() -> Configuration {
@@ -182,7 +154,7 @@ impl World {
         Self::with(settings(), 1)
     }
 
-    /// A core in STANDBY whose first effects are still to be looked at.
+    /// A core in STANDBY, with the lines of its start not taken yet.
     pub(crate) fn with(settings: Settings, seed: u64) -> Self {
         let mut effects = Vec::new();
         let now = Duration::ZERO;
@@ -198,7 +170,7 @@ impl World {
             shows_routine: false,
             clean: BTreeSet::new(),
             routine: Vec::new(),
-            said: Vec::new(),
+            lines: Vec::new(),
             logged: Vec::new(),
             records: Vec::new(),
             receipts: Vec::new(),
@@ -213,7 +185,7 @@ impl World {
         world
     }
 
-    /// A core in ENABLED, of which everything so far was looked at.
+    /// A core in ENABLED, with all lines so far taken.
     pub(crate) fn enabled() -> Self {
         Self::enabled_with(settings())
     }
@@ -221,6 +193,20 @@ impl World {
     pub(crate) fn enabled_with(settings: Settings) -> Self {
         let mut world = Self::with(settings, 1);
         world.enable();
+        world
+    }
+
+    /// A core in ENABLED that has just sent the submission of its execute 1.
+    pub(crate) fn submitting() -> Self {
+        let mut world = Self::enabled();
+        world.send(execute(""));
+        world
+    }
+
+    /// A core in ENABLED whose execute 1 has the running job `a`.
+    pub(crate) fn tracking() -> Self {
+        let mut world = Self::enabled();
+        world.running("a");
         world
     }
 
@@ -317,31 +303,21 @@ impl World {
                 continue;
             }
             match effect {
-                Effect::Journal(record) => self.records.push(record.clone()),
-                Effect::Ack { receipt, .. } | Effect::Publish { receipt, .. } => {
-                    self.receipts.extend(*receipt)
-                }
-                Effect::Request(_)
-                | Effect::StopRequests
-                | Effect::ReadConfiguration { .. }
-                | Effect::WatchConfigurations(_)
-                | Effect::SetLogLevel(_)
-                | Effect::Log(..)
-                | Effect::Exit
-                | Effect::Fail(_) => {}
-            }
-            match effect {
                 Effect::Request(request) => {
                     self.open.push(request.clone());
                     if let Action::Submit(submission) = &request.action {
                         self.submissions.push(submission.clone());
                     }
                 }
-                Effect::Journal(record) => self.unjournaled.extend(record.awaited()),
+                Effect::Journal(record) => {
+                    self.records.push(record.clone());
+                    self.unjournaled.extend(record.awaited());
+                }
+                Effect::Ack { receipt, .. } | Effect::Publish { receipt, .. } => {
+                    self.receipts.extend(*receipt);
+                }
                 Effect::Log(level, line) => self.logged.push((*level, line.clone())),
-                Effect::Ack { .. }
-                | Effect::Publish { .. }
-                | Effect::StopRequests
+                Effect::StopRequests
                 | Effect::ReadConfiguration { .. }
                 | Effect::WatchConfigurations(_)
                 | Effect::SetLogLevel(_)
@@ -349,7 +325,7 @@ impl World {
                 | Effect::Fail(_) => {}
             }
             if let Some(line) = line(effect) {
-                self.said.push((self.now, line));
+                self.lines.push((self.now, line));
             }
         }
         self.rules.after(&self.csc);
@@ -441,11 +417,11 @@ impl World {
         Reply::Listed(jobs.iter().map(listed).collect())
     }
 
-    /// What was said since the last look, heartbeats left out.
+    /// The lines since the last call, without heartbeats.
     pub(crate) fn take(&mut self) -> Vec<String> {
-        let lines = self.said[self.taken..].iter().map(|(_, line)| line.clone());
+        let lines = self.lines[self.taken..].iter().map(|(_, line)| line.clone());
         let lines = lines.filter(|line| line != "heartbeat").collect();
-        self.taken = self.said.len();
+        self.taken = self.lines.len();
         lines
     }
 
@@ -454,9 +430,9 @@ impl World {
         assert_eq!(self.take(), expected);
     }
 
-    /// When a line was said.
+    /// When there was this line.
     pub(crate) fn times(&self, line: &str) -> Vec<Duration> {
-        self.said.iter().filter(|(_, said)| said == line).map(|(time, _)| *time).collect()
+        self.lines.iter().filter(|(_, other)| other == line).map(|(time, _)| *time).collect()
     }
 
     pub(crate) fn open_names(&self) -> Vec<String> {
@@ -522,6 +498,11 @@ impl World {
     }
 }
 
+/// A list without a job of ours.
+pub(crate) fn none() -> Reply {
+    Reply::Listed(Vec::new())
+}
+
 pub(crate) fn time(mono: Duration) -> Time {
     Time { mono, tai: Tai(1_795_367_697.0 + mono.as_secs_f64()) }
 }
@@ -546,7 +527,7 @@ pub(crate) fn number_of(run_id: &RunId) -> i32 {
 fn line(effect: &Effect) -> Option<String> {
     Some(match effect {
         Effect::Ack { to, command, ack, .. } => {
-            // Every ack says whose command it answers.
+            // Every ack names its command.
             match ack {
                 Ack::InProgress { .. } | Ack::Aborted => assert!(command.is_some()),
                 Ack::Complete | Ack::Failed { .. } => {}
@@ -555,7 +536,7 @@ fn line(effect: &Effect) -> Option<String> {
             format!("ack {} {} {}", to.seq_num.0, fields.name, fields.result)
         }
         Effect::Publish { event, .. } => event_line(event),
-        // The core asks so when nothing else is asked.
+        // Sent when there is no other request.
         Effect::Request(Request { action: Action::Ping, .. }) => return None,
         Effect::Request(request) => name(request),
         Effect::Journal(Record::Accepted(entry)) if matches!(entry.work, Work::Execute { .. }) => {

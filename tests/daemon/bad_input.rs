@@ -65,7 +65,7 @@ fn a_wrong_command_line_or_toml_ends_it_with_one_line() {
     let refused = home.refused(&["4", "--simulate"]);
     assert!(refused.one_line(2).contains('4'), "{refused:?}");
     let toml = home.path("ocps.toml");
-    for (text, place, said) in [
+    for (text, place, reason) in [
         ("index = 1\nsokcet = \"x\"\n", ":2", "sokcet"),
         ("index = 7\n", ":1", "7"),
         ("[log]\n\nlevel = \"loud\"\n", ":3", "loud"),
@@ -76,7 +76,7 @@ fn a_wrong_command_line_or_toml_ends_it_with_one_line() {
         let refused = home.refused(&["1", "--simulate"]);
         let line = refused.one_line(78);
         assert!(
-            line.starts_with(&format!("ocps: {}{place}", toml.display())) && line.contains(said),
+            line.starts_with(&format!("ocps: {}{place}", toml.display())) && line.contains(reason),
             "{line}"
         );
     }
@@ -105,7 +105,7 @@ fn a_bad_configuration_fails_start_and_standby_stays() {
         ack.strip_prefix("CMD_FAILED Failed: ").unwrap_or_else(|| panic!("{ack}")).to_owned()
     };
     assert_eq!(fails(&mut client, json!({})), format!("Config file '{shown}' does not exist"));
-    for (text, line, said) in [
+    for (text, line, expected) in [
         ("poll_interval: 1\n", "", "url"),
         ("url: http://a\n\npoll_interval: -1\n", ":3", "poll_interval"),
         ("url: http://a\npoll_interval: 1\nurll: x\n", ":3", "urll"),
@@ -116,7 +116,10 @@ fn a_bad_configuration_fails_start_and_standby_stays() {
     ] {
         home.write("configuration/_init.yaml", text);
         let reason = fails(&mut client, json!({}));
-        assert!(reason.starts_with(&format!("{shown}{line}")) && reason.contains(said), "{text}: {reason}");
+        assert!(
+            reason.starts_with(&format!("{shown}{line}")) && reason.contains(expected),
+            "{text}: {reason}"
+        );
         let checked = home.client(&["check", "--index", "1", init.parent().unwrap().to_str().unwrap()]);
         let first = reason.split(" (and ").next().unwrap();
         assert!(checked.code == Some(78) && checked.stdout.contains(first), "{reason}: {checked:?}");
@@ -149,10 +152,10 @@ fn without_a_configuration_directory_start_fails() {
 }
 
 #[test]
-fn a_start_that_fails_is_told_once_and_nothing_more_is_tried() {
+fn a_start_that_fails_is_logged_once_and_nothing_more_is_tried() {
     let home = Home::new();
     let daemon = home.start(&["1", "--state", "enabled"]);
-    eventually("it is said why", || daemon.stderr().contains("start of the command line failed: "));
+    eventually("the reason is logged", || daemon.stderr().contains("start of the command line failed: "));
     assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
     assert!(!daemon.stderr().contains("enable of the command line"), "{}", daemon.stderr());
 }
@@ -164,7 +167,7 @@ fn a_log_file_that_cannot_be_opened_is_a_wrong_configuration() {
 }
 
 #[test]
-fn a_socket_path_that_is_too_long_is_said_to_be() {
+fn a_socket_path_that_is_too_long_is_refused() {
     let home = Home::new();
     let long = home.path(&"s".repeat(120));
     let ran = home.refused(&["1", "--simulate", "--socket", long.to_str().unwrap()]);
@@ -175,7 +178,7 @@ fn a_socket_path_that_is_too_long_is_said_to_be() {
 }
 
 #[test]
-fn check_says_what_a_start_with_the_same_flags_would_stumble_over() {
+fn check_reports_what_a_run_with_the_same_flags_would_fail_on() {
     let home = Home::new();
     home.write("configuration/_init.yaml", "url: http://127.0.0.1:1/api/v1\npoll_interval: 1\n");
     let check = |flags: &[&str], variables: &[(&str, &str)]| {

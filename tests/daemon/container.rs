@@ -70,7 +70,7 @@ fn without_a_runtime_directory_daemon_and_client_meet_in_a_private_one() {
         let state = run(&mut with_runtime(theirs.ocps(&["state"])));
         assert_eq!((state.code, state.stdout.as_str()), (Some(0), "STANDBY\n"), "{state:?}");
     }
-    // What the killed one left is named.
+    // The socket that the killed daemon left is named.
     let state = run(&mut theirs.ocps(&["state"]));
     let line = state.one_line(4);
     assert!(line.contains("/ocps.sock (connection refused"), "{line}");
@@ -136,7 +136,7 @@ fn a_state_directory_that_ends_with_the_container_is_warned_about() {
     let status = home.client(&["status"]);
     assert!(status.stdout.contains(&format!("state dir      {}, {problem}\n", dir.display())), "{status:?}");
     drop(daemon);
-    // Where nothing need last, nothing is said; nor of a disk.
+    // Nothing is reported where nothing has to last, nor on a disk.
     let daemon = home.start(&["1", "--simulate", "--state-dir", dir.to_str().unwrap()]);
     assert_eq!(daemon.connect().query("status")["state_dir_problem"], json!(null));
     drop(daemon);

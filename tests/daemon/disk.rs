@@ -1,4 +1,4 @@
-//! A disk that is full: nothing new is accepted, what was accepted goes on, and nothing is forgotten.
+//! A disk that is full: nothing new is accepted, what was accepted continues, and nothing is forgotten.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Heart, Home, eventually};
+use crate::harness::{Home, StallMeter, eventually};
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
 
@@ -52,7 +52,7 @@ fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
     let home = Home::for_service(&service.url(), 0.2, "[uws]\nsettle_time_s = 0.5\n");
     let disk = Disk::mount(&home.path("state"));
     let daemon = home.start(&["1", "--state", "enabled"]);
-    let heart = Heart::start(daemon.pid());
+    let stalls = StallMeter::start(daemon.pid());
     let mut client = daemon.subscribe();
     let known = client.execute("p.yaml");
     let job_id = client.job_id(known);
@@ -68,7 +68,7 @@ fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
     assert!(error["event"]["data"]["errorReport"].as_str().unwrap().contains("full"), "{error}");
     let puts = service.counters().puts;
     assert!(client.run("execute", &json!({"pipeline": "p.yaml"})).contains("execute not allowed in FAULT"));
-    // What was accepted before goes on.
+    // Commands accepted before continue.
     service.end_jobs();
     assert_eq!(client.job_result(&job_id)["exit_code"], 0);
     assert_eq!(client.final_ack(known), "CMD_COMPLETE Done");
@@ -78,18 +78,18 @@ fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
     eventually("all is written", || client.query("status")["journal"]["waiting"] == 0);
     assert!(client.query("status")["journal"]["problem"].is_null());
     assert_eq!(client.run("standby", &json!({})), "CMD_COMPLETE Done");
-    heart.compare(&client.sent("heartbeat"), 2.0);
+    stalls.longest_gap(&client.sent("heartbeat"), 2.0);
     eventually("all is written", || client.query("status")["journal"]["waiting"] == 0);
     daemon.signal(Signal::KILL);
     drop(daemon);
 
-    // The next life knows how it ended, and says nothing of it again.
+    // The next run knows how it ended, and does not publish that again.
     let daemon = home.start(&["1"]);
     let mut client = daemon.subscribe();
     let jobs = client.query("jobs");
     assert_eq!((&jobs[0]["job_id"], &jobs[0]["exit_code"]), (&json!(job_id), &json!(0)));
     client.listen(Duration::from_millis(300));
-    assert!(!client.heard.iter().any(|line| line["event"]["topic"] == "job_result"));
+    assert!(!client.received.iter().any(|line| line["event"]["topic"] == "job_result"));
     drop(daemon);
     drop(disk);
 }

@@ -1,4 +1,4 @@
-//! No more descriptors, no more threads: nothing ends, little is said, and all goes on when there are some again.
+//! No more descriptors, no more threads: the daemon keeps running, logs little, and recovers when there are some again.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -17,7 +17,7 @@ use crate::support::uws_service::{Options, UwsService};
 
 const TOML: &str = "[uws]\nsettle_time_s = 1\n";
 
-/// Longer than the connections of a daemon that is not watched live.
+/// Longer than idle connections to the service are kept.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 fn service() -> UwsService {
@@ -35,13 +35,13 @@ fn limit(daemon: &Daemon, user: Option<u32>, what: &str) {
     assert!(command.status().unwrap().success(), "{what}");
 }
 
-/// How often the log says this.
+/// How often the log has this.
 fn count(daemon: &Daemon, what: &str) -> usize {
     daemon.stderr().lines().filter(|line| line.contains(what)).count()
 }
 
 #[test]
-fn without_descriptors_it_lives_on_and_says_so_once() {
+fn without_descriptors_it_keeps_running_and_logs_that_once() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, TOML);
     let path = home.path("notify.sock");
@@ -56,9 +56,9 @@ fn without_descriptors_it_lives_on_and_says_so_once() {
     let stopped = service.stop();
     let waiting: Vec<UnixStream> = (0..5).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
     // Whether it is the connection itself or what follows it that cannot be had.
-    eventually("it is said", || count(&daemon, "a client: Too many open files") == 1);
+    eventually("it is logged", || count(&daemon, "a client: Too many open files") == 1);
     let service = stopped.restart();
-    eventually("the service is missed", || daemon.stderr().contains("cannot reach"));
+    eventually("the service cannot be reached", || daemon.stderr().contains("cannot reach"));
     // What the manager hears now was sent without a new descriptor.
     manager.set_nonblocking(true).unwrap();
     while manager.recv(&mut [0; 4096]).is_ok() {}
@@ -78,7 +78,7 @@ fn without_descriptors_it_lives_on_and_says_so_once() {
 }
 
 #[test]
-fn without_threads_it_lives_on_and_says_so_once() {
+fn without_threads_it_keeps_running_and_logs_that_once() {
     // By its name, for which a thread is needed; and without this limit's exception for root.
     let service = service();
     let home = Home::for_service(&service.url().replace("127.0.0.1", "localhost"), 0.2, TOML);
@@ -101,9 +101,11 @@ fn without_threads_it_lives_on_and_says_so_once() {
     let job_id = client.job_id(seq);
     limit(&daemon, user, "--nproc=0:");
     let service = service.stop().restart();
-    eventually("the service is missed", || daemon.stderr().contains("no thread to look up the host with"));
+    eventually("the service cannot be reached", || {
+        daemon.stderr().contains("no thread to look up the host with")
+    });
     let refused: Vec<UnixStream> = (0..20).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
-    eventually("it is said", || count(&daemon, "cannot serve a client") == 1);
+    eventually("it is logged", || count(&daemon, "cannot serve a client") == 1);
     thread::sleep(Duration::from_millis(500));
     assert_eq!(count(&daemon, "cannot serve a client"), 1);
     drop(refused);

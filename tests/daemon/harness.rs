@@ -1,4 +1,4 @@
-//! A daemon of its own for each test, and clients of it that wait with patience but not for ever.
+//! A daemon of its own for each test, and clients of it that wait long, but not for ever.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -16,15 +16,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What takes longer hangs, however busy the machine is.
+/// Longest wait for anything: longer than a busy machine takes, so that only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Jobs of the simulator that end soon.
+/// Simulated jobs end soon.
 pub(crate) const QUICK: &str = "[simulation]\nmean_duration_s = 0.2\nsigma_s = 0\n";
-/// Jobs of the simulator that outlive every test.
+/// Simulated jobs run longer than any test.
 pub(crate) const LONG: &str = "[simulation]\nmean_duration_s = 3600\nsigma_s = 0\n";
 
-/// A folder for all files of a daemon, which outlives it.
+/// The directory with all files of a daemon; it is kept when the daemon ends.
 pub(crate) struct Home {
     dir: TempDir,
 }
@@ -43,7 +43,7 @@ impl Home {
         home
     }
 
-    /// A home whose component configuration leads to this service.
+    /// A home whose component configuration has the url of this service.
     pub(crate) fn for_service(url: &str, poll_interval: f64, toml: &str) -> Self {
         let home = Self::with_toml(toml);
         home.write("configuration/_init.yaml", &format!("url: {url}\npoll_interval: {poll_interval}\n"));
@@ -62,24 +62,31 @@ impl Home {
         self.path("s.sock")
     }
 
-    /// The binary in this home, with nothing of our own environment that it heeds.
+    /// The binary in this home, without the variables of our own environment that it reads.
     pub(crate) fn ocps(&self) -> Command {
         self.program(Path::new(env!("CARGO_BIN_EXE_ocps")))
     }
 
     pub(crate) fn program(&self, path: &Path) -> Command {
         let mut command = Command::new(path);
-        let heeded = |name: &str| {
+        let is_read = |name: &str| {
             ["LSST_", "DM_CONFIG_", "OCPS_", "XDG_", "REDIS_", "WATCHDOG_"]
                 .iter()
                 .any(|p| name.starts_with(p))
         };
         for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(heeded) {
+            if name.to_str().is_some_and(is_read) {
                 command.env_remove(name);
             }
         }
-        for name in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "NO_COLOR"] {
+        for name in [
+            "NOTIFY_SOCKET",
+            "JOURNAL_STREAM",
+            "STATE_DIRECTORY",
+            "RUNTIME_DIRECTORY",
+            "CREDENTIALS_DIRECTORY",
+            "NO_COLOR",
+        ] {
             command.env_remove(name);
         }
         command.current_dir(self.dir.path()).stdin(Stdio::null());
@@ -115,7 +122,7 @@ impl Home {
         daemon
     }
 
-    /// Runs to its end a daemon that is not to come up.
+    /// Runs a daemon that refuses to start, until it has ended.
     pub(crate) fn refused(&self, args: &[&str]) -> Ran {
         run(&mut self.daemon(args))
     }
@@ -126,7 +133,7 @@ impl Home {
     }
 }
 
-/// What became of a process.
+/// Exit code and output of a process.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -141,7 +148,7 @@ pub(crate) fn run(command: &mut Command) -> Ran {
     thread::spawn(move || sender.send(child.wait_with_output()));
     let output = receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         kill_process(pid, Signal::KILL).unwrap();
-        panic!("it does not end");
+        panic!("the process does not end");
     });
     let output = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -149,7 +156,7 @@ pub(crate) fn run(command: &mut Command) -> Ran {
 }
 
 impl Ran {
-    /// It ended so, and said one line on standard error.
+    /// Checks that it exited with this code and wrote one line to standard error.
     #[track_caller]
     pub(crate) fn one_line(&self, code: i32) -> &str {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -158,12 +165,12 @@ impl Ran {
     }
 }
 
-/// Waits until it is so.
+/// Waits until the condition is true.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut so: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !so() {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "waited in vain: {what}");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -178,7 +185,7 @@ impl Drop for Killed {
     }
 }
 
-/// A running daemon; killed when dropped, and what it logged is shown when a test fails.
+/// A running daemon; killed when dropped. Its log is shown when the test fails.
 pub(crate) struct Daemon {
     child: Child,
     socket: PathBuf,
@@ -214,7 +221,7 @@ impl Daemon {
         fs::read_to_string(&self.stderr).unwrap()
     }
 
-    /// Waits for its end by itself.
+    /// Waits until it has ended.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let mut status = None;
@@ -225,7 +232,7 @@ impl Daemon {
         status.unwrap()
     }
 
-    /// Tells it to end and waits for that: how long it took.
+    /// Terminates it and waits for its end; returns how long that took.
     #[track_caller]
     pub(crate) fn terminate(&mut self) -> Duration {
         let begun = Instant::now();
@@ -242,19 +249,19 @@ impl Daemon {
         Client::connect(&self.socket)
     }
 
-    /// A client that has all events from now on, and has heard all those of the start.
+    /// A subscriber that has received the latest event of each topic.
     #[track_caller]
     pub(crate) fn subscribe(&self) -> Client {
         let mut client = self.connect();
-        client.say(&json!({"subscribe": true}));
-        // The last event of the start comes from a thread of its own, some time after the others.
+        client.write(&json!({"subscribe": true}));
+        // The last event of the start-up is published by another thread, some time after the others.
         client.event("configurationsAvailable");
-        // The latest of each topic are told by name, so that this one ends them.
+        // The latest events are sent in the order of their names, so this one is the last.
         client.event("summaryState");
         client
     }
 
-    /// Threads that serve clients, two for each, until the last trace of it is gone.
+    /// Number of threads that serve clients: two for each.
     pub(crate) fn client_threads(&self) -> usize {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
         let names = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("comm")).ok());
@@ -278,16 +285,16 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("--- the daemon said:\n{}---", self.stderr());
+            eprintln!("--- the log of the daemon:\n{}---", self.stderr());
         }
     }
 }
 
-/// A client of the socket, which remembers all that it heard.
+/// A client of the socket; it keeps all that it received.
 pub(crate) struct Client {
     stream: UnixStream,
     lines: Receiver<Value>,
-    pub(crate) heard: Vec<Value>,
+    pub(crate) received: Vec<Value>,
     closed: bool,
     last_seq: i32,
 }
@@ -306,10 +313,10 @@ impl Client {
                 }
             }
         });
-        Self { stream, lines, heard: Vec::new(), closed: false, last_seq: 0 }
+        Self { stream, lines, received: Vec::new(), closed: false, last_seq: 0 }
     }
 
-    pub(crate) fn say(&mut self, line: &Value) {
+    pub(crate) fn write(&mut self, line: &Value) {
         self.raw(format!("{line}\n").as_bytes());
     }
 
@@ -321,7 +328,7 @@ impl Client {
         self.stream.write_all(bytes)
     }
 
-    /// Says nothing more, but listens.
+    /// Sends nothing more, but still reads.
     pub(crate) fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();
     }
@@ -329,7 +336,7 @@ impl Client {
     /// Sends a command; its number.
     pub(crate) fn send(&mut self, command: &str, params: &Value) -> i32 {
         self.last_seq += 1;
-        self.say(&json!({"command": command, "seq": self.last_seq, "params": params}));
+        self.write(&json!({"command": command, "seq": self.last_seq, "params": params}));
         self.last_seq
     }
 
@@ -344,43 +351,43 @@ impl Client {
         self.final_ack(seq)
     }
 
-    /// The first line, heard already or to come, that is so.
+    /// The first matching line, received already or to come.
     #[track_caller]
     pub(crate) fn find(&mut self, what: &str, so: impl Fn(&Value) -> bool) -> Value {
         let end = Instant::now() + PATIENCE;
         let mut next = 0;
         loop {
-            while let Some(line) = self.heard.get(next) {
+            while let Some(line) = self.received.get(next) {
                 if so(line) {
                     return line.clone();
                 }
                 next += 1;
             }
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.heard.push(line),
-                Err(RecvTimeoutError::Timeout) => panic!("not heard: {what}; but {:#?}", self.story()),
+                Ok(line) => self.received.push(line),
+                Err(RecvTimeoutError::Timeout) => panic!("not received: {what}; but {:#?}", self.story()),
                 Err(RecvTimeoutError::Disconnected) => {
-                    panic!("closed before it said: {what}; but {:#?}", self.story())
+                    panic!("closed before: {what}; but {:#?}", self.story())
                 }
             }
         }
     }
 
-    /// Takes what has come, and comes for so long.
+    /// Reads for so long.
     pub(crate) fn listen(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            self.heard.push(line);
+            self.received.push(line);
         }
     }
 
-    /// Listens until the daemon closes the connection.
+    /// Reads until the daemon closes the connection.
     #[track_caller]
     pub(crate) fn until_closed(&mut self) {
         let end = Instant::now() + PATIENCE;
         while !self.closed {
             match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok(line) => self.heard.push(line),
+                Ok(line) => self.received.push(line),
                 Err(RecvTimeoutError::Timeout) => panic!("not closed; {:#?}", self.story()),
                 Err(RecvTimeoutError::Disconnected) => self.closed = true,
             }
@@ -412,7 +419,7 @@ impl Client {
         self.find(topic, |line| line["event"]["topic"] == topic)["event"]["data"].clone()
     }
 
-    /// Waits until the state, by its number, is told.
+    /// Waits for the summary state of this number.
     #[track_caller]
     pub(crate) fn state(&mut self, number: i32) {
         self.find(&format!("state {number}"), |line| line["event"]["data"]["summaryState"] == number);
@@ -428,27 +435,27 @@ impl Client {
 
     #[track_caller]
     pub(crate) fn query(&mut self, document: &str) -> Value {
-        let before = self.heard.iter().filter(|line| !line[document].is_null()).count();
-        self.say(&json!({ "query": document }));
+        let before = self.received.iter().filter(|line| !line[document].is_null()).count();
+        self.write(&json!({ "query": document }));
         eventually("the answer to a query", || {
             self.listen(Duration::from_millis(1));
-            self.heard.iter().filter(|line| !line[document].is_null()).count() > before
+            self.received.iter().filter(|line| !line[document].is_null()).count() > before
         });
-        self.heard.iter().rfind(|line| !line[document].is_null()).unwrap()[document].clone()
+        self.received.iter().rfind(|line| !line[document].is_null()).unwrap()[document].clone()
     }
 
-    /// Forgets what was heard, and what was said until now but is still on its way.
+    /// Drops all that the daemon has sent so far, also what is still on its way.
     #[track_caller]
     pub(crate) fn forget(&mut self) {
         self.query("status");
-        self.heard.clear();
+        self.received.clear();
     }
 
-    /// What was heard, but heartbeats and log messages: one text each, job and run ids as `J1`, `R1` and so on.
+    /// What was received without heartbeats and log messages: one text each, with job and run ids as `J1`, `R1` and so on.
     pub(crate) fn story(&self) -> Vec<String> {
         let mut ids = BTreeMap::new();
         let mut story = Vec::new();
-        for line in &self.heard {
+        for line in &self.received {
             let mut text = match (&line["ack"], &line["event"]) {
                 (Value::Object(ack), _) => format!(
                     "ack {} {} {} {} {}",
@@ -483,9 +490,9 @@ impl Client {
         story
     }
 
-    /// Stamps of when the events of a topic were sent, in seconds.
+    /// When the events of a topic were sent, in seconds.
     pub(crate) fn sent(&self, topic: &str) -> Vec<f64> {
-        let of_topic = self.heard.iter().filter(|line| line["event"]["topic"] == topic);
+        let of_topic = self.received.iter().filter(|line| line["event"]["topic"] == topic);
         of_topic.map(|line| line["event"]["sent"].as_f64().unwrap()).collect()
     }
 }
@@ -497,27 +504,27 @@ impl Drop for Client {
     }
 }
 
-/// A heart of the test's own: it tells delays of the machine from those of the daemon.
-pub(crate) struct Heart {
+/// Measures how long the machine held up the test or the daemon, to excuse late heartbeats.
+pub(crate) struct StallMeter {
     stop: Sender<()>,
-    beating: JoinHandle<Duration>,
+    measuring: JoinHandle<Duration>,
 }
 
-impl Heart {
-    /// Time between its beats.
+impl StallMeter {
+    /// Time between two measurements.
     const PERIOD: Duration = Duration::from_millis(10);
-    /// As long as a gap between the daemon's beats may last.
+    /// Longest gap between two heartbeats that can be excused.
     const GAP: Duration = Duration::from_secs(2);
 
-    /// Beats from now on, and looks after the daemon.
+    /// Measures from now on.
     pub(crate) fn start(daemon: Pid) -> Self {
         let (stop, stopped) = channel();
-        let beating = thread::spawn(move || {
+        let measuring = thread::spawn(move || {
             let (mut late, mut starved) = (Duration::ZERO, Duration::ZERO);
             let (mut seen, mut threads) = (VecDeque::new(), Vec::new());
             loop {
                 if threads.len() < 2 {
-                    threads = heart_of(daemon);
+                    threads = heartbeat_threads(daemon);
                 }
                 let begun = Instant::now();
                 if stopped.recv_timeout(Self::PERIOD) != Err(RecvTimeoutError::Timeout) {
@@ -533,23 +540,23 @@ impl Heart {
                 starved = starved.max(waited.saturating_sub(before));
             }
         });
-        Self { stop, beating }
+        Self { stop, measuring }
     }
 
-    /// Between two of these beats, sent in this time, lay less than so many seconds; or more by as much as the machine
-    /// stood still, for us or for those threads of the daemon that make its heart. Returns the longest time.
+    /// The longest time between two of these heartbeats, sent while it measured. Checks that it is below the limit, in
+    /// seconds, plus the time for which the machine held up us or the threads that send heartbeats.
     #[track_caller]
-    pub(crate) fn compare(self, beats: &[f64], limit: f64) -> f64 {
+    pub(crate) fn longest_gap(self, beats: &[f64], limit: f64) -> f64 {
         drop(self.stop);
-        let excuse = self.beating.join().unwrap().as_secs_f64();
+        let excuse = self.measuring.join().unwrap().as_secs_f64();
         let gap = beats.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
-        assert!(gap < limit + excuse, "{gap} s, of which the machine excuses {excuse} s: {beats:?}");
+        assert!(gap < limit + excuse, "{gap} s, of which {excuse} s are excused: {beats:?}");
         gap
     }
 }
 
-/// The main loop of a daemon and, once it is there, its timer, in `/proc`.
-pub(crate) fn heart_of(daemon: Pid) -> Vec<PathBuf> {
+/// The threads of a daemon that send heartbeats, in `/proc`: its main loop and, once it has started, its timer.
+pub(crate) fn heartbeat_threads(daemon: Pid) -> Vec<PathBuf> {
     let proc = PathBuf::from(format!("/proc/{}", daemon.as_raw_pid()));
     let tasks = fs::read_dir(proc.join("task")).into_iter().flatten().filter_map(Result::ok);
     let is_timer = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "timer\n");
@@ -557,7 +564,7 @@ pub(crate) fn heart_of(daemon: Pid) -> Vec<PathBuf> {
     [proc].into_iter().chain(timer).collect()
 }
 
-/// How long these threads have waited for a processor, though they had something to do; not every kernel tells.
+/// How long these threads have waited for a processor, where the kernel counts that.
 fn processor_wait(threads: &[PathBuf]) -> Duration {
     // Before it stands the processor time that they had.
     let wait = |thread: &PathBuf| -> Option<u64> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::harness::{Client, Daemon, Heart, Home, Killed, QUICK, eventually};
+use crate::harness::{Client, Daemon, Home, Killed, QUICK, StallMeter, eventually};
 
 #[test]
 fn the_journal_gets_priorities_and_no_stamps() {
@@ -45,7 +45,7 @@ fn what_others_write_does_not_make_lines_or_colours_in_the_log() {
 }
 
 #[test]
-fn events_tell_what_is_logged_from_the_level_on() {
+fn log_messages_are_published_from_the_log_level_on() {
     let home = Home::with_toml(QUICK);
     let daemon = home.start(&["1", "--simulate", "--loglevel", "warning"]);
     let mut client = daemon.subscribe();
@@ -62,22 +62,22 @@ fn events_tell_what_is_logged_from_the_level_on() {
 }
 
 #[test]
-fn a_log_that_nobody_takes_stops_nothing() {
+fn a_log_that_nobody_reads_stops_nothing() {
     let home = Home::with_toml(QUICK);
     let mut command = home.daemon(&["1", "--simulate", "--state", "enabled", "--loglevel", "debug"]);
     // A pipe that is never read: it holds 64 KiB.
     let mut child = Killed(command.stderr(Stdio::piped()).spawn().unwrap());
     eventually("the socket answers", || std::os::unix::net::UnixStream::connect(home.socket()).is_ok());
     let mut client = Client::connect(&home.socket());
-    let heart = Heart::start(rustix::process::Pid::from_child(&child.0));
-    client.say(&json!({"subscribe": true}));
+    let stalls = StallMeter::start(rustix::process::Pid::from_child(&child.0));
+    client.write(&json!({"subscribe": true}));
     let pipeline = "x".repeat(1000);
     for _ in 0..200 {
         let ack = client.run("execute", &json!({ "pipeline": pipeline }));
         assert!(ack.starts_with("CMD_FAILED"), "{ack}");
     }
     client.listen(Duration::from_millis(2500));
-    heart.compare(&client.sent("heartbeat"), 2.0);
+    stalls.longest_gap(&client.sent("heartbeat"), 2.0);
     rustix::process::kill_process(rustix::process::Pid::from_child(&child.0), rustix::process::Signal::TERM)
         .unwrap();
     client.state(4);

@@ -74,11 +74,11 @@ fn jobs_that_run_are_found_at_the_service_when_the_journal_is_missing() {
     assert!(client.query("status")["journal"]["notice"].as_str().unwrap().contains(missing));
     assert_eq!(client.run("start", &json!({})), "CMD_COMPLETE Done");
     eventually("they are found", || client.query("status")["recovery"]["found"] == 2);
-    let said = "2 jobs of index 1 (LATISS) run at the service that the journal does not know";
-    assert!(daemon.stderr().contains(said), "{}", daemon.stderr());
+    let found = "2 jobs of index 1 (LATISS) run at the service that the journal does not know";
+    assert!(daemon.stderr().contains(found), "{}", daemon.stderr());
     assert!(home.client(&["status"]).stdout.contains("2 unknown jobs found at the service"));
     let ids: Vec<String> = service.jobs().iter().map(|job| job.job_id.clone()).collect();
-    // The next life knows of them.
+    // The next run knows them.
     eventually("all is kept", || client.query("status")["journal"]["waiting"] == 0);
     daemon.signal(Signal::KILL);
     drop(daemon);
@@ -93,19 +93,19 @@ fn jobs_that_run_are_found_at_the_service_when_the_journal_is_missing() {
 }
 
 #[test]
-fn what_the_next_start_may_not_know_is_said_at_the_stop() {
+fn what_the_next_start_may_not_know_is_logged_at_the_stop() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = with_jobs(&home, 1);
     fs::remove_dir_all(home.path("state")).unwrap();
     fs::write(home.path("state"), "a file in the place of the directory").unwrap();
     daemon.terminate();
-    let said = daemon.stderr();
-    assert!(said.contains("cannot use the state directory"), "{said}");
+    let log = daemon.stderr();
+    assert!(log.contains("cannot use the state directory"), "{log}");
     let id = &service.jobs()[0].job_id;
     let forgotten =
         "the next start may not know of 1 unfinished jobs; the end of those that it does not find";
-    assert!(said.contains(forgotten) && said.contains(&format!("{id} (run 1-ocps1-")), "{said}");
+    assert!(log.contains(forgotten) && log.contains(&format!("{id} (run 1-ocps1-")), "{log}");
 }
 
 #[test]

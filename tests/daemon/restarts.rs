@@ -1,4 +1,4 @@
-//! A life after the last one: what was accepted goes on, whatever ended the daemon.
+//! Restarts: accepted commands continue in the next run, whatever ended the daemon.
 
 use std::fs;
 use std::process::Stdio;
@@ -36,7 +36,7 @@ fn jobs(daemon: &Daemon) -> Vec<String> {
 }
 
 #[test]
-fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
+fn running_jobs_are_tracked_in_standby_and_without_configuration() {
     let service = service(600.0);
     let home = Home::for_service(&service.url(), 0.2, TOML);
     let daemon = home.start(&["1", "--state", "enabled"]);
@@ -54,7 +54,7 @@ fn running_jobs_are_followed_on_in_standby_and_without_configuration() {
     assert!(shown.contains("resumed        3 running jobs\n"), "{shown}");
     service.end_jobs();
     eventually("all jobs end", || jobs(&daemon).iter().all(|job| job.ends_with("\"finished\" 0")));
-    // The next life knows what ended, and says nothing of it again.
+    // The next run knows what ended, and does not publish it again.
     kill(daemon);
     let daemon = home.start(&["1"]);
     let mut client = daemon.subscribe();
@@ -106,7 +106,7 @@ fn the_state_is_resumed_with_its_override() {
 }
 
 #[test]
-fn a_start_that_is_cut_off_is_resumed_all_the_same() {
+fn an_interrupted_start_is_resumed() {
     let home = Home::with_toml(QUICK);
     home.write("configuration/_init.yaml", "url: http://h\npoll_interval: 1\n");
     kill(home.start(&["1", "--state", "enabled"]));
@@ -122,7 +122,7 @@ fn a_start_that_is_cut_off_is_resumed_all_the_same() {
 }
 
 #[test]
-fn without_a_journal_nobody_waits_for_what_is_forgotten() {
+fn without_a_journal_unfinished_commands_fail_at_the_stop() {
     let service = service(60.0);
     let home = Home::for_service(&service.url(), 0.2, "journal = \"off\"\n");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
@@ -130,8 +130,8 @@ fn without_a_journal_nobody_waits_for_what_is_forgotten() {
     client.execute("p.yaml");
     let id = client.job_id(1);
     daemon.terminate();
-    let told = format!("CMD_FAILED Failed: the daemon ended; job {id} is left at the execution service");
-    assert_eq!(client.final_ack(1), told);
+    let failed = format!("CMD_FAILED Failed: the daemon ended; job {id} is left at the execution service");
+    assert_eq!(client.final_ack(1), failed);
     assert!(!home.path("state/journal.db").exists());
     assert!(home.client(&["status"]).code == Some(4));
 }
@@ -150,7 +150,7 @@ fn without_a_journal_no_state_directory_is_wanted() {
     let daemon = home.start(&args);
     let status = daemon.connect().query("status");
     assert_eq!((&status["state"], &status["state_dir"]), (&json!("STANDBY"), &json!(null)), "{status}");
-    // Nor is one looked for.
+    // Nor is one looked up.
     let mut command = home.ocps();
     command
         .args(["run", "1", "--socket"])

@@ -91,7 +91,7 @@ fn an_execute_is_the_documented_put_and_ends_with_the_final_job_object() {
     let end = Value::Object(job.object(job.created + 60.0));
     assert_eq!(object, end, "the result is the final job object");
     assert_eq!((&object["phase"], &object["runId"]), (&json!("completed"), &json!(run_id)));
-    // 2 s of life, asked every 0.2 s, or later when the machine is busy.
+    // The job runs for 2 s and is polled every 0.2 s, or less often when the machine is busy.
     let gets = service.counters().gets;
     assert!((2..=11).contains(&gets), "{gets}");
     drop(daemon);
@@ -198,7 +198,7 @@ fn an_execute_waits_for_its_prerequisites() {
     eventually("the other one is asked for again and again", || service.counters().gets >= gets + 3);
     client.query("status");
     let acked = |line: &&Value| line["ack"]["seq"] == second;
-    assert_eq!(client.heard.iter().filter(acked).count(), 0, "no ack before the job exists");
+    assert_eq!(client.received.iter().filter(acked).count(), 0, "no ack before the job exists");
     assert_eq!(service.counters().puts, 1);
     service.end_jobs();
     client.job_id(second);
@@ -281,7 +281,7 @@ fn a_new_configuration_changes_the_polls_but_not_the_address_of_running_jobs() {
 }
 
 #[test]
-fn status_says_whether_the_service_answers_although_nothing_runs() {
+fn status_shows_whether_the_service_answers_although_no_job_runs() {
     let service = UwsService::start(Options::default());
     let home = Home::for_service(&service.url(), 0.2, "");
     let daemon = home.start(&["1"]);
@@ -354,7 +354,7 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
         "failed: the service says that it failed (phase error); pipeline p.yaml, data_query fail, for uid-";
     eventually("it is logged", || daemon.stderr().contains(line));
     assert!(daemon.stderr().lines().any(|l| l.contains(" [WARN] job ") && l.contains(line)));
-    // The next life knows it too.
+    // The next run knows it too.
     drop(client);
     drop(daemon);
     let daemon = home.start(&["1"]);
@@ -367,7 +367,7 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
 }
 
 #[test]
-fn a_client_that_is_interrupted_names_the_run_that_goes_on() {
+fn an_interrupted_client_names_the_run_that_continues() {
     let (service, home, daemon) = with_service(3600.0);
     let foreign =
         service.add_job(&json!({"command": "x", "run_id": "foreign", "url": "u", "commit_ref": "c"}));
@@ -439,8 +439,8 @@ fn a_password_in_the_url_is_decoded_for_the_service_and_shown_nowhere() {
     let service = service.restart();
     assert_eq!(client.run("abort_job", &json!({"job_id": job_id})), "CMD_COMPLETE Done");
     daemon.terminate();
-    let said = client.heard.iter().map(Value::to_string);
-    for text in seen.into_iter().chain(said).chain([daemon.stderr()]) {
+    let lines = client.received.iter().map(Value::to_string);
+    for text in seen.into_iter().chain(lines).chain([daemon.stderr()]) {
         assert!(!text.contains("jane") && !text.contains("p%40ss") && !text.contains("p@ss"), "{text}");
     }
     let shown = url.replace("jane:p%40ss%2Fw%23%3F%25%C3%A9@", "");
@@ -448,7 +448,7 @@ fn a_password_in_the_url_is_decoded_for_the_service_and_shown_nowhere() {
     drop(service);
 }
 
-/// What a gateway says before a service that is well.
+/// An answer of a gateway in front of a healthy service.
 fn gateway(code: u16, headers: &[(&str, &str)], body: &str) -> What {
     let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     What::Gateway { code, headers, body: body.to_owned() }
@@ -456,29 +456,38 @@ fn gateway(code: u16, headers: &[(&str, &str)], body: &str) -> What {
 
 const PAGE: &str = "<!DOCTYPE html><html><body>Please log in</body></html>";
 
+/// Tests all cases in parallel, as each waits for retries most of the time.
+fn each_at_once<T: Send, const N: usize>(cases: [T; N], test: impl Fn(T) + Sync) {
+    let test = &test;
+    std::thread::scope(|scope| cases.into_iter().for_each(|case| drop(scope.spawn(move || test(case)))));
+}
+
 #[test]
 fn a_refusal_of_a_gateway_is_not_that_of_the_service() {
-    for (what, shown) in [
-        (gateway(429, &[("Retry-After", "1")], "slow down"), "429: slow down"),
-        (gateway(429, &[], ""), "429: (no text)"),
-        (gateway(403, &[("Content-Type", "text/html")], PAGE), "403: <!DOCTYPE html>"),
-    ] {
-        let (service, _home, daemon) = with_service(0.1);
-        // Once more than the service itself may refuse.
-        service.inject(Fault { on: On::Put, times: 3, what });
-        let mut client = daemon.subscribe();
-        let seq = client.execute("p.yaml");
-        assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done", "{shown}");
-        assert!(daemon.stderr().contains(shown), "{}", daemon.stderr());
-        assert_no_doubles(&service, 1);
-        assert_eq!(service.counters().puts, 4);
-    }
+    each_at_once(
+        [
+            (gateway(429, &[("Retry-After", "1")], "slow down"), "429: slow down"),
+            (gateway(429, &[], ""), "429: (no text)"),
+            (gateway(403, &[("Content-Type", "text/html")], PAGE), "403: <!DOCTYPE html>"),
+        ],
+        |(what, shown)| {
+            let (service, _home, daemon) = with_service(0.1);
+            // Once more than the service itself may refuse.
+            service.inject(Fault { on: On::Put, times: 3, what });
+            let mut client = daemon.subscribe();
+            let seq = client.execute("p.yaml");
+            assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done", "{shown}");
+            assert!(daemon.stderr().contains(shown), "{}", daemon.stderr());
+            assert_no_doubles(&service, 1);
+            assert_eq!(service.counters().puts, 4);
+        },
+    );
 }
 
 #[test]
 fn a_delete_that_a_login_page_answers_has_removed_nothing() {
     let json = [("Content-Type", "application/json")];
-    for what in [gateway(200, &[("Content-Type", "text/html")], PAGE), gateway(200, &json, "{}")] {
+    each_at_once([gateway(200, &[("Content-Type", "text/html")], PAGE), gateway(200, &json, "{}")], |what| {
         let (service, _home, daemon) = with_service(3600.0);
         let mut client = daemon.subscribe();
         let seq = client.execute("p.yaml");
@@ -488,7 +497,7 @@ fn a_delete_that_a_login_page_answers_has_removed_nothing() {
         assert_eq!(client.final_ack(seq), "CMD_ABORTED Aborted");
         assert_eq!(service.counters().deletes, 3);
         assert!(service.jobs().is_empty());
-    }
+    });
 }
 
 #[test]
@@ -526,17 +535,17 @@ fn an_old_404_out_of_a_cache_ends_no_job() {
 #[test]
 fn a_process_that_stands_still_gives_nothing_up() {
     let service = UwsService::start(Options { timing: timing(0.1), ..Options::default() });
-    let toml = "[uws]\nsettle_time_s = 4\nsubmit_timeout_s = 4\n";
+    let toml = "[uws]\nsettle_time_s = 2\nsubmit_timeout_s = 2\n";
     let home = Home::for_service(&service.url(), 0.2, toml);
     let daemon = home.start(&["1", "--state", "enabled"]);
     service.inject(Fault { on: On::Put, times: 1, what: What::Close });
     let mut client = daemon.subscribe();
     let execute = client.execute("p.yaml");
-    // The first list is that of the start, which looks for jobs that the new journal does not know.
+    // The first list is that of the start-up, which looks up jobs that the new journal does not know.
     eventually("it is in doubt", || service.counters().lists >= 2);
     daemon.signal(Signal::STOP);
-    // Longer than the two times together: that is what is tried.
-    std::thread::sleep(Duration::from_secs(12));
+    // Longer than the two times together.
+    std::thread::sleep(Duration::from_secs(7));
     daemon.signal(Signal::CONT);
     assert_eq!(client.final_ack(execute), "CMD_COMPLETE Done");
     assert_no_doubles(&service, 1);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::harness::{Heart, Home, LONG, QUICK, eventually};
+use crate::harness::{Home, LONG, QUICK, StallMeter, eventually};
 use crate::support::uws_fault::{Fault, On, What};
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
@@ -17,7 +17,7 @@ fn service() -> UwsService {
 }
 
 #[test]
-fn told_to_end_it_leaves_the_jobs_at_the_service() {
+fn a_stop_leaves_the_jobs_at_the_service() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
@@ -46,7 +46,7 @@ fn an_idle_daemon_ends_at_once_also_with_clients_that_do_not_read() {
 }
 
 #[test]
-fn a_submission_under_way_is_waited_for_and_told() {
+fn a_stop_waits_for_a_submission_under_way_and_publishes_its_job() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
@@ -57,7 +57,7 @@ fn a_submission_under_way_is_waited_for_and_told() {
     let slow = client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     daemon.signal(Signal::TERM);
-    eventually("it was heard", || daemon.stderr().contains("shutting down on a signal"));
+    eventually("the signal is logged", || daemon.stderr().contains("shutting down on a signal"));
     let refused = client.run("execute", &json!({"pipeline": "late.yaml"}));
     assert_eq!(refused, "CMD_FAILED Failed: the daemon is stopping");
     client.job_id(slow);
@@ -79,7 +79,7 @@ fn a_submission_that_hangs_is_not_waited_for_longer_than_five_seconds() {
     let service = service();
     let home = Home::for_service(&service.url(), 0.2, "");
     let mut daemon = home.start(&["1", "--state", "enabled"]);
-    let heart = Heart::start(daemon.pid());
+    let stalls = StallMeter::start(daemon.pid());
     let mut client = daemon.subscribe();
     service.inject(Fault { on: On::Put, times: 1, what: What::Hang(600.0) });
     client.execute("p.yaml");
@@ -88,9 +88,9 @@ fn a_submission_that_hangs_is_not_waited_for_longer_than_five_seconds() {
     daemon.signal(Signal::INT);
     client.state(4);
     assert_eq!(daemon.wait().code(), Some(0));
-    // How long exactly, tests/core says in virtual time; that it is not for the 600 s, the harness's patience.
+    // tests/core checks how long exactly, in virtual time. Here: not for the 600 s, which are longer than the harness waits.
     assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
-    heart.compare(&client.sent("heartbeat"), 1.1);
+    stalls.longest_gap(&client.sent("heartbeat"), 1.1);
 }
 
 #[test]
@@ -107,9 +107,9 @@ fn of_many_submissions_only_those_under_way_are_ended() {
     daemon.terminate();
     client.state(4);
     client.until_closed();
-    let told = client.heard.iter().filter(|line| line["event"]["topic"] == "job_id").count();
-    assert_eq!(told, service.jobs().len(), "every job that was made is told");
-    assert!((1..=4).contains(&told), "{told}");
+    let published = client.received.iter().filter(|line| line["event"]["topic"] == "job_id").count();
+    assert_eq!(published, service.jobs().len(), "the id of every job is published");
+    assert!((1..=4).contains(&published), "{published}");
 }
 
 /// As the wrapper script of the observatory's container does.
@@ -123,7 +123,7 @@ fn a_second_sigterm_within_moments_is_the_same_order_to_end() {
     let slow = client.execute("p.yaml");
     eventually("the PUT is under way", || service.counters().puts == 1);
     daemon.signal(Signal::TERM);
-    eventually("it was heard", || daemon.stderr().contains("shutting down on a signal"));
+    eventually("the signal is logged", || daemon.stderr().contains("shutting down on a signal"));
     daemon.signal(Signal::TERM);
     client.job_id(slow);
     client.state(4);
@@ -141,7 +141,7 @@ fn a_second_ctrl_c_ends_at_once() {
         client.execute("p.yaml");
         eventually("the PUT is under way", || service.counters().puts == 1);
         daemon.signal(first);
-        eventually("it was heard", || daemon.stderr().contains("shutting down on a signal"));
+        eventually("the signal is logged", || daemon.stderr().contains("shutting down on a signal"));
         daemon.signal(Signal::INT);
         // The first one alone ends it with 0, when the submission has been waited for.
         assert_eq!(daemon.wait().code(), Some(1), "{first:?}");
@@ -180,11 +180,11 @@ fn hang_up_reopens_the_log_and_rereads_its_level() {
     assert!(!fs::read_to_string(&moved).unwrap().contains("DISABLED"));
     assert_eq!(daemon.stderr(), "");
 
-    // A mistake in it changes nothing but is said.
+    // A mistake in it changes nothing but is logged.
     client.forget();
     home.write("ocps.toml", "[log]\nlevel = 3.5\n");
     daemon.signal(Signal::HUP);
-    eventually("it is said", || fs::read_to_string(&log).unwrap().contains("ocps.toml:2"));
+    eventually("it is logged", || fs::read_to_string(&log).unwrap().contains("ocps.toml:2"));
     assert_eq!(client.query("status")["log_level"], 10);
 }
 
@@ -199,13 +199,13 @@ fn a_reload_names_what_it_cannot_apply() {
     );
     daemon.signal(Signal::HUP);
     let line = "changed in ocps.toml, but in force only after a restart: kafka.password, limits.jobs, uws.connections";
-    eventually("it is said", || daemon.stderr().contains(&format!("{line}\n")));
+    eventually("it is logged", || daemon.stderr().contains(&format!("{line}\n")));
     assert!(
         !daemon.stderr().contains("after'") && !daemon.stderr().contains("before"),
         "{}",
         daemon.stderr()
     );
-    // As it was at the start: there is nothing to say, only the level changes.
+    // The file is as it was at the start: nothing is logged, only the level changes.
     home.write("ocps.toml", "[uws]\nconnections = 4\n[kafka]\npassword = 'before'\n");
     let mut client = daemon.subscribe();
     client.forget();
@@ -215,7 +215,7 @@ fn a_reload_names_what_it_cannot_apply() {
 }
 
 #[test]
-fn status_says_that_the_log_file_is_gone() {
+fn status_shows_that_the_log_file_is_gone() {
     let home = Home::new();
     fs::create_dir(home.path("logs")).unwrap();
     let log = home.path("logs/ocps.log");
@@ -225,7 +225,7 @@ fn status_says_that_the_log_file_is_gone() {
     assert_eq!(client.query("status")["log"], json!({"file": log, "problem": null}));
     let mut problem_is = |text: &str| {
         eventually(text, || {
-            client.query("status")["log"]["problem"].as_str().is_some_and(|said| said.contains(text))
+            client.query("status")["log"]["problem"].as_str().is_some_and(|problem| problem.contains(text))
         });
     };
     fs::rename(&log, home.path("logs/ocps.log.1")).unwrap();

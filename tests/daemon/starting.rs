@@ -1,4 +1,4 @@
-//! The start, while it is under way: questions are answered, commands wait.
+//! While the daemon is starting: queries are answered, commands wait.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Daemon, Home, QUICK, eventually};
 
-/// A daemon whose start lasts until this file is there, and then fails.
+/// A daemon whose start lasts until the file `go` exists, and then fails.
 fn starting(home: &Home) -> Daemon {
     let go = home.path("go");
     let script = format!("#!/bin/sh\nwhile [ ! -e {} ]; do sleep 0.05; done; exit 1\n", go.display());
@@ -22,7 +22,7 @@ fn starting(home: &Home) -> Daemon {
 }
 
 #[test]
-fn questions_are_answered_during_the_start_and_commands_wait_for_its_end() {
+fn queries_are_answered_during_the_start_and_commands_wait_for_its_end() {
     let home = Home::with_toml(QUICK);
     let daemon = starting(&home);
     let mut client = daemon.connect();
@@ -35,7 +35,7 @@ fn questions_are_answered_during_the_start_and_commands_wait_for_its_end() {
     let refusal = "CMD_FAILED Failed: the daemon is starting, and 1024 commands wait for that already";
     assert_eq!(client.run("standby", &json!({})), refusal);
     let acks = |client: &crate::harness::Client| -> Vec<i64> {
-        client.heard.iter().filter_map(|line| line["ack"]["seq"].as_i64()).collect()
+        client.received.iter().filter_map(|line| line["ack"]["seq"].as_i64()).collect()
     };
     assert_eq!(acks(&client).len(), 1, "the others wait");
     home.write("go", "");
@@ -49,7 +49,7 @@ fn questions_are_answered_during_the_start_and_commands_wait_for_its_end() {
 }
 
 #[test]
-fn whoever_waits_for_the_start_is_told_when_the_daemon_ends_instead() {
+fn clients_that_wait_for_the_start_are_answered_when_the_daemon_ends_instead() {
     let home = Home::with_toml(QUICK);
     let mut daemon = starting(&home);
     let mut client = daemon.connect();

@@ -1,7 +1,7 @@
 //! Hostile input: whatever comes from outside, the daemon does not panic, hang, or take much memory.
 //!
 //! Each test reads the samples of a target as they are, then thousands of mutations of them, one for each seed.
-//! A failure tells the seed, and keeps the input in a file:
+//! A failure names the seed, and keeps the input in a file:
 //! * `OCPS_SEED=42 cargo test --test hostile line` reads the mutation of that seed only;
 //! * `OCPS_INPUT=FILE cargo test --test hostile line` reads a file, such as one that the fuzzer found;
 //! * `OCPS_CASES=100000 cargo test --test hostile` reads more.

@@ -216,7 +216,7 @@ fn some(data: &[u8], rng: &mut Rng) -> std::ops::Range<usize> {
     start..start + length
 }
 
-/// Puts a part of another sample in, or goes on with it.
+/// Puts a part of another sample in, or continues with it.
 fn splice(data: &mut Vec<u8>, at: usize, rng: &mut Rng, corpus: &[Vec<u8>]) {
     let Some(other) = rng.choice(corpus) else { return };
     let part = some(other, rng);

@@ -35,7 +35,7 @@ fn wal(path: &Path) -> std::path::PathBuf {
     path.with_file_name("journal.db-wal")
 }
 
-/// Turns of which nothing is said before it was accepted.
+/// A turn: a command is accepted before other records of it.
 fn turn(rng: &mut Rng, keys: &mut u64) -> Vec<Record> {
     *keys += 1;
     let mut records = vec![Record::Accepted(Box::new(sample::entry(rng, EntryKey(*keys))))];
@@ -134,7 +134,7 @@ fn damaged_files_are_read_or_refused_quickly_and_without_a_panic() {
         match Sqlite::open(&path, OURS, sample::limits(), NOW, None) {
             Ok((mut store, _)) => {
                 read += 1;
-                // What is damaged may show later; then it fails, and goes on failing, in peace.
+                // What is damaged may show later; then each use fails, without a panic.
                 let records = turn(&mut rng, &mut keys);
                 let _ = store.commit(&records.iter().collect::<Vec<_>>());
                 let _ = store.upkeep(NOW);

@@ -55,7 +55,7 @@ fn keys_in(path: &Path) -> Vec<u64> {
 }
 
 #[test]
-fn a_journal_that_reached_its_limit_forgets_its_history_and_goes_on() {
+fn a_journal_that_reached_its_limit_forgets_its_history_and_continues() {
     let limits = Limits { file_bytes: 1 << 20, history_bytes: 1 << 19, ..sample::limits() };
     let mut store = Sqlite::in_memory(OURS, limits).unwrap();
     let mut failed = None;
@@ -161,10 +161,10 @@ fn a_disk_that_fails_or_stalls_loses_nothing() {
         .env("OCPS_DIR", dir.path())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success(), "{}{said}", String::from_utf8_lossy(&child.stdout));
+    let log = String::from_utf8_lossy(&child.stderr);
+    assert!(child.status.success(), "{}{log}", String::from_utf8_lossy(&child.stdout));
     let keys = keys_in(&dir.path().join("journal.db"));
-    let last = said.lines().find_map(|line| line.strip_prefix("last key: ")).unwrap();
+    let last = log.lines().find_map(|line| line.strip_prefix("last key: ")).unwrap();
     // The last one was given to a disk that did not answer any more.
     let last: u64 = last.parse().unwrap();
     assert!(keys.len() as u64 == last || keys.len() as u64 == last - 1, "{keys:?}");
@@ -318,7 +318,7 @@ fn a_journal_that_is_deleted_moved_or_replaced_is_made_complete_again() {
 }
 
 #[test]
-fn where_no_journal_can_be_made_it_is_said_and_made_as_soon_as_it_can() {
+fn a_journal_that_cannot_be_made_is_reported_and_made_as_soon_as_it_can() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let path = state.join("journal.db");

@@ -1,4 +1,4 @@
-//! The journal: what was said to be durable is found again, whatever happens to the process, the machine or the disk.
+//! The journal: what was reported as durable is found again, whatever happens to the process, the machine or the disk.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::expect_used)]
 
 mod damage;

@@ -108,7 +108,7 @@ fn a_newer_version_is_refused() {
 }
 
 #[test]
-fn what_is_no_whole_journal_is_refused_and_never_replaced() {
+fn an_incomplete_journal_is_refused_and_never_replaced() {
     let damaged = |reason: &str, and: &str| {
         format!(
             "the journal DIR/journal.db is damaged ({reason}): restore it, or move it away and its unfinished jobs \
@@ -313,7 +313,7 @@ fn a_missing_or_old_journal_is_noticed() {
     assert_eq!(run(), (false, None));
 }
 
-/// The form of version 1 is kept for ever: a journal of it, which holds one of each, opens and says the same.
+/// The form of version 1 is kept for ever: a journal of it, which holds one of each, opens with the same content.
 #[test]
 fn the_journal_of_the_first_version_opens() {
     let dir = tempfile::tempdir().unwrap();
@@ -352,13 +352,13 @@ fn records(recovered: Recovered) -> Vec<Record> {
         recovered.entries
     {
         let key = entry.key;
-        let said = |what| Record::Delivered(Receipt { key, what });
+        let delivered = |what| Record::Delivered(Receipt { key, what });
         records.push(Record::Accepted(Box::new(entry)));
         records.extend(job_id.map(|job_id| Record::Created { key, job_id }));
         records.extend(suspected.map(|until| Record::Suspected { key, until }));
         records.extend(end.map(|end| Record::Ended { key, end: Box::new(end) }));
-        records.extend(result_delivered.then(|| said(Deliverable::Result)));
-        records.extend(ack_delivered.then(|| said(Deliverable::Ack)));
+        records.extend(result_delivered.then(|| delivered(Deliverable::Result)));
+        records.extend(ack_delivered.then(|| delivered(Deliverable::Ack)));
     }
     records.extend(recovered.seen.into_iter().map(|sender| Record::Seen { sender, at: NOW }));
     records.extend((!recovered.unsearched).then_some(Record::Searched));

@@ -173,7 +173,7 @@ fn ended(key: u64, days_ago: f64, has_result: bool) -> Record {
     Record::Ended { key: EntryKey(key), end: Box::new(end) }
 }
 
-fn said(key: u64, what: Deliverable) -> Record {
+fn delivered(key: u64, what: Deliverable) -> Record {
     Record::Delivered(Receipt { key: EntryKey(key), what })
 }
 
@@ -182,12 +182,12 @@ pub(crate) fn settled(key: u64, days_ago: f64) -> Vec<Record> {
     vec![
         accepted(key),
         ended(key, days_ago, true),
-        said(key, Deliverable::Result),
-        said(key, Deliverable::Ack),
+        delivered(key, Deliverable::Result),
+        delivered(key, Deliverable::Ack),
     ]
 }
 
-/// Does all the upkeep that is due, and says in how many turns.
+/// Does all the upkeep that is due, and returns in how many turns.
 fn keep_up(store: &mut Sqlite, now: Tai) -> usize {
     let turns = std::iter::repeat_with(|| store.upkeep(now).unwrap());
     1 + turns.take_while(|upkeep| *upkeep == Upkeep::More).count()
@@ -206,9 +206,9 @@ fn only_settled_commands_are_pruned_and_keys_never_go_back() {
     commit(&mut store, &settled(1, 31.0));
     commit(&mut store, &settled(2, 29.0));
     commit(&mut store, &[accepted(3)]);
-    commit(&mut store, &[accepted(4), ended(4, 31.0, true), said(4, Deliverable::Ack)]);
-    commit(&mut store, &[accepted(5), ended(5, 31.0, true), said(5, Deliverable::Result)]);
-    commit(&mut store, &[accepted(6), ended(6, 31.0, false), said(6, Deliverable::Ack)]);
+    commit(&mut store, &[accepted(4), ended(4, 31.0, true), delivered(4, Deliverable::Ack)]);
+    commit(&mut store, &[accepted(5), ended(5, 31.0, true), delivered(5, Deliverable::Result)]);
+    commit(&mut store, &[accepted(6), ended(6, 31.0, false), delivered(6, Deliverable::Ack)]);
     commit(&mut store, &settled(7, 31.0));
     commit(&mut store, &[suspected(7)]);
     commit(&mut store, &settled(8, 31.0));

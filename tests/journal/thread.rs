@@ -12,7 +12,7 @@ use crate::sample::{self, OURS};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
-fn what_was_written_is_reported_as_durable_and_found_in_the_next_run() {
+fn written_records_are_reported_as_durable_and_found_in_the_next_run() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal.db");
     let mut rng = Rng::with_seed(1);

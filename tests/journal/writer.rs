@@ -17,7 +17,7 @@ use crate::store::{Model, bits};
 enum Disk {
     Well,
     Fails,
-    /// The commit is there, but the disk says that it failed.
+    /// The commit is there, but the disk reports a failure.
     Lies,
 }
 
@@ -128,7 +128,7 @@ fn one_commit_has_a_bounded_size_but_a_turn_is_never_split() {
 }
 
 #[test]
-fn what_cannot_be_written_is_reported_once_and_tried_ever_more_rarely() {
+fn records_that_cannot_be_written_are_reported_once_and_retried_ever_more_rarely() {
     let mut rig = Rig::new();
     rig.disk(Disk::Fails);
     rig.writer.take(vec![accepted(1)]);
@@ -220,7 +220,7 @@ fn a_crash_leaves_whole_turns_in_order_and_all_that_was_reported_as_durable() {
             }
             let mut records: Vec<Record> =
                 (0..rng.usize(..4)).map(|_| sample::record(&mut rng, keys.max(1))).collect();
-            // Nothing is said of a command before it was accepted.
+            // A command is accepted before other records of it.
             records.retain(|record| matches!(record, Record::Seen { .. } | Record::State { .. }) || keys > 0);
             if rng.bool() {
                 keys += 1;

@@ -6,7 +6,7 @@ use crate::harness::{QUICK, eventually, run};
 use crate::rig::Rig;
 
 #[test]
-fn poison_is_skipped_and_all_goes_on() {
+fn malformed_messages_are_skipped_and_later_commands_are_executed() {
     let rig = Rig::new(QUICK);
     let (daemon, mut foreign) = rig.enabled();
     let good = foreign.command("execute", &json!({"pipeline": "true.yaml", "private_seqNum": 1}));
@@ -62,7 +62,7 @@ fn a_command_of_another_index_is_not_ours() {
 }
 
 #[test]
-fn what_is_too_large_for_the_broker_is_sent_in_few_words() {
+fn an_ack_too_large_for_the_broker_stops_nothing() {
     let rig = Rig::new("");
     rig.home.write("producer.yaml", "message.max.bytes: 4000\n");
     let mut command = rig.daemon(&["--state", "enabled"]);
@@ -114,14 +114,14 @@ fn settings_that_cannot_be_are_refused_in_one_line() {
 }
 
 #[test]
-fn without_a_subname_it_says_so_and_works_over_its_socket() {
+fn without_a_subname_it_logs_that_and_serves_its_socket() {
     let rig = Rig::new("");
     let mut command = rig.daemon(&["--state", "enabled"]);
     command.env_remove("LSST_TOPIC_SUBNAME");
     let daemon = crate::harness::Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
     client.state(2);
-    eventually("it says so", || daemon.stderr().contains("set LSST_TOPIC_SUBNAME or kafka.topic_subname"));
+    eventually("it is logged", || daemon.stderr().contains("set LSST_TOPIC_SUBNAME or kafka.topic_subname"));
     assert_eq!(client.query("status")["kafka"]["stage"], "off");
 }
 

@@ -108,7 +108,7 @@ class Foreign:
             {"bootstrap.servers": broker, "group.id": subname, "auto.offset.reset": "earliest"}
         )
         self.number = 1_000_000
-        self.heard = []
+        self.received = []
 
     def listen(self):
         names = ["ackcmd"] + [f"logevent_{name}" for name in EVENTS]
@@ -156,17 +156,17 @@ class Foreign:
         assert schema["name"] == name and schema["namespace"] == "lsst.sal.OCPS"
         assert [field["name"] for field in schema["fields"]][:9] == [name for name, _ in PRIVATE]
         assert message.key() == f'{{ "name": "OCPS", "index": 1, "topic": "{name}" }}'.encode(), message.key()
-        self.heard.append((name, data))
+        self.received.append((name, data))
 
     def find(self, what, so):
         end = time.monotonic() + PATIENCE
         position = 0
         while True:
-            while position < len(self.heard):
-                if so(*self.heard[position]):
-                    return self.heard[position][1]
+            while position < len(self.received):
+                if so(*self.received[position]):
+                    return self.received[position][1]
                 position += 1
-            assert time.monotonic() < end, f"not heard: {what}; but {self.heard}"
+            assert time.monotonic() < end, f"not received: {what}; but {self.received}"
             self.take(0.1)
 
     def run(self, command, code=303, **params):
@@ -236,7 +236,7 @@ def check(foreign, daemon):
     foreign.state(4)
     assert daemon.wait(timeout=PATIENCE) == 0
     last = {}
-    for name, data in foreign.heard:
+    for name, data in foreign.received:
         assert data["private_identity"] == "OCPS:1" and data["private_origin"] == daemon.pid, data
         assert data["private_sndStamp"] == data["private_kafkaStamp"] and data["private_rcvStamp"] == 0
         assert abs(data["private_sndStamp"] - data["private_efdStamp"] - 37) < 1e-6
@@ -244,7 +244,7 @@ def check(foreign, daemon):
             stamp, count = last.get(name, (0, 0))
             assert data["private_sndStamp"] >= stamp and data["private_seqNum"] == count + 1, (name, data)
             last[name] = data["private_sndStamp"], data["private_seqNum"]
-    print(f"check.py: {len(foreign.heard)} messages of {len(last) + 1} topics are as they must be")
+    print(f"check.py: {len(foreign.received)} messages of {len(last) + 1} topics are as they must be")
 
 
 if __name__ == "__main__":

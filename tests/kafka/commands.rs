@@ -6,7 +6,7 @@ use crate::harness::QUICK;
 use crate::rig::Rig;
 
 #[test]
-fn every_command_goes_its_way() {
+fn every_command_is_acked() {
     let rig = Rig::new(QUICK);
     let mut daemon = rig.start(&[]);
     let mut foreign = rig.foreign();
@@ -41,8 +41,8 @@ fn every_command_goes_its_way() {
     assert_eq!((result.text("job_id"), result.int("exit_code")), (job_id.as_str(), 0));
     let object: Value = serde_json::from_str(result.text("result")).unwrap();
     assert_eq!(object["jobId"], job_id.as_str());
-    let told = other.event("job_id");
-    assert_eq!((told.text("job_id"), told.int("seq_num")), (job_id.as_str(), i64::from(seq)));
+    let published = other.event("job_id");
+    assert_eq!((published.text("job_id"), published.int("seq_num")), (job_id.as_str(), i64::from(seq)));
     assert_eq!(
         other.run("execute", &none),
         "-302 Failed: pipeline is empty: give the URL or path of a pipeline"
@@ -93,8 +93,9 @@ fn a_job_can_be_aborted_and_another_leads_to_fault() {
     let execute = foreign.send("execute", &json!({"pipeline": "fault.yaml"}));
     foreign.final_ack(execute);
     foreign.state(3);
-    foreign
-        .find("the error code", |heard| heard.topic == "logevent_errorCode" && heard.int("errorCode") == 2);
+    foreign.find("the error code", |received| {
+        received.topic == "logevent_errorCode" && received.int("errorCode") == 2
+    });
     let refused = foreign.run("execute", &json!({"pipeline": "true.yaml"}));
     assert!(refused.starts_with("-302 Failed: execute not allowed in FAULT: errorCode=2, "), "{refused}");
     assert_eq!(foreign.run("standby", &json!({})), "303 Done");
@@ -127,7 +128,7 @@ fn commands_of_before_the_start_are_not_carried_out() {
     };
     let early = foreign.send("start", &json!({}));
     let _daemon = rig.start(&[]);
-    foreign.find("the start", |heard| heard.topic == "logevent_heartbeat");
+    foreign.find("the start", |received| received.topic == "logevent_heartbeat");
     assert_eq!(foreign.run("setLogLevel", &json!({"level": 10})), "303 Done");
     assert!(!foreign.of("ackcmd").iter().any(|ack| ack.int("private_seqNum") == i64::from(early)));
 }
@@ -139,13 +140,15 @@ fn our_log_is_published_but_not_that_of_the_transport() {
     let mut foreign = rig.foreign();
     foreign.event("errorCode");
     foreign.run("enable", &json!({}));
-    let message = foreign.find("the refusal", |heard| {
-        heard.topic == "logevent_logMessage"
-            && heard.text("message").contains("enable of someone@somewhere failed")
+    let message = foreign.find("the refusal", |received| {
+        received.topic == "logevent_logMessage"
+            && received.text("message").contains("enable of someone@somewhere failed")
     });
     assert_eq!((message.int("level"), message.text("name")), (30, "ocps::csc"));
     foreign.listen(std::time::Duration::from_secs(2));
     let messages = foreign.of("logevent_logMessage").len();
     assert!(messages < 30, "{messages}");
-    assert!(!foreign.of("logevent_logMessage").iter().any(|heard| heard.text("name").contains("transport")));
+    assert!(
+        !foreign.of("logevent_logMessage").iter().any(|received| received.text("name").contains("transport"))
+    );
 }

@@ -112,7 +112,7 @@ impl Container<'_> {
         status.unwrap()
     }
 
-    /// The daemon ended in order, and the script said so.
+    /// The daemon ended in order, and the script reported that.
     #[track_caller]
     fn ends_in_order(mut self) {
         let status = self.stop();
@@ -163,8 +163,9 @@ fn a_double_sigterm_with_a_submission_in_flight_ends_in_order_and_no_job_is_forg
     // The next one takes up both.
     let container = image.start(run_arg);
     assert_eq!(foreign.final_ack(in_flight), "303 Done");
-    foreign
-        .find("its result", |heard| heard.topic == "logevent_job_result" && heard.text("job_id") == late_job);
+    foreign.find("its result", |received| {
+        received.topic == "logevent_job_result" && received.text("job_id") == late_job
+    });
     let jobs = container.json(&["jobs", "--json"]);
     let running: Vec<&Value> = jobs.as_array().unwrap().iter().map(|job| &job["job_id"]).collect();
     assert_eq!(running, [&json!(long_job)], "{jobs}");

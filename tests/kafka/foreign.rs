@@ -1,4 +1,4 @@
-//! A foreign client of the control system, with schemas of its own: it commands and hears all that is said.
+//! Another client of the control system, with schemas of its own: it sends commands and receives all that is published.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -40,6 +40,19 @@ pub(crate) fn topics() -> Vec<String> {
     events.chain(COMMANDS.iter().map(|name| format!("command_{name}"))).chain(["ackcmd".to_owned()]).collect()
 }
 
+/// The fields that every topic has.
+pub(crate) const PRIVATE: [(&str, &str); 9] = [
+    ("salIndex", "int"),
+    ("private_sndStamp", "double"),
+    ("private_rcvStamp", "double"),
+    ("private_efdStamp", "double"),
+    ("private_kafkaStamp", "double"),
+    ("private_seqNum", "int"),
+    ("private_revCode", "string"),
+    ("private_identity", "string"),
+    ("private_origin", "int"),
+];
+
 /// The schema of a command as a client of another version writes it: with descriptions, and a field more.
 pub(crate) fn command_schema(name: &str) -> String {
     let own: &[(&str, &str)] = match name {
@@ -56,20 +69,9 @@ pub(crate) fn command_schema(name: &str) -> String {
         "setLogLevel" => &[("level", "int"), ("subsystem", "string")],
         _ => &[],
     };
-    let private = [
-        ("private_futureField", "string"),
-        ("salIndex", "int"),
-        ("private_sndStamp", "double"),
-        ("private_rcvStamp", "double"),
-        ("private_efdStamp", "double"),
-        ("private_kafkaStamp", "double"),
-        ("private_seqNum", "int"),
-        ("private_revCode", "string"),
-        ("private_identity", "string"),
-        ("private_origin", "int"),
-    ];
-    let fields: Vec<Value> = private
+    let fields: Vec<Value> = [("private_futureField", "string")]
         .iter()
+        .chain(&PRIVATE)
         .chain(own)
         .map(|(name, kind)| {
             let default = match *kind {
@@ -108,7 +110,7 @@ pub(crate) fn encode(id: usize, text: &str, data: &Value) -> Vec<u8> {
     bytes
 }
 
-/// What a datum says.
+/// The value of a datum.
 pub(crate) fn decode(schema: &Schema, mut datum: &[u8]) -> Value {
     let reader = GenericDatumReader::builder(schema).build().unwrap();
     let value = reader.read_value(&mut datum).unwrap();
@@ -116,9 +118,9 @@ pub(crate) fn decode(schema: &Schema, mut datum: &[u8]) -> Value {
     value.try_into().unwrap()
 }
 
-/// A message as it was heard.
+/// A received message.
 #[derive(Clone, Debug)]
-pub(crate) struct Heard {
+pub(crate) struct Received {
     /// Without `lsst.<subname>.OCPS.`.
     pub(crate) topic: String,
     pub(crate) key: String,
@@ -126,7 +128,7 @@ pub(crate) struct Heard {
     pub(crate) data: Value,
 }
 
-impl Heard {
+impl Received {
     pub(crate) fn int(&self, field: &str) -> i64 {
         self.data[field].as_i64().unwrap()
     }
@@ -142,7 +144,7 @@ pub(crate) struct Foreign {
     memory: Arc<Mutex<Memory>>,
     producer: BaseProducer,
     consumer: BaseConsumer,
-    pub(crate) heard: Vec<Heard>,
+    pub(crate) received: Vec<Received>,
     last_seq: i32,
 }
 
@@ -170,15 +172,15 @@ impl Foreign {
             memory,
             producer: config(brokers).create().unwrap(),
             consumer,
-            heard: Vec::new(),
+            received: Vec::new(),
             // As salobj does, so that two clients do not use the same numbers.
             last_seq: fastrand::i32(1..1_000_000_000),
         };
-        foreign.listen_from_the_beginning();
+        foreign.receive_from_the_beginning();
         foreign
     }
 
-    fn listen_from_the_beginning(&self) {
+    fn receive_from_the_beginning(&self) {
         let mut list = TopicPartitionList::new();
         for topic in topics().iter().filter(|topic| !topic.starts_with("command_")) {
             list.add_partition_offset(&self.name(topic), 0, Offset::Beginning).unwrap();
@@ -186,7 +188,7 @@ impl Foreign {
         self.consumer.assign(&list).unwrap();
     }
 
-    /// Forgets all and hears it again, also what was written before this client.
+    /// A new client that receives everything from the beginning of the topics.
     pub(crate) fn again(&self) -> Self {
         let mut foreign = Self::new(&self.brokers, &self.subname, Arc::clone(&self.memory));
         foreign.last_seq = self.last_seq;
@@ -214,14 +216,14 @@ impl Foreign {
         encode(id, &text, &all)
     }
 
-    /// Frame and datum of what was heard, with other values in these fields.
-    pub(crate) fn altered(&self, heard: &Heard, fields: &Value) -> Vec<u8> {
-        let mut data = heard.data.clone();
+    /// Frame and datum of what was received, with other values in these fields.
+    pub(crate) fn altered(&self, received: &Received, fields: &Value) -> Vec<u8> {
+        let mut data = received.data.clone();
         for (name, value) in fields.as_object().unwrap() {
             data[name] = value.clone();
         }
-        let text = self.memory.lock().unwrap().schemas[heard.id - 1].clone();
-        encode(heard.id, &text, &data)
+        let text = self.memory.lock().unwrap().schemas[received.id - 1].clone();
+        encode(received.id, &text, &data)
     }
 
     /// Writes bytes to a topic and waits until they are there.
@@ -262,34 +264,34 @@ impl Foreign {
 
     #[track_caller]
     pub(crate) fn final_ack(&mut self, seq: i32) -> String {
-        let ack = self.find(&format!("the final ack of {seq}"), |heard| {
-            heard.topic == "ackcmd"
-                && heard.int("private_seqNum") == i64::from(seq)
-                && heard.int("ack") != 301
+        let ack = self.find(&format!("the final ack of {seq}"), |received| {
+            received.topic == "ackcmd"
+                && received.int("private_seqNum") == i64::from(seq)
+                && received.int("ack") != 301
         });
         format!("{} {}", ack.int("ack"), ack.text("result"))
     }
 
     #[track_caller]
     pub(crate) fn job_id(&mut self, seq: i32) -> String {
-        let ack = self.find(&format!("the first ack of {seq}"), |heard| {
-            heard.topic == "ackcmd" && heard.int("private_seqNum") == i64::from(seq)
+        let ack = self.find(&format!("the first ack of {seq}"), |received| {
+            received.topic == "ackcmd" && received.int("private_seqNum") == i64::from(seq)
         });
         assert_eq!(ack.int("ack"), 301, "{ack:?}");
         let result: Value = serde_json::from_str(ack.text("result")).unwrap();
         result["job_id"].as_str().unwrap().to_owned()
     }
 
-    /// Takes what comes for so long.
+    /// Receives for so long.
     pub(crate) fn listen(&mut self, time: Duration) {
         let end = Instant::now() + time;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match self.consumer.poll(left) {
                 Some(Ok(message)) => {
-                    let heard = self.decode(&message);
+                    let received = self.decode(&message);
                     drop(message);
-                    self.heard.extend(heard);
+                    self.received.extend(received);
                 }
                 Some(Err(_)) => {}
                 None if left.is_zero() => return,
@@ -299,7 +301,7 @@ impl Foreign {
     }
 
     /// None if its schema cannot be had, or is another's: the registry may have lost its data.
-    fn decode(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Heard> {
+    fn decode(&self, message: &rdkafka::message::BorrowedMessage<'_>) -> Option<Received> {
         let payload = message.payload().unwrap();
         assert_eq!(payload[0], 0);
         let id = usize::try_from(u32::from_be_bytes(payload[1..5].try_into().unwrap())).unwrap();
@@ -309,48 +311,48 @@ impl Foreign {
         schema.name().filter(|name| name.name() == topic)?;
         let data = decode(&schema, &payload[5..]);
         let key = String::from_utf8(message.key().unwrap().to_vec()).unwrap();
-        Some(Heard { topic, key, id, data })
+        Some(Received { topic, key, id, data })
     }
 
-    /// The first message, heard already or to come, that is so.
+    /// The first matching message, received already or to come.
     #[track_caller]
-    pub(crate) fn find(&mut self, what: &str, so: impl Fn(&Heard) -> bool) -> Heard {
+    pub(crate) fn find(&mut self, what: &str, so: impl Fn(&Received) -> bool) -> Received {
         let end = Instant::now() + PATIENCE;
         let mut next = 0;
         loop {
-            while let Some(heard) = self.heard.get(next) {
-                if so(heard) {
-                    return heard.clone();
+            while let Some(received) = self.received.get(next) {
+                if so(received) {
+                    return received.clone();
                 }
                 next += 1;
             }
-            assert!(Instant::now() < end, "not heard: {what}; but {:#?}", self.story());
+            assert!(Instant::now() < end, "not received: {what}; but {:#?}", self.story());
             self.listen(Duration::from_millis(20));
         }
     }
 
     /// The first event of a topic.
     #[track_caller]
-    pub(crate) fn event(&mut self, name: &str) -> Heard {
+    pub(crate) fn event(&mut self, name: &str) -> Received {
         let topic = format!("logevent_{name}");
-        self.find(name, |heard| heard.topic == topic)
+        self.find(name, |received| received.topic == topic)
     }
 
     #[track_caller]
     pub(crate) fn state(&mut self, number: i64) {
-        self.find(&format!("state {number}"), |heard| {
-            heard.topic == "logevent_summaryState" && heard.int("summaryState") == number
+        self.find(&format!("state {number}"), |received| {
+            received.topic == "logevent_summaryState" && received.int("summaryState") == number
         });
     }
 
-    pub(crate) fn of(&self, topic: &str) -> Vec<&Heard> {
-        self.heard.iter().filter(|heard| heard.topic == topic).collect()
+    pub(crate) fn of(&self, topic: &str) -> Vec<&Received> {
+        self.received.iter().filter(|received| received.topic == topic).collect()
     }
 
-    /// What was heard but heartbeats and log messages, in a few words each.
+    /// What was received without heartbeats and log messages, in a few words each.
     pub(crate) fn story(&self) -> Vec<String> {
-        let told = |heard: &Heard| {
-            let own: serde_json::Map<String, Value> = heard
+        let text = |received: &Received| {
+            let own: serde_json::Map<String, Value> = received
                 .data
                 .as_object()
                 .unwrap()
@@ -358,9 +360,9 @@ impl Foreign {
                 .filter(|(name, _)| !name.starts_with("private_") && *name != "salIndex")
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect();
-            format!("{} {}", heard.topic, Value::Object(own))
+            format!("{} {}", received.topic, Value::Object(own))
         };
         let quiet = ["logevent_heartbeat", "logevent_logMessage"];
-        self.heard.iter().filter(|heard| !quiet.contains(&heard.topic.as_str())).map(told).collect()
+        self.received.iter().filter(|received| !quiet.contains(&received.topic.as_str())).map(text).collect()
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::foreign::{Foreign, Heard};
+use crate::foreign::{Foreign, Received};
 use crate::harness::{Daemon, Home, Killed, QUICK, eventually, run};
 use crate::rig::Rig;
 
@@ -34,10 +34,10 @@ fn the_second_instance_gives_the_reason_and_ends() {
     // It has published nothing but its log level.
     foreign.listen(Duration::from_millis(500));
     let origins: std::collections::BTreeSet<i64> = foreign
-        .heard
+        .received
         .iter()
-        .filter(|heard| !["logevent_logLevel", "logevent_logMessage"].contains(&heard.topic.as_str()))
-        .map(|heard| heard.int("private_origin"))
+        .filter(|received| !["logevent_logLevel", "logevent_logMessage"].contains(&received.topic.as_str()))
+        .map(|received| received.int("private_origin"))
         .collect();
     assert_eq!(origins.len(), 1);
 }
@@ -69,7 +69,7 @@ impl First {
         Self(Killed(command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap()))
     }
 
-    /// Stops or goes on.
+    /// Stops or continues.
     fn signal(&self, signal: Signal) {
         let outer = self.0.0.id();
         let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
@@ -90,18 +90,18 @@ fn log(home: &Home) -> String {
 /// How many jobs were made for each command.
 fn jobs(foreign: &Foreign) -> BTreeMap<i64, usize> {
     let mut jobs = BTreeMap::new();
-    for heard in foreign.of("logevent_job_id") {
-        *jobs.entry(heard.int("seq_num")).or_default() += 1;
+    for received in foreign.of("logevent_job_id") {
+        *jobs.entry(received.int("seq_num")).or_default() += 1;
     }
     jobs
 }
 
-fn count(foreign: &Foreign, topic: &str, so: impl Fn(&Heard) -> bool) -> usize {
-    foreign.of(topic).into_iter().filter(|heard| so(heard)).count()
+fn count(foreign: &Foreign, topic: &str, so: impl Fn(&Received) -> bool) -> usize {
+    foreign.of(topic).into_iter().filter(|received| so(received)).count()
 }
 
 #[test]
-fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
+fn an_instance_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
     let rig = Rig::new("");
     let (home, other) = (Home::with_toml(QUICK), Home::with_toml(QUICK));
     let frozen = First::start(&rig, &home);
@@ -111,7 +111,7 @@ fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
 
     frozen.signal(Signal::STOP);
     let _successor = First::start(&rig, &other);
-    let is_enabled = |heard: &Heard| heard.int("summaryState") == 2;
+    let is_enabled = |received: &Received| received.int("summaryState") == 2;
     eventually("the other begins", || {
         foreign.listen(Duration::from_millis(20));
         count(&foreign, "logevent_summaryState", is_enabled) == 2
@@ -123,7 +123,7 @@ fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
         assert_eq!(foreign.final_ack(*seq), "303 Done");
     }
     frozen.signal(Signal::CONT);
-    let is_published = |heard: &Heard| heard.int("errorCode") == 3;
+    let is_published = |received: &Received| received.int("errorCode") == 3;
     eventually("both notice", || {
         foreign.send("execute", &json!({"pipeline": "true.yaml"}));
         foreign.listen(Duration::from_millis(50));
@@ -147,7 +147,7 @@ fn one_that_stood_still_and_its_successor_never_both_carry_out_a_command() {
 }
 
 #[test]
-fn of_two_that_begin_together_one_stays() {
+fn of_two_instances_that_start_together_one_stays() {
     let rig = Rig::new("");
     let toml = format!("{QUICK}{IMPATIENT}");
     let homes = [Home::with_toml(&toml), Home::with_toml(&toml)];
@@ -170,7 +170,7 @@ fn of_two_that_begin_together_one_stays() {
     assert_eq!(foreign.final_ack(last), "303 Done");
     let jobs = jobs(&foreign);
     assert!(jobs.values().all(|count| *count == 1), "{jobs:?}");
-    assert_eq!(count(&foreign, "logevent_errorCode", |heard| heard.int("errorCode") != 0), 0);
+    assert_eq!(count(&foreign, "logevent_errorCode", |received| received.int("errorCode") != 0), 0);
 }
 
 #[test]
@@ -189,15 +189,15 @@ fn an_instance_that_is_still_ending_is_waited_for() {
     first.terminate();
     foreign.state(4);
     let origin = i64::from(second.pid().as_raw_pid());
-    let is_its = |heard: &Heard| heard.int("private_origin") == origin;
+    let is_its = |received: &Received| received.int("private_origin") == origin;
     assert_eq!(count(&foreign, "logevent_heartbeat", is_its), 0);
-    foreign.find("its state", |heard| {
-        heard.topic == "logevent_summaryState" && is_its(heard) && heard.int("summaryState") == 2
+    foreign.find("its state", |received| {
+        received.topic == "logevent_summaryState" && is_its(received) && received.int("summaryState") == 2
     });
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     assert_eq!(client.query("status")["kafka"]["stage"], "joined");
     for seq in [done, refused] {
-        let is_ack = |ack: &Heard| ack.int("private_seqNum") == i64::from(seq) && ack.int("ack") != 301;
+        let is_ack = |ack: &Received| ack.int("private_seqNum") == i64::from(seq) && ack.int("ack") != 301;
         assert_eq!(count(&foreign, "ackcmd", is_ack), 1);
     }
     assert!(jobs(&foreign).values().all(|count| *count == 1));
@@ -240,7 +240,7 @@ fn another_with_our_process_id_is_a_fault() {
 }
 
 #[test]
-fn one_that_shows_up_later_is_a_fault() {
+fn a_second_instance_that_appears_later_is_a_fault() {
     let rig = Rig::new("");
     let (daemon, mut foreign) = rig.enabled();
     // Its heartbeat, as ours but of another process.
@@ -271,15 +271,19 @@ fn one_that_shows_up_later_is_a_fault() {
     eventually("it was read", || client.query("status")["kafka"]["undecodable"] == 1);
     assert_eq!(foreign.run("standby", &json!({})), "303 Done");
     let faults = |foreign: &Foreign| {
-        foreign.of("logevent_summaryState").iter().filter(|heard| heard.int("summaryState") == 3).count()
+        foreign
+            .of("logevent_summaryState")
+            .iter()
+            .filter(|received| received.int("summaryState") == 3)
+            .count()
     };
     assert_eq!(faults(&foreign), 1);
 }
 
 #[test]
-fn what_is_asked_for_while_starting_is_done_after_it() {
+fn commands_during_the_start_are_carried_out_after_it() {
     let mut rig = Rig::new("");
-    // Without it the start cannot end before we have looked.
+    // Without it the start could end before we check.
     rig.registry.down();
     let mut child = Killed(rig.daemon(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     eventually("the socket", || std::os::unix::net::UnixStream::connect(rig.home.socket()).is_ok());
@@ -288,7 +292,7 @@ fn what_is_asked_for_while_starting_is_done_after_it() {
     let seq = client.send("start", &json!({}));
     let status = client.query("status");
     assert_ne!(status["kafka"]["stage"], "joined");
-    assert!(!client.heard.iter().any(|line| line["ack"]["seq"] == seq));
+    assert!(!client.received.iter().any(|line| line["ack"]["seq"] == seq));
     rig.registry.up();
     assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
     assert_eq!(client.query("status")["kafka"]["stage"], "joined");

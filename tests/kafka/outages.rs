@@ -8,7 +8,7 @@ use crate::harness::QUICK;
 use crate::rig::{Rig, outage};
 
 #[test]
-fn what_is_to_be_published_while_the_broker_is_away_comes_in_order_when_it_is_back() {
+fn messages_of_a_broker_outage_are_published_in_order_after_it() {
     let rig = Rig::new(QUICK);
     let (daemon, mut foreign) = rig.enabled();
     // Jobs that end while the broker is away, commanded over Kafka.
@@ -30,15 +30,16 @@ fn what_is_to_be_published_while_the_broker_is_away_comes_in_order_when_it_is_ba
     let last = client.execute("false.yaml");
     let last = client.job_id(last);
     let mut foreign = foreign.again();
-    foreign.find("the last result", |heard| {
-        heard.topic == "logevent_job_result" && heard.text("job_id") == last
+    foreign.find("the last result", |received| {
+        received.topic == "logevent_job_result" && received.text("job_id") == last
     });
     for seq in &executes {
         assert_eq!(foreign.final_ack(*seq), "303 Done");
     }
     foreign.listen(Duration::from_millis(500));
     for topic in ["logevent_job_result", "logevent_job_id", "logevent_summaryState", "logevent_heartbeat"] {
-        let numbers: Vec<i64> = foreign.of(topic).iter().map(|heard| heard.int("private_seqNum")).collect();
+        let numbers: Vec<i64> =
+            foreign.of(topic).iter().map(|received| received.int("private_seqNum")).collect();
         // At least once: what was not confirmed may come twice, but never out of order.
         assert!(numbers.is_sorted(), "{topic} {numbers:?}");
         let mut once = numbers.clone();
@@ -59,7 +60,7 @@ fn what_is_to_be_published_while_the_broker_is_away_comes_in_order_when_it_is_ba
         acks.dedup();
         assert_eq!(acks, [301, 303], "{seq}");
     }
-    // And it hears commands again.
+    // And it receives commands again.
     assert_eq!(foreign.run("disable", &json!({})), "303 Done");
 }
 
@@ -72,7 +73,7 @@ fn without_the_registry_known_schemas_go_on_working() {
     rig.registry.down();
     assert_eq!(foreign.run("disable", &json!({})), "303 Done");
     assert_eq!(foreign.run("enable", &json!({})), "303 Done");
-    // A schema that it has not seen cannot be read now; it goes on.
+    // A schema that it has not seen cannot be read now; it keeps running.
     foreign.send("execute", &json!({"pipeline": "true.yaml"}));
     assert_eq!(foreign.run("disable", &json!({})), "303 Done");
 }

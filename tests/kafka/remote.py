@@ -106,8 +106,8 @@ async def check(remote, process):
     # It forgets a command whose last ack has come while nobody waits for it.
     completion = asyncio.create_task(remote.cmd_execute.next_ackcmd(first, timeout=PATIENCE))
     job_id = json.loads(first.result)["job_id"]
-    told = await remote.evt_job_id.next(flush=False, timeout=PATIENCE)
-    assert (told.event_name, told.job_id, told.seq_num) == ("cmd_execute", job_id, first.private_seqNum), told
+    published = await remote.evt_job_id.next(flush=False, timeout=PATIENCE)
+    assert (published.event_name, published.job_id, published.seq_num) == ("cmd_execute", job_id, first.private_seqNum), published
     result = await remote.evt_job_result.next(flush=False, timeout=PATIENCE)
     assert (result.job_id, result.exit_code) == (job_id, 0), result
     assert json.loads(result.result)["jobId"] == job_id
@@ -145,7 +145,7 @@ async def check(remote, process):
     assert sorted(results) == sorted(jobs) and len(set(jobs)) == EXECUTES
 
     await remote.cmd_setLogLevel.set_start(level=10, subsystem="", timeout=PATIENCE)
-    # Kafka keeps the order within a topic, so an ack may be here before the event that was told before it.
+    # Kafka keeps the order within a topic, so an ack may be here before the event that was published before it.
     while (await remote.evt_logLevel.next(flush=False, timeout=PATIENCE)).level != 10:
         pass
     await fails(

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use rustix::process::Signal;
 
-use crate::foreign::{Heard, topics};
+use crate::foreign::{Received, topics};
 use crate::harness::{Daemon, QUICK, eventually};
 use crate::rig::Rig;
 use crate::support::uws_job::Timing;
@@ -17,8 +17,8 @@ use crate::support::uws_service::{Options, UwsService};
 /// An hour, in seconds.
 const HOUR: f64 = 3600.0;
 
-fn stamp(heard: &Heard) -> f64 {
-    heard.data["private_sndStamp"].as_f64().unwrap()
+fn stamp(received: &Received) -> f64 {
+    received.data["private_sndStamp"].as_f64().unwrap()
 }
 
 #[test]
@@ -37,15 +37,15 @@ fn stamps_do_not_go_back_though_the_clock_did_between_two_runs() {
     let topics =
         topics().into_iter().filter(|topic| !topic.starts_with("command_") && !topic.contains("large"));
     for topic in topics {
-        foreign.find(&topic, |heard| heard.topic == topic);
-        let heard = (*foreign.of(&topic).last().unwrap()).clone();
-        let ahead = stamp(&heard) + HOUR;
-        let bytes = foreign.altered(&heard, &json!({"private_sndStamp": ahead}));
+        foreign.find(&topic, |received| received.topic == topic);
+        let received = (*foreign.of(&topic).last().unwrap()).clone();
+        let ahead = stamp(&received) + HOUR;
+        let bytes = foreign.altered(&received, &json!({"private_sndStamp": ahead}));
         foreign.write(&topic, Some(&bytes));
         // And others write to the same topics; their clocks are none of our business.
         let other =
             json!({"salIndex": 2, "private_identity": "OCPS:2", "private_sndStamp": ahead + 10.0 * HOUR});
-        let bytes = foreign.altered(&heard, &other);
+        let bytes = foreign.altered(&received, &other);
         // Three of them, while we were away for a quarter of an hour.
         foreign.write_often(&topic, Some(&bytes), if topic == "logevent_heartbeat" { 2700 } else { 1 });
         lasts.insert(topic, ahead);
@@ -54,17 +54,17 @@ fn stamps_do_not_go_back_though_the_clock_did_between_two_runs() {
 
     let second = rig.start(&args);
     let line = "behind the stamps of the last run";
-    eventually("it says so", || second.stderr().contains(line));
+    eventually("it is logged", || second.stderr().contains(line));
     let origin = i64::from(second.pid().as_raw_pid());
-    let is_its = |heard: &Heard| heard.int("private_origin") == origin;
-    foreign.find("the second run", |heard| {
-        is_its(heard) && heard.topic == "logevent_summaryState" && heard.int("summaryState") == 2
+    let is_its = |received: &Received| received.int("private_origin") == origin;
+    foreign.find("the second run", |received| {
+        is_its(received) && received.topic == "logevent_summaryState" && received.int("summaryState") == 2
     });
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     for (topic, last) in &lasts {
-        foreign.find(topic, |heard| is_its(heard) && heard.topic == *topic);
+        foreign.find(topic, |received| is_its(received) && received.topic == *topic);
         let stamps: Vec<f64> =
-            foreign.of(topic).into_iter().filter(|heard| is_its(heard)).map(stamp).collect();
+            foreign.of(topic).into_iter().filter(|received| is_its(received)).map(stamp).collect();
         assert!(stamps.iter().all(|stamp| (*last..last + HOUR).contains(stamp)), "{topic} {last} {stamps:?}");
         assert!(stamps.windows(2).all(|pair| pair[0] < pair[1]), "{topic} {stamps:?}");
     }
@@ -113,20 +113,23 @@ fn the_final_ack_of_a_job_of_the_previous_run_is_for_the_command_that_began_it()
     foreign.state(2);
     let seq = foreign.send("execute", &json!({"pipeline": "p.yaml", "private_identity": "script@host"}));
     let id = foreign.job_id(seq);
-    let begun = foreign.find("the first ack", |heard| heard.topic == "ackcmd" && heard.int("ack") == 301);
+    let begun =
+        foreign.find("the first ack", |received| received.topic == "ackcmd" && received.int("ack") == 301);
     kill(first);
 
     let second = rig.start_for(&service, &[]);
     service.end_jobs();
-    let is_end = |heard: &Heard| {
-        heard.topic == "ackcmd" && heard.int("ack") == 303 && heard.int("cmdtype") == begun.int("cmdtype")
+    let is_end = |received: &Received| {
+        received.topic == "ackcmd"
+            && received.int("ack") == 303
+            && received.int("cmdtype") == begun.int("cmdtype")
     };
     let ended = foreign.find("the final ack", is_end);
     for field in ["private_seqNum", "identity", "origin", "cmdtype"] {
         assert_eq!(ended.data[field], begun.data[field], "{field}");
     }
     assert_eq!(ended.text("identity"), "script@host");
-    let result = foreign.find("the result", |heard| heard.topic == "logevent_job_result");
+    let result = foreign.find("the result", |received| received.topic == "logevent_job_result");
     assert_eq!((result.text("job_id"), result.int("exit_code")), (id.as_str(), 0));
 
     // What was delivered is not published again.
@@ -138,7 +141,7 @@ fn the_final_ack_of_a_job_of_the_previous_run_is_for_the_command_that_began_it()
 }
 
 #[test]
-fn what_the_broker_did_not_take_is_published_by_the_next_run() {
+fn messages_that_the_broker_did_not_take_are_published_by_the_next_run() {
     let (rig, service) = (Rig::new(QUICK), service(600.0));
     let first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
@@ -157,7 +160,7 @@ fn what_the_broker_did_not_take_is_published_by_the_next_run() {
     let second = rig.start_for(&service, &[]);
     let mut foreign = foreign.again();
     assert_eq!(foreign.final_ack(seq), "303 Done");
-    let result = foreign.find("the result", |heard| heard.topic == "logevent_job_result");
+    let result = foreign.find("the result", |received| received.topic == "logevent_job_result");
     assert_eq!(result.text("job_id"), id);
     let recovery = second.connect().query("status")["recovery"].clone();
     assert_eq!((&recovery["results"], &recovery["acks"]), (&json!(1), &json!(1)));
@@ -177,10 +180,10 @@ fn a_command_that_was_seen_before_the_crash_is_not_carried_out_again() {
     let second = rig.start(&["--state", "enabled"]);
     let mut foreign = rig.foreign();
     let origin = i64::from(second.pid().as_raw_pid());
-    foreign.find("the second run", |heard| {
-        heard.topic == "logevent_summaryState"
-            && heard.int("summaryState") == 2
-            && heard.int("private_origin") == origin
+    foreign.find("the second run", |received| {
+        received.topic == "logevent_summaryState"
+            && received.int("summaryState") == 2
+            && received.int("private_origin") == origin
     });
     foreign.write("command_disable", Some(&bytes));
     // Another one comes after it and is carried out.

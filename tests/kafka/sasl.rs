@@ -41,7 +41,7 @@ fn all_is_as_ever(rig: &Rig, command: Command) {
     assert!(lines(&log, "Kafka: ").is_empty(), "{log}");
 }
 
-/// It works over its socket alone, and says why once, at warning level.
+/// It serves its socket alone, and logs the reason once, as a warning.
 fn is_kept_out(rig: &Rig, command: Command, expected: &str) -> String {
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
@@ -60,7 +60,7 @@ fn is_kept_out(rig: &Rig, command: Command, expected: &str) -> String {
     log
 }
 
-/// The warnings that say so.
+/// The warnings with this text.
 fn lines<'a>(log: &'a str, what: &str) -> Vec<&'a str> {
     log.lines().filter(|line| line.contains("[WARN]") && line.contains(what)).collect()
 }
@@ -127,12 +127,12 @@ fn a_topic_without_permission_is_named_and_its_messages_come_in_order_when_it_is
     assert!(rig.allow("ocps", "logevent_job_result", &["Describe", "Read"]));
     let mut foreign = rig.foreign();
     foreign.state(2);
-    // It has joined, and serves; only the results are missing, and it says so.
+    // It has joined and serves; only the results are missing, which is logged.
     for _ in 0..3 {
         assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
     }
     let refused = format!("topic {name} cannot be written: ");
-    eventually("it says so", || !lines(&daemon.stderr(), &refused).is_empty());
+    eventually("it is logged", || !lines(&daemon.stderr(), &refused).is_empty());
     // Longer than a topic rests: it is tried again, but not logged again.
     foreign.listen(std::time::Duration::from_secs(7));
     for _ in 0..3 {
@@ -147,20 +147,20 @@ fn a_topic_without_permission_is_named_and_its_messages_come_in_order_when_it_is
     assert!(foreign.of("logevent_job_result").is_empty());
 
     assert!(rig.allow("ocps", "logevent_job_result", &["Write"]));
-    foreign.find("the last result", |heard| {
-        heard.topic == "logevent_job_result" && heard.int("private_seqNum") == 6
+    foreign.find("the last result", |received| {
+        received.topic == "logevent_job_result" && received.int("private_seqNum") == 6
     });
     let results: Vec<(i64, i64)> = foreign
         .of("logevent_job_result")
         .iter()
-        .map(|heard| (heard.int("private_seqNum"), heard.int("exit_code")))
+        .map(|received| (received.int("private_seqNum"), received.int("exit_code")))
         .collect();
     assert_eq!(results, [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (6, 1)]);
     let jobs = |topic: &str| -> Vec<String> {
-        foreign.of(topic).iter().map(|heard| heard.text("job_id").to_owned()).collect()
+        foreign.of(topic).iter().map(|received| received.text("job_id").to_owned()).collect()
     };
     assert_eq!(jobs("logevent_job_result"), jobs("logevent_job_id"));
-    eventually("it says that it is over", || {
+    eventually("the end of the problem is logged", || {
         daemon.stderr().contains(&format!("topic {name} can be written again"))
     });
     eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
@@ -176,7 +176,7 @@ fn a_topic_that_we_may_not_read_is_named_until_we_may() {
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
     let refused = format!("topic lsst.{}.OCPS.command_start cannot be read: ", rig.subname);
-    eventually("it says so", || !lines(&daemon.stderr(), &refused).is_empty());
+    eventually("it is logged", || !lines(&daemon.stderr(), &refused).is_empty());
     let mut foreign = rig.foreign();
     foreign.state(5);
     // The others are read, and that is not taken for its end.

@@ -1,4 +1,4 @@
-//! Schemas in the registry that are not ours: newer ones, ids that are given anew; and a registry that is slow.
+//! Schemas in the registry that are not ours: newer ones, new ids for known ones; and a registry that is slow.
 
 use std::time::{Duration, Instant};
 
@@ -285,8 +285,8 @@ fn a_newer_release_in_the_registry_stops_nothing() {
             continue;
         }
         let name = topic.sal_name();
-        let heard = foreign.find(&name, |heard| heard.topic == name);
-        assert_eq!(heard.id == *theirs, misfit.is_empty(), "{heard:?}");
+        let received = foreign.find(&name, |received| received.topic == name);
+        assert_eq!(received.id == *theirs, misfit.is_empty(), "{received:?}");
     }
     let kafka = &daemon.connect().query("status")["kafka"];
     assert_eq!((&kafka["stage"], &kafka["problem"]), (&json!("joined"), &json!(null)));
@@ -301,7 +301,7 @@ fn spoil(rig: &Rig, topic: Topic, change: Change) {
 }
 
 #[test]
-fn what_cannot_be_published_is_named_and_the_rest_goes_on_until_the_registry_is_mended() {
+fn events_that_cannot_be_published_are_logged_and_the_others_are_sent() {
     let rig = Rig::new(QUICK);
     let spoilt = [
         (Topic::Event(EventName::Heartbeat), Change::AddedWithoutDefault),
@@ -327,8 +327,8 @@ fn what_cannot_be_published_is_named_and_the_rest_goes_on_until_the_registry_is_
         assert!(foreign.of(&name).is_empty(), "{name}");
     }
     rig.registry.memory.lock().unwrap().strict.clear();
-    foreign.find("the result that was kept", |heard| {
-        heard.topic == "logevent_job_result" && heard.text("job_id") == job
+    foreign.find("the result that was kept", |received| {
+        received.topic == "logevent_job_result" && received.text("job_id") == job
     });
     foreign.event("heartbeat");
     foreign.event("errorCode");

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::foreign::{PRIVATE, topics};
 use crate::harness::{Daemon, PATIENCE, QUICK, eventually};
 use crate::rig::Rig;
 
@@ -34,7 +35,7 @@ fn the_start_is_published_in_the_order_of_salobj() {
 }
 
 #[test]
-fn what_is_written_has_our_keys_and_private_fields() {
+fn messages_have_our_keys_and_private_fields() {
     let rig = Rig::new(QUICK);
     let (daemon, mut foreign) = rig.enabled();
     let seq = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
@@ -42,25 +43,29 @@ fn what_is_written_has_our_keys_and_private_fields() {
     foreign.event("job_result");
     let pid = i64::from(daemon.pid().as_raw_pid());
     let utc = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
-    for heard in &foreign.heard {
-        let topic = &heard.topic;
-        assert_eq!(heard.key, format!(r#"{{ "name": "OCPS", "index": 1, "topic": "{topic}" }}"#));
-        let number = |field: &str| heard.data[field].as_f64().unwrap();
-        assert_eq!(heard.int("salIndex"), 1);
-        assert_eq!(heard.int("private_origin"), pid);
-        assert_eq!(heard.text("private_identity"), "OCPS:1");
-        assert_eq!(heard.text("private_revCode").len(), 8);
-        assert!(heard.id >= 1);
-        assert!((number("private_sndStamp") - utc - 37.0).abs() < 30.0, "{heard:?}");
+    for received in &foreign.received {
+        let topic = &received.topic;
+        assert_eq!(received.key, format!(r#"{{ "name": "OCPS", "index": 1, "topic": "{topic}" }}"#));
+        let number = |field: &str| received.data[field].as_f64().unwrap();
+        assert_eq!(received.int("salIndex"), 1);
+        assert_eq!(received.int("private_origin"), pid);
+        assert_eq!(received.text("private_identity"), "OCPS:1");
+        assert_eq!(received.text("private_revCode").len(), 8);
+        assert!(received.id >= 1);
+        assert!((number("private_sndStamp") - utc - 37.0).abs() < 30.0, "{received:?}");
         assert!((number("private_sndStamp") - number("private_efdStamp") - 37.0).abs() < 1e-6);
         assert_eq!(number("private_kafkaStamp"), number("private_sndStamp"));
         assert_eq!(number("private_rcvStamp"), 0.0);
     }
-    for topic in crate::foreign::topics().iter().filter(|topic| *topic != "ackcmd") {
-        let numbers: Vec<i64> = foreign.of(topic).iter().map(|heard| heard.int("private_seqNum")).collect();
+    for topic in topics().iter().filter(|topic| *topic != "ackcmd") {
+        let numbers: Vec<i64> =
+            foreign.of(topic).iter().map(|received| received.int("private_seqNum")).collect();
         assert!(numbers.iter().copied().eq((1..).take(numbers.len())), "{topic} {numbers:?}");
-        let stamps: Vec<f64> =
-            foreign.of(topic).iter().map(|heard| heard.data["private_sndStamp"].as_f64().unwrap()).collect();
+        let stamps: Vec<f64> = foreign
+            .of(topic)
+            .iter()
+            .map(|received| received.data["private_sndStamp"].as_f64().unwrap())
+            .collect();
         assert!(stamps.is_sorted(), "{topic} {stamps:?}");
     }
 }
@@ -69,26 +74,16 @@ fn what_is_written_has_our_keys_and_private_fields() {
 fn a_schema_of_the_registry_is_adopted() {
     let rig = Rig::new("");
     let subject = format!("lsst.{}.OCPS.logevent_summaryState-value", rig.subname);
-    let fields: Vec<serde_json::Value> = [
-        ("new", "string"),
-        ("salIndex", "int"),
-        ("private_sndStamp", "double"),
-        ("private_rcvStamp", "double"),
-        ("private_efdStamp", "double"),
-        ("private_kafkaStamp", "double"),
-        ("private_seqNum", "int"),
-        ("private_revCode", "string"),
-        ("private_identity", "string"),
-        ("private_origin", "int"),
-        ("summaryState", "int"),
-    ]
-    .iter()
-    .map(|(name, kind)| match *kind {
-        "string" => json!({"name": name, "type": kind, "default": "as it was"}),
-        "double" => json!({"name": name, "type": kind, "default": 0.0}),
-        _ => json!({"name": name, "type": kind, "default": 0}),
-    })
-    .collect();
+    let fields: Vec<serde_json::Value> = [("new", "string")]
+        .iter()
+        .chain(&PRIVATE)
+        .chain(&[("summaryState", "int")])
+        .map(|(name, kind)| match *kind {
+            "string" => json!({"name": name, "type": kind, "default": "as it was"}),
+            "double" => json!({"name": name, "type": kind, "default": 0.0}),
+            _ => json!({"name": name, "type": kind, "default": 0}),
+        })
+        .collect();
     let text = json!({"type": "record", "name": "logevent_summaryState", "namespace": "lsst.sal.OCPS",
         "fields": fields})
     .to_string();
@@ -116,11 +111,11 @@ fn without_broker_and_registry_the_socket_works_and_kafka_is_joined_later() {
     rig.registry.up();
     let mut foreign = rig.foreign();
     // All that happened meanwhile is published now, in its order.
-    foreign.find("the last state", |heard| {
-        heard.topic == "logevent_summaryState" && heard.int("private_seqNum") == 4
+    foreign.find("the last state", |received| {
+        received.topic == "logevent_summaryState" && received.int("private_seqNum") == 4
     });
     let states: Vec<i64> =
-        foreign.of("logevent_summaryState").iter().map(|heard| heard.int("summaryState")).collect();
+        foreign.of("logevent_summaryState").iter().map(|received| received.int("summaryState")).collect();
     assert_eq!(states, [5, 1, 2, 1]);
     assert_eq!(foreign.run("enable", &json!({})), "303 Done");
     daemon.terminate();

@@ -162,10 +162,10 @@ fn old_commands_are_not_carried_out_when_the_broker_has_lost_the_newest() {
     let second = rig.start(&["--state", "enabled"]);
     let mut foreign = foreign.again();
     let origin = i64::from(second.pid().as_raw_pid());
-    foreign.find("the second", |heard| {
-        heard.topic == "logevent_summaryState"
-            && heard.int("summaryState") == 2
-            && heard.int("private_origin") == origin
+    foreign.find("the second", |received| {
+        received.topic == "logevent_summaryState"
+            && received.int("summaryState") == 2
+            && received.int("private_origin") == origin
     });
     assert!(rig.broker_down());
     let log = std::path::Path::new(&data).join(format!("data/{name}-0/00000000000000000000.log"));
@@ -174,7 +174,7 @@ fn old_commands_are_not_carried_out_when_the_broker_has_lost_the_newest() {
     rig.broker_up();
     let mut foreign = foreign.again();
     assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
-    let old = |heard: &&crate::foreign::Heard| heard.int("private_seqNum") <= 5;
+    let old = |received: &&crate::foreign::Received| received.int("private_seqNum") <= 5;
     assert_eq!(foreign.of("ackcmd").into_iter().filter(old).count(), 0, "{:#?}", foreign.story());
     eventually("it is logged", || {
         second.stderr().contains("command_execute, partition 0: the broker has lost messages")

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::harness::Heart;
+use super::harness::{PATIENCE, StallMeter};
 use super::port::Port;
-use super::rig::{Cut, Daemon, PASSWORD, PATIENCE, Proxy, Server, env, ocps, silent_server};
+use super::rig::{Cut, Daemon, PASSWORD, Proxy, Server, env, push, silent_server};
 
 /// The scripts wait so long.
 const SCRIPT: Duration = Duration::from_secs(5);
@@ -20,23 +20,23 @@ fn values_arrive_as_the_python_ocps_pushes_them() {
     let server = Server::usual();
     let daemon = Daemon::enabled(server.port);
     let mut client = daemon.client();
-    assert_eq!(client.push(r#"{"test_int":1234,"test_str":"12345"}"#), "Done");
-    assert_eq!(client.push(r#"{"LSSTComCam-FROM-OCS_DONUTPAIR":"1,2"}"#), "Done");
-    assert_eq!(client.push(r#"{"LSSTComCam-FROM-OCS_DONUTPAIR":"3,4"}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"test_int":1234,"test_str":"12345"}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"LSSTComCam-FROM-OCS_DONUTPAIR":"1,2"}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"LSSTComCam-FROM-OCS_DONUTPAIR":"3,4"}"#), "Done");
     assert_eq!(server.list("test_int"), ["1234"]);
     assert_eq!(server.list("test_str"), ["12345"]);
     assert_eq!(server.list("LSSTComCam-FROM-OCS_DONUTPAIR"), ["3,4", "1,2"]);
-    // What a pipeline or prerequisites would say does not matter here.
+    // A pipeline and prerequisites are ignored.
     let params = json!({"pipeline": "x", "version": "v", "prereq_jobs": "a", "config": "{\"p\":-1.50}"});
-    assert_eq!(client.command("execute", &params), ("CMD_COMPLETE".to_owned(), "Done".to_owned()));
+    assert_eq!(client.run("execute", &params), "CMD_COMPLETE Done");
     assert_eq!(server.list("p"), ["-1.50"]);
     let config = r#"{"n1":1e3,"n2":1.0,"n3":123456789012345678901234567890,"s":"é \" \n 😀","":""}"#;
-    assert_eq!(client.push(config), "Done");
+    assert_eq!(push(&mut client, config), "Done");
     let lists = ["n1", "n2", "n3", "s", ""].map(|key| server.list(key));
     assert_eq!(lists, [["1e3"], ["1.0"], ["123456789012345678901234567890"], ["é \" \n 😀"], [""]]);
     // One transaction for each command, however many values it has.
     assert_eq!((server.calls("multi"), server.calls("exec"), server.calls("lpush")), (5, 5, 10));
-    assert_eq!(client.query_status()["counters"]["submitted"], 0);
+    assert_eq!(client.query("status")["counters"]["submitted"], 0);
     daemon.wait_for_log(r#"pushed to Redis: "n1""#);
     assert!(!daemon.log().contains(PASSWORD));
 }
@@ -49,14 +49,13 @@ fn the_order_of_many_commands_is_kept() {
     let mut client = daemon.client();
     // As many at once as even a slow machine pushes before the last has waited too long.
     for first in (0..500).step_by(25) {
-        for n in first..first + 25 {
-            client.send("execute", &json!({ "config": format!("{{\"many\":{n}}}") }));
-        }
-        for n in first..first + 25 {
-            let ack = client.hear()["ack"].clone();
-            assert_eq!((&ack["seq"], &ack["result"]), (&json!(n + 1), &json!("Done")));
+        let send = |n| client.send("execute", &json!({ "config": format!("{{\"many\":{n}}}") }));
+        for seq in (first..first + 25).map(send).collect::<Vec<_>>() {
+            assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
         }
     }
+    let acks: Vec<i64> = client.received.iter().filter_map(|line| line["ack"]["seq"].as_i64()).collect();
+    assert_eq!(acks, (1..=500).collect::<Vec<_>>());
     let expected: Vec<String> = (0..500).rev().map(|n| n.to_string()).collect();
     assert_eq!(server.list("many"), expected);
 }
@@ -80,32 +79,32 @@ fn what_cannot_be_pushed_whole_is_not_pushed() {
         (r#"{"good":1"#, "not valid JSON"),
         (r#"{"good":1,"text":2}"#, "holds a string in \"text\", not a list"),
     ] {
-        let result = client.push(config);
+        let result = push(&mut client, config);
         assert!(result.starts_with("Failed: ") && result.contains(expected), "{config}: {result}");
         assert!(result.ends_with("; nothing was pushed"), "{result}");
     }
     assert_eq!(server.list("good"), [""; 0]);
     // A server that has no room refuses while it queues.
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).exec(&mut redis).unwrap();
-    let result = client.push(r#"{"good":1}"#);
+    let result = push(&mut client, r#"{"good":1}"#);
     assert!(result.contains("refuses LPUSH: OOM") && result.ends_with("; nothing was pushed"), "{result}");
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(0).exec(&mut redis).unwrap();
-    assert_eq!(client.push(r#"{"good":1}"#), "Done");
-    let (name, result) = client.command("abort_job", &json!({"job_id": "a"}));
-    assert_eq!((&*name, &*result), ("CMD_FAILED", "Failed: Rapid Analysis (index 101) has no jobs to abort"));
+    assert_eq!(push(&mut client, r#"{"good":1}"#), "Done");
+    assert_eq!(
+        client.run("abort_job", &json!({"job_id": "a"})),
+        "CMD_FAILED Failed: Rapid Analysis (index 101) has no jobs to abort"
+    );
 }
 
 /// Why `start` fails with this environment and these settings; the state stays STANDBY.
 fn why_not(env: &[(&str, &str)], toml: &str) -> String {
     let daemon = Daemon::start(env, toml, &[]);
     let mut client = daemon.client();
-    // Once it is up.
-    client.query_status();
     let begun = Instant::now();
-    let (name, result) = client.command("start", &json!({}));
+    let ack = client.run("start", &json!({}));
     assert!(begun.elapsed() < SCRIPT, "{:?}", begun.elapsed());
-    assert_eq!(name, "CMD_FAILED", "{result}");
-    let status = client.query_status();
+    let result = ack.strip_prefix("CMD_FAILED ").unwrap().to_owned();
+    let status = client.query("status");
     assert_eq!(status["state"], "STANDBY");
     daemon.wait_for_log("start of uid-");
     let text = daemon.status_text();
@@ -146,7 +145,7 @@ fn start_fails_with_one_clear_line() {
 
 #[test]
 #[ignore = "needs redis-server: make test-redis"]
-fn settings_and_password_file_do_as_well() {
+fn host_and_password_file_may_be_settings() {
     let server = Server::usual();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
@@ -155,13 +154,13 @@ fn settings_and_password_file_do_as_well() {
     let toml = format!("[redis]\nhost = '127.0.0.1'\nport = {port}\npassword_file = '{}'\n", file.display());
     let daemon = Daemon::start(&[], &toml, &[]);
     let mut client = daemon.client();
-    assert!(client.command("start", &json!({})).1.ends_with("refuses the password"));
+    assert!(client.run("start", &json!({})).ends_with("refuses the password"));
     // Read again at each connection.
     std::fs::write(&file, format!("{PASSWORD}\n")).unwrap();
-    assert_eq!(client.command("start", &json!({})).1, "Done");
-    assert_eq!(client.command("enable", &json!({})).1, "Done");
-    assert_eq!(client.push(r#"{"a":1}"#), "Done");
-    let status = client.query_status();
+    assert_eq!(client.run("start", &json!({})), "CMD_COMPLETE Done");
+    assert_eq!(client.run("enable", &json!({})), "CMD_COMPLETE Done");
+    assert_eq!(push(&mut client, r#"{"a":1}"#), "Done");
+    let status = client.query("status");
     assert_eq!(status["redis"]["address"], format!("127.0.0.1:{port}"));
     let text = daemon.status_text();
     assert!(
@@ -175,33 +174,33 @@ fn settings_and_password_file_do_as_well() {
 
 #[test]
 #[ignore = "needs redis-server: make test-redis"]
-fn a_server_that_was_restarted_is_found_again() {
+fn a_restarted_server_is_connected_to_again() {
     let mut server = Server::usual();
     let daemon = Daemon::enabled(server.port);
     let mut client = daemon.client();
-    assert_eq!(client.push(r#"{"a":1}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"a":1}"#), "Done");
     server.stop();
     let refused =
         format!("Failed: Redis at 127.0.0.1:{} refuses the connection: is it running there?", server.port);
     for _ in 0..2 {
-        assert_eq!(client.push(r#"{"a":2}"#), format!("{refused}; nothing was pushed"));
+        assert_eq!(push(&mut client, r#"{"a":2}"#), format!("{refused}; nothing was pushed"));
     }
-    assert_eq!(client.query_status()["service"]["reachable"], false);
+    assert_eq!(client.query("status")["service"]["reachable"], false);
     assert!(daemon.status_text().contains("not reachable, silent for"), "{}", daemon.status_text());
     // Redis does not change the summary state: the next command may work again.
-    assert_eq!(client.query_status()["state"], "ENABLED");
+    assert_eq!(client.query("status")["state"], "ENABLED");
     server.restart();
-    assert_eq!(client.push(r#"{"a":3}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"a":3}"#), "Done");
     server.stop();
     server.restart();
-    assert_eq!(client.push(r#"{"a":4}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"a":4}"#), "Done");
     assert_eq!(server.list("a"), ["4"]);
-    assert_eq!(client.query_status()["service"]["reachable"], true);
+    assert_eq!(client.query("status")["service"]["reachable"], true);
 }
 
 #[test]
 #[ignore = "needs redis-server: make test-redis"]
-fn an_answer_that_was_lost_is_not_asked_for_twice() {
+fn a_push_whose_answer_was_lost_is_not_repeated() {
     let server = Server::usual();
     let proxy = Proxy::start(server.port);
     let daemon = Daemon::enabled(proxy.port);
@@ -219,7 +218,7 @@ fn an_answer_that_was_lost_is_not_asked_for_twice() {
     ];
     for (n, (word, cut, expected, arrives)) in cases.into_iter().enumerate() {
         proxy.cut(word, cut);
-        let result = client.push(&format!("{{\"x\":{n},\"y\":{n}}}"));
+        let result = push(&mut client, &format!("{{\"x\":{n},\"y\":{n}}}"));
         assert!(proxy.has_cut(), "{word}");
         assert!(result.contains(expected), "{word} {cut:?}: {result}");
         if arrives {
@@ -232,19 +231,19 @@ fn an_answer_that_was_lost_is_not_asked_for_twice() {
 
 #[test]
 #[ignore = "needs redis-server: make test-redis"]
-fn a_server_that_stands_still_does_not_hold_up_the_ack() {
+fn a_frozen_server_does_not_delay_the_ack() {
     let server = Server::usual();
     let daemon = Daemon::enabled(server.port);
     let mut client = daemon.client();
-    assert_eq!(client.push(r#"{"a":1}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"a":1}"#), "Done");
     server.signal(Signal::STOP);
     let begun = Instant::now();
-    let result = client.push(r#"{"a":2}"#);
+    let result = push(&mut client, r#"{"a":2}"#);
     let took = begun.elapsed();
     server.signal(Signal::CONT);
     assert!(took < SCRIPT, "{took:?}");
     assert!(result.ends_with("gave no answer within 2 s; nothing was pushed"), "{result}");
-    assert_eq!(client.push(r#"{"a":3}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"a":3}"#), "Done");
     // What the server finds in its buffers when it wakes up is no transaction.
     thread::sleep(Duration::from_millis(200));
     assert_eq!(server.list("a"), ["3", "1"]);
@@ -257,44 +256,30 @@ fn a_server_that_accepts_and_never_answers_does_not_stop_heartbeats() {
     let server = Server::usual();
     let daemon = Daemon::enabled(server.port);
     server.signal(Signal::STOP);
-    let heart = Heart::start(daemon.pid());
+    let stalls = StallMeter::start(daemon.process.pid());
     let mut listener = daemon.client();
-    listener.say(&json!({"subscribe": true}));
+    listener.write(&json!({"subscribe": true}));
     let mut client = daemon.client();
     let begun = Instant::now();
-    for _ in 0..5 {
-        client.send("execute", &json!({"config": "{\"a\":1}"}));
+    let send = |_| client.send("execute", &json!({"config": "{\"a\":1}"}));
+    for seq in (0..5).map(send).collect::<Vec<_>>() {
+        let ack = client.final_ack(seq);
+        assert!(ack.ends_with("; nothing was pushed"), "{ack}");
+        assert!(begun.elapsed() < SCRIPT, "{:?}: {ack}", begun.elapsed());
     }
-    for _ in 0..5 {
-        let ack = client.hear()["ack"].clone();
-        let result = ack["result"].as_str().unwrap();
-        assert!(result.ends_with("; nothing was pushed"), "{result}");
-        assert!(begun.elapsed() < SCRIPT, "{:?}: {result}", begun.elapsed());
-    }
-    let beats = heartbeats(&mut listener, begun + Duration::from_secs(6));
+    listener.listen(Duration::from_secs(6).saturating_sub(begun.elapsed()));
+    let beats = listener.sent("heartbeat");
     assert!(beats.len() >= 4, "{beats:?}");
-    heart.compare(&beats, 1.5);
+    stalls.longest_gap(&beats, 1.5);
     server.signal(Signal::CONT);
-    assert_eq!(client.push(r#"{"a":2}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"a":2}"#), "Done");
     assert_eq!(server.list("a"), ["2"]);
-}
-
-/// When the heartbeats of a subscriber were sent, until `end`.
-fn heartbeats(listener: &mut super::rig::Client, end: Instant) -> Vec<f64> {
-    let mut beats = Vec::new();
-    while Instant::now() < end {
-        let event = listener.hear()["event"].clone();
-        if event["topic"] == "heartbeat" {
-            beats.push(event["sent"].as_f64().unwrap());
-        }
-    }
-    beats
 }
 
 /// The server dies again and again while commands come: each ack is true, and no command is pushed in part or twice.
 #[test]
 #[ignore = "needs redis-server: make test-redis"]
-fn whatever_happens_the_acks_are_true() {
+fn acks_are_true_while_the_server_dies_again_and_again() {
     let durable = ["--requirepass", PASSWORD, "--save", "", "--appendonly", "yes", "--appendfsync", "always"];
     let mut server = Server::start(&durable);
     let daemon = Daemon::enabled(server.port);
@@ -311,7 +296,7 @@ fn whatever_happens_the_acks_are_true() {
                 assert!(ended.get_or_insert_with(Instant::now).elapsed() < PATIENCE, "{results:?}");
             }
             let n = results.len().to_string();
-            let result = client.push(&format!("{{\"x\":{n},\"y\":{n}}}"));
+            let result = push(&mut client, &format!("{{\"x\":{n},\"y\":{n}}}"));
             counting[kind(&result)].fetch_add(1, Ordering::Relaxed);
             results.push((n, result));
         }
@@ -358,27 +343,23 @@ fn kind(result: &str) -> usize {
 }
 
 #[test]
-fn the_simulator_needs_nothing_and_says_what_would_be_pushed() {
+fn the_simulator_needs_no_redis_and_logs_what_would_be_pushed() {
     let daemon = Daemon::start(&[], "", &["--simulate", "--state", "enabled"]);
     let mut client = daemon.client();
-    assert_eq!(client.push(r#"{"a":1e3,"b":"x"}"#), "Done");
+    assert_eq!(push(&mut client, r#"{"a":1e3,"b":"x"}"#), "Done");
     daemon.wait_for_log(r#"would push to Redis: "a" <- "1e3", "b" <- "x""#);
-    assert!(client.push(r#"{"a":[]}"#).contains("not a list"));
-    assert_eq!(client.query_status()["redis"], Value::Null);
+    assert!(push(&mut client, r#"{"a":[]}"#).contains("not a list"));
+    assert_eq!(client.query("status")["redis"], Value::Null);
 }
 
 #[test]
 #[ignore = "needs redis-server: make test-redis"]
-fn one_shot_clients_see_the_end_at_once() {
+fn ocps_send_ends_with_the_final_ack() {
     let server = Server::usual();
     let daemon = Daemon::enabled(server.port);
     let send = |config: &str| {
-        let output = ocps()
-            .args(["send", "execute", &format!("config={config}"), "--socket"])
-            .arg(daemon.socket())
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+        let ran = daemon.home.client(&["send", "execute", &format!("config={config}")]);
+        (ran.code, ran.stdout)
     };
     assert_eq!(send(r#"{"a":1}"#), (Some(0), "CMD_COMPLETE Done\n".to_owned()));
     assert_eq!(send("{}").0, Some(3));

@@ -19,7 +19,7 @@ mod rig;
 
 #[cfg(not(feature = "redis"))]
 #[test]
-fn a_build_without_redis_says_so() {
+fn a_build_without_redis_refuses_index_101() {
     let output =
         std::process::Command::new(env!("CARGO_BIN_EXE_ocps")).args(["run", "101"]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

@@ -1,119 +1,64 @@
-//! The real daemon, a client of its socket, a real redis-server, and what can stand between them.
+//! The real daemon for Rapid Analysis, a real redis-server, and what can stand between them.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::json;
 use tempfile::TempDir;
 
+use crate::harness::{self, Client, Home, eventually};
 use crate::port::Port;
-
-/// Nothing here takes longer, unless it hangs.
-pub const PATIENCE: Duration = Duration::from_secs(120);
 
 pub const PASSWORD: &str = "hunter2-the-secret";
 
 /// The daemon for index 101; ends when dropped.
 pub struct Daemon {
-    child: Child,
-    dir: TempDir,
+    pub process: harness::Daemon,
+    pub home: Home,
 }
 
 impl Daemon {
     /// Runs it with this environment and no other that it heeds.
     pub fn start(env: &[(&str, &str)], toml: &str, args: &[&str]) -> Self {
-        let dir = TempDir::new().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        fs::write(path("_init.yaml"), "instances: []\n").unwrap();
-        fs::write(path("ocps.toml"), toml).unwrap();
-        let child = ocps()
-            .args(["run", "101", "--configdir"])
-            .arg(dir.path())
-            .arg("--config")
-            .arg(path("ocps.toml"))
-            .arg("--state-dir")
-            .arg(path("state"))
-            .arg("--socket")
-            .arg(path("sock"))
-            .args(args)
-            .envs(env.iter().copied())
-            .stderr(fs::File::create(path("log")).unwrap())
-            .spawn()
-            .unwrap();
-        Self { child, dir }
+        let home = Home::with_toml(toml);
+        home.write("configuration/_init.yaml", "instances: []\n");
+        let mut command = home.daemon(&[&["101"], args].concat());
+        command.envs(env.iter().copied());
+        Self { process: harness::Daemon::start(command, home.socket()), home }
     }
 
     /// One that has been started and enabled, with that Redis.
     pub fn enabled(port: u16) -> Self {
         let daemon = Self::start(&env(&port.to_string()), "", &["--state", "enabled"]);
         let mut client = daemon.client();
-        let mut status = client.query_status();
-        while status["starting"] == true {
-            thread::sleep(Duration::from_millis(10));
-            status = client.query_status();
-        }
-        assert_eq!(status["state"], "ENABLED", "{}", daemon.log());
+        eventually("it has started", || client.query("status")["starting"] == false);
+        assert_eq!(client.query("status")["state"], "ENABLED", "{}", daemon.log());
         daemon
     }
 
-    pub fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
     pub fn client(&self) -> Client {
-        Client::connect(&self.socket())
-    }
-
-    pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("sock")
+        self.process.connect()
     }
 
     pub fn log(&self) -> String {
-        fs::read_to_string(self.dir.path().join("log")).unwrap()
+        self.process.stderr()
     }
 
     /// Waits for this in the log, which is written a little later.
     pub fn wait_for_log(&self, text: &str) {
-        let end = Instant::now() + PATIENCE;
-        while !self.log().contains(text) {
-            assert!(Instant::now() < end, "{text}: {}", self.log());
-            thread::sleep(Duration::from_millis(10));
-        }
+        eventually(text, || self.log().contains(text));
     }
 
     /// What `ocps status` prints.
     pub fn status_text(&self) -> String {
-        let output = ocps().arg("status").arg("--socket").arg(self.socket()).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+        self.home.client(&["status"]).stdout
     }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The binary, with nothing of our own environment that it heeds.
-pub fn ocps() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ocps"));
-    for name in
-        ["OCPS_SOCKET", "LSST_SITE", "DM_CONFIG_OCPS_DIR", "REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD"]
-    {
-        command.env_remove(name);
-    }
-    command.env_remove("CREDENTIALS_DIRECTORY").env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
-    command.stdin(Stdio::null());
-    command
 }
 
 /// Variables that lead to a Redis on this machine.
@@ -121,63 +66,13 @@ pub fn env(port: &str) -> [(&str, &str); 3] {
     [("REDIS_HOST", "127.0.0.1"), ("REDIS_PORT", port), ("REDIS_PASSWORD", PASSWORD)]
 }
 
-/// A client of the local socket.
-pub struct Client {
-    input: BufReader<UnixStream>,
-    output: UnixStream,
-    seq: i64,
-}
-
-impl Client {
-    fn connect(path: &Path) -> Self {
-        let end = Instant::now() + PATIENCE;
-        let stream = loop {
-            match UnixStream::connect(path) {
-                Ok(stream) => break stream,
-                Err(error) => assert!(Instant::now() < end, "{}: {error}", path.display()),
-            }
-            thread::sleep(Duration::from_millis(10));
-        };
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { input: BufReader::new(stream.try_clone().unwrap()), output: stream, seq: 0 }
-    }
-
-    pub fn say(&mut self, line: &Value) {
-        self.output.write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-
-    pub fn hear(&mut self) -> Value {
-        let mut line = String::new();
-        self.input.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
-    /// Sends a command without waiting for it; returns its number.
-    pub fn send(&mut self, name: &str, params: &Value) -> i64 {
-        self.seq += 1;
-        self.say(&json!({"command": name, "seq": self.seq, "params": params}));
-        self.seq
-    }
-
-    /// The only ack of a command: its name and result.
-    pub fn command(&mut self, name: &str, params: &Value) -> (String, String) {
-        let seq = self.send(name, params);
-        let ack = self.hear()["ack"].clone();
-        assert_eq!(ack["seq"], seq);
-        (ack["name"].as_str().unwrap().to_owned(), ack["result"].as_str().unwrap().to_owned())
-    }
-
-    /// What became of an execute: the result of its ack.
-    pub fn push(&mut self, config: &str) -> String {
-        let (name, result) = self.command("execute", &json!({ "config": config }));
-        assert_eq!(name == "CMD_COMPLETE", result == "Done", "{name} {result}");
-        result
-    }
-
-    pub fn query_status(&mut self) -> Value {
-        self.say(&json!({"query": "status"}));
-        self.hear()["status"].clone()
-    }
+/// The result of an execute with this config.
+pub fn push(client: &mut Client, config: &str) -> String {
+    client.received.clear();
+    let ack = client.run("execute", &json!({ "config": config }));
+    let (name, result) = ack.split_once(' ').unwrap();
+    assert_eq!(name == "CMD_COMPLETE", result == "Done", "{ack}");
+    result.to_owned()
 }
 
 /// A real redis-server; ends when dropped.
@@ -186,7 +81,7 @@ pub struct Server {
     pub port: u16,
     dir: TempDir,
     args: Vec<String>,
-    /// Also while it does not listen.
+    /// Reserved also while the server is stopped.
     _kept: Port,
 }
 
@@ -208,17 +103,13 @@ impl Server {
     }
 
     fn wait(&self) {
-        let end = Instant::now() + PATIENCE;
-        while self.try_connect().is_none() {
-            assert!(Instant::now() < end, "redis-server does not start");
-            thread::sleep(Duration::from_millis(5));
-        }
+        eventually("redis-server answers", || self.try_connect().is_some());
     }
 
     fn try_connect(&self) -> Option<redis::Connection> {
         let url = format!("redis://127.0.0.1:{}", self.port);
         let mut connection = redis::Client::open(url).unwrap().get_connection().ok()?;
-        // While it loads its data, it says so.
+        // It refuses while it loads its data.
         let _ = redis::cmd("AUTH").arg(PASSWORD).exec(&mut connection);
         redis::cmd("PING").exec(&mut connection).ok()?;
         Some(connection)
@@ -342,7 +233,7 @@ fn forward(mut client: TcpStream, mut server: TcpStream, plan: &Mutex<Option<(&'
     let _ = client.shutdown(Shutdown::Both);
 }
 
-/// A server that accepts everybody and never says a word.
+/// A server that accepts every connection and never answers.
 pub fn silent_server() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

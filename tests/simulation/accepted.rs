@@ -1,4 +1,4 @@
-//! One accepted command, as the world and the disk know it.
+//! One accepted command, as clients and the disk know it.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -34,13 +34,13 @@ pub(crate) struct Accepted {
     /// Given in this process.
     pub(crate) final_acks: u32,
     pub(crate) results: u32,
-    /// What was heard for certain.
-    pub(crate) heard: BTreeSet<Deliverable>,
-    /// What the disk knows to have been heard.
-    pub(crate) said: BTreeSet<Deliverable>,
-    /// Whether extra jobs are looked for, as the disk knows.
+    /// What was certainly delivered.
+    pub(crate) delivered: BTreeSet<Deliverable>,
+    /// What is recorded as delivered on the disk.
+    pub(crate) recorded: BTreeSet<Deliverable>,
+    /// Until when duplicates are looked up, as the disk knows.
     pub(crate) durably_suspected: Option<Tai>,
-    /// Until when they are, at least.
+    /// Until when they are at least.
     pub(crate) suspected: Option<Duration>,
     /// Whether it is one of a job that was found at the service, when its command was forgotten.
     pub(crate) is_found: bool,
@@ -53,7 +53,7 @@ pub(crate) fn is_same(name: &JobId, run_id: &RunId) -> bool {
 
 /// How long a command may wait for its record to be durable.
 pub(crate) const RECORDING_MAX: Duration = secs(10);
-/// For how long extra jobs are looked for, in each process anew.
+/// For how long duplicates are looked up, from the start of each process.
 pub(crate) const SUSPECT_FOR: Duration = secs(3600);
 
 #[derive(Clone, Debug)]
@@ -82,15 +82,15 @@ impl Accepted {
             ends: Vec::new(),
             final_acks: 0,
             results: 0,
-            heard: BTreeSet::new(),
-            said: BTreeSet::new(),
+            delivered: BTreeSet::new(),
+            recorded: BTreeSet::new(),
             durably_suspected: None,
             suspected: None,
             is_found: false,
         }
     }
 
-    /// The process has ended: what is not durable never was.
+    /// The process has ended: what is not durable is lost.
     pub(crate) fn forget(&mut self) {
         if let Some((job_id, false)) = &self.created {
             self.forgotten.insert(job_id.clone());
@@ -105,22 +105,22 @@ impl Accepted {
     /// It has ended, for all that this process knows.
     pub(crate) fn end(&mut self, process: u32, end: &Completion, publish_by: Duration) {
         self.is_over = true;
-        // What was heard of another end does not count for this one.
-        self.heard.clear();
+        // Deliveries of another end do not count for this one.
+        self.delivered.clear();
         (self.recorded_by, self.publish_by) = (None, Some(publish_by));
         self.ends.push(Ending { process, end: end.clone(), is_durable: false, is_published: false });
     }
 
     /// What was published by this process has been delivered.
-    pub(crate) fn hear(&mut self, process: u32, what: Deliverable) {
+    pub(crate) fn deliver(&mut self, process: u32, what: Deliverable) {
         if self.ends.last().is_some_and(|ending| ending.process <= process) {
-            self.heard.insert(what);
+            self.delivered.insert(what);
         }
     }
 
-    /// Whether it has ended, the world has heard so, and the next process will know that.
+    /// Whether it has ended, that was delivered, and the next process will know both.
     pub(crate) fn is_settled(&self) -> bool {
-        let is_through = |what| self.heard.contains(&what) && self.said.contains(&what);
+        let is_through = |what| self.delivered.contains(&what) && self.recorded.contains(&what);
         let has_result = self.ends.last().is_some_and(|ending| ending.end.result.is_some());
         self.is_over && is_through(Deliverable::Ack) && (!has_result || is_through(Deliverable::Result))
     }
@@ -173,7 +173,7 @@ impl Accepted {
         assert_eq!(self.durably_suspected, kept.suspected);
         let end = self.ends.last().filter(|ending| ending.is_durable).map(|ending| &ending.end);
         assert_eq!(end, kept.end.as_ref());
-        assert_eq!(self.said.contains(&Deliverable::Ack), kept.ack_delivered, "{entry:?}");
-        assert_eq!(self.said.contains(&Deliverable::Result), kept.result_delivered, "{entry:?}");
+        assert_eq!(self.recorded.contains(&Deliverable::Ack), kept.ack_delivered, "{entry:?}");
+        assert_eq!(self.recorded.contains(&Deliverable::Result), kept.result_delivered, "{entry:?}");
     }
 }

@@ -18,9 +18,9 @@ use super::world::{Event, World};
 #[derive(Debug)]
 pub(crate) struct Crowd {
     next_number: i32,
-    /// Jobs that somebody may want to abort or wait for.
+    /// Jobs that a command may abort or wait for.
     known: Vec<JobId>,
-    /// Runs that somebody may want to abort, under their ids.
+    /// Runs that a command may abort, by their ids.
     runs: Vec<JobId>,
     /// Executes that were sent when all was calm, to see that it works again.
     last_executes: Vec<i32>,
@@ -40,7 +40,7 @@ impl Crowd {
         self.runs.push(JobId::parse(run_id.as_str()).unwrap());
     }
 
-    /// Whether nobody wants anything any more.
+    /// Whether no command is to be sent any more.
     pub(crate) fn is_content(&self, rules: &Rules) -> bool {
         self.last_executes.iter().any(|number| rules.has_completed(*number))
     }

@@ -64,7 +64,7 @@ pub(crate) fn other_end<'a>(
         _ if is_abort && is_failure(&old.ack) && new.ack == Ack::Complete => {
             Some("no such job, but an abort that is taken up again cannot know that")
         }
-        // The execute of the same job was over, which was forgotten too: now it is the one that tells the result.
+        // The execute of the same job was over, which was forgotten too: now this one publishes the result.
         (None, Some(_)) | (Some(_), None) if is_abort && old.ack == new.ack => {
             Some("the result is published by another command")
         }

@@ -9,6 +9,9 @@
 //! if it fails.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a failure ends the test")]
 
+#[path = "../support/core_settings.rs"]
+#[allow(missing_docs, unreachable_pub, reason = "it is shared with other tests")]
+mod core_settings;
 #[path = "../support/reply.rs"]
 #[allow(dead_code, missing_docs, unreachable_pub, reason = "it is shared with other tests")]
 mod reply;

@@ -48,7 +48,7 @@ pub(crate) struct Plan {
     pub(crate) time_to_live: Duration,
     /// Of each request.
     pub(crate) spoilt: f64,
-    /// Of each answer: that the service says what is not so.
+    /// Of each answer: that the service answers with something false.
     pub(crate) lie: f64,
     /// Of each PUT: that its job is shown late.
     pub(crate) late: f64,
@@ -56,7 +56,7 @@ pub(crate) struct Plan {
     pub(crate) latest: Duration,
     /// Of each PUT and DELETE: that a gateway sends it twice, and shows the second answer.
     pub(crate) repeated: f64,
-    /// Of each GET: that a cache says for a while that there is no such job.
+    /// Of each GET: that a cache answers for a while that there is no such job.
     pub(crate) stale: f64,
     /// How long lists take at most.
     pub(crate) list_time: Duration,
@@ -78,7 +78,7 @@ pub(crate) struct Plan {
     pub(crate) step: f64,
     /// Of each start: that the clock was set by hours or years since the last process.
     pub(crate) leap: f64,
-    /// Of each start: that it comes after one of the machine. The clock is right then: nothing else tells an age.
+    /// Of each start: that the machine was started before. The clock is right then: ages are known by it alone.
     pub(crate) reboot: f64,
     /// Of each start: that the journal is lost, or an old copy of it is put back.
     pub(crate) loss: f64,

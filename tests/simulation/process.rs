@@ -39,7 +39,7 @@ pub(crate) struct Faulty {
 #[derive(Debug)]
 pub(crate) struct Platter {
     pub(crate) disk: Disk,
-    /// What became durable and was not looked at.
+    /// What became durable and was not taken.
     pub(crate) committed: Vec<Record>,
 }
 
@@ -78,8 +78,8 @@ impl Store for Faulty {
 pub(crate) struct Journal {
     /// Batches that were handed over and that the thread has not seen.
     pub(crate) channel: VecDeque<Vec<Record>>,
-    /// What it has said and the main loop has not heard.
-    pub(crate) said: VecDeque<Report>,
+    /// Its reports that the main loop has not read.
+    pub(crate) reports: VecDeque<Report>,
     pub(crate) writer: Writer<Faulty>,
     pub(crate) platter: Rc<RefCell<Platter>>,
     /// Whether the disk is being asked for something.
@@ -91,8 +91,8 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn new(store: Faulty) -> Self {
         let platter = store.platter.clone();
-        let (channel, said) = (VecDeque::new(), VecDeque::new());
-        Self { channel, said, writer: Writer::new(store), platter, is_busy: false, wake: 0 }
+        let (channel, reports) = (VecDeque::new(), VecDeque::new());
+        Self { channel, reports, writer: Writer::new(store), platter, is_busy: false, wake: 0 }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -158,7 +158,7 @@ impl Workers {
         Ok(())
     }
 
-    /// The next request that a thread begins; which one looks first is chance.
+    /// The next request that a thread begins; which thread is first is chance.
     pub(crate) fn begin(&mut self, rng: &mut Rng) -> Option<Request> {
         let first = rng.usize(..self.threads.len());
         self.threads.rotate_left(first);
@@ -245,7 +245,7 @@ pub(crate) struct Process {
     pub(crate) over: bool,
     /// Whether the process stands still.
     pub(crate) is_frozen: bool,
-    /// What it will find when it goes on.
+    /// What it will find when it continues.
     pub(crate) missed: Vec<Event>,
     pub(crate) workers: Workers,
     pub(crate) journal: Journal,

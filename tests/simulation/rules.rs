@@ -66,7 +66,7 @@ pub(crate) struct Rules {
     /// Whether a journal was lost, or one with less in it put in its place.
     was_journal_lost: bool,
     /// Whether the service's list is to be searched for jobs that the journal does not know.
-    is_search_owed: bool,
+    is_search_due: bool,
     /// Runs of which the journal does not know any more.
     forgotten: HashSet<RunId>,
     /// Runs of ours that the service's list shows, when it is searched for those that are forgotten.
@@ -104,7 +104,7 @@ impl Rules {
             runs: HashMap::new(),
             lost: HashSet::new(),
             was_journal_lost: false,
-            is_search_owed: true,
+            is_search_due: true,
             forgotten: HashSet::new(),
             searched: Vec::new(),
             room: 0,
@@ -125,7 +125,7 @@ impl Rules {
         }
     }
 
-    /// A process begins with what the journal gives it: nothing that is unfinished or owed may be missing in that.
+    /// A process begins with what the journal gives it: nothing unfinished or undelivered may be missing in that.
     pub(crate) fn begin(&mut self, process: u32, now: Duration, recovered: &Recovered) {
         self.process = process;
         let mut kept: BTreeMap<EntryKey, &RecoveredCommand> =
@@ -140,10 +140,7 @@ impl Rules {
         for command in self.commands.values_mut().filter(|command| command.durably_suspected.is_some()) {
             command.suspected = Some(now + SUSPECT_FOR);
         }
-        assert_eq!(
-            recovered.unsearched, self.is_search_owed,
-            "jobs that are not known are looked for without need"
-        );
+        assert_eq!(recovered.unsearched, self.is_search_due, "unknown jobs are looked up without need");
         assert_eq!(recovered.state.as_ref().map(|(state, _)| *state), self.durable_state);
         let is_in_doubt = |command: &&Accepted| !command.is_over && command.created.is_none();
         let in_doubt = self.commands.values().filter(is_in_doubt).filter_map(Accepted::run_id);
@@ -152,7 +149,7 @@ impl Rules {
         self.silent.clear();
     }
 
-    /// What is known of the journal while no life has it.
+    /// What is known of the journal while no process has it.
     pub(crate) fn memory(&self) -> Memory {
         let (commands, seen) = (self.commands.clone(), self.seen.clone());
         Memory { commands, seen, durable_state: self.durable_state }
@@ -161,7 +158,7 @@ impl Rules {
     /// The journal is lost, or one with less in it is put in its place.
     pub(crate) fn lose(&mut self, memory: Option<Memory>) {
         self.was_journal_lost = true;
-        self.is_search_owed = true;
+        self.is_search_due = true;
         let Memory { commands, seen, durable_state } =
             memory.unwrap_or(Memory { commands: BTreeMap::new(), seen: HashMap::new(), durable_state: None });
         let before = std::mem::replace(&mut self.commands, commands);
@@ -211,8 +208,8 @@ impl Rules {
             self.durable_one(record);
         }
         if records.contains(&Record::Searched) {
-            self.is_search_owed = false;
-            self.all_are_followed();
+            self.is_search_due = false;
+            self.all_are_tracked();
         }
     }
 
@@ -234,8 +231,11 @@ impl Rules {
             }
             Record::Delivered(Receipt { key, what }) => {
                 let command = self.command(*key);
-                assert!(command.heard.contains(what), "{what:?} of {key:?} counts as said but was not heard");
-                command.said.insert(*what);
+                assert!(
+                    command.delivered.contains(what),
+                    "{what:?} of {key:?} is recorded as delivered but was not"
+                );
+                command.recorded.insert(*what);
             }
             Record::Seen { sender, .. } => {
                 if let Some(seen) = self.seen.get_mut(&sender.seq_num.0) {
@@ -247,13 +247,13 @@ impl Rules {
     }
 
     /// One of each run that the list showed when it was searched, unless it is being aborted.
-    fn all_are_followed(&mut self) {
+    fn all_are_tracked(&mut self) {
         let is_found = |job: &&ListedJob| self.of_run(&job.run_id).is_some_and(|command| command.is_found);
         let is_full = self.searched.iter().filter(is_found).count() >= self.room;
         for ListedJob { run_id, job_id } in std::mem::take(&mut self.searched) {
-            let is_followed = self.of_run(&run_id).is_some_and(|command| command.is_durable);
+            let is_tracked = self.of_run(&run_id).is_some_and(|command| command.is_durable);
             let is_aborted = self.commands.values().any(|command| command.aborts(&job_id, Some(&run_id)));
-            assert!(is_followed || is_aborted || is_full, "nobody follows run {run_id}");
+            assert!(is_tracked || is_aborted || is_full, "run {run_id} is not tracked");
         }
     }
 
@@ -261,11 +261,11 @@ impl Rules {
         self.commands.get_mut(&key).unwrap_or_else(|| panic!("{key:?} was never accepted"))
     }
 
-    /// This has reached the world.
-    pub(crate) fn heard(&mut self, process: u32, receipt: Receipt) {
-        // A command whose record was lost in a crash may be heard of after it.
+    /// This was delivered.
+    pub(crate) fn delivered(&mut self, process: u32, receipt: Receipt) {
+        // Messages of a command whose record was lost in a crash may be delivered after it.
         if let Some(command) = self.commands.get_mut(&receipt.key) {
-            command.hear(process, receipt.what);
+            command.deliver(process, receipt.what);
         }
     }
 
@@ -283,7 +283,7 @@ impl Rules {
         if let Input::Journaled(record) = input {
             self.journaled(*record);
         }
-        self.sending.hear(match input {
+        self.sending.taken(match input {
             Input::Outcome(outcome) => Some(outcome.ticket),
             Input::Command(_)
             | Input::Refused(..)
@@ -402,7 +402,7 @@ impl Rules {
             }
             Record::Cleared { key } => {
                 let until = self.command(*key).suspected;
-                assert!(until.is_some_and(|until| until <= now), "not looked for any more: {key:?}");
+                assert!(until.is_some_and(|until| until <= now), "not looked up any more: {key:?}");
             }
             Record::Searched => {
                 let unfinished = self.commands.values().filter(|command| !command.is_over).count();
@@ -410,7 +410,7 @@ impl Rules {
             }
             Record::Ended { key, end } => self.ended(now, *key, end, services),
             Record::Seen { .. } | Record::State { .. } => {}
-            Record::Delivered(receipt) => panic!("the core cannot know what was heard: {receipt:?}"),
+            Record::Delivered(receipt) => panic!("the core cannot know what was delivered: {receipt:?}"),
         }
     }
 
@@ -443,7 +443,7 @@ impl Rules {
             Awaited::Created(key) => self.command(key).created.as_ref().is_some_and(|(_, durable)| *durable),
             Awaited::Ended(key) => self.command(key).ends.last().is_some_and(|ending| ending.is_durable),
         };
-        assert!(is_so, "the journal said what is not so: {record:?}");
+        assert!(is_so, "the journal reports a record that is not durable: {record:?}");
     }
 
     /// A job that is there has not vanished, and was not removed; a command without a job is not given up too early.
@@ -455,13 +455,13 @@ impl Rules {
             && let Some(job) = job(&result.job_id)
         {
             let is_unknown = excuses::is_unknown(end) && result.exit_code == ExitCode::Error;
-            assert!(!is_unknown || !job.is_listed(now), "{} is there, but is said to have vanished", job.id);
-            // It was found after somebody who knew it had aborted it, and got that acked.
+            assert!(!is_unknown || !job.is_listed(now), "{} exists, but is reported as vanished", job.id);
+            // It was found after an abort_job by a client who knew it was acked.
             let is_acked = self.commands.values().any(|other| other.is_over && aborts(other, job));
             // Or the journal that knew of the abort is lost.
             assert!(
                 !is_unknown || !job.was_removed() || is_acked || self.was_journal_lost,
-                "{} was removed by us, but that is not said",
+                "{} was removed by us, but is not reported as aborted",
                 job.id
             );
         }
@@ -479,13 +479,13 @@ impl Rules {
                     created.any(|(created, _)| *created == job.id) || job.visible_for(now) > LIST_MAX
                 };
                 let there = job(job_id).filter(|job| job.is_listed(now) && is_known(job) && !is_shared);
-                assert!(there.is_none(), "{job_id} is there, but is said to be aborted");
+                assert!(there.is_none(), "{job_id} exists, but is reported as aborted");
                 // One that was forgotten when it was named was not known then.
                 let of_run = self.commands.values().find(|other| {
                     !other.is_found && other.run_id().is_some_and(|run_id| is_same(job_id, run_id))
                 });
                 let goes_on = of_run.is_some_and(|other| !other.is_over);
-                assert!(!goes_on, "run {job_id} goes on, but is said to be aborted");
+                assert!(!goes_on, "run {job_id} continues, but is reported as aborted");
             }
             (Work::Execute { submission, .. }, Ack::Failed { .. })
                 if end.result.is_none()
@@ -569,7 +569,7 @@ impl Rules {
             return;
         }
         let Some(run_id) = run_id else {
-            panic!("{job_id} is nobody's business");
+            panic!("no command needs {job_id}");
         };
         let command = &self.commands[&self.runs[run_id]];
         let kept = command.created.as_ref().map(|(id, _)| id);
@@ -644,10 +644,10 @@ impl Rules {
         assert!(waiting_records < 10_000, "{waiting_records} records wait");
     }
 
-    /// Commands that are accepted for good and have not ended, or whose end was not heard; and the search for others.
+    /// Commands that are durably accepted and have not ended, or whose end was not delivered; and the search for others.
     pub(crate) fn unfinished(&self) -> usize {
         let commands = self.commands.values().filter(|command| !command.is_settled()).count();
-        commands + usize::from(self.is_search_owed)
+        commands + usize::from(self.is_search_due)
     }
 }
 

@@ -13,7 +13,7 @@ use ocps::csc::request::{Answer, FailureKind, ListedJob, Ticket};
 use super::service::{Job, Put, Service};
 
 /// How long a submission is tried.
-pub(crate) const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What must be known before a job is submitted once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ struct Attempt {
     first: Option<Duration>,
     is_settled: bool,
     /// When the last such list was made at the service.
-    looked: Option<Duration>,
+    listed: Option<Duration>,
     /// Whether one showed the job.
     is_found: bool,
     /// When the first attempt failed or was unclear, in time in which the process ran.
@@ -50,7 +50,7 @@ impl Attempt {
             after,
             first: None,
             is_settled: false,
-            looked: None,
+            listed: None,
             is_found: false,
             trouble: None,
             refusals: 0,
@@ -97,8 +97,8 @@ pub(crate) struct Sending {
     looks: HashMap<Put, Option<Duration>>,
     /// When each request was asked for, in time in which the process ran.
     asked: HashMap<Ticket, Duration>,
-    /// When that was of the request whose answer was heard last.
-    heard: Option<Duration>,
+    /// When that was of the request that was answered last.
+    answered: Option<Duration>,
     /// How long this process has stood still.
     pub(crate) stood_still: Duration,
 }
@@ -115,7 +115,7 @@ impl Sending {
             process: 0,
             looks: HashMap::new(),
             asked: HashMap::new(),
-            heard: None,
+            answered: None,
             stood_still: Duration::ZERO,
         }
     }
@@ -138,13 +138,13 @@ impl Sending {
     }
 
     /// The core handles an answer, or something else.
-    pub(crate) fn hear(&mut self, answer: Option<Ticket>) {
-        self.heard = answer.and_then(|ticket| self.asked.remove(&ticket));
+    pub(crate) fn taken(&mut self, answer: Option<Ticket>) {
+        self.answered = answer.and_then(|ticket| self.asked.remove(&ticket));
     }
 
-    /// Whether what was just heard was asked for when the process had run for so long.
+    /// Whether the request that was just answered was made when the process had run for so long.
     pub(crate) fn was_asked_after(&self, since: Duration, time: Duration) -> bool {
-        self.heard.is_some_and(|asked| asked >= since + time)
+        self.answered.is_some_and(|asked| asked >= since + time)
     }
 
     /// An execute fails without a job: it was refused twice, or it was tried as long as that is promised, and what was
@@ -163,10 +163,10 @@ impl Sending {
     pub(crate) fn submit(&mut self, process: u32, ticket: Ticket, run_id: &RunId) {
         let attempt = self.attempts.get(run_id).copied();
         if let Some(attempt) = attempt {
-            assert!(attempt.may_repeat(), "{run_id} is sent again without having looked: {attempt:?}");
+            assert!(attempt.may_repeat(), "{run_id} is sent again without a lookup: {attempt:?}");
         }
         self.process = process;
-        self.looks.insert((process, ticket), attempt.and_then(|attempt| attempt.looked));
+        self.looks.insert((process, ticket), attempt.and_then(|attempt| attempt.listed));
         self.submissions.insert(ticket, run_id.clone());
         let attempt = attempt.unwrap_or(Attempt::over(Need::Nothing, ticket));
         self.attempts.insert(run_id.clone(), Attempt { is_out: true, ..attempt });
@@ -185,7 +185,7 @@ impl Sending {
             for (run_id, attempt) in &mut self.attempts {
                 if !attempt.is_out && ticket > attempt.after {
                     attempt.is_found = jobs.iter().any(|job: &ListedJob| job.run_id == *run_id);
-                    attempt.looked = Some(served);
+                    attempt.listed = Some(served);
                     let first = *attempt.first.get_or_insert(now);
                     attempt.is_settled |= asked >= first + self.settle_time;
                 }
@@ -196,9 +196,9 @@ impl Sending {
     /// No job runs that has run to its end before and vanished, so that it could not be found any more.
     pub(crate) fn check_rerun(&self, made: &Job, service: &Service) {
         let Some((run_id, put)) = &made.made else { return };
-        let Some(Some(looked)) = self.looks.get(put) else { return };
+        let Some(Some(listed)) = self.looks.get(put) else { return };
         let is_earlier = |job: &&Job| job.made.as_ref().is_some_and(|(run, at)| run == run_id && at < put);
-        let earlier = service.jobs.iter().filter(is_earlier).find(|job| job.had_vanished(*looked));
+        let earlier = service.jobs.iter().filter(is_earlier).find(|job| job.had_vanished(*listed));
         let is_excused = !service.lied_about.is_empty();
         assert!(earlier.is_none() || is_excused, "{} runs although {earlier:?} ran and vanished", made.id);
     }
@@ -219,7 +219,7 @@ impl Sending {
                 if other_put < put { (other, other_put, put) } else { (made, put, other_put) };
             let was_in_time =
                 self.ended.get(early_put).is_some_and(|ended| early.visible <= *ended + self.settle_time);
-            let was_late = self.looks[late].is_some_and(|looked| early.visible > looked) && !was_in_time;
+            let was_late = self.looks[late].is_some_and(|listed| early.visible > listed) && !was_in_time;
             let is_excused = was_late || service.lied_about.contains(run_id.as_str());
             assert!(is_excused, "{} and {} of {run_id}, although {} was there", made.id, other.id, early.id);
             count += 1;

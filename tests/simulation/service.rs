@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const LIST_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a cache keeps an answer at most.
 const CACHED: Duration = Duration::from_secs(60);
-/// How long the service waits for a new job to be listed before it says `Job creation timed out.`
+/// How long the service waits for a new job to be listed before it answers `Job creation timed out.`
 const CREATION_WAIT: Duration = Duration::from_secs(9);
 /// Jobs of other people.
 const FOREIGN: u32 = 3;
@@ -43,7 +43,7 @@ pub(crate) fn run_of<'a>(services: &'a [Service], id: &JobId) -> Option<&'a RunI
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) id: JobId,
-    /// None: of somebody else.
+    /// None: a job that we did not submit.
     pub(crate) made: Option<(RunId, Put)>,
     /// From when on it is listed and can be asked for.
     pub(crate) visible: Duration,
@@ -113,9 +113,9 @@ enum Spoil {
     LostRequest,
     /// It is carried out, but we get no answer.
     LostAnswer,
-    /// The service says no, and does nothing.
+    /// The service refuses, and does nothing.
     Refused,
-    /// The service says no, but does it; it makes a job that shows up 5 to 20 s later.
+    /// The service refuses, but carries it out; it makes a job that shows up 5 to 20 s later.
     DoneThenRefused,
     /// It is carried out, but the answer cannot be understood.
     Wrong,
@@ -156,9 +156,9 @@ pub(crate) struct Service {
     pub(crate) away_until: Duration,
     /// Until when a gateway answers in its place.
     pub(crate) bad_gateway_until: Duration,
-    /// Jobs of which a cache says that they are not there, and until when.
+    /// Jobs of which a cache answers that they do not exist, and until when.
     stale: BTreeMap<JobId, Duration>,
-    /// Run ids and job ids about which it said what is not so.
+    /// Run ids and job ids about which it answered something false.
     pub(crate) lied_about: BTreeSet<String>,
 }
 
@@ -403,7 +403,7 @@ impl Service {
             self.jobs[at].removed = true;
         }
         match spoil {
-            // It says so although only the job's files could not be removed.
+            // It answers so although only the job's files could not be removed.
             Spoil::DoneThenRefused => failed(FailureKind::Unclear, Contact::Answered),
             Spoil::Wrong => failed(FailureKind::Wrong, Contact::Answered),
             Spoil::Nothing

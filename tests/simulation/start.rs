@@ -1,5 +1,5 @@
 //! What must hold of the turn, and of the start of a process above all: who is served when, what is recorded when,
-//! and when it is said that the state asked for was reached.
+//! and when the daemon reports that the requested state was reached.
 
 use std::collections::VecDeque;
 
@@ -31,7 +31,7 @@ pub(crate) struct Start {
     /// The last state of the start, which is written at its end.
     unwritten_state: Option<Record>,
     /// Reports of the journal that the core has not got.
-    unheard: usize,
+    unread: usize,
 }
 
 impl Start {
@@ -47,7 +47,7 @@ impl Start {
             SummaryState::Standby => VecDeque::new(),
             SummaryState::Disabled => VecDeque::from([start]),
             SummaryState::Enabled => VecDeque::from([start, CommandKind::Enable]),
-            SummaryState::Fault | SummaryState::Offline => panic!("nobody asks for {target}"),
+            SummaryState::Fault | SummaryState::Offline => panic!("{target} is never requested"),
         };
         Self {
             target,
@@ -61,7 +61,7 @@ impl Start {
             waiting: VecDeque::new(),
             unwritten: Vec::new(),
             unwritten_state: None,
-            unheard: 0,
+            unread: 0,
         }
     }
 
@@ -86,7 +86,7 @@ impl Start {
     }
 
     pub(crate) fn report(&mut self, report: &Report) {
-        self.unheard += match report {
+        self.unread += match report {
             Report::Durable(records) => records.len(),
             Report::Failed(_) | Report::Back => 1,
         };
@@ -115,9 +115,9 @@ impl Start {
                 self.has_joined = true;
             }
             Input::Journaled(_) | Input::JournalFailed(_) | Input::JournalBack => {
-                self.unheard = self.unheard.checked_sub(1).unwrap_or_else(|| panic!("not said: {input:?}"));
+                self.unread = self.unread.checked_sub(1).unwrap_or_else(|| panic!("not reported: {input:?}"));
             }
-            Input::Tick => assert_eq!(self.unheard, 0, "a tick before what the journal has said"),
+            Input::Tick => assert_eq!(self.unread, 0, "a tick before the reports of the journal"),
             Input::Outcome(_)
             | Input::Configuration(_)
             | Input::ConfigurationsAvailable(_)
@@ -187,17 +187,17 @@ impl Start {
     /// The turn is over.
     pub(crate) fn rest(&self) {
         assert!(self.unwritten.is_empty(), "not handed to the journal: {:?}", self.unwritten);
-        assert_eq!(self.unheard, 0, "the core does not know what the journal has said");
+        assert_eq!(self.unread, 0, "the core has not got all reports of the journal");
         if self.is_starting() {
             assert!(self.waiting.len() <= EARLY_MAX, "{} wait", self.waiting.len());
             let is_due = self.has_joined && !self.is_under_way;
-            assert!(!is_due, "the start neither goes on nor ends: {self:?}");
+            assert!(!is_due, "the start neither continues nor ends: {self:?}");
         } else {
             assert!(self.waiting.is_empty(), "not carried out: {:?}", self.waiting);
         }
     }
 
-    /// The process ends in order. What comes behind the command to end is for nobody.
+    /// The process ends in order. Commands after the one to end are not answered.
     pub(crate) fn ended(&self) {
         assert!(self.has_started || self.waiting.is_empty(), "not answered: {:?}", self.waiting);
     }

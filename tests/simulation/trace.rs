@@ -18,7 +18,7 @@ impl Trace {
         Self { kept, last: VecDeque::new(), sum: 0, count: 0 }
     }
 
-    pub(crate) fn say(&mut self, now: Duration, line: &str) {
+    pub(crate) fn note(&mut self, now: Duration, line: &str) {
         let line = format!("{:>11.3} {line}", now.as_secs_f64());
         self.count += 1;
         for byte in line.bytes() {

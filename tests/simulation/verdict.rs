@@ -24,7 +24,7 @@ pub(crate) struct Counts {
     pub(crate) results: u64,
     pub(crate) repeated: u64,
     /// Final acks and results of earlier processes.
-    pub(crate) said_again: u64,
+    pub(crate) sent_again: u64,
     /// Commands that ended once more, since that was forgotten.
     pub(crate) ended_again: u64,
     pub(crate) final_acks: u64,
@@ -71,8 +71,8 @@ impl Rules {
         }
     }
 
-    /// A job that is left at the service although nobody needs it: the only one of a command that has it, or one that
-    /// was shown when nobody looked for it any more, may survive.
+    /// A job that is left at the service although no command needs it. Allowed are the only job of a command, and one that
+    /// was listed when it was not looked up any more.
     pub(crate) fn left_over<'a>(&self, now: Duration, services: &'a [Service]) -> Option<&'a Job> {
         let mut alive = services.iter().flat_map(|service| &service.jobs).filter(|job| job.is_alive(now));
         alive.find(|job| !self.may_survive(job, now, services))
@@ -104,7 +104,7 @@ impl Counts {
         self.doubles += other.doubles;
         self.results += other.results;
         self.repeated += other.repeated;
-        self.said_again += other.said_again;
+        self.sent_again += other.sent_again;
         self.ended_again += other.ended_again;
         self.final_acks += other.final_acks;
         self.disk_refusals += other.disk_refusals;
@@ -127,7 +127,7 @@ impl Counts {
             self.puts,
             self.results,
             self.repeated,
-            self.said_again,
+            self.sent_again,
             self.disk_refusals,
             self.doubles,
             self.copies,

@@ -1,17 +1,16 @@
-//! The run of one seed: processes of the daemon one after the other, what goes on around them, and time.
+//! The run of one seed: processes of the daemon one after the other, what happens around them, and time.
 
 mod journal;
 mod turn;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::command::{Command, Via};
 use ocps::csc::id::SalIndex;
 use ocps::csc::record::{Deliverable, Receipt, Record};
-use ocps::csc::request::{Outcome, Payload};
+use ocps::csc::request::Outcome;
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
 use ocps::csc::{Input, Settings};
@@ -23,11 +22,11 @@ use super::crowd::Crowd;
 use super::plan::{Plan, any, chance, secs, short};
 use super::process::{Disk, Faulty, Process};
 use super::rules::{Memory, Rules};
-use super::sending::SUBMIT_TIMEOUT;
 use super::service::{Call, Job, Service, unclear};
 use super::start::Start;
 use super::trace::Trace;
 use super::verdict::Counts;
+use crate::core_settings::core_settings;
 use crate::reply::failed_instead;
 
 /// How long a job may take to show up in the list after an unclear attempt.
@@ -36,7 +35,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(30);
 const EPOCH_S: f64 = 1_795_367_697.0;
 /// Most processes with faults.
 const PROCESSES_MAX: u32 = 40;
-/// Time between looks at the weather.
+/// Time between changes of the weather.
 const WEATHER: Duration = Duration::from_secs(10);
 /// Longest time until a run must have come to its end after its last fault.
 const CALM_MAX: Duration = Duration::from_secs(3600);
@@ -77,7 +76,7 @@ pub(crate) enum Event {
         outcome: Outcome,
         served: Duration,
     },
-    /// The process goes on after it stood still.
+    /// The process continues after it stood still.
     Thaw {
         process: u32,
     },
@@ -88,13 +87,13 @@ pub(crate) enum Event {
     JournalActs {
         process: u32,
     },
-    /// The journal's thread says something.
+    /// The main loop reads the reports of the journal thread.
     JournalSays {
         process: u32,
         reports: Vec<Report>,
     },
     /// The main loop gets round to that.
-    JournalIsHeard {
+    JournalReported {
         process: u32,
     },
     /// A message is with the broker.
@@ -184,7 +183,7 @@ impl World {
             plan,
         };
         let plan = format!("{:?}", world.plan);
-        world.say(&plan);
+        world.note(&plan);
         world.after(world.plan.faults, Event::Calm);
         world.after(WEATHER, Event::Weather);
         world.after(Duration::ZERO, Event::Start);
@@ -206,12 +205,12 @@ impl World {
         }
         let counts = self.rules.counts;
         assert_eq!(before.puts, counts.puts, "a last process does more");
-        let said = |counts: Counts| (counts.results, counts.final_acks);
-        assert_eq!(said(before), said(counts), "a last process says more");
+        let published = |counts: Counts| (counts.results, counts.final_acks);
+        assert_eq!(published(before), published(counts), "a last process publishes more");
     }
 
-    pub(crate) fn say(&mut self, line: &str) {
-        self.trace.say(self.now, line);
+    pub(crate) fn note(&mut self, line: &str) {
+        self.trace.note(self.now, line);
     }
 
     pub(crate) fn tai(&self) -> Tai {
@@ -267,8 +266,10 @@ impl World {
             }
             Event::JournalWakes { process, wake } if self.is_alive(process) => self.journal_wakes(wake),
             Event::JournalActs { process } if self.is_alive(process) => self.journal_acts(),
-            Event::JournalSays { process, reports } if self.is_alive(process) => self.journal_says(reports),
-            Event::JournalIsHeard { process } if self.is_alive(process) => self.journal_is_heard(),
+            Event::JournalSays { process, reports } if self.is_alive(process) => {
+                self.journal_reports(reports)
+            }
+            Event::JournalReported { process } if self.is_alive(process) => self.journal_reported(),
             Event::Thaw { process } if self.is_alive(process) => self.thaw(),
             Event::Delivered { process, receipt } => self.deliver(process, receipt),
             Event::Reported { process, receipt } if self.is_alive(process) => {
@@ -285,7 +286,7 @@ impl World {
             | Event::JournalWakes { .. }
             | Event::JournalActs { .. }
             | Event::JournalSays { .. }
-            | Event::JournalIsHeard { .. }
+            | Event::JournalReported { .. }
             | Event::Reported { .. } => {}
         }
     }
@@ -308,7 +309,7 @@ impl World {
             | Event::JournalWakes { process, .. }
             | Event::JournalActs { process }
             | Event::JournalSays { process, .. }
-            | Event::JournalIsHeard { process }
+            | Event::JournalReported { process }
             | Event::Delivered { process, .. }
             | Event::Reported { process, .. } => *process == number,
         };
@@ -325,12 +326,12 @@ impl World {
         let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
         process.is_frozen = true;
         let process = process.number;
-        self.say(&format!("the process stands still for {pause:?}"));
+        self.note(&format!("the process stands still for {pause:?}"));
         self.after(pause, Event::Thaw { process });
     }
 
     fn thaw(&mut self) {
-        self.say("the process goes on");
+        self.note("the process continues");
         self.rules.thaw(self.now);
         let process = self.process_mut();
         process.is_frozen = false;
@@ -345,7 +346,7 @@ impl World {
         }
     }
 
-    /// Whether this process goes on.
+    /// Whether this process is running.
     fn is_alive(&self, number: u32) -> bool {
         self.process.as_ref().is_some_and(|process| process.number == number)
     }
@@ -361,20 +362,13 @@ impl World {
 
     fn settings(&self) -> Settings {
         Settings {
-            index: SalIndex::Latiss,
-            simulated: false,
-            log_level: 20,
-            payload: payload(),
-            submit_timeout: SUBMIT_TIMEOUT,
             settle_time: SETTLE_TIME,
-            outage_limit: secs(300),
             resubmit_limit: self.plan.resubmit_limit,
-            history: secs(30 * 86_400),
             // The machine was there before us.
             uptime: Some(Uptime { boot: BootId(self.boot.0), since: self.now - self.boot.1 + secs(100) }),
             joins: self.plan.joins,
-            journal: true,
             max_jobs: self.plan.max_jobs,
+            ..core_settings()
         }
     }
 
@@ -391,7 +385,7 @@ impl World {
         while store.sqlite.upkeep(tai) == Ok(Upkeep::More) {}
         let mut recovered = store.sqlite.recover().unwrap();
         recovered.unsearched |= self.is_old;
-        self.say(&format!("process {} begins with {} commands", self.processes, recovered.entries.len()));
+        self.note(&format!("process {} begins with {} commands", self.processes, recovered.entries.len()));
         self.rules.begin(self.processes, self.now, &recovered);
         let (settings, seed) = (self.settings(), self.rng.u64(..));
         let goal = self.goal();
@@ -444,7 +438,7 @@ impl World {
         }
         if chance(&mut self.rng, self.plan.leap) {
             let leap = [4.0, -4.0, 10.0 * 365.0 * 24.0, -10.0 * 365.0 * 24.0][self.rng.usize(..4)] * 3600.0;
-            self.say(&format!("the clock leaps by {leap} s"));
+            self.note(&format!("the clock leaps by {leap} s"));
             self.skew += leap;
         }
         if self.plan.loss > 0.0 && self.rng.u8(..4) == 0 {
@@ -454,7 +448,7 @@ impl World {
             return;
         }
         let copy = self.copy.clone().filter(|_| self.rng.bool());
-        self.say(&format!(
+        self.note(&format!(
             "the journal is lost, but for {:?} records",
             copy.as_ref().map(|(count, _)| *count)
         ));
@@ -478,7 +472,7 @@ impl World {
 
     fn arrive(&mut self, command: Command) {
         let Some(process) = &mut self.process else {
-            // A client of the socket finds nobody there; Kafka may keep it for the next process.
+            // A client of the socket finds no daemon; Kafka may keep it for the next process.
             if command.sender.via == Via::Kafka && self.rng.bool() {
                 let delay = any(&mut self.rng, secs(30));
                 self.after(delay, Event::Command(command));
@@ -511,9 +505,9 @@ impl World {
     /// The process dies.
     fn crash(&mut self, when: &str) {
         let is_committing = self.process_mut().journal.is_busy;
-        self.say(&format!("CRASH {when}"));
+        self.note(&format!("CRASH {when}"));
         if is_committing && self.rng.bool() {
-            // The commit was durable before anybody could say so.
+            // The commit was durable before it was reported.
             self.write(Disk::Works);
         }
         self.bury();
@@ -549,7 +543,7 @@ impl World {
                 3 => self.broker.away_until = until,
                 _ => self.services[1].away_until = until,
             }
-            self.say(&format!("something is away until {until:?}"));
+            self.note(&format!("something is away until {until:?}"));
         }
         if chance(&mut self.rng, self.plan.pause) {
             self.freeze();
@@ -566,7 +560,7 @@ impl World {
         if hangs_until > self.now {
             return self.at(hangs_until, Event::Calm);
         }
-        self.say("CALM");
+        self.note("CALM");
         self.calm_since = Some(self.now);
         self.disk_away_until = self.now;
         self.broker.away_until = self.now;
@@ -610,14 +604,4 @@ impl World {
             self.left_over(),
         )
     }
-}
-
-/// What the jobs of our executes are submitted with.
-fn payload() -> Arc<dyn Payload> {
-    let uws = ocps::config::settings::Uws {
-        command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        ..ocps::config::settings::Settings::default().uws
-    };
-    Arc::new(uws)
 }

@@ -1,6 +1,6 @@
 //! A gateway before the execution service that misbehaves: it repeats, delays, caches, cuts and refuses requests.
 //!
-//! It stays within what README.md says that ocps bears: what it does late it does within some seconds, and a job
+//! It stays within what ocps bears by README.md: what it does late it does within some seconds, and a job
 //! that has been there for longer is not lacking in its old lists.
 
 use std::collections::BTreeMap;

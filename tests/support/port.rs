@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
 
-/// What takes longer hangs.
+/// Longest wait: only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A port of 127.0.0.1 that the system gives to nobody else who wants any: connections to it are refused until
-/// somebody listens there on purpose.
+/// A port of 127.0.0.1 that the system gives to no one who asks for any port: connections to it are refused until
+/// a test listens there on purpose.
 #[derive(Debug)]
 pub struct Port {
     pub number: u16,
@@ -41,7 +41,7 @@ impl Port {
 
     fn bind(number: u16) -> io::Result<Self> {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        // So that another socket, of which the same is said, can listen.
+        // So that another socket with the same option can listen.
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, number)))?;
         // Only to ask the standard library for the number: it does not listen.

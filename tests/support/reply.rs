@@ -1,4 +1,4 @@
-//! What a service says, whatever it was asked; only what fits the request can be answered to it.
+//! An answer of a service to any request; only one that fits the request can be given.
 
 use ocps::csc::event::JobObject;
 use ocps::csc::request::{

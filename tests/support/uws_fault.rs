@@ -29,7 +29,7 @@ pub enum On {
     Any,
 }
 
-/// What goes wrong. Where nothing else is said, the request is carried out and its answer spoilt.
+/// What goes wrong. Unless stated otherwise, the request is carried out and its answer spoilt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
@@ -65,7 +65,7 @@ pub enum What {
     },
     /// A login page with status 200.
     NotJson,
-    /// `{}`, which the genuine service says when it cannot build the object.
+    /// `{}`, which the genuine service answers when it cannot build the object.
     EmptyObject,
     OtherJobId,
     OtherRunId,

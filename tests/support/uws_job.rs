@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-/// How the jobs run that do not say so themselves.
+/// How jobs run that do not define it themselves.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Timing {
     /// Seconds in phase pending.
     pub pending: f64,
     /// Seconds in phase queued.
     pub queued: f64,
-    /// Seconds of execution; a job's DATA_QUERY, RUN_OPTIONS or PIPELINE_URL may say `dur=<s>` instead.
+    /// Seconds of execution; a job's DATA_QUERY, RUN_OPTIONS or PIPELINE_URL may have `dur=<s>` instead.
     pub duration: f64,
     /// Seconds between the end of execution and the final phase, in which the phase is queued once more.
     pub finish_gap: f64,
@@ -83,7 +83,7 @@ pub fn cluster_refusal(code: u16, reason: &str, message: &str) -> String {
     )
 }
 
-/// A missing argument: the service says it twice, once for 400 and once for 500.
+/// A missing argument: the service has two answers, one with 400 and one with 500.
 fn twice(text: &str) -> Refusal {
     (500, text.repeat(2))
 }

@@ -46,7 +46,7 @@ pub struct Options {
     pub latency: Duration,
     /// One request at a time, as the genuine service works: everything else waits.
     pub serial: bool,
-    /// How long a PUT waits for its job to be listed before it says `Job creation timed out.`
+    /// How long a PUT waits for its job to be listed before it answers `Job creation timed out.`
     pub creation_wait: Duration,
     /// Jobs are kept there over a restart of the process.
     pub state: Option<PathBuf>,
@@ -658,7 +658,7 @@ impl Inner {
     }
 }
 
-/// An answer that goes on until the client leaves.
+/// An answer that continues until the client disconnects.
 fn endless(connection: &mut TcpStream) -> io::Result<Then> {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {JSON}\r\nTransfer-Encoding: chunked\r\n\r\n");
     connection.write_all(head.as_bytes())?;

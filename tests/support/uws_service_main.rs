@@ -18,7 +18,7 @@ A stand-in for the UWS execution service, on 127.0.0.1
 Usage: cargo run --example uws-service -- [OPTIONS]
 
   --port N         port to listen on [default: 8910]
-  --duration S     seconds that a job runs which does not say so itself [default: 5]
+  --duration S     seconds that a job runs unless it defines that itself [default: 5]
   --pending S      seconds in phase pending [default: 0.5]
   --queued S       seconds in phase queued [default: 0.5]
   --latency S      seconds added to every request [default: 0]
@@ -26,7 +26,7 @@ Usage: cargo run --example uws-service -- [OPTIONS]
   --state FILE     keep the jobs there, so that a restarted service has them
   --help           this text
 
-A job says how it runs in its data_query: 'dur=2.5' (seconds), 'files=3' (result files), the word 'fail'.
+A job defines how it runs in its data_query: 'dur=2.5' (seconds), 'files=3' (result files), the word 'fail'.
 Faults: curl -d '{\"on\":\"put\",\"times\":1,\"what\":\"close\"}' http://127.0.0.1:8910/control
         on: put, get, delete, list, any; times 0: always; what: close, {\"hang\":5}, {\"latency\":1}, done_then_close,
         {\"done_then_hang\":5}, {\"status\":{\"code\":503,\"content_type\":\"text/html\",\"body\":\"x\"}}, {\"done_then_status\":{...}},

@@ -85,7 +85,7 @@ test_start() {
   await 5 eval 'property StatusText ocps | grep -q "^ENABLED: 1 jobs, 1 of them running"'
 }
 
-# Ready is not told before the state asked for is reached: git hangs meanwhile.
+# Readiness is not notified before the requested state is reached: git hangs meanwhile.
 test_readiness_order() {
   fresh --state enabled
   git -C /etc/ocps init -q
@@ -131,7 +131,7 @@ test_stop_leaves_jobs() {
   [ $(( $(ms) - from )) -lt 15000 ] || complain 'a stop takes too long'
   is Result success || complain "a stop is no success: $(property Result ocps)"
   wait $watcher
-  grep -q OFFLINE /tmp/last-events || complain "the last state was not told: $(cat /tmp/last-events)"
+  grep -q OFFLINE /tmp/last-events || complain "the last state was not published: $(cat /tmp/last-events)"
   jobs_run 5 || complain 'the jobs did not go on'
 }
 
@@ -156,7 +156,7 @@ test_restart_under_jobs() {
   awk -F '[: ]' '{t = $1 * 3600 + $2 * 60 + $3; if (NR > 1 && t - before > gap) gap = t - before; before = t}
                  END {printf "  longest time without heartbeat over that restart: %.2f s\n", gap; exit gap > 5}' /tmp/heartbeats ||
     complain 'the heartbeat was away for long'
-  # Nothing is lost: the new process tells the end of each.
+  # Nothing is lost: the new process publishes the end of each.
   succeed curl -sf -X PUT http://127.0.0.1:8910/control
   await 60 eval 'ocps status --json | grep -q "\"results\":50[,}]"'
   expect 'what ended' '^50$' eval "ocps jobs --all --json | grep -o '\"exit_code\": *0' | wc -l"
@@ -260,7 +260,7 @@ test_log() {
   SECONDS_OF_JOB=1 fresh --simulate --state enabled
   succeed systemctl start ocps
   ocps send execute pipeline=fault.yaml >/dev/null 2>&1
-  # The daemon's log is written a little after what it tells.
+  # The daemon's log is written a little after what it publishes.
   await 5 logged 'FAULT: errorCode=2'
   expect 'information' '^6$' eval "journalctl -q -u ocps -o json --no-pager | grep 'ocps .* for index' | tail -1 | grep -o '\"PRIORITY\":\"[0-9]\"' | tr -dc 0-9"
   expect 'a FAULT' . journalctl -q -u ocps -p crit -o cat --no-pager
@@ -356,7 +356,7 @@ test_debian_package() {
   flags ocps@2 --simulate
   succeed systemctl start ocps@2
   local before other; before=$(pid) other=$(pid ocps@2)
-  # Upgrade: the operator's change stays, what ran runs anew.
+  # Upgrade: the operator's change stays, what ran is restarted.
   succeed dpkg -i $package
   await 10 another_pid "$before"
   await 10 another_pid "$other" ocps@2

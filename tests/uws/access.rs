@@ -1,4 +1,4 @@
-//! What the log says of requests, and the ways to a service: a proxy, https.
+//! What is logged of requests, and the ways to a service: a proxy, https.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -101,7 +101,7 @@ fn a_proxy_is_used_only_where_it_is_set() {
 
 #[cfg(not(feature = "tls"))]
 #[test]
-fn https_without_the_feature_says_so() {
+fn https_without_the_feature_is_refused() {
     let service = UwsService::start(quick());
     let url = service.url().replace("http://", "https://");
     for action in four_actions() {
@@ -111,7 +111,7 @@ fn https_without_the_feature_says_so() {
 }
 
 #[test]
-fn a_redirect_says_what_to_write_into_the_configuration() {
+fn the_error_of_a_redirect_names_the_url_to_configure() {
     let service = UwsService::start(quick());
     let labels = ["Refused Answered", "Wrong Answered", "Wrong Answered", "Wrong Answered"];
     for (action, label) in four_actions().iter().zip(labels) {
@@ -147,7 +147,7 @@ fn a_compressed_answer_is_named() {
 }
 
 #[test]
-fn a_service_that_says_when_is_not_asked_before() {
+fn a_retry_after_of_the_service_is_respected() {
     let service = UwsService::start(quick());
     let url = service.url();
     let asked = || {

@@ -119,7 +119,7 @@ fn a_connection_that_does_not_come_about_in_time_sends_nothing() {
 
 #[test]
 fn answers_that_are_no_http_or_have_no_end() {
-    let timeout = Duration::from_millis(600);
+    let timeout = Duration::from_millis(300);
     let hasty = Uws::new(&settings(timeout)).unwrap();
     let patient = client();
     for (name, answer, drip, expected) in [
@@ -185,7 +185,7 @@ fn answers_that_are_no_http_or_have_no_end() {
 #[test]
 fn an_endless_answer_ends() {
     let service = UwsService::start(quick());
-    let (patient, hasty) = (client(), Uws::new(&settings(Duration::from_secs(2))).unwrap());
+    let (patient, hasty) = (client(), Uws::new(&settings(Duration::from_millis(500))).unwrap());
     for (action, expected) in four_actions().iter().zip(["Unclear", "Wrong", "Unclear", ""]) {
         service.inject(Fault { on: On::Any, times: 1, what: What::EndlessBody });
         // A list may be so long that it is given up first.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
-use ocps::config::settings::{self, Settings};
+use ocps::config::settings;
 use ocps::csc::id::{JobId, RunId};
 use ocps::csc::request::{Action, Answer, Submission};
 
@@ -25,7 +25,7 @@ pub(crate) fn settings(timeout: Duration) -> settings::Uws {
         list_timeout: timeout,
         delete_timeout: timeout,
         connections: 4,
-        ..Settings::default().uws
+        ..settings::Uws::default()
     }
 }
 

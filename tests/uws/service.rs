@@ -21,7 +21,7 @@ use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Counters, Options, UwsService};
 
 #[test]
-fn a_put_says_exactly_what_the_python_ocps_says() {
+fn a_put_has_the_same_body_as_from_the_python_ocps() {
     let (sender, receiver) = mpsc::channel();
     let server = Server::start(0, move |request, connection| {
         sender.send(request.clone()).unwrap();
@@ -188,7 +188,7 @@ fn faults() -> Vec<(What, [&'static str; 4])> {
 #[test]
 fn what_follows_from_each_fault() {
     let patient = client();
-    let hasty = Uws::new(&settings(Duration::from_secs(1))).unwrap();
+    let hasty = Uws::new(&settings(Duration::from_millis(300))).unwrap();
     let service = UwsService::start(quick());
     let url = service.url();
     for (what, expected) in faults() {
@@ -279,11 +279,11 @@ fn a_service_that_comes_back_has_its_jobs() {
 }
 
 #[test]
-fn a_service_that_does_one_thing_at_a_time_still_carries_out_what_was_given_up() {
+fn a_serial_service_still_carries_out_a_request_that_timed_out() {
     let service = UwsService::start(Options { serial: true, ..quick() });
     let url = service.url();
     let hasty = Uws::new(&settings(Duration::from_millis(200))).unwrap();
-    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(3.0) });
+    service.inject(Fault { on: On::Put, times: 1, what: What::Latency(1.5) });
     check(&hasty, &url, &submit("1-a"), "Unclear Silent");
     let started = Instant::now();
     check(&client(), &url, &list(&["1-a"]), "listed 1");
@@ -310,11 +310,11 @@ fn a_ping_asks_for_no_job_and_shows_only_whether_a_service_answers() {
 #[test]
 fn the_list_has_a_limit_of_its_own() {
     let service = UwsService::start(quick());
-    let timeout = Duration::from_millis(500);
+    let timeout = Duration::from_millis(300);
     let settings = settings::Uws { list_timeout: Duration::from_secs(60), ..settings(timeout) };
     let client = Uws::new(&settings).unwrap();
     for on in [On::Get, On::List] {
-        service.inject(Fault { on, times: 1, what: What::Latency(2.0) });
+        service.inject(Fault { on, times: 1, what: What::Latency(0.8) });
     }
     check(&client, &service.url(), &status(ID, None), "Unclear Silent");
     check(&client, &service.url(), &list(&["1-a"]), "listed 0");

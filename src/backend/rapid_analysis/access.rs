@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_says_what_is_missing_or_wrong() {
+    fn what_is_missing_or_wrong_is_named_in_one_line() {
         let dir = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             std::fs::write(dir.path().join(name), text).unwrap();

@@ -154,7 +154,7 @@ fn a_mistake_is_one_line_with_what_was_meant() {
 }
 
 #[test]
-fn a_flag_given_twice_must_say_the_same() {
+fn a_flag_given_twice_must_have_the_same_value() {
     let same = ["ocps", "run", "--simulate", "--simulate", "--socket=a", "--socket", "a"];
     assert_eq!(run(&same).socket, Some("a".into()));
     assert_eq!(
@@ -281,7 +281,7 @@ fn page(path: &str) -> String {
 }
 
 #[test]
-fn the_manual_says_what_help_says() {
+fn the_manual_agrees_with_help() {
     let page = page("etc/man/ocps.1");
     for command in command_names() {
         for paragraph in section(command).split("\n\n").filter(|text| !text.contains(['{', ':'])) {

@@ -38,7 +38,7 @@ impl Script {
     }
 }
 
-/// The far end; what it says can be changed.
+/// The far end; its answer can be changed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FarEnd(Arc<Mutex<Script>>);
 

@@ -1,4 +1,4 @@
-//! The journal: a file that anything may have happened to, and rows that say anything.
+//! The journal: a file that anything may have happened to, and rows with any content.
 
 use std::fs;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use super::{check_reason, join, parts};
 const FILE: &[u8] = include_bytes!("../../journal/version-1.db");
 const HISTORY: Duration = Duration::from_secs(30 * 24 * 3600);
 const NOW: Tai = Tai(1_795_425_891.0);
-/// How often the core goes on after it has taken over, mostly a second later: until a job is sent again.
+/// How often the core is ticked after the recovery, mostly a second later: until a job is sent again.
 const TICKS: usize = 40;
 
 /// Opens a journal with this content: all of it is understood, or nothing is touched.
@@ -88,7 +88,7 @@ fn answer(action: &Action) -> Answer {
     }
 }
 
-/// One line; a job's object says what it says, as JSON.
+/// One line; a job's object may be any JSON.
 fn check_text(line: &str) {
     assert!(!line.contains(|c: char| c < ' '), "not one line: {line:.500?}");
 }

@@ -21,7 +21,7 @@ use super::{check_reason, join, parts};
 /// Number of the schema in all answers of the registry.
 const ID: u32 = 1;
 
-/// A message whose schema is that of its topic; the first byte says which topic.
+/// A message whose schema is that of its topic; the first byte chooses the topic.
 pub(crate) fn read_message(data: &[u8]) {
     thread_local! {
         static REGISTRIES: std::cell::RefCell<BTreeMap<Topic, Registry>> = const { std::cell::RefCell::new(BTreeMap::new()) };

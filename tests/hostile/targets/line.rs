@@ -7,18 +7,19 @@ use std::time::Duration;
 use ocps::backend::Backend;
 use ocps::backend::rapid_analysis::values;
 use ocps::backend::uws::Uws;
-use ocps::config::settings::Settings as Toml;
+use ocps::config::settings;
 use ocps::csc::Settings;
 use ocps::csc::command::{Command, CommandKind, Sender, Via};
 use ocps::csc::configuration::{Configuration, Service};
-use ocps::csc::id::{ClientId, SalIndex, SeqNum};
+use ocps::csc::id::{ClientId, SeqNum};
 use ocps::csc::record::Recovered;
-use ocps::csc::request::{Action, Answer, Payload};
+use ocps::csc::request::{Action, Answer};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{Tai, Time};
 use ocps::daemon::turn::{Goal, Turn};
 use ocps::transport::line::{self, Line};
 
+use super::core_settings::core_settings;
 use super::driver::Driver;
 use super::http::{FarEnd, Nowhere, Script};
 use super::{check_reason, texts};
@@ -47,7 +48,7 @@ pub(crate) fn read_values(data: &[u8]) {
     }
 }
 
-/// Has the core carry out a command, and sends what it says.
+/// Has the core carry out a command, and performs its effects.
 fn obey(kind: CommandKind) {
     let goal = Goal { state: Some(SummaryState::Enabled), override_name: None };
     let (turn, effects) = Turn::new(settings(), 1, now(), &goal, Recovered::default());
@@ -66,34 +67,10 @@ fn obey(kind: CommandKind) {
     driver.run();
 }
 
-/// What the jobs of our executes are submitted with.
-fn payload() -> Arc<dyn Payload> {
-    let uws = ocps::config::settings::Uws {
-        command: "run".to_owned(),
-        source_url: "https://scripts".to_owned(),
-        version_selects_image: true,
-        ..Toml::default().uws
-    };
-    Arc::new(uws)
-}
-
 /// Of a core that does all it can.
-pub(crate) fn settings() -> Settings {
-    Settings {
-        index: SalIndex::Latiss,
-        simulated: false,
-        log_level: 20,
-        payload: payload(),
-        submit_timeout: Duration::from_secs(60),
-        settle_time: Duration::from_secs(15),
-        outage_limit: Duration::from_secs(300),
-        resubmit_limit: Duration::from_secs(1800),
-        history: Duration::from_secs(30 * 86_400),
-        uptime: None,
-        journal: true,
-        joins: false,
-        max_jobs: 10,
-    }
+pub(super) fn settings() -> Settings {
+    let uws = settings::Uws { version_selects_image: true, ..settings::Uws::default() };
+    Settings { payload: Arc::new(uws), ..core_settings() }
 }
 
 fn now() -> Time {
@@ -124,7 +101,7 @@ fn send(action: &Action) -> Option<Answer> {
     thread_local! {
         static CLIENT: Option<Uws> = {
             let nobody = FarEnd::new(Script::new(b""));
-            Uws::over(&Toml::default().uws, nobody, Nowhere).ok()
+            Uws::over(&settings::Uws::default(), nobody, Nowhere).ok()
         };
     }
     CLIENT.with(|client| {

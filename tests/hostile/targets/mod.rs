@@ -6,6 +6,9 @@
 //! [`Target::run`] adds the promises that all have in common: no second of work, no memory over a bound.
 
 mod config;
+#[path = "../../support/core_settings.rs"]
+#[allow(missing_docs, unreachable_pub, reason = "it is shared with other tests")]
+mod core_settings;
 mod driver;
 mod http;
 mod journal;
@@ -33,77 +36,33 @@ pub(crate) struct Target {
     pub(crate) cases: u64,
 }
 
+const fn target(
+    name: &'static str,
+    read: fn(&[u8]),
+    seeds: fn() -> Vec<Vec<u8>>,
+    memory: (u64, u64),
+    cases: u64,
+) -> Target {
+    Target { name, read, seeds, memory, cases }
+}
+
 /// All of them.
 pub(crate) const TARGETS: &[Target] = &[
-    Target { name: "line", read: line::read, seeds: line::seeds, memory: (1 << 20, 20), cases: 1_000 },
-    Target {
-        name: "values",
-        read: line::read_values,
-        seeds: line::seeds_of_values,
-        memory: (1 << 20, 100),
-        cases: 4_000,
-    },
-    Target { name: "socket", read: socket::read, seeds: socket::seeds, memory: (4 << 20, 4), cases: 1_000 },
-    Target {
-        name: "component",
-        read: config::read_component,
-        seeds: config::seeds_of_component,
-        memory: (32 << 20, 100),
-        cases: 1_500,
-    },
-    Target {
-        name: "settings",
-        read: config::read_settings,
-        seeds: config::seeds_of_settings,
-        memory: (4 << 20, 100),
-        cases: 1_500,
-    },
-    Target {
-        name: "client_yaml",
-        read: config::read_client_yaml,
-        seeds: config::seeds_of_client_yaml,
-        memory: (32 << 20, 100),
-        cases: 1_500,
-    },
-    Target { name: "uws", read: uws::read, seeds: uws::seeds, memory: (4 << 20, 20), cases: 1_000 },
-    Target {
-        name: "journal",
-        read: journal::read_file,
-        seeds: journal::seeds_of_files,
-        memory: (16 << 20, 20),
-        cases: 100,
-    },
-    Target {
-        name: "rows",
-        read: journal::read_rows,
-        seeds: journal::seeds_of_rows,
-        memory: (16 << 20, 400),
-        cases: 100,
-    },
+    target("line", line::read, line::seeds, (1 << 20, 20), 1_000),
+    target("values", line::read_values, line::seeds_of_values, (1 << 20, 100), 4_000),
+    target("socket", socket::read, socket::seeds, (4 << 20, 4), 1_000),
+    target("component", config::read_component, config::seeds_of_component, (32 << 20, 100), 1_500),
+    target("settings", config::read_settings, config::seeds_of_settings, (4 << 20, 100), 1_500),
+    target("client_yaml", config::read_client_yaml, config::seeds_of_client_yaml, (32 << 20, 100), 1_500),
+    target("uws", uws::read, uws::seeds, (4 << 20, 20), 1_000),
+    target("journal", journal::read_file, journal::seeds_of_files, (16 << 20, 20), 100),
+    target("rows", journal::read_rows, journal::seeds_of_rows, (16 << 20, 400), 100),
     #[cfg(feature = "kafka")]
-    Target {
-        name: "message",
-        read: kafka::read_message,
-        seeds: kafka::seeds_of_messages,
-        memory: (16 << 20, 20),
-        cases: 2_000,
-    },
+    target("message", kafka::read_message, kafka::seeds_of_messages, (16 << 20, 20), 2_000),
     #[cfg(feature = "kafka")]
-    Target {
-        name: "schema",
-        read: kafka::read_schema,
-        seeds: kafka::seeds_of_schemas,
-        memory: (16 << 20, 100),
-        cases: 400,
-    },
+    target("schema", kafka::read_schema, kafka::seeds_of_schemas, (16 << 20, 100), 400),
     #[cfg(feature = "kafka")]
-    Target {
-        name: "registry",
-        read: kafka::read_registry,
-        seeds: kafka::seeds_of_registry,
-        memory: (16 << 20, 100),
-        cases: 500,
-    },
+    target("registry", kafka::read_registry, kafka::seeds_of_registry, (16 << 20, 100), 500),
 ];
 
 /// What an input cost.
@@ -146,7 +105,7 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Checks what people are told: one line that is no longer than people read.
+/// Checks a message for people: one line that is no longer than people read.
 pub(crate) fn check_reason(reason: &str) {
     assert!(!reason.trim().is_empty(), "an empty reason");
     assert!(!reason.contains(char::is_control), "not one line: {reason:?}");

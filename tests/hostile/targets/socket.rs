@@ -1,4 +1,4 @@
-//! The local socket as a whole: a client that says anything, in pieces, is served by the daemon's own threads
+//! The local socket as a whole: a client that sends anything, in pieces, is served by the daemon's own threads
 //! and leaves nothing behind.
 
 use std::io::{ErrorKind, Read, Write};
@@ -35,32 +35,32 @@ fn served() -> &'static Mutex<Served> {
     })
 }
 
-/// The first byte says how many bytes are sent at once.
+/// The first byte is how many bytes are sent at once.
 pub(crate) fn read(data: &[u8]) {
-    let Some((first, said)) = data.split_first() else { return };
+    let Some((first, sent)) = data.split_first() else { return };
     let piece = [usize::MAX, 1000, 7, 1][usize::from(*first) % 4];
     let mut served = served().lock().unwrap_or_else(PoisonError::into_inner);
     let mut stream = UnixStream::connect(served.hub.path().unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut heard = String::new();
+    let mut received = String::new();
     std::thread::scope(|scope| {
         let mut writer = stream.try_clone().unwrap();
         // Ours writes, another reads, so that neither end waits for the other.
-        let reader = scope.spawn(|| stream.read_to_string(&mut heard));
+        let reader = scope.spawn(|| stream.read_to_string(&mut received));
         // A line that is too long ends the connection, here while it is written.
         let _ =
-            said.chunks(piece.min(said.len().max(1))).take(5_000).try_for_each(|part| writer.write_all(part));
+            sent.chunks(piece.min(sent.len().max(1))).take(5_000).try_for_each(|part| writer.write_all(part));
         let _ = writer.shutdown(Shutdown::Write);
         served.serve();
-        // One that is sent away may find the connection reset, since not all that it said was read.
+        // A client that is sent away may find the connection reset, since not all that it sent was read.
         if let Err(error) = reader.join().unwrap() {
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-            assert!(said.len() > LINE_MAX, "a client was sent away that said only {} bytes", said.len());
+            assert!(sent.len() > LINE_MAX, "a client was sent away that sent only {} bytes", sent.len());
         }
     });
-    for line in heard.lines() {
-        let said: serde_json::Value = serde_json::from_str(line).unwrap();
-        check_reason(said["error"].as_str().unwrap());
+    for line in received.lines() {
+        let answer: serde_json::Value = serde_json::from_str(line).unwrap();
+        check_reason(answer["error"].as_str().unwrap());
     }
 }
 

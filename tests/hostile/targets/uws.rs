@@ -17,7 +17,7 @@ const RUN_ID: &str = "17-abc";
 /// Most bytes of a job's object.
 const OBJECT_MAX: usize = 512 << 10;
 
-/// The first byte says what is asked, in which pieces the answer comes, and how the connection ends.
+/// The first byte chooses the request, the pieces in which the answer comes, and how the connection ends.
 pub(crate) fn read(data: &[u8]) {
     thread_local! {
         static SERVICE: (FarEnd, Option<Uws>) = {

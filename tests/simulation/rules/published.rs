@@ -39,7 +39,10 @@ impl Rules {
         command.publish_by = None;
         command.final_acks += 1;
         assert_eq!(command.final_acks, 1, "a second final ack for {number} in process {process}");
-        assert!(!command.said.contains(&Deliverable::Ack), "said although it was heard: {number} {ack:?}");
+        assert!(
+            !command.recorded.contains(&Deliverable::Ack),
+            "sent again although it was delivered: {number} {ack:?}"
+        );
         let sender = &command.entry.sender;
         let is_sender =
             (to.seq_num, &to.identity, to.origin) == (sender.seq_num, &sender.identity, sender.origin);
@@ -49,11 +52,11 @@ impl Rules {
             assert!(client_is_gone, "an ack to another client: {to:?}");
         }
         self.counts.final_acks += 1;
-        self.counts.said_again += u64::from(is_again);
+        self.counts.sent_again += u64::from(is_again);
     }
 
-    /// The world learns of a job only when that is durable, or when the journal fails, or when somebody who knows the
-    /// job anyway aborts it.
+    /// A job is published only when it is durable, or when the journal fails, or when a client that knows it anyway
+    /// aborts it.
     pub(super) fn in_progress(&mut self, now: Duration, to: &Sender, job_id: &JobId, services: &[Service]) {
         let number = to.seq_num.0;
         let is_its = |command: &Accepted| {
@@ -96,9 +99,12 @@ impl Rules {
         command.results += 1;
         assert_eq!(command.results, 1, "published twice: {result:?}");
         assert_eq!(command.final_acks, 0, "published after the final ack: {result:?}");
-        assert!(!command.said.contains(&Deliverable::Result), "said although it was heard: {result:?}");
+        assert!(
+            !command.recorded.contains(&Deliverable::Result),
+            "sent again although it was delivered: {result:?}"
+        );
         self.counts.results += 1;
-        self.counts.said_again += u64::from(is_again);
+        self.counts.sent_again += u64::from(is_again);
     }
 
     pub(super) fn event(&mut self, now: Duration, event: &Event) {

@@ -1,4 +1,4 @@
-//! The journal thread: when it turns to the disk, what the disk does then, and what is said of it.
+//! The journal thread: when it uses the disk, what the disk does then, and what it reports.
 
 use std::time::Duration;
 
@@ -78,36 +78,36 @@ impl World {
         let (reports, committed) = self.process_mut().journal.turn(time, disk);
         if !committed.is_empty() {
             self.durable(&committed);
-            self.say(&format!("durable: {} records, {disk:?}", committed.len()));
+            self.note(&format!("durable: {} records, {disk:?}", committed.len()));
         }
         reports
     }
 
-    /// What it says waits until the main loop gets round to it.
-    pub(super) fn journal_says(&mut self, reports: Vec<Report>) {
+    /// Its reports wait until the main loop reads them.
+    pub(super) fn journal_reports(&mut self, reports: Vec<Report>) {
         for report in &reports {
-            self.say(&format!("journal: {report:?}"));
+            self.note(&format!("journal: {report:?}"));
         }
         let longest = if chance(&mut self.rng, 0.01) { secs(3) } else { millis(5) };
         let delay = short(&mut self.rng, longest);
         let process = self.process_mut();
-        process.journal.said.extend(reports);
+        process.journal.reports.extend(reports);
         let process = process.number;
-        self.after(delay, Event::JournalIsHeard { process });
+        self.after(delay, Event::JournalReported { process });
     }
 
-    pub(super) fn journal_is_heard(&mut self) {
+    pub(super) fn journal_reported(&mut self) {
         let process = self.process.as_mut().unwrap();
-        for report in process.journal.said.drain(..) {
+        for report in process.journal.reports.drain(..) {
             self.rules.start.report(&report);
             process.turn.report(report);
         }
         self.turn();
     }
 
-    /// The daemon ends by itself: what can be said and written still is.
+    /// The daemon ends by itself: what can still be published and written is.
     pub(super) fn end(&mut self) {
-        self.say("the daemon ends");
+        self.note("the daemon ends");
         self.rules.start.ended();
         self.flush_messages();
         let time = self.time();
@@ -131,17 +131,17 @@ impl World {
 
     /// Some of the messages that are on their way are delivered, and that is known, before the end.
     fn flush_messages(&mut self) {
-        let mut said = Vec::new();
+        let mut deliveries = Vec::new();
         for event in self.events.values() {
             if let Event::Delivered { process, receipt } | Event::Reported { process, receipt } = event
                 && *process == self.processes
                 && self.now >= self.broker.away_until
                 && self.rng.bool()
             {
-                self.rules.heard(*process, *receipt);
-                said.push(Record::Delivered(*receipt));
+                self.rules.delivered(*process, *receipt);
+                deliveries.push(Record::Delivered(*receipt));
             }
         }
-        self.process_mut().journal.channel.push_back(said);
+        self.process_mut().journal.channel.push_back(deliveries);
     }
 }

@@ -24,8 +24,8 @@ impl World {
     /// The deadline has come, as in the main loop.
     pub(super) fn tick(&mut self) {
         let process = self.process.as_mut().unwrap();
-        process.journal.said.iter().for_each(|report| self.rules.start.report(report));
-        process.turn.tick(process.journal.said.drain(..));
+        process.journal.reports.iter().for_each(|report| self.rules.start.report(report));
+        process.turn.tick(process.journal.reports.drain(..));
         self.turn();
     }
 
@@ -43,7 +43,7 @@ impl World {
                     }
                 }
                 Some(Step::Started) => {
-                    self.say("started");
+                    self.note("started");
                     self.rules.started(&self.process.as_ref().unwrap().turn);
                 }
                 Some(Step::Write(records)) => {
@@ -66,10 +66,10 @@ impl World {
         }
     }
 
-    /// The core has taken one input; whether the process goes on.
+    /// The core has taken one input; returns whether the process is still running.
     fn handled(&mut self, input: Input, effects: Vec<Effect>) -> bool {
         if let Some(line) = lines::input(&input) {
-            self.say(&line);
+            self.note(&line);
         }
         let (time, now) = (self.time(), self.now);
         self.rules.before(now, &input);
@@ -88,7 +88,7 @@ impl World {
         true
     }
 
-    /// Carries out what the core wants, unless the process dies over it; whether it goes on.
+    /// Carries out effects, unless the process dies meanwhile; returns whether it is still running.
     pub(super) fn run_effects(&mut self, effects: Vec<Effect>) -> bool {
         for effect in effects {
             if self.crashes() {
@@ -96,7 +96,7 @@ impl World {
                 return false;
             }
             if let Some(line) = lines::effect(&effect) {
-                self.say(&line);
+                self.note(&line);
             }
             self.rules.tai = self.tai();
             self.rules.effect(self.now, &effect, &self.services);
@@ -148,7 +148,7 @@ impl World {
         match (via, receipt) {
             (Via::Kafka, Some(receipt)) => self.produce(receipt),
             // It is written to the client at once, or there is no client any more.
-            (Via::Socket(_), Some(receipt)) => self.said(receipt),
+            (Via::Socket(_), Some(receipt)) => self.delivered_at_once(receipt),
             (Via::CommandLine, _) => self.process_mut().turn.transition_ended(ack),
             (_, None) => {}
         }
@@ -160,13 +160,13 @@ impl World {
         }
         match receipt {
             Some(receipt) if self.plan.kafka => self.produce(receipt),
-            Some(receipt) => self.said(receipt),
+            Some(receipt) => self.delivered_at_once(receipt),
             None => {}
         }
     }
 
-    fn said(&mut self, receipt: Receipt) {
-        self.rules.heard(self.processes, receipt);
+    fn delivered_at_once(&mut self, receipt: Receipt) {
+        self.rules.delivered(self.processes, receipt);
         self.delivered(receipt);
     }
 
@@ -195,8 +195,8 @@ impl World {
         if self.now < self.broker.away_until && self.is_alive(process) {
             return self.produce(receipt);
         }
-        self.say(&format!("heard {receipt:?}"));
-        self.rules.heard(process, receipt);
+        self.note(&format!("delivered {receipt:?}"));
+        self.rules.delivered(process, receipt);
         let delay = short(&mut self.rng, secs(5));
         self.after(delay, Event::Reported { process, receipt });
     }
@@ -229,10 +229,10 @@ impl World {
             lines.push(format!("made {} of {:?}, visible at {:?}", job.id, job.made, job.visible));
         }
         for line in lines {
-            self.say(&line);
+            self.note(&line);
         }
         let line = lines::call(call);
-        self.say(&format!("served {line}"));
+        self.note(&format!("served {line}"));
         if let Some((time, answer)) = answer {
             let outcome = Outcome { ticket: call.ticket, answer };
             let served = self.now;
