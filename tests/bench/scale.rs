@@ -21,7 +21,7 @@ use support::uws_service::{Options, UwsService};
 /// Jobs that run while it is measured; the first number is what the others are compared with.
 const JOBS: [usize; 3] = [100, 1000, 10_000];
 /// Executes that are measured.
-const EXECUTES: usize = 500;
+const EXECUTES: usize = 2000;
 /// Executes whose jobs do not exist yet, at most.
 const TOGETHER: usize = 20;
 /// Polls a second, whatever the number of jobs.
@@ -54,7 +54,7 @@ fn execute(dir: &Path, jobs: usize) -> f64 {
     daemon.settle();
     let before = daemon.cpu();
     daemon.execute(EXECUTES);
-    // The look at the service's list after each submission belongs to it.
+    // The look-ups after each submission belong to it.
     daemon.settle();
     (daemon.cpu() - before) / EXECUTES as f64
 }
@@ -86,7 +86,7 @@ impl Daemon {
         fs::create_dir_all(&configuration).unwrap();
         let yaml = format!("url: {}\npoll_interval: {poll_interval}\n", service.url());
         fs::write(configuration.join("_init.yaml"), yaml).unwrap();
-        fs::write(dir.join("ocps.toml"), "[limits]\njobs = 20000\n").unwrap();
+        fs::write(dir.join("ocps.toml"), "[limits]\njobs = 20000\n[uws]\nsettle_time_s = 5\n").unwrap();
         let socket = dir.join("sock");
         let process = Command::new(env!("CARGO_BIN_EXE_ocps"))
             .args(["run", "1", "--no-kafka", "--state", "enabled", "--loglevel", "error"])
@@ -116,9 +116,10 @@ impl Daemon {
         }
     }
 
-    /// Waits until nothing is left to do but heartbeats and polls.
+    /// Waits until both look-ups after each submission are over (3 s and `settle_time_s` after it), so that nothing is
+    /// left to do but heartbeats and polls.
     fn settle(&self) {
-        thread::sleep(Duration::from_secs(8));
+        thread::sleep(Duration::from_secs(12));
     }
 
     /// Seconds of the processor so far, of all threads.
