@@ -1,4 +1,4 @@
-//! The clocks: TAI, the time of all SAL stamps, UTC for people, and how long ago something was, whatever becomes of
+//! The clocks: TAI, the time of all SAL stamps, UTC for people, and how long ago something was, whatever happens to
 //! the clock.
 
 use std::sync::atomic::{AtomicU32, Ordering};

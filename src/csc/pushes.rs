@@ -126,7 +126,7 @@ impl Pushes {
         }
     }
 
-    /// The sender of the push in progress is answered that it is unclear what becomes of it.
+    /// The sender of the push in progress is answered that it is unclear whether it is pushed.
     pub(super) fn give_up(&mut self, ctx: &mut Context, why: &str) {
         if let Some(sender) = self.flight.as_mut().and_then(|flight| flight.sender.take()) {
             ctx.fail(&sender, Some(CommandName::Execute), unclear(why));

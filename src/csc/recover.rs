@@ -1,4 +1,4 @@
-//! What becomes of the commands of previous runs, in every summary state and without configuration.
+//! How the commands of previous runs go on, in every summary state and without configuration.
 //!
 //! A job that is known is followed on. One that may exist is looked for in the service's list before anything is
 //! sent again, with the same run id. What may not have been delivered is published and acked again, unchanged.

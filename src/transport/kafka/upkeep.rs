@@ -71,7 +71,7 @@ impl Reading {
     }
 }
 
-/// What comes of reading at an offset.
+/// The result of reading at an offset.
 enum Found {
     Message,
     /// Nobody can read what is there.
