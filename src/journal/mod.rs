@@ -96,8 +96,10 @@ impl Limits {
 pub struct Status {
     /// Where it is.
     pub path: PathBuf,
-    /// How many records were handed over and are not written; one with large texts counts as several.
+    /// How many records were handed over and are not written.
     pub waiting: usize,
+    /// What they count as: one with large texts counts as several.
+    load: usize,
     /// Why nothing can be written, and since when.
     pub problem: Option<(String, Instant)>,
     /// Why the file cannot be kept small, although all is written.
@@ -162,7 +164,7 @@ impl Journal {
     /// One line: too much waits to be written, and these are not taken.
     pub fn write(&self, mut records: Vec<Record>) -> Result<(), String> {
         let mut status = lock(&self.status);
-        if status.waiting + records.len() > SEEN_WAITING {
+        if status.load + records.len() > SEEN_WAITING {
             records.retain(|record| !matches!(record, Record::Seen { .. }));
         }
         if records.is_empty() {
@@ -171,11 +173,12 @@ impl Journal {
         let load = load(&records);
         let path = status.path.display();
         let waiting = status.waiting;
-        if waiting > 0 && waiting + load > WAITING_MAX {
+        if waiting > 0 && status.load + load > WAITING_MAX {
             return Err(format!("the journal {path} takes no more: {waiting} records wait to be written"));
         }
         let ended = format!("the journal {path} is not written any more: its thread ended");
-        status.waiting += load;
+        status.waiting += records.len();
+        status.load += load;
         self.batches.send(records).map_err(|_| ended)
     }
 
@@ -245,11 +248,12 @@ impl Worker {
 
     /// Does what is due and publishes how that went.
     fn turn(&mut self) {
-        let (now, before) = (self.begin(), self.writer.load);
+        let (now, waited, load) = (self.begin(), self.writer.waiting(), self.writer.load);
         let reports = self.writer.turn(now);
-        let written = before.saturating_sub(self.writer.load);
+        let written = waited.saturating_sub(self.writer.waiting());
         let mut status = lock(&self.status);
         status.waiting = status.waiting.saturating_sub(written);
+        status.load = status.load.saturating_sub(load.saturating_sub(self.writer.load));
         status.problem =
             self.writer.failure.as_ref().map(|failure| (failure.reason.clone(), self.epoch + failure.since));
         status.upkeep_problem = self.writer.upkeep_problem.clone();

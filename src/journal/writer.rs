@@ -157,11 +157,17 @@ impl<S: Store> Writer<S> {
         while !self.waiting.is_empty() {
             reports.extend(self.write(now.mono));
             if let Some(failure) = &self.failure {
-                let lost = format!("{} records were not written: {}", self.load, failure.reason);
+                let lost = format!("{} records were not written: {}", self.waiting(), failure.reason);
                 return (reports, Err(lost));
             }
         }
         (reports, Ok(()))
+    }
+
+    /// How many records wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.iter().map(Vec::len).sum()
     }
 
     /// When to write; none while nothing waits.

@@ -196,10 +196,31 @@ fn at_the_end_all_is_written_without_patience() {
 
     let mut rig = Rig::new();
     rig.disk(Disk::Fails);
-    rig.writer.take(vec![accepted(1)]);
+    let mut large = seen(1);
+    if let Record::Seen { sender, .. } = &mut large {
+        sender.identity = "x".repeat(50_000);
+    }
+    rig.writer.take(vec![accepted(1), large]);
     let (reports, result) = rig.writer.finish(Time { mono: rig.now, tai: NOW });
     assert_eq!(reports, [failed()]);
-    assert_eq!(result.unwrap_err(), "1 records were not written: the disk is full");
+    // A large record counts for more where the queue is limited, but is one record for people.
+    assert!(rig.writer.load > 10);
+    assert_eq!(result.unwrap_err(), "2 records were not written: the disk is full");
+}
+
+#[test]
+fn a_disk_that_fails_again_right_after_it_came_back_is_reported_again() {
+    let mut rig = Rig::new();
+    rig.disk(Disk::Fails);
+    for key in 1..=3 {
+        rig.writer.take((0..900).map(|n| if n == 0 { accepted(key) } else { seen(n) }).collect());
+    }
+    assert_eq!(rig.run(0), [(0, failed())]);
+    rig.now += Duration::from_secs(1);
+    rig.disk(Disk::Well);
+    assert_eq!(rig.turn(), [Report::Back, durable(&[1])], "the others are too many for one commit");
+    rig.disk(Disk::Fails);
+    assert_eq!(rig.run(10_000).first(), Some(&(1000, failed())));
 }
 
 /// Random turns, faults and crashes: what is found is what some number of turns left, no less than was reported.

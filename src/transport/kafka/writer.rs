@@ -1,4 +1,4 @@
-//! The thread that joins and then writes; and what becomes of what it wrote.
+//! The thread that joins and then writes, and how deliveries and refusals of its messages are handled.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
