@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::iter;
+use std::time::Duration;
 
 use crate::csc::request::{Action, Contact, Failure, FailureKind, Outcome, Request, Ticket};
 
@@ -99,5 +100,5 @@ impl Lanes {
 fn not_sent(request: &Request, reason: &str) -> Outcome {
     let failure =
         Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason: reason.to_owned() };
-    Outcome { ticket: request.ticket, answer: request.action.failed(failure) }
+    Outcome { ticket: request.ticket, took: Duration::ZERO, answer: request.action.failed(failure) }
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::Sender;
 
@@ -56,8 +57,10 @@ impl Workers {
             let run = move || {
                 loop {
                     let Request { ticket, url, action } = shared.take(role);
+                    let begun = Instant::now();
                     let answer = backend.perform(&url, &action);
-                    if outcomes.send(Outcome { ticket, answer }).is_err() {
+                    let took = begun.elapsed();
+                    if outcomes.send(Outcome { ticket, took, answer }).is_err() {
                         return;
                     }
                 }

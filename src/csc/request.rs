@@ -127,6 +127,8 @@ impl Submission {
 pub struct Outcome {
     /// Of the request.
     pub ticket: Ticket,
+    /// How long the back-end took for it, without the time in which it waited for a thread.
+    pub took: Duration,
     /// What came of its action.
     pub answer: Answer,
 }

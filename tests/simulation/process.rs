@@ -1,7 +1,7 @@
 //! One process of the daemon around the core: its worker queues and its journal thread, without the threads.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -141,13 +141,21 @@ pub(crate) struct Workers {
     connections: usize,
     /// What waits.
     queued: BTreeSet<(Kind, Ticket)>,
+    /// When each request was begun.
+    times: BTreeMap<Ticket, Duration>,
 }
 
 impl Workers {
     fn new(plan: &Plan) -> Self {
         let threads = lanes::threads(plan.connections).map(|role| (role, None)).collect();
         let lanes = Lanes::new(12 * plan.max_jobs);
-        Self { lanes, threads, connections: plan.connections, queued: BTreeSet::new() }
+        Self {
+            lanes,
+            threads,
+            connections: plan.connections,
+            queued: BTreeSet::new(),
+            times: BTreeMap::new(),
+        }
     }
 
     /// Queues a request, or fails it.
@@ -159,13 +167,14 @@ impl Workers {
     }
 
     /// The next request that a thread begins; which thread is first is chance.
-    pub(crate) fn begin(&mut self, rng: &mut Rng) -> Option<Request> {
+    pub(crate) fn begin(&mut self, now: Duration, rng: &mut Rng) -> Option<Request> {
         let first = rng.usize(..self.threads.len());
         self.threads.rotate_left(first);
         for (role, begun) in self.threads.iter_mut().filter(|(_, begun)| begun.is_none()) {
             if let Some(request) = self.lanes.take(*role) {
                 let key = (Kind::of(&request.action), request.ticket);
                 *begun = Some(key);
+                self.times.insert(request.ticket, now);
                 self.check_begun(key);
                 return Some(request);
             }
@@ -208,11 +217,13 @@ impl Workers {
         self.threads.iter().any(|(role, begun)| *role == Role::NoPut && begun.is_none())
     }
 
-    pub(crate) fn ended(&mut self, ticket: Ticket) {
+    /// A request is answered; gives when it was begun.
+    pub(crate) fn ended(&mut self, ticket: Ticket) -> Duration {
         let is_its =
             |(_, begun): &&mut (Role, Option<(Kind, Ticket)>)| begun.is_some_and(|(_, t)| t == ticket);
         let thread = self.threads.iter_mut().find(is_its);
         thread.unwrap_or_else(|| panic!("answered twice: {ticket:?}")).1 = None;
+        self.times.remove(&ticket).unwrap_or_else(|| panic!("never begun: {ticket:?}"))
     }
 
     pub(crate) fn cancel_queued(&mut self) -> Vec<Outcome> {

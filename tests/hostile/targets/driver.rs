@@ -1,5 +1,7 @@
 //! Drives the core with the shipped turn; the journal works at once, and every configuration can be read.
 
+use std::time::Duration;
+
 use ocps::csc::Effect;
 use ocps::csc::Input;
 use ocps::csc::command::Via;
@@ -55,7 +57,8 @@ impl Driver {
             }
             Effect::Journal(record) => self.turn.keep(record),
             Effect::Request(request) => {
-                let outcome = |answer| Input::Outcome(Outcome { ticket: request.ticket, answer });
+                let outcome =
+                    |answer| Input::Outcome(Outcome { ticket: request.ticket, took: Duration::ZERO, answer });
                 (self.answer)(&request.action)
                     .map(outcome)
                     .into_iter()

@@ -203,7 +203,7 @@ impl World {
 
     fn begin_requests(&mut self) {
         while let Some(request) =
-            self.process.as_mut().and_then(|process| process.workers.begin(&mut self.rng))
+            self.process.as_mut().and_then(|process| process.workers.begin(self.now, &mut self.rng))
         {
             let at = service_at(request.url.address());
             let (now, process) = (self.now, self.processes);
@@ -213,7 +213,7 @@ impl World {
                 self.at(time, Event::Serve { process, call: Box::new(call), at });
             }
             if let Some((time, answer)) = answer {
-                let outcome = Outcome { ticket: request.ticket, answer };
+                let outcome = Outcome { ticket: request.ticket, took: Duration::ZERO, answer };
                 self.at(time, Event::Answer { process, outcome, served: Duration::ZERO });
             }
         }
@@ -234,14 +234,14 @@ impl World {
         let line = lines::call(call);
         self.note(&format!("served {line}"));
         if let Some((time, answer)) = answer {
-            let outcome = Outcome { ticket: call.ticket, answer };
+            let outcome = Outcome { ticket: call.ticket, took: Duration::ZERO, answer };
             let served = self.now;
             self.at(time, Event::Answer { process, outcome, served });
         }
     }
 
-    pub(super) fn answer(&mut self, outcome: Outcome, served: Duration) {
-        self.process_mut().workers.ended(outcome.ticket);
+    pub(super) fn answer(&mut self, mut outcome: Outcome, served: Duration) {
+        outcome.took = self.now.saturating_sub(self.process_mut().workers.ended(outcome.ticket));
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
         if let Answer::List(Ok(jobs)) = &outcome.answer {
             self.rules.listed(jobs);
