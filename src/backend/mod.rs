@@ -99,8 +99,11 @@ pub struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Whether the job is one of those named.
-    fn names(&self, job: &ListedJob) -> bool {
-        self.run_ids.contains(&job.run_id) || self.job_ids.contains(&job.job_id)
+    /// Whether the job is one of them.
+    fn has(&self, job: &ListedJob) -> bool {
+        let is_ours = || job.run_id.made_for().map(|(_, index)| index) == self.active_of;
+        self.run_ids.contains(&job.run_id)
+            || self.job_ids.contains(&job.job_id)
+            || (self.active_of.is_some() && job.phase.exit_code().is_none() && is_ours())
     }
 }

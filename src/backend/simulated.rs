@@ -108,9 +108,13 @@ impl Backend for Simulated {
     /// Its jobs are as old as the process: there are none that it does not know.
     fn list(&self, _url: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
         let state = self.state();
-        let all = state.jobs.iter();
-        let all = all.map(|(id, job)| ListedJob { job_id: id.clone(), run_id: job.run_id.clone() });
-        Ok(all.filter(|job| wanted.names(job)).collect())
+        let now = Instant::now();
+        let all = state.jobs.iter().map(|(id, job)| ListedJob {
+            job_id: id.clone(),
+            run_id: job.run_id.clone(),
+            phase: if now < job.ends { Phase::Active } else { job.last_phase.unwrap_or(Phase::Unknown) },
+        });
+        Ok(all.filter(|job| wanted.has(job)).collect())
     }
 
     fn push(&self, config: &str, _patience: Duration) -> Result<(), NotDone> {

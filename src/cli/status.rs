@@ -90,7 +90,10 @@ fn service(status: &Value) -> String {
     let contact = if redis.is_some() {
         "last answer {service/answered_s} ago"
     } else {
-        "polled every {configuration/poll_interval_s}"
+        match status.pointer("/polling/way").and_then(Value::as_str) {
+            Some("list") => "polled by list every {polling/interval_s}",
+            Some(_) | None => "polled singly every {polling/interval_s}",
+        }
     };
     let url = redis.or_else(|| value(status, "configuration/service_url"));
     let first = match (url, reachable) {
@@ -173,6 +176,7 @@ mod tests {
                               "service_url": "http://uws/api/v1", "poll_interval_s": 5.0},
             "service": {"reachable": false, "silent_s": 12.0, "last_problem": "connection refused",
                         "last_problem_s": 3.0},
+            "polling": {"way": "list", "interval_s": 7.5},
             "kafka": {"brokers": "b:1", "stage": "joined", "problem": null, "queued": 2, "dropped": 0,
                       "undecodable": 1},
             "jobs": {"recording": 0, "running": 2, "aborting": 1}, "phases": {"queued": 1, "executing": 1},
@@ -186,7 +190,7 @@ state          FAULT
 error          1: service gone
 process        77, up 1h02m
 configuration  _init.yaml,a.yaml in file:///c, version v1
-service        http://uws/api/v1 not reachable, silent for 12.0s, polled every 5.0s, \
+service        http://uws/api/v1 not reachable, silent for 12.0s, polled by list every 7.5s, \
 last problem 3.0s ago: connection refused
 kafka          joined, b:1, 2 waiting, 1 not understood
 jobs           2 running (1 queued, 1 executing), 1 aborting
@@ -234,8 +238,9 @@ resumed        2 running jobs, 1 results sent again
         };
         let service = json!({"reachable": null});
         let configuration = json!({"service_url": "http://uws", "poll_interval_s": 5.0});
-        let asked = json!({"service": service, "configuration": configuration});
-        check(asked, "http://uws not asked yet, polled every 5.0s");
+        let polling = json!({"way": "each", "interval_s": 5.0});
+        let asked = json!({"service": service, "configuration": configuration, "polling": polling});
+        check(asked, "http://uws not asked yet, polled singly every 5.0s");
         check(
             json!({"service": service, "configuration": null}),
             "none configured yet: start reads the configuration",

@@ -13,6 +13,7 @@ use serde_yaml::Value;
 use super::secret::Secret;
 use super::tree::{self, Fault, Mistake};
 use super::{Env, Error, file, value, variable};
+use crate::csc::configuration::Polling;
 use crate::csc::id::SalIndex;
 use crate::url::Url;
 
@@ -121,6 +122,8 @@ tables! {
         "resubmit_limit_s" resubmit_limit: Duration = Duration::from_secs(1800), "value::positive";
         /// How long the service may be away while jobs run before that is a FAULT.
         "outage_limit_s" outage_limit: Duration = Duration::from_secs(300), "value::positive";
+        /// How jobs are polled.
+        "poll" polling: Polling = Polling::Auto { from: value::POLLED_BY_LIST }, "value::polling";
         /// Polls at the same time (worker threads).
         "connections" connections: usize = 4, "value::connections";
         /// HTTP proxy, if any.

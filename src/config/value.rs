@@ -11,7 +11,7 @@ use serde_yaml::Value;
 
 use super::secret::Secret;
 use super::tree::shown;
-use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
+use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Polling};
 use crate::csc::id::SalIndex;
 use crate::url::Url;
 
@@ -26,6 +26,9 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// Most jobs that can be allowed at once: each costs memory and a poll per interval.
 const MAX_JOBS: usize = 100_000;
+
+/// With `poll = "auto"`, the least jobs that are polled by list.
+pub(super) const POLLED_BY_LIST: usize = 10;
 
 /// Highest replication factor of a topic.
 const MAX_REPLICATION: i32 = 100;
@@ -93,6 +96,13 @@ kinds! {
     on_off: bool, "\"on\" or \"off\"", |value| match value.as_str() {
         Some("on") => Some(true),
         Some("off") => Some(false),
+        Some(_) | None => None,
+    };
+
+    polling: Polling, "\"auto\", \"each\" or \"list\"", |value| match value.as_str() {
+        Some("auto") => Some(Polling::Auto { from: POLLED_BY_LIST }),
+        Some("each") => Some(Polling::Each),
+        Some("list") => Some(Polling::List),
         Some(_) | None => None,
     };
 

@@ -10,6 +10,20 @@ pub const POLL_INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// Longest time between polls; a longer one is a typing error.
 pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// How jobs are polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// Each by a request of its own.
+    Each,
+    /// All of a service by its list.
+    List,
+    /// By list where that costs less than asking for each.
+    Auto {
+        /// Fewer jobs are never polled by list.
+        from: usize,
+    },
+}
+
 /// The execution service as the component configuration describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {

@@ -10,7 +10,7 @@ use super::command::{CommandName, Sender};
 use super::configuration::Configuration;
 use super::event::{Ack, Event, LogLevel};
 use super::id::{EntryKey, JobId};
-use super::poll::Polled;
+use super::polls::Polled;
 use super::record::{Receipt, Record};
 use super::report::Counters;
 use super::request::{Action, Request, Ticket};
@@ -29,7 +29,6 @@ pub(super) enum Purpose {
     Submit(EntryKey),
     Poll(Polled),
     Remove(JobId),
-    Confirm(JobId),
     List,
     Push,
     /// Only whether the service answers.
@@ -190,6 +189,11 @@ impl Context {
         let limit = BACKOFF_MAX.max(base);
         let doubled = base.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(limit);
         doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
+    }
+
+    /// Some time in the next poll interval: what happens to many jobs at once is spread over it.
+    pub(super) fn within_interval(&mut self) -> Duration {
+        self.now.mono + self.poll_interval.mul_f64(self.rng.f64())
     }
 
     /// How long the machine has been up.

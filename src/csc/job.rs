@@ -9,7 +9,6 @@ use crate::url::Url;
 use super::command::Sender;
 use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
-use super::poll::Poll;
 use super::prerequisites::JobAt;
 use super::record::{AcceptedCommand, Work};
 use super::request::{Failure, FailureKind, Submission, Ticket};
@@ -98,7 +97,6 @@ pub(super) struct Doubt {
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) job_id: JobId,
-    pub(super) poll: Poll,
     /// Whether its id is published.
     pub(super) is_announced: bool,
 }
@@ -112,14 +110,14 @@ impl Timed for Job {
 
     fn due(&self) -> Option<Duration> {
         let step = match &self.stage {
-            // The journal, a removal and the end of a prerequisite come by themselves.
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => None,
+            // The journal, polls, a removal and the end of a prerequisite come by themselves.
+            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
+                None
+            }
             Stage::Submitting(Submitting { doubt: Some(doubt), .. }) => {
                 (!doubt.is_last).then_some(doubt.lost)
             }
             Stage::Submitting(submitting) => submitting.retry.due(),
-            Stage::Running(Running { is_announced: false, .. }) => None,
-            Stage::Running(running) => running.poll.retry.due(),
         };
         [step, self.reminder].into_iter().flatten().min()
     }
@@ -169,22 +167,12 @@ impl Job {
         Some(running)
     }
 
-    /// Its polls, if it exists and is polled.
-    pub(super) fn poll_mut(&mut self) -> Option<&mut Poll> {
-        let Stage::Running(running) = &mut self.stage else { return None };
-        Some(&mut running.poll)
-    }
-
     /// The process stood still for a time, in which nobody could answer.
     pub(super) fn forgive(&mut self, pause: Duration) {
-        match &mut self.stage {
-            Stage::Submitting(submitting) => {
-                let doubt = submitting.doubt.iter_mut();
-                let times = doubt.flat_map(|doubt| doubt.listed.iter_mut().chain([&mut doubt.lost]));
-                times.chain(&mut submitting.expires).for_each(|time| *time += pause);
-            }
-            Stage::Running(running) => running.poll.forgive(pause),
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Aborting { .. } => {}
+        if let Stage::Submitting(submitting) = &mut self.stage {
+            let doubt = submitting.doubt.iter_mut();
+            let times = doubt.flat_map(|doubt| doubt.listed.iter_mut().chain([&mut doubt.lost]));
+            times.chain(&mut submitting.expires).for_each(|time| *time += pause);
         }
     }
 }

@@ -2,7 +2,6 @@
 //! without a look at each.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use crate::url::Url;
 
@@ -161,30 +160,6 @@ impl Jobs {
             Some((*phase, keys.len()))
         };
         phases.filter_map(count).collect()
-    }
-
-    /// One that is polled at this service is polled at once. It is looked for among all, once in an outage.
-    pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
-        let is_due =
-            |job: &Job| job.url == *url && job.running().is_some_and(|r| r.poll.retry.due().is_some());
-        let Some(key) = self.jobs.iter().find(|(_, job)| is_due(job)).map(|(key, _)| *key) else { return };
-        self.update(ctx, key, |ctx, job| {
-            if let Some(poll) = job.poll_mut() {
-                poll.retry.not_later_than(ctx.now.mono);
-            }
-        });
-    }
-
-    /// Each that is polled at this service is polled soon: spread over one poll interval.
-    pub(super) fn hurry_all(&mut self, ctx: &mut Context, url: &Url) {
-        self.update_times(ctx, |ctx, job| {
-            if job.url == *url
-                && let Some(poll) = job.poll_mut()
-            {
-                let spread: Duration = ctx.poll_interval.mul_f64(ctx.rng.f64());
-                poll.retry.hurry(ctx.now.mono + spread);
-            }
-        });
     }
 
     pub(super) fn remember(&mut self, report: JobReport) {

@@ -15,7 +15,7 @@ use super::context::{Context, Purpose};
 use super::event::LogLevel;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::Job;
-use super::poll::Polled;
+use super::polls::Polled;
 use super::record::Record;
 use super::request::{Action, Contact, Failure, ListedJob, Ticket};
 use super::retry::Retry;
@@ -64,21 +64,15 @@ struct Lookup {
     doubt: Option<Duration>,
     /// Whether a duplicate is to be looked for.
     is_routine: bool,
+    /// Whether it is to show how all jobs are.
+    is_of_all: bool,
     /// Whether a submission is given up if this list does not show its job.
     is_last: bool,
     /// Jobs of which the service says that they are not there, with the last request before that: a list that is
     /// asked for later decides.
-    missing: BTreeMap<Missing, Ticket>,
+    missing: BTreeMap<Polled, (JobId, Ticket)>,
     /// Whether the list is searched for jobs of ours that we do not know.
     is_searched: bool,
-}
-
-/// Who wants to know whether a job is there.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Missing {
-    Polled(Polled),
-    /// The removal of a job.
-    Removal(JobId),
 }
 
 /// A list that was asked for.
@@ -91,8 +85,10 @@ pub(super) struct Listing {
     stood_still: Duration,
     /// What it was asked for: it says nothing about other runs.
     run_ids: Arc<BTreeSet<RunId>>,
-    /// Whether it names all active jobs of our index.
+    /// Whether it names all active jobs of our index: since unknown ones are searched for.
     is_search: bool,
+    /// The same, and the prerequisites, since it shows how all jobs are.
+    pub(super) is_of_all: bool,
 }
 
 /// A run of which a second job may appear.
@@ -111,15 +107,6 @@ struct PossibleDuplicate {
     keep: Option<JobId>,
 }
 
-impl Missing {
-    fn job_id(&self) -> &JobId {
-        match self {
-            Self::Polled(Polled::Ours(_, job_id) | Polled::Prerequisite((_, job_id)))
-            | Self::Removal(job_id) => job_id,
-        }
-    }
-}
-
 impl Timed for Lookup {
     type Key = Url;
 
@@ -131,8 +118,9 @@ impl Timed for Lookup {
         let not_before = self.retry.due()?;
         let doubt = self.doubt.map(|time| time.max(not_before));
         let routine = self.is_routine.then_some(self.not_routinely_before);
+        let of_all = self.is_of_all.then_some(not_before);
         let last = self.is_last.then_some(self.last + IN_DOUBT);
-        [doubt, routine, last].into_iter().flatten().min()
+        [doubt, routine, of_all, last].into_iter().flatten().min()
     }
 }
 
@@ -180,17 +168,22 @@ impl Lookups {
     }
 
     /// The service says that this job is not there: its list decides.
-    pub(super) fn miss(&mut self, ctx: &mut Context, url: &Url, missing: Missing) {
+    pub(super) fn miss(&mut self, ctx: &mut Context, url: &Url, polled: Polled, job_id: JobId) {
         let (now, after) = (ctx.now.mono, ctx.last_ticket());
         self.update(ctx, url, |lookup| {
-            lookup.missing.insert(missing, after);
+            lookup.missing.insert(polled, (job_id, after));
             lookup.doubt = Some(now);
         });
     }
 
+    /// The list is to show how all jobs are.
+    pub(super) fn look_for_all(&mut self, ctx: &mut Context, url: &Url) {
+        self.update(ctx, url, |lookup| lookup.is_of_all = true);
+    }
+
     /// Nobody wants to know any more whether this job is there.
-    pub(super) fn forget_missing(&mut self, ctx: &mut Context, url: &Url, missing: &Missing) {
-        self.services.update(ctx, url, |_, lookup| lookup.missing.remove(missing));
+    pub(super) fn forget_missing(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
+        self.services.update(ctx, url, |_, lookup| lookup.missing.remove(polled));
     }
 
     /// A submission is given up if the next list does not show its job.
@@ -271,8 +264,16 @@ impl Lookups {
         }
     }
 
-    /// Asks for the list about all that is in doubt there and about these runs, which lack a job, if it is time.
-    fn ask(&mut self, ctx: &mut Context, url: &Url, lacking: &[(EntryKey, RunId)], is_in_doubt: bool) {
+    /// Asks for the list about all that is in doubt there and about these runs, which lack a job, if it is time; and about
+    /// all jobs where these are polled by list, which are ours and those.
+    fn ask(
+        &mut self,
+        ctx: &mut Context,
+        url: &Url,
+        lacking: &[(EntryKey, RunId)],
+        is_in_doubt: bool,
+        polled: Option<BTreeSet<JobId>>,
+    ) {
         let now = ctx.now.mono;
         let duplicates = || self.duplicates.iter().filter(|(_, duplicate)| duplicate.url == *url);
         let is_routine = duplicates().any(|(_, duplicate)| duplicate.is_wanted);
@@ -285,20 +286,24 @@ impl Lookups {
                 lookup.doubt = None;
             }
             lookup.is_routine &= is_routine;
+            lookup.is_of_all &= polled.is_some();
             lookup.is_last &= is_in_doubt;
             if lookup.due().is_none_or(|due| now < due) {
                 return;
             }
             let run_ids = Arc::new(run_ids);
-            let job_ids = Arc::new(lookup.missing.keys().map(|missing| missing.job_id().clone()).collect());
-            let active_of = is_search.then_some(ctx.settings.index);
-            let action = Action::List { run_ids: Arc::clone(&run_ids), job_ids, active_of };
+            let is_of_all = polled.is_some();
+            let mut job_ids = polled.unwrap_or_default();
+            job_ids.extend(lookup.missing.values().map(|(job_id, _)| job_id.clone()));
+            let active_of = (is_search || is_of_all).then_some(ctx.settings.index);
+            let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
+            let action = Action::List { run_ids: runs, job_ids, active_of };
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
-            (lookup.doubt, lookup.is_routine, lookup.is_last) = (None, false, false);
+            (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);
             lookup.last = now;
             lookup.retry.asked(ticket);
-            lookup.list =
-                Some(Listing { ticket, asked: now, stood_still: Duration::ZERO, run_ids, is_search });
+            let stood_still = Duration::ZERO;
+            lookup.list = Some(Listing { ticket, asked: now, stood_still, run_ids, is_search, is_of_all });
         });
     }
 
@@ -354,13 +359,12 @@ impl Lookups {
     }
 
     /// The jobs about which a list with this ticket decides.
-    fn take_missing(&mut self, ctx: &mut Context, url: &Url, list: Ticket) -> Vec<Missing> {
+    fn take_missing(&mut self, ctx: &mut Context, url: &Url, list: Ticket) -> Vec<(Polled, JobId)> {
         let take = |_: &mut Context, lookup: &mut Lookup| {
-            let (decided, left) =
-                mem::take(&mut lookup.missing).into_iter().partition(|(_, after)| *after < list);
-            lookup.missing = left;
-            let decided: BTreeMap<Missing, Ticket> = decided;
-            decided.into_keys().collect()
+            let all = mem::take(&mut lookup.missing).into_iter();
+            let (decided, left): (Vec<_>, Vec<_>) = all.partition(|(_, (_, after))| *after < list);
+            lookup.missing = left.into_iter().collect();
+            decided.into_iter().map(|(polled, (job_id, _))| (polled, job_id)).collect()
         };
         self.services.update(ctx, url, take).unwrap_or_default()
     }
@@ -370,11 +374,12 @@ impl Csc {
     /// The list of this service may be due.
     pub(super) fn on_list_timer(&mut self, url: &Url) {
         let lacking = self.jobs.lacking(url);
-        self.lookups.ask(&mut self.ctx, url, &lacking, self.jobs.is_any_in_doubt(url));
+        let polled = self.polls.wanted_of_list(url).map(|job_ids| job_ids.cloned().collect());
+        self.lookups.ask(&mut self.ctx, url, &lacking, self.jobs.is_any_in_doubt(url), polled);
     }
 
-    /// The service's list, or why there is none.
-    pub(super) fn on_list(&mut self, url: &Url, result: Result<Vec<ListedJob>, Failure>) {
+    /// The service's list, which took so long, or why there is none.
+    pub(super) fn on_list(&mut self, url: &Url, took: Duration, result: Result<Vec<ListedJob>, Failure>) {
         let jobs = match result {
             Ok(jobs) => jobs,
             Err(failure) => return self.on_list_failed(url, &failure),
@@ -385,18 +390,18 @@ impl Csc {
             self.take_unknown(url, &jobs);
         }
         let mut runs: BTreeMap<&RunId, Vec<&JobId>> = BTreeMap::new();
-        for job in &jobs {
+        for job in jobs.iter().filter(|job| list.run_ids.contains(&job.run_id)) {
             runs.entry(&job.run_id).or_default().push(&job.job_id);
         }
         self.resolve_submissions(url, &list, &runs);
         for job_id in self.lookups.resolve_duplicates(&mut self.ctx, url, &list, &runs) {
             self.remove_duplicate(url, job_id);
         }
-        let there: BTreeSet<&JobId> = jobs.iter().map(|job| &job.job_id).collect();
-        for missing in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
-            let found = Ok(there.contains(missing.job_id()));
-            self.on_looked_up(missing, list.asked, found);
+        for (polled, job_id) in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
+            let is_there = jobs.iter().any(|job| job.job_id == job_id);
+            self.on_looked_up(&polled, url, list.asked, Ok(is_there));
         }
+        self.note_listed(url, took, &list, &jobs);
     }
 
     fn on_list_failed(&mut self, url: &Url, failure: &Failure) {
@@ -408,21 +413,14 @@ impl Csc {
             self.services.leave_out(&mut self.ctx, url);
         }
         // Perhaps they are answered one by one.
-        for missing in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
-            self.on_looked_up(missing, list.asked, Err(again));
+        for (polled, _) in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
+            self.on_looked_up(&polled, url, list.asked, Err(again));
+        }
+        if list.is_of_all {
+            self.polls.note_list_failure(&mut self.ctx, url, failure, again);
         }
         if self.run_state == RunState::Serving && failure.contact != Contact::NotAsked {
             self.give_up_lost(url, &list);
-        }
-    }
-
-    /// A list shows a job that seemed not to be there, or not; or it could not be had, and the job is asked for again.
-    fn on_looked_up(&mut self, missing: Missing, asked: Duration, found: Result<bool, Duration>) {
-        match missing {
-            Missing::Polled(polled) => self.poll_looked_up(&polled, found),
-            Missing::Removal(job_id) => {
-                self.step_removal(&job_id, |ctx, removal| removal.on_looked_up(ctx, asked, found));
-            }
         }
     }
 

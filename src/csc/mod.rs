@@ -13,7 +13,8 @@
 //! | `transitions` | summary states, FAULT, `start` and its configuration | |
 //! | `announcements` | what waits until a record is durable | |
 //! | `jobs`, `job` | our jobs and those that ended | `submit`: until a job exists; `track`: from there to its end |
-//! | `prerequisites` | jobs that others wait for | `poll`, as for our own jobs |
+//! | `prerequisites` | jobs that others wait for | |
+//! | `polls` | when each job is asked for, singly or by list | `poll`: what the answers mean |
 //! | `removals` | aborts | |
 //! | `lookups` | jobs found in the service's list: after an unclear answer, and duplicates | |
 //! | `services` | whether a service answers, and what the log says of it | |
@@ -35,6 +36,7 @@ mod jobs;
 mod lookups;
 mod pause;
 mod poll;
+mod polls;
 mod prerequisites;
 mod pushes;
 pub mod record;
@@ -60,13 +62,13 @@ use crate::url::Url;
 
 use announcements::{Announcements, final_ack};
 use command::{Command, CommandKind, CommandName, Sender, Via};
-use configuration::{Configuration, Service};
+use configuration::{Configuration, Polling, Service};
 use context::{Context, Purpose, Question};
 use event::{Ack, ConfigurationsAvailable, ErrorCode, Event, LogLevel};
 use id::{EntryKey, SalIndex};
 use jobs::Jobs;
 use lookups::Lookups;
-use poll::Poll;
+use polls::Polls;
 use prerequisites::Prerequisites;
 use pushes::Pushes;
 use record::{AcceptedCommand, Awaited, Receipt, Record, Recovered, Work};
@@ -114,6 +116,10 @@ pub struct Settings {
     pub uptime: Option<Uptime>,
     /// Whether there is a journal: what is unfinished is then left to the next run when the daemon ends.
     pub journal: bool,
+    /// How jobs are polled.
+    pub polling: Polling,
+    /// How many polls the back-end carries out at a time.
+    pub connections: usize,
     /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
     pub max_jobs: usize,
 }
@@ -235,6 +241,7 @@ pub struct Csc {
     seen: seen::Seen,
     last_key: u64,
     jobs: Jobs,
+    polls: Polls,
     prerequisites: Prerequisites,
     removals: Removals,
     lookups: Lookups,
@@ -257,6 +264,7 @@ impl Csc {
             seen: seen::Seen::default(),
             last_key: 0,
             jobs: Jobs::default(),
+            polls: Polls::default(),
             prerequisites: Prerequisites::default(),
             removals: Removals::default(),
             lookups: Lookups::default(),
@@ -431,17 +439,12 @@ impl Csc {
     /// Applies a configuration: the poll interval at once to all jobs, the rest to those to come.
     fn apply(&mut self, service: &Service) {
         self.ctx.poll_interval = service.poll_interval;
-        let hurry = |ctx: &mut Context, poll: &mut Poll| {
-            poll.retry.not_later_than(ctx.now.mono + ctx.poll_interval);
-        };
-        self.jobs.update_times(&mut self.ctx, |ctx, job| {
-            job.poll_mut().into_iter().for_each(|poll| hurry(ctx, poll));
-        });
-        self.prerequisites.update_polls(&mut self.ctx, hurry);
+        self.polls.note_new_interval(&mut self.ctx);
         // Services that were configured before and that have no job of ours are forgotten.
         self.services.retain(&mut self.ctx, |url| {
             *url == service.url || self.jobs.iter().any(|(_, job)| job.url == *url)
         });
+        self.polls.retain(&mut self.ctx, |url| *url == service.url);
         if self.ctx.settings.index != SalIndex::Ra {
             self.lookups.begin_search(&mut self.ctx, &service.url);
             if !self.ctx.settings.simulated {
@@ -458,14 +461,13 @@ impl Csc {
         }
         match (purpose, outcome.answer) {
             (Purpose::Submit(key), Answer::Submit(result)) => self.on_submitted(key, &url, result),
-            (Purpose::Poll(polled), Answer::Status(result)) => self.on_polled(&polled, &url, at, result),
+            (Purpose::Poll(polled), Answer::Status(result)) => {
+                self.on_polled(&polled, &url, (at, outcome.took), result);
+            }
             (Purpose::Remove(job_id), Answer::Remove(result)) => {
                 self.step_removal(&job_id, |ctx, removal| removal.on_removed(ctx, at, result));
             }
-            (Purpose::Confirm(job_id), Answer::Status(result)) => {
-                self.step_removal(&job_id, |ctx, removal| removal.on_confirmed(ctx, result));
-            }
-            (Purpose::List, Answer::List(result)) => self.on_list(&url, result),
+            (Purpose::List, Answer::List(result)) => self.on_list(&url, outcome.took, result),
             (Purpose::Push, Answer::Push(result)) => self.pushes.on_pushed(&mut self.ctx, result),
             (Purpose::Ping(configuration), Answer::Ping(result)) => {
                 self.finish_start(result.map(|()| *configuration).map_err(|failure| failure.reason));
@@ -486,7 +488,7 @@ impl Csc {
         match change {
             Change::Nothing => {}
             // What had backed off need not wait any longer.
-            Change::Back => self.jobs.hurry_all(&mut self.ctx, url),
+            Change::Back => self.polls.hurry_all(&mut self.ctx, url),
             Change::Outage(report) => self.transitions.fault(&mut self.ctx, ErrorCode::Unreachable, report),
         }
     }
@@ -494,7 +496,7 @@ impl Csc {
     /// A service has been silent for too long: it is asked once more, and only that decides.
     fn on_outage_timer(&mut self, url: &Url) {
         if self.jobs.is_any_at(url) {
-            self.jobs.hurry_one(&mut self.ctx, url);
+            self.polls.hurry_one(&mut self.ctx, url);
             self.removals.hurry_one(&mut self.ctx, url);
         }
     }
@@ -526,7 +528,7 @@ impl Csc {
                 Timer::Stop => {}
                 Timer::Outage(url) => self.on_outage_timer(&url),
                 Timer::Job(key) => self.on_job_timer(key),
-                Timer::Prerequisite(url, job_id) => self.prerequisites.on_timer(&mut self.ctx, (url, job_id)),
+                Timer::Polls(url) => self.on_polls_timer(&url),
                 Timer::Removal(job_id) => self.removals.on_timer(&mut self.ctx, &job_id),
                 Timer::Duplicate(run_id) => self.lookups.on_duplicate_timer(&mut self.ctx, &run_id),
                 Timer::List(url) => self.on_list_timer(&url),

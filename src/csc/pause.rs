@@ -28,7 +28,7 @@ impl Csc {
         self.services.forgive(ctx, pause);
         self.lookups.forgive(ctx, pause);
         self.jobs.update_times(ctx, |_, job| job.forgive(pause));
-        self.prerequisites.update_polls(ctx, |_, poll| poll.forgive(pause));
+        self.polls.forgive(ctx, pause);
         self.announcements.forgive(pause);
         self.pushes.forgive(ctx, pause);
         let stop = ctx.timers.time_of(&Timer::Stop);

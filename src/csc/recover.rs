@@ -16,7 +16,7 @@ use super::event::Event;
 use super::id::{ClientId, JobId, RunId, SeqNum};
 use super::job::{Job, Running, Stage};
 use super::lookups::DUPLICATES_FOR;
-use super::poll::Poll;
+use super::polls::{Poll, Polled};
 use super::record::{AcceptedCommand, Completion, Recovered, RecoveredCommand, Work};
 use super::removals::Abort;
 use super::report::{JobReport, Recovery};
@@ -114,7 +114,10 @@ impl Csc {
             Some(job_id) => {
                 self.recovery.running += 1;
                 self.ctx.publish(Event::JobId { seq_num: job.sender.seq_num, job_id: job_id.clone() });
-                job.stage = Stage::Running(Running { job_id, poll: self.first_poll(), is_announced: true });
+                let poll = Poll::new(&self.ctx, job_id.clone(), Some(job.run_id().clone()));
+                self.polls.insert(&job.url, Polled::Ours(entry.key), poll);
+                self.polls.begin(&mut self.ctx, &job.url, &Polled::Ours(entry.key));
+                job.stage = Stage::Running(Running { job_id, is_announced: true });
                 // Its sender may not know its id.
                 job.reminder = Some(self.ctx.now.mono);
             }
@@ -123,21 +126,16 @@ impl Csc {
         self.jobs.insert(&mut self.ctx, entry.key, job);
     }
 
-    /// Not all at once: the first polls are spread over one poll interval.
-    fn first_poll(&mut self) -> Poll {
-        let spread = self.ctx.poll_interval.mul_f64(self.ctx.rng.f64());
-        Poll::new(&self.ctx, self.ctx.now.mono + spread)
-    }
-
     /// Takes up the jobs of our index that run at the service and that we do not know: the journal that knew of their
     /// commands is lost. Nobody can be answered, but their results are published.
     pub(super) fn take_unknown(&mut self, url: &Url, found: &[ListedJob]) {
         let mut ended: BTreeSet<RunId> = self.jobs.history().map(|entry| entry.run_id.clone()).collect();
         let (mut names, mut left_out) = (Vec::new(), 0);
         let (index, max) = (self.ctx.settings.index, self.ctx.settings.max_jobs);
-        for ListedJob { job_id, run_id } in found {
+        for ListedJob { job_id, run_id, phase } in found {
             let Some((seq_num, _)) = run_id.made_for().filter(|(_, of)| *of == index) else { continue };
-            let is_known = ended.contains(run_id)
+            let is_known = phase.exit_code().is_some()
+                || ended.contains(run_id)
                 || self.jobs.by_run(run_id).is_some()
                 || self.lookups.has_duplicates(run_id)
                 || self.jobs.by_id(job_id).is_some()
@@ -198,8 +196,12 @@ impl Csc {
         let entry = self.accept(sender, work);
         let Some(mut job) = Job::of(&entry) else { return };
         self.announcements.create(&mut self.ctx, entry.key, job_id.clone(), None);
-        let running = Running { job_id: job_id.clone(), poll: self.first_poll(), is_announced: false };
-        job.stage = Stage::Running(running);
+        self.polls.insert(
+            url,
+            Polled::Ours(entry.key),
+            Poll::new(&self.ctx, job_id.clone(), Some(run_id.clone())),
+        );
+        job.stage = Stage::Running(Running { job_id: job_id.clone(), is_announced: false });
         // The run that is forgotten may have sent it twice.
         self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, Some(job_id));
         self.jobs.insert(&mut self.ctx, entry.key, job);

@@ -15,8 +15,9 @@ use super::context::{Context, Purpose};
 use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Stage};
-use super::lookups::{DUPLICATES_FOR, Missing};
+use super::lookups::DUPLICATES_FOR;
 use super::poll::ABSENCES_MAX;
+use super::polls::Polled;
 use super::record::HISTORY_MAX;
 use super::record::{Completion, Work};
 use super::report::JobOutcome;
@@ -137,7 +138,10 @@ impl Removal {
         let job_id = self.job_id.clone();
         let (purpose, action) = match self.next {
             Next::Delete => (Purpose::Remove(job_id.clone()), Action::Remove { job_id }),
-            Next::Confirm => (Purpose::Confirm(job_id.clone()), Action::Status { job_id, run_id: None }),
+            Next::Confirm => {
+                let polled = Polled::Removal(job_id.clone());
+                (Purpose::Poll(polled), Action::Status { job_id, run_id: None })
+            }
         };
         self.retry.asked(ctx.ask(purpose, self.url.clone(), action));
     }
@@ -356,8 +360,7 @@ impl Csc {
         }
         self.ctx.info(format!("aborting job {job_id}"));
         let ours = self.jobs.by_id(&job_id);
-        let job = ours.and_then(|key| self.jobs.get(key));
-        let seen = job.and_then(|job| job.running()).and_then(|running| running.poll.seen());
+        let seen = ours.and_then(|key| self.polls.get(&url, &Polled::Ours(key))).and_then(|poll| poll.seen);
         if let Some(key) = ours {
             self.stop_polling(key, &job_id);
         }
@@ -403,7 +406,7 @@ impl Csc {
         let Some(job) = self.jobs.remove(&mut self.ctx, execute) else { return };
         let may_exist = match &job.stage {
             Stage::Waiting { prereqs, stale_at } => {
-                self.prerequisites.forget(&mut self.ctx, execute, prereqs);
+                self.forget_wait(execute, prereqs);
                 stale_at.is_some()
             }
             Stage::Submitting(submitting) => submitting.doubtful || submitting.retry.due().is_none(),
@@ -447,7 +450,10 @@ impl Csc {
                     self.jobs.update(&mut self.ctx, key, |_, job| job.problem = problem);
                 }
             }
-            Some(Step::Look(url)) => self.lookups.miss(&mut self.ctx, &url, Missing::Removal(job_id.clone())),
+            Some(Step::Look(url)) => {
+                let polled = Polled::Removal(job_id.clone());
+                self.lookups.miss(&mut self.ctx, &url, polled, job_id.clone());
+            }
             Some(Step::End(verdict)) => self.end_removal(job_id, verdict),
             Some(Step::Next) | None => {}
         }

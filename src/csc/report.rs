@@ -64,6 +64,15 @@ pub struct Service {
     pub last_believed: Option<Duration>,
 }
 
+/// How the jobs of a service are polled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Polling {
+    /// Whether by its list, not each job by itself.
+    pub by_list: bool,
+    /// Time between polls of a job, once one is configured: longer than that where the service cannot keep up.
+    pub interval: Option<Duration>,
+}
+
 /// Something that went wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
@@ -165,6 +174,8 @@ pub struct Status<'a> {
     pub configuration: Option<&'a Configuration>,
     /// The service's health.
     pub service: Service,
+    /// How its jobs are polled.
+    pub polling: Polling,
     /// Jobs that have not ended, by stage.
     pub jobs: [(StageName, usize); 5],
     /// Running jobs by their phase at the service, where it is known.
@@ -225,6 +236,7 @@ impl Csc {
             log_level: self.log_level,
             configuration: self.transitions.configuration(),
             service: self.services.report(self.ctx.now.mono, configured),
+            polling: self.polls.report(&self.ctx, configured),
             jobs: StageName::UNFINISHED.map(|name| (name, self.jobs.count(name))),
             phases: self.jobs.phases(),
             recovery: self.recovery,

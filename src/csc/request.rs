@@ -234,6 +234,8 @@ pub struct ListedJob {
     pub job_id: JobId,
     /// Its run id.
     pub run_id: RunId,
+    /// Its phase.
+    pub phase: Phase,
 }
 
 /// Why a request failed.

@@ -89,10 +89,4 @@ impl Retry {
             *due = time.min(*due);
         }
     }
-
-    /// The same, and then at its normal pace.
-    pub(super) fn hurry(&mut self, time: Duration) {
-        self.failures = 0;
-        self.not_later_than(time);
-    }
 }

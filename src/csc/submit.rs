@@ -16,7 +16,7 @@ use super::event::{Ack, Event};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Doubt, Job, Running, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
-use super::poll::Poll;
+use super::polls::{Poll, Polled};
 use super::prerequisites::JobAt;
 use super::record::{Completion, Work};
 use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone};
@@ -36,7 +36,7 @@ impl Csc {
             Some("pipeline is empty: give the URL or path of a pipeline".to_owned())
         } else if self.jobs.len() >= max {
             Some(format!("{max} jobs are in progress, which is the limit"))
-        } else if self.prerequisites.len() + execute.prereq_jobs.len() > max {
+        } else if self.polls.prerequisites() + execute.prereq_jobs.len() > max {
             Some(format!("more than {max} prerequisite jobs would be waited for"))
         } else {
             None
@@ -73,7 +73,7 @@ impl Csc {
             let ours = self.jobs.by_id(&job_id).and_then(|key| self.jobs.get(key)).map(|job| job.url.clone());
             let is_ours = ours.is_some();
             let at = (ours.unwrap_or_else(|| url.clone()), job_id);
-            self.prerequisites.wait(&mut self.ctx, key, &at, is_ours);
+            self.wait_for(key, &at, is_ours);
             waits.insert(at);
         }
         let stage = Stage::Waiting { prereqs: waits, stale_at };
@@ -263,9 +263,13 @@ impl Csc {
         // An earlier attempt may still have made a job; a gateway may have repeated the one that was answered.
         let time = if *doubtful { DUPLICATES_FOR } else { self.ctx.settings.settle_time };
         let phase = status.as_ref().map(|status| status.phase);
-        self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            let (job_id, poll) = (job_id.clone(), Poll::of_present(ctx));
-            job.stage = Stage::Running(Running { job_id, poll, is_announced: false });
+        self.polls.insert(
+            &job.url,
+            Polled::Ours(key),
+            Poll::of_present(&self.ctx, job_id.clone(), run_id.clone()),
+        );
+        self.jobs.update(&mut self.ctx, key, |_, job| {
+            job.stage = Stage::Running(Running { job_id: job_id.clone(), is_announced: false });
             (job.phase, job.problem, job.trouble_logged) = (phase, None, false);
         });
         self.ctx.counters.submitted += 1;
@@ -283,15 +287,19 @@ impl Csc {
 
     /// The id of a job is durable.
     pub(super) fn announce_job_id(&mut self, key: EntryKey) {
-        self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            let Stage::Running(Running { job_id, is_announced, .. }) = &mut job.stage else { return };
+        let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            let Stage::Running(Running { job_id, is_announced }) = &mut job.stage else { return None };
             *is_announced = true;
             job.reminder = Some(ctx.now.mono + REMINDER);
             let (job_id, missing_prereqs) = (job_id.clone(), job.missing_prereqs.clone());
             let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
             ctx.ack(&job.sender, Some(CommandName::Execute), ack);
             ctx.publish(Event::JobId { seq_num: job.sender.seq_num, job_id });
+            Some(job.url.clone())
         });
+        if let Some(url) = url.flatten() {
+            self.polls.begin(&mut self.ctx, &url, &Polled::Ours(key));
+        }
     }
 
     /// There is no job, as far as is known: the command fails. One that appears all the same is removed.

@@ -17,10 +17,10 @@ pub(super) enum Timer {
     Stop,
     /// This service has been silent for too long.
     Outage(Url),
-    /// This job is submitted, polled, reminded of, or looked for once more.
+    /// This job is submitted, reminded of, or looked for once more.
     Job(EntryKey),
-    /// This job that we did not submit, but that one of ours waits for, is polled.
-    Prerequisite(Url, JobId),
+    /// Jobs of this service are polled.
+    Polls(Url),
     /// This job is removed, or its removal reminded of.
     Removal(JobId),
     /// The list of this service is looked through for duplicates of this run.

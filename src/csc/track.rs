@@ -1,15 +1,14 @@
 //! From a job that exists to its end: polls, results, final acks.
 
 use super::command::CommandName;
-use super::context::Purpose;
+use super::context::Context;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
-use super::job::{Job, Running, Stage};
-use super::lookups::Missing;
-use super::poll::{Poll, Polled};
+use super::job::{Job, Stage};
+use super::polls::Polled;
 use super::record::{Awaited, Completion};
 use super::report::{JobOutcome, JobReport};
-use super::request::{Action, JobStatus};
+use super::request::JobStatus;
 use super::{Csc, REMINDER};
 
 /// How a job ended.
@@ -38,14 +37,6 @@ impl Csc {
                     ctx.ack(&job.sender, Some(CommandName::Execute), ack);
                 }
             }
-            let run_id = job.run_id().clone();
-            if let Stage::Running(Running { job_id, poll, is_announced: true }) = &mut job.stage
-                && poll.retry.is_due(now)
-            {
-                let action = Action::Status { job_id: job_id.clone(), run_id: Some(run_id) };
-                let polled = Polled::Ours(key, job_id.clone());
-                poll.retry.asked(ctx.ask(Purpose::Poll(polled), job.url.clone(), action));
-            }
         });
         if let Some(job) = self.jobs.get(key)
             && let Some(submitting) = job.submitting()
@@ -64,20 +55,18 @@ impl Csc {
 
     /// A valid status of a running job.
     pub(super) fn note_status(&mut self, key: EntryKey, status: JobStatus) {
-        let at = self.jobs.update(&mut self.ctx, key, |ctx, job| {
+        let url = self.jobs.update(&mut self.ctx, key, |_, job| {
             job.problem = None;
             job.phase = Some(status.phase);
-            if let Some(poll) = job.poll_mut() {
-                *poll = Poll::of_present(ctx);
-            }
-            (job.url.clone(), status.job_id)
+            job.url.clone()
         });
-        match at {
-            Some(_) if status.phase.exit_code().is_some() => {
-                self.finish(key, JobEnd::Phase(status.phase, status.object));
-            }
-            Some(at) => self.prerequisites.note_active(&self.ctx, &at),
-            None => {}
+        let Some(url) = url else { return };
+        if status.phase.exit_code().is_some() {
+            self.polls.note_end(&mut self.ctx, &url, &Polled::Ours(key));
+            self.finish(key, JobEnd::Phase(status.phase, status.object));
+        } else {
+            self.polls.note_present(&mut self.ctx, &url, &Polled::Ours(key));
+            self.prerequisites.note_active(&self.ctx, &(url, status.job_id));
         }
     }
 
@@ -86,13 +75,13 @@ impl Csc {
         if self.announcements.take(Awaited::Created(key)).is_some() {
             self.announce_job_id(key);
         }
-        self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            job.poll_mut().and_then(|poll| poll.retry.ticket()).map(|ticket| ctx.close_question(ticket));
+        let stop = |_: &mut Context, job: &mut Job| {
             job.stage = Stage::Aborting { job_id: job_id.clone() };
-        });
-        if let Some(job) = self.jobs.get(key) {
-            let missing = Missing::Polled(Polled::Ours(key, job_id.clone()));
-            self.lookups.forget_missing(&mut self.ctx, &job.url, &missing);
+            job.url.clone()
+        };
+        if let Some(url) = self.jobs.update(&mut self.ctx, key, stop) {
+            self.polls.remove(&mut self.ctx, &url, &Polled::Ours(key));
+            self.lookups.forget_missing(&mut self.ctx, &url, &Polled::Ours(key));
         }
     }
 
@@ -100,6 +89,7 @@ impl Csc {
     pub(super) fn finish(&mut self, key: EntryKey, how: JobEnd) {
         let Some(job_id) = self.jobs.get(key).and_then(Job::job_id).cloned() else { return };
         let Some(job) = self.jobs.remove(&mut self.ctx, key) else { return };
+        self.polls.remove(&mut self.ctx, &job.url, &Polled::Ours(key));
         let known =
             |phase| ResultObject::Known { job_id: job_id.clone(), run_id: Some(job.run_id().clone()), phase };
         let (exit_code, result, ack, problem) = match how {

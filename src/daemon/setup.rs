@@ -167,6 +167,8 @@ impl Setup {
             uptime: clock::uptime(),
             journal: self.state_dir.is_some(),
             joins: matches!(self.kafka, KafkaPlan::On(_)),
+            polling: uws.polling,
+            connections: uws.connections,
             max_jobs: self.settings.limits.jobs,
         }
     }

@@ -71,6 +71,10 @@ impl Daemon {
             "kafka": kafka,
             "configuration": configuration(&status),
             "service": service(&status.service),
+            "polling": {
+                "way": if status.polling.by_list { "list" } else { "each" },
+                "interval_s": seconds(status.polling.interval),
+            },
             "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
             "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),

@@ -11,6 +11,7 @@ mod joining;
 mod limits;
 mod lookups;
 mod noise;
+mod polls;
 mod prerequisites;
 mod pushes;
 mod random;

@@ -81,10 +81,10 @@ fn a_service_that_flaps_is_logged_a_few_times_a_minute_and_counted() {
 fn a_change_of_a_service_is_logged_at_once_and_an_outage_each_minute() {
     let mut world = running_crowd();
     minutes(&mut world, 1, |_, name| well(name));
-    let lines = minutes(&mut world, 3, |_, _| away());
-    assert_eq!(lines[0], ["no contact with the service: no luck"]);
-    for (n, minute) in lines[1..].iter().enumerate() {
-        let [line] = &minute[..] else { panic!("{minute:#?}") };
+    let lines = minutes(&mut world, 3, |_, _| away()).concat();
+    assert_eq!(lines[0], "no contact with the service: no luck");
+    assert!((3..=4).contains(&lines.len()), "{lines:#?}");
+    for (n, line) in lines[1..].iter().enumerate() {
         assert!(line.starts_with("the service in the last 60 s: losses of contact: "), "{line}");
         assert!(line.ends_with(&format!("; it has not answered for {}.0 s", 60 * (n + 1))), "{line}");
     }

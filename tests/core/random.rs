@@ -176,7 +176,8 @@ impl Walk {
                     for _ in 0..self.rng.u8(..6).saturating_sub(3) {
                         let is_lie = self.service == Service::Lying && self.rng.u8(..4) == 0;
                         let id = if is_lie { self.id() } else { self.new_id() };
-                        jobs.push(ListedJob { job_id: job_id(&id), run_id: run_id.clone() });
+                        let phase = self.phase();
+                        jobs.push(ListedJob { job_id: job_id(&id), run_id: run_id.clone(), phase });
                     }
                 }
                 Reply::Listed(jobs)

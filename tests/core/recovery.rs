@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ocps::csc::command::{CommandKind, Sender, Via};
+use ocps::csc::configuration::Polling;
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
 use ocps::csc::record::{AcceptedCommand, Awaited, Completion, Record, Recovered, RecoveredCommand, Work};
@@ -99,7 +100,11 @@ fn restarted_with(settings: Settings, entries: Vec<RecoveredCommand>) -> World {
 }
 
 fn listed(jobs: &[(&str, i32)]) -> Reply {
-    let job = |(id, number): &(&str, i32)| ListedJob { job_id: job_id(id), run_id: run_id(*number) };
+    let job = |(id, number): &(&str, i32)| ListedJob {
+        job_id: job_id(id),
+        run_id: run_id(*number),
+        phase: Phase::Active,
+    };
     Reply::Listed(jobs.iter().map(job).collect())
 }
 
@@ -111,6 +116,21 @@ fn a_running_job_is_tracked_without_configuration() {
     world.answer("GET a", job("a", Phase::Completed));
     world.expect(&["GET a", "result a 0 object of a", "ack 1 CMD_COMPLETE Done"]);
     assert_eq!(world.csc.status().recovery.running, 1);
+}
+
+#[test]
+fn the_first_round_of_many_jobs_is_one_list() {
+    let settings = Settings { polling: Polling::Auto { from: 10 }, max_jobs: 100, ..settings() };
+    let ids: Vec<String> = (1..=100).map(|number| format!("j{number}")).collect();
+    let jobs: Vec<(&str, i32)> = ids.iter().map(String::as_str).zip(1..).collect();
+    let entries = jobs.iter().map(|(id, number)| a_running(*number, id)).collect();
+    let mut world = restarted_with(settings, entries);
+    world.tick();
+    world.answer("LIST", listed(&jobs));
+    world.take();
+    world.run_for(POLL - secs(1));
+    let lines = world.take();
+    assert!(lines.len() == 1 && lines[0].starts_with("GET j"), "{lines:?}");
 }
 
 #[test]
@@ -458,7 +478,11 @@ fn what_waits_for_a_job_that_is_active_was_not_sent_however_old_it_is() {
 }
 
 fn found(jobs: &[(&str, &str)]) -> Reply {
-    let job = |(id, run): &(&str, &str)| ListedJob { job_id: job_id(id), run_id: RunId::parse(run).unwrap() };
+    let job = |(id, run): &(&str, &str)| ListedJob {
+        job_id: job_id(id),
+        run_id: RunId::parse(run).unwrap(),
+        phase: Phase::Active,
+    };
     Reply::Listed(jobs.iter().map(job).collect())
 }
 

@@ -26,6 +26,9 @@ fn restart(world: &mut World, poll_interval: Duration, url: &str) {
 #[test]
 fn a_job_is_polled_at_its_pace_in_every_state() {
     let mut world = World::tracking();
+    let begun = world.now;
+    world.run_to_answer("GET a", job("a", Phase::Active));
+    assert!(world.now <= begun + POLL);
     let mut expected = world.now;
     for n in 0..100 {
         match n {
@@ -117,9 +120,12 @@ fn a_new_start_changes_the_pace_at_once_but_no_url() {
         world.run_for(secs(10));
         restart(&mut world, secs(2), "http://elsewhere");
         let changed = world.now;
+        world.run_to_answer("GET a", job("a", Phase::Active));
+        assert!(world.now <= changed + secs(2), "{prerequisite}");
+        let first = world.now;
         for n in 1..4 {
             world.run_to("GET a");
-            assert_eq!(world.now, changed + n * secs(2), "{prerequisite}");
+            assert_eq!(world.now, first + n * secs(2), "{prerequisite}");
             assert_eq!(world.open[0].url.address(), "http://uws");
             world.answer("GET a", job("a", Phase::Active));
         }

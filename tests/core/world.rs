@@ -44,6 +44,8 @@ pub(crate) struct World {
     /// Whether a list that is asked for only since each submission is followed by looks for extra jobs is shown like
     /// the others; else it is answered at once, with none.
     pub(crate) shows_routine: bool,
+    /// What the back-end takes for a list, and for any other request.
+    pub(crate) took: [Duration; 2],
     /// Runs that were sent once and answered with a job.
     clean: BTreeSet<RunId>,
     routine: Vec<Ticket>,
@@ -168,6 +170,7 @@ impl World {
             unjournaled: Vec::new(),
             open: Vec::new(),
             shows_routine: false,
+            took: [Duration::ZERO; 2],
             clean: BTreeSet::new(),
             routine: Vec::new(),
             lines: Vec::new(),
@@ -277,7 +280,7 @@ impl World {
         for ticket in std::mem::take(&mut self.routine) {
             self.input(Input::Outcome(Outcome {
                 ticket,
-                took: Duration::ZERO,
+                took: self.took[0],
                 answer: Answer::List(Ok(Vec::new())),
             }));
         }
@@ -388,7 +391,9 @@ impl World {
         {
             self.clean.insert(submission.run_id.clone());
         }
-        self.input(Input::Outcome(Outcome { ticket, took: Duration::ZERO, answer }));
+        let [list, other] = self.took;
+        let took = if matches!(answer, Answer::List(_)) { list } else { other };
+        self.input(Input::Outcome(Outcome { ticket, took, answer }));
     }
 
     /// Waits for the request, then answers it.
@@ -414,10 +419,14 @@ impl World {
         self.csc.job_reports().find(of_number).unwrap().run_id
     }
 
+    /// A job of the list that is active.
+    pub(crate) fn active(&self, id: &str, number: i32) -> ListedJob {
+        ListedJob { job_id: job_id(id), run_id: self.run_id(number), phase: Phase::Active }
+    }
+
     /// A list with these jobs, each with the number of its execute.
     pub(crate) fn listed(&self, jobs: &[(&str, i32)]) -> Reply {
-        let listed =
-            |(id, number): &(&str, i32)| ListedJob { job_id: job_id(id), run_id: self.run_id(*number) };
+        let listed = |(id, number): &(&str, i32)| self.active(id, *number);
         Reply::Listed(jobs.iter().map(listed).collect())
     }
 

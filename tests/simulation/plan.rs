@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use ocps::csc::configuration::Polling;
 
 pub(crate) const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
@@ -39,6 +40,7 @@ pub(crate) struct Plan {
     pub(crate) serial: bool,
     /// Threads that poll.
     pub(crate) connections: usize,
+    pub(crate) polling: Polling,
     pub(crate) max_jobs: usize,
     /// Mean time between things that people do.
     pub(crate) pace: Duration,
@@ -110,6 +112,7 @@ impl Plan {
             joins: kafka || rng.bool(),
             serial: rng.bool(),
             connections: rng.usize(1..=4),
+            polling: [Polling::Each, Polling::List, Polling::Auto { from: 2 }][rng.usize(..3)],
             max_jobs: rng.usize(3..=10),
             pace,
             job_time,

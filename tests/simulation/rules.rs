@@ -250,7 +250,7 @@ impl Rules {
     fn all_are_tracked(&mut self) {
         let is_found = |job: &&ListedJob| self.of_run(&job.run_id).is_some_and(|command| command.is_found);
         let is_full = self.searched.iter().filter(is_found).count() >= self.room;
-        for ListedJob { run_id, job_id } in std::mem::take(&mut self.searched) {
+        for ListedJob { run_id, job_id, .. } in std::mem::take(&mut self.searched) {
             let is_tracked = self.of_run(&run_id).is_some_and(|command| command.is_durable);
             let is_aborted = self.commands.values().any(|command| command.aborts(&job_id, Some(&run_id)));
             assert!(is_tracked || is_aborted || is_full, "run {run_id} is not tracked");

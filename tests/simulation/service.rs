@@ -440,8 +440,12 @@ impl Service {
             let is_active = index.is_some() && index == active_of && now < job.ends;
             run_ids.contains(run_id) || job_ids.contains(&job.id) || is_active
         };
-        let asked = of_run.filter(is_wanted).map(|(job, run_id)| (job.id.clone(), run_id));
-        let mut listed: Vec<ListedJob> = asked.map(|(job_id, run_id)| ListedJob { job_id, run_id }).collect();
+        let asked = of_run.filter(is_wanted);
+        let listed = |(job, run_id): (&Job, RunId)| {
+            let JobStatus { job_id, phase, .. } = job.status(now);
+            ListedJob { job_id, run_id, phase }
+        };
+        let mut listed: Vec<ListedJob> = asked.map(listed).collect();
         // In no order that means anything.
         rng.shuffle(&mut listed);
         if spoil == Spoil::Lie {
@@ -480,7 +484,7 @@ impl Service {
         let job_id = self.any_id(rng);
         self.lied_about(&job_id);
         self.lied_about.insert(run_id.to_string());
-        listed.push(ListedJob { job_id, run_id: run_id.clone() });
+        listed.push(ListedJob { job_id, run_id: run_id.clone(), phase: Phase::Active });
     }
 
     /// One that there is, or was, or may come to be.

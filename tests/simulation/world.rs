@@ -367,6 +367,8 @@ impl World {
             // The machine was there before us.
             uptime: Some(Uptime { boot: BootId(self.boot.0), since: self.now - self.boot.1 + secs(100) }),
             joins: self.plan.joins,
+            polling: self.plan.polling,
+            connections: self.plan.connections,
             max_jobs: self.plan.max_jobs,
             ..core_settings()
         }

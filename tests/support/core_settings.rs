@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ocps::config::settings::Uws;
 use ocps::csc::Settings;
+use ocps::csc::configuration::Polling;
 use ocps::csc::id::SalIndex;
 
 pub fn core_settings() -> Settings {
@@ -21,6 +22,8 @@ pub fn core_settings() -> Settings {
         uptime: None,
         journal: true,
         joins: false,
+        polling: Polling::Each,
+        connections: 8,
         max_jobs: 10,
     }
 }

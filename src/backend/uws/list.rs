@@ -1,6 +1,7 @@
 //! The service's list of jobs, read as a stream. Invariant: only what was asked for is kept,
 //! and nothing that one element contains makes the others unreadable.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read};
 
@@ -40,25 +41,21 @@ pub(super) fn read(reader: impl Read, wanted: &Wanted<'_>) -> Result<Vec<ListedJ
 /// What counts of an element.
 #[derive(Deserialize)]
 struct Element<'a> {
-    #[serde(rename = "jobId")]
-    job_id: String,
-    #[serde(rename = "runId")]
-    run_id: String,
+    #[serde(rename = "jobId", borrow)]
+    job_id: Cow<'a, str>,
+    #[serde(rename = "runId", borrow)]
+    run_id: Cow<'a, str>,
     #[serde(borrow)]
     phase: Option<&'a RawValue>,
 }
 
-/// The job of an element, if it is wanted.
+/// The job of an element, if it is wanted. One without a phase is not known to be active.
 fn pick(element: &str, wanted: &Wanted<'_>) -> Option<ListedJob> {
-    let active_of = wanted.active_of;
     let Element { job_id, run_id, phase } = serde_json::from_str(element).ok()?;
-    let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)? };
-    let is_ours = active_of.is_some() && job.run_id.made_for().map(|(_, index)| index) == active_of;
-    let is_active = || {
-        let phase: Option<String> = phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        phase.is_some_and(|phase| Phase::parse(&phase).exit_code().is_none())
-    };
-    (wanted.names(&job) || (is_ours && is_active())).then_some(job)
+    let phase: Option<String> = phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let phase = phase.map_or(Phase::Unknown, |phase| Phase::parse(&phase));
+    let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)?, phase };
+    wanted.has(&job).then_some(job)
 }
 
 #[cfg(test)]
@@ -127,6 +124,9 @@ mod tests {
             picked_by(json, &wanted).unwrap(),
             ["j1 1-a", "j2 7-ocps2-abc", "j3 7-ocps2-abd", "j10 7-ocps2-abi"]
         );
+        let phases = read(json.as_bytes(), &wanted).unwrap().into_iter().map(|job| job.phase);
+        let expected = [Phase::Completed, Phase::Active, Phase::Held, Phase::Pending];
+        assert_eq!(phases.collect::<Vec<_>>(), expected);
     }
 
     #[test]
