@@ -22,7 +22,7 @@
 //! | [`sal`] | the SAL interface as data: topics, fields, codes | jobs, sockets |
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states, the command line |
 //! | [`journal`] | the durable record of commands: SQLite, group commit, what the previous run left | what a command means |
-//! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker pools | commands, acks |
+//! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker threads | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
@@ -58,7 +58,7 @@
 //! * **The core is pure**: its time and randomness are handed in. The simulation therefore runs the shipped core, turn,
 //!   lanes and journal through thousands of crashes and faults in virtual time, and repeats any of them by its seed.
 //! * **The main loop never waits** for network, disk, git or a client: heartbeats go out each second whatever hangs.
-//!   Polls have threads of their own, so that a hanging poll delays no execute or abort.
+//!   Each kind of request has its own bound of requests in flight, so that a hanging poll delays no execute or abort.
 //! * **Everything is bounded** by a named constant or a setting, each wait has a time limit, and what goes beyond is
 //!   refused in one clear line.
 //! * **An event costs what it changes**: what is due is kept in a table ordered by time, and counts are kept, not

@@ -1,99 +1,255 @@
-//! Which request waits in which lane, and which thread may take what: a value, without the threads.
+//! Which request is next, and how many are in flight: a value, without the threads.
 //!
-//! There are two pools: *control* makes, finds and removes jobs, *poll* asks how they are. They are apart so that a
-//! hanging poll never holds up an execute or an abort. Control takes DELETE before look-ups before PUT: removing is
-//! what an operator waits for. One of its threads takes no PUT, since each may hang for 30 s.
+//! Each kind of request has a lane with a bound of its own, so that neither PUTs nor polls that hang hold up an abort,
+//! and no poll an execute. Among what may begin, DELETE goes before look-ups before PUT before polls: removing is what
+//! an operator waits for. How many PUTs may be in flight is learned from the service.
 
-use std::collections::BTreeMap;
-use std::iter;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::csc::request::{Action, Contact, Failure, FailureKind, Outcome, Request, Ticket};
+use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Outcome, Request, Ticket};
+use crate::url::Url;
 
-/// Threads of the control pool.
-pub(super) const CONTROL_THREADS: usize = CONTROL.len();
-const CONTROL: [Role; 3] = [Role::Control, Role::Control, Role::NoPut];
+/// Most DELETEs in flight.
+const DELETES: usize = 8;
+/// Most lists in flight.
+const LISTS: usize = 3;
+/// Most PUTs in flight.
+const PUTS_MAX: usize = 32;
+/// PUTs in flight at a service that is not known. With one that takes 10 s for each and does one after the other, three
+/// would reach the time limit of a PUT.
+const PUTS_FIRST: usize = 2;
+/// PUTs in flight once these were not too many; from then on twice as many, until it is too many.
+const PUTS_SECOND: usize = 8;
+/// PUTs in a round, at least.
+const ROUND_MIN: usize = 4;
 
-/// The threads that there are, of which `connections` poll.
-pub fn threads(connections: usize) -> impl Iterator<Item = Role> {
-    CONTROL.into_iter().chain(iter::repeat_n(Role::Poll, connections))
+/// Most requests in flight, of which `connections` are polls.
+pub(super) fn in_flight_max(connections: usize) -> usize {
+    connections.saturating_add(DELETES + LISTS + PUTS_MAX)
 }
 
-/// What a thread may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// All lanes of the control pool.
-    Control,
-    /// These without PUT.
-    NoPut,
-    /// The lane of the poll pool.
-    Poll,
-}
-
-/// The first ones are the most urgent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Lane {
+enum Kind {
     Delete,
     List,
     Put,
     Poll,
 }
 
-/// The requests that no thread has begun. The tickets of a lane are in the order in which they came.
+/// How a request has ended, as far as the lanes must know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    kind: Kind,
+    ticket: Ticket,
+    took: Duration,
+    is_done: bool,
+}
+
+impl From<&Outcome> for Ended {
+    fn from(outcome: &Outcome) -> Self {
+        let (kind, is_done) = match &outcome.answer {
+            Answer::Remove(answer) => (Kind::Delete, answer.is_ok()),
+            Answer::List(answer) => (Kind::List, answer.is_ok()),
+            Answer::Submit(answer) => (Kind::Put, answer.is_ok()),
+            Answer::Push(answer) => (Kind::Put, answer.is_ok()),
+            Answer::Status(answer) => (Kind::Poll, answer.is_ok()),
+            Answer::Ping(answer) => (Kind::Poll, answer.is_ok()),
+        };
+        Self { kind, ticket: outcome.ticket, took: outcome.took, is_done }
+    }
+}
+
+/// Requests of one kind.
+#[derive(Debug)]
+struct Lane {
+    /// Those that no thread has begun, in the order in which they came.
+    waiting: VecDeque<Request>,
+    in_flight: usize,
+    /// Most in flight.
+    bound: usize,
+}
+
+impl Lane {
+    fn new(bound: usize) -> Self {
+        Self { waiting: VecDeque::new(), in_flight: 0, bound }
+    }
+
+    /// How many may begin.
+    fn ready(&self) -> usize {
+        self.waiting.len().min(self.bound.saturating_sub(self.in_flight))
+    }
+
+    fn take(&mut self) -> Option<Request> {
+        if self.ready() == 0 {
+            return None;
+        }
+        self.in_flight += 1;
+        self.waiting.pop_front()
+    }
+}
+
+/// The requests that have no answer.
 #[derive(Debug)]
 pub struct Lanes {
-    waiting: BTreeMap<(Lane, Ticket), Request>,
+    deletes: Lane,
+    lists: Lane,
+    puts: Lane,
+    polls: Lane,
+    pace: Pace,
     capacity: usize,
 }
 
 impl Lanes {
-    /// Empty lanes for so many requests; the core never has more outstanding.
+    /// Empty lanes, with at most so many polls in flight, where at most `capacity` requests wait; the core never has
+    /// more outstanding.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        Self { waiting: BTreeMap::new(), capacity }
+    pub fn new(connections: usize, capacity: usize) -> Self {
+        Self {
+            deletes: Lane::new(DELETES),
+            lists: Lane::new(LISTS),
+            puts: Lane::new(PUTS_FIRST),
+            polls: Lane::new(connections),
+            pace: Pace::default(),
+            capacity,
+        }
     }
 
-    /// Queues a request, and says which role can take it.
+    /// Queues a request.
     ///
     /// # Errors
     /// There is no room: it fails as not sent.
-    pub fn put(&mut self, request: Request) -> Result<Role, Outcome> {
+    pub fn put(&mut self, request: Request) -> Result<(), Outcome> {
         if self.len() >= self.capacity {
             return Err(not_sent(&request, "too many requests are queued"));
         }
-        let (lane, role) = match request.action {
-            Action::Remove { .. } => (Lane::Delete, Role::NoPut),
-            Action::List { .. } => (Lane::List, Role::NoPut),
-            Action::Submit(_) | Action::Push { .. } => (Lane::Put, Role::Control),
-            Action::Status { .. } | Action::Ping => (Lane::Poll, Role::Poll),
+        let kind = match request.action {
+            Action::Remove { .. } => Kind::Delete,
+            Action::List { .. } => Kind::List,
+            Action::Submit(_) | Action::Push { .. } => Kind::Put,
+            Action::Status { .. } | Action::Ping => Kind::Poll,
         };
-        self.waiting.insert((lane, request.ticket), request);
-        Ok(role)
+        self.lane(kind).waiting.push_back(request);
+        Ok(())
     }
 
-    /// The next request for a thread of this role.
-    pub fn take(&mut self, role: Role) -> Option<Request> {
-        let (first, last) = match role {
-            Role::Control => (Lane::Delete, Lane::Put),
-            Role::NoPut => (Lane::Delete, Lane::List),
-            Role::Poll => (Lane::Poll, Lane::Poll),
-        };
-        let mut range = self.waiting.range((first, Ticket(0))..=(last, Ticket(u64::MAX)));
-        let key = *range.next()?.0;
-        self.waiting.remove(&key)
+    /// The next request; it is in flight until [`Lanes::ended`].
+    pub fn take(&mut self) -> Option<Request> {
+        if let Some(request) = self.deletes.take().or_else(|| self.lists.take()) {
+            return Some(request);
+        }
+        if let Some(request) = self.puts.take() {
+            if self.pace.url.as_ref() != Some(&request.url) {
+                self.pace =
+                    Pace { url: Some(request.url.clone()), since: self.pace.begun, ..Pace::default() };
+                self.puts.bound = PUTS_FIRST;
+            }
+            self.pace.begun = Some(request.ticket);
+            return Some(request);
+        }
+        self.polls.take()
     }
 
-    /// Takes all requests back; they fail as not sent.
+    /// A request that was taken has its answer.
+    pub fn ended(&mut self, ended: Ended) {
+        let lane = self.lane(ended.kind);
+        let is_bound = lane.in_flight >= lane.bound;
+        lane.in_flight = lane.in_flight.saturating_sub(1);
+        if ended.kind != Kind::Put {
+            return;
+        }
+        if is_bound {
+            self.puts.bound = self.pace.ended(ended, self.puts.bound);
+        } else {
+            // It was not alone with as many others as may be.
+            self.pace.round.clear();
+        }
+    }
+
+    fn lane(&mut self, kind: Kind) -> &mut Lane {
+        match kind {
+            Kind::Delete => &mut self.deletes,
+            Kind::List => &mut self.lists,
+            Kind::Put => &mut self.puts,
+            Kind::Poll => &mut self.polls,
+        }
+    }
+
+    /// Takes all requests back that wait; they fail as not sent.
     pub fn cancel(&mut self) -> Vec<Outcome> {
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting.values().map(|request| not_sent(request, "the daemon is stopping")).collect()
+        let lanes = [&mut self.deletes, &mut self.lists, &mut self.puts, &mut self.polls];
+        let waiting = lanes.into_iter().flat_map(|lane| lane.waiting.drain(..));
+        waiting.map(|request| not_sent(&request, "the daemon is stopping")).collect()
+    }
+
+    /// How many requests may begin now.
+    #[must_use]
+    pub fn ready(&self) -> usize {
+        self.all().iter().map(|lane| lane.ready()).sum()
     }
 
     /// How many requests wait.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "it is not asked")]
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.all().iter().map(|lane| lane.waiting.len()).sum()
+    }
+
+    fn all(&self) -> [&Lane; 4] {
+        [&self.deletes, &self.lists, &self.puts, &self.polls]
+    }
+}
+
+/// Learns how many PUTs the service works on at once, in rounds of as many PUTs as may be in flight.
+///
+/// More are tried as long as a PUT takes no longer for it. When it does, by Little's law the service works on
+/// `in flight * time of a lone PUT / mean time` of them, and the others only wait there, with every DELETE that comes
+/// after them.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Whose it is.
+    url: Option<Url>,
+    /// The last PUT that has begun.
+    begun: Option<Ticket>,
+    /// The PUTs until this one began when there were too many.
+    since: Option<Ticket>,
+    /// How long a PUT takes that waits for no other.
+    lone: Option<Duration>,
+    /// What the PUTs of this round took.
+    round: Vec<Duration>,
+    /// Whether it was too many once: then one more is tried at a time.
+    is_found: bool,
+}
+
+impl Pace {
+    /// A PUT has ended while so many were in flight as may be; gives how many that is from now on.
+    fn ended(&mut self, put: Ended, bound: usize) -> usize {
+        // A quick refusal says nothing; what hangs says enough.
+        let counts = put.is_done || self.lone.is_some_and(|lone| put.took > lone);
+        if Some(put.ticket) <= self.since || !counts {
+            return bound;
+        }
+        self.round.push(put.took.max(Duration::from_nanos(1)));
+        // The first round is to be short; one PUT of a later one alone would say little.
+        let length = if self.lone.is_none() { bound } else { bound.max(ROUND_MIN) };
+        if self.round.len() < length {
+            return bound;
+        }
+        let mean = self.round.iter().sum::<Duration>().div_f64(length as f64);
+        let least = self.round.drain(..).min().unwrap_or(mean);
+        let lone = if bound == 1 { mean } else { self.lone.map_or(least, |lone| lone.min(mean)) };
+        self.lone = Some(lone);
+        let worked_on = bound as f64 * lone.div_duration_f64(mean);
+        let next = if worked_on < 0.75 * bound as f64 {
+            self.is_found = true;
+            self.since = self.begun;
+            worked_on.round() as usize
+        } else if self.is_found {
+            bound + 1
+        } else {
+            (bound * 2).max(PUTS_SECOND)
+        };
+        next.clamp(1, PUTS_MAX)
     }
 }
 
@@ -101,4 +257,143 @@ fn not_sent(request: &Request, reason: &str) -> Outcome {
     let failure =
         Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason: reason.to_owned() };
     Outcome { ticket: request.ticket, took: Duration::ZERO, answer: request.action.failed(failure) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::csc::event::{JobObject, Phase};
+    use crate::csc::id::{JobId, RunId};
+    use crate::csc::request::{JobStatus, Submission};
+
+    /// A service that works on so many PUTs at once, in the order in which they came.
+    struct Model {
+        at_once: usize,
+        /// What a PUT takes that waits for no other, on average; each by half of this part more or less.
+        time: Duration,
+        jitter: f64,
+        rng: fastrand::Rng,
+        now: Duration,
+        lanes: Lanes,
+        /// The PUTs at the service by when each ends, and when each was begun.
+        busy: BTreeMap<(Duration, Ticket), Duration>,
+        /// Most of them.
+        most: usize,
+    }
+
+    impl Model {
+        fn new(at_once: usize, jitter: f64) -> Self {
+            let (time, rng) = (Duration::from_millis(200), fastrand::Rng::with_seed(1));
+            let (now, lanes, busy) = (Duration::ZERO, Lanes::new(4, 1000), BTreeMap::new());
+            Self { at_once, time, jitter, rng, now, lanes, busy, most: 0 }
+        }
+
+        /// Sends so many PUTs at once; gives when the last one is answered, as a ratio to the least that this takes.
+        fn puts(&mut self, count: u64) -> f64 {
+            let (begun, first) = (self.now, self.lanes.pace.begun.map_or(0, |ticket| ticket.0 + 1));
+            for ticket in first..first + count {
+                self.lanes.put(put(ticket, "http://uws")).unwrap();
+            }
+            self.most = 0;
+            self.begin();
+            while let Some(((now, ticket), begun)) = self.busy.pop_first() {
+                self.now = now;
+                self.lanes.ended(Ended::from(&answered(ticket, now - begun)));
+                self.begin();
+            }
+            assert_eq!(self.lanes.len(), 0);
+            (self.now - begun).div_duration_f64(self.time) / count.div_ceil(self.at_once as u64) as f64
+        }
+
+        fn begin(&mut self) {
+            while let Some(request) = self.lanes.take() {
+                let before = self.busy.len().checked_sub(self.at_once);
+                let start = before.and_then(|n| self.busy.keys().nth(n)).map_or(self.now, |key| key.0);
+                let time = self.time.mul_f64(1.0 + self.jitter * (self.rng.f64() - 0.5));
+                self.busy.insert((start + time, request.ticket), self.now);
+                self.most = self.most.max(self.busy.len());
+            }
+        }
+    }
+
+    fn put(ticket: u64, url: &str) -> Request {
+        let submission = Submission {
+            run_id: RunId::parse("1-a").unwrap(),
+            command: String::new(),
+            source_url: String::new(),
+            commit_ref: String::new(),
+            environment: Vec::new(),
+            pipeline: String::new(),
+        };
+        let action = Action::Submit(Arc::new(submission));
+        Request { ticket: Ticket(ticket), url: url.into(), action }
+    }
+
+    fn answered(ticket: Ticket, took: Duration) -> Outcome {
+        let object = JobObject("{}".into());
+        let job = JobStatus { job_id: JobId::parse("j").unwrap(), phase: Phase::Pending, object };
+        Outcome { ticket, took, answer: Answer::Submit(Ok(job)) }
+    }
+
+    /// The first time the service is not known; and no more PUTs wait there than are needed to find that out.
+    #[test]
+    fn fifty_puts_take_little_longer_than_the_service_needs_for_them() {
+        for (at_once, jitter, first, later, most) in [
+            (1, 0.0, 1.0, 1.0, 2),
+            (1, 0.5, 1.05, 1.05, 3),
+            (4, 0.0, 1.0, 1.0, 8),
+            (4, 0.5, 1.15, 1.15, 8),
+            (8, 0.0, 1.0, 1.0, 16),
+            (8, 0.5, 1.2, 1.2, 16),
+            (16, 0.0, 1.25, 1.0, 32),
+            (50, 0.0, 4.0, 2.0, 32),
+        ] {
+            let mut service = Model::new(at_once, jitter);
+            for limit in [first].into_iter().chain([later; 20]) {
+                let ratio = service.puts(50);
+                let found =
+                    format!("{at_once} at once, jitter {jitter}: {ratio}, {} in flight", service.most);
+                assert!(ratio <= limit + 1e-9 && service.most <= most, "{found}");
+            }
+        }
+    }
+
+    #[test]
+    fn puts_one_by_one_teach_nothing_and_those_to_another_service_begin_anew() {
+        let mut service = Model::new(8, 0.0);
+        (0..100).for_each(|_| assert!(service.puts(1) <= 1.0));
+        assert_eq!(service.lanes.puts.bound, PUTS_FIRST);
+        service.puts(50);
+        assert!(service.lanes.puts.bound >= 8);
+        service.lanes.put(put(1000, "http://other")).unwrap();
+        service.lanes.take();
+        assert_eq!(service.lanes.puts.bound, PUTS_FIRST);
+    }
+
+    #[test]
+    fn puts_that_hang_become_fewer_and_quick_refusals_change_nothing() {
+        let mut service = Model::new(8, 0.0);
+        service.puts(14);
+        let bound = service.lanes.puts.bound;
+        assert!(bound >= 8);
+        for (first, took, expected) in
+            [(1000, Duration::from_millis(1), bound), (2000, Duration::from_secs(30), 1)]
+        {
+            for ticket in first..first + 32 {
+                service.lanes.put(put(ticket, "http://uws")).unwrap();
+            }
+            let mut taken: VecDeque<Request> = std::iter::from_fn(|| service.lanes.take()).collect();
+            assert_eq!(taken.len(), bound);
+            for _ in 0..bound {
+                let outcome = Outcome { took, ..not_sent(&taken.pop_front().unwrap(), "") };
+                service.lanes.ended(Ended::from(&outcome));
+                taken.extend(service.lanes.take());
+            }
+            assert_eq!(service.lanes.puts.bound, expected);
+            service.lanes = Lanes { puts: Lane::new(bound), ..service.lanes };
+        }
+    }
 }

@@ -56,7 +56,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let (connections, capacity) =
         (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
-    let workers = Workers::start(&backend, connections, capacity, &outcome_sender).map_err(no_thread)?;
+    let workers = Workers::start(backend, connections, capacity, outcome_sender).map_err(no_thread)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
     watcher::spawn(setup.reader.clone(), config_requests, config_results).map_err(no_thread)?;

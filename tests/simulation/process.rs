@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use fastrand::Rng;
-use ocps::backend::lanes::{self, Lanes, Role};
+use ocps::backend::lanes::{Ended, Lanes};
 use ocps::csc::record::Record;
 use ocps::csc::request::{Action, Outcome, Request, Ticket};
 use ocps::csc::time::Time;
@@ -112,7 +111,7 @@ impl Journal {
     }
 }
 
-/// How urgent a request is in its pool.
+/// How urgent a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
     Delete,
@@ -132,29 +131,27 @@ impl Kind {
     }
 }
 
-/// The worker threads at the shipped lanes.
+/// The worker threads at the shipped lanes: there is one for each request that may begin.
 #[derive(Debug)]
 pub(crate) struct Workers {
     lanes: Lanes,
-    /// What each thread may take, and what it has begun.
-    threads: Vec<(Role, Option<(Kind, Ticket)>)>,
     connections: usize,
     /// What waits.
     queued: BTreeSet<(Kind, Ticket)>,
-    /// When each request was begun.
-    times: BTreeMap<Ticket, Duration>,
+    /// What was begun, and when.
+    begun: BTreeMap<Ticket, (Kind, Duration)>,
+    /// The most PUTs in flight so far.
+    puts: usize,
 }
 
 impl Workers {
     fn new(plan: &Plan) -> Self {
-        let threads = lanes::threads(plan.connections).map(|role| (role, None)).collect();
-        let lanes = Lanes::new(12 * plan.max_jobs);
         Self {
-            lanes,
-            threads,
+            lanes: Lanes::new(plan.connections, 12 * plan.max_jobs),
             connections: plan.connections,
             queued: BTreeSet::new(),
-            times: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            puts: 0,
         }
     }
 
@@ -166,64 +163,65 @@ impl Workers {
         Ok(())
     }
 
-    /// The next request that a thread begins; which thread is first is chance.
-    pub(crate) fn begin(&mut self, now: Duration, rng: &mut Rng) -> Option<Request> {
-        let first = rng.usize(..self.threads.len());
-        self.threads.rotate_left(first);
-        for (role, begun) in self.threads.iter_mut().filter(|(_, begun)| begun.is_none()) {
-            if let Some(request) = self.lanes.take(*role) {
-                let key = (Kind::of(&request.action), request.ticket);
-                *begun = Some(key);
-                self.times.insert(request.ticket, now);
-                self.check_begun(key);
-                return Some(request);
-            }
+    /// The next request that a thread begins.
+    pub(crate) fn begin(&mut self, now: Duration) -> Option<Request> {
+        let ready = self.lanes.ready();
+        let Some(request) = self.lanes.take() else {
+            self.check_idle();
+            return None;
+        };
+        assert!(self.lanes.ready() + 1 >= ready && ready > 0, "threads are woken for {ready} requests");
+        let key = (Kind::of(&request.action), request.ticket);
+        self.begun.insert(request.ticket, (key.0, now));
+        self.check_begun(key);
+        Some(request)
+    }
+
+    fn count(&self, wanted: Kind) -> usize {
+        self.begun.values().filter(|(kind, _)| *kind == wanted).count()
+    }
+
+    /// Whether no more of a kind may be in flight. How many PUTs may be is learned; it is never less than one.
+    fn is_full(&self, kind: Kind) -> bool {
+        let count = self.count(kind);
+        match kind {
+            Kind::Delete => count == 8,
+            Kind::List => count == 3,
+            Kind::Put => count > 0,
+            Kind::Poll => count == self.connections,
         }
-        self.check_idle();
-        None
     }
 
-    fn count(&self, is_wanted: impl Fn(Kind) -> bool) -> usize {
-        self.threads.iter().filter_map(|(_, begun)| *begun).filter(|(kind, _)| is_wanted(*kind)).count()
-    }
-
-    /// The most urgent, and of those the first; and neither polls nor PUTs take all threads.
+    /// The most urgent that may begin, and of those the first; and not too many.
     fn check_begun(&mut self, key: (Kind, Ticket)) {
         assert!(self.queued.remove(&key), "begun without being queued: {key:?}");
-        let is_of_pool = |kind| (kind == Kind::Poll) == (key.0 == Kind::Poll);
-        let before = self.queued.range(..key).find(|(kind, _)| is_of_pool(*kind));
+        let before = self.queued.range(..key).find(|(kind, _)| *kind == key.0 || !self.is_full(*kind));
         assert_eq!(before, None, "more urgent than {key:?}");
-        assert!(self.count(|kind| kind == Kind::Put) <= 2, "PUTs leave no thread for an abort");
-        assert!(self.count(|kind| kind == Kind::Poll) <= self.connections, "too many polls");
-        assert!(self.count(|kind| kind != Kind::Poll) <= 3, "too many threads");
+        let puts = self.count(Kind::Put);
+        assert!(
+            puts <= 32 && puts <= (self.puts * 4).max(2),
+            "{puts} PUTs, of which {} were tried",
+            self.puts
+        );
+        self.puts = self.puts.max(puts);
+        assert!(self.count(Kind::Delete) <= 8 && self.count(Kind::List) <= 3, "too many at once");
+        assert!(self.count(Kind::Poll) <= self.connections, "too many polls");
     }
 
-    /// No thread is idle while there is work for it.
+    /// Nothing waits that may begin.
     fn check_idle(&self) {
-        let busy = self.count(|kind| kind != Kind::Poll);
-        let puts = self.count(|kind| kind == Kind::Put);
-        for (kind, _) in &self.queued {
-            let is_busy = match kind {
-                Kind::Delete | Kind::List => busy == 3,
-                // One of the threads that may do it can be busy with something else.
-                Kind::Put => busy == 3 || puts == 2 || busy == 2 && self.is_spare_idle(),
-                Kind::Poll => self.count(|kind| kind == Kind::Poll) == self.connections,
-            };
-            assert!(is_busy, "a thread is idle although {kind:?} waits: {:?}", self.threads);
-        }
+        let idle = self.queued.iter().find(|(kind, _)| !self.is_full(*kind));
+        assert_eq!(idle, None, "it waits, with these in flight: {:?}", self.begun);
+        assert_eq!(self.lanes.ready(), 0);
     }
 
-    fn is_spare_idle(&self) -> bool {
-        self.threads.iter().any(|(role, begun)| *role == Role::NoPut && begun.is_none())
-    }
-
-    /// A request is answered; gives when it was begun.
-    pub(crate) fn ended(&mut self, ticket: Ticket) -> Duration {
-        let is_its =
-            |(_, begun): &&mut (Role, Option<(Kind, Ticket)>)| begun.is_some_and(|(_, t)| t == ticket);
-        let thread = self.threads.iter_mut().find(is_its);
-        thread.unwrap_or_else(|| panic!("answered twice: {ticket:?}")).1 = None;
-        self.times.remove(&ticket).unwrap_or_else(|| panic!("never begun: {ticket:?}"))
+    /// A request is answered, which took so long.
+    pub(crate) fn ended(&mut self, outcome: &mut Outcome, now: Duration) {
+        let begun = self.begun.remove(&outcome.ticket);
+        let (_, begun) =
+            begun.unwrap_or_else(|| panic!("never begun, or answered twice: {:?}", outcome.ticket));
+        outcome.took = now.saturating_sub(begun);
+        self.lanes.ended(Ended::from(&*outcome));
     }
 
     pub(crate) fn cancel_queued(&mut self) -> Vec<Outcome> {
@@ -236,13 +234,13 @@ impl Workers {
     }
 
     pub(crate) fn has_put_in_flight(&self) -> bool {
-        self.count(|kind| kind == Kind::Put) > 0
+        self.count(Kind::Put) > 0
     }
 
     /// Requests that were not answered.
     pub(crate) fn open(&self) -> usize {
         assert_eq!(self.queued.len(), self.lanes.len());
-        self.queued.len() + self.threads.iter().filter(|(_, begun)| begun.is_some()).count()
+        self.queued.len() + self.begun.len()
     }
 }
 

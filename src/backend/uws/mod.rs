@@ -27,7 +27,7 @@ use ureq::unversioned::resolver::Resolver;
 use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, AsSendBody, Body, Error, Proxy};
 
-use crate::backend::lanes::CONTROL_THREADS;
+use crate::backend::lanes::in_flight_max;
 use crate::backend::{Backend, Wanted};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
@@ -232,7 +232,7 @@ fn proxy(url: &Url) -> Result<Proxy, String> {
 
 /// What differs from the library's defaults, and every timeout.
 fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
-    let idle = settings.connections.saturating_add(CONTROL_THREADS);
+    let idle = in_flight_max(settings.connections);
     http_config(proxy)
         .no_delay(true)
         .accept_encoding("identity")

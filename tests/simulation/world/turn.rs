@@ -202,9 +202,7 @@ impl World {
     }
 
     fn begin_requests(&mut self) {
-        while let Some(request) =
-            self.process.as_mut().and_then(|process| process.workers.begin(self.now, &mut self.rng))
-        {
+        while let Some(request) = self.process.as_mut().and_then(|process| process.workers.begin(self.now)) {
             let at = service_at(request.url.address());
             let (now, process) = (self.now, self.processes);
             let Self { services, plan, rng, .. } = self;
@@ -241,7 +239,8 @@ impl World {
     }
 
     pub(super) fn answer(&mut self, mut outcome: Outcome, served: Duration) {
-        outcome.took = self.now.saturating_sub(self.process_mut().workers.ended(outcome.ticket));
+        let now = self.now;
+        self.process_mut().workers.ended(&mut outcome, now);
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
         if let Answer::List(Ok(jobs)) = &outcome.answer {
             self.rules.listed(jobs);
