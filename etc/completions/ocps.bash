@@ -35,7 +35,7 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--override --timeout --socket --index --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W 'standby disabled enabled offline' -- "$word")); fi ;;
     status)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--alive --ready --socket --index --json --help --version' -- "$word"))
       else return; fi ;;
     jobs)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --socket --index --json --help --version' -- "$word"))

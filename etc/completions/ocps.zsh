@@ -58,6 +58,8 @@ _ocps() {
         '*:\[TARGET\]:(standby disabled enabled offline)' ;;
     status)
       _arguments \
+        '--alive[Exit 0 if the main loop of the daemon answers]' \
+        '--ready[Exit 0 if the daemon takes commands]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \

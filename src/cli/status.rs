@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::Task;
 use super::client::{Client, STATUS};
 use super::flags::Line;
 use super::output::{Tone, paint};
-use super::text::{UNKNOWN, fields, fill, join, state_text, value};
+use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
+use super::{Failure, Task};
 
 /// Width of the names in front.
 const COLUMN: usize = 15;
@@ -17,8 +17,15 @@ const OPTIONAL: [&str; 6] = ["error", "start", "kafka", "log", "journal", "resum
 pub(super) fn task(line: &Line) -> Result<Task, String> {
     line.words(0)?;
     let (target, json) = (line.target()?, line.has("json"));
+    let (alive, ready) = (line.has("alive"), line.has("ready"));
     Ok(Box::new(move |out| {
         let status = Client::connect(&target)?.query(STATUS)?;
+        if ready && let Some(reason) = value(&status, "not_ready") {
+            return Err(Failure::Failed(format!("not ready: {}", clean(&reason))));
+        }
+        if ready || alive {
+            return Ok(());
+        }
         if json { out.line(&status.to_string()) } else { out.text(&status_text(&status)) }
     }))
 }

@@ -11,6 +11,7 @@ use crate::clock::utc;
 use crate::csc::event::{ErrorCode, ExitCode, Phase};
 use crate::csc::id::JobId;
 use crate::csc::report::{JobOutcome, JobReport, Service, StageName, Status};
+use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 use crate::journal;
 use crate::transport::kafka::Kafka;
@@ -57,6 +58,7 @@ impl Daemon {
             "error_report": status.error.1,
             "starting": !self.turn.has_started(),
             "start_problem": self.turn.start_problem(),
+            "not_ready": self.not_ready(),
             "simulation_mode": i32::from(setup.reader.simulated),
             "log_level": status.log_level,
             "uptime_s": self.epoch.elapsed().as_secs_f64(),
@@ -80,6 +82,24 @@ impl Daemon {
             "recovery": fields!(status.recovery; running, in_doubt, found, aborts, results, acks),
         });
         json!({ "status": document })
+    }
+
+    /// Why commands cannot be taken now, in one line: what the probes of readiness report.
+    fn not_ready(&self) -> Option<String> {
+        if !self.turn.has_started() {
+            return Some("the daemon is starting: commands wait until it has started".to_owned());
+        }
+        if self.turn.csc().state() == SummaryState::Offline {
+            return Some("the daemon is stopping".to_owned());
+        }
+        let off = self.setup.kafka.problem().map(str::to_owned);
+        let kafka = self.kafka.as_ref().map(Kafka::report).filter(|report| !report.up);
+        let kafka = off.or(kafka.map(|report| report.problem.unwrap_or_else(|| report.stage.to_owned())));
+        if let Some(problem) = kafka {
+            return Some(format!("no commands over Kafka: {problem}"));
+        }
+        let (problem, _) = self.journal.as_ref()?.status().problem?;
+        Some(format!("the journal cannot be written: {problem}"))
     }
 
     /// The status line for the service manager.
