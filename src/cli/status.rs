@@ -1,8 +1,8 @@
-//! `ocps status`: what the daemon is doing.
+//! `ocps status` and `ocps metrics`: what the daemon is doing.
 
 use serde_json::Value;
 
-use super::client::{Client, STATUS};
+use super::client::{Client, METRICS, STATUS};
 use super::flags::Line;
 use super::output::{Tone, paint};
 use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
@@ -28,6 +28,13 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
         }
         if json { out.line(&status.to_string()) } else { out.text(&status_text(&status)) }
     }))
+}
+
+/// `ocps metrics`.
+pub(super) fn metrics_task(line: &Line) -> Result<Task, String> {
+    line.words(0)?;
+    let target = line.target()?;
+    Ok(Box::new(move |out| out.text(Client::connect(&target)?.query(METRICS)?.as_str().unwrap_or_default())))
 }
 
 /// The status document as lines for people. What it lacks is shown as a dash.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
+use super::metrics::Figures;
 use super::options::RunArgs;
 use super::setup::{self, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
@@ -71,6 +72,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         hub,
         kafka,
         admission: Admission::default(),
+        commands: commands.clone(),
         workers,
         configuration: config_sender,
         deadlines,
@@ -80,6 +82,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         redis,
         state_dir_problem,
         setup,
+        figures: Figures::new(),
         compared: Moment::now(),
         end: None,
     };

@@ -28,8 +28,12 @@ impl Daemon {
     pub(super) fn answer(&self, query: Query) -> Document {
         match query {
             Query::Status => {
-                let document = self.status().to_string();
-                Box::new(move || document)
+                let document = json!({ "status": self.status() });
+                Box::new(move || document.to_string())
+            }
+            Query::Metrics => {
+                let (figures, status) = (self.figures.clone(), self.status());
+                Box::new(move || json!({ "metrics": figures.text(status).unwrap_or_default() }).to_string())
             }
             // Only what is in it is put together here: to write it down takes ten times as long.
             Query::Jobs => {
@@ -48,8 +52,9 @@ impl Daemon {
             (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
             (None, None) => Json::Null,
         };
-        let document = json!({
+        json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("OCPS_COMMIT"),
             "index": setup.index.number(),
             "name": setup.index.name(),
             "pid": std::process::id(),
@@ -76,12 +81,18 @@ impl Daemon {
             "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
             "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),
+            "executes": fields!(status.counters.executes; completed, failed, vanished, aborted, refused),
+            "backlog": { "commands": self.waiting_commands(), "requests": self.workers.waiting() },
             "counters": fields!(status.counters;
                 commands, failed_commands, submitted, results, requests, failed_requests),
             "journal": self.journal.as_ref().map(|journal| self::journal(&journal.status())),
             "recovery": fields!(status.recovery; running, in_doubt, found, aborts, results, acks),
-        });
-        json!({ "status": document })
+        })
+    }
+
+    /// Commands that wait to be handled, for the start to end, or for another instance.
+    fn waiting_commands(&self) -> usize {
+        self.turn.early() + self.admission.waiting() + self.commands.len()
     }
 
     /// Why commands cannot be taken now, in one line: what the probes of readiness report.
@@ -156,11 +167,14 @@ fn journal(journal: &journal::Status) -> Json {
     json!({
         "path": journal.path.to_string_lossy(),
         "waiting": journal.waiting,
+        "lag_s": journal.waiting_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+        "commits": journal.commits,
         "problem": journal.problem.as_ref().map(|(reason, _)| reason),
         "failing_s": seconds(journal.problem.as_ref().map(|(_, since)| since.elapsed())),
         "upkeep_problem": journal.upkeep_problem,
         "notice": journal.notice,
         "busy_s": seconds(journal.busy_since.map(|since| since.elapsed())),
+        "last_commit_s": seconds(journal.last_commit),
         "last_commit_ms": seconds(journal.last_commit).map(|seconds| seconds * 1e3),
     })
 }

@@ -44,6 +44,8 @@ pub enum Query {
     Status,
     /// All jobs.
     Jobs,
+    /// The metrics, as a text.
+    Metrics,
 }
 
 /// Parses a line without its line break.
@@ -66,9 +68,9 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
         Line::Subscribe
     } else if let Some(query) = object.shift_remove("query") {
         let query = value(query)?;
-        let known = [("status", Query::Status), ("jobs", Query::Jobs)];
+        let known = [("status", Query::Status), ("jobs", Query::Jobs), ("metrics", Query::Metrics)];
         let known = known.into_iter().find(|(name, _)| query.as_ref() == Some(&Value::from(*name)));
-        Line::Query(known.ok_or("\"query\" must be \"status\" or \"jobs\"")?.1)
+        Line::Query(known.ok_or("\"query\" must be \"status\", \"jobs\" or \"metrics\"")?.1)
     } else {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };

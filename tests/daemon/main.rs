@@ -15,6 +15,7 @@ mod load;
 mod logging;
 mod lost;
 mod manager;
+mod metrics;
 mod restarts;
 mod service;
 mod signals;
