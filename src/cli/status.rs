@@ -11,7 +11,7 @@ use super::{Failure, Task};
 /// Width of the names in front.
 const COLUMN: usize = 15;
 /// Lines that are left out when there is nothing to say.
-const OPTIONAL: [&str; 6] = ["error", "start", "kafka", "log", "journal", "resumed"];
+const OPTIONAL: [&str; 7] = ["http", "error", "start", "kafka", "log", "journal", "resumed"];
 
 /// `ocps status`.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
@@ -57,6 +57,7 @@ pub(super) fn status_text(status: &Value) -> String {
         ("log level", join(&["{log_level}"])),
         ("log", join(&["!{log/problem}"])),
         ("socket", join(&["{socket}"])),
+        ("http", join(&["{http/listen}", "!{http/problem}"])),
         ("clients", join(&["{clients}"])),
         ("state dir", join(&["{state_dir}", "!{state_dir_problem}"])),
         ("journal", journal(status)),

@@ -82,6 +82,8 @@ struct Daemon {
     /// Why the state directory does not last.
     state_dir_problem: Option<&'static str>,
     figures: Figures,
+    /// Why nothing is shown over HTTP, although it is wanted.
+    http_problem: Option<String>,
     /// When the clock was last compared.
     compared: Moment,
     /// How it has ended.
@@ -190,6 +192,10 @@ impl Daemon {
             }
             Event::Journal(report) => self.turn.report(report),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
+            Event::Question((query, to)) => {
+                // One that is not waited for any more.
+                let _ = to.try_send(self.answer(query));
+            }
             Event::Terminate => {
                 log::info!("shutting down on a signal");
                 self.turn.input(Input::Terminate);

@@ -74,6 +74,10 @@ impl Daemon {
                 "problem": self.logs.problem(),
             },
             "state_dir_problem": self.state_dir_problem,
+            "http": {
+                "listen": setup.settings.http.listen.as_ref().map(ToString::to_string),
+                "problem": self.http_problem,
+            },
             "clients": self.hub.clients(),
             "kafka": kafka,
             "configuration": configuration(&status),

@@ -11,6 +11,7 @@ mod container;
 mod disk;
 mod exhaustion;
 mod harness;
+mod http;
 mod load;
 mod logging;
 mod lost;
