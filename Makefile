@@ -137,6 +137,7 @@ install: $(if $(filter $(target)/release/ocps,$(BIN)),build) ## install the prog
 	sed 's|/usr/bin/ocps|$(PREFIX)/bin/ocps|' ocps.service > $(unitdir)/ocps.service
 	sed -f etc/instance.sed $(unitdir)/ocps.service > $(unitdir)/ocps@.service
 	chmod 644 $(unitdir)/ocps.service $(unitdir)/ocps@.service
+	install -m 644 etc/ocps-http.socket $(unitdir)/ocps-http.socket
 	install -D -m 644 etc/sysusers.d/ocps.conf $(sysusersdir)/ocps.conf
 	install -D -m 644 -t $(mandir)/man1 etc/man/ocps.1
 	install -D -m 644 -t $(mandir)/man5 etc/man/ocps.toml.5
@@ -156,7 +157,7 @@ deb: $(if $(filter $(target)/release/ocps,$(BIN)),build) ## make a Debian packag
 
 uninstall: ## remove what install put there, but not the configuration
 	rm -f $(bindir)/ocps $(bindir)/run_ocps $(bindir)/run_OCPS.py
-	rm -f $(unitdir)/ocps.service $(unitdir)/ocps@.service $(sysusersdir)/ocps.conf
+	rm -f $(unitdir)/ocps.service $(unitdir)/ocps@.service $(unitdir)/ocps-http.socket $(sysusersdir)/ocps.conf
 	rm -f $(mandir)/man1/ocps.1 $(mandir)/man5/ocps.toml.5 $(mandir)/man7/ocps-protocol.7
 	rm -f $(datadir)/bash-completion/completions/ocps $(datadir)/zsh/site-functions/_ocps \
 	  $(datadir)/fish/vendor_completions.d/ocps.fish

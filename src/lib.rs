@@ -24,6 +24,7 @@
 //! | [`journal`] | the durable record of commands: SQLite, group commit, what the previous run left | what a command means |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker threads | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |
+//! | [`http`] | what is shown over HTTP: probes, metrics | jobs, the main loop |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
@@ -72,6 +73,8 @@
 //! `tests/uws`, `tests/redis` run the program against fake and real servers; `tests/chaos` kills it.
 
 #![forbid(unsafe_code)]
+// The status document is one long `json!`.
+#![recursion_limit = "256"]
 
 pub mod backend;
 pub mod cli;
@@ -79,6 +82,7 @@ pub mod clock;
 pub mod config;
 pub mod csc;
 pub mod daemon;
+pub mod http;
 pub mod journal;
 mod json;
 pub mod logging;

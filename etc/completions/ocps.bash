@@ -24,7 +24,7 @@ _ocps() {
     --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
   esac
   case $verb in
-    '') COMPREPLY=($(compgen -W 'run send state status jobs watch console check help --help --version' -- "$word")) ;;
+    '') COMPREPLY=($(compgen -W 'run send state status jobs metrics watch console check help --help --version' -- "$word")) ;;
     run)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
@@ -35,10 +35,13 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--override --timeout --socket --index --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W 'standby disabled enabled offline' -- "$word")); fi ;;
     status)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--alive --ready --socket --index --json --help --version' -- "$word"))
       else return; fi ;;
     jobs)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --socket --index --json --help --version' -- "$word"))
+      else return; fi ;;
+    metrics)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --help --version' -- "$word"))
       else return; fi ;;
     watch)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))
@@ -51,7 +54,7 @@ _ocps() {
       else compopt -o default; fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'run send state status jobs watch console check help' -- "$word")); fi ;;
+      else COMPREPLY=($(compgen -W 'run send state status jobs metrics watch console check help' -- "$word")); fi ;;
   esac
   # A parameter goes on after its =.
   [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace

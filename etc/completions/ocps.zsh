@@ -9,6 +9,7 @@ _ocps() {
     'state:Print the summary state, or walk to another one'
     'status:Show what the daemon is doing'
     'jobs:List the jobs'
+    'metrics:Print the metrics of the daemon'
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
     'check:Check the configuration without a daemon'
@@ -58,6 +59,8 @@ _ocps() {
         '*:\[TARGET\]:(standby disabled enabled offline)' ;;
     status)
       _arguments \
+        '--alive[Exit 0 if the main loop of the daemon answers]' \
+        '--ready[Exit 0 if the daemon takes commands]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \
@@ -69,6 +72,12 @@ _ocps() {
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' ;;
+    metrics)
+      _arguments \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
     watch)
@@ -108,7 +117,7 @@ _ocps() {
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs watch console check help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs metrics watch console check help)' ;;
   esac
 }
 _ocps "$@"

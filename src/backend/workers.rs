@@ -65,6 +65,12 @@ impl Workers {
         Ok(())
     }
 
+    /// How many requests wait for a thread.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.lanes().len()
+    }
+
     /// Takes back all requests that no thread has begun; they fail as not sent.
     #[must_use]
     pub fn cancel_queued(&self) -> Vec<Outcome> {

@@ -44,6 +44,8 @@ const ACK_TIMEOUT_MAX_S: f64 = 86_400.0;
 
 /// The query for what the daemon is doing, and the name of the document that answers it.
 pub(super) const STATUS: &str = "status";
+/// The query for the metrics, and the name of the document that answers it.
+pub(super) const METRICS: &str = "metrics";
 /// The query for its jobs, and the name of the document that answers it.
 pub(super) const JOBS: &str = "jobs";
 

@@ -45,6 +45,7 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("state", state::task),
     ("status", status::task),
     ("jobs", jobs::task),
+    ("metrics", status::metrics_task),
     ("watch", watch::task),
     ("console", console::task),
     ("check", check::task),

@@ -1,26 +1,40 @@
-//! `ocps status`: what the daemon is doing.
+//! `ocps status` and `ocps metrics`: what the daemon is doing.
 
 use serde_json::Value;
 
-use super::Task;
-use super::client::{Client, STATUS};
+use super::client::{Client, METRICS, STATUS};
 use super::flags::Line;
 use super::output::{Tone, paint};
-use super::text::{UNKNOWN, fields, fill, join, state_text, value};
+use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
+use super::{Failure, Task};
 
 /// Width of the names in front.
 const COLUMN: usize = 15;
 /// Lines that are left out when there is nothing to say.
-const OPTIONAL: [&str; 6] = ["error", "start", "kafka", "log", "journal", "resumed"];
+const OPTIONAL: [&str; 7] = ["http", "error", "start", "kafka", "log", "journal", "resumed"];
 
 /// `ocps status`.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
     line.words(0)?;
     let (target, json) = (line.target()?, line.has("json"));
+    let (alive, ready) = (line.has("alive"), line.has("ready"));
     Ok(Box::new(move |out| {
         let status = Client::connect(&target)?.query(STATUS)?;
+        if ready && let Some(reason) = value(&status, "not_ready") {
+            return Err(Failure::Failed(format!("not ready: {}", clean(&reason))));
+        }
+        if ready || alive {
+            return Ok(());
+        }
         if json { out.line(&status.to_string()) } else { out.text(&status_text(&status)) }
     }))
+}
+
+/// `ocps metrics`.
+pub(super) fn metrics_task(line: &Line) -> Result<Task, String> {
+    line.words(0)?;
+    let target = line.target()?;
+    Ok(Box::new(move |out| out.text(Client::connect(&target)?.query(METRICS)?.as_str().unwrap_or_default())))
 }
 
 /// The status document as lines for people. What it lacks is shown as a dash.
@@ -43,6 +57,7 @@ pub(super) fn status_text(status: &Value) -> String {
         ("log level", join(&["{log_level}"])),
         ("log", join(&["!{log/problem}"])),
         ("socket", join(&["{socket}"])),
+        ("http", join(&["{http/listen}", "!{http/problem}"])),
         ("clients", join(&["{clients}"])),
         ("state dir", join(&["{state_dir}", "!{state_dir_problem}"])),
         ("journal", journal(status)),

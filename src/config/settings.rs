@@ -4,6 +4,8 @@
 //! we do not know is an error.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -31,6 +33,27 @@ pub(super) fn unit_directories(env: Env<'_>) -> Vec<PathBuf> {
 #[must_use]
 pub fn of_unit(env: Env<'_>) -> Option<PathBuf> {
     unit_directories(env).into_iter().map(|dir| dir.join("ocps.toml")).find(|path| path.exists())
+}
+
+/// Where HTTP is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// A port of this host.
+    Address(SocketAddr),
+    /// A Unix socket.
+    Path(PathBuf),
+    /// The socket that systemd hands over.
+    Systemd,
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Path(path) => path.display().fmt(f),
+            Self::Systemd => f.write_str("the socket of systemd"),
+        }
+    }
 }
 
 /// Defines the tables of the file: for each key its field, type and default, and how its value is read.
@@ -82,6 +105,8 @@ tables! {
         "kafka" kafka: Kafka = Kafka::default(), "Deserialize::deserialize";
         /// TAI minus UTC, in seconds, where the kernel does not know it.
         "tai_minus_utc_s" tai_minus_utc_s: u32 = crate::clock::TAI_MINUS_UTC_S, "value::leap_seconds";
+        /// What is shown over HTTP.
+        "http" http: Http = Http::default(), "Deserialize::deserialize";
         /// Limits.
         "limits" limits: Limits = Limits::default(), "Deserialize::deserialize";
     }
@@ -152,6 +177,12 @@ tables! {
         "sigma_s" sigma: Duration = Duration::from_secs(4), "value::seconds";
         /// Seed of the durations; none: another one at each start.
         "seed" seed: Option<u64> = None, "value::seed";
+    }
+
+    /// `[http]`.
+    Http {
+        /// Where it listens; none: nothing is shown.
+        "listen" listen: Option<Listen> = None, "value::listen";
     }
 
     /// `[limits]`.
@@ -303,7 +334,7 @@ mod tests {
         error.message().split('`').skip(3).step_by(2).map(str::to_owned).collect()
     }
 
-    const SECTIONS: [&str; 6] = ["log", "uws", "redis", "simulation", "kafka", "limits"];
+    const SECTIONS: [&str; 7] = ["log", "uws", "redis", "simulation", "kafka", "http", "limits"];
 
     #[test]
     fn the_example_is_all_comments_and_shows_the_defaults() {
@@ -316,6 +347,7 @@ mod tests {
             "state_dir",
             "file",
             "proxy",
+            "listen",
             "seed",
             "brokers",
             "topic_subname",

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
 use super::secret::Secret;
+use super::settings::Listen;
 use super::tree::shown;
 use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Polling};
 use crate::csc::id::SalIndex;
@@ -148,6 +149,14 @@ kinds! {
     /// A setting of librdkafka.
     scalar: String, "text, a number, true or false", |value| {
         text_or_number(value).or_else(|| Some(value.as_bool()?.to_string()))
+    };
+
+    listen: Listen, "IP:PORT, the path of a socket that begins with /, or \"systemd\"", |value| {
+        match value.as_str()? {
+            "systemd" => Some(Listen::Systemd),
+            path if path.starts_with('/') => Some(Listen::Path(path.into())),
+            address => address.parse().ok().map(Listen::Address),
+        }
     };
 
     seed: u64, "a whole number from 0 on", Value::as_u64;

@@ -81,7 +81,7 @@ use timers::Timer;
 use transitions::Transitions;
 
 /// Time between heartbeats.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is reminded at half of that.
 const REMINDER: Duration = Duration::from_secs(300);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.

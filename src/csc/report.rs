@@ -32,6 +32,32 @@ pub struct Counters {
     pub requests: u64,
     /// Requests that failed.
     pub failed_requests: u64,
+    /// Executes that were accepted and have ended.
+    pub executes: Ended,
+}
+
+/// Executes by their outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "see JobOutcome")]
+pub struct Ended {
+    pub completed: u64,
+    pub failed: u64,
+    pub vanished: u64,
+    pub aborted: u64,
+    pub refused: u64,
+}
+
+impl Ended {
+    pub(super) fn count(&mut self, outcome: JobOutcome) {
+        let count = match outcome {
+            JobOutcome::Completed => &mut self.completed,
+            JobOutcome::Failed => &mut self.failed,
+            JobOutcome::Vanished => &mut self.vanished,
+            JobOutcome::Aborted => &mut self.aborted,
+            JobOutcome::Refused => &mut self.refused,
+        };
+        *count += 1;
+    }
 }
 
 /// What was done about what previous runs left behind.

@@ -29,7 +29,8 @@ pub struct Request {
 }
 
 /// What a back-end can do; each action has its own kind of [`Answer`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Action {
     /// Create a job.
     Submit(Arc<Submission>),
@@ -134,7 +135,8 @@ pub struct Outcome {
 }
 
 /// What came of an action. Only what is believable: wrong answers are a [`Failure`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Answer {
     /// The new job.
     Submit(Result<JobStatus, NotDone>),
@@ -251,7 +253,8 @@ pub struct Failure {
 }
 
 /// What a failed request may have done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum FailureKind {
     /// Nothing reached the service.
     NotSent,

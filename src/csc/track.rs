@@ -119,6 +119,9 @@ impl Csc {
     pub(super) fn close(&mut self, key: EntryKey, job: Job, end: Completion) {
         let job_id = end.result.as_ref().map(|result| result.job_id.clone());
         let report = JobReport::of_ended(&job, job_id, &end);
+        if let Some(outcome) = report.outcome {
+            self.ctx.counters.executes.count(outcome);
+        }
         let level = match report.outcome {
             Some(JobOutcome::Completed | JobOutcome::Aborted) => LogLevel::Info,
             Some(JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused) | None => LogLevel::Warning,

@@ -3,6 +3,7 @@
 //! It blocks on one closed `Event` enum, hands each event to the [`turn`] and carries out its steps. It never waits for
 //! network, disk, git or a client. A dead inside channel is a bug and ends the process with a message.
 
+mod metrics;
 pub mod options;
 mod setup;
 mod sources;
@@ -13,7 +14,7 @@ pub mod turn;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, Sender};
 
 use crate::backend::workers::Workers;
 use crate::clock::{self, LARGE_STEP_S, Moment};
@@ -32,6 +33,7 @@ use crate::transport::KafkaInput;
 use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket::{ClientInput, Hub};
+use metrics::Figures;
 use options::RunArgs;
 pub use setup::check;
 use setup::{KafkaPlan, Setup};
@@ -67,6 +69,8 @@ struct Daemon {
     kafka: Option<Kafka>,
     /// Commands over Kafka that may be for another instance.
     admission: Admission,
+    /// Those that have not been looked at, to be counted.
+    commands: Receiver<Command>,
     workers: Workers,
     configuration: Sender<ConfigRequest>,
     deadlines: Sender<Instant>,
@@ -77,6 +81,9 @@ struct Daemon {
     redis: Option<String>,
     /// Why the state directory does not last.
     state_dir_problem: Option<&'static str>,
+    figures: Figures,
+    /// Why nothing is shown over HTTP, although it is wanted.
+    http_problem: Option<String>,
     /// When the clock was last compared.
     compared: Moment,
     /// How it has ended.
@@ -120,6 +127,7 @@ impl Daemon {
         let begun = Instant::now();
         turn(self);
         let took = begun.elapsed();
+        self.figures.turn(took);
         if took > SLOW_TURN {
             log::warn!("the main loop took {} ms to handle an event: {name}", took.as_millis());
         }
@@ -168,7 +176,10 @@ impl Daemon {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Client(input) => self.handle_client(input),
-            Event::Outcome(outcome) => self.turn.input(Input::Outcome(outcome)),
+            Event::Outcome(outcome) => {
+                self.figures.answered(&outcome);
+                self.turn.input(Input::Outcome(outcome));
+            }
             Event::Configuration(ConfigResult::Read(result)) => self.turn.input(Input::Configuration(result)),
             Event::Configuration(ConfigResult::Settings(settings)) => self.reloaded(*settings),
             Event::Configuration(ConfigResult::Available(available)) => {
@@ -181,6 +192,10 @@ impl Daemon {
             }
             Event::Journal(report) => self.turn.report(report),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
+            Event::Question((query, to)) => {
+                // One that is not waited for any more.
+                let _ = to.try_send(self.answer(query));
+            }
             Event::Terminate => {
                 log::info!("shutting down on a signal");
                 self.turn.input(Input::Terminate);
@@ -289,6 +304,9 @@ impl Daemon {
     }
 
     fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
+        if matches!(event, SalEvent::Heartbeat) {
+            self.figures.heartbeat();
+        }
         self.hub.publish(event);
         match (&self.kafka, &self.setup.kafka) {
             (Some(kafka), _) => kafka.publish(event, receipt),
@@ -342,6 +360,7 @@ impl Daemon {
             Effect::Publish { event, receipt } => self.publish(&event, receipt),
             Effect::Journal(record) => self.turn.keep(record),
             Effect::Request(request) => {
+                self.figures.asked(&request.action);
                 if let Err(outcome) = self.workers.request(request) {
                     self.turn.input(Input::Outcome(outcome));
                 }

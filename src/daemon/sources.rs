@@ -12,6 +12,7 @@ use crate::config::watcher::ConfigResult;
 use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::request::Outcome;
+use crate::http::Question;
 use crate::journal::Report;
 use crate::timer::Tick;
 use crate::transport::KafkaInput;
@@ -21,7 +22,7 @@ use crate::transport::socket::ClientInput;
 const IMPATIENCE: Duration = Duration::from_secs(3);
 
 /// Anything that can happen; its name is for the log.
-#[derive(Debug, strum::IntoStaticStr)]
+#[derive(strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub(super) enum Event {
     Client(ClientInput),
@@ -32,6 +33,8 @@ pub(super) enum Event {
     Command(Command),
     Journal(Report),
     Log(LogMessage),
+    /// Something is asked over HTTP.
+    Question(Question),
     /// A signal asks the daemon to end.
     Terminate,
     /// A signal asks it to reload.
@@ -50,6 +53,7 @@ pub(super) struct Sources {
     pub(super) commands: Receiver<Command>,
     pub(super) journal: Receiver<Report>,
     pub(super) logs: Receiver<LogMessage>,
+    pub(super) questions: Receiver<Question>,
     pub(super) signals: Receiver<Event>,
     pub(super) ticks: Receiver<Tick>,
 }
@@ -68,6 +72,7 @@ impl Sources {
             recv(self.kafka) -> input => input.map(Event::Kafka),
             recv(commands) -> command => command.map(Event::Command),
             recv(self.clients) -> input => input.map(Event::Client),
+            recv(self.questions) -> question => question.map(Event::Question),
             recv(self.logs) -> message => message.map(Event::Log),
         };
         event.unwrap_or_else(|_| dead_channel())

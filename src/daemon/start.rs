@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 
+use super::metrics::Figures;
 use super::options::RunArgs;
 use super::setup::{self, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
@@ -16,6 +17,7 @@ use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::record::Recovered;
 use crate::csc::time::Time;
+use crate::http::{self, Question};
 use crate::journal::{Identity, Journal, Limits, OpenError};
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
@@ -62,6 +64,8 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     watcher::spawn(setup.reader.clone(), config_requests, config_results).map_err(no_thread)?;
     let (deadlines, ticks) = timer::start().map_err(no_thread)?;
 
+    let (questions, http_problem) = serve_http(&setup);
+
     let epoch = Instant::now();
     let start = Time { mono: Duration::ZERO, tai: clock::now() };
     let (turn, effects) = Turn::new(setup.core(), fastrand::u64(..), start, &args.goal, recovered);
@@ -71,6 +75,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         hub,
         kafka,
         admission: Admission::default(),
+        commands: commands.clone(),
         workers,
         configuration: config_sender,
         deadlines,
@@ -80,6 +85,8 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         redis,
         state_dir_problem,
         setup,
+        figures: Figures::new(),
+        http_problem,
         compared: Moment::now(),
         end: None,
     };
@@ -87,7 +94,31 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     daemon.run_turn();
     let journal = daemon.journal.as_ref().map_or_else(never, |journal| journal.reports().clone());
     let kafka = inputs;
-    daemon.run(Sources { clients, outcomes, configuration, kafka, commands, journal, logs, signals, ticks })
+    daemon.run(Sources {
+        clients,
+        outcomes,
+        configuration,
+        kafka,
+        commands,
+        journal,
+        logs,
+        questions,
+        signals,
+        ticks,
+    })
+}
+
+/// What is asked over HTTP. Commands are worth more: where it cannot be served, the daemon starts without.
+fn serve_http(setup: &Setup) -> (Receiver<Question>, Option<String>) {
+    let Some(listen) = &setup.settings.http.listen else { return (never(), None) };
+    match http::serve(listen) {
+        Ok(questions) => (questions, None),
+        Err(error) => {
+            let problem = format!("cannot listen on {listen}: {error}; see [http] in ocps.toml");
+            log::error!("no HTTP: {problem}");
+            (never(), Some(problem))
+        }
+    }
 }
 
 /// The local socket, and what its clients do. Where it cannot be made in any usual place, Kafka alone will do.

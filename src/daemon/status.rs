@@ -11,6 +11,7 @@ use crate::clock::utc;
 use crate::csc::event::{ErrorCode, ExitCode, Phase};
 use crate::csc::id::JobId;
 use crate::csc::report::{JobOutcome, JobReport, Service, StageName, Status};
+use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 use crate::journal;
 use crate::transport::kafka::Kafka;
@@ -27,8 +28,12 @@ impl Daemon {
     pub(super) fn answer(&self, query: Query) -> Document {
         match query {
             Query::Status => {
-                let document = self.status().to_string();
-                Box::new(move || document)
+                let document = json!({ "status": self.status() });
+                Box::new(move || document.to_string())
+            }
+            Query::Metrics => {
+                let (figures, status) = (self.figures.clone(), self.status());
+                Box::new(move || json!({ "metrics": figures.text(status).unwrap_or_default() }).to_string())
             }
             // Only what is in it is put together here: to write it down takes ten times as long.
             Query::Jobs => {
@@ -47,8 +52,9 @@ impl Daemon {
             (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
             (None, None) => Json::Null,
         };
-        let document = json!({
+        json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "commit": option_env!("OCPS_COMMIT"),
             "index": setup.index.number(),
             "name": setup.index.name(),
             "pid": std::process::id(),
@@ -57,6 +63,7 @@ impl Daemon {
             "error_report": status.error.1,
             "starting": !self.turn.has_started(),
             "start_problem": self.turn.start_problem(),
+            "not_ready": self.not_ready(),
             "simulation_mode": i32::from(setup.reader.simulated),
             "log_level": status.log_level,
             "uptime_s": self.epoch.elapsed().as_secs_f64(),
@@ -67,6 +74,10 @@ impl Daemon {
                 "problem": self.logs.problem(),
             },
             "state_dir_problem": self.state_dir_problem,
+            "http": {
+                "listen": setup.settings.http.listen.as_ref().map(ToString::to_string),
+                "problem": self.http_problem,
+            },
             "clients": self.hub.clients(),
             "kafka": kafka,
             "configuration": configuration(&status),
@@ -78,12 +89,36 @@ impl Daemon {
             "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
             "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),
+            "executes": fields!(status.counters.executes; completed, failed, vanished, aborted, refused),
+            "backlog": { "commands": self.waiting_commands(), "requests": self.workers.waiting() },
             "counters": fields!(status.counters;
                 commands, failed_commands, submitted, results, requests, failed_requests),
             "journal": self.journal.as_ref().map(|journal| self::journal(&journal.status())),
             "recovery": fields!(status.recovery; running, in_doubt, found, aborts, results, acks),
-        });
-        json!({ "status": document })
+        })
+    }
+
+    /// Commands that wait to be handled, for the start to end, or for another instance.
+    fn waiting_commands(&self) -> usize {
+        self.turn.early() + self.admission.waiting() + self.commands.len()
+    }
+
+    /// Why commands cannot be taken now, in one line: what the probes of readiness report.
+    fn not_ready(&self) -> Option<String> {
+        if !self.turn.has_started() {
+            return Some("the daemon is starting: commands wait until it has started".to_owned());
+        }
+        if self.turn.csc().state() == SummaryState::Offline {
+            return Some("the daemon is stopping".to_owned());
+        }
+        let off = self.setup.kafka.problem().map(str::to_owned);
+        let kafka = self.kafka.as_ref().map(Kafka::report).filter(|report| !report.up);
+        let kafka = off.or(kafka.map(|report| report.problem.unwrap_or_else(|| report.stage.to_owned())));
+        if let Some(problem) = kafka {
+            return Some(format!("no commands over Kafka: {problem}"));
+        }
+        let (problem, _) = self.journal.as_ref()?.status().problem?;
+        Some(format!("the journal cannot be written: {problem}"))
     }
 
     /// The status line for the service manager.
@@ -140,11 +175,14 @@ fn journal(journal: &journal::Status) -> Json {
     json!({
         "path": journal.path.to_string_lossy(),
         "waiting": journal.waiting,
+        "lag_s": journal.waiting_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+        "commits": journal.commits,
         "problem": journal.problem.as_ref().map(|(reason, _)| reason),
         "failing_s": seconds(journal.problem.as_ref().map(|(_, since)| since.elapsed())),
         "upkeep_problem": journal.upkeep_problem,
         "notice": journal.notice,
         "busy_s": seconds(journal.busy_since.map(|since| since.elapsed())),
+        "last_commit_s": seconds(journal.last_commit),
         "last_commit_ms": seconds(journal.last_commit).map(|seconds| seconds * 1e3),
     })
 }

@@ -242,6 +242,12 @@ impl Turn {
         !self.has_joined
     }
 
+    /// How many commands wait for the start to end.
+    #[must_use]
+    pub fn early(&self) -> usize {
+        self.early.len()
+    }
+
     /// Whether the start has ended.
     #[must_use]
     pub fn has_started(&self) -> bool {

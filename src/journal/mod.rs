@@ -106,6 +106,10 @@ pub struct Status {
     pub upkeep_problem: Option<String>,
     /// What people should know of it: it was missing at the start, or was deleted since.
     pub notice: Option<String>,
+    /// Since when the oldest of them has waited.
+    pub waiting_since: Option<Instant>,
+    /// Commits so far.
+    pub commits: u64,
     /// How long the last commit took.
     pub last_commit: Option<Duration>,
     /// Since when the disk has not answered to what is being done.
@@ -178,6 +182,7 @@ impl Journal {
         }
         let ended = format!("the journal {path} is not written any more: its thread ended");
         status.waiting += records.len();
+        status.waiting_since.get_or_insert_with(Instant::now);
         status.load += load;
         self.batches.send(records).map_err(|_| ended)
     }
@@ -260,6 +265,9 @@ impl Worker {
         status.notice = self.writer.store.notice.clone();
         let begun = status.busy_since.take();
         if written > 0 {
+            status.commits += 1;
+            // What still waits came since this commit began.
+            status.waiting_since = begun.filter(|_| status.waiting > 0);
             status.last_commit = begun.map(|begun| begun.elapsed());
         }
         drop(status);

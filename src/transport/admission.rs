@@ -37,6 +37,12 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// How many commands wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether one more command can wait.
     #[must_use]
     pub fn has_room(&self) -> bool {

@@ -5,6 +5,7 @@
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
+use strum::VariantArray;
 
 use crate::clock;
 use crate::csc::command::CommandKind;
@@ -38,12 +39,23 @@ pub enum Line {
 }
 
 /// A document to ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::VariantArray, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Query {
     /// The component as a whole.
     Status,
     /// All jobs.
     Jobs,
+    /// The metrics, as a text.
+    Metrics,
+}
+
+impl Query {
+    /// Its name, which is also the key of the document that answers it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// Parses a line without its line break.
@@ -66,9 +78,9 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
         Line::Subscribe
     } else if let Some(query) = object.shift_remove("query") {
         let query = value(query)?;
-        let known = [("status", Query::Status), ("jobs", Query::Jobs)];
-        let known = known.into_iter().find(|(name, _)| query.as_ref() == Some(&Value::from(*name)));
-        Line::Query(known.ok_or("\"query\" must be \"status\" or \"jobs\"")?.1)
+        let mut known = Query::VARIANTS.iter();
+        let known = known.find(|known| query.as_ref() == Some(&Value::from(known.name())));
+        Line::Query(*known.ok_or("\"query\" must be \"status\", \"jobs\" or \"metrics\"")?)
     } else {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };

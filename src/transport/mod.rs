@@ -40,6 +40,8 @@ pub struct KafkaReport {
     pub brokers: String,
     /// `connecting`, `listening` (for another instance), `waiting for another instance` (to end) or `joined`.
     pub stage: &'static str,
+    /// Whether it has joined, the brokers can be reached and commands are read, as far as is known.
+    pub up: bool,
     /// What is wrong, in one line.
     pub problem: Option<String>,
     /// Messages not confirmed yet.

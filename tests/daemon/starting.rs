@@ -30,6 +30,9 @@ fn queries_are_answered_during_the_start_and_commands_wait_for_its_end() {
     assert_eq!((&status["state"], &status["starting"]), (&json!("STANDBY"), &json!(true)));
     assert!(home.client(&["status"]).stdout.contains("\nstart          in progress"));
     assert_eq!(client.query("jobs"), json!([]));
+    assert_eq!(home.client(&["status", "--alive"]).code, Some(0));
+    let waiting = "ocps: not ready: the daemon is starting: commands wait until it has started";
+    assert_eq!(home.client(&["status", "--ready"]).one_line(1), waiting);
     let seqs: Vec<i32> =
         (0..EARLY_MAX).map(|level| client.send("setLogLevel", &json!({ "level": 20 + level }))).collect();
     let refusal = "CMD_FAILED Failed: the daemon is starting, and 1024 commands wait for that already";
@@ -46,6 +49,8 @@ fn queries_are_answered_during_the_start_and_commands_wait_for_its_end() {
     let status = client.query("status");
     assert_eq!((&status["starting"], &status["log_level"]), (&json!(false), &json!(19 + EARLY_MAX)));
     assert!(status["start_problem"].as_str().unwrap().starts_with("start failed: "));
+    let ready = home.client(&["status", "--ready"]);
+    assert_eq!((ready.code, ready.stdout.as_str()), (Some(0), ""));
 }
 
 #[test]

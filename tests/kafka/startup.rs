@@ -105,6 +105,9 @@ fn without_broker_and_registry_the_socket_works_and_kafka_is_joined_later() {
     let mut daemon = rig.start(&["--state", "enabled"]);
     let mut client = daemon.subscribe();
     client.state(2);
+    let status = client.query("status");
+    assert!(status["not_ready"].as_str().unwrap().starts_with("no commands over Kafka: "), "{status}");
+    assert_eq!(status["kafka"]["up"], false);
     assert_eq!(client.run("disable", &json!({})), "CMD_COMPLETE Done");
     rig.broker_up();
     eventually("the registry is missed", || daemon.stderr().contains("the schema registry http://127.0.0.1"));
@@ -118,6 +121,7 @@ fn without_broker_and_registry_the_socket_works_and_kafka_is_joined_later() {
         foreign.of("logevent_summaryState").iter().map(|received| received.int("summaryState")).collect();
     assert_eq!(states, [5, 1, 2, 1]);
     assert_eq!(foreign.run("enable", &json!({})), "303 Done");
+    assert_eq!(client.query("status")["not_ready"], json!(null));
     daemon.terminate();
 }
 

@@ -270,10 +270,14 @@ impl Kafka {
     /// How it goes.
     #[must_use]
     pub fn report(&self) -> KafkaReport {
-        let (queued, dropped) = self.shared.outbox.queue().counts();
+        let ((queued, dropped), stage) = {
+            let queue = self.shared.outbox.queue();
+            (queue.counts(), queue.stage)
+        };
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
-            stage: self.shared.outbox.queue().stage.into(),
+            stage: stage.into(),
+            up: stage == Stage::Joined && !self.shared.troubles.is_cut_off(),
             problem: self.shared.troubles.current(),
             queued,
             dropped,

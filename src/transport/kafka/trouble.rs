@@ -94,6 +94,12 @@ impl Troubles {
         }
     }
 
+    /// Whether no command can come, as far as is known.
+    pub(super) fn is_cut_off(&self) -> bool {
+        let is_needed = |kind: &Kind| matches!(kind, Kind::SetUp | Kind::Broker | Kind::Consumer);
+        lock(&self.0).keys().any(|(kind, _)| is_needed(kind))
+    }
+
     /// What is wrong now, in one line.
     pub(super) fn current(&self) -> Option<String> {
         let troubles = lock(&self.0);

@@ -1,0 +1,247 @@
+//! The metrics: what the status document says as numbers, and the distributions that only they have. The text is
+//! OpenMetrics.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::Value as Json;
+
+use crate::clock;
+use crate::csc::HEARTBEAT;
+use crate::csc::request::{Action, Answer, Outcome};
+use crate::csc::state::SummaryState;
+
+/// Upper bounds of the times of requests, in seconds: the service answers a poll in milliseconds and may take a minute
+/// for a submission.
+const REQUEST_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
+/// Upper bounds of the times within the process, in seconds.
+const TURN_BOUNDS: [f64; 9] = [0.0001, 0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0];
+
+/// A number of the status document: its name, what it means, and where it is. The last word of the place is `*` for an
+/// object of which each key is a value of the label. What is null is left out.
+type Number = (&'static str, &'static str, &'static str);
+
+const GAUGES: [Number; 24] = [
+    ("ocps_error_code", "errorCode that was not cleared; 0 is none", "/error_code"),
+    ("ocps_starting", "1 while the daemon is starting", "/starting"),
+    ("ocps_uptime_seconds", "Time since the start", "/uptime_s"),
+    ("ocps_clients", "Clients of the local socket", "/clients"),
+    ("ocps_simulation_mode", "1 if jobs are only simulated", "/simulation_mode"),
+    ("ocps_jobs", "Jobs that have not ended, by stage", "/jobs/* stage"),
+    ("ocps_jobs_running", "Running jobs, by phase at the service", "/phases/* phase"),
+    ("ocps_backlog", "What waits to be handled: commands, requests to the service", "/backlog/* kind"),
+    ("ocps_service_up", "Whether the execution service answers", "/service/reachable"),
+    ("ocps_service_silent_seconds", "For how long the service has not answered", "/service/silent_s"),
+    ("ocps_service_answered_seconds", "Time since its last valid answer", "/service/answered_s"),
+    ("ocps_poll_interval_seconds", "Time between polls of a job", "/configuration/poll_interval_s"),
+    ("ocps_kafka_up", "Whether Kafka is joined and its brokers can be reached", "/kafka/up"),
+    ("ocps_kafka_queued", "Messages that the broker has not confirmed", "/kafka/queued"),
+    ("ocps_journal_waiting", "Records that are not on the disk", "/journal/waiting"),
+    ("ocps_journal_lag_seconds", "For how long the oldest of them has waited", "/journal/lag_s"),
+    ("ocps_journal_busy_seconds", "For how long the disk has not answered", "/journal/busy_s"),
+    ("ocps_journal_failing_seconds", "For how long nothing can be written", "/journal/failing_s"),
+    ("ocps_journal_last_commit_seconds", "How long the last commit took", "/journal/last_commit_s"),
+    ("ocps_recovered_jobs", "Jobs of the previous run that are tracked", "/recovery/running"),
+    ("process_resident_memory_bytes", "Resident memory", "/process/resident_bytes"),
+    ("process_threads", "Threads", "/process/threads"),
+    ("process_open_fds", "Open file descriptors", "/process/open_fds"),
+    ("process_max_fds", "Most file descriptors", "/process/max_fds"),
+];
+
+const COUNTERS: [Number; 8] = [
+    ("ocps_commands", "Commands taken", "/counters/commands"),
+    ("ocps_commands_failed", "Commands refused, failed or aborted", "/counters/failed_commands"),
+    ("ocps_jobs_submitted", "Jobs created at the service", "/counters/submitted"),
+    ("ocps_results", "job_result events", "/counters/results"),
+    ("ocps_executes_ended", "Executes that ended, by outcome", "/executes/* outcome"),
+    ("ocps_kafka_dropped", "Messages dropped since there were too many", "/kafka/dropped"),
+    ("ocps_kafka_undecodable", "Messages that were not understood", "/kafka/undecodable"),
+    ("ocps_journal_commits", "Commits of the journal", "/journal/commits"),
+];
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// The distributions, taken by the main loop; a clone is the same.
+#[derive(Clone, Debug)]
+pub(super) struct Figures {
+    asked: Family<Labels<1>, Counter>,
+    answered: Family<Labels<2>, Histogram, fn() -> Histogram>,
+    turns: Histogram,
+    lateness: Histogram,
+    last_heartbeat: Option<Instant>,
+}
+
+impl Figures {
+    pub(super) fn new() -> Self {
+        Self {
+            asked: Family::default(),
+            answered: Family::new_with_constructor(|| Histogram::new(REQUEST_BOUNDS)),
+            turns: Histogram::new(TURN_BOUNDS),
+            lateness: Histogram::new(TURN_BOUNDS),
+            last_heartbeat: None,
+        }
+    }
+
+    /// The core wants this request.
+    pub(super) fn asked(&self, action: &Action) {
+        self.asked.get_or_create(&[("kind", action.into())]).inc();
+    }
+
+    /// A request was answered, or failed.
+    pub(super) fn answered(&self, outcome: &Outcome) {
+        let labels = [("kind", (&outcome.answer).into()), ("outcome", came_of(&outcome.answer))];
+        self.answered.get_or_create(&labels).observe(outcome.took.as_secs_f64());
+    }
+
+    pub(super) fn turn(&self, took: Duration) {
+        self.turns.observe(took.as_secs_f64());
+    }
+
+    /// A heartbeat is published; how late it is follows from the one before.
+    pub(super) fn heartbeat(&mut self) {
+        let now = Instant::now();
+        if let Some(last) = self.last_heartbeat.replace(now) {
+            self.lateness.observe((now - last).saturating_sub(HEARTBEAT).as_secs_f64());
+        }
+    }
+
+    /// All metrics, with those of a status document. It reads `/proc`: not for the main loop.
+    pub(super) fn text(&self, mut status: Json) -> Result<String, fmt::Error> {
+        if let Json::Object(status) = &mut status {
+            status.insert("process".to_owned(), process());
+        }
+        let word = |key: &str| {
+            let value = status.get(key).unwrap_or(&Json::Null);
+            value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+        };
+        let build = ["version", "commit", "index", "name"].map(|key| (key, word(key)));
+        let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
+        let start = clock::unix_now() - status.get("uptime_s").and_then(Json::as_f64).unwrap_or(0.0);
+        let mut registry = Registry::default();
+        registry.register("ocps_build", "This program", Info::new(build.to_vec()));
+        registry.register(
+            "ocps_requests_wanted",
+            "Requests to the service that were wanted, by kind; status is a poll",
+            self.asked.clone(),
+        );
+        registry.register(
+            "ocps_request_seconds",
+            "Time of requests to the service that were made, by kind and outcome",
+            self.answered.clone(),
+        );
+        registry.register("ocps_turn_seconds", "Time of turns of the main loop", self.turns.clone());
+        registry.register(
+            "ocps_heartbeat_lateness_seconds",
+            "How late heartbeats are",
+            self.lateness.clone(),
+        );
+        registry.register_collector(Box::new(Numbers { status, cpu_s: cpu.as_secs_f64(), start }));
+        let mut out = String::new();
+        text::encode(&mut out, &registry).map(|()| out)
+    }
+}
+
+/// What came of a request, in one word.
+fn came_of(answer: &Answer) -> &'static str {
+    match answer.of_service() {
+        None => "rejected",
+        Some(Ok(())) => "ok",
+        Some(Err(failure)) => failure.kind.into(),
+    }
+}
+
+/// Of this process, as far as the kernel says.
+fn process() -> Json {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let number = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let open = std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count);
+    serde_json::json!({
+        "resident_bytes": number("VmRSS").map(|kib| kib * 1024),
+        "threads": number("Threads"),
+        // Without that of the directory itself.
+        "open_fds": open.map(|open| open.saturating_sub(1)),
+        "max_fds": getrlimit(Resource::Nofile).current,
+    })
+}
+
+/// The numbers of a status document.
+#[derive(Debug)]
+struct Numbers {
+    status: Json,
+    cpu_s: f64,
+    /// Unix time of the start, in seconds.
+    start: f64,
+}
+
+impl Numbers {
+    /// The values of a number with their labels; one without a label has the empty name.
+    fn values<'a>(&'a self, place: &'static str) -> (&'static str, Vec<(&'a str, f64)>) {
+        let value =
+            |json: &Json| json.as_f64().or_else(|| json.as_bool().map(|yes| f64::from(u8::from(yes))));
+        match place.split_once("/* ") {
+            None => (
+                "",
+                self.status.pointer(place).and_then(value).map(|value| ("", value)).into_iter().collect(),
+            ),
+            Some((place, label)) => {
+                let object = self.status.pointer(place).and_then(Json::as_object).into_iter().flatten();
+                (label, object.filter_map(|(key, json)| Some((key.as_str(), value(json)?))).collect())
+            }
+        }
+    }
+}
+
+/// Writes one metric: its values with their labels.
+fn encode<M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help): (&str, &str),
+    (label, values): (&'static str, Vec<(&str, f64)>),
+    metric: impl Fn(f64) -> M,
+) -> fmt::Result {
+    let Some((_, first)) = values.first() else { return Ok(()) };
+    let mut family = encoder.encode_descriptor(name, help, None, metric(*first).metric_type())?;
+    for (key, value) in values {
+        let labels: &[(&str, &str)] = if label.is_empty() { &[] } else { &[(label, key)] };
+        metric(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+impl Collector for Numbers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let yes = |is_so: bool| f64::from(u8::from(is_so));
+        let state = self.status.get("state").and_then(Json::as_str).unwrap_or_default();
+        let states = SummaryState::ALL.map(|known| (known.name(), yes(known.name() == state)));
+        let ready = yes(self.status.get("not_ready").is_some_and(Json::is_null));
+        let own = [
+            ("ocps_state", "1 for the summary state", ("state", states.to_vec())),
+            ("ocps_ready", "Whether commands are taken", ("", vec![("", ready)])),
+            ("process_start_time_seconds", "Unix time of the start", ("", vec![("", self.start)])),
+        ];
+        for (name, help, values) in own {
+            encode(&mut encoder, (name, help), values, ConstGauge::new)?;
+        }
+        for (name, help, place) in GAUGES {
+            encode(&mut encoder, (name, help), self.values(place), ConstGauge::new)?;
+        }
+        let cpu = ("", vec![("", self.cpu_s)]);
+        encode(&mut encoder, ("process_cpu_seconds", "Processor time"), cpu, ConstCounter::new)?;
+        for (name, help, place) in COUNTERS {
+            encode(&mut encoder, (name, help), self.values(place), ConstCounter::new)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,294 @@
+//! A server of a few small pages over HTTP/1.1, bounded in clients, size and time: one thread that waits for all of
+//! its clients at once, so that none holds up another.
+//!
+//! A connection gets one answer and is closed, by us at the latest after [`PATIENCE`]. Where too many are open, the
+//! oldest gives way: it has had more time than any other.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::config::settings::Listen;
+
+/// Most connections at once.
+const CLIENTS_MAX: usize = 64;
+/// Connections that are accepted before those that are open are looked at again.
+const ACCEPTED_AT_ONCE: usize = 16;
+/// Largest request that is read, in bytes; headers are all that is of interest.
+const REQUEST_MAX: usize = 8 << 10;
+/// Most headers of a request.
+const HEADERS_MAX: usize = 64;
+/// Longest life of a connection.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause when no connection can be accepted, for lack of descriptors, say.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A page or a reason why there is none.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) content_type: &'static str,
+    pub(super) body: String,
+}
+
+impl Answer {
+    /// One line.
+    pub(super) fn text(status: u16, line: String) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: line + "\n" }
+    }
+
+    /// As it is sent; of a HEAD all but the body.
+    fn bytes(&self, is_head: bool) -> Vec<u8> {
+        let reason = match self.status {
+            200 => "OK",
+            400 => "Bad Request",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            431 => "Request Header Fields Too Large",
+            _ => "Service Unavailable",
+        };
+        // Nothing on the pages is from elsewhere, and no script.
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\nAllow: GET, HEAD\r\n\
+             Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
+             Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'\r\n\r\n",
+            self.status,
+            self.content_type,
+            self.body.len(),
+        );
+        if is_head { head.into_bytes() } else { (head + &self.body).into_bytes() }
+    }
+}
+
+/// Where connections come from.
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    pub(super) fn bind(listen: &Listen) -> io::Result<Self> {
+        let listener = match listen {
+            Listen::Address(address) => Self::Tcp(TcpListener::bind(address)?),
+            Listen::Path(path) => Self::Unix(bind(path)?),
+            Listen::Systemd => Self::of_systemd()?,
+        };
+        match &listener {
+            Self::Tcp(listener) => listener.set_nonblocking(true)?,
+            Self::Unix(listener) => listener.set_nonblocking(true)?,
+        }
+        Ok(listener)
+    }
+
+    /// The first socket of the socket unit.
+    fn of_systemd() -> io::Result<Self> {
+        let mut sockets = listenfd::ListenFd::from_env();
+        if let Ok(Some(listener)) = sockets.take_tcp_listener(0) {
+            return Ok(Self::Tcp(listener));
+        }
+        let listener = sockets.take_unix_listener(0)?.map(Self::Unix);
+        listener.ok_or_else(|| io::Error::other("systemd hands over no socket: enable ocps-http.socket"))
+    }
+
+    /// The next connection, which never blocks.
+    fn accept(&self) -> io::Result<File> {
+        let stream: OwnedFd = match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                stream.into()
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept()?;
+                stream.set_nonblocking(true)?;
+                stream.into()
+            }
+        };
+        Ok(stream.into())
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    // What a killed daemon left.
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// A connection.
+struct Client {
+    stream: File,
+    until: Instant,
+    /// What has come of the request.
+    request: Vec<u8>,
+    /// What is still to be sent of the answer.
+    answer: Option<io::Cursor<Vec<u8>>>,
+}
+
+/// Serves until the process ends.
+pub(super) fn run(listener: &Listener, mut answer: impl FnMut(&str) -> Answer) {
+    let mut clients: Vec<Client> = Vec::new();
+    let mut is_short = false;
+    loop {
+        let mut ready = wait(listener, &clients).into_iter();
+        let accepts = ready.next().unwrap_or(false);
+        let now = Instant::now();
+        clients.retain_mut(|client| {
+            let goes_on = !ready.next().unwrap_or(false) || client.advance(&mut answer);
+            goes_on && now < client.until
+        });
+        for _ in 0..if accepts { ACCEPTED_AT_ONCE } else { 0 } {
+            match listener.accept() {
+                Ok(stream) => {
+                    if clients.len() >= CLIENTS_MAX {
+                        clients.remove(0);
+                    }
+                    clients.push(Client { stream, until: now + PATIENCE, request: Vec::new(), answer: None });
+                    is_short = false;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    if !is_short {
+                        log::warn!("HTTP: no connection can be accepted: {error}; retrying");
+                    }
+                    is_short = true;
+                    thread::sleep(PAUSE);
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Waits until there is something to do, or the time of a client is over: for the listener and for each client whether
+/// there is.
+fn wait(listener: &Listener, clients: &[Client]) -> Vec<bool> {
+    let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
+    fds.extend(clients.iter().map(|client| {
+        let flags = if client.answer.is_some() { PollFlags::OUT } else { PollFlags::IN };
+        PollFd::new(&client.stream, flags)
+    }));
+    let first = clients.iter().map(|client| client.until).min();
+    let time = first.and_then(|until| {
+        // Rounded up, so that the time is over then.
+        let time = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec::try_from(time).ok()
+    });
+    // An error, of an interruption say, only means to look again.
+    let _ = poll(&mut fds, time.as_ref());
+    fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+}
+
+impl Client {
+    /// Reads or writes what can be; false when the connection is to be closed.
+    fn advance(&mut self, answer: &mut impl FnMut(&str) -> Answer) -> bool {
+        if self.answer.is_none() {
+            let mut chunk = [0; REQUEST_MAX];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return false,
+                Ok(count) => self.request.extend(chunk.iter().take(count)),
+                Err(error) => return is_temporary(&error),
+            }
+            self.answer = respond(&self.request, answer).map(io::Cursor::new);
+        }
+        let Some(rest) = &mut self.answer else { return true };
+        loop {
+            let at = usize::try_from(rest.position()).unwrap_or(usize::MAX);
+            match rest.get_ref().get(at..) {
+                None | Some([]) => return false,
+                Some(bytes) => match self.stream.write(bytes) {
+                    Ok(0) => return false,
+                    Ok(count) => rest.set_position(rest.position() + count as u64),
+                    Err(error) => return is_temporary(&error),
+                },
+            }
+        }
+    }
+}
+
+fn is_temporary(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// The answer to what has come of a request; none if there is more to come.
+fn respond(request: &[u8], answer: &mut impl FnMut(&str) -> Answer) -> Option<Vec<u8>> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let refused = |status, reason: &str| Some(Answer::text(status, reason.to_owned()).bytes(false));
+    match parsed.parse(request) {
+        Ok(httparse::Status::Partial) if request.len() < REQUEST_MAX => None,
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+            refused(431, &format!("a request has at most {REQUEST_MAX} bytes and {HEADERS_MAX} headers"))
+        }
+        Ok(httparse::Status::Complete(_)) => {
+            let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+            match method {
+                "GET" | "HEAD" => {
+                    let path = target.split('?').next().unwrap_or_default();
+                    Some(answer(path).bytes(method == "HEAD"))
+                }
+                _ => refused(405, "only GET and HEAD: nothing can be changed over HTTP"),
+            }
+        }
+        Err(error) => refused(400, &format!("not a request of HTTP/1: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first_line(request: &[u8]) -> Option<String> {
+        let answer = respond(request, &mut |path| Answer::text(200, path.to_owned()))?;
+        let text = String::from_utf8(answer).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        Some(format!(
+            "{} {}",
+            head.lines().next().unwrap().strip_prefix("HTTP/1.1 ").unwrap(),
+            body.trim_end()
+        ))
+    }
+
+    #[test]
+    fn requests_are_answered_refused_or_not_complete() {
+        let check = |request: &[u8], expected: Option<&str>| {
+            assert_eq!(first_line(request).as_deref(), expected, "{:?}", String::from_utf8_lossy(request));
+        };
+        check(b"GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n", Some("200 OK /a"));
+        check(b"HEAD /a HTTP/1.0\r\n\r\n", Some("200 OK "));
+        check(
+            b"POST / HTTP/1.1\r\n\r\n",
+            Some("405 Method Not Allowed only GET and HEAD: nothing can be changed over HTTP"),
+        );
+        check(b"", None);
+        check(b"GET / HTTP/1.1\r\nHost: h\r\n", None);
+        check(b"\x16\x03\x01\x02", Some("400 Bad Request not a request of HTTP/1: invalid token"));
+        let long = [b"GET / HTTP/1.1\r\nX: ".as_slice(), &[b'x'; REQUEST_MAX]].concat();
+        let many = [b"GET / HTTP/1.1\r\n".as_slice(), &b"X: y\r\n".repeat(HEADERS_MAX + 1), b"\r\n"].concat();
+        let too_large = "431 Request Header Fields Too Large a request has at most 8192 bytes and 64 headers";
+        check(&long, Some(too_large));
+        check(&many, Some(too_large));
+    }
+}
