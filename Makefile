@@ -35,6 +35,9 @@ build: ## build the program with all it can do (release)
 
 sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pipeline=true.yaml' | make sim
 	@$(CARGO) build --locked --no-default-features --bin ocps
+	@if $(target)/debug/ocps state --socket $(sim)/ocps.sock >/dev/null 2>&1; then \
+	   echo 'a simulation is running already; to command it: $(target)/debug/ocps console --socket $(sim)/ocps.sock' >&2; \
+	   exit 1; fi
 	@mkdir -p $(sim)
 	@printf '[simulation]\nmean_duration_s = 2\nsigma_s = 0.5\n' > $(sim)/ocps.toml
 	@$(target)/debug/ocps run 1 --simulate --no-kafka --state enabled --config $(sim)/ocps.toml \

@@ -50,9 +50,9 @@ impl Output {
         Self { stdout, has_colours }
     }
 
-    /// Whether it is a terminal.
-    pub(super) fn is_terminal(&self) -> bool {
-        self.stdout.is_terminal()
+    /// The text as it is printed: where there are no colours, without them.
+    pub(super) fn shown(&self, text: &str) -> String {
+        if self.has_colours { text.to_owned() } else { plain(text) }
     }
 
     /// Prints a line.
@@ -68,7 +68,7 @@ impl Output {
     /// # Errors
     /// As [`Output::line`].
     pub(super) fn text(&mut self, text: &str) -> Result<(), Failure> {
-        let text = if self.has_colours { text.to_owned() } else { plain(text) };
+        let text = self.shown(text);
         let mut stdout = self.stdout.lock();
         stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
             if error.kind() == ErrorKind::BrokenPipe {

@@ -4,8 +4,10 @@
 mod console;
 mod fake_daemon;
 mod output;
+mod prompt;
 mod send;
 mod state;
+mod terminal;
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;

@@ -15,6 +15,11 @@ const LINE_MAX: u64 = 1 << 20;
 /// Words that are not commands of the daemon.
 const OWN_WORDS: [&str; 4] = [STATUS, JOBS, "help", "quit"];
 
+/// All words that a line can begin with.
+pub(super) fn first_words() -> impl Iterator<Item = &'static str> {
+    CommandName::ALL.map(CommandName::as_str).into_iter().chain(OWN_WORDS)
+}
+
 /// What a line asks for.
 #[derive(Debug, PartialEq)]
 pub(super) enum Request {
@@ -47,7 +52,11 @@ pub(super) fn request(line: io::Result<Vec<u8>>) -> Result<Request, String> {
     parse(str::from_utf8(&line).map_err(|_| "the line is not UTF-8")?)
 }
 
-fn parse(line: &str) -> Result<Request, String> {
+/// What a line asks for.
+///
+/// # Errors
+/// As [`request`].
+pub(super) fn parse(line: &str) -> Result<Request, String> {
     let words = shlex::split(line).ok_or("unterminated quote, or nothing after the last \\")?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let Some((name, parameters)) = words.split_first() else { return Ok(Request::Nothing) };
@@ -57,8 +66,7 @@ fn parse(line: &str) -> Result<Request, String> {
         "help" => Request::Help,
         "quit" | "exit" => Request::Quit,
         _ if CommandName::parse(name).is_none() => {
-            let known = CommandName::ALL.map(CommandName::as_str).into_iter().chain(OWN_WORDS);
-            return Err(format!("{} (type help)", unknown("command", name, known)));
+            return Err(format!("{} (type help)", unknown("command", name, first_words())));
         }
         _ => {
             let (command, params) = command_line(name, parameters)?;

@@ -1,8 +1,10 @@
 //! `ocps console`: commands in, acks and events as they come.
 //!
-//! A thread reads standard input, the client's thread reads the daemon, and the session sees both in turn.
+//! A thread reads standard input, the client's thread reads the daemon, and the session sees both in turn. At a terminal
+//! the first of these is the line editor's.
 
 mod input;
+mod prompt;
 
 use std::io::{self, IsTerminal, stdin};
 use std::thread;
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{never, select};
 
 use self::input::{Request, request};
+use self::prompt::Prompt;
 use super::client::{
     Client, Event, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
 };
@@ -23,9 +26,6 @@ use super::{Failure, Task};
 use crate::clock;
 use crate::csc::state::SummaryState;
 
-const PROMPT: &str = "ocps> ";
-/// Begins the line of the prompt anew, so that something can be printed there.
-const ERASE_LINE: &str = "\r\x1b[K";
 /// How long to wait before another attempt to connect.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
@@ -40,20 +40,22 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure> {
     let mut client = connect(target, wait)?;
     client.subscribe()?;
-    let input = input::read_standard_input()
-        .map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
+    let (prompt, input) = match Prompt::start(target.clone()) {
+        Ok((prompt, input)) => (Some(prompt), Ok(input)),
+        Err(_) => (None, input::read_standard_input()),
+    };
+    let input = input.map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
     let typist = if stdin().is_terminal() { Typist::Person } else { Typist::Script };
     let mut session = Session {
         client,
         typist,
-        has_prompt: typist == Typist::Person && out.is_terminal(),
+        prompt,
         sent: Vec::new(),
         queries: 0,
         input_ended: false,
         unanswered: 0,
         last_state: None,
     };
-    session.prompt(out)?;
     session.run(&input, out)
 }
 
@@ -80,7 +82,8 @@ enum Typist {
 struct Session {
     client: Client,
     typist: Typist,
-    has_prompt: bool,
+    /// Where lines are edited.
+    prompt: Option<Prompt>,
     sent: Vec<Sent>,
     /// Queries whose answer has not come.
     queries: usize,
@@ -103,15 +106,11 @@ impl Session {
                 },
                 recv(input) -> input => match input {
                     Ok(input) => self.input(input, out)?,
-                    Err(_) => {
-                        self.input_ended = true;
-                        // The end of input at a prompt leaves the cursor there.
-                        out.text(if self.has_prompt { "\n" } else { "" })?;
-                    }
+                    Err(_) => self.input_ended = true,
                 },
                 default(self.idle_time()) => {
                     out.expect_reader()?;
-                    self.give_up_late(Instant::now());
+                    self.give_up_late(Instant::now(), out);
                 }
             }
         }
@@ -140,9 +139,12 @@ impl Session {
         first.map_or(IDLE_TURN, |first| first.saturating_duration_since(Instant::now()).min(IDLE_TURN))
     }
 
-    fn give_up_late(&mut self, now: Instant) {
-        for late in self.sent.extract_if(.., |sent| sent.is_late(now)) {
-            complain(&format!("no ack of {} in time: it may still be carried out", late.numbered()));
+    fn give_up_late(&mut self, now: Instant, out: &Output) {
+        for late in self.sent.extract_if(.., |sent| sent.is_late(now)).collect::<Vec<_>>() {
+            self.complain(
+                &format!("no ack of {} in time: it may still be carried out", late.numbered()),
+                out,
+            );
             self.unanswered += 1;
         }
     }
@@ -151,19 +153,16 @@ impl Session {
     fn input(&mut self, line: io::Result<Vec<u8>>, out: &mut Output) -> Result<(), Failure> {
         match request(line) {
             Ok(Request::Nothing) => {}
-            Ok(Request::Quit) => {
-                self.input_ended = true;
-                return Ok(());
-            }
-            Ok(Request::Help) => out.text(&help("console help"))?,
+            Ok(Request::Quit) => self.input_ended = true,
+            Ok(Request::Help) => self.print(&help("console help"), out)?,
             Ok(Request::Ask(document)) => {
                 self.client.ask(document)?;
                 self.queries += 1;
             }
             Ok(Request::Send(command, params)) => self.sent.push(self.client.send(command, &params, None)?),
-            Err(reason) => complain(&reason),
+            Err(reason) => self.complain(&reason, out),
         }
-        self.prompt(out)
+        Ok(())
     }
 
     /// Takes one line of the daemon.
@@ -206,22 +205,27 @@ impl Session {
         self.print(&format!("{}\n", event_line(event)), out)
     }
 
-    fn lost(&self, reason: &str, out: &mut Output) -> Result<(), Failure> {
-        if self.has_prompt {
-            out.text(ERASE_LINE)?;
-        }
+    fn lost(&mut self, reason: &str, out: &mut Output) -> Result<(), Failure> {
+        // The line that was being edited ends here.
+        self.prompt = None;
         if self.last_state != Some(SummaryState::Offline) {
             return Err(Failure::Lost(format!("{reason} without going OFFLINE")));
         }
         out.line("the daemon went OFFLINE and ended")
     }
 
-    /// Prints something that comes while the prompt may be there.
-    fn print(&self, text: &str, out: &mut Output) -> Result<(), Failure> {
-        if self.has_prompt { out.text(&format!("{ERASE_LINE}{text}{PROMPT}")) } else { out.text(text) }
+    /// Prints whole lines.
+    fn print(&mut self, text: &str, out: &mut Output) -> Result<(), Failure> {
+        let Some(prompt) = &mut self.prompt else { return out.text(text) };
+        prompt.print(text, out);
+        Ok(())
     }
 
-    fn prompt(&self, out: &mut Output) -> Result<(), Failure> {
-        if self.has_prompt { out.text(PROMPT) } else { Ok(()) }
+    /// Prints what is wrong.
+    fn complain(&mut self, reason: &str, out: &Output) {
+        match &mut self.prompt {
+            Some(prompt) => prompt.print(&format!("ocps: {reason}\n"), out),
+            None => complain(reason),
+        }
     }
 }

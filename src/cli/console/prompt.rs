@@ -1,0 +1,252 @@
+//! The prompt of a terminal: a line editor in a thread of its own, and what is printed while a line is being edited.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::io::{self, Write, stdin};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::thread;
+
+use crossbeam_channel::{Sender, bounded};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustyline::completion::Completer;
+use rustyline::error::ReadlineError;
+use rustyline::highlight::Highlighter;
+use rustyline::hint::Hinter;
+use rustyline::history::{DefaultHistory, History, SearchDirection};
+use rustyline::validate::Validator;
+use rustyline::{CompletionType, Config, Context, Editor, ExternalPrinter, Helper};
+use serde_json::Value;
+
+use super::super::client::{Client, JOBS, Lines, Target};
+use super::super::output::Output;
+use super::input::{Request, first_words, parse};
+use crate::csc::command::CommandName;
+use crate::sal::topic::parameters;
+
+const PROMPT: &str = "ocps> ";
+/// Begins the line of the prompt anew.
+const ERASE_LINE: &[u8] = b"\r\x1b[K";
+/// Lines that are kept for the next session.
+const HISTORY_LINES: usize = 1000;
+/// A file of earlier lines that is larger, in bytes, is not ours and is left alone.
+const HISTORY_BYTES: u64 = 8 << 20;
+/// Lines that were typed or pasted, and have not been carried out.
+const LINES_AHEAD: usize = 1024;
+
+/// The prompt, as the session sees it: it prints above the line that is being edited.
+pub(super) struct Prompt {
+    printer: Box<dyn ExternalPrinter + Send>,
+    terminal: Termios,
+}
+
+impl Prompt {
+    /// Starts the line editor, which sends the lines that are typed; they end with ^D or `quit`.
+    ///
+    /// # Errors
+    /// When standard input and output are no terminal on which a line can be edited.
+    pub(super) fn start(target: Target) -> Result<(Self, Lines), ReadlineError> {
+        let config = Config::builder()
+            .max_history_size(HISTORY_LINES)?
+            .history_ignore_dups(true)?
+            .history_ignore_space(true)
+            .completion_type(CompletionType::List)
+            // Lines that are pasted are carried out one by one.
+            .bracketed_paste(false)
+            .build();
+        let mut editor = Editor::with_config(config)?;
+        let printer = Box::new(editor.create_external_printer()?);
+        let terminal = tcgetattr(stdin()).map_err(io::Error::from)?;
+        editor.set_helper(Some(Completion { target }));
+        let (sender, lines) = bounded(LINES_AHEAD);
+        thread::Builder::new().name("prompt".to_owned()).spawn(move || edit(editor, &sender))?;
+        Ok((Self { printer, terminal }, lines))
+    }
+
+    /// Prints whole lines.
+    pub(super) fn print(&mut self, text: &str, out: &Output) {
+        // It fails when the terminal is gone: then the input ends, too.
+        let _ = self.printer.print(out.shown(text));
+    }
+}
+
+impl Drop for Prompt {
+    /// The editor cannot be interrupted: the terminal is put back as it was before.
+    fn drop(&mut self) {
+        if tcsetattr(stdin(), OptionalActions::Now, &self.terminal).is_ok() {
+            let mut stdout = io::stdout().lock();
+            let _ = stdout.write_all(ERASE_LINE).and_then(|()| stdout.flush());
+        }
+    }
+}
+
+type LineEditor = Editor<Completion, DefaultHistory>;
+
+/// Sends each line that is typed, until the last one.
+fn edit(mut editor: LineEditor, lines: &Sender<io::Result<Vec<u8>>>) {
+    let history = history_file(&|name| env::var_os(name));
+    // Without the lines of earlier sessions the prompt works as well.
+    let _ = history.as_ref().map(|path| editor.load_history(path));
+    loop {
+        let line = match editor.readline(PROMPT) {
+            Ok(line) => line,
+            // ^C clears the line.
+            Err(ReadlineError::Interrupted) => continue,
+            Err(ReadlineError::Eof) => return,
+            Err(error) => {
+                let _ = lines.send(Err(io::Error::other(format!("cannot read from the terminal: {error}"))));
+                return;
+            }
+        };
+        let _ = editor.add_history_entry(&line);
+        let _ = history.as_ref().map(|path| editor.append_history(path));
+        let is_last = parse(&line) == Ok(Request::Quit);
+        if lines.send(Ok(line.into_bytes())).is_err() || is_last {
+            return;
+        }
+    }
+}
+
+/// The file of earlier lines, `ocps/history` in the user's directory for state; none where there is no such directory,
+/// or something else has that name.
+fn history_file(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let directory = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")))?;
+    let directory = state.join("ocps");
+    DirBuilder::new().recursive(true).mode(0o700).create(&directory).ok()?;
+    let path = directory.join("history");
+    let is_ours = |found: fs::Metadata| found.is_file() && found.len() <= HISTORY_BYTES;
+    fs::metadata(&path).map_or(true, is_ours).then_some(path)
+}
+
+/// What can be typed: commands, their parameters, and of some of these the values that the daemon or an earlier line
+/// knows.
+struct Completion {
+    target: Target,
+}
+
+impl Completion {
+    /// The values of a member of the daemon's jobs; none where it does not answer.
+    fn of_jobs(&self, members: &[&str]) -> Vec<String> {
+        let jobs =
+            Client::connect(&self.target).and_then(|mut client| client.query(JOBS)).unwrap_or_default();
+        let value =
+            |job: &Value| members.iter().find_map(|member| job.get(member)?.as_str().map(str::to_owned));
+        jobs.as_array().into_iter().flatten().filter_map(value).collect()
+    }
+
+    /// The values that a parameter of a command can have, as they are typed.
+    fn values(&self, parameter: &str, context: &Context<'_>) -> Vec<String> {
+        match parameter {
+            "pipeline" => [earlier_pipelines(context.history()), self.of_jobs(&["pipeline"])].concat(),
+            "job_id" => self.of_jobs(&["job_id", "run_id"]),
+            "prereq_jobs" => self.of_jobs(&["job_id"]),
+            "level" => ["10", "20", "30", "40"].map(str::to_owned).into(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The pipelines in the lines of the history.
+fn earlier_pipelines(history: &dyn History) -> Vec<String> {
+    let line = |at| history.get(at, SearchDirection::Forward).ok().flatten();
+    let lines = (0..history.len()).filter_map(line);
+    let words = lines.filter_map(|line| shlex::split(&line.entry)).flatten();
+    words.filter_map(|word| word.strip_prefix("pipeline=").map(str::to_owned)).collect()
+}
+
+impl Completer for Completion {
+    type Candidate = String;
+
+    fn complete(
+        &self,
+        line: &str,
+        end: usize,
+        context: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<String>)> {
+        let before = line.get(..end).unwrap_or_default();
+        let begin = before.rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
+        let (earlier, word) = before.split_at(begin);
+        // Inside of quotes, a blank does not begin a word.
+        let Some(words) = shlex::split(earlier) else { return Ok((end, Vec::new())) };
+        let Some(name) = words.first() else {
+            let commands = first_words().filter(|name| name.starts_with(word)).map(|name| format!("{name} "));
+            return Ok((begin, commands.collect()));
+        };
+        let parameters = CommandName::parse(name).map_or(&[][..], parameters).iter().map(|(name, _)| *name);
+        let Some((parameter, typed)) = word.split_once('=') else {
+            let is_new = |name: &str| !words.iter().any(|word| word.split('=').next() == Some(name));
+            let names = parameters.filter(|name| name.starts_with(word) && is_new(name));
+            return Ok((begin, names.map(|name| format!("{name}=")).collect()));
+        };
+        // Of several ids, the last.
+        let typed =
+            if parameter == "prereq_jobs" { typed.rsplit(',').next().unwrap_or_default() } else { typed };
+        let mut values = if parameters.into_iter().any(|name| name == parameter) {
+            self.values(parameter, context)
+        } else {
+            Vec::new()
+        };
+        values.retain(|value| {
+            value.starts_with(typed) && !value.is_empty() && !value.contains(char::is_control)
+        });
+        values.sort_unstable();
+        values.dedup();
+        let quoted = |value: &String| shlex::try_quote(value).ok().map(|word| word.into_owned());
+        Ok((end - typed.len(), values.iter().filter_map(quoted).collect()))
+    }
+}
+
+impl Helper for Completion {}
+impl Highlighter for Completion {}
+impl Hinter for Completion {
+    type Hint = String;
+}
+impl Validator for Completion {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_typed_is_completed() {
+        let completion = Completion { target: Target { socket: Some("/no/such.sock".into()), index: None } };
+        let mut history = DefaultHistory::new();
+        history.add("execute pipeline='a b.yaml' version=w").unwrap();
+        let check = |line: &str, begin: usize, expected: &[&str]| {
+            let found = completion.complete(line, line.len(), &Context::new(&history)).unwrap();
+            assert_eq!(found, (begin, expected.iter().map(ToString::to_string).collect()), "{line}");
+        };
+        check("sta", 0, &["standby ", "start ", "status "]);
+        check(" abo", 1, &["abort_job "]);
+        check("execute v", 8, &["version="]);
+        check("execute version=w pi", 18, &["pipeline="]);
+        check("execute version=w ver", 21 - 3, &[]);
+        check("execute pipeline=", 17, &["'a b.yaml'"]);
+        check("execute pipeline=x", 17, &[]);
+        check("setLogLevel level=", 18, &["10", "20", "30", "40"]);
+        check("standby level=", 14, &[]);
+        check("abort_job job_id=", 17, &[]);
+        check("frobnicate x", 11, &[]);
+        // Inside of quotes.
+        check("execute data_query='a pi", 24, &[]);
+    }
+
+    #[test]
+    fn the_history_is_in_the_directory_for_state_if_there_is_one() {
+        let home = tempfile::tempdir().unwrap();
+        let file = |name: &'static str, value: &str| {
+            history_file(&|wanted| (wanted == name).then(|| OsString::from(value)))
+        };
+        let path = home.path().join(".local/state/ocps/history");
+        let home = home.path().to_str().unwrap();
+        assert_eq!(file("HOME", home).as_deref(), Some(&*path));
+        assert_eq!(file("XDG_STATE_HOME", &format!("{home}/.local/state")).as_deref(), Some(&*path));
+        for (name, value) in [("HOME", ""), ("HOME", "here"), ("HOME", "/dev/null"), ("PATH", home)] {
+            assert_eq!(file(name, value), None);
+        }
+        fs::File::create(&path).unwrap().set_len(HISTORY_BYTES + 1).unwrap();
+        assert_eq!(file("HOME", home), None);
+    }
+}
