@@ -68,7 +68,7 @@ impl Workers {
     /// How many requests wait for a thread.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.0.lanes().len()
+        self.0.state().lanes.len()
     }
 
     /// Takes back all requests that no thread has begun; they fail as not sent.
