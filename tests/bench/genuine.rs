@@ -102,7 +102,7 @@ fn measure(report: &mut Report, genuine: &Genuine, daemon: &Daemon, jobs: usize,
         Some((*at - made.at).as_secs_f64() - BEFORE - duration)
     };
     let lags: Vec<f64> = made.iter().filter_map(lag).collect();
-    let lost = jobs - lags.len();
+    let missing = jobs - lags.len();
     let lags = Times::of(lags);
     drop(seen);
     let figures = vec![
@@ -112,7 +112,7 @@ fn measure(report: &mut Report, genuine: &Genuine, daemon: &Daemon, jobs: usize,
         ("the same without jobs s", alone.median),
         ("lag median s", lags.median),
         ("lag p99 s", lags.p99),
-        ("lost", lost as f64),
+        ("missing", missing as f64),
         ("heartbeat gap s", daemon.watch.gap()),
     ];
     let how = if poll.is_empty() { "each" } else { poll };

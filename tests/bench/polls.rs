@@ -12,7 +12,7 @@ use crate::service::Service;
 use crate::target_dir;
 
 /// Intervals over which it is measured.
-const INTERVALS: u32 = 4;
+const INTERVALS: u32 = 3;
 /// How long a daemon without jobs is watched.
 const IDLE: Duration = Duration::from_secs(10);
 

@@ -133,10 +133,6 @@ impl Service {
         self.inner.lock().puts.clone()
     }
 
-    pub fn jobs(&self) -> usize {
-        self.inner.lock().jobs.len()
-    }
-
     /// Lets all jobs end, at times that are spread over this time.
     pub fn end_jobs(&self, over: Duration) {
         let mut state = self.inner.lock();
@@ -153,6 +149,14 @@ impl Service {
         let state = self.inner.lock();
         let job = state.jobs.get(index)?;
         Some((job.ended?, job.run_id.clone(), i64::from(fails(index))))
+    }
+
+    /// For how many seconds each job has ended that is not known to have.
+    pub fn late(&self, is_known: impl Fn(&str) -> bool) -> Vec<f64> {
+        let mut state = self.inner.lock();
+        state.end_due();
+        let unknown = state.jobs.iter().enumerate().filter(|(job, _)| !is_known(&format!("{job:032x}")));
+        unknown.filter_map(|(_, job)| Some(job.ended?.elapsed().as_secs_f64())).collect()
     }
 
     /// Makes jobs that nobody has asked for.
