@@ -65,7 +65,7 @@ impl Rig {
     }
 
     /// Makes a daemon a part of this rig, by its environment.
-    fn joined(&self, mut command: Command) -> Command {
+    pub(crate) fn joined(&self, mut command: Command) -> Command {
         command
             .env("LSST_TOPIC_SUBNAME", &self.subname)
             .env("LSST_KAFKA_BROKER_ADDR", &self.brokers)
