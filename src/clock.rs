@@ -25,14 +25,16 @@ pub fn set_tai_minus_utc(seconds: u32) {
 /// TAI minus UTC, in whole seconds: as the kernel knows it, else as it was set.
 #[must_use]
 pub fn tai_minus_utc() -> f64 {
+    kernel_tai_minus_utc().unwrap_or_else(|| OFFSET_S.load(Ordering::Relaxed).into())
+}
+
+/// TAI minus UTC as the kernel knows it, in whole seconds, if it does.
+#[must_use]
+pub fn kernel_tai_minus_utc() -> Option<f64> {
     let utc = unix_now();
-    let kernel =
-        clock_gettime_dynamic(DynamicClockId::Tai).ok().map(|tai| since_zero(tai).as_secs_f64() - utc);
+    let tai = clock_gettime_dynamic(DynamicClockId::Tai).ok()?;
     // Without NTP the kernel's offset is 0, and its TAI is UTC.
-    kernel
-        .map(f64::round)
-        .filter(|offset| *offset >= 1.0)
-        .unwrap_or_else(|| OFFSET_S.load(Ordering::Relaxed).into())
+    Some((since_zero(tai).as_secs_f64() - utc).round()).filter(|offset| *offset >= 1.0)
 }
 
 /// The time now.

@@ -13,6 +13,7 @@ _ocps() {
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
     'check:Check the configuration without a daemon'
+    'doctor:Check all that the daemon needs, and the daemon'
     'help:Explain a command'
   )
   if [[ $service == run_* ]]; then
@@ -113,11 +114,27 @@ _ocps() {
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:\[PATH ...\]:_files' ;;
+    doctor)
+      _arguments \
+        '--simulate[Simulate the jobs]' \
+        '--state=[Go to this state at start]:STATE:(standby disabled enabled resume)' \
+        '--override=[Override file for the start command, and git ref of the configuration]:FILE\[\:REF\]: ' \
+        '--configdir=[Directory of the component configuration]:DIR:_files' \
+        '--config=[The daemon'\''s settings file]:FILE:_files' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--state-dir=[State directory; holds the journal]:DIR:_files' \
+        '--loglevel=[Minimum log level]:LEVEL:(debug info warning error)' \
+        '--kafka[Use Kafka]' \
+        '--no-kafka[Do not use Kafka]' \
+        '--json[Print JSON, for scripts]' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' ;;
     help)
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs metrics watch console check help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs metrics watch console check doctor help)' ;;
   esac
 }
 _ocps "$@"

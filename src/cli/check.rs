@@ -14,18 +14,18 @@ use crate::daemon::{self, options::RunArgs};
 
 /// The values of `ocps check`.
 #[derive(Debug)]
-struct Args {
+pub(super) struct Args {
     /// Files and directories; empty: all that a start needs.
     paths: Vec<PathBuf>,
     site: Option<String>,
-    index: Option<SalIndex>,
+    pub(super) index: Option<SalIndex>,
     /// The flags of `ocps run`, if any is given.
     start: Option<RunArgs>,
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Args {
-    fn of(line: &Line) -> Result<Self, String> {
+    pub(super) fn of(line: &Line) -> Result<Self, String> {
         let (paths, index) = (line.paths(), line.value("index", SalIndex::parse)?);
         let of_run = line.flags().find(|flag| !["site", "index", "json"].contains(flag));
         let start = match of_run {
@@ -36,6 +36,18 @@ impl Args {
             Some(_) => Some(RunArgs { index, ..line.run_args()? }),
         };
         Ok(Self { paths, site: line.value("site", text)?, index, start, json: line.has("json") })
+    }
+
+    /// What would be started, and the name of its unit if that is it.
+    pub(super) fn unit(&self) -> (Unit, Option<String>) {
+        let plain = || RunArgs { index: self.index, ..RunArgs::default() };
+        if let Some(start) = &self.start {
+            return (Unit::of_process(start.clone()), None);
+        }
+        match Unit::find(self.index) {
+            Some((name, unit)) => (unit, Some(name)),
+            None => (Unit::of_process(plain()), None),
+        }
     }
 }
 
@@ -64,11 +76,7 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
 
 /// All that a start needs: its toml, its configuration directory, and under the name of what would be started the rest.
 fn start(args: &Args) -> Vec<Report> {
-    let plain = || RunArgs { index: args.index, ..RunArgs::default() };
-    let unit = match &args.start {
-        Some(start) => Unit::of_process(start.clone()),
-        None => Unit::find(args.index).unwrap_or_else(|| Unit::of_process(plain())),
-    };
+    let (unit, _) = args.unit();
     daemon::check(&unit.start, &|name| unit.variable(name), args.site.as_deref(), unit.report.clone())
 }
 

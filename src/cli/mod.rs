@@ -5,7 +5,7 @@
 //! * `output`: the one place that prints, and what to do when its reader is gone
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
-//! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
+//! * `check`, `doctor`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //! * `version`: what this build is made of
 //!
 //! A client knows nothing of the daemon but its socket: not its configuration, not its files.
@@ -13,6 +13,7 @@
 mod check;
 mod client;
 mod console;
+mod doctor;
 mod event_text;
 mod flags;
 mod jobs;
@@ -49,6 +50,7 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("watch", watch::task),
     ("console", console::task),
     ("check", check::task),
+    ("doctor", doctor::task),
 ];
 
 /// Why a command did not succeed.

@@ -40,8 +40,8 @@ impl Unit {
         Self { start, environment: env::vars_os().collect(), report }
     }
 
-    /// The unit of an index, `ocps@INDEX`, or `ocps`; none where systemd does not know one.
-    pub(super) fn find(index: Option<SalIndex>) -> Option<Self> {
+    /// The unit of an index, `ocps@INDEX`, or `ocps`, with its name; none where systemd does not know one.
+    pub(super) fn find(index: Option<SalIndex>) -> Option<(String, Self)> {
         let name = index.map_or("ocps".to_owned(), |index| format!("ocps@{}", index.number()));
         let shown = Command::new("systemctl")
             .args(["show", "--property=LoadState,ExecStart,Environment,EnvironmentFiles", &name])
@@ -70,7 +70,7 @@ impl Unit {
             unit.read_variables(Path::new(path), rest.contains("ignore_errors=yes"));
         }
         unit.read_credentials();
-        Some(unit)
+        Some((name, unit))
     }
 
     fn read_command_line(&mut self, name: &str, shown: &str) {

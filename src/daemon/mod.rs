@@ -3,6 +3,7 @@
 //! It blocks on one closed `Event` enum, hands each event to the [`turn`] and carries out its steps. It never waits for
 //! network, disk, git or a client. A dead inside channel is a bug and ends the process with a message.
 
+mod doctor;
 mod metrics;
 pub mod options;
 mod setup;
@@ -33,6 +34,7 @@ use crate::transport::KafkaInput;
 use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket::{ClientInput, Hub};
+pub use doctor::{Finding, doctor};
 use metrics::Figures;
 use options::RunArgs;
 pub use setup::check;

@@ -22,6 +22,7 @@ use crate::config::kafka::{self, Options, Problem};
 use crate::config::settings::{self, DEFAULT_PATH, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
+use crate::journal::Identity;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket;
 use crate::transport::socket_path::{self, Place};
@@ -123,6 +124,14 @@ impl Setup {
         Some(problem)
     }
 
+    /// The file of the journal, and whose it is; none without a journal.
+    pub(super) fn journal_file(&self) -> Option<(PathBuf, Identity)> {
+        let simulated = self.reader.simulated;
+        // A simulation never writes to the real one.
+        let path = self.state_dir.as_ref()?.join(if simulated { "simulated.db" } else { "journal.db" });
+        Some((path, Identity { index: self.index, simulated }))
+    }
+
     /// What carries out the commands of our index.
     pub(super) fn backend(&self) -> Result<Work, Failure> {
         Ok(match self.index {
@@ -183,20 +192,35 @@ pub(super) fn environment(name: &str) -> Option<OsString> {
 /// daemon: a report of its toml, one of its component configuration (for `site`, if it is given), and `rest` with what
 /// is wrong besides. The keys of the toml that are wrong count as not given.
 #[must_use]
-pub fn check(args: &RunArgs, env: Env<'_>, site: Option<&str>, mut rest: Report) -> Vec<Report> {
+pub fn check(args: &RunArgs, env: Env<'_>, site: Option<&str>, rest: Report) -> Vec<Report> {
+    let (setup, mut reports) = examine(args, env, site, rest);
+    if let Some(rest) = reports.last_mut() {
+        setup.directory_problems().into_iter().for_each(|problem| rest.add(problem));
+    }
+    reports
+}
+
+/// What would be used, as far as it can be known, and the same reports without what concerns directories.
+pub(super) fn examine(
+    args: &RunArgs,
+    env: Env<'_>,
+    site: Option<&str>,
+    mut rest: Report,
+) -> (Setup, Vec<Report>) {
     let config = config(args, env);
     let (settings, _, _) = Settings::examine(config.as_deref());
     let index = args.index.or(settings.index);
     let (setup, failures) = Setup::with(args, env, config, settings, Keys::default());
     failures.into_iter().for_each(|failure| rest.add(failure));
     setup.problems(args, env).into_iter().for_each(|problem| rest.add(problem));
-    let toml = setup.config.or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.is_file()));
+    let toml =
+        setup.config.clone().or_else(|| Some(PathBuf::from(DEFAULT_PATH)).filter(|path| path.is_file()));
     let mut reports: Vec<Report> = toml.iter().map(|path| check_path(path, None, None)).collect();
-    let site = site.map(str::to_owned).or(setup.reader.site);
-    let dir = setup.reader.dir.filter(|_| !args.simulate);
+    let site = site.map(str::to_owned).or(setup.reader.site.clone());
+    let dir = setup.reader.dir.as_ref().filter(|_| !args.simulate);
     reports.extend(dir.iter().map(|dir| check_path(dir, site.as_deref(), index)));
     reports.push(rest);
-    reports
+    (setup, reports)
 }
 
 /// The value; a failure is put to the others.
@@ -227,17 +251,29 @@ impl Setup {
             let override_name = args.goal.override_name.as_deref().unwrap_or_default();
             problems.extend(self.reader.read(override_name).err().map(|error| error.to_string()));
         }
-        let log_dir = self.settings.log.file.as_deref().and_then(Path::parent);
-        for dir in [self.state_dir.as_deref(), log_dir].into_iter().flatten() {
-            problems.extend(unwritable(dir));
-        }
         problems
     }
+
+    /// The directories that are written to.
+    pub(super) fn written_directories(&self) -> impl Iterator<Item = &Path> {
+        let log_dir = self.settings.log.file.as_deref().and_then(Path::parent);
+        [self.state_dir.as_deref(), log_dir].into_iter().flatten()
+    }
+
+    /// Which of them cannot be, and why.
+    pub(super) fn directory_problems(&self) -> Vec<String> {
+        self.written_directories().filter_map(unwritable).collect()
+    }
+}
+
+/// The directory, or what is there of the way to it.
+pub(super) fn existing(dir: &Path) -> &Path {
+    dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
 /// Why nothing can be written to a directory, or the directory not be made, if so.
 fn unwritable(dir: &Path) -> Option<String> {
-    let there = dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    let there = existing(dir);
     let access = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
     let problem = match access {
         Ok(()) if there.is_dir() => return None,

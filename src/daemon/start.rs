@@ -18,7 +18,7 @@ use crate::csc::event::LogMessage;
 use crate::csc::record::Recovered;
 use crate::csc::time::Time;
 use crate::http::{self, Question};
-use crate::journal::{Identity, Journal, Limits, OpenError};
+use crate::journal::{Journal, Limits, OpenError};
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
 use crate::timer;
@@ -140,14 +140,10 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
 
 /// The journal, and what the previous run left in it.
 fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Recovered), Failure> {
-    let Some(dir) = &setup.state_dir else {
+    let Some((path, identity)) = setup.journal_file() else {
         // A previous run may have left jobs.
         return Ok((None, Recovered { unsearched: true, ..Recovered::default() }));
     };
-    let simulated = setup.reader.simulated;
-    // A simulation never writes to the real one.
-    let path = dir.join(if simulated { "simulated.db" } else { "journal.db" });
-    let identity = Identity { index: setup.index, simulated };
     let opened = Journal::open(&path, identity, Limits::new(setup.settings.history));
     let (journal, recovered) = opened.map_err(|error| match error {
         OpenError::Unusable(reason) => Failure::Other(reason),

@@ -46,6 +46,13 @@ impl Lock {
         Ok(Self { file: locked(&dir, PATIENCE)?, dir, name })
     }
 
+    /// The process that uses the directory, if one does: `Some(None)` if it is not known which.
+    pub(super) fn holder(dir: &Path) -> Option<Option<i64>> {
+        let lock = File::open(dir.join("lock")).ok()?;
+        let taken = flock(&lock, FlockOperation::NonBlockingLockShared);
+        (taken == Err(Errno::WOULDBLOCK)).then(|| notes(&lock).get(PROCESS).copied())
+    }
+
     /// Takes the directory again if it is no longer the one that was taken.
     ///
     /// # Errors

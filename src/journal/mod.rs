@@ -116,6 +116,31 @@ pub struct Status {
     pub busy_since: Option<Instant>,
 }
 
+/// What a look at a journal found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// There is none yet.
+    Missing,
+    /// A process uses it, this one if that is known.
+    InUse(Option<i64>),
+    /// The next run can use it.
+    Sound,
+}
+
+/// Looks at the journal at `path` as the next run would, and changes nothing.
+///
+/// # Errors
+/// One line: why the next run could not use it, and what to do.
+pub fn examine(path: &Path, identity: Identity) -> Result<Found, String> {
+    if let Some(process) = Lock::holder(error::directory(path)) {
+        return Ok(Found::InUse(process));
+    }
+    if !path.try_exists().map_err(|error| format!("{}: {error}", path.display()))? {
+        return Ok(Found::Missing);
+    }
+    store::examine(path, identity).map(|()| Found::Sound)
+}
+
 /// An open journal and its thread.
 #[derive(Debug)]
 pub struct Journal {

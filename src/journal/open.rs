@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 
@@ -70,6 +71,24 @@ impl Place {
         // The process before us may have died before what it wrote was durable.
         checkpoint(&connection, WHOLE)?;
         Ok((connection, read))
+    }
+
+    /// Checks all of the journal, and writes to no file in its directory. Nobody else may use it meanwhile.
+    pub(super) fn examine(&self) -> Result<(), Fault> {
+        self.check_header()?;
+        let path = utf8_percent_encode(&self.path.to_string_lossy(), NON_ALPHANUMERIC).to_string();
+        // Without `immutable` SQLite would make its files beside it.
+        let uri = format!("file:{}?immutable=1", path.replace("%2F", "/"));
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let connection = Connection::open_with_flags(uri, flags)?;
+        self.check_version(&connection)?;
+        schema::check(&connection, self.steps)?;
+        self.check_identity(&connection)?;
+        match connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))? {
+            verdict if verdict == "ok" => Ok(()),
+            verdict => Err(verdict.into()),
+        }
     }
 
     /// Opens the journal again after an error of its disk.

@@ -76,6 +76,15 @@ pub struct Sqlite {
     copies: u32,
 }
 
+/// Checks a journal that nobody uses, and changes nothing.
+pub(super) fn examine(path: &Path, identity: Identity) -> Result<(), String> {
+    let limits = Limits::new(std::time::Duration::ZERO);
+    let place = Place { path: path.to_owned(), identity, limits, steps: STEPS };
+    place.examine().map_err(|fault| match fault.refusal(path) {
+        OpenError::Unusable(reason) | OpenError::Refused(reason) => reason,
+    })
+}
+
 impl Sqlite {
     /// Opens the journal in the file at `path`, or makes an empty one if there is none, and reads what a previous run
     /// left. The lock of its directory notes how many runs the last journal here had.

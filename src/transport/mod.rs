@@ -33,6 +33,15 @@ pub enum KafkaInput {
     Delivered(Receipt),
 }
 
+/// What a look at Kafka found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KafkaFindings {
+    /// What was looked at, and how it is, or what is wrong.
+    pub list: Vec<(&'static str, Result<String, String>)>,
+    /// How old the last heartbeat of our index is, in seconds, if there is one.
+    pub heartbeat_age_s: Option<f64>,
+}
+
 /// The state of the connection to Kafka.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KafkaReport {

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use crossbeam_channel::Sender;
 
-use super::{KafkaInput, KafkaReport};
+use super::{KafkaFindings, KafkaInput, KafkaReport};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
@@ -29,6 +29,12 @@ impl Kafka {
     /// Always.
     pub fn check(_: &Options, _: SalIndex) -> Result<(), String> {
         Err(NONE.to_owned())
+    }
+
+    /// Finds that nothing is possible.
+    #[must_use]
+    pub fn examine(_: Options, _: SalIndex) -> KafkaFindings {
+        KafkaFindings { list: vec![("brokers", Err(NONE.to_owned()))], heartbeat_age_s: None }
     }
 
     /// Does not start.

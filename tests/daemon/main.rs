@@ -9,6 +9,7 @@ mod bad_input;
 mod clients;
 mod container;
 mod disk;
+mod doctor;
 mod exhaustion;
 mod harness;
 mod http;

@@ -10,7 +10,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use crate::foreign::{Foreign, topics};
-use crate::harness::{Daemon, Home};
+use crate::harness::{Daemon, Home, run};
 use crate::registry::Registry;
 use crate::support::uws_service::UwsService;
 
@@ -62,6 +62,15 @@ impl Rig {
         let mut all = vec!["1", "--simulate"];
         all.extend(args);
         self.joined(home.daemon(&all))
+    }
+
+    /// What `ocps doctor` finds for that daemon: its exit code and its output. It looks for a daemon at this socket.
+    pub(crate) fn doctor(&self, socket: &str) -> (Option<i32>, String) {
+        let mut command = self.home.ocps();
+        let flags = ["--index", "1", "--simulate", "--socket", socket];
+        self.home.run_args(command.arg("doctor"), &flags);
+        let ran = run(&mut self.joined(command));
+        (ran.code, ran.stdout)
     }
 
     /// Makes a daemon a part of this rig, by its environment.

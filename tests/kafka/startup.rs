@@ -148,3 +148,37 @@ fn it_is_ready_when_it_has_joined() {
         daemon.terminate();
     }
 }
+
+#[test]
+fn the_doctor_finds_what_is_wrong_with_kafka() {
+    let mut rig = Rig::new("");
+    let has = |(code, text): &(Option<i32>, String), wanted: i32, lines: &[&str]| {
+        assert_eq!(*code, Some(wanted), "{text}");
+        for line in lines {
+            assert!(text.lines().any(|found| found.starts_with(line)), "{line} is not in {text}");
+        }
+    };
+    let none = "ok    other instance  there is no heartbeat of index 1";
+    let schemas = "ok    schemas         all fit, ";
+    has(&rig.doctor("s.sock"), 0, &["ok    brokers ", "ok    topics ", "ok    registry ", schemas, none]);
+    assert!(rig.registry.memory.lock().unwrap().subjects.is_empty(), "nothing is registered");
+
+    let mut daemon = rig.start(&[]);
+    let mut client = daemon.subscribe();
+    eventually("it has joined", || client.query("status")["not_ready"].is_null());
+    let all = "ok    schemas         all fit, 0 are to be registered at the start";
+    has(&rig.doctor("s.sock"), 0, &[all, "ok    other instance  the last heartbeat of index 1 "]);
+    // That one is not ours.
+    has(&rig.doctor("elsewhere.sock"), 1, &["WRONG other instance  another instance with index "]);
+    daemon.terminate();
+
+    let subject = format!("lsst.{}.OCPS.logevent_summaryState-value", rig.subname);
+    let unfit = r#"{"type": "record", "name": "logevent_summaryState", "fields": [{"name": "must", "type": "string"}]}"#;
+    rig.registry.memory.lock().unwrap().register(&subject, unfit).unwrap();
+    has(&rig.doctor("s.sock"), 1, &["WRONG schemas         schema "]);
+    rig.registry.down();
+    has(&rig.doctor("s.sock"), 1, &["WRONG registry "]);
+    if rig.broker_down() {
+        has(&rig.doctor("s.sock"), 1, &["WRONG brokers         the broker "]);
+    }
+}

@@ -131,7 +131,7 @@ fn a_mistake_is_one_line_with_what_was_meant() {
     check(&["run", "-x"], "unknown flag -x (see ocps run --help)");
     check(
         &["run", "--json"],
-        "unknown flag --json: ocps run does not take it, only send, status, jobs, watch, check \
+        "unknown flag --json: ocps run does not take it, only send, status, jobs, watch, check, doctor \
          (see ocps run --help)",
     );
     check(

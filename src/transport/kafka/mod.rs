@@ -8,9 +8,11 @@
 //!
 //! * `wire`: bytes; `registry`: its questions; `schemas`: what we write with; `outbox`: what is not yet confirmed
 //! * `client`: librdkafka's settings and callbacks; `topics`: what the broker has; `troubles`: what is wrong
+//! * `examine`: what can be found out without taking part
 //! * `writer`, `watch`, `reader`, `upkeep`: one thread each
 
 mod client;
+mod examine;
 mod libraries;
 mod outbox;
 pub mod reader;
@@ -31,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{KafkaInput, KafkaReport};
+use super::{KafkaFindings, KafkaInput, KafkaReport};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
@@ -105,6 +107,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    fn new(
+        options: Options,
+        index: SalIndex,
+        inputs: Sender<KafkaInput>,
+        outbox: Outbox,
+        wake_upkeep: Sender<()>,
+    ) -> Self {
+        Self {
+            schemas: Schemas::new(&options),
+            options,
+            index,
+            origin: i32::try_from(std::process::id()).unwrap_or(0),
+            inputs,
+            outbox,
+            closing: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
+            own: OwnHeartbeats::default(),
+            ends: Mutex::default(),
+            skipped: Mutex::default(),
+            is_refused: AtomicBool::new(false),
+            wake_upkeep,
+            troubles: Troubles::default(),
+        }
+    }
+
     fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
@@ -198,6 +225,15 @@ impl Kafka {
         client::check(options, index)
     }
 
+    /// Asks brokers and registry how all is that we need of them; nothing is made there. Takes some seconds.
+    #[must_use]
+    pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
+        match Self::check(&options, index) {
+            Ok(()) => examine::examine(options, index),
+            Err(problem) => KafkaFindings { list: vec![("brokers", Err(problem))], heartbeat_age_s: None },
+        }
+    }
+
     /// Begins to join; from then on commands are sent to `taker`, and what else comes to `inputs`.
     ///
     /// # Errors
@@ -212,22 +248,7 @@ impl Kafka {
         let (outbox, woken) = Outbox::new();
         let (wake_upkeep, upkeep_woken) = bounded(1);
         let (done_sender, done) = bounded(1);
-        let shared = Arc::new(Shared {
-            schemas: Schemas::new(&options),
-            options,
-            index,
-            origin: i32::try_from(std::process::id()).unwrap_or(0),
-            inputs,
-            outbox,
-            closing: AtomicBool::new(false),
-            has_begun: AtomicBool::new(false),
-            own: OwnHeartbeats::default(),
-            ends: Mutex::default(),
-            skipped: Mutex::default(),
-            is_refused: AtomicBool::new(false),
-            wake_upkeep,
-            troubles: Troubles::default(),
-        });
+        let shared = Arc::new(Shared::new(options, index, inputs, outbox, wake_upkeep));
         let readers = watch::Readers {
             asker: client::create(&shared, Role::Consumer)?,
             watched: Arc::new(client::create(&shared, Role::Consumer)?),

@@ -148,6 +148,20 @@ impl Registry {
         Ok(Writer::new(topic, id, &text)?)
     }
 
+    /// Whether the registry's schema of a topic fits; none if it has none. Registers nothing.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub(super) fn fits(&self, topic: Topic, subject: &str) -> Result<Option<()>, Failure> {
+        let Some((id, text)) = self.latest(subject)? else { return Ok(None) };
+        // What others command with is resolved when it comes.
+        if super::topics::is_command(topic) {
+            return Ok(Some(()));
+        }
+        let fits = Writer::new(topic, id, &text).map(|_| Some(()));
+        fits.map_err(|reason| Failure::Refused(format!("schema {id} of {subject} does not fit: {reason}")))
+    }
+
     /// Sees to it that a topic that we only read has a schema.
     ///
     /// # Errors

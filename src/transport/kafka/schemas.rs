@@ -134,7 +134,7 @@ impl Shared {
         self.choose_schemas()
     }
 
-    fn subject(&self, topic: Topic) -> String {
+    pub(super) fn subject(&self, topic: Topic) -> String {
         format!("{}-value", self.name(topic))
     }
 }

@@ -56,12 +56,19 @@ pub(super) struct Survey {
 impl Survey {
     /// Topics that are not there.
     pub(super) fn missing(&self) -> Vec<Topic> {
-        let is_missing = |error: &KafkaError| {
-            let code = error.rdkafka_error_code();
-            code.is_some_and(|code| [Code::UnknownTopicOrPartition, Code::UnknownTopic].contains(&code))
-        };
         self.unready.iter().filter(|(_, error)| is_missing(error)).map(|(topic, _)| *topic).collect()
     }
+
+    /// Those that are there, but cannot be used now, and why.
+    pub(super) fn unusable(&self) -> impl Iterator<Item = (Topic, String)> {
+        let unusable = self.unready.iter().filter(|(_, error)| !is_missing(error));
+        unusable.map(|(topic, error)| (*topic, reason(error)))
+    }
+}
+
+fn is_missing(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| [Code::UnknownTopicOrPartition, Code::UnknownTopic].contains(&code))
 }
 
 /// The commands.

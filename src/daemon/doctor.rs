@@ -1,0 +1,157 @@
+//! What an operator would check, in order: the configuration, what is on this host, and what the daemon talks to. It
+//! asks and reads, with the same code as the daemon, and changes nothing.
+
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::options::RunArgs;
+use super::setup::{self, KafkaPlan, Setup};
+use crate::backend::Backend;
+use crate::clock;
+use crate::config::Env;
+use crate::config::check::Report;
+use crate::csc::id::SalIndex;
+use crate::csc::request::Action;
+use crate::journal::{self, Found};
+use crate::transport::LISTENING;
+use crate::transport::kafka::Kafka;
+use crate::url::Url;
+
+/// Less free space than this is worth a line: a burst of commands and a git checkout fit into it.
+const SPACE_MIN: u64 = 256 << 20;
+
+/// What was looked at, and what was found: how it is, or what is wrong and what to do.
+pub type Finding = (&'static str, Result<String, String>);
+
+/// Looks at all that `ocps run` with these arguments needs in this environment; `rest` is as for
+/// [`check`](super::check), `running` the status document of the daemon that runs, if one does.
+#[must_use]
+pub fn doctor(args: &RunArgs, env: Env<'_>, rest: Report, running: Option<&Json>) -> Vec<Finding> {
+    let (setup, reports) = setup::examine(args, env, None, rest);
+    let mut found = configuration(&reports);
+    found.extend(setup.directories());
+    found.extend(setup.state_dir.as_deref().map(|dir| ("disk space", space(dir))));
+    found.push(("journal", setup.journal(running)));
+    found.push((if setup.index == SalIndex::Ra { "redis" } else { "service" }, setup.service(args)));
+    found.extend(setup.kafka_found(running));
+    found.push(("clock", setup.clock()));
+    found
+}
+
+fn configuration(reports: &[Report]) -> Vec<Finding> {
+    let problems = reports.iter().flat_map(|report| &report.problems);
+    let problems: Vec<Finding> =
+        problems.map(|problem| ("configuration", Err(problem.to_string()))).collect();
+    if !problems.is_empty() {
+        return problems;
+    }
+    let paths: Vec<String> = reports.iter().map(|report| report.path.display().to_string()).collect();
+    vec![("configuration", Ok(paths.join(", ")))]
+}
+
+fn space(dir: &Path) -> Result<String, String> {
+    let there = setup::existing(dir);
+    let stat = rustix::fs::statvfs(there).map_err(|error| format!("{}: {error}", there.display()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let text = format!("{} MiB free in {}", free >> 20, there.display());
+    if free < SPACE_MIN { Err(format!("only {text}: make room, else FAULT 4 comes")) } else { Ok(text) }
+}
+
+impl Setup {
+    fn directories(&self) -> Vec<Finding> {
+        let problems = self.directory_problems().into_iter();
+        let lasting = self.state_dir_problem().map(str::to_owned);
+        let problems: Vec<Finding> =
+            problems.chain(lasting).map(|problem| ("directories", Err(problem))).collect();
+        if !problems.is_empty() {
+            return problems;
+        }
+        let named = self.written_directories().map(|dir| dir.display().to_string()).collect::<Vec<_>>();
+        vec![("directories", Ok(format!("{} can be written", named.join(", "))))]
+    }
+
+    fn journal(&self, running: Option<&Json>) -> Result<String, String> {
+        let Some((path, identity)) = self.journal_file() else {
+            return Ok("off: a restart forgets all jobs".to_owned());
+        };
+        let shown = path.display();
+        match journal::examine(&path, identity)? {
+            Found::Missing => Ok(format!("{shown} is to be made at the start")),
+            Found::Sound => Ok(format!("{shown} is sound")),
+            Found::InUse(process) => {
+                let process =
+                    process.map_or_else(|| "another process".to_owned(), |id| format!("process {id}"));
+                let Some(status) = running else {
+                    return Err(format!(
+                        "{shown} is in use by {process}, which cannot be reached at the socket: stop it, or name its \
+                         socket with --socket"
+                    ));
+                };
+                let problem = |key: &str| status.pointer(&format!("/journal/{key}")).and_then(Json::as_str);
+                match ["problem", "upkeep_problem", "notice"].into_iter().find_map(problem) {
+                    Some(problem) => Err(format!("{shown}: {problem}")),
+                    None => Ok(format!("{shown} is in use by {process}")),
+                }
+            }
+        }
+    }
+
+    /// Asks the service as the daemon does when it has nothing else to ask.
+    fn service(&self, args: &RunArgs) -> Result<String, String> {
+        if self.reader.simulated {
+            return Ok("simulated".to_owned());
+        }
+        let (backend, redis) = self.backend().map_err(|failure| failure.to_string())?;
+        if let Some(address) = redis {
+            return ask(&*backend, &"".into()).map(|()| format!("{address} answers"));
+        }
+        let override_name = args.goal.override_name.as_deref().unwrap_or_default();
+        let read = self.reader.read(override_name);
+        let url = read.map_err(|_| "not asked: the configuration does not name it".to_owned())?.service.url;
+        // Its answer about a job that is not there is one that nothing else gives.
+        ask(&*backend, &url).map(|()| format!("{url} is a UWS service"))
+    }
+
+    fn kafka_found(&self, running: Option<&Json>) -> Vec<Finding> {
+        let options = match &self.kafka {
+            KafkaPlan::Off => {
+                return vec![("brokers", Ok("Kafka is off: the local socket alone".to_owned()))];
+            }
+            KafkaPlan::Impossible(problem) => return vec![("brokers", Err(problem.clone()))],
+            KafkaPlan::On(options) => options.as_ref().clone(),
+        };
+        let mut found = Kafka::examine(options, self.index);
+        let instance = match found.heartbeat_age_s {
+            Some(age) if age < LISTENING.as_secs_f64() && running.is_none() => Err(format!(
+                "another instance with index {} wrote a heartbeat {:.1} s ago: stop it before you start this one",
+                self.index,
+                age.max(0.0)
+            )),
+            Some(age) => {
+                Ok(format!("the last heartbeat of index {} is {:.0} s old", self.index, age.max(0.0)))
+            }
+            None => Ok(format!("there is no heartbeat of index {}", self.index)),
+        };
+        found.list.push(("other instance", instance));
+        found.list
+    }
+
+    fn clock(&self) -> Result<String, String> {
+        let set = f64::from(self.settings.tai_minus_utc_s);
+        match clock::kernel_tai_minus_utc() {
+            None => Ok(format!("the kernel does not know TAI: it is UTC plus {set} s, as set")),
+            Some(kernel) if (kernel - f64::from(clock::TAI_MINUS_UTC_S)).abs() > 2.0 => Err(format!(
+                "the kernel says that TAI is UTC plus {kernel} s: check the leap seconds of its NTP"
+            )),
+            Some(kernel) => Ok(format!("TAI is UTC plus {kernel} s, as the kernel knows")),
+        }
+    }
+}
+
+fn ask(backend: &dyn Backend, url: &Url) -> Result<(), String> {
+    match backend.perform(url, &Action::Ping).of_service() {
+        Some(Err(failure)) => Err(failure.reason.clone()),
+        Some(Ok(())) | None => Ok(()),
+    }
+}
