@@ -5,15 +5,20 @@
 //! * `output`: the one place that prints, and what to do when its reader is gone
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
+//! * `find`: the job that is meant by the beginning of its id
+//! * `files`: `results` and `logs`, the files of a job, from its service
 //! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //! * `version`: what this build is made of
 //!
-//! A client knows nothing of the daemon but its socket: not its configuration, not its files.
+//! A client knows nothing of the daemon but its socket: not its configuration, not its files. Only `files` reads the
+//! configuration too, for how to reach the service.
 
 mod check;
 mod client;
 mod console;
 mod event_text;
+mod files;
+mod find;
 mod flags;
 mod jobs;
 mod output;
@@ -45,6 +50,8 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("state", state::task),
     ("status", status::task),
     ("jobs", jobs::task),
+    ("results", files::results),
+    ("logs", files::logs),
     ("watch", watch::task),
     ("console", console::task),
     ("check", check::task),
