@@ -19,7 +19,7 @@ sim = $(target)/sim
 ifeq ($(shell pkg-config --exists openssl 2>/dev/null && echo yes),yes)
 export OPENSSL_NO_VENDOR = 1
 else ifneq ($(shell perl -MFindBin -MIPC::Cmd -MTime::Piece -e 'print "yes"' 2>/dev/null),yes)
-features ?= --no-default-features --features kafka,redis,tls
+features ?= --no-default-features --features kafka,redis,terminal,tls
 endif
 
 .DEFAULT_GOAL := help
@@ -34,7 +34,7 @@ build: ## build the program with all it can do (release)
 	$(CARGO) build --locked --release $(features)
 
 sim: ## run a simulated OCPS and a prompt to command it; also: echo 'execute pipeline=true.yaml' | make sim
-	@$(CARGO) build --locked --no-default-features --bin ocps
+	@$(CARGO) build --locked --no-default-features --features terminal --bin ocps
 	@if $(target)/debug/ocps state --socket $(sim)/ocps.sock >/dev/null 2>&1; then \
 	   echo 'a simulation is running already; to command it: $(target)/debug/ocps console --socket $(sim)/ocps.sock' >&2; \
 	   exit 1; fi

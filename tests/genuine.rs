@@ -245,6 +245,16 @@ fn others() -> Vec<Asked> {
         get("/job/{id}/bogus"),
         get("/job/{id}/"),
         get("/job/{id}%20"),
+        get("/job/result/{id}/0"),
+        get("/job/result/{id}/1"),
+        get("/job/result/{id}/-1"),
+        get("/job/result/{id}/-2"),
+        get("/job/result/{id}/x"),
+        get("/job/result/{id}/ocps.log"),
+        get("/job/result/{id}/0/0"),
+        get("/job/result/{id}/"),
+        get("/job/result/{gone}/0"),
+        get("/job/{gone}/results"),
         get("/job/{gone}"),
         get("/job/{gone}/phase"),
         get("/job/0123456789ABCDEF0123456789ABCDEF"),
@@ -275,6 +285,9 @@ fn others() -> Vec<Asked> {
 fn shape_of_text(text: &str) -> Value {
     if text.starts_with("Traceback") {
         return json!("traceback");
+    }
+    if text.starts_with("job ") {
+        return json!("log");
     }
     if text.starts_with('(') {
         return json!(text.chars().take(5).collect::<String>());
@@ -333,7 +346,9 @@ fn ask(base: &str, ids: &[String], asked: &Asked) -> Value {
         agent.run(request.body(body).unwrap())
     };
     let mut response = response.unwrap_or_else(|e| panic!("{asked:?}: {e}"));
-    let content_type = response.headers().get("Content-Type").map(|v| v.to_str().unwrap().to_owned());
+    let types = response.headers().get_all("Content-Type").iter();
+    let content_type =
+        types.map(|v| v.to_str().unwrap().to_owned()).reduce(|first, next| format!("{first}, {next}"));
     let text = response.body_mut().read_to_string().unwrap();
     let shape = match (content_type.as_deref(), serde_json::from_str(&text)) {
         (Some("application/json"), Ok(json)) => shape_of_json(json, ids),

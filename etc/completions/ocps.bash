@@ -20,11 +20,12 @@ _ocps() {
     --wait) return; return ;;
     --socket) compopt -o default; return ;;
     --index) COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); return ;;
+    --download) compopt -o default; return ;;
     --state-dir) compopt -o default; return ;;
     --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
   esac
   case $verb in
-    '') COMPREPLY=($(compgen -W 'run send state status jobs metrics watch console check doctor help --help --version' -- "$word")) ;;
+    '') COMPREPLY=($(compgen -W 'run send state status jobs results logs metrics watch console check doctor help --help --version' -- "$word")) ;;
     run)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
@@ -43,6 +44,12 @@ _ocps() {
     metrics)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --help --version' -- "$word"))
       else return; fi ;;
+    results)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--download --config --configdir --socket --index --json --help --version' -- "$word"))
+      else return; fi ;;
+    logs)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--follow --config --configdir --socket --index --help --version' -- "$word"))
+      else return; fi ;;
     watch)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W 'configurationApplied configurationsAvailable errorCode heartbeat job_id job_result largeFileObjectAvailable logLevel logMessage simulationMode softwareVersions summaryState' -- "$word")); fi ;;
@@ -57,7 +64,7 @@ _ocps() {
       else return; fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'run send state status jobs metrics watch console check doctor help' -- "$word")); fi ;;
+      else COMPREPLY=($(compgen -W 'run send state status jobs results logs metrics watch console check doctor help' -- "$word")); fi ;;
   esac
   # A parameter goes on after its =.
   [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace

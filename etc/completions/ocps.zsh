@@ -10,6 +10,8 @@ _ocps() {
     'status:Show what the daemon is doing'
     'jobs:List the jobs'
     'metrics:Print the metrics of the daemon'
+    'results:List or download the files of a job'
+    'logs:Print the log of a job'
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
     'check:Check the configuration without a daemon'
@@ -81,6 +83,27 @@ _ocps() {
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
+    results)
+      _arguments \
+        '--download=[Download the files into this directory]:DIR:_files' \
+        '--config=[The daemon'\''s settings file]:FILE:_files' \
+        '--configdir=[Directory of the component configuration]:DIR:_files' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for scripts]' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
+    logs)
+      _arguments \
+        '--follow[Print what comes until the job ends]' \
+        '--config=[The daemon'\''s settings file]:FILE:_files' \
+        '--configdir=[Directory of the component configuration]:DIR:_files' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
     watch)
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
@@ -134,7 +157,7 @@ _ocps() {
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs metrics watch console check doctor help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs results logs metrics watch console check doctor help)' ;;
   esac
 }
 _ocps "$@"

@@ -5,16 +5,21 @@
 //! * `output`: the one place that prints, and what to do when its reader is gone
 //! * `event_text`, `text`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
+//! * `find`: the job that is meant by the beginning of its id
+//! * `files`: `results` and `logs`, the files of a job, from its service
 //! * `check`, `doctor`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //! * `version`: what this build is made of
 //!
-//! A client knows nothing of the daemon but its socket: not its configuration, not its files.
+//! A client knows nothing of the daemon but its socket: not its configuration, not its files. Only `files` reads the
+//! configuration too, for how to reach the service.
 
 mod check;
 mod client;
 mod console;
 mod doctor;
 mod event_text;
+mod files;
+mod find;
 mod flags;
 mod jobs;
 mod output;
@@ -47,6 +52,8 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("status", status::task),
     ("jobs", jobs::task),
     ("metrics", status::metrics_task),
+    ("results", files::results),
+    ("logs", files::logs),
     ("watch", watch::task),
     ("console", console::task),
     ("check", check::task),

@@ -68,9 +68,16 @@ impl Output {
     /// # Errors
     /// As [`Output::line`].
     pub(super) fn text(&mut self, text: &str) -> Result<(), Failure> {
-        let text = self.shown(text);
+        self.bytes(self.shown(text).as_bytes())
+    }
+
+    /// Prints bytes as they are, at once.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub(super) fn bytes(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = self.stdout.lock();
-        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| {
             if error.kind() == ErrorKind::BrokenPipe {
                 Failure::OutputClosed
             } else {

@@ -61,6 +61,19 @@ fn duration(seconds: f64) -> Option<String> {
     })
 }
 
+/// A number of bytes.
+pub(super) fn bytes(count: u64) -> String {
+    let (mut size, mut shown) = (count as f64, format!("{count} B"));
+    for unit in ["KiB", "MiB", "GiB", "TiB"] {
+        if size < 1024.0 {
+            break;
+        }
+        size /= 1024.0;
+        shown = format!("{size:.1} {unit}");
+    }
+    shown
+}
+
 /// The members of an object as `name=value`; a text in which a blank could mislead is quoted.
 pub(super) fn fields(object: &Value) -> String {
     let field = |(name, value): (&String, &Value)| {
@@ -143,6 +156,16 @@ mod tests {
         ] {
             check("a_utc", json!({"a_utc": time}), expected);
         }
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        for (count, expected) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (100_000, "97.7 KiB"), (10 << 30, "10.0 GiB")]
+        {
+            assert_eq!(bytes(count), expected);
+        }
+        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
     }
 
     #[test]

@@ -10,6 +10,7 @@ const FEATURES: &[(&str, bool)] = &[
     ("kafka", cfg!(feature = "kafka")),
     ("kafka-sasl", cfg!(feature = "kafka-sasl")),
     ("redis", cfg!(feature = "redis")),
+    ("terminal", cfg!(feature = "terminal")),
     ("tls", cfg!(feature = "tls")),
 ];
 

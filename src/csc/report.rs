@@ -13,6 +13,7 @@ use super::job::{Job, Stage};
 use super::record::Completion;
 use super::state::SummaryState;
 use super::time::Tai;
+use crate::url::Url;
 
 /// Longest text of a command that is shown, in characters.
 const TEXT_MAX: usize = 2000;
@@ -219,6 +220,8 @@ pub struct JobReport {
     pub job_id: Option<JobId>,
     /// Our key for it.
     pub run_id: RunId,
+    /// Its service; empty in simulation.
+    pub url: Url,
     /// The command's sequence number.
     pub seq_num: SeqNum,
     /// Who sent the command.
@@ -292,6 +295,7 @@ impl JobReport {
         Self {
             job_id: job.job_id().cloned(),
             run_id: job.run_id().clone(),
+            url: job.url.clone(),
             seq_num: job.sender.seq_num,
             identity: job.sender.identity.clone(),
             origin: job.sender.origin,

@@ -193,6 +193,7 @@ fn job(job: &JobReport, now: Tai) -> Json {
     json!({
         "job_id": job.job_id.as_ref().map(JobId::as_str),
         "run_id": job.run_id.as_str(),
+        "service_url": job.url.to_string(),
         "seq_num": job.seq_num.0,
         "identity": job.identity,
         "origin": job.origin,

@@ -3,10 +3,15 @@
 
 mod console;
 mod fake_daemon;
+mod files;
 mod output;
+#[cfg(feature = "terminal")]
 mod prompt;
 mod send;
 mod state;
+#[path = "../support/mod.rs"]
+mod support;
+#[cfg(feature = "terminal")]
 mod terminal;
 
 use std::os::unix::net::UnixListener;
@@ -76,12 +81,14 @@ fn without_a_daemon_every_client_exits_with_4_and_names_the_socket() {
     let directory = TempDir::new().unwrap();
     let socket = directory.path().join("no.sock");
     let socket = socket.to_str().unwrap();
-    let clients: [&[&str]; 7] = [
+    let clients: [&[&str]; 9] = [
         &["send", "enable"],
         &["state"],
         &["state", "enabled"],
         &["status"],
         &["jobs"],
+        &["results", "a"],
+        &["logs", "a"],
         &["watch"],
         &["console"],
     ];

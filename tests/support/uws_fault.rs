@@ -23,6 +23,8 @@ pub enum On {
     Put,
     /// GET of one job.
     Get,
+    /// GET of a file of a job.
+    File,
     Delete,
     /// GET of the list.
     List,

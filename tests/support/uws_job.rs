@@ -30,6 +30,9 @@ impl Default for Timing {
 /// Longest execution, in seconds; what is longer fails then.
 const DEADLINE: f64 = 3600.0;
 
+/// The file that a job writes from its start on.
+const LOG: &str = "ocps.log";
+
 /// Where the genuine service keeps the files of its jobs.
 const MOUNT: &str = "/uws";
 
@@ -49,6 +52,10 @@ pub struct Job {
     timing: Timing,
     fails: bool,
     files: usize,
+    /// Size of each in bytes; two, if the job does not say `size=`.
+    file_size: Option<usize>,
+    /// Their name, instead of the usual ones, if the job says `name=`.
+    file_name: Option<String>,
     /// A refused DELETE removes the files all the same.
     pub files_removed: bool,
 }
@@ -137,6 +144,10 @@ impl Job {
             timing: Timing { duration: duration.min(DEADLINE), ..timing },
             fails: hint.contains("fail") || duration > DEADLINE,
             files: number_after(&hint, "files=").unwrap_or(0.0) as usize,
+            file_size: number_after(&hint, "size=").map(|size| size as usize),
+            file_name: hint
+                .split_once("name=")
+                .map(|(_, name)| name.split(' ').next().unwrap_or(name).to_owned()),
             files_removed: false,
         })
     }
@@ -217,18 +228,41 @@ impl Job {
     }
 
     fn results(&self, now: f64) -> Vec<Value> {
+        let uri = |name: &String| format!("{MOUNT}/jobs/{}/out/{name}", self.job_id);
+        let names = self.files(now);
+        names.iter().enumerate().map(|(id, name)| json!({"id": id, "uri": uri(name)})).collect()
+    }
+
+    /// The names of its files in the order of the disk: one that is new may stand before the others.
+    pub fn files(&self, now: f64) -> Vec<String> {
         let mut names = Vec::new();
         if now >= self.left() {
             names.extend((0..self.files).rev().map(|i| format!("result-{i}.txt")));
         }
         if now >= self.active() {
-            names.push("ocps.log".to_owned());
+            names.push(LOG.to_owned());
         }
         if self.files_removed {
             names.clear();
         }
-        let uri = |name: &String| format!("{MOUNT}/jobs/{}/out/{name}", self.job_id);
-        names.iter().enumerate().map(|(id, name)| json!({"id": id, "uri": uri(name)})).collect()
+        if let Some(name) = &self.file_name {
+            names.iter_mut().filter(|name| *name != LOG).for_each(|file| file.clone_from(name));
+        }
+        names
+    }
+
+    /// What is in a file: the log says what happened so far.
+    pub fn contents(&self, name: &str, now: f64) -> Vec<u8> {
+        if name != LOG {
+            return self
+                .file_size
+                .map_or_else(|| b"0\n".to_vec(), |size| (0..size).map(|n| (n % 251) as u8).collect());
+        }
+        let mut log = format!("job {} run {}\n", self.job_id, self.run_id);
+        if now >= self.left() {
+            log.push_str(if self.fails { "failed\n" } else { "done\n" });
+        }
+        log.into_bytes()
     }
 }
 

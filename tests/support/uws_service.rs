@@ -9,7 +9,7 @@
 //! let service = service.stop().restart();  // same port, same jobs
 //! ```
 //!
-//! Not imitated: Etag, result files, the exact wording of tracebacks and of YAML errors.
+//! Not imitated: Etag, the exact wording of tracebacks and of YAML errors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
@@ -54,6 +54,8 @@ pub struct Options {
     pub control: bool,
     /// What must stand in the Authorization header of every request, if anything.
     pub authorization: Option<String>,
+    /// Whether parts of files are sent, which the genuine service does not do.
+    pub ranges: bool,
 }
 
 impl Default for Options {
@@ -68,6 +70,7 @@ impl Default for Options {
             state: None,
             control: false,
             authorization: None,
+            ranges: false,
         }
     }
 }
@@ -77,6 +80,7 @@ impl Default for Options {
 pub struct Counters {
     pub puts: usize,
     pub gets: usize,
+    pub files: usize,
     /// GETs of the job that cannot exist, by which ocps asks whether the service answers: no `gets`, and only what
     /// goes wrong for all requests goes wrong for them.
     pub probes: usize,
@@ -230,12 +234,16 @@ impl Drop for UwsService {
 struct Answer {
     status: u16,
     content_type: &'static str,
+    /// A further one, as the genuine service adds it.
+    second: Option<&'static str>,
+    /// Which part of a file it is.
+    range: Option<String>,
     body: Vec<u8>,
 }
 
 impl Answer {
     fn new(status: u16, content_type: &'static str, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, content_type, body: body.into() }
+        Self { status, content_type, second: None, range: None, body: body.into() }
     }
 
     /// As the genuine service writes JSON: indented by 2, ASCII only.
@@ -261,11 +269,13 @@ impl Answer {
     }
 
     fn write(&self, connection: &mut TcpStream) -> io::Result<Then> {
-        let headers = [
+        let mut headers = vec![
             ("Server", "TornadoServer/6.3.3"),
             ("Content-Type", self.content_type),
             ("Access-Control-Allow-Origin", "*"),
         ];
+        headers.extend(self.second.map(|kind| ("Content-Type", kind)));
+        headers.extend(self.range.as_deref().map(|range| ("Content-Range", range)));
         http::answer(connection, self.status, &headers, &self.body)?;
         Ok(Then::KeepAlive)
     }
@@ -277,6 +287,7 @@ enum Route {
     Put,
     List,
     Get { id: String, property: Option<String> },
+    File { id: String, number: String },
     Delete { id: String },
     Other(Odd),
 }
@@ -297,6 +308,7 @@ impl Route {
             Self::Put => Some(On::Put),
             Self::List => Some(On::List),
             Self::Get { .. } => Some(On::Get),
+            Self::File { .. } => Some(On::File),
             Self::Delete { .. } => Some(On::Delete),
             Self::Other(_) => None,
         }
@@ -320,6 +332,11 @@ impl Route {
             return Self::Other(Odd::BadEncoding);
         };
         match (request.method.as_str(), groups.len()) {
+            ("GET", 2) if tail.starts_with("/result/") => {
+                let id = groups.pop().unwrap_or_default();
+                let id = id.strip_prefix("result/").unwrap_or_default().to_owned();
+                Self::File { id, number: groups.pop().unwrap_or_default() }
+            }
             ("PUT", 0) => Self::Put,
             ("GET", 0) => Self::List,
             ("GET", 1) if groups.concat().is_empty() => Self::List,
@@ -405,6 +422,7 @@ impl Inner {
             Route::List => counters.lists += 1,
             Route::Get { .. } if route.is_probe() => counters.probes += 1,
             Route::Get { .. } => counters.gets += 1,
+            Route::File { .. } => counters.files += 1,
             Route::Delete { id } => {
                 counters.deletes += 1;
                 if id.is_empty() || id == "." || id == ".." || id.contains('/') {
@@ -473,7 +491,7 @@ impl Inner {
 
     /// Writes the answer to a request that was carried out, spoilt.
     fn spoil(&self, answer: Answer, fault: &What, connection: &mut TcpStream) -> io::Result<Then> {
-        let spoilt = |body: Vec<u8>| Answer { body, ..answer };
+        let spoilt = |body: Vec<u8>| Answer { body, range: None, ..answer };
         match fault {
             What::DoneThenHang(s) => {
                 self.pause(Duration::from_secs_f64(*s));
@@ -520,6 +538,7 @@ impl Inner {
             Route::Put => self.put(request, fault),
             Route::List => self.list(request),
             Route::Get { id, property } => self.get(id, property.as_deref()),
+            Route::File { id, number } => self.file(request, id, number),
             Route::Delete { id } => self.delete(id, fault),
             Route::Other(Odd::NoSuchUrl) => {
                 Answer::traceback(404, "tornado.web.HTTPError: HTTP 404: Not Found")
@@ -587,9 +606,8 @@ impl Inner {
             return Answer::new(400, HTML, format!("Valid job categories are: [{}]", names.join(", ")));
         }
         let now = now();
-        let mut state = self.lock();
-        state.jobs.retain(|_, job| !job.vanished(now));
-        let jobs = state.jobs.values().filter(|job| job.listed <= now);
+        let state = self.lock();
+        let jobs = state.jobs.values().filter(|job| job.listed <= now && !job.vanished(now));
         let jobs = jobs.filter(|job| phase.is_empty() || job.phase(now) == phase);
         Answer::json(200, &jobs.map(|job| Value::Object(job.object(now))).collect())
     }
@@ -612,6 +630,34 @@ impl Inner {
             Some(property) => Answer::json(200, object.get(property).unwrap_or(&Value::Null)),
             None => Answer::json(200, &Value::Object(object)),
         }
+    }
+
+    /// A file by its number, which counts from the end if it is negative. A job that has vanished leaves its files.
+    fn file(&self, request: &Request, id: &str, number: &str) -> Answer {
+        if number.is_empty() {
+            return Answer::json(400, &json!("Invalid result ID."));
+        }
+        let now = now();
+        let state = self.lock();
+        let found = state.jobs.get(id).zip(number.parse::<isize>().ok()).and_then(|(job, number)| {
+            let files = job.files(now);
+            let at = if number < 0 { files.len().checked_add_signed(number)? } else { number.unsigned_abs() };
+            let name = files.get(at)?.clone();
+            Some((job.contents(&name, now), name))
+        });
+        let Some((body, name)) = found else { return Answer::new(404, HTML, "Result file not found.") };
+        let second = if name.ends_with(".txt") { PLAIN } else { "application/octet-stream" };
+        let range = request.header("Range").filter(|_| self.options.ranges);
+        let first =
+            range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+        let Some(first) = first else {
+            return Answer { second: Some(second), ..Answer::new(200, HTML, body) };
+        };
+        let Some(rest) = body.get(first..).filter(|rest| !rest.is_empty()) else {
+            return Answer::new(416, HTML, "");
+        };
+        let range = format!("bytes {first}-{}/{}", body.len() - 1, body.len());
+        Answer { second: Some(second), range: Some(range), ..Answer::new(206, HTML, rest) }
     }
 
     fn delete(&self, id: &str, fault: Option<&What>) -> Answer {

@@ -88,7 +88,7 @@ impl Reply {
     }
 
     /// Whether it is what the service says when there is no such job.
-    fn is_no_such_job(&self) -> bool {
+    pub(super) fn is_no_such_job(&self) -> bool {
         self.status == 404 && self.is_json && self.body.trim_ascii() == b"\"\""
     }
 

@@ -7,6 +7,7 @@
 
 mod answer;
 mod call;
+mod files;
 mod list;
 mod object;
 mod payload;
@@ -37,6 +38,8 @@ use crate::csc::request::{
 use crate::resolver::{Lookup, http_config};
 use crate::text::quote;
 use crate::url::Url;
+
+pub use files::{Contents, JobFile};
 
 use call::Call;
 use sent::Watcher;

@@ -4,6 +4,10 @@
 //! the first of these is the line editor's.
 
 mod input;
+#[cfg(feature = "terminal")]
+mod prompt;
+#[cfg(not(feature = "terminal"))]
+#[path = "no_prompt.rs"]
 mod prompt;
 
 use std::io::{self, IsTerminal, stdin};

@@ -1,0 +1,22 @@
+//! Stands in for the prompt in a build without it: what is typed is read as from a pipe.
+
+use std::convert::Infallible;
+
+use super::super::client::{Lines, Target};
+use super::super::output::Output;
+
+pub(super) struct Prompt(Infallible);
+
+impl Prompt {
+    /// There is none.
+    ///
+    /// # Errors
+    /// Always.
+    pub(super) fn start(_: Target) -> Result<(Self, Lines), &'static str> {
+        Err("this build has no line editor")
+    }
+
+    pub(super) fn print(&mut self, _: &str, _: &Output) {
+        match self.0 {}
+    }
+}
