@@ -7,7 +7,7 @@
 //! registry. Nothing here knows what a job is.
 //!
 //! * `wire`: bytes; `registry`: its questions; `schemas`: what we write with; `outbox`: what is not yet confirmed
-//! * `client`: librdkafka's settings and callbacks; `topics`: what the broker has; `troubles`: what is wrong
+//! * `client`: what librdkafka calls back; `topics`: what the broker has; `troubles`: what is wrong
 //! * `writer`, `watch`, `reader`, `upkeep`: one thread each
 
 mod client;
@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{KafkaInput, KafkaReport};
+use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
@@ -39,7 +40,6 @@ use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
 use crate::sal;
 use crate::sal::ack::AckFields;
-use client::Role;
 pub use libraries::libraries;
 use outbox::{Message, Outbox};
 use schemas::Schemas;
@@ -195,7 +195,7 @@ impl Kafka {
     /// One line: what is not possible.
     pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
         options.check_build()?;
-        client::check(options, index)
+        broker::check(options, index)
     }
 
     /// Begins to join; from then on commands are sent to `taker`, and what else comes to `inputs`.

@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::client::{Reader, reason};
+use super::client::Reader;
 use super::outbox::Message;
 use super::reader::{Ended, Feed, POLL, Position, Taken};
 use super::topics::{self, Ranges};
 use super::upkeep::Upkeep;
 use super::{Shared, Stage, lock, spawn};
+use crate::broker::reason;
 use crate::clock::Moment;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
