@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
 use super::secret::Secret;
+use super::settings::Journal;
 use super::tree::shown;
 use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::csc::id::SalIndex;
@@ -90,11 +91,7 @@ kinds! {
 
     switch: bool, "true or false", Value::as_bool;
 
-    on_off: bool, "\"on\" or \"off\"", |value| match value.as_str() {
-        Some("on") => Some(true),
-        Some("off") => Some(false),
-        Some(_) | None => None,
-    };
+    journal: Journal, "\"on\", \"off\" or \"kafka\"", |value| value.as_str().and_then(|word| word.parse().ok());
 
     text: String, "text that is not empty", |value| text_of(value).filter(|text| !text.trim().is_empty());
 

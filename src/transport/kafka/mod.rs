@@ -70,6 +70,8 @@ struct Shared {
     closing: AtomicBool,
     /// The daemon does its work, with Kafka or without.
     has_begun: AtomicBool,
+    /// It may be seen that it runs.
+    may_claim: AtomicBool,
     own: OwnHeartbeats,
     /// Where partitions ended, as far as we know: from the broker's answers, or from what it took from us.
     ends: Mutex<BTreeMap<Place, i64>>,
@@ -221,6 +223,7 @@ impl Kafka {
             outbox,
             closing: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
+            may_claim: AtomicBool::new(false),
             own: OwnHeartbeats::default(),
             ends: Mutex::default(),
             skipped: Mutex::default(),
@@ -285,6 +288,16 @@ impl Kafka {
     #[must_use]
     pub fn is_connecting(&self) -> bool {
         self.shared.outbox.queue().stage == Stage::Connecting
+    }
+
+    /// The daemon is ready to be the one instance with its index.
+    pub fn claim(&self) {
+        self.shared.may_claim.store(true, Ordering::Release);
+    }
+
+    /// From now on nothing is written any more.
+    pub fn silence(&self) {
+        self.shared.enter(Stage::Connecting);
     }
 
     /// The daemon has begun its work: another instance that shows up from now on is not waited for.
