@@ -21,6 +21,7 @@
 //! | [`csc`] | the core: a pure state machine | HTTP, JSON, files, clocks, threads, the log |
 //! | [`sal`] | the SAL interface as data: topics, fields, codes | jobs, sockets |
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states, the command line |
+//! | `broker` | how a client of Kafka is made from the settings | topics, messages |
 //! | [`journal`] | the durable record of commands: SQLite, group commit, what the previous run left | what a command means |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker threads | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |
@@ -77,6 +78,8 @@
 #![recursion_limit = "256"]
 
 pub mod backend;
+#[cfg(feature = "kafka")]
+mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;

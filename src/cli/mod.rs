@@ -83,6 +83,8 @@ enum Failure {
 const EXIT_USAGE: u8 = 2;
 /// Exit code of a command that was refused or failed.
 const EXIT_REFUSED: u8 = 3;
+/// Exit code of a daemon whose journal another instance has taken over.
+const EXIT_FENCED: u8 = 5;
 /// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h); systemd does not restart after it.
 const EXIT_CONFIGURATION: u8 = 78;
 
@@ -113,7 +115,8 @@ impl Failure {
 
 /// Carries out a command line, the program's own name first, and returns the exit code of the process.
 ///
-/// 0 ok, 1 failure, 2 usage, 3 the command was refused or failed, 4 no daemon reachable, 78 bad configuration.
+/// 0 ok, 1 failure, 2 usage, 3 the command was refused or failed, 4 no daemon reachable, 5 another instance has
+/// taken over, 78 bad configuration.
 pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let task = flags::parse(argv).map_err(Failure::Usage);
     match task.and_then(|task| task(&mut Output::of_process())) {
@@ -130,6 +133,7 @@ fn run(line: &Line) -> Result<Task, String> {
             Ok(()) => return Ok(()),
             Err(daemon::Failure::Usage(reason)) => (reason, EXIT_USAGE),
             Err(daemon::Failure::Configuration(reason)) => (reason, EXIT_CONFIGURATION),
+            Err(daemon::Failure::Fenced(reason)) => (reason, EXIT_FENCED),
             Err(daemon::Failure::Other(reason)) => (reason, 1),
         };
         systemd::not_started(&reason);

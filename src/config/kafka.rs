@@ -41,6 +41,8 @@ pub struct Options {
     pub producer: Vec<(String, String)>,
     /// How long the start waits for another instance to end.
     pub start_wait: Duration,
+    /// The topic of the journal, if it has not its usual name.
+    pub journal_topic: Option<String>,
 }
 
 impl fmt::Debug for Options {
@@ -122,6 +124,7 @@ impl Options {
             consumer: file("CONSUMER", &settings.consumer_configuration)?,
             producer: file("PRODUCER", &settings.producer_configuration)?,
             start_wait: settings.start_wait,
+            journal_topic: settings.journal_topic.clone(),
         })
     }
 

@@ -56,6 +56,18 @@ impl fmt::Display for Listen {
     }
 }
 
+/// Where the journal is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString)]
+#[strum(serialize_all = "lowercase")]
+pub enum Journal {
+    /// In a file of the state directory.
+    On,
+    /// There is none.
+    Off,
+    /// In a topic of Kafka.
+    Kafka,
+}
+
 /// Defines the tables of the file: for each key its field, type and default, and how its value is read.
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident {
@@ -89,8 +101,8 @@ tables! {
         "socket" socket: Option<PathBuf> = None, "value::path";
         /// Directory of what must survive a restart.
         "state_dir" state_dir: Option<PathBuf> = None, "value::path";
-        /// Whether commands are journaled there.
-        "journal" journal: bool = true, "value::on_off";
+        /// Where commands are journaled.
+        "journal" journal: Journal = Journal::On, "value::journal";
         /// For how long commands that ended are remembered.
         "history_days" history: Duration = Duration::from_secs(30 * 24 * 3600), "value::days";
         /// The log.
@@ -221,6 +233,8 @@ tables! {
         "start_timeout_s" start_timeout: Duration = Duration::from_secs(30), "value::seconds";
         /// How long the start waits for another instance to end.
         "start_wait_s" start_wait: Duration = Duration::from_secs(15), "value::seconds";
+        /// Topic of the journal, where that is on Kafka.
+        "journal_topic" journal_topic: Option<String> = None, "value::word";
     }
 }
 
@@ -356,6 +370,7 @@ mod tests {
             "broker_client_configuration",
             "consumer_configuration",
             "producer_configuration",
+            "journal_topic",
             "host",
             "port",
             "password_file",

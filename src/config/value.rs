@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 use serde_yaml::Value;
 
 use super::secret::Secret;
-use super::settings::Listen;
+use super::settings::{Journal, Listen};
 use super::tree::shown;
 use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Polling};
 use crate::csc::id::SalIndex;
@@ -94,11 +94,7 @@ kinds! {
 
     switch: bool, "true or false", Value::as_bool;
 
-    on_off: bool, "\"on\" or \"off\"", |value| match value.as_str() {
-        Some("on") => Some(true),
-        Some("off") => Some(false),
-        Some(_) | None => None,
-    };
+    journal: Journal, "\"on\", \"off\" or \"kafka\"", |value| value.as_str().and_then(|word| word.parse().ok());
 
     polling: Polling, "\"auto\", \"each\" or \"list\"", |value| match value.as_str() {
         Some("auto") => Some(Polling::Auto { from: POLLED_BY_LIST }),

@@ -140,7 +140,7 @@ pub enum Input {
     Configuration(Result<Configuration, String>),
     /// The configuration directory was looked at.
     ConfigurationsAvailable(ConfigurationsAvailable),
-    /// What previous runs left; comes before anything else, or not at all.
+    /// What previous runs left; comes before [`Input::Joined`], or not at all.
     Recovered(Recovered),
     /// This record is durable.
     Journaled(Awaited),
@@ -227,7 +227,7 @@ enum RunState {
 /// The state machine.
 ///
 /// [`Csc::handle`] takes each input and dispatches it to the parts, which know nothing of each other.
-/// [`Input::Recovered`], if there is one, comes first; with [`Settings::joins`], [`Input::Joined`] comes before any command.
+/// [`Input::Recovered`], if there is one, comes before it joins; with [`Settings::joins`], [`Input::Joined`] comes before any command.
 #[derive(Debug)]
 pub struct Csc {
     ctx: Context,

@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::clock;
 use crate::config::Env;
 use crate::config::check::Report;
+use crate::config::settings::Journal;
 use crate::csc::id::SalIndex;
 use crate::csc::request::Action;
 use crate::journal::{self, Found};
@@ -72,11 +73,14 @@ impl Setup {
     }
 
     fn journal(&self, running: Option<&Json>) -> Result<String, String> {
-        let Some((path, identity)) = self.journal_file() else {
+        let Some(path) = self.journal_file() else {
+            if self.settings.journal == Journal::Kafka {
+                return Ok("in a topic of Kafka, which is checked at the start".to_owned());
+            }
             return Ok("off: a restart forgets all jobs".to_owned());
         };
         let shown = path.display();
-        match journal::examine(&path, identity)? {
+        match journal::examine(&path, self.identity())? {
             Found::Missing => Ok(format!("{shown} is to be made at the start")),
             Found::Sound => Ok(format!("{shown} is sound")),
             Found::InUse(process) => {

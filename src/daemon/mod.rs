@@ -27,7 +27,7 @@ use crate::csc::record::{Receipt, Record};
 use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
-use crate::journal::Journal;
+use crate::journal::{Journal, News, OpenError};
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
 use crate::transport::KafkaInput;
@@ -44,6 +44,12 @@ use turn::{Step, Turn};
 
 /// A turn that takes longer is logged.
 const SLOW_TURN: Duration = Duration::from_millis(100);
+/// The main loop turns each second: when it has not for so long, process or machine stood still.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+/// How long the journal may take to say, after that, whether another instance has taken over.
+const CONFIRMATION: Duration = Duration::from_secs(8);
+/// Time between two looks at what it says.
+const LOOK: Duration = Duration::from_millis(5);
 /// Longest wait for the last records to be written when the daemon ends.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -58,6 +64,8 @@ pub enum Failure {
     Usage(String),
     /// The settings are wrong.
     Configuration(String),
+    /// Another instance has taken over the journal, and with it all that is to be done.
+    Fenced(String),
     /// Anything else: the socket is in use, say.
     Other(String),
 }
@@ -88,6 +96,8 @@ struct Daemon {
     http_problem: Option<String>,
     /// When the clock was last compared.
     compared: Moment,
+    /// When the main loop last turned.
+    turned: Moment,
     /// How it has ended.
     end: Option<Result<(), Failure>>,
 }
@@ -102,6 +112,15 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     ended
 }
 
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Unusable(reason) => Self::Other(reason),
+            OpenError::Refused(reason) => Self::Configuration(reason),
+        }
+    }
+}
+
 impl Daemon {
     fn run(mut self, sources: Sources) -> Result<(), Failure> {
         // Nothing else may happen for long, and heartbeats must go out.
@@ -109,7 +128,10 @@ impl Daemon {
         self.set_timer(deadline);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
-            self.timed((&event).into(), |daemon| daemon.handle(event));
+            self.note_pause(&sources);
+            if self.end.is_none() {
+                self.timed((&event).into(), |daemon| daemon.handle(event));
+            }
             // What is due is done in time, however much happens.
             let is_due = Instant::now() >= deadline && self.end.is_none();
             if is_due {
@@ -125,6 +147,32 @@ impl Daemon {
         self.close(sources)
     }
 
+    /// Where process or machine stood still, another instance may have taken the journal over: nothing is done before it is
+    /// certain that none has.
+    fn note_pause(&mut self, sources: &Sources) {
+        let now = Moment::now();
+        let still = mem::replace(&mut self.turned, now).age(now);
+        let is_confirmed = |journal: &Journal| {
+            let confirmed = journal.status().confirmed;
+            confirmed.is_none_or(|confirmed| now.age(confirmed) > Duration::ZERO)
+        };
+        let until = Instant::now() + CONFIRMATION;
+        while still >= STOOD_STILL
+            && self.end.is_none()
+            && self.journal.as_ref().is_some_and(|journal| !is_confirmed(journal))
+        {
+            if let Ok(news) = sources.news.recv_timeout(LOOK) {
+                self.handle_news(news);
+            } else if Instant::now() >= until {
+                self.end = Some(Err(Failure::Other(format!(
+                    "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
+                     over: it has to start anew",
+                    still.as_secs_f64()
+                ))));
+            }
+        }
+    }
+
     fn timed(&mut self, name: &str, turn: impl FnOnce(&mut Self)) {
         let begun = Instant::now();
         turn(self);
@@ -137,6 +185,11 @@ impl Daemon {
 
     /// Publishes and records what is left.
     fn close(mut self, sources: Sources) -> Result<(), Failure> {
+        if let Some(Err(Failure::Fenced(_))) = self.end {
+            // Another instance speaks and acts for our index now.
+            drop(self.workers.cancel_queued());
+            return self.end.unwrap_or(Ok(()));
+        }
         for message in sources.logs.try_iter() {
             self.publish(&SalEvent::LogMessage(message), None);
         }
@@ -151,7 +204,10 @@ impl Daemon {
             let said = from_kafka.try_iter().filter_map(|input| match input {
                 KafkaInput::Delivered(receipt) => Some(Record::Delivered(receipt)),
                 // Too late.
-                KafkaInput::Joined | KafkaInput::ReadBack(_) | KafkaInput::DuplicateInstance(_) => None,
+                KafkaInput::Alone
+                | KafkaInput::Joined
+                | KafkaInput::ReadBack(_)
+                | KafkaInput::DuplicateInstance(_) => None,
             });
             let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
@@ -193,6 +249,7 @@ impl Daemon {
                 admitted.into_iter().for_each(|command| self.take(command));
             }
             Event::Journal(report) => self.turn.report(report),
+            Event::News(news) => self.handle_news(news),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
             Event::Question((query, to)) => {
                 // One that is not waited for any more.
@@ -215,8 +272,11 @@ impl Daemon {
             && self.kafka.as_ref().is_some_and(Kafka::is_connecting)
             && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
         {
-            log::warn!("Kafka is not there: starting without it, over the local socket alone; retrying");
-            self.join();
+            self.begin();
+            if !self.turn.is_recovering() {
+                log::warn!("Kafka is not there: starting without it, over the local socket alone; retrying");
+                self.join();
+            }
         }
         self.check_clock();
         self.turn.tick(self.journal.iter().flat_map(|journal| journal.reports().try_iter()));
@@ -224,7 +284,35 @@ impl Daemon {
         self.report_to_manager();
     }
 
-    /// No other instance is running, or nobody can be asked.
+    /// No other instance is running, or nobody can be asked: ours may take the journal over, and then be seen to run.
+    fn begin(&mut self) {
+        match (&self.journal, &self.kafka) {
+            (Some(journal), _) if self.turn.is_recovering() => journal.begin(),
+            (_, Some(kafka)) => kafka.claim(),
+            (_, None) => {}
+        }
+    }
+
+    fn handle_news(&mut self, news: News) {
+        match news {
+            News::Open(recovered) => {
+                let effects = self.turn.recovered(self.now(), *recovered);
+                self.run_effects(effects);
+                self.begin();
+            }
+            News::Refused(error) => self.end = Some(Err(error.into())),
+            News::Fenced(reason) => {
+                if let Some(kafka) = &self.kafka {
+                    kafka.silence();
+                }
+                let reason =
+                    format!("the journal is not ours any more, and nothing was done since: {reason}");
+                self.end = Some(Err(Failure::Fenced(reason)));
+            }
+        }
+    }
+
+    /// No other instance is running, or nobody can be asked, and what the previous run left is known.
     fn join(&mut self) {
         if let Some(kafka) = &self.kafka {
             kafka.begun();
@@ -265,6 +353,7 @@ impl Daemon {
                 let commands = self.admission.read_back(sent, Moment::now());
                 commands.into_iter().for_each(|command| self.take(command));
             }
+            KafkaInput::Alone => self.begin(),
             KafkaInput::Joined => {
                 self.admission.begin(Moment::now());
                 self.join();

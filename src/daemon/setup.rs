@@ -19,7 +19,7 @@ use crate::config::Env;
 use crate::config::check::{Report, check as check_path};
 use crate::config::component::{self, Reader};
 use crate::config::kafka::{self, Options, Problem};
-use crate::config::settings::{self, DEFAULT_PATH, Keys, Settings};
+use crate::config::settings::{self, DEFAULT_PATH, Journal, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::Identity;
@@ -43,7 +43,7 @@ pub(super) struct Setup {
     pub(super) log_level_fixed: bool,
     pub(super) index: SalIndex,
     pub(super) socket: Vec<Place>,
-    /// None without a journal: in a simulation that is not to keep anything, or where it is off.
+    /// None without a journal in a file: in a simulation that is not to keep anything, where it is off, or on Kafka.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) reader: Reader,
     pub(super) kafka: KafkaPlan,
@@ -100,6 +100,9 @@ impl Setup {
             simulated: args.simulate,
         };
         let kafka = noted(kafka_plan(args, &settings, env), &mut failures).unwrap_or(KafkaPlan::Off);
+        if settings.journal == Journal::Kafka {
+            noted(check_journal(&kafka), &mut failures);
+        }
         let log_level_fixed = args.log_level.is_some();
         let setup = Self { config, settings, keys, log_level_fixed, index, socket, state_dir, reader, kafka };
         (setup, failures)
@@ -124,12 +127,16 @@ impl Setup {
         Some(problem)
     }
 
-    /// The file of the journal, and whose it is; none without a journal.
-    pub(super) fn journal_file(&self) -> Option<(PathBuf, Identity)> {
-        let simulated = self.reader.simulated;
+    /// Whose the journal is.
+    pub(super) fn identity(&self) -> Identity {
+        Identity { index: self.index, simulated: self.reader.simulated }
+    }
+
+    /// The file of the journal, if it is in one.
+    pub(super) fn journal_file(&self) -> Option<PathBuf> {
         // A simulation never writes to the real one.
-        let path = self.state_dir.as_ref()?.join(if simulated { "simulated.db" } else { "journal.db" });
-        Some((path, Identity { index: self.index, simulated }))
+        let name = if self.reader.simulated { "simulated.db" } else { "journal.db" };
+        self.state_dir.as_ref().map(|dir| dir.join(name))
     }
 
     /// What carries out the commands of our index.
@@ -174,7 +181,7 @@ impl Setup {
             resubmit_limit: uws.resubmit_limit,
             history: self.settings.history,
             uptime: clock::uptime(),
-            journal: self.state_dir.is_some(),
+            journal: self.state_dir.is_some() || self.settings.journal == Journal::Kafka,
             joins: matches!(self.kafka, KafkaPlan::On(_)),
             polling: uws.polling,
             connections: uws.connections,
@@ -298,10 +305,25 @@ fn no_index() -> Failure {
 /// The journal is all that is kept there.
 fn state_dir(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Option<PathBuf>, Failure> {
     match args.state_dir.clone() {
-        _ if !settings.journal => Ok(None),
+        _ if settings.journal != Journal::On => Ok(None),
         dir if dir.is_some() || args.simulate => Ok(dir),
         _ => settings.state_dir.clone().map_or_else(|| default_state_dir(env), Ok).map(Some),
     }
+}
+
+/// Whether the journal can be on Kafka.
+fn check_journal(kafka: &KafkaPlan) -> Result<(), Failure> {
+    let problem = match kafka {
+        _ if !cfg!(feature = "kafka") => "this build has no Kafka: install a full build",
+        KafkaPlan::On(_) => return Ok(()),
+        KafkaPlan::Impossible(problem) => problem,
+        KafkaPlan::Off => {
+            "Kafka is off: set kafka.brokers or LSST_KAFKA_BROKER_ADDR, and leave out --no-kafka"
+        }
+    };
+    Err(Failure::Configuration(format!(
+        "the journal cannot be on Kafka (journal = \"kafka\" in ocps.toml): {problem}"
+    )))
 }
 
 fn kafka_plan(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<KafkaPlan, Failure> {

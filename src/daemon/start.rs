@@ -12,13 +12,17 @@ use super::turn::Turn;
 use super::{Daemon, Failure};
 use crate::backend::workers::Workers;
 use crate::clock::{self, Moment};
+#[cfg(feature = "kafka")]
+use crate::config::settings;
 use crate::config::watcher;
 use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::record::Recovered;
 use crate::csc::time::Time;
 use crate::http::{self, Question};
-use crate::journal::{Journal, Limits, OpenError};
+#[cfg(feature = "kafka")]
+use crate::journal::topic::Address;
+use crate::journal::{Journal, Limits};
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
 use crate::timer;
@@ -51,7 +55,11 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
             .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let (journal, recovered) = open_journal(&setup)?;
+    let (journal, recovered) = open_journal(&setup)?.unzip();
+    let recovered = recovered.unwrap_or_else(|| {
+        // A previous run may have left jobs.
+        Some(Recovered { unsearched: true, ..Recovered::default() })
+    });
     let state_dir_problem = setup.state_dir_problem();
     let (hub, clients) = open_socket(&setup)?;
     let (kafka, (inputs, commands)) = start_kafka(&setup)?;
@@ -68,7 +76,11 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
 
     let epoch = Instant::now();
     let start = Time { mono: Duration::ZERO, tai: clock::now() };
-    let (turn, effects) = Turn::new(setup.core(), fastrand::u64(..), start, &args.goal, recovered);
+    let (core, seed) = (setup.core(), fastrand::u64(..));
+    let (turn, effects) = match recovered {
+        Some(recovered) => Turn::new(core, seed, start, &args.goal, recovered),
+        None => Turn::opening(core, seed, start, &args.goal),
+    };
     let mut daemon = Daemon {
         epoch,
         turn,
@@ -88,11 +100,13 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         figures: Figures::new(),
         http_problem,
         compared: Moment::now(),
+        turned: Moment::now(),
         end: None,
     };
     daemon.run_effects(effects);
     daemon.run_turn();
-    let journal = daemon.journal.as_ref().map_or_else(never, |journal| journal.reports().clone());
+    let channels = daemon.journal.as_ref().map(|journal| (journal.reports().clone(), journal.news().clone()));
+    let (journal, news) = channels.unwrap_or_else(|| (never(), never()));
     let kafka = inputs;
     daemon.run(Sources {
         clients,
@@ -101,6 +115,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         kafka,
         commands,
         journal,
+        news,
         logs,
         questions,
         signals,
@@ -138,18 +153,17 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
     Ok((hub, clients))
 }
 
-/// The journal, and what the previous run left in it.
-fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Recovered), Failure> {
-    let Some((path, identity)) = setup.journal_file() else {
-        // A previous run may have left jobs.
-        return Ok((None, Recovered { unsearched: true, ..Recovered::default() }));
-    };
-    let opened = Journal::open(&path, identity, Limits::new(setup.settings.history));
-    let (journal, recovered) = opened.map_err(|error| match error {
-        OpenError::Unusable(reason) => Failure::Other(reason),
-        OpenError::Refused(reason) => Failure::Configuration(reason),
-    })?;
-    Ok((Some(journal), recovered))
+/// The journal, and what the previous run left in it; none while it is not open. No journal where none is kept.
+fn open_journal(setup: &Setup) -> Result<Option<(Journal, Option<Recovered>)>, Failure> {
+    let history = setup.settings.history;
+    #[cfg(feature = "kafka")]
+    if let (settings::Journal::Kafka, KafkaPlan::On(options)) = (setup.settings.journal, &setup.kafka) {
+        let address = Address::new(options.as_ref().clone(), setup.identity(), Limits::in_memory(history));
+        return Ok(Some((Journal::on_topic(address)?, None)));
+    }
+    let Some(path) = setup.journal_file() else { return Ok(None) };
+    let (journal, recovered) = Journal::open(&path, setup.identity(), Limits::new(history))?;
+    Ok(Some((journal, Some(recovered))))
 }
 
 /// What comes over Kafka.

@@ -56,6 +56,8 @@ pub enum Step {
 pub struct Turn {
     csc: Csc,
     has_journal: bool,
+    /// Until it is known what the previous run left.
+    goal: Option<Goal>,
     has_joined: bool,
     has_started: bool,
     /// Transitions of the start that have not ended; once it has joined, the first is under way.
@@ -81,27 +83,46 @@ impl Turn {
         goal: &Goal,
         recovered: Recovered,
     ) -> (Self, Vec<Effect>) {
-        let mut effects = Vec::new();
-        let (has_journal, joins) = (settings.journal, settings.joins);
-        let transitions = transitions(goal, &recovered, now, &mut effects);
-        let csc = Csc::new(settings, seed, now, &mut effects);
-        let mut inputs = VecDeque::from([Input::Recovered(recovered)]);
+        let joins = settings.joins;
+        let (mut turn, mut effects) = Self::opening(settings, seed, now, goal);
+        effects.extend(turn.recovered(now, recovered));
         if !joins {
-            inputs.push_back(Input::Joined);
+            turn.inputs.push_back(Input::Joined);
         }
+        (turn, effects)
+    }
+
+    /// A core whose journal is still being opened: it waits for [`Turn::recovered`], before which it must not join. Also what is
+    /// to be carried out first.
+    #[must_use]
+    pub fn opening(settings: Settings, seed: u64, now: Time, goal: &Goal) -> (Self, Vec<Effect>) {
+        let mut effects = Vec::new();
+        let has_journal = settings.journal;
+        let csc = Csc::new(settings, seed, now, &mut effects);
         let turn = Self {
             csc,
             has_journal,
+            goal: Some(goal.clone()),
             has_joined: false,
             has_started: false,
-            transitions,
+            transitions: VecDeque::new(),
             start_problem: None,
             early: VecDeque::new(),
             reached: None,
-            inputs,
+            inputs: VecDeque::new(),
             records: Vec::new(),
         };
         (turn, effects)
+    }
+
+    /// What the previous run left is known; gives what is to be carried out at once.
+    pub fn recovered(&mut self, now: Time, recovered: Recovered) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if let Some(goal) = self.goal.take() {
+            self.transitions = transitions(&goal, &recovered, now, &mut effects);
+            self.inputs.push_back(Input::Recovered(recovered));
+        }
+        effects
     }
 
     /// A command came.
@@ -234,6 +255,12 @@ impl Turn {
     #[must_use]
     pub fn csc(&self) -> &Csc {
         &self.csc
+    }
+
+    /// Whether it waits for [`Turn::recovered`].
+    #[must_use]
+    pub fn is_recovering(&self) -> bool {
+        self.goal.is_some()
     }
 
     /// Whether it waits for [`Input::Joined`].

@@ -1,10 +1,11 @@
 //! The durable record of commands: what outlives the process.
 //!
-//! A thread writes the core's records to a file, all that waits in one commit, and reports what is durable. The main
-//! loop never waits for it: [`Journal::write`] hands records over, [`Journal::reports`] is for its `select!`.
+//! A thread writes the core's records to a file or to a topic of Kafka, all that waits in one commit, and reports what is
+//! durable. The main loop never waits for it: [`Journal::write`] hands records over, [`Journal::reports`] is for its
+//! `select!`.
 //!
-//! * `format`: records as rows; `schema`: the tables and their versions; `open`: the file; `lock`: its directory;
-//!   [`store`]: SQLite; [`writer`]: when to write and what to report, without thread, clock or disk; [`error`]: what
+//! * `format`: records as rows; `schema`: the tables and their versions; `tables`: what is done with them; `open`: the
+//!   file; `lock`: its directory; [`store`]: SQLite; `topic`: Kafka; `rows`: rows as its messages; [`writer`]: when to write and what to report, without thread, clock or disk; [`error`]: what
 //!   can go wrong, in words.
 //!
 //! Invariants: what was reported as durable is found again after a crash of the process or of the machine; the
@@ -15,8 +16,13 @@ pub mod error;
 mod format;
 mod lock;
 mod open;
+#[cfg(feature = "kafka")]
+mod rows;
 mod schema;
 pub mod store;
+mod tables;
+#[cfg(feature = "kafka")]
+pub mod topic;
 pub mod writer;
 
 use std::fmt;
@@ -27,13 +33,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use crate::clock;
+use crate::clock::{self, Moment};
 use crate::csc::id::SalIndex;
 use crate::csc::record::{HISTORY_MAX, Record, Recovered};
 use crate::csc::time::Time;
 pub use error::OpenError;
 use lock::Lock;
-use store::Sqlite;
+use store::{Sqlite, Store};
 pub use writer::Report;
 use writer::{Writer, load};
 
@@ -44,6 +50,10 @@ const WAITING_MAX: usize = 50_000;
 /// When more records than these would wait, those of commands that were seen are not taken: without them, a command
 /// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
 const SEEN_WAITING: usize = 10_000;
+
+/// First and longest wait between tries to open a topic while its broker is away.
+#[cfg(feature = "kafka")]
+const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
 /// The instance that owns a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +83,7 @@ pub struct Limits {
     pub history_rows: i64,
     /// In how many bytes of the file.
     pub history_bytes: i64,
-    /// Largest size of the file, in bytes; beyond it, nothing more is written.
+    /// Largest size of the file, or of the tables in memory, in bytes; beyond it, nothing more is written.
     pub file_bytes: i64,
 }
 
@@ -88,6 +98,12 @@ impl Limits {
             history_bytes: 1 << 30,
             file_bytes: 4 << 30,
         }
+    }
+
+    /// The same for tables that are in memory, of which there is less: 16 MiB of 128 MiB.
+    #[must_use]
+    pub fn in_memory(history: Duration) -> Self {
+        Self { history_bytes: 16 << 20, file_bytes: 128 << 20, ..Self::new(history) }
     }
 }
 
@@ -114,6 +130,8 @@ pub struct Status {
     pub last_commit: Option<Duration>,
     /// Since when the disk has not answered to what is being done.
     pub busy_since: Option<Instant>,
+    /// When it was certain for the last time that no other instance has taken it over, if one could.
+    pub confirmed: Option<Moment>,
 }
 
 /// What a look at a journal found.
@@ -141,11 +159,25 @@ pub fn examine(path: &Path, identity: Identity) -> Result<Found, String> {
     store::examine(path, identity).map(|()| Found::Sound)
 }
 
-/// An open journal and its thread.
+/// What happened to a journal as a whole.
+#[derive(Debug)]
+pub enum News {
+    /// It was opened; what a previous run left.
+    Open(Box<Recovered>),
+    /// It cannot be opened.
+    Refused(OpenError),
+    /// Another instance has opened it: nothing can be written any more, why in one line. The process ends at once.
+    Fenced(String),
+}
+
+/// A journal and its thread.
 #[derive(Debug)]
 pub struct Journal {
     batches: Sender<Vec<Record>>,
     reports: Receiver<Report>,
+    news: Receiver<News>,
+    /// Asks for it to be opened.
+    begin: Sender<()>,
     /// How the thread ended.
     closed: Receiver<Result<(), String>>,
     status: Arc<Mutex<Status>>,
@@ -161,30 +193,59 @@ impl Journal {
     pub fn open(path: &Path, identity: Identity, limits: Limits) -> Result<(Self, Recovered), OpenError> {
         let lock = Lock::take(path).map_err(OpenError::Unusable)?;
         let (store, recovered) = Sqlite::open(path, identity, limits, clock::now(), Some(lock))?;
-        let status = Arc::new(Mutex::new(Status {
-            path: path.to_owned(),
-            notice: store.notice.clone(),
-            ..Status::default()
-        }));
+        let notice = store.notice().map(str::to_owned);
+        let status = Status { path: path.to_owned(), notice, ..Status::default() };
+        let journal = Self::start(status, move |channels, _| channels.worker(store).run());
+        Ok((journal?, recovered))
+    }
+
+    /// A journal in a topic, whose thread opens it when [`Journal::begin`] asks for it, however long its broker is away,
+    /// and then says so ([`Journal::news`]).
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    #[cfg(feature = "kafka")]
+    pub fn on_topic(address: topic::Address) -> Result<Self, OpenError> {
+        let path = format!("{} on {}", address.name, address.options.brokers).into();
+        Self::start(Status { path, ..Status::default() }, move |channels, begun| {
+            match channels.open(&address, begun) {
+                Some(store) => channels.worker(store).run(),
+                None => drop(channels.end.send(Ok(()))),
+            }
+        })
+    }
+
+    fn start(
+        status: Status,
+        run: impl FnOnce(Channels, &Receiver<()>) + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let path = status.path.clone();
+        let status = Arc::new(Mutex::new(status));
         // Bounded by `WAITING_MAX`.
         let (batches, queue) = unbounded();
         // At most two for each batch, and so bounded too: only the main loop writes, and it also drains these.
         let (report, reports) = unbounded();
         let (end, closed) = bounded(1);
-        let worker = Worker {
-            writer: Writer::new(store),
-            epoch: Instant::now(),
-            queue,
-            report,
-            end,
-            status: Arc::clone(&status),
-        };
-        let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || worker.run());
+        let (begin, begun) = bounded(1);
+        let (told, news) = bounded(2);
+        let channels = Channels { queue, report, news: told, end, status: Arc::clone(&status) };
+        let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || run(channels, &begun));
         spawned.map_err(|error| {
             let path = path.display();
             OpenError::Unusable(format!("the journal {path} cannot be used: no thread for it: {error}"))
         })?;
-        Ok((Self { batches, reports, closed, status }, recovered))
+        Ok(Self { batches, reports, news, begin, closed, status })
+    }
+
+    /// Asks for it to be opened; once is enough.
+    pub fn begin(&self) {
+        let _ = self.begin.try_send(());
+    }
+
+    /// What happens to it as a whole.
+    #[must_use]
+    pub fn news(&self) -> &Receiver<News> {
+        &self.news
     }
 
     /// Hands over the records of one turn, which are kept together or not at all. Never waits.
@@ -229,11 +290,11 @@ impl Journal {
     /// # Errors
     /// One line: what was not written, and why; or the disk does not answer.
     pub fn close(self, timeout: Duration) -> Result<(), String> {
-        let Self { batches, closed, status, reports: _ } = self;
-        drop(batches);
+        let Self { batches, begin, closed, status, reports: _, news: _ } = self;
+        drop((batches, begin));
         let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
             let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting);
-            Err(format!("its disk did not answer for {seconds} s; {waiting} records wait"))
+            Err(format!("it did not answer for {seconds} s; {waiting} records wait"))
         });
         closed
             .map_err(|error| format!("the journal {} is not complete: {error}", lock(&status).path.display()))
@@ -241,38 +302,91 @@ impl Journal {
 }
 
 /// The other side.
-struct Worker {
-    writer: Writer<Sqlite>,
-    epoch: Instant,
+struct Channels {
     queue: Receiver<Vec<Record>>,
     report: Sender<Report>,
+    news: Sender<News>,
     end: Sender<Result<(), String>>,
     status: Arc<Mutex<Status>>,
 }
 
-impl Worker {
+impl Channels {
+    fn worker<S: Store>(self, store: S) -> Worker<S> {
+        lock(&self.status).confirmed = store.confirmed();
+        Worker { writer: Writer::new(store), epoch: Instant::now(), channels: self }
+    }
+
+    /// Opens a topic when that is asked for; none if it is refused, or the daemon ends before.
+    #[cfg(feature = "kafka")]
+    fn open(&self, address: &topic::Address, begun: &Receiver<()>) -> Option<topic::Topic> {
+        begun.recv().ok()?;
+        let since = Instant::now();
+        let mut wait = OPEN_AGAIN.0;
+        loop {
+            match address.prepare().and_then(|()| topic::Topic::open(address, clock::now())) {
+                Ok((topic, recovered)) => {
+                    lock(&self.status).problem = None;
+                    // It is taken while the main loop turns.
+                    let _ = self.news.send(News::Open(Box::new(recovered)));
+                    return Some(topic);
+                }
+                Err(topic::Unopened::Refused(error)) => {
+                    let _ = self.news.send(News::Refused(error));
+                    begun.iter().for_each(drop);
+                    return None;
+                }
+                Err(topic::Unopened::Away(reason)) => {
+                    if lock(&self.status).problem.replace((reason.clone(), since)).is_none() {
+                        log::warn!("{reason}; retrying");
+                    }
+                }
+            }
+            if begun.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+                return None;
+            }
+            wait = (wait * 2).min(OPEN_AGAIN.1);
+        }
+    }
+}
+
+/// What writes.
+struct Worker<S> {
+    writer: Writer<S>,
+    epoch: Instant,
+    channels: Channels,
+}
+
+impl<S: Store> Worker<S> {
     fn run(mut self) {
         loop {
-            match self.queue.recv_deadline(self.epoch + self.writer.wake_at()) {
+            match self.channels.queue.recv_deadline(self.epoch + self.writer.wake_at()) {
                 Ok(first) => {
                     self.writer.take(first);
-                    self.queue.try_iter().for_each(|records| self.writer.take(records));
+                    self.channels.queue.try_iter().for_each(|records| self.writer.take(records));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.turn();
+            if let Some(reason) = self.writer.store.fenced() {
+                let Channels { queue, news, end, .. } = self.channels;
+                let _ = news.send(News::Fenced(reason.to_owned()));
+                // Nothing of what still comes is written.
+                queue.iter().for_each(drop);
+                let _ = end.send(Err(reason.to_owned()));
+                return;
+            }
         }
         let now = self.begin();
         let (reports, finished) = self.writer.finish(now);
         self.send(reports);
         // If nothing waits for it any more, it is too late anyway.
-        let _ = self.end.send(finished.and(self.writer.store.close()));
+        let _ = self.channels.end.send(finished.and(self.writer.store.close()));
     }
 
     fn begin(&self) -> Time {
         let begun = Instant::now();
-        lock(&self.status).busy_since = Some(begun);
+        lock(&self.channels.status).busy_since = Some(begun);
         Time { mono: begun - self.epoch, tai: clock::now() }
     }
 
@@ -281,13 +395,14 @@ impl Worker {
         let (now, waited, load) = (self.begin(), self.writer.waiting(), self.writer.load);
         let reports = self.writer.turn(now);
         let written = waited.saturating_sub(self.writer.waiting());
-        let mut status = lock(&self.status);
+        let mut status = lock(&self.channels.status);
         status.waiting = status.waiting.saturating_sub(written);
         status.load = status.load.saturating_sub(load.saturating_sub(self.writer.load));
         status.problem =
             self.writer.failure.as_ref().map(|failure| (failure.reason.clone(), self.epoch + failure.since));
         status.upkeep_problem = self.writer.upkeep_problem.clone();
-        status.notice = self.writer.store.notice.clone();
+        status.notice = self.writer.store.notice().map(str::to_owned);
+        status.confirmed = self.writer.store.confirmed();
         let begun = status.busy_since.take();
         if written > 0 {
             status.commits += 1;
@@ -296,21 +411,24 @@ impl Worker {
             status.last_commit = begun.map(|begun| begun.elapsed());
         }
         drop(status);
-        self.send(reports);
+        // Who is fenced has no more to say.
+        if self.writer.store.fenced().is_none() {
+            self.send(reports);
+        }
     }
 
     fn send(&self, reports: Vec<Report>) {
         for mut report in reports {
             if let Report::Failed(reason) = &mut report {
-                let path = lock(&self.status).path.clone();
+                let path = lock(&self.channels.status).path.clone();
                 *reason = format!("the journal {} cannot be written: {reason}", path.display());
             }
             // At the end, the main loop does not listen any more.
-            let _ = self.report.send(report);
+            let _ = self.channels.report.send(report);
         }
     }
 }
 
-fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
-    status.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -135,9 +135,7 @@ impl Place {
     }
 
     fn check_identity(&self, connection: &Connection) -> Result<(), Fault> {
-        let query = "SELECT sal_index, simulated FROM journal";
-        let (number, simulated): (i32, bool) = connection.query_row(query, [], |row| row.try_into())?;
-        let found = Identity { index: SalIndex::parse(&number.to_string())?, simulated };
+        let found = identity(connection)?;
         if found == self.identity {
             return Ok(());
         }
@@ -162,10 +160,7 @@ impl Place {
     pub(super) fn populate(&self, connection: &mut Connection) -> rusqlite::Result<()> {
         let transaction = connection.transaction()?;
         schema::migrate(&transaction, self.steps)?;
-        transaction.execute(
-            "INSERT INTO journal (only, sal_index, simulated, lives, last_key, searched) VALUES (1, ?, ?, 0, 0, 0)",
-            params![self.identity.index.number(), self.identity.simulated],
-        )?;
+        introduce(&transaction, self.identity)?;
         transaction.commit()
     }
 
@@ -220,6 +215,19 @@ impl Place {
     }
 }
 
+/// Says in an empty journal which instance owns it.
+pub(super) fn introduce(connection: &Connection, identity: Identity) -> rusqlite::Result<()> {
+    let insert = "INSERT INTO journal (only, sal_index, simulated, lives, last_key, searched) VALUES (1, ?, ?, 0, 0, 0)";
+    connection.execute(insert, params![identity.index.number(), identity.simulated]).map(drop)
+}
+
+/// The instance that owns a journal.
+pub(super) fn identity(connection: &Connection) -> Result<Identity, Fault> {
+    let query = "SELECT sal_index, simulated FROM journal";
+    let (number, simulated): (i32, bool) = connection.query_row(query, [], |row| row.try_into())?;
+    Ok(Identity { index: SalIndex::parse(&number.to_string())?, simulated })
+}
+
 /// Sets all options.
 pub(super) fn set_options(connection: &Connection, limits: Limits) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
@@ -228,6 +236,11 @@ pub(super) fn set_options(connection: &Connection, limits: Limits) -> rusqlite::
     // Only we say when: what is refused stays as it is.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch(OPTIONS)?;
+    set_limit(connection, limits)
+}
+
+/// Sets how large it may be, unless it is larger already.
+pub(super) fn set_limit(connection: &Connection, limits: Limits) -> rusqlite::Result<()> {
     let page_size: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
     connection.pragma_update(None, "max_page_count", limits.file_bytes.checked_div(page_size).unwrap_or(1))
 }

@@ -1,6 +1,6 @@
 //! The tables of the journal: each version is a step from the one before, the first from an empty file.
 
-use rusqlite::{Connection, Transaction};
+use rusqlite::Connection;
 
 use super::error::Fault;
 
@@ -19,14 +19,14 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<usize> {
     Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
 
-/// Takes the steps that are missing.
-pub(super) fn migrate(transaction: &Transaction<'_>, steps: Steps) -> rusqlite::Result<()> {
-    let version = version(transaction)?;
+/// Takes the steps that are missing, in the open transaction.
+pub(super) fn migrate(connection: &Connection, steps: Steps) -> rusqlite::Result<()> {
+    let version = version(connection)?;
     for (step, next) in steps.iter().zip(1_i64..).skip(version) {
-        transaction.execute_batch(step)?;
-        transaction.pragma_update(None, "user_version", next)?;
+        connection.execute_batch(step)?;
+        connection.pragma_update(None, "user_version", next)?;
     }
-    transaction.pragma_update(None, "application_id", APPLICATION)
+    connection.pragma_update(None, "application_id", APPLICATION)
 }
 
 /// Checks that the tables are those of the file's version, to the letter.
@@ -53,6 +53,7 @@ fn tables(connection: &Connection) -> rusqlite::Result<Vec<[Option<String>; 4]>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rusqlite::Transaction;
 
     const LATER: Steps =
         &[STEPS[0], "ALTER TABLE commands ADD COLUMN cost REAL", "UPDATE journal SET lives = 100"];

@@ -7,31 +7,28 @@
 //! connection can still read it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rusqlite::types::Null;
-use rusqlite::{Connection, Row, ToSql, Transaction, TransactionBehavior, named_params, params};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::error::{Fault, OpenError, size, wal};
-use super::format::{self, AcceptedForm, CompletionForm, Plain, ResultForm, column, get, kind, text};
 use super::lock::Lock;
 use super::open::{self, Files, Place, QUIET, WHOLE};
 use super::schema::STEPS;
+use super::tables::{apply, prune, recover};
 use super::{Identity, Limits};
-use crate::csc::command::Sender;
-use crate::csc::id::EntryKey;
-use crate::csc::record::{Deliverable, HISTORY_MAX, Receipt, Record, Recovered, SEEN_MAX};
+use crate::clock::Moment;
+use crate::csc::record::{Record, Recovered};
 use crate::csc::time::Tai;
 
-/// Most bytes of the commands that are read at the start although they are settled, so that large results do not fill
-/// the memory.
-const HISTORY_BYTES: i64 = 64 << 20;
-/// Most commands that are pruned in one turn of upkeep.
-const PRUNED_AT_ONCE: usize = 200;
 /// How large the `-wal` file may grow between quiet turns, in bytes.
 const WAL_MAX: u64 = 64 << 20;
 
 /// Where records are kept.
 pub trait Store {
+    /// Time between upkeeps when nothing is written, and after one that failed: what is wrong is noticed then.
+    const UPKEEP_EVERY: Duration = Duration::from_secs(10);
+
     /// Keeps these records, in this order: all of them or none. They are durable when it returns.
     ///
     /// It may be called again after an error, and then with these records again, or some of them.
@@ -45,6 +42,32 @@ pub trait Store {
     /// # Errors
     /// One line: why it did not work; nothing is lost.
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String>;
+
+    /// Why nothing can ever be written again, if so: another writer has taken the place of this one.
+    fn fenced(&self) -> Option<&str> {
+        None
+    }
+
+    /// When it was certain for the last time that this is the only writer, if there could be another.
+    fn confirmed(&self) -> Option<Moment> {
+        None
+    }
+
+    /// What people should know of it.
+    fn notice(&self) -> Option<&str> {
+        None
+    }
+
+    /// Puts all in order and closes it; what was committed is durable anyhow.
+    ///
+    /// # Errors
+    /// One line: why that did not work.
+    fn close(self) -> Result<(), String>
+    where
+        Self: Sized,
+    {
+        Ok(())
+    }
 }
 
 /// What is left to do in quiet turns.
@@ -70,15 +93,15 @@ pub struct Sqlite {
     connection: Option<Connection>,
     /// Whether the last write failed.
     needs_repair: bool,
-    /// What people should know of it: it was missing at the start, or was deleted since.
-    pub notice: Option<String>,
+    /// It was missing at the start, or was deleted since.
+    notice: Option<String>,
     /// How often the file was copied to its place again.
     copies: u32,
 }
 
 /// Checks a journal that nobody uses, and changes nothing.
 pub(super) fn examine(path: &Path, identity: Identity) -> Result<(), String> {
-    let limits = Limits::new(std::time::Duration::ZERO);
+    let limits = Limits::new(Duration::ZERO);
     let place = Place { path: path.to_owned(), identity, limits, steps: STEPS };
     place.examine().map_err(|fault| match fault.refusal(path) {
         OpenError::Unusable(reason) | OpenError::Refused(reason) => reason,
@@ -161,16 +184,6 @@ impl Sqlite {
     pub fn recover(&self) -> Result<Recovered, String> {
         let connection = self.connection.as_ref().ok_or("it is not open")?;
         recover(connection).map_err(|fault| fault.reason(&self.place.path))
-    }
-
-    /// Brings all to the main file and closes it; the `-wal` file is gone then.
-    ///
-    /// # Errors
-    /// One line; what was committed is durable all the same.
-    pub fn close(mut self) -> Result<(), String> {
-        let usable = self.usable().map(drop);
-        let closed = usable.and_then(|()| self.connection.take().map_or(Ok(()), open::close));
-        closed.map_err(|fault| fault.reason(&self.place.path))
     }
 
     /// The connection, if all is as it should be or can be made so.
@@ -262,19 +275,27 @@ impl Sqlite {
 
 impl Store for Sqlite {
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let apply = |transaction: &Transaction<'_>| {
-            records.iter().try_for_each(|record| apply_record(transaction, record))
-        };
-        let mut result = self.transact(apply);
+        let mut result = self.transact(|transaction| apply(transaction, records));
         if result.as_ref().is_err_and(Fault::is_lack_of_room) {
             // What was committed takes less room in the main file, and the repair brings it there.
-            result = self.transact(apply).or(result);
+            result = self.transact(|transaction| apply(transaction, records)).or(result);
         }
         result.map_err(|fault| fault.reason(&self.place.path))
     }
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
         self.keep_up(now).map_err(|fault| fault.reason(&self.place.path))
+    }
+
+    fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    /// Brings all to the main file; the `-wal` file is gone then.
+    fn close(mut self) -> Result<(), String> {
+        let usable = self.usable().map(drop);
+        let closed = usable.and_then(|()| self.connection.take().map_or(Ok(()), open::close));
+        closed.map_err(|fault| fault.reason(&self.place.path))
     }
 }
 
@@ -290,95 +311,4 @@ fn lost_before(path: &Path, runs: i64, noted: i64) -> Option<String> {
          first start looks for",
         path.display()
     ))
-}
-
-/// Applies a record; doing so again changes nothing. One of a command that is not known is dropped.
-fn apply_record(transaction: &Transaction<'_>, record: &Record) -> Result<(), Fault> {
-    let execute = |sql: &str, parameters: &[&dyn ToSql]| -> Result<(), Fault> {
-        transaction.prepare_cached(sql)?.execute(parameters)?;
-        Ok(())
-    };
-    let set = |key: &EntryKey, column: &str, value: &dyn ToSql| {
-        execute(&format!("UPDATE commands SET {column} = ? WHERE key = ?"), params![value, key.plain()])
-    };
-    match record {
-        Record::Accepted(entry) => {
-            let (key, document) = (entry.key.plain(), text(&**entry, AcceptedForm::serialize)?);
-            let (boot, uptime) =
-                entry.uptime.map(|uptime| (uptime.boot.plain(), uptime.since.plain())).unzip();
-            execute(
-                "INSERT INTO commands (key, kind, accepted, boot, uptime, document) VALUES (?, ?, ?, ?, ?, ?)
-                 ON CONFLICT (key) DO NOTHING",
-                params![key, kind(&entry.work), column(entry.accepted), boot, uptime, document],
-            )?;
-            execute("UPDATE journal SET last_key = max(last_key, ?)", params![key])
-        }
-        Record::Created { key, job_id } => set(key, "job_id", &job_id.as_str()),
-        Record::Suspected { key, until } => set(key, "suspected", &column(*until)),
-        Record::Cleared { key } => set(key, "suspected", &Null),
-        Record::Ended { key, end } => {
-            let result = end.result.as_ref().map(|result| text(result, ResultForm::serialize));
-            set(key, "result", &result.transpose()?)?;
-            set(key, "ending", &text(&**end, CompletionForm::serialize)?)?;
-            set(key, "ended", &column(end.at))
-        }
-        Record::Delivered(Receipt { key, what: Deliverable::Result }) => set(key, "said_result", &true),
-        Record::Delivered(Receipt { key, what: Deliverable::Ack }) => set(key, "said_ack", &true),
-        Record::Seen { sender: Sender { via: _, identity, origin, seq_num, sent }, at } => execute(
-            "INSERT OR REPLACE INTO seen (at, identity, origin, seq_num, sent) VALUES (?, ?, ?, ?, ?)",
-            params![column(*at), identity, origin, seq_num.plain(), sent.plain().cast_signed()],
-        ),
-        Record::Searched => execute("UPDATE journal SET searched = 1", params![]),
-        Record::State { state, override_name } => execute(
-            "INSERT OR REPLACE INTO summary_state (only, state, override) VALUES (1, ?, ?)",
-            params![state.plain(), override_name],
-        ),
-    }
-}
-
-/// Deletes a bounded part of what need not be kept any more, the first commands first.
-///
-/// The clock may be wrong: the last commands are kept whatever their age.
-fn prune(transaction: &Transaction<'_>, limits: Limits, now: Tai) -> Result<Upkeep, Fault> {
-    transaction.execute("DELETE FROM seen WHERE number <= (SELECT max(number) FROM seen) - ?", [SEEN_MAX])?;
-    let number = |pragma: &str| transaction.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-    let used = (number("page_count")? - number("freelist_count")?).saturating_mul(number("page_size")?);
-    let mut statement = transaction.prepare_cached(include_str!("prune.sql"))?;
-    let pruned = statement.execute(named_params! {
-        ":rows": if used > limits.history_bytes { 0 } else { limits.history_rows },
-        ":least": limits.history_least,
-        ":expired": now.0 - limits.history.as_secs_f64(),
-        ":most": PRUNED_AT_ONCE,
-    })?;
-    Ok(if pruned < PRUNED_AT_ONCE { Upkeep::Done } else { Upkeep::More })
-}
-
-/// What is recovered.
-const COMMANDS: &str = include_str!("recover.sql");
-
-fn recover(connection: &Connection) -> Result<Recovered, Fault> {
-    let seen = "SELECT * FROM (SELECT * FROM seen ORDER BY number DESC LIMIT :most) ORDER BY number";
-    let state = "SELECT state, override FROM summary_state";
-    let state = read(connection, state, &[], |row| Ok((get(row, "state")?, row.get("override")?)))?;
-    let most = named_params! { ":most": HISTORY_MAX, ":bytes": HISTORY_BYTES };
-    let entries = read(connection, COMMANDS, most, format::command)?;
-    let keys = "SELECT nullif(last_key, 0) AS key FROM journal UNION ALL SELECT max(key) FROM commands";
-    let keys = read(connection, keys, &[], |row| get::<Option<EntryKey>>(row, "key"))?;
-    Ok(Recovered {
-        entries,
-        seen: read(connection, seen, named_params! { ":most": SEEN_MAX }, format::seen)?,
-        state: state.into_iter().next(),
-        last_key: keys.into_iter().flatten().max().map_or(0, |key| key.0),
-        unsearched: connection.query_row("SELECT searched = 0 FROM journal", [], |row| row.get(0))?,
-    })
-}
-
-/// Reads what a query finds.
-fn read<T>(
-    connection: &Connection,
-    query: &str,
-    parameters: &[(&str, &dyn ToSql)],
-    parse: impl Fn(&Row<'_>) -> Result<T, Fault>,
-) -> Result<Vec<T>, Fault> {
-    connection.prepare_cached(query)?.query_and_then(parameters, parse)?.collect()
 }

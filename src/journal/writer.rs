@@ -25,8 +25,6 @@ const QUIET: Duration = Duration::from_secs(1);
 const UPKEEP_PATIENCE: Duration = Duration::from_secs(10);
 /// Time between parts of upkeep.
 const UPKEEP_PAUSE: Duration = Duration::from_millis(50);
-/// Time between upkeeps when nothing is written, and after one that failed: a journal that was deleted is noticed then.
-const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// What there is to report of the records that were handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +226,7 @@ impl<S: Store> Writer<S> {
         let result = self.store.upkeep(now.tai);
         let pause = match &result {
             Ok(Upkeep::More) => UPKEEP_PAUSE,
-            Ok(Upkeep::Done) | Err(_) => UPKEEP_EVERY,
+            Ok(Upkeep::Done) | Err(_) => S::UPKEEP_EVERY,
         };
         self.upkeep_at = now.mono + pause;
         self.unkept_since = None;

@@ -23,7 +23,9 @@ pub const LISTENING: Duration = Duration::from_secs(3);
 /// What Kafka reports besides commands.
 #[derive(Debug)]
 pub enum KafkaInput {
-    /// No other instance was heard for long enough.
+    /// No other instance was heard for long enough: ours may begin, and claims the index when it is asked to.
+    Alone,
+    /// The index is claimed, and no other instance was first.
     Joined,
     /// A heartbeat of ours, sent at this moment, was read back, and with it all heartbeats before it.
     ReadBack(Moment),

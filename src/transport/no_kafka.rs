@@ -71,6 +71,16 @@ impl Kafka {
     }
 
     /// Never called.
+    pub fn claim(&self) {
+        match self.0 {}
+    }
+
+    /// Never called.
+    pub fn silence(&self) {
+        match self.0 {}
+    }
+
+    /// Never called.
     pub fn close(self) {
         match self.0 {}
     }

@@ -53,6 +53,16 @@ fn commands_that_cannot_be_carried_out_fail_with_one_clear_line() {
 }
 
 #[test]
+fn a_journal_on_kafka_without_kafka_is_refused() {
+    let home = Home::with_toml("journal = \"kafka\"\n");
+    let refused = home.refused(&["1", "--simulate", "--no-kafka"]);
+    let line = refused.one_line(78);
+    let expected = "the journal cannot be on Kafka (journal = \"kafka\" in ocps.toml): ";
+    let why = if cfg!(feature = "kafka") { "Kafka is off" } else { "this build has no Kafka" };
+    assert!(line.contains(&format!("{expected}{why}")), "{line}");
+}
+
+#[test]
 fn a_wrong_command_line_or_toml_ends_it_with_one_line() {
     let home = Home::new();
     let refused = home.refused(&["1", "--simulat"]);

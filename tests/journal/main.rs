@@ -3,8 +3,11 @@
 
 mod damage;
 mod disk;
+mod kept;
 mod open;
 mod sample;
 mod store;
 mod thread;
+#[cfg(feature = "kafka")]
+mod topic;
 mod writer;

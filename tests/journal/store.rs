@@ -1,4 +1,4 @@
-//! Records and what is read of them.
+//! Records and what is read of them, in every kind of journal.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,17 @@ use ocps::csc::time::Tai;
 use ocps::journal::Limits;
 use ocps::journal::store::{Sqlite, Store, Upkeep};
 
+use crate::kept::{Kept, suite};
 use crate::sample::{self, NOW, OURS};
+
+suite! {
+    every_record_is_read_as_it_was_written_and_may_come_twice
+    only_settled_commands_are_pruned_and_keys_never_go_back
+    history_is_bounded_in_rows_and_bytes_and_pruned_in_small_parts
+    a_clock_ten_years_ahead_erases_nothing_that_can_be_shown
+    a_new_run_reads_the_last_thousand_and_all_that_is_unfinished
+    commands_that_were_seen_are_kept_however_long_ago_but_only_so_many
+}
 
 /// What the journal should hold, in words of its interface.
 #[derive(Clone)]
@@ -98,23 +108,25 @@ pub(crate) fn bits(recovered: &Recovered) -> String {
     format!("{text}{recovered:#?}")
 }
 
-#[test]
-fn every_record_is_read_as_it_was_written_and_may_come_twice() {
-    for seed in 0..200 {
+fn every_record_is_read_as_it_was_written_and_may_come_twice<K: Kept>() {
+    for seed in 0..K::SEEDS {
         let mut rng = Rng::with_seed(seed);
-        let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
+        let mut kept = K::new(sample::limits());
         let mut model = Model::default();
         for _ in 0..rng.usize(1..20) {
             let records: Vec<Record> = (0..rng.usize(1..10)).map(|_| sample::record(&mut rng, 10)).collect();
             records.iter().for_each(|record| model.keep(record));
-            store.commit(&records.iter().collect::<Vec<_>>()).unwrap();
-            assert_same(&store.recover().unwrap(), &model.recovered(), seed);
+            kept.commit(&records);
+            assert_same(&kept.read(), &model.recovered(), seed);
             if rng.bool() {
                 // The same turn again, as after a commit of which it is not known whether it worked.
-                let twice: Vec<&Record> = records.iter().collect();
-                store.commit(&twice).unwrap();
+                kept.commit(&records);
                 records.iter().for_each(|record| model.keep(record));
-                assert_same(&store.recover().unwrap(), &model.recovered(), seed);
+                assert_same(&kept.read(), &model.recovered(), seed);
+            }
+            if rng.u8(..16) == 0 {
+                kept = kept.next_run(NOW);
+                assert_same(&kept.read(), &model.recovered(), seed);
             }
         }
     }
@@ -133,7 +145,7 @@ fn a_journal_whose_files_are_deleted_is_copied_with_all_that_is_in_it() {
         for _ in 0..rng.usize(1..10) {
             let records: Vec<Record> = (0..rng.usize(1..8)).map(|_| sample::record(&mut rng, 10)).collect();
             records.iter().for_each(|record| model.keep(record));
-            commit(&mut store, &records);
+            store.commit(&records.iter().collect::<Vec<_>>()).unwrap();
             if rng.u8(..4) == 0 {
                 store.upkeep(NOW).unwrap();
             }
@@ -145,7 +157,7 @@ fn a_journal_whose_files_are_deleted_is_copied_with_all_that_is_in_it() {
         if rng.bool() {
             store.close().unwrap();
         } else {
-            commit(&mut store, &[]);
+            store.commit(&[]).unwrap();
             drop(store);
         }
         assert_same(&open().recover().unwrap(), &model.recovered(), seed);
@@ -154,10 +166,6 @@ fn a_journal_whose_files_are_deleted_is_copied_with_all_that_is_in_it() {
 
 const DAY_S: f64 = 86_400.0;
 const YEAR_S: f64 = 365.0 * DAY_S;
-
-fn commit(store: &mut Sqlite, records: &[Record]) {
-    store.commit(&records.iter().collect::<Vec<_>>()).unwrap();
-}
 
 fn accepted(key: u64) -> Record {
     Record::Accepted(Box::new(sample::entry(&mut Rng::with_seed(key), EntryKey(key))))
@@ -188,116 +196,105 @@ pub(crate) fn settled(key: u64, days_ago: f64) -> Vec<Record> {
 }
 
 /// Does all the upkeep that is due, and returns in how many turns.
-fn keep_up(store: &mut Sqlite, now: Tai) -> usize {
-    let turns = std::iter::repeat_with(|| store.upkeep(now).unwrap());
+fn keep_up<K: Kept>(kept: &mut K, now: Tai) -> usize {
+    let turns = std::iter::repeat_with(|| kept.store().upkeep(now).unwrap());
     1 + turns.take_while(|upkeep| *upkeep == Upkeep::More).count()
 }
 
-fn keys(store: &Sqlite) -> Vec<u64> {
-    store.recover().unwrap().entries.iter().map(|kept| kept.entry.key.0).collect()
+fn keys<K: Kept>(kept: &K) -> Vec<u64> {
+    kept.read().entries.iter().map(|entry| entry.entry.key.0).collect()
 }
 
-#[test]
-fn only_settled_commands_are_pruned_and_keys_never_go_back() {
+fn only_settled_commands_are_pruned_and_keys_never_go_back<K: Kept>() {
     let limits = Limits { history_least: 0, ..sample::limits() };
-    let mut store = Sqlite::in_memory(OURS, limits).unwrap();
+    let mut kept = K::new(limits);
     // However long ago.
     let suspected = |key| Record::Suspected { key: EntryKey(key), until: Tai(NOW.0 - 1e6) };
-    commit(&mut store, &settled(1, 31.0));
-    commit(&mut store, &settled(2, 29.0));
-    commit(&mut store, &[accepted(3)]);
-    commit(&mut store, &[accepted(4), ended(4, 31.0, true), delivered(4, Deliverable::Ack)]);
-    commit(&mut store, &[accepted(5), ended(5, 31.0, true), delivered(5, Deliverable::Result)]);
-    commit(&mut store, &[accepted(6), ended(6, 31.0, false), delivered(6, Deliverable::Ack)]);
-    commit(&mut store, &settled(7, 31.0));
-    commit(&mut store, &[suspected(7)]);
-    commit(&mut store, &settled(8, 31.0));
-    commit(&mut store, &[suspected(8), Record::Cleared { key: EntryKey(8) }]);
-    commit(&mut store, &settled(9, 31.0));
-    assert_eq!(keys(&store), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
-    keep_up(&mut store, NOW);
-    assert_eq!(keys(&store), [2, 3, 4, 5, 7]);
-    assert_eq!(store.recover().unwrap().last_key, 9);
-    commit(&mut store, &settled(10, 31.0));
-    keep_up(&mut store, NOW);
-    assert_eq!(keys(&store), [2, 3, 4, 5, 7]);
-    assert_eq!(store.recover().unwrap().last_key, 10);
+    kept.commit(&settled(1, 31.0));
+    kept.commit(&settled(2, 29.0));
+    kept.commit(&[accepted(3)]);
+    kept.commit(&[accepted(4), ended(4, 31.0, true), delivered(4, Deliverable::Ack)]);
+    kept.commit(&[accepted(5), ended(5, 31.0, true), delivered(5, Deliverable::Result)]);
+    kept.commit(&[accepted(6), ended(6, 31.0, false), delivered(6, Deliverable::Ack)]);
+    kept.commit(&settled(7, 31.0));
+    kept.commit(&[suspected(7)]);
+    kept.commit(&settled(8, 31.0));
+    kept.commit(&[suspected(8), Record::Cleared { key: EntryKey(8) }]);
+    kept.commit(&settled(9, 31.0));
+    assert_eq!(keys(&kept), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
+    keep_up(&mut kept, NOW);
+    assert_eq!(keys(&kept), [2, 3, 4, 5, 7]);
+    assert_eq!(kept.read().last_key, 9);
+    kept.commit(&settled(10, 31.0));
+    keep_up(&mut kept, NOW);
+    assert_eq!(keys(&kept), [2, 3, 4, 5, 7]);
+    assert_eq!(kept.read().last_key, 10);
 }
 
-#[test]
-fn history_is_bounded_in_rows_and_bytes_and_pruned_in_small_parts() {
+fn history_is_bounded_in_rows_and_bytes_and_pruned_in_small_parts<K: Kept>() {
     let limits = Limits { history_rows: 500, ..sample::limits() };
-    let mut store = Sqlite::in_memory(OURS, limits).unwrap();
+    let mut kept = K::new(limits);
     let records: Vec<Record> = (1..=1000).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
-    commit(&mut store, &records);
-    assert_eq!(keep_up(&mut store, NOW), 3);
-    assert_eq!(keys(&store), (501..=1000).collect::<Vec<_>>());
+    kept.commit(&records);
+    assert_eq!(keep_up(&mut kept, NOW), 3);
+    assert_eq!(keys(&kept), (501..=1000).collect::<Vec<_>>());
 
     let limits = Limits { history_bytes: 500_000, ..sample::limits() };
-    let mut store = Sqlite::in_memory(OURS, limits).unwrap();
-    commit(&mut store, &records);
-    commit(&mut store, &[accepted(1001)]);
-    keep_up(&mut store, NOW);
-    let left = keys(&store);
+    let mut kept = K::new(limits);
+    kept.commit(&records);
+    kept.commit(&[accepted(1001)]);
+    keep_up(&mut kept, NOW);
+    let left = keys(&kept);
     assert!((200..700).contains(&left.len()), "{}", left.len());
     assert_eq!(left.last(), Some(&1001));
 }
 
-#[test]
-fn a_clock_ten_years_ahead_erases_nothing_that_can_be_shown() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("journal.db");
-    let open = |now| Sqlite::open(&path, OURS, sample::limits(), now, None).unwrap();
-    let (mut store, _) = open(NOW);
+fn a_clock_ten_years_ahead_erases_nothing_that_can_be_shown<K: Kept>() {
+    let mut kept = K::new(sample::limits());
     let records: Vec<Record> = (1..=1200).flat_map(|key| settled(key, 1.0)).collect();
-    commit(&mut store, &records);
-    store.close().unwrap();
+    kept.commit(&records);
     let wrong = Tai(NOW.0 + 10.0 * YEAR_S);
-    let (mut store, _) = open(wrong);
+    let mut kept = kept.next_run(wrong);
     // What ends while the clock is wrong is not in the way of what ends later.
-    commit(&mut store, &settled(1201, -10.0 * 365.0));
-    keep_up(&mut store, wrong);
-    store.close().unwrap();
-    let (mut store, _) = open(NOW);
-    keep_up(&mut store, NOW);
-    assert_eq!(keys(&store), (202..=1201).collect::<Vec<_>>());
+    kept.commit(&settled(1201, -10.0 * 365.0));
+    keep_up(&mut kept, wrong);
+    let mut kept = kept.next_run(NOW);
+    keep_up(&mut kept, NOW);
+    assert_eq!(keys(&kept), (202..=1201).collect::<Vec<_>>());
 }
 
-#[test]
-fn a_new_run_reads_the_last_thousand_and_all_that_is_unfinished() {
-    let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
-    commit(&mut store, &(1..=10).map(accepted).collect::<Vec<_>>());
+fn a_new_run_reads_the_last_thousand_and_all_that_is_unfinished<K: Kept>() {
+    let mut kept = K::new(sample::limits());
+    kept.commit(&(1..=10).map(accepted).collect::<Vec<_>>());
     let records: Vec<Record> = (11..=1510).flat_map(|key| settled(key, 1.0 - key as f64 / 1e6)).collect();
-    commit(&mut store, &records);
+    kept.commit(&records);
     let expected: Vec<u64> = (1..=10).chain(511..=1510).collect();
-    assert_eq!(keys(&store), expected);
+    assert_eq!(keys(&kept), expected);
     // What is known of a job that is being aborted, however old it is.
     let job_id = JobId::parse("old").unwrap();
-    commit(&mut store, &[Record::Created { key: EntryKey(20), job_id: job_id.clone() }]);
-    assert_eq!(keys(&store), expected);
+    kept.commit(&[Record::Created { key: EntryKey(20), job_id: job_id.clone() }]);
+    assert_eq!(keys(&kept), expected);
     let work = Work::Abort { job_id, url: "http://uws".into() };
     let entry = AcceptedCommand { work, ..sample::entry(&mut Rng::with_seed(0), EntryKey(1511)) };
-    commit(&mut store, &[Record::Accepted(Box::new(entry))]);
+    kept.commit(&[Record::Accepted(Box::new(entry))]);
     let expected: Vec<u64> = (1..=10).chain([20]).chain(511..=1511).collect();
-    assert_eq!(keys(&store), expected);
+    assert_eq!(keys(&kept), expected);
 }
 
-#[test]
-fn commands_that_were_seen_are_kept_however_long_ago_but_only_so_many() {
-    let mut store = Sqlite::in_memory(OURS, sample::limits()).unwrap();
+fn commands_that_were_seen_are_kept_however_long_ago_but_only_so_many<K: Kept>() {
+    let mut kept = K::new(sample::limits());
     let sender = |number: u64| Sender { via: Via::Kafka, ..sample::sender(&mut Rng::with_seed(number)) };
     let seen = |number: u64, ago_s: f64| Record::Seen { sender: sender(number), at: Tai(NOW.0 - ago_s) };
-    commit(&mut store, &[seen(1, 3601.0), seen(2, 3599.0), seen(1, 10.0), seen(3, 5.0)]);
+    kept.commit(&[seen(1, 3601.0), seen(2, 3599.0), seen(1, 10.0), seen(3, 5.0)]);
     let identities = |numbers: &[u64]| numbers.iter().map(|n| sender(*n).identity).collect::<Vec<_>>();
-    let found = |store: &Sqlite| -> Vec<String> {
-        store.recover().unwrap().seen.into_iter().map(|sender| sender.identity).collect()
-    };
-    assert_eq!(found(&store), identities(&[2, 1, 3]));
-    keep_up(&mut store, Tai(NOW.0 + YEAR_S));
-    assert_eq!(found(&store), identities(&[2, 1, 3]));
-    commit(&mut store, &(10..11_010).map(|number| seen(number, 1.0)).collect::<Vec<_>>());
-    assert_eq!(store.recover().unwrap().seen.len(), 10_000);
-    keep_up(&mut store, NOW);
-    let found = store.recover().unwrap().seen;
+    let found =
+        |kept: &K| -> Vec<String> { kept.read().seen.into_iter().map(|sender| sender.identity).collect() };
+    assert_eq!(found(&kept), identities(&[2, 1, 3]));
+    keep_up(&mut kept, Tai(NOW.0 + YEAR_S));
+    assert_eq!(found(&kept), identities(&[2, 1, 3]));
+    kept.commit(&(10..11_010).map(|number| seen(number, 1.0)).collect::<Vec<_>>());
+    assert_eq!(kept.read().seen.len(), 10_000);
+    keep_up(&mut kept, NOW);
+    let found = kept.read().seen;
     assert_eq!((found.len(), &found[9999].identity), (10_000, &sender(11_009).identity));
 }

@@ -15,6 +15,7 @@ mod commands;
 mod container;
 mod foreign;
 mod instances;
+mod journal;
 mod outages;
 mod registry;
 mod restarts;

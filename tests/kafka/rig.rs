@@ -99,11 +99,16 @@ impl Rig {
 
     /// `ocps run 1` with these flags, which runs its jobs at this service.
     pub(crate) fn start_for(&self, service: &UwsService, args: &[&str]) -> Daemon {
+        self.start_in(&self.home, service, args)
+    }
+
+    /// The same, with the files of another home.
+    pub(crate) fn start_in(&self, home: &Home, service: &UwsService, args: &[&str]) -> Daemon {
         let layer = format!("url: {}\npoll_interval: 0.2\n", service.url());
-        self.home.write("configuration/_init.yaml", &layer);
+        home.write("configuration/_init.yaml", &layer);
         let mut all = vec!["1"];
         all.extend(args);
-        Daemon::start(self.joined(self.home.daemon(&all)), self.home.socket())
+        Daemon::start(self.joined(home.daemon(&all)), home.socket())
     }
 
     pub(crate) fn foreign(&self) -> Foreign {

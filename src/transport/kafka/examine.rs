@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::Shared;
-use super::client::{self, Reader, Role, reason};
+use super::client::{self, Reader};
 use super::registry::Failure;
 use super::topics::{self, Survey};
 use super::wire::Topic;
+use crate::broker::{Role, reason};
 use crate::clock;
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;

@@ -7,7 +7,7 @@
 //! registry. Nothing here knows what a job is.
 //!
 //! * `wire`: bytes; `registry`: its questions; `schemas`: what we write with; `outbox`: what is not yet confirmed
-//! * `client`: librdkafka's settings and callbacks; `topics`: what the broker has; `troubles`: what is wrong
+//! * `client`: what librdkafka calls back; `topics`: what the broker has; `troubles`: what is wrong
 //! * `examine`: what can be found out without taking part
 //! * `writer`, `watch`, `reader`, `upkeep`: one thread each
 
@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::{KafkaFindings, KafkaInput, KafkaReport};
+use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
@@ -41,7 +42,6 @@ use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
 use crate::sal;
 use crate::sal::ack::AckFields;
-use client::Role;
 pub use libraries::libraries;
 use outbox::{Message, Outbox};
 use schemas::Schemas;
@@ -72,6 +72,8 @@ struct Shared {
     closing: AtomicBool,
     /// The daemon does its work, with Kafka or without.
     has_begun: AtomicBool,
+    /// It may be seen that it runs.
+    may_claim: AtomicBool,
     own: OwnHeartbeats,
     /// Where partitions ended, as far as we know: from the broker's answers, or from what it took from us.
     ends: Mutex<BTreeMap<Place, i64>>,
@@ -123,6 +125,7 @@ impl Shared {
             outbox,
             closing: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
+            may_claim: AtomicBool::new(false),
             own: OwnHeartbeats::default(),
             ends: Mutex::default(),
             skipped: Mutex::default(),
@@ -222,7 +225,7 @@ impl Kafka {
     /// One line: what is not possible.
     pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
         options.check_build()?;
-        client::check(options, index)
+        broker::check(options, index)
     }
 
     /// Asks brokers and registry how all is that we need of them; nothing is made there. Takes some seconds.
@@ -310,6 +313,16 @@ impl Kafka {
     #[must_use]
     pub fn is_connecting(&self) -> bool {
         self.shared.outbox.queue().stage == Stage::Connecting
+    }
+
+    /// The daemon is ready to be the one instance with its index.
+    pub fn claim(&self) {
+        self.shared.may_claim.store(true, Ordering::Release);
+    }
+
+    /// From now on nothing is written any more.
+    pub fn silence(&self) {
+        self.shared.enter(Stage::Connecting);
     }
 
     /// The daemon has begun its work: another instance that shows up from now on is not waited for.

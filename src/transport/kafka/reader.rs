@@ -8,11 +8,12 @@ use crossbeam_channel::Sender;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Message as _;
 
-use super::client::{Reader, is_of_partition, is_refusal, reason};
+use super::client::{Reader, is_of_partition, is_refusal};
 use super::registry::Registry;
 use super::trouble::Kind;
 use super::wire::{Record, Topic, unframe};
 use super::{Shared, spawn};
+use crate::broker::reason;
 use crate::csc::command::Command;
 use crate::csc::id::SalIndex;
 use crate::sal::topic::EventName;

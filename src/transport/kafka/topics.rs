@@ -13,10 +13,11 @@ use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Shared;
-use super::client::{self, Context, Reader, Role, is_of_partition, is_refusal, reason};
+use super::client::{self, Context, Reader, is_of_partition, is_refusal};
 use super::reader::decode;
 use super::trouble::Kind;
 use super::wire::Topic;
+use crate::broker::{Role, reason};
 use crate::sal::topic::EventName;
 
 /// Longest wait for one answer of the broker.

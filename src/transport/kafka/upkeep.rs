@@ -14,7 +14,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use super::client::{Reader, is_of_message, is_of_partition, reason};
+use super::client::{Reader, is_of_message, is_of_partition};
 use super::outbox::HEARTBEAT;
 use super::schemas::Check;
 use super::topics::{self, ANSWER, Offsets, Place, Ranges, Survey};
@@ -22,6 +22,7 @@ use super::trouble::Kind;
 use super::watch::Readers;
 use super::wire::Topic;
 use super::{Shared, lock, spawn};
+use crate::broker::reason;
 use crate::clock;
 
 /// How often it checks.

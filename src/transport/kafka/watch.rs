@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::client::{Reader, reason};
+use super::client::Reader;
 use super::outbox::Message;
 use super::reader::{Ended, Feed, POLL, Position, Taken};
 use super::topics::{self, Ranges};
 use super::upkeep::Upkeep;
 use super::{Shared, Stage, lock, spawn};
+use crate::broker::reason;
 use crate::clock::Moment;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
@@ -29,6 +30,8 @@ const FAREWELL: Duration = Duration::from_millis(1500);
 const CLAIMING: Duration = Duration::from_secs(10);
 /// How long the first heartbeat of another instance may take to us, and ours to it, when both begin together.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// Time between looks at whether the daemon is ready.
+const WAITING: Duration = Duration::from_millis(10);
 /// Heartbeats of ours that are remembered: more than the outbox can hold, all of which may leave before one is read.
 const REMEMBERED: usize = 16_384;
 
@@ -119,6 +122,7 @@ impl Watch {
             // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack.
             Some(_) => self.shared.persist(|| topics::ready(&self.shared, &readers.commands)).ok_or(Ended)?,
         };
+        self.wait_for_daemon()?;
         self.claim()?;
         self.shared.enter(Stage::Joined);
         self.send(KafkaInput::Joined)?;
@@ -204,6 +208,17 @@ impl Watch {
     fn give_way(&self, who: String) -> Result<(), Ended> {
         self.send(KafkaInput::DuplicateInstance(who))?;
         if self.has_begun() { Ok(()) } else { Err(Ended) }
+    }
+
+    /// Waits until the daemon has opened its journal.
+    fn wait_for_daemon(&mut self) -> Result<(), Ended> {
+        self.send(KafkaInput::Alone)?;
+        while !self.shared.may_claim.load(Ordering::Acquire) {
+            if let Some(Heard::Other(who, _)) = self.hear(WAITING)? {
+                return self.give_way(who);
+            }
+        }
+        Ok(())
     }
 
     /// Writes the first heartbeat and reads all up to it.

@@ -7,13 +7,14 @@ use crossbeam_channel::Receiver;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, ThreadedProducer};
 
-use super::client::{Context, is_final, reason};
+use super::client::{Context, is_final};
 use super::outbox::{Entry, HEARTBEAT};
 use super::topics::{self, Ranges, Stamps};
 use super::trouble::Kind;
 use super::watch::{self, Readers};
 use super::wire::{Header, Topic};
 use super::{FLUSH, Shared, Stage};
+use crate::broker::reason;
 use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::csc::time::Tai;
 use crate::transport::KafkaInput;

@@ -1,0 +1,366 @@
+//! Opening the topic: found or made, checked, *then* the earlier writers fenced, and only then read.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::Client;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::message::Message as _;
+use rdkafka::producer::{Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rusqlite::Connection;
+
+use super::super::error::{Fault, OpenError};
+use super::super::open::{identity, introduce};
+use super::super::rows::{Content, PART, Tables};
+use super::super::schema::STEPS;
+use super::super::{Identity, Limits, lock};
+use super::Context;
+use crate::broker::{self, Role};
+use crate::config::kafka::Options;
+
+/// Longest wait for one answer of the broker, or for the next message of the topic.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a new topic may take until it has a leader, and an earlier writer's transaction until it is ended.
+const CREATION: Duration = Duration::from_secs(10);
+/// Time between two questions for a new topic.
+const PAUSE: Duration = Duration::from_millis(50);
+/// How long the broker keeps a transaction of ours open while it does not hear of us: the most that it allows, if
+/// nothing else is set there. When a transaction is given up, so is its writer; who fences us does not wait for it.
+const TRANSACTION_MS: &str = "900000";
+/// The settings of a topic that we make: all of it is compacted before long, so that a start reads little.
+const TOPIC: [(&str, &str); 3] =
+    [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
+/// How many times as large the rows in JSON may be, which writes one byte with up to seven.
+const AS_JSON: i64 = 8;
+/// What a message takes besides its value, at most.
+const OVERHEAD: usize = 1024;
+
+/// Which topic, at which brokers, and whose.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// How to reach the brokers.
+    pub options: Options,
+    /// The topic.
+    pub name: String,
+    /// The transactional id of its writer. It is the index's, whatever the topic: who opens the topic of another index
+    /// by mistake fences nobody.
+    writer: String,
+    /// The instance that owns it.
+    pub identity: Identity,
+    /// How much is kept.
+    pub limits: Limits,
+}
+
+/// Why a topic is not open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unopened {
+    /// It cannot be opened before somebody does something about it.
+    #[error(transparent)]
+    Refused(OpenError),
+    /// The broker is away or not ready: one line. It is to be tried again.
+    #[error("{0}")]
+    Away(String),
+}
+
+impl Address {
+    /// The journal of an instance, under its usual name.
+    #[must_use]
+    pub fn new(options: Options, identity: Identity, limits: Limits) -> Self {
+        let simulated = if identity.simulated { ".simulated" } else { "" };
+        let writer = format!("ocps.{}.journal.{}{simulated}", options.topic_subname, identity.index.number());
+        let name = options.journal_topic.clone().unwrap_or_else(|| writer.clone());
+        Self { options, name, writer, identity, limits }
+    }
+
+    /// Finds the topic, or makes it, and checks that it can be a journal; to be called before [`Topic::open`](super::Topic).
+    ///
+    /// # Errors
+    /// See [`Unopened`].
+    pub fn prepare(&self) -> Result<(), Unopened> {
+        self.find(&self.reader()?)?;
+        self.check_settings()
+    }
+
+    /// All that a journal consists of. Nobody who opened it before can write when this returns, and what it has read is
+    /// all that was ever committed.
+    pub(super) fn open(&self) -> Result<(Connection, Tables, ThreadedProducer<Context>), Unopened> {
+        let producer = self.fence()?;
+        let content = self.read(&self.reader()?)?;
+        let restore = || {
+            let (connection, tables, has_content) = content.restore(STEPS, self.limits)?;
+            if has_content {
+                self.check_identity(&connection)?
+            } else {
+                introduce(&connection, self.identity)?
+            }
+            Ok((connection, tables))
+        };
+        let (connection, tables) = restore().map_err(|fault| self.damaged(fault))?;
+        Ok((connection, tables, producer))
+    }
+
+    fn client<T: FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T, Unopened> {
+        let client = config.create_with_context(Context::default());
+        client.map_err(|error| Unopened::Refused(OpenError::Refused(broker::wrong(&error))))
+    }
+
+    fn reader(&self) -> Result<BaseConsumer<Context>, Unopened> {
+        let mut config = broker::config(&self.options, self.identity.index, Role::Consumer);
+        config
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("check.crcs", "true")
+            // Where its end is shows only after so long.
+            .set("fetch.wait.max.ms", "20");
+        self.client(&config)
+    }
+
+    /// Finds the topic, or makes it, and looks at its partitions.
+    fn find(&self, reader: &BaseConsumer<Context>) -> Result<(), Unopened> {
+        let until = Instant::now() + CREATION;
+        let mut is_made = false;
+        loop {
+            let (error, is_ready) = match self.partitions(reader) {
+                Ok(replicas) if replicas.iter().all(|count| *count > 0) && !replicas.is_empty() => {
+                    return self.check_partitions(&replicas);
+                }
+                Ok(_) => (KafkaError::MetadataFetch(Code::LeaderNotAvailable), false),
+                Err(error) => (error, true),
+            };
+            let code = error.rdkafka_error_code();
+            let is_missing = matches!(code, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic));
+            if is_missing && !is_made {
+                self.create()?;
+                is_made = true;
+            } else if (is_ready && !is_missing && code != Some(Code::LeaderNotAvailable))
+                || Instant::now() >= until
+            {
+                return Err(self.unopened(&error, reader.client()));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// How many replicas each partition has; none where it has no leader.
+    fn partitions(&self, reader: &BaseConsumer<Context>) -> KafkaResult<Vec<usize>> {
+        let metadata = reader.fetch_metadata(Some(&self.name), ANSWER)?;
+        let topic = metadata.topics().first();
+        if let Some(error) = topic.and_then(|topic| topic.error()) {
+            return Err(KafkaError::MetadataFetch(error.into()));
+        }
+        let partitions = topic.map(|topic| topic.partitions()).unwrap_or_default();
+        let replicas = partitions.iter().map(|one| if one.leader() < 0 { 0 } else { one.replicas().len() });
+        Ok(replicas.collect())
+    }
+
+    fn check_partitions(&self, replicas: &[usize]) -> Result<(), Unopened> {
+        let asked = usize::try_from(self.options.replication_factor).unwrap_or(1);
+        match replicas {
+            [one] if *one >= asked => Ok(()),
+            [one] => Err(self.refused(&format!(
+                "has {one} replicas, and kafka.replication_factor asks for {asked}: give it more (kafka-reassign-partitions), \
+                 or lower kafka.replication_factor"
+            ))),
+            more => Err(self.refused(&format!(
+                "has {} partitions, and a journal has one: delete the topic, so that ocps makes it, or name another with \
+                 kafka.journal_topic",
+                more.len()
+            ))),
+        }
+    }
+
+    fn create(&self) -> Result<(), Unopened> {
+        let replication = TopicReplication::Fixed(self.options.replication_factor);
+        let mut new = NewTopic::new(&self.name, 1, replication);
+        for (setting, value) in TOPIC {
+            new = new.set(setting, value);
+        }
+        let admin = self.admin()?;
+        let made = pollster::block_on(admin.create_topics(&[new], &admin_options()));
+        let result = made.map(|results| results.into_iter().next().unwrap_or(Ok(String::new())));
+        match result {
+            Ok(Ok(_) | Err((_, Code::TopicAlreadyExists))) => {
+                log::info!("made the journal topic {}", self.name);
+                Ok(())
+            }
+            Ok(Err((_, Code::InvalidReplicationFactor))) => Err(self.refused(&format!(
+                "cannot be made: kafka.replication_factor is {}, and there are not so many brokers",
+                self.options.replication_factor
+            ))),
+            Ok(Err((_, code))) => Err(self.unopened(&KafkaError::AdminOp(code), admin.inner())),
+            Err(error) => Err(self.unopened(&error, admin.inner())),
+        }
+    }
+
+    fn admin(&self) -> Result<AdminClient<Context>, Unopened> {
+        self.client(&broker::config(&self.options, self.identity.index, Role::Admin))
+    }
+
+    /// Whether the topic keeps what is written, and takes values of our length.
+    fn check_settings(&self) -> Result<(), Unopened> {
+        let admin = self.admin()?;
+        let topic = [ResourceSpecifier::Topic(&self.name)];
+        let described = pollster::block_on(admin.describe_configs(&topic, &admin_options()));
+        let described = described.map(|results| results.into_iter().next());
+        let described = match described {
+            Ok(Some(Ok(described))) => described,
+            Ok(None) => {
+                return Err(Unopened::Away(format!("the broker does not describe the topic {}", self.name)));
+            }
+            Ok(Some(Err(code))) => return Err(self.unopened(&KafkaError::AdminOp(code), admin.inner())),
+            Err(error) => return Err(self.unopened(&error, admin.inner())),
+        };
+        let setting = |name: &str| described.get(name).and_then(|entry| entry.value.as_deref());
+        let policy = setting("cleanup.policy").unwrap_or_default();
+        if policy != "compact" {
+            return Err(self.refused(&format!(
+                "has cleanup.policy={policy}, with which it forgets jobs: set cleanup.policy=compact (kafka-configs --alter \
+                 --entity-type topics --entity-name {} --add-config cleanup.policy=compact)",
+                self.name
+            )));
+        }
+        let most: Option<usize> = setting("max.message.bytes").and_then(|text| text.parse().ok());
+        match most {
+            Some(most) if most < PART + OVERHEAD => Err(self.refused(&format!(
+                "has max.message.bytes={most}, and a journal needs at least {}: raise it",
+                PART + OVERHEAD
+            ))),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Makes the one writer: from then on, all earlier ones are refused by the broker, and none of them has a transaction
+    /// that could still be committed.
+    fn fence(&self) -> Result<ThreadedProducer<Context>, Unopened> {
+        let mut config = broker::config(&self.options, self.identity.index, Role::Producer);
+        if config.get("transaction.timeout.ms").is_none() {
+            config.set("transaction.timeout.ms", TRANSACTION_MS);
+        }
+        config
+            .remove("message.timeout.ms")
+            .set("transactional.id", &self.writer)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // No batch is longer than the longest message.
+            .set("batch.size", PART.to_string());
+        let producer: ThreadedProducer<Context> = self.client(&config)?;
+        match producer.init_transactions(CREATION) {
+            Ok(()) => Ok(producer),
+            Err(error) => Err(self.unopened(&error, producer.client())),
+        }
+    }
+
+    /// Reads the whole topic.
+    fn read(&self, reader: &BaseConsumer<Context>) -> Result<Content, Unopened> {
+        let mut content = Content::default();
+        let mut place = TopicPartitionList::new();
+        let assigned =
+            place.add_partition_offset(&self.name, 0, Offset::Beginning).and_then(|()| reader.assign(&place));
+        assigned.map_err(|error| self.unopened(&error, reader.client()))?;
+        let mut until = Instant::now() + ANSWER;
+        loop {
+            match reader.poll(until.saturating_duration_since(Instant::now())) {
+                Some(Ok(message)) => {
+                    let taken = content.take(message.offset(), message.key(), message.payload());
+                    taken.map_err(|fault| self.damaged(fault))?;
+                    let most = self.limits.file_bytes.saturating_mul(AS_JSON);
+                    if content.bytes > usize::try_from(most).unwrap_or(usize::MAX) {
+                        let most = most >> 20;
+                        return Err(
+                            self.refused(&format!("holds more than {most} MiB, which no journal does"))
+                        );
+                    }
+                    until = Instant::now() + ANSWER;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(content),
+                Some(Err(error)) => {
+                    if error.rdkafka_error_code() == Some(Code::BadMessage) {
+                        return Err(self.damaged("a message has a wrong checksum".into()));
+                    }
+                    let unopened = self.unopened(&error, reader.client());
+                    if matches!(unopened, Unopened::Refused(_)) {
+                        return Err(unopened);
+                    }
+                }
+                None => {}
+            }
+            if Instant::now() >= until {
+                let error = KafkaError::MessageConsumption(Code::OperationTimedOut);
+                return Err(self.unopened(&error, reader.client()));
+            }
+        }
+    }
+
+    fn check_identity(&self, connection: &Connection) -> Result<(), Fault> {
+        let found = identity(connection)?;
+        if found == self.identity {
+            return Ok(());
+        }
+        Err(Fault::Refused(format!(
+            "is that of {found}, and this is {}: give each instance its own with kafka.journal_topic",
+            self.identity
+        )))
+    }
+
+    fn refused(&self, reason: &str) -> Unopened {
+        Unopened::Refused(OpenError::Refused(format!("the journal topic {} {reason}", self.name)))
+    }
+
+    /// What is in it is not what it should be.
+    pub(super) fn damaged(&self, fault: Fault) -> Unopened {
+        match fault {
+            Fault::Refused(reason) => self.refused(&reason),
+            fault @ (Fault::Sql(_) | Fault::Io(_) | Fault::Nonsense(_)) => self.refused(&format!(
+                "is damaged ({fault}): restore it, or delete it and its unfinished jobs are forgotten"
+            )),
+        }
+    }
+
+    /// What an error of the broker means for the start.
+    pub(super) fn unopened(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
+        let problem = lock(&client.context().problem).take();
+        let codes = [error.rdkafka_error_code(), problem.as_ref().and_then(|(_, code)| *code)];
+        let reason = broker::reason(error);
+        match codes.into_iter().flatten().find_map(|code| self.remedy(code)) {
+            Some(remedy) => self.refused(&format!("cannot be used: {reason}: {remedy}")),
+            None => {
+                let reason = problem.map_or(reason, |(text, _)| text);
+                Unopened::Away(format!("the journal topic {} cannot be opened: {reason}", self.name))
+            }
+        }
+    }
+
+    /// What people can do about an error that does not pass by itself.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "librdkafka has hundreds")]
+    fn remedy(&self, code: Code) -> Option<String> {
+        Some(match code {
+            Code::TopicAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+            | Code::ClusterAuthorizationFailed => format!(
+                "allow our user Create, Describe, DescribeConfigs, Read and Write on this topic, and Describe and Write on \
+                 the transactional id {}",
+                self.writer
+            ),
+            Code::UnsupportedFeature | Code::UnsupportedVersion => {
+                "the broker has no transactions: use a newer one, or journal = \"on\"".to_owned()
+            }
+            Code::InvalidTransactionTimeout => {
+                "set transaction.timeout.ms, in the file that kafka.producer_configuration names, to what the broker's \
+                 transaction.max.timeout.ms allows"
+                    .to_owned()
+            }
+            Code::PolicyViolation | Code::InvalidTopic => {
+                "make it yourself, with one partition and cleanup.policy=compact, or name another with kafka.journal_topic"
+                    .to_owned()
+            }
+            _ => return None,
+        })
+    }
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
+}

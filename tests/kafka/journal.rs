@@ -1,0 +1,241 @@
+//! The journal in a topic: with a real broker, since the mock fences nobody and cannot be asked for a topic's settings.
+
+use std::time::{Duration, Instant};
+
+use pollster::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::foreign::Received;
+use crate::harness::{Home, PATIENCE, QUICK, Ran, eventually, run};
+use crate::rig::Rig;
+use crate::support::uws_job::Timing;
+use crate::support::uws_service::{Options, UwsService};
+
+const ON_KAFKA: &str = "journal = \"kafka\"\n";
+
+fn rig() -> Rig {
+    Rig::new(&format!("{ON_KAFKA}{QUICK}"))
+}
+
+fn service(duration: f64) -> UwsService {
+    let timing = Timing { pending: 0.05, queued: 0.05, duration, ..Timing::default() };
+    UwsService::start(Options { timing, ..Options::default() })
+}
+
+fn name(rig: &Rig, index: &str) -> String {
+    format!("ocps.{}.journal.{index}", rig.subname)
+}
+
+fn make(rig: &Rig, name: &str, partitions: i32, policy: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &rig.brokers).create().unwrap();
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+    let new = NewTopic::new(name, partitions, TopicReplication::Fixed(1)).set("cleanup.policy", policy);
+    block_on(admin.create_topics(&[new], &options)).unwrap().remove(0).unwrap();
+}
+
+fn write(rig: &Rig, name: &str, key: &str, value: &str) {
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &rig.brokers).create().unwrap();
+    producer.send(BaseRecord::to(name).partition(0).key(key).payload(value)).unwrap();
+    producer.flush(PATIENCE).unwrap();
+}
+
+/// Runs a daemon with such a toml that must not start.
+fn refused(rig: &Rig, toml: &str, replicas: &str) -> Ran {
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}{toml}"));
+    run(rig.daemon_in(&home, &[]).env("LSST_KAFKA_REPLICATION_FACTOR", replicas))
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_killed_daemon_forgets_nothing_though_its_directories_are_empty() {
+    let (rig, service) = (rig(), service(3.0));
+    let mut first = rig.start_for(&service, &["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    let id = foreign.job_id(seq);
+    first.signal(Signal::KILL);
+    first.wait();
+    assert!(!rig.home.path("state").exists(), "nothing is kept there");
+    std::fs::remove_file(rig.home.socket()).unwrap();
+
+    let second = rig.start_for(&service, &["--state", "resume"]);
+    assert_eq!(foreign.final_ack(seq), "303 Done");
+    foreign.find("its result", |received| {
+        received.topic == "logevent_job_result" && received.text("job_id") == id
+    });
+    // The state was kept too, and so are the keys.
+    let next = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    assert_eq!(foreign.final_ack(next), "303 Done");
+    let mut client = second.connect();
+    let journal = client.query("status")["journal"].clone();
+    assert_eq!(journal["path"], format!("{} on {}", name(&rig, "1"), rig.brokers));
+    assert!(journal["problem"].is_null() && journal["upkeep_problem"].is_null(), "{journal}");
+    assert_eq!(service.counters().puts, 2);
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn whoever_starts_later_takes_over_and_the_earlier_one_stops_when_it_wakes_up() {
+    let (rig, service) = (rig(), service(600.0));
+    let mut first = rig.start_for(&service, &["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    let id = foreign.job_id(seq);
+    first.signal(Signal::STOP);
+
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
+    let second = rig.start_in(&home, &service, &["--state", "resume"]);
+    let mut client = second.connect();
+    eventually("the second has the job", || {
+        client.query("jobs").as_array().is_some_and(|jobs| {
+            jobs.iter().any(|job| job["job_id"] == id.as_str() && job["stage"] == "running")
+        })
+    });
+    foreign.listen(Duration::from_millis(500));
+    let (asked, said) = (service.counters(), foreign.received.len());
+    first.signal(Signal::CONT);
+    assert_eq!(first.wait().code(), Some(5), "{}", first.stderr());
+    let last = first.stderr();
+    let last = last.lines().last().unwrap_or_default().to_owned();
+    assert!(last.contains("another instance has opened it"), "{last}");
+    foreign.listen(Duration::from_secs(1));
+    let origin = i64::from(first.pid().as_raw_pid());
+    let published: Vec<&str> = foreign.received[said..]
+        .iter()
+        .filter(|received| received.int("private_origin") == origin)
+        .map(|received| received.topic.as_str())
+        .collect();
+    assert_eq!(published, [""; 0]);
+    let after = service.counters();
+    assert_eq!((after.puts, after.deletes), (asked.puts, asked.deletes));
+    // The second is the one that is obeyed.
+    let abort = foreign.send("abort_job", &json!({"job_id": id}));
+    assert_eq!(foreign.final_ack(abort), "303 Done");
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_second_instance_that_hears_the_first_gives_way_and_does_not_touch_its_journal() {
+    let rig = Rig::new(&format!("{ON_KAFKA}{QUICK}"));
+    let (first, mut foreign) = rig.enabled();
+    let ran =
+        run(&mut rig
+            .daemon_in(&Home::with_toml(&format!("{ON_KAFKA}{QUICK}[kafka]\nstart_wait_s = 1\n")), &[]));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+    assert!(!first.stderr().contains("another instance"), "{}", first.stderr());
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_topic_that_is_no_journal_of_ours_is_refused_and_left_as_it_is() {
+    for (make_it, expected) in [
+        (&(|rig: &Rig, name: &str| make(rig, name, 2, "compact")) as &dyn Fn(&Rig, &str), "has 2 partitions"),
+        (&|rig, name| make(rig, name, 1, "delete"), "has cleanup.policy=delete"),
+        (&|rig, name| make(rig, name, 1, "compact,delete"), "has cleanup.policy=compact,delete"),
+        (
+            &|rig, name| {
+                make(rig, name, 1, "compact");
+                write(rig, name, "something", "else");
+            },
+            "the message at offset 0 is not of a journal",
+        ),
+        (
+            &|rig, name| {
+                make(rig, name, 1, "compact");
+                write(rig, name, "journal/1", r#"{"version":99,"row":{}}"#);
+            },
+            "is of version 99, which is newer",
+        ),
+        (
+            &|rig, name| {
+                make(rig, name, 1, "compact");
+                let row = r#"{"only":1,"sal_index":2,"simulated":1,"lives":1,"last_key":0}"#;
+                write(rig, name, "journal/1", &format!(r#"{{"version":2,"row":{row}}}"#));
+            },
+            "is that of index 2 (LSSTComCam), simulated, and this is index 1 (LATISS), simulated",
+        ),
+        (
+            &|rig, name| {
+                make(rig, name, 1, "compact");
+                let row = r#"{"only":1,"sal_index":1,"simulated":1,"lives":1,"last_key":0}"#;
+                write(rig, name, "journal/1", &format!(r#"{{"version":2,"row":{row}}}"#));
+                write(rig, name, "commands/7", r#"{"version":2,"row":{"key":7}}"#);
+            },
+            "is damaged (commands/7 at offset 1: ",
+        ),
+    ] {
+        let rig = rig();
+        let name = name(&rig, "1.simulated");
+        make_it(&rig, &name);
+        let ran = refused(&rig, "", "1");
+        let last = ran.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains(expected) && last.contains(&name), "{expected}: {ran:?}");
+        assert_eq!(ran.code, Some(78), "{ran:?}");
+    }
+    // More replicas than there are brokers.
+    let rig = rig();
+    make(&rig, &name(&rig, "1.simulated"), 1, "compact");
+    let ran = refused(&rig, "", "3");
+    assert!(ran.stderr.contains("has 1 replicas, and kafka.replication_factor asks for 3"), "{ran:?}");
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn while_the_broker_is_away_nothing_new_is_taken_and_what_is_known_is_followed() {
+    let (rig, service) = (rig(), service(4.0));
+    let daemon = rig.start_for(&service, &["--state", "enabled"]);
+    let mut client = daemon.subscribe();
+    let known = client.execute("p.yaml");
+    let id = client.job_id(known);
+    assert!(rig.broker_down());
+    let begun = Instant::now();
+    let refused = client.execute("p.yaml");
+    let ack = client.final_ack(refused);
+    assert!(ack.starts_with("CMD_FAILED") && begun.elapsed() < Duration::from_secs(12), "{ack} {begun:?}");
+    let status = client.query("status");
+    assert!(status["journal"]["problem"].as_str().is_some(), "{status}");
+    // Its end is found out, and published though it cannot be recorded.
+    client.job_result(&id);
+    rig.broker_up();
+    eventually("it can be written again", || client.query("status")["journal"]["problem"].is_null());
+    eventually("the fault can be cleared", || client.run("standby", &json!({})) == "CMD_COMPLETE Done");
+    assert_eq!(service.counters().puts, 1);
+    for command in ["start", "enable"] {
+        assert_eq!(client.run(command, &json!({})), "CMD_COMPLETE Done");
+    }
+    let next = client.execute("p.yaml");
+    assert_eq!(client.final_ack(next), "CMD_COMPLETE Done");
+    drop(daemon);
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_start_without_a_broker_waits_for_it_and_says_so() {
+    let rig = Rig::new(&format!("{ON_KAFKA}{QUICK}[kafka]\nstart_timeout_s = 1\n"));
+    assert!(rig.broker_down());
+    let daemon = rig.start(&["--state", "enabled"]);
+    let mut client = daemon.connect();
+    eventually("it says what it waits for", || {
+        let status = client.query("status");
+        status["starting"] == true
+            && status["journal"]["problem"]
+                .as_str()
+                .is_some_and(|problem| problem.contains("cannot be opened"))
+    });
+    let early = client.execute("true.yaml");
+    rig.broker_up();
+    assert_eq!(client.final_ack(early), "CMD_COMPLETE Done");
+    let mut foreign = rig.foreign();
+    let is_its = |received: &Received| received.topic == "logevent_heartbeat";
+    foreign.find("it is on Kafka too", is_its);
+}
