@@ -415,8 +415,10 @@ impl Daemon {
     }
 
     fn report_to_manager(&mut self) {
-        let status = self.manager_status();
-        self.manager.status(status);
+        if self.manager.is_there() {
+            let status = self.manager_status();
+            self.manager.status(status);
+        }
     }
 }
 
