@@ -143,7 +143,8 @@ impl Daemon {
                 // Too late.
                 KafkaInput::Joined | KafkaInput::ReadBack(_) | KafkaInput::DuplicateInstance(_) => None,
             });
-            let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
+            let left = self.turn.left().into_iter().chain(said).collect();
+            let kept = journal.write(left).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
                 log::error!("{problem}{}", forgotten(self.turn.csc()));
             }
