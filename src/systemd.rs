@@ -13,6 +13,7 @@ use crate::text::one_line;
 /// Our connection to the service manager.
 #[derive(Debug)]
 pub struct Manager {
+    is_there: bool,
     /// Half the watchdog's period; none without a watchdog.
     period: Option<Duration>,
     last_pet: Instant,
@@ -27,7 +28,8 @@ impl Manager {
     pub fn connect() -> Self {
         // Served twice a period, so that one late turn is no alarm.
         let period = sd_notify::watchdog_enabled().map(|period| period / 2);
-        Self { period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
+        let is_there = std::env::var_os("NOTIFY_SOCKET").is_some();
+        Self { is_there, period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
     }
 
     /// Commands are accepted.
@@ -45,6 +47,12 @@ impl Manager {
     /// The daemon is stopping.
     pub fn stopping(&self) {
         notify(&[NotifyState::Stopping]);
+    }
+
+    /// Whether one has started us.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.is_there
     }
 
     /// Sends the status line, when it changed.

@@ -4,7 +4,7 @@ use std::io;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 /// A tick: the deadline set last is reached. A stale one is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,18 +21,16 @@ pub fn start() -> io::Result<(Sender<Instant>, Receiver<Tick>)> {
     // A second tick would say nothing that the waiting one does not.
     let (tick, ticks) = bounded(1);
     thread::Builder::new().name("timer".to_owned()).spawn(move || {
-        let mut due = never();
+        let mut next = deadline.recv().map_err(RecvTimeoutError::from);
         loop {
-            select! {
-                recv(deadline) -> next => match next {
-                    Ok(next) => due = at(next),
-                    Err(_) => return,
-                },
-                recv(due) -> _ => {
+            next = match next {
+                Ok(due) => deadline.recv_deadline(due),
+                Err(RecvTimeoutError::Timeout) => {
                     let _ = tick.try_send(Tick);
-                    due = never();
+                    deadline.recv().map_err(RecvTimeoutError::from)
                 }
-            }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
         }
     })?;
     Ok((deadlines, ticks))

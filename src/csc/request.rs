@@ -225,7 +225,7 @@ pub struct JobStatus {
     pub job_id: JobId,
     /// Its phase.
     pub phase: Phase,
-    /// The whole object.
+    /// The whole object of a job that has ended; that of another one is not needed, and may be empty.
     pub object: JobObject,
 }
 

@@ -209,7 +209,8 @@ impl Daemon {
                 | KafkaInput::ReadBack(_)
                 | KafkaInput::DuplicateInstance(_) => None,
             });
-            let kept = journal.write(said.collect()).and_then(|()| journal.close(JOURNAL_PATIENCE));
+            let left = self.turn.left().into_iter().chain(said).collect();
+            let kept = journal.write(left).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
                 log::error!("{problem}{}", forgotten(self.turn.csc()));
             }
@@ -525,8 +526,10 @@ impl Daemon {
     }
 
     fn report_to_manager(&mut self) {
-        let status = self.manager_status();
-        self.manager.status(status);
+        if self.manager.is_there() {
+            let status = self.manager_status();
+            self.manager.status(status);
+        }
     }
 }
 

@@ -8,6 +8,10 @@
 //! At the *start* the core joins the control system and then makes the transitions to the state that the command line
 //! asks for. Commands that come before that has ended wait here, at most [`EARLY_MAX`] of them, and are carried out in
 //! the order in which they came.
+//!
+//! All records of a turn go to the journal together, and so into one commit: an execute is accepted with one, its job
+//! gets its id with another and its end with a third. What was delivered goes with the next of these, or else at the
+//! next tick, that is, within a second: nothing waits for it, and what is published again after a crash has equal content.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -23,6 +27,9 @@ use crate::journal::Report;
 
 /// Commands that wait for the start to end; more are refused.
 pub const EARLY_MAX: usize = 1024;
+
+/// Most deliveries that wait for the next records.
+pub const DELIVERIES_MAX: usize = 100;
 
 /// Where the start is to lead.
 #[derive(Clone, Debug, PartialEq)]
@@ -69,8 +76,10 @@ pub struct Turn {
     reached: Option<Record>,
     /// What the core has not taken.
     inputs: VecDeque<Input>,
-    /// The records of this turn, which are kept together.
+    /// The records of this turn, which are kept together, and deliveries before it.
     records: Vec<Record>,
+    /// Whether deliveries wait no longer.
+    is_tick: bool,
 }
 
 impl Turn {
@@ -111,6 +120,7 @@ impl Turn {
             reached: None,
             inputs: VecDeque::new(),
             records: Vec::new(),
+            is_tick: false,
         };
         (turn, effects)
     }
@@ -159,6 +169,7 @@ impl Turn {
     pub fn tick(&mut self, reports: impl IntoIterator<Item = Report>) {
         reports.into_iter().for_each(|report| self.report(report));
         self.inputs.push_back(Input::Tick);
+        self.is_tick = true;
     }
 
     /// The journal has said something.
@@ -212,16 +223,24 @@ impl Turn {
         if let Some(input) = self.inputs.pop_front() {
             return Some(Step::Run(self.handle(now, input)));
         }
-        let records = mem::take(&mut self.records);
-        if records.is_empty() {
+        let is_tick = mem::take(&mut self.is_tick);
+        let may_wait =
+            |record: &Record| !is_tick && self.has_journal && matches!(record, Record::Delivered(_));
+        if self.records.len() < DELIVERIES_MAX && self.records.iter().all(may_wait) {
             return None;
         }
+        let records = self.left();
         if self.has_journal {
             return Some(Step::Write(records));
         }
         // Nothing is waited for.
         self.inputs.extend(records.iter().filter_map(Record::awaited).map(Input::Journaled));
         self.next(now)
+    }
+
+    /// The records that wait, which the journal is to have at the end.
+    pub fn left(&mut self) -> Vec<Record> {
+        mem::take(&mut self.records)
     }
 
     fn handle(&mut self, now: Time, input: Input) -> Vec<Effect> {

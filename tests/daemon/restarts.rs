@@ -54,7 +54,8 @@ fn running_jobs_are_tracked_in_standby_and_without_configuration() {
     assert!(shown.contains("resumed        3 running jobs\n"), "{shown}");
     service.end_jobs();
     eventually("all jobs end", || jobs(&daemon).iter().all(|job| job.ends_with("\"finished\" 0")));
-    // The next run knows what ended, and does not publish it again.
+    // The next run knows what ended, and, once that it was published is recorded, does not publish it again.
+    thread::sleep(Duration::from_millis(1500));
     kill(daemon);
     let daemon = home.start(&["1"]);
     let mut client = daemon.subscribe();

@@ -8,7 +8,7 @@ use ocps::csc::command::{Command, CommandKind, Sender, Via};
 use ocps::csc::event::Ack;
 use ocps::csc::record::Record;
 use ocps::csc::state::SummaryState;
-use ocps::daemon::turn::{EARLY_MAX, Goal, Turn};
+use ocps::daemon::turn::{DELIVERIES_MAX, EARLY_MAX, Goal, Turn};
 use ocps::journal::Report;
 
 /// A process from its start on.
@@ -32,6 +32,8 @@ pub(crate) struct Start {
     unwritten_state: Option<Record>,
     /// Reports of the journal that the core has not got.
     unread: usize,
+    /// Whether the turn is one of a tick.
+    is_tick: bool,
 }
 
 impl Start {
@@ -62,6 +64,7 @@ impl Start {
             unwritten: Vec::new(),
             unwritten_state: None,
             unread: 0,
+            is_tick: false,
         }
     }
 
@@ -117,7 +120,10 @@ impl Start {
             Input::Journaled(_) | Input::JournalFailed(_) | Input::JournalBack => {
                 self.unread = self.unread.checked_sub(1).unwrap_or_else(|| panic!("not reported: {input:?}"));
             }
-            Input::Tick => assert_eq!(self.unread, 0, "a tick before the reports of the journal"),
+            Input::Tick => {
+                assert_eq!(self.unread, 0, "a tick before the reports of the journal");
+                self.is_tick = true;
+            }
             Input::Outcome(_)
             | Input::Configuration(_)
             | Input::ConfigurationsAvailable(_)
@@ -185,8 +191,13 @@ impl Start {
     }
 
     /// The turn is over.
-    pub(crate) fn rest(&self) {
-        assert!(self.unwritten.is_empty(), "not handed to the journal: {:?}", self.unwritten);
+    pub(crate) fn rest(&mut self) {
+        let is_tick = std::mem::take(&mut self.is_tick);
+        // What was delivered may wait for the next tick.
+        let may_wait = |record: &Record| !is_tick && matches!(record, Record::Delivered(_));
+        let is_bounded = self.unwritten.len() < DELIVERIES_MAX;
+        let is_written = is_bounded && self.unwritten.iter().all(may_wait);
+        assert!(is_written, "not handed to the journal: {:?}", self.unwritten);
         assert_eq!(self.unread, 0, "the core has not got all reports of the journal");
         if self.is_starting() {
             assert!(self.waiting.len() <= EARLY_MAX, "{} wait", self.waiting.len());

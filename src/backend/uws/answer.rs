@@ -10,7 +10,8 @@ use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Contact, Failure, FailureKind, JobStatus, RemoveAnswer, StatusAnswer};
 
-use super::object::{Object, compact};
+use super::call::Address;
+use super::object::{Object, compact, readable};
 use crate::text::quote;
 
 /// Longest phase that is taken for a word, in bytes.
@@ -31,11 +32,10 @@ const REFUSALS: [&str; 9] = [
 ];
 
 /// A reply to one request, its body read as far as the limits allow.
-pub(super) struct Reply {
+pub(super) struct Reply<'a> {
     /// `PUT` and so on.
     pub(super) method: &'static str,
-    /// For reasons: without credentials.
-    pub(super) url: String,
+    pub(super) url: Address<'a>,
     pub(super) status: u16,
     /// Whether the Content-Type is application/json.
     pub(super) is_json: bool,
@@ -57,7 +57,7 @@ pub(super) enum End {
     Broken(String),
 }
 
-impl Reply {
+impl Reply<'_> {
     /// As much of the text as is ever compared or shown.
     fn text(&self) -> String {
         const ENOUGH: usize = 4096;
@@ -146,19 +146,18 @@ impl Reply {
         if !self.is_success() {
             return Err(self.refusal());
         }
-        let text = self.text();
         let job = match self.end {
-            End::Complete => believe(std::mem::take(&mut self.body), job_id, run_id),
+            End::Complete => believe(&mut self.body, job_id, run_id),
             End::TooLarge | End::Broken(_) => Err(String::new()),
         };
-        job.map_err(|why| self.unbelievable(&why, &text))
+        job.map_err(|why| self.unbelievable(&why, &self.text()))
     }
 }
 
-fn believe(body: Vec<u8>, job_id: Option<&JobId>, run_id: Option<&RunId>) -> Result<JobStatus, String> {
+fn believe(body: &mut [u8], job_id: Option<&JobId>, run_id: Option<&RunId>) -> Result<JobStatus, String> {
     let no_object = |e: serde_json::Error| format!("it is no job object ({e})");
-    let compact = compact(body).map_err(no_object)?;
-    let object = Object::of(&compact).map_err(no_object)?;
+    let text = readable(body).map_err(no_object)?;
+    let object = Object::of(text).map_err(no_object)?;
     let id = object.string("jobId").ok_or("it has no jobId")?;
     let id = JobId::parse(&id).map_err(|_| "its jobId is malformed")?;
     if job_id.is_some_and(|asked| *asked != id) {
@@ -169,7 +168,15 @@ fn believe(body: Vec<u8>, job_id: Option<&JobId>, run_id: Option<&RunId>) -> Res
     }
     let phase = object.string("phase").filter(|p| p.len() <= PHASE_MAX).ok_or("it has no phase")?;
     let phase = Phase::parse(&phase);
-    Ok(JobStatus { job_id: id, phase, object: JobObject(object.into_bounded_json().into()) })
+    // Most answers are of jobs that have not ended.
+    let object = match phase.exit_code() {
+        None => String::new(),
+        Some(_) => {
+            let compact = compact(text).map_err(no_object)?;
+            Object::of(&compact).map_err(no_object)?.into_bounded_json()
+        }
+    };
+    Ok(JobStatus { job_id: id, phase, object: JobObject(object.into()) })
 }
 
 /// A service's refusal for people: quoted, and once only where it is an exact doubling.
@@ -182,7 +189,7 @@ fn quote_once(text: &str) -> String {
 
 /// The answer to the GET of one job.
 pub(super) fn to_status(
-    reply: Reply,
+    reply: Reply<'_>,
     job_id: &JobId,
     run_id: Option<&RunId>,
 ) -> Result<StatusAnswer, Failure> {
@@ -193,12 +200,12 @@ pub(super) fn to_status(
 }
 
 /// The answer to the GET of a job that cannot exist.
-pub(super) fn to_ping(reply: &Reply) -> Result<(), Failure> {
+pub(super) fn to_ping(reply: &Reply<'_>) -> Result<(), Failure> {
     if reply.is_no_such_job() { Ok(()) } else { Err(reply.refusal()) }
 }
 
 /// The answer to a DELETE.
-pub(super) fn to_remove(reply: &Reply) -> Result<RemoveAnswer, Failure> {
+pub(super) fn to_remove(reply: &Reply<'_>) -> Result<RemoveAnswer, Failure> {
     if reply.is_success() && reply.is_removal() {
         Ok(RemoveAnswer::Removed { object: None })
     } else if reply.is_success() {
@@ -212,13 +219,17 @@ pub(super) fn to_remove(reply: &Reply) -> Result<RemoveAnswer, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::LazyLock;
 
+    use super::*;
+    use crate::url::Url;
+
+    static UWS: LazyLock<Url> = LazyLock::new(|| Url::from("http://uws"));
     const ID: &str = "0123456789abcdef0123456789abcdef";
 
-    fn reply(method: &'static str, status: u16, content_type: &str, body: &str) -> Reply {
+    fn reply(method: &'static str, status: u16, content_type: &str, body: &str) -> Reply<'static> {
         let is_json = content_type == "application/json";
-        let url = "http://uws/job".to_owned();
+        let url = Address { base: &UWS, path: "/job" };
         Reply {
             method,
             url,
@@ -240,15 +251,15 @@ mod tests {
         }
     }
 
-    fn put(reply: Reply) -> Result<StatusAnswer, Failure> {
+    fn put(reply: Reply<'_>) -> Result<StatusAnswer, Failure> {
         reply.job(None, RunId::parse("1-a").as_ref()).map(StatusAnswer::Job)
     }
 
-    fn get(reply: Reply) -> Result<StatusAnswer, Failure> {
+    fn get(reply: Reply<'_>) -> Result<StatusAnswer, Failure> {
         to_status(reply, &JobId::parse(ID).unwrap(), RunId::parse("1-a").as_ref())
     }
 
-    fn delete(reply: &Reply) -> Result<StatusAnswer, Failure> {
+    fn delete(reply: &Reply<'_>) -> Result<StatusAnswer, Failure> {
         to_remove(reply).map(|answer| match answer {
             RemoveAnswer::Removed { .. } => StatusAnswer::Broken { report: "removed".to_owned() },
             RemoveAnswer::Gone => StatusAnswer::Gone,

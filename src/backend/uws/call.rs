@@ -2,6 +2,7 @@
 
 #![expect(clippy::wildcard_enum_match_arm, reason = "the library's errors are non_exhaustive")]
 
+use std::fmt;
 use std::io::Read;
 use std::time::Duration;
 
@@ -16,25 +17,39 @@ use crate::csc::request::{Contact, Failure, FailureKind};
 use crate::text::quote;
 use crate::url::Url;
 
-pub(super) struct Call<'a> {
-    pub(super) method: &'static str,
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub(super) struct Address<'a> {
     pub(super) base: &'a Url,
     /// Below the base.
     pub(super) path: &'a str,
-    /// The address for people: without credentials.
-    pub(super) shown: String,
+}
+
+impl Address<'_> {
+    /// It for the request, without credentials too: those go in a header.
+    pub(super) fn address(self) -> String {
+        format!("{}{}", self.base.address(), self.path)
+    }
+}
+
+/// For people, without credentials.
+impl fmt::Display for Address<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quote(format_args!("{}{}", self.base, self.path)))
+    }
+}
+
+pub(super) struct Call<'a> {
+    pub(super) method: &'static str,
+    pub(super) url: Address<'a>,
     /// How long the request may take, and connecting for it.
     pub(super) timeout: Duration,
     pub(super) connect_timeout: Duration,
 }
 
-impl Call<'_> {
-    pub(super) fn address(&self) -> String {
-        format!("{}{}", self.base.address(), self.path)
-    }
-
+impl<'a> Call<'a> {
     /// Reads a reply, a success up to the limit, anything else as far as people want to see it.
-    pub(super) fn read(&self, response: Response<Body>, limit: usize) -> Reply {
+    pub(super) fn read(&self, response: Response<Body>, limit: usize) -> Reply<'a> {
         let (head, mut body) = response.into_parts();
         let limit = if head.status == 200 { limit } else { TEXT_LIMIT };
         let content_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
@@ -49,7 +64,7 @@ impl Call<'_> {
         };
         Reply {
             method: self.method,
-            url: self.shown.clone(),
+            url: self.url,
             status: head.status.as_u16(),
             is_json: essence.eq_ignore_ascii_case(JSON),
             body: bytes,
@@ -62,7 +77,7 @@ impl Call<'_> {
     /// What people must know of a reply whose body does not say it.
     fn remark(&self, head: &Parts) -> Option<String> {
         if let Some(location) = header(&head.headers, LOCATION).filter(|_| head.status.is_redirection()) {
-            return Some(self.base.redirection(self.path, location));
+            return Some(self.url.base.redirection(self.url.path, location));
         }
         let compression = quote(compression(&head.headers)?);
         Some(format!(
@@ -72,7 +87,7 @@ impl Call<'_> {
 
     /// The failure of a request that got no answer. It may have been carried out if it was sent.
     pub(super) fn failure(&self, error: &Error, is_sent: bool) -> Failure {
-        let (url, method, what) = (&self.shown, self.method, self.describe(error));
+        let (url, method, what) = (self.url, self.method, self.describe(error));
         let said = match error {
             _ if !is_sent => {
                 let reason = format!("cannot reach {url}: {what}");

@@ -13,7 +13,7 @@ use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_T
 use ureq::http::{Request, Response};
 
 use super::answer::End;
-use super::object::compact;
+use super::object::readable;
 use super::{OBJECT_LIMIT, TEXT_LIMIT, Uws, compression, header};
 use crate::csc::id::JobId;
 use crate::csc::request::{Contact, Failure, FailureKind};
@@ -53,7 +53,7 @@ impl Uws {
     pub fn files(&self, base: &Url, job_id: &JobId) -> Result<Option<Vec<JobFile>>, Failure> {
         let path = format!("/job/{job_id}/results");
         let call = self.call("GET", base, &path, self.settings.list_timeout);
-        let reply = call.read(self.send(&call, ())?, OBJECT_LIMIT);
+        let mut reply = call.read(self.send(&call, ())?, OBJECT_LIMIT);
         if reply.is_no_such_job() {
             return Ok(None);
         }
@@ -61,13 +61,12 @@ impl Uws {
             return Err(reply.refusal());
         }
         let wrong = |error| {
-            let reason =
-                format!("{} answered GET with 200, but not with a list of files: {error}", call.shown);
+            let reason = format!("{} answered GET with 200, but not with a list of files: {error}", call.url);
             Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
         };
-        let list = compact(reply.body).map_err(wrong)?;
+        let list = readable(&mut reply.body).map_err(wrong)?;
         let mut files = Vec::new();
-        let listed = elements(Deserializer::from_str(&list), |element| {
+        let listed = elements(Deserializer::from_str(list), |element| {
             files.extend(job_file(element).filter(|_| files.len() < FILES_MAX));
         });
         listed.map_err(wrong)?;
@@ -87,7 +86,7 @@ impl Uws {
     ) -> Result<Option<Contents>, Failure> {
         let path = format!("/job/result/{job_id}/{}", file.id);
         let call = self.call("GET", base, &path, SILENCE_MAX);
-        let mut request = Request::get(call.address());
+        let mut request = Request::get(call.url.address());
         if let Some(secret) = base.authorization() {
             request = request.header(AUTHORIZATION, secret);
         }

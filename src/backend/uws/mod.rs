@@ -41,7 +41,7 @@ use crate::url::Url;
 
 pub use files::{Contents, JobFile};
 
-use call::Call;
+use call::{Address, Call};
 use sent::Watcher;
 
 /// Largest job object that is read, in bytes.
@@ -98,18 +98,19 @@ impl Uws {
     }
 
     fn call<'a>(&self, method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Call<'a> {
-        let shown = quote(format_args!("{base}{path}"));
-        Call { method, base, path, shown, timeout, connect_timeout: self.settings.connect_timeout }
+        let (url, connect_timeout) = (Address { base, path }, self.settings.connect_timeout);
+        Call { method, url, timeout, connect_timeout }
     }
 
     fn send(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Failure> {
-        self.check_rest(call.base)?;
-        let (started, shown) = (Instant::now(), &call.shown);
+        let base = call.url.base;
+        self.check_rest(base)?;
+        let (started, url) = (Instant::now(), call.url);
         let (result, is_sent) = sent::watch(|| self.run(call, body));
         let (method, ms) = (call.method, started.elapsed().as_millis());
         match &result {
-            Ok(response) => debug!("{method} {shown}: {} after {ms} ms", response.status().as_u16()),
-            Err(_) => debug!("{method} {shown}: no answer after {ms} ms"),
+            Ok(response) => debug!("{method} {url}: {} after {ms} ms", response.status().as_u16()),
+            Err(_) => debug!("{method} {url}: no answer after {ms} ms"),
         }
         let response = result.map_err(|error| call.failure(&error, is_sent))?;
         if let Some(wait) = retry_after(&response) {
@@ -117,14 +118,14 @@ impl Uws {
             let longest = RETRY_AFTER_MAX.min(self.settings.submit_timeout / 2);
             let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
             resting.retain(|_, until| Instant::now() < *until);
-            resting.insert(call.base.clone(), Instant::now() + wait.min(longest));
+            resting.insert(base.clone(), Instant::now() + wait.min(longest));
         }
         Ok(response)
     }
 
     fn run(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Error> {
-        let mut request = Request::builder().method(call.method).uri(call.address());
-        if let Some(secret) = call.base.authorization() {
+        let mut request = Request::builder().method(call.method).uri(call.url.address());
+        if let Some(secret) = call.url.base.authorization() {
             request = request.header(AUTHORIZATION, secret);
         }
         if call.method == "PUT" {
@@ -185,7 +186,7 @@ impl Backend for Uws {
             if error.is_io() {
                 return call.failure(&io::Error::from(error).into(), true);
             }
-            let url = &call.shown;
+            let url = call.url;
             let reason = format!("{url} answered GET with 200, but not with a list of jobs: {error}");
             Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
         })

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use indexmap::IndexMap;
+use serde::de::Error as _;
 use serde_json::Deserializer;
 use serde_transcode::Transcoder;
 
@@ -17,31 +18,39 @@ const OBJECT_MAX: usize = 512 * 1024;
 /// Most fields of a job object; the genuine one has 13.
 const FIELDS_MAX: usize = 1000;
 
-/// JSON without blanks, on one line.
+/// The text of an answer.
 ///
 /// Escapes of lone surrogates count as U+FFFD: the genuine service writes them for a result file
 /// whose name is not UTF-8, and that must not make the whole job unreadable.
 ///
 /// # Errors
+/// It is not UTF-8.
+pub(super) fn readable(json: &mut [u8]) -> Result<&str, serde_json::Error> {
+    replace_lone_surrogates(json);
+    std::str::from_utf8(json).map_err(serde_json::Error::custom)
+}
+
+/// JSON without blanks, on one line.
+///
+/// # Errors
 /// It is no JSON.
-pub(super) fn compact(mut json: Vec<u8>) -> Result<String, serde_json::Error> {
-    replace_lone_surrogates(&mut json);
-    let mut deserializer = Deserializer::from_slice(&json);
+pub(super) fn compact(json: &str) -> Result<String, serde_json::Error> {
+    let mut deserializer = Deserializer::from_str(json);
     let compact = serde_json::to_string(&Transcoder::new(&mut deserializer))?;
     deserializer.end()?;
     Ok(compact)
 }
 
-/// The fields of a JSON object in their order, each with its compact text.
+/// The fields of a JSON object in their order, each with its text as it is written.
 pub(super) struct Object<'a>(IndexMap<String, Cow<'a, str>>);
 
 impl<'a> Object<'a> {
-    /// Takes a compact object apart; of fields with the same name the last counts.
+    /// Takes an object apart; of fields with the same name the last counts.
     ///
     /// # Errors
     /// It is no object, or has too many fields.
-    pub(super) fn of(compact: &'a str) -> Result<Self, serde_json::Error> {
-        let fields = members(compact, FIELDS_MAX)?.into_iter();
+    pub(super) fn of(json: &'a str) -> Result<Self, serde_json::Error> {
+        let fields = members(json, FIELDS_MAX)?.into_iter();
         Ok(Self(fields.map(|(key, value)| (key, value.get().into())).collect()))
     }
 
@@ -50,7 +59,7 @@ impl<'a> Object<'a> {
         serde_json::from_str(self.0.get(key)?).ok()
     }
 
-    /// The object as compact JSON of at most 512 KiB.
+    /// The object, compact as it was taken apart, as JSON of at most 512 KiB.
     ///
     /// What is too large loses `parameters.environment`, then trailing `results` (with `resultsOmitted`:
     /// how many), then its largest fields, never `jobId` and `phase`, which the caller has found short.
@@ -152,7 +161,7 @@ mod tests {
     use super::*;
 
     fn bounded(json: &Value) -> Value {
-        let compact = compact(json.to_string().into_bytes()).unwrap();
+        let compact = compact(&json.to_string()).unwrap();
         let text = Object::of(&compact).unwrap().into_bounded_json();
         assert!(text.len() <= OBJECT_MAX, "{}", text.len());
         serde_json::from_str(&text).unwrap()
@@ -184,7 +193,7 @@ mod tests {
                 "{\"a\":\"x\u{fffd}\",\"b\":\"\u{fffd}😀\",\"c\":\"\\\\udcff\",\"d\":\"\u{fffd}\"}",
             ),
         ] {
-            let compact = compact(given.into()).unwrap();
+            let compact = compact(readable(&mut given.as_bytes().to_vec()).unwrap()).unwrap();
             assert_eq!(Object::of(&compact).unwrap().into_bounded_json(), expected);
         }
     }
@@ -211,10 +220,10 @@ mod tests {
             &very_deep,
             &format!("{{{many}\"a\":1}}"),
         ] {
-            let result = compact(bad.into()).and_then(|compact| Object::of(&compact).map(drop));
+            let result = compact(bad).and_then(|compact| Object::of(&compact).map(drop));
             assert!(result.is_err(), "{bad:.100}");
         }
-        assert!(compact(b"{\"a\":\"\xff\"}".to_vec()).is_err());
+        assert!(readable(&mut b"{\"a\":\"\xff\"}".to_vec()).is_err());
     }
 
     #[test]

@@ -109,6 +109,9 @@ impl World {
     pub(super) fn end(&mut self) {
         self.note("the daemon ends");
         self.rules.start.ended();
+        let left = self.process_mut().turn.left();
+        self.rules.start.written(&left);
+        self.process_mut().journal.channel.push_back(left);
         self.flush_messages();
         let time = self.time();
         let journal = &mut self.process_mut().journal;
