@@ -88,7 +88,7 @@ fn results(report: &mut Report, (jobs, latency, at_once, interval): Case, share:
     service.answer(way);
     thread::sleep(2 * poll_interval);
     daemon.watch.begin();
-    let (counts, cpu, begun) = (service.counts(), daemon.cpu(), Instant::now());
+    let (counts, before, begun) = (service.counts(), daemon.usage(), Instant::now());
     let rate = if share < 1.0 { ENDS_LIMITED } else { ENDS };
     let over = Duration::from_secs_f64(jobs as f64 / rate).max(2 * poll_interval).max(OVER_MIN);
     service.end_jobs(over);
@@ -114,7 +114,7 @@ fn results(report: &mut Report, (jobs, latency, at_once, interval): Case, share:
         ("wrong", wrong as f64),
         ("polls/s", (after.gets - counts.gets) as f64 / took),
         ("lists/s", (after.lists - counts.lists) as f64 / took),
-        ("CPU %", (daemon.cpu() - cpu) / took * 100.0),
+        ("CPU %", daemon.since(&before)[0] / took * 100.0),
         ("heartbeat gap s", daemon.watch.gap()),
     ];
     report.row(format!("{jobs} jobs, {}, poll_interval {interval} s", way.name()), figures);
