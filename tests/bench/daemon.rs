@@ -106,7 +106,7 @@ impl Daemon {
             client.execute(left.min(TOGETHER), "");
             left -= left.min(TOGETHER);
         }
-        thread::sleep(SETTLED);
+        self.settle();
     }
 
     /// Waits until the look-ups of what was just submitted are over.
