@@ -131,7 +131,7 @@ SMALL ?= $(abspath $(target))/small/release/ocps
 
 bench: ## measure, as ratios to the bare limit of this machine (takes 12 min); ONLY=lag,polls FULL=1 POLL=list (see tests/bench/bench.rs)
 	$(if $(findstring resources,$(or $(ONLY),resources)),$(CARGO) build --locked --release --no-default-features --target-dir $(target)/small)
-	SMALL='$(SMALL)' ONLY='$(ONLY)' FULL='$(FULL)' POLL='$(POLL)' $(CARGO) bench --locked $(features) --bench bench
+	SMALL='$(SMALL)' ONLY='$(ONLY)' FULL='$(FULL)' POLL='$(POLL)' PROGRAM='$(PROGRAM)' $(CARGO) bench --locked $(features) --bench bench
 
 # What `make install` installs; name another one to install without a release build.
 BIN ?= $(target)/release/ocps

@@ -1,7 +1,7 @@
 //! What ocps costs, beside the bare limit of the machine: the same work with the same libraries, and no logic.
 //!
 //! `make bench` measures all, `make bench ONLY=lag` what is named (several with commas), `FULL=1` all combinations of `lag`
-//! and `limited`, `POLL=each` with that `[uws] poll`. The ratios are what counts: absolute times are this machine's.
+//! and `limited`, `POLL=each` with that `[uws] poll`, `PROGRAM=PATH` another build than this one. The ratios are what counts: absolute times are this machine's.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stderr)]
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::wildcard_enum_match_arm)]
 
@@ -38,7 +38,7 @@ use std::path::Path;
 use std::process::{Command, exit};
 use std::time::Instant;
 
-use daemon::variable;
+use daemon::{program, variable};
 use report::Report;
 #[cfg(feature = "redis")]
 use support::port;
@@ -88,7 +88,7 @@ fn machine() -> Vec<(&'static str, String)> {
     let cpu = read("/proc/cpuinfo");
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("?");
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let version = Command::new(env!("CARGO_BIN_EXE_ocps")).arg("--version").output().unwrap();
+    let version = Command::new(program()).arg("--version").output().unwrap();
     let version = String::from_utf8(version.stdout).unwrap().lines().collect::<Vec<_>>().join(", ");
     vec![
         ("ocps", version),

@@ -12,7 +12,7 @@ use crate::target_dir;
 pub const FOLLOWED: [usize; 3] = [0, 1000, 10_000];
 pub const POLL_INTERVAL: f64 = 5.0;
 /// Executes one after the other, in turns with the bare limit, so that a drift of the machine meets both.
-pub const ROUNDS: usize = 300;
+const ROUNDS: usize = 1000;
 /// Executes of which many are on their way at once.
 const EXECUTES: usize = 2000;
 /// Executes whose system calls are counted.
@@ -46,11 +46,11 @@ pub fn executes(report: &mut Report) {
         let daemon = Daemon::start(&service.url(), 3600.0, &poll());
         daemon.follow(jobs);
         let mut client = daemon.client();
-        let (begun, cpu) = (Instant::now(), daemon.cpu());
+        let (begun, before) = (Instant::now(), daemon.usage());
         (0..EXECUTES / TOGETHER).for_each(|_| drop(client.execute(TOGETHER, "")));
         let rate = EXECUTES as f64 / begun.elapsed().as_secs_f64();
         daemon.settle();
-        let cpu = (daemon.cpu() - cpu) / EXECUTES as f64;
+        let cpu = daemon.since(&before)[0] / EXECUTES as f64;
         let mut bare = Bare::new(&own.url(), dir.path());
         let begun = Instant::now();
         let bare_cpu = cost(|| (0..EXECUTES).for_each(|_| drop(bare.execute()))) / EXECUTES as f64;

@@ -1,5 +1,6 @@
 //! The daemon that is measured, its clients, and what the system knows about it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -26,24 +27,25 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// The program to measure: that of this build, or of `PROGRAM`.
+pub fn program() -> PathBuf {
+    variable("PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_ocps").to_owned()).into()
+}
+
 /// The settings `[uws] poll` to compare: those that the daemon knows; else an empty one for the only way there is.
 pub fn polls() -> Vec<&'static str> {
     let home = Home::with_toml("[uws]\npoll = \"list\"\n");
-    let checked = home
-        .ocps()
-        .arg("check")
-        .arg(home.path("ocps.toml"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .unwrap();
-    if checked.success() { vec!["each", "list"] } else { vec![""] }
+    let checked = home.program(&program()).arg("check").arg(home.path("ocps.toml")).output().unwrap();
+    if checked.status.success() { vec!["each", "list"] } else { vec![""] }
 }
 
 /// The setting `[uws] poll` that `POLL` names; empty for the default.
 pub fn poll() -> String {
     variable("POLL").unwrap_or_default()
 }
+
+/// Seconds of the processor, and context switches, of each thread by its directory in `/proc`.
+pub type Usage = BTreeMap<PathBuf, [f64; 2]>;
 
 /// A running daemon; killed when dropped.
 pub struct Daemon {
@@ -61,14 +63,7 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one with a journal for the service at this URL, over its local socket alone.
     pub fn start(url: &str, poll_interval: f64, poll: &str) -> Self {
-        Self::start_as(
-            Path::new(env!("CARGO_BIN_EXE_ocps")),
-            url,
-            poll_interval,
-            poll,
-            &["--no-kafka"],
-            |command| command,
-        )
+        Self::start_as(&program(), url, poll_interval, poll, &["--no-kafka"], |command| command)
     }
 
     pub fn start_as(
@@ -111,7 +106,7 @@ impl Daemon {
             client.execute(left.min(TOGETHER), "");
             left -= left.min(TOGETHER);
         }
-        thread::sleep(SETTLED);
+        self.settle();
     }
 
     /// Waits until the look-ups of what was just submitted are over.
@@ -142,18 +137,21 @@ impl Daemon {
         self.tasks().len()
     }
 
-    /// Seconds of the processor so far, of all threads.
-    pub fn cpu(&self) -> f64 {
-        self.tasks().iter().map(|task| processor_time(task)).sum()
+    /// What each thread has used so far.
+    pub fn usage(&self) -> Usage {
+        let of = |task: PathBuf| {
+            let switches = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"];
+            let switches = switches.iter().map(|name| number(&task.join("status"), name)).sum();
+            let cpu = processor_time(&task);
+            (task, [cpu, switches])
+        };
+        self.tasks().into_iter().map(of).collect()
     }
 
-    /// How often a thread has begun to wait, or was made to.
-    pub fn switches(&self) -> f64 {
-        let of = |task: &PathBuf| {
-            number(&task.join("status"), "voluntary_ctxt_switches")
-                + number(&task.join("status"), "nonvoluntary_ctxt_switches")
-        };
-        self.tasks().iter().map(of).sum()
+    /// Seconds of the processor, and context switches, since then, of the threads that still run.
+    pub fn since(&self, before: &Usage) -> [f64; 2] {
+        let now = self.usage();
+        [0, 1].map(|n| now.iter().map(|(task, used)| used[n] - before.get(task).map_or(0.0, |b| b[n])).sum())
     }
 
     /// MiB that are resident.

@@ -3,7 +3,6 @@
 //! `OCPS_TEST_BROKER` names a real broker (`tests/kafka/broker.sh new` prints one); without it librdkafka's mock is used,
 //! which is slow by itself.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -17,13 +16,16 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::json;
 
 use crate::bare::Bare;
-use crate::commands::{FOLLOWED, POLL_INTERVAL, ROUNDS};
-use crate::daemon::{Daemon, poll};
+use crate::commands::{FOLLOWED, POLL_INTERVAL};
+use crate::daemon::{Daemon, poll, program};
 use crate::harness::PATIENCE;
 use crate::kafka_rig::Rig;
 use crate::report::{Report, Times};
 use crate::service::Service;
 use crate::target_dir;
+
+/// Executes one after the other, in turns with the bare limit.
+const ROUNDS: usize = 300;
 
 pub fn in_progress(report: &mut Report) {
     report.section("a. From an execute to its CMD_INPROGRESS, over Kafka");
@@ -32,14 +34,12 @@ pub fn in_progress(report: &mut Report) {
         let (service, own, dir, rig) = (Service::start(), Service::start(), target_dir(), Rig::new(""));
         // The mock answers a fetch only at the end of its wait.
         rig.home.write("consumer.yaml", "fetch.wait.max.ms: 5\n");
-        let program = Path::new(env!("CARGO_BIN_EXE_ocps"));
         let url = service.url();
-        let daemon = Daemon::start_as(program, &url, POLL_INTERVAL, &poll(), &["--kafka"], |command| {
+        let daemon = Daemon::start_as(&program(), &url, POLL_INTERVAL, &poll(), &["--kafka"], |command| {
             rig.joined(command)
         });
         daemon.follow(jobs);
         let foreign = rig.foreign();
-        // Made when they are needed: an old command is not carried out.
         let message =
             |seq: usize| foreign.command("execute", &json!({"private_seqNum": seq, "pipeline": "p.yaml"}));
         let mut client = Client::new(&rig, &foreign.name("command_execute"), &foreign.name("ackcmd"));
@@ -71,13 +71,13 @@ pub fn in_progress(report: &mut Report) {
 
 /// Seconds of the processor for each of [`ROUNDS`] executes, beyond what the daemon needs anyway.
 fn cost(daemon: &Daemon, executes: impl FnOnce()) -> f64 {
-    let (begun, before) = (Instant::now(), daemon.cpu());
+    let (begun, before) = (Instant::now(), daemon.usage());
     daemon.settle();
-    let idle = (daemon.cpu() - before) / begun.elapsed().as_secs_f64();
-    let (begun, before) = (Instant::now(), daemon.cpu());
+    let idle = daemon.since(&before)[0] / begun.elapsed().as_secs_f64();
+    let (begun, before) = (Instant::now(), daemon.usage());
     executes();
     daemon.settle();
-    (daemon.cpu() - before - idle * begun.elapsed().as_secs_f64()) / ROUNDS as f64
+    (daemon.since(&before)[0] - idle * begun.elapsed().as_secs_f64()) / ROUNDS as f64
 }
 
 struct Client {

@@ -1,12 +1,12 @@
 //! What it costs to follow jobs: requests, processor time, memory; and what a daemon needs that has nothing to do.
 
 use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bare::{Bare, cost};
-use crate::daemon::{Daemon, polls, variable};
+use crate::daemon::{Daemon, polls, program, variable};
 use crate::report::{Figure, Report};
 use crate::service::Service;
 use crate::target_dir;
@@ -28,12 +28,11 @@ pub fn polling(report: &mut Report) {
             let daemon = Daemon::start(&service.url(), interval.as_secs_f64(), poll);
             daemon.follow(jobs);
             daemon.watch.begin();
-            let (counts, cpu, switches, begun) =
-                (service.counts(), daemon.cpu(), daemon.switches(), Instant::now());
+            let (counts, before, begun) = (service.counts(), daemon.usage(), Instant::now());
             thread::sleep(INTERVALS * interval);
             let rounds = begun.elapsed().as_secs_f64() / interval.as_secs_f64();
             let after = service.counts();
-            let (cpu, switches) = (daemon.cpu() - cpu, daemon.switches() - switches);
+            let [cpu, switches] = daemon.since(&before);
             let (each, list) = bare_costs(&service, jobs);
             let bare = if poll == "list" { list } else { each };
             let of_job = cpu / rounds / jobs as f64;
@@ -70,29 +69,30 @@ fn bare_costs(service: &Service, jobs: usize) -> (f64, f64) {
 
 pub fn resources(report: &mut Report) {
     report.section("f. Without Kafka and without jobs");
-    let small = variable("SMALL");
-    let programs = [("as it is built", Some(env!("CARGO_BIN_EXE_ocps"))), ("small build", small.as_deref())];
+    let programs =
+        [("as it is built", Some(program())), ("small build", variable("SMALL").map(PathBuf::from))];
     for (name, program) in programs {
-        let Some(program) = program.map(Path::new) else {
+        let Some(program) = program else {
             report.note(
                 "SMALL=PATH also measures a program that was built with --no-default-features".to_owned(),
             );
             continue;
         };
         let service = Service::start();
-        let daemon = Daemon::start_as(program, &service.url(), 5.0, "", &["--no-kafka"], |command| command);
+        let daemon = Daemon::start_as(&program, &service.url(), 5.0, "", &["--no-kafka"], |command| command);
         daemon.settle();
         daemon.watch.begin();
-        let (cpu, switches, begun) = (daemon.cpu(), daemon.switches(), Instant::now());
+        let (before, begun) = (daemon.usage(), Instant::now());
         thread::sleep(IDLE);
         let took = begun.elapsed().as_secs_f64();
+        let [cpu, switches] = daemon.since(&before);
         let figures = vec![
             ("start to ENABLED ms", daemon.started.as_secs_f64() * 1e3),
             ("memory MiB", daemon.memory()),
             ("threads", daemon.threads() as f64),
-            ("CPU %", (daemon.cpu() - cpu) / took * 100.0),
-            ("switches/s", (daemon.switches() - switches) / took),
-            ("program MiB", fs::metadata(program).unwrap().len() as f64 / f64::from(1 << 20)),
+            ("CPU %", cpu / took * 100.0),
+            ("switches/s", switches / took),
+            ("program MiB", fs::metadata(&program).unwrap().len() as f64 / f64::from(1 << 20)),
             ("heartbeat gap s", daemon.watch.gap()),
         ];
         report.row(name, figures);

@@ -75,7 +75,7 @@ impl Report {
         for (name, value) in machine {
             let _ = writeln!(text, "{name}: {value}");
         }
-        for (title, rows) in self.sections {
+        for (title, rows) in self.sections.into_iter().filter(|(_, rows)| !rows.is_empty()) {
             text.push_str(&table(&title, &rows));
             let rows = rows.into_iter().map(|(name, figures)| {
                 let fields = figures.into_iter().map(|(heading, value)| (heading.to_owned(), json!(value)));

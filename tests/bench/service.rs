@@ -253,47 +253,47 @@ impl Inner {
         let arrived = Instant::now();
         let name = request.path.strip_prefix("/api/v1/job").unwrap_or("?");
         let is_list = name.is_empty() && request.method == "GET";
-        let at = {
+        let (took, at) = {
             let mut state = self.lock();
             let took = if is_list { state.way.list(state.jobs.len()) } else { state.way.latency };
-            state.answered_at(took)
+            (took, state.answered_at(took))
         };
-        thread::sleep(at.saturating_duration_since(Instant::now()));
+        sleep_until(at - took);
+        // What it says is as old as it takes to say it, as at the genuine service.
+        let body = self.carry_out(request, name, is_list);
+        sleep_until(at);
+        if request.method == "PUT" {
+            self.lock().puts.push((arrived, Instant::now()));
+        }
+        let (status, body) = body.map_or((404, b"\"\"".to_vec()), |body| (200, body));
+        http::answer(connection, status, &[("Content-Type", "application/json")], &body)?;
+        Ok(Then::KeepAlive)
+    }
+
+    /// The body of the answer; none for a job that does not exist.
+    fn carry_out(&self, request: &Request, name: &str, is_list: bool) -> Option<Vec<u8>> {
         let mut state = self.lock();
         state.end_due();
-        let job = name.strip_prefix('/').and_then(index);
+        if is_list {
+            state.counts.lists += 1;
+            let mut list = state.list.clone();
+            // The last comma; where there are no jobs, there is none.
+            list.pop_if(|last| *last == b',');
+            list.push(b']');
+            return Some(list);
+        }
         let job = match request.method.as_str() {
-            "PUT" => {
-                state.puts.push((arrived, Instant::now()));
-                state.create(&request.body)
-            }
-            "GET" if is_list => {
-                state.counts.lists += 1;
-                let mut list = state.list.clone();
-                drop(state);
-                // The last comma; or, where there are no jobs, the bracket.
-                list.pop_if(|last| *last == b',');
-                list.push(b']');
-                return json(connection, 200, &list);
-            }
-            "GET" if job.is_some() => {
-                state.counts.gets += 1;
-                job
-            }
-            // Of the job that cannot exist, by which ocps asks whether the service answers.
+            "PUT" => state.create(&request.body),
+            "GET" => name.strip_prefix('/').and_then(index),
             _ => None,
         };
-        let object =
-            job.and_then(|job| state.jobs.get(job)).map(|job| state.list[job.begin..job.end].to_vec());
-        drop(state);
-        match object {
-            Some(object) => json(connection, 200, &object),
-            None => json(connection, 404, b"\"\""),
-        }
+        // Of the job that cannot exist, by which ocps asks whether the service answers, there is no number.
+        let Job { begin, end, .. } = *state.jobs.get(job?)?;
+        state.counts.gets += usize::from(request.method == "GET");
+        Some(state.list[begin..end].to_vec())
     }
 }
 
-fn json(connection: &mut TcpStream, status: u16, body: &[u8]) -> io::Result<Then> {
-    http::answer(connection, status, &[("Content-Type", "application/json")], body)?;
-    Ok(Then::KeepAlive)
+fn sleep_until(at: Instant) {
+    thread::sleep(at.saturating_duration_since(Instant::now()));
 }
