@@ -152,6 +152,8 @@ install: $(if $(filter $(target)/release/ocps,$(BIN)),build) ## install the prog
 	install -D -m 644 etc/completions/ocps.bash $(datadir)/bash-completion/completions/ocps
 	install -D -m 644 etc/completions/ocps.zsh $(datadir)/zsh/site-functions/_ocps
 	install -D -m 644 etc/completions/ocps.fish $(datadir)/fish/vendor_completions.d/ocps.fish
+	install -D -m 644 etc/prometheus/ocps.rules.yml $(datadir)/ocps/prometheus/ocps.rules.yml
+	install -D -m 644 etc/grafana/ocps.json $(datadir)/ocps/grafana/ocps.json
 	@# What an operator changed is kept.
 	test -e $(sysconfdir)/ocps/ocps.toml || install -D -m 644 etc/ocps.toml $(sysconfdir)/ocps/ocps.toml
 	test -e $(sysconfdir)/ocps/OCPS/v4/_init.yaml || \
@@ -168,6 +170,7 @@ uninstall: ## remove what install put there, but not the configuration
 	rm -f $(mandir)/man1/ocps.1 $(mandir)/man5/ocps.toml.5 $(mandir)/man7/ocps-protocol.7
 	rm -f $(datadir)/bash-completion/completions/ocps $(datadir)/zsh/site-functions/_ocps \
 	  $(datadir)/fish/vendor_completions.d/ocps.fish
+	rm -rf $(datadir)/ocps
 
 clean: ## remove what was built
 	$(CARGO) clean

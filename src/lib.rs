@@ -25,7 +25,7 @@
 //! | [`journal`] | the durable record of commands: SQLite, group commit, what the previous run left | what a command means |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker threads | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |
-//! | [`http`] | what is shown over HTTP: probes, metrics | jobs, the main loop |
+//! | [`http`] | what is shown over HTTP: a page, metrics, probes | jobs, the main loop |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |

@@ -8,9 +8,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
@@ -128,7 +127,10 @@ impl Figures {
         let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
         let start = clock::unix_now() - status.get("uptime_s").and_then(Json::as_f64).unwrap_or(0.0);
         let mut registry = Registry::default();
-        registry.register("ocps_build", "This program", Info::new(build.to_vec()));
+        // No `info`, a type that the textfile collector does not know.
+        let info = Family::<Vec<(&str, String)>, Gauge>::default();
+        info.get_or_create(&build.to_vec()).set(1);
+        registry.register("ocps_build_info", "This program", info);
         registry.register(
             "ocps_requests_wanted",
             "Requests to the service that were wanted, by kind; status is a poll",
@@ -243,5 +245,47 @@ impl Collector for Numbers {
             encode(&mut encoder, (name, help), self.values(place), ConstCounter::new)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+    use crate::csc::request::{Outcome, Ticket};
+
+    /// All names that a scrape may see.
+    fn names() -> BTreeSet<String> {
+        let mut figures = Figures::new();
+        figures.asked(&Action::Ping);
+        figures.answered(&Outcome { ticket: Ticket(1), took: Duration::ZERO, answer: Answer::Ping(Ok(())) });
+        figures.turn(Duration::ZERO);
+        figures.heartbeat();
+        let text = figures.text(Json::Object(serde_json::Map::new())).unwrap();
+        let word = |line: &str| line.split(['{', ' ']).next().unwrap().to_owned();
+        let seen = text.lines().filter(|line| !line.starts_with('#')).map(word);
+        let gauges = GAUGES.iter().map(|(name, ..)| (*name).to_owned());
+        let counters = COUNTERS.iter().map(|(name, ..)| format!("{name}_total"));
+        seen.chain(gauges).chain(counters).collect()
+    }
+
+    #[test]
+    fn alerts_and_dashboard_use_metrics_that_exist() {
+        let known = names();
+        for path in ["etc/prometheus/ocps.rules.yml", "etc/grafana/ocps.json"] {
+            let text = fs::read_to_string(path).unwrap();
+            let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let names = words.filter(|word| word.starts_with("ocps_") || word.starts_with("process_"));
+            let used: Vec<&str> = names.filter(|name| !name.ends_with("_limit_s")).collect();
+            assert!(used.len() > 12, "{used:?}");
+            for name in used {
+                assert!(known.contains(name), "{path} uses {name}, which is none of {known:#?}");
+            }
+        }
+        let dashboard: Json =
+            serde_json::from_str(&fs::read_to_string("etc/grafana/ocps.json").unwrap()).unwrap();
+        assert!(dashboard["panels"].as_array().unwrap().len() > 10);
     }
 }

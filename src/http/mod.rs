@@ -1,9 +1,10 @@
-//! What the daemon shows over HTTP: `/metrics` and `/livez`, `/readyz` for machines. Read only.
+//! What the daemon shows over HTTP: `/` for people, `/metrics`, `/livez` and `/readyz` for machines. Read only.
 //!
 //! One thread, which asks the main loop for the same documents as a client of the local socket does, at most once a
 //! second each, and waits for an answer for a bounded time. So nothing that is done to it over HTTP reaches the main
-//! loop. `server` is the HTTP, which knows no documents.
+//! loop. `server` is the HTTP, which knows no documents; `page` is the page for people.
 
+mod page;
 mod server;
 
 use std::collections::BTreeMap;
@@ -52,13 +53,21 @@ impl Pages {
     fn answer(&mut self, path: &str) -> Answer {
         let query = match path {
             "/metrics" => Query::Metrics,
-            "/livez" | "/readyz" => Query::Status,
-            _ => return Answer::text(404, "there are /metrics, /livez and /readyz".to_owned()),
+            "/" | "/livez" | "/readyz" => Query::Status,
+            _ => return Answer::text(404, "there are /, /metrics, /livez and /readyz".to_owned()),
         };
-        let Some(document) = self.ask(query) else {
+        let silent = || {
             let reason = format!("the main loop does not answer within {} s", PATIENCE.as_secs());
-            return Answer::text(503, reason);
+            Answer::text(503, reason)
         };
+        let Some(document) = self.ask(query) else { return silent() };
+        if path == "/" {
+            let status = document.clone();
+            let jobs = self.ask(Query::Jobs).and_then(Json::as_array);
+            let page = jobs.and_then(|jobs| page::page(&status, jobs).ok());
+            let content_type = "text/html; charset=utf-8";
+            return page.map_or_else(silent, |body| Answer { status: 200, content_type, body });
+        }
         match (path, document.get("not_ready").and_then(Json::as_str)) {
             ("/metrics", _) => Answer {
                 status: 200,
@@ -71,9 +80,11 @@ impl Pages {
         }
     }
 
-    /// The main loop's answer, no older than a second.
+    /// The main loop's answer, as old as it may be.
     fn ask(&mut self, query: Query) -> Option<&Json> {
-        let is_fresh = self.known.get(&query).is_some_and(|(at, _)| at.elapsed() < FRESH);
+        // A list of jobs may be long; who looks at the page loads it no more often.
+        let fresh = if query == Query::Jobs { Duration::from_secs(page::REFRESH_S - 1) } else { FRESH };
+        let is_fresh = self.known.get(&query).is_some_and(|(at, _)| at.elapsed() < fresh);
         if !is_fresh {
             let answer = self.ask_now(query);
             self.known.insert(query, (Instant::now(), answer));
@@ -119,10 +130,10 @@ mod tests {
         check("/readyz", Some(starting), (503, "it starts\n"));
         check("/readyz", Some(ready), (200, "commands are taken\n"));
         let silent = "the main loop does not answer within 2 s\n";
-        for path in ["/livez", "/readyz", "/metrics"] {
+        for path in ["/", "/livez", "/readyz", "/metrics"] {
             check(path, None, (503, silent));
         }
         check("/metrics", Some(r##"{"metrics":"# EOF\n"}"##), (200, "# EOF\n"));
-        check("/x", None, (404, "there are /metrics, /livez and /readyz\n"));
+        check("/x", None, (404, "there are /, /metrics, /livez and /readyz\n"));
     }
 }

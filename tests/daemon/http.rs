@@ -48,6 +48,9 @@ fn probes_and_metrics_are_served() {
     eventually("it is ready", || get("/readyz") == ok("commands are taken"));
     let (status, text) = get("/metrics");
     assert_eq!((status.as_str(), value(&text, "ocps_ready")), ("HTTP/1.1 200 OK", Some(1.0)), "{text}");
+    let (status, page) = get("/");
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(page.contains("<b class=\"state STANDBY\">STANDBY</b>"), "{page}");
     assert_eq!(get("/../etc/passwd").0, "HTTP/1.1 404 Not Found");
 }
 

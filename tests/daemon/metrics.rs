@@ -1,8 +1,11 @@
 //! The metrics: what a scrape sees of the work of the daemon.
 
+use std::fs::File;
+use std::process::Command;
+
 use serde_json::json;
 
-use crate::harness::{Home, eventually};
+use crate::harness::{Home, eventually, run};
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
 
@@ -50,4 +53,20 @@ fn the_metrics_count_what_the_daemon_does() {
     let [wanted, made] = polls.map(|line| value(&text, line).unwrap());
     assert!(wanted >= made && made >= 1.0, "{wanted} {made}");
     assert!(text.ends_with("\n# EOF\n"), "{text}");
+}
+
+/// What Prometheus itself says of the alerts and the metrics.
+#[test]
+fn promtool_takes_the_rules_and_the_metrics() {
+    if Command::new("promtool").arg("--version").output().is_err() {
+        return eprintln!("skipped: promtool is not installed");
+    }
+    let rules = run(Command::new("promtool").args(["check", "rules", "etc/prometheus/ocps.rules.yml"]));
+    assert_eq!(rules.code, Some(0), "{rules:?}");
+    let home = Home::new();
+    let _daemon = home.start(&["1", "--simulate"]);
+    home.write("metrics", &home.client(&["metrics"]).stdout);
+    let file = File::open(home.path("metrics")).unwrap();
+    let metrics = run(Command::new("promtool").args(["check", "metrics"]).stdin(file));
+    assert!(!metrics.stderr.contains("error"), "{metrics:?}");
 }
