@@ -11,6 +11,7 @@ _ocps() {
     'jobs:List the jobs'
     'results:List or download the files of a job'
     'logs:Print the log of a job'
+    'top:Show all that happens on a live screen'
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
     'check:Check the configuration without a daemon'
@@ -94,6 +95,12 @@ _ocps() {
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:ID: ' ;;
+    top)
+      _arguments \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' ;;
     watch)
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
@@ -131,7 +138,7 @@ _ocps() {
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs results logs watch console check help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs results logs top watch console check help)' ;;
   esac
 }
 _ocps "$@"

@@ -7,6 +7,7 @@
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
 //! * `find`: the job that is meant by the beginning of its id
 //! * `files`: `results` and `logs`, the files of a job, from its service
+//! * `top`: the live screen
 //! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //! * `version`: what this build is made of
 //!
@@ -26,6 +27,11 @@ mod send;
 mod state;
 mod status;
 mod text;
+#[cfg(feature = "terminal")]
+mod top;
+#[cfg(not(feature = "terminal"))]
+#[path = "no_top.rs"]
+mod top;
 mod unit;
 mod version;
 mod watch;
@@ -52,6 +58,7 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("jobs", jobs::task),
     ("results", files::results),
     ("logs", files::logs),
+    ("top", top::task),
     ("watch", watch::task),
     ("console", console::task),
     ("check", check::task),

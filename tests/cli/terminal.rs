@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -71,7 +72,8 @@ impl Terminal {
                 self.seen += at + text.len();
                 return;
             }
-            assert!(Instant::now() < deadline, "{text:?} is not shown: {:?}", &shown[self.seen..]);
+            let rest: String = shown[self.seen..].chars().take(5000).collect();
+            assert!(Instant::now() < deadline, "{text:?} is not shown: {rest:?}");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -94,6 +96,6 @@ impl Terminal {
         let modes = tcgetattr(&self.line).unwrap().local_modes;
         assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG), "{modes:?}");
         let shown = self.shown.lock().unwrap().clone();
-        (status.code(), shown)
+        (status.code().or_else(|| Some(128 + status.signal()?)), shown)
     }
 }
