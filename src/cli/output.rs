@@ -57,7 +57,7 @@ impl Output {
 
     /// The text as it is printed: where there are no colours, without them.
     pub(super) fn shown(&self, text: &str) -> String {
-        if self.has_colours { text.to_owned() } else { plain(text) }
+        if self.has_colours() { text.to_owned() } else { plain(text) }
     }
 
     /// Prints a line.

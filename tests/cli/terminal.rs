@@ -29,12 +29,12 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Runs a client of the daemon whose files of earlier sessions are below `home`.
     pub(crate) fn run(daemon: &FakeDaemon, home: &TempDir, arguments: &[&str]) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         let line = File::from(open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap());
-        tcsetwinsize(&line, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        resize(&line, 80, 24);
         let side = || Stdio::from(line.try_clone().unwrap());
         let child = ocps()
             .env("OCPS_SOCKET", daemon.socket())
@@ -56,6 +56,10 @@ impl Terminal {
             }
         });
         Self { keyboard: File::from(master), line, shown, seen: 0, child }
+    }
+
+    pub(crate) fn resize(&self, columns: u16, lines: u16) {
+        resize(&self.line, columns, lines);
     }
 
     pub(crate) fn press(&mut self, keys: &str) {
@@ -98,4 +102,15 @@ impl Terminal {
         let shown = self.shown.lock().unwrap().clone();
         (status.code().or_else(|| Some(128 + status.signal()?)), shown)
     }
+}
+
+/// After a failed test, too, the program must not stay.
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+fn resize(line: &File, columns: u16, lines: u16) {
+    tcsetwinsize(line, Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }

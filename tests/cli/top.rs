@@ -68,6 +68,12 @@ fn ctrl_c_restores_the_terminal_and_counts_as_interrupted() {
     let silent = FakeDaemon::start(|_: &Value| Vec::new());
     let mut terminal = Terminal::run(&silent, &home, &["top"]);
     terminal.wait_for("Up/Down");
+    for (columns, lines) in [(u16::MAX, u16::MAX), (1, 1), (0, 0)] {
+        terminal.resize(columns, lines);
+        terminal.press("\x0c");
+        terminal.wait_for("\x1b[2J");
+    }
+    terminal.wait_for("Up/Down");
     terminal.press("\x03");
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(130), "{shown:?}");
