@@ -25,7 +25,7 @@ _ocps() {
     --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
   esac
   case $verb in
-    '') COMPREPLY=($(compgen -W 'run send state status jobs results logs metrics watch console check doctor help --help --version' -- "$word")) ;;
+    '') COMPREPLY=($(compgen -W 'run send state status jobs results logs top metrics watch console check doctor help --help --version' -- "$word")) ;;
     run)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
@@ -50,6 +50,9 @@ _ocps() {
     logs)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--follow --config --configdir --socket --index --help --version' -- "$word"))
       else return; fi ;;
+    top)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --help --version' -- "$word"))
+      else return; fi ;;
     watch)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W 'configurationApplied configurationsAvailable errorCode heartbeat job_id job_result largeFileObjectAvailable logLevel logMessage simulationMode softwareVersions summaryState' -- "$word")); fi ;;
@@ -64,7 +67,7 @@ _ocps() {
       else return; fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'run send state status jobs results logs metrics watch console check doctor help' -- "$word")); fi ;;
+      else COMPREPLY=($(compgen -W 'run send state status jobs results logs top metrics watch console check doctor help' -- "$word")); fi ;;
   esac
   # A parameter goes on after its =.
   [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace

@@ -12,6 +12,7 @@ _ocps() {
     'metrics:Print the metrics of the daemon'
     'results:List or download the files of a job'
     'logs:Print the log of a job'
+    'top:Show all that happens on a live screen'
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
     'check:Check the configuration without a daemon'
@@ -104,6 +105,12 @@ _ocps() {
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:ID: ' ;;
+    top)
+      _arguments \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' ;;
     watch)
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
@@ -157,7 +164,7 @@ _ocps() {
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs results logs metrics watch console check doctor help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs results logs top metrics watch console check doctor help)' ;;
   esac
 }
 _ocps "$@"

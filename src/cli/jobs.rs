@@ -67,14 +67,14 @@ pub(super) fn jobs_text(jobs: &[&Value]) -> String {
 }
 
 /// One word: how it ended, else its phase at the service while it runs there, else where it is with us.
-fn state(job: &Value) -> Option<String> {
+pub(super) fn state(job: &Value) -> Option<String> {
     let stage = value(job, "stage");
     let phase = || value(job, "phase").filter(|_| stage.as_deref() == Some("running"));
     value(job, "outcome").or_else(phase).or(stage.clone())
 }
 
 /// What it waits for, what it did not wait for, and what is or was wrong.
-fn note(job: &Value) -> Option<String> {
+pub(super) fn note(job: &Value) -> Option<String> {
     let ids = |key: &str| {
         let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
         ids.map(clean).collect::<Vec<_>>()

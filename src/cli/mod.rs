@@ -7,6 +7,7 @@
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
 //! * `find`: the job that is meant by the beginning of its id
 //! * `files`: `results` and `logs`, the files of a job, from its service
+//! * `top`: the live screen
 //! * `check`, `doctor`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //! * `version`: what this build is made of
 //!
@@ -27,6 +28,11 @@ mod send;
 mod state;
 mod status;
 mod text;
+#[cfg(feature = "terminal")]
+mod top;
+#[cfg(not(feature = "terminal"))]
+#[path = "no_top.rs"]
+mod top;
 mod unit;
 mod version;
 mod watch;
@@ -54,6 +60,7 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("metrics", status::metrics_task),
     ("results", files::results),
     ("logs", files::logs),
+    ("top", top::task),
     ("watch", watch::task),
     ("console", console::task),
     ("check", check::task),

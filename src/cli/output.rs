@@ -50,9 +50,14 @@ impl Output {
         Self { stdout, has_colours }
     }
 
+    /// Whether there are colours.
+    pub(super) fn has_colours(&self) -> bool {
+        self.has_colours
+    }
+
     /// The text as it is printed: where there are no colours, without them.
     pub(super) fn shown(&self, text: &str) -> String {
-        if self.has_colours { text.to_owned() } else { plain(text) }
+        if self.has_colours() { text.to_owned() } else { plain(text) }
     }
 
     /// Prints a line.

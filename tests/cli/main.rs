@@ -13,6 +13,8 @@ mod state;
 mod support;
 #[cfg(feature = "terminal")]
 mod terminal;
+#[cfg(feature = "terminal")]
+mod top;
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -28,12 +29,12 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Runs a client of the daemon whose files of earlier sessions are below `home`.
     pub(crate) fn run(daemon: &FakeDaemon, home: &TempDir, arguments: &[&str]) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         let line = File::from(open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap());
-        tcsetwinsize(&line, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        resize(&line, 80, 24);
         let side = || Stdio::from(line.try_clone().unwrap());
         let child = ocps()
             .env("OCPS_SOCKET", daemon.socket())
@@ -57,6 +58,10 @@ impl Terminal {
         Self { keyboard: File::from(master), line, shown, seen: 0, child }
     }
 
+    pub(crate) fn resize(&self, columns: u16, lines: u16) {
+        resize(&self.line, columns, lines);
+    }
+
     pub(crate) fn press(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
@@ -71,7 +76,8 @@ impl Terminal {
                 self.seen += at + text.len();
                 return;
             }
-            assert!(Instant::now() < deadline, "{text:?} is not shown: {:?}", &shown[self.seen..]);
+            let rest: String = shown[self.seen..].chars().take(5000).collect();
+            assert!(Instant::now() < deadline, "{text:?} is not shown: {rest:?}");
             thread::sleep(Duration::from_millis(10));
         }
     }
@@ -94,6 +100,17 @@ impl Terminal {
         let modes = tcgetattr(&self.line).unwrap().local_modes;
         assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG), "{modes:?}");
         let shown = self.shown.lock().unwrap().clone();
-        (status.code(), shown)
+        (status.code().or_else(|| Some(128 + status.signal()?)), shown)
     }
+}
+
+/// After a failed test, too, the program must not stay.
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
+}
+
+fn resize(line: &File, columns: u16, lines: u16) {
+    tcsetwinsize(line, Winsize { ws_row: lines, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }

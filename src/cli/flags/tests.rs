@@ -166,7 +166,7 @@ fn a_flag_given_twice_must_have_the_same_value() {
 #[test]
 fn client_commands_take_socket_and_index() {
     let expected = Target { socket: Some("s".into()), index: Some(SalIndex::LsstComCam) };
-    for command in ["send", "state", "status", "jobs", "metrics", "results", "logs", "watch", "console"] {
+    for command in ["send", "state", "status", "jobs", "metrics", "results", "logs", "top", "watch", "console"] {
         for index in ["--index=2", "--index=lsstcomcam"] {
             let target = line(&["ocps", command, "--socket", "s", index]).target();
             assert_eq!(target.as_ref(), Ok(&expected), "{command}");

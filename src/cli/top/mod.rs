@@ -1,0 +1,222 @@
+//! `ocps top`: the live screen. The thread of the keys, that of the daemon's lines, and the loop that draws.
+
+mod screen;
+mod view;
+
+use std::env;
+use std::io::{self, IsTerminal, Write, stdin, stdout};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded, never, select};
+use ratatui::Terminal;
+use ratatui::termion::event::Key;
+use ratatui::termion::input::TermRead;
+use serde_json::{Map, Value};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use self::screen::Screen;
+use self::view::{Mode, View};
+use super::client::{Client, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused};
+use super::event_text::ack_text;
+use super::flags::Line;
+use super::output::{Output, plain};
+use super::{Failure, Task};
+use crate::csc::command::CommandName;
+
+/// Time between two questions to the daemon; more, if it takes more than a tenth of this to answer.
+const REFRESH: Duration = Duration::from_secs(1);
+/// Keys that were pressed and not yet handled.
+const KEYS_AHEAD: usize = 64;
+
+/// `ocps top`.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    line.words(0)?;
+    let target = line.target()?;
+    Ok(Box::new(move |out| run(target, out)))
+}
+
+fn run(target: Target, out: &Output) -> Result<(), Failure> {
+    let is_dumb = env::var("TERM").is_ok_and(|term| term == "dumb");
+    if is_dumb || !(stdin().is_terminal() && stdout().is_terminal()) {
+        let reason = "ocps top needs a terminal: ocps status, jobs and watch print elsewhere too";
+        return Err(Failure::Failed(reason.to_owned()));
+    }
+    let client = Client::connect(&target)?;
+    let failed = |error: io::Error| Failure::Failed(format!("cannot use the terminal: {error}"));
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&ended)).map_err(failed)?;
+    }
+    let keys = read_keys().map_err(failed)?;
+    let mut screen = Screen::open().and_then(Terminal::new).map_err(failed)?;
+    let mut session = Session {
+        target,
+        client: Some(client),
+        view: View::new(out.has_colours(), is_utf8()),
+        asked: None,
+        missing: 0,
+        next: Instant::now(),
+        abort: None,
+    };
+    let result = session.run(&keys, &ended, &mut screen);
+    // Leaves the screen, which is written before a signal can end the process.
+    drop(screen);
+    let _ = stdout().flush();
+    result
+}
+
+/// Whether the locale's characters are UTF-8.
+fn is_utf8() -> bool {
+    let names = ["LC_ALL", "LC_CTYPE", "LANG"];
+    let locale = names.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+    locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"))
+}
+
+fn read_keys() -> io::Result<Receiver<Key>> {
+    let (sender, keys) = bounded(KEYS_AHEAD);
+    let read = move || {
+        for key in stdin().keys() {
+            if key.is_err() || key.is_ok_and(|key| sender.send(key).is_err()) {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("keys".to_owned()).spawn(read)?;
+    Ok(keys)
+}
+
+struct Session {
+    target: Target,
+    /// None while there is no daemon.
+    client: Option<Client>,
+    view: View,
+    /// When the daemon was asked for its documents, if it has not answered yet.
+    asked: Option<Instant>,
+    /// Documents that it owes.
+    missing: usize,
+    /// When it is asked again.
+    next: Instant,
+    /// The last abort, until its final ack.
+    abort: Option<Sent>,
+}
+
+impl Session {
+    fn run(
+        &mut self,
+        keys: &Receiver<Key>,
+        ended: &AtomicBool,
+        screen: &mut Terminal<Screen>,
+    ) -> Result<(), Failure> {
+        let interrupted = || Err(Failure::Interrupted("interrupted: jobs keep running".to_owned()));
+        let no_lines: Lines = never();
+        loop {
+            if ended.load(Ordering::Relaxed) {
+                return interrupted();
+            }
+            let drawn = screen.draw(|frame| self.view.draw(frame)).map(drop);
+            drawn.map_err(|error| Failure::Failed(format!("cannot draw on the terminal: {error}")))?;
+            let lines = self.client.as_ref().map_or_else(|| no_lines.clone(), |client| client.lines.clone());
+            select! {
+                recv(keys) -> key => match key {
+                    Ok(Key::Ctrl('c')) => return interrupted(),
+                    // Draws all of it again.
+                    Ok(Key::Ctrl('l')) => drop(screen.clear()),
+                    Ok(key) => if self.key(key)?.is_break() {
+                        return Ok(());
+                    },
+                    // The terminal is gone.
+                    Err(_) => return Err(Failure::OutputClosed),
+                },
+                recv(lines) -> line => match Message::of(line) {
+                    Ok(message) => self.message(message),
+                    Err(reason) => self.lose(&reason),
+                },
+                default(IDLE_TURN) => {}
+            }
+            self.refresh()?;
+        }
+    }
+
+    /// Asks the daemon for its documents when it is time, and connects again to one that was lost.
+    fn refresh(&mut self) -> Result<(), Failure> {
+        if Instant::now() < self.next || self.asked.is_some() {
+            return Ok(());
+        }
+        let Some(client) = &mut self.client else {
+            self.next = Instant::now() + REFRESH;
+            self.client = Client::connect(&self.target).ok();
+            return Ok(());
+        };
+        client.ask(STATUS)?;
+        client.ask(JOBS)?;
+        (self.asked, self.missing) = (Some(Instant::now()), 2);
+        Ok(())
+    }
+
+    fn message(&mut self, mut message: Message) {
+        if let Some(reason) = &message.error {
+            self.view.message = refused(reason);
+        }
+        if let Some(sent) = &mut self.abort
+            && let Some(ack) = sent.ack_in(&message)
+        {
+            self.view.message = plain(&format!("{sent}: {}", ack_text(ack)));
+            if ack.standing() != Standing::InProgress {
+                self.abort = None;
+            }
+        }
+        let status = message.documents.remove(STATUS).map(|status| self.view.status = status);
+        let jobs = message.documents.remove(JOBS).map(|jobs| self.view.take_jobs(jobs));
+        if status.is_none() && jobs.is_none() {
+            return;
+        }
+        self.missing = self.missing.saturating_sub(1);
+        if self.missing == 0 {
+            let took = self.asked.take().map(|asked| asked.elapsed()).unwrap_or_default();
+            self.next = Instant::now() + REFRESH.max(took * 10);
+            self.view.trouble = None;
+        }
+    }
+
+    fn lose(&mut self, reason: &str) {
+        self.view.trouble = Some(format!("{reason}: connecting again"));
+        (self.client, self.asked, self.abort) = (None, None, None);
+    }
+
+    fn key(&mut self, key: Key) -> Result<ControlFlow<()>, Failure> {
+        let view = &mut self.view;
+        match (view.mode.clone(), key) {
+            (Mode::Filter, Key::Char('\n')) => view.mode = Mode::Lists,
+            (Mode::Filter, Key::Char(c)) => view.filter.push(c),
+            (Mode::Filter, Key::Backspace) => drop(view.filter.pop()),
+            (Mode::Abort(job_id), Key::Char('y')) => {
+                view.mode = Mode::Lists;
+                if let Some(client) = &mut self.client {
+                    let params = Map::from_iter([("job_id".to_owned(), Value::from(job_id))]);
+                    self.abort = Some(client.send(CommandName::AbortJob, &params, None)?);
+                }
+            }
+            (Mode::Lists | Mode::Filter, Key::Esc) => {
+                view.filter.clear();
+                view.mode = Mode::Lists;
+            }
+            (Mode::Lists, Key::Char('q')) => return Ok(ControlFlow::Break(())),
+            (Mode::Lists, Key::Char('/')) => view.mode = Mode::Filter,
+            (Mode::Lists, Key::Char('\n')) if view.job().is_some() => view.mode = Mode::Job,
+            (Mode::Lists, Key::Up | Key::Char('k')) => view.select(-1),
+            (Mode::Lists, Key::Down | Key::Char('j')) => view.select(1),
+            (Mode::Lists | Mode::Job, Key::Char('a')) => match view.abortable() {
+                Some(job_id) => view.mode = Mode::Abort(job_id),
+                None => view.message = "no job is selected that could be aborted".to_owned(),
+            },
+            (Mode::Job | Mode::Abort(_), _) => view.mode = Mode::Lists,
+            (Mode::Lists | Mode::Filter, _) => view.message.clear(),
+        }
+        view.select(0);
+        Ok(ControlFlow::Continue(()))
+    }
+}

@@ -1,0 +1,429 @@
+//! What the live screen shows, drawn from the daemon's documents: pure, and in any size.
+
+use std::collections::BTreeMap;
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::symbols::bar;
+use ratatui::text::{Line, Span, Text};
+use ratatui::widgets::{Paragraph, Row, Sparkline, Table, TableState, Wrap};
+use serde_json::Value;
+
+use super::super::jobs::{note, state};
+use super::super::output::Tone;
+use super::super::status::status_text;
+use super::super::text::{UNKNOWN, clean, value};
+
+/// The lines of the status that are shown.
+const STATUS_LINES: [&str; 6] = ["state", "error", "service", "kafka", "journal", "jobs"];
+/// How far back the timeline goes, in seconds.
+const TIMELINE_S: f64 = 6.0 * 3600.0;
+/// Columns of a table of jobs: heading, width; the last takes what is left.
+const UNFINISHED: [(&str, u16); 5] =
+    [("JOB ID", 14), ("STATE", 10), ("AGE", 7), ("PIPELINE", 20), ("SENDER", 20)];
+const ENDED: [(&str, u16); 5] = [("JOB ID", 14), ("STATE", 10), ("AGO", 7), ("PIPELINE", 20), ("WHY", 20)];
+/// Bars without other characters than ASCII.
+const ASCII_BARS: bar::Set<'_> = bar::Set {
+    full: "#",
+    seven_eighths: "#",
+    three_quarters: "#",
+    five_eighths: "=",
+    half: "=",
+    three_eighths: "-",
+    one_quarter: "-",
+    one_eighth: "_",
+    empty: " ",
+};
+const KEYS: &str = "Up/Down select  Enter open  a abort  / filter  q quit";
+
+/// What a cell says of a job.
+type Content<'a> = &'a dyn Fn(&Value) -> Option<String>;
+
+/// What the keys mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The lists; keys select a job.
+    Lists,
+    /// The filter is being typed.
+    Filter,
+    /// One job is shown.
+    Job,
+    /// Whether this job is to be aborted is asked.
+    Abort(String),
+}
+
+pub(super) struct View {
+    pub(super) status: Value,
+    jobs: Vec<Value>,
+    pub(super) filter: String,
+    pub(super) mode: Mode,
+    /// Which line of both lists together.
+    selected: usize,
+    /// What came of the last abort.
+    pub(super) message: String,
+    /// Why what is shown is old.
+    pub(super) trouble: Option<String>,
+    pub(super) has_colours: bool,
+    pub(super) is_utf8: bool,
+}
+
+impl View {
+    pub(super) fn new(has_colours: bool, is_utf8: bool) -> Self {
+        Self {
+            status: Value::Null,
+            jobs: Vec::new(),
+            filter: String::new(),
+            mode: Mode::Lists,
+            selected: 0,
+            message: String::new(),
+            trouble: None,
+            has_colours,
+            is_utf8,
+        }
+    }
+
+    /// Takes the daemon's jobs; the same job stays selected.
+    pub(super) fn take_jobs(&mut self, jobs: Value) {
+        let run_id = self.job().and_then(|job| value(job, "run_id"));
+        self.jobs = if let Value::Array(jobs) = jobs { jobs } else { Vec::new() };
+        // Of those that have not ended the oldest comes first, of the others the one that ended last.
+        self.jobs.sort_by_key(|job| {
+            (is_ended(job), job.get("ended_s").and_then(Value::as_f64).map(|age| age as i64))
+        });
+        let at = self.shown().position(|job| run_id.is_some() && value(job, "run_id") == run_id);
+        self.selected = at.unwrap_or(self.selected);
+        self.select(0);
+    }
+
+    /// Moves the selection.
+    pub(super) fn select(&mut self, by: isize) {
+        let last = self.shown().count().saturating_sub(1);
+        self.selected = self.selected.saturating_add_signed(by).min(last);
+    }
+
+    /// The jobs that the filter lets through.
+    fn shown(&self) -> impl Iterator<Item = &Value> {
+        let wanted = self.filter.to_lowercase();
+        let members = ["job_id", "run_id", "pipeline", "identity", "data_query"];
+        self.jobs.iter().filter(move |job| {
+            let texts = members.iter().filter_map(|member| value(job, member)).chain(state(job));
+            wanted.is_empty() || texts.into_iter().any(|text| text.to_lowercase().contains(&wanted))
+        })
+    }
+
+    /// The job that is selected.
+    pub(super) fn job(&self) -> Option<&Value> {
+        self.shown().nth(self.selected)
+    }
+
+    /// The id by which the selected job can be aborted, unless it has ended.
+    pub(super) fn abortable(&self) -> Option<String> {
+        let job = self.job().filter(|job| !is_ended(job))?;
+        let id = job.get("job_id").and_then(Value::as_str).or_else(|| job.get("run_id")?.as_str());
+        id.map(str::to_owned)
+    }
+
+    pub(super) fn draw(&self, frame: &mut Frame<'_>) {
+        let status = self.status_lines();
+        let height = u16::try_from(status.len()).unwrap_or(u16::MAX);
+        let areas =
+            [Constraint::Length(1), Constraint::Length(height), Constraint::Fill(1), Constraint::Length(1)];
+        let [title, head, body, foot] = Layout::vertical(areas).areas(frame.area());
+        frame.render_widget(Line::styled(self.title(), Modifier::REVERSED), title);
+        frame.render_widget(Paragraph::new(status), head);
+        if self.mode == Mode::Job {
+            self.draw_job(frame, body);
+        } else {
+            self.draw_lists(frame, body);
+        }
+        frame.render_widget(self.foot(), foot);
+    }
+
+    fn title(&self) -> String {
+        let part = |path| value(&self.status, path).unwrap_or_else(|| UNKNOWN.to_owned());
+        let text = format!(
+            " ocps {} ({})  version {}  up {}",
+            part("index"),
+            part("name"),
+            part("version"),
+            part("uptime_s")
+        );
+        // As wide as any screen.
+        self.fit(&format!("{text:<500}"))
+    }
+
+    /// The lines of `ocps status` that are shown here.
+    fn status_lines(&self) -> Vec<Line<'static>> {
+        let text = status_text(&self.status);
+        let is_shown = |line: &&str| STATUS_LINES.iter().any(|name| line.starts_with(&format!("{name}  ")));
+        text.lines().filter(is_shown).map(|line| self.painted(line)).collect()
+    }
+
+    fn draw_lists(&self, frame: &mut Frame<'_>, area: Rect) {
+        let (unfinished, ended): (Vec<_>, Vec<_>) = self.shown().partition(|job| !is_ended(job));
+        let ends = u16::try_from(ended.len().saturating_add(1)).unwrap_or(u16::MAX);
+        // On a low screen the jobs are more important.
+        let timeline = if area.height < 14 { 0 } else { 6 };
+        let areas = [Constraint::Min(4), Constraint::Max(ends.max(2)), Constraint::Length(timeline)];
+        let [upper, middle, lower] = Layout::vertical(areas).areas(area);
+        let age = |job: &Value| value(job, "age_s");
+        let sender = |job: &Value| note(job).or_else(|| value(job, "identity"));
+        self.draw_table(frame, upper, &UNFINISHED, &unfinished, 0, [&age, &sender]);
+        let ago = |job: &Value| value(job, "ended_s");
+        self.draw_table(frame, middle, &ENDED, &ended, unfinished.len(), [&ago, &note]);
+        self.draw_timeline(frame, lower);
+    }
+
+    /// A table of jobs, of which the first has that place among all that are shown.
+    fn draw_table(
+        &self,
+        frame: &mut Frame<'_>,
+        area: Rect,
+        columns: &[(&'static str, u16); 5],
+        jobs: &[&Value],
+        first: usize,
+        cells: [Content<'_>; 2],
+    ) {
+        let [third, last] = cells;
+        let row = |job: &&Value| {
+            let id = value(job, "job_id").or_else(|| value(job, "run_id"));
+            let texts = [id, state(job), third(job), value(job, "pipeline"), last(job)];
+            let texts = texts.map(|text| self.fit(&text.unwrap_or_else(|| UNKNOWN.to_owned())));
+            Row::new(texts).style(self.style(tone(job)))
+        };
+        let widths = columns.iter().rev().skip(1).rev().map(|(_, width)| Constraint::Length(*width));
+        let headings = columns.iter().map(|(heading, _)| *heading);
+        let table = Table::new(jobs.iter().map(row), widths.chain([Constraint::Fill(1)]))
+            .header(Row::new(headings).style(Modifier::BOLD))
+            .row_highlight_style(Modifier::REVERSED);
+        let selected = self.selected.checked_sub(first).filter(|at| *at < jobs.len());
+        frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
+    }
+
+    /// How many jobs ended when, in the last hours.
+    fn draw_timeline(&self, frame: &mut Frame<'_>, area: Rect) {
+        let areas =
+            [Constraint::Length(1), Constraint::Length(2), Constraint::Length(2), Constraint::Length(1)];
+        let [heading, good, bad, axis] = Layout::vertical(areas).areas(area);
+        let hours = TIMELINE_S / 3600.0;
+        frame.render_widget(Line::styled(format!("ENDS OF THE LAST {hours} HOURS"), Modifier::BOLD), heading);
+        for (area, name, is_good) in [(good, "completed", true), (bad, "other", false)] {
+            let [label, bars] = Layout::horizontal([Constraint::Length(15), Constraint::Fill(1)]).areas(area);
+            let counts = self.ends(bars.width, is_good);
+            let total: u64 = counts.iter().sum();
+            frame.render_widget(Paragraph::new(format!("{name}\n{total}")), label);
+            let tone = if is_good { Tone::Good } else { Tone::Bad };
+            let set = if self.is_utf8 { bar::NINE_LEVELS } else { ASCII_BARS };
+            frame.render_widget(
+                Sparkline::default().data(counts).bar_set(set).style(self.style(Some(tone))),
+                bars,
+            );
+        }
+        let width = usize::from(axis.width.saturating_sub(15));
+        let text = format!("{:15}-{hours} h{:>rest$}", "", "now", rest = width.saturating_sub(4));
+        frame.render_widget(Line::raw(text), axis);
+    }
+
+    /// The ends in each of so many parts of the timeline.
+    fn ends(&self, parts: u16, is_good: bool) -> Vec<u64> {
+        let mut counts = BTreeMap::new();
+        for job in self.shown().filter(|job| (tone(job) == Some(Tone::Good)) == is_good) {
+            let Some(age) = job.get("ended_s").and_then(Value::as_f64).filter(|age| *age < TIMELINE_S) else {
+                continue;
+            };
+            let part = ((1.0 - age / TIMELINE_S) * f64::from(parts)) as u16;
+            *counts.entry(part.min(parts.saturating_sub(1))).or_default() += 1;
+        }
+        (0..parts).map(|part| counts.get(&part).copied().unwrap_or_default()).collect()
+    }
+
+    fn draw_job(&self, frame: &mut Frame<'_>, area: Rect) {
+        let Some(job) = self.job() else { return };
+        let names = job.as_object().into_iter().flatten().map(|(name, _)| name);
+        let is_wanted = |name: &&String| *name != "accepted" && *name != "ended";
+        let line = |name: &String| {
+            let text = value(job, name).filter(|text| text != "[]")?;
+            Some(self.fit(&format!("{:<17}{text}", clean(name))))
+        };
+        let lines = names.filter(is_wanted).filter_map(line).map(Line::from);
+        let text = Text::from_iter(lines);
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }), area);
+    }
+
+    /// The last line: a question, what is typed, what is wrong, what came of an abort, or the keys.
+    fn foot(&self) -> Line<'static> {
+        let (text, tone) = match (&self.mode, &self.trouble) {
+            (Mode::Abort(id), _) => (
+                format!("abort job {}? y aborts it, any other key does not", clean(id)),
+                Some(Tone::Middling),
+            ),
+            (Mode::Filter, _) => (format!("filter: {}_", clean(&self.filter)), None),
+            (Mode::Lists | Mode::Job, Some(trouble)) => (trouble.clone(), Some(Tone::Bad)),
+            (Mode::Lists | Mode::Job, None) if !self.message.is_empty() => (self.message.clone(), None),
+            (Mode::Job, None) => ("any key goes back, a aborts".to_owned(), None),
+            (Mode::Lists, None) if !self.filter.is_empty() => {
+                (format!("only jobs with {}  (Esc shows all)", clean(&self.filter)), None)
+            }
+            (Mode::Lists, None) => (KEYS.to_owned(), None),
+        };
+        Line::styled(self.fit(&text), self.style(tone))
+    }
+
+    /// Text that the terminal can show.
+    fn fit(&self, text: &str) -> String {
+        if self.is_utf8 {
+            return text.to_owned();
+        }
+        text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
+    }
+
+    fn style(&self, tone: Option<Tone>) -> Style {
+        match tone.filter(|_| self.has_colours) {
+            Some(Tone::Good) => Color::Green.into(),
+            Some(Tone::Bad) => Color::Red.into(),
+            Some(Tone::Middling) => Color::Yellow.into(),
+            Some(Tone::Quiet) => Modifier::DIM.into(),
+            None => Style::default(),
+        }
+    }
+
+    /// A line with escape sequences of colours as one with styles.
+    fn painted(&self, line: &str) -> Line<'static> {
+        let tones = [Tone::Good, Tone::Bad, Tone::Middling, Tone::Quiet];
+        let span = |part: &str| {
+            let (code, text) = part.split_once('m').unwrap_or(("", part));
+            let tone = tones.into_iter().find(|tone| code == (*tone as u8).to_string());
+            Span::styled(self.fit(text), self.style(tone))
+        };
+        let mut parts = line.split("\x1b[");
+        let first = Span::raw(self.fit(parts.next().unwrap_or_default()));
+        [first].into_iter().chain(parts.map(span)).collect()
+    }
+}
+
+fn is_ended(job: &Value) -> bool {
+    job.get("stage").is_some_and(|stage| stage == "finished")
+}
+
+/// Whether it ended well or badly, or waits.
+fn tone(job: &Value) -> Option<Tone> {
+    let text = |key| job.get(key).and_then(Value::as_str);
+    match (text("outcome"), text("stage")) {
+        (Some("completed"), _) => Some(Tone::Good),
+        (Some(_), _) => Some(Tone::Bad),
+        (None, Some("waiting" | "submitting" | "aborting")) => Some(Tone::Middling),
+        (None, _) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A daemon with jobs of all kinds, one of them hostile.
+    fn view(has_colours: bool, is_utf8: bool) -> View {
+        let mut view = View::new(has_colours, is_utf8);
+        view.status = json!({
+            "index": 2, "name": "LSSTComCam", "version": "1.2.3", "uptime_s": 90_000.0, "state": "ENABLED",
+            "error_code": 0, "service": {"reachable": false, "silent_s": 61.0}, "state_dir": "/x",
+            "configuration": {"service_url": "http://uws:8080/api/v1", "poll_interval_s": 5.0},
+            "kafka": {"stage": "joined", "brokers": "kafka:9092"},
+            "jobs": {"waiting": 1, "running": 2}, "phases": {"executing": 1, "queued": 1},
+            "journal": {"path": "/var/lib/ocps/journal.db", "waiting": 0},
+        });
+        let job = |id: &str, more: Value| {
+            let mut job = json!({
+                "job_id": id, "run_id": format!("run-{id}"), "pipeline": "drp.yaml", "identity": "ScriptQueue:1",
+                "stage": "running", "phase": "executing", "age_s": 300.0, "accepted": 1.0, "waits_for": [],
+            });
+            job.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            job
+        };
+        let ended = |outcome: &str, age: f64, why: &str| json!({"stage": "finished", "outcome": outcome, "ended_s": age, "problem": why});
+        view.take_jobs(json!([
+            job("e5", ended("completed", 14_400.0, "")),
+            job("e4", ended("failed", 3_700.0, "exit 1 \u{1b}[2J\n\u{9b}31m")),
+            job("e3", ended("completed", 3_600.0, "")),
+            job("e2", ended("completed", 3_590.0, "")),
+            job("0de1c2a7b3f94e0d8c1b", json!({"phase": "queued"})),
+            job("d2", json!({"pipeline": "\u{1f52d}/\u{1b}[31mé", "age_s": 4.04})),
+            job("d3", json!({"job_id": null, "stage": "waiting", "waits_for": ["d2"]})),
+            7,
+        ]));
+        view
+    }
+
+    fn screen(view: &View, width: u16, height: u16) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| view.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+        (0..height).map(|y| format!("{}\n", line(y).trim_end())).collect()
+    }
+
+    /// The screens in `screens.txt`, each after a line `== NAME`.
+    #[test]
+    fn the_screen_is_as_it_was_seen_and_approved() {
+        let mut narrow = view(false, false);
+        narrow.filter = "DRP".to_owned();
+        let mut job = view(true, true);
+        job.select(1);
+        job.mode = Mode::Job;
+        let mut abort = view(true, true);
+        abort.mode = Mode::Abort("d2".to_owned());
+        let screens = [
+            ("80 x 24", screen(&view(true, true), 80, 24)),
+            ("80 x 24, neither colours nor UTF-8", screen(&view(false, false), 80, 24)),
+            ("132 x 30, about to abort", screen(&abort, 132, 30)),
+            ("80 x 24, one job", screen(&job, 80, 24)),
+            ("45 x 16, filtered", screen(&narrow, 45, 16)),
+        ];
+        let drawn: String = screens.iter().map(|(name, text)| format!("== {name}\n{text}")).collect();
+        assert!(drawn == include_str!("screens.txt"), "not as in screens.txt:\n{drawn}");
+    }
+
+    #[test]
+    fn any_size_can_be_drawn() {
+        let mut view = view(true, true);
+        for mode in [Mode::Lists, Mode::Job, Mode::Filter, Mode::Abort("x".repeat(300))] {
+            view.mode = mode;
+            for width in [1, 2, 14, 15, 16, 40, 500] {
+                for height in [1, 2, 5, 9, 12, 200] {
+                    screen(&view, width, height);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn without_colours_nothing_is_coloured() {
+        let colours = |has_colours| {
+            let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
+            terminal.draw(|frame| view(has_colours, true).draw(frame)).unwrap();
+            terminal.backend().buffer().content.iter().filter(|cell| cell.fg != Color::Reset).count()
+        };
+        assert_eq!(colours(false), 0);
+        assert!(colours(true) > 0);
+    }
+
+    #[test]
+    fn the_same_job_stays_selected_and_only_one_that_goes_on_can_be_aborted() {
+        let mut view = view(true, true);
+        assert_eq!(view.abortable().as_deref(), Some("0de1c2a7b3f94e0d8c1b"));
+        view.select(2);
+        assert_eq!(view.abortable().as_deref(), Some("run-d3"));
+        let jobs = view.jobs.iter().skip(2).cloned().collect();
+        view.take_jobs(jobs);
+        assert_eq!(view.abortable().as_deref(), Some("run-d3"));
+        view.select(99);
+        assert_eq!((value(view.job().unwrap(), "job_id").as_deref(), view.abortable()), (Some("e5"), None));
+        view.filter = "no such".to_owned();
+        view.select(0);
+        assert_eq!((view.job(), view.abortable()), (None, None));
+    }
+}
