@@ -94,6 +94,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         setup,
         compared: Moment::now(),
         turned: Moment::now(),
+        stands_by: false,
         end: None,
     };
     daemon.run_effects(effects);

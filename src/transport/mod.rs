@@ -40,8 +40,11 @@ pub enum KafkaInput {
 pub struct KafkaReport {
     /// Where.
     pub brokers: String,
-    /// `connecting`, `listening` (for another instance), `waiting for another instance` (to end) or `joined`.
+    /// `connecting`, `listening` (for another instance), `waiting for another instance` (to end), `standing by` (for it)
+    /// or `joined`.
     pub stage: &'static str,
+    /// The other instance that is waited for.
+    pub other: Option<String>,
     /// What is wrong, in one line.
     pub problem: Option<String>,
     /// Messages not confirmed yet.

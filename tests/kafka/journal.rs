@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::foreign::Received;
-use crate::harness::{Home, PATIENCE, QUICK, Ran, eventually, run};
+use crate::harness::{Daemon, Home, PATIENCE, QUICK, Ran, eventually, run};
 use crate::rig::Rig;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
@@ -238,4 +238,68 @@ fn a_start_without_a_broker_waits_for_it_and_says_so() {
     let mut foreign = rig.foreign();
     let is_its = |received: &Received| received.topic == "logevent_heartbeat";
     foreign.find("it is on Kafka too", is_its);
+}
+
+/// A standby takes over from an instance that ends in this way; gives how long nobody sent a heartbeat.
+fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> f64 {
+    let (rig, service) = (rig(), service(600.0));
+    let mut first = rig.start_for(&service, &["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}[kafka]\ntakeover_s = 5\n"));
+    let second = rig.start_in(&home, &service, &["--standby", "--state", "resume"]);
+    let mut client = second.connect();
+    eventually("it stands by", || client.query("status")["kafka"]["stage"] == "standing by");
+    let other = format!("OCPS:1, process {}", first.pid().as_raw_pid());
+    assert_eq!(client.query("status")["kafka"]["other"], other);
+    let ack = client.run("execute", &json!({"pipeline": "p.yaml"}));
+    assert!(ack.starts_with("CMD_FAILED Failed: this instance stands by for another one"), "{ack}");
+    let jobs: Vec<String> = (0..50)
+        .map(|_| {
+            let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+            foreign.job_id(seq)
+        })
+        .collect();
+    // Longer than an impatient start waits.
+    foreign.listen(Duration::from_secs(3));
+    end(&mut first);
+    let origin = i64::from(second.pid().as_raw_pid());
+    let is_its = |received: &Received| received.int("private_origin") == origin;
+    foreign.find("the standby is ENABLED", |received| {
+        is_its(received) && received.topic == "logevent_summaryState" && received.int("summaryState") == 2
+    });
+    let beats = |is_wanted: bool| {
+        let beats = foreign.of("logevent_heartbeat").into_iter();
+        let stamps = beats.filter(move |beat| is_its(beat) == is_wanted);
+        stamps.map(|beat| beat.data["private_sndStamp"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let gap = beats(true)[0] - beats(false).last().unwrap();
+    for id in &jobs {
+        let abort = foreign.send("abort_job", &json!({"job_id": id}));
+        assert_eq!(foreign.final_ack(abort), "303 Done");
+    }
+    assert_eq!(service.counters().puts, jobs.len());
+    assert_eq!(client.query("status")["kafka"]["other"], json!(null));
+    gap
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_standby_takes_over_at_once_from_an_instance_that_ends() {
+    let gap = taken_over_after(|first| {
+        first.terminate();
+    });
+    println!("{gap:.1} s without heartbeat");
+    assert!(gap < 5.0, "{gap}");
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_standby_takes_over_from_an_instance_that_was_killed_when_it_is_silent_for_long_enough() {
+    let gap = taken_over_after(|first| {
+        first.signal(Signal::KILL);
+        first.wait();
+    });
+    println!("{gap:.1} s without heartbeat");
+    assert!((5.0..10.0).contains(&gap), "{gap}");
 }

@@ -18,6 +18,7 @@ use super::upkeep::Upkeep;
 use super::{Shared, Stage, lock, spawn};
 use crate::broker::reason;
 use crate::clock::Moment;
+use crate::config::kafka::Options;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
@@ -166,26 +167,23 @@ impl Watch {
     /// Listens until no other instance is running; gives the one that was.
     fn listen(&mut self) -> Result<Option<String>, Ended> {
         let (begun, wait) = (Instant::now(), self.shared.options.start_wait);
+        let standby = self.shared.options.standby;
+        let silence = standby.unwrap_or(LISTENING);
         let waited = || format!("waited {:.1} s for it to end", begun.elapsed().as_secs_f64());
-        let mut until = begun + LISTENING;
+        let mut until = begun + silence;
         let mut other = None;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {
                 Some(Heard::Other(who, _)) => {
-                    if self.has_begun() || begun.elapsed() >= wait {
+                    if self.has_begun() || (standby.is_none() && begun.elapsed() >= wait) {
                         self.give_way(format!("{who}; {}", waited()))?;
                         return Ok(None);
                     }
-                    if other.is_none() {
-                        self.shared.enter(Stage::Waiting);
-                        log::warn!(
-                            "another instance with index {} is running: {who}; waiting up to {} s for it to end",
-                            self.shared.index,
-                            wait.as_secs_f64()
-                        );
+                    if other.as_ref() != Some(&who) {
+                        self.wait_for(&who);
                     }
                     other = Some(who);
-                    until = Instant::now() + LISTENING;
+                    until = Instant::now() + silence;
                 }
                 Some(Heard::Offline) if other.is_some() => {
                     until = (begun + LISTENING).max(Instant::now() + FAREWELL);
@@ -195,8 +193,25 @@ impl Watch {
         }
         if let Some(who) = &other {
             log::info!("the other instance is gone: {who}; {}", waited());
+            *lock(&self.shared.other) = None;
         }
+        self.shared.enter(Stage::Listening);
         Ok(other)
+    }
+
+    /// Says that this one is waited for.
+    fn wait_for(&self, who: &str) {
+        let Options { start_wait, standby, .. } = &self.shared.options;
+        *lock(&self.shared.other) = Some(who.to_owned());
+        let (stage, how) = match standby {
+            None => (Stage::Waiting, format!("waiting up to {} s for it to end", start_wait.as_secs_f64())),
+            Some(time) => {
+                let time = time.as_secs_f64();
+                (Stage::StandingBy, format!("standing by until it ends or is silent for {time} s"))
+            }
+        };
+        self.shared.enter(stage);
+        log::warn!("another instance with index {} is running: {who}; {how}", self.shared.index);
     }
 
     /// Whether the daemon does its work, because Kafka was away too long: then it waits for no other instance.
