@@ -191,6 +191,31 @@ fn a_topic_that_is_no_journal_of_ours_is_refused_and_left_as_it_is() {
 
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
+fn what_lies_behind_the_open_transaction_of_another_program_is_not_forgotten() {
+    let rig = rig();
+    let name = name(&rig, "1.simulated");
+    make(&rig, &name, 1, "compact");
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &rig.brokers).set("transactional.id", &rig.subname);
+    let other: BaseProducer = config.create().unwrap();
+    other.init_transactions(PATIENCE).unwrap();
+    other.begin_transaction().unwrap();
+    other.send(BaseRecord::to(&name).partition(0).key("something").payload("else")).unwrap();
+    other.flush(PATIENCE).unwrap();
+    let daemon = rig.start(&["--state", "enabled"]);
+    let mut client = daemon.connect();
+    client.write(&json!({"subscribe": true}));
+    eventually("it says what it waits for", || {
+        let status = client.query("status");
+        let problem = status["journal"]["problem"].as_str();
+        problem.is_some_and(|problem| problem.contains("has a transaction open in it, from offset 0 on"))
+    });
+    other.abort_transaction(PATIENCE).unwrap();
+    client.state(2);
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
 fn while_the_broker_is_away_nothing_new_is_taken_and_what_is_known_is_followed() {
     let (rig, service) = (rig(), service(4.0));
     let daemon = rig.start_for(&service, &["--state", "enabled"]);
