@@ -49,6 +49,8 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Longest wait for the last records to be written when the daemon ends.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Why a command is refused that came between two instances.
+const MISSED: &str = "no instance took commands when it was sent: send it again";
 /// Why a command is not taken while another instance takes them.
 const STANDING_BY: &str = "this instance stands by for another one, which takes commands: see ocps status";
 
@@ -201,6 +203,7 @@ impl Daemon {
                 // Too late.
                 KafkaInput::Alone
                 | KafkaInput::Joined
+                | KafkaInput::Missed(_)
                 | KafkaInput::ReadBack(_)
                 | KafkaInput::DuplicateInstance(_) => None,
             });
@@ -350,6 +353,8 @@ impl Daemon {
                 commands.into_iter().for_each(|command| self.take(command));
             }
             KafkaInput::Alone => self.begin(),
+            // If the other instance has taken it, the journal knows, and nobody answers twice.
+            KafkaInput::Missed(command) => self.turn.input(Input::Refused(command, MISSED.to_owned())),
             KafkaInput::Joined => {
                 self.admission.begin(Moment::now());
                 self.join();

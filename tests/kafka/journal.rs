@@ -288,11 +288,14 @@ fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> f64 {
     // Longer than an impatient start waits.
     foreign.listen(Duration::from_secs(3));
     end(&mut first);
+    let missed = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
     let origin = i64::from(second.pid().as_raw_pid());
     let is_its = |received: &Received| received.int("private_origin") == origin;
     foreign.find("the standby is ENABLED", |received| {
         is_its(received) && received.topic == "logevent_summaryState" && received.int("summaryState") == 2
     });
+    let reason = "no instance took commands when it was sent: send it again";
+    assert_eq!(foreign.final_ack(missed), format!("-302 Failed: {reason}"));
     let beats = |is_wanted: bool| {
         let beats = foreign.of("logevent_heartbeat").into_iter();
         let stamps = beats.filter(move |beat| is_its(beat) == is_wanted);
