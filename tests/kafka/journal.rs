@@ -331,3 +331,62 @@ fn a_standby_takes_over_from_an_instance_that_was_killed_when_it_is_silent_for_l
     println!("{gap:.1} s without heartbeat");
     assert!((5.0..10.0).contains(&gap), "{gap}");
 }
+
+/// Kills of the daemon: `OCPS_TEST_KILLS`, else a few.
+fn kills() -> usize {
+    std::env::var("OCPS_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn kills_of_daemon_and_broker_lose_and_double_no_job_though_no_directory_outlives_them() {
+    let (rig, service) = (rig(), service(2.0));
+    let mut foreign = rig.foreign();
+    let mut rng = fastrand::Rng::with_seed(1);
+    for round in 0..kills() {
+        let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
+        let state = if round == 0 { "enabled" } else { "resume" };
+        let mut daemon = rig.start_in(&home, &service, &["--state", state]);
+        let mut client = daemon.connect();
+        eventually("it is ENABLED", || {
+            let status = client.query("status");
+            status["starting"] == false && status["state"] == "ENABLED"
+        });
+        for _ in 0..5 {
+            foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+        }
+        if rng.u8(..3) == 0 {
+            foreign.listen(Duration::from_millis(rng.u64(..300)));
+            assert!(rig.broker_down());
+            rig.broker_up();
+        }
+        foreign.listen(Duration::from_millis(rng.u64(..3000)));
+        daemon.signal(Signal::KILL);
+        daemon.wait();
+    }
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
+    let daemon = rig.start_in(&home, &service, &["--state", "resume"]);
+    let mut client = daemon.connect();
+    eventually("all have ended", || {
+        let status = client.query("status");
+        let jobs = client.query("jobs");
+        status["starting"] == false
+            && jobs.as_array().is_some_and(|jobs| jobs.iter().all(|job| !job["ended"].is_null()))
+    });
+    // All that is in Kafka from the beginning, since the broker was away.
+    let mut foreign = foreign.again();
+    foreign.listen(Duration::from_secs(3));
+    let counters = service.counters();
+    assert!(counters.jobs.values().all(|count| *count == 1), "{:?}", counters.jobs);
+    assert!(counters.jobs.len() >= kills(), "{:?}", counters.jobs);
+    let mut results: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    for received in foreign.of("logevent_job_result") {
+        results
+            .entry(received.text("job_id").to_owned())
+            .or_default()
+            .push(received.text("result").to_owned());
+    }
+    println!("{} jobs, {} with a result", counters.jobs.len(), results.len());
+    assert_eq!(results.len(), counters.jobs.len());
+    assert!(results.values().all(|texts| texts.windows(2).all(|pair| pair[0] == pair[1])), "{results:?}");
+}
