@@ -27,7 +27,7 @@ _ocps() {
   case $verb in
     '') COMPREPLY=($(compgen -W 'run send state status jobs results logs top metrics watch console check doctor help --help --version' -- "$word")) ;;
     run)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --standby --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
     send)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --no-wait --socket --index --json --help --version' -- "$word"))

@@ -15,6 +15,7 @@ complete -c ocps -n '__fish_seen_subcommand_from run' -l state-dir -r -F -d 'Sta
 complete -c ocps -n '__fish_seen_subcommand_from run' -l loglevel -x -a 'debug info warning error' -d 'Minimum log level'
 complete -c ocps -n '__fish_seen_subcommand_from run' -l kafka -d 'Use Kafka'
 complete -c ocps -n '__fish_seen_subcommand_from run' -l no-kafka -d 'Do not use Kafka'
+complete -c ocps -n '__fish_seen_subcommand_from run' -l standby -d 'Stand by while another instance is running'
 complete -c ocps -n '__fish_seen_subcommand_from run' -l help -d 'Print help'
 complete -c ocps -n '__fish_seen_subcommand_from run' -l version -d 'Print version, commit, features and library versions'
 complete -c ocps -n '__fish_seen_subcommand_from run' -a '1 2 3 101 LATISS LSSTComCam LSSTCam RA'

@@ -39,6 +39,7 @@ _ocps() {
         '--loglevel=[Minimum log level]:LEVEL:(debug info warning error)' \
         '--kafka[Use Kafka]' \
         '--no-kafka[Do not use Kafka]' \
+        '--standby[Stand by while another instance is running]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
         '*:\[INDEX\]:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' ;;

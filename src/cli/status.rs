@@ -85,6 +85,9 @@ fn is_simulated(status: &Value) -> bool {
 }
 
 fn start(status: &Value) -> String {
+    if status.pointer("/kafka/stage").is_some_and(|stage| stage == "standing by") {
+        return "when the other instance is gone; until then commands are refused".to_owned();
+    }
     if status.get("starting") == Some(&Value::Bool(true)) {
         return "in progress; commands wait for its end".to_owned();
     }
@@ -133,6 +136,7 @@ fn kafka(status: &Value) -> String {
     let is_joined = status.pointer("/kafka/stage").is_some_and(|stage| stage == "joined");
     let parts = [
         if is_joined { "+{kafka/stage}" } else { "!{kafka/stage}" },
+        "for {kafka/other}",
         "{kafka/brokers}",
         "{+kafka/queued} waiting",
         "{+kafka/dropped} dropped",

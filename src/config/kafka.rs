@@ -41,6 +41,9 @@ pub struct Options {
     pub producer: Vec<(String, String)>,
     /// How long the start waits for another instance to end.
     pub start_wait: Duration,
+    /// Standing by: how long the instance that is running must be silent before ours takes over; none: ours ends where
+    /// another is running.
+    pub standby: Option<Duration>,
     /// The topic of the journal, if it has not its usual name.
     pub journal_topic: Option<String>,
 }
@@ -124,6 +127,7 @@ impl Options {
             consumer: file("CONSUMER", &settings.consumer_configuration)?,
             producer: file("PRODUCER", &settings.producer_configuration)?,
             start_wait: settings.start_wait,
+            standby: settings.standby.then_some(settings.takeover),
             journal_topic: settings.journal_topic.clone(),
         })
     }

@@ -233,6 +233,10 @@ tables! {
         "start_timeout_s" start_timeout: Duration = Duration::from_secs(30), "value::seconds";
         /// How long the start waits for another instance to end.
         "start_wait_s" start_wait: Duration = Duration::from_secs(15), "value::seconds";
+        /// Whether to stand by while another instance is running, and to take over when it is gone.
+        "standby" standby: bool = false, "value::switch";
+        /// How long the other instance must be silent for that.
+        "takeover_s" takeover: Duration = Duration::from_secs(10), "value::positive";
         /// Topic of the journal, where that is on Kafka.
         "journal_topic" journal_topic: Option<String> = None, "value::word";
     }

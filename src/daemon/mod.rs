@@ -53,6 +53,11 @@ const LOOK: Duration = Duration::from_millis(5);
 /// Longest wait for the last records to be written when the daemon ends.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
+/// Why a command is refused that came between two instances.
+const MISSED: &str = "no instance took commands when it was sent: send it again";
+/// Why a command is not taken while another instance takes them.
+const STANDING_BY: &str = "this instance stands by for another one, which takes commands: see ocps status";
+
 /// Most jobs that the last log line names.
 const FORGOTTEN_NAMED_MAX: usize = 20;
 
@@ -98,6 +103,8 @@ struct Daemon {
     compared: Moment,
     /// When the main loop last turned.
     turned: Moment,
+    /// It has stood by for another instance.
+    stands_by: bool,
     /// How it has ended.
     end: Option<Result<(), Failure>>,
 }
@@ -206,6 +213,7 @@ impl Daemon {
                 // Too late.
                 KafkaInput::Alone
                 | KafkaInput::Joined
+                | KafkaInput::Missed(_)
                 | KafkaInput::ReadBack(_)
                 | KafkaInput::DuplicateInstance(_) => None,
             });
@@ -270,6 +278,7 @@ impl Daemon {
     fn tick(&mut self) {
         // A Kafka that is there is listening for another instance, for a bounded time.
         if self.turn.is_joining()
+            && !self.setup.stands_by()
             && self.kafka.as_ref().is_some_and(Kafka::is_connecting)
             && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
         {
@@ -283,6 +292,13 @@ impl Daemon {
         self.turn.tick(self.journal.iter().flat_map(|journal| journal.reports().try_iter()));
         self.run_turn();
         self.report_to_manager();
+        if !self.stands_by && self.standing_by_for().is_some() {
+            self.stands_by = true;
+            self.turn.refuse_early(STANDING_BY);
+            self.run_turn();
+            // It may take for ever until there is more to do.
+            self.ready();
+        }
     }
 
     /// No other instance is running, or nobody can be asked: ours may take the journal over, and then be seen to run.
@@ -355,6 +371,8 @@ impl Daemon {
                 commands.into_iter().for_each(|command| self.take(command));
             }
             KafkaInput::Alone => self.begin(),
+            // If the other instance has taken it, the journal knows, and nobody answers twice.
+            KafkaInput::Missed(command) => self.turn.input(Input::Refused(command, MISSED.to_owned())),
             KafkaInput::Joined => {
                 self.admission.begin(Moment::now());
                 self.join();
@@ -392,7 +410,16 @@ impl Daemon {
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }
-        self.turn.command(command);
+        if self.standing_by_for().is_some() {
+            self.turn.input(Input::Refused(command, STANDING_BY.to_owned()));
+        } else {
+            self.turn.command(command);
+        }
+    }
+
+    /// The instance for which ours stands by, if it does.
+    fn standing_by_for(&self) -> Option<String> {
+        self.kafka.as_ref().and_then(Kafka::standing_by_for)
     }
 
     fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {

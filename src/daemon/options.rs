@@ -26,4 +26,6 @@ pub struct RunArgs {
     pub log_level: Option<i32>,
     /// `--kafka` or `--no-kafka`; none: Kafka is used if it is configured.
     pub kafka: Option<bool>,
+    /// `--standby`.
+    pub standby: bool,
 }

@@ -167,6 +167,11 @@ impl Setup {
         ))
     }
 
+    /// Whether to take over only where nobody else does the work.
+    pub(super) fn stands_by(&self) -> bool {
+        matches!(&self.kafka, KafkaPlan::On(options) if options.standby.is_some())
+    }
+
     /// The part that the core needs.
     pub(super) fn core(&self) -> csc::Settings {
         let uws = &self.settings.uws;
@@ -327,10 +332,17 @@ fn check_journal(kafka: &KafkaPlan) -> Result<(), Failure> {
 }
 
 fn kafka_plan(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<KafkaPlan, Failure> {
+    let mut kafka = settings.kafka.clone();
+    kafka.standby |= args.standby;
+    if kafka.standby && settings.journal != Journal::Kafka {
+        let problem = "an instance can stand by (--standby, or kafka.standby in ocps.toml) only where it can read the \
+                       journal of the other: set journal = \"kafka\" for both";
+        return Err(Failure::Configuration(problem.to_owned()));
+    }
     if !args.kafka.unwrap_or_else(|| kafka::is_configured(&settings.kafka, env)) {
         return Ok(KafkaPlan::Off);
     }
-    match Options::new(&settings.kafka, env) {
+    match Options::new(&kafka, env) {
         Ok(options) => Ok(KafkaPlan::On(Box::new(options))),
         Err(Problem::NoSubname(text)) => Ok(KafkaPlan::Impossible(text)),
         Err(Problem::Wrong(text)) => Err(Failure::Configuration(text)),

@@ -101,6 +101,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         http_problem,
         compared: Moment::now(),
         turned: Moment::now(),
+        stands_by: false,
         end: None,
     };
     daemon.run_effects(effects);

@@ -136,6 +136,9 @@ impl Daemon {
         let kafka =
             kafka.map_or_else(|| self.setup.kafka.problem().map(str::to_owned), |report| report.problem);
         let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
+        if let Some(who) = self.standing_by_for() {
+            return format!("standing by for {who}{kafka}");
+        }
         format!("{}: {jobs} jobs, {running} of them running{error}{kafka}", status.state)
     }
 }

@@ -266,6 +266,11 @@ impl Turn {
     fn cut_off(&mut self, reason: &str) {
         self.has_started = true;
         self.transitions.clear();
+        self.refuse_early(reason);
+    }
+
+    /// The commands that wait for the start to end are not carried out.
+    pub fn refuse_early(&mut self, reason: &str) {
         let refused = self.early.drain(..).map(|command| Input::Refused(command, reason.to_owned()));
         self.inputs.extend(refused);
     }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::Moment;
+use crate::csc::command::Command;
 use crate::csc::record::Receipt;
 
 /// How long we listen for another instance before we start, and after its last heartbeat.
@@ -27,6 +28,8 @@ pub enum KafkaInput {
     Alone,
     /// The index is claimed, and no other instance was first.
     Joined,
+    /// A command that was sent when no instance took any: it is too late to carry it out.
+    Missed(Command),
     /// A heartbeat of ours, sent at this moment, was read back, and with it all heartbeats before it.
     ReadBack(Moment),
     /// Another instance with our index is running; who it is.
@@ -49,10 +52,13 @@ pub struct KafkaFindings {
 pub struct KafkaReport {
     /// Where.
     pub brokers: String,
-    /// `connecting`, `listening` (for another instance), `waiting for another instance` (to end) or `joined`.
+    /// `connecting`, `listening` (for another instance), `waiting for another instance` (to end), `standing by` (for it)
+    /// or `joined`.
     pub stage: &'static str,
     /// Whether it has joined, the brokers can be reached and commands are read, as far as is known.
     pub up: bool,
+    /// The other instance that is waited for.
+    pub other: Option<String>,
     /// What is wrong, in one line.
     pub problem: Option<String>,
     /// Messages not confirmed yet.

@@ -71,6 +71,11 @@ impl Kafka {
     }
 
     /// Never called.
+    pub fn standing_by_for(&self) -> Option<String> {
+        match self.0 {}
+    }
+
+    /// Never called.
     pub fn claim(&self) {
         match self.0 {}
     }

@@ -60,6 +60,8 @@ fn a_journal_on_kafka_without_kafka_is_refused() {
     let expected = "the journal cannot be on Kafka (journal = \"kafka\" in ocps.toml): ";
     let why = if cfg!(feature = "kafka") { "Kafka is off" } else { "this build has no Kafka" };
     assert!(line.contains(&format!("{expected}{why}")), "{line}");
+    let refused = Home::new().refused(&["1", "--simulate", "--kafka", "--standby"]);
+    assert!(refused.one_line(78).contains("set journal = \"kafka\" for both"), "{refused:?}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::foreign::Received;
-use crate::harness::{Home, PATIENCE, QUICK, Ran, eventually, run};
+use crate::harness::{Daemon, Home, PATIENCE, QUICK, Ran, eventually, run};
 use crate::rig::Rig;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
@@ -191,6 +191,31 @@ fn a_topic_that_is_no_journal_of_ours_is_refused_and_left_as_it_is() {
 
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
+fn what_lies_behind_the_open_transaction_of_another_program_is_not_forgotten() {
+    let rig = rig();
+    let name = name(&rig, "1.simulated");
+    make(&rig, &name, 1, "compact");
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &rig.brokers).set("transactional.id", &rig.subname);
+    let other: BaseProducer = config.create().unwrap();
+    other.init_transactions(PATIENCE).unwrap();
+    other.begin_transaction().unwrap();
+    other.send(BaseRecord::to(&name).partition(0).key("something").payload("else")).unwrap();
+    other.flush(PATIENCE).unwrap();
+    let daemon = rig.start(&["--state", "enabled"]);
+    let mut client = daemon.connect();
+    client.write(&json!({"subscribe": true}));
+    eventually("it says what it waits for", || {
+        let status = client.query("status");
+        let problem = status["journal"]["problem"].as_str();
+        problem.is_some_and(|problem| problem.contains("has a transaction open in it, from offset 0 on"))
+    });
+    other.abort_transaction(PATIENCE).unwrap();
+    client.state(2);
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
 fn while_the_broker_is_away_nothing_new_is_taken_and_what_is_known_is_followed() {
     let (rig, service) = (rig(), service(4.0));
     let daemon = rig.start_for(&service, &["--state", "enabled"]);
@@ -238,4 +263,130 @@ fn a_start_without_a_broker_waits_for_it_and_says_so() {
     let mut foreign = rig.foreign();
     let is_its = |received: &Received| received.topic == "logevent_heartbeat";
     foreign.find("it is on Kafka too", is_its);
+}
+
+/// A standby takes over from an instance that ends in this way; gives how long nobody sent a heartbeat.
+fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> f64 {
+    let (rig, service) = (rig(), service(600.0));
+    let mut first = rig.start_for(&service, &["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}[kafka]\ntakeover_s = 5\n"));
+    let second = rig.start_in(&home, &service, &["--standby", "--state", "resume"]);
+    let mut client = second.connect();
+    eventually("it stands by", || client.query("status")["kafka"]["stage"] == "standing by");
+    let other = format!("OCPS:1, process {}", first.pid().as_raw_pid());
+    assert_eq!(client.query("status")["kafka"]["other"], other);
+    let ack = client.run("execute", &json!({"pipeline": "p.yaml"}));
+    assert!(ack.starts_with("CMD_FAILED Failed: this instance stands by for another one"), "{ack}");
+    let jobs: Vec<String> = (0..50)
+        .map(|_| {
+            let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+            foreign.job_id(seq)
+        })
+        .collect();
+    // Longer than an impatient start waits.
+    foreign.listen(Duration::from_secs(3));
+    end(&mut first);
+    let missed = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    let origin = i64::from(second.pid().as_raw_pid());
+    let is_its = |received: &Received| received.int("private_origin") == origin;
+    foreign.find("the standby is ENABLED", |received| {
+        is_its(received) && received.topic == "logevent_summaryState" && received.int("summaryState") == 2
+    });
+    let reason = "no instance took commands when it was sent: send it again";
+    assert_eq!(foreign.final_ack(missed), format!("-302 Failed: {reason}"));
+    let beats = |is_wanted: bool| {
+        let beats = foreign.of("logevent_heartbeat").into_iter();
+        let stamps = beats.filter(move |beat| is_its(beat) == is_wanted);
+        stamps.map(|beat| beat.data["private_sndStamp"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let gap = beats(true)[0] - beats(false).last().unwrap();
+    for id in &jobs {
+        let abort = foreign.send("abort_job", &json!({"job_id": id}));
+        assert_eq!(foreign.final_ack(abort), "303 Done");
+    }
+    assert_eq!(service.counters().puts, jobs.len());
+    assert_eq!(client.query("status")["kafka"]["other"], json!(null));
+    gap
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_standby_takes_over_at_once_from_an_instance_that_ends() {
+    let gap = taken_over_after(|first| {
+        first.terminate();
+    });
+    println!("{gap:.1} s without heartbeat");
+    assert!(gap < 5.0, "{gap}");
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_standby_takes_over_from_an_instance_that_was_killed_when_it_is_silent_for_long_enough() {
+    let gap = taken_over_after(|first| {
+        first.signal(Signal::KILL);
+        first.wait();
+    });
+    println!("{gap:.1} s without heartbeat");
+    assert!((5.0..10.0).contains(&gap), "{gap}");
+}
+
+/// Kills of the daemon: `OCPS_TEST_KILLS`, else a few.
+fn kills() -> usize {
+    std::env::var("OCPS_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn kills_of_daemon_and_broker_lose_and_double_no_job_though_no_directory_outlives_them() {
+    let (rig, service) = (rig(), service(2.0));
+    let mut foreign = rig.foreign();
+    let mut rng = fastrand::Rng::with_seed(1);
+    for round in 0..kills() {
+        let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
+        let state = if round == 0 { "enabled" } else { "resume" };
+        let mut daemon = rig.start_in(&home, &service, &["--state", state]);
+        let mut client = daemon.connect();
+        eventually("it is ENABLED", || {
+            let status = client.query("status");
+            status["starting"] == false && status["state"] == "ENABLED"
+        });
+        for _ in 0..5 {
+            foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+        }
+        if rng.u8(..3) == 0 {
+            foreign.listen(Duration::from_millis(rng.u64(..300)));
+            assert!(rig.broker_down());
+            rig.broker_up();
+        }
+        foreign.listen(Duration::from_millis(rng.u64(..3000)));
+        daemon.signal(Signal::KILL);
+        daemon.wait();
+    }
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
+    let daemon = rig.start_in(&home, &service, &["--state", "resume"]);
+    let mut client = daemon.connect();
+    eventually("all have ended", || {
+        let status = client.query("status");
+        let jobs = client.query("jobs");
+        status["starting"] == false
+            && jobs.as_array().is_some_and(|jobs| jobs.iter().all(|job| !job["ended"].is_null()))
+    });
+    // All that is in Kafka from the beginning, since the broker was away.
+    let mut foreign = foreign.again();
+    foreign.listen(Duration::from_secs(3));
+    let counters = service.counters();
+    assert!(counters.jobs.values().all(|count| *count == 1), "{:?}", counters.jobs);
+    assert!(counters.jobs.len() >= kills(), "{:?}", counters.jobs);
+    let mut results: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    for received in foreign.of("logevent_job_result") {
+        results
+            .entry(received.text("job_id").to_owned())
+            .or_default()
+            .push(received.text("result").to_owned());
+    }
+    println!("{} jobs, {} with a result", counters.jobs.len(), results.len());
+    assert_eq!(results.len(), counters.jobs.len());
+    assert!(results.values().all(|texts| texts.windows(2).all(|pair| pair[0] == pair[1])), "{results:?}");
 }

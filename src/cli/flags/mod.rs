@@ -266,6 +266,7 @@ impl Line {
             state_dir: self.path("state-dir")?,
             log_level: self.value("loglevel", |level| choose(level, LOG_LEVELS))?,
             kafka,
+            standby: self.has("standby"),
         })
     }
 }

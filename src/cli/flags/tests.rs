@@ -52,7 +52,7 @@ fn run_takes_an_index_and_flags_in_any_order() {
         assert_eq!(run(&["ocps", "run", index]).index, Some(expected));
     }
     let all = "ocps run --simulate --state=enabled 2 --override a.yaml:v1 --configdir c --config=t.toml --socket s \
-               --state-dir d --loglevel debug";
+               --state-dir d --loglevel debug --standby";
     let expected = RunArgs {
         index: Some(SalIndex::LsstComCam),
         simulate: true,
@@ -63,6 +63,7 @@ fn run_takes_an_index_and_flags_in_any_order() {
         state_dir: Some("d".into()),
         log_level: Some(10),
         kafka: None,
+        standby: true,
     };
     assert_eq!(run(&all.split_whitespace().collect::<Vec<_>>()), expected);
 }

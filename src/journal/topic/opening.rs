@@ -80,7 +80,7 @@ impl Address {
     /// # Errors
     /// See [`Unopened`].
     pub fn prepare(&self) -> Result<(), Unopened> {
-        self.find(&self.reader()?)?;
+        self.find(&self.reader("read_committed")?)?;
         self.check_settings()
     }
 
@@ -88,7 +88,9 @@ impl Address {
     /// all that was ever committed.
     pub(super) fn open(&self) -> Result<(Connection, Tables, ThreadedProducer<Context>), Unopened> {
         let producer = self.fence()?;
-        let content = self.read(&self.reader()?)?;
+        let reader = self.reader("read_committed")?;
+        let content = self.read(&reader)?;
+        self.check_end(&reader)?;
         let restore = || {
             let (connection, tables, has_content) = content.restore(STEPS, self.limits)?;
             if has_content {
@@ -107,10 +109,10 @@ impl Address {
         client.map_err(|error| Unopened::Refused(OpenError::Refused(broker::wrong(&error))))
     }
 
-    fn reader(&self) -> Result<BaseConsumer<Context>, Unopened> {
+    fn reader(&self, isolation: &str) -> Result<BaseConsumer<Context>, Unopened> {
         let mut config = broker::config(&self.options, self.identity.index, Role::Consumer);
         config
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", isolation)
             .set("enable.partition.eof", "true")
             .set("check.crcs", "true")
             // Where its end is shows only after so long.
@@ -292,6 +294,22 @@ impl Address {
                 return Err(self.unopened(&error, reader.client()));
             }
         }
+    }
+
+    /// Whether nothing lies behind a transaction that is still open, where it is not read. None of ours is open any more.
+    fn check_end(&self, reader: &BaseConsumer<Context>) -> Result<(), Unopened> {
+        let end = |reader: &BaseConsumer<Context>| {
+            let ends = reader.fetch_watermarks(&self.name, 0, ANSWER);
+            ends.map(|(_, end)| end).map_err(|error| self.unopened(&error, reader.client()))
+        };
+        let (readable, end) = (end(reader)?, end(&self.reader("read_uncommitted")?)?);
+        if readable == end {
+            return Ok(());
+        }
+        Err(Unopened::Away(format!(
+            "the journal topic {} cannot be opened: another program has a transaction open in it, from offset {readable} on",
+            self.name
+        )))
     }
 
     fn check_identity(&self, connection: &Connection) -> Result<(), Fault> {

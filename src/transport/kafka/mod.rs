@@ -74,6 +74,8 @@ struct Shared {
     has_begun: AtomicBool,
     /// It may be seen that it runs.
     may_claim: AtomicBool,
+    /// The other instance, for which we wait or stand by.
+    other: Mutex<Option<String>>,
     own: OwnHeartbeats,
     /// Where partitions ended, as far as we know: from the broker's answers, or from what it took from us.
     ends: Mutex<BTreeMap<Place, i64>>,
@@ -97,6 +99,9 @@ enum Stage {
     /// Another instance is running, and may end.
     #[strum(serialize = "waiting for another instance")]
     Waiting,
+    /// Another instance is running, and ours takes over when it is gone.
+    #[strum(serialize = "standing by")]
+    StandingBy,
     /// None is, as far as we know: we write heartbeats, and wait for the first of them to be read back.
     #[strum(serialize = "listening")]
     Claiming,
@@ -126,6 +131,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
             may_claim: AtomicBool::new(false),
+            other: Mutex::default(),
             own: OwnHeartbeats::default(),
             ends: Mutex::default(),
             skipped: Mutex::default(),
@@ -302,6 +308,7 @@ impl Kafka {
             brokers: self.shared.options.brokers.clone(),
             stage: stage.into(),
             up: stage == Stage::Joined && !self.shared.troubles.is_cut_off(),
+            other: lock(&self.shared.other).clone(),
             problem: self.shared.troubles.current(),
             queued,
             dropped,
@@ -313,6 +320,13 @@ impl Kafka {
     #[must_use]
     pub fn is_connecting(&self) -> bool {
         self.shared.outbox.queue().stage == Stage::Connecting
+    }
+
+    /// The other instance, if ours stands by for it.
+    #[must_use]
+    pub fn standing_by_for(&self) -> Option<String> {
+        let is_so = self.shared.outbox.queue().stage == Stage::StandingBy;
+        lock(&self.shared.other).clone().filter(|_| is_so)
     }
 
     /// The daemon is ready to be the one instance with its index.

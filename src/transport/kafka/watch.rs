@@ -5,7 +5,8 @@
 //! all that was written before its own. It has a consumer of its own, so that no burst of commands comes before a
 //! heartbeat.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use super::upkeep::Upkeep;
 use super::{Shared, Stage, lock, spawn};
 use crate::broker::reason;
 use crate::clock::Moment;
+use crate::config::kafka::Options;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
@@ -30,6 +32,12 @@ const FAREWELL: Duration = Duration::from_millis(1500);
 const CLAIMING: Duration = Duration::from_secs(10);
 /// How long the first heartbeat of another instance may take to us, and ours to it, when both begin together.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// How long before its last heartbeat the other instance may have left a command: what it has taken, its journal knows.
+const DOUBT: Duration = Duration::from_secs(3);
+/// How long commands are read between two looks for heartbeats.
+const READING: Duration = Duration::from_millis(50);
+/// Most commands that are refused at a takeover; the first ones are not answered.
+const UNANSWERED_MAX: usize = 1024;
 /// Time between looks at whether the daemon is ready.
 const WAITING: Duration = Duration::from_millis(10);
 /// Heartbeats of ours that are remembered: more than the outbox can hold, all of which may leave before one is read.
@@ -71,7 +79,15 @@ impl OwnHeartbeats {
 /// Begins to watch, now that the heartbeats are assigned; the commands begin at the ends of their topics.
 pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
     let feed = Feed { consumer: readers.watched.clone(), shared: shared.clone(), what: "heartbeats" };
-    let watch = Watch { feed, shared: shared.clone(), heartbeats: Progress::default() };
+    let commands = Feed { consumer: readers.commands.clone(), shared: shared.clone(), what: "commands" };
+    let watch = Watch {
+        feed,
+        commands,
+        shared: shared.clone(),
+        heartbeats: Progress::default(),
+        reads_along: false,
+        unanswered: VecDeque::new(),
+    };
     spawn("kafka-watch", "no commands are read", || {
         // It ends when the daemon does.
         let _ = watch.run(readers, ranges);
@@ -80,8 +96,13 @@ pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
 
 struct Watch {
     feed: Feed,
+    commands: Feed,
     shared: Arc<Shared>,
     heartbeats: Progress,
+    /// Commands are read while we stand by.
+    reads_along: bool,
+    /// Those that the other instance may not have taken, and when they came.
+    unanswered: VecDeque<(Instant, Command)>,
 }
 
 /// How far the heartbeats were read.
@@ -119,24 +140,47 @@ impl Watch {
         let ranges = match self.listen()? {
             None => ranges,
             // A command that came before is for the other instance, whatever it made of it: ours begin now. One that
-            // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack.
-            Some(_) => self.shared.persist(|| topics::ready(&self.shared, &readers.commands)).ok_or(Ended)?,
+            // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack, unless we
+            // stand by. (Answers to one that reads are slow.)
+            Some(_) => self.shared.persist(|| topics::ready(&self.shared, &readers.asker)).ok_or(Ended)?,
         };
         self.wait_for_daemon()?;
         self.claim()?;
         self.shared.enter(Stage::Joined);
         self.send(KafkaInput::Joined)?;
-        let commands = topics::ends(&ranges, topics::is_command);
-        match topics::assign(&self.shared, &readers.commands, &commands) {
-            Ok(()) => {
-                let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
-                Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
-            }
-            Err(error) => log::error!("Kafka: commands cannot be read: {}", reason(&error)),
+        for (_, command) in mem::take(&mut self.unanswered) {
+            self.send(KafkaInput::Missed(command))?;
         }
+        let commands = topics::ends(&ranges, topics::is_command);
+        if !self.reads_along {
+            self.read_commands(&commands);
+        }
+        let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
+        Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
         begun.extend(commands);
         Upkeep::start(&self.shared, readers, begun);
         self.watch()
+    }
+
+    /// Reads commands from there on.
+    fn read_commands(&self, from: &topics::Offsets) {
+        if let Err(error) = topics::assign(&self.shared, &self.commands.consumer, from) {
+            log::error!("Kafka: commands cannot be read: {}", reason(&error));
+        }
+    }
+
+    /// Standing by, notes the commands that came since the other instance was last heard, and a little before.
+    fn read_along(&mut self, is_heard: bool) -> Result<(), Ended> {
+        let until = Instant::now() + READING;
+        while Instant::now() < until {
+            if let Some((_, Taken::Command(command))) = self.commands.next(WAITING)? {
+                self.unanswered.push_back((Instant::now(), command));
+            }
+        }
+        let excess = self.unanswered.len().saturating_sub(UNANSWERED_MAX);
+        self.unanswered.drain(..excess);
+        self.unanswered.retain(|(came, _)| !is_heard || came.elapsed() < DOUBT);
+        Ok(())
     }
 
     fn watch(&mut self) -> Result<(), Ended> {
@@ -166,26 +210,33 @@ impl Watch {
     /// Listens until no other instance is running; gives the one that was.
     fn listen(&mut self) -> Result<Option<String>, Ended> {
         let (begun, wait) = (Instant::now(), self.shared.options.start_wait);
+        let standby = self.shared.options.standby;
+        let silence = standby.unwrap_or(LISTENING);
         let waited = || format!("waited {:.1} s for it to end", begun.elapsed().as_secs_f64());
-        let mut until = begun + LISTENING;
+        let mut until = begun + silence;
         let mut other = None;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            match self.hear(left)? {
+            let heard = self.hear(left)?;
+            if self.reads_along {
+                self.read_along(matches!(heard, Some(Heard::Other(..))))?;
+            }
+            match heard {
                 Some(Heard::Other(who, _)) => {
-                    if self.has_begun() || begun.elapsed() >= wait {
+                    if self.has_begun() || (standby.is_none() && begun.elapsed() >= wait) {
                         self.give_way(format!("{who}; {}", waited()))?;
                         return Ok(None);
                     }
-                    if other.is_none() {
-                        self.shared.enter(Stage::Waiting);
-                        log::warn!(
-                            "another instance with index {} is running: {who}; waiting up to {} s for it to end",
-                            self.shared.index,
-                            wait.as_secs_f64()
-                        );
+                    if other.as_ref() != Some(&who) {
+                        self.wait_for(&who);
+                    }
+                    if standby.is_some() && !self.reads_along {
+                        let ranges =
+                            self.shared.persist(|| topics::ready(&self.shared, &self.commands.consumer));
+                        self.read_commands(&topics::ends(&ranges.ok_or(Ended)?, topics::is_command));
+                        self.reads_along = true;
                     }
                     other = Some(who);
-                    until = Instant::now() + LISTENING;
+                    until = Instant::now() + silence;
                 }
                 Some(Heard::Offline) if other.is_some() => {
                     until = (begun + LISTENING).max(Instant::now() + FAREWELL);
@@ -195,8 +246,25 @@ impl Watch {
         }
         if let Some(who) = &other {
             log::info!("the other instance is gone: {who}; {}", waited());
+            *lock(&self.shared.other) = None;
         }
+        self.shared.enter(Stage::Listening);
         Ok(other)
+    }
+
+    /// Says that this one is waited for.
+    fn wait_for(&self, who: &str) {
+        let Options { start_wait, standby, .. } = &self.shared.options;
+        *lock(&self.shared.other) = Some(who.to_owned());
+        let (stage, how) = match standby {
+            None => (Stage::Waiting, format!("waiting up to {} s for it to end", start_wait.as_secs_f64())),
+            Some(time) => {
+                let time = time.as_secs_f64();
+                (Stage::StandingBy, format!("standing by until it ends or is silent for {time} s"))
+            }
+        };
+        self.shared.enter(stage);
+        log::warn!("another instance with index {} is running: {who}; {how}", self.shared.index);
     }
 
     /// Whether the daemon does its work, because Kafka was away too long: then it waits for no other instance.
