@@ -55,11 +55,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
             .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let (journal, recovered) = open_journal(&setup)?.unzip();
-    let recovered = recovered.unwrap_or_else(|| {
-        // A previous run may have left jobs.
-        Some(Recovered { unsearched: true, ..Recovered::default() })
-    });
+    let (journal, recovered) = open_journal(&setup)?;
     let state_dir_problem = setup.state_dir_problem();
     let (hub, clients) = open_socket(&setup)?;
     let (kafka, (inputs, commands)) = start_kafka(&setup)?;
@@ -155,16 +151,19 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
 }
 
 /// The journal, and what the previous run left in it; none while it is not open. No journal where none is kept.
-fn open_journal(setup: &Setup) -> Result<Option<(Journal, Option<Recovered>)>, Failure> {
+fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Option<Recovered>), Failure> {
     let history = setup.settings.history;
     #[cfg(feature = "kafka")]
     if let (settings::Journal::Kafka, KafkaPlan::On(options)) = (setup.settings.journal, &setup.kafka) {
         let address = Address::new(options.as_ref().clone(), setup.identity(), Limits::in_memory(history));
-        return Ok(Some((Journal::on_topic(address)?, None)));
+        return Ok((Some(Journal::on_topic(address)?), None));
     }
-    let Some(path) = setup.journal_file() else { return Ok(None) };
+    let Some(path) = setup.journal_file() else {
+        // A previous run may have left jobs.
+        return Ok((None, Some(Recovered { unsearched: true, ..Recovered::default() })));
+    };
     let (journal, recovered) = Journal::open(&path, setup.identity(), Limits::new(history))?;
-    Ok(Some((journal, Some(recovered))))
+    Ok((Some(journal), Some(recovered)))
 }
 
 /// What comes over Kafka.
