@@ -167,6 +167,8 @@ fn the_doctor_finds_what_is_wrong_with_kafka() {
     let mut client = daemon.subscribe();
     eventually("it has joined", || client.query("status")["not_ready"].is_null());
     let all = "ok    schemas         all fit, 0 are to be registered at the start";
+    // Those of the commands are registered a little later.
+    eventually("all are registered", || rig.doctor("s.sock").1.contains(all));
     has(&rig.doctor("s.sock"), 0, &[all, "ok    other instance  the last heartbeat of index 1 "]);
     // That one is not ours.
     has(&rig.doctor("elsewhere.sock"), 1, &["WRONG other instance  another instance with index "]);
