@@ -86,7 +86,11 @@ impl Daemon {
         fs::create_dir_all(&configuration).unwrap();
         let yaml = format!("url: {}\npoll_interval: {poll_interval}\n", service.url());
         fs::write(configuration.join("_init.yaml"), yaml).unwrap();
-        fs::write(dir.join("ocps.toml"), "[limits]\njobs = 20000\n[uws]\nsettle_time_s = 5\n").unwrap();
+        fs::write(
+            dir.join("ocps.toml"),
+            "[limits]\njobs = 20000\n[uws]\npoll = \"each\"\nsettle_time_s = 5\n",
+        )
+        .unwrap();
         let socket = dir.join("sock");
         let process = Command::new(env!("CARGO_BIN_EXE_ocps"))
             .args(["run", "1", "--no-kafka", "--state", "enabled", "--loglevel", "error"])
