@@ -64,7 +64,8 @@
 //! * **Everything is bounded** by a named constant or a setting, each wait has a time limit, and what goes beyond is
 //!   refused in one clear line.
 //! * **An event costs what it changes**: what is due is kept in a table ordered by time, and counts are kept, not
-//!   computed, so that one of 10,000 jobs costs no more than one of 100.
+//!   computed, so that one of 10,000 jobs costs no more than one of 100. Only a list of all jobs costs a look at each, once
+//!   an interval.
 //! * A closed channel from outside is a normal end; a dead one inside is a bug and ends the process with a message.
 //!
 //! # Tests

@@ -100,7 +100,8 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     /// Whether the job is one of them.
-    fn has(&self, job: &ListedJob) -> bool {
+    #[must_use]
+    pub fn has(&self, job: &ListedJob) -> bool {
         let is_ours = || job.run_id.made_for().map(|(_, index)| index) == self.active_of;
         self.run_ids.contains(&job.run_id)
             || self.job_ids.contains(&job.job_id)

@@ -660,9 +660,10 @@ impl Polls {
         });
     }
 
-    /// How the jobs of a service are asked for, and how often.
+    /// How the jobs of a service are asked for, and how often: of the one that is configured or, before that, of one where
+    /// a previous run left something.
     pub(super) fn report(&self, ctx: &Context, url: Option<&Url>) -> report::Polling {
-        let at = url.and_then(|url| self.0.get(url));
+        let at = url.map_or_else(|| self.0.values().next(), |url| self.0.get(url));
         report::Polling {
             by_list: at.is_some_and(|at| at.way != Way::Each),
             interval: at

@@ -7,10 +7,11 @@ use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use ocps::csc::Input;
 use ocps::csc::command::{CommandKind, CommandName, Sender};
+use ocps::csc::configuration::Polling;
 use ocps::csc::event::Phase;
 use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request};
+use ocps::csc::{Input, Settings};
 
 use super::world::{
     World, abort, available, configuration, execute, failed, job, job_id, name, none, object, removed, secs,
@@ -42,7 +43,8 @@ struct Walk {
 impl Walk {
     fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let mut world = World::with(settings(), seed);
+        let polling = [Polling::Each, Polling::List, Polling::Auto { from: 2 }][rng.usize(..3)];
+        let mut world = World::with(Settings { polling, ..settings() }, seed);
         world.shows_routine = true;
         if rng.u8(..) < 240 {
             world.enable();

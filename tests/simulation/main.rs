@@ -21,6 +21,7 @@ mod crowd;
 mod excuses;
 mod lines;
 mod plan;
+mod polling;
 mod process;
 mod rules;
 mod sending;
@@ -69,6 +70,8 @@ fn no_job_is_ever_lost() {
             eprintln!("again: OCPS_SEED={seed} cargo test --no-default-features --test simulation no_job");
             resume_unwind(panic);
         }
+        let polling = &world.rules.polling;
+        world.rules.counts.longest = [polling.longest_unasked, polling.longest_unnoticed];
         counts.add(&world.rules.counts);
         for (excuse, count) in &world.rules.excused {
             *excused.entry(*excuse).or_insert(0) += count;

@@ -62,6 +62,16 @@ pub(crate) struct Plan {
     pub(crate) stale: f64,
     /// How long lists take at most.
     pub(crate) list_time: Duration,
+    /// Of each list: to fail.
+    pub(crate) list_fails: f64,
+    /// Of each job in a list that is not named: to be left out.
+    pub(crate) left_out: f64,
+    /// Of each job in a list: to have a wrong phase.
+    pub(crate) wrong_phase: f64,
+    /// How old the phases are that a list shows.
+    pub(crate) list_lag: Duration,
+    /// From when on they do not change any more, for ever.
+    pub(crate) frozen: Option<Duration>,
     /// Of the process, every so often: to stand still for a while.
     pub(crate) pause: f64,
     /// Of each effect and turn; ten times that while a PUT or a commit is in flight.
@@ -97,6 +107,9 @@ impl Plan {
         let lie = one_of(&[0.0, 0.0, 0.0, 0.05]);
         let (repeated, stale) = (one_of(&[0.0, 0.0, 0.1, 1.0]), one_of(&[0.0, 0.0, 0.05, 0.2]));
         let list_time = secs(one_of(&[0.0, 0.0, 10.0, 100.0]) as u64);
+        let (list_fails, list_lag) =
+            (one_of(&[0.0, 0.0, 0.0, 0.5, 1.0]), secs(one_of(&[0.0, 0.0, 20.0]) as u64));
+        let (left_out, wrong_phase) = (one_of(&[0.0, 0.0, 0.2, 1.0]), one_of(&[0.0, 0.0, 0.1]));
         let pause = one_of(&[0.0, 0.0, 0.1]);
         let latest = secs(one_of(&[14.0, 60.0, 400.0]) as u64);
         let time_to_live = secs(one_of(&[86_400.0, 86_400.0, 120.0, 10.0]) as u64);
@@ -124,6 +137,11 @@ impl Plan {
             repeated,
             stale,
             list_time,
+            list_fails,
+            left_out,
+            wrong_phase,
+            list_lag,
+            frozen: (rng.u8(..3) == 0).then(|| any(rng, faults)),
             pause,
             crash,
             disk_error,
@@ -148,6 +166,9 @@ impl Plan {
         self.repeated = 0.0;
         self.stale = 0.0;
         self.list_time = Duration::ZERO;
+        self.list_fails = 0.0;
+        self.left_out = 0.0;
+        self.wrong_phase = 0.0;
         self.pause = 0.0;
         self.crash = 0.0;
         self.disk_error = 0.0;

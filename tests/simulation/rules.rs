@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use ocps::csc::command::{Command, Sender, Via};
-use ocps::csc::event::{Ack, Event, ExitCode};
+use ocps::csc::event::{Ack, Event, ExitCode, ResultObject};
 use ocps::csc::id::{EntryKey, JobId, RunId};
 use ocps::csc::record::{
     AcceptedCommand, Awaited, Completion, Receipt, Record, Recovered, RecoveredCommand, Work,
@@ -21,6 +21,7 @@ use ocps::url::Url;
 use super::accepted::{Accepted, RECORDING_MAX, SUSPECT_FOR, is_same};
 use super::excuses;
 use super::plan::{Plan, millis, secs};
+use super::polling::Polling;
 use super::sending::Sending;
 use super::service::{Job, Service, run_of, service_at};
 use super::start::Start;
@@ -69,7 +70,9 @@ pub(crate) struct Rules {
     is_search_due: bool,
     /// Runs of which the journal does not know any more.
     forgotten: HashSet<RunId>,
-    /// Runs of ours that the service's list shows, when it is searched for those that are forgotten.
+    /// Runs that are forgotten and that the last list shows.
+    listed: Vec<ListedJob>,
+    /// The same of the list that was searched for them.
     searched: Vec<ListedJob>,
     /// How many of them could be followed when it was.
     room: usize,
@@ -89,6 +92,7 @@ pub(crate) struct Rules {
     silent: HashMap<Url, Duration>,
     turns: (Duration, u32),
     pub(crate) start: Start,
+    pub(crate) polling: Polling,
     pub(crate) counts: Counts,
     pub(crate) excused: BTreeMap<&'static str, u64>,
 }
@@ -106,6 +110,7 @@ impl Rules {
             was_journal_lost: false,
             is_search_due: true,
             forgotten: HashSet::new(),
+            listed: Vec::new(),
             searched: Vec::new(),
             room: 0,
             sending: Sending::new(settle_time),
@@ -120,6 +125,7 @@ impl Rules {
             silent: HashMap::new(),
             turns: (Duration::ZERO, 0),
             start: Start::new(&Goal { state: None, override_name: None }, None),
+            polling: Polling::default(),
             counts: Counts::default(),
             excused: BTreeMap::new(),
         }
@@ -173,14 +179,15 @@ impl Rules {
         (self.seen, self.durable_state) = (seen, durable_state);
     }
 
-    /// The core learns which active jobs of ours there are.
+    /// The core gets a list.
     pub(crate) fn listed(&mut self, jobs: &[ListedJob]) {
         let is_forgotten = |job: &&ListedJob| self.forgotten.contains(&job.run_id);
-        self.searched = jobs.iter().filter(is_forgotten).cloned().collect();
+        self.listed = jobs.iter().filter(is_forgotten).cloned().collect();
     }
 
     /// The process has ended: what is not durable never was.
     pub(crate) fn end(&mut self) {
+        self.polling.end();
         self.searched.clear();
         for command in self.commands.values().filter(|command| !command.is_durable) {
             if command.is_found {
@@ -340,6 +347,13 @@ impl Rules {
             Effect::Ack { to, ack, .. } if to.via == Via::CommandLine => self.start.transition_ended(ack),
             Effect::Ack { to, command, ack, receipt } => self.ack(to, *command, ack, *receipt),
             Effect::Publish { event: Event::JobResult(result), receipt } => self.result(result, *receipt),
+            Effect::Publish { event: Event::JobId { job_id, .. }, .. } => {
+                // One that a previous process was asked to abort is asked for by that.
+                let run_id = run_of(services, job_id);
+                if !self.commands.values().any(|command| command.aborts(job_id, run_id)) {
+                    self.polling.follow(job_id, services);
+                }
+            }
             Effect::Publish { event, .. } => self.event(now, event),
             Effect::Journal(record) => {
                 self.start.kept(record.clone());
@@ -349,17 +363,15 @@ impl Rules {
             // What waits for the disk is left to the next process.
             Effect::StopRequests => self.is_stopping = true,
             Effect::ReadConfiguration { override_name } => self.start.reads(override_name),
-            Effect::WatchConfigurations(_)
-            | Effect::SetLogLevel(_)
-            | Effect::Log(..)
-            | Effect::Exit
-            | Effect::Fail(_) => {}
+            Effect::Log(_, line) => self.counts.log(line),
+            Effect::WatchConfigurations(_) | Effect::SetLogLevel(_) | Effect::Exit | Effect::Fail(_) => {}
         }
     }
 
     /// The core is answered; a list was made at the service at `served`.
     pub(crate) fn answered(&mut self, now: Duration, ticket: Ticket, answer: &Answer, served: Duration) {
         self.sending.answered(now, ticket, answer, served);
+        self.polling.answered(ticket, answer);
         let Some(url) = self.questions.remove(&ticket) else { return };
         let ran = now - self.sending.stood_still;
         match answer.of_service() {
@@ -388,7 +400,12 @@ impl Rules {
 
     fn record(&mut self, now: Duration, record: &Record, services: &[Service]) {
         match record {
-            Record::Accepted(entry) => self.accepted(now, entry),
+            Record::Accepted(entry) => {
+                if let Work::Abort { job_id, .. } = &entry.work {
+                    self.polling.forget(job_id, services);
+                }
+                self.accepted(now, entry);
+            }
             Record::Created { key, job_id } => {
                 let command = self.command(*key);
                 assert!(command.created.is_none(), "a second job for {key:?}: {job_id}");
@@ -405,6 +422,7 @@ impl Rules {
                 assert!(until.is_some_and(|until| until <= now), "not looked up any more: {key:?}");
             }
             Record::Searched => {
+                self.searched = std::mem::take(&mut self.listed);
                 let unfinished = self.commands.values().filter(|command| !command.is_over).count();
                 self.room = self.max_jobs.saturating_sub(unfinished);
             }
@@ -454,6 +472,12 @@ impl Rules {
         if let Some(result) = &end.result
             && let Some(job) = job(&result.job_id)
         {
+            let is_by_itself = matches!(result.result, ResultObject::Service(_));
+            assert!(
+                !is_by_itself || !job.is_running(now),
+                "{} is running, but its result is published",
+                job.id
+            );
             let is_unknown = excuses::is_unknown(end) && result.exit_code == ExitCode::Error;
             assert!(!is_unknown || !job.is_listed(now), "{} exists, but is reported as vanished", job.id);
             // It was found after an abort_job by a client who knew it was acked.
@@ -502,6 +526,9 @@ impl Rules {
     fn ended(&mut self, now: Duration, key: EntryKey, end: &Completion, services: &[Service]) {
         let Some(command) = self.commands.get(&key) else { panic!("{key:?} was never accepted") };
         self.check_end(now, command, end, services);
+        if let Some(result) = &end.result {
+            self.polling.forget(&result.job_id, services);
+        }
         if let Some(before) = command.ends.last() {
             assert!(!before.is_durable, "{key:?} ended before: {before:?}, now {end:?}");
             let (old, new) = (&before.end, end);
@@ -535,8 +562,12 @@ impl Rules {
                 let is_for_something = !run_ids.is_empty() || !job_ids.is_empty() || active_of.is_some();
                 assert!(is_for_something, "a list for nothing");
                 self.sending.list(now, request.ticket);
+                if active_of.is_some() {
+                    self.polling.list_asked(request.ticket);
+                }
             }
-            Action::Status { .. } | Action::Push { .. } | Action::Ping => {}
+            Action::Status { job_id, run_id: Some(_) } => self.polling.polled(request.ticket, job_id),
+            Action::Status { run_id: None, .. } | Action::Push { .. } | Action::Ping => {}
         }
     }
 

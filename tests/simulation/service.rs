@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
+use ocps::backend::Wanted;
 use ocps::csc::event::{JobObject, Phase};
-use ocps::csc::id::{JobId, RunId, SalIndex};
+use ocps::csc::id::{JobId, RunId};
 use ocps::csc::request::{
     Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Request, Ticket,
 };
@@ -184,6 +185,11 @@ impl Service {
         self.jobs.iter().find(|job| job.id == *id)
     }
 
+    /// Whether it answers, and not a gateway or nobody.
+    pub(crate) fn answers(&self, now: Duration) -> bool {
+        self.away_until.max(self.hangs_until).max(self.bad_gateway_until) <= now
+    }
+
     /// Whether the same PUT has made another job before.
     pub(crate) fn is_copy(&self, made: &Job) -> bool {
         let mut before = self.jobs.iter().take_while(|job| job.id != made.id);
@@ -284,7 +290,8 @@ impl Service {
                 if call.is_repeated { self.delete(now, call.spoil, job_id, rng) } else { first }
             }
             Action::List { run_ids, job_ids, active_of } => {
-                self.list(now, call.spoil, run_ids, job_ids, *active_of, rng)
+                let wanted = Wanted { run_ids, job_ids, active_of: *active_of };
+                self.list(now, call.spoil, &wanted, plan, rng)
             }
             Action::Ping if call.spoil == Spoil::Nothing => Reply::Done,
             Action::Ping => failed(FailureKind::Refused, Contact::Silent),
@@ -419,37 +426,35 @@ impl Service {
         &mut self,
         now: Duration,
         spoil: Spoil,
-        run_ids: &BTreeSet<RunId>,
-        job_ids: &BTreeSet<JobId>,
-        active_of: Option<SalIndex>,
+        wanted: &Wanted<'_>,
+        plan: &Plan,
         rng: &mut Rng,
     ) -> Reply {
+        if chance(rng, plan.list_fails) {
+            return failed(FailureKind::Wrong, Contact::Answered);
+        }
         match spoil {
             Spoil::Refused | Spoil::DoneThenRefused => return failed(FailureKind::Refused, Contact::Silent),
             Spoil::Wrong => return failed(FailureKind::Wrong, Contact::Answered),
             Spoil::Nothing | Spoil::NotSent | Spoil::LostRequest | Spoil::LostAnswer | Spoil::Lie => {}
         }
-        let visible = self.jobs.iter().filter(|job| job.is_visible(now));
-        let of_run = visible.map(|job| {
+        let mut listed: Vec<ListedJob> = Vec::new();
+        for job in self.jobs.iter().filter(|job| job.is_visible(now)) {
             let of_another = || RunId::parse("of-another").unwrap();
             let run_id = job.made.as_ref().map_or_else(of_another, |(run_id, _)| run_id.clone());
-            (job, run_id)
-        });
-        let is_wanted = |(job, run_id): &(&Job, RunId)| {
-            let index = run_id.made_for().map(|(_, index)| index);
-            let is_active = index.is_some() && index == active_of && now < job.ends;
-            run_ids.contains(run_id) || job_ids.contains(&job.id) || is_active
-        };
-        let asked = of_run.filter(is_wanted);
-        let listed = |(job, run_id): (&Job, RunId)| {
-            let JobStatus { job_id, phase, .. } = job.status(now);
-            ListedJob { job_id, run_id, phase }
-        };
-        let mut listed: Vec<ListedJob> = asked.map(listed).collect();
+            let at = plan.frozen.map_or(now, |frozen| now.min(frozen)).saturating_sub(plan.list_lag);
+            let is_wrong = chance(rng, plan.wrong_phase);
+            let phase = if (at >= job.ends) != is_wrong { job.phase } else { Phase::Active };
+            let shown = ListedJob { job_id: job.id.clone(), run_id, phase };
+            let is_named = wanted.run_ids.contains(&shown.run_id) || wanted.job_ids.contains(&shown.job_id);
+            if is_named || (wanted.has(&shown) && !chance(rng, plan.left_out)) {
+                listed.push(shown);
+            }
+        }
         // In no order that means anything.
         rng.shuffle(&mut listed);
         if spoil == Spoil::Lie {
-            self.lie_in_list(&mut listed, run_ids, rng);
+            self.lie_in_list(&mut listed, wanted.run_ids, rng);
         }
         Reply::Listed(listed)
     }

@@ -37,6 +37,13 @@ pub(crate) struct Counts {
     pub(crate) found: u64,
     /// Commands that failed since they may have been sent too long ago.
     pub(crate) stale: u64,
+    /// Lists that were given up for polls, those of them that showed a job long after it had ended, and times in which a
+    /// service could not keep up.
+    pub(crate) given_up: u64,
+    pub(crate) untrue: u64,
+    pub(crate) stretched: u64,
+    /// The longest times in which a job was not asked for, and its end not noticed.
+    pub(crate) longest: [Duration; 2],
     /// Starts that came to their end.
     pub(crate) started: u64,
     /// Starts that led to another state than STANDBY, and those that could not.
@@ -94,6 +101,13 @@ impl Rules {
 }
 
 impl Counts {
+    /// What only the log shows.
+    pub(crate) fn log(&mut self, line: &str) {
+        self.given_up += u64::from(line.starts_with("jobs are polled singly"));
+        self.untrue += u64::from(line.contains(" s later it is still listed as active"));
+        self.stretched += u64::from(line.starts_with("the service cannot keep up"));
+    }
+
     pub(crate) fn add(&mut self, other: &Self) {
         self.runs += 1;
         self.processes += other.processes;
@@ -113,6 +127,12 @@ impl Counts {
         self.pauses += other.pauses;
         self.found += other.found;
         self.stale += other.stale;
+        for (longest, other) in self.longest.iter_mut().zip(other.longest) {
+            *longest = other.max(*longest);
+        }
+        self.given_up += other.given_up;
+        self.untrue += other.untrue;
+        self.stretched += other.stretched;
         self.started += other.started;
         self.reached += other.reached;
         self.not_reached += other.not_reached;
@@ -135,6 +155,9 @@ impl Counts {
             // Seldom, since it takes a lost journal, a start and a list before the job ends.
             self.found * 10,
             self.stale,
+            self.given_up,
+            self.untrue * 10,
+            self.stretched,
             self.reached,
             self.not_reached,
             self.early,

@@ -83,6 +83,7 @@ impl World {
         if !process.over {
             let csc = process.turn.csc();
             self.rules.turned(now, process.born, matches!(input, Input::Tick), csc);
+            self.rules.polling.turned(now, &self.services);
             self.rules.bounds(csc, process.workers.open(), process.journal.waiting());
         }
         true
