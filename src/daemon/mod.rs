@@ -159,15 +159,18 @@ impl Daemon {
     fn note_pause(&mut self, sources: &Sources) {
         let now = Moment::now();
         let still = mem::replace(&mut self.turned, now).age(now);
-        let is_confirmed = |journal: &Journal| {
+        let is_unsure = |journal: &Journal| {
             let confirmed = journal.status().confirmed;
-            confirmed.is_none_or(|confirmed| now.age(confirmed) > Duration::ZERO)
+            confirmed.is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO)
         };
+        let Some(journal) =
+            self.journal.as_ref().filter(|journal| still >= STOOD_STILL && is_unsure(journal))
+        else {
+            return;
+        };
+        journal.confirm();
         let until = Instant::now() + CONFIRMATION;
-        while still >= STOOD_STILL
-            && self.end.is_none()
-            && self.journal.as_ref().is_some_and(|journal| !is_confirmed(journal))
-        {
+        while self.end.is_none() && self.journal.as_ref().is_some_and(is_unsure) {
             if let Ok(news) = sources.news.recv_timeout(LOOK) {
                 self.handle_news(news);
             } else if Instant::now() >= until {

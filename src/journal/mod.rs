@@ -242,6 +242,11 @@ impl Journal {
         let _ = self.begin.try_send(());
     }
 
+    /// Has it ask at once whether another instance has taken it over ([`Status::confirmed`], [`News::Fenced`]).
+    pub fn confirm(&self) {
+        let _ = self.batches.send(Vec::new());
+    }
+
     /// What happens to it as a whole.
     #[must_use]
     pub fn news(&self) -> &Receiver<News> {

@@ -291,22 +291,28 @@ impl Topic {
     }
 }
 
+/// Writes something in any case, so that the broker says whether we may.
+fn ask(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute("UPDATE journal SET only = only", []).map(drop)
+}
+
 impl Store for Topic {
     /// By then, who was fenced knows it.
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let done = self.transact(|connection| apply(connection, records));
+        let done = self.transact(|connection| {
+            ask(connection)?;
+            apply(connection, records)
+        });
         done.map_err(|failed| self.reason(&failed))
     }
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
         let limits = self.limits;
         let done = self.transact(|connection| {
-            let left = prune(connection, limits, now)?;
-            // Says to the broker that we still write, and hears whether we may.
-            connection.execute("UPDATE journal SET only = only", [])?;
-            Ok(left)
+            ask(connection)?;
+            prune(connection, limits, now)
         });
         done.map_err(|failed| self.reason(&failed))
     }
