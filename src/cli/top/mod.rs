@@ -49,7 +49,10 @@ fn run(target: Target, out: &Output) -> Result<(), Failure> {
     let failed = |error: io::Error| Failure::Failed(format!("cannot use the terminal: {error}"));
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&ended)).map_err(failed)?;
+        // The second one ends a process that waits for a terminal that takes nothing.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&ended))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&ended)))
+            .map_err(failed)?;
     }
     let keys = read_keys().map_err(failed)?;
     let mut screen = Screen::open().and_then(Terminal::new).map_err(failed)?;
