@@ -9,10 +9,10 @@ use ocps::csc::request::{Answer, Ticket};
 
 use super::excuses;
 use super::plan::secs;
-use super::service::{Service, run_of};
+use super::service::{Job, Service, run_of};
 
 /// Longest time in which a job is not asked for: requests that time out, one after the other on one connection.
-const UNASKED_MAX: Duration = secs(200);
+const UNASKED_MAX: Duration = secs(300);
 /// Longest time from the end of a job to its result: as long, and for each of the others it can be the turn first.
 const UNNOTICED_MAX: Duration = secs(300);
 /// More does not pass between two turns of a process that runs.
@@ -102,8 +102,9 @@ impl Polling {
                 continue;
             }
             let clock = self.clocks[job.at];
-            let has_ended = services[job.at].job(job_id).is_some_and(|job| !job.is_running(now));
-            if has_ended {
+            // One that has vanished by then takes a list, which may fail for long.
+            let has_ended = |job: &Job| job.is_listed(now) && !job.is_running(now);
+            if services[job.at].job(job_id).is_some_and(has_ended) {
                 let unnoticed = clock - *job.ended.get_or_insert(clock);
                 assert!(unnoticed < UNNOTICED_MAX, "the end of {job_id} is not noticed");
                 self.longest_unnoticed = self.longest_unnoticed.max(unnoticed);
