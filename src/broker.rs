@@ -97,7 +97,12 @@ pub(crate) fn wrong(error: &KafkaError) -> String {
 
 /// The plain reason of an error.
 pub(crate) fn reason(error: &KafkaError) -> String {
-    error.rdkafka_error_code().map_or_else(|| error.to_string(), |code| code.to_string())
+    code(error).map_or_else(|| error.to_string(), |code| code.to_string())
+}
+
+/// The code of an error, also of an administrator's request.
+pub(crate) fn code(error: &KafkaError) -> Option<Code> {
+    if let KafkaError::AdminOp(code) = error { Some(*code) } else { error.rdkafka_error_code() }
 }
 
 /// What is wrong with the connection, in one line, from what librdkafka says of it; and whether that is `"us"`, whom

@@ -189,6 +189,29 @@ fn a_topic_that_is_no_journal_of_ours_is_refused_and_left_as_it_is() {
     assert_eq!(ran.code, Some(78), "{ran:?}");
 }
 
+#[cfg(feature = "kafka-sasl")]
+#[test]
+#[ignore = "needs a broker with passwords and permissions: make test-kafka"]
+fn a_topic_that_we_may_not_use_is_refused_with_what_is_to_be_allowed() {
+    let broker = crate::rig::given("OCPS_TEST_SASL_BROKER").expect("OCPS_TEST_SASL_BROKER is not set");
+    for allowed in
+        [&["Describe"][..], &["Describe", "DescribeConfigs"], &["Describe", "DescribeConfigs", "Read"]]
+    {
+        let rig = rig();
+        let name = name(&rig, "1.simulated");
+        make(&rig, &name, 1, "compact");
+        assert!(crate::rig::control(&[&["allow", "ocps", name.as_str()], allowed].concat()));
+        let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
+        let mut daemon = rig.daemon_in(&home, &[]);
+        daemon.env("LSST_KAFKA_BROKER_ADDR", &broker);
+        daemon.env("LSST_KAFKA_SECURITY_USERNAME", "ocps").env("LSST_KAFKA_SECURITY_PASSWORD", "geheim");
+        let ran = run(&mut daemon);
+        let expected = format!("the journal topic {name} cannot be used: TopicAuthorizationFailed");
+        assert!(ran.stderr.contains(&expected) && ran.stderr.contains(": allow our user"), "{ran:?}");
+        assert_eq!(ran.code, Some(78), "{ran:?}");
+    }
+}
+
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn what_lies_behind_the_open_transaction_of_another_program_is_not_forgotten() {

@@ -143,7 +143,7 @@ impl Rig {
     }
 }
 
-fn control(what: &[&str]) -> bool {
+pub(crate) fn control(what: &[&str]) -> bool {
     let Some(program) = variable("OCPS_TEST_BROKER_CONTROL") else { return false };
     assert!(Command::new(program).args(what).status().unwrap().success(), "{what:?}");
     true

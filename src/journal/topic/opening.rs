@@ -216,7 +216,11 @@ impl Address {
             Err(error) => return Err(self.unopened(&error, admin.inner())),
         };
         let setting = |name: &str| described.get(name).and_then(|entry| entry.value.as_deref());
-        let policy = setting("cleanup.policy").unwrap_or_default();
+        let Some(policy) = setting("cleanup.policy") else {
+            // So it looks to whom the settings are not shown.
+            let error = KafkaError::AdminOp(Code::TopicAuthorizationFailed);
+            return Err(self.unopened(&error, admin.inner()));
+        };
         if policy != "compact" {
             return Err(self.refused(&format!(
                 "has cleanup.policy={policy}, with which it forgets jobs: set cleanup.policy=compact (kafka-configs --alter \
@@ -340,7 +344,7 @@ impl Address {
     /// What an error of the broker means for the start.
     pub(super) fn unopened(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
         let problem = lock(&client.context().problem).take();
-        let codes = [error.rdkafka_error_code(), problem.as_ref().and_then(|(_, code)| *code)];
+        let codes = [broker::code(error), problem.as_ref().and_then(|(_, code)| *code)];
         let reason = broker::reason(error);
         match codes.into_iter().flatten().find_map(|code| self.remedy(code)) {
             Some(remedy) => self.refused(&format!("cannot be used: {reason}: {remedy}")),
