@@ -18,6 +18,12 @@ _ocps() {
     --site) return; return ;;
     --timeout) return; return ;;
     --wait) return; return ;;
+    --since) return; return ;;
+    --until) return; return ;;
+    --phase) COMPREPLY=($(compgen -W 'recording waiting submitting running aborting pending queued executing held suspended other completed failed vanished aborted refused' -- "$word")); return ;;
+    --pipeline) return; return ;;
+    --user) return; return ;;
+    --limit) return; return ;;
     --socket) compopt -o default; return ;;
     --index) COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); return ;;
     --state-dir) compopt -o default; return ;;
@@ -38,7 +44,7 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--alive --ready --socket --index --json --help --version' -- "$word"))
       else return; fi ;;
     jobs)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --socket --index --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --since --until --phase --pipeline --user --failed --limit --utc --socket --index --json --csv --help --version' -- "$word"))
       else return; fi ;;
     metrics)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --help --version' -- "$word"))

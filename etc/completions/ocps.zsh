@@ -69,9 +69,18 @@ _ocps() {
     jobs)
       _arguments \
         '--all[Also list finished jobs]' \
+        '--since=[Jobs that ended after this time or have not ended]:TIME: ' \
+        '--until=[Jobs that were accepted before this time]:TIME: ' \
+        '--phase=[Jobs in this state]:STATE:(recording waiting submitting running aborting pending queued executing held suspended other completed failed vanished aborted refused)' \
+        '--pipeline=[Jobs of pipelines that match]:GLOB: ' \
+        '--user=[Jobs whose sender matches]:GLOB: ' \
+        '--failed[Jobs that failed, vanished or were refused]' \
+        '--limit=[The last N of them]:N: ' \
+        '--utc[Times are UTC]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \
+        '--csv[Print comma-separated values]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
     metrics)

@@ -3,7 +3,7 @@
 //! * `flags`: argv to a `Task`
 //! * `client`: the connection to the daemon's socket, and what comes over it
 //! * `output`: the one place that prints, and what to do when its reader is gone
-//! * `event_text`, `text`: what came, as lines for people
+//! * `event_text`, `text`, `times`: what came, as lines for people
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
 //! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //! * `version`: what this build is made of
@@ -21,6 +21,7 @@ mod send;
 mod state;
 mod status;
 mod text;
+mod times;
 mod unit;
 mod version;
 mod watch;

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::tcgetwinsize;
 
 use super::Failure;
 
@@ -53,6 +54,12 @@ impl Output {
     /// The text as it is printed: where there are no colours, without them.
     pub(super) fn shown(&self, text: &str) -> String {
         if self.has_colours { text.to_owned() } else { plain(text) }
+    }
+
+    /// How many columns the terminal has, if it is one.
+    pub(super) fn width(&self) -> Option<usize> {
+        let size = tcgetwinsize(&self.stdout).ok()?;
+        Some(size.ws_col.into()).filter(|width| *width > 0)
     }
 
     /// Prints a line.

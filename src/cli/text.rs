@@ -6,6 +6,12 @@ use super::output::{Tone, paint};
 
 /// What stands for something that is not known.
 pub(super) const UNKNOWN: &str = "-";
+/// What is between two columns.
+const GAP: &str = "  ";
+/// No column is cut to less.
+const CELL_MIN: usize = 8;
+/// So many times as wide as the others may the last column stay.
+const LAST_SHARE: usize = 3;
 
 /// Text from outside with nothing in it that moves a cursor or begins a new line.
 pub(super) fn clean(text: &str) -> String {
@@ -47,8 +53,8 @@ pub(super) fn join(document: &Value, templates: &[&str]) -> String {
     templates.iter().filter_map(part).collect::<Vec<_>>().join(", ")
 }
 
-/// A number of seconds.
-fn duration(seconds: f64) -> Option<String> {
+/// A number of seconds; none of a negative one.
+pub(super) fn duration(seconds: f64) -> Option<String> {
     // Saturates, which is as good as any answer for a duration of a billion years.
     let whole = seconds as u64;
     let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
@@ -82,13 +88,47 @@ pub(super) fn state_text(name: &str) -> String {
     paint(tone, &clean(name))
 }
 
+/// The columns, which have names, as they fit the width of a terminal: without those that are dispensable if need be, then
+/// with the widest cut that are not rigid, the last less than the others.
+pub(super) fn fit(
+    mut columns: Vec<(&str, Vec<String>)>,
+    (dispensable, rigid): (&[&str], &[&str]),
+    width: Option<usize>,
+) -> Vec<Vec<String>> {
+    let length = |text: &String| text.chars().count();
+    let widest = |cells: &[String]| cells.iter().map(length).max().unwrap_or(0);
+    let excess = |columns: &[(&str, Vec<String>)]| {
+        let total: usize = columns.iter().map(|(_, cells)| widest(cells) + GAP.len()).sum();
+        total.saturating_sub(GAP.len()).saturating_sub(width.unwrap_or(usize::MAX))
+    };
+    for name in dispensable {
+        if excess(&columns) > 0 {
+            columns.retain(|(other, _)| other != name);
+        }
+    }
+    let last = columns.len().saturating_sub(1);
+    while excess(&columns) > 0 {
+        let soft = columns.iter_mut().enumerate().filter(|(_, (name, _))| !rigid.contains(name));
+        let share = |at: usize, width: usize| if at == last { width / LAST_SHARE } else { width };
+        let wide = soft.filter(|(_, (_, cells))| widest(cells) > CELL_MIN);
+        let Some((_, (_, cells))) = wide.max_by_key(|(at, (_, cells))| share(*at, widest(cells))) else {
+            break;
+        };
+        let max = widest(cells);
+        for cell in cells.iter_mut().filter(|cell| length(cell) == max) {
+            *cell = cell.chars().take(max - 2).chain(['…']).collect();
+        }
+    }
+    columns.into_iter().map(|(_, cells)| cells).collect()
+}
+
 /// Columns of equal length, each as wide as its widest cell; the first cell is the heading.
 pub(super) fn table(columns: &[Vec<String>]) -> String {
     let mut lines = vec![String::new(); columns.first().map_or(0, Vec::len)];
     for column in columns {
         let width = column.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
         for (line, cell) in lines.iter_mut().zip(column) {
-            line.push_str(&format!("{cell:<width$}  "));
+            line.push_str(&format!("{cell:<width$}{GAP}"));
         }
     }
     lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()

@@ -320,7 +320,7 @@ fn a_run_that_waits_is_shown_with_what_it_waits_for_and_can_be_aborted() {
     assert_eq!(waiting["waits_for"], json!([foreign]));
     assert_eq!((&waiting["version"], &waiting["data_query"]), (&json!("w_1"), &json!("visit = 3")));
     let shown = home.client(&["jobs"]).stdout;
-    assert!(shown.contains(&format!("waits for {foreign}; prerequisite gone does not exist")), "{shown}");
+    assert!(shown.contains(&format!("waiting for {foreign}; prerequisite gone does not exist")), "{shown}");
     let run_id = waiting["run_id"].as_str().unwrap();
     assert!(shown.contains(run_id), "{shown}");
     assert_eq!(client.run("abort_job", &json!({ "job_id": run_id })), "CMD_COMPLETE Done");
@@ -343,7 +343,7 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
     let job = client.query("jobs")[0].clone();
     assert_eq!((&job["stage"], &job["phase"]), (&json!("running"), &json!("pending")));
     let shown = home.client(&["jobs"]).stdout;
-    assert!(shown.contains("  pending  ") && !shown.contains("running"), "{shown}");
+    assert!(shown.contains("  pending\n") && !shown.contains("running"), "{shown}");
     assert!(home.client(&["status"]).stdout.contains("jobs           1 running (1 pending)\n"));
     service.end_jobs();
     assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
@@ -363,7 +363,7 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
         assert_eq!(again[key], job[key], "{key}");
     }
     let shown = home.client(&["jobs", "--all"]).stdout;
-    assert!(shown.contains("  failed  ") && shown.contains("phase error"), "{shown}");
+    assert!(shown.contains("  failed: exit 1, the service says that it failed (phase error)\n"), "{shown}");
 }
 
 #[test]
