@@ -30,12 +30,12 @@ _ocps() {
     --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
   esac
   case $verb in
-    '') COMPREPLY=($(compgen -W 'run send state status jobs metrics watch console check help --help --version' -- "$word")) ;;
+    '') COMPREPLY=($(compgen -W 'run send state status jobs wait abort metrics watch console check help --help --version' -- "$word")) ;;
     run)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
     send)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --no-wait --socket --index --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --no-wait --follow --socket --index --json --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W 'abort_job disable enable execute exitControl setLogLevel standby start job_id= pipeline= version= config= data_query= prereq_jobs= output_dataset_types= level= subsystem= configurationOverride=' -- "$word")); fi ;;
     state)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--override --timeout --socket --index --help --version' -- "$word"))
@@ -44,7 +44,13 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--alive --ready --socket --index --json --help --version' -- "$word"))
       else return; fi ;;
     jobs)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --since --until --phase --pipeline --user --failed --limit --utc --socket --index --json --csv --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --since --until --phase --pipeline --user --failed --limit --utc --follow --socket --index --json --csv --help --version' -- "$word"))
+      else return; fi ;;
+    wait)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --utc --socket --index --help --version' -- "$word"))
+      else return; fi ;;
+    abort)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --socket --index --help --version' -- "$word"))
       else return; fi ;;
     metrics)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --help --version' -- "$word"))
@@ -60,7 +66,7 @@ _ocps() {
       else compopt -o default; fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'run send state status jobs metrics watch console check help' -- "$word")); fi ;;
+      else COMPREPLY=($(compgen -W 'run send state status jobs wait abort metrics watch console check help' -- "$word")); fi ;;
   esac
   # A parameter goes on after its =.
   [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace

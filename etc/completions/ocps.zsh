@@ -9,6 +9,8 @@ _ocps() {
     'state:Print the summary state, or walk to another one'
     'status:Show what the daemon is doing'
     'jobs:List the jobs'
+    'wait:Wait until jobs have ended'
+    'abort:Abort jobs'
     'metrics:Print the metrics of the daemon'
     'watch:Print events as they come'
     'console:Type commands at a prompt, see acks and events'
@@ -42,6 +44,7 @@ _ocps() {
       _arguments \
         '--timeout=[Give up if no ack arrives for S seconds]:S: ' \
         '--no-wait[Do not wait for the end of an execute]' \
+        '--follow[Print what changes as it comes]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \
@@ -77,12 +80,30 @@ _ocps() {
         '--failed[Jobs that failed, vanished or were refused]' \
         '--limit=[The last N of them]:N: ' \
         '--utc[Times are UTC]' \
+        '--follow[Print what changes as it comes]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \
         '--csv[Print comma-separated values]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
+    wait)
+      _arguments \
+        '--timeout=[Give up after S seconds]:S: ' \
+        '--utc[Times are UTC]' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
+    abort)
+      _arguments \
+        '--timeout=[Give up after S seconds]:S: ' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
     metrics)
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
@@ -126,7 +147,7 @@ _ocps() {
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs metrics watch console check help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs wait abort metrics watch console check help)' ;;
   esac
 }
 _ocps "$@"

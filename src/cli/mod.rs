@@ -4,7 +4,8 @@
 //! * `client`: the connection to the daemon's socket, and what comes over it
 //! * `output`: the one place that prints, and what to do when its reader is gone
 //! * `event_text`, `text`, `times`: what came, as lines for people
-//! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
+//! * `find`, `follow`: the job that is meant, and what becomes of it
+//! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each; `wait`: `ocps wait` and `abort`
 //! * `check`, `unit`: the configuration, without a daemon, and as the service manager would start one
 //! * `version`: what this build is made of
 //!
@@ -14,7 +15,9 @@ mod check;
 mod client;
 mod console;
 mod event_text;
+mod find;
 mod flags;
+mod follow;
 mod jobs;
 mod output;
 mod send;
@@ -24,6 +27,7 @@ mod text;
 mod times;
 mod unit;
 mod version;
+mod wait;
 mod watch;
 
 use std::ffi::OsString;
@@ -46,6 +50,8 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("state", state::task),
     ("status", status::task),
     ("jobs", jobs::task),
+    ("wait", wait::wait_task),
+    ("abort", wait::abort_task),
     ("metrics", status::metrics_task),
     ("watch", watch::task),
     ("console", console::task),

@@ -12,6 +12,8 @@ const GAP: &str = "  ";
 const CELL_MIN: usize = 8;
 /// So many times as wide as the others may the last column stay.
 const LAST_SHARE: usize = 3;
+/// The last column has at least so much if others can be left out.
+const LAST_MIN: usize = 24;
 
 /// Text from outside with nothing in it that moves a cursor or begins a new line.
 pub(super) fn clean(text: &str) -> String {
@@ -88,38 +90,62 @@ pub(super) fn state_text(name: &str) -> String {
     paint(tone, &clean(name))
 }
 
-/// The columns, which have names, as they fit the width of a terminal: without those that are dispensable if need be, then
-/// with the widest cut that are not rigid, the last less than the others.
+/// The columns, which have names, as they fit the width of a terminal: without as many of the dispensable ones as it takes to
+/// leave the others some room, then with the widest cut that are not rigid, the last less than the others.
 pub(super) fn fit(
     mut columns: Vec<(&str, Vec<String>)>,
     (dispensable, rigid): (&[&str], &[&str]),
     width: Option<usize>,
 ) -> Vec<Vec<String>> {
-    let length = |text: &String| text.chars().count();
-    let widest = |cells: &[String]| cells.iter().map(length).max().unwrap_or(0);
-    let excess = |columns: &[(&str, Vec<String>)]| {
-        let total: usize = columns.iter().map(|(_, cells)| widest(cells) + GAP.len()).sum();
-        total.saturating_sub(GAP.len()).saturating_sub(width.unwrap_or(usize::MAX))
+    let Some(max) = width else { return columns.into_iter().map(|(_, cells)| cells).collect() };
+    let widest = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let excess = |widths: &[usize]| {
+        (widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1)).saturating_sub(max)
+    };
+    let needed = |columns: &[(&str, Vec<String>)]| {
+        let width = |(at, (name, cells)): (usize, &(&str, Vec<String>))| {
+            let is_last = at + 1 == columns.len();
+            let max = if is_last {
+                LAST_MIN
+            } else if rigid.contains(name) {
+                usize::MAX
+            } else {
+                CELL_MIN
+            };
+            widest(cells).min(max)
+        };
+        columns.iter().enumerate().map(width).collect::<Vec<usize>>()
     };
     for name in dispensable {
-        if excess(&columns) > 0 {
+        if excess(&needed(&columns)) > 0 {
             columns.retain(|(other, _)| other != name);
         }
     }
-    let last = columns.len().saturating_sub(1);
-    while excess(&columns) > 0 {
-        let soft = columns.iter_mut().enumerate().filter(|(_, (name, _))| !rigid.contains(name));
+    let mut widths: Vec<usize> = columns.iter().map(|(_, cells)| widest(cells)).collect();
+    let last = widths.len().saturating_sub(1);
+    while excess(&widths) > 0 {
+        let soft =
+            widths.iter_mut().zip(&columns).enumerate().filter(|(_, (_, (name, _)))| !rigid.contains(name));
+        let wide = soft.map(|(at, (width, _))| (at, width)).filter(|(_, width)| **width > CELL_MIN);
         let share = |at: usize, width: usize| if at == last { width / LAST_SHARE } else { width };
-        let wide = soft.filter(|(_, (_, cells))| widest(cells) > CELL_MIN);
-        let Some((_, (_, cells))) = wide.max_by_key(|(at, (_, cells))| share(*at, widest(cells))) else {
-            break;
-        };
-        let max = widest(cells);
-        for cell in cells.iter_mut().filter(|cell| length(cell) == max) {
-            *cell = cell.chars().take(max - 2).chain(['…']).collect();
-        }
+        let Some((_, width)) = wide.max_by_key(|(at, width)| share(*at, **width)) else { break };
+        *width -= 1;
     }
-    columns.into_iter().map(|(_, cells)| cells).collect()
+    let cut = |cell: String, width: usize| {
+        let is_long = cell.chars().nth(width).is_some();
+        if is_long { cell.chars().take(width - 1).chain(['…']).collect() } else { cell }
+    };
+    let cut_all = |((_, cells), width): ((&str, Vec<String>), usize)| {
+        cells.into_iter().map(|cell| cut(cell, width)).collect()
+    };
+    columns.into_iter().zip(widths).map(cut_all).collect()
+}
+
+/// The beginning of an id that none of the others has, of a few characters at least.
+pub(super) fn shortest<'a>(id: &str, others: impl Iterator<Item = &'a str>) -> String {
+    let common = |other: &str| id.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
+    let common = others.filter(|other| *other != id).map(common).max().unwrap_or(0);
+    id.chars().take((common + 1).max(CELL_MIN)).collect()
 }
 
 /// Columns of equal length, each as wide as its widest cell; the first cell is the heading.
@@ -193,6 +219,14 @@ mod tests {
         let parts = ["{d}", "{a}", "!{b/c_s} ago"];
         assert_eq!(join(&document, &parts), "1, \x1b[31m1m01s ago\x1b[0m");
         assert_eq!(join(&json!(null), &parts), "");
+    }
+
+    #[test]
+    fn an_id_is_as_short_as_it_can_be() {
+        let ids = ["0de1c2f3a4", "true.yaml-10", "true.yaml-12", "12"];
+        let short = |id| shortest(id, ids.into_iter());
+        assert_eq!(ids.map(short), ["0de1c2f3", "true.yaml-10", "true.yaml-12", "12"]);
+        assert_eq!(short("true.yaml-200"), "true.yaml-2");
     }
 
     #[test]

@@ -15,12 +15,22 @@ impl Zone {
 
     /// That of this machine, or with `--utc` UTC.
     pub(super) fn of(line: &Line) -> Self {
-        if line.has("utc") { Self::UTC } else { Self(TimeZone::system()) }
+        if line.has("utc") { Self::UTC } else { Self::of_machine() }
+    }
+
+    /// That of this machine.
+    pub(super) fn of_machine() -> Self {
+        Self(TimeZone::system())
     }
 
     /// Its name now, as in a heading.
     pub(super) fn name(&self) -> String {
         Timestamp::now().to_zoned_datetime(self.0.clone()).strftime("%Z").to_string()
+    }
+
+    /// The present time.
+    pub(super) fn now(&self) -> String {
+        Timestamp::now().to_zoned_datetime(self.0.clone()).strftime("%F %T").to_string()
     }
 
     /// A time of a document of the daemon, which writes UTC.

@@ -8,11 +8,13 @@ use strum::IntoStaticStr;
 use super::Csc;
 use super::configuration::Configuration;
 use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
-use super::id::{JobId, RunId, SeqNum};
+use super::id::{EntryKey, JobId, RunId, SeqNum};
 use super::job::{Job, Stage};
+use super::polls::Polled;
 use super::record::Completion;
 use super::state::SummaryState;
 use super::time::Tai;
+use crate::url::Url;
 
 /// Longest text of a command that is shown, in characters.
 const TEXT_MAX: usize = 2000;
@@ -235,6 +237,8 @@ pub struct JobReport {
     pub stage: StageName,
     /// Its phase at the service, as of the last answer; none of one that has ended.
     pub phase: Option<Phase>,
+    /// How long ago the service showed that it is there.
+    pub polled: Option<Duration>,
     /// The jobs that it waits for.
     pub waits_for: Vec<JobId>,
     /// Prerequisites that do not exist, and so were not waited for.
@@ -275,7 +279,12 @@ impl Csc {
         let oldest = self.ctx.now.tai.0 - self.ctx.settings.history.as_secs_f64();
         let is_remembered = move |job: &&JobReport| job.ended.is_some_and(|ended| ended.0 >= oldest);
         let history = self.jobs.history().filter(is_remembered).cloned();
-        history.chain(self.jobs.iter().map(|(_, job)| JobReport::new(job)))
+        let seen = |key: EntryKey, url: &Url| self.polls.get(url, &Polled::Ours(key))?.seen;
+        let now = self.ctx.now.mono;
+        history.chain(self.jobs.iter().map(move |(key, job)| JobReport {
+            polled: seen(*key, &job.url).map(|seen| now.saturating_sub(seen)),
+            ..JobReport::new(job)
+        }))
     }
 }
 
@@ -300,6 +309,7 @@ impl JobReport {
             data_query: beginning(job.submission.data_query()),
             stage: StageName::of(&job.stage),
             phase: job.phase,
+            polled: None,
             waits_for: match &job.stage {
                 Stage::Recording { prereqs, .. } => prereqs.clone(),
                 Stage::Waiting { prereqs, .. } => prereqs.iter().map(|(_, job_id)| job_id.clone()).collect(),

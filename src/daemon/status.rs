@@ -201,6 +201,7 @@ fn job(job: &JobReport, now: Tai) -> Json {
         "data_query": job.data_query,
         "stage": job.stage.as_str(),
         "phase": job.phase.map(Phase::as_str),
+        "polled_s": seconds(job.polled),
         "waits_for": ids(&job.waits_for),
         "missing_prereqs": ids(&job.missing_prereqs),
         "accepted": job.accepted.0,

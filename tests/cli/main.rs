@@ -3,6 +3,7 @@
 
 mod console;
 mod fake_daemon;
+mod jobs;
 mod output;
 mod prompt;
 mod send;

@@ -191,8 +191,8 @@ impl Session {
         } else {
             let status = message.documents.get(STATUS).map(status_text);
             let jobs = || {
-                let jobs = unfinished(message.documents.get(JOBS)?);
-                Some(jobs_text(&jobs, &Zone::UTC, out.width()))
+                let jobs = message.documents.get(JOBS)?;
+                Some(jobs_text(jobs, &unfinished(jobs), &Zone::UTC, out.width()))
             };
             let Some(text) = status.or_else(jobs) else { return Ok(()) };
             self.queries = self.queries.saturating_sub(1);

@@ -11,7 +11,7 @@ use crate::csc::event::Phase;
 use crate::csc::report::{JobOutcome, StageName};
 
 /// The flags of `ocps jobs` that choose.
-pub(super) struct Filter {
+pub(in crate::cli) struct Filter {
     /// Whether finished jobs too.
     all: bool,
     /// Jobs that were unfinished at some time from then on.
@@ -49,8 +49,13 @@ impl Filter {
         })
     }
 
+    /// From now on without a limit, and also finished jobs.
+    pub(in crate::cli) fn widen(&mut self) {
+        (self.all, self.limit) = (true, usize::MAX);
+    }
+
     /// Those of the document's jobs that are meant.
-    pub(super) fn select<'a>(&self, document: &'a Value) -> Vec<&'a Value> {
+    pub(in crate::cli) fn select<'a>(&self, document: &'a Value) -> Vec<&'a Value> {
         let jobs = document.as_array().into_iter().flatten();
         let mut jobs: Vec<&Value> = jobs.filter(|job| self.takes(job)).collect();
         jobs.split_off(jobs.len().saturating_sub(self.limit))

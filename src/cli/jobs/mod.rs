@@ -4,11 +4,12 @@ mod filter;
 
 use serde_json::{Value, json};
 
-use self::filter::Filter;
+pub(super) use self::filter::Filter;
 use super::Task;
 use super::client::{Client, JOBS};
 use super::flags::Line;
-use super::text::{UNKNOWN, clean, duration, fit, table, value};
+use super::follow::{Style, Which, follow, interrupted_flag};
+use super::text::{UNKNOWN, clean, duration, fit, shortest, table, value};
 use super::times::Zone;
 
 /// The columns, and the member of a job that each shows.
@@ -18,7 +19,7 @@ const COLUMNS: [(&str, &str); 8] = [
     (ENDED, "ended_utc"),
     (ELAPSED, ""),
     (RUN_ID, "run_id"),
-    ("USER", "identity"),
+    (USER, "identity"),
     ("PIPELINE", "pipeline"),
     (STATE, ""),
 ];
@@ -27,11 +28,12 @@ const ACCEPTED: &str = "ACCEPTED";
 const ENDED: &str = "ENDED";
 const ELAPSED: &str = "ELAPSED";
 const RUN_ID: &str = "RUN ID";
+const USER: &str = "USER";
 const STATE: &str = "STATE";
 /// Columns that are left out, in this order, where the table is too wide for the terminal.
-const DISPENSABLE: [&str; 2] = [RUN_ID, ENDED];
+const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
 /// Columns that are never cut.
-const RIGID: [&str; 3] = [ACCEPTED, ENDED, ELAPSED];
+const RIGID: [&str; 4] = [JOB, ACCEPTED, ENDED, ELAPSED];
 /// Jobs waited for that are named.
 const WAITS_SHOWN: usize = 3;
 /// What `--csv` has of each job.
@@ -60,18 +62,26 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
     let zone = Zone::of(line);
     let (target, filter, json, csv) =
         (line.target()?, Filter::of(line, &zone)?, line.has("json"), line.has("csv"));
-    if json && csv {
-        return Err("--json and --csv contradict each other".to_owned());
+    let follows = line.has("follow");
+    match (json, csv, follows) {
+        (true, true, _) => return Err("--json and --csv contradict each other".to_owned()),
+        (_, true, true) => return Err("--follow prints lines or --json, but not --csv".to_owned()),
+        (_, _, _) => {}
     }
     Ok(Box::new(move |out| {
-        let document = Client::connect(&target)?.query(JOBS)?;
+        let mut client = Client::connect(&target)?;
+        if follows {
+            let style = Style { zone, json };
+            return follow(&mut client, Which::All(filter), &style, None, &*interrupted_flag()?, out);
+        }
+        let document = client.query(JOBS)?;
         let jobs = filter.select(&document);
         if json {
             out.line(&json!(jobs).to_string())
         } else if csv {
             out.text(&csv_text(&jobs))
         } else {
-            out.text(&jobs_text(&jobs, &zone, out.width()))
+            out.text(&jobs_text(&document, &jobs, &zone, out.width()))
         }
     }))
 }
@@ -81,18 +91,24 @@ pub(super) fn unfinished(document: &Value) -> Vec<&Value> {
     document.as_array().into_iter().flatten().filter(|job| is_unfinished(job)).collect()
 }
 
-fn is_unfinished(job: &Value) -> bool {
+pub(super) fn is_unfinished(job: &Value) -> bool {
     job.get("stage").is_none_or(|stage| stage != "finished")
 }
 
-/// The jobs as a table that fits the terminal, if it is for one. What they lack is shown as a dash.
-pub(super) fn jobs_text(jobs: &[&Value], zone: &Zone, width: Option<usize>) -> String {
+/// Some of the document's jobs as a table. What they lack is shown as a dash. If it is for a terminal, it fits that, and ids are
+/// shortened to what means one job.
+pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: Option<usize>) -> String {
     if jobs.is_empty() {
         return "no jobs\n".to_owned();
     }
+    let ids: Vec<String> = document.as_array().into_iter().flatten().filter_map(id).collect();
+    let name = |job: &Value| {
+        let id = id(job)?;
+        Some(if width.is_some() { shortest(&id, ids.iter().map(String::as_str)) } else { id })
+    };
     let column = |(heading, member): (&'static str, &str)| {
         let cell = |job: &&Value| match heading {
-            JOB => id(job),
+            JOB => name(job),
             ACCEPTED | ENDED => zone.show(job.get(member)?.as_str()?),
             ELAPSED => duration(elapsed(job)?),
             STATE => state(job),
@@ -216,17 +232,18 @@ waiting for a, b, c and 2 more; prerequisite z does not exist
 -    -                    2026-11-22 14:01:00  40.0s    -       -               -          aborted by ana@h
 -    -                    -                    -        -       -               -          -
 ";
-        let text = |jobs: &[&Value], width| jobs_text(jobs, &Zone::UTC, width);
+        let document = json!(jobs);
+        let text = |jobs: &[&Value], width| jobs_text(&document, jobs, &Zone::UTC, width);
         assert_eq!(text(&jobs.iter().collect::<Vec<_>>(), None), expected);
         assert_eq!(text(&[], None), "no jobs\n");
-        let document = json!(jobs);
         assert_eq!(unfinished(&document), [&jobs[0], &jobs[1], &jobs[2], &jobs[3], &jobs[5]]);
         let expected = "\
 JOB  ACCEPTED (UTC)       ELAPSED  USER      PIPELINE  STATE
 j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
-6-x  -                    -        -         -         waiting for a, b…
+6-x  -                    -        -         -         waiting for a, b, c and 2…
 ";
-        assert_eq!(text(&[&jobs[0], &jobs[1]], Some(72)), expected);
+        assert_eq!(text(&[&jobs[0], &jobs[1]], Some(81)), expected);
+        assert!(!text(&[&jobs[0]], Some(60)).contains("USER") && !text(&[&jobs[0]], Some(1)).is_empty());
     }
 
     #[test]

@@ -1,0 +1,66 @@
+//! The job that is meant by the beginning of its id or run id.
+
+use serde_json::Value;
+
+use super::Failure;
+use super::text::{clean, value};
+
+/// Candidates that are named.
+const SHOWN: usize = 5;
+
+/// The job of the daemon's document with that id or run id, or the only one with an id that begins so.
+///
+/// # Errors
+/// There is none, or several, of which it names some.
+pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failure> {
+    let ids =
+        |job: &Value| [value(job, "job_id"), value(job, "run_id")].into_iter().flatten().collect::<Vec<_>>();
+    let all = || jobs.as_array().into_iter().flatten();
+    if let Some(job) = all().find(|job| ids(job).iter().any(|id| id == wanted)) {
+        return Ok(job);
+    }
+    let found: Vec<_> = all().filter(|job| ids(job).iter().any(|id| id.starts_with(wanted))).collect();
+    match found.as_slice() {
+        [job] => Ok(job),
+        [] => Err(Failure::Failed(format!("the daemon knows no job {}: see ocps jobs --all", clean(wanted)))),
+        several => {
+            let shown = several
+                .iter()
+                .take(SHOWN)
+                .flat_map(|job| ids(job).into_iter().find(|id| id.starts_with(wanted)));
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            let more = several.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Err(Failure::Failed(format!("{} can be {shown}{more}: give more of it", clean(wanted))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_job_is_found_by_the_beginning_of_its_id_or_run_id() {
+        let jobs = json!([{"job_id": "ab1", "run_id": "1-x"}, {"job_id": "ab", "run_id": "2-x"}, {"run_id": "2-y"}, 7]);
+        let job = |wanted| find(&jobs, wanted);
+        assert_eq!(job("ab1"), Ok(&jobs[0]));
+        assert_eq!(job("ab"), Ok(&jobs[1]));
+        assert_eq!(job("1-"), Ok(&jobs[0]));
+        assert_eq!(job("2-y"), Ok(&jobs[2]));
+        let problem = |wanted| match job(wanted) {
+            Err(Failure::Failed(problem)) => problem,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(problem("c\n"), "the daemon knows no job c\\n: see ocps jobs --all");
+        assert_eq!(problem("a"), "a can be ab1, ab: give more of it");
+        assert_eq!(problem("2"), "2 can be 2-x, 2-y: give more of it");
+        let many = (0..9).map(|n| json!({"job_id": format!("j{n}")})).collect();
+        let several = find(&many, "j");
+        assert_eq!(
+            several,
+            Err(Failure::Failed("j can be j0, j1, j2, j3, j4 and 4 more: give more of it".into()))
+        );
+    }
+}
