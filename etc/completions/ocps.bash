@@ -30,7 +30,7 @@ _ocps() {
     --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
   esac
   case $verb in
-    '') COMPREPLY=($(compgen -W 'run send state status jobs wait abort metrics watch console check help --help --version' -- "$word")) ;;
+    '') COMPREPLY=($(compgen -W 'run send state status jobs job wait abort metrics watch console check help --help --version' -- "$word")) ;;
     run)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
@@ -45,6 +45,9 @@ _ocps() {
       else return; fi ;;
     jobs)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --since --until --phase --pipeline --user --failed --limit --utc --follow --socket --index --json --csv --help --version' -- "$word"))
+      else return; fi ;;
+    job)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--utc --socket --index --json --help --version' -- "$word"))
       else return; fi ;;
     wait)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --utc --socket --index --help --version' -- "$word"))
@@ -66,7 +69,7 @@ _ocps() {
       else compopt -o default; fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'run send state status jobs wait abort metrics watch console check help' -- "$word")); fi ;;
+      else COMPREPLY=($(compgen -W 'run send state status jobs job wait abort metrics watch console check help' -- "$word")); fi ;;
   esac
   # A parameter goes on after its =.
   [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace

@@ -9,6 +9,7 @@ _ocps() {
     'state:Print the summary state, or walk to another one'
     'status:Show what the daemon is doing'
     'jobs:List the jobs'
+    'job:Show one job'
     'wait:Wait until jobs have ended'
     'abort:Abort jobs'
     'metrics:Print the metrics of the daemon'
@@ -87,6 +88,15 @@ _ocps() {
         '--csv[Print comma-separated values]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;
+    job)
+      _arguments \
+        '--utc[Times are UTC]' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for scripts]' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
     wait)
       _arguments \
         '--timeout=[Give up after S seconds]:S: ' \
@@ -147,7 +157,7 @@ _ocps() {
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs wait abort metrics watch console check help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs job wait abort metrics watch console check help)' ;;
   esac
 }
 _ocps "$@"

@@ -50,6 +50,7 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("state", state::task),
     ("status", status::task),
     ("jobs", jobs::task),
+    ("job", jobs::whole::task),
     ("wait", wait::wait_task),
     ("abort", wait::abort_task),
     ("metrics", status::metrics_task),

@@ -18,9 +18,9 @@ impl Zone {
         if line.has("utc") { Self::UTC } else { Self::of_machine() }
     }
 
-    /// That of this machine.
+    /// That of this machine, or UTC where it says none.
     pub(super) fn of_machine() -> Self {
-        Self(TimeZone::system())
+        Self(TimeZone::try_system().unwrap_or(TimeZone::UTC))
     }
 
     /// Its name now, as in a heading.
@@ -35,8 +35,17 @@ impl Zone {
 
     /// A time of a document of the daemon, which writes UTC.
     pub(super) fn show(&self, utc: &str) -> Option<String> {
+        self.format(utc, "%F %T")
+    }
+
+    /// The same, with the name of the zone at that time.
+    pub(super) fn show_in_full(&self, utc: &str) -> Option<String> {
+        self.format(utc, "%F %T %Z")
+    }
+
+    fn format(&self, utc: &str, format: &str) -> Option<String> {
         let time: Timestamp = utc.parse().ok()?;
-        Some(time.to_zoned_datetime(self.0.clone()).strftime("%F %T").to_string())
+        Some(time.to_zoned_datetime(self.0.clone()).strftime(format).to_string())
     }
 
     /// A time as it is typed: how long ago it was, a date, a date and a time of day, or a time of day, which is the last

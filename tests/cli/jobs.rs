@@ -69,14 +69,29 @@ fn an_id_that_means_no_job_or_several_is_exit_1() {
     let daemon = daemon(vec![running("queued")]);
     let unknown = "ocps: the daemon knows no job x: see ocps jobs --all\n";
     let several = "ocps: \"\" can be j1, 2-b: give more of it\n";
-    for command in ["wait", "abort"] {
-        daemon.run(&[command, "1-a", "x"]).check(1, &[], unknown);
+    daemon.run(&["abort", "1-a", "x"]).check(1, &[], unknown);
+    for command in ["wait", "abort", "job"] {
+        daemon.run(&[command, "x"]).check(1, &[], unknown);
         daemon.run(&[command, ""]).check(1, &[], &several.replace("\"\"", ""));
         let usage =
             "ocps: no ID: the beginning of a job id or run id, as in ocps jobs (see ocps COMMAND --help)\n";
         daemon.run(&[command]).check(2, &[], &usage.replace("COMMAND", command));
     }
     assert!(!daemon.received().iter().any(|line| is_command(line, "abort_job")));
+}
+
+#[test]
+fn one_job_is_shown_as_lines_or_json() {
+    let daemon = daemon(vec![ended("failed", 1)]);
+    let expected = ["job            j1", "run            1-a", "state          failed: exit 1"];
+    let ran = daemon.run(&["job", "1-", "--utc"]);
+    assert_eq!(ran.stdout.lines().take(3).collect::<Vec<_>>(), expected);
+    assert!(
+        ran.stdout.ends_with("accepted       2026-11-22 14:00:23 UTC\nelapsed        1m03s\n"),
+        "{}",
+        ran.stdout
+    );
+    daemon.run(&["job", "1-", "--json"]).check(0, &[&ended("failed", 1).to_string()], "");
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! `ocps jobs`: the jobs that the daemon knows.
+//! `ocps jobs` and `ocps job`: the jobs that the daemon knows, and one of them.
 
 mod filter;
+pub(super) mod whole;
 
 use serde_json::{Value, json};
 
@@ -170,20 +171,22 @@ pub(super) fn state(job: &Value) -> Option<String> {
 
 /// What it waits for, what it did not wait for, and what is wrong.
 fn waits(job: &Value, problem: Option<String>) -> Option<String> {
-    let ids = |key: &str| {
-        let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-        ids.map(clean).collect::<Vec<_>>()
-    };
     let mut parts = Vec::new();
-    let waits_for = ids("waits_for");
+    let waits_for = ids(job, "waits_for");
     let (first, rest) = waits_for.split_at(waits_for.len().min(WAITS_SHOWN));
     if !first.is_empty() {
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
         parts.push(format!("for {}{more}", first.join(", ")));
     }
-    parts.extend(ids("missing_prereqs").iter().map(|id| format!("prerequisite {id} does not exist")));
+    parts.extend(ids(job, "missing_prereqs").iter().map(|id| format!("prerequisite {id} does not exist")));
     parts.extend(problem);
     Some(parts.join("; ")).filter(|note| !note.is_empty())
+}
+
+/// A list of ids.
+fn ids(job: &Value, key: &str) -> Vec<String> {
+    let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    ids.map(clean).collect()
 }
 
 /// The jobs as comma-separated values, with a heading.
