@@ -227,12 +227,16 @@ pub struct JobReport {
     pub identity: String,
     /// The sender's `private_origin`: the process id of a client of the local socket.
     pub origin: i32,
-    /// The pipeline; as the next two, only its beginning if it is long.
+    /// The pipeline; as the next four, only its beginning if it is long.
     pub pipeline: String,
     /// The version.
     pub version: String,
     /// The data query.
     pub data_query: String,
+    /// The options of the run, as submitted.
+    pub run_options: String,
+    /// The outputs that are kept, as submitted.
+    pub output_glob: String,
     /// How far it is.
     pub stage: StageName,
     /// Its phase at the service, as of the last answer; none of one that has ended.
@@ -307,6 +311,8 @@ impl JobReport {
             pipeline: beginning(&job.submission.pipeline),
             version: beginning(job.submission.version()),
             data_query: beginning(job.submission.data_query()),
+            run_options: beginning(job.submission.run_options()),
+            output_glob: beginning(job.submission.output_glob()),
             stage: StageName::of(&job.stage),
             phase: job.phase,
             polled: None,

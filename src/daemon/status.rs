@@ -199,6 +199,8 @@ fn job(job: &JobReport, now: Tai) -> Json {
         "pipeline": job.pipeline,
         "version": job.version,
         "data_query": job.data_query,
+        "run_options": job.run_options,
+        "output_glob": job.output_glob,
         "stage": job.stage.as_str(),
         "phase": job.phase.map(Phase::as_str),
         "polled_s": seconds(job.polled),

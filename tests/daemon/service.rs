@@ -311,14 +311,16 @@ fn a_run_that_waits_is_shown_with_what_it_waits_for_and_can_be_aborted() {
     let foreign =
         service.add_job(&json!({"command": "x", "run_id": "foreign", "url": "u", "commit_ref": "c"}));
     let mut client = daemon.connect();
-    let params = json!({"pipeline": "p.yaml", "version": "w_1", "data_query": "visit = 3",
-                        "prereq_jobs": format!("gone,{foreign}")});
+    let params = json!({"pipeline": "p.yaml", "version": "w_1", "data_query": "visit = 3", "config": "-c x:y=1",
+                        "output_dataset_types": "raw", "prereq_jobs": format!("gone,{foreign}")});
     let seq = client.send("execute", &params);
     let job = |client: &mut Client| client.query("jobs")[0].clone();
     eventually("one of them is missed", || job(&mut client)["missing_prereqs"] == json!(["gone"]));
     let waiting = job(&mut client);
     assert_eq!(waiting["waits_for"], json!([foreign]));
     assert_eq!((&waiting["version"], &waiting["data_query"]), (&json!("w_1"), &json!("visit = 3")));
+    assert!(waiting["run_options"].as_str().unwrap().ends_with("-c x:y=1"), "{waiting}");
+    assert_eq!(waiting["output_glob"], "raw");
     let shown = home.client(&["jobs"]).stdout;
     assert!(shown.contains(&format!("waiting for {foreign}; prerequisite gone does not exist")), "{shown}");
     let run_id = waiting["run_id"].as_str().unwrap();

@@ -37,6 +37,8 @@ fn text(job: &Value, zone: &Zone) -> String {
         ("pipeline", value(job, "pipeline")),
         ("version", value(job, "version")),
         ("data query", value(job, "data_query")),
+        ("run options", value(job, "run_options")),
+        ("outputs", value(job, "output_glob")),
         ("sender", fill(job, "{identity}, command {seq_num}, origin {origin}")),
         ("accepted", time("accepted_utc")),
         ("ended", time("ended_utc")),
@@ -57,7 +59,7 @@ mod tests {
     #[test]
     fn a_job_is_lines_of_what_is_known() {
         let job = json!({"job_id": "j1", "run_id": "5-x", "identity": "root@localhost", "pipeline": "true.yaml",
-                         "seq_num": 7, "origin": 12, "version": "", "stage": "waiting", "phase": null,
+                         "seq_num": 7, "origin": 12, "version": "", "stage": "waiting", "phase": null, "output_glob": "*",
                          "accepted_utc": "2026-11-22T14:00:23.504Z", "ended_utc": null, "age_s": 61.0, "polled_s": 0.52,
                          "waits_for": ["a", "b", "c", "d"], "missing_prereqs": []});
         let expected = "\
@@ -65,6 +67,7 @@ job            j1
 run            5-x
 state          waiting for a, b, c and 1 more
 pipeline       true.yaml
+outputs        *
 sender         root@localhost, command 7, origin 12
 accepted       2026-11-22 14:00:23 UTC
 elapsed        1m01s
