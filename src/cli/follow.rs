@@ -9,7 +9,7 @@ use serde_json::Value;
 use signal_hook::consts::SIGINT;
 
 use super::client::{Client, JOBS};
-use super::jobs::{Filter, elapsed, id, is_unfinished, state, word};
+use super::jobs::{Filter, elapsed, id, is_unfinished, state, state_text};
 use super::output::Output;
 use super::text::{UNKNOWN, clean, duration, value};
 use super::times::Zone;
@@ -64,7 +64,7 @@ pub(super) fn follow(
         let running: Vec<&Value> = jobs.iter().copied().filter(|job| is_unfinished(job)).collect();
         match &mut which {
             Which::Runs(_) if running.is_empty() => {
-                let completed = jobs.iter().all(|job| word(job).is_some_and(|word| word == "completed"));
+                let completed = jobs.iter().all(|job| state(job).is_some_and(|state| state == "completed"));
                 return if completed { Ok(()) } else { Err(Failure::Printed(EXIT_REFUSED)) };
             }
             Which::Runs(_) => {}
@@ -127,7 +127,7 @@ pub(super) fn run_id(job: &Value) -> String {
 /// The text of a job whose change is worth a line.
 fn described(job: &Value) -> String {
     let name = id(job).unwrap_or_else(|| UNKNOWN.to_owned());
-    format!("{name}  {}", state(job).as_deref().unwrap_or(UNKNOWN))
+    format!("{name}  {}", state_text(job).as_deref().unwrap_or(UNKNOWN))
 }
 
 /// Prints a line for each job that is not as it was shown last.
@@ -157,7 +157,7 @@ fn live_line(jobs: &[&Value]) -> String {
         return format!("{}{}{}", described(job), elapsed.unwrap_or_default(), polled.unwrap_or_default());
     }
     let mut counts = Vec::<(String, usize)>::new();
-    for word in jobs.iter().map(|job| word(job).unwrap_or_else(|| UNKNOWN.to_owned())) {
+    for word in jobs.iter().map(|job| state(job).unwrap_or_else(|| UNKNOWN.to_owned())) {
         match counts.iter_mut().find(|(known, _)| *known == word) {
             Some((_, count)) => *count += 1,
             None => counts.push((word, 1)),

@@ -9,7 +9,7 @@ use super::event_text::ack_text;
 use super::find::find;
 use super::flags::{Line, seconds};
 use super::follow::{Style, Which, follow, interrupted_flag, run_id};
-use super::jobs::{id, is_unfinished, state};
+use super::jobs::{id, is_unfinished, state_text};
 use super::output::Output;
 use super::times::Zone;
 use super::{EXIT_REFUSED, Failure, Task};
@@ -71,7 +71,7 @@ fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let name = |job: &Value| id(job).unwrap_or_default();
     // The service would delete what such a job has left.
     if let Some(job) = jobs.iter().find(|job| !is_unfinished(job)) {
-        let state = state(job).unwrap_or_default();
+        let state = state_text(job).unwrap_or_default();
         return Err(Failure::Failed(format!("{} has ended ({state}): nothing was aborted", name(job))));
     }
     let mut outcome = Ok(());

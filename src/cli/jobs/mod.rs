@@ -10,7 +10,7 @@ use super::Task;
 use super::client::{Client, JOBS};
 use super::flags::Line;
 use super::follow::{Style, Which, follow, interrupted_flag};
-use super::text::{UNKNOWN, clean, duration, fit, shortest, table, value};
+use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, table, value};
 use super::times::Zone;
 
 /// The columns, and the member of a job that each shows.
@@ -112,7 +112,7 @@ pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: O
             JOB => name(job),
             ACCEPTED | ENDED => zone.show(job.get(member)?.as_str()?),
             ELAPSED => duration(elapsed(job)?),
-            STATE => state(job),
+            STATE => state_text(job),
             _ => value(job, member),
         };
         let cells: Vec<Option<String>> = jobs.iter().map(cell).collect();
@@ -140,45 +140,55 @@ pub(super) fn elapsed(job: &Value) -> Option<f64> {
 }
 
 /// One word: how it ended, else its phase at the service while it runs there, else where it is with us.
-pub(super) fn word(job: &Value) -> Option<String> {
+pub(super) fn state(job: &Value) -> Option<String> {
     let stage = value(job, "stage");
     let phase = || value(job, "phase").filter(|_| stage.as_deref() == Some("running"));
     value(job, "outcome").or_else(phase).or(stage.clone())
 }
 
-/// That word, and why: what it waits for, what is wrong, or what made it end so.
-pub(super) fn state(job: &Value) -> Option<String> {
-    let (word, problem) = (word(job)?, value(job, "problem"));
-    let reason = match (word.as_str(), problem) {
-        ("aborted", Some(problem)) => match problem.strip_prefix("abort_job of ") {
-            Some(user) => return Some(format!("aborted by {user}")),
-            None => Some(problem),
+/// That word, and why.
+pub(super) fn state_text(job: &Value) -> Option<String> {
+    let (state, note) = (state(job)?, note(job));
+    Some(match note {
+        None => state,
+        Some(note) => match (state.as_str(), note.strip_prefix("waits ")) {
+            ("waiting", Some(what)) => format!("waiting {what}"),
+            ("aborted", _) if note.starts_with("by ") => format!("aborted {note}"),
+            (_, _) => format!("{state}: {note}"),
         },
-        ("failed", problem) => {
-            let exit_code = value(job, "exit_code").map(|code| format!("exit {code}"));
-            let parts: Vec<String> = [exit_code, problem].into_iter().flatten().collect();
-            Some(parts.join(", ")).filter(|reason| !reason.is_empty())
-        }
-        ("refused", Some(problem)) => Some(match problem.split_once(" answered PUT with ") {
-            Some((_, answer)) => format!("service answered {answer}"),
-            None => problem,
-        }),
-        (_, problem) => waits(job, problem),
-    };
-    let colon = if reason.as_ref().is_some_and(|reason| reason.starts_with("for ")) { "" } else { ":" };
-    Some(reason.map_or(word.clone(), |reason| format!("{word}{colon} {reason}")))
+    })
 }
 
-/// What it waits for, what it did not wait for, and what is wrong.
+/// What made it end so; before its end what it waits for, what it did not wait for, and what is wrong.
+pub(super) fn note(job: &Value) -> Option<String> {
+    let problem = value(job, "problem");
+    match (state(job)?.as_str(), &problem) {
+        ("aborted", Some(problem)) => {
+            let user = problem.strip_prefix("abort_job of ");
+            Some(user.map_or_else(|| problem.clone(), |user| format!("by {user}")))
+        }
+        ("failed", _) => {
+            let parts = [fill(job, "exit {exit_code}"), problem];
+            Some(parts.into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|note| !note.is_empty())
+        }
+        ("refused", Some(problem)) => {
+            let answer = problem.split_once(" answered PUT with ");
+            Some(answer.map_or_else(|| problem.clone(), |(_, answer)| format!("service answered {answer}")))
+        }
+        (_, _) => waits(job, problem),
+    }
+}
+
 fn waits(job: &Value, problem: Option<String>) -> Option<String> {
     let mut parts = Vec::new();
     let waits_for = ids(job, "waits_for");
     let (first, rest) = waits_for.split_at(waits_for.len().min(WAITS_SHOWN));
     if !first.is_empty() {
         let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        parts.push(format!("for {}{more}", first.join(", ")));
+        parts.push(format!("waits for {}{more}", first.join(", ")));
     }
-    parts.extend(ids(job, "missing_prereqs").iter().map(|id| format!("prerequisite {id} does not exist")));
+    let missing = ids(job, "missing_prereqs").into_iter();
+    parts.extend(missing.map(|id| format!("prerequisite {id} does not exist")));
     parts.extend(problem);
     Some(parts.join("; ")).filter(|note| !note.is_empty())
 }
@@ -251,7 +261,8 @@ j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
 
     #[test]
     fn an_end_says_why() {
-        let check = |job: Value, expected: &str| assert_eq!(state(&job).as_deref(), Some(expected), "{job}");
+        let check =
+            |job: Value, expected: &str| assert_eq!(state_text(&job).as_deref(), Some(expected), "{job}");
         check(json!({"outcome": "completed", "exit_code": 0}), "completed");
         check(json!({"outcome": "failed", "exit_code": 1}), "failed: exit 1");
         check(

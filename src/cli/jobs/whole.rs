@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{elapsed, ids, state};
+use super::{elapsed, ids, state_text};
 use crate::cli::Task;
 use crate::cli::client::{Client, JOBS};
 use crate::cli::find::find;
@@ -33,7 +33,7 @@ fn text(job: &Value, zone: &Zone) -> String {
     let lines = [
         ("job", value(job, "job_id")),
         ("run", value(job, "run_id")),
-        ("state", state(job)),
+        ("state", state_text(job)),
         ("pipeline", value(job, "pipeline")),
         ("version", value(job, "version")),
         ("data query", value(job, "data_query")),
