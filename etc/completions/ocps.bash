@@ -18,6 +18,12 @@ _ocps() {
     --site) return; return ;;
     --timeout) return; return ;;
     --wait) return; return ;;
+    --since) return; return ;;
+    --until) return; return ;;
+    --phase) COMPREPLY=($(compgen -W 'recording waiting submitting running aborting pending queued executing held suspended other completed failed vanished aborted refused' -- "$word")); return ;;
+    --pipeline) return; return ;;
+    --user) return; return ;;
+    --limit) return; return ;;
     --socket) compopt -o default; return ;;
     --index) COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); return ;;
     --download) compopt -o default; return ;;
@@ -25,12 +31,12 @@ _ocps() {
     --loglevel) COMPREPLY=($(compgen -W 'debug info warning error' -- "$word")); return ;;
   esac
   case $verb in
-    '') COMPREPLY=($(compgen -W 'run send state status jobs results logs top metrics watch console check doctor help --help --version' -- "$word")) ;;
+    '') COMPREPLY=($(compgen -W 'run send state status jobs job wait abort results logs top metrics watch console check doctor help --help --version' -- "$word")) ;;
     run)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --state-dir --loglevel --kafka --no-kafka --standby --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -- "$word")); fi ;;
     send)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --no-wait --socket --index --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --no-wait --follow --socket --index --json --help --version' -- "$word"))
       else COMPREPLY=($(compgen -W 'abort_job disable enable execute exitControl setLogLevel standby start job_id= pipeline= version= config= data_query= prereq_jobs= output_dataset_types= level= subsystem= configurationOverride=' -- "$word")); fi ;;
     state)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--override --timeout --socket --index --help --version' -- "$word"))
@@ -39,7 +45,16 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--alive --ready --socket --index --json --help --version' -- "$word"))
       else return; fi ;;
     jobs)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --socket --index --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--all --since --until --phase --pipeline --user --failed --limit --utc --follow --socket --index --json --csv --help --version' -- "$word"))
+      else return; fi ;;
+    job)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--utc --socket --index --json --help --version' -- "$word"))
+      else return; fi ;;
+    wait)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --utc --socket --index --help --version' -- "$word"))
+      else return; fi ;;
+    abort)
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--timeout --socket --index --help --version' -- "$word"))
       else return; fi ;;
     metrics)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --help --version' -- "$word"))
@@ -67,7 +82,7 @@ _ocps() {
       else return; fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))
-      else COMPREPLY=($(compgen -W 'run send state status jobs results logs top metrics watch console check doctor help' -- "$word")); fi ;;
+      else COMPREPLY=($(compgen -W 'run send state status jobs job wait abort results logs top metrics watch console check doctor help' -- "$word")); fi ;;
   esac
   # A parameter goes on after its =.
   [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace

@@ -9,6 +9,9 @@ _ocps() {
     'state:Print the summary state, or walk to another one'
     'status:Show what the daemon is doing'
     'jobs:List the jobs'
+    'job:Show one job'
+    'wait:Wait until jobs have ended'
+    'abort:Abort jobs'
     'metrics:Print the metrics of the daemon'
     'results:List or download the files of a job'
     'logs:Print the log of a job'
@@ -47,6 +50,7 @@ _ocps() {
       _arguments \
         '--timeout=[Give up if no ack arrives for S seconds]:S: ' \
         '--no-wait[Do not wait for the end of an execute]' \
+        '--follow[Print what changes as it comes]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \
@@ -74,11 +78,47 @@ _ocps() {
     jobs)
       _arguments \
         '--all[Also list finished jobs]' \
+        '--since=[Jobs that ended after this time or have not ended]:TIME: ' \
+        '--until=[Jobs that were accepted before this time]:TIME: ' \
+        '--phase=[Jobs in this state]:STATE:(recording waiting submitting running aborting pending queued executing held suspended other completed failed vanished aborted refused)' \
+        '--pipeline=[Jobs of pipelines that match]:GLOB: ' \
+        '--user=[Jobs whose sender matches]:GLOB: ' \
+        '--failed[Jobs that failed, vanished or were refused]' \
+        '--limit=[The last N of them]:N: ' \
+        '--utc[Times are UTC]' \
+        '--follow[Print what changes as it comes]' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--json[Print JSON, for scripts]' \
+        '--csv[Print comma-separated values]' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' ;;
+    job)
+      _arguments \
+        '--utc[Times are UTC]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
-        '--version[Print version, commit, features and library versions]' ;;
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
+    wait)
+      _arguments \
+        '--timeout=[Give up after S seconds]:S: ' \
+        '--utc[Times are UTC]' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
+    abort)
+      _arguments \
+        '--timeout=[Give up after S seconds]:S: ' \
+        '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
+        '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
+        '--help[Print help]' \
+        '--version[Print version, commit, features and library versions]' \
+        '*:ID: ' ;;
     metrics)
       _arguments \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
@@ -165,7 +205,7 @@ _ocps() {
       _arguments \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
-        '*:\[COMMAND\]:(run send state status jobs results logs top metrics watch console check doctor help)' ;;
+        '*:\[COMMAND\]:(run send state status jobs job wait abort results logs top metrics watch console check doctor help)' ;;
   esac
 }
 _ocps "$@"

@@ -3,9 +3,9 @@
 //! * `flags`: argv to a `Task`
 //! * `client`: the connection to the daemon's socket, and what comes over it
 //! * `output`: the one place that prints, and what to do when its reader is gone
-//! * `event_text`, `text`: what came, as lines for people
-//! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each
-//! * `find`: the job that is meant by the beginning of its id
+//! * `event_text`, `text`, `times`: what came, as lines for people
+//! * `find`, `follow`: the job that is meant, and what becomes of it
+//! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each; `wait`: `ocps wait` and `abort`
 //! * `files`: `results` and `logs`, the files of a job, from its service
 //! * `top`: the live screen
 //! * `check`, `doctor`, `unit`: the configuration, without a daemon, and as the service manager would start one
@@ -22,12 +22,14 @@ mod event_text;
 mod files;
 mod find;
 mod flags;
+mod follow;
 mod jobs;
 mod output;
 mod send;
 mod state;
 mod status;
 mod text;
+mod times;
 #[cfg(feature = "terminal")]
 mod top;
 #[cfg(not(feature = "terminal"))]
@@ -35,6 +37,7 @@ mod top;
 mod top;
 mod unit;
 mod version;
+mod wait;
 mod watch;
 
 use std::ffi::OsString;
@@ -57,6 +60,9 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("state", state::task),
     ("status", status::task),
     ("jobs", jobs::task),
+    ("job", jobs::whole::task),
+    ("wait", wait::wait_task),
+    ("abort", wait::abort_task),
     ("metrics", status::metrics_task),
     ("results", files::results),
     ("logs", files::logs),

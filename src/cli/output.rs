@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::mem;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::tcgetwinsize;
 
 use super::Failure;
 
@@ -11,7 +13,14 @@ use super::Failure;
 pub(super) struct Output {
     stdout: io::Stdout,
     has_colours: bool,
+    /// Whether a line can be written again and again.
+    is_screen: bool,
+    /// Whether such a line is there.
+    has_live_line: bool,
 }
+
+/// Takes back what is in the line.
+const CLEAR_LINE: &str = "\r\x1b[K";
 
 /// What a colour stands for: its code among the ANSI escape sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,15 +48,21 @@ pub(super) fn plain(text: &str) -> String {
 /// Colours are only for a terminal that knows them, and never with `NO_COLOR` set to anything but empty.
 fn has_colours(is_terminal: bool, env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     let is_wanted = env("NO_COLOR").is_none_or(|value| value.is_empty());
-    is_terminal && is_wanted && env("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+    is_terminal && is_wanted && knows_escapes(env)
+}
+
+fn knows_escapes(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
+    env("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 impl Output {
     /// The standard output of this process.
     pub(super) fn of_process() -> Self {
         let stdout = io::stdout();
-        let has_colours = has_colours(stdout.is_terminal(), &|name| std::env::var_os(name));
-        Self { stdout, has_colours }
+        let env = |name: &str| std::env::var_os(name);
+        let is_screen = stdout.is_terminal() && knows_escapes(&env);
+        let has_colours = has_colours(is_screen, &env);
+        Self { stdout, has_colours, is_screen, has_live_line: false }
     }
 
     /// Whether there are colours.
@@ -58,6 +73,12 @@ impl Output {
     /// The text as it is printed: where there are no colours, without them.
     pub(super) fn shown(&self, text: &str) -> String {
         if self.has_colours() { text.to_owned() } else { plain(text) }
+    }
+
+    /// How many columns the terminal has, if it is one.
+    pub(super) fn width(&self) -> Option<usize> {
+        let size = tcgetwinsize(&self.stdout).ok()?;
+        Some(size.ws_col.into()).filter(|width| *width > 0)
     }
 
     /// Prints a line.
@@ -73,7 +94,26 @@ impl Output {
     /// # Errors
     /// As [`Output::line`].
     pub(super) fn text(&mut self, text: &str) -> Result<(), Failure> {
-        self.bytes(self.shown(text).as_bytes())
+        let mut text = self.shown(text);
+        if mem::take(&mut self.has_live_line) {
+            text.insert_str(0, CLEAR_LINE);
+        }
+        self.bytes(text.as_bytes())
+    }
+
+    /// Shows a line, cut to the width of the terminal, until the next text or line; in a pipe nothing.
+    ///
+    /// # Errors
+    /// As [`Output::line`].
+    pub(super) fn live(&mut self, line: &str) -> Result<(), Failure> {
+        if !self.is_screen {
+            return Ok(());
+        }
+        // The last column stays free: in it some terminals begin a new line.
+        let width = self.width().map_or(usize::MAX, |width| width.saturating_sub(1));
+        let line: String = line.chars().take(width).collect();
+        self.has_live_line = true;
+        self.bytes(format!("{CLEAR_LINE}{line}").as_bytes())
     }
 
     /// Prints bytes as they are, at once.
@@ -102,6 +142,15 @@ impl Output {
         let asked = poll(&mut fds, Some(&at_once)).is_ok();
         let gone = fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR));
         if asked && gone { Err(Failure::OutputClosed) } else { Ok(()) }
+    }
+}
+
+impl Drop for Output {
+    /// What is printed next begins at the left.
+    fn drop(&mut self) {
+        if self.has_live_line {
+            let _ = self.bytes(CLEAR_LINE.as_bytes());
+        }
     }
 }
 

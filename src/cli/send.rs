@@ -1,18 +1,19 @@
 //! `ocps send`: one command, its acks, and the result of its job.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use signal_hook::consts::SIGINT;
 
 use super::client::{Ack, Client, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
 use super::flags::{Line, seconds, shown, unknown};
+use super::follow::{Style, Which, follow, interrupted_flag, run_id};
+use super::jobs::is_unfinished;
 use super::output::{Output, complain};
-use super::text::{clean, value};
+use super::text::clean;
+use super::times::Zone;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
 use crate::sal::topic::{FieldType, parameters};
@@ -26,6 +27,7 @@ struct Args {
     /// Longest wait for the next ack; none: as the command needs.
     timeout: Option<Duration>,
     no_wait: bool,
+    follow: bool,
     json: bool,
 }
 
@@ -36,12 +38,20 @@ impl Args {
             return Err("no COMMAND to send: for example ocps send execute pipeline=true.yaml".to_owned());
         };
         let (command, params) = command_line(name, parameters)?;
+        let follow = line.has("follow");
+        if follow && command != CommandName::Execute {
+            return Err(format!("--follow is for execute, not for {}", command.as_str()));
+        }
+        if follow && line.has("no-wait") {
+            return Err("--follow and --no-wait contradict each other".to_owned());
+        }
         Ok(Self {
             target: line.target()?,
             command,
             params,
             timeout: line.value("timeout", seconds)?,
             no_wait: line.has("no-wait"),
+            follow,
             json: line.has("json"),
         })
     }
@@ -89,13 +99,19 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
     let interrupted = interrupted_flag()?;
-    if matches!(args.command, CommandName::Execute | CommandName::AbortJob) && !args.only_starts() {
+    let shows_results = matches!(args.command, CommandName::Execute | CommandName::AbortJob);
+    if shows_results && !args.only_starts() && !args.follow {
         client.subscribe()?;
     }
     let mut sent = client.send(args.command, &args.params, args.timeout)?;
     let mut held = None;
     let take = |sent: &Sent, message: &Message| take(args, &mut held, sent, message, out);
-    match client.follow(&mut sent, &interrupted, take) {
+    let outcome = if args.follow {
+        follow_execute(args, &mut client, &mut sent, &interrupted, out)
+    } else {
+        client.follow(&mut sent, &interrupted, take)
+    };
+    match outcome {
         Err(Failure::Interrupted(reason)) => {
             Err(Failure::Interrupted(what_continues(&sent, &mut client).unwrap_or(reason)))
         }
@@ -103,13 +119,29 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     }
 }
 
-/// Is set by the first ^C; the second one ends the process as usual.
-fn interrupted_flag() -> Result<Arc<AtomicBool>, Failure> {
-    let flag = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&flag))
-        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&flag)))
-        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
-    Ok(flag)
+/// Prints acks until the job is among those of the daemon, and follows it to its end.
+fn follow_execute(
+    args: &Args,
+    client: &mut Client,
+    sent: &mut Sent,
+    interrupted: &AtomicBool,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    // It is answered after the command, which may wait for others before its first ack.
+    client.ask(JOBS)?;
+    let mut run = None;
+    client.follow(sent, interrupted, |sent, message| {
+        run = message.documents.get(JOBS).and_then(|jobs| own_run(jobs, sent));
+        let ack = sent.ack_in(message);
+        ack.map_or(Ok(()), |_| print(args, message, out))?;
+        let is_known = run.is_some() || ack.is_some_and(|ack| ack.standing() == Standing::InProgress);
+        Ok(if is_known { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    let run = run.map_or_else(|| Ok(own_run(&client.query(JOBS)?, sent)), |run| Ok(Some(run)))?;
+    let run =
+        run.ok_or_else(|| Failure::Failed(format!("the daemon does not show {sent}: see ocps jobs")))?;
+    let style = Style { zone: Zone::of_machine(), json: args.json };
+    follow(client, Which::Runs(vec![run]), &style, None, interrupted, out)
 }
 
 /// Shows what belongs to the command.
@@ -174,21 +206,23 @@ fn what_continues(sent: &Sent, client: &mut Client) -> Option<String> {
     let (what, id) = match sent.job_id.as_deref().map(clean) {
         Some(job_id) => (format!("job {job_id}"), job_id),
         None => {
-            let run_id = own_run(client)?;
+            let run_id = clean(&own_run(&client.query(JOBS).ok()?, sent)?);
             (format!("run {run_id}, which has no job id yet,"), run_id)
         }
     };
-    Some(format!("interrupted: {what} goes on; ocps send abort_job job_id={id} ends it, ocps jobs shows it"))
+    Some(format!("interrupted: {what} goes on; ocps abort {id} ends it, ocps jobs shows it"))
 }
 
 /// The run id of the execute that this process sent: the daemon knows who its clients are.
-fn own_run(client: &mut Client) -> Option<String> {
-    let jobs = client.query(JOBS).ok()?;
-    let is_ours = |job: &&Value| {
-        let origin = job.get("origin").and_then(Value::as_i64);
-        origin == Some(i64::from(std::process::id())) && job.get("ended").is_none_or(Value::is_null)
+fn own_run(jobs: &Value, sent: &Sent) -> Option<String> {
+    let is_ours = |job: &&Value| match &sent.job_id {
+        Some(job_id) => job.get("job_id").and_then(Value::as_str) == Some(job_id),
+        None => {
+            let origin = job.get("origin").and_then(Value::as_i64);
+            origin == Some(i64::from(std::process::id())) && is_unfinished(job)
+        }
     };
-    value(jobs.as_array()?.iter().rfind(is_ours)?, "run_id")
+    jobs.as_array()?.iter().rfind(is_ours).map(run_id)
 }
 
 #[cfg(test)]

@@ -6,6 +6,14 @@ use super::output::{Tone, paint};
 
 /// What stands for something that is not known.
 pub(super) const UNKNOWN: &str = "-";
+/// What is between two columns.
+const GAP: &str = "  ";
+/// No column is cut to less.
+const CELL_MIN: usize = 8;
+/// So many times as wide as the others may the last column stay.
+const LAST_SHARE: usize = 3;
+/// The last column has at least so much if others can be left out.
+const LAST_MIN: usize = 24;
 
 /// Text from outside with nothing in it that moves a cursor or begins a new line.
 pub(super) fn clean(text: &str) -> String {
@@ -47,8 +55,8 @@ pub(super) fn join(document: &Value, templates: &[&str]) -> String {
     templates.iter().filter_map(part).collect::<Vec<_>>().join(", ")
 }
 
-/// A number of seconds.
-fn duration(seconds: f64) -> Option<String> {
+/// A number of seconds; none of a negative one.
+pub(super) fn duration(seconds: f64) -> Option<String> {
     // Saturates, which is as good as any answer for a duration of a billion years.
     let whole = seconds as u64;
     let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
@@ -95,13 +103,71 @@ pub(super) fn state_text(name: &str) -> String {
     paint(tone, &clean(name))
 }
 
+/// The columns, which have names, as they fit the width of a terminal: without as many of the dispensable ones as it takes to
+/// leave the others some room, then with the widest cut that are not rigid, the last less than the others.
+pub(super) fn fit(
+    mut columns: Vec<(&str, Vec<String>)>,
+    (dispensable, rigid): (&[&str], &[&str]),
+    width: Option<usize>,
+) -> Vec<Vec<String>> {
+    let Some(max) = width else { return columns.into_iter().map(|(_, cells)| cells).collect() };
+    let widest = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let excess = |widths: &[usize]| {
+        (widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1)).saturating_sub(max)
+    };
+    let needed = |columns: &[(&str, Vec<String>)]| {
+        let width = |(at, (name, cells)): (usize, &(&str, Vec<String>))| {
+            let is_last = at + 1 == columns.len();
+            let max = if is_last {
+                LAST_MIN
+            } else if rigid.contains(name) {
+                usize::MAX
+            } else {
+                CELL_MIN
+            };
+            widest(cells).min(max)
+        };
+        columns.iter().enumerate().map(width).collect::<Vec<usize>>()
+    };
+    for name in dispensable {
+        if excess(&needed(&columns)) > 0 {
+            columns.retain(|(other, _)| other != name);
+        }
+    }
+    let mut widths: Vec<usize> = columns.iter().map(|(_, cells)| widest(cells)).collect();
+    let last = widths.len().saturating_sub(1);
+    while excess(&widths) > 0 {
+        let soft =
+            widths.iter_mut().zip(&columns).enumerate().filter(|(_, (_, (name, _)))| !rigid.contains(name));
+        let wide = soft.map(|(at, (width, _))| (at, width)).filter(|(_, width)| **width > CELL_MIN);
+        let share = |at: usize, width: usize| if at == last { width / LAST_SHARE } else { width };
+        let Some((_, width)) = wide.max_by_key(|(at, width)| share(*at, **width)) else { break };
+        *width -= 1;
+    }
+    let cut = |cell: String, width: usize| {
+        let is_long = cell.chars().nth(width).is_some();
+        if is_long { cell.chars().take(width - 1).chain(['…']).collect() } else { cell }
+    };
+    let cut_all = |((_, cells), width): ((&str, Vec<String>), usize)| {
+        cells.into_iter().map(|cell| cut(cell, width)).collect()
+    };
+    columns.into_iter().zip(widths).map(cut_all).collect()
+}
+
+/// The beginning of an id that none of the others has, of a few characters at least.
+pub(super) fn shortest<'a>(id: &str, others: impl Iterator<Item = &'a str>) -> String {
+    let common = |other: &str| id.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
+    let common = others.filter(|other| *other != id).map(common).max().unwrap_or(0);
+    id.chars().take((common + 1).max(CELL_MIN)).collect()
+}
+
 /// Columns of equal length, each as wide as its widest cell; the first cell is the heading.
 pub(super) fn table(columns: &[Vec<String>]) -> String {
     let mut lines = vec![String::new(); columns.first().map_or(0, Vec::len)];
     for column in columns {
         let width = column.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
         for (line, cell) in lines.iter_mut().zip(column) {
-            line.push_str(&format!("{cell:<width$}  "));
+            line.push_str(&format!("{cell:<width$}{GAP}"));
         }
     }
     lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
@@ -176,6 +242,14 @@ mod tests {
         let parts = ["{d}", "{a}", "!{b/c_s} ago"];
         assert_eq!(join(&document, &parts), "1, \x1b[31m1m01s ago\x1b[0m");
         assert_eq!(join(&json!(null), &parts), "");
+    }
+
+    #[test]
+    fn an_id_is_as_short_as_it_can_be() {
+        let ids = ["0de1c2f3a4", "true.yaml-10", "true.yaml-12", "12"];
+        let short = |id| shortest(id, ids.into_iter());
+        assert_eq!(ids.map(short), ["0de1c2f3", "true.yaml-10", "true.yaml-12", "12"]);
+        assert_eq!(short("true.yaml-200"), "true.yaml-2");
     }
 
     #[test]

@@ -8,8 +8,9 @@ use strum::IntoStaticStr;
 use super::Csc;
 use super::configuration::Configuration;
 use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
-use super::id::{JobId, RunId, SeqNum};
+use super::id::{EntryKey, JobId, RunId, SeqNum};
 use super::job::{Job, Stage};
+use super::polls::Polled;
 use super::record::Completion;
 use super::state::SummaryState;
 use super::time::Tai;
@@ -228,16 +229,22 @@ pub struct JobReport {
     pub identity: String,
     /// The sender's `private_origin`: the process id of a client of the local socket.
     pub origin: i32,
-    /// The pipeline; as the next two, only its beginning if it is long.
+    /// The pipeline; as the next four, only its beginning if it is long.
     pub pipeline: String,
     /// The version.
     pub version: String,
     /// The data query.
     pub data_query: String,
+    /// The options of the run, as submitted.
+    pub run_options: String,
+    /// The outputs that are kept, as submitted.
+    pub output_glob: String,
     /// How far it is.
     pub stage: StageName,
     /// Its phase at the service, as of the last answer; none of one that has ended.
     pub phase: Option<Phase>,
+    /// How long ago the service showed that it is there.
+    pub polled: Option<Duration>,
     /// The jobs that it waits for.
     pub waits_for: Vec<JobId>,
     /// Prerequisites that do not exist, and so were not waited for.
@@ -278,7 +285,12 @@ impl Csc {
         let oldest = self.ctx.now.tai.0 - self.ctx.settings.history.as_secs_f64();
         let is_remembered = move |job: &&JobReport| job.ended.is_some_and(|ended| ended.0 >= oldest);
         let history = self.jobs.history().filter(is_remembered).cloned();
-        history.chain(self.jobs.iter().map(|(_, job)| JobReport::new(job)))
+        let seen = |key: EntryKey, url: &Url| self.polls.get(url, &Polled::Ours(key))?.seen;
+        let now = self.ctx.now.mono;
+        history.chain(self.jobs.iter().map(move |(key, job)| JobReport {
+            polled: seen(*key, &job.url).map(|seen| now.saturating_sub(seen)),
+            ..JobReport::new(job)
+        }))
     }
 }
 
@@ -302,8 +314,11 @@ impl JobReport {
             pipeline: beginning(&job.submission.pipeline),
             version: beginning(job.submission.version()),
             data_query: beginning(job.submission.data_query()),
+            run_options: beginning(job.submission.run_options()),
+            output_glob: beginning(job.submission.output_glob()),
             stage: StageName::of(&job.stage),
             phase: job.phase,
+            polled: None,
             waits_for: match &job.stage {
                 Stage::Recording { prereqs, .. } => prereqs.clone(),
                 Stage::Waiting { prereqs, .. } => prereqs.iter().map(|(_, job_id)| job_id.clone()).collect(),

@@ -118,6 +118,18 @@ impl Submission {
         self.variable("DATA_QUERY")
     }
 
+    /// Options of the pipeline run: the configured input collection, and those that the execute asked for.
+    #[must_use]
+    pub fn run_options(&self) -> &str {
+        self.variable("RUN_OPTIONS")
+    }
+
+    /// Which outputs are kept: those that the execute asked for, else the configured ones.
+    #[must_use]
+    pub fn output_glob(&self) -> &str {
+        self.variable("OUTPUT_GLOB")
+    }
+
     fn variable(&self, name: &str) -> &str {
         self.environment.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }

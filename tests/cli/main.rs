@@ -4,6 +4,7 @@
 mod console;
 mod fake_daemon;
 mod files;
+mod jobs;
 mod output;
 #[cfg(feature = "terminal")]
 mod prompt;

@@ -28,6 +28,11 @@ fn status_and_jobs_are_tables_or_json() {
     assert!(daemon.run(&["jobs", "--all"]).stdout.contains("\nj0 "));
     daemon.run(&["jobs", "--json", "--all"]).check(0, &[&jobs.to_string()], "");
     daemon.run(&["jobs", "--json"]).check(0, &[&json!([jobs[0]]).to_string()], "");
+    let ran = daemon.run(&["jobs", "--csv", "--all", "--limit=1"]);
+    assert!(ran.stdout.starts_with("job_id,run_id,") && ran.stdout.lines().count() == 2, "{}", ran.stdout);
+    daemon.run(&["jobs", "--failed"]).check(0, &["no jobs"], "");
+    let contradiction = "ocps: --json and --csv contradict each other (see ocps jobs --help)\n";
+    daemon.run(&["jobs", "--json", "--csv"]).check(2, &[], contradiction);
 }
 
 #[test]

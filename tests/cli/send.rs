@@ -103,7 +103,7 @@ fn an_interrupted_send_names_the_command_that_continues() {
         (
             None,
             "ocps: interrupted: run 1-abc, which has no job id yet, goes on; \
-             ocps send abort_job job_id=1-abc ends it, ocps jobs shows it\n"
+             ocps abort 1-abc ends it, ocps jobs shows it\n"
         )
     );
     // Nobody knows: it may even be on its way.
@@ -136,8 +136,7 @@ fn an_interrupted_send_names_the_job_that_continues() {
     assert_eq!(line, "CMD_INPROGRESS job_id=j1\n");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let expected =
-        "ocps: interrupted: job j1 goes on; ocps send abort_job job_id=j1 ends it, ocps jobs shows it\n";
+    let expected = "ocps: interrupted: job j1 goes on; ocps abort j1 ends it, ocps jobs shows it\n";
     assert_eq!(finish(child).stderr, expected);
 }
 

@@ -311,16 +311,18 @@ fn a_run_that_waits_is_shown_with_what_it_waits_for_and_can_be_aborted() {
     let foreign =
         service.add_job(&json!({"command": "x", "run_id": "foreign", "url": "u", "commit_ref": "c"}));
     let mut client = daemon.connect();
-    let params = json!({"pipeline": "p.yaml", "version": "w_1", "data_query": "visit = 3",
-                        "prereq_jobs": format!("gone,{foreign}")});
+    let params = json!({"pipeline": "p.yaml", "version": "w_1", "data_query": "visit = 3", "config": "-c x:y=1",
+                        "output_dataset_types": "raw", "prereq_jobs": format!("gone,{foreign}")});
     let seq = client.send("execute", &params);
     let job = |client: &mut Client| client.query("jobs")[0].clone();
     eventually("one of them is missed", || job(&mut client)["missing_prereqs"] == json!(["gone"]));
     let waiting = job(&mut client);
     assert_eq!(waiting["waits_for"], json!([foreign]));
     assert_eq!((&waiting["version"], &waiting["data_query"]), (&json!("w_1"), &json!("visit = 3")));
+    assert!(waiting["run_options"].as_str().unwrap().ends_with("-c x:y=1"), "{waiting}");
+    assert_eq!(waiting["output_glob"], "raw");
     let shown = home.client(&["jobs"]).stdout;
-    assert!(shown.contains(&format!("waits for {foreign}; prerequisite gone does not exist")), "{shown}");
+    assert!(shown.contains(&format!("waiting for {foreign}; prerequisite gone does not exist")), "{shown}");
     let run_id = waiting["run_id"].as_str().unwrap();
     assert!(shown.contains(run_id), "{shown}");
     assert_eq!(client.run("abort_job", &json!({ "job_id": run_id })), "CMD_COMPLETE Done");
@@ -343,7 +345,7 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
     let job = client.query("jobs")[0].clone();
     assert_eq!((&job["stage"], &job["phase"]), (&json!("running"), &json!("pending")));
     let shown = home.client(&["jobs"]).stdout;
-    assert!(shown.contains("  pending  ") && !shown.contains("running"), "{shown}");
+    assert!(shown.contains("  pending\n") && !shown.contains("running"), "{shown}");
     assert!(home.client(&["status"]).stdout.contains("jobs           1 running (1 pending)\n"));
     service.end_jobs();
     assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
@@ -363,7 +365,7 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
         assert_eq!(again[key], job[key], "{key}");
     }
     let shown = home.client(&["jobs", "--all"]).stdout;
-    assert!(shown.contains("  failed  ") && shown.contains("phase error"), "{shown}");
+    assert!(shown.contains("  failed: exit 1, the service says that it failed (phase error)\n"), "{shown}");
 }
 
 #[test]
@@ -382,7 +384,7 @@ fn an_interrupted_client_names_the_run_that_continues() {
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains(&format!("run {run_id}, which has no job id yet, goes on")), "{stderr}");
-    assert!(stderr.contains(&format!("ocps send abort_job job_id={run_id} ends it")), "{stderr}");
+    assert!(stderr.contains(&format!("ocps abort {run_id} ends it")), "{stderr}");
     assert_eq!(output.status.code(), None);
 }
 

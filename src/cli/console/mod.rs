@@ -26,6 +26,7 @@ use super::flags::{Line, help, seconds};
 use super::jobs::{jobs_text, unfinished};
 use super::output::{Output, Tone, complain, paint};
 use super::status::status_text;
+use super::times::Zone;
 use super::{Failure, Task};
 use crate::clock;
 use crate::csc::state::SummaryState;
@@ -193,7 +194,10 @@ impl Session {
             format!("{}\n", refused(reason))
         } else {
             let status = message.documents.get(STATUS).map(status_text);
-            let jobs = || Some(jobs_text(&unfinished(message.documents.get(JOBS)?)));
+            let jobs = || {
+                let jobs = message.documents.get(JOBS)?;
+                Some(jobs_text(jobs, &unfinished(jobs), &Zone::UTC, out.width()))
+            };
             let Some(text) = status.or_else(jobs) else { return Ok(()) };
             self.queries = self.queries.saturating_sub(1);
             text

@@ -132,7 +132,8 @@ fn a_mistake_is_one_line_with_what_was_meant() {
     check(&["run", "-x"], "unknown flag -x (see ocps run --help)");
     check(
         &["run", "--json"],
-        "unknown flag --json: ocps run does not take it, only send, status, jobs, results, watch, check, doctor \
+        "unknown flag --json: ocps run does not take it, only send, status, jobs, job, results, watch, check, \
+         doctor \
          (see ocps run --help)",
     );
     check(
@@ -167,7 +168,10 @@ fn a_flag_given_twice_must_have_the_same_value() {
 #[test]
 fn client_commands_take_socket_and_index() {
     let expected = Target { socket: Some("s".into()), index: Some(SalIndex::LsstComCam) };
-    for command in ["send", "state", "status", "jobs", "metrics", "results", "logs", "top", "watch", "console"] {
+    for command in [
+        "send", "state", "status", "jobs", "job", "wait", "abort", "metrics", "results", "logs", "top",
+        "watch", "console",
+    ] {
         for index in ["--index=2", "--index=lsstcomcam"] {
             let target = line(&["ocps", command, "--socket", "s", index]).target();
             assert_eq!(target.as_ref(), Ok(&expected), "{command}");

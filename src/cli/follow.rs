@@ -1,0 +1,184 @@
+//! Jobs followed: a line for each change and, on a terminal, one that shows how they are now.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use signal_hook::consts::SIGINT;
+
+use super::client::{Client, JOBS};
+use super::jobs::{Filter, elapsed, id, is_unfinished, state, state_text};
+use super::output::Output;
+use super::text::{UNKNOWN, clean, duration, value};
+use super::times::Zone;
+use super::{EXIT_REFUSED, Failure};
+
+/// Time between two looks at the jobs.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Which jobs are followed.
+pub(super) enum Which {
+    /// These runs, until all have ended.
+    Runs(Vec<String>),
+    /// All that the filter takes.
+    All(Filter),
+}
+
+/// How they are shown.
+pub(super) struct Style {
+    pub(super) zone: Zone,
+    /// Whether as JSON.
+    pub(super) json: bool,
+}
+
+/// Is set by the first ^C; the second one ends the process as usual.
+pub(super) fn interrupted_flag() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&flag))
+        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&flag)))
+        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+    Ok(flag)
+}
+
+/// Follows the jobs.
+///
+/// # Errors
+/// [`Failure::Printed`] when all of the runs have ended and not all completed; and when they have not ended in time, one
+/// of them is not known any more, or the person at the terminal leaves.
+pub(super) fn follow(
+    client: &mut Client,
+    mut which: Which,
+    style: &Style,
+    timeout: Option<Duration>,
+    interrupted: &AtomicBool,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let deadline = timeout.map(|timeout| Instant::now() + timeout);
+    let mut shown = HashMap::new();
+    loop {
+        let document = client.query(JOBS).map_err(|lost| lost.with("before the jobs ended"))?;
+        let jobs = which.select(&document)?;
+        show(&jobs, &mut shown, style, out)?;
+        let running: Vec<&Value> = jobs.iter().copied().filter(|job| is_unfinished(job)).collect();
+        match &mut which {
+            Which::Runs(_) if running.is_empty() => {
+                let completed = jobs.iter().all(|job| state(job).is_some_and(|state| state == "completed"));
+                return if completed { Ok(()) } else { Err(Failure::Printed(EXIT_REFUSED)) };
+            }
+            Which::Runs(_) => {}
+            Which::All(filter) => {
+                filter.widen();
+                for job in document.as_array().into_iter().flatten().filter(|job| !is_unfinished(job)) {
+                    shown.entry(run_id(job)).or_insert_with(|| described(job));
+                }
+            }
+        }
+        out.live(&live_line(&running))?;
+        let next = Instant::now() + LOOK_INTERVAL;
+        let next = deadline.map_or(next, |deadline| deadline.min(next));
+        while Instant::now() < next {
+            if interrupted.load(Ordering::Relaxed) {
+                return Err(Failure::Interrupted(which.left(&running)));
+            }
+            client.next(Some(next)).map_err(|lost| lost.with("before the jobs ended"))?;
+            out.expect_reader()?;
+        }
+        if let (Some(timeout), true) = (timeout, deadline.is_some_and(|deadline| deadline <= Instant::now()))
+        {
+            let ids: Vec<String> = running.iter().filter_map(|job| id(job)).collect();
+            let seconds = timeout.as_secs_f64();
+            return Err(Failure::Failed(format!("not ended within {seconds} s: {}", ids.join(", "))));
+        }
+    }
+}
+
+impl Which {
+    /// What an interrupt says of those that are not followed any longer.
+    fn left(&self, running: &[&Value]) -> String {
+        match (self, running) {
+            (Self::Runs(_), [job]) => {
+                format!("interrupted: {} is left as it is", id(job).unwrap_or_default())
+            }
+            (Self::Runs(_) | Self::All(_), _) => "interrupted: the jobs are left as they are".to_owned(),
+        }
+    }
+
+    fn select<'a>(&self, document: &'a Value) -> Result<Vec<&'a Value>, Failure> {
+        match self {
+            Self::Runs(runs) => runs.iter().map(|run| find_run(document, run)).collect(),
+            Self::All(filter) => Ok(filter.select(document)),
+        }
+    }
+}
+
+fn find_run<'a>(document: &'a Value, run: &str) -> Result<&'a Value, Failure> {
+    let mut jobs = document.as_array().into_iter().flatten();
+    let job = jobs.find(|job| run_id(job) == run);
+    job.ok_or_else(|| Failure::Failed(format!("the daemon no longer knows run {}", clean(run))))
+}
+
+/// The run id, as it is.
+pub(super) fn run_id(job: &Value) -> String {
+    job.get("run_id").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// The text of a job whose change is worth a line.
+fn described(job: &Value) -> String {
+    let name = id(job).unwrap_or_else(|| UNKNOWN.to_owned());
+    format!("{name}  {}", state_text(job).as_deref().unwrap_or(UNKNOWN))
+}
+
+/// Prints a line for each job that is not as it was shown last.
+fn show(
+    jobs: &[&Value],
+    shown: &mut HashMap<String, String>,
+    style: &Style,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    for job in jobs {
+        let text = described(job);
+        if shown.get(&run_id(job)) == Some(&text) {
+            continue;
+        }
+        let after = elapsed(job).and_then(duration).map(|time| format!(", {time}")).unwrap_or_default();
+        out.line(&if style.json { job.to_string() } else { format!("{}  {text}{after}", style.zone.now()) })?;
+        shown.insert(run_id(job), text);
+    }
+    Ok(())
+}
+
+/// How the unfinished jobs are: of one all that is known, of several how many are in each state.
+fn live_line(jobs: &[&Value]) -> String {
+    if let [job] = jobs {
+        let elapsed = elapsed(job).and_then(duration).map(|time| format!(", {time}"));
+        let polled = value(job, "polled_s").map(|time| format!(", polled {time} ago"));
+        return format!("{}{}{}", described(job), elapsed.unwrap_or_default(), polled.unwrap_or_default());
+    }
+    let mut counts = Vec::<(String, usize)>::new();
+    for word in jobs.iter().map(|job| state(job).unwrap_or_else(|| UNKNOWN.to_owned())) {
+        match counts.iter_mut().find(|(known, _)| *known == word) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((word, 1)),
+        }
+    }
+    let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    format!("{} unfinished: {}", jobs.len(), counts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_live_line_has_one_job_or_the_counts() {
+        let one =
+            json!({"job_id": "j", "stage": "running", "phase": "queued", "age_s": 61.0, "polled_s": 0.52});
+        assert_eq!(live_line(&[&one]), "j  queued, 1m01s, polled 0.5s ago");
+        let waiting = json!({"stage": "waiting"});
+        assert_eq!(live_line(&[&one, &waiting, &one]), "3 unfinished: 2 queued, 1 waiting");
+        assert_eq!(live_line(&[]), "0 unfinished: ");
+    }
+}

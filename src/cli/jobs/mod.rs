@@ -1,0 +1,288 @@
+//! `ocps jobs` and `ocps job`: the jobs that the daemon knows, and one of them.
+
+mod filter;
+pub(super) mod whole;
+
+use serde_json::{Value, json};
+
+pub(super) use self::filter::Filter;
+use super::Task;
+use super::client::{Client, JOBS};
+use super::flags::Line;
+use super::follow::{Style, Which, follow, interrupted_flag};
+use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, table, value};
+use super::times::Zone;
+
+/// The columns, and the member of a job that each shows.
+const COLUMNS: [(&str, &str); 8] = [
+    (JOB, ""),
+    (ACCEPTED, "accepted_utc"),
+    (ENDED, "ended_utc"),
+    (ELAPSED, ""),
+    (RUN_ID, "run_id"),
+    (USER, "identity"),
+    ("PIPELINE", "pipeline"),
+    (STATE, ""),
+];
+const JOB: &str = "JOB";
+const ACCEPTED: &str = "ACCEPTED";
+const ENDED: &str = "ENDED";
+const ELAPSED: &str = "ELAPSED";
+const RUN_ID: &str = "RUN ID";
+const USER: &str = "USER";
+const STATE: &str = "STATE";
+/// Columns that are left out, in this order, where the table is too wide for the terminal.
+const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
+/// Columns that are never cut.
+const RIGID: [&str; 4] = [JOB, ACCEPTED, ENDED, ELAPSED];
+/// Jobs waited for that are named.
+const WAITS_SHOWN: usize = 3;
+/// What `--csv` has of each job.
+const CSV: [&str; 15] = [
+    "job_id",
+    "run_id",
+    "seq_num",
+    "identity",
+    "pipeline",
+    "version",
+    "data_query",
+    "stage",
+    "phase",
+    "outcome",
+    "reason",
+    "exit_code",
+    "accepted_utc",
+    "ended_utc",
+    ELAPSED_S,
+];
+const ELAPSED_S: &str = "elapsed_s";
+
+/// `ocps jobs`.
+pub(super) fn task(line: &Line) -> Result<Task, String> {
+    line.words(0)?;
+    let zone = Zone::of(line);
+    let (target, filter, json, csv) =
+        (line.target()?, Filter::of(line, &zone)?, line.has("json"), line.has("csv"));
+    let follows = line.has("follow");
+    match (json, csv, follows) {
+        (true, true, _) => return Err("--json and --csv contradict each other".to_owned()),
+        (_, true, true) => return Err("--follow prints lines or --json, but not --csv".to_owned()),
+        (_, _, _) => {}
+    }
+    Ok(Box::new(move |out| {
+        let mut client = Client::connect(&target)?;
+        if follows {
+            let style = Style { zone, json };
+            return follow(&mut client, Which::All(filter), &style, None, &*interrupted_flag()?, out);
+        }
+        let document = client.query(JOBS)?;
+        let jobs = filter.select(&document);
+        if json {
+            out.line(&json!(jobs).to_string())
+        } else if csv {
+            out.text(&csv_text(&jobs))
+        } else {
+            out.text(&jobs_text(&document, &jobs, &zone, out.width()))
+        }
+    }))
+}
+
+/// The jobs of the document that have not finished.
+pub(super) fn unfinished(document: &Value) -> Vec<&Value> {
+    document.as_array().into_iter().flatten().filter(|job| is_unfinished(job)).collect()
+}
+
+pub(super) fn is_unfinished(job: &Value) -> bool {
+    job.get("stage").is_none_or(|stage| stage != "finished")
+}
+
+/// Some of the document's jobs as a table. What they lack is shown as a dash. If it is for a terminal, it fits that, and ids are
+/// shortened to what means one job.
+pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: Option<usize>) -> String {
+    if jobs.is_empty() {
+        return "no jobs\n".to_owned();
+    }
+    let ids: Vec<String> = document.as_array().into_iter().flatten().filter_map(id).collect();
+    let name = |job: &Value| {
+        let id = id(job)?;
+        Some(if width.is_some() { shortest(&id, ids.iter().map(String::as_str)) } else { id })
+    };
+    let column = |(heading, member): (&'static str, &str)| {
+        let cell = |job: &&Value| match heading {
+            JOB => name(job),
+            ACCEPTED | ENDED => zone.show(job.get(member)?.as_str()?),
+            ELAPSED => duration(elapsed(job)?),
+            STATE => state_text(job),
+            _ => value(job, member),
+        };
+        let cells: Vec<Option<String>> = jobs.iter().map(cell).collect();
+        let is_shown = heading != ENDED || cells.iter().any(Option::is_some);
+        let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| UNKNOWN.to_owned()));
+        let name = match heading {
+            ACCEPTED | ENDED => format!("{heading} ({})", zone.name()),
+            _ => heading.to_owned(),
+        };
+        is_shown.then(|| (heading, [name].into_iter().chain(cells).collect()))
+    };
+    let columns = COLUMNS.into_iter().filter_map(column).collect::<Vec<(&str, Vec<String>)>>();
+    table(&fit(columns, (&DISPENSABLE, &RIGID), width))
+}
+
+/// Its job id, or its run id while there is none.
+pub(super) fn id(job: &Value) -> Option<String> {
+    value(job, "job_id").or_else(|| value(job, "run_id"))
+}
+
+/// Seconds from the acceptance of its command to its end, or until now.
+pub(super) fn elapsed(job: &Value) -> Option<f64> {
+    let seconds = |key: &str| job.get(key).and_then(Value::as_f64);
+    Some((seconds("age_s")? - seconds("ended_s").unwrap_or_default()).max(0.0))
+}
+
+/// One word: how it ended, else its phase at the service while it runs there, else where it is with us.
+pub(super) fn state(job: &Value) -> Option<String> {
+    let stage = value(job, "stage");
+    let phase = || value(job, "phase").filter(|_| stage.as_deref() == Some("running"));
+    value(job, "outcome").or_else(phase).or(stage.clone())
+}
+
+/// That word, and why.
+pub(super) fn state_text(job: &Value) -> Option<String> {
+    let (state, note) = (state(job)?, note(job));
+    Some(match note {
+        None => state,
+        Some(note) => match (state.as_str(), note.strip_prefix("waits ")) {
+            ("waiting", Some(what)) => format!("waiting {what}"),
+            ("aborted", _) if note.starts_with("by ") => format!("aborted {note}"),
+            (_, _) => format!("{state}: {note}"),
+        },
+    })
+}
+
+/// What made it end so; before its end what it waits for, what it did not wait for, and what is wrong.
+pub(super) fn note(job: &Value) -> Option<String> {
+    let problem = value(job, "problem");
+    match (state(job)?.as_str(), &problem) {
+        ("aborted", Some(problem)) => {
+            let user = problem.strip_prefix("abort_job of ");
+            Some(user.map_or_else(|| problem.clone(), |user| format!("by {user}")))
+        }
+        ("failed", _) => {
+            let parts = [fill(job, "exit {exit_code}"), problem];
+            Some(parts.into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|note| !note.is_empty())
+        }
+        ("refused", Some(problem)) => {
+            let answer = problem.split_once(" answered PUT with ");
+            Some(answer.map_or_else(|| problem.clone(), |(_, answer)| format!("service answered {answer}")))
+        }
+        (_, _) => waits(job, problem),
+    }
+}
+
+fn waits(job: &Value, problem: Option<String>) -> Option<String> {
+    let mut parts = Vec::new();
+    let waits_for = ids(job, "waits_for");
+    let (first, rest) = waits_for.split_at(waits_for.len().min(WAITS_SHOWN));
+    if !first.is_empty() {
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        parts.push(format!("waits for {}{more}", first.join(", ")));
+    }
+    let missing = ids(job, "missing_prereqs").into_iter();
+    parts.extend(missing.map(|id| format!("prerequisite {id} does not exist")));
+    parts.extend(problem);
+    Some(parts.join("; ")).filter(|note| !note.is_empty())
+}
+
+/// A list of ids.
+fn ids(job: &Value, key: &str) -> Vec<String> {
+    let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    ids.map(clean).collect()
+}
+
+/// The jobs as comma-separated values, with a heading.
+fn csv_text(jobs: &[&Value]) -> String {
+    let quoted = |text: String| {
+        if text.contains([',', '"', '\n', '\r']) {
+            format!("\"{}\"", text.replace('"', "\"\""))
+        } else {
+            text
+        }
+    };
+    let cell = |job: &Value, name: &str| match job.get(name) {
+        _ if name == ELAPSED_S => elapsed(job).map(|seconds| format!("{seconds:.3}")).unwrap_or_default(),
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => quoted(text.clone()),
+        Some(other) => quoted(other.to_string()),
+    };
+    let row = |job: &&Value| CSV.map(|name| cell(job, name)).join(",");
+    [CSV.join(",")].into_iter().chain(jobs.iter().map(row)).map(|row| format!("{row}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_a_table() {
+        let jobs = [
+            json!({"job_id": "j1", "run_id": "5-x", "identity": "root@localhost", "pipeline": "true.yaml",
+                   "stage": "running", "phase": "queued", "accepted_utc": "2026-11-22T14:00:23.504Z",
+                   "age_s": 61.0, "exit_code": null, "ended_utc": null, "outcome": null, "problem": "timeout"}),
+            json!({"run_id": "6-x", "stage": "waiting", "waits_for": ["a", "b", "c", "d", "e"], "missing_prereqs": ["z"]}),
+            json!({"stage": "running", "phase": null}),
+            json!({"stage": "aborting", "phase": "executing"}),
+            json!({"stage": "finished", "outcome": "aborted", "exit_code": 255, "age_s": 100.0, "ended_s": 60.0,
+                   "ended_utc": "2026-11-22T14:01:00.000Z", "problem": "abort_job of ana@h", "new": 1}),
+            json!(7),
+        ];
+        let expected = "\
+JOB  ACCEPTED (UTC)       ENDED (UTC)          ELAPSED  RUN ID  USER            PIPELINE   STATE
+j1   2026-11-22 14:00:23  -                    1m01s    5-x     root@localhost  true.yaml  queued: timeout
+6-x  -                    -                    -        6-x     -               -          \
+waiting for a, b, c and 2 more; prerequisite z does not exist
+-    -                    -                    -        -       -               -          running
+-    -                    -                    -        -       -               -          aborting
+-    -                    2026-11-22 14:01:00  40.0s    -       -               -          aborted by ana@h
+-    -                    -                    -        -       -               -          -
+";
+        let document = json!(jobs);
+        let text = |jobs: &[&Value], width| jobs_text(&document, jobs, &Zone::UTC, width);
+        assert_eq!(text(&jobs.iter().collect::<Vec<_>>(), None), expected);
+        assert_eq!(text(&[], None), "no jobs\n");
+        assert_eq!(unfinished(&document), [&jobs[0], &jobs[1], &jobs[2], &jobs[3], &jobs[5]]);
+        let expected = "\
+JOB  ACCEPTED (UTC)       ELAPSED  USER      PIPELINE  STATE
+j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
+6-x  -                    -        -         -         waiting for a, b, c and 2…
+";
+        assert_eq!(text(&[&jobs[0], &jobs[1]], Some(81)), expected);
+        assert!(!text(&[&jobs[0]], Some(60)).contains("USER") && !text(&[&jobs[0]], Some(1)).is_empty());
+    }
+
+    #[test]
+    fn an_end_says_why() {
+        let check =
+            |job: Value, expected: &str| assert_eq!(state_text(&job).as_deref(), Some(expected), "{job}");
+        check(json!({"outcome": "completed", "exit_code": 0}), "completed");
+        check(json!({"outcome": "failed", "exit_code": 1}), "failed: exit 1");
+        check(
+            json!({"outcome": "failed", "exit_code": 1, "problem": "phase error"}),
+            "failed: exit 1, phase error",
+        );
+        let problem = "http://h/job answered PUT with 500: no disk";
+        check(json!({"outcome": "refused", "problem": problem}), "refused: service answered 500: no disk");
+        check(json!({"outcome": "refused", "problem": "no luck\n"}), "refused: no luck\\n");
+        check(json!({"outcome": "aborted", "problem": "removed"}), "aborted: removed");
+        check(json!({"outcome": "vanished", "problem": "gone"}), "vanished: gone");
+    }
+
+    #[test]
+    fn csv_is_quoted_where_it_must_be() {
+        let job = json!({"job_id": "j", "seq_num": 3, "pipeline": "a,\"b\"", "reason": null, "age_s": 2.5,
+                         "ended_s": 1.0, "version": "w\n1"});
+        let heading = "job_id,run_id,seq_num,identity,pipeline,version,data_query,stage,phase,outcome,reason,exit_code,\
+                       accepted_utc,ended_utc,elapsed_s";
+        let expected = format!("{heading}\nj,,3,,\"a,\"\"b\"\"\",\"w\n1\",,,,,,,,,1.500\n");
+        assert_eq!(csv_text(&[&job]), expected);
+    }
+}

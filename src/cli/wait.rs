@@ -1,0 +1,94 @@
+//! `ocps wait` and `ocps abort`: jobs that are named.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::client::{Client, JOBS, Target};
+use super::event_text::ack_text;
+use super::find::find;
+use super::flags::{Line, seconds};
+use super::follow::{Style, Which, follow, interrupted_flag, run_id};
+use super::jobs::{id, is_unfinished, state_text};
+use super::output::Output;
+use super::times::Zone;
+use super::{EXIT_REFUSED, Failure, Task};
+use crate::csc::command::CommandName;
+
+/// Which jobs of which daemon.
+struct Args {
+    target: Target,
+    ids: Vec<String>,
+    timeout: Option<Duration>,
+}
+
+impl Args {
+    fn of(line: &Line) -> Result<Self, String> {
+        let ids: Vec<String> = line.words(usize::MAX)?.into_iter().map(str::to_owned).collect();
+        if ids.is_empty() {
+            return Err("no ID: the beginning of a job id or run id, as in ocps jobs".to_owned());
+        }
+        Ok(Self { target: line.target()?, ids, timeout: line.value("timeout", seconds)? })
+    }
+
+    /// The jobs that are named, each once.
+    fn find<'a>(&self, document: &'a Value) -> Result<Vec<&'a Value>, Failure> {
+        let mut jobs: Vec<&Value> = Vec::new();
+        for id in &self.ids {
+            let job = find(document, id)?;
+            if !jobs.contains(&job) {
+                jobs.push(job);
+            }
+        }
+        Ok(jobs)
+    }
+}
+
+/// `ocps wait`.
+pub(super) fn wait_task(line: &Line) -> Result<Task, String> {
+    let (args, zone) = (Args::of(line)?, Zone::of(line));
+    Ok(Box::new(move |out| {
+        let interrupted = interrupted_flag()?;
+        let mut client = Client::connect(&args.target)?;
+        let document = client.query(JOBS)?;
+        let runs = args.find(&document)?.into_iter().map(run_id).collect();
+        let style = Style { zone, json: false };
+        follow(&mut client, Which::Runs(runs), &style, args.timeout, &interrupted, out)
+    }))
+}
+
+/// `ocps abort`.
+pub(super) fn abort_task(line: &Line) -> Result<Task, String> {
+    let args = Args::of(line)?;
+    Ok(Box::new(move |out| abort(&args, out)))
+}
+
+fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
+    let interrupted = interrupted_flag()?;
+    let mut client = Client::connect(&args.target)?;
+    let document = client.query(JOBS)?;
+    let jobs = args.find(&document)?;
+    let name = |job: &Value| id(job).unwrap_or_default();
+    // The service would delete what such a job has left.
+    if let Some(job) = jobs.iter().find(|job| !is_unfinished(job)) {
+        let state = state_text(job).unwrap_or_default();
+        return Err(Failure::Failed(format!("{} has ended ({state}): nothing was aborted", name(job))));
+    }
+    let mut outcome = Ok(());
+    for job in jobs {
+        let job_id = job.get("job_id").filter(|id| id.is_string()).or_else(|| job.get("run_id"));
+        let params: Map<String, Value> =
+            job_id.map(|id| ("job_id".to_owned(), id.clone())).into_iter().collect();
+        let mut sent = client.send(CommandName::AbortJob, &params, args.timeout)?;
+        let ended = client.follow(&mut sent, &interrupted, |sent, message| {
+            let ack = sent.ack_in(message).map(|ack| format!("{}  {}", name(job), ack_text(ack)));
+            ack.map_or(Ok(()), |line| out.line(&line))?;
+            Ok(std::ops::ControlFlow::Continue(()))
+        });
+        match ended {
+            Err(Failure::Printed(EXIT_REFUSED)) => outcome = Err(Failure::Printed(EXIT_REFUSED)),
+            ended => ended?,
+        }
+    }
+    outcome
+}
