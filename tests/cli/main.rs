@@ -12,7 +12,7 @@ mod send;
 mod state;
 #[path = "../support/mod.rs"]
 mod support;
-#[cfg(feature = "terminal")]
+#[cfg_attr(not(feature = "terminal"), allow(dead_code, reason = "only the prompt types"))]
 mod terminal;
 #[cfg(feature = "terminal")]
 mod top;

@@ -332,6 +332,7 @@ mod tests {
             "index": 2, "name": "LSSTComCam", "version": "1.2.3", "uptime_s": 90_000.0, "state": "ENABLED",
             "error_code": 0, "service": {"reachable": false, "silent_s": 61.0}, "state_dir": "/x",
             "configuration": {"service_url": "http://uws:8080/api/v1", "poll_interval_s": 5.0},
+            "polling": {"way": "list", "interval_s": 5.0},
             "kafka": {"stage": "joined", "brokers": "kafka:9092"},
             "jobs": {"waiting": 1, "running": 2}, "phases": {"executing": 1, "queued": 1},
             "journal": {"path": "/var/lib/ocps/journal.db", "waiting": 0},
