@@ -167,6 +167,9 @@ impl Session {
             Ok(Request::Send(command, params)) => self.sent.push(self.client.send(command, &params, None)?),
             Err(reason) => self.complain(&reason, out),
         }
+        if let Some(prompt) = &self.prompt {
+            prompt.go_on();
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::thread;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -32,12 +32,12 @@ const ERASE_LINE: &[u8] = b"\r\x1b[K";
 const HISTORY_LINES: usize = 1000;
 /// A file of earlier lines that is larger, in bytes, is not ours and is left alone.
 const HISTORY_BYTES: u64 = 8 << 20;
-/// Lines that were typed or pasted, and have not been carried out.
-const LINES_AHEAD: usize = 1024;
 
 /// The prompt, as the session sees it: it prints above the line that is being edited.
 pub(super) struct Prompt {
     printer: Box<dyn ExternalPrinter + Send>,
+    /// Lets the editor go on.
+    carried_out: Sender<()>,
     terminal: Termios,
 }
 
@@ -59,9 +59,16 @@ impl Prompt {
         let printer = Box::new(editor.create_external_printer()?);
         let terminal = tcgetattr(stdin()).map_err(io::Error::from)?;
         editor.set_helper(Some(Completion { target }));
-        let (sender, lines) = bounded(LINES_AHEAD);
-        thread::Builder::new().name("prompt".to_owned()).spawn(move || edit(editor, &sender))?;
-        Ok((Self { printer, terminal }, lines))
+        let (sender, lines) = bounded(1);
+        let (carried_out, goes_on) = bounded(1);
+        thread::Builder::new().name("prompt".to_owned()).spawn(move || edit(editor, &sender, &goes_on))?;
+        Ok((Self { printer, carried_out, terminal }, lines))
+    }
+
+    /// A line was carried out, and what there is to say of it is printed: the next one can be edited.
+    pub(super) fn go_on(&self) {
+        // It fails after the last line.
+        let _ = self.carried_out.try_send(());
     }
 
     /// Prints whole lines.
@@ -83,8 +90,9 @@ impl Drop for Prompt {
 
 type LineEditor = Editor<Completion, DefaultHistory>;
 
-/// Sends each line that is typed, until the last one.
-fn edit(mut editor: LineEditor, lines: &Sender<io::Result<Vec<u8>>>) {
+/// Sends each line that is typed, until the last one, and edits none before it is carried out: what is printed while the
+/// editor ends is lost.
+fn edit(mut editor: LineEditor, lines: &Sender<io::Result<Vec<u8>>>, goes_on: &Receiver<()>) {
     let history = history_file(&|name| env::var_os(name));
     // Without the lines of earlier sessions the prompt works as well.
     let _ = history.as_ref().map(|path| editor.load_history(path));
@@ -102,7 +110,7 @@ fn edit(mut editor: LineEditor, lines: &Sender<io::Result<Vec<u8>>>) {
         let _ = editor.add_history_entry(&line);
         let _ = history.as_ref().map(|path| editor.append_history(path));
         let is_last = parse(&line) == Ok(Request::Quit);
-        if lines.send(Ok(line.into_bytes())).is_err() || is_last {
+        if lines.send(Ok(line.into_bytes())).is_err() || is_last || goes_on.recv().is_err() {
             return;
         }
     }
