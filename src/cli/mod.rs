@@ -4,7 +4,7 @@
 //! * `client`: the connection to the daemon's socket, and what comes over it
 //! * `output`: the one place that prints, and what to do when its reader is gone
 //! * `event_text`, `text`, `times`: what came, as lines for people
-//! * `find`, `follow`: the job that is meant, and what becomes of it
+//! * `find`, `follow`: the job that is meant, and its changes as they come
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each; `wait`: `ocps wait` and `abort`
 //! * `files`: `results` and `logs`, the files of a job, from its service
 //! * `top`: the live screen

@@ -304,7 +304,7 @@ impl Daemon {
         }
     }
 
-    /// No other instance is running, or nobody can be asked: ours may take the journal over, and then be seen to run.
+    /// No other instance is running, or it cannot be asked: ours may take the journal over, and then be seen to run.
     fn begin(&mut self) {
         match (&self.journal, &self.kafka) {
             (Some(journal), _) if self.turn.is_recovering() => journal.begin(),
@@ -332,7 +332,7 @@ impl Daemon {
         }
     }
 
-    /// No other instance is running, or nobody can be asked, and what the previous run left is known.
+    /// No other instance is running, or it cannot be asked, and what the previous run left is known.
     fn join(&mut self) {
         if let Some(kafka) = &self.kafka {
             kafka.begun();
@@ -374,7 +374,7 @@ impl Daemon {
                 commands.into_iter().for_each(|command| self.take(command));
             }
             KafkaInput::Alone => self.begin(),
-            // If the other instance has taken it, the journal knows, and nobody answers twice.
+            // If the other instance has taken it, the journal knows, and no command is answered twice.
             KafkaInput::Missed(command) => self.turn.input(Input::Refused(command, MISSED.to_owned())),
             KafkaInput::Joined => {
                 self.admission.begin(Moment::now());

@@ -167,7 +167,7 @@ impl Setup {
         ))
     }
 
-    /// Whether to take over only where nobody else does the work.
+    /// Whether to take over only where no other instance does the work.
     pub(super) fn stands_by(&self) -> bool {
         matches!(&self.kafka, KafkaPlan::On(options) if options.standby.is_some())
     }

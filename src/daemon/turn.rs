@@ -147,7 +147,7 @@ impl Turn {
         }
     }
 
-    /// No other instance is running, or nobody can be asked; also again when Kafka comes back.
+    /// No other instance is running, or it cannot be asked; also again when Kafka comes back.
     pub fn joined(&mut self) {
         if !self.has_joined {
             self.inputs.push_back(Input::Joined);

@@ -227,8 +227,8 @@ impl Journal {
         let (report, reports) = unbounded();
         let (end, closed) = bounded(1);
         let (begin, begun) = bounded(1);
-        let (told, news) = bounded(2);
-        let channels = Channels { queue, report, news: told, end, status: Arc::clone(&status) };
+        let (news_sender, news) = bounded(2);
+        let channels = Channels { queue, report, news: news_sender, end, status: Arc::clone(&status) };
         let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || run(channels, &begun));
         spawned.map_err(|error| {
             let path = path.display();

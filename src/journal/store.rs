@@ -99,7 +99,7 @@ pub struct Sqlite {
     copies: u32,
 }
 
-/// Checks a journal that nobody uses, and changes nothing.
+/// Checks a journal that no process uses, and changes nothing.
 pub(super) fn examine(path: &Path, identity: Identity) -> Result<(), String> {
     let limits = Limits::new(Duration::ZERO);
     let place = Place { path: path.to_owned(), identity, limits, steps: STEPS };

@@ -46,7 +46,7 @@ pub struct Address {
     /// The topic.
     pub name: String,
     /// The transactional id of its writer. It is the index's, whatever the topic: who opens the topic of another index
-    /// by mistake fences nobody.
+    /// by mistake fences no instance.
     writer: String,
     /// The instance that owns it.
     pub identity: Identity,

@@ -477,7 +477,7 @@ mod tests {
         let events: Vec<Entry> = (0..4).map(|_| queue.take(now).unwrap()).collect();
         assert!(queue.take(now).is_none());
         assert_eq!(queue.next_try(now), Some(now + ACK_WAIT));
-        // Of a heartbeat or a log message nobody waits for the ack.
+        // Of a heartbeat or a log message no sender waits for the ack.
         let [_, _, state, result] = events.as_slice() else { panic!() };
         queue.delivered(state.id);
         assert_eq!(queue.take(now).unwrap().message.seq_num, Some(1));

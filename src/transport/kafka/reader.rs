@@ -33,7 +33,7 @@ pub(super) struct Feed {
 /// Where a message was: partition and offset.
 pub(super) type Position = (i32, i64);
 
-/// The daemon ends, or nobody takes what comes any more.
+/// The daemon ends, or what comes is not taken any more.
 pub(super) struct Ended;
 
 impl Feed {

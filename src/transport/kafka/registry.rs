@@ -41,7 +41,7 @@ pub struct Registry {
     /// Which of them answered last.
     current: AtomicUsize,
     known: Mutex<BTreeMap<u32, Known>>,
-    /// An id was seen to mean something else than before, and nobody has checked the others since.
+    /// An id was seen to mean something else than before, and the others were not checked since.
     pub(super) is_renewed: AtomicBool,
 }
 

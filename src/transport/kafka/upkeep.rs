@@ -33,7 +33,7 @@ const SOON: Duration = Duration::from_secs(1);
 const TRY: Duration = Duration::from_secs(2);
 /// How long the refusal of a topic is waited for: it comes at once, but may wait behind another fetch.
 const TRY_REFUSED: Duration = Duration::from_secs(1);
-/// How long the reader has to stand still before a message until that is taken for one that nobody can read although
+/// How long the reader has to stand still before a message until that is taken for one that no consumer can read although
 /// no error says so.
 const STANDS: Duration = Duration::from_secs(30);
 /// How many offsets are tried one by one for the first that can be read.
@@ -75,7 +75,7 @@ impl Reading {
 /// The result of reading at an offset.
 enum Found {
     Message,
-    /// Nobody can read what is there.
+    /// No consumer can read what is there.
     Unreadable(KafkaError),
     /// Nothing comes, and no error.
     Nothing,

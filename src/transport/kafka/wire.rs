@@ -297,7 +297,7 @@ pub(super) fn unframe(message: &[u8]) -> Result<(u32, &[u8]), String> {
 struct Datum<'a> {
     rest: &'a [u8],
     /// Whether more were asked for than there are: the library makes null of a text or flag that is cut off,
-    /// and a command would be carried out with parameters that nobody wrote.
+    /// and a command would be carried out with parameters that its sender did not write.
     is_short: bool,
 }
 
