@@ -155,6 +155,6 @@ fn all_jobs_are_followed_on_a_terminal_with_a_line_that_is_up_to_date() {
     terminal.wait_for("\r\x1b[K2-b  waiting for j1, 1.0s");
     kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
     let (code, shown) = terminal.end();
-    assert_eq!(code, None);
+    assert_eq!(code, Some(130));
     assert!(shown.ends_with("\r\x1b[Kocps: interrupted: the jobs are left as they are\r\n"), "{shown:?}");
 }
