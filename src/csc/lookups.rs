@@ -397,9 +397,12 @@ impl Csc {
         for job_id in self.lookups.resolve_duplicates(&mut self.ctx, url, &list, &runs) {
             self.remove_duplicate(url, job_id);
         }
-        for (polled, job_id) in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
-            let is_there = jobs.iter().any(|job| job.job_id == job_id);
-            self.on_looked_up(&polled, url, list.asked, Ok(is_there));
+        let missing = self.lookups.take_missing(&mut self.ctx, url, list.ticket);
+        let wanted: BTreeSet<&JobId> = missing.iter().map(|(_, job_id)| job_id).collect();
+        let there = jobs.iter().map(|job| &job.job_id).filter(|job_id| wanted.contains(job_id));
+        let there: BTreeSet<&JobId> = there.collect();
+        for (polled, job_id) in &missing {
+            self.on_looked_up(polled, url, list.asked, Ok(there.contains(job_id)));
         }
         self.note_listed(url, took, &list, &jobs);
     }

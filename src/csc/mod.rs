@@ -488,7 +488,7 @@ impl Csc {
         match change {
             Change::Nothing => {}
             // What had backed off need not wait any longer.
-            Change::Back => self.polls.hurry_all(&mut self.ctx, url),
+            Change::Back => self.polls.hurry_failed(&mut self.ctx, url),
             Change::Outage(report) => self.transitions.fault(&mut self.ctx, ErrorCode::Unreachable, report),
         }
     }

@@ -141,7 +141,7 @@ impl Csc {
             }
             Polled::Removal(_) => {}
         }
-        self.polls.note_failure(&mut self.ctx, url, polled);
+        self.polls.note_failure(&mut self.ctx, url, polled, failure.contact);
         if let Polled::Ours(key) = polled {
             self.jobs.update(&mut self.ctx, *key, |_, job| job.problem = Some(failure.reason));
         }

@@ -186,7 +186,9 @@ impl AtService {
 
     /// How long a list is waited for.
     fn patience(&self, ctx: &Context) -> Duration {
-        ctx.poll_interval.max(self.all_singly(ctx).unwrap_or_default()).saturating_mul(2)
+        let round = ctx.poll_interval.max(self.all_singly(ctx).unwrap_or_default()).saturating_mul(2);
+        // The service rests for as long as the last one took.
+        round.max(self.list.map_or(Duration::ZERO, |(took, _)| took.saturating_mul(3)))
     }
 
     /// Goes over to lists or to single polls where that is better: to lists if one takes at most half the time, and back
@@ -212,6 +214,8 @@ impl AtService {
 
     fn begin_lists(&mut self, ctx: &Context) {
         self.way = Way::List { due: ctx.now.mono, is_wanted: false };
+        self.left_out = 0;
+        self.polls.values_mut().for_each(|poll| poll.is_unlisted = false);
         let is_in_order =
             |poll: &Poll| matches!(poll.next, Next::At(_)) && poll.failures == 0 && poll.absences == 0;
         // A prerequisite may have ended long ago and is asked for first.
@@ -388,27 +392,24 @@ impl AtService {
         (left_out > most).then(|| format!("{left_out} active jobs were not listed as such"))
     }
 
-    /// A job that is not out is asked for at once.
+    /// A job that is not out is asked for at once; of those that wait for a list, none has failed.
     fn hurry_one(&mut self, ctx: &Context) {
-        let waiting = self.due.first().map(|(_, polled)| polled);
-        let listed = || self.polls.iter().find(|(_, poll)| poll.next == Next::List).map(|(polled, _)| polled);
-        if let Some(polled) = waiting.or_else(listed).cloned() {
+        let listed = self.polls.iter().find(|(_, poll)| poll.next == Next::List).map(|(polled, _)| polled);
+        let waiting = || self.due.first().map(|(_, polled)| polled);
+        if let Some(polled) = listed.or_else(waiting).cloned() {
             self.set(&polled, Next::At(ctx.now.mono));
         }
     }
 
-    /// All that is due later than after this time comes within one interval, at its normal pace.
-    fn hurry_all(&mut self, ctx: &mut Context, later: Duration) {
+    /// All of this kind that is due later than after this time comes within one interval, at its normal pace.
+    fn hurry_all(&mut self, ctx: &mut Context, later: Duration, is_it: impl Fn(&Poll) -> bool) {
         let after = ctx.now.mono + later;
-        for polled in self.which(|poll| matches!(poll.next, Next::At(time) if time > after)) {
+        for polled in self.which(|poll| is_it(poll) && matches!(poll.next, Next::At(time) if time > after)) {
             let Some(poll) = self.polls.get_mut(&polled) else { continue };
             poll.failures = 0;
             if let Next::At(time) = poll.next {
                 self.set(&polled, Next::At(time.min(ctx.within_interval())));
             }
-        }
-        if let Way::List { due, is_wanted: false } = &mut self.way {
-            *due = after.min(*due);
         }
     }
 
@@ -532,14 +533,16 @@ impl Polls {
     }
 
     /// A poll failed: the next one comes later with each failure.
-    pub(super) fn note_failure(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
+    pub(super) fn note_failure(&mut self, ctx: &mut Context, url: &Url, polled: &Polled, contact: Contact) {
         self.update(ctx, url, |ctx, at| {
             let Some(poll) = at.polls.get_mut(polled) else { return };
             let time = ctx.now.mono + ctx.backoff(ctx.poll_interval, poll.failures);
             poll.failures += 1;
             at.set(polled, Next::At(time));
-            // Not only the list fails.
-            at.list_problem = None;
+            if contact != Contact::NotAsked {
+                // Not only the list fails.
+                at.list_problem = None;
+            }
         });
     }
 
@@ -614,7 +617,7 @@ impl Polls {
             (Way::Each, _) => {}
             (Way::List { .. }, Contact::Answered) => at.list_failed(ctx, &failure.reason),
             (Way::List { .. }, Contact::Silent | Contact::NotAsked) => {
-                at.way = Way::List { due: again, is_wanted: false };
+                (at.way, at.last_list) = (Way::List { due: again, is_wanted: false }, None);
                 if failure.contact == Contact::Silent {
                     // Perhaps it is away, perhaps only its list is: a single poll shows.
                     at.list_problem = Some(failure.reason.clone());
@@ -629,14 +632,19 @@ impl Polls {
         self.update(ctx, url, |ctx, at| at.hurry_one(ctx));
     }
 
-    /// All jobs of this service are asked for within one interval.
-    pub(super) fn hurry_all(&mut self, ctx: &mut Context, url: &Url) {
-        self.update(ctx, url, |ctx, at| at.hurry_all(ctx, Duration::ZERO));
+    /// All jobs of this service whose polls failed are asked for within one interval.
+    pub(super) fn hurry_failed(&mut self, ctx: &mut Context, url: &Url) {
+        self.update(ctx, url, |ctx, at| at.hurry_all(ctx, Duration::ZERO, |poll| poll.failures > 0));
     }
 
     /// There is another poll interval.
     pub(super) fn note_new_interval(&mut self, ctx: &mut Context) {
-        self.update_all(ctx, |ctx, at| at.hurry_all(ctx, ctx.poll_interval));
+        self.update_all(ctx, |ctx, at| {
+            at.hurry_all(ctx, ctx.poll_interval, |_| true);
+            if let Way::List { due, is_wanted: false } = &mut at.way {
+                *due = (ctx.now.mono + ctx.poll_interval).min(*due);
+            }
+        });
     }
 
     /// The process stood still for a time, in which nobody could answer.

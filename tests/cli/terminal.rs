@@ -15,6 +15,9 @@ use tempfile::TempDir;
 
 use super::fake_daemon::{FakeDaemon, PATIENCE, ocps};
 
+/// Written when the program has ended.
+const END: &str = "\x1b[END]";
+
 /// A terminal of 80 columns and 24 lines, and the program that runs there.
 pub(crate) struct Terminal {
     keyboard: File,
@@ -99,7 +102,10 @@ impl Terminal {
         };
         let modes = tcgetattr(&self.line).unwrap().local_modes;
         assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG), "{modes:?}");
-        let shown = self.shown.lock().unwrap().clone();
+        // What the program wrote last is read once this is read, too.
+        self.line.write_all(END.as_bytes()).unwrap();
+        self.wait_for(END);
+        let shown = self.shown.lock().unwrap().replace(END, "");
         (status.code().or_else(|| Some(128 + status.signal()?)), shown)
     }
 }

@@ -264,6 +264,24 @@ fn a_list_that_fails_is_logged_once_and_tried_again_less_and_less_often() {
 }
 
 #[test]
+fn a_list_and_one_job_that_fail_hold_up_no_other_job() {
+    let mut world = by_list(3);
+    run(&mut world, MINUTE, all);
+    world.take();
+    let end = world.now + HOUR;
+    while world.now < end {
+        while let Some(name) = world.open_names().first().cloned() {
+            let fails = matches!(&*name, "LIST" | "GET j1");
+            world.answer(&name, if fails { unclear() } else { job(&name[4..], Phase::Active) });
+        }
+        world.now = world.csc.next_deadline().min(end);
+        world.tick();
+    }
+    let lines = world.take();
+    assert!((2..=3).all(|number| count(&lines, &format!("GET j{number}")) > 500), "{}", lines.len());
+}
+
+#[test]
 fn an_outage_of_the_service_is_no_reason_to_give_up_lists() {
     let mut world = by_list(3);
     run(&mut world, MINUTE, all);

@@ -179,9 +179,10 @@ impl Rules {
         (self.seen, self.durable_state) = (seen, durable_state);
     }
 
-    /// The core gets a list.
+    /// The core gets a list: unknown jobs that are active there are to be tracked, if it is searched.
     pub(crate) fn listed(&mut self, jobs: &[ListedJob]) {
-        let is_forgotten = |job: &&ListedJob| self.forgotten.contains(&job.run_id);
+        let is_forgotten =
+            |job: &&ListedJob| self.forgotten.contains(&job.run_id) && job.phase.exit_code().is_none();
         self.listed = jobs.iter().filter(is_forgotten).cloned().collect();
     }
 
