@@ -31,7 +31,7 @@ const LINE_MAX: u64 = 64 << 20;
 const LINES_AHEAD: usize = 256;
 
 /// Longest wait for the answer to a query, and for the daemon to take what we send.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest wait for an ack without `--timeout`: a `start` may read a large configuration with git.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);

@@ -180,6 +180,12 @@ pub(super) fn results(line: &Line) -> Result<Task, String> {
 
 /// Fetches all files, also after one that cannot be had.
 fn download(job: &JobAt, files: &[JobFile], path: &Path, out: &mut Output) -> Result<(), Failure> {
+    if job.is_running()? {
+        let id = &job.job_id;
+        return Err(failed(format!(
+            "job {id} is running: its files are not complete; wait for it: ocps wait {id}"
+        )));
+    }
     let folder = Folder::open(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
     let mut failures = 0;
     for file in files {

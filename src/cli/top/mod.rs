@@ -20,7 +20,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::screen::Screen;
 use self::view::{Mode, View};
-use super::client::{Client, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused};
+use super::client::{
+    ANSWER_TIMEOUT, Client, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
+};
 use super::event_text::ack_text;
 use super::flags::Line;
 use super::output::{Output, plain};
@@ -146,7 +148,13 @@ impl Session {
 
     /// Asks the daemon for its documents when it is time, and connects again to one that was lost.
     fn refresh(&mut self) -> Result<(), Failure> {
-        if Instant::now() < self.next || self.asked.is_some() {
+        if let Some(silent) = self.asked.map(|asked| asked.elapsed()) {
+            if silent > ANSWER_TIMEOUT {
+                self.view.trouble = Some(format!("the daemon has not answered for {} s", silent.as_secs()));
+            }
+            return Ok(());
+        }
+        if Instant::now() < self.next {
             return Ok(());
         }
         let Some(client) = &mut self.client else {
