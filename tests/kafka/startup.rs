@@ -181,6 +181,9 @@ fn the_doctor_finds_what_is_wrong_with_kafka() {
     rig.registry.down();
     has(&rig.doctor("s.sock"), 1, &["WRONG registry "]);
     if rig.broker_down() {
-        has(&rig.doctor("s.sock"), 1, &["WRONG brokers         the broker "]);
+        let found = rig.doctor("s.sock");
+        // The next test has the same broker.
+        rig.broker_up();
+        has(&found, 1, &["WRONG brokers         the broker "]);
     }
 }
