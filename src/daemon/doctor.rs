@@ -127,11 +127,13 @@ impl Setup {
         };
         let mut found = Kafka::examine(options, self.index);
         let instance = match found.heartbeat_age_s {
-            Some(age) if age < LISTENING.as_secs_f64() && running.is_none() => Err(format!(
-                "another instance with index {} wrote a heartbeat {:.1} s ago: stop it before you start this one",
-                self.index,
-                age.max(0.0)
-            )),
+            Some(age) if age < LISTENING.as_secs_f64() && running.is_none() && !self.stands_by() => {
+                Err(format!(
+                    "another instance with index {} wrote a heartbeat {:.1} s ago: stop it before you start this one",
+                    self.index,
+                    age.max(0.0)
+                ))
+            }
             Some(age) => {
                 Ok(format!("the last heartbeat of index {} is {:.0} s old", self.index, age.max(0.0)))
             }
