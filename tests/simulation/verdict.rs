@@ -142,27 +142,26 @@ impl Counts {
 
     /// A simulation in which nothing happens proves nothing.
     pub(crate) fn are_enough(&self) {
-        let each = [
+        let common = [
             self.processes,
             self.puts,
             self.results,
             self.repeated,
             self.sent_again,
             self.disk_refusals,
-            self.doubles,
             self.copies,
             self.pauses,
-            // Seldom, since it takes a lost journal, a start and a list before the job ends.
-            self.found * 10,
             self.stale,
             self.given_up,
-            self.untrue * 10,
             self.stretched,
             self.reached,
             self.not_reached,
             self.early,
             self.too_many,
         ];
-        assert!(each.iter().all(|count| *count * 2 > self.runs / 10), "too quiet: {self:?}");
+        // Several coincidences each: how often they happen in a few runs is chance.
+        let rare = [self.doubles, self.found, self.untrue];
+        assert!(common.iter().all(|count| *count * 20 > self.runs), "too quiet: {self:?}");
+        assert!(self.runs < 1000 || rare.iter().all(|count| *count * 200 > self.runs), "too quiet: {self:?}");
     }
 }
