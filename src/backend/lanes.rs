@@ -15,12 +15,14 @@ const DELETES: usize = 8;
 /// Most lists in flight.
 const LISTS: usize = 3;
 /// Most PUTs in flight.
-const PUTS_MAX: usize = 32;
+const PUTS_MAX: usize = 64;
 /// PUTs in flight at a service that is not known. With one that takes 10 s for each and does one after the other, three
 /// would reach the time limit of a PUT.
 const PUTS_FIRST: usize = 2;
-/// PUTs in flight once these were not too many; from then on twice as many, until it is too many.
-const PUTS_SECOND: usize = 8;
+/// Once these were not too many, so many times as many are, and so on until it is too many: least and most.
+const GROWTH: (f64, f64) = (2.0, 8.0);
+/// About how long a PUT may wait at the service when it turns out to be too many.
+const GROWTH_WAIT: Duration = Duration::from_secs(2);
 /// PUTs in a round, at least.
 const ROUND_MIN: usize = 4;
 
@@ -247,7 +249,8 @@ impl Pace {
         } else if self.is_found {
             bound + 1
         } else {
-            (bound * 2).max(PUTS_SECOND)
+            let growth = GROWTH_WAIT.div_duration_f64(lone).clamp(GROWTH.0, GROWTH.1);
+            (bound as f64 * growth) as usize
         };
         next.clamp(1, PUTS_MAX)
     }
@@ -344,12 +347,12 @@ mod tests {
         for (at_once, jitter, first, later, most) in [
             (1, 0.0, 1.0, 1.0, 2),
             (1, 0.5, 1.05, 1.05, 3),
-            (4, 0.0, 1.0, 1.0, 8),
-            (4, 0.5, 1.15, 1.15, 8),
+            (4, 0.0, 1.0, 1.0, 16),
+            (4, 0.5, 1.15, 1.15, 16),
             (8, 0.0, 1.0, 1.0, 16),
             (8, 0.5, 1.2, 1.2, 16),
-            (16, 0.0, 1.25, 1.0, 32),
-            (50, 0.0, 4.0, 2.0, 32),
+            (16, 0.0, 1.0, 1.0, 50),
+            (50, 0.0, 3.0, 1.0, 50),
         ] {
             let mut service = Model::new(at_once, jitter);
             for limit in [first].into_iter().chain([later; 20]) {
