@@ -398,6 +398,7 @@ impl Daemon {
                 let document = self.answer(query);
                 self.hub.reply(client, document, asked);
             }
+            ClientInput::Invalid(client, reason) => self.hub.refuse(client, &reason),
             ClientInput::Command(command) => self.take(command),
         }
     }

@@ -86,7 +86,8 @@ impl Acceptor {
         let peer = getsockopt(&stream, PeerCredentials)?;
         let is_operator = peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw();
         let (queue, items) = Queue::new();
-        let outbox = Outbox::new(client, queue.clone(), stream.try_clone()?, is_operator);
+        let bytes = queue.bytes.clone();
+        let outbox = Outbox::new(client, queue, stream.try_clone()?, is_operator);
         let sender = CommandSender {
             via: Via::Socket(client),
             identity: format!("uid-{}@localhost", peer.uid()),
@@ -95,8 +96,7 @@ impl Acceptor {
             seq_num: SeqNum(0),
             sent: clock::now(),
         };
-        let bytes = queue.bytes.clone();
-        let reader = Reader { client, sender, queue, asked: None, inputs: self.inputs.clone() };
+        let reader = Reader { client, sender, asked: None, inputs: self.inputs.clone() };
         let writer = stream.try_clone()?;
         spawn("write", client, move || {
             write(client, writer, items, &bytes);
@@ -117,14 +117,13 @@ fn spawn(what: &str, client: ClientId, work: impl FnOnce() + Send + 'static) -> 
 /// Writes until all senders are gone or the client reads nothing.
 fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes: &AtomicUsize) {
     for item in items {
+        let size = item.size();
         let written = match item {
-            Item::Line(line) => {
-                let written = write_line(&mut stream, &line);
-                bytes.fetch_sub(line.len(), Ordering::Relaxed);
-                written
-            }
-            Item::Document(make, _asked) => write_line(&mut stream, &make()),
+            Item::Line(line, from) => stream.write_all(line.as_bytes().get(from..).unwrap_or_default()),
+            Item::Document(make, _asked) => stream.write_all((make() + "\n").as_bytes()),
         };
+        // From now on the main loop may write itself.
+        bytes.fetch_sub(size, Ordering::Release);
         if let Err(error) = written {
             if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
                 log::warn!("client {} does not read what it is sent: dropped", client.0);
@@ -136,16 +135,11 @@ fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes:
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-fn write_line(stream: &mut UnixStream, line: &str) -> io::Result<()> {
-    stream.write_all(line.as_bytes()).and_then(|()| stream.write_all(b"\n"))
-}
-
 /// The thread that reads the lines of one client.
 struct Reader {
     client: ClientId,
     /// Of its last command; its number is that of one that brings none.
     sender: CommandSender,
-    queue: Queue,
     /// Disconnected when its last query is answered.
     asked: Option<Receiver<Infallible>>,
     inputs: Sender<ClientInput>,
@@ -180,7 +174,8 @@ impl Reader {
             return false;
         }
         if line.len() > LINE_MAX {
-            self.refuse(&format!("the line is longer than {LINE_MAX} bytes: closed"));
+            let reason = format!("the line is longer than {LINE_MAX} bytes: closed");
+            let _ = self.inputs.send(ClientInput::Invalid(self.client, reason));
             let _ = self.inputs.send(ClientInput::Gone(self.client));
             return false;
         }
@@ -188,17 +183,11 @@ impl Reader {
         if text.is_empty() {
             return true;
         }
-        match line::parse(text) {
-            Ok(parsed) => {
-                let input = self.input(parsed);
-                self.inputs.send(input).is_ok()
-            }
-            Err(reason) => self.refuse(&reason),
-        }
-    }
-
-    fn refuse(&self, reason: &str) -> bool {
-        self.queue.send(Item::Line(line::error(reason).into())).is_ok()
+        let input = match line::parse(text) {
+            Ok(parsed) => self.input(parsed),
+            Err(reason) => ClientInput::Invalid(self.client, reason),
+        };
+        self.inputs.send(input).is_ok()
     }
 
     fn input(&mut self, line: Line) -> ClientInput {

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use rustix::net::{SendFlags, send};
 
 use super::identity;
 use crate::clock;
@@ -47,6 +48,8 @@ pub enum ClientInput {
     Subscribe(ClientId),
     /// It wants a document.
     Query(ClientId, Query, Asked),
+    /// It sent something that is none of these, and is to read why.
+    Invalid(ClientId, String),
     /// It has ended its requests; it may still read.
     Silent(ClientId),
     /// It has gone.
@@ -61,12 +64,27 @@ pub type Document = Box<dyn FnOnce() -> String + Send>;
 
 /// What is written to a client.
 pub(super) enum Item {
-    Line(Arc<str>),
+    /// With its line break, from this byte on.
+    Line(Arc<str>, usize),
     Document(Document, Asked),
 }
 
+impl Item {
+    fn line(line: String) -> Self {
+        Self::Line((line + "\n").into(), 0)
+    }
+
+    /// What it counts as in [`Queue::bytes`].
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Self::Line(line, _) => line.len(),
+            Self::Document(..) => 1,
+        }
+    }
+}
+
 /// What waits to be written to one client.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Queue {
     items: Sender<Item>,
     /// Bytes of the lines in `items`, and of the one that is being written.
@@ -81,12 +99,9 @@ impl Queue {
 
     /// Queues something; never waits. An error if too much waits already, so that the client is to be dropped, or if
     /// the client takes no more.
-    pub(super) fn send(&self, item: Item) -> Result<(), TrySendError<Item>> {
-        let len = match &item {
-            Item::Line(line) => line.len(),
-            Item::Document(..) => 0,
-        };
-        let waiting = self.bytes.fetch_add(len, Ordering::Relaxed).saturating_add(len);
+    fn send(&self, item: Item) -> Result<(), TrySendError<Item>> {
+        let size = item.size();
+        let waiting = self.bytes.fetch_add(size, Ordering::Relaxed).saturating_add(size);
         if waiting > QUEUE_BYTES { Err(TrySendError::Full(item)) } else { self.items.try_send(item) }
     }
 }
@@ -114,8 +129,19 @@ impl Outbox {
         Self { client, queue, stream, is_operator, subscribed: false, unanswered: 0, silent: false, active }
     }
 
-    /// Queues something; false if the client does not read, or has gone.
-    fn send(&self, item: Item) -> bool {
+    /// Sends something without waiting: a line at once if nothing waits before it, else through the queue. False if the
+    /// client does not read, or has gone.
+    fn send(&self, mut item: Item) -> bool {
+        if let Item::Line(line, from) = &mut item
+            && self.queue.bytes.load(Ordering::Acquire) == 0
+        {
+            // If it cannot be sent, the thread that writes finds out why.
+            *from =
+                send(&self.stream, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0);
+            if *from == line.len() {
+                return true;
+            }
+        }
         let Err(error) = self.queue.send(item) else { return true };
         // One that has closed is reported by its reader, like any other.
         if error.is_full() {
@@ -132,7 +158,7 @@ pub struct Hub {
     /// Where we made the socket, and its device and inode; none where it cannot be made.
     socket: Option<(PathBuf, (u64, u64))>,
     clients: HashMap<ClientId, Outbox>,
-    /// The last line and number of each topic.
+    /// The last line, with its line break, and number of each topic.
     latest: BTreeMap<EventName, (i32, Arc<str>)>,
     /// Shared with each thread that still writes.
     pub(super) writers: Arc<()>,
@@ -182,10 +208,15 @@ impl Hub {
     /// Sends the reason, and closes the connection when all that is queued is written.
     fn disconnect(&mut self, client: ClientId, reason: &str) {
         log::info!("client {}: {reason}", client.0);
-        self.send(client, Item::Line(line::error(reason).into()));
+        self.send(client, Item::line(line::error(reason)));
         if let Some(outbox) = self.clients.remove(&client) {
             let _ = outbox.stream.shutdown(Shutdown::Read);
         }
+    }
+
+    /// A client sent something that cannot be read.
+    pub fn refuse(&mut self, client: ClientId, reason: &str) {
+        self.send(client, Item::line(line::error(reason)));
     }
 
     /// A client has gone, or is to be disconnected: what is queued is still written, if it can be.
@@ -205,7 +236,7 @@ impl Hub {
         let Some(outbox) = self.active(client) else { return };
         outbox.subscribed = true;
         let latest: Vec<Arc<str>> = self.latest.values().map(|(_, line)| line.clone()).collect();
-        latest.into_iter().for_each(|line| self.send(client, Item::Line(line)));
+        latest.into_iter().for_each(|line| self.send(client, Item::Line(line, 0)));
     }
 
     /// A client sent a command: it will get a final ack.
@@ -229,7 +260,7 @@ impl Hub {
         if ack.is_final() {
             outbox.unanswered = outbox.unanswered.saturating_sub(1);
         }
-        self.send(client, Item::Line(line::ack(seq_num, ack).into()));
+        self.send(client, Item::line(line::ack(seq_num, ack)));
         self.close_if_done(client);
     }
 
@@ -249,9 +280,9 @@ impl Hub {
     pub fn publish(&mut self, event: &Event) {
         let (topic, fields) = sal::event::parts(event);
         let seq = self.latest.get(&topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
-        let line: Arc<str> = line::event(topic, fields, seq, clock::now()).into();
+        let line: Arc<str> = (line::event(topic, fields, seq, clock::now()) + "\n").into();
         self.latest.insert(topic, (seq, line.clone()));
-        self.clients.retain(|_, outbox| !outbox.subscribed || outbox.send(Item::Line(line.clone())));
+        self.clients.retain(|_, outbox| !outbox.subscribed || outbox.send(Item::Line(line.clone(), 0)));
     }
 
     fn send(&mut self, client: ClientId, item: Item) {

@@ -45,12 +45,14 @@ pub(crate) fn read(data: &[u8]) {
     let mut received = String::new();
     std::thread::scope(|scope| {
         let mut writer = stream.try_clone().unwrap();
-        // Ours writes, another reads, so that neither end waits for the other.
+        // Each in a thread of its own, so that no end waits for another.
         let reader = scope.spawn(|| stream.read_to_string(&mut received));
-        // A line that is too long ends the connection, here while it is written.
-        let _ =
-            sent.chunks(piece.min(sent.len().max(1))).take(5_000).try_for_each(|part| writer.write_all(part));
-        let _ = writer.shutdown(Shutdown::Write);
+        scope.spawn(move || {
+            let mut parts = sent.chunks(piece.min(sent.len().max(1))).take(5_000);
+            // A line that is too long ends the connection, here while it is written.
+            let _ = parts.try_for_each(|part| writer.write_all(part));
+            let _ = writer.shutdown(Shutdown::Write);
+        });
         served.serve();
         // A client that is sent away may find the connection reset, since not all that it sent was read.
         if let Err(error) = reader.join().unwrap() {
@@ -76,6 +78,7 @@ impl Served {
                 }
                 ClientInput::Command(command) => drop(command),
                 ClientInput::Subscribe(_) | ClientInput::Query(..) => {}
+                ClientInput::Invalid(client, reason) => self.hub.refuse(client, &reason),
                 ClientInput::Silent(client) => self.hub.gone(client),
                 ClientInput::Gone(client) => {
                     self.hub.gone(client);
