@@ -50,7 +50,10 @@ impl Csc {
             }
         };
         let run_id = RunId::new(sender.seq_num, self.ctx.settings.index, &mut self.ctx.rng);
-        self.ctx.info(format!("accepted {} as run {run_id}", execute.pipeline));
+        let (seq_num, identity) = (sender.seq_num.0, &sender.identity);
+        let accepted =
+            format!("accepted {} as run {run_id}: execute {seq_num} of {identity}", execute.pipeline);
+        self.ctx.info(accepted);
         let work = Work::Execute {
             submission: Arc::new(self.ctx.settings.payload.submission(service, run_id, execute)),
             url: service.url.clone(),

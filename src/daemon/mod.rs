@@ -21,7 +21,7 @@ use crate::backend::workers::Workers;
 use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
-use crate::csc::command::{Command, Via};
+use crate::csc::command::{Command, CommandKind, Via};
 use crate::csc::event::Event as SalEvent;
 use crate::csc::record::{Receipt, Record};
 use crate::csc::report::JobReport;
@@ -132,7 +132,8 @@ impl Daemon {
     fn run(mut self, sources: Sources) -> Result<(), Failure> {
         // Nothing else may happen for long, and heartbeats must go out.
         let mut deadline = self.next_deadline();
-        self.set_timer(deadline);
+        let mut armed = deadline;
+        self.set_timer(armed);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
             self.note_pause(&sources);
@@ -144,10 +145,11 @@ impl Daemon {
             if is_due {
                 self.timed("tick", Self::tick);
             }
-            let next = self.next_deadline();
-            if is_due || next != deadline {
-                self.set_timer(next);
-                deadline = next;
+            deadline = self.next_deadline();
+            // A timer that ends early only wakes the main loop, once; it need not hear of each that moves back.
+            if deadline < armed || Instant::now() >= armed {
+                armed = deadline;
+                self.set_timer(armed);
             }
             self.manager.pet();
         }
@@ -410,7 +412,13 @@ impl Daemon {
             0 => "a process of another PID namespace".to_owned(),
             id => format!("process {id}"),
         };
-        log::info!("{name} {} from {} ({process})", sender.seq_num.0, sender.identity);
+        // The core logs what it accepts: each line is a message over Kafka.
+        let level = if matches!(command.kind, CommandKind::Execute(_)) {
+            log::Level::Debug
+        } else {
+            log::Level::Info
+        };
+        log::log!(level, "{name} {} from {} ({process})", sender.seq_num.0, sender.identity);
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }
