@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::time::ClockId;
 use rusqlite::Connection;
 use serde::Deserialize;
 use ureq::Agent;
 
-use crate::daemon::processor_time;
 use crate::report::Times;
 use crate::service::{PUT, Service, Way};
 
@@ -96,10 +96,10 @@ impl Bare {
 
 /// Seconds of the processor that this thread needs for something.
 pub fn cost(what: impl FnOnce()) -> f64 {
-    let own = || processor_time(Path::new("/proc/thread-self"));
+    let own = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().unwrap());
     let before = own();
     what();
-    own() - before
+    (own() - before).as_secs_f64()
 }
 
 /// From the end of each job to when it is seen, if all that is done is to ask for the list in each interval.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::time::ClockId;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
@@ -44,8 +45,14 @@ pub fn poll() -> String {
     variable("POLL").unwrap_or_default()
 }
 
-/// Seconds of the processor, and context switches, of each thread by its directory in `/proc`.
-pub type Usage = BTreeMap<PathBuf, [f64; 2]>;
+/// What a process has used so far.
+#[derive(Clone, Debug)]
+pub struct Usage {
+    /// Of the processor, by all threads, also those that have ended.
+    processor: Duration,
+    /// Context switches of each thread, by its directory in `/proc`.
+    switches: BTreeMap<PathBuf, f64>,
+}
 
 /// A running daemon; killed when dropped.
 pub struct Daemon {
@@ -137,21 +144,24 @@ impl Daemon {
         self.tasks().len()
     }
 
-    /// What each thread has used so far.
+    /// What it has used so far.
     pub fn usage(&self) -> Usage {
         let of = |task: PathBuf| {
             let switches = ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"];
             let switches = switches.iter().map(|name| number(&task.join("status"), name)).sum();
-            let cpu = processor_time(&task);
-            (task, [cpu, switches])
+            (task, switches)
         };
-        self.tasks().into_iter().map(of).collect()
+        let pid = nix::unistd::Pid::from_raw(self.pid.as_raw_pid());
+        let processor = ClockId::pid_cpu_clock_id(pid).and_then(ClockId::now).unwrap();
+        Usage { processor: processor.into(), switches: self.tasks().into_iter().map(of).collect() }
     }
 
-    /// Seconds of the processor, and context switches, since then, of the threads that still run.
+    /// Seconds of the processor since then; and context switches, of the threads that still run.
     pub fn since(&self, before: &Usage) -> [f64; 2] {
         let now = self.usage();
-        [0, 1].map(|n| now.iter().map(|(task, used)| used[n] - before.get(task).map_or(0.0, |b| b[n])).sum())
+        let switches =
+            now.switches.iter().map(|(task, n)| n - before.switches.get(task).unwrap_or(&0.0)).sum();
+        [(now.processor - before.processor).as_secs_f64(), switches]
     }
 
     /// MiB that are resident.
@@ -188,12 +198,6 @@ impl Daemon {
         };
         (!text.is_empty()).then(|| names.iter().map(|name| count(name)).collect())
     }
-}
-
-/// Seconds of the processor of one thread, by its directory in `/proc`.
-pub fn processor_time(task: &Path) -> f64 {
-    let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-    text.split(' ').next().and_then(|first| first.parse::<f64>().ok()).unwrap_or_default() / 1e9
 }
 
 fn number(status: &Path, name: &str) -> f64 {
