@@ -75,10 +75,10 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--wait --socket --index --help --version' -- "$word"))
       else return; fi ;;
     check)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --site --socket --index --state-dir --loglevel --kafka --no-kafka --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --site --socket --index --state-dir --loglevel --kafka --no-kafka --standby --json --help --version' -- "$word"))
       else compopt -o default; fi ;;
     doctor)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --index --state-dir --loglevel --kafka --no-kafka --json --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--simulate --state --override --configdir --config --socket --index --state-dir --loglevel --kafka --no-kafka --standby --json --help --version' -- "$word"))
       else return; fi ;;
     help)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--help --version' -- "$word"))

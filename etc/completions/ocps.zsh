@@ -181,6 +181,7 @@ _ocps() {
         '--loglevel=[Minimum log level]:LEVEL:(debug info warning error)' \
         '--kafka[Use Kafka]' \
         '--no-kafka[Do not use Kafka]' \
+        '--standby[Stand by while another instance is running]' \
         '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' \
@@ -198,6 +199,7 @@ _ocps() {
         '--loglevel=[Minimum log level]:LEVEL:(debug info warning error)' \
         '--kafka[Use Kafka]' \
         '--no-kafka[Do not use Kafka]' \
+        '--standby[Stand by while another instance is running]' \
         '--json[Print JSON, for scripts]' \
         '--help[Print help]' \
         '--version[Print version, commit, features and library versions]' ;;

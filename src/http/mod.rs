@@ -1,4 +1,5 @@
-//! What the daemon shows over HTTP: `/` for people, `/metrics`, `/livez` and `/readyz` for machines. Read only.
+//! What the daemon shows over HTTP: `/` for people, `/metrics` and the probes `/livez`, `/readyz` and `/standbyz` for
+//! machines. Read only.
 //!
 //! One thread, which asks the main loop for the same documents as a client of the local socket does, at most once a
 //! second each, and waits for an answer for a bounded time. So nothing that is done to it over HTTP reaches the main
@@ -24,6 +25,8 @@ use server::{Answer, Listener};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// For how long an answer, or that there was none, is given again.
 const FRESH: Duration = Duration::from_secs(1);
+/// What is said of any other path.
+const PATHS: &str = "there are /, /metrics, /livez, /readyz and /standbyz";
 
 /// A question to the main loop, and where the answer goes.
 pub type Question = (Query, Sender<Document>);
@@ -53,8 +56,8 @@ impl Pages {
     fn answer(&mut self, path: &str) -> Answer {
         let query = match path {
             "/metrics" => Query::Metrics,
-            "/" | "/livez" | "/readyz" => Query::Status,
-            _ => return Answer::text(404, "there are /, /metrics, /livez and /readyz".to_owned()),
+            "/" | "/livez" | "/readyz" | "/standbyz" => Query::Status,
+            _ => return Answer::text(404, PATHS.to_owned()),
         };
         let silent = || {
             let reason = format!("the main loop does not answer within {} s", PATIENCE.as_secs());
@@ -68,6 +71,7 @@ impl Pages {
             let content_type = "text/html; charset=utf-8";
             return page.map_or_else(silent, |body| Answer { status: 200, content_type, body });
         }
+        let stands_by = document.pointer("/kafka/stage").is_some_and(|stage| stage == "standing by");
         match (path, document.get("not_ready").and_then(Json::as_str)) {
             ("/metrics", _) => Answer {
                 status: 200,
@@ -75,6 +79,9 @@ impl Pages {
                 body: document.as_str().unwrap_or_default().to_owned(),
             },
             ("/livez", _) => Answer::text(200, "the main loop answers".to_owned()),
+            ("/standbyz", Some(_)) if stands_by => {
+                Answer::text(200, "it stands by for another instance".to_owned())
+            }
             (_, Some(reason)) => Answer::text(503, reason.to_owned()),
             (_, None) => Answer::text(200, "commands are taken".to_owned()),
         }
@@ -129,11 +136,16 @@ mod tests {
         check("/livez", Some(starting), (200, "the main loop answers\n"));
         check("/readyz", Some(starting), (503, "it starts\n"));
         check("/readyz", Some(ready), (200, "commands are taken\n"));
+        let standing_by = r#"{"status":{"not_ready":"it starts","kafka":{"stage":"standing by"}}}"#;
+        check("/readyz", Some(standing_by), (503, "it starts\n"));
+        check("/standbyz", Some(standing_by), (200, "it stands by for another instance\n"));
+        check("/standbyz", Some(starting), (503, "it starts\n"));
+        check("/standbyz", Some(ready), (200, "commands are taken\n"));
         let silent = "the main loop does not answer within 2 s\n";
-        for path in ["/", "/livez", "/readyz", "/metrics"] {
+        for path in ["/", "/livez", "/readyz", "/standbyz", "/metrics"] {
             check(path, None, (503, silent));
         }
         check("/metrics", Some(r##"{"metrics":"# EOF\n"}"##), (200, "# EOF\n"));
-        check("/x", None, (404, "there are /, /metrics, /livez and /readyz\n"));
+        check("/x", None, (404, &format!("{PATHS}\n")));
     }
 }

@@ -76,6 +76,15 @@ fn the_links_of_the_python_program_mean_ocps_run() {
         assert_eq!(output.status.code(), Some(2));
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(stderr.contains("(see ocps run --help)"), "{stderr}");
+        // As the observatory's images are started; a script that hands it on has the variable too.
+        for (args, expected) in
+            [(vec![], "not from-variable"), (vec!["1", "--state", "from-script"], "not from-script")]
+        {
+            let mut run = Command::new(&link);
+            let output = run.env("RUN_ARG", "1  --state from-variable").args(args).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(2) && stderr.contains(expected), "{stderr}");
+        }
     }
 }
 

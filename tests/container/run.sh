@@ -1,5 +1,5 @@
 #!/bin/bash
-# From start to OFFLINE in a container like the observatory's, with a real Apache Kafka that wants SASL.
+# In containers, the observatory's and those of etc/kubernetes, with a real Apache Kafka that wants SASL.
 set -eu
 cd "$(dirname "$0")/../.."
 enter=$PWD/tests/container/enter.sh

@@ -22,14 +22,14 @@ fn home(port: &Port) -> Home {
     Home::with_toml(&format!("[http]\nlisten = \"127.0.0.1:{}\"\n", port.number))
 }
 
-fn connect(port: &Port) -> TcpStream {
+pub(crate) fn connect(port: &Port) -> TcpStream {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port.number)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
 }
 
 /// The first line of the answer, and its body.
-fn ask(mut stream: impl Read + Write, path: &str) -> (String, String) {
+pub(crate) fn ask(mut stream: impl Read + Write, path: &str) -> (String, String) {
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

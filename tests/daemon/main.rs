@@ -13,6 +13,8 @@ mod doctor;
 mod exhaustion;
 mod harness;
 mod http;
+#[cfg(feature = "kafka-sasl")]
+mod kubernetes;
 mod load;
 mod logging;
 mod lost;

@@ -9,6 +9,7 @@
 
 pub mod gateway;
 pub mod http;
+pub mod manifest;
 pub mod port;
 pub mod reply;
 pub mod skip;

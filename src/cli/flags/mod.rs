@@ -66,6 +66,12 @@ pub(super) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Task, String
     })
 }
 
+/// Whether the name of the program alone means `ocps run`.
+pub(super) fn means_run(argv: &[OsString]) -> bool {
+    let program = argv.first().and_then(|name| Path::new(name).file_name());
+    program.is_some_and(|name| name == "run_ocps" || name == "run_OCPS.py")
+}
+
 /// A command line whose values are not checked yet.
 #[derive(Debug, Default)]
 pub(super) struct Line {
@@ -83,8 +89,7 @@ pub(super) struct Line {
 impl Line {
     /// Reads the command line to its end, or to a flag that asks for a text.
     pub(super) fn read(&mut self, argv: &[OsString]) -> Result<(), String> {
-        let program = argv.first().and_then(|name| Path::new(name).file_name());
-        if program.is_some_and(|name| name == "run_ocps" || name == "run_OCPS.py") {
+        if means_run(argv) {
             self.command = Some("run");
         }
         let mut parser = Parser::from_iter(argv);
