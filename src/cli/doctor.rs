@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::check::Args;
 use super::client::{Client, STATUS, Target};
+use super::exit::Exit;
 use super::flags::Line;
 use super::output::{Output, Tone, paint};
 use super::text::{clean, value};
-use super::{EXIT_CONFIGURATION, Failure, Task};
+use super::{Failure, Task};
 use crate::daemon::{Finding, doctor};
 
 /// Width of the names in front.
@@ -46,8 +47,8 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let is_wrong = |(name, result): &&Finding| result.is_err() && *name == "configuration";
     match (found.iter().any(|(_, result)| result.is_err()), found.iter().find(is_wrong)) {
         (false, _) => Ok(()),
-        (true, None) => Err(Failure::Printed(1)),
-        (true, Some(_)) => Err(Failure::Printed(EXIT_CONFIGURATION)),
+        (true, None) => Err(Failure::Printed(Exit::Failed)),
+        (true, Some(_)) => Err(Failure::Printed(Exit::Configuration)),
     }
 }
 

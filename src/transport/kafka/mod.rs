@@ -280,8 +280,8 @@ impl Kafka {
     pub fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
         let fields = AckFields::from(ack);
         let own = vec![
-            ("ack", sal::Value::Int(fields.ack)),
-            ("error", sal::Value::Int(fields.error)),
+            ("ack", sal::Value::Int(fields.code.number())),
+            ("error", sal::Value::Int(fields.code.error())),
             ("result", sal::Value::String(fields.result)),
             ("identity", to.identity.as_str().into()),
             ("origin", sal::Value::Int(to.origin)),
