@@ -29,7 +29,8 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let (unit, installed) = args.unit();
     let target = Target { socket: unit.start.socket.clone(), index: args.index };
     let running = Client::connect(&target).and_then(|mut client| client.query(STATUS)).ok();
-    let mut found = doctor(&unit.start, &|name| unit.variable(name), unit.report.clone(), running.as_ref());
+    let (report, user) = (unit.report.clone(), unit.user.as_deref());
+    let mut found = doctor(&unit.start, &|name| unit.variable(name), report, user, running.as_ref());
     found.push(("unit", exposure(installed.as_deref())));
     found.push(("daemon", daemon(running.as_ref())));
     if args.json {

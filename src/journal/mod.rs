@@ -153,10 +153,8 @@ pub fn examine(path: &Path, identity: Identity) -> Result<Found, String> {
     if let Some(process) = Lock::holder(error::directory(path)) {
         return Ok(Found::InUse(process));
     }
-    if !path.try_exists().map_err(|error| format!("{}: {error}", path.display()))? {
-        return Ok(Found::Missing);
-    }
-    store::examine(path, identity).map(|()| Found::Sound)
+    let is_there = store::examine(path, identity, Lock::noted(path))?;
+    Ok(if is_there { Found::Sound } else { Found::Missing })
 }
 
 /// What happened to a journal as a whole.
