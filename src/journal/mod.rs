@@ -297,7 +297,7 @@ impl Journal {
         drop((batches, begin));
         let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
             let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting);
-            Err(format!("it did not answer for {seconds} s; {waiting} records wait"))
+            Err(format!("it did not answer for {seconds} s; records that wait: {waiting}"))
         });
         closed
             .map_err(|error| format!("the journal {} is not complete: {error}", lock(&status).path.display()))

@@ -354,7 +354,7 @@ impl Kafka {
         }
         let (left, _) = self.shared.outbox.queue().counts();
         if left > 0 {
-            log::warn!("Kafka: {left} messages were not delivered");
+            log::warn!("Kafka: messages that were not delivered: {left}");
         }
     }
 }
