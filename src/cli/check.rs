@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::exit::Exit;
 use super::flags::{Line, text};
 use super::output::Output;
 use super::unit::Unit;
-use super::{EXIT_CONFIGURATION, Failure, Task};
+use super::{Failure, Task};
 use crate::config::check::{Report, check};
 use crate::csc::id::SalIndex;
 use crate::daemon::{self, options::RunArgs};
@@ -71,7 +72,7 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
             out.line(&report.to_string())?;
         }
     }
-    if reports.iter().all(Report::is_ok) { Ok(()) } else { Err(Failure::Printed(EXIT_CONFIGURATION)) }
+    if reports.iter().all(Report::is_ok) { Ok(()) } else { Err(Failure::Printed(Exit::Configuration)) }
 }
 
 /// All that a start needs: its toml, its configuration directory, and under the name of what would be started the rest.

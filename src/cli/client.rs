@@ -16,12 +16,13 @@ use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, bounded};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::Failure;
+use super::exit::Exit;
 use super::text::{clean, value};
-use super::{EXIT_REFUSED, Failure};
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
-use crate::sal::ack;
+use crate::sal::ack::{AckCode, NOT_FINAL};
 use crate::transport::socket_path::{self, Place};
 
 /// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
@@ -99,8 +100,8 @@ impl Ack {
     /// What the code means.
     pub(super) fn standing(&self) -> Standing {
         match self.code {
-            ack::COMPLETE => Standing::Complete,
-            code if ack::NOT_FINAL.contains(&code) => Standing::InProgress,
+            code if code == AckCode::Complete.number() => Standing::Complete,
+            code if NOT_FINAL.contains(&code) => Standing::InProgress,
             _ => Standing::Refused,
         }
     }
@@ -317,11 +318,12 @@ impl Client {
             }
             match ack.map(Ack::standing) {
                 Some(Standing::Complete) => return Ok(()),
-                Some(Standing::Refused) => return Err(Failure::Printed(EXIT_REFUSED)),
+                Some(Standing::Refused) => return Err(Failure::Printed(Exit::Refused)),
                 Some(Standing::InProgress) | None => {}
             }
         }
-        Err(Failure::Interrupted(format!("interrupted before the final ack of {sent}: {UNCLEAR}")))
+        let reason = format!("interrupted before the final ack of {sent}: {UNCLEAR}");
+        Err(Failure::Interrupted(Exit::Interrupted, reason))
     }
 
     /// Asks for all events: first the latest of each, then all as they come.

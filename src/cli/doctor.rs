@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 
 use super::check::Args;
 use super::client::{Client, STATUS, Target};
+use super::exit::Exit;
 use super::flags::Line;
 use super::output::{Output, Tone, paint};
 use super::text::{clean, value};
-use super::{EXIT_CONFIGURATION, Failure, Task};
+use super::{Failure, Task};
 use crate::daemon::{Finding, doctor};
 
 /// Width of the names in front.
@@ -28,7 +29,8 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let (unit, installed) = args.unit();
     let target = Target { socket: unit.start.socket.clone(), index: args.index };
     let running = Client::connect(&target).and_then(|mut client| client.query(STATUS)).ok();
-    let mut found = doctor(&unit.start, &|name| unit.variable(name), unit.report.clone(), running.as_ref());
+    let (report, user) = (unit.report.clone(), unit.user.as_deref());
+    let mut found = doctor(&unit.start, &|name| unit.variable(name), report, user, running.as_ref());
     found.push(("unit", exposure(installed.as_deref())));
     found.push(("daemon", daemon(running.as_ref())));
     if args.json {
@@ -46,8 +48,8 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let is_wrong = |(name, result): &&Finding| result.is_err() && *name == "configuration";
     match (found.iter().any(|(_, result)| result.is_err()), found.iter().find(is_wrong)) {
         (false, _) => Ok(()),
-        (true, None) => Err(Failure::Printed(1)),
-        (true, Some(_)) => Err(Failure::Printed(EXIT_CONFIGURATION)),
+        (true, None) => Err(Failure::Printed(Exit::Failed)),
+        (true, Some(_)) => Err(Failure::Printed(Exit::Configuration)),
     }
 }
 

@@ -1,19 +1,18 @@
 //! Jobs followed: a line for each change and, on a terminal, one that shows how they are now.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use signal_hook::consts::SIGINT;
 
+use super::Failure;
 use super::client::{Client, JOBS};
+use super::exit::Exit;
 use super::jobs::{Filter, elapsed, id, is_unfinished, state, state_text};
 use super::output::Output;
 use super::text::{UNKNOWN, clean, duration, value};
 use super::times::Zone;
-use super::{EXIT_REFUSED, Failure};
 
 /// Time between two looks at the jobs.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,15 +30,6 @@ pub(super) struct Style {
     pub(super) zone: Zone,
     /// Whether as JSON.
     pub(super) json: bool,
-}
-
-/// Is set by the first ^C; the second one ends the process as usual.
-pub(super) fn interrupted_flag() -> Result<Arc<AtomicBool>, Failure> {
-    let flag = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register_conditional_default(SIGINT, Arc::clone(&flag))
-        .and_then(|_| signal_hook::flag::register(SIGINT, Arc::clone(&flag)))
-        .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
-    Ok(flag)
 }
 
 /// Follows the jobs.
@@ -65,7 +55,7 @@ pub(super) fn follow(
         match &mut which {
             Which::Runs(_) if running.is_empty() => {
                 let completed = jobs.iter().all(|job| state(job).is_some_and(|state| state == "completed"));
-                return if completed { Ok(()) } else { Err(Failure::Printed(EXIT_REFUSED)) };
+                return if completed { Ok(()) } else { Err(Failure::Printed(Exit::Refused)) };
             }
             Which::Runs(_) => {}
             Which::All(filter) => {
@@ -80,7 +70,7 @@ pub(super) fn follow(
         let next = deadline.map_or(next, |deadline| deadline.min(next));
         while Instant::now() < next {
             if interrupted.load(Ordering::Relaxed) {
-                return Err(Failure::Interrupted(which.left(&running)));
+                return Err(Failure::Interrupted(Exit::Interrupted, which.left(&running)));
             }
             client.next(Some(next)).map_err(|lost| lost.with("before the jobs ended"))?;
             out.expect_reader()?;

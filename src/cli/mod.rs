@@ -2,7 +2,7 @@
 //!
 //! * `flags`: argv to a `Task`
 //! * `client`: the connection to the daemon's socket, and what comes over it
-//! * `output`: the one place that prints, and what to do when its reader is gone
+//! * `output`: the one place that prints, and what to do when its reader is gone; `exit`: all exit codes
 //! * `event_text`, `text`, `times`: what came, as lines for people
 //! * `find`, `follow`: the job that is meant, and its changes as they come
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each; `wait`: `ocps wait` and `abort`
@@ -19,6 +19,7 @@ mod client;
 mod console;
 mod doctor;
 mod event_text;
+mod exit;
 mod files;
 mod find;
 mod flags;
@@ -44,6 +45,7 @@ use std::env;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use self::exit::Exit;
 use self::flags::Line;
 use self::output::Output;
 use crate::{daemon, logging, systemd};
@@ -87,20 +89,11 @@ enum Failure {
     Usage(String),
     /// No daemon could be reached; the line names the places that were tried.
     NoDaemon(String),
-    /// The person at the terminal left with ^C; the line says what keeps running.
-    Interrupted(String),
-    /// The reason is printed already; this is the exit code.
-    Printed(u8),
+    /// ^C or another signal ended it; the line says what keeps running.
+    Interrupted(Exit, String),
+    /// The reason is printed already.
+    Printed(Exit),
 }
-
-/// Exit code of a wrong command line.
-const EXIT_USAGE: u8 = 2;
-/// Exit code of a command that was refused or failed.
-const EXIT_REFUSED: u8 = 3;
-/// Exit code of a daemon whose journal another instance has taken over.
-const EXIT_FENCED: u8 = 5;
-/// Exit code of a wrong configuration (`EX_CONFIG` of sysexits.h); systemd does not restart after it.
-const EXIT_CONFIGURATION: u8 = 78;
 
 impl Failure {
     /// Of a lost connection also what that means.
@@ -109,33 +102,28 @@ impl Failure {
     }
 
     /// Prints the reason and returns the exit code.
-    fn exit_code(self) -> u8 {
-        let (reason, code) = match self {
-            Self::OutputClosed => return 0,
-            Self::Failed(reason) | Self::Lost(reason) => (reason, 1),
-            Self::Usage(reason) => (reason, EXIT_USAGE),
-            Self::NoDaemon(reason) => (reason, 4),
-            Self::Interrupted(reason) => (reason, 130),
-            Self::Printed(code) => return code,
+    fn exit(self) -> Exit {
+        let (reason, exit) = match self {
+            Self::OutputClosed => return Exit::Ok,
+            Self::Failed(reason) | Self::Lost(reason) => (reason, Exit::Failed),
+            Self::Usage(reason) => (reason, Exit::Usage),
+            Self::NoDaemon(reason) => (reason, Exit::NoDaemon),
+            Self::Interrupted(exit, reason) => (reason, exit),
+            Self::Printed(exit) => return exit,
         };
         output::complain(&reason);
-        if code == 130 {
-            // So that a script that waits for us ends as well; it does not return.
-            let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGINT);
-        }
-        code
+        exit.raise();
+        exit
     }
 }
 
-/// Carries out a command line, the program's own name first, and returns the exit code of the process.
-///
-/// 0 ok, 1 failure, 2 usage, 3 the command was refused or failed, 4 no daemon reachable, 5 another instance has
-/// taken over, 78 bad configuration.
+/// Carries out a command line, the program's own name first, and returns the exit code of the process: one of those that
+/// `ocps --help` lists.
 pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let task = flags::parse(with_run_arg(argv.collect()).into_iter()).map_err(Failure::Usage);
     match task.and_then(|task| task(&mut Output::of_process())) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.exit_code()),
+        Err(failure) => ExitCode::from(failure.exit().code()),
     }
 }
 
@@ -153,15 +141,15 @@ fn with_run_arg(mut argv: Vec<OsString>) -> Vec<OsString> {
 fn run(line: &Line) -> Result<Task, String> {
     let args = line.run_args()?;
     Ok(Box::new(move |_| {
-        let (reason, code) = match daemon::run(&args) {
+        let (reason, exit) = match daemon::run(&args) {
             Ok(()) => return Ok(()),
-            Err(daemon::Failure::Usage(reason)) => (reason, EXIT_USAGE),
-            Err(daemon::Failure::Configuration(reason)) => (reason, EXIT_CONFIGURATION),
-            Err(daemon::Failure::Fenced(reason)) => (reason, EXIT_FENCED),
-            Err(daemon::Failure::Other(reason)) => (reason, 1),
+            Err(daemon::Failure::Usage(reason)) => (reason, Exit::Usage),
+            Err(daemon::Failure::Configuration(reason)) => (reason, Exit::Configuration),
+            Err(daemon::Failure::Fenced(reason)) => (reason, Exit::TakenOver),
+            Err(daemon::Failure::Other(reason)) => (reason, Exit::Failed),
         };
         systemd::not_started(&reason);
         logging::write_last_words(&reason);
-        Err(Failure::Printed(code))
+        Err(Failure::Printed(exit))
     }))
 }

@@ -8,8 +8,9 @@ use serde_json::{Map, Value};
 
 use super::client::{Ack, Client, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
+use super::exit::Exit;
 use super::flags::{Line, seconds, shown, unknown};
-use super::follow::{Style, Which, follow, interrupted_flag, run_id};
+use super::follow::{Style, Which, follow, run_id};
 use super::jobs::is_unfinished;
 use super::output::{Output, complain};
 use super::text::clean;
@@ -98,7 +99,7 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 
 fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
-    let interrupted = interrupted_flag()?;
+    let interrupted = Exit::Interrupted.flag()?;
     let shows_results = matches!(args.command, CommandName::Execute | CommandName::AbortJob);
     if shows_results && !args.only_starts() && !args.follow {
         client.subscribe()?;
@@ -112,8 +113,8 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
         client.follow(&mut sent, &interrupted, take)
     };
     match outcome {
-        Err(Failure::Interrupted(reason)) => {
-            Err(Failure::Interrupted(what_continues(&sent, &mut client).unwrap_or(reason)))
+        Err(Failure::Interrupted(exit, reason)) => {
+            Err(Failure::Interrupted(exit, what_continues(&sent, &mut client).unwrap_or(reason)))
         }
         outcome => outcome,
     }

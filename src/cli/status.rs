@@ -64,12 +64,12 @@ pub(super) fn status_text(status: &Value) -> String {
         (
             "resumed",
             join(&[
-                "{+recovery/running} running jobs",
-                "{+recovery/in_doubt} jobs looked up at the service",
-                "{+recovery/found} unknown jobs found at the service",
-                "{+recovery/aborts} aborts",
-                "{+recovery/results} results sent again",
-                "{+recovery/acks} final acks sent again",
+                "{+recovery/running} running job[s]",
+                "{+recovery/in_doubt} job[s] looked up at the service",
+                "{+recovery/found} unknown job[s] found at the service",
+                "{+recovery/aborts} abort[s]",
+                "{+recovery/results} result[s] sent again",
+                "{+recovery/acks} final ack[s] sent again",
             ]),
         ),
     ];
@@ -153,7 +153,7 @@ fn journal(status: &Value) -> String {
     let parts = [
         "{journal/path}",
         "!not writable since {journal/failing_s}: {journal/problem}",
-        "{+journal/waiting} records waiting",
+        "{+journal/waiting} record[s] waiting",
         "!{journal/upkeep_problem}",
         "!{journal/notice}",
     ];
@@ -219,7 +219,7 @@ socket         /run/ocps/ocps.sock
 clients        1
 state dir      -
 journal        /s/journal.db, not writable since 1m01s: disk full, 2 records waiting
-resumed        2 running jobs, 1 results sent again
+resumed        2 running jobs, 1 result sent again
 ";
         assert_eq!(plain(&status_text(&status)), expected);
     }

@@ -38,10 +38,18 @@ pub(super) fn value(document: &Value, path: &str) -> Option<String> {
     Some(clean(&text)).filter(|text| !text.is_empty())
 }
 
-/// The template with the value at each `{path}`; none if one of these is not there.
+/// The template with the value at each `{path}`; none if one of these is not there. After a number, `[s]` is the ending
+/// of the plural.
 pub(super) fn fill(document: &Value, template: &str) -> Option<String> {
-    let parts = template.split(['{', '}']).enumerate();
-    parts.map(|(at, part)| if at % 2 == 0 { Some(part.to_owned()) } else { value(document, part) }).collect()
+    let mut text = String::new();
+    for (at, part) in template.split(['{', '}']).enumerate() {
+        if at % 2 == 0 {
+            text.push_str(&part.replace("[s]", if text == "1" { "" } else { "s" }));
+        } else {
+            text.push_str(&value(document, part)?);
+        }
+    }
+    Some(text)
 }
 
 /// Those of the templates that can be filled, joined with commas; `!` is before something bad, `+` before something

@@ -29,6 +29,8 @@ pub(super) struct Unit {
     pub(super) start: RunArgs,
     /// Its environment.
     pub(super) environment: BTreeMap<OsString, OsString>,
+    /// The user that it runs as, if that is not we.
+    pub(super) user: Option<String>,
     /// What is wrong with these, under the command that starts it.
     pub(super) report: Report,
 }
@@ -37,14 +39,14 @@ impl Unit {
     /// `ocps run` in our own environment.
     pub(super) fn of_process(start: RunArgs) -> Self {
         let report = Report { path: "ocps run".into(), ..Report::default() };
-        Self { start, environment: env::vars_os().collect(), report }
+        Self { start, environment: env::vars_os().collect(), user: None, report }
     }
 
     /// The unit of an index, `ocps@INDEX`, or `ocps`, with its name; none where systemd does not know one.
     pub(super) fn find(index: Option<SalIndex>) -> Option<(String, Self)> {
         let name = index.map_or("ocps".to_owned(), |index| format!("ocps@{}", index.number()));
         let shown = Command::new("systemctl")
-            .args(["show", "--property=LoadState,ExecStart,Environment,EnvironmentFiles", &name])
+            .args(["show", "--property=LoadState,User,ExecStart,Environment,EnvironmentFiles", &name])
             .stderr(Stdio::null())
             .output()
             .ok()?;
@@ -52,7 +54,8 @@ impl Unit {
         if property(&shown, "LoadState").next() != Some("loaded") {
             return None;
         }
-        let mut unit = Self::default();
+        let user = property(&shown, "User").next().filter(|user| !user.is_empty() && !is_ours(user));
+        let mut unit = Self { user: user.map(str::to_owned), ..Self::default() };
         unit.report.path = format!("systemctl start {name}").into();
         unit.read_command_line(&name, &shown);
         // What systemd makes for the unit.
@@ -139,6 +142,13 @@ impl Unit {
     pub(super) fn variable(&self, name: &str) -> Option<OsString> {
         self.environment.get(OsStr::new(name)).filter(|value| !value.is_empty()).cloned()
     }
+}
+
+/// Whether we run as this user.
+fn is_ours(user: &str) -> bool {
+    let id = Command::new("id").args(["-u", user]).stderr(Stdio::null()).output();
+    let id = id.ok().and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok());
+    id == Some(rustix::process::geteuid().as_raw())
 }
 
 /// The values of a property as `systemctl show` prints them, a line each.

@@ -6,13 +6,14 @@ use serde_json::{Map, Value};
 
 use super::client::{Client, JOBS, Target};
 use super::event_text::ack_text;
+use super::exit::Exit;
 use super::find::find;
 use super::flags::{Line, seconds};
-use super::follow::{Style, Which, follow, interrupted_flag, run_id};
+use super::follow::{Style, Which, follow, run_id};
 use super::jobs::{id, is_unfinished, state_text};
 use super::output::Output;
 use super::times::Zone;
-use super::{EXIT_REFUSED, Failure, Task};
+use super::{Failure, Task};
 use crate::csc::command::CommandName;
 
 /// Which jobs of which daemon.
@@ -48,7 +49,7 @@ impl Args {
 pub(super) fn wait_task(line: &Line) -> Result<Task, String> {
     let (args, zone) = (Args::of(line)?, Zone::of(line));
     Ok(Box::new(move |out| {
-        let interrupted = interrupted_flag()?;
+        let interrupted = Exit::Interrupted.flag()?;
         let mut client = Client::connect(&args.target)?;
         let document = client.query(JOBS)?;
         let runs = args.find(&document)?.into_iter().map(run_id).collect();
@@ -64,7 +65,7 @@ pub(super) fn abort_task(line: &Line) -> Result<Task, String> {
 }
 
 fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
-    let interrupted = interrupted_flag()?;
+    let interrupted = Exit::Interrupted.flag()?;
     let mut client = Client::connect(&args.target)?;
     let document = client.query(JOBS)?;
     let jobs = args.find(&document)?;
@@ -86,7 +87,7 @@ fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
             Ok(std::ops::ControlFlow::Continue(()))
         });
         match ended {
-            Err(Failure::Printed(EXIT_REFUSED)) => outcome = Err(Failure::Printed(EXIT_REFUSED)),
+            Err(Failure::Printed(Exit::Refused)) => outcome = Err(Failure::Printed(Exit::Refused)),
             ended => ended?,
         }
     }

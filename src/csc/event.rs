@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use strum::{EnumString, IntoStaticStr};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use super::id::{JobId, RunId, SeqNum};
 use super::state::SummaryState;
@@ -61,7 +61,7 @@ impl LogLevel {
 }
 
 /// Why the component is in FAULT: the codes of the `errorCode` event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, VariantArray)]
 pub enum ErrorCode {
     /// 0: nothing is wrong.
     #[default]
@@ -176,7 +176,7 @@ pub struct JobResult {
 }
 
 /// `exit_code` of a `job_result`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum ExitCode {
     /// 0: phase completed.
     Completed = 0,

@@ -609,7 +609,7 @@ impl Csc {
             self.abandon();
         } else if self.jobs.len() > 0 {
             self.ctx.info(format!(
-                "{} jobs keep running at the service; the next start resumes them",
+                "jobs that keep running at the service: {}; the next start resumes them",
                 self.jobs.len()
             ));
         }

@@ -77,8 +77,8 @@ impl Csc {
         let Recovery { running, in_doubt, aborts, results, acks, .. } = self.recovery;
         if self.recovery != Recovery::default() {
             let line = format!(
-                "resumed from the previous run: {running} running jobs, {in_doubt} jobs to be submitted or looked for, {aborts} aborts; \
-                 sent again: {results} results, {acks} acks"
+                "resumed from the previous run: jobs running: {running}, to be submitted or looked up: {in_doubt}, aborts: \
+                 {aborts}; sent again: results: {results}, acks: {acks}"
             );
             self.ctx.info(line);
         }
@@ -153,8 +153,9 @@ impl Csc {
             self.take_up(seq_num, run_id, job_id, url);
         }
         if left_out > 0 {
-            let line =
-                format!("{left_out} unknown jobs at the service are not followed: {max} jobs is the limit");
+            let line = format!(
+                "unknown jobs at the service that are not followed: {left_out}; the limit is {max} jobs"
+            );
             self.ctx.warn(line);
         }
         if names.is_empty() {
@@ -164,8 +165,8 @@ impl Csc {
         let count = names.len();
         names.truncate(NAMED_MAX);
         let line = format!(
-            "{count} jobs of index {index} run at the service that the journal does not know: they are followed to their \
-             job_result, but nobody can be answered: {}",
+            "jobs of index {index} that run at the service and are not in the journal: {count}; they are followed to their \
+             job_result, but their senders are not known and get no ack: {}",
             names.join(", ")
         );
         self.ctx.warn(line);

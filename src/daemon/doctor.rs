@@ -1,7 +1,9 @@
 //! What an operator would check, in order: the configuration, what is on this host, and what the daemon talks to. It
 //! asks and reads, with the same code as the daemon, and changes nothing.
 
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value as Json;
 
@@ -11,10 +13,12 @@ use crate::backend::Backend;
 use crate::clock;
 use crate::config::Env;
 use crate::config::check::Report;
-use crate::config::settings::Journal;
+use crate::config::settings::{DEFAULT_PATH, Journal};
 use crate::csc::id::SalIndex;
 use crate::csc::request::Action;
 use crate::journal::{self, Found};
+#[cfg(feature = "kafka")]
+use crate::journal::{Limits, topic::Address};
 use crate::transport::LISTENING;
 use crate::transport::kafka::Kafka;
 use crate::url::Url;
@@ -26,12 +30,20 @@ const SPACE_MIN: u64 = 256 << 20;
 pub type Finding = (&'static str, Result<String, String>);
 
 /// Looks at all that `ocps run` with these arguments needs in this environment; `rest` is as for
-/// [`check`](super::check), `running` the status document of the daemon that runs, if one does.
+/// [`check`](super::check), `user` whom it will run as, if that is not we, and `running` the status document of the
+/// daemon that runs, if one does.
 #[must_use]
-pub fn doctor(args: &RunArgs, env: Env<'_>, rest: Report, running: Option<&Json>) -> Vec<Finding> {
+pub fn doctor(
+    args: &RunArgs,
+    env: Env<'_>,
+    rest: Report,
+    user: Option<&str>,
+    running: Option<&Json>,
+) -> Vec<Finding> {
     let (setup, reports) = setup::examine(args, env, None, rest);
     let mut found = configuration(&reports);
     found.extend(setup.directories());
+    found.extend(user.map(|user| ("user", setup.rights(user))));
     found.extend(setup.state_dir.as_deref().map(|dir| ("disk space", space(dir))));
     found.push(("journal", setup.journal(running)));
     found.push((if setup.index == SalIndex::Ra { "redis" } else { "service" }, setup.service(args)));
@@ -72,33 +84,62 @@ impl Setup {
         vec![("directories", Ok(format!("{} can be written", named.join(", "))))]
     }
 
+    /// Whether another user may use the files and directories that are there. systemd makes the others.
+    fn rights(&self, user: &str) -> Result<String, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(format!(
+                "the unit runs as {user}, and only root can tell what {user} may do: sudo ocps doctor"
+            ));
+        }
+        let toml = self.config.clone().unwrap_or_else(|| DEFAULT_PATH.into());
+        let layers = self.reader.dir.iter().flat_map(|dir| fs::read_dir(dir).into_iter().flatten().flatten());
+        let read =
+            [toml].into_iter().chain(layers.map(|layer| layer.path())).map(|path| (path, "-r", "read"));
+        let written = self.written_directories().map(Path::to_owned).chain(self.journal_file());
+        let denied = read.chain(written.map(|path| (path, "-w", "written")));
+        let denied = denied.filter(|(path, test, _)| path.exists() && !may(user, test, path));
+        let denied: Vec<String> =
+            denied.map(|(path, _, what)| format!("{} cannot be {what}", path.display())).collect();
+        if denied.is_empty() {
+            return Ok(format!("{user} has the rights that it needs to the files that are there"));
+        }
+        Err(format!("for {user}, {}: see chown and chmod", denied.join(", ")))
+    }
+
     fn journal(&self, running: Option<&Json>) -> Result<String, String> {
         let Some(path) = self.journal_file() else {
             if self.settings.journal == Journal::Kafka {
-                return Ok("in a topic of Kafka, which is checked at the start".to_owned());
+                return running.map_or_else(|| self.journal_topic(), in_use);
             }
             return Ok("off: a restart forgets all jobs".to_owned());
         };
         let shown = path.display();
-        match journal::examine(&path, self.identity())? {
-            Found::Missing => Ok(format!("{shown} is to be made at the start")),
-            Found::Sound => Ok(format!("{shown} is sound")),
-            Found::InUse(process) => {
+        match (journal::examine(&path, self.identity())?, running) {
+            (Found::Missing, _) => Ok(format!("{shown} is to be made at the start")),
+            (Found::Sound, _) => Ok(format!("{shown} is sound")),
+            (Found::InUse(_), Some(status)) => in_use(status),
+            (Found::InUse(process), None) => {
                 let process =
                     process.map_or_else(|| "another process".to_owned(), |id| format!("process {id}"));
-                let Some(status) = running else {
-                    return Err(format!(
-                        "{shown} is in use by {process}, which cannot be reached at the socket: stop it, or name its \
-                         socket with --socket"
-                    ));
-                };
-                let problem = |key: &str| status.pointer(&format!("/journal/{key}")).and_then(Json::as_str);
-                match ["problem", "upkeep_problem", "notice"].into_iter().find_map(problem) {
-                    Some(problem) => Err(format!("{shown}: {problem}")),
-                    None => Ok(format!("{shown} is in use by {process}")),
-                }
+                Err(format!(
+                    "{shown} is in use by {process}, which cannot be reached at the socket: stop it, or name its socket \
+                     with --socket"
+                ))
             }
         }
+    }
+
+    #[cfg(feature = "kafka")]
+    fn journal_topic(&self) -> Result<String, String> {
+        let KafkaPlan::On(options) = &self.kafka else { return Err("Kafka is off".to_owned()) };
+        let limits = Limits::in_memory(self.settings.history);
+        Address::new(options.as_ref().clone(), self.identity(), limits).examine()
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    #[allow(clippy::unused_self, reason = "the other one asks its settings")]
+    fn journal_topic(&self) -> Result<String, String> {
+        Err("this build has no Kafka".to_owned())
     }
 
     /// Asks the service as the daemon does when it has nothing else to ask.
@@ -155,9 +196,51 @@ impl Setup {
     }
 }
 
+/// Whether a test of this file by `test(1)` succeeds for a user; where that cannot be found out, it counts as so.
+fn may(user: &str, test: &str, path: &Path) -> bool {
+    let status = Command::new("runuser").args(["-u", user, "--", "test", test]).arg(path).status();
+    status.map_or(true, |status| status.code() != Some(1))
+}
+
+/// The journal of the daemon with this status document.
+fn in_use(status: &Json) -> Result<String, String> {
+    let text = |key: &str| status.pointer(key).and_then(Json::as_str);
+    let path = text("/journal/path").unwrap_or("the journal");
+    match ["/journal/problem", "/journal/upkeep_problem", "/journal/notice"].into_iter().find_map(text) {
+        Some(problem) => Err(format!("{path}: {problem}")),
+        None => {
+            let process = status.get("pid").and_then(Json::as_i64).unwrap_or_default();
+            Ok(format!("{path} is in use by process {process}"))
+        }
+    }
+}
+
 fn ask(backend: &dyn Backend, url: &Url) -> Result<(), String> {
     match backend.perform(url, &Action::Ping).of_service() {
         Some(Err(failure)) => Err(failure.reason.clone()),
         Some(Ok(())) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_finds_out_what_another_user_may_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ocps.toml");
+        fs::write(&file, "").unwrap();
+        let open = |mode| {
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        open(0o755);
+        assert!(may("nobody", "-r", &file) && !may("nobody", "-w", &file));
+        open(0o700);
+        assert!(!may("nobody", "-r", &file));
     }
 }

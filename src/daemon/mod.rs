@@ -356,13 +356,13 @@ impl Daemon {
         }
         let foreign = self.admission.foreign();
         if foreign > 0 {
-            log::warn!("{foreign} commands were for another instance, and are not carried out");
+            log::warn!("commands for another instance, which are not carried out: {foreign}");
         }
         let overdue = self.admission.look(now);
         if !overdue.is_empty() {
             log::warn!(
-                "Kafka: our heartbeats cannot be read back, so another instance may go unnoticed; {} commands are \
-                 carried out nevertheless",
+                "Kafka: our heartbeats cannot be read back, so another instance may go unnoticed; commands that are carried \
+                 out nevertheless: {}",
                 overdue.len()
             );
         }
@@ -584,7 +584,7 @@ fn forgotten(csc: &Csc) -> String {
     };
     let names: Vec<String> = unfinished.iter().take(FORGOTTEN_NAMED_MAX).map(name).collect();
     format!(
-        "; the next start may not know of {} unfinished jobs; the end of those that it does not find at the execution \
+        "; unfinished jobs that the next start may not know: {}; the end of those that it does not find at the execution \
          service is never published: {}",
         unfinished.len(),
         names.join(", ")

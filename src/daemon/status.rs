@@ -139,7 +139,11 @@ impl Daemon {
         if let Some(who) = self.standing_by_for() {
             return format!("standing by for {who}{kafka}");
         }
-        format!("{}: {jobs} jobs, {running} of them running{error}{kafka}", status.state)
+        let jobs = match jobs {
+            0 => "no jobs".to_owned(),
+            jobs => format!("unfinished jobs: {jobs}, running: {running}"),
+        };
+        format!("{}: {jobs}{error}{kafka}", status.state)
     }
 }
 
@@ -186,7 +190,6 @@ fn journal(journal: &journal::Status) -> Json {
         "notice": journal.notice,
         "busy_s": seconds(journal.busy_since.map(|since| since.elapsed())),
         "last_commit_s": seconds(journal.last_commit),
-        "last_commit_ms": seconds(journal.last_commit).map(|seconds| seconds * 1e3),
     })
 }
 

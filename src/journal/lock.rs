@@ -53,6 +53,13 @@ impl Lock {
         (taken == Err(Errno::WOULDBLOCK)).then(|| notes(&lock).get(PROCESS).copied())
     }
 
+    /// How many runs a journal has had, as [`Lock::runs`], by whoever has not taken its directory.
+    pub(super) fn noted(journal: &Path) -> i64 {
+        let name = journal.file_name().unwrap_or_default().to_string_lossy();
+        let lock = File::open(directory(journal).join("lock"));
+        lock.map_or(0, |lock| notes(&lock).get(&*name).copied().unwrap_or(0))
+    }
+
     /// Takes the directory again if it is no longer the one that was taken.
     ///
     /// # Errors

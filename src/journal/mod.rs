@@ -153,10 +153,8 @@ pub fn examine(path: &Path, identity: Identity) -> Result<Found, String> {
     if let Some(process) = Lock::holder(error::directory(path)) {
         return Ok(Found::InUse(process));
     }
-    if !path.try_exists().map_err(|error| format!("{}: {error}", path.display()))? {
-        return Ok(Found::Missing);
-    }
-    store::examine(path, identity).map(|()| Found::Sound)
+    let is_there = store::examine(path, identity, Lock::noted(path))?;
+    Ok(if is_there { Found::Sound } else { Found::Missing })
 }
 
 /// What happened to a journal as a whole.
@@ -299,7 +297,7 @@ impl Journal {
         drop((batches, begin));
         let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
             let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting);
-            Err(format!("it did not answer for {seconds} s; {waiting} records wait"))
+            Err(format!("it did not answer for {seconds} s; records that wait: {waiting}"))
         });
         closed
             .map_err(|error| format!("the journal {} is not complete: {error}", lock(&status).path.display()))

@@ -73,22 +73,42 @@ impl Place {
         Ok((connection, read))
     }
 
-    /// Checks all of the journal, and writes to no file in its directory. Nobody else may use it meanwhile.
-    pub(super) fn examine(&self) -> Result<(), Fault> {
+    /// Checks all of the journal, and writes to no file in its directory. Nobody else may use it meanwhile. Returns how
+    /// many runs it has had; none if there is none.
+    pub(super) fn examine(&self) -> Result<Option<i64>, Fault> {
+        if !self.path.try_exists()? {
+            return self.check_absence().map(|()| None);
+        }
         self.check_header()?;
-        let path = utf8_percent_encode(&self.path.to_string_lossy(), NON_ALPHANUMERIC).to_string();
-        // Without `immutable` SQLite would make its files beside it.
-        let uri = format!("file:{}?immutable=1", path.replace("%2F", "/"));
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        let connection = Connection::open_with_flags(uri, flags)?;
+        let connection = self.connect_to_look()?;
         self.check_version(&connection)?;
         schema::check(&connection, self.steps)?;
         self.check_identity(&connection)?;
         match connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0))? {
-            verdict if verdict == "ok" => Ok(()),
+            verdict if verdict == "ok" => Ok(Some(runs(&connection)?)),
             verdict => Err(verdict.into()),
         }
+    }
+
+    /// A connection that makes and writes no file.
+    fn connect_to_look(&self) -> Result<Connection, Fault> {
+        if size(&wal(&self.path)) == 0 {
+            let path = utf8_percent_encode(&self.path.to_string_lossy(), NON_ALPHANUMERIC).to_string();
+            // Without `immutable` SQLite would make its files beside it.
+            let uri = format!("file:{}?immutable=1", path.replace("%2F", "/"));
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+                | OpenFlags::SQLITE_OPEN_NO_MUTEX
+                | OpenFlags::SQLITE_OPEN_URI;
+            return Ok(Connection::open_with_flags(uri, flags)?);
+        }
+        // With `immutable` it would not read the `-wal` file, which a killed process leaves.
+        let connection = Connection::open_with_flags(&self.path, FLAGS)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // Whoever has it alone keeps the index of the `-wal` file in memory.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
     }
 
     /// Opens the journal again after an error of its disk.
@@ -145,10 +165,16 @@ impl Place {
         )))
     }
 
-    fn create(&self) -> Result<(), Fault> {
+    /// Whether a new one may be made.
+    fn check_absence(&self) -> Result<(), Fault> {
         if size(&wal(&self.path)) > 0 {
             return Err("it is missing, but what was written to it last is there".into());
         }
+        Ok(())
+    }
+
+    fn create(&self) -> Result<(), Fault> {
+        self.check_absence()?;
         self.make(|fresh| {
             let mut connection = Connection::open_with_flags(fresh, FLAGS)?;
             self.populate(&mut connection)?;
@@ -221,6 +247,11 @@ pub(super) fn introduce(connection: &Connection, identity: Identity) -> rusqlite
     connection.execute(insert, params![identity.index.number(), identity.simulated]).map(drop)
 }
 
+/// How many runs a journal has had.
+pub(super) fn runs(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT lives FROM journal", [], |row| row.get(0))
+}
+
 /// The instance that owns a journal.
 pub(super) fn identity(connection: &Connection) -> Result<Identity, Fault> {
     let query = "SELECT sal_index, simulated FROM journal";
@@ -274,7 +305,7 @@ mod tests {
     }
 
     fn runs(transaction: &Transaction<'_>) -> Result<i64, Fault> {
-        Ok(transaction.query_row("SELECT lives FROM journal", [], |row| row.get(0))?)
+        Ok(super::runs(transaction)?)
     }
 
     #[test]

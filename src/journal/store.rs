@@ -99,13 +99,15 @@ pub struct Sqlite {
     copies: u32,
 }
 
-/// Checks a journal that no process uses, and changes nothing.
-pub(super) fn examine(path: &Path, identity: Identity) -> Result<(), String> {
+/// Checks a journal that no process uses, and changes nothing; whether there is one. `noted` is how many runs the last
+/// one here had.
+pub(super) fn examine(path: &Path, identity: Identity, noted: i64) -> Result<bool, String> {
     let limits = Limits::new(Duration::ZERO);
     let place = Place { path: path.to_owned(), identity, limits, steps: STEPS };
-    place.examine().map_err(|fault| match fault.refusal(path) {
+    let runs = place.examine().map_err(|fault| match fault.refusal(path) {
         OpenError::Unusable(reason) | OpenError::Refused(reason) => reason,
-    })
+    })?;
+    lost_before(path, runs.unwrap_or(0), noted).map_or(Ok(runs.is_some()), Err)
 }
 
 impl Sqlite {
@@ -124,7 +126,7 @@ impl Sqlite {
         let noted = lock.as_ref().map_or(0, Lock::runs);
         let place = Place { path: path.to_owned(), identity, limits, steps: STEPS };
         let opened = place.open_first(|transaction| {
-            let runs = transaction.query_row("SELECT lives FROM journal", [], |row| row.get(0))?;
+            let runs = open::runs(transaction)?;
             if runs < noted {
                 transaction.execute("UPDATE journal SET searched = 0", [])?;
             }

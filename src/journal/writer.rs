@@ -155,7 +155,7 @@ impl<S: Store> Writer<S> {
         while !self.waiting.is_empty() {
             reports.extend(self.write(now.mono));
             if let Some(failure) = &self.failure {
-                let lost = format!("{} records were not written: {}", self.waiting(), failure.reason);
+                let lost = format!("records that were not written: {}: {}", self.waiting(), failure.reason);
                 return (reports, Err(lost));
             }
         }

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 
 use serde_json::json;
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::csc::event::Ack;
 use crate::csc::id::JobId;
@@ -14,36 +15,64 @@ const PATIENCE_S: f64 = 600.0;
 /// The fields of an `ackcmd` that depend on the ack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AckFields {
-    /// The code, see [`AckFields::name`].
-    pub ack: i32,
-    /// 1 for a failure or an abort, else 0.
-    pub error: i32,
+    /// The code.
+    pub code: AckCode,
     /// The result, for the sender.
     pub result: String,
     /// Seconds that the sender is to wait for the next ack; 0 in a final ack.
     pub timeout: f64,
-    /// SAL's name of the code.
-    pub name: &'static str,
 }
 
-/// The code of a command that was carried out.
-pub const COMPLETE: i32 = 303;
+/// The codes of the acks that we send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(prefix = "CMD_", serialize_all = "UPPERCASE")]
+pub enum AckCode {
+    /// The job of an execute exists; its end is awaited.
+    InProgress = 301,
+    /// The command was carried out.
+    Complete = 303,
+    /// It failed or was refused.
+    Failed = -302,
+    /// The job of an execute was aborted by `abort_job`.
+    Aborted = -303,
+}
+
+impl AckCode {
+    /// The number in `ack`.
+    #[must_use]
+    pub fn number(self) -> i32 {
+        self as i32
+    }
+
+    /// SAL's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// `error`: 1 for a failure or an abort, else 0.
+    #[must_use]
+    pub fn error(self) -> i32 {
+        i32::from(self.number() < 0)
+    }
+}
+
 /// The codes of a command that is still carried out: `CMD_ACK`, `CMD_INPROGRESS` and `CMD_STALLED`.
 pub const NOT_FINAL: RangeInclusive<i32> = 300..=302;
 
 impl From<&Ack> for AckFields {
     fn from(ack: &Ack) -> Self {
-        let (code, name, result) = match ack {
+        let (code, result) = match ack {
             // Observing scripts parse this text and read `job_id`.
             Ack::InProgress { job_id, missing_prereqs } => {
-                (301, "CMD_INPROGRESS", in_progress(job_id, missing_prereqs))
+                (AckCode::InProgress, in_progress(job_id, missing_prereqs))
             }
-            Ack::Complete => (COMPLETE, "CMD_COMPLETE", "Done".to_owned()),
-            Ack::Failed { reason } => (-302, "CMD_FAILED", format!("Failed: {}", one_line(reason))),
-            Ack::Aborted => (-303, "CMD_ABORTED", "Aborted".to_owned()),
+            Ack::Complete => (AckCode::Complete, "Done".to_owned()),
+            Ack::Failed { reason } => (AckCode::Failed, format!("Failed: {}", one_line(reason))),
+            Ack::Aborted => (AckCode::Aborted, "Aborted".to_owned()),
         };
         let timeout = if ack.is_final() { 0.0 } else { PATIENCE_S };
-        Self { ack: code, error: i32::from(code < 0), result, timeout, name }
+        Self { code, result, timeout }
     }
 }
 

@@ -143,7 +143,7 @@ fn not_json(error: serde_json::Error) -> String {
 pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
     let fields = AckFields::from(ack);
     let body = json!({
-        "seq": seq_num.0, "ack": fields.ack, "name": fields.name, "error": fields.error,
+        "seq": seq_num.0, "ack": fields.code.number(), "name": fields.code.name(), "error": fields.code.error(),
         "result": fields.result, "timeout": fields.timeout,
     });
     json!({ "ack": body }).to_string()

@@ -160,6 +160,27 @@ fn files_with_hostile_names_are_not_downloaded() {
 }
 
 #[test]
+fn files_of_one_name_are_told_apart_by_their_numbers() {
+    let rig = Rig::new(quick(), "");
+    let lists = || {
+        let uris = ["http://h/a/x.txt", "http://h/b/x.txt", "http://h/y.txt", "http://h/0-x.txt"];
+        let body = uris.iter().enumerate().map(|(id, uri)| json!({"id": id, "uri": uri})).collect::<Value>();
+        rig.fault(
+            On::Get,
+            What::Status { code: 200, content_type: "application/json".into(), body: body.to_string() },
+        );
+    };
+    lists();
+    let expected = ["SIZE  NAME", "-     0-x.txt", "-     1-x.txt", "-     y.txt", "-     0-x.txt"];
+    rig.daemon.run(&["results", "1-a"]).check(0, &expected, "");
+    lists();
+    let ran = rig.download();
+    assert_eq!(ran.code, Some(1));
+    let last = "ocps: 0-x.txt: another file of the job has this name: not downloaded\n";
+    assert!(ran.stderr.contains("ocps: 1-x.txt: ") && ran.stderr.contains(last), "{ran:?}");
+}
+
+#[test]
 fn a_job_that_the_service_has_forgotten_still_has_its_files() {
     let timing = Timing { time_to_live: 0.0, ..quick().timing };
     let rig = Rig::new(Options { timing, ..quick() }, "files=1");

@@ -1,6 +1,7 @@
 //! The real binary against a small fake daemon that answers as a test wants.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 
+mod codes;
 mod console;
 mod fake_daemon;
 mod files;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -35,8 +36,7 @@ fn commands(daemon: &FakeDaemon) -> Vec<Value> {
 #[test]
 fn a_line_can_be_edited_completed_cleared_and_brought_back() {
     let (daemon, home) = (knows_jobs(), TempDir::new().unwrap());
-    let mut terminal = Terminal::run(&daemon, &home, &["console"]);
-    terminal.wait_for("ocps> ");
+    let mut terminal = Terminal::showing("ocps> ", &daemon, &home, &["console"]);
     terminal.press("exec\tpipel\ttrue.yaml\r");
     terminal.wait_for("CMD_COMPLETE");
     terminal.press("never this");
@@ -56,8 +56,7 @@ fn a_line_can_be_edited_completed_cleared_and_brought_back() {
     let run = |pipeline| json!(["execute", {"pipeline": pipeline}]);
     assert_eq!(commands(&daemon), [run("true.yaml"), run("a b.yaml"), run("true.yaml")]);
 
-    let mut terminal = Terminal::run(&daemon, &home, &["console"]);
-    terminal.wait_for("ocps> ");
+    let mut terminal = Terminal::showing("ocps> ", &daemon, &home, &["console"]);
     terminal.press(UP);
     terminal.wait_for("execute pipeline=true.yaml");
     terminal.press("\r");
@@ -92,11 +91,25 @@ fn what_comes_while_a_line_is_edited_is_printed_above_it() {
 }
 
 #[test]
+fn a_signal_leaves_the_terminal_as_it_was() {
+    // SIGINT clears the line, as ^C does.
+    for signal in [Signal::TERM, Signal::HUP] {
+        let (daemon, home) = (knows_jobs(), TempDir::new().unwrap());
+        let mut terminal = Terminal::showing("ocps> ", &daemon, &home, &["console"]);
+        terminal.press("half a line");
+        terminal.wait_for("half a line");
+        kill_process(Pid::from_child(&terminal.child), signal).unwrap();
+        let (code, shown) = terminal.end();
+        assert_eq!(code, Some(128 + signal.as_raw()), "{shown:?}");
+        assert!(shown.ends_with("ocps: terminated: jobs keep running\r\n"), "{shown:?}");
+    }
+}
+
+#[test]
 fn without_a_place_for_it_there_is_no_history_and_no_error() {
     let (daemon, home) = (knows_jobs(), TempDir::new().unwrap());
     fs::write(home.path().join(".local"), "no directory").unwrap();
-    let mut terminal = Terminal::run(&daemon, &home, &["console"]);
-    terminal.wait_for("ocps> ");
+    let mut terminal = Terminal::showing("ocps> ", &daemon, &home, &["console"]);
     terminal.press("enable\r");
     terminal.wait_for("CMD_COMPLETE");
     // Lines that come together are carried out one by one.

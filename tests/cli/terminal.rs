@@ -30,7 +30,15 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Runs a client of the daemon whose files of earlier sessions are below `home`.
+    /// Runs a client of the daemon, whose files of earlier sessions are below `home`, and waits until it shows this.
+    #[track_caller]
+    pub(crate) fn showing(text: &str, daemon: &FakeDaemon, home: &TempDir, arguments: &[&str]) -> Self {
+        let mut terminal = Self::run(daemon, home, arguments);
+        terminal.wait_for(text);
+        terminal
+    }
+
+    /// The same, and waits for nothing.
     pub(crate) fn run(daemon: &FakeDaemon, home: &TempDir, arguments: &[&str]) -> Self {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -33,8 +34,7 @@ fn daemon() -> FakeDaemon {
 #[test]
 fn a_job_is_selected_opened_filtered_and_aborted_after_a_question() {
     let (daemon, home) = (daemon(), TempDir::new().unwrap());
-    let mut terminal = Terminal::run(&daemon, &home, &["top"]);
-    terminal.wait_for("second.yaml");
+    let mut terminal = Terminal::showing("second.yaml", &daemon, &home, &["top"]);
     // After each key only what changes is drawn: ^L draws all, though blanks are left out.
     terminal.press("\x1b[B\r\x0c");
     terminal.wait_for("run_id");
@@ -66,8 +66,7 @@ fn a_job_is_selected_opened_filtered_and_aborted_after_a_question() {
 fn ctrl_c_restores_the_terminal_and_counts_as_interrupted() {
     let home = TempDir::new().unwrap();
     let silent = FakeDaemon::start(|_: &Value| Vec::new());
-    let mut terminal = Terminal::run(&silent, &home, &["top"]);
-    terminal.wait_for("Up/Down");
+    let mut terminal = Terminal::showing("Up/Down", &silent, &home, &["top"]);
     for (columns, lines) in [(u16::MAX, u16::MAX), (1, 1), (0, 0)] {
         terminal.resize(columns, lines);
         terminal.press("\x0c");
@@ -79,6 +78,16 @@ fn ctrl_c_restores_the_terminal_and_counts_as_interrupted() {
     assert_eq!(code, Some(130), "{shown:?}");
     assert!(shown.contains(LEAVES_THE_SCREEN), "{shown:?}");
     assert!(shown.ends_with("ocps: interrupted: jobs keep running\r\n"), "{shown:?}");
+}
+
+#[test]
+fn sigterm_restores_the_terminal_too() {
+    let (daemon, home) = (daemon(), TempDir::new().unwrap());
+    let terminal = Terminal::showing("second.yaml", &daemon, &home, &["top"]);
+    kill_process(Pid::from_child(&terminal.child), Signal::TERM).unwrap();
+    let (code, shown) = terminal.end();
+    assert_eq!(code, Some(143), "{shown:?}");
+    assert!(shown.contains(LEAVES_THE_SCREEN), "{shown:?}");
 }
 
 #[test]

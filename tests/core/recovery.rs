@@ -518,7 +518,7 @@ fn without_a_journal_jobs_of_our_index_are_found_at_the_service_and_tracked() {
     world.answer("DELETE b", removed());
     assert_eq!(world.csc.status().recovery.found, 1);
     let logged = world.logged.iter().any(|(_, line)| {
-        line.starts_with("1 jobs of index 1 (LATISS) run at the service that the journal does not know")
+        line.starts_with("jobs of index 1 (LATISS) that run at the service and are not in the journal: 1;")
             && line.ends_with(": a (run 17-ocps1-x)")
     });
     assert!(logged, "{:?}", world.logged);

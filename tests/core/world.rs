@@ -546,7 +546,7 @@ fn line(effect: &Effect) -> Option<String> {
                 Ack::Complete | Ack::Failed { .. } => {}
             }
             let fields = AckFields::from(ack);
-            format!("ack {} {} {}", to.seq_num.0, fields.name, fields.result)
+            format!("ack {} {} {}", to.seq_num.0, fields.code.name(), fields.result)
         }
         Effect::Publish { event, .. } => event_line(event),
         // Sent when there is no other request.

@@ -1,11 +1,15 @@
 //! `ocps doctor`: in order, and what is wrong in each case that is cheap to make.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use rusqlite::Connection;
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Home, Ran};
+use crate::harness::{Home, LONG, Ran};
 use crate::support::port::Port;
 use crate::support::uws_service::{Options, UwsService};
 
@@ -96,6 +100,49 @@ fn what_is_wrong_is_said_with_what_to_do() {
     let (code, checks) = doctor(&home, &["--simulate", "--state-dir", "file/state"]);
     assert_eq!(code, Some(1), "{checks:?}");
     assert!(of("directories", &checks).starts_with("WRONG file/state: cannot be written: "), "{checks:?}");
+}
+
+/// The files of a directory and what is in them.
+fn contents(directory: &Path) -> BTreeMap<OsString, Vec<u8>> {
+    let files = fs::read_dir(directory).unwrap().map(|file| file.unwrap());
+    files.map(|file| (file.file_name(), fs::read(file.path()).unwrap())).collect()
+}
+
+#[test]
+fn what_a_killed_daemon_wrote_last_is_part_of_its_journal() {
+    let home = Home::with_toml(LONG);
+    let mut daemon = home.start(&["1", "--simulate", "--state", "enabled"]);
+    let mut client = daemon.connect();
+    let seq = client.execute("true.yaml");
+    client.job_id(seq);
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    let state = home.path("state");
+    let (journal, last) = (state.join("simulated.db"), state.join("simulated.db-wal"));
+    assert!(fs::metadata(&last).unwrap().len() > 0);
+    let before = contents(&state);
+    let find = || {
+        let (code, checks) = doctor(&home, &["--simulate"]);
+        (code, of("journal", &checks).to_owned())
+    };
+    assert_eq!(find(), (Some(0), format!("{} is sound", journal.display())));
+    assert_eq!(contents(&state), before);
+    // Without the rest, each part is wrong.
+    let whole = fs::read(&journal).unwrap();
+    fs::remove_file(&journal).unwrap();
+    let (code, found) = find();
+    assert!(
+        code == Some(1) && found.contains("it is missing, but what was written to it last is there"),
+        "{found}"
+    );
+    fs::remove_file(&last).unwrap();
+    let (code, found) = find();
+    assert!(code == Some(1) && found.contains("is missing, although there was one"), "{found}");
+    fs::write(&journal, &whole).unwrap();
+    fs::write(&last, &before[last.file_name().unwrap()]).unwrap();
+    let mut daemon = home.start(&["1", "--simulate"]);
+    assert_eq!(daemon.connect().query("status")["recovery"]["running"], 1);
+    daemon.terminate();
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn jobs_that_run_are_found_at_the_service_when_the_journal_is_missing() {
     assert!(client.query("status")["journal"]["notice"].as_str().unwrap().contains(missing));
     assert_eq!(client.run("start", &json!({})), "CMD_COMPLETE Done");
     eventually("they are found", || client.query("status")["recovery"]["found"] == 2);
-    let found = "2 jobs of index 1 (LATISS) run at the service that the journal does not know";
+    let found = "jobs of index 1 (LATISS) that run at the service and are not in the journal: 2;";
     assert!(daemon.stderr().contains(found), "{}", daemon.stderr());
     assert!(home.client(&["status"]).stdout.contains("2 unknown jobs found at the service"));
     let ids: Vec<String> = service.jobs().iter().map(|job| job.job_id.clone()).collect();
@@ -104,7 +104,7 @@ fn what_the_next_start_may_not_know_is_logged_at_the_stop() {
     assert!(log.contains("cannot use the state directory"), "{log}");
     let id = &service.jobs()[0].job_id;
     let forgotten =
-        "the next start may not know of 1 unfinished jobs; the end of those that it does not find";
+        "unfinished jobs that the next start may not know: 1; the end of those that it does not find";
     assert!(log.contains(forgotten) && log.contains(&format!("{id} (run 1-ocps1-")), "{log}");
 }
 

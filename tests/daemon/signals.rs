@@ -30,7 +30,7 @@ fn a_stop_leaves_the_jobs_at_the_service() {
     let last = client.story().pop().unwrap();
     assert_eq!(last, r#"summaryState {"summaryState":4}"#);
     assert_eq!((service.jobs().len(), service.counters().deletes), (1, 0));
-    assert!(daemon.stderr().contains("1 jobs keep running at the service"), "{}", daemon.stderr());
+    assert!(daemon.stderr().contains("jobs that keep running at the service: 1;"), "{}", daemon.stderr());
 }
 
 #[test]

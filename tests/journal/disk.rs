@@ -336,7 +336,7 @@ fn a_journal_that_cannot_be_made_is_reported_and_made_as_soon_as_it_can() {
     journal.write(vec![accepted(2)]).unwrap();
     let error = journal.close(PATIENCE).unwrap_err();
     assert!(
-        error.contains("1 records were not written: the file was deleted or replaced: cannot use"),
+        error.contains("records that were not written: 1: the file was deleted or replaced: cannot use"),
         "{error}"
     );
 }

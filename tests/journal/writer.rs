@@ -205,7 +205,7 @@ fn at_the_end_all_is_written_without_patience() {
     assert_eq!(reports, [failed()]);
     // A large record counts for more where the queue is limited, but is one record for people.
     assert!(rig.writer.load > 10);
-    assert_eq!(result.unwrap_err(), "2 records were not written: the disk is full");
+    assert_eq!(result.unwrap_err(), "records that were not written: 2: the disk is full");
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn an_instance_that_stood_still_and_its_successor_never_both_carry_out_a_command
     // What piled up was for the other, and is not even refused.
     assert!(between.iter().all(|seq| acks(&foreign, *seq) == 1), "{:#?}", foreign.story());
     eventually("it is logged", || {
-        log(&home).contains("commands were for another instance, and are not carried out")
+        log(&home).contains("commands for another instance, which are not carried out: ")
     });
 }
 

@@ -51,6 +51,12 @@ fn refused(rig: &Rig, toml: &str, replicas: &str) -> Ran {
     run(rig.daemon_in(&home, &[]).env("LSST_KAFKA_REPLICATION_FACTOR", replicas))
 }
 
+/// What `ocps doctor` finds about the journal.
+fn doctor(rig: &Rig) -> String {
+    let (_, text) = rig.doctor("s.sock");
+    text.lines().find(|line| line.contains(" journal ")).unwrap().to_owned()
+}
+
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn a_killed_daemon_forgets_nothing_though_its_directories_are_empty() {
@@ -60,6 +66,9 @@ fn a_killed_daemon_forgets_nothing_though_its_directories_are_empty() {
     foreign.state(2);
     let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
     let id = foreign.job_id(seq);
+    // That of a simulation is another one.
+    let found = doctor(&rig);
+    assert!(found.ends_with(".simulated is to be made at the start"), "{found}");
     first.signal(Signal::KILL);
     first.wait();
     assert!(!rig.home.path("state").exists(), "nothing is kept there");
@@ -136,6 +145,29 @@ fn a_second_instance_that_hears_the_first_gives_way_and_does_not_touch_its_journ
 
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
+fn the_doctor_reads_the_topic_of_a_daemon_that_was_killed() {
+    let rig = rig();
+    let (mut first, mut foreign) = rig.enabled();
+    assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+    let found = doctor(&rig);
+    assert!(found.starts_with("ok ") && found.contains(" is in use by process "), "{found}");
+    first.signal(Signal::KILL);
+    first.wait();
+    let found = doctor(&rig);
+    assert!(found.starts_with("ok ") && found.contains(" is sound: compacted, of 1 replicas, "), "{found}");
+    // Nobody is fenced by that, and nothing is written.
+    let mut second = rig.start(&["--state", "resume"]);
+    eventually("it has joined", || second.connect().query("status")["not_ready"].is_null());
+    for _ in 0..2 {
+        let found = rig.doctor("elsewhere.sock").1;
+        assert!(found.contains(" is sound: "), "{found}");
+    }
+    assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+    second.terminate();
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
 fn a_topic_that_is_no_journal_of_ours_is_refused_and_left_as_it_is() {
     for (make_it, expected) in [
         (&(|rig: &Rig, name: &str| make(rig, name, 2, "compact")) as &dyn Fn(&Rig, &str), "has 2 partitions"),
@@ -176,6 +208,8 @@ fn a_topic_that_is_no_journal_of_ours_is_refused_and_left_as_it_is() {
         let rig = rig();
         let name = name(&rig, "1.simulated");
         make_it(&rig, &name);
+        let found = doctor(&rig);
+        assert!(found.starts_with("WRONG ") && found.contains(expected), "{found}");
         let ran = refused(&rig, "", "1");
         let last = ran.stderr.lines().last().unwrap_or_default();
         assert!(last.contains(expected) && last.contains(&name), "{expected}: {ran:?}");

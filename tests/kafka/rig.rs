@@ -66,11 +66,15 @@ impl Rig {
 
     /// What `ocps doctor` finds for that daemon: its exit code and its output. It looks for a daemon at this socket.
     pub(crate) fn doctor(&self, socket: &str) -> (Option<i32>, String) {
+        let ran = run(&mut self.doctor_command(socket));
+        (ran.code, ran.stdout)
+    }
+
+    pub(crate) fn doctor_command(&self, socket: &str) -> Command {
         let mut command = self.home.ocps();
         let flags = ["--index", "1", "--simulate", "--socket", socket];
         self.home.run_args(command.arg("doctor"), &flags);
-        let ran = run(&mut self.joined(command));
-        (ran.code, ran.stdout)
+        self.joined(command)
     }
 
     /// Makes a daemon a part of this rig, by its environment.

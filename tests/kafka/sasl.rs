@@ -18,6 +18,16 @@ fn user(rig: &Rig, listener: &str, args: &[&str]) -> Command {
     command
 }
 
+/// What `ocps doctor` finds as that user.
+fn doctor(rig: &Rig) -> String {
+    let mut command = rig.doctor_command("s.sock");
+    command
+        .env("LSST_KAFKA_BROKER_ADDR", given("OCPS_TEST_SASL_BROKER").unwrap())
+        .env("LSST_KAFKA_SECURITY_USERNAME", "ocps")
+        .env("LSST_KAFKA_SECURITY_PASSWORD", "geheim");
+    crate::harness::run(&mut command).stdout
+}
+
 /// The same over TLS, with the authority of this name.
 fn user_over_tls(rig: &Rig, authority: &str, args: &[&str]) -> Command {
     let certificates = given("OCPS_TEST_TLS_CERTIFICATES").unwrap();
@@ -177,6 +187,10 @@ fn a_topic_that_we_may_not_read_is_named_until_we_may() {
     let mut client = daemon.subscribe();
     let refused = format!("topic lsst.{}.OCPS.command_start cannot be read: ", rig.subname);
     eventually("it is logged", || !lines(&daemon.stderr(), &refused).is_empty());
+    let found = doctor(&rig);
+    let expected =
+        format!("WRONG topics          lsst.{}.OCPS.command_start: it may not be read; give ", rig.subname);
+    assert!(found.contains(&expected), "{found}");
     let mut foreign = rig.foreign();
     foreign.state(5);
     // The others are read, and that is not taken for its end.
@@ -191,5 +205,7 @@ fn a_topic_that_we_may_not_read_is_named_until_we_may() {
     eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);
     let log = daemon.stderr();
     assert!(log.contains("command_start can be read again"), "{log}");
+    let found = doctor(&rig);
+    assert!(found.contains("ok    topics "), "{found}");
     assert_eq!(lines(&log, "Kafka: ").len(), 1, "{log}");
 }

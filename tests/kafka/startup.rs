@@ -160,7 +160,8 @@ fn the_doctor_finds_what_is_wrong_with_kafka() {
     };
     let none = "ok    other instance  there is no heartbeat of index 1";
     let schemas = "ok    schemas         all fit, ";
-    has(&rig.doctor("s.sock"), 0, &["ok    brokers ", "ok    topics ", "ok    registry ", schemas, none]);
+    let lines = ["ok    brokers ", "ok    topics ", "ok    compaction ", "ok    registry ", schemas, none];
+    has(&rig.doctor("s.sock"), 0, &lines);
     assert!(rig.registry.memory.lock().unwrap().subjects.is_empty(), "nothing is registered");
 
     let mut daemon = rig.start(&[]);

@@ -15,4 +15,5 @@ pub mod reply;
 pub mod skip;
 pub mod uws_fault;
 pub mod uws_job;
+pub mod uws_route;
 pub mod uws_service;

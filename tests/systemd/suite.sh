@@ -82,7 +82,7 @@ test_start() {
   expect 'user' '^ocps$' ps -o user= -p "$(pid)"
   expect 'as root without a flag' 'socket +/run/ocps/ocps.sock' ocps status
   ocps send execute --no-wait pipeline=true.yaml >/dev/null
-  await 5 eval 'property StatusText ocps | grep -q "^ENABLED: 1 jobs, 1 of them running"'
+  await 5 eval 'property StatusText ocps | grep -q "^ENABLED: unfinished jobs: 1, running: 1"'
 }
 
 # Readiness is not notified before the requested state is reached: git hangs meanwhile.

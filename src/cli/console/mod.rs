@@ -22,6 +22,7 @@ use super::client::{
     Client, Event, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
 };
 use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
+use super::exit::Signals;
 use super::flags::{Line, help, seconds};
 use super::jobs::{jobs_text, unfinished};
 use super::output::{Output, Tone, complain, paint};
@@ -50,11 +51,14 @@ fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure>
         Err(_) => (None, input::read_standard_input()),
     };
     let input = input.map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
+    // Only the line editor must put the terminal back.
+    let signals = prompt.as_ref().map(|_| Signals::listen()).transpose()?;
     let typist = if stdin().is_terminal() { Typist::Person } else { Typist::Script };
     let mut session = Session {
         client,
         typist,
         prompt,
+        signals,
         sent: Vec::new(),
         queries: 0,
         input_ended: false,
@@ -89,6 +93,7 @@ struct Session {
     typist: Typist,
     /// Where lines are edited.
     prompt: Option<Prompt>,
+    signals: Option<Signals>,
     sent: Vec<Sent>,
     /// Queries whose answer has not come.
     queries: usize,
@@ -103,6 +108,7 @@ impl Session {
         let no_input = never();
         let lines = self.client.lines.clone();
         while !self.is_over() {
+            self.signals.as_ref().map_or(Ok(()), Signals::expect_none)?;
             let input = if self.reads_on() { input } else { &no_input };
             select! {
                 recv(lines) -> line => match Message::of(line) {

@@ -5,6 +5,7 @@
 
 mod folder;
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -132,6 +133,18 @@ impl JobAt {
         }
     }
 
+    /// These files with their names; of several with one name, each has its number before it.
+    fn named(&self, files: Vec<JobFile>) -> Vec<(String, JobFile)> {
+        let mut counts = HashMap::<String, usize>::new();
+        files.iter().for_each(|file| *counts.entry(self.name(file)).or_default() += 1);
+        let name = |(number, file): (usize, JobFile)| {
+            let name = self.name(&file);
+            let is_one = counts.get(&name) == Some(&1);
+            (if is_one { name } else { format!("{number}-{name}") }, file)
+        };
+        files.into_iter().enumerate().map(name).collect()
+    }
+
     /// The name of a file below the job's folder, from outside and not to be trusted.
     fn name(&self, file: &JobFile) -> String {
         let Some(uri) = &file.uri else { return format!("result-{}", file.id) };
@@ -159,27 +172,28 @@ pub(super) fn results(line: &Line) -> Result<Task, String> {
     let (args, json, folder) = (Args::of(line)?, line.has("json"), line.path("download")?);
     Ok(Box::new(move |out| {
         let job = JobAt::find(&args)?;
-        let files = job.files()?;
+        let files = job.named(job.files()?);
         match folder {
             Some(path) => download(&job, &files, &path, out),
             None if json => {
-                let file = |file: &JobFile| json!({"id": file.id, "name": job.name(file), "uri": file.uri, "size": file.size});
+                let file = |(name, file): &(String, JobFile)| json!({"id": file.id, "name": name, "uri": file.uri, "size": file.size});
                 out.line(&files.iter().map(file).collect::<Value>().to_string())
             }
             None if files.is_empty() => out.line("no files"),
             None => {
-                let column = |heading: &str, cell: &dyn Fn(&JobFile) -> String| {
+                let column = |heading: &str, cell: &dyn Fn(&(String, JobFile)) -> String| {
                     [heading.to_owned()].into_iter().chain(files.iter().map(cell)).collect::<Vec<_>>()
                 };
-                let size = |file: &JobFile| file.size.map_or_else(|| UNKNOWN.to_owned(), bytes);
-                out.text(&table(&[column("SIZE", &size), column("NAME", &|file| clean(&job.name(file)))]))
+                let size =
+                    |(_, file): &(String, JobFile)| file.size.map_or_else(|| UNKNOWN.to_owned(), bytes);
+                out.text(&table(&[column("SIZE", &size), column("NAME", &|(name, _)| clean(name))]))
             }
         }
     }))
 }
 
 /// Fetches all files, also after one that cannot be had.
-fn download(job: &JobAt, files: &[JobFile], path: &Path, out: &mut Output) -> Result<(), Failure> {
+fn download(job: &JobAt, files: &[(String, JobFile)], path: &Path, out: &mut Output) -> Result<(), Failure> {
     if job.is_running()? {
         let id = &job.job_id;
         return Err(failed(format!(
@@ -187,11 +201,15 @@ fn download(job: &JobAt, files: &[JobFile], path: &Path, out: &mut Output) -> Re
         )));
     }
     let folder = Folder::open(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
-    let mut failures = 0;
-    for file in files {
-        let name = job.name(file);
-        let shown = clean(&name);
-        match fetch(job, file, &name, &folder) {
+    let (mut failures, mut fetched) = (0, HashSet::new());
+    for (name, file) in files {
+        let shown = clean(name);
+        let done = if fetched.insert(name) {
+            fetch(job, file, name, &folder)
+        } else {
+            Err(failed("another file of the job has this name: not downloaded"))
+        };
+        match done {
             Ok(Some(size)) => out.line(&format!("{shown}  {}", bytes(size)))?,
             Ok(None) => out.line(&format!("{shown}  is there already: kept"))?,
             Err(Failure::Failed(reason)) => {

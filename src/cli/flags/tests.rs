@@ -2,9 +2,12 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use super::*;
+use crate::cli::exit::Exit;
 use crate::csc::command::CommandName;
+use crate::csc::event::{ErrorCode, ExitCode};
+use crate::sal::ack::AckCode;
 use crate::sal::topic::{EventName, parameters};
-use strum::VariantNames;
+use strum::{VariantArray, VariantNames};
 
 /// The command line of these words, read.
 pub(in crate::cli) fn line(words: &[&str]) -> Line {
@@ -238,7 +241,7 @@ fn help_is_complete_and_fits_in_80_columns() {
         }
     }
     for name in command_names().chain([PROGRAM]) {
-        assert!(help(name).ends_with("\n  78                      the configuration is wrong\n"), "{name}");
+        assert!(help(name).ends_with(&section("exit codes")), "{name}");
         assert!(help(PROGRAM).contains(&format!("\n  {name} ")) || name == PROGRAM, "{name}");
     }
     for name in ["send", "console", "console help"] {
@@ -323,6 +326,51 @@ fn the_other_manuals_name_all_there_is() {
         let wanted = key.or_else(|| line.starts_with('[').then(|| format!(".SS {line}")));
         if let Some(wanted) = wanted {
             assert!(page.contains(&wanted), "ocps.toml(5) has no line {wanted}");
+        }
+    }
+}
+
+/// The codes that a text tells apart: what stands first in each of these lines.
+fn codes<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    lines.map(|line| line.trim().replace('\\', "")).collect()
+}
+
+#[test]
+fn every_code_is_in_readme_and_manual_and_no_other() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let table = |heading: &str| {
+        let (_, rest) = readme.split_once(&format!("\n| {heading} | ")).unwrap();
+        let rows = rest.lines().skip(2).take_while(|line| line.starts_with("| "));
+        codes(rows.map(|row| row.split('|').nth(1).unwrap()))
+    };
+    let manual = |path: &str, title: &str| {
+        let text = fs::read_to_string(path).unwrap();
+        let (_, rest) = text.split_once(&format!("\n{title}\n")).unwrap();
+        let lines = rest.lines().take_while(|line| !line.starts_with(".S"));
+        codes(lines.filter_map(|line| line.strip_prefix(".B ")))
+    };
+    let protocol = "etc/man/ocps-protocol.7";
+    let numbers = |codes: &[i32]| codes.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+    let exits = numbers(&Exit::VARIANTS.iter().map(|exit| exit.code().into()).collect::<Vec<_>>());
+    let errors = numbers(&ErrorCode::VARIANTS.iter().map(|code| code.number()).collect::<Vec<_>>());
+    let ends = numbers(&ExitCode::VARIANTS.iter().map(|code| code.number()).collect::<Vec<_>>());
+    let acks = AckCode::VARIANTS.iter().map(|code| format!("{} {}", code.number(), code.name())).collect();
+    for (heading, path, title, expected) in [
+        ("exit code", "etc/man/ocps.1", ".SH EXIT STATUS", &exits),
+        ("errorCode", protocol, ".SS Of the errorCode event", &errors),
+        ("ack", protocol, ".SS Of acks", &acks),
+        ("exit_code", protocol, ".SS exit_code of a job_result", &ends),
+    ] {
+        assert_eq!(&table(heading), expected, "README: {heading}");
+        assert_eq!(&manual(path, title), expected, "{path}: {title}");
+    }
+    let help = section("exit codes");
+    let listed = help.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    assert_eq!(codes(listed.map(|line| line.trim_start().split(' ').next().unwrap())), exits);
+    for (text, known) in [("errorCode ", &errors), ("FAULT ", &errors), ("exit code ", &exits)] {
+        for rest in readme.split(text).skip(1) {
+            let number: String = rest.chars().take_while(char::is_ascii_digit).collect();
+            assert!(number.is_empty() || known.contains(&number), "README: {text}{number}");
         }
     }
 }

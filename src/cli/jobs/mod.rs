@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 pub(super) use self::filter::Filter;
 use super::Task;
 use super::client::{Client, JOBS};
+use super::exit::Exit;
 use super::flags::Line;
-use super::follow::{Style, Which, follow, interrupted_flag};
+use super::follow::{Style, Which, follow};
 use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, table, value};
 use super::times::Zone;
 
@@ -73,7 +74,7 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
         let mut client = Client::connect(&target)?;
         if follows {
             let style = Style { zone, json };
-            return follow(&mut client, Which::All(filter), &style, None, &*interrupted_flag()?, out);
+            return follow(&mut client, Which::All(filter), &style, None, &*Exit::Interrupted.flag()?, out);
         }
         let document = client.query(JOBS)?;
         let jobs = filter.select(&document);

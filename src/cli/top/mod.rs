@@ -6,8 +6,6 @@ mod view;
 use std::env;
 use std::io::{self, IsTerminal, Write, stdin, stdout};
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,7 +14,6 @@ use ratatui::Terminal;
 use ratatui::termion::event::Key;
 use ratatui::termion::input::TermRead;
 use serde_json::{Map, Value};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use self::screen::Screen;
 use self::view::{Mode, View};
@@ -24,6 +21,7 @@ use super::client::{
     ANSWER_TIMEOUT, Client, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
 };
 use super::event_text::ack_text;
+use super::exit::{Exit, Signals, left};
 use super::flags::Line;
 use super::output::{Output, plain};
 use super::{Failure, Task};
@@ -49,13 +47,8 @@ fn run(target: Target, out: &Output) -> Result<(), Failure> {
     }
     let client = Client::connect(&target)?;
     let failed = |error: io::Error| Failure::Failed(format!("cannot use the terminal: {error}"));
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // The second one ends a process that waits for a terminal that takes nothing.
-        signal_hook::flag::register_conditional_default(signal, Arc::clone(&ended))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&ended)))
-            .map_err(failed)?;
-    }
+    // The second one ends a process that waits for a terminal that takes nothing.
+    let signals = Signals::listen()?;
     let keys = read_keys().map_err(failed)?;
     let mut screen = Screen::open().and_then(Terminal::new).map_err(failed)?;
     let mut session = Session {
@@ -67,7 +60,7 @@ fn run(target: Target, out: &Output) -> Result<(), Failure> {
         next: Instant::now(),
         abort: None,
     };
-    let result = session.run(&keys, &ended, &mut screen);
+    let result = session.run(&keys, &signals, &mut screen);
     // Leaves the screen, which is written before a signal can end the process.
     drop(screen);
     let _ = stdout().flush();
@@ -113,21 +106,18 @@ impl Session {
     fn run(
         &mut self,
         keys: &Receiver<Key>,
-        ended: &AtomicBool,
+        signals: &Signals,
         screen: &mut Terminal<Screen>,
     ) -> Result<(), Failure> {
-        let interrupted = || Err(Failure::Interrupted("interrupted: jobs keep running".to_owned()));
         let no_lines: Lines = never();
         loop {
-            if ended.load(Ordering::Relaxed) {
-                return interrupted();
-            }
+            signals.expect_none()?;
             let drawn = screen.draw(|frame| self.view.draw(frame)).map(drop);
             drawn.map_err(|error| Failure::Failed(format!("cannot draw on the terminal: {error}")))?;
             let lines = self.client.as_ref().map_or_else(|| no_lines.clone(), |client| client.lines.clone());
             select! {
                 recv(keys) -> key => match key {
-                    Ok(Key::Ctrl('c')) => return interrupted(),
+                    Ok(Key::Ctrl('c')) => return Err(left(Exit::Interrupted)),
                     // Draws all of it again.
                     Ok(Key::Ctrl('l')) => drop(screen.clear()),
                     Ok(key) => if self.key(key)?.is_break() {

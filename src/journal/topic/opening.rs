@@ -80,8 +80,33 @@ impl Address {
     /// # Errors
     /// See [`Unopened`].
     pub fn prepare(&self) -> Result<(), Unopened> {
-        self.find(&self.reader("read_committed")?)?;
-        self.check_settings()
+        let replicas = self.find(&self.reader("read_committed")?)?;
+        self.check_settings(replicas).map(drop)
+    }
+
+    /// Looks at the topic as the next run would, and changes nothing; how it is, in one line.
+    ///
+    /// # Errors
+    /// One line: why the next run could not use it, and what to do.
+    pub fn examine(&self) -> Result<String, String> {
+        let look = || {
+            let reader = self.reader("read_committed")?;
+            let replicas = match self.partitions(&reader) {
+                Err(error) if is_missing(&error) => {
+                    return Ok(format!("the topic {} is to be made at the start", self.name));
+                }
+                found => found.map_err(|error| self.unopened(&error, reader.client()))?,
+            };
+            let replicas = self.check_partitions(&replicas)?;
+            let in_sync = self.check_settings(replicas)?;
+            self.restore(self.read(&reader)?)?;
+            Ok(format!(
+                "the topic {} is sound: compacted, of {replicas} replicas, of which min.insync.replicas={in_sync} must \
+                 be there; whether it and its transactional id may be written cannot be asked",
+                self.name
+            ))
+        };
+        look().map_err(|unopened: Unopened| unopened.to_string())
     }
 
     /// All that a journal consists of. Nobody who opened it before can write when this returns, and what it has read is
@@ -91,6 +116,12 @@ impl Address {
         let reader = self.reader("read_committed")?;
         let content = self.read(&reader)?;
         self.check_end(&reader)?;
+        let (connection, tables) = self.restore(content)?;
+        Ok((connection, tables, producer))
+    }
+
+    /// The tables of a topic with this content.
+    fn restore(&self, content: Content) -> Result<(Connection, Tables), Unopened> {
         let restore = || {
             let (connection, tables, has_content) = content.restore(STEPS, self.limits)?;
             if has_content {
@@ -100,8 +131,7 @@ impl Address {
             }
             Ok((connection, tables))
         };
-        let (connection, tables) = restore().map_err(|fault| self.damaged(fault))?;
-        Ok((connection, tables, producer))
+        restore().map_err(|fault| self.damaged(fault))
     }
 
     fn client<T: FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T, Unopened> {
@@ -120,8 +150,8 @@ impl Address {
         self.client(&config)
     }
 
-    /// Finds the topic, or makes it, and looks at its partitions.
-    fn find(&self, reader: &BaseConsumer<Context>) -> Result<(), Unopened> {
+    /// Finds the topic, or makes it, and looks at its partitions; how many replicas it has.
+    fn find(&self, reader: &BaseConsumer<Context>) -> Result<usize, Unopened> {
         let until = Instant::now() + CREATION;
         let mut is_made = false;
         loop {
@@ -133,7 +163,7 @@ impl Address {
                 Err(error) => (error, true),
             };
             let code = error.rdkafka_error_code();
-            let is_missing = matches!(code, Some(Code::UnknownTopicOrPartition | Code::UnknownTopic));
+            let is_missing = is_missing(&error);
             if is_missing && !is_made {
                 self.create()?;
                 is_made = true;
@@ -158,10 +188,10 @@ impl Address {
         Ok(replicas.collect())
     }
 
-    fn check_partitions(&self, replicas: &[usize]) -> Result<(), Unopened> {
+    fn check_partitions(&self, replicas: &[usize]) -> Result<usize, Unopened> {
         let asked = usize::try_from(self.options.replication_factor).unwrap_or(1);
         match replicas {
-            [one] if *one >= asked => Ok(()),
+            [one] if *one >= asked => Ok(*one),
             [one] => Err(self.refused(&format!(
                 "has {one} replicas, and kafka.replication_factor asks for {asked}: give it more (kafka-reassign-partitions), \
                  or lower kafka.replication_factor"
@@ -201,8 +231,9 @@ impl Address {
         self.client(&broker::config(&self.options, self.identity.index, Role::Admin))
     }
 
-    /// Whether the topic keeps what is written, and takes values of our length.
-    fn check_settings(&self) -> Result<(), Unopened> {
+    /// Whether a topic of so many replicas keeps what is written, and takes values of our length; returns how many
+    /// replicas must be there for a write.
+    fn check_settings(&self, replicas: usize) -> Result<usize, Unopened> {
         let admin = self.admin()?;
         let topic = [ResourceSpecifier::Topic(&self.name)];
         let described = pollster::block_on(admin.describe_configs(&topic, &admin_options()));
@@ -228,13 +259,20 @@ impl Address {
                 self.name
             )));
         }
-        let most: Option<usize> = setting("max.message.bytes").and_then(|text| text.parse().ok());
-        match most {
+        let number = |name: &str| setting(name).and_then(|text| text.parse::<usize>().ok());
+        let in_sync = number("min.insync.replicas").unwrap_or(1);
+        if in_sync > replicas {
+            return Err(self.refused(&format!(
+                "has {replicas} replicas and min.insync.replicas={in_sync}, with which nothing can be written: give it more \
+                 replicas (kafka-reassign-partitions), or lower min.insync.replicas"
+            )));
+        }
+        match number("max.message.bytes") {
             Some(most) if most < PART + OVERHEAD => Err(self.refused(&format!(
                 "has max.message.bytes={most}, and a journal needs at least {}: raise it",
                 PART + OVERHEAD
             ))),
-            Some(_) | None => Ok(()),
+            Some(_) | None => Ok(in_sync),
         }
     }
 
@@ -381,6 +419,11 @@ impl Address {
             _ => return None,
         })
     }
+}
+
+/// Whether there is no such topic.
+fn is_missing(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
 }
 
 fn admin_options() -> AdminOptions {

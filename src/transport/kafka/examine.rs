@@ -1,9 +1,13 @@
 //! What `ocps doctor` asks brokers and registry. It only reads: no topic, schema or message is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, OwnedResourceSpecifier, ResourceSpecifier};
 
 use super::Shared;
-use super::client::{self, Reader};
+use super::client::{self, Context, Reader};
 use super::registry::Failure;
 use super::topics::{self, Survey};
 use super::wire::Topic;
@@ -14,6 +18,8 @@ use crate::csc::id::SalIndex;
 use crate::sal::topic::EventName;
 use crate::transport::KafkaFindings;
 
+/// Longest wait for the settings of all topics, which can be done without.
+const DESCRIPTION: Duration = Duration::from_secs(2);
 /// Most topics that are named in one finding.
 const NAMED_MAX: usize = 5;
 
@@ -32,36 +38,90 @@ pub(super) fn examine(options: Options, index: SalIndex) -> KafkaFindings {
             return found;
         }
     };
+    // Where the topics end now; what is read of them later is older.
+    let surveyed = clock::now();
     found.list.push(("brokers", Ok(format!("{} answer", shared.options.brokers))));
-    found.list.push(("topics", topics_found(&shared, &survey)));
+    found.list.push(("topics", topics_found(&shared, &asker, &survey)));
+    found.list.push(("compaction", compaction_found(&shared, &survey)));
     found.list.extend(schemas_found(&shared));
     let stamps = topics::last_stamps(&shared, &asker, &survey.ranges);
     match stamps {
         Ok(stamps) => {
             let stamp = stamps.get(&Topic::Event(EventName::Heartbeat));
-            found.heartbeat_age_s = stamp.map(|stamp| clock::now().0 - stamp);
+            found.heartbeat_age_s = stamp.map(|stamp| surveyed.0 - stamp);
         }
         Err(error) => found.list.push(("topics", Err(format!("cannot be read: {}", reason(&error))))),
     }
     found
 }
 
-fn topics_found(shared: &Shared, survey: &Survey) -> Result<String, String> {
+/// That a topic may be written shows only to who writes to it.
+fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result<String, String> {
     let unusable = survey.unusable().map(|(topic, why)| format!("{}: {why}", shared.name(topic)));
-    let unusable: Vec<String> = unusable.collect();
+    let unreadable = topics::unreadable(shared, asker, &survey.ranges);
+    let unreadable = unreadable.map_err(|error| format!("cannot be read: {}", reason(&error)))?;
+    let unreadable =
+        unreadable.into_iter().map(|topic| format!("{}: it may not be read", shared.name(topic)));
+    let unusable: Vec<String> = unusable.chain(unreadable).collect();
     if !unusable.is_empty() {
         return Err(format!(
             "{}; give the user of ocps the right to read, write and describe them",
             some(&unusable)
         ));
     }
-    let (all, missing) = (Topic::all().count(), survey.missing().len());
-    let missing = if missing > 0 {
-        format!(", of which {missing} are to be created at the start")
-    } else {
+    let missing = survey.missing();
+    topics::try_creation(shared, &missing)?;
+    let missing = if missing.is_empty() {
         String::new()
+    } else {
+        format!(", of which {} are to be created at the start", missing.len())
     };
-    Ok(format!("{all} of lsst.{}{missing}", shared.options.topic_subname))
+    let (all, partitions) = (Topic::all().count(), survey.ranges.len());
+    Ok(format!(
+        "{all} of lsst.{} with {partitions} partitions{missing}; they may be read, and whether they may be written cannot \
+         be asked",
+        shared.options.topic_subname
+    ))
+}
+
+/// Whether commands and acks are kept whole, and the latest of each event.
+fn compaction_found(shared: &Arc<Shared>, survey: &Survey) -> Result<String, String> {
+    let there: BTreeMap<String, Topic> =
+        survey.ranges.keys().map(|(topic, _)| (shared.name(*topic), *topic)).collect();
+    let asked: Vec<ResourceSpecifier<'_>> = there.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
+    let options = topics::admin_options().request_timeout(Some(DESCRIPTION));
+    let described = match pollster::block_on(admin.describe_configs(&asked, &options)) {
+        Ok(described) => described,
+        Err(error) => return Ok(format!("not known: the broker does not say: {}", reason(&error))),
+    };
+    let (mut wrong, mut fleeting, mut hidden) = (Vec::new(), 0, 0);
+    for described in described {
+        let policy = described.as_ref().ok().and_then(|found| {
+            let OwnedResourceSpecifier::Topic(name) = &found.specifier else { return None };
+            Some((name, there.get(name)?, found.get("cleanup.policy")?.value.as_ref()?.contains("compact")))
+        });
+        match policy {
+            None => hidden += 1,
+            Some((_, Topic::Event(_), false)) => fleeting += 1,
+            Some((_, Topic::Event(_), true) | (_, Topic::Command(_) | Topic::Ack, false)) => {}
+            Some((name, Topic::Command(_) | Topic::Ack, true)) => wrong.push(name.clone()),
+        }
+    }
+    if !wrong.is_empty() {
+        return Err(format!(
+            "compacted, so that only the last message of each index is kept: {}; set cleanup.policy=delete (kafka-configs \
+             --alter)",
+            some(&wrong)
+        ));
+    }
+    let parts = [
+        (fleeting, "events are not compacted: who begins to read after retention.ms misses their latest"),
+        (hidden, "topics are not shown: that needs the right DescribeConfigs"),
+    ];
+    let parts: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    Ok(if parts.is_empty() { "of events alone, as it should be".to_owned() } else { parts.join("; ") })
 }
 
 /// The findings about the registry and its schemas.

@@ -280,8 +280,8 @@ impl Kafka {
     pub fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
         let fields = AckFields::from(ack);
         let own = vec![
-            ("ack", sal::Value::Int(fields.ack)),
-            ("error", sal::Value::Int(fields.error)),
+            ("ack", sal::Value::Int(fields.code.number())),
+            ("error", sal::Value::Int(fields.code.error())),
             ("result", sal::Value::String(fields.result)),
             ("identity", to.identity.as_str().into()),
             ("origin", sal::Value::Int(to.origin)),
@@ -354,7 +354,7 @@ impl Kafka {
         }
         let (left, _) = self.shared.outbox.queue().counts();
         if left > 0 {
-            log::warn!("Kafka: {left} messages were not delivered");
+            log::warn!("Kafka: messages that were not delivered: {left}");
         }
     }
 }

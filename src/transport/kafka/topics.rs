@@ -1,7 +1,8 @@
 //! What the broker has of our topics, asked when joining and in the upkeep: which there are, where their partitions
 //! begin and end, and the last stamps in them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,6 +27,8 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 const CREATION: Duration = Duration::from_secs(10);
 /// Time between two questions for new topics.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long a broker may take to refuse that a topic is read.
+const REFUSAL: Duration = Duration::from_secs(1);
 /// How long the last messages of our topics are read.
 const LAST_STAMPS: Duration = Duration::from_secs(4);
 /// How many of the last messages of a topic are read: other instances write to it too, and three of them
@@ -138,6 +141,19 @@ pub(super) fn ready(shared: &Arc<Shared>, asker: &Reader) -> Result<Ranges, Stri
 
 /// Creates topics, if there are any.
 pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), String> {
+    create_with(shared, missing, &admin_options())
+}
+
+/// Asks whether topics could be created, if there are any; none is.
+pub(super) fn try_creation(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), String> {
+    create_with(shared, missing, &admin_options().validate_only(true))
+}
+
+pub(super) fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
+}
+
+fn create_with(shared: &Arc<Shared>, missing: &[Topic], options: &AdminOptions) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -146,9 +162,8 @@ pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), Stri
         let new = NewTopic::new(name, 1, TopicReplication::Fixed(shared.options.replication_factor));
         if let Topic::Event(_) = topic { new.set("cleanup.policy", "compact") } else { new }
     });
-    let options = AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER));
     let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
-    let results = pollster::block_on(admin.create_topics(&new.collect::<Vec<_>>(), &options))
+    let results = pollster::block_on(admin.create_topics(&new.collect::<Vec<_>>(), options))
         .map_err(|error| format!("topics cannot be created: {}", reason(&error)))?;
     let is_wrong = |(_, error): &(String, Code)| *error != Code::TopicAlreadyExists;
     match results.into_iter().filter_map(Result::err).find(is_wrong) {
@@ -174,6 +189,30 @@ pub(super) fn list(shared: &Shared, offsets: &Offsets) -> KafkaResult<TopicParti
         list.add_partition_offset(&shared.name(*topic), *partition, Offset::Offset(*offset))?;
     }
     Ok(list)
+}
+
+/// Those that may not be read, found out where the next message comes.
+pub(super) fn unreadable(shared: &Shared, asker: &Reader, ranges: &Ranges) -> KafkaResult<Vec<Topic>> {
+    let is_refused = |is_such: &dyn Fn(Topic) -> bool| -> KafkaResult<bool> {
+        assign(shared, asker, &ends(ranges, is_such))?;
+        let until = Instant::now() + REFUSAL;
+        let mut errors = iter::from_fn(|| {
+            let left = until.saturating_duration_since(Instant::now());
+            (!left.is_zero()).then(|| asker.poll(left)?.err())
+        });
+        Ok(errors.any(|error| error.is_some_and(|error| is_refusal(&error))))
+    };
+    // An error does not say of which topic it is.
+    let mut refused = Vec::new();
+    if is_refused(&|_| true)? {
+        let topics: BTreeSet<Topic> = ranges.keys().map(|(topic, _)| *topic).collect();
+        for topic in topics {
+            if is_refused(&|one| one == topic)? {
+                refused.push(topic);
+            }
+        }
+    }
+    asker.unassign().map(|()| refused)
 }
 
 /// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
