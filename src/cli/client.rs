@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::text::{clean, value};
+use super::version::NAME;
 use super::{EXIT_REFUSED, Failure};
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
@@ -346,6 +347,19 @@ impl Client {
     /// When there is no answer in time.
     pub(super) fn query(&mut self, name: &str) -> Result<Value, Failure> {
         self.ask(name)?;
+        self.answer(name)
+    }
+
+    /// Asks for the job of a run with what happened to it, and waits for it; null: the daemon does not know it.
+    ///
+    /// # Errors
+    /// When there is no answer in time, or the daemon is too old.
+    pub(super) fn job(&mut self, run_id: &str) -> Result<Value, Failure> {
+        self.write(&json!({"query": "job", "run_id": run_id}))?;
+        self.answer("job")
+    }
+
+    fn answer(&mut self, name: &str) -> Result<Value, Failure> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < deadline {
             let message = self.next(Some(deadline))?;
@@ -390,6 +404,11 @@ impl Client {
 
 /// What is said when the daemon did not accept a line of ours.
 pub(super) fn refused(reason: &str) -> String {
+    if reason.starts_with("\"query\" must be ") {
+        return format!(
+            "the daemon runs an older ocps, and this command needs one of {NAME}: restart the daemon"
+        );
+    }
     format!("the daemon refused the request: {}", clean(reason))
 }
 
