@@ -19,6 +19,7 @@ use serde_json::{Map, Value, json};
 use super::Failure;
 use super::exit::Exit;
 use super::text::{clean, value};
+use super::version::NAME;
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
@@ -348,6 +349,19 @@ impl Client {
     /// When there is no answer in time.
     pub(super) fn query(&mut self, name: &str) -> Result<Value, Failure> {
         self.ask(name)?;
+        self.answer(name)
+    }
+
+    /// Asks for the job of a run with what happened to it, and waits for it; null: the daemon does not know it.
+    ///
+    /// # Errors
+    /// When there is no answer in time, or the daemon is too old.
+    pub(super) fn job(&mut self, run_id: &str) -> Result<Value, Failure> {
+        self.write(&json!({"query": "job", "run_id": run_id}))?;
+        self.answer("job")
+    }
+
+    fn answer(&mut self, name: &str) -> Result<Value, Failure> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < deadline {
             let message = self.next(Some(deadline))?;
@@ -392,6 +406,11 @@ impl Client {
 
 /// What is said when the daemon did not accept a line of ours.
 pub(super) fn refused(reason: &str) -> String {
+    if reason.starts_with("\"query\" must be ") {
+        return format!(
+            "the daemon runs an older ocps, and this command needs one of {NAME}: restart the daemon"
+        );
+    }
     format!("the daemon refused the request: {}", clean(reason))
 }
 

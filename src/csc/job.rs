@@ -7,7 +7,9 @@ use std::time::Duration;
 use crate::url::Url;
 
 use super::command::Sender;
+use super::context::Context;
 use super::event::Phase;
+use super::history::{History, NoteKind};
 use super::id::{EntryKey, JobId, RunId};
 use super::prerequisites::JobAt;
 use super::record::{AcceptedCommand, Work};
@@ -36,6 +38,7 @@ pub(super) struct Job {
     pub(super) problem: Option<String>,
     /// Whether the log has a line of something that went wrong with it, since its submission or since it exists.
     pub(super) trouble_logged: bool,
+    pub(super) history: History,
 }
 
 /// How far a job is.
@@ -138,6 +141,7 @@ impl Job {
             reminder: None,
             problem: None,
             trouble_logged: false,
+            history: History::default(),
         })
     }
 
@@ -165,6 +169,33 @@ impl Job {
     pub(super) fn running(&self) -> Option<&Running> {
         let Stage::Running(running) = &self.stage else { return None };
         Some(running)
+    }
+
+    /// The service says that it is in this phase: nothing is wrong with it.
+    pub(super) fn set_phase(&mut self, ctx: &mut Context, key: EntryKey, phase: Phase) {
+        self.problem = None;
+        if self.phase.replace(phase) != Some(phase) {
+            self.history.note_phase(ctx, key, phase);
+        }
+    }
+
+    /// A submission failed so.
+    pub(super) fn note_failure(
+        &mut self,
+        ctx: &mut Context,
+        key: EntryKey,
+        kind: FailureKind,
+        reason: String,
+    ) {
+        let what = match kind {
+            FailureKind::NotSent => "did not reach the service",
+            FailureKind::Unclear => "may have reached the service",
+            FailureKind::Refused => "was refused",
+            FailureKind::NotNow => "is not possible now",
+            FailureKind::Wrong => "got an answer that cannot be right",
+        };
+        self.history.note(ctx, key, NoteKind::SubmissionFailed, &format!("{what}: {reason}"));
+        self.problem = Some(reason);
     }
 
     /// The process stood still for a time, in which nobody could answer.

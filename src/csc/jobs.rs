@@ -7,9 +7,10 @@ use crate::url::Url;
 
 use super::context::Context;
 use super::event::Phase;
+use super::history::{History, NoteKind};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::Job;
-use super::record::HISTORY_MAX;
+use super::record::{Deliverable, HISTORY_MAX, Receipt};
 use super::report::{JobReport, StageName};
 use super::timers::TimedMap;
 
@@ -34,7 +35,17 @@ pub(super) struct Jobs {
     jobs: TimedMap<Job>,
     index: BTreeMap<Facet, BTreeSet<EntryKey>>,
     /// The oldest first.
-    history: VecDeque<JobReport>,
+    history: VecDeque<EndedJob>,
+}
+
+/// A job that has ended.
+#[derive(Debug)]
+pub(super) struct EndedJob {
+    pub(super) key: EntryKey,
+    pub(super) report: JobReport,
+    pub(super) history: History,
+    /// Of its end, what is not known to be delivered.
+    pub(super) undelivered: Vec<Deliverable>,
 }
 
 fn facets(job: &Job) -> Vec<Facet> {
@@ -162,15 +173,32 @@ impl Jobs {
         phases.filter_map(count).collect()
     }
 
-    pub(super) fn remember(&mut self, report: JobReport) {
+    pub(super) fn remember(&mut self, ended: EndedJob) {
         if self.history.len() >= HISTORY_MAX {
             self.history.pop_front();
         }
-        self.history.push_back(report);
+        self.history.push_back(ended);
     }
 
     /// Jobs that have ended, the oldest first.
     pub(super) fn history(&self) -> impl Iterator<Item = &JobReport> {
-        self.history.iter()
+        self.history.iter().map(|ended| &ended.report)
+    }
+
+    /// The job of that run, if it has ended.
+    pub(super) fn ended(&self, run_id: &RunId) -> Option<&EndedJob> {
+        self.history.iter().rev().find(|ended| ended.report.run_id == *run_id)
+    }
+
+    /// This was delivered: most often it is of one of the last jobs that ended.
+    pub(super) fn note_delivered(&mut self, ctx: &mut Context, Receipt { key, what }: Receipt) {
+        let Some(ended) = self.history.iter_mut().rev().find(|ended| ended.key == key) else { return };
+        let is_new = ended.undelivered.contains(&what);
+        ended.undelivered.retain(|other| *other != what);
+        if is_new && ended.undelivered.is_empty() {
+            let has_result = ended.report.exit_code.is_some();
+            let all = if has_result { "job_result and final ack" } else { "final ack" };
+            ended.history.note(ctx, key, NoteKind::Delivered, all);
+        }
     }
 }

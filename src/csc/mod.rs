@@ -13,6 +13,7 @@
 //! | `transitions` | summary states, FAULT, `start` and its configuration | |
 //! | `announcements` | what waits until a record is durable | |
 //! | `jobs`, `job` | our jobs and those that ended | `submit`: until a job exists; `track`: from there to its end |
+//! | `history` | what happened to a job and when | |
 //! | `prerequisites` | jobs that others wait for | |
 //! | `polls` | when each job is asked for, singly or by list | `poll`: what the answers mean |
 //! | `removals` | aborts | |
@@ -30,6 +31,7 @@ pub mod command;
 pub mod configuration;
 mod context;
 pub mod event;
+pub mod history;
 pub mod id;
 mod job;
 mod jobs;
@@ -148,6 +150,8 @@ pub enum Input {
     JournalFailed(String),
     /// The journal can be written again.
     JournalBack,
+    /// This was delivered; the journal knows it already.
+    Delivered(Receipt),
     /// Log from this level on (not by command).
     LogLevel(i32),
     /// Begin: no other instance was heard, or nobody can be asked.
@@ -325,6 +329,7 @@ impl Csc {
                 }
             }
             Input::JournalFailed(reason) => self.on_journal_failed(&reason),
+            Input::Delivered(receipt) => self.jobs.note_delivered(&mut self.ctx, receipt),
             Input::JournalBack => self.ctx.info("the journal can be written again".to_owned()),
             Input::LogLevel(level) => self.set_log_level(level),
             Input::Joined => self.join(),

@@ -29,9 +29,7 @@ impl Csc {
         for (key, phase) in self.polls.note_list(&mut self.ctx, url, took, asked, jobs) {
             let is_known = |job: &Job| job.phase == Some(phase) && job.problem.is_none();
             if !self.jobs.get(key).is_some_and(is_known) {
-                self.jobs.update(&mut self.ctx, key, |_, job| {
-                    (job.phase, job.problem) = (Some(phase), None);
-                });
+                self.jobs.update(&mut self.ctx, key, |ctx, job| job.set_phase(ctx, key, phase));
             }
         }
         if let Some(asked) = asked {

@@ -13,6 +13,7 @@ use crate::url::Url;
 
 use super::command::Sender;
 use super::event::{Ack, JobResult};
+use super::history::Note;
 use super::id::{EntryKey, JobId};
 use super::request::Submission;
 use super::state::SummaryState;
@@ -58,6 +59,14 @@ pub enum Record {
     },
     /// This was delivered and need not be sent again in the next run.
     Delivered(Receipt),
+    /// This happened to the job of an execute. It is written with the next record or within a second, or not at all if
+    /// the journal cannot be written: only people want to know it.
+    Noted {
+        /// The execute.
+        key: EntryKey,
+        /// What happened.
+        note: Note,
+    },
     /// This command came over Kafka; if it comes again, it is not carried out again.
     Seen {
         /// Its sender, with its number and its stamp.
@@ -88,10 +97,17 @@ impl Record {
             Self::Suspected { .. }
             | Self::Cleared { .. }
             | Self::Delivered(_)
+            | Self::Noted { .. }
             | Self::Seen { .. }
             | Self::Searched
             | Self::State { .. } => None,
         }
+    }
+
+    /// Whether only people want to know it.
+    #[must_use]
+    pub fn is_note(&self) -> bool {
+        matches!(self, Self::Noted { .. })
     }
 }
 
@@ -157,6 +173,15 @@ pub struct Completion {
     pub problem: Option<String>,
 }
 
+impl Completion {
+    /// What must be delivered.
+    #[must_use]
+    pub fn deliverables(&self) -> Vec<Deliverable> {
+        let result = self.result.as_ref().map(|_| Deliverable::Result);
+        result.into_iter().chain([Deliverable::Ack]).collect()
+    }
+}
+
 /// Names something that must be delivered, so that its delivery can be recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Receipt {
@@ -167,11 +192,13 @@ pub struct Receipt {
 }
 
 /// What must be delivered when a command ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, strum::IntoStaticStr)]
 pub enum Deliverable {
     /// Its `job_result`.
+    #[strum(serialize = "job_result")]
     Result,
     /// Its final ack.
+    #[strum(serialize = "final ack")]
     Ack,
 }
 
@@ -207,4 +234,19 @@ pub struct RecoveredCommand {
     pub result_delivered: bool,
     /// Whether its final ack was delivered.
     pub ack_delivered: bool,
+    /// Of an execute: what happened to its job, the first first.
+    pub notes: Vec<Note>,
+}
+
+impl RecoveredCommand {
+    /// Of its end, what is not known to be delivered.
+    #[must_use]
+    pub fn undelivered(&self) -> Vec<Deliverable> {
+        let mut undelivered = self.end.as_ref().map(Completion::deliverables).unwrap_or_default();
+        undelivered.retain(|what| match what {
+            Deliverable::Result => !self.result_delivered,
+            Deliverable::Ack => !self.ack_delivered,
+        });
+        undelivered
+    }
 }

@@ -13,8 +13,10 @@ use crate::url::Url;
 use super::announcements::{final_ack, publish_result};
 use super::command::{CommandName, Sender, Via};
 use super::event::Event;
+use super::history::{History, NoteKind};
 use super::id::{ClientId, JobId, RunId, SeqNum};
 use super::job::{Job, Running, Stage};
+use super::jobs::EndedJob;
 use super::lookups::DUPLICATES_FOR;
 use super::polls::{Poll, Polled};
 use super::record::{AcceptedCommand, Completion, Recovered, RecoveredCommand, Work};
@@ -101,13 +103,17 @@ impl Csc {
         let (Some(mut job), Work::Execute { poll_interval, .. }) = (Job::of(entry), &entry.work) else {
             return;
         };
+        job.history = History::recovered(&kept.notes);
         if suspected.is_some() {
             self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, job_id.as_ref());
         }
         if let Some(end) = end {
             self.announce_again(kept, end, CommandName::Execute);
-            return self.jobs.remember(JobReport::of_ended(&job, job_id.clone(), end));
+            let (key, report) = (entry.key, JobReport::of_ended(&job, job_id.clone(), end));
+            let (history, undelivered) = (job.history, kept.undelivered());
+            return self.jobs.remember(EndedJob { key, report, history, undelivered });
         }
+        job.history.note(&mut self.ctx, entry.key, NoteKind::Resumed, "");
         // Until a `start` says it anew.
         self.ctx.poll_interval = self.ctx.poll_interval.max(*poll_interval);
         match job_id.clone().filter(|job_id| self.jobs.by_id(job_id).is_none()) {
@@ -203,6 +209,7 @@ impl Csc {
             Poll::new(&self.ctx, job_id.clone(), Some(run_id.clone())),
         );
         job.stage = Stage::Running(Running { job_id: job_id.clone(), is_announced: false });
+        job.history.note(&mut self.ctx, entry.key, NoteKind::Found, job_id.as_str());
         // The run that is forgotten may have sent it twice.
         self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, Some(job_id));
         self.jobs.insert(&mut self.ctx, entry.key, job);

@@ -13,6 +13,7 @@ use crate::url::Url;
 use super::command::{CommandName, Sender};
 use super::context::{Context, Purpose};
 use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
+use super::history::NoteKind;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Stage};
 use super::lookups::DUPLICATES_FOR;
@@ -328,6 +329,12 @@ impl Csc {
     /// The record of an abort is durable: the job may be removed.
     pub(super) fn abort_journaled(&mut self, key: EntryKey) {
         if let Some(abort) = self.removals.recording.remove(&key) {
+            let ours = self.jobs.by_id(&abort.job_id).or_else(|| self.key_of_run(&abort.job_id));
+            if let Some(ours) = ours {
+                self.jobs.update(&mut self.ctx, ours, |ctx, job| {
+                    job.history.note(ctx, ours, NoteKind::Abort, &abort.sender.identity);
+                });
+            }
             self.begin_removal(key, abort);
         }
     }

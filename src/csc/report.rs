@@ -8,10 +8,12 @@ use strum::IntoStaticStr;
 use super::Csc;
 use super::configuration::Configuration;
 use super::event::{Ack, ErrorCode, ExitCode, Phase, ResultObject};
+use super::history::{History, Note, NoteKind};
 use super::id::{EntryKey, JobId, RunId, SeqNum};
 use super::job::{Job, Stage};
+use super::jobs::EndedJob;
 use super::polls::Polled;
-use super::record::Completion;
+use super::record::{Completion, Deliverable};
 use super::state::SummaryState;
 use super::time::Tai;
 use crate::url::Url;
@@ -261,6 +263,17 @@ pub struct JobReport {
     pub problem: Option<String>,
 }
 
+/// One job, and what happened to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobHistory {
+    /// How it is.
+    pub report: JobReport,
+    /// What happened to it, from the command on.
+    pub notes: Vec<Note>,
+    /// Of its end, what is not known to be delivered.
+    pub undelivered: Vec<Deliverable>,
+}
+
 impl Csc {
     /// The component as a whole.
     #[must_use]
@@ -285,18 +298,45 @@ impl Csc {
         let oldest = self.ctx.now.tai.0 - self.ctx.settings.history.as_secs_f64();
         let is_remembered = move |job: &&JobReport| job.ended.is_some_and(|ended| ended.0 >= oldest);
         let history = self.jobs.history().filter(is_remembered).cloned();
-        let seen = |key: EntryKey, url: &Url| self.polls.get(url, &Polled::Ours(key))?.seen;
-        let now = self.ctx.now.mono;
-        history.chain(self.jobs.iter().map(move |(key, job)| JobReport {
-            polled: seen(*key, &job.url).map(|seen| now.saturating_sub(seen)),
-            ..JobReport::new(job)
-        }))
+        history.chain(self.jobs.iter().map(|(key, job)| self.job_report(*key, job)))
+    }
+
+    fn job_report(&self, key: EntryKey, job: &Job) -> JobReport {
+        let seen = self.polls.get(&job.url, &Polled::Ours(key)).and_then(|poll| poll.seen);
+        let polled = seen.map(|seen| self.ctx.now.mono.saturating_sub(seen));
+        JobReport { polled, ..JobReport::new(job) }
+    }
+
+    /// The job of this run, while it is remembered, and what happened to it.
+    #[must_use]
+    pub fn job_history(&self, run_id: &RunId) -> Option<JobHistory> {
+        if let Some((key, job)) = self.jobs.by_run(run_id).and_then(|key| Some((key, self.jobs.get(key)?))) {
+            return Some(JobHistory::new(self.job_report(key, job), &job.history, Vec::new()));
+        }
+        let EndedJob { report, history, undelivered, .. } = self.jobs.ended(run_id)?;
+        Some(JobHistory::new(report.clone(), history, undelivered.clone()))
     }
 }
 
-/// The beginning of a text that may be as long as a line of the socket.
-fn beginning(text: &str) -> String {
-    match text.char_indices().nth(TEXT_MAX) {
+impl JobHistory {
+    fn new(report: JobReport, history: &History, undelivered: Vec<Deliverable>) -> Self {
+        let note = |at, kind, about: &str| Note { number: 0, at, kind, about: about.into() };
+        let accepted = note(report.accepted, NoteKind::Accepted, &report.identity);
+        let ended = report.ended.zip(report.outcome).map(|(at, outcome)| {
+            let reason = report.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
+            note(at, NoteKind::Ended, &format!("{}{reason}", outcome.as_str()))
+        });
+        let notes = history.complete();
+        let (after, before): (Vec<Note>, Vec<Note>) =
+            notes.into_iter().partition(|note| note.kind == NoteKind::Delivered);
+        let notes = [accepted].into_iter().chain(before).chain(ended).chain(after).collect();
+        Self { report, notes, undelivered }
+    }
+}
+
+/// The beginning of a text that may be as long as a line of the socket, of so many characters.
+pub(super) fn beginning(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
@@ -311,11 +351,11 @@ impl JobReport {
             seq_num: job.sender.seq_num,
             identity: job.sender.identity.clone(),
             origin: job.sender.origin,
-            pipeline: beginning(&job.submission.pipeline),
-            version: beginning(job.submission.version()),
-            data_query: beginning(job.submission.data_query()),
-            run_options: beginning(job.submission.run_options()),
-            output_glob: beginning(job.submission.output_glob()),
+            pipeline: beginning(&job.submission.pipeline, TEXT_MAX),
+            version: beginning(job.submission.version(), TEXT_MAX),
+            data_query: beginning(job.submission.data_query(), TEXT_MAX),
+            run_options: beginning(job.submission.run_options(), TEXT_MAX),
+            output_glob: beginning(job.submission.output_glob(), TEXT_MAX),
             stage: StageName::of(&job.stage),
             phase: job.phase,
             polled: None,

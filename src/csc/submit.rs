@@ -13,6 +13,7 @@ use crate::url::Url;
 use super::command::{CommandName, Execute, Sender};
 use super::context::Purpose;
 use super::event::{Ack, Event};
+use super::history::NoteKind;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Doubt, Job, Running, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
@@ -79,21 +80,30 @@ impl Csc {
             self.wait_for(key, &at, is_ours);
             waits.insert(at);
         }
-        let stage = Stage::Waiting { prereqs: waits, stale_at };
-        self.jobs.update(&mut self.ctx, key, |_, job| job.stage = stage);
+        let ids: Vec<&str> = waits.iter().map(|(_, job_id)| job_id.as_str()).collect();
+        let ids = ids.join(", ");
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            if !waits.is_empty() {
+                job.history.note(ctx, key, NoteKind::Waits, &ids);
+            }
+            job.stage = Stage::Waiting { prereqs: waits, stale_at };
+        });
         self.submit_if_ready(key);
     }
 
     /// A job that this one waits for has ended; it was last seen to be active then.
     pub(super) fn end_wait(&mut self, key: EntryKey, at: &JobAt, last_active: Option<Duration>) {
         let limit = self.ctx.settings.resubmit_limit;
-        self.jobs.update(&mut self.ctx, key, |_, job| {
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
             if let (Some(stale_at), Some(last_active)) = (stale_at, last_active) {
                 // While it was active, nothing was sent: the doubt is no older than that.
                 *stale_at = (*stale_at).max(last_active + limit);
             }
+            let is_missing = job.missing_prereqs.contains(&at.1);
+            let kind = if is_missing { NoteKind::MissingPrereq } else { NoteKind::WaitOver };
+            job.history.note(ctx, key, kind, at.1.as_str());
         });
         self.submit_if_ready(key);
     }
@@ -170,7 +180,7 @@ impl Csc {
             return self.give_up(key, reason);
         }
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            job.problem = Some(reason);
+            job.note_failure(ctx, key, FailureKind::NotSent, reason);
             if let Some(submitting) = job.submitting_mut() {
                 let expires = ctx.now.mono + ctx.settings.submit_timeout;
                 let expires = *submitting.expires.get_or_insert(expires);
@@ -184,7 +194,7 @@ impl Csc {
     fn doubt(&mut self, key: EntryKey, failure: Failure) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let now = ctx.now.mono;
-            job.problem = Some(failure.reason.clone());
+            job.note_failure(ctx, key, failure.kind, failure.reason.clone());
             let submitting = job.submitting_mut()?;
             submitting.refusals += u32::from(failure.kind == FailureKind::Refused);
             let expires = *submitting.expires.get_or_insert(now + ctx.settings.submit_timeout);
@@ -222,6 +232,7 @@ impl Csc {
             } else if is_over || is_refused {
                 Err(doubt.failure.reason.clone())
             } else {
+                job.history.note(ctx, key, NoteKind::SubmittedAgain, "");
                 Ok(())
             })
         });
@@ -266,14 +277,17 @@ impl Csc {
         // An earlier attempt may still have made a job; a gateway may have repeated the one that was answered.
         let time = if *doubtful { DUPLICATES_FOR } else { self.ctx.settings.settle_time };
         let phase = status.as_ref().map(|status| status.phase);
+        let kind = if phase.is_some() { NoteKind::Created } else { NoteKind::Found };
         self.polls.insert(
             &job.url,
             Polled::Ours(key),
             Poll::of_present(&self.ctx, job_id.clone(), run_id.clone()),
         );
-        self.jobs.update(&mut self.ctx, key, |_, job| {
+        self.jobs.update(&mut self.ctx, key, |ctx, job| {
             job.stage = Stage::Running(Running { job_id: job_id.clone(), is_announced: false });
-            (job.phase, job.problem, job.trouble_logged) = (phase, None, false);
+            (job.problem, job.trouble_logged) = (None, false);
+            job.history.note(ctx, key, kind, job_id.as_str());
+            phase.into_iter().for_each(|phase| job.set_phase(ctx, key, phase));
         });
         self.ctx.counters.submitted += 1;
         self.announcements.create(&mut self.ctx, key, job_id.clone(), status);

@@ -5,6 +5,7 @@ use super::context::Context;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
 use super::id::{EntryKey, JobId};
 use super::job::{Job, Stage};
+use super::jobs::EndedJob;
 use super::polls::Polled;
 use super::record::{Awaited, Completion};
 use super::report::{JobOutcome, JobReport};
@@ -55,9 +56,8 @@ impl Csc {
 
     /// A valid status of a running job.
     pub(super) fn note_status(&mut self, key: EntryKey, status: JobStatus) {
-        let url = self.jobs.update(&mut self.ctx, key, |_, job| {
-            job.problem = None;
-            job.phase = Some(status.phase);
+        let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
+            job.set_phase(ctx, key, status.phase);
             job.url.clone()
         });
         let Some(url) = url else { return };
@@ -127,8 +127,9 @@ impl Csc {
             Some(JobOutcome::Failed | JobOutcome::Vanished | JobOutcome::Refused) | None => LogLevel::Warning,
         };
         self.ctx.log(level, report.to_string());
+        let undelivered = end.deliverables();
         self.end(key, job.sender, CommandName::Execute, end);
-        self.jobs.remember(report);
+        self.jobs.remember(EndedJob { key, report, history: job.history, undelivered });
     }
 }
 

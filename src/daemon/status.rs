@@ -9,8 +9,9 @@ use serde_json::{Map, Value as Json, json};
 use super::Daemon;
 use crate::clock::utc;
 use crate::csc::event::{ErrorCode, ExitCode, Phase};
+use crate::csc::history::Note;
 use crate::csc::id::JobId;
-use crate::csc::report::{JobOutcome, JobReport, Service, StageName, Status};
+use crate::csc::report::{JobHistory, JobOutcome, JobReport, Service, StageName, Status};
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 use crate::journal;
@@ -40,6 +41,10 @@ impl Daemon {
                 let (reports, now) = (self.turn.csc().job_reports().collect::<Vec<_>>(), self.now().tai);
                 let job = move |report: &JobReport| job(report, now);
                 Box::new(move || json!({ "jobs": reports.iter().map(job).collect::<Json>() }).to_string())
+            }
+            Query::Job(run_id) => {
+                let (found, now) = (self.turn.csc().job_history(&run_id), self.now().tai);
+                Box::new(move || json!({ "job": found.map(|found| whole(&found, now)) }).to_string())
             }
         }
     }
@@ -191,6 +196,23 @@ fn journal(journal: &journal::Status) -> Json {
         "busy_s": seconds(journal.busy_since.map(|since| since.elapsed())),
         "last_commit_s": seconds(journal.last_commit),
     })
+}
+
+fn whole(whole: &JobHistory, now: Tai) -> Json {
+    let Json::Object(mut document) = job(&whole.report, now) else { return Json::Null };
+    let note = |note: &Note| {
+        json!({
+            "at": note.at.0,
+            "at_utc": utc(note.at),
+            "kind": note.kind.as_str(),
+            "about": &*note.about,
+            "text": note.to_string(),
+        })
+    };
+    let undelivered = whole.undelivered.iter().map(<&str>::from);
+    document.insert("history".to_owned(), whole.notes.iter().map(note).collect());
+    document.insert("undelivered".to_owned(), undelivered.collect());
+    Json::Object(document)
 }
 
 fn job(job: &JobReport, now: Tai) -> Json {

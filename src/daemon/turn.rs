@@ -12,6 +12,7 @@
 //! All records of a turn go to the journal together, and so into one commit: an execute is accepted with one, its job
 //! gets its id with another and its end with a third. What was delivered goes with the next of these, or else at the
 //! next tick, that is, within a second: nothing waits for it, and what is published again after a crash has equal content.
+//! What happened to a job ([`Record::Noted`]) goes with the next of all these, or else with the next heartbeat.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -28,7 +29,7 @@ use crate::journal::Report;
 /// Commands that wait for the start to end; more are refused.
 pub const EARLY_MAX: usize = 1024;
 
-/// Most deliveries that wait for the next records.
+/// Most deliveries and notes that wait for the next records.
 pub const DELIVERIES_MAX: usize = 100;
 
 /// Where the start is to lead.
@@ -80,6 +81,8 @@ pub struct Turn {
     records: Vec<Record>,
     /// Whether deliveries wait no longer.
     is_tick: bool,
+    /// Whether notes wait no longer.
+    is_beat: bool,
 }
 
 impl Turn {
@@ -121,6 +124,7 @@ impl Turn {
             inputs: VecDeque::new(),
             records: Vec::new(),
             is_tick: false,
+            is_beat: true,
         };
         (turn, effects)
     }
@@ -183,7 +187,10 @@ impl Turn {
 
     /// What this names need not be published again.
     pub fn delivered(&mut self, receipt: Option<Receipt>) {
-        self.records.extend(receipt.map(Record::Delivered));
+        if let Some(receipt) = receipt {
+            self.records.push(Record::Delivered(receipt));
+            self.inputs.push_back(Input::Delivered(receipt));
+        }
     }
 
     /// The core wants this kept.
@@ -223,9 +230,11 @@ impl Turn {
         if let Some(input) = self.inputs.pop_front() {
             return Some(Step::Run(self.handle(now, input)));
         }
-        let is_tick = mem::take(&mut self.is_tick);
-        let may_wait =
-            |record: &Record| !is_tick && self.has_journal && matches!(record, Record::Delivered(_));
+        let (is_tick, is_beat) = (mem::take(&mut self.is_tick), mem::take(&mut self.is_beat));
+        let may_wait = |record: &Record| {
+            self.has_journal
+                && (matches!(record, Record::Delivered(_)) && !is_tick || record.is_note() && !is_beat)
+        };
         if self.records.len() < DELIVERIES_MAX && self.records.iter().all(may_wait) {
             return None;
         }
@@ -251,9 +260,11 @@ impl Turn {
             self.has_joined = true;
             self.make_transition();
         }
-        let is_state =
-            |effect: &Effect| matches!(effect, Effect::Publish { event: Event::SummaryState(_), .. });
-        if effects.iter().any(is_state) {
+        let publishes = |is_it: fn(&Event) -> bool| {
+            effects.iter().any(|effect| matches!(effect, Effect::Publish { event, .. } if is_it(event)))
+        };
+        self.is_beat |= publishes(|event| matches!(event, Event::Heartbeat));
+        if publishes(|event| matches!(event, Event::SummaryState(_))) {
             self.start_problem = None;
         }
         effects

@@ -93,18 +93,19 @@ impl Pages {
         let fresh = if query == Query::Jobs { Duration::from_secs(page::REFRESH_S - 1) } else { FRESH };
         let is_fresh = self.known.get(&query).is_some_and(|(at, _)| at.elapsed() < fresh);
         if !is_fresh {
-            let answer = self.ask_now(query);
-            self.known.insert(query, (Instant::now(), answer));
+            let answer = self.ask_now(query.clone());
+            self.known.insert(query.clone(), (Instant::now(), answer));
         }
         self.known.get(&query)?.1.as_ref()
     }
 
     fn ask_now(&self, query: Query) -> Option<Json> {
         let (sender, answers) = bounded(1);
+        let name = query.name();
         self.questions.try_send((query, sender)).ok()?;
         let document = answers.recv_timeout(PATIENCE).ok()?;
         let mut json: Json = serde_json::from_str(&document()).ok()?;
-        json.as_object_mut()?.remove(query.name())
+        json.as_object_mut()?.remove(name)
     }
 }
 

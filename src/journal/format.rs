@@ -18,6 +18,7 @@ use super::error::Fault;
 use crate::csc::command::{CommandName, PREREQS_MAX, Sender, Via};
 use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN};
 use crate::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
+use crate::csc::history::{Note, NoteKind};
 use crate::csc::id::{ClientId, EntryKey, JobId, RunId, SeqNum};
 use crate::csc::record::{AcceptedCommand, Completion, RecoveredCommand, Work};
 use crate::csc::request::Submission;
@@ -66,6 +67,8 @@ plain! {
     JobObject as String: |object| (*object.0).to_owned(), |text| Ok(Self(text.into()));
     Phase as String: |phase| phase.as_str().to_owned(),
         |word| word.parse().map_err(|_| format!("{word:?} is no phase"));
+    NoteKind as String: |kind| kind.as_str().to_owned(),
+        |word| word.parse().map_err(|_| format!("{word:?} is no kind of note"));
     SummaryState as String: |state| state.name().to_owned(),
         |name| name.parse().map_err(|_| format!("{name:?} is no summary state"));
     // A client of the local socket is gone when this is read.
@@ -332,6 +335,7 @@ fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
         end: end(row)?,
         result_delivered: get(row, "said_result")?,
         ack_delivered: get(row, "said_ack")?,
+        notes: Vec::new(),
     })
 }
 
@@ -342,6 +346,12 @@ fn end(row: &Row<'_>) -> Result<Option<Completion>, Fault> {
         (Some(at), Some(end), result) => Ok(Some(Completion { at, result, ..end })),
         _ => Err("only a part of its end is there".into()),
     }
+}
+
+/// The note in a row of `history`.
+pub(super) fn note(row: &Row<'_>) -> Result<Note, Fault> {
+    let at = time(row, "at")?.unwrap_or_default();
+    Ok(Note { number: row.get("number")?, at, kind: get(row, "kind")?, about: row.get("about")? })
 }
 
 /// The sender in a row of `seen`: a command that came over Kafka, as only those are kept there.

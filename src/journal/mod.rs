@@ -47,8 +47,9 @@ use writer::{Writer, load};
 /// take some 200 MiB at most.
 const WAITING_MAX: usize = 50_000;
 
-/// When more records than these would wait, those of commands that were seen are not taken: without them, a command
-/// that comes twice around a crash is carried out twice, but there is room for what is worse to lose.
+/// When more records than these would wait, notes are not taken, which only people read, and then those of commands that
+/// were seen: without them, a command that comes twice around a crash is carried out twice, but there is room for what is
+/// worse to lose.
 const SEEN_WAITING: usize = 10_000;
 
 /// First and longest wait between tries to open a topic while its broker is away.
@@ -257,7 +258,11 @@ impl Journal {
     /// One line: too much waits to be written, and these are not taken.
     pub fn write(&self, mut records: Vec<Record>) -> Result<(), String> {
         let mut status = lock(&self.status);
-        if status.load + records.len() > SEEN_WAITING {
+        let is_too_much = |records: &[Record]| status.load + records.len() > SEEN_WAITING;
+        if is_too_much(&records) {
+            records.retain(|record| !record.is_note());
+        }
+        if is_too_much(&records) {
             records.retain(|record| !matches!(record, Record::Seen { .. }));
         }
         if records.is_empty() {

@@ -313,6 +313,7 @@ mod tests {
         const LATER: Steps = &[
             STEPS[0],
             STEPS[1],
+            STEPS[2],
             "ALTER TABLE commands ADD COLUMN cost REAL; UPDATE journal SET lives = 100",
         ];
         let dir = tempfile::tempdir().unwrap();
@@ -323,12 +324,12 @@ mod tests {
             close(connection).unwrap();
         }
         let error = place(&path, STEPS).open_first(runs).unwrap_err().refusal(&path).to_string();
-        assert!(error.contains("is of version 3, which is newer than what this ocps knows (2)"), "{error}");
+        assert!(error.contains("is of version 4, which is newer than what this ocps knows (3)"), "{error}");
     }
 
     #[test]
     fn a_step_that_fails_leaves_the_older_journal_as_it_was() {
-        const BROKEN: Steps = &[STEPS[0], STEPS[1], "DROP TABLE seen; nonsense"];
+        const BROKEN: Steps = &[STEPS[0], STEPS[1], STEPS[2], "DROP TABLE seen; nonsense"];
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.db");
         close(place(&path, STEPS).open_first(runs).unwrap().0).unwrap();

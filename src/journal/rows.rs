@@ -1,7 +1,7 @@
 //! Rows of the tables as messages of a compacted topic, and back.
 //!
 //! The key of a row is `TABLE/NUMBER`, its value the row in JSON with the version of the tables:
-//! `{"version":2,"row":{"key":7,…}}`. A value longer than [`PART`] goes on under `TABLE/NUMBER/1` and so on. A key
+//! `{"version":3,"row":{"key":7,…}}`. A value longer than [`PART`] goes on under `TABLE/NUMBER/1` and so on. A key
 //! without a value is a row, or a part of one, that is not there any more. SQLite says which tables and columns there
 //! are, so that new ones are carried without new code.
 
@@ -327,7 +327,7 @@ mod tests {
         connection.execute("UPDATE journal SET last_key = 7", []).unwrap();
         let messages = tables.changed(&connection).unwrap();
         let row = r#"{"only":1,"sal_index":1,"simulated":0,"lives":0,"last_key":7,"searched":1}"#;
-        let value = format!(r#"{{"version":2,"row":{row}}}"#);
+        let value = format!(r#"{{"version":3,"row":{row}}}"#);
         assert_eq!(messages, [Message { key: "journal/1".to_owned(), value: Some(value.into_bytes()) }]);
         let see =
             "INSERT OR REPLACE INTO seen (at, identity, origin, seq_num, sent) VALUES (0.1, 'x', 1, 2, 3)";
@@ -361,13 +361,16 @@ mod tests {
         connection.execute("UPDATE commands SET document = ''", []).unwrap();
         let messages = tables.changed(&connection).unwrap();
         assert_eq!(keys(&messages), [("commands/5", true), ("commands/5/1", false), ("commands/5/2", false)]);
+        connection.execute("INSERT INTO history VALUES (507, 7, 0.1, 'phase', 'queued')", []).unwrap();
+        assert_eq!(keys(&tables.changed(&connection).unwrap()), [("history/507", true)]);
         connection.execute("DELETE FROM commands", []).unwrap();
-        assert_eq!(keys(&tables.changed(&connection).unwrap()), [("commands/5", false)]);
+        let gone = [("commands/5", false), ("history/507", false)];
+        assert_eq!(keys(&tables.changed(&connection).unwrap()), gone);
     }
 
     #[test]
     fn an_older_journal_is_brought_to_our_version_and_a_newer_one_is_refused() {
-        const LATER: Steps = &[STEPS[0], STEPS[1], "ALTER TABLE seen ADD COLUMN cost REAL"];
+        const LATER: Steps = &[STEPS[0], STEPS[1], STEPS[2], "ALTER TABLE seen ADD COLUMN cost REAL"];
         let (connection, tables, _) = restore(Content::default());
         connection.execute(OURS, []).unwrap();
         connection.execute("INSERT INTO seen VALUES (9, 0.1, 'x', 1, 2, 3)", []).unwrap();
@@ -381,7 +384,7 @@ mod tests {
         let error = content.restore(STEPS, limits()).unwrap_err().to_string();
         assert_eq!(
             error,
-            "it is of version 3, which is newer than what this ocps knows (2): install a newer ocps"
+            "it is of version 4, which is newer than what this ocps knows (3): install a newer ocps"
         );
     }
 
@@ -394,18 +397,18 @@ mod tests {
         let refused = |key: &str, value: &str| {
             let mut content = Content::default();
             let identity =
-                r#"{"version":2,"row":{"only":1,"sal_index":1,"simulated":0,"lives":0,"last_key":7}}"#;
+                r#"{"version":3,"row":{"only":1,"sal_index":1,"simulated":0,"lives":0,"last_key":7}}"#;
             content.take(1, Some(b"journal/1"), Some(identity.as_bytes())).unwrap();
             content.take(17, Some(key.as_bytes()), Some(value.as_bytes())).unwrap();
             content.restore(STEPS, limits()).unwrap_err().to_string()
         };
         for (key, value, reason) in [
-            ("x/1", r#"{"version":2,"row":{}}"#, "x/1 at offset 17: there is no such table"),
+            ("x/1", r#"{"version":3,"row":{}}"#, "x/1 at offset 17: there is no such table"),
             ("seen/1", "{", "seen/1 at offset 17: EOF"),
             ("seen/1", r#"{"version":1,"row":{}}"#, "seen/1 at offset 17: it is of version 1"),
-            ("seen/1", r#"{"version":2,"row":{"y":1}}"#, "seen/1 at offset 17: it has a column"),
-            ("seen/1", r#"{"version":2,"row":{"at":[1]}}"#, "seen/1 at offset 17: [1] is no value"),
-            ("seen/1", r#"{"version":2,"row":{"at":"x"}}"#, "seen/1 at offset 17: "),
+            ("seen/1", r#"{"version":3,"row":{"y":1}}"#, "seen/1 at offset 17: it has a column"),
+            ("seen/1", r#"{"version":3,"row":{"at":[1]}}"#, "seen/1 at offset 17: [1] is no value"),
+            ("seen/1", r#"{"version":3,"row":{"at":"x"}}"#, "seen/1 at offset 17: "),
             ("commands/7/1", "}", "commands/7 at offset 17: a part of it is missing"),
         ] {
             let error = refused(key, value);

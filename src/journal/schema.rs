@@ -10,7 +10,8 @@ pub(super) const APPLICATION: i64 = 0x4f43_5053;
 /// The step to each version; the last one is what we read and write.
 pub(super) type Steps = &'static [&'static str];
 
-pub(super) const STEPS: Steps = &[include_str!("version-1.sql"), include_str!("version-2.sql")];
+pub(super) const STEPS: Steps =
+    &[include_str!("version-1.sql"), include_str!("version-2.sql"), include_str!("version-3.sql")];
 
 /// The version of the file; 0 if it is empty.
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<usize> {

@@ -15,7 +15,7 @@ use super::error::{Fault, OpenError, size, wal};
 use super::lock::Lock;
 use super::open::{self, Files, Place, QUIET, WHOLE};
 use super::schema::STEPS;
-use super::tables::{apply, prune, recover};
+use super::tables::{apply, needed, prune, recover};
 use super::{Identity, Limits};
 use crate::clock::Moment;
 use crate::csc::record::{Record, Recovered};
@@ -279,8 +279,9 @@ impl Store for Sqlite {
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
         let mut result = self.transact(|transaction| apply(transaction, records));
         if result.as_ref().is_err_and(Fault::is_lack_of_room) {
-            // What was committed takes less room in the main file, and the repair brings it there.
-            result = self.transact(|transaction| apply(transaction, records)).or(result);
+            // What was committed takes less room in the main file, and the repair brings it there; and notes can be missed.
+            let needed = needed(records);
+            result = self.transact(|transaction| apply(transaction, &needed)).or(result);
         }
         result.map_err(|fault| fault.reason(&self.place.path))
     }

@@ -10,6 +10,7 @@ use super::error::Fault;
 use super::format::{self, AcceptedForm, CompletionForm, Plain, ResultForm, column, get, kind, text};
 use super::store::Upkeep;
 use crate::csc::command::Sender;
+use crate::csc::history::{NOTES_MAX, Note};
 use crate::csc::id::EntryKey;
 use crate::csc::record::{Deliverable, HISTORY_MAX, Receipt, Record, Recovered, SEEN_MAX};
 use crate::csc::time::Tai;
@@ -23,6 +24,11 @@ const PRUNED_AT_ONCE: usize = 200;
 /// Applies records, in this order; doing so again changes nothing.
 pub(super) fn apply(connection: &Connection, records: &[&Record]) -> Result<(), Fault> {
     records.iter().try_for_each(|record| apply_record(connection, record))
+}
+
+/// Those that are kept where there is no room for all.
+pub(super) fn needed<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
+    records.iter().copied().filter(|record| !record.is_note()).collect()
 }
 
 /// Applies a record; doing so again changes nothing. One of a command that is not known is dropped.
@@ -57,6 +63,18 @@ fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
         }
         Record::Delivered(Receipt { key, what: Deliverable::Result }) => set(key, "said_result", &true),
         Record::Delivered(Receipt { key, what: Deliverable::Ack }) => set(key, "said_ack", &true),
+        Record::Noted { key, note } => execute(
+            "INSERT OR REPLACE INTO history (place, number, at, kind, about)
+             SELECT ?1, ?2, ?3, ?4, ?5 WHERE EXISTS (SELECT 1 FROM commands WHERE key = ?6)",
+            params![
+                first_place(*key) + i64::from(note.place()),
+                note.number,
+                column(note.at),
+                note.kind.as_str(),
+                note.about,
+                key.plain()
+            ],
+        ),
         Record::Seen { sender: Sender { via: _, identity, origin, seq_num, sent }, at } => execute(
             "INSERT OR REPLACE INTO seen (at, identity, origin, seq_num, sent) VALUES (?, ?, ?, ?, ?)",
             params![column(*at), identity, origin, seq_num.plain(), sent.plain().cast_signed()],
@@ -95,7 +113,10 @@ pub(super) fn recover(connection: &Connection) -> Result<Recovered, Fault> {
     let state = "SELECT state, override FROM summary_state";
     let state = read(connection, state, &[], |row| Ok((get(row, "state")?, row.get("override")?)))?;
     let most = named_params! { ":most": HISTORY_MAX, ":bytes": HISTORY_BYTES };
-    let entries = read(connection, COMMANDS, most, format::command)?;
+    let mut entries = read(connection, COMMANDS, most, format::command)?;
+    for kept in &mut entries {
+        kept.notes = notes(connection, kept.entry.key)?;
+    }
     let keys = "SELECT nullif(last_key, 0) AS key FROM journal UNION ALL SELECT max(key) FROM commands";
     let keys = read(connection, keys, &[], |row| get::<Option<EntryKey>>(row, "key"))?;
     Ok(Recovered {
@@ -105,6 +126,20 @@ pub(super) fn recover(connection: &Connection) -> Result<Recovered, Fault> {
         last_key: keys.into_iter().flatten().max().map_or(0, |key| key.0),
         unsearched: connection.query_row("SELECT searched = 0 FROM journal", [], |row| row.get(0))?,
     })
+}
+
+/// Where the notes about the job of an execute begin.
+fn first_place(key: EntryKey) -> i64 {
+    key.plain().saturating_mul(NOTES_MAX as i64)
+}
+
+/// The notes about the job of an execute, the first first.
+fn notes(connection: &Connection, key: EntryKey) -> Result<Vec<Note>, Fault> {
+    let query =
+        "SELECT number, at, kind, about FROM history WHERE place >= :first AND place < :end ORDER BY number";
+    let first = first_place(key);
+    let places = named_params! { ":first": first, ":end": first.saturating_add(NOTES_MAX as i64) };
+    read(connection, query, places, format::note)
 }
 
 /// Reads what a query finds.

@@ -77,6 +77,7 @@ fn text_bytes(record: &Record) -> usize {
         },
         Record::Seen { sender, .. } => sender.identity.len(),
         Record::State { override_name, .. } => override_name.len(),
+        Record::Noted { note, .. } => note.about.len(),
         Record::Created { .. }
         | Record::Suspected { .. }
         | Record::Cleared { .. }
@@ -212,6 +213,10 @@ impl<S: Store> Writer<S> {
     }
 
     fn failed(&mut self, reason: String, now: Duration) -> Vec<Report> {
+        self.forget_notes();
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
         let (since, pause, known) = match &self.failure {
             None => (now, RETRY_MIN, 0),
             Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX), failure.turns),
@@ -220,6 +225,15 @@ impl<S: Store> Writer<S> {
         let turns = self.waiting.len();
         self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause, turns });
         if turns > known { vec![Report::Failed(reason)] } else { Vec::new() }
+    }
+
+    /// A journal that cannot be written keeps no notes: they take room, and only people want to know them.
+    fn forget_notes(&mut self) {
+        for batch in &mut self.waiting {
+            batch.retain(|record| !record.is_note());
+        }
+        self.waiting.retain(|batch| !batch.is_empty());
+        self.load = self.waiting.iter().map(|batch| load(batch)).sum();
     }
 
     fn upkeep(&mut self, now: Time) {

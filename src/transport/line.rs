@@ -5,12 +5,11 @@
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
-use strum::VariantArray;
 
 use crate::clock;
 use crate::csc::command::CommandKind;
 use crate::csc::event::Ack;
-use crate::csc::id::SeqNum;
+use crate::csc::id::{RunId, SeqNum};
 use crate::csc::time::Tai;
 use crate::json::members;
 use crate::sal::ack::AckFields;
@@ -39,7 +38,7 @@ pub enum Line {
 }
 
 /// A document to ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::VariantArray, strum::IntoStaticStr)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Query {
     /// The component as a whole.
@@ -48,12 +47,14 @@ pub enum Query {
     Jobs,
     /// The metrics, as a text.
     Metrics,
+    /// The job of this run, and what happened to it.
+    Job(RunId),
 }
 
 impl Query {
     /// Its name, which is also the key of the document that answers it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         self.into()
     }
 }
@@ -77,10 +78,7 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
         }
         Line::Subscribe
     } else if let Some(query) = object.shift_remove("query") {
-        let query = value(query)?;
-        let mut known = Query::VARIANTS.iter();
-        let known = known.find(|known| query.as_ref() == Some(&Value::from(known.name())));
-        Line::Query(*known.ok_or("\"query\" must be \"status\", \"jobs\" or \"metrics\"")?)
+        Line::Query(parse_query(query, &mut object)?)
     } else {
         return Err("one of the keys \"command\", \"subscribe\" and \"query\" is needed".to_owned());
     };
@@ -88,6 +86,26 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
         Some((key, _)) => Err(format!("unknown key {}", quoted(key))),
         None => Ok(parsed),
     }
+}
+
+fn parse_query(query: &RawValue, object: &mut Members<'_>) -> Result<Query, String> {
+    let name = value(query)?;
+    let is = |known: &str| name == Some(Value::from(known));
+    Ok(if is("status") {
+        Query::Status
+    } else if is("jobs") {
+        Query::Jobs
+    } else if is("metrics") {
+        Query::Metrics
+    } else if is("job") {
+        match object.shift_remove("run_id").map(value).transpose()?.flatten() {
+            Some(Value::String(run_id)) => RunId::parse(&run_id).map(Query::Job),
+            _ => None,
+        }
+        .ok_or("\"run_id\" must be the run id of a job")?
+    } else {
+        return Err("\"query\" must be \"status\", \"jobs\", \"job\" or \"metrics\"".to_owned());
+    })
 }
 
 /// A wrong command name or parameter is answered by an ack, since the command has its number by then.

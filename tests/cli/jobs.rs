@@ -24,6 +24,14 @@ fn ended(outcome: &str, exit_code: i32) -> Value {
 fn daemon(states: Vec<Value>) -> FakeDaemon {
     let looks = AtomicUsize::new(0);
     FakeDaemon::start(move |line| {
+        if line.get("query") == Some(&json!("job")) {
+            let history =
+                json!([{"at": 101.5, "at_utc": "2026-11-22T14:00:25.004Z", "text": "phase queued"}]);
+            let mut job = states.first().unwrap().as_object().unwrap().clone();
+            job.extend([("accepted".to_owned(), json!(100.0)), ("history".to_owned(), history)]);
+            let known = line.get("run_id") == Some(&json!("1-a"));
+            return vec![Reply::Say(json!({"job": known.then_some(job)}))];
+        }
         if line.get("query").is_some() {
             let look = looks.fetch_add(1, Ordering::Relaxed);
             let job = states.get(look).or(states.last()).unwrap();
@@ -86,12 +94,28 @@ fn one_job_is_shown_as_lines_or_json() {
     let expected = ["job            j1", "run            1-a", "state          failed: exit 1"];
     let ran = daemon.run(&["job", "1-", "--utc"]);
     assert_eq!(ran.stdout.lines().take(3).collect::<Vec<_>>(), expected);
-    assert!(
-        ran.stdout.ends_with("accepted       2026-11-22 14:00:23 UTC\nelapsed        1m03s\n"),
-        "{}",
-        ran.stdout
+    let rest = "accepted       2026-11-22 14:00:23 UTC
+elapsed        1m03s
+history        2026-11-22 14:00:25  1.5s  phase queued
+";
+    assert!(ran.stdout.ends_with(rest), "{}", ran.stdout);
+    let ran = daemon.run(&["job", "1-", "--json"]);
+    let job: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&job["exit_code"], &job["history"][0]["text"]), (&json!(1), &json!("phase queued")));
+    daemon.run(&["job", "2-"]).check(1, &[], "ocps: the daemon no longer knows run 2-b\n");
+}
+
+#[test]
+fn a_daemon_that_is_too_old_is_named() {
+    let daemon = FakeDaemon::start(|line| match line.get("query") {
+        Some(query) if query == "jobs" => vec![Reply::Say(json!({"jobs": [running("queued")]}))],
+        _ => vec![Reply::Say(json!({"error": "\"query\" must be \"status\", \"jobs\" or \"metrics\""}))],
+    });
+    let version = env!("CARGO_PKG_VERSION");
+    let expected = format!(
+        "ocps: the daemon runs an older ocps, and this command needs one of ocps {version}: restart the daemon\n"
     );
-    daemon.run(&["job", "1-", "--json"]).check(0, &[&ended("failed", 1).to_string()], "");
+    daemon.run(&["job", "j1"]).check(1, &[], &expected);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod aborts;
 mod contact;
 mod found;
+mod history;
 mod joining;
 mod limits;
 mod lookups;

@@ -12,9 +12,10 @@ use super::world::{World, abort, execute, job, none, removed, secs, settings, un
 
 const FULL: &str = "the journal cannot be written: disk full";
 
-/// The records of one command, in few words.
+/// The records of one command without notes, in few words.
 fn records(world: &World) -> Vec<String> {
-    let lines = world.records.iter().map(|record| match record {
+    let records = world.records.iter().filter(|record| !record.is_note());
+    let lines = records.map(|record| match record {
         Record::Accepted(entry) => format!("accepted {}", entry.key.0),
         Record::Created { key, job_id } => format!("created {} {job_id}", key.0),
         Record::Suspected { key, .. } => format!("suspected {}", key.0),
@@ -28,6 +29,7 @@ fn records(world: &World) -> Vec<String> {
             };
             format!("ended {} {ack} {:?}", key.0, end.result.as_ref().map(|r| r.exit_code.number()))
         }
+        Record::Noted { .. } => panic!("left out"),
         Record::Delivered(_) => panic!("the core does not know what was delivered"),
         Record::Seen { sender, .. } => format!("seen {}", sender.seq_num.0),
         Record::Searched => "searched".to_owned(),

@@ -26,7 +26,7 @@ fn sender(number: i32) -> Sender {
     }
 }
 
-fn run_id(number: i32) -> RunId {
+pub(super) fn run_id(number: i32) -> RunId {
     RunId::parse(&format!("{number}-0123456789abcdef")).unwrap()
 }
 
@@ -41,10 +41,11 @@ fn kept(number: i32, work: Work) -> RecoveredCommand {
         end: None,
         result_delivered: false,
         ack_delivered: false,
+        notes: Vec::new(),
     }
 }
 
-fn an_execute(number: i32, prereqs: &[&str]) -> RecoveredCommand {
+pub(super) fn an_execute(number: i32, prereqs: &[&str]) -> RecoveredCommand {
     let submission = Submission {
         run_id: run_id(number),
         command: "run".to_owned(),
@@ -63,11 +64,11 @@ fn an_execute(number: i32, prereqs: &[&str]) -> RecoveredCommand {
     kept(number, work)
 }
 
-fn a_running(number: i32, id: &str) -> RecoveredCommand {
+pub(super) fn a_running(number: i32, id: &str) -> RecoveredCommand {
     RecoveredCommand { job_id: Some(job_id(id)), ..an_execute(number, &[]) }
 }
 
-fn an_ended(number: i32, id: &str) -> RecoveredCommand {
+pub(super) fn an_ended(number: i32, id: &str) -> RecoveredCommand {
     let result = JobResult {
         job_id: job_id(id),
         exit_code: ExitCode::Completed,
@@ -87,7 +88,7 @@ fn recovered(entries: Vec<RecoveredCommand>) -> Input {
 }
 
 /// In STANDBY, with these.
-fn restarted(entries: Vec<RecoveredCommand>) -> World {
+pub(super) fn restarted(entries: Vec<RecoveredCommand>) -> World {
     restarted_with(settings(), entries)
 }
 

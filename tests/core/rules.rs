@@ -158,6 +158,7 @@ impl Rules {
             | Input::LogLevel(_)
             | Input::JournalFailed(_)
             | Input::JournalBack
+            | Input::Delivered(_)
             | Input::Joined
             | Input::DuplicateInstance(_)
             | Input::Terminate => {}

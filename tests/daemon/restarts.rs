@@ -83,6 +83,49 @@ fn a_submission_that_was_cut_off_is_found_and_not_sent_again() {
     assert_eq!((counters.puts, counters.jobs.len()), (1, 1), "{counters:?}");
 }
 
+/// What `ocps job` shows of the history of a job, without times.
+fn history(home: &Home, id: &str) -> Vec<String> {
+    let shown = home.client(&["job", id]).stdout;
+    let lines = shown.lines().skip_while(|line| !line.starts_with("history"));
+    // The name, date, time and the time since the command.
+    let text = |line: &str| line[15..].split_whitespace().skip(3).collect::<Vec<_>>().join(" ");
+    lines.map(text).collect()
+}
+
+#[test]
+fn the_history_of_a_job_is_shown_after_a_restart_too() {
+    let service = service(600.0);
+    service.inject(Fault { on: On::Put, times: 1, what: What::DoneThenHang(600.0) });
+    let home = Home::for_service(&service.url(), 0.2, TOML);
+    let daemon = home.start(&["1", "--state", "enabled"]);
+    let mut client = daemon.connect();
+    client.execute("p.yaml");
+    let id = client.job_id(1);
+    eventually("it is executed", || client.query("jobs")[0]["phase"] == "executing");
+    // What happened is recorded within a second.
+    thread::sleep(Duration::from_millis(1500));
+    let before = history(&home, &id);
+    assert!(before[0].starts_with("accepted from "), "{before:?}");
+    assert!(before[1].starts_with("submission may have reached the service: "), "{before:?}");
+    assert_eq!(before[2], format!("found in the service's list as job {id}"), "{before:?}");
+    assert_eq!(before.last().unwrap(), "phase executing");
+    kill(daemon);
+    service.end_jobs();
+    let daemon = home.start(&["1"]);
+    eventually("it ends", || jobs(&daemon) == ["1 \"finished\" 0"]);
+    let rest = ["resumed after a restart of the daemon", "completed", "delivered: job_result and final ack"];
+    let whole = [&before[..], &rest.map(str::to_owned)].concat();
+    assert_eq!(history(&home, &id), whole);
+    thread::sleep(Duration::from_millis(1500));
+    kill(daemon);
+    let daemon = home.start(&["1"]);
+    let run_id = daemon.connect().query("jobs")[0]["run_id"].as_str().unwrap().to_owned();
+    assert_eq!(history(&home, &run_id), whole);
+    let ran = home.client(&["job", &id, "--json"]);
+    let job: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&job["undelivered"], &job["history"][2]["about"]), (&json!([]), &json!(id)), "{job}");
+}
+
 #[test]
 fn the_state_is_resumed_with_its_override() {
     let home = Home::with_toml(QUICK);

@@ -99,10 +99,10 @@ fn the_journal_of_another_instance_is_refused() {
 #[test]
 fn a_newer_version_is_refused() {
     let (_dir, path) = journal();
-    change(&path, "PRAGMA user_version = 3; ALTER TABLE commands ADD COLUMN more TEXT");
+    change(&path, "PRAGMA user_version = 4; ALTER TABLE commands ADD COLUMN more TEXT");
     assert_eq!(
         refusal(&path),
-        "the journal DIR/journal.db is of version 3, which is newer than what this ocps knows (2): install a newer \
+        "the journal DIR/journal.db is of version 4, which is newer than what this ocps knows (3): install a newer \
          ocps, or move it away and its unfinished jobs are forgotten: mv DIR/journal.db DIR/journal.db.damaged"
     );
 }
@@ -331,6 +331,7 @@ fn rows(path: &Path) -> Vec<String> {
         "SELECT * FROM commands ORDER BY key",
         "SELECT number, identity, origin, seq_num, sent FROM seen ORDER BY number",
         "SELECT * FROM summary_state",
+        "SELECT * FROM history ORDER BY place",
         "SELECT last_key, searched, (SELECT user_version FROM pragma_user_version) FROM journal",
     ];
     let rows = |query| {
@@ -348,7 +349,7 @@ fn rows(path: &Path) -> Vec<String> {
 /// The records that lead to this.
 fn records(recovered: Recovered) -> Vec<Record> {
     let mut records = Vec::new();
-    for RecoveredCommand { entry, job_id, suspected, end, result_delivered, ack_delivered } in
+    for RecoveredCommand { entry, job_id, suspected, end, result_delivered, ack_delivered, notes } in
         recovered.entries
     {
         let key = entry.key;
@@ -359,6 +360,7 @@ fn records(recovered: Recovered) -> Vec<Record> {
         records.extend(end.map(|end| Record::Ended { key, end: Box::new(end) }));
         records.extend(result_delivered.then(|| delivered(Deliverable::Result)));
         records.extend(ack_delivered.then(|| delivered(Deliverable::Ack)));
+        records.extend(notes.into_iter().map(|note| Record::Noted { key, note }));
     }
     records.extend(recovered.seen.into_iter().map(|sender| Record::Seen { sender, at: NOW }));
     records.extend((!recovered.unsearched).then_some(Record::Searched));
@@ -367,18 +369,20 @@ fn records(recovered: Recovered) -> Vec<Record> {
     records
 }
 
-/// The form of version 2 is what is written, to the last byte: what is read of a journal that was kept, with one of
+/// The form of versions 2 and 3 is what is written, to the last byte: what is read of a journal that was kept, with one of
 /// each, and written to a new one gives the same rows.
 #[test]
-fn version_2_is_written_as_it_was_when_it_was_new() {
-    let dir = tempfile::tempdir().unwrap();
-    let [kept, fresh] = ["kept.db", "fresh.db"].map(|name| dir.path().join(name));
-    fs::write(&kept, include_bytes!("version-2.db")).unwrap();
-    let (store, recovered) = open(&kept).unwrap();
-    store.close().unwrap();
-    let (mut store, _) = open(&fresh).unwrap();
-    store.commit(&records(recovered).iter().collect::<Vec<_>>()).unwrap();
-    store.close().unwrap();
-    let [kept, fresh] = [rows(&kept), rows(&fresh)];
-    assert_eq!((kept.len(), &kept), (15, &fresh));
+fn versions_2_and_3_are_written_as_they_were_when_they_were_new() {
+    for (bytes, count) in [(&include_bytes!("version-2.db")[..], 15), (include_bytes!("version-3.db"), 28)] {
+        let dir = tempfile::tempdir().unwrap();
+        let [kept, fresh] = ["kept.db", "fresh.db"].map(|name| dir.path().join(name));
+        fs::write(&kept, bytes).unwrap();
+        let (store, recovered) = open(&kept).unwrap();
+        store.close().unwrap();
+        let (mut store, _) = open(&fresh).unwrap();
+        store.commit(&records(recovered).iter().collect::<Vec<_>>()).unwrap();
+        store.close().unwrap();
+        let [kept, fresh] = [rows(&kept), rows(&fresh)];
+        assert_eq!((kept.len(), &kept), (count, &fresh));
+    }
 }

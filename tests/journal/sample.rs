@@ -6,6 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
+use ocps::csc::history::{Note, NoteKind};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{AcceptedCommand, Completion, Deliverable, Receipt, Record, Work};
 use ocps::csc::request::Submission;
@@ -121,10 +122,17 @@ pub(crate) fn end(rng: &mut Rng) -> Completion {
     }
 }
 
+/// A note of any shape, with a number that is not always of its time.
+pub(crate) fn note(rng: &mut Rng) -> Note {
+    let kinds = [NoteKind::Waits, NoteKind::SubmissionFailed, NoteKind::Phase, NoteKind::LeftOut];
+    let (number, kind) = (rng.u32(..300), kinds[rng.usize(..4)]);
+    Note { number, at: time(rng), kind, about: text(rng).into() }
+}
+
 /// A record of any shape about one of the commands 1 to `keys`.
 pub(crate) fn record(rng: &mut Rng, keys: u64) -> Record {
     let key = EntryKey(rng.u64(1..=keys));
-    match rng.u8(..10) {
+    match rng.u8(..12) {
         0 | 1 => Record::Accepted(Box::new(entry(rng, key))),
         2 => Record::Created { key, job_id: job_id(rng) },
         3 => Record::Suspected { key, until: time(rng) },
@@ -136,6 +144,7 @@ pub(crate) fn record(rng: &mut Rng, keys: u64) -> Record {
         6 => Record::Seen { sender: Sender { via: Via::Kafka, ..sender(rng) }, at: time(rng) },
         7 => Record::Cleared { key },
         8 => Record::Searched,
+        9 | 10 => Record::Noted { key, note: note(rng) },
         _ => Record::State {
             state: SummaryState::ALL[rng.usize(..SummaryState::ALL.len())],
             override_name: text(rng),

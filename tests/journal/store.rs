@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 use ocps::csc::command::{Sender, Via};
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
+use ocps::csc::history::Note;
 use ocps::csc::id::{ClientId, EntryKey, JobId};
 use ocps::csc::record::{
     AcceptedCommand, Completion, Deliverable, Receipt, Record, Recovered, RecoveredCommand, Work,
@@ -23,6 +24,8 @@ suite! {
     a_clock_ten_years_ahead_erases_nothing_that_can_be_shown
     a_new_run_reads_the_last_thousand_and_all_that_is_unfinished
     commands_that_were_seen_are_kept_however_long_ago_but_only_so_many
+    the_first_and_the_last_notes_are_kept_as_long_as_their_command
+    notes_for_which_there_is_no_room_are_left_out
 }
 
 /// What the journal should hold, in words of its interface.
@@ -53,6 +56,7 @@ impl Model {
                     end: None,
                     result_delivered: false,
                     ack_delivered: false,
+                    notes: Vec::new(),
                 });
             }
             Record::Created { key, job_id } => self.change(key, |kept| kept.job_id = Some(job_id)),
@@ -62,6 +66,11 @@ impl Model {
             Record::Delivered(receipt) => self.change(receipt.key, |kept| match receipt.what {
                 Deliverable::Result => kept.result_delivered = true,
                 Deliverable::Ack => kept.ack_delivered = true,
+            }),
+            Record::Noted { key, note } => self.change(key, |kept| {
+                kept.notes.retain(|other| other.place() != note.place());
+                kept.notes.push(note);
+                kept.notes.sort_by_key(|note| note.number);
             }),
             Record::Seen { sender, .. } => {
                 let seen = &mut self.recovered.seen;
@@ -297,4 +306,35 @@ fn commands_that_were_seen_are_kept_however_long_ago_but_only_so_many<K: Kept>()
     keep_up(&mut kept, NOW);
     let found = kept.read().seen;
     assert_eq!((found.len(), &found[9999].identity), (10_000, &sender(11_009).identity));
+}
+
+fn noted(key: u64, number: u32, about: &str) -> Record {
+    let note = Note { number, about: about.into(), ..sample::note(&mut Rng::with_seed(key)) };
+    Record::Noted { key: EntryKey(key), note }
+}
+
+fn the_first_and_the_last_notes_are_kept_as_long_as_their_command<K: Kept>() {
+    let numbers = |kept: &K| -> Vec<u32> { kept.read().entries[0].notes.iter().map(|n| n.number).collect() };
+    let mut kept = K::new(Limits { history_least: 0, ..sample::limits() });
+    // One about a command that is not known is dropped.
+    kept.commit(&[noted(1, 0, "early")]);
+    kept.commit(&settled(1, 29.0));
+    assert!(numbers(&kept).is_empty());
+    kept.commit(&(0..250).map(|number| noted(1, number, "")).collect::<Vec<_>>());
+    assert_eq!(numbers(&kept), (0..20).chain(170..250).collect::<Vec<_>>());
+    let mut kept = kept.next_run(NOW);
+    assert_eq!(numbers(&kept).len(), 100);
+    keep_up(&mut kept, Tai(NOW.0 + 2.0 * DAY_S));
+    assert!(keys(&kept).is_empty());
+    kept.commit(&[accepted(1)]);
+    assert!(numbers(&kept).is_empty());
+    assert!(numbers(&kept.next_run(NOW)).is_empty());
+}
+
+fn notes_for_which_there_is_no_room_are_left_out<K: Kept>() {
+    let mut kept = K::new(Limits { file_bytes: 1 << 20, ..sample::limits() });
+    kept.commit(&[accepted(1), noted(1, 0, "short")]);
+    kept.commit(&[noted(1, 1, &"x".repeat(2 << 20)), accepted(2)]);
+    let found = kept.read().entries;
+    assert_eq!((found.len(), found[0].notes.len()), (2, 1));
 }

@@ -82,7 +82,10 @@ fn some(rng: &mut Rng) -> Vec<Record> {
 fn a_commit_that_the_broker_answers_late_is_not_durable_before_and_once_in_the_journal() {
     let mut rng = Rng::with_seed(1);
     let mut kept = Topic::new(sample::limits());
-    let (first, late, last) = (some(&mut rng), some(&mut rng), some(&mut rng));
+    let accepted = |key| Record::Accepted(Box::new(sample::entry(&mut Rng::with_seed(key), EntryKey(key))));
+    // No record comes before its command.
+    let first: Vec<Record> = (1..=3).map(accepted).chain(some(&mut rng)).collect();
+    let (late, last) = (some(&mut rng), some(&mut rng));
     let mut model = Model::default();
     first.iter().chain(&late).chain(&last).for_each(|record| model.keep(record));
     kept.commit(&first);

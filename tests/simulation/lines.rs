@@ -25,6 +25,7 @@ pub(crate) fn input(input: &Input) -> Option<String> {
         | Input::Journaled(_)
         | Input::JournalFailed(_)
         | Input::JournalBack
+        | Input::Delivered(_)
         | Input::LogLevel(_)
         | Input::Joined
         | Input::DuplicateInstance(_)

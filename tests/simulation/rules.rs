@@ -231,7 +231,7 @@ impl Rules {
             }
             Record::Suspected { key, until } => self.command(*key).durably_suspected = Some(*until),
             Record::Cleared { key } => self.command(*key).durably_suspected = None,
-            Record::Searched => {}
+            Record::Searched | Record::Noted { .. } => {}
             Record::Ended { key, end } => {
                 let ending = self.command(*key).ends.last_mut().unwrap();
                 assert_eq!(ending.end, **end);
@@ -302,6 +302,7 @@ impl Rules {
             | Input::Journaled(_)
             | Input::JournalFailed(_)
             | Input::JournalBack
+            | Input::Delivered(_)
             | Input::LogLevel(_)
             | Input::Joined
             | Input::DuplicateInstance(_)
@@ -428,7 +429,7 @@ impl Rules {
                 self.room = self.max_jobs.saturating_sub(unfinished);
             }
             Record::Ended { key, end } => self.ended(now, *key, end, services),
-            Record::Seen { .. } | Record::State { .. } => {}
+            Record::Seen { .. } | Record::State { .. } | Record::Noted { .. } => {}
             Record::Delivered(receipt) => panic!("the core cannot know what was delivered: {receipt:?}"),
         }
     }

@@ -34,6 +34,8 @@ pub(crate) struct Start {
     unread: usize,
     /// Whether the turn is one of a tick.
     is_tick: bool,
+    /// Whether it is one of a heartbeat.
+    is_beat: bool,
 }
 
 impl Start {
@@ -65,6 +67,7 @@ impl Start {
             unwritten_state: None,
             unread: 0,
             is_tick: false,
+            is_beat: false,
         }
     }
 
@@ -128,6 +131,7 @@ impl Start {
             | Input::Configuration(_)
             | Input::ConfigurationsAvailable(_)
             | Input::Recovered(_)
+            | Input::Delivered(_)
             | Input::LogLevel(_)
             | Input::DuplicateInstance(_)
             | Input::Terminate => {}
@@ -164,6 +168,11 @@ impl Start {
         assert!(is_its || !self.is_under_way, "{override_name} instead of {}", self.override_name);
     }
 
+    /// A heartbeat is published.
+    pub(crate) fn beats(&mut self) {
+        self.is_beat = true;
+    }
+
     /// The core wants this kept, or it was delivered.
     pub(crate) fn kept(&mut self, record: Record) {
         if self.is_starting() && matches!(record, Record::State { .. }) {
@@ -192,9 +201,11 @@ impl Start {
 
     /// The turn is over.
     pub(crate) fn rest(&mut self) {
-        let is_tick = std::mem::take(&mut self.is_tick);
-        // What was delivered may wait for the next tick.
-        let may_wait = |record: &Record| !is_tick && matches!(record, Record::Delivered(_));
+        let (is_tick, is_beat) = (std::mem::take(&mut self.is_tick), std::mem::take(&mut self.is_beat));
+        // What was delivered may wait for the next tick, a note for the next heartbeat.
+        let may_wait = |record: &Record| {
+            !is_tick && matches!(record, Record::Delivered(_)) || !is_beat && record.is_note()
+        };
         let is_bounded = self.unwritten.len() < DELIVERIES_MAX;
         let is_written = is_bounded && self.unwritten.iter().all(may_wait);
         assert!(is_written, "not handed to the journal: {:?}", self.unwritten);

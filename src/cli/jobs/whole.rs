@@ -1,17 +1,21 @@
-//! `ocps job`: what the daemon knows of one job.
+//! `ocps job`: what the daemon knows of one job, and what happened to it.
+
+use std::iter;
 
 use serde_json::Value;
 
 use super::{elapsed, ids, state_text};
-use crate::cli::Task;
 use crate::cli::client::{Client, JOBS};
 use crate::cli::find::find;
 use crate::cli::flags::Line;
-use crate::cli::text::{duration, fill, value};
+use crate::cli::follow::run_id;
+use crate::cli::text::{UNKNOWN, clean, duration, fill, table, value};
 use crate::cli::times::Zone;
+use crate::cli::{Failure, Task};
 
-/// Width of the names in front.
-const COLUMN: usize = 15;
+/// Width of the names in front, without and with the gap.
+const NAME: usize = 13;
+const COLUMN: usize = NAME + 2;
 
 /// `ocps job`.
 pub(in crate::cli) fn task(line: &Line) -> Result<Task, String> {
@@ -20,9 +24,13 @@ pub(in crate::cli) fn task(line: &Line) -> Result<Task, String> {
     };
     let (target, zone, json, id) = (line.target()?, Zone::of(line), line.has("json"), id.to_owned());
     Ok(Box::new(move |out| {
-        let document = Client::connect(&target)?.query(JOBS)?;
-        let job = find(&document, &id)?;
-        if json { out.line(&job.to_string()) } else { out.text(&text(job, &zone)) }
+        let mut client = Client::connect(&target)?;
+        let run_id = run_id(find(&client.query(JOBS)?, &id)?);
+        let job = client.job(&run_id)?;
+        if job.is_null() {
+            return Err(Failure::Failed(format!("the daemon no longer knows run {}", clean(&run_id))));
+        }
+        if json { out.line(&job.to_string()) } else { out.text(&text(&job, &zone)) }
     }))
 }
 
@@ -46,9 +54,23 @@ fn text(job: &Value, zone: &Zone) -> String {
         ("polled", fill(job, "{polled_s} ago")),
         ("waits for", list("waits_for")),
         ("missing", list("missing_prereqs")),
+        ("not delivered", list("undelivered")),
     ];
     let line = |(name, text): (&str, Option<String>)| text.map(|text| format!("{name:COLUMN$}{text}\n"));
-    lines.into_iter().filter_map(line).collect()
+    lines.into_iter().filter_map(line).chain([history(job, zone)]).collect()
+}
+
+/// What happened to it, line by line: when, how long after the command, and what.
+fn history(job: &Value, zone: &Zone) -> String {
+    let notes = || job.get("history").and_then(Value::as_array).into_iter().flatten();
+    let since = |note: &Value| duration(note.get("at")?.as_f64()? - job.get("accepted")?.as_f64()?);
+    let column = |cell: &dyn Fn(&Value) -> Option<String>| {
+        notes().map(|note| cell(note).unwrap_or_else(|| UNKNOWN.to_owned())).collect::<Vec<_>>()
+    };
+    let names = ["history"].into_iter().chain(iter::repeat(""));
+    let names = names.take(notes().count()).map(|name| format!("{name:NAME$}")).collect();
+    let times = column(&|note| zone.show(note.get("at_utc")?.as_str()?));
+    table(&[names, times, column(&since), column(&|note| value(note, "text"))])
 }
 
 #[cfg(test)]
@@ -61,7 +83,11 @@ mod tests {
         let job = json!({"job_id": "j1", "run_id": "5-x", "identity": "root@localhost", "pipeline": "true.yaml",
                          "seq_num": 7, "origin": 12, "version": "", "stage": "waiting", "phase": null, "output_glob": "*",
                          "accepted_utc": "2026-11-22T14:00:23.504Z", "ended_utc": null, "age_s": 61.0, "polled_s": 0.52,
-                         "waits_for": ["a", "b", "c", "d"], "missing_prereqs": []});
+                         "waits_for": ["a", "b", "c", "d"], "missing_prereqs": [], "undelivered": ["final ack"],
+                         "accepted": 100.5, "history": [
+                             {"at": 100.5, "at_utc": "2026-11-22T14:00:23.504Z", "text": "accepted from root@localhost"},
+                             {"at": 161.5, "at_utc": "2026-11-22T14:01:24.504Z", "text": "waits for a, b, c, d"},
+                             {"at": 99.0, "at_utc": "2026-11-22T14:01:25.000Z", "text": "phase\n"}]});
         let expected = "\
 job            j1
 run            5-x
@@ -73,6 +99,10 @@ accepted       2026-11-22 14:00:23 UTC
 elapsed        1m01s
 polled         0.5s ago
 waits for      a, b, c, d
+not delivered  final ack
+history        2026-11-22 14:00:23  0.0s   accepted from root@localhost
+               2026-11-22 14:01:24  1m01s  waits for a, b, c, d
+               2026-11-22 14:01:25  -      phase\\n
 ";
         assert_eq!(text(&job, &Zone::UTC), expected);
         assert_eq!(text(&json!(7), &Zone::UTC), "");

@@ -114,7 +114,10 @@ impl Rules {
                 let is_long = silent.any(|since| self.sending.was_asked_after(*since, OUTAGE_LIMIT));
                 assert!(is_long, "no service was silent for so long: {:?}", self.silent);
             }
-            Event::Heartbeat => self.last_beat = Some(now),
+            Event::Heartbeat => {
+                self.last_beat = Some(now);
+                self.start.beats();
+            }
             Event::SummaryState(state) => {
                 let before = self.state.replace(*state);
                 let legal = match (before, *state) {
