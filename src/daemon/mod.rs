@@ -28,6 +28,7 @@ use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
 use crate::journal::{Journal, News, OpenError};
+use crate::lease::Lease;
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
 use crate::transport::KafkaInput;
@@ -92,6 +93,7 @@ struct Daemon {
     manager: Manager,
     logs: Logs,
     journal: Option<Journal>,
+    lease: Lease,
     /// Where Redis is, for Rapid Analysis.
     redis: Option<String>,
     /// Why the state directory does not last.
@@ -159,18 +161,15 @@ impl Daemon {
     fn note_pause(&mut self, sources: &Sources) {
         let now = Moment::now();
         let still = mem::replace(&mut self.turned, now).age(now);
-        let is_unsure = |journal: &Journal| {
-            let confirmed = journal.status().confirmed;
-            confirmed.is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO)
-        };
-        let Some(journal) =
-            self.journal.as_ref().filter(|journal| still >= STOOD_STILL && is_unsure(journal))
+        let is_unsure =
+            |lease: &Lease| lease.confirmed().is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO);
+        let Some(journal) = self.journal.as_ref().filter(|_| still >= STOOD_STILL && is_unsure(&self.lease))
         else {
             return;
         };
         journal.confirm();
         let until = Instant::now() + CONFIRMATION;
-        while self.end.is_none() && self.journal.as_ref().is_some_and(is_unsure) {
+        while self.end.is_none() && is_unsure(&self.lease) {
             if let Ok(news) = sources.news.recv_timeout(LOOK) {
                 self.handle_news(news);
             } else if Instant::now() >= until {

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::foreign::Received;
-use crate::harness::{Daemon, Home, PATIENCE, QUICK, Ran, eventually, run};
+use crate::harness::{Client, Daemon, Home, PATIENCE, QUICK, Ran, eventually, run};
 use crate::rig::Rig;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
@@ -83,21 +83,31 @@ fn a_killed_daemon_forgets_nothing_though_its_directories_are_empty() {
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn whoever_starts_later_takes_over_and_the_earlier_one_stops_when_it_wakes_up() {
-    let (rig, service) = (rig(), service(600.0));
+    let timing = Timing { duration: 600.0, ..Timing::default() };
+    let latency = Duration::from_millis(500);
+    let service = UwsService::start(Options { timing, latency, ..Options::default() });
+    let rig = rig();
     let mut first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
     foreign.state(2);
     let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
     let id = foreign.job_id(seq);
+    // More than may be in flight at once: the others wait for their turn when it stands still.
+    (0..20).for_each(|_| drop(foreign.send("execute", &json!({"pipeline": "p.yaml"}))));
+    let count = |client: &mut Client| client.query("jobs").as_array().map_or(0, Vec::len);
+    let mut client = first.connect();
+    eventually("they are accepted", || count(&mut client) == 21);
     first.signal(Signal::STOP);
+    foreign.listen(2 * latency);
+    assert!(service.counters().puts < 21);
 
     let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
     let second = rig.start_in(&home, &service, &["--state", "resume"]);
     let mut client = second.connect();
-    eventually("the second has the job", || {
-        client.query("jobs").as_array().is_some_and(|jobs| {
-            jobs.iter().any(|job| job["job_id"] == id.as_str() && job["stage"] == "running")
-        })
+    eventually("the second has the jobs", || {
+        let jobs = client.query("jobs");
+        let is_running = |job: &&serde_json::Value| job["stage"] == "running";
+        jobs.as_array().is_some_and(|jobs| jobs.iter().filter(is_running).count() == 21)
     });
     foreign.listen(Duration::from_millis(500));
     let (asked, said) = (service.counters(), foreign.received.len());
@@ -116,6 +126,7 @@ fn whoever_starts_later_takes_over_and_the_earlier_one_stops_when_it_wakes_up() 
     assert_eq!(published, [""; 0]);
     let after = service.counters();
     assert_eq!((after.puts, after.deletes), (asked.puts, asked.deletes));
+    assert!(after.jobs.values().all(|count| *count == 1), "{:?}", after.jobs);
     // The second is the one that is obeyed.
     let abort = foreign.send("abort_job", &json!({"job_id": id}));
     assert_eq!(foreign.final_ack(abort), "303 Done");

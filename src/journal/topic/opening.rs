@@ -54,6 +54,9 @@ pub struct Address {
     pub limits: Limits,
 }
 
+/// See [`Address::open`].
+type Opened = (Connection, Tables, ThreadedProducer<Context>, Option<Instant>);
+
 /// Why a topic is not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
@@ -85,9 +88,10 @@ impl Address {
     }
 
     /// All that a journal consists of. Nobody who opened it before can write when this returns, and what it has read is
-    /// all that was ever committed.
-    pub(super) fn open(&self) -> Result<(Connection, Tables, ThreadedProducer<Context>), Unopened> {
+    /// all that was ever committed. Also since when that is so, if anyone did.
+    pub(super) fn open(&self) -> Result<Opened, Unopened> {
         let producer = self.fence()?;
+        let fenced = Instant::now();
         let reader = self.reader("read_committed")?;
         let content = self.read(&reader)?;
         self.check_end(&reader)?;
@@ -98,10 +102,10 @@ impl Address {
             } else {
                 introduce(&connection, self.identity)?
             }
-            Ok((connection, tables))
+            Ok((connection, tables, has_content.then_some(fenced)))
         };
-        let (connection, tables) = restore().map_err(|fault| self.damaged(fault))?;
-        Ok((connection, tables, producer))
+        let (connection, tables, taken) = restore().map_err(|fault| self.damaged(fault))?;
+        Ok((connection, tables, producer, taken))
     }
 
     fn client<T: FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T, Unopened> {
