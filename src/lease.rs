@@ -33,6 +33,19 @@ struct State {
     /// When ours took over from one that may still have had the right then.
     taken: Option<Instant>,
     has_ended: bool,
+    other: Other,
+}
+
+/// What is known of another instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Other {
+    /// None is alive, as far as was heard.
+    #[default]
+    Unheard,
+    /// One is alive: ours must not take over.
+    Heard,
+    /// Ours takes over, or has: whoever is alive all the same is refused by the journal, and ends.
+    Refused,
 }
 
 impl State {
@@ -52,6 +65,33 @@ impl Lease {
 
     fn state(&self) -> Option<MutexGuard<'_, State>> {
         self.0.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another instance is alive: ours does not take over. False if it has begun to, so that the other one has to end.
+    #[must_use]
+    pub fn yields(&self) -> bool {
+        self.state().is_none_or(|mut state| {
+            if state.other != Other::Refused {
+                state.other = Other::Heard;
+            }
+            state.other == Other::Heard
+        })
+    }
+
+    /// No other instance is alive any more; or ours could not take over.
+    pub fn is_alone(&self) {
+        self.state().into_iter().for_each(|mut state| state.other = Other::Unheard);
+    }
+
+    /// Ours begins to take over; false if another instance was heard, so that it must not.
+    #[must_use]
+    pub fn takes(&self) -> bool {
+        self.state().is_none_or(|mut state| {
+            if state.other == Other::Unheard {
+                state.other = Other::Refused;
+            }
+            state.other == Other::Refused
+        })
     }
 
     /// Our instance took over at that time from one that may still have had the right.
@@ -118,6 +158,17 @@ mod tests {
         lease.end();
         assert!(!is_valid(3.0) && !lease.is_valid());
         assert!(Lease::default().is_valid() && Lease::default().wait());
+    }
+
+    #[test]
+    fn it_is_taken_only_while_no_other_instance_is_heard_and_none_is_yielded_to_afterwards() {
+        let lease = Lease::unconfirmed();
+        assert!(lease.yields() && !lease.takes() && lease.yields());
+        lease.is_alone();
+        assert!(lease.takes() && !lease.yields() && lease.takes());
+        lease.is_alone();
+        assert!(lease.yields());
+        assert!(Lease::default().yields());
     }
 
     #[test]

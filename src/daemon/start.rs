@@ -60,7 +60,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let (journal, recovered) = open_journal(&setup, lease.clone())?;
     let state_dir_problem = setup.state_dir_problem();
     let (hub, clients) = open_socket(&setup)?;
-    let (kafka, (inputs, commands)) = start_kafka(&setup)?;
+    let (kafka, (inputs, commands)) = start_kafka(&setup, lease.clone())?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let (connections, capacity) =
         (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
@@ -175,7 +175,7 @@ fn open_journal(setup: &Setup, lease: Lease) -> Result<(Option<Journal>, Option<
 type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
 
 /// Kafka, and what comes over it.
-fn start_kafka(setup: &Setup) -> Result<(Option<Kafka>, FromKafka), Failure> {
+fn start_kafka(setup: &Setup, lease: Lease) -> Result<(Option<Kafka>, FromKafka), Failure> {
     let options = match &setup.kafka {
         KafkaPlan::Off => return Ok((None, (never(), never()))),
         KafkaPlan::Impossible(problem) => {
@@ -186,7 +186,7 @@ fn start_kafka(setup: &Setup) -> Result<(Option<Kafka>, FromKafka), Failure> {
     };
     let (sender, inputs) = bounded(KAFKA_QUEUE);
     let (taker, commands) = bounded(KAFKA_QUEUE);
-    let kafka = Kafka::start(options, setup.index, sender, taker).map_err(Failure::Configuration)?;
+    let kafka = Kafka::start(options, setup.index, lease, sender, taker).map_err(Failure::Configuration)?;
     Ok((Some(kafka), (inputs, commands)))
 }
 

@@ -56,6 +56,11 @@ const SEEN_WAITING: usize = 10_000;
 #[cfg(feature = "kafka")]
 const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
+/// Shortest wait, and half of the longest, of one that was fenced while it opened a topic: it hears of the other one by then, if
+/// that has come further.
+#[cfg(feature = "kafka")]
+const FENCED: Duration = Duration::from_secs(3);
+
 /// The instance that owns a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -329,7 +334,11 @@ impl Channels {
         let since = Instant::now();
         let mut wait = OPEN_AGAIN.0;
         loop {
-            match address.prepare().and_then(|()| topic::Topic::open(address, clock::now())) {
+            let opened = address.prepare().and_then(|()| match self.lease.takes() {
+                true => topic::Topic::open(address, clock::now()),
+                false => Err(topic::Unopened::Yielded),
+            });
+            match opened {
                 Ok((topic, recovered)) => {
                     topic.taken.into_iter().for_each(|at| self.lease.take_over(at));
                     lock(&self.status).problem = None;
@@ -342,9 +351,17 @@ impl Channels {
                     begun.iter().for_each(drop);
                     return None;
                 }
-                Err(topic::Unopened::Away(reason)) => {
-                    if lock(&self.status).problem.replace((reason.clone(), since)).is_none() {
-                        log::warn!("{reason}; retrying");
+                Err(topic::Unopened::Yielded) => {
+                    begun.recv().ok()?;
+                    continue;
+                }
+                Err(unopened @ (topic::Unopened::Fenced(_) | topic::Unopened::Away(_))) => {
+                    self.lease.is_alone();
+                    if lock(&self.status).problem.replace((unopened.to_string(), since)).is_none() {
+                        log::warn!("{unopened}; retrying");
+                    }
+                    if let topic::Unopened::Fenced(_) = unopened {
+                        wait = wait.max(FENCED).mul_f64(1.0 + fastrand::f64());
                     }
                 }
             }

@@ -162,6 +162,10 @@ impl Topic {
         });
         match begun {
             Ok(_) => Ok((topic, recovered)),
+            Err(Failed::Kafka(_)) if topic.fenced.is_some() => Err(Unopened::Fenced(format!(
+                "the journal topic {} cannot be opened: another instance opens it at the same time",
+                topic.name
+            ))),
             Err(Failed::Kafka(error)) => Err(address.unopened(&error, topic.producer.client())),
             Err(Failed::Sql(fault)) => Err(address.damaged(fault)),
         }

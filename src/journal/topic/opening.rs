@@ -60,6 +60,12 @@ type Opened = (Connection, Tables, ThreadedProducer<Context>, Option<Instant>);
 /// Why a topic is not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
+    /// Another instance has opened it meanwhile, in one line.
+    #[error("{0}")]
+    Fenced(String),
+    /// Another instance is alive, and is not to be disturbed.
+    #[error("another instance is running")]
+    Yielded,
     /// It cannot be opened before somebody does something about it.
     #[error(transparent)]
     Refused(OpenError),
