@@ -19,6 +19,7 @@ use crate::csc::request::Action;
 use crate::journal::{self, Found};
 #[cfg(feature = "kafka")]
 use crate::journal::{Limits, topic::Address};
+use crate::lease::Lease;
 use crate::transport::LISTENING;
 use crate::transport::kafka::Kafka;
 use crate::url::Url;
@@ -147,7 +148,7 @@ impl Setup {
         if self.reader.simulated {
             return Ok("simulated".to_owned());
         }
-        let (backend, redis) = self.backend().map_err(|failure| failure.to_string())?;
+        let (backend, redis) = self.backend(Lease::default()).map_err(|failure| failure.to_string())?;
         if let Some(address) = redis {
             return ask(&*backend, &"".into()).map(|()| format!("{address} answers"));
         }

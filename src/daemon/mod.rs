@@ -23,11 +23,12 @@ use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, CommandKind, Via};
 use crate::csc::event::Event as SalEvent;
-use crate::csc::record::{Receipt, Record};
+use crate::csc::record::{Receipt, Record, Recovered, RecoveredCommand};
 use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
 use crate::journal::{Journal, News, OpenError};
+use crate::lease::Lease;
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
 use crate::transport::KafkaInput;
@@ -92,6 +93,7 @@ struct Daemon {
     manager: Manager,
     logs: Logs,
     journal: Option<Journal>,
+    lease: Lease,
     /// Where Redis is, for Rapid Analysis.
     redis: Option<String>,
     /// Why the state directory does not last.
@@ -136,7 +138,7 @@ impl Daemon {
         self.set_timer(armed);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
-            self.note_pause(&sources);
+            self.note_pause(&sources, &event);
             if self.end.is_none() {
                 self.timed((&event).into(), |daemon| daemon.handle(event));
             }
@@ -156,33 +158,38 @@ impl Daemon {
         self.close(sources)
     }
 
-    /// Where process or machine stood still, another instance may have taken the journal over: nothing is done before it is
-    /// certain that none has.
-    fn note_pause(&mut self, sources: &Sources) {
+    /// Where process or machine stood still, or another instance is heard, that one may have taken the journal over: nothing
+    /// is done before it is certain that it has not.
+    fn note_pause(&mut self, sources: &Sources, event: &Event) {
         let now = Moment::now();
         let still = mem::replace(&mut self.turned, now).age(now);
-        let is_unsure = |journal: &Journal| {
-            let confirmed = journal.status().confirmed;
-            confirmed.is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO)
-        };
-        let Some(journal) =
-            self.journal.as_ref().filter(|journal| still >= STOOD_STILL && is_unsure(journal))
-        else {
-            return;
-        };
+        if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) {
+            self.end = Some(Err(Failure::Other(format!(
+                "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
+                 over: it has to start anew",
+                still.as_secs_f64()
+            ))));
+        }
+        if matches!(event, Event::Kafka(KafkaInput::DuplicateInstance(_))) {
+            // If the journal does not answer, it is as with one that no other instance can take over.
+            self.is_owner(sources, STOOD_STILL);
+        }
+    }
+
+    /// Whether the journal says in time that it is still ours, or that it is not, which ends the daemon; or need not say so.
+    fn is_owner(&mut self, sources: &Sources, patience: Duration) -> bool {
+        let now = Moment::now();
+        let is_unsure =
+            |lease: &Lease| lease.confirmed().is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO);
+        let Some(journal) = self.journal.as_ref().filter(|_| is_unsure(&self.lease)) else { return true };
         journal.confirm();
-        let until = Instant::now() + CONFIRMATION;
-        while self.end.is_none() && self.journal.as_ref().is_some_and(is_unsure) {
+        let until = Instant::now() + patience;
+        while self.end.is_none() && is_unsure(&self.lease) && Instant::now() < until {
             if let Ok(news) = sources.news.recv_timeout(LOOK) {
                 self.handle_news(news);
-            } else if Instant::now() >= until {
-                self.end = Some(Err(Failure::Other(format!(
-                    "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
-                     over: it has to start anew",
-                    still.as_secs_f64()
-                ))));
             }
         }
+        self.end.is_some() || !is_unsure(&self.lease)
     }
 
     fn timed(&mut self, name: &str, turn: impl FnOnce(&mut Self)) {
@@ -252,7 +259,16 @@ impl Daemon {
                 self.figures.answered(&outcome);
                 self.turn.input(Input::Outcome(outcome));
             }
-            Event::Configuration(ConfigResult::Read(result)) => self.turn.input(Input::Configuration(result)),
+            Event::Configuration(ConfigResult::Read(result)) => {
+                result.iter().for_each(|read| self.workers.configured(&read.service.url));
+                self.turn.input(Input::Configuration(result));
+            }
+            Event::Configuration(ConfigResult::Service(Ok(read))) => {
+                self.workers.configured(&read.service.url);
+            }
+            Event::Configuration(ConfigResult::Service(Err(reason))) => {
+                no_credentials(&reason);
+            }
             Event::Configuration(ConfigResult::Settings(settings)) => self.reloaded(*settings),
             Event::Configuration(ConfigResult::Available(available)) => {
                 self.turn.input(Input::ConfigurationsAvailable(available));
@@ -318,6 +334,7 @@ impl Daemon {
     fn handle_news(&mut self, news: News) {
         match news {
             News::Open(recovered) => {
+                self.find_credentials(missing_credentials(&recovered));
                 let effects = self.turn.recovered(self.now(), *recovered);
                 self.run_effects(effects);
                 self.begin();
@@ -331,6 +348,14 @@ impl Daemon {
                     format!("the journal is not ours any more, and nothing was done since: {reason}");
                 self.end = Some(Err(Failure::Fenced(reason)));
             }
+        }
+    }
+
+    /// Reads the configuration for credentials that the journal does not keep.
+    fn find_credentials(&self, override_name: Option<String>) {
+        let request = override_name.map(|override_name| ConfigRequest::Service { override_name });
+        if let Some(Err(reason)) = request.map(|request| self.configure(request)) {
+            no_credentials(&reason);
         }
     }
 
@@ -570,6 +595,20 @@ impl Daemon {
             self.manager.status(status);
         }
     }
+}
+
+/// The override of the previous run, if it left something to do at a service whose credentials the journal does not keep.
+fn missing_credentials(recovered: &Recovered) -> Option<String> {
+    let is_open = |known: &&RecoveredCommand| known.end.is_none() || known.suspected.is_some();
+    let mut open = recovered.entries.iter().filter(is_open);
+    open.any(|known| known.entry.work.url().lacks_credentials())
+        .then(|| recovered.state.as_ref().map(|(_, name)| name.clone()).unwrap_or_default())
+}
+
+fn no_credentials(reason: &str) {
+    log::warn!(
+        "jobs of the previous run are not followed before a start succeeds, for want of a password: {reason}"
+    );
 }
 
 /// What the next run may not know, since the journal could not be written.

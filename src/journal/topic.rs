@@ -53,6 +53,8 @@ pub struct Topic {
     unsettled: Option<End>,
     /// Why nothing can ever be written again.
     fenced: Option<String>,
+    /// When it was taken over from an earlier writer, if there was one.
+    pub(super) taken: Option<Instant>,
     /// When the last transaction that the broker has committed was begun.
     confirmed: Moment,
 }
@@ -139,7 +141,7 @@ impl Topic {
     /// # Errors
     /// See [`Unopened`].
     pub fn open(address: &Address, now: Tai) -> Result<(Self, Recovered), Unopened> {
-        let (connection, tables, producer) = address.open()?;
+        let (connection, tables, producer, taken) = address.open()?;
         let recovered = recover(&connection).map_err(|fault| address.damaged(fault))?;
         let (name, limits) = (address.name.clone(), address.limits);
         let mut topic = Self {
@@ -150,6 +152,7 @@ impl Topic {
             producer,
             unsettled: None,
             fenced: None,
+            taken,
             confirmed: Moment::now(),
         };
         // A first commit shows that the broker takes one.
@@ -159,6 +162,10 @@ impl Topic {
         });
         match begun {
             Ok(_) => Ok((topic, recovered)),
+            Err(Failed::Kafka(_)) if topic.fenced.is_some() => Err(Unopened::Fenced(format!(
+                "the journal topic {} cannot be opened: another instance opens it at the same time",
+                topic.name
+            ))),
             Err(Failed::Kafka(error)) => Err(address.unopened(&error, topic.producer.client())),
             Err(Failed::Sql(fault)) => Err(address.damaged(fault)),
         }

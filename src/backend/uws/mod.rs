@@ -13,12 +13,12 @@ mod object;
 mod payload;
 mod sent;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::debug;
+use log::{debug, warn};
 use ureq::config::Config;
 use ureq::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER,
@@ -29,12 +29,13 @@ use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, AsSendBody, Body, Error, Proxy};
 
 use crate::backend::lanes::in_flight_max;
-use crate::backend::{Backend, Wanted};
+use crate::backend::{Backend, Wanted, withheld};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{
     Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission,
 };
+use crate::lease::Lease;
 use crate::resolver::{Lookup, http_config};
 use crate::text::quote;
 use crate::url::Url;
@@ -69,6 +70,11 @@ const NO_JOB: &str = "/job/ocps-health-check";
 pub struct Uws {
     agent: Agent,
     settings: settings::Uws,
+    lease: Lease,
+    /// The service as it is configured, with credentials.
+    configured: Mutex<Option<Url>>,
+    /// Services of previous runs that are not configured any more: those that were asked without credentials.
+    unknown: Mutex<BTreeSet<Url>>,
     /// Services that said when to ask again, and when that is.
     resting: Mutex<BTreeMap<Url, Instant>>,
 }
@@ -79,7 +85,15 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn new(settings: &settings::Uws) -> Result<Self, String> {
-        Self::over(settings, DefaultConnector::default(), Lookup)
+        Self::leased(settings, Lease::default())
+    }
+
+    /// Makes a client that changes something only while the lease is valid.
+    ///
+    /// # Errors
+    /// The proxy is no usable URL.
+    pub fn leased(settings: &settings::Uws, lease: Lease) -> Result<Self, String> {
+        Self::over(settings, lease, DefaultConnector::default(), Lookup)
     }
 
     /// Makes a client that reaches the service in another way than over a network, for tests.
@@ -88,13 +102,21 @@ impl Uws {
     /// The proxy is no usable URL.
     pub fn over(
         settings: &settings::Uws,
+        lease: Lease,
         connector: impl Connector,
         resolver: impl Resolver,
     ) -> Result<Self, String> {
         let proxy = settings.proxy.as_ref().map(proxy).transpose()?;
-        let watcher = Watcher { has_proxy: proxy.is_some() };
+        let watcher = Watcher { has_proxy: proxy.is_some(), lease: lease.clone() };
         let agent = Agent::with_parts(agent_config(settings, proxy), connector.chain(watcher), resolver);
-        Ok(Self { agent, settings: settings.clone(), resting: Mutex::default() })
+        Ok(Self {
+            agent,
+            settings: settings.clone(),
+            lease,
+            configured: Mutex::default(),
+            unknown: Mutex::default(),
+            resting: Mutex::default(),
+        })
     }
 
     fn call<'a>(&self, method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Call<'a> {
@@ -105,14 +127,19 @@ impl Uws {
     fn send(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Failure> {
         let base = call.url.base;
         self.check_rest(base)?;
+        let secret = self.authorization(call.url)?;
         let (started, url) = (Instant::now(), call.url);
-        let (result, is_sent) = sent::watch(|| self.run(call, body));
+        let is_change = call.method != "GET";
+        let (result, is_sent) = sent::watch(is_change, || self.run(call, secret, body));
         let (method, ms) = (call.method, started.elapsed().as_millis());
         match &result {
             Ok(response) => debug!("{method} {url}: {} after {ms} ms", response.status().as_u16()),
             Err(_) => debug!("{method} {url}: no answer after {ms} ms"),
         }
-        let response = result.map_err(|error| call.failure(&error, is_sent))?;
+        let response = result.map_err(|error| {
+            let is_withheld = is_change && !is_sent && !self.lease.is_valid();
+            if is_withheld { withheld() } else { call.failure(&error, is_sent) }
+        })?;
         if let Some(wait) = retry_after(&response) {
             // A longer wait would be the end of submissions.
             let longest = RETRY_AFTER_MAX.min(self.settings.submit_timeout / 2);
@@ -123,9 +150,14 @@ impl Uws {
         Ok(response)
     }
 
-    fn run(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Error> {
+    fn run(
+        &self,
+        call: &Call<'_>,
+        secret: Option<String>,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, Error> {
         let mut request = Request::builder().method(call.method).uri(call.url.address());
-        if let Some(secret) = call.url.base.authorization() {
+        if let Some(secret) = secret {
             request = request.header(AUTHORIZATION, secret);
         }
         if call.method == "PUT" {
@@ -138,6 +170,36 @@ impl Uws {
             return self.agent.run(request);
         }
         self.agent.run(self.agent.configure_request(request).timeout_global(Some(call.timeout)).build())
+    }
+
+    /// The credentials for a service: those of its URL, or if the journal has taken these away, those that are configured for
+    /// the same host. None where another service is configured.
+    fn authorization(&self, address: Address<'_>) -> Result<Option<String>, Failure> {
+        let base = address.base;
+        if !base.lacks_credentials() {
+            return Ok(base.authorization().map(str::to_owned));
+        }
+        match &*self.configured.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(url) if url.is_of_host(base) => Ok(url.authorization().map(str::to_owned)),
+            Some(url) => {
+                if self.unknown.lock().unwrap_or_else(PoisonError::into_inner).insert(base.clone()) {
+                    warn!(
+                        "{} of a previous run is asked without user name and password: the journal keeps none, and the \
+                         configuration names another service, {}",
+                        quote(base),
+                        quote(url)
+                    );
+                }
+                Ok(None)
+            }
+            None => {
+                let reason = format!(
+                    "{address} is not asked: the journal keeps no passwords, and no configuration was read that has one: \
+                     see the log, and send start"
+                );
+                Err(Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason })
+            }
+        }
     }
 
     /// A service that is to be asked again later is not asked now.
@@ -190,6 +252,10 @@ impl Backend for Uws {
             let reason = format!("{url} answered GET with 200, but not with a list of jobs: {error}");
             Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
         })
+    }
+
+    fn configured(&self, url: &Url) {
+        *self.configured.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.clone());
     }
 
     /// Asks for a job that cannot exist, which costs the service least.

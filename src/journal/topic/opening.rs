@@ -54,9 +54,18 @@ pub struct Address {
     pub limits: Limits,
 }
 
+/// See [`Address::open`].
+type Opened = (Connection, Tables, ThreadedProducer<Context>, Option<Instant>);
+
 /// Why a topic is not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
+    /// Another instance has opened it meanwhile, in one line.
+    #[error("{0}")]
+    Fenced(String),
+    /// Another instance is alive, and is not to be disturbed.
+    #[error("another instance is running")]
+    Yielded,
     /// It cannot be opened before somebody does something about it.
     #[error(transparent)]
     Refused(OpenError),
@@ -110,18 +119,19 @@ impl Address {
     }
 
     /// All that a journal consists of. Nobody who opened it before can write when this returns, and what it has read is
-    /// all that was ever committed.
-    pub(super) fn open(&self) -> Result<(Connection, Tables, ThreadedProducer<Context>), Unopened> {
+    /// all that was ever committed. Also since when that is so, if anyone did.
+    pub(super) fn open(&self) -> Result<Opened, Unopened> {
         let producer = self.fence()?;
+        let fenced = Instant::now();
         let reader = self.reader("read_committed")?;
         let content = self.read(&reader)?;
         self.check_end(&reader)?;
-        let (connection, tables) = self.restore(content)?;
-        Ok((connection, tables, producer))
+        let (connection, tables, has_content) = self.restore(content)?;
+        Ok((connection, tables, producer, has_content.then_some(fenced)))
     }
 
-    /// The tables of a topic with this content.
-    fn restore(&self, content: Content) -> Result<(Connection, Tables), Unopened> {
+    /// The tables of a topic with this content, and whether it has any.
+    fn restore(&self, content: Content) -> Result<(Connection, Tables, bool), Unopened> {
         let restore = || {
             let (connection, tables, has_content) = content.restore(STEPS, self.limits)?;
             if has_content {
@@ -129,7 +139,7 @@ impl Address {
             } else {
                 introduce(&connection, self.identity)?
             }
-            Ok((connection, tables))
+            Ok((connection, tables, has_content))
         };
         restore().map_err(|fault| self.damaged(fault))
     }
