@@ -192,6 +192,13 @@ impl Topic {
         Ok(done)
     }
 
+    fn keep(&mut self, records: &[&Record]) -> Result<(), Failed> {
+        self.transact(|connection| {
+            ask(connection)?;
+            apply(connection, records)
+        })
+    }
+
     fn roll_back(&self) {
         if self.connection.execute_batch("ROLLBACK").is_err() {
             log::debug!("an error has already rolled the transaction back");
@@ -301,17 +308,9 @@ impl Store for Topic {
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let keep = |topic: &mut Self, records: &[&Record]| {
-            topic.transact(|connection| {
-                ask(connection)?;
-                apply(connection, records)
-            })
-        };
-        let mut done = keep(self, records);
-        if let Err(Failed::Sql(fault)) = &done
-            && fault.is_lack_of_room()
-        {
-            done = keep(self, &needed(records));
+        let mut done = self.keep(records);
+        if matches!(&done, Err(Failed::Sql(fault)) if fault.is_lack_of_room()) {
+            done = self.keep(&needed(records));
         }
         done.map_err(|failed| self.reason(&failed))
     }
