@@ -27,7 +27,7 @@ use rusqlite::Connection;
 use super::error::Fault;
 use super::rows::{Message, Tables};
 use super::store::{Store, Upkeep};
-use super::tables::{apply, needed, prune, recover};
+use super::tables::{apply, prune, recover};
 use super::{Limits, lock};
 use crate::broker;
 use crate::clock::Moment;
@@ -192,13 +192,6 @@ impl Topic {
         Ok(done)
     }
 
-    fn keep(&mut self, records: &[&Record]) -> Result<(), Failed> {
-        self.transact(|connection| {
-            ask(connection)?;
-            apply(connection, records)
-        })
-    }
-
     fn roll_back(&self) {
         if self.connection.execute_batch("ROLLBACK").is_err() {
             log::debug!("an error has already rolled the transaction back");
@@ -308,10 +301,10 @@ impl Store for Topic {
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let mut done = self.keep(records);
-        if matches!(&done, Err(Failed::Sql(fault)) if fault.is_lack_of_room()) {
-            done = self.keep(&needed(records));
-        }
+        let done = self.transact(|connection| {
+            ask(connection)?;
+            apply(connection, records)
+        });
         done.map_err(|failed| self.reason(&failed))
     }
 
