@@ -114,14 +114,9 @@ impl fmt::Display for Note {
 
 /// The notes about one job, the first first.
 #[derive(Clone, Debug, Default)]
-pub(super) struct History(Vec<Note>);
+pub(super) struct History(pub(super) Vec<Note>);
 
 impl History {
-    /// As a previous run left it.
-    pub(super) fn recovered(notes: &[Note]) -> Self {
-        Self(notes.to_vec())
-    }
-
     /// Notes this of the job of this execute.
     pub(super) fn note(&mut self, ctx: &mut Context, key: EntryKey, kind: NoteKind, about: &str) {
         let number = self.0.last().map_or(0, |last| last.number.saturating_add(1));

@@ -34,8 +34,8 @@ enum Facet {
 pub(super) struct Jobs {
     jobs: TimedMap<Job>,
     index: BTreeMap<Facet, BTreeSet<EntryKey>>,
-    /// The oldest first.
-    history: VecDeque<EndedJob>,
+    /// The last that have ended, the oldest first.
+    ended: VecDeque<EndedJob>,
 }
 
 /// A job that has ended.
@@ -174,25 +174,20 @@ impl Jobs {
     }
 
     pub(super) fn remember(&mut self, ended: EndedJob) {
-        if self.history.len() >= HISTORY_MAX {
-            self.history.pop_front();
+        if self.ended.len() >= HISTORY_MAX {
+            self.ended.pop_front();
         }
-        self.history.push_back(ended);
+        self.ended.push_back(ended);
     }
 
     /// Jobs that have ended, the oldest first.
-    pub(super) fn history(&self) -> impl Iterator<Item = &JobReport> {
-        self.history.iter().map(|ended| &ended.report)
-    }
-
-    /// The job of that run, if it has ended.
-    pub(super) fn ended(&self, run_id: &RunId) -> Option<&EndedJob> {
-        self.history.iter().rev().find(|ended| ended.report.run_id == *run_id)
+    pub(super) fn ended(&self) -> impl DoubleEndedIterator<Item = &EndedJob> {
+        self.ended.iter()
     }
 
     /// This was delivered: most often it is of one of the last jobs that ended.
     pub(super) fn note_delivered(&mut self, ctx: &mut Context, Receipt { key, what }: Receipt) {
-        let Some(ended) = self.history.iter_mut().rev().find(|ended| ended.key == key) else { return };
+        let Some(ended) = self.ended.iter_mut().rev().find(|ended| ended.key == key) else { return };
         let is_new = ended.undelivered.contains(&what);
         ended.undelivered.retain(|other| *other != what);
         if is_new && ended.undelivered.is_empty() {

@@ -247,16 +247,3 @@ pub struct RecoveredCommand {
     /// Of an execute: what happened to its job, the first first.
     pub notes: Vec<Note>,
 }
-
-impl RecoveredCommand {
-    /// Of its end, what is not known to be delivered.
-    #[must_use]
-    pub fn undelivered(&self) -> Vec<Deliverable> {
-        let mut undelivered = self.end.as_ref().map(Completion::deliverables).unwrap_or_default();
-        undelivered.retain(|what| match what {
-            Deliverable::Result => !self.result_delivered,
-            Deliverable::Ack => !self.ack_delivered,
-        });
-        undelivered
-    }
-}

@@ -19,7 +19,7 @@ use super::job::{Job, Running, Stage};
 use super::jobs::EndedJob;
 use super::lookups::DUPLICATES_FOR;
 use super::polls::{Poll, Polled};
-use super::record::{AcceptedCommand, Completion, Recovered, RecoveredCommand, Work};
+use super::record::{AcceptedCommand, Completion, Deliverable, Recovered, RecoveredCommand, Work};
 use super::removals::Abort;
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
@@ -103,15 +103,19 @@ impl Csc {
         let (Some(mut job), Work::Execute { poll_interval, .. }) = (Job::of(entry), &entry.work) else {
             return;
         };
-        job.history = History::recovered(&kept.notes);
+        job.history = History(kept.notes.clone());
         if suspected.is_some() {
             self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, job_id.as_ref());
         }
         if let Some(end) = end {
             self.announce_again(kept, end, CommandName::Execute);
             let (key, report) = (entry.key, JobReport::of_ended(&job, job_id.clone(), end));
-            let (history, undelivered) = (job.history, kept.undelivered());
-            return self.jobs.remember(EndedJob { key, report, history, undelivered });
+            let mut undelivered = end.deliverables();
+            undelivered.retain(|what| match what {
+                Deliverable::Result => !kept.result_delivered,
+                Deliverable::Ack => !kept.ack_delivered,
+            });
+            return self.jobs.remember(EndedJob { key, report, history: job.history, undelivered });
         }
         job.history.note(&mut self.ctx, entry.key, NoteKind::Resumed, "");
         // Until a `start` says it anew.
@@ -135,7 +139,7 @@ impl Csc {
     /// Takes up the jobs of our index that run at the service and that we do not know: the journal that knew of their
     /// commands is lost. Nobody can be answered, but their results are published.
     pub(super) fn take_unknown(&mut self, url: &Url, found: &[ListedJob]) {
-        let mut ended: BTreeSet<RunId> = self.jobs.history().map(|entry| entry.run_id.clone()).collect();
+        let mut ended: BTreeSet<RunId> = self.jobs.ended().map(|ended| ended.report.run_id.clone()).collect();
         let (mut names, mut left_out) = (Vec::new(), 0);
         let (index, max) = (self.ctx.settings.index, self.ctx.settings.max_jobs);
         for ListedJob { job_id, run_id, phase } in found {

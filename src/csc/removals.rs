@@ -394,8 +394,8 @@ impl Csc {
             self.abort_unsubmitted(execute, sender);
             Ack::Complete
         } else {
-            let ended = self.jobs.history().find(|ended| ended.run_id.as_str() == id.as_str());
-            match ended.map(|ended| (&ended.job_id, ended.outcome)) {
+            let ended = self.jobs.ended().find(|ended| ended.report.run_id.as_str() == id.as_str());
+            match ended.map(|ended| (&ended.report.job_id, ended.report.outcome)) {
                 None => return Some(id),
                 Some((Some(job_id), _)) => return Some(job_id.clone()),
                 // Perhaps by this very command in a previous run.

@@ -297,8 +297,8 @@ impl Csc {
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
         let oldest = self.ctx.now.tai.0 - self.ctx.settings.history.as_secs_f64();
         let is_remembered = move |job: &&JobReport| job.ended.is_some_and(|ended| ended.0 >= oldest);
-        let history = self.jobs.history().filter(is_remembered).cloned();
-        history.chain(self.jobs.iter().map(|(key, job)| self.job_report(*key, job)))
+        let ended = self.jobs.ended().map(|ended| &ended.report).filter(is_remembered).cloned();
+        ended.chain(self.jobs.iter().map(|(key, job)| self.job_report(*key, job)))
     }
 
     fn job_report(&self, key: EntryKey, job: &Job) -> JobReport {
@@ -313,7 +313,8 @@ impl Csc {
         if let Some((key, job)) = self.jobs.by_run(run_id).and_then(|key| Some((key, self.jobs.get(key)?))) {
             return Some(JobHistory::new(self.job_report(key, job), &job.history, Vec::new()));
         }
-        let EndedJob { report, history, undelivered, .. } = self.jobs.ended(run_id)?;
+        let ended = self.jobs.ended().rev().find(|ended| ended.report.run_id == *run_id)?;
+        let EndedJob { report, history, undelivered, .. } = ended;
         Some(JobHistory::new(report.clone(), history, undelivered.clone()))
     }
 }

@@ -27,7 +27,7 @@ use rusqlite::Connection;
 use super::error::Fault;
 use super::rows::{Message, Tables};
 use super::store::{Store, Upkeep};
-use super::tables::{apply, needed, prune, recover};
+use super::tables::{apply, prune, recover};
 use super::{Limits, lock};
 use crate::broker;
 use crate::clock::Moment;
@@ -308,18 +308,10 @@ impl Store for Topic {
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let keep = |topic: &mut Self, records: &[&Record]| {
-            topic.transact(|connection| {
-                ask(connection)?;
-                apply(connection, records)
-            })
-        };
-        let mut done = keep(self, records);
-        if let Err(Failed::Sql(fault)) = &done
-            && fault.is_lack_of_room()
-        {
-            done = keep(self, &needed(records));
-        }
+        let done = self.transact(|connection| {
+            ask(connection)?;
+            apply(connection, records)
+        });
         done.map_err(|failed| self.reason(&failed))
     }
 

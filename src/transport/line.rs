@@ -89,23 +89,18 @@ pub fn parse(line: &[u8]) -> Result<Line, String> {
 }
 
 fn parse_query(query: &RawValue, object: &mut Members<'_>) -> Result<Query, String> {
-    let name = value(query)?;
-    let is = |known: &str| name == Some(Value::from(known));
-    Ok(if is("status") {
-        Query::Status
-    } else if is("jobs") {
-        Query::Jobs
-    } else if is("metrics") {
-        Query::Metrics
-    } else if is("job") {
-        match object.shift_remove("run_id").map(value).transpose()?.flatten() {
-            Some(Value::String(run_id)) => RunId::parse(&run_id).map(Query::Job),
-            _ => None,
+    let text = |value| if let Some(Value::String(text)) = value { text } else { String::new() };
+    match text(value(query)?).as_str() {
+        "status" => Ok(Query::Status),
+        "jobs" => Ok(Query::Jobs),
+        "metrics" => Ok(Query::Metrics),
+        "job" => {
+            let run_id = object.shift_remove("run_id").map(value).transpose()?.flatten();
+            let run_id = RunId::parse(&text(run_id));
+            run_id.map(Query::Job).ok_or_else(|| "\"run_id\" must be the run id of a job".to_owned())
         }
-        .ok_or("\"run_id\" must be the run id of a job")?
-    } else {
-        return Err("\"query\" must be \"status\", \"jobs\", \"job\" or \"metrics\"".to_owned());
-    })
+        _ => Err("\"query\" must be \"status\", \"jobs\", \"job\" or \"metrics\"".to_owned()),
+    }
 }
 
 /// A wrong command name or parameter is answered by an ack, since the command has its number by then.
@@ -206,6 +201,11 @@ mod tests {
         check(r#"{"command":"enable","parms":{}}"#, "unknown key \"parms\"");
         check(r#"{"subscribe":false}"#, "\"subscribe\" must be true");
         check(r#"{"query":"all"}"#, "\"query\" must be");
+        check(r#"{"query":7}"#, "\"query\" must be");
+        for run_id in ["", r#","run_id":7"#, r#","run_id":"../x""#] {
+            check(&format!(r#"{{"query":"job"{run_id}}}"#), "\"run_id\" must be the run id of a job");
+        }
+        check(r#"{"query":"jobs","run_id":"x"}"#, "unknown key \"run_id\"");
         check(&format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000)), "not a JSON object");
         let deep = format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000));
         check(&format!(r#"{{"query":{deep}}}"#), "\"query\" must be");

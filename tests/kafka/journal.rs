@@ -82,6 +82,10 @@ fn a_killed_daemon_forgets_nothing_though_its_directories_are_empty() {
     foreign.find("its result", |received| {
         received.topic == "logevent_job_result" && received.text("job_id") == id
     });
+    let shown = rig.home.client(&["job", &id]).stdout;
+    for what in [format!("created as job {id}"), "resumed after a restart of the daemon".to_owned()] {
+        assert!(shown.contains(&what), "{shown}");
+    }
     // The state was kept too, and so are the keys.
     let next = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
     assert_eq!(foreign.final_ack(next), "303 Done");
