@@ -127,7 +127,7 @@ fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes:
         };
         if let Err(error) = written {
             if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-                log::warn!("client {} does not read what it is sent: dropped", client.0);
+                log::warn!("client {} does not read what it is sent: disconnected", client.0);
             }
             break;
         }
