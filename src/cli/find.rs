@@ -31,7 +31,10 @@ pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failu
             let shown = shown.collect::<Vec<_>>().join(", ");
             let more = several.len().saturating_sub(SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            Err(Failure::Failed(format!("{} means several jobs: {shown}{more}; give a longer beginning", clean(wanted))))
+            Err(Failure::Failed(format!(
+                "{} means several jobs: {shown}{more}; give a longer beginning",
+                clean(wanted)
+            )))
         }
     }
 }
@@ -60,7 +63,9 @@ mod tests {
         let several = find(&many, "j");
         assert_eq!(
             several,
-            Err(Failure::Failed("j means several jobs: j0, j1, j2, j3, j4 and 4 more; give a longer beginning".into()))
+            Err(Failure::Failed(
+                "j means several jobs: j0, j1, j2, j3, j4 and 4 more; give a longer beginning".into()
+            ))
         );
     }
 }

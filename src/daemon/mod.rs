@@ -287,7 +287,9 @@ impl Daemon {
         {
             self.begin();
             if !self.turn.is_recovering() {
-                log::warn!("Kafka cannot be reached: starting without it, over the local socket alone; retrying");
+                log::warn!(
+                    "Kafka cannot be reached: starting without it, over the local socket alone; retrying"
+                );
                 self.join();
             }
         }

@@ -254,7 +254,10 @@ fn what_the_system_does_not_allow_is_no_damage() {
     let (_dir, path) = journal();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     let text = open(&path).unwrap_err().to_string();
-    assert!(text.contains("Permission denied (os error 13): it and its directory must belong to the user"), "{text}");
+    assert!(
+        text.contains("Permission denied (os error 13): it and its directory must belong to the user"),
+        "{text}"
+    );
 }
 
 #[test]
