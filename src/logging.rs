@@ -235,7 +235,9 @@ impl LineWriter {
             if jobs.len() < QUEUE_LINES / 2 {
                 let lost = self.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    log::warn!("{lost} lines of the log are lost: they could not be written in time");
+                    log::warn!(
+                        "lines of the log that are lost, since they could not be written in time: {lost}"
+                    );
                 }
             }
         }

@@ -29,7 +29,7 @@ complete -c ocps -n '__fish_seen_subcommand_from send' -l json -d 'Print JSON, f
 complete -c ocps -n '__fish_seen_subcommand_from send' -l help -d 'Print help'
 complete -c ocps -n '__fish_seen_subcommand_from send' -l version -d 'Print version, commit, features and library versions'
 complete -c ocps -n '__fish_seen_subcommand_from send' -a 'abort_job disable enable execute exitControl setLogLevel standby start job_id= pipeline= version= config= data_query= prereq_jobs= output_dataset_types= level= subsystem= configurationOverride='
-complete -c ocps -n __fish_use_subcommand -a state -d 'Print the summary state, or walk to another one'
+complete -c ocps -n __fish_use_subcommand -a state -d 'Print the summary state, or change it'
 complete -c ocps -n '__fish_seen_subcommand_from state' -l override -x -d 'Override file for the start command, and git ref of the configuration'
 complete -c ocps -n '__fish_seen_subcommand_from state' -l timeout -x -d 'Give up if no ack arrives for S seconds'
 complete -c ocps -n '__fish_seen_subcommand_from state' -l socket -r -F -d 'Path of the daemon\'s socket'

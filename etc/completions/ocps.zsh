@@ -6,7 +6,7 @@ _ocps() {
   commands=(
     'run:Run the daemon'
     'send:Send one command to the daemon and show its acks'
-    'state:Print the summary state, or walk to another one'
+    'state:Print the summary state, or change it'
     'status:Show what the daemon is doing'
     'jobs:List the jobs'
     'job:Show one job'

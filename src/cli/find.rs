@@ -31,7 +31,10 @@ pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failu
             let shown = shown.collect::<Vec<_>>().join(", ");
             let more = several.len().saturating_sub(SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            Err(Failure::Failed(format!("{} can be {shown}{more}: give more of it", clean(wanted))))
+            Err(Failure::Failed(format!(
+                "{} means several jobs: {shown}{more}; give a longer beginning",
+                clean(wanted)
+            )))
         }
     }
 }
@@ -54,13 +57,15 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(problem("c\n"), "the daemon knows no job c\\n: see ocps jobs --all");
-        assert_eq!(problem("a"), "a can be ab1, ab: give more of it");
-        assert_eq!(problem("2"), "2 can be 2-x, 2-y: give more of it");
+        assert_eq!(problem("a"), "a means several jobs: ab1, ab; give a longer beginning");
+        assert_eq!(problem("2"), "2 means several jobs: 2-x, 2-y; give a longer beginning");
         let many = (0..9).map(|n| json!({"job_id": format!("j{n}")})).collect();
         let several = find(&many, "j");
         assert_eq!(
             several,
-            Err(Failure::Failed("j can be j0, j1, j2, j3, j4 and 4 more: give more of it".into()))
+            Err(Failure::Failed(
+                "j means several jobs: j0, j1, j2, j3, j4 and 4 more; give a longer beginning".into()
+            ))
         );
     }
 }

@@ -21,7 +21,7 @@ impl Csc {
             return;
         }
         let line =
-            format!("the process stood still for {:.1} s: nothing is given up for that", pause.as_secs_f64());
+            format!("the process stood still for {:.1} s, which count towards no limit", pause.as_secs_f64());
         ctx.warn(line);
         // What comes before the next tick does not come after another pause. The beat is kept.
         ctx.timers.set(Timer::Heartbeat, Some(next_heartbeat + Duration::from_secs(pause.as_secs())));

@@ -69,7 +69,11 @@ fn space(dir: &Path) -> Result<String, String> {
     let stat = rustix::fs::statvfs(there).map_err(|error| format!("{}: {error}", there.display()))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let text = format!("{} MiB free in {}", free >> 20, there.display());
-    if free < SPACE_MIN { Err(format!("only {text}: make room, else FAULT 4 comes")) } else { Ok(text) }
+    if free < SPACE_MIN {
+        Err(format!("only {text}: make room, before the journal cannot be written (errorCode 4)"))
+    } else {
+        Ok(text)
+    }
 }
 
 impl Setup {
@@ -188,7 +192,9 @@ impl Setup {
     fn clock(&self) -> Result<String, String> {
         let set = f64::from(self.settings.tai_minus_utc_s);
         match clock::kernel_tai_minus_utc() {
-            None => Ok(format!("the kernel does not know TAI: it is UTC plus {set} s, as set")),
+            None => {
+                Ok(format!("the kernel does not know TAI: taken to be UTC plus {set} s (tai_minus_utc_s)"))
+            }
             Some(kernel) if (kernel - f64::from(clock::TAI_MINUS_UTC_S)).abs() > 2.0 => Err(format!(
                 "the kernel says that TAI is UTC plus {kernel} s: check the leap seconds of its NTP"
             )),

@@ -305,7 +305,9 @@ impl Daemon {
         {
             self.begin();
             if !self.turn.is_recovering() {
-                log::warn!("Kafka is not there: starting without it, over the local socket alone; retrying");
+                log::warn!(
+                    "Kafka cannot be reached: starting without it, over the local socket alone; retrying"
+                );
                 self.join();
             }
         }
@@ -533,7 +535,7 @@ impl Daemon {
             }
             Effect::WatchConfigurations(watching) => {
                 if let Err(reason) = self.configure(ConfigRequest::Watch(watching)) {
-                    log::warn!("{reason}: not watched");
+                    log::warn!("{reason}: configurationsAvailable may be out of date");
                 }
             }
             Effect::SetLogLevel(level) => logging::set_level(level),

@@ -101,7 +101,7 @@ pub(super) fn signals() -> Result<Receiver<Event>, Failure> {
                 }
                 Some(since) if is_impatient(signal, since.elapsed()) => signal_hook::low_level::exit(1),
                 Some(_) => {
-                    log::info!("another SIGTERM is taken for the same order to end");
+                    log::info!("another SIGTERM so soon after the first is ignored");
                     continue;
                 }
             };

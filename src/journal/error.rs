@@ -79,7 +79,7 @@ impl Fault {
         let remedy = match self.kind() {
             None => return None,
             Some(ErrorKind::PermissionDenied) => {
-                "it must be the user's that ocps runs as, and so must its directory"
+                "it and its directory must belong to the user that ocps runs as"
             }
             Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => "free some space",
             Some(ErrorKind::ResourceBusy) => "end the program that uses it",

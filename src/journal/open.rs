@@ -168,7 +168,7 @@ impl Place {
     /// Whether a new one may be made.
     fn check_absence(&self) -> Result<(), Fault> {
         if size(&wal(&self.path)) > 0 {
-            return Err("it is missing, but what was written to it last is there".into());
+            return Err("it is missing, but the -wal file with what was written last is there".into());
         }
         Ok(())
     }

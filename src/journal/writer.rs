@@ -245,8 +245,8 @@ impl<S: Store> Writer<S> {
         self.upkeep_at = now.mono + pause;
         self.unkept_since = None;
         match (&self.upkeep_problem, &result) {
-            (None, Err(problem)) => log::warn!("the journal is not kept in order: {problem}"),
-            (Some(_), Ok(_)) => log::info!("the journal is kept in order again"),
+            (None, Err(problem)) => log::warn!("the upkeep of the journal fails: {problem}"),
+            (Some(_), Ok(_)) => log::info!("the upkeep of the journal works again"),
             (None, Ok(_)) | (Some(_), Err(_)) => {}
         }
         self.upkeep_problem = result.err();

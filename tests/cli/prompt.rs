@@ -91,6 +91,24 @@ fn what_comes_while_a_line_is_edited_is_printed_above_it() {
 }
 
 #[test]
+fn a_line_that_was_typed_too_early_is_carried_out_though_much_is_printed() {
+    for _ in 0..5 {
+        let daemon = FakeDaemon::start(|line| {
+            if line.get("command").is_some() {
+                return vec![ack(&line["seq"], 303, "Done")];
+            }
+            (0..50).map(|level| event("logLevel", json!({"level": level, "subsystem": ""}))).collect()
+        });
+        let home = TempDir::new().unwrap();
+        let mut terminal = Terminal::run(&daemon, &home, &["console"]);
+        terminal.press("enable\rdisable\r");
+        terminal.wait_for("disable[2] ");
+        terminal.press("quit\r");
+        assert_eq!(terminal.end().0, Some(0));
+    }
+}
+
+#[test]
 fn a_signal_leaves_the_terminal_as_it_was() {
     // SIGINT clears the line, as ^C does.
     for signal in [Signal::TERM, Signal::HUP] {

@@ -132,7 +132,8 @@ fn what_a_killed_daemon_wrote_last_is_part_of_its_journal() {
     fs::remove_file(&journal).unwrap();
     let (code, found) = find();
     assert!(
-        code == Some(1) && found.contains("it is missing, but what was written to it last is there"),
+        code == Some(1)
+            && found.contains("it is missing, but the -wal file with what was written last is there"),
         "{found}"
     );
     fs::remove_file(&last).unwrap();

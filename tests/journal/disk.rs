@@ -237,7 +237,7 @@ fn in_a_process_with_a_bad_disk() {
     let refused = journal.write(vec![seen(0), Record::Searched]).unwrap_err();
     assert!(refused.ends_with("journal.db takes no more: 50000 records wait to be written"), "{refused}");
     let error = journal.close(Duration::from_millis(300)).unwrap_err();
-    assert!(error.ends_with("it did not answer for 0.3 s; 50000 records wait"), "{error}");
+    assert!(error.ends_with("it did not answer for 0.3 s; records that wait: 50000"), "{error}");
     eprintln!("last key: {key}");
     // The stalled thread is not waited for, as in the daemon.
     std::process::exit(0);

@@ -219,7 +219,7 @@ fn what_was_committed_last_belongs_to_its_journal() {
     fs::remove_file(&path).unwrap();
     assert_eq!(
         refusal(&path),
-        "the journal DIR/journal.db is damaged (it is missing, but what was written to it last is there): restore it, \
+        "the journal DIR/journal.db is damaged (it is missing, but the -wal file with what was written last is there): restore it, \
          or move it away and its unfinished jobs are forgotten: mv DIR/journal.db-wal DIR/journal.db-wal.damaged"
     );
     // Both are moved away with the journal.
@@ -254,7 +254,10 @@ fn what_the_system_does_not_allow_is_no_damage() {
     let (_dir, path) = journal();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     let text = open(&path).unwrap_err().to_string();
-    assert!(text.contains("Permission denied (os error 13): it must be the user's"), "{text}");
+    assert!(
+        text.contains("Permission denied (os error 13): it and its directory must belong to the user"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::io::{self, Write, stdin};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -28,6 +29,10 @@ use crate::sal::topic::parameters;
 const PROMPT: &str = "ocps> ";
 /// Begins the line of the prompt anew.
 const ERASE_LINE: &[u8] = b"\r\x1b[K";
+/// Texts that wait to be printed: more than come while the editor ends a line and takes none.
+const TEXTS: usize = 10_000;
+/// How long what was printed last may take.
+const LAST_TEXTS: Duration = Duration::from_millis(300);
 /// Lines that are kept for the next session.
 const HISTORY_LINES: usize = 1000;
 /// A file of earlier lines that is larger, in bytes, is not ours and is left alone.
@@ -35,7 +40,10 @@ const HISTORY_BYTES: u64 = 8 << 20;
 
 /// The prompt, as the session sees it: it prints above the line that is being edited.
 pub(super) struct Prompt {
-    printer: Box<dyn ExternalPrinter + Send>,
+    /// None when nothing more is printed.
+    texts: Option<Sender<String>>,
+    /// Ends with the thread that prints.
+    printed: Receiver<()>,
     /// Lets the editor go on.
     carried_out: Sender<()>,
     terminal: Termios,
@@ -56,13 +64,18 @@ impl Prompt {
             .bracketed_paste(false)
             .build();
         let mut editor = Editor::with_config(config)?;
-        let printer = Box::new(editor.create_external_printer()?);
+        let printer = editor.create_external_printer()?;
         let terminal = tcgetattr(stdin()).map_err(io::Error::from)?;
         editor.set_helper(Some(Completion { target }));
         let (sender, lines) = bounded(1);
         let (carried_out, goes_on) = bounded(1);
+        let (texts, waiting) = bounded(TEXTS);
+        let (printing, printed) = bounded(0);
+        thread::Builder::new()
+            .name("printer".to_owned())
+            .spawn(move || print(printer, &waiting, printing))?;
         thread::Builder::new().name("prompt".to_owned()).spawn(move || edit(editor, &sender, &goes_on))?;
-        Ok((Self { printer, carried_out, terminal }, lines))
+        Ok((Self { texts: Some(texts), printed, carried_out, terminal }, lines))
     }
 
     /// A line was carried out, and what there is to say of it is printed: the next one can be edited.
@@ -73,18 +86,28 @@ impl Prompt {
 
     /// Prints whole lines.
     pub(super) fn print(&mut self, text: &str, out: &Output) {
-        // It fails when the terminal is gone: then the input ends, too.
-        let _ = self.printer.print(out.shown(text));
+        let _ = self.texts.as_ref().map(|texts| texts.send(out.shown(text)));
     }
 }
 
 impl Drop for Prompt {
     /// The editor cannot be interrupted: the terminal is put back as it was before.
     fn drop(&mut self) {
+        self.texts = None;
+        let _ = self.printed.recv_timeout(LAST_TEXTS);
         if tcsetattr(stdin(), OptionalActions::Now, &self.terminal).is_ok() {
             let mut stdout = io::stdout().lock();
             let _ = stdout.write_all(ERASE_LINE).and_then(|()| stdout.flush());
         }
+    }
+}
+
+/// Prints what waits. The editor takes one text while a line is edited, and none after that until the next line: who
+/// hands it another one meanwhile is held up, and must not be the session, for which that next line waits.
+fn print(mut printer: impl ExternalPrinter, texts: &Receiver<String>, _printing: Sender<()>) {
+    for text in texts {
+        // It fails when the terminal is gone: then the input ends, too.
+        let _ = printer.print(text);
     }
 }
 

@@ -126,7 +126,7 @@ fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes:
         bytes.fetch_sub(size, Ordering::Release);
         if let Err(error) = written {
             if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-                log::warn!("client {} does not read what it is sent: dropped", client.0);
+                log::warn!("client {} does not read what it is sent: disconnected", client.0);
             }
             break;
         }

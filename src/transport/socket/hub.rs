@@ -145,7 +145,7 @@ impl Outbox {
         let Err(error) = self.queue.send(item) else { return true };
         // One that has closed is reported by its reader, like any other.
         if error.is_full() {
-            log::warn!("client {} does not read what it is sent: dropped", self.client.0);
+            log::warn!("client {} does not read what it is sent: disconnected", self.client.0);
             let _ = self.stream.shutdown(Shutdown::Both);
         }
         false
