@@ -23,7 +23,7 @@ features ?= --no-default-features --features kafka,redis,terminal,tls
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help build sim test simulate chaos test-kafka test-container test-redis test-genuine test-root test-systemd fuzz check fmt bench install deb uninstall clean
+.PHONY: help build sim test simulate chaos chaos-kafka test-kafka test-container test-redis test-genuine test-root test-systemd fuzz check fmt bench install deb uninstall clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name text; do \
@@ -68,7 +68,10 @@ chaos: ## kill the real daemon KILLS times [1000] while jobs run, also behind a 
 test-kafka: ## test against a real Apache Kafka, which is downloaded (needs Java and Maven)
 	tests/kafka/real.sh
 
-test-container: ## test in a container like the observatory's, with a real Apache Kafka (as root, needs Java and Maven)
+chaos-kafka: ## kill the daemon KILLS times [10] with empty directories, and three real brokers in turn (needs Java and Maven)
+	tests/kafka/real.sh brokers
+
+test-container: ## test in containers, the observatory's and those of etc/kubernetes, with a real Apache Kafka (as root, needs Java and Maven)
 	tests/container/run.sh
 
 test-redis: ## test Rapid Analysis against a real redis-server, which must be installed

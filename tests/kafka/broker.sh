@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# A real Apache Kafka for tests: one node, KRaft, no topics by itself.
+# A real Apache Kafka for tests: one node or, with KAFKA_NODES=3, three; KRaft, no topics by itself.
 #   broker.sh fetch        get the jars of pom.xml, with Maven
-#   broker.sh new          forget all topics, choose ports, start; prints the addresses of its listeners
+#   broker.sh new          forget all topics, choose ports, start; prints the addresses of the listeners
 #                          PLAINTEXT, SASL_PLAINTEXT and SASL_SSL (whose authority is in $KAFKA_DIR/tls/ca.pem)
-#   broker.sh start|stop   as an outage: stop kills it
+#   broker.sh start|stop [NODE]
+#                          as an outage: stop kills the node, else all
 #   broker.sh allow USER TOPIC OPERATION...   from the first one on, nobody else may do anything with the topic
 # Without SASL all is allowed; over SASL everybody may use the topics of which nothing was said.
 # All is kept in $KAFKA_DIR (target/kafka).
@@ -12,6 +13,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 dir=${KAFKA_DIR:-$here/../../target/kafka}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
+nodes=$(seq "${KAFKA_NODES:-1}")
 
 fetch() {
   for program in java mvn; do
@@ -55,22 +57,34 @@ store() {
 }
 
 allow() {
-  . "$dir/ports"
   user=$1 topic=$2
   shift 2
-  java -cp "$dir/lib/*" org.apache.kafka.tools.AclCommand --bootstrap-server "127.0.0.1:$plain" --add \
+  java -cp "$dir/lib/*" org.apache.kafka.tools.AclCommand --bootstrap-server "$(addresses 0)" --add \
     --topic "$topic" --allow-principal "User:$user" $(printf -- '--operation %s ' "$@") \
     >"$dir/acl.log" 2>&1 || { cat "$dir/acl.log" >&2; exit 1; }
 }
 
+# Port of a listener of a node: of PLAINTEXT 0, SASL_PLAINTEXT 1, the controller 2, SASL_SSL 3.
+port() { echo $(($(cat "$dir/base") + 4 * ($1 - 1) + $2)); }
+
+# Of all nodes, joined with commas.
+addresses() { for node in $nodes; do echo "127.0.0.1:$(port "$node" "$1")"; done | paste -s -d,; }
+
 start() {
-  . "$dir/ports"
-  setsid java -Xmx512m -XX:+UseSerialGC -cp "$dir/lib/*" kafka.Kafka "$dir/server.properties" \
-    >>"$dir/broker.log" 2>&1 </dev/null &
-  echo $! > "$dir/pid"
+  for node in ${1:-$nodes}; do
+    setsid java -Xmx512m -XX:+UseSerialGC -cp "$dir/lib/*" kafka.Kafka "$dir/$node/server.properties" \
+      >>"$dir/$node/broker.log" 2>&1 </dev/null &
+    echo $! > "$dir/$node/pid"
+  done
+  for node in ${1:-$nodes}; do
+    await "$node"
+  done
+}
+
+await() {
   for _ in $(seq 1200); do
-    if (exec 3<>"/dev/tcp/127.0.0.1/$plain") 2>/dev/null; then return; fi
-    kill -0 "$(cat "$dir/pid")" 2>/dev/null || { cat "$dir/broker.log" >&2; exit 1; }
+    if (exec 3<>"/dev/tcp/127.0.0.1/$(port "$1" 0)") 2>/dev/null; then return; fi
+    kill -0 "$(cat "$dir/$1/pid")" 2>/dev/null || { cat "$dir/$1/broker.log" >&2; exit 1; }
     sleep 0.1
   done
   echo 'the broker does not start' >&2
@@ -78,25 +92,39 @@ start() {
 }
 
 stop() {
-  [ -e "$dir/pid" ] || return 0
-  kill -9 "$(cat "$dir/pid")" 2>/dev/null || true
-  while kill -0 "$(cat "$dir/pid")" 2>/dev/null; do sleep 0.1; done
-  rm -f "$dir/pid"
+  for pid in "$dir"/${1:-[0-9]}/pid; do
+    [ -e "$pid" ] || continue
+    kill -9 "$(cat "$pid")" 2>/dev/null || true
+    while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.1; done
+    rm -f "$pid"
+  done
 }
 
 new() {
   stop
-  rm -rf "$dir/data" "$dir/broker.log"
+  rm -rf "$dir"/[0-9]
   certify
   # Below those that clients get for themselves, one of which could have it while the broker is away.
-  plain=$((20000 + $$ % 3000 * 4)) sasl=$((plain + 1)) controller=$((plain + 2)) tls=$((plain + 3))
-  printf 'plain=%s\nsasl=%s\ntls=%s\n' "$plain" "$sasl" "$tls" > "$dir/ports"
-  cat > "$dir/server.properties" <<EOF
+  echo $((20000 + $$ % 1000 * 12)) > "$dir/base"
+  for node in $nodes; do
+    format "$node"
+  done
+  start
+  echo "$(addresses 0) $(addresses 1) $(addresses 3)"
+}
+
+format() {
+  own=$dir/$1 replicas=${KAFKA_NODES:-1}
+  plain=127.0.0.1:$(port "$1" 0) sasl=127.0.0.1:$(port "$1" 1) controller=127.0.0.1:$(port "$1" 2) tls=127.0.0.1:$(port "$1" 3)
+  # Of three nodes two must have what is acknowledged.
+  least=$(((replicas + 1) / 2))
+  mkdir "$own"
+  cat > "$own/server.properties" <<EOF
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
-listeners=PLAINTEXT://127.0.0.1:$plain,SASL_PLAINTEXT://127.0.0.1:$sasl,SASL_SSL://127.0.0.1:$tls,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$plain,SASL_PLAINTEXT://127.0.0.1:$sasl,SASL_SSL://127.0.0.1:$tls
+node.id=$1
+controller.quorum.voters=$(for node in $nodes; do echo "$node@127.0.0.1:$(port "$node" 2)"; done | paste -s -d,)
+listeners=PLAINTEXT://$plain,SASL_PLAINTEXT://$sasl,SASL_SSL://$tls,CONTROLLER://$controller
+advertised.listeners=PLAINTEXT://$plain,SASL_PLAINTEXT://$sasl,SASL_SSL://$tls
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT
 sasl.enabled.mechanisms=SCRAM-SHA-512
@@ -108,16 +136,15 @@ ssl.key.password=geheim
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 allow.everyone.if.no.acl.found=true
-log.dirs=$dir/data
+log.dirs=$own/data
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+min.insync.replicas=$least
+offsets.topic.replication.factor=$replicas
+transaction.state.log.replication.factor=$replicas
+transaction.state.log.min.isr=$least
 EOF
-  java -cp "$dir/lib/*" kafka.tools.StorageTool format -t 4L6g3nShT-eMCtK--X86sw -c "$dir/server.properties" \
-    --add-scram 'SCRAM-SHA-512=[name=ocps,password=geheim]' >"$dir/format.log" 2>&1 || { cat "$dir/format.log" >&2; exit 1; }
-  start
-  echo "127.0.0.1:$plain 127.0.0.1:$sasl 127.0.0.1:$tls"
+  java -cp "$dir/lib/*" kafka.tools.StorageTool format -t 4L6g3nShT-eMCtK--X86sw -c "$own/server.properties" \
+    --add-scram 'SCRAM-SHA-512=[name=ocps,password=geheim]' >"$own/format.log" 2>&1 || { cat "$own/format.log" >&2; exit 1; }
 }
 
 "$@"

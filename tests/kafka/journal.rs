@@ -1,6 +1,6 @@
 //! The journal in a topic: with a real broker, since the mock fences nobody and cannot be asked for a topic's settings.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -13,9 +13,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::foreign::Received;
+use crate::foreign::{Foreign, Received};
 use crate::harness::{Client, Daemon, Home, Killed, PATIENCE, QUICK, Ran, eventually, run};
-use crate::rig::Rig;
+use crate::rig::{Rig, control, controlling};
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
 
@@ -254,7 +254,7 @@ fn a_topic_that_we_may_not_use_is_refused_with_what_is_to_be_allowed() {
         let rig = rig();
         let name = name(&rig, "1.simulated");
         make(&rig, &name, 1, "compact");
-        assert!(crate::rig::control(&[&["allow", "ocps", name.as_str()], allowed].concat()));
+        assert!(control(&[&["allow", "ocps", name.as_str()], allowed].concat()));
         let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
         let mut daemon = rig.daemon_in(&home, &[]);
         daemon.env("LSST_KAFKA_BROKER_ADDR", &broker);
@@ -446,33 +446,110 @@ fn kills() -> usize {
     std::env::var("OCPS_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)
 }
 
+/// Brokers that are killed in turn: one is away at a time, or where there is only one, it is started again at once.
+struct Outages {
+    brokers: usize,
+    kills: usize,
+    away: Option<Away>,
+}
+
+/// Why a broker is away.
+enum Away {
+    Killed(usize),
+    Starting(Killed),
+}
+
+impl Outages {
+    /// Kills the next one, or starts the one that is away; if there is only one, both.
+    fn next(&mut self) {
+        self.step();
+        if self.brokers == 1 {
+            self.end();
+        }
+    }
+
+    /// Waits until all are there.
+    fn end(&mut self) {
+        eventually("all brokers are there", || {
+            if self.away.is_some() {
+                self.step();
+            }
+            self.away.is_none()
+        });
+    }
+
+    fn step(&mut self) {
+        self.away = match self.away.take() {
+            Some(Away::Killed(broker)) => {
+                let mut start = controlling(&["start", &broker.to_string()]).unwrap();
+                Some(Away::Starting(Killed(start.spawn().unwrap())))
+            }
+            Some(Away::Starting(mut starting)) => match starting.0.try_wait().unwrap() {
+                None => Some(Away::Starting(starting)),
+                Some(status) => {
+                    assert!(status.success());
+                    None
+                }
+            },
+            None => {
+                let broker = self.kills % self.brokers + 1;
+                self.kills += 1;
+                assert!(control(&["stop", &broker.to_string()]));
+                Some(Away::Killed(broker))
+            }
+        };
+    }
+}
+
+/// Waits for a daemon, and does what an operator does for it to be ENABLED: a broker that is away may lead to FAULT.
+fn enable(daemon: &Daemon) {
+    let mut client = daemon.connect();
+    eventually("it is ENABLED", || {
+        let status = client.query("status");
+        if status["starting"] != false {
+            return false;
+        }
+        let command = match status["state"].as_str().unwrap() {
+            "FAULT" => "standby",
+            "STANDBY" => "start",
+            "DISABLED" => "enable",
+            _ => return true,
+        };
+        client.run(command, &json!({}));
+        false
+    });
+}
+
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
-fn kills_of_daemon_and_broker_lose_and_double_no_job_though_no_directory_outlives_them() {
+fn kills_of_daemon_and_brokers_lose_and_double_no_job_though_no_directory_outlives_them() {
     let (rig, service) = (rig(), service(2.0));
     let mut foreign = rig.foreign();
     let mut rng = fastrand::Rng::with_seed(1);
+    let mut outages = Outages { brokers: rig.brokers(), kills: 0, away: None };
+    let begun = Instant::now();
     for round in 0..kills() {
         let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
         let state = if round == 0 { "enabled" } else { "resume" };
         let mut daemon = rig.start_in(&home, &service, &["--state", state]);
-        let mut client = daemon.connect();
-        eventually("it is ENABLED", || {
-            let status = client.query("status");
-            status["starting"] == false && status["state"] == "ENABLED"
-        });
+        enable(&daemon);
         for _ in 0..5 {
             foreign.send("execute", &json!({"pipeline": "p.yaml"}));
         }
-        if rng.u8(..3) == 0 {
+        let is_before_the_kill = rng.u8(..if outages.brokers > 1 { 2 } else { 3 }) == 0;
+        if is_before_the_kill {
             foreign.listen(Duration::from_millis(rng.u64(..300)));
-            assert!(rig.broker_down());
-            rig.broker_up();
+            outages.next();
         }
         foreign.listen(Duration::from_millis(rng.u64(..3000)));
         daemon.signal(Signal::KILL);
         daemon.wait();
+        if !is_before_the_kill && outages.brokers > 1 {
+            outages.next();
+        }
     }
+    let took = begun.elapsed().as_secs_f64();
+    outages.end();
     let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
     let daemon = rig.start_in(&home, &service, &["--state", "resume"]);
     let mut client = daemon.connect();
@@ -482,20 +559,46 @@ fn kills_of_daemon_and_broker_lose_and_double_no_job_though_no_directory_outlive
         status["starting"] == false
             && jobs.as_array().is_some_and(|jobs| jobs.iter().all(|job| !job["ended"].is_null()))
     });
-    // All that is in Kafka from the beginning, since the broker was away.
+    // All that is in Kafka from the beginning, since brokers were away.
     let mut foreign = foreign.again();
     foreign.listen(Duration::from_secs(3));
-    let counters = service.counters();
-    assert!(counters.jobs.values().all(|count| *count == 1), "{:?}", counters.jobs);
-    assert!(counters.jobs.len() >= kills(), "{:?}", counters.jobs);
-    let mut results: std::collections::BTreeMap<String, Vec<String>> = std::collections::BTreeMap::new();
+    println!(
+        "{} kills of the daemon and {} of {} brokers in {took:.0} s",
+        kills(),
+        outages.kills,
+        outages.brokers
+    );
+    judge(&foreign, &service.counters().jobs);
+}
+
+/// Compares all that was published with the jobs that were made, by run id.
+fn judge(foreign: &Foreign, jobs: &BTreeMap<String, usize>) {
+    let mut results: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for received in foreign.of("logevent_job_result") {
-        results
-            .entry(received.text("job_id").to_owned())
-            .or_default()
-            .push(received.text("result").to_owned());
+        results.entry(received.text("job_id")).or_default().push(received.text("result"));
     }
-    println!("{} jobs, {} with a result", counters.jobs.len(), results.len());
-    assert_eq!(results.len(), counters.jobs.len());
+    let (mut promised, mut ended): (BTreeSet<i64>, BTreeMap<i64, BTreeSet<String>>) = Default::default();
+    for received in foreign.of("ackcmd") {
+        let (seq, ack) = (received.int("private_seqNum"), received.int("ack"));
+        if ack == 301 {
+            promised.insert(seq);
+        } else {
+            ended.entry(seq).or_default().insert(format!("{ack} {}", received.text("result")));
+        }
+    }
+    let sent_twice = results.values().map(|texts| texts.len() - 1).sum::<usize>();
+    println!(
+        "{} jobs, {} with a result, {sent_twice} results sent again; {} commands in progress, {} answered",
+        jobs.len(),
+        results.len(),
+        promised.len(),
+        ended.len(),
+    );
+    assert!(jobs.values().all(|count| *count == 1), "doubled: {jobs:?}");
+    assert!(jobs.len() >= kills(), "too quiet: {jobs:?}");
+    assert_eq!(results.len(), jobs.len(), "forgotten");
     assert!(results.values().all(|texts| texts.windows(2).all(|pair| pair[0] == pair[1])), "{results:?}");
+    let unanswered: Vec<&i64> = promised.iter().filter(|seq| !ended.contains_key(seq)).collect();
+    assert!(unanswered.is_empty(), "lost: {unanswered:?}");
+    assert!(ended.values().all(|acks| acks.len() == 1), "{ended:?}");
 }

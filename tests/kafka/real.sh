@@ -1,5 +1,6 @@
 #!/bin/sh
 # The Kafka tests against a real Apache Kafka broker, and against a client that is not ours (check.py).
+#   real.sh brokers   instead: only the kills of the daemon, KILLS of them (10), while three brokers are killed in turn
 set -eu
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
@@ -8,6 +9,7 @@ KAFKA_DIR=$(cd "$target/kafka" && pwd)
 export KAFKA_DIR
 broker=$PWD/tests/kafka/broker.sh
 "$broker" fetch
+[ "${1-}" != brokers ] || export KAFKA_NODES=3
 trap '"$broker" stop' EXIT
 trap 'exit 1' INT TERM
 addresses=$("$broker" new)
@@ -19,6 +21,12 @@ export OCPS_TEST_TLS_CERTIFICATES="$KAFKA_DIR/tls"
 export OCPS_TEST_BROKER_CONTROL="$broker" OCPS_TEST_OUTAGE_S="${OCPS_TEST_OUTAGE_S:-60}"
 
 cargo test --locked --test kafka --no-run
+if [ "${1-}" = brokers ]; then
+  export OCPS_TEST_KILLS="${KILLS:-10}"
+  timeout $((600 + 60 * OCPS_TEST_KILLS)) \
+    cargo test --locked --test kafka -- --include-ignored --nocapture kills_of_daemon_and_brokers
+  exit
+fi
 cargo build --locked
 timeout 1800 cargo test --locked --test kafka -- --include-ignored --test-threads=1
 

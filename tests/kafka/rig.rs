@@ -1,7 +1,8 @@
 //! A broker, a registry, a daemon and a foreign client for each test.
 //!
 //! The broker is librdkafka's mock in this process; or, when `OCPS_TEST_BROKER` names one, a real one, on which
-//! each test has a topic subname of its own. `OCPS_TEST_BROKER_CONTROL` is a program that takes `stop` and `start`.
+//! each test has a topic subname of its own. `OCPS_TEST_BROKER_CONTROL` is a program that takes `stop` and `start`. If
+//! `OCPS_TEST_BROKER` names several, joined with commas, each topic has a copy on each.
 
 use std::process::Command;
 use std::time::Duration;
@@ -83,6 +84,11 @@ impl Rig {
             .env("LSST_TOPIC_SUBNAME", &self.subname)
             .env("LSST_KAFKA_BROKER_ADDR", &self.brokers)
             .env("LSST_SCHEMA_REGISTRY_URL", self.registry.url());
+        if self.brokers() > 1 {
+            command
+                .env("LSST_KAFKA_REPLICATION_FACTOR", self.brokers().to_string())
+                .env("LSST_KAFKA_PRODUCER_WAIT_ACKS", "all");
+        }
         if !self.is_real() {
             command.env("LSST_KAFKA_CONSUMER_CONFIGURATION", self.home.path("consumer.yaml"));
         }
@@ -119,6 +125,10 @@ impl Rig {
         Foreign::new(&self.brokers, &self.subname, self.registry.memory.clone())
     }
 
+    pub(crate) fn brokers(&self) -> usize {
+        self.brokers.split(',').count()
+    }
+
     /// Takes the broker away; false if this rig cannot.
     pub(crate) fn broker_down(&self) -> bool {
         match &self.cluster {
@@ -148,9 +158,16 @@ impl Rig {
 }
 
 pub(crate) fn control(what: &[&str]) -> bool {
-    let Some(program) = variable("OCPS_TEST_BROKER_CONTROL") else { return false };
-    assert!(Command::new(program).args(what).status().unwrap().success(), "{what:?}");
+    let Some(mut command) = controlling(what) else { return false };
+    assert!(command.status().unwrap().success(), "{what:?}");
     true
+}
+
+/// The command that does so with the real broker, where there is one.
+pub(crate) fn controlling(what: &[&str]) -> Option<Command> {
+    let mut command = Command::new(variable("OCPS_TEST_BROKER_CONTROL")?);
+    command.args(what);
+    Some(command)
 }
 
 /// Which listener of the real broker, or what else `tests/kafka/real.sh` sets.

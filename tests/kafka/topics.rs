@@ -168,7 +168,7 @@ fn old_commands_are_not_carried_out_when_the_broker_has_lost_the_newest() {
             && received.int("private_origin") == origin
     });
     assert!(rig.broker_down());
-    let log = std::path::Path::new(&data).join(format!("data/{name}-0/00000000000000000000.log"));
+    let log = std::path::Path::new(&data).join(format!("1/data/{name}-0/00000000000000000000.log"));
     let bytes = std::fs::read(&log).unwrap();
     std::fs::write(&log, &bytes[..beginning(&bytes, 3)]).unwrap();
     rig.broker_up();
