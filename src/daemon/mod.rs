@@ -317,6 +317,7 @@ impl Daemon {
         self.report_to_manager();
         if !self.stands_by && self.standing_by_for().is_some() {
             self.stands_by = true;
+            self.journal.iter().for_each(Journal::follow);
             self.turn.refuse_early(STANDING_BY);
             self.run_turn();
             // It may take for ever until there is more to do.
@@ -341,6 +342,7 @@ impl Daemon {
                 self.run_effects(effects);
                 self.begin();
             }
+            News::HandedOver => self.kafka.iter().for_each(Kafka::take_over),
             News::Refused(error) => self.end = Some(Err(error.into())),
             News::Fenced(reason) => {
                 if let Some(kafka) = &self.kafka {

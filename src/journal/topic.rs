@@ -25,7 +25,7 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rusqlite::Connection;
 
 use super::error::Fault;
-use super::rows::{Message, Tables};
+use super::rows::{CLOSED, Message, Tables};
 use super::store::{Store, Upkeep};
 use super::tables::{apply, prune, recover};
 use super::{Limits, lock};
@@ -33,7 +33,8 @@ use crate::broker;
 use crate::clock::Moment;
 use crate::csc::record::{Record, Recovered};
 use crate::csc::time::Tai;
-pub use opening::{Address, Unopened};
+use crate::lease::TERM;
+pub use opening::{Address, Follower, Unopened};
 
 /// How long the broker may take for a commit, or to give one up, before that counts as failed.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -53,8 +54,8 @@ pub struct Topic {
     unsettled: Option<End>,
     /// Why nothing can ever be written again.
     fenced: Option<String>,
-    /// When it was taken over from an earlier writer, if there was one.
-    pub(super) taken: Option<Instant>,
+    /// When it was taken over from an earlier writer, if that may not have ended.
+    pub taken: Option<Instant>,
     /// When the last transaction that the broker has committed was begun.
     confirmed: Moment,
 }
@@ -156,7 +157,7 @@ impl Topic {
             confirmed: Moment::now(),
         };
         // A first commit shows that the broker takes one.
-        let begun = topic.transact(|connection| {
+        let begun = topic.transact(&[], |connection| {
             connection.execute("UPDATE journal SET lives = lives + 1", [])?;
             prune(connection, address.limits, now)
         });
@@ -179,17 +180,21 @@ impl Topic {
         recover(&self.connection).map_err(|fault| fault.to_string())
     }
 
-    /// Does something in one transaction, here and at the broker.
-    fn transact<T>(&mut self, act: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Failed> {
+    /// Does something in one transaction, here and at the broker, which is given more messages, too.
+    fn transact<T>(
+        &mut self,
+        more: &[Message],
+        act: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, Failed> {
         self.settle()?;
         let begun = Moment::now();
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let done = act(&self.connection).and_then(|done| Ok((done, self.tables.changed(&self.connection)?)));
         let (done, messages) = done.inspect_err(|_| self.roll_back())?;
-        if !messages.is_empty() {
+        if !messages.is_empty() || !more.is_empty() {
             *lock(&self.producer.client().context().problem) = None;
             self.unsettled = Some(End::Abort);
-            let sent = self.send(&messages);
+            let sent = self.send(messages.iter().chain(more));
             self.unsettled = sent.is_ok().then_some(End::Commit).or(self.unsettled);
             sent.and_then(|()| self.end(End::Commit)).inspect_err(|_| self.clear_up())?;
             self.confirmed = begun;
@@ -206,7 +211,7 @@ impl Topic {
     }
 
     /// Hands the messages of a transaction to librdkafka.
-    fn send(&self, messages: &[Message]) -> Result<(), KafkaError> {
+    fn send<'a>(&self, messages: impl Iterator<Item = &'a Message>) -> Result<(), KafkaError> {
         let until = Instant::now() + ANSWER;
         self.producer.begin_transaction()?;
         for Message { key, value } in messages {
@@ -298,6 +303,11 @@ impl Topic {
     }
 }
 
+/// The number of this run.
+fn lives(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT lives FROM journal", [], |row| row.get(0))
+}
+
 /// Writes something in any case, so that the broker says whether we may.
 fn ask(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE journal SET only = only", []).map(drop)
@@ -308,7 +318,7 @@ impl Store for Topic {
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let done = self.transact(|connection| {
+        let done = self.transact(&[], |connection| {
             ask(connection)?;
             apply(connection, records)
         });
@@ -317,7 +327,7 @@ impl Store for Topic {
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
         let limits = self.limits;
-        let done = self.transact(|connection| {
+        let done = self.transact(&[], |connection| {
             ask(connection)?;
             prune(connection, limits, now)
         });
@@ -332,7 +342,16 @@ impl Store for Topic {
         Some(self.confirmed)
     }
 
+    /// Says in the topic that this run has ended, so that the next one need not wait.
     fn close(mut self) -> Result<(), String> {
-        self.settle().map_err(|error| self.reason(&Failed::Kafka(error)))
+        let closed = self.settle().map_err(Failed::Kafka).and_then(|()| {
+            // One before this one may still believe that it is its own.
+            if self.taken.is_some_and(|taken| taken.elapsed() < TERM) {
+                return Ok(());
+            }
+            let value = Some(lives(&self.connection)?.to_string().into_bytes());
+            self.transact(&[Message { key: CLOSED.to_owned(), value }], |_| Ok(()))
+        });
+        closed.map_err(|failed| self.reason(&failed))
     }
 }

@@ -14,10 +14,10 @@ use rusqlite::Connection;
 
 use super::super::error::{Fault, OpenError};
 use super::super::open::{identity, introduce};
-use super::super::rows::{Content, PART, Tables};
+use super::super::rows::{CLOSED, Content, PART, Tables};
 use super::super::schema::STEPS;
 use super::super::{Identity, Limits, lock};
-use super::Context;
+use super::{Context, lives};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 
@@ -30,6 +30,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long the broker keeps a transaction of ours open while it does not hear of us: the most that it allows, if
 /// nothing else is set there. When a transaction is given up, so is its writer; who fences us does not wait for it.
 const TRANSACTION_MS: &str = "900000";
+/// Time between two looks at how far the topic goes, and the longest wait for the answer.
+const LOOK: Duration = Duration::from_secs(1);
 /// The settings of a topic that we make: all of it is compacted before long, so that a start reads little.
 const TOPIC: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
@@ -119,19 +121,21 @@ impl Address {
     }
 
     /// All that a journal consists of. Nobody who opened it before can write when this returns, and what it has read is
-    /// all that was ever committed. Also since when that is so, if anyone did.
+    /// all that was ever committed. Also since when that is so, if one of them may not have ended.
     pub(super) fn open(&self) -> Result<Opened, Unopened> {
+        let reader = self.reader("read_committed")?;
+        self.connect(reader.client())?;
         let producer = self.fence()?;
         let fenced = Instant::now();
-        let reader = self.reader("read_committed")?;
         let content = self.read(&reader)?;
         self.check_end(&reader)?;
-        let (connection, tables, has_content) = self.restore(content)?;
-        Ok((connection, tables, producer, has_content.then_some(fenced)))
+        let (connection, tables, was_open) = self.restore(content)?;
+        Ok((connection, tables, producer, was_open.then_some(fenced)))
     }
 
-    /// The tables of a topic with this content, and whether it has any.
-    fn restore(&self, content: Content) -> Result<(Connection, Tables, bool), Unopened> {
+    /// The tables of a topic with this content, and whether one that opened it before may not have ended.
+    fn restore(&self, mut content: Content) -> Result<(Connection, Tables, bool), Unopened> {
+        let closed = content.take_closed();
         let restore = || {
             let (connection, tables, has_content) = content.restore(STEPS, self.limits)?;
             if has_content {
@@ -139,7 +143,8 @@ impl Address {
             } else {
                 introduce(&connection, self.identity)?
             }
-            Ok((connection, tables, has_content))
+            let was_open = has_content && closed != Some(lives(&connection)?);
+            Ok((connection, tables, was_open))
         };
         restore().map_err(|fault| self.damaged(fault))
     }
@@ -147,6 +152,12 @@ impl Address {
     fn client<T: FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T, Unopened> {
         let client = config.create_with_context(Context::default());
         client.map_err(|error| Unopened::Refused(OpenError::Refused(broker::wrong(&error))))
+    }
+
+    /// Without a connection, what is asked first would be asked again only half a second later.
+    fn connect(&self, client: &Client<Context>) -> Result<(), Unopened> {
+        let asked = client.fetch_metadata(Some(&self.name), ANSWER);
+        asked.map(drop).map_err(|error| self.unopened(&error, client))
     }
 
     fn reader(&self, isolation: &str) -> Result<BaseConsumer<Context>, Unopened> {
@@ -301,6 +312,7 @@ impl Address {
             // No batch is longer than the longest message.
             .set("batch.size", PART.to_string());
         let producer: ThreadedProducer<Context> = self.client(&config)?;
+        self.connect(producer.client())?;
         match producer.init_transactions(CREATION) {
             Ok(()) => Ok(producer),
             Err(error) => Err(self.unopened(&error, producer.client())),
@@ -434,6 +446,64 @@ impl Address {
 /// Whether there is no such topic.
 fn is_missing(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
+}
+
+/// Reads along what another instance writes.
+pub struct Follower {
+    name: String,
+    reader: BaseConsumer<Context>,
+    /// Behind what was read last.
+    next: i64,
+    is_at_end: bool,
+    looked: Instant,
+    /// How many messages are not read, if that is known.
+    pub behind: Option<i64>,
+    /// Whether the last message says that the other instance has ended.
+    pub is_handed_over: bool,
+}
+
+impl Follower {
+    /// Begins to read at the end.
+    ///
+    /// # Errors
+    /// See [`Unopened`].
+    pub fn new(address: &Address) -> Result<Self, Unopened> {
+        let reader = address.reader("read_committed")?;
+        let ends = reader.fetch_watermarks(&address.name, 0, ANSWER);
+        let (_, next) = ends.map_err(|error| address.unopened(&error, reader.client()))?;
+        let mut place = TopicPartitionList::new();
+        let assigned = place
+            .add_partition_offset(&address.name, 0, Offset::Offset(next))
+            .and_then(|()| reader.assign(&place));
+        assigned.map_err(|error| address.unopened(&error, reader.client()))?;
+        let (name, looked) = (address.name.clone(), Instant::now());
+        Ok(Self { name, reader, next, is_at_end: false, looked, behind: None, is_handed_over: false })
+    }
+
+    /// Reads what comes within this time.
+    pub fn read(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Some(message) = self.reader.poll(until.saturating_duration_since(Instant::now())) {
+            match message {
+                Ok(message) => {
+                    self.next = message.offset() + 1;
+                    self.is_at_end = false;
+                    self.is_handed_over = message.key() == Some(CLOSED.as_bytes());
+                }
+                Err(KafkaError::PartitionEOF(_)) => self.is_at_end = true,
+                Err(error) => {
+                    log::debug!("the journal topic cannot be read along: {}", broker::reason(&error))
+                }
+            }
+        }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let ends = self.reader.fetch_watermarks(&self.name, 0, LOOK);
+            // What lies behind the last message says where transactions end.
+            let left = |end: i64| if self.is_at_end { 0 } else { end.saturating_sub(self.next) };
+            self.behind = ends.ok().map(|(_, end)| left(end));
+        }
+    }
 }
 
 fn admin_options() -> AdminOptions {
