@@ -16,12 +16,10 @@ pub mod error;
 mod format;
 mod lock;
 mod open;
-#[cfg(feature = "kafka")]
 mod rows;
 mod schema;
 pub mod store;
 mod tables;
-#[cfg(feature = "kafka")]
 pub mod topic;
 pub mod writer;
 
@@ -323,7 +321,7 @@ impl Channels {
 
     /// Opens a topic when that is asked for; none if it is refused, or the daemon ends before.
     #[cfg(feature = "kafka")]
-    fn open(&self, address: &topic::Address, begun: &Receiver<()>) -> Option<topic::Topic> {
+    fn open(&self, address: &topic::Address, begun: &Receiver<()>) -> Option<topic::Topic<topic::Address>> {
         begun.recv().ok()?;
         let since = Instant::now();
         let mut wait = OPEN_AGAIN.0;
