@@ -14,7 +14,7 @@
 //!
 //! # The map
 //!
-//! A room imports only rooms that stand above it in this table; all may import the last five, which are small tools.
+//! A room imports only rooms that stand above it in this table; all may import the last six, which are small tools.
 //!
 //! | room | what it is | what it must not know |
 //! |---|---|---|
@@ -31,6 +31,7 @@
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
 //! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | who asks |
+//! | [`lease`] | whether this instance may change something at the service, or another one has taken over | what is changed |
 //! | `text` | text from outside made fit for one line; the nearest known name | where it comes from |
 //! | `json` | JSON objects of others, taken apart in bounded memory | what they mean |
 //! | `resolver` | the addresses of hosts, for what asks over HTTP | what is asked |
@@ -89,6 +90,7 @@ pub mod daemon;
 pub mod http;
 pub mod journal;
 mod json;
+pub mod lease;
 pub mod logging;
 mod resolver;
 pub mod sal;

@@ -14,6 +14,7 @@ use crate::csc::request::{
     Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer,
     Submission,
 };
+use crate::lease;
 use crate::url::Url;
 
 /// Something that runs jobs, or takes values for Redis lists. It is never asked for what it does not offer.
@@ -84,6 +85,15 @@ pub trait Backend: Send + Sync {
 
 fn not_offered() -> Failure {
     let reason = "this back-end does not offer that".to_owned();
+    Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason }
+}
+
+/// Another instance may have taken over, and change the same things.
+fn withheld() -> Failure {
+    let seconds = lease::TERM.as_secs();
+    let reason = format!(
+        "not sent: the journal has not confirmed for {seconds} s that no other instance has taken over"
+    );
     Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason }
 }
 

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
-use super::Backend;
 use super::lanes::{Ended, Lanes};
+use super::{Backend, withheld};
 use crate::csc::request::{Outcome, Request};
+use crate::lease::Lease;
 
 /// A thread that has had nothing to do for so long ends, unless it is the last one.
 const IDLE: Duration = Duration::from_secs(10);
@@ -24,6 +25,7 @@ struct Pool {
     /// Wakes a thread that waits.
     work: Condvar,
     backend: Arc<dyn Backend>,
+    lease: Lease,
     outcomes: Sender<Outcome>,
 }
 
@@ -37,19 +39,21 @@ struct State {
 }
 
 impl Workers {
-    /// Starts the first thread. At most so many polls are in flight, and at most `capacity` requests wait.
+    /// Starts the first thread. At most so many polls are in flight, and at most `capacity` requests wait. What changes
+    /// something waits for the lease, or fails as not sent.
     ///
     /// # Errors
     /// When the system refuses a thread.
     pub fn start(
         backend: Arc<dyn Backend>,
+        lease: Lease,
         connections: usize,
         capacity: usize,
         outcomes: Sender<Outcome>,
     ) -> io::Result<Self> {
         let lanes = Lanes::new(connections, capacity);
         let state = Mutex::new(State { lanes, threads: 0, idle: 0, called: 0 });
-        let pool = Arc::new(Pool { state, work: Condvar::new(), backend, outcomes });
+        let pool = Arc::new(Pool { state, work: Condvar::new(), backend, lease, outcomes });
         pool.start_thread(&mut pool.state())?;
         Ok(Self(pool))
     }
@@ -108,8 +112,10 @@ impl Pool {
     fn run(self: &Arc<Self>) {
         let mut next = self.next(self.state());
         while let Some(Request { ticket, url, action }) = next {
+            let is_permitted = !action.is_change() || self.lease.wait();
             let begun = Instant::now();
-            let answer = self.backend.perform(&url, &action);
+            let answer =
+                if is_permitted { self.backend.perform(&url, &action) } else { action.failed(withheld()) };
             let outcome = Outcome { ticket, took: begun.elapsed(), answer };
             let ended = Ended::from(&outcome);
             if self.outcomes.send(outcome).is_err() {
@@ -142,5 +148,64 @@ impl Pool {
                 return None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{Receiver, unbounded};
+
+    use super::*;
+    use crate::clock::Moment;
+    use crate::csc::id::JobId;
+    use crate::csc::request::{Action, Answer, Failure, RemoveAnswer, Ticket};
+    use crate::url::Url;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Says what it is asked, and answers when it is allowed to.
+    struct Service(Sender<&'static str>, Receiver<()>);
+
+    impl Backend for Service {
+        fn ping(&self, _url: &Url) -> Result<(), Failure> {
+            self.0.send("ping").unwrap();
+            Ok(())
+        }
+
+        fn remove(&self, _url: &Url, _job_id: &JobId) -> Result<RemoveAnswer, Failure> {
+            self.0.send("remove").unwrap();
+            self.1.recv_timeout(PATIENCE).unwrap();
+            Ok(RemoveAnswer::Gone)
+        }
+    }
+
+    #[test]
+    fn what_changes_something_waits_for_the_lease_and_is_never_begun_once_that_has_ended() {
+        let (asked_sender, asked) = unbounded();
+        let (answer, answers) = unbounded();
+        let (outcome_sender, outcomes) = unbounded();
+        let lease = Lease::unconfirmed();
+        let service = Arc::new(Service(asked_sender, answers));
+        let workers = Workers::start(service, lease.clone(), 1, 100, outcome_sender).unwrap();
+        let request = |ticket, action| {
+            workers.request(Request { ticket: Ticket(ticket), url: "".into(), action }).unwrap()
+        };
+        let remove = || Action::Remove { job_id: JobId::parse("x").unwrap() };
+        // More than may be in flight.
+        (0..10).for_each(|ticket| request(ticket, remove()));
+        request(10, Action::Ping);
+        assert_eq!(asked.recv_timeout(PATIENCE), Ok("ping"));
+        assert!(asked.is_empty());
+        lease.confirm(Some(Moment::now()));
+        for _ in 0..8 {
+            assert_eq!(asked.recv_timeout(PATIENCE), Ok("remove"));
+        }
+        lease.end();
+        (0..8).for_each(|_| answer.send(()).unwrap());
+        let failed = (0..11).filter(|_| {
+            let outcome = outcomes.recv_timeout(PATIENCE).unwrap();
+            matches!(outcome.answer, Answer::Remove(Err(_)))
+        });
+        assert_eq!((failed.count(), asked.len()), (2, 0));
     }
 }

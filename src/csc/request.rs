@@ -68,6 +68,15 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it changes something, and does not only ask.
+    #[must_use]
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::Submit(_) | Self::Remove { .. } | Self::Push { .. } => true,
+            Self::Status { .. } | Self::List { .. } | Self::Ping => false,
+        }
+    }
+
     /// The answer that it failed.
     #[must_use]
     pub fn failed(&self, failure: Failure) -> Answer {

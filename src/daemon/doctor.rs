@@ -15,6 +15,7 @@ use crate::config::settings::Journal;
 use crate::csc::id::SalIndex;
 use crate::csc::request::Action;
 use crate::journal::{self, Found};
+use crate::lease::Lease;
 use crate::transport::LISTENING;
 use crate::transport::kafka::Kafka;
 use crate::url::Url;
@@ -106,7 +107,7 @@ impl Setup {
         if self.reader.simulated {
             return Ok("simulated".to_owned());
         }
-        let (backend, redis) = self.backend().map_err(|failure| failure.to_string())?;
+        let (backend, redis) = self.backend(Lease::default()).map_err(|failure| failure.to_string())?;
         if let Some(address) = redis {
             return ask(&*backend, &"".into()).map(|()| format!("{address} answers"));
         }

@@ -28,6 +28,7 @@ use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
 use crate::journal::{Journal, News, OpenError};
+use crate::lease::Lease;
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
 use crate::transport::KafkaInput;
@@ -92,6 +93,7 @@ struct Daemon {
     manager: Manager,
     logs: Logs,
     journal: Option<Journal>,
+    lease: Lease,
     /// Where Redis is, for Rapid Analysis.
     redis: Option<String>,
     /// Why the state directory does not last.
@@ -135,7 +137,7 @@ impl Daemon {
         self.set_timer(deadline);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
-            self.note_pause(&sources);
+            self.note_pause(&sources, &event);
             if self.end.is_none() {
                 self.timed((&event).into(), |daemon| daemon.handle(event));
             }
@@ -154,33 +156,38 @@ impl Daemon {
         self.close(sources)
     }
 
-    /// Where process or machine stood still, another instance may have taken the journal over: nothing is done before it is
-    /// certain that none has.
-    fn note_pause(&mut self, sources: &Sources) {
+    /// Where process or machine stood still, or another instance is heard, that one may have taken the journal over: nothing
+    /// is done before it is certain that it has not.
+    fn note_pause(&mut self, sources: &Sources, event: &Event) {
         let now = Moment::now();
         let still = mem::replace(&mut self.turned, now).age(now);
-        let is_unsure = |journal: &Journal| {
-            let confirmed = journal.status().confirmed;
-            confirmed.is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO)
-        };
-        let Some(journal) =
-            self.journal.as_ref().filter(|journal| still >= STOOD_STILL && is_unsure(journal))
-        else {
-            return;
-        };
+        if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) {
+            self.end = Some(Err(Failure::Other(format!(
+                "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
+                 over: it has to start anew",
+                still.as_secs_f64()
+            ))));
+        }
+        if matches!(event, Event::Kafka(KafkaInput::DuplicateInstance(_))) {
+            // If the journal does not answer, it is as with one that no other instance can take over.
+            self.is_owner(sources, STOOD_STILL);
+        }
+    }
+
+    /// Whether the journal says in time that it is still ours, or that it is not, which ends the daemon; or need not say so.
+    fn is_owner(&mut self, sources: &Sources, patience: Duration) -> bool {
+        let now = Moment::now();
+        let is_unsure =
+            |lease: &Lease| lease.confirmed().is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO);
+        let Some(journal) = self.journal.as_ref().filter(|_| is_unsure(&self.lease)) else { return true };
         journal.confirm();
-        let until = Instant::now() + CONFIRMATION;
-        while self.end.is_none() && self.journal.as_ref().is_some_and(is_unsure) {
+        let until = Instant::now() + patience;
+        while self.end.is_none() && is_unsure(&self.lease) && Instant::now() < until {
             if let Ok(news) = sources.news.recv_timeout(LOOK) {
                 self.handle_news(news);
-            } else if Instant::now() >= until {
-                self.end = Some(Err(Failure::Other(format!(
-                    "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
-                     over: it has to start anew",
-                    still.as_secs_f64()
-                ))));
             }
         }
+        self.end.is_some() || !is_unsure(&self.lease)
     }
 
     fn timed(&mut self, name: &str, turn: impl FnOnce(&mut Self)) {

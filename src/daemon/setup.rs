@@ -23,6 +23,7 @@ use crate::config::settings::{self, DEFAULT_PATH, Journal, Keys, Settings};
 use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::Identity;
+use crate::lease::Lease;
 use crate::transport::kafka::Kafka;
 use crate::transport::socket;
 use crate::transport::socket_path::{self, Place};
@@ -139,27 +140,36 @@ impl Setup {
         self.state_dir.as_ref().map(|dir| dir.join(name))
     }
 
+    /// Whether ours may change something at the service: with a journal on Kafka, while that confirms it.
+    pub(super) fn lease(&self) -> Lease {
+        match self.settings.journal {
+            Journal::Kafka => Lease::unconfirmed(),
+            Journal::On | Journal::Off => Lease::default(),
+        }
+    }
+
     /// What carries out the commands of our index.
-    pub(super) fn backend(&self) -> Result<Work, Failure> {
+    pub(super) fn backend(&self, lease: Lease) -> Result<Work, Failure> {
         Ok(match self.index {
             _ if self.reader.simulated => (Arc::new(Simulated::new(self.settings.simulation.clone())), None),
-            SalIndex::Ra => self.rapid_analysis()?,
+            SalIndex::Ra => self.rapid_analysis(lease)?,
             SalIndex::Latiss | SalIndex::LsstComCam | SalIndex::LsstCam => {
-                (Arc::new(Uws::new(&self.settings.uws).map_err(Failure::Configuration)?), None)
+                let uws = Uws::leased(&self.settings.uws, lease).map_err(Failure::Configuration)?;
+                (Arc::new(uws), None)
             }
         })
     }
 
     #[cfg(feature = "redis")]
     #[allow(clippy::unnecessary_wraps, reason = "it fails where the feature is off")]
-    fn rapid_analysis(&self) -> Result<Work, Failure> {
+    fn rapid_analysis(&self, lease: Lease) -> Result<Work, Failure> {
         let access = Access::new(&self.settings.redis, &environment);
         let address = access.shown();
-        Ok((Arc::new(RapidAnalysis::new(access, &self.settings.redis)), Some(address)))
+        Ok((Arc::new(RapidAnalysis::new(access, &self.settings.redis, lease)), Some(address)))
     }
 
     #[cfg(not(feature = "redis"))]
-    fn rapid_analysis(&self) -> Result<Work, Failure> {
+    fn rapid_analysis(&self, _lease: Lease) -> Result<Work, Failure> {
         Err(Failure::Other(
             "index 101 (RA) drives Redis, which this build of ocps cannot: it was made without the feature redis. \
              Install a full build, or run it with --simulate"
@@ -253,7 +263,7 @@ impl Setup {
             KafkaPlan::Impossible(problem) => problems.push(problem.clone()),
             KafkaPlan::On(options) => problems.extend(Kafka::check(options, self.index).err()),
         }
-        problems.extend(self.backend().err().map(|failure| failure.to_string()));
+        problems.extend(self.backend(Lease::default()).err().map(|failure| failure.to_string()));
         #[cfg(feature = "redis")]
         if self.index == SalIndex::Ra && !self.reader.simulated {
             problems.extend(Access::new(&self.settings.redis, env).check().err());

@@ -23,6 +23,7 @@ use crate::http::{self, Question};
 #[cfg(feature = "kafka")]
 use crate::journal::topic::Address;
 use crate::journal::{Journal, Limits};
+use crate::lease::Lease;
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
 use crate::timer;
@@ -48,21 +49,23 @@ const REQUESTS_PER_JOB: usize = 12;
 pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let setup = Setup::new(args, &setup::environment)?;
     clock::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
-    let (backend, redis) = setup.backend()?;
+    let lease = setup.lease();
+    let (backend, redis) = setup.backend(lease.clone())?;
     let (log_sender, logs) = bounded(LOG_QUEUE);
     let log_outputs =
         Logs::start(setup.settings.log.level, setup.settings.log.file.as_deref(), log_events(log_sender))
             .map_err(Failure::Configuration)?;
     abort_on_panic();
     let signals = signals()?;
-    let (journal, recovered) = open_journal(&setup)?;
+    let (journal, recovered) = open_journal(&setup, lease.clone())?;
     let state_dir_problem = setup.state_dir_problem();
     let (hub, clients) = open_socket(&setup)?;
-    let (kafka, (inputs, commands)) = start_kafka(&setup)?;
+    let (kafka, (inputs, commands)) = start_kafka(&setup, lease.clone())?;
     let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
     let (connections, capacity) =
         (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
-    let workers = Workers::start(backend, connections, capacity, outcome_sender).map_err(no_thread)?;
+    let workers =
+        Workers::start(backend, lease.clone(), connections, capacity, outcome_sender).map_err(no_thread)?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
     watcher::spawn(setup.reader.clone(), config_requests, config_results).map_err(no_thread)?;
@@ -90,6 +93,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         manager: Manager::connect(),
         logs: log_outputs,
         journal,
+        lease,
         redis,
         state_dir_problem,
         setup,
@@ -151,12 +155,13 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
 }
 
 /// The journal, and what the previous run left in it; none while it is not open. No journal where none is kept.
-fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Option<Recovered>), Failure> {
+#[cfg_attr(not(feature = "kafka"), allow(unused_variables, reason = "only a journal on Kafka confirms it"))]
+fn open_journal(setup: &Setup, lease: Lease) -> Result<(Option<Journal>, Option<Recovered>), Failure> {
     let history = setup.settings.history;
     #[cfg(feature = "kafka")]
     if let (settings::Journal::Kafka, KafkaPlan::On(options)) = (setup.settings.journal, &setup.kafka) {
         let address = Address::new(options.as_ref().clone(), setup.identity(), Limits::in_memory(history));
-        return Ok((Some(Journal::on_topic(address)?), None));
+        return Ok((Some(Journal::on_topic(address, lease)?), None));
     }
     let Some(path) = setup.journal_file() else {
         // A previous run may have left jobs.
@@ -170,7 +175,7 @@ fn open_journal(setup: &Setup) -> Result<(Option<Journal>, Option<Recovered>), F
 type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
 
 /// Kafka, and what comes over it.
-fn start_kafka(setup: &Setup) -> Result<(Option<Kafka>, FromKafka), Failure> {
+fn start_kafka(setup: &Setup, lease: Lease) -> Result<(Option<Kafka>, FromKafka), Failure> {
     let options = match &setup.kafka {
         KafkaPlan::Off => return Ok((None, (never(), never()))),
         KafkaPlan::Impossible(problem) => {
@@ -181,7 +186,7 @@ fn start_kafka(setup: &Setup) -> Result<(Option<Kafka>, FromKafka), Failure> {
     };
     let (sender, inputs) = bounded(KAFKA_QUEUE);
     let (taker, commands) = bounded(KAFKA_QUEUE);
-    let kafka = Kafka::start(options, setup.index, sender, taker).map_err(Failure::Configuration)?;
+    let kafka = Kafka::start(options, setup.index, lease, sender, taker).map_err(Failure::Configuration)?;
     Ok((Some(kafka), (inputs, commands)))
 }
 

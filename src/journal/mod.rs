@@ -31,10 +31,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
-use crate::clock::{self, Moment};
+use crate::clock;
 use crate::csc::id::SalIndex;
 use crate::csc::record::{HISTORY_MAX, Record, Recovered};
 use crate::csc::time::Time;
+use crate::lease::Lease;
 pub use error::OpenError;
 use lock::Lock;
 use store::{Sqlite, Store};
@@ -52,6 +53,11 @@ const SEEN_WAITING: usize = 10_000;
 /// First and longest wait between tries to open a topic while its broker is away.
 #[cfg(feature = "kafka")]
 const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// Shortest wait, and half of the longest, of one that was fenced while it opened a topic: it hears of the other one by then, if
+/// that has come further.
+#[cfg(feature = "kafka")]
+const FENCED: Duration = Duration::from_secs(3);
 
 /// The instance that owns a journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +134,6 @@ pub struct Status {
     pub last_commit: Option<Duration>,
     /// Since when the disk has not answered to what is being done.
     pub busy_since: Option<Instant>,
-    /// When it was certain for the last time that no other instance has taken it over, if one could.
-    pub confirmed: Option<Moment>,
 }
 
 /// What a look at a journal found.
@@ -193,19 +197,19 @@ impl Journal {
         let (store, recovered) = Sqlite::open(path, identity, limits, clock::now(), Some(lock))?;
         let notice = store.notice().map(str::to_owned);
         let status = Status { path: path.to_owned(), notice, ..Status::default() };
-        let journal = Self::start(status, move |channels, _| channels.worker(store).run());
+        let journal = Self::start(status, Lease::default(), move |channels, _| channels.worker(store).run());
         Ok((journal?, recovered))
     }
 
     /// A journal in a topic, whose thread opens it when [`Journal::begin`] asks for it, however long its broker is away,
-    /// and then says so ([`Journal::news`]).
+    /// and then says so ([`Journal::news`]). With each commit it confirms the lease.
     ///
     /// # Errors
     /// See [`OpenError`].
     #[cfg(feature = "kafka")]
-    pub fn on_topic(address: topic::Address) -> Result<Self, OpenError> {
+    pub fn on_topic(address: topic::Address, lease: Lease) -> Result<Self, OpenError> {
         let path = format!("{} on {}", address.name, address.options.brokers).into();
-        Self::start(Status { path, ..Status::default() }, move |channels, begun| {
+        Self::start(Status { path, ..Status::default() }, lease, move |channels, begun| {
             match channels.open(&address, begun) {
                 Some(store) => channels.worker(store).run(),
                 None => drop(channels.end.send(Ok(()))),
@@ -215,6 +219,7 @@ impl Journal {
 
     fn start(
         status: Status,
+        lease: Lease,
         run: impl FnOnce(Channels, &Receiver<()>) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let path = status.path.clone();
@@ -226,7 +231,7 @@ impl Journal {
         let (end, closed) = bounded(1);
         let (begin, begun) = bounded(1);
         let (news_sender, news) = bounded(2);
-        let channels = Channels { queue, report, news: news_sender, end, status: Arc::clone(&status) };
+        let channels = Channels { queue, report, news: news_sender, end, status: Arc::clone(&status), lease };
         let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || run(channels, &begun));
         spawned.map_err(|error| {
             let path = path.display();
@@ -240,7 +245,7 @@ impl Journal {
         let _ = self.begin.try_send(());
     }
 
-    /// Has it ask at once whether another instance has taken it over ([`Status::confirmed`], [`News::Fenced`]).
+    /// Has it ask at once whether another instance has taken it over ([`Lease::confirmed`], [`News::Fenced`]).
     pub fn confirm(&self) {
         let _ = self.batches.send(Vec::new());
     }
@@ -311,11 +316,12 @@ struct Channels {
     news: Sender<News>,
     end: Sender<Result<(), String>>,
     status: Arc<Mutex<Status>>,
+    lease: Lease,
 }
 
 impl Channels {
     fn worker<S: Store>(self, store: S) -> Worker<S> {
-        lock(&self.status).confirmed = store.confirmed();
+        self.lease.confirm(store.confirmed());
         Worker { writer: Writer::new(store), epoch: Instant::now(), channels: self }
     }
 
@@ -326,8 +332,13 @@ impl Channels {
         let since = Instant::now();
         let mut wait = OPEN_AGAIN.0;
         loop {
-            match address.prepare().and_then(|()| topic::Topic::open(address, clock::now())) {
+            let opened = address.prepare().and_then(|()| match self.lease.takes() {
+                true => topic::Topic::open(address, clock::now()),
+                false => Err(topic::Unopened::Yielded),
+            });
+            match opened {
                 Ok((topic, recovered)) => {
+                    topic.taken.into_iter().for_each(|at| self.lease.take_over(at));
                     lock(&self.status).problem = None;
                     // It is taken while the main loop turns.
                     let _ = self.news.send(News::Open(Box::new(recovered)));
@@ -338,9 +349,17 @@ impl Channels {
                     begun.iter().for_each(drop);
                     return None;
                 }
-                Err(topic::Unopened::Away(reason)) => {
-                    if lock(&self.status).problem.replace((reason.clone(), since)).is_none() {
-                        log::warn!("{reason}; retrying");
+                Err(topic::Unopened::Yielded) => {
+                    begun.recv().ok()?;
+                    continue;
+                }
+                Err(unopened @ (topic::Unopened::Fenced(_) | topic::Unopened::Away(_))) => {
+                    self.lease.is_alone();
+                    if lock(&self.status).problem.replace((unopened.to_string(), since)).is_none() {
+                        log::warn!("{unopened}; retrying");
+                    }
+                    if let topic::Unopened::Fenced(_) = unopened {
+                        wait = wait.max(FENCED).mul_f64(1.0 + fastrand::f64());
                     }
                 }
             }
@@ -372,6 +391,7 @@ impl<S: Store> Worker<S> {
             }
             self.turn();
             if let Some(reason) = self.writer.store.fenced() {
+                self.channels.lease.end();
                 let Channels { queue, news, end, .. } = self.channels;
                 let _ = news.send(News::Fenced(reason.to_owned()));
                 // Nothing of what still comes is written.
@@ -398,6 +418,7 @@ impl<S: Store> Worker<S> {
         let (now, waited, load) = (self.begin(), self.writer.waiting(), self.writer.load);
         let reports = self.writer.turn(now);
         let written = waited.saturating_sub(self.writer.waiting());
+        self.channels.lease.confirm(self.writer.store.confirmed());
         let mut status = lock(&self.channels.status);
         status.waiting = status.waiting.saturating_sub(written);
         status.load = status.load.saturating_sub(load.saturating_sub(self.writer.load));
@@ -405,7 +426,6 @@ impl<S: Store> Worker<S> {
             self.writer.failure.as_ref().map(|failure| (failure.reason.clone(), self.epoch + failure.since));
         status.upkeep_problem = self.writer.upkeep_problem.clone();
         status.notice = self.writer.store.notice().map(str::to_owned);
-        status.confirmed = self.writer.store.confirmed();
         let begun = status.busy_since.take();
         if written > 0 {
             status.commits += 1;

@@ -19,7 +19,7 @@ mod opening;
 #[cfg(feature = "kafka")]
 mod producer;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
@@ -112,6 +112,11 @@ pub trait Producer {
     fn now(&self) -> Moment {
         Moment::now()
     }
+
+    /// The same, on the clock that nobody sets and that stands still while the machine sleeps.
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// What is left to do when a transaction could not be ended.
@@ -128,6 +133,12 @@ pub enum Left {
 /// Why a topic is not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
+    /// Another instance has opened it meanwhile, in one line.
+    #[error("{0}")]
+    Fenced(String),
+    /// Another instance is alive, and is not to be disturbed.
+    #[error("another instance is running")]
+    Yielded,
     /// It cannot be opened before somebody does something about it.
     #[error(transparent)]
     Refused(OpenError),
@@ -166,6 +177,8 @@ pub struct Topic<B: Broker> {
     unsettled: Option<End>,
     /// Why nothing can ever be written again.
     fenced: Option<String>,
+    /// When it was taken over from an earlier writer, if there was one.
+    pub taken: Option<Instant>,
     /// When the last transaction that the broker has committed was begun.
     confirmed: Moment,
 }
@@ -201,8 +214,8 @@ impl<E> From<rusqlite::Error> for Failed<E> {
 /// How something with a broker went.
 type Done<T, B> = Result<T, Failed<<<B as Broker>::Producer as Producer>::Error>>;
 
-/// All that was ever committed, as tables in memory.
-fn restore(broker: &impl Broker) -> Result<(Connection, Tables), Unopened> {
+/// All that was ever committed, as tables in memory, and whether there was anything.
+fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened> {
     let (name, limits, ours) = (broker.name(), broker.limits(), broker.identity());
     let most = limits.file_bytes.saturating_mul(AS_JSON);
     let mut content = Content::default();
@@ -220,7 +233,7 @@ fn restore(broker: &impl Broker) -> Result<(Connection, Tables), Unopened> {
             introduce(&connection, ours)?;
         }
         match identity(&connection)? {
-            found if found == ours => Ok((connection, tables)),
+            found if found == ours => Ok((connection, tables, has_content)),
             found => Err(Fault::Refused(format!(
                 "is that of {found}, and this is {ours}: give each instance its own with kafka.journal_topic"
             ))),
@@ -237,12 +250,21 @@ impl<B: Broker> Topic<B> {
     /// See [`Unopened`].
     pub fn open(broker: &B, now: Tai) -> Result<(Self, Recovered), Unopened> {
         let producer = broker.fence()?;
-        let (connection, tables) = restore(broker)?;
+        let fenced = producer.instant();
+        let (connection, tables, has_content) = restore(broker)?;
         let damaged = |fault| Unopened::damaged(broker.name(), fault);
         let recovered = recover(&connection).map_err(damaged)?;
         let (limits, confirmed) = (broker.limits(), producer.now());
-        let mut topic =
-            Self { limits, connection, tables, producer, unsettled: None, fenced: None, confirmed };
+        let mut topic = Self {
+            limits,
+            connection,
+            tables,
+            producer,
+            unsettled: None,
+            fenced: None,
+            taken: has_content.then_some(fenced),
+            confirmed,
+        };
         // A first commit shows that the broker takes one.
         let begun = topic.transact(|connection| {
             connection.execute("UPDATE journal SET lives = lives + 1", [])?;
@@ -250,6 +272,10 @@ impl<B: Broker> Topic<B> {
         });
         match begun {
             Ok(_) => Ok((topic, recovered)),
+            Err(Failed::Broker(_)) if topic.fenced.is_some() => Err(Unopened::Fenced(format!(
+                "the journal topic {} cannot be opened: another instance opens it at the same time",
+                broker.name()
+            ))),
             Err(Failed::Broker(error)) => Err(broker.unopened(&error, &topic.producer)),
             Err(Failed::Sql(fault)) => Err(damaged(fault)),
         }

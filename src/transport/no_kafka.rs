@@ -10,6 +10,7 @@ use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
+use crate::lease::Lease;
 
 /// Libraries that this build does not have.
 #[must_use]
@@ -41,7 +42,13 @@ impl Kafka {
     ///
     /// # Errors
     /// Always.
-    pub fn start(_: Options, _: SalIndex, _: Sender<KafkaInput>, _: Sender<Command>) -> Result<Self, String> {
+    pub fn start(
+        _: Options,
+        _: SalIndex,
+        _: Lease,
+        _: Sender<KafkaInput>,
+        _: Sender<Command>,
+    ) -> Result<Self, String> {
         Err(NONE.to_owned())
     }
 

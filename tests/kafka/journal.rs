@@ -1,5 +1,8 @@
 //! The journal in a topic: with a real broker, since the mock fences nobody and cannot be asked for a topic's settings.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use pollster::block_on;
@@ -11,7 +14,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::foreign::Received;
-use crate::harness::{Daemon, Home, PATIENCE, QUICK, Ran, eventually, run};
+use crate::harness::{Client, Daemon, Home, Killed, PATIENCE, QUICK, Ran, eventually, run};
 use crate::rig::Rig;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
@@ -83,21 +86,33 @@ fn a_killed_daemon_forgets_nothing_though_its_directories_are_empty() {
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn whoever_starts_later_takes_over_and_the_earlier_one_stops_when_it_wakes_up() {
-    let (rig, service) = (rig(), service(600.0));
+    let timing = Timing { duration: 600.0, ..Timing::default() };
+    let latency = Duration::from_secs(2);
+    let service = UwsService::start(Options { timing, latency, ..Options::default() });
+    let rig = rig();
     let mut first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
     foreign.state(2);
     let seq = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
     let id = foreign.job_id(seq);
+    // More than may be in flight at once: the others wait for their turn when it stands still.
+    for _ in 0..20 {
+        foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    }
+    let count = |client: &mut Client| client.query("jobs").as_array().map_or(0, Vec::len);
+    let mut client = first.connect();
+    eventually("they are accepted", || count(&mut client) == 21);
     first.signal(Signal::STOP);
+    foreign.listen(2 * latency);
+    assert!(service.counters().puts < 21);
 
     let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
     let second = rig.start_in(&home, &service, &["--state", "resume"]);
     let mut client = second.connect();
-    eventually("the second has the job", || {
-        client.query("jobs").as_array().is_some_and(|jobs| {
-            jobs.iter().any(|job| job["job_id"] == id.as_str() && job["stage"] == "running")
-        })
+    eventually("the second has the jobs", || {
+        let jobs = client.query("jobs");
+        let is_running = |job: &&serde_json::Value| job["stage"] == "running";
+        jobs.as_array().is_some_and(|jobs| jobs.iter().filter(is_running).count() == 21)
     });
     foreign.listen(Duration::from_millis(500));
     let (asked, said) = (service.counters(), foreign.received.len());
@@ -116,6 +131,7 @@ fn whoever_starts_later_takes_over_and_the_earlier_one_stops_when_it_wakes_up() 
     assert_eq!(published, [""; 0]);
     let after = service.counters();
     assert_eq!((after.puts, after.deletes), (asked.puts, asked.deletes));
+    assert!(after.jobs.values().all(|count| *count == 1), "{:?}", after.jobs);
     // The second is the one that is obeyed.
     let abort = foreign.send("abort_job", &json!({"job_id": id}));
     assert_eq!(foreign.final_ack(abort), "303 Done");
@@ -353,6 +369,38 @@ fn a_standby_takes_over_from_an_instance_that_was_killed_when_it_is_silent_for_l
     });
     println!("{gap:.1} s without heartbeat");
     assert!((5.0..10.0).contains(&gap), "{gap}");
+}
+
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn of_several_that_start_together_one_is_active_and_the_others_stand_by_or_end() {
+    for flags in [&["--standby", "--state", "enabled"][..], &["--state", "enabled"]] {
+        let toml = format!("{ON_KAFKA}{QUICK}[kafka]\ntakeover_s = 3\n");
+        let rig = Rig::new(&toml);
+        let homes = [(); 3].map(|()| Home::with_toml(&toml));
+        let mut daemons = homes.each_ref().map(|home| {
+            let stderr = File::create(home.path("stderr")).unwrap();
+            Killed(rig.daemon_in(home, flags).stdout(Stdio::null()).stderr(stderr).spawn().unwrap())
+        });
+        let mut foreign = rig.foreign();
+        foreign.state(2);
+        // Until those that have to end have noticed it.
+        foreign.listen(Duration::from_secs(12));
+        let heard = foreign.received.len();
+        foreign.listen(Duration::from_secs(4));
+        let beats = foreign.received[heard..].iter().filter(|beat| beat.topic == "logevent_heartbeat");
+        let active: BTreeSet<i64> = beats.map(|beat| beat.int("private_origin")).collect();
+        let ends = daemons.each_mut().map(|daemon| daemon.0.try_wait().unwrap().map(|end| end.code()));
+        let logs = homes.each_ref().map(|home| std::fs::read_to_string(home.path("stderr")).unwrap());
+        println!("{ends:?}");
+        assert_eq!(active.len(), 1, "{logs:#?}");
+        assert!(ends.iter().flatten().all(|code| [Some(1), Some(5)].contains(code)), "{ends:?} {logs:#?}");
+        let alive = ends.iter().filter(|end| end.is_none()).count();
+        assert!(alive == 1 || flags.contains(&"--standby"), "{ends:?} {logs:#?}");
+        assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+        let faults = foreign.of("logevent_summaryState").into_iter();
+        assert_eq!(faults.filter(|state| state.int("summaryState") == 3).count(), 0, "{logs:#?}");
+    }
 }
 
 /// Kills of the daemon: `OCPS_TEST_KILLS`, else a few.

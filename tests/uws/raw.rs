@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings;
+use ocps::lease::Lease;
 use ocps::url::Url;
 use serde_json::json;
 
-use crate::rig::{ID, check, client, four_actions, list, quick, settings, short, submit};
+use crate::rig::{ID, check, client, four_actions, list, quick, remove, settings, short, status, submit};
 use crate::support::http;
 use crate::support::http::{Server, Then};
 use crate::support::uws_fault::{Fault, On, What};
@@ -53,6 +54,23 @@ pub(crate) fn read_some(connection: &mut TcpStream) -> String {
 
 pub(crate) fn answer_text(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn what_changes_something_is_not_sent_while_the_lease_is_not_valid() {
+    let (sender, requests) = mpsc::channel();
+    let url = raw(move |mut connection| drop(sender.send(read_some(&mut connection))));
+    let client = Uws::leased(&settings(Duration::from_secs(60)), Lease::unconfirmed()).unwrap();
+    for action in [submit("1-a"), remove(ID)] {
+        let (label, reason) = short(&client.perform(&url.as_str().into(), &action));
+        assert_eq!(label, "NotSent NotAsked", "{reason}");
+        assert!(reason.contains("no other instance has taken over"), "{reason}");
+        // It has only connected.
+        assert_eq!(requests.recv().unwrap(), "");
+    }
+    let (label, _) = short(&client.perform(&url.as_str().into(), &status(ID, None)));
+    assert_ne!(label, "NotSent NotAsked");
+    assert!(requests.recv().unwrap().starts_with("GET"));
 }
 
 #[test]

@@ -6,24 +6,26 @@ use std::time::{Duration, Instant};
 use super::access::Access;
 use super::session::{Session, Trouble};
 use super::values::{self, Value};
-use crate::backend::Backend;
+use crate::backend::{Backend, withheld};
 use crate::config::settings;
 use crate::csc::request::{Contact, Failure, FailureKind, NotDone};
+use crate::lease::Lease;
 use crate::url::Url;
 
 /// Rapid Analysis; connects when it is first asked to do something.
 pub struct RapidAnalysis {
     access: Access,
     settings: settings::Redis,
+    lease: Lease,
     /// Pushes come one at a time, so only a ping ever waits for it.
     session: Mutex<Option<Session>>,
 }
 
 impl RapidAnalysis {
-    /// A back-end for that Redis; connects to nothing yet.
+    /// A back-end for that Redis, which pushes only while the lease is valid; connects to nothing yet.
     #[must_use]
-    pub fn new(access: Access, settings: &settings::Redis) -> Self {
-        Self { access, settings: settings.clone(), session: Mutex::new(None) }
+    pub fn new(access: Access, settings: &settings::Redis, lease: Lease) -> Self {
+        Self { access, settings: settings.clone(), lease, session: Mutex::new(None) }
     }
 
     fn session(&self) -> MutexGuard<'_, Option<Session>> {
@@ -40,7 +42,7 @@ impl RapidAnalysis {
     /// Pushes over the connection that there is, or over a new one where it was lost: then nothing was carried out.
     fn push_over(&self, old: Option<Session>, values: &[Value], end: Instant) -> Result<Session, Failure> {
         if let Some(mut session) = old {
-            match session.push(values, end) {
+            match session.push(values, &self.lease, end) {
                 Ok(()) => return Ok(session),
                 Err(Trouble(FailureKind::NotSent, why)) => {
                     log::warn!("Redis at {} {why}: connecting again", self.access.shown());
@@ -49,7 +51,7 @@ impl RapidAnalysis {
             }
         }
         let mut session = self.open(end)?;
-        session.push(values, end).map_err(|trouble| self.failure(trouble))?;
+        session.push(values, &self.lease, end).map_err(|trouble| self.failure(trouble))?;
         Ok(session)
     }
 
@@ -68,7 +70,11 @@ impl Backend for RapidAnalysis {
         let end = Instant::now() + patience;
         let mut session = self.session();
         let values = values::parse(config).map_err(NotDone::Rejected)?;
-        *session = Some(self.push_over(session.take(), &values, end)?);
+        let pushed = self.push_over(session.take(), &values, end).map_err(|failure| {
+            let is_withheld = failure.kind == FailureKind::NotSent && !self.lease.is_valid();
+            if is_withheld { withheld() } else { failure }
+        });
+        *session = Some(pushed?);
         log::info!("pushed to Redis: {}", values::shown(&values));
         Ok(())
     }

@@ -18,6 +18,7 @@ use super::access::Target;
 use super::values::Value;
 use crate::config::settings;
 use crate::csc::request::FailureKind;
+use crate::lease::Lease;
 use crate::text::{quote, quoted};
 
 /// What may have become of what was asked for, and why, as the end of a sentence about Redis.
@@ -65,9 +66,13 @@ impl Session {
         self.expect("PONG", "PING", end)
     }
 
-    /// Pushes all values, in one transaction. After a failure the session must not be used any more.
-    pub(super) fn push(&mut self, values: &[Value], end: Instant) -> Result<(), Trouble> {
+    /// Pushes all values, in one transaction, if the lease is valid then. After a failure the session must not be used any
+    /// more.
+    pub(super) fn push(&mut self, values: &[Value], lease: &Lease, end: Instant) -> Result<(), Trouble> {
         self.prepare(values, end)?;
+        if !lease.is_valid() {
+            return Err(Trouble(FailureKind::NotSent, "was not asked to push".to_owned()));
+        }
         // What could not be sent whole is not carried out.
         self.send(&redis::cmd("EXEC"), end)?;
         match self.receive(end) {

@@ -29,12 +29,13 @@ use ureq::unversioned::transport::{Connector, DefaultConnector};
 use ureq::{Agent, AsSendBody, Body, Error, Proxy};
 
 use crate::backend::lanes::in_flight_max;
-use crate::backend::{Backend, Wanted};
+use crate::backend::{Backend, Wanted, withheld};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{
     Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission,
 };
+use crate::lease::Lease;
 use crate::resolver::{Lookup, http_config};
 use crate::text::quote;
 use crate::url::Url;
@@ -69,6 +70,7 @@ const NO_JOB: &str = "/job/ocps-health-check";
 pub struct Uws {
     agent: Agent,
     settings: settings::Uws,
+    lease: Lease,
     /// Services that said when to ask again, and when that is.
     resting: Mutex<BTreeMap<Url, Instant>>,
 }
@@ -79,7 +81,15 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn new(settings: &settings::Uws) -> Result<Self, String> {
-        Self::over(settings, DefaultConnector::default(), Lookup)
+        Self::leased(settings, Lease::default())
+    }
+
+    /// Makes a client that changes something only while the lease is valid.
+    ///
+    /// # Errors
+    /// The proxy is no usable URL.
+    pub fn leased(settings: &settings::Uws, lease: Lease) -> Result<Self, String> {
+        Self::over(settings, lease, DefaultConnector::default(), Lookup)
     }
 
     /// Makes a client that reaches the service in another way than over a network, for tests.
@@ -88,13 +98,14 @@ impl Uws {
     /// The proxy is no usable URL.
     pub fn over(
         settings: &settings::Uws,
+        lease: Lease,
         connector: impl Connector,
         resolver: impl Resolver,
     ) -> Result<Self, String> {
         let proxy = settings.proxy.as_ref().map(proxy).transpose()?;
-        let watcher = Watcher { has_proxy: proxy.is_some() };
+        let watcher = Watcher { has_proxy: proxy.is_some(), lease: lease.clone() };
         let agent = Agent::with_parts(agent_config(settings, proxy), connector.chain(watcher), resolver);
-        Ok(Self { agent, settings: settings.clone(), resting: Mutex::default() })
+        Ok(Self { agent, settings: settings.clone(), lease, resting: Mutex::default() })
     }
 
     fn call<'a>(&self, method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Call<'a> {
@@ -106,13 +117,17 @@ impl Uws {
         let base = call.url.base;
         self.check_rest(base)?;
         let (started, url) = (Instant::now(), call.url);
-        let (result, is_sent) = sent::watch(|| self.run(call, body));
+        let is_change = call.method != "GET";
+        let (result, is_sent) = sent::watch(is_change, || self.run(call, body));
         let (method, ms) = (call.method, started.elapsed().as_millis());
         match &result {
             Ok(response) => debug!("{method} {url}: {} after {ms} ms", response.status().as_u16()),
             Err(_) => debug!("{method} {url}: no answer after {ms} ms"),
         }
-        let response = result.map_err(|error| call.failure(&error, is_sent))?;
+        let response = result.map_err(|error| {
+            let is_withheld = is_change && !is_sent && !self.lease.is_valid();
+            if is_withheld { withheld() } else { call.failure(&error, is_sent) }
+        })?;
         if let Some(wait) = retry_after(&response) {
             // A longer wait would be the end of submissions.
             let longest = RETRY_AFTER_MAX.min(self.settings.submit_timeout / 2);

@@ -1,20 +1,26 @@
-//! Whether a request was sent. What fails before its head went out whole has done nothing at the service.
+//! Whether a request was sent. What fails before its head went out whole has done nothing at the service. One that changes
+//! something is sent only while the lease is valid, however long it took to connect.
 //!
-//! The library does not report it. But it sends in the thread that makes the request, so that the connection can
-//! note it for that thread.
+//! The library reports and asks none of it. But it sends in the thread that makes the request, so that the connection
+//! can note it for that thread.
 
 use std::cell::Cell;
+use std::io;
 
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
+use crate::lease::Lease;
+
 thread_local! {
     static IS_SENT: Cell<bool> = const { Cell::new(false) };
+    static IS_CHANGE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Carries out a request; gives whether it has left us, too.
-pub(super) fn watch<T>(send: impl FnOnce() -> T) -> (T, bool) {
+/// Carries out a request, which changes something or does not; gives whether it has left us, too.
+pub(super) fn watch<T>(is_change: bool, send: impl FnOnce() -> T) -> (T, bool) {
     IS_SENT.set(false);
+    IS_CHANGE.set(is_change);
     let result = send();
     (result, IS_SENT.get())
 }
@@ -24,6 +30,7 @@ pub(super) fn watch<T>(send: impl FnOnce() -> T) -> (T, bool) {
 pub(super) struct Watcher {
     /// Whether requests go through a proxy: what is sent to make it connect is no request.
     pub(super) has_proxy: bool,
+    pub(super) lease: Lease,
 }
 
 impl<In: Transport> Connector<In> for Watcher {
@@ -35,7 +42,7 @@ impl<In: Transport> Connector<In> for Watcher {
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
         let is_to_proxy = self.has_proxy && details.config.proxy().is_none();
-        Ok(chained.map(|inner| Watched { inner, is_to_proxy }))
+        Ok(chained.map(|inner| Watched { inner, is_to_proxy, lease: self.lease.clone() }))
     }
 }
 
@@ -43,6 +50,7 @@ impl<In: Transport> Connector<In> for Watcher {
 pub(super) struct Watched<In> {
     inner: In,
     is_to_proxy: bool,
+    lease: Lease,
 }
 
 impl<In: Transport> Transport for Watched<In> {
@@ -51,6 +59,9 @@ impl<In: Transport> Transport for Watched<In> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if IS_CHANGE.get() && !self.lease.is_valid() {
+            return Err(io::Error::other("the lease has ended").into());
+        }
         self.inner.transmit_output(amount, timeout)?;
         IS_SENT.set(IS_SENT.get() || !self.is_to_proxy);
         Ok(())

@@ -11,6 +11,7 @@ use crate::broker::{Role, reason};
 use crate::clock;
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
+use crate::lease::Lease;
 use crate::sal::topic::EventName;
 use crate::transport::KafkaFindings;
 
@@ -96,6 +97,6 @@ impl Shared {
         let (inputs, _) = crossbeam_channel::bounded(0);
         let (outbox, _) = super::Outbox::new();
         let (wake_upkeep, _) = crossbeam_channel::bounded(0);
-        Self::new(options, index, inputs, outbox, wake_upkeep)
+        Self::new(options, index, Lease::default(), inputs, outbox, wake_upkeep)
     }
 }

@@ -40,6 +40,7 @@ use crate::csc::command::{Command, CommandName, Sender as CommandSender};
 use crate::csc::event::{Ack, Event};
 use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
+use crate::lease::Lease;
 use crate::sal;
 use crate::sal::ack::AckFields;
 pub use libraries::libraries;
@@ -85,6 +86,8 @@ struct Shared {
     is_refused: AtomicBool,
     wake_upkeep: Sender<()>,
     troubles: Troubles,
+    /// Whether another instance is given way to, or is refused by the journal.
+    lease: Lease,
 }
 
 /// How far the start has come, on which depends what may be written.
@@ -117,6 +120,7 @@ impl Shared {
     fn new(
         options: Options,
         index: SalIndex,
+        lease: Lease,
         inputs: Sender<KafkaInput>,
         outbox: Outbox,
         wake_upkeep: Sender<()>,
@@ -138,6 +142,7 @@ impl Shared {
             is_refused: AtomicBool::new(false),
             wake_upkeep,
             troubles: Troubles::default(),
+            lease,
         }
     }
 
@@ -250,6 +255,7 @@ impl Kafka {
     pub fn start(
         options: Options,
         index: SalIndex,
+        lease: Lease,
         inputs: Sender<KafkaInput>,
         taker: Sender<Command>,
     ) -> Result<Self, String> {
@@ -257,7 +263,7 @@ impl Kafka {
         let (outbox, woken) = Outbox::new();
         let (wake_upkeep, upkeep_woken) = bounded(1);
         let (done_sender, done) = bounded(1);
-        let shared = Arc::new(Shared::new(options, index, inputs, outbox, wake_upkeep));
+        let shared = Arc::new(Shared::new(options, index, lease, inputs, outbox, wake_upkeep));
         let readers = watch::Readers {
             asker: client::create(&shared, Role::Consumer)?,
             watched: Arc::new(client::create(&shared, Role::Consumer)?),

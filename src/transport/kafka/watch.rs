@@ -32,6 +32,8 @@ const FAREWELL: Duration = Duration::from_millis(1500);
 const CLAIMING: Duration = Duration::from_secs(10);
 /// How long the first heartbeat of another instance may take to us, and ours to it, when both begin together.
 const TOGETHER: Duration = Duration::from_millis(200);
+/// How long an instance that the journal refuses from now on may take to notice that and end.
+const ENDING: Duration = Duration::from_secs(8);
 /// How long before its last heartbeat the other instance may have left a command: what it has taken, its journal knows.
 const DOUBT: Duration = Duration::from_secs(3);
 /// How long commands are read between two looks for heartbeats.
@@ -137,14 +139,18 @@ enum Heard {
 impl Watch {
     fn run(mut self, readers: Readers, ranges: Ranges) -> Result<(), Ended> {
         let mut begun = topics::ends(&ranges, topics::is_watched);
-        let ranges = match self.listen()? {
-            None => ranges,
-            // A command that came before is for the other instance, whatever it made of it: ours begin now. One that
-            // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack, unless we
-            // stand by. (Answers to one that reads are slow.)
-            Some(_) => self.shared.persist(|| topics::ready(&self.shared, &readers.asker)).ok_or(Ended)?,
-        };
-        self.wait_for_daemon()?;
+        let mut ranges = ranges;
+        loop {
+            if self.listen()?.is_some() {
+                // A command that came before is for the other instance, whatever it made of it: ours begin now. One that
+                // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack, unless
+                // we stand by. (Answers to one that reads are slow.)
+                ranges = self.shared.persist(|| topics::ready(&self.shared, &readers.asker)).ok_or(Ended)?;
+            }
+            if self.wait_for_daemon()? {
+                break;
+            }
+        }
         self.claim()?;
         self.shared.enter(Stage::Joined);
         self.send(KafkaInput::Joined)?;
@@ -186,7 +192,7 @@ impl Watch {
     fn watch(&mut self) -> Result<(), Ended> {
         // As long as only our first heartbeat is there, or is new, the first one of another instance comes from one that
         // began together with us and has not read ours: it ends when it does. If not, its second one is noticed.
-        let until = Instant::now() + TOGETHER;
+        let (until, ended) = (Instant::now() + TOGETHER, Instant::now() + ENDING);
         let mut is_first = true;
         loop {
             let input = match self.hear(POLL)? {
@@ -198,6 +204,10 @@ impl Watch {
                     log::warn!(
                         "another instance began together with us, and ends since we were first: {who}"
                     );
+                    continue;
+                }
+                Some(Heard::Other(who, _)) if Instant::now() < ended && !self.shared.lease.yields() => {
+                    log::warn!("another instance, from which ours has taken over, has yet to end: {who}");
                     continue;
                 }
                 Some(Heard::Other(who, _)) => KafkaInput::DuplicateInstance(who),
@@ -278,15 +288,22 @@ impl Watch {
         if self.has_begun() { Ok(()) } else { Err(Ended) }
     }
 
-    /// Waits until the daemon has opened its journal.
-    fn wait_for_daemon(&mut self) -> Result<(), Ended> {
+    /// Waits until the daemon has opened its journal; false if another instance shows up before that was begun, and is to be
+    /// stood by for.
+    fn wait_for_daemon(&mut self) -> Result<bool, Ended> {
+        self.shared.lease.is_alone();
         self.send(KafkaInput::Alone)?;
         while !self.shared.may_claim.load(Ordering::Acquire) {
-            if let Some(Heard::Other(who, _)) = self.hear(WAITING)? {
-                return self.give_way(who);
+            match self.hear(WAITING)? {
+                // Of two that open the journal, the later one has it.
+                Some(Heard::Other(who, _)) if self.shared.lease.yields() => {
+                    let stands_by = self.shared.options.standby.is_some();
+                    return if stands_by { Ok(false) } else { self.give_way(who).map(|()| true) };
+                }
+                Some(Heard::Other(..) | Heard::Own(_) | Heard::Offline) | None => {}
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Writes the first heartbeat and reads all up to it.
@@ -298,8 +315,8 @@ impl Watch {
             match self.hear(left)? {
                 Some(Heard::Own(sent)) => return self.send(KafkaInput::ReadBack(sent)),
                 // It was first.
-                Some(Heard::Other(who, _)) => return self.give_way(who),
-                Some(Heard::Offline) | None => {}
+                Some(Heard::Other(who, _)) if self.shared.lease.yields() => return self.give_way(who),
+                Some(Heard::Other(..) | Heard::Offline) | None => {}
             }
         }
         log::warn!("Kafka: our heartbeat cannot be read back, so another instance may go unnoticed");

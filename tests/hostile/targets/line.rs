@@ -17,6 +17,7 @@ use ocps::csc::request::{Action, Answer};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{Tai, Time};
 use ocps::daemon::turn::{Goal, Turn};
+use ocps::lease::Lease;
 use ocps::transport::line::{self, Line};
 
 use super::core_settings::core_settings;
@@ -101,7 +102,7 @@ fn send(action: &Action) -> Option<Answer> {
     thread_local! {
         static CLIENT: Option<Uws> = {
             let nobody = FarEnd::new(Script::new(b""));
-            Uws::over(&settings::Uws::default(), nobody, Nowhere).ok()
+            Uws::over(&settings::Uws::default(), Lease::default(), nobody, Nowhere).ok()
         };
     }
     CLIENT.with(|client| {

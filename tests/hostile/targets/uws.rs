@@ -8,6 +8,7 @@ use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings;
 use ocps::csc::id::{JobId, RunId, SalIndex};
 use ocps::csc::request::{Action, Answer, JobStatus, StatusAnswer, Submission};
+use ocps::lease::Lease;
 
 use super::check_reason;
 use super::http::{End, FarEnd, Nowhere, Script};
@@ -22,7 +23,7 @@ pub(crate) fn read(data: &[u8]) {
     thread_local! {
         static SERVICE: (FarEnd, Option<Uws>) = {
             let far = FarEnd::default();
-            let client = Uws::over(&Settings::default().uws, far.clone(), Nowhere).ok();
+            let client = Uws::over(&Settings::default().uws, Lease::default(), far.clone(), Nowhere).ok();
             (far, client)
         };
     }
