@@ -112,11 +112,12 @@ impl Producer for Transactions {
     }
 
     fn left(error: &KafkaError) -> Left {
-        match error {
-            KafkaError::Transaction(error) if error.is_fatal() => Left::Nothing,
-            KafkaError::Transaction(error) if !error.is_retriable() => Left::Abort,
-            // Also where messages have not left.
-            _ => Left::Again,
+        // Otherwise the messages have not left.
+        let KafkaError::Transaction(error) = error else { return Left::Again };
+        match (error.is_fatal(), error.is_retriable()) {
+            (true, _) => Left::Nothing,
+            (false, true) => Left::Again,
+            (false, false) => Left::Abort,
         }
     }
 
