@@ -97,6 +97,32 @@ impl Url {
         &self.0.written
     }
 
+    /// The URL as it is to be stored: without user name and password, but with the `@` behind them if there were any.
+    #[must_use]
+    pub fn without_credentials(&self) -> String {
+        if self.authorization().is_none() {
+            return self.0.written.clone();
+        }
+        let (scheme, rest) = split_scheme(self.address());
+        format!("{scheme}@{rest}")
+    }
+
+    /// Whether it was stored so: the service is to be asked with credentials that it does not hold.
+    #[must_use]
+    pub fn lacks_credentials(&self) -> bool {
+        self.authorization().is_none() && self.0.written != self.0.address
+    }
+
+    /// Whether the two have scheme, host and port in common.
+    #[must_use]
+    pub fn is_of_host(&self, other: &Self) -> bool {
+        let host = |url: &Self| {
+            let (scheme, rest) = split_scheme(url.address());
+            format!("{scheme}{}", rest.split('/').next().unwrap_or_default()).to_ascii_lowercase()
+        };
+        host(self) == host(other)
+    }
+
     /// Whether none was given.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -202,6 +228,26 @@ mod tests {
             let url = Url::parse(text).unwrap();
             assert_eq!((url.address(), url.authorization()), (address, authorization.as_deref()), "{text}");
             assert_eq!(url.with_credentials(), text.trim_end_matches('/'));
+        }
+    }
+
+    #[test]
+    fn what_is_stored_holds_no_credentials_and_shows_that_there_were_some() {
+        for (text, stored) in [
+            ("", ""),
+            ("http://h/api", "http://h/api"),
+            ("http://jane:s3cret@h:80/api", "http://@h:80/api"),
+            ("http://jane@h", "http://@h"),
+            ("jane:s3cret@h", "@h"),
+        ] {
+            let (url, again) = (Url::from(text), Url::from(stored));
+            assert_eq!(url.without_credentials(), stored);
+            assert_eq!(again.without_credentials(), stored);
+            assert_eq!(again.lacks_credentials(), stored.contains('@'));
+            assert!(!url.lacks_credentials() && url.is_of_host(&again));
+        }
+        for other in ["https://h/api", "http://h:80/api", "http://i/api"] {
+            assert!(!Url::from("http://h/api").is_of_host(&other.into()), "{other}");
         }
     }
 

@@ -62,6 +62,9 @@ pub trait Backend: Send + Sync {
         Err(not_offered().into())
     }
 
+    /// The service is configured so: what an earlier run left for the same host, without credentials, uses these.
+    fn configured(&self, _url: &Url) {}
+
     /// Asks whether the back-end can be used.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::lanes::{Ended, Lanes};
 use super::{Backend, withheld};
 use crate::csc::request::{Outcome, Request};
 use crate::lease::Lease;
+use crate::url::Url;
 
 /// A thread that has had nothing to do for so long ends, unless it is the last one.
 const IDLE: Duration = Duration::from_secs(10);
@@ -67,6 +68,11 @@ impl Workers {
         state.lanes.put(request)?;
         self.0.wake(&mut state);
         Ok(())
+    }
+
+    /// See [`Backend::configured`].
+    pub fn configured(&self, url: &Url) {
+        self.0.backend.configured(url);
     }
 
     /// How many requests wait for a thread.
@@ -159,7 +165,6 @@ mod tests {
     use crate::clock::Moment;
     use crate::csc::id::JobId;
     use crate::csc::request::{Action, Answer, Failure, RemoveAnswer, Ticket};
-    use crate::url::Url;
 
     const PATIENCE: Duration = Duration::from_secs(10);
 

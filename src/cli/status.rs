@@ -136,7 +136,7 @@ fn kafka(status: &Value) -> String {
     let is_joined = status.pointer("/kafka/stage").is_some_and(|stage| stage == "joined");
     let parts = [
         if is_joined { "+{kafka/stage}" } else { "!{kafka/stage}" },
-        "for {kafka/other}",
+        "for {kafka/other}, which is active",
         "{kafka/brokers}",
         "{+kafka/queued} waiting",
         "{+kafka/dropped} dropped",
@@ -154,6 +154,7 @@ fn journal(status: &Value) -> String {
         "{journal/path}",
         "!not writable since {journal/failing_s}: {journal/problem}",
         "{+journal/waiting} records waiting",
+        "{journal/behind} messages behind",
         "!{journal/upkeep_problem}",
         "!{journal/notice}",
     ];

@@ -36,6 +36,11 @@ pub enum ConfigRequest {
         /// `[FILE][:GITREF]`, may be empty.
         override_name: String,
     },
+    /// Read it for the password of its service alone.
+    Service {
+        /// `[FILE][:GITREF]`, may be empty.
+        override_name: String,
+    },
     /// Read the daemon's settings again.
     Settings {
         /// The toml, if it is not the usual one.
@@ -50,6 +55,8 @@ pub enum ConfigRequest {
 pub enum ConfigResult {
     /// To [`ConfigRequest::Read`]: the configuration, or the reason why there is none, in one line.
     Read(Result<Configuration, String>),
+    /// To [`ConfigRequest::Service`]: the same.
+    Service(Result<Configuration, String>),
     /// To [`ConfigRequest::Settings`]: the settings and the keys that the toml gives, or what is wrong with them, in
     /// one line.
     Settings(Box<Result<(Settings, Keys), String>>),
@@ -82,6 +89,9 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
                     watch.git_due = Instant::now();
                 }
                 Some(ConfigResult::Read(reader.read(&override_name).map_err(|error| error.to_string())))
+            }
+            Ok(ConfigRequest::Service { override_name }) => {
+                Some(ConfigResult::Service(reader.read(&override_name).map_err(|error| error.to_string())))
             }
             Ok(ConfigRequest::Settings { path }) => {
                 let read = Settings::load_with_keys(path.as_deref()).map_err(|error| error.to_string());
@@ -174,7 +184,7 @@ mod tests {
     fn overrides(result: Option<ConfigResult>) -> Option<String> {
         match result? {
             ConfigResult::Available(available) => Some(available.overrides),
-            ConfigResult::Read(_) | ConfigResult::Settings(_) => None,
+            ConfigResult::Read(_) | ConfigResult::Service(_) | ConfigResult::Settings(_) => None,
         }
     }
 

@@ -144,6 +144,16 @@ pub enum Work {
     },
 }
 
+impl Work {
+    /// Base URL of the service.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        match self {
+            Self::Execute { url, .. } | Self::Abort { url, .. } => url,
+        }
+    }
+}
+
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Completion {

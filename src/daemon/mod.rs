@@ -23,7 +23,7 @@ use crate::config::settings::{Keys, Settings};
 use crate::config::watcher::{ConfigRequest, ConfigResult};
 use crate::csc::command::{Command, Via};
 use crate::csc::event::Event as SalEvent;
-use crate::csc::record::{Receipt, Record};
+use crate::csc::record::{Receipt, Record, Recovered, RecoveredCommand};
 use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
@@ -257,7 +257,16 @@ impl Daemon {
                 self.figures.answered(&outcome);
                 self.turn.input(Input::Outcome(outcome));
             }
-            Event::Configuration(ConfigResult::Read(result)) => self.turn.input(Input::Configuration(result)),
+            Event::Configuration(ConfigResult::Read(result)) => {
+                result.iter().for_each(|read| self.workers.configured(&read.service.url));
+                self.turn.input(Input::Configuration(result));
+            }
+            Event::Configuration(ConfigResult::Service(Ok(read))) => {
+                self.workers.configured(&read.service.url);
+            }
+            Event::Configuration(ConfigResult::Service(Err(reason))) => {
+                no_credentials(&reason);
+            }
             Event::Configuration(ConfigResult::Settings(settings)) => self.reloaded(*settings),
             Event::Configuration(ConfigResult::Available(available)) => {
                 self.turn.input(Input::ConfigurationsAvailable(available));
@@ -304,6 +313,7 @@ impl Daemon {
         self.report_to_manager();
         if !self.stands_by && self.standing_by_for().is_some() {
             self.stands_by = true;
+            self.journal.iter().for_each(Journal::follow);
             self.turn.refuse_early(STANDING_BY);
             self.run_turn();
             // It may take for ever until there is more to do.
@@ -323,10 +333,12 @@ impl Daemon {
     fn handle_news(&mut self, news: News) {
         match news {
             News::Open(recovered) => {
+                self.find_credentials(missing_credentials(&recovered));
                 let effects = self.turn.recovered(self.now(), *recovered);
                 self.run_effects(effects);
                 self.begin();
             }
+            News::HandedOver => self.kafka.iter().for_each(Kafka::take_over),
             News::Refused(error) => self.end = Some(Err(error.into())),
             News::Fenced(reason) => {
                 if let Some(kafka) = &self.kafka {
@@ -336,6 +348,14 @@ impl Daemon {
                     format!("the journal is not ours any more, and nothing was done since: {reason}");
                 self.end = Some(Err(Failure::Fenced(reason)));
             }
+        }
+    }
+
+    /// Reads the configuration for credentials that the journal does not keep.
+    fn find_credentials(&self, override_name: Option<String>) {
+        let request = override_name.map(|override_name| ConfigRequest::Service { override_name });
+        if let Some(Err(reason)) = request.map(|request| self.configure(request)) {
+            no_credentials(&reason);
         }
     }
 
@@ -568,6 +588,20 @@ impl Daemon {
             self.manager.status(status);
         }
     }
+}
+
+/// The override of the previous run, if it left something to do at a service whose credentials the journal does not keep.
+fn missing_credentials(recovered: &Recovered) -> Option<String> {
+    let is_open = |known: &&RecoveredCommand| known.end.is_none() || known.suspected.is_some();
+    let mut open = recovered.entries.iter().filter(is_open);
+    open.any(|known| known.entry.work.url().lacks_credentials())
+        .then(|| recovered.state.as_ref().map(|(_, name)| name.clone()).unwrap_or_default())
+}
+
+fn no_credentials(reason: &str) {
+    log::warn!(
+        "jobs of the previous run are not followed before a start succeeds, for want of a password: {reason}"
+    );
 }
 
 /// What the next run may not know, since the journal could not be written.

@@ -9,7 +9,7 @@ use super::options::RunArgs;
 use super::setup::{self, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
 use super::turn::Turn;
-use super::{Daemon, Failure};
+use super::{Daemon, Failure, missing_credentials};
 use crate::backend::workers::Workers;
 use crate::clock::{self, Moment};
 #[cfg(feature = "kafka")]
@@ -76,6 +76,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let epoch = Instant::now();
     let start = Time { mono: Duration::ZERO, tai: clock::now() };
     let (core, seed) = (setup.core(), fastrand::u64(..));
+    let override_name = recovered.as_ref().and_then(missing_credentials);
     let (turn, effects) = match recovered {
         Some(recovered) => Turn::new(core, seed, start, &args.goal, recovered),
         None => Turn::opening(core, seed, start, &args.goal),
@@ -104,6 +105,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         stands_by: false,
         end: None,
     };
+    daemon.find_credentials(override_name);
     daemon.run_effects(effects);
     daemon.run_turn();
     let channels = daemon.journal.as_ref().map(|journal| (journal.reports().clone(), journal.news().clone()));

@@ -178,6 +178,7 @@ fn journal(journal: &journal::Status) -> Json {
     json!({
         "path": journal.path.to_string_lossy(),
         "waiting": journal.waiting,
+        "behind": journal.behind,
         "lag_s": journal.waiting_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
         "commits": journal.commits,
         "problem": journal.problem.as_ref().map(|(reason, _)| reason),

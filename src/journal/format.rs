@@ -62,7 +62,8 @@ plain! {
     JobId as String: |id| id.as_str().to_owned(), |text| Self::parse(&text);
     RunId as String: |id| id.as_str().to_owned(),
         |text| Self::parse(&text).ok_or_else(|| format!("{text:?} is no run id"));
-    Url as String: |url| url.with_credentials().to_owned(), |text| Ok(Self::from(&*text));
+    // Others may read it.
+    Url as String: Url::without_credentials, |text| Ok(Self::from(&*text));
     JobObject as String: |object| (*object.0).to_owned(), |text| Ok(Self(text.into()));
     Phase as String: |phase| phase.as_str().to_owned(),
         |word| word.parse().map_err(|_| format!("{word:?} is no phase"));

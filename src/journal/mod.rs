@@ -54,6 +54,10 @@ const SEEN_WAITING: usize = 10_000;
 #[cfg(feature = "kafka")]
 const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
+/// How long what another instance writes is read between two looks at what is asked.
+#[cfg(feature = "kafka")]
+const FOLLOW: Duration = Duration::from_millis(100);
+
 /// Shortest wait, and half of the longest, of one that was fenced while it opened a topic: it hears of the other one by then, if
 /// that has come further.
 #[cfg(feature = "kafka")]
@@ -132,6 +136,8 @@ pub struct Status {
     pub commits: u64,
     /// How long the last commit took.
     pub last_commit: Option<Duration>,
+    /// How many messages that another instance wrote are not read along yet, while ours stands by, as far as is known.
+    pub behind: Option<i64>,
     /// Since when the disk has not answered to what is being done.
     pub busy_since: Option<Instant>,
 }
@@ -166,10 +172,20 @@ pub fn examine(path: &Path, identity: Identity) -> Result<Found, String> {
 pub enum News {
     /// It was opened; what a previous run left.
     Open(Box<Recovered>),
+    /// The instance that had it open has ended, and says so.
+    HandedOver,
     /// It cannot be opened.
     Refused(OpenError),
     /// Another instance has opened it: nothing can be written any more, why in one line. The process ends at once.
     Fenced(String),
+}
+
+/// What is asked of the thread before the journal is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ask {
+    Open,
+    /// Another instance has it open: what that one writes is to be read along.
+    Follow,
 }
 
 /// A journal and its thread.
@@ -178,8 +194,8 @@ pub struct Journal {
     batches: Sender<Vec<Record>>,
     reports: Receiver<Report>,
     news: Receiver<News>,
-    /// Asks for it to be opened.
-    begin: Sender<()>,
+    /// What is asked before it is open.
+    asks: Sender<Ask>,
     /// How the thread ended.
     closed: Receiver<Result<(), String>>,
     status: Arc<Mutex<Status>>,
@@ -220,7 +236,7 @@ impl Journal {
     fn start(
         status: Status,
         lease: Lease,
-        run: impl FnOnce(Channels, &Receiver<()>) + Send + 'static,
+        run: impl FnOnce(Channels, &Receiver<Ask>) + Send + 'static,
     ) -> Result<Self, OpenError> {
         let path = status.path.clone();
         let status = Arc::new(Mutex::new(status));
@@ -229,20 +245,27 @@ impl Journal {
         // At most two for each batch, and so bounded too: only the main loop writes, and it also drains these.
         let (report, reports) = unbounded();
         let (end, closed) = bounded(1);
-        let (begin, begun) = bounded(1);
+        // The main loop asks at most once for each that it hears of.
+        let (asks, asked) = unbounded();
         let (news_sender, news) = bounded(2);
         let channels = Channels { queue, report, news: news_sender, end, status: Arc::clone(&status), lease };
-        let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || run(channels, &begun));
+        let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || run(channels, &asked));
         spawned.map_err(|error| {
             let path = path.display();
             OpenError::Unusable(format!("the journal {path} cannot be used: no thread for it: {error}"))
         })?;
-        Ok(Self { batches, reports, news, begin, closed, status })
+        Ok(Self { batches, reports, news, asks, closed, status })
     }
 
     /// Asks for it to be opened; once is enough.
     pub fn begin(&self) {
-        let _ = self.begin.try_send(());
+        let _ = self.asks.send(Ask::Open);
+    }
+
+    /// Has it read along, while it is not open, what another instance writes there ([`Status::behind`],
+    /// [`News::HandedOver`]).
+    pub fn follow(&self) {
+        let _ = self.asks.send(Ask::Follow);
     }
 
     /// Has it ask at once whether another instance has taken it over ([`Lease::confirmed`], [`News::Fenced`]).
@@ -298,8 +321,8 @@ impl Journal {
     /// # Errors
     /// One line: what was not written, and why; or the disk does not answer.
     pub fn close(self, timeout: Duration) -> Result<(), String> {
-        let Self { batches, begin, closed, status, reports: _, news: _ } = self;
-        drop((batches, begin));
+        let Self { batches, asks, closed, status, reports: _, news: _ } = self;
+        drop((batches, asks));
         let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
             let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting);
             Err(format!("it did not answer for {seconds} s; {waiting} records wait"))
@@ -327,12 +350,15 @@ impl Channels {
 
     /// Opens a topic when that is asked for; none if it is refused, or the daemon ends before.
     #[cfg(feature = "kafka")]
-    fn open(&self, address: &topic::Address, begun: &Receiver<()>) -> Option<topic::Topic<topic::Address>> {
-        begun.recv().ok()?;
+    fn open(&self, address: &topic::Address, asked: &Receiver<Ask>) -> Option<topic::Topic<topic::Address>> {
+        let mut follower = None;
+        self.stand_by(address, asked, &mut follower)?;
         let since = Instant::now();
         let mut wait = OPEN_AGAIN.0;
         loop {
-            let opened = address.prepare().and_then(|()| match self.lease.takes() {
+            // What another instance has open need not be looked at.
+            let prepared = if follower.is_some() { Ok(()) } else { address.prepare() };
+            let opened = prepared.and_then(|()| match self.lease.takes() {
                 true => topic::Topic::open(address, clock::now()),
                 false => Err(topic::Unopened::Yielded),
             });
@@ -346,11 +372,11 @@ impl Channels {
                 }
                 Err(topic::Unopened::Refused(error)) => {
                     let _ = self.news.send(News::Refused(error));
-                    begun.iter().for_each(drop);
+                    asked.iter().for_each(drop);
                     return None;
                 }
                 Err(topic::Unopened::Yielded) => {
-                    begun.recv().ok()?;
+                    self.stand_by(address, asked, &mut follower)?;
                     continue;
                 }
                 Err(unopened @ (topic::Unopened::Fenced(_) | topic::Unopened::Away(_))) => {
@@ -363,10 +389,49 @@ impl Channels {
                     }
                 }
             }
-            if begun.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+            if asked.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
                 return None;
             }
             wait = (wait * 2).min(OPEN_AGAIN.1);
+        }
+    }
+
+    /// Waits until it is to be opened, and reads along meanwhile if that is asked for; none if the daemon ends.
+    #[cfg(feature = "kafka")]
+    fn stand_by(
+        &self,
+        address: &topic::Address,
+        asked: &Receiver<Ask>,
+        follower: &mut Option<topic::Follower>,
+    ) -> Option<()> {
+        let mut follows = follower.is_some();
+        loop {
+            let wait = if follows { Duration::ZERO } else { Duration::MAX };
+            match asked.recv_timeout(wait) {
+                Ok(Ask::Open) => {
+                    lock(&self.status).behind = None;
+                    return Some(());
+                }
+                Ok(Ask::Follow) => follows = true,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            let Some(follower) = follower else {
+                match topic::Follower::new(address) {
+                    Ok(new) => *follower = Some(new),
+                    Err(error) => {
+                        log::debug!("{error}");
+                        thread::sleep(FOLLOW);
+                    }
+                }
+                continue;
+            };
+            let was_handed_over = follower.is_handed_over;
+            follower.read(FOLLOW);
+            lock(&self.status).behind = follower.behind;
+            if follower.is_handed_over && !was_handed_over {
+                let _ = self.news.send(News::HandedOver);
+            }
         }
     }
 }
@@ -403,6 +468,8 @@ impl<S: Store> Worker<S> {
         let now = self.begin();
         let (reports, finished) = self.writer.finish(now);
         self.send(reports);
+        // From now on another instance may change something at the service.
+        self.channels.lease.end();
         // If nothing waits for it any more, it is too late anyway.
         let _ = self.channels.end.send(finished.and(self.writer.store.close()));
     }

@@ -21,6 +21,9 @@ use super::schema::{self, Steps};
 /// The longest value of one message, in bytes: brokers take 1 MiB, if nothing else is set.
 pub(super) const PART: usize = 256 << 10;
 
+/// The key of a message that is no row: the instance that opened the journal for so many times has ended and writes no more.
+pub(super) const CLOSED: &str = "closed/1";
+
 /// The table of the one row that says whose journal it is.
 const IDENTITY: &str = "journal";
 
@@ -214,6 +217,14 @@ impl Content {
             self.rows.remove(&row);
         }
         Ok(())
+    }
+
+    /// The number of the last run that has ended in order.
+    pub(super) fn take_closed(&mut self) -> Option<i64> {
+        let parts = self.rows.remove(&parse_key(CLOSED)?.0)?;
+        let value = whole(&parts).ok()?;
+        self.bytes -= value.len();
+        std::str::from_utf8(&value).ok()?.parse().ok()
     }
 
     /// A database in memory with all that was read, brought to our version; its tables are empty if there was nothing.

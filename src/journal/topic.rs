@@ -26,7 +26,7 @@ use rusqlite::Connection;
 use super::error::{Fault, OpenError};
 use super::open::{identity, introduce};
 pub use super::rows::Message;
-use super::rows::{Content, Tables};
+use super::rows::{CLOSED, Content, Tables};
 use super::schema::STEPS;
 use super::store::{Store, Upkeep};
 use super::tables::{apply, prune, recover};
@@ -34,8 +34,9 @@ use super::{Identity, Limits};
 use crate::clock::Moment;
 use crate::csc::record::{Record, Recovered};
 use crate::csc::time::Tai;
+use crate::lease::TERM;
 #[cfg(feature = "kafka")]
-pub use opening::Address;
+pub use opening::{Address, Follower};
 #[cfg(feature = "kafka")]
 pub use producer::Transactions;
 
@@ -177,7 +178,7 @@ pub struct Topic<B: Broker> {
     unsettled: Option<End>,
     /// Why nothing can ever be written again.
     fenced: Option<String>,
-    /// When it was taken over from an earlier writer, if there was one.
+    /// When it was taken over from an earlier writer, if that may not have ended.
     pub taken: Option<Instant>,
     /// When the last transaction that the broker has committed was begun.
     confirmed: Moment,
@@ -214,7 +215,7 @@ impl<E> From<rusqlite::Error> for Failed<E> {
 /// How something with a broker went.
 type Done<T, B> = Result<T, Failed<<<B as Broker>::Producer as Producer>::Error>>;
 
-/// All that was ever committed, as tables in memory, and whether there was anything.
+/// All that was ever committed, as tables in memory, and whether an earlier writer may not have ended.
 fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened> {
     let (name, limits, ours) = (broker.name(), broker.limits(), broker.identity());
     let most = limits.file_bytes.saturating_mul(AS_JSON);
@@ -227,13 +228,17 @@ fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened>
         }
         Ok(())
     })?;
+    let closed = content.take_closed();
     let restore = || {
         let (connection, tables, has_content) = content.restore(STEPS, limits)?;
         if !has_content {
             introduce(&connection, ours)?;
         }
         match identity(&connection)? {
-            found if found == ours => Ok((connection, tables, has_content)),
+            found if found == ours => {
+                let was_open = has_content && closed != Some(lives(&connection)?);
+                Ok((connection, tables, was_open))
+            }
             found => Err(Fault::Refused(format!(
                 "is that of {found}, and this is {ours}: give each instance its own with kafka.journal_topic"
             ))),
@@ -251,7 +256,7 @@ impl<B: Broker> Topic<B> {
     pub fn open(broker: &B, now: Tai) -> Result<(Self, Recovered), Unopened> {
         let producer = broker.fence()?;
         let fenced = producer.instant();
-        let (connection, tables, has_content) = restore(broker)?;
+        let (connection, tables, was_open) = restore(broker)?;
         let damaged = |fault| Unopened::damaged(broker.name(), fault);
         let recovered = recover(&connection).map_err(damaged)?;
         let (limits, confirmed) = (broker.limits(), producer.now());
@@ -262,11 +267,11 @@ impl<B: Broker> Topic<B> {
             producer,
             unsettled: None,
             fenced: None,
-            taken: has_content.then_some(fenced),
+            taken: was_open.then_some(fenced),
             confirmed,
         };
         // A first commit shows that the broker takes one.
-        let begun = topic.transact(|connection| {
+        let begun = topic.transact(None, |connection| {
             connection.execute("UPDATE journal SET lives = lives + 1", [])?;
             prune(connection, limits, now)
         });
@@ -289,13 +294,18 @@ impl<B: Broker> Topic<B> {
         recover(&self.connection).map_err(|fault| fault.to_string())
     }
 
-    /// Does something in one transaction, here and at the broker.
-    fn transact<T>(&mut self, act: impl FnOnce(&Connection) -> Result<T, Fault>) -> Done<T, B> {
+    /// Does something in one transaction, here and at the broker, which is given one more message, if there is one.
+    fn transact<T>(
+        &mut self,
+        more: Option<Message>,
+        act: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Done<T, B> {
         self.settle()?;
         let begun = self.producer.now();
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let done = act(&self.connection).and_then(|done| Ok((done, self.tables.changed(&self.connection)?)));
-        let (done, messages) = done.inspect_err(|_| self.roll_back())?;
+        let (done, mut messages) = done.inspect_err(|_| self.roll_back())?;
+        messages.extend(more);
         if !messages.is_empty() {
             self.unsettled = Some(End::Abort);
             let sent = self.producer.send(&messages).map_err(Failed::Broker);
@@ -373,6 +383,11 @@ impl<B: Broker> Topic<B> {
     }
 }
 
+/// The number of this run.
+fn lives(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT lives FROM journal", [], |row| row.get(0))
+}
+
 /// Writes something in any case, so that the broker says whether we may.
 fn ask(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE journal SET only = only", []).map(drop)
@@ -383,7 +398,7 @@ impl<B: Broker> Store for Topic<B> {
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let done = self.transact(|connection| {
+        let done = self.transact(None, |connection| {
             ask(connection)?;
             apply(connection, records)
         });
@@ -392,7 +407,7 @@ impl<B: Broker> Store for Topic<B> {
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
         let limits = self.limits;
-        let done = self.transact(|connection| {
+        let done = self.transact(None, |connection| {
             ask(connection)?;
             prune(connection, limits, now)
         });
@@ -407,7 +422,17 @@ impl<B: Broker> Store for Topic<B> {
         Some(self.confirmed)
     }
 
+    /// Says in the topic that this run has ended, so that the next one need not wait.
     fn close(mut self) -> Result<(), String> {
-        self.settle().map_err(|failed| self.reason(&failed))
+        let closed = self.settle().and_then(|()| {
+            // One before this one may still believe that it is its own.
+            let age = |taken| self.producer.instant().saturating_duration_since(taken);
+            if self.taken.is_some_and(|taken| age(taken) < TERM) {
+                return Ok(());
+            }
+            let value = Some(lives(&self.connection)?.to_string().into_bytes());
+            self.transact(Some(Message { key: CLOSED.to_owned(), value }), |_| Ok(()))
+        });
+        closed.map_err(|failed| self.reason(&failed))
     }
 }

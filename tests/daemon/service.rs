@@ -1,5 +1,6 @@
 //! Jobs at the execution service.
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -439,10 +440,23 @@ fn a_password_in_the_url_is_decoded_for_the_service_and_shown_nowhere() {
         client.query("jobs").to_string(),
     ];
     let service = service.restart();
+    daemon.signal(Signal::KILL);
+    daemon.wait();
+    let state = fs::read_dir(home.path("state")).unwrap().map(|file| fs::read(file.unwrap().path()).unwrap());
+    let kept = String::from_utf8_lossy(&state.collect::<Vec<_>>().concat()).into_owned();
+    assert!(kept.contains(&job_id));
+    // Without a start it follows the job with what is configured.
+    let mut daemon = home.start(&["1"]);
+    let before = client;
+    let mut client = daemon.subscribe();
+    eventually("the service answers", || client.query("status")["service"]["reachable"] == true);
+    for command in ["start", "enable"] {
+        assert_eq!(client.run(command, &json!({})), "CMD_COMPLETE Done");
+    }
     assert_eq!(client.run("abort_job", &json!({"job_id": job_id})), "CMD_COMPLETE Done");
     daemon.terminate();
-    let lines = client.received.iter().map(Value::to_string);
-    for text in seen.into_iter().chain(lines).chain([daemon.stderr()]) {
+    let lines = before.received.iter().chain(&client.received).map(Value::to_string);
+    for text in seen.into_iter().chain(lines).chain([daemon.stderr(), kept]) {
         assert!(!text.contains("jane") && !text.contains("p%40ss") && !text.contains("p@ss"), "{text}");
     }
     let shown = url.replace("jane:p%40ss%2Fw%23%3F%25%C3%A9@", "");

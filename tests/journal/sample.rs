@@ -62,7 +62,9 @@ pub(crate) fn sender(rng: &mut Rng) -> Sender {
 /// A URL as it is configured, or anything.
 fn url(rng: &mut Rng) -> Url {
     let url = ["", "http://uws/api/v1", "https://jane:p%40ss@uws:8080", "http://é@/@x"][rng.usize(..4)];
-    if rng.bool() { url.into() } else { text(rng).trim_end_matches('/').into() }
+    let url: Url = if rng.bool() { url.into() } else { text(rng).trim_end_matches('/').into() };
+    // Credentials are not kept.
+    url.without_credentials().as_str().into()
 }
 
 pub(crate) fn entry(rng: &mut Rng, key: EntryKey) -> AcceptedCommand {

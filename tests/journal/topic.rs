@@ -10,8 +10,9 @@ use ocps::csc::id::{EntryKey, SalIndex};
 use ocps::csc::record::{Record, Recovered};
 use ocps::csc::time::Tai;
 use ocps::journal::store::Store;
-use ocps::journal::topic::{self, Address, Unopened};
+use ocps::journal::topic::{self, Address, Follower, Unopened};
 use ocps::journal::{Identity, Limits, OpenError};
+use ocps::lease::TERM;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -132,6 +133,36 @@ fn who_is_fenced_never_writes_again() {
     assert_eq!(kept.store.fenced(), Some(failed.as_str()));
     assert_eq!(kept.store.commit(&refs(&some(&mut Rng::with_seed(4)))), Err(failed));
     assert_eq!(kept.store.confirmed(), before);
+}
+
+#[test]
+fn a_run_that_ends_in_order_hands_over_to_the_next_and_to_whoever_reads_along() {
+    let Topic { cluster: _cluster, address, store } = Topic::new(sample::limits());
+    let open = || topic::Topic::open(&address, NOW).unwrap().0;
+    let mut follower = Follower::new(&address).unwrap();
+    assert!(store.taken.is_none());
+    drop(store);
+    let killed = open();
+    assert!(killed.taken.is_some());
+    drop(killed);
+    let early = open();
+    assert!(early.taken.is_some());
+    // The one before may still believe that it has the lease.
+    early.close().unwrap();
+    follower.read(Duration::from_secs(1));
+    assert!(!follower.is_handed_over);
+    let store = open();
+    assert!(store.taken.is_some());
+    std::thread::sleep(TERM);
+    store.close().unwrap();
+    follower.read(Duration::from_secs(1));
+    assert!(follower.is_handed_over);
+    let next = open();
+    assert!(next.taken.is_none());
+    follower.read(Duration::from_secs(1));
+    assert!(!follower.is_handed_over);
+    assert_eq!(follower.behind, Some(0));
+    assert_eq!(next.recover().unwrap(), Recovered { unsearched: true, ..Recovered::default() });
 }
 
 #[test]

@@ -304,8 +304,8 @@ fn a_start_without_a_broker_waits_for_it_and_says_so() {
     foreign.find("it is on Kafka too", is_its);
 }
 
-/// A standby takes over from an instance that ends in this way; gives how long nobody sent a heartbeat.
-fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> f64 {
+/// A standby takes over from an instance that ends in this way; gives how long nobody sent a heartbeat, and what it logged.
+fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> (f64, String) {
     let (rig, service) = (rig(), service(600.0));
     let mut first = rig.start_for(&service, &["--state", "enabled"]);
     let mut foreign = rig.foreign();
@@ -326,6 +326,10 @@ fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> f64 {
         .collect();
     // Longer than an impatient start waits.
     foreign.listen(Duration::from_secs(3));
+    eventually("it has read along", || client.query("status")["journal"]["behind"] == 0);
+    let text = home.client(&["status"]).stdout;
+    assert!(text.contains(&format!("for {other}, which is active")), "{text}");
+    assert!(text.contains("0 messages behind"), "{text}");
     end(&mut first);
     let missed = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
     let origin = i64::from(second.pid().as_raw_pid());
@@ -347,28 +351,28 @@ fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> f64 {
     }
     assert_eq!(service.counters().puts, jobs.len());
     assert_eq!(client.query("status")["kafka"]["other"], json!(null));
-    gap
+    (gap, second.stderr())
 }
 
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn a_standby_takes_over_at_once_from_an_instance_that_ends() {
-    let gap = taken_over_after(|first| {
+    let (gap, log) = taken_over_after(|first| {
         first.terminate();
     });
     println!("{gap:.1} s without heartbeat");
-    assert!(gap < 5.0, "{gap}");
+    assert!(gap < 5.0 && log.contains("the other instance hands over"), "{gap} {log}");
 }
 
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn a_standby_takes_over_from_an_instance_that_was_killed_when_it_is_silent_for_long_enough() {
-    let gap = taken_over_after(|first| {
+    let (gap, log) = taken_over_after(|first| {
         first.signal(Signal::KILL);
         first.wait();
     });
     println!("{gap:.1} s without heartbeat");
-    assert!((5.0..10.0).contains(&gap), "{gap}");
+    assert!((5.0..10.0).contains(&gap) && !log.contains("hands over"), "{gap} {log}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::rig::{
     ID, check, client, four_actions, gateway, list, quick, settings, short, status_fault, submit,
 };
 use crate::support::uws_fault::{Fault, On, What};
-use crate::support::uws_service::UwsService;
+use crate::support::uws_service::{Options, UwsService};
 
 /// Everything logged by the test process.
 struct Log(Mutex<Vec<String>>);
@@ -61,6 +61,23 @@ fn requests_are_logged_and_credentials_show_nowhere() {
     assert!(!log.contains("s3cret"), "{log}");
     let line = format!("ocps::backend::uws GET {}/job: 200 after ", url.replace("jane:s3cret@", ""));
     assert!(log.contains(&line), "{log}");
+}
+
+#[test]
+fn what_was_stored_without_credentials_is_asked_with_those_that_are_configured_for_its_host() {
+    let authorization = Some("Basic amFuZTpzM2NyZXQ=".to_owned());
+    let service = UwsService::start(Options { authorization, ..quick() });
+    let configured = Url::from(&*service.url().replace("http://", "http://jane:s3cret@"));
+    let stored = configured.without_credentials();
+    let client = client();
+    let reason = check(&client, &stored, &list(&["1-a"]), "NotSent NotAsked");
+    assert!(reason.contains("no configuration was read"), "{reason}");
+    client.configured(&"http://jane:s3cret@elsewhere/api/v1".into());
+    check(&client, &stored, &list(&["1-a"]), "Wrong Answered");
+    client.configured(&configured);
+    check(&client, &stored, &list(&["1-a"]), "listed 0");
+    // What was configured without is asked without.
+    check(&client, &service.url(), &list(&["1-a"]), "Wrong Answered");
 }
 
 #[test]

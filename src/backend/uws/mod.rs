@@ -13,12 +13,12 @@ mod object;
 mod payload;
 mod sent;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::debug;
+use log::{debug, warn};
 use ureq::config::Config;
 use ureq::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER,
@@ -71,6 +71,10 @@ pub struct Uws {
     agent: Agent,
     settings: settings::Uws,
     lease: Lease,
+    /// The service as it is configured, with credentials.
+    configured: Mutex<Option<Url>>,
+    /// Services of previous runs that are not configured any more: those that were asked without credentials.
+    unknown: Mutex<BTreeSet<Url>>,
     /// Services that said when to ask again, and when that is.
     resting: Mutex<BTreeMap<Url, Instant>>,
 }
@@ -105,7 +109,14 @@ impl Uws {
         let proxy = settings.proxy.as_ref().map(proxy).transpose()?;
         let watcher = Watcher { has_proxy: proxy.is_some(), lease: lease.clone() };
         let agent = Agent::with_parts(agent_config(settings, proxy), connector.chain(watcher), resolver);
-        Ok(Self { agent, settings: settings.clone(), lease, resting: Mutex::default() })
+        Ok(Self {
+            agent,
+            settings: settings.clone(),
+            lease,
+            configured: Mutex::default(),
+            unknown: Mutex::default(),
+            resting: Mutex::default(),
+        })
     }
 
     fn call<'a>(&self, method: &'static str, base: &'a Url, path: &'a str, timeout: Duration) -> Call<'a> {
@@ -116,9 +127,10 @@ impl Uws {
     fn send(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Failure> {
         let base = call.url.base;
         self.check_rest(base)?;
+        let secret = self.authorization(call.url)?;
         let (started, url) = (Instant::now(), call.url);
         let is_change = call.method != "GET";
-        let (result, is_sent) = sent::watch(is_change, || self.run(call, body));
+        let (result, is_sent) = sent::watch(is_change, || self.run(call, secret, body));
         let (method, ms) = (call.method, started.elapsed().as_millis());
         match &result {
             Ok(response) => debug!("{method} {url}: {} after {ms} ms", response.status().as_u16()),
@@ -138,9 +150,14 @@ impl Uws {
         Ok(response)
     }
 
-    fn run(&self, call: &Call<'_>, body: impl AsSendBody) -> Result<Response<Body>, Error> {
+    fn run(
+        &self,
+        call: &Call<'_>,
+        secret: Option<String>,
+        body: impl AsSendBody,
+    ) -> Result<Response<Body>, Error> {
         let mut request = Request::builder().method(call.method).uri(call.url.address());
-        if let Some(secret) = call.url.base.authorization() {
+        if let Some(secret) = secret {
             request = request.header(AUTHORIZATION, secret);
         }
         if call.method == "PUT" {
@@ -153,6 +170,36 @@ impl Uws {
             return self.agent.run(request);
         }
         self.agent.run(self.agent.configure_request(request).timeout_global(Some(call.timeout)).build())
+    }
+
+    /// The credentials for a service: those of its URL, or if the journal has taken these away, those that are configured for
+    /// the same host. None where another service is configured.
+    fn authorization(&self, address: Address<'_>) -> Result<Option<String>, Failure> {
+        let base = address.base;
+        if !base.lacks_credentials() {
+            return Ok(base.authorization().map(str::to_owned));
+        }
+        match &*self.configured.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(url) if url.is_of_host(base) => Ok(url.authorization().map(str::to_owned)),
+            Some(url) => {
+                if self.unknown.lock().unwrap_or_else(PoisonError::into_inner).insert(base.clone()) {
+                    warn!(
+                        "{} of a previous run is asked without user name and password: the journal keeps none, and the \
+                         configuration names another service, {}",
+                        quote(base),
+                        quote(url)
+                    );
+                }
+                Ok(None)
+            }
+            None => {
+                let reason = format!(
+                    "{address} is not asked: the journal keeps no passwords, and no configuration was read that has one: \
+                     see the log, and send start"
+                );
+                Err(Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason })
+            }
+        }
     }
 
     /// A service that is to be asked again later is not asked now.
@@ -205,6 +252,10 @@ impl Backend for Uws {
             let reason = format!("{url} answered GET with 200, but not with a list of jobs: {error}");
             Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
         })
+    }
+
+    fn configured(&self, url: &Url) {
+        *self.configured.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.clone());
     }
 
     /// Asks for a job that cannot exist, which costs the service least.

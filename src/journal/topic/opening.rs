@@ -12,7 +12,7 @@ use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::super::error::OpenError;
-use super::super::rows::PART;
+use super::super::rows::{CLOSED, PART};
 use super::super::{Identity, Limits, lock};
 use super::producer::{Context, Transactions};
 use super::{Broker, Take, Unopened};
@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long the broker keeps a transaction of ours open while it does not hear of us: the most that it allows, if
 /// nothing else is set there. When a transaction is given up, so is its writer; who fences us does not wait for it.
 const TRANSACTION_MS: &str = "900000";
+/// Time between two looks at how far the topic goes, and the longest wait for the answer.
+const LOOK: Duration = Duration::from_secs(1);
 /// The settings of a topic that we make: all of it is compacted before long, so that a start reads little.
 const TOPIC: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
@@ -72,6 +74,12 @@ impl Address {
     fn client<T: FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T, Unopened> {
         let client = config.create_with_context(Context::default());
         client.map_err(|error| Unopened::Refused(OpenError::Refused(broker::wrong(&error))))
+    }
+
+    /// Without a connection, what is asked first would be asked again only half a second later.
+    fn connect(&self, client: &Client<Context>) -> Result<(), Unopened> {
+        let asked = client.fetch_metadata(Some(&self.name), ANSWER);
+        asked.map(drop).map_err(|error| self.meaning(&error, client))
     }
 
     fn reader(&self, isolation: &str) -> Result<BaseConsumer<Context>, Unopened> {
@@ -293,6 +301,7 @@ impl Broker for Address {
             // No batch is longer than the longest message.
             .set("batch.size", PART.to_string());
         let producer: ThreadedProducer<Context> = self.client(&config)?;
+        self.connect(producer.client())?;
         match producer.init_transactions(CREATION) {
             Ok(()) => Ok(Transactions { producer, topic: self.name.clone() }),
             Err(error) => Err(self.meaning(&error, producer.client())),
@@ -301,6 +310,7 @@ impl Broker for Address {
 
     fn read(&self, take: Take<'_>) -> Result<(), Unopened> {
         let reader = self.reader("read_committed")?;
+        self.connect(reader.client())?;
         let mut place = TopicPartitionList::new();
         let assigned =
             place.add_partition_offset(&self.name, 0, Offset::Beginning).and_then(|()| reader.assign(&place));
@@ -333,6 +343,64 @@ impl Broker for Address {
 
     fn unopened(&self, error: &KafkaError, producer: &Transactions) -> Unopened {
         self.meaning(error, producer.producer.client())
+    }
+}
+
+/// Reads along what another instance writes.
+pub struct Follower {
+    name: String,
+    reader: BaseConsumer<Context>,
+    /// Behind what was read last.
+    next: i64,
+    is_at_end: bool,
+    looked: Instant,
+    /// How many messages are not read, if that is known.
+    pub behind: Option<i64>,
+    /// Whether the last message says that the other instance has ended.
+    pub is_handed_over: bool,
+}
+
+impl Follower {
+    /// Begins to read at the end.
+    ///
+    /// # Errors
+    /// See [`Unopened`].
+    pub fn new(address: &Address) -> Result<Self, Unopened> {
+        let reader = address.reader("read_committed")?;
+        let ends = reader.fetch_watermarks(&address.name, 0, ANSWER);
+        let (_, next) = ends.map_err(|error| address.meaning(&error, reader.client()))?;
+        let mut place = TopicPartitionList::new();
+        let assigned = place
+            .add_partition_offset(&address.name, 0, Offset::Offset(next))
+            .and_then(|()| reader.assign(&place));
+        assigned.map_err(|error| address.meaning(&error, reader.client()))?;
+        let (name, looked) = (address.name.clone(), Instant::now());
+        Ok(Self { name, reader, next, is_at_end: false, looked, behind: None, is_handed_over: false })
+    }
+
+    /// Reads what comes within this time.
+    pub fn read(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while let Some(message) = self.reader.poll(until.saturating_duration_since(Instant::now())) {
+            match message {
+                Ok(message) => {
+                    self.next = message.offset() + 1;
+                    self.is_at_end = false;
+                    self.is_handed_over = message.key() == Some(CLOSED.as_bytes());
+                }
+                Err(KafkaError::PartitionEOF(_)) => self.is_at_end = true,
+                Err(error) => {
+                    log::debug!("the journal topic cannot be read along: {}", broker::reason(&error))
+                }
+            }
+        }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            let ends = self.reader.fetch_watermarks(&self.name, 0, LOOK);
+            // What lies behind the last message says where transactions end.
+            let left = |end: i64| if self.is_at_end { 0 } else { end.saturating_sub(self.next) };
+            self.behind = ends.ok().map(|(_, end)| left(end));
+        }
     }
 }
 

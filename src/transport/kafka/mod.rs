@@ -75,6 +75,8 @@ struct Shared {
     has_begun: AtomicBool,
     /// It may be seen that it runs.
     may_claim: AtomicBool,
+    /// The other instance, for which ours stands by, has ended.
+    is_handed_over: AtomicBool,
     /// The other instance, for which we wait or stand by.
     other: Mutex<Option<String>>,
     own: OwnHeartbeats,
@@ -135,6 +137,7 @@ impl Shared {
             closing: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
             may_claim: AtomicBool::new(false),
+            is_handed_over: AtomicBool::new(false),
             other: Mutex::default(),
             own: OwnHeartbeats::default(),
             ends: Mutex::default(),
@@ -338,6 +341,11 @@ impl Kafka {
     /// The daemon is ready to be the one instance with its index.
     pub fn claim(&self) {
         self.shared.may_claim.store(true, Ordering::Release);
+    }
+
+    /// The instance for which ours stands by has ended: ours need not wait longer.
+    pub fn take_over(&self) {
+        self.shared.is_handed_over.store(true, Ordering::Release);
     }
 
     /// From now on nothing is written any more.

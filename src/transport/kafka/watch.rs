@@ -40,6 +40,8 @@ const DOUBT: Duration = Duration::from_secs(3);
 const READING: Duration = Duration::from_millis(50);
 /// Most commands that are refused at a takeover; the first ones are not answered.
 const UNANSWERED_MAX: usize = 1024;
+/// Time between looks at whether the other instance has handed over.
+const LOOK: Duration = Duration::from_millis(100);
 /// Time between looks at whether the daemon is ready.
 const WAITING: Duration = Duration::from_millis(10);
 /// Heartbeats of ours that are remembered: more than the outbox can hold, all of which may leave before one is read.
@@ -87,7 +89,7 @@ pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
         commands,
         shared: shared.clone(),
         heartbeats: Progress::default(),
-        reads_along: false,
+        along: None,
         unanswered: VecDeque::new(),
     };
     spawn("kafka-watch", "no commands are read", || {
@@ -101,8 +103,8 @@ struct Watch {
     commands: Feed,
     shared: Arc<Shared>,
     heartbeats: Progress,
-    /// Commands are read while we stand by.
-    reads_along: bool,
+    /// From where on commands are read while we stand by.
+    along: Option<topics::Offsets>,
     /// Those that the other instance may not have taken, and when they came.
     unanswered: VecDeque<(Instant, Command)>,
 }
@@ -141,7 +143,7 @@ impl Watch {
         let mut begun = topics::ends(&ranges, topics::is_watched);
         let mut ranges = ranges;
         loop {
-            if self.listen()?.is_some() {
+            if self.listen()?.is_some() && self.along.is_none() {
                 // A command that came before is for the other instance, whatever it made of it: ours begin now. One that
                 // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack, unless
                 // we stand by. (Answers to one that reads are slow.)
@@ -157,10 +159,11 @@ impl Watch {
         for (_, command) in mem::take(&mut self.unanswered) {
             self.send(KafkaInput::Missed(command))?;
         }
-        let commands = topics::ends(&ranges, topics::is_command);
-        if !self.reads_along {
+        let commands = self.along.take().unwrap_or_else(|| {
+            let commands = topics::ends(&ranges, topics::is_command);
             self.read_commands(&commands);
-        }
+            commands
+        });
         let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
         Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
         begun.extend(commands);
@@ -225,9 +228,14 @@ impl Watch {
         let waited = || format!("waited {:.1} s for it to end", begun.elapsed().as_secs_f64());
         let mut until = begun + silence;
         let mut other = None;
+        self.shared.is_handed_over.store(false, Ordering::Release);
         while let Some(left) = until.checked_duration_since(Instant::now()) {
-            let heard = self.hear(left)?;
-            if self.reads_along {
+            if other.is_some() && self.shared.is_handed_over.swap(false, Ordering::AcqRel) {
+                log::info!("the other instance hands over");
+                break;
+            }
+            let heard = self.hear(if standby.is_some() { left.min(LOOK) } else { left })?;
+            if self.along.is_some() {
                 self.read_along(matches!(heard, Some(Heard::Other(..))))?;
             }
             match heard {
@@ -237,13 +245,15 @@ impl Watch {
                         return Ok(None);
                     }
                     if other.as_ref() != Some(&who) {
+                        self.shared.is_handed_over.store(false, Ordering::Release);
                         self.wait_for(&who);
                     }
-                    if standby.is_some() && !self.reads_along {
+                    if standby.is_some() && self.along.is_none() {
                         let ranges =
                             self.shared.persist(|| topics::ready(&self.shared, &self.commands.consumer));
-                        self.read_commands(&topics::ends(&ranges.ok_or(Ended)?, topics::is_command));
-                        self.reads_along = true;
+                        let commands = topics::ends(&ranges.ok_or(Ended)?, topics::is_command);
+                        self.read_commands(&commands);
+                        self.along = Some(commands);
                     }
                     other = Some(who);
                     until = Instant::now() + silence;
