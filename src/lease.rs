@@ -16,7 +16,7 @@ use crate::clock::Moment;
 /// How long a confirmation is good for. A journal on Kafka is confirmed every 2 s, so that one that comes late does no harm.
 pub const TERM: Duration = Duration::from_secs(4);
 /// Longest wait of a request for a lease that is not valid.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two looks at it meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -118,7 +118,13 @@ impl Lease {
     /// Whether something may be changed now.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.state().is_none_or(|state| state.is_valid(Moment::now(), Instant::now()))
+        self.is_valid_at(Moment::now(), Instant::now())
+    }
+
+    /// The same at a time on both clocks.
+    #[must_use]
+    pub fn is_valid_at(&self, now: Moment, at: Instant) -> bool {
+        self.state().is_none_or(|state| state.is_valid(now, at))
     }
 
     /// Waits until it is valid, but not for long; whether it is then.
@@ -149,7 +155,7 @@ mod tests {
     #[test]
     fn it_ends_with_the_age_of_its_confirmation_and_for_ever_when_another_has_taken_over() {
         let (lease, at) = (Lease::unconfirmed(), Instant::now());
-        let is_valid = |now| lease.state().unwrap().is_valid(moment(now), at);
+        let is_valid = |now| lease.is_valid_at(moment(now), at);
         assert!(!is_valid(0.0));
         lease.confirm(Some(moment(0.0)));
         assert!(is_valid(0.0) && is_valid(3.9) && !is_valid(4.0));
@@ -179,7 +185,7 @@ mod tests {
         for tenth in 0..60 {
             let (now, at) = (f64::from(tenth) / 10.0, at + Duration::from_millis(100 * tenth as u64));
             after.confirm(Some(moment(now)));
-            let is_valid = |lease: &Lease| lease.state().unwrap().is_valid(moment(now), at);
+            let is_valid = |lease: &Lease| lease.is_valid_at(moment(now), at);
             assert_ne!(is_valid(&before), is_valid(&after), "{now}");
         }
     }

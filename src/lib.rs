@@ -71,8 +71,8 @@
 //!
 //! # Tests
 //!
-//! `tests/core` drives the core and checks its rules after each input; `tests/simulation` drives the turn, the lanes and
-//! the journal; `tests/hostile` gives hostile input to all that reads from outside; `tests/daemon`, `tests/kafka`,
+//! `tests/core` drives the core and checks its rules after each input; `tests/simulation` drives the turn, the lanes, the
+//! lease and both journals, also two instances with one; `tests/hostile` gives hostile input to all that reads from outside; `tests/daemon`, `tests/kafka`,
 //! `tests/uws`, `tests/redis` run the program against fake and real servers; `tests/chaos` kills it.
 
 #![forbid(unsafe_code)]

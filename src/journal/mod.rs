@@ -16,12 +16,10 @@ pub mod error;
 mod format;
 mod lock;
 mod open;
-#[cfg(feature = "kafka")]
 mod rows;
 mod schema;
 pub mod store;
 mod tables;
-#[cfg(feature = "kafka")]
 pub mod topic;
 pub mod writer;
 
@@ -355,7 +353,7 @@ impl Channels {
 
     /// Opens a topic when that is asked for; none if it is refused, or the daemon ends before.
     #[cfg(feature = "kafka")]
-    fn open(&self, address: &topic::Address, asked: &Receiver<Ask>) -> Option<topic::Topic> {
+    fn open(&self, address: &topic::Address, asked: &Receiver<Ask>) -> Option<topic::Topic<topic::Address>> {
         let mut follower = None;
         self.stand_by(address, asked, &mut follower)?;
         let since = Instant::now();

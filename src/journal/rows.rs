@@ -35,11 +35,12 @@ const NOTES: &str = "
     CREATE TEMP TABLE parts (name TEXT, number INTEGER, count INTEGER, PRIMARY KEY (name, number)) WITHOUT ROWID;";
 
 /// A message.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) key: String,
-    /// None: the key is deleted.
-    pub(super) value: Option<Vec<u8>>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Which row, or part of one.
+    pub key: String,
+    /// What it says; none: the key is deleted.
+    pub value: Option<Vec<u8>>,
 }
 
 /// The tables of a database in memory whose rows are kept as messages.

@@ -9,47 +9,171 @@
 //! further away than the next upkeep, and can never write again ([`Store::fenced`]).
 //!
 //! After a commit that the broker has not answered it is asked for the answer until there is one: librdkafka allows
-//! nothing else, and nothing is written before. Every call of librdkafka here has a time limit.
+//! nothing else, and nothing is written before.
+//!
+//! What is asked of a broker is in [`Broker`] and [`Producer`]: `opening` and `producer` ask a real one, the simulation
+//! its own.
 
+#[cfg(feature = "kafka")]
 mod opening;
+#[cfg(feature = "kafka")]
+mod producer;
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rusqlite::Connection;
 
-use super::error::Fault;
-use super::rows::{CLOSED, Message, Tables};
+use super::error::{Fault, OpenError};
+use super::open::{identity, introduce};
+pub use super::rows::Message;
+use super::rows::{CLOSED, Content, Tables};
+use super::schema::STEPS;
 use super::store::{Store, Upkeep};
 use super::tables::{apply, prune, recover};
-use super::{Limits, lock};
-use crate::broker;
+use super::{Identity, Limits};
 use crate::clock::Moment;
 use crate::csc::record::{Record, Recovered};
 use crate::csc::time::Tai;
 use crate::lease::TERM;
-pub use opening::{Address, Follower, Unopened};
+#[cfg(feature = "kafka")]
+pub use opening::{Address, Follower};
+#[cfg(feature = "kafka")]
+pub use producer::Transactions;
 
-/// How long the broker may take for a commit, or to give one up, before that counts as failed.
-const ANSWER: Duration = Duration::from_secs(5);
-/// Time between two looks at whether the broker has taken all messages.
-const POLL: Duration = Duration::from_millis(1);
-/// Time between two tries to hand over a message while librdkafka has no room for it.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How many times as large the rows in JSON may be, which writes one byte with up to seven.
+const AS_JSON: i64 = 8;
+
+/// The topic of a journal at its broker.
+pub trait Broker {
+    /// What writes to it.
+    type Producer: Producer;
+
+    /// The topic.
+    fn name(&self) -> &str;
+
+    /// The instance that owns it.
+    fn identity(&self) -> Identity;
+
+    /// How much is kept.
+    fn limits(&self) -> Limits;
+
+    /// Makes the one writer: from then on, all earlier ones are refused by the broker, and none of them has a transaction
+    /// that could still be committed.
+    ///
+    /// # Errors
+    /// See [`Unopened`].
+    fn fence(&self) -> Result<Self::Producer, Unopened>;
+
+    /// Gives all that is committed in the topic, in its order, until that is not taken.
+    ///
+    /// # Errors
+    /// See [`Unopened`].
+    fn read(&self, take: Take<'_>) -> Result<(), Unopened>;
+
+    /// What an error of the writer means for the start.
+    fn unopened(&self, error: &<Self::Producer as Producer>::Error, producer: &Self::Producer) -> Unopened;
+}
+
+/// Takes a message of the topic: its offset, its key and its value.
+pub type Take<'a> = &'a mut dyn FnMut(i64, Option<&[u8]>, Option<&[u8]>) -> Result<(), Unopened>;
+
+/// Writes to a topic, one transaction at a time. Every call has a time limit.
+pub trait Producer {
+    /// Why the broker, or its client, did not do what it was asked for.
+    type Error;
+
+    /// Begins a transaction and hands over its messages.
+    ///
+    /// # Errors
+    /// It is to be aborted.
+    fn send(&mut self, messages: &[Message]) -> Result<(), Self::Error>;
+
+    /// Commits the transaction.
+    ///
+    /// # Errors
+    /// See [`Producer::left`].
+    fn commit(&mut self) -> Result<(), Self::Error>;
+
+    /// Aborts the transaction.
+    ///
+    /// # Errors
+    /// See [`Producer::left`].
+    fn abort(&mut self) -> Result<(), Self::Error>;
+
+    /// What is left to do after this error of a commit or an abort.
+    fn left(error: &Self::Error) -> Left;
+
+    /// The plain reason of an error, in one line.
+    fn reason(error: &Self::Error) -> String;
+
+    /// What is wrong with the connection or with a message of the last transaction, in one line, if that is known.
+    fn problem(&self) -> Option<String>;
+
+    /// The present moment.
+    fn now(&self) -> Moment {
+        Moment::now()
+    }
+
+    /// The same, on the clock that nobody sets and that stands still while the machine sleeps.
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
+}
+
+/// What is left to do when a transaction could not be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The same again: there is no answer, and a commit may have happened.
+    Again,
+    /// To abort it: it has not happened.
+    Abort,
+    /// Nothing: this writer can never write again.
+    Nothing,
+}
+
+/// Why a topic is not open.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unopened {
+    /// Another instance has opened it meanwhile, in one line.
+    #[error("{0}")]
+    Fenced(String),
+    /// Another instance is alive, and is not to be disturbed.
+    #[error("another instance is running")]
+    Yielded,
+    /// It cannot be opened before somebody does something about it.
+    #[error(transparent)]
+    Refused(OpenError),
+    /// The broker is away or not ready: one line. It is to be tried again.
+    #[error("{0}")]
+    Away(String),
+}
+
+impl Unopened {
+    fn refused(topic: &str, reason: &str) -> Self {
+        Self::Refused(OpenError::Refused(format!("the journal topic {topic} {reason}")))
+    }
+
+    /// What is in it is not what it should be.
+    fn damaged(topic: &str, fault: Fault) -> Self {
+        match fault {
+            Fault::Refused(reason) => Self::refused(topic, &reason),
+            fault @ (Fault::Sql(_) | Fault::Io(_) | Fault::Nonsense(_)) => Self::refused(
+                topic,
+                &format!(
+                    "is damaged ({fault}): restore it, or delete it and its unfinished jobs are forgotten"
+                ),
+            ),
+        }
+    }
+}
 
 /// A journal in a topic.
-pub struct Topic {
-    name: String,
+#[derive(Debug)]
+pub struct Topic<B: Broker> {
     limits: Limits,
     connection: Connection,
     tables: Tables,
-    producer: ThreadedProducer<Context>,
+    producer: B::Producer,
     /// What the broker has still to say of the last transaction, before there can be another.
     unsettled: Option<End>,
     /// Why nothing can ever be written again.
@@ -71,104 +195,94 @@ enum End {
 
 /// Why a transaction did not succeed.
 #[derive(Debug)]
-enum Failed {
+enum Failed<E> {
     Sql(Fault),
-    Kafka(KafkaError),
+    Broker(E),
 }
 
-impl From<Fault> for Failed {
+impl<E> From<Fault> for Failed<E> {
     fn from(fault: Fault) -> Self {
         Self::Sql(fault)
     }
 }
 
-impl From<rusqlite::Error> for Failed {
+impl<E> From<rusqlite::Error> for Failed<E> {
     fn from(error: rusqlite::Error) -> Self {
         Self::Sql(error.into())
     }
 }
 
-impl From<KafkaError> for Failed {
-    fn from(error: KafkaError) -> Self {
-        Self::Kafka(error)
-    }
-}
+/// How something with a broker went.
+type Done<T, B> = Result<T, Failed<<<B as Broker>::Producer as Producer>::Error>>;
 
-/// What librdkafka says besides the answers to what it is asked.
-#[derive(Debug, Default)]
-pub(crate) struct Context {
-    /// The last thing that is wrong with the connection or with a message, in words and by its code.
-    problem: Mutex<Option<(String, Option<Code>)>>,
-}
-
-impl ClientContext for Context {
-    fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
-        log::debug!("librdkafka: {fac} {message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down only repeats the errors of each.
-        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
-            let (_, text) = broker::problem(&error, reason);
-            *lock(&self.problem) = Some((text, None));
+/// All that was ever committed, as tables in memory, and whether an earlier writer may not have ended.
+fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened> {
+    let (name, limits, ours) = (broker.name(), broker.limits(), broker.identity());
+    let most = limits.file_bytes.saturating_mul(AS_JSON);
+    let mut content = Content::default();
+    broker.read(&mut |offset, key, value| {
+        content.take(offset, key, value).map_err(|fault| Unopened::damaged(name, fault))?;
+        if content.bytes > usize::try_from(most).unwrap_or(usize::MAX) {
+            let reason = format!("holds more than {} MiB, which no journal does", most >> 20);
+            return Err(Unopened::refused(name, &reason));
         }
-    }
-}
-
-impl ConsumerContext for Context {}
-
-impl ProducerContext for Context {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        match result {
-            Err((error, _)) if !is_purged(error) => {
-                *lock(&self.problem) = Some((broker::reason(error), error.rdkafka_error_code()));
+        Ok(())
+    })?;
+    let closed = content.take_closed();
+    let restore = || {
+        let (connection, tables, has_content) = content.restore(STEPS, limits)?;
+        if !has_content {
+            introduce(&connection, ours)?;
+        }
+        match identity(&connection)? {
+            found if found == ours => {
+                let was_open = has_content && closed != Some(lives(&connection)?);
+                Ok((connection, tables, was_open))
             }
-            Ok(_) | Err(_) => {}
+            found => Err(Fault::Refused(format!(
+                "is that of {found}, and this is {ours}: give each instance its own with kafka.journal_topic"
+            ))),
         }
-    }
+    };
+    restore().map_err(|fault| Unopened::damaged(name, fault))
 }
 
-/// Whether a message was only not sent because its transaction is aborted.
-fn is_purged(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
-}
-
-impl Topic {
-    /// Opens the journal at `address`, or makes an empty one, and reads what a previous run left. From the first moment
+impl<B: Broker> Topic<B> {
+    /// Opens the journal of this broker, or makes an empty one, and reads what a previous run left. From the first moment
     /// on, all who opened it before are fenced.
     ///
     /// # Errors
     /// See [`Unopened`].
-    pub fn open(address: &Address, now: Tai) -> Result<(Self, Recovered), Unopened> {
-        let (connection, tables, producer, taken) = address.open()?;
-        let recovered = recover(&connection).map_err(|fault| address.damaged(fault))?;
-        let (name, limits) = (address.name.clone(), address.limits);
+    pub fn open(broker: &B, now: Tai) -> Result<(Self, Recovered), Unopened> {
+        let producer = broker.fence()?;
+        let fenced = producer.instant();
+        let (connection, tables, was_open) = restore(broker)?;
+        let damaged = |fault| Unopened::damaged(broker.name(), fault);
+        let recovered = recover(&connection).map_err(damaged)?;
+        let (limits, confirmed) = (broker.limits(), producer.now());
         let mut topic = Self {
-            name,
             limits,
             connection,
             tables,
             producer,
             unsettled: None,
             fenced: None,
-            taken,
-            confirmed: Moment::now(),
+            taken: was_open.then_some(fenced),
+            confirmed,
         };
         // A first commit shows that the broker takes one.
-        let begun = topic.transact(&[], |connection| {
+        let begun = topic.transact(None, |connection| {
             connection.execute("UPDATE journal SET lives = lives + 1", [])?;
-            prune(connection, address.limits, now)
+            prune(connection, limits, now)
         });
         match begun {
             Ok(_) => Ok((topic, recovered)),
-            Err(Failed::Kafka(_)) if topic.fenced.is_some() => Err(Unopened::Fenced(format!(
+            Err(Failed::Broker(_)) if topic.fenced.is_some() => Err(Unopened::Fenced(format!(
                 "the journal topic {} cannot be opened: another instance opens it at the same time",
-                topic.name
+                broker.name()
             ))),
-            Err(Failed::Kafka(error)) => Err(address.unopened(&error, topic.producer.client())),
-            Err(Failed::Sql(fault)) => Err(address.damaged(fault)),
+            Err(Failed::Broker(error)) => Err(broker.unopened(&error, &topic.producer)),
+            Err(Failed::Sql(fault)) => Err(damaged(fault)),
         }
     }
 
@@ -180,21 +294,21 @@ impl Topic {
         recover(&self.connection).map_err(|fault| fault.to_string())
     }
 
-    /// Does something in one transaction, here and at the broker, which is given more messages, too.
+    /// Does something in one transaction, here and at the broker, which is given one more message, if there is one.
     fn transact<T>(
         &mut self,
-        more: &[Message],
+        more: Option<Message>,
         act: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<T, Failed> {
+    ) -> Done<T, B> {
         self.settle()?;
-        let begun = Moment::now();
+        let begun = self.producer.now();
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
         let done = act(&self.connection).and_then(|done| Ok((done, self.tables.changed(&self.connection)?)));
-        let (done, messages) = done.inspect_err(|_| self.roll_back())?;
-        if !messages.is_empty() || !more.is_empty() {
-            *lock(&self.producer.client().context().problem) = None;
+        let (done, mut messages) = done.inspect_err(|_| self.roll_back())?;
+        messages.extend(more);
+        if !messages.is_empty() {
             self.unsettled = Some(End::Abort);
-            let sent = self.send(messages.iter().chain(more));
+            let sent = self.producer.send(&messages).map_err(Failed::Broker);
             self.unsettled = sent.is_ok().then_some(End::Commit).or(self.unsettled);
             sent.and_then(|()| self.end(End::Commit)).inspect_err(|_| self.clear_up())?;
             self.confirmed = begun;
@@ -210,38 +324,20 @@ impl Topic {
         }
     }
 
-    /// Hands the messages of a transaction to librdkafka.
-    fn send<'a>(&self, messages: impl Iterator<Item = &'a Message>) -> Result<(), KafkaError> {
-        let until = Instant::now() + ANSWER;
-        self.producer.begin_transaction()?;
-        for Message { key, value } in messages {
-            let mut record = BaseRecord::<str, [u8]>::to(&self.name).partition(0).key(key);
-            record.payload = value.as_deref();
-            while let Err((error, back)) = self.producer.send(record) {
-                if error.rdkafka_error_code() != Some(Code::QueueFull) || Instant::now() >= until {
-                    return Err(error);
-                }
-                record = back;
-                std::thread::sleep(PAUSE);
-            }
-        }
-        Ok(())
-    }
-
     /// Ends what the last transaction left to be ended.
-    fn settle(&mut self) -> Result<(), KafkaError> {
+    fn settle(&mut self) -> Done<(), B> {
         self.unsettled.map_or(Ok(()), |end| self.end(end))
     }
 
     /// Ends the transaction at the broker and then here; if the broker does not answer, it is to be called again.
-    fn end(&mut self, end: End) -> Result<(), KafkaError> {
+    fn end(&mut self, end: End) -> Done<(), B> {
         let (ended, statement) = match end {
-            End::Commit => (self.flush().and_then(|()| self.producer.commit_transaction(ANSWER)), "COMMIT"),
-            End::Abort => (self.producer.abort_transaction(ANSWER), "ROLLBACK"),
+            End::Commit => (self.producer.commit(), "COMMIT"),
+            End::Abort => (self.producer.abort(), "ROLLBACK"),
         };
         if let Err(error) = ended {
             self.note(end, &error);
-            return Err(error);
+            return Err(Failed::Broker(error));
         }
         self.unsettled = None;
         if let Err(error) = self.connection.execute_batch(statement) {
@@ -251,31 +347,14 @@ impl Topic {
         Ok(())
     }
 
-    /// Waits until the broker has taken all messages. (`Producer::flush` takes 0.1 s for that, if not less than no time.)
-    fn flush(&self) -> Result<(), KafkaError> {
-        let until = Instant::now() + ANSWER;
-        while self.producer.in_flight_count() > 0 {
-            if Instant::now() >= until {
-                return Err(KafkaError::Flush(Code::OperationTimedOut));
-            }
-            std::thread::sleep(POLL);
-        }
-        Ok(())
-    }
-
     /// Notes what is to be done after this error of an end.
-    fn note(&mut self, end: End, error: &KafkaError) {
-        let (is_fatal, is_open) = if let KafkaError::Transaction(error) = error {
-            (error.is_fatal(), error.is_retriable())
-        } else {
-            // The messages have not left.
-            (false, true)
-        };
-        self.unsettled = Some(if is_open { end } else { End::Abort });
-        if is_fatal || (end == End::Abort && !is_open) {
+    fn note(&mut self, end: End, error: &<B::Producer as Producer>::Error) {
+        let left = B::Producer::left(error);
+        self.unsettled = Some(if left == Left::Again { end } else { End::Abort });
+        if left == Left::Nothing || (end == End::Abort && left == Left::Abort) {
             self.fenced = Some(format!(
                 "another instance has opened it, or the broker has given us up for dead: {}",
-                broker::reason(error)
+                B::Producer::reason(error)
             ));
         }
     }
@@ -289,16 +368,17 @@ impl Topic {
     }
 
     /// Why a transaction failed, in one line.
-    fn reason(&self, failed: &Failed) -> String {
-        match (failed, &self.fenced, &*lock(&self.producer.client().context().problem)) {
-            (_, Some(reason), _) => reason.clone(),
-            (Failed::Sql(fault), ..) if fault.is_lack_of_room() => {
+    fn reason(&self, failed: &Failed<<B::Producer as Producer>::Error>) -> String {
+        match (failed, &self.fenced) {
+            (_, Some(reason)) => reason.clone(),
+            (Failed::Sql(fault), None) if fault.is_lack_of_room() => {
                 let most = self.limits.file_bytes >> 20;
                 format!("it has reached its limit of {most} MiB: wait for jobs to end, or lower history_days")
             }
-            (Failed::Sql(fault), ..) => fault.to_string(),
-            (Failed::Kafka(_), _, Some((problem, _))) => problem.clone(),
-            (Failed::Kafka(error), ..) => broker::reason(error),
+            (Failed::Sql(fault), None) => fault.to_string(),
+            (Failed::Broker(error), None) => {
+                self.producer.problem().unwrap_or_else(|| B::Producer::reason(error))
+            }
         }
     }
 }
@@ -313,12 +393,12 @@ fn ask(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE journal SET only = only", []).map(drop)
 }
 
-impl Store for Topic {
+impl<B: Broker> Store for Topic<B> {
     /// By then, who was fenced knows it.
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let done = self.transact(&[], |connection| {
+        let done = self.transact(None, |connection| {
             ask(connection)?;
             apply(connection, records)
         });
@@ -327,7 +407,7 @@ impl Store for Topic {
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
         let limits = self.limits;
-        let done = self.transact(&[], |connection| {
+        let done = self.transact(None, |connection| {
             ask(connection)?;
             prune(connection, limits, now)
         });
@@ -344,13 +424,14 @@ impl Store for Topic {
 
     /// Says in the topic that this run has ended, so that the next one need not wait.
     fn close(mut self) -> Result<(), String> {
-        let closed = self.settle().map_err(Failed::Kafka).and_then(|()| {
+        let closed = self.settle().and_then(|()| {
             // One before this one may still believe that it is its own.
-            if self.taken.is_some_and(|taken| taken.elapsed() < TERM) {
+            let age = |taken| self.producer.instant().saturating_duration_since(taken);
+            if self.taken.is_some_and(|taken| age(taken) < TERM) {
                 return Ok(());
             }
             let value = Some(lives(&self.connection)?.to_string().into_bytes());
-            self.transact(&[Message { key: CLOSED.to_owned(), value }], |_| Ok(()))
+            self.transact(Some(Message { key: CLOSED.to_owned(), value }), |_| Ok(()))
         });
         closed.map_err(|failed| self.reason(&failed))
     }

@@ -24,7 +24,7 @@ use crate::store::{Model, assert_same};
 pub(crate) struct Topic {
     cluster: MockCluster<'static, DefaultProducerContext>,
     address: Address,
-    store: topic::Topic,
+    store: topic::Topic<Address>,
 }
 
 /// A broker with a topic for a journal, of so many partitions.
@@ -47,7 +47,7 @@ fn address(brokers: &str, identity: Identity, limits: Limits) -> Address {
 
 impl Kept for Topic {
     const SEEDS: u64 = 10;
-    type Store = topic::Topic;
+    type Store = topic::Topic<Address>;
 
     fn new(limits: Limits) -> Self {
         let (cluster, address) = cluster(1, limits);
@@ -55,7 +55,7 @@ impl Kept for Topic {
         Self { cluster, address, store }
     }
 
-    fn store(&mut self) -> &mut topic::Topic {
+    fn store(&mut self) -> &mut topic::Topic<Address> {
         &mut self.store
     }
 

@@ -5,6 +5,9 @@
 //! a calm one in which everything must come to its end. What must hold is in [`rules`] and [`verdict`], and where
 //! the world is to blame for what cannot hold, in [`excuses`].
 //!
+//! In one run of four the journal is in a topic of Kafka, whose brokers are in [`cluster`]; in half of these another
+//! instance stands by, and takes over also from one that only sleeps, or is not heard.
+//!
 //! `make simulate SEEDS=10000` runs many; `OCPS_SEED=42 cargo test --test simulation` runs one and shows its trace
 //! if it fails.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a failure ends the test")]
@@ -17,6 +20,7 @@ mod core_settings;
 mod reply;
 
 mod accepted;
+mod cluster;
 mod crowd;
 mod excuses;
 mod lines;
@@ -72,6 +76,7 @@ fn no_job_is_ever_lost() {
         }
         let polling = &world.rules.polling;
         world.rules.counts.longest = [polling.longest_unasked, polling.longest_unnoticed];
+        counts.runs += 1;
         counts.add(&world.rules.counts);
         for (excuse, count) in &world.rules.excused {
             *excused.entry(*excuse).or_insert(0) += count;

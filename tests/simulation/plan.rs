@@ -9,7 +9,7 @@ pub(crate) const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-pub(crate) fn millis(n: u64) -> Duration {
+pub(crate) const fn millis(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
@@ -32,6 +32,12 @@ pub(crate) fn chance(rng: &mut Rng, probability: f64) -> bool {
 pub(crate) struct Plan {
     /// When the faults end.
     pub(crate) faults: Duration,
+    /// Whether the journal is in a topic of Kafka.
+    pub(crate) topic: bool,
+    /// Whether another instance stands by.
+    pub(crate) standby: bool,
+    /// Of the instance that stands by, every so often: that it does not hear the other one for a while.
+    pub(crate) deaf: f64,
     /// Whether commands come, and acks and events go, over Kafka too.
     pub(crate) kafka: bool,
     /// Whether the core waits for [`ocps::csc::Input::Joined`].
@@ -99,7 +105,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    pub(crate) fn draw(seed: u64, rng: &mut Rng) -> Self {
         let mut one_of = |choices: &[f64]| choices[rng.usize(..choices.len())];
         let (spoilt, late) = (one_of(&[0.0, 0.05, 0.3]), one_of(&[0.0, 0.1, 0.5]));
         let (crash, repeat) = (one_of(&[0.0, 0.0002, 0.001, 0.004]), one_of(&[0.0, 0.3]));
@@ -119,10 +125,14 @@ impl Plan {
         let faults = any(rng, (pace * 200).min(secs(900))) + secs(20);
         let kafka = rng.u8(..4) > 0;
         let reboot = [0.0, 0.3][rng.usize(..2)];
+        let (topic, standby) = (seed % 4 == 3, seed % 8 == 7);
         Self {
             faults,
-            kafka,
-            joins: kafka || rng.bool(),
+            topic,
+            standby,
+            deaf: if standby { 0.05 } else { 0.0 },
+            kafka: kafka || topic,
+            joins: topic || kafka || rng.bool(),
             serial: rng.bool(),
             connections: rng.usize(1..=4),
             polling: [Polling::Each, Polling::List, Polling::Auto { from: 2 }][rng.usize(..3)],
@@ -142,9 +152,9 @@ impl Plan {
             wrong_phase,
             list_lag,
             frozen: (rng.u8(..3) == 0).then(|| any(rng, faults)),
-            pause,
+            pause: if standby { pause.max(0.05) } else { pause },
             crash,
-            disk_error,
+            disk_error: if topic { disk_error.max(0.02) } else { disk_error },
             disk_stall,
             outage: [0.0, 0.1, 0.4][rng.usize(..3)],
             repeat,
@@ -152,7 +162,7 @@ impl Plan {
             step: if reboot > 0.0 { 0.0 } else { [0.0, 0.02][rng.usize(..2)] },
             leap: if reboot > 0.0 { 0.0 } else { [0.0, 0.3][rng.usize(..2)] },
             reboot,
-            loss: [0.0, 0.0, 0.2][rng.usize(..3)],
+            loss: if topic { 0.0 } else { [0.0, 0.0, 0.2][rng.usize(..3)] },
             resubmit_limit: (time_to_live / 2).min(secs(1800)),
         }
     }
@@ -170,6 +180,7 @@ impl Plan {
         self.left_out = 0.0;
         self.wrong_phase = 0.0;
         self.pause = 0.0;
+        self.deaf = 0.0;
         self.crash = 0.0;
         self.disk_error = 0.0;
         self.disk_stall = 0.0;

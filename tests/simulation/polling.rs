@@ -18,7 +18,7 @@ const UNNOTICED_MAX: Duration = secs(300);
 /// More does not pass between two turns of a process that runs.
 const STEP_MAX: Duration = secs(1);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Followed {
     /// Which of the services it is at.
     at: usize,
@@ -28,7 +28,7 @@ struct Followed {
     ended: Option<Duration>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Polling {
     jobs: BTreeMap<JobId, Followed>,
     /// The lists that are to show all jobs.

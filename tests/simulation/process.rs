@@ -13,11 +13,13 @@ use ocps::daemon::turn::Turn;
 use ocps::journal::Report;
 use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::writer::Writer;
+use ocps::lease::Lease;
 
+use super::cluster::{OnTopic, instant, moment};
 use super::plan::Plan;
 use super::world::Event;
 
-/// What the disk does with the next commit.
+/// What the disk, or the broker, does with the next commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disk {
     Works,
@@ -25,6 +27,12 @@ pub(crate) enum Disk {
     Fails,
     /// All is kept, and then it fails.
     FailsAfterwards,
+    /// Only of a broker: it does not answer, and what it was asked for arrives there later, or not.
+    OnTheWire,
+    /// Only of a broker: it does not take the messages.
+    Leaderless,
+    /// Only of a broker: it takes the writer for dead.
+    GivesUp,
 }
 
 /// The real store, on a disk that can fail.
@@ -52,7 +60,7 @@ impl Faulty {
 impl Store for Faulty {
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
         let mut platter = self.platter.borrow_mut();
-        if platter.disk == Disk::Fails {
+        if platter.disk != Disk::Works && platter.disk != Disk::FailsAfterwards {
             return Err("no space left on device".to_owned());
         }
         self.sqlite.commit(records)?;
@@ -72,6 +80,23 @@ impl Store for Faulty {
     }
 }
 
+/// The shipped writer, and where it writes.
+#[derive(Debug)]
+pub(crate) enum Kept {
+    File(Writer<Faulty>),
+    Topic(Writer<OnTopic>),
+}
+
+/// The same call for both.
+macro_rules! either {
+    ($kept:expr, $writer:ident => $call:expr) => {
+        match $kept {
+            Kept::File($writer) => $call,
+            Kept::Topic($writer) => $call,
+        }
+    };
+}
+
 /// The journal thread.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -79,35 +104,81 @@ pub(crate) struct Journal {
     pub(crate) channel: VecDeque<Vec<Record>>,
     /// Its reports that the main loop has not read.
     pub(crate) reports: VecDeque<Report>,
-    pub(crate) writer: Writer<Faulty>,
-    pub(crate) platter: Rc<RefCell<Platter>>,
+    pub(crate) kept: Kept,
+    /// Whether something may be changed at the services.
+    pub(crate) lease: Lease,
     /// Whether the disk is being asked for something.
     pub(crate) is_busy: bool,
     /// The number of the last wake-up that was asked for.
     pub(crate) wake: u64,
+    /// Whether it is closed when the process ends.
+    pub(crate) is_closed: bool,
 }
 
 impl Journal {
-    pub(crate) fn new(store: Faulty) -> Self {
-        let platter = store.platter.clone();
+    /// As the thread does that opens it.
+    pub(crate) fn new(kept: Kept) -> Self {
+        let lease = match &kept {
+            Kept::File(_) => Lease::default(),
+            Kept::Topic(writer) => {
+                let lease = Lease::unconfirmed();
+                writer.store.topic.taken.into_iter().for_each(|at| lease.take_over(at));
+                lease.confirm(writer.store.confirmed());
+                lease
+            }
+        };
         let (channel, reports) = (VecDeque::new(), VecDeque::new());
-        Self { channel, reports, writer: Writer::new(store), platter, is_busy: false, wake: 0 }
+        Self { channel, reports, kept, lease, is_busy: false, wake: 0, is_closed: false }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
         self.waiting() == 0 && !self.is_busy
     }
 
-    /// One turn of the real writer on a disk like that; gives what became durable too.
-    pub(crate) fn turn(&mut self, now: Time, disk: Disk) -> (Vec<Report>, Vec<Record>) {
-        self.platter.borrow_mut().disk = disk;
-        let reports = self.writer.turn(now);
-        (reports, std::mem::take(&mut self.platter.borrow_mut().committed))
+    /// The thread takes what was handed over.
+    pub(crate) fn take(&mut self) {
+        let batches = std::mem::take(&mut self.channel);
+        either!(&mut self.kept, writer => batches.into_iter().for_each(|batch| writer.take(batch)));
+    }
+
+    pub(crate) fn wake_at(&self) -> Duration {
+        either!(&self.kept, writer => writer.wake_at())
+    }
+
+    /// One turn of the real writer on a disk like that, at this time of the run; gives what became durable too.
+    pub(crate) fn turn(&mut self, now: Duration, time: Time, disk: Disk) -> (Vec<Report>, Vec<Record>) {
+        match &mut self.kept {
+            Kept::File(writer) => {
+                writer.store.platter.borrow_mut().disk = disk;
+                let reports = writer.turn(time);
+                (reports, std::mem::take(&mut writer.store.platter.borrow_mut().committed))
+            }
+            Kept::Topic(writer) => {
+                writer.store.cluster.set(now, disk);
+                let reports = writer.turn(time);
+                // Who is fenced has no more to say.
+                let is_fenced = writer.store.fenced().is_some();
+                self.lease.confirm(writer.store.confirmed());
+                if is_fenced {
+                    self.lease.end();
+                }
+                (if is_fenced { Vec::new() } else { reports }, writer.store.cluster.durable())
+            }
+        }
+    }
+
+    pub(crate) fn is_fenced(&self) -> bool {
+        either!(&self.kept, writer => writer.store.fenced().is_some())
+    }
+
+    /// Whether something may be changed at a service at this time of the run.
+    pub(crate) fn is_leased(&self, now: Duration) -> bool {
+        self.lease.is_valid_at(moment(now), instant(now))
     }
 
     /// Records that are not durable.
     pub(crate) fn waiting(&self) -> usize {
-        self.channel.iter().map(Vec::len).sum::<usize>() + self.writer.load
+        self.channel.iter().map(Vec::len).sum::<usize>() + either!(&self.kept, writer => writer.load)
     }
 }
 
@@ -254,6 +325,8 @@ pub(crate) struct Process {
     pub(crate) over: bool,
     /// Whether the process stands still.
     pub(crate) is_frozen: bool,
+    /// Since when the instance that stands by has not heard it.
+    pub(crate) unheard: Option<Duration>,
     /// What it will find when it continues.
     pub(crate) missed: Vec<Event>,
     pub(crate) workers: Workers,
@@ -261,13 +334,22 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(number: u32, born: Duration, turn: Turn, store: Faulty, plan: &Plan) -> Self {
-        let (workers, journal) = (Workers::new(plan), Journal::new(store));
-        Self { number, born, turn, over: false, is_frozen: false, missed: Vec::new(), workers, journal }
+    pub(crate) fn new(number: u32, born: Duration, turn: Turn, journal: Journal, plan: &Plan) -> Self {
+        Self {
+            number,
+            born,
+            turn,
+            over: false,
+            is_frozen: false,
+            unheard: None,
+            missed: Vec::new(),
+            workers: Workers::new(plan),
+            journal,
+        }
     }
 
-    /// When it wants a tick, on the clock of the run.
-    pub(crate) fn deadline(&self) -> Duration {
-        self.born + self.turn.csc().next_deadline()
+    /// When it wants a tick, on the clock of the run; none while it stands still.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        (!self.is_frozen).then(|| self.born + self.turn.csc().next_deadline())
     }
 }

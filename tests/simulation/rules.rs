@@ -52,7 +52,7 @@ pub(crate) struct Memory {
     durable_state: Option<SummaryState>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     max_jobs: usize,
     process: u32,

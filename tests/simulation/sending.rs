@@ -82,7 +82,7 @@ impl Attempt {
 }
 
 /// The submissions and look-ups of a process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sending {
     settle_time: Duration,
     attempts: HashMap<RunId, Attempt>,

@@ -536,3 +536,8 @@ pub(crate) fn unclear() -> Failure {
 pub(crate) fn not_sent() -> Failure {
     failure(FailureKind::NotSent, Contact::Silent)
 }
+
+/// It was not sent, since another instance may have taken over.
+pub(crate) fn withheld() -> Failure {
+    failure(FailureKind::NotSent, Contact::NotAsked)
+}

@@ -12,7 +12,7 @@ use ocps::daemon::turn::{DELIVERIES_MAX, EARLY_MAX, Goal, Turn};
 use ocps::journal::Report;
 
 /// A process from its start on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Start {
     target: SummaryState,
     override_name: String,

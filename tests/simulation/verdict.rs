@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ocps::csc::id::JobId;
 
+use super::cluster::Commits;
 use super::excuses;
 use super::rules::Rules;
 use super::service::{Job, Service};
@@ -52,6 +53,14 @@ pub(crate) struct Counts {
     /// Commands that came during a start, and those for which there was no room.
     pub(crate) early: u64,
     pub(crate) too_many: u64,
+    /// Journals that were taken over from a process that was alive, such processes that continued after a pause, those
+    /// that learned that they had lost their journal, and requests that were not sent since that was possible.
+    pub(crate) takeovers: u64,
+    pub(crate) woken: u64,
+    pub(crate) fenced: u64,
+    pub(crate) withheld: u64,
+    /// What happened to the journal in a topic.
+    pub(crate) topic: Commits,
 }
 
 impl Rules {
@@ -109,7 +118,6 @@ impl Counts {
     }
 
     pub(crate) fn add(&mut self, other: &Self) {
-        self.runs += 1;
         self.processes += other.processes;
         self.commands += other.commands;
         self.accepted += other.accepted;
@@ -138,6 +146,12 @@ impl Counts {
         self.not_reached += other.not_reached;
         self.early += other.early;
         self.too_many += other.too_many;
+        self.takeovers += other.takeovers;
+        self.woken += other.woken;
+        self.fenced += other.fenced;
+        self.withheld += other.withheld;
+        self.topic.unanswered += other.topic.unanswered;
+        self.topic.had_happened += other.topic.had_happened;
     }
 
     /// A simulation in which nothing happens proves nothing.
@@ -158,9 +172,13 @@ impl Counts {
             self.not_reached,
             self.early,
             self.too_many,
+            self.takeovers,
+            self.fenced,
+            self.topic.unanswered,
         ];
         // Several coincidences each: how often they happen in a few runs is chance.
-        let rare = [self.doubles, self.found, self.untrue];
+        let rare =
+            [self.doubles, self.found, self.untrue, self.woken, self.withheld, self.topic.had_happened];
         assert!(common.iter().all(|count| *count * 20 > self.runs), "too quiet: {self:?}");
         assert!(self.runs < 1000 || rare.iter().all(|count| *count * 200 > self.runs), "too quiet: {self:?}");
     }

@@ -1,6 +1,8 @@
 //! The run of one seed: processes of the daemon one after the other, what happens around them, and time.
 
+mod asleep;
 mod journal;
+mod standby;
 mod turn;
 
 use std::collections::BTreeMap;
@@ -9,25 +11,26 @@ use std::time::Duration;
 use fastrand::Rng;
 use ocps::csc::command::{Command, Via};
 use ocps::csc::id::SalIndex;
-use ocps::csc::record::{Deliverable, Receipt, Record};
-use ocps::csc::request::Outcome;
+use ocps::csc::record::{Deliverable, Receipt, Record, Recovered};
+use ocps::csc::request::{Outcome, Request};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::{BootId, Tai, Time, Uptime};
 use ocps::csc::{Input, Settings};
 use ocps::daemon::turn::{Goal, Turn};
-use ocps::journal::store::{Sqlite, Store, Upkeep};
+use ocps::journal::store::{Sqlite, Store};
 use ocps::journal::{Identity, Limits, Report};
 
+use super::cluster::Cluster;
 use super::crowd::Crowd;
 use super::plan::{Plan, any, chance, secs, short};
-use super::process::{Disk, Faulty, Process};
+use super::process::{Disk, Faulty, Journal, Kept, Process};
 use super::rules::{Memory, Rules};
-use super::service::{Call, Job, Service, unclear};
+use super::service::{Call, Job, Service};
 use super::start::Start;
 use super::trace::Trace;
 use super::verdict::Counts;
 use crate::core_settings::core_settings;
-use crate::reply::failed_instead;
+use standby::Superseded;
 
 /// How long a job may take to show up in the list after an unclear attempt.
 const SETTLE_TIME: Duration = Duration::from_secs(30);
@@ -76,8 +79,33 @@ pub(crate) enum Event {
         outcome: Outcome,
         served: Duration,
     },
+    /// A thread waits until then for the right to send.
+    Permit {
+        process: u32,
+        request: Box<Request>,
+        until: Duration,
+    },
+    /// The main loop reads an answer that one of its threads got when it stood still.
+    Answered {
+        process: u32,
+        outcome: Outcome,
+        served: Duration,
+    },
     /// The process continues after it stood still.
     Thaw {
+        process: u32,
+    },
+    /// The instance that stands by has not heard this one since then, and takes over.
+    TakeOver {
+        process: u32,
+        since: Duration,
+    },
+    /// It hears it again.
+    Heard {
+        process: u32,
+    },
+    /// The process learns that another one has taken over.
+    Fenced {
         process: u32,
     },
     JournalWakes {
@@ -118,6 +146,34 @@ pub(crate) struct Broker {
     flying: usize,
 }
 
+impl Event {
+    /// Whether it happens to this process, or is what it does.
+    fn is_for(&self, number: u32) -> bool {
+        match self {
+            Self::Act | Self::Weather | Self::Calm | Self::Start | Self::Command(_) | Self::Serve { .. } => {
+                false
+            }
+            Self::Joined { process }
+            | Self::DuplicateInstance { process }
+            | Self::Terminate { process }
+            | Self::Configuration { process, .. }
+            | Self::Answer { process, .. }
+            | Self::Answered { process, .. }
+            | Self::Permit { process, .. }
+            | Self::Thaw { process }
+            | Self::TakeOver { process, .. }
+            | Self::Heard { process }
+            | Self::Fenced { process }
+            | Self::JournalWakes { process, .. }
+            | Self::JournalActs { process }
+            | Self::JournalSays { process, .. }
+            | Self::JournalReported { process }
+            | Self::Delivered { process, .. }
+            | Self::Reported { process, .. } => *process == number,
+        }
+    }
+}
+
 pub(crate) struct World {
     pub(crate) rng: Rng,
     pub(crate) plan: Plan,
@@ -126,11 +182,19 @@ pub(crate) struct World {
     events: BTreeMap<(Duration, u64), Event>,
     last_event: u64,
     pub(crate) process: Option<Process>,
+    /// The one before, if it has not noticed that its journal was taken over.
+    superseded: Option<Box<Superseded>>,
     processes: u32,
-    /// The journal while no process has it.
+    /// The journal in a file while no process has it.
     store: Option<Faulty>,
+    /// The journal in a topic, if it is in one.
+    cluster: Option<Cluster>,
     /// All that was ever committed to it.
     committed: Vec<Record>,
+    /// Whether [`World::process`] is the superseded one, for the moment.
+    is_superseded: bool,
+    /// Whether something was changed at a service since the last takeover.
+    has_sent: bool,
     /// A copy of it: how much of that is in it, and what the rules knew then.
     copy: Option<(usize, Memory)>,
     /// Whether it is an old copy, and jobs may run that it does not know.
@@ -147,17 +211,21 @@ pub(crate) struct World {
     pub(crate) commands_flying: usize,
 }
 
+/// Whose the journal is.
+const IDENTITY: Identity = Identity { index: SalIndex::Latiss, simulated: false };
+/// How long it keeps what is settled.
+const HISTORY: Duration = secs(30 * 86_400);
+
 /// A new journal.
 fn empty() -> Sqlite {
-    let identity = Identity { index: SalIndex::Latiss, simulated: false };
-    Sqlite::in_memory(identity, Limits::new(secs(30 * 86_400))).unwrap()
+    Sqlite::in_memory(IDENTITY, Limits::new(HISTORY)).unwrap()
 }
 
 impl World {
     pub(crate) fn new(seed: u64, trace: Trace) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let plan = Plan::draw(&mut rng);
-        let sqlite = empty();
+        let plan = Plan::draw(seed, &mut rng);
+        let cluster = plan.topic.then(|| Cluster::new(IDENTITY, Limits::in_memory(HISTORY), seed));
         let services = [Service::new('a', &plan, &mut rng), Service::new('b', &plan, &mut rng)];
         let mut world = Self {
             now: Duration::ZERO,
@@ -165,9 +233,13 @@ impl World {
             events: BTreeMap::new(),
             last_event: 0,
             process: None,
+            superseded: None,
             processes: 0,
-            store: Some(Faulty::new(sqlite)),
+            store: cluster.is_none().then(|| Faulty::new(empty())),
+            cluster,
             committed: Vec::new(),
+            is_superseded: false,
+            has_sent: false,
             copy: None,
             is_old: false,
             boot: (0, Duration::ZERO),
@@ -197,6 +269,7 @@ impl World {
             self.step();
         }
         self.rules.final_check(&self.services);
+        self.rules.counts.topic = self.cluster.as_ref().map(Cluster::counts).unwrap_or_default();
         self.crash("the last time");
         let until = self.now + secs(100);
         let before = self.rules.counts;
@@ -229,15 +302,21 @@ impl World {
     /// The next thing that happens: an event, or the tick that the core wants.
     fn step(&mut self) {
         let next = self.events.first_key_value().map(|((time, _), _)| *time).unwrap();
-        if let Some(process) = &mut self.process
-            && !process.is_frozen
-            && process.deadline() <= next
-        {
-            self.now = self.now.max(process.deadline());
+        let deadline = self.process.as_ref().and_then(Process::deadline).filter(|deadline| *deadline <= next);
+        let other = self.superseded.as_ref().and_then(|other| other.process.deadline());
+        if let Some(other) = other.filter(|other| *other <= deadline.unwrap_or(next)) {
+            self.now = self.now.max(other);
+            return self.as_superseded(Self::tick);
+        }
+        if let Some(deadline) = deadline {
+            self.now = self.now.max(deadline);
             return self.tick();
         }
         let ((time, _), event) = self.events.pop_first().unwrap();
         self.now = time;
+        if self.superseded.as_ref().is_some_and(|other| event.is_for(other.process.number)) {
+            return self.as_superseded(|world| world.happen(event));
+        }
         self.happen(event);
     }
 
@@ -264,6 +343,12 @@ impl World {
             Event::Answer { process, outcome, served } if self.is_alive(process) => {
                 self.answer(outcome, served)
             }
+            Event::Permit { process, request, until } if self.is_alive(process) => {
+                self.permit(*request, until);
+            }
+            Event::Answered { process, outcome, served } if self.is_alive(process) => {
+                self.answered(outcome, served);
+            }
             Event::JournalWakes { process, wake } if self.is_alive(process) => self.journal_wakes(wake),
             Event::JournalActs { process } if self.is_alive(process) => self.journal_acts(),
             Event::JournalSays { process, reports } if self.is_alive(process) => {
@@ -271,6 +356,9 @@ impl World {
             }
             Event::JournalReported { process } if self.is_alive(process) => self.journal_reported(),
             Event::Thaw { process } if self.is_alive(process) => self.thaw(),
+            Event::TakeOver { process, since } if self.is_unheard(process, since) => self.take_over(since),
+            Event::Heard { process } if self.is_alive(process) => self.process_mut().unheard = None,
+            Event::Fenced { process } if self.is_alive(process) => self.fenced(),
             Event::Delivered { process, receipt } => self.deliver(process, receipt),
             Event::Reported { process, receipt } if self.is_alive(process) => {
                 self.delivered(receipt);
@@ -282,67 +370,17 @@ impl World {
             | Event::Terminate { .. }
             | Event::Configuration { .. }
             | Event::Answer { .. }
+            | Event::Answered { .. }
+            | Event::Permit { .. }
             | Event::Thaw { .. }
+            | Event::TakeOver { .. }
+            | Event::Heard { .. }
+            | Event::Fenced { .. }
             | Event::JournalWakes { .. }
             | Event::JournalActs { .. }
             | Event::JournalSays { .. }
             | Event::JournalReported { .. }
             | Event::Reported { .. } => {}
-        }
-    }
-
-    /// A process that stands still finds later what happens to it now.
-    fn hold_back(&mut self, event: Event) -> Option<Event> {
-        let number = self.processes;
-        let Some(process) = self.process.as_mut().filter(|process| process.is_frozen) else {
-            return Some(event);
-        };
-        let is_for_it = match &event {
-            Event::Act | Event::Weather | Event::Calm | Event::Start | Event::Serve { .. } => false,
-            Event::Thaw { .. } => false,
-            Event::Command(_) => true,
-            Event::Joined { process }
-            | Event::DuplicateInstance { process }
-            | Event::Terminate { process }
-            | Event::Configuration { process, .. }
-            | Event::Answer { process, .. }
-            | Event::JournalWakes { process, .. }
-            | Event::JournalActs { process }
-            | Event::JournalSays { process, .. }
-            | Event::JournalReported { process }
-            | Event::Delivered { process, .. }
-            | Event::Reported { process, .. } => *process == number,
-        };
-        if !is_for_it {
-            return Some(event);
-        }
-        process.missed.push(event);
-        None
-    }
-
-    /// The process stands still for a while.
-    fn freeze(&mut self) {
-        let pause = secs(10) + any(&mut self.rng, secs(400));
-        let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
-        process.is_frozen = true;
-        let process = process.number;
-        self.note(&format!("the process stands still for {pause:?}"));
-        self.after(pause, Event::Thaw { process });
-    }
-
-    fn thaw(&mut self) {
-        self.note("the process continues");
-        self.rules.thaw(self.now);
-        let process = self.process_mut();
-        process.is_frozen = false;
-        for mut event in std::mem::take(&mut process.missed) {
-            if let Event::Answer { outcome, .. } = &mut event
-                && self.rng.bool()
-            {
-                // It was there in time, but nobody read it.
-                outcome.answer = failed_instead(&outcome.answer, unclear());
-            }
-            self.at(self.now, event);
         }
     }
 
@@ -353,6 +391,11 @@ impl World {
 
     fn process_mut(&mut self) -> &mut Process {
         self.process.as_mut().unwrap()
+    }
+
+    /// The number of the process, or of the last one.
+    fn number(&self) -> u32 {
+        self.process.as_ref().map_or(self.processes, |process| process.number)
     }
 
     fn time(&self) -> Time {
@@ -375,17 +418,20 @@ impl World {
     }
 
     fn start(&mut self) {
-        if self.store.is_none() {
+        if self.process.is_some() {
             return;
         }
         self.meanwhile();
-        let Some(mut store) = self.store.take() else { return };
+        match self.open() {
+            Ok((journal, recovered)) => self.begin(journal, recovered),
+            Err(wait) => self.after(wait, Event::Start),
+        }
+    }
+
+    /// A process begins, whose journal is open.
+    fn begin(&mut self, journal: Journal, mut recovered: Recovered) {
         self.processes += 1;
         self.rules.counts.processes += 1;
-        // Opening forgets by the clock too.
-        let tai = self.tai();
-        while store.sqlite.upkeep(tai) == Ok(Upkeep::More) {}
-        let mut recovered = store.sqlite.recover().unwrap();
         recovered.unsearched |= self.is_old;
         self.note(&format!("process {} begins with {} commands", self.processes, recovered.entries.len()));
         self.rules.begin(self.processes, self.now, &recovered);
@@ -393,7 +439,7 @@ impl World {
         let goal = self.goal();
         self.rules.start = Start::new(&goal, recovered.state.as_ref());
         let (turn, effects) = Turn::new(settings, seed, self.time(), &goal, recovered);
-        let process = Process::new(self.processes, self.now, turn, store, &self.plan);
+        let process = Process::new(self.processes, self.now, turn, journal, &self.plan);
         let number = process.number;
         self.process = Some(process);
         if self.run_effects(effects) {
@@ -467,6 +513,7 @@ impl World {
 
     /// These are on the disk.
     fn durable(&mut self, records: &[Record]) {
+        assert!(!self.is_superseded, "written after the journal was taken over: {records:?}");
         self.is_old &= !records.contains(&Record::Searched);
         self.committed.extend(records.iter().cloned());
         self.rules.durable(records);
@@ -517,7 +564,14 @@ impl World {
 
     fn bury(&mut self) {
         let process = self.process.take().unwrap();
-        self.store = Some(process.journal.writer.store);
+        match process.journal.kept {
+            Kept::File(writer) => self.store = Some(writer.store),
+            Kept::Topic(writer) => self.part(writer.store, process.journal.is_closed),
+        }
+        if self.is_superseded {
+            return;
+        }
+        self.keep_durable();
         self.rules.end();
         let longest = if self.rng.u8(..10) == 0 { secs(600) } else { secs(30) };
         let delay = short(&mut self.rng, longest);
@@ -549,6 +603,9 @@ impl World {
         }
         if chance(&mut self.rng, self.plan.pause) {
             self.freeze();
+        }
+        if chance(&mut self.rng, self.plan.deaf) {
+            self.go_unheard();
         }
         if chance(&mut self.rng, self.plan.step) {
             self.skew += self.rng.f64() * 4.0 - 2.0;
@@ -589,6 +646,7 @@ impl World {
             && self.rules.is_durable(process.turn.csc().state())
             && visible.clone().all(|visible| visible <= self.now)
             && self.left_over().is_none()
+            && self.superseded.is_none()
     }
 
     fn left_over(&self) -> Option<&Job> {

@@ -1,4 +1,4 @@
-//! Opening the topic: found or made, checked, *then* the earlier writers fenced, and only then read.
+//! The topic at a real broker: found or made, checked, and read.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,12 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-use rusqlite::Connection;
 
-use super::super::error::{Fault, OpenError};
-use super::super::open::{identity, introduce};
-use super::super::rows::{CLOSED, Content, PART, Tables};
-use super::super::schema::STEPS;
+use super::super::error::OpenError;
+use super::super::rows::{CLOSED, PART};
 use super::super::{Identity, Limits, lock};
-use super::{Context, lives};
+use super::producer::{Context, Transactions};
+use super::{Broker, Take, Unopened, restore};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 
@@ -35,8 +33,6 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The settings of a topic that we make: all of it is compacted before long, so that a start reads little.
 const TOPIC: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
-/// How many times as large the rows in JSON may be, which writes one byte with up to seven.
-const AS_JSON: i64 = 8;
 /// What a message takes besides its value, at most.
 const OVERHEAD: usize = 1024;
 
@@ -54,26 +50,6 @@ pub struct Address {
     pub identity: Identity,
     /// How much is kept.
     pub limits: Limits,
-}
-
-/// See [`Address::open`].
-type Opened = (Connection, Tables, ThreadedProducer<Context>, Option<Instant>);
-
-/// Why a topic is not open.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unopened {
-    /// Another instance has opened it meanwhile, in one line.
-    #[error("{0}")]
-    Fenced(String),
-    /// Another instance is alive, and is not to be disturbed.
-    #[error("another instance is running")]
-    Yielded,
-    /// It cannot be opened before somebody does something about it.
-    #[error(transparent)]
-    Refused(OpenError),
-    /// The broker is away or not ready: one line. It is to be tried again.
-    #[error("{0}")]
-    Away(String),
 }
 
 impl Address {
@@ -106,11 +82,11 @@ impl Address {
                 Err(error) if is_missing(&error) => {
                     return Ok(format!("the topic {} is to be made at the start", self.name));
                 }
-                found => found.map_err(|error| self.unopened(&error, reader.client()))?,
+                found => found.map_err(|error| self.meaning(&error, reader.client()))?,
             };
             let replicas = self.check_partitions(&replicas)?;
             let in_sync = self.check_settings(replicas)?;
-            self.restore(self.read(&reader)?)?;
+            restore(self)?;
             Ok(format!(
                 "the topic {} is sound: compacted, of {replicas} replicas, of which min.insync.replicas={in_sync} must \
                  be there; whether it and its transactional id may be written cannot be asked",
@@ -118,35 +94,6 @@ impl Address {
             ))
         };
         look().map_err(|unopened: Unopened| unopened.to_string())
-    }
-
-    /// All that a journal consists of. Nobody who opened it before can write when this returns, and what it has read is
-    /// all that was ever committed. Also since when that is so, if one of them may not have ended.
-    pub(super) fn open(&self) -> Result<Opened, Unopened> {
-        let reader = self.reader("read_committed")?;
-        self.connect(reader.client())?;
-        let producer = self.fence()?;
-        let fenced = Instant::now();
-        let content = self.read(&reader)?;
-        self.check_end(&reader)?;
-        let (connection, tables, was_open) = self.restore(content)?;
-        Ok((connection, tables, producer, was_open.then_some(fenced)))
-    }
-
-    /// The tables of a topic with this content, and whether one that opened it before may not have ended.
-    fn restore(&self, mut content: Content) -> Result<(Connection, Tables, bool), Unopened> {
-        let closed = content.take_closed();
-        let restore = || {
-            let (connection, tables, has_content) = content.restore(STEPS, self.limits)?;
-            if has_content {
-                self.check_identity(&connection)?
-            } else {
-                introduce(&connection, self.identity)?
-            }
-            let was_open = has_content && closed != Some(lives(&connection)?);
-            Ok((connection, tables, was_open))
-        };
-        restore().map_err(|fault| self.damaged(fault))
     }
 
     fn client<T: FromClientConfigAndContext<Context>>(&self, config: &ClientConfig) -> Result<T, Unopened> {
@@ -157,7 +104,7 @@ impl Address {
     /// Without a connection, what is asked first would be asked again only half a second later.
     fn connect(&self, client: &Client<Context>) -> Result<(), Unopened> {
         let asked = client.fetch_metadata(Some(&self.name), ANSWER);
-        asked.map(drop).map_err(|error| self.unopened(&error, client))
+        asked.map(drop).map_err(|error| self.meaning(&error, client))
     }
 
     fn reader(&self, isolation: &str) -> Result<BaseConsumer<Context>, Unopened> {
@@ -191,7 +138,7 @@ impl Address {
             } else if (is_ready && !is_missing && code != Some(Code::LeaderNotAvailable))
                 || Instant::now() >= until
             {
-                return Err(self.unopened(&error, reader.client()));
+                return Err(self.meaning(&error, reader.client()));
             }
             std::thread::sleep(PAUSE);
         }
@@ -243,8 +190,8 @@ impl Address {
                 "cannot be made: kafka.replication_factor is {}, and there are not so many brokers",
                 self.options.replication_factor
             ))),
-            Ok(Err((_, code))) => Err(self.unopened(&KafkaError::AdminOp(code), admin.inner())),
-            Err(error) => Err(self.unopened(&error, admin.inner())),
+            Ok(Err((_, code))) => Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
+            Err(error) => Err(self.meaning(&error, admin.inner())),
         }
     }
 
@@ -264,14 +211,14 @@ impl Address {
             Ok(None) => {
                 return Err(Unopened::Away(format!("the broker does not describe the topic {}", self.name)));
             }
-            Ok(Some(Err(code))) => return Err(self.unopened(&KafkaError::AdminOp(code), admin.inner())),
-            Err(error) => return Err(self.unopened(&error, admin.inner())),
+            Ok(Some(Err(code))) => return Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
+            Err(error) => return Err(self.meaning(&error, admin.inner())),
         };
         let setting = |name: &str| described.get(name).and_then(|entry| entry.value.as_deref());
         let Some(policy) = setting("cleanup.policy") else {
             // So it looks to whom the settings are not shown.
             let error = KafkaError::AdminOp(Code::TopicAuthorizationFailed);
-            return Err(self.unopened(&error, admin.inner()));
+            return Err(self.meaning(&error, admin.inner()));
         };
         if policy != "compact" {
             return Err(self.refused(&format!(
@@ -297,74 +244,11 @@ impl Address {
         }
     }
 
-    /// Makes the one writer: from then on, all earlier ones are refused by the broker, and none of them has a transaction
-    /// that could still be committed.
-    fn fence(&self) -> Result<ThreadedProducer<Context>, Unopened> {
-        let mut config = broker::config(&self.options, self.identity.index, Role::Producer);
-        if config.get("transaction.timeout.ms").is_none() {
-            config.set("transaction.timeout.ms", TRANSACTION_MS);
-        }
-        config
-            .remove("message.timeout.ms")
-            .set("transactional.id", &self.writer)
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            // No batch is longer than the longest message.
-            .set("batch.size", PART.to_string());
-        let producer: ThreadedProducer<Context> = self.client(&config)?;
-        self.connect(producer.client())?;
-        match producer.init_transactions(CREATION) {
-            Ok(()) => Ok(producer),
-            Err(error) => Err(self.unopened(&error, producer.client())),
-        }
-    }
-
-    /// Reads the whole topic.
-    fn read(&self, reader: &BaseConsumer<Context>) -> Result<Content, Unopened> {
-        let mut content = Content::default();
-        let mut place = TopicPartitionList::new();
-        let assigned =
-            place.add_partition_offset(&self.name, 0, Offset::Beginning).and_then(|()| reader.assign(&place));
-        assigned.map_err(|error| self.unopened(&error, reader.client()))?;
-        let mut until = Instant::now() + ANSWER;
-        loop {
-            match reader.poll(until.saturating_duration_since(Instant::now())) {
-                Some(Ok(message)) => {
-                    let taken = content.take(message.offset(), message.key(), message.payload());
-                    taken.map_err(|fault| self.damaged(fault))?;
-                    let most = self.limits.file_bytes.saturating_mul(AS_JSON);
-                    if content.bytes > usize::try_from(most).unwrap_or(usize::MAX) {
-                        let most = most >> 20;
-                        return Err(
-                            self.refused(&format!("holds more than {most} MiB, which no journal does"))
-                        );
-                    }
-                    until = Instant::now() + ANSWER;
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(content),
-                Some(Err(error)) => {
-                    if error.rdkafka_error_code() == Some(Code::BadMessage) {
-                        return Err(self.damaged("a message has a wrong checksum".into()));
-                    }
-                    let unopened = self.unopened(&error, reader.client());
-                    if matches!(unopened, Unopened::Refused(_)) {
-                        return Err(unopened);
-                    }
-                }
-                None => {}
-            }
-            if Instant::now() >= until {
-                let error = KafkaError::MessageConsumption(Code::OperationTimedOut);
-                return Err(self.unopened(&error, reader.client()));
-            }
-        }
-    }
-
     /// Whether nothing lies behind a transaction that is still open, where it is not read. None of ours is open any more.
     fn check_end(&self, reader: &BaseConsumer<Context>) -> Result<(), Unopened> {
         let end = |reader: &BaseConsumer<Context>| {
             let ends = reader.fetch_watermarks(&self.name, 0, ANSWER);
-            ends.map(|(_, end)| end).map_err(|error| self.unopened(&error, reader.client()))
+            ends.map(|(_, end)| end).map_err(|error| self.meaning(&error, reader.client()))
         };
         let (readable, end) = (end(reader)?, end(&self.reader("read_uncommitted")?)?);
         if readable == end {
@@ -376,33 +260,12 @@ impl Address {
         )))
     }
 
-    fn check_identity(&self, connection: &Connection) -> Result<(), Fault> {
-        let found = identity(connection)?;
-        if found == self.identity {
-            return Ok(());
-        }
-        Err(Fault::Refused(format!(
-            "is that of {found}, and this is {}: give each instance its own with kafka.journal_topic",
-            self.identity
-        )))
-    }
-
     fn refused(&self, reason: &str) -> Unopened {
-        Unopened::Refused(OpenError::Refused(format!("the journal topic {} {reason}", self.name)))
-    }
-
-    /// What is in it is not what it should be.
-    pub(super) fn damaged(&self, fault: Fault) -> Unopened {
-        match fault {
-            Fault::Refused(reason) => self.refused(&reason),
-            fault @ (Fault::Sql(_) | Fault::Io(_) | Fault::Nonsense(_)) => self.refused(&format!(
-                "is damaged ({fault}): restore it, or delete it and its unfinished jobs are forgotten"
-            )),
-        }
+        Unopened::refused(&self.name, reason)
     }
 
     /// What an error of the broker means for the start.
-    pub(super) fn unopened(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
+    fn meaning(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
         let problem = lock(&client.context().problem).take();
         let codes = [broker::code(error), problem.as_ref().and_then(|(_, code)| *code)];
         let reason = broker::reason(error);
@@ -443,6 +306,79 @@ impl Address {
     }
 }
 
+impl Broker for Address {
+    type Producer = Transactions;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn fence(&self) -> Result<Transactions, Unopened> {
+        let mut config = broker::config(&self.options, self.identity.index, Role::Producer);
+        if config.get("transaction.timeout.ms").is_none() {
+            config.set("transaction.timeout.ms", TRANSACTION_MS);
+        }
+        config
+            .remove("message.timeout.ms")
+            .set("transactional.id", &self.writer)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            // No batch is longer than the longest message.
+            .set("batch.size", PART.to_string());
+        let producer: ThreadedProducer<Context> = self.client(&config)?;
+        self.connect(producer.client())?;
+        match producer.init_transactions(CREATION) {
+            Ok(()) => Ok(Transactions { producer, topic: self.name.clone() }),
+            Err(error) => Err(self.meaning(&error, producer.client())),
+        }
+    }
+
+    fn read(&self, take: Take<'_>) -> Result<(), Unopened> {
+        let reader = self.reader("read_committed")?;
+        self.connect(reader.client())?;
+        let mut place = TopicPartitionList::new();
+        let assigned =
+            place.add_partition_offset(&self.name, 0, Offset::Beginning).and_then(|()| reader.assign(&place));
+        assigned.map_err(|error| self.meaning(&error, reader.client()))?;
+        let mut until = Instant::now() + ANSWER;
+        loop {
+            match reader.poll(until.saturating_duration_since(Instant::now())) {
+                Some(Ok(message)) => {
+                    take(message.offset(), message.key(), message.payload())?;
+                    until = Instant::now() + ANSWER;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => return self.check_end(&reader),
+                Some(Err(error)) => {
+                    if error.rdkafka_error_code() == Some(Code::BadMessage) {
+                        return Err(Unopened::damaged(&self.name, "a message has a wrong checksum".into()));
+                    }
+                    let unopened = self.meaning(&error, reader.client());
+                    if matches!(unopened, Unopened::Refused(_)) {
+                        return Err(unopened);
+                    }
+                }
+                None => {}
+            }
+            if Instant::now() >= until {
+                let error = KafkaError::MessageConsumption(Code::OperationTimedOut);
+                return Err(self.meaning(&error, reader.client()));
+            }
+        }
+    }
+
+    fn unopened(&self, error: &KafkaError, producer: &Transactions) -> Unopened {
+        self.meaning(error, producer.producer.client())
+    }
+}
+
 /// Whether there is no such topic.
 fn is_missing(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
@@ -470,12 +406,12 @@ impl Follower {
     pub fn new(address: &Address) -> Result<Self, Unopened> {
         let reader = address.reader("read_committed")?;
         let ends = reader.fetch_watermarks(&address.name, 0, ANSWER);
-        let (_, next) = ends.map_err(|error| address.unopened(&error, reader.client()))?;
+        let (_, next) = ends.map_err(|error| address.meaning(&error, reader.client()))?;
         let mut place = TopicPartitionList::new();
         let assigned = place
             .add_partition_offset(&address.name, 0, Offset::Offset(next))
             .and_then(|()| reader.assign(&place));
-        assigned.map_err(|error| address.unopened(&error, reader.client()))?;
+        assigned.map_err(|error| address.meaning(&error, reader.client()))?;
         let (name, looked) = (address.name.clone(), Instant::now());
         Ok(Self { name, reader, next, is_at_end: false, looked, behind: None, is_handed_over: false })
     }

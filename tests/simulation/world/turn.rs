@@ -5,14 +5,18 @@ use std::time::Duration;
 use ocps::csc::command::Via;
 use ocps::csc::event::{Ack, Event as SalEvent};
 use ocps::csc::record::{Receipt, Record, Work};
-use ocps::csc::request::{Answer, Outcome};
+use ocps::csc::request::{Answer, Outcome, Request};
 use ocps::csc::{Effect, Input};
 use ocps::daemon::turn::Step;
+use ocps::lease::PATIENCE;
 
 use super::super::lines;
-use super::super::plan::{secs, short};
-use super::super::service::{Call, Fate, service_at};
+use super::super::plan::{millis, secs, short};
+use super::super::service::{Call, Fate, service_at, withheld};
 use super::{Event, World};
+
+/// Time between two looks of a thread at whether it may send.
+const LOOK: Duration = millis(250);
 
 impl World {
     pub(super) fn input(&mut self, input: Input) {
@@ -132,7 +136,7 @@ impl World {
             Effect::ReadConfiguration { .. } => {
                 let result = self.crowd.configuration(&mut self.rng, self.calm_since.is_some());
                 let delay = short(&mut self.rng, secs(5));
-                let process = self.processes;
+                let process = self.number();
                 self.after(delay, Event::Configuration { process, result });
             }
             Effect::Exit | Effect::Fail(_) => self.process_mut().over = true,
@@ -167,7 +171,7 @@ impl World {
     }
 
     fn delivered_at_once(&mut self, receipt: Receipt) {
-        self.rules.delivered(self.processes, receipt);
+        self.rules.delivered(self.number(), receipt);
         self.delivered(receipt);
     }
 
@@ -183,7 +187,7 @@ impl World {
         let time = (self.now.max(self.broker.away_until) + delay).max(last);
         self.broker.last.insert(receipt.what, time);
         self.broker.flying += 1;
-        let process = self.processes;
+        let process = self.number();
         self.at(time, Event::Delivered { process, receipt });
     }
 
@@ -202,19 +206,44 @@ impl World {
         self.after(delay, Event::Reported { process, receipt });
     }
 
-    fn begin_requests(&mut self) {
+    pub(super) fn begin_requests(&mut self) {
         while let Some(request) = self.process.as_mut().and_then(|process| process.workers.begin(self.now)) {
-            let at = service_at(request.url.address());
-            let (now, process) = (self.now, self.processes);
-            let Self { services, plan, rng, .. } = self;
-            let Fate { served, answer } = services[at].send(now, process, &request, plan, rng);
-            if let Some((time, call)) = served {
-                self.at(time, Event::Serve { process, call: Box::new(call), at });
-            }
-            if let Some((time, answer)) = answer {
-                let outcome = Outcome { ticket: request.ticket, took: Duration::ZERO, answer };
-                self.at(time, Event::Answer { process, outcome, served: Duration::ZERO });
-            }
+            self.permit(request, self.now + PATIENCE);
+        }
+    }
+
+    /// A thread sends a request; with one that changes something it waits until then for the right to do so.
+    pub(super) fn permit(&mut self, request: Request, until: Duration) {
+        let now = self.now;
+        let process = self.process_mut();
+        let (process, is_leased) = (process.number, process.journal.is_leased(now));
+        if !request.action.is_change() {
+            return self.send_request(&request);
+        }
+        if is_leased {
+            self.check_sender(&request.action);
+            return self.send_request(&request);
+        }
+        if now < until {
+            return self.after(LOOK, Event::Permit { process, request: Box::new(request), until });
+        }
+        self.rules.counts.withheld += 1;
+        let answer = request.action.failed(withheld());
+        let outcome = Outcome { ticket: request.ticket, took: Duration::ZERO, answer };
+        self.after(Duration::ZERO, Event::Answer { process, outcome, served: Duration::ZERO });
+    }
+
+    fn send_request(&mut self, request: &Request) {
+        let at = service_at(request.url.address());
+        let (now, process) = (self.now, self.number());
+        let Self { services, plan, rng, .. } = self;
+        let Fate { served, answer } = services[at].send(now, process, request, plan, rng);
+        if let Some((time, call)) = served {
+            self.at(time, Event::Serve { process, call: Box::new(call), at });
+        }
+        if let Some((time, answer)) = answer {
+            let outcome = Outcome { ticket: request.ticket, took: Duration::ZERO, answer };
+            self.at(time, Event::Answer { process, outcome, served: Duration::ZERO });
         }
     }
 
@@ -242,13 +271,18 @@ impl World {
     pub(super) fn answer(&mut self, mut outcome: Outcome, served: Duration) {
         let now = self.now;
         self.process_mut().workers.ended(&mut outcome, now);
+        self.answered(outcome, served);
+        if self.process.is_some() {
+            self.begin_requests();
+        }
+    }
+
+    /// The main loop reads an answer.
+    pub(super) fn answered(&mut self, outcome: Outcome, served: Duration) {
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
         if let Answer::List(Ok(jobs)) = &outcome.answer {
             self.rules.listed(jobs);
         }
         self.input(Input::Outcome(outcome));
-        if self.process.is_some() {
-            self.begin_requests();
-        }
     }
 }

@@ -1,0 +1,131 @@
+//! The writer of a topic at a real broker: a transactional producer of librdkafka.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+
+use super::super::lock;
+use super::{Left, Message, Producer};
+use crate::broker;
+
+/// How long the broker may take for a commit, or to give one up, before that counts as failed.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Time between two looks at whether the broker has taken all messages.
+const POLL: Duration = Duration::from_millis(1);
+/// Time between two tries to hand over a message while librdkafka has no room for it.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// What librdkafka says besides the answers to what it is asked.
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    /// The last thing that is wrong with the connection or with a message, in words and by its code.
+    pub(super) problem: Mutex<Option<(String, Option<Code>)>>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
+        log::debug!("librdkafka: {fac} {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // That all brokers are down only repeats the errors of each.
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            let (_, text) = broker::problem(&error, reason);
+            *lock(&self.problem) = Some((text, None));
+        }
+    }
+}
+
+impl ConsumerContext for Context {}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Err((error, _)) if !is_purged(error) => {
+                *lock(&self.problem) = Some((broker::reason(error), error.rdkafka_error_code()));
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Whether a message was only not sent because its transaction is aborted.
+fn is_purged(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
+}
+
+/// The producer, and its topic.
+pub struct Transactions {
+    pub(super) producer: ThreadedProducer<Context>,
+    pub(super) topic: String,
+}
+
+impl Transactions {
+    /// Waits until the broker has taken all messages. (`Producer::flush` takes 0.1 s for that, if not less than no time.)
+    fn flush(&self) -> Result<(), KafkaError> {
+        let until = Instant::now() + ANSWER;
+        while self.producer.in_flight_count() > 0 {
+            if Instant::now() >= until {
+                return Err(KafkaError::Flush(Code::OperationTimedOut));
+            }
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+}
+
+impl Producer for Transactions {
+    type Error = KafkaError;
+
+    fn send(&mut self, messages: &[Message]) -> Result<(), KafkaError> {
+        *lock(&self.producer.client().context().problem) = None;
+        let until = Instant::now() + ANSWER;
+        self.producer.begin_transaction()?;
+        for Message { key, value } in messages {
+            let mut record = BaseRecord::<str, [u8]>::to(&self.topic).partition(0).key(key);
+            record.payload = value.as_deref();
+            while let Err((error, back)) = self.producer.send(record) {
+                if error.rdkafka_error_code() != Some(Code::QueueFull) || Instant::now() >= until {
+                    return Err(error);
+                }
+                record = back;
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), KafkaError> {
+        self.flush().and_then(|()| self.producer.commit_transaction(ANSWER))
+    }
+
+    fn abort(&mut self) -> Result<(), KafkaError> {
+        self.producer.abort_transaction(ANSWER)
+    }
+
+    fn left(error: &KafkaError) -> Left {
+        // Otherwise the messages have not left.
+        let KafkaError::Transaction(error) = error else { return Left::Again };
+        match (error.is_fatal(), error.is_retriable()) {
+            (true, _) => Left::Nothing,
+            (false, true) => Left::Again,
+            (false, false) => Left::Abort,
+        }
+    }
+
+    fn reason(error: &KafkaError) -> String {
+        broker::reason(error)
+    }
+
+    fn problem(&self) -> Option<String> {
+        lock(&self.producer.client().context().problem).as_ref().map(|(text, _)| text.clone())
+    }
+}

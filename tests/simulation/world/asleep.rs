@@ -1,0 +1,107 @@
+//! A process that stands still, as a paused machine does, and what it does when it continues.
+
+use std::mem;
+
+use super::super::cluster::moment;
+use super::super::plan::{any, secs};
+use super::super::service::unclear;
+use super::{Event, World};
+use crate::reply::failed_instead;
+
+/// How often the journal is asked, after a pause, whether another instance has taken it over.
+const QUESTIONS: u32 = 3;
+
+impl World {
+    /// A process that stands still finds later what happens to it now.
+    pub(super) fn hold_back(&mut self, event: Event) -> Option<Event> {
+        let Some(process) = self.process.as_mut().filter(|process| process.is_frozen) else {
+            return Some(event);
+        };
+        // What wakes it, and what the world does without it.
+        let is_outside = matches!(event, Event::Thaw { .. } | Event::TakeOver { .. });
+        if is_outside || !(event.is_for(process.number) || matches!(event, Event::Command(_))) {
+            return Some(event);
+        }
+        process.missed.push(event);
+        None
+    }
+
+    /// The process stands still for a while.
+    pub(super) fn freeze(&mut self) {
+        let pause = secs(10) + any(&mut self.rng, secs(400));
+        let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
+        process.is_frozen = true;
+        let process = process.number;
+        self.note(&format!("the process stands still for {pause:?}"));
+        self.after(pause, Event::Thaw { process });
+        self.fall_silent();
+    }
+
+    pub(super) fn thaw(&mut self) {
+        self.note("the process continues");
+        self.rules.thaw(self.now);
+        let process = self.process_mut();
+        (process.is_frozen, process.unheard) = (false, None);
+        let mut missed = mem::take(&mut process.missed);
+        for event in &mut missed {
+            if let Event::Answer { outcome, .. } = event
+                && self.rng.bool()
+            {
+                // It was there in time, but nobody read it.
+                outcome.answer = failed_instead(&outcome.answer, unclear());
+            }
+        }
+        if self.cluster.is_some() {
+            self.rules.counts.woken += u64::from(self.is_superseded);
+            self.threads_continue(&mut missed);
+            if !self.is_confirmed() {
+                return self.give_back(missed);
+            }
+        }
+        missed.into_iter().for_each(|event| self.at(self.now, event));
+    }
+
+    /// Threads that wait for the service do not wait for the main loop: they begin what is next.
+    fn threads_continue(&mut self, missed: &mut [Event]) {
+        let now = self.now;
+        for event in missed {
+            if let Event::Answer { process, outcome, served } = event {
+                let (process, mut outcome, served) = (*process, outcome.clone(), *served);
+                self.process_mut().workers.ended(&mut outcome, now);
+                *event = Event::Answered { process, outcome, served };
+            }
+        }
+        self.begin_requests();
+    }
+
+    /// The main loop does nothing before the journal has confirmed that no other instance has taken it over; returns whether
+    /// it has.
+    fn is_confirmed(&mut self) -> bool {
+        self.process_mut().journal.channel.push_back(Vec::new());
+        for _ in 0..QUESTIONS {
+            let disk = self.disk();
+            self.process_mut().journal.take();
+            self.commit(disk);
+            let (now, journal) = (self.now, &self.process_mut().journal);
+            if journal.is_fenced() {
+                self.fenced();
+                return false;
+            }
+            if journal.lease.confirmed() == Some(moment(now)) {
+                return true;
+            }
+        }
+        self.crash("since it does not know whether it was taken over from");
+        false
+    }
+
+    /// The process has ended without reading these: messages may be on the wire, and commands are for the next one.
+    pub(super) fn give_back(&mut self, missed: Vec<Event>) {
+        for event in missed {
+            if matches!(event, Event::Command(_) | Event::Delivered { .. }) {
+                let delay = any(&mut self.rng, secs(30));
+                self.after(delay, event);
+            }
+        }
+    }
+}
