@@ -56,6 +56,8 @@
 //! * **An id or an end is published only when it is durable**: who knows an id may abort that job, and who has read an
 //!   end must never read another one. Deliveries are recorded afterwards, so that after a crash something may be
 //!   published twice, always with equal content.
+//! * **Two instances with one journal never change something at the service at once**: what changes something needs a
+//!   [`lease`], which the brokers confirm, and which whoever takes over lets end.
 //! * **An unclear answer is not a failure**: each PUT makes a new job, so it is never repeated before the service's list
 //!   has said that the run is not there. Duplicates that show up are removed.
 //! * **The core is pure**: its time and randomness are handed in. The simulation therefore runs the shipped core, turn,

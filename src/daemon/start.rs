@@ -1,5 +1,6 @@
 //! Start-up: all threads and channels, then the main loop.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, never};
@@ -10,6 +11,7 @@ use super::setup::{self, KafkaPlan, Setup};
 use super::sources::{Sources, signals};
 use super::turn::Turn;
 use super::{Daemon, Failure, missing_credentials};
+use crate::backend::Backend;
 use crate::backend::workers::Workers;
 use crate::clock::{self, Moment};
 #[cfg(feature = "kafka")]
@@ -18,6 +20,7 @@ use crate::config::watcher;
 use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::record::Recovered;
+use crate::csc::request::Outcome;
 use crate::csc::time::Time;
 use crate::http::{self, Question};
 #[cfg(feature = "kafka")]
@@ -61,11 +64,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let state_dir_problem = setup.state_dir_problem();
     let (hub, clients) = open_socket(&setup)?;
     let (kafka, (inputs, commands)) = start_kafka(&setup, lease.clone())?;
-    let (outcome_sender, outcomes) = bounded(OUTCOME_QUEUE);
-    let (connections, capacity) =
-        (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
-    let workers =
-        Workers::start(backend, lease.clone(), connections, capacity, outcome_sender).map_err(no_thread)?;
+    let (workers, outcomes) = start_workers(&setup, backend, lease.clone())?;
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
     watcher::spawn(setup.reader.clone(), config_requests, config_results).map_err(no_thread)?;
@@ -110,12 +109,11 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     daemon.run_turn();
     let channels = daemon.journal.as_ref().map(|journal| (journal.reports().clone(), journal.news().clone()));
     let (journal, news) = channels.unwrap_or_else(|| (never(), never()));
-    let kafka = inputs;
     daemon.run(Sources {
         clients,
         outcomes,
         configuration,
-        kafka,
+        kafka: inputs,
         commands,
         journal,
         news,
@@ -124,6 +122,19 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         signals,
         ticks,
     })
+}
+
+/// What carries out requests, and its answers.
+fn start_workers(
+    setup: &Setup,
+    backend: Arc<dyn Backend>,
+    lease: Lease,
+) -> Result<(Workers, Receiver<Outcome>), Failure> {
+    let (sender, outcomes) = bounded(OUTCOME_QUEUE);
+    let (connections, capacity) =
+        (setup.settings.uws.connections, REQUESTS_PER_JOB * setup.settings.limits.jobs);
+    let workers = Workers::start(backend, lease, connections, capacity, sender).map_err(no_thread)?;
+    Ok((workers, outcomes))
 }
 
 /// What is asked over HTTP. Commands are worth more: where it cannot be served, the daemon starts without.

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::foreign::{Foreign, Received};
-use crate::harness::{Daemon, Home, Killed, QUICK, eventually, run};
+use crate::harness::{Client, Daemon, Home, Killed, QUICK, eventually, run};
 use crate::rig::Rig;
 
 /// Its settings, with which it does not wait long for another instance.
@@ -219,6 +219,25 @@ fn an_instance_that_falls_silent_is_waited_for() {
 }
 
 #[test]
+fn silence_while_the_broker_is_away_is_none() {
+    let rig = Rig::new("");
+    let daemon = rig.start(&[]);
+    let mut client = daemon.connect();
+    let stage = |client: &mut Client| client.query("status")["kafka"]["stage"].clone();
+    eventually("it listens", || stage(&mut client) == "listening");
+    assert!(rig.broker_down());
+    // Longer than it listens.
+    std::thread::sleep(Duration::from_secs(6));
+    let status = client.query("status");
+    assert_eq!(status["kafka"]["stage"], "listening");
+    assert!(status["kafka"]["problem"].is_string(), "{status}");
+    let back = Instant::now();
+    rig.broker_up();
+    eventually("it joins", || stage(&mut client) == "joined");
+    assert!(back.elapsed() > Duration::from_secs(2), "{:?}", back.elapsed());
+}
+
+#[test]
 fn another_with_our_process_id_is_a_fault() {
     let rig = Rig::new("");
     let daemon = rig.start(&[]);
@@ -287,7 +306,7 @@ fn commands_during_the_start_are_carried_out_after_it() {
     rig.registry.down();
     let mut child = Killed(rig.daemon(&[]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     eventually("the socket", || std::os::unix::net::UnixStream::connect(rig.home.socket()).is_ok());
-    let mut client = crate::harness::Client::connect(&rig.home.socket());
+    let mut client = Client::connect(&rig.home.socket());
     // The status is answered at once, a command is carried out after the start.
     let seq = client.send("start", &json!({}));
     let status = client.query("status");

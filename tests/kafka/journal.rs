@@ -445,6 +445,31 @@ fn of_several_that_start_together_one_is_active_and_the_others_stand_by_or_end()
     }
 }
 
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_standby_does_not_take_over_because_the_brokers_were_away() {
+    let rig = rig();
+    let first = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}[kafka]\ntakeover_s = 3\n"));
+    let second = Daemon::start(rig.daemon_in(&home, &["--standby"]), home.socket());
+    let mut client = second.connect();
+    eventually("it stands by", || client.query("status")["kafka"]["stage"] == "standing by");
+    assert!(rig.broker_down());
+    std::thread::sleep(Duration::from_secs(8));
+    let status = client.query("status");
+    assert_eq!(status["kafka"]["stage"], "standing by");
+    assert!(status["journal"]["behind"].is_null(), "{status}");
+    rig.broker_up();
+    assert_eq!(foreign.run("execute", &json!({"pipeline": "true.yaml"})), "303 Done");
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(client.query("status")["kafka"]["stage"], "standing by");
+    assert_eq!(first.connect().query("status")["state"], "ENABLED");
+    let problem = client.query("status")["kafka"]["problem"].clone();
+    assert!(problem.is_null(), "{problem}");
+}
+
 /// Kills of the daemon: `OCPS_TEST_KILLS`, else a few.
 fn kills() -> usize {
     std::env::var("OCPS_TEST_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(6)

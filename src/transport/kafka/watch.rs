@@ -15,6 +15,7 @@ use super::client::Reader;
 use super::outbox::Message;
 use super::reader::{Ended, Feed, POLL, Position, Taken};
 use super::topics::{self, Ranges};
+use super::trouble::Kind;
 use super::upkeep::Upkeep;
 use super::{Shared, Stage, lock, spawn};
 use crate::broker::reason;
@@ -25,6 +26,8 @@ use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
 use crate::transport::{KafkaInput, LISTENING};
 use crossbeam_channel::{Receiver, Sender};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaResult;
 
 /// How long an instance that said OFFLINE must be silent: its next heartbeat would have come.
 const FAREWELL: Duration = Duration::from_millis(1500);
@@ -42,6 +45,8 @@ const READING: Duration = Duration::from_millis(50);
 const UNANSWERED_MAX: usize = 1024;
 /// Time between looks at whether the other instance has handed over.
 const LOOK: Duration = Duration::from_millis(100);
+/// Longest wait for the broker to say how many heartbeats it has.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Time between looks at whether the daemon is ready.
 const WAITING: Duration = Duration::from_millis(10);
 /// Heartbeats of ours that are remembered: more than the outbox can hold, all of which may leave before one is read.
@@ -89,6 +94,7 @@ pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
         commands,
         shared: shared.clone(),
         heartbeats: Progress::default(),
+        begun: topics::ends(&ranges, topics::is_watched),
         along: None,
         unanswered: VecDeque::new(),
     };
@@ -103,6 +109,8 @@ struct Watch {
     commands: Feed,
     shared: Arc<Shared>,
     heartbeats: Progress,
+    /// From where on heartbeats and summary states are read.
+    begun: topics::Offsets,
     /// From where on commands are read while we stand by.
     along: Option<topics::Offsets>,
     /// Those that the other instance may not have taken, and when they came.
@@ -138,9 +146,18 @@ enum Heard {
     Offline,
 }
 
+/// What it means that no other instance is heard.
+enum Silence {
+    /// None is running, as far as is known.
+    Believed,
+    /// There are messages that were not read yet, or cannot be.
+    Unread,
+    /// The brokers cannot be reached.
+    Deaf,
+}
+
 impl Watch {
     fn run(mut self, readers: Readers, ranges: Ranges) -> Result<(), Ended> {
-        let mut begun = topics::ends(&ranges, topics::is_watched);
         let mut ranges = ranges;
         loop {
             if self.listen()?.is_some() && self.along.is_none() {
@@ -166,6 +183,7 @@ impl Watch {
         });
         let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
         Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
+        let mut begun = self.begun.clone();
         begun.extend(commands);
         Upkeep::start(&self.shared, readers, begun);
         self.watch()
@@ -226,7 +244,7 @@ impl Watch {
         let standby = self.shared.options.standby;
         let silence = standby.unwrap_or(LISTENING);
         let waited = || format!("waited {:.1} s for it to end", begun.elapsed().as_secs_f64());
-        let mut until = begun + silence;
+        let (mut since, mut until) = (begun, begun + silence);
         let mut other = None;
         self.shared.is_handed_over.store(false, Ordering::Release);
         while let Some(left) = until.checked_duration_since(Instant::now()) {
@@ -256,12 +274,22 @@ impl Watch {
                         self.along = Some(commands);
                     }
                     other = Some(who);
-                    until = Instant::now() + silence;
+                    since = Instant::now();
+                    until = since + silence;
                 }
                 Some(Heard::Offline) if other.is_some() => {
                     until = (begun + LISTENING).max(Instant::now() + FAREWELL);
                 }
                 Some(Heard::Offline | Heard::Own(_)) | None => {}
+            }
+            let is_last = Instant::now() >= until && since.elapsed() < 3 * silence;
+            match self.examine_silence(is_last) {
+                Silence::Believed => {}
+                Silence::Unread => until = until.max(Instant::now() + POLL),
+                Silence::Deaf => {
+                    since = Instant::now();
+                    until = since + silence;
+                }
             }
         }
         if let Some(who) = &other {
@@ -270,6 +298,46 @@ impl Watch {
         }
         self.shared.enter(Stage::Listening);
         Ok(other)
+    }
+
+    /// What it means that nothing is heard. Where nothing seems to be wrong, the brokers are asked only at the last moment.
+    fn examine_silence(&self, is_last: bool) -> Silence {
+        let is_in_doubt = self.shared.troubles.is_cut_off();
+        if !is_in_doubt && !is_last {
+            return Silence::Believed;
+        }
+        match self.is_all_read() {
+            Ok(is_all_read) => {
+                if is_in_doubt {
+                    self.shared.troubles.over(Kind::Broker, "");
+                    for feed in [&self.feed, &self.commands] {
+                        self.shared.troubles.over(Kind::Consumer, feed.what);
+                    }
+                }
+                if is_last && !is_all_read { Silence::Unread } else { Silence::Believed }
+            }
+            Err(error) => {
+                let text = format!("{} of others cannot be heard: {}", self.feed.what, reason(&error));
+                self.shared.troubles.report(Kind::Consumer, self.feed.what, &text);
+                Silence::Deaf
+            }
+        }
+    }
+
+    /// Whether all was read that the brokers have.
+    fn is_all_read(&self) -> KafkaResult<bool> {
+        let read = self.feed.consumer.position()?;
+        for ((topic, partition), begun) in &self.begun {
+            let name = self.shared.name(*topic);
+            let next = read.find_partition(&name, *partition).and_then(|place| place.offset().to_raw());
+            // There is none where nothing was read yet.
+            let next = next.filter(|next| *next >= 0).unwrap_or(*begun);
+            let (_, end) = self.feed.consumer.fetch_watermarks(&name, *partition, ANSWER)?;
+            if next < end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Says that this one is waited for.
