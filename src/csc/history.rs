@@ -66,7 +66,7 @@ pub enum NoteKind {
     Abort,
     /// It ended: how. Not kept as a note, since the end itself is kept.
     Ended,
-    /// All that is published and acked at its end was delivered: what that is.
+    /// All that is published and acked at its end was delivered, but late: what that is.
     Delivered,
     /// Notes that are not kept: how many.
     LeftOut,

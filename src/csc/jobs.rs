@@ -14,6 +14,9 @@ use super::record::{Deliverable, HISTORY_MAX, Receipt};
 use super::report::{JobReport, StageName};
 use super::timers::TimedMap;
 
+/// That the end of a job was delivered is noted if that came so long after it, in seconds.
+const LATE_S: f64 = 5.0;
+
 /// What some jobs have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Facet {
@@ -190,7 +193,8 @@ impl Jobs {
         let Some(ended) = self.ended.iter_mut().rev().find(|ended| ended.key == key) else { return };
         let is_new = ended.undelivered.contains(&what);
         ended.undelivered.retain(|other| *other != what);
-        if is_new && ended.undelivered.is_empty() {
+        let is_late = ended.report.ended.is_some_and(|at| ctx.now.tai.0 - at.0 >= LATE_S);
+        if is_new && is_late && ended.undelivered.is_empty() {
             let has_result = ended.report.exit_code.is_some();
             let all = if has_result { "job_result and final ack" } else { "final ack" };
             ended.history.note(ctx, key, NoteKind::Delivered, all);

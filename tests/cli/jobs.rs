@@ -16,7 +16,8 @@ fn running(phase: &str) -> Value {
 
 fn ended(outcome: &str, exit_code: i32) -> Value {
     json!({"job_id": "j1", "run_id": "1-a", "stage": "finished", "outcome": outcome, "exit_code": exit_code,
-           "age_s": 65.0, "ended_s": 2.0, "accepted_utc": "2026-11-22T14:00:23.504Z"})
+           "age_s": 65.0, "ended_s": 2.0, "accepted_utc": "2026-11-22T14:00:23.504Z",
+           "ended_utc": "2026-11-22T14:01:26.504Z"})
 }
 
 /// A daemon that has another job, and of ours at each look the next state until the last; commands succeed, but those that
@@ -28,7 +29,8 @@ fn daemon(states: Vec<Value>) -> FakeDaemon {
             let history =
                 json!([{"at": 101.5, "at_utc": "2026-11-22T14:00:25.004Z", "text": "phase queued"}]);
             let mut job = states.first().unwrap().as_object().unwrap().clone();
-            job.extend([("accepted".to_owned(), json!(100.0)), ("history".to_owned(), history)]);
+            let more = [("accepted", json!(100.0)), ("history", history), ("undelivered", json!([]))];
+            job.extend(more.map(|(key, value)| (key.to_owned(), value)));
             let known = line.get("run_id") == Some(&json!("1-a"));
             return vec![Reply::Say(json!({"job": known.then_some(job)}))];
         }
@@ -95,7 +97,9 @@ fn one_job_is_shown_as_lines_or_json() {
     let ran = daemon.run(&["job", "1-", "--utc"]);
     assert_eq!(ran.stdout.lines().take(3).collect::<Vec<_>>(), expected);
     let rest = "accepted       2026-11-22 14:00:23 UTC
+ended          2026-11-22 14:01:26 UTC
 elapsed        1m03s
+delivered      yes
 history        2026-11-22 14:00:25  1.5s  phase queued
 ";
     assert!(ran.stdout.ends_with(rest), "{}", ran.stdout);

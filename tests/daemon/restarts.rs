@@ -113,7 +113,7 @@ fn the_history_of_a_job_is_shown_after_a_restart_too() {
     service.end_jobs();
     let daemon = home.start(&["1"]);
     eventually("it ends", || jobs(&daemon) == ["1 \"finished\" 0"]);
-    let rest = ["resumed after a restart of the daemon", "completed", "delivered: job_result and final ack"];
+    let rest = ["resumed after a restart of the daemon", "completed"];
     let whole = [&before[..], &rest.map(str::to_owned)].concat();
     assert_eq!(history(&home, &id), whole);
     thread::sleep(Duration::from_millis(1500));
@@ -123,6 +123,7 @@ fn the_history_of_a_job_is_shown_after_a_restart_too() {
     assert_eq!(history(&home, &run_id), whole);
     let ran = home.client(&["job", &id, "--json"]);
     let job: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(home.client(&["job", &id]).stdout.contains("\ndelivered      yes\n"));
     assert_eq!((&job["undelivered"], &job["history"][2]["about"]), (&json!([]), &json!(id)), "{job}");
 }
 

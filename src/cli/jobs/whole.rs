@@ -38,6 +38,10 @@ pub(in crate::cli) fn task(line: &Line) -> Result<Task, String> {
 fn text(job: &Value, zone: &Zone) -> String {
     let time = |key: &str| zone.show_in_full(job.get(key)?.as_str()?);
     let list = |key: &str| Some(ids(job, key).join(", ")).filter(|ids| !ids.is_empty());
+    let delivered = job.get("undelivered").map(|_| match list("undelivered") {
+        Some(what) => format!("not yet: {what}"),
+        None => "yes".to_owned(),
+    });
     let lines = [
         ("job", value(job, "job_id")),
         ("run", value(job, "run_id")),
@@ -54,7 +58,7 @@ fn text(job: &Value, zone: &Zone) -> String {
         ("polled", fill(job, "{polled_s} ago")),
         ("waits for", list("waits_for")),
         ("missing", list("missing_prereqs")),
-        ("not delivered", list("undelivered")),
+        ("delivered", delivered.filter(|_| value(job, "ended_utc").is_some())),
     ];
     let line = |(name, text): (&str, Option<String>)| text.map(|text| format!("{name:COLUMN$}{text}\n"));
     lines.into_iter().filter_map(line).chain([history(job, zone)]).collect()
@@ -82,7 +86,8 @@ mod tests {
     fn a_job_is_lines_of_what_is_known() {
         let job = json!({"job_id": "j1", "run_id": "5-x", "identity": "root@localhost", "pipeline": "true.yaml",
                          "seq_num": 7, "origin": 12, "version": "", "stage": "waiting", "phase": null, "output_glob": "*",
-                         "accepted_utc": "2026-11-22T14:00:23.504Z", "ended_utc": null, "age_s": 61.0, "polled_s": 0.52,
+                         "accepted_utc": "2026-11-22T14:00:23.504Z", "ended_utc": "2026-11-22T14:01:24.504Z", "age_s": 61.0,
+                         "polled_s": 0.52,
                          "waits_for": ["a", "b", "c", "d"], "missing_prereqs": [], "undelivered": ["final ack"],
                          "accepted": 100.5, "history": [
                              {"at": 100.5, "at_utc": "2026-11-22T14:00:23.504Z", "text": "accepted from root@localhost"},
@@ -96,10 +101,11 @@ pipeline       true.yaml
 outputs        *
 sender         root@localhost, command 7, origin 12
 accepted       2026-11-22 14:00:23 UTC
+ended          2026-11-22 14:01:24 UTC
 elapsed        1m01s
 polled         0.5s ago
 waits for      a, b, c, d
-not delivered  final ack
+delivered      not yet: final ack
 history        2026-11-22 14:00:23  0.0s   accepted from root@localhost
                2026-11-22 14:01:24  1m01s  waits for a, b, c, d
                2026-11-22 14:01:25  -      phase\\n
