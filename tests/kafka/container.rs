@@ -80,6 +80,16 @@ struct Container {
     pid: Option<Pid>,
 }
 
+impl Drop for Container {
+    /// Kills process 1, and with it all of them: to a daemon the end of its terminal is only a SIGHUP.
+    fn drop(&mut self) {
+        if let (Some(pid), Ok(None)) = (self.pid, self.child.0.try_wait()) {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = self.child.0.wait();
+        }
+    }
+}
+
 impl Container {
     /// Waits until it is made.
     fn start(mut command: Command, enter: &Path, dir: &Path) -> Self {
@@ -362,7 +372,6 @@ fn a_pod_of_the_manifest_with_a_volume_goes_on_after_a_kill() {
     assert_eq!(foreign.run("enable", &json!({})), "303 Done");
     let long = foreign.send("execute", &json!({"pipeline": "long.yaml", "data_query": "dur=600"}));
     let job = foreign.job_id(long);
-    kill_process(container.pid.unwrap(), Signal::KILL).unwrap();
     drop(container);
     let container = pod.start();
     eventually("it is ready", || pod.probe("/readyz"));
