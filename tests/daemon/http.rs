@@ -127,7 +127,8 @@ fn hostile_clients_delay_no_heartbeat_and_keep_no_other_client_out() {
     }
     assert_eq!(ask(connect(&port), "/livez").0, "HTTP/1.1 200 OK");
     assert!(daemon.resource("files") <= files + 65, "{files} {}", daemon.resource("files"));
-    assert_eq!(daemon.resource("Threads"), threads);
+    // Threads that carry out requests may have ended.
+    assert!(daemon.resource("Threads") <= threads);
     // A thousand scrapes, and clients that do not read their answer.
     let unread: Vec<TcpStream> = (0..20).map(|_| connect(&port)).collect();
     unread.iter().for_each(|mut stream| stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap());

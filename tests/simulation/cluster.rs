@@ -234,17 +234,17 @@ impl Producer for Client {
     fn commit(&mut self) -> Result<(), Left> {
         self.check()?;
         let brokers = &mut *self.cluster.0.borrow_mut();
-        let transaction = self.transaction.as_mut().unwrap();
+        let Some(transaction) = self.transaction.as_mut() else { panic!("nothing to commit") };
         let had_happened = brokers.committed.contains(&transaction.number);
         match brokers.mood {
             Disk::Leaderless if !transaction.is_asked => return Err(Left::Abort),
             Disk::FailsAfterwards | Disk::OnTheWire if !had_happened => {
                 brokers.counts.unanswered += 1;
                 transaction.is_asked = true;
-                if brokers.mood == Disk::FailsAfterwards {
-                    brokers.commit(transaction);
-                } else {
+                if brokers.mood == Disk::OnTheWire {
                     brokers.on_the_wire = Some((self.epoch, transaction.clone()));
+                } else {
+                    brokers.commit(transaction);
                 }
                 return Err(Left::Again);
             }

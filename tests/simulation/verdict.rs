@@ -54,7 +54,7 @@ pub(crate) struct Counts {
     pub(crate) early: u64,
     pub(crate) too_many: u64,
     /// Journals that were taken over from a process that was alive, such processes that continued after a pause, those
-    /// that learned that they had lost their journal, and requests that were not sent since that was possible.
+    /// that learned that they had lost their journal, and requests that had to wait for the lease.
     pub(crate) takeovers: u64,
     pub(crate) woken: u64,
     pub(crate) fenced: u64,

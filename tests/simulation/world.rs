@@ -91,6 +91,10 @@ pub(crate) enum Event {
         outcome: Outcome,
         served: Duration,
     },
+    /// The process stands still from now on.
+    Freeze {
+        process: u32,
+    },
     /// The process continues after it stood still.
     Thaw {
         process: u32,
@@ -160,6 +164,7 @@ impl Event {
             | Self::Answer { process, .. }
             | Self::Answered { process, .. }
             | Self::Permit { process, .. }
+            | Self::Freeze { process }
             | Self::Thaw { process }
             | Self::TakeOver { process, .. }
             | Self::Heard { process }
@@ -355,6 +360,7 @@ impl World {
                 self.journal_reports(reports)
             }
             Event::JournalReported { process } if self.is_alive(process) => self.journal_reported(),
+            Event::Freeze { process } if self.is_alive(process) => self.freeze(),
             Event::Thaw { process } if self.is_alive(process) => self.thaw(),
             Event::TakeOver { process, since } if self.is_unheard(process, since) => self.take_over(since),
             Event::Heard { process } if self.is_alive(process) => self.process_mut().unheard = None,
@@ -372,6 +378,7 @@ impl World {
             | Event::Answer { .. }
             | Event::Answered { .. }
             | Event::Permit { .. }
+            | Event::Freeze { .. }
             | Event::Thaw { .. }
             | Event::TakeOver { .. }
             | Event::Heard { .. }

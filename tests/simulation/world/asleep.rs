@@ -1,9 +1,10 @@
 //! A process that stands still, as a paused machine does, and what it does when it continues.
 
 use std::mem;
+use std::time::Duration;
 
 use super::super::cluster::moment;
-use super::super::plan::{any, secs};
+use super::super::plan::{any, chance, secs};
 use super::super::service::unclear;
 use super::{Event, World};
 use crate::reply::failed_instead;
@@ -24,6 +25,14 @@ impl World {
         }
         process.missed.push(event);
         None
+    }
+
+    /// It is in the midst of a commit or of a request, and may stand still there.
+    pub(super) fn may_freeze(&mut self) {
+        if self.plan.standby && chance(&mut self.rng, self.plan.pause / 10.0) {
+            let process = self.number();
+            self.after(Duration::ZERO, Event::Freeze { process });
+        }
     }
 
     /// The process stands still for a while.

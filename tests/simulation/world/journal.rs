@@ -103,6 +103,7 @@ impl World {
         journal.is_busy = true;
         let process = process.number;
         self.after(quick + stall, Event::JournalActs { process });
+        self.may_freeze();
     }
 
     /// What the thread asked for happens on the disk.

@@ -222,12 +222,13 @@ impl World {
         }
         if is_leased {
             self.check_sender(&request.action);
+            self.may_freeze();
             return self.send_request(&request);
         }
+        self.rules.counts.withheld += u64::from(until == now + PATIENCE);
         if now < until {
             return self.after(LOOK, Event::Permit { process, request: Box::new(request), until });
         }
-        self.rules.counts.withheld += 1;
         let answer = request.action.failed(withheld());
         let outcome = Outcome { ticket: request.ticket, took: Duration::ZERO, answer };
         self.after(Duration::ZERO, Event::Answer { process, outcome, served: Duration::ZERO });
