@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,7 +13,10 @@ use super::fake_daemon::{FakeDaemon, PATIENCE, Reply, in_state, run_alone};
 /// What a shell says of a client that such a signal ends while it waits for events.
 fn ended_by(signal: Signal) -> Option<i32> {
     let silent = FakeDaemon::start(|_| Vec::new());
-    let mut watch = silent.spawn(&["watch"], Stdio::null());
+    // Where the tests run in the background, a shell may have them ignore SIGINT.
+    let mut watch = Command::new("env");
+    watch.args(["--default-signal", env!("CARGO_BIN_EXE_ocps"), "watch"]).env("OCPS_SOCKET", silent.socket());
+    let mut watch = watch.stdout(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + PATIENCE;
     while silent.received().is_empty() {
         assert!(Instant::now() < deadline, "the client does not connect");
