@@ -29,7 +29,7 @@ impl World {
 
     /// It is in the midst of a commit or of a request, and may stand still there.
     pub(super) fn may_freeze(&mut self) {
-        if self.plan.standby && chance(&mut self.rng, self.plan.pause / 10.0) {
+        if self.plan.standby && chance(&mut self.rng, self.plan.pause / 3.0) {
             let process = self.number();
             self.after(Duration::ZERO, Event::Freeze { process });
         }

@@ -40,7 +40,9 @@ impl World {
     /// The process is not heard any more.
     pub(super) fn fall_silent(&mut self) {
         let since = self.now;
-        let Some(process) = self.process.as_mut().filter(|_| self.plan.standby) else { return };
+        // Whoever was taken over from is not listened for.
+        let is_awaited = self.plan.standby && !self.is_superseded;
+        let Some(process) = self.process.as_mut().filter(|_| is_awaited) else { return };
         process.unheard = Some(since);
         let process = process.number;
         let delay = SILENCE + short(&mut self.rng, secs(5));
