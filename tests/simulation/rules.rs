@@ -499,10 +499,12 @@ impl Rules {
                 let is_elsewhere =
                     |other: &Accepted| other.aborts(job_id, run_id) && other.url() != command.url();
                 let is_shared = self.commands.values().any(is_elsewhere);
-                // Its id was guessed, and it came to be after the service was asked; we do not know of it yet.
+                // Its id was guessed, and it came to be after the service was asked; we do not know of it yet. An answer may
+                // have waited while the process stood still.
                 let is_known = |job: &Job| {
                     let mut created = self.commands.values().filter_map(|other| other.created.as_ref());
-                    created.any(|(created, _)| *created == job.id) || job.visible_for(now) > LIST_MAX
+                    created.any(|(created, _)| *created == job.id)
+                        || job.visible_for(now) > LIST_MAX + self.sending.stood_still
                 };
                 let there = job(job_id).filter(|job| job.is_listed(now) && is_known(job) && !is_shared);
                 assert!(there.is_none(), "{job_id} exists, but is reported as aborted");
