@@ -277,11 +277,17 @@ impl<B: Broker> Topic<B> {
         });
         match begun {
             Ok(_) => Ok((topic, recovered)),
-            Err(Failed::Broker(_)) if topic.fenced.is_some() => Err(Unopened::Fenced(format!(
-                "the journal topic {} cannot be opened: another instance opens it at the same time",
-                broker.name()
-            ))),
-            Err(Failed::Broker(error)) => Err(broker.unopened(&error, &topic.producer)),
+            Err(Failed::Broker(error)) => Err(match broker.unopened(&error, &topic.producer) {
+                // What is not allowed ends a producer too.
+                Unopened::Away(_) if topic.fenced.is_some() => Unopened::Fenced(format!(
+                    "the journal topic {} cannot be opened: another instance opens it at the same time",
+                    broker.name()
+                )),
+                unopened @ (Unopened::Refused(_)
+                | Unopened::Away(_)
+                | Unopened::Fenced(_)
+                | Unopened::Yielded) => unopened,
+            }),
             Err(Failed::Sql(fault)) => Err(damaged(fault)),
         }
     }

@@ -148,7 +148,8 @@ pub(crate) fn run(command: &mut Command) -> Ran {
     thread::spawn(move || sender.send(child.wait_with_output()));
     let output = receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         kill_process(pid, Signal::KILL).unwrap();
-        panic!("the process does not end");
+        let output = receiver.recv().unwrap().unwrap();
+        panic!("the process does not end; it says: {}", String::from_utf8_lossy(&output.stderr));
     });
     let output = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
