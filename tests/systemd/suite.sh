@@ -76,7 +76,7 @@ test_start() {
   succeed systemctl start ocps
   show "from start to ready: $(( $(ms) - from )) ms (simulated, with systemctl)"
   expect 'status' '"?ENABLED' ocps state
-  expect 'status text' '^ENABLED: 0 jobs' property StatusText ocps
+  expect 'status text' '^ENABLED: no jobs' property StatusText ocps
   expect 'owner of the socket' '^660 ocps:ocps /run/ocps/ocps.sock' stat -c '%a %U:%G %n' /run/ocps/ocps.sock
   expect 'its directory' '^750 ocps:ocps' stat -c '%a %U:%G' /run/ocps
   expect 'user' '^ocps$' ps -o user= -p "$(pid)"
