@@ -436,5 +436,6 @@ fn a_client_of_another_pid_namespace_is_served() {
     let ran = home.client(&["send", "execute", "pipeline=true.yaml"]);
     let log = || fs::read_to_string(&log).unwrap();
     assert_eq!(ran.code, Some(0), "{ran:?}\n{}", log());
+    assert_eq!(home.client(&["send", "setLogLevel", "level=20"]).code, Some(0));
     eventually("it is logged", || log().contains("@localhost (a process of another PID namespace)"));
 }
