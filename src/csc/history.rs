@@ -34,7 +34,7 @@ pub struct Note {
     pub at: Tai,
     /// What.
     pub kind: NoteKind,
-    /// What the kind says is told; else empty.
+    /// Further words where the kind needs them; else empty.
     pub about: Arc<str>,
 }
 
