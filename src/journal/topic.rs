@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::error::{Fault, OpenError};
-use super::open::{identity, introduce};
+use super::open::{identity, introduce, runs};
 pub use super::rows::Message;
 use super::rows::{CLOSED, Content, Tables};
 use super::schema::STEPS;
@@ -236,7 +236,7 @@ fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened>
         }
         match identity(&connection)? {
             found if found == ours => {
-                let was_open = has_content && closed != Some(lives(&connection)?);
+                let was_open = has_content && closed != Some(runs(&connection)?);
                 Ok((connection, tables, was_open))
             }
             found => Err(Fault::Refused(format!(
@@ -389,11 +389,6 @@ impl<B: Broker> Topic<B> {
     }
 }
 
-/// The number of this run.
-fn lives(connection: &Connection) -> rusqlite::Result<i64> {
-    connection.query_row("SELECT lives FROM journal", [], |row| row.get(0))
-}
-
 /// Writes something in any case, so that the broker says whether we may.
 fn ask(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE journal SET only = only", []).map(drop)
@@ -436,7 +431,7 @@ impl<B: Broker> Store for Topic<B> {
             if self.taken.is_some_and(|taken| age(taken) < TERM) {
                 return Ok(());
             }
-            let value = Some(lives(&self.connection)?.to_string().into_bytes());
+            let value = Some(runs(&self.connection)?.to_string().into_bytes());
             self.transact(Some(Message { key: CLOSED.to_owned(), value }), |_| Ok(()))
         });
         closed.map_err(|failed| self.reason(&failed))
