@@ -283,9 +283,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        let ended = self.child.try_wait();
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
+            if let Ok(Some(status)) = ended {
+                eprintln!("--- the daemon had ended: {status}");
+            }
             eprintln!("--- the log of the daemon:\n{}---", self.stderr());
         }
     }
