@@ -32,8 +32,8 @@ const ROUTINE_MAX: Duration = Duration::from_secs(60);
 pub(super) const DUPLICATES_FOR: Duration = Duration::from_secs(3600);
 /// Most runs that are looked for so, unless more jobs are allowed; those that end first go first.
 const DUPLICATES_MAX: usize = 1000;
-/// A service that took a time for a list is asked for none for as long, and for so many times as long where it is
-/// only to look for duplicates.
+/// A service that took a time for a list, or to fail, is asked for none for as long, and for so many times as long where
+/// it is only to look for duplicates: one that answers one request at a time has others to answer.
 const REST: u32 = 4;
 /// Longest such rest.
 const REST_MAX: Duration = Duration::from_secs(60);
@@ -56,8 +56,6 @@ struct Lookup {
     /// The list in progress, or the earliest time of the next.
     retry: Retry,
     list: Option<Listing>,
-    /// When the last list was asked for.
-    last: Duration,
     /// The earliest time of the next one that only looks for duplicates.
     not_routinely_before: Duration,
     /// When what is in doubt is to be looked for.
@@ -66,8 +64,6 @@ struct Lookup {
     is_routine: bool,
     /// Whether it is to show how all jobs are.
     is_of_all: bool,
-    /// Whether a submission is given up if this list does not show its job.
-    is_last: bool,
     /// Jobs of which the service says that they are not there, with the last request before that: a list that is
     /// asked for later decides.
     missing: BTreeMap<Polled, (JobId, Ticket)>,
@@ -89,6 +85,13 @@ pub(super) struct Listing {
     is_search: bool,
     /// The same, and the prerequisites, since it shows how all jobs are.
     pub(super) is_of_all: bool,
+}
+
+impl Listing {
+    /// How long it has taken until now.
+    fn took(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.asked + self.stood_still)
+    }
 }
 
 /// A run of which a second job may appear.
@@ -119,8 +122,7 @@ impl Timed for Lookup {
         let doubt = self.doubt.map(|time| time.max(not_before));
         let routine = self.is_routine.then_some(self.not_routinely_before);
         let of_all = self.is_of_all.then_some(not_before);
-        let last = self.is_last.then_some(self.last + IN_DOUBT);
-        [doubt, routine, of_all, last].into_iter().flatten().min()
+        [doubt, routine, of_all].into_iter().flatten().min()
     }
 }
 
@@ -184,11 +186,6 @@ impl Lookups {
     /// Nobody wants to know any more whether this job is there.
     pub(super) fn forget_missing(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
         self.services.update(ctx, url, |_, lookup| lookup.missing.remove(polled));
-    }
-
-    /// A submission is given up if the next list does not show its job.
-    pub(super) fn look_a_last_time(&mut self, ctx: &mut Context, url: &Url) {
-        self.update(ctx, url, |lookup| lookup.is_last = true);
     }
 
     /// From now on, for a time, jobs of its run other than this one are removed when they show up. How long ago a
@@ -287,7 +284,6 @@ impl Lookups {
             }
             lookup.is_routine &= is_routine;
             lookup.is_of_all &= polled.is_some();
-            lookup.is_last &= is_in_doubt;
             if lookup.due().is_none_or(|due| now < due) {
                 return;
             }
@@ -299,8 +295,7 @@ impl Lookups {
             let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
             let action = Action::List { run_ids: runs, job_ids, active_of };
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
-            (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);
-            lookup.last = now;
+            (lookup.doubt, lookup.is_routine, lookup.is_of_all) = (None, false, false);
             lookup.retry.asked(ticket);
             let stood_still = Duration::ZERO;
             lookup.list = Some(Listing { ticket, asked: now, stood_still, run_ids, is_search, is_of_all });
@@ -312,7 +307,7 @@ impl Lookups {
         let now = ctx.now.mono;
         let note = |_: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
-            let took = now.saturating_sub(list.asked + list.stood_still);
+            let took = list.took(now);
             lookup.retry = Retry::at(now + took.min(REST_MAX));
             lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
             lookup.doubt = Some(now + IN_DOUBT);
@@ -322,12 +317,14 @@ impl Lookups {
         self.services.update(ctx, url, note).flatten()
     }
 
-    /// The list could not be had; gives when it is asked for again, and how often it failed.
+    /// The list could not be had: the service rests too. Gives when it is asked for again, and how often it failed.
     fn note_failure(&mut self, ctx: &mut Context, url: &Url) -> Option<(Listing, Duration, u32)> {
+        let now = ctx.now.mono;
         let note = |ctx: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
             lookup.retry.fail(ctx, 2 * IN_DOUBT);
-            let again = lookup.retry.due()?;
+            let again = lookup.retry.due()?.max(now + list.took(now).min(REST_MAX));
+            lookup.retry.again_at(again);
             (lookup.doubt, lookup.is_routine, lookup.not_routinely_before) = (Some(again), true, again);
             Some((list, again, lookup.retry.failures()))
         };
