@@ -28,7 +28,7 @@ use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
 use crate::journal::{Journal, News, OpenError};
-use crate::lease::Lease;
+use crate::lease::{Lease, TERM};
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
 use crate::transport::KafkaInput;
@@ -159,11 +159,12 @@ impl Daemon {
     }
 
     /// Where process or machine stood still, or another instance is heard, that one may have taken the journal over: nothing
-    /// is done before it is certain that it has not.
+    /// is done before it is certain that it has not. Where the brokers were away before that, it goes on as before.
     fn note_pause(&mut self, sources: &Sources, event: &Event) {
         let now = Moment::now();
-        let still = mem::replace(&mut self.turned, now).age(now);
-        if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) {
+        let still = self.turned.age(now);
+        let was_cut_off = self.lease.confirmed().is_some_and(|confirmed| confirmed.age(self.turned) >= TERM);
+        if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) && !was_cut_off {
             self.end = Some(Err(Failure::Other(format!(
                 "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
                  over: it has to start anew",
@@ -174,6 +175,8 @@ impl Daemon {
             // If the journal does not answer, it is as with one that no other instance can take over.
             self.is_owner(sources, STOOD_STILL);
         }
+        // Not what it waited here.
+        self.turned = Moment::now();
     }
 
     /// Whether the journal says in time that it is still ours, or that it is not, which ends the daemon; or need not say so.

@@ -325,6 +325,8 @@ pub(crate) struct Process {
     pub(crate) over: bool,
     /// Whether the process stands still.
     pub(crate) is_frozen: bool,
+    /// Whether the brokers were away when it last began to.
+    pub(crate) was_cut_off: bool,
     /// Since when the instance that stands by has not heard it.
     pub(crate) unheard: Option<Duration>,
     /// What it will find when it continues.
@@ -341,6 +343,7 @@ impl Process {
             turn,
             over: false,
             is_frozen: false,
+            was_cut_off: false,
             unheard: None,
             missed: Vec::new(),
             workers: Workers::new(plan),

@@ -3,6 +3,8 @@
 use std::mem;
 use std::time::Duration;
 
+use ocps::lease::TERM;
+
 use super::super::cluster::moment;
 use super::super::plan::{any, chance, secs};
 use super::super::service::unclear;
@@ -40,6 +42,8 @@ impl World {
         let pause = secs(10) + any(&mut self.rng, secs(400));
         let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
         process.is_frozen = true;
+        let confirmed = process.journal.lease.confirmed();
+        process.was_cut_off = confirmed.is_some_and(|confirmed| confirmed.age(moment(self.now)) >= TERM);
         let process = process.number;
         self.note(&format!("the process stands still for {pause:?}"));
         self.after(pause, Event::Thaw { process });
@@ -84,7 +88,7 @@ impl World {
     }
 
     /// The main loop does nothing before the journal has confirmed that no other instance has taken it over; returns whether
-    /// it has.
+    /// it may go on.
     fn is_confirmed(&mut self) -> bool {
         self.process_mut().journal.channel.push_back(Vec::new());
         for _ in 0..QUESTIONS {
@@ -99,6 +103,9 @@ impl World {
             if journal.lease.confirmed() == Some(moment(now)) {
                 return true;
             }
+        }
+        if self.process_mut().was_cut_off {
+            return true;
         }
         self.crash("since it does not know whether it was taken over from");
         false
