@@ -35,10 +35,14 @@ mod trace;
 mod verdict;
 mod world;
 
+use std::any::Any;
 use std::collections::BTreeMap;
-use std::env;
+use std::num::NonZero;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{env, thread};
 
 use trace::Trace;
 use verdict::Counts;
@@ -61,26 +65,63 @@ fn seeds() -> Range<u64> {
     }
 }
 
+/// What several seeds came to.
+#[derive(Default)]
+struct Sum {
+    counts: Counts,
+    excused: BTreeMap<&'static str, u64>,
+    /// The lowest seed that failed, its trace and its panic.
+    failure: Option<(u64, Trace, Box<dyn Any + Send>)>,
+}
+
+impl Sum {
+    /// Runs seeds, the next of which is there, until one has failed below it. All below the one that is shown are run.
+    fn run(sum: &Mutex<Self>, next: &AtomicU64, seeds: &Range<u64>, lines: usize) {
+        let lock = || sum.lock().unwrap();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let is_failed = lock().failure.as_ref().is_some_and(|(failed, ..)| *failed < seed);
+            if seed >= seeds.end || is_failed {
+                return;
+            }
+            let mut world = World::new(seed, Trace::new(lines));
+            let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+            let polling = &world.rules.polling;
+            world.rules.counts.longest = [polling.longest_unasked, polling.longest_unnoticed];
+            let mut sum = lock();
+            match result {
+                Ok(()) => {
+                    sum.counts.runs += 1;
+                    sum.counts.add(&world.rules.counts);
+                    for (excuse, count) in &world.rules.excused {
+                        *sum.excused.entry(*excuse).or_default() += count;
+                    }
+                }
+                Err(panic) if sum.failure.as_ref().is_none_or(|(failed, ..)| seed < *failed) => {
+                    sum.failure = Some((seed, world.trace, panic));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
 #[test]
 fn no_job_is_ever_lost() {
     let seeds = seeds();
     let lines = if seeds.end - seeds.start == 1 { usize::MAX } else { LINES };
-    let mut counts = Counts::default();
-    let mut excused = BTreeMap::new();
-    for seed in seeds.clone() {
-        let mut world = World::new(seed, Trace::new(lines));
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.run())) {
-            world.trace.show();
-            eprintln!("again: OCPS_SEED={seed} cargo test --no-default-features --test simulation no_job");
-            resume_unwind(panic);
+    let (sum, next) = (Mutex::default(), AtomicU64::new(seeds.start));
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| Sum::run(&sum, &next, &seeds, lines));
         }
-        let polling = &world.rules.polling;
-        world.rules.counts.longest = [polling.longest_unasked, polling.longest_unnoticed];
-        counts.runs += 1;
-        counts.add(&world.rules.counts);
-        for (excuse, count) in &world.rules.excused {
-            *excused.entry(*excuse).or_insert(0) += count;
-        }
+    });
+    let Sum { counts, excused, failure } = sum.into_inner().unwrap();
+    if let Some((seed, trace, panic)) = failure {
+        trace.show();
+        eprintln!("again: OCPS_SEED={seed} cargo test --no-default-features --test simulation no_job");
+        resume_unwind(panic);
     }
     println!("{counts:#?}\n{excused:#?}");
     if seeds.end - seeds.start >= SEEDS {
