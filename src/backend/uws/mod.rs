@@ -93,7 +93,7 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn leased(settings: &settings::Uws, lease: Lease) -> Result<Self, String> {
-        Self::over(settings, lease, DefaultConnector::default(), Lookup)
+        Self::over(settings, lease, DefaultConnector::default(), Lookup::default())
     }
 
     /// Makes a client that reaches the service in another way than over a network, for tests.
