@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserializer as _;
 use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use serde_json::{Deserializer, Error, de};
+use serde_json::{Deserializer, Error};
 
 /// The members of an object in their order, their values as they are written; of at most `max`.
 ///
@@ -21,13 +21,11 @@ pub(crate) fn members(json: &str, max: usize) -> Result<Vec<(String, &RawValue)>
 /// Hands over each element of an array, as it is written.
 ///
 /// # Errors
-/// The text is no JSON array, or cannot be read.
-pub(crate) fn elements<'de>(
-    mut json: Deserializer<impl de::Read<'de>>,
-    take: impl FnMut(&str),
-) -> Result<(), Error> {
-    json.deserialize_seq(Elements(take))?;
-    json.end()
+/// The text is no JSON array.
+pub(crate) fn elements(json: &str, take: impl FnMut(&str)) -> Result<(), Error> {
+    let mut deserializer = Deserializer::from_str(json);
+    deserializer.deserialize_seq(Elements(take))?;
+    deserializer.end()
 }
 
 struct Members {
@@ -63,7 +61,7 @@ impl<'de, F: FnMut(&str)> Visitor<'de> for Elements<F> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(element) = elements.next_element::<Box<RawValue>>()? {
+        while let Some(element) = elements.next_element::<&RawValue>()? {
             (self.0)(element.get());
         }
         Ok(())

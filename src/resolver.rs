@@ -1,13 +1,15 @@
 //! What all HTTP requests have in common: their configuration, and how the addresses of hosts are found. Invariant: a lack of threads or descriptors is an error of one
 //! request.
 //!
-//! The library's own resolver starts a thread for each new connection, addresses in digits included, and panics where
-//! there is none.
+//! The library's own resolver starts a thread for each request, addresses in digits included, and panics where there is
+//! none. It asks for each request, also where a connection is there already.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ureq::config::{Config, ConfigBuilder};
 use ureq::http::Uri;
@@ -18,6 +20,9 @@ use ureq::{Agent, Error, Proxy};
 
 /// Most addresses of one host that are tried; the library takes no more.
 const ADDRESSES_MAX: usize = 16;
+
+/// How long the addresses of a host are used that were found.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
 
 /// How all HTTP requests are made; timeouts are to be added.
 pub(crate) fn http_config(proxy: Option<Proxy>) -> ConfigBuilder<AgentScope> {
@@ -38,9 +43,17 @@ pub(crate) fn http_config(proxy: Option<Proxy>) -> ConfigBuilder<AgentScope> {
     config
 }
 
-/// Finds hosts as described here.
+/// Finds hosts as described here; the last one is known for some time.
+#[derive(Debug, Default)]
+pub(crate) struct Lookup(Mutex<Option<Known>>);
+
+/// When which addresses of a host were found.
 #[derive(Debug)]
-pub(crate) struct Lookup;
+struct Known {
+    host: String,
+    at: Instant,
+    addresses: Vec<SocketAddr>,
+}
 
 impl Resolver for Lookup {
     fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
@@ -50,9 +63,29 @@ impl Resolver for Lookup {
         let mut found = self.empty();
         match host.parse::<SocketAddr>() {
             Ok(address) => found.push(address),
-            Err(_) => look_up(host, timeout)?.into_iter().take(ADDRESSES_MAX).for_each(|one| found.push(one)),
+            Err(_) => {
+                self.find(host, timeout)?.into_iter().take(ADDRESSES_MAX).for_each(|one| found.push(one))
+            }
         }
         if found.is_empty() { Err(Error::HostNotFound) } else { Ok(found) }
+    }
+}
+
+impl Lookup {
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, host: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
+        if let Some(known) = &*self.known()
+            && known.host == host
+            && known.at.elapsed() < KNOWN_FOR
+        {
+            return Ok(known.addresses.clone());
+        }
+        let addresses = look_up(host.clone(), timeout)?;
+        *self.known() = Some(Known { host, at: Instant::now(), addresses: addresses.clone() });
+        Ok(addresses)
     }
 }
 

@@ -86,7 +86,9 @@ impl RunId {
         let (seq_num, index) = (parts.next()?, parts.next()?.strip_prefix(OURS)?);
         parts.next()?;
         let seq_num = seq_num.parse().ok().filter(|number| *number >= 0)?;
-        let index = SalIndex::ALL.into_iter().find(|known| known.number().to_string() == index)?;
+        let is_canonical = index.starts_with(|first| matches!(first, '1'..='9'));
+        let number = index.parse::<i32>().ok().filter(|_| is_canonical)?;
+        let index = SalIndex::ALL.into_iter().find(|known| known.number() == number)?;
         Some((SeqNum(seq_num), index))
     }
 

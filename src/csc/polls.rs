@@ -27,6 +27,10 @@ use super::timers::Timer;
 const ABSENT_AGAIN: Duration = Duration::from_secs(3);
 /// Polls of a service that are out at once, for each connection: one is under way, one waits for the thread.
 const OUT_PER_CONNECTION: usize = 2;
+/// Single polls that are due in the same of so many parts of an interval, or of at most this time, are asked together: to
+/// wake up for each costs more than to ask.
+const PARTS: u32 = 32;
+const PART_MAX: Duration = Duration::from_millis(50);
 /// One of so many jobs is asked for singly in each round of lists; one at least.
 const SAMPLED: usize = 100;
 /// How old a list may be, and two poll intervals at least: longer ago than that no job that it shows as active ended.
@@ -145,6 +149,16 @@ struct AtService {
     stretched: Option<Duration>,
 }
 
+/// The end of the part of an interval that a time to come is in.
+fn end_of_part(ctx: &Context, time: Duration) -> Duration {
+    let part = (ctx.poll_interval / PARTS).min(PART_MAX).as_nanos();
+    if time <= ctx.now.mono || part == 0 {
+        return time;
+    }
+    let left = (part - time.as_nanos() % part) % part;
+    time + Duration::from_nanos(u64::try_from(left).unwrap_or_default())
+}
+
 impl AtService {
     fn set(&mut self, polled: &Polled, next: Next) {
         let Some(poll) = self.polls.get_mut(polled) else { return };
@@ -168,7 +182,7 @@ impl AtService {
     /// When something is to be done.
     fn next(&self, ctx: &Context) -> Option<Duration> {
         let is_full = self.out >= ctx.settings.connections.saturating_mul(OUT_PER_CONNECTION);
-        let single = self.due.first().filter(|_| !is_full).map(|(time, _)| *time);
+        let single = self.due.first().filter(|_| !is_full).map(|(time, _)| end_of_part(ctx, *time));
         let list = match self.way {
             Way::Each => None,
             Way::List { due, is_wanted: false } => Some(due),

@@ -80,6 +80,18 @@ fn jobs_that_were_created_together_are_polled_at_times_of_their_own() {
     assert!(polls.windows(4).all(|polls| polls[3].0 > polls[0].0 + POLL / 100), "{polls:?}");
 }
 
+#[test]
+fn jobs_that_are_due_within_a_moment_are_polled_together_and_each_once_an_interval() {
+    let mut world = crowd(Settings { max_jobs: 1000, ..settings() }, 400);
+    run(&mut world, POLL, none_listed);
+    let begun = world.now;
+    run(&mut world, POLL * 2, none_listed);
+    let polls = || world.lines.iter().filter(|(time, line)| *time > begun && line.starts_with("GET j"));
+    let times: std::collections::BTreeSet<Duration> = polls().map(|(time, _)| *time).collect();
+    assert!((790..=810).contains(&polls().count()), "{}", polls().count());
+    assert!((100..=202).contains(&times.len()), "{}", times.len());
+}
+
 fn none_listed(_: &World) -> Reply {
     none()
 }

@@ -17,6 +17,9 @@ use crate::csc::request::{Contact, Failure, FailureKind};
 use crate::text::quote;
 use crate::url::Url;
 
+/// Room for a usual body, in bytes.
+const USUAL_BODY: usize = 4096;
+
 /// Where a request goes.
 #[derive(Clone, Copy)]
 pub(super) struct Address<'a> {
@@ -54,7 +57,7 @@ impl<'a> Call<'a> {
         let limit = if head.status == 200 { limit } else { TEXT_LIMIT };
         let content_type = header(&head.headers, CONTENT_TYPE).unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(USUAL_BODY);
         // One byte more, to tell a full body from one that is too large.
         let ended = body.as_reader().take(limit as u64 + 1).read_to_end(&mut bytes);
         let end = match ended {

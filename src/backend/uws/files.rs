@@ -7,7 +7,7 @@
 use std::io::{self, Read, empty, sink};
 use std::time::Duration;
 
-use serde_json::{Deserializer, Value};
+use serde_json::Value;
 use ureq::Body;
 use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, RANGE};
 use ureq::http::{Request, Response};
@@ -66,7 +66,7 @@ impl Uws {
         };
         let list = readable(&mut reply.body).map_err(wrong)?;
         let mut files = Vec::new();
-        let listed = elements(Deserializer::from_str(list), |element| {
+        let listed = elements(list, |element| {
             files.extend(job_file(element).filter(|_| files.len() < FILES_MAX));
         });
         listed.map_err(wrong)?;

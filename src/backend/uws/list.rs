@@ -1,41 +1,118 @@
-//! The service's list of jobs, read as a stream. Invariant: only what was asked for is kept,
+//! The service's list of jobs, read piece by piece. Invariant: only what was asked for is kept,
 //! and nothing that one element contains makes the others unreadable.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufReader, Read};
+use std::collections::{BTreeSet, HashMap};
+use std::io::{self, Read};
 
 use serde::Deserialize;
-use serde_json::Deserializer;
+use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
+use serde_json::{Deserializer, Error};
 
 use crate::backend::Wanted;
 use crate::csc::event::Phase;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::ListedJob;
-use crate::json::elements;
 
 /// Most jobs of one run in one answer. There should be one; of more the rest is found with the next list, when these
 /// have been removed.
 const OF_RUN_MAX: usize = 16;
 
+/// How much is read at once, in bytes, unless an element is larger.
+const PIECE: usize = 64 * 1024;
+
 /// Reads the array and picks the jobs that are wanted; what is no usable job is skipped,
-/// and a job that is there twice counts once.
+/// and a job that is there twice counts once. No more of the text is in memory than twice the largest element, and a
+/// piece.
 ///
 /// # Errors
-/// The text is no array, is cut off, or the reader failed.
-pub(super) fn read(reader: impl Read, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, serde_json::Error> {
-    let mut seen: BTreeMap<RunId, BTreeSet<JobId>> = BTreeMap::new();
-    let mut jobs = Vec::new();
-    elements(Deserializer::from_reader(BufReader::new(reader)), |element| {
-        let Some(job) = pick(element, wanted) else { return };
-        let of_run = seen.entry(job.run_id.clone()).or_default();
-        let is_new = of_run.insert(job.job_id.clone());
-        if is_new && (of_run.len() <= OF_RUN_MAX || wanted.job_ids.contains(&job.job_id)) {
-            jobs.push(job);
+/// The reader failed; or the text is no array, or is cut off, and there is a [`serde_json::Error`] inside.
+pub(super) fn read(mut reader: impl Read, wanted: &Wanted<'_>) -> io::Result<Vec<ListedJob>> {
+    let (mut found, mut next) = (Found { wanted, seen: HashMap::new(), jobs: Vec::new() }, Next::Begin);
+    let (mut text, mut at, mut is_whole) = (Vec::new(), 0, false);
+    loop {
+        // What goes on behind the text is not cut within a number, which would seem to be complete.
+        let is_boundary = |byte: &u8| b"{}[],\"".contains(byte);
+        let last = || text.iter().rposition(is_boundary).map_or(0, |last| last + 1);
+        let end = if is_whole { text.len() } else { last() };
+        match found.step(text.get(at..end).unwrap_or_default(), next) {
+            Ok(Some((length, then))) => (at, next) = (at + length, then),
+            Ok(None) if is_whole && next == Next::Nothing => return Ok(found.jobs),
+            Ok(None) if is_whole => return Err(Error::custom("the list is cut off").into()),
+            Err(error) if is_whole || !error.is_eof() => return Err(error.into()),
+            Ok(None) | Err(_) => {
+                text.drain(..at);
+                at = 0;
+                let wanted = text.len().max(PIECE);
+                is_whole = reader.by_ref().take(wanted as u64).read_to_end(&mut text)? < wanted;
+            }
         }
-    })?;
-    Ok(jobs)
+    }
+}
+
+/// What may come next in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Begin,
+    FirstOrEnd,
+    Element,
+    CommaOrEnd,
+    Nothing,
+}
+
+/// What was found so far.
+struct Found<'a> {
+    wanted: &'a Wanted<'a>,
+    seen: HashMap<RunId, BTreeSet<JobId>>,
+    jobs: Vec<ListedJob>,
+}
+
+impl Found<'_> {
+    /// Takes what comes next; gives how long that is, and what may follow. None: there are only blanks.
+    fn step(&mut self, text: &[u8], next: Next) -> Result<Option<(usize, Next)>, Error> {
+        let Some(blanks) = text.iter().position(|byte| !byte.is_ascii_whitespace()) else { return Ok(None) };
+        let text = text.get(blanks..).unwrap_or_default();
+        let (length, then) = match (next, text.first()) {
+            (Next::Begin, Some(b'[')) => (1, Next::FirstOrEnd),
+            (Next::FirstOrEnd | Next::CommaOrEnd, Some(b']')) => (1, Next::Nothing),
+            (Next::CommaOrEnd, Some(b',')) => (1, Next::Element),
+            (Next::FirstOrEnd | Next::Element, _) => (self.element(text)?, Next::CommaOrEnd),
+            (Next::Begin, _) => return Err(Error::custom("it is no array")),
+            (Next::CommaOrEnd | Next::Nothing, _) => {
+                return Err(Error::custom("there is something between or behind its elements"));
+            }
+        };
+        Ok(Some((blanks + length, then)))
+    }
+
+    /// Takes the element that the text begins with; gives its length.
+    fn element(&mut self, text: &[u8]) -> Result<usize, Error> {
+        match first::<Element<'_>>(text) {
+            Ok((element, length)) => {
+                self.note(&element);
+                Ok(length)
+            }
+            Err(error) if error.is_eof() => Err(error),
+            Err(_) => first::<IgnoredAny>(text).map(|(_, length)| length),
+        }
+    }
+
+    fn note(&mut self, element: &Element<'_>) {
+        let Some(job) = element.job().filter(|job| self.wanted.has(job)) else { return };
+        let of_run = self.seen.entry(job.run_id.clone()).or_default();
+        let is_new = of_run.insert(job.job_id.clone());
+        if is_new && (of_run.len() <= OF_RUN_MAX || self.wanted.job_ids.contains(&job.job_id)) {
+            self.jobs.push(job);
+        }
+    }
+}
+
+/// The value that the text begins with, and its length.
+fn first<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<(T, usize), Error> {
+    let mut values = Deserializer::from_slice(text).into_iter();
+    let value = values.next().unwrap_or_else(|| Err(Error::custom("there is no value")))?;
+    Ok((value, values.byte_offset()))
 }
 
 /// What counts of an element.
@@ -49,13 +126,17 @@ struct Element<'a> {
     phase: Option<&'a RawValue>,
 }
 
-/// The job of an element, if it is wanted. One without a phase is not known to be active.
-fn pick(element: &str, wanted: &Wanted<'_>) -> Option<ListedJob> {
-    let Element { job_id, run_id, phase } = serde_json::from_str(element).ok()?;
-    let phase: Option<String> = phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    let phase = phase.map_or(Phase::Unknown, |phase| Phase::parse(&phase));
-    let job = ListedJob { job_id: JobId::parse(&job_id).ok()?, run_id: RunId::parse(&run_id)?, phase };
-    wanted.has(&job).then_some(job)
+impl Element<'_> {
+    /// Its job. One without a phase is not known to be active.
+    fn job(&self) -> Option<ListedJob> {
+        let phase = self.phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let phase = phase.map_or(Phase::Unknown, Phase::parse);
+        Some(ListedJob {
+            job_id: JobId::parse(&self.job_id).ok()?,
+            run_id: RunId::parse(&self.run_id)?,
+            phase,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -63,13 +144,13 @@ mod tests {
     use super::*;
     use crate::csc::id::SalIndex;
 
-    fn picked(json: &str) -> Result<Vec<String>, serde_json::Error> {
+    fn picked(json: &str) -> io::Result<Vec<String>> {
         let run_ids = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
         let job_ids = JobId::parse("k1").into_iter().collect();
         picked_by(json, &Wanted { run_ids: &run_ids, job_ids: &job_ids, active_of: None })
     }
 
-    fn picked_by(json: &str, wanted: &Wanted<'_>) -> Result<Vec<String>, serde_json::Error> {
+    fn picked_by(json: &str, wanted: &Wanted<'_>) -> io::Result<Vec<String>> {
         let jobs = read(json.as_bytes(), wanted)?;
         Ok(jobs.iter().map(|j| format!("{} {}", j.job_id, j.run_id)).collect())
     }
@@ -144,6 +225,17 @@ mod tests {
             "<html>",
         ] {
             assert!(picked(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn it_is_the_same_list_wherever_a_piece_of_it_ends() {
+        for length in PIECE - 60..PIECE {
+            let text = "]".repeat(length);
+            let json = format!(
+                r#"[{{"a":"{text}","n":-12.5e3,"jobId":"j1","runId":"1-a"}} , -12.5e3,null,{{"jobId":"j2","runId":"1-a"}}]"#
+            );
+            assert_eq!(picked(&json).unwrap(), ["j1 1-a", "j2 1-a"], "{length}");
         }
     }
 

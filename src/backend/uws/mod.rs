@@ -14,7 +14,6 @@ mod payload;
 mod sent;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -93,7 +92,7 @@ impl Uws {
     /// # Errors
     /// The proxy is no usable URL.
     pub fn leased(settings: &settings::Uws, lease: Lease) -> Result<Self, String> {
-        Self::over(settings, lease, DefaultConnector::default(), Lookup)
+        Self::over(settings, lease, DefaultConnector::default(), Lookup::default())
     }
 
     /// Makes a client that reaches the service in another way than over a network, for tests.
@@ -244,13 +243,14 @@ impl Backend for Uws {
             return Err(call.read(response, TEXT_LIMIT).refusal());
         }
         let mut body = response.into_body();
-        list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted).map_err(|error| {
-            if error.is_io() {
-                return call.failure(&io::Error::from(error).into(), true);
+        let read = list::read(body.with_config().limit(LIST_LIMIT).reader(), wanted);
+        read.map_err(|error| match error.downcast::<serde_json::Error>() {
+            Ok(error) => {
+                let url = call.url;
+                let reason = format!("{url} answered GET with 200, but not with a list of jobs: {error}");
+                Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
             }
-            let url = call.url;
-            let reason = format!("{url} answered GET with 200, but not with a list of jobs: {error}");
-            Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason }
+            Err(error) => call.failure(&error.into(), true),
         })
     }
 

@@ -95,7 +95,7 @@ impl<'a> Object<'a> {
         let Some((at, _, results)) = self.0.get_full_mut("results") else { return };
         let room = results.len().saturating_sub(excess + OMITTED_SIZE);
         let (mut kept, mut omitted) = (String::new(), 0);
-        let is_array = elements(Deserializer::from_str(results), |element| {
+        let is_array = elements(results, |element| {
             if omitted > 0 || kept.len() + element.len() + ",[]".len() > room {
                 omitted += 1;
                 return;

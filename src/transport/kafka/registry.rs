@@ -104,7 +104,7 @@ impl Registry {
     #[must_use]
     pub fn new(urls: &[Url]) -> Self {
         let over = DefaultConnector::default();
-        Self::with_agent(urls, |config| Agent::with_parts(config.clone(), over, Lookup))
+        Self::with_agent(urls, |config| Agent::with_parts(config.clone(), over, Lookup::default()))
     }
 
     /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
