@@ -26,7 +26,7 @@
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker threads | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |
 //! | [`http`] | what is shown over HTTP: a page, metrics, probes | jobs, the main loop |
-//! | [`systemd`], [`logging`] | readiness and watchdog; the log | all the rest |
+//! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
 //! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
@@ -98,5 +98,6 @@ mod resolver;
 pub mod sal;
 pub mod systemd;
 mod text;
+pub mod timer;
 pub mod transport;
 pub mod url;

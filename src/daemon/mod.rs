@@ -40,7 +40,7 @@ use metrics::Figures;
 use options::RunArgs;
 pub use setup::check;
 use setup::{KafkaPlan, Setup};
-use sources::{Event, Sources};
+use sources::{Event, Sources, dead_channel};
 use turn::{Step, Turn};
 
 /// A turn that takes longer is logged.
@@ -89,6 +89,7 @@ struct Daemon {
     commands: Receiver<Command>,
     workers: Workers,
     configuration: Sender<ConfigRequest>,
+    deadlines: Sender<Instant>,
     manager: Manager,
     logs: Logs,
     journal: Option<Journal>,
@@ -133,8 +134,10 @@ impl Daemon {
     fn run(mut self, sources: Sources) -> Result<(), Failure> {
         // Nothing else may happen for long, and heartbeats must go out.
         let mut deadline = self.next_deadline();
+        let mut armed = deadline;
+        self.set_timer(armed);
         while self.end.is_none() {
-            let event = sources.next(self.admission.has_room(), deadline);
+            let event = sources.next(self.admission.has_room());
             self.note_pause(&sources, &event);
             if self.end.is_none() {
                 self.timed((&event).into(), |daemon| daemon.handle(event));
@@ -145,6 +148,11 @@ impl Daemon {
                 self.timed("tick", Self::tick);
             }
             deadline = self.next_deadline();
+            // A timer that ends early only wakes the main loop, once; it need not hear of each that moves back.
+            if deadline < armed || Instant::now() >= armed {
+                armed = deadline;
+                self.set_timer(armed);
+            }
             self.manager.pet();
         }
         self.close(sources)
@@ -237,6 +245,12 @@ impl Daemon {
         self.epoch + self.turn.csc().next_deadline()
     }
 
+    fn set_timer(&self, deadline: Instant) {
+        if self.deadlines.send(deadline).is_err() {
+            dead_channel();
+        }
+    }
+
     fn now(&self) -> Time {
         Time { mono: self.epoch.elapsed(), tai: clock::now() }
     }
@@ -279,7 +293,7 @@ impl Daemon {
                 self.turn.input(Input::Terminate);
             }
             Event::HangUp => self.reload(),
-            // What is due is done after each event.
+            // It only wakes the main loop, which knows what is due.
             Event::Tick => {}
         }
         self.run_turn();

@@ -14,6 +14,7 @@ use crate::csc::event::LogMessage;
 use crate::csc::request::Outcome;
 use crate::http::Question;
 use crate::journal::{News, Report};
+use crate::timer::Tick;
 use crate::transport::KafkaInput;
 use crate::transport::socket::ClientInput;
 
@@ -40,7 +41,7 @@ pub(super) enum Event {
     Terminate,
     /// A signal asks it to reload.
     HangUp,
-    /// The deadline has come.
+    /// The deadline may have come.
     Tick,
 }
 
@@ -57,15 +58,17 @@ pub(super) struct Sources {
     pub(super) logs: Receiver<LogMessage>,
     pub(super) questions: Receiver<Question>,
     pub(super) signals: Receiver<Event>,
+    pub(super) ticks: Receiver<Tick>,
 }
 
 impl Sources {
-    /// The next thing that happens until the deadline; no command over Kafka while there is no room for one.
-    pub(super) fn next(&self, has_room: bool, deadline: Instant) -> Event {
+    /// The next thing that happens; no command over Kafka while there is no room for one.
+    pub(super) fn next(&self, has_room: bool) -> Event {
         let nothing = never();
         let commands = if has_room { &self.commands } else { &nothing };
         let event = select! {
             recv(self.signals) -> signal => signal,
+            recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
             recv(self.news) -> news => news.map(Event::News),
             recv(self.journal) -> report => report.map(Event::Journal),
             recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
@@ -75,7 +78,6 @@ impl Sources {
             recv(self.clients) -> input => input.map(Event::Client),
             recv(self.questions) -> question => question.map(Event::Question),
             recv(self.logs) -> message => message.map(Event::Log),
-            default(deadline.saturating_duration_since(Instant::now())) => Ok(Event::Tick),
         };
         event.unwrap_or_else(|_| dead_channel())
     }
@@ -118,7 +120,7 @@ fn is_impatient(signal: i32, since_the_first: Duration) -> bool {
 }
 
 /// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
-fn dead_channel() -> ! {
+pub(super) fn dead_channel() -> ! {
     log::error!("this is a bug in ocps: one of its threads has ended");
     log::logger().flush();
     std::process::abort();

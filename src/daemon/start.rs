@@ -29,6 +29,7 @@ use crate::journal::{Journal, Limits};
 use crate::lease::Lease;
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
+use crate::timer;
 use crate::transport::KafkaInput;
 use crate::transport::admission::Admission;
 use crate::transport::kafka::Kafka;
@@ -67,6 +68,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     let (config_sender, config_requests) = bounded(CONFIG_QUEUE);
     let (config_results, configuration) = bounded(CONFIG_QUEUE);
     watcher::spawn(setup.reader.clone(), config_requests, config_results).map_err(no_thread)?;
+    let (deadlines, ticks) = timer::start().map_err(no_thread)?;
 
     let (questions, http_problem) = serve_http(&setup);
 
@@ -87,6 +89,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         commands: commands.clone(),
         workers,
         configuration: config_sender,
+        deadlines,
         manager: Manager::connect(),
         logs: log_outputs,
         journal,
@@ -117,6 +120,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         logs,
         questions,
         signals,
+        ticks,
     })
 }
 

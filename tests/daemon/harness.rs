@@ -526,14 +526,17 @@ impl StallMeter {
         let (stop, stopped) = channel();
         let measuring = thread::spawn(move || {
             let (mut late, mut starved) = (Duration::ZERO, Duration::ZERO);
-            let mut seen = VecDeque::new();
+            let (mut seen, mut threads) = (VecDeque::new(), Vec::new());
             loop {
+                if threads.len() < 2 {
+                    threads = heartbeat_threads(daemon);
+                }
                 let begun = Instant::now();
                 if stopped.recv_timeout(Self::PERIOD) != Err(RecvTimeoutError::Timeout) {
                     return 2 * late + starved;
                 }
                 late = late.max(begun.elapsed().saturating_sub(Self::PERIOD));
-                let waited = processor_wait(daemon);
+                let waited = processor_wait(&threads);
                 seen.push_back((begun, waited));
                 while seen.front().is_some_and(|(at, _)| begun - *at > Self::GAP) {
                     seen.pop_front();
@@ -546,7 +549,7 @@ impl StallMeter {
     }
 
     /// The longest time between two of these heartbeats, sent while it measured. Checks that it is below the limit, in
-    /// seconds, plus the time for which the machine held up us or the main loop.
+    /// seconds, plus the time for which the machine held up us or the threads that send heartbeats.
     #[track_caller]
     pub(crate) fn longest_gap(self, beats: &[f64], limit: f64) -> f64 {
         drop(self.stop);
@@ -557,10 +560,20 @@ impl StallMeter {
     }
 }
 
-/// How long a daemon's main loop, which sends the heartbeats, has waited for a processor, where the kernel counts that.
-fn processor_wait(daemon: Pid) -> Duration {
-    let text = fs::read_to_string(format!("/proc/{}/schedstat", daemon.as_raw_pid())).unwrap_or_default();
-    // Before it stands the processor time that it had.
-    let wait = text.split_whitespace().nth(1).and_then(|wait| wait.parse().ok());
-    Duration::from_nanos(wait.unwrap_or_default())
+/// The threads of a daemon that send heartbeats, in `/proc`: its main loop and, once it has started, its timer.
+pub(crate) fn heartbeat_threads(daemon: Pid) -> Vec<PathBuf> {
+    let proc = PathBuf::from(format!("/proc/{}", daemon.as_raw_pid()));
+    let tasks = fs::read_dir(proc.join("task")).into_iter().flatten().filter_map(Result::ok);
+    let is_timer = |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "timer\n");
+    let timer = tasks.map(|task| task.path()).find(is_timer);
+    [proc].into_iter().chain(timer).collect()
+}
+
+/// How long these threads have waited for a processor, where the kernel counts that.
+fn processor_wait(threads: &[PathBuf]) -> Duration {
+    // Before it stands the processor time that they had.
+    let wait = |thread: &PathBuf| -> Option<u64> {
+        fs::read_to_string(thread.join("schedstat")).ok()?.split_whitespace().nth(1)?.parse().ok()
+    };
+    Duration::from_nanos(threads.iter().filter_map(wait).sum())
 }

@@ -3,9 +3,10 @@
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use rustix::process::Pid;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, Home, Killed, LONG, QUICK, eventually};
+use crate::harness::{Daemon, Home, Killed, LONG, QUICK, eventually, heartbeat_threads};
 
 fn enabled(home: &Home) -> Daemon {
     home.start(&["1", "--simulate", "--state", "enabled"])
@@ -122,8 +123,8 @@ fn an_idle_daemon_sends_heartbeats() {
     command.args(args);
     let stderr = std::fs::File::create(home.path("s.stderr")).unwrap();
     let child = Killed(command.stderr(stderr).spawn().unwrap());
-    // It has started when it has a socket; at least two heartbeats follow.
-    eventually("it has started", || home.socket().exists());
+    // It has started when it has a timer; at least two heartbeats follow.
+    eventually("it has started", || heartbeat_threads(Pid::from_child(&child.0)).len() == 2);
     std::thread::sleep(Duration::from_millis(3500));
     let mut client = crate::harness::Client::connect(&home.socket());
     client.write(&json!({"subscribe": true}));
