@@ -12,12 +12,6 @@ use crate::csc::id::SalIndex;
 use crate::csc::record::Receipt;
 use crate::lease::Lease;
 
-/// Libraries that this build does not have.
-#[must_use]
-pub fn libraries() -> Vec<String> {
-    Vec::new()
-}
-
 const NONE: &str = "this build has no Kafka: build it with --features kafka, or give --no-kafka";
 
 /// Kafka: there is none.

@@ -13,7 +13,6 @@
 
 mod client;
 mod examine;
-mod libraries;
 mod outbox;
 pub mod reader;
 pub mod registry;
@@ -43,7 +42,6 @@ use crate::csc::record::Receipt;
 use crate::lease::Lease;
 use crate::sal;
 use crate::sal::ack::AckFields;
-pub use libraries::libraries;
 use outbox::{Message, Outbox};
 use schemas::Schemas;
 use topics::Place;
