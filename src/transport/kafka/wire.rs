@@ -32,7 +32,7 @@ const MAGIC: u8 = 0;
 const ALLOCATION_MAX: usize = 8 << 20;
 
 /// A topic that we read or write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     /// `command_…`, which we read.
     Command(CommandName),
@@ -45,7 +45,7 @@ pub enum Topic {
 impl Topic {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        let commands = CommandName::ALL.into_iter().map(Self::Command);
+        let commands = CommandName::ALL.iter().copied().map(Self::Command);
         commands.chain([Self::Ack]).chain(EventName::iter().map(Self::Event))
     }
 
@@ -106,8 +106,7 @@ impl Topic {
 
 /// `cmdtype` of an ack: the position of the command in the sorted list of `ackcmd` and all commands.
 pub(super) fn cmdtype(command: CommandName) -> i32 {
-    let position = CommandName::ALL.into_iter().position(|name| name == command);
-    position.and_then(|position| i32::try_from(position + 1).ok()).unwrap_or(0)
+    command as i32 + 1
 }
 
 /// A schema to write with.
