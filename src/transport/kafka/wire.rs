@@ -50,7 +50,6 @@ impl Topic {
     }
 
     /// Name of the topic in SAL, and of its Avro record.
-    #[must_use]
     pub fn sal_name(self) -> String {
         match self {
             Self::Command(name) => format!("command_{}", name.as_str()),
@@ -92,7 +91,6 @@ impl Topic {
     }
 
     /// The schema that we register when there is none.
-    #[must_use]
     pub fn schema_text(self) -> String {
         let field = |(name, kind): Column| {
             let default = json!(sample(kind));
