@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Failure;
-use super::text::{clean, value};
+use super::text::{clean, some, value};
 
 /// Candidates that are named.
 const SHOWN: usize = 5;
@@ -24,15 +24,11 @@ pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failu
         [job] => Ok(job),
         [] => Err(Failure::Failed(format!("the daemon knows no job {}: see ocps jobs --all", clean(wanted)))),
         several => {
-            let shown = several
-                .iter()
-                .take(SHOWN)
-                .flat_map(|job| ids(job).into_iter().find(|id| id.starts_with(wanted)));
-            let shown = shown.collect::<Vec<_>>().join(", ");
-            let more = several.len().saturating_sub(SHOWN);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            let named =
+                several.iter().filter_map(|job| ids(job).into_iter().find(|id| id.starts_with(wanted)));
+            let named = some(&named.collect::<Vec<_>>(), SHOWN);
             Err(Failure::Failed(format!(
-                "{} means several jobs: {shown}{more}; give a longer beginning",
+                "{} means several jobs: {named}; give a longer beginning",
                 clean(wanted)
             )))
         }

@@ -71,7 +71,7 @@ impl Args {
 /// One line: an unknown command, a word without `=`, a name given twice, text where a number must be.
 pub(super) fn command_line(name: &str, words: &[&str]) -> Result<(CommandName, Map<String, Value>), String> {
     let Some(command) = CommandName::parse(name) else {
-        return Err(unknown("command", name, CommandName::ALL.map(CommandName::as_str)));
+        return Err(unknown("command", name, CommandName::ALL.iter().map(|name| name.as_str())));
     };
     let mut params = Map::new();
     for word in words {

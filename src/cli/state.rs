@@ -76,7 +76,15 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut state = found;
     // Every transition is a step nearer, so this ends.
     while let Some(transition) = state.next_towards(goal) {
-        take_step(args, &mut client, transition, out)?;
+        let override_name = args.override_name.as_deref().filter(|_| transition == CommandName::Start);
+        let params = override_name.map(|name| ("configurationOverride".to_owned(), Value::from(name)));
+        let mut sent = client.send(transition, &Map::from_iter(params), args.timeout)?;
+        client.follow(&mut sent, &AtomicBool::new(false), |sent, message| {
+            if let Some(ack) = sent.ack_in(message) {
+                out.line(&format!("{} {}", transition.as_str(), ack_text(ack)))?;
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
         state = state.after(transition).unwrap_or(goal);
     }
     if state != goal {
@@ -95,27 +103,6 @@ fn current(client: &mut Client) -> Result<(SummaryState, bool), Failure> {
         Failure::Failed(format!("the daemon's status names no summary state that is known here: {name:?}"))
     })?;
     Ok((state, status.get("starting").and_then(Value::as_bool).unwrap_or_default()))
-}
-
-/// Sends one transition and waits for its final ack.
-fn take_step(
-    args: &Args,
-    client: &mut Client,
-    command: CommandName,
-    out: &mut Output,
-) -> Result<(), Failure> {
-    let override_name = args.override_name.as_ref().filter(|_| command == CommandName::Start);
-    let params: Map<String, Value> = override_name
-        .map(|name| ("configurationOverride".to_owned(), Value::from(name.as_str())))
-        .into_iter()
-        .collect();
-    let mut sent = client.send(command, &params, args.timeout)?;
-    client.follow(&mut sent, &AtomicBool::new(false), |sent, message| {
-        if let Some(ack) = sent.ack_in(message) {
-            out.line(&format!("{} {}", command.as_str(), ack_text(ack)))?;
-        }
-        Ok(ControlFlow::Continue(()))
-    })
 }
 
 #[cfg(test)]

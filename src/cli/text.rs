@@ -118,24 +118,18 @@ pub(super) fn fit(
     (dispensable, rigid): (&[&str], &[&str]),
     width: Option<usize>,
 ) -> Vec<Vec<String>> {
-    let Some(max) = width else { return columns.into_iter().map(|(_, cells)| cells).collect() };
+    let max = width.unwrap_or(usize::MAX);
     let widest = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
     let excess = |widths: &[usize]| {
         (widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1)).saturating_sub(max)
     };
     let needed = |columns: &[(&str, Vec<String>)]| {
-        let width = |(at, (name, cells)): (usize, &(&str, Vec<String>))| {
-            let is_last = at + 1 == columns.len();
-            let max = if is_last {
-                LAST_MIN
-            } else if rigid.contains(name) {
-                usize::MAX
-            } else {
-                CELL_MIN
-            };
-            widest(cells).min(max)
+        let least = |(at, (name, cells)): (usize, &(&str, Vec<String>))| match widest(cells) {
+            width if rigid.contains(name) => width,
+            width if at + 1 == columns.len() => width.min(LAST_MIN),
+            width => width.min(CELL_MIN),
         };
-        columns.iter().enumerate().map(width).collect::<Vec<usize>>()
+        columns.iter().enumerate().map(least).collect::<Vec<usize>>()
     };
     for name in dispensable {
         if excess(&needed(&columns)) > 0 {
@@ -160,6 +154,13 @@ pub(super) fn fit(
         cells.into_iter().map(|cell| cut(cell, width)).collect()
     };
     columns.into_iter().zip(widths).map(cut_all).collect()
+}
+
+/// The first of these, and how many more there are.
+pub(super) fn some(all: &[String], most: usize) -> String {
+    let (first, rest) = all.split_at(all.len().min(most));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    first.join(", ") + &more
 }
 
 /// The beginning of an id that none of the others has, of a few characters at least.

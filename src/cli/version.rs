@@ -1,7 +1,5 @@
 //! `ocps --version`: what this build is made of.
 
-use crate::transport::kafka;
-
 /// The first line, and all that `ocps -V` prints.
 pub(super) const NAME: &str = concat!("ocps ", env!("CARGO_PKG_VERSION"));
 
@@ -18,8 +16,13 @@ const FEATURES: &[(&str, bool)] = &[
 pub(super) fn text() -> String {
     let features: Vec<&str> = FEATURES.iter().filter(|(_, is_in)| *is_in).map(|(name, _)| *name).collect();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(", ") };
-    let mut libraries = kafka::libraries();
-    libraries.push(format!("SQLite {}", rusqlite::version()));
+    let libraries = [
+        #[cfg(feature = "kafka")]
+        format!("librdkafka {}", rdkafka::util::get_rdkafka_version().1),
+        #[cfg(feature = "kafka-sasl")]
+        openssl::version::version().split(' ').take(2).collect::<Vec<_>>().join(" "),
+        format!("SQLite {}", rusqlite::version()),
+    ];
     format!(
         "{NAME}\ncommit     {}\nfeatures   {features}\nlibraries  {}\n",
         option_env!("OCPS_COMMIT").unwrap_or("unknown"),

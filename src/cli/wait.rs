@@ -78,8 +78,7 @@ fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut outcome = Ok(());
     for job in jobs {
         let job_id = job.get("job_id").filter(|id| id.is_string()).or_else(|| job.get("run_id"));
-        let params: Map<String, Value> =
-            job_id.map(|id| ("job_id".to_owned(), id.clone())).into_iter().collect();
+        let params = Map::from_iter(job_id.map(|id| ("job_id".to_owned(), id.clone())));
         let mut sent = client.send(CommandName::AbortJob, &params, args.timeout)?;
         let ended = client.follow(&mut sent, &interrupted, |sent, message| {
             let ack = sent.ack_in(message).map(|ack| format!("{}  {}", name(job), ack_text(ack)));

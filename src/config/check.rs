@@ -33,7 +33,6 @@ impl Report {
     }
 
     /// Whether nothing is wrong.
-    #[must_use]
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty()
     }
@@ -55,7 +54,6 @@ impl fmt::Display for Report {
 /// and then with each override over those. A site's file or an override that has an `_init.yaml` beside it is checked
 /// over that; any other file must be complete by itself. All is checked for `index`, or without it for each index
 /// that has an entry.
-#[must_use]
 pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let problems = if path.is_dir() || extension == "yaml" {

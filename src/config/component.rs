@@ -39,7 +39,6 @@ const DEFAULT_DIRECTORY: &str = "/etc/ocps/OCPS/v4";
 
 /// The directory of the component configuration: `flag` (`--configdir`), else `$DM_CONFIG_OCPS_DIR/OCPS/v4`, else the
 /// setting of the toml, else `OCPS/v4` in the unit's configuration directory or in `/etc/ocps`, if one is there.
-#[must_use]
 pub fn directory(flag: Option<&Path>, settings: &Settings, env: Env<'_>) -> Option<PathBuf> {
     let own = || {
         let units = settings::unit_directories(env).into_iter().map(|dir| dir.join("OCPS/v4"));
@@ -52,7 +51,6 @@ pub fn directory(flag: Option<&Path>, settings: &Settings, env: Env<'_>) -> Opti
 }
 
 /// The site: `LSST_SITE`, else the setting of the toml.
-#[must_use]
 pub fn site(settings: &Settings, env: Env<'_>) -> Option<String> {
     let site = variable(env, "LSST_SITE");
     site.map(|site| site.to_string_lossy().into_owned()).or_else(|| settings.site.clone())
@@ -92,7 +90,6 @@ impl Reader {
     }
 
     /// What `configurationsAvailable` says now; empty without a directory.
-    #[must_use]
     pub fn available(&self) -> ConfigurationsAvailable {
         let Some(dir) = &self.dir else { return ConfigurationsAvailable::default() };
         ConfigurationsAvailable {

@@ -87,7 +87,6 @@ impl From<String> for Problem {
 }
 
 /// Whether the toml or the environment says how to reach Kafka.
-#[must_use]
 pub fn is_configured(settings: &settings::Kafka, env: Env<'_>) -> bool {
     settings.brokers.is_some()
         || ["LSST_KAFKA_BROKER_ADDR", "LSST_TOPIC_SUBNAME"].iter().any(|name| env(name).is_some())

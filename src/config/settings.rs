@@ -30,7 +30,6 @@ pub(super) fn unit_directories(env: Env<'_>) -> Vec<PathBuf> {
 }
 
 /// The toml of the unit that systemd runs us as, if it has one of its own.
-#[must_use]
 pub fn of_unit(env: Env<'_>) -> Option<PathBuf> {
     unit_directories(env).into_iter().map(|dir| dir.join("ocps.toml")).find(|path| path.exists())
 }
@@ -262,7 +261,6 @@ impl Settings {
 
     /// Reads them like [`Settings::load`], but goes on after a mistake: the settings and keys as they are without
     /// what is wrong, and all that is wrong.
-    #[must_use]
     pub fn examine(path: Option<&Path>) -> (Self, Keys, Vec<Error>) {
         let shown = path.unwrap_or(Path::new(DEFAULT_PATH));
         let none = || match path {
@@ -307,7 +305,6 @@ impl Keys {
     }
 
     /// The names of keys that are given in one of the two only, or with another value.
-    #[must_use]
     pub fn changed(&self, other: &Self) -> Vec<String> {
         let mut names: Vec<_> = self.0.symmetric_difference(&other.0).map(|(name, _)| name.clone()).collect();
         names.dedup();

@@ -1,6 +1,6 @@
 //! Commands as types. A transport makes them; from there on nothing is left to validate.
 
-use strum::{EnumString, IntoStaticStr};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use super::id::{ClientId, JobId, SeqNum};
 use super::time::Tai;
@@ -8,8 +8,8 @@ use super::time::Tai;
 /// Most items of `prereq_jobs` that one command may name.
 pub const PREREQS_MAX: usize = 100;
 
-/// The name of a command of the SAL interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EnumString, IntoStaticStr)]
+/// The name of a command of the SAL interface; in the order of the names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "camelCase")]
 pub enum CommandName {
     /// Abort a job.
@@ -32,17 +32,8 @@ pub enum CommandName {
 }
 
 impl CommandName {
-    /// All commands, in the order of their names.
-    pub const ALL: [Self; 8] = [
-        Self::AbortJob,
-        Self::Disable,
-        Self::Enable,
-        Self::Execute,
-        Self::ExitControl,
-        Self::SetLogLevel,
-        Self::Standby,
-        Self::Start,
-    ];
+    /// All commands.
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The name as SAL spells it, without the `command_` prefix.
     #[must_use]

@@ -1,24 +1,11 @@
 //! Summary states and the transition table.
 
-use strum::{EnumString, IntoStaticStr};
+use strum::{Display, EnumString, IntoStaticStr};
 
 use super::command::CommandName;
 
 /// The summary state of a CSC.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    EnumString,
-    IntoStaticStr,
-    strum::Display,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr, Display)]
 #[strum(serialize_all = "UPPERCASE")]
 pub enum SummaryState {
     /// Configured, but no jobs are accepted.

@@ -21,7 +21,7 @@ use crate::journal::{self, Found};
 use crate::journal::{Limits, topic::Address};
 use crate::lease::Lease;
 use crate::transport::LISTENING;
-use crate::transport::kafka::Kafka;
+use crate::transport::kafka;
 use crate::url::Url;
 
 /// Less free space than this is worth a line: a burst of commands and a git checkout fit into it.
@@ -171,7 +171,7 @@ impl Setup {
             KafkaPlan::Impossible(problem) => return vec![("brokers", Err(problem.clone()))],
             KafkaPlan::On(options) => options.as_ref().clone(),
         };
-        let mut found = Kafka::examine(options, self.index);
+        let mut found = kafka::examine(options, self.index);
         let instance = match found.heartbeat_age_s {
             Some(age) if age < LISTENING.as_secs_f64() && running.is_none() && !self.stands_by() => {
                 Err(format!(

@@ -31,10 +31,9 @@ use crate::journal::{Journal, News, OpenError};
 use crate::lease::{Lease, TERM};
 use crate::logging::{self, Logs};
 use crate::systemd::Manager;
-use crate::transport::KafkaInput;
 use crate::transport::admission::Admission;
-use crate::transport::kafka::Kafka;
 use crate::transport::socket::{ClientInput, Hub};
+use crate::transport::{Kafka, KafkaInput};
 pub use doctor::{Finding, doctor};
 use metrics::Figures;
 use options::RunArgs;
@@ -82,7 +81,7 @@ struct Daemon {
     epoch: Instant,
     turn: Turn,
     hub: Hub,
-    kafka: Option<Kafka>,
+    kafka: Option<Box<dyn Kafka>>,
     /// Commands over Kafka that may be for another instance.
     admission: Admission,
     /// Those that have not been looked at, to be counted.
@@ -303,7 +302,7 @@ impl Daemon {
         // A Kafka that is there is listening for another instance, for a bounded time.
         if self.turn.is_joining()
             && !self.setup.stands_by()
-            && self.kafka.as_ref().is_some_and(Kafka::is_connecting)
+            && self.kafka.as_ref().is_some_and(|kafka| kafka.is_connecting())
             && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
         {
             self.begin();
@@ -345,7 +344,7 @@ impl Daemon {
                 self.run_effects(effects);
                 self.begin();
             }
-            News::HandedOver => self.kafka.iter().for_each(Kafka::take_over),
+            News::HandedOver => self.kafka.iter().for_each(|kafka| kafka.take_over()),
             News::Refused(error) => self.end = Some(Err(error.into())),
             News::Fenced(reason) => {
                 if let Some(kafka) = &self.kafka {
@@ -463,7 +462,7 @@ impl Daemon {
 
     /// The instance for which ours stands by, if it does.
     fn standing_by_for(&self) -> Option<String> {
-        self.kafka.as_ref().and_then(Kafka::standing_by_for)
+        self.kafka.as_ref().and_then(|kafka| kafka.standing_by_for())
     }
 
     fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {

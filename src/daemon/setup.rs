@@ -24,7 +24,7 @@ use crate::csc;
 use crate::csc::id::SalIndex;
 use crate::journal::Identity;
 use crate::lease::Lease;
-use crate::transport::kafka::Kafka;
+use crate::transport;
 use crate::transport::socket;
 use crate::transport::socket_path::{self, Place};
 
@@ -261,7 +261,7 @@ impl Setup {
         match &self.kafka {
             KafkaPlan::Off => {}
             KafkaPlan::Impossible(problem) => problems.push(problem.clone()),
-            KafkaPlan::On(options) => problems.extend(Kafka::check(options, self.index).err()),
+            KafkaPlan::On(options) => problems.extend(transport::kafka::check(options, self.index).err()),
         }
         problems.extend(self.backend(Lease::default()).err().map(|failure| failure.to_string()));
         #[cfg(feature = "redis")]

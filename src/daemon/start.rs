@@ -30,10 +30,10 @@ use crate::lease::Lease;
 use crate::logging::{Logs, Tap};
 use crate::systemd::Manager;
 use crate::timer;
-use crate::transport::KafkaInput;
 use crate::transport::admission::Admission;
-use crate::transport::kafka::Kafka;
+use crate::transport::kafka;
 use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
+use crate::transport::{Kafka, KafkaInput};
 
 /// Things that clients did and that wait to be handled; a client that does more waits.
 const CLIENT_QUEUE: usize = 1024;
@@ -188,7 +188,7 @@ fn open_journal(setup: &Setup, lease: Lease) -> Result<(Option<Journal>, Option<
 type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
 
 /// Kafka, and what comes over it.
-fn start_kafka(setup: &Setup, lease: Lease) -> Result<(Option<Kafka>, FromKafka), Failure> {
+fn start_kafka(setup: &Setup, lease: Lease) -> Result<(Option<Box<dyn Kafka>>, FromKafka), Failure> {
     let options = match &setup.kafka {
         KafkaPlan::Off => return Ok((None, (never(), never()))),
         KafkaPlan::Impossible(problem) => {
@@ -199,7 +199,7 @@ fn start_kafka(setup: &Setup, lease: Lease) -> Result<(Option<Kafka>, FromKafka)
     };
     let (sender, inputs) = bounded(KAFKA_QUEUE);
     let (taker, commands) = bounded(KAFKA_QUEUE);
-    let kafka = Kafka::start(options, setup.index, lease, sender, taker).map_err(Failure::Configuration)?;
+    let kafka = kafka::start(options, setup.index, lease, sender, taker).map_err(Failure::Configuration)?;
     Ok((Some(kafka), (inputs, commands)))
 }
 

@@ -15,7 +15,6 @@ use crate::csc::report::{JobHistory, JobOutcome, JobReport, Service, StageName, 
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 use crate::journal;
-use crate::transport::kafka::Kafka;
 use crate::transport::line::Query;
 use crate::transport::socket::Document;
 
@@ -117,7 +116,7 @@ impl Daemon {
             return Some("the daemon is stopping".to_owned());
         }
         let off = self.setup.kafka.problem().map(str::to_owned);
-        let kafka = self.kafka.as_ref().map(Kafka::report).filter(|report| !report.up);
+        let kafka = self.kafka.as_ref().map(|kafka| kafka.report()).filter(|report| !report.up);
         let kafka = off.or(kafka.map(|report| report.problem.unwrap_or_else(|| report.stage.to_owned())));
         if let Some(problem) = kafka {
             return Some(format!("no commands over Kafka: {problem}"));
@@ -137,7 +136,7 @@ impl Daemon {
             ((ErrorCode::None, _), Some(problem)) => format!("; {problem}"),
             ((code, report), _) => format!("; errorCode {}: {report}", code.number()),
         };
-        let kafka = self.kafka.as_ref().map(Kafka::report);
+        let kafka = self.kafka.as_ref().map(|kafka| kafka.report());
         let kafka =
             kafka.map_or_else(|| self.setup.kafka.problem().map(str::to_owned), |report| report.problem);
         let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::Value as Json;
+use ureq::http::StatusCode;
 
 use crate::config::settings::Listen;
 use crate::transport::line::Query;
 use crate::transport::socket::Document;
-use server::{Answer, Listener};
+use server::Answer;
 
 /// How long the main loop may take for an answer. A turn takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -36,7 +37,7 @@ pub type Question = (Query, Sender<Document>);
 /// # Errors
 /// It cannot listen there.
 pub fn serve(listen: &Listen) -> io::Result<Receiver<Question>> {
-    let listener = Listener::bind(listen)?;
+    let listener = server::listen(listen)?;
     // Another question before the answer to the last means that there is none.
     let (questions, asked) = bounded(1);
     let mut pages = Pages { questions, known: BTreeMap::new() };
@@ -57,11 +58,11 @@ impl Pages {
         let query = match path {
             "/metrics" => Query::Metrics,
             "/" | "/livez" | "/readyz" | "/standbyz" => Query::Status,
-            _ => return Answer::text(404, PATHS.to_owned()),
+            _ => return Answer::text(StatusCode::NOT_FOUND, PATHS.to_owned()),
         };
         let silent = || {
             let reason = format!("the main loop does not answer within {} s", PATIENCE.as_secs());
-            Answer::text(503, reason)
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, reason)
         };
         let Some(document) = self.ask(query) else { return silent() };
         if path == "/" {
@@ -69,21 +70,21 @@ impl Pages {
             let jobs = self.ask(Query::Jobs).and_then(Json::as_array);
             let page = jobs.and_then(|jobs| page::page(&status, jobs).ok());
             let content_type = "text/html; charset=utf-8";
-            return page.map_or_else(silent, |body| Answer { status: 200, content_type, body });
+            return page.map_or_else(silent, |body| Answer { status: StatusCode::OK, content_type, body });
         }
         let stands_by = document.pointer("/kafka/stage").is_some_and(|stage| stage == "standing by");
         match (path, document.get("not_ready").and_then(Json::as_str)) {
             ("/metrics", _) => Answer {
-                status: 200,
+                status: StatusCode::OK,
                 content_type: "application/openmetrics-text; version=1.0.0; charset=utf-8",
                 body: document.as_str().unwrap_or_default().to_owned(),
             },
-            ("/livez", _) => Answer::text(200, "the main loop answers".to_owned()),
+            ("/livez", _) => Answer::text(StatusCode::OK, "the main loop answers".to_owned()),
             ("/standbyz", Some(_)) if stands_by => {
-                Answer::text(200, "it stands by for another instance".to_owned())
+                Answer::text(StatusCode::OK, "it stands by for another instance".to_owned())
             }
-            (_, Some(reason)) => Answer::text(503, reason.to_owned()),
-            (_, None) => Answer::text(200, "commands are taken".to_owned()),
+            (_, Some(reason)) => Answer::text(StatusCode::SERVICE_UNAVAILABLE, reason.to_owned()),
+            (_, None) => Answer::text(StatusCode::OK, "commands are taken".to_owned()),
         }
     }
 
@@ -125,7 +126,7 @@ mod tests {
             }
         });
         let answer = pages.answer(path);
-        assert_eq!((answer.status, answer.body.as_str()), expected, "{path}");
+        assert_eq!((answer.status.as_u16(), answer.body.as_str()), expected, "{path}");
         drop(pages);
         main_loop.join().unwrap();
     }

@@ -7,7 +7,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -15,6 +15,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+use rustix::net::{SocketFlags, accept_with};
+use ureq::http::StatusCode;
 
 use crate::config::settings::Listen;
 
@@ -34,30 +37,21 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A page or a reason why there is none.
 #[derive(Debug)]
 pub(super) struct Answer {
-    pub(super) status: u16,
+    pub(super) status: StatusCode,
     pub(super) content_type: &'static str,
     pub(super) body: String,
 }
 
 impl Answer {
     /// One line.
-    pub(super) fn text(status: u16, line: String) -> Self {
+    pub(super) fn text(status: StatusCode, line: String) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: line + "\n" }
     }
 
     /// As it is sent; of a HEAD all but the body.
     fn bytes(&self, is_head: bool) -> Vec<u8> {
-        let reason = match self.status {
-            200 => "OK",
-            400 => "Bad Request",
-            404 => "Not Found",
-            405 => "Method Not Allowed",
-            431 => "Request Header Fields Too Large",
-            _ => "Service Unavailable",
-        };
-        // Nothing on the pages is from elsewhere, and no script.
         let head = format!(
-            "HTTP/1.1 {} {reason}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\nAllow: GET, HEAD\r\n\
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\nAllow: GET, HEAD\r\n\
              Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n\
              Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'\r\n\r\n",
             self.status,
@@ -68,61 +62,25 @@ impl Answer {
     }
 }
 
-/// Where connections come from.
-pub(super) enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
+/// A socket that listens, of whatever kind, and that never blocks.
+pub(super) fn listen(listen: &Listen) -> io::Result<OwnedFd> {
+    let listener = match listen {
+        Listen::Address(address) => TcpListener::bind(address)?.into(),
+        Listen::Path(path) => bind(path)?.into(),
+        Listen::Systemd => of_systemd()?,
+    };
+    ioctl_fionbio(&listener, true)?;
+    Ok(listener)
 }
 
-impl Listener {
-    pub(super) fn bind(listen: &Listen) -> io::Result<Self> {
-        let listener = match listen {
-            Listen::Address(address) => Self::Tcp(TcpListener::bind(address)?),
-            Listen::Path(path) => Self::Unix(bind(path)?),
-            Listen::Systemd => Self::of_systemd()?,
-        };
-        match &listener {
-            Self::Tcp(listener) => listener.set_nonblocking(true)?,
-            Self::Unix(listener) => listener.set_nonblocking(true)?,
-        }
-        Ok(listener)
+/// The first socket of the socket unit.
+fn of_systemd() -> io::Result<OwnedFd> {
+    let mut sockets = listenfd::ListenFd::from_env();
+    if let Ok(Some(listener)) = sockets.take_tcp_listener(0) {
+        return Ok(listener.into());
     }
-
-    /// The first socket of the socket unit.
-    fn of_systemd() -> io::Result<Self> {
-        let mut sockets = listenfd::ListenFd::from_env();
-        if let Ok(Some(listener)) = sockets.take_tcp_listener(0) {
-            return Ok(Self::Tcp(listener));
-        }
-        let listener = sockets.take_unix_listener(0)?.map(Self::Unix);
-        listener.ok_or_else(|| io::Error::other("systemd hands over no socket: enable ocps-http.socket"))
-    }
-
-    /// The next connection, which never blocks.
-    fn accept(&self) -> io::Result<File> {
-        let stream: OwnedFd = match self {
-            Self::Tcp(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                stream.into()
-            }
-            Self::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                stream.set_nonblocking(true)?;
-                stream.into()
-            }
-        };
-        Ok(stream.into())
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
-        }
-    }
+    let listener = sockets.take_unix_listener(0)?.map(OwnedFd::from);
+    listener.ok_or_else(|| io::Error::other("systemd hands over no socket: enable ocps-http.socket"))
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
@@ -144,11 +102,11 @@ struct Client {
     /// What has come of the request.
     request: Vec<u8>,
     /// What is still to be sent of the answer.
-    answer: Option<io::Cursor<Vec<u8>>>,
+    answer: Option<Vec<u8>>,
 }
 
 /// Serves until the process ends.
-pub(super) fn run(listener: &Listener, mut answer: impl FnMut(&str) -> Answer) {
+pub(super) fn run(listener: &OwnedFd, mut answer: impl FnMut(&str) -> Answer) {
     let mut clients: Vec<Client> = Vec::new();
     let mut is_short = false;
     loop {
@@ -160,15 +118,20 @@ pub(super) fn run(listener: &Listener, mut answer: impl FnMut(&str) -> Answer) {
             goes_on && now < client.until
         });
         for _ in 0..if accepts { ACCEPTED_AT_ONCE } else { 0 } {
-            match listener.accept() {
+            match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(stream) => {
                     if clients.len() >= CLIENTS_MAX {
                         clients.remove(0);
                     }
-                    clients.push(Client { stream, until: now + PATIENCE, request: Vec::new(), answer: None });
+                    clients.push(Client {
+                        stream: stream.into(),
+                        until: now + PATIENCE,
+                        request: Vec::new(),
+                        answer: None,
+                    });
                     is_short = false;
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(Errno::AGAIN) => break,
                 Err(error) => {
                     if !is_short {
                         log::warn!("HTTP: no connection can be accepted: {error}; retrying");
@@ -184,7 +147,7 @@ pub(super) fn run(listener: &Listener, mut answer: impl FnMut(&str) -> Answer) {
 
 /// Waits until there is something to do, or the time of a client is over: for the listener and for each client whether
 /// there is.
-fn wait(listener: &Listener, clients: &[Client]) -> Vec<bool> {
+fn wait(listener: &OwnedFd, clients: &[Client]) -> Vec<bool> {
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
     fds.extend(clients.iter().map(|client| {
         let flags = if client.answer.is_some() { PollFlags::OUT } else { PollFlags::IN };
@@ -211,20 +174,17 @@ impl Client {
                 Ok(count) => self.request.extend(chunk.iter().take(count)),
                 Err(error) => return is_temporary(&error),
             }
-            self.answer = respond(&self.request, answer).map(io::Cursor::new);
+            self.answer = respond(&self.request, answer);
         }
         let Some(rest) = &mut self.answer else { return true };
-        loop {
-            let at = usize::try_from(rest.position()).unwrap_or(usize::MAX);
-            match rest.get_ref().get(at..) {
-                None | Some([]) => return false,
-                Some(bytes) => match self.stream.write(bytes) {
-                    Ok(0) => return false,
-                    Ok(count) => rest.set_position(rest.position() + count as u64),
-                    Err(error) => return is_temporary(&error),
-                },
+        while !rest.is_empty() {
+            match self.stream.write(rest) {
+                Ok(0) => return false,
+                Ok(count) => drop(rest.drain(..count)),
+                Err(error) => return is_temporary(&error),
             }
         }
+        false
     }
 }
 
@@ -239,9 +199,10 @@ fn respond(request: &[u8], answer: &mut impl FnMut(&str) -> Answer) -> Option<Ve
     let refused = |status, reason: &str| Some(Answer::text(status, reason.to_owned()).bytes(false));
     match parsed.parse(request) {
         Ok(httparse::Status::Partial) if request.len() < REQUEST_MAX => None,
-        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            refused(431, &format!("a request has at most {REQUEST_MAX} bytes and {HEADERS_MAX} headers"))
-        }
+        Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => refused(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            &format!("a request has at most {REQUEST_MAX} bytes and {HEADERS_MAX} headers"),
+        ),
         Ok(httparse::Status::Complete(_)) => {
             let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
             match method {
@@ -249,10 +210,13 @@ fn respond(request: &[u8], answer: &mut impl FnMut(&str) -> Answer) -> Option<Ve
                     let path = target.split('?').next().unwrap_or_default();
                     Some(answer(path).bytes(method == "HEAD"))
                 }
-                _ => refused(405, "only GET and HEAD: nothing can be changed over HTTP"),
+                _ => refused(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "only GET and HEAD: nothing can be changed over HTTP",
+                ),
             }
         }
-        Err(error) => refused(400, &format!("not a request of HTTP/1: {error}")),
+        Err(error) => refused(StatusCode::BAD_REQUEST, &format!("not a request of HTTP/1: {error}")),
     }
 }
 
@@ -261,7 +225,7 @@ mod tests {
     use super::*;
 
     fn first_line(request: &[u8]) -> Option<String> {
-        let answer = respond(request, &mut |path| Answer::text(200, path.to_owned()))?;
+        let answer = respond(request, &mut |path| Answer::text(StatusCode::OK, path.to_owned()))?;
         let text = String::from_utf8(answer).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         Some(format!(

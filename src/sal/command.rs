@@ -15,7 +15,7 @@ use crate::text::quoted;
 #[must_use]
 pub fn parse(name: &str, params: impl IntoIterator<Item = (String, Option<Value>)>) -> CommandKind {
     let Some(command) = CommandName::parse(name) else {
-        let known: Vec<&str> = CommandName::ALL.into_iter().map(CommandName::as_str).collect();
+        let known: Vec<&str> = CommandName::ALL.iter().map(|name| name.as_str()).collect();
         let reason = format!("unknown command {}: one of {}", quoted(name), known.join(", "));
         return CommandKind::Invalid { name: None, reason };
     };

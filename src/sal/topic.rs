@@ -61,18 +61,7 @@ pub const ACK: &[Column] = columns![
 
 /// The name of an event of the SAL interface, without the `logevent_` prefix; in the order of the names.
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    EnumIter,
-    EnumString,
-    IntoStaticStr,
-    VariantNames,
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumIter, EnumString, IntoStaticStr, VariantNames,
 )]
 #[strum(serialize_all = "camelCase", const_into_str)]
 pub enum EventName {

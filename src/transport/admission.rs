@@ -38,13 +38,11 @@ pub struct Admission {
 
 impl Admission {
     /// How many commands wait.
-    #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
     /// Whether one more command can wait.
-    #[must_use]
     pub fn has_room(&self) -> bool {
         self.waiting.len() < WAITING_MAX
     }

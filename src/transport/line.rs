@@ -53,7 +53,6 @@ pub enum Query {
 
 impl Query {
     /// Its name, which is also the key of the document that answers it.
-    #[must_use]
     pub fn name(&self) -> &'static str {
         self.into()
     }
@@ -152,7 +151,6 @@ fn not_json(error: serde_json::Error) -> String {
 }
 
 /// An ack, as a line.
-#[must_use]
 pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
     let fields = AckFields::from(ack);
     let body = json!({
@@ -163,7 +161,6 @@ pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
 }
 
 /// An event, as a line.
-#[must_use]
 pub fn event(topic: EventName, fields: Fields, seq: i32, sent: Tai) -> String {
     let data: Map<String, Json> =
         fields.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
@@ -174,7 +171,6 @@ pub fn event(topic: EventName, fields: Fields, seq: i32, sent: Tai) -> String {
 }
 
 /// An error, as a line.
-#[must_use]
 pub fn error(reason: &str) -> String {
     json!({ "error": reason }).to_string()
 }

@@ -15,7 +15,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::clock::Moment;
-use crate::csc::command::Command;
+use crate::csc::command::{Command, CommandName, Sender as CommandSender};
+use crate::csc::event::{Ack, Event};
 use crate::csc::record::Receipt;
 
 /// How long we listen for another instance before we start, and after its last heartbeat.
@@ -36,6 +37,39 @@ pub enum KafkaInput {
     DuplicateInstance(String),
     /// The broker has taken what this names.
     Delivered(Receipt),
+}
+
+/// SAL over Kafka, as the main loop sees it.
+pub trait Kafka {
+    /// Answers a command that came over Kafka; its delivery is reported with [`KafkaInput::Delivered`].
+    fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>);
+
+    /// Publishes an event; its delivery is reported with [`KafkaInput::Delivered`].
+    fn publish(&self, event: &Event, receipt: Option<Receipt>);
+
+    /// How it goes.
+    fn report(&self) -> KafkaReport;
+
+    /// Whether broker and registry were not reached yet.
+    fn is_connecting(&self) -> bool;
+
+    /// The other instance, if ours stands by for it.
+    fn standing_by_for(&self) -> Option<String>;
+
+    /// The daemon is ready to be the one instance with its index.
+    fn claim(&self);
+
+    /// The instance for which ours stands by has ended: ours need not wait longer.
+    fn take_over(&self);
+
+    /// From now on nothing is written any more.
+    fn silence(&self);
+
+    /// The daemon has begun its work: another instance that shows up from now on is not waited for.
+    fn begun(&self);
+
+    /// Ends: waits a little for the last messages to leave, unless there is no broker.
+    fn close(self: Box<Self>);
 }
 
 /// What a look at Kafka found.

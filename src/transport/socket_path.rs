@@ -38,7 +38,6 @@ pub enum Place {
 
 impl Place {
     /// The path of the socket.
-    #[must_use]
     pub fn path(&self) -> &Path {
         match self {
             Self::Named(path) | Self::Runtime(path) | Self::Temporary(path) => path,
@@ -91,7 +90,6 @@ impl Place {
 /// sets it: each of these is the only one. Otherwise for root (user 0) `/run/ocps/ocps.sock`, for others
 /// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that is not usable, as in a container, `ocps-<uid>/ocps.sock` in
 /// `$TMPDIR` or `/tmp`.
-#[must_use]
 pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, uid: u32) -> Vec<Place> {
     if let Some(path) = named(flag, setting, env) {
         return vec![path];
@@ -109,7 +107,6 @@ pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, uid:
 ///
 /// A path that was named is the only one. Otherwise a user's own daemon comes before the system's, and
 /// with an index the instance of that index (`ocps-2`, of the service `ocps@2`) before the plain one.
-#[must_use]
 pub fn of_client(
     flag: Option<&Path>,
     setting: Option<&Path>,

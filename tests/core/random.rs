@@ -84,7 +84,7 @@ impl Walk {
             89..96 => CommandKind::Standby,
             96..98 => CommandKind::SetLogLevel { level: self.rng.i32(0..3) * 10 },
             _ => {
-                let name = self.rng.choice(CommandName::ALL);
+                let name = self.rng.choice(CommandName::ALL).copied();
                 CommandKind::Invalid { name, reason: "no good".to_owned() }
             }
         };

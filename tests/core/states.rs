@@ -138,7 +138,7 @@ fn the_log_level_can_be_set_in_every_state() {
 #[test]
 fn a_command_that_cannot_be_carried_out_fails_for_the_state_first() {
     for state in SummaryState::ALL {
-        for name in CommandName::ALL.map(Some).into_iter().chain([None]) {
+        for name in CommandName::ALL.iter().copied().map(Some).chain([None]) {
             let mut world = in_state(state);
             world.send(invalid(name));
             let lines = world.take();

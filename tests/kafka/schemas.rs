@@ -189,7 +189,7 @@ fn command(id: usize, text: &str) -> Vec<u8> {
 #[test]
 fn commands_of_a_newer_release_are_read_by_the_names_of_their_fields() {
     let server = Server::start(0);
-    for name in CommandName::ALL {
+    for &name in CommandName::ALL {
         let topic = Topic::Command(name);
         let read = |text: &str| {
             let id = server.memory.lock().unwrap().register("commands", text).unwrap();

@@ -17,7 +17,7 @@ const OWN_WORDS: [&str; 4] = [STATUS, JOBS, "help", "quit"];
 
 /// All words that a line can begin with.
 pub(super) fn first_words() -> impl Iterator<Item = &'static str> {
-    CommandName::ALL.map(CommandName::as_str).into_iter().chain(OWN_WORDS)
+    CommandName::ALL.iter().map(|name| name.as_str()).chain(OWN_WORDS)
 }
 
 /// What a line asks for.

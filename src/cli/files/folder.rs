@@ -2,7 +2,7 @@
 //! and whatever is in it; a file has its name only when it is whole.
 
 use std::fs::{File, create_dir_all};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path};
 
@@ -75,8 +75,8 @@ fn problem(error: Errno) -> String {
 pub(super) struct Part {
     folder: OwnedFd,
     name: String,
-    file: File,
-    len: u64,
+    /// The rest is written to it.
+    pub(super) file: File,
 }
 
 impl Part {
@@ -93,8 +93,7 @@ impl Part {
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(format!("another ocps is writing {part}: not downloaded"));
         }
-        let part =
-            Self { folder, name: name.to_owned(), file: file.into(), len: found.st_size.unsigned_abs() };
+        let part = Self { folder, name: name.to_owned(), file: file.into() };
         match statat(&part.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => Ok(Some(part)),
             Err(error) => Err(problem(error)),
@@ -104,12 +103,12 @@ impl Part {
 
     /// Its size in bytes.
     pub(super) fn len(&self) -> u64 {
-        self.len
+        self.file.metadata().map_or(0, |found| found.len())
     }
 
     /// From which byte on the file is to be read.
     pub(super) fn overlap_at(&self) -> u64 {
-        self.len.saturating_sub(OVERLAP)
+        self.len().saturating_sub(OVERLAP)
     }
 
     /// Whether the file, read from there on, begins as the part ends; it is read to where the part ends.
@@ -123,7 +122,6 @@ impl Part {
 
     /// Begins again.
     pub(super) fn restart(&mut self) -> io::Result<()> {
-        self.len = 0;
         self.file.set_len(0)?;
         self.file.rewind()
     }
@@ -146,18 +144,6 @@ impl Part {
     }
 }
 
-impl Write for Part {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.len += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
 fn part_name(name: &str) -> String {
     format!("{name}.part")
 }
@@ -166,6 +152,8 @@ fn part_name(name: &str) -> String {
 mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    use std::io::Write;
 
     use super::*;
 
@@ -223,7 +211,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path()).unwrap();
         let mut part = folder.part("sub/a").unwrap().unwrap();
-        part.write_all(b"half").unwrap();
+        part.file.write_all(b"half").unwrap();
         assert!(folder.part("sub/a").err().unwrap().contains("another ocps is writing a.part"));
         drop(part);
         assert_eq!(names(&place.path().join("sub")), ["a.part"]);
@@ -233,14 +221,14 @@ mod tests {
         assert!(!part.goes_on_with(&mut &b"other"[..]).unwrap());
         let mut rest = &b"half a file"[..];
         assert!(part.goes_on_with(&mut rest).unwrap());
-        part.write_all(rest).unwrap();
+        part.file.write_all(rest).unwrap();
         part.finish().unwrap();
         assert_eq!(fs::read_to_string(place.path().join("sub/a")).unwrap(), "half a file");
         assert!(folder.part("sub/a").unwrap().is_none());
         assert_eq!(names(&place.path().join("sub")), ["a"]);
 
         let mut part = folder.part("b").unwrap().unwrap();
-        part.write_all(b"x").unwrap();
+        part.file.write_all(b"x").unwrap();
         part.restart().unwrap();
         symlink("/no/such", place.path().join("b")).unwrap();
         assert!(part.finish().unwrap_err().contains("File exists"));

@@ -274,7 +274,7 @@ fn copy(rest: impl Read, part: &mut Part, size: Option<u64>, name: &str) -> io::
     let bar = size.map_or_else(ProgressBar::no_length, ProgressBar::new).with_position(part.len());
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let bar = bar.with_style(style.progress_chars("=> ")).with_message(clean(name));
-    let copied = io::copy(&mut bar.wrap_read(rest), part);
+    let copied = io::copy(&mut bar.wrap_read(rest), &mut part.file);
     bar.finish_and_clear();
     copied
 }
@@ -282,7 +282,7 @@ fn copy(rest: impl Read, part: &mut Part, size: Option<u64>, name: &str) -> io::
 /// Copies the rest of a file.
 #[cfg(not(feature = "terminal"))]
 fn copy(mut rest: impl Read, part: &mut Part, _: Option<u64>, _: &str) -> io::Result<u64> {
-    io::copy(&mut rest, part)
+    io::copy(&mut rest, &mut part.file)
 }
 
 /// `ocps logs`.

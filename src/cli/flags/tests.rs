@@ -246,7 +246,7 @@ fn help_is_complete_and_fits_in_80_columns() {
     }
     for name in ["send", "console", "console help"] {
         let text = help(name);
-        for command in CommandName::ALL {
+        for &command in CommandName::ALL {
             assert!(text.contains(&format!("\n  {}\n", command.as_str())));
             for (name, _) in parameters(command) {
                 assert!(words_of(&text).contains(&format!(" {name}= ")), "{name}");
@@ -313,7 +313,7 @@ fn the_manual_agrees_with_help() {
 #[test]
 fn the_other_manuals_name_all_there_is() {
     let protocol = page("etc/man/ocps-protocol.7");
-    for word in EventName::VARIANTS.iter().copied().chain(CommandName::ALL.map(CommandName::as_str)) {
+    for word in EventName::VARIANTS.iter().copied().chain(CommandName::ALL.iter().map(|name| name.as_str())) {
         assert!(protocol.contains(word), "ocps-protocol(7) does not name {word}");
     }
     let page = fs::read_to_string("etc/man/ocps.toml.5").unwrap();
@@ -381,7 +381,7 @@ fn choices(name: &str) -> Vec<String> {
     match name {
         "run" | "--index" => words(&["1", "2", "3", "101", "LATISS", "LSSTComCam", "LSSTCam", "RA"]),
         "send" => {
-            let fields = CommandName::ALL.into_iter().flat_map(parameters);
+            let fields = CommandName::ALL.iter().copied().flat_map(parameters);
             let fields = fields.map(|(name, _)| format!("{name}="));
             CommandName::ALL.iter().map(|command| command.as_str().to_owned()).chain(fields).collect()
         }

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use strum::VariantNames;
 use wildmatch::WildMatch;
 
 use super::is_unfinished;
@@ -86,16 +87,9 @@ impl Filter {
 
 /// Words for the state of a job, joined with commas.
 fn states(text: &str) -> Result<Vec<String>, String> {
-    let outcomes = [
-        JobOutcome::Completed,
-        JobOutcome::Failed,
-        JobOutcome::Vanished,
-        JobOutcome::Aborted,
-        JobOutcome::Refused,
-    ];
     let phases = [Phase::Pending, Phase::Queued, Phase::Active, Phase::Held, Phase::Suspended, Phase::Other];
     let known = StageName::UNFINISHED.map(StageName::as_str).into_iter();
-    let known = known.chain(phases.map(Phase::as_str)).chain(outcomes.map(JobOutcome::as_str));
+    let known = known.chain(phases.map(Phase::as_str)).chain(JobOutcome::VARIANTS.iter().copied());
     let known: Vec<&str> = known.collect();
     let state = |word: &str| {
         let found = known.iter().find(|known| known.eq_ignore_ascii_case(word));

@@ -11,7 +11,7 @@ use super::client::{Client, JOBS};
 use super::exit::Exit;
 use super::flags::Line;
 use super::follow::{Style, Which, follow};
-use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, table, value};
+use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, some, table, value};
 use super::times::Zone;
 
 /// The columns, and the member of a job that each shows.
@@ -38,25 +38,9 @@ const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
 const RIGID: [&str; 4] = [JOB, ACCEPTED, ENDED, ELAPSED];
 /// Jobs waited for that are named.
 const WAITS_SHOWN: usize = 3;
-/// What `--csv` has of each job.
-const CSV: [&str; 15] = [
-    "job_id",
-    "run_id",
-    "seq_num",
-    "identity",
-    "pipeline",
-    "version",
-    "data_query",
-    "stage",
-    "phase",
-    "outcome",
-    "reason",
-    "exit_code",
-    "accepted_utc",
-    "ended_utc",
-    ELAPSED_S,
-];
-const ELAPSED_S: &str = "elapsed_s";
+/// What `--csv` has of each job: the heading.
+const CSV: &str = "job_id,run_id,seq_num,identity,pipeline,version,data_query,stage,phase,outcome,reason,exit_code,\
+                   accepted_utc,ended_utc,elapsed_s";
 
 /// `ocps jobs`.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
@@ -183,10 +167,8 @@ pub(super) fn note(job: &Value) -> Option<String> {
 fn waits(job: &Value, problem: Option<String>) -> Option<String> {
     let mut parts = Vec::new();
     let waits_for = ids(job, "waits_for");
-    let (first, rest) = waits_for.split_at(waits_for.len().min(WAITS_SHOWN));
-    if !first.is_empty() {
-        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        parts.push(format!("waits for {}{more}", first.join(", ")));
+    if !waits_for.is_empty() {
+        parts.push(format!("waits for {}", some(&waits_for, WAITS_SHOWN)));
     }
     let missing = ids(job, "missing_prereqs").into_iter();
     parts.extend(missing.map(|id| format!("prerequisite {id} does not exist")));
@@ -203,20 +185,17 @@ fn ids(job: &Value, key: &str) -> Vec<String> {
 /// The jobs as comma-separated values, with a heading.
 fn csv_text(jobs: &[&Value]) -> String {
     let quoted = |text: String| {
-        if text.contains([',', '"', '\n', '\r']) {
-            format!("\"{}\"", text.replace('"', "\"\""))
-        } else {
-            text
-        }
+        let is_plain = !text.contains([',', '"', '\n', '\r']);
+        if is_plain { text } else { format!("\"{}\"", text.replace('"', "\"\"")) }
     };
-    let cell = |job: &Value, name: &str| match job.get(name) {
-        _ if name == ELAPSED_S => elapsed(job).map(|seconds| format!("{seconds:.3}")).unwrap_or_default(),
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => quoted(text.clone()),
-        Some(other) => quoted(other.to_string()),
+    let cell = |job: &Value, name: &str| match (name, job.get(name)) {
+        ("elapsed_s", _) => elapsed(job).map(|seconds| format!("{seconds:.3}")).unwrap_or_default(),
+        (_, None | Some(Value::Null)) => String::new(),
+        (_, Some(Value::String(text))) => quoted(text.clone()),
+        (_, Some(other)) => quoted(other.to_string()),
     };
-    let row = |job: &&Value| CSV.map(|name| cell(job, name)).join(",");
-    [CSV.join(",")].into_iter().chain(jobs.iter().map(row)).map(|row| format!("{row}\n")).collect()
+    let row = |job: &&Value| CSV.split(',').map(|name| cell(job, name)).collect::<Vec<_>>().join(",");
+    [CSV.to_owned()].into_iter().chain(jobs.iter().map(row)).map(|row| format!("{row}\n")).collect()
 }
 
 #[cfg(test)]

@@ -56,24 +56,17 @@ pub(super) fn is_refusal(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed)
 }
 
+/// Errors of the connection with numbers of the broker's, which are positive.
+const OF_CONNECTION: [Code; 3] =
+    [Code::SaslAuthenticationFailed, Code::UnsupportedSASLMechanism, Code::IllegalSASLState];
+/// Errors of a partition with numbers of librdkafka's own.
+const OF_PARTITION: [Code; 5] =
+    [Code::Unknown, Code::UnknownTopic, Code::UnknownPartition, Code::AutoOffsetReset, Code::LogTruncation];
+
 /// Whether this error is about a partition, and not about the connection.
 pub(super) fn is_of_partition(error: &KafkaError) -> bool {
-    is_of_message(error)
-        || match error.rdkafka_error_code() {
-            Some(
-                Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism | Code::IllegalSASLState,
-            )
-            | None => false,
-            Some(
-                Code::Unknown
-                | Code::UnknownTopic
-                | Code::UnknownPartition
-                | Code::AutoOffsetReset
-                | Code::LogTruncation,
-            ) => true,
-            // The broker's own errors have positive numbers.
-            Some(code) => code as i32 > 0,
-        }
+    let is_such = |code| OF_PARTITION.contains(&code) || (code as i32 > 0 && !OF_CONNECTION.contains(&code));
+    is_of_message(error) || error.rdkafka_error_code().is_some_and(is_such)
 }
 
 /// Whether it is about what was written there: it will never be readable.

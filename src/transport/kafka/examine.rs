@@ -71,7 +71,7 @@ fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result
         ));
     }
     let missing = survey.missing();
-    topics::try_creation(shared, &missing)?;
+    topics::create(shared, &missing, &topics::admin_options().validate_only(true))?;
     let missing = if missing.is_empty() {
         String::new()
     } else {

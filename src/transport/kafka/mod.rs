@@ -13,7 +13,6 @@
 
 mod client;
 mod examine;
-mod libraries;
 mod outbox;
 pub mod reader;
 pub mod registry;
@@ -33,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{KafkaFindings, KafkaInput, KafkaReport};
+use super::{Kafka, KafkaFindings, KafkaInput, KafkaReport};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
@@ -43,7 +42,6 @@ use crate::csc::record::Receipt;
 use crate::lease::Lease;
 use crate::sal;
 use crate::sal::ack::AckFields;
-pub use libraries::libraries;
 use outbox::{Message, Outbox};
 use schemas::Schemas;
 use topics::Place;
@@ -226,67 +224,65 @@ fn spawn(name: &str, lack: &str, run: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Kafka, as the main loop sees it.
-pub struct Kafka {
+/// Whether this build can do what these settings ask for, and librdkafka takes them; nothing is connected to.
+///
+/// # Errors
+/// One line: what is not possible.
+pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
+    options.check_build()?;
+    broker::check(options, index)
+}
+
+/// Asks brokers and registry how all is that we need of them; nothing is made there. Takes some seconds.
+pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
+    match check(&options, index) {
+        Ok(()) => examine::examine(options, index),
+        Err(problem) => KafkaFindings { list: vec![("brokers", Err(problem))], heartbeat_age_s: None },
+    }
+}
+
+/// Begins to join; from then on commands are sent to `taker`, and what else comes to `inputs`.
+///
+/// # Errors
+/// One line: the settings are not possible. That no broker answers is no error: joining is retried without end.
+pub fn start(
+    options: Options,
+    index: SalIndex,
+    lease: Lease,
+    inputs: Sender<KafkaInput>,
+    taker: Sender<Command>,
+) -> Result<Box<dyn Kafka>, String> {
+    check(&options, index)?;
+    let (outbox, woken) = Outbox::new();
+    let (wake_upkeep, upkeep_woken) = bounded(1);
+    let (done_sender, done) = bounded(1);
+    let shared = Arc::new(Shared::new(options, index, lease, inputs, outbox, wake_upkeep));
+    let readers = watch::Readers {
+        asker: client::create(&shared, Role::Consumer)?,
+        watched: Arc::new(client::create(&shared, Role::Consumer)?),
+        commands: Arc::new(client::create(&shared, Role::Consumer)?),
+        upkeep_woken,
+        taker,
+    };
+    let producer = client::create(&shared, Role::Producer)?;
+    let writing = shared.clone();
+    let run = move || {
+        writer::run(writing, producer, woken, readers);
+        let _ = done_sender.send(());
+    };
+    let thread = thread::Builder::new().name("kafka".to_owned()).spawn(run);
+    thread.map_err(|error| format!("cannot start a thread: {error}"))?;
+    Ok(Box::new(Running { shared, done }))
+}
+
+/// Kafka, once it is started.
+struct Running {
     shared: Arc<Shared>,
     done: Receiver<()>,
 }
 
-impl Kafka {
-    /// Whether this build can do what these settings ask for, and librdkafka takes them; nothing is connected to.
-    ///
-    /// # Errors
-    /// One line: what is not possible.
-    pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
-        options.check_build()?;
-        broker::check(options, index)
-    }
-
-    /// Asks brokers and registry how all is that we need of them; nothing is made there. Takes some seconds.
-    #[must_use]
-    pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
-        match Self::check(&options, index) {
-            Ok(()) => examine::examine(options, index),
-            Err(problem) => KafkaFindings { list: vec![("brokers", Err(problem))], heartbeat_age_s: None },
-        }
-    }
-
-    /// Begins to join; from then on commands are sent to `taker`, and what else comes to `inputs`.
-    ///
-    /// # Errors
-    /// One line: the settings are not possible. That no broker answers is no error: joining is retried without end.
-    pub fn start(
-        options: Options,
-        index: SalIndex,
-        lease: Lease,
-        inputs: Sender<KafkaInput>,
-        taker: Sender<Command>,
-    ) -> Result<Self, String> {
-        Self::check(&options, index)?;
-        let (outbox, woken) = Outbox::new();
-        let (wake_upkeep, upkeep_woken) = bounded(1);
-        let (done_sender, done) = bounded(1);
-        let shared = Arc::new(Shared::new(options, index, lease, inputs, outbox, wake_upkeep));
-        let readers = watch::Readers {
-            asker: client::create(&shared, Role::Consumer)?,
-            watched: Arc::new(client::create(&shared, Role::Consumer)?),
-            commands: Arc::new(client::create(&shared, Role::Consumer)?),
-            upkeep_woken,
-            taker,
-        };
-        let producer = client::create(&shared, Role::Producer)?;
-        let writing = shared.clone();
-        let run = move || {
-            writer::run(writing, producer, woken, readers);
-            let _ = done_sender.send(());
-        };
-        let thread = thread::Builder::new().name("kafka".to_owned()).spawn(run);
-        thread.map_err(|error| format!("cannot start a thread: {error}"))?;
-        Ok(Self { shared, done })
-    }
-
-    /// Answers a command that came over Kafka; its delivery is reported with [`KafkaInput::Delivered`].
-    pub fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
+impl Kafka for Running {
+    fn ack(&self, to: &CommandSender, command: Option<CommandName>, ack: &Ack, receipt: Option<Receipt>) {
         let fields = AckFields::from(ack);
         let own = vec![
             ("ack", sal::Value::Int(fields.code.number())),
@@ -301,14 +297,11 @@ impl Kafka {
         self.shared.outbox.change(|queue| queue.push(message));
     }
 
-    /// Publishes an event; its delivery is reported with [`KafkaInput::Delivered`].
-    pub fn publish(&self, event: &Event, receipt: Option<Receipt>) {
+    fn publish(&self, event: &Event, receipt: Option<Receipt>) {
         self.shared.outbox.change(|queue| queue.push(Message::event(event, receipt)));
     }
 
-    /// How it goes.
-    #[must_use]
-    pub fn report(&self) -> KafkaReport {
+    fn report(&self) -> KafkaReport {
         let ((queued, dropped), stage) = {
             let queue = self.shared.outbox.queue();
             (queue.counts(), queue.stage)
@@ -325,41 +318,32 @@ impl Kafka {
         }
     }
 
-    /// Whether broker and registry were not reached yet.
-    #[must_use]
-    pub fn is_connecting(&self) -> bool {
+    fn is_connecting(&self) -> bool {
         self.shared.outbox.queue().stage == Stage::Connecting
     }
 
-    /// The other instance, if ours stands by for it.
-    #[must_use]
-    pub fn standing_by_for(&self) -> Option<String> {
+    fn standing_by_for(&self) -> Option<String> {
         let is_so = self.shared.outbox.queue().stage == Stage::StandingBy;
         lock(&self.shared.other).clone().filter(|_| is_so)
     }
 
-    /// The daemon is ready to be the one instance with its index.
-    pub fn claim(&self) {
+    fn claim(&self) {
         self.shared.may_claim.store(true, Ordering::Release);
     }
 
-    /// The instance for which ours stands by has ended: ours need not wait longer.
-    pub fn take_over(&self) {
+    fn take_over(&self) {
         self.shared.is_handed_over.store(true, Ordering::Release);
     }
 
-    /// From now on nothing is written any more.
-    pub fn silence(&self) {
+    fn silence(&self) {
         self.shared.enter(Stage::Connecting);
     }
 
-    /// The daemon has begun its work: another instance that shows up from now on is not waited for.
-    pub fn begun(&self) {
+    fn begun(&self) {
         self.shared.has_begun.store(true, Ordering::Release);
     }
 
-    /// Ends: waits a little for the last messages to leave, unless there is no broker.
-    pub fn close(self) {
+    fn close(self: Box<Self>) {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.outbox.change(|_| ());
         self.shared.wake_upkeep();

@@ -101,7 +101,6 @@ impl Answer {
 
 impl Registry {
     /// Connects to nothing yet.
-    #[must_use]
     pub fn new(urls: &[Url]) -> Self {
         let over = DefaultConnector::default();
         Self::with_agent(urls, |config| Agent::with_parts(config.clone(), over, Lookup::default()))

@@ -127,7 +127,7 @@ pub(super) fn ready(shared: &Arc<Shared>, asker: &Reader) -> Result<Ranges, Stri
     let until = Instant::now() + CREATION;
     let mut survey = survey(shared, asker)?;
     shared.troubles.over(Kind::Broker, "");
-    create(shared, &survey.missing())?;
+    create(shared, &survey.missing(), &admin_options())?;
     while !survey.unready.is_empty() {
         let is_late = Instant::now() > until;
         if let Some((topic, error)) = survey.unready.iter().find(|(_, error)| is_late || is_refusal(error)) {
@@ -139,21 +139,13 @@ pub(super) fn ready(shared: &Arc<Shared>, asker: &Reader) -> Result<Ranges, Stri
     Ok(survey.ranges)
 }
 
-/// Creates topics, if there are any.
-pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), String> {
-    create_with(shared, missing, &admin_options())
-}
-
-/// Asks whether topics could be created, if there are any; none is.
-pub(super) fn try_creation(shared: &Arc<Shared>, missing: &[Topic]) -> Result<(), String> {
-    create_with(shared, missing, &admin_options().validate_only(true))
-}
-
+/// The bounds of a question to an administrator's client.
 pub(super) fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
 }
 
-fn create_with(shared: &Arc<Shared>, missing: &[Topic], options: &AdminOptions) -> Result<(), String> {
+/// Creates topics, if there are any; with an option that only validates, asks whether they could be created.
+pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic], options: &AdminOptions) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
     }

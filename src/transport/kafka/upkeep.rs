@@ -147,7 +147,7 @@ impl Upkeep {
         if missing.is_empty() {
             return;
         }
-        match topics::create(&self.shared, missing) {
+        match topics::create(&self.shared, missing, &topics::admin_options()) {
             Ok(()) => self.shared.troubles.over(Kind::Deleted, ""),
             Err(reason) => self.shared.troubles.report(Kind::Deleted, "", &reason),
         }

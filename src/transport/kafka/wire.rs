@@ -32,7 +32,7 @@ const MAGIC: u8 = 0;
 const ALLOCATION_MAX: usize = 8 << 20;
 
 /// A topic that we read or write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Topic {
     /// `command_…`, which we read.
     Command(CommandName),
@@ -45,12 +45,11 @@ pub enum Topic {
 impl Topic {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        let commands = CommandName::ALL.into_iter().map(Self::Command);
+        let commands = CommandName::ALL.iter().copied().map(Self::Command);
         commands.chain([Self::Ack]).chain(EventName::iter().map(Self::Event))
     }
 
     /// Name of the topic in SAL, and of its Avro record.
-    #[must_use]
     pub fn sal_name(self) -> String {
         match self {
             Self::Command(name) => format!("command_{}", name.as_str()),
@@ -92,7 +91,6 @@ impl Topic {
     }
 
     /// The schema that we register when there is none.
-    #[must_use]
     pub fn schema_text(self) -> String {
         let field = |(name, kind): Column| {
             let default = json!(sample(kind));
@@ -106,8 +104,7 @@ impl Topic {
 
 /// `cmdtype` of an ack: the position of the command in the sorted list of `ackcmd` and all commands.
 pub(super) fn cmdtype(command: CommandName) -> i32 {
-    let position = CommandName::ALL.into_iter().position(|name| name == command);
-    position.and_then(|position| i32::try_from(position + 1).ok()).unwrap_or(0)
+    command as i32 + 1
 }
 
 /// A schema to write with.

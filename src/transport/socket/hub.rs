@@ -175,13 +175,11 @@ impl Hub {
     }
 
     /// How many clients there are.
-    #[must_use]
     pub fn clients(&self) -> usize {
         self.clients.len()
     }
 
     /// Where the socket is, if there is one.
-    #[must_use]
     pub fn path(&self) -> Option<&Path> {
         self.socket.as_ref().map(|(path, _)| path.as_path())
     }

@@ -315,7 +315,7 @@ fn commands_are_read_as_they_were_meant() {
 
 #[test]
 fn cmdtype_is_the_position_in_the_sorted_list() {
-    let types: Vec<i32> = CommandName::ALL.into_iter().map(cmdtype).collect();
+    let types: Vec<i32> = CommandName::ALL.iter().copied().map(cmdtype).collect();
     assert_eq!(types, [1, 2, 3, 4, 5, 6, 7, 8]);
     let mut names: Vec<String> =
         Topic::all().map(Topic::sal_name).filter(|n| !n.starts_with("logevent")).collect();
