@@ -4,7 +4,7 @@ use std::iter;
 
 use serde_json::Value;
 
-use super::{elapsed, ids, state_text};
+use super::{elapsed, ids, state, state_text};
 use crate::cli::client::{Client, JOBS};
 use crate::cli::find::find;
 use crate::cli::flags::Line;
@@ -42,6 +42,9 @@ pub(in crate::cli) fn text(job: &Value, zone: &Zone) -> String {
         Some(what) => format!("not yet: {what}"),
         None => "yes".to_owned(),
     });
+    // Those of an aborted job are deleted with it.
+    let has_files =
+        fill(job, "{job_id}{service_url}").filter(|_| state(job).is_none_or(|state| state != "aborted"));
     let lines = [
         ("job", value(job, "job_id")),
         ("run", value(job, "run_id")),
@@ -59,7 +62,7 @@ pub(in crate::cli) fn text(job: &Value, zone: &Zone) -> String {
         ("polled", fill(job, "{polled_s} ago")),
         ("waits for", list("waits_for")),
         ("missing", list("missing_prereqs")),
-        ("files", fill(job, "{job_id}{service_url}").map(|_| "see ocps results and ocps logs".to_owned())),
+        ("files", has_files.map(|_| "see ocps results and ocps logs".to_owned())),
         ("delivered", delivered.filter(|_| value(job, "ended_utc").is_some())),
     ];
     let line = |(name, text): (&str, Option<String>)| text.map(|text| format!("{name:COLUMN$}{text}\n"));

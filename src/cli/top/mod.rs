@@ -203,6 +203,7 @@ impl Session {
 
     fn key(&mut self, key: Key) -> Result<ControlFlow<()>, Failure> {
         let view = &mut self.view;
+        view.message.clear();
         match (view.mode.clone(), key) {
             (Mode::Filter, Key::Char('\n')) => view.mode = Mode::Lists,
             (Mode::Filter, Key::Char(c)) => view.filter.push(c),
@@ -236,7 +237,7 @@ impl Session {
             (Mode::Job, Key::PageDown | Key::Char(' ')) => view.scroll(PAGE),
             (Mode::Job, _) => view.close(),
             (Mode::Abort(_), _) => view.go_back(),
-            (Mode::Lists | Mode::Filter, _) => view.message.clear(),
+            (Mode::Lists | Mode::Filter, _) => {}
         }
         view.select(0);
         Ok(ControlFlow::Continue(()))

@@ -26,6 +26,8 @@ const TIMELINE_S: f64 = 6.0 * 3600.0;
 const UNFINISHED: [(&str, u16); 5] =
     [("JOB ID", 14), ("STATE", 10), ("AGE", 7), ("PIPELINE", 20), ("SENDER", 20)];
 const ENDED: [(&str, u16); 5] = [("JOB ID", 14), ("STATE", 10), ("AGO", 7), ("PIPELINE", 20), ("WHY", 20)];
+/// Lines that jobs that have ended have at least.
+const ENDED_MIN: u16 = 4;
 /// Bars without other characters than ASCII.
 const ASCII_BARS: bar::Set<'_> = bar::Set {
     full: "#",
@@ -211,10 +213,12 @@ impl View {
 
     fn draw_lists(&self, frame: &mut Frame<'_>, area: Rect) {
         let (unfinished, ended): (Vec<_>, Vec<_>) = self.shown().partition(|job| !is_ended(job));
-        let ends = u16::try_from(ended.len().saturating_add(1)).unwrap_or(u16::MAX);
         // On a low screen the jobs are more important.
         let timeline = if area.height < 14 { 0 } else { 6 };
-        let areas = [Constraint::Min(4), Constraint::Max(ends.max(2)), Constraint::Length(timeline)];
+        // Of the rest those that have not ended take what they need, with a free line, but some lines.
+        let rest = area.height.saturating_sub(ENDED_MIN.saturating_add(timeline));
+        let wanted = u16::try_from(unfinished.len().saturating_add(2)).unwrap_or(u16::MAX);
+        let areas = [Constraint::Length(wanted.min(rest)), Constraint::Fill(1), Constraint::Length(timeline)];
         let [upper, middle, lower] = Layout::vertical(areas).areas(area);
         let age = |job: &Value| value(job, "age_s");
         let sender = |job: &Value| note(job).or_else(|| value(job, "identity"));
