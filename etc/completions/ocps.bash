@@ -66,7 +66,7 @@ _ocps() {
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--follow --config --configdir --socket --index --help --version' -- "$word"))
       else return; fi ;;
     top)
-      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --help --version' -- "$word"))
+      if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--utc --socket --index --help --version' -- "$word"))
       else return; fi ;;
     watch)
       if [[ $word == -* ]]; then COMPREPLY=($(compgen -W '--socket --index --json --help --version' -- "$word"))

@@ -105,6 +105,7 @@ complete -c ocps -n '__fish_seen_subcommand_from logs' -l index -x -a '1 2 3 101
 complete -c ocps -n '__fish_seen_subcommand_from logs' -l help -d 'Print help'
 complete -c ocps -n '__fish_seen_subcommand_from logs' -l version -d 'Print version, commit, features and library versions'
 complete -c ocps -n __fish_use_subcommand -a top -d 'Show all that happens on a live screen'
+complete -c ocps -n '__fish_seen_subcommand_from top' -l utc -d 'Times are UTC'
 complete -c ocps -n '__fish_seen_subcommand_from top' -l socket -r -F -d 'Path of the daemon\'s socket'
 complete -c ocps -n '__fish_seen_subcommand_from top' -l index -x -a '1 2 3 101 LATISS LSSTComCam LSSTCam RA' -d 'Which OCPS'
 complete -c ocps -n '__fish_seen_subcommand_from top' -l help -d 'Print help'

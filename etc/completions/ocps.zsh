@@ -148,6 +148,7 @@ _ocps() {
         '*:ID: ' ;;
     top)
       _arguments \
+        '--utc[Times are UTC]' \
         '--socket=[Path of the daemon'\''s socket]:PATH:_files' \
         '--index=[Which OCPS]:INDEX:(1 2 3 101 LATISS LSSTComCam LSSTCam RA)' \
         '--help[Print help]' \

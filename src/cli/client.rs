@@ -50,6 +50,8 @@ pub(super) const STATUS: &str = "status";
 pub(super) const METRICS: &str = "metrics";
 /// The query for its jobs, and the name of the document that answers it.
 pub(super) const JOBS: &str = "jobs";
+/// The query for one job with its history, and the name of the document that answers it.
+pub(super) const JOB: &str = "job";
 
 /// Which daemon a client talks to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -352,13 +354,21 @@ impl Client {
         self.answer(name)
     }
 
-    /// Asks for the job of a run with what happened to it, and waits for it; null: the daemon does not know it.
+    /// Asks for the job of a run with what happened to it; its answer comes as a line.
+    ///
+    /// # Errors
+    /// As [`Client::write`].
+    pub(super) fn ask_job(&mut self, run_id: &str) -> Result<(), Failure> {
+        self.write(&json!({"query": JOB, "run_id": run_id}))
+    }
+
+    /// The same, and waits for it; null: the daemon does not know it.
     ///
     /// # Errors
     /// When there is no answer in time, or the daemon is too old.
     pub(super) fn job(&mut self, run_id: &str) -> Result<Value, Failure> {
-        self.write(&json!({"query": "job", "run_id": run_id}))?;
-        self.answer("job")
+        self.ask_job(run_id)?;
+        self.answer(JOB)
     }
 
     fn answer(&mut self, name: &str) -> Result<Value, Failure> {

@@ -70,6 +70,11 @@ pub(super) fn ack_text(ack: &Ack) -> String {
     format!("{name} {}", clean(&result)).trim_end().to_owned()
 }
 
+/// The name of a log level, Python's number.
+pub(super) fn level_name(level: i64) -> Option<&'static str> {
+    LOG_LEVELS.into_iter().find(|(least, ..)| level >= *least).map(|(_, name, _)| name)
+}
+
 fn log_message(data: &Value) -> Option<String> {
     let level = data.get("level")?.as_i64()?;
     let (_, name, tone) = LOG_LEVELS.into_iter().find(|(least, ..)| level >= *least)?;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::Failure;
-use super::text::{clean, some, value};
+use super::text::{clean, shortest, some, value};
 
 /// Candidates that are named.
 const SHOWN: usize = 5;
@@ -22,7 +22,16 @@ pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failu
     let found: Vec<_> = all().filter(|job| ids(job).iter().any(|id| id.starts_with(wanted))).collect();
     match found.as_slice() {
         [job] => Ok(job),
-        [] => Err(Failure::Failed(format!("the daemon knows no job {}: see ocps jobs --all", clean(wanted)))),
+        [] => {
+            let known: Vec<String> = all().filter_map(|job| ids(job).into_iter().next()).collect();
+            let last = known.iter().rev().take(SHOWN).rev();
+            let last: Vec<String> = last.map(|id| shortest(id, known.iter().map(String::as_str))).collect();
+            let last = if last.is_empty() { "it has none".to_owned() } else { last.join(", ") };
+            Err(Failure::Failed(format!(
+                "the daemon knows no job {}; its last ones: {last} (all: ocps jobs --all)",
+                clean(wanted)
+            )))
+        }
         several => {
             let named =
                 several.iter().filter_map(|job| ids(job).into_iter().find(|id| id.starts_with(wanted)));
@@ -52,7 +61,10 @@ mod tests {
             Err(Failure::Failed(problem)) => problem,
             other => panic!("{other:?}"),
         };
-        assert_eq!(problem("c\n"), "the daemon knows no job c\\n: see ocps jobs --all");
+        assert_eq!(
+            problem("c\n"),
+            "the daemon knows no job c\\n; its last ones: ab1, ab, 2-y (all: ocps jobs --all)"
+        );
         assert_eq!(problem("a"), "a means several jobs: ab1, ab; give a longer beginning");
         assert_eq!(problem("2"), "2 means several jobs: 2-x, 2-y; give a longer beginning");
         let many = (0..9).map(|n| json!({"job_id": format!("j{n}")})).collect();

@@ -13,7 +13,7 @@ use super::flags::{Line, seconds, shown, unknown};
 use super::follow::{Style, Which, follow, run_id};
 use super::jobs::is_unfinished;
 use super::output::{Output, complain};
-use super::text::clean;
+use super::text::{clean, value};
 use super::times::Zone;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
@@ -76,7 +76,9 @@ pub(super) fn command_line(name: &str, words: &[&str]) -> Result<(CommandName, M
     let mut params = Map::new();
     for word in words {
         let Some((name, text)) = word.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(format!("{} is not NAME=VALUE", shown(word)));
+            let first = parameters(command).first().filter(|_| !word.is_empty() && !word.starts_with('='));
+            let meant = first.map(|(name, _)| format!(": did you mean {name}={}?", shown(word)));
+            return Err(format!("{} is not NAME=VALUE{}", shown(word), meant.unwrap_or_default()));
         };
         let value = if parameters(command).contains(&(name, FieldType::Int)) {
             let number: Result<i32, _> = text.parse();
@@ -132,13 +134,13 @@ fn follow_execute(
     client.ask(JOBS)?;
     let mut run = None;
     client.follow(sent, interrupted, |sent, message| {
-        run = message.documents.get(JOBS).and_then(|jobs| own_run(jobs, sent));
+        run = message.documents.get(JOBS).and_then(|jobs| own_job(jobs, sent)).map(run_id);
         let ack = sent.ack_in(message);
         ack.map_or(Ok(()), |_| print(args, message, out))?;
         let is_known = run.is_some() || ack.is_some_and(|ack| ack.standing() == Standing::InProgress);
         Ok(if is_known { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
-    let run = run.map_or_else(|| Ok(own_run(&client.query(JOBS)?, sent)), |run| Ok(Some(run)))?;
+    let run = run.map_or_else(|| Ok(own_job(&client.query(JOBS)?, sent).map(run_id)), |run| Ok(Some(run)))?;
     let run =
         run.ok_or_else(|| Failure::Failed(format!("the daemon does not show {sent}: see ocps jobs")))?;
     let style = Style { zone: Zone::of_machine(), json: args.json };
@@ -204,18 +206,20 @@ fn what_continues(sent: &Sent, client: &mut Client) -> Option<String> {
     if sent.command != CommandName::Execute {
         return None;
     }
-    let (what, id) = match sent.job_id.as_deref().map(clean) {
+    let jobs = if sent.job_id.is_some() { Value::Null } else { client.query(JOBS).ok()? };
+    let job = own_job(&jobs, sent);
+    let (what, id) = match sent.job_id.as_deref().map(clean).or_else(|| value(job?, "job_id")) {
         Some(job_id) => (format!("job {job_id}"), job_id),
         None => {
-            let run_id = clean(&own_run(&client.query(JOBS).ok()?, sent)?);
+            let run_id = clean(&run_id(job?));
             (format!("run {run_id}, which has no job id yet,"), run_id)
         }
     };
     Some(format!("interrupted: {what} goes on; ocps abort {id} ends it, ocps jobs shows it"))
 }
 
-/// The run id of the execute that this process sent: the daemon knows who its clients are.
-fn own_run(jobs: &Value, sent: &Sent) -> Option<String> {
+/// The job of the execute that this process sent: the daemon knows who its clients are.
+fn own_job<'a>(jobs: &'a Value, sent: &Sent) -> Option<&'a Value> {
     let is_ours = |job: &&Value| match &sent.job_id {
         Some(job_id) => job.get("job_id").and_then(Value::as_str) == Some(job_id),
         None => {
@@ -223,7 +227,7 @@ fn own_run(jobs: &Value, sent: &Sent) -> Option<String> {
             origin == Some(i64::from(std::process::id())) && is_unfinished(job)
         }
     };
-    jobs.as_array()?.iter().rfind(is_ours).map(run_id)
+    jobs.as_array()?.iter().rfind(is_ours)
 }
 
 #[cfg(test)]
@@ -246,7 +250,8 @@ mod tests {
         };
         check(&[], "no COMMAND to send: for example ocps send execute pipeline=true.yaml");
         check(&["exectue"], "unknown command exectue: did you mean execute?");
-        check(&["execute", "pipeline"], "pipeline is not NAME=VALUE");
+        check(&["execute", "a.yaml"], "a.yaml is not NAME=VALUE: did you mean pipeline=a.yaml?");
+        check(&["enable", "x"], "x is not NAME=VALUE");
         check(&["execute", "=x"], "=x is not NAME=VALUE");
         check(&["execute", "a=1", "a=2"], "parameter a is given twice");
         check(&["setLogLevel", "level=high"], "level must be a 32-bit integer, not high");

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::client::{Client, METRICS, STATUS};
+use super::event_text::level_name;
 use super::flags::Line;
 use super::output::{Tone, paint};
 use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
@@ -37,6 +38,11 @@ pub(super) fn metrics_task(line: &Line) -> Result<Task, String> {
     Ok(Box::new(move |out| out.text(Client::connect(&target)?.query(METRICS)?.as_str().unwrap_or_default())))
 }
 
+fn log_level(status: &Value) -> String {
+    let level = status.get("log_level").and_then(Value::as_i64);
+    level.and_then(|level| Some(format!("{level} ({})", level_name(level)?))).unwrap_or_default()
+}
+
 /// The status document as lines for people. What it lacks is shown as a dash.
 pub(super) fn status_text(status: &Value) -> String {
     let join = |templates: &[&str]| join(status, templates);
@@ -54,7 +60,7 @@ pub(super) fn status_text(status: &Value) -> String {
         ("kafka", kafka(status)),
         ("jobs", jobs(status)),
         ("counters", fields(status.get("counters").unwrap_or(&Value::Null))),
-        ("log level", join(&["{log_level}"])),
+        ("log level", log_level(status)),
         ("log", join(&["!{log/problem}"])),
         ("socket", join(&["{socket}"])),
         ("http", join(&["{http/listen}", "!{http/problem}"])),
@@ -215,7 +221,7 @@ last problem 3.0s ago: connection refused
 kafka          joined, b:1, 2 waiting, 1 not understood
 jobs           2 running (1 queued, 1 executing), 1 aborting
 counters       commands=3 results=1
-log level      20
+log level      20 (INFO)
 socket         /run/ocps/ocps.sock
 clients        1
 state dir      -

@@ -136,7 +136,7 @@ impl Csc {
 /// Why a job that ended in this phase did not succeed.
 fn reason_of(phase: Phase) -> Option<String> {
     let reason = match phase {
-        Phase::Error => "the service says that it failed (phase error)",
+        Phase::Error => "phase error",
         Phase::Aborted => "aborted at the service, not by abort_job",
         Phase::Unknown => "the service does not know how it ended (phase unknown)",
         Phase::Completed

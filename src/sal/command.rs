@@ -6,7 +6,7 @@ use super::Value;
 use super::topic::{FieldType, parameters};
 use crate::csc::command::{CommandKind, CommandName, Execute};
 use crate::csc::id::JobId;
-use crate::text::quoted;
+use crate::text::{nearest, quoted};
 
 /// Parses a command; what cannot be carried out becomes an [`CommandKind::Invalid`] that says why.
 ///
@@ -79,6 +79,9 @@ impl Params {
 
 fn unknown_parameter(command: CommandName, name: &str) -> String {
     let known: Vec<&str> = parameters(command).iter().map(|(name, _)| *name).collect();
+    if let Some(near) = nearest(name, known.iter().copied()) {
+        return format!("unknown parameter {}: did you mean {near}?", quoted(name));
+    }
     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
     format!("unknown parameter {}: {} takes {known}", quoted(name), command.as_str())
 }
@@ -111,11 +114,7 @@ mod tests {
         };
         check("exec", &[], "unknown command \"exec\": one of abort_job, disable,");
         check("enable", &[("x", "1".into())], "unknown parameter \"x\": enable takes none");
-        check(
-            "execute",
-            &[("pipline", "a".into())],
-            "unknown parameter \"pipline\": execute takes pipeline, ver",
-        );
+        check("execute", &[("pipline", "a".into())], "unknown parameter \"pipline\": did you mean pipeline?");
         check("execute", &[("pipeline", Value::Int(1))], "\"pipeline\" must be a string");
         check(
             "execute",

@@ -64,7 +64,9 @@ fn console_answers_queries_and_helps() {
     });
     let ran = daemon.run_typing(&["console"], "status\njobs\nhelp");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    for part in ["state          ENABLED\n", "no jobs\n", "Type a command", "configurationOverride="] {
+    for part in
+        ["state          ENABLED\n", "none of the 1 known jobs", "Type a command", "configurationOverride="]
+    {
         assert!(ran.stdout.contains(part), "{part}: {}", ran.stdout);
     }
 }

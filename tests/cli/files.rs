@@ -219,7 +219,9 @@ fn what_is_no_file_is_not_taken_for_one() {
     assert_eq!(ran.code, Some(1));
     assert!(ran.stderr.contains("/results answered GET with 200: <html>"), "{ran:?}");
     let ran = rig.daemon.run(&["logs", "x"]);
-    ran.check(1, &[], "ocps: the daemon knows no job x: see ocps jobs --all\n");
+    let last = rig.job_id.get(..8).unwrap();
+    let expected = format!("ocps: the daemon knows no job x; its last ones: {last} (all: ocps jobs --all)\n");
+    ran.check(1, &[], &expected);
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn wait_prints_each_change_and_its_exit_code_follows_the_jobs() {
 #[test]
 fn an_id_that_means_no_job_or_several_is_exit_1() {
     let daemon = daemon(vec![running("queued")]);
-    let unknown = "ocps: the daemon knows no job x: see ocps jobs --all\n";
+    let unknown = "ocps: the daemon knows no job x; its last ones: j1, 2-b (all: ocps jobs --all)\n";
     let several = "ocps: \"\" means several jobs: j1, 2-b; give a longer beginning\n";
     daemon.run(&["abort", "1-a", "x"]).check(1, &[], unknown);
     for command in ["wait", "abort", "job"] {

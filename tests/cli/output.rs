@@ -30,7 +30,7 @@ fn status_and_jobs_are_tables_or_json() {
     daemon.run(&["jobs", "--json"]).check(0, &[&json!([jobs[0]]).to_string()], "");
     let ran = daemon.run(&["jobs", "--csv", "--all", "--limit=1"]);
     assert!(ran.stdout.starts_with("job_id,run_id,") && ran.stdout.lines().count() == 2, "{}", ran.stdout);
-    daemon.run(&["jobs", "--failed"]).check(0, &["no jobs"], "");
+    daemon.run(&["jobs", "--failed"]).check(0, &["none of the 2 known jobs (all: ocps jobs --all)"], "");
     let contradiction = "ocps: --json and --csv contradict each other (see ocps jobs --help)\n";
     daemon.run(&["jobs", "--json", "--csv"]).check(2, &[], contradiction);
 }

@@ -25,6 +25,12 @@ fn daemon() -> FakeDaemon {
         queries += 1;
         let job = |id: &str, pipeline: &str| json!({"job_id": id, "run_id": id, "stage": "running", "pipeline": pipeline});
         match line["query"].as_str() {
+            Some("job") => {
+                let mut job = job("job-b", "second.yaml");
+                job["history"] =
+                    json!([{"at_utc": "2026-11-22T14:00:23.504Z", "text": format!("asked {queries}")}]);
+                vec![Reply::Say(json!({"job": job}))]
+            }
             Some("status") => vec![Reply::Say(json!({"status": {"state": "ENABLED", "uptime_s": queries}}))],
             _ => vec![Reply::Say(json!({"jobs": [job("job-a", "first.yaml"), job("job-b", "second.yaml")]}))],
         }
@@ -37,7 +43,7 @@ fn a_job_is_selected_opened_filtered_and_aborted_after_a_question() {
     let mut terminal = Terminal::showing("second.yaml", &daemon, &home, &["top"]);
     // After each key only what changes is drawn: ^L draws all, though blanks are left out.
     terminal.press("\x1b[B\r\x0c");
-    terminal.wait_for("run_id");
+    terminal.wait_for("14:00:23");
     terminal.press("x/FIRST\r\x0c");
     terminal.wait_for("(Esc");
     terminal.press("a\x0c");

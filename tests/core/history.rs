@@ -48,7 +48,7 @@ fn a_job_has_a_history_from_its_command_to_the_late_delivery_of_its_end() {
     }
     assert_eq!((count, noted(&world).len()), (3, 3));
     world.run_to_answer("GET a", job("a", Phase::Error));
-    let failed = "failed: the service says that it failed (phase error)";
+    let failed = "failed: phase error";
     let begin = ["accepted from root@host", "created as job a", "phase queued", "phase executing", failed];
     check(&world, 1, &begin);
     let run_id = world.run_id(1);

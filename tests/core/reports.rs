@@ -77,7 +77,7 @@ fn each_end_is_reported_with_its_reason() {
     let broken = || Reply::Broken { report: "broken".to_owned() };
     for (answer, outcome, reason) in [
         (job("a", Phase::Completed), JobOutcome::Completed, None),
-        (job("a", Phase::Error), JobOutcome::Failed, Some("the service says that it failed (phase error)")),
+        (job("a", Phase::Error), JobOutcome::Failed, Some("phase error")),
         (job("a", Phase::Aborted), JobOutcome::Failed, Some("aborted at the service, not by abort_job")),
         (
             job("a", Phase::Unknown),

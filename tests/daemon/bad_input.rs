@@ -15,11 +15,7 @@ fn commands_that_cannot_be_carried_out_fail_with_one_clear_line() {
     for (command, params, reason) in [
         ("exec", json!({}), format!("unknown command \"exec\": one of {commands}")),
         ("disable", json!({"x": 1}), "unknown parameter \"x\": disable takes none".into()),
-        (
-            "execute",
-            json!({"pipline": "a"}),
-            format!("unknown parameter \"pipline\": execute takes {execute}"),
-        ),
+        ("execute", json!({"foo": "a"}), format!("unknown parameter \"foo\": execute takes {execute}")),
         ("execute", json!({"pipeline": 1}), "parameter \"pipeline\" must be a string".into()),
         ("execute", json!({"pipeline": null}), "parameter \"pipeline\" must be a string".into()),
         ("execute", json!({}), "pipeline is empty: give the URL or path of a pipeline".into()),

@@ -352,9 +352,8 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
     assert_eq!(client.final_ack(seq), "CMD_COMPLETE Done");
     let job = client.query("jobs")[0].clone();
     assert_eq!((&job["outcome"], &job["phase"]), (&json!("failed"), &Value::Null));
-    assert_eq!(job["reason"], "the service says that it failed (phase error)");
-    let line =
-        "failed: the service says that it failed (phase error); pipeline p.yaml, data_query fail, for uid-";
+    assert_eq!(job["reason"], "phase error");
+    let line = "failed: phase error; pipeline p.yaml, data_query fail, for uid-";
     eventually("it is logged", || daemon.stderr().contains(line));
     assert!(daemon.stderr().lines().any(|l| l.contains(" [WARN] job ") && l.contains(line)));
     // The next run knows it too.
@@ -366,7 +365,7 @@ fn the_phase_at_the_service_and_each_end_are_shown() {
         assert_eq!(again[key], job[key], "{key}");
     }
     let shown = home.client(&["jobs", "--all"]).stdout;
-    assert!(shown.contains("  failed: exit 1, the service says that it failed (phase error)\n"), "{shown}");
+    assert!(shown.contains("  failed: exit 1, phase error\n"), "{shown}");
 }
 
 #[test]

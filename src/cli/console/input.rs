@@ -113,7 +113,7 @@ mod tests {
         check("frobnicate", "unknown command frobnicate (type help)");
         check("status now", "status takes no parameters");
         check("setLogLevel level=x", "level must be a 32-bit integer, not x");
-        check("execute true.yaml", "true.yaml is not NAME=VALUE");
+        check("execute true.yaml", "true.yaml is not NAME=VALUE: did you mean pipeline=true.yaml?");
         for unterminated in ["execute 'b", "execute \"b'", "execute b\\"] {
             check(unterminated, "unterminated quote, or nothing after the last \\");
         }

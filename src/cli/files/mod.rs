@@ -200,7 +200,8 @@ fn download(job: &JobAt, files: &[(String, JobFile)], path: &Path, out: &mut Out
             "job {id} is running: its files are not complete; wait for it: ocps wait {id}"
         )));
     }
-    let folder = Folder::open(path).map_err(|error| failed(format!("{}: {error}", path.display())))?;
+    let folder = Folder::open(path)
+        .map_err(|error| failed(format!("cannot use the directory {}: {error}", path.display())))?;
     let (mut failures, mut fetched) = (0, HashSet::new());
     for (name, file) in files {
         let shown = clean(name);

@@ -12,6 +12,7 @@ use lexopt::{Arg, Parser};
 
 use super::client::Target;
 use super::{COMMANDS, Task, version};
+use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
 use crate::csc::state::SummaryState;
 use crate::daemon::options::RunArgs;
@@ -136,7 +137,11 @@ impl Line {
         } else {
             self.command = command_names().find(|name| word == *name);
             if self.command.is_none() {
-                return Err(unknown("command", &word.to_string_lossy(), command_names()));
+                let word = word.to_string_lossy();
+                if CommandName::parse(&word).is_some() {
+                    return Err(format!("{word} is a command of the daemon: ocps send {word}"));
+                }
+                return Err(unknown("command", &word, command_names()));
             }
         }
         Ok(())
@@ -167,6 +172,7 @@ impl Line {
         let takes = |command: &&str| flags_of(Some(command)).any(|(flag, _)| flag == name);
         let takers: Vec<&str> = command_names().filter(takes).collect();
         match self.command {
+            Some("run") if name == "index" => format!("unknown flag {raw}: write ocps run INDEX"),
             Some(command) if !takers.is_empty() => {
                 format!("unknown flag {raw}: ocps {command} does not take it, only {}", takers.join(", "))
             }

@@ -94,7 +94,13 @@ fn states(text: &str) -> Result<Vec<String>, String> {
     let state = |word: &str| {
         let found = known.iter().find(|known| known.eq_ignore_ascii_case(word));
         found.map(|word| (*word).to_owned()).ok_or_else(|| {
-            format!("{}: it is one of {}", unknown("state", word, known.iter().copied()), known.join(", "))
+            let problem = unknown("state", word, known.iter().copied());
+            // It says already which one is meant.
+            if problem.ends_with('?') {
+                problem
+            } else {
+                format!("{problem}: it is one of {}", known.join(", "))
+            }
         })
     };
     text.split(',').map(state).collect()
@@ -144,9 +150,10 @@ mod tests {
         check("--all --user ana", "bc");
         check("--all --user *@h --pipeline cal.yam?", "b");
         let jobs = |flag: &str| problem(&["jobs", flag]);
-        let expected =
-            "--phase: unknown state faild: did you mean failed?: it is one of recording, waiting, ";
-        assert!(jobs("--phase=faild").starts_with(expected), "{}", jobs("--phase=faild"));
+        let expected = "--phase: unknown state faild: did you mean failed? (see ocps jobs --help)";
+        assert_eq!(jobs("--phase=faild"), expected);
+        let expected = "--phase: unknown state bad: it is one of recording, waiting, ";
+        assert!(jobs("--phase=bad").starts_with(expected), "{}", jobs("--phase=bad"));
         assert!(jobs("--since=2").starts_with("--since: \"2\" is not a time: for example 2h"));
         for limit in ["0", "-1", "x"] {
             let expected = format!("--limit: {limit} is not a count (see ocps jobs --help)");

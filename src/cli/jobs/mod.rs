@@ -85,7 +85,10 @@ pub(super) fn is_unfinished(job: &Value) -> bool {
 /// shortened to what means one job.
 pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: Option<usize>) -> String {
     if jobs.is_empty() {
-        return "no jobs\n".to_owned();
+        return match document.as_array().map_or(0, Vec::len) {
+            0 => "no jobs\n".to_owned(),
+            known => format!("none of the {known} known jobs (all: ocps jobs --all)\n"),
+        };
     }
     let ids: Vec<String> = document.as_array().into_iter().flatten().filter_map(id).collect();
     let name = |job: &Value| {
@@ -228,7 +231,8 @@ waiting for a, b, c and 2 more; prerequisite z does not exist
         let document = json!(jobs);
         let text = |jobs: &[&Value], width| jobs_text(&document, jobs, &Zone::UTC, width);
         assert_eq!(text(&jobs.iter().collect::<Vec<_>>(), None), expected);
-        assert_eq!(text(&[], None), "no jobs\n");
+        assert_eq!(text(&[], None), "none of the 6 known jobs (all: ocps jobs --all)\n");
+        assert_eq!(jobs_text(&json!([]), &[], &Zone::UTC, None), "no jobs\n");
         assert_eq!(unfinished(&document), [&jobs[0], &jobs[1], &jobs[2], &jobs[3], &jobs[5]]);
         let expected = "\
 JOB  ACCEPTED (UTC)       ELAPSED  USER      PIPELINE  STATE

@@ -4,7 +4,7 @@ use std::iter;
 
 use serde_json::Value;
 
-use super::{elapsed, ids, state_text};
+use super::{elapsed, ids, state, state_text};
 use crate::cli::client::{Client, JOBS};
 use crate::cli::find::find;
 use crate::cli::flags::Line;
@@ -15,7 +15,7 @@ use crate::cli::{Failure, Task};
 
 /// Width of the names in front, without and with the gap.
 const NAME: usize = 13;
-const COLUMN: usize = NAME + 2;
+pub(in crate::cli) const COLUMN: usize = NAME + 2;
 
 /// `ocps job`.
 pub(in crate::cli) fn task(line: &Line) -> Result<Task, String> {
@@ -35,13 +35,16 @@ pub(in crate::cli) fn task(line: &Line) -> Result<Task, String> {
 }
 
 /// The job as lines; what it lacks is left out.
-fn text(job: &Value, zone: &Zone) -> String {
+pub(in crate::cli) fn text(job: &Value, zone: &Zone) -> String {
     let time = |key: &str| zone.show_in_full(job.get(key)?.as_str()?);
     let list = |key: &str| Some(ids(job, key).join(", ")).filter(|ids| !ids.is_empty());
     let delivered = job.get("undelivered").map(|_| match list("undelivered") {
         Some(what) => format!("not yet: {what}"),
         None => "yes".to_owned(),
     });
+    // Those of an aborted job are deleted with it.
+    let has_files =
+        fill(job, "{job_id}{service_url}").filter(|_| state(job).is_none_or(|state| state != "aborted"));
     let lines = [
         ("job", value(job, "job_id")),
         ("run", value(job, "run_id")),
@@ -55,13 +58,22 @@ fn text(job: &Value, zone: &Zone) -> String {
         ("accepted", time("accepted_utc")),
         ("ended", time("ended_utc")),
         ("elapsed", elapsed(job).and_then(duration)),
+        ("duration", ran(job).and_then(duration).map(|time| format!("{time} from phase executing on"))),
         ("polled", fill(job, "{polled_s} ago")),
         ("waits for", list("waits_for")),
         ("missing", list("missing_prereqs")),
+        ("files", has_files.map(|_| "see ocps results and ocps logs".to_owned())),
         ("delivered", delivered.filter(|_| value(job, "ended_utc").is_some())),
     ];
     let line = |(name, text): (&str, Option<String>)| text.map(|text| format!("{name:COLUMN$}{text}\n"));
     lines.into_iter().filter_map(line).chain([history(job, zone)]).collect()
+}
+
+/// Seconds from when it was first seen executing to its end, or until now.
+fn ran(job: &Value) -> Option<f64> {
+    let mut notes = job.get("history")?.as_array()?.iter();
+    let begun = notes.find(|note| fill(note, "{kind} {about}").as_deref() == Some("phase executing"))?;
+    Some(elapsed(job)? - (begun.get("at")?.as_f64()? - job.get("accepted")?.as_f64()?))
 }
 
 /// What happened to it, line by line: when, how long after the command, and what.
@@ -91,7 +103,8 @@ mod tests {
                          "waits_for": ["a", "b", "c", "d"], "missing_prereqs": [], "undelivered": ["final ack"],
                          "accepted": 100.5, "history": [
                              {"at": 100.5, "at_utc": "2026-11-22T14:00:23.504Z", "text": "accepted from root@localhost"},
-                             {"at": 161.5, "at_utc": "2026-11-22T14:01:24.504Z", "text": "waits for a, b, c, d"},
+                             {"at": 131.0, "at_utc": "2026-11-22T14:00:54.004Z", "kind": "phase", "about": "executing",
+                              "text": "phase executing"},
                              {"at": 99.0, "at_utc": "2026-11-22T14:01:25.000Z", "text": "phase\n"}]});
         let expected = "\
 job            j1
@@ -103,11 +116,12 @@ sender         root@localhost, command 7, origin 12
 accepted       2026-11-22 14:00:23 UTC
 ended          2026-11-22 14:01:24 UTC
 elapsed        1m01s
+duration       30.5s from phase executing on
 polled         0.5s ago
 waits for      a, b, c, d
 delivered      not yet: final ack
 history        2026-11-22 14:00:23  0.0s   accepted from root@localhost
-               2026-11-22 14:01:24  1m01s  waits for a, b, c, d
+               2026-11-22 14:00:54  30.5s  phase executing
                2026-11-22 14:01:25  -      phase\\n
 ";
         assert_eq!(text(&job, &Zone::UTC), expected);

@@ -18,28 +18,32 @@ use serde_json::{Map, Value};
 use self::screen::Screen;
 use self::view::{Mode, View};
 use super::client::{
-    ANSWER_TIMEOUT, Client, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
+    ANSWER_TIMEOUT, Client, IDLE_TURN, JOB, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
 };
 use super::event_text::ack_text;
 use super::exit::{Exit, Signals, left};
 use super::flags::Line;
+use super::follow::run_id;
 use super::output::{Output, plain};
+use super::times::Zone;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
 
 /// Time between two questions to the daemon; more, if it takes more than a tenth of this to answer.
 const REFRESH: Duration = Duration::from_secs(1);
+/// Lines by which a page is scrolled.
+const PAGE: isize = 10;
 /// Keys that were pressed and not yet handled.
 const KEYS_AHEAD: usize = 64;
 
 /// `ocps top`.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
     line.words(0)?;
-    let target = line.target()?;
-    Ok(Box::new(move |out| run(target, out)))
+    let (target, zone) = (line.target()?, Zone::of(line));
+    Ok(Box::new(move |out| run(target, zone, out)))
 }
 
-fn run(target: Target, out: &Output) -> Result<(), Failure> {
+fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
     let is_dumb = env::var("TERM").is_ok_and(|term| term == "dumb");
     if is_dumb || !(stdin().is_terminal() && stdout().is_terminal()) {
         let reason = "ocps top needs a terminal: ocps status, jobs and watch print elsewhere too";
@@ -54,7 +58,7 @@ fn run(target: Target, out: &Output) -> Result<(), Failure> {
     let mut session = Session {
         target,
         client: Some(client),
-        view: View::new(out.has_colours(), is_utf8()),
+        view: View::new(out.has_colours(), is_utf8(), zone),
         asked: None,
         missing: 0,
         next: Instant::now(),
@@ -155,13 +159,21 @@ impl Session {
         client.ask(STATUS)?;
         client.ask(JOBS)?;
         (self.asked, self.missing) = (Some(Instant::now()), 2);
+        self.ask_job()
+    }
+
+    /// Asks for the job that is open.
+    fn ask_job(&mut self) -> Result<(), Failure> {
+        if let (Some(client), Some(job)) = (&mut self.client, &self.view.opened) {
+            client.ask_job(&run_id(job))?;
+            self.asked.get_or_insert_with(Instant::now);
+            self.missing += 1;
+        }
         Ok(())
     }
 
     fn message(&mut self, mut message: Message) {
-        if let Some(reason) = &message.error {
-            self.view.message = refused(reason);
-        }
+        let error = message.error.as_deref().map(|reason| self.view.message = refused(reason));
         if let Some(sent) = &mut self.abort
             && let Some(ack) = sent.ack_in(&message)
         {
@@ -172,7 +184,8 @@ impl Session {
         }
         let status = message.documents.remove(STATUS).map(|status| self.view.status = status);
         let jobs = message.documents.remove(JOBS).map(|jobs| self.view.take_jobs(jobs));
-        if status.is_none() && jobs.is_none() {
+        let job = message.documents.remove(JOB).map(|job| self.view.take_job(job));
+        if [error, status, jobs, job].iter().all(Option::is_none) {
             return;
         }
         self.missing = self.missing.saturating_sub(1);
@@ -190,12 +203,13 @@ impl Session {
 
     fn key(&mut self, key: Key) -> Result<ControlFlow<()>, Failure> {
         let view = &mut self.view;
+        view.message.clear();
         match (view.mode.clone(), key) {
             (Mode::Filter, Key::Char('\n')) => view.mode = Mode::Lists,
             (Mode::Filter, Key::Char(c)) => view.filter.push(c),
             (Mode::Filter, Key::Backspace) => drop(view.filter.pop()),
             (Mode::Abort(job_id), Key::Char('y')) => {
-                view.mode = Mode::Lists;
+                view.go_back();
                 if let Some(client) = &mut self.client {
                     let params = Map::from_iter([("job_id".to_owned(), Value::from(job_id))]);
                     self.abort = Some(client.send(CommandName::AbortJob, &params, None)?);
@@ -207,15 +221,23 @@ impl Session {
             }
             (Mode::Lists, Key::Char('q')) => return Ok(ControlFlow::Break(())),
             (Mode::Lists, Key::Char('/')) => view.mode = Mode::Filter,
-            (Mode::Lists, Key::Char('\n')) if view.job().is_some() => view.mode = Mode::Job,
+            (Mode::Lists, Key::Char('\n')) => {
+                view.open();
+                return self.ask_job().map(ControlFlow::Continue);
+            }
             (Mode::Lists, Key::Up | Key::Char('k')) => view.select(-1),
             (Mode::Lists, Key::Down | Key::Char('j')) => view.select(1),
             (Mode::Lists | Mode::Job, Key::Char('a')) => match view.abortable() {
                 Some(job_id) => view.mode = Mode::Abort(job_id),
                 None => view.message = "no job is selected that could be aborted".to_owned(),
             },
-            (Mode::Job | Mode::Abort(_), _) => view.mode = Mode::Lists,
-            (Mode::Lists | Mode::Filter, _) => view.message.clear(),
+            (Mode::Job, Key::Up | Key::Char('k')) => view.scroll(-1),
+            (Mode::Job, Key::Down | Key::Char('j')) => view.scroll(1),
+            (Mode::Job, Key::PageUp) => view.scroll(-PAGE),
+            (Mode::Job, Key::PageDown | Key::Char(' ')) => view.scroll(PAGE),
+            (Mode::Job, _) => view.close(),
+            (Mode::Abort(_), _) => view.go_back(),
+            (Mode::Lists | Mode::Filter, _) => {}
         }
         view.select(0);
         Ok(ControlFlow::Continue(()))

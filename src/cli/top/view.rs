@@ -6,14 +6,17 @@ use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::symbols::bar;
-use ratatui::text::{Line, Span, Text};
-use ratatui::widgets::{Paragraph, Row, Sparkline, Table, TableState, Wrap};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Paragraph, Row, Sparkline, Table, TableState};
 use serde_json::Value;
+use textwrap::{Options, wrap};
 
-use super::super::jobs::{note, state};
+use super::super::follow::run_id;
+use super::super::jobs::{note, state, whole};
 use super::super::output::Tone;
 use super::super::status::status_text;
 use super::super::text::{UNKNOWN, clean, value};
+use super::super::times::Zone;
 
 /// The lines of the status that are shown.
 const STATUS_LINES: [&str; 6] = ["state", "error", "service", "kafka", "journal", "jobs"];
@@ -23,6 +26,8 @@ const TIMELINE_S: f64 = 6.0 * 3600.0;
 const UNFINISHED: [(&str, u16); 5] =
     [("JOB ID", 14), ("STATE", 10), ("AGE", 7), ("PIPELINE", 20), ("SENDER", 20)];
 const ENDED: [(&str, u16); 5] = [("JOB ID", 14), ("STATE", 10), ("AGO", 7), ("PIPELINE", 20), ("WHY", 20)];
+/// Lines that jobs that have ended have at least.
+const ENDED_MIN: u16 = 4;
 /// Bars without other characters than ASCII.
 const ASCII_BARS: bar::Set<'_> = bar::Set {
     full: "#",
@@ -36,6 +41,7 @@ const ASCII_BARS: bar::Set<'_> = bar::Set {
     empty: " ",
 };
 const KEYS: &str = "Up/Down select  Enter open  a abort  / filter  q quit";
+const JOB_KEYS: &str = "Up/Down/PageUp/PageDown scroll  a abort  other keys go back";
 
 /// What a cell says of a job.
 type Content<'a> = &'a dyn Fn(&Value) -> Option<String>;
@@ -60,26 +66,37 @@ pub(super) struct View {
     pub(super) mode: Mode,
     /// Which line of both lists together.
     selected: usize,
+    /// The job that is shown alone.
+    pub(super) opened: Option<Value>,
+    /// How many of its lines are above the screen.
+    scrolled: usize,
+    /// How many are below it.
+    below: usize,
     /// What came of the last abort.
     pub(super) message: String,
     /// Why what is shown is old.
     pub(super) trouble: Option<String>,
     pub(super) has_colours: bool,
     pub(super) is_utf8: bool,
+    zone: Zone,
 }
 
 impl View {
-    pub(super) fn new(has_colours: bool, is_utf8: bool) -> Self {
+    pub(super) fn new(has_colours: bool, is_utf8: bool, zone: Zone) -> Self {
         Self {
             status: Value::Null,
             jobs: Vec::new(),
             filter: String::new(),
             mode: Mode::Lists,
             selected: 0,
+            opened: None,
+            scrolled: 0,
+            below: 0,
             message: String::new(),
             trouble: None,
             has_colours,
             is_utf8,
+            zone,
         }
     }
 
@@ -94,6 +111,35 @@ impl View {
         let at = self.shown().position(|job| run_id.is_some() && value(job, "run_id") == run_id);
         self.selected = at.unwrap_or(self.selected);
         self.select(0);
+    }
+
+    /// Takes the job that is open, with its history, if it is still that one and the daemon knows it.
+    pub(super) fn take_job(&mut self, job: Value) {
+        if let Some(opened) = self.opened.as_mut().filter(|opened| run_id(opened) == run_id(&job)) {
+            *opened = job;
+        }
+    }
+
+    /// Opens the selected job.
+    pub(super) fn open(&mut self) {
+        (self.opened, self.scrolled) = (self.job().cloned(), 0);
+        self.go_back();
+    }
+
+    /// Closes the job that is open.
+    pub(super) fn close(&mut self) {
+        self.opened = None;
+        self.go_back();
+    }
+
+    /// Shows what was shown before a question.
+    pub(super) fn go_back(&mut self) {
+        self.mode = if self.opened.is_some() { Mode::Job } else { Mode::Lists };
+    }
+
+    /// Moves the text of the job that is open; how far it can go is known when it is drawn.
+    pub(super) fn scroll(&mut self, by: isize) {
+        self.scrolled = self.scrolled.saturating_add_signed(by);
     }
 
     /// Moves the selection.
@@ -113,18 +159,18 @@ impl View {
     }
 
     /// The job that is selected.
-    pub(super) fn job(&self) -> Option<&Value> {
+    fn job(&self) -> Option<&Value> {
         self.shown().nth(self.selected)
     }
 
-    /// The id by which the selected job can be aborted, unless it has ended.
+    /// The id by which the job that is open or selected can be aborted, unless it has ended.
     pub(super) fn abortable(&self) -> Option<String> {
-        let job = self.job().filter(|job| !is_ended(job))?;
+        let job = self.opened.as_ref().or_else(|| self.job()).filter(|job| !is_ended(job))?;
         let id = job.get("job_id").and_then(Value::as_str).or_else(|| job.get("run_id")?.as_str());
         id.map(str::to_owned)
     }
 
-    pub(super) fn draw(&self, frame: &mut Frame<'_>) {
+    pub(super) fn draw(&mut self, frame: &mut Frame<'_>) {
         let status = self.status_lines();
         let height = u16::try_from(status.len()).unwrap_or(u16::MAX);
         let areas =
@@ -132,8 +178,13 @@ impl View {
         let [title, head, body, foot] = Layout::vertical(areas).areas(frame.area());
         frame.render_widget(Line::styled(self.title(), Modifier::REVERSED), title);
         frame.render_widget(Paragraph::new(status), head);
-        if self.mode == Mode::Job {
-            self.draw_job(frame, body);
+        if let Some(job) = &self.opened {
+            let lines = self.job_lines(job, body.width);
+            let excess = lines.len().saturating_sub(body.height.into());
+            self.scrolled = self.scrolled.min(excess);
+            self.below = excess - self.scrolled;
+            let lines = lines.into_iter().skip(self.scrolled).collect::<Vec<_>>();
+            frame.render_widget(Paragraph::new(lines), body);
         } else {
             self.draw_lists(frame, body);
         }
@@ -162,10 +213,12 @@ impl View {
 
     fn draw_lists(&self, frame: &mut Frame<'_>, area: Rect) {
         let (unfinished, ended): (Vec<_>, Vec<_>) = self.shown().partition(|job| !is_ended(job));
-        let ends = u16::try_from(ended.len().saturating_add(1)).unwrap_or(u16::MAX);
         // On a low screen the jobs are more important.
         let timeline = if area.height < 14 { 0 } else { 6 };
-        let areas = [Constraint::Min(4), Constraint::Max(ends.max(2)), Constraint::Length(timeline)];
+        // Of the rest those that have not ended take what they need, with a free line, but some lines.
+        let rest = area.height.saturating_sub(ENDED_MIN.saturating_add(timeline));
+        let wanted = u16::try_from(unfinished.len().saturating_add(2)).unwrap_or(u16::MAX);
+        let areas = [Constraint::Length(wanted.min(rest)), Constraint::Fill(1), Constraint::Length(timeline)];
         let [upper, middle, lower] = Layout::vertical(areas).areas(area);
         let age = |job: &Value| value(job, "age_s");
         let sender = |job: &Value| note(job).or_else(|| value(job, "identity"));
@@ -238,17 +291,11 @@ impl View {
         (0..parts).map(|part| counts.get(&part).copied().unwrap_or_default()).collect()
     }
 
-    fn draw_job(&self, frame: &mut Frame<'_>, area: Rect) {
-        let Some(job) = self.job() else { return };
-        let names = job.as_object().into_iter().flatten().map(|(name, _)| name);
-        let is_wanted = |name: &&String| *name != "accepted" && *name != "ended";
-        let line = |name: &String| {
-            let text = value(job, name).filter(|text| text != "[]")?;
-            Some(self.fit(&format!("{:<17}{text}", clean(name))))
-        };
-        let lines = names.filter(is_wanted).filter_map(line).map(Line::from);
-        let text = Text::from_iter(lines);
-        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }), area);
+    /// A job as `ocps job` prints it, in so many columns.
+    fn job_lines(&self, job: &Value, width: u16) -> Vec<Line<'static>> {
+        let (text, indent) = (self.fit(&whole::text(job, &self.zone)), " ".repeat(whole::COLUMN));
+        let options = Options::new(width.into()).subsequent_indent(&indent);
+        text.lines().flat_map(|line| wrap(line, &options)).map(|line| line.into_owned().into()).collect()
     }
 
     /// The last line: a question, what is typed, what is wrong, what came of an abort, or the keys.
@@ -261,7 +308,8 @@ impl View {
             (Mode::Filter, _) => (format!("filter: {}_", clean(&self.filter)), None),
             (Mode::Lists | Mode::Job, Some(trouble)) => (trouble.clone(), Some(Tone::Bad)),
             (Mode::Lists | Mode::Job, None) if !self.message.is_empty() => (self.message.clone(), None),
-            (Mode::Job, None) => ("any key goes back, a aborts".to_owned(), None),
+            (Mode::Job, None) if self.below > 0 => (format!("{} more lines  {JOB_KEYS}", self.below), None),
+            (Mode::Job, None) => (JOB_KEYS.to_owned(), None),
             (Mode::Lists, None) if !self.filter.is_empty() => {
                 (format!("only jobs with {}  (Esc shows all)", clean(&self.filter)), None)
             }
@@ -327,7 +375,7 @@ mod tests {
 
     /// A daemon with jobs of all kinds, one of them hostile.
     fn view(has_colours: bool, is_utf8: bool) -> View {
-        let mut view = View::new(has_colours, is_utf8);
+        let mut view = View::new(has_colours, is_utf8, Zone::UTC);
         view.status = json!({
             "index": 2, "name": "LSSTComCam", "version": "1.2.3", "uptime_s": 90_000.0, "state": "ENABLED",
             "error_code": 0, "service": {"reachable": false, "silent_s": 61.0}, "state_dir": "/x",
@@ -359,7 +407,24 @@ mod tests {
         view
     }
 
-    fn screen(view: &View, width: u16, height: u16) -> String {
+    /// The job `e3`, with what happened to it.
+    fn whole_job() -> Value {
+        let note = |minute: u32, text: &str| json!({"at": minute * 60, "at_utc": format!("2026-11-22T14:{minute:02}:23.504Z"), "text": text});
+        let problem = "PUT http://uws:8080/api/v1/job failed: could not connect; retrying for up to 60 s";
+        json!({
+            "job_id": "e3", "run_id": "run-e3", "pipeline": "drp.yaml", "identity": "ScriptQueue:1", "seq_num": 7, "origin": 12,
+            "data_query": "exposure in (2026112200001..2026112200009) and detector in (1..8)", "output_glob": "*",
+            "stage": "finished", "outcome": "completed", "age_s": 4000.0, "ended_s": 3600.0, "accepted": 0.0,
+            "accepted_utc": "2026-11-22T14:00:23.504Z", "ended_utc": "2026-11-22T14:07:03.504Z", "undelivered": [],
+            "history": [
+                note(0, "accepted from ScriptQueue:1"), note(0, "waits for d1, d2"), note(1, problem),
+                note(2, "accepted by the service as job e3"), note(3, "phase executing \u{1b}[2J"),
+                note(7, "completed, exit code 0"), note(7, "result and final ack delivered"),
+            ],
+        })
+    }
+
+    fn screen(view: &mut View, width: u16, height: u16) -> String {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| view.draw(frame)).unwrap();
         let buffer = terminal.backend().buffer();
@@ -372,17 +437,24 @@ mod tests {
     fn the_screen_is_as_it_was_seen_and_approved() {
         let mut narrow = view(false, false);
         narrow.filter = "DRP".to_owned();
-        let mut job = view(true, true);
-        job.select(1);
-        job.mode = Mode::Job;
+        let mut job = view(false, true);
+        job.select(5);
+        job.open();
+        job.take_job(whole_job());
+        let mut end = view(false, true);
+        end.select(5);
+        end.open();
+        end.take_job(whole_job());
+        end.scroll(99);
         let mut abort = view(true, true);
         abort.mode = Mode::Abort("d2".to_owned());
         let screens = [
-            ("80 x 24", screen(&view(true, true), 80, 24)),
-            ("80 x 24, neither colours nor UTF-8", screen(&view(false, false), 80, 24)),
-            ("132 x 30, about to abort", screen(&abort, 132, 30)),
-            ("80 x 24, one job", screen(&job, 80, 24)),
-            ("45 x 16, filtered", screen(&narrow, 45, 16)),
+            ("80 x 24", screen(&mut view(true, true), 80, 24)),
+            ("80 x 24, neither colours nor UTF-8", screen(&mut view(false, false), 80, 24)),
+            ("132 x 30, about to abort", screen(&mut abort, 132, 30)),
+            ("80 x 24, one job", screen(&mut job, 80, 24)),
+            ("60 x 16, the end of one job", screen(&mut end, 60, 16)),
+            ("45 x 16, filtered", screen(&mut narrow, 45, 16)),
         ];
         let drawn: String = screens.iter().map(|(name, text)| format!("== {name}\n{text}")).collect();
         assert!(drawn == include_str!("screens.txt"), "not as in screens.txt:\n{drawn}");
@@ -391,11 +463,14 @@ mod tests {
     #[test]
     fn any_size_can_be_drawn() {
         let mut view = view(true, true);
-        for mode in [Mode::Lists, Mode::Job, Mode::Filter, Mode::Abort("x".repeat(300))] {
+        for mode in [Mode::Lists, Mode::Filter, Mode::Abort("x".repeat(300)), Mode::Job] {
+            if mode == Mode::Job {
+                view.open();
+            }
             view.mode = mode;
             for width in [1, 2, 14, 15, 16, 40, 500] {
                 for height in [1, 2, 5, 9, 12, 200] {
-                    screen(&view, width, height);
+                    screen(&mut view, width, height);
                 }
             }
         }
