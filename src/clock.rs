@@ -23,13 +23,11 @@ pub fn set_tai_minus_utc(seconds: u32) {
 }
 
 /// TAI minus UTC, in whole seconds: as the kernel knows it, else as it was set.
-#[must_use]
 pub fn tai_minus_utc() -> f64 {
     kernel_tai_minus_utc().unwrap_or_else(|| OFFSET_S.load(Ordering::Relaxed).into())
 }
 
 /// TAI minus UTC as the kernel knows it, in whole seconds, if it does.
-#[must_use]
 pub fn kernel_tai_minus_utc() -> Option<f64> {
     let utc = unix_now();
     let tai = clock_gettime_dynamic(DynamicClockId::Tai).ok()?;
@@ -38,25 +36,21 @@ pub fn kernel_tai_minus_utc() -> Option<f64> {
 }
 
 /// The time now.
-#[must_use]
 pub fn now() -> Tai {
     Tai(unix_now() + tai_minus_utc())
 }
 
 /// The Unix time now.
-#[must_use]
 pub fn unix_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// A stamp as UTC for people, see [`rfc3339`].
-#[must_use]
 pub fn utc(tai: Tai) -> String {
     rfc3339(tai.0 - tai_minus_utc())
 }
 
 /// A Unix time as `2026-11-22T14:00:23.504Z`, always so wide; one that is no time of our era as its nearest end.
-#[must_use]
 pub fn rfc3339(unix_s: f64) -> String {
     // 9999-12-31T23:59:59.999Z; what is no number becomes 0.
     const LAST_MS: f64 = 253_402_300_799_999.0;
@@ -65,7 +59,6 @@ pub fn rfc3339(unix_s: f64) -> String {
 }
 
 /// How long the machine has been up, with the time that it slept, where the kernel knows.
-#[must_use]
 pub fn uptime() -> Option<Uptime> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let boot = BootId(u128::from_str_radix(&boot.trim().replace('-', ""), 16).ok()?);
@@ -88,26 +81,22 @@ pub struct Moment {
 
 impl Moment {
     /// The moment that these clocks show.
-    #[must_use]
     pub fn new(since_boot: Duration, wall: SystemTime) -> Self {
         Self { since_boot, wall }
     }
 
     /// The present moment.
-    #[must_use]
     pub fn now() -> Self {
         Self::new(since_zero(clock_gettime(ClockId::Boottime)), SystemTime::now())
     }
 
     /// How long before `later` it was; a clock that was set back makes it no shorter.
-    #[must_use]
     pub fn age(self, later: Self) -> Duration {
         let wall = later.wall.duration_since(self.wall).unwrap_or_default();
         later.since_boot.saturating_sub(self.since_boot).max(wall)
     }
 
     /// By how many seconds the clock was set between here and `later`; negative when it was set back.
-    #[must_use]
     pub fn clock_step(self, later: Self) -> f64 {
         let wall = match later.wall.duration_since(self.wall) {
             Ok(forward) => forward.as_secs_f64(),

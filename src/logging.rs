@@ -73,7 +73,6 @@ impl Logs {
     }
 
     /// Why lines are lost, or are written to a file that was moved away, in one line.
-    #[must_use]
     pub fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -24,7 +24,6 @@ pub struct Manager {
 
 impl Manager {
     /// The service manager that started us, if one did.
-    #[must_use]
     pub fn connect() -> Self {
         // Served twice a period, so that one late turn is no alarm.
         let period = sd_notify::watchdog_enabled().map(|period| period / 2);
@@ -50,7 +49,6 @@ impl Manager {
     }
 
     /// Whether one has started us.
-    #[must_use]
     pub fn is_there(&self) -> bool {
         self.is_there
     }

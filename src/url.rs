@@ -59,19 +59,16 @@ impl Url {
     }
 
     /// Where to send a request, without user name and password; without a slash at its end.
-    #[must_use]
     pub fn address(&self) -> &str {
         &self.0.address
     }
 
     /// The value of the request's `Authorization` header, if there is a user name. Secret.
-    #[must_use]
     pub fn authorization(&self) -> Option<&str> {
         self.0.authorization.as_deref()
     }
 
     /// Describes a redirect for people: its target, and what to write instead of this URL.
-    #[must_use]
     pub fn redirection(&self, path: &str, location: &str) -> String {
         // What comes after may be a secret of a login.
         let place = location.split(['?', '#']).next().unwrap_or_default();
@@ -92,13 +89,11 @@ impl Url {
     }
 
     /// The URL as it was written. Secret.
-    #[must_use]
     pub fn with_credentials(&self) -> &str {
         &self.0.written
     }
 
     /// The URL as it is to be stored: without user name and password, but with the `@` behind them if there were any.
-    #[must_use]
     pub fn without_credentials(&self) -> String {
         if self.authorization().is_none() {
             return self.0.written.clone();
@@ -108,13 +103,11 @@ impl Url {
     }
 
     /// Whether it was stored so: the service is to be asked with credentials that it does not hold.
-    #[must_use]
     pub fn lacks_credentials(&self) -> bool {
         self.authorization().is_none() && self.0.written != self.0.address
     }
 
     /// Whether the two have scheme, host and port in common.
-    #[must_use]
     pub fn is_of_host(&self, other: &Self) -> bool {
         let host = |url: &Self| {
             let (scheme, rest) = split_scheme(url.address());
@@ -124,7 +117,6 @@ impl Url {
     }
 
     /// Whether none was given.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.written.is_empty()
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::Failure;
@@ -146,12 +147,9 @@ fn live_line(jobs: &[&Value]) -> String {
         let polled = value(job, "polled_s").map(|time| format!(", polled {time} ago"));
         return format!("{}{}{}", described(job), elapsed.unwrap_or_default(), polled.unwrap_or_default());
     }
-    let mut counts = Vec::<(String, usize)>::new();
+    let mut counts = IndexMap::<String, usize>::new();
     for word in jobs.iter().map(|job| state(job).unwrap_or_else(|| UNKNOWN.to_owned())) {
-        match counts.iter_mut().find(|(known, _)| *known == word) {
-            Some((_, count)) => *count += 1,
-            None => counts.push((word, 1)),
-        }
+        *counts.entry(word).or_default() += 1;
     }
     let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
     format!("{} unfinished: {}", jobs.len(), counts.join(", "))

@@ -79,15 +79,10 @@ pub(super) fn duration(seconds: f64) -> Option<String> {
 
 /// A number of bytes.
 pub(super) fn bytes(count: u64) -> String {
-    let (mut size, mut shown) = (count as f64, format!("{count} B"));
-    for unit in ["KiB", "MiB", "GiB", "TiB"] {
-        if size < 1024.0 {
-            break;
-        }
-        size /= 1024.0;
-        shown = format!("{size:.1} {unit}");
-    }
-    shown
+    let power = count.checked_ilog(1024).unwrap_or(0).min(4);
+    let size = count as f64 / 1024_f64.powf(power.into());
+    let unit = ["B", "KiB", "MiB", "GiB", "TiB"].get(power as usize).unwrap_or(&"");
+    format!("{:.*} {unit}", usize::from(power > 0), size)
 }
 
 /// The members of an object as `name=value`; a text in which a blank could mislead is quoted.

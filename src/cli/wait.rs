@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use indexmap::IndexSet;
 use serde_json::{Map, Value};
 
 use super::client::{Client, JOBS, Target};
@@ -33,15 +34,8 @@ impl Args {
     }
 
     /// The jobs that are named, each once.
-    fn find<'a>(&self, document: &'a Value) -> Result<Vec<&'a Value>, Failure> {
-        let mut jobs: Vec<&Value> = Vec::new();
-        for id in &self.ids {
-            let job = find(document, id)?;
-            if !jobs.contains(&job) {
-                jobs.push(job);
-            }
-        }
-        Ok(jobs)
+    fn find<'a>(&self, document: &'a Value) -> Result<IndexSet<&'a Value>, Failure> {
+        self.ids.iter().map(|id| find(document, id)).collect()
     }
 }
 

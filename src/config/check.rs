@@ -6,6 +6,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use indexmap::IndexSet;
+
 use super::Error;
 use super::component::{overrides, site_layer, yaml_files};
 use super::layers::{INIT, Layers, Source};
@@ -88,24 +90,19 @@ fn check_component(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> 
             name => (init, sites(dir, site)?, vec![Some(name)]),
         }
     };
-    let mut problems = Vec::new();
+    // One mistake shows up in many combinations.
+    let mut problems = IndexSet::new();
     for (site, file) in sites.iter().flat_map(|site| overrides.iter().map(move |file| (site, file))) {
         let layers = [Some(&first), site.as_ref(), file.as_ref()].into_iter().flatten();
-        let found = check_layers(dir, layers, index).unwrap_or_else(|problem| vec![problem]);
-        for problem in found {
-            // One mistake shows up in many combinations.
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
-        }
+        problems.extend(check_layers(dir, layers, index).unwrap_or_else(|problem| vec![problem]));
         if problems.len() >= MAX_PROBLEMS {
             problems.truncate(MAX_PROBLEMS);
             let text = format!("not checked any further after {MAX_PROBLEMS} problems; correct these first");
-            problems.push(Error::in_file(dir, text));
+            problems.insert(Error::in_file(dir, text));
             break;
         }
     }
-    Ok(problems)
+    Ok(problems.into_iter().collect())
 }
 
 /// The site layers to check with: that of the site, or all, or none if there are none.

@@ -32,7 +32,7 @@ fn variable(env: Env<'_>, name: &str) -> Option<OsString> {
 }
 
 /// What is wrong with a configuration, in one line: `FILE:LINE:COLUMN: what, and what is allowed`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(String);
 

@@ -36,19 +36,16 @@ impl CommandName {
     pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The name as SAL spells it, without the `command_` prefix.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
     /// The command of that name.
-    #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         name.parse().ok()
     }
 
     /// Whether the command changes the summary state.
-    #[must_use]
     pub fn is_transition(self) -> bool {
         match self {
             Self::Start | Self::Enable | Self::Disable | Self::Standby | Self::ExitControl => true,
@@ -128,7 +125,6 @@ pub enum CommandKind {
 
 impl CommandKind {
     /// The name of the command, when it is known.
-    #[must_use]
     pub fn name(&self) -> Option<CommandName> {
         match self {
             Self::Start { .. } => Some(CommandName::Start),

@@ -31,7 +31,6 @@ pub enum Ack {
 
 impl Ack {
     /// Whether it is the last one of its command.
-    #[must_use]
     pub fn is_final(&self) -> bool {
         !matches!(self, Self::InProgress { .. })
     }
@@ -54,7 +53,6 @@ pub enum LogLevel {
 
 impl LogLevel {
     /// The number in `logMessage` and `logLevel`.
-    #[must_use]
     pub fn number(self) -> i32 {
         self as i32
     }
@@ -78,7 +76,6 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// The number in `errorCode`.
-    #[must_use]
     pub fn number(self) -> i32 {
         self as i32
     }
@@ -188,7 +185,6 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// The number in `exit_code`.
-    #[must_use]
     pub fn number(self) -> i32 {
         self as i32
     }
@@ -245,19 +241,16 @@ pub enum Phase {
 
 impl Phase {
     /// Parses the service's word; all but the four final ones mean still active.
-    #[must_use]
     pub fn parse(word: &str) -> Self {
         word.parse().unwrap_or(Self::Other)
     }
 
     /// The service's word.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
     /// How a job that ended in this phase is reported; none while it is active.
-    #[must_use]
     pub fn exit_code(self) -> Option<ExitCode> {
         match self {
             Self::Completed => Some(ExitCode::Completed),

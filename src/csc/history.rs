@@ -74,7 +74,6 @@ pub enum NoteKind {
 
 impl NoteKind {
     /// The word for it.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -82,7 +81,6 @@ impl NoteKind {
 
 impl Note {
     /// Where it is kept among the notes about its job, below [`NOTES_MAX`]: a later note takes the place of an earlier one.
-    #[must_use]
     pub fn place(&self) -> u32 {
         let (first, last) = (FIRST as u32, LAST as u32);
         self.number.checked_sub(first).map_or(self.number, |later| first + later % last)

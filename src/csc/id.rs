@@ -44,7 +44,6 @@ impl JobId {
     }
 
     /// The id as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -63,7 +62,6 @@ pub struct RunId(String);
 impl RunId {
     /// Makes the run id of a command: its sequence number, whose it is, and 80 random bits, for example
     /// `17-ocps3-4k0q…`.
-    #[must_use]
     pub fn new(seq_num: SeqNum, index: SalIndex, rng: &mut fastrand::Rng) -> Self {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let mut text = format!("{}-{OURS}{}-", seq_num.0.unsigned_abs(), index.number());
@@ -74,13 +72,11 @@ impl RunId {
     }
 
     /// Parses a run id that we made earlier (same form as a job id).
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         is_label(text).then(|| Self(text.to_owned()))
     }
 
     /// The command and the index that this run id was made for, if it has the form of ours.
-    #[must_use]
     pub fn made_for(&self) -> Option<(SeqNum, SalIndex)> {
         let mut parts = self.0.splitn(3, '-');
         let (seq_num, index) = (parts.next()?, parts.next()?.strip_prefix(OURS)?);
@@ -93,7 +89,6 @@ impl RunId {
     }
 
     /// The run id as text.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -140,13 +135,11 @@ impl SalIndex {
     pub const ALL: [Self; 4] = [Self::Latiss, Self::LsstComCam, Self::LsstCam, Self::Ra];
 
     /// The number in `salIndex`.
-    #[must_use]
     pub fn number(self) -> i32 {
         self as i32
     }
 
     /// The name used in `instances:` of the component configuration.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Latiss => "LATISS",

@@ -255,7 +255,6 @@ pub struct Csc {
 
 impl Csc {
     /// A core in STANDBY; its effects are the events that every start-up begins with.
-    #[must_use]
     pub fn new(settings: Settings, seed: u64, now: Time, effects: &mut Vec<Effect>) -> Self {
         let mut csc = Self {
             log_level: settings.log_level,
@@ -342,7 +341,6 @@ impl Csc {
     }
 
     /// The monotonic time at which the core wants the next [`Input::Tick`].
-    #[must_use]
     pub fn next_deadline(&self) -> Duration {
         // Once it stops, no record is given up any more.
         let records = self.announcements.due().filter(|_| self.run_state == RunState::Serving);
@@ -351,7 +349,6 @@ impl Csc {
     }
 
     /// The current summary state.
-    #[must_use]
     pub fn state(&self) -> SummaryState {
         self.transitions.state()
     }

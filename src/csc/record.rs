@@ -88,7 +88,6 @@ pub enum Record {
 impl Record {
     /// What goes on only when this is durable, if anything does: [`Input::Journaled`](super::Input::Journaled)
     /// says so.
-    #[must_use]
     pub fn awaited(&self) -> Option<Awaited> {
         match self {
             Self::Accepted(entry) => Some(Awaited::Accepted(entry.key)),
@@ -105,7 +104,6 @@ impl Record {
     }
 
     /// Whether only people want to know it.
-    #[must_use]
     pub fn is_note(&self) -> bool {
         matches!(self, Self::Noted { .. })
     }
@@ -162,7 +160,6 @@ pub enum Work {
 
 impl Work {
     /// Base URL of the service.
-    #[must_use]
     pub fn url(&self) -> &Url {
         match self {
             Self::Execute { url, .. } | Self::Abort { url, .. } => url,
@@ -185,7 +182,6 @@ pub struct Completion {
 
 impl Completion {
     /// What must be delivered.
-    #[must_use]
     pub fn deliverables(&self) -> Vec<Deliverable> {
         let result = self.result.as_ref().map(|_| Deliverable::Result);
         result.into_iter().chain([Deliverable::Ack]).collect()

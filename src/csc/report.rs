@@ -138,7 +138,6 @@ impl StageName {
         [Self::Recording, Self::Waiting, Self::Submitting, Self::Running, Self::Aborting];
 
     /// The word for it.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -172,7 +171,6 @@ pub enum JobOutcome {
 
 impl JobOutcome {
     /// The word for it.
-    #[must_use]
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -276,7 +274,6 @@ pub struct JobHistory {
 
 impl Csc {
     /// The component as a whole.
-    #[must_use]
     pub fn status(&self) -> Status<'_> {
         let configured = self.transitions.service().map(|service| &service.url);
         Status {
@@ -308,7 +305,6 @@ impl Csc {
     }
 
     /// The job of this run, while it is remembered, and what happened to it.
-    #[must_use]
     pub fn job_history(&self, run_id: &RunId) -> Option<JobHistory> {
         if let Some((key, job)) = self.jobs.by_run(run_id).and_then(|key| Some((key, self.jobs.get(key)?))) {
             return Some(JobHistory::new(self.job_report(key, job), &job.history, Vec::new()));

@@ -69,7 +69,6 @@ pub enum Action {
 
 impl Action {
     /// Whether it changes something, and does not only ask.
-    #[must_use]
     pub fn is_change(&self) -> bool {
         match self {
             Self::Submit(_) | Self::Remove { .. } | Self::Push { .. } => true,
@@ -78,7 +77,6 @@ impl Action {
     }
 
     /// The answer that it failed.
-    #[must_use]
     pub fn failed(&self, failure: Failure) -> Answer {
         match self {
             Self::Submit(_) => Answer::Submit(Err(failure.into())),
@@ -116,25 +114,21 @@ pub struct Submission {
 
 impl Submission {
     /// The version that the execute asked for.
-    #[must_use]
     pub fn version(&self) -> &str {
         self.variable("IMAGE_TAG")
     }
 
     /// The data that the execute asked for.
-    #[must_use]
     pub fn data_query(&self) -> &str {
         self.variable("DATA_QUERY")
     }
 
     /// Options of the pipeline run: the configured input collection, and those that the execute asked for.
-    #[must_use]
     pub fn run_options(&self) -> &str {
         self.variable("RUN_OPTIONS")
     }
 
     /// Which outputs are kept: those that the execute asked for, else the configured ones.
-    #[must_use]
     pub fn output_glob(&self) -> &str {
         self.variable("OUTPUT_GLOB")
     }
@@ -176,7 +170,6 @@ pub enum Answer {
 impl Answer {
     /// What it shows of the service: whether a request was answered believably. None where the back-end decided by
     /// itself.
-    #[must_use]
     pub fn of_service(&self) -> Option<Result<(), &Failure>> {
         match self {
             Self::Submit(Err(NotDone::Rejected(_)))

@@ -26,25 +26,21 @@ impl SummaryState {
     pub const ALL: [Self; 5] = [Self::Disabled, Self::Enabled, Self::Fault, Self::Offline, Self::Standby];
 
     /// The code in the `summaryState` event (SAL's `State` enumeration).
-    #[must_use]
     pub fn code(self) -> i32 {
         self as i32
     }
 
     /// The name, in capitals as SAL writes it.
-    #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
     /// The state of that code.
-    #[must_use]
     pub fn of_code(code: i64) -> Option<Self> {
         Self::ALL.into_iter().find(|s| i64::from(s.code()) == code)
     }
 
     /// Where a transition leads from here; none when it is not allowed, or no transition.
-    #[must_use]
     pub fn after(self, transition: CommandName) -> Option<Self> {
         let transitions = [
             (Self::Standby, CommandName::Start, Self::Disabled),
@@ -59,7 +55,6 @@ impl SummaryState {
     }
 
     /// The next transition on the way from here to `target`; none when there is no way, or we are there.
-    #[must_use]
     pub fn next_towards(self, target: Self) -> Option<CommandName> {
         if self == target || target == Self::Fault {
             return None;

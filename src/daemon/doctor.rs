@@ -142,7 +142,6 @@ impl Setup {
     }
 
     #[cfg(not(feature = "kafka"))]
-    #[allow(clippy::unused_self, reason = "the other one asks its settings")]
     fn journal_topic(&self) -> Result<String, String> {
         Err("this build has no Kafka".to_owned())
     }

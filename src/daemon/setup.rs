@@ -161,7 +161,6 @@ impl Setup {
     }
 
     #[cfg(feature = "redis")]
-    #[allow(clippy::unnecessary_wraps, reason = "it fails where the feature is off")]
     fn rapid_analysis(&self, lease: Lease) -> Result<Work, Failure> {
         let access = Access::new(&self.settings.redis, &environment);
         let address = access.shown();

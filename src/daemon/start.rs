@@ -203,7 +203,6 @@ fn start_kafka(setup: &Setup, lease: Lease) -> Result<(Option<Box<dyn Kafka>>, F
     Ok((Some(kafka), (inputs, commands)))
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "as `map_err` wants it")]
 fn no_thread(error: std::io::Error) -> Failure {
     Failure::Other(format!("cannot start a thread: {error}"))
 }

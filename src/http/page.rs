@@ -116,7 +116,8 @@ fn timeline(jobs: &[Json]) -> Result<String, fmt::Error> {
     let oldest = jobs.iter().filter_map(|job| number(job, "age_s")).fold(0.0, f64::max);
     let span = if oldest < TIMELINES_S[0] { TIMELINES_S[0] } else { TIMELINES_S[1] };
     let x = |ago: f64| WIDTH * (1.0 - ago.clamp(0.0, span) / span);
-    let mut lanes: Vec<f64> = Vec::new();
+    // Where the last bar of each row ends.
+    let (mut lanes, mut rows) = ([0.0; LANES_MAX], 1);
     let mut bars = String::new();
     for job in jobs {
         let (begun, ended) =
@@ -126,28 +127,18 @@ fn timeline(jobs: &[Json]) -> Result<String, fmt::Error> {
         }
         // As wide as can be seen.
         let (from, to) = (x(begun), x(ended).max(x(begun) + 3.0));
-        let free = lanes.iter().position(|end| *end <= from);
-        let lane = match free {
-            Some(lane) => lane,
-            None if lanes.len() < LANES_MAX => {
-                lanes.push(0.0);
-                lanes.len() - 1
-            }
-            None => continue,
-        };
-        if let Some(end) = lanes.get_mut(lane) {
-            *end = to + 1.0;
-        }
+        let Some((lane, end)) = (0..).zip(&mut lanes).find(|(_, end)| **end <= from) else { continue };
+        (*end, rows) = (to + 1.0, rows.max(lane + 1));
         let (how, pipeline) = (Text(how(job)), Text(text(job, "pipeline")));
         write!(
             bars,
             "<rect class=\"{how}\" x={from:.1} y={:.0} width={:.1} height={:.0}><title>{pipeline}: {how}</title></rect>",
-            lane as f64 * LANE,
+            f64::from(lane) * LANE,
             to - from,
             LANE - 3.0,
         )?;
     }
-    let height = lanes.len().max(1) as f64 * LANE;
+    let height = f64::from(rows) * LANE;
     let mut out = format!(
         "<h2>The last {}</h2><svg viewBox=\"0 0 {WIDTH} {height}\" preserveAspectRatio=none role=img \
          style=\"height:{height}px\">",

@@ -39,19 +39,16 @@ pub enum AckCode {
 
 impl AckCode {
     /// The number in `ack`.
-    #[must_use]
     pub fn number(self) -> i32 {
         self as i32
     }
 
     /// SAL's name.
-    #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
     /// `error`: 1 for a failure or an abort, else 0.
-    #[must_use]
     pub fn error(self) -> i32 {
         i32::from(self.number() < 0)
     }

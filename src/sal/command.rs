@@ -12,7 +12,6 @@ use crate::text::{nearest, quoted};
 ///
 /// A missing parameter has its default, as everywhere in SAL. A value is `None` if it is of a type that no parameter
 /// has.
-#[must_use]
 pub fn parse(name: &str, params: impl IntoIterator<Item = (String, Option<Value>)>) -> CommandKind {
     let Some(command) = CommandName::parse(name) else {
         let known: Vec<&str> = CommandName::ALL.iter().map(|name| name.as_str()).collect();

@@ -15,7 +15,6 @@ pub const SCHEMA_VERSION: &str = "v4";
 pub type Fields = Vec<(&'static str, Value)>;
 
 /// The name of an event and its own fields.
-#[must_use]
 pub fn parts(event: &Event) -> (EventName, Fields) {
     let (topic, values) = values(event);
     (topic, topic.columns().iter().map(|(name, _)| *name).zip(values).collect())

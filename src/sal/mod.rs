@@ -25,7 +25,6 @@ pub enum Value {
 
 impl Value {
     /// The type of the value.
-    #[must_use]
     pub fn kind(&self) -> topic::FieldType {
         match self {
             Self::String(_) => topic::FieldType::String,

@@ -33,7 +33,6 @@ macro_rules! columns {
 }
 
 /// The parameters of a command, in their order on the wire.
-#[must_use]
 pub fn parameters(command: CommandName) -> &'static [Column] {
     match command {
         CommandName::Execute => columns![
@@ -84,7 +83,6 @@ pub enum EventName {
 
 impl EventName {
     /// The event's own fields.
-    #[must_use]
     pub fn columns(self) -> &'static [Column] {
         match self {
             Self::ConfigurationApplied => columns![

@@ -49,13 +49,10 @@ impl Admission {
 
     /// A command arrived: returned if it is accepted now; else it waits, or is for another instance.
     pub fn admit(&mut self, command: Command, now: Moment) -> Option<Command> {
+        let is_recent = |time: &Moment| time.age(now) < READ_BACK_VALID;
         if self.yielded.is_some_and(|since| since.age(now) < YIELDS) {
             self.foreign += 1;
-        } else if [self.last_read_back, self.waived]
-            .into_iter()
-            .flatten()
-            .any(|time| time.age(now) < READ_BACK_VALID)
-        {
+        } else if [self.last_read_back, self.waived].iter().flatten().any(is_recent) {
             return Some(command);
         } else {
             self.waiting.push_back((now, command));

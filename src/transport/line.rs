@@ -145,7 +145,6 @@ fn value(json: &RawValue) -> Result<Option<Value>, String> {
     })
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn not_json(error: serde_json::Error) -> String {
     format!("not JSON: {error}")
 }

@@ -331,7 +331,6 @@ fn value_of(parser: &mut Parser) -> Option<OsString> {
 }
 
 /// The text as it is.
-#[expect(clippy::unnecessary_wraps, reason = "as all that parse a value")]
 pub(super) fn text(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }

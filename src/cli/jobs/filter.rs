@@ -20,7 +20,7 @@ pub(in crate::cli) struct Filter {
     /// Jobs that were accepted until then.
     until: Option<Timestamp>,
     /// Stages, phases and outcomes.
-    states: Vec<String>,
+    states: Vec<&'static str>,
     pipeline: Option<WildMatch>,
     user: Option<WildMatch>,
     /// The last of them, at most so many.
@@ -34,13 +34,13 @@ impl Filter {
         let glob = |flag| line.value(flag, |text| Ok(WildMatch::new(text)));
         let (since, until) = (time("since")?, time("until")?);
         let mut states = line.value("phase", states)?.unwrap_or_default();
-        let all = line.has("all") || since.is_some() || until.is_some() || !states.is_empty();
         if line.has("failed") {
-            let failed = [JobOutcome::Failed, JobOutcome::Vanished, JobOutcome::Refused];
-            states.extend(failed.map(|outcome| outcome.as_str().to_owned()));
+            states.extend(
+                [JobOutcome::Failed, JobOutcome::Vanished, JobOutcome::Refused].map(JobOutcome::as_str),
+            );
         }
         Ok(Self {
-            all: all || line.has("failed"),
+            all: line.has("all") || since.is_some() || until.is_some() || !states.is_empty(),
             since,
             until,
             states,
@@ -69,31 +69,27 @@ impl Filter {
         let is_of = |user: &WildMatch, identity: &str| {
             user.matches(identity) || identity.split('@').next().is_some_and(|name| user.matches(name))
         };
+        let is_in = |key| text(key).is_some_and(|word| self.states.contains(&word));
+        let is_pipeline = |glob: &WildMatch| text("pipeline").is_some_and(|text| glob.matches(text));
         let (accepted, ended) = (time("accepted_utc"), time("ended_utc"));
         (self.all || is_unfinished(job))
             && self.since.is_none_or(|since| ended.is_none_or(|ended| ended >= since))
             && self.until.is_none_or(|until| accepted.is_some_and(|accepted| accepted <= until))
-            && (self.states.is_empty()
-                || ["stage", "phase", "outcome"]
-                    .iter()
-                    .any(|key| text(key).is_some_and(|word| self.states.iter().any(|state| state == word))))
-            && self
-                .pipeline
-                .as_ref()
-                .is_none_or(|glob| text("pipeline").is_some_and(|text| glob.matches(text)))
+            && (self.states.is_empty() || ["stage", "phase", "outcome"].into_iter().any(is_in))
+            && self.pipeline.as_ref().is_none_or(is_pipeline)
             && self.user.as_ref().is_none_or(|user| text("identity").is_some_and(|text| is_of(user, text)))
     }
 }
 
 /// Words for the state of a job, joined with commas.
-fn states(text: &str) -> Result<Vec<String>, String> {
+fn states(text: &str) -> Result<Vec<&'static str>, String> {
     let phases = [Phase::Pending, Phase::Queued, Phase::Active, Phase::Held, Phase::Suspended, Phase::Other];
     let known = StageName::UNFINISHED.map(StageName::as_str).into_iter();
     let known = known.chain(phases.map(Phase::as_str)).chain(JobOutcome::VARIANTS.iter().copied());
-    let known: Vec<&str> = known.collect();
+    let known: Vec<&'static str> = known.collect();
     let state = |word: &str| {
         let found = known.iter().find(|known| known.eq_ignore_ascii_case(word));
-        found.map(|word| (*word).to_owned()).ok_or_else(|| {
+        found.copied().ok_or_else(|| {
             let problem = unknown("state", word, known.iter().copied());
             // It says already which one is meant.
             if problem.ends_with('?') {
