@@ -106,7 +106,10 @@ pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: O
             known => format!("none of the {known} known jobs (all: ocps jobs --all)\n"),
         };
     }
-    let ids: Vec<String> = document.as_array().into_iter().flatten().filter_map(id).collect();
+    // An id must not begin a run id either: both are looked for.
+    let ids = document.as_array().into_iter().flatten();
+    let ids: Vec<String> =
+        ids.flat_map(|job| ["job_id", "run_id"].map(|key| value(job, key))).flatten().collect();
     let name = |job: &Value| {
         let id = id(job)?;
         Some(if width.is_some() { shortest(&id, ids.iter().map(String::as_str)) } else { id })
@@ -261,6 +264,9 @@ j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
 6-x  -                    -        -         -         waiting for a, b, c and 2…
 ";
         assert_eq!(text(&[&jobs[0], &jobs[1]], Some(81)), expected);
+        let document = json!([{"job_id": "j1", "run_id": "1-ocps1-aa"}, {"run_id": "1-ocps1-ab"}]);
+        let shortened = jobs_text(&document, &[&document[1]], &Zone::UTC, Some(200));
+        assert!(shortened.contains("\n1-ocps1-ab  "), "{shortened}");
         assert!(!text(&[&jobs[0]], Some(60)).contains("USER") && !text(&[&jobs[0]], Some(1)).is_empty());
     }
 
