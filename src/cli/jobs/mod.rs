@@ -35,7 +35,7 @@ const STATE: &str = "STATE";
 /// Columns that are left out, in this order, where the table is too wide for the terminal.
 const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
 /// Columns that are never cut.
-const RIGID: [&str; 4] = [JOB, ACCEPTED, ENDED, ELAPSED];
+const RIGID: [&str; 5] = [JOB, ACCEPTED, ENDED, ELAPSED, RUN_ID];
 /// Jobs waited for that are named.
 const WAITS_SHOWN: usize = 3;
 /// What `--csv` has of each job.
@@ -265,6 +265,8 @@ j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
 ";
         assert_eq!(text(&[&jobs[0], &jobs[1]], Some(81)), expected);
         let document = json!([{"job_id": "j1", "run_id": "1-ocps1-aa"}, {"run_id": "1-ocps1-ab"}]);
+        // The beginning of a run id says nothing: it is shown as a whole or not at all.
+        assert!(!jobs_text(&document, &[&document[0]], &Zone::UTC, Some(62)).contains("RUN ID"));
         let shortened = jobs_text(&document, &[&document[1]], &Zone::UTC, Some(200));
         assert!(shortened.contains("\n1-ocps1-ab  "), "{shortened}");
         assert!(!text(&[&jobs[0]], Some(60)).contains("USER") && !text(&[&jobs[0]], Some(1)).is_empty());
