@@ -3,6 +3,8 @@
 mod filter;
 pub(super) mod whole;
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 pub(super) use self::filter::Filter;
@@ -74,7 +76,9 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
         let mut client = Client::connect(&target)?;
         if follows {
             let style = Style { zone, json };
-            return follow(&mut client, Which::All(filter), &style, None, &*Exit::Interrupted.flag()?, out);
+            client.interrupted = Exit::Interrupted.flag()?;
+            let interrupted = Arc::clone(&client.interrupted);
+            return follow(&mut client, Which::All(filter), &style, None, &interrupted, out);
         }
         let document = client.query(JOBS)?;
         let jobs = filter.select(&document);
