@@ -88,6 +88,7 @@ impl Output {
     }
 
     /// Whether characters beyond ASCII can be shown.
+    #[cfg(feature = "terminal")]
     pub(super) fn is_utf8(&self) -> bool {
         self.is_utf8
     }
