@@ -8,6 +8,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Failure;
-use super::exit::Exit;
+use super::exit::{Exit, left};
 use super::text::{clean, value};
 use super::version::NAME;
 use crate::config::settings::Settings;
@@ -211,6 +212,8 @@ pub(super) struct Client {
     pub(super) lines: Lines,
     /// The number of the last command.
     seq: i32,
+    /// Set by ^C, where that is handled: no answer is waited for much longer.
+    pub(super) interrupted: Arc<AtomicBool>,
 }
 
 impl Client {
@@ -268,7 +271,7 @@ impl Client {
         stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
         let reader = stream.try_clone().map_err(failed)?;
         let lines = read_lines("read", reader, LINE_MAX, LINES_AHEAD).map_err(failed)?;
-        Ok(Self { stream, lines, seq: 0 })
+        Ok(Self { stream, lines, seq: 0, interrupted: Arc::default() })
     }
 
     /// Sends a command. Without `patience` each of its acks may take a minute, and those of an execute as long as
@@ -372,12 +375,18 @@ impl Client {
     }
 
     fn answer(&mut self, name: &str) -> Result<Value, Failure> {
-        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let mut deadline = Instant::now() + ANSWER_TIMEOUT;
         while Instant::now() < deadline {
             let message = self.next(Some(deadline))?;
             if let Some(document) = message.and_then(|mut message| message.documents.remove(name)) {
                 return Ok(document);
             }
+            if self.interrupted.load(Ordering::Relaxed) {
+                deadline = deadline.min(Instant::now() + IDLE_TURN * 4);
+            }
+        }
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(left(Exit::Interrupted));
         }
         Err(Failure::Failed(format!("the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())))
     }

@@ -23,8 +23,9 @@ pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failu
     match found.as_slice() {
         [job] => Ok(job),
         [] => {
-            let known: Vec<String> = all().filter_map(|job| ids(job).into_iter().next()).collect();
-            let last = known.iter().rev().take(SHOWN).rev();
+            let known: Vec<String> = all().flat_map(ids).collect();
+            let first = all().filter_map(|job| ids(job).into_iter().next()).collect::<Vec<_>>();
+            let last = first.iter().rev().take(SHOWN).rev();
             let last: Vec<String> = last.map(|id| shortest(id, known.iter().map(String::as_str))).collect();
             let last = if last.is_empty() { "it has none".to_owned() } else { last.join(", ") };
             Err(Failure::Failed(format!(

@@ -13,6 +13,8 @@ use super::Failure;
 pub(super) struct Output {
     stdout: io::Stdout,
     has_colours: bool,
+    /// Whether all characters can be shown.
+    is_utf8: bool,
     /// Whether a line can be written again and again.
     is_screen: bool,
     /// Whether such a line is there.
@@ -45,6 +47,20 @@ pub(super) fn plain(text: &str) -> String {
     [32, 31, 33, 2, 0].iter().fold(text.to_owned(), |text, code| text.replace(&format!("\x1b[{code}m"), ""))
 }
 
+/// The text in ASCII: a cut is shown as `~`, other characters as `?`.
+pub(super) fn ascii(text: &str) -> String {
+    let fit = |c: char| if c == '…' { '~' } else { '?' };
+    text.chars().map(|c| if c.is_ascii() { c } else { fit(c) }).collect()
+}
+
+/// Whether the locale's characters are UTF-8.
+fn is_utf8(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
+    let locale =
+        ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| env(name).filter(|value| !value.is_empty()));
+    let locale = locale.unwrap_or_default().to_string_lossy().to_lowercase();
+    locale.replace('-', "").contains("utf8")
+}
+
 /// Colours are only for a terminal that knows them, and never with `NO_COLOR` set to anything but empty.
 fn has_colours(is_terminal: bool, env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     let is_wanted = env("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -62,7 +78,8 @@ impl Output {
         let env = |name: &str| std::env::var_os(name);
         let is_screen = stdout.is_terminal() && knows_escapes(&env);
         let has_colours = has_colours(is_screen, &env);
-        Self { stdout, has_colours, is_screen, has_live_line: false }
+        let is_utf8 = !stdout.is_terminal() || is_utf8(&env);
+        Self { stdout, has_colours, is_utf8, is_screen, has_live_line: false }
     }
 
     /// Whether there are colours.
@@ -70,9 +87,16 @@ impl Output {
         self.has_colours
     }
 
-    /// The text as it is printed: where there are no colours, without them.
+    /// Whether characters beyond ASCII can be shown.
+    #[cfg(feature = "terminal")]
+    pub(super) fn is_utf8(&self) -> bool {
+        self.is_utf8
+    }
+
+    /// The text as it is printed: where there are no colours, without them, and on a terminal without UTF-8 in ASCII.
     pub(super) fn shown(&self, text: &str) -> String {
-        if self.has_colours() { text.to_owned() } else { plain(text) }
+        let text = if self.has_colours() { text.to_owned() } else { plain(text) };
+        if self.is_utf8 { text } else { ascii(&text) }
     }
 
     /// How many columns the terminal has, if it is one.
@@ -111,7 +135,7 @@ impl Output {
         }
         // The last column stays free: in it some terminals begin a new line.
         let width = self.width().map_or(usize::MAX, |width| width.saturating_sub(1));
-        let line: String = line.chars().take(width).collect();
+        let line: String = self.shown(line).chars().take(width).collect();
         self.has_live_line = true;
         self.bytes(format!("{CLEAR_LINE}{line}").as_bytes())
     }
@@ -179,6 +203,22 @@ mod tests {
         check(true, Some("dumb"), None, false);
         check(true, None, None, false);
         check(false, Some("xterm"), None, false);
+    }
+
+    #[test]
+    fn characters_beyond_ascii_are_for_locales_that_have_them() {
+        let check = |all: &str, lang: &str, expected| {
+            let env = |name: &str| match name {
+                "LC_ALL" => Some(all.into()),
+                "LANG" => Some(lang.into()),
+                _ => None,
+            };
+            assert_eq!(is_utf8(&env), expected, "{all} {lang}");
+        };
+        check("", "es_CL.UTF-8", true);
+        check("C", "C.utf8", false);
+        check("", "", false);
+        assert_eq!(ascii("é 12345…\n"), "? 12345~\n");
     }
 
     #[test]

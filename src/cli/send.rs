@@ -1,6 +1,7 @@
 //! `ocps send`: one command, its acks, and the result of its job.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -102,6 +103,7 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
     let interrupted = Exit::Interrupted.flag()?;
+    client.interrupted = Arc::clone(&interrupted);
     let shows_results = matches!(args.command, CommandName::Execute | CommandName::AbortJob);
     if shows_results && !args.only_starts() && !args.follow {
         client.subscribe()?;

@@ -1,5 +1,6 @@
 //! `ocps wait` and `ocps abort`: jobs that are named.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use indexmap::IndexSet;
@@ -45,6 +46,7 @@ pub(super) fn wait_task(line: &Line) -> Result<Task, String> {
     Ok(Box::new(move |out| {
         let interrupted = Exit::Interrupted.flag()?;
         let mut client = Client::connect(&args.target)?;
+        client.interrupted = Arc::clone(&interrupted);
         let document = client.query(JOBS)?;
         let runs = args.find(&document)?.into_iter().map(run_id).collect();
         let style = Style { zone, json: false };
@@ -61,6 +63,7 @@ pub(super) fn abort_task(line: &Line) -> Result<Task, String> {
 fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let interrupted = Exit::Interrupted.flag()?;
     let mut client = Client::connect(&args.target)?;
+    client.interrupted = Arc::clone(&interrupted);
     let document = client.query(JOBS)?;
     let jobs = args.find(&document)?;
     let name = |job: &Value| id(job).unwrap_or_default();

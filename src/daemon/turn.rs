@@ -358,7 +358,7 @@ fn transitions(
         Disabled => 1,
         Enabled => 2,
     };
-    let identity = "the command line".to_owned();
+    let identity = "ocps run --state".to_owned();
     let sender = Sender { via: Via::CommandLine, identity, origin: 0, seq_num: SeqNum(1), sent: now.tai };
     let kinds = [CommandKind::Start { override_name }, CommandKind::Enable];
     kinds.into_iter().take(count).map(|kind| Command { sender: sender.clone(), kind }).collect()

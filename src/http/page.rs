@@ -165,8 +165,13 @@ fn table(title: &str, jobs: &[&Json], most: usize) -> Result<String, fmt::Error>
     }
     out.push_str("<table>");
     for job in jobs.iter().rev().take(most) {
-        let (how, pipeline, reason) =
-            (Text(how(job)), Text(text(job, "pipeline")), Text(text(job, "problem")));
+        let waits = job.get("waits_for").and_then(Json::as_array).into_iter().flatten();
+        let waits: Vec<&str> = waits.filter_map(Json::as_str).collect();
+        let reason = match (text(job, "problem"), waits.as_slice()) {
+            ("", [_, ..]) => format!("waits for {}", waits.join(", ")),
+            (problem, _) => problem.to_owned(),
+        };
+        let (how, pipeline, reason) = (Text(how(job)), Text(text(job, "pipeline")), Text(&reason));
         let id = [text(job, "job_id"), text(job, "run_id")].into_iter().find(|id| !id.is_empty());
         let (begun, ended) = (number(job, "age_s").unwrap_or_default(), number(job, "ended_s"));
         let time = match ended {
@@ -224,7 +229,9 @@ mod tests {
         let status = json!({"state": hostile, "name": hostile, "version": hostile, "error_report": hostile,
             "not_ready": hostile, "service": {"silent_s": 5.0, "last_problem": hostile},
             "kafka": {"stage": hostile, "problem": hostile}, "journal": {"problem": hostile}, "uptime_s": -1e300});
-        let page = page(&status, &[job, running]).unwrap();
+        let waiting = json!({"stage": "waiting", "waits_for": ["<b>", "c"], "age_s": 1.0});
+        let page = page(&status, &[job, running, waiting]).unwrap();
+        assert!(page.contains("waits for &lt;b&gt;, c"), "{page}");
         for forbidden in ["<script", "\"onload", "alert('", "\u{1b}", "\n\u{1b}"] {
             assert!(!page.contains(forbidden), "{forbidden} is in {page}");
         }

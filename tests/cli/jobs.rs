@@ -2,6 +2,8 @@
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -131,7 +133,7 @@ fn a_wait_ends_in_time_or_with_ctrl_c() {
     let pid = Pid::from_child(&child);
     // Once it has looked, it can be interrupted.
     while daemon.received().len() < 4 {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
     kill_process(pid, Signal::INT).unwrap();
     let ran = finish(child);
@@ -185,4 +187,21 @@ fn all_jobs_are_followed_on_a_terminal_with_a_line_that_is_up_to_date() {
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(130));
     assert!(shown.ends_with("\r\x1b[Kocps: interrupted: the jobs are left as they are\r\n"), "{shown:?}");
+}
+
+#[test]
+fn an_interrupt_ends_a_client_whose_daemon_does_not_answer() {
+    let home = TempDir::new().unwrap();
+    for arguments in
+        [&["wait", "x"][..], &["jobs", "--follow"], &["send", "execute", "--follow", "pipeline=a"]]
+    {
+        let silent = FakeDaemon::start(|_: &Value| Vec::new());
+        let terminal = Terminal::run(&silent, &home, arguments);
+        while silent.received().is_empty() {
+            thread::sleep(Duration::from_millis(10));
+        }
+        kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
+        let (code, shown) = terminal.end();
+        assert_eq!(code, Some(130), "{arguments:?}: {shown:?}");
+    }
 }

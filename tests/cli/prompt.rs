@@ -69,16 +69,30 @@ fn a_line_can_be_edited_completed_cleared_and_brought_back() {
 #[test]
 fn what_comes_while_a_line_is_edited_is_printed_above_it() {
     let daemon = FakeDaemon::start(|line| {
-        if line.get("subscribe").is_none() {
+        let news = |level| event("logLevel", json!({"level": level, "subsystem": ""}));
+        if line.get("subscribe").is_some() {
+            return vec![news(0)];
+        }
+        if line.get("query").is_none() {
             return runs_a_job(line);
         }
-        let news = |level| event("logLevel", json!({"level": level, "subsystem": ""}));
+        let status = json!({"index": 1, "name": "LATISS", "state": "ENABLED", "simulation_mode": 1});
         let pause = || Reply::Pause(Duration::from_millis(300));
-        vec![pause(), news(1), pause(), news(2), pause(), summary_state(5), Reply::HangUp]
+        vec![
+            Reply::Say(json!({"status": status})),
+            pause(),
+            news(1),
+            pause(),
+            news(2),
+            pause(),
+            summary_state(5),
+            Reply::HangUp,
+        ]
     });
     let home = TempDir::new().unwrap();
     let mut terminal = Terminal::run(&daemon, &home, &["console"]);
     terminal.press("half a line");
+    terminal.wait_for("ocps 1 (LATISS) is ENABLED, simulated");
     terminal.wait_for("level=1");
     terminal.wait_for("ocps> half a line");
     terminal.wait_for("level=2");
@@ -88,6 +102,7 @@ fn what_comes_while_a_line_is_edited_is_printed_above_it() {
     // The editor, which cannot be interrupted, may draw its line once more before it.
     let expected = "ocps: the daemon closed the connection without going OFFLINE\r\n";
     assert!(shown.contains("\r\x1b[K") && shown.ends_with(expected), "{shown:?}");
+    assert!(!shown.contains("level=0"), "{shown:?}");
 }
 
 #[test]
@@ -97,7 +112,8 @@ fn a_line_that_was_typed_too_early_is_carried_out_though_much_is_printed() {
             if line.get("command").is_some() {
                 return vec![ack(&line["seq"], 303, "Done")];
             }
-            (0..50).map(|level| event("logLevel", json!({"level": level, "subsystem": ""}))).collect()
+            let events = (0..50).map(|level| event("logLevel", json!({"level": level, "subsystem": ""})));
+            [Reply::Say(json!({"status": {}}))].into_iter().chain(events).collect()
         });
         let home = TempDir::new().unwrap();
         let mut terminal = Terminal::run(&daemon, &home, &["console"]);

@@ -26,10 +26,8 @@ fn daemon() -> FakeDaemon {
         let job = |id: &str, pipeline: &str| json!({"job_id": id, "run_id": id, "stage": "running", "pipeline": pipeline});
         match line["query"].as_str() {
             Some("job") => {
-                let mut job = job("job-b", "second.yaml");
-                job["history"] =
-                    json!([{"at_utc": "2026-11-22T14:00:23.504Z", "text": format!("asked {queries}")}]);
-                vec![Reply::Say(json!({"job": job}))]
+                let note = json!({"at_utc": "2026-11-22T14:00:23.504Z", "text": "phase executing"});
+                vec![Reply::Say(json!({"job": {"run_id": "job-b", "history": [note]}}))]
             }
             Some("status") => vec![Reply::Say(json!({"status": {"state": "ENABLED", "uptime_s": queries}}))],
             _ => vec![Reply::Say(json!({"jobs": [job("job-a", "first.yaml"), job("job-b", "second.yaml")]}))],

@@ -163,9 +163,9 @@ fn without_a_configuration_directory_start_fails() {
 fn a_start_that_fails_is_logged_once_and_nothing_more_is_tried() {
     let home = Home::new();
     let daemon = home.start(&["1", "--state", "enabled"]);
-    eventually("the reason is logged", || daemon.stderr().contains("start of the command line failed: "));
+    eventually("the reason is logged", || daemon.stderr().contains("start of ocps run --state failed: "));
     assert_eq!(daemon.connect().query("status")["state"], "STANDBY");
-    assert!(!daemon.stderr().contains("enable of the command line"), "{}", daemon.stderr());
+    assert!(!daemon.stderr().contains("enable of ocps run --state"), "{}", daemon.stderr());
 }
 
 #[test]

@@ -15,6 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{never, select};
+use serde_json::Value;
 
 use self::input::{Request, request};
 use self::prompt::Prompt;
@@ -27,6 +28,7 @@ use super::flags::{Line, help, seconds};
 use super::jobs::{jobs_text, unfinished};
 use super::output::{Output, Tone, complain, paint};
 use super::status::status_text;
+use super::text::fill;
 use super::times::Zone;
 use super::{Failure, Task};
 use crate::clock;
@@ -53,10 +55,14 @@ fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure>
     let input = input.map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
     // Only the line editor must put the terminal back.
     let signals = prompt.as_ref().map(|_| Signals::listen()).transpose()?;
+    if prompt.is_some() {
+        client.ask(STATUS)?;
+    }
     let typist = if stdin().is_terminal() { Typist::Person } else { Typist::Script };
     let mut session = Session {
         client,
         typist,
+        greets: prompt.is_some(),
         prompt,
         signals,
         sent: Vec::new(),
@@ -79,6 +85,14 @@ fn connect(target: &Target, wait: Duration) -> Result<Client, Failure> {
     }
 }
 
+/// What a person sees first.
+fn greeting(status: &Value) -> String {
+    let simulated = fill(status, "{+simulation_mode}").map_or("", |_| ", simulated");
+    let state = fill(status, "ocps {index} ({name}) is {state}").unwrap_or_default();
+    let error = fill(status, ": error {+error_code}, {error_report}").unwrap_or_default();
+    format!("{state}{simulated}{error}\nType help, or for example execute pipeline=true.yaml\n")
+}
+
 /// Where the commands come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Typist {
@@ -91,6 +105,8 @@ enum Typist {
 struct Session {
     client: Client,
     typist: Typist,
+    /// Whether the first answer of the daemon is to come: until then it sends old events, which one line stands for.
+    greets: bool,
     /// Where lines are edited.
     prompt: Option<Prompt>,
     signals: Option<Signals>,
@@ -181,6 +197,10 @@ impl Session {
 
     /// Takes one line of the daemon.
     fn message(&mut self, message: &Message, out: &mut Output) -> Result<(), Failure> {
+        if self.greets && !message.documents.is_empty() {
+            self.greets = false;
+            return self.print(&greeting(message.documents.get(STATUS).unwrap_or(&Value::Null)), out);
+        }
         if let Some(event) = &message.event {
             return self.event(event, out);
         }
@@ -216,7 +236,7 @@ impl Session {
 
     fn event(&mut self, event: &Event, out: &mut Output) -> Result<(), Failure> {
         self.last_state = summary_state(event).or(self.last_state);
-        if event.topic == HEARTBEAT {
+        if event.topic == HEARTBEAT || self.greets {
             return out.expect_reader();
         }
         self.print(&format!("{}\n", event_line(event)), out)

@@ -3,6 +3,8 @@
 mod filter;
 pub(super) mod whole;
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 pub(super) use self::filter::Filter;
@@ -35,7 +37,7 @@ const STATE: &str = "STATE";
 /// Columns that are left out, in this order, where the table is too wide for the terminal.
 const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
 /// Columns that are never cut.
-const RIGID: [&str; 4] = [JOB, ACCEPTED, ENDED, ELAPSED];
+const RIGID: [&str; 5] = [JOB, ACCEPTED, ENDED, ELAPSED, RUN_ID];
 /// Jobs waited for that are named.
 const WAITS_SHOWN: usize = 3;
 /// What `--csv` has of each job: the heading.
@@ -58,7 +60,9 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
         let mut client = Client::connect(&target)?;
         if follows {
             let style = Style { zone, json };
-            return follow(&mut client, Which::All(filter), &style, None, &*Exit::Interrupted.flag()?, out);
+            client.interrupted = Exit::Interrupted.flag()?;
+            let interrupted = Arc::clone(&client.interrupted);
+            return follow(&mut client, Which::All(filter), &style, None, &interrupted, out);
         }
         let document = client.query(JOBS)?;
         let jobs = filter.select(&document);
@@ -90,7 +94,10 @@ pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: O
             known => format!("none of the {known} known jobs (all: ocps jobs --all)\n"),
         };
     }
-    let ids: Vec<String> = document.as_array().into_iter().flatten().filter_map(id).collect();
+    // An id must not begin a run id either: both are looked for.
+    let ids = document.as_array().into_iter().flatten();
+    let ids: Vec<String> =
+        ids.flat_map(|job| ["job_id", "run_id"].map(|key| value(job, key))).flatten().collect();
     let name = |job: &Value| {
         let id = id(job)?;
         Some(if width.is_some() { shortest(&id, ids.iter().map(String::as_str)) } else { id })
@@ -240,6 +247,11 @@ j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
 6-x  -                    -        -         -         waiting for a, b, c and 2…
 ";
         assert_eq!(text(&[&jobs[0], &jobs[1]], Some(81)), expected);
+        let document = json!([{"job_id": "j1", "run_id": "1-ocps1-aa"}, {"run_id": "1-ocps1-ab"}]);
+        // The beginning of a run id says nothing: it is shown as a whole or not at all.
+        assert!(!jobs_text(&document, &[&document[0]], &Zone::UTC, Some(62)).contains("RUN ID"));
+        let shortened = jobs_text(&document, &[&document[1]], &Zone::UTC, Some(200));
+        assert!(shortened.contains("\n1-ocps1-ab  "), "{shortened}");
         assert!(!text(&[&jobs[0]], Some(60)).contains("USER") && !text(&[&jobs[0]], Some(1)).is_empty());
     }
 

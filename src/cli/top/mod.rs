@@ -58,7 +58,7 @@ fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
     let mut session = Session {
         target,
         client: Some(client),
-        view: View::new(out.has_colours(), is_utf8(), zone),
+        view: View::new(out.has_colours(), out.is_utf8(), zone),
         asked: None,
         missing: 0,
         next: Instant::now(),
@@ -69,13 +69,6 @@ fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
     drop(screen);
     let _ = stdout().flush();
     result
-}
-
-/// Whether the locale's characters are UTF-8.
-fn is_utf8() -> bool {
-    let names = ["LC_ALL", "LC_CTYPE", "LANG"];
-    let locale = names.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
-    locale.is_some_and(|locale| locale.to_lowercase().replace('-', "").contains("utf8"))
 }
 
 fn read_keys() -> io::Result<Receiver<Key>> {

@@ -13,7 +13,7 @@ use textwrap::{Options, wrap};
 
 use super::super::follow::run_id;
 use super::super::jobs::{note, state, whole};
-use super::super::output::Tone;
+use super::super::output::{Tone, ascii};
 use super::super::status::status_text;
 use super::super::text::{UNKNOWN, clean, value};
 use super::super::times::Zone;
@@ -320,10 +320,7 @@ impl View {
 
     /// Text that the terminal can show.
     fn fit(&self, text: &str) -> String {
-        if self.is_utf8 {
-            return text.to_owned();
-        }
-        text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
+        if self.is_utf8 { text.to_owned() } else { ascii(text) }
     }
 
     fn style(&self, tone: Option<Tone>) -> Style {
