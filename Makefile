@@ -130,10 +130,10 @@ fmt: ## format the code
 	$(CARGO) fmt
 
 # A small build, which is measured too.
-SMALL ?= $(abspath $(target))/small/release/ocps
+SMALL ?= $(abspath $(target))/small/ocps
 
 bench: ## measure, as ratios to the bare limit of this machine (takes 12 min); ONLY=lag,polls FULL=1 POLL=list (see tests/bench/bench.rs)
-	$(if $(findstring resources,$(or $(ONLY),resources)),$(CARGO) build --locked --release --no-default-features --target-dir $(target)/small)
+	$(if $(findstring resources,$(or $(ONLY),resources)),$(CARGO) build --locked --profile small --no-default-features)
 	SMALL='$(SMALL)' ONLY='$(ONLY)' FULL='$(FULL)' POLL='$(POLL)' PROGRAM='$(PROGRAM)' $(CARGO) bench --locked $(features) --bench bench
 
 # What `make install` installs; name another one to install without a release build.
