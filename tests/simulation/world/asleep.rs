@@ -4,18 +4,21 @@ use std::mem;
 use std::time::Duration;
 
 use super::super::cluster::moment;
-use super::super::plan::{any, chance, secs};
+use super::super::plan::{any, chance, secs, short};
 use super::super::service::unclear;
+use super::standby::SILENCE;
 use super::{Event, World};
 use crate::reply::failed_instead;
 
 /// How often the journal is asked, after a pause, whether another instance has taken it over.
 const QUESTIONS: u32 = 3;
+/// After a shorter pause it is not asked.
+const STOOD_STILL: Duration = secs(2);
 
 impl World {
     /// A process that stands still finds later what happens to it now.
     pub(super) fn hold_back(&mut self, event: Event) -> Option<Event> {
-        let Some(process) = self.process.as_mut().filter(|process| process.is_frozen) else {
+        let Some(process) = self.process.as_mut().filter(|process| process.still.is_some()) else {
             return Some(event);
         };
         // What wakes it, and what the world does without it.
@@ -27,30 +30,44 @@ impl World {
         None
     }
 
-    /// It is in the midst of a commit or of a request, and may stand still there.
-    pub(super) fn may_freeze(&mut self) {
-        if self.plan.standby && chance(&mut self.rng, self.plan.pause / 3.0) {
-            let process = self.number();
-            self.after(Duration::ZERO, Event::Freeze { process });
+    /// It is in the midst of a commit or of a request, and may stand still or be taken over from there.
+    pub(super) fn may_be_disturbed(&mut self) {
+        let Some(process) = self.process.as_ref().filter(|_| self.plan.standby) else { return };
+        let (process, unheard) = (process.number, process.unheard);
+        match unheard {
+            None if chance(&mut self.rng, self.plan.pause / 3.0) => {
+                self.after(Duration::ZERO, Event::Freeze { process });
+            }
+            Some(since) if since + SILENCE <= self.now && self.rng.bool() => {
+                self.after(Duration::ZERO, Event::TakeOver { process, since });
+            }
+            None | Some(_) => {}
         }
     }
 
     /// The process stands still for a while.
     pub(super) fn freeze(&mut self) {
-        let pause = secs(10) + any(&mut self.rng, secs(400));
-        let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
-        process.is_frozen = true;
+        let pause = secs(10) + short(&mut self.rng, secs(400));
+        self.stand_still(pause);
+        self.fall_silent();
+    }
+
+    pub(super) fn stand_still(&mut self, pause: Duration) {
+        let now = self.now;
+        let Some(process) = self.process.as_mut().filter(|process| process.still.is_none()) else { return };
+        process.still = Some(now);
         let process = process.number;
         self.note(&format!("the process stands still for {pause:?}"));
         self.after(pause, Event::Thaw { process });
-        self.fall_silent();
     }
 
     pub(super) fn thaw(&mut self) {
         self.note("the process continues");
         self.rules.thaw(self.now);
+        let now = self.now;
         let process = self.process_mut();
-        (process.is_frozen, process.unheard) = (false, None);
+        process.unheard = None;
+        let pause = process.still.take().map_or(Duration::ZERO, |since| now - since);
         let mut missed = mem::take(&mut process.missed);
         for event in &mut missed {
             if let Event::Answer { outcome, .. } = event
@@ -63,7 +80,7 @@ impl World {
         if self.cluster.is_some() {
             self.rules.counts.woken += u64::from(self.is_superseded);
             self.threads_continue(&mut missed);
-            if !self.is_confirmed() {
+            if pause >= STOOD_STILL && !self.is_confirmed() {
                 return self.give_back(missed);
             }
         }
