@@ -195,7 +195,9 @@ impl Client {
     /// What the brokers answer to who may not write any more, if they answer.
     fn check(&mut self) -> Result<(), Left> {
         let brokers = &mut *self.cluster.0.borrow_mut();
-        brokers.arrive();
+        if brokers.epoch == self.epoch {
+            brokers.arrive();
+        }
         if brokers.mood == Disk::GivesUp {
             brokers.epoch += 1;
             brokers.on_the_wire = None;

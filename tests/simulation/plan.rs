@@ -130,7 +130,7 @@ impl Plan {
             faults,
             topic,
             standby,
-            deaf: if standby { 0.05 } else { 0.0 },
+            deaf: if standby { 0.3 } else { 0.0 },
             kafka: kafka || topic,
             joins: topic || kafka || rng.bool(),
             serial: rng.bool(),

@@ -323,10 +323,8 @@ pub(crate) struct Process {
     pub(crate) turn: Turn,
     /// Whether the core has ended it.
     pub(crate) over: bool,
-    /// Whether the process stands still.
-    pub(crate) is_frozen: bool,
-    /// Whether the brokers were away when it last began to.
-    pub(crate) was_cut_off: bool,
+    /// Since when the process stands still.
+    pub(crate) still: Option<Duration>,
     /// Since when the instance that stands by has not heard it.
     pub(crate) unheard: Option<Duration>,
     /// What it will find when it continues.
@@ -342,8 +340,7 @@ impl Process {
             born,
             turn,
             over: false,
-            is_frozen: false,
-            was_cut_off: false,
+            still: None,
             unheard: None,
             missed: Vec::new(),
             workers: Workers::new(plan),
@@ -353,6 +350,6 @@ impl Process {
 
     /// When it wants a tick, on the clock of the run; none while it stands still.
     pub(crate) fn deadline(&self) -> Option<Duration> {
-        (!self.is_frozen).then(|| self.born + self.turn.csc().next_deadline())
+        self.still.is_none().then(|| self.born + self.turn.csc().next_deadline())
     }
 }

@@ -54,10 +54,12 @@ pub(crate) struct Counts {
     pub(crate) early: u64,
     pub(crate) too_many: u64,
     /// Journals that were taken over from a process that was alive, such processes that continued after a pause, those
-    /// that learned that they had lost their journal, and requests that had to wait for the lease.
+    /// that learned that they had lost their journal, requests that they sent all the same, and those that had to wait for
+    /// the lease.
     pub(crate) takeovers: u64,
     pub(crate) woken: u64,
     pub(crate) fenced: u64,
+    pub(crate) late: u64,
     pub(crate) withheld: u64,
     /// What happened to the journal in a topic.
     pub(crate) topic: Commits,
@@ -149,6 +151,7 @@ impl Counts {
         self.takeovers += other.takeovers;
         self.woken += other.woken;
         self.fenced += other.fenced;
+        self.late += other.late;
         self.withheld += other.withheld;
         self.topic.unanswered += other.topic.unanswered;
         self.topic.had_happened += other.topic.had_happened;

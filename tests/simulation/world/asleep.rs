@@ -6,18 +6,21 @@ use std::time::Duration;
 use ocps::lease::TERM;
 
 use super::super::cluster::moment;
-use super::super::plan::{any, chance, secs};
+use super::super::plan::{any, chance, secs, short};
 use super::super::service::unclear;
+use super::standby::SILENCE;
 use super::{Event, World};
 use crate::reply::failed_instead;
 
 /// How often the journal is asked, after a pause, whether another instance has taken it over.
 const QUESTIONS: u32 = 3;
+/// After a shorter pause it is not asked.
+const STOOD_STILL: Duration = secs(2);
 
 impl World {
     /// A process that stands still finds later what happens to it now.
     pub(super) fn hold_back(&mut self, event: Event) -> Option<Event> {
-        let Some(process) = self.process.as_mut().filter(|process| process.is_frozen) else {
+        let Some(process) = self.process.as_mut().filter(|process| process.still.is_some()) else {
             return Some(event);
         };
         // What wakes it, and what the world does without it.
@@ -29,32 +32,46 @@ impl World {
         None
     }
 
-    /// It is in the midst of a commit or of a request, and may stand still there.
-    pub(super) fn may_freeze(&mut self) {
-        if self.plan.standby && chance(&mut self.rng, self.plan.pause / 3.0) {
-            let process = self.number();
-            self.after(Duration::ZERO, Event::Freeze { process });
+    /// It is in the midst of a commit or of a request, and may stand still or be taken over from there.
+    pub(super) fn may_be_disturbed(&mut self) {
+        let Some(process) = self.process.as_ref().filter(|_| self.plan.standby) else { return };
+        let (process, unheard) = (process.number, process.unheard);
+        match unheard {
+            None if chance(&mut self.rng, self.plan.pause / 3.0) => {
+                self.after(Duration::ZERO, Event::Freeze { process });
+            }
+            Some(since) if since + SILENCE <= self.now && self.rng.bool() => {
+                self.after(Duration::ZERO, Event::TakeOver { process, since });
+            }
+            None | Some(_) => {}
         }
     }
 
     /// The process stands still for a while.
     pub(super) fn freeze(&mut self) {
-        let pause = secs(10) + any(&mut self.rng, secs(400));
-        let Some(process) = self.process.as_mut().filter(|process| !process.is_frozen) else { return };
-        process.is_frozen = true;
-        let confirmed = process.journal.lease.confirmed();
-        process.was_cut_off = confirmed.is_some_and(|confirmed| confirmed.age(moment(self.now)) >= TERM);
+        let pause = secs(10) + short(&mut self.rng, secs(400));
+        self.stand_still(pause);
+        self.fall_silent();
+    }
+
+    pub(super) fn stand_still(&mut self, pause: Duration) {
+        let now = self.now;
+        let Some(process) = self.process.as_mut().filter(|process| process.still.is_none()) else { return };
+        process.still = Some(now);
         let process = process.number;
         self.note(&format!("the process stands still for {pause:?}"));
         self.after(pause, Event::Thaw { process });
-        self.fall_silent();
     }
 
     pub(super) fn thaw(&mut self) {
         self.note("the process continues");
         self.rules.thaw(self.now);
+        let now = self.now;
         let process = self.process_mut();
-        (process.is_frozen, process.unheard) = (false, None);
+        process.unheard = None;
+        let since = process.still.take().unwrap_or(now);
+        let confirmed = process.journal.lease.confirmed();
+        let was_cut_off = confirmed.is_some_and(|confirmed| confirmed.age(moment(since)) >= TERM);
         let mut missed = mem::take(&mut process.missed);
         for event in &mut missed {
             if let Event::Answer { outcome, .. } = event
@@ -67,7 +84,11 @@ impl World {
         if self.cluster.is_some() {
             self.rules.counts.woken += u64::from(self.is_superseded);
             self.threads_continue(&mut missed);
-            if !self.is_confirmed() {
+            let is_owner = if now - since < STOOD_STILL { Some(true) } else { self.is_owner() };
+            if is_owner.is_none() && !was_cut_off {
+                self.crash("since it does not know whether it was taken over from");
+            }
+            if !is_owner.unwrap_or(was_cut_off) {
                 return self.give_back(missed);
             }
         }
@@ -87,9 +108,9 @@ impl World {
         self.begin_requests();
     }
 
-    /// The main loop does nothing before the journal has confirmed that no other instance has taken it over; returns whether
-    /// it may go on.
-    fn is_confirmed(&mut self) -> bool {
+    /// The main loop does nothing before the journal has said whether another instance has taken it over; none if it does not
+    /// answer.
+    fn is_owner(&mut self) -> Option<bool> {
         self.process_mut().journal.channel.push_back(Vec::new());
         for _ in 0..QUESTIONS {
             let disk = self.disk();
@@ -98,17 +119,13 @@ impl World {
             let (now, journal) = (self.now, &self.process_mut().journal);
             if journal.is_fenced() {
                 self.fenced();
-                return false;
+                return Some(false);
             }
             if journal.lease.confirmed() == Some(moment(now)) {
-                return true;
+                return Some(true);
             }
         }
-        if self.process_mut().was_cut_off {
-            return true;
-        }
-        self.crash("since it does not know whether it was taken over from");
-        false
+        None
     }
 
     /// The process has ended without reading these: messages may be on the wire, and commands are for the next one.

@@ -103,7 +103,9 @@ impl World {
         journal.is_busy = true;
         let process = process.number;
         self.after(quick + stall, Event::JournalActs { process });
-        self.may_freeze();
+        if self.process_mut().journal.waiting() > 0 {
+            self.may_be_disturbed();
+        }
     }
 
     /// What the thread asked for happens on the disk.
@@ -143,6 +145,7 @@ impl World {
             self.after(delay, Event::Fenced { process });
         } else if !reports.is_empty() {
             self.after(delay, Event::JournalSays { process, reports });
+            self.may_be_disturbed();
         }
     }
 

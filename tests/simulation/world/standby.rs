@@ -4,15 +4,16 @@ use std::mem;
 use std::time::Duration;
 
 use ocps::csc::request::Action;
+use ocps::lease::TERM;
 
-use super::super::plan::{any, secs, short};
+use super::super::plan::{any, secs};
 use super::super::process::{Disk, Process};
 use super::super::rules::Rules;
 use super::super::verdict::Counts;
 use super::{Event, World};
 
 /// How long an instance must not be heard before it is taken for dead.
-const SILENCE: Duration = secs(10);
+pub(super) const SILENCE: Duration = secs(10);
 
 /// A process whose journal was taken over, and what may be expected of it: nothing becomes durable any more.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl World {
         let Some(process) = self.process.as_mut().filter(|_| is_awaited) else { return };
         process.unheard = Some(since);
         let process = process.number;
-        let delay = SILENCE + short(&mut self.rng, secs(5));
+        let delay = SILENCE + any(&mut self.rng, secs(10));
         self.after(delay, Event::TakeOver { process, since });
     }
 
@@ -86,18 +87,23 @@ impl World {
         // Commands that it has not read are read by its successor, or by none.
         let (commands, missed) =
             mem::take(&mut process.missed).into_iter().partition(|event| matches!(event, Event::Command(_)));
-        process.missed = missed;
+        (process.missed, process.unheard) = (missed, None);
         self.give_back(commands);
         let (number, delay) = (process.number, any(&mut self.rng, secs(20)));
         self.after(delay, Event::DuplicateInstance { process: number });
         self.superseded = Some(Box::new(Superseded { process, rules }));
         self.rules.end();
+        if self.rng.bool() {
+            // It continues while it may still send something.
+            let pause = any(&mut self.rng, TERM);
+            self.as_superseded(|world| world.stand_still(pause));
+        }
         self.begin(journal, recovered);
     }
 
     /// If it stands still in a commit, that may be on its way already.
     fn stop_in_a_commit(&mut self) {
-        let is_busy = |process: &Process| process.is_frozen && process.journal.is_busy;
+        let is_busy = |process: &Process| process.still.is_some() && process.journal.is_busy;
         if self.process.as_ref().is_some_and(is_busy) && self.rng.bool() {
             self.commit(Disk::OnTheWire);
         }
@@ -110,6 +116,7 @@ impl World {
             !(self.is_superseded && self.has_sent),
             "{number} sends {action:?}, as its successor has done"
         );
+        self.rules.counts.late += u64::from(self.is_superseded);
         self.has_sent |= !self.is_superseded;
     }
 

@@ -222,7 +222,7 @@ impl World {
         }
         if is_leased {
             self.check_sender(&request.action);
-            self.may_freeze();
+            self.may_be_disturbed();
             return self.send_request(&request);
         }
         self.rules.counts.withheld += u64::from(until == now + PATIENCE);
