@@ -305,11 +305,13 @@ impl Daemon {
             && self.kafka.as_ref().is_some_and(|kafka| kafka.is_connecting())
             && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
         {
-            self.begin();
-            if !self.turn.is_recovering() {
+            if let Some(journal) = self.journal.as_ref().filter(|_| self.turn.is_recovering()) {
+                journal.begin_unheard();
+            } else {
                 log::warn!(
                     "Kafka cannot be reached: starting without it, over the local socket alone; retrying"
                 );
+                self.begin();
                 self.join();
             }
         }
@@ -327,7 +329,7 @@ impl Daemon {
         }
     }
 
-    /// No other instance is running, or it cannot be asked: ours may take the journal over, and then be seen to run.
+    /// No other instance is running, as far as is known: ours may take the journal over, and then be seen to run.
     fn begin(&mut self) {
         match (&self.journal, &self.kafka) {
             (Some(journal), _) if self.turn.is_recovering() => journal.begin(),

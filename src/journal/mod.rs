@@ -183,6 +183,8 @@ pub enum News {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ask {
     Open,
+    /// To be opened too, but nobody could listen for another instance, which may be the one that writes there.
+    OpenUnheard,
     /// Another instance has it open: what that one writes is to be read along.
     Follow,
 }
@@ -259,6 +261,14 @@ impl Journal {
     /// Asks for it to be opened; once is enough.
     pub fn begin(&self) {
         let _ = self.asks.send(Ask::Open);
+    }
+
+    /// Asks for it to be opened although nobody could listen for another instance: when nothing has been written there for a
+    /// while.
+    pub fn begin_unheard(&self) {
+        if self.asks.is_empty() {
+            let _ = self.asks.send(Ask::OpenUnheard);
+        }
     }
 
     /// Has it read along, while it is not open, what another instance writes there ([`Status::behind`],
@@ -354,14 +364,18 @@ impl Channels {
     /// Opens a topic when that is asked for; none if it is refused, or the daemon ends before.
     #[cfg(feature = "kafka")]
     fn open(&self, address: &topic::Address, asked: &Receiver<Ask>) -> Option<topic::Topic<topic::Address>> {
-        let mut follower = None;
-        self.stand_by(address, asked, &mut follower)?;
+        let (mut follows, mut follower) = (false, None);
+        let mut ask = self.stand_by(address, asked, follows, &mut follower)?;
         let since = Instant::now();
         let mut wait = OPEN_AGAIN.0;
         loop {
             // What another instance has open need not be looked at.
             let prepared = if follower.is_some() { Ok(()) } else { address.prepare() };
-            let opened = prepared.and_then(|()| match self.lease.takes() {
+            let free = prepared.and_then(|()| match ask {
+                Ask::OpenUnheard => address.await_silence(),
+                Ask::Open | Ask::Follow => Ok(()),
+            });
+            let opened = free.and_then(|()| match self.lease.takes() {
                 true => topic::Topic::open(address, clock::now()),
                 false => Err(topic::Unopened::Yielded),
             });
@@ -379,7 +393,7 @@ impl Channels {
                     return None;
                 }
                 Err(topic::Unopened::Yielded) => {
-                    self.stand_by(address, asked, &mut follower)?;
+                    ask = self.stand_by(address, asked, follows, &mut follower)?;
                     continue;
                 }
                 Err(unopened @ (topic::Unopened::Fenced(_) | topic::Unopened::Away(_))) => {
@@ -392,28 +406,33 @@ impl Channels {
                     }
                 }
             }
-            if asked.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
-                return None;
+            match asked.recv_timeout(wait) {
+                Ok(Ask::Follow) => follows = true,
+                Ok(next @ (Ask::Open | Ask::OpenUnheard)) => ask = next,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
             }
             wait = (wait * 2).min(OPEN_AGAIN.1);
         }
     }
 
-    /// Waits until it is to be opened, and reads along meanwhile if that is asked for; none if the daemon ends.
+    /// Waits until it is to be opened, and reads along meanwhile if that is asked for; gives how it is, or none if the daemon
+    /// ends.
     #[cfg(feature = "kafka")]
     fn stand_by(
         &self,
         address: &topic::Address,
         asked: &Receiver<Ask>,
+        mut follows: bool,
         follower: &mut Option<topic::Follower>,
-    ) -> Option<()> {
-        let mut follows = follower.is_some();
+    ) -> Option<Ask> {
+        follows |= follower.is_some();
         loop {
             let wait = if follows { Duration::ZERO } else { Duration::MAX };
             match asked.recv_timeout(wait) {
-                Ok(Ask::Open) => {
+                Ok(ask @ (Ask::Open | Ask::OpenUnheard)) => {
                     lock(&self.status).behind = None;
-                    return Some(());
+                    return Some(ask);
                 }
                 Ok(Ask::Follow) => follows = true,
                 Err(RecvTimeoutError::Timeout) => {}

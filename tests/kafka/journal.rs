@@ -347,6 +347,30 @@ fn a_start_without_a_broker_waits_for_it_and_says_so() {
     foreign.find("it is on Kafka too", is_its);
 }
 
+#[test]
+#[ignore = "needs a real broker: make test-kafka"]
+fn a_start_without_the_registry_takes_over_only_when_nothing_is_written_to_the_journal() {
+    let mut rig = rig();
+    let mut first = rig.start(&["--state", "enabled"]);
+    let mut foreign = rig.foreign();
+    foreign.state(2);
+    rig.registry.down();
+    let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}[kafka]\nstart_timeout_s = 1\n"));
+    let second = Daemon::start(rig.daemon_in(&home, &["--state", "enabled"]), home.socket());
+    let mut client = second.connect();
+    eventually("it says for whom it waits", || {
+        let status = client.query("status");
+        let problem = status["journal"]["problem"].as_str();
+        problem.is_some_and(|problem| problem.contains("another instance writes to the journal topic"))
+    });
+    std::thread::sleep(Duration::from_secs(8));
+    let ack = first.connect().run("execute", &json!({"pipeline": "true.yaml"}));
+    assert_eq!(ack, "CMD_COMPLETE Done");
+    first.signal(Signal::KILL);
+    first.wait();
+    eventually("it takes over", || client.query("status")["state"] == "ENABLED");
+}
+
 /// A standby takes over from an instance that ends in this way; gives how long nobody sent a heartbeat, and what it logged.
 fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> (f64, String) {
     let (rig, service) = (rig(), service(600.0));

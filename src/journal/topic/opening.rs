@@ -18,6 +18,7 @@ use super::producer::{Context, Transactions};
 use super::{Broker, Take, Unopened, restore};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
+use crate::lease::TERM;
 
 /// Longest wait for one answer of the broker, or for the next message of the topic.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -69,6 +70,20 @@ impl Address {
     pub fn prepare(&self) -> Result<(), Unopened> {
         let replicas = self.find(&self.reader("read_committed")?)?;
         self.check_settings(replicas).map(drop)
+    }
+
+    /// Waits whether another instance writes to it, which one that is alive does every 2 s.
+    ///
+    /// # Errors
+    /// One does, or see [`Unopened`].
+    pub fn await_silence(&self) -> Result<(), Unopened> {
+        let mut follower = Follower::new(self)?;
+        let end = follower.next;
+        follower.read(TERM);
+        if follower.next == end || follower.is_handed_over {
+            return Ok(());
+        }
+        Err(Unopened::Away(format!("another instance writes to the journal topic {}", self.name)))
     }
 
     /// Looks at the topic as the next run would, and changes nothing; how it is, in one line.
