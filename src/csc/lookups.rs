@@ -56,6 +56,8 @@ struct Lookup {
     /// The list in progress, or the earliest time of the next.
     retry: Retry,
     list: Option<Listing>,
+    /// Until when the service rests, whatever is in doubt.
+    rested: Duration,
     /// The earliest time of the next one that only looks for duplicates.
     not_routinely_before: Duration,
     /// When what is in doubt is to be looked for.
@@ -64,6 +66,8 @@ struct Lookup {
     is_routine: bool,
     /// Whether it is to show how all jobs are.
     is_of_all: bool,
+    /// Whether a submission is given up if this list does not show its job.
+    is_last: bool,
     /// Jobs of which the service says that they are not there, with the last request before that: a list that is
     /// asked for later decides.
     missing: BTreeMap<Polled, (JobId, Ticket)>,
@@ -87,10 +91,12 @@ pub(super) struct Listing {
     pub(super) is_of_all: bool,
 }
 
-impl Listing {
-    /// How long it has taken until now.
-    fn took(&self, now: Duration) -> Duration {
-        now.saturating_sub(self.asked + self.stood_still)
+impl Lookup {
+    /// This list has ended: the service rests for as long as that took, which is given.
+    fn rest(&mut self, list: &Listing, now: Duration) -> Duration {
+        let took = now.saturating_sub(list.asked + list.stood_still);
+        self.rested = (list.asked + IN_DOUBT).max(now + took.min(REST_MAX));
+        took
     }
 }
 
@@ -122,7 +128,8 @@ impl Timed for Lookup {
         let doubt = self.doubt.map(|time| time.max(not_before));
         let routine = self.is_routine.then_some(self.not_routinely_before);
         let of_all = self.is_of_all.then_some(not_before);
-        [doubt, routine, of_all].into_iter().flatten().min()
+        let last = self.is_last.then_some(self.rested);
+        [doubt, routine, of_all, last].into_iter().flatten().min()
     }
 }
 
@@ -186,6 +193,11 @@ impl Lookups {
     /// Nobody wants to know any more whether this job is there.
     pub(super) fn forget_missing(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
         self.services.update(ctx, url, |_, lookup| lookup.missing.remove(polled));
+    }
+
+    /// A submission is given up if the next list does not show its job.
+    pub(super) fn look_a_last_time(&mut self, ctx: &mut Context, url: &Url) {
+        self.update(ctx, url, |lookup| lookup.is_last = true);
     }
 
     /// From now on, for a time, jobs of its run other than this one are removed when they show up. How long ago a
@@ -284,6 +296,7 @@ impl Lookups {
             }
             lookup.is_routine &= is_routine;
             lookup.is_of_all &= polled.is_some();
+            lookup.is_last &= is_in_doubt;
             if lookup.due().is_none_or(|due| now < due) {
                 return;
             }
@@ -295,7 +308,7 @@ impl Lookups {
             let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
             let action = Action::List { run_ids: runs, job_ids, active_of };
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
-            (lookup.doubt, lookup.is_routine, lookup.is_of_all) = (None, false, false);
+            (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);
             lookup.retry.asked(ticket);
             let stood_still = Duration::ZERO;
             lookup.list = Some(Listing { ticket, asked: now, stood_still, run_ids, is_search, is_of_all });
@@ -307,7 +320,7 @@ impl Lookups {
         let now = ctx.now.mono;
         let note = |_: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
-            let took = list.took(now);
+            let took = lookup.rest(&list, now);
             lookup.retry = Retry::at(now + took.min(REST_MAX));
             lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
             lookup.doubt = Some(now + IN_DOUBT);
@@ -322,8 +335,9 @@ impl Lookups {
         let now = ctx.now.mono;
         let note = |ctx: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
+            lookup.rest(&list, now);
             lookup.retry.fail(ctx, 2 * IN_DOUBT);
-            let again = lookup.retry.due()?.max(now + list.took(now).min(REST_MAX));
+            let again = lookup.retry.due()?.max(lookup.rested);
             lookup.retry.again_at(again);
             (lookup.doubt, lookup.is_routine, lookup.not_routinely_before) = (Some(again), true, again);
             Some((list, again, lookup.retry.failures()))

@@ -45,7 +45,7 @@ impl Csc {
             if submitting.retry.is_due(now) {
                 self.send(key);
             } else if submitting.doubt.as_ref().is_some_and(|doubt| doubt.lost <= now) {
-                self.lookups.look_soon(&mut self.ctx, &job.url);
+                self.lookups.look_a_last_time(&mut self.ctx, &job.url);
                 self.jobs.update(&mut self.ctx, key, |_, job| {
                     let doubt = job.submitting_mut().and_then(|submitting| submitting.doubt.as_mut());
                     doubt.into_iter().for_each(|doubt| doubt.is_last = true);

@@ -186,6 +186,19 @@ fn a_submission_in_doubt_is_given_up_when_no_list_can_be_had_after_submit_timeou
     assert_eq!(world.csc.state().name(), "ENABLED");
 }
 
+#[test]
+fn a_service_whose_list_took_long_to_fail_is_asked_for_none_for_as_long_not_even_the_last() {
+    let mut world = World::submitting();
+    world.answer("PUT 1", unclear());
+    let begun = world.now;
+    world.run_to("LIST");
+    world.run_for(secs(50));
+    world.answer("LIST", away());
+    let failed = world.now;
+    world.run_to("LIST");
+    assert!(world.now >= failed + secs(50) && world.now > begun + secs(75), "{:?}", world.now);
+}
+
 /// Lists show nothing from `listing` on, before that there is none; until something is sent again or it has ended.
 fn look(world: &mut World, listing: Duration) {
     while world.is_busy() && !world.open_names().contains(&"PUT 1".to_owned()) {
