@@ -630,6 +630,11 @@ impl World {
         self.calm_since = Some(self.now);
         self.disk_away_until = self.now;
         self.broker.away_until = self.now;
+        // One that does not stand still is heard again.
+        self.process
+            .iter_mut()
+            .filter(|process| process.still.is_none())
+            .for_each(|process| process.unheard = None);
         for service in &mut self.services {
             service.away_until = self.now;
             service.bad_gateway_until = self.now;
