@@ -103,3 +103,30 @@ fn look_up(host: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error>
         Err(RecvTimeoutError::Disconnected) => Err(Error::HostNotFound),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ureq::Timeout;
+    use ureq::unversioned::transport::time;
+
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_a_host_are_used_for_a_while_and_then_asked_for_again() {
+        let address: SocketAddr = "192.0.2.1:80".parse().unwrap();
+        let find = |age, host: &str| {
+            let known =
+                Known { host: "a.invalid:80".into(), at: Instant::now() - age, addresses: vec![address] };
+            let timeout = NextTimeout {
+                after: time::Duration::from_secs(5),
+                reason: Timeout::Resolve,
+                per_read: None,
+                per_write: None,
+            };
+            Lookup(Mutex::new(Some(known))).find(host.to_owned(), timeout).ok()
+        };
+        assert_eq!(find(Duration::ZERO, "a.invalid:80"), Some(vec![address]));
+        assert_eq!(find(Duration::ZERO, "b.invalid:80"), None);
+        assert_eq!(find(KNOWN_FOR, "a.invalid:80"), None);
+    }
+}
