@@ -30,12 +30,10 @@ const PIECE: usize = 64 * 1024;
 /// The reader failed; or the text is no array, or is cut off, and there is a [`serde_json::Error`] inside.
 pub(super) fn read(mut reader: impl Read, wanted: &Wanted<'_>) -> io::Result<Vec<ListedJob>> {
     let (mut found, mut next) = (Found { wanted, seen: HashMap::new(), jobs: Vec::new() }, Next::Begin);
-    let (mut text, mut at, mut is_whole) = (Vec::new(), 0, false);
+    let (mut text, mut at, mut end, mut is_whole) = (Vec::new(), 0, 0, false);
+    // What goes on behind the text is not cut within a number, which would seem to be complete.
+    let is_boundary = |byte: &u8| b"{}[],\"".contains(byte);
     loop {
-        // What goes on behind the text is not cut within a number, which would seem to be complete.
-        let is_boundary = |byte: &u8| b"{}[],\"".contains(byte);
-        let last = || text.iter().rposition(is_boundary).map_or(0, |last| last + 1);
-        let end = if is_whole { text.len() } else { last() };
         match found.step(text.get(at..end).unwrap_or_default(), next) {
             Ok(Some((length, then))) => (at, next) = (at + length, then),
             Ok(None) if is_whole && next == Next::Nothing => return Ok(found.jobs),
@@ -46,6 +44,8 @@ pub(super) fn read(mut reader: impl Read, wanted: &Wanted<'_>) -> io::Result<Vec
                 at = 0;
                 let wanted = text.len().max(PIECE);
                 is_whole = reader.by_ref().take(wanted as u64).read_to_end(&mut text)? < wanted;
+                let last = text.iter().rposition(is_boundary).map_or(0, |last| last + 1);
+                end = if is_whole { text.len() } else { last };
             }
         }
     }
