@@ -15,7 +15,7 @@
 //! | `jobs`, `job` | our jobs and those that ended | `submit`: until a job exists; `track`: from there to its end |
 //! | `history` | what happened to a job and when | |
 //! | `prerequisites` | jobs that others wait for | |
-//! | `polls` | when each job is asked for, singly or by list | `poll`: what the answers mean |
+//! | `polls`, `lists` | when each job is polled: singly, or by the service's list | `poll`: what the answers mean |
 //! | `removals` | aborts | |
 //! | `lookups` | jobs found in the service's list: after an unclear answer, and duplicates | |
 //! | `services` | whether a service answers, and what the log says of it | |
@@ -35,6 +35,7 @@ pub mod history;
 pub mod id;
 mod job;
 mod jobs;
+mod lists;
 mod lookups;
 mod pause;
 mod poll;

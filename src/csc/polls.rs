@@ -1,12 +1,8 @@
-//! When each job is asked for: singly, or with all others of its service by the service's list.
+//! When each job is polled: singly, or with all other jobs of its service by the service's list.
 //!
-//! Singly, each job is asked for once an interval, at a time of its own. Only some polls of a service are out at a time,
+//! Singly, each job is polled once an interval, at a time of its own. Only some polls of a service are out at a time,
 //! and the one that has been due for longest is next: where the service cannot keep up, the interval stretches and
-//! nothing piles up.
-//!
-//! By list, one request an interval shows all jobs that are still active. It proves nothing else, since a list can lag, be
-//! partial or come out of a cache: a job that it does not show is asked for singly before anything is believed, and some
-//! of the others are asked for in each round too. Where that contradicts the lists, they are not used for long.
+//! nothing piles up. By list, one request an interval serves as a poll of all jobs that it shows as active; see `lists`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::mem;
@@ -15,52 +11,45 @@ use std::time::Duration;
 
 use crate::url::Url;
 
-use super::configuration::Polling;
 use super::context::{Context, Purpose};
 use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
+use super::lists::Lists;
 use super::report;
 use super::request::{Action, Contact, Failure, ListedJob, Ticket};
 use super::timers::Timer;
 
-/// How soon a job is asked for again that the service does not know.
+/// How soon a job is polled again of which the service says that there is no such job.
 const ABSENT_AGAIN: Duration = Duration::from_secs(3);
 /// Polls of a service that are out at once, for each connection: one is under way, one waits for the thread.
 const OUT_PER_CONNECTION: usize = 2;
-/// Single polls that are due in the same of so many parts of an interval, or of at most this time, are asked together: to
-/// wake up for each costs more than to ask.
+/// An interval has this many parts, and no part is longer than that. Single polls that are due in the same part are sent
+/// together: to wake up for each costs more than the poll.
 const PARTS: u32 = 32;
 const PART_MAX: Duration = Duration::from_millis(50);
-/// One of so many jobs is asked for singly in each round of lists; one at least.
+/// After each list one of this many jobs is polled singly all the same; one job at least.
 const SAMPLED: usize = 100;
-/// How old a list may be, and two poll intervals at least: longer ago than that no job that it shows as active ended.
-const LAG_MAX: Duration = Duration::from_secs(30);
-/// How long it is known what a list takes: then one is tried.
-const LIST_KNOWN_FOR: Duration = Duration::from_secs(600);
-/// How long lists are not used for polls after they failed once; it doubles with each failure.
-const LIST_AGAIN: Duration = Duration::from_secs(60);
-/// The longest such time; it follows at once when lists are not true.
-const LIST_AGAIN_MAX: Duration = Duration::from_secs(3600);
 
-/// A job that is asked for, by whom.
+/// A job that is polled.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Polled {
+    /// A job that we submitted.
     Ours(EntryKey),
-    /// One that we did not submit, but that one of ours waits for.
+    /// A job that we did not submit, but that one of ours waits for.
     Prerequisite(JobId),
-    /// One that is being removed; its removal asks by itself.
+    /// A job that is being removed. `removals` polls it, not this part.
     Removal(JobId),
 }
 
 #[derive(Debug)]
 pub(super) struct Poll {
     job_id: JobId,
-    /// Of a job of ours.
+    /// The run id of a job of ours.
     run_id: Option<RunId>,
     next: Next,
-    /// Failures in a row.
+    /// Polls in a row that failed.
     failures: u32,
-    /// When the last valid answer came (or we began to ask).
+    /// When the last valid answer came or, before the first, when polling began.
     pub(super) last_valid_answer: Duration,
     /// When the service last showed that the job is there.
     pub(super) seen: Option<Duration>,
@@ -73,20 +62,20 @@ pub(super) struct Poll {
 /// What comes next for a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// Its id is to be published first.
+    /// Polling begins once its job id is published.
     Held,
-    /// It is asked for singly at that time.
+    /// A single poll at this time.
     At(Duration),
-    /// It was asked for singly, and that was due then.
+    /// The answer to a single poll that was due at this time.
     Asked { ticket: Ticket, due: Duration },
-    /// The next list.
+    /// The next list, which serves as its poll.
     List,
-    /// The service says that it is not there: a list is to decide.
+    /// A list that decides whether the job is gone, as the service says.
     Missing,
 }
 
 impl Poll {
-    /// Of a job of which nothing is known yet.
+    /// The poll of a job of which nothing is known yet.
     pub(super) fn new(ctx: &Context, job_id: JobId, run_id: Option<RunId>) -> Self {
         Self {
             job_id,
@@ -100,19 +89,10 @@ impl Poll {
         }
     }
 
-    /// Of a job that is there.
+    /// The poll of a job that exists.
     pub(super) fn of_present(ctx: &Context, job_id: JobId, run_id: RunId) -> Self {
         Self { seen: Some(ctx.now.mono), ..Self::new(ctx, job_id, Some(run_id)) }
     }
-}
-
-/// How the jobs of a service are asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Way {
-    #[default]
-    Each,
-    /// By list: when the next one is due, and whether it was wanted since.
-    List { due: Duration, is_wanted: bool },
 }
 
 /// The polls of all services.
@@ -122,34 +102,20 @@ pub(super) struct Polls(BTreeMap<Url, AtService>);
 #[derive(Debug, Default)]
 struct AtService {
     polls: BTreeMap<Polled, Poll>,
-    /// Those that are asked for singly, by their times.
+    /// Single polls to come, by their times.
     due: BTreeSet<(Duration, Polled)>,
-    /// How many are out.
+    /// How many single polls have no answer yet.
     out: usize,
-    way: Way,
-    /// What a single poll takes, smoothed.
+    /// What a single poll takes: an exponential mean.
     single: Option<Duration>,
-    /// What the last list took, and when it came.
-    list: Option<(Duration, Duration)>,
-    /// When the last list of a round was asked for.
-    last_list: Option<Duration>,
-    /// Lists are not used before.
-    no_list_before: Duration,
-    /// Failures of lists since the last that served.
-    list_failures: u32,
-    /// Why the last list failed, if that may be an outage of the service.
-    list_problem: Option<String>,
-    /// The last job that was asked for although the list showed it.
+    lists: Lists,
+    /// The last job that was polled singly although a list had shown it.
     sampled: Option<Polled>,
-    /// A job that has ended although the last list showed it as active, and since when.
-    witness: Option<(JobId, Duration)>,
-    /// Jobs that were active although the last list did not show them so.
-    left_out: usize,
-    /// The time between polls of a job, while it is twice as long as it should be.
+    /// The time between polls of a job, while that is at least twice poll_interval.
     stretched: Option<Duration>,
 }
 
-/// The end of the part of an interval that a time to come is in.
+/// The end of the part of the interval that `time` is in; a time that has passed stays as it is.
 fn end_of_part(ctx: &Context, time: Duration) -> Duration {
     let part = (ctx.poll_interval / PARTS).min(PART_MAX).as_nanos();
     if time <= ctx.now.mono || part == 0 {
@@ -174,7 +140,7 @@ impl AtService {
         }
     }
 
-    /// Those of which this holds.
+    /// The jobs for whose polls `is_it` holds.
     fn which(&self, is_it: impl Fn(&Poll) -> bool) -> Vec<Polled> {
         self.polls.iter().filter(|(_, poll)| is_it(poll)).map(|(polled, _)| polled.clone()).collect()
     }
@@ -183,89 +149,36 @@ impl AtService {
     fn next(&self, ctx: &Context) -> Option<Duration> {
         let is_full = self.out >= ctx.settings.connections.saturating_mul(OUT_PER_CONNECTION);
         let single = self.due.first().filter(|_| !is_full).map(|(time, _)| end_of_part(ctx, *time));
-        let list = match self.way {
-            Way::Each => None,
-            Way::List { due, is_wanted: false } => Some(due),
-            Way::List { due, is_wanted: true } => Some(due + self.patience(ctx)),
-        };
+        let list = self.lists.due(ctx, self.all_singly(ctx));
         [single, list].into_iter().flatten().min()
     }
 
-    /// What it takes to ask for all jobs singly, as far as that is known.
+    /// How long it takes to poll all jobs singly, if that is known.
     fn all_singly(&self, ctx: &Context) -> Option<Duration> {
         let count = u32::try_from(self.polls.len()).unwrap_or(u32::MAX);
         let connections = u32::try_from(ctx.settings.connections).unwrap_or(u32::MAX).max(1);
         Some(self.single?.saturating_mul(count) / connections)
     }
 
-    /// How long a list is waited for.
-    fn patience(&self, ctx: &Context) -> Duration {
-        let round = ctx.poll_interval.max(self.all_singly(ctx).unwrap_or_default()).saturating_mul(2);
-        // The service rests for as long as the last one took.
-        round.max(self.list.map_or(Duration::ZERO, |(took, _)| took.saturating_mul(3)))
-    }
-
-    /// Goes over to lists or to single polls where that is better: to lists if one takes at most half the time, and back
-    /// if it takes more.
-    fn choose(&mut self, ctx: &mut Context) {
-        let list = self.list.filter(|(_, at)| ctx.now.mono.saturating_sub(*at) < LIST_KNOWN_FOR);
-        let is_cheap = |factor| match (list, self.all_singly(ctx)) {
-            (Some((list, _)), Some(singly)) => list.saturating_mul(factor) <= singly,
-            (_, _) => true,
-        };
-        let count = self.polls.len();
-        let (begins, ends) = match ctx.settings.polling {
-            Polling::Each => (false, true),
-            Polling::List => (count > 0, count == 0),
-            Polling::Auto { from } => (count >= from && is_cheap(2), count < from / 2 || !is_cheap(1)),
-        };
-        match self.way {
-            Way::Each if begins && ctx.now.mono >= self.no_list_before => self.begin_lists(ctx),
-            Way::List { .. } if ends => self.end_lists(ctx),
-            Way::Each | Way::List { .. } => {}
-        }
-    }
-
-    fn begin_lists(&mut self, ctx: &Context) {
-        self.way = Way::List { due: ctx.now.mono, is_wanted: false };
-        self.left_out = 0;
+    /// From now on jobs are polled by list.
+    fn begin_lists(&mut self) {
         self.polls.values_mut().for_each(|poll| poll.is_unlisted = false);
         let is_in_order =
             |poll: &Poll| matches!(poll.next, Next::At(_)) && poll.failures == 0 && poll.absences == 0;
-        // A prerequisite may have ended long ago and is asked for first.
+        // A prerequisite may have ended long ago: it is polled singly first.
         for polled in self.which(|poll| is_in_order(poll) && (poll.run_id.is_some() || poll.seen.is_some())) {
             self.set(&polled, Next::List);
         }
     }
 
+    /// From now on jobs are polled singly.
     fn end_lists(&mut self, ctx: &mut Context) {
-        (self.way, self.last_list, self.list_problem, self.left_out) = (Way::Each, None, None, 0);
         for polled in self.which(|poll| poll.next == Next::List) {
             self.set(&polled, Next::At(ctx.within_interval()));
         }
     }
 
-    /// Lists are of no use: for a time jobs are asked for singly.
-    fn give_up_lists(&mut self, ctx: &mut Context, reason: &str, time: Duration) {
-        if self.list_failures == 0 {
-            let minutes = time.as_secs() / 60;
-            ctx.warn(format!(
-                "jobs are polled singly, since the service's list is of no use: {reason}; it is tried again after {minutes} min"
-            ));
-        }
-        self.list_failures += 1;
-        self.witness = None;
-        self.no_list_before = ctx.now.mono + time;
-        self.end_lists(ctx);
-    }
-
-    /// The list failed; the next one may not.
-    fn list_failed(&mut self, ctx: &mut Context, reason: &str) {
-        let time = LIST_AGAIN.saturating_mul(1 << self.list_failures.min(6)).min(LIST_AGAIN_MAX);
-        self.give_up_lists(ctx, reason, time);
-    }
-
-    /// Asks for what is due; gives whether a list is wanted.
+    /// Sends the single polls that are due; gives whether a list is wanted from now on.
     fn on_timer(&mut self, ctx: &mut Context, url: &Url) -> bool {
         let now = ctx.now.mono;
         let most = ctx.settings.connections.saturating_mul(OUT_PER_CONNECTION);
@@ -276,27 +189,16 @@ impl AtService {
             let action = Action::Status { job_id: poll.job_id.clone(), run_id: poll.run_id.clone() };
             let ticket = ctx.ask(Purpose::Poll(polled.clone()), url.clone(), action);
             self.set(&polled, Next::Asked { ticket, due });
-            if self.way == Way::Each {
+            if !self.lists.are_used() {
                 let is_too_much = self.all_singly(ctx).is_some_and(|time| time > ctx.poll_interval);
                 let late = if is_too_much { now.saturating_sub(due) } else { Duration::ZERO };
                 self.note_interval(ctx, ctx.poll_interval + late);
             }
         }
-        match self.way {
-            Way::List { due, is_wanted: false } if due <= now => {
-                self.way = Way::List { due, is_wanted: true };
-                true
-            }
-            Way::List { due, is_wanted: true } if due + self.patience(ctx) <= now => {
-                let reason = format!("there was none for {:.1} s", self.patience(ctx).as_secs_f64());
-                self.list_failed(ctx, &reason);
-                false
-            }
-            Way::Each | Way::List { .. } => false,
-        }
+        self.lists.on_timer(ctx, self.all_singly(ctx))
     }
 
-    /// A job is asked for after this time: whether the service keeps up is logged when it changes.
+    /// The time between two polls of a job was `real`: logs when the service begins or ceases to keep up.
     fn note_interval(&mut self, ctx: &mut Context, real: Duration) {
         let interval = ctx.poll_interval;
         let is_stretched = self.stretched.is_some();
@@ -305,7 +207,7 @@ impl AtService {
             if !is_stretched {
                 let (jobs, wanted) = (self.polls.len(), interval.as_secs_f64());
                 let possible =
-                    self.all_singly(ctx).filter(|_| self.way == Way::Each).unwrap_or(real).as_secs_f64();
+                    self.all_singly(ctx).filter(|_| !self.lists.are_used()).unwrap_or(real).as_secs_f64();
                 let [wants, can] = [wanted, possible].map(|time| jobs as f64 / time);
                 ctx.warn(format!(
                     "the service cannot keep up: {jobs} jobs at poll_interval {wanted} s want {wants:.1} answers a second, \
@@ -323,18 +225,20 @@ impl AtService {
         let now = ctx.now.mono;
         let Some(poll) = self.polls.get_mut(polled) else { return };
         (poll.seen, poll.last_valid_answer, poll.absences, poll.failures) = (Some(now), now, 0, 0);
-        self.left_out += usize::from(mem::take(&mut poll.is_unlisted));
-        let next = match (self.way, poll.next) {
-            (Way::List { .. }, _) => Next::List,
+        if mem::take(&mut poll.is_unlisted) {
+            self.lists.note_left_out();
+        }
+        let next = match poll.next {
+            _ if self.lists.are_used() => Next::List,
             // It keeps its place in the interval, unless it is late.
-            (Way::Each, Next::Asked { due, .. }) => Next::At((due + ctx.poll_interval).max(now)),
-            (Way::Each, Next::At(time)) => Next::At(time),
-            (Way::Each, Next::Held | Next::List | Next::Missing) => Next::At(now + ctx.poll_interval),
+            Next::Asked { due, .. } => Next::At((due + ctx.poll_interval).max(now)),
+            Next::At(time) => Next::At(time),
+            Next::Held | Next::List | Next::Missing => Next::At(now + ctx.poll_interval),
         };
         self.set(polled, next);
     }
 
-    /// What a list of a round shows: those of ours that are still active, and their phases.
+    /// A list serves as a poll: gives which of our jobs it shows as active, and their phases.
     fn note_list(
         &mut self,
         ctx: &mut Context,
@@ -345,10 +249,9 @@ impl AtService {
         let is_active = |job: &&ListedJob| job.phase.exit_code().is_none();
         let active: HashMap<&JobId, Phase> =
             jobs.iter().filter(is_active).map(|job| (&job.job_id, job.phase)).collect();
-        if let Some(problem) = self.disproof(ctx, asked, &active) {
-            self.give_up_lists(ctx, &problem, LIST_AGAIN_MAX);
+        let Some(interval) = self.lists.note_list(ctx, asked, &active, self.polls.len()) else {
             return Vec::new();
-        }
+        };
         let (mut shown, mut changed) = (Vec::with_capacity(active.len()), Vec::new());
         for (polled, poll) in &mut self.polls {
             match (poll.next, active.get(&poll.job_id)) {
@@ -363,7 +266,7 @@ impl AtService {
                         shown.push((*key, *phase));
                     }
                 }
-                // Unless it is known from later.
+                // Unless a later answer shows the job.
                 (next, None) if poll.seen.is_none_or(|seen| seen < asked) => {
                     poll.is_unlisted = true;
                     if next == Next::List {
@@ -375,40 +278,11 @@ impl AtService {
         }
         changed.into_iter().for_each(|(polled, next)| self.set(&polled, next));
         self.sample(ctx);
-        self.left_out = 0;
-        (self.list_failures, self.list_problem) = (0, None);
-        // What it takes counts: no job's news is to be older than an interval, as far as the service's rest allows.
-        let pause = ctx.poll_interval.saturating_sub(now.saturating_sub(asked));
-        self.way = Way::List { due: asked + pause, is_wanted: false };
-        if let Some(last) = self.last_list.replace(asked) {
-            self.note_interval(ctx, asked.saturating_sub(last));
-        }
+        interval.into_iter().for_each(|interval| self.note_interval(ctx, interval));
         shown
     }
 
-    /// Why lists are not to be believed, as far as single answers have shown.
-    fn disproof(
-        &mut self,
-        ctx: &Context,
-        asked: Duration,
-        active: &HashMap<&JobId, Phase>,
-    ) -> Option<String> {
-        let lag_max = LAG_MAX.max(ctx.poll_interval.saturating_mul(2));
-        if let Some((job_id, ended)) = self.witness.take_if(|(_, ended)| *ended < asked) {
-            if active.contains_key(&job_id) && asked >= ended + lag_max {
-                let lag = asked.saturating_sub(ended).as_secs_f64();
-                return Some(format!(
-                    "job {job_id} ended, and {lag:.0} s later it is still listed as active"
-                ));
-            } else if active.contains_key(&job_id) {
-                self.witness = Some((job_id, ended));
-            }
-        }
-        let (left_out, most) = (self.left_out, (self.polls.len() / 10).max(10));
-        (left_out > most).then(|| format!("{left_out} active jobs were not listed as such"))
-    }
-
-    /// A job that is not out is asked for at once; of those that wait for a list, none has failed.
+    /// Polls one job at once, singly: rather one that waits for a list, of which no poll has failed.
     fn hurry_one(&mut self, ctx: &Context) {
         let listed = self.polls.iter().find(|(_, poll)| poll.next == Next::List).map(|(polled, _)| polled);
         let waiting = || self.due.first().map(|(_, polled)| polled);
@@ -417,7 +291,7 @@ impl AtService {
         }
     }
 
-    /// All of this kind that is due later than after this time comes within one interval, at its normal pace.
+    /// Single polls for which `is_it` holds and that are due later than in `later` come within one interval instead.
     fn hurry_all(&mut self, ctx: &mut Context, later: Duration, is_it: impl Fn(&Poll) -> bool) {
         let after = ctx.now.mono + later;
         for polled in self.which(|poll| is_it(poll) && matches!(poll.next, Next::At(time) if time > after)) {
@@ -429,14 +303,14 @@ impl AtService {
         }
     }
 
-    /// Some jobs are asked for singly within the interval, in turn, whatever the list says.
+    /// Some jobs, in turn, are polled singly within the interval, although the list shows them.
     fn sample(&mut self, ctx: &mut Context) {
         let from = self.sampled.take().map_or(Bound::Unbounded, Bound::Excluded);
         let count = (self.polls.len() / SAMPLED).max(1);
         let rest = self.polls.range((from, Bound::Unbounded)).chain(&self.polls);
         let listed = rest.filter(|(_, poll)| poll.next == Next::List).map(|(polled, _)| polled.clone());
         let listed: Vec<Polled> = listed.take(count).collect();
-        // As many together as may be out, which costs less than one by one.
+        // Together as many as may be out: that costs less than one by one.
         for together in listed.chunks(ctx.settings.connections.saturating_mul(OUT_PER_CONNECTION).max(1)) {
             let time = ctx.within_interval();
             together.iter().for_each(|polled| self.set(polled, Next::At(time)));
@@ -446,7 +320,7 @@ impl AtService {
 }
 
 impl Polls {
-    /// Changes what is at a service, and then what is due there.
+    /// Changes the polls of a service, then its way of polling if another one is better now, then its timer.
     fn update<R>(
         &mut self,
         ctx: &mut Context,
@@ -454,40 +328,46 @@ impl Polls {
         change: impl FnOnce(&mut Context, &mut AtService) -> R,
     ) -> Option<R> {
         let at = self.0.get_mut(url)?;
+        let were_used = at.lists.are_used();
         let result = change(ctx, at);
-        at.choose(ctx);
+        at.lists.choose(ctx, at.polls.len(), at.all_singly(ctx));
+        match (were_used, at.lists.are_used()) {
+            (false, true) => at.begin_lists(),
+            (true, false) => at.end_lists(ctx),
+            (false, false) | (true, true) => {}
+        }
         ctx.timers.set(Timer::Polls(url.clone()), at.next(ctx));
         Some(result)
     }
 
-    /// All services in turn.
+    /// Changes the polls of each service.
     fn update_all(&mut self, ctx: &mut Context, mut change: impl FnMut(&mut Context, &mut AtService)) {
         for url in self.0.keys().cloned().collect::<Vec<_>>() {
             self.update(ctx, &url, &mut change);
         }
     }
 
-    /// A job that is not asked for yet.
+    /// Adds a job that is not polled yet.
     pub(super) fn insert(&mut self, url: &Url, polled: Polled, poll: Poll) {
         let at = self.0.entry(url.clone()).or_default();
         at.polls.insert(polled, poll);
     }
 
-    /// From now on it is asked for.
+    /// From now on this job is polled.
     pub(super) fn begin(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
         self.update(ctx, url, |ctx, at| {
             let time = ctx.within_interval();
-            let next = match (at.way, polled) {
+            let next = match polled {
                 // It may have ended long ago: at once, as if it had been late, and then at a time of its own.
-                (_, Polled::Prerequisite(_)) => Next::At(time.saturating_sub(ctx.poll_interval)),
-                (Way::List { .. }, _) => Next::List,
-                (Way::Each, _) => Next::At(time),
+                Polled::Prerequisite(_) => Next::At(time.saturating_sub(ctx.poll_interval)),
+                Polled::Ours(_) | Polled::Removal(_) if at.lists.are_used() => Next::List,
+                Polled::Ours(_) | Polled::Removal(_) => Next::At(time),
             };
             at.set(polled, next);
         });
     }
 
-    /// It is not asked for any more, and whatever a poll in progress still says is of no interest.
+    /// This job is not polled any more, and the answer to a poll that is out is dropped.
     pub(super) fn remove(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
         self.update(ctx, url, |ctx, at| {
             if let Some(Next::Asked { ticket, .. }) = at.polls.get(polled).map(|poll| poll.next) {
@@ -502,37 +382,34 @@ impl Polls {
         self.0.get(url)?.polls.get(polled)
     }
 
-    /// How many prerequisites are asked for.
+    /// How many prerequisites are polled.
     pub(super) fn prerequisites(&self) -> usize {
         self.0.keys().map(|url| self.prerequisites_at(url).count()).sum()
     }
 
-    /// The prerequisites that are asked for at a service.
+    /// The prerequisites that are polled at a service.
     fn prerequisites_at(&self, url: &Url) -> impl Iterator<Item = &JobId> {
         let after = Bound::Excluded(Polled::Ours(EntryKey(u64::MAX)));
         let polls = self.0.get(url).map(|at| at.polls.range((after, Bound::Unbounded)));
         polls.into_iter().flatten().map(|(_, poll)| &poll.job_id)
     }
 
-    /// Whether a list of this service is to show all jobs, and which of them besides ours.
+    /// Where jobs are polled by list: the jobs besides ours that it is to show.
     pub(super) fn wanted_of_list(&self, url: &Url) -> Option<impl Iterator<Item = &JobId>> {
-        let is_by_list = self.0.get(url).is_some_and(|at| at.way != Way::Each);
+        let is_by_list = self.0.get(url).is_some_and(|at| at.lists.are_used());
         is_by_list.then(|| self.prerequisites_at(url))
     }
 
-    /// Asks for what is due; gives whether a list is wanted.
+    /// Sends the single polls that are due; gives whether a list is wanted from now on.
     pub(super) fn on_timer(&mut self, ctx: &mut Context, url: &Url) -> bool {
         self.update(ctx, url, |ctx, at| at.on_timer(ctx, url)).unwrap_or_default()
     }
 
-    /// A single poll was answered well, in that time.
+    /// A single poll got a valid answer, and took this long.
     pub(super) fn note_single(&mut self, ctx: &mut Context, url: &Url, took: Duration) {
         self.update(ctx, url, |ctx, at| {
             at.single = Some(at.single.map_or(took, |single| (single * 7 + took) / 8));
-            if let Some(problem) = at.list_problem.take() {
-                // It answers: only its list fails.
-                at.list_failed(ctx, &problem);
-            }
+            at.lists.note_answer(ctx);
         });
     }
 
@@ -541,12 +418,12 @@ impl Polls {
         self.update(ctx, url, |ctx, at| at.note_present(ctx, polled));
     }
 
-    /// A job has ended, whatever the lists say.
+    /// A job has ended, as a single poll shows.
     pub(super) fn note_end(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
         self.update(ctx, url, |ctx, at| {
             let Some(poll) = at.polls.get(polled).filter(|poll| !poll.is_unlisted) else { return };
-            if at.way != Way::Each && poll.run_id.is_some() && at.witness.is_none() {
-                at.witness = Some((poll.job_id.clone(), ctx.now.mono));
+            if poll.run_id.is_some() {
+                at.lists.note_end(ctx, &poll.job_id);
             }
         });
     }
@@ -559,14 +436,13 @@ impl Polls {
             poll.failures += 1;
             at.set(polled, Next::At(time));
             if contact != Contact::NotAsked {
-                // Not only the list fails.
-                at.list_problem = None;
+                at.lists.note_silence();
             }
         });
     }
 
-    /// The service says that there is no such job; how often it has said so, and its id. One such answer can be wrong, or
-    /// an old one out of a cache: it is asked again, and then the list decides.
+    /// The service says that there is no such job: gives how often in a row it has said so, and the job id. One such answer
+    /// can be wrong, or old and out of a cache: the job is polled once more, and then the list decides.
     pub(super) fn note_absence(
         &mut self,
         ctx: &mut Context,
@@ -584,8 +460,8 @@ impl Polls {
         self.update(ctx, url, note)?
     }
 
-    /// A list shows a job that seemed not to be there, or not; or it could not be had, and it is asked again then.
-    /// Gives whether that was to be decided.
+    /// A list shows, or does not show, a job of which the service said that there is no such job; or there was no list, and
+    /// the job is polled again at that time. Gives whether this was still to be decided.
     pub(super) fn decide(
         &mut self,
         ctx: &mut Context,
@@ -607,7 +483,8 @@ impl Polls {
         self.update(ctx, url, decide).unwrap_or_default()
     }
 
-    /// A list came, in that time; if it was to show all jobs, it serves as a poll of them.
+    /// A list came and took this long. If it was to show all jobs, it serves as a poll of them: gives which of our jobs it
+    /// shows as active, and their phases.
     pub(super) fn note_list(
         &mut self,
         ctx: &mut Context,
@@ -617,14 +494,14 @@ impl Polls {
         jobs: &[ListedJob],
     ) -> Vec<(EntryKey, Phase)> {
         let note = |ctx: &mut Context, at: &mut AtService| {
-            at.list = Some((took, ctx.now.mono));
-            let asked = asked.filter(|_| at.way != Way::Each);
+            at.lists.note_duration(ctx, took);
+            let asked = asked.filter(|_| at.lists.are_used());
             asked.map_or_else(Vec::new, |asked| at.note_list(ctx, asked, jobs))
         };
         self.update(ctx, url, note).unwrap_or_default()
     }
 
-    /// A list could not be had, and could be asked for again at that time.
+    /// A list failed, and can be asked for again at `again`.
     pub(super) fn note_list_failure(
         &mut self,
         ctx: &mut Context,
@@ -632,51 +509,40 @@ impl Polls {
         failure: &Failure,
         again: Duration,
     ) {
-        self.update(ctx, url, |ctx, at| match (at.way, failure.contact) {
-            (Way::Each, _) => {}
-            (Way::List { .. }, Contact::Answered) => at.list_failed(ctx, &failure.reason),
-            (Way::List { .. }, Contact::Silent | Contact::NotAsked) => {
-                (at.way, at.last_list) = (Way::List { due: again, is_wanted: false }, None);
-                if failure.contact == Contact::Silent {
-                    // Perhaps it is away, perhaps only its list is: a single poll shows.
-                    at.list_problem = Some(failure.reason.clone());
-                    at.hurry_one(ctx);
-                }
+        self.update(ctx, url, |ctx, at| {
+            if at.lists.note_failure(ctx, failure, again) {
+                at.hurry_one(ctx);
             }
         });
     }
 
-    /// One job of this service is asked for at once.
+    /// Polls one job of this service at once.
     pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
         self.update(ctx, url, |ctx, at| at.hurry_one(ctx));
     }
 
-    /// All jobs of this service whose polls failed are asked for within one interval.
+    /// Polls all jobs of this service whose polls failed within one interval.
     pub(super) fn hurry_failed(&mut self, ctx: &mut Context, url: &Url) {
         self.update(ctx, url, |ctx, at| at.hurry_all(ctx, Duration::ZERO, |poll| poll.failures > 0));
     }
 
-    /// There is another poll interval.
+    /// The poll interval has changed.
     pub(super) fn note_new_interval(&mut self, ctx: &mut Context) {
         self.update_all(ctx, |ctx, at| {
             at.hurry_all(ctx, ctx.poll_interval, |_| true);
-            if let Way::List { due, is_wanted: false } = &mut at.way {
-                *due = (ctx.now.mono + ctx.poll_interval).min(*due);
-            }
+            at.lists.note_new_interval(ctx);
         });
     }
 
-    /// The process stood still for a time, in which nobody could answer.
+    /// The process stood still for this time, in which no answer could come.
     pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
         self.update_all(ctx, |_, at| {
             at.polls.values_mut().for_each(|poll| poll.last_valid_answer += pause);
-            if let Way::List { due, is_wanted: true } = &mut at.way {
-                *due += pause;
-            }
+            at.lists.forgive(pause);
         });
     }
 
-    /// Forgets services without a job, but for those.
+    /// Forgets the services without jobs for which `is_used` does not hold.
     pub(super) fn retain(&mut self, ctx: &mut Context, is_used: impl Fn(&Url) -> bool) {
         self.0.retain(|url, at| {
             let is_used = !at.polls.is_empty() || is_used(url);
@@ -687,12 +553,12 @@ impl Polls {
         });
     }
 
-    /// How the jobs of a service are asked for, and how often: of the one that is configured or, before that, of one where
-    /// a previous run left something.
+    /// How, and how often, jobs are polled at the service that is configured or, before that, at one where a previous run
+    /// left something.
     pub(super) fn report(&self, ctx: &Context, url: Option<&Url>) -> report::Polling {
         let at = url.map_or_else(|| self.0.values().next(), |url| self.0.get(url));
         report::Polling {
-            by_list: at.is_some_and(|at| at.way != Way::Each),
+            by_list: at.is_some_and(|at| at.lists.are_used()),
             interval: at
                 .and_then(|at| at.stretched)
                 .or(Some(ctx.poll_interval).filter(|time| !time.is_zero())),
