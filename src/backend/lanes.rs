@@ -1,8 +1,9 @@
 //! Which request is next, and how many are in flight: a value, without the threads.
 //!
 //! Each kind of request has a lane with a bound of its own, so that neither PUTs nor polls that hang hold up an abort,
-//! and no poll an execute. Among what may begin, DELETE goes before look-ups before PUT before polls: removing is what
-//! an operator waits for. How many PUTs may be in flight is learned from the service.
+//! and no poll an execute. Among what may begin, DELETE goes before lists before PUT before polls: removing is what
+//! an operator waits for. How many PUTs may be in flight is learned from the service; while more of them wait, lists and
+//! polls get a small part of its time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,6 +26,11 @@ const GROWTH: (f64, f64) = (2.0, 8.0);
 const GROWTH_WAIT: Duration = Duration::from_secs(2);
 /// PUTs in a round, at least.
 const ROUND_MIN: usize = 4;
+
+/// While PUTs wait, the service works on them this many times as long as on lists and polls.
+const PUT_SHARE: u32 = 19;
+/// Longest such time after a list or poll: polls that hang must not stop polls.
+const OWED_MAX: Duration = Duration::from_secs(10);
 
 /// Most requests in flight, of which `connections` are polls.
 pub(super) fn in_flight_max(connections: usize) -> usize {
@@ -99,6 +105,8 @@ pub struct Lanes {
     puts: Lane,
     polls: Lane,
     pace: Pace,
+    /// For how long PUTs, while some wait, are to be worked on before the next list or poll.
+    owed_to_puts: Duration,
     capacity: usize,
 }
 
@@ -113,6 +121,7 @@ impl Lanes {
             puts: Lane::new(PUTS_FIRST),
             polls: Lane::new(connections),
             pace: Pace::default(),
+            owed_to_puts: Duration::ZERO,
             capacity,
         }
     }
@@ -137,7 +146,9 @@ impl Lanes {
 
     /// The next request; it is in flight until [`Lanes::ended`].
     pub fn take(&mut self) -> Option<Request> {
-        if let Some(request) = self.deletes.take().or_else(|| self.lists.take()) {
+        let may_read = self.ready_reads() > 0;
+        if let Some(request) = self.deletes.take().or_else(|| if may_read { self.lists.take() } else { None })
+        {
             return Some(request);
         }
         if let Some(request) = self.puts.take() {
@@ -149,7 +160,19 @@ impl Lanes {
             self.pace.begun = Some(request.ticket);
             return Some(request);
         }
-        self.polls.take()
+        if may_read { self.polls.take() } else { None }
+    }
+
+    /// How many lists and polls may begin: while PUTs wait, one at a time and only now and then.
+    fn ready_reads(&self) -> usize {
+        let ready = self.lists.ready() + self.polls.ready();
+        if self.puts.waiting.is_empty() {
+            ready
+        } else if self.lists.in_flight + self.polls.in_flight == 0 && self.owed_to_puts.is_zero() {
+            ready.min(1)
+        } else {
+            0
+        }
     }
 
     /// A request that was taken has its answer.
@@ -157,6 +180,14 @@ impl Lanes {
         let lane = self.lane(ended.kind);
         let is_bound = lane.in_flight >= lane.bound;
         lane.in_flight = lane.in_flight.saturating_sub(1);
+        self.owed_to_puts = match ended.kind {
+            _ if self.puts.waiting.is_empty() => Duration::ZERO,
+            Kind::Delete => self.owed_to_puts,
+            Kind::List | Kind::Poll => {
+                (self.owed_to_puts + ended.took.saturating_mul(PUT_SHARE)).min(OWED_MAX)
+            }
+            Kind::Put => self.owed_to_puts.saturating_sub(ended.took),
+        };
         if ended.kind != Kind::Put {
             return;
         }
@@ -187,18 +218,14 @@ impl Lanes {
     /// How many requests may begin now.
     #[must_use]
     pub fn ready(&self) -> usize {
-        self.all().iter().map(|lane| lane.ready()).sum()
+        self.deletes.ready() + self.puts.ready() + self.ready_reads()
     }
 
     /// How many requests wait.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "it is not asked")]
     pub fn len(&self) -> usize {
-        self.all().iter().map(|lane| lane.waiting.len()).sum()
-    }
-
-    fn all(&self) -> [&Lane; 4] {
-        [&self.deletes, &self.lists, &self.puts, &self.polls]
+        [&self.deletes, &self.lists, &self.puts, &self.polls].iter().map(|lane| lane.waiting.len()).sum()
     }
 }
 
@@ -362,6 +389,33 @@ mod tests {
                 assert!(ratio <= limit + 1e-9 && service.most <= most, "{found}");
             }
         }
+    }
+
+    #[test]
+    fn while_puts_wait_lists_and_polls_get_a_twentieth_of_the_time_of_the_service() {
+        let (mut lanes, time) = (Lanes::new(4, 1000), Duration::from_millis(200));
+        let job_id = JobId::parse("j").unwrap();
+        for ticket in 0..100 {
+            let poll = Action::Status { job_id: job_id.clone(), run_id: None };
+            lanes.put(Request { action: poll, ..put(1000 + ticket, "http://uws") }).unwrap();
+            lanes.put(put(ticket, "http://uws")).unwrap();
+        }
+        let mut polls = 0;
+        while lanes.len() > 100 - polls {
+            let began: Vec<Request> = std::iter::from_fn(|| lanes.take()).collect();
+            let is_poll = |request: &&Request| matches!(request.action, Action::Status { .. });
+            let begun = began.iter().filter(is_poll).count();
+            assert!(begun <= 1 || lanes.puts.waiting.is_empty());
+            polls += begun;
+            assert_eq!(lanes.ready(), 0);
+            // The service works on them one after the other.
+            for (request, n) in began.iter().zip(1..) {
+                let ended =
+                    if is_poll(&request) { not_sent(request, "") } else { answered(request.ticket, time) };
+                lanes.ended(Ended::from(&Outcome { took: time * n, ..ended }));
+            }
+        }
+        assert!((3..9).contains(&polls), "{polls}");
     }
 
     #[test]

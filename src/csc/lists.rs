@@ -15,6 +15,8 @@ use super::request::{Contact, Failure};
 
 /// A list is not wrong before it shows a job as active that ended this long ago, or two poll intervals.
 const LAG_MAX: Duration = Duration::from_secs(30);
+/// How long a list is waited for, at least: executes that wait go before it.
+const PATIENCE_MIN: Duration = Duration::from_secs(15);
 /// How long the time that a list took stays valid; after that a list is tried to learn it anew.
 const KNOWN_FOR: Duration = Duration::from_secs(600);
 /// How long jobs are polled singly after a list failed; it doubles with each failure.
@@ -67,7 +69,7 @@ impl Lists {
         let rounds = ctx.poll_interval.max(singly.unwrap_or_default()).saturating_mul(2);
         // After a list that took long, the service rests for as long.
         let rest = self.last.map_or(Duration::ZERO, |(took, _)| took.saturating_mul(3));
-        rounds.max(rest)
+        rounds.max(rest).max(PATIENCE_MIN)
     }
 
     /// Begins to use lists if one takes at most half of the time of polling `count` jobs singly, and ends if it takes

@@ -324,8 +324,8 @@ fn a_list_that_does_not_come_holds_up_no_job() {
         world.now = world.csc.next_deadline();
         world.tick();
     }
-    assert_eq!(count(&world.take(), "GET j"), 3 * 10);
-    let line = "Warning: jobs are polled singly, since the service's list is of no use: there was none for 10.0 s; it is \
+    assert_eq!(count(&world.take(), "GET j"), 3 * 9);
+    let line = "Warning: jobs are polled singly, since the service's list is of no use: there was none for 15.0 s; it is \
                 tried again after 1 min";
     assert_eq!(logged(&world, "jobs are polled singly"), [line]);
 }

@@ -213,6 +213,8 @@ pub(crate) struct Workers {
     begun: BTreeMap<Ticket, (Kind, Duration)>,
     /// The most PUTs in flight so far.
     puts: usize,
+    /// For how long PUTs are to be worked on before the next list or poll, while some wait.
+    owed: Duration,
 }
 
 impl Workers {
@@ -223,6 +225,7 @@ impl Workers {
             queued: BTreeSet::new(),
             begun: BTreeMap::new(),
             puts: 0,
+            owed: Duration::ZERO,
         }
     }
 
@@ -236,15 +239,15 @@ impl Workers {
 
     /// The next request that a thread begins.
     pub(crate) fn begin(&mut self, now: Duration) -> Option<Request> {
-        let ready = self.lanes.ready();
+        let (ready, is_held) = (self.lanes.ready(), self.is_held());
         let Some(request) = self.lanes.take() else {
-            self.check_idle();
+            self.check_idle(is_held);
             return None;
         };
         assert!(ready > 0, "no thread is woken for it: {request:?}");
         let key = (Kind::of(&request.action), request.ticket);
         self.begun.insert(request.ticket, (key.0, now));
-        self.check_begun(key);
+        self.check_begun(key, is_held);
         Some(request)
     }
 
@@ -252,22 +255,34 @@ impl Workers {
         self.begun.values().filter(|(kind, _)| *kind == wanted).count()
     }
 
+    fn has_waiting_puts(&self) -> bool {
+        self.queued.iter().any(|(kind, _)| *kind == Kind::Put)
+    }
+
+    /// Whether no list and no poll may begin, since PUTs wait.
+    fn is_held(&self) -> bool {
+        let reads = self.count(Kind::List) + self.count(Kind::Poll);
+        self.has_waiting_puts() && (reads > 0 || self.owed > Duration::ZERO)
+    }
+
     /// Whether no more of a kind may be in flight. How many PUTs may be is learned; it is never less than one.
-    fn is_full(&self, kind: Kind) -> bool {
+    fn is_full(&self, kind: Kind, is_held: bool) -> bool {
         let count = self.count(kind);
         match kind {
             Kind::Delete => count == 8,
-            Kind::List => count == 3,
+            Kind::List => is_held || count == 3,
             Kind::Put => count > 0,
-            Kind::Poll => count == self.connections,
+            Kind::Poll => is_held || count == self.connections,
         }
     }
 
     /// The most urgent that may begin, and of those the first; and not too many.
-    fn check_begun(&mut self, key: (Kind, Ticket)) {
+    fn check_begun(&mut self, key: (Kind, Ticket), is_held: bool) {
         assert!(self.queued.remove(&key), "begun without being queued: {key:?}");
-        let before = self.queued.range(..key).find(|(kind, _)| *kind == key.0 || !self.is_full(*kind));
+        let is_first = |kind: Kind| kind == key.0 || !self.is_full(kind, is_held);
+        let before = self.queued.range(..key).find(|(kind, _)| is_first(*kind));
         assert_eq!(before, None, "more urgent than {key:?}");
+        assert!(!is_held || !matches!(key.0, Kind::List | Kind::Poll), "PUTs wait, and not {key:?}");
         let puts = self.count(Kind::Put);
         assert!(
             puts <= 32 && puts <= (self.puts * 4).max(2),
@@ -280,8 +295,8 @@ impl Workers {
     }
 
     /// Nothing waits that may begin.
-    fn check_idle(&self) {
-        let idle = self.queued.iter().find(|(kind, _)| !self.is_full(*kind));
+    fn check_idle(&self, is_held: bool) {
+        let idle = self.queued.iter().find(|(kind, _)| !self.is_full(*kind, is_held));
         assert_eq!(idle, None, "it waits, with these in flight: {:?}", self.begun);
         assert_eq!(self.lanes.ready(), 0);
     }
@@ -289,9 +304,15 @@ impl Workers {
     /// A request is answered, which took so long.
     pub(crate) fn ended(&mut self, outcome: &mut Outcome, now: Duration) {
         let begun = self.begun.remove(&outcome.ticket);
-        let (_, begun) =
+        let (kind, begun) =
             begun.unwrap_or_else(|| panic!("never begun, or answered twice: {:?}", outcome.ticket));
         outcome.took = now.saturating_sub(begun);
+        self.owed = match kind {
+            _ if !self.has_waiting_puts() => Duration::ZERO,
+            Kind::Delete => self.owed,
+            Kind::List | Kind::Poll => (self.owed + outcome.took * 19).min(Duration::from_secs(10)),
+            Kind::Put => self.owed.saturating_sub(outcome.took),
+        };
         self.lanes.ended(Ended::from(&*outcome));
     }
 
