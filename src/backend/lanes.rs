@@ -17,14 +17,14 @@ const DELETES: usize = 8;
 const LISTS: usize = 3;
 /// Most PUTs in flight.
 const PUTS_MAX: usize = 64;
-/// PUTs in flight at a service that is not known. With one that takes 10 s for each and does one after the other, three
-/// would reach the time limit of a PUT.
+/// PUTs in flight before the service is known. At one that takes 10 s for each, one after the other, a third would reach
+/// the time limit of a PUT.
 const PUTS_FIRST: usize = 2;
-/// Once these were not too many, so many times as many are, and so on until it is too many: least and most.
+/// While PUTs in flight are not too many, their number is multiplied by a factor between these.
 const GROWTH: (f64, f64) = (2.0, 8.0);
-/// About how long a PUT may wait at the service when it turns out to be too many.
+/// About how long a PUT may wait at the service when there turn out to be too many.
 const GROWTH_WAIT: Duration = Duration::from_secs(2);
-/// PUTs in a round, at least.
+/// Least number of PUTs in a round.
 const ROUND_MIN: usize = 4;
 
 /// While PUTs wait, the service works on them this many times as long as on lists and polls.
@@ -45,7 +45,7 @@ enum Kind {
     Poll,
 }
 
-/// How a request has ended, as far as the lanes must know it.
+/// How a request has ended: what the lanes need of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
     kind: Kind,
@@ -71,7 +71,7 @@ impl From<&Outcome> for Ended {
 /// Requests of one kind.
 #[derive(Debug)]
 struct Lane {
-    /// Those that no thread has begun, in the order in which they came.
+    /// Requests that no thread has begun, in the order in which they came.
     waiting: VecDeque<Request>,
     in_flight: usize,
     /// Most in flight.
@@ -111,7 +111,7 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    /// Empty lanes, with at most so many polls in flight, where at most `capacity` requests wait; the core never has
+    /// Empty lanes, for at most `connections` polls in flight and at most `capacity` requests that wait; the core never has
     /// more outstanding.
     #[must_use]
     pub fn new(connections: usize, capacity: usize) -> Self {
@@ -194,7 +194,7 @@ impl Lanes {
         if is_bound {
             self.puts.bound = self.pace.ended(ended, self.puts.bound);
         } else {
-            // It was not alone with as many others as may be.
+            // Fewer PUTs were in flight than allowed: the round begins anew.
             self.pace.round.clear();
         }
     }
@@ -236,24 +236,24 @@ impl Lanes {
 /// after them.
 #[derive(Debug, Default)]
 struct Pace {
-    /// Whose it is.
+    /// The service that this was learned from.
     url: Option<Url>,
     /// The last PUT that has begun.
     begun: Option<Ticket>,
-    /// The PUTs until this one began when there were too many.
+    /// PUTs up to this one began when there were too many: they do not count.
     since: Option<Ticket>,
-    /// How long a PUT takes that waits for no other.
+    /// How long a PUT takes that does not wait for another.
     lone: Option<Duration>,
     /// What the PUTs of this round took.
     round: Vec<Duration>,
-    /// Whether it was too many once: then one more is tried at a time.
+    /// Whether there were too many once: from then on only one more is tried at a time.
     is_found: bool,
 }
 
 impl Pace {
-    /// A PUT has ended while so many were in flight as may be; gives how many that is from now on.
+    /// A PUT has ended while `bound` were in flight; gives the new bound.
     fn ended(&mut self, put: Ended, bound: usize) -> usize {
-        // A quick refusal says nothing; what hangs says enough.
+        // A quick failure says nothing about the pace; a slow one does.
         let counts = put.is_done || self.lone.is_some_and(|lone| put.took > lone);
         if Some(put.ticket) <= self.since || !counts {
             return bound;

@@ -1,5 +1,5 @@
-//! The threads that carry out requests, started when they are needed and ended when they are not. What is next, and how
-//! much at once, is decided by [`Lanes`].
+//! The threads that carry out requests, started when they are needed and ended when they are not. [`Lanes`] decides which
+//! request is next, and how many are in flight.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,11 +14,11 @@ use crate::csc::request::{Outcome, Request};
 use crate::lease::Lease;
 use crate::url::Url;
 
-/// A thread that has had nothing to do for so long ends, unless it is the last one.
+/// A thread ends that has had nothing to do for this long, unless it is the last one.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// Threads that carry out requests, each answered by one [`Outcome`]. There are never more than requests may be in
-/// flight.
+/// Threads that carry out requests; each request ends in one [`Outcome`]. There are never more threads than requests may be
+/// in flight.
 pub struct Workers(Arc<Pool>);
 
 struct Pool {
@@ -35,13 +35,13 @@ struct State {
     threads: usize,
     /// Threads that wait, or are about to start.
     idle: usize,
-    /// How many of these were woken, or started, and have not looked for a request since.
+    /// How many of the idle threads were woken or started, and have not looked for a request since.
     called: usize,
 }
 
 impl Workers {
-    /// Starts the first thread. At most so many polls are in flight, and at most `capacity` requests wait. What changes
-    /// something waits for the lease, or fails as not sent.
+    /// Starts the first thread. At most `connections` polls are in flight, and at most `capacity` requests wait. A request
+    /// that changes something waits until the lease is confirmed; it fails as not sent if the lease ends.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -59,10 +59,10 @@ impl Workers {
         Ok(Self(pool))
     }
 
-    /// Queues a request; one that finds no room fails as not sent.
+    /// Queues a request.
     ///
     /// # Errors
-    /// That failure.
+    /// There is no room: the request fails as not sent.
     pub fn request(&self, request: Request) -> Result<(), Outcome> {
         let mut state = self.0.state();
         state.lanes.put(request)?;
@@ -135,13 +135,13 @@ impl Pool {
         }
     }
 
-    /// Waits for the next request; none: the thread is not needed any more. It was called.
+    /// A thread that was called waits for the next request; none: it is not needed any more.
     fn next(self: &Arc<Self>, mut state: MutexGuard<'_, State>) -> Option<Request> {
         loop {
             state.called = state.called.saturating_sub(1);
             if let Some(request) = state.lanes.take() {
                 state.idle -= 1;
-                // Several may begin at once when the service takes more than before.
+                // More may begin at once when the service proves to take more PUTs.
                 self.wake(&mut state);
                 return Some(request);
             }

@@ -1,8 +1,8 @@
-//! Jobs found in the service's list: what an unclear submission left, duplicates, and those that seem to have vanished.
+//! Jobs that are looked up in the service's list: those of unclear submissions, duplicates, and those that seem to be gone.
 //!
 //! A PUT is not idempotent, and a gateway may repeat it and show a clean answer: so every run is looked up after its
-//! submission too. One list serves all questions at a time, since a list makes the service walk through every job's
-//! files: the next is asked for only after a rest that grows with the time that the last one took.
+//! submission too. A list makes the service walk through every job's files. So one list answers all questions about a
+//! service, and the next is asked for only after a rest that grows with the time that the last one took.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -27,51 +27,51 @@ use super::{Csc, RunState};
 const IN_DOUBT: Duration = Duration::from_secs(3);
 /// Longest time between lists that only look for duplicates: they come less and less often.
 const ROUTINE_MAX: Duration = Duration::from_secs(60);
-/// How long a run is looked for of which a duplicate may still appear; and how long, after the time for its last look,
-/// a list is waited for.
+/// How long duplicates of a run are looked for after an unclear submission; and how long after that the last list may take.
 pub(super) const DUPLICATES_FOR: Duration = Duration::from_secs(3600);
-/// Most runs that are looked for so, unless more jobs are allowed; those that end first go first.
+/// Most runs whose duplicates are looked for, or twice max_jobs if that is more; beyond it the run whose time ends first is
+/// dropped.
 const DUPLICATES_MAX: usize = 1000;
-/// A service that took a time for a list, or to fail, is asked for none for as long, and for so many times as long where
-/// it is only to look for duplicates: one that answers one request at a time has others to answer.
+/// After a list, or a failure to give one, the service rests for as long as that took: it may answer only one request at a
+/// time. Before a list that only looks for duplicates it rests this many times as long.
 const REST: u32 = 4;
 /// Longest such rest.
 const REST_MAX: Duration = Duration::from_secs(60);
 
-/// All questions for the lists of all services.
+/// What is to be looked up in the lists of all services.
 #[derive(Debug, Default)]
 pub(super) struct Lookups {
     services: TimedMap<Lookup>,
     duplicates: TimedMap<PossibleDuplicate>,
-    /// Until when they are looked for, the first first.
+    /// The ends of the times for which duplicates are looked for.
     ends: BTreeSet<(Duration, RunId)>,
-    /// Whether the list of the service that the next `start` names is searched for jobs of ours that we do not know,
-    /// since the journal is new or old.
+    /// Whether, since the journal is new or old, the list of the service that the next `start` names is searched for jobs
+    /// of ours that the journal does not know.
     wants_search: bool,
 }
 
-/// Questions for the list of one service.
+/// What is to be looked up in the list of one service.
 #[derive(Debug, Default)]
 struct Lookup {
     /// The list in progress, or the earliest time of the next.
     retry: Retry,
     list: Option<Listing>,
-    /// Until when the service rests, whatever is in doubt.
+    /// Until when the service rests, also if a submission is in doubt.
     rested: Duration,
-    /// The earliest time of the next one that only looks for duplicates.
+    /// The earliest time of the next list that only looks for duplicates.
     not_routinely_before: Duration,
-    /// When what is in doubt is to be looked for.
+    /// When to look for the jobs of submissions in doubt.
     doubt: Option<Duration>,
-    /// Whether a duplicate is to be looked for.
+    /// Whether to look for duplicates.
     is_routine: bool,
-    /// Whether it is to show how all jobs are.
+    /// Whether the list is to serve as a poll of all jobs.
     is_of_all: bool,
-    /// Whether a submission is given up if this list does not show its job.
+    /// Whether a submission is given up if the next list does not show its job.
     is_last: bool,
-    /// Jobs of which the service says that they are not there, with the last request before that: a list that is
-    /// asked for later decides.
+    /// Jobs of which the service says that there is no such job, each with the last request before that answer: a list that
+    /// is asked for later decides.
     missing: BTreeMap<Polled, (JobId, Ticket)>,
-    /// Whether the list is searched for jobs of ours that we do not know.
+    /// Whether the list is searched for jobs of ours that the journal does not know.
     is_searched: bool,
 }
 
@@ -81,18 +81,18 @@ pub(super) struct Listing {
     pub(super) ticket: Ticket,
     /// When it was asked for.
     pub(super) asked: Duration,
-    /// How long the process stood still since.
+    /// For how long the process has stood still since then.
     stood_still: Duration,
-    /// What it was asked for: it says nothing about other runs.
+    /// The runs that it was asked about: it says nothing about others.
     run_ids: Arc<BTreeSet<RunId>>,
-    /// Whether it names all active jobs of our index: since unknown ones are searched for.
+    /// Whether it names all active jobs of our index, to find those that the journal does not know.
     is_search: bool,
-    /// The same, and the prerequisites, since it shows how all jobs are.
+    /// Whether it names all active jobs of our index and the prerequisites, to serve as a poll.
     pub(super) is_of_all: bool,
 }
 
 impl Lookup {
-    /// This list has ended: the service rests for as long as that took, which is given.
+    /// This list has come or failed: the service rests for as long as that took. Gives that time.
     fn rest(&mut self, list: &Listing, now: Duration) -> Duration {
         let took = now.saturating_sub(list.asked + list.stood_still);
         self.rested = (list.asked + IN_DOUBT).max(now + took.min(REST_MAX));
@@ -106,13 +106,13 @@ struct PossibleDuplicate {
     key: EntryKey,
     url: Url,
     since: Duration,
-    /// A list that is asked for later and shows no duplicate is the last.
+    /// A list that is asked for after this time and shows no duplicate is the last.
     until: Duration,
     /// When the next list is wanted.
     next: Duration,
-    /// Whether that list is wanted already.
+    /// Whether that list is already waited for.
     is_wanted: bool,
-    /// The job that is none.
+    /// The job of the run that is not a duplicate.
     keep: Option<JobId>,
 }
 
@@ -146,7 +146,8 @@ impl Timed for PossibleDuplicate {
 }
 
 impl PossibleDuplicate {
-    /// A list was asked for at that time: when to look again. After a clean submission that is once more, at the end.
+    /// A list that was asked for at `asked` shows no duplicate: sets the time of the next. After a clean submission there is
+    /// only one more, at the end.
     fn note_list(&mut self, asked: Duration, settle_time: Duration) {
         if asked < self.next {
             return;
@@ -170,13 +171,13 @@ impl Lookups {
         self.services.update(ctx, url, |_, lookup| change(lookup));
     }
 
-    /// Something came in doubt: the list is asked for at once, unless the service is being spared.
+    /// A submission is in doubt: the list is asked for at once, or as soon as the service has rested.
     pub(super) fn look_soon(&mut self, ctx: &mut Context, url: &Url) {
         let now = ctx.now.mono;
         self.update(ctx, url, |lookup| lookup.doubt = Some(now));
     }
 
-    /// The service says that this job is not there: its list decides.
+    /// The service says that there is no such job: its list decides.
     pub(super) fn miss(&mut self, ctx: &mut Context, url: &Url, polled: Polled, job_id: JobId) {
         let (now, after) = (ctx.now.mono, ctx.last_ticket());
         self.update(ctx, url, |lookup| {
@@ -185,12 +186,12 @@ impl Lookups {
         });
     }
 
-    /// The list is to show how all jobs are.
+    /// The next list is to serve as a poll of all jobs.
     pub(super) fn look_for_all(&mut self, ctx: &mut Context, url: &Url) {
         self.update(ctx, url, |lookup| lookup.is_of_all = true);
     }
 
-    /// Nobody wants to know any more whether this job is there.
+    /// It does not matter any more whether this job is in the list.
     pub(super) fn forget_missing(&mut self, ctx: &mut Context, url: &Url, polled: &Polled) {
         self.services.update(ctx, url, |_, lookup| lookup.missing.remove(polled));
     }
@@ -200,8 +201,8 @@ impl Lookups {
         self.update(ctx, url, |lookup| lookup.is_last = true);
     }
 
-    /// From now on, for a time, jobs of its run other than this one are removed when they show up. How long ago a
-    /// previous run began with that is nothing to rely on, and to look for too long does no harm.
+    /// From now on, for `time`, jobs of the run of `job` are removed when a list shows them, except `keep`. Where a previous
+    /// run of the daemon has begun with it already, the time begins anew: to look for too long does no harm.
     pub(super) fn look_for_duplicates(
         &mut self,
         ctx: &mut Context,
@@ -239,7 +240,7 @@ impl Lookups {
         self.duplicates.get(run_id).is_some()
     }
 
-    /// A list is wanted for this run, or none came for long enough.
+    /// A list is due that looks for duplicates of this run, or none came for too long.
     pub(super) fn on_duplicate_timer(&mut self, ctx: &mut Context, run_id: &RunId) {
         let Some(known) = self.duplicates.get(run_id) else { return };
         if known.is_wanted {
@@ -253,19 +254,19 @@ impl Lookups {
         self.update(ctx, &url, |lookup| lookup.is_routine = true);
     }
 
-    /// The process stood still: no service took so long for its list.
+    /// The process stood still for this time, which no service needed for its list.
     pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
         self.services.update_all(ctx, |_, lookup| {
             lookup.list.iter_mut().for_each(|list| list.stood_still += pause);
         });
     }
 
-    /// The journal, which is new or old, may not know of jobs that run at the service that a `start` will name.
+    /// The journal is new or old: it may not know jobs that run at the service that the next `start` names.
     pub(super) fn want_search(&mut self) {
         self.wants_search = true;
     }
 
-    /// The service is known now.
+    /// A `start` has named the service.
     pub(super) fn begin_search(&mut self, ctx: &mut Context, url: &Url) {
         if mem::take(&mut self.wants_search) {
             self.update(ctx, url, |lookup| lookup.is_searched = true);
@@ -273,8 +274,8 @@ impl Lookups {
         }
     }
 
-    /// Asks for the list about all that is in doubt there and about these runs, which lack a job, if it is time; and about
-    /// all jobs where these are polled by list, which are ours and those.
+    /// Asks for the list, if it is due. It is asked about the runs with possible duplicates and those of `lacking`, which are
+    /// submitted and have no job id; where it serves as a poll, about our active jobs and those of `polled` too.
     fn ask(
         &mut self,
         ctx: &mut Context,
@@ -289,7 +290,7 @@ impl Lookups {
         let run_ids = duplicates().map(|(run_id, _)| run_id).chain(lacking.iter().map(|(_, run_id)| run_id));
         let run_ids: BTreeSet<RunId> = run_ids.cloned().collect();
         self.services.update(ctx, url, |ctx, lookup| {
-            // What asked for it may have been decided otherwise.
+            // The reason to ask for it may be gone.
             let is_search = lookup.is_searched;
             if !is_in_doubt && !is_search && lookup.missing.is_empty() {
                 lookup.doubt = None;
@@ -315,7 +316,8 @@ impl Lookups {
         });
     }
 
-    /// The list came: the service rests, what is in doubt then is looked for again. Gives whether it ends the search.
+    /// The list came: the service rests, and submissions that are in doubt after that are looked up again. Gives what the list
+    /// was, and whether it ends the search for jobs that the journal does not know.
     fn note_list(&mut self, ctx: &mut Context, url: &Url) -> Option<(Listing, bool)> {
         let now = ctx.now.mono;
         let note = |_: &mut Context, lookup: &mut Lookup| {
@@ -330,7 +332,7 @@ impl Lookups {
         self.services.update(ctx, url, note).flatten()
     }
 
-    /// The list could not be had: the service rests too. Gives when it is asked for again, and how often it failed.
+    /// There is no list: the service rests too. Gives what the list was, when the next is due, and how many failed in a row.
     fn note_failure(&mut self, ctx: &mut Context, url: &Url) -> Option<(Listing, Duration, u32)> {
         let now = ctx.now.mono;
         let note = |ctx: &mut Context, lookup: &mut Lookup| {
@@ -345,7 +347,7 @@ impl Lookups {
         self.services.update(ctx, url, note).flatten()
     }
 
-    /// Forgets the runs that were looked for long enough; gives the duplicates that this list shows.
+    /// Gives the duplicates that this list shows; forgets runs whose duplicates were looked for long enough.
     fn resolve_duplicates(
         &mut self,
         ctx: &mut Context,
@@ -389,7 +391,7 @@ impl Csc {
         self.lookups.ask(&mut self.ctx, url, &lacking, self.jobs.is_any_in_doubt(url), polled);
     }
 
-    /// The service's list, which took so long, or why there is none.
+    /// The list of a service came, and took this long, or failed.
     pub(super) fn on_list(&mut self, url: &Url, took: Duration, result: Result<Vec<ListedJob>, Failure>) {
         let jobs = match result {
             Ok(jobs) => jobs,
@@ -426,7 +428,7 @@ impl Csc {
         } else {
             self.services.leave_out(&mut self.ctx, url);
         }
-        // Perhaps they are answered one by one.
+        // Perhaps single polls are answered.
         for (polled, _) in self.lookups.take_missing(&mut self.ctx, url, list.ticket) {
             self.on_looked_up(&polled, url, list.asked, Err(again));
         }
@@ -438,7 +440,7 @@ impl Csc {
         }
     }
 
-    /// Jobs of these runs are adopted where one is lacking; those not found go on.
+    /// Submissions without a job id take the job of their run that the list shows; for the others it says that there is none.
     fn resolve_submissions(&mut self, url: &Url, list: &Listing, found: &BTreeMap<&RunId, Vec<&JobId>>) {
         for (key, run_id) in self.jobs.lacking(url) {
             if !list.run_ids.contains(&run_id) {

@@ -1,4 +1,4 @@
-//! What the answer about a job means, ours or a prerequisite of one.
+//! What the answer to a poll means: of one of our jobs, or of a prerequisite of one.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use super::polls::Polled;
 use super::request::{Contact, Failure, ListedJob, StatusAnswer};
 use super::track::JobEnd;
 
-/// So many answers in a row that there is no such job are enough without a list.
+/// This many answers in a row that there is no such job are believed without a list.
 pub(super) const ABSENCES_MAX: u32 = 8;
 
 impl Csc {
-    /// Jobs of this service may be due.
+    /// Polls of this service may be due.
     pub(super) fn on_polls_timer(&mut self, url: &Url) {
         if self.polls.on_timer(&mut self.ctx, url) {
             self.lookups.look_for_all(&mut self.ctx, url);
         }
     }
 
-    /// A list came, in that time: jobs that it shows as active have been polled by it.
+    /// A list came and took this long: it serves as a poll of the jobs that it shows as active.
     pub(super) fn note_listed(&mut self, url: &Url, took: Duration, list: &Listing, jobs: &[ListedJob]) {
         let asked = list.is_of_all.then_some(list.asked);
         for (key, phase) in self.polls.note_list(&mut self.ctx, url, took, asked, jobs) {
@@ -38,8 +38,7 @@ impl Csc {
         }
     }
 
-    /// The answer to a poll that was asked at that time and took so long. Of a prerequisite success is not required, only
-    /// an end.
+    /// The answer to a poll, when that was sent, and how long it took. A prerequisite need only end, not succeed.
     pub(super) fn on_polled(
         &mut self,
         polled: &Polled,
@@ -74,7 +73,7 @@ impl Csc {
                 }
                 match self.polls.note_absence(&mut self.ctx, url, polled) {
                     None | Some((..2, _)) => {}
-                    // No list could be had for too long.
+                    // There was no list for too long.
                     Some((ABSENCES_MAX.., _)) => self.lose(polled, url),
                     Some((_, job_id)) => self.lookups.miss(&mut self.ctx, url, polled.clone(), job_id),
                 }
@@ -85,7 +84,8 @@ impl Csc {
         }
     }
 
-    /// A list shows a job that seemed not to be there, or not; or it could not be had, and it is asked again then.
+    /// Whether a list shows a job of which the service said that there is no such job; or there was no list, and the job is
+    /// polled again at that time.
     pub(super) fn on_looked_up(
         &mut self,
         polled: &Polled,
@@ -105,7 +105,7 @@ impl Csc {
         }
     }
 
-    /// A job is not at the service any more, and it is unknown how it ended.
+    /// The service has lost a job, and it is unknown how that ended.
     fn lose(&mut self, polled: &Polled, url: &Url) {
         match polled {
             Polled::Ours(key) => {

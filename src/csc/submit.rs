@@ -1,7 +1,7 @@
 //! From an accepted execute to a job that exists.
 //!
 //! A PUT is not idempotent, and an answer can fail to come although the job was created.
-//! So nothing is sent twice before the service's list was asked, long enough, whether the job is there.
+//! So nothing is sent again before the service's list has shown, for long enough, that there is no job of the run.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -67,13 +67,13 @@ impl Csc {
         }
     }
 
-    /// The record of an execute is durable: its job is submitted as soon as its prerequisites have ended. A previous
-    /// run may have sent it if there is a time from which on that may be too long ago.
+    /// The record of an execute is durable: its job is submitted once its prerequisites have ended. `stale_at` is there if a
+    /// previous run of the daemon may have sent the PUT: after that time the job may have ended and left the list.
     pub(super) fn wait_for_prereqs(&mut self, key: EntryKey, stale_at: Option<Duration>) {
         let Some(Job { url, stage: Stage::Recording { prereqs }, .. }) = self.jobs.get(key) else { return };
         let (url, mut waits) = (url.clone(), BTreeSet::new());
         for job_id in prereqs.clone() {
-            // One of our own ends by itself; one that has ended already is looked up.
+            // The end of a job of ours is noticed anyway; any other job is polled.
             let ours = self.jobs.by_id(&job_id).and_then(|key| self.jobs.get(key)).map(|job| job.url.clone());
             let is_ours = ours.is_some();
             let at = (ours.unwrap_or_else(|| url.clone()), job_id);
@@ -91,14 +91,14 @@ impl Csc {
         self.submit_if_ready(key);
     }
 
-    /// A job that this one waits for has ended; it was last seen to be active then.
+    /// A prerequisite of this job has ended; it was last seen to be active at `last_active`.
     pub(super) fn end_wait(&mut self, key: EntryKey, at: &JobAt, last_active: Option<Duration>) {
         let limit = self.ctx.settings.resubmit_limit;
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
             if let (Some(stale_at), Some(last_active)) = (stale_at, last_active) {
-                // While it was active, nothing was sent: the doubt is no older than that.
+                // While the prerequisite was active, no PUT was sent.
                 *stale_at = (*stale_at).max(last_active + limit);
             }
             let is_missing = job.missing_prereqs.contains(&at.1);
@@ -108,7 +108,7 @@ impl Csc {
         self.submit_if_ready(key);
     }
 
-    /// Submits a job that waits for nothing any more.
+    /// Submits a job that has no prerequisite to wait for.
     fn submit_if_ready(&mut self, key: EntryKey) {
         let stale_at = match self.jobs.get(key).map(|job| &job.stage) {
             Some(Stage::Waiting { prereqs, stale_at }) if prereqs.is_empty() => *stale_at,
@@ -120,7 +120,7 @@ impl Csc {
             refusals: 0,
             sent: now,
             expires: None,
-            // What a previous run sent may appear at any time.
+            // A job that a previous run of the daemon submitted may appear at any time.
             doubtful: stale_at.is_some(),
             stale_at: stale_at.unwrap_or(now + self.ctx.settings.resubmit_limit),
             retry: Retry::at(now),
@@ -154,7 +154,7 @@ impl Csc {
     /// The answer to a PUT.
     pub(super) fn on_submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, NotDone>) {
         match result {
-            // Its run was aborted meanwhile.
+            // The execute was aborted meanwhile.
             Ok(status) if self.jobs.get(key).is_none() => self.remove_duplicate(url, status.job_id),
             Ok(status) => self.created(key, status.job_id.clone(), Some(status)),
             Err(NotDone::Rejected(reason)) => self.give_up(key, reason),
@@ -172,10 +172,10 @@ impl Csc {
         }
     }
 
-    /// Nothing reached the service: wait, then send again, for the last time when its time is over.
+    /// The PUT did not reach the service: it is sent again after a wait, and a last time when submit_timeout is over.
     fn pause(&mut self, key: EntryKey, reason: String) {
         let Some(submitting) = self.jobs.get(key).and_then(Job::submitting) else { return };
-        // What was queued when the daemon began to stop is left to the next run.
+        // A PUT that was still queued when the daemon began to stop is left to the next run.
         if submitting.was_last() && self.run_state == RunState::Serving {
             return self.give_up(key, reason);
         }
@@ -190,7 +190,7 @@ impl Csc {
         });
     }
 
-    /// The job may exist: look for it before anything else.
+    /// The job may exist: it is looked up before the PUT is sent again.
     fn doubt(&mut self, key: EntryKey, failure: Failure) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let now = ctx.now.mono;
@@ -209,7 +209,7 @@ impl Csc {
         }
     }
 
-    /// This list does not show the job.
+    /// This list does not show the job of a submission.
     pub(super) fn not_found(&mut self, key: EntryKey, list: &Listing) {
         let next = self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let now = ctx.now.mono;
@@ -218,12 +218,12 @@ impl Csc {
             let Submitting { doubt, doubtful, expires, refusals, stale_at, .. } = submitting;
             let doubt = doubt.as_mut().filter(|doubt| list.ticket > doubt.after)?;
             let first = *doubt.listed.get_or_insert(now);
-            // Once it may have been there all the time but not listed: this list was asked for after that.
+            // A job may be listed late: only a list that was asked for settle_time after the first one proves anything.
             if doubt.may_show_up_late() && list.asked < first + ctx.settings.settle_time {
                 return None;
             }
             *doubtful |= doubt.may_show_up_late();
-            // One that never came to a word of the service itself is sent once more when its time is over.
+            // A PUT to which the service itself never answered is sent once more when submit_timeout is over.
             let is_over = expires.is_some_and(|expires| list.asked >= expires)
                 && (was_last || doubt.failure.contact != Contact::Silent);
             let (is_stale, is_refused) = (now >= *stale_at, *refusals >= REFUSALS_MAX);
@@ -246,7 +246,7 @@ impl Csc {
         }
     }
 
-    /// This list, which could not be had, was the last chance of some submissions.
+    /// This list failed: submissions whose last chance it was are given up.
     pub(super) fn give_up_lost(&mut self, url: &Url, list: &Listing) {
         for (key, _) in self.jobs.lacking(url) {
             let reason = self.jobs.update(&mut self.ctx, key, |_, job| {
@@ -261,20 +261,20 @@ impl Csc {
         }
     }
 
-    /// The job exists; its id is published when that is durable.
+    /// The job exists; its job id is published once its record is durable.
     pub(super) fn created(&mut self, key: EntryKey, job_id: JobId, status: Option<JobStatus>) {
         let holder = self.jobs.by_id(&job_id);
         let holder = holder.or_else(|| self.announcements.unpublished_result_of(&job_id));
         let Some(job) = self.jobs.get(key) else { return };
         let Some(Submitting { doubtful, attempts, .. }) = job.submitting() else { return };
         if let Some(holder) = holder.filter(|holder| *holder != key) {
-            // Two jobs cannot have one id: the service lies, or the answer was of another job.
+            // Two jobs cannot have one job id: the service is wrong, or the answer belongs to another request.
             let reason = format!("the service gave job id {job_id} twice, first to job {}", holder.0);
             return self.doubt(key, Failure { kind: FailureKind::Wrong, contact: Contact::Answered, reason });
         }
         let run_id = job.run_id().clone();
         let more = if *attempts > 1 { format!(", sent {attempts} times") } else { String::new() };
-        // An earlier attempt may still have made a job; a gateway may have repeated the one that was answered.
+        // An earlier PUT may have created a job too; a gateway may have repeated the last one.
         let time = if *doubtful { DUPLICATES_FOR } else { self.ctx.settings.settle_time };
         let phase = status.as_ref().map(|status| status.phase);
         let kind = if phase.is_some() { NoteKind::Created } else { NoteKind::Found };
@@ -296,13 +296,13 @@ impl Csc {
             self.lookups.look_for_duplicates(&mut self.ctx, time, key, job, Some(&job_id));
         }
         if self.removals.contains(&job_id) {
-            // Somebody who found its id elsewhere was quicker with an abort.
+            // An abort_job came before the job id was published: its sender knew it from the service.
             self.stop_polling(key, &job_id);
             self.removals.note_present(&mut self.ctx, &job_id);
         }
     }
 
-    /// The id of a job is durable.
+    /// The record of a job id is durable.
     pub(super) fn announce_job_id(&mut self, key: EntryKey) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Running(Running { job_id, is_announced }) = &mut job.stage else { return None };
@@ -319,7 +319,7 @@ impl Csc {
         }
     }
 
-    /// There is no job, as far as is known: the command fails. One that appears all the same is removed.
+    /// As far as is known there is no job: the command fails. A job that appears all the same is removed.
     fn give_up(&mut self, key: EntryKey, mut reason: String) {
         let Some(job) = self.jobs.remove(&mut self.ctx, key) else { return };
         let run_id = job.run_id();
@@ -342,7 +342,7 @@ impl Csc {
         self.close(key, job, Completion { at: self.ctx.now.tai, result: None, ack, problem: Some(reason) });
     }
 
-    /// The first thing that goes wrong with a job is logged; the last is its problem, which `ocps jobs` shows.
+    /// Logs the first thing that goes wrong with a job, and no more; `ocps jobs` shows the last one as its problem.
     pub(super) fn log_trouble(&mut self, key: EntryKey, line: impl FnOnce(&RunId) -> String) {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             if !mem::replace(&mut job.trouble_logged, true) {
@@ -352,7 +352,7 @@ impl Csc {
     }
 }
 
-/// Why a submission that may be old is not sent again.
+/// Why a submission is not sent again that may be too long ago.
 fn stale(run_id: &RunId, limit: Duration) -> String {
     format!(
         "run {run_id} may have been submitted more than {} s ago, and a job that ended since may not be listed any more: \
