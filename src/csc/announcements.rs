@@ -113,13 +113,6 @@ impl Announcements {
         self.order.front().map(|(until, _)| *until)
     }
 
-    /// The process stood still: no disk could answer.
-    pub(super) fn forgive(&mut self, pause: Duration) {
-        for (until, _) in &mut self.order {
-            *until += pause;
-        }
-    }
-
     /// The daemon stops: what is not durable yet is left to the next run, if that will know of it.
     pub(super) fn forget_accepted(&mut self) {
         self.order.retain(|(_, awaited)| !matches!(awaited, Awaited::Accepted(_)));

@@ -49,7 +49,8 @@ pub(super) enum Stage {
     /// It waits for these jobs to end.
     Waiting {
         prereqs: BTreeSet<JobAt>,
-        /// Of a job of a previous run, which may have sent it: from when on that may be too long ago to send it again.
+        /// Of a job of a previous run, which may have sent it: the real time from which on that may be too long ago to
+        /// send it again.
         stale_at: Option<Duration>,
     },
     /// The service is asked to create it.
@@ -73,7 +74,7 @@ pub(super) struct Submitting {
     pub(super) expires: Option<Duration>,
     /// Whether one that is over may have left a job that was not found.
     pub(super) doubtful: bool,
-    /// From this time on the first attempt, perhaps of a previous run, is too long ago to send another.
+    /// From this real time on the first attempt, perhaps of a previous run, is too long ago to send another.
     pub(super) stale_at: Duration,
     /// The PUT; it waits while the job may exist.
     pub(super) retry: Retry,
@@ -196,15 +197,6 @@ impl Job {
         };
         self.history.note(ctx, key, NoteKind::SubmissionFailed, &format!("{what}: {reason}"));
         self.problem = Some(reason);
-    }
-
-    /// The process stood still for a time, in which nobody could answer.
-    pub(super) fn forgive(&mut self, pause: Duration) {
-        if let Stage::Submitting(submitting) = &mut self.stage {
-            let doubt = submitting.doubt.iter_mut();
-            let times = doubt.flat_map(|doubt| doubt.listed.iter_mut().chain([&mut doubt.lost]));
-            times.chain(&mut submitting.expires).for_each(|time| *time += pause);
-        }
     }
 }
 

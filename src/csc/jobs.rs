@@ -112,11 +112,6 @@ impl Jobs {
         Some(result)
     }
 
-    /// Changes times of all jobs, and nothing else.
-    pub(super) fn update_times(&mut self, ctx: &mut Context, change: impl FnMut(&mut Context, &mut Job)) {
-        self.jobs.update_all(ctx, change);
-    }
-
     fn reindex(&mut self, key: EntryKey, before: &[Facet], after: &[Facet]) {
         for old in before.iter().filter(|old| !after.contains(old)) {
             if let Some(keys) = self.index.get_mut(old) {

@@ -81,8 +81,6 @@ pub(super) struct Listing {
     pub(super) ticket: Ticket,
     /// When it was asked for.
     pub(super) asked: Duration,
-    /// How long the process stood still since.
-    stood_still: Duration,
     /// What it was asked for: it says nothing about other runs.
     run_ids: Arc<BTreeSet<RunId>>,
     /// Whether it names all active jobs of our index: since unknown ones are searched for.
@@ -94,7 +92,7 @@ pub(super) struct Listing {
 impl Lookup {
     /// This list has ended: the service rests for as long as that took, which is given.
     fn rest(&mut self, list: &Listing, now: Duration) -> Duration {
-        let took = now.saturating_sub(list.asked + list.stood_still);
+        let took = now.saturating_sub(list.asked);
         self.rested = (list.asked + IN_DOUBT).max(now + took.min(REST_MAX));
         took
     }
@@ -253,13 +251,6 @@ impl Lookups {
         self.update(ctx, &url, |lookup| lookup.is_routine = true);
     }
 
-    /// The process stood still: no service took so long for its list.
-    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
-        self.services.update_all(ctx, |_, lookup| {
-            lookup.list.iter_mut().for_each(|list| list.stood_still += pause);
-        });
-    }
-
     /// The journal, which is new or old, may not know of jobs that run at the service that a `start` will name.
     pub(super) fn want_search(&mut self) {
         self.wants_search = true;
@@ -310,8 +301,7 @@ impl Lookups {
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
             (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);
             lookup.retry.asked(ticket);
-            let stood_still = Duration::ZERO;
-            lookup.list = Some(Listing { ticket, asked: now, stood_still, run_ids, is_search, is_of_all });
+            lookup.list = Some(Listing { ticket, asked: now, run_ids, is_search, is_of_all });
         });
     }
 

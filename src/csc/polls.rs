@@ -666,16 +666,6 @@ impl Polls {
         });
     }
 
-    /// The process stood still for a time, in which nobody could answer.
-    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
-        self.update_all(ctx, |_, at| {
-            at.polls.values_mut().for_each(|poll| poll.last_valid_answer += pause);
-            if let Way::List { due, is_wanted: true } = &mut at.way {
-                *due += pause;
-            }
-        });
-    }
-
     /// Forgets services without a job, but for those.
     pub(super) fn retain(&mut self, ctx: &mut Context, is_used: impl Fn(&Url) -> bool) {
         self.0.retain(|url, at| {

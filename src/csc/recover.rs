@@ -71,7 +71,7 @@ impl Csc {
         for RecoveredCommand { entry, .. } in &executes {
             let age = self.age(entry, clocks.get(&boot_of(entry)).copied());
             let left = age.map_or(Duration::ZERO, |age| self.ctx.settings.resubmit_limit.saturating_sub(age));
-            self.wait_for_prereqs(entry.key, Some(self.ctx.now.mono + left));
+            self.wait_for_prereqs(entry.key, Some(self.ctx.real_time() + left));
         }
         for kept in aborts {
             self.recover_abort(kept);

@@ -165,7 +165,8 @@ impl Removal {
         result: Result<RemoveAnswer, Failure>,
     ) -> Step {
         let now = ctx.now.mono;
-        let was_there = self.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
+        let is_recent = |seen| seen >= ctx.thawed && now.saturating_sub(seen) <= SEEN_RECENTLY;
+        let was_there = self.seen.is_some_and(is_recent);
         match result {
             Ok(RemoveAnswer::Removed { object }) => Step::End(Verdict::Removed(object)),
             Ok(RemoveAnswer::Gone) if self.was_seen_after(asked) => self.found(ctx),

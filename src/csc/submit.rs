@@ -98,7 +98,7 @@ impl Csc {
             let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
             if let (Some(stale_at), Some(last_active)) = (stale_at, last_active) {
-                // While it was active, nothing was sent: the doubt is no older than that.
+                // While it was active, nothing was sent: the doubt is no older than that, and younger in real time.
                 *stale_at = (*stale_at).max(last_active + limit);
             }
             let is_missing = job.missing_prereqs.contains(&at.1);
@@ -122,7 +122,7 @@ impl Csc {
             expires: None,
             // What a previous run sent may appear at any time.
             doubtful: stale_at.is_some(),
-            stale_at: stale_at.unwrap_or(now + self.ctx.settings.resubmit_limit),
+            stale_at: stale_at.unwrap_or(self.ctx.real_time() + self.ctx.settings.resubmit_limit),
             retry: Retry::at(now),
             doubt: None,
         };
@@ -226,7 +226,7 @@ impl Csc {
             // One that never came to a word of the service itself is sent once more when its time is over.
             let is_over = expires.is_some_and(|expires| list.asked >= expires)
                 && (was_last || doubt.failure.contact != Contact::Silent);
-            let (is_stale, is_refused) = (now >= *stale_at, *refusals >= REFUSALS_MAX);
+            let (is_stale, is_refused) = (ctx.real_time() >= *stale_at, *refusals >= REFUSALS_MAX);
             Some(if is_stale {
                 Err(stale(job.run_id(), ctx.settings.resubmit_limit))
             } else if is_over || is_refused {
