@@ -122,7 +122,7 @@ impl Timed for Lookup {
     }
 
     fn due(&self) -> Option<Duration> {
-        let not_before = self.retry.due()?;
+        let not_before = self.retry.due?;
         let doubt = self.doubt.map(|time| time.max(not_before));
         let routine = self.is_routine.then_some(self.not_routinely_before);
         let of_all = self.is_of_all.then_some(not_before);
@@ -299,8 +299,8 @@ impl Lookups {
             let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
             let action = Action::List { run_ids: runs, job_ids, active_of };
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
+            lookup.retry.due = None;
             (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);
-            lookup.retry.asked(ticket);
             lookup.list = Some(Listing { ticket, asked: now, run_ids, is_search, is_of_all });
         });
     }
@@ -327,10 +327,10 @@ impl Lookups {
             let list = lookup.list.take()?;
             lookup.rest(&list, now);
             lookup.retry.fail(ctx, 2 * IN_DOUBT);
-            let again = lookup.retry.due()?.max(lookup.rested);
-            lookup.retry.again_at(again);
+            let again = lookup.retry.due?.max(lookup.rested);
+            lookup.retry.due = Some(again);
             (lookup.doubt, lookup.is_routine, lookup.not_routinely_before) = (Some(again), true, again);
-            Some((list, again, lookup.retry.failures()))
+            Some((list, again, lookup.retry.failures))
         };
         self.services.update(ctx, url, note).flatten()
     }

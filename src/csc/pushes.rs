@@ -12,7 +12,7 @@ use super::command::{CommandName, Execute, Sender};
 use super::configuration::Service;
 use super::context::{Context, Purpose};
 use super::event::Ack;
-use super::request::{Action, Failure, FailureKind, NotDone};
+use super::request::{Action, Failure, FailureKind};
 use super::timers::Timer;
 
 /// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
@@ -93,11 +93,8 @@ impl Pushes {
     }
 
     /// The answer to a push.
-    pub(super) fn on_pushed(&mut self, ctx: &mut Context, result: Result<(), NotDone>) {
-        let verdict = result.map_err(|not_done| match not_done {
-            NotDone::Rejected(reason) => nothing_was_pushed(&reason),
-            NotDone::Failed(failure) => push_failed(&failure),
-        });
+    pub(super) fn on_pushed(&mut self, ctx: &mut Context, result: Result<(), Failure>) {
+        let verdict = result.map_err(push_failed);
         let Some(Flight { sender, .. }) = self.flight.take() else { return };
         match (sender, verdict) {
             (Some(sender), Ok(())) => ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
@@ -130,14 +127,14 @@ fn refuse(ctx: &mut Context, sender: &Sender, why: &str) {
     ctx.fail(sender, Some(CommandName::Execute), nothing_was_pushed(why));
 }
 
-fn push_failed(failure: &Failure) -> String {
-    match failure.kind {
-        FailureKind::NotSent | FailureKind::Refused | FailureKind::NotNow => {
-            nothing_was_pushed(&failure.reason)
+fn push_failed(Failure { kind, reason, .. }: Failure) -> String {
+    match kind {
+        FailureKind::Rejected | FailureKind::NotSent | FailureKind::Refused | FailureKind::NotNow => {
+            nothing_was_pushed(&reason)
         }
-        FailureKind::Unclear => unclear(&failure.reason),
+        FailureKind::Unclear => unclear(&reason),
         // The back-end says what was pushed.
-        FailureKind::Wrong => failure.reason.clone(),
+        FailureKind::Wrong => reason,
     }
 }
 

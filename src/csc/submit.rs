@@ -15,12 +15,12 @@ use super::context::Purpose;
 use super::event::{Ack, Event};
 use super::history::NoteKind;
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Doubt, Job, Running, Stage, Submitting};
+use super::job::{Doubt, Job, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
 use super::polls::{Poll, Polled};
 use super::prerequisites::JobAt;
 use super::record::{Completion, Work};
-use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone};
+use super::request::{Action, Contact, Failure, FailureKind, JobStatus};
 use super::retry::Retry;
 use super::{Csc, REMINDER, RunState};
 
@@ -146,28 +146,26 @@ impl Csc {
                 submitting.attempts += 1;
                 submitting.sent = ctx.now.mono;
                 submitting.doubt = None;
-                submitting.retry.asked(ctx.ask(Purpose::Submit(key), url, action));
+                submitting.retry.due = None;
+                ctx.ask(Purpose::Submit(key), url, action);
             }
         });
     }
 
     /// The answer to a PUT.
-    pub(super) fn on_submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, NotDone>) {
+    pub(super) fn on_submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, Failure>) {
         match result {
             // Its run was aborted meanwhile.
             Ok(status) if self.jobs.get(key).is_none() => self.remove_duplicate(url, status.job_id),
             Ok(status) => self.created(key, status.job_id.clone(), Some(status)),
-            Err(NotDone::Rejected(reason)) => self.give_up(key, reason),
-            Err(NotDone::Failed(failure)) => self.submit_failed(key, failure),
-        }
-    }
-
-    fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
-        self.log_trouble(key, |run_id| format!("submission of {run_id}: {failure}"));
-        match failure.kind {
-            FailureKind::NotSent => self.pause(key, failure.reason),
-            FailureKind::Refused | FailureKind::Unclear | FailureKind::Wrong | FailureKind::NotNow => {
-                self.doubt(key, failure);
+            Err(Failure { kind: FailureKind::Rejected, reason, .. }) => self.give_up(key, reason),
+            Err(failure) => {
+                self.log_trouble(key, |run_id| format!("submission of {run_id}: {failure}"));
+                if failure.kind == FailureKind::NotSent {
+                    self.pause(key, failure.reason);
+                } else {
+                    self.doubt(key, failure);
+                }
             }
         }
     }
@@ -201,7 +199,7 @@ impl Csc {
             let lost = expires.max(now) + ctx.settings.settle_time;
             let after = ctx.last_ticket();
             submitting.doubt = Some(Doubt { after, listed: None, failure, lost, is_last: false });
-            submitting.retry.wait();
+            submitting.retry.due = None;
             Some(job.url.clone())
         });
         if let Some(url) = url.flatten() {
@@ -284,7 +282,7 @@ impl Csc {
             Poll::of_present(&self.ctx, job_id.clone(), run_id.clone()),
         );
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            job.stage = Stage::Running(Running { job_id: job_id.clone(), is_announced: false });
+            job.stage = Stage::Running { job_id: job_id.clone() };
             (job.problem, job.trouble_logged) = (None, false);
             job.history.note(ctx, key, kind, job_id.as_str());
             phase.into_iter().for_each(|phase| job.set_phase(ctx, key, phase));
@@ -305,8 +303,7 @@ impl Csc {
     /// The id of a job is durable.
     pub(super) fn announce_job_id(&mut self, key: EntryKey) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            let Stage::Running(Running { job_id, is_announced }) = &mut job.stage else { return None };
-            *is_announced = true;
+            let Stage::Running { job_id } = &job.stage else { return None };
             job.reminder = Some(ctx.now.mono + REMINDER);
             let (job_id, missing_prereqs) = (job_id.clone(), job.missing_prereqs.clone());
             let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
