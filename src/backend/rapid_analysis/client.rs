@@ -83,8 +83,7 @@ impl Backend for RapidAnalysis {
     fn ping(&self, _url: &Url) -> Result<(), Failure> {
         let mut session = self.session();
         *session = None;
-        // Connection, password and ping.
-        let end = Instant::now() + self.settings.connect_timeout + 2 * self.settings.response_timeout;
+        let end = Instant::now() + self.settings.connect_timeout + self.settings.response_timeout;
         let mut opened = self.open(end)?;
         opened.ping(end).map_err(|trouble| self.failure(trouble))?;
         log::info!("Redis at {} answers", self.access.shown());
