@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::csc::request::{Action, Answer, Contact, Failure, FailureKind, Outcome, Request, Ticket};
+use crate::csc::request::{Action, Answer, Failure, Outcome, Request, Ticket};
 use crate::url::Url;
 
 /// Most DELETEs in flight.
@@ -284,8 +284,7 @@ impl Pace {
 }
 
 fn not_sent(request: &Request, reason: &str) -> Outcome {
-    let failure =
-        Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason: reason.to_owned() };
+    let failure = Failure::not_sent(reason.to_owned());
     Outcome { ticket: request.ticket, took: Duration::ZERO, answer: request.action.failed(failure) }
 }
 

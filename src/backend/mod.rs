@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use crate::csc::id::{JobId, RunId, SalIndex};
 use crate::csc::request::{
-    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer,
-    Submission,
+    Action, Answer, Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission,
 };
 use crate::lease;
 use crate::url::Url;
@@ -26,8 +25,8 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// No job is known to exist.
-    fn submit(&self, _url: &Url, _submission: &Submission) -> Result<JobStatus, NotDone> {
-        Err(not_offered().into())
+    fn submit(&self, _url: &Url, _submission: &Submission) -> Result<JobStatus, Failure> {
+        Err(not_offered())
     }
 
     /// Asks how a job is; with a run id the job must be of that run.
@@ -58,8 +57,8 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// They are not known to be pushed.
-    fn push(&self, _config: &str, _patience: Duration) -> Result<(), NotDone> {
-        Err(not_offered().into())
+    fn push(&self, _config: &str, _patience: Duration) -> Result<(), Failure> {
+        Err(not_offered())
     }
 
     /// The service is configured so: what an earlier run left for the same host, without credentials, uses these.
@@ -87,17 +86,15 @@ pub trait Backend: Send + Sync {
 }
 
 fn not_offered() -> Failure {
-    let reason = "this back-end does not offer that".to_owned();
-    Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason }
+    Failure::not_sent("this back-end does not offer that".to_owned())
 }
 
 /// Another instance may have taken over, and change the same things.
 fn withheld() -> Failure {
     let seconds = lease::TERM.as_secs();
-    let reason = format!(
+    Failure::not_sent(format!(
         "not sent: the journal has not confirmed for {seconds} s that no other instance has taken over"
-    );
-    Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason }
+    ))
 }
 
 /// Which jobs are picked from a list.

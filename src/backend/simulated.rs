@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::settings::Simulation;
 use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{Failure, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission};
+use crate::csc::request::{Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission};
 use crate::url::Url;
 
 /// Finished jobs that are remembered, so that a status asked for late still finds them.
@@ -60,20 +60,20 @@ impl Simulated {
 }
 
 impl Backend for Simulated {
-    fn submit(&self, _url: &Url, submission: &Submission) -> Result<JobStatus, NotDone> {
+    fn submit(&self, _url: &Url, submission: &Submission) -> Result<JobStatus, Failure> {
         let pipeline = submission.pipeline.as_str();
         let last_phase = match pipeline {
             "true.yaml" => Some(Phase::Completed),
             "false.yaml" => Some(Phase::Error),
             "fault.yaml" => None,
-            _ => return Err(NotDone::Rejected(format!("Unknown (simulated) pipeline: {pipeline}"))),
+            _ => return Err(Failure::rejected(format!("Unknown (simulated) pipeline: {pipeline}"))),
         };
         let mut state = self.state();
         if state.jobs.len() >= JOBS_MAX {
             state.jobs.retain(|_, job| !job.is_reported);
         }
         let Some(job_id) = unused_id(pipeline, &state.jobs) else {
-            return Err(NotDone::Rejected("no id is left for a simulated job".to_owned()));
+            return Err(Failure::rejected("no id is left for a simulated job".to_owned()));
         };
         let ends = Instant::now() + duration(&self.settings, &mut state.rng);
         let run_id = submission.run_id.clone();
@@ -117,8 +117,8 @@ impl Backend for Simulated {
         Ok(all.filter(|job| wanted.has(job)).collect())
     }
 
-    fn push(&self, config: &str, _patience: Duration) -> Result<(), NotDone> {
-        let values = values::parse(config).map_err(NotDone::Rejected)?;
+    fn push(&self, config: &str, _patience: Duration) -> Result<(), Failure> {
+        let values = values::parse(config).map_err(Failure::rejected)?;
         log::info!("would push to Redis: {}", values::shown(&values));
         Ok(())
     }
@@ -163,7 +163,7 @@ mod tests {
         Simulated::new(Simulation { mean_duration: mean, sigma: Duration::ZERO, seed: Some(1) })
     }
 
-    fn submit(simulator: &Simulated, pipeline: &str) -> Result<JobStatus, NotDone> {
+    fn submit(simulator: &Simulated, pipeline: &str) -> Result<JobStatus, Failure> {
         let submission = Submission {
             run_id: RunId::new(SeqNum(1), SalIndex::Latiss, &mut fastrand::Rng::new()),
             command: String::new(),
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn other_pipelines_are_rejected() {
         let result = submit(&simulator(Duration::ZERO), "x.yaml");
-        assert_eq!(result, Err(NotDone::Rejected("Unknown (simulated) pipeline: x.yaml".to_owned())));
+        assert_eq!(result, Err(Failure::rejected("Unknown (simulated) pipeline: x.yaml".to_owned())));
     }
 
     #[test]

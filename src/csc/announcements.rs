@@ -4,7 +4,7 @@
 //! While the journal cannot be written, or hangs for longer than [`RECORDING_MAX`], commands that are not durable are
 //! refused, and the rest is announced without it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::command::{CommandName, Sender};
@@ -19,40 +19,25 @@ use super::{Csc, Effect, RunState};
 /// How long a record is waited for: a commit takes milliseconds, a hanging disk for ever.
 const RECORDING_MAX: Duration = Duration::from_secs(10);
 
-/// What happens when a record is durable.
+/// What is done when a record is durable.
 #[derive(Debug)]
 pub(super) enum Announcement {
     /// The command is carried out.
     Accepted,
-    /// The id of its job is published: whoever knows it may abort the job, over a restart too. With what is known of
-    /// the job besides.
+    /// The id of its job is published: whoever knows it may abort the job, over a restart too. With the status of the
+    /// job, if the service gave one.
     JobId(Option<JobStatus>),
-    /// Its result and final ack are published, so that no crash can make it end in another way.
-    Completion(Box<PendingCompletion>),
+    /// The result and final ack of this command are published, so that no crash can make it end in another way.
+    Completion(Box<(Sender, CommandName, Completion)>),
 }
 
-/// How a command ended, which is not published yet.
-#[derive(Debug)]
-pub(super) struct PendingCompletion {
-    sender: Sender,
-    name: CommandName,
-    end: Completion,
-}
-
-/// Records that are not durable yet.
+/// Records that are not durable yet, each with the time until which it is waited for, the first first.
 #[derive(Debug, Default)]
-pub(super) struct Announcements {
-    waiting: HashMap<Awaited, Announcement>,
-    /// Until when each is waited for; the first is always waited for.
-    order: VecDeque<(Duration, Awaited)>,
-    /// The commands whose results wait, by their jobs.
-    results: HashMap<JobId, EntryKey>,
-}
+pub(super) struct Announcements(VecDeque<(Duration, Awaited, Announcement)>);
 
 impl Announcements {
     fn add(&mut self, ctx: &Context, awaited: Awaited, announcement: Announcement) {
-        self.waiting.insert(awaited, announcement);
-        self.order.push_back((ctx.now.mono + RECORDING_MAX, awaited));
+        self.0.push_back((ctx.now.mono + RECORDING_MAX, awaited, announcement));
     }
 
     /// The command is carried out when [`Record::Accepted`] is durable.
@@ -72,58 +57,35 @@ impl Announcements {
         self.add(ctx, Awaited::Created(key), Announcement::JobId(status));
     }
 
-    /// Records the end of a command.
-    fn complete(&mut self, ctx: &mut Context, key: EntryKey, completion: PendingCompletion) {
-        ctx.journal(Record::Ended { key, end: Box::new(completion.end.clone()) });
-        self.results.extend(completion.end.result.as_ref().map(|result| (result.job_id.clone(), key)));
-        self.add(ctx, Awaited::Ended(key), Announcement::Completion(Box::new(completion)));
-    }
-
-    /// What waits for this record, which waits no longer.
+    /// What waits for this record, which waits no longer. Records become durable in their order, so that it is found
+    /// at once.
     pub(super) fn take(&mut self, awaited: Awaited) -> Option<Announcement> {
-        let announcement = self.waiting.remove(&awaited)?;
-        if let Announcement::Completion(completion) = &announcement
-            && let Some(result) = &completion.end.result
-        {
-            self.results.remove(&result.job_id);
-        }
-        while self.order.front().is_some_and(|(_, first)| !self.waiting.contains_key(first)) {
-            self.order.pop_front();
-        }
-        Some(announcement)
-    }
-
-    /// What waits for the first of all records.
-    fn take_first(&mut self) -> Option<(Awaited, Announcement)> {
-        let (_, awaited) = *self.order.front()?;
-        self.take(awaited).map(|announcement| (awaited, announcement))
+        let place = self.0.iter().position(|(_, other, _)| *other == awaited)?;
+        self.0.remove(place).map(|(_, _, announcement)| announcement)
     }
 
     /// The command whose job this was, while its result is not published.
     pub(super) fn unpublished_result_of(&self, job_id: &JobId) -> Option<EntryKey> {
-        self.results.get(job_id).copied()
+        self.0.iter().find_map(|(_, awaited, announcement)| {
+            let (Awaited::Ended(key), Announcement::Completion(command)) = (awaited, announcement) else {
+                return None;
+            };
+            command.2.result.as_ref().filter(|result| result.job_id == *job_id).map(|_| *key)
+        })
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.0.is_empty()
     }
 
     /// Until when the first is waited for.
     pub(super) fn due(&self) -> Option<Duration> {
-        self.order.front().map(|(until, _)| *until)
+        self.0.front().map(|(until, ..)| *until)
     }
 
-    /// The process stood still: no disk could answer.
-    pub(super) fn forgive(&mut self, pause: Duration) {
-        for (until, _) in &mut self.order {
-            *until += pause;
-        }
-    }
-
-    /// The daemon stops: what is not durable yet is left to the next run, if that will know of it.
+    /// The daemon stops: commands whose records are not durable are left to the next run, if that will know of them.
     pub(super) fn forget_accepted(&mut self) {
-        self.order.retain(|(_, awaited)| !matches!(awaited, Awaited::Accepted(_)));
-        self.waiting.retain(|awaited, _| !matches!(awaited, Awaited::Accepted(_)));
+        self.0.retain(|(_, awaited, _)| !matches!(awaited, Awaited::Accepted(_)));
     }
 }
 
@@ -151,7 +113,9 @@ impl Csc {
     /// An accepted command has ended.
     pub(super) fn end(&mut self, key: EntryKey, sender: Sender, name: CommandName, end: Completion) {
         self.removals.note_aborted(&end);
-        self.announcements.complete(&mut self.ctx, key, PendingCompletion { sender, name, end });
+        self.ctx.journal(Record::Ended { key, end: Box::new(end.clone()) });
+        let announcement = Announcement::Completion(Box::new((sender, name, end)));
+        self.announcements.add(&self.ctx, Awaited::Ended(key), announcement);
     }
 
     /// This record is durable, or is not waited for any longer.
@@ -167,20 +131,18 @@ impl Csc {
                 // Perhaps it has ended already.
                 status.into_iter().for_each(|status| self.note_status(key, status));
             }
-            Announcement::Completion(completion) => self.announce_completion(key, *completion),
-        }
-    }
-
-    fn announce_completion(&mut self, key: EntryKey, completion: PendingCompletion) {
-        let PendingCompletion { sender, name, end } = completion;
-        if let Some(result) = end.result {
-            publish_result(&mut self.ctx, key, result);
-            // Only where the back-end broke down does a command fail that has a result.
-            if let Ack::Failed { reason } = &end.ack {
-                self.transitions.fault(&mut self.ctx, ErrorCode::Simulated, reason.clone());
+            Announcement::Completion(command) => {
+                let (sender, name, end) = *command;
+                if let Some(result) = end.result {
+                    publish_result(&mut self.ctx, key, result);
+                    // Only where the back-end broke down does a command fail that has a result.
+                    if let Ack::Failed { reason } = &end.ack {
+                        self.transitions.fault(&mut self.ctx, ErrorCode::Simulated, reason.clone());
+                    }
+                }
+                final_ack(&mut self.ctx, key, &sender, name, end.ack);
             }
         }
-        final_ack(&mut self.ctx, key, &sender, name, end.ack);
     }
 
     /// The journal cannot be written: commands that are not durable are refused, the rest is announced.
@@ -189,10 +151,10 @@ impl Csc {
             RunState::Serving | RunState::Stopping => {}
             RunState::Joining | RunState::Over => return,
         }
-        while let Some((awaited, announcement)) = self.announcements.take_first() {
-            match (awaited, announcement) {
-                (Awaited::Accepted(key), _) => self.refuse_recording(key, reason),
-                (awaited, announcement) => self.announce(awaited, announcement),
+        while let Some((_, awaited, announcement)) = self.announcements.0.pop_front() {
+            match awaited {
+                Awaited::Accepted(key) => self.refuse_recording(key, reason),
+                Awaited::Created(_) | Awaited::Ended(_) => self.announce(awaited, announcement),
             }
         }
         if self.run_state == RunState::Serving && self.transitions.error().0 != ErrorCode::Journal {
@@ -224,7 +186,7 @@ impl Csc {
 
     /// Announces what is known although it may not be durable, when the daemon ends without a journal.
     pub(super) fn announce_all(&mut self) {
-        while let Some((awaited, announcement)) = self.announcements.take_first() {
+        while let Some((_, awaited, announcement)) = self.announcements.0.pop_front() {
             self.announce(awaited, announcement);
         }
     }

@@ -20,6 +20,9 @@ use super::{Effect, Settings};
 
 /// Longest time in which the service that is configured is asked nothing at all.
 const IDLE: Duration = Duration::from_secs(60);
+/// A turn that comes so much later than a heartbeat was due comes after the process stood still: a virtual machine that
+/// was moved, a container that was frozen, a stop signal.
+const PAUSE_MIN: Duration = Duration::from_secs(5);
 /// Longest wait between tries of one request.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -51,8 +54,13 @@ pub(super) struct Question {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) settings: Settings,
-    /// Time of the current turn.
+    /// Time of the current turn. While the process stands still, `mono` does too: nobody can answer it then, so that
+    /// no limit comes nearer.
     pub(super) now: Time,
+    /// How long the process has stood still in all.
+    stood_still: Duration,
+    /// When it last continued after it had stood still.
+    pub(super) thawed: Duration,
     pub(super) rng: fastrand::Rng,
     pub(super) counters: Counters,
     pub(super) timers: Timers,
@@ -70,6 +78,8 @@ impl Context {
         Self {
             settings,
             now,
+            stood_still: Duration::ZERO,
+            thawed: Duration::ZERO,
             rng: fastrand::Rng::with_seed(seed),
             counters: Counters::default(),
             timers: Timers::default(),
@@ -81,10 +91,30 @@ impl Context {
         }
     }
 
-    /// Appends the effects from now on to these.
+    /// Begins a turn, whose effects are appended to these.
     pub(super) fn begin(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        self.now = now;
         self.effects = mem::take(effects);
+        self.now = Time { mono: now.mono.saturating_sub(self.stood_still), tai: now.tai };
+        let heartbeat = self.timers.time_of(&Timer::Heartbeat).unwrap_or(self.now.mono);
+        let pause = self.now.mono.saturating_sub(heartbeat);
+        if pause >= PAUSE_MIN {
+            let seconds = pause.as_secs_f64();
+            self.warn(format!("the process stood still for {seconds:.1} s, which count towards no limit"));
+            self.stood_still += pause;
+            (self.now.mono, self.thawed) = (heartbeat, heartbeat);
+            // Scripts go on while we do not: what waits to be pushed may be too late for them.
+            self.timers.set(Timer::Push, Some(heartbeat));
+        }
+    }
+
+    /// The time of the current turn for those who do not stand still with the process.
+    pub(super) fn real_time(&self) -> Duration {
+        self.now.mono + self.stood_still
+    }
+
+    /// When that time comes, if the process does not stand still any more.
+    pub(super) fn to_real_time(&self, time: Duration) -> Duration {
+        time + self.stood_still
     }
 
     pub(super) fn end(&mut self, effects: &mut Vec<Effect>) {
@@ -199,6 +229,6 @@ impl Context {
     /// How long the machine has been up.
     pub(super) fn uptime(&self) -> Option<Uptime> {
         let uptime = self.settings.uptime;
-        uptime.map(|start| Uptime { since: start.since + self.now.mono, ..start })
+        uptime.map(|start| Uptime { since: start.since + self.real_time(), ..start })
     }
 }

@@ -49,13 +49,14 @@ pub(super) enum Stage {
     /// It waits for these jobs to end.
     Waiting {
         prereqs: BTreeSet<JobAt>,
-        /// Of a job of a previous run, which may have sent it: from when on that may be too long ago to send it again.
+        /// Of a job of a previous run, which may have sent it: the real time from which on that may be too long ago to
+        /// send it again.
         stale_at: Option<Duration>,
     },
     /// The service is asked to create it.
     Submitting(Submitting),
     /// It exists and is polled.
-    Running(Running),
+    Running { job_id: JobId },
     /// It is being removed; the rest is in the removal of this id.
     Aborting { job_id: JobId },
 }
@@ -73,9 +74,9 @@ pub(super) struct Submitting {
     pub(super) expires: Option<Duration>,
     /// Whether one that is over may have left a job that was not found.
     pub(super) doubtful: bool,
-    /// From this time on the first attempt, perhaps of a previous run, is too long ago to send another.
+    /// From this real time on the first attempt, perhaps of a previous run, is too long ago to send another.
     pub(super) stale_at: Duration,
-    /// The PUT; it waits while the job may exist.
+    /// When the next PUT is due; none while one is in flight, and while the job may exist.
     pub(super) retry: Retry,
     /// Set while the job may exist.
     pub(super) doubt: Option<Doubt>,
@@ -97,13 +98,6 @@ pub(super) struct Doubt {
     pub(super) is_last: bool,
 }
 
-#[derive(Debug)]
-pub(super) struct Running {
-    pub(super) job_id: JobId,
-    /// Whether its id is published.
-    pub(super) is_announced: bool,
-}
-
 impl Timed for Job {
     type Key = EntryKey;
 
@@ -114,13 +108,14 @@ impl Timed for Job {
     fn due(&self) -> Option<Duration> {
         let step = match &self.stage {
             // The journal, polls, a removal and the end of a prerequisite come by themselves.
-            Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Running(_) | Stage::Aborting { .. } => {
-                None
-            }
+            Stage::Recording { .. }
+            | Stage::Waiting { .. }
+            | Stage::Running { .. }
+            | Stage::Aborting { .. } => None,
             Stage::Submitting(Submitting { doubt: Some(doubt), .. }) => {
                 (!doubt.is_last).then_some(doubt.lost)
             }
-            Stage::Submitting(submitting) => submitting.retry.due(),
+            Stage::Submitting(submitting) => submitting.retry.due,
         };
         [step, self.reminder].into_iter().flatten().min()
     }
@@ -147,7 +142,7 @@ impl Job {
 
     pub(super) fn job_id(&self) -> Option<&JobId> {
         match &self.stage {
-            Stage::Running(Running { job_id, .. }) | Stage::Aborting { job_id } => Some(job_id),
+            Stage::Running { job_id } | Stage::Aborting { job_id } => Some(job_id),
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) => None,
         }
     }
@@ -164,11 +159,6 @@ impl Job {
     pub(super) fn submitting_mut(&mut self) -> Option<&mut Submitting> {
         let Stage::Submitting(submitting) = &mut self.stage else { return None };
         Some(submitting)
-    }
-
-    pub(super) fn running(&self) -> Option<&Running> {
-        let Stage::Running(running) = &self.stage else { return None };
-        Some(running)
     }
 
     /// The service says that it is in this phase: nothing is wrong with it.
@@ -191,20 +181,11 @@ impl Job {
             FailureKind::NotSent => "did not reach the service",
             FailureKind::Unclear => "may have reached the service",
             FailureKind::Refused => "was refused",
-            FailureKind::NotNow => "is not possible now",
+            FailureKind::NotNow | FailureKind::Rejected => "is not possible now",
             FailureKind::Wrong => "got an answer that cannot be right",
         };
         self.history.note(ctx, key, NoteKind::SubmissionFailed, &format!("{what}: {reason}"));
         self.problem = Some(reason);
-    }
-
-    /// The process stood still for a time, in which nobody could answer.
-    pub(super) fn forgive(&mut self, pause: Duration) {
-        if let Stage::Submitting(submitting) = &mut self.stage {
-            let doubt = submitting.doubt.iter_mut();
-            let times = doubt.flat_map(|doubt| doubt.listed.iter_mut().chain([&mut doubt.lost]));
-            times.chain(&mut submitting.expires).for_each(|time| *time += pause);
-        }
     }
 }
 
@@ -214,7 +195,7 @@ impl Doubt {
     pub(super) fn may_show_up_late(&self) -> bool {
         match self.failure.kind {
             FailureKind::Unclear | FailureKind::Wrong | FailureKind::NotSent => true,
-            FailureKind::Refused | FailureKind::NotNow => false,
+            FailureKind::Refused | FailureKind::NotNow | FailureKind::Rejected => false,
         }
     }
 }

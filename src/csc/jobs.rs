@@ -1,15 +1,14 @@
 //! All jobs of ours that have not ended, and the last that have: found by their ids and counted by their stages
 //! without a look at each.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::url::Url;
 
 use super::context::Context;
-use super::event::Phase;
 use super::history::{History, NoteKind};
 use super::id::{EntryKey, JobId, RunId};
-use super::job::Job;
+use super::job::{Job, Submitting};
 use super::record::{Deliverable, HISTORY_MAX, Receipt};
 use super::report::{JobReport, StageName};
 use super::timers::TimedMap;
@@ -17,26 +16,14 @@ use super::timers::TimedMap;
 /// That the end of a job was delivered is noted if that came so long after it, in seconds.
 const LATE_S: f64 = 5.0;
 
-/// What some jobs have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Facet {
-    Run(RunId),
-    Id(JobId),
-    Stage(StageName),
-    /// They run, and the service says this of them.
-    Phase(Phase),
-    /// They exist at this service.
-    At(Url),
-    /// They are taken if this service has a job of their run; while a PUT is out, its answer decides.
-    Lacking(Url),
-    /// They may exist at this service.
-    InDoubt(Url),
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     jobs: TimedMap<Job>,
-    index: BTreeMap<Facet, BTreeSet<EntryKey>>,
+    runs: BTreeMap<RunId, EntryKey>,
+    /// Those that exist at the service.
+    ids: BTreeMap<JobId, EntryKey>,
+    /// How many are in each stage.
+    stages: BTreeMap<StageName, usize>,
     /// The last that have ended, the oldest first.
     ended: VecDeque<EndedJob>,
 }
@@ -49,25 +36,6 @@ pub(super) struct EndedJob {
     pub(super) history: History,
     /// Of its end, what is not known to be delivered.
     pub(super) undelivered: Vec<Deliverable>,
-}
-
-fn facets(job: &Job) -> Vec<Facet> {
-    let mut facets = vec![Facet::Run(job.run_id().clone()), Facet::Stage(StageName::of(&job.stage))];
-    if let Some(submitting) = job.submitting() {
-        if submitting.retry.ticket().is_none() {
-            facets.push(Facet::Lacking(job.url.clone()));
-        }
-        if submitting.doubt.is_some() {
-            facets.push(Facet::InDoubt(job.url.clone()));
-        }
-    }
-    if let Some(job_id) = job.job_id() {
-        facets.extend([Facet::Id(job_id.clone()), Facet::At(job.url.clone())]);
-    }
-    if job.running().is_some() {
-        facets.extend(job.phase.map(Facet::Phase));
-    }
-    facets
 }
 
 impl Jobs {
@@ -84,13 +52,17 @@ impl Jobs {
     }
 
     pub(super) fn insert(&mut self, ctx: &mut Context, key: EntryKey, job: Job) {
-        self.reindex(key, &[], &facets(&job));
+        self.runs.insert(job.run_id().clone(), key);
+        self.ids.extend(job.job_id().map(|job_id| (job_id.clone(), key)));
+        *self.stages.entry(StageName::of(&job.stage)).or_default() += 1;
         self.jobs.insert(ctx, key, job);
     }
 
     pub(super) fn remove(&mut self, ctx: &mut Context, key: EntryKey) -> Option<Job> {
         let job = self.jobs.remove(ctx, &key)?;
-        self.reindex(key, &facets(&job), &[]);
+        self.runs.remove(job.run_id());
+        job.job_id().and_then(|job_id| self.ids.remove(job_id));
+        *self.stages.entry(StageName::of(&job.stage)).or_default() -= 1;
         Some(job)
     }
 
@@ -101,79 +73,51 @@ impl Jobs {
         key: EntryKey,
         change: impl FnOnce(&mut Context, &mut Job) -> R,
     ) -> Option<R> {
-        let (before, after, result) = self.jobs.update(ctx, &key, |ctx, job| {
-            let before = facets(job);
+        self.jobs.update(ctx, &key, |ctx, job| {
+            let (stage, had_id) = (StageName::of(&job.stage), job.job_id().is_some());
             let result = change(ctx, job);
-            (before, facets(job), result)
-        })?;
-        if before != after {
-            self.reindex(key, &before, &after);
-        }
-        Some(result)
-    }
-
-    /// Changes times of all jobs, and nothing else.
-    pub(super) fn update_times(&mut self, ctx: &mut Context, change: impl FnMut(&mut Context, &mut Job)) {
-        self.jobs.update_all(ctx, change);
-    }
-
-    fn reindex(&mut self, key: EntryKey, before: &[Facet], after: &[Facet]) {
-        for old in before.iter().filter(|old| !after.contains(old)) {
-            if let Some(keys) = self.index.get_mut(old) {
-                keys.remove(&key);
-                if keys.is_empty() {
-                    self.index.remove(old);
-                }
-            }
-        }
-        for new in after.iter().filter(|new| !before.contains(new)) {
-            self.index.entry(new.clone()).or_default().insert(key);
-        }
-    }
-
-    fn first(&self, of: &Facet) -> Option<EntryKey> {
-        self.index.get(of)?.first().copied()
+            *self.stages.entry(stage).or_default() -= 1;
+            *self.stages.entry(StageName::of(&job.stage)).or_default() += 1;
+            self.ids.extend(job.job_id().filter(|_| !had_id).map(|job_id| (job_id.clone(), key)));
+            result
+        })
     }
 
     /// The job of that id.
     pub(super) fn by_id(&self, job_id: &JobId) -> Option<EntryKey> {
-        self.first(&Facet::Id(job_id.clone()))
+        self.ids.get(job_id).copied()
     }
 
     /// The job of that run.
     pub(super) fn by_run(&self, run_id: &RunId) -> Option<EntryKey> {
-        self.first(&Facet::Run(run_id.clone()))
+        self.runs.get(run_id).copied()
+    }
+
+    /// The jobs of this service.
+    fn at<'a>(&'a self, url: &'a Url) -> impl Iterator<Item = (EntryKey, &'a Job)> {
+        self.iter().filter(move |(_, job)| job.url == *url).map(|(key, job)| (*key, job))
     }
 
     /// Whether a job is known to exist at this service.
     pub(super) fn is_any_at(&self, url: &Url) -> bool {
-        self.index.contains_key(&Facet::At(url.clone()))
+        self.at(url).any(|(_, job)| job.job_id().is_some())
     }
 
     /// Whether a job may exist at this service.
     pub(super) fn is_any_in_doubt(&self, url: &Url) -> bool {
-        self.index.contains_key(&Facet::InDoubt(url.clone()))
+        self.at(url).any(|(_, job)| job.submitting().is_some_and(|submitting| submitting.doubt.is_some()))
     }
 
-    /// Submissions that take a job of their run if this service has one.
+    /// Submissions that take a job of their run if this service has one. While a PUT is in flight, its answer decides.
     pub(super) fn lacking(&self, url: &Url) -> Vec<(EntryKey, RunId)> {
-        let keys = self.index.get(&Facet::Lacking(url.clone())).into_iter().flatten();
-        keys.filter_map(|key| Some((*key, self.get(*key)?.run_id().clone()))).collect()
+        let is_lacking = |it: &Submitting| it.retry.due.is_some() || it.doubt.is_some();
+        let lacking = self.at(url).filter(|(_, job)| job.submitting().is_some_and(is_lacking));
+        lacking.map(|(key, job)| (key, job.run_id().clone())).collect()
     }
 
     /// How many are in this stage.
     pub(super) fn count(&self, stage: StageName) -> usize {
-        self.index.get(&Facet::Stage(stage)).map_or(0, BTreeSet::len)
-    }
-
-    /// How many that run are in each phase.
-    pub(super) fn phases(&self) -> Vec<(Phase, usize)> {
-        let phases = self.index.range(Facet::Phase(Phase::Completed)..=Facet::Phase(Phase::Other));
-        let count = |(facet, keys): (&Facet, &BTreeSet<EntryKey>)| {
-            let Facet::Phase(phase) = facet else { return None };
-            Some((*phase, keys.len()))
-        };
-        phases.filter_map(count).collect()
+        self.stages.get(&stage).copied().unwrap_or_default()
     }
 
     pub(super) fn remember(&mut self, ended: EndedJob) {

@@ -229,11 +229,4 @@ impl Lists {
             *due = (ctx.now.mono + ctx.poll_interval).min(*due);
         }
     }
-
-    /// The process stood still for this time, in which no list could come.
-    pub(super) fn forgive(&mut self, pause: Duration) {
-        if let Some(Next { due, is_wanted: true }) = &mut self.next {
-            *due += pause;
-        }
-    }
 }

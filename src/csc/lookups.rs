@@ -81,8 +81,6 @@ pub(super) struct Listing {
     pub(super) ticket: Ticket,
     /// When it was asked for.
     pub(super) asked: Duration,
-    /// For how long the process has stood still since then.
-    stood_still: Duration,
     /// The runs that it was asked about: it says nothing about others.
     run_ids: Arc<BTreeSet<RunId>>,
     /// Whether it names all active jobs of our index, to find those that the journal does not know.
@@ -94,7 +92,7 @@ pub(super) struct Listing {
 impl Lookup {
     /// This list has come or failed: the service rests for as long as that took. Gives that time.
     fn rest(&mut self, list: &Listing, now: Duration) -> Duration {
-        let took = now.saturating_sub(list.asked + list.stood_still);
+        let took = now.saturating_sub(list.asked);
         self.rested = (list.asked + IN_DOUBT).max(now + took.min(REST_MAX));
         took
     }
@@ -124,7 +122,7 @@ impl Timed for Lookup {
     }
 
     fn due(&self) -> Option<Duration> {
-        let not_before = self.retry.due()?;
+        let not_before = self.retry.due?;
         let doubt = self.doubt.map(|time| time.max(not_before));
         let routine = self.is_routine.then_some(self.not_routinely_before);
         let of_all = self.is_of_all.then_some(not_before);
@@ -254,13 +252,6 @@ impl Lookups {
         self.update(ctx, &url, |lookup| lookup.is_routine = true);
     }
 
-    /// The process stood still for this time, which no service needed for its list.
-    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
-        self.services.update_all(ctx, |_, lookup| {
-            lookup.list.iter_mut().for_each(|list| list.stood_still += pause);
-        });
-    }
-
     /// The journal is new or old: it may not know jobs that run at the service that the next `start` names.
     pub(super) fn want_search(&mut self) {
         self.wants_search = true;
@@ -309,10 +300,9 @@ impl Lookups {
             let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
             let action = Action::List { run_ids: runs, job_ids, active_of };
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
+            lookup.retry.due = None;
             (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);
-            lookup.retry.asked(ticket);
-            let stood_still = Duration::ZERO;
-            lookup.list = Some(Listing { ticket, asked: now, stood_still, run_ids, is_search, is_of_all });
+            lookup.list = Some(Listing { ticket, asked: now, run_ids, is_search, is_of_all });
         });
     }
 
@@ -339,10 +329,10 @@ impl Lookups {
             let list = lookup.list.take()?;
             lookup.rest(&list, now);
             lookup.retry.fail(ctx, 2 * IN_DOUBT);
-            let again = lookup.retry.due()?.max(lookup.rested);
-            lookup.retry.again_at(again);
+            let again = lookup.retry.due?.max(lookup.rested);
+            lookup.retry.due = Some(again);
             (lookup.doubt, lookup.is_routine, lookup.not_routinely_before) = (Some(again), true, again);
-            Some((list, again, lookup.retry.failures()))
+            Some((list, again, lookup.retry.failures))
         };
         self.services.update(ctx, url, note).flatten()
     }

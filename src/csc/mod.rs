@@ -22,9 +22,8 @@
 //! | `pushes` | what Rapid Analysis has in the place of jobs | |
 //! | `seen` | commands that came twice | |
 //!
-//! `timers` says what is due when, `retry` is a request that is repeated, `recover` resumes what a previous run left,
-//! `pause` forgives times in which the process stood still. [`command`], [`event`], [`request`], [`record`] and
-//! [`report`] are what goes in and out.
+//! `timers` says what is due when, `retry` is a request that is repeated, `recover` resumes what a previous run left.
+//! [`command`], [`event`], [`request`], [`record`] and [`report`] are what goes in and out.
 
 mod announcements;
 pub mod command;
@@ -37,7 +36,6 @@ mod job;
 mod jobs;
 mod lists;
 mod lookups;
-mod pause;
 mod poll;
 mod polls;
 mod prerequisites;
@@ -306,9 +304,7 @@ impl Csc {
         if self.run_state == RunState::Over {
             return;
         }
-        self.ctx.begin(self.ctx.now, effects);
-        self.note_pause(now);
-        self.ctx.now = now;
+        self.ctx.begin(now, effects);
         match input {
             Input::Command(command) => self.on_command(command),
             Input::Refused(command, reason) => {
@@ -346,7 +342,7 @@ impl Csc {
         // Once it stops, no record is given up any more.
         let records = self.announcements.due().filter(|_| self.run_state == RunState::Serving);
         let due = [self.ctx.timers.next(), records].into_iter().flatten().min();
-        due.unwrap_or(self.ctx.now.mono + HEARTBEAT)
+        self.ctx.to_real_time(due.unwrap_or(self.ctx.now.mono + HEARTBEAT))
     }
 
     /// The current summary state.

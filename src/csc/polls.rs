@@ -534,14 +534,6 @@ impl Polls {
         });
     }
 
-    /// The process stood still for this time, in which no answer could come.
-    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
-        self.update_all(ctx, |_, at| {
-            at.polls.values_mut().for_each(|poll| poll.last_valid_answer += pause);
-            at.lists.forgive(pause);
-        });
-    }
-
     /// Forgets the services without jobs for which `is_used` does not hold.
     pub(super) fn retain(&mut self, ctx: &mut Context, is_used: impl Fn(&Url) -> bool) {
         self.0.retain(|url, at| {

@@ -12,7 +12,7 @@ use super::command::{CommandName, Execute, Sender};
 use super::configuration::Service;
 use super::context::{Context, Purpose};
 use super::event::Ack;
-use super::request::{Action, Failure, FailureKind, NotDone};
+use super::request::{Action, Failure, FailureKind};
 use super::timers::Timer;
 
 /// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
@@ -28,6 +28,7 @@ const GRACE: Duration = Duration::from_millis(250);
 struct Push {
     sender: Sender,
     config: Arc<str>,
+    /// The real time at which it is too late for its sender.
     until: Duration,
 }
 
@@ -61,18 +62,18 @@ impl Pushes {
             let reason = format!("{max} commands wait for Redis, which is the limit; nothing was pushed");
             return ctx.fail(&sender, Some(CommandName::Execute), reason);
         }
-        let until = ctx.now.mono + PATIENCE;
+        let until = ctx.real_time() + PATIENCE;
         self.waiting.push_back(Push { sender, config: Arc::from(execute.config), until });
         self.advance(ctx, service);
     }
 
     /// Answers those whose time is over, and begins the next.
     pub(super) fn advance(&mut self, ctx: &mut Context, service: Option<&Service>) {
-        let now = ctx.now.mono;
+        let (now, real_time) = (ctx.now.mono, ctx.real_time());
         if self.flight.as_ref().is_some_and(|flight| now >= flight.until) {
             self.give_up(ctx, "Redis did not answer in time");
         }
-        while self.waiting.front().is_some_and(|push| now >= push.until) {
+        while self.waiting.front().is_some_and(|push| real_time >= push.until) {
             if let Some(late) = self.waiting.pop_front() {
                 refuse(ctx, &late.sender, "commands before it waited for Redis too long");
             }
@@ -80,32 +81,20 @@ impl Pushes {
         if self.flight.is_none()
             && let Some(Push { sender, config, until }) = self.waiting.pop_front()
         {
-            let action = Action::Push { config, patience: until.saturating_sub(now) };
+            let patience = until.saturating_sub(real_time);
+            let action = Action::Push { config, patience };
             let url = service.map_or_else(|| "".into(), |service| service.url.clone());
             ctx.ask(Purpose::Push, url, action);
-            self.flight = Some(Flight { sender: Some(sender), until: until + GRACE });
+            self.flight = Some(Flight { sender: Some(sender), until: now + patience + GRACE });
         }
-        self.set_timer(ctx);
-    }
-
-    fn set_timer(&self, ctx: &mut Context) {
         let flight = self.flight.as_ref().filter(|flight| flight.sender.is_some()).map(|flight| flight.until);
-        let first = self.waiting.front().map(|push| push.until);
+        let first = self.waiting.front().map(|push| now + push.until.saturating_sub(real_time));
         ctx.timers.set(Timer::Push, [flight, first].into_iter().flatten().min());
     }
 
-    /// The process stood still: the answer may be there. What waits is too late for its sender.
-    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
-        self.flight.iter_mut().for_each(|flight| flight.until += pause);
-        self.set_timer(ctx);
-    }
-
     /// The answer to a push.
-    pub(super) fn on_pushed(&mut self, ctx: &mut Context, result: Result<(), NotDone>) {
-        let verdict = result.map_err(|not_done| match not_done {
-            NotDone::Rejected(reason) => nothing_was_pushed(&reason),
-            NotDone::Failed(failure) => push_failed(&failure),
-        });
+    pub(super) fn on_pushed(&mut self, ctx: &mut Context, result: Result<(), Failure>) {
+        let verdict = result.map_err(push_failed);
         let Some(Flight { sender, .. }) = self.flight.take() else { return };
         match (sender, verdict) {
             (Some(sender), Ok(())) => ctx.ack(&sender, Some(CommandName::Execute), Ack::Complete),
@@ -138,14 +127,14 @@ fn refuse(ctx: &mut Context, sender: &Sender, why: &str) {
     ctx.fail(sender, Some(CommandName::Execute), nothing_was_pushed(why));
 }
 
-fn push_failed(failure: &Failure) -> String {
-    match failure.kind {
-        FailureKind::NotSent | FailureKind::Refused | FailureKind::NotNow => {
-            nothing_was_pushed(&failure.reason)
+fn push_failed(Failure { kind, reason, .. }: Failure) -> String {
+    match kind {
+        FailureKind::Rejected | FailureKind::NotSent | FailureKind::Refused | FailureKind::NotNow => {
+            nothing_was_pushed(&reason)
         }
-        FailureKind::Unclear => unclear(&failure.reason),
+        FailureKind::Unclear => unclear(&reason),
         // The back-end says what was pushed.
-        FailureKind::Wrong => failure.reason.clone(),
+        FailureKind::Wrong => reason,
     }
 }
 

@@ -15,7 +15,7 @@ use super::command::{CommandName, Sender, Via};
 use super::event::Event;
 use super::history::{History, NoteKind};
 use super::id::{ClientId, JobId, RunId, SeqNum};
-use super::job::{Job, Running, Stage};
+use super::job::{Job, Stage};
 use super::jobs::EndedJob;
 use super::lookups::DUPLICATES_FOR;
 use super::polls::{Poll, Polled};
@@ -71,7 +71,7 @@ impl Csc {
         for RecoveredCommand { entry, .. } in &executes {
             let age = self.age(entry, clocks.get(&boot_of(entry)).copied());
             let left = age.map_or(Duration::ZERO, |age| self.ctx.settings.resubmit_limit.saturating_sub(age));
-            self.wait_for_prereqs(entry.key, Some(self.ctx.now.mono + left));
+            self.wait_for_prereqs(entry.key, Some(self.ctx.real_time() + left));
         }
         for kept in aborts {
             self.recover_abort(kept);
@@ -127,7 +127,7 @@ impl Csc {
                 let poll = Poll::new(&self.ctx, job_id.clone(), Some(job.run_id().clone()));
                 self.polls.insert(&job.url, Polled::Ours(entry.key), poll);
                 self.polls.begin(&mut self.ctx, &job.url, &Polled::Ours(entry.key));
-                job.stage = Stage::Running(Running { job_id, is_announced: true });
+                job.stage = Stage::Running { job_id };
                 // Its sender may not know its id.
                 job.reminder = Some(self.ctx.now.mono);
             }
@@ -212,7 +212,7 @@ impl Csc {
             Polled::Ours(entry.key),
             Poll::new(&self.ctx, job_id.clone(), Some(run_id.clone())),
         );
-        job.stage = Stage::Running(Running { job_id: job_id.clone(), is_announced: false });
+        job.stage = Stage::Running { job_id: job_id.clone() };
         job.history.note(&mut self.ctx, entry.key, NoteKind::Found, job_id.as_str());
         // The run that is forgotten may have sent it twice.
         self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, Some(job_id));

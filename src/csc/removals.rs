@@ -66,7 +66,6 @@ pub(super) struct Removal {
     url: Url,
     /// The `abort_job` commands that wait for it; none of a duplicate.
     waiting: Vec<(EntryKey, Sender)>,
-    /// It waits while the service's list is to decide.
     retry: Retry,
     next: Next,
     /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
@@ -79,10 +78,13 @@ pub(super) struct Removal {
     reminder: Option<Duration>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     Delete,
+    /// A GET shows whether the job is still there.
     Confirm,
+    /// The service's list does.
+    List,
 }
 
 /// How a removal ended.
@@ -110,7 +112,7 @@ impl Timed for Removal {
     }
 
     fn due(&self) -> Option<Duration> {
-        [self.retry.due(), self.reminder].into_iter().flatten().min()
+        [self.retry.due, self.reminder].into_iter().flatten().min()
     }
 }
 
@@ -133,9 +135,10 @@ impl Removal {
     /// Those that wait are reminded, if it is time; and the next request is made.
     fn on_timer(&mut self, ctx: &mut Context) {
         self.remind(ctx);
-        if !self.retry.is_due(ctx.now.mono) {
+        if self.retry.due.is_none_or(|due| ctx.now.mono < due) {
             return;
         }
+        self.retry.due = None;
         let job_id = self.job_id.clone();
         let (purpose, action) = match self.next {
             Next::Delete => (Purpose::Remove(job_id.clone()), Action::Remove { job_id }),
@@ -143,8 +146,9 @@ impl Removal {
                 let polled = Polled::Removal(job_id.clone());
                 (Purpose::Poll(polled), Action::Status { job_id, run_id: None })
             }
+            Next::List => return,
         };
-        self.retry.asked(ctx.ask(purpose, self.url.clone(), action));
+        ctx.ask(purpose, self.url.clone(), action);
     }
 
     fn remind(&mut self, ctx: &mut Context) {
@@ -165,7 +169,8 @@ impl Removal {
         result: Result<RemoveAnswer, Failure>,
     ) -> Step {
         let now = ctx.now.mono;
-        let was_there = self.seen.is_some_and(|seen| now.saturating_sub(seen) <= SEEN_RECENTLY);
+        let is_recent = |seen| seen >= ctx.thawed && now.saturating_sub(seen) <= SEEN_RECENTLY;
+        let was_there = self.seen.is_some_and(is_recent);
         match result {
             Ok(RemoveAnswer::Removed { object }) => Step::End(Verdict::Removed(object)),
             Ok(RemoveAnswer::Gone) if self.was_seen_after(asked) => self.found(ctx),
@@ -185,7 +190,7 @@ impl Removal {
         match result {
             Ok(StatusAnswer::Gone) => {
                 self.absences += 1;
-                self.retry.wait();
+                self.next = Next::List;
                 let is_certain = self.absences >= ABSENCES_MAX;
                 if is_certain { Step::End(self.absence()) } else { Step::Look(self.url.clone()) }
             }
@@ -202,12 +207,12 @@ impl Removal {
         found: Result<bool, Duration>,
     ) -> Step {
         match found {
-            _ if !self.retry.is_waiting() => {}
+            _ if self.next != Next::List => {}
             Ok(false) if !self.was_seen_after(asked) => return Step::End(self.absence()),
             Ok(_) => return self.found(ctx),
             Err(time) => {
                 self.next = Next::Confirm;
-                self.retry.again_at(time);
+                self.retry.due = Some(time);
             }
         }
         Step::Next
@@ -230,13 +235,13 @@ impl Removal {
             return self.fail(ctx, Next::Delete, "the job is still there".to_owned());
         }
         self.next = Next::Delete;
-        self.retry.again_at(ctx.now.mono);
+        self.retry.due = Some(ctx.now.mono);
         Step::Next
     }
 
     /// Goes on after a while; those that wait learn that it takes longer.
     fn fail(&mut self, ctx: &mut Context, next: Next, reason: String) -> Step {
-        if self.retry.failures() == 0 {
+        if self.retry.failures == 0 {
             ctx.warn(format!("abort of job {}: {reason}", self.job_id));
         }
         self.next = next;
@@ -283,7 +288,7 @@ impl Removals {
 
     /// One of those that wait to be tried again is tried now. It is looked for among all, once in an outage.
     pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
-        let is_due = |removal: &Removal| removal.url == *url && removal.retry.due().is_some();
+        let is_due = |removal: &Removal| removal.url == *url && removal.retry.due.is_some();
         let job_id =
             self.active.iter().find(|(_, removal)| is_due(removal)).map(|(job_id, _)| job_id.clone());
         let Some(job_id) = job_id else { return };
@@ -345,7 +350,7 @@ impl Csc {
         self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
             removal.unclear = true;
             removal.next = Next::Delete;
-            removal.retry.again_at(ctx.now.mono);
+            removal.retry.due = Some(ctx.now.mono);
             removal.reminder = Some(ctx.now.mono);
         });
     }
@@ -416,8 +421,8 @@ impl Csc {
                 self.forget_wait(execute, prereqs);
                 stale_at.is_some()
             }
-            Stage::Submitting(submitting) => submitting.doubtful || submitting.retry.due().is_none(),
-            Stage::Recording { .. } | Stage::Running(_) | Stage::Aborting { .. } => false,
+            Stage::Submitting(submitting) => submitting.doubtful || submitting.retry.due.is_none(),
+            Stage::Recording { .. } | Stage::Running { .. } | Stage::Aborting { .. } => false,
         };
         if may_exist {
             self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, execute, &job, None);

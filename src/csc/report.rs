@@ -1,5 +1,6 @@
 //! What the core reports of itself: read-only, made on demand.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -147,7 +148,7 @@ impl StageName {
             Stage::Recording { .. } => Self::Recording,
             Stage::Waiting { .. } => Self::Waiting,
             Stage::Submitting(_) => Self::Submitting,
-            Stage::Running(_) => Self::Running,
+            Stage::Running { .. } => Self::Running,
             Stage::Aborting { .. } => Self::Aborting,
         }
     }
@@ -206,8 +207,6 @@ pub struct Status<'a> {
     pub polling: Polling,
     /// Jobs that have not ended, by stage.
     pub jobs: [(StageName, usize); 5],
-    /// Running jobs by their phase at the service, where it is known.
-    pub phases: Vec<(Phase, usize)>,
     /// What was done about what previous runs left behind.
     pub recovery: Recovery,
     /// Numbers since the start.
@@ -284,10 +283,18 @@ impl Csc {
             service: self.services.report(self.ctx.now.mono, configured),
             polling: self.polls.report(&self.ctx, configured),
             jobs: StageName::UNFINISHED.map(|name| (name, self.jobs.count(name))),
-            phases: self.jobs.phases(),
             recovery: self.recovery,
             counters: self.ctx.counters,
         }
+    }
+
+    /// Running jobs by their phase at the service, where it is known.
+    pub fn phases(&self) -> BTreeMap<Phase, usize> {
+        let mut phases = BTreeMap::new();
+        for (_, job) in self.jobs.iter().filter(|(_, job)| StageName::of(&job.stage) == StageName::Running) {
+            job.phase.into_iter().for_each(|phase| *phases.entry(phase).or_default() += 1);
+        }
+        phases
     }
 
     /// All jobs that have not ended, and the last that have, as long as they are remembered, oldest first.
@@ -359,7 +366,7 @@ impl JobReport {
             waits_for: match &job.stage {
                 Stage::Recording { prereqs, .. } => prereqs.clone(),
                 Stage::Waiting { prereqs, .. } => prereqs.iter().map(|(_, job_id)| job_id.clone()).collect(),
-                Stage::Submitting(_) | Stage::Running(_) | Stage::Aborting { .. } => Vec::new(),
+                Stage::Submitting(_) | Stage::Running { .. } | Stage::Aborting { .. } => Vec::new(),
             },
             missing_prereqs: job.missing_prereqs.clone(),
             accepted: job.accepted,

@@ -79,11 +79,11 @@ impl Action {
     /// The answer that it failed.
     pub fn failed(&self, failure: Failure) -> Answer {
         match self {
-            Self::Submit(_) => Answer::Submit(Err(failure.into())),
+            Self::Submit(_) => Answer::Submit(Err(failure)),
             Self::Status { .. } => Answer::Status(Err(failure)),
             Self::Remove { .. } => Answer::Remove(Err(failure)),
             Self::List { .. } => Answer::List(Err(failure)),
-            Self::Push { .. } => Answer::Push(Err(failure.into())),
+            Self::Push { .. } => Answer::Push(Err(failure)),
             Self::Ping => Answer::Ping(Err(failure)),
         }
     }
@@ -154,7 +154,7 @@ pub struct Outcome {
 #[strum(serialize_all = "lowercase")]
 pub enum Answer {
     /// The new job.
-    Submit(Result<JobStatus, NotDone>),
+    Submit(Result<JobStatus, Failure>),
     /// How the job is.
     Status(Result<StatusAnswer, Failure>),
     /// Whether the job was there to be removed.
@@ -162,7 +162,7 @@ pub enum Answer {
     /// The jobs asked for that are there.
     List(Result<Vec<ListedJob>, Failure>),
     /// Whether the values were pushed.
-    Push(Result<(), NotDone>),
+    Push(Result<(), Failure>),
     /// Whether the back-end can be used.
     Ping(Result<(), Failure>),
 }
@@ -172,37 +172,18 @@ impl Answer {
     /// itself.
     pub fn of_service(&self) -> Option<Result<(), &Failure>> {
         match self {
-            Self::Submit(Err(NotDone::Rejected(_)))
-            | Self::Push(Err(NotDone::Rejected(_)))
-            | Self::Status(Ok(StatusAnswer::Broken { .. })) => None,
-            Self::Submit(Ok(_))
-            | Self::Status(Ok(StatusAnswer::Job(_) | StatusAnswer::Gone))
-            | Self::Remove(Ok(_))
-            | Self::List(Ok(_))
-            | Self::Push(Ok(()))
-            | Self::Ping(Ok(())) => Some(Ok(())),
-            Self::Submit(Err(NotDone::Failed(failure)))
+            Self::Status(Ok(StatusAnswer::Broken { .. })) => None,
+            Self::Submit(Ok(_)) | Self::Status(Ok(_)) | Self::Remove(Ok(_)) | Self::List(Ok(_)) => {
+                Some(Ok(()))
+            }
+            Self::Push(Ok(())) | Self::Ping(Ok(())) => Some(Ok(())),
+            Self::Submit(Err(failure))
             | Self::Status(Err(failure))
             | Self::Remove(Err(failure))
             | Self::List(Err(failure))
-            | Self::Push(Err(NotDone::Failed(failure)))
-            | Self::Ping(Err(failure)) => Some(Err(failure)),
+            | Self::Push(Err(failure))
+            | Self::Ping(Err(failure)) => (failure.kind != FailureKind::Rejected).then_some(Err(failure)),
         }
-    }
-}
-
-/// Why a submission or a push was not done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotDone {
-    /// It can never be done as it is, and why, for the ack: trying again is useless. Nothing was sent.
-    Rejected(String),
-    /// The request failed.
-    Failed(Failure),
-}
-
-impl From<Failure> for NotDone {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
     }
 }
 
@@ -266,10 +247,24 @@ pub struct Failure {
     pub reason: String,
 }
 
+impl Failure {
+    /// Of a request that was not sent; the service was not asked.
+    pub fn not_sent(reason: String) -> Self {
+        Self { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason }
+    }
+
+    /// Of a submission or a push that can never be done as it is: why, for the ack.
+    pub fn rejected(reason: String) -> Self {
+        Self { kind: FailureKind::Rejected, contact: Contact::NotAsked, reason }
+    }
+}
+
 /// What a failed request may have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum FailureKind {
+    /// A submission or a push can never be done as it is: to try it again is useless. Nothing was sent.
+    Rejected,
     /// Nothing reached the service.
     NotSent,
     /// It may have been carried out, or may be later.

@@ -170,19 +170,6 @@ impl Services {
         asked.saturating_sub(since) >= limit && health.is_valid_within(recent(ctx), ctx.now.mono)
     }
 
-    /// The process stood still for a time, in which no service could answer.
-    pub(super) fn forgive(&mut self, ctx: &mut Context, pause: Duration) {
-        for (url, health) in &mut self.0 {
-            for time in health.silent_since.iter_mut().chain(&mut health.last_valid_answer) {
-                *time += pause;
-            }
-            health.restored += pause;
-            let timer = Timer::Outage(url.clone());
-            let time = ctx.timers.time_of(&timer);
-            ctx.timers.set(timer, time.map(|time| time + pause));
-        }
-    }
-
     /// Forgets all but those.
     pub(super) fn retain(&mut self, ctx: &mut Context, is_used: impl Fn(&Url) -> bool) {
         self.0.retain(|url, _| {

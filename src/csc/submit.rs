@@ -15,12 +15,12 @@ use super::context::Purpose;
 use super::event::{Ack, Event};
 use super::history::NoteKind;
 use super::id::{EntryKey, JobId, RunId};
-use super::job::{Doubt, Job, Running, Stage, Submitting};
+use super::job::{Doubt, Job, Stage, Submitting};
 use super::lookups::{DUPLICATES_FOR, Listing};
 use super::polls::{Poll, Polled};
 use super::prerequisites::JobAt;
 use super::record::{Completion, Work};
-use super::request::{Action, Contact, Failure, FailureKind, JobStatus, NotDone};
+use super::request::{Action, Contact, Failure, FailureKind, JobStatus};
 use super::retry::Retry;
 use super::{Csc, REMINDER, RunState};
 
@@ -98,7 +98,7 @@ impl Csc {
             let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
             if let (Some(stale_at), Some(last_active)) = (stale_at, last_active) {
-                // While the prerequisite was active, no PUT was sent.
+                // While the prerequisite was active, no PUT was sent. In real time that may have been later still.
                 *stale_at = (*stale_at).max(last_active + limit);
             }
             let is_missing = job.missing_prereqs.contains(&at.1);
@@ -122,7 +122,7 @@ impl Csc {
             expires: None,
             // A job that a previous run of the daemon submitted may appear at any time.
             doubtful: stale_at.is_some(),
-            stale_at: stale_at.unwrap_or(now + self.ctx.settings.resubmit_limit),
+            stale_at: stale_at.unwrap_or(self.ctx.real_time() + self.ctx.settings.resubmit_limit),
             retry: Retry::at(now),
             doubt: None,
         };
@@ -146,28 +146,26 @@ impl Csc {
                 submitting.attempts += 1;
                 submitting.sent = ctx.now.mono;
                 submitting.doubt = None;
-                submitting.retry.asked(ctx.ask(Purpose::Submit(key), url, action));
+                submitting.retry.due = None;
+                ctx.ask(Purpose::Submit(key), url, action);
             }
         });
     }
 
     /// The answer to a PUT.
-    pub(super) fn on_submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, NotDone>) {
+    pub(super) fn on_submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, Failure>) {
         match result {
             // The execute was aborted meanwhile.
             Ok(status) if self.jobs.get(key).is_none() => self.remove_duplicate(url, status.job_id),
             Ok(status) => self.created(key, status.job_id.clone(), Some(status)),
-            Err(NotDone::Rejected(reason)) => self.give_up(key, reason),
-            Err(NotDone::Failed(failure)) => self.submit_failed(key, failure),
-        }
-    }
-
-    fn submit_failed(&mut self, key: EntryKey, failure: Failure) {
-        self.log_trouble(key, |run_id| format!("submission of {run_id}: {failure}"));
-        match failure.kind {
-            FailureKind::NotSent => self.pause(key, failure.reason),
-            FailureKind::Refused | FailureKind::Unclear | FailureKind::Wrong | FailureKind::NotNow => {
-                self.doubt(key, failure);
+            Err(Failure { kind: FailureKind::Rejected, reason, .. }) => self.give_up(key, reason),
+            Err(failure) => {
+                self.log_trouble(key, |run_id| format!("submission of {run_id}: {failure}"));
+                if failure.kind == FailureKind::NotSent {
+                    self.pause(key, failure.reason);
+                } else {
+                    self.doubt(key, failure);
+                }
             }
         }
     }
@@ -201,7 +199,7 @@ impl Csc {
             let lost = expires.max(now) + ctx.settings.settle_time;
             let after = ctx.last_ticket();
             submitting.doubt = Some(Doubt { after, listed: None, failure, lost, is_last: false });
-            submitting.retry.wait();
+            submitting.retry.due = None;
             Some(job.url.clone())
         });
         if let Some(url) = url.flatten() {
@@ -226,7 +224,7 @@ impl Csc {
             // A PUT to which the service itself never answered is sent once more when submit_timeout is over.
             let is_over = expires.is_some_and(|expires| list.asked >= expires)
                 && (was_last || doubt.failure.contact != Contact::Silent);
-            let (is_stale, is_refused) = (now >= *stale_at, *refusals >= REFUSALS_MAX);
+            let (is_stale, is_refused) = (ctx.real_time() >= *stale_at, *refusals >= REFUSALS_MAX);
             Some(if is_stale {
                 Err(stale(job.run_id(), ctx.settings.resubmit_limit))
             } else if is_over || is_refused {
@@ -284,7 +282,7 @@ impl Csc {
             Poll::of_present(&self.ctx, job_id.clone(), run_id.clone()),
         );
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            job.stage = Stage::Running(Running { job_id: job_id.clone(), is_announced: false });
+            job.stage = Stage::Running { job_id: job_id.clone() };
             (job.problem, job.trouble_logged) = (None, false);
             job.history.note(ctx, key, kind, job_id.as_str());
             phase.into_iter().for_each(|phase| job.set_phase(ctx, key, phase));
@@ -305,8 +303,7 @@ impl Csc {
     /// The record of a job id is durable.
     pub(super) fn announce_job_id(&mut self, key: EntryKey) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
-            let Stage::Running(Running { job_id, is_announced }) = &mut job.stage else { return None };
-            *is_announced = true;
+            let Stage::Running { job_id } = &job.stage else { return None };
             job.reminder = Some(ctx.now.mono + REMINDER);
             let (job_id, missing_prereqs) = (job_id.clone(), job.missing_prereqs.clone());
             let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };

@@ -134,14 +134,6 @@ impl<T: Timed> TimedMap<T> {
         ctx.timers.set(T::timer(key), value.due());
         Some(result)
     }
-
-    /// Changes all.
-    pub(super) fn update_all(&mut self, ctx: &mut Context, mut change: impl FnMut(&mut Context, &mut T)) {
-        for (key, value) in &mut self.0 {
-            change(ctx, value);
-            ctx.timers.set(T::timer(key), value.due());
-        }
-    }
 }
 
 #[cfg(test)]

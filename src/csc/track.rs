@@ -42,7 +42,7 @@ impl Csc {
         if let Some(job) = self.jobs.get(key)
             && let Some(submitting) = job.submitting()
         {
-            if submitting.retry.is_due(now) {
+            if submitting.retry.due.is_some_and(|due| due <= now) {
                 self.send(key);
             } else if submitting.doubt.as_ref().is_some_and(|doubt| doubt.lost <= now) {
                 self.lookups.look_a_last_time(&mut self.ctx, &job.url);

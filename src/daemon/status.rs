@@ -92,7 +92,7 @@ impl Daemon {
             },
             "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
-            "phases": counts(status.phases.iter().map(|(phase, count)| (phase.as_str(), *count))),
+            "phases": counts(self.turn.csc().phases().iter().map(|(phase, count)| (phase.as_str(), *count))),
             "executes": fields!(status.counters.executes; completed, failed, vanished, aborted, refused),
             "backlog": { "commands": self.waiting_commands(), "requests": self.workers.waiting() },
             "counters": fields!(status.counters;

@@ -1,5 +1,6 @@
 //! When jobs are polled: singly and spread over the interval, or by list, which proves only that a job is still active.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ocps::csc::Settings;
@@ -382,7 +383,7 @@ fn the_phase_that_a_list_shows_is_reported() {
     let queued =
         |world: &World| Reply::Listed(vec![ListedJob { phase: Phase::Queued, ..world.active("j1", 1) }]);
     world.answer("LIST", queued(&world));
-    assert_eq!(world.csc.status().phases, [(Phase::Queued, 1)]);
+    assert_eq!(world.csc.phases(), BTreeMap::from([(Phase::Queued, 1)]));
     // A problem is over too.
     world.run_to_answer("GET j1", failed(FailureKind::Wrong, Contact::Answered));
     let problem = |world: &World| world.csc.job_reports().next().unwrap().problem;

@@ -136,11 +136,11 @@ fn start_fails_with_one_clear_line() {
     assert_eq!(why_not(&env(&nobody), ""), at(&nobody, "refuses the connection: is it running there?"));
     let wrong = [host, ("REDIS_PORT", port.as_str()), ("REDIS_PASSWORD", "wrong-secret")];
     assert_eq!(why_not(&wrong, ""), at(&port, "refuses the password"));
-    assert_eq!(why_not(&env(&open), ""), at(&open, "wants no password: it has none set"));
+    assert_eq!(why_not(&env(&open), ""), at(&open, "refuses the password"));
     assert!(why_not(&env("x"), "").starts_with("Failed: REDIS_PORT must be a number"));
-    assert_eq!(why_not(&env(&silent), ""), at(&silent, "gave no answer within 2 s"));
+    assert_eq!(why_not(&env(&silent), ""), at(&silent, "gave no answer in time"));
     let nowhere = [("REDIS_HOST", "no-such-host.invalid"), password];
-    assert!(why_not(&nowhere, "").contains("no-such-host.invalid:6379 cannot be found"));
+    assert!(why_not(&nowhere, "").contains("no-such-host.invalid:6379 cannot be reached: "));
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_frozen_server_does_not_delay_the_ack() {
     let took = begun.elapsed();
     server.signal(Signal::CONT);
     assert!(took < SCRIPT, "{took:?}");
-    assert!(result.ends_with("gave no answer within 2 s; nothing was pushed"), "{result}");
+    assert!(result.ends_with("gave no answer in time; nothing was pushed"), "{result}");
     assert_eq!(push(&mut client, r#"{"a":3}"#), "Done");
     // What the server finds in its buffers when it wakes up is no transaction.
     thread::sleep(Duration::from_millis(200));

@@ -65,7 +65,7 @@ impl Attempt {
             Some(FailureKind::Refused) => {
                 Self { refusals: self.refusals + 1, ..Self::over(Need::OneLook, last) }
             }
-            Some(FailureKind::Unclear | FailureKind::Wrong) | None => {
+            Some(FailureKind::Unclear | FailureKind::Wrong | FailureKind::Rejected) | None => {
                 Self { refusals: self.refusals, ..Self::over(Need::Settled, last) }
             }
         }

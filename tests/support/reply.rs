@@ -2,7 +2,7 @@
 
 use ocps::csc::event::JobObject;
 use ocps::csc::request::{
-    Action, Answer, Failure, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer,
+    Action, Answer, Failure, FailureKind, JobStatus, ListedJob, RemoveAnswer, StatusAnswer,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ impl Reply {
         let answer = match (action, self) {
             (action, Self::Failed(failure)) => action.failed(failure),
             (Action::Submit(_), Self::Job(job)) => Answer::Submit(Ok(job)),
-            (Action::Submit(_), Self::Rejected { reason }) => Answer::Submit(Err(NotDone::Rejected(reason))),
+            (Action::Submit(_), Self::Rejected { reason }) => Answer::Submit(Err(Failure::rejected(reason))),
             (Action::Status { .. }, Self::Job(job)) => Answer::Status(Ok(StatusAnswer::Job(job))),
             (Action::Status { .. }, Self::Gone) => Answer::Status(Ok(StatusAnswer::Gone)),
             (Action::Status { .. }, Self::Broken { report }) => {
@@ -35,7 +35,7 @@ impl Reply {
             }
             (Action::List { .. }, Self::Listed(jobs)) => Answer::List(Ok(jobs)),
             (Action::Push { .. }, Self::Done) => Answer::Push(Ok(())),
-            (Action::Push { .. }, Self::Rejected { reason }) => Answer::Push(Err(NotDone::Rejected(reason))),
+            (Action::Push { .. }, Self::Rejected { reason }) => Answer::Push(Err(Failure::rejected(reason))),
             (Action::Ping, Self::Done) => Answer::Ping(Ok(())),
             _ => return None,
         };
@@ -52,11 +52,12 @@ impl From<Answer> for Reply {
             Answer::Remove(Ok(RemoveAnswer::Removed { object })) => Self::Removed { object },
             Answer::List(Ok(jobs)) => Self::Listed(jobs),
             Answer::Push(Ok(())) | Answer::Ping(Ok(())) => Self::Done,
-            Answer::Submit(Err(NotDone::Rejected(reason))) | Answer::Push(Err(NotDone::Rejected(reason))) => {
+            Answer::Submit(Err(Failure { kind: FailureKind::Rejected, reason, .. }))
+            | Answer::Push(Err(Failure { kind: FailureKind::Rejected, reason, .. })) => {
                 Self::Rejected { reason }
             }
-            Answer::Submit(Err(NotDone::Failed(failure)))
-            | Answer::Push(Err(NotDone::Failed(failure)))
+            Answer::Submit(Err(failure))
+            | Answer::Push(Err(failure))
             | Answer::Status(Err(failure))
             | Answer::Remove(Err(failure))
             | Answer::List(Err(failure))
@@ -68,11 +69,11 @@ impl From<Answer> for Reply {
 /// The failure of the request that has this answer.
 pub fn failed_instead(answer: &Answer, failure: Failure) -> Answer {
     match answer {
-        Answer::Submit(_) => Answer::Submit(Err(failure.into())),
+        Answer::Submit(_) => Answer::Submit(Err(failure)),
         Answer::Status(_) => Answer::Status(Err(failure)),
         Answer::Remove(_) => Answer::Remove(Err(failure)),
         Answer::List(_) => Answer::List(Err(failure)),
-        Answer::Push(_) => Answer::Push(Err(failure.into())),
+        Answer::Push(_) => Answer::Push(Err(failure)),
         Answer::Ping(_) => Answer::Ping(Err(failure)),
     }
 }

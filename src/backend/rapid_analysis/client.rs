@@ -8,7 +8,7 @@ use super::session::{Session, Trouble};
 use super::values::{self, Value};
 use crate::backend::{Backend, withheld};
 use crate::config::settings;
-use crate::csc::request::{Contact, Failure, FailureKind, NotDone};
+use crate::csc::request::{Contact, Failure, FailureKind};
 use crate::lease::Lease;
 use crate::url::Url;
 
@@ -59,17 +59,17 @@ impl RapidAnalysis {
         let Trouble(kind, what) = trouble;
         let contact = match kind {
             FailureKind::NotSent | FailureKind::Unclear | FailureKind::NotNow => Contact::Silent,
-            FailureKind::Refused | FailureKind::Wrong => Contact::Answered,
+            FailureKind::Rejected | FailureKind::Refused | FailureKind::Wrong => Contact::Answered,
         };
         Failure { kind, contact, reason: format!("Redis at {} {what}", self.access.shown()) }
     }
 }
 
 impl Backend for RapidAnalysis {
-    fn push(&self, config: &str, patience: Duration) -> Result<(), NotDone> {
+    fn push(&self, config: &str, patience: Duration) -> Result<(), Failure> {
         let end = Instant::now() + patience;
         let mut session = self.session();
-        let values = values::parse(config).map_err(NotDone::Rejected)?;
+        let values = values::parse(config).map_err(Failure::rejected)?;
         let pushed = self.push_over(session.take(), &values, end).map_err(|failure| {
             let is_withheld = failure.kind == FailureKind::NotSent && !self.lease.is_valid();
             if is_withheld { withheld() } else { failure }
@@ -83,8 +83,7 @@ impl Backend for RapidAnalysis {
     fn ping(&self, _url: &Url) -> Result<(), Failure> {
         let mut session = self.session();
         *session = None;
-        // Connection, password and ping.
-        let end = Instant::now() + self.settings.connect_timeout + 2 * self.settings.response_timeout;
+        let end = Instant::now() + self.settings.connect_timeout + self.settings.response_timeout;
         let mut opened = self.open(end)?;
         opened.ping(end).map_err(|trouble| self.failure(trouble))?;
         log::info!("Redis at {} answers", self.access.shown());

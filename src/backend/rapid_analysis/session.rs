@@ -5,13 +5,12 @@
 #![allow(clippy::wildcard_enum_match_arm, reason = "redis::Value is not ours and may get more variants")]
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use redis::io::tcp::TcpSettings;
 use redis::{
-    Client, Connection, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError,
-    ServerError,
+    Client, Connection, ConnectionAddr, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo,
+    RedisError, ServerError,
 };
 
 use super::access::Target;
@@ -32,32 +31,26 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects and gives the password.
+    /// Connects and gives the password, within the time limit for connecting.
     pub(super) fn open(target: &Target, settings: &settings::Redis, end: Instant) -> Result<Self, Trouble> {
-        let connect_end = end.min(Instant::now() + settings.connect_timeout);
-        let connection = connect(target, connect_end).map_err(|why| Trouble(FailureKind::NotSent, why))?;
-        let mut session = Self { connection, response_timeout: settings.response_timeout };
-        session.authenticate(target, end)?;
-        Ok(session)
-    }
-
-    /// What the server says to a password is not shown: a strange one could repeat it.
-    fn authenticate(&mut self, target: &Target, end: Instant) -> Result<(), Trouble> {
-        self.send(redis::cmd("AUTH").arg(target.password.0.as_bytes()), end)?;
-        let error = match self.receive(end)? {
-            redis::Value::Okay => return Ok(()),
-            redis::Value::ServerError(error) => error,
-            _ => return Err(nonsense("AUTH")),
+        let redis = RedisConnectionInfo::default()
+            .set_password(target.password.0.as_str())
+            .set_protocol(ProtocolVersion::RESP2)
+            .set_skip_set_lib_name();
+        let connection = || {
+            let info = ConnectionAddr::Tcp(target.host.clone(), target.port).into_connection_info()?;
+            let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+            let time = left(end)?.min(settings.connect_timeout);
+            Client::open(info.set_redis_settings(redis))?.get_connection_with_timeout(time)
         };
-        let details = error.details().unwrap_or_default();
-        let why = if error.code() == "WRONGPASS" || details.contains("invalid password") {
-            "refuses the password"
-        } else if details.contains("without any password") {
-            "wants no password: it has none set"
-        } else {
-            "does not let us in"
-        };
-        Err(Trouble(FailureKind::Refused, why.to_owned()))
+        match connection() {
+            Ok(connection) => Ok(Self { connection, response_timeout: settings.response_timeout }),
+            // What the server says to a password is not shown: a strange one could repeat it.
+            Err(error) if error.kind() == ErrorKind::AuthenticationFailed => {
+                Err(Trouble(FailureKind::Refused, "refuses the password".to_owned()))
+            }
+            Err(error) => Err(lost(&error)),
+        }
     }
 
     /// Asks whether the server serves us.
@@ -131,7 +124,7 @@ impl Session {
             self.connection.set_write_timeout(Some(left))?;
             self.connection.send_packed_command(commands)
         });
-        sent.map_err(|error| self.lost(&error))
+        sent.map_err(|error| lost(&error))
     }
 
     fn receive(&mut self, end: Instant) -> Result<redis::Value, Trouble> {
@@ -139,50 +132,27 @@ impl Session {
             self.connection.set_read_timeout(Some(left))?;
             self.connection.recv_response()
         });
-        received.map_err(|error| self.lost(&error))
+        received.map_err(|error| lost(&error))
     }
 
     /// How long the next step may take.
     fn left(&self, end: Instant) -> Result<Duration, RedisError> {
         Ok(left(end)?.min(self.response_timeout))
     }
-
-    fn lost(&self, error: &RedisError) -> Trouble {
-        Trouble(
-            FailureKind::NotSent,
-            if error.is_timeout() {
-                format!("gave no answer within {} s", self.response_timeout.as_secs_f64())
-            } else if error.is_connection_dropped() {
-                "closed the connection".to_owned()
-            } else {
-                format!("failed: {}", quote(error))
-            },
-        )
-    }
 }
 
-/// Connects to the first address of the host that answers; all of them together have until `end`.
-fn connect(target: &Target, end: Instant) -> Result<Connection, String> {
-    let addresses = (target.host.as_str(), target.port).to_socket_addrs();
-    let mut last = "has no address".to_owned();
-    for address in addresses.map_err(|error| format!("cannot be found: {error}"))? {
-        match connect_to(address, end) {
-            Ok(connection) => return Ok(connection),
-            Err(error) if error.is_timeout() => last = "cannot be reached: no answer in time".to_owned(),
-            Err(error) if error.is_connection_refusal() => {
-                last = "refuses the connection: is it running there?".to_owned();
-            }
-            Err(error) => last = format!("cannot be reached: {}", quote(error)),
-        }
-    }
-    Err(last)
-}
-
-fn connect_to(address: SocketAddr, end: Instant) -> Result<Connection, RedisError> {
-    let info = ConnectionAddr::Tcp(address.ip().to_string(), address.port()).into_connection_info()?;
-    let redis = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
-    let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true)).set_redis_settings(redis);
-    Client::open(info)?.get_connection_with_timeout(left(end)?)
+/// What becomes of the step in which the connection fails so, or cannot be made.
+fn lost(error: &RedisError) -> Trouble {
+    let why = if error.is_timeout() {
+        "gave no answer in time".to_owned()
+    } else if error.is_connection_refusal() {
+        "refuses the connection: is it running there?".to_owned()
+    } else if error.is_connection_dropped() {
+        "closed the connection".to_owned()
+    } else {
+        format!("cannot be reached: {}", quote(error))
+    };
+    Trouble(FailureKind::NotSent, why)
 }
 
 /// The time until `end`, if any is left.

@@ -32,7 +32,7 @@ use crate::backend::{Backend, Wanted, withheld};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{
-    Contact, Failure, FailureKind, JobStatus, ListedJob, NotDone, RemoveAnswer, StatusAnswer, Submission,
+    Contact, Failure, FailureKind, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission,
 };
 use crate::lease::Lease;
 use crate::resolver::{Lookup, http_config};
@@ -191,13 +191,10 @@ impl Uws {
                 }
                 Ok(None)
             }
-            None => {
-                let reason = format!(
-                    "{address} is not asked: the journal keeps no passwords, and no configuration was read that has one: \
+            None => Err(Failure::not_sent(format!(
+                "{address} is not asked: the journal keeps no passwords, and no configuration was read that has one: \
                      see the log, and send start"
-                );
-                Err(Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason })
-            }
+            ))),
         }
     }
 
@@ -209,17 +206,17 @@ impl Uws {
             return Ok(());
         }
         let shown = quote(base);
-        let reason = format!("{shown} said to ask again later (Retry-After): in {:.1} s", left.as_secs_f64());
-        Err(Failure { kind: FailureKind::NotSent, contact: Contact::NotAsked, reason })
+        let seconds = left.as_secs_f64();
+        Err(Failure::not_sent(format!("{shown} said to ask again later (Retry-After): in {seconds:.1} s")))
     }
 }
 
 impl Backend for Uws {
-    fn submit(&self, base: &Url, submission: &Submission) -> Result<JobStatus, NotDone> {
+    fn submit(&self, base: &Url, submission: &Submission) -> Result<JobStatus, Failure> {
         let body = payload::body(submission);
         let call = self.call("PUT", base, "/job", self.settings.put_timeout);
         let response = self.send(&call, &body)?;
-        Ok(call.read(response, OBJECT_LIMIT).job(None, Some(&submission.run_id))?)
+        call.read(response, OBJECT_LIMIT).job(None, Some(&submission.run_id))
     }
 
     fn status(&self, base: &Url, job_id: &JobId, run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {
