@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantArray, VariantNames};
 
 use super::Csc;
 use super::configuration::Configuration;
@@ -23,7 +23,7 @@ use crate::url::Url;
 const TEXT_MAX: usize = 2000;
 
 /// Numbers since the start of the daemon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Commands taken.
     pub commands: u64,
@@ -37,32 +37,8 @@ pub struct Counters {
     pub requests: u64,
     /// Requests that failed.
     pub failed_requests: u64,
-    /// Executes that were accepted and have ended.
-    pub executes: Ended,
-}
-
-/// Executes by their outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "see JobOutcome")]
-pub struct Ended {
-    pub completed: u64,
-    pub failed: u64,
-    pub vanished: u64,
-    pub aborted: u64,
-    pub refused: u64,
-}
-
-impl Ended {
-    pub(super) fn count(&mut self, outcome: JobOutcome) {
-        let count = match outcome {
-            JobOutcome::Completed => &mut self.completed,
-            JobOutcome::Failed => &mut self.failed,
-            JobOutcome::Vanished => &mut self.vanished,
-            JobOutcome::Aborted => &mut self.aborted,
-            JobOutcome::Refused => &mut self.refused,
-        };
-        *count += 1;
-    }
+    /// Executes that were accepted and have ended, by outcome.
+    pub executes: BTreeMap<JobOutcome, usize>,
 }
 
 /// What was done about what previous runs left behind.
@@ -155,7 +131,7 @@ impl StageName {
 }
 
 /// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, strum::VariantNames)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray, VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum JobOutcome {
     /// The service says that it succeeded.
@@ -210,7 +186,7 @@ pub struct Status<'a> {
     /// What was done about what previous runs left behind.
     pub recovery: Recovery,
     /// Numbers since the start.
-    pub counters: Counters,
+    pub counters: &'a Counters,
 }
 
 /// One job.
@@ -284,7 +260,7 @@ impl Csc {
             polling: self.polls.report(&self.ctx, configured),
             jobs: StageName::UNFINISHED.map(|name| (name, self.jobs.count(name))),
             recovery: self.recovery,
-            counters: self.ctx.counters,
+            counters: &self.ctx.counters,
         }
     }
 

@@ -120,7 +120,7 @@ impl Csc {
         let job_id = end.result.as_ref().map(|result| result.job_id.clone());
         let report = JobReport::of_ended(&job, job_id, &end);
         if let Some(outcome) = report.outcome {
-            self.ctx.counters.executes.count(outcome);
+            *self.ctx.counters.executes.entry(outcome).or_default() += 1;
         }
         let level = match report.outcome {
             Some(JobOutcome::Completed | JobOutcome::Aborted) => LogLevel::Info,
