@@ -37,9 +37,8 @@ impl Csc {
     /// Takes what previous runs left; nothing is done about it before it is clear that no other instance is running,
     /// but what was seen is known from the beginning.
     pub(super) fn on_recovered(&mut self, mut recovered: Recovered) {
-        // Whenever that was: the clock of that run may have been wrong.
         for sender in mem::take(&mut recovered.seen) {
-            self.seen.is_repeated(&sender, self.ctx.now.mono);
+            self.seen.is_repeated(&sender);
         }
         self.last_key = self.last_key.max(recovered.last_key);
         match self.run_state {
