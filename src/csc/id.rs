@@ -84,9 +84,7 @@ impl RunId {
         let (seq_num, index) = (parts.next()?, parts.next()?.strip_prefix(OURS)?);
         parts.next()?;
         let seq_num = seq_num.parse().ok().filter(|number| *number >= 0)?;
-        let is_canonical = index.starts_with(|first| matches!(first, '1'..='9'));
-        let number = index.parse::<i32>().ok().filter(|_| is_canonical)?;
-        let index = SalIndex::ALL.iter().find(|known| known.number() == number)?;
+        let index = SalIndex::ALL.iter().find(|known| known.number().to_string() == index)?;
         Some((SeqNum(seq_num), *index))
     }
 

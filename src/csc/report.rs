@@ -210,9 +210,9 @@ pub struct JobReport {
     pub version: String,
     /// The data query.
     pub data_query: String,
-    /// The options of the run, as submitted.
+    /// The options of the run, as submitted: the configured input collection, and those of the command.
     pub run_options: String,
-    /// The outputs that are kept, as submitted.
+    /// The outputs that are kept, as submitted: those of the command, else the configured ones.
     pub output_glob: String,
     /// How far it is.
     pub stage: StageName,
@@ -324,6 +324,7 @@ pub(super) fn beginning(text: &str, max: usize) -> String {
 
 impl JobReport {
     fn new(job: &Job) -> Self {
+        let variable = |name| beginning(job.submission.variable(name), TEXT_MAX);
         Self {
             job_id: job.job_id().cloned(),
             run_id: job.run_id().clone(),
@@ -332,10 +333,10 @@ impl JobReport {
             identity: job.sender.identity.clone(),
             origin: job.sender.origin,
             pipeline: beginning(&job.submission.pipeline, TEXT_MAX),
-            version: beginning(job.submission.version(), TEXT_MAX),
-            data_query: beginning(job.submission.data_query(), TEXT_MAX),
-            run_options: beginning(job.submission.run_options(), TEXT_MAX),
-            output_glob: beginning(job.submission.output_glob(), TEXT_MAX),
+            version: variable("IMAGE_TAG"),
+            data_query: variable("DATA_QUERY"),
+            run_options: variable("RUN_OPTIONS"),
+            output_glob: variable("OUTPUT_GLOB"),
             stage: StageName::of(&job.stage),
             phase: job.phase,
             polled: None,

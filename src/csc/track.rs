@@ -32,9 +32,7 @@ impl Csc {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             if job.reminder.is_some_and(|due| due <= now) {
                 job.reminder = Some(now + REMINDER);
-                if let Some(job_id) = job.job_id().cloned() {
-                    let missing_prereqs = job.missing_prereqs.clone();
-                    let ack = Ack::InProgress { job_id, missing_prereqs };
+                if let Some(ack) = job.in_progress() {
                     ctx.ack(&job.sender, Some(CommandName::Execute), ack);
                 }
             }
