@@ -119,7 +119,7 @@ fn the_example_configuration_lacks_only_the_address_of_the_service() {
     let example =
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("etc/OCPS/v4/_init.yaml")).unwrap();
     let dir = Dir::new(&[("_init.yaml", &example)]);
-    for index in SalIndex::ALL {
+    for &index in SalIndex::ALL {
         let reader = Reader { site: None, index, ..dir.reader("") };
         if index == SalIndex::Ra {
             assert_eq!(reader.read("").unwrap().service.url.address(), "");
@@ -129,7 +129,7 @@ fn the_example_configuration_lacks_only_the_address_of_the_service() {
         }
     }
     dir.write("_init.yaml", &example.replace("uws-server.example.org", "uws-server"));
-    for index in SalIndex::ALL {
+    for &index in SalIndex::ALL {
         let reader = Reader { site: None, index, ..dir.reader("") };
         assert_eq!(reader.read("").unwrap().service.url.is_empty(), index == SalIndex::Ra, "{index}");
     }

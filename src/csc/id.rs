@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// Longest job id and run id, in characters: both are Kubernetes label values at the service.
 const LABEL_MAX: usize = 63;
 
@@ -82,10 +84,8 @@ impl RunId {
         let (seq_num, index) = (parts.next()?, parts.next()?.strip_prefix(OURS)?);
         parts.next()?;
         let seq_num = seq_num.parse().ok().filter(|number| *number >= 0)?;
-        let is_canonical = index.starts_with(|first| matches!(first, '1'..='9'));
-        let number = index.parse::<i32>().ok().filter(|_| is_canonical)?;
-        let index = SalIndex::ALL.into_iter().find(|known| known.number() == number)?;
-        Some((SeqNum(seq_num), index))
+        let index = SalIndex::ALL.iter().find(|known| known.number().to_string() == index)?;
+        Some((SeqNum(seq_num), *index))
     }
 
     /// The run id as text.
@@ -118,21 +118,25 @@ impl ClientId {
 }
 
 /// Which of the observatory's OCPS instances we are: the `salIndex` of everything we read and write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, VariantArray)]
 pub enum SalIndex {
     /// 1: the Auxiliary Telescope's spectrograph.
+    #[strum(serialize = "LATISS")]
     Latiss = 1,
     /// 2: the commissioning camera.
+    #[strum(serialize = "LSSTComCam")]
     LsstComCam = 2,
     /// 3: the main camera.
+    #[strum(serialize = "LSSTCam")]
     LsstCam = 3,
     /// 101: Rapid Analysis, driven over Redis.
+    #[strum(serialize = "RA")]
     Ra = 101,
 }
 
 impl SalIndex {
     /// All indices, ascending.
-    pub const ALL: [Self; 4] = [Self::Latiss, Self::LsstComCam, Self::LsstCam, Self::Ra];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The number in `salIndex`.
     pub fn number(self) -> i32 {
@@ -141,12 +145,7 @@ impl SalIndex {
 
     /// The name used in `instances:` of the component configuration.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Latiss => "LATISS",
-            Self::LsstComCam => "LSSTComCam",
-            Self::LsstCam => "LSSTCam",
-            Self::Ra => "RA",
-        }
+        self.into()
     }
 
     /// Parses a number or a name in any case.
@@ -154,12 +153,10 @@ impl SalIndex {
     /// # Errors
     /// One line that names what is allowed.
     pub fn parse(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|i| i.name().eq_ignore_ascii_case(text) || i.number().to_string() == text)
-            .ok_or_else(|| {
-                format!("unknown index {text:?}: 1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA)")
-            })
+        let is_it = |i: &&Self| i.name().eq_ignore_ascii_case(text) || i.number().to_string() == text;
+        Self::ALL.iter().find(is_it).copied().ok_or_else(|| {
+            format!("unknown index {text:?}: 1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA)")
+        })
     }
 }
 

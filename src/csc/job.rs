@@ -8,7 +8,7 @@ use crate::url::Url;
 
 use super::command::Sender;
 use super::context::Context;
-use super::event::Phase;
+use super::event::{Ack, Phase};
 use super::history::{History, NoteKind};
 use super::id::{EntryKey, JobId, RunId};
 use super::prerequisites::JobAt;
@@ -145,6 +145,12 @@ impl Job {
             Stage::Running { job_id } | Stage::Aborting { job_id } => Some(job_id),
             Stage::Recording { .. } | Stage::Waiting { .. } | Stage::Submitting(_) => None,
         }
+    }
+
+    /// The ack that tells the sender that its job exists and has not ended.
+    pub(super) fn in_progress(&self) -> Option<Ack> {
+        let missing_prereqs = self.missing_prereqs.clone();
+        self.job_id().cloned().map(|job_id| Ack::InProgress { job_id, missing_prereqs })
     }
 
     pub(super) fn run_id(&self) -> &RunId {

@@ -352,8 +352,10 @@ impl Csc {
 
     /// Notes that a command came; false if it came before.
     fn is_new(&mut self, command: &Command) -> bool {
-        if self.seen.is_repeated(&command.sender, self.ctx.now.mono) {
-            self.ctx.warn(format!("ignored a command that came twice: {}", describe(command)));
+        if self.seen.is_repeated(&command.sender) {
+            let name = command.kind.name().map_or("unknown", CommandName::as_str);
+            let Sender { seq_num, identity, .. } = &command.sender;
+            self.ctx.warn(format!("ignored a command that came twice: {name} {} of {identity}", seq_num.0));
             return false;
         }
         match command.sender.via {
@@ -639,10 +641,4 @@ impl Csc {
             final_ack(&mut self.ctx, key, sender, CommandName::AbortJob, Ack::Failed { reason });
         }
     }
-}
-
-/// A command for the log.
-fn describe(command: &Command) -> String {
-    let name = command.kind.name().map_or("unknown", CommandName::as_str);
-    format!("{name} {} of {}", command.sender.seq_num.0, command.sender.identity)
 }

@@ -37,9 +37,8 @@ impl Csc {
     /// Takes what previous runs left; nothing is done about it before it is clear that no other instance is running,
     /// but what was seen is known from the beginning.
     pub(super) fn on_recovered(&mut self, mut recovered: Recovered) {
-        // Whenever that was: the clock of that run may have been wrong.
         for sender in mem::take(&mut recovered.seen) {
-            self.seen.is_repeated(&sender, self.ctx.now.mono);
+            self.seen.is_repeated(&sender);
         }
         self.last_key = self.last_key.max(recovered.last_key);
         match self.run_state {
@@ -140,7 +139,7 @@ impl Csc {
     /// commands is lost. Nobody can be answered, but their results are published.
     pub(super) fn take_unknown(&mut self, url: &Url, found: &[ListedJob]) {
         let mut ended: BTreeSet<RunId> = self.jobs.ended().map(|ended| ended.report.run_id.clone()).collect();
-        let (mut names, mut left_out) = (Vec::new(), 0);
+        let mut names = Vec::new();
         let (index, max) = (self.ctx.settings.index, self.ctx.settings.max_jobs);
         for ListedJob { job_id, run_id, phase } in found {
             let Some((seq_num, _)) = run_id.made_for().filter(|(_, of)| *of == index) else { continue };
@@ -153,30 +152,22 @@ impl Csc {
             if is_known {
                 continue;
             }
-            if self.jobs.len() >= max {
-                left_out += 1;
-                continue;
-            }
             // One of each run; another is a duplicate.
             ended.insert(run_id.clone());
             names.push(format!("{job_id} (run {run_id})"));
-            self.take_up(seq_num, run_id, job_id, url);
-        }
-        if left_out > 0 {
-            let line = format!(
-                "unknown jobs at the service that are not followed: {left_out}; the limit is {max} jobs"
-            );
-            self.ctx.warn(line);
+            if self.jobs.len() < max {
+                self.take_up(seq_num, run_id, job_id, url);
+                self.recovery.found += 1;
+            }
         }
         if names.is_empty() {
             return;
         }
-        self.recovery.found += names.len() as u64;
         let count = names.len();
         names.truncate(NAMED_MAX);
         let line = format!(
-            "jobs of index {index} that run at the service and are not in the journal: {count}; they are followed to their \
-             job_result, but their senders are not known and get no ack: {}",
+            "jobs of index {index} that run at the service and are not in the journal: {count}; up to the limit of {max} \
+             jobs they are followed to their job_result, but their senders are not known and get no ack: {}",
             names.join(", ")
         );
         self.ctx.warn(line);

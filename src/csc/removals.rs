@@ -31,9 +31,6 @@ use super::{Csc, REMINDER};
 /// First wait before a removal is tried or confirmed again; it doubles with each.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 
-/// Most `abort_job` commands that wait for one removal.
-const WAITING_MAX: usize = 100;
-
 /// A job that was there so short a time ago cannot have ended and vanished since: services keep them for hours.
 /// A DELETE that finds nothing then is the second of two that a gateway made of one.
 const SEEN_RECENTLY: Duration = Duration::from_secs(600);
@@ -255,17 +252,10 @@ impl Removal {
 }
 
 impl Removals {
-    /// Why one more abort of this job is refused.
-    fn refusal(&self, max: usize, job_id: &JobId) -> Option<String> {
-        let recording = self.recording.values().filter(|abort| abort.job_id == *job_id).count();
-        let waiting = recording + self.active.get(job_id).map_or(0, |removal| removal.waiting.len());
-        if waiting >= WAITING_MAX {
-            Some(format!("{WAITING_MAX} commands wait for the abort of job {job_id}, which is the limit"))
-        } else if waiting == 0 && self.recording.len() + self.active.len() >= max {
-            Some(format!("{max} aborts are in progress, which is the limit"))
-        } else {
-            None
-        }
+    /// How many commands and duplicates are in progress.
+    fn count(&self) -> usize {
+        let active = self.active.iter().map(|(_, removal)| removal.waiting.len().max(1));
+        self.recording.len() + active.sum::<usize>()
     }
 
     /// An abort that cannot be recorded is not carried out.
@@ -316,15 +306,18 @@ impl Removals {
 impl Csc {
     /// Accepts an `abort_job`.
     pub(super) fn abort(&mut self, sender: Sender, job_id: JobId) {
-        if let Some(reason) = self.removals.refusal(self.ctx.settings.max_jobs, &job_id) {
-            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
-        }
-        let ours = self.jobs.by_id(&job_id).or_else(|| self.key_of_run(&job_id));
-        let url = ours.and_then(|key| self.jobs.get(key)).map(|job| &job.url);
-        let Some(url) = url.or_else(|| self.transitions.service().map(|service| &service.url)).cloned()
-        else {
-            let reason = "no configuration was applied".to_owned();
-            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
+        let max = self.ctx.settings.max_jobs;
+        let ours = self.our_job(&job_id).and_then(|key| self.jobs.get(key)).map(|job| &job.url);
+        let url = match ours.or_else(|| self.transitions.service().map(|service| &service.url)) {
+            _ if self.removals.count() >= max => {
+                Err(format!("{max} aborts are in progress, which is the limit"))
+            }
+            Some(url) => Ok(url.clone()),
+            None => Err("no configuration was applied".to_owned()),
+        };
+        let url = match url {
+            Ok(url) => url,
+            Err(reason) => return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason),
         };
         let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
         let key = self.accept(sender.clone(), work).key;
@@ -334,8 +327,7 @@ impl Csc {
     /// The record of an abort is durable: the job may be removed.
     pub(super) fn abort_journaled(&mut self, key: EntryKey) {
         if let Some(abort) = self.removals.recording.remove(&key) {
-            let ours = self.jobs.by_id(&abort.job_id).or_else(|| self.key_of_run(&abort.job_id));
-            if let Some(ours) = ours {
+            if let Some(ours) = self.our_job(&abort.job_id) {
                 self.jobs.update(&mut self.ctx, ours, |ctx, job| {
                     job.history.note(ctx, ours, NoteKind::Abort, &abort.sender.identity);
                 });
@@ -384,14 +376,14 @@ impl Csc {
         Some(job_id)
     }
 
-    /// The execute whose run id this is, unless it has ended.
-    fn key_of_run(&self, id: &JobId) -> Option<EntryKey> {
-        self.jobs.by_run(&RunId::parse(id.as_str())?)
+    /// The execute whose job id or run id this is, unless it has ended.
+    fn our_job(&self, id: &JobId) -> Option<EntryKey> {
+        self.jobs.by_id(id).or_else(|| self.jobs.by_run(&RunId::parse(id.as_str())?))
     }
 
     /// Ends the abort of a run that has no job; else gives the job that is to be removed.
     fn end_unsubmitted(&mut self, key: EntryKey, sender: &Sender, id: JobId) -> Option<JobId> {
-        let ack = if let Some(execute) = self.key_of_run(&id) {
+        let ack = if let Some(execute) = self.our_job(&id) {
             let job_id = self.jobs.get(execute).and_then(Job::job_id).cloned();
             if job_id.is_some() {
                 return job_id;
@@ -440,7 +432,7 @@ impl Csc {
     /// Removes a second job of a run.
     pub(super) fn remove_duplicate(&mut self, url: &Url, job_id: JobId) {
         let known = self.removals.contains(&job_id) || self.jobs.by_id(&job_id).is_some();
-        if known || self.removals.active.len() >= self.ctx.settings.max_jobs {
+        if known || self.removals.count() >= self.ctx.settings.max_jobs {
             return;
         }
         self.ctx.warn(format!("removing job {job_id}: its run has another job, or its command has ended"));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantArray, VariantNames};
 
 use super::Csc;
 use super::configuration::Configuration;
@@ -23,7 +23,7 @@ use crate::url::Url;
 const TEXT_MAX: usize = 2000;
 
 /// Numbers since the start of the daemon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Commands taken.
     pub commands: u64,
@@ -37,32 +37,8 @@ pub struct Counters {
     pub requests: u64,
     /// Requests that failed.
     pub failed_requests: u64,
-    /// Executes that were accepted and have ended.
-    pub executes: Ended,
-}
-
-/// Executes by their outcome.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "see JobOutcome")]
-pub struct Ended {
-    pub completed: u64,
-    pub failed: u64,
-    pub vanished: u64,
-    pub aborted: u64,
-    pub refused: u64,
-}
-
-impl Ended {
-    pub(super) fn count(&mut self, outcome: JobOutcome) {
-        let count = match outcome {
-            JobOutcome::Completed => &mut self.completed,
-            JobOutcome::Failed => &mut self.failed,
-            JobOutcome::Vanished => &mut self.vanished,
-            JobOutcome::Aborted => &mut self.aborted,
-            JobOutcome::Refused => &mut self.refused,
-        };
-        *count += 1;
-    }
+    /// Executes that were accepted and have ended, by outcome.
+    pub executes: BTreeMap<JobOutcome, usize>,
 }
 
 /// What was done about what previous runs left behind.
@@ -155,7 +131,7 @@ impl StageName {
 }
 
 /// How a job ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, strum::VariantNames)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, IntoStaticStr, VariantArray, VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum JobOutcome {
     /// The service says that it succeeded.
@@ -210,7 +186,7 @@ pub struct Status<'a> {
     /// What was done about what previous runs left behind.
     pub recovery: Recovery,
     /// Numbers since the start.
-    pub counters: Counters,
+    pub counters: &'a Counters,
 }
 
 /// One job.
@@ -234,9 +210,9 @@ pub struct JobReport {
     pub version: String,
     /// The data query.
     pub data_query: String,
-    /// The options of the run, as submitted.
+    /// The options of the run, as submitted: the configured input collection, and those of the command.
     pub run_options: String,
-    /// The outputs that are kept, as submitted.
+    /// The outputs that are kept, as submitted: those of the command, else the configured ones.
     pub output_glob: String,
     /// How far it is.
     pub stage: StageName,
@@ -284,7 +260,7 @@ impl Csc {
             polling: self.polls.report(&self.ctx, configured),
             jobs: StageName::UNFINISHED.map(|name| (name, self.jobs.count(name))),
             recovery: self.recovery,
-            counters: self.ctx.counters,
+            counters: &self.ctx.counters,
         }
     }
 
@@ -348,6 +324,7 @@ pub(super) fn beginning(text: &str, max: usize) -> String {
 
 impl JobReport {
     fn new(job: &Job) -> Self {
+        let variable = |name| beginning(job.submission.variable(name), TEXT_MAX);
         Self {
             job_id: job.job_id().cloned(),
             run_id: job.run_id().clone(),
@@ -356,10 +333,10 @@ impl JobReport {
             identity: job.sender.identity.clone(),
             origin: job.sender.origin,
             pipeline: beginning(&job.submission.pipeline, TEXT_MAX),
-            version: beginning(job.submission.version(), TEXT_MAX),
-            data_query: beginning(job.submission.data_query(), TEXT_MAX),
-            run_options: beginning(job.submission.run_options(), TEXT_MAX),
-            output_glob: beginning(job.submission.output_glob(), TEXT_MAX),
+            version: variable("IMAGE_TAG"),
+            data_query: variable("DATA_QUERY"),
+            run_options: variable("RUN_OPTIONS"),
+            output_glob: variable("OUTPUT_GLOB"),
             stage: StageName::of(&job.stage),
             phase: job.phase,
             polled: None,

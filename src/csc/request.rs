@@ -113,27 +113,8 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// The version that the execute asked for.
-    pub fn version(&self) -> &str {
-        self.variable("IMAGE_TAG")
-    }
-
-    /// The data that the execute asked for.
-    pub fn data_query(&self) -> &str {
-        self.variable("DATA_QUERY")
-    }
-
-    /// Options of the pipeline run: the configured input collection, and those that the execute asked for.
-    pub fn run_options(&self) -> &str {
-        self.variable("RUN_OPTIONS")
-    }
-
-    /// Which outputs are kept: those that the execute asked for, else the configured ones.
-    pub fn output_glob(&self) -> &str {
-        self.variable("OUTPUT_GLOB")
-    }
-
-    fn variable(&self, name: &str) -> &str {
+    /// The value of a variable of the job's environment; empty if it is not set.
+    pub fn variable(&self, name: &str) -> &str {
         self.environment.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 }

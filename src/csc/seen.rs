@@ -1,48 +1,37 @@
 //! Commands that came twice: Kafka delivers at least once, a command is carried out at most once.
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Duration;
 
 use super::command::{Sender, Via};
 use super::record::SEEN_MAX;
 
-/// How long a command is remembered.
-const SEEN_FOR: Duration = Duration::from_secs(3600);
-
 /// What makes a command the same: identity, origin, sequence number and bits of the send stamp.
 type Key = (String, i32, i32, u64);
 
-/// The commands of the last hour, and the last of previous runs.
+/// The last commands, also those of previous runs.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     keys: HashSet<Key>,
-    /// With the time at which each is forgotten, the next one first.
-    order: VecDeque<(Duration, Key)>,
+    /// The oldest first.
+    order: VecDeque<Key>,
 }
 
 impl Seen {
     /// Whether this command was seen before; from now on it was.
     ///
     /// A local connection cannot deliver twice, so only commands from Kafka are remembered.
-    pub(super) fn is_repeated(&mut self, sender: &Sender, now: Duration) -> bool {
+    pub(super) fn is_repeated(&mut self, sender: &Sender) -> bool {
         match sender.via {
             Via::Kafka => {}
             Via::Socket(_) | Via::CommandLine => return false,
-        }
-        while let Some((until, key)) = self.order.front() {
-            if now < *until {
-                break;
-            }
-            self.keys.remove(key);
-            self.order.pop_front();
         }
         let key = (sender.identity.clone(), sender.origin, sender.seq_num.0, sender.sent.0.to_bits());
         if !self.keys.insert(key.clone()) {
             return true;
         }
-        self.order.push_back((now + SEEN_FOR, key));
+        self.order.push_back(key);
         if self.order.len() > SEEN_MAX
-            && let Some((_, oldest)) = self.order.pop_front()
+            && let Some(oldest) = self.order.pop_front()
         {
             self.keys.remove(&oldest);
         }
@@ -61,21 +50,13 @@ mod tests {
     }
 
     #[test]
-    fn a_command_is_remembered_for_an_hour() {
-        let mut seen = Seen::default();
-        let at = Duration::from_secs;
-        assert!(!seen.is_repeated(&sender(Via::Kafka, 1), at(0)));
-        assert!(!seen.is_repeated(&sender(Via::Kafka, 2), at(0)));
-        assert!(seen.is_repeated(&sender(Via::Kafka, 1), at(3599)));
-        assert!(!seen.is_repeated(&sender(Via::Kafka, 1), at(3600)));
-    }
-
-    #[test]
     fn memory_is_bounded() {
         let mut seen = Seen::default();
+        let kafka = |n: usize| sender(Via::Kafka, i32::try_from(n).unwrap());
         for n in 0..2 * SEEN_MAX {
-            assert!(!seen.is_repeated(&sender(Via::Kafka, i32::try_from(n).unwrap()), Duration::ZERO));
+            assert!(!seen.is_repeated(&kafka(n)));
         }
+        assert!(seen.is_repeated(&kafka(SEEN_MAX)), "the oldest that is remembered");
         assert_eq!((seen.keys.len(), seen.order.len()), (SEEN_MAX, SEEN_MAX));
     }
 
@@ -83,7 +64,7 @@ mod tests {
     fn local_commands_are_never_repetitions() {
         let mut seen = Seen::default();
         let local = sender(Via::Socket(super::super::id::ClientId(1)), 1);
-        assert!(!seen.is_repeated(&local, Duration::ZERO));
-        assert!(!seen.is_repeated(&local, Duration::ZERO));
+        assert!(!seen.is_repeated(&local));
+        assert!(!seen.is_repeated(&local));
     }
 }

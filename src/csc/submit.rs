@@ -304,11 +304,10 @@ impl Csc {
     pub(super) fn announce_job_id(&mut self, key: EntryKey) {
         let url = self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Running { job_id } = &job.stage else { return None };
+            let (seq_num, job_id) = (job.sender.seq_num, job_id.clone());
+            ctx.ack(&job.sender, Some(CommandName::Execute), job.in_progress()?);
+            ctx.publish(Event::JobId { seq_num, job_id });
             job.reminder = Some(ctx.now.mono + REMINDER);
-            let (job_id, missing_prereqs) = (job_id.clone(), job.missing_prereqs.clone());
-            let ack = Ack::InProgress { job_id: job_id.clone(), missing_prereqs };
-            ctx.ack(&job.sender, Some(CommandName::Execute), ack);
-            ctx.publish(Event::JobId { seq_num: job.sender.seq_num, job_id });
             Some(job.url.clone())
         });
         if let Some(url) = url.flatten() {

@@ -32,9 +32,7 @@ impl Csc {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             if job.reminder.is_some_and(|due| due <= now) {
                 job.reminder = Some(now + REMINDER);
-                if let Some(job_id) = job.job_id().cloned() {
-                    let missing_prereqs = job.missing_prereqs.clone();
-                    let ack = Ack::InProgress { job_id, missing_prereqs };
+                if let Some(ack) = job.in_progress() {
                     ctx.ack(&job.sender, Some(CommandName::Execute), ack);
                 }
             }
@@ -120,7 +118,7 @@ impl Csc {
         let job_id = end.result.as_ref().map(|result| result.job_id.clone());
         let report = JobReport::of_ended(&job, job_id, &end);
         if let Some(outcome) = report.outcome {
-            self.ctx.counters.executes.count(outcome);
+            *self.ctx.counters.executes.entry(outcome).or_default() += 1;
         }
         let level = match report.outcome {
             Some(JobOutcome::Completed | JobOutcome::Aborted) => LogLevel::Info,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json, json};
+use strum::VariantArray;
 
 use super::Daemon;
 use crate::clock::utc;
@@ -93,7 +94,9 @@ impl Daemon {
             "redis": self.redis.as_ref().map(|address| json!({ "address": address })),
             "jobs": counts(status.jobs.iter().map(|(stage, count)| (stage.as_str(), *count))),
             "phases": counts(self.turn.csc().phases().iter().map(|(phase, count)| (phase.as_str(), *count))),
-            "executes": fields!(status.counters.executes; completed, failed, vanished, aborted, refused),
+            "executes": counts(JobOutcome::VARIANTS.iter().map(|outcome| {
+                (outcome.as_str(), status.counters.executes.get(outcome).copied().unwrap_or_default())
+            })),
             "backlog": { "commands": self.waiting_commands(), "requests": self.workers.waiting() },
             "counters": fields!(status.counters;
                 commands, failed_commands, submitted, results, requests, failed_requests),

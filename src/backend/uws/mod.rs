@@ -13,11 +13,11 @@ mod object;
 mod payload;
 mod sent;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use log::{debug, warn};
+use log::debug;
 use ureq::config::Config;
 use ureq::http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER,
@@ -72,8 +72,6 @@ pub struct Uws {
     lease: Lease,
     /// The service as it is configured, with credentials.
     configured: Mutex<Option<Url>>,
-    /// Services of previous runs that are not configured any more: those that were asked without credentials.
-    unknown: Mutex<BTreeSet<Url>>,
     /// Services that said when to ask again, and when that is.
     resting: Mutex<BTreeMap<Url, Instant>>,
 }
@@ -113,7 +111,6 @@ impl Uws {
             settings: settings.clone(),
             lease,
             configured: Mutex::default(),
-            unknown: Mutex::default(),
             resting: Mutex::default(),
         })
     }
@@ -180,17 +177,7 @@ impl Uws {
         }
         match &*self.configured.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(url) if url.is_of_host(base) => Ok(url.authorization().map(str::to_owned)),
-            Some(url) => {
-                if self.unknown.lock().unwrap_or_else(PoisonError::into_inner).insert(base.clone()) {
-                    warn!(
-                        "{} of a previous run is asked without user name and password: the journal keeps none, and the \
-                         configuration names another service, {}",
-                        quote(base),
-                        quote(url)
-                    );
-                }
-                Ok(None)
-            }
+            Some(_) => Ok(None),
             None => Err(Failure::not_sent(format!(
                 "{address} is not asked: the journal keeps no passwords, and no configuration was read that has one: \
                      see the log, and send start"

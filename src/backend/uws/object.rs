@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use indexmap::IndexMap;
 use serde::de::Error as _;
-use serde_json::Deserializer;
+use serde_json::{Deserializer, Value};
 use serde_transcode::Transcoder;
 
 use crate::json::{elements, members};
@@ -61,8 +61,8 @@ impl<'a> Object<'a> {
 
     /// The object, compact as it was taken apart, as JSON of at most 512 KiB.
     ///
-    /// What is too large loses `parameters.environment`, then trailing `results` (with `resultsOmitted`:
-    /// how many), then its largest fields, never `jobId` and `phase`, which the caller has found short.
+    /// What is too large loses `parameters.environment`, then trailing `results` (with `resultsOmitted`: how many), then
+    /// all but its ids and its phase, then its run id. The caller has found `jobId` and `phase` short.
     pub(super) fn into_bounded_json(mut self) -> String {
         if self.excess() > 0 {
             self.drop_environment();
@@ -70,14 +70,18 @@ impl<'a> Object<'a> {
         if self.excess() > 0 {
             self.drop_results();
         }
-        while self.excess() > 0 && self.drop_largest() {}
+        if self.excess() > 0 {
+            self.0.retain(|key, _| ["jobId", "runId", "phase"].contains(&key.as_str()));
+        }
+        if self.excess() > 0 {
+            self.0.shift_remove("runId");
+        }
         self.to_json()
     }
 
     /// By how many bytes the object is too large.
     fn excess(&self) -> usize {
-        let fields: usize = self.0.iter().map(|(key, value)| size(key, value)).sum();
-        (fields + "{}".len()).saturating_sub(OBJECT_MAX)
+        self.to_json().len().saturating_sub(OBJECT_MAX)
     }
 
     fn drop_environment(&mut self) {
@@ -110,27 +114,10 @@ impl<'a> Object<'a> {
         self.0.shift_insert(at + 1, "resultsOmitted".to_owned(), omitted.to_string().into());
     }
 
-    /// Drops the largest field that may go, `runId` last; false if there is none.
-    fn drop_largest(&mut self) -> bool {
-        let may_go = self.0.iter().filter(|(key, _)| *key != "jobId" && *key != "phase");
-        let largest = may_go.max_by_key(|(key, value)| (*key != "runId", size(key, value)));
-        let key = largest.map(|(key, _)| key.clone());
-        key.is_some_and(|key| self.0.shift_remove(&key).is_some())
-    }
-
     fn to_json(&self) -> String {
-        let fields: Vec<_> = self.0.iter().map(|(key, value)| format!("{}:{value}", quoted(key))).collect();
-        format!("{{{}}}", fields.join(","))
+        let field = |(key, value)| format!("{}:{value}", Value::from(String::as_str(key)));
+        format!("{{{}}}", self.0.iter().map(field).collect::<Vec<_>>().join(","))
     }
-}
-
-/// Bytes of a field in the object's text, with a comma.
-fn size(key: &str, value: &str) -> usize {
-    quoted(key).len() + value.len() + ":,".len()
-}
-
-fn quoted(key: &str) -> String {
-    serde_json::Value::from(key).to_string()
 }
 
 /// Overwrites, in place, the `\uXXXX` escapes of surrogates without a partner by `\ufffd`.
@@ -156,7 +143,7 @@ fn unit(text: &[u8], at: usize) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -245,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn then_whatever_is_largest_but_never_id_and_phase() {
+    fn then_all_but_its_ids_and_its_phase() {
         for given in [job(0, 5, 600_000, 0), job(600_000, 10_000, 300_000, 300_000), job(0, 0, 0, 9_000_000)]
         {
             let result = bounded(&given);
