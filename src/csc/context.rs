@@ -60,7 +60,7 @@ pub(super) struct Context {
     /// How long the process has stood still in all.
     stood_still: Duration,
     /// When it last continued after it had stood still.
-    pub(super) thawed: Duration,
+    thawed: Duration,
     pub(super) rng: fastrand::Rng,
     pub(super) counters: Counters,
     pub(super) timers: Timers,
@@ -110,6 +110,12 @@ impl Context {
     /// The time of the current turn for those who do not stand still with the process.
     pub(super) fn real_time(&self) -> Duration {
         self.now.mono + self.stood_still
+    }
+
+    /// At most this time has passed since `time` for those who do not stand still with the process.
+    pub(super) fn real_time_since(&self, time: Duration) -> Duration {
+        let stood_still = if time < self.thawed { self.stood_still } else { Duration::ZERO };
+        self.now.mono.saturating_sub(time) + stood_still
     }
 
     /// When that time comes, if the process does not stand still any more.

@@ -165,8 +165,7 @@ impl Removal {
         asked: Duration,
         result: Result<RemoveAnswer, Failure>,
     ) -> Step {
-        let now = ctx.now.mono;
-        let is_recent = |seen| seen >= ctx.thawed && now.saturating_sub(seen) <= SEEN_RECENTLY;
+        let is_recent = |seen| ctx.real_time_since(seen) <= SEEN_RECENTLY;
         let was_there = self.seen.is_some_and(is_recent);
         match result {
             Ok(RemoveAnswer::Removed { object }) => Step::End(Verdict::Removed(object)),
