@@ -212,8 +212,8 @@ pub(super) struct Client {
     pub(super) lines: Lines,
     /// The number of the last command.
     seq: i32,
-    /// Set by ^C, where that is handled: no answer is waited for much longer.
-    pub(super) interrupted: Arc<AtomicBool>,
+    /// Set by ^C after [`Client::catch_interrupt`].
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Client {
@@ -265,6 +265,20 @@ impl Client {
         Err(Failure::NoDaemon(format!("no daemon{which} at {}: start one with {remedy}", tried.join(", "))))
     }
 
+    /// From now on the first ^C does not end the process, but what waits for the daemon.
+    ///
+    /// # Errors
+    /// The system does not let the process listen for signals.
+    pub(super) fn catch_interrupt(&mut self) -> Result<(), Failure> {
+        self.interrupted = Exit::Interrupted.flag()?;
+        Ok(())
+    }
+
+    /// Whether ^C was pressed since.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     /// Talks over an open connection.
     fn over(stream: UnixStream) -> Result<Self, Failure> {
         let failed = |error| Failure::Failed(format!("cannot set up the connection: {error}"));
@@ -293,20 +307,18 @@ impl Client {
         Ok(Sent { seq: self.seq, command, job_id, patience, deadline })
     }
 
-    /// Waits for the final ack of a command. `take` sees each line before that, and may end the wait; so does the
-    /// person at the terminal, who sets `interrupted`.
+    /// Waits for the final ack of a command. `take` sees each line before that, and may end the wait; so may ^C.
     ///
     /// # Errors
     /// When the command was refused, failed or was aborted, and when no ack came in time.
     pub(super) fn follow(
         &mut self,
         sent: &mut Sent,
-        interrupted: &AtomicBool,
         mut take: impl FnMut(&Sent, &Message) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
         const UNCLEAR: &str = "it may still be carried out, see ocps status and ocps jobs";
         let job = if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
-        while !interrupted.load(Ordering::Relaxed) {
+        while !self.is_interrupted() {
             let next = self.next(sent.deadline);
             let next = next.map_err(|lost| lost.with(&format!("before the final ack of {sent}{job}")))?;
             let Some(message) = next else {
@@ -381,11 +393,11 @@ impl Client {
             if let Some(document) = message.and_then(|mut message| message.documents.remove(name)) {
                 return Ok(document);
             }
-            if self.interrupted.load(Ordering::Relaxed) {
+            if self.is_interrupted() {
                 deadline = deadline.min(Instant::now() + IDLE_TURN * 4);
             }
         }
-        if self.interrupted.load(Ordering::Relaxed) {
+        if self.is_interrupted() {
             return Err(left(Exit::Interrupted));
         }
         Err(Failure::Failed(format!("the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())))

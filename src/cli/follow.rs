@@ -1,7 +1,6 @@
 //! Jobs followed: a line for each change and, on a terminal, one that shows how they are now.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
@@ -43,7 +42,6 @@ pub(super) fn follow(
     mut which: Which,
     style: &Style,
     timeout: Option<Duration>,
-    interrupted: &AtomicBool,
     out: &mut Output,
 ) -> Result<(), Failure> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
@@ -70,7 +68,7 @@ pub(super) fn follow(
         let next = Instant::now() + LOOK_INTERVAL;
         let next = deadline.map_or(next, |deadline| deadline.min(next));
         while Instant::now() < next {
-            if interrupted.load(Ordering::Relaxed) {
+            if client.is_interrupted() {
                 return Err(Failure::Interrupted(Exit::Interrupted, which.left(&running)));
             }
             client.next(Some(next)).map_err(|lost| lost.with("before the jobs ended"))?;

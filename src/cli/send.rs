@@ -1,15 +1,12 @@
 //! `ocps send`: one command, its acks, and the result of its job.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::client::{Ack, Client, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
-use super::exit::Exit;
 use super::flags::{Line, seconds, shown, unknown};
 use super::follow::{Style, Which, follow, run_id};
 use super::jobs::is_unfinished;
@@ -102,8 +99,7 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 
 fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
-    let interrupted = Exit::Interrupted.flag()?;
-    client.interrupted = Arc::clone(&interrupted);
+    client.catch_interrupt()?;
     let shows_results = matches!(args.command, CommandName::Execute | CommandName::AbortJob);
     if shows_results && !args.only_starts() && !args.follow {
         client.subscribe()?;
@@ -112,9 +108,9 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut held = None;
     let take = |sent: &Sent, message: &Message| take(args, &mut held, sent, message, out);
     let outcome = if args.follow {
-        follow_execute(args, &mut client, &mut sent, &interrupted, out)
+        follow_execute(args, &mut client, &mut sent, out)
     } else {
-        client.follow(&mut sent, &interrupted, take)
+        client.follow(&mut sent, take)
     };
     match outcome {
         Err(Failure::Interrupted(exit, reason)) => {
@@ -129,13 +125,12 @@ fn follow_execute(
     args: &Args,
     client: &mut Client,
     sent: &mut Sent,
-    interrupted: &AtomicBool,
     out: &mut Output,
 ) -> Result<(), Failure> {
     // It is answered after the command, which may wait for others before its first ack.
     client.ask(JOBS)?;
     let mut run = None;
-    client.follow(sent, interrupted, |sent, message| {
+    client.follow(sent, |sent, message| {
         run = message.documents.get(JOBS).and_then(|jobs| own_job(jobs, sent)).map(run_id);
         let ack = sent.ack_in(message);
         ack.map_or(Ok(()), |_| print(args, message, out))?;
@@ -146,7 +141,7 @@ fn follow_execute(
     let run =
         run.ok_or_else(|| Failure::Failed(format!("the daemon does not show {sent}: see ocps jobs")))?;
     let style = Style { zone: Zone::of_machine(), json: args.json };
-    follow(client, Which::Runs(vec![run]), &style, None, interrupted, out)
+    follow(client, Which::Runs(vec![run]), &style, None, out)
 }
 
 /// Shows what belongs to the command.

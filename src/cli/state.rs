@@ -1,7 +1,6 @@
 //! `ocps state`: print the summary state, or walk to another one.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -79,7 +78,7 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
         let override_name = args.override_name.as_deref().filter(|_| transition == CommandName::Start);
         let params = override_name.map(|name| ("configurationOverride".to_owned(), Value::from(name)));
         let mut sent = client.send(transition, &Map::from_iter(params), args.timeout)?;
-        client.follow(&mut sent, &AtomicBool::new(false), |sent, message| {
+        client.follow(&mut sent, |sent, message| {
             if let Some(ack) = sent.ack_in(message) {
                 out.line(&format!("{} {}", transition.as_str(), ack_text(ack)))?;
             }

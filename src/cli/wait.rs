@@ -1,6 +1,6 @@
 //! `ocps wait` and `ocps abort`: jobs that are named.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use indexmap::IndexSet;
@@ -44,13 +44,12 @@ impl Args {
 pub(super) fn wait_task(line: &Line) -> Result<Task, String> {
     let (args, zone) = (Args::of(line)?, Zone::of(line));
     Ok(Box::new(move |out| {
-        let interrupted = Exit::Interrupted.flag()?;
         let mut client = Client::connect(&args.target)?;
-        client.interrupted = Arc::clone(&interrupted);
+        client.catch_interrupt()?;
         let document = client.query(JOBS)?;
         let runs = args.find(&document)?.into_iter().map(run_id).collect();
         let style = Style { zone, json: false };
-        follow(&mut client, Which::Runs(runs), &style, args.timeout, &interrupted, out)
+        follow(&mut client, Which::Runs(runs), &style, args.timeout, out)
     }))
 }
 
@@ -61,9 +60,8 @@ pub(super) fn abort_task(line: &Line) -> Result<Task, String> {
 }
 
 fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
-    let interrupted = Exit::Interrupted.flag()?;
     let mut client = Client::connect(&args.target)?;
-    client.interrupted = Arc::clone(&interrupted);
+    client.catch_interrupt()?;
     let document = client.query(JOBS)?;
     let jobs = args.find(&document)?;
     let name = |job: &Value| id(job).unwrap_or_default();
@@ -77,10 +75,10 @@ fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
         let job_id = job.get("job_id").filter(|id| id.is_string()).or_else(|| job.get("run_id"));
         let params = Map::from_iter(job_id.map(|id| ("job_id".to_owned(), id.clone())));
         let mut sent = client.send(CommandName::AbortJob, &params, args.timeout)?;
-        let ended = client.follow(&mut sent, &interrupted, |sent, message| {
+        let ended = client.follow(&mut sent, |sent, message| {
             let ack = sent.ack_in(message).map(|ack| format!("{}  {}", name(job), ack_text(ack)));
             ack.map_or(Ok(()), |line| out.line(&line))?;
-            Ok(std::ops::ControlFlow::Continue(()))
+            Ok(ControlFlow::Continue(()))
         });
         match ended {
             Err(Failure::Printed(Exit::Refused)) => outcome = Err(Failure::Printed(Exit::Refused)),

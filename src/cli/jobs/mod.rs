@@ -3,14 +3,11 @@
 mod filter;
 pub(super) mod whole;
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 pub(super) use self::filter::Filter;
 use super::Task;
 use super::client::{Client, JOBS};
-use super::exit::Exit;
 use super::flags::Line;
 use super::follow::{Style, Which, follow};
 use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, some, table, value};
@@ -60,9 +57,8 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
         let mut client = Client::connect(&target)?;
         if follows {
             let style = Style { zone, json };
-            client.interrupted = Exit::Interrupted.flag()?;
-            let interrupted = Arc::clone(&client.interrupted);
-            return follow(&mut client, Which::All(filter), &style, None, &interrupted, out);
+            client.catch_interrupt()?;
+            return follow(&mut client, Which::All(filter), &style, None, out);
         }
         let document = client.query(JOBS)?;
         let jobs = filter.select(&document);
