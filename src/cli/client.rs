@@ -19,11 +19,11 @@ use serde_json::{Map, Value, json};
 
 use super::Failure;
 use super::exit::{Exit, left};
-use super::text::{clean, value};
 use super::version::NAME;
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
+use crate::display::text::{clean, value};
 use crate::sal::ack::{AckCode, NOT_FINAL};
 use crate::transport::socket_path::{self, Place};
 

@@ -8,10 +8,11 @@ use super::check::Args;
 use super::client::{Client, STATUS, Target};
 use super::exit::Exit;
 use super::flags::Line;
-use super::output::{Output, Tone, paint};
-use super::text::{clean, value};
+use super::output::Output;
 use super::{Failure, Task};
 use crate::daemon::{Finding, doctor};
+use crate::display::text::{clean, value};
+use crate::display::{Tone, paint};
 
 /// Width of the names in front.
 const COLUMN: usize = 16;

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::Failure;
-use super::text::{clean, shortest, some, value};
+use super::table::shortest;
+use crate::display::text::{clean, some, value};
 
 /// Candidates that are named.
 const SHOWN: usize = 5;

@@ -9,10 +9,11 @@ use serde_json::Value;
 use super::Failure;
 use super::client::{Client, JOBS};
 use super::exit::Exit;
-use super::jobs::{Filter, elapsed, id, is_unfinished, state, state_text};
+use super::jobs::Filter;
 use super::output::Output;
-use super::text::{UNKNOWN, clean, duration, value};
 use super::times::Zone;
+use crate::display::job::{elapsed, id, is_unfinished, state, state_text};
+use crate::display::text::{UNKNOWN, clean, duration, value};
 
 /// Time between two looks at the jobs.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 //! * `flags`: argv to a `Task`
 //! * `client`: the connection to the daemon's socket, and what comes over it
 //! * `output`: the one place that prints, and what to do when its reader is gone; `exit`: all exit codes
-//! * `event_text`, `text`, `times`: what came, as lines for people
+//! * `event_text`, `table`, `times`: what came, as lines for people
 //! * `find`, `follow`: the job that is meant, and its changes as they come
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each; `wait`: `ocps wait` and `abort`
 //! * `files`: `results` and `logs`, the files of a job, from its service
@@ -29,7 +29,7 @@ mod output;
 mod send;
 mod state;
 mod status;
-mod text;
+mod table;
 mod times;
 #[cfg(feature = "terminal")]
 mod top;

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 
 use super::Failure;
+use crate::display::plain;
 
 /// Standard output.
 pub(super) struct Output {
@@ -23,29 +24,6 @@ pub(super) struct Output {
 
 /// Takes back what is in the line.
 const CLEAR_LINE: &str = "\r\x1b[K";
-
-/// What a colour stands for: its code among the ANSI escape sequences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
-    /// Green: as it should be.
-    Good = 32,
-    /// Red: needs attention.
-    Bad = 31,
-    /// Yellow: on the way, or not ready.
-    Middling = 33,
-    /// Dim: less important.
-    Quiet = 2,
-}
-
-/// The text in the colour of the tone; where there are no colours, what prints it takes them out.
-pub(super) fn paint(tone: Tone, text: &str) -> String {
-    format!("\x1b[{}m{text}\x1b[0m", tone as u8)
-}
-
-/// The text without colours.
-pub(super) fn plain(text: &str) -> String {
-    [32, 31, 33, 2, 0].iter().fold(text.to_owned(), |text, code| text.replace(&format!("\x1b[{code}m"), ""))
-}
 
 /// The text in ASCII: a cut is shown as `~`, other characters as `?`.
 pub(super) fn ascii(text: &str) -> String {
@@ -186,6 +164,7 @@ pub(super) fn complain(reason: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::display::{Tone, paint};
 
     #[test]
     fn colours_are_for_terminals_and_never_with_no_color() {

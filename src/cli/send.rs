@@ -9,12 +9,12 @@ use super::client::{Ack, Client, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
 use super::flags::{Line, seconds, shown, unknown};
 use super::follow::{Style, Which, follow, run_id};
-use super::jobs::is_unfinished;
 use super::output::{Output, complain};
-use super::text::{clean, value};
 use super::times::Zone;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
+use crate::display::job::is_unfinished;
+use crate::display::text::{clean, value};
 use crate::sal::topic::{FieldType, parameters};
 
 /// The values of `ocps send`.

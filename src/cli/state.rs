@@ -10,10 +10,10 @@ use super::client::{Client, PATIENCE, STATUS, Target};
 use super::event_text::ack_text;
 use super::flags::{Line, choose, seconds, text};
 use super::output::Output;
-use super::text::state_text;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
 use crate::csc::state::SummaryState;
+use crate::display::text::painted_state;
 
 /// Time between two queries whether the daemon has started.
 const STARTING: Duration = Duration::from_millis(200);
@@ -91,7 +91,7 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
             "no transition leads from {state} to {goal}: the daemon is about to end"
         )));
     }
-    out.line(&state_text(goal.name()))
+    out.line(&painted_state(goal.name()))
 }
 
 /// The summary state, and whether the daemon is starting.

@@ -12,11 +12,11 @@ use super::exit::Exit;
 use super::find::find;
 use super::flags::{Line, seconds};
 use super::follow::{Style, Which, follow, run_id};
-use super::jobs::{id, is_unfinished, state_text};
 use super::output::Output;
 use super::times::Zone;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
+use crate::display::job::{id, is_unfinished, state_text};
 
 /// Which jobs of which daemon.
 struct Args {

@@ -26,13 +26,14 @@ use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
 use super::exit::Signals;
 use super::flags::{Line, help, seconds};
 use super::jobs::{jobs_text, unfinished};
-use super::output::{Output, Tone, complain, paint};
+use super::output::{Output, complain};
 use super::status::status_text;
-use super::text::fill;
 use super::times::Zone;
 use super::{Failure, Task};
 use crate::clock;
 use crate::csc::state::SummaryState;
+use crate::display::text::fill;
+use crate::display::{Tone, paint};
 
 /// How long to wait before another attempt to connect.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);

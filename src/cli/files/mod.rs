@@ -18,7 +18,7 @@ use super::client::{Client, JOBS, STATUS, Target};
 use super::find::find;
 use super::flags::Line;
 use super::output::{Output, complain};
-use super::text::{UNKNOWN, bytes, clean, table, value};
+use super::table::{bytes, table};
 use super::{Failure, Task};
 use crate::backend::Backend;
 use crate::backend::uws::{Contents, JobFile, Uws};
@@ -26,6 +26,7 @@ use crate::config::component::{Reader, directory, site};
 use crate::config::settings::Settings;
 use crate::csc::id::{JobId, SalIndex};
 use crate::csc::request::StatusAnswer;
+use crate::display::text::{UNKNOWN, clean, value};
 use crate::url::Url;
 
 /// A file is asked for again so often when the service gave another one meanwhile.

@@ -5,11 +5,11 @@ use serde_json::Value;
 use strum::VariantNames;
 use wildmatch::WildMatch;
 
-use super::is_unfinished;
 use crate::cli::flags::{Line, shown, unknown};
 use crate::cli::times::Zone;
 use crate::csc::event::Phase;
 use crate::csc::report::{JobOutcome, StageName};
+use crate::display::job::is_unfinished;
 
 /// The flags of `ocps jobs` that choose.
 pub(in crate::cli) struct Filter {

@@ -10,8 +10,10 @@ use super::Task;
 use super::client::{Client, JOBS};
 use super::flags::Line;
 use super::follow::{Style, Which, follow};
-use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, some, table, value};
+use super::table::{fit, shortest, table};
 use super::times::Zone;
+use crate::display::job::{elapsed, id, is_unfinished, state_text};
+use crate::display::text::{UNKNOWN, duration, value};
 
 /// The columns, and the member of a job that each shows.
 const COLUMNS: [(&str, &str); 8] = [
@@ -35,8 +37,6 @@ const STATE: &str = "STATE";
 const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
 /// Columns that are never cut.
 const RIGID: [&str; 5] = [JOB, ACCEPTED, ENDED, ELAPSED, RUN_ID];
-/// Jobs waited for that are named.
-const WAITS_SHOWN: usize = 3;
 /// What `--csv` has of each job: the heading.
 const CSV: &str = "job_id,run_id,seq_num,identity,pipeline,version,data_query,stage,phase,outcome,reason,exit_code,\
                    accepted_utc,ended_utc,elapsed_s";
@@ -77,10 +77,6 @@ pub(super) fn unfinished(document: &Value) -> Vec<&Value> {
     document.as_array().into_iter().flatten().filter(|job| is_unfinished(job)).collect()
 }
 
-pub(super) fn is_unfinished(job: &Value) -> bool {
-    job.get("stage").is_none_or(|stage| stage != "finished")
-}
-
 /// Some of the document's jobs as a table. What they lack is shown as a dash. If it is for a terminal, it fits that, and ids are
 /// shortened to what means one job.
 pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: Option<usize>) -> String {
@@ -117,75 +113,6 @@ pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: O
     };
     let columns = COLUMNS.into_iter().filter_map(column).collect::<Vec<(&str, Vec<String>)>>();
     table(&fit(columns, (&DISPENSABLE, &RIGID), width))
-}
-
-/// Its job id, or its run id while there is none.
-pub(super) fn id(job: &Value) -> Option<String> {
-    value(job, "job_id").or_else(|| value(job, "run_id"))
-}
-
-/// Seconds from the acceptance of its command to its end, or until now.
-pub(super) fn elapsed(job: &Value) -> Option<f64> {
-    let seconds = |key: &str| job.get(key).and_then(Value::as_f64);
-    Some((seconds("age_s")? - seconds("ended_s").unwrap_or_default()).max(0.0))
-}
-
-/// One word: how it ended, else its phase at the service while it runs there, else where it is with us.
-pub(super) fn state(job: &Value) -> Option<String> {
-    let stage = value(job, "stage");
-    let phase = || value(job, "phase").filter(|_| stage.as_deref() == Some("running"));
-    value(job, "outcome").or_else(phase).or(stage.clone())
-}
-
-/// That word, and why.
-pub(super) fn state_text(job: &Value) -> Option<String> {
-    let (state, note) = (state(job)?, note(job));
-    Some(match note {
-        None => state,
-        Some(note) => match (state.as_str(), note.strip_prefix("waits ")) {
-            ("waiting", Some(what)) => format!("waiting {what}"),
-            ("aborted", _) if note.starts_with("by ") => format!("aborted {note}"),
-            (_, _) => format!("{state}: {note}"),
-        },
-    })
-}
-
-/// What made it end so; before its end what it waits for, what it did not wait for, and what is wrong.
-pub(super) fn note(job: &Value) -> Option<String> {
-    let problem = value(job, "problem");
-    match (state(job)?.as_str(), &problem) {
-        ("aborted", Some(problem)) => {
-            let user = problem.strip_prefix("abort_job of ");
-            Some(user.map_or_else(|| problem.clone(), |user| format!("by {user}")))
-        }
-        ("failed", _) => {
-            let parts = [fill(job, "exit {exit_code}"), problem];
-            Some(parts.into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|note| !note.is_empty())
-        }
-        ("refused", Some(problem)) => {
-            let answer = problem.split_once(" answered PUT with ");
-            Some(answer.map_or_else(|| problem.clone(), |(_, answer)| format!("service answered {answer}")))
-        }
-        (_, _) => waits(job, problem),
-    }
-}
-
-fn waits(job: &Value, problem: Option<String>) -> Option<String> {
-    let mut parts = Vec::new();
-    let waits_for = ids(job, "waits_for");
-    if !waits_for.is_empty() {
-        parts.push(format!("waits for {}", some(&waits_for, WAITS_SHOWN)));
-    }
-    let missing = ids(job, "missing_prereqs").into_iter();
-    parts.extend(missing.map(|id| format!("prerequisite {id} does not exist")));
-    parts.extend(problem);
-    Some(parts.join("; ")).filter(|note| !note.is_empty())
-}
-
-/// A list of ids.
-fn ids(job: &Value, key: &str) -> Vec<String> {
-    let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    ids.map(clean).collect()
 }
 
 /// The jobs as comma-separated values, with a heading.
@@ -249,23 +176,6 @@ j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
         let shortened = jobs_text(&document, &[&document[1]], &Zone::UTC, Some(200));
         assert!(shortened.contains("\n1-ocps1-ab  "), "{shortened}");
         assert!(!text(&[&jobs[0]], Some(60)).contains("USER") && !text(&[&jobs[0]], Some(1)).is_empty());
-    }
-
-    #[test]
-    fn an_end_says_why() {
-        let check =
-            |job: Value, expected: &str| assert_eq!(state_text(&job).as_deref(), Some(expected), "{job}");
-        check(json!({"outcome": "completed", "exit_code": 0}), "completed");
-        check(json!({"outcome": "failed", "exit_code": 1}), "failed: exit 1");
-        check(
-            json!({"outcome": "failed", "exit_code": 1, "problem": "phase error"}),
-            "failed: exit 1, phase error",
-        );
-        let problem = "http://h/job answered PUT with 500: no disk";
-        check(json!({"outcome": "refused", "problem": problem}), "refused: service answered 500: no disk");
-        check(json!({"outcome": "refused", "problem": "no luck\n"}), "refused: no luck\\n");
-        check(json!({"outcome": "aborted", "problem": "removed"}), "aborted: removed");
-        check(json!({"outcome": "vanished", "problem": "gone"}), "vanished: gone");
     }
 
     #[test]

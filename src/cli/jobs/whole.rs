@@ -4,14 +4,15 @@ use std::iter;
 
 use serde_json::Value;
 
-use super::{elapsed, ids, state, state_text};
 use crate::cli::client::{Client, JOBS};
 use crate::cli::find::find;
 use crate::cli::flags::Line;
 use crate::cli::follow::run_id;
-use crate::cli::text::{UNKNOWN, clean, duration, fill, table, value};
+use crate::cli::table::table;
 use crate::cli::times::Zone;
 use crate::cli::{Failure, Task};
+use crate::display::job::{elapsed, ids, state, state_text};
+use crate::display::text::{UNKNOWN, clean, duration, fill, value};
 
 /// Width of the names in front, without and with the gap.
 const NAME: usize = 13;

@@ -24,10 +24,11 @@ use super::event_text::ack_text;
 use super::exit::{Exit, Signals, left};
 use super::flags::Line;
 use super::follow::run_id;
-use super::output::{Output, plain};
+use super::output::Output;
 use super::times::Zone;
 use super::{Failure, Task};
 use crate::csc::command::CommandName;
+use crate::display::plain;
 
 /// Time between two questions to the daemon; more, if it takes more than a tenth of this to answer.
 const REFRESH: Duration = Duration::from_secs(1);

@@ -12,11 +12,12 @@ use serde_json::Value;
 use textwrap::{Options, wrap};
 
 use super::super::follow::run_id;
-use super::super::jobs::{note, state, whole};
-use super::super::output::{Tone, ascii};
-use super::super::status::status_text;
-use super::super::text::{UNKNOWN, clean, value};
+use super::super::jobs::whole::{self, COLUMN};
+use super::super::output::ascii;
 use super::super::times::Zone;
+use crate::display::job::{id, is_unfinished, note, state};
+use crate::display::text::{UNKNOWN, clean, value};
+use crate::display::{Tone, spans, status};
 
 /// The lines of the status that are shown.
 const STATUS_LINES: [&str; 6] = ["state", "error", "service", "kafka", "journal", "jobs"];
@@ -106,7 +107,7 @@ impl View {
         self.jobs = if let Value::Array(jobs) = jobs { jobs } else { Vec::new() };
         // Of those that have not ended the oldest comes first, of the others the one that ended last.
         self.jobs.sort_by_key(|job| {
-            (is_ended(job), job.get("ended_s").and_then(Value::as_f64).map(|age| age as i64))
+            (!is_unfinished(job), job.get("ended_s").and_then(Value::as_f64).map(|age| age as i64))
         });
         let at = self.shown().position(|job| run_id.is_some() && value(job, "run_id") == run_id);
         self.selected = at.unwrap_or(self.selected);
@@ -165,7 +166,7 @@ impl View {
 
     /// The id by which the job that is open or selected can be aborted, unless it has ended.
     pub(super) fn abortable(&self) -> Option<String> {
-        let job = self.opened.as_ref().or_else(|| self.job()).filter(|job| !is_ended(job))?;
+        let job = self.opened.as_ref().or_else(|| self.job()).filter(|job| is_unfinished(job))?;
         let id = job.get("job_id").and_then(Value::as_str).or_else(|| job.get("run_id")?.as_str());
         id.map(str::to_owned)
     }
@@ -206,13 +207,12 @@ impl View {
 
     /// The lines of `ocps status` that are shown here.
     fn status_lines(&self) -> Vec<Line<'static>> {
-        let text = status_text(&self.status);
-        let is_shown = |line: &&str| STATUS_LINES.iter().any(|name| line.starts_with(&format!("{name}  ")));
-        text.lines().filter(is_shown).map(|line| self.painted(line)).collect()
+        let lines = status::lines(&self.status).filter(|(name, _)| STATUS_LINES.contains(name));
+        lines.map(|(name, text)| self.painted(&format!("{name:COLUMN$}{text}"))).collect()
     }
 
     fn draw_lists(&self, frame: &mut Frame<'_>, area: Rect) {
-        let (unfinished, ended): (Vec<_>, Vec<_>) = self.shown().partition(|job| !is_ended(job));
+        let (unfinished, ended): (Vec<_>, Vec<_>) = self.shown().partition(|job| is_unfinished(job));
         // On a low screen the jobs are more important.
         let timeline = if area.height < 14 { 0 } else { 6 };
         // Of the rest those that have not ended take what they need, with a free line, but some lines.
@@ -240,8 +240,7 @@ impl View {
     ) {
         let [third, last] = cells;
         let row = |job: &&Value| {
-            let id = value(job, "job_id").or_else(|| value(job, "run_id"));
-            let texts = [id, state(job), third(job), value(job, "pipeline"), last(job)];
+            let texts = [id(job), state(job), third(job), value(job, "pipeline"), last(job)];
             let texts = texts.map(|text| self.fit(&text.unwrap_or_else(|| UNKNOWN.to_owned())));
             Row::new(texts).style(self.style(tone(job)))
         };
@@ -293,7 +292,7 @@ impl View {
 
     /// A job as `ocps job` prints it, in so many columns.
     fn job_lines(&self, job: &Value, width: u16) -> Vec<Line<'static>> {
-        let (text, indent) = (self.fit(&whole::text(job, &self.zone)), " ".repeat(whole::COLUMN));
+        let (text, indent) = (self.fit(&whole::text(job, &self.zone)), " ".repeat(COLUMN));
         let options = Options::new(width.into()).subsequent_indent(&indent);
         text.lines().flat_map(|line| wrap(line, &options)).map(|line| line.into_owned().into()).collect()
     }
@@ -335,20 +334,8 @@ impl View {
 
     /// A line with escape sequences of colours as one with styles.
     fn painted(&self, line: &str) -> Line<'static> {
-        let tones = [Tone::Good, Tone::Bad, Tone::Middling, Tone::Quiet];
-        let span = |part: &str| {
-            let (code, text) = part.split_once('m').unwrap_or(("", part));
-            let tone = tones.into_iter().find(|tone| code == (*tone as u8).to_string());
-            Span::styled(self.fit(text), self.style(tone))
-        };
-        let mut parts = line.split("\x1b[");
-        let first = Span::raw(self.fit(parts.next().unwrap_or_default()));
-        [first].into_iter().chain(parts.map(span)).collect()
+        spans(line).map(|(tone, text)| Span::styled(self.fit(text), self.style(tone))).collect()
     }
-}
-
-fn is_ended(job: &Value) -> bool {
-    job.get("stage").is_some_and(|stage| stage == "finished")
 }
 
 /// Whether it ended well or badly, or waits.
