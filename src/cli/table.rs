@@ -2,12 +2,18 @@
 
 /// What is between two columns.
 const GAP: &str = "  ";
-/// No column is cut to less.
-const CELL_MIN: usize = 8;
-/// So many times as wide as the others may the last column stay.
-const LAST_SHARE: usize = 3;
-/// The last column has at least so much if others can be left out.
-const LAST_MIN: usize = 24;
+/// Minimum length of a shortened id, in characters.
+const ID_MIN: usize = 8;
+
+/// A column of a table.
+pub(super) struct Column {
+    /// The first cell is the heading.
+    pub(super) cells: Vec<String>,
+    /// The width to which it may be cut.
+    pub(super) least: usize,
+    /// On a terminal that is too narrow, the column with rank 1 is left out first, then 2 and so on; 0 stays.
+    pub(super) rank: u8,
+}
 
 /// A number of bytes.
 pub(super) fn bytes(count: u64) -> String {
@@ -17,56 +23,42 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{:.*} {unit}", usize::from(power > 0), size)
 }
 
-/// The columns, which have names, as they fit the width of a terminal: without as many of the dispensable ones as it takes to
-/// leave the others some room, then with the widest cut that are not rigid, the last less than the others.
-pub(super) fn fit(
-    mut columns: Vec<(&str, Vec<String>)>,
-    (dispensable, rigid): (&[&str], &[&str]),
-    width: Option<usize>,
-) -> Vec<Vec<String>> {
-    let max = width.unwrap_or(usize::MAX);
-    let widest = |cells: &[String]| cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+/// The cells of the columns, fitted to the width of a terminal: columns are left out by their rank, then those are cut that
+/// are widest in proportion to their least width.
+pub(super) fn fit(mut columns: Vec<Column>, width: Option<usize>) -> Vec<Vec<String>> {
+    let widest = |column: &Column| column.cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
     let excess = |widths: &[usize]| {
-        (widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1)).saturating_sub(max)
+        let gaps = GAP.len() * widths.len().saturating_sub(1);
+        (widths.iter().sum::<usize>() + gaps).saturating_sub(width.unwrap_or(usize::MAX))
     };
-    let needed = |columns: &[(&str, Vec<String>)]| {
-        let least = |(at, (name, cells)): (usize, &(&str, Vec<String>))| match widest(cells) {
-            width if rigid.contains(name) => width,
-            width if at + 1 == columns.len() => width.min(LAST_MIN),
-            width => width.min(CELL_MIN),
-        };
-        columns.iter().enumerate().map(least).collect::<Vec<usize>>()
-    };
-    for name in dispensable {
-        if excess(&needed(&columns)) > 0 {
-            columns.retain(|(other, _)| other != name);
+    let last = columns.iter().map(|column| column.rank).max().unwrap_or(0);
+    for rank in 1..=last {
+        let least: Vec<_> = columns.iter().map(|column| widest(column).min(column.least)).collect();
+        if excess(&least) > 0 {
+            columns.retain(|column| column.rank != rank);
         }
     }
-    let mut widths: Vec<usize> = columns.iter().map(|(_, cells)| widest(cells)).collect();
-    let last = widths.len().saturating_sub(1);
+    let mut widths: Vec<usize> = columns.iter().map(widest).collect();
     while excess(&widths) > 0 {
-        let soft =
-            widths.iter_mut().zip(&columns).enumerate().filter(|(_, (_, (name, _)))| !rigid.contains(name));
-        let wide = soft.map(|(at, (width, _))| (at, width)).filter(|(_, width)| **width > CELL_MIN);
-        let share = |at: usize, width: usize| if at == last { width / LAST_SHARE } else { width };
-        let Some((_, width)) = wide.max_by_key(|(at, width)| share(*at, **width)) else { break };
+        let soft = widths.iter_mut().zip(&columns).filter(|(width, column)| **width > column.least);
+        let by_proportion = |(width, column): &(&mut usize, &Column)| **width * 100 / column.least;
+        let Some((width, _)) = soft.max_by_key(by_proportion) else { break };
         *width -= 1;
     }
     let cut = |cell: String, width: usize| {
         let is_long = cell.chars().nth(width).is_some();
         if is_long { cell.chars().take(width - 1).chain(['…']).collect() } else { cell }
     };
-    let cut_all = |((_, cells), width): ((&str, Vec<String>), usize)| {
-        cells.into_iter().map(|cell| cut(cell, width)).collect()
-    };
+    let cut_all =
+        |(column, width): (Column, usize)| column.cells.into_iter().map(|cell| cut(cell, width)).collect();
     columns.into_iter().zip(widths).map(cut_all).collect()
 }
 
-/// The beginning of an id that none of the others has, of a few characters at least.
+/// The shortest beginning of an id that no other id has, but at least [`ID_MIN`] characters.
 pub(super) fn shortest<'a>(id: &str, others: impl Iterator<Item = &'a str>) -> String {
     let common = |other: &str| id.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
     let common = others.filter(|other| *other != id).map(common).max().unwrap_or(0);
-    id.chars().take((common + 1).max(CELL_MIN)).collect()
+    id.chars().take((common + 1).max(ID_MIN)).collect()
 }
 
 /// Columns of equal length, each as wide as its widest cell; the first cell is the heading.

@@ -10,33 +10,22 @@ use super::Task;
 use super::client::{Client, JOBS};
 use super::flags::Line;
 use super::follow::{Style, Which, follow};
-use super::table::{fit, shortest, table};
+use super::table::{Column, fit, shortest, table};
 use super::times::Zone;
 use crate::display::job::{elapsed, id, is_unfinished, state_text};
 use crate::display::text::{UNKNOWN, duration, value};
 
-/// The columns, and the member of a job that each shows.
-const COLUMNS: [(&str, &str); 8] = [
-    (JOB, ""),
-    (ACCEPTED, "accepted_utc"),
-    (ENDED, "ended_utc"),
-    (ELAPSED, ""),
-    (RUN_ID, "run_id"),
-    (USER, "identity"),
-    ("PIPELINE", "pipeline"),
-    (STATE, ""),
+/// The columns: heading, member of a job, width to which it may be cut, and rank (see [`Column`]).
+const COLUMNS: [(&str, &str, usize, u8); 8] = [
+    ("JOB", "job", usize::MAX, 0),
+    ("ACCEPTED", "accepted_utc", usize::MAX, 0),
+    ("ENDED", "ended_utc", usize::MAX, 2),
+    ("ELAPSED", "elapsed", usize::MAX, 0),
+    ("RUN ID", "run_id", usize::MAX, 1),
+    ("USER", "identity", 8, 3),
+    ("PIPELINE", "pipeline", 8, 0),
+    ("STATE", "state", 24, 0),
 ];
-const JOB: &str = "JOB";
-const ACCEPTED: &str = "ACCEPTED";
-const ENDED: &str = "ENDED";
-const ELAPSED: &str = "ELAPSED";
-const RUN_ID: &str = "RUN ID";
-const USER: &str = "USER";
-const STATE: &str = "STATE";
-/// Columns that are left out, in this order, where the table is too wide for the terminal.
-const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
-/// Columns that are never cut.
-const RIGID: [&str; 5] = [JOB, ACCEPTED, ENDED, ELAPSED, RUN_ID];
 /// What `--csv` has of each job: the heading.
 const CSV: &str = "job_id,run_id,seq_num,identity,pipeline,version,data_query,stage,phase,outcome,reason,exit_code,\
                    accepted_utc,ended_utc,elapsed_s";
@@ -94,25 +83,22 @@ pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: O
         let id = id(job)?;
         Some(if width.is_some() { shortest(&id, ids.iter().map(String::as_str)) } else { id })
     };
-    let column = |(heading, member): (&'static str, &str)| {
-        let cell = |job: &&Value| match heading {
-            JOB => name(job),
-            ACCEPTED | ENDED => zone.show(job.get(member)?.as_str()?),
-            ELAPSED => duration(elapsed(job)?),
-            STATE => state_text(job),
+    let column = |(heading, member, least, rank): (&str, &str, usize, u8)| {
+        let is_time = member.ends_with("_utc");
+        let cell = |job: &&Value| match member {
+            "job" => name(job),
+            "elapsed" => duration(elapsed(job)?),
+            "state" => state_text(job),
+            _ if is_time => zone.show(job.get(member)?.as_str()?),
             _ => value(job, member),
         };
         let cells: Vec<Option<String>> = jobs.iter().map(cell).collect();
-        let is_shown = heading != ENDED || cells.iter().any(Option::is_some);
+        let is_shown = member != "ended_utc" || cells.iter().any(Option::is_some);
+        let heading = if is_time { format!("{heading} ({})", zone.name()) } else { heading.to_owned() };
         let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| UNKNOWN.to_owned()));
-        let name = match heading {
-            ACCEPTED | ENDED => format!("{heading} ({})", zone.name()),
-            _ => heading.to_owned(),
-        };
-        is_shown.then(|| (heading, [name].into_iter().chain(cells).collect()))
+        is_shown.then(|| Column { cells: [heading].into_iter().chain(cells).collect(), least, rank })
     };
-    let columns = COLUMNS.into_iter().filter_map(column).collect::<Vec<(&str, Vec<String>)>>();
-    table(&fit(columns, (&DISPENSABLE, &RIGID), width))
+    table(&fit(COLUMNS.into_iter().filter_map(column).collect(), width))
 }
 
 /// The jobs as comma-separated values, with a heading.
