@@ -8,11 +8,9 @@ use crate::display::text::{UNKNOWN, clean, fields, fill, join, level, painted_st
 use crate::display::{Tone, paint};
 use crate::sal::topic::EventName;
 
-/// The event of every second.
+/// Names of events.
 pub(super) const HEARTBEAT: &str = EventName::Heartbeat.into_str();
-/// The event at the end of a job.
 pub(super) const JOB_RESULT: &str = EventName::JobResult.into_str();
-/// The event of a new summary state.
 const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
 const ERROR_CODE: &str = EventName::ErrorCode.into_str();
 const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
@@ -45,7 +43,7 @@ pub(super) fn summary_state(event: &Event) -> Option<SummaryState> {
     SummaryState::of_code(event.data.get("summaryState")?.as_i64()?)
 }
 
-/// An ack without its number and its command.
+/// An ack without its sequence number and its command.
 pub(super) fn ack_text(ack: &Ack) -> String {
     let tone = match ack.standing() {
         Standing::InProgress => Tone::Middling,

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::client::{Client, METRICS, STATUS};
 use super::flags::Line;
-use super::{Failure, Task};
+use super::{Task, failed};
 use crate::display::status::lines;
 use crate::display::text::{clean, value};
 
@@ -19,7 +19,7 @@ pub(crate) fn task(line: &Line) -> Result<Task, String> {
     Ok(Box::new(move |out| {
         let status = Client::connect(&target)?.query(STATUS)?;
         if ready && let Some(reason) = value(&status, "not_ready") {
-            return Err(Failure::Failed(format!("not ready: {}", clean(&reason))));
+            return Err(failed(format!("not ready: {}", clean(&reason))));
         }
         if ready || alive {
             return Ok(());

@@ -1,6 +1,6 @@
-//! Tables, and what stands in them: sizes, and ids as short as they can be.
+//! Tables of text, sizes of files, and shortened ids.
 
-/// What is between two columns.
+/// The gap between two columns.
 const GAP: &str = "  ";
 /// Minimum length of a shortened id, in characters.
 const ID_MIN: usize = 8;

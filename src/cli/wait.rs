@@ -1,4 +1,4 @@
-//! `ocps wait` and `ocps abort`: jobs that are named.
+//! `ocps wait` and `ocps abort`.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use super::flags::{Line, seconds};
 use super::follow::{Style, Which, follow, run_id};
 use super::output::Output;
 use super::times::Zone;
-use super::{Failure, Task};
+use super::{Failure, Task, failed};
 use crate::csc::command::CommandName;
 use crate::display::job::{id, is_unfinished, state_text};
 
-/// Which jobs of which daemon.
+/// The arguments of both.
 struct Args {
     target: Target,
     ids: Vec<String>,
@@ -34,7 +34,7 @@ impl Args {
         Ok(Self { target: line.target()?, ids, timeout: line.value("timeout", seconds)? })
     }
 
-    /// The jobs that are named, each once.
+    /// The jobs with these ids, each once.
     fn find<'a>(&self, document: &'a Value) -> Result<IndexSet<&'a Value>, Failure> {
         self.ids.iter().map(|id| find(document, id)).collect()
     }
@@ -65,10 +65,10 @@ fn abort(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let document = client.query(JOBS)?;
     let jobs = args.find(&document)?;
     let name = |job: &Value| id(job).unwrap_or_default();
-    // The service would delete what such a job has left.
+    // For a job that has ended, the service would delete its results.
     if let Some(job) = jobs.iter().find(|job| !is_unfinished(job)) {
         let state = state_text(job).unwrap_or_default();
-        return Err(Failure::Failed(format!("{} has ended ({state}): nothing was aborted", name(job))));
+        return Err(failed(format!("{} has ended ({state}): nothing was aborted", name(job))));
     }
     let mut outcome = Ok(());
     for job in jobs {

@@ -1,35 +1,35 @@
-//! A job of the daemon's documents in words.
+//! A job of the daemon's documents as text: id, times, state, and why it is in that state.
 
 use serde_json::Value;
 
 use super::text::{clean, fill, some, value};
 
-/// Jobs waited for that are named.
+/// Maximum number of prerequisites that are named.
 const WAITS_SHOWN: usize = 3;
 
 pub(crate) fn is_unfinished(job: &Value) -> bool {
     job.get("stage").is_none_or(|stage| stage != "finished")
 }
 
-/// Its job id, or its run id while there is none.
+/// The job id, or while there is none the run id.
 pub(crate) fn id(job: &Value) -> Option<String> {
     value(job, "job_id").or_else(|| value(job, "run_id"))
 }
 
-/// Seconds from the acceptance of its command to its end, or until now.
+/// Seconds from the acceptance of the command to the end of the job, or until now.
 pub(crate) fn elapsed(job: &Value) -> Option<f64> {
     let seconds = |key: &str| job.get(key).and_then(Value::as_f64);
     Some((seconds("age_s")? - seconds("ended_s").unwrap_or_default()).max(0.0))
 }
 
-/// One word: how it ended, else its phase at the service while it runs there, else where it is with us.
+/// One word: the outcome, else the phase at the service while the job runs there, else the stage.
 pub(crate) fn state(job: &Value) -> Option<String> {
     let stage = value(job, "stage");
     let phase = || value(job, "phase").filter(|_| stage.as_deref() == Some("running"));
     value(job, "outcome").or_else(phase).or(stage.clone())
 }
 
-/// That word, and why.
+/// The state, and why the job is in it.
 pub(crate) fn state_text(job: &Value) -> Option<String> {
     let (state, note) = (state(job)?, note(job));
     Some(match note {
@@ -42,7 +42,7 @@ pub(crate) fn state_text(job: &Value) -> Option<String> {
     })
 }
 
-/// What made it end so; before its end what it waits for, what it did not wait for, and what is wrong.
+/// Why the job ended as it did; before its end: what it waits for, which prerequisites do not exist, and what is wrong.
 pub(crate) fn note(job: &Value) -> Option<String> {
     let problem = value(job, "problem");
     match (state(job)?.as_str(), &problem) {
@@ -74,7 +74,7 @@ fn waits(job: &Value, problem: Option<String>) -> Option<String> {
     Some(parts.join("; ")).filter(|note| !note.is_empty())
 }
 
-/// A list of ids.
+/// The ids in a member of the job.
 pub(crate) fn ids(job: &Value, key: &str) -> Vec<String> {
     let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     ids.map(clean).collect()

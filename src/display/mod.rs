@@ -1,10 +1,10 @@
-//! The daemon's documents as text for people.
+//! The daemon's documents, status and jobs, as text for people: on a terminal and on the page over HTTP.
 
 pub(crate) mod job;
 pub(crate) mod status;
 pub(crate) mod text;
 
-/// What a colour stands for: its code among the ANSI escape sequences.
+/// The meaning of a colour; the number is its code among the ANSI escape sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     /// Green: as it should be.
@@ -17,12 +17,12 @@ pub(crate) enum Tone {
     Quiet = 2,
 }
 
-/// The text in the colour of the tone; where there are no colours, what prints it takes them out.
+/// The text in a colour, as ANSI escape sequences. Where there are no colours, `Output` removes them.
 pub(crate) fn paint(tone: Tone, text: &str) -> String {
     format!("\x1b[{}m{text}\x1b[0m", tone as u8)
 }
 
-/// A painted text in parts, each with its colour.
+/// The parts of a text with their colours.
 pub(crate) fn spans(text: &str) -> impl Iterator<Item = (Option<Tone>, &str)> {
     let code = |tone: Tone| format!("{}m", tone as u8);
     text.split("\x1b[").enumerate().map(move |(at, part)| {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::text::{UNKNOWN, fields, fill, join, level, painted_state, value};
 use super::{Tone, paint};
 
-/// Lines that are left out when there is nothing to say.
+/// Lines that are left out if they are empty.
 const OPTIONAL: [&str; 7] = ["http", "error", "start", "kafka", "log", "journal", "resumed"];
 
 fn log_level(status: &Value) -> String {
@@ -13,7 +13,7 @@ fn log_level(status: &Value) -> String {
     number.map(|number| format!("{number} ({})", level(number).0)).unwrap_or_default()
 }
 
-/// The lines of a status document: the name and the text of each. What the document lacks is shown as a dash.
+/// The lines of a status document: the name and the text of each. Of what is not in the document the text is a dash.
 pub(crate) fn lines(status: &Value) -> impl Iterator<Item = (&'static str, String)> {
     let join = |templates: &[&str]| join(status, templates);
     let lines = [
@@ -135,9 +135,9 @@ fn journal(status: &Value) -> String {
     join(status, &parts)
 }
 
-/// The stages in which there are jobs, and of those that run their phases at the service.
+/// The number of jobs in each stage, and of the running ones in each phase at the service.
 fn jobs(status: &Value) -> String {
-    // `2 running` and so on, without what there is none of.
+    // `2 running` and so on, without zeros.
     let counts = |key: &str| {
         let names = status.get(key).and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name);
         names.filter_map(|name| fill(status, &format!("{{+{key}/{name}}} {name}"))).collect::<Vec<_>>()

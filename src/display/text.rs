@@ -4,15 +4,15 @@ use serde_json::Value;
 
 use super::{Tone, paint};
 
-/// What stands for something that is not known.
+/// Shown for something that is not known.
 pub(crate) const UNKNOWN: &str = "-";
-/// Text from outside with nothing in it that moves a cursor or begins a new line.
+/// Text from outside with its control characters escaped.
 pub(crate) fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() }).collect()
 }
 
-/// The value at a path of a document, `service/url`, if there is any: what is null or empty is not there. One whose
-/// name ends in `_s` is a number of seconds, in `_utc` a time; one whose path begins with `+` is there if it is not 0.
+/// The value at a path of a document, such as `service/url`; none if it is null or empty, or 0 where the path begins with
+/// `+`. A name that ends in `_s` means a number of seconds, in `_utc` a time.
 pub(crate) fn value(document: &Value, path: &str) -> Option<String> {
     let (path, counts) = path.strip_prefix('+').map_or((path, false), |path| (path, true));
     let value =
@@ -29,8 +29,7 @@ pub(crate) fn value(document: &Value, path: &str) -> Option<String> {
     Some(clean(&text)).filter(|text| !text.is_empty())
 }
 
-/// The template with the value at each `{path}`; none if one of these is not there. After a number, `[s]` is the ending
-/// of the plural.
+/// The template with the value at each `{path}`; none if one of these is missing. `[s]` after a number is a plural ending.
 pub(crate) fn fill(document: &Value, template: &str) -> Option<String> {
     let mut text = String::new();
     for (at, part) in template.split(['{', '}']).enumerate() {
@@ -43,8 +42,7 @@ pub(crate) fn fill(document: &Value, template: &str) -> Option<String> {
     Some(text)
 }
 
-/// Those of the templates that can be filled, joined with commas; `!` is before something bad, `+` before something
-/// good.
+/// The templates that can be filled, joined with commas. A template that begins with `!` is shown as bad, with `+` as good.
 pub(crate) fn join(document: &Value, templates: &[&str]) -> String {
     let part = |template: &&str| match (template.strip_prefix('!'), template.strip_prefix('+')) {
         (Some(template), _) => Some(paint(Tone::Bad, &fill(document, template)?)),
@@ -54,9 +52,9 @@ pub(crate) fn join(document: &Value, templates: &[&str]) -> String {
     templates.iter().filter_map(part).collect::<Vec<_>>().join(", ")
 }
 
-/// A number of seconds; none of a negative one.
+/// A number of seconds; none if it is negative.
 pub(crate) fn duration(seconds: f64) -> Option<String> {
-    // Saturates, which is as good as any answer for a duration of a billion years.
+    // A number that is too large saturates.
     let whole = seconds as u64;
     let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
     Some(match (days, hours, minutes) {
@@ -68,7 +66,7 @@ pub(crate) fn duration(seconds: f64) -> Option<String> {
     })
 }
 
-/// The members of an object as `name=value`; a text in which a blank could mislead is quoted.
+/// The members of an object as `name=value`; a text is quoted if it is empty or contains a blank, `"` or `=`.
 pub(crate) fn fields(object: &Value) -> String {
     let field = |(name, value): (&String, &Value)| {
         let plain = |text: &&str| !text.is_empty() && !text.contains([' ', '"', '=']);
@@ -100,7 +98,7 @@ pub(crate) fn level(number: i64) -> (&'static str, Tone) {
     }
 }
 
-/// The first of these, and how many more there are.
+/// The first of these texts, and how many more there are.
 pub(crate) fn some(all: &[String], most: usize) -> String {
     let (first, rest) = all.split_at(all.len().min(most));
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
