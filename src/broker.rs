@@ -1,5 +1,4 @@
-//! How a client of Kafka is made, of the SAL side and of the journal alike: librdkafka's settings, every one that matters
-//! written out, and its errors in words.
+//! The settings of Kafka clients, for SAL and for the journal, and the errors of librdkafka in words.
 
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -7,21 +6,21 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
 
-/// What a client is for.
+/// The purpose of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Only to manage topics.
+    /// Manages topics.
     Admin,
-    /// To read: of its own group, which is never seen by the broker, since partitions are assigned by us.
+    /// Reads. Partitions are assigned by ocps, so that the broker never sees its group.
     Consumer,
-    /// To write. It never gives up: order within a topic is kept, whatever happens to the broker.
+    /// Writes. It retries without limit, so that the order within a topic is kept.
     Producer,
 }
 
 const COMMON: [(&str, &str); 7] = [
     ("socket.keepalive.enable", "true"),
     ("socket.nagle.disable", "true"),
-    // A broker that hangs is given up after so long, and asked again.
+    // A request to a broker that hangs is repeated after this time.
     ("socket.timeout.ms", "10000"),
     ("socket.connection.setup.timeout.ms", "10000"),
     ("reconnect.backoff.ms", "100"),
@@ -32,7 +31,7 @@ const COMMON: [(&str, &str); 7] = [
 const CONSUMER: [(&str, &str); 4] = [
     ("enable.auto.commit", "false"),
     ("allow.auto.create.topics", "false"),
-    // Where the log was cut off, what is left may be old commands; `upkeep` finds out what is new.
+    // If messages are missing, those that remain may be old commands; `upkeep` finds out which are new.
     ("auto.offset.reset", "error"),
     ("fetch.error.backoff.ms", "200"),
 ];
@@ -40,13 +39,13 @@ const CONSUMER: [(&str, &str); 4] = [
 const PRODUCER: [(&str, &str); 5] = [
     ("linger.ms", "0"),
     ("max.in.flight.requests.per.connection", "1"),
-    // A message that timed out would be overtaken by the next one; the outbox has them in hand.
+    // The next message would overtake one that timed out; the outbox repeats messages.
     ("message.timeout.ms", "0"),
     ("topic.metadata.propagation.max.ms", "10000"),
     ("retry.backoff.ms", "100"),
 ];
 
-/// The settings of a client. What all have in common comes last, so that, as in salobj, it wins.
+/// The settings of a client. Those for all clients come last, so that they win, as in salobj.
 pub(crate) fn config(options: &Options, index: SalIndex, role: Role) -> ClientConfig {
     let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
     let mut config = ClientConfig::new();
@@ -77,14 +76,14 @@ pub(crate) fn config(options: &Options, index: SalIndex, role: Role) -> ClientCo
     config
 }
 
-/// Whether librdkafka knows and accepts these settings, as far as that shows without a client.
+/// Checks that librdkafka accepts the settings, as far as it can be found out without a client.
 pub(crate) fn check(options: &Options, index: SalIndex) -> Result<(), String> {
     [Role::Consumer, Role::Producer].into_iter().try_for_each(|role| {
         config(options, index, role).create_native_config().map(drop).map_err(|error| wrong(&error))
     })
 }
 
-/// In words that show no secret: a setting that librdkafka does not take.
+/// The error text for a setting that librdkafka refuses, without its value.
 pub(crate) fn wrong(error: &KafkaError) -> String {
     // The value may be secret, whatever the key is called.
     let KafkaError::ClientConfig(_, why, key, _) = error else {
@@ -93,18 +92,18 @@ pub(crate) fn wrong(error: &KafkaError) -> String {
     format!("the Kafka setting {key} is not possible: {why}")
 }
 
-/// The plain reason of an error.
+/// The reason in an error.
 pub(crate) fn reason(error: &KafkaError) -> String {
     code(error).map_or_else(|| error.to_string(), |code| code.to_string())
 }
 
-/// The code of an error, also of an administrator's request.
+/// The code of an error, also of a request to manage topics.
 pub(crate) fn code(error: &KafkaError) -> Option<Code> {
     if let KafkaError::AdminOp(code) = error { Some(*code) } else { error.rdkafka_error_code() }
 }
 
-/// What is wrong with the connection, in one line, from what librdkafka says of it; and whether that is `"us"`, whom
-/// the broker does not let in, or something else (`""`).
+/// What is wrong with the connection in one line, from the error and the reason that librdkafka reports. The first value is
+/// `"us"` if the broker refuses this client, or this client the broker, else `""`.
 pub(crate) fn problem(error: &KafkaError, reason: &str) -> (&'static str, String) {
     let is_refusal = matches!(
         error.rdkafka_error_code(),
@@ -115,7 +114,7 @@ pub(crate) fn problem(error: &KafkaError, reason: &str) -> (&'static str, String
                 | Code::UnsupportedSASLMechanism
         )
     );
-    // Of a certificate that we refuse it reports now this error, now that, or both.
+    // For a certificate that is not trusted, librdkafka reports different errors.
     let (about, what) = if reason.contains("certificate verify failed") {
         ("us", "the broker's certificate is not trusted (see ssl.ca.location)")
     } else if is_refusal {

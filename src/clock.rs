@@ -1,5 +1,4 @@
-//! The clocks: TAI, the time of all SAL stamps, UTC for people, and how long ago something was, whatever happens to
-//! the clock.
+//! The clocks: TAI for the time stamps of SAL, UTC for people, and ages that stay right if the clock is set.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,13 +7,13 @@ use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime, clock_getti
 
 use crate::csc::time::{BootId, Tai, Uptime};
 
-/// TAI minus UTC since 2017-01-01, in seconds: used where the kernel does not know the offset.
+/// TAI minus UTC since 2017-01-01, in seconds: used if the kernel does not know the offset.
 pub const TAI_MINUS_UTC_S: u32 = 37;
 
-/// A clock that is off, or was set, by more seconds is worth a line in the log.
+/// If the clock is wrong or was set by more seconds than this, that is logged.
 pub const LARGE_STEP_S: f64 = 1.0;
 
-/// The offset where the kernel knows none; written once, at start.
+/// The offset for a kernel that knows none; written once, at the start.
 static OFFSET_S: AtomicU32 = AtomicU32::new(TAI_MINUS_UTC_S);
 
 /// Sets TAI minus UTC, in seconds, for a kernel that does not know of the last leap second.
@@ -22,12 +21,12 @@ pub fn set_tai_minus_utc(seconds: u32) {
     OFFSET_S.store(seconds, Ordering::Relaxed);
 }
 
-/// TAI minus UTC, in whole seconds: as the kernel knows it, else as it was set.
+/// TAI minus UTC, in whole seconds: that of the kernel, else the configured one.
 pub fn tai_minus_utc() -> f64 {
     kernel_tai_minus_utc().unwrap_or_else(|| OFFSET_S.load(Ordering::Relaxed).into())
 }
 
-/// TAI minus UTC as the kernel knows it, in whole seconds, if it does.
+/// TAI minus UTC of the kernel, in whole seconds, if it knows it.
 pub fn kernel_tai_minus_utc() -> Option<f64> {
     let utc = unix_now();
     let tai = clock_gettime_dynamic(DynamicClockId::Tai).ok()?;
@@ -45,42 +44,42 @@ pub fn unix_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// A stamp as UTC for people, see [`rfc3339`].
+/// A time stamp as UTC for people, see [`rfc3339`].
 pub fn utc(tai: Tai) -> String {
     rfc3339(tai.0 - tai_minus_utc())
 }
 
-/// A Unix time as `2026-11-22T14:00:23.504Z`, always so wide; one that is no time of our era as its nearest end.
+/// A Unix time as `2026-11-22T14:00:23.504Z`, always of this width: limited to the years 1970 to 9999.
 pub fn rfc3339(unix_s: f64) -> String {
-    // 9999-12-31T23:59:59.999Z; what is no number becomes 0.
+    // 9999-12-31T23:59:59.999Z; NaN becomes 0.
     const LAST_MS: f64 = 253_402_300_799_999.0;
     let since = Duration::from_millis((unix_s * 1000.0).round().clamp(0.0, LAST_MS) as u64);
     humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
 }
 
-/// How long the machine has been up, with the time that it slept, where the kernel knows.
+/// How long the machine has been up, including sleep, if the kernel reports it.
 pub fn uptime() -> Option<Uptime> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let boot = BootId(u128::from_str_radix(&boot.trim().replace('-', ""), 16).ok()?);
     Some(Uptime { boot, since: since_zero(clock_gettime(ClockId::Boottime)) })
 }
 
-/// A clock's time since its zero.
+/// The time of a clock since its zero.
 fn since_zero(time: Timespec) -> Duration {
     time.try_into().unwrap_or_default()
 }
 
-/// A point in time from which ages are counted that include the time in which machine or process stood still.
+/// A point in time for ages that include the time while the machine or the process stood still.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moment {
-    /// It continues while the machine sleeps.
+    /// The time since the boot, which includes sleep.
     since_boot: Duration,
-    /// It may be set at any time: forward also when a virtual machine was paused.
+    /// The wall clock, which may be set at any time, also forward after a pause of a virtual machine.
     wall: SystemTime,
 }
 
 impl Moment {
-    /// The moment that these clocks show.
+    /// The moment with these times of both clocks.
     pub fn new(since_boot: Duration, wall: SystemTime) -> Self {
         Self { since_boot, wall }
     }
@@ -90,13 +89,13 @@ impl Moment {
         Self::new(since_zero(clock_gettime(ClockId::Boottime)), SystemTime::now())
     }
 
-    /// How long before `later` it was; a clock that was set back makes it no shorter.
+    /// The age of this moment at `later`; setting the clock back does not make it shorter.
     pub fn age(self, later: Self) -> Duration {
         let wall = later.wall.duration_since(self.wall).unwrap_or_default();
         later.since_boot.saturating_sub(self.since_boot).max(wall)
     }
 
-    /// By how many seconds the clock was set between here and `later`; negative when it was set back.
+    /// By how many seconds the clock was set between this moment and `later`; negative if it was set back.
     pub fn clock_step(self, later: Self) -> f64 {
         let wall = match later.wall.duration_since(self.wall) {
             Ok(forward) => forward.as_secs_f64(),

@@ -1,4 +1,4 @@
-//! JSON of others, taken apart in bounded memory and without reading the values in it.
+//! Splits the JSON of others into its members or elements, in bounded memory and without parsing them.
 
 use std::fmt;
 
@@ -7,10 +7,10 @@ use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 use serde_json::{Deserializer, Error};
 
-/// The members of an object in their order, their values as they are written; of at most `max`.
+/// The members of an object in their order, with the text of their values.
 ///
 /// # Errors
-/// The text is no JSON object, or has more members.
+/// The text is no JSON object, or has more than `max` members.
 pub(crate) fn members(json: &str, max: usize) -> Result<Vec<(String, &RawValue)>, Error> {
     let mut deserializer = Deserializer::from_str(json);
     let members = deserializer.deserialize_map(Members { max })?;
@@ -18,7 +18,7 @@ pub(crate) fn members(json: &str, max: usize) -> Result<Vec<(String, &RawValue)>
     Ok(members)
 }
 
-/// Hands over each element of an array, as it is written.
+/// Calls `take` with the text of each element of an array.
 ///
 /// # Errors
 /// The text is no JSON array.

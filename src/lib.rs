@@ -25,6 +25,7 @@
 //! | [`journal`] | the durable record of commands: SQLite in a file, or in memory and a topic of Kafka; group commit, what the previous run left | what a command means |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker threads | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |
+//! | `display` | the documents of the daemon, status and jobs, as text for people | where they are shown |
 //! | [`http`] | what is shown over HTTP: a page, metrics, probes | jobs, the main loop |
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
@@ -89,6 +90,7 @@ pub mod clock;
 pub mod config;
 pub mod csc;
 pub mod daemon;
+mod display;
 pub mod http;
 pub mod journal;
 mod json;

@@ -1,7 +1,7 @@
-//! The log: where its lines are written, their form, and a tap that gets each of them.
+//! The log: formats lines, writes them, and passes each to a tap.
 //!
-//! Only our own lines are logged, not those of libraries. The level is changed for all outputs at once.
-//! Logging never waits for a disk, a pipe or the journal: a thread of its own writes.
+//! Only lines of ocps itself are logged, not those of libraries. Logging never waits for a disk, a pipe or the journal, since
+//! a thread of its own writes.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -20,42 +20,42 @@ use simplelog::{CombinedLogger, Config, SharedLogger};
 use crate::clock;
 use crate::text::one_line;
 
-/// Target of the lines of the core, which does not log by itself.
+/// Target of the lines of the core, which are logged by the daemon.
 const CORE: &str = "ocps::csc";
 /// Target of the lines of level CRITICAL, which the log crate does not have.
 const CRITICAL: &str = "ocps::csc::critical";
-/// Lines whose target begins so are not tapped: they may be about the sending of what is tapped.
+/// Lines whose target begins with this are not tapped: they may be about sending tapped lines.
 const UNTAPPED: &str = "ocps::transport";
 
-/// Longest message that is logged, in bytes; the rest of a longer one is left out.
+/// Maximum length of a message, in bytes; longer ones are cut.
 const MESSAGE_MAX: usize = 4096;
-/// Lines that wait to be written; more are lost, and counted.
+/// Maximum number of lines that wait to be written; further ones are lost, and counted.
 const QUEUE_LINES: usize = 4096;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is checked that the log file is still where it was opened.
+/// How often it is checked that the path of the log file still names the open file.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The log's outputs.
+/// The log after it was started.
 #[derive(Clone, Debug)]
 pub struct Logs {
     jobs: Sender<Job>,
     problem: Problem,
 }
 
-/// Why lines are lost, or are written to a file that was moved away, in one line.
+/// One line with why lines are lost, or are written to a file that was moved away.
 type Problem = Arc<Mutex<Option<String>>>;
 
-/// Takes a line of the log with its message, which may have several lines but is no longer than others, and Python's
-/// number of its level. It must not wait.
+/// Gets each record of the log with its message, cut as in the log, and Python's number of its level. It must not
+/// block.
 pub type Tap = Box<dyn Fn(&Record<'_>, &str, i32) + Send + Sync>;
 
 impl Logs {
-    /// Begins to log: to a file, else to the journal if standard error leads there, else to standard error; and to
-    /// `tap`. `log::logger().flush()` waits a little for what was logged to be written.
+    /// Starts the log: to a file, else to standard error, in the form of systemd's journal if that reads it; and to `tap`.
+    /// `log::logger().flush()` waits until the lines so far are written, but at most some seconds.
     ///
     /// # Errors
-    /// One line: the file cannot be opened, or a log was begun before.
+    /// One line: the file cannot be opened, or a log was started before.
     pub fn start(level: i32, file: Option<&Path>, tap: Tap) -> Result<Self, String> {
         let opened = file.map(|path| Ok::<_, String>((append_to(path)?, path.to_owned()))).transpose()?;
         let (sender, jobs) = bounded(QUEUE_LINES);
@@ -72,12 +72,12 @@ impl Logs {
         Ok(Self { jobs: sender, problem })
     }
 
-    /// Why lines are lost, or are written to a file that was moved away, in one line.
+    /// One line with why lines are lost, or are written to a file that was moved away.
     pub fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens the file again, which may have been moved away.
+    /// Opens the file again, since it may have been moved away.
     pub fn reopen(&self) {
         if self.jobs.try_send(Job::Reopen).is_err() {
             log::error!("the log file is not opened again: too much waits to be written");
@@ -85,20 +85,20 @@ impl Logs {
     }
 }
 
-/// Writes why the daemon does not start to standard error, since the log may not have begun; with the priority of an
-/// error if that leads to the journal.
+/// Writes why the daemon does not start to standard error, since the log may not have been started; with the priority of an
+/// error if systemd's journal reads it.
 pub fn write_last_words(reason: &str) {
     let prefix = if is_journal(&io::stderr()) { "<3>" } else { "ocps: " };
-    // If this fails there is nowhere left to report it.
+    // If this fails, there is no place left to report it.
     let _ = writeln!(io::stderr(), "{prefix}{}", line_of(reason));
 }
 
-/// Logs from this level on, Python's number.
+/// Sets the minimum level, Python's number.
 pub fn set_level(level: i32) {
     log::set_max_level(level_of(level).to_level_filter());
 }
 
-/// Logs a line of the core with a level that is Python's number.
+/// Logs a line of the core; the level is Python's number.
 pub fn write(level: i32, message: &str) {
     let target = if level > 40 { CRITICAL } else { CORE };
     log::log!(target: target, level_of(level), "{message}");
@@ -113,14 +113,14 @@ fn level_of(number: i32) -> Level {
     }
 }
 
-/// Whether standard error leads to the journal (systemd.exec(5), JOURNAL_STREAM).
+/// Whether systemd's journal reads standard error (systemd.exec(5), JOURNAL_STREAM).
 fn is_journal(stderr: &impl AsFd) -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let Ok(stat) = rustix::fs::fstat(stderr) else { return false };
     stream == format!("{}:{}", stat.st_dev, stat.st_ino)
 }
 
-/// A message may quote any text; its line has no control characters and a bounded length.
+/// The message in one line without control characters, cut to [`MESSAGE_MAX`].
 fn line_of(text: &str) -> String {
     let beginning = beginning(text);
     let rest =
@@ -128,14 +128,14 @@ fn line_of(text: &str) -> String {
     one_line(beginning) + &rest
 }
 
-/// As much of a text as is logged.
+/// The beginning of a text, at most [`MESSAGE_MAX`] bytes.
 fn beginning(text: &str) -> &str {
     (0..=MESSAGE_MAX).rev().find_map(|end| text.get(..end.min(text.len()))).unwrap_or_default()
 }
 
-/// Hands lines to the thread that writes, and to the tap.
+/// Sends lines to the writing thread, and records to the tap.
 struct Logger {
-    /// journald wants a priority and no time, since it has its own; people read UTC, level and text.
+    /// Whether lines have a priority, for systemd's journal, instead of time and level.
     to_journal: bool,
     jobs: Sender<Job>,
     lost: Arc<AtomicU64>,
@@ -195,20 +195,20 @@ impl SharedLogger for Logger {
     }
 }
 
-/// What the thread that writes is to do, in this order.
+/// A request to the writing thread.
 #[derive(Debug)]
 enum Job {
-    /// Write a line, which has its line break.
+    /// Write a line with its line break.
     Write(String),
     /// Open the file again.
     Reopen,
-    /// Confirm that all before was written.
+    /// Confirm that all earlier lines were written.
     Report(Sender<()>),
 }
 
-/// The thread that writes.
+/// The writing thread.
 struct LineWriter {
-    /// None: standard error.
+    /// The file and its path; none: standard error.
     file: Option<(File, PathBuf)>,
     lost: Arc<AtomicU64>,
     problem: Problem,
@@ -230,7 +230,7 @@ impl LineWriter {
             if self.checked.elapsed() >= CHECK_INTERVAL {
                 self.check();
             }
-            // Logged only when there is room for it.
+            // Logged only when the queue has room for it.
             if jobs.len() < QUEUE_LINES / 2 {
                 let lost = self.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
@@ -267,7 +267,7 @@ impl LineWriter {
         self.set_problem(opened.err());
     }
 
-    /// Checks that the file can still be found by its name.
+    /// Checks that the path still names the open file.
     fn check(&mut self) {
         self.checked = Instant::now();
         let Some((file, path)) = &self.file else { return };

@@ -1,8 +1,8 @@
-//! What all HTTP requests have in common: their configuration, and how the addresses of hosts are found. Invariant: a lack of threads or descriptors is an error of one
-//! request.
+//! The configuration of all HTTP requests, and the addresses of their hosts. Invariant: without free threads or file
+//! descriptors, only the request fails.
 //!
-//! The library's own resolver starts a thread for each request, addresses in digits included, and panics where there is
-//! none. It asks for each request, also where a connection is there already.
+//! The resolver of the library starts a thread for each request, also for numeric addresses and where a connection is open
+//! already, and panics if it cannot.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -18,21 +18,21 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Error, Proxy};
 
-/// Most addresses of one host that are tried; the library takes no more.
+/// Maximum number of addresses of a host that are tried, a limit of the library.
 const ADDRESSES_MAX: usize = 16;
 
-/// How long the addresses of a host are used that were found.
+/// How long the addresses of a host are used again.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 
-/// How all HTTP requests are made; timeouts are to be added.
+/// The configuration of all HTTP requests, without timeouts.
 pub(crate) fn http_config(proxy: Option<Proxy>) -> ConfigBuilder<AgentScope> {
     let config = Agent::config_builder()
-        // Refusals have texts that people must see.
+        // The text of a refusal is needed for the error.
         .http_status_as_error(false)
-        // Not from the environment: only where the settings say so.
+        // The proxy of the settings, not of the environment.
         .proxy(proxy)
-        // A redirect is a wrong answer: following it could carry a DELETE to another service. And ureq 3.5 panics at
-        // one whose chunked body breaks off at its end.
+        // Following a redirect could send a DELETE to another service. And ureq 3.5 panics if the chunked body of a redirect
+        // breaks off at its end.
         .max_redirects(0)
         .max_redirects_will_error(false)
         .user_agent(concat!("ocps/", env!("CARGO_PKG_VERSION")));
@@ -43,11 +43,11 @@ pub(crate) fn http_config(proxy: Option<Proxy>) -> ConfigBuilder<AgentScope> {
     config
 }
 
-/// Finds hosts as described here; the last one is known for some time.
+/// A resolver that keeps the addresses of the last host for [`KNOWN_FOR`].
 #[derive(Debug, Default)]
 pub(crate) struct Lookup(Mutex<Option<Known>>);
 
-/// When which addresses of a host were found.
+/// The addresses of a host, and when they were found.
 #[derive(Debug)]
 struct Known {
     host: String,
@@ -89,7 +89,8 @@ impl Lookup {
     }
 }
 
-/// Asks the system, which can take any time, in a thread that is left alone when the time is over.
+/// Asks the system for the addresses of a host. That can take any time, so a thread does it, which is abandoned after the
+/// timeout.
 fn look_up(host: String, timeout: NextTimeout) -> Result<Vec<SocketAddr>, Error> {
     let (sender, receiver) = sync_channel(1);
     let ask = move || sender.send(host.to_socket_addrs().map(Iterator::collect)).is_ok();

@@ -1,4 +1,4 @@
-//! Readiness, watchdog and status for systemd; outside of it everything here does nothing.
+//! Readiness, watchdog and status line for systemd. Without systemd, nothing here has an effect.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -10,57 +10,58 @@ use sd_notify::NotifyState;
 
 use crate::text::one_line;
 
-/// Our connection to the service manager.
+/// The connection to the service manager.
 #[derive(Debug)]
 pub struct Manager {
     is_there: bool,
-    /// Half the watchdog's period; none without a watchdog.
+    /// Half the period of the watchdog; none without a watchdog.
     period: Option<Duration>,
     last_pet: Instant,
     last_status: String,
-    /// Kept open, so that the watchdog is served also when the process has no more descriptors; non-blocking.
+    /// The socket of the manager, non-blocking. It stays open so that the watchdog is notified even if the process has no free
+    /// file descriptors.
     socket: Option<UnixDatagram>,
 }
 
 impl Manager {
-    /// The service manager that started us, if one did.
+    /// Connects to the service manager, if one started this process.
     pub fn connect() -> Self {
-        // Served twice a period, so that one late turn is no alarm.
+        // Notified twice a period, so that one late turn is no alarm.
         let period = sd_notify::watchdog_enabled().map(|period| period / 2);
         let is_there = std::env::var_os("NOTIFY_SOCKET").is_some();
         Self { is_there, period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
     }
 
-    /// Commands are accepted.
+    /// Reports that commands are accepted, and the end of a reload.
     pub fn ready(&self) {
         notify(&[NotifyState::Ready]);
     }
 
-    /// A reload has begun; [`Manager::ready`] says that it has ended.
+    /// Reports the begin of a reload.
     pub fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, now]);
         }
     }
 
-    /// The daemon is stopping.
+    /// Reports that the daemon is stopping.
     pub fn stopping(&self) {
         notify(&[NotifyState::Stopping]);
     }
 
-    /// Whether one has started us.
+    /// Whether a service manager started this process.
     pub fn is_there(&self) -> bool {
         self.is_there
     }
 
-    /// Sends the status line, when it changed.
+    /// Sends the status line if it changed.
     pub fn status(&mut self, status: String) {
         if status != self.last_status && self.try_notify(NotifyState::Status(&status)) {
             self.last_status = status;
         }
     }
 
-    /// The main loop is running.
+    /// Notifies the watchdog that the main loop is running, if it is time.
     pub fn pet(&mut self) {
         let is_due = self.period.is_some_and(|period| self.last_pet.elapsed() >= period);
         if is_due && self.try_notify(NotifyState::Watchdog) {
@@ -68,19 +69,19 @@ impl Manager {
         }
     }
 
-    /// Sends something that can be sent again later; false if we would have to wait for the manager.
+    /// Sends a notification; false if the socket is full, so that it has to be sent again later.
     fn try_notify(&self, state: NotifyState) -> bool {
         match self.socket.as_ref().map(|socket| socket.send(format!("{state}\n").as_bytes())) {
             Some(Ok(_)) => {}
             Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            // Where the manager has made its socket anew, ours leads nowhere.
+            // The manager may have made a new socket.
             Some(Err(_)) | None => notify(&[state]),
         }
         true
     }
 }
 
-/// The service manager's socket, if we can be connected to it for good.
+/// A socket that is connected to the service manager.
 fn connect() -> Option<UnixDatagram> {
     let name = std::env::var_os("NOTIFY_SOCKET")?;
     let address = match name.as_bytes().strip_prefix(b"@") {
@@ -92,7 +93,7 @@ fn connect() -> Option<UnixDatagram> {
     socket.connect_addr(&address).ok().map(|()| socket)
 }
 
-/// Writes why the daemon does not start into the status line, which remains after the process has ended.
+/// Sets the status line to why the daemon does not start; it remains after the process has ended.
 pub fn not_started(reason: &str) {
     // A line break would end the status.
     notify(&[NotifyState::Status(&one_line(reason))]);

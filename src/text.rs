@@ -1,35 +1,33 @@
-//! Text from outside made fit for one line, and the known name that was probably meant. Nothing here fails, whatever
-//! the text is.
+//! Makes text from outside fit for one line, and finds the known name that was probably meant. Works for any text.
 
 use std::fmt;
 
-/// Longest quotation of another program's text, in characters.
+/// Maximum length of quoted text of another program, in characters.
 const QUOTE_MAX: usize = 300;
-/// Longest name or value in quotes, in characters.
+/// Maximum length of a name or value in quotes, in characters.
 const QUOTED_MAX: usize = 80;
-/// Longest word that is compared with others, in bytes: a longer one is no typing mistake.
+/// Maximum length of a word that is compared with known names, in bytes.
 const WORD_MAX: usize = 64;
 
-/// The text on one line that cannot steer a terminal: control characters become blanks.
+/// The text in one line: control characters become blanks.
 pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// The first 300 characters of another program's text, on one line.
+/// The first [`QUOTE_MAX`] characters of text of another program, in one line.
 pub(crate) fn quote(text: impl fmt::Display) -> String {
     one_line(text.to_string().trim()).chars().take(QUOTE_MAX).collect()
 }
 
-/// A name or value in quotes, control characters escaped, cut where it is long.
+/// A name or value in quotes, with control characters escaped, cut to [`QUOTED_MAX`] characters.
 pub(crate) fn quoted(text: &str) -> String {
     let cut: String = text.chars().take(QUOTED_MAX).collect();
     let more = if cut.len() < text.len() { "…" } else { "" };
     format!("{cut:?}{more}")
 }
 
-/// The candidate that is most like `word`, if one is so near that it was probably meant.
-///
-/// Case does not count, and the beginning of a candidate is as near as one wrong letter.
+/// The candidate that is most similar to `word`, if it was probably meant. Case does not matter, and the beginning of a
+/// candidate counts as similar as one wrong letter.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > WORD_MAX {
         return None;

@@ -1,6 +1,6 @@
-//! The URL of something that is asked over HTTP, with the user name and password that it may hold.
+//! URLs, which may contain a user name and password.
 //!
-//! Invariant: neither `Display` nor `Debug` shows user name or password; what needs them asks for them by name.
+//! Invariant: `Display` and `Debug` show neither; code that needs them calls a method for that.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,20 +12,20 @@ use ureq::http::Uri;
 
 use crate::text::quote;
 
-/// What a URL must be.
+/// Which URLs are allowed.
 const ALLOWED: &str = "must be http:// or https:// with a host";
-/// The same where there is an `@`.
+/// The same for a text with an `@`.
 const ALLOWED_WITH_USER: &str = "must be http:// or https:// with a host; in its user name and password write / as %2F, \
      # as %23, ? as %3F, @ as %40, % as %25, a blank as %20, and other characters than ASCII as the bytes of UTF-8 alike";
 
-/// A base URL; cheap to clone. Two are equal if they were written alike, credentials included.
+/// A base URL, cheap to clone. Two are equal if they were written in the same way, credentials included.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Url(Arc<Parts>);
 
 #[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Parts {
     written: String,
-    /// Without credentials and without a slash at its end.
+    /// Without credentials, and without a slash at the end.
     address: String,
     authorization: Option<String>,
 }
@@ -34,7 +34,7 @@ impl Url {
     /// Parses a URL from a configuration.
     ///
     /// # Errors
-    /// What it must be; never what it is, since that may hold a password.
+    /// What a URL must be, without the text itself, which may contain a password.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let allowed = if text.contains('@') { ALLOWED_WITH_USER } else { ALLOWED };
         let uri: Uri = text.parse().map_err(|_| allowed)?;
@@ -58,7 +58,7 @@ impl Url {
         Ok(Self::from(text))
     }
 
-    /// Where to send a request, without user name and password; without a slash at its end.
+    /// The URL without user name and password, and without a slash at the end: requests are sent there.
     pub fn address(&self) -> &str {
         &self.0.address
     }
@@ -70,7 +70,7 @@ impl Url {
 
     /// Describes a redirect for people: its target, and what to write instead of this URL.
     pub fn redirection(&self, path: &str, location: &str) -> String {
-        // What comes after may be a secret of a login.
+        // A query or fragment may contain the secret of a login.
         let place = location.split(['?', '#']).next().unwrap_or_default();
         let (scheme, rest) = split_scheme(self.address());
         let host = rest.split('/').next().unwrap_or_default();
@@ -93,7 +93,7 @@ impl Url {
         &self.0.written
     }
 
-    /// The URL as it is to be stored: without user name and password, but with the `@` behind them if there were any.
+    /// The URL for storing: without user name and password, but with the `@` if there were any.
     pub fn without_credentials(&self) -> String {
         if self.authorization().is_none() {
             return self.0.written.clone();
@@ -102,12 +102,12 @@ impl Url {
         format!("{scheme}@{rest}")
     }
 
-    /// Whether it was stored so: the service is to be asked with credentials that it does not hold.
+    /// Whether its credentials were removed for storing, so that they are missing.
     pub fn lacks_credentials(&self) -> bool {
         self.authorization().is_none() && self.0.written != self.0.address
     }
 
-    /// Whether the two have scheme, host and port in common.
+    /// Whether both have the same scheme, host and port.
     pub fn is_of_host(&self, other: &Self) -> bool {
         let host = |url: &Self| {
             let (scheme, rest) = split_scheme(url.address());
@@ -116,13 +116,13 @@ impl Url {
         host(self) == host(other)
     }
 
-    /// Whether none was given.
+    /// Whether this is no URL at all.
     pub fn is_empty(&self) -> bool {
         self.0.written.is_empty()
     }
 }
 
-/// Converts a URL that was checked when it was configured; from anything else nothing can be requested.
+/// Converts a URL that was checked when it was configured; a request to anything else fails.
 impl From<&str> for Url {
     fn from(text: &str) -> Self {
         let (scheme, rest) = split_scheme(text);
@@ -137,17 +137,17 @@ impl From<&str> for Url {
     }
 }
 
-/// The scheme with its `://`, if there is one, and the rest.
+/// The scheme with `://`, or nothing, and the rest.
 fn split_scheme(text: &str) -> (&str, &str) {
     text.split_at(text.find("://").map_or(0, |at| at + "://".len()))
 }
 
-/// What stands before the host, if anything does, and the host with its port.
+/// User name and password, if there are any, and the host with its port.
 fn split_user(authority: &str) -> (Option<&str>, &str) {
     authority.rsplit_once('@').map_or((None, authority), |(user, host)| (Some(user), host))
 }
 
-/// HTTP's basic authentication (RFC 7617) by what a URL says of the user (RFC 3986, percent-encoded).
+/// The header for basic authentication (RFC 7617) from the user name and password of a URL, which are percent-encoded.
 fn authorization(user: &str) -> String {
     let (name, password) = user.split_once(':').unwrap_or((user, ""));
     let mut bytes: Vec<u8> = percent_decode_str(name).collect();
@@ -159,7 +159,7 @@ fn authorization(user: &str) -> String {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, rest) = split_scheme(self.address());
-        // In what was never checked, a password with a slash would look like a path.
+        // In a text that was not checked, a password with a slash looks like a path.
         let (_, shown) = split_user(rest);
         write!(f, "{scheme}{shown}")
     }

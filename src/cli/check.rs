@@ -1,4 +1,4 @@
-//! `ocps check`: what is wrong with the configuration, before a daemon reads it.
+//! `ocps check`: checks the configuration before a daemon reads it.
 
 use std::path::PathBuf;
 
@@ -13,10 +13,10 @@ use crate::config::check::{Report, check};
 use crate::csc::id::SalIndex;
 use crate::daemon::{self, options::RunArgs};
 
-/// The values of `ocps check`.
+/// The flags and arguments of `ocps check`.
 #[derive(Debug)]
 pub(super) struct Args {
-    /// Files and directories; empty: all that a start needs.
+    /// Files and directories; empty: everything that a start needs.
     paths: Vec<PathBuf>,
     site: Option<String>,
     pub(super) index: Option<SalIndex>,
@@ -39,7 +39,7 @@ impl Args {
         Ok(Self { paths, site: line.value("site", text)?, index, start, json: line.has("json") })
     }
 
-    /// What would be started, and the name of its unit if that is it.
+    /// What would be started, and its name if it is a systemd unit.
     pub(super) fn unit(&self) -> (Unit, Option<String>) {
         let plain = || RunArgs { index: self.index, ..RunArgs::default() };
         if let Some(start) = &self.start {
@@ -52,7 +52,7 @@ impl Args {
     }
 }
 
-/// `ocps check`: checks all paths, or all that a start needs, and prints `PATH: ok` or each problem of it.
+/// `ocps check`: checks the paths, or everything that a start needs, and prints for each `PATH: ok` or its problems.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
     let args = Args::of(line)?;
     Ok(Box::new(move |out| run(&args, out)))
@@ -75,7 +75,8 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     if reports.iter().all(Report::is_ok) { Ok(()) } else { Err(Failure::Printed(Exit::Configuration)) }
 }
 
-/// All that a start needs: its toml, its configuration directory, and under the name of what would be started the rest.
+/// Reports about everything that a start needs: the toml, the configuration directory, and the rest under the command that
+/// would start the daemon.
 fn start(args: &Args) -> Vec<Report> {
     let (unit, _) = args.unit();
     daemon::check(&unit.start, &|name| unit.variable(name), args.site.as_deref(), unit.report.clone())

@@ -1,7 +1,7 @@
 //! The connection to a daemon: requests out, lines in.
 //!
-//! A thread of its own reads lines, so that a wait for one can end in time. Whatever the daemon says that we
-//! do not understand is skipped: it may be newer than we are.
+//! A separate thread reads the lines, so that waiting for one can have a time limit. What a client does not understand in
+//! them is skipped, since the daemon may be newer.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -17,41 +17,39 @@ use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, bounded};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::Failure;
 use super::exit::{Exit, left};
-use super::text::{clean, value};
 use super::version::NAME;
+use super::{Failure, failed};
 use crate::config::settings::Settings;
 use crate::csc::command::CommandName;
 use crate::csc::id::SalIndex;
+use crate::display::text::{clean, value};
 use crate::sal::ack::{AckCode, NOT_FINAL};
 use crate::transport::socket_path::{self, Place};
 
-/// Longest line that is read, in bytes: a list of all jobs with room to spare, and still bounded.
+/// Maximum length of a line that is read, in bytes: enough for a list of all jobs.
 const LINE_MAX: u64 = 64 << 20;
 
-/// Lines read ahead of what has been handled.
+/// Maximum number of lines that are read before they are handled.
 const LINES_AHEAD: usize = 256;
 
-/// Longest wait for the answer to a query, and for the daemon to take what we send.
+/// Time limit of a query, and of sending to the daemon.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest wait for an ack without `--timeout`: a `start` may read a large configuration with git.
+/// Time limit of an ack without `--timeout`: a `start` may read a large configuration with git.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often deadlines, ^C and the reader of our output are checked when nothing comes.
+/// How often deadlines, ^C and the reader of the output are checked while no line comes.
 pub(super) const IDLE_TURN: Duration = Duration::from_millis(250);
 
-/// Longest that an ack can ask us to wait, in seconds: a day.
+/// Maximum time that an ack can ask a client to wait, in seconds: a day.
 const ACK_TIMEOUT_MAX_S: f64 = 86_400.0;
 
-/// The query for what the daemon is doing, and the name of the document that answers it.
+/// The queries. The document that answers each has the same name.
 pub(super) const STATUS: &str = "status";
-/// The query for the metrics, and the name of the document that answers it.
 pub(super) const METRICS: &str = "metrics";
-/// The query for its jobs, and the name of the document that answers it.
 pub(super) const JOBS: &str = "jobs";
-/// The query for one job with its history, and the name of the document that answers it.
+/// One job with its history.
 pub(super) const JOB: &str = "job";
 
 /// Which daemon a client talks to.
@@ -72,7 +70,7 @@ pub(super) struct Ack {
     /// The name of the code.
     #[serde(default)]
     pub(super) name: String,
-    /// How the command ended, or why it was refused.
+    /// The job of an execute, how the command ended, or why it was refused.
     #[serde(default)]
     pub(super) result: String,
     /// How long the next ack may take, in seconds.
@@ -80,18 +78,18 @@ pub(super) struct Ack {
     timeout: f64,
 }
 
-/// How a command stands after an ack.
+/// The state of a command after an ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// More acks follow.
     InProgress,
-    /// It was carried out.
+    /// The command was carried out.
     Complete,
-    /// It was refused, failed or aborted.
+    /// The command was refused, failed or was aborted.
     Refused,
 }
 
-/// The job that an in-progress ack of execute names.
+/// The job in the result of an in-progress ack of execute.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Job {
     pub(super) job_id: String,
@@ -110,7 +108,7 @@ impl Ack {
         }
     }
 
-    /// The job that it names, if it does.
+    /// The job in its result, if there is one.
     pub(super) fn job(&self) -> Option<Job> {
         serde_json::from_str(&self.result).ok()
     }
@@ -119,28 +117,24 @@ impl Ack {
 /// An event.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(super) struct Event {
-    /// Its name.
     pub(super) topic: String,
-    /// When it was sent, as the daemon writes UTC.
     pub(super) sent_utc: Option<String>,
-    /// Its fields.
+    /// The fields.
     #[serde(default)]
     pub(super) data: Value,
 }
 
-/// A line of the daemon, as it came and as far as it is understood.
+/// A line of the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 pub(super) struct Message {
-    /// Without its end.
+    /// The line without its line break.
     #[serde(skip)]
     pub(super) raw: String,
-    /// An answer to a command.
     pub(super) ack: Option<Ack>,
-    /// An event.
     pub(super) event: Option<Event>,
-    /// Why the daemon did not accept what we wrote.
+    /// Why the daemon refused a request.
     pub(super) error: Option<String>,
-    /// The answer to a query, under its name.
+    /// The document that answers a query, under its name.
     #[serde(flatten)]
     pub(super) documents: Map<String, Value>,
 }
@@ -151,7 +145,10 @@ impl Message {
         Self { raw, ..message }
     }
 
-    /// What came over the connection, or why it ended.
+    /// The message in a line.
+    ///
+    /// # Errors
+    /// Why the connection ended.
     pub(super) fn of(line: Result<io::Result<Vec<u8>>, RecvError>) -> Result<Self, String> {
         match line {
             Ok(Ok(line)) => Ok(Self::parse(String::from_utf8_lossy(&line).into_owned())),
@@ -161,38 +158,38 @@ impl Message {
     }
 }
 
-/// A command whose final ack has not come.
+/// A command that was sent and has no final ack yet.
 #[derive(Debug)]
 pub(super) struct Sent {
     seq: i32,
     pub(super) command: CommandName,
-    /// Its job, if it is known.
+    /// The id of its job, once it is known.
     pub(super) job_id: Option<String>,
-    /// Longest wait for the next ack, unless that asks for more; none: as long as it takes.
+    /// Time limit of the next ack, unless the last ack asks for more; none: no limit.
     patience: Option<Duration>,
-    /// The end of that wait.
+    /// When the next ack is late.
     pub(super) deadline: Option<Instant>,
 }
 
 impl Sent {
-    /// The message's ack, if it is one of this command.
+    /// The ack in a message, if it belongs to this command.
     pub(super) fn ack_in<'a>(&self, message: &'a Message) -> Option<&'a Ack> {
         message.ack.as_ref().filter(|ack| ack.seq == i64::from(self.seq))
     }
 
-    /// Waits on after an ack, and learns the job from it.
+    /// Sets the deadline of the next ack, and notes the job id in this one.
     pub(super) fn wait_on(&mut self, ack: &Ack) {
         let wanted = Duration::try_from_secs_f64(ack.timeout.min(ACK_TIMEOUT_MAX_S)).unwrap_or_default();
         self.deadline = self.patience.map(|patience| Instant::now() + patience.max(wanted));
         self.job_id = ack.job().map(|job| job.job_id).or(self.job_id.take());
     }
 
-    /// Whether its ack should have come.
+    /// Whether its next ack is late.
     pub(super) fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
 
-    /// The command with its number.
+    /// The name of the command and its sequence number.
     pub(super) fn numbered(&self) -> String {
         format!("{}[{}]", self.command.as_str(), self.seq)
     }
@@ -208,21 +205,21 @@ impl fmt::Display for Sent {
 /// A connection to a daemon.
 pub(super) struct Client {
     stream: UnixStream,
-    /// To wait for them and other things together.
+    /// The lines of the daemon.
     pub(super) lines: Lines,
-    /// The number of the last command.
+    /// The sequence number of the last command.
     seq: i32,
-    /// Set by ^C, where that is handled: no answer is waited for much longer.
-    pub(super) interrupted: Arc<AtomicBool>,
+    /// Set by ^C after [`Client::catch_interrupt`].
+    interrupted: Arc<AtomicBool>,
 }
 
 impl Client {
-    /// Connects to the daemon that is meant.
+    /// Connects to the target.
     ///
     /// # Errors
-    /// [`Failure::NoDaemon`] that names the places, when there is none or none with the wanted index.
+    /// [`Failure::NoDaemon`] with the places that were tried, if there is no daemon or none with the wanted index.
     pub(super) fn connect(target: &Target) -> Result<Self, Failure> {
-        // Who may not read the toml, or finds it broken, can still say --socket.
+        // A toml that cannot be read or is broken is ignored: --socket may be enough.
         let setting = Settings::load(None).ok().and_then(|settings| settings.socket);
         let (socket, index, env) =
             (target.socket.as_deref(), target.index, &|name: &str| std::env::var_os(name));
@@ -252,7 +249,7 @@ impl Client {
                         "no permission for {path}: ask to be made a member of the group ocps"
                     )));
                 }
-                // What a killed daemon left, or another user made, hides none.
+                // A killed daemon may have left its socket: the next place is tried.
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => "connection refused".to_owned(),
                 Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                     "no such file".to_owned()
@@ -265,17 +262,31 @@ impl Client {
         Err(Failure::NoDaemon(format!("no daemon{which} at {}: start one with {remedy}", tried.join(", "))))
     }
 
-    /// Talks over an open connection.
+    /// From now on the first ^C does not end the process, but what waits for the daemon.
+    ///
+    /// # Errors
+    /// The system does not let the process listen for signals.
+    pub(super) fn catch_interrupt(&mut self) -> Result<(), Failure> {
+        self.interrupted = Exit::Interrupted.flag()?;
+        Ok(())
+    }
+
+    /// Whether ^C was pressed since.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// A client with an open connection.
     fn over(stream: UnixStream) -> Result<Self, Failure> {
-        let failed = |error| Failure::Failed(format!("cannot set up the connection: {error}"));
+        let failed = |error| failed(format!("cannot set up the connection: {error}"));
         stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
         let reader = stream.try_clone().map_err(failed)?;
         let lines = read_lines("read", reader, LINE_MAX, LINES_AHEAD).map_err(failed)?;
         Ok(Self { stream, lines, seq: 0, interrupted: Arc::default() })
     }
 
-    /// Sends a command. Without `patience` each of its acks may take a minute, and those of an execute as long as
-    /// they do: it may wait for other jobs first, for hours.
+    /// Sends a command. Without `patience` the time limit of each ack is [`PATIENCE`], but an execute has none: it may wait
+    /// hours for other jobs.
     ///
     /// # Errors
     /// As [`Client::write`].
@@ -293,25 +304,23 @@ impl Client {
         Ok(Sent { seq: self.seq, command, job_id, patience, deadline })
     }
 
-    /// Waits for the final ack of a command. `take` sees each line before that, and may end the wait; so does the
-    /// person at the terminal, who sets `interrupted`.
+    /// Waits for the final ack of a command. `take` gets each message and may end the wait.
     ///
     /// # Errors
-    /// When the command was refused, failed or was aborted, and when no ack came in time.
+    /// The command was refused, failed or was aborted; an ack is late; the connection is lost; ^C.
     pub(super) fn follow(
         &mut self,
         sent: &mut Sent,
-        interrupted: &AtomicBool,
         mut take: impl FnMut(&Sent, &Message) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
         const UNCLEAR: &str = "it may still be carried out, see ocps status and ocps jobs";
         let job = if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
-        while !interrupted.load(Ordering::Relaxed) {
+        while !self.is_interrupted() {
             let next = self.next(sent.deadline);
             let next = next.map_err(|lost| lost.with(&format!("before the final ack of {sent}{job}")))?;
             let Some(message) = next else {
                 if sent.is_late(Instant::now()) {
-                    return Err(Failure::Failed(format!("no ack of {sent} in time: {UNCLEAR}")));
+                    return Err(failed(format!("no ack of {sent} in time: {UNCLEAR}")));
                 }
                 continue;
             };
@@ -332,7 +341,7 @@ impl Client {
         Err(Failure::Interrupted(Exit::Interrupted, reason))
     }
 
-    /// Asks for all events: first the latest of each, then all as they come.
+    /// Subscribes to all events; the daemon first sends the latest of each.
     ///
     /// # Errors
     /// As [`Client::write`].
@@ -340,7 +349,7 @@ impl Client {
         self.write(&json!({"subscribe": true}))
     }
 
-    /// Asks for a document; its answer comes as a line.
+    /// Sends a query without waiting for its answer.
     ///
     /// # Errors
     /// As [`Client::write`].
@@ -348,16 +357,16 @@ impl Client {
         self.write(&json!({"query": name}))
     }
 
-    /// Asks for a document and waits for it.
+    /// Sends a query and waits for the document that answers it.
     ///
     /// # Errors
-    /// When there is no answer in time.
+    /// There is no answer within [`ANSWER_TIMEOUT`].
     pub(super) fn query(&mut self, name: &str) -> Result<Value, Failure> {
         self.ask(name)?;
         self.answer(name)
     }
 
-    /// Asks for the job of a run with what happened to it; its answer comes as a line.
+    /// Sends the query for the job of a run without waiting for its answer.
     ///
     /// # Errors
     /// As [`Client::write`].
@@ -365,10 +374,10 @@ impl Client {
         self.write(&json!({"query": JOB, "run_id": run_id}))
     }
 
-    /// The same, and waits for it; null: the daemon does not know it.
+    /// The job of a run with its history; null if the daemon does not know it.
     ///
     /// # Errors
-    /// When there is no answer in time, or the daemon is too old.
+    /// There is no answer within [`ANSWER_TIMEOUT`], or the daemon is too old for this query.
     pub(super) fn job(&mut self, run_id: &str) -> Result<Value, Failure> {
         self.ask_job(run_id)?;
         self.answer(JOB)
@@ -381,20 +390,20 @@ impl Client {
             if let Some(document) = message.and_then(|mut message| message.documents.remove(name)) {
                 return Ok(document);
             }
-            if self.interrupted.load(Ordering::Relaxed) {
+            if self.is_interrupted() {
                 deadline = deadline.min(Instant::now() + IDLE_TURN * 4);
             }
         }
-        if self.interrupted.load(Ordering::Relaxed) {
+        if self.is_interrupted() {
             return Err(left(Exit::Interrupted));
         }
-        Err(Failure::Failed(format!("the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())))
+        Err(failed(format!("the daemon did not answer within {} s", ANSWER_TIMEOUT.as_secs())))
     }
 
-    /// The next line, if one comes before the deadline and within [`IDLE_TURN`].
+    /// The next message, if one comes before the deadline and within [`IDLE_TURN`].
     ///
     /// # Errors
-    /// [`Failure::Lost`], and when the daemon did not accept a line of ours.
+    /// [`Failure::Lost`], or the daemon refused a request.
     pub(super) fn next(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Failure> {
         let idle = Instant::now() + IDLE_TURN;
         let line = match self.lines.recv_deadline(deadline.map_or(idle, |deadline| deadline.min(idle))) {
@@ -402,20 +411,18 @@ impl Client {
             line => line.map_err(|_| RecvError),
         };
         let message = Message::of(line).map_err(Failure::Lost)?;
-        message.error.as_deref().map_or(Ok(()), |reason| Err(Failure::Failed(refused(reason))))?;
+        message.error.as_deref().map_or(Ok(()), |reason| Err(failed(refused(reason))))?;
         Ok(Some(message))
     }
 
-    /// Writes one line.
-    ///
-    /// A daemon that has closed the connection is no error here: what it said last is still to be read.
+    /// Writes one line. It is no error if the daemon has closed the connection: its last lines are still to be read.
     fn write(&mut self, line: &Value) -> Result<(), Failure> {
         let Err(error) = self.stream.write_all(format!("{line}\n").as_bytes()) else { return Ok(()) };
         let kind = error.kind();
         if matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
             return Ok(());
         }
-        Err(Failure::Failed(if matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+        Err(failed(if matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut) {
             format!("the daemon has read none of our requests for {} s", ANSWER_TIMEOUT.as_secs())
         } else {
             format!("cannot write to the daemon: {error}")
@@ -423,7 +430,7 @@ impl Client {
     }
 }
 
-/// What is said when the daemon did not accept a line of ours.
+/// The error text for a request that the daemon refused.
 pub(super) fn refused(reason: &str) -> String {
     if reason.starts_with("\"query\" must be ") {
         return format!(
@@ -433,10 +440,10 @@ pub(super) fn refused(reason: &str) -> String {
     format!("the daemon refused the request: {}", clean(reason))
 }
 
-/// Lines without their ends as they come, or why one could not be read. They end with the channel.
+/// A channel of lines without their line breaks, or the error of reading one. It is closed after the last line.
 pub(super) type Lines = Receiver<io::Result<Vec<u8>>>;
 
-/// Reads lines in a thread, as many ahead. It ends with the input or with the process: a read cannot be interrupted.
+/// Reads lines in a thread of this name, at most `ahead` in advance. The thread ends with the input.
 pub(super) fn read_lines(
     thread: &str,
     input: impl Read + Send + 'static,
@@ -447,7 +454,7 @@ pub(super) fn read_lines(
     let mut reader = BufReader::new(input);
     let read = move || {
         while let Some(line) = read_line(&mut reader, max).transpose() {
-            // What is left of a line that is too long must not be taken for one of its own.
+            // The rest of a line that is too long is no line of its own.
             let goes_on = line.as_ref().err().is_none_or(|error| {
                 error.kind() == ErrorKind::InvalidData && reader.skip_until(b'\n').is_ok()
             });
@@ -460,10 +467,10 @@ pub(super) fn read_lines(
     Ok(lines)
 }
 
-/// The next line without its end; none at the end of all.
+/// The next line without its line break; none at the end of the input.
 ///
 /// # Errors
-/// When it cannot be read, or has more bytes than `max`: the rest of that one comes next.
+/// The line cannot be read, or is longer than `max` bytes; then the rest of it is still to be read.
 fn read_line(reader: &mut impl BufRead, max: u64) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     if reader.take(max).read_until(b'\n', &mut line)? == 0 {

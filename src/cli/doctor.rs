@@ -1,4 +1,4 @@
-//! `ocps doctor`: all that an operator would check, in order, and what to do about what is wrong.
+//! `ocps doctor`: makes all the checks that an operator would make, in order, and says what to do about what is wrong.
 
 use std::process::{Command, Stdio};
 
@@ -8,14 +8,15 @@ use super::check::Args;
 use super::client::{Client, STATUS, Target};
 use super::exit::Exit;
 use super::flags::Line;
-use super::output::{Output, Tone, paint};
-use super::text::{clean, value};
+use super::output::Output;
 use super::{Failure, Task};
 use crate::daemon::{Finding, doctor};
+use crate::display::text::{clean, value};
+use crate::display::{Tone, paint};
 
-/// Width of the names in front.
+/// Width of the names at the left.
 const COLUMN: usize = 16;
-/// A higher exposure, of at most 10, says that the unit was opened; that of our unit is 1.2.
+/// A higher exposure, of at most 10, means that drop-ins weaken the unit; that of the installed unit is 1.2.
 const EXPOSURE_MAX: f64 = 3.0;
 
 /// `ocps doctor`.
@@ -73,7 +74,7 @@ fn daemon(running: Option<&Value>) -> Result<String, String> {
     }
 }
 
-/// How exposed the unit of this name is, as systemd sees it.
+/// The exposure of the unit that `systemd-analyze security` reports.
 fn exposure(unit: Option<&str>) -> Result<String, String> {
     let Some(unit) = unit else { return Ok("not installed here".to_owned()) };
     let analyze =

@@ -3,28 +3,17 @@
 use serde_json::Value;
 
 use super::client::{Ack, Event, Standing};
-use super::output::{Tone, paint};
-use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
 use crate::csc::state::SummaryState;
+use crate::display::text::{UNKNOWN, clean, fields, fill, join, level, painted_state, value};
+use crate::display::{Tone, paint};
 use crate::sal::topic::EventName;
 
-/// The event of every second.
+/// Names of events.
 pub(super) const HEARTBEAT: &str = EventName::Heartbeat.into_str();
-/// The event at the end of a job.
 pub(super) const JOB_RESULT: &str = EventName::JobResult.into_str();
-/// The event of a new summary state.
 const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
 const ERROR_CODE: &str = EventName::ErrorCode.into_str();
 const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
-
-/// The levels of log messages, from Python's numbers on.
-const LOG_LEVELS: [(i64, &str, Tone); 5] = [
-    (50, "CRITICAL", Tone::Bad),
-    (40, "ERROR", Tone::Bad),
-    (30, "WARNING", Tone::Middling),
-    (20, "INFO", Tone::Quiet),
-    (i64::MIN, "DEBUG", Tone::Quiet),
-];
 
 /// An event with its time, in UTC.
 pub(super) fn event_line(event: &Event) -> String {
@@ -37,7 +26,7 @@ pub(super) fn event_text(event: &Event) -> String {
     let data = &event.data;
     let body = match event.topic.as_str() {
         HEARTBEAT => Some(String::new()),
-        SUMMARY_STATE => summary_state(event).map(|state| state_text(state.name())),
+        SUMMARY_STATE => summary_state(event).map(|state| painted_state(state.name())),
         ERROR_CODE if data.get("errorCode").is_some_and(|code| *code == 0) => Some("0".to_owned()),
         ERROR_CODE => Some(join(data, &["!{errorCode}: {errorReport}"])),
         LOG_MESSAGE => log_message(data),
@@ -54,7 +43,7 @@ pub(super) fn summary_state(event: &Event) -> Option<SummaryState> {
     SummaryState::of_code(event.data.get("summaryState")?.as_i64()?)
 }
 
-/// An ack without its number and its command.
+/// An ack without its sequence number and its command.
 pub(super) fn ack_text(ack: &Ack) -> String {
     let tone = match ack.standing() {
         Standing::InProgress => Tone::Middling,
@@ -70,14 +59,8 @@ pub(super) fn ack_text(ack: &Ack) -> String {
     format!("{name} {}", clean(&result)).trim_end().to_owned()
 }
 
-/// The name of a log level, Python's number.
-pub(super) fn level_name(level: i64) -> Option<&'static str> {
-    LOG_LEVELS.into_iter().find(|(least, ..)| level >= *least).map(|(_, name, _)| name)
-}
-
 fn log_message(data: &Value) -> Option<String> {
-    let level = data.get("level")?.as_i64()?;
-    let (_, name, tone) = LOG_LEVELS.into_iter().find(|(least, ..)| level >= *least)?;
+    let (name, tone) = level(data.get("level")?.as_i64()?);
     Some(paint(tone, &format!("{name} {}", fill(data, "{name}: {message}")?)))
 }
 
@@ -90,7 +73,7 @@ fn job_result(data: &Value) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::output::plain;
+    use crate::display::plain;
     use serde_json::json;
 
     fn event(topic: &str, data: Value) -> Event {

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::flag;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::Failure;
+use super::{Failure, failed};
 
-/// All exit codes. The help, the manual and the README explain each of them.
+/// All exit codes. Help, manual and README explain each of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::VariantArray)]
 pub(super) enum Exit {
-    /// It worked.
+    /// Success.
     Ok = 0,
-    /// It did not work.
+    /// Any other failure.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -39,37 +39,37 @@ impl Exit {
         self as u8
     }
 
-    /// The signal that it stands for, if it does.
+    /// The signal that this code stands for, if any.
     fn signal(self) -> Option<i32> {
         self.code().checked_sub(128).map(i32::from)
     }
 
-    /// Ends the process by the signal that it stands for, if it does, so that a script that waits for us ends as well.
+    /// Ends the process by the signal of this code, if it has one, so that a shell script around it ends as well.
     pub(super) fn raise(self) {
         if let Some(signal) = self.signal() {
             let _ = emulate_default_handler(signal);
         }
     }
 
-    /// Is set by the first signal for which this code stands; the second one ends the process as usual.
+    /// A flag that the first signal of this code sets; the second one ends the process.
     pub(super) fn flag(self) -> Result<Arc<AtomicBool>, Failure> {
         let flag = Arc::new(AtomicBool::new(false));
         let signal = self.signal().unwrap_or_default();
         flag::register_conditional_default(signal, Arc::clone(&flag))
             .and_then(|_| flag::register(signal, Arc::clone(&flag)))
-            .map_err(|error| Failure::Failed(format!("cannot listen for signals: {error}")))?;
+            .map_err(|error| failed(format!("cannot listen for signals: {error}")))?;
         Ok(flag)
     }
 }
 
-/// The signals after which a terminal must be put back, and whether each has come.
+/// The signals after which the terminal must be restored, with a flag each.
 pub(super) struct Signals(Vec<(Exit, Arc<AtomicBool>)>);
 
 impl Signals {
-    /// Notes them from now on.
+    /// Sets the flags from now on.
     ///
     /// # Errors
-    /// When the system does not allow that.
+    /// The system does not let the process listen for signals.
     pub(super) fn listen() -> Result<Self, Failure> {
         let exits = [Exit::Interrupted, Exit::Terminated, Exit::HungUp];
         let flags = exits.into_iter().map(|exit| Ok((exit, exit.flag()?)));
@@ -77,14 +77,14 @@ impl Signals {
     }
 
     /// # Errors
-    /// When one has come.
+    /// One of the signals has come.
     pub(super) fn expect_none(&self) -> Result<(), Failure> {
         let came = self.0.iter().find(|(_, flag)| flag.load(Ordering::Relaxed));
         came.map_or(Ok(()), |(exit, _)| Err(left(*exit)))
     }
 }
 
-/// A person or a signal has ended a client that shows what goes on.
+/// The failure of a client that only shows something and was ended by a signal.
 pub(super) fn left(exit: Exit) -> Failure {
     let how = if exit == Exit::Interrupted { "interrupted" } else { "terminated" };
     Failure::Interrupted(exit, format!("{how}: jobs keep running"))

@@ -1,17 +1,18 @@
-//! The job that is meant by the beginning of its id or run id.
+//! Finds a job by the beginning of its job id or run id.
 
 use serde_json::Value;
 
-use super::Failure;
-use super::text::{clean, shortest, some, value};
+use super::table::shortest;
+use super::{Failure, failed};
+use crate::display::text::{clean, some, value};
 
-/// Candidates that are named.
+/// Number of jobs that an error names.
 const SHOWN: usize = 5;
 
-/// The job of the daemon's document with that id or run id, or the only one with an id that begins so.
+/// The job with this job id or run id, or the only one with an id that begins so, in the daemon's list.
 ///
 /// # Errors
-/// There is none, or several, of which it names some.
+/// There is no such job, or there are several.
 pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failure> {
     let ids =
         |job: &Value| [value(job, "job_id"), value(job, "run_id")].into_iter().flatten().collect::<Vec<_>>();
@@ -28,7 +29,7 @@ pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failu
             let last = first.iter().rev().take(SHOWN).rev();
             let last: Vec<String> = last.map(|id| shortest(id, known.iter().map(String::as_str))).collect();
             let last = if last.is_empty() { "it has none".to_owned() } else { last.join(", ") };
-            Err(Failure::Failed(format!(
+            Err(failed(format!(
                 "the daemon knows no job {}; its last ones: {last} (all: ocps jobs --all)",
                 clean(wanted)
             )))
@@ -37,10 +38,7 @@ pub(super) fn find<'a>(jobs: &'a Value, wanted: &str) -> Result<&'a Value, Failu
             let named =
                 several.iter().filter_map(|job| ids(job).into_iter().find(|id| id.starts_with(wanted)));
             let named = some(&named.collect::<Vec<_>>(), SHOWN);
-            Err(Failure::Failed(format!(
-                "{} means several jobs: {named}; give a longer beginning",
-                clean(wanted)
-            )))
+            Err(failed(format!("{} means several jobs: {named}; give a longer beginning", clean(wanted))))
         }
     }
 }

@@ -1,32 +1,32 @@
-//! Jobs followed: a line for each change and, on a terminal, one that shows how they are now.
+//! Follows jobs: prints a line for each change and, on a terminal, a last line with their present state.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
 use serde_json::Value;
 
-use super::Failure;
 use super::client::{Client, JOBS};
 use super::exit::Exit;
-use super::jobs::{Filter, elapsed, id, is_unfinished, state, state_text};
+use super::jobs::Filter;
 use super::output::Output;
-use super::text::{UNKNOWN, clean, duration, value};
 use super::times::Zone;
+use super::{Failure, failed};
+use crate::display::job::{elapsed, id, is_unfinished, state, state_text};
+use crate::display::text::{UNKNOWN, clean, duration, value};
 
-/// Time between two looks at the jobs.
+/// Time between two queries for the jobs.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Which jobs are followed.
 pub(super) enum Which {
     /// These runs, until all have ended.
     Runs(Vec<String>),
-    /// All that the filter takes.
+    /// All jobs that match the filter.
     All(Filter),
 }
 
-/// How they are shown.
+/// How the changes are printed.
 pub(super) struct Style {
     pub(super) zone: Zone,
     /// Whether as JSON.
@@ -36,14 +36,13 @@ pub(super) struct Style {
 /// Follows the jobs.
 ///
 /// # Errors
-/// [`Failure::Printed`] when all of the runs have ended and not all completed; and when they have not ended in time, one
-/// of them is not known any more, or the person at the terminal leaves.
+/// [`Failure::Printed`] if all runs have ended and not all completed. Otherwise: the runs have not ended within `timeout`,
+/// the daemon no longer knows one of them, the connection is lost, or ^C.
 pub(super) fn follow(
     client: &mut Client,
     mut which: Which,
     style: &Style,
     timeout: Option<Duration>,
-    interrupted: &AtomicBool,
     out: &mut Output,
 ) -> Result<(), Failure> {
     let deadline = timeout.map(|timeout| Instant::now() + timeout);
@@ -70,7 +69,7 @@ pub(super) fn follow(
         let next = Instant::now() + LOOK_INTERVAL;
         let next = deadline.map_or(next, |deadline| deadline.min(next));
         while Instant::now() < next {
-            if interrupted.load(Ordering::Relaxed) {
+            if client.is_interrupted() {
                 return Err(Failure::Interrupted(Exit::Interrupted, which.left(&running)));
             }
             client.next(Some(next)).map_err(|lost| lost.with("before the jobs ended"))?;
@@ -80,13 +79,13 @@ pub(super) fn follow(
         {
             let ids: Vec<String> = running.iter().filter_map(|job| id(job)).collect();
             let seconds = timeout.as_secs_f64();
-            return Err(Failure::Failed(format!("not ended within {seconds} s: {}", ids.join(", "))));
+            return Err(failed(format!("not ended within {seconds} s: {}", ids.join(", "))));
         }
     }
 }
 
 impl Which {
-    /// What an interrupt says of those that are not followed any longer.
+    /// The message after ^C about the jobs that are no longer followed.
     fn left(&self, running: &[&Value]) -> String {
         match (self, running) {
             (Self::Runs(_), [job]) => {
@@ -107,21 +106,21 @@ impl Which {
 fn find_run<'a>(document: &'a Value, run: &str) -> Result<&'a Value, Failure> {
     let mut jobs = document.as_array().into_iter().flatten();
     let job = jobs.find(|job| run_id(job) == run);
-    job.ok_or_else(|| Failure::Failed(format!("the daemon no longer knows run {}", clean(run))))
+    job.ok_or_else(|| failed(format!("the daemon no longer knows run {}", clean(run))))
 }
 
-/// The run id, as it is.
+/// The run id of a job, not made fit for a terminal.
 pub(super) fn run_id(job: &Value) -> String {
     job.get("run_id").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// The text of a job whose change is worth a line.
+/// Id and state of a job: a line is printed when they change.
 fn described(job: &Value) -> String {
     let name = id(job).unwrap_or_else(|| UNKNOWN.to_owned());
     format!("{name}  {}", state_text(job).as_deref().unwrap_or(UNKNOWN))
 }
 
-/// Prints a line for each job that is not as it was shown last.
+/// Prints a line for each job that changed since it was last shown.
 fn show(
     jobs: &[&Value],
     shown: &mut HashMap<String, String>,
@@ -140,7 +139,7 @@ fn show(
     Ok(())
 }
 
-/// How the unfinished jobs are: of one all that is known, of several how many are in each state.
+/// The present state of the unfinished jobs: a single one with its times, of several the number in each state.
 fn live_line(jobs: &[&Value]) -> String {
     if let [job] = jobs {
         let elapsed = elapsed(job).and_then(duration).map(|time| format!(", {time}"));

@@ -1,18 +1,18 @@
-//! The command line: what a person or a script asks for, and the clients of a running daemon.
+//! The command line, and the clients of a running daemon.
 //!
 //! * `flags`: argv to a `Task`
-//! * `client`: the connection to the daemon's socket, and what comes over it
-//! * `output`: the one place that prints, and what to do when its reader is gone; `exit`: all exit codes
-//! * `event_text`, `text`, `times`: what came, as lines for people
-//! * `find`, `follow`: the job that is meant, and its changes as they come
+//! * `client`: the connection to the daemon's socket, and its messages
+//! * `output`: the one place that prints; `exit`: all exit codes
+//! * `event_text`, `table`, `times`: events, acks, tables and times for people
+//! * `find`, `follow`: finds a job by its id; follows the changes of jobs
 //! * `send`, `state`, `status`, `jobs`, `watch`, `console`: one client command each; `wait`: `ocps wait` and `abort`
 //! * `files`: `results` and `logs`, the files of a job, from its service
 //! * `top`: the live screen
-//! * `check`, `doctor`, `unit`: the configuration, without a daemon, and as the service manager would start one
-//! * `version`: what this build is made of
+//! * `check`, `doctor`, `unit`: check what a daemon would use, also one that systemd would start
+//! * `version`: what `ocps --version` prints
 //!
-//! A client knows nothing of the daemon but its socket: not its configuration, not its files. Only `files` reads the
-//! configuration too, for how to reach the service.
+//! A client knows only the socket of the daemon, not its configuration and files. Only `files` also reads the configuration,
+//! for the proxy and the password of the service.
 
 mod check;
 mod client;
@@ -29,7 +29,7 @@ mod output;
 mod send;
 mod state;
 mod status;
-mod text;
+mod table;
 mod times;
 #[cfg(feature = "terminal")]
 mod top;
@@ -50,10 +50,10 @@ use self::flags::Line;
 use self::output::Output;
 use crate::{daemon, logging, systemd};
 
-/// A command, its values in it, that is ready to be carried out.
+/// A command with its checked flags and arguments, ready to be carried out.
 type Task = Box<dyn FnOnce(&mut Output) -> Result<(), Failure>>;
 
-/// What makes a task from flags and arguments; the error is one line about these.
+/// Makes a task from flags and arguments. The error is one line about what is wrong with them.
 type Prepare = fn(&Line) -> Result<Task, String>;
 
 /// All commands.
@@ -76,27 +76,32 @@ const COMMANDS: &[(&str, Prepare)] = &[
     ("doctor", doctor::task),
 ];
 
-/// Why a command did not succeed.
+/// Why a command did not succeed; the texts are one line each.
 #[derive(Debug, PartialEq)]
 enum Failure {
-    /// The reader of our output is gone: a normal end.
+    /// The reader of the output is gone: a normal end.
     OutputClosed,
-    /// It did not work; the line says why.
+    /// Any other failure.
     Failed(String),
-    /// The daemon closed the connection, or it broke; the line says so.
+    /// The connection to the daemon was closed or broke.
     Lost(String),
-    /// The command line is wrong; the line says how.
+    /// The command line is wrong.
     Usage(String),
-    /// No daemon could be reached; the line names the places that were tried.
+    /// No daemon could be reached: the places that were tried.
     NoDaemon(String),
-    /// ^C or another signal ended it; the line says what keeps running.
+    /// ^C or another signal ended the command: what keeps running.
     Interrupted(Exit, String),
-    /// The reason is printed already.
+    /// The reason was printed already.
     Printed(Exit),
 }
 
+/// A failure with this reason.
+fn failed(reason: impl ToString) -> Failure {
+    Failure::Failed(reason.to_string())
+}
+
 impl Failure {
-    /// Of a lost connection also what that means.
+    /// Adds to a lost connection what that means.
     fn with(self, meaning: &str) -> Self {
         if let Self::Lost(reason) = &self { Self::Lost(format!("{reason} {meaning}")) } else { self }
     }
@@ -117,8 +122,8 @@ impl Failure {
     }
 }
 
-/// Carries out a command line, the program's own name first, and returns the exit code of the process: one of those that
-/// `ocps --help` lists.
+/// Carries out a command line, which begins with the name of the program, and returns the exit code of the process, one of
+/// those in `ocps --help`.
 pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     let task = flags::parse(with_run_arg(argv.collect()).into_iter()).map_err(Failure::Usage);
     match task.and_then(|task| task(&mut Output::of_process())) {
@@ -127,8 +132,8 @@ pub fn main(argv: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Under a name that means `ocps run`, and without arguments, the program takes those of `RUN_ARG`, which the
-/// observatory's deployments set; they are separated by blanks.
+/// Adds the arguments in the variable `RUN_ARG`, separated by blanks, to a command line that is only a name that means
+/// `ocps run`: the observatory's deployments set it.
 fn with_run_arg(mut argv: Vec<OsString>) -> Vec<OsString> {
     if argv.len() == 1 && flags::means_run(&argv) {
         let words = env::var_os("RUN_ARG").unwrap_or_default();

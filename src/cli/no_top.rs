@@ -1,11 +1,11 @@
-//! Stands in for the live screen in a build without it.
+//! `ocps top` in a build without the live screen.
 
 use super::flags::Line;
-use super::{Failure, Task};
+use super::{Failure, Task, failed};
 
-/// `ocps top`.
+/// `ocps top`: says that this build does not have it.
 pub(super) fn task(_: &Line) -> Result<Task, String> {
     let reason =
         "this build has no live screen: build it with --features terminal, or see ocps status and ocps jobs";
-    Ok(Box::new(move |_| Err(Failure::Failed(reason.to_owned()))))
+    Ok(Box::new(move |_| Err(failed(reason.to_owned()))))
 }

@@ -1,4 +1,4 @@
-//! The one place that prints. A reader that goes away is a normal end, not an error.
+//! The one place that prints. If the reader of a pipe goes away, that is a normal end.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -7,53 +7,31 @@ use std::mem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 
-use super::Failure;
+use super::{Failure, failed};
+use crate::display::plain;
 
 /// Standard output.
 pub(super) struct Output {
     stdout: io::Stdout,
     has_colours: bool,
-    /// Whether all characters can be shown.
+    /// Whether characters beyond ASCII can be shown.
     is_utf8: bool,
-    /// Whether a line can be written again and again.
+    /// Whether it is a terminal on which a line can be replaced.
     is_screen: bool,
-    /// Whether such a line is there.
+    /// Whether the last line is one that will be replaced.
     has_live_line: bool,
 }
 
-/// Takes back what is in the line.
+/// Erases the line of the cursor.
 const CLEAR_LINE: &str = "\r\x1b[K";
 
-/// What a colour stands for: its code among the ANSI escape sequences.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tone {
-    /// Green: as it should be.
-    Good = 32,
-    /// Red: needs attention.
-    Bad = 31,
-    /// Yellow: on the way, or not ready.
-    Middling = 33,
-    /// Dim: less important.
-    Quiet = 2,
-}
-
-/// The text in the colour of the tone; where there are no colours, what prints it takes them out.
-pub(super) fn paint(tone: Tone, text: &str) -> String {
-    format!("\x1b[{}m{text}\x1b[0m", tone as u8)
-}
-
-/// The text without colours.
-pub(super) fn plain(text: &str) -> String {
-    [32, 31, 33, 2, 0].iter().fold(text.to_owned(), |text, code| text.replace(&format!("\x1b[{code}m"), ""))
-}
-
-/// The text in ASCII: a cut is shown as `~`, other characters as `?`.
+/// The text in ASCII: the sign of a cut becomes `~`, any other character `?`.
 pub(super) fn ascii(text: &str) -> String {
     let fit = |c: char| if c == '…' { '~' } else { '?' };
     text.chars().map(|c| if c.is_ascii() { c } else { fit(c) }).collect()
 }
 
-/// Whether the locale's characters are UTF-8.
+/// Whether the locale uses UTF-8.
 fn is_utf8(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| env(name).filter(|value| !value.is_empty()));
@@ -61,7 +39,7 @@ fn is_utf8(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     locale.replace('-', "").contains("utf8")
 }
 
-/// Colours are only for a terminal that knows them, and never with `NO_COLOR` set to anything but empty.
+/// Whether to use colours: only on a terminal that knows them, and not if `NO_COLOR` is set and not empty.
 fn has_colours(is_terminal: bool, env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     let is_wanted = env("NO_COLOR").is_none_or(|value| value.is_empty());
     is_terminal && is_wanted && knows_escapes(env)
@@ -93,13 +71,13 @@ impl Output {
         self.is_utf8
     }
 
-    /// The text as it is printed: where there are no colours, without them, and on a terminal without UTF-8 in ASCII.
+    /// The text as it is printed: without colours where there are none, and in ASCII on a terminal without UTF-8.
     pub(super) fn shown(&self, text: &str) -> String {
         let text = if self.has_colours() { text.to_owned() } else { plain(text) };
         if self.is_utf8 { text } else { ascii(&text) }
     }
 
-    /// How many columns the terminal has, if it is one.
+    /// The number of columns of the terminal, if it is one.
     pub(super) fn width(&self) -> Option<usize> {
         let size = tcgetwinsize(&self.stdout).ok()?;
         Some(size.ws_col.into()).filter(|width| *width > 0)
@@ -108,12 +86,12 @@ impl Output {
     /// Prints a line.
     ///
     /// # Errors
-    /// When its reader is gone, or the disk is full.
+    /// The reader is gone, or the disk is full.
     pub(super) fn line(&mut self, line: &str) -> Result<(), Failure> {
         self.text(&format!("{line}\n"))
     }
 
-    /// Prints a text at once.
+    /// Prints a text and flushes it.
     ///
     /// # Errors
     /// As [`Output::line`].
@@ -125,7 +103,7 @@ impl Output {
         self.bytes(text.as_bytes())
     }
 
-    /// Shows a line, cut to the width of the terminal, until the next text or line; in a pipe nothing.
+    /// On a terminal, shows a line, cut to its width, that the next output replaces.
     ///
     /// # Errors
     /// As [`Output::line`].
@@ -133,14 +111,14 @@ impl Output {
         if !self.is_screen {
             return Ok(());
         }
-        // The last column stays free: in it some terminals begin a new line.
+        // The last column stays free: after it some terminals begin a new line.
         let width = self.width().map_or(usize::MAX, |width| width.saturating_sub(1));
         let line: String = self.shown(line).chars().take(width).collect();
         self.has_live_line = true;
         self.bytes(format!("{CLEAR_LINE}{line}").as_bytes())
     }
 
-    /// Prints bytes as they are, at once.
+    /// Prints bytes unchanged and flushes them.
     ///
     /// # Errors
     /// As [`Output::line`].
@@ -150,19 +128,19 @@ impl Output {
             if error.kind() == ErrorKind::BrokenPipe {
                 Failure::OutputClosed
             } else {
-                Failure::Failed(format!("cannot write to standard output: {error}"))
+                failed(format!("cannot write to standard output: {error}"))
             }
         })
     }
 
-    /// Finds out whether its reader is still there, without printing.
+    /// Checks that the reader is still there, without printing.
     ///
     /// # Errors
-    /// When its reader is gone.
+    /// The reader is gone.
     pub(super) fn expect_reader(&self) -> Result<(), Failure> {
         let mut fds = [PollFd::new(&self.stdout, PollFlags::empty())];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // A poll that fails is no answer; the next write will be.
+        // If poll fails, the next write finds out.
         let asked = poll(&mut fds, Some(&at_once)).is_ok();
         let gone = fds.iter().any(|fd| fd.revents().contains(PollFlags::ERR));
         if asked && gone { Err(Failure::OutputClosed) } else { Ok(()) }
@@ -170,7 +148,7 @@ impl Output {
 }
 
 impl Drop for Output {
-    /// What is printed next begins at the left.
+    /// Erases the line that would have been replaced.
     fn drop(&mut self) {
         if self.has_live_line {
             let _ = self.bytes(CLEAR_LINE.as_bytes());
@@ -186,6 +164,7 @@ pub(super) fn complain(reason: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::display::{Tone, paint};
 
     #[test]
     fn colours_are_for_terminals_and_never_with_no_color() {

@@ -1,32 +1,29 @@
 //! `ocps send`: one command, its acks, and the result of its job.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use super::client::{Ack, Client, JOBS, Message, Sent, Standing, Target};
 use super::event_text::{JOB_RESULT, ack_text, event_text};
-use super::exit::Exit;
 use super::flags::{Line, seconds, shown, unknown};
 use super::follow::{Style, Which, follow, run_id};
-use super::jobs::is_unfinished;
 use super::output::{Output, complain};
-use super::text::{clean, value};
 use super::times::Zone;
-use super::{Failure, Task};
+use super::{Failure, Task, failed};
 use crate::csc::command::CommandName;
+use crate::display::job::is_unfinished;
+use crate::display::text::{clean, value};
 use crate::sal::topic::{FieldType, parameters};
 
-/// The values of `ocps send`.
+/// The flags and arguments of `ocps send`.
 #[derive(Debug)]
 struct Args {
     target: Target,
     command: CommandName,
     params: Map<String, Value>,
-    /// Longest wait for the next ack; none: as the command needs.
+    /// Time limit of each ack; none: as usual for the command.
     timeout: Option<Duration>,
     no_wait: bool,
     follow: bool,
@@ -58,7 +55,7 @@ impl Args {
         })
     }
 
-    /// Whether it ends as soon as the job is known.
+    /// Whether it ends as soon as the job id is known.
     fn only_starts(&self) -> bool {
         self.no_wait && self.command == CommandName::Execute
     }
@@ -66,7 +63,7 @@ impl Args {
 
 /// Parses a command of the daemon and its `NAME=VALUE` parameters.
 ///
-/// A parameter that the command does not have is handed on as text: the daemon's answer is the true one.
+/// An unknown parameter is sent as text, since the daemon, which may be newer, decides about it.
 ///
 /// # Errors
 /// One line: an unknown command, a word without `=`, a name given twice, text where a number must be.
@@ -102,8 +99,7 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 
 fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
-    let interrupted = Exit::Interrupted.flag()?;
-    client.interrupted = Arc::clone(&interrupted);
+    client.catch_interrupt()?;
     let shows_results = matches!(args.command, CommandName::Execute | CommandName::AbortJob);
     if shows_results && !args.only_starts() && !args.follow {
         client.subscribe()?;
@@ -112,9 +108,9 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut held = None;
     let take = |sent: &Sent, message: &Message| take(args, &mut held, sent, message, out);
     let outcome = if args.follow {
-        follow_execute(args, &mut client, &mut sent, &interrupted, out)
+        follow_execute(args, &mut client, &mut sent, out)
     } else {
-        client.follow(&mut sent, &interrupted, take)
+        client.follow(&mut sent, take)
     };
     match outcome {
         Err(Failure::Interrupted(exit, reason)) => {
@@ -124,18 +120,17 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     }
 }
 
-/// Prints acks until the job is among those of the daemon, and follows it to its end.
+/// Prints acks until the daemon lists the job, and follows that to its end.
 fn follow_execute(
     args: &Args,
     client: &mut Client,
     sent: &mut Sent,
-    interrupted: &AtomicBool,
     out: &mut Output,
 ) -> Result<(), Failure> {
-    // It is answered after the command, which may wait for others before its first ack.
+    // The daemon answers this after it has taken the command, whose first ack may come much later.
     client.ask(JOBS)?;
     let mut run = None;
-    client.follow(sent, interrupted, |sent, message| {
+    client.follow(sent, |sent, message| {
         run = message.documents.get(JOBS).and_then(|jobs| own_job(jobs, sent)).map(run_id);
         let ack = sent.ack_in(message);
         ack.map_or(Ok(()), |_| print(args, message, out))?;
@@ -143,16 +138,15 @@ fn follow_execute(
         Ok(if is_known { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     let run = run.map_or_else(|| Ok(own_job(&client.query(JOBS)?, sent).map(run_id)), |run| Ok(Some(run)))?;
-    let run =
-        run.ok_or_else(|| Failure::Failed(format!("the daemon does not show {sent}: see ocps jobs")))?;
+    let run = run.ok_or_else(|| failed(format!("the daemon does not show {sent}: see ocps jobs")))?;
     let style = Style { zone: Zone::of_machine(), json: args.json };
-    follow(client, Which::Runs(vec![run]), &style, None, interrupted, out)
+    follow(client, Which::Runs(vec![run]), &style, None, out)
 }
 
-/// Shows what belongs to the command.
+/// Prints the acks of the command and the result of its job.
 ///
-/// `held` is the result of the job to abort. It may be an old one, sent to every new subscriber: only when the abort
-/// succeeds is it known to be ours.
+/// `held` is the latest result of the job to abort. It is printed only after the abort has succeeded, since a new
+/// subscriber also gets old events.
 fn take(
     args: &Args,
     held: &mut Option<Message>,
@@ -185,7 +179,7 @@ fn take(
     Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
-/// Of an execute that is not waited for, standard output gets nothing but the id of its job.
+/// With `--no-wait`, prints only the job id on standard output.
 fn show_start(ack: &Ack, out: &mut Output) -> Result<(), Failure> {
     if ack.standing() == Standing::Refused {
         complain(&ack_text(ack));
@@ -203,7 +197,7 @@ fn print(args: &Args, message: &Message, out: &mut Output) -> Result<(), Failure
     out.line(if args.json { &message.raw } else { text.as_deref().unwrap_or_default() })
 }
 
-/// What goes on if this client ends now: the job of an execute.
+/// The message after ^C that names the job of an execute.
 fn what_continues(sent: &Sent, client: &mut Client) -> Option<String> {
     if sent.command != CommandName::Execute {
         return None;
@@ -220,7 +214,8 @@ fn what_continues(sent: &Sent, client: &mut Client) -> Option<String> {
     Some(format!("interrupted: {what} goes on; ocps abort {id} ends it, ocps jobs shows it"))
 }
 
-/// The job of the execute that this process sent: the daemon knows who its clients are.
+/// The job of the execute that this process sent. Before its job id is known, it is found by the process id, which the
+/// daemon lists as the origin of the command.
 fn own_job<'a>(jobs: &'a Value, sent: &Sent) -> Option<&'a Value> {
     let is_ours = |job: &&Value| match &sent.job_id {
         Some(job_id) => job.get("job_id").and_then(Value::as_str) == Some(job_id),

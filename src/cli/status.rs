@@ -3,26 +3,23 @@
 use serde_json::Value;
 
 use super::client::{Client, METRICS, STATUS};
-use super::event_text::level_name;
 use super::flags::Line;
-use super::output::{Tone, paint};
-use super::text::{UNKNOWN, clean, fields, fill, join, state_text, value};
-use super::{Failure, Task};
+use super::{Task, failed};
+use crate::display::status::lines;
+use crate::display::text::{clean, value};
 
 /// Width of the names in front.
 const COLUMN: usize = 15;
-/// Lines that are left out when there is nothing to say.
-const OPTIONAL: [&str; 7] = ["http", "error", "start", "kafka", "log", "journal", "resumed"];
 
 /// `ocps status`.
-pub(super) fn task(line: &Line) -> Result<Task, String> {
+pub(crate) fn task(line: &Line) -> Result<Task, String> {
     line.words(0)?;
     let (target, json) = (line.target()?, line.has("json"));
     let (alive, ready) = (line.has("alive"), line.has("ready"));
     Ok(Box::new(move |out| {
         let status = Client::connect(&target)?.query(STATUS)?;
         if ready && let Some(reason) = value(&status, "not_ready") {
-            return Err(Failure::Failed(format!("not ready: {}", clean(&reason))));
+            return Err(failed(format!("not ready: {}", clean(&reason))));
         }
         if ready || alive {
             return Ok(());
@@ -32,254 +29,13 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 }
 
 /// `ocps metrics`.
-pub(super) fn metrics_task(line: &Line) -> Result<Task, String> {
+pub(crate) fn metrics_task(line: &Line) -> Result<Task, String> {
     line.words(0)?;
     let target = line.target()?;
     Ok(Box::new(move |out| out.text(Client::connect(&target)?.query(METRICS)?.as_str().unwrap_or_default())))
 }
 
-fn log_level(status: &Value) -> String {
-    let level = status.get("log_level").and_then(Value::as_i64);
-    level.and_then(|level| Some(format!("{level} ({})", level_name(level)?))).unwrap_or_default()
-}
-
-/// The status document as lines for people. What it lacks is shown as a dash.
+/// The status document as lines for people.
 pub(super) fn status_text(status: &Value) -> String {
-    let join = |templates: &[&str]| join(status, templates);
-    let lines = [
-        ("ocps", join(&["{index} ({name})", "version {version}"])),
-        ("state", state(status)),
-        ("error", join(&["!{+error_code}: {error_report}"])),
-        ("start", start(status)),
-        ("process", join(&["{pid}", "up {uptime_s}"])),
-        (
-            "configuration",
-            join(&["{configuration/files} in {configuration/url}", "version {configuration/version}"]),
-        ),
-        ("service", service(status)),
-        ("kafka", kafka(status)),
-        ("jobs", jobs(status)),
-        ("counters", fields(status.get("counters").unwrap_or(&Value::Null))),
-        ("log level", log_level(status)),
-        ("log", join(&["!{log/problem}"])),
-        ("socket", join(&["{socket}"])),
-        ("http", join(&["{http/listen}", "!{http/problem}"])),
-        ("clients", join(&["{clients}"])),
-        ("state dir", join(&["{state_dir}", "!{state_dir_problem}"])),
-        ("journal", journal(status)),
-        (
-            "resumed",
-            join(&[
-                "{+recovery/running} running job[s]",
-                "{+recovery/in_doubt} job[s] looked up at the service",
-                "{+recovery/found} unknown job[s] found at the service",
-                "{+recovery/aborts} abort[s]",
-                "{+recovery/results} result[s] sent again",
-                "{+recovery/acks} final ack[s] sent again",
-            ]),
-        ),
-    ];
-    let mut out = String::new();
-    for (name, text) in lines.iter().filter(|(name, text)| !(text.is_empty() && OPTIONAL.contains(name))) {
-        out.push_str(&format!("{name:<COLUMN$}{}\n", if text.is_empty() { UNKNOWN } else { text }));
-    }
-    out
-}
-
-fn is_simulated(status: &Value) -> bool {
-    status.get("simulation_mode").and_then(Value::as_i64) == Some(1)
-}
-
-fn start(status: &Value) -> String {
-    if status.pointer("/kafka/stage").is_some_and(|stage| stage == "standing by") {
-        return "when the other instance is gone; until then commands are refused".to_owned();
-    }
-    if status.get("starting") == Some(&Value::Bool(true)) {
-        return "in progress; commands wait for its end".to_owned();
-    }
-    join(status, &["!{start_problem}"])
-}
-
-fn state(status: &Value) -> String {
-    let state = state_text(&value(status, "state").unwrap_or_default());
-    if is_simulated(status) { format!("{state}, simulated") } else { state }
-}
-
-fn service(status: &Value) -> String {
-    if is_simulated(status) {
-        return "simulated".to_owned();
-    }
-    let reachable = status.pointer("/service/reachable").and_then(Value::as_bool);
-    let redis = fill(status, "Redis at {redis/address}");
-    let contact = if redis.is_some() {
-        "last answer {service/answered_s} ago"
-    } else {
-        match status.pointer("/polling/way").and_then(Value::as_str) {
-            Some("list") => "polled by list every {polling/interval_s}",
-            Some(_) | None => "polled singly every {polling/interval_s}",
-        }
-    };
-    let url = redis.or_else(|| value(status, "configuration/service_url"));
-    let first = match (url, reachable) {
-        (None, None) => "none configured yet: start reads the configuration".to_owned(),
-        (Some(url), None) => format!("{url} not asked yet"),
-        (url, Some(reachable)) => {
-            let url = url.unwrap_or_else(|| "that of earlier jobs".to_owned());
-            let (tone, text) =
-                if reachable { (Tone::Good, "reachable") } else { (Tone::Bad, "not reachable") };
-            format!("{url} {}", paint(tone, text))
-        }
-    };
-    let more = [
-        "silent for {service/silent_s}",
-        contact,
-        "last problem {service/last_problem_s} ago: {service/last_problem}",
-    ];
-    [first, join(status, &more)].join(", ").trim_end_matches(", ").to_owned()
-}
-
-fn kafka(status: &Value) -> String {
-    let is_joined = status.pointer("/kafka/stage").is_some_and(|stage| stage == "joined");
-    let parts = [
-        if is_joined { "+{kafka/stage}" } else { "!{kafka/stage}" },
-        "for {kafka/other}, which is active",
-        "{kafka/brokers}",
-        "{+kafka/queued} waiting",
-        "{+kafka/dropped} dropped",
-        "{+kafka/undecodable} not understood",
-        "problem: {kafka/problem}",
-    ];
-    join(status, &parts)
-}
-
-fn journal(status: &Value) -> String {
-    if status.get("journal").is_some_and(Value::is_null) {
-        return "off: a restart forgets all jobs".to_owned();
-    }
-    let parts = [
-        "{journal/path}",
-        "!not writable since {journal/failing_s}: {journal/problem}",
-        "{+journal/waiting} record[s] waiting",
-        "{journal/behind} message[s] behind",
-        "!{journal/upkeep_problem}",
-        "!{journal/notice}",
-    ];
-    join(status, &parts)
-}
-
-/// The stages in which there are jobs, and of those that run their phases at the service.
-fn jobs(status: &Value) -> String {
-    // `2 running` and so on, without what there is none of.
-    let counts = |key: &str| {
-        let names = status.get(key).and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name);
-        names.filter_map(|name| fill(status, &format!("{{+{key}/{name}}} {name}"))).collect::<Vec<_>>()
-    };
-    let phases = counts("phases").join(", ");
-    let with_phases = |part: String| {
-        if part.ends_with(" running") && !phases.is_empty() { format!("{part} ({phases})") } else { part }
-    };
-    let parts: Vec<String> = counts("jobs").into_iter().map(with_phases).collect();
-    if parts.is_empty() && status.get("jobs").is_some_and(Value::is_object) {
-        "none".to_owned()
-    } else {
-        parts.join(", ")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::output::plain;
-    use serde_json::json;
-
-    #[test]
-    fn a_full_status_reads_well() {
-        let status = json!({
-            "version": "0.1.0", "index": 2, "name": "LSSTComCam", "pid": 77, "state": "FAULT",
-            "error_code": 1, "error_report": "service gone", "simulation_mode": 0, "log_level": 20,
-            "uptime_s": 3720.5, "socket": "/run/ocps/ocps.sock", "state_dir": null, "clients": 1,
-            "configuration": {"files": "_init.yaml,a.yaml", "version": "v1", "url": "file:///c",
-                              "service_url": "http://uws/api/v1", "poll_interval_s": 5.0},
-            "service": {"reachable": false, "silent_s": 12.0, "last_problem": "connection refused",
-                        "last_problem_s": 3.0},
-            "polling": {"way": "list", "interval_s": 7.5},
-            "kafka": {"brokers": "b:1", "stage": "joined", "problem": null, "queued": 2, "dropped": 0,
-                      "undecodable": 1},
-            "jobs": {"recording": 0, "running": 2, "aborting": 1}, "phases": {"queued": 1, "executing": 1},
-            "counters": {"commands": 3, "results": 1}, "new": true,
-            "journal": {"path": "/s/journal.db", "waiting": 2, "problem": "disk full", "failing_s": 61.0},
-            "recovery": {"running": 2, "in_doubt": 0, "results": 1},
-        });
-        let expected = "\
-ocps           2 (LSSTComCam), version 0.1.0
-state          FAULT
-error          1: service gone
-process        77, up 1h02m
-configuration  _init.yaml,a.yaml in file:///c, version v1
-service        http://uws/api/v1 not reachable, silent for 12.0s, polled by list every 7.5s, \
-last problem 3.0s ago: connection refused
-kafka          joined, b:1, 2 waiting, 1 not understood
-jobs           2 running (1 queued, 1 executing), 1 aborting
-counters       commands=3 results=1
-log level      20 (INFO)
-socket         /run/ocps/ocps.sock
-clients        1
-state dir      -
-journal        /s/journal.db, not writable since 1m01s: disk full, 2 records waiting
-resumed        2 running jobs, 1 result sent again
-";
-        assert_eq!(plain(&status_text(&status)), expected);
-    }
-
-    #[test]
-    fn a_state_directory_that_does_not_last_is_reported() {
-        let status = json!({"state_dir": "/s", "state_dir_problem": "it is in memory"});
-        let text = plain(&status_text(&status));
-        assert!(text.contains("\nstate dir      /s, it is in memory\n"), "{text}");
-    }
-
-    #[test]
-    fn redis_is_shown_where_it_is_the_service() {
-        let check = |service: Value, expected: &str| {
-            let configuration = json!({"service_url": "", "poll_interval_s": 5.0});
-            let redis = json!({"address": "h:6379"});
-            let status = json!({"configuration": configuration, "service": service, "redis": redis});
-            let text = plain(&status_text(&status));
-            assert!(text.contains(&format!("service        Redis at h:6379 {expected}\n")), "{text}");
-        };
-        check(json!({"reachable": null, "answered_s": null}), "not asked yet");
-        check(json!({"reachable": true, "answered_s": 3.0}), "reachable, last answer 3.0s ago");
-        check(
-            json!({"reachable": false, "silent_s": 2.0, "answered_s": 9.0, "last_problem": "refused",
-                   "last_problem_s": 180.0}),
-            "not reachable, silent for 2.0s, last answer 9.0s ago, last problem 3m00s ago: refused",
-        );
-    }
-
-    #[test]
-    fn a_service_that_was_never_asked_is_not_called_reachable() {
-        let check = |status: Value, expected: &str| {
-            let text = plain(&status_text(&status));
-            assert!(text.contains(&format!("service        {expected}\n")), "{text}");
-        };
-        let service = json!({"reachable": null});
-        let configuration = json!({"service_url": "http://uws", "poll_interval_s": 5.0});
-        let polling = json!({"way": "each", "interval_s": 5.0});
-        let asked = json!({"service": service, "configuration": configuration, "polling": polling});
-        check(asked, "http://uws not asked yet, polled singly every 5.0s");
-        check(
-            json!({"service": service, "configuration": null}),
-            "none configured yet: start reads the configuration",
-        );
-        check(json!({"service": service, "simulation_mode": 1}), "simulated");
-        check(json!({"service": service, "redis": {"address": "h:6379"}}), "Redis at h:6379 not asked yet");
-    }
-
-    #[test]
-    fn what_is_missing_or_odd_is_no_problem() {
-        for status in [json!({}), json!(null), json!([1]), json!({"jobs": 5, "service": [], "state": 2})] {
-            let text = plain(&status_text(&status));
-            assert!(text.contains("configuration  -\n") && text.contains("jobs           -\n"), "{text}");
-        }
-    }
+    lines(status).map(|(name, text)| format!("{name:<COLUMN$}{text}\n")).collect()
 }

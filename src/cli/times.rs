@@ -1,4 +1,4 @@
-//! Times for people: shown in local time or UTC, and as they are typed.
+//! Times for people: shows them in local time or UTC, and reads them as they are typed.
 
 use jiff::civil::{DateTime, Time};
 use jiff::tz::TimeZone;
@@ -6,24 +6,30 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::flags::Line;
 
-/// Where a time of day is that of the clock on the wall.
+/// A time zone.
 pub(super) struct Zone(TimeZone);
+
+impl Default for Zone {
+    fn default() -> Self {
+        Self::UTC
+    }
+}
 
 impl Zone {
     /// UTC.
     pub(super) const UTC: Self = Self(TimeZone::UTC);
 
-    /// That of this machine, or with `--utc` UTC.
+    /// UTC with `--utc`, else the zone of this machine.
     pub(super) fn of(line: &Line) -> Self {
         if line.has("utc") { Self::UTC } else { Self::of_machine() }
     }
 
-    /// That of this machine, or UTC where it says none.
+    /// The zone of this machine, or UTC if it has none.
     pub(super) fn of_machine() -> Self {
         Self(TimeZone::try_system().unwrap_or(TimeZone::UTC))
     }
 
-    /// Its name now, as in a heading.
+    /// Its present name, for a heading.
     pub(super) fn name(&self) -> String {
         Timestamp::now().to_zoned_datetime(self.0.clone()).strftime("%Z").to_string()
     }
@@ -33,7 +39,7 @@ impl Zone {
         Timestamp::now().to_zoned_datetime(self.0.clone()).strftime("%F %T").to_string()
     }
 
-    /// A time of a document of the daemon, which writes UTC.
+    /// A time in UTC, as the daemon writes it, in this zone.
     pub(super) fn show(&self, utc: &str) -> Option<String> {
         self.format(utc, "%F %T")
     }
@@ -48,11 +54,11 @@ impl Zone {
         Some(time.to_zoned_datetime(self.0.clone()).strftime(format).to_string())
     }
 
-    /// A time as it is typed: how long ago it was, a date, a date and a time of day, or a time of day, which is the last
-    /// one before `now`.
+    /// Reads a time as it is typed: how long ago it was, a date, a date with a time of day, or a time of day, which means the
+    /// last one before `now`.
     ///
     /// # Errors
-    /// One line: it is none of these.
+    /// One line: the text is none of these.
     pub(super) fn parse(&self, text: &str, now: Timestamp) -> Result<Timestamp, String> {
         let ago = humantime::parse_duration(text).ok();
         let ago = ago.and_then(|ago| now.checked_sub(SignedDuration::try_from(ago).ok()?).ok());

@@ -1,7 +1,6 @@
-//! What `systemctl start` would run: the command line and the environment of our unit.
+//! What `systemctl start` would run: the command line and the environment of the unit.
 //!
-//! It is the service manager that knows, drop-ins included; only the files of variables and the passwords are read
-//! here, as systemd reads them.
+//! systemctl knows them, drop-ins included. Only the environment files and passwords are read here, as systemd reads them.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -16,7 +15,7 @@ use crate::config::check::Report;
 use crate::csc::id::SalIndex;
 use crate::daemon::options::RunArgs;
 
-/// Where the unit's passwords are (`LoadCredential=`), and the variables that have the same effect.
+/// The files of the unit's passwords (`LoadCredential=`), and the variables that have the same effect.
 const CREDENTIALS: [(&str, &str); 2] = [
     ("/etc/credstore/ocps.kafka-password", "LSST_KAFKA_SECURITY_PASSWORD"),
     ("/etc/credstore/ocps.redis-password", "REDIS_PASSWORD"),
@@ -25,24 +24,24 @@ const CREDENTIALS: [(&str, &str); 2] = [
 /// A way to start the daemon.
 #[derive(Debug, Default)]
 pub(super) struct Unit {
-    /// The daemon's command line.
+    /// The flags and arguments of `ocps run`.
     pub(super) start: RunArgs,
-    /// Its environment.
+    /// The environment of the daemon.
     pub(super) environment: BTreeMap<OsString, OsString>,
-    /// The user that it runs as, if that is not we.
+    /// The user of the daemon, if it is not the user of this process.
     pub(super) user: Option<String>,
-    /// What is wrong with these, under the command that starts it.
+    /// What is wrong with all this, under the command that starts the daemon.
     pub(super) report: Report,
 }
 
 impl Unit {
-    /// `ocps run` in our own environment.
+    /// `ocps run` in the environment of this process.
     pub(super) fn of_process(start: RunArgs) -> Self {
         let report = Report { path: "ocps run".into(), ..Report::default() };
         Self { start, environment: env::vars_os().collect(), user: None, report }
     }
 
-    /// The unit of an index, `ocps@INDEX`, or `ocps`, with its name; none where systemd does not know one.
+    /// The unit `ocps@INDEX`, or `ocps` without an index, and its name; none if systemd has no such unit.
     pub(super) fn find(index: Option<SalIndex>) -> Option<(String, Self)> {
         let name = index.map_or("ocps".to_owned(), |index| format!("ocps@{}", index.number()));
         let shown = Command::new("systemctl")
@@ -58,7 +57,7 @@ impl Unit {
         let mut unit = Self { user: user.map(str::to_owned), ..Self::default() };
         unit.report.path = format!("systemctl start {name}").into();
         unit.read_command_line(&name, &shown);
-        // What systemd makes for the unit.
+        // The directories that systemd makes for the unit.
         let own = name.replace('@', "-");
         unit.set("CONFIGURATION_DIRECTORY", &format!("/etc/{own}"));
         unit.set("STATE_DIRECTORY", &format!("/var/lib/{own}"));
@@ -130,7 +129,7 @@ impl Unit {
         for (path, variable) in CREDENTIALS {
             let password = match fs::read_to_string(path) {
                 Ok(password) => password.trim_start_matches('\u{feff}').trim_end_matches('\n').to_owned(),
-                // Only root can say what it is; that it is there must do.
+                // Without the right to read it, it is only known that there is a password.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied => "?".to_owned(),
                 Err(_) => continue,
             };
@@ -138,25 +137,25 @@ impl Unit {
         }
     }
 
-    /// A variable of its environment; one that is empty counts as not set.
+    /// A variable of the environment; an empty one counts as not set.
     pub(super) fn variable(&self, name: &str) -> Option<OsString> {
         self.environment.get(OsStr::new(name)).filter(|value| !value.is_empty()).cloned()
     }
 }
 
-/// Whether we run as this user.
+/// Whether this process runs as this user.
 fn is_ours(user: &str) -> bool {
     let id = Command::new("id").args(["-u", user]).stderr(Stdio::null()).output();
     let id = id.ok().and_then(|output| String::from_utf8(output.stdout).ok()?.trim().parse().ok());
     id == Some(rustix::process::geteuid().as_raw())
 }
 
-/// The values of a property as `systemctl show` prints them, a line each.
+/// The values of a property in the output of `systemctl show`, which has a line for each.
 fn property<'a>(shown: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     shown.lines().filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// The variables that the unit itself sets, as `NAME=VALUE`.
+/// The variables that the unit file sets, as `NAME=VALUE`.
 fn environment(shown: &str) -> impl Iterator<Item = String> {
     property(shown, "Environment").flat_map(|line| shlex::split(line).unwrap_or_default())
 }

@@ -1,9 +1,9 @@
-//! `ocps --version`: what this build is made of.
+//! `ocps --version`: version, commit, features and libraries of this build.
 
-/// The first line, and all that `ocps -V` prints.
+/// The first line; `ocps -V` prints only this.
 pub(super) const NAME: &str = concat!("ocps ", env!("CARGO_PKG_VERSION"));
 
-/// Each feature of the build, and whether it is in.
+/// The features, and whether this build has each.
 const FEATURES: &[(&str, bool)] = &[
     ("kafka", cfg!(feature = "kafka")),
     ("kafka-sasl", cfg!(feature = "kafka-sasl")),

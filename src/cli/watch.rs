@@ -1,4 +1,4 @@
-//! `ocps watch`: events as they come.
+//! `ocps watch`: prints events as they come.
 
 use strum::VariantNames;
 
@@ -10,7 +10,7 @@ use super::{Failure, Task};
 use crate::csc::state::SummaryState;
 use crate::sal::topic::EventName;
 
-/// The events among the arguments; the full SAL name does as well.
+/// The events that the arguments name, also by their full SAL name.
 fn topics(line: &Line) -> Result<Vec<EventName>, String> {
     let topic = |word: &&str| {
         let name = word.strip_prefix("logevent_").unwrap_or(word);
@@ -19,7 +19,7 @@ fn topics(line: &Line) -> Result<Vec<EventName>, String> {
     line.words(usize::MAX)?.iter().map(topic).collect()
 }
 
-/// `ocps watch`. It fails when the daemon goes away without having gone OFFLINE.
+/// `ocps watch`. It fails if the connection is lost before the daemon has gone OFFLINE.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
     let (target, topics, json) = (line.target()?, topics(line)?, line.has("json"));
     Ok(Box::new(move |out| run(&target, &topics, json, out)))

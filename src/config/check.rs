@@ -1,7 +1,7 @@
-//! `ocps check`: all that is wrong with a file or directory, without a daemon.
+//! `ocps check`: everything that is wrong with a configuration file or directory, without a daemon.
 //!
-//! Invariant: it says what the daemon would say, in the same words, because it reads with the same code; but it goes
-//! on after the first problem.
+//! Invariant: it reads with the code of the daemon and reports problems in the daemon's words, but does not stop at the
+//! first one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,7 @@ use super::service::{indices, service};
 use super::settings::Settings;
 use crate::csc::id::SalIndex;
 
-/// Most problems that are reported of one path: to find the place of each, its file is read again, and more cannot be
-/// read at once.
+/// Maximum number of problems that are reported for one path: each costs another reading of its file.
 const MAX_PROBLEMS: usize = 100;
 
 /// What was found at one path. Displays as `PATH: ok`, or as one line for each problem.
@@ -24,12 +23,12 @@ const MAX_PROBLEMS: usize = 100;
 pub struct Report {
     /// The path as it was given.
     pub path: PathBuf,
-    /// All that is wrong; nothing if it is empty.
+    /// Everything that is wrong there.
     pub problems: Vec<Error>,
 }
 
 impl Report {
-    /// Adds a problem of the whole.
+    /// Adds a problem without a place in the file.
     pub(crate) fn add(&mut self, problem: impl fmt::Display) {
         self.problems.push(Error::in_file(&self.path, problem));
     }
@@ -52,10 +51,10 @@ impl fmt::Display for Report {
 
 /// Checks an `ocps.toml`, a directory of component configuration, or one file of such a directory.
 ///
-/// Of a directory, `_init.yaml` is checked with each site's file over it (with that of `site` alone, if it is given),
-/// and then with each override over those. A site's file or an override that has an `_init.yaml` beside it is checked
-/// over that; any other file must be complete by itself. All is checked for `index`, or without it for each index
-/// that has an entry.
+/// In a directory, each combination of layers is checked: `_init.yaml` with each site's file (only with that of `site`, if
+/// it is given), and these with each override. A site's file or an override is checked together with the `_init.yaml`
+/// beside it; any other file must be complete by itself. The check is for `index`, or without it for each index that has
+/// an entry.
 pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report {
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     let problems = if path.is_dir() || extension == "yaml" {
@@ -70,27 +69,24 @@ pub fn check(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Report
     Report { path: path.to_owned(), problems }
 }
 
-/// Checks each combination of layers of a directory, or those that a file is part of.
+/// Checks each combination of layers of a directory, or those that contain a file.
 fn check_component(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> Result<Vec<Error>, Error> {
     // A bare name has an empty parent, which is no directory to open.
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = if path.is_dir() { path } else { parent };
-    let name = || {
-        let name = path.file_name().and_then(|name| name.to_str());
-        name.ok_or_else(|| Error::in_file(path, "has a name that is not UTF-8")).map(str::to_owned)
-    };
     let init = INIT.to_owned();
     let (first, sites, overrides) = if path.is_dir() {
         let overrides = overrides(dir).into_iter().map(Some);
         (init, sites(dir, site)?, [None].into_iter().chain(overrides).collect())
     } else {
-        match name()? {
+        let name = path.file_name().and_then(|name| name.to_str());
+        match name.ok_or_else(|| Error::in_file(path, "has a name that is not UTF-8"))?.to_owned() {
             name if name == INIT || !dir.join(INIT).is_file() => (name, vec![None], vec![None]),
             name if name.starts_with('_') => (init, vec![Some(name)], vec![None]),
             name => (init, sites(dir, site)?, vec![Some(name)]),
         }
     };
-    // One mistake shows up in many combinations.
+    // One mistake shows up in several combinations.
     let mut problems = IndexSet::new();
     for (site, file) in sites.iter().flat_map(|site| overrides.iter().map(move |file| (site, file))) {
         let layers = [Some(&first), site.as_ref(), file.as_ref()].into_iter().flatten();
@@ -105,7 +101,7 @@ fn check_component(path: &Path, site: Option<&str>, index: Option<SalIndex>) -> 
     Ok(problems.into_iter().collect())
 }
 
-/// The site layers to check with: that of the site, or all, or none if there are none.
+/// The site layers to check with: that of the site, or without a site all; a single none where there is no such file.
 fn sites(dir: &Path, site: Option<&str>) -> Result<Vec<Option<String>>, Error> {
     if let Some(name) = site_layer(site)? {
         return Ok(vec![Some(name).filter(|name| dir.join(name).exists())]);
@@ -115,7 +111,10 @@ fn sites(dir: &Path, site: Option<&str>) -> Result<Vec<Option<String>>, Error> {
     Ok(if sites.is_empty() { vec![None] } else { sites })
 }
 
-/// What is wrong with layers that are merged, or the first that cannot be.
+/// What is wrong with these layers when they are merged.
+///
+/// # Errors
+/// The first layer that cannot be read or merged.
 fn check_layers<'a>(
     dir: &Path,
     names: impl Iterator<Item = &'a String>,

@@ -1,7 +1,7 @@
-//! The component configuration: what `start` reads, and what there is to choose from.
+//! The component configuration: what `start` reads, and which overrides there are.
 //!
-//! Invariant: what is returned is complete and sound for our index, or nothing is returned. In simulation nothing of
-//! it is used, so that only what an operator named must be sound.
+//! Invariant: a configuration that is returned is complete and valid for its index. The simulator uses no value of it, so
+//! that there only the override that `start` names must be valid.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -21,20 +21,17 @@ use super::value::is_word;
 use super::{Env, Error, git, variable};
 use crate::text::quoted;
 
-/// Most overrides that are offered, and longest list of them in bytes, so that the event stays within what a
-/// message can hold.
+/// Maximum number of overrides in `configurationsAvailable`, and maximum length of their list in bytes: a message has a
+/// limited size.
 const MAX_OVERRIDES: (usize, usize) = (1_000, 64 << 10);
 
-/// Longest name of a file, in bytes: what file systems hold.
+/// Maximum length of a file name, in bytes, as on most file systems.
 const MAX_NAME: usize = 255;
-
-/// Most faults of layers that the simulator warns of, for one `start`.
-const MAX_WARNINGS: usize = 10;
 
 /// Time between polls of a simulated job.
 const SIMULATED_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where the component configuration is if nothing says where: there, if that is a directory.
+/// The directory of the component configuration where none is configured, if it exists.
 const DEFAULT_DIRECTORY: &str = "/etc/ocps/OCPS/v4";
 
 /// The directory of the component configuration: `flag` (`--configdir`), else `$DM_CONFIG_OCPS_DIR/OCPS/v4`, else the
@@ -63,9 +60,9 @@ pub struct Reader {
     pub dir: Option<PathBuf>,
     /// The site whose layer is read after the first one, if one is configured.
     pub site: Option<String>,
-    /// Whose configuration.
+    /// The index of the instance.
     pub index: SalIndex,
-    /// Whether the back-end is the simulator, which uses nothing of a configuration.
+    /// Whether jobs are simulated: then mistakes outside the named override are only warnings.
     pub simulated: bool,
 }
 
@@ -99,19 +96,16 @@ impl Reader {
         }
     }
 
-    /// Reads and merges all layers, and takes out what concerns us: the service, and the names of what was read. For
-    /// the simulator only the override that is named must be sound.
+    /// Reads and merges all layers: gives the service of this index, and the names of the files.
     fn read_layers(&self, dir: &Path, (file, commit): (&str, &str)) -> Result<(Service, String), Error> {
         if !self.simulated && !dir.is_dir() {
             return Err(Error::in_file(dir, "is not a directory; name the one that has _init.yaml in it"));
         }
-        let unless_simulated = |error: Error| {
-            if !self.simulated {
-                return Err(error);
-            }
-            warn_ignored(&error);
+        let ignored = |error: Error| {
+            log::warn!("ignored in simulation: {error}");
             Ok(())
         };
+        let unless_simulated = |error| if self.simulated { ignored(error) } else { Err(error) };
         let source = Source::open(dir, Some(commit).filter(|commit| !commit.is_empty()))?;
         let mut layers = Layers::default();
         layers.add_needed(&source, INIT).or_else(unless_simulated)?;
@@ -122,26 +116,27 @@ impl Reader {
         if !file.is_empty() {
             layers.add_needed(&source, file)?;
         }
-        let service = service(layers.merged(), self.index);
-        let is_ignored =
-            |mistake: &&Mistake| self.simulated && layers.name_of(mistake).is_none_or(|name| name != file);
-        let (ignored, mistakes): (Vec<_>, Vec<_>) =
-            service.as_ref().err().into_iter().flatten().partition(is_ignored);
-        let shown = ignored.iter().filter(|_| !layers.names().is_empty()).take(MAX_WARNINGS);
-        shown.for_each(|mistake| warn_ignored(&layers.error(mistake)));
-        let Some((mistake, more)) = mistakes.split_first() else {
-            let service = service.ok().filter(|_| !self.simulated).unwrap_or_else(simulated_service);
-            return Ok((service, layers.names()));
+        let mistakes = match service(layers.merged(), self.index) {
+            Ok(service) if !self.simulated => return Ok((service, layers.names())),
+            Ok(_) => Vec::new(),
+            Err(mistakes) => mistakes,
+        };
+        let counts = |mistake: &&Mistake| !self.simulated || layers.name_of(mistake) == Some(file);
+        let mut counted = mistakes.iter().filter(counts);
+        let Some(mistake) = counted.next() else {
+            let first = mistakes.first().filter(|_| !layers.names().is_empty());
+            first.map_or(Ok(()), |mistake| ignored(layers.error(mistake)))?;
+            return Ok((simulated_service(), layers.names()));
         };
         let error = layers.error(mistake);
-        Err(match more.len() {
+        Err(match counted.count() {
             0 => error,
             n => Error::new(format!("{error} (and {n} more: see `ocps check`)")),
         })
     }
 }
 
-/// The file and the commit of the override that a `start` names; each may be empty.
+/// The file and the git reference of a `configurationOverride`; each may be empty.
 fn parse_override(text: &str) -> Result<(&str, &str), Error> {
     let (name, commit) = text.split_once(':').unwrap_or((text, ""));
     if name.starts_with('_') {
@@ -159,7 +154,7 @@ fn parse_override(text: &str) -> Result<(&str, &str), Error> {
     Ok((name, commit))
 }
 
-/// Whether a file's name is that of an override.
+/// Whether a file with this name is an override.
 fn is_override(name: &str) -> bool {
     !name.starts_with('_') && name.strip_suffix(".yaml").is_some_and(|stem| !stem.is_empty())
 }
@@ -170,12 +165,12 @@ pub(super) fn overrides(dir: &Path) -> Vec<String> {
         log::warn!("{problem}");
         Vec::new()
     });
-    // Asked of the path, since a link may lead to a file.
+    // A symbolic link to a file counts as a file.
     names.retain(|name| is_override(name) && dir.join(name).is_file());
     names
 }
 
-/// Sorted names of a directory that end in `.yaml`.
+/// The sorted names of the files of a directory that end in `.yaml`.
 pub(super) fn yaml_files(dir: &Path) -> Result<Vec<String>, Error> {
     let entries = std::fs::read_dir(dir).map_err(|e| Error::in_file(dir, format!("cannot be read: {e}")))?;
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -185,7 +180,7 @@ pub(super) fn yaml_files(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// The names comma-joined, as many as fit.
+/// The names joined with commas, as many as [`MAX_OVERRIDES`] allows.
 fn offered(names: &[String]) -> String {
     let (most, longest) = MAX_OVERRIDES;
     let mut length = 0;
@@ -200,7 +195,7 @@ fn offered(names: &[String]) -> String {
     fit.join(",")
 }
 
-/// The name of the site's layer.
+/// The name of the site's layer; none without a site.
 pub(super) fn site_layer(site: Option<&str>) -> Result<Option<String>, Error> {
     match site {
         None | Some("") => Ok(None),
@@ -214,10 +209,6 @@ pub(super) fn site_layer(site: Option<&str>) -> Result<Option<String>, Error> {
 
 fn simulated_service() -> Service {
     Service { poll_interval: SIMULATED_POLL_INTERVAL, ..no_service() }
-}
-
-fn warn_ignored(error: &Error) {
-    log::warn!("ignored in simulation: {error}");
 }
 
 /// A directory as a file URI.

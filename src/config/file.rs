@@ -1,4 +1,4 @@
-//! Reading files that may be anything: bounded, and never waiting for a writer.
+//! Reads configuration files, which may be anything: in bounded memory, and without waiting for the writer of a pipe.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,7 +10,7 @@ use super::Error;
 use super::secret::Secret;
 use super::tree::position;
 
-/// Largest configuration file, in bytes. Real ones have a few kilobytes; more costs time to refuse than it is worth.
+/// Maximum size of a configuration file, in bytes; real ones have a few kilobytes.
 pub(super) const MAX_BYTES: usize = 1 << 20;
 
 /// U+FEFF in UTF-8.
@@ -18,14 +18,14 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Reads a text file; none if it does not exist.
 pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
-    // Without NONBLOCK, opening a FIFO waits for a writer, perhaps for ever.
+    // Without NONBLOCK, opening a FIFO waits for a writer.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::NOENT) => return Ok(None),
         Err(e) => return Err(unreadable(path, &e.into())),
     };
-    // The opened file is asked, not the path: that could be another one by now.
+    // Of the opened file, not of the path, which could name another file by now.
     let meta = file.metadata().map_err(|e| unreadable(path, &e))?;
     if meta.is_dir() {
         return Err(Error::in_file(path, "is a directory, not a file"));
@@ -41,7 +41,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     text(bytes, path).map(Some)
 }
 
-/// The password in a file of one line; none if the file is empty or does not exist. `of` says whose, for errors.
+/// The password in a file of one line; none if the file is empty or does not exist. `of` names its owner in errors.
 pub(crate) fn password(path: &Path, of: &str) -> Result<Option<Secret>, String> {
     let text = read(path).map_err(|error| error.to_string())?.unwrap_or_default();
     let mut lines = text.lines();
@@ -52,8 +52,8 @@ pub(crate) fn password(path: &Path, of: &str) -> Result<Option<Secret>, String> 
     }
 }
 
-/// Checks that bytes are text of a size that can be a configuration file; `path` is for errors. The byte order mark
-/// that some editors put before UTF-8 text is no part of it.
+/// Converts the contents of a configuration file to text without the byte order mark that some editors write; `path` is
+/// for errors.
 pub(super) fn text(mut bytes: Vec<u8>, path: &Path) -> Result<String, Error> {
     if bytes.len() > MAX_BYTES {
         return Err(too_large(path));
@@ -68,7 +68,7 @@ pub(super) fn text(mut bytes: Vec<u8>, path: &Path) -> Result<String, Error> {
     })
 }
 
-/// The refusal of a file that is too large; `path` is for errors.
+/// The error for a file that is too large.
 pub(super) fn too_large(path: &Path) -> Error {
     Error::in_file(
         path,

@@ -1,8 +1,7 @@
-//! What git says of the configuration directory.
+//! Asks git about the configuration directory: its version, and its files at a commit.
 //!
-//! Invariant: git is a child process that can neither hang us, nor flood us, nor ask anybody anything; the
-//! environment of the daemon does not lead it to another repository. The repository itself is trusted as much as
-//! the configuration in it, whoever owns it.
+//! Invariant: git runs as a child process with a time limit and an output limit, and cannot prompt. The environment of the
+//! daemon does not lead it to another repository. The repository is trusted like the configuration in it, whoever owns it.
 
 use std::io::{self, Read};
 use std::os::unix::process::CommandExt;
@@ -17,35 +16,35 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::{Error, file};
 use crate::text::{quote, quoted};
 
-/// Git is killed after this time: a `start` waits for it, and so does whoever sent it.
+/// Git is killed after this time, since a `start` command waits for it.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most that is read of git's output, in bytes; a file of the configuration may have as much.
+/// Maximum output of git that is read, in bytes: as much as a configuration file may have.
 const MAX_OUTPUT: usize = file::MAX_BYTES;
 
-/// Longest name of a commit that is passed on, in bytes.
+/// Maximum length of a git reference that is passed on, in bytes.
 const MAX_REF: usize = 255;
 
 /// A commit of the repository around the configuration directory.
 pub(super) struct Commit {
     dir: PathBuf,
-    /// As it was named to us.
+    /// The reference as the operator wrote it.
     pub(super) name: String,
-    /// Its hash, so that all files are of the same commit even if a branch moves meanwhile.
+    /// The hash of the commit: all files are of this commit even if the branch moves meanwhile.
     id: String,
 }
 
-/// The version of the directory (`git describe`), or empty where git knows none or there is none.
+/// The version of the directory (`git describe`); empty without a directory, and where git knows none.
 pub(super) fn describe(dir: &Path) -> String {
     if !dir.is_dir() {
-        // Whoever reads from it reports that.
+        // The reader of the layers reports that.
         return String::new();
     }
     match run(command(dir, &["describe", "--all", "--long", "--always", "--dirty"]), TIMEOUT) {
         Ok(output) if output.status.success() => {
             String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
         }
-        // Most often: not in a repository.
+        // Usually because it is not in a repository.
         Ok(_) => String::new(),
         Err(e) => {
             log::warn!("no version of {}: {e}", dir.display());
@@ -55,7 +54,7 @@ pub(super) fn describe(dir: &Path) -> String {
 }
 
 impl Commit {
-    /// Finds the commit that a branch, tag or hash names.
+    /// Finds the commit of a branch, tag or hash.
     pub(super) fn find(dir: &Path, name: &str) -> Result<Self, Error> {
         if name.starts_with('-') || name.len() > MAX_REF || name.chars().any(char::is_control) {
             return Err(Error::new(format!(
@@ -73,7 +72,7 @@ impl Commit {
         Ok(Self { dir: dir.to_owned(), name: name.to_owned(), id })
     }
 
-    /// Reads a file of the directory as it is in the commit; none if it is not there.
+    /// Reads a file of the directory at this commit; none if it does not exist there.
     pub(super) fn read(&self, file_name: &str) -> Result<Option<Vec<u8>>, Error> {
         let path = PathBuf::from(self.label(file_name));
         let fail = |e: String| Error::in_file(&path, e);
@@ -98,20 +97,20 @@ impl Commit {
         bytes.map(Some).map_err(|said| fail(format!("git cannot read it: {said}")))
     }
 
-    /// How a file of the commit is called in errors: its path, `@` and the commit as it was named.
+    /// The name of a file of the commit in errors: its path, `@` and the reference.
     pub(super) fn label(&self, file_name: &str) -> String {
         format!("{}@{}", self.dir.join(file_name).display(), self.name)
     }
 }
 
-/// A git command that runs in the directory.
+/// A git command to be run in the directory.
 fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new("git");
-    // The repository often belongs to another user than the daemon's, and only the operator can have named it.
-    // Its own settings may name programs to run; the ones that our commands would run are turned off.
+    // The repository often belongs to another user than the daemon's; the operator has configured it, so it is safe.
+    // Its settings may name programs; the one that these commands would run, fsmonitor, is turned off.
     command.args(["--no-pager", "-c", "safe.directory=*", "-c", "core.fsmonitor=false"]);
     command.args(args).current_dir(dir);
-    // What git sets for a hook, from which a daemon may have been started, leads to the hook's repository.
+    // A daemon that was started from a git hook has variables that lead to the repository of the hook.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GIT_")) {
         command.env_remove(name);
     }
@@ -120,7 +119,10 @@ fn command(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// What git writes, or says if it fails.
+/// What git prints.
+///
+/// # Errors
+/// The last line of its error output, or why it could not be run.
 fn git(dir: &Path, args: &[&str]) -> Result<Vec<u8>, String> {
     let output = run(command(dir, args), TIMEOUT)?;
     if output.status.success() { Ok(output.stdout) } else { Err(last_words(&output)) }
@@ -133,16 +135,16 @@ fn last_words(output: &Output) -> String {
     quote(line.trim_start_matches("fatal: "))
 }
 
-/// Runs a command to its end, bounded in time and output. Errors are reasons without a place.
+/// Runs a command with a limit on time and output.
 fn run(mut command: Command, timeout: Duration) -> Result<Output, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |e: io::Error| format!("cannot run {program}: {e}");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own: a ^C at the terminal is not for git, and with it end the children it has.
+    // In a process group of its own, git does not get the ^C of the terminal, and its children are killed with it.
     command.process_group(0);
     let child = command.spawn().map_err(failed)?;
     let group = Pid::from_child(&child);
-    // On a file system that hangs, not even a killed process ends, nor does the thread that waits for it.
+    // On a file system that hangs, even a killed process does not end: a thread of its own waits for it.
     let ending = on_thread(move || output_of(child)).map_err(failed);
     let output = ending.and_then(|ending| match ending.recv_timeout(timeout) {
         Err(_) => Err(format!("{program} did not end within {} s and was killed", timeout.as_secs_f64())),
@@ -152,20 +154,20 @@ fn run(mut command: Command, timeout: Duration) -> Result<Output, String> {
         Ok(output) => output.map_err(failed),
     });
     output.inspect_err(|_| {
-        // Fails where it has just ended.
+        // This fails if the process has just ended.
         let _ = kill_process_group(group, Signal::KILL);
     })
 }
 
-/// Starts a thread, whose result is received.
+/// Runs the work on a thread; its result comes over the channel.
 fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<Receiver<T>> {
     let (sender, receiver) = bounded(1);
-    // Once the time is over the receiver is gone.
+    // After a timeout the receiver no longer exists.
     thread::Builder::new().name("git".into()).spawn(move || drop(sender.send(work())))?;
     Ok(receiver)
 }
 
-/// Reads both pipes to their ends, or a little more than is allowed, and waits for the end of the process.
+/// Reads both pipes to their ends, or one byte more than is allowed, and waits for the end of the process.
 fn output_of(mut child: Child) -> io::Result<Output> {
     fn drain(pipe: Option<impl Read>) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

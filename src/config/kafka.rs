@@ -1,7 +1,6 @@
-//! How to reach Kafka: the toml and the environment together, defaults filled in.
+//! How to reach Kafka: from the toml, the environment variables of salobj, which win over it, and defaults.
 //!
-//! Invariant: [`Options`] are complete, and whatever of them is secret is shown by no log. The environment
-//! variables are those of salobj; they win over the toml.
+//! Invariant: [`Options`] are complete, and no log shows a secret of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +14,7 @@ use super::secret::Secret;
 use super::{Env, Error, file, settings, tree, value, variable};
 use crate::url::Url;
 
-/// What may stand before `://` in the address of a broker; librdkafka wants it to be the protocol that is set.
+/// What may stand before `://` in the address of a broker.
 const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 
 /// How to reach Kafka.
@@ -27,11 +26,11 @@ pub struct Options {
     pub topic_subname: String,
     /// URLs of the schema registry, to be tried in this order.
     pub registry_urls: Vec<Url>,
-    /// Whom to be, if the broker asks.
+    /// User name and password, if there are any.
     pub sasl: Option<Sasl>,
-    /// Replication factor of topics that we create.
+    /// Replication factor of the topics that ocps creates.
     pub replication_factor: i32,
-    /// What the broker confirms.
+    /// How many brokers confirm a message: `0`, `1`, or `all`.
     pub producer_acks: String,
     /// More librdkafka settings for all clients.
     pub broker_client: Vec<(String, String)>,
@@ -41,10 +40,10 @@ pub struct Options {
     pub producer: Vec<(String, String)>,
     /// How long the start waits for another instance to end.
     pub start_wait: Duration,
-    /// Standing by: how long the instance that is running must be silent before ours takes over; none: ours ends where
-    /// another is running.
+    /// With `standby`: how long the running instance must be silent before this one takes over. Without: none, and this
+    /// instance ends if another one is running.
     pub standby: Option<Duration>,
-    /// The topic of the journal, if it has not its usual name.
+    /// The topic of the journal, if it is not the usual one.
     pub journal_topic: Option<String>,
 }
 
@@ -55,7 +54,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// Name of the credential that systemd may hand to us.
+/// Name of the credential of systemd that holds the password.
 const CREDENTIAL: &str = "kafka-password";
 
 /// Authentication.
@@ -93,7 +92,7 @@ pub fn is_configured(settings: &settings::Kafka, env: Env<'_>) -> bool {
 }
 
 impl Options {
-    /// Puts it together; a variable that is set but empty counts as not set.
+    /// Combines the settings with the environment; a variable that is empty counts as not set.
     ///
     /// # Errors
     /// One line: which setting is missing or wrong.
@@ -131,10 +130,10 @@ impl Options {
         })
     }
 
-    /// Why this build cannot do what is asked for, if so.
+    /// Checks that this build can connect with these options.
     ///
     /// # Errors
-    /// One line: TLS or SASL is asked for, and OpenSSL was not built in.
+    /// One line: TLS or SASL is configured, but this build has no OpenSSL.
     pub fn check_build(&self) -> Result<(), String> {
         let secure = |(key, value): &(String, String)| {
             key == "security.protocol" && !value.eq_ignore_ascii_case("plaintext")
@@ -151,7 +150,7 @@ impl Options {
     }
 }
 
-/// What a variable says, read like the setting of that kind, or else the setting.
+/// The value of a variable, checked like the setting, or the setting if the variable is not set.
 fn given<T: Clone>(
     env: Env<'_>,
     name: &str,
@@ -163,11 +162,12 @@ fn given<T: Clone>(
     kind(Value::String(text)).map_err(|error| format!("{name} {error}"))
 }
 
-/// The brokers without what librdkafka would stumble over later, and in words that do not name the place.
+/// The list of brokers without blanks and empty entries. It is checked here because librdkafka's own errors come late and
+/// do not name the setting.
 fn brokers(list: &str) -> Result<String, String> {
     let entries: Vec<&str> = list.split(',').map(str::trim).filter(|entry| !entry.is_empty()).collect();
     let wrong = |entry: &str, why: &str| {
-        // What stands before an @ may be a password.
+        // The part before an @ may be a password.
         let shown = entry.rsplit('@').next().unwrap_or_default();
         format!(
             "LSST_KAFKA_BROKER_ADDR or kafka.brokers: {shown:?} {why}; write HOST:PORT, as in broker:29092, \
@@ -238,14 +238,14 @@ fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     file::password(&Path::new(&dir).join(CREDENTIAL), "Kafka")
 }
 
-/// Whether a setting of librdkafka is a file to be read, `ssl.ca.location`; it does not say itself which it could not
-/// read.
+/// Whether the value of a setting of librdkafka is the path of a file, as for `ssl.ca.location`. librdkafka does not say
+/// which file it could not read.
 fn is_file(key: &str) -> bool {
     let what = key.strip_prefix("ssl.").and_then(|key| key.strip_suffix(".location"));
     what.is_some_and(|what| ["ca", "certificate", "crl", "key", "keystore"].contains(&what))
 }
 
-/// A value of librdkafka.
+/// The value of a setting of librdkafka.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Setting(#[serde(deserialize_with = "value::scalar")] String);
@@ -262,7 +262,7 @@ fn read_mapping(path: &Path) -> Result<Vec<(String, String)>, String> {
     })?;
     let pairs: Vec<_> = read.into_iter().flatten().map(|(key, Setting(value))| (key, value)).collect();
     for (key, value) in &pairs {
-        // "probe" says to look where certificates use to be.
+        // "probe" makes librdkafka look in the usual places.
         if is_file(key) && value != "probe" {
             std::fs::File::open(value)
                 .map_err(|error| format!("{shown}: {key}: {value} cannot be read: {error}"))?;

@@ -1,6 +1,6 @@
-//! The files of a component configuration, and how they become one.
+//! Reads the files of a component configuration and merges them.
 //!
-//! Invariant: whatever is merged can still be found in the file that it came from.
+//! Invariant: the place of every merged value in its file can still be found.
 
 use std::path::Path;
 
@@ -10,23 +10,23 @@ use super::git::Commit;
 use super::tree::{self, Fault, Mistake};
 use super::{Error, file};
 
-/// The first layer; it must exist.
+/// The name of the first layer, which must exist.
 pub(super) const INIT: &str = "_init.yaml";
 
-/// Where layers are read from.
+/// A directory, or a commit of it, from which layers are read.
 pub(super) struct Source<'a> {
     dir: &'a Path,
     commit: Option<Commit>,
 }
 
 impl<'a> Source<'a> {
-    /// The directory as it is, or as it is in a commit.
+    /// The directory as it is now, or at a commit.
     pub(super) fn open(dir: &'a Path, commit: Option<&str>) -> Result<Self, Error> {
         let commit = commit.map(|name| Commit::find(dir, name)).transpose()?;
         Ok(Self { dir, commit })
     }
 
-    /// A file's name in errors, and its text if it exists.
+    /// The name of a file in errors, and its text if it exists.
     fn read(&self, name: &str) -> Result<(String, Option<String>), Error> {
         let path = self.dir.join(name);
         let Some(commit) = &self.commit else {
@@ -37,7 +37,7 @@ impl<'a> Source<'a> {
         Ok((label, text))
     }
 
-    /// The reason where a layer that is needed does not exist.
+    /// The error for a layer that must exist and does not.
     fn missing(&self, name: &str) -> Error {
         let at = self.commit.as_ref().map(|commit| format!(" at git reference '{}'", commit.name));
         let path = self.dir.join(name);
@@ -54,7 +54,7 @@ pub(super) struct Layers {
 
 struct Layer {
     name: String,
-    /// The file's name in errors.
+    /// The name of the file in errors.
     label: String,
     text: String,
     keys: Mapping,
@@ -82,7 +82,7 @@ impl Layers {
         Ok(layers)
     }
 
-    /// Reads a layer over those that are there; whether it exists.
+    /// Reads a layer and merges it over the earlier ones; false if it does not exist.
     pub(super) fn add(&mut self, source: &Source<'_>, name: &str) -> Result<bool, Error> {
         let (label, Some(text)) = source.read(name)? else { return Ok(false) };
         self.merge(Layer::parse(name, label, text)?)?;
@@ -94,7 +94,8 @@ impl Layers {
         if self.add(source, name)? { Ok(()) } else { Err(source.missing(name)) }
     }
 
-    /// Merges by key. No key may hold a mapping, so that what is in one need not be merged; the type says so later.
+    /// Merges the keys of a layer over the earlier ones. Mappings inside them are not merged: no key of the configuration
+    /// has one, and reading it as a type reports that later.
     fn merge(&mut self, layer: Layer) -> Result<(), Error> {
         for (key, value) in &layer.keys {
             let key = key.as_str().unwrap_or_default();
@@ -110,17 +111,17 @@ impl Layers {
         Ok(())
     }
 
-    /// The keys of all layers.
+    /// The merged keys of all layers.
     pub(super) fn merged(&self) -> &Mapping {
         &self.merged
     }
 
-    /// The names of the files, comma-joined.
+    /// The names of the files, joined with commas.
     pub(super) fn names(&self) -> String {
         self.files.iter().map(|layer| &*layer.name).collect::<Vec<_>>().join(",")
     }
 
-    /// The file that a mistake is in; none if something is missing from all together.
+    /// The name of the file with the mistake; none if a key is missing in all files.
     pub(super) fn name_of(&self, mistake: &Mistake) -> Option<&str> {
         self.file_of(mistake.top()?).map(|layer| &*layer.name)
     }
@@ -129,7 +130,7 @@ impl Layers {
         self.files.iter().rev().find(|layer| layer.keys.contains_key(key))
     }
 
-    /// The error of a mistake, at its place.
+    /// The error for a mistake, with its place.
     pub(super) fn error(&self, mistake: &Mistake) -> Error {
         if let Some(layer) = mistake.top().and_then(|key| self.file_of(key)) {
             return layer.error(mistake);

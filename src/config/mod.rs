@@ -1,8 +1,8 @@
-//! Daemon settings (toml) and component configuration (layered yaml).
+//! The daemon's settings (toml) and the component configuration (layered yaml).
 //!
-//! Invariant: this room reads files and asks git, and hands on types; it knows nothing of commands, jobs,
-//! states or the wire. Nothing it reads is trusted: sizes, depths and times are bounded, and what is wrong is an
-//! [`Error`] of one line that names the place and the remedy.
+//! Invariant: this room reads files, asks git, and returns types; it knows nothing of commands, jobs, states or the wire.
+//! It trusts nothing that it reads: sizes, depths and times are bounded, and a mistake is an [`Error`] of one line that
+//! names the place and the remedy.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,10 +23,10 @@ mod tree;
 mod value;
 pub mod watcher;
 
-/// The environment: the value of a variable.
+/// The environment: gives the value of a variable.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-/// The value of a variable; one that is empty counts as not set.
+/// The value of a variable; an empty one counts as not set.
 fn variable(env: Env<'_>, name: &str) -> Option<OsString> {
     env(name).filter(|value| !value.is_empty())
 }
@@ -37,9 +37,9 @@ fn variable(env: Env<'_>, name: &str) -> Option<OsString> {
 pub struct Error(String);
 
 impl Error {
-    /// An error that concerns no single file.
+    /// An error that does not concern a single file.
     pub(crate) fn new(text: impl fmt::Display) -> Self {
-        // File names and quoted values can hold anything; an error stays one line all the same.
+        // File names and quoted values can contain line breaks.
         Self(one_line(&text.to_string()))
     }
 
@@ -48,7 +48,7 @@ impl Error {
         Self::at(path.display(), None, text)
     }
 
-    /// An error at a place of a file.
+    /// An error at a place in a file.
     fn at(file: impl fmt::Display, position: Option<tree::Position>, text: impl fmt::Display) -> Self {
         match position {
             Some((line, column)) => Self::new(format!("{file}:{line}:{column}: {text}")),

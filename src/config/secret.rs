@@ -1,4 +1,4 @@
-//! A text that no log shows.
+//! Secrets: passwords, and settings that may be some.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
-//! The execution service that a merged configuration names for one index.
+//! Reads the execution service of one index from a merged configuration.
 //!
-//! Invariant: values of `url` may hold a password and are shown only where they cannot.
+//! Invariant: no error shows a `url`, which may contain a password.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::csc::id::SalIndex;
 use crate::text::quoted;
 use crate::url::Url;
 
-/// `poll_interval` where there is no service to poll.
+/// The poll interval where there is no service to poll.
 const NO_POLLS: Duration = Duration::from_secs(1);
 
-/// The flat shape.
+/// A configuration of one instance only: its keys are at the top level.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Flat {
@@ -35,7 +35,7 @@ struct Flat {
     output_glob: Option<String>,
 }
 
-/// The shape of schema v4.
+/// A configuration of schema v4: a list of instances.
 #[derive(Deserialize)]
 struct Instances {
     instances: Vec<Entry>,
@@ -60,7 +60,10 @@ struct Entry {
     output_glob: String,
 }
 
-/// The service for an index, or what is wrong, entries of other indices included.
+/// The service of an index.
+///
+/// # Errors
+/// Everything that is wrong, also in the entries of other indices.
 pub(super) fn service(merged: &Mapping, index: SalIndex) -> Result<Service, Vec<Mistake>> {
     let beside: Vec<&str> =
         merged.keys().filter_map(Value::as_str).filter(|key| *key != "instances").collect();
@@ -116,7 +119,7 @@ fn read<T: DeserializeOwned>(merged: &Mapping) -> Result<T, Vec<Mistake>> {
     tree::read_whole(&Value::Mapping(merged.clone()))
 }
 
-/// The indices that a merged configuration has entries for; where there are none, or it is for all, one of all.
+/// The indices for which a merged configuration has entries; a single one where it has no entries or is for all indices.
 pub(super) fn indices(merged: &Mapping) -> Vec<SalIndex> {
     let entries = merged.get("instances").and_then(Value::as_sequence).into_iter().flatten();
     let numbers = entries.filter_map(|entry| entry.get("sal_index")?.as_u64());
@@ -126,7 +129,7 @@ pub(super) fn indices(merged: &Mapping) -> Vec<SalIndex> {
     if found.is_empty() { vec![SalIndex::Latiss] } else { found }
 }
 
-/// The service of one who has none.
+/// Stands for the service where there is none.
 pub(super) fn no_service() -> Service {
     Service {
         url: "".into(),

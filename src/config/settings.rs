@@ -1,7 +1,7 @@
 //! The daemon's own settings: `ocps.toml`.
 //!
-//! Invariant: a [`Settings`] is complete and sound; every value in it was checked when it was read, and a key that
-//! we do not know is an error.
+//! Invariant: [`Settings`] are complete and valid: each value was checked when it was read, and an unknown key is an
+//! error.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -22,14 +22,14 @@ use crate::url::Url;
 /// Read when no other file is named, if it exists.
 pub const DEFAULT_PATH: &str = "/etc/ocps/ocps.toml";
 
-/// Our directories of configuration as systemd sets them (`ConfigurationDirectory=`): for `ocps@2` it is
-/// `/etc/ocps-2`. What is not there is taken from the usual places.
+/// The configuration directories that systemd sets for the unit (`ConfigurationDirectory=`): for `ocps@2`
+/// `/etc/ocps-2`. What does not exist there is read from the usual places.
 pub(super) fn unit_directories(env: Env<'_>) -> Vec<PathBuf> {
     let list = variable(env, "CONFIGURATION_DIRECTORY").unwrap_or_default();
     std::env::split_paths(&list).filter(|dir| !dir.as_os_str().is_empty()).collect()
 }
 
-/// The toml of the unit that systemd runs us as, if it has one of its own.
+/// The toml in the configuration directory of the systemd unit, if there is one.
 pub fn of_unit(env: Env<'_>) -> Option<PathBuf> {
     unit_directories(env).into_iter().map(|dir| dir.join("ocps.toml")).find(|path| path.exists())
 }
@@ -41,7 +41,7 @@ pub enum Listen {
     Address(SocketAddr),
     /// A Unix socket.
     Path(PathBuf),
-    /// The socket that systemd hands over.
+    /// The socket of the systemd socket unit.
     Systemd,
 }
 
@@ -67,7 +67,7 @@ pub enum Journal {
     Kafka,
 }
 
-/// Defines the tables of the file: for each key its field, type and default, and how its value is read.
+/// Defines the tables of the file: for each key its field, type, default and the function that reads it.
 macro_rules! tables {
     ($($(#[$doc:meta])* $name:ident {
         $($(#[$field_doc:meta])* $key:literal $field:ident: $type:ty = $default:expr, $read:literal;)*
@@ -90,7 +90,7 @@ macro_rules! tables {
 tables! {
     /// All settings of the daemon, defaults filled in.
     Settings {
-        /// Our index, when the command line names none.
+        /// The index, if the command line gives none.
         "index" index: Option<SalIndex> = None, "value::index";
         /// Site, for `_<site>.yaml`.
         "site" site: Option<String> = None, "value::word";
@@ -98,11 +98,11 @@ tables! {
         "config_dir" config_dir: Option<PathBuf> = None, "value::path";
         /// Path of the local socket.
         "socket" socket: Option<PathBuf> = None, "value::path";
-        /// Directory of what must survive a restart.
+        /// State directory; holds the journal.
         "state_dir" state_dir: Option<PathBuf> = None, "value::path";
         /// Where commands are journaled.
         "journal" journal: Journal = Journal::On, "value::journal";
-        /// For how long commands that ended are remembered.
+        /// How long the journal keeps ended commands.
         "history_days" history: Duration = Duration::from_secs(30 * 24 * 3600), "value::days";
         /// The log.
         "log" log: Log = Log::default(), "Deserialize::deserialize";
@@ -114,9 +114,9 @@ tables! {
         "simulation" simulation: Simulation = Simulation::default(), "Deserialize::deserialize";
         /// SAL over Kafka.
         "kafka" kafka: Kafka = Kafka::default(), "Deserialize::deserialize";
-        /// TAI minus UTC, in seconds, where the kernel does not know it.
+        /// TAI minus UTC, in seconds, for a kernel that does not know it.
         "tai_minus_utc_s" tai_minus_utc_s: u32 = crate::clock::TAI_MINUS_UTC_S, "value::leap_seconds";
-        /// What is shown over HTTP.
+        /// The HTTP server.
         "http" http: Http = Http::default(), "Deserialize::deserialize";
         /// Limits.
         "limits" limits: Limits = Limits::default(), "Deserialize::deserialize";
@@ -124,9 +124,9 @@ tables! {
 
     /// `[log]`.
     Log {
-        /// Least level that is logged, Python's number (10, 20, 30, 40).
+        /// Minimum log level, Python's number (10, 20, 30, 40).
         "level" level: i32 = 20, "value::level";
-        /// Write the log there instead of standard error.
+        /// File for the log, instead of standard error.
         "file" file: Option<PathBuf> = None, "value::path";
     }
 
@@ -140,27 +140,27 @@ tables! {
         "commit_ref" commit_ref: String = "main".into(), "value::text";
         /// Whether the version of an execute chooses the container image (`UWS_JOB_IMAGE_TAG`).
         "version_selects_image" version_selects_image: bool = false, "value::switch";
-        /// Longest wait for a connection.
+        /// Time limit of a connection attempt.
         "connect_timeout_s" connect_timeout: Duration = Duration::from_secs(5), "value::positive";
-        /// Longest PUT.
+        /// Time limit of a PUT.
         "put_timeout_s" put_timeout: Duration = Duration::from_secs(30), "value::positive";
-        /// Longest GET of one job.
+        /// Time limit of a GET of one job.
         "get_timeout_s" get_timeout: Duration = Duration::from_secs(30), "value::positive";
-        /// Longest GET of the list of all jobs.
+        /// Time limit of a GET of the list of all jobs.
         "list_timeout_s" list_timeout: Duration = Duration::from_secs(120), "value::positive";
-        /// Longest DELETE.
+        /// Time limit of a DELETE.
         "delete_timeout_s" delete_timeout: Duration = Duration::from_secs(30), "value::positive";
-        /// How long a submission is tried, from its first failed or unclear attempt; the last attempt may be made then.
+        /// How long a submission is retried after its first failed or unclear attempt.
         "submit_timeout_s" submit_timeout: Duration = Duration::from_secs(60), "value::positive";
-        /// How long a job may take to show up in the list after an unclear attempt.
+        /// How long a job may take to appear in the list after an unclear attempt.
         "settle_time_s" settle_time: Duration = Duration::from_secs(30), "value::positive";
-        /// How old the record of a submission in doubt may be for it to be sent again.
+        /// Maximum age of the record of an unclear submission that is sent again.
         "resubmit_limit_s" resubmit_limit: Duration = Duration::from_secs(1800), "value::positive";
-        /// How long the service may be away while jobs run before that is a FAULT.
+        /// How long the service may be unreachable while jobs run before the state becomes FAULT.
         "outage_limit_s" outage_limit: Duration = Duration::from_secs(300), "value::positive";
         /// How jobs are polled.
         "poll" polling: Polling = Polling::Auto { from: value::POLLED_BY_LIST }, "value::polling";
-        /// Polls at the same time (worker threads).
+        /// Number of simultaneous polls (worker threads).
         "connections" connections: usize = 4, "value::connections";
         /// HTTP proxy, if any.
         "proxy" proxy: Option<Url> = None, "value::proxy";
@@ -168,15 +168,15 @@ tables! {
 
     /// `[redis]`: the Redis server of Rapid Analysis. The environment wins over host, port and password.
     Redis {
-        /// Its host.
+        /// Host name.
         "host" host: Option<String> = None, "value::text";
-        /// Its port.
+        /// Port.
         "port" port: Option<u16> = None, "value::port";
         /// File that holds its password.
         "password_file" password_file: Option<PathBuf> = None, "value::path";
-        /// Longest wait for a connection.
+        /// Time limit of a connection attempt.
         "connect_timeout_s" connect_timeout: Duration = Duration::from_secs(2), "value::positive";
-        /// Longest wait for an answer.
+        /// Time limit of an answer.
         "response_timeout_s" response_timeout: Duration = Duration::from_secs(2), "value::positive";
     }
 
@@ -186,23 +186,23 @@ tables! {
         "mean_duration_s" mean_duration: Duration = Duration::from_secs(10), "value::seconds";
         /// Standard deviation of the duration.
         "sigma_s" sigma: Duration = Duration::from_secs(4), "value::seconds";
-        /// Seed of the durations; none: another one at each start.
+        /// Seed of the durations; none: a new one at each start.
         "seed" seed: Option<u64> = None, "value::seed";
     }
 
     /// `[http]`.
     Http {
-        /// Where it listens; none: nothing is shown.
+        /// Where the HTTP server listens; none: there is no server.
         "listen" listen: Option<Listen> = None, "value::listen";
     }
 
     /// `[limits]`.
     Limits {
-        /// Most jobs at once.
+        /// Maximum number of unfinished jobs.
         "jobs" jobs: usize = 1000, "value::jobs";
     }
 
-    /// `[kafka]`, as far as it is set; [`super::kafka`] adds the environment and the defaults.
+    /// `[kafka]`; [`super::kafka`] adds the environment.
     Kafka {
         /// `HOST:PORT`, several joined with commas.
         "brokers" brokers: Option<String> = None, "value::text";
@@ -218,9 +218,9 @@ tables! {
         "security_protocol" security_protocol: String = "SASL_PLAINTEXT".into(), "value::text";
         /// For example `SCRAM-SHA-512`.
         "sasl_mechanism" sasl_mechanism: String = "SCRAM-SHA-512".into(), "value::text";
-        /// Replication factor of topics that we create.
+        /// Replication factor of the topics that ocps creates.
         "replication_factor" replication_factor: i32 = 1, "value::replication";
-        /// What the broker confirms: `0`, `1` or `all`.
+        /// How many brokers confirm a message: `0`, `1` or `all`.
         "producer_acks" producer_acks: String = "1".into(), "value::acks";
         /// YAML mapping of more librdkafka settings for all clients.
         "broker_client_configuration" broker_client_configuration: Option<PathBuf> = None, "value::path";
@@ -228,15 +228,15 @@ tables! {
         "consumer_configuration" consumer_configuration: Option<PathBuf> = None, "value::path";
         /// YAML mapping of more librdkafka settings for the producer.
         "producer_configuration" producer_configuration: Option<PathBuf> = None, "value::path";
-        /// How long the start waits for Kafka before it goes on without.
+        /// How long the start waits for Kafka before it continues without it.
         "start_timeout_s" start_timeout: Duration = Duration::from_secs(30), "value::seconds";
         /// How long the start waits for another instance to end.
         "start_wait_s" start_wait: Duration = Duration::from_secs(15), "value::seconds";
-        /// Whether to stand by while another instance is running, and to take over when it is gone.
+        /// Whether to stand by while another instance is running, and to take over when it has ended.
         "standby" standby: bool = false, "value::switch";
-        /// How long the other instance must be silent for that.
+        /// How long the other instance must be silent before this one takes over.
         "takeover_s" takeover: Duration = Duration::from_secs(10), "value::positive";
-        /// Topic of the journal, where that is on Kafka.
+        /// Topic of the journal, with `journal = "kafka"`.
         "journal_topic" journal_topic: Option<String> = None, "value::word";
     }
 }
@@ -245,22 +245,22 @@ impl Settings {
     /// Reads the settings from a file, which must exist; without a path from [`DEFAULT_PATH`], if that exists.
     ///
     /// # Errors
-    /// The file cannot be read, or the first thing that is wrong in it and what is allowed there.
+    /// The file cannot be read, or the first mistake in it and what is allowed there.
     pub fn load(path: Option<&Path>) -> Result<Self, Error> {
         Self::load_with_keys(path).map(|(settings, _)| settings)
     }
 
-    /// Reads them like [`Settings::load`], and the keys that the file gives.
+    /// Reads them like [`Settings::load`], and which keys the file contains.
     ///
     /// # Errors
-    /// The file cannot be read, or the first thing that is wrong in it and what is allowed there.
+    /// As for [`Settings::load`].
     pub fn load_with_keys(path: Option<&Path>) -> Result<(Self, Keys), Error> {
         let (settings, keys, problems) = Self::examine(path);
         problems.into_iter().next().map_or(Ok((settings, keys)), Err)
     }
 
-    /// Reads them like [`Settings::load`], but goes on after a mistake: the settings and keys as they are without
-    /// what is wrong, and all that is wrong.
+    /// Reads them like [`Settings::load`], but continues after a mistake: gives the settings and keys without the wrong
+    /// ones, and everything that is wrong.
     pub fn examine(path: Option<&Path>) -> (Self, Keys, Vec<Error>) {
         let shown = path.unwrap_or(Path::new(DEFAULT_PATH));
         let none = || match path {
@@ -285,7 +285,7 @@ impl Settings {
     }
 }
 
-/// The keys that a toml gives, with their values: to find out what changed in it.
+/// The keys of a toml with their values, to find out what changed in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys(BTreeSet<(String, Secret)>);
 
@@ -304,7 +304,7 @@ impl Keys {
         Self(keys)
     }
 
-    /// The names of keys that are given in one of the two only, or with another value.
+    /// The names of the keys whose value differs, or that only one of the two has.
     pub fn changed(&self, other: &Self) -> Vec<String> {
         let mut names: Vec<_> = self.0.symmetric_difference(&other.0).map(|(name, _)| name.clone()).collect();
         names.dedup();

@@ -1,9 +1,8 @@
-//! Files as trees of values, and trees read as types.
+//! Parses TOML and YAML files to trees of values, and reads trees as types.
 //!
-//! A tree does not know where its parts stand in the text. The place of a mistake is found by reading the text once
-//! more, which costs nothing as long as nothing is wrong.
+//! A tree holds no positions. To find the line of a mistake, the text is parsed once more.
 //!
-//! Invariant: a tree is small whatever the text: its depth, values and bytes are bounded, aliases included.
+//! Invariant: a tree is small, whatever the text: its depth, values and bytes are bounded, aliases included.
 
 use std::cell::Cell;
 use std::fmt;
@@ -18,36 +17,36 @@ use crate::text::{nearest, quote, quoted};
 /// Line and column, both counted from 1; columns count characters.
 pub(super) type Position = (usize, usize);
 
-/// Most mistakes that are reported of one tree.
+/// Maximum number of mistakes that are reported for one tree.
 pub(super) const MAX_MISTAKES: usize = 100;
 
-/// Most content of a YAML file after aliases are followed: the bytes of keys and texts, and one for each value.
+/// Maximum content of a YAML file with its aliases replaced: the bytes of keys and texts, and one for each value.
 const MAX_CONTENT: usize = 256 << 10;
 
-/// Most `[`, `{`, `- ` and `? ` in a YAML file. The library's scanner takes time in the square of the depth before it
-/// refuses it, so that this is counted first.
+/// Maximum number of `[`, `{`, `- `, `? ` and `: ` in a YAML file. They are counted first, since the library's scanner takes
+/// time in the square of the depth before it refuses a deep file.
 const MAX_OPENERS: usize = 5_000;
 
-/// Why a text gives no tree.
+/// Why a text cannot be parsed.
 #[derive(Debug)]
 pub(super) struct Fault {
     pub(super) position: Option<Position>,
     pub(super) text: String,
 }
 
-/// What is wrong in a tree.
+/// A mistake in a tree.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Mistake {
-    /// The keys that lead to it; the number of an element of a list.
+    /// The path to it: keys, and the numbers of list elements.
     steps: Vec<String>,
     /// Whether the key is wrong, not its value.
     is_key: bool,
-    /// In one line, with the name of the key.
+    /// The mistake in one line, with the name of the key.
     pub(super) text: String,
 }
 
 impl Mistake {
-    /// One in the value at a path, `instances[0].url`; the text goes on after it.
+    /// A mistake in the value at a path such as `instances[0].url`; its text is the path and `text`.
     pub(super) fn new(path: &str, text: &str) -> Self {
         let steps = path.split(['.', '[', ']']).filter(|step| !step.is_empty());
         Self {
@@ -57,7 +56,7 @@ impl Mistake {
         }
     }
 
-    /// The first of the keys that lead to it.
+    /// The top-level key of its path.
     pub(super) fn top(&self) -> Option<&str> {
         self.steps.first().map(String::as_str)
     }
@@ -97,18 +96,18 @@ impl Mistake {
     }
 }
 
-/// Reads a tree as a type: its mistakes, and the type as it is without them, if that is possible.
+/// Reads a tree as a type: the value without the wrong keys, if they can be left out, and the mistakes.
 pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> (Option<T>, Vec<Mistake>) {
     let mut tree = tree.clone();
     let mut mistakes: Vec<Mistake> = Vec::new();
     while mistakes.len() < MAX_MISTAKES {
-        // serde stops at the first mistake; without it the next one shows.
+        // serde stops at the first mistake, so that key is removed and the tree read again.
         let mistake = match serde_path_to_error::deserialize(&tree) {
             Ok(value) => return (Some(value), mistakes),
             Err(error) => Mistake::of(&error),
         };
         let removed = remove(&mut tree, &mistake.steps);
-        // What was removed may be missing then.
+        // A required key that was removed is reported as missing, but it was reported already.
         if mistakes.iter().all(|known| known.steps != mistake.steps) {
             mistakes.push(mistake);
         }
@@ -119,7 +118,10 @@ pub(super) fn read<T: DeserializeOwned>(tree: &Value) -> (Option<T>, Vec<Mistake
     (None, mistakes)
 }
 
-/// Reads a tree as a type, or says all that is wrong.
+/// Reads a tree as a type.
+///
+/// # Errors
+/// All mistakes.
 pub(super) fn read_whole<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<Mistake>> {
     match read(tree) {
         (Some(whole), mistakes) if mistakes.is_empty() => Ok(whole),
@@ -127,7 +129,10 @@ pub(super) fn read_whole<T: DeserializeOwned>(tree: &Value) -> Result<T, Vec<Mis
     }
 }
 
-/// Reads a YAML text as a type, or says the first thing that is wrong.
+/// Reads a YAML text as a type.
+///
+/// # Errors
+/// The first mistake.
 pub(super) fn read_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     read_whole(&from_yaml(text)?).map_err(|mistakes| {
         let mistake = mistakes.into_iter().next();
@@ -136,7 +141,7 @@ pub(super) fn read_yaml<T: DeserializeOwned>(text: &str) -> Result<T, Fault> {
     })
 }
 
-/// Removes the key to which others lead; whether there is one.
+/// Removes the key at the end of a path; false if it does not exist.
 fn remove(tree: &mut Value, steps: &[String]) -> bool {
     let Some((last, parents)) = steps.split_last() else { return false };
     let parent = parents.iter().try_fold(tree, child);
@@ -150,7 +155,7 @@ fn child<'a>(node: &'a mut Value, step: &String) -> Option<&'a mut Value> {
     }
 }
 
-/// The value for an error; texts are quoted.
+/// A value as it is shown in an error; texts are quoted.
 pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "empty".to_owned(),
@@ -170,7 +175,7 @@ pub(super) fn from_toml(text: &str) -> Result<Value, Fault> {
     })
 }
 
-/// Where in a TOML text a mistake is.
+/// The place of a mistake in a TOML text.
 pub(super) fn locate_in_toml(text: &str, mistake: &Mistake) -> Option<Position> {
     let table = DeTable::parse(text).ok()?;
     let (last, sections) = mistake.steps.split_last()?;
@@ -181,7 +186,7 @@ pub(super) fn locate_in_toml(text: &str, mistake: &Mistake) -> Option<Position> 
     Some(position(text, span.start))
 }
 
-/// Parses the one document of a YAML text; an empty one gives [`Value::Null`].
+/// Parses a YAML text with at most one document; without one it gives [`Value::Null`].
 fn from_yaml(text: &str) -> Result<Value, Fault> {
     check_openers(text)?;
     let build = Build { room: &Cell::new(MAX_CONTENT), seek: None };
@@ -206,13 +211,13 @@ fn from_yaml(text: &str) -> Result<Value, Fault> {
     Ok(tree)
 }
 
-/// Where in a YAML text a mistake is, or what it is in.
+/// The place of a mistake in a YAML text, or of the mapping or list that contains it.
 pub(super) fn locate_in_yaml(text: &str, mistake: &Mistake) -> Option<Position> {
     let document = serde_yaml::Deserializer::from_str(text).next()?;
     let build = Build { room: &Cell::new(MAX_CONTENT), seek: Some(&mistake.steps) };
     let error = build.deserialize(document).err()?;
     let value = error.location()?;
-    // The key is before its value, with nothing but blanks and comments between.
+    // The key is before its value, with only blanks and comments between them.
     let before: String = text.chars().take(value.index()).collect();
     let key = mistake.steps.last().filter(|_| mistake.is_key).and_then(|key| before.rfind(key));
     key.map(|at| position(text, at)).or_else(|| place(&error))
@@ -222,7 +227,7 @@ fn place(error: &serde_yaml::Error) -> Option<Position> {
     error.location().map(|place| (place.line(), place.column()))
 }
 
-/// Line and column, from 1, of a byte of a text.
+/// Line and column of a byte of a text.
 pub(super) fn position(text: &str, offset: usize) -> Position {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -243,15 +248,17 @@ fn check_openers(text: &str) -> Result<(), Fault> {
     Err(Fault { position: None, text })
 }
 
-/// Builds the tree of a document, as long as there is room for it; a tag is an error, and so is a key that stands
-/// twice in a mapping. Where it is to seek a place, it fails there, or where the steps lead no further.
+/// Builds the tree of a document within [`MAX_CONTENT`]. A tag, and a key that occurs twice in a mapping, are errors.
 #[derive(Clone, Copy)]
 struct Build<'a> {
+    /// How much more content is allowed.
     room: &'a Cell<usize>,
+    /// The rest of the path to a place. Building fails at that place, or where the path ends before it, because the error
+    /// of the library contains the position.
     seek: Option<&'a [String]>,
 }
 
-/// What no document holds: reading it fails, and the error says where.
+/// A type without values: reading it always fails, with the position.
 #[derive(Deserialize)]
 enum Nothing {}
 
@@ -262,7 +269,7 @@ impl Build<'_> {
         room.map(|room| self.room.set(room)).ok_or_else(too_much)
     }
 
-    /// For what is inside.
+    /// Builds the value at a step inside this one.
     fn inner(self, step: &str) -> Self {
         let seek = self.seek.and_then(<[String]>::split_first);
         Self { seek: seek.filter(|(first, _)| *first == step).map(|(_, rest)| rest), ..self }

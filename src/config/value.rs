@@ -1,6 +1,6 @@
-//! The kinds of values in configuration files: what each allows, and what it says of anything else.
+//! The kinds of values in configuration files: what each allows, and its error for everything else.
 //!
-//! Each is a function for serde's `deserialize_with`, for a field that must be there and for one that may be left out.
+//! Each kind is a function for serde's `deserialize_with`, for required and for optional fields.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,27 +16,27 @@ use crate::csc::configuration::{POLL_INTERVAL_MAX, POLL_INTERVAL_MIN, Polling};
 use crate::csc::id::SalIndex;
 use crate::url::Url;
 
-/// Longest time that can be set, in seconds: a week. Beyond it is a typing error.
+/// Maximum time that can be set, in seconds: a week. More is most likely a typing error.
 const MAX_SECONDS: f64 = 604_800.0;
 
-/// Longest memory that can be asked for, in days.
+/// Maximum of `history_days`.
 const MAX_HISTORY_DAYS: u32 = 3650;
 
-/// Most polls at the same time: each is a thread and a connection, and the service answers one by one.
+/// Maximum number of simultaneous polls: each is a thread and a connection.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Most jobs that can be allowed at once: each costs memory and a poll per interval.
+/// Maximum of `limits.jobs`: each job costs memory and a poll per interval.
 const MAX_JOBS: usize = 100_000;
 
-/// With `poll = "auto"`, the least jobs that are polled by list.
+/// With `poll = "auto"`, the number of jobs from which on they are polled by list.
 pub(super) const POLLED_BY_LIST: usize = 10;
 
-/// Highest replication factor of a topic.
+/// Maximum replication factor of a topic.
 const MAX_REPLICATION: i32 = 100;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Defines kinds of values: of which type, what is allowed, and how the value is made, if it can be.
+/// Defines kinds of values: their type, what is allowed, and the function that converts an allowed value.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident: $type:ty, $allowed:expr, $parse:expr;)*) => {$(
         $(#[$doc])*
@@ -63,11 +63,11 @@ macro_rules! secret_kinds {
 }
 
 kinds! {
-    /// A time longer than none.
+    /// A time greater than zero.
     positive: Duration, format!("a number of seconds, at least 0.001 and at most {MAX_SECONDS}"),
     |value| seconds_between(value, 0.001, MAX_SECONDS);
 
-    /// A time that may be none.
+    /// A time that may be zero.
     seconds: Duration, format!("a number of seconds from 0 to {MAX_SECONDS}"),
     |value| seconds_between(value, 0.0, MAX_SECONDS);
 
@@ -87,7 +87,7 @@ kinds! {
 
     jobs: usize, format!("a whole number from 1 to {MAX_JOBS}"), |value| whole(value, 1, MAX_JOBS);
 
-    /// A variable has it as text.
+    /// Also as text, since environment variables are texts.
     replication: i32, format!("a whole number from 1 to {MAX_REPLICATION}"), |value| {
         text_or_number(value)?.parse().ok().filter(|factor| (1..=MAX_REPLICATION).contains(factor))
     };
@@ -114,14 +114,14 @@ kinds! {
         text_of(value).filter(|path| !path.is_empty()).map(PathBuf::from)
     };
 
-    /// A site, or the second word of topics.
+    /// A site, or the second word of the topic names.
     word: String, "a word of letters, digits, '.', '_' and '-'", |value| text_of(value).filter(|word| is_word(word));
 
     index: SalIndex, "1 (LATISS), 2 (LSSTComCam), 3 (LSSTCam) or 101 (RA), as number or name", |value| {
         SalIndex::parse(&text_or_number(value)?).ok()
     };
 
-    /// The index of any instance, ours or not.
+    /// The index of any instance.
     any_index: u64, "a whole number from 1 on", |value| whole(value, 1, u64::MAX);
 
     level: i32, "debug, info, warning or error, or a number from 10 to 40", |value| {
@@ -142,7 +142,7 @@ kinds! {
 
     port: u16, "a port number from 1 to 65535", |value| whole(value, 1, u16::MAX);
 
-    /// A setting of librdkafka.
+    /// The value of a setting of librdkafka.
     scalar: String, "text, a number, true or false", |value| {
         text_or_number(value).or_else(|| Some(value.as_bool()?.to_string()))
     };
@@ -171,11 +171,11 @@ secret_kinds! {
 
     url: Url, Url::parse;
 
-    /// A list separated by commas; one in a password is written as %2C.
+    /// A list separated by commas; a comma in a password is written as %2C.
     urls: Vec<Url>, |list| list.split(',').map(|url| Url::parse(url.trim())).collect();
 }
 
-/// Whether a text can be part of a file name and of a topic's name.
+/// Whether a text may be part of a file name and of a topic name.
 pub(super) fn is_word(text: &str) -> bool {
     const LONGEST: usize = 64;
     (1..=LONGEST).contains(&text.len())

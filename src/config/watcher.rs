@@ -1,7 +1,7 @@
-//! The configuration thread: reads for `start`, and in STANDBY watches what there is to choose from.
+//! The configuration thread: reads the configuration for `start`, and in STANDBY watches which overrides there are.
 //!
-//! Invariant: whatever the file system or git do to it, no other thread waits for it; it answers requests in their order.
-//! A look each second costs a few `stat` calls; git is a process and is asked only when something changed.
+//! Invariant: no other thread waits for it, even if the file system or git hangs; it answers requests in their order.
+//! Looking at the directory each second costs a few `stat` calls; git is run only when something changed.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -21,14 +21,14 @@ use super::settings::{Keys, Settings};
 /// Time between two looks at the directory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Git is asked after this time even if nothing that we look at changed: a new tag in a folder of its own, a change
-/// elsewhere in the work tree, or a commit of a linked one, is not seen otherwise.
+/// Git is asked after this time even if no watched file changed: a new tag in a folder of its own, a change elsewhere in
+/// the work tree, or a commit in a linked work tree changes none of them.
 const GIT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Most files of the directory whose changes are seen; in one that has more, only those of some.
+/// Maximum number of files of the directory that are watched.
 const MAX_FILES: usize = 10_000;
 
-/// What the configuration thread is asked.
+/// A request to the configuration thread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigRequest {
     /// Read the configuration for a `start`.
@@ -36,35 +36,34 @@ pub enum ConfigRequest {
         /// `[FILE][:GITREF]`, may be empty.
         override_name: String,
     },
-    /// Read it for the password of its service alone.
+    /// Read the configuration only for the password of its service.
     Service {
         /// `[FILE][:GITREF]`, may be empty.
         override_name: String,
     },
     /// Read the daemon's settings again.
     Settings {
-        /// The toml, if it is not the usual one.
+        /// The path of the toml, if it is not the usual one.
         path: Option<PathBuf>,
     },
-    /// Report what is available, now and when it changes, or no longer.
+    /// Begin or stop to report which overrides there are, now and when they change.
     Watch(Watching),
 }
 
-/// What it answers.
+/// A result of the configuration thread.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConfigResult {
-    /// To [`ConfigRequest::Read`]: the configuration, or the reason why there is none, in one line.
+    /// Of [`ConfigRequest::Read`]: the configuration, or one line with what is wrong.
     Read(Result<Configuration, String>),
-    /// To [`ConfigRequest::Service`]: the same.
+    /// Of [`ConfigRequest::Service`]: the same.
     Service(Result<Configuration, String>),
-    /// To [`ConfigRequest::Settings`]: the settings and the keys that the toml gives, or what is wrong with them, in
-    /// one line.
+    /// Of [`ConfigRequest::Settings`]: the settings and the keys of the toml, or one line with what is wrong.
     Settings(Box<Result<(Settings, Keys), String>>),
-    /// While it watches: what is available, at once and whenever it is not what it was.
+    /// Of [`ConfigRequest::Watch`]: which overrides there are, at once and after each change.
     Available(ConfigurationsAvailable),
 }
 
-/// Starts the thread, named `config`. It ends when either channel is closed at its other end.
+/// Starts the thread, named `config`. It ends when one of the channels is closed by the other side.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -113,7 +112,7 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
     }
 }
 
-/// What is known while watching.
+/// The state while overrides are watched.
 struct Watch {
     next_look: Instant,
     git_due: Instant,
@@ -126,9 +125,9 @@ impl Watch {
         Self { next_look: now, git_due: now, seen: Vec::new(), sent: None }
     }
 
-    /// Looks; what is available, if that is not what was sent last.
+    /// Looks at the directory: what `configurationsAvailable` is to report, if it changed.
     fn look(&mut self, reader: &Reader, now: Instant) -> Option<ConfigResult> {
-        // Counted from the end of a look that took long, so that requests are served in between.
+        // Counted from now, so that requests are served also where looking takes long.
         self.next_look = now.max(self.next_look) + LOOK_INTERVAL;
         let seen = reader.dir.as_deref().map(fingerprint).unwrap_or_default();
         if now < self.git_due && seen == self.seen {
@@ -142,10 +141,10 @@ impl Watch {
     }
 }
 
-/// A path, and what shows that it changed: modification time, size and inode, if it exists.
+/// A path with modification time, size and inode, if it exists: they show whether it changed.
 type Seen = (PathBuf, Option<(i64, i64, u64, u64)>);
 
-/// All that can change what is available, as cheaply as it can be seen.
+/// The files on which overrides and version depend.
 fn fingerprint(dir: &Path) -> Vec<Seen> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).take(MAX_FILES).collect();
@@ -159,7 +158,7 @@ fn fingerprint(dir: &Path) -> Vec<Seen> {
     paths.into_iter().map(stamp).collect()
 }
 
-/// The files of git that a commit, a checkout or a fetch changes; of a linked work tree there are none here.
+/// The files of git that a commit, a checkout or a fetch changes; none in a linked work tree.
 fn git_files(dir: &Path) -> Vec<PathBuf> {
     let absolute = dir.canonicalize().unwrap_or_default();
     let git_dir = absolute.ancestors().map(|dir| dir.join(".git")).find(|git| git.exists());

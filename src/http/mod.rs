@@ -1,9 +1,9 @@
-//! What the daemon shows over HTTP: `/` for people, `/metrics` and the probes `/livez`, `/readyz` and `/standbyz` for
-//! machines. Read only.
+//! The HTTP server of the daemon, read only: `/` for people, `/metrics` and the probes `/livez`, `/readyz` and `/standbyz` for
+//! machines.
 //!
-//! One thread, which asks the main loop for the same documents as a client of the local socket does, at most once a
-//! second each, and waits for an answer for a bounded time. So nothing that is done to it over HTTP reaches the main
-//! loop. `server` is the HTTP, which knows no documents; `page` is the page for people.
+//! It runs on one thread, which asks the main loop for the same documents as a client of the local socket, each at most once
+//! a second, and waits a limited time for them. So HTTP clients cannot slow down the main loop. `server` does the HTTP and
+//! knows no documents; `page` is the page for people.
 
 mod page;
 mod server;
@@ -22,23 +22,23 @@ use crate::transport::line::Query;
 use crate::transport::socket::Document;
 use server::Answer;
 
-/// How long the main loop may take for an answer. A turn takes milliseconds.
+/// Time limit of an answer of the main loop, whose turns take milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// For how long an answer, or that there was none, is given again.
+/// How long an answer of the main loop, or its absence, is used again.
 const FRESH: Duration = Duration::from_secs(1);
-/// What is said of any other path.
+/// The answer for any other path.
 const PATHS: &str = "there are /, /metrics, /livez, /readyz and /standbyz";
 
-/// A question to the main loop, and where the answer goes.
+/// A query to the main loop, and the channel for its answer.
 pub type Question = (Query, Sender<Document>);
 
-/// Listens, and serves from a thread of its own until the process ends; its questions come over the channel.
+/// Listens, and serves on a thread of its own until the process ends. Its queries come over the channel.
 ///
 /// # Errors
-/// It cannot listen there.
+/// The address cannot be listened on, or the system refuses a thread.
 pub fn serve(listen: &Listen) -> io::Result<Receiver<Question>> {
     let listener = server::listen(listen)?;
-    // Another question before the answer to the last means that there is none.
+    // If a query still waits when the next one comes, the main loop does not answer.
     let (questions, asked) = bounded(1);
     let mut pages = Pages { questions, known: BTreeMap::new() };
     let run = move || server::run(&listener, |path| pages.answer(path));
@@ -46,10 +46,10 @@ pub fn serve(listen: &Listen) -> io::Result<Receiver<Question>> {
     Ok(asked)
 }
 
-/// What is at each path.
+/// Answers the requests for each path.
 struct Pages {
     questions: Sender<Question>,
-    /// The last answers; none where the main loop gave none in time.
+    /// The last answer to each query, and when; none if the main loop did not answer in time.
     known: BTreeMap<Query, (Instant, Option<Json>)>,
 }
 
@@ -88,9 +88,9 @@ impl Pages {
         }
     }
 
-    /// The main loop's answer, as old as it may be.
+    /// The answer of the main loop to a query; it may be as old as [`FRESH`].
     fn ask(&mut self, query: Query) -> Option<&Json> {
-        // A list of jobs may be long; who looks at the page loads it no more often.
+        // A list of jobs may be long, and the page is not loaded more often.
         let fresh = if query == Query::Jobs { Duration::from_secs(page::REFRESH_S - 1) } else { FRESH };
         let is_fresh = self.known.get(&query).is_some_and(|(at, _)| at.elapsed() < fresh);
         if !is_fresh {

@@ -1,8 +1,8 @@
-//! A server of a few small pages over HTTP/1.1, bounded in clients, size and time: one thread that waits for all of
-//! its clients at once, so that none holds up another.
+//! A server for small pages over HTTP/1.1 with bounded clients, sizes and times. One thread polls all connections, so that
+//! no client delays another one.
 //!
-//! A connection gets one answer and is closed, by us at the latest after [`PATIENCE`]. Where too many are open, the
-//! oldest gives way: it has had more time than any other.
+//! A connection gets one answer and is closed, at the latest after [`PATIENCE`]. If there are too many connections, the
+//! oldest is closed.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -21,20 +21,20 @@ use ureq::http::StatusCode;
 
 use crate::config::settings::Listen;
 
-/// Most connections at once.
+/// Maximum number of open connections.
 const CLIENTS_MAX: usize = 64;
-/// Connections that are accepted before those that are open are looked at again.
+/// Maximum number of connections that are accepted before the open ones are served again.
 const ACCEPTED_AT_ONCE: usize = 16;
-/// Largest request that is read, in bytes; headers are all that is of interest.
+/// Maximum size of a request with its headers, in bytes; a body is not read.
 const REQUEST_MAX: usize = 8 << 10;
-/// Most headers of a request.
+/// Maximum number of headers of a request.
 const HEADERS_MAX: usize = 64;
-/// Longest life of a connection.
+/// Time limit of a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Pause when no connection can be accepted, for lack of descriptors, say.
+/// Pause after a connection could not be accepted, for example for lack of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A page or a reason why there is none.
+/// An answer to a request.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -43,12 +43,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// One line.
+    /// An answer of one line of text.
     pub(super) fn text(status: StatusCode, line: String) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: line + "\n" }
     }
 
-    /// As it is sent; of a HEAD all but the body.
+    /// The bytes of the answer, for a HEAD request without the body.
     fn bytes(&self, is_head: bool) -> Vec<u8> {
         let head = format!(
             "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\nAllow: GET, HEAD\r\n\
@@ -62,7 +62,7 @@ impl Answer {
     }
 }
 
-/// A socket that listens, of whatever kind, and that never blocks.
+/// A listening socket that does not block.
 pub(super) fn listen(listen: &Listen) -> io::Result<OwnedFd> {
     let listener = match listen {
         Listen::Address(address) => TcpListener::bind(address)?.into(),
@@ -73,7 +73,7 @@ pub(super) fn listen(listen: &Listen) -> io::Result<OwnedFd> {
     Ok(listener)
 }
 
-/// The first socket of the socket unit.
+/// The first socket that systemd passes.
 fn of_systemd() -> io::Result<OwnedFd> {
     let mut sockets = listenfd::ListenFd::from_env();
     if let Ok(Some(listener)) = sockets.take_tcp_listener(0) {
@@ -84,7 +84,7 @@ fn of_systemd() -> io::Result<OwnedFd> {
 }
 
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    // What a killed daemon left.
+    // A killed daemon leaves its socket.
     let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
     if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     {
@@ -99,9 +99,9 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 struct Client {
     stream: File,
     until: Instant,
-    /// What has come of the request.
+    /// The part of the request that was received.
     request: Vec<u8>,
-    /// What is still to be sent of the answer.
+    /// The part of the answer that is still to be sent; none before the request is complete.
     answer: Option<Vec<u8>>,
 }
 
@@ -145,8 +145,7 @@ pub(super) fn run(listener: &OwnedFd, mut answer: impl FnMut(&str) -> Answer) {
     }
 }
 
-/// Waits until there is something to do, or the time of a client is over: for the listener and for each client whether
-/// there is.
+/// Waits until a socket is ready or the time of a client is over. Gives for the listener and each client whether it is ready.
 fn wait(listener: &OwnedFd, clients: &[Client]) -> Vec<bool> {
     let mut fds = vec![PollFd::new(listener, PollFlags::IN)];
     fds.extend(clients.iter().map(|client| {
@@ -155,17 +154,17 @@ fn wait(listener: &OwnedFd, clients: &[Client]) -> Vec<bool> {
     }));
     let first = clients.iter().map(|client| client.until).min();
     let time = first.and_then(|until| {
-        // Rounded up, so that the time is over then.
+        // One more millisecond, so that the time is over afterwards.
         let time = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(time).ok()
     });
-    // An error, of an interruption say, only means to look again.
+    // After an error, for example an interruption, the loop polls again.
     let _ = poll(&mut fds, time.as_ref());
     fds.iter().map(|fd| !fd.revents().is_empty()).collect()
 }
 
 impl Client {
-    /// Reads or writes what can be; false when the connection is to be closed.
+    /// Reads or writes without blocking; false if the connection is to be closed.
     fn advance(&mut self, answer: &mut impl FnMut(&str) -> Answer) -> bool {
         if self.answer.is_none() {
             let mut chunk = [0; REQUEST_MAX];
@@ -192,7 +191,7 @@ fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
-/// The answer to what has come of a request; none if there is more to come.
+/// The answer to a request; none while the request is not complete.
 fn respond(request: &[u8], answer: &mut impl FnMut(&str) -> Answer) -> Option<Vec<u8>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);

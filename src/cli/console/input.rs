@@ -1,4 +1,4 @@
-//! What is typed at the console: lines, words, requests.
+//! Reads the lines of the console.
 
 use std::io;
 
@@ -9,27 +9,27 @@ use super::super::flags::unknown;
 use super::super::send::command_line;
 use crate::csc::command::CommandName;
 
-/// Longest line, in bytes; the daemon takes no longer ones either.
+/// Maximum length of a line, in bytes, as at the daemon.
 const LINE_MAX: u64 = 1 << 20;
 
-/// Words that are not commands of the daemon.
+/// The commands of the console itself.
 const OWN_WORDS: [&str; 4] = [STATUS, JOBS, "help", "quit"];
 
-/// All words that a line can begin with.
+/// All commands with which a line can begin.
 pub(super) fn first_words() -> impl Iterator<Item = &'static str> {
     CommandName::ALL.iter().map(|name| name.as_str()).chain(OWN_WORDS)
 }
 
-/// What a line asks for.
+/// The request in a line.
 #[derive(Debug, PartialEq)]
 pub(super) enum Request {
-    /// Empty, or a comment.
+    /// An empty line, or a comment.
     Nothing,
     /// Send a command.
     Send(CommandName, Map<String, Value>),
-    /// Ask the daemon for a document.
+    /// Query a document of the daemon.
     Ask(&'static str),
-    /// Explain.
+    /// Print help.
     Help,
     /// End the session.
     Quit,
@@ -38,12 +38,12 @@ pub(super) enum Request {
 /// Reads standard input, one line ahead.
 ///
 /// # Errors
-/// When there can be no more threads.
+/// The system refuses a thread.
 pub(super) fn read_standard_input() -> io::Result<Lines> {
     read_lines("stdin", io::stdin(), LINE_MAX, 1)
 }
 
-/// What a line of standard input asks for.
+/// The request in a line of standard input.
 ///
 /// # Errors
 /// One line that says what is wrong with it and what was probably meant.
@@ -52,10 +52,10 @@ pub(super) fn request(line: io::Result<Vec<u8>>) -> Result<Request, String> {
     parse(str::from_utf8(&line).map_err(|_| "the line is not UTF-8")?)
 }
 
-/// What a line asks for.
+/// The request in a line.
 ///
 /// # Errors
-/// As [`request`].
+/// As for [`request`].
 pub(super) fn parse(line: &str) -> Result<Request, String> {
     let words = shlex::split(line).ok_or("unterminated quote, or nothing after the last \\")?;
     let words: Vec<&str> = words.iter().map(String::as_str).collect();

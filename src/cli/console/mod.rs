@@ -1,7 +1,7 @@
-//! `ocps console`: commands in, acks and events as they come.
+//! `ocps console`: reads commands, and prints acks and events as they come.
 //!
-//! A thread reads standard input, the client's thread reads the daemon, and the session sees both in turn. At a terminal
-//! the first of these is the line editor's.
+//! One thread reads standard input, at a terminal with a line editor; the client's thread reads the daemon's lines. The
+//! session handles both in turn.
 
 mod input;
 #[cfg(feature = "terminal")]
@@ -26,19 +26,20 @@ use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
 use super::exit::Signals;
 use super::flags::{Line, help, seconds};
 use super::jobs::{jobs_text, unfinished};
-use super::output::{Output, Tone, complain, paint};
+use super::output::{Output, complain};
 use super::status::status_text;
-use super::text::fill;
 use super::times::Zone;
-use super::{Failure, Task};
+use super::{Failure, Task, failed};
 use crate::clock;
 use crate::csc::state::SummaryState;
+use crate::display::text::fill;
+use crate::display::{Tone, paint};
 
-/// How long to wait before another attempt to connect.
+/// Time between two attempts to connect.
 const CONNECT_AGAIN: Duration = Duration::from_millis(50);
 
-/// `ocps console`. It fails when the daemon goes away without having gone OFFLINE, and when a command got no answer
-/// in time; a command that fails is no failure of the console: its ack is shown.
+/// `ocps console`. It fails if the connection is lost before the daemon has gone OFFLINE, and if the ack of a command is
+/// late. A command that fails is no failure of the console.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
     line.words(0)?;
     let (target, wait) = (line.target()?, line.value("wait", seconds)?.unwrap_or_default());
@@ -52,8 +53,8 @@ fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure>
         Ok((prompt, input)) => (Some(prompt), Ok(input)),
         Err(_) => (None, input::read_standard_input()),
     };
-    let input = input.map_err(|error| Failure::Failed(format!("cannot read standard input: {error}")))?;
-    // Only the line editor must put the terminal back.
+    let input = input.map_err(|error| failed(format!("cannot read standard input: {error}")))?;
+    // Only the line editor changes the terminal, so that it has to be restored.
     let signals = prompt.as_ref().map(|_| Signals::listen()).transpose()?;
     if prompt.is_some() {
         client.ask(STATUS)?;
@@ -74,7 +75,7 @@ fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure>
     session.run(&input, out)
 }
 
-/// Connects; while there is no daemon, again and again for the time of `--wait`.
+/// Connects; while there is no daemon it tries again for the time of `--wait`.
 fn connect(target: &Target, wait: Duration) -> Result<Client, Failure> {
     let deadline = Instant::now() + wait;
     loop {
@@ -85,7 +86,7 @@ fn connect(target: &Target, wait: Duration) -> Result<Client, Failure> {
     }
 }
 
-/// What a person sees first.
+/// The first lines at a terminal.
 fn greeting(status: &Value) -> String {
     let simulated = fill(status, "{+simulation_mode}").map_or("", |_| ", simulated");
     let state = fill(status, "ocps {index} ({name}) is {state}").unwrap_or_default();
@@ -93,28 +94,30 @@ fn greeting(status: &Value) -> String {
     format!("{state}{simulated}{error}\nType help, or for example execute pipeline=true.yaml\n")
 }
 
-/// Where the commands come from.
+/// Who writes the commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Typist {
-    /// A person at a terminal, who sees how a command ends and may leave at any time.
+    /// A person at a terminal, who may leave at any time.
     Person,
-    /// A pipe or a file: a change of state is awaited before the next line, and in the end everything is.
+    /// A pipe or a file. The next line is read only after the final ack of a state transition command, and the end waits for
+    /// all final acks and answers.
     Script,
 }
 
 struct Session {
     client: Client,
     typist: Typist,
-    /// Whether the first answer of the daemon is to come: until then it sends old events, which one line stands for.
+    /// Whether the first status has not come yet. It is printed instead of the old events that the daemon sends before it.
     greets: bool,
-    /// Where lines are edited.
+    /// The line editor, at a terminal.
     prompt: Option<Prompt>,
     signals: Option<Signals>,
+    /// Commands without a final ack.
     sent: Vec<Sent>,
-    /// Queries whose answer has not come.
+    /// Number of queries without an answer.
     queries: usize,
     input_ended: bool,
-    /// Commands given up.
+    /// Number of commands whose ack was late.
     unanswered: usize,
     last_state: Option<SummaryState>,
 }
@@ -143,19 +146,19 @@ impl Session {
         }
         match self.unanswered {
             0 => Ok(()),
-            count => Err(Failure::Failed(format!("commands without a final ack: {count}"))),
+            count => Err(failed(format!("commands without a final ack: {count}"))),
         }
     }
 
-    /// Whether nothing more is to come.
+    /// Whether the session ends now.
     fn is_over(&self) -> bool {
         let leaves = self.typist == Typist::Person || (self.sent.is_empty() && self.queries == 0);
         self.input_ended && leaves
     }
 
-    /// Whether the next line may be taken.
+    /// Whether the next line may be read.
     fn reads_on(&self) -> bool {
-        // A transition decides what is allowed afterwards.
+        // Which commands are allowed depends on the state after a transition.
         let waits =
             self.typist == Typist::Script && self.sent.iter().any(|sent| sent.command.is_transition());
         !self.input_ended && !waits
@@ -176,7 +179,7 @@ impl Session {
         }
     }
 
-    /// Takes one line that was typed.
+    /// Handles one line of the input.
     fn input(&mut self, line: io::Result<Vec<u8>>, out: &mut Output) -> Result<(), Failure> {
         match request(line) {
             Ok(Request::Nothing) => {}
@@ -195,7 +198,7 @@ impl Session {
         Ok(())
     }
 
-    /// Takes one line of the daemon.
+    /// Handles one message of the daemon.
     fn message(&mut self, message: &Message, out: &mut Output) -> Result<(), Failure> {
         if self.greets && !message.documents.is_empty() {
             self.greets = false;
@@ -209,7 +212,7 @@ impl Session {
                 return Ok(());
             };
             sent.wait_on(ack);
-            // An ack has no stamp: it has just come.
+            // An ack has no time stamp, so it is shown with the present time.
             let time = paint(Tone::Quiet, &clock::rfc3339(clock::unix_now()));
             let line = format!("{time} {} {}\n", sent.numbered(), ack_text(ack));
             if ack.standing() != Standing::InProgress {
@@ -218,7 +221,7 @@ impl Session {
             line
         } else if let Some(reason) = &message.error {
             if self.typist == Typist::Script {
-                return Err(Failure::Failed(refused(reason)));
+                return Err(failed(refused(reason)));
             }
             format!("{}\n", refused(reason))
         } else {
@@ -243,7 +246,7 @@ impl Session {
     }
 
     fn lost(&mut self, reason: &str, out: &mut Output) -> Result<(), Failure> {
-        // The line that was being edited ends here.
+        // Restores the terminal.
         self.prompt = None;
         if self.last_state != Some(SummaryState::Offline) {
             return Err(Failure::Lost(format!("{reason} without going OFFLINE")));
@@ -258,7 +261,7 @@ impl Session {
         Ok(())
     }
 
-    /// Prints what is wrong.
+    /// Prints an error.
     fn complain(&mut self, reason: &str, out: &Output) {
         match &mut self.prompt {
             Some(prompt) => prompt.print(&format!("ocps: {reason}\n"), out),

@@ -1,4 +1,4 @@
-//! Stands in for the prompt in a build without it: what is typed is read as from a pipe.
+//! The prompt in a build without line editor: input is read as from a pipe.
 
 use std::convert::Infallible;
 
@@ -8,7 +8,7 @@ use super::super::output::Output;
 pub(super) struct Prompt(Infallible);
 
 impl Prompt {
-    /// There is none.
+    /// Starts no line editor.
     ///
     /// # Errors
     /// Always.

@@ -1,4 +1,4 @@
-//! The prompt of a terminal: a line editor in a thread of its own, and what is printed while a line is being edited.
+//! The prompt at a terminal: a line editor in a thread of its own, and printing while a line is edited.
 
 use std::env;
 use std::ffi::OsString;
@@ -27,40 +27,40 @@ use crate::csc::command::CommandName;
 use crate::sal::topic::parameters;
 
 const PROMPT: &str = "ocps> ";
-/// Begins the line of the prompt anew.
+/// Erases the line of the prompt.
 const ERASE_LINE: &[u8] = b"\r\x1b[K";
-/// Texts that wait to be printed: more than come while the editor ends a line and takes none.
+/// Maximum number of texts that wait to be printed.
 const TEXTS: usize = 10_000;
-/// How long what was printed last may take.
+/// Time limit for printing the last texts.
 const LAST_TEXTS: Duration = Duration::from_millis(300);
-/// Lines that are kept for the next session.
+/// Maximum number of lines in the history.
 const HISTORY_LINES: usize = 1000;
-/// A file of earlier lines that is larger, in bytes, is not ours and is left alone.
+/// A larger history file, in bytes, was written by something else and is not used.
 const HISTORY_BYTES: u64 = 8 << 20;
 
-/// The prompt, as the session sees it: it prints above the line that is being edited.
+/// The prompt for the session, which prints above the line that is edited.
 pub(super) struct Prompt {
-    /// None when nothing more is printed.
+    /// To the printing thread; none at the end.
     texts: Option<Sender<String>>,
-    /// Ends with the thread that prints.
+    /// Closed when the printing thread has ended.
     printed: Receiver<()>,
-    /// Lets the editor go on.
+    /// Lets the editor read the next line.
     carried_out: Sender<()>,
     terminal: Termios,
 }
 
 impl Prompt {
-    /// Starts the line editor, which sends the lines that are typed; they end with ^D or `quit`.
+    /// Starts the line editor, which sends the lines that are typed, until ^D or `quit`.
     ///
     /// # Errors
-    /// When standard input and output are no terminal on which a line can be edited.
+    /// Standard input and output are no terminal on which a line can be edited.
     pub(super) fn start(target: Target) -> Result<(Self, Lines), ReadlineError> {
         let config = Config::builder()
             .max_history_size(HISTORY_LINES)?
             .history_ignore_dups(true)?
             .history_ignore_space(true)
             .completion_type(CompletionType::List)
-            // Lines that are pasted are carried out one by one.
+            // Several pasted lines are carried out one by one.
             .bracketed_paste(false)
             .build();
         let mut editor = Editor::with_config(config)?;
@@ -78,9 +78,9 @@ impl Prompt {
         Ok((Self { texts: Some(texts), printed, carried_out, terminal }, lines))
     }
 
-    /// A line was carried out, and what there is to say of it is printed: the next one can be edited.
+    /// The last line was carried out and its output printed: lets the editor read the next one.
     pub(super) fn go_on(&self) {
-        // It fails after the last line.
+        // This fails after the last line.
         let _ = self.carried_out.try_send(());
     }
 
@@ -91,7 +91,7 @@ impl Prompt {
 }
 
 impl Drop for Prompt {
-    /// The editor cannot be interrupted: the terminal is put back as it was before.
+    /// Restores the terminal, since the editor cannot be interrupted.
     fn drop(&mut self) {
         self.texts = None;
         let _ = self.printed.recv_timeout(LAST_TEXTS);
@@ -102,22 +102,22 @@ impl Drop for Prompt {
     }
 }
 
-/// Prints what waits. The editor takes one text while a line is edited, and none after that until the next line: who
-/// hands it another one meanwhile is held up, and must not be the session, for which that next line waits.
+/// The printing thread. While no line is edited, the editor takes only one text and the next call blocks; the session must
+/// not block there, since the editor waits for it.
 fn print(mut printer: impl ExternalPrinter, texts: &Receiver<String>, _printing: Sender<()>) {
     for text in texts {
-        // It fails when the terminal is gone: then the input ends, too.
+        // This fails if the terminal is closed; then the input ends, too.
         let _ = printer.print(text);
     }
 }
 
 type LineEditor = Editor<Completion, DefaultHistory>;
 
-/// Sends each line that is typed, until the last one, and edits none before it is carried out: what is printed while the
-/// editor ends is lost.
+/// Sends each line that is typed, and waits until it is carried out before the next one is edited: text that is printed
+/// while the editor ends would be lost.
 fn edit(mut editor: LineEditor, lines: &Sender<io::Result<Vec<u8>>>, goes_on: &Receiver<()>) {
     let history = history_file(&|name| env::var_os(name));
-    // Without the lines of earlier sessions the prompt works as well.
+    // The prompt also works without a history.
     let _ = history.as_ref().map(|path| editor.load_history(path));
     loop {
         let line = match editor.readline(PROMPT) {
@@ -139,8 +139,8 @@ fn edit(mut editor: LineEditor, lines: &Sender<io::Result<Vec<u8>>>, goes_on: &R
     }
 }
 
-/// The file of earlier lines, `ocps/history` in the user's directory for state; none where there is no such directory,
-/// or something else has that name.
+/// The history file, `ocps/history` in the user's state directory; none if that directory cannot be made, or something else
+/// has this name.
 fn history_file(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     let directory = |name| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = directory("XDG_STATE_HOME").or_else(|| Some(directory("HOME")?.join(".local/state")))?;
@@ -151,14 +151,13 @@ fn history_file(env: &dyn Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
     fs::metadata(&path).map_or(true, is_ours).then_some(path)
 }
 
-/// What can be typed: commands, their parameters, and of some of these the values that the daemon or an earlier line
-/// knows.
+/// Completes commands, parameters, and the values of some parameters from the daemon's jobs and from the history.
 struct Completion {
     target: Target,
 }
 
 impl Completion {
-    /// The values of a member of the daemon's jobs; none where it does not answer.
+    /// The values of the first of these members that a job has, for all jobs; none if the daemon does not answer.
     fn of_jobs(&self, members: &[&str]) -> Vec<String> {
         let jobs =
             Client::connect(&self.target).and_then(|mut client| client.query(JOBS)).unwrap_or_default();
@@ -167,7 +166,7 @@ impl Completion {
         jobs.as_array().into_iter().flatten().filter_map(value).collect()
     }
 
-    /// The values that a parameter of a command can have, as they are typed.
+    /// Possible values of a parameter.
     fn values(&self, parameter: &str, context: &Context<'_>) -> Vec<String> {
         match parameter {
             "pipeline" => [earlier_pipelines(context.history()), self.of_jobs(&["pipeline"])].concat(),
@@ -179,7 +178,7 @@ impl Completion {
     }
 }
 
-/// The pipelines in the lines of the history.
+/// The pipelines in the history.
 fn earlier_pipelines(history: &dyn History) -> Vec<String> {
     let line = |at| history.get(at, SearchDirection::Forward).ok().flatten();
     let lines = (0..history.len()).filter_map(line);
@@ -199,7 +198,7 @@ impl Completer for Completion {
         let before = line.get(..end).unwrap_or_default();
         let begin = before.rfind(char::is_whitespace).map_or(0, |blank| blank + 1);
         let (earlier, word) = before.split_at(begin);
-        // Inside of quotes, a blank does not begin a word.
+        // Inside quotes nothing is completed.
         let Some(words) = shlex::split(earlier) else { return Ok((end, Vec::new())) };
         let Some(name) = words.first() else {
             let commands = first_words().filter(|name| name.starts_with(word)).map(|name| format!("{name} "));
@@ -211,7 +210,7 @@ impl Completer for Completion {
             let names = parameters.filter(|name| name.starts_with(word) && is_new(name));
             return Ok((begin, names.map(|name| format!("{name}=")).collect()));
         };
-        // Of several ids, the last.
+        // Of several ids the last one is completed.
         let typed =
             if parameter == "prereq_jobs" { typed.rsplit(',').next().unwrap_or_default() } else { typed };
         let mut values = if parameters.into_iter().any(|name| name == parameter) {

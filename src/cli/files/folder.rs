@@ -1,5 +1,5 @@
-//! The folder into which files are downloaded. Invariant: nothing outside of it is touched, whatever the names of files
-//! and whatever is in it; a file has its name only when it is whole.
+//! The folder into which files are downloaded. Invariant: nothing outside the folder is changed, whatever the names of the
+//! files are and whatever links it contains; a file gets its name only when it is complete.
 
 use std::fs::{File, create_dir_all};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -12,10 +12,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// So many bytes at the end of a part must be as they are at the service; else the part is of another file.
+/// Number of bytes at the end of a part that are compared with the file at the service before it is continued.
 const OVERLAP: u64 = 4096;
 
-/// Longest name, in bytes: with `.part` at its end it is as long as file systems take.
+/// Maximum length of a name, in bytes; file systems take 255, and `.part` is added.
 const NAME_MAX: usize = 250;
 
 /// How folders are opened.
@@ -24,16 +24,16 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLO
 pub(super) struct Folder(OwnedFd);
 
 impl Folder {
-    /// Opens a folder, which is made if it is not there.
+    /// Opens a folder, and makes it if it does not exist.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         create_dir_all(path)?;
         Ok(Self(openat(CWD, path, FOLDER, Mode::empty())?))
     }
 
-    /// The part of a file, which may be there from before; none if the file is there as a whole.
+    /// The part of a file, new or from an earlier download; none if the complete file exists.
     ///
     /// # Errors
-    /// What is wrong with the name or in the folder.
+    /// Why the file cannot be written under this name.
     pub(super) fn part(&self, name: &str) -> Result<Option<Part>, String> {
         let is_odd = |name: &str| name.contains(char::is_control) || name.len() > NAME_MAX;
         let mut names = Vec::new();
@@ -71,22 +71,22 @@ fn problem(error: Errno) -> String {
     }
 }
 
-/// The beginning of a file, which is added to until it is whole.
+/// A file that is not complete yet, `NAME.part`.
 pub(super) struct Part {
     folder: OwnedFd,
     name: String,
-    /// The rest is written to it.
+    /// Open for writing.
     pub(super) file: File,
 }
 
 impl Part {
     fn open(folder: OwnedFd, name: &str) -> Result<Option<Self>, String> {
-        // Does not wait for the other end, should it be a pipe.
+        // With NONBLOCK, opening a pipe does not wait.
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let part = part_name(name);
         let file = openat(&folder, &part, flags, Mode::from_raw_mode(0o666)).map_err(problem)?;
         let found = fstat(&file).map_err(problem)?;
-        // With a second name it may be a file of somewhere else.
+        // A file with several hard links may be one outside the folder.
         if !FileType::from_raw_mode(found.st_mode).is_file() || found.st_nlink > 1 {
             return Err(format!("{part} in the folder is no plain file: not downloaded"));
         }
@@ -101,17 +101,17 @@ impl Part {
         }
     }
 
-    /// Its size in bytes.
+    /// The size in bytes.
     pub(super) fn len(&self) -> u64 {
         self.file.metadata().map_or(0, |found| found.len())
     }
 
-    /// From which byte on the file is to be read.
+    /// The byte from which on the file is to be requested: some before the end of the part.
     pub(super) fn overlap_at(&self) -> u64 {
         self.len().saturating_sub(OVERLAP)
     }
 
-    /// Whether the file, read from there on, begins as the part ends; it is read to where the part ends.
+    /// Whether the file, read from that byte on, begins as the part ends. Afterwards `rest` is at the end of the part.
     pub(super) fn goes_on_with(&mut self, rest: &mut dyn Read) -> io::Result<bool> {
         self.file.seek(SeekFrom::Start(self.overlap_at()))?;
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -120,25 +120,25 @@ impl Part {
         Ok(ours == theirs)
     }
 
-    /// Begins again.
+    /// Empties the part.
     pub(super) fn restart(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()
     }
 
-    /// Gives the file its name, now that it is whole.
+    /// Gives the complete file its name.
     pub(super) fn finish(self) -> Result<(), String> {
         let (folder, part) = (&self.folder, part_name(&self.name));
         self.file.sync_data().map_err(|error| format!("cannot be written: {error}"))?;
         match renameat_with(folder, &part, folder, &self.name, RenameFlags::NOREPLACE) {
-            // Not all file systems can do that; a moment ago there was no such file.
+            // Not all file systems can refuse to replace a file; that there is none was checked before.
             Err(Errno::INVAL | Errno::NOSYS) => renameat(folder, &part, folder, &self.name),
             renamed => renamed,
         }
         .map_err(problem)
     }
 
-    /// Removes it.
+    /// Removes the part.
     pub(super) fn remove(self) -> Result<(), String> {
         unlinkat(&self.folder, part_name(&self.name), AtFlags::empty()).map_err(problem)
     }

@@ -1,7 +1,7 @@
 //! `ocps results` and `ocps logs`: the files of a job, straight from its service.
 //!
-//! The daemon says at which service the job is; how to talk to that is in the same files that the daemon read, if we
-//! may read them.
+//! The daemon reports the URL of the service. Proxy, user name and password are in the files of the daemon's configuration, if
+//! this user may read them.
 
 mod folder;
 
@@ -18,26 +18,27 @@ use super::client::{Client, JOBS, STATUS, Target};
 use super::find::find;
 use super::flags::Line;
 use super::output::{Output, complain};
-use super::text::{UNKNOWN, bytes, clean, table, value};
-use super::{Failure, Task};
+use super::table::{bytes, table};
+use super::{Failure, Task, failed};
 use crate::backend::Backend;
 use crate::backend::uws::{Contents, JobFile, Uws};
 use crate::config::component::{Reader, directory, site};
 use crate::config::settings::Settings;
 use crate::csc::id::{JobId, SalIndex};
 use crate::csc::request::StatusAnswer;
+use crate::display::text::{UNKNOWN, clean, value};
 use crate::url::Url;
 
-/// A file is asked for again so often when the service gave another one meanwhile.
+/// Number of attempts to read a file whose number changes meanwhile: the service numbers the files of a running job anew.
 const ATTEMPTS: usize = 3;
-/// Most files that are looked for one by one.
+/// Maximum number of files that are tried one by one.
 const UNLISTED_MAX: usize = 1000;
-/// Time between two looks at a log that grows.
+/// Time between two requests for a log that grows.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(2);
-/// Bytes that are read at once.
+/// Maximum number of bytes of a log that are read at once.
 const PIECE: usize = 64 << 10;
 
-/// Which job, and the files that say how to reach its service.
+/// Which job, and the configuration of the daemon.
 #[derive(Debug)]
 struct Args {
     target: Target,
@@ -71,7 +72,7 @@ impl JobAt {
         let job = find(&jobs, &args.id)?;
         let Some(address) = job.get("service_url").and_then(Value::as_str) else {
             let found = value(&status, "version").unwrap_or_else(|| UNKNOWN.to_owned());
-            return Err(Failure::Failed(format!(
+            return Err(failed(format!(
                 "the daemon, version {found}, does not say where its jobs are: ocps results and ocps logs need a daemon \
                  of this version, {}",
                 env!("CARGO_PKG_VERSION")
@@ -79,29 +80,29 @@ impl JobAt {
         };
         let Some(job_id) = job.get("job_id").and_then(Value::as_str) else {
             let stage = value(job, "stage").unwrap_or_default();
-            return Err(Failure::Failed(format!(
+            return Err(failed(format!(
                 "{} has no files: it is not at the service ({stage})",
                 clean(&args.id)
             )));
         };
         if address.is_empty() {
-            return Err(Failure::Failed(format!("job {} has no files: it is simulated", clean(job_id))));
+            return Err(failed(format!("job {} has no files: it is simulated", clean(job_id))));
         }
         let settings = Settings::load(args.config.as_deref());
-        // Who may not read the usual one can do without: few need a proxy.
+        // The usual toml may be unreadable for this user: it is only needed for a proxy.
         let settings =
             if args.config.is_some() { settings.map_err(failed)? } else { settings.unwrap_or_default() };
         let index = status.get("index").and_then(Value::as_u64).unwrap_or_default().to_string();
         let base =
             SalIndex::parse(&index).ok().and_then(|index| with_credentials(args, &settings, index, address));
         Ok(Self {
-            uws: Uws::new(&settings.uws).map_err(Failure::Failed)?,
+            uws: Uws::new(&settings.uws).map_err(failed)?,
             base: base.unwrap_or_else(|| address.into()),
-            job_id: JobId::parse(job_id).map_err(Failure::Failed)?,
+            job_id: JobId::parse(job_id).map_err(failed)?,
         })
     }
 
-    /// Its files. Those of a job that the service has forgotten are there still, but must be found by their numbers.
+    /// The files of the job. If the service has forgotten the job, its files still exist, but have to be tried by number.
     fn files(&self) -> Result<Vec<JobFile>, Failure> {
         if let Some(files) = self.uws.files(&self.base, &self.job_id).map_err(failed)? {
             return Ok(files);
@@ -119,13 +120,13 @@ impl JobAt {
         self.uws.file(&self.base, &self.job_id, file, from).map_err(failed)
     }
 
-    /// Whether the number of a file is still that of the same file.
+    /// Whether the number of a file still means the same file.
     fn is_still(&self, file: &JobFile) -> Result<bool, Failure> {
         let files = self.uws.files(&self.base, &self.job_id).map_err(failed)?;
         Ok(files.is_none_or(|files| files.iter().any(|other| other.id == file.id && other.uri == file.uri)))
     }
 
-    /// Whether the service says that it goes on.
+    /// Whether the job has not ended, according to the service.
     fn is_running(&self) -> Result<bool, Failure> {
         match self.uws.status(&self.base, &self.job_id, None).map_err(failed)? {
             StatusAnswer::Job(job) => Ok(job.phase.exit_code().is_none()),
@@ -133,7 +134,7 @@ impl JobAt {
         }
     }
 
-    /// These files with their names; of several with one name, each has its number before it.
+    /// The files with their names; if several have the same name, each gets its number before it.
     fn named(&self, files: Vec<JobFile>) -> Vec<(String, JobFile)> {
         let mut counts = HashMap::<String, usize>::new();
         files.iter().for_each(|file| *counts.entry(self.name(file)).or_default() += 1);
@@ -145,7 +146,7 @@ impl JobAt {
         files.into_iter().enumerate().map(name).collect()
     }
 
-    /// The name of a file below the job's folder, from outside and not to be trusted.
+    /// The name of a file below the folder of the job. It comes from the service and may be hostile.
     fn name(&self, file: &JobFile) -> String {
         let Some(uri) = &file.uri else { return format!("result-{}", file.id) };
         let folder = format!("/{}/out/", self.job_id);
@@ -154,11 +155,7 @@ impl JobAt {
     }
 }
 
-fn failed(reason: impl ToString) -> Failure {
-    Failure::Failed(reason.to_string())
-}
-
-/// The same URL from the component configuration, which may have a user name and password for it.
+/// The URL of the service with the user name and password in the component configuration, if it is the one there.
 fn with_credentials(args: &Args, settings: &Settings, index: SalIndex, address: &str) -> Option<Url> {
     let env = &|name: &str| std::env::var_os(name);
     let dir = Some(directory(args.config_dir.as_deref(), settings, env)?);
@@ -192,7 +189,7 @@ pub(super) fn results(line: &Line) -> Result<Task, String> {
     }))
 }
 
-/// Fetches all files, also after one that cannot be had.
+/// Downloads all files; after one that fails it continues with the others.
 fn download(job: &JobAt, files: &[(String, JobFile)], path: &Path, out: &mut Output) -> Result<(), Failure> {
     if job.is_running()? {
         let id = &job.job_id;
@@ -226,7 +223,7 @@ fn download(job: &JobAt, files: &[(String, JobFile)], path: &Path, out: &mut Out
     }
 }
 
-/// Fetches one file, if it is not there already; gives its size.
+/// Downloads one file and gives its size; none if it exists already.
 fn fetch(job: &JobAt, file: &JobFile, name: &str, folder: &Folder) -> Result<Option<u64>, Failure> {
     let mut file = file.clone();
     for _ in 0..ATTEMPTS {
@@ -236,7 +233,7 @@ fn fetch(job: &JobAt, file: &JobFile, name: &str, folder: &Folder) -> Result<Opt
             part.finish().map_err(failed)?;
             return Ok(Some(size));
         }
-        // It may be partly that of another file.
+        // The part may contain bytes of another file.
         part.remove().map_err(failed)?;
         let now = job.files()?.into_iter().find(|other| other.uri == file.uri);
         file = now.ok_or_else(|| failed("the service no longer has it"))?;
@@ -244,7 +241,7 @@ fn fetch(job: &JobAt, file: &JobFile, name: &str, folder: &Folder) -> Result<Opt
     Err(failed("the job keeps changing its files: try again when it has ended"))
 }
 
-/// Adds to the part what is missing, and gives its size then.
+/// Completes the part, and gives its size.
 fn fill(job: &JobAt, file: &JobFile, name: &str, part: &mut Part) -> Result<u64, Failure> {
     let open = |from| job.open(file, from)?.ok_or_else(|| failed("the service no longer has it"));
     let mut contents = open(part.overlap_at())?;
@@ -264,7 +261,7 @@ fn fill(job: &JobAt, file: &JobFile, name: &str, part: &mut Part) -> Result<u64,
     })
 }
 
-/// Copies the rest of a file, and shows on a terminal how far it is.
+/// Copies the rest of a file, with a progress bar on a terminal.
 #[cfg(feature = "terminal")]
 fn copy(rest: impl Read, part: &mut Part, size: Option<u64>, name: &str) -> io::Result<u64> {
     use indicatif::{ProgressBar, ProgressStyle};
@@ -293,7 +290,7 @@ pub(super) fn logs(line: &Line) -> Result<Task, String> {
         let job = JobAt::find(&args)?;
         let mut end = 0;
         loop {
-            // Asked before the log is read, so that what comes last is in it.
+            // Asked before the log is read, so that the last lines are not missed.
             let is_last = !follow || !job.is_running()?;
             match log_contents(&job, end)? {
                 Some(contents) => end += print(contents, out)?,
@@ -309,7 +306,7 @@ pub(super) fn logs(line: &Line) -> Result<Task, String> {
     }))
 }
 
-/// The log from a byte on, if there is one.
+/// The log from a byte on; none if the job has no log.
 fn log_contents(job: &JobAt, from: u64) -> Result<Option<Contents>, Failure> {
     for _ in 0..ATTEMPTS {
         let Some(file) = log_file(job)? else { return Ok(None) };
@@ -321,7 +318,7 @@ fn log_contents(job: &JobAt, from: u64) -> Result<Option<Contents>, Failure> {
     Err(failed("the job keeps changing its files: try again"))
 }
 
-/// The log among the files: `ocps.log`, or the only one whose name ends so, or the only file.
+/// The log: `ocps.log`, or the only file whose name ends in `.log`, or the only file if its name is unknown.
 fn log_file(job: &JobAt) -> Result<Option<JobFile>, Failure> {
     let files = job.files()?;
     let logs: Vec<_> = files.iter().filter(|file| job.name(file).ends_with(".log")).collect();
@@ -340,7 +337,7 @@ fn log_file(job: &JobAt) -> Result<Option<JobFile>, Failure> {
     }
 }
 
-/// Prints a log, and gives how many bytes it has.
+/// Prints a log, and gives the number of bytes.
 fn print(mut contents: Contents, out: &mut Output) -> Result<u64, Failure> {
     let is_terminal = io::stdout().is_terminal();
     let (mut total, mut piece) = (0, vec![0; PIECE]);
@@ -356,7 +353,7 @@ fn print(mut contents: Contents, out: &mut Output) -> Result<u64, Failure> {
     }
 }
 
-/// Text with lines and tabs, and nothing else that moves a cursor.
+/// The text without control characters other than line breaks and tabs.
 fn fit_for_terminal(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes).replace("\r\n", "\n");
     let fit =

@@ -1,7 +1,7 @@
-//! From argv to a [`Task`]: the command with its values, checked as far as the command line alone allows.
-//!
-//! `help.txt` has every command and flag once: what it shows is what parsing takes. Nothing here knows files, sockets
+//! Makes a [`Task`] from the command line: the command with its flags and arguments, checked without looking at files, sockets
 //! or the environment, so that `--help` works whatever else is broken.
+//!
+//! `help.txt` contains each command and flag once, and defines which flags each command takes.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -19,14 +19,14 @@ use crate::daemon::options::RunArgs;
 use crate::daemon::turn::Goal;
 use crate::text::nearest;
 
-/// All help: sections, each headed by `== NAME`, that may include others with a line `{NAME}`. A flag's name is
-/// `--flag`, or `--flag VALUE` if it takes a value; a command takes the flags that its section includes.
+/// The help texts: sections that begin with a line `== NAME`, and may include others with a line `{NAME}`. The section of a
+/// flag is named `--flag`, or `--flag VALUE` if it takes a value. A command takes the flags that its section includes.
 const HELP: &str = include_str!("help.txt");
 
-/// The section about the program as a whole.
+/// The name of the section about the whole program.
 const PROGRAM: &str = "ocps";
 
-/// Longest time that a flag may ask for: a day, longer than any job is tracked without an answer.
+/// Maximum time that a flag may give, in seconds: a day.
 const SECONDS_MAX: f64 = 86_400.0;
 
 /// The choices of `--state`.
@@ -49,12 +49,10 @@ const LOG_LEVELS: &[(&str, i32)] = &[
     ("40", 40),
 ];
 
-/// The task that the command line asks for; the program's own name comes first.
-///
-/// Under the name `run_ocps` or `run_OCPS.py` the program is `ocps run`.
+/// The task of a command line, which begins with the name of the program.
 ///
 /// # Errors
-/// One line: what is wrong with the command line, and where to look. A line that asks for help is never wrong.
+/// One line: what is wrong with the command line, and which help to read. A command line with `--help` is never wrong.
 pub(super) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Task, String> {
     let argv: Vec<OsString> = argv.collect();
     let mut line = Line::default();
@@ -67,7 +65,7 @@ pub(super) fn parse(argv: impl Iterator<Item = OsString>) -> Result<Task, String
     })
 }
 
-/// Whether the name of the program alone means `ocps run`.
+/// Whether the name of the program means `ocps run`, as `run_ocps` and `run_OCPS.py` do.
 pub(super) fn means_run(argv: &[OsString]) -> bool {
     let program = argv.first().and_then(|name| Path::new(name).file_name());
     program.is_some_and(|name| name == "run_ocps" || name == "run_OCPS.py")
@@ -77,18 +75,18 @@ pub(super) fn means_run(argv: &[OsString]) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct Line {
     command: Option<&'static str>,
-    /// Flags with their values.
+    /// The flags with their values.
     flags: Vec<(&'static str, Option<OsString>)>,
-    /// Arguments after the command.
+    /// The arguments after the command.
     arguments: Vec<OsString>,
-    /// Help or version, when it is asked for: all else is of no account.
+    /// The text to print instead of carrying out the command: help or version.
     text: Option<String>,
-    /// The command is the one to explain.
+    /// Whether help about the command is requested.
     explain: bool,
 }
 
 impl Line {
-    /// Reads the command line to its end, or to a flag that asks for a text.
+    /// Reads the command line to its end, or to a flag for help or version.
     pub(super) fn read(&mut self, argv: &[OsString]) -> Result<(), String> {
         if means_run(argv) {
             self.command = Some("run");
@@ -147,7 +145,7 @@ impl Line {
         Ok(())
     }
 
-    /// `raw` is the flag as it was written.
+    /// Takes a flag, and its value from the parser; `raw` is the flag as it was written.
     fn take_flag(&mut self, name: &str, raw: &str, parser: &mut Parser) -> Result<(), String> {
         let Some((flag, value)) = flags_of(self.command).find(|(flag, _)| *flag == name) else {
             return Err(self.unknown_flag(name, raw.split('=').next().unwrap_or_default()));
@@ -196,17 +194,17 @@ impl Line {
         help(self.command.unwrap_or(PROGRAM))
     }
 
-    /// Whether this is `ocps run`, and not its help.
+    /// Whether this is `ocps run` without `--help` or `--version`.
     pub(super) fn runs_the_daemon(&self) -> bool {
         self.command == Some("run") && self.text.is_none()
     }
 
-    /// Whether the flag is there.
+    /// Whether the flag is given.
     pub(super) fn has(&self, flag: &str) -> bool {
         self.flags.iter().any(|(name, _)| *name == flag)
     }
 
-    /// The names of the flags that are there.
+    /// The names of the flags that are given.
     pub(super) fn flags(&self) -> impl Iterator<Item = &'static str> {
         self.flags.iter().map(|(name, _)| *name)
     }
@@ -215,7 +213,7 @@ impl Line {
         self.flags.iter().find(|(name, _)| *name == flag)?.1.as_deref()
     }
 
-    /// The value of a flag, if it is there.
+    /// The value of a flag, if it is given.
     pub(super) fn value<T>(
         &self,
         flag: &str,
@@ -226,7 +224,7 @@ impl Line {
         parsed.map(Some).map_err(|reason| format!("--{flag}: {reason}"))
     }
 
-    /// The path that a flag gives, if it is there.
+    /// The path that is the value of a flag, if it is given.
     pub(super) fn path(&self, flag: &str) -> Result<Option<PathBuf>, String> {
         match self.raw(flag) {
             Some(path) if path.is_empty() => Err(format!("--{flag}: the path is empty")),
@@ -234,7 +232,7 @@ impl Line {
         }
     }
 
-    /// The arguments, at most so many.
+    /// The arguments, of which there may be at most `max`.
     pub(super) fn words(&self, max: usize) -> Result<Vec<&str>, String> {
         let utf8 = |word: &OsString| format!("argument {word:?} is not UTF-8");
         let words = self.arguments.iter().map(|word| word.to_str().ok_or_else(|| utf8(word)));
@@ -250,12 +248,12 @@ impl Line {
         self.arguments.iter().map(PathBuf::from).collect()
     }
 
-    /// The daemon to which a client is to talk.
+    /// The daemon to which a client connects.
     pub(super) fn target(&self) -> Result<Target, String> {
         Ok(Target { socket: self.path("socket")?, index: self.value("index", SalIndex::parse)? })
     }
 
-    /// What is to be run.
+    /// The flags and arguments of `ocps run`.
     pub(super) fn run_args(&self) -> Result<RunArgs, String> {
         let kafka = match (self.has("kafka"), self.has("no-kafka")) {
             (false, false) => None,
@@ -290,12 +288,12 @@ fn print(text: String) -> Task {
     Box::new(move |out| out.text(&text))
 }
 
-/// The section of that name, as it is written.
+/// The section of the help with this name, without those that it includes.
 fn section(name: &str) -> &'static str {
     HELP.split("\n== ").find_map(|section| section.strip_prefix(name)?.strip_prefix('\n')).unwrap_or_default()
 }
 
-/// The section of that name, with those that it includes.
+/// The section of the help with this name, and those that it includes.
 pub(super) fn help(name: &str) -> String {
     let line = |line: &str| match included(line) {
         Some(name) => help(name),
@@ -308,7 +306,7 @@ fn included(line: &str) -> Option<&str> {
     line.strip_prefix('{')?.strip_suffix('}')
 }
 
-/// The flags of a command, without one those of all: the name of each, and what its value is called if it takes one.
+/// The flags of a command, or without a command all flags: the name of each, and the name of its value if it takes one.
 fn flags_of(command: Option<&str>) -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
     let names: Box<dyn Iterator<Item = &'static str>> = match command {
         Some(command) => Box::new(section(command).lines().filter_map(included)),
@@ -320,7 +318,7 @@ fn flags_of(command: Option<&str>) -> impl Iterator<Item = (&'static str, Option
     })
 }
 
-/// The value of the flag just read: attached with `=`, or the next argument unless that is a flag itself.
+/// The value of the flag that was just read: after `=`, or the next argument unless that is a flag.
 fn value_of(parser: &mut Parser) -> Option<OsString> {
     if let Some(attached) = parser.optional_value() {
         return Some(attached);
@@ -330,12 +328,12 @@ fn value_of(parser: &mut Parser) -> Option<OsString> {
     if next_is_flag { None } else { parser.value().ok() }
 }
 
-/// The text as it is.
+/// Any text.
 pub(super) fn text(value: &str) -> Result<String, String> {
     Ok(value.to_owned())
 }
 
-/// The choice of that name, in any case.
+/// The choice with this name, whose case does not matter.
 pub(super) fn choose<T: Copy>(value: &str, choices: &[(&str, T)]) -> Result<T, String> {
     match choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(value)) {
         Some((_, choice)) => Ok(*choice),
@@ -354,13 +352,13 @@ pub(super) fn seconds(value: &str) -> Result<Duration, String> {
     }
 }
 
-/// A word from outside, as it is or quoted when it would be hard to see.
+/// A word from outside, quoted if it is empty or contains blanks or control characters.
 pub(super) fn shown(word: &str) -> String {
     let plain = !word.is_empty() && !word.chars().any(|c| c.is_control() || c.is_whitespace());
     if plain { word.to_owned() } else { format!("{word:?}") }
 }
 
-/// That there is no such `what`, and which one was probably meant.
+/// An error text: there is no `what` with this name, and which one was probably meant.
 pub(super) fn unknown<'a>(
     what: impl fmt::Display,
     name: &str,

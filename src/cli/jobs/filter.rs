@@ -1,29 +1,29 @@
-//! Which of the jobs are listed.
+//! Which jobs `ocps jobs` lists.
 
 use jiff::Timestamp;
 use serde_json::Value;
 use strum::VariantNames;
 use wildmatch::WildMatch;
 
-use super::is_unfinished;
 use crate::cli::flags::{Line, shown, unknown};
 use crate::cli::times::Zone;
 use crate::csc::event::Phase;
 use crate::csc::report::{JobOutcome, StageName};
+use crate::display::job::is_unfinished;
 
-/// The flags of `ocps jobs` that choose.
+/// The flags of `ocps jobs` that select jobs.
 pub(in crate::cli) struct Filter {
-    /// Whether finished jobs too.
+    /// Whether finished jobs are listed too.
     all: bool,
-    /// Jobs that were unfinished at some time from then on.
+    /// Only jobs that ended after this time or have not ended.
     since: Option<Timestamp>,
-    /// Jobs that were accepted until then.
+    /// Only jobs that were accepted before this time.
     until: Option<Timestamp>,
-    /// Stages, phases and outcomes.
+    /// Only jobs in one of these stages, phases or outcomes; empty: in any.
     states: Vec<&'static str>,
     pipeline: Option<WildMatch>,
     user: Option<WildMatch>,
-    /// The last of them, at most so many.
+    /// Maximum number of jobs; the last ones are listed.
     limit: usize,
 }
 
@@ -50,12 +50,12 @@ impl Filter {
         })
     }
 
-    /// From now on without a limit, and also finished jobs.
+    /// Removes the limit, and includes finished jobs.
     pub(in crate::cli) fn widen(&mut self) {
         (self.all, self.limit) = (true, usize::MAX);
     }
 
-    /// Those of the document's jobs that are meant.
+    /// The jobs of the daemon's list that match.
     pub(in crate::cli) fn select<'a>(&self, document: &'a Value) -> Vec<&'a Value> {
         let jobs = document.as_array().into_iter().flatten();
         let mut jobs: Vec<&Value> = jobs.filter(|job| self.takes(job)).collect();
@@ -65,7 +65,7 @@ impl Filter {
     fn takes(&self, job: &Value) -> bool {
         let text = |key| job.get(key).and_then(Value::as_str);
         let time = |key| text(key)?.parse::<Timestamp>().ok();
-        // A name, or the whole with its host.
+        // The name of the user alone, or with the host.
         let is_of = |user: &WildMatch, identity: &str| {
             user.matches(identity) || identity.split('@').next().is_some_and(|name| user.matches(name))
         };
@@ -81,7 +81,7 @@ impl Filter {
     }
 }
 
-/// Words for the state of a job, joined with commas.
+/// The value of `--phase`: stages, phases and outcomes, joined with commas.
 fn states(text: &str) -> Result<Vec<&'static str>, String> {
     let phases = [Phase::Pending, Phase::Queued, Phase::Active, Phase::Held, Phase::Suspended, Phase::Other];
     let known = StageName::UNFINISHED.map(StageName::as_str).into_iter();
@@ -91,7 +91,7 @@ fn states(text: &str) -> Result<Vec<&'static str>, String> {
         let found = known.iter().find(|known| known.eq_ignore_ascii_case(word));
         found.copied().ok_or_else(|| {
             let problem = unknown("state", word, known.iter().copied());
-            // It says already which one is meant.
+            // Then it says already which one was probably meant.
             if problem.ends_with('?') {
                 problem
             } else {

@@ -3,43 +3,29 @@
 mod filter;
 pub(super) mod whole;
 
-use std::sync::Arc;
-
 use serde_json::{Value, json};
 
 pub(super) use self::filter::Filter;
 use super::Task;
 use super::client::{Client, JOBS};
-use super::exit::Exit;
 use super::flags::Line;
 use super::follow::{Style, Which, follow};
-use super::text::{UNKNOWN, clean, duration, fill, fit, shortest, some, table, value};
+use super::table::{Column, fit, shortest, table};
 use super::times::Zone;
+use crate::display::job::{elapsed, id, is_unfinished, state_text};
+use crate::display::text::{UNKNOWN, duration, value};
 
-/// The columns, and the member of a job that each shows.
-const COLUMNS: [(&str, &str); 8] = [
-    (JOB, ""),
-    (ACCEPTED, "accepted_utc"),
-    (ENDED, "ended_utc"),
-    (ELAPSED, ""),
-    (RUN_ID, "run_id"),
-    (USER, "identity"),
-    ("PIPELINE", "pipeline"),
-    (STATE, ""),
+/// The columns: heading, member of a job, width to which it may be cut, and rank (see [`Column`]).
+const COLUMNS: [(&str, &str, usize, u8); 8] = [
+    ("JOB", "job", usize::MAX, 0),
+    ("ACCEPTED", "accepted_utc", usize::MAX, 0),
+    ("ENDED", "ended_utc", usize::MAX, 2),
+    ("ELAPSED", "elapsed", usize::MAX, 0),
+    ("RUN ID", "run_id", usize::MAX, 1),
+    ("USER", "identity", 8, 3),
+    ("PIPELINE", "pipeline", 8, 0),
+    ("STATE", "state", 24, 0),
 ];
-const JOB: &str = "JOB";
-const ACCEPTED: &str = "ACCEPTED";
-const ENDED: &str = "ENDED";
-const ELAPSED: &str = "ELAPSED";
-const RUN_ID: &str = "RUN ID";
-const USER: &str = "USER";
-const STATE: &str = "STATE";
-/// Columns that are left out, in this order, where the table is too wide for the terminal.
-const DISPENSABLE: [&str; 3] = [RUN_ID, ENDED, USER];
-/// Columns that are never cut.
-const RIGID: [&str; 5] = [JOB, ACCEPTED, ENDED, ELAPSED, RUN_ID];
-/// Jobs waited for that are named.
-const WAITS_SHOWN: usize = 3;
 /// What `--csv` has of each job: the heading.
 const CSV: &str = "job_id,run_id,seq_num,identity,pipeline,version,data_query,stage,phase,outcome,reason,exit_code,\
                    accepted_utc,ended_utc,elapsed_s";
@@ -60,9 +46,8 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
         let mut client = Client::connect(&target)?;
         if follows {
             let style = Style { zone, json };
-            client.interrupted = Exit::Interrupted.flag()?;
-            let interrupted = Arc::clone(&client.interrupted);
-            return follow(&mut client, Which::All(filter), &style, None, &interrupted, out);
+            client.catch_interrupt()?;
+            return follow(&mut client, Which::All(filter), &style, None, out);
         }
         let document = client.query(JOBS)?;
         let jobs = filter.select(&document);
@@ -79,10 +64,6 @@ pub(super) fn task(line: &Line) -> Result<Task, String> {
 /// The jobs of the document that have not finished.
 pub(super) fn unfinished(document: &Value) -> Vec<&Value> {
     document.as_array().into_iter().flatten().filter(|job| is_unfinished(job)).collect()
-}
-
-pub(super) fn is_unfinished(job: &Value) -> bool {
-    job.get("stage").is_none_or(|stage| stage != "finished")
 }
 
 /// Some of the document's jobs as a table. What they lack is shown as a dash. If it is for a terminal, it fits that, and ids are
@@ -102,94 +83,22 @@ pub(super) fn jobs_text(document: &Value, jobs: &[&Value], zone: &Zone, width: O
         let id = id(job)?;
         Some(if width.is_some() { shortest(&id, ids.iter().map(String::as_str)) } else { id })
     };
-    let column = |(heading, member): (&'static str, &str)| {
-        let cell = |job: &&Value| match heading {
-            JOB => name(job),
-            ACCEPTED | ENDED => zone.show(job.get(member)?.as_str()?),
-            ELAPSED => duration(elapsed(job)?),
-            STATE => state_text(job),
+    let column = |(heading, member, least, rank): (&str, &str, usize, u8)| {
+        let is_time = member.ends_with("_utc");
+        let cell = |job: &&Value| match member {
+            "job" => name(job),
+            "elapsed" => duration(elapsed(job)?),
+            "state" => state_text(job),
+            _ if is_time => zone.show(job.get(member)?.as_str()?),
             _ => value(job, member),
         };
         let cells: Vec<Option<String>> = jobs.iter().map(cell).collect();
-        let is_shown = heading != ENDED || cells.iter().any(Option::is_some);
+        let is_shown = member != "ended_utc" || cells.iter().any(Option::is_some);
+        let heading = if is_time { format!("{heading} ({})", zone.name()) } else { heading.to_owned() };
         let cells = cells.into_iter().map(|cell| cell.unwrap_or_else(|| UNKNOWN.to_owned()));
-        let name = match heading {
-            ACCEPTED | ENDED => format!("{heading} ({})", zone.name()),
-            _ => heading.to_owned(),
-        };
-        is_shown.then(|| (heading, [name].into_iter().chain(cells).collect()))
+        is_shown.then(|| Column { cells: [heading].into_iter().chain(cells).collect(), least, rank })
     };
-    let columns = COLUMNS.into_iter().filter_map(column).collect::<Vec<(&str, Vec<String>)>>();
-    table(&fit(columns, (&DISPENSABLE, &RIGID), width))
-}
-
-/// Its job id, or its run id while there is none.
-pub(super) fn id(job: &Value) -> Option<String> {
-    value(job, "job_id").or_else(|| value(job, "run_id"))
-}
-
-/// Seconds from the acceptance of its command to its end, or until now.
-pub(super) fn elapsed(job: &Value) -> Option<f64> {
-    let seconds = |key: &str| job.get(key).and_then(Value::as_f64);
-    Some((seconds("age_s")? - seconds("ended_s").unwrap_or_default()).max(0.0))
-}
-
-/// One word: how it ended, else its phase at the service while it runs there, else where it is with us.
-pub(super) fn state(job: &Value) -> Option<String> {
-    let stage = value(job, "stage");
-    let phase = || value(job, "phase").filter(|_| stage.as_deref() == Some("running"));
-    value(job, "outcome").or_else(phase).or(stage.clone())
-}
-
-/// That word, and why.
-pub(super) fn state_text(job: &Value) -> Option<String> {
-    let (state, note) = (state(job)?, note(job));
-    Some(match note {
-        None => state,
-        Some(note) => match (state.as_str(), note.strip_prefix("waits ")) {
-            ("waiting", Some(what)) => format!("waiting {what}"),
-            ("aborted", _) if note.starts_with("by ") => format!("aborted {note}"),
-            (_, _) => format!("{state}: {note}"),
-        },
-    })
-}
-
-/// What made it end so; before its end what it waits for, what it did not wait for, and what is wrong.
-pub(super) fn note(job: &Value) -> Option<String> {
-    let problem = value(job, "problem");
-    match (state(job)?.as_str(), &problem) {
-        ("aborted", Some(problem)) => {
-            let user = problem.strip_prefix("abort_job of ");
-            Some(user.map_or_else(|| problem.clone(), |user| format!("by {user}")))
-        }
-        ("failed", _) => {
-            let parts = [fill(job, "exit {exit_code}"), problem];
-            Some(parts.into_iter().flatten().collect::<Vec<_>>().join(", ")).filter(|note| !note.is_empty())
-        }
-        ("refused", Some(problem)) => {
-            let answer = problem.split_once(" answered PUT with ");
-            Some(answer.map_or_else(|| problem.clone(), |(_, answer)| format!("service answered {answer}")))
-        }
-        (_, _) => waits(job, problem),
-    }
-}
-
-fn waits(job: &Value, problem: Option<String>) -> Option<String> {
-    let mut parts = Vec::new();
-    let waits_for = ids(job, "waits_for");
-    if !waits_for.is_empty() {
-        parts.push(format!("waits for {}", some(&waits_for, WAITS_SHOWN)));
-    }
-    let missing = ids(job, "missing_prereqs").into_iter();
-    parts.extend(missing.map(|id| format!("prerequisite {id} does not exist")));
-    parts.extend(problem);
-    Some(parts.join("; ")).filter(|note| !note.is_empty())
-}
-
-/// A list of ids.
-fn ids(job: &Value, key: &str) -> Vec<String> {
-    let ids = job.get(key).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    ids.map(clean).collect()
+    table(&fit(COLUMNS.into_iter().filter_map(column).collect(), width))
 }
 
 /// The jobs as comma-separated values, with a heading.
@@ -253,23 +162,6 @@ j1   2026-11-22 14:00:23  1m01s    root@lo…  true.ya…  queued: timeout
         let shortened = jobs_text(&document, &[&document[1]], &Zone::UTC, Some(200));
         assert!(shortened.contains("\n1-ocps1-ab  "), "{shortened}");
         assert!(!text(&[&jobs[0]], Some(60)).contains("USER") && !text(&[&jobs[0]], Some(1)).is_empty());
-    }
-
-    #[test]
-    fn an_end_says_why() {
-        let check =
-            |job: Value, expected: &str| assert_eq!(state_text(&job).as_deref(), Some(expected), "{job}");
-        check(json!({"outcome": "completed", "exit_code": 0}), "completed");
-        check(json!({"outcome": "failed", "exit_code": 1}), "failed: exit 1");
-        check(
-            json!({"outcome": "failed", "exit_code": 1, "problem": "phase error"}),
-            "failed: exit 1, phase error",
-        );
-        let problem = "http://h/job answered PUT with 500: no disk";
-        check(json!({"outcome": "refused", "problem": problem}), "refused: service answered 500: no disk");
-        check(json!({"outcome": "refused", "problem": "no luck\n"}), "refused: no luck\\n");
-        check(json!({"outcome": "aborted", "problem": "removed"}), "aborted: removed");
-        check(json!({"outcome": "vanished", "problem": "gone"}), "vanished: gone");
     }
 
     #[test]

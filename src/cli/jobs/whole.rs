@@ -1,19 +1,20 @@
-//! `ocps job`: what the daemon knows of one job, and what happened to it.
+//! `ocps job`: everything that the daemon knows about one job, with its history.
 
 use std::iter;
 
 use serde_json::Value;
 
-use super::{elapsed, ids, state, state_text};
 use crate::cli::client::{Client, JOBS};
 use crate::cli::find::find;
 use crate::cli::flags::Line;
 use crate::cli::follow::run_id;
-use crate::cli::text::{UNKNOWN, clean, duration, fill, table, value};
+use crate::cli::table::table;
 use crate::cli::times::Zone;
-use crate::cli::{Failure, Task};
+use crate::cli::{Task, failed};
+use crate::display::job::{elapsed, ids, state, state_text};
+use crate::display::text::{UNKNOWN, clean, duration, fill, value};
 
-/// Width of the names in front, without and with the gap.
+/// Width of the names at the left, without and with the gap.
 const NAME: usize = 13;
 pub(in crate::cli) const COLUMN: usize = NAME + 2;
 
@@ -28,13 +29,13 @@ pub(in crate::cli) fn task(line: &Line) -> Result<Task, String> {
         let run_id = run_id(find(&client.query(JOBS)?, &id)?);
         let job = client.job(&run_id)?;
         if job.is_null() {
-            return Err(Failure::Failed(format!("the daemon no longer knows run {}", clean(&run_id))));
+            return Err(failed(format!("the daemon no longer knows run {}", clean(&run_id))));
         }
         if json { out.line(&job.to_string()) } else { out.text(&text(&job, &zone)) }
     }))
 }
 
-/// The job as lines; what it lacks is left out.
+/// The job as lines; what is not known is left out.
 pub(in crate::cli) fn text(job: &Value, zone: &Zone) -> String {
     let time = |key: &str| zone.show_in_full(job.get(key)?.as_str()?);
     let list = |key: &str| Some(ids(job, key).join(", ")).filter(|ids| !ids.is_empty());
@@ -42,7 +43,7 @@ pub(in crate::cli) fn text(job: &Value, zone: &Zone) -> String {
         Some(what) => format!("not yet: {what}"),
         None => "yes".to_owned(),
     });
-    // Those of an aborted job are deleted with it.
+    // An abort deletes the files of the job.
     let has_files =
         fill(job, "{job_id}{service_url}").filter(|_| state(job).is_none_or(|state| state != "aborted"));
     let lines = [
@@ -69,14 +70,14 @@ pub(in crate::cli) fn text(job: &Value, zone: &Zone) -> String {
     lines.into_iter().filter_map(line).chain([history(job, zone)]).collect()
 }
 
-/// Seconds from when it was first seen executing to its end, or until now.
+/// Seconds from the first poll with phase executing to the end of the job, or until now.
 fn ran(job: &Value) -> Option<f64> {
     let mut notes = job.get("history")?.as_array()?.iter();
     let begun = notes.find(|note| fill(note, "{kind} {about}").as_deref() == Some("phase executing"))?;
     Some(elapsed(job)? - (begun.get("at")?.as_f64()? - job.get("accepted")?.as_f64()?))
 }
 
-/// What happened to it, line by line: when, how long after the command, and what.
+/// The history of the job, a line for each entry: time, seconds since the command was accepted, and what happened.
 fn history(job: &Value, zone: &Zone) -> String {
     let notes = || job.get("history").and_then(Value::as_array).into_iter().flatten();
     let since = |note: &Value| duration(note.get("at")?.as_f64()? - job.get("accepted")?.as_f64()?);

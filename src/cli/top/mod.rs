@@ -1,4 +1,4 @@
-//! `ocps top`: the live screen. The thread of the keys, that of the daemon's lines, and the loop that draws.
+//! `ocps top`: the live screen. One thread reads keys, another one the daemon's lines; the main thread draws.
 
 mod screen;
 mod view;
@@ -24,16 +24,17 @@ use super::event_text::ack_text;
 use super::exit::{Exit, Signals, left};
 use super::flags::Line;
 use super::follow::run_id;
-use super::output::{Output, plain};
+use super::output::Output;
 use super::times::Zone;
-use super::{Failure, Task};
+use super::{Failure, Task, failed};
 use crate::csc::command::CommandName;
+use crate::display::plain;
 
-/// Time between two questions to the daemon; more, if it takes more than a tenth of this to answer.
+/// Time between two rounds of queries; longer if the daemon takes more than a tenth of it to answer.
 const REFRESH: Duration = Duration::from_secs(1);
-/// Lines by which a page is scrolled.
+/// Number of lines that PageUp and PageDown scroll.
 const PAGE: isize = 10;
-/// Keys that were pressed and not yet handled.
+/// Maximum number of keys that wait to be handled.
 const KEYS_AHEAD: usize = 64;
 
 /// `ocps top`.
@@ -47,11 +48,11 @@ fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
     let is_dumb = env::var("TERM").is_ok_and(|term| term == "dumb");
     if is_dumb || !(stdin().is_terminal() && stdout().is_terminal()) {
         let reason = "ocps top needs a terminal: ocps status, jobs and watch print elsewhere too";
-        return Err(Failure::Failed(reason.to_owned()));
+        return Err(failed(reason.to_owned()));
     }
     let client = Client::connect(&target)?;
-    let failed = |error: io::Error| Failure::Failed(format!("cannot use the terminal: {error}"));
-    // The second one ends a process that waits for a terminal that takes nothing.
+    let failed = |error: io::Error| failed(format!("cannot use the terminal: {error}"));
+    // A second signal ends the process even if it hangs while it writes to the terminal.
     let signals = Signals::listen()?;
     let keys = read_keys().map_err(failed)?;
     let mut screen = Screen::open().and_then(Terminal::new).map_err(failed)?;
@@ -65,7 +66,7 @@ fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
         abort: None,
     };
     let result = session.run(&keys, &signals, &mut screen);
-    // Leaves the screen, which is written before a signal can end the process.
+    // Restores the terminal before a signal can end the process.
     drop(screen);
     let _ = stdout().flush();
     result
@@ -86,16 +87,16 @@ fn read_keys() -> io::Result<Receiver<Key>> {
 
 struct Session {
     target: Target,
-    /// None while there is no daemon.
+    /// None while there is no connection.
     client: Option<Client>,
     view: View,
-    /// When the daemon was asked for its documents, if it has not answered yet.
+    /// When the present round of queries began; none between two rounds.
     asked: Option<Instant>,
-    /// Documents that it owes.
+    /// Number of answers of the round that have not come.
     missing: usize,
-    /// When it is asked again.
+    /// When the next round begins.
     next: Instant,
-    /// The last abort, until its final ack.
+    /// The last abort_job, until its final ack.
     abort: Option<Sent>,
 }
 
@@ -110,17 +111,17 @@ impl Session {
         loop {
             signals.expect_none()?;
             let drawn = screen.draw(|frame| self.view.draw(frame)).map(drop);
-            drawn.map_err(|error| Failure::Failed(format!("cannot draw on the terminal: {error}")))?;
+            drawn.map_err(|error| failed(format!("cannot draw on the terminal: {error}")))?;
             let lines = self.client.as_ref().map_or_else(|| no_lines.clone(), |client| client.lines.clone());
             select! {
                 recv(keys) -> key => match key {
                     Ok(Key::Ctrl('c')) => return Err(left(Exit::Interrupted)),
-                    // Draws all of it again.
+                    // Everything is drawn again.
                     Ok(Key::Ctrl('l')) => drop(screen.clear()),
                     Ok(key) => if self.key(key)?.is_break() {
                         return Ok(());
                     },
-                    // The terminal is gone.
+                    // The terminal is closed.
                     Err(_) => return Err(Failure::OutputClosed),
                 },
                 recv(lines) -> line => match Message::of(line) {
@@ -133,7 +134,7 @@ impl Session {
         }
     }
 
-    /// Asks the daemon for its documents when it is time, and connects again to one that was lost.
+    /// Begins a round of queries when it is due, and reconnects after the connection was lost.
     fn refresh(&mut self) -> Result<(), Failure> {
         if let Some(silent) = self.asked.map(|asked| asked.elapsed()) {
             if silent > ANSWER_TIMEOUT {
@@ -155,7 +156,7 @@ impl Session {
         self.ask_job()
     }
 
-    /// Asks for the job that is open.
+    /// Sends the query for the open job.
     fn ask_job(&mut self) -> Result<(), Failure> {
         if let (Some(client), Some(job)) = (&mut self.client, &self.view.opened) {
             client.ask_job(&run_id(job))?;

@@ -1,6 +1,7 @@
-//! The terminal as what is drawn on sees it: of a bounded size, and never asked anything that it could fail to answer.
+//! The terminal for drawing, with a bounded size.
 //!
-//! termion asks for the place of the cursor through `/dev/tty`, and panics where there is none.
+//! It never asks the terminal for the position of the cursor: termion reads that from `/dev/tty`, and panics if it cannot be
+//! opened.
 
 use std::io::{self, Stdout, stdout};
 
@@ -11,12 +12,12 @@ use ratatui::termion::raw::{IntoRawMode, RawTerminal};
 use ratatui::termion::screen::{AlternateScreen, IntoAlternateScreen};
 use rustix::termios::tcgetwinsize;
 
-/// Largest screen that is drawn: a terminal can say that it has 65535 columns and lines.
+/// Maximum size that is drawn: a terminal can report 65535 columns and lines.
 const LARGEST: Size = Size::new(500, 200);
-/// The screen of a terminal that does not say how large it is.
+/// The size of a terminal that reports none.
 const USUAL: Size = Size::new(80, 24);
 
-/// Leaves the terminal as it was when it is dropped.
+/// The terminal; it is restored when this is dropped.
 pub(super) struct Screen(TermionBackend<AlternateScreen<RawTerminal<Stdout>>>);
 
 impl Screen {

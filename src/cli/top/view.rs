@@ -1,4 +1,4 @@
-//! What the live screen shows, drawn from the daemon's documents: pure, and in any size.
+//! Draws the live screen from the daemon's documents, in any size. It does no input or output.
 
 use std::collections::BTreeMap;
 
@@ -12,23 +12,25 @@ use serde_json::Value;
 use textwrap::{Options, wrap};
 
 use super::super::follow::run_id;
-use super::super::jobs::{note, state, whole};
-use super::super::output::{Tone, ascii};
-use super::super::status::status_text;
-use super::super::text::{UNKNOWN, clean, value};
+use super::super::jobs::whole::{self, COLUMN};
+use super::super::output::ascii;
 use super::super::times::Zone;
+use crate::display::job::{id, is_unfinished, note, state};
+use crate::display::text::{UNKNOWN, clean, value};
+use crate::display::{Tone, spans, status};
 
-/// The lines of the status that are shown.
+/// The lines of `ocps status` that are shown.
 const STATUS_LINES: [&str; 6] = ["state", "error", "service", "kafka", "journal", "jobs"];
-/// How far back the timeline goes, in seconds.
+/// The time that the timeline covers, in seconds.
 const TIMELINE_S: f64 = 6.0 * 3600.0;
-/// Columns of a table of jobs: heading, width; the last takes what is left.
-const UNFINISHED: [(&str, u16); 5] =
-    [("JOB ID", 14), ("STATE", 10), ("AGE", 7), ("PIPELINE", 20), ("SENDER", 20)];
-const ENDED: [(&str, u16); 5] = [("JOB ID", 14), ("STATE", 10), ("AGO", 7), ("PIPELINE", 20), ("WHY", 20)];
-/// Lines that jobs that have ended have at least.
+/// The headings of the tables of jobs.
+const UNFINISHED: [&str; 5] = ["JOB ID", "STATE", "AGE", "PIPELINE", "SENDER"];
+const ENDED: [&str; 5] = ["JOB ID", "STATE", "AGO", "PIPELINE", "WHY"];
+/// The widths of their columns; the last one takes the rest.
+const WIDTHS: [u16; 4] = [14, 10, 7, 20];
+/// Minimum number of lines for ended jobs.
 const ENDED_MIN: u16 = 4;
-/// Bars without other characters than ASCII.
+/// Bars of ASCII characters.
 const ASCII_BARS: bar::Set<'_> = bar::Set {
     full: "#",
     seven_eighths: "#",
@@ -43,38 +45,40 @@ const ASCII_BARS: bar::Set<'_> = bar::Set {
 const KEYS: &str = "Up/Down select  Enter open  a abort  / filter  q quit";
 const JOB_KEYS: &str = "Up/Down/PageUp/PageDown scroll  a abort  other keys go back";
 
-/// What a cell says of a job.
+/// The text of a cell for a job.
 type Content<'a> = &'a dyn Fn(&Value) -> Option<String>;
 
 /// What the keys mean.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Mode {
     /// The lists; keys select a job.
+    #[default]
     Lists,
-    /// The filter is being typed.
+    /// A filter is typed.
     Filter,
-    /// One job is shown.
+    /// One job is open; keys scroll its text.
     Job,
-    /// Whether this job is to be aborted is asked.
+    /// The question whether to abort the job with this id.
     Abort(String),
 }
 
+#[derive(Default)]
 pub(super) struct View {
     pub(super) status: Value,
     jobs: Vec<Value>,
     pub(super) filter: String,
     pub(super) mode: Mode,
-    /// Which line of both lists together.
+    /// The number of the selected job, counted through both lists.
     selected: usize,
-    /// The job that is shown alone.
+    /// The job that is open.
     pub(super) opened: Option<Value>,
-    /// How many of its lines are above the screen.
+    /// Number of lines of the open job above the screen.
     scrolled: usize,
-    /// How many are below it.
+    /// Number of lines of the open job below the screen.
     below: usize,
-    /// What came of the last abort.
+    /// The answer to the last key or abort.
     pub(super) message: String,
-    /// Why what is shown is old.
+    /// Why the documents are not up to date.
     pub(super) trouble: Option<String>,
     pub(super) has_colours: bool,
     pub(super) is_utf8: bool,
@@ -83,37 +87,23 @@ pub(super) struct View {
 
 impl View {
     pub(super) fn new(has_colours: bool, is_utf8: bool, zone: Zone) -> Self {
-        Self {
-            status: Value::Null,
-            jobs: Vec::new(),
-            filter: String::new(),
-            mode: Mode::Lists,
-            selected: 0,
-            opened: None,
-            scrolled: 0,
-            below: 0,
-            message: String::new(),
-            trouble: None,
-            has_colours,
-            is_utf8,
-            zone,
-        }
+        Self { has_colours, is_utf8, zone, ..Self::default() }
     }
 
-    /// Takes the daemon's jobs; the same job stays selected.
+    /// Takes a new list of jobs; the same job stays selected.
     pub(super) fn take_jobs(&mut self, jobs: Value) {
         let run_id = self.job().and_then(|job| value(job, "run_id"));
         self.jobs = if let Value::Array(jobs) = jobs { jobs } else { Vec::new() };
-        // Of those that have not ended the oldest comes first, of the others the one that ended last.
+        // Unfinished jobs come first, the oldest at the top, then the ended ones, the last one at the top.
         self.jobs.sort_by_key(|job| {
-            (is_ended(job), job.get("ended_s").and_then(Value::as_f64).map(|age| age as i64))
+            (!is_unfinished(job), job.get("ended_s").and_then(Value::as_f64).map(|age| age as i64))
         });
         let at = self.shown().position(|job| run_id.is_some() && value(job, "run_id") == run_id);
         self.selected = at.unwrap_or(self.selected);
         self.select(0);
     }
 
-    /// Takes the job that is open, with its history, if it is still that one and the daemon knows it.
+    /// Takes a job with its history, if it is the open one.
     pub(super) fn take_job(&mut self, job: Value) {
         if let Some(opened) = self.opened.as_mut().filter(|opened| run_id(opened) == run_id(&job)) {
             *opened = job;
@@ -126,18 +116,18 @@ impl View {
         self.go_back();
     }
 
-    /// Closes the job that is open.
+    /// Closes the open job.
     pub(super) fn close(&mut self) {
         self.opened = None;
         self.go_back();
     }
 
-    /// Shows what was shown before a question.
+    /// Returns from a question to the open job or the lists.
     pub(super) fn go_back(&mut self) {
         self.mode = if self.opened.is_some() { Mode::Job } else { Mode::Lists };
     }
 
-    /// Moves the text of the job that is open; how far it can go is known when it is drawn.
+    /// Scrolls the open job; drawing it limits how far.
     pub(super) fn scroll(&mut self, by: isize) {
         self.scrolled = self.scrolled.saturating_add_signed(by);
     }
@@ -148,7 +138,7 @@ impl View {
         self.selected = self.selected.saturating_add_signed(by).min(last);
     }
 
-    /// The jobs that the filter lets through.
+    /// The jobs that match the filter.
     fn shown(&self) -> impl Iterator<Item = &Value> {
         let wanted = self.filter.to_lowercase();
         let members = ["job_id", "run_id", "pipeline", "identity", "data_query"];
@@ -158,14 +148,14 @@ impl View {
         })
     }
 
-    /// The job that is selected.
+    /// The selected job.
     fn job(&self) -> Option<&Value> {
         self.shown().nth(self.selected)
     }
 
-    /// The id by which the job that is open or selected can be aborted, unless it has ended.
+    /// The id with which to abort the open or else the selected job; none if it has ended.
     pub(super) fn abortable(&self) -> Option<String> {
-        let job = self.opened.as_ref().or_else(|| self.job()).filter(|job| !is_ended(job))?;
+        let job = self.opened.as_ref().or_else(|| self.job()).filter(|job| is_unfinished(job))?;
         let id = job.get("job_id").and_then(Value::as_str).or_else(|| job.get("run_id")?.as_str());
         id.map(str::to_owned)
     }
@@ -200,53 +190,50 @@ impl View {
             part("version"),
             part("uptime_s")
         );
-        // As wide as any screen.
+        // Padded to the width of any screen.
         self.fit(&format!("{text:<500}"))
     }
 
     /// The lines of `ocps status` that are shown here.
     fn status_lines(&self) -> Vec<Line<'static>> {
-        let text = status_text(&self.status);
-        let is_shown = |line: &&str| STATUS_LINES.iter().any(|name| line.starts_with(&format!("{name}  ")));
-        text.lines().filter(is_shown).map(|line| self.painted(line)).collect()
+        let lines = status::lines(&self.status).filter(|(name, _)| STATUS_LINES.contains(name));
+        lines.map(|(name, text)| self.painted(&format!("{name:COLUMN$}{text}"))).collect()
     }
 
     fn draw_lists(&self, frame: &mut Frame<'_>, area: Rect) {
-        let (unfinished, ended): (Vec<_>, Vec<_>) = self.shown().partition(|job| !is_ended(job));
-        // On a low screen the jobs are more important.
+        let (unfinished, ended): (Vec<_>, Vec<_>) = self.shown().partition(|job| is_unfinished(job));
+        // A low screen has no timeline.
         let timeline = if area.height < 14 { 0 } else { 6 };
-        // Of the rest those that have not ended take what they need, with a free line, but some lines.
+        // Unfinished jobs get the lines that they need, a free one included, but leave some for the ended ones.
         let rest = area.height.saturating_sub(ENDED_MIN.saturating_add(timeline));
         let wanted = u16::try_from(unfinished.len().saturating_add(2)).unwrap_or(u16::MAX);
         let areas = [Constraint::Length(wanted.min(rest)), Constraint::Fill(1), Constraint::Length(timeline)];
         let [upper, middle, lower] = Layout::vertical(areas).areas(area);
         let age = |job: &Value| value(job, "age_s");
         let sender = |job: &Value| note(job).or_else(|| value(job, "identity"));
-        self.draw_table(frame, upper, &UNFINISHED, &unfinished, 0, [&age, &sender]);
+        self.draw_table(frame, upper, UNFINISHED, &unfinished, 0, [&age, &sender]);
         let ago = |job: &Value| value(job, "ended_s");
-        self.draw_table(frame, middle, &ENDED, &ended, unfinished.len(), [&ago, &note]);
+        self.draw_table(frame, middle, ENDED, &ended, unfinished.len(), [&ago, &note]);
         self.draw_timeline(frame, lower);
     }
 
-    /// A table of jobs, of which the first has that place among all that are shown.
+    /// Draws a table of jobs; `first` is the number of the first of them, counted through both lists.
     fn draw_table(
         &self,
         frame: &mut Frame<'_>,
         area: Rect,
-        columns: &[(&'static str, u16); 5],
+        headings: [&'static str; 5],
         jobs: &[&Value],
         first: usize,
         cells: [Content<'_>; 2],
     ) {
         let [third, last] = cells;
         let row = |job: &&Value| {
-            let id = value(job, "job_id").or_else(|| value(job, "run_id"));
-            let texts = [id, state(job), third(job), value(job, "pipeline"), last(job)];
+            let texts = [id(job), state(job), third(job), value(job, "pipeline"), last(job)];
             let texts = texts.map(|text| self.fit(&text.unwrap_or_else(|| UNKNOWN.to_owned())));
             Row::new(texts).style(self.style(tone(job)))
         };
-        let widths = columns.iter().rev().skip(1).rev().map(|(_, width)| Constraint::Length(*width));
-        let headings = columns.iter().map(|(heading, _)| *heading);
+        let widths = WIDTHS.map(Constraint::Length).into_iter();
         let table = Table::new(jobs.iter().map(row), widths.chain([Constraint::Fill(1)]))
             .header(Row::new(headings).style(Modifier::BOLD))
             .row_highlight_style(Modifier::REVERSED);
@@ -254,7 +241,7 @@ impl View {
         frame.render_stateful_widget(table, area, &mut TableState::new().with_selected(selected));
     }
 
-    /// How many jobs ended when, in the last hours.
+    /// Draws how many jobs ended when in the last hours.
     fn draw_timeline(&self, frame: &mut Frame<'_>, area: Rect) {
         let areas =
             [Constraint::Length(1), Constraint::Length(2), Constraint::Length(2), Constraint::Length(1)];
@@ -278,7 +265,7 @@ impl View {
         frame.render_widget(Line::raw(text), axis);
     }
 
-    /// The ends in each of so many parts of the timeline.
+    /// The number of jobs that ended in each part of the timeline.
     fn ends(&self, parts: u16, is_good: bool) -> Vec<u64> {
         let mut counts = BTreeMap::new();
         for job in self.shown().filter(|job| (tone(job) == Some(Tone::Good)) == is_good) {
@@ -291,14 +278,14 @@ impl View {
         (0..parts).map(|part| counts.get(&part).copied().unwrap_or_default()).collect()
     }
 
-    /// A job as `ocps job` prints it, in so many columns.
+    /// A job as `ocps job` prints it, wrapped to a width.
     fn job_lines(&self, job: &Value, width: u16) -> Vec<Line<'static>> {
-        let (text, indent) = (self.fit(&whole::text(job, &self.zone)), " ".repeat(whole::COLUMN));
+        let (text, indent) = (self.fit(&whole::text(job, &self.zone)), " ".repeat(COLUMN));
         let options = Options::new(width.into()).subsequent_indent(&indent);
         text.lines().flat_map(|line| wrap(line, &options)).map(|line| line.into_owned().into()).collect()
     }
 
-    /// The last line: a question, what is typed, what is wrong, what came of an abort, or the keys.
+    /// The last line: a question, the filter as it is typed, what is wrong, the answer to the last key or abort, or the keys.
     fn foot(&self) -> Line<'static> {
         let (text, tone) = match (&self.mode, &self.trouble) {
             (Mode::Abort(id), _) => (
@@ -335,23 +322,11 @@ impl View {
 
     /// A line with escape sequences of colours as one with styles.
     fn painted(&self, line: &str) -> Line<'static> {
-        let tones = [Tone::Good, Tone::Bad, Tone::Middling, Tone::Quiet];
-        let span = |part: &str| {
-            let (code, text) = part.split_once('m').unwrap_or(("", part));
-            let tone = tones.into_iter().find(|tone| code == (*tone as u8).to_string());
-            Span::styled(self.fit(text), self.style(tone))
-        };
-        let mut parts = line.split("\x1b[");
-        let first = Span::raw(self.fit(parts.next().unwrap_or_default()));
-        [first].into_iter().chain(parts.map(span)).collect()
+        spans(line).map(|(tone, text)| Span::styled(self.fit(text), self.style(tone))).collect()
     }
 }
 
-fn is_ended(job: &Value) -> bool {
-    job.get("stage").is_some_and(|stage| stage == "finished")
-}
-
-/// Whether it ended well or badly, or waits.
+/// The colour of a job: whether it ended well or badly, or waits for something.
 fn tone(job: &Value) -> Option<Tone> {
     let text = |key| job.get(key).and_then(Value::as_str);
     match (text("outcome"), text("stage")) {
