@@ -85,7 +85,7 @@ impl Logs {
     }
 }
 
-/// Writes why the daemon does not start to standard error, since the log may not have begun; with the priority of an
+/// Writes why the daemon ends to standard error, where the log has not begun or goes to a file; with the priority of an
 /// error if that leads to the journal.
 pub fn write_last_words(reason: &str) {
     let prefix = if is_journal(&io::stderr()) { "<3>" } else { "ocps: " };

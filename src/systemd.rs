@@ -92,8 +92,8 @@ fn connect() -> Option<UnixDatagram> {
     socket.connect_addr(&address).ok().map(|()| socket)
 }
 
-/// Writes why the daemon does not start into the status line, which remains after the process has ended.
-pub fn not_started(reason: &str) {
+/// Writes why the daemon ends into the status line, which remains after the process has ended.
+pub fn failed(reason: &str) {
     // A line break would end the status.
     notify(&[NotifyState::Status(&one_line(reason))]);
 }

@@ -30,7 +30,7 @@ use crate::csc::{Csc, Effect, Input};
 use crate::journal::{Journal, News, OpenError};
 use crate::lease::{Lease, TERM};
 use crate::logging::{self, Logs};
-use crate::systemd::Manager;
+use crate::systemd::{self, Manager};
 use crate::transport::admission::Admission;
 use crate::transport::socket::{ClientInput, Hub};
 use crate::transport::{Kafka, KafkaInput};
@@ -61,7 +61,7 @@ const STANDING_BY: &str = "this instance stands by for another one, which takes 
 /// Most jobs that the last log line names.
 const FORGOTTEN_NAMED_MAX: usize = 20;
 
-/// Why the daemon did not start.
+/// Why the daemon did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub enum Failure {
@@ -113,9 +113,13 @@ struct Daemon {
 /// Runs the daemon until a command or a signal ends it.
 ///
 /// # Errors
-/// When it cannot start, or another instance with its index is running.
+/// When it cannot start, or another instance with its index is running; the reason was logged.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
-    let ended = start::serve(args);
+    let started = start::start(args).inspect_err(|failure| logging::write_last_words(&failure.to_string()));
+    let ended = started.and_then(|(daemon, sources)| daemon.run(sources));
+    if let Err(failure) = &ended {
+        systemd::failed(&failure.to_string());
+    }
     log::logger().flush();
     ended
 }
@@ -137,7 +141,13 @@ impl Daemon {
         self.set_timer(armed);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
-            self.note_pause(&sources, &event);
+            self.check_pause(&sources);
+            if matches!(event, Event::Kafka(KafkaInput::DuplicateInstance(_))) {
+                // A journal that does not answer in time counts as one that no other instance can take over.
+                self.is_owner(&sources, STOOD_STILL);
+            }
+            // The wait for the journal's answer is no pause.
+            self.turned = Moment::now();
             if self.end.is_none() {
                 self.timed((&event).into(), |daemon| daemon.handle(event));
             }
@@ -157,25 +167,27 @@ impl Daemon {
         self.close(sources)
     }
 
-    /// Where process or machine stood still, or another instance is heard, that one may have taken the journal over: nothing
-    /// is done before it is certain that it has not. Where the brokers were away before that, it goes on as before.
-    fn note_pause(&mut self, sources: &Sources, event: &Event) {
-        let now = Moment::now();
-        let still = self.turned.age(now);
+    /// Ends the daemon where process or machine stood still and the journal does not say whether another instance has taken
+    /// it over meanwhile. Where the brokers were away before the pause already, the daemon goes on as before.
+    fn check_pause(&mut self, sources: &Sources) {
+        let still = self.turned.age(Moment::now());
         let was_cut_off = self.lease.confirmed().is_some_and(|confirmed| confirmed.age(self.turned) >= TERM);
         if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) && !was_cut_off {
-            self.end = Some(Err(Failure::Other(format!(
+            self.fail(Failure::Other(format!(
                 "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
                  over: it has to start anew",
                 still.as_secs_f64()
-            ))));
+            )));
         }
-        if matches!(event, Event::Kafka(KafkaInput::DuplicateInstance(_))) {
-            // If the journal does not answer, it is as with one that no other instance can take over.
-            self.is_owner(sources, STOOD_STILL);
+    }
+
+    /// Ends the daemon after this turn, and logs why: all that is still to be closed may take a while.
+    fn fail(&mut self, failure: Failure) {
+        log::error!("{failure}");
+        if self.setup.settings.log.file.is_some() {
+            logging::write_last_words(&failure.to_string());
         }
-        // Not what it waited here.
-        self.turned = Moment::now();
+        self.end = Some(Err(failure));
     }
 
     /// Whether the journal says in time that it is still ours, or that it is not, which ends the daemon; or need not say so.
@@ -347,14 +359,14 @@ impl Daemon {
                 self.begin();
             }
             News::HandedOver => self.kafka.iter().for_each(|kafka| kafka.take_over()),
-            News::Refused(error) => self.end = Some(Err(error.into())),
+            News::Refused(error) => self.fail(error.into()),
             News::Fenced(reason) => {
                 if let Some(kafka) = &self.kafka {
                     kafka.silence();
                 }
                 let reason =
                     format!("the journal is not ours any more, and nothing was done since: {reason}");
-                self.end = Some(Err(Failure::Fenced(reason)));
+                self.fail(Failure::Fenced(reason));
             }
         }
     }
@@ -547,7 +559,7 @@ impl Daemon {
             Effect::SetLogLevel(level) => logging::set_level(level),
             Effect::Log(level, message) => logging::write(level.number(), &message),
             Effect::Exit => self.end = Some(Ok(())),
-            Effect::Fail(reason) => self.end = Some(Err(Failure::Other(reason))),
+            Effect::Fail(reason) => self.fail(Failure::Other(reason)),
         }
     }
 

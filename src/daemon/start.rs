@@ -48,8 +48,8 @@ const CONFIG_QUEUE: usize = 64;
 /// Room for requests for each job: it, its removal and the jobs that it waits for may all ask at once, of each kind.
 const REQUESTS_PER_JOB: usize = 12;
 
-/// Starts everything and serves until the end.
-pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
+/// Starts all threads; gives the daemon and what its events come over.
+pub(super) fn start(args: &RunArgs) -> Result<(Daemon, Sources), Failure> {
     let setup = Setup::new(args, &setup::environment)?;
     clock::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
     let lease = setup.lease();
@@ -109,7 +109,7 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
     daemon.run_turn();
     let channels = daemon.journal.as_ref().map(|journal| (journal.reports().clone(), journal.news().clone()));
     let (journal, news) = channels.unwrap_or_else(|| (never(), never()));
-    daemon.run(Sources {
+    let sources = Sources {
         clients,
         outcomes,
         configuration,
@@ -121,7 +121,8 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         questions,
         signals,
         ticks,
-    })
+    };
+    Ok((daemon, sources))
 }
 
 /// What carries out requests, and its answers.
