@@ -27,7 +27,7 @@ use crate::csc::record::{Receipt, Record, Recovered, RecoveredCommand};
 use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
-use crate::journal::{Journal, News, OpenError};
+use crate::journal::{Ask, Journal, News, OpenError};
 use crate::lease::{Lease, TERM};
 use crate::logging::{self, Logs};
 use crate::systemd::{self, Manager};
@@ -199,7 +199,7 @@ impl Daemon {
         journal.confirm();
         let until = Instant::now() + patience;
         while self.end.is_none() && is_unsure(&self.lease) && Instant::now() < until {
-            if let Ok(news) = sources.news.recv_timeout(LOOK) {
+            if let Ok(news) = sources.journal.recv_timeout(LOOK) {
                 self.handle_news(news);
             }
         }
@@ -292,8 +292,7 @@ impl Daemon {
                 let admitted = self.admission.admit(command, Moment::now());
                 admitted.into_iter().for_each(|command| self.take(command));
             }
-            Event::Journal(report) => self.turn.report(report),
-            Event::News(news) => self.handle_news(news),
+            Event::Journal(news) => self.handle_news(news),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
             Event::Question((query, to)) => {
                 // One that is not waited for any more.
@@ -318,7 +317,7 @@ impl Daemon {
             && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
         {
             if let Some(journal) = self.journal.as_ref().filter(|_| self.turn.is_recovering()) {
-                journal.begin_unheard();
+                journal.ask(Ask::OpenUnheard);
             } else {
                 log::warn!(
                     "Kafka cannot be reached: starting without it, over the local socket alone; retrying"
@@ -328,12 +327,16 @@ impl Daemon {
             }
         }
         self.check_clock();
-        self.turn.tick(self.journal.iter().flat_map(|journal| journal.reports().try_iter()));
+        // A tick decides that the journal does not answer: what it has reported until now goes first.
+        while let Some(news) = self.journal.as_ref().and_then(|journal| journal.news.try_recv().ok()) {
+            self.handle_news(news);
+        }
+        self.turn.tick();
         self.run_turn();
         self.report_to_manager();
         if !self.stands_by && self.standing_by_for().is_some() {
             self.stands_by = true;
-            self.journal.iter().for_each(Journal::follow);
+            self.journal.iter().for_each(|journal| journal.ask(Ask::Follow));
             self.turn.refuse_early(STANDING_BY);
             self.run_turn();
             // It may take for ever until there is more to do.
@@ -344,7 +347,7 @@ impl Daemon {
     /// No other instance is running, as far as is known: ours may take the journal over, and then be seen to run.
     fn begin(&mut self) {
         match (&self.journal, &self.kafka) {
-            (Some(journal), _) if self.turn.is_recovering() => journal.begin(),
+            (Some(journal), _) if self.turn.is_recovering() => journal.ask(Ask::Open),
             (_, Some(kafka)) => kafka.claim(),
             (_, None) => {}
         }
@@ -368,6 +371,7 @@ impl Daemon {
                     format!("the journal is not ours any more, and nothing was done since: {reason}");
                 self.fail(Failure::Fenced(reason));
             }
+            News::Records(report) => self.turn.report(report),
         }
     }
 

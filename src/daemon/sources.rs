@@ -13,7 +13,7 @@ use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::request::Outcome;
 use crate::http::Question;
-use crate::journal::{News, Report};
+use crate::journal::News;
 use crate::timer::Tick;
 use crate::transport::KafkaInput;
 use crate::transport::socket::ClientInput;
@@ -31,9 +31,7 @@ pub(super) enum Event {
     Kafka(KafkaInput),
     /// A command over Kafka.
     Command(Command),
-    Journal(Report),
-    /// The journal was opened, or is lost.
-    News(News),
+    Journal(News),
     Log(LogMessage),
     /// Something is asked over HTTP.
     Question(Question),
@@ -53,8 +51,7 @@ pub(super) struct Sources {
     pub(super) kafka: Receiver<KafkaInput>,
     /// Over Kafka.
     pub(super) commands: Receiver<Command>,
-    pub(super) journal: Receiver<Report>,
-    pub(super) news: Receiver<News>,
+    pub(super) journal: Receiver<News>,
     pub(super) logs: Receiver<LogMessage>,
     pub(super) questions: Receiver<Question>,
     pub(super) signals: Receiver<Event>,
@@ -69,8 +66,7 @@ impl Sources {
         let event = select! {
             recv(self.signals) -> signal => signal,
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
-            recv(self.news) -> news => news.map(Event::News),
-            recv(self.journal) -> report => report.map(Event::Journal),
+            recv(self.journal) -> news => news.map(Event::Journal),
             recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
             recv(self.configuration) -> result => result.map(Event::Configuration),
             recv(self.kafka) -> input => input.map(Event::Kafka),

@@ -107,8 +107,7 @@ pub(super) fn start(args: &RunArgs) -> Result<(Daemon, Sources), Failure> {
     daemon.find_credentials(override_name);
     daemon.run_effects(effects);
     daemon.run_turn();
-    let channels = daemon.journal.as_ref().map(|journal| (journal.reports().clone(), journal.news().clone()));
-    let (journal, news) = channels.unwrap_or_else(|| (never(), never()));
+    let journal = daemon.journal.as_ref().map_or_else(never, |journal| journal.news.clone());
     let sources = Sources {
         clients,
         outcomes,
@@ -116,7 +115,6 @@ pub(super) fn start(args: &RunArgs) -> Result<(Daemon, Sources), Failure> {
         kafka: inputs,
         commands,
         journal,
-        news,
         logs,
         questions,
         signals,

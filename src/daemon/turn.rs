@@ -169,9 +169,9 @@ impl Turn {
         self.inputs.push_back(input);
     }
 
-    /// The deadline has come. What the journal has said until now goes first: a tick decides that it does not answer.
-    pub fn tick(&mut self, reports: impl IntoIterator<Item = Report>) {
-        reports.into_iter().for_each(|report| self.report(report));
+    /// The deadline has come. What the journal has reported until now goes first ([`Turn::report`]): a tick decides that it
+    /// does not answer.
+    pub fn tick(&mut self) {
         self.inputs.push_back(Input::Tick);
         self.is_tick = true;
     }

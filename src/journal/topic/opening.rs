@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -16,12 +16,10 @@ use super::super::rows::{CLOSED, PART};
 use super::super::{Identity, Limits, lock};
 use super::producer::{Context, Transactions};
 use super::{Broker, Take, Unopened, restore};
-use crate::broker::{self, Role};
+use crate::broker::{self, ANSWER, Role, is_missing};
 use crate::config::kafka::Options;
 use crate::lease::TERM;
 
-/// Longest wait for one answer of the broker, or for the next message of the topic.
-const ANSWER: Duration = Duration::from_secs(5);
 /// How long a new topic may take until it has a leader, and an earlier writer's transaction until it is ended.
 const CREATION: Duration = Duration::from_secs(10);
 /// Time between two questions for a new topic.
@@ -93,13 +91,13 @@ impl Address {
     pub fn examine(&self) -> Result<String, String> {
         let look = || {
             let reader = self.reader("read_committed")?;
-            let replicas = match self.partitions(&reader) {
+            let partitions = match broker::partitions(&reader, &self.name) {
                 Err(error) if is_missing(&error) => {
                     return Ok(format!("the topic {} is to be made at the start", self.name));
                 }
                 found => found.map_err(|error| self.meaning(&error, reader.client()))?,
             };
-            let replicas = self.check_partitions(&replicas)?;
+            let replicas = self.check_partitions(&partitions)?;
             let in_sync = self.check_settings(replicas)?;
             restore(self)?;
             Ok(format!(
@@ -138,20 +136,15 @@ impl Address {
         let until = Instant::now() + CREATION;
         let mut is_made = false;
         loop {
-            let (error, is_ready) = match self.partitions(reader) {
-                Ok(replicas) if replicas.iter().all(|count| *count > 0) && !replicas.is_empty() => {
-                    return self.check_partitions(&replicas);
-                }
-                Ok(_) => (KafkaError::MetadataFetch(Code::LeaderNotAvailable), false),
-                Err(error) => (error, true),
+            let error = match broker::partitions(reader, &self.name) {
+                Ok(partitions) => return self.check_partitions(&partitions),
+                Err(error) => error,
             };
-            let code = error.rdkafka_error_code();
-            let is_missing = is_missing(&error);
-            if is_missing && !is_made {
+            if is_missing(&error) && !is_made {
                 self.create()?;
                 is_made = true;
-            } else if (is_ready && !is_missing && code != Some(Code::LeaderNotAvailable))
-                || Instant::now() >= until
+            } else if Instant::now() >= until
+                || !(is_missing(&error) || error.rdkafka_error_code() == Some(Code::LeaderNotAvailable))
             {
                 return Err(self.meaning(&error, reader.client()));
             }
@@ -159,24 +152,12 @@ impl Address {
         }
     }
 
-    /// How many replicas each partition has; none where it has no leader.
-    fn partitions(&self, reader: &BaseConsumer<Context>) -> KafkaResult<Vec<usize>> {
-        let metadata = reader.fetch_metadata(Some(&self.name), ANSWER)?;
-        let topic = metadata.topics().first();
-        if let Some(error) = topic.and_then(|topic| topic.error()) {
-            return Err(KafkaError::MetadataFetch(error.into()));
-        }
-        let partitions = topic.map(|topic| topic.partitions()).unwrap_or_default();
-        let replicas = partitions.iter().map(|one| if one.leader() < 0 { 0 } else { one.replicas().len() });
-        Ok(replicas.collect())
-    }
-
-    fn check_partitions(&self, replicas: &[usize]) -> Result<usize, Unopened> {
+    fn check_partitions(&self, partitions: &[(i32, usize)]) -> Result<usize, Unopened> {
         let asked = usize::try_from(self.options.replication_factor).unwrap_or(1);
-        match replicas {
-            [one] if *one >= asked => Ok(*one),
-            [one] => Err(self.refused(&format!(
-                "has {one} replicas, and kafka.replication_factor asks for {asked}: give it more (kafka-reassign-partitions), \
+        match partitions {
+            [(_, replicas)] if *replicas >= asked => Ok(*replicas),
+            [(_, replicas)] => Err(self.refused(&format!(
+                "has {replicas} replicas, and kafka.replication_factor asks for {asked}: give it more (kafka-reassign-partitions), \
                  or lower kafka.replication_factor"
             ))),
             more => Err(self.refused(&format!(
@@ -194,18 +175,16 @@ impl Address {
             new = new.set(setting, value);
         }
         let admin = self.admin()?;
-        let made = pollster::block_on(admin.create_topics(&[new], &admin_options()));
-        let result = made.map(|results| results.into_iter().next().unwrap_or(Ok(String::new())));
-        match result {
-            Ok(Ok(_) | Err((_, Code::TopicAlreadyExists))) => {
+        match broker::create(&admin, &[new], &broker::admin_options()) {
+            Ok(None) => {
                 log::info!("made the journal topic {}", self.name);
                 Ok(())
             }
-            Ok(Err((_, Code::InvalidReplicationFactor))) => Err(self.refused(&format!(
+            Ok(Some((_, Code::InvalidReplicationFactor))) => Err(self.refused(&format!(
                 "cannot be made: kafka.replication_factor is {}, and there are not so many brokers",
                 self.options.replication_factor
             ))),
-            Ok(Err((_, code))) => Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
+            Ok(Some((_, code))) => Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
             Err(error) => Err(self.meaning(&error, admin.inner())),
         }
     }
@@ -219,17 +198,11 @@ impl Address {
     fn check_settings(&self, replicas: usize) -> Result<usize, Unopened> {
         let admin = self.admin()?;
         let topic = [ResourceSpecifier::Topic(&self.name)];
-        let described = pollster::block_on(admin.describe_configs(&topic, &admin_options()));
-        let described = described.map(|results| results.into_iter().next());
-        let described = match described {
-            Ok(Some(Ok(described))) => described,
-            Ok(None) => {
-                return Err(Unopened::Away(format!("the broker does not describe the topic {}", self.name)));
-            }
-            Ok(Some(Err(code))) => return Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
-            Err(error) => return Err(self.meaning(&error, admin.inner())),
-        };
-        let setting = |name: &str| described.get(name).and_then(|entry| entry.value.as_deref());
+        let described = pollster::block_on(admin.describe_configs(&topic, &broker::admin_options()));
+        let first = |results: Vec<Result<_, Code>>| results.into_iter().next().transpose();
+        let described = described.and_then(|results| first(results).map_err(KafkaError::AdminOp));
+        let described = described.map_err(|error| self.meaning(&error, admin.inner()))?;
+        let setting = |name: &str| described.as_ref().and_then(|found| found.get(name)?.value.as_deref());
         let Some(policy) = setting("cleanup.policy") else {
             // So it looks to whom the settings are not shown.
             let error = KafkaError::AdminOp(Code::TopicAuthorizationFailed);
@@ -280,8 +253,8 @@ impl Address {
     }
 
     /// What an error of the broker means for the start.
-    fn meaning(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
-        let problem = lock(&client.context().problem).take();
+    pub(super) fn meaning(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
+        let problem = lock(&client.context().problem).clone();
         let codes = [broker::code(error), problem.as_ref().and_then(|(_, code)| *code)];
         let reason = broker::reason(error);
         match codes.into_iter().flatten().find_map(|code| self.remedy(code)) {
@@ -324,16 +297,8 @@ impl Address {
 impl Broker for Address {
     type Producer = Transactions;
 
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn identity(&self) -> Identity {
-        self.identity
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits
+    fn topic(&self) -> (&str, Identity, Limits) {
+        (&self.name, self.identity, self.limits)
     }
 
     fn fence(&self) -> Result<Transactions, Unopened> {
@@ -351,7 +316,7 @@ impl Broker for Address {
         let producer: ThreadedProducer<Context> = self.client(&config)?;
         self.connect(producer.client())?;
         match producer.init_transactions(CREATION) {
-            Ok(()) => Ok(Transactions { producer, topic: self.name.clone() }),
+            Ok(()) => Ok(Transactions { producer, address: self.clone() }),
             Err(error) => Err(self.meaning(&error, producer.client())),
         }
     }
@@ -373,7 +338,7 @@ impl Broker for Address {
                 Some(Err(KafkaError::PartitionEOF(_))) => return self.check_end(&reader),
                 Some(Err(error)) => {
                     if error.rdkafka_error_code() == Some(Code::BadMessage) {
-                        return Err(Unopened::damaged(&self.name, "a message has a wrong checksum".into()));
+                        return Err(Unopened::of(&self.name, "a message has a wrong checksum".into()));
                     }
                     let unopened = self.meaning(&error, reader.client());
                     if matches!(unopened, Unopened::Refused(_)) {
@@ -388,15 +353,6 @@ impl Broker for Address {
             }
         }
     }
-
-    fn unopened(&self, error: &KafkaError, producer: &Transactions) -> Unopened {
-        self.meaning(error, producer.producer.client())
-    }
-}
-
-/// Whether there is no such topic.
-fn is_missing(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
 }
 
 /// Reads along what another instance writes.
@@ -455,8 +411,4 @@ impl Follower {
             self.behind = ends.ok().map(|(_, end)| left(end));
         }
     }
-}
-
-fn admin_options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
 }

@@ -11,7 +11,7 @@ use super::client::{self, Context, Reader};
 use super::registry::Failure;
 use super::topics::{self, Survey};
 use super::wire::Topic;
-use crate::broker::{Role, reason};
+use crate::broker::{self, Role, reason};
 use crate::clock;
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
@@ -71,7 +71,7 @@ fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result
         ));
     }
     let missing = survey.missing();
-    topics::create(shared, &missing, &topics::admin_options().validate_only(true))?;
+    topics::create(shared, &missing, &broker::admin_options().validate_only(true))?;
     let missing = if missing.is_empty() {
         String::new()
     } else {
@@ -91,7 +91,7 @@ fn compaction_found(shared: &Arc<Shared>, survey: &Survey) -> Result<String, Str
         survey.ranges.keys().map(|(topic, _)| (shared.name(*topic), *topic)).collect();
     let asked: Vec<ResourceSpecifier<'_>> = there.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
     let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
-    let options = topics::admin_options().request_timeout(Some(DESCRIPTION));
+    let options = broker::admin_options().request_timeout(Some(DESCRIPTION));
     let described = match pollster::block_on(admin.describe_configs(&asked, &options)) {
         Ok(described) => described,
         Err(error) => return Ok(format!("not known: the broker does not say: {}", reason(&error))),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -18,11 +18,9 @@ use super::client::{self, Context, Reader, is_of_partition, is_refusal};
 use super::reader::decode;
 use super::trouble::Kind;
 use super::wire::Topic;
-use crate::broker::{Role, reason};
+use crate::broker::{self, ANSWER, Role, admin_options, is_missing, reason};
 use crate::sal::topic::EventName;
 
-/// Longest wait for one answer of the broker.
-pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long new topics may take until they have a leader.
 const CREATION: Duration = Duration::from_secs(10);
 /// Time between two questions for new topics.
@@ -70,11 +68,6 @@ impl Survey {
     }
 }
 
-fn is_missing(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    code.is_some_and(|code| [Code::UnknownTopicOrPartition, Code::UnknownTopic].contains(&code))
-}
-
 /// The commands.
 pub(super) fn is_command(topic: Topic) -> bool {
     matches!(topic, Topic::Command(_))
@@ -106,17 +99,8 @@ pub(super) fn survey(shared: &Shared, asker: &Reader) -> Result<Survey, String> 
 
 /// Where the partitions of a topic begin and end.
 fn partitions(asker: &Reader, topic: Topic, name: &str) -> KafkaResult<Ranges> {
-    let metadata = asker.fetch_metadata(Some(name), ANSWER)?;
-    let found = metadata.topics().first();
-    if let Some(error) = found.and_then(|topic| topic.error()) {
-        return Err(KafkaError::MetadataFetch(error.into()));
-    }
-    let partitions = found.map(|topic| topic.partitions()).unwrap_or_default();
-    if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
-        return Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable));
-    }
-    let range = |id: i32| Ok(((topic, id), asker.fetch_watermarks(name, id, ANSWER)?));
-    partitions.iter().map(|partition| range(partition.id())).collect()
+    let range = |(id, _)| Ok(((topic, id), asker.fetch_watermarks(name, id, ANSWER)?));
+    broker::partitions(asker, name)?.into_iter().map(range).collect()
 }
 
 /// All our topics, of which those that are missing are created.
@@ -139,11 +123,6 @@ pub(super) fn ready(shared: &Arc<Shared>, asker: &Reader) -> Result<Ranges, Stri
     Ok(survey.ranges)
 }
 
-/// The bounds of a question to an administrator's client.
-pub(super) fn admin_options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
-}
-
 /// Creates topics, if there are any; with an option that only validates, asks whether they could be created.
 pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic], options: &AdminOptions) -> Result<(), String> {
     if missing.is_empty() {
@@ -155,12 +134,10 @@ pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic], options: &AdminOpt
         if let Topic::Event(_) = topic { new.set("cleanup.policy", "compact") } else { new }
     });
     let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
-    let results = pollster::block_on(admin.create_topics(&new.collect::<Vec<_>>(), options))
-        .map_err(|error| format!("topics cannot be created: {}", reason(&error)))?;
-    let is_wrong = |(_, error): &(String, Code)| *error != Code::TopicAlreadyExists;
-    match results.into_iter().filter_map(Result::err).find(is_wrong) {
-        Some((name, error)) => Err(format!("topic {name} cannot be created: {error}")),
-        None => Ok(()),
+    match broker::create(&admin, &new.collect::<Vec<_>>(), options) {
+        Ok(None) => Ok(()),
+        Ok(Some((name, code))) => Err(format!("topic {name} cannot be created: {code}")),
+        Err(error) => Err(format!("topics cannot be created: {}", reason(&error))),
     }
 }
 

@@ -17,12 +17,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::client::{Reader, is_of_message, is_of_partition};
 use super::outbox::HEARTBEAT;
 use super::schemas::Check;
-use super::topics::{self, ANSWER, Offsets, Place, Ranges, Survey};
+use super::topics::{self, Offsets, Place, Ranges, Survey};
 use super::trouble::Kind;
 use super::watch::Readers;
 use super::wire::Topic;
 use super::{Shared, lock, spawn};
-use crate::broker::reason;
+use crate::broker::{self, ANSWER, reason};
 use crate::clock;
 
 /// How often it checks.
@@ -147,7 +147,7 @@ impl Upkeep {
         if missing.is_empty() {
             return;
         }
-        match topics::create(&self.shared, missing, &topics::admin_options()) {
+        match topics::create(&self.shared, missing, &broker::admin_options()) {
             Ok(()) => self.shared.troubles.over(Kind::Deleted, ""),
             Err(reason) => self.shared.troubles.report(Kind::Deleted, "", &reason),
         }
