@@ -1,18 +1,18 @@
 //! The journal in a topic of Kafka.
 //!
-//! Its tables are in memory, and each row of them is a message of a compacted topic with one partition (see `rows`).
-//! What one SQL transaction changes is one Kafka transaction, and the one is committed only when the broker has
-//! committed the other: memory and topic never differ.
+//! Its tables are in memory, and each of their rows is a message of a compacted topic with one partition (see `rows`).
+//! The changes of one SQL transaction are one Kafka transaction, and SQL commits only when the broker has committed:
+//! memory and topic never differ.
 //!
-//! *One writer*: the transactional id is the topic's name. Whoever opens the topic fences all who opened it before, at
-//! the broker, and only then reads it (`opening`). Who is fenced learns so with its next transaction, which is never
-//! further away than the next upkeep, and can never write again ([`Store::fenced`]).
+//! *One writer*: the transactional id follows from the index. An instance that opens the topic fences, at the broker, all
+//! that opened it before, and only then reads it (`opening`). A fenced instance finds out with its next transaction, that
+//! is, with the next upkeep at the latest, and can never write again ([`Store::fenced`]).
 //!
-//! After a commit that the broker has not answered it is asked for the answer until there is one: librdkafka allows
-//! nothing else, and nothing is written before.
+//! A commit that the broker has not answered is repeated until there is an answer: librdkafka allows nothing else, and
+//! nothing is written before.
 //!
-//! What is asked of a broker is in [`Broker`] and [`Producer`]: `opening` and `producer` ask a real one, the simulation
-//! its own.
+//! [`Broker`] and [`Producer`] are all that is asked of a broker: `opening` and `producer` ask a real one, the simulation
+//! has its own.
 
 #[cfg(feature = "kafka")]
 mod opening;
@@ -40,7 +40,7 @@ pub use opening::{Address, Follower};
 #[cfg(feature = "kafka")]
 pub use producer::Transactions;
 
-/// How many times as large the rows in JSON may be, which writes one byte with up to seven.
+/// How many times larger than in the tables the rows may be in JSON, which writes one byte as up to seven.
 const AS_JSON: i64 = 8;
 
 /// The topic of a journal at its broker.
@@ -185,7 +185,7 @@ enum End {
     Abort,
 }
 
-/// All that was ever committed, as tables in memory, and whether an earlier writer may not have ended.
+/// All that is committed in the topic, as tables in memory, and whether the last writer may not have ended.
 fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened> {
     let (name, ours, limits) = broker.topic();
     let most = limits.file_bytes.saturating_mul(AS_JSON);
@@ -218,8 +218,8 @@ fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened>
 }
 
 impl<B: Broker> Topic<B> {
-    /// Opens the journal of this broker, or makes an empty one, and reads what a previous run left. From the first moment
-    /// on, all who opened it before are fenced.
+    /// Opens the journal in the topic of this broker, or makes an empty one, and reads what a previous run left. Fences
+    /// first all instances that opened it before.
     ///
     /// # Errors
     /// See [`Unopened`].
@@ -256,7 +256,7 @@ impl<B: Broker> Topic<B> {
         }
     }
 
-    /// What a run that began now would be given, as [`Topic::open`] reads it.
+    /// What [`Topic::open`] would give a run that began now.
     ///
     /// # Errors
     /// One line: a row makes no sense.
@@ -264,7 +264,7 @@ impl<B: Broker> Topic<B> {
         recover(&self.connection).map_err(|fault| fault.to_string())
     }
 
-    /// Does something in one transaction, here and at the broker, which is given one more message, if there is one.
+    /// Does something in one transaction, here and at the broker, which is sent one more message, if there is one.
     fn transact<T>(
         &mut self,
         more: Option<Message>,
@@ -323,7 +323,7 @@ impl<B: Broker> Topic<B> {
         Ok(())
     }
 
-    /// After a transaction that failed: begins to abort it, unless it may have happened.
+    /// Aborts a transaction that failed, unless it may have happened.
     fn clear_up(&mut self) {
         if self.unsettled == Some(End::Abort) && self.fenced.is_none() {
             // If this fails too, the next transaction begins with it.
@@ -344,13 +344,13 @@ impl<B: Broker> Topic<B> {
     }
 }
 
-/// Writes something in any case, so that the broker says whether we may.
+/// Changes a row in any case, so that there is a transaction, with which the broker says whether we may still write.
 fn ask(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE journal SET only = only", []).map(drop)
 }
 
 impl<B: Broker> Store for Topic<B> {
-    /// By then, who was fenced knows it.
+    /// A fenced instance finds out by then.
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
@@ -381,7 +381,7 @@ impl<B: Broker> Store for Topic<B> {
     /// Says in the topic that this run has ended, so that the next one need not wait.
     fn close(mut self) -> Result<(), String> {
         let closed = self.settle().and_then(|()| {
-            // One before this one may still believe that it is its own.
+            // The instance before this one may still use its lease.
             let age = |taken| self.producer.instant().saturating_duration_since(taken);
             if self.taken.is_some_and(|taken| age(taken) < TERM) {
                 return Ok(());

@@ -6,7 +6,7 @@ use rdkafka::admin::{AdminClient, NewTopic, ResourceSpecifier, TopicReplication}
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::producer::{Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -20,39 +20,39 @@ use crate::broker::{self, ANSWER, Role, is_missing};
 use crate::config::kafka::Options;
 use crate::lease::TERM;
 
-/// How long a new topic may take until it has a leader, and an earlier writer's transaction until it is ended.
+/// How long a new topic may take until it has a leader, and the broker to end the transaction of an earlier writer.
 const CREATION: Duration = Duration::from_secs(10);
-/// Time between two questions for a new topic.
+/// Time between two looks for a new topic.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long the broker keeps a transaction of ours open while it does not hear of us: the most that it allows, if
-/// nothing else is set there. When a transaction is given up, so is its writer; who fences us does not wait for it.
+/// How long the broker keeps a transaction of ours open while it does not hear from us: the most that it allows by
+/// default. With a transaction the broker gives up its writer too. An instance that fences us does not wait for this.
 const TRANSACTION_MS: &str = "900000";
-/// Time between two looks at how far the topic goes, and the longest wait for the answer.
+/// Time between two questions for the end of the topic, and the longest wait for the answer.
 const LOOK: Duration = Duration::from_secs(1);
-/// The settings of a topic that we make: all of it is compacted before long, so that a start reads little.
+/// The settings of a topic that we make: it is compacted soon, so that a start reads little.
 const TOPIC: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
 /// What a message takes besides its value, at most.
 const OVERHEAD: usize = 1024;
 
-/// Which topic, at which brokers, and whose.
+/// A topic at its brokers, and the instance that owns it.
 #[derive(Clone, Debug)]
 pub struct Address {
     /// How to reach the brokers.
     pub options: Options,
-    /// The topic.
+    /// The name of the topic.
     pub name: String,
-    /// The transactional id of its writer. It is the index's, whatever the topic: who opens the topic of another index
-    /// by mistake fences no instance.
+    /// The transactional id of the writer. It follows from the index, whatever the topic: an instance that opens the topic
+    /// of another index by mistake fences nobody.
     writer: String,
-    /// The instance that owns it.
+    /// The instance that owns the journal.
     pub identity: Identity,
     /// How much is kept.
     pub limits: Limits,
 }
 
 impl Address {
-    /// The journal of an instance, under its usual name.
+    /// The journal of an instance: in the topic of the settings, or else the default one of its index.
     #[must_use]
     pub fn new(options: Options, identity: Identity, limits: Limits) -> Self {
         let simulated = if identity.simulated { ".simulated" } else { "" };
@@ -61,7 +61,8 @@ impl Address {
         Self { options, name, writer, identity, limits }
     }
 
-    /// Finds the topic, or makes it, and checks that it can be a journal; to be called before [`Topic::open`](super::Topic).
+    /// Finds the topic, or makes it, and checks that it can hold a journal; to be called before
+    /// [`Topic::open`](super::Topic).
     ///
     /// # Errors
     /// See [`Unopened`].
@@ -70,10 +71,10 @@ impl Address {
         self.check_settings(replicas).map(drop)
     }
 
-    /// Waits whether another instance writes to it, which one that is alive does every 2 s.
+    /// Waits for messages of another instance: one that is alive writes every 2 s.
     ///
     /// # Errors
-    /// One does, or see [`Unopened`].
+    /// Another instance writes to the topic, or see [`Unopened`].
     pub fn await_silence(&self) -> Result<(), Unopened> {
         let mut follower = Follower::new(self)?;
         let end = follower.next;
@@ -84,7 +85,7 @@ impl Address {
         Err(Unopened::Away(format!("another instance writes to the journal topic {}", self.name)))
     }
 
-    /// Looks at the topic as the next run would, and changes nothing; how it is, in one line.
+    /// Looks at the topic as the next run would, and changes nothing; gives its state in one line.
     ///
     /// # Errors
     /// One line: why the next run could not use it, and what to do.
@@ -95,7 +96,7 @@ impl Address {
                 Err(error) if is_missing(&error) => {
                     return Ok(format!("the topic {} is to be made at the start", self.name));
                 }
-                found => found.map_err(|error| self.meaning(&error, reader.client()))?,
+                found => self.answer(reader.client(), found)?,
             };
             let replicas = self.check_partitions(&partitions)?;
             let in_sync = self.check_settings(replicas)?;
@@ -114,24 +115,36 @@ impl Address {
         client.map_err(|error| Unopened::Refused(OpenError::Refused(broker::wrong(&error))))
     }
 
-    /// Without a connection, what is asked first would be asked again only half a second later.
+    /// Waits for a connection: librdkafka repeats a question that it asks without one only half a second later.
     fn connect(&self, client: &Client<Context>) -> Result<(), Unopened> {
-        let asked = client.fetch_metadata(Some(&self.name), ANSWER);
-        asked.map(drop).map_err(|error| self.meaning(&error, client))
+        self.answer(client, client.fetch_metadata(Some(&self.name), ANSWER)).map(drop)
     }
 
+    /// A consumer that reads with this `isolation.level`.
     fn reader(&self, isolation: &str) -> Result<BaseConsumer<Context>, Unopened> {
         let mut config = broker::config(&self.options, self.identity.index, Role::Consumer);
         config
             .set("isolation.level", isolation)
             .set("enable.partition.eof", "true")
             .set("check.crcs", "true")
-            // Where its end is shows only after so long.
+            // The end of the topic is reported after so long.
             .set("fetch.wait.max.ms", "20");
         self.client(&config)
     }
 
-    /// Finds the topic, or makes it, and looks at its partitions; how many replicas it has.
+    /// Lets a consumer read the topic from this offset on.
+    fn assign(&self, reader: &BaseConsumer<Context>, from: Offset) -> Result<(), Unopened> {
+        let mut place = TopicPartitionList::new();
+        let assigned = place.add_partition_offset(&self.name, 0, from).and_then(|()| reader.assign(&place));
+        self.answer(reader.client(), assigned)
+    }
+
+    /// The offset behind the last message that this consumer can read.
+    fn end(&self, reader: &BaseConsumer<Context>) -> Result<i64, Unopened> {
+        self.answer(reader.client(), reader.fetch_watermarks(&self.name, 0, ANSWER)).map(|(_, end)| end)
+    }
+
+    /// Finds the topic, or makes it; gives how many replicas it has.
     fn find(&self, reader: &BaseConsumer<Context>) -> Result<usize, Unopened> {
         let until = Instant::now() + CREATION;
         let mut is_made = false;
@@ -193,18 +206,18 @@ impl Address {
         self.client(&broker::config(&self.options, self.identity.index, Role::Admin))
     }
 
-    /// Whether a topic of so many replicas keeps what is written, and takes values of our length; returns how many
-    /// replicas must be there for a write.
+    /// Checks that a topic with so many replicas keeps what is written, and takes values of our length; gives how many
+    /// replicas a write needs.
     fn check_settings(&self, replicas: usize) -> Result<usize, Unopened> {
         let admin = self.admin()?;
         let topic = [ResourceSpecifier::Topic(&self.name)];
         let described = pollster::block_on(admin.describe_configs(&topic, &broker::admin_options()));
         let first = |results: Vec<Result<_, Code>>| results.into_iter().next().transpose();
         let described = described.and_then(|results| first(results).map_err(KafkaError::AdminOp));
-        let described = described.map_err(|error| self.meaning(&error, admin.inner()))?;
+        let described = self.answer(admin.inner(), described)?;
         let setting = |name: &str| described.as_ref().and_then(|found| found.get(name)?.value.as_deref());
         let Some(policy) = setting("cleanup.policy") else {
-            // So it looks to whom the settings are not shown.
+            // The broker shows no setting to a user who may not see them.
             let error = KafkaError::AdminOp(Code::TopicAuthorizationFailed);
             return Err(self.meaning(&error, admin.inner()));
         };
@@ -232,14 +245,10 @@ impl Address {
         }
     }
 
-    /// Whether nothing lies behind a transaction that is still open, where it is not read. None of ours is open any more.
+    /// Checks that no transaction is still open: the messages behind it could not be read. Ours have ended by now.
     fn check_end(&self, reader: &BaseConsumer<Context>) -> Result<(), Unopened> {
-        let end = |reader: &BaseConsumer<Context>| {
-            let ends = reader.fetch_watermarks(&self.name, 0, ANSWER);
-            ends.map(|(_, end)| end).map_err(|error| self.meaning(&error, reader.client()))
-        };
-        let (readable, end) = (end(reader)?, end(&self.reader("read_uncommitted")?)?);
-        if readable == end {
+        let readable = self.end(reader)?;
+        if readable == self.end(&self.reader("read_uncommitted")?)? {
             return Ok(());
         }
         Err(Unopened::Away(format!(
@@ -250,6 +259,11 @@ impl Address {
 
     fn refused(&self, reason: &str) -> Unopened {
         Unopened::refused(&self.name, reason)
+    }
+
+    /// An answer of the broker, or what its error means for the start.
+    fn answer<T>(&self, client: &Client<Context>, answer: KafkaResult<T>) -> Result<T, Unopened> {
+        answer.map_err(|error| self.meaning(&error, client))
     }
 
     /// What an error of the broker means for the start.
@@ -266,7 +280,7 @@ impl Address {
         }
     }
 
-    /// What people can do about an error that does not pass by itself.
+    /// What an operator can do about an error that does not pass by itself.
     #[allow(clippy::wildcard_enum_match_arm, reason = "librdkafka has hundreds")]
     fn remedy(&self, code: Code) -> Option<String> {
         Some(match code {
@@ -315,19 +329,14 @@ impl Broker for Address {
             .set("batch.size", PART.to_string());
         let producer: ThreadedProducer<Context> = self.client(&config)?;
         self.connect(producer.client())?;
-        match producer.init_transactions(CREATION) {
-            Ok(()) => Ok(Transactions { producer, address: self.clone() }),
-            Err(error) => Err(self.meaning(&error, producer.client())),
-        }
+        self.answer(producer.client(), producer.init_transactions(CREATION))?;
+        Ok(Transactions { producer, address: self.clone() })
     }
 
     fn read(&self, take: Take<'_>) -> Result<(), Unopened> {
         let reader = self.reader("read_committed")?;
         self.connect(reader.client())?;
-        let mut place = TopicPartitionList::new();
-        let assigned =
-            place.add_partition_offset(&self.name, 0, Offset::Beginning).and_then(|()| reader.assign(&place));
-        assigned.map_err(|error| self.meaning(&error, reader.client()))?;
+        self.assign(&reader, Offset::Beginning)?;
         let mut until = Instant::now() + ANSWER;
         loop {
             match reader.poll(until.saturating_duration_since(Instant::now())) {
@@ -355,39 +364,35 @@ impl Broker for Address {
     }
 }
 
-/// Reads along what another instance writes.
+/// Reads along what another instance writes to the topic.
 pub struct Follower {
     name: String,
     reader: BaseConsumer<Context>,
-    /// Behind what was read last.
+    /// The offset behind the last message that was read.
     next: i64,
     is_at_end: bool,
-    looked: Instant,
-    /// How many messages are not read, if that is known.
+    /// When the broker was last asked for the end of the topic.
+    asked: Instant,
+    /// How many messages were not read then, if that is known.
     pub behind: Option<i64>,
     /// Whether the last message says that the other instance has ended.
     pub is_handed_over: bool,
 }
 
 impl Follower {
-    /// Begins to read at the end.
+    /// Reads from the end of the topic on.
     ///
     /// # Errors
     /// See [`Unopened`].
     pub fn new(address: &Address) -> Result<Self, Unopened> {
         let reader = address.reader("read_committed")?;
-        let ends = reader.fetch_watermarks(&address.name, 0, ANSWER);
-        let (_, next) = ends.map_err(|error| address.meaning(&error, reader.client()))?;
-        let mut place = TopicPartitionList::new();
-        let assigned = place
-            .add_partition_offset(&address.name, 0, Offset::Offset(next))
-            .and_then(|()| reader.assign(&place));
-        assigned.map_err(|error| address.meaning(&error, reader.client()))?;
-        let (name, looked) = (address.name.clone(), Instant::now());
-        Ok(Self { name, reader, next, is_at_end: false, looked, behind: None, is_handed_over: false })
+        let next = address.end(&reader)?;
+        address.assign(&reader, Offset::Offset(next))?;
+        let (name, asked) = (address.name.clone(), Instant::now());
+        Ok(Self { name, reader, next, is_at_end: false, asked, behind: None, is_handed_over: false })
     }
 
-    /// Reads what comes within this time.
+    /// Reads the messages that come within this time.
     pub fn read(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while let Some(message) = self.reader.poll(until.saturating_duration_since(Instant::now())) {
@@ -403,10 +408,10 @@ impl Follower {
                 }
             }
         }
-        if self.looked.elapsed() >= LOOK {
-            self.looked = Instant::now();
+        if self.asked.elapsed() >= LOOK {
+            self.asked = Instant::now();
             let ends = self.reader.fetch_watermarks(&self.name, 0, LOOK);
-            // What lies behind the last message says where transactions end.
+            // The offsets behind the last message mark the ends of transactions.
             let left = |end: i64| if self.is_at_end { 0 } else { end.saturating_sub(self.next) };
             self.behind = ends.ok().map(|(_, end)| left(end));
         }

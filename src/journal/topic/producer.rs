@@ -20,10 +20,10 @@ const POLL: Duration = Duration::from_millis(1);
 /// Time between two tries to hand over a message while librdkafka has no room for it.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What librdkafka says besides the answers to what it is asked.
+/// What librdkafka reports besides its answers.
 #[derive(Debug, Default)]
 pub(super) struct Context {
-    /// The last thing that is wrong with the connection or with a message, in words and by its code.
+    /// The last problem with the connection or with a message, in words, and of a message by its code.
     pub(super) problem: Mutex<Option<(String, Option<Code>)>>,
 }
 
@@ -33,7 +33,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down only repeats the errors of each.
+        // `AllBrokersDown` only repeats the errors of each broker.
         if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
             let (_, text) = broker::problem(&error, reason);
             *lock(&self.problem) = Some((text, None));
@@ -56,7 +56,7 @@ impl ProducerContext for Context {
     }
 }
 
-/// Whether a message was only not sent because its transaction is aborted.
+/// Whether a message was not sent only because its transaction is aborted.
 fn is_purged(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
 }
@@ -81,7 +81,7 @@ impl Transactions {
         Refusal { left, reason, unopened: self.address.meaning(error, client) }
     }
 
-    /// Waits until the broker has taken all messages. (`Producer::flush` takes 0.1 s for that, if not less than no time.)
+    /// Waits until the broker has taken all messages. (`Producer::flush` would wait for 0.1 s at least.)
     fn flush(&self) -> Result<(), KafkaError> {
         let until = Instant::now() + ANSWER;
         while self.producer.in_flight_count() > 0 {
