@@ -1,7 +1,8 @@
 //! The main loop: wires the rooms together and owns the threads.
 //!
-//! It blocks on one closed `Event` enum, hands each event to the [`turn`] and carries out its steps. It never waits for
-//! network, disk, git or a client. A dead inside channel is a bug and ends the process with a message.
+//! It blocks on one closed `Event` enum, hands each event to the [`turn`] and carries out the steps that follow. It never
+//! waits for network, disk, git or a client. If the channel of a thread of ours is closed, that is a bug, and the process
+//! ends with a message.
 
 mod doctor;
 mod metrics;
@@ -33,7 +34,7 @@ use crate::logging::{self, Logs};
 use crate::systemd::{self, Manager};
 use crate::transport::admission::Admission;
 use crate::transport::socket::{ClientInput, Hub};
-use crate::transport::{Kafka, KafkaInput};
+use crate::transport::{Kafka, KafkaInput, Stage};
 pub use doctor::{Finding, doctor};
 use metrics::Figures;
 use options::RunArgs;
@@ -44,21 +45,21 @@ use turn::{Step, Turn};
 
 /// A turn that takes longer is logged.
 const SLOW_TURN: Duration = Duration::from_millis(100);
-/// The main loop turns each second: when it has not for so long, process or machine stood still.
+/// The main loop turns each second: if it has not turned for so long, process or machine stood still.
 const STOOD_STILL: Duration = Duration::from_secs(2);
-/// How long the journal may take to say, after that, whether another instance has taken over.
+/// How long the journal may take after such a pause to say whether another instance has taken over.
 const CONFIRMATION: Duration = Duration::from_secs(8);
-/// Time between two looks at what it says.
+/// Time between two looks at whether the journal has said so.
 const LOOK: Duration = Duration::from_millis(5);
 /// Longest wait for the last records to be written when the daemon ends.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Why a command is refused that came between two instances.
+/// Why a command is refused that came after one instance ended and before the next one began.
 const MISSED: &str = "no instance took commands when it was sent: send it again";
 /// Why a command is not taken while another instance takes them.
 const STANDING_BY: &str = "this instance stands by for another one, which takes commands: see ocps status";
 
-/// Most jobs that the last log line names.
+/// Most jobs that are named in the log line about forgotten jobs.
 const FORGOTTEN_NAMED_MAX: usize = 20;
 
 /// Why the daemon did not start, or had to end.
@@ -69,9 +70,9 @@ pub enum Failure {
     Usage(String),
     /// The settings are wrong.
     Configuration(String),
-    /// Another instance has taken over the journal, and with it all that is to be done.
+    /// Another instance has taken over the journal, and with it all jobs.
     Fenced(String),
-    /// Anything else: the socket is in use, say.
+    /// Anything else, for example a socket that is in use.
     Other(String),
 }
 
@@ -84,7 +85,7 @@ struct Daemon {
     kafka: Option<Box<dyn Kafka>>,
     /// Commands over Kafka that may be for another instance.
     admission: Admission,
-    /// Those that have not been looked at, to be counted.
+    /// Commands over Kafka that were not taken yet; only their number is of interest here.
     commands: Receiver<Command>,
     workers: Workers,
     configuration: Sender<ConfigRequest>,
@@ -93,20 +94,20 @@ struct Daemon {
     logs: Logs,
     journal: Option<Journal>,
     lease: Lease,
-    /// Where Redis is, for Rapid Analysis.
+    /// The address of Redis, for Rapid Analysis.
     redis: Option<String>,
-    /// Why the state directory does not last.
+    /// Why the state directory does not survive the container or the machine.
     state_dir_problem: Option<&'static str>,
     figures: Figures,
-    /// Why nothing is shown over HTTP, although it is wanted.
+    /// Why there is no HTTP although the settings ask for it.
     http_problem: Option<String>,
-    /// When the clock was last compared.
+    /// When [`Daemon::check_clock`] last read the clock.
     compared: Moment,
     /// When the main loop last turned.
     turned: Moment,
-    /// It has stood by for another instance.
-    stands_by: bool,
-    /// How it has ended.
+    /// The daemon has stood by for another instance.
+    stood_by: bool,
+    /// How the daemon ends, once that is decided.
     end: Option<Result<(), Failure>>,
 }
 
@@ -135,7 +136,7 @@ impl From<OpenError> for Failure {
 
 impl Daemon {
     fn run(mut self, sources: Sources) -> Result<(), Failure> {
-        // Nothing else may happen for long, and heartbeats must go out.
+        // Heartbeats must go out even if no event comes.
         let mut deadline = self.next_deadline();
         let mut armed = deadline;
         self.set_timer(armed);
@@ -151,13 +152,13 @@ impl Daemon {
             if self.end.is_none() {
                 self.timed((&event).into(), |daemon| daemon.handle(event));
             }
-            // What is due is done in time, however much happens.
+            // What is due is done in time, however many events come.
             let is_due = Instant::now() >= deadline && self.end.is_none();
             if is_due {
                 self.timed("tick", Self::tick);
             }
             deadline = self.next_deadline();
-            // A timer that ends early only wakes the main loop, once; it need not hear of each that moves back.
+            // A timer that ends too early only wakes the main loop, once: it need not know of a deadline that moves back.
             if deadline < armed || Instant::now() >= armed {
                 armed = deadline;
                 self.set_timer(armed);
@@ -190,7 +191,8 @@ impl Daemon {
         self.end = Some(Err(failure));
     }
 
-    /// Whether the journal says in time that it is still ours, or that it is not, which ends the daemon; or need not say so.
+    /// Waits until the journal says that it is still ours, or that it is not, which ends the daemon; false if it says
+    /// neither in time. True at once with a journal that no other instance can take over.
     fn is_owner(&mut self, sources: &Sources, patience: Duration) -> bool {
         let now = Moment::now();
         let is_unsure =
@@ -216,10 +218,10 @@ impl Daemon {
         }
     }
 
-    /// Publishes and records what is left.
+    /// Publishes and records what is left to be published and recorded, and ends.
     fn close(mut self, sources: Sources) -> Result<(), Failure> {
         if let Some(Err(Failure::Fenced(_))) = self.end {
-            // Another instance speaks and acts for our index now.
+            // Another instance acts for our index now.
             drop(self.workers.cancel_queued());
             return self.end.unwrap_or(Ok(()));
         }
@@ -227,23 +229,21 @@ impl Daemon {
             self.publish(&SalEvent::LogMessage(message), None);
         }
         let from_kafka = sources.kafka.clone();
-        // No client is waited for.
+        // A client that waits for an answer is disconnected.
         drop(sources);
         self.hub.close();
         if let Some(kafka) = self.kafka {
             kafka.close();
         }
         if let Some(journal) = self.journal {
-            let said = from_kafka.try_iter().filter_map(|input| match input {
-                KafkaInput::Delivered(receipt) => Some(Record::Delivered(receipt)),
-                // Too late.
-                KafkaInput::Alone
-                | KafkaInput::Joined
-                | KafkaInput::Missed(_)
-                | KafkaInput::ReadBack(_)
-                | KafkaInput::DuplicateInstance(_) => None,
+            let delivered = from_kafka.try_iter().filter_map(|input| {
+                if let KafkaInput::Delivered(receipt) = input {
+                    Some(Record::Delivered(receipt))
+                } else {
+                    None
+                }
             });
-            let left = self.turn.left().into_iter().chain(said).collect();
+            let left = self.turn.left().into_iter().chain(delivered).collect();
             let kept = journal.write(left).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
                 log::error!("{problem}{}", forgotten(self.turn.csc()));
@@ -295,7 +295,7 @@ impl Daemon {
             Event::Journal(news) => self.handle_news(news),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
             Event::Question((query, to)) => {
-                // One that is not waited for any more.
+                // The HTTP thread may have given up waiting.
                 let _ = to.try_send(self.answer(query));
             }
             Event::Terminate => {
@@ -303,17 +303,17 @@ impl Daemon {
                 self.turn.input(Input::Terminate);
             }
             Event::HangUp => self.reload(),
-            // It only wakes the main loop, which knows what is due.
+            // The main loop knows itself what is due.
             Event::Tick => {}
         }
         self.run_turn();
     }
 
     fn tick(&mut self) {
-        // A Kafka that is there is listening for another instance, for a bounded time.
+        // Once connected, Kafka listens for another instance, for a bounded time.
         if self.turn.is_joining()
             && !self.setup.stands_by()
-            && self.kafka.as_ref().is_some_and(|kafka| kafka.is_connecting())
+            && self.stage() == Some(Stage::Connecting)
             && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
         {
             if let Some(journal) = self.journal.as_ref().filter(|_| self.turn.is_recovering()) {
@@ -334,17 +334,17 @@ impl Daemon {
         self.turn.tick();
         self.run_turn();
         self.report_to_manager();
-        if !self.stands_by && self.standing_by_for().is_some() {
-            self.stands_by = true;
+        if !self.stood_by && self.stage() == Some(Stage::StandingBy) {
+            self.stood_by = true;
             self.journal.iter().for_each(|journal| journal.ask(Ask::Follow));
             self.turn.refuse_early(STANDING_BY);
             self.run_turn();
-            // It may take for ever until there is more to do.
+            // Standing by may last for ever: for the service manager the start has ended.
             self.ready();
         }
     }
 
-    /// No other instance is running, as far as is known: ours may take the journal over, and then be seen to run.
+    /// No other instance is running, as far as is known: ours may open the journal, and then claim the index.
     fn begin(&mut self) {
         match (&self.journal, &self.kafka) {
             (Some(journal), _) if self.turn.is_recovering() => journal.ask(Ask::Open),
@@ -383,7 +383,7 @@ impl Daemon {
         }
     }
 
-    /// No other instance is running, or it cannot be asked, and what the previous run left is known.
+    /// No other instance is running, as far as can be known, and what the previous run left is known.
     fn join(&mut self) {
         if let Some(kafka) = &self.kafka {
             kafka.begun();
@@ -391,17 +391,12 @@ impl Daemon {
         self.turn.joined();
     }
 
-    /// Notices that the clock was set, and that commands over Kafka have waited too long.
+    /// Logs that the clock was set, and takes commands over Kafka that have waited too long.
     fn check_clock(&mut self) {
         let now = Moment::now();
         let step = mem::replace(&mut self.compared, now).clock_step(now);
-        if step >= LARGE_STEP_S {
-            log::warn!("the clock was set forward by {step:.1} s");
-        } else if step <= -LARGE_STEP_S {
-            log::warn!(
-                "the clock was set back by {:.1} s: stamps stay ahead of it until it has caught up",
-                -step
-            );
+        if step.abs() >= LARGE_STEP_S {
+            log::warn!("the clock was set by {step:+.1} s: stamps never go back");
         }
         let foreign = self.admission.foreign();
         if foreign > 0 {
@@ -425,7 +420,7 @@ impl Daemon {
                 commands.into_iter().for_each(|command| self.take(command));
             }
             KafkaInput::Alone => self.begin(),
-            // If the other instance has taken it, the journal knows, and no command is answered twice.
+            // If the other instance has taken the command, the journal knows, and the command gets no second answer.
             KafkaInput::Missed(command) => self.turn.input(Input::Refused(command, MISSED.to_owned())),
             KafkaInput::Joined => {
                 self.admission.begin(Moment::now());
@@ -461,7 +456,7 @@ impl Daemon {
             0 => "a process of another PID namespace".to_owned(),
             id => format!("process {id}"),
         };
-        // The core logs what it accepts: each line is a message over Kafka.
+        // The core logs the executes that it accepts, and each line is a message over Kafka.
         let level = if matches!(command.kind, CommandKind::Execute(_)) {
             log::Level::Debug
         } else {
@@ -471,16 +466,16 @@ impl Daemon {
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }
-        if self.standing_by_for().is_some() {
+        if self.stage() == Some(Stage::StandingBy) {
             self.turn.input(Input::Refused(command, STANDING_BY.to_owned()));
         } else {
             self.turn.command(command);
         }
     }
 
-    /// The instance for which ours stands by, if it does.
-    fn standing_by_for(&self) -> Option<String> {
-        self.kafka.as_ref().and_then(|kafka| kafka.standing_by_for())
+    /// How far Kafka has come, if it is used.
+    fn stage(&self) -> Option<Stage> {
+        self.kafka.as_ref().map(|kafka| kafka.stage())
     }
 
     fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
@@ -491,12 +486,12 @@ impl Daemon {
         match (&self.kafka, &self.setup.kafka) {
             (Some(kafka), _) => kafka.publish(event, receipt),
             (None, KafkaPlan::Off) => self.turn.delivered(receipt),
-            // It is published by the next run that has Kafka.
+            // The next run that has Kafka publishes it.
             (None, KafkaPlan::Impossible(_) | KafkaPlan::On(_)) => {}
         }
     }
 
-    /// Does all that follows from what happened.
+    /// Carries out the steps of the turn until there is none.
     fn run_turn(&mut self) {
         while let Some(step) = self.turn.next(self.now()) {
             match step {
@@ -602,7 +597,7 @@ impl Daemon {
             }
             Err(error) => log::error!("not reloaded: {error}"),
         }
-        // A reload during the start ends it no earlier.
+        // A reload during the start does not end the start.
         if self.turn.has_started() {
             self.ready();
         }
@@ -621,7 +616,7 @@ impl Daemon {
     }
 }
 
-/// The override of the previous run, if it left something to do at a service whose credentials the journal does not keep.
+/// The override of the previous run, if that left jobs at a service whose credentials the journal does not keep.
 fn missing_credentials(recovered: &Recovered) -> Option<String> {
     let is_open = |known: &&RecoveredCommand| known.end.is_none() || known.suspected.is_some();
     let mut open = recovered.entries.iter().filter(is_open);
@@ -635,7 +630,7 @@ fn no_credentials(reason: &str) {
     );
 }
 
-/// What the next run may not know, since the journal could not be written.
+/// The unfinished jobs that the next run may not know because the journal could not be written, for the log.
 fn forgotten(csc: &Csc) -> String {
     let unfinished: Vec<JobReport> = csc.job_reports().filter(|job| job.ended.is_none()).collect();
     if unfinished.is_empty() {

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Kafka, KafkaFindings, KafkaInput, KafkaReport};
+use super::{Kafka, KafkaFindings, KafkaInput, KafkaReport, Stage};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
@@ -88,28 +88,6 @@ struct Shared {
     troubles: Troubles,
     /// Whether another instance is given way to, or is refused by the journal.
     lease: Lease,
-}
-
-/// How far the start has come, on which depends what may be written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
-#[strum(serialize_all = "lowercase")]
-enum Stage {
-    /// Broker and registry were not reached yet.
-    #[default]
-    Connecting,
-    /// No heartbeat of another instance has come yet, but one may.
-    Listening,
-    /// Another instance is running, and may end.
-    #[strum(serialize = "waiting for another instance")]
-    Waiting,
-    /// Another instance is running, and ours takes over when it is gone.
-    #[strum(serialize = "standing by")]
-    StandingBy,
-    /// None is, as far as we know: we write heartbeats, and wait for the first of them to be read back.
-    #[strum(serialize = "listening")]
-    Claiming,
-    /// No other instance is running.
-    Joined,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -302,10 +280,7 @@ impl Kafka for Running {
     }
 
     fn report(&self) -> KafkaReport {
-        let ((queued, dropped), stage) = {
-            let queue = self.shared.outbox.queue();
-            (queue.counts(), queue.stage)
-        };
+        let ((queued, dropped), stage) = (self.shared.outbox.queue().counts(), self.stage());
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
             stage: stage.into(),
@@ -318,13 +293,8 @@ impl Kafka for Running {
         }
     }
 
-    fn is_connecting(&self) -> bool {
-        self.shared.outbox.queue().stage == Stage::Connecting
-    }
-
-    fn standing_by_for(&self) -> Option<String> {
-        let is_so = self.shared.outbox.queue().stage == Stage::StandingBy;
-        lock(&self.shared.other).clone().filter(|_| is_so)
+    fn stage(&self) -> Stage {
+        self.shared.outbox.queue().stage
     }
 
     fn claim(&self) {
@@ -347,7 +317,7 @@ impl Kafka for Running {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.outbox.change(|_| ());
         self.shared.wake_upkeep();
-        if !self.is_connecting() {
+        if self.stage() != Stage::Connecting {
             let _ = self.done.recv_timeout(FLUSH + Duration::from_secs(1));
         }
         let (left, _) = self.shared.outbox.queue().counts();

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value as Json, json};
 
+use super::lock;
 use super::wire::Topic;
-use super::{Stage, lock};
 use crate::csc::event::Event;
 use crate::csc::record::Receipt;
 use crate::sal::event::Fields;
 use crate::sal::topic::EventName;
 use crate::sal::{self, Value};
+use crate::transport::Stage;
 
 /// Messages that wait, beyond which the least important are dropped: hours of heartbeats.
 const WAITING_MAX: usize = 10_000;

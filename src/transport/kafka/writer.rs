@@ -13,11 +13,11 @@ use super::topics::{self, Ranges, Stamps};
 use super::trouble::Kind;
 use super::watch::{self, Readers};
 use super::wire::{Header, Topic};
-use super::{FLUSH, Shared, Stage};
+use super::{FLUSH, Shared};
 use crate::broker::reason;
 use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::csc::time::Tai;
-use crate::transport::KafkaInput;
+use crate::transport::{KafkaInput, Stage};
 
 /// Longest and shortest sleep, and the longest when the daemon ends.
 const SLEEP: Duration = Duration::from_secs(60);
