@@ -1,10 +1,19 @@
-//! The settings of Kafka clients, for SAL and for the journal, and the errors of librdkafka in words.
+//! Clients of Kafka, for SAL and for the journal: their settings, the errors of librdkafka in words, and what a broker is
+//! asked about a topic.
 
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
+
+/// Longest wait for one answer of the broker.
+pub(crate) const ANSWER: Duration = Duration::from_secs(5);
 
 /// The purpose of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +90,43 @@ pub(crate) fn check(options: &Options, index: SalIndex) -> Result<(), String> {
     [Role::Consumer, Role::Producer].into_iter().try_for_each(|role| {
         config(options, index, role).create_native_config().map(drop).map_err(|error| wrong(&error))
     })
+}
+
+/// The bounds of a question to an administrator's client.
+pub(crate) fn admin_options() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
+}
+
+/// Creates topics; gives the first that cannot be created, and why.
+pub(crate) fn create<C: ClientContext>(
+    admin: &AdminClient<C>,
+    new: &[NewTopic<'_>],
+    options: &AdminOptions,
+) -> KafkaResult<Option<(String, Code)>> {
+    let results = pollster::block_on(admin.create_topics(new, options))?;
+    Ok(results.into_iter().filter_map(Result::err).find(|(_, code)| *code != Code::TopicAlreadyExists))
+}
+
+/// The partitions of a topic, and how many replicas each has; an error also where one has no leader.
+pub(crate) fn partitions<C: ConsumerContext>(
+    asker: &BaseConsumer<C>,
+    topic: &str,
+) -> KafkaResult<Vec<(i32, usize)>> {
+    let metadata = asker.fetch_metadata(Some(topic), ANSWER)?;
+    let found = metadata.topics().first();
+    if let Some(error) = found.and_then(|topic| topic.error()) {
+        return Err(KafkaError::MetadataFetch(error.into()));
+    }
+    let partitions = found.map(|topic| topic.partitions()).unwrap_or_default();
+    if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
+        return Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable));
+    }
+    Ok(partitions.iter().map(|partition| (partition.id(), partition.replicas().len())).collect())
+}
+
+/// Whether this error means that there is no such topic.
+pub(crate) fn is_missing(error: &KafkaError) -> bool {
+    matches!(error.rdkafka_error_code(), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
 }
 
 /// The error text for a setting that librdkafka refuses, without its value.

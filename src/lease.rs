@@ -1,11 +1,12 @@
 //! The right to change something at the execution service, which two instances with one journal never have at once.
 //!
-//! An instance has it for [`TERM`] after it was last certain that no other one has taken its journal over. Whoever takes
-//! it over waits for as long, unless the one before has given it back. The age of a confirmation includes the time in which
-//! process or machine stood still, so an instance that wakes up after that changes nothing before it has asked.
+//! An instance has the lease for [`TERM`] after it was last certain that no other instance has taken its journal over. The
+//! instance that takes over waits as long, unless the one before has given the lease back. The age of a confirmation
+//! includes the time in which process or machine stood still, so that an instance that wakes up changes nothing before the
+//! journal has confirmed the lease again.
 //!
-//! What is left: a request that is already in the buffer of the kernel, or that is stopped between the last look at the
-//! lease and the call that hands it to the kernel; and a virtual machine that is paused without its clocks noticing.
+//! Not covered: a request that is already in the buffer of the kernel, or is stopped between the last check of the lease
+//! and the call that hands it to the kernel; and a virtual machine whose clocks do not notice that it was paused.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -13,38 +14,39 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Moment;
 
-/// How long a confirmation is good for. A journal on Kafka is confirmed every 2 s, so that one that comes late does no harm.
+/// How long a confirmation is valid. A journal on Kafka confirms the lease every 2 s, so that a late confirmation does no
+/// harm.
 pub const TERM: Duration = Duration::from_secs(4);
 /// Longest wait of a request for a lease that is not valid.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// Time between two looks at it meanwhile.
+/// Time between two checks of the lease meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Whether this instance may change something; all clones are the same one.
+/// Whether this instance may change something; clones share the state.
 ///
-/// By default it is always valid: that of an instance whose journal no other one can take over.
+/// The default is always valid: for an instance whose journal no other instance can take over.
 #[derive(Clone, Debug, Default)]
 pub struct Lease(Option<Arc<Mutex<State>>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// When it was certain for the last time that no other instance has taken over.
+    /// When it was last certain that no other instance has taken over.
     confirmed: Option<Moment>,
-    /// When ours took over from one that may still have had the right then.
+    /// When ours took over from an instance that may still have had the lease.
     taken: Option<Instant>,
     has_ended: bool,
     other: Other,
 }
 
-/// What is known of another instance.
+/// What is known about another instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Other {
-    /// None is alive, as far as was heard.
+    /// No other instance was heard.
     #[default]
     Unheard,
-    /// One is alive: ours must not take over.
+    /// Another instance was heard: ours must not take over.
     Heard,
-    /// Ours takes over, or has: whoever is alive all the same is refused by the journal, and ends.
+    /// Ours takes over, or has taken over: the journal refuses another instance that is still alive, which then ends.
     Refused,
 }
 
@@ -57,7 +59,7 @@ impl State {
 }
 
 impl Lease {
-    /// One that is valid only after it was confirmed.
+    /// A lease that is valid only after it was confirmed.
     #[must_use]
     pub fn unconfirmed() -> Self {
         Self(Some(Arc::default()))
@@ -67,7 +69,7 @@ impl Lease {
         self.0.as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Another instance is alive: ours does not take over. False if it has begun to, so that the other one has to end.
+    /// Another instance was heard: ours must not take over. False if ours has begun to, so that the other one has to end.
     #[must_use]
     pub fn yields(&self) -> bool {
         self.state().is_none_or(|mut state| {
@@ -78,7 +80,7 @@ impl Lease {
         })
     }
 
-    /// No other instance is alive any more; or ours could not take over.
+    /// The other instance is not heard any more, or ours could not take over.
     pub fn is_alone(&self) {
         self.state().into_iter().for_each(|mut state| state.other = Other::Unheard);
     }
@@ -94,7 +96,7 @@ impl Lease {
         })
     }
 
-    /// Our instance took over at that time from one that may still have had the right.
+    /// Ours took over at that time, from an instance that may still have had the lease.
     pub fn take_over(&self, at: Instant) {
         self.state().into_iter().for_each(|mut state| state.taken = Some(at));
     }
@@ -104,12 +106,12 @@ impl Lease {
         self.state().into_iter().for_each(|mut state| state.confirmed = at);
     }
 
-    /// Another instance has taken over: it is never valid again.
+    /// Another instance has taken over, or may from now on: the lease is never valid again.
     pub fn end(&self) {
         self.state().into_iter().for_each(|mut state| state.has_ended = true);
     }
 
-    /// When it was confirmed for the last time, if it has to be.
+    /// When the lease was last confirmed; none before the first time, and for one that is always valid.
     #[must_use]
     pub fn confirmed(&self) -> Option<Moment> {
         self.state().and_then(|state| state.confirmed)
@@ -121,13 +123,13 @@ impl Lease {
         self.is_valid_at(Moment::now(), Instant::now())
     }
 
-    /// The same at a time on both clocks.
+    /// As [`Lease::is_valid`], at this time on both clocks.
     #[must_use]
     pub fn is_valid_at(&self, now: Moment, at: Instant) -> bool {
         self.state().is_none_or(|state| state.is_valid(now, at))
     }
 
-    /// Waits until it is valid, but not for long; whether it is then.
+    /// Waits until the lease is valid, for [`PATIENCE`] at most; false if it is not by then.
     #[must_use]
     pub fn wait(&self) -> bool {
         let until = Instant::now() + PATIENCE;

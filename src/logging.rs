@@ -85,8 +85,8 @@ impl Logs {
     }
 }
 
-/// Writes why the daemon does not start to standard error, since the log may not have been started; with the priority of an
-/// error if systemd's journal reads it.
+/// Writes why the daemon ends to standard error, since the log may not have been started or may go to a file; with the
+/// priority of an error if systemd's journal reads it.
 pub fn write_last_words(reason: &str) {
     let prefix = if is_journal(&io::stderr()) { "<3>" } else { "ocps: " };
     // If this fails, there is no place left to report it.

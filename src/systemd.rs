@@ -93,8 +93,8 @@ fn connect() -> Option<UnixDatagram> {
     socket.connect_addr(&address).ok().map(|()| socket)
 }
 
-/// Sets the status line to why the daemon does not start; it remains after the process has ended.
-pub fn not_started(reason: &str) {
+/// Writes why the daemon ends into the status line, which remains after the process has ended.
+pub fn failed(reason: &str) {
     // A line break would end the status.
     notify(&[NotifyState::Status(&one_line(reason))]);
 }

@@ -1,4 +1,4 @@
-//! The poll-timer thread: receives a deadline and sends a tick when it is reached. It knows nothing else.
+//! The poll-timer thread: receives deadlines and sends a tick when the last one is reached.
 
 use std::io;
 use std::thread;
@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-/// A tick: the deadline set last is reached. A stale one is harmless.
+/// The deadline that was set last is reached. A stale tick is harmless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tick;
 
@@ -18,7 +18,7 @@ pub struct Tick;
 /// When the system refuses a thread.
 pub fn start() -> io::Result<(Sender<Instant>, Receiver<Tick>)> {
     let (deadlines, deadline) = bounded::<Instant>(16);
-    // A second tick would say nothing that the waiting one does not.
+    // While one tick waits, a second one would add nothing.
     let (tick, ticks) = bounded(1);
     thread::Builder::new().name("timer".to_owned()).spawn(move || {
         let mut next = deadline.recv().map_err(RecvTimeoutError::from);

@@ -48,7 +48,7 @@ use std::process::ExitCode;
 use self::exit::Exit;
 use self::flags::Line;
 use self::output::Output;
-use crate::{daemon, logging, systemd};
+use crate::daemon;
 
 /// A command with its checked flags and arguments, ready to be carried out.
 type Task = Box<dyn FnOnce(&mut Output) -> Result<(), Failure>>;
@@ -146,15 +146,13 @@ fn with_run_arg(mut argv: Vec<OsString>) -> Vec<OsString> {
 fn run(line: &Line) -> Result<Task, String> {
     let args = line.run_args()?;
     Ok(Box::new(move |_| {
-        let (reason, exit) = match daemon::run(&args) {
-            Ok(()) => return Ok(()),
-            Err(daemon::Failure::Usage(reason)) => (reason, Exit::Usage),
-            Err(daemon::Failure::Configuration(reason)) => (reason, Exit::Configuration),
-            Err(daemon::Failure::Fenced(reason)) => (reason, Exit::TakenOver),
-            Err(daemon::Failure::Other(reason)) => (reason, Exit::Failed),
-        };
-        systemd::not_started(&reason);
-        logging::write_last_words(&reason);
-        Err(Failure::Printed(exit))
+        daemon::run(&args).map_err(|failure| {
+            Failure::Printed(match failure {
+                daemon::Failure::Usage(_) => Exit::Usage,
+                daemon::Failure::Configuration(_) => Exit::Configuration,
+                daemon::Failure::Fenced(_) => Exit::TakenOver,
+                daemon::Failure::Other(_) => Exit::Failed,
+            })
+        })
     }))
 }

@@ -1,5 +1,5 @@
-//! What an operator would check, in order: the configuration, what is on this host, and what the daemon talks to. It
-//! asks and reads, with the same code as the daemon, and changes nothing.
+//! The checks of `ocps doctor`, in order: the configuration, this host, and what the daemon talks to. They ask and read
+//! with the code of the daemon, and change nothing.
 
 use std::fs;
 use std::path::Path;
@@ -24,15 +24,15 @@ use crate::transport::LISTENING;
 use crate::transport::kafka;
 use crate::url::Url;
 
-/// Less free space than this is worth a line: a burst of commands and a git checkout fit into it.
+/// Less free space than this is a problem: a burst of commands and a git checkout fit into it.
 const SPACE_MIN: u64 = 256 << 20;
 
-/// What was looked at, and what was found: how it is, or what is wrong and what to do.
+/// What was looked at, and its state, or what is wrong and what to do.
 pub type Finding = (&'static str, Result<String, String>);
 
-/// Looks at all that `ocps run` with these arguments needs in this environment; `rest` is as for
-/// [`check`](super::check), `user` whom it will run as, if that is not we, and `running` the status document of the
-/// daemon that runs, if one does.
+/// Looks at all that `ocps run` with these arguments needs in this environment. `rest` is as for
+/// [`check`](super::check), `user` is the user that the unit runs as, if it is another one, and `running` is the status
+/// document of the daemon, if one is running.
 #[must_use]
 pub fn doctor(
     args: &RunArgs,
@@ -89,7 +89,7 @@ impl Setup {
         vec![("directories", Ok(format!("{} can be written", named.join(", "))))]
     }
 
-    /// Whether another user may use the files and directories that are there. systemd makes the others.
+    /// Whether another user may use the files and directories that exist; systemd makes the others.
     fn rights(&self, user: &str) -> Result<String, String> {
         if !rustix::process::geteuid().is_root() {
             return Err(format!(
@@ -158,7 +158,7 @@ impl Setup {
         let override_name = args.goal.override_name.as_deref().unwrap_or_default();
         let read = self.reader.read(override_name);
         let url = read.map_err(|_| "not asked: the configuration does not name it".to_owned())?.service.url;
-        // Its answer about a job that is not there is one that nothing else gives.
+        // Only a UWS service answers as it does about an unknown job.
         ask(&*backend, &url).map(|()| format!("{url} is a UWS service"))
     }
 
@@ -202,13 +202,13 @@ impl Setup {
     }
 }
 
-/// Whether a test of this file by `test(1)` succeeds for a user; where that cannot be found out, it counts as so.
+/// Whether `test(1)` on this file succeeds for a user; true where that cannot be found out.
 fn may(user: &str, test: &str, path: &Path) -> bool {
     let status = Command::new("runuser").args(["-u", user, "--", "test", test]).arg(path).status();
     status.map_or(true, |status| status.code() != Some(1))
 }
 
-/// The journal of the daemon with this status document.
+/// The finding about the journal of a running daemon with this status document.
 fn in_use(status: &Json) -> Result<String, String> {
     let text = |key: &str| status.pointer(key).and_then(Json::as_str);
     let path = text("/journal/path").unwrap_or("the journal");

@@ -1,5 +1,4 @@
-//! The metrics: what the status document says as numbers, and the distributions that only they have. The text is
-//! OpenMetrics.
+//! The metrics, as a text in OpenMetrics: the numbers of the status document, and distributions.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -20,14 +19,13 @@ use crate::csc::HEARTBEAT;
 use crate::csc::request::{Action, Answer, Outcome};
 use crate::csc::state::SummaryState;
 
-/// Upper bounds of the times of requests, in seconds: the service answers a poll in milliseconds and may take a minute
-/// for a submission.
+/// Upper bounds of the times of requests, in seconds: a poll takes milliseconds, a submission may take a minute.
 const REQUEST_BOUNDS: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0];
 /// Upper bounds of the times within the process, in seconds.
 const TURN_BOUNDS: [f64; 9] = [0.0001, 0.0005, 0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 5.0];
 
-/// A number of the status document: its name, what it means, and where it is. The last word of the place is `*` for an
-/// object of which each key is a value of the label. What is null is left out.
+/// A number of the status document: its name, its meaning, and its place. `PLACE/* LABEL` is an object, each key of which
+/// is a value of the label. A number that is null is left out.
 type Number = (&'static str, &'static str, &'static str);
 
 const GAUGES: [Number; 24] = [
@@ -70,7 +68,7 @@ const COUNTERS: [Number; 8] = [
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
-/// The distributions, taken by the main loop; a clone is the same.
+/// The distributions, which the main loop measures; clones share them.
 #[derive(Clone, Debug)]
 pub(super) struct Figures {
     asked: Family<Labels<1>, Counter>,
@@ -91,7 +89,7 @@ impl Figures {
         }
     }
 
-    /// The core wants this request.
+    /// The core asks for this request.
     pub(super) fn asked(&self, action: &Action) {
         self.asked.get_or_create(&[("kind", action.into())]).inc();
     }
@@ -106,7 +104,7 @@ impl Figures {
         self.turns.observe(took.as_secs_f64());
     }
 
-    /// A heartbeat is published; how late it is follows from the one before.
+    /// A heartbeat is published; its lateness follows from the time of the one before.
     pub(super) fn heartbeat(&mut self) {
         let now = Instant::now();
         if let Some(last) = self.last_heartbeat.replace(now) {
@@ -114,7 +112,7 @@ impl Figures {
         }
     }
 
-    /// All metrics, with those of a status document. It reads `/proc`: not for the main loop.
+    /// All metrics, those of a status document included. Reads `/proc`, and so is not for the main loop.
     pub(super) fn text(&self, mut status: Json) -> Result<String, fmt::Error> {
         if let Json::Object(status) = &mut status {
             status.insert("process".to_owned(), process());
@@ -127,7 +125,7 @@ impl Figures {
         let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
         let start = clock::unix_now() - status.get("uptime_s").and_then(Json::as_f64).unwrap_or(0.0);
         let mut registry = Registry::default();
-        // No `info`, a type that the textfile collector does not know.
+        // Not of the type `info`, which the textfile collector does not know.
         let info = Family::<Vec<(&str, String)>, Gauge>::default();
         info.get_or_create(&build.to_vec()).set(1);
         registry.register("ocps_build_info", "This program", info);
@@ -153,7 +151,7 @@ impl Figures {
     }
 }
 
-/// What came of a request, in one word.
+/// The outcome of a request, in one word.
 fn came_of(answer: &Answer) -> &'static str {
     match answer.of_service() {
         None => "rejected",
@@ -162,7 +160,7 @@ fn came_of(answer: &Answer) -> &'static str {
     }
 }
 
-/// Of this process, as far as the kernel says.
+/// The figures of this process, as far as the kernel gives them.
 fn process() -> Json {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let number = |name: &str| {
@@ -173,7 +171,7 @@ fn process() -> Json {
     serde_json::json!({
         "resident_bytes": number("VmRSS").map(|kib| kib * 1024),
         "threads": number("Threads"),
-        // Without that of the directory itself.
+        // Without the descriptor of this directory.
         "open_fds": open.map(|open| open.saturating_sub(1)),
         "max_fds": getrlimit(Resource::Nofile).current,
     })

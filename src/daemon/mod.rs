@@ -1,7 +1,8 @@
 //! The main loop: wires the rooms together and owns the threads.
 //!
-//! It blocks on one closed `Event` enum, hands each event to the [`turn`] and carries out its steps. It never waits for
-//! network, disk, git or a client. A dead inside channel is a bug and ends the process with a message.
+//! It blocks on one closed `Event` enum, hands each event to the [`turn`] and carries out the steps that follow. It never
+//! waits for network, disk, git or a client. If the channel of a thread of ours is closed, that is a bug, and the process
+//! ends with a message.
 
 mod doctor;
 mod metrics;
@@ -27,13 +28,13 @@ use crate::csc::record::{Receipt, Record, Recovered, RecoveredCommand};
 use crate::csc::report::JobReport;
 use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input};
-use crate::journal::{Journal, News, OpenError};
+use crate::journal::{Ask, Journal, News, OpenError};
 use crate::lease::{Lease, TERM};
 use crate::logging::{self, Logs};
-use crate::systemd::Manager;
+use crate::systemd::{self, Manager};
 use crate::transport::admission::Admission;
 use crate::transport::socket::{ClientInput, Hub};
-use crate::transport::{Kafka, KafkaInput};
+use crate::transport::{Kafka, KafkaInput, Stage};
 pub use doctor::{Finding, doctor};
 use metrics::Figures;
 use options::RunArgs;
@@ -44,24 +45,24 @@ use turn::{Step, Turn};
 
 /// A turn that takes longer is logged.
 const SLOW_TURN: Duration = Duration::from_millis(100);
-/// The main loop turns each second: when it has not for so long, process or machine stood still.
+/// The main loop turns each second: if it has not turned for so long, process or machine stood still.
 const STOOD_STILL: Duration = Duration::from_secs(2);
-/// How long the journal may take to say, after that, whether another instance has taken over.
+/// How long the journal may take after such a pause to say whether another instance has taken over.
 const CONFIRMATION: Duration = Duration::from_secs(8);
-/// Time between two looks at what it says.
+/// Time between two looks at whether the journal has said so.
 const LOOK: Duration = Duration::from_millis(5);
 /// Longest wait for the last records to be written when the daemon ends.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Why a command is refused that came between two instances.
+/// Why a command is refused that came after one instance ended and before the next one began.
 const MISSED: &str = "no instance took commands when it was sent: send it again";
 /// Why a command is not taken while another instance takes them.
 const STANDING_BY: &str = "this instance stands by for another one, which takes commands: see ocps status";
 
-/// Most jobs that the last log line names.
+/// Most jobs that are named in the log line about forgotten jobs.
 const FORGOTTEN_NAMED_MAX: usize = 20;
 
-/// Why the daemon did not start.
+/// Why the daemon did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub enum Failure {
@@ -69,9 +70,9 @@ pub enum Failure {
     Usage(String),
     /// The settings are wrong.
     Configuration(String),
-    /// Another instance has taken over the journal, and with it all that is to be done.
+    /// Another instance has taken over the journal, and with it all jobs.
     Fenced(String),
-    /// Anything else: the socket is in use, say.
+    /// Anything else, for example a socket that is in use.
     Other(String),
 }
 
@@ -84,7 +85,7 @@ struct Daemon {
     kafka: Option<Box<dyn Kafka>>,
     /// Commands over Kafka that may be for another instance.
     admission: Admission,
-    /// Those that have not been looked at, to be counted.
+    /// Commands over Kafka that were not taken yet; only their number is of interest here.
     commands: Receiver<Command>,
     workers: Workers,
     configuration: Sender<ConfigRequest>,
@@ -93,29 +94,33 @@ struct Daemon {
     logs: Logs,
     journal: Option<Journal>,
     lease: Lease,
-    /// Where Redis is, for Rapid Analysis.
+    /// The address of Redis, for Rapid Analysis.
     redis: Option<String>,
-    /// Why the state directory does not last.
+    /// Why the state directory does not survive the container or the machine.
     state_dir_problem: Option<&'static str>,
     figures: Figures,
-    /// Why nothing is shown over HTTP, although it is wanted.
+    /// Why there is no HTTP although the settings ask for it.
     http_problem: Option<String>,
-    /// When the clock was last compared.
+    /// When [`Daemon::check_clock`] last read the clock.
     compared: Moment,
     /// When the main loop last turned.
     turned: Moment,
-    /// It has stood by for another instance.
-    stands_by: bool,
-    /// How it has ended.
+    /// The daemon has stood by for another instance.
+    stood_by: bool,
+    /// How the daemon ends, once that is decided.
     end: Option<Result<(), Failure>>,
 }
 
 /// Runs the daemon until a command or a signal ends it.
 ///
 /// # Errors
-/// When it cannot start, or another instance with its index is running.
+/// When it cannot start, or another instance with its index is running; the reason was logged.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
-    let ended = start::serve(args);
+    let started = start::start(args).inspect_err(|failure| logging::write_last_words(&failure.to_string()));
+    let ended = started.and_then(|(daemon, sources)| daemon.run(sources));
+    if let Err(failure) = &ended {
+        systemd::failed(&failure.to_string());
+    }
     log::logger().flush();
     ended
 }
@@ -131,23 +136,29 @@ impl From<OpenError> for Failure {
 
 impl Daemon {
     fn run(mut self, sources: Sources) -> Result<(), Failure> {
-        // Nothing else may happen for long, and heartbeats must go out.
+        // Heartbeats must go out even if no event comes.
         let mut deadline = self.next_deadline();
         let mut armed = deadline;
         self.set_timer(armed);
         while self.end.is_none() {
             let event = sources.next(self.admission.has_room());
-            self.note_pause(&sources, &event);
+            self.check_pause(&sources);
+            if matches!(event, Event::Kafka(KafkaInput::DuplicateInstance(_))) {
+                // A journal that does not answer in time counts as one that no other instance can take over.
+                self.is_owner(&sources, STOOD_STILL);
+            }
+            // The wait for the journal's answer is no pause.
+            self.turned = Moment::now();
             if self.end.is_none() {
                 self.timed((&event).into(), |daemon| daemon.handle(event));
             }
-            // What is due is done in time, however much happens.
+            // What is due is done in time, however many events come.
             let is_due = Instant::now() >= deadline && self.end.is_none();
             if is_due {
                 self.timed("tick", Self::tick);
             }
             deadline = self.next_deadline();
-            // A timer that ends early only wakes the main loop, once; it need not hear of each that moves back.
+            // A timer that ends too early only wakes the main loop, once: it need not know of a deadline that moves back.
             if deadline < armed || Instant::now() >= armed {
                 armed = deadline;
                 self.set_timer(armed);
@@ -157,28 +168,31 @@ impl Daemon {
         self.close(sources)
     }
 
-    /// Where process or machine stood still, or another instance is heard, that one may have taken the journal over: nothing
-    /// is done before it is certain that it has not. Where the brokers were away before that, it goes on as before.
-    fn note_pause(&mut self, sources: &Sources, event: &Event) {
-        let now = Moment::now();
-        let still = self.turned.age(now);
+    /// Ends the daemon where process or machine stood still and the journal does not say whether another instance has taken
+    /// it over meanwhile. Where the brokers were away before the pause already, the daemon goes on as before.
+    fn check_pause(&mut self, sources: &Sources) {
+        let still = self.turned.age(Moment::now());
         let was_cut_off = self.lease.confirmed().is_some_and(|confirmed| confirmed.age(self.turned) >= TERM);
         if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) && !was_cut_off {
-            self.end = Some(Err(Failure::Other(format!(
+            self.fail(Failure::Other(format!(
                 "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
                  over: it has to start anew",
                 still.as_secs_f64()
-            ))));
+            )));
         }
-        if matches!(event, Event::Kafka(KafkaInput::DuplicateInstance(_))) {
-            // If the journal does not answer, it is as with one that no other instance can take over.
-            self.is_owner(sources, STOOD_STILL);
-        }
-        // Not what it waited here.
-        self.turned = Moment::now();
     }
 
-    /// Whether the journal says in time that it is still ours, or that it is not, which ends the daemon; or need not say so.
+    /// Ends the daemon after this turn, and logs why: all that is still to be closed may take a while.
+    fn fail(&mut self, failure: Failure) {
+        log::error!("{failure}");
+        if self.setup.settings.log.file.is_some() {
+            logging::write_last_words(&failure.to_string());
+        }
+        self.end = Some(Err(failure));
+    }
+
+    /// Waits until the journal says that it is still ours, or that it is not, which ends the daemon; false if it says
+    /// neither in time. True at once with a journal that no other instance can take over.
     fn is_owner(&mut self, sources: &Sources, patience: Duration) -> bool {
         let now = Moment::now();
         let is_unsure =
@@ -187,7 +201,7 @@ impl Daemon {
         journal.confirm();
         let until = Instant::now() + patience;
         while self.end.is_none() && is_unsure(&self.lease) && Instant::now() < until {
-            if let Ok(news) = sources.news.recv_timeout(LOOK) {
+            if let Ok(news) = sources.journal.recv_timeout(LOOK) {
                 self.handle_news(news);
             }
         }
@@ -204,10 +218,10 @@ impl Daemon {
         }
     }
 
-    /// Publishes and records what is left.
+    /// Publishes and records what is left to be published and recorded, and ends.
     fn close(mut self, sources: Sources) -> Result<(), Failure> {
         if let Some(Err(Failure::Fenced(_))) = self.end {
-            // Another instance speaks and acts for our index now.
+            // Another instance acts for our index now.
             drop(self.workers.cancel_queued());
             return self.end.unwrap_or(Ok(()));
         }
@@ -215,23 +229,21 @@ impl Daemon {
             self.publish(&SalEvent::LogMessage(message), None);
         }
         let from_kafka = sources.kafka.clone();
-        // No client is waited for.
+        // A client that waits for an answer is disconnected.
         drop(sources);
         self.hub.close();
         if let Some(kafka) = self.kafka {
             kafka.close();
         }
         if let Some(journal) = self.journal {
-            let said = from_kafka.try_iter().filter_map(|input| match input {
-                KafkaInput::Delivered(receipt) => Some(Record::Delivered(receipt)),
-                // Too late.
-                KafkaInput::Alone
-                | KafkaInput::Joined
-                | KafkaInput::Missed(_)
-                | KafkaInput::ReadBack(_)
-                | KafkaInput::DuplicateInstance(_) => None,
+            let delivered = from_kafka.try_iter().filter_map(|input| {
+                if let KafkaInput::Delivered(receipt) = input {
+                    Some(Record::Delivered(receipt))
+                } else {
+                    None
+                }
             });
-            let left = self.turn.left().into_iter().chain(said).collect();
+            let left = self.turn.left().into_iter().chain(delivered).collect();
             let kept = journal.write(left).and_then(|()| journal.close(JOURNAL_PATIENCE));
             if let Err(problem) = kept {
                 log::error!("{problem}{}", forgotten(self.turn.csc()));
@@ -280,11 +292,10 @@ impl Daemon {
                 let admitted = self.admission.admit(command, Moment::now());
                 admitted.into_iter().for_each(|command| self.take(command));
             }
-            Event::Journal(report) => self.turn.report(report),
-            Event::News(news) => self.handle_news(news),
+            Event::Journal(news) => self.handle_news(news),
             Event::Log(message) => self.publish(&SalEvent::LogMessage(message), None),
             Event::Question((query, to)) => {
-                // One that is not waited for any more.
+                // The HTTP thread may have given up waiting.
                 let _ = to.try_send(self.answer(query));
             }
             Event::Terminate => {
@@ -292,21 +303,21 @@ impl Daemon {
                 self.turn.input(Input::Terminate);
             }
             Event::HangUp => self.reload(),
-            // It only wakes the main loop, which knows what is due.
+            // The main loop knows itself what is due.
             Event::Tick => {}
         }
         self.run_turn();
     }
 
     fn tick(&mut self) {
-        // A Kafka that is there is listening for another instance, for a bounded time.
+        // Once connected, Kafka listens for another instance, for a bounded time.
         if self.turn.is_joining()
             && !self.setup.stands_by()
-            && self.kafka.as_ref().is_some_and(|kafka| kafka.is_connecting())
+            && self.stage() == Some(Stage::Connecting)
             && self.epoch.elapsed() >= self.setup.settings.kafka.start_timeout
         {
             if let Some(journal) = self.journal.as_ref().filter(|_| self.turn.is_recovering()) {
-                journal.begin_unheard();
+                journal.ask(Ask::OpenUnheard);
             } else {
                 log::warn!(
                     "Kafka cannot be reached: starting without it, over the local socket alone; retrying"
@@ -316,23 +327,27 @@ impl Daemon {
             }
         }
         self.check_clock();
-        self.turn.tick(self.journal.iter().flat_map(|journal| journal.reports().try_iter()));
+        // A tick decides that the journal does not answer: what it has reported until now goes first.
+        while let Some(news) = self.journal.as_ref().and_then(|journal| journal.news.try_recv().ok()) {
+            self.handle_news(news);
+        }
+        self.turn.tick();
         self.run_turn();
         self.report_to_manager();
-        if !self.stands_by && self.standing_by_for().is_some() {
-            self.stands_by = true;
-            self.journal.iter().for_each(Journal::follow);
+        if !self.stood_by && self.stage() == Some(Stage::StandingBy) {
+            self.stood_by = true;
+            self.journal.iter().for_each(|journal| journal.ask(Ask::Follow));
             self.turn.refuse_early(STANDING_BY);
             self.run_turn();
-            // It may take for ever until there is more to do.
+            // Standing by may last for ever: for the service manager the start has ended.
             self.ready();
         }
     }
 
-    /// No other instance is running, as far as is known: ours may take the journal over, and then be seen to run.
+    /// No other instance is running, as far as is known: ours may open the journal, and then claim the index.
     fn begin(&mut self) {
         match (&self.journal, &self.kafka) {
-            (Some(journal), _) if self.turn.is_recovering() => journal.begin(),
+            (Some(journal), _) if self.turn.is_recovering() => journal.ask(Ask::Open),
             (_, Some(kafka)) => kafka.claim(),
             (_, None) => {}
         }
@@ -347,15 +362,16 @@ impl Daemon {
                 self.begin();
             }
             News::HandedOver => self.kafka.iter().for_each(|kafka| kafka.take_over()),
-            News::Refused(error) => self.end = Some(Err(error.into())),
+            News::Refused(error) => self.fail(error.into()),
             News::Fenced(reason) => {
                 if let Some(kafka) = &self.kafka {
                     kafka.silence();
                 }
                 let reason =
                     format!("the journal is not ours any more, and nothing was done since: {reason}");
-                self.end = Some(Err(Failure::Fenced(reason)));
+                self.fail(Failure::Fenced(reason));
             }
+            News::Records(report) => self.turn.report(report),
         }
     }
 
@@ -367,7 +383,7 @@ impl Daemon {
         }
     }
 
-    /// No other instance is running, or it cannot be asked, and what the previous run left is known.
+    /// No other instance is running, as far as can be known, and what the previous run left is known.
     fn join(&mut self) {
         if let Some(kafka) = &self.kafka {
             kafka.begun();
@@ -375,17 +391,12 @@ impl Daemon {
         self.turn.joined();
     }
 
-    /// Notices that the clock was set, and that commands over Kafka have waited too long.
+    /// Logs that the clock was set, and takes commands over Kafka that have waited too long.
     fn check_clock(&mut self) {
         let now = Moment::now();
         let step = mem::replace(&mut self.compared, now).clock_step(now);
-        if step >= LARGE_STEP_S {
-            log::warn!("the clock was set forward by {step:.1} s");
-        } else if step <= -LARGE_STEP_S {
-            log::warn!(
-                "the clock was set back by {:.1} s: stamps stay ahead of it until it has caught up",
-                -step
-            );
+        if step.abs() >= LARGE_STEP_S {
+            log::warn!("the clock was set by {step:+.1} s: stamps never go back");
         }
         let foreign = self.admission.foreign();
         if foreign > 0 {
@@ -409,7 +420,7 @@ impl Daemon {
                 commands.into_iter().for_each(|command| self.take(command));
             }
             KafkaInput::Alone => self.begin(),
-            // If the other instance has taken it, the journal knows, and no command is answered twice.
+            // If the other instance has taken the command, the journal knows, and the command gets no second answer.
             KafkaInput::Missed(command) => self.turn.input(Input::Refused(command, MISSED.to_owned())),
             KafkaInput::Joined => {
                 self.admission.begin(Moment::now());
@@ -445,7 +456,7 @@ impl Daemon {
             0 => "a process of another PID namespace".to_owned(),
             id => format!("process {id}"),
         };
-        // The core logs what it accepts: each line is a message over Kafka.
+        // The core logs the executes that it accepts, and each line is a message over Kafka.
         let level = if matches!(command.kind, CommandKind::Execute(_)) {
             log::Level::Debug
         } else {
@@ -455,16 +466,16 @@ impl Daemon {
         if let Via::Socket(client) = sender.via {
             self.hub.owe(client);
         }
-        if self.standing_by_for().is_some() {
+        if self.stage() == Some(Stage::StandingBy) {
             self.turn.input(Input::Refused(command, STANDING_BY.to_owned()));
         } else {
             self.turn.command(command);
         }
     }
 
-    /// The instance for which ours stands by, if it does.
-    fn standing_by_for(&self) -> Option<String> {
-        self.kafka.as_ref().and_then(|kafka| kafka.standing_by_for())
+    /// How far Kafka has come, if it is used.
+    fn stage(&self) -> Option<Stage> {
+        self.kafka.as_ref().map(|kafka| kafka.stage())
     }
 
     fn publish(&mut self, event: &SalEvent, receipt: Option<Receipt>) {
@@ -475,12 +486,12 @@ impl Daemon {
         match (&self.kafka, &self.setup.kafka) {
             (Some(kafka), _) => kafka.publish(event, receipt),
             (None, KafkaPlan::Off) => self.turn.delivered(receipt),
-            // It is published by the next run that has Kafka.
+            // The next run that has Kafka publishes it.
             (None, KafkaPlan::Impossible(_) | KafkaPlan::On(_)) => {}
         }
     }
 
-    /// Does all that follows from what happened.
+    /// Carries out the steps of the turn until there is none.
     fn run_turn(&mut self) {
         while let Some(step) = self.turn.next(self.now()) {
             match step {
@@ -547,7 +558,7 @@ impl Daemon {
             Effect::SetLogLevel(level) => logging::set_level(level),
             Effect::Log(level, message) => logging::write(level.number(), &message),
             Effect::Exit => self.end = Some(Ok(())),
-            Effect::Fail(reason) => self.end = Some(Err(Failure::Other(reason))),
+            Effect::Fail(reason) => self.fail(Failure::Other(reason)),
         }
     }
 
@@ -586,7 +597,7 @@ impl Daemon {
             }
             Err(error) => log::error!("not reloaded: {error}"),
         }
-        // A reload during the start ends it no earlier.
+        // A reload during the start does not end the start.
         if self.turn.has_started() {
             self.ready();
         }
@@ -605,7 +616,7 @@ impl Daemon {
     }
 }
 
-/// The override of the previous run, if it left something to do at a service whose credentials the journal does not keep.
+/// The override of the previous run, if that left jobs at a service whose credentials the journal does not keep.
 fn missing_credentials(recovered: &Recovered) -> Option<String> {
     let is_open = |known: &&RecoveredCommand| known.end.is_none() || known.suspected.is_some();
     let mut open = recovered.entries.iter().filter(is_open);
@@ -619,7 +630,7 @@ fn no_credentials(reason: &str) {
     );
 }
 
-/// What the next run may not know, since the journal could not be written.
+/// The unfinished jobs that the next run may not know because the journal could not be written, for the log.
 fn forgotten(csc: &Csc) -> String {
     let unfinished: Vec<JobReport> = csc.job_reports().filter(|job| job.ended.is_none()).collect();
     if unfinished.is_empty() {

@@ -1,4 +1,4 @@
-//! What a start of the daemon can be given; the command line fills it in.
+//! The arguments of the daemon, which the command line fills in.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use crate::csc::id::SalIndex;
 /// The arguments of `ocps run`; each is named after its flag.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunArgs {
-    /// INDEX; none: the toml's.
+    /// INDEX; none: that of the toml.
     pub index: Option<SalIndex>,
     /// `--simulate`.
     pub simulate: bool,
@@ -22,7 +22,7 @@ pub struct RunArgs {
     pub socket: Option<PathBuf>,
     /// `--state-dir`.
     pub state_dir: Option<PathBuf>,
-    /// `--loglevel`: Python's number.
+    /// `--loglevel`, as Python's number.
     pub log_level: Option<i32>,
     /// `--kafka` or `--no-kafka`; none: Kafka is used if it is configured.
     pub kafka: Option<bool>,

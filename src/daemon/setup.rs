@@ -1,4 +1,4 @@
-//! What the daemon is to do, from its command line, its environment and `ocps.toml`: flags win over the environment,
+//! The settings of the daemon, from its command line, its environment and `ocps.toml`: flags win over the environment,
 //! the environment wins over the file.
 
 use std::env;
@@ -33,9 +33,9 @@ const OVERLAYFS: u32 = 0x794c_7630;
 const TMPFS: u32 = 0x0102_1994;
 const RAMFS: u32 = 0x8584_58f6;
 
-/// All that is set for the daemon.
+/// All settings of the daemon.
 pub(super) struct Setup {
-    /// The toml, if it is not the usual one.
+    /// The toml, if it is not the default one.
     pub(super) config: Option<PathBuf>,
     pub(super) settings: Settings,
     /// The keys that the toml gives.
@@ -44,33 +44,30 @@ pub(super) struct Setup {
     pub(super) log_level_fixed: bool,
     pub(super) index: SalIndex,
     pub(super) socket: Vec<Place>,
-    /// None without a journal in a file: in a simulation that is not to keep anything, where it is off, or on Kafka.
+    /// None without a journal in a file: it is off or on Kafka, or a simulation keeps none.
     pub(super) state_dir: Option<PathBuf>,
     pub(super) reader: Reader,
     pub(super) kafka: KafkaPlan,
 }
 
-/// What is done about Kafka.
+/// Whether Kafka is used.
 pub(super) enum KafkaPlan {
-    /// Nobody wants it.
+    /// Kafka is not configured, or turned off.
     Off,
-    /// It is wanted, but this is missing.
+    /// Kafka is configured, but this is missing.
     Impossible(String),
     On(Box<Options>),
 }
 
 impl KafkaPlan {
-    /// Why there is no Kafka although it is wanted.
+    /// Why Kafka is not used although it is configured.
     pub(super) fn problem(&self) -> Option<&str> {
-        match self {
-            Self::Impossible(problem) => Some(problem),
-            Self::Off | Self::On(_) => None,
-        }
+        if let Self::Impossible(problem) = self { Some(problem) } else { None }
     }
 }
 
 impl Setup {
-    /// Puts it all together; nothing is opened but the toml.
+    /// Reads the toml and combines all settings; opens nothing else.
     pub(super) fn new(args: &RunArgs, env: Env<'_>) -> Result<Self, Failure> {
         let config = config(args, env);
         let read = Settings::load_with_keys(config.as_deref());
@@ -79,7 +76,7 @@ impl Setup {
         failures.into_iter().next().map_or(Ok(setup), Err)
     }
 
-    /// Also returns what is missing; the rest is as if there were something harmless instead.
+    /// Also gives what is missing, in place of which a harmless setting is taken.
     fn with(
         args: &RunArgs,
         env: Env<'_>,
@@ -89,6 +86,11 @@ impl Setup {
     ) -> (Self, Vec<Failure>) {
         let mut failures = Vec::new();
         settings.log.level = args.log_level.unwrap_or(settings.log.level);
+        let no_index = || {
+            Failure::Usage(
+                "no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned(),
+            )
+        };
         let index = noted(args.index.or(settings.index).ok_or_else(no_index), &mut failures)
             .unwrap_or(SalIndex::Latiss);
         let uid = rustix::process::geteuid().as_raw();
@@ -109,11 +111,10 @@ impl Setup {
         (setup, failures)
     }
 
-    /// Why the state directory, once it is there, does not outlive the container or the machine, by its file system; a
-    /// simulation's need not.
+    /// Why the state directory, by its file system, does not survive the container or the machine; none for a simulation.
     pub(super) fn state_dir_problem(&self) -> Option<&'static str> {
         let dir = self.state_dir.as_deref().filter(|_| !self.reader.simulated)?;
-        // A number of 32 bits, whatever its type.
+        // The kernel's number has 32 bits, whatever its type is here.
         let problem = match rustix::fs::statfs(dir).ok()?.f_type as u32 {
             OVERLAYFS => {
                 "it is on an overlay, as the root of a container is: its jobs do not survive the container; mount a \
@@ -128,19 +129,19 @@ impl Setup {
         Some(problem)
     }
 
-    /// Whose the journal is.
+    /// The instance that owns the journal.
     pub(super) fn identity(&self) -> Identity {
         Identity { index: self.index, simulated: self.reader.simulated }
     }
 
-    /// The file of the journal, if it is in one.
+    /// The file of the journal, if it is in a file.
     pub(super) fn journal_file(&self) -> Option<PathBuf> {
         // A simulation never writes to the real one.
         let name = if self.reader.simulated { "simulated.db" } else { "journal.db" };
         self.state_dir.as_ref().map(|dir| dir.join(name))
     }
 
-    /// Whether ours may change something at the service: with a journal on Kafka, while that confirms it.
+    /// The lease of this instance: with a journal on Kafka, one that the journal must confirm.
     pub(super) fn lease(&self) -> Lease {
         match self.settings.journal {
             Journal::Kafka => Lease::unconfirmed(),
@@ -148,7 +149,7 @@ impl Setup {
         }
     }
 
-    /// What carries out the commands of our index.
+    /// The back-end of our index.
     pub(super) fn backend(&self, lease: Lease) -> Result<Work, Failure> {
         Ok(match self.index {
             _ if self.reader.simulated => (Arc::new(Simulated::new(self.settings.simulation.clone())), None),
@@ -176,12 +177,12 @@ impl Setup {
         ))
     }
 
-    /// Whether to take over only where no other instance does the work.
+    /// Whether this instance is to stand by for another one.
     pub(super) fn stands_by(&self) -> bool {
         matches!(&self.kafka, KafkaPlan::On(options) if options.standby.is_some())
     }
 
-    /// The part that the core needs.
+    /// The settings of the core.
     pub(super) fn core(&self) -> csc::Settings {
         let uws = &self.settings.uws;
         csc::Settings {
@@ -204,14 +205,14 @@ impl Setup {
     }
 }
 
-/// A variable of our own environment; one that is empty counts as not set.
+/// A variable of our environment; an empty one counts as not set.
 pub(super) fn environment(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// Finds out why `ocps run` with these arguments would fail in this environment, as far as can be known without a
-/// daemon: a report of its toml, one of its component configuration (for `site`, if it is given), and `rest` with what
-/// is wrong besides. The keys of the toml that are wrong count as not given.
+/// daemon: a report on the toml, one on the component configuration (for `site`, if it is given), and `rest`, to which all
+/// other problems are added. Wrong keys of the toml count as not given.
 #[must_use]
 pub fn check(args: &RunArgs, env: Env<'_>, site: Option<&str>, rest: Report) -> Vec<Report> {
     let (setup, mut reports) = examine(args, env, site, rest);
@@ -221,7 +222,7 @@ pub fn check(args: &RunArgs, env: Env<'_>, site: Option<&str>, rest: Report) -> 
     reports
 }
 
-/// What would be used, as far as it can be known, and the same reports without what concerns directories.
+/// The settings as far as they can be known, and the same reports without problems of directories.
 pub(super) fn examine(
     args: &RunArgs,
     env: Env<'_>,
@@ -244,13 +245,13 @@ pub(super) fn examine(
     (setup, reports)
 }
 
-/// The value; a failure is put to the others.
+/// The value; a failure is added to the others.
 fn noted<T>(result: Result<T, Failure>, failures: &mut Vec<Failure>) -> Option<T> {
     result.map_err(|failure| failures.push(failure)).ok()
 }
 
 impl Setup {
-    /// What is wrong although all settings are there.
+    /// Problems that show only when the settings are used.
     #[cfg_attr(not(feature = "redis"), allow(unused_variables, reason = "only Redis asks the environment"))]
     fn problems(&self, args: &RunArgs, env: Env<'_>) -> Vec<String> {
         let mut problems = Vec::new();
@@ -267,7 +268,7 @@ impl Setup {
         if self.index == SalIndex::Ra && !self.reader.simulated {
             problems.extend(Access::new(&self.settings.redis, env).check().err());
         }
-        // The directory's files are checked apart, but not as of a commit, nor whether there is one at all.
+        // The files of the directory have a report of their own, but not those of a commit; nor has a missing directory.
         if self.reader.dir.is_none() || args.goal.override_name.is_some() {
             let override_name = args.goal.override_name.as_deref().unwrap_or_default();
             problems.extend(self.reader.read(override_name).err().map(|error| error.to_string()));
@@ -275,24 +276,24 @@ impl Setup {
         problems
     }
 
-    /// The directories that are written to.
+    /// The directories to which the daemon writes.
     pub(super) fn written_directories(&self) -> impl Iterator<Item = &Path> {
         let log_dir = self.settings.log.file.as_deref().and_then(Path::parent);
         [self.state_dir.as_deref(), log_dir].into_iter().flatten()
     }
 
-    /// Which of them cannot be, and why.
+    /// Which of these directories cannot be written, and why.
     pub(super) fn directory_problems(&self) -> Vec<String> {
         self.written_directories().filter_map(unwritable).collect()
     }
 }
 
-/// The directory, or what is there of the way to it.
+/// The directory, or the nearest one above it that exists.
 pub(super) fn existing(dir: &Path) -> &Path {
     dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
-/// Why nothing can be written to a directory, or the directory not be made, if so.
+/// Why a directory cannot be written, or cannot be made; none if it can.
 fn unwritable(dir: &Path) -> Option<String> {
     let there = existing(dir);
     let access = rustix::fs::access(there, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK);
@@ -304,19 +305,15 @@ fn unwritable(dir: &Path) -> Option<String> {
     Some(format!("{}: cannot be written: {problem}", dir.display()))
 }
 
-/// A back-end, and where Redis is, for Rapid Analysis.
+/// A back-end, and for Rapid Analysis the address of Redis.
 pub(super) type Work = (Arc<dyn Backend>, Option<String>);
 
-/// The toml, if it is not the usual one.
+/// The toml, if it is not the default one.
 fn config(args: &RunArgs, env: Env<'_>) -> Option<PathBuf> {
     args.config.clone().or_else(|| settings::of_unit(env))
 }
 
-fn no_index() -> Failure {
-    Failure::Usage("no index: give 1, 2, 3 or 101 (ocps run INDEX), or set index in ocps.toml".to_owned())
-}
-
-/// The journal is all that is kept there.
+/// The state directory, if there is to be one; it holds the journal and nothing else.
 fn state_dir(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Option<PathBuf>, Failure> {
     match args.state_dir.clone() {
         _ if settings.journal != Journal::On => Ok(None),
@@ -325,7 +322,7 @@ fn state_dir(args: &RunArgs, settings: &Settings, env: Env<'_>) -> Result<Option
     }
 }
 
-/// Whether the journal can be on Kafka.
+/// Checks that the journal can be on Kafka.
 fn check_journal(kafka: &KafkaPlan) -> Result<(), Failure> {
     let problem = match kafka {
         _ if !cfg!(feature = "kafka") => "this build has no Kafka: install a full build",

@@ -1,4 +1,4 @@
-//! Where events come from: one closed [`Event`], whichever channel it came over.
+//! The channels that events come over, and [`Event`], the closed enum of all events.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,15 +13,15 @@ use crate::csc::command::Command;
 use crate::csc::event::LogMessage;
 use crate::csc::request::Outcome;
 use crate::http::Question;
-use crate::journal::{News, Report};
+use crate::journal::News;
 use crate::timer::Tick;
 use crate::transport::KafkaInput;
 use crate::transport::socket::ClientInput;
 
-/// A SIGTERM that comes so long after the first signal means: at once.
+/// A further SIGTERM so long after the first signal ends the daemon at once.
 const IMPATIENCE: Duration = Duration::from_secs(3);
 
-/// Anything that can happen; its name is for the log.
+/// Anything that can happen; the names of the variants stand in the log.
 #[derive(strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub(super) enum Event {
@@ -31,15 +31,13 @@ pub(super) enum Event {
     Kafka(KafkaInput),
     /// A command over Kafka.
     Command(Command),
-    Journal(Report),
-    /// The journal was opened, or is lost.
-    News(News),
+    Journal(News),
     Log(LogMessage),
-    /// Something is asked over HTTP.
+    /// A question over HTTP.
     Question(Question),
     /// A signal asks the daemon to end.
     Terminate,
-    /// A signal asks it to reload.
+    /// A signal asks the daemon to reload.
     HangUp,
     /// The deadline may have come.
     Tick,
@@ -51,10 +49,9 @@ pub(super) struct Sources {
     pub(super) outcomes: Receiver<Outcome>,
     pub(super) configuration: Receiver<ConfigResult>,
     pub(super) kafka: Receiver<KafkaInput>,
-    /// Over Kafka.
+    /// Commands over Kafka.
     pub(super) commands: Receiver<Command>,
-    pub(super) journal: Receiver<Report>,
-    pub(super) news: Receiver<News>,
+    pub(super) journal: Receiver<News>,
     pub(super) logs: Receiver<LogMessage>,
     pub(super) questions: Receiver<Question>,
     pub(super) signals: Receiver<Event>,
@@ -62,15 +59,14 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// The next thing that happens; no command over Kafka while there is no room for one.
+    /// Waits for the next event; takes no command over Kafka while `has_room` is false.
     pub(super) fn next(&self, has_room: bool) -> Event {
         let nothing = never();
         let commands = if has_room { &self.commands } else { &nothing };
         let event = select! {
             recv(self.signals) -> signal => signal,
             recv(self.ticks) -> tick => tick.map(|Tick| Event::Tick),
-            recv(self.news) -> news => news.map(Event::News),
-            recv(self.journal) -> report => report.map(Event::Journal),
+            recv(self.journal) -> news => news.map(Event::Journal),
             recv(self.outcomes) -> outcome => outcome.map(Event::Outcome),
             recv(self.configuration) -> result => result.map(Event::Configuration),
             recv(self.kafka) -> input => input.map(Event::Kafka),
@@ -83,11 +79,11 @@ impl Sources {
     }
 }
 
-/// The first TERM or INT ends the daemon in order; one that shows impatience ends it at once.
+/// The first TERM or INT ends the daemon in order; a second one may end it at once ([`is_impatient`]).
 pub(super) fn signals() -> Result<Receiver<Event>, Failure> {
     let failed = |error| Failure::Other(format!("cannot listen for signals: {error}"));
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
-    // Room for one of each kind: a hang-up that was not heard yet says all that another one could.
+    // Room for one of each kind: a second hang-up adds nothing to one that was not handled yet.
     let (sender, receiver) = bounded(2);
     let listen = move || {
         let mut stopping: Option<Instant> = None;
@@ -105,7 +101,7 @@ pub(super) fn signals() -> Result<Receiver<Event>, Failure> {
                     continue;
                 }
             };
-            // Without waiting: when the main loop hangs, the second signal must still work.
+            // This must not wait: when the main loop hangs, the second signal must still work.
             let _ = sender.try_send(signal);
         }
     };
@@ -119,7 +115,7 @@ fn is_impatient(signal: i32, since_the_first: Duration) -> bool {
     signal == SIGINT || since_the_first >= IMPATIENCE
 }
 
-/// One of our own threads has ended: a bug, and nothing can be done about it but to start anew.
+/// Ends the process: one of our own threads has ended, which is a bug.
 pub(super) fn dead_channel() -> ! {
     log::error!("this is a bug in ocps: one of its threads has ended");
     log::logger().flush();

@@ -35,21 +35,21 @@ use crate::transport::kafka;
 use crate::transport::socket::{self, ClientInput, Hub, NoSocket};
 use crate::transport::{Kafka, KafkaInput};
 
-/// Things that clients did and that wait to be handled; a client that does more waits.
+/// Most inputs of clients that wait for the main loop; beyond it, clients wait.
 const CLIENT_QUEUE: usize = 1024;
-/// Answers of the back-end that wait to be handled; a worker that has more waits.
+/// Most answers of the back-end that wait for the main loop; beyond it, workers wait.
 const OUTCOME_QUEUE: usize = 1024;
-/// Log lines that wait to become events; more are dropped.
+/// Most log lines that wait to become events; more are dropped.
 const LOG_QUEUE: usize = 1024;
-/// Commands, and other things, that came over Kafka and wait to be handled; the reading thread waits then.
+/// Most commands, and most other inputs, over Kafka that wait for the main loop; beyond it, the reading threads wait.
 const KAFKA_QUEUE: usize = 1024;
-/// Requests to the configuration thread that wait.
+/// Most requests that wait for the configuration thread.
 const CONFIG_QUEUE: usize = 64;
-/// Room for requests for each job: it, its removal and the jobs that it waits for may all ask at once, of each kind.
+/// Most requests for each job: the job, its removal and the jobs that it waits for may each have one of every kind.
 const REQUESTS_PER_JOB: usize = 12;
 
-/// Starts everything and serves until the end.
-pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
+/// Starts all threads; gives the daemon and what its events come over.
+pub(super) fn start(args: &RunArgs) -> Result<(Daemon, Sources), Failure> {
     let setup = Setup::new(args, &setup::environment)?;
     clock::set_tai_minus_utc(setup.settings.tai_minus_utc_s);
     let lease = setup.lease();
@@ -101,30 +101,29 @@ pub(super) fn serve(args: &RunArgs) -> Result<(), Failure> {
         http_problem,
         compared: Moment::now(),
         turned: Moment::now(),
-        stands_by: false,
+        stood_by: false,
         end: None,
     };
     daemon.find_credentials(override_name);
     daemon.run_effects(effects);
     daemon.run_turn();
-    let channels = daemon.journal.as_ref().map(|journal| (journal.reports().clone(), journal.news().clone()));
-    let (journal, news) = channels.unwrap_or_else(|| (never(), never()));
-    daemon.run(Sources {
+    let journal = daemon.journal.as_ref().map_or_else(never, |journal| journal.news.clone());
+    let sources = Sources {
         clients,
         outcomes,
         configuration,
         kafka: inputs,
         commands,
         journal,
-        news,
         logs,
         questions,
         signals,
         ticks,
-    })
+    };
+    Ok((daemon, sources))
 }
 
-/// What carries out requests, and its answers.
+/// The threads that carry out requests, and the channel of their answers.
 fn start_workers(
     setup: &Setup,
     backend: Arc<dyn Backend>,
@@ -137,7 +136,7 @@ fn start_workers(
     Ok((workers, outcomes))
 }
 
-/// What is asked over HTTP. Commands are worth more: where it cannot be served, the daemon starts without.
+/// The questions over HTTP. Where the daemon cannot listen for them it starts without HTTP, and the status says why.
 fn serve_http(setup: &Setup) -> (Receiver<Question>, Option<String>) {
     let Some(listen) = &setup.settings.http.listen else { return (never(), None) };
     match http::serve(listen) {
@@ -150,7 +149,8 @@ fn serve_http(setup: &Setup) -> (Receiver<Question>, Option<String>) {
     }
 }
 
-/// The local socket, and what its clients do. Where it cannot be made in any usual place, Kafka alone will do.
+/// The local socket, and the inputs of its clients. Where it cannot be made in any usual place and there is Kafka, the
+/// daemon starts without a socket.
 fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
     let (sender, clients) = bounded(CLIENT_QUEUE);
     let (hub, clients) = match (socket::listen(&setup.socket, sender), &setup.kafka) {
@@ -167,7 +167,7 @@ fn open_socket(setup: &Setup) -> Result<(Hub, Receiver<ClientInput>), Failure> {
     Ok((hub, clients))
 }
 
-/// The journal, and what the previous run left in it; none while it is not open. No journal where none is kept.
+/// The journal, if one is kept, and what the previous run left; none while the journal is not open.
 #[cfg_attr(not(feature = "kafka"), allow(unused_variables, reason = "only a journal on Kafka confirms it"))]
 fn open_journal(setup: &Setup, lease: Lease) -> Result<(Option<Journal>, Option<Recovered>), Failure> {
     let history = setup.settings.history;
@@ -184,10 +184,10 @@ fn open_journal(setup: &Setup, lease: Lease) -> Result<(Option<Journal>, Option<
     Ok((Some(journal), Some(recovered)))
 }
 
-/// What comes over Kafka.
+/// The inputs and commands over Kafka.
 type FromKafka = (Receiver<KafkaInput>, Receiver<Command>);
 
-/// Kafka, and what comes over it.
+/// Kafka, if it is used, and its inputs and commands.
 fn start_kafka(setup: &Setup, lease: Lease) -> Result<(Option<Box<dyn Kafka>>, FromKafka), Failure> {
     let options = match &setup.kafka {
         KafkaPlan::Off => return Ok((None, (never(), never()))),
@@ -207,7 +207,7 @@ fn no_thread(error: std::io::Error) -> Failure {
     Failure::Other(format!("cannot start a thread: {error}"))
 }
 
-/// Makes `logMessage` events of log lines; those that are not taken in time are lost.
+/// Makes `logMessage` events of log lines; what finds no room in the channel is lost.
 fn log_events(sender: Sender<LogMessage>) -> Tap {
     let process = i32::try_from(std::process::id()).unwrap_or(0);
     Box::new(move |record, message, level| {
@@ -223,7 +223,7 @@ fn log_events(sender: Sender<LogMessage>) -> Tap {
     })
 }
 
-/// A thread that panics is a bug; without it the daemon would be alive but deaf.
+/// Ends the process when a thread panics, which is a bug: without one of its threads the daemon would seem to work.
 fn abort_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {

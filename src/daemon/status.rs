@@ -1,5 +1,5 @@
-//! What the daemon says of itself: the documents that answer a query on the local socket, described in
-//! ocps-protocol(7), and the status line for the service manager.
+//! The documents that answer a query on the local socket, described in ocps-protocol(7), and the status line for the
+//! service manager.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,10 +16,11 @@ use crate::csc::report::{JobHistory, JobOutcome, JobReport, Service, StageName, 
 use crate::csc::state::SummaryState;
 use crate::csc::time::Tai;
 use crate::journal;
+use crate::transport::Stage;
 use crate::transport::line::Query;
 use crate::transport::socket::Document;
 
-/// An object of these fields of a value.
+/// A JSON object of these fields of a value.
 macro_rules! fields {
     ($of:expr; $($name:ident),*) => { json!({ $(stringify!($name): $of.$name),* }) };
 }
@@ -36,7 +37,7 @@ impl Daemon {
                 let (figures, status) = (self.figures.clone(), self.status());
                 Box::new(move || json!({ "metrics": figures.text(status).unwrap_or_default() }).to_string())
             }
-            // Only what is in it is put together here: to write it down takes ten times as long.
+            // Only the reports are collected here: writing them as JSON takes ten times as long.
             Query::Jobs => {
                 let (reports, now) = (self.turn.csc().job_reports().collect::<Vec<_>>(), self.now().tai);
                 let job = move |report: &JobReport| job(report, now);
@@ -110,7 +111,7 @@ impl Daemon {
         self.turn.early() + self.admission.waiting() + self.commands.len()
     }
 
-    /// Why commands cannot be taken now, in one line: what the probes of readiness report.
+    /// Why commands cannot be taken now, in one line, for the readiness probes.
     fn not_ready(&self) -> Option<String> {
         if !self.turn.has_started() {
             return Some("the daemon is starting: commands wait until it has started".to_owned());
@@ -139,11 +140,12 @@ impl Daemon {
             ((ErrorCode::None, _), Some(problem)) => format!("; {problem}"),
             ((code, report), _) => format!("; errorCode {}: {report}", code.number()),
         };
-        let kafka = self.kafka.as_ref().map(|kafka| kafka.report());
-        let kafka =
-            kafka.map_or_else(|| self.setup.kafka.problem().map(str::to_owned), |report| report.problem);
-        let kafka = kafka.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
-        if let Some(who) = self.standing_by_for() {
+        let (other, problem) = match self.kafka.as_ref().map(|kafka| kafka.report()) {
+            Some(report) => (report.other, report.problem),
+            None => (None, self.setup.kafka.problem().map(str::to_owned)),
+        };
+        let kafka = problem.map(|problem| format!("; Kafka: {problem}")).unwrap_or_default();
+        if let Some(who) = other.filter(|_| self.stage() == Some(Stage::StandingBy)) {
             return format!("standing by for {who}{kafka}");
         }
         let jobs = match jobs {

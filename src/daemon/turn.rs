@@ -1,18 +1,18 @@
-//! A turn of the main loop: what goes to the core, in which order, and what follows. A value without I/O, thread or
-//! clock, so that the simulation runs what is shipped.
+//! A turn of the main loop: what goes to the core, in which order, and what follows. It has no I/O, thread or clock, so
+//! that the simulation runs the shipped code.
 //!
-//! Whoever drives it hands over what happened, carries out each [`Step`] of [`Turn::next`] until there is none, and
-//! hands back the results: refused requests ([`Turn::input`]), records ([`Turn::keep`]), deliveries
-//! ([`Turn::delivered`]) and acks to the command line ([`Turn::transition_ended`]).
+//! The main loop hands over what happened, carries out each [`Step`] of [`Turn::next`] until there is none, and hands back
+//! the results: refused requests ([`Turn::input`]), records ([`Turn::keep`]), deliveries ([`Turn::delivered`]) and acks to
+//! the command line ([`Turn::transition_ended`]).
 //!
 //! At the *start* the core joins the control system and then makes the transitions to the state that the command line
-//! asks for. Commands that come before that has ended wait here, at most [`EARLY_MAX`] of them, and are carried out in
-//! the order in which they came.
+//! asks for. Commands that come before the start has ended wait here, at most [`EARLY_MAX`] of them, and are carried out
+//! in the order in which they came.
 //!
-//! All records of a turn go to the journal together, and so into one commit: an execute is accepted with one, its job
-//! gets its id with another and its end with a third. What was delivered goes with the next of these, or else at the
-//! next tick, that is, within a second: nothing waits for it, and what is published again after a crash has equal content.
-//! What happened to a job ([`Record::Noted`]) goes with the next of all these, or else with the next heartbeat.
+//! All records of a turn go to the journal together, and so into one commit: accepting an execute, the id of its job and
+//! its end take one commit each. Deliveries are written with the next of these records, or else at the next tick, within a
+//! second: nothing waits for them, and what is published again after a crash has equal content. Notes
+//! ([`Record::Noted`]) are written with any other record, or else with the next heartbeat.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -26,18 +26,18 @@ use crate::csc::time::Time;
 use crate::csc::{Csc, Effect, Input, Settings};
 use crate::journal::Report;
 
-/// Commands that wait for the start to end; more are refused.
+/// Most commands that wait for the start to end; more are refused.
 pub const EARLY_MAX: usize = 1024;
 
-/// Most deliveries and notes that wait for the next records.
+/// Most deliveries and notes that wait for other records.
 pub const DELIVERIES_MAX: usize = 100;
 
 /// Where the start is to lead.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Goal {
-    /// STANDBY, DISABLED or ENABLED; none: where the previous run was, if that was one of these, else STANDBY.
+    /// STANDBY, DISABLED or ENABLED; none: the state of the previous run, if that was one of these, else STANDBY.
     pub state: Option<SummaryState>,
-    /// The override of its `start`, `[file][:gitref]`; none: that of the previous run, where its state is resumed.
+    /// The override for `start`, `[file][:gitref]`; none: that of the previous run, where its state is resumed.
     pub override_name: Option<String>,
 }
 
@@ -50,43 +50,44 @@ impl Default for Goal {
 /// What is to be done next.
 #[derive(Debug)]
 pub enum Step {
-    /// Carry these out, in this order.
+    /// Carry out these effects, in this order.
     Run(Vec<Effect>),
-    /// Hand these to the journal, to be kept together.
+    /// Hand these records to the journal, which keeps them together.
     Write(Vec<Record>),
     /// Report that the start has ended: commands are carried out, in the state asked for unless there is a
     /// [`Turn::start_problem`].
     Started,
 }
 
-/// The core, and what surrounds it.
+/// The core, and what waits to go in or has come out.
 #[derive(Debug)]
 pub struct Turn {
     csc: Csc,
     has_journal: bool,
-    /// Until it is known what the previous run left.
+    /// Where the start is to lead; none from [`Turn::recovered`] on.
     goal: Option<Goal>,
     has_joined: bool,
     has_started: bool,
-    /// Transitions of the start that have not ended; once it has joined, the first is under way.
+    /// Transitions of the start that have not ended; the first is under way, once the core has joined.
     transitions: VecDeque<Command>,
     start_problem: Option<String>,
-    /// Commands that came before the start has ended.
+    /// Commands that wait for the start to end.
     early: VecDeque<Command>,
-    /// The last state of the start. It is recorded at the end, so that a start that is cut off is resumed to its goal.
+    /// The last summary state of the start. It is recorded when the start ends: after a start that is cut off, the next
+    /// run goes where this one was to go.
     reached: Option<Record>,
-    /// What the core has not taken.
+    /// What the core has not handled yet.
     inputs: VecDeque<Input>,
-    /// The records of this turn, which are kept together, and deliveries before it.
+    /// The records of this turn, and earlier deliveries and notes.
     records: Vec<Record>,
-    /// Whether deliveries wait no longer.
+    /// A tick came: deliveries are to be written.
     is_tick: bool,
-    /// Whether notes wait no longer.
+    /// A heartbeat was published: notes are to be written.
     is_beat: bool,
 }
 
 impl Turn {
-    /// A core at its start, and what is to be carried out first.
+    /// A core at its start, and the effects to be carried out first.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -104,8 +105,8 @@ impl Turn {
         (turn, effects)
     }
 
-    /// A core whose journal is still being opened: it waits for [`Turn::recovered`], before which it must not join. Also what is
-    /// to be carried out first.
+    /// A core whose journal is still being opened, and the effects to be carried out first. It must not join before
+    /// [`Turn::recovered`].
     #[must_use]
     pub fn opening(settings: Settings, seed: u64, now: Time, goal: &Goal) -> (Self, Vec<Effect>) {
         let mut effects = Vec::new();
@@ -129,7 +130,7 @@ impl Turn {
         (turn, effects)
     }
 
-    /// What the previous run left is known; gives what is to be carried out at once.
+    /// The journal is open, with what the previous run left; gives the effects to be carried out at once.
     pub fn recovered(&mut self, now: Time, recovered: Recovered) -> Vec<Effect> {
         let mut effects = Vec::new();
         if let Some(goal) = self.goal.take() {
@@ -151,16 +152,16 @@ impl Turn {
         }
     }
 
-    /// No other instance is running, or it cannot be asked; also again when Kafka comes back.
+    /// No other instance is running, as far as can be known. May come again when Kafka comes back.
     pub fn joined(&mut self) {
         if !self.has_joined {
             self.inputs.push_back(Input::Joined);
         }
     }
 
-    /// Something else happened.
+    /// Anything else happened.
     pub fn input(&mut self, input: Input) {
-        // The process ends before it has started: the next one goes where this one was to go.
+        // The process ends before it has started: the next run goes where this one was to go.
         if matches!(input, Input::Terminate) && !self.has_started {
             self.cut_off("the daemon is stopping");
         } else if matches!(input, Input::DuplicateInstance(_)) && !self.has_joined {
@@ -169,14 +170,14 @@ impl Turn {
         self.inputs.push_back(input);
     }
 
-    /// The deadline has come. What the journal has said until now goes first: a tick decides that it does not answer.
-    pub fn tick(&mut self, reports: impl IntoIterator<Item = Report>) {
-        reports.into_iter().for_each(|report| self.report(report));
+    /// The deadline has come. What the journal has reported until now goes first ([`Turn::report`]): a tick decides that it
+    /// does not answer.
+    pub fn tick(&mut self) {
         self.inputs.push_back(Input::Tick);
         self.is_tick = true;
     }
 
-    /// The journal has said something.
+    /// The journal has reported something.
     pub fn report(&mut self, report: Report) {
         match report {
             Report::Durable(records) => self.inputs.extend(records.into_iter().map(Input::Journaled)),
@@ -185,7 +186,7 @@ impl Turn {
         }
     }
 
-    /// What this names need not be published again.
+    /// The ack or result with this receipt was delivered.
     pub fn delivered(&mut self, receipt: Option<Receipt>) {
         if let Some(receipt) = receipt {
             self.records.push(Record::Delivered(receipt));
@@ -193,7 +194,7 @@ impl Turn {
         }
     }
 
-    /// The core wants this kept.
+    /// The core wants this record kept.
     pub fn keep(&mut self, record: Record) {
         if matches!(record, Record::State { .. }) && !self.has_started {
             self.reached = Some(record);
@@ -202,7 +203,7 @@ impl Turn {
         }
     }
 
-    /// The core has answered a transition of the start; after one that failed the next would only fail too.
+    /// The core has answered a transition of the start. After one that failed the others are left out.
     pub fn transition_ended(&mut self, ack: &Ack) {
         match ack {
             Ack::InProgress { .. } => {}
@@ -242,12 +243,12 @@ impl Turn {
         if self.has_journal {
             return Some(Step::Write(records));
         }
-        // Nothing is waited for.
+        // Without a journal, all counts as durable at once.
         self.inputs.extend(records.iter().filter_map(Record::awaited).map(Input::Journaled));
         self.next(now)
     }
 
-    /// The records that wait, which the journal is to have at the end.
+    /// The records that wait; at the end of the daemon they go to the journal too.
     pub fn left(&mut self) -> Vec<Record> {
         mem::take(&mut self.records)
     }
@@ -280,7 +281,7 @@ impl Turn {
         self.refuse_early(reason);
     }
 
-    /// The commands that wait for the start to end are not carried out.
+    /// Refuses the commands that wait for the start to end.
     pub fn refuse_early(&mut self, reason: &str) {
         let refused = self.early.drain(..).map(|command| Input::Refused(command, reason.to_owned()));
         self.inputs.extend(refused);
@@ -292,13 +293,13 @@ impl Turn {
         &self.csc
     }
 
-    /// Whether it waits for [`Turn::recovered`].
+    /// Whether the turn waits for [`Turn::recovered`].
     #[must_use]
     pub fn is_recovering(&self) -> bool {
         self.goal.is_some()
     }
 
-    /// Whether it waits for [`Input::Joined`].
+    /// Whether the turn waits for [`Input::Joined`].
     #[must_use]
     pub fn is_joining(&self) -> bool {
         !self.has_joined
@@ -316,13 +317,13 @@ impl Turn {
         self.has_started
     }
 
-    /// Why the state asked for was not reached; until the next change of state.
+    /// Why the start did not reach its goal; none after the next change of state.
     #[must_use]
     pub fn start_problem(&self) -> Option<&str> {
         self.start_problem.as_deref()
     }
 
-    /// What the core takes next; for tests.
+    /// What the core handles next; for tests.
     #[must_use]
     pub fn upcoming(&self) -> Option<&Input> {
         self.inputs.front()

@@ -11,33 +11,36 @@ use rusqlite::ErrorCode::{
 };
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
+use super::topic::Refusal;
 use crate::text::quote;
 
 /// Why a journal cannot be opened. Each is one line with the path and a remedy; nothing was changed or replaced.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// It belongs to another instance, is of a newer version, or is damaged.
+    /// The journal belongs to another instance, is of a newer version, or is damaged.
     #[error("{0}")]
     Refused(String),
-    /// It cannot be opened, created or written (permissions, a full disk, a read-only file system), or another
+    /// The journal cannot be opened, created or written (permissions, a full disk, a read-only file system), or another
     /// instance uses it.
     #[error("{0}")]
     Unusable(String),
 }
 
-/// What went wrong.
+/// What went wrong with a journal.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error(transparent)]
     Sql(#[from] rusqlite::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What was read makes no sense.
+    /// What was read from the journal makes no sense.
     #[error("{0}")]
     Nonsense(String),
-    /// It is not to be opened: what comes after its path in the error.
+    /// The journal must not be opened: why, as it follows the path of the journal in the error.
     #[error("it {0}")]
     Refused(String),
+    #[error(transparent)]
+    Broker(#[from] Refusal),
 }
 
 impl From<String> for Fault {
@@ -58,7 +61,7 @@ impl Fault {
         let code = match self {
             Self::Io(error) => return Some(error.kind()),
             Self::Sql(error) => error.sqlite_error_code(),
-            Self::Nonsense(_) | Self::Refused(_) => None,
+            Self::Nonsense(_) | Self::Refused(_) | Self::Broker(_) => None,
         };
         match code {
             Some(DiskFull) => Some(ErrorKind::StorageFull),
@@ -69,22 +72,19 @@ impl Fault {
         }
     }
 
-    /// Whether the disk is full, or the file as large as it may be.
+    /// Whether the disk is full, or the file has reached its limit.
     pub(super) fn is_lack_of_room(&self) -> bool {
         self.kind() == Some(ErrorKind::StorageFull)
     }
 
-    /// Why the system does not let us use the file at `path`, with a remedy; none if the file itself is wrong.
+    /// Why the system refuses access to the file at `path`, with a remedy; none if the file itself is wrong.
     fn of_the_system(&self, path: &Path) -> Option<String> {
-        let remedy = match self.kind() {
-            None => return None,
-            Some(ErrorKind::PermissionDenied) => {
-                "it and its directory must belong to the user that ocps runs as"
-            }
-            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => "free some space",
-            Some(ErrorKind::ResourceBusy) => "end the program that uses it",
-            Some(ErrorKind::Other) => "look at the disk (dmesg)",
-            Some(_) => "choose another state directory with --state-dir",
+        let remedy = match self.kind()? {
+            ErrorKind::PermissionDenied => "it and its directory must belong to the user that ocps runs as",
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+            ErrorKind::ResourceBusy => "end the program that uses it",
+            ErrorKind::Other => "look at the disk (dmesg)",
+            _ => "choose another state directory with --state-dir",
         };
         let (problem, remedy) = match statvfs(directory(path)).ok() {
             Some(disk) if disk.f_flag.contains(StatVfsMountFlags::RDONLY) => {
@@ -112,7 +112,7 @@ impl Fault {
         }
         let reason = match self {
             Self::Refused(reason) => reason,
-            Self::Sql(_) | Self::Io(_) | Self::Nonsense(_) => {
+            Self::Sql(_) | Self::Io(_) | Self::Nonsense(_) | Self::Broker(_) => {
                 format!("is damaged ({}): restore it, or {}", self.reason(path), move_away(path))
             }
         };
@@ -120,7 +120,7 @@ impl Fault {
     }
 }
 
-/// How a journal is moved away. What was committed last is in a file of its own, which belongs to it.
+/// How to move a journal away: its file, and the `-wal` file beside it with what was committed last.
 pub(super) fn move_away(path: &Path) -> String {
     let parts = [path.to_owned(), wal(path)];
     let parts = parts.iter().filter(|part| *part == path && path.exists() || size(part) > 0);
@@ -128,17 +128,17 @@ pub(super) fn move_away(path: &Path) -> String {
     format!("move it away and its unfinished jobs are forgotten: {}", moves.collect::<Vec<_>>().join("; "))
 }
 
-/// The file of what was committed last, beside the journal.
+/// The `-wal` file beside the journal, with what was committed last.
 pub(super) fn wal(path: &Path) -> PathBuf {
     beside(path, "-wal")
 }
 
-/// The size of a file, 0 if it is not there. An empty `-wal` file means nothing.
+/// The size of a file in bytes, 0 if there is none: an empty `-wal` file is as good as none.
 pub(super) fn size(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |file| file.len())
 }
 
-/// A file beside the journal.
+/// The file beside the journal whose name has this ending.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     [path.as_os_str(), OsStr::new(ending)].into_iter().collect::<OsString>().into()
 }

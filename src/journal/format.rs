@@ -1,8 +1,8 @@
 //! How commands are written in the tables: the columns, and the JSON documents in some of them.
 //!
-//! The documents are described here and not by the core's types, so that the core can change without changing what
-//! is on disks: a field that is renamed there does not compile here until its old name is written beside it. What is
-//! read is checked, not trusted: a row that makes no sense means a damaged journal.
+//! The documents are described here and not by the core's types, so that the core can change and the files stay: this
+//! module does not compile with a renamed field until its old name stands beside it. All that is read is checked: a
+//! row that makes no sense means a damaged journal.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ use crate::csc::state::SummaryState;
 use crate::csc::time::{BootId, Tai, Uptime};
 use crate::url::Url;
 
-/// The highest key that is believed: no daemon gives that many, and the next ones still fit SQLite's integers.
+/// The highest key that is accepted: no daemon makes so many commands, and the keys after it still fit into SQLite's
+/// integers.
 const KEY_MAX: u64 = 1 << 53;
 
 /// A value that is written as a number or a text.
@@ -40,7 +41,7 @@ pub(super) trait Plain: Sized {
     fn parse(plain: Self::As) -> Result<Self, String>;
 }
 
-/// `TYPE as PLAIN: how it is written, how it is read`.
+/// `TYPE as PLAIN: to write it, to read it`.
 macro_rules! plain {
     ($($type:ty as $plain:ty: $write:expr, $read:expr;)*) => {
         $(impl Plain for $type {
@@ -63,7 +64,7 @@ plain! {
     JobId as String: |id| id.as_str().to_owned(), |text| Self::parse(&text);
     RunId as String: |id| id.as_str().to_owned(),
         |text| Self::parse(&text).ok_or_else(|| format!("{text:?} is no run id"));
-    // Others may read it.
+    // Other users may be able to read the journal.
     Url as String: Url::without_credentials, |text| Ok(Self::from(&*text));
     JobObject as String: |object| (*object.0).to_owned(), |text| Ok(Self(text.into()));
     Phase as String: |phase| phase.as_str().to_owned(),
@@ -72,7 +73,7 @@ plain! {
         |word| word.parse().map_err(|_| format!("{word:?} is no kind of note"));
     SummaryState as String: |state| state.name().to_owned(),
         |name| name.parse().map_err(|_| format!("{name:?} is no summary state"));
-    // A client of the local socket is gone when this is read.
+    // A client of the local socket is gone when the next run reads this.
     Via as String: |via| if *via == Self::Kafka { "kafka" } else { "local" }.to_owned(), |word| match &*word {
         "kafka" => Ok(Self::Kafka),
         "local" => Ok(Self::Socket(ClientId::GONE)),
@@ -90,12 +91,12 @@ plain! {
         let code = [Self::Completed, Self::Error, Self::Aborted].into_iter().find(|code| code.number() == number);
         code.ok_or_else(|| format!("{number} is no exit code"))
     };
-    // Our keys are far below the highest number.
+    // Our keys are far below the highest key.
     EntryKey as i64: |key| key.0.cast_signed(), |number| {
         let key = u64::try_from(number).ok().filter(|key| (1..=KEY_MAX).contains(key));
         key.map(Self).ok_or_else(|| format!("{number} is no key"))
     };
-    // The stamp of a command is its sender's and is compared by its bits, whatever they mean.
+    // The sender of a command made this stamp; it is only compared, bit by bit.
     Tai as u64: |time| time.0.to_bits(), |bits| Ok(Self(f64::from_bits(bits)));
     bool as i64: |flag| i64::from(*flag), |number| match number {
         0 => Ok(false),
@@ -124,11 +125,11 @@ fn deserialize<'de, T: Plain<As: DeserializeOwned>, D: Deserializer<'de>>(json: 
     T::parse(T::As::deserialize(json)?).map_err(D::Error::custom)
 }
 
-/// The `document` of a command: what was accepted.
+/// The `document` of a command: the command as it was accepted.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "AcceptedCommand", deny_unknown_fields)]
 pub(super) struct AcceptedForm {
-    /// This and the next two are in columns of their own.
+    /// The key and the next two fields are in columns of their own.
     #[serde(skip, default = "no_key")]
     key: EntryKey,
     #[serde(skip)]
@@ -275,7 +276,7 @@ pub(super) fn get<T: Plain<As: FromSql>>(row: &Row<'_>, column: &str) -> Result<
     Ok(T::parse(row.get(column)?)?)
 }
 
-/// Reads a column with a time of ours, which is finite.
+/// Reads a column with a time of our clock, which is finite.
 fn time(row: &Row<'_>, column: &str) -> Result<Option<Tai>, Fault> {
     match row.get(column)? {
         Some(number) if !f64::is_finite(number) => Err(format!("{number} is no time").into()),
@@ -283,12 +284,12 @@ fn time(row: &Row<'_>, column: &str) -> Result<Option<Tai>, Fault> {
     }
 }
 
-/// A time of ours in a column. It is finite; one that is not would be of no use later.
+/// A time of our clock for a column; 0 for one that is not finite, which could not be read.
 pub(super) fn column(time: Tai) -> f64 {
     if time.0.is_finite() { time.0 } else { 0.0 }
 }
 
-/// The command that asked for this work.
+/// The name of the command that asked for this work.
 pub(super) fn kind(work: &Work) -> &'static str {
     match work {
         Work::Execute { .. } => CommandName::Execute.as_str(),
@@ -311,7 +312,7 @@ fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
     }
     let limits = POLL_INTERVAL_MIN..=POLL_INTERVAL_MAX;
     match &entry.work {
-        // The time of the next poll could not be expressed, which would end the daemon at every start.
+        // With such an interval the time of the next poll would overflow and end the daemon at every start.
         Work::Execute { poll_interval: interval, prereqs, .. }
             if !limits.contains(interval) || prereqs.len() > PREREQS_MAX =>
         {
@@ -355,7 +356,7 @@ pub(super) fn note(row: &Row<'_>) -> Result<Note, Fault> {
     Ok(Note { number: row.get("number")?, at, kind: get(row, "kind")?, about: row.get("about")? })
 }
 
-/// The sender in a row of `seen`: a command that came over Kafka, as only those are kept there.
+/// The sender in a row of `seen`, which holds only commands that came over Kafka.
 pub(super) fn seen(row: &Row<'_>) -> Result<Sender, Fault> {
     time(row, "at")?;
     Ok(Sender {

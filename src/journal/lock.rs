@@ -1,7 +1,7 @@
 //! The lock of the state directory: one daemon at a time, also when the directory is removed and made again.
 //!
-//! The lock file outlives the journal beside it and notes how often that was opened, so that a journal that is
-//! missing, or older than the last one, is noticed.
+//! The lock file notes how many runs each journal beside it has had, so that a journal that is missing, or is an old
+//! copy, is noticed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,17 +16,17 @@ use rustix::io::Errno;
 
 use super::error::directory;
 
-/// How long the lock of the last run is waited for: a process that it was just starting when it was killed (git)
-/// holds it until it has begun.
+/// How long a start waits for the lock of the previous run: where that run was killed while it started git, git holds the
+/// lock for a moment.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Time between looks at it.
+/// Time between two tries to take the lock.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Most bytes of notes that are read.
 const NOTES_MAX: u64 = 4096;
-/// The name of the note of the process that has the lock.
+/// The name of the note that says which process has the lock.
 const PROCESS: &str = "process";
 
-/// The state directory of a journal, which this process alone uses; the lock is released with the file.
+/// The lock of the state directory of a journal; closing the file releases it.
 #[derive(Debug)]
 pub struct Lock {
     dir: PathBuf,
@@ -36,31 +36,31 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the directory of a journal, which is made if it is not there.
+    /// Locks the directory of a journal, which is made if it is missing.
     ///
     /// # Errors
-    /// One line: it cannot be used, or another process uses it.
+    /// One line: the directory cannot be used, or another process uses it.
     pub(super) fn take(journal: &Path) -> Result<Self, String> {
         let name = journal.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let dir = directory(journal).to_owned();
         Ok(Self { file: locked(&dir, PATIENCE)?, dir, name })
     }
 
-    /// The process that uses the directory, if one does: `Some(None)` if it is not known which.
+    /// The process that holds the lock of the directory, if one does: `Some(None)` if it is not known which.
     pub(super) fn holder(dir: &Path) -> Option<Option<i64>> {
         let lock = File::open(dir.join("lock")).ok()?;
         let taken = flock(&lock, FlockOperation::NonBlockingLockShared);
         (taken == Err(Errno::WOULDBLOCK)).then(|| notes(&lock).get(PROCESS).copied())
     }
 
-    /// How many runs a journal has had, as [`Lock::runs`], by whoever has not taken its directory.
+    /// As [`Lock::runs`], without holding the lock.
     pub(super) fn noted(journal: &Path) -> i64 {
         let name = journal.file_name().unwrap_or_default().to_string_lossy();
         let lock = File::open(directory(journal).join("lock"));
         lock.map_or(0, |lock| notes(&lock).get(&*name).copied().unwrap_or(0))
     }
 
-    /// Takes the directory again if it is no longer the one that was taken.
+    /// Locks the directory again if it was removed and made again.
     ///
     /// # Errors
     /// As [`Lock::take`].
@@ -73,13 +73,13 @@ impl Lock {
         Ok(())
     }
 
-    /// How many runs the journal has had, as far as that is noted here.
+    /// How many runs the journal has had, as the lock file notes; 0 without a note.
     pub(super) fn runs(&self) -> i64 {
         notes(&self.file).get(&self.name).copied().unwrap_or(0)
     }
 
-    /// Notes that. Without the note, a journal that is deleted later is taken for one that never was: no reason not to
-    /// begin. The same goes for a note that is torn by a crash.
+    /// Notes how many runs the journal has had. Where the note cannot be written, or a crash tears it, a journal that is
+    /// deleted later counts as one that never was; the daemon starts nevertheless.
     pub(super) fn note(&mut self, runs: i64) {
         let mut notes = notes(&self.file);
         notes.insert(self.name.clone(), runs);
@@ -90,10 +90,10 @@ impl Lock {
     }
 }
 
-/// How many runs each journal of the directory has had, by its name; and the process that has the lock.
+/// How many runs each journal of the directory has had, by its name; and the process that holds the lock.
 fn notes(mut file: &File) -> BTreeMap<String, i64> {
     let mut notes = String::new();
-    // What cannot be read is missing.
+    // A note that cannot be read counts as missing.
     let _ = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(NOTES_MAX).read_to_string(&mut notes));
     let lines = notes.lines().filter_map(|line| line.rsplit_once(' '));
     lines.filter_map(|(name, number)| Some((name.to_owned(), number.parse().ok()?))).collect()

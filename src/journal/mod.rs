@@ -1,16 +1,17 @@
 //! The durable record of commands: what outlives the process.
 //!
 //! A thread writes the core's records to a file or to a topic of Kafka, all that waits in one commit, and reports what is
-//! durable. The main loop never waits for it: [`Journal::write`] hands records over, [`Journal::reports`] is for its
-//! `select!`.
+//! durable. The main loop never waits for the thread: [`Journal::write`] hands records over, and the main loop selects on
+//! [`Journal::news`].
 //!
-//! * `format`: records as rows; `schema`: the tables and their versions; `tables`: what is done with them; `open`: the
-//!   file; `lock`: its directory; [`store`]: SQLite; `topic`: Kafka; `rows`: rows as its messages; [`writer`]: when to write and what to report, without thread, clock or disk; [`error`]: what
-//!   can go wrong, in words.
+//! * `format`: records as rows; `schema`: the tables and their versions; `tables`: reading and writing them
+//! * `open`: the file; `lock`: its directory; [`store`]: a journal in SQLite
+//! * [`topic`]: a journal in Kafka; `rows`: rows as its messages
+//! * [`writer`]: when to write and what to report, without thread, clock or disk; [`error`]: what can go wrong, in words
 //!
 //! Invariants: what was reported as durable is found again after a crash of the process or of the machine; the
 //! records of one batch are kept together or not at all, and batches in their order; what a previous run left is
-//! checked, not trusted. It does not know what a command means, nor who asks.
+//! checked, not trusted. This room does not know what a command means.
 
 pub mod error;
 mod format;
@@ -42,25 +43,25 @@ use store::{Sqlite, Store};
 pub use writer::Report;
 use writer::{Writer, load};
 
-/// Most records that wait to be written: what a day of a full disk makes. As those with large texts count as several, they
-/// take some 200 MiB at most.
+/// Most records that wait to be written: as many as come in a day of a full disk. A record with large texts counts as
+/// several, so that all together take some 200 MiB at most.
 const WAITING_MAX: usize = 50_000;
 
-/// When more records than these would wait, notes are not taken, which only people read, and then those of commands that
-/// were seen: without them, a command that comes twice around a crash is carried out twice, but there is room for what is
-/// worse to lose.
+/// Where more records than these would wait, two kinds are not taken: notes, which only people read, and the commands that
+/// were seen. Without the latter, a command that comes twice around a crash is carried out twice, but there is room for
+/// what is worse to lose.
 const SEEN_WAITING: usize = 10_000;
 
 /// First and longest wait between tries to open a topic while its broker is away.
 #[cfg(feature = "kafka")]
 const OPEN_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// How long what another instance writes is read between two looks at what is asked.
+/// How long a standby reads what the other instance writes between two looks at what the main loop asks for.
 #[cfg(feature = "kafka")]
 const FOLLOW: Duration = Duration::from_millis(100);
 
-/// Shortest wait, and half of the longest, of one that was fenced while it opened a topic: it hears of the other one by then, if
-/// that has come further.
+/// Shortest wait, and half of the longest, of an instance that was fenced while it opened a topic. If the other instance
+/// has come further, its heartbeat is heard by then.
 #[cfg(feature = "kafka")]
 const FENCED: Duration = Duration::from_secs(3);
 
@@ -80,24 +81,24 @@ impl fmt::Display for Identity {
     }
 }
 
-/// How much is kept of settled commands: those that ended and whose result and final ack were delivered. All others are
+/// How many settled commands are kept: those that ended and whose result and final ack were delivered. All others are
 /// kept in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For how long, from their end.
+    /// For how long they are kept after their end.
     pub history: Duration,
-    /// How many at least, whatever a clock says of their age.
+    /// How many are kept whatever a clock says of their age.
     pub history_least: usize,
-    /// How many.
+    /// Most that are kept.
     pub history_rows: i64,
-    /// In how many bytes of the file.
+    /// Most bytes of the file, beyond which none is kept.
     pub history_bytes: i64,
     /// Largest size of the file, or of the tables in memory, in bytes; beyond it, nothing more is written.
     pub file_bytes: i64,
 }
 
 impl Limits {
-    /// The last 1,000 commands, and 100,000 in 1 GiB of a file of at most 4 GiB, for as long as is asked.
+    /// The last 1,000 commands in any case, and up to 100,000 for this long, in 1 GiB of a file of at most 4 GiB.
     #[must_use]
     pub fn new(history: Duration) -> Self {
         Self {
@@ -109,37 +110,37 @@ impl Limits {
         }
     }
 
-    /// The same for tables that are in memory, of which there is less: 16 MiB of 128 MiB.
+    /// The same for tables in memory: 16 MiB of at most 128 MiB.
     #[must_use]
     pub fn in_memory(history: Duration) -> Self {
         Self { history_bytes: 16 << 20, file_bytes: 128 << 20, ..Self::new(history) }
     }
 }
 
-/// How the journal does, for `ocps status`.
+/// The state of the journal, for `ocps status`.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// Where it is.
+    /// The file, or the topic and its brokers.
     pub path: PathBuf,
     /// How many records were handed over and are not written.
     pub waiting: usize,
-    /// What they count as: one with large texts counts as several.
+    /// The same, where a record with large texts counts as several.
     load: usize,
     /// Why nothing can be written, and since when.
     pub problem: Option<(String, Instant)>,
     /// Why the file cannot be kept small, although all is written.
     pub upkeep_problem: Option<String>,
-    /// What people should know of it: it was missing at the start, or was deleted since.
+    /// What an operator should know: the file was missing at the start, or was deleted since.
     pub notice: Option<String>,
-    /// Since when the oldest of them has waited.
+    /// Since when the oldest record that is not written has waited.
     pub waiting_since: Option<Instant>,
     /// Commits so far.
     pub commits: u64,
     /// How long the last commit took.
     pub last_commit: Option<Duration>,
-    /// How many messages that another instance wrote are not read along yet, while ours stands by, as far as is known.
+    /// While this instance stands by: how many messages of the other one it has not read, as far as is known.
     pub behind: Option<i64>,
-    /// Since when the disk has not answered to what is being done.
+    /// Since when the disk or the broker has not answered.
     pub busy_since: Option<Instant>,
 }
 
@@ -148,7 +149,7 @@ pub struct Status {
 pub enum Found {
     /// There is none yet.
     Missing,
-    /// A process uses it, this one if that is known.
+    /// A process uses it: its id, if that is known.
     InUse(Option<i64>),
     /// The next run can use it.
     Sound,
@@ -166,36 +167,38 @@ pub fn examine(path: &Path, identity: Identity) -> Result<Found, String> {
     Ok(if is_there { Found::Sound } else { Found::Missing })
 }
 
-/// What happened to a journal as a whole.
-#[derive(Debug)]
+/// What the journal's thread reports.
+#[derive(Debug, PartialEq)]
 pub enum News {
-    /// It was opened; what a previous run left.
+    /// The journal was opened; what a previous run left.
     Open(Box<Recovered>),
-    /// The instance that had it open has ended, and says so.
+    /// The instance that had the journal open has said in it that it has ended.
     HandedOver,
-    /// It cannot be opened.
+    /// The journal cannot be opened.
     Refused(OpenError),
-    /// Another instance has opened it: nothing can be written any more, why in one line. The process ends at once.
+    /// Another instance has opened the journal: nothing can be written any more, why in one line. The process ends at once.
     Fenced(String),
+    /// What became of records that were handed over.
+    Records(Report),
 }
 
-/// What is asked of the thread before the journal is open.
+/// What the main loop asks of the thread before the journal is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ask {
+pub enum Ask {
+    /// To open the journal.
     Open,
-    /// To be opened too, but nobody could listen for another instance, which may be the one that writes there.
+    /// To open it when nothing has been written there for a while: Kafka could not be listened to for another instance.
     OpenUnheard,
-    /// Another instance has it open: what that one writes is to be read along.
+    /// To read along what another instance writes there ([`Status::behind`], [`News::HandedOver`]).
     Follow,
 }
 
 /// A journal and its thread.
 #[derive(Debug)]
 pub struct Journal {
+    /// What the thread reports; disconnected when it ends.
+    pub news: Receiver<News>,
     batches: Sender<Vec<Record>>,
-    reports: Receiver<Report>,
-    news: Receiver<News>,
-    /// What is asked before it is open.
     asks: Sender<Ask>,
     /// How the thread ended.
     closed: Receiver<Result<(), String>>,
@@ -205,7 +208,7 @@ pub struct Journal {
 impl Journal {
     /// Opens the journal, or makes an empty one, reads what a previous run left, and starts the thread.
     ///
-    /// Its directory is made if it is not there, and no other daemon can use it as long as the thread runs.
+    /// The directory of the file is made if it is missing, and no other daemon can use it as long as the thread runs.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -218,8 +221,8 @@ impl Journal {
         Ok((journal?, recovered))
     }
 
-    /// A journal in a topic, whose thread opens it when [`Journal::begin`] asks for it, however long its broker is away,
-    /// and then says so ([`Journal::news`]). With each commit it confirms the lease.
+    /// A journal in a topic, which the thread opens when it is asked to ([`Journal::ask`]), however long the broker is
+    /// away, and then reports ([`News::Open`]). Each commit confirms the lease.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -244,48 +247,31 @@ impl Journal {
         // Bounded by `WAITING_MAX`.
         let (batches, queue) = unbounded();
         // At most two for each batch, and so bounded too: only the main loop writes, and it also drains these.
-        let (report, reports) = unbounded();
+        let (sender, news) = unbounded();
         let (end, closed) = bounded(1);
-        // The main loop asks at most once for each that it hears of.
+        // The main loop asks once for each thing that it hears about another instance.
         let (asks, asked) = unbounded();
-        let (news_sender, news) = bounded(2);
-        let channels = Channels { queue, report, news: news_sender, end, status: Arc::clone(&status), lease };
+        let channels = Channels { queue, news: sender, end, status: Arc::clone(&status), lease };
         let spawned = thread::Builder::new().name("journal".to_owned()).spawn(move || run(channels, &asked));
         spawned.map_err(|error| {
             let path = path.display();
             OpenError::Unusable(format!("the journal {path} cannot be used: no thread for it: {error}"))
         })?;
-        Ok(Self { batches, reports, news, asks, closed, status })
+        Ok(Self { news, batches, asks, closed, status })
     }
 
-    /// Asks for it to be opened; once is enough.
-    pub fn begin(&self) {
-        let _ = self.asks.send(Ask::Open);
-    }
-
-    /// Asks for it to be opened although nobody could listen for another instance: when nothing has been written there for a
-    /// while.
-    pub fn begin_unheard(&self) {
-        if self.asks.is_empty() {
-            let _ = self.asks.send(Ask::OpenUnheard);
+    /// Asks the thread for something while the journal is not open. Never waits.
+    pub fn ask(&self, ask: Ask) {
+        // The main loop repeats this one each second.
+        if ask != Ask::OpenUnheard || self.asks.is_empty() {
+            let _ = self.asks.send(ask);
         }
     }
 
-    /// Has it read along, while it is not open, what another instance writes there ([`Status::behind`],
-    /// [`News::HandedOver`]).
-    pub fn follow(&self) {
-        let _ = self.asks.send(Ask::Follow);
-    }
-
-    /// Has it ask at once whether another instance has taken it over ([`Lease::confirmed`], [`News::Fenced`]).
+    /// Has the thread find out at once whether another instance has taken the journal over ([`Lease::confirmed`],
+    /// [`News::Fenced`]).
     pub fn confirm(&self) {
         let _ = self.batches.send(Vec::new());
-    }
-
-    /// What happens to it as a whole.
-    #[must_use]
-    pub fn news(&self) -> &Receiver<News> {
-        &self.news
     }
 
     /// Hands over the records of one turn, which are kept together or not at all. Never waits.
@@ -294,12 +280,8 @@ impl Journal {
     /// One line: too much waits to be written, and these are not taken.
     pub fn write(&self, mut records: Vec<Record>) -> Result<(), String> {
         let mut status = lock(&self.status);
-        let is_too_much = |records: &[Record]| status.load + records.len() > SEEN_WAITING;
-        if is_too_much(&records) {
-            records.retain(|record| !record.is_note());
-        }
-        if is_too_much(&records) {
-            records.retain(|record| !matches!(record, Record::Seen { .. }));
+        if status.load + records.len() > SEEN_WAITING {
+            records.retain(|record| !record.is_note() && !matches!(record, Record::Seen { .. }));
         }
         if records.is_empty() {
             return Ok(());
@@ -317,13 +299,7 @@ impl Journal {
         self.batches.send(records).map_err(|_| ended)
     }
 
-    /// What there is to report of what was handed over. It ends when the thread does.
-    #[must_use]
-    pub fn reports(&self) -> &Receiver<Report> {
-        &self.reports
-    }
-
-    /// How it does.
+    /// The state of the journal.
     #[must_use]
     pub fn status(&self) -> Status {
         lock(&self.status).clone()
@@ -334,7 +310,7 @@ impl Journal {
     /// # Errors
     /// One line: what was not written, and why; or the disk does not answer.
     pub fn close(self, timeout: Duration) -> Result<(), String> {
-        let Self { batches, asks, closed, status, reports: _, news: _ } = self;
+        let Self { batches, asks, closed, status, news: _ } = self;
         drop((batches, asks));
         let closed = closed.recv_timeout(timeout).unwrap_or_else(|_| {
             let (seconds, waiting) = (timeout.as_secs_f64(), lock(&status).waiting);
@@ -345,10 +321,9 @@ impl Journal {
     }
 }
 
-/// The other side.
+/// The thread's side of the channels.
 struct Channels {
     queue: Receiver<Vec<Record>>,
-    report: Sender<Report>,
     news: Sender<News>,
     end: Sender<Result<(), String>>,
     status: Arc<Mutex<Status>>,
@@ -361,7 +336,7 @@ impl Channels {
         Worker { writer: Writer::new(store), epoch: Instant::now(), channels: self }
     }
 
-    /// Opens a topic when that is asked for; none if it is refused, or the daemon ends before.
+    /// Opens a topic when the main loop asks for it; none if the topic is refused, or the daemon ends before.
     #[cfg(feature = "kafka")]
     fn open(&self, address: &topic::Address, asked: &Receiver<Ask>) -> Option<topic::Topic<topic::Address>> {
         let (mut follows, mut follower) = (false, None);
@@ -369,7 +344,7 @@ impl Channels {
         let since = Instant::now();
         let mut wait = OPEN_AGAIN.0;
         loop {
-            // What another instance has open need not be looked at.
+            // A topic that another instance has open was checked by that one.
             let prepared = if follower.is_some() { Ok(()) } else { address.prepare() };
             let free = prepared.and_then(|()| match ask {
                 Ask::OpenUnheard => address.await_silence(),
@@ -383,7 +358,6 @@ impl Channels {
                 Ok((topic, recovered)) => {
                     topic.taken.into_iter().for_each(|at| self.lease.take_over(at));
                     lock(&self.status).problem = None;
-                    // It is taken while the main loop turns.
                     let _ = self.news.send(News::Open(Box::new(recovered)));
                     return Some(topic);
                 }
@@ -416,8 +390,8 @@ impl Channels {
         }
     }
 
-    /// Waits until it is to be opened, and reads along meanwhile if that is asked for; gives how it is, or none if the daemon
-    /// ends.
+    /// Waits until the main loop asks for the topic to be opened, and reads along meanwhile if it asks for that; gives how
+    /// to open it, or none if the daemon ends.
     #[cfg(feature = "kafka")]
     fn stand_by(
         &self,
@@ -458,7 +432,7 @@ impl Channels {
     }
 }
 
-/// What writes.
+/// The thread of an open journal.
 struct Worker<S> {
     writer: Writer<S>,
     epoch: Instant,
@@ -481,7 +455,7 @@ impl<S: Store> Worker<S> {
                 self.channels.lease.end();
                 let Channels { queue, news, end, .. } = self.channels;
                 let _ = news.send(News::Fenced(reason.to_owned()));
-                // Nothing of what still comes is written.
+                // Records that still come are not written.
                 queue.iter().for_each(drop);
                 let _ = end.send(Err(reason.to_owned()));
                 return;
@@ -492,7 +466,6 @@ impl<S: Store> Worker<S> {
         self.send(reports);
         // From now on another instance may change something at the service.
         self.channels.lease.end();
-        // If nothing waits for it any more, it is too late anyway.
         let _ = self.channels.end.send(finished.and(self.writer.store.close()));
     }
 
@@ -518,12 +491,12 @@ impl<S: Store> Worker<S> {
         let begun = status.busy_since.take();
         if written > 0 {
             status.commits += 1;
-            // What still waits came since this commit began.
+            // Records that still wait came since this commit began.
             status.waiting_since = begun.filter(|_| status.waiting > 0);
             status.last_commit = begun.map(|begun| begun.elapsed());
         }
         drop(status);
-        // Who is fenced has no more to say.
+        // A fenced instance reports nothing more.
         if self.writer.store.fenced().is_none() {
             self.send(reports);
         }
@@ -536,7 +509,7 @@ impl<S: Store> Worker<S> {
                 *reason = format!("the journal {} cannot be written: {reason}", path.display());
             }
             // At the end, the main loop does not listen any more.
-            let _ = self.channels.report.send(report);
+            let _ = self.channels.news.send(News::Records(report));
         }
     }
 }

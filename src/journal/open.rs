@@ -1,4 +1,5 @@
-//! Opening the file: made whole or not at all, checked before it is believed, never replaced while it is another's.
+//! Opening the file: it is made whole or not at all, and checked before it is used; the file of another instance is never
+//! replaced.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read};
@@ -15,7 +16,7 @@ use super::schema::{self, Steps};
 use super::{Identity, Limits};
 use crate::csc::id::SalIndex;
 
-/// How long another program that reads the file, for example an operator's `sqlite3`, is waited for.
+/// How long to wait for another program that reads the file, for example an operator's `sqlite3`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX);
@@ -23,18 +24,18 @@ const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLI
 /// All other options.
 const OPTIONS: &str = include_str!("options.sql");
 
-/// What a database begins with.
+/// The first bytes of a database.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
-/// The device and inode of each of the two files of an open journal, by which it is noticed that one is taken away: the
-/// main one and the `-wal` file.
+/// The device and inode of each of the two files of an open journal, the main file and the `-wal` file: they show that one
+/// was taken away or replaced.
 pub(super) type Files = [Option<(u64, u64)>; 2];
 
 pub(super) fn files(path: &Path) -> Files {
     [path.to_owned(), wal(path)].map(|path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino())))
 }
 
-/// Where a journal is, which instance owns it, and what it is like.
+/// Where a journal is, which instance owns it, its limits and its versions.
 #[derive(Debug)]
 pub(super) struct Place {
     pub(super) path: PathBuf,
@@ -46,7 +47,7 @@ pub(super) struct Place {
 impl Place {
     /// Opens the journal for the first time in this run, makes it if there is none, checks all of it, and reads it.
     ///
-    /// What is read is durable when this returns. A file that is refused is left as it is, to the last byte.
+    /// All that is read is durable when this returns. A file that is refused stays as it is, to the last byte.
     pub(super) fn open_first<T>(
         &self,
         read: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
@@ -57,7 +58,7 @@ impl Place {
             Err(error) => return Err(error.into()),
         }
         let mut connection = self.connect()?;
-        // The whole file, the indexes too, by which we find what is unfinished: 0.3 s for 100,000 commands.
+        // The whole file with its indexes, which lead to the unfinished commands: 0.3 s for 100,000 commands.
         let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
         if verdict != "ok" {
             return Err(verdict.into());
@@ -65,16 +66,16 @@ impl Place {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         schema::migrate(&transaction, self.steps)?;
         let read = read(&transaction)?;
-        // A first commit shows that the disk takes one.
+        // A first commit shows that the disk can be written.
         transaction.execute("UPDATE journal SET lives = lives + 1", [])?;
         transaction.commit()?;
-        // The process before us may have died before what it wrote was durable.
+        // The previous process may have died before its last writes were durable.
         checkpoint(&connection, WHOLE)?;
         Ok((connection, read))
     }
 
-    /// Checks all of the journal, and writes to no file in its directory. Nobody else may use it meanwhile. Returns how
-    /// many runs it has had; none if there is none.
+    /// Checks all of the journal, and writes to no file in its directory. No other process may use it meanwhile. Gives how
+    /// many runs the journal has had; none if there is no journal.
     pub(super) fn examine(&self) -> Result<Option<i64>, Fault> {
         if !self.path.try_exists()? {
             return self.check_absence().map(|()| None);
@@ -94,18 +95,18 @@ impl Place {
     fn connect_to_look(&self) -> Result<Connection, Fault> {
         if size(&wal(&self.path)) == 0 {
             let path = utf8_percent_encode(&self.path.to_string_lossy(), NON_ALPHANUMERIC).to_string();
-            // Without `immutable` SQLite would make its files beside it.
+            // Without `immutable` SQLite would make files beside the journal.
             let uri = format!("file:{}?immutable=1", path.replace("%2F", "/"));
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
                 | OpenFlags::SQLITE_OPEN_NO_MUTEX
                 | OpenFlags::SQLITE_OPEN_URI;
             return Ok(Connection::open_with_flags(uri, flags)?);
         }
-        // With `immutable` it would not read the `-wal` file, which a killed process leaves.
+        // With `immutable` SQLite would not read the `-wal` file, which a killed process leaves.
         let connection = Connection::open_with_flags(&self.path, FLAGS)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        // Whoever has it alone keeps the index of the `-wal` file in memory.
+        // An exclusive connection keeps the index of the `-wal` file in memory.
         connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
         connection.pragma_update(None, "query_only", true)?;
         Ok(connection)
@@ -128,7 +129,7 @@ impl Place {
         Ok(connection)
     }
 
-    /// Looks at the first bytes, which no commit changes; the last two stand for the WAL mode.
+    /// Checks the first bytes, which no commit changes; the last two stand for the WAL mode.
     fn check_header(&self) -> Result<(), Fault> {
         let mut header = Vec::new();
         File::open(&self.path)?.take(20).read_to_end(&mut header)?;
@@ -165,7 +166,7 @@ impl Place {
         )))
     }
 
-    /// Whether a new one may be made.
+    /// Checks that a new journal may be made.
     fn check_absence(&self) -> Result<(), Fault> {
         if size(&wal(&self.path)) > 0 {
             return Err("it is missing, but the -wal file with what was written last is there".into());
@@ -190,7 +191,7 @@ impl Place {
         transaction.commit()
     }
 
-    /// Makes the file beside its place and moves it there, so that it is never there in part.
+    /// Makes the file under another name and then renames it, so that there is never a part of it.
     fn make(&self, fill: impl FnOnce(&Path) -> Result<Connection, Fault>) -> Result<(), Fault> {
         let fresh = beside(&self.path, ".new");
         let clear = || ["", "-wal", "-journal"].map(|ending| fs::remove_file(beside(&fresh, ending)).ok());
@@ -203,7 +204,7 @@ impl Place {
             fs::rename(&fresh, &self.path)?;
             Ok(File::open(directory(&self.path))?.sync_all()?)
         };
-        // What a crash left; if it cannot be removed, the next step says why.
+        // A crash may have left some; if they cannot be removed, the next step says why.
         clear();
         let made = make();
         if made.is_err() {
@@ -213,7 +214,7 @@ impl Place {
     }
 
     /// Copies the journal to its place from a connection that still has its file open. Another file that was put there
-    /// is kept under another name, which is returned.
+    /// is renamed; gives its new name.
     pub(super) fn copy(&self, open: &Connection, files: Files) -> Result<Option<PathBuf>, Fault> {
         let (last, [main_found, last_found]) = (wal(&self.path), self::files(&self.path));
         let other = beside(&self.path, ".replaced");
@@ -228,7 +229,7 @@ impl Place {
             fs::rename(&self.path, &other)?;
         }
         if last.try_exists()? {
-            // It must not be taken for what was committed to the copy.
+            // SQLite must not read it as a part of the copy.
             let is_ours = files[1].is_some() && last_found == files[1];
             if is_ours { fs::remove_file(&last)? } else { fs::rename(&last, wal(&other))? }
         }
@@ -241,7 +242,7 @@ impl Place {
     }
 }
 
-/// Says in an empty journal which instance owns it.
+/// Writes into an empty journal which instance owns it.
 pub(super) fn introduce(connection: &Connection, identity: Identity) -> rusqlite::Result<()> {
     let insert = "INSERT INTO journal (only, sal_index, simulated, lives, last_key, searched) VALUES (1, ?, ?, 0, 0, 0)";
     connection.execute(insert, params![identity.index.number(), identity.simulated]).map(drop)
@@ -264,31 +265,31 @@ pub(super) fn set_options(connection: &Connection, limits: Limits) -> rusqlite::
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    // Only we say when: what is refused stays as it is.
+    // Checkpoints are only made on purpose: a journal that is refused stays as it is.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch(OPTIONS)?;
     set_limit(connection, limits)
 }
 
-/// Sets how large it may be, unless it is larger already.
+/// Sets how large the database may be, unless it is larger already.
 pub(super) fn set_limit(connection: &Connection, limits: Limits) -> rusqlite::Result<()> {
     let page_size: i64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
     connection.pragma_update(None, "max_page_count", limits.file_bytes.checked_div(page_size).unwrap_or(1))
 }
 
-/// Closes a connection when all is well; the `-wal` file is gone then.
+/// Closes a connection that has had no error; removes the `-wal` file.
 pub(super) fn close(connection: Connection) -> Result<(), Fault> {
     checkpoint(&connection, WHOLE)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
     Ok(connection.close().map_err(|(_, error)| error)?)
 }
 
-/// A checkpoint after which the `-wal` file is used again from its beginning.
+/// A checkpoint after which the `-wal` file is written again from its beginning.
 pub(super) const QUIET: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 /// A checkpoint that empties the `-wal` file too.
 pub(super) const WHOLE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
 
-/// Brings what was committed from the `-wal` file to the main file.
+/// Copies all that was committed from the `-wal` file to the main file.
 pub(super) fn checkpoint(connection: &Connection, statement: &str) -> Result<(), Fault> {
     let busy: bool = connection.query_row(statement, [], |row| row.get(0))?;
     if busy { Err("another program uses it".into()) } else { Ok(()) }

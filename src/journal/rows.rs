@@ -1,9 +1,9 @@
 //! Rows of the tables as messages of a compacted topic, and back.
 //!
 //! The key of a row is `TABLE/NUMBER`, its value the row in JSON with the version of the tables:
-//! `{"version":3,"row":{"key":7,…}}`. A value longer than [`PART`] goes on under `TABLE/NUMBER/1` and so on. A key
-//! without a value is a row, or a part of one, that is not there any more. SQLite says which tables and columns there
-//! are, so that new ones are carried without new code.
+//! `{"version":3,"row":{"key":7,…}}`. A value longer than [`PART`] continues under `TABLE/NUMBER/1` and so on. A key
+//! without a value means that the row, or this part of it, was deleted. SQLite knows the tables and columns, so that new
+//! ones need no new code.
 
 use std::collections::BTreeMap;
 
@@ -18,17 +18,16 @@ use super::error::Fault;
 use super::open::{set_limit, set_options};
 use super::schema::{self, Steps};
 
-/// The longest value of one message, in bytes: brokers take 1 MiB, if nothing else is set.
+/// The longest value of one message, in bytes: brokers take 1 MiB by default.
 pub(super) const PART: usize = 256 << 10;
 
-/// The key of a message that is no row: the instance that opened the journal for so many times has ended and writes no more.
+/// The key of a message that is no row: its value is the number of the last run that has ended and writes nothing more.
 pub(super) const CLOSED: &str = "closed/1";
 
-/// The table of the one row that says whose journal it is.
+/// The table with one row, which says which instance owns the journal.
 const IDENTITY: &str = "journal";
 
-/// What the journal keeps of its rows besides the tables: which have changed since they were last given, and those that
-/// take several messages.
+/// Tables about the rows: which rows have changed since [`Tables::changed`], and which take several messages.
 const NOTES: &str = "
     PRAGMA recursive_triggers = ON; -- else a row that another replaces is not noticed
     CREATE TEMP TABLE changed (name TEXT, number INTEGER, PRIMARY KEY (name, number)) WITHOUT ROWID;
@@ -37,9 +36,9 @@ const NOTES: &str = "
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// Which row, or part of one.
+    /// The name of a row, or of a part of one.
     pub key: String,
-    /// What it says; none: the key is deleted.
+    /// The value of the row; none: the key is deleted.
     pub value: Option<Vec<u8>>,
 }
 
@@ -47,7 +46,7 @@ pub struct Message {
 #[derive(Debug)]
 pub(super) struct Tables {
     version: usize,
-    /// The columns of each, in double quotes.
+    /// The columns of each table, in double quotes.
     columns: BTreeMap<String, Vec<String>>,
 }
 
@@ -75,7 +74,7 @@ impl Tables {
         Ok(Self { version: schema::version(connection)?, columns })
     }
 
-    /// Notes from now on which rows change.
+    /// From now on, changed rows are noted.
     fn track(&self, connection: &Connection) -> rusqlite::Result<()> {
         let changes = [("INSERT", &["new"][..]), ("UPDATE", &["old", "new"]), ("DELETE", &["old"])];
         for (table, (change, rows)) in self.columns.keys().flat_map(|table| changes.map(|how| (table, how))) {
@@ -89,7 +88,7 @@ impl Tables {
         Ok(())
     }
 
-    /// The messages that say what has changed since this was last asked, in the open transaction.
+    /// The messages with all changes since the last call, in the open transaction.
     pub(super) fn changed(&self, connection: &Connection) -> Result<Vec<Message>, Fault> {
         let mut statement = connection.prepare_cached("SELECT name, number FROM temp.changed")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -146,7 +145,7 @@ impl Tables {
     }
 }
 
-/// Notes that a row takes so many messages, unless that is one and it was never more.
+/// Notes how many messages a row takes, unless it is one and was never more.
 fn note_parts(connection: &Connection, table: &str, number: i64, count: usize) -> rusqlite::Result<()> {
     let note = "INSERT INTO temp.parts SELECT ?1, ?2, ?3
                 WHERE ?3 > 1 OR EXISTS (SELECT 1 FROM temp.parts WHERE name = ?1 AND number = ?2)
@@ -164,7 +163,7 @@ fn to_json(value: ValueRef<'_>) -> Result<Json, Fault> {
     })
 }
 
-/// To the last bit, which serde_json alone does not promise of numbers.
+/// Numbers are exact to the last bit, which serde_json alone does not promise.
 fn from_json(text: &str) -> Result<Sql, Fault> {
     let wrong = || format!("{text} is no value of a row");
     Ok(match text {
@@ -178,19 +177,19 @@ fn from_json(text: &str) -> Result<Sql, Fault> {
 /// The parts of a row, with their offsets.
 type Parts = BTreeMap<usize, (i64, Vec<u8>)>;
 
-/// What a topic holds.
+/// The content of a topic.
 #[derive(Debug, Default)]
 pub(super) struct Content {
     rows: BTreeMap<(String, i64), Parts>,
-    /// The size of all values together.
+    /// The size of all values together, in bytes.
     pub(super) bytes: usize,
 }
 
 impl Content {
-    /// Takes the next message; it takes the place of an earlier one with its key.
+    /// Takes the next message; it replaces an earlier one with its key.
     ///
     /// # Errors
-    /// It is not one of a journal.
+    /// The message is not one of a journal.
     pub(super) fn take(
         &mut self,
         offset: i64,
@@ -219,7 +218,7 @@ impl Content {
         Ok(())
     }
 
-    /// The number of the last run that has ended in order.
+    /// The number of the last run that has ended in order, if there is one.
     pub(super) fn take_closed(&mut self) -> Option<i64> {
         let parts = self.rows.remove(&parse_key(CLOSED)?.0)?;
         let value = whole(&parts).ok()?;
@@ -227,14 +226,14 @@ impl Content {
         std::str::from_utf8(&value).ok()?.parse().ok()
     }
 
-    /// A database in memory with all that was read, brought to our version; its tables are empty if there was nothing.
-    /// Also whether there was something. What is brought to our version counts as changed.
+    /// A database in memory with all rows, brought to our version, and whether there were any. Rows of an older version
+    /// count as changed.
     ///
     /// # Errors
-    /// It makes no sense, or is of a newer version.
+    /// The rows make no sense, or are of a newer version.
     pub(super) fn restore(self, steps: Steps, limits: Limits) -> Result<(Connection, Tables, bool), Fault> {
         let connection = Connection::open_in_memory()?;
-        // What was once taken is never too much, even if it takes more room now.
+        // Rows that were once taken are read also where they need more room now.
         set_options(&connection, Limits { file_bytes: limits.file_bytes.saturating_mul(2), ..limits })?;
         connection.execute_batch(NOTES)?;
         let transaction = connection.unchecked_transaction()?;
@@ -266,7 +265,7 @@ impl Content {
         Ok((connection, tables, has_content))
     }
 
-    /// The version of the tables, which the row of the journal itself says.
+    /// The version of the tables, from the row of the table `journal`.
     fn version(&self, steps: Steps) -> Result<usize, Fault> {
         let parts = self.rows.get(&(IDENTITY.to_owned(), 1)).ok_or("it does not say whose journal it is")?;
         let value = whole(parts)?;

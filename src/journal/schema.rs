@@ -7,7 +7,7 @@ use super::error::Fault;
 /// `application_id` of the file: "OCPS".
 pub(super) const APPLICATION: i64 = 0x4f43_5053;
 
-/// The step to each version; the last one is what we read and write.
+/// The step to each version; the last one leads to the version that we read and write.
 pub(super) type Steps = &'static [&'static str];
 
 pub(super) const STEPS: Steps =
@@ -16,7 +16,7 @@ pub(super) const STEPS: Steps =
 /// The version of the file; 0 if it is empty.
 pub(super) fn version(connection: &Connection) -> rusqlite::Result<usize> {
     let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    // What is not a number of ours is newer than all.
+    // A negative number counts as newer than all.
     Ok(usize::try_from(version).unwrap_or(usize::MAX))
 }
 
@@ -32,8 +32,8 @@ pub(super) fn migrate(connection: &Connection, steps: Steps) -> rusqlite::Result
 
 /// Checks that the tables are those of the file's version, to the letter.
 ///
-/// A damaged file may have others, which would do something else with what they are given: a view in the place of a
-/// table is carried out when it is asked, for ever if it says so.
+/// A damaged file may have others, which do something else with what is written to them or read from them: a view in the
+/// place of a table runs when it is read, for ever if it is made so.
 pub(super) fn check(connection: &Connection, steps: Steps) -> Result<(), Fault> {
     let mut fresh = Connection::open_in_memory()?;
     let transaction = fresh.transaction()?;
@@ -44,7 +44,7 @@ pub(super) fn check(connection: &Connection, steps: Steps) -> Result<(), Fault> 
     Err("its tables are not those of a journal".into())
 }
 
-/// All that is in the schema.
+/// All entries of the schema.
 fn tables(connection: &Connection) -> rusqlite::Result<Vec<[Option<String>; 4]>> {
     let mut statement =
         connection.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")?;

@@ -2,8 +2,8 @@
 //!
 //! A commit is one transaction, which is on the disk when it returns (WAL, `synchronous=FULL`). Checkpoints and
 //! the pruning of old commands are left to [`Store::upkeep`], for quiet turns. After an error, nothing more is
-//! written before all that was committed has been brought to the main file: what the system says of a page whose
-//! sync failed once is not to be relied on. A file that is deleted or replaced is copied to its place again: the open
+//! written before all that was committed has been brought to the main file: what the system says about a page whose
+//! sync failed once cannot be relied on. A file that is deleted or replaced is copied to its place again: the open
 //! connection can still read it.
 
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::error::{Fault, OpenError, size, wal};
 use super::lock::Lock;
 use super::open::{self, Files, Place, QUIET, WHOLE};
 use super::schema::STEPS;
-use super::tables::{apply, needed, prune, recover};
+use super::tables::{apply, prune, recover};
 use super::{Identity, Limits};
 use crate::clock::Moment;
 use crate::csc::record::{Record, Recovered};
@@ -26,12 +26,12 @@ const WAL_MAX: u64 = 64 << 20;
 
 /// Where records are kept.
 pub trait Store {
-    /// Time between upkeeps when nothing is written, and after one that failed: what is wrong is noticed then.
+    /// Time between upkeeps when nothing is written, and after one that failed: an upkeep notices what is wrong.
     const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 
-    /// Keeps these records, in this order: all of them or none. They are durable when it returns.
+    /// Keeps these records, in this order: all of them or none. They are durable when the call returns.
     ///
-    /// It may be called again after an error, and then with these records again, or some of them.
+    /// After an error it may be called again with these records, or some of them.
     ///
     /// # Errors
     /// One line: why nothing was kept.
@@ -48,17 +48,17 @@ pub trait Store {
         None
     }
 
-    /// When it was certain for the last time that this is the only writer, if there could be another.
+    /// When it was last certain that this is the only writer; none if there cannot be another.
     fn confirmed(&self) -> Option<Moment> {
         None
     }
 
-    /// What people should know of it.
+    /// What an operator should know about the journal.
     fn notice(&self) -> Option<&str> {
         None
     }
 
-    /// Puts all in order and closes it; what was committed is durable anyhow.
+    /// Closes it in order; what was committed is durable in any case.
     ///
     /// # Errors
     /// One line: why that did not work.
@@ -75,7 +75,7 @@ pub trait Store {
 pub enum Upkeep {
     /// Nothing, until something is written or time has passed.
     Done,
-    /// More of the same.
+    /// Another upkeep soon.
     More,
 }
 
@@ -83,39 +83,37 @@ pub enum Upkeep {
 #[derive(Debug)]
 pub struct Sqlite {
     place: Place,
-    /// That of the directory, unless the caller has it.
+    /// The lock of the directory, unless the caller holds it.
     lock: Option<Lock>,
-    /// How many runs the journal has had, with this one.
+    /// How many runs the journal has had, this one included.
     runs: i64,
-    /// As they were when the connection was opened.
+    /// The files when the connection was opened.
     files: Files,
-    /// None after an error that another connection may be free of.
+    /// None after an error that a new connection may not have.
     connection: Option<Connection>,
     /// Whether the last write failed.
     needs_repair: bool,
-    /// It was missing at the start, or was deleted since.
+    /// That the file was missing at the start, or was deleted since.
     notice: Option<String>,
     /// How often the file was copied to its place again.
     copies: u32,
 }
 
-/// Checks a journal that no process uses, and changes nothing; whether there is one. `noted` is how many runs the last
-/// one here had.
+/// Checks a journal that no process uses, and changes nothing; gives whether there is one. `noted` is how many runs the
+/// last journal of that name had.
 pub(super) fn examine(path: &Path, identity: Identity, noted: i64) -> Result<bool, String> {
     let limits = Limits::new(Duration::ZERO);
     let place = Place { path: path.to_owned(), identity, limits, steps: STEPS };
-    let runs = place.examine().map_err(|fault| match fault.refusal(path) {
-        OpenError::Unusable(reason) | OpenError::Refused(reason) => reason,
-    })?;
+    let runs = place.examine().map_err(|fault| fault.refusal(path).to_string())?;
     lost_before(path, runs.unwrap_or(0), noted).map_or(Ok(runs.is_some()), Err)
 }
 
 impl Sqlite {
     /// Opens the journal in the file at `path`, or makes an empty one if there is none, and reads what a previous run
-    /// left. The lock of its directory notes how many runs the last journal here had.
+    /// left. The lock of the directory knows how many runs the last journal of that name had.
     ///
     /// # Errors
-    /// See [`OpenError`]; the file is as it was.
+    /// See [`OpenError`]; the file is unchanged.
     pub fn open(
         path: &Path,
         identity: Identity,
@@ -149,7 +147,7 @@ impl Sqlite {
         Ok((store, recovered))
     }
 
-    /// A journal in memory, for tests: all that the one in a file does, but for surviving the process.
+    /// A journal in memory, for tests: like the one in a file, except that it does not survive the process.
     ///
     /// # Errors
     /// One line: SQLite refuses.
@@ -178,8 +176,8 @@ impl Sqlite {
         }
     }
 
-    /// What a run that began now would be given: all that is unfinished, not confirmed, or suspected, the executes
-    /// whose jobs are being aborted, and the last 1000 of those that are settled.
+    /// What a run that began now would be given: all commands that are unfinished, not confirmed, or suspected, the
+    /// executes whose jobs are being aborted, and the last 1000 settled commands.
     ///
     /// # Errors
     /// One line: a row makes no sense, or the disk cannot be read.
@@ -188,12 +186,12 @@ impl Sqlite {
         recover(connection).map_err(|fault| fault.reason(&self.place.path))
     }
 
-    /// The connection, if all is as it should be or can be made so.
+    /// The connection, after the repair that it may need.
     fn usable(&mut self) -> Result<&mut Connection, Fault> {
         let found = open::files(&self.place.path);
-        // Another `-wal` file is no harm while there is no connection.
+        // While there is no connection, another `-wal` file does no harm.
         let is_replaced = found[0] != self.files[0] || (self.connection.is_some() && found != self.files);
-        // The `-wal` file is large if there were no quiet turns for long, or their checkpoints failed.
+        // The `-wal` file is large where there were no quiet turns for long, or their checkpoints failed.
         if self.needs_repair || is_replaced || size(&wal(&self.place.path)) > WAL_MAX {
             self.repair(is_replaced)?;
             self.needs_repair = false;
@@ -255,7 +253,7 @@ impl Sqlite {
         let limits = self.place.limits;
         let left = self.transact(|transaction| prune(transaction, limits, now))?;
         if left == Upkeep::Done {
-            // If this fails, what was committed is no less safe than before.
+            // What was committed is safe also where this fails.
             open::checkpoint(self.usable()?, QUIET)?;
         }
         Ok(left)
@@ -279,8 +277,8 @@ impl Store for Sqlite {
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
         let mut result = self.transact(|transaction| apply(transaction, records));
         if result.as_ref().is_err_and(Fault::is_lack_of_room) {
-            // What was committed takes less room in the main file, and the repair brings it there; and notes can be missed.
-            let needed = needed(records);
+            // What was committed takes less room in the main file, and the repair brings it there; and notes are dispensable.
+            let needed: Vec<_> = records.iter().copied().filter(|record| !record.is_note()).collect();
             result = self.transact(|transaction| apply(transaction, &needed)).or(result);
         }
         result.map_err(|fault| fault.reason(&self.place.path))
@@ -294,7 +292,7 @@ impl Store for Sqlite {
         self.notice.as_deref()
     }
 
-    /// Brings all to the main file; the `-wal` file is gone then.
+    /// Brings all records to the main file and removes the `-wal` file.
     fn close(mut self) -> Result<(), String> {
         let usable = self.usable().map(drop);
         let closed = usable.and_then(|()| self.connection.take().map_or(Ok(()), open::close));
@@ -302,7 +300,7 @@ impl Store for Sqlite {
     }
 }
 
-/// What the journal held in a previous run, of which the lock file knows.
+/// What is lost where the journal has had fewer runs than the lock file has noted.
 fn lost_before(path: &Path, runs: i64, noted: i64) -> Option<String> {
     let lost = match runs {
         _ if runs >= noted => return None,

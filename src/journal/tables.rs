@@ -1,6 +1,6 @@
-//! Records in the tables: how they are applied, what of them is deleted in time, and what a new run is given.
+//! Records in the tables: how they are applied, which of them are deleted in time, and what a new run is given.
 //!
-//! The same for every journal, wherever its tables are; whoever calls has begun a transaction.
+//! The same for every journal, wherever its tables are. Callers have begun a transaction.
 
 use rusqlite::types::Null;
 use rusqlite::{Connection, Row, ToSql, named_params, params};
@@ -15,8 +15,7 @@ use crate::csc::id::EntryKey;
 use crate::csc::record::{Deliverable, HISTORY_MAX, Receipt, Record, Recovered, SEEN_MAX};
 use crate::csc::time::Tai;
 
-/// Most bytes of the commands that are read at the start although they are settled, so that large results do not fill
-/// the memory.
+/// Most bytes of settled commands that are read at the start: large results must not fill the memory.
 const HISTORY_BYTES: i64 = 64 << 20;
 /// Most commands that are pruned in one turn of upkeep.
 const PRUNED_AT_ONCE: usize = 200;
@@ -26,12 +25,7 @@ pub(super) fn apply(connection: &Connection, records: &[&Record]) -> Result<(), 
     records.iter().try_for_each(|record| apply_record(connection, record))
 }
 
-/// Those that are kept where there is no room for all.
-pub(super) fn needed<'a>(records: &[&'a Record]) -> Vec<&'a Record> {
-    records.iter().copied().filter(|record| !record.is_note()).collect()
-}
-
-/// Applies a record; doing so again changes nothing. One of a command that is not known is dropped.
+/// Applies a record; doing so again changes nothing. The record of an unknown command is dropped.
 fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
     let execute = |sql: &str, parameters: &[&dyn ToSql]| -> Result<(), Fault> {
         connection.prepare_cached(sql)?.execute(parameters)?;
@@ -87,7 +81,7 @@ fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
     }
 }
 
-/// Deletes a bounded part of what need not be kept any more, the first commands first.
+/// Deletes a bounded number of commands that need not be kept any more, the oldest first.
 ///
 /// The clock may be wrong: the last commands are kept whatever their age.
 pub(super) fn prune(connection: &Connection, limits: Limits, now: Tai) -> Result<Upkeep, Fault> {
@@ -104,16 +98,13 @@ pub(super) fn prune(connection: &Connection, limits: Limits, now: Tai) -> Result
     Ok(if pruned < PRUNED_AT_ONCE { Upkeep::Done } else { Upkeep::More })
 }
 
-/// What is recovered.
-const COMMANDS: &str = include_str!("recover.sql");
-
 /// What a new run is given.
 pub(super) fn recover(connection: &Connection) -> Result<Recovered, Fault> {
     let seen = "SELECT * FROM (SELECT * FROM seen ORDER BY number DESC LIMIT :most) ORDER BY number";
     let state = "SELECT state, override FROM summary_state";
     let state = read(connection, state, &[], |row| Ok((get(row, "state")?, row.get("override")?)))?;
     let most = named_params! { ":most": HISTORY_MAX, ":bytes": HISTORY_BYTES };
-    let mut entries = read(connection, COMMANDS, most, format::command)?;
+    let mut entries = read(connection, include_str!("recover.sql"), most, format::command)?;
     for kept in &mut entries {
         kept.notes = notes(connection, kept.entry.key)?;
     }
@@ -128,12 +119,12 @@ pub(super) fn recover(connection: &Connection) -> Result<Recovered, Fault> {
     })
 }
 
-/// Where the notes about the job of an execute begin.
+/// The first of the places in `history` for notes about the job of an execute.
 fn first_place(key: EntryKey) -> i64 {
     key.plain().saturating_mul(NOTES_MAX as i64)
 }
 
-/// The notes about the job of an execute, the first first.
+/// The notes about the job of an execute, in their order.
 fn notes(connection: &Connection, key: EntryKey) -> Result<Vec<Note>, Fault> {
     let query =
         "SELECT number, at, kind, about FROM history WHERE place >= :first AND place < :end ORDER BY number";
@@ -142,7 +133,7 @@ fn notes(connection: &Connection, key: EntryKey) -> Result<Vec<Note>, Fault> {
     read(connection, query, places, format::note)
 }
 
-/// Reads what a query finds.
+/// The rows that a query finds.
 fn read<T>(
     connection: &Connection,
     query: &str,

@@ -1,18 +1,18 @@
 //! The journal in a topic of Kafka.
 //!
-//! Its tables are in memory, and each row of them is a message of a compacted topic with one partition (see `rows`).
-//! What one SQL transaction changes is one Kafka transaction, and the one is committed only when the broker has
-//! committed the other: memory and topic never differ.
+//! Its tables are in memory, and each of their rows is a message of a compacted topic with one partition (see `rows`).
+//! The changes of one SQL transaction are one Kafka transaction, and SQL commits only when the broker has committed:
+//! memory and topic never differ.
 //!
-//! *One writer*: the transactional id is the topic's name. Whoever opens the topic fences all who opened it before, at
-//! the broker, and only then reads it (`opening`). Who is fenced learns so with its next transaction, which is never
-//! further away than the next upkeep, and can never write again ([`Store::fenced`]).
+//! *One writer*: the transactional id follows from the index. An instance that opens the topic fences, at the broker, all
+//! that opened it before, and only then reads it (`opening`). A fenced instance finds out with its next transaction, that
+//! is, with the next upkeep at the latest, and can never write again ([`Store::fenced`]).
 //!
-//! After a commit that the broker has not answered it is asked for the answer until there is one: librdkafka allows
-//! nothing else, and nothing is written before.
+//! A commit that the broker has not answered is repeated until there is an answer: librdkafka allows nothing else, and
+//! nothing is written before.
 //!
-//! What is asked of a broker is in [`Broker`] and [`Producer`]: `opening` and `producer` ask a real one, the simulation
-//! its own.
+//! [`Broker`] and [`Producer`] are all that is asked of a broker: `opening` and `producer` ask a real one, the simulation
+//! has its own.
 
 #[cfg(feature = "kafka")]
 mod opening;
@@ -40,7 +40,7 @@ pub use opening::{Address, Follower};
 #[cfg(feature = "kafka")]
 pub use producer::Transactions;
 
-/// How many times as large the rows in JSON may be, which writes one byte with up to seven.
+/// How many times larger than in the tables the rows may be in JSON, which writes one byte as up to seven.
 const AS_JSON: i64 = 8;
 
 /// The topic of a journal at its broker.
@@ -48,30 +48,21 @@ pub trait Broker {
     /// What writes to it.
     type Producer: Producer;
 
-    /// The topic.
-    fn name(&self) -> &str;
+    /// The name of the topic, the instance that owns it, and how much is kept in it.
+    fn topic(&self) -> (&str, Identity, Limits);
 
-    /// The instance that owns it.
-    fn identity(&self) -> Identity;
-
-    /// How much is kept.
-    fn limits(&self) -> Limits;
-
-    /// Makes the one writer: from then on, all earlier ones are refused by the broker, and none of them has a transaction
-    /// that could still be committed.
+    /// Makes the one writer: from then on the broker refuses all earlier ones, and none of them has a transaction that
+    /// could still be committed.
     ///
     /// # Errors
     /// See [`Unopened`].
     fn fence(&self) -> Result<Self::Producer, Unopened>;
 
-    /// Gives all that is committed in the topic, in its order, until that is not taken.
+    /// Hands over all that is committed in the topic, in its order, until `take` fails.
     ///
     /// # Errors
     /// See [`Unopened`].
     fn read(&self, take: Take<'_>) -> Result<(), Unopened>;
-
-    /// What an error of the writer means for the start.
-    fn unopened(&self, error: &<Self::Producer as Producer>::Error, producer: &Self::Producer) -> Unopened;
 }
 
 /// Takes a message of the topic: its offset, its key and its value.
@@ -79,53 +70,53 @@ pub type Take<'a> = &'a mut dyn FnMut(i64, Option<&[u8]>, Option<&[u8]>) -> Resu
 
 /// Writes to a topic, one transaction at a time. Every call has a time limit.
 pub trait Producer {
-    /// Why the broker, or its client, did not do what it was asked for.
-    type Error;
-
     /// Begins a transaction and hands over its messages.
     ///
     /// # Errors
-    /// It is to be aborted.
-    fn send(&mut self, messages: &[Message]) -> Result<(), Self::Error>;
+    /// The transaction is to be aborted.
+    fn send(&mut self, messages: &[Message]) -> Result<(), Refusal>;
 
     /// Commits the transaction.
     ///
     /// # Errors
-    /// See [`Producer::left`].
-    fn commit(&mut self) -> Result<(), Self::Error>;
+    /// See [`Refusal::left`].
+    fn commit(&mut self) -> Result<(), Refusal>;
 
     /// Aborts the transaction.
     ///
     /// # Errors
-    /// See [`Producer::left`].
-    fn abort(&mut self) -> Result<(), Self::Error>;
-
-    /// What is left to do after this error of a commit or an abort.
-    fn left(error: &Self::Error) -> Left;
-
-    /// The plain reason of an error, in one line.
-    fn reason(error: &Self::Error) -> String;
-
-    /// What is wrong with the connection or with a message of the last transaction, in one line, if that is known.
-    fn problem(&self) -> Option<String>;
+    /// See [`Refusal::left`].
+    fn abort(&mut self) -> Result<(), Refusal>;
 
     /// The present moment.
     fn now(&self) -> Moment {
         Moment::now()
     }
 
-    /// The same, on the clock that nobody sets and that stands still while the machine sleeps.
+    /// The present moment on the clock that is never set and stands still while the machine sleeps.
     fn instant(&self) -> Instant {
         Instant::now()
     }
 }
 
+/// Why the broker, or its client, did not do what the writer asked for.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// What is left to do when a transaction could not be ended.
+    pub left: Left,
+    /// The reason, in one line.
+    pub reason: String,
+    /// What it means for the start.
+    pub unopened: Unopened,
+}
+
 /// What is left to do when a transaction could not be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// The same again: there is no answer, and a commit may have happened.
+    /// To ask for the same again: there is no answer, and a commit may have happened.
     Again,
-    /// To abort it: it has not happened.
+    /// To abort the transaction: it has not happened.
     Abort,
     /// Nothing: this writer can never write again.
     Nothing,
@@ -134,16 +125,16 @@ pub enum Left {
 /// Why a topic is not open.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unopened {
-    /// Another instance has opened it meanwhile, in one line.
+    /// Another instance has opened it meanwhile: one line.
     #[error("{0}")]
     Fenced(String),
-    /// Another instance is alive, and is not to be disturbed.
+    /// Another instance is alive and keeps the journal.
     #[error("another instance is running")]
     Yielded,
-    /// It cannot be opened before somebody does something about it.
+    /// It cannot be opened before an operator has done something about it.
     #[error(transparent)]
     Refused(OpenError),
-    /// The broker is away or not ready: one line. It is to be tried again.
+    /// The broker is away or not ready: one line. Opening is to be tried again.
     #[error("{0}")]
     Away(String),
 }
@@ -153,9 +144,10 @@ impl Unopened {
         Self::Refused(OpenError::Refused(format!("the journal topic {topic} {reason}")))
     }
 
-    /// What is in it is not what it should be.
-    fn damaged(topic: &str, fault: Fault) -> Self {
+    /// What this fault of the topic with this name means for the start.
+    fn of(topic: &str, fault: Fault) -> Self {
         match fault {
+            Fault::Broker(refusal) => refusal.unopened,
             Fault::Refused(reason) => Self::refused(topic, &reason),
             fault @ (Fault::Sql(_) | Fault::Io(_) | Fault::Nonsense(_)) => Self::refused(
                 topic,
@@ -174,11 +166,11 @@ pub struct Topic<B: Broker> {
     connection: Connection,
     tables: Tables,
     producer: B::Producer,
-    /// What the broker has still to say of the last transaction, before there can be another.
+    /// How the last transaction is to end, where the broker has not confirmed that: until then there is no other.
     unsettled: Option<End>,
     /// Why nothing can ever be written again.
     fenced: Option<String>,
-    /// When it was taken over from an earlier writer, if that may not have ended.
+    /// When the topic was taken over from an earlier writer that may not have ended.
     pub taken: Option<Instant>,
     /// When the last transaction that the broker has committed was begun.
     confirmed: Moment,
@@ -193,35 +185,13 @@ enum End {
     Abort,
 }
 
-/// Why a transaction did not succeed.
-#[derive(Debug)]
-enum Failed<E> {
-    Sql(Fault),
-    Broker(E),
-}
-
-impl<E> From<Fault> for Failed<E> {
-    fn from(fault: Fault) -> Self {
-        Self::Sql(fault)
-    }
-}
-
-impl<E> From<rusqlite::Error> for Failed<E> {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error.into())
-    }
-}
-
-/// How something with a broker went.
-type Done<T, B> = Result<T, Failed<<<B as Broker>::Producer as Producer>::Error>>;
-
-/// All that was ever committed, as tables in memory, and whether an earlier writer may not have ended.
+/// All that is committed in the topic, as tables in memory, and whether the last writer may not have ended.
 fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened> {
-    let (name, limits, ours) = (broker.name(), broker.limits(), broker.identity());
+    let (name, ours, limits) = broker.topic();
     let most = limits.file_bytes.saturating_mul(AS_JSON);
     let mut content = Content::default();
     broker.read(&mut |offset, key, value| {
-        content.take(offset, key, value).map_err(|fault| Unopened::damaged(name, fault))?;
+        content.take(offset, key, value).map_err(|fault| Unopened::of(name, fault))?;
         if content.bytes > usize::try_from(most).unwrap_or(usize::MAX) {
             let reason = format!("holds more than {} MiB, which no journal does", most >> 20);
             return Err(Unopened::refused(name, &reason));
@@ -244,12 +214,12 @@ fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened>
             ))),
         }
     };
-    restore().map_err(|fault| Unopened::damaged(name, fault))
+    restore().map_err(|fault| Unopened::of(name, fault))
 }
 
 impl<B: Broker> Topic<B> {
-    /// Opens the journal of this broker, or makes an empty one, and reads what a previous run left. From the first moment
-    /// on, all who opened it before are fenced.
+    /// Opens the journal in the topic of this broker, or makes an empty one, and reads what a previous run left. Fences
+    /// first all instances that opened it before.
     ///
     /// # Errors
     /// See [`Unopened`].
@@ -257,9 +227,10 @@ impl<B: Broker> Topic<B> {
         let producer = broker.fence()?;
         let fenced = producer.instant();
         let (connection, tables, was_open) = restore(broker)?;
-        let damaged = |fault| Unopened::damaged(broker.name(), fault);
-        let recovered = recover(&connection).map_err(damaged)?;
-        let (limits, confirmed) = (broker.limits(), producer.now());
+        let (name, _, limits) = broker.topic();
+        let unopened = |fault| Unopened::of(name, fault);
+        let recovered = recover(&connection).map_err(unopened)?;
+        let confirmed = producer.now();
         let mut topic = Self {
             limits,
             connection,
@@ -275,24 +246,17 @@ impl<B: Broker> Topic<B> {
             connection.execute("UPDATE journal SET lives = lives + 1", [])?;
             prune(connection, limits, now)
         });
-        match begun {
+        match begun.map_err(unopened) {
             Ok(_) => Ok((topic, recovered)),
-            Err(Failed::Broker(error)) => Err(match broker.unopened(&error, &topic.producer) {
-                // What is not allowed ends a producer too.
-                Unopened::Away(_) if topic.fenced.is_some() => Unopened::Fenced(format!(
-                    "the journal topic {} cannot be opened: another instance opens it at the same time",
-                    broker.name()
-                )),
-                unopened @ (Unopened::Refused(_)
-                | Unopened::Away(_)
-                | Unopened::Fenced(_)
-                | Unopened::Yielded) => unopened,
-            }),
-            Err(Failed::Sql(fault)) => Err(damaged(fault)),
+            // What the broker does not allow ends a producer too, but is refused.
+            Err(Unopened::Away(_)) if topic.fenced.is_some() => Err(Unopened::Fenced(format!(
+                "the journal topic {name} cannot be opened: another instance opens it at the same time"
+            ))),
+            Err(unopened) => Err(unopened),
         }
     }
 
-    /// What a run that began now would be given, as [`Topic::open`] reads it.
+    /// What [`Topic::open`] would give a run that began now.
     ///
     /// # Errors
     /// One line: a row makes no sense.
@@ -300,12 +264,12 @@ impl<B: Broker> Topic<B> {
         recover(&self.connection).map_err(|fault| fault.to_string())
     }
 
-    /// Does something in one transaction, here and at the broker, which is given one more message, if there is one.
+    /// Does something in one transaction, here and at the broker, which is sent one more message, if there is one.
     fn transact<T>(
         &mut self,
         more: Option<Message>,
         act: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Done<T, B> {
+    ) -> Result<T, Fault> {
         self.settle()?;
         let begun = self.producer.now();
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
@@ -314,7 +278,7 @@ impl<B: Broker> Topic<B> {
         messages.extend(more);
         if !messages.is_empty() {
             self.unsettled = Some(End::Abort);
-            let sent = self.producer.send(&messages).map_err(Failed::Broker);
+            let sent = self.producer.send(&messages).map_err(Fault::Broker);
             self.unsettled = sent.is_ok().then_some(End::Commit).or(self.unsettled);
             sent.and_then(|()| self.end(End::Commit)).inspect_err(|_| self.clear_up())?;
             self.confirmed = begun;
@@ -330,20 +294,26 @@ impl<B: Broker> Topic<B> {
         }
     }
 
-    /// Ends what the last transaction left to be ended.
-    fn settle(&mut self) -> Done<(), B> {
+    /// Ends the last transaction, where that is left to do.
+    fn settle(&mut self) -> Result<(), Fault> {
         self.unsettled.map_or(Ok(()), |end| self.end(end))
     }
 
-    /// Ends the transaction at the broker and then here; if the broker does not answer, it is to be called again.
-    fn end(&mut self, end: End) -> Done<(), B> {
+    /// Ends the transaction at the broker and then here; if the broker does not answer, `end` is to be called again.
+    fn end(&mut self, end: End) -> Result<(), Fault> {
         let (ended, statement) = match end {
             End::Commit => (self.producer.commit(), "COMMIT"),
             End::Abort => (self.producer.abort(), "ROLLBACK"),
         };
-        if let Err(error) = ended {
-            self.note(end, &error);
-            return Err(Failed::Broker(error));
+        if let Err(refusal) = ended {
+            let left = refusal.left;
+            self.unsettled = Some(if left == Left::Again { end } else { End::Abort });
+            if left == Left::Nothing || (end == End::Abort && left == Left::Abort) {
+                self.fenced = Some(format!(
+                    "another instance has opened it, or the broker has given us up for dead: {refusal}"
+                ));
+            }
+            return Err(Fault::Broker(refusal));
         }
         self.unsettled = None;
         if let Err(error) = self.connection.execute_batch(statement) {
@@ -353,19 +323,7 @@ impl<B: Broker> Topic<B> {
         Ok(())
     }
 
-    /// Notes what is to be done after this error of an end.
-    fn note(&mut self, end: End, error: &<B::Producer as Producer>::Error) {
-        let left = B::Producer::left(error);
-        self.unsettled = Some(if left == Left::Again { end } else { End::Abort });
-        if left == Left::Nothing || (end == End::Abort && left == Left::Abort) {
-            self.fenced = Some(format!(
-                "another instance has opened it, or the broker has given us up for dead: {}",
-                B::Producer::reason(error)
-            ));
-        }
-    }
-
-    /// After a transaction that failed: begins to abort it, unless it may have happened.
+    /// Aborts a transaction that failed, unless it may have happened.
     fn clear_up(&mut self) {
         if self.unsettled == Some(End::Abort) && self.fenced.is_none() {
             // If this fails too, the next transaction begins with it.
@@ -374,28 +332,25 @@ impl<B: Broker> Topic<B> {
     }
 
     /// Why a transaction failed, in one line.
-    fn reason(&self, failed: &Failed<<B::Producer as Producer>::Error>) -> String {
-        match (failed, &self.fenced) {
-            (_, Some(reason)) => reason.clone(),
-            (Failed::Sql(fault), None) if fault.is_lack_of_room() => {
+    fn reason(&self, fault: &Fault) -> String {
+        match &self.fenced {
+            Some(reason) => reason.clone(),
+            None if fault.is_lack_of_room() => {
                 let most = self.limits.file_bytes >> 20;
                 format!("it has reached its limit of {most} MiB: wait for jobs to end, or lower history_days")
             }
-            (Failed::Sql(fault), None) => fault.to_string(),
-            (Failed::Broker(error), None) => {
-                self.producer.problem().unwrap_or_else(|| B::Producer::reason(error))
-            }
+            None => fault.to_string(),
         }
     }
 }
 
-/// Writes something in any case, so that the broker says whether we may.
+/// Changes a row in any case, so that there is a transaction, with which the broker says whether we may still write.
 fn ask(connection: &Connection) -> rusqlite::Result<()> {
     connection.execute("UPDATE journal SET only = only", []).map(drop)
 }
 
 impl<B: Broker> Store for Topic<B> {
-    /// By then, who was fenced knows it.
+    /// A fenced instance finds out by then.
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
@@ -403,7 +358,7 @@ impl<B: Broker> Store for Topic<B> {
             ask(connection)?;
             apply(connection, records)
         });
-        done.map_err(|failed| self.reason(&failed))
+        done.map_err(|fault| self.reason(&fault))
     }
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
@@ -412,7 +367,7 @@ impl<B: Broker> Store for Topic<B> {
             ask(connection)?;
             prune(connection, limits, now)
         });
-        done.map_err(|failed| self.reason(&failed))
+        done.map_err(|fault| self.reason(&fault))
     }
 
     fn fenced(&self) -> Option<&str> {
@@ -426,7 +381,7 @@ impl<B: Broker> Store for Topic<B> {
     /// Says in the topic that this run has ended, so that the next one need not wait.
     fn close(mut self) -> Result<(), String> {
         let closed = self.settle().and_then(|()| {
-            // One before this one may still believe that it is its own.
+            // The instance before this one may still use its lease.
             let age = |taken| self.producer.instant().saturating_duration_since(taken);
             if self.taken.is_some_and(|taken| age(taken) < TERM) {
                 return Ok(());
@@ -434,6 +389,6 @@ impl<B: Broker> Store for Topic<B> {
             let value = Some(runs(&self.connection)?.to_string().into_bytes());
             self.transact(Some(Message { key: CLOSED.to_owned(), value }), |_| Ok(()))
         });
-        closed.map_err(|failed| self.reason(&failed))
+        closed.map_err(|fault| self.reason(&fault))
     }
 }

@@ -1,7 +1,7 @@
 //! When records are written, and what is reported: the journal without its thread, its clock and its disk.
 //!
-//! Records come in batches, one for each turn of the core. A batch is never split; what waits is written together,
-//! in order, in one commit. What cannot be written is kept and tried again. It knows nothing of SQLite.
+//! Records come in batches, one for each turn of the core. A batch is never split; all batches that wait are written
+//! together, in order, in one commit. Batches that cannot be written are kept and tried again. Knows nothing of SQLite.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,25 +15,25 @@ use crate::csc::time::Time;
 const GROUP_MAX: usize = 1000;
 /// A record with large texts counts as one more for each of so many bytes.
 const TEXT_BYTES: usize = 4096;
-/// Time until the first retry, and the least between two of them when new records come.
+/// Time until the first retry, and the least time between two retries when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
-/// The most between two retries; each takes twice as long to come as the one before.
+/// The longest time between two retries; each comes after twice as long as the one before.
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// How long nothing is to be written before upkeep begins.
+/// How long nothing was written when upkeep begins.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long upkeep is put off when it never gets quiet.
+/// How long upkeep is put off where records keep coming.
 const UPKEEP_PATIENCE: Duration = Duration::from_secs(10);
 /// Time between parts of upkeep.
 const UPKEEP_PAUSE: Duration = Duration::from_millis(50);
 
-/// What there is to report of the records that were handed over.
+/// What became of the records that were handed over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// It works again: the first commit after one or more that failed. It comes before what that one made durable.
+    /// The first commit succeeded after one or more that failed; comes before the report of what it made durable.
     Back,
     /// These records are durable ([`Record::awaited`]).
     Durable(Vec<Awaited>),
-    /// What waits could not be written, why in one line. It is kept and will be written when that is possible.
+    /// The records that wait could not be written, why in one line. They are kept and written as soon as possible.
     ///
     /// A retry that fails is not reported unless new records came.
     Failed(String),
@@ -42,9 +42,9 @@ pub enum Report {
 /// Takes records and writes them to a store.
 #[derive(Debug)]
 pub struct Writer<S> {
-    /// Where they are written; what a crash would leave.
+    /// Where the records are written; what a crash would leave.
     pub store: S,
-    /// The records of each turn.
+    /// The records of each turn that are not written yet.
     waiting: VecDeque<Vec<Record>>,
     /// How many records wait to be written; one with large texts counts as several.
     pub load: usize,
@@ -53,7 +53,7 @@ pub struct Writer<S> {
     upkeep_at: Duration,
     /// Why the last upkeep failed: all is durable, but the files grow.
     pub upkeep_problem: Option<String>,
-    /// Since when there is something for upkeep to do.
+    /// Since when upkeep has something to do.
     unkept_since: Option<Duration>,
 }
 
@@ -62,7 +62,7 @@ pub(super) fn load(records: &[Record]) -> usize {
     records.iter().map(|record| 1 + text_bytes(record) / TEXT_BYTES).sum()
 }
 
-/// The size of its texts that may be large.
+/// The size of the texts of a record that may be large, in bytes.
 fn text_bytes(record: &Record) -> usize {
     match record {
         Record::Accepted(entry) => match &entry.work {
@@ -95,7 +95,7 @@ pub struct Failure {
     pub since: Duration,
     tried: Duration,
     pause: Duration,
-    /// How many turns waited then.
+    /// How many turns waited at the last try.
     turns: usize,
 }
 
@@ -141,16 +141,16 @@ impl<S: Store> Writer<S> {
             return Vec::new();
         }
         if self.failure.is_some() {
-            // It may make room; if it does not, the commit says why.
+            // Upkeep may make room; if it fails, the commit says why.
             let _ = self.store.upkeep(now.tai);
         }
         self.write(now.mono)
     }
 
-    /// Writes all that waits, without patience: it is the end.
+    /// Writes all that waits, without retries: the daemon ends.
     ///
     /// # Errors
-    /// One line: why what still waits is lost.
+    /// One line: why the records that still wait are lost.
     pub fn finish(&mut self, now: Time) -> (Vec<Report>, Result<(), String>) {
         let mut reports = Vec::new();
         while !self.waiting.is_empty() {
@@ -221,13 +221,13 @@ impl<S: Store> Writer<S> {
             None => (now, RETRY_MIN, 0),
             Some(failure) => (failure.since, (failure.pause * 2).min(RETRY_MAX), failure.turns),
         };
-        // None of what waits can be written before what failed.
+        // What failed is written before all else that waits.
         let turns = self.waiting.len();
         self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause, turns });
         if turns > known { vec![Report::Failed(reason)] } else { Vec::new() }
     }
 
-    /// A journal that cannot be written keeps no notes: they take room, and only people want to know them.
+    /// While nothing can be written, notes are not kept: they take room, and only people read them.
     fn forget_notes(&mut self) {
         for batch in &mut self.waiting {
             batch.retain(|record| !record.is_note());

@@ -3,8 +3,8 @@
 //! Another instance listens for [`super::LISTENING`] before it starts, and reads any heartbeat of ours that is in Kafka
 //! by then. So a heartbeat of ours that we read back, with none of another instance before it, proves that we were
 //! alone when it was sent, and that no other can have started until [`super::LISTENING`] later. A process that stood
-//! still for longer (a frozen container, a machine that slept) keeps the commands that piled up until it has read its
-//! next heartbeat back, and with it all that others wrote meanwhile.
+//! still for longer (a frozen container, a machine that slept) holds back the commands that piled up until it has read
+//! its next heartbeat back, and with it all heartbeats that others wrote meanwhile.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,27 +12,27 @@ use std::time::Duration;
 use crate::clock::Moment;
 use crate::csc::command::Command;
 
-/// How long after a heartbeat that was read back commands are accepted: less than [`super::LISTENING`], more than two
+/// How long commands are accepted after a heartbeat that was read back: less than [`super::LISTENING`], more than two
 /// beats.
 const READ_BACK_VALID: Duration = Duration::from_millis(2500);
-/// Longest wait of a command where no heartbeat can be read back, since its topic cannot be read.
+/// Longest wait of a command where no heartbeat can be read back because their topic cannot be read.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the commands that piled up may take to arrive: those of another topic arrive after the heartbeats.
+/// How long after the heartbeats the commands that piled up may take to come: they are in other topics.
 const YIELDS: Duration = super::LISTENING;
-/// Most commands that wait; the others wait in Kafka.
+/// Most commands that wait here; the others wait in Kafka.
 const WAITING_MAX: usize = 1024;
 
-/// The commands that wait, and until when others are accepted.
+/// The commands that wait, and whether others are accepted.
 #[derive(Debug, Default)]
 pub struct Admission {
-    /// When our newest heartbeat was sent that was read back.
+    /// When our newest heartbeat that was read back was sent.
     last_read_back: Option<Moment>,
-    /// When it was last checked, while commands are accepted although no heartbeat can be read back.
+    /// While commands are accepted although no heartbeat can be read back: when [`Admission::look`] was last called.
     waived: Option<Moment>,
-    /// When we found an instance that started while we stood still: the commands that piled up are for that one.
+    /// When an instance was found that started while we stood still: the commands that piled up are for that one.
     yielded: Option<Moment>,
     waiting: VecDeque<(Moment, Command)>,
-    /// Commands that were for another instance, since the last call of `foreign`.
+    /// How many commands were for another instance since the last call of `foreign`.
     foreign: usize,
 }
 
@@ -47,7 +47,7 @@ impl Admission {
         self.waiting.len() < WAITING_MAX
     }
 
-    /// A command arrived: returned if it is accepted now; else it waits, or is for another instance.
+    /// A command came: gives it back if it is accepted now; else it waits, or is for another instance.
     pub fn admit(&mut self, command: Command, now: Moment) -> Option<Command> {
         let is_recent = |time: &Moment| time.age(now) < READ_BACK_VALID;
         if self.yielded.is_some_and(|since| since.age(now) < YIELDS) {
@@ -60,21 +60,21 @@ impl Admission {
         None
     }
 
-    /// A heartbeat of ours was read back, and all that was written before it. Returns the commands accepted now.
+    /// A heartbeat of ours was read back, with all heartbeats before it. Gives the commands that are accepted now.
     pub fn read_back(&mut self, sent: Moment, now: Moment) -> Vec<Command> {
         self.waived = None;
         self.last_read_back = Some(sent);
         if sent.age(now) < READ_BACK_VALID { self.release() } else { Vec::new() }
     }
 
-    /// We have started; commands are accepted also if no heartbeat was read back.
+    /// The daemon has joined: commands are accepted also if no heartbeat was read back.
     pub fn begin(&mut self, now: Moment) {
         if self.last_read_back.is_none() {
             self.waived = Some(now);
         }
     }
 
-    /// To be called every second. Returns the commands that have waited too long and are accepted nevertheless.
+    /// To be called every second. Gives the commands that have waited too long and are accepted nevertheless.
     pub fn look(&mut self, now: Moment) -> Vec<Command> {
         self.waived = self.waived.filter(|last| last.age(now) < READ_BACK_VALID).map(|_| now);
         match self.waiting.front() {
@@ -86,7 +86,7 @@ impl Admission {
         }
     }
 
-    /// Another instance is running; the commands that wait are for that one.
+    /// Another instance is running: the commands that wait are for that one.
     pub fn yield_to_another(&mut self, now: Moment) {
         self.waived = None;
         if self.last_read_back.is_some_and(|sent| sent.age(now) >= READ_BACK_VALID) {

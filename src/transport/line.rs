@@ -1,6 +1,6 @@
 //! The lines of the local socket's protocol: newline-delimited JSON.
 //!
-//! Parses the lines of clients into types and writes ours. No I/O.
+//! Parses the lines of clients and writes those of the daemon. No I/O.
 
 use indexmap::IndexMap;
 use serde_json::value::RawValue;
@@ -21,38 +21,38 @@ use crate::text::quoted;
 /// Most keys of one object; no command has more than a few parameters.
 const MEMBERS_MAX: usize = 100;
 
-/// Something a client asks for.
+/// A line of a client.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Line {
     /// A command.
     Command {
         /// The client's number for the command, which its acks repeat; none: the daemon counts.
         seq_num: Option<SeqNum>,
-        /// What it asks for.
+        /// The command with its parameters.
         kind: CommandKind,
     },
-    /// All events from now on, after the latest of each.
+    /// The client wants the latest event of each topic, and all events from now on.
     Subscribe,
-    /// One document.
+    /// The client wants one document.
     Query(Query),
 }
 
-/// A document to ask for.
+/// A document that a client can ask for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Query {
-    /// The component as a whole.
+    /// The state of the daemon.
     Status,
     /// All jobs.
     Jobs,
     /// The metrics, as a text.
     Metrics,
-    /// The job of this run, and what happened to it.
+    /// The job with this run id, and its history.
     Job(RunId),
 }
 
 impl Query {
-    /// Its name, which is also the key of the document that answers it.
+    /// The name of the query, which is also the key of the document that answers it.
     pub fn name(&self) -> &'static str {
         self.into()
     }
@@ -60,7 +60,7 @@ impl Query {
 
 /// Parses a line without its line break.
 ///
-/// Takes little more memory than the line has bytes, whatever is in it, and does not recurse.
+/// Takes little more memory than the line has bytes, whatever it contains, and does not recurse.
 ///
 /// # Errors
 /// One line for the client that says what is wrong.
@@ -102,7 +102,7 @@ fn parse_query(query: &RawValue, object: &mut Members<'_>) -> Result<Query, Stri
     }
 }
 
-/// A wrong command name or parameter is answered by an ack, since the command has its number by then.
+/// A wrong command name or parameter is no error here: it is answered with an ack.
 fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, String> {
     let Some(Value::String(name)) = value(command)? else {
         return Err("\"command\" must be a string".to_owned());
@@ -121,10 +121,10 @@ fn parse_command(command: &RawValue, object: &mut Members<'_>) -> Result<Line, S
     Ok(Line::Command { seq_num, kind: sal::command::parse(&name, params) })
 }
 
-/// The members of an object, their values as they are written; of a key that is there twice the last.
+/// The members of an object, with their values as written; the last one of a key that occurs twice.
 type Members<'a> = IndexMap<String, &'a RawValue>;
 
-/// The members, if it is an object.
+/// The members of an object; none if the JSON is not one.
 fn members_of(json: &RawValue) -> Result<Option<Members<'_>>, String> {
     if !json.get().starts_with('{') {
         return Ok(None);
@@ -132,7 +132,7 @@ fn members_of(json: &RawValue) -> Result<Option<Members<'_>>, String> {
     members(json.get(), MEMBERS_MAX).map(|members| Some(members.into_iter().collect())).map_err(not_json)
 }
 
-/// The value, if it is of a type that a parameter can have.
+/// The value of a parameter; none if no parameter has a value of such a type.
 fn value(json: &RawValue) -> Result<Option<Value>, String> {
     if json.get().starts_with(['[', '{']) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Stands in for Kafka in a build without it: nothing is possible.
+//! Replaces `kafka` in a build without it: says so to all who ask for Kafka.
 
 use crossbeam_channel::Sender;
 
@@ -16,7 +16,7 @@ pub fn check(_: &Options, _: SalIndex) -> Result<(), String> {
     Err(NONE.to_owned())
 }
 
-/// Finds that nothing is possible.
+/// Finds that this build has no Kafka.
 pub fn examine(_: Options, _: SalIndex) -> KafkaFindings {
     KafkaFindings { list: vec![("brokers", Err(NONE.to_owned()))], heartbeat_age_s: None }
 }

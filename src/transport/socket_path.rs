@@ -1,8 +1,7 @@
 //! The path of the local socket, decided in one place for the daemon that makes it and the clients that connect to it.
 //!
-//! It puts names together, with the environment as an argument, and knows a private directory from one of others:
-//! where everybody may write, as in `/tmp`, another user may have made something of that name first, a directory of
-//! theirs, or a link that leads to one of ours. Neither is used.
+//! The environment is an argument. Where everybody may write, as in `/tmp`, another user may have made something with the
+//! name of our private directory: their own directory, or a link to one of ours. Neither is used.
 
 use std::env;
 use std::ffi::OsString;
@@ -22,17 +21,17 @@ pub const VARIABLE: &str = "OCPS_SOCKET";
 /// File name of the socket in its directory.
 const FILE: &str = "ocps.sock";
 
-/// What others may do with a directory.
+/// The permissions of others in the mode of a directory.
 const OF_OTHERS: u32 = 0o077;
 
-/// A place of the socket.
+/// A place for the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The one that was named: no other is tried.
+    /// A path that was named: no other is tried.
     Named(PathBuf),
-    /// In a directory where only root or the user can make it.
+    /// In a directory where only root or the user can make files.
     Runtime(PathBuf),
-    /// In a private directory where everybody may make files, so that its owner must be checked.
+    /// In a private directory below one where everybody may make files, so that its owner must be checked.
     Temporary(PathBuf),
 }
 
@@ -44,10 +43,10 @@ impl Place {
         }
     }
 
-    /// Makes the private directory, if there is to be one.
+    /// Makes the private directory, if the place needs one.
     ///
     /// # Errors
-    /// It cannot be made, or what is there is not ours alone.
+    /// The directory cannot be made, or others can use it.
     pub fn prepare(&self) -> io::Result<()> {
         let Some(dir) = self.private_dir() else { return Ok(()) };
         match DirBuilder::new().mode(0o700).create(dir) {
@@ -56,11 +55,11 @@ impl Place {
         }
     }
 
-    /// Whether the private directory, if there is to be one, is ours alone. Once it is, in a directory with the sticky
-    /// bit, it stays so.
+    /// Checks that only we can use the private directory, if the place needs one. In a directory with the sticky bit that
+    /// cannot change later.
     ///
     /// # Errors
-    /// It is not there, or not ours alone.
+    /// The directory is missing, or others can use it.
     pub fn check(&self) -> io::Result<()> {
         let Some(dir) = self.private_dir() else { return Ok(()) };
         let found = fs::symlink_metadata(dir)?;
@@ -77,17 +76,14 @@ impl Place {
     }
 
     fn private_dir(&self) -> Option<&Path> {
-        match self {
-            Self::Named(_) | Self::Runtime(_) => None,
-            Self::Temporary(path) => path.parent(),
-        }
+        if let Self::Temporary(path) = self { path.parent() } else { None }
     }
 }
 
 /// The paths at which the daemon tries to listen; the first usable one is taken.
 ///
-/// In this order: `flag` (`--socket`), `OCPS_SOCKET`, `setting` (the toml's), `$RUNTIME_DIRECTORY` as systemd
-/// sets it: each of these is the only one. Otherwise for root (user 0) `/run/ocps/ocps.sock`, for others
+/// The first of these that is set is the only one: `flag` (`--socket`), `OCPS_SOCKET`, `setting` (of the toml),
+/// `$RUNTIME_DIRECTORY` (of systemd). Otherwise for root (user 0) `/run/ocps/ocps.sock`, for others
 /// `$XDG_RUNTIME_DIR/ocps/ocps.sock`, and where that is not usable, as in a container, `ocps-<uid>/ocps.sock` in
 /// `$TMPDIR` or `/tmp`.
 pub fn of_daemon(flag: Option<&Path>, setting: Option<&Path>, env: Env<'_>, uid: u32) -> Vec<Place> {
@@ -151,7 +147,7 @@ fn of_user(directory: &str, env: Env<'_>) -> Option<Place> {
 fn temporary(env: Env<'_>, uid: u32) -> Vec<Place> {
     let private = format!("ocps-{}", uid);
     let usual = PathBuf::from("/tmp");
-    // A relative one is another directory for each process.
+    // A relative path would name another directory in each process.
     let chosen = set(env, "TMPDIR").filter(|dir| dir.is_absolute() && *dir != usual);
     chosen.into_iter().chain([usual]).map(|dir| Place::Temporary(dir.join(&private).join(FILE))).collect()
 }

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use ocps::csc::id::EntryKey;
 use ocps::csc::record::{Awaited, Record};
 use ocps::journal::store::{Sqlite, Store};
-use ocps::journal::{Journal, Limits, OpenError, Report};
+use ocps::journal::{Journal, Limits, News, OpenError, Report};
 
 use crate::open::open;
 use crate::sample::{self, NOW, OURS};
@@ -28,7 +28,9 @@ fn durable(keys: &[u64]) -> Report {
 }
 
 fn next(journal: &Journal) -> Report {
-    journal.reports().recv_timeout(PATIENCE).unwrap()
+    let news = journal.news.recv_timeout(PATIENCE).unwrap();
+    let News::Records(report) = news else { panic!("{news:?}") };
+    report
 }
 
 #[track_caller]
@@ -218,7 +220,7 @@ fn in_a_process_with_a_bad_disk() {
     disk("stall");
     let stalled = write();
     busy_for(Duration::from_millis(100));
-    assert!(journal.reports().try_recv().is_err());
+    assert!(journal.news.try_recv().is_err());
     disk("well");
     assert_eq!(next(&journal), durable(&[stalled]));
     assert_eq!(journal.status().busy_since, None);

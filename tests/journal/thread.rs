@@ -5,7 +5,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use ocps::csc::id::EntryKey;
 use ocps::csc::record::{Awaited, Record};
-use ocps::journal::{Journal, Report};
+use ocps::journal::{Journal, News, Report};
 
 use crate::sample::{self, OURS};
 
@@ -21,8 +21,8 @@ fn written_records_are_reported_as_durable_and_found_in_the_next_run() {
     let entry = sample::entry(&mut rng, EntryKey(7));
     journal.write(vec![Record::Accepted(Box::new(entry.clone()))]).unwrap();
     assert_eq!(
-        journal.reports().recv_timeout(PATIENCE),
-        Ok(Report::Durable(vec![Awaited::Accepted(EntryKey(7))]))
+        journal.news.recv_timeout(PATIENCE),
+        Ok(News::Records(Report::Durable(vec![Awaited::Accepted(EntryKey(7))])))
     );
     let status = journal.status();
     assert_eq!((status.waiting, status.problem), (0, None));
@@ -44,13 +44,13 @@ fn a_journal_that_is_dropped_writes_what_it_was_given() {
     let path = dir.path().join("journal.db");
     let mut rng = Rng::with_seed(2);
     let (journal, _) = Journal::open(&path, OURS, sample::limits()).unwrap();
-    let reports = journal.reports().clone();
+    let news = journal.news.clone();
     for key in 1..=100 {
         journal.write(vec![Record::Accepted(Box::new(sample::entry(&mut rng, EntryKey(key))))]).unwrap();
     }
     drop(journal);
     // It ends when the thread has closed the file.
-    while reports.recv_timeout(PATIENCE).is_ok() {}
+    while news.recv_timeout(PATIENCE).is_ok() {}
     let (journal, recovered) = Journal::open(&path, OURS, sample::limits()).unwrap();
     assert_eq!(recovered.entries.len(), 100);
     journal.close(PATIENCE).unwrap();

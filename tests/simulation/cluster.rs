@@ -15,7 +15,7 @@ use ocps::clock::Moment;
 use ocps::csc::record::Record;
 use ocps::csc::time::Tai;
 use ocps::journal::store::{Store, Upkeep};
-use ocps::journal::topic::{Broker, Left, Message, Producer, Take, Topic, Unopened};
+use ocps::journal::topic::{Broker, Left, Message, Producer, Refusal, Take, Topic, Unopened};
 use ocps::journal::{Identity, Limits};
 
 use super::process::Disk;
@@ -140,16 +140,9 @@ impl Brokers {
 impl Broker for Cluster {
     type Producer = Client;
 
-    fn name(&self) -> &str {
-        "simulated"
-    }
-
-    fn identity(&self) -> Identity {
-        self.0.borrow().identity
-    }
-
-    fn limits(&self) -> Limits {
-        self.0.borrow().limits
+    fn topic(&self) -> (&str, Identity, Limits) {
+        let brokers = self.0.borrow();
+        ("simulated", brokers.identity, brokers.limits)
     }
 
     fn fence(&self) -> Result<Client, Unopened> {
@@ -175,10 +168,6 @@ impl Broker for Cluster {
             take(offset, Some(key.as_bytes()), value.as_deref())
         })
     }
-
-    fn unopened(&self, error: &Left, _: &Client) -> Unopened {
-        Unopened::Away(Client::reason(error))
-    }
 }
 
 /// A writer.
@@ -193,7 +182,7 @@ pub(crate) struct Client {
 
 impl Client {
     /// What the brokers answer to who may not write any more, if they answer.
-    fn check(&mut self) -> Result<(), Left> {
+    fn check(&mut self) -> Result<(), Refusal> {
         let brokers = &mut *self.cluster.0.borrow_mut();
         if brokers.epoch == self.epoch {
             brokers.arrive();
@@ -204,26 +193,29 @@ impl Client {
             brokers.mood = Disk::Works;
         }
         if self.is_fenced {
-            return Err(Left::Nothing);
+            return Err(refusal(Left::Nothing));
         }
         if brokers.mood == Disk::Fails {
-            return Err(Left::Again);
+            return Err(refusal(Left::Again));
         }
         if brokers.epoch != self.epoch {
             self.is_fenced = true;
-            return Err(Left::Nothing);
+            return Err(refusal(Left::Nothing));
         }
         Ok(())
     }
 }
 
-impl Producer for Client {
-    type Error = Left;
+fn refusal(left: Left) -> Refusal {
+    let reason = format!("{left:?}");
+    Refusal { left, unopened: Unopened::Away(reason.clone()), reason }
+}
 
-    fn send(&mut self, messages: &[Message]) -> Result<(), Left> {
+impl Producer for Client {
+    fn send(&mut self, messages: &[Message]) -> Result<(), Refusal> {
         assert!(self.transaction.is_none(), "a transaction begins in another");
         if self.is_fenced {
-            return Err(Left::Nothing);
+            return Err(refusal(Left::Nothing));
         }
         let brokers = &mut *self.cluster.0.borrow_mut();
         brokers.begun += 1;
@@ -233,13 +225,13 @@ impl Producer for Client {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Left> {
+    fn commit(&mut self) -> Result<(), Refusal> {
         self.check()?;
         let brokers = &mut *self.cluster.0.borrow_mut();
         let Some(transaction) = self.transaction.as_mut() else { panic!("nothing to commit") };
         let had_happened = brokers.committed.contains(&transaction.number);
         match brokers.mood {
-            Disk::Leaderless if !transaction.is_asked => return Err(Left::Abort),
+            Disk::Leaderless if !transaction.is_asked => return Err(refusal(Left::Abort)),
             Disk::FailsAfterwards | Disk::OnTheWire if !had_happened => {
                 brokers.counts.unanswered += 1;
                 transaction.is_asked = true;
@@ -248,7 +240,7 @@ impl Producer for Client {
                 } else {
                     brokers.commit(transaction);
                 }
-                return Err(Left::Again);
+                return Err(refusal(Left::Again));
             }
             Disk::Works
             | Disk::Fails
@@ -264,23 +256,11 @@ impl Producer for Client {
         Ok(())
     }
 
-    fn abort(&mut self) -> Result<(), Left> {
+    fn abort(&mut self) -> Result<(), Refusal> {
         self.check()?;
         let is_asked = self.transaction.take().is_some_and(|transaction| transaction.is_asked);
         assert!(!is_asked, "given up although it may have happened");
         Ok(())
-    }
-
-    fn left(error: &Left) -> Left {
-        *error
-    }
-
-    fn reason(error: &Left) -> String {
-        format!("{error:?}")
-    }
-
-    fn problem(&self) -> Option<String> {
-        None
     }
 
     fn now(&self) -> Moment {

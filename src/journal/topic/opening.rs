@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::Client;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -16,45 +16,43 @@ use super::super::rows::{CLOSED, PART};
 use super::super::{Identity, Limits, lock};
 use super::producer::{Context, Transactions};
 use super::{Broker, Take, Unopened, restore};
-use crate::broker::{self, Role};
+use crate::broker::{self, ANSWER, Role, is_missing};
 use crate::config::kafka::Options;
 use crate::lease::TERM;
 
-/// Longest wait for one answer of the broker, or for the next message of the topic.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How long a new topic may take until it has a leader, and an earlier writer's transaction until it is ended.
+/// How long a new topic may take until it has a leader, and the broker to end the transaction of an earlier writer.
 const CREATION: Duration = Duration::from_secs(10);
-/// Time between two questions for a new topic.
+/// Time between two looks for a new topic.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long the broker keeps a transaction of ours open while it does not hear of us: the most that it allows, if
-/// nothing else is set there. When a transaction is given up, so is its writer; who fences us does not wait for it.
+/// How long the broker keeps a transaction of ours open while it does not hear from us: the most that it allows by
+/// default. With a transaction the broker gives up its writer too. An instance that fences us does not wait for this.
 const TRANSACTION_MS: &str = "900000";
-/// Time between two looks at how far the topic goes, and the longest wait for the answer.
+/// Time between two questions for the end of the topic, and the longest wait for the answer.
 const LOOK: Duration = Duration::from_secs(1);
-/// The settings of a topic that we make: all of it is compacted before long, so that a start reads little.
+/// The settings of a topic that we make: it is compacted soon, so that a start reads little.
 const TOPIC: [(&str, &str); 3] =
     [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
 /// What a message takes besides its value, at most.
 const OVERHEAD: usize = 1024;
 
-/// Which topic, at which brokers, and whose.
+/// A topic at its brokers, and the instance that owns it.
 #[derive(Clone, Debug)]
 pub struct Address {
     /// How to reach the brokers.
     pub options: Options,
-    /// The topic.
+    /// The name of the topic.
     pub name: String,
-    /// The transactional id of its writer. It is the index's, whatever the topic: who opens the topic of another index
-    /// by mistake fences no instance.
+    /// The transactional id of the writer. It follows from the index, whatever the topic: an instance that opens the topic
+    /// of another index by mistake fences nobody.
     writer: String,
-    /// The instance that owns it.
+    /// The instance that owns the journal.
     pub identity: Identity,
     /// How much is kept.
     pub limits: Limits,
 }
 
 impl Address {
-    /// The journal of an instance, under its usual name.
+    /// The journal of an instance: in the topic of the settings, or else the default one of its index.
     #[must_use]
     pub fn new(options: Options, identity: Identity, limits: Limits) -> Self {
         let simulated = if identity.simulated { ".simulated" } else { "" };
@@ -63,7 +61,8 @@ impl Address {
         Self { options, name, writer, identity, limits }
     }
 
-    /// Finds the topic, or makes it, and checks that it can be a journal; to be called before [`Topic::open`](super::Topic).
+    /// Finds the topic, or makes it, and checks that it can hold a journal; to be called before
+    /// [`Topic::open`](super::Topic).
     ///
     /// # Errors
     /// See [`Unopened`].
@@ -72,10 +71,10 @@ impl Address {
         self.check_settings(replicas).map(drop)
     }
 
-    /// Waits whether another instance writes to it, which one that is alive does every 2 s.
+    /// Waits for messages of another instance: one that is alive writes every 2 s.
     ///
     /// # Errors
-    /// One does, or see [`Unopened`].
+    /// Another instance writes to the topic, or see [`Unopened`].
     pub fn await_silence(&self) -> Result<(), Unopened> {
         let mut follower = Follower::new(self)?;
         let end = follower.next;
@@ -86,20 +85,20 @@ impl Address {
         Err(Unopened::Away(format!("another instance writes to the journal topic {}", self.name)))
     }
 
-    /// Looks at the topic as the next run would, and changes nothing; how it is, in one line.
+    /// Looks at the topic as the next run would, and changes nothing; gives its state in one line.
     ///
     /// # Errors
     /// One line: why the next run could not use it, and what to do.
     pub fn examine(&self) -> Result<String, String> {
         let look = || {
             let reader = self.reader("read_committed")?;
-            let replicas = match self.partitions(&reader) {
+            let partitions = match broker::partitions(&reader, &self.name) {
                 Err(error) if is_missing(&error) => {
                     return Ok(format!("the topic {} is to be made at the start", self.name));
                 }
-                found => found.map_err(|error| self.meaning(&error, reader.client()))?,
+                found => self.answer(reader.client(), found)?,
             };
-            let replicas = self.check_partitions(&replicas)?;
+            let replicas = self.check_partitions(&partitions)?;
             let in_sync = self.check_settings(replicas)?;
             restore(self)?;
             Ok(format!(
@@ -116,42 +115,49 @@ impl Address {
         client.map_err(|error| Unopened::Refused(OpenError::Refused(broker::wrong(&error))))
     }
 
-    /// Without a connection, what is asked first would be asked again only half a second later.
+    /// Waits for a connection: librdkafka repeats a question that it asks without one only half a second later.
     fn connect(&self, client: &Client<Context>) -> Result<(), Unopened> {
-        let asked = client.fetch_metadata(Some(&self.name), ANSWER);
-        asked.map(drop).map_err(|error| self.meaning(&error, client))
+        self.answer(client, client.fetch_metadata(Some(&self.name), ANSWER)).map(drop)
     }
 
+    /// A consumer that reads with this `isolation.level`.
     fn reader(&self, isolation: &str) -> Result<BaseConsumer<Context>, Unopened> {
         let mut config = broker::config(&self.options, self.identity.index, Role::Consumer);
         config
             .set("isolation.level", isolation)
             .set("enable.partition.eof", "true")
             .set("check.crcs", "true")
-            // Where its end is shows only after so long.
+            // The end of the topic is reported after so long.
             .set("fetch.wait.max.ms", "20");
         self.client(&config)
     }
 
-    /// Finds the topic, or makes it, and looks at its partitions; how many replicas it has.
+    /// Lets a consumer read the topic from this offset on.
+    fn assign(&self, reader: &BaseConsumer<Context>, from: Offset) -> Result<(), Unopened> {
+        let mut place = TopicPartitionList::new();
+        let assigned = place.add_partition_offset(&self.name, 0, from).and_then(|()| reader.assign(&place));
+        self.answer(reader.client(), assigned)
+    }
+
+    /// The offset behind the last message that this consumer can read.
+    fn end(&self, reader: &BaseConsumer<Context>) -> Result<i64, Unopened> {
+        self.answer(reader.client(), reader.fetch_watermarks(&self.name, 0, ANSWER)).map(|(_, end)| end)
+    }
+
+    /// Finds the topic, or makes it; gives how many replicas it has.
     fn find(&self, reader: &BaseConsumer<Context>) -> Result<usize, Unopened> {
         let until = Instant::now() + CREATION;
         let mut is_made = false;
         loop {
-            let (error, is_ready) = match self.partitions(reader) {
-                Ok(replicas) if replicas.iter().all(|count| *count > 0) && !replicas.is_empty() => {
-                    return self.check_partitions(&replicas);
-                }
-                Ok(_) => (KafkaError::MetadataFetch(Code::LeaderNotAvailable), false),
-                Err(error) => (error, true),
+            let error = match broker::partitions(reader, &self.name) {
+                Ok(partitions) => return self.check_partitions(&partitions),
+                Err(error) => error,
             };
-            let code = error.rdkafka_error_code();
-            let is_missing = is_missing(&error);
-            if is_missing && !is_made {
+            if is_missing(&error) && !is_made {
                 self.create()?;
                 is_made = true;
-            } else if (is_ready && !is_missing && code != Some(Code::LeaderNotAvailable))
-                || Instant::now() >= until
+            } else if Instant::now() >= until
+                || !(is_missing(&error) || error.rdkafka_error_code() == Some(Code::LeaderNotAvailable))
             {
                 return Err(self.meaning(&error, reader.client()));
             }
@@ -159,24 +165,12 @@ impl Address {
         }
     }
 
-    /// How many replicas each partition has; none where it has no leader.
-    fn partitions(&self, reader: &BaseConsumer<Context>) -> KafkaResult<Vec<usize>> {
-        let metadata = reader.fetch_metadata(Some(&self.name), ANSWER)?;
-        let topic = metadata.topics().first();
-        if let Some(error) = topic.and_then(|topic| topic.error()) {
-            return Err(KafkaError::MetadataFetch(error.into()));
-        }
-        let partitions = topic.map(|topic| topic.partitions()).unwrap_or_default();
-        let replicas = partitions.iter().map(|one| if one.leader() < 0 { 0 } else { one.replicas().len() });
-        Ok(replicas.collect())
-    }
-
-    fn check_partitions(&self, replicas: &[usize]) -> Result<usize, Unopened> {
+    fn check_partitions(&self, partitions: &[(i32, usize)]) -> Result<usize, Unopened> {
         let asked = usize::try_from(self.options.replication_factor).unwrap_or(1);
-        match replicas {
-            [one] if *one >= asked => Ok(*one),
-            [one] => Err(self.refused(&format!(
-                "has {one} replicas, and kafka.replication_factor asks for {asked}: give it more (kafka-reassign-partitions), \
+        match partitions {
+            [(_, replicas)] if *replicas >= asked => Ok(*replicas),
+            [(_, replicas)] => Err(self.refused(&format!(
+                "has {replicas} replicas, and kafka.replication_factor asks for {asked}: give it more (kafka-reassign-partitions), \
                  or lower kafka.replication_factor"
             ))),
             more => Err(self.refused(&format!(
@@ -194,18 +188,16 @@ impl Address {
             new = new.set(setting, value);
         }
         let admin = self.admin()?;
-        let made = pollster::block_on(admin.create_topics(&[new], &admin_options()));
-        let result = made.map(|results| results.into_iter().next().unwrap_or(Ok(String::new())));
-        match result {
-            Ok(Ok(_) | Err((_, Code::TopicAlreadyExists))) => {
+        match broker::create(&admin, &[new], &broker::admin_options()) {
+            Ok(None) => {
                 log::info!("made the journal topic {}", self.name);
                 Ok(())
             }
-            Ok(Err((_, Code::InvalidReplicationFactor))) => Err(self.refused(&format!(
+            Ok(Some((_, Code::InvalidReplicationFactor))) => Err(self.refused(&format!(
                 "cannot be made: kafka.replication_factor is {}, and there are not so many brokers",
                 self.options.replication_factor
             ))),
-            Ok(Err((_, code))) => Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
+            Ok(Some((_, code))) => Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
             Err(error) => Err(self.meaning(&error, admin.inner())),
         }
     }
@@ -214,24 +206,18 @@ impl Address {
         self.client(&broker::config(&self.options, self.identity.index, Role::Admin))
     }
 
-    /// Whether a topic of so many replicas keeps what is written, and takes values of our length; returns how many
-    /// replicas must be there for a write.
+    /// Checks that a topic with so many replicas keeps what is written, and takes values of our length; gives how many
+    /// replicas a write needs.
     fn check_settings(&self, replicas: usize) -> Result<usize, Unopened> {
         let admin = self.admin()?;
         let topic = [ResourceSpecifier::Topic(&self.name)];
-        let described = pollster::block_on(admin.describe_configs(&topic, &admin_options()));
-        let described = described.map(|results| results.into_iter().next());
-        let described = match described {
-            Ok(Some(Ok(described))) => described,
-            Ok(None) => {
-                return Err(Unopened::Away(format!("the broker does not describe the topic {}", self.name)));
-            }
-            Ok(Some(Err(code))) => return Err(self.meaning(&KafkaError::AdminOp(code), admin.inner())),
-            Err(error) => return Err(self.meaning(&error, admin.inner())),
-        };
-        let setting = |name: &str| described.get(name).and_then(|entry| entry.value.as_deref());
+        let described = pollster::block_on(admin.describe_configs(&topic, &broker::admin_options()));
+        let first = |results: Vec<Result<_, Code>>| results.into_iter().next().transpose();
+        let described = described.and_then(|results| first(results).map_err(KafkaError::AdminOp));
+        let described = self.answer(admin.inner(), described)?;
+        let setting = |name: &str| described.as_ref().and_then(|found| found.get(name)?.value.as_deref());
         let Some(policy) = setting("cleanup.policy") else {
-            // So it looks to whom the settings are not shown.
+            // The broker shows no setting to a user who may not see them.
             let error = KafkaError::AdminOp(Code::TopicAuthorizationFailed);
             return Err(self.meaning(&error, admin.inner()));
         };
@@ -259,14 +245,10 @@ impl Address {
         }
     }
 
-    /// Whether nothing lies behind a transaction that is still open, where it is not read. None of ours is open any more.
+    /// Checks that no transaction is still open: the messages behind it could not be read. Ours have ended by now.
     fn check_end(&self, reader: &BaseConsumer<Context>) -> Result<(), Unopened> {
-        let end = |reader: &BaseConsumer<Context>| {
-            let ends = reader.fetch_watermarks(&self.name, 0, ANSWER);
-            ends.map(|(_, end)| end).map_err(|error| self.meaning(&error, reader.client()))
-        };
-        let (readable, end) = (end(reader)?, end(&self.reader("read_uncommitted")?)?);
-        if readable == end {
+        let readable = self.end(reader)?;
+        if readable == self.end(&self.reader("read_uncommitted")?)? {
             return Ok(());
         }
         Err(Unopened::Away(format!(
@@ -279,9 +261,14 @@ impl Address {
         Unopened::refused(&self.name, reason)
     }
 
+    /// An answer of the broker, or what its error means for the start.
+    fn answer<T>(&self, client: &Client<Context>, answer: KafkaResult<T>) -> Result<T, Unopened> {
+        answer.map_err(|error| self.meaning(&error, client))
+    }
+
     /// What an error of the broker means for the start.
-    fn meaning(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
-        let problem = lock(&client.context().problem).take();
+    pub(super) fn meaning(&self, error: &KafkaError, client: &Client<Context>) -> Unopened {
+        let problem = lock(&client.context().problem).clone();
         let codes = [broker::code(error), problem.as_ref().and_then(|(_, code)| *code)];
         let reason = broker::reason(error);
         match codes.into_iter().flatten().find_map(|code| self.remedy(code)) {
@@ -293,7 +280,7 @@ impl Address {
         }
     }
 
-    /// What people can do about an error that does not pass by itself.
+    /// What an operator can do about an error that does not pass by itself.
     #[allow(clippy::wildcard_enum_match_arm, reason = "librdkafka has hundreds")]
     fn remedy(&self, code: Code) -> Option<String> {
         Some(match code {
@@ -324,16 +311,8 @@ impl Address {
 impl Broker for Address {
     type Producer = Transactions;
 
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn identity(&self) -> Identity {
-        self.identity
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits
+    fn topic(&self) -> (&str, Identity, Limits) {
+        (&self.name, self.identity, self.limits)
     }
 
     fn fence(&self) -> Result<Transactions, Unopened> {
@@ -350,19 +329,14 @@ impl Broker for Address {
             .set("batch.size", PART.to_string());
         let producer: ThreadedProducer<Context> = self.client(&config)?;
         self.connect(producer.client())?;
-        match producer.init_transactions(CREATION) {
-            Ok(()) => Ok(Transactions { producer, topic: self.name.clone() }),
-            Err(error) => Err(self.meaning(&error, producer.client())),
-        }
+        self.answer(producer.client(), producer.init_transactions(CREATION))?;
+        Ok(Transactions { producer, address: self.clone() })
     }
 
     fn read(&self, take: Take<'_>) -> Result<(), Unopened> {
         let reader = self.reader("read_committed")?;
         self.connect(reader.client())?;
-        let mut place = TopicPartitionList::new();
-        let assigned =
-            place.add_partition_offset(&self.name, 0, Offset::Beginning).and_then(|()| reader.assign(&place));
-        assigned.map_err(|error| self.meaning(&error, reader.client()))?;
+        self.assign(&reader, Offset::Beginning)?;
         let mut until = Instant::now() + ANSWER;
         loop {
             match reader.poll(until.saturating_duration_since(Instant::now())) {
@@ -373,7 +347,7 @@ impl Broker for Address {
                 Some(Err(KafkaError::PartitionEOF(_))) => return self.check_end(&reader),
                 Some(Err(error)) => {
                     if error.rdkafka_error_code() == Some(Code::BadMessage) {
-                        return Err(Unopened::damaged(&self.name, "a message has a wrong checksum".into()));
+                        return Err(Unopened::of(&self.name, "a message has a wrong checksum".into()));
                     }
                     let unopened = self.meaning(&error, reader.client());
                     if matches!(unopened, Unopened::Refused(_)) {
@@ -388,50 +362,37 @@ impl Broker for Address {
             }
         }
     }
-
-    fn unopened(&self, error: &KafkaError, producer: &Transactions) -> Unopened {
-        self.meaning(error, producer.producer.client())
-    }
 }
 
-/// Whether there is no such topic.
-fn is_missing(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::UnknownTopicOrPartition | Code::UnknownTopic))
-}
-
-/// Reads along what another instance writes.
+/// Reads along what another instance writes to the topic.
 pub struct Follower {
     name: String,
     reader: BaseConsumer<Context>,
-    /// Behind what was read last.
+    /// The offset behind the last message that was read.
     next: i64,
     is_at_end: bool,
-    looked: Instant,
-    /// How many messages are not read, if that is known.
+    /// When the broker was last asked for the end of the topic.
+    asked: Instant,
+    /// How many messages were not read then, if that is known.
     pub behind: Option<i64>,
     /// Whether the last message says that the other instance has ended.
     pub is_handed_over: bool,
 }
 
 impl Follower {
-    /// Begins to read at the end.
+    /// Reads from the end of the topic on.
     ///
     /// # Errors
     /// See [`Unopened`].
     pub fn new(address: &Address) -> Result<Self, Unopened> {
         let reader = address.reader("read_committed")?;
-        let ends = reader.fetch_watermarks(&address.name, 0, ANSWER);
-        let (_, next) = ends.map_err(|error| address.meaning(&error, reader.client()))?;
-        let mut place = TopicPartitionList::new();
-        let assigned = place
-            .add_partition_offset(&address.name, 0, Offset::Offset(next))
-            .and_then(|()| reader.assign(&place));
-        assigned.map_err(|error| address.meaning(&error, reader.client()))?;
-        let (name, looked) = (address.name.clone(), Instant::now());
-        Ok(Self { name, reader, next, is_at_end: false, looked, behind: None, is_handed_over: false })
+        let next = address.end(&reader)?;
+        address.assign(&reader, Offset::Offset(next))?;
+        let (name, asked) = (address.name.clone(), Instant::now());
+        Ok(Self { name, reader, next, is_at_end: false, asked, behind: None, is_handed_over: false })
     }
 
-    /// Reads what comes within this time.
+    /// Reads the messages that come within this time.
     pub fn read(&mut self, time: Duration) {
         let until = Instant::now() + time;
         while let Some(message) = self.reader.poll(until.saturating_duration_since(Instant::now())) {
@@ -447,16 +408,12 @@ impl Follower {
                 }
             }
         }
-        if self.looked.elapsed() >= LOOK {
-            self.looked = Instant::now();
+        if self.asked.elapsed() >= LOOK {
+            self.asked = Instant::now();
             let ends = self.reader.fetch_watermarks(&self.name, 0, LOOK);
-            // What lies behind the last message says where transactions end.
+            // The offsets behind the last message mark the ends of transactions.
             let left = |end: i64| if self.is_at_end { 0 } else { end.saturating_sub(self.next) };
             self.behind = ends.ok().map(|(_, end)| left(end));
         }
     }
-}
-
-fn admin_options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
 }

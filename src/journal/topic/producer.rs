@@ -11,20 +11,19 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::super::lock;
-use super::{Left, Message, Producer};
-use crate::broker;
+use super::opening::Address;
+use super::{Left, Message, Producer, Refusal};
+use crate::broker::{self, ANSWER};
 
-/// How long the broker may take for a commit, or to give one up, before that counts as failed.
-const ANSWER: Duration = Duration::from_secs(5);
 /// Time between two looks at whether the broker has taken all messages.
 const POLL: Duration = Duration::from_millis(1);
 /// Time between two tries to hand over a message while librdkafka has no room for it.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What librdkafka says besides the answers to what it is asked.
+/// What librdkafka reports besides its answers.
 #[derive(Debug, Default)]
 pub(super) struct Context {
-    /// The last thing that is wrong with the connection or with a message, in words and by its code.
+    /// The last problem with the connection or with a message, in words, and of a message by its code.
     pub(super) problem: Mutex<Option<(String, Option<Code>)>>,
 }
 
@@ -34,7 +33,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down only repeats the errors of each.
+        // `AllBrokersDown` only repeats the errors of each broker.
         if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
             let (_, text) = broker::problem(&error, reason);
             *lock(&self.problem) = Some((text, None));
@@ -57,19 +56,32 @@ impl ProducerContext for Context {
     }
 }
 
-/// Whether a message was only not sent because its transaction is aborted.
+/// Whether a message was not sent only because its transaction is aborted.
 fn is_purged(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
 }
 
-/// The producer, and its topic.
+/// The producer, and the topic that it writes to.
 pub struct Transactions {
     pub(super) producer: ThreadedProducer<Context>,
-    pub(super) topic: String,
+    pub(super) address: Address,
 }
 
 impl Transactions {
-    /// Waits until the broker has taken all messages. (`Producer::flush` takes 0.1 s for that, if not less than no time.)
+    fn refusal(&self, error: &KafkaError) -> Refusal {
+        let left = match error {
+            KafkaError::Transaction(error) if error.is_fatal() => Left::Nothing,
+            KafkaError::Transaction(error) if !error.is_retriable() => Left::Abort,
+            // Also where the messages have not left.
+            _ => Left::Again,
+        };
+        let client = self.producer.client();
+        let problem = lock(&client.context().problem).as_ref().map(|(text, _)| text.clone());
+        let reason = problem.unwrap_or_else(|| broker::reason(error));
+        Refusal { left, reason, unopened: self.address.meaning(error, client) }
+    }
+
+    /// Waits until the broker has taken all messages. (`Producer::flush` would wait for 0.1 s at least.)
     fn flush(&self) -> Result<(), KafkaError> {
         let until = Instant::now() + ANSWER;
         while self.producer.in_flight_count() > 0 {
@@ -83,18 +95,16 @@ impl Transactions {
 }
 
 impl Producer for Transactions {
-    type Error = KafkaError;
-
-    fn send(&mut self, messages: &[Message]) -> Result<(), KafkaError> {
+    fn send(&mut self, messages: &[Message]) -> Result<(), Refusal> {
         *lock(&self.producer.client().context().problem) = None;
         let until = Instant::now() + ANSWER;
-        self.producer.begin_transaction()?;
+        self.producer.begin_transaction().map_err(|error| self.refusal(&error))?;
         for Message { key, value } in messages {
-            let mut record = BaseRecord::<str, [u8]>::to(&self.topic).partition(0).key(key);
+            let mut record = BaseRecord::<str, [u8]>::to(&self.address.name).partition(0).key(key);
             record.payload = value.as_deref();
             while let Err((error, back)) = self.producer.send(record) {
                 if error.rdkafka_error_code() != Some(Code::QueueFull) || Instant::now() >= until {
-                    return Err(error);
+                    return Err(self.refusal(&error));
                 }
                 record = back;
                 std::thread::sleep(PAUSE);
@@ -103,29 +113,12 @@ impl Producer for Transactions {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), KafkaError> {
-        self.flush().and_then(|()| self.producer.commit_transaction(ANSWER))
+    fn commit(&mut self) -> Result<(), Refusal> {
+        let committed = self.flush().and_then(|()| self.producer.commit_transaction(ANSWER));
+        committed.map_err(|error| self.refusal(&error))
     }
 
-    fn abort(&mut self) -> Result<(), KafkaError> {
-        self.producer.abort_transaction(ANSWER)
-    }
-
-    fn left(error: &KafkaError) -> Left {
-        // Otherwise the messages have not left.
-        let KafkaError::Transaction(error) = error else { return Left::Again };
-        match (error.is_fatal(), error.is_retriable()) {
-            (true, _) => Left::Nothing,
-            (false, true) => Left::Again,
-            (false, false) => Left::Abort,
-        }
-    }
-
-    fn reason(error: &KafkaError) -> String {
-        broker::reason(error)
-    }
-
-    fn problem(&self) -> Option<String> {
-        lock(&self.producer.client().context().problem).as_ref().map(|(text, _)| text.clone())
+    fn abort(&mut self) -> Result<(), Refusal> {
+        self.producer.abort_transaction(ANSWER).map_err(|error| self.refusal(&error))
     }
 }

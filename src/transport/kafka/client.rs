@@ -1,4 +1,4 @@
-//! librdkafka's clients of the transport, and what they call back.
+//! The transport's clients of librdkafka, and their callbacks.
 
 use std::sync::Arc;
 
@@ -13,20 +13,20 @@ use super::Shared;
 use super::trouble::Kind;
 use crate::broker::{self, Role};
 
-/// What librdkafka calls back.
+/// The callbacks of librdkafka.
 pub(super) struct Context(Arc<Shared>);
 
-/// A client to read with.
+/// A consumer.
 pub(super) type Reader = BaseConsumer<Context>;
 
 impl ClientContext for Context {
-    // Its warnings repeat what `error` gets; the rest is for debugging librdkafka.
+    // Warnings of librdkafka repeat what `error` gets; the rest is for debugging it.
     fn log(&self, _level: RDKafkaLogLevel, fac: &str, message: &str) {
         log::debug!("librdkafka: {fac} {message}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // That all brokers are down only repeats the errors of each; those of partitions reach reader and writer.
+        // `AllBrokersDown` only repeats the errors of each broker; errors of partitions reach reader and writer.
         if self.0.is_closing()
             || error.rdkafka_error_code() == Some(Code::AllBrokersDown)
             || is_of_partition(&error)
@@ -51,15 +51,15 @@ impl ProducerContext for Context {
     }
 }
 
-/// Whether this error means that a topic is not ours to read or write.
+/// Whether this error means that we may not read or write a topic.
 pub(super) fn is_refusal(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(Code::TopicAuthorizationFailed)
 }
 
-/// Errors of the connection with numbers of the broker's, which are positive.
+/// Errors of the connection that have positive numbers, as errors of the broker have.
 const OF_CONNECTION: [Code; 3] =
     [Code::SaslAuthenticationFailed, Code::UnsupportedSASLMechanism, Code::IllegalSASLState];
-/// Errors of a partition with numbers of librdkafka's own.
+/// Errors of a partition that have negative numbers, as librdkafka's own errors have.
 const OF_PARTITION: [Code; 5] =
     [Code::Unknown, Code::UnknownTopic, Code::UnknownPartition, Code::AutoOffsetReset, Code::LogTruncation];
 
@@ -69,13 +69,13 @@ pub(super) fn is_of_partition(error: &KafkaError) -> bool {
     is_of_message(error) || error.rdkafka_error_code().is_some_and(is_such)
 }
 
-/// Whether it is about what was written there: it will never be readable.
+/// Whether this error is about a message that will never be readable.
 pub(super) fn is_of_message(error: &KafkaError) -> bool {
     let code = error.rdkafka_error_code();
     is_final(error) || matches!(code, Some(Code::NotImplemented | Code::BadCompression | Code::BadMessage))
 }
 
-/// Whether a message is never taken as it is.
+/// Whether this error means that the broker never takes the message as it is.
 pub(super) fn is_final(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
@@ -90,7 +90,7 @@ pub(super) fn is_final(error: &KafkaError) -> bool {
     )
 }
 
-/// A client, which connects by itself.
+/// A client; librdkafka connects it.
 pub(super) fn create<T: FromClientConfigAndContext<Context>>(
     shared: &Arc<Shared>,
     role: Role,

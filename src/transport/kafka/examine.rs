@@ -1,4 +1,4 @@
-//! What `ocps doctor` asks brokers and registry. It only reads: no topic, schema or message is made.
+//! What `ocps doctor` asks brokers and registry. It makes no topic, schema or message.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::client::{self, Context, Reader};
 use super::registry::Failure;
 use super::topics::{self, Survey};
 use super::wire::Topic;
-use crate::broker::{Role, reason};
+use crate::broker::{self, Role, reason};
 use crate::clock;
 use crate::config::kafka::Options;
 use crate::csc::id::SalIndex;
@@ -19,12 +19,12 @@ use crate::lease::Lease;
 use crate::sal::topic::EventName;
 use crate::transport::KafkaFindings;
 
-/// Longest wait for the settings of all topics, which can be done without.
+/// Longest wait for the settings of all topics; without them the finding is "not known".
 const DESCRIPTION: Duration = Duration::from_secs(2);
 /// Most topics that are named in one finding.
 const NAMED_MAX: usize = 5;
 
-/// Looks at brokers, topics, registry and schemas, in this order, as far as one leads to the next.
+/// Looks at brokers, topics, registry and schemas, in this order, as far as each can be reached.
 pub(super) fn examine(options: Options, index: SalIndex) -> KafkaFindings {
     let mut found = KafkaFindings::default();
     let shared = Arc::new(Shared::for_reading(options, index));
@@ -33,13 +33,13 @@ pub(super) fn examine(options: Options, index: SalIndex) -> KafkaFindings {
     let (asker, survey) = match survey {
         Ok(survey) => survey,
         Err(problem) => {
-            // librdkafka knows more than that nothing was answered.
+            // librdkafka may have reported why there is no answer.
             let why = shared.troubles.current().map(|why| format!(": {why}")).unwrap_or_default();
             found.list.push(("brokers", Err(format!("{problem}{why}"))));
             return found;
         }
     };
-    // Where the topics end now; what is read of them later is older.
+    // The survey has the ends of the topics: all heartbeats that are read below are older than this.
     let surveyed = clock::now();
     found.list.push(("brokers", Ok(format!("{} answer", shared.options.brokers))));
     found.list.push(("topics", topics_found(&shared, &asker, &survey)));
@@ -56,7 +56,7 @@ pub(super) fn examine(options: Options, index: SalIndex) -> KafkaFindings {
     found
 }
 
-/// That a topic may be written shows only to who writes to it.
+/// The finding about the topics. Whether we may write to a topic would show only when we do.
 fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result<String, String> {
     let unusable = survey.unusable().map(|(topic, why)| format!("{}: {why}", shared.name(topic)));
     let unreadable = topics::unreadable(shared, asker, &survey.ranges);
@@ -71,7 +71,7 @@ fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result
         ));
     }
     let missing = survey.missing();
-    topics::create(shared, &missing, &topics::admin_options().validate_only(true))?;
+    topics::create(shared, &missing, &broker::admin_options().validate_only(true))?;
     let missing = if missing.is_empty() {
         String::new()
     } else {
@@ -85,13 +85,13 @@ fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result
     ))
 }
 
-/// Whether commands and acks are kept whole, and the latest of each event.
+/// Whether all commands and acks are kept, and the latest of each event.
 fn compaction_found(shared: &Arc<Shared>, survey: &Survey) -> Result<String, String> {
     let there: BTreeMap<String, Topic> =
         survey.ranges.keys().map(|(topic, _)| (shared.name(*topic), *topic)).collect();
     let asked: Vec<ResourceSpecifier<'_>> = there.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
     let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
-    let options = topics::admin_options().request_timeout(Some(DESCRIPTION));
+    let options = broker::admin_options().request_timeout(Some(DESCRIPTION));
     let described = match pollster::block_on(admin.describe_configs(&asked, &options)) {
         Ok(described) => described,
         Err(error) => return Ok(format!("not known: the broker does not say: {}", reason(&error))),
@@ -152,7 +152,7 @@ fn some(all: &[String]) -> String {
 }
 
 impl Shared {
-    /// For one who reads, and hears of nothing.
+    /// For questions only: nothing is received or published.
     fn for_reading(options: Options, index: SalIndex) -> Self {
         let (inputs, _) = crossbeam_channel::bounded(0);
         let (outbox, _) = super::Outbox::new();

@@ -1,14 +1,15 @@
 //! SAL over Kafka: commands in, acks and events out.
 //!
-//! Four threads of ours: `kafka` joins and then writes, `kafka-watch` reads the heartbeats of other instances and our
-//! own, `kafka-read` reads commands, `kafka-upkeep` checks the topics and the registry now and then. librdkafka has its
-//! own underneath, one of which reports what became of our messages. All of them share one `Shared`. The main loop
-//! only puts messages into the `outbox` and takes commands and [`KafkaInput`]s; it never waits for a broker or a
-//! registry. Nothing here knows what a job is.
+//! Four threads: `kafka` joins and then writes, `kafka-watch` reads the heartbeats of other instances and our own,
+//! `kafka-read` reads commands, `kafka-upkeep` checks the topics and the registry now and then. librdkafka has its own
+//! threads, one of which reports what became of our messages. All of them use one `Shared`. The main loop only puts
+//! messages into the `outbox` and takes commands and [`KafkaInput`]s; it never waits for a broker or a registry. Nothing
+//! here knows what a job is.
 //!
-//! * `wire`: bytes; `registry`: its questions; `schemas`: what we write with; `outbox`: what is not yet confirmed
-//! * `client`: what librdkafka calls back; `topics`: what the broker has; `troubles`: what is wrong
-//! * `examine`: what can be found out without taking part
+//! * `wire`: the bytes of messages; `registry`: questions to the schema registry; `schemas`: the schemas that we write with
+//! * `outbox`: messages that are not yet confirmed; `trouble`: what is wrong
+//! * `client`: the clients of librdkafka and their callbacks; `topics`: questions to the broker about our topics
+//! * `examine`: what `ocps doctor` finds out
 //! * `writer`, `watch`, `reader`, `upkeep`: one thread each
 
 mod client;
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Kafka, KafkaFindings, KafkaInput, KafkaReport};
+use super::{Kafka, KafkaFindings, KafkaInput, KafkaReport, Stage};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
@@ -51,11 +52,11 @@ use wire::Topic;
 
 /// First and longest wait between tries to join.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
-/// Longest sleep before the end of the daemon is noticed.
+/// Longest sleep of a thread, which then notices that the daemon ends.
 const STEP: Duration = Duration::from_millis(100);
 /// Longest wait for the last messages to leave when the daemon ends.
 const FLUSH: Duration = Duration::from_secs(3);
-/// Skipped messages of a topic are logged once, and then one in so many.
+/// The first skipped message of a topic is logged, and then one in so many.
 const LOG_EACH: u64 = 10;
 
 /// What the threads share.
@@ -69,47 +70,25 @@ struct Shared {
     schemas: Schemas,
     /// The daemon ends.
     closing: AtomicBool,
-    /// The daemon does its work, with Kafka or without.
+    /// The daemon has begun its work, with Kafka or without.
     has_begun: AtomicBool,
-    /// It may be seen that it runs.
+    /// The daemon is ready to claim the index.
     may_claim: AtomicBool,
-    /// The other instance, for which ours stands by, has ended.
+    /// The instance for which ours stands by has ended.
     is_handed_over: AtomicBool,
-    /// The other instance, for which we wait or stand by.
+    /// The other instance for which ours waits or stands by.
     other: Mutex<Option<String>>,
     own: OwnHeartbeats,
-    /// Where partitions ended, as far as we know: from the broker's answers, or from what it took from us.
+    /// The ends of partitions as far as we know, from the broker's answers or from the offsets of our messages.
     ends: Mutex<BTreeMap<Place, i64>>,
-    /// Messages that could not be read, or not be understood.
+    /// How many messages could not be read or decoded.
     skipped: Mutex<BTreeMap<Topic, u64>>,
-    /// A reader was refused a topic; librdkafka does not report which.
+    /// A reader may not read a topic; librdkafka does not report which.
     is_refused: AtomicBool,
     wake_upkeep: Sender<()>,
     troubles: Troubles,
-    /// Whether another instance is given way to, or is refused by the journal.
+    /// Decides whether ours or another instance that is heard has to end.
     lease: Lease,
-}
-
-/// How far the start has come, on which depends what may be written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
-#[strum(serialize_all = "lowercase")]
-enum Stage {
-    /// Broker and registry were not reached yet.
-    #[default]
-    Connecting,
-    /// No heartbeat of another instance has come yet, but one may.
-    Listening,
-    /// Another instance is running, and may end.
-    #[strum(serialize = "waiting for another instance")]
-    Waiting,
-    /// Another instance is running, and ours takes over when it is gone.
-    #[strum(serialize = "standing by")]
-    StandingBy,
-    /// None is, as far as we know: we write heartbeats, and wait for the first of them to be read back.
-    #[strum(serialize = "listening")]
-    Claiming,
-    /// No other instance is running.
-    Joined,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -170,19 +149,19 @@ impl Shared {
         format!("OCPS:{}", self.index.number())
     }
 
-    /// Asks the upkeep to check at once; a full channel means that it is about to.
+    /// Has the upkeep check at once; if the channel is full, it is about to.
     fn wake_upkeep(&self) {
         let _ = self.wake_upkeep.try_send(());
     }
 
-    /// The partition goes at least so far.
+    /// Notes that a partition ends at this offset or later.
     fn reaches(&self, place: Place, end: i64) {
         let mut ends = lock(&self.ends);
         let known = ends.entry(place).or_insert(end);
         *known = end.max(*known);
     }
 
-    /// Counts messages that were skipped, and gives all of this topic so far; some are to be logged.
+    /// Counts skipped messages; gives how many of this topic there are so far, and whether this is to be logged.
     fn skip(&self, topic: Topic, count: u64) -> (u64, bool) {
         let mut skipped = lock(&self.skipped);
         let total = skipped.entry(topic).or_default();
@@ -191,7 +170,7 @@ impl Shared {
         (*total, before == 0 || *total / LOG_EACH > before / LOG_EACH)
     }
 
-    /// Sleeps so long, unless the daemon ends before.
+    /// Sleeps; for a shorter time if the daemon ends.
     fn sleep(&self, time: Duration) {
         let until = Instant::now() + time;
         while !self.is_closing() && Instant::now() < until {
@@ -199,7 +178,7 @@ impl Shared {
         }
     }
 
-    /// Tries until it succeeds; none if the daemon ends before.
+    /// Repeats an attempt until it succeeds; none if the daemon ends before.
     fn persist<T>(&self, attempt: impl Fn() -> Result<T, String>) -> Option<T> {
         let mut wait = BACKOFF.0;
         while !self.is_closing() {
@@ -217,14 +196,14 @@ impl Shared {
     }
 }
 
-/// Starts a thread; without it `lack` is the case.
+/// Starts a thread; if that fails, logs what is lacking without it.
 fn spawn(name: &str, lack: &str, run: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(run) {
         log::error!("Kafka: cannot start a thread, so {lack}: {error}");
     }
 }
 
-/// Whether this build can do what these settings ask for, and librdkafka takes them; nothing is connected to.
+/// Checks that this build can do what these settings ask for, and that librdkafka accepts them. Connects to nothing.
 ///
 /// # Errors
 /// One line: what is not possible.
@@ -233,7 +212,7 @@ pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
     broker::check(options, index)
 }
 
-/// Asks brokers and registry how all is that we need of them; nothing is made there. Takes some seconds.
+/// Asks brokers and registry for the state of all that we need, and makes nothing there. Takes some seconds.
 pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
     match check(&options, index) {
         Ok(()) => examine::examine(options, index),
@@ -241,7 +220,7 @@ pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
     }
 }
 
-/// Begins to join; from then on commands are sent to `taker`, and what else comes to `inputs`.
+/// Begins to join. Commands go to `taker`, and all else to `inputs`.
 ///
 /// # Errors
 /// One line: the settings are not possible. That no broker answers is no error: joining is retried without end.
@@ -302,10 +281,7 @@ impl Kafka for Running {
     }
 
     fn report(&self) -> KafkaReport {
-        let ((queued, dropped), stage) = {
-            let queue = self.shared.outbox.queue();
-            (queue.counts(), queue.stage)
-        };
+        let ((queued, dropped), stage) = (self.shared.outbox.queue().counts(), self.stage());
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
             stage: stage.into(),
@@ -318,13 +294,8 @@ impl Kafka for Running {
         }
     }
 
-    fn is_connecting(&self) -> bool {
-        self.shared.outbox.queue().stage == Stage::Connecting
-    }
-
-    fn standing_by_for(&self) -> Option<String> {
-        let is_so = self.shared.outbox.queue().stage == Stage::StandingBy;
-        lock(&self.shared.other).clone().filter(|_| is_so)
+    fn stage(&self) -> Stage {
+        self.shared.outbox.queue().stage
     }
 
     fn claim(&self) {
@@ -347,7 +318,7 @@ impl Kafka for Running {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.outbox.change(|_| ());
         self.shared.wake_upkeep();
-        if !self.is_connecting() {
+        if self.stage() != Stage::Connecting {
             let _ = self.done.recv_timeout(FLUSH + Duration::from_secs(1));
         }
         let (left, _) = self.shared.outbox.queue().counts();

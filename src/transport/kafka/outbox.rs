@@ -1,11 +1,12 @@
 //! Messages that the broker has not confirmed yet.
 //!
-//! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one
-//! of its topic waits for another try. Kafka keeps no order between topics, so an ack leaves when the events
-//! before it are confirmed: a script that has its ack looks at the state at once; and heartbeats, which others time,
-//! leave before all else. Bounded: when there is too much, the oldest heartbeats and logMessages are dropped first,
-//! then the oldest of other events, but never an ack, a job_id or a job_result. Of a topic that cannot be written until
-//! the registry is changed, less is kept: the latest state, and a bounded number of acks and results.
+//! Invariant: messages of one topic leave in the order in which they came, and none leaves while an earlier one of its
+//! topic waits for another try. Kafka keeps no order between topics, so an ack leaves when the events before it are
+//! confirmed: a script that has its ack looks at the state at once. Heartbeats, whose times others check, leave first.
+//!
+//! Bounded: where too many messages wait, the oldest heartbeats and logMessages are dropped first, then the oldest of other
+//! events, but never an ack, a job_id or a job_result. For a topic that cannot be written until the registry is changed,
+//! less is kept: the latest state, and a bounded number of acks and results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,47 +15,48 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::{Value as Json, json};
 
+use super::lock;
 use super::wire::Topic;
-use super::{Stage, lock};
 use crate::csc::event::Event;
 use crate::csc::record::Receipt;
 use crate::sal::event::Fields;
 use crate::sal::topic::EventName;
 use crate::sal::{self, Value};
+use crate::transport::Stage;
 
-/// Messages that wait, beyond which the least important are dropped: hours of heartbeats.
+/// Most messages that wait; of more, the least important are dropped. It is hours of heartbeats.
 const WAITING_MAX: usize = 10_000;
-/// Bytes of text that wait, beyond which job_results are kept in their minimal form.
+/// Most bytes of text that wait; beyond it, job_results are kept in their minimal form.
 const BYTES_MAX: usize = 64 << 20;
-/// Messages handed to the producer and not confirmed: enough for full speed, few enough to keep in hand.
+/// Most messages that are handed to the producer and not confirmed: enough for full speed.
 const IN_FLIGHT_MAX: usize = 200;
-/// Heartbeats that may be in flight besides.
+/// How many heartbeats may be in flight besides.
 const HEARTBEATS_MORE: usize = 20;
-/// Most acks, or job_results and the like, that wait for a topic that cannot be written. What is dropped is not
-/// confirmed: the journal keeps it for the next run.
+/// Most messages that are never dropped otherwise, for a topic that cannot be written. The journal keeps those that are
+/// dropped for the next run.
 const UNWRITABLE_MAX: usize = 1000;
-/// How long a topic rests after the broker refused it.
+/// How long nothing is sent to a topic after the broker refused a message.
 const REST: Duration = Duration::from_secs(5);
-/// Longest that an ack waits for the events before it: their partition may be away while that of the acks is not.
+/// Longest wait of an ack for the events before it: their partition may be away while that of the acks is not.
 const ACK_WAIT: Duration = Duration::from_secs(1);
 /// Longest text in a minimal form, in characters.
 const MINIMAL_TEXT: usize = 1000;
 
-/// The topic that goes first.
+/// The topic whose messages leave first.
 pub(super) const HEARTBEAT: Topic = Topic::Event(EventName::Heartbeat);
 
 /// An ack or an event to be published.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Message {
     pub(super) topic: Topic,
-    /// `private_seqNum`. Of an ack it is the number of the command; the others are counted when they leave.
+    /// `private_seqNum`: of an ack the number of the command; events are counted when they leave.
     pub(super) seq_num: Option<i32>,
     pub(super) own: Fields,
-    /// What its delivery is reported with.
+    /// The receipt that is reported when the message is delivered.
     pub(super) receipt: Option<Receipt>,
 }
 
-/// What may be dropped, the least important first.
+/// How important a message is, from the least important on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Priority {
     Heartbeat,
@@ -81,7 +83,7 @@ impl Message {
         }
     }
 
-    /// Whether it may leave at this stage.
+    /// Whether the message may leave at this stage.
     fn may_leave(&self, stage: Stage) -> bool {
         match self.topic {
             Topic::Event(EventName::LogLevel | EventName::LogMessage) => true,
@@ -95,7 +97,7 @@ impl Message {
         self.own.iter().map(|(_, value)| text(value)).sum()
     }
 
-    /// The same in few bytes: texts are cut, and of a job_result only its identity is left.
+    /// The same message in few bytes: texts are cut, and of a job_result only ids and phase are left.
     fn minimal(&self) -> Self {
         let mut minimal = self.clone();
         for (name, value) in &mut minimal.own {
@@ -110,7 +112,7 @@ impl Message {
     }
 }
 
-/// `jobId`, `runId` and `phase` of a job object, as far as they are there.
+/// `jobId`, `runId` and `phase` of a job object; empty where they are missing.
 fn minimal_result(text: &str) -> String {
     let object: Json = serde_json::from_str(text).unwrap_or_default();
     let field = |name: &str| object.get(name).and_then(Json::as_str).unwrap_or_default();
@@ -120,21 +122,21 @@ fn minimal_result(text: &str) -> String {
 /// A message that is not confirmed yet.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    /// What its delivery is reported with.
+    /// The number by which librdkafka reports the delivery.
     pub(super) id: usize,
     pub(super) message: Arc<Message>,
     is_minimal: bool,
-    /// When it was handed over the last time.
+    /// When the message was last handed to the producer.
     left: Option<Instant>,
 }
 
 impl Entry {
-    /// Heartbeats sort before all others, or a burst of acks would hold them up for seconds.
+    /// Heartbeats sort before all other messages: a burst of acks would delay them by seconds.
     fn key(&self) -> (bool, usize) {
         (self.message.topic != HEARTBEAT, self.id)
     }
 
-    /// Until when acks that came after it wait for its confirmation.
+    /// Until when later acks wait for the confirmation of this message; none if they do not wait.
     fn holds_acks(&self, now: Instant) -> Option<Instant> {
         let holds = self.message.topic != Topic::Ack && self.message.priority() >= Priority::State;
         self.left.filter(|_| holds).map(|left| left + ACK_WAIT).filter(|until| now < *until)
@@ -145,17 +147,17 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) stage: Stage,
-    /// In the order in which they leave.
+    /// Messages that wait, in the order in which they leave.
     waiting: BTreeMap<(bool, usize), Entry>,
     in_flight: BTreeMap<usize, Entry>,
-    /// Topics that rest until this time, and until nothing of them is in flight.
+    /// Topics to which nothing is sent until this time, and as long as a message to them is in flight.
     resting: BTreeMap<Topic, Instant>,
-    /// Topics that have no schema with which they can be written.
+    /// Topics without a schema that we can write with.
     unwritable: BTreeSet<Topic>,
     bytes: usize,
     last_id: usize,
     seq_nums: BTreeMap<Topic, i32>,
-    /// The last of each event that describes a state, to be published again.
+    /// The last event of each topic that describes a state, for [`Queue::repeat`].
     latest: BTreeMap<Topic, Message>,
     dropped: u64,
 }
@@ -184,13 +186,13 @@ impl Queue {
         }
     }
 
-    /// The first such message that waits.
+    /// The first message that waits and for which `is_it` holds.
     fn find(&self, is_it: impl Fn(&Message) -> bool) -> Option<(bool, usize)> {
         self.waiting.iter().find(|(_, entry)| is_it(&entry.message)).map(|(key, _)| *key)
     }
 
-    /// Publishes the last event of a topic that describes a state once more, unless it waits anyway: the topic or its
-    /// schema is new, and clients that come late are to get the present state.
+    /// Publishes the last event of a topic that describes a state once more, unless one waits anyway: the topic or its
+    /// schema is new, and late joiners are to get the present state.
     pub(super) fn repeat(&mut self, topic: Topic) {
         let is_waiting = self.find(|message| message.topic == topic).is_some();
         if let Some(message) = self.latest.get(&topic).cloned().filter(|_| !is_waiting) {
@@ -209,7 +211,7 @@ impl Queue {
         self.bytes = self.bytes.saturating_sub(entry.message.size());
     }
 
-    /// Keeps only the latest of what waits for a topic that cannot be written.
+    /// Drops all but the latest messages for a topic that cannot be written.
     fn shorten(&mut self, topic: Topic) {
         let waiting: Vec<_> = self.waiting.values().filter(|entry| entry.message.topic == topic).collect();
         let most = match waiting.first().map(|entry| entry.message.priority()) {
@@ -222,18 +224,18 @@ impl Queue {
         self.drop_all(excess);
     }
 
-    /// The topic has a schema.
+    /// The topic has a schema that we can write with.
     pub(super) fn set_writable(&mut self, topic: Topic) {
         self.unwritable.remove(&topic);
     }
 
-    /// The topic has no schema with which it can be written.
+    /// The topic has no schema that we can write with.
     pub(super) fn set_unwritable(&mut self, topic: Topic) {
         self.unwritable.insert(topic);
         self.shorten(topic);
     }
 
-    /// Whether a message waits for nothing that lasts.
+    /// Whether stage and schema let a message leave.
     fn is_due(&self, entry: &Entry) -> bool {
         entry.message.may_leave(self.stage) && !self.unwritable.contains(&entry.message.topic)
     }
@@ -251,7 +253,7 @@ impl Queue {
         let may_leave = |entry: &Entry| {
             self.is_due(entry) && !self.resting.contains_key(&entry.message.topic) && !is_held(entry)
         };
-        // Heartbeats alone, where the rest of the room is theirs.
+        // The last places in flight are for heartbeats only.
         let mut candidates = self.waiting.range(..=(room >= HEARTBEATS_MORE, usize::MAX));
         let key = candidates.find(|(_, entry)| may_leave(entry)).map(|(key, _)| *key)?;
         let mut entry = self.waiting.remove(&key)?;
@@ -265,14 +267,14 @@ impl Queue {
         Some(entry)
     }
 
-    /// Forgets a message; gives what its delivery is reported with.
+    /// Forgets a message that was delivered, and gives it.
     pub(super) fn delivered(&mut self, id: usize) -> Option<Arc<Message>> {
         let entry = self.in_flight.remove(&id)?;
         self.forget(&entry);
         Some(entry.message)
     }
 
-    /// Keeps a message that was not delivered for another try after a rest; gives its topic.
+    /// Keeps a message that was not delivered for another try later; gives its topic.
     pub(super) fn postpone(&mut self, id: usize, now: Instant) -> Option<Topic> {
         let entry = self.in_flight.remove(&id)?;
         let topic = entry.message.topic;
@@ -281,8 +283,8 @@ impl Queue {
         Some(topic)
     }
 
-    /// Makes a message that is never acceptable as it is a minimal one; gives its topic, and whether it was that
-    /// already and is lost.
+    /// Replaces a message that the broker never accepts by its minimal form, or drops it if it was that already; gives its
+    /// topic, and whether the message is lost.
     pub(super) fn reduce(&mut self, id: usize, now: Instant) -> Option<(Topic, bool)> {
         let entry = self.in_flight.remove(&id)?;
         let topic = entry.message.topic;
@@ -293,20 +295,20 @@ impl Queue {
         }
         let minimal = entry.message.minimal();
         self.bytes += minimal.size();
-        // No rest: it only waits for those in flight.
+        // The message waits only for those in flight.
         self.resting.insert(topic, now);
         self.waiting.insert(entry.key(), Entry { message: Arc::new(minimal), is_minimal: true, ..entry });
         Some((topic, false))
     }
 
-    /// When a resting topic may be tried again, or an ack has waited long enough.
+    /// When a topic may be tried again, or an ack has waited long enough.
     pub(super) fn next_try(&self, now: Instant) -> Option<Instant> {
         let held = self.in_flight.values().filter_map(|entry| entry.holds_acks(now)).min();
         let held = held.filter(|_| self.find(|message| message.topic == Topic::Ack).is_some());
         self.resting.values().copied().chain(held).min()
     }
 
-    /// Messages not confirmed yet, and messages dropped so far.
+    /// How many messages are not confirmed yet, and how many were dropped so far.
     pub(super) fn counts(&self) -> (usize, u64) {
         (self.waiting.len() + self.in_flight.len(), self.dropped)
     }
@@ -325,7 +327,7 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// An empty one, and what wakes the thread that empties it.
+    /// An empty outbox, and the channel that wakes the thread that empties it.
     pub(super) fn new() -> (Self, Receiver<()>) {
         let (wake, woken) = bounded(1);
         (Self { queue: Mutex::default(), wake }, woken)
@@ -338,7 +340,7 @@ impl Outbox {
     /// Changes the queue, and wakes the thread that empties it.
     pub(super) fn change<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
         let result = act(&mut self.queue());
-        // A full channel means that it is about to wake.
+        // If the channel is full, the thread is about to wake.
         let _ = self.wake.try_send(());
         result
     }

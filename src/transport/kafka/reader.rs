@@ -1,4 +1,4 @@
-//! What comes over Kafka, message by message; and the thread that hands the commands on.
+//! Reads messages from Kafka, and the thread that passes commands to the main loop.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,25 +19,25 @@ use crate::csc::id::SalIndex;
 use crate::sal::topic::EventName;
 use crate::text::quote;
 
-/// Longest wait for a message, after which the end of the daemon is noticed.
+/// Longest wait for a message; then the thread notices that the daemon ends.
 pub(super) const POLL: Duration = Duration::from_secs(1);
 
-/// A consumer, and what makes sense of its messages.
+/// A consumer whose messages are decoded.
 pub(super) struct Feed {
     pub(super) consumer: Arc<Reader>,
     pub(super) shared: Arc<Shared>,
-    /// What is read, in one word.
+    /// What is read, in one word for the log.
     pub(super) what: &'static str,
 }
 
-/// Where a message was: partition and offset.
+/// The partition and offset of a message.
 pub(super) type Position = (i32, i64);
 
-/// The daemon ends, or what comes is not taken any more.
+/// The daemon ends.
 pub(super) struct Ended;
 
 impl Feed {
-    /// Hands all commands on until the daemon ends, on a thread of its own.
+    /// Starts a thread that passes all commands to the main loop until the daemon ends.
     pub(super) fn start(self, taker: Sender<Command>) {
         let run = move || {
             while let Ok(message) = self.next(POLL) {
@@ -65,7 +65,7 @@ impl Feed {
                     // The upkeep finds out which, and why.
                     self.shared.is_refused.fetch_or(is_refusal(&error), Ordering::AcqRel);
                     self.shared.wake_upkeep();
-                // The errors of the connection are more precise than that all brokers are down.
+                // `AllBrokersDown` only repeats the errors of each broker.
                 } else if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
                     let text = format!("{} cannot be read: {}", self.what, reason(&error));
                     self.shared.troubles.report(Kind::Consumer, self.what, &text);
@@ -93,30 +93,30 @@ impl Feed {
     }
 }
 
-/// What a message was.
+/// A decoded message.
 #[derive(Debug)]
 pub enum Taken {
     /// A command.
     Command(Command),
     /// A heartbeat with our index.
     Heartbeat {
-        /// Whose it is, in one short line.
+        /// `private_identity`, in one short line.
         identity: String,
-        /// Its process.
+        /// `private_origin`, the process id.
         origin: i32,
-        /// Its number.
+        /// `private_seqNum`.
         seq_num: i32,
-        /// Its stamp.
+        /// `private_sndStamp`.
         stamp: f64,
     },
     /// A summary state with our index; its code.
     State(i32),
 }
 
-/// What the value of a message says; none if it is for another index.
+/// Decodes a message; none if it is for another index.
 ///
 /// # Errors
-/// One line: why it cannot be taken.
+/// One line: why the message cannot be taken.
 pub fn take(
     registry: &Registry,
     topic: Topic,
@@ -153,7 +153,7 @@ pub(super) fn decode(
     let (id, datum) = unframe(value.ok_or("it has no value")?)?;
     let schema = registry.schema(topic, id, None)?;
     let record = Record::read(&schema, datum).or_else(|reason| {
-        // The registry may have given the id anew, to another version.
+        // The registry may have given the id to another schema.
         Record::read(&*registry.schema(topic, id, Some(&schema)).map_err(|_| reason)?, datum)
     })?;
     Ok((record.int("salIndex")? == index.number()).then_some(record))

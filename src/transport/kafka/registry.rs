@@ -1,4 +1,4 @@
-//! The Confluent schema registry: over HTTP, with every wait bounded.
+//! Questions to the Confluent schema registry, over HTTP; every wait is bounded.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,45 +21,45 @@ use crate::url::Url;
 use super::lock;
 use super::wire::{Topic, Writer, parse_schema};
 
-/// Longest wait for an answer; one under load takes its time.
+/// Longest wait for an answer; a registry under load is slow.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest answer, in bytes; a schema of ours has about 1 KiB.
 const ANSWER_MAX: u64 = 1 << 20;
-/// How long an id is not asked for again whose answer did not help.
+/// Time until an id whose schema was of no use is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// Most schemas that are kept; more than all versions of all our topics.
+/// Most schemas that are kept: more than all versions of all our topics.
 const CACHE_MAX: usize = 1000;
-/// What the registry wants to be spoken to in.
+/// The media type of questions and answers.
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
-/// The registry, and its answers so far. Threads may share it: its lock is not held while it is asked.
+/// The registry, and its answers so far. Threads may share it: no lock is held while the registry is asked.
 pub struct Registry {
     agent: Agent,
     urls: Vec<Url>,
-    /// Which of them answered last.
+    /// The index of the URL that answered last.
     current: AtomicUsize,
     known: Mutex<BTreeMap<u32, Known>>,
-    /// An id was seen to mean something else than before, and the others were not checked since.
+    /// An id has got another meaning, and the other ids were not checked since.
     pub(super) is_renewed: AtomicBool,
 }
 
-/// What an id means, as far as it was asked.
+/// The schema of an id, or why there is none.
 #[derive(Clone)]
 struct Known {
     meaning: Result<Arc<Schema>, String>,
-    /// From when on it is asked for again, if this is of no use.
+    /// When the id is asked for again, if this meaning is of no use.
     again: Instant,
 }
 
 /// Why there is no schema for a topic, in one line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The registry cannot be asked, or its answer makes no sense: the next may.
+    /// The registry cannot be asked, or its answer makes no sense; the next answer may.
     #[error("{0}")]
     NoAnswer(String),
-    /// The registry forbids it, or accepts no schema that we can write with, until it is changed.
+    /// The registry forbids it, or accepts no schema that we can write with, until someone changes that.
     #[error("{0}")]
     Refused(String),
 }
@@ -70,11 +70,11 @@ impl From<String> for Failure {
     }
 }
 
-/// An answer: whose, its status, and what we read of it; what is no such JSON has no fields, and is an error where
-/// fields are needed.
+/// An answer. One that is not the expected JSON has no fields, and is an error where fields are needed.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Answer {
+    /// The URL of the registry.
     #[serde(skip)]
     from: String,
     #[serde(skip)]
@@ -90,7 +90,7 @@ impl Answer {
         format!("the schema registry {} ({} {})", self.from, self.status, quote(&self.message))
     }
 
-    /// What it means that this, from the registry, is no success.
+    /// The failure that an unsuccessful answer means.
     fn failure(&self, what: &str) -> Failure {
         let reason = format!("{what} {}", self.describe());
         // Forbidden, incompatible, invalid: asking again changes nothing.
@@ -106,8 +106,7 @@ impl Registry {
         Self::with_agent(urls, |config| Agent::with_parts(config.clone(), over, Lookup::default()))
     }
 
-    /// A registry that is asked by an agent which is made from our configuration of it; [`Registry::new`]
-    /// takes the plain one; a test may have another way than a network.
+    /// As [`Registry::new`], with an agent that is made from our configuration; a test may replace the network.
     pub fn with_agent(urls: &[Url], agent: impl FnOnce(&Config) -> Agent) -> Self {
         let config = http_config(None).timeout_global(Some(TIMEOUT)).timeout_connect(Some(CONNECT_TIMEOUT));
         Self {
@@ -119,7 +118,7 @@ impl Registry {
         }
     }
 
-    /// A schema to write a topic with: the registry's, if all that we write fits into it, else ours.
+    /// A schema to write a topic with: the registry's latest, if all our fields fit into it, else ours, which is registered.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -147,13 +146,13 @@ impl Registry {
         Ok(Writer::new(topic, id, &text)?)
     }
 
-    /// Whether the registry's schema of a topic fits; none if it has none. Registers nothing.
+    /// Checks that the registry's schema of a topic fits; none if it has none. Registers nothing.
     ///
     /// # Errors
     /// See [`Failure`].
     pub(super) fn fits(&self, topic: Topic, subject: &str) -> Result<Option<()>, Failure> {
         let Some((id, text)) = self.latest(subject)? else { return Ok(None) };
-        // What others command with is resolved when it comes.
+        // The schemas of commands are the senders'; a command is decoded with the schema of its sender.
         if super::topics::is_command(topic) {
             return Ok(Some(()));
         }
@@ -161,7 +160,7 @@ impl Registry {
         fits.map_err(|reason| Failure::Refused(format!("schema {id} of {subject} does not fit: {reason}")))
     }
 
-    /// Sees to it that a topic that we only read has a schema.
+    /// Registers our schema for a topic that we only read, if the topic has none.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -172,10 +171,10 @@ impl Registry {
         Ok(())
     }
 
-    /// The schema of an id in a message of a topic, other than one that did not fit; an answer is kept, one that is of
-    /// no use for a while.
+    /// The schema with this id, for a message of a topic; never `unfit`, which did not fit the message. Useful answers are
+    /// kept, others for a while.
     ///
-    /// A registry that lost its data gives its ids anew: one that means a schema of another topic is asked for again.
+    /// A registry that lost its data gives its ids again: an id that means a schema of another topic is asked for again.
     pub(super) fn schema(
         &self,
         topic: Topic,
@@ -202,18 +201,18 @@ impl Registry {
         let mut known = lock(&self.known);
         let is_renewed = before.is_some() && meaning.as_ref().is_ok_and(|now| Some(now) != before.as_ref());
         self.is_renewed.fetch_or(is_renewed, Ordering::AcqRel);
-        // The others may mean something else then, too; and only hostile messages lead to so many.
+        // The other ids may have another meaning then, too; and only hostile messages lead to so many ids.
         if is_renewed || known.len() >= CACHE_MAX {
             known.clear();
         }
         let again = Instant::now() + if found.is_ok() { Duration::ZERO } else { ASK_AGAIN };
-        // What was known stays where the registry does not answer.
+        // Where the registry does not answer, the earlier meaning stays.
         let meaning = meaning.or_else(|reason| before.ok_or(reason));
         known.insert(id, Known { meaning, again });
         found
     }
 
-    /// Forgets what the ids mean.
+    /// Forgets the meaning of all ids.
     pub(super) fn forget(&self) {
         lock(&self.known).clear();
     }
@@ -265,13 +264,13 @@ impl Registry {
         Ok(id)
     }
 
-    /// Asks the one that answered last; where that fails, the others in their order.
+    /// Asks at the URL that answered last; where that fails, at the others in their order.
     fn ask(&self, path: &str, body: Option<&Json>) -> Result<Answer, String> {
         let first = self.current.load(Ordering::Relaxed);
         let mut failed: Vec<String> = Vec::new();
         for (at, url) in self.urls.iter().enumerate().cycle().skip(first).take(self.urls.len()) {
             match self.ask_at(url, path, body) {
-                // It is ill, or has too much to do.
+                // This one is broken or overloaded.
                 Ok(answer) if self.urls.len() > 1 && (answer.status >= 500 || answer.status == 429) => {
                     failed.push(format!("no answer from {}", answer.describe()));
                 }

@@ -1,7 +1,7 @@
 //! The schemas that we write with: chosen when joining, and checked from then on.
 //!
-//! A topic for which the registry has no schema that can be written waits alone: the outbox keeps what is to be
-//! published there, and the registry is asked again now and then. A registry that lost its data gets our schemas again.
+//! Where the registry has no schema for a topic that we can write with, only this topic waits: the outbox keeps its
+//! messages, and the registry is asked again now and then. A registry that lost its data gets our schemas again.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -15,17 +15,17 @@ use super::wire::{Topic, Writer, parse_schema};
 use super::{Shared, lock, topics};
 use crate::config::kafka::Options;
 
-/// Questions to the registry at once: one that answers slowly delays the start by two or four answers.
+/// Most questions to the registry at once: one that answers slowly delays the start by two to four answers.
 const AT_ONCE: usize = 8;
 /// Time between two checks of the registry; while all is well each asks for one id.
 const EACH: Duration = Duration::from_secs(10);
-/// After how many checks in succession that failed it is reported.
+/// After how many failed checks in succession the failure is reported.
 const FAILED_CHECKS: u32 = 2;
 
 /// The schemas, and the registry that they come from.
 pub(super) struct Schemas {
     pub(super) registry: Registry,
-    /// Of the topics that can be written.
+    /// The schemas of the topics that can be written.
     writers: Mutex<BTreeMap<Topic, Arc<Writer>>>,
 }
 
@@ -33,23 +33,23 @@ pub(super) struct Schemas {
 #[derive(Default)]
 pub(super) struct Check {
     at: Option<Instant>,
-    /// How many failed in succession. After one, the registry may have lost its data: all our ids are checked, not
+    /// How many checks failed in succession. After one, the registry may have lost its data: all our ids are checked, not
     /// only one.
     failed: u32,
 }
 
 impl Schemas {
-    /// Asks nothing yet.
+    /// No schemas yet; asks the registry nothing.
     pub(super) fn new(options: &Options) -> Self {
         Self { registry: Registry::new(&options.registry_urls), writers: Mutex::default() }
     }
 
-    /// What a topic is written with, if it can be.
+    /// The schema that we write a topic with, if there is one.
     pub(super) fn writer(&self, topic: Topic) -> Option<Arc<Writer>> {
         lock(&self.writers).get(&topic).cloned()
     }
 
-    /// Whether so many of our ids still mean our schemas.
+    /// Whether `count` of our ids, or all if there are fewer, still mean our schemas.
     fn are_valid(&self, count: usize) -> Result<bool, String> {
         let writers: Vec<Arc<Writer>> = lock(&self.writers).values().cloned().collect();
         let first = fastrand::usize(..writers.len().max(1));
@@ -94,7 +94,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Checks the registry, when it is time.
+    /// Checks the registry, if it is time.
     pub(super) fn check_schemas(&self, check: &mut Check) {
         let is_renewed = self.schemas.registry.is_renewed.swap(false, Ordering::AcqRel);
         if !is_renewed && check.at.is_some_and(|at| at.elapsed() < EACH) {
@@ -120,17 +120,17 @@ impl Shared {
             registry.forget();
             self.choose_schemas_for(&written().collect::<Vec<_>>())?;
             log::warn!("Kafka: the schema registry has lost its data; our schemas are registered again");
-            // Clients that come late could not read what was written before.
+            // Late joiners cannot read the messages that were written before.
             self.outbox.change(|queue| written().for_each(|topic| queue.repeat(topic)));
         }
         if is_doubtful || !is_valid {
             let commands: Vec<Topic> = Topic::all().filter(|topic| topics::is_command(*topic)).collect();
-            // Whoever commands has a schema.
+            // Senders of commands need schemas.
             for (_, reason) in ask_each(&commands, |topic| registry.reader(topic, &self.subject(topic)))? {
                 log::debug!("Kafka: {reason}");
             }
         }
-        // Those that could not be written may have been changed.
+        // Topics that could not be written may have other schemas now.
         self.choose_schemas()
     }
 
@@ -143,10 +143,10 @@ fn written() -> impl Iterator<Item = Topic> {
     Topic::all().filter(|topic| !topics::is_command(*topic))
 }
 
-/// Asks for each topic, some at a time, and gives those that are refused, and why.
+/// Asks for each topic, several at a time; gives the topics that are refused, and why.
 ///
 /// # Errors
-/// One got no answer; no more are begun then.
+/// A question got no answer; no others are asked then.
 fn ask_each(
     topics: &[Topic],
     ask: impl Fn(Topic) -> Result<(), Failure> + Sync,

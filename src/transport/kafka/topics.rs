@@ -1,5 +1,5 @@
-//! What the broker has of our topics, asked when joining and in the upkeep: which there are, where their partitions
-//! begin and end, and the last stamps in them.
+//! Questions to the broker about our topics, when joining and in the upkeep: which exist, where their partitions begin and
+//! end, and the last stamps in them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::Consumer;
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -18,74 +18,67 @@ use super::client::{self, Context, Reader, is_of_partition, is_refusal};
 use super::reader::decode;
 use super::trouble::Kind;
 use super::wire::Topic;
-use crate::broker::{Role, reason};
+use crate::broker::{self, ANSWER, Role, admin_options, is_missing, reason};
 use crate::sal::topic::EventName;
 
-/// Longest wait for one answer of the broker.
-pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// How long new topics may take until they have a leader.
 const CREATION: Duration = Duration::from_secs(10);
-/// Time between two questions for new topics.
+/// Time between two looks for new topics.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a broker may take to refuse that a topic is read.
+/// How long a broker may take to report that a topic may not be read.
 const REFUSAL: Duration = Duration::from_secs(1);
-/// How long the last messages of our topics are read.
+/// How long the last messages of our topics are read at most.
 const LAST_STAMPS: Duration = Duration::from_secs(4);
-/// How many of the last messages of a topic are read: other instances write to it too, and three of them
-/// 90 heartbeats in half a minute; where none of them is ours, 10,000, for an hour.
+/// How many of the last messages of a topic are read. Other instances write to it too: three of them write 90 heartbeats in
+/// half a minute. Where none of 100 is ours, 10,000 are read, which three instances write in an hour.
 const LAST_MESSAGES: [i64; 2] = [100, 10_000];
-/// No clock shows more: the year 2286.
+/// Later stamps, after the year 2286, are ignored.
 const STAMP_MAX: f64 = 1e10;
 
 /// One partition of a topic.
 pub(super) type Place = (Topic, i32);
 
-/// Where the partitions of topics begin and end.
+/// The first offsets of partitions, and those behind their last messages.
 pub(super) type Ranges = BTreeMap<Place, (i64, i64)>;
 
-/// From where on, or how far, partitions are read.
+/// Offsets of partitions.
 pub(super) type Offsets = BTreeMap<Place, i64>;
 
-/// The last stamps of our topics, of the previous run.
+/// The last stamps of our index in our topics.
 pub(super) type Stamps = BTreeMap<Topic, f64>;
 
-/// How our topics are now.
+/// The present state of our topics.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) ranges: Ranges,
-    /// Those that cannot be used now, and why.
+    /// Topics that cannot be used now, and why.
     unready: Vec<(Topic, KafkaError)>,
 }
 
 impl Survey {
-    /// Topics that are not there.
+    /// Topics that do not exist.
     pub(super) fn missing(&self) -> Vec<Topic> {
         self.unready.iter().filter(|(_, error)| is_missing(error)).map(|(topic, _)| *topic).collect()
     }
 
-    /// Those that are there, but cannot be used now, and why.
+    /// Topics that exist and cannot be used now, and why.
     pub(super) fn unusable(&self) -> impl Iterator<Item = (Topic, String)> {
         let unusable = self.unready.iter().filter(|(_, error)| !is_missing(error));
         unusable.map(|(topic, error)| (*topic, reason(error)))
     }
 }
 
-fn is_missing(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    code.is_some_and(|code| [Code::UnknownTopicOrPartition, Code::UnknownTopic].contains(&code))
-}
-
-/// The commands.
+/// Whether this is a topic of commands.
 pub(super) fn is_command(topic: Topic) -> bool {
     matches!(topic, Topic::Command(_))
 }
 
-/// The heartbeats and summary states, of which some may be another instance's.
+/// Whether this is the topic of heartbeats or of summary states, which show other instances.
 pub(super) fn is_watched(topic: Topic) -> bool {
     matches!(topic, Topic::Event(EventName::Heartbeat | EventName::SummaryState))
 }
 
-/// Asks for each of our topics by its name: only so the broker gives the reason when one cannot be used.
+/// Asks for each of our topics by its name: only then the broker says why a topic cannot be used.
 ///
 /// # Errors
 /// The broker does not answer.
@@ -104,22 +97,13 @@ pub(super) fn survey(shared: &Shared, asker: &Reader) -> Result<Survey, String> 
     Ok(survey)
 }
 
-/// Where the partitions of a topic begin and end.
+/// The offsets of the partitions of a topic.
 fn partitions(asker: &Reader, topic: Topic, name: &str) -> KafkaResult<Ranges> {
-    let metadata = asker.fetch_metadata(Some(name), ANSWER)?;
-    let found = metadata.topics().first();
-    if let Some(error) = found.and_then(|topic| topic.error()) {
-        return Err(KafkaError::MetadataFetch(error.into()));
-    }
-    let partitions = found.map(|topic| topic.partitions()).unwrap_or_default();
-    if partitions.is_empty() || partitions.iter().any(|partition| partition.leader() < 0) {
-        return Err(KafkaError::MetadataFetch(Code::LeaderNotAvailable));
-    }
-    let range = |id: i32| Ok(((topic, id), asker.fetch_watermarks(name, id, ANSWER)?));
-    partitions.iter().map(|partition| range(partition.id())).collect()
+    let range = |(id, _)| Ok(((topic, id), asker.fetch_watermarks(name, id, ANSWER)?));
+    broker::partitions(asker, name)?.into_iter().map(range).collect()
 }
 
-/// All our topics, of which those that are missing are created.
+/// Creates our topics that are missing, and gives the offsets of all.
 ///
 /// # Errors
 /// One line: why not all of them can be used.
@@ -139,12 +123,7 @@ pub(super) fn ready(shared: &Arc<Shared>, asker: &Reader) -> Result<Ranges, Stri
     Ok(survey.ranges)
 }
 
-/// The bounds of a question to an administrator's client.
-pub(super) fn admin_options() -> AdminOptions {
-    AdminOptions::new().request_timeout(Some(ANSWER)).operation_timeout(Some(ANSWER))
-}
-
-/// Creates topics, if there are any; with an option that only validates, asks whether they could be created.
+/// Creates topics; with an option that only validates, asks whether they could be created.
 pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic], options: &AdminOptions) -> Result<(), String> {
     if missing.is_empty() {
         return Ok(());
@@ -155,21 +134,19 @@ pub(super) fn create(shared: &Arc<Shared>, missing: &[Topic], options: &AdminOpt
         if let Topic::Event(_) = topic { new.set("cleanup.policy", "compact") } else { new }
     });
     let admin: AdminClient<Context> = client::create(shared, Role::Admin)?;
-    let results = pollster::block_on(admin.create_topics(&new.collect::<Vec<_>>(), options))
-        .map_err(|error| format!("topics cannot be created: {}", reason(&error)))?;
-    let is_wrong = |(_, error): &(String, Code)| *error != Code::TopicAlreadyExists;
-    match results.into_iter().filter_map(Result::err).find(is_wrong) {
-        Some((name, error)) => Err(format!("topic {name} cannot be created: {error}")),
-        None => Ok(()),
+    match broker::create(&admin, &new.collect::<Vec<_>>(), options) {
+        Ok(None) => Ok(()),
+        Ok(Some((name, code))) => Err(format!("topic {name} cannot be created: {code}")),
+        Err(error) => Err(format!("topics cannot be created: {}", reason(&error))),
     }
 }
 
-/// The ends of all partitions of such topics.
+/// The ends of all partitions of the topics for which `is_such` holds.
 pub(super) fn ends(ranges: &Ranges, is_such: impl Fn(Topic) -> bool) -> Offsets {
     ranges.iter().filter(|((topic, _), _)| is_such(*topic)).map(|(place, (_, end))| (*place, *end)).collect()
 }
 
-/// Lets a consumer read these partitions from these offsets on, and no others.
+/// Lets a consumer read these partitions, and no others, from these offsets on.
 pub(super) fn assign(shared: &Shared, reader: &Reader, offsets: &Offsets) -> KafkaResult<()> {
     reader.assign(&list(shared, offsets)?)
 }
@@ -183,7 +160,7 @@ pub(super) fn list(shared: &Shared, offsets: &Offsets) -> KafkaResult<TopicParti
     Ok(list)
 }
 
-/// Those that may not be read, found out where the next message comes.
+/// The topics that may not be read, found out by reading at their ends.
 pub(super) fn unreadable(shared: &Shared, asker: &Reader, ranges: &Ranges) -> KafkaResult<Vec<Topic>> {
     let is_refused = |is_such: &dyn Fn(Topic) -> bool| -> KafkaResult<bool> {
         assign(shared, asker, &ends(ranges, is_such))?;
@@ -194,7 +171,7 @@ pub(super) fn unreadable(shared: &Shared, asker: &Reader, ranges: &Ranges) -> Ka
         });
         Ok(errors.any(|error| error.is_some_and(|error| is_refusal(&error))))
     };
-    // An error does not say of which topic it is.
+    // An error does not say which topic it is about.
     let mut refused = Vec::new();
     if is_refused(&|_| true)? {
         let topics: BTreeSet<Topic> = ranges.keys().map(|(topic, _)| *topic).collect();
@@ -207,13 +184,13 @@ pub(super) fn unreadable(shared: &Shared, asker: &Reader, ranges: &Ranges) -> Ka
     asker.unassign().map(|()| refused)
 }
 
-/// The newest stamp that was written with our index to each of our topics, as far as it is soon found.
+/// The newest stamp of our index in each of our topics, as far as it is found soon.
 pub(super) fn last_stamps(shared: &Shared, asker: &Reader, ranges: &Ranges) -> KafkaResult<Stamps> {
     let mut stamps = Stamps::new();
     let until = Instant::now() + LAST_STAMPS;
     let mut seen = 0;
     for depth in LAST_MESSAGES {
-        // A topic is read again only if there is more of it, and nothing of ours in what was seen.
+        // A topic is read further back only if it has more messages and none of those seen is ours.
         let mut ends = ends(ranges, |topic| !is_command(topic) && !stamps.contains_key(&topic));
         let first = |place: &Place| ranges.get(place).map_or(0, |(first, _)| *first);
         ends.retain(|place, end| *end - first(place) > seen);

@@ -1,4 +1,4 @@
-//! What is wrong: logged once and then rarely, and logged again when it is over.
+//! Troubles of Kafka: each is logged when it begins, rarely while it lasts, and when it is over.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -6,34 +6,34 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 
-/// How often a trouble that lasts is logged again.
+/// Time until a trouble that lasts is logged again.
 const AGAIN: Duration = Duration::from_secs(600);
 
-/// What can be wrong, each for itself.
+/// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// Joining.
+    /// Joining fails.
     SetUp,
-    /// The connection to the brokers; apart from others, who we are to them.
+    /// The brokers cannot be reached (about `""`), or do not let us in (about `"us"`).
     Broker,
-    /// Reading at all.
+    /// A consumer cannot read.
     Consumer,
-    /// Reading one topic.
+    /// One topic cannot be read.
     Reading,
-    /// Messages that cannot be read.
+    /// Messages of one topic were skipped.
     Skipped,
-    /// Creating topics again.
+    /// Deleted topics cannot be created again.
     Deleted,
-    /// Writing one topic.
+    /// One topic cannot be written.
     Topic,
-    /// The schema of one topic that we write.
+    /// One topic has no schema that we can write with.
     Schema,
-    /// Asking the schema registry, once joined.
+    /// The schema registry does not answer, once joined.
     Registry,
 }
 
 impl Kind {
-    /// What is logged when it is over.
+    /// The log line when such a trouble is over.
     fn end(self, about: &str) -> Option<String> {
         match self {
             Self::SetUp | Self::Skipped | Self::Deleted => None,
@@ -58,25 +58,25 @@ struct Trouble {
 }
 
 impl Troubles {
-    /// Something is wrong; `about` is the topic, if it concerns only one.
+    /// Notes a trouble and logs it if it is time; `about` tells troubles of one kind apart, mostly by the topic.
     pub(super) fn report(&self, kind: Kind, about: &str, text: &str) {
         if self.note(kind, about, text, Instant::now()) {
             log::warn!("Kafka: {text}; retrying");
         }
     }
 
-    /// Something is wrong that is logged already.
+    /// Notes a trouble that is logged elsewhere.
     pub(super) fn keep(&self, kind: Kind, about: &str, text: &str) {
         let _ = self.note(kind, about, text, Instant::now());
     }
 
-    /// Whether this is to be logged.
+    /// Notes a trouble; gives whether it is to be logged.
     fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
         let mut troubles = lock(&self.0);
         // Trouble with the connection explains why joining fails.
         let is_explained = kind == Kind::SetUp && troubles.keys().any(|(kind, _)| *kind == Kind::Broker);
         let known = troubles.get(&(kind, about.to_owned())).filter(|known| {
-            // Joining goes from one trouble to the next; elsewhere texts differ only in numbers.
+            // When joining, another text is another trouble; elsewhere texts differ only in numbers.
             now.saturating_duration_since(known.logged) < AGAIN && (kind != Kind::SetUp || known.text == text)
         });
         let (logged, is_new) = known.map_or((now, !is_explained), |known| (known.logged, false));
@@ -84,7 +84,7 @@ impl Troubles {
         is_new
     }
 
-    /// This is over, if it was (of the connection whatever the reason was); it is logged once.
+    /// A trouble is over, if there was one; of the connection, whatever it was about. Logged once.
     pub(super) fn over(&self, kind: Kind, about: &str) {
         let mut troubles = lock(&self.0);
         let before = troubles.len();
@@ -94,13 +94,13 @@ impl Troubles {
         }
     }
 
-    /// Whether no command can come, as far as is known.
+    /// Whether a trouble keeps commands from coming.
     pub(super) fn is_cut_off(&self) -> bool {
         let is_needed = |kind: &Kind| matches!(kind, Kind::SetUp | Kind::Broker | Kind::Consumer);
         lock(&self.0).keys().any(|(kind, _)| is_needed(kind))
     }
 
-    /// What is wrong now, in one line.
+    /// All present troubles in one line.
     pub(super) fn current(&self) -> Option<String> {
         let troubles = lock(&self.0);
         let texts: Vec<&str> = troubles.values().map(|trouble| trouble.text.as_str()).collect();

@@ -1,8 +1,8 @@
 //! The thread that checks now and then whether our topics and the registry are as they were, and at once when a reader
-//! meets what it cannot read. Partitions may be added, topics deleted and made again, and librdkafka's consumer asks
-//! for ever for a message that it cannot take.
+//! meets a message that it cannot read. Partitions may be added, topics deleted and made again, and librdkafka's consumer
+//! asks for ever for a message that it cannot take.
 //!
-//! It has a consumer of its own to ask and to try with: the reader's goes on with the other topics meanwhile.
+//! This thread has a consumer of its own to ask and to try with; the reader goes on with the other topics meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,52 +17,51 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use super::client::{Reader, is_of_message, is_of_partition};
 use super::outbox::HEARTBEAT;
 use super::schemas::Check;
-use super::topics::{self, ANSWER, Offsets, Place, Ranges, Survey};
+use super::topics::{self, Offsets, Place, Ranges, Survey};
 use super::trouble::Kind;
 use super::watch::Readers;
 use super::wire::Topic;
 use super::{Shared, lock, spawn};
-use crate::broker::reason;
+use crate::broker::{self, ANSWER, reason};
 use crate::clock;
 
 /// How often it checks.
 const EACH: Duration = Duration::from_secs(10);
 /// How often it checks while something is wrong.
 const SOON: Duration = Duration::from_secs(1);
-/// How long a message is waited for that is there: what is wrong with one is mostly reported at once.
+/// How long to wait for a message that exists: mostly an error is reported at once.
 const TRY: Duration = Duration::from_secs(2);
-/// How long the refusal of a topic is waited for: it comes at once, but may wait behind another fetch.
+/// How long to wait for the error that a topic may not be read: it comes at once, but may wait behind another fetch.
 const TRY_REFUSED: Duration = Duration::from_secs(1);
-/// How long the reader has to stand still before a message until that is taken for one that no consumer can read although
-/// no error says so.
+/// A message before which the reader stands still for so long counts as unreadable although there is no error.
 const STANDS: Duration = Duration::from_secs(30);
-/// How many offsets are tried one by one for the first that can be read.
+/// How many offsets after an unreadable message are tried one by one.
 const SINGLE_STEPS: u32 = 100;
-/// How far the clocks of those who command us may be apart, where only the time of a message says whether it is new.
-/// One that is taken twice within an hour is known.
+/// How far the clocks of the senders may be apart, in seconds, where only the time of a command says whether it is new.
+/// A command that is therefore taken twice is recognised.
 const CLOCKS_S: f64 = 60.0;
 
-/// What the checks know.
+/// The state of the checks.
 pub(super) struct Upkeep {
     shared: Arc<Shared>,
     readers: Readers,
-    /// What the broker had at the last check.
+    /// The offsets that the broker had at the last check.
     ranges: Ranges,
-    /// All that is read.
+    /// All partitions that are read.
     reading: BTreeMap<Place, Reading>,
-    /// Topics that were away at the last check.
+    /// Topics that were missing at the last check.
     gone: BTreeSet<Topic>,
-    /// Topics that may not be read, or whose permission is to be tried.
+    /// Topics that may not be read, or where this is to be tried.
     refused: BTreeSet<Topic>,
 }
 
 /// How a partition is read.
 struct Reading {
-    /// The offset from which on.
+    /// The offset at which reading began.
     from: i64,
-    /// When the reader was last seen to have read all that there was: Unix time, by the clock of the messages.
+    /// When the reader was last seen at the end of the partition: Unix time, as in the messages.
     read_all: f64,
-    /// Where the reader stands before something that is there, and since when.
+    /// The offset of a message before which the reader stands, and since when.
     standing: Option<(i64, Instant)>,
 }
 
@@ -75,16 +74,16 @@ impl Reading {
 /// The result of reading at an offset.
 enum Found {
     Message,
-    /// No consumer can read what is there.
+    /// No consumer can read the message at this offset.
     Unreadable(KafkaError),
-    /// Nothing comes, and no error.
+    /// Neither a message nor an error comes.
     Nothing,
     /// The partition cannot be read now.
     Refused(KafkaError),
 }
 
 impl Upkeep {
-    /// Begins, on a thread of its own, now that all is read from these places on.
+    /// Starts the thread. `begun` are the offsets at which the readers have begun.
     pub(super) fn start(shared: &Arc<Shared>, readers: Readers, begun: Offsets) {
         let reading = begun.into_iter().map(|(place, from)| (place, Reading::new(from))).collect();
         let (ranges, gone, refused) = (Ranges::new(), BTreeSet::new(), BTreeSet::new());
@@ -101,11 +100,11 @@ impl Upkeep {
             let checked = topics::survey(&self.shared, &self.readers.asker)
                 .and_then(|survey| self.check_topics(&known, survey).map_err(|error| reason(&error)));
             if let Err(reason) = &checked {
-                // That the broker is away is logged elsewhere.
+                // A broker that is away is logged elsewhere.
                 log::debug!("Kafka: the state of our topics is not known: {reason}");
             }
             if is_early {
-                // However many errors come, it checks once a second.
+                // Once a second at most, however many errors come.
                 self.shared.sleep(SOON);
             }
             let is_well = checked.is_ok() && self.gone.is_empty() && self.refused.is_empty();
@@ -147,13 +146,13 @@ impl Upkeep {
         if missing.is_empty() {
             return;
         }
-        match topics::create(&self.shared, missing, &topics::admin_options()) {
+        match topics::create(&self.shared, missing, &broker::admin_options()) {
             Ok(()) => self.shared.troubles.over(Kind::Deleted, ""),
             Err(reason) => self.shared.troubles.report(Kind::Deleted, "", &reason),
         }
     }
 
-    /// Sees what became of a topic that is there, as far as it can be used now.
+    /// Compares a topic that can be used now with what was known of it.
     fn compare(&mut self, topic: Topic, known: &Offsets) -> KafkaResult<()> {
         let ends = topics::ends(&self.ranges, |of| of == topic);
         if ends.is_empty() {
@@ -166,7 +165,7 @@ impl Upkeep {
             }
             self.read_new(topic, ends.keys())?;
         }
-        // One that is made again between two checks is seen by its end.
+        // A topic that is made again between two checks shows by its smaller end.
         let is_shorter = |(place, end): (&Place, &i64)| known.get(place).is_some_and(|known| end < known);
         if is_deleted || ends.iter().any(is_shorter) {
             log::info!("Kafka: topic {} was made again", self.shared.name(topic));
@@ -177,7 +176,7 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Reads what is left of a deleted topic no more.
+    /// Stops reading the partitions of a topic that was deleted.
     fn forget(&mut self, topic: Topic) -> KafkaResult<()> {
         let old =
             self.reading.iter().filter(|((of, _), _)| *of == topic).map(|(place, one)| (*place, one.from));
@@ -186,7 +185,7 @@ impl Upkeep {
         self.reader(topic).incremental_unassign(&old)
     }
 
-    /// Reads partitions that were not there before, from their beginning: all in them is newer than we.
+    /// Begins to read new partitions, from their beginning: all their messages are newer than our start.
     fn read_new<'a>(&mut self, topic: Topic, places: impl Iterator<Item = &'a Place>) -> KafkaResult<()> {
         let new = places.filter(|place| !self.reading.contains_key(place)).map(|place| (*place, 0));
         let new: Offsets = new.collect();
@@ -195,7 +194,7 @@ impl Upkeep {
         }
         let (name, list) = (self.shared.name(topic), topics::list(&self.shared, &new)?);
         self.reader(topic).incremental_assign(&list)?;
-        // So that its consumer knows them at once.
+        // With this, the consumer knows the partitions at once.
         self.reader(topic).fetch_metadata(Some(&name), ANSWER)?;
         let numbers: Vec<String> = new.keys().map(|(_, partition)| partition.to_string()).collect();
         log::info!("Kafka: topic {name} has new partitions, which are read: {}", numbers.join(", "));
@@ -209,10 +208,10 @@ impl Upkeep {
         self.shared.troubles.report(Kind::Reading, &name, &text);
     }
 
-    /// Where the reader of a partition is.
+    /// The offset of the next message of a partition that the reader will read.
     fn position(&self, place: Place) -> KafkaResult<i64> {
         let from = self.reading.get(&place).map_or(0, |one| one.from);
-        // If there is none, it has read nothing yet.
+        // A consumer that has read nothing yet has no position.
         let position = self.offset_in(&self.reader(place.0).position()?, place);
         Ok(position.map_or(from, |offset| offset.max(from)))
     }
@@ -223,7 +222,7 @@ impl Upkeep {
         if let Offset::Offset(offset) = found.offset() { Some(offset) } else { None }
     }
 
-    /// Finds out whether a partition may be read, if that is in doubt, and leads its reader over what it cannot read.
+    /// Finds out whether a partition may be read, if that is in doubt, and leads its reader past messages that it cannot read.
     fn check_reader(&mut self, place: Place) -> KafkaResult<()> {
         let Some(&(first, end)) = self.ranges.get(&place) else { return Ok(()) };
         let name = self.shared.name(place.0);
@@ -247,7 +246,7 @@ impl Upkeep {
                 self.try_at(place, position, end, since.elapsed())
             }
             Some((before, _)) if before == position => self.lead_back(place, position, (first, end)),
-            // It may be on its way.
+            // The next message may be on its way.
             Some(_) | None => {
                 one.standing = Some((position, Instant::now()));
                 Ok(())
@@ -258,7 +257,7 @@ impl Upkeep {
     /// Lets the reader go on at this offset.
     fn go_on_at(&mut self, place: Place, offset: i64) -> KafkaResult<()> {
         let list = topics::list(&self.shared, &BTreeMap::from([(place, offset)]))?;
-        // It cannot seek where librdkafka has given up.
+        // A seek has no effect where librdkafka has given up.
         let reader = self.reader(place.0);
         reader.incremental_unassign(&list)?;
         reader.incremental_assign(&list)?;
@@ -268,12 +267,12 @@ impl Upkeep {
         Ok(())
     }
 
-    /// The broker has lost or removed messages, and the reader stands where there is nothing.
+    /// Moves a reader from an offset at which the broker has lost or removed the messages.
     fn lead_back(&mut self, place: Place, position: i64, (first, end): (i64, i64)) -> KafkaResult<()> {
         let offset = match place.0 {
             _ if position < first => first,
             Topic::Event(_) | Topic::Ack => end,
-            // What is left may be old commands, carried out long ago.
+            // The commands that are left may be old, carried out long ago.
             Topic::Command(_) => self.first_new(place, end)?,
         };
         self.go_on_at(place, offset)?;
@@ -286,7 +285,7 @@ impl Upkeep {
         Ok(())
     }
 
-    /// The first message that is newer than what was read last.
+    /// The offset of the first message that is newer than the last one that was read.
     fn first_new(&self, place: Place, end: i64) -> KafkaResult<i64> {
         let since_s = self.reading.get(&place).map_or_else(clock::unix_now, |one| one.read_all) - CLOCKS_S;
         let since_ms = (since_s * 1000.0) as i64;
@@ -295,7 +294,7 @@ impl Upkeep {
         Ok(self.offset_in(&found, place).unwrap_or(end))
     }
 
-    /// Finds out why the reader stands here, for so long.
+    /// Finds out why the reader has stood at this offset for this time, and leads it past unreadable messages.
     fn try_at(&mut self, place: Place, position: i64, end: i64, stands: Duration) -> KafkaResult<()> {
         let why = match self.read_at(place, position, TRY)? {
             Found::Message => {
@@ -318,19 +317,19 @@ impl Upkeep {
         Ok(())
     }
 
-    /// The first offset after this one at which a message can be read, or the end; none if that is not known now.
+    /// The first offset after this one at which a message can be read, or the end; none if that cannot be found out now.
     ///
-    /// One after the other for a while; then in growing steps and, beyond it, back by halves: exact for one batch,
-    /// however many messages it has.
+    /// Tries single steps first, then growing steps until one can be read, then halves the last step: exact for one
+    /// unreadable batch, however many messages it has.
     fn next_readable(&self, place: Place, position: i64, end: i64) -> KafkaResult<Option<i64>> {
-        // Unreadable, and readable or the end.
+        // `low` is unreadable; `high` is readable or the end.
         let (mut low, mut high) = (position, end);
         let (mut step, mut steps) = (1_i64, 0);
         while high - low > 1 {
             if self.shared.is_closing() {
                 return Ok(None);
             }
-            // No step is left once a readable one is found.
+            // The step is 0 once a readable offset is found.
             let offset =
                 if step > 0 { low.saturating_add(step).min(high - 1) } else { low + (high - low) / 2 };
             match self.read_at(place, offset, TRY)? {
@@ -346,7 +345,7 @@ impl Upkeep {
         Ok(Some(high))
     }
 
-    /// Whether a message comes where there surely is one: else it means nothing that none comes elsewhere.
+    /// Whether the last heartbeat can be read: otherwise it means nothing that no message comes elsewhere.
     fn hears_heartbeats(&self) -> KafkaResult<bool> {
         let is_one = |((topic, _), (first, end)): &(&Place, &(i64, i64))| *topic == HEARTBEAT && first < end;
         let Some((place, (_, end))) = self.ranges.iter().find(is_one) else { return Ok(false) };
@@ -371,7 +370,7 @@ impl Upkeep {
         }
     }
 
-    /// Counts what was skipped, names it in the status, and logs it, rarely.
+    /// Counts skipped messages, names them in the status, and logs them, rarely.
     fn report_skipped(&self, (topic, partition): Place, from: i64, to: i64, why: &str) {
         let count = u64::try_from(to.saturating_sub(from)).unwrap_or(0);
         let (total, is_logged) = self.shared.skip(topic, count);
@@ -388,7 +387,7 @@ impl Upkeep {
     }
 }
 
-/// Why a message cannot be read, in plain words where librdkafka's are none.
+/// Why a message cannot be read, in plainer words than librdkafka's.
 fn why_unreadable(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::NotImplemented) => "its compression or format is not known".to_owned(),

@@ -1,9 +1,8 @@
 //! The thread that watches for other instances with our index, and begins to read commands when there is none.
 //!
 //! It listens for another instance, waits a while for the end of one that is running, and then claims the index with a
-//! first heartbeat. Of several that do so at once, the one whose heartbeat comes first in Kafka stays: each reads
-//! all that was written before its own. It has a consumer of its own, so that no burst of commands comes before a
-//! heartbeat.
+//! first heartbeat. Of several instances that do so at once, the one whose heartbeat comes first in Kafka stays: each reads
+//! all heartbeats before its own. The thread has a consumer of its own, so that no burst of commands delays a heartbeat.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
@@ -17,60 +16,61 @@ use super::reader::{Ended, Feed, POLL, Position, Taken};
 use super::topics::{self, Ranges};
 use super::trouble::Kind;
 use super::upkeep::Upkeep;
-use super::{Shared, Stage, lock, spawn};
+use super::{Shared, lock, spawn};
 use crate::broker::reason;
 use crate::clock::Moment;
 use crate::config::kafka::Options;
 use crate::csc::command::Command;
 use crate::csc::event::Event;
 use crate::csc::state::SummaryState;
-use crate::transport::{KafkaInput, LISTENING};
+use crate::transport::{KafkaInput, LISTENING, Stage};
 use crossbeam_channel::{Receiver, Sender};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaResult;
 
-/// How long an instance that said OFFLINE must be silent: its next heartbeat would have come.
+/// How long an instance must be silent after it has published OFFLINE: a next heartbeat would have come by then.
 const FAREWELL: Duration = Duration::from_millis(1500);
-/// Longest wait until our first heartbeat is read back; it cannot be where its topic is out of reach.
+/// Longest wait until our first heartbeat is read back; where its topic cannot be read it never is.
 const CLAIMING: Duration = Duration::from_secs(10);
-/// How long the first heartbeat of another instance may take to us, and ours to it, when both begin together.
+/// How long the first heartbeats of two instances that begin together may take to reach each other.
 const TOGETHER: Duration = Duration::from_millis(200);
-/// How long an instance that the journal refuses from now on may take to notice that and end.
+/// How long an instance that the journal refuses may take to notice that and end.
 const ENDING: Duration = Duration::from_secs(8);
-/// How long before its last heartbeat the other instance may have left a command: what it has taken, its journal knows.
+/// Commands from so long before the last heartbeat of the other instance count as not taken by it; the journal knows those
+/// that it took.
 const DOUBT: Duration = Duration::from_secs(3);
 /// How long commands are read between two looks for heartbeats.
 const READING: Duration = Duration::from_millis(50);
-/// Most commands that are refused at a takeover; the first ones are not answered.
+/// Most commands that are refused at a takeover; where there are more, the first ones get no answer.
 const UNANSWERED_MAX: usize = 1024;
-/// Time between looks at whether the other instance has handed over.
+/// Time between two looks at whether the other instance has handed over.
 const LOOK: Duration = Duration::from_millis(100);
-/// Longest wait for the broker to say how many heartbeats it has.
+/// Longest wait for the broker to give the end of a partition of heartbeats.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Time between looks at whether the daemon is ready.
+/// Time between two looks at whether the daemon is ready.
 const WAITING: Duration = Duration::from_millis(10);
-/// Heartbeats of ours that are remembered: more than the outbox can hold, all of which may leave before one is read.
+/// Most heartbeats of ours that are remembered: more than the outbox holds, which may all leave before one is read back.
 const REMEMBERED: usize = 16_384;
 
-/// The consumers, and what reading needs besides.
+/// The consumers, and the channels that their threads need.
 pub(super) struct Readers {
-    /// To ask about topics and to try what can be read, once joined.
+    /// Asks about topics and tries to read messages, once joined.
     pub(super) asker: Reader,
-    /// Heartbeats and summary states.
+    /// Reads heartbeats and summary states.
     pub(super) watched: Arc<Reader>,
-    /// Commands: read when no other instance is running.
+    /// Reads commands, when no other instance is running.
     pub(super) commands: Arc<Reader>,
     pub(super) upkeep_woken: Receiver<()>,
     pub(super) taker: Sender<Command>,
 }
 
-/// Which heartbeats are ours: those that were handed to the producer, by stamp (its bits, which sort as it does) and
-/// number, and when that was. Another instance with our index may have our process id too (in containers it is often 1).
+/// Our heartbeats that were handed to the producer, by the bits of the stamp (which sort as stamps do) and number, and when
+/// they were. Only these tell ours from those of another instance with our process id: in containers it is often 1.
 #[derive(Debug, Default)]
 pub(super) struct OwnHeartbeats(Mutex<BTreeMap<(u64, i32), Moment>>);
 
 impl OwnHeartbeats {
-    /// This one is about to be handed over.
+    /// This heartbeat is about to be handed to the producer.
     pub(super) fn add(&self, stamp: f64, seq_num: i32, now: Moment) {
         let mut own = lock(&self.0);
         if own.len() == REMEMBERED {
@@ -79,13 +79,13 @@ impl OwnHeartbeats {
         own.insert((stamp.to_bits(), seq_num), now);
     }
 
-    /// When this one was handed over, if it is ours.
+    /// When this heartbeat was handed to the producer, if it is ours.
     fn sent(&self, stamp: f64, seq_num: i32) -> Option<Moment> {
         lock(&self.0).get(&(stamp.to_bits(), seq_num)).copied()
     }
 }
 
-/// Begins to watch, now that the heartbeats are assigned; the commands begin at the ends of their topics.
+/// Starts the thread. The consumer of heartbeats is assigned already; commands are read from the ends of `ranges` on.
 pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
     let feed = Feed { consumer: readers.watched.clone(), shared: shared.clone(), what: "heartbeats" };
     let commands = Feed { consumer: readers.commands.clone(), shared: shared.clone(), what: "commands" };
@@ -99,7 +99,6 @@ pub(super) fn start(shared: &Arc<Shared>, readers: Readers, ranges: Ranges) {
         unanswered: VecDeque::new(),
     };
     spawn("kafka-watch", "no commands are read", || {
-        // It ends when the daemon does.
         let _ = watch.run(readers, ranges);
     });
 }
@@ -109,11 +108,11 @@ struct Watch {
     commands: Feed,
     shared: Arc<Shared>,
     heartbeats: Progress,
-    /// From where on heartbeats and summary states are read.
+    /// The offsets at which reading heartbeats and summary states has begun.
     begun: topics::Offsets,
-    /// From where on commands are read while we stand by.
+    /// While we stand by: the offsets at which reading commands has begun.
     along: Option<topics::Offsets>,
-    /// Those that the other instance may not have taken, and when they came.
+    /// Commands that the other instance may not have taken, and when they came.
     unanswered: VecDeque<(Instant, Command)>,
 }
 
@@ -122,35 +121,35 @@ struct Watch {
 struct Progress {
     /// The next offset of each partition.
     next: BTreeMap<i32, i64>,
-    /// Reading began again at an earlier place (the log was cut off, the topic is a new one), and none of ours that
-    /// we remember came since: what comes may be of long ago.
+    /// Reading began again at an earlier offset (the log was cut off, or the topic made again), and no remembered heartbeat
+    /// of ours came since: a heartbeat that comes may be an old one.
     is_behind: bool,
 }
 
 impl Progress {
-    /// This message was read.
+    /// A message at this position was read.
     fn read(&mut self, (partition, offset): Position) {
         let next = self.next.insert(partition, offset + 1);
         self.is_behind |= next.is_some_and(|next| offset < next);
     }
 }
 
-/// What is of interest of a message.
+/// What a message says about an instance with our index.
 #[derive(Debug)]
 enum Heard {
     /// A heartbeat of ours, and when it was sent.
     Own(Moment),
-    /// A heartbeat of another instance with our index: who it is, and its number.
+    /// A heartbeat of another instance: its identity and process, and the number of the heartbeat.
     Other(String, i32),
-    /// An instance with our index said OFFLINE.
+    /// An instance has published OFFLINE.
     Offline,
 }
 
 /// What it means that no other instance is heard.
 enum Silence {
-    /// None is running, as far as is known.
+    /// No other instance is running, as far as is known.
     Believed,
-    /// There are messages that were not read yet, or cannot be.
+    /// There are messages that were not read yet, or cannot be read.
     Unread,
     /// The brokers cannot be reached.
     Deaf,
@@ -161,9 +160,8 @@ impl Watch {
         let mut ranges = ranges;
         loop {
             if self.listen()?.is_some() && self.along.is_none() {
-                // A command that came before is for the other instance, whatever it made of it: ours begin now. One that
-                // came after its last heartbeat and that nobody answers is the lesser evil: its sender sees no ack, unless
-                // we stand by. (Answers to one that reads are slow.)
+                // Commands that came until now are for the other instance; ours begin at the present ends. A command that
+                // came after its last heartbeat gets no ack (unless we stand by), which is better than to run it twice.
                 ranges = self.shared.persist(|| topics::ready(&self.shared, &readers.asker)).ok_or(Ended)?;
             }
             if self.wait_for_daemon()? {
@@ -189,14 +187,14 @@ impl Watch {
         self.watch()
     }
 
-    /// Reads commands from there on.
+    /// Reads commands from these offsets on.
     fn read_commands(&self, from: &topics::Offsets) {
         if let Err(error) = topics::assign(&self.shared, &self.commands.consumer, from) {
             log::error!("Kafka: commands cannot be read: {}", reason(&error));
         }
     }
 
-    /// Standing by, notes the commands that came since the other instance was last heard, and a little before.
+    /// While we stand by: collects the commands since the last heartbeat of the other instance, and from shortly before it.
     fn read_along(&mut self, is_heard: bool) -> Result<(), Ended> {
         let until = Instant::now() + READING;
         while Instant::now() < until {
@@ -211,8 +209,8 @@ impl Watch {
     }
 
     fn watch(&mut self) -> Result<(), Ended> {
-        // As long as only our first heartbeat is there, or is new, the first one of another instance comes from one that
-        // began together with us and has not read ours: it ends when it does. If not, its second one is noticed.
+        // A first heartbeat of another instance, right after our own first one, is from an instance that began together with
+        // us: it ends when it reads ours. If it does not, its second heartbeat is reported.
         let (until, ended) = (Instant::now() + TOGETHER, Instant::now() + ENDING);
         let mut is_first = true;
         loop {
@@ -238,7 +236,7 @@ impl Watch {
         }
     }
 
-    /// Listens until no other instance is running; gives the one that was.
+    /// Listens until no other instance is running; gives the last one that was heard.
     fn listen(&mut self) -> Result<Option<String>, Ended> {
         let (begun, wait) = (Instant::now(), self.shared.options.start_wait);
         let standby = self.shared.options.standby;
@@ -300,7 +298,7 @@ impl Watch {
         Ok(other)
     }
 
-    /// What it means that nothing is heard. Where nothing seems to be wrong, the brokers are asked only at the last moment.
+    /// What it means that no other instance is heard. Unless there is trouble, the brokers are asked only at the last moment.
     fn examine_silence(&self, is_last: bool) -> Silence {
         let is_in_doubt = self.shared.troubles.is_cut_off();
         if !is_in_doubt && !is_last {
@@ -324,13 +322,13 @@ impl Watch {
         }
     }
 
-    /// Whether all was read that the brokers have.
+    /// Whether all heartbeats and summary states that the brokers have were read.
     fn is_all_read(&self) -> KafkaResult<bool> {
         let read = self.feed.consumer.position()?;
         for ((topic, partition), begun) in &self.begun {
             let name = self.shared.name(*topic);
             let next = read.find_partition(&name, *partition).and_then(|place| place.offset().to_raw());
-            // There is none where nothing was read yet.
+            // There is no position where nothing was read yet.
             let next = next.filter(|next| *next >= 0).unwrap_or(*begun);
             let (_, end) = self.feed.consumer.fetch_watermarks(&name, *partition, ANSWER)?;
             if next < end {
@@ -340,7 +338,7 @@ impl Watch {
         Ok(true)
     }
 
-    /// Says that this one is waited for.
+    /// Reports that we wait or stand by for another instance.
     fn wait_for(&self, who: &str) {
         let Options { start_wait, standby, .. } = &self.shared.options;
         *lock(&self.shared.other) = Some(who.to_owned());
@@ -355,25 +353,25 @@ impl Watch {
         log::warn!("another instance with index {} is running: {who}; {how}", self.shared.index);
     }
 
-    /// Whether the daemon does its work, because Kafka was away too long: then it waits for no other instance.
+    /// Whether the daemon has begun its work because Kafka was away for too long: then it waits for no other instance.
     fn has_begun(&self) -> bool {
         self.shared.has_begun.load(Ordering::Acquire)
     }
 
-    /// Another instance was there first: the daemon ends; or if it has begun, it is in FAULT and joins nevertheless.
+    /// Another instance was first: the daemon ends; or if it has begun its work, it is in FAULT and joins nevertheless.
     fn give_way(&self, who: String) -> Result<(), Ended> {
         self.send(KafkaInput::DuplicateInstance(who))?;
         if self.has_begun() { Ok(()) } else { Err(Ended) }
     }
 
-    /// Waits until the daemon has opened its journal; false if another instance shows up before that was begun, and is to be
-    /// stood by for.
+    /// Waits until the daemon has opened its journal; false if another instance is heard before that has begun, for which
+    /// we are to stand by.
     fn wait_for_daemon(&mut self) -> Result<bool, Ended> {
         self.shared.lease.is_alone();
         self.send(KafkaInput::Alone)?;
         while !self.shared.may_claim.load(Ordering::Acquire) {
             match self.hear(WAITING)? {
-                // Of two that open the journal, the later one has it.
+                // Once ours has begun to open the journal, the other instance has to end.
                 Some(Heard::Other(who, _)) if self.shared.lease.yields() => {
                     let stands_by = self.shared.options.standby.is_some();
                     return if stands_by { Ok(false) } else { self.give_way(who).map(|()| true) };
@@ -384,7 +382,7 @@ impl Watch {
         Ok(true)
     }
 
-    /// Writes the first heartbeat and reads all up to it.
+    /// Writes our first heartbeat and reads all heartbeats before it.
     fn claim(&mut self) -> Result<(), Ended> {
         self.shared.outbox.change(|queue| queue.push(Message::event(&Event::Heartbeat, None)));
         self.shared.enter(Stage::Claiming);
@@ -392,7 +390,7 @@ impl Watch {
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             match self.hear(left)? {
                 Some(Heard::Own(sent)) => return self.send(KafkaInput::ReadBack(sent)),
-                // It was first.
+                // Its heartbeat was first.
                 Some(Heard::Other(who, _)) if self.shared.lease.yields() => return self.give_way(who),
                 Some(Heard::Other(..) | Heard::Offline) | None => {}
             }
@@ -419,7 +417,7 @@ impl Watch {
                 (!self.heartbeats.is_behind).then_some(Heard::Other(who, seq_num))
             }
             Taken::State(code) => (code == SummaryState::Offline.code()).then_some(Heard::Offline),
-            // They are read elsewhere.
+            // This consumer reads no commands.
             Taken::Command(_) => None,
         })
     }

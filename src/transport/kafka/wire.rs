@@ -1,6 +1,6 @@
 //! The bytes on the wire: topic names, keys, private fields, Avro datums, Confluent framing.
 //!
-//! Invariant: what is written here is what salobj writes, byte for byte; nothing that comes in is trusted. No I/O.
+//! Invariant: we write what salobj writes, byte for byte, and trust nothing that we read. No I/O.
 
 use std::io::{self, Read};
 
@@ -63,7 +63,7 @@ impl Topic {
         format!("lsst.{subname}.{COMPONENT}.{}", self.sal_name())
     }
 
-    /// Its own fields, those that follow the private ones.
+    /// The fields that follow the private ones.
     fn own(self) -> &'static [Column] {
         match self {
             Self::Command(name) => parameters(name),
@@ -72,12 +72,12 @@ impl Topic {
         }
     }
 
-    /// All its fields.
+    /// All fields, the private ones first.
     fn columns(self) -> Vec<Column> {
         [PRIVATE, self.own()].concat()
     }
 
-    /// Whether a schema is one of this topic, as its record is named; the namespace may be missing.
+    /// Whether a schema is one of this topic, by the name of its record; the namespace may be missing.
     pub(super) fn owns(self, schema: &Schema) -> bool {
         let Schema::Record(record) = schema else { return false };
         let namespace = record.name.namespace();
@@ -90,7 +90,7 @@ impl Topic {
         format!(r#"{{ "name": "{COMPONENT}", "index": {index}, "topic": "{topic}" }}"#)
     }
 
-    /// The schema that we register when there is none.
+    /// The schema that we register if the registry has none.
     pub fn schema_text(self) -> String {
         let field = |(name, kind): Column| {
             let default = json!(sample(kind));
@@ -110,19 +110,19 @@ pub(super) fn cmdtype(command: CommandName) -> i32 {
 /// A schema to write with.
 #[derive(Debug)]
 pub struct Writer {
-    /// Its id in the registry.
+    /// The id of the schema in the registry.
     pub(super) id: u32,
-    /// What the id must mean.
+    /// The schema that the id must mean.
     pub(super) schema: Schema,
     rev_code: String,
 }
 
-/// Parses the text of a schema: a record of plain fields and of lists of such, as all of SAL is.
+/// Parses the text of a schema: a record of plain fields and lists of such fields, as all schemas of SAL are.
 ///
-/// Others are refused, since a few bytes of a message could make of them what fills the memory (a list of lists
-/// of nothing, a fixed number of bytes) or the stack (a record in itself).
+/// Others are refused: with some of them, a few bytes of a message fill the memory (a list of lists of nothing, a fixed
+/// number of bytes) or the stack (a record that contains itself).
 pub(super) fn parse_schema(text: &str) -> Result<Schema, String> {
-    // The limit is the process's; later calls change nothing.
+    // This sets the limit of the process; later calls change nothing.
     apache_avro::util::max_allocation_bytes(ALLOCATION_MAX);
     let schema = Schema::parse_str(text).map_err(|error| format!("not an Avro schema: {}", quote(&error)))?;
     let Schema::Record(record) = &schema else { return Err("not a record".to_owned()) };
@@ -180,15 +180,15 @@ impl Writer {
         let digest = Md5::digest(text.as_bytes());
         let rev_code = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
         let writer = Self { id, schema, rev_code };
-        // A default may still be none of its type.
+        // A default may still not be of the type of its field.
         let own = topic.own().iter().map(|&(name, kind)| (name, sample(kind))).collect();
         writer.message(&SAMPLE, &own).map(|_| writer)
     }
 
-    /// A whole message: frame and datum; fields of the schema that we do not know get their defaults.
+    /// A whole message: frame and datum. Fields of the schema that we do not know get their defaults.
     ///
     /// # Errors
-    /// One line: such a field has no default.
+    /// One line: a field that we do not know has no default.
     pub fn message(&self, header: &Header<'_>, own: &Fields) -> Result<Vec<u8>, String> {
         let efd = header.sent.0 - clock::tai_minus_utc();
         let private: [(&str, Value); PRIVATE.len()] = [
@@ -217,7 +217,7 @@ impl Writer {
 fn fits(kind: FieldType, schema: &Schema) -> bool {
     match kind {
         FieldType::String => matches!(schema, Schema::String),
-        // A float has only 24 bits for it.
+        // A float would hold only 24 bits.
         FieldType::Int => matches!(schema, Schema::Int | Schema::Long | Schema::Double),
         FieldType::Boolean => matches!(schema, Schema::Boolean),
         FieldType::Float => matches!(schema, Schema::Float | Schema::Double),
@@ -225,7 +225,7 @@ fn fits(kind: FieldType, schema: &Schema) -> bool {
     }
 }
 
-/// For trying a schema.
+/// A header to try a schema with.
 const SAMPLE: Header<'_> =
     Header { index: SalIndex::Latiss, sent: Tai(0.0), seq_num: 1, identity: "OCPS:1", origin: 1 };
 
@@ -247,13 +247,13 @@ fn to_avro(value: &Value) -> Avro {
     }
 }
 
-/// What a field holds, as a value of this type; none if it is of another.
+/// The value of a field as one of this type; none if it is of another type.
 fn from_avro(kind: FieldType, value: &Avro) -> Option<Value> {
     match (kind, value) {
         (FieldType::String, Avro::String(text)) => Some(Value::String(text.clone())),
         (FieldType::Int, Avro::Int(number)) => Some(Value::Int(*number)),
         (FieldType::Int, Avro::Long(number)) => i32::try_from(*number).ok().map(Value::Int),
-        // As we write it, too, where a newer schema wants that.
+        // A newer schema may have made the field a double; we write it so, too.
         (FieldType::Int, Avro::Double(number)) => {
             let is_int = number.fract() == 0.0 && number.abs() <= f64::from(i32::MAX);
             is_int.then_some(Value::Int(*number as i32))
@@ -272,13 +272,13 @@ fn from_avro(kind: FieldType, value: &Avro) -> Option<Value> {
 pub struct Header<'a> {
     /// `salIndex`.
     pub index: SalIndex,
-    /// When it is sent, for all the stamps.
+    /// When the message is sent, for all stamps.
     pub sent: Tai,
     /// `private_seqNum`.
     pub seq_num: i32,
-    /// `private_identity`: who sends.
+    /// `private_identity` of the sender.
     pub identity: &'a str,
-    /// `private_origin`: the sender's process.
+    /// `private_origin`: the process id of the sender.
     pub origin: i32,
 }
 
@@ -293,8 +293,8 @@ pub(super) fn unframe(message: &[u8]) -> Result<(u32, &[u8]), String> {
 /// The bytes of a datum.
 struct Datum<'a> {
     rest: &'a [u8],
-    /// Whether more were asked for than there are: the library makes null of a text or flag that is cut off,
-    /// and a command would be carried out with parameters that its sender did not write.
+    /// Whether more bytes were asked for than there are: the library reads a text or flag that is cut off as null, and a
+    /// command would be carried out with parameters that its sender did not write.
     is_short: bool,
 }
 
@@ -306,7 +306,7 @@ impl Read for Datum<'_> {
     }
 }
 
-/// A message that was read, by field names.
+/// The fields of a message that was read, with their names.
 #[derive(Debug)]
 pub(super) struct Record(Vec<(String, Avro)>);
 
@@ -333,28 +333,28 @@ impl Record {
         Some(value).filter(|value| **value != Avro::Null)
     }
 
-    /// A field as a value of this type; its default if it is not there.
+    /// A field as a value of this type; its default if the field is missing.
     fn get(&self, name: &str, kind: FieldType) -> Result<Value, String> {
         let value = self.find(name).map_or_else(|| Some(sample(kind)), |value| from_avro(kind, value));
         value.ok_or_else(|| format!("field {name} is not of type {kind}"))
     }
 
-    /// A number.
+    /// A field of type int.
     pub(super) fn int(&self, name: &str) -> Result<i32, String> {
         Ok(if let Value::Int(number) = self.get(name, FieldType::Int)? { number } else { 0 })
     }
 
-    /// A number.
+    /// A field of type double.
     pub(super) fn double(&self, name: &str) -> Result<f64, String> {
         Ok(if let Value::Double(number) = self.get(name, FieldType::Double)? { number } else { 0.0 })
     }
 
-    /// A text.
+    /// A field of type string.
     pub(super) fn text(&self, name: &str) -> Result<String, String> {
         Ok(if let Value::String(text) = self.get(name, FieldType::String)? { text } else { String::new() })
     }
 
-    /// The command in it.
+    /// The command with this name.
     pub(super) fn command(&self, name: CommandName) -> Result<Command, String> {
         let sender = Sender {
             via: Via::Kafka,

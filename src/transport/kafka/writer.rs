@@ -1,4 +1,4 @@
-//! The thread that joins and then writes, and how deliveries and refusals of its messages are handled.
+//! The thread that joins and then writes, and what the producer reports about its messages.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use super::topics::{self, Ranges, Stamps};
 use super::trouble::Kind;
 use super::watch::{self, Readers};
 use super::wire::{Header, Topic};
-use super::{FLUSH, Shared, Stage};
+use super::{FLUSH, Shared};
 use crate::broker::reason;
 use crate::clock::{self, LARGE_STEP_S, Moment};
 use crate::csc::time::Tai;
-use crate::transport::KafkaInput;
+use crate::transport::{KafkaInput, Stage};
 
-/// Longest and shortest sleep, and the longest when the daemon ends.
+/// Longest and shortest sleep, and the longest one while the daemon ends.
 const SLEEP: Duration = Duration::from_secs(60);
 const SHORT_SLEEP: Duration = Duration::from_millis(5);
 const LAST_SLEEP: Duration = Duration::from_millis(10);
@@ -41,12 +41,12 @@ pub(super) fn run(
     Writer { shared, producer, woken, stamps }.write();
 }
 
-/// Finds or makes topics and schemas, and begins to read the heartbeats from now on.
+/// Finds or makes topics and schemas, and begins to read heartbeats.
 fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), String> {
-    // The commands' consumer asks, so that it is connected and knows its topics when their time comes.
+    // The consumer of commands asks, so that it is connected and knows its topics when commands are to be read.
     topics::ready(shared, &readers.commands)?;
     shared.choose_schemas()?;
-    // Only now: a registry may be slow, and what is sent meanwhile is not for us.
+    // Asked again, as the registry may be slow: commands that were sent meanwhile are not for us.
     let ranges = topics::ready(shared, &readers.commands)?;
     let watched = topics::ends(&ranges, topics::is_watched);
     let stamps = topics::last_stamps(shared, &readers.commands, &ranges)
@@ -55,7 +55,7 @@ fn join(shared: &Arc<Shared>, readers: &Readers) -> Result<(Ranges, Stamps), Str
     Ok((ranges, stamps))
 }
 
-/// Warns when the clock is behind the stamps of the previous run, after which ours go on.
+/// Warns when the clock is behind the stamps of the previous run, which ours must follow.
 fn compare_clock(stamps: &Stamps) {
     let newest = stamps.values().copied().fold(f64::NEG_INFINITY, f64::max);
     let behind = newest - clock::now().0;
@@ -70,7 +70,7 @@ fn compare_clock(stamps: &Stamps) {
 struct Writer {
     shared: Arc<Shared>,
     producer: ThreadedProducer<Context>,
-    /// There may be something to write.
+    /// Wakes the thread: there may be something to write.
     woken: Receiver<()>,
     stamps: Stamps,
 }
@@ -100,7 +100,7 @@ impl Writer {
     fn hand_over(&mut self, Entry { id, message, .. }: &Entry) {
         let (topic, seq_num) = (message.topic, message.seq_num.unwrap_or_default());
         let Some(writer) = self.shared.schemas.writer(topic) else {
-            // It was just taken away: the outbox keeps the rest by itself.
+            // The schema was just taken away; the outbox holds further messages back.
             self.shared.outbox.change(|queue| queue.postpone(*id, Instant::now()));
             return;
         };
@@ -114,7 +114,7 @@ impl Writer {
         };
         let bytes = match writer.message(&header, &message.own) {
             Ok(bytes) => bytes,
-            // The schema was tried with every field, so this concerns only this message.
+            // The schema was tried with every field, so only this message is wrong.
             Err(reason) => {
                 log::error!("Kafka: {} {seq_num} {reason}", topic.sal_name());
                 self.shared.outbox.change(|queue| queue.delivered(*id));
@@ -131,11 +131,11 @@ impl Writer {
         }
     }
 
-    /// TAI now, and always later than the last of this topic: readers drop what is older.
+    /// TAI now, but always later than the last stamp of this topic: readers drop older events.
     fn stamp(&mut self, topic: Topic) -> f64 {
         let now = clock::now().0;
         let stamp = match self.stamps.get(&topic) {
-            // By another step each time, so that two instances whose clock was set back do not stamp alike.
+            // A random step, so that two instances whose clock was set back have different stamps.
             Some(last) if *last >= now => last + f64::from(fastrand::u16(1..=1000)) * 1e-6,
             Some(_) | None => now,
         };
@@ -144,9 +144,9 @@ impl Writer {
     }
 }
 
-/// What the producer reports.
+/// The reports of the producer.
 impl Shared {
-    /// The broker has taken this message, and put it here.
+    /// The broker has taken this message, at this partition and offset.
     pub(super) fn delivered(&self, id: usize, partition: i32, offset: i64) {
         let Some(message) = self.outbox.change(|queue| queue.delivered(id)) else { return };
         self.reaches((message.topic, partition), offset.saturating_add(1));
@@ -154,7 +154,8 @@ impl Shared {
         self.troubles.over(Kind::Broker, "");
         let Some(receipt) = message.receipt else { return };
         let input = KafkaInput::Delivered(receipt);
-        // The main loop waits for us when it ends; what does not reach it then, the next run publishes again.
+        // The main loop waits for this thread when it ends, so that this must not wait for the main loop. The next run
+        // publishes again what is not noted as delivered.
         let is_reported = if self.is_closing() {
             self.inputs.try_send(input).is_ok()
         } else {

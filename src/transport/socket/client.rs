@@ -20,18 +20,18 @@ use crate::csc::command::{Command, Sender as CommandSender, Via};
 use crate::csc::id::{ClientId, SeqNum};
 use crate::transport::line::{self, Line};
 
-/// Time between lines about clients that cannot be served.
+/// Time between two log lines about clients that cannot be served.
 const UNSERVED_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest line that a client may send, in bytes; Kafka's default limit of a message is the same.
 const LINE_MAX: usize = 1 << 20;
-/// A client that reads nothing for so long is dropped.
+/// A client that reads nothing for so long is disconnected.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stack of a client's threads, in bytes: nothing in them recurses.
 const STACK: usize = 256 << 10;
-/// Room for a line that is kept from one line to the next, in bytes: few are longer.
+/// Most bytes of the buffer for lines that are kept from one line to the next: few lines are longer.
 const LINE_KEPT: usize = 16 << 10;
 
-/// Accepts clients until the process ends; each thread that writes has a part in `writers`.
+/// Accepts clients until the process ends; each thread that writes holds a clone of `writers`.
 pub(super) fn accept(
     listener: UnixListener,
     inputs: Sender<ClientInput>,
@@ -43,7 +43,7 @@ pub(super) fn accept(
 
 struct Acceptor {
     inputs: Sender<ClientInput>,
-    /// Shared with each thread that reads.
+    /// Each thread that reads holds a clone.
     readers: Arc<()>,
     writers: Weak<()>,
 }
@@ -51,7 +51,7 @@ struct Acceptor {
 impl Acceptor {
     fn run(self, listener: &UnixListener) {
         let mut last = 0;
-        // A lack of descriptors, say, is logged once a minute.
+        // Failures, as for want of descriptors, are logged once a minute.
         let (mut warned, mut unserved): (Option<Instant>, u64) = (None, 0);
         loop {
             let accepted = listener.accept();
@@ -68,7 +68,7 @@ impl Acceptor {
                 (warned, unserved) = (Some(Instant::now()), 0);
             }
             if !is_accepted {
-                // Out of descriptors, say: give other clients time to leave.
+                // Other clients may leave meanwhile and give descriptors back.
                 thread::sleep(Duration::from_millis(100));
             }
         }
@@ -77,11 +77,11 @@ impl Acceptor {
     fn welcome(&self, client: ClientId, mut stream: UnixStream) -> io::Result<()> {
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let reading = self.readers.clone();
-        // One is our own.
+        // The acceptor has one of the clones.
         if Arc::strong_count(&reading) > CONNECTIONS_MAX + 1 {
             return stream.write_all(format!("{}\n", line::error(&too_many())).as_bytes());
         }
-        // There is no hub any more: the daemon ends.
+        // Without a hub the daemon is about to end.
         let Some(writing) = self.writers.upgrade() else { return Ok(()) };
         let peer = getsockopt(&stream, PeerCredentials)?;
         let is_operator = peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw();
@@ -91,7 +91,7 @@ impl Acceptor {
         let sender = CommandSender {
             via: Via::Socket(client),
             identity: format!("uid-{}@localhost", peer.uid()),
-            // 0 for a process of another PID namespace.
+            // 0 for a process in another PID namespace.
             origin: peer.pid(),
             seq_num: SeqNum(0),
             sent: clock::now(),
@@ -114,7 +114,7 @@ fn spawn(what: &str, client: ClientId, work: impl FnOnce() + Send + 'static) -> 
     builder.spawn(work).map(drop)
 }
 
-/// Writes until all senders are gone or the client reads nothing.
+/// Writes until all senders are dropped or the client reads nothing.
 fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes: &AtomicUsize) {
     for item in items {
         let size = item.size();
@@ -122,7 +122,7 @@ fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes:
             Item::Line(line, from) => stream.write_all(line.as_bytes().get(from..).unwrap_or_default()),
             Item::Document(make, _asked) => stream.write_all((make() + "\n").as_bytes()),
         };
-        // From now on the main loop may write itself.
+        // When no bytes wait, the main loop may write itself.
         bytes.fetch_sub(size, Ordering::Release);
         if let Err(error) = written {
             if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
@@ -131,41 +131,37 @@ fn write(client: ClientId, mut stream: UnixStream, items: Receiver<Item>, bytes:
             break;
         }
     }
-    // The reader notices, and reports it to the main loop.
+    // The reader notices this and reports that the client has gone.
     let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// The thread that reads the lines of one client.
 struct Reader {
     client: ClientId,
-    /// Of its last command; its number is that of one that brings none.
+    /// The sender of the client's commands; its `seq_num` counts them, for those that bring no number.
     sender: CommandSender,
-    /// Disconnected when its last query is answered.
+    /// Disconnected when the last query is answered.
     asked: Option<Receiver<Infallible>>,
     inputs: Sender<ClientInput>,
 }
 
 impl Reader {
     fn run(mut self, stream: &UnixStream, outbox: Outbox) {
-        let client = self.client;
-        let inputs = self.inputs.clone();
-        if inputs.send(ClientInput::Connected(client, outbox)).is_err() {
+        if self.inputs.send(ClientInput::Connected(self.client, outbox)).is_err() {
             return;
         }
         let mut input = BufReader::new(stream);
         let mut line = Vec::new();
         while self.read_line(&mut input, &mut line) {}
-        // Only the main loop may keep a sender now, so that the writer can end.
-        drop(self);
-        if inputs.send(ClientInput::Silent(client)).is_err() {
+        if self.inputs.send(ClientInput::Silent(self.client)).is_err() {
             return;
         }
-        // Until the client has closed both directions: one that only ended its requests still gets its acks.
+        // Waits until the client has closed both directions: one that only ended its requests still gets its acks.
         while poll(&mut [PollFd::new(stream, PollFlags::empty())], None) == Err(Errno::INTR) {}
-        let _ = inputs.send(ClientInput::Gone(client));
+        let _ = self.inputs.send(ClientInput::Gone(self.client));
     }
 
-    /// Takes one line; false when there are no more.
+    /// Takes one line; false when no more come.
     fn read_line(&mut self, input: &mut impl BufRead, line: &mut Vec<u8>) -> bool {
         line.clear();
         line.shrink_to(LINE_KEPT);
@@ -194,7 +190,7 @@ impl Reader {
         match line {
             Line::Subscribe => ClientInput::Subscribe(self.client),
             Line::Query(query) => {
-                // A client that asks faster than it reads waits here, and not in the memory of the daemon.
+                // A client that asks faster than it reads waits here; its answers do not fill the memory.
                 let _ = self.asked.take().map(|answered| answered.recv());
                 let (asked, answered) = bounded(0);
                 self.asked = Some(answered);

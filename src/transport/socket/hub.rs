@@ -23,48 +23,48 @@ use crate::sal;
 use crate::sal::topic::EventName;
 use crate::transport::line::{self, Query};
 
-/// Most clients at once. For one more, the one that has been idle for longest is disconnected.
+/// Most clients at once. For one more, the client that has been idle for longest is disconnected.
 const CLIENTS_MAX: usize = 64;
-/// Places besides for root and the daemon's own user, where each of the others waits for its commands to end.
+/// Additional clients of root or of the daemon's own user, where all clients wait for their commands to end.
 const OPERATORS_MAX: usize = 8;
-/// Connections that are accepted at once, some of which are only closed again.
+/// Most connections at once, some of which are only told why they are closed.
 pub(super) const CONNECTIONS_MAX: usize = CLIENTS_MAX + 2 * OPERATORS_MAX;
 /// Most lines that wait to be written to one client.
 const QUEUE_LINES: usize = 4096;
-/// Most bytes that wait to be written to one client: a hundred of the largest results. Clients that want events share
-/// the memory of these.
+/// Most bytes that wait to be written to one client: a hundred of the largest results. Lines of events are in memory only
+/// once, however many clients wait for them.
 const QUEUE_BYTES: usize = 64 << 20;
 /// How long the last lines may take to be written when the daemon ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the clients do.
+/// What a client did.
 #[derive(Debug)]
 pub enum ClientInput {
-    /// One has connected.
+    /// The client has connected.
     Connected(ClientId, Outbox),
-    /// It sent a command.
+    /// The client sent a command.
     Command(Command),
-    /// It wants all events.
+    /// The client wants all events.
     Subscribe(ClientId),
-    /// It wants a document.
+    /// The client wants a document.
     Query(ClientId, Query, Asked),
-    /// It sent something that is none of these, and is to read why.
+    /// The client sent a line that is wrong for this reason.
     Invalid(ClientId, String),
-    /// It has ended its requests; it may still read.
+    /// The client has ended its requests; it may still read.
     Silent(ClientId),
-    /// It has gone.
+    /// The client has gone.
     Gone(ClientId),
 }
 
-/// Kept until a query is answered: when it is dropped the client may ask for more.
+/// Kept until a query is answered: when it is dropped, the next query of the client is taken.
 pub type Asked = Sender<Infallible>;
 
-/// A document that is still to be made, which takes its time: by the thread that writes it.
+/// Makes a document, which takes a while; called by the thread that writes it.
 pub type Document = Box<dyn FnOnce() -> String + Send>;
 
-/// What is written to a client.
+/// Something to be written to a client.
 pub(super) enum Item {
-    /// With its line break, from this byte on.
+    /// A line with its line break, and how many of its bytes were written already.
     Line(Arc<str>, usize),
     Document(Document, Asked),
 }
@@ -74,7 +74,7 @@ impl Item {
         Self::Line((line + "\n").into(), 0)
     }
 
-    /// What it counts as in [`Queue::bytes`].
+    /// How much it adds to [`Queue::bytes`].
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Line(line, _) => line.len(),
@@ -83,7 +83,7 @@ impl Item {
     }
 }
 
-/// What waits to be written to one client.
+/// The items that wait to be written to one client.
 #[derive(Debug)]
 pub(super) struct Queue {
     items: Sender<Item>,
@@ -97,8 +97,8 @@ impl Queue {
         (Self { items, bytes: Arc::default() }, receiver)
     }
 
-    /// Queues something; never waits. An error if too much waits already, so that the client is to be dropped, or if
-    /// the client takes no more.
+    /// Queues an item without waiting. An error if too much waits already, so that the client is to be disconnected, or if
+    /// the thread that writes has ended.
     fn send(&self, item: Item) -> Result<(), TrySendError<Item>> {
         let size = item.size();
         let waiting = self.bytes.fetch_add(size, Ordering::Relaxed).saturating_add(size);
@@ -106,20 +106,20 @@ impl Queue {
     }
 }
 
-/// The way to one client.
+/// A client as the main loop sees it.
 #[derive(Debug)]
 pub struct Outbox {
     client: ClientId,
     queue: Queue,
     stream: UnixStream,
-    /// It is root's, or of our own user.
+    /// The client runs as root or as the daemon's own user.
     is_operator: bool,
     subscribed: bool,
-    /// Commands whose final ack is still to come.
+    /// How many commands have had no final ack.
     unanswered: usize,
-    /// It has ended its requests, and reads on.
+    /// The client has ended its requests, and may still read.
     silent: bool,
-    /// When it last sent something or got an answer.
+    /// When the client last sent something or got an answer.
     active: Instant,
 }
 
@@ -129,13 +129,13 @@ impl Outbox {
         Self { client, queue, stream, is_operator, subscribed: false, unanswered: 0, silent: false, active }
     }
 
-    /// Sends something without waiting: a line at once if nothing waits before it, else through the queue. False if the
+    /// Sends an item without waiting: a line at once if nothing waits before it, else through the queue. False if the
     /// client does not read, or has gone.
     fn send(&self, mut item: Item) -> bool {
         if let Item::Line(line, from) = &mut item
             && self.queue.bytes.load(Ordering::Acquire) == 0
         {
-            // If it cannot be sent, the thread that writes finds out why.
+            // If this fails, the thread that writes finds out why.
             *from =
                 send(&self.stream, line.as_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).unwrap_or(0);
             if *from == line.len() {
@@ -143,7 +143,7 @@ impl Outbox {
             }
         }
         let Err(error) = self.queue.send(item) else { return true };
-        // One that has closed is reported by its reader, like any other.
+        // The thread that reads reports a client that has gone.
         if error.is_full() {
             log::warn!("client {} does not read what it is sent: disconnected", self.client.0);
             let _ = self.stream.shutdown(Shutdown::Both);
@@ -155,16 +155,16 @@ impl Outbox {
 /// The clients. The default has no socket.
 #[derive(Debug, Default)]
 pub struct Hub {
-    /// Where we made the socket, and its device and inode; none where it cannot be made.
+    /// The path of the socket, its device and its inode; none where it cannot be made.
     socket: Option<(PathBuf, (u64, u64))>,
     clients: HashMap<ClientId, Outbox>,
-    /// The last line, with its line break, and number of each topic.
+    /// The last event of each topic: its number, and its line with the line break.
     latest: BTreeMap<EventName, (i32, Arc<str>)>,
-    /// Shared with each thread that still writes.
+    /// Each thread that writes holds a clone.
     pub(super) writers: Arc<()>,
 }
 
-/// The error for a client for which there is no place.
+/// The error for one client too many.
 pub(super) fn too_many() -> String {
     format!("{CLIENTS_MAX} clients are connected, which is the limit")
 }
@@ -179,7 +179,7 @@ impl Hub {
         self.clients.len()
     }
 
-    /// Where the socket is, if there is one.
+    /// The path of the socket, if there is one.
     pub fn path(&self) -> Option<&Path> {
         self.socket.as_ref().map(|(path, _)| path.as_path())
     }
@@ -191,7 +191,7 @@ impl Hub {
         if self.clients.len() <= CLIENTS_MAX {
             return;
         }
-        // Those that want events are idle too, but somebody may watch them.
+        // Clients that want events count as idle too, but go last: somebody may watch them.
         let others = self.clients.values().filter(|other| other.client != client && other.unanswered == 0);
         let idle = others.min_by_key(|other| (other.subscribed, other.active)).map(|other| other.client);
         match idle {
@@ -203,7 +203,7 @@ impl Hub {
         }
     }
 
-    /// Sends the reason, and closes the connection when all that is queued is written.
+    /// Sends the reason; the connection is closed when all that is queued is written.
     fn disconnect(&mut self, client: ClientId, reason: &str) {
         log::info!("client {}: {reason}", client.0);
         self.send(client, Item::line(line::error(reason)));
@@ -212,12 +212,12 @@ impl Hub {
         }
     }
 
-    /// A client sent something that cannot be read.
+    /// A client sent a line that is wrong for this reason.
     pub fn refuse(&mut self, client: ClientId, reason: &str) {
         self.send(client, Item::line(line::error(reason)));
     }
 
-    /// A client has gone, or is to be disconnected: what is queued is still written, if it can be.
+    /// A client has gone, or is to be disconnected; what is queued for it is still written if possible.
     pub fn gone(&mut self, client: ClientId) {
         self.clients.remove(&client);
     }
@@ -229,7 +229,7 @@ impl Hub {
         Some(outbox)
     }
 
-    /// A client wants all events: first the latest of each.
+    /// A client wants all events: sends the latest of each topic.
     pub fn subscribe(&mut self, client: ClientId) {
         let Some(outbox) = self.active(client) else { return };
         outbox.subscribed = true;
@@ -237,14 +237,14 @@ impl Hub {
         latest.into_iter().for_each(|line| self.send(client, Item::Line(line, 0)));
     }
 
-    /// A client sent a command: it will get a final ack.
+    /// A client sent a command, to which a final ack will come.
     pub fn owe(&mut self, client: ClientId) {
         if let Some(outbox) = self.active(client) {
             outbox.unanswered += 1;
         }
     }
 
-    /// A client sends nothing any more: its connection is closed when all its commands are answered.
+    /// A client has ended its requests: its connection is closed when all its commands are answered.
     pub fn silent(&mut self, client: ClientId) {
         if let Some(outbox) = self.clients.get_mut(&client) {
             outbox.silent = true;
@@ -274,7 +274,7 @@ impl Hub {
         self.send(client, Item::Document(document, asked));
     }
 
-    /// Sends an event to all who want events.
+    /// Sends an event to all clients that want events.
     pub fn publish(&mut self, event: &Event) {
         let (topic, fields) = sal::event::parts(event);
         let seq = self.latest.get(&topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
@@ -289,9 +289,9 @@ impl Hub {
         }
     }
 
-    /// Writes what is queued, within two seconds, and removes the socket.
+    /// Writes what is queued, for two seconds at most, and removes the socket.
     pub fn close(mut self) {
-        // Without a sender each writer ends after its last line; the readers hold one until their input ends.
+        // Each writer ends after its last line when its senders are dropped; the reader has one until its input ends.
         for (_, outbox) in self.clients.drain() {
             let _ = outbox.stream.shutdown(Shutdown::Read);
         }
@@ -299,7 +299,7 @@ impl Hub {
         while Arc::strong_count(&self.writers) > 1 && Instant::now() < end {
             thread::sleep(Duration::from_millis(1));
         }
-        // If ours was removed, another daemon may have made its own there.
+        // If our socket was removed, another daemon may have made its own at the path.
         if let Some((path, made)) = self.socket
             && identity(&path).is_ok_and(|identity| identity == made)
         {

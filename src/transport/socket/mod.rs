@@ -1,8 +1,8 @@
 //! The local socket: a Unix stream socket for operators, scripts and `make sim`.
 //!
-//! Each client has two threads, one that reads and one that writes, so that neither a slow nor a broken one ever holds
-//! up the main loop or another client. The main loop owns the [`Hub`] and only puts lines into bounded queues; a
-//! client whose queue is full is dropped, never waited for.
+//! Each client has two threads, one that reads and one that writes, so that a slow or broken client never holds up the
+//! main loop or another client. The main loop owns the [`Hub`] and only puts lines into bounded queues; a client whose
+//! queue is full is disconnected.
 
 mod client;
 mod hub;
@@ -21,13 +21,13 @@ pub use hub::{Asked, ClientInput, Document, Hub, Outbox};
 /// Why there is no socket; one line each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NoSocket {
-    /// Another daemon has it, what is there is not ours to remove, or it cannot be made where it was asked for.
+    /// Another daemon has it, there is something else at the path, or it cannot be made at the path that was named.
     Refused(String),
-    /// It cannot be made here, or in any of the usual places.
+    /// It cannot be made at any of the usual paths.
     Nowhere(String),
 }
 
-/// Binds the socket in the first usable place and starts to accept clients; what they do comes through `inputs`.
+/// Binds the socket in the first usable place and starts to accept clients, whose inputs go to `inputs`.
 ///
 /// # Errors
 /// See [`NoSocket`].
@@ -69,10 +69,10 @@ fn bind(path: &Path) -> Result<UnixListener, NoSocket> {
     Ok(listener)
 }
 
-/// Whether a path can be that of a socket.
+/// Checks that a socket can have this path.
 ///
 /// # Errors
-/// One line: it is longer than the system takes.
+/// One line: the path is longer than the system takes.
 pub fn check_path(path: &Path) -> Result<(), String> {
     SocketAddr::from_pathname(path).map(drop).map_err(|_| {
         let path = path.display();
@@ -80,12 +80,12 @@ pub fn check_path(path: &Path) -> Result<(), String> {
     })
 }
 
-/// Device and inode of what is at this path.
+/// Device and inode of the file at this path.
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// Removes what a killed daemon left; refuses what is not ours to remove.
+/// Removes the socket of a killed daemon; refuses a path where there is anything else.
 fn remove_stale(path: &Path) -> Result<(), NoSocket> {
     let shown = path.display();
     let cannot = |what: &str, error: io::Error| NoSocket::Nowhere(format!("cannot {what} {shown}: {error}"));

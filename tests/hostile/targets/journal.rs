@@ -68,7 +68,7 @@ fn take_over(recovered: Recovered) {
         let next = driver.turn.csc().next_deadline().max(driver.now.mono);
         let passed = next - driver.now.mono;
         driver.now = Time { mono: next, tai: Tai(driver.now.tai.0 + passed.as_secs_f64()) };
-        driver.turn.tick([]);
+        driver.turn.tick();
     }
 }
 

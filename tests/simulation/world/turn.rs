@@ -29,7 +29,8 @@ impl World {
     pub(super) fn tick(&mut self) {
         let process = self.process.as_mut().unwrap();
         process.journal.reports.iter().for_each(|report| self.rules.start.report(report));
-        process.turn.tick(process.journal.reports.drain(..));
+        process.journal.reports.drain(..).for_each(|report| process.turn.report(report));
+        process.turn.tick();
         self.turn();
     }
 
