@@ -401,8 +401,11 @@ fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> (f64, String) {
     let text = home.client(&["status"]).stdout;
     assert!(text.contains(&format!("for {other}, which is active")), "{text}");
     assert!(text.contains("0 messages behind"), "{text}");
+    // So that the standby has not taken over when the next command is sent.
+    second.signal(Signal::STOP);
     end(&mut first);
     let missed = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    second.signal(Signal::CONT);
     let origin = i64::from(second.pid().as_raw_pid());
     let is_its = |received: &Received| received.int("private_origin") == origin;
     foreign.find("the standby is ENABLED", |received| {
