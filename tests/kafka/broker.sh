@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# A real Apache Kafka for tests: one node or, with KAFKA_NODES=3, three; KRaft, no topics by itself.
-#   broker.sh fetch        get the jars of pom.xml, with Maven
-#   broker.sh new          forget all topics, choose ports, start; prints the addresses of the listeners
+# Real Apache Kafka for tests: clusters of one node or, with KAFKA_NODES=3, three; KRaft, no topics by itself.
+#   broker.sh fetch        what all clusters need: get the jars of pom.xml, with Maven, make certificates, choose ports
+#   broker.sh new          forget all topics of a cluster, start it; prints the addresses of the listeners
 #                          PLAINTEXT, SASL_PLAINTEXT and SASL_SSL (whose authority is in $KAFKA_DIR/tls/ca.pem)
 #   broker.sh start|stop [NODE]
-#                          as an outage: stop kills the node, else all
+#                          as an outage: stop kills the node, else all; without KAFKA_CLUSTER those of all clusters
 #   broker.sh allow USER TOPIC OPERATION...   from the first one on, nobody else may do anything with the topic
+# KAFKA_CLUSTER is the number of the cluster (1). Each has a loopback address of its own and the same ports.
 # Without SASL all is allowed; over SASL everybody may use the topics of which nothing was said.
 # All is kept in $KAFKA_DIR (target/kafka).
 set -eu
@@ -13,9 +14,20 @@ here=$(cd "$(dirname "$0")" && pwd)
 dir=${KAFKA_DIR:-$here/../../target/kafka}
 mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
+cluster=$dir/${KAFKA_CLUSTER:-1}
+host=127.0.0.${KAFKA_CLUSTER:-1}
 nodes=$(seq "${KAFKA_NODES:-1}")
+# Without the second compiler a start takes half the processor time.
+java=(java -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$dir/lib/*")
 
 fetch() {
+  get
+  certify
+  # Below those that clients get for themselves, one of which could have it while the broker is away.
+  echo $((20000 + $$ % 1000 * 12)) > "$dir/base"
+}
+
+get() {
   for program in java mvn; do
     command -v $program >/dev/null || { echo "$program is not installed: apt-get install maven default-jre-headless" >&2; exit 1; }
   done
@@ -59,7 +71,7 @@ store() {
 allow() {
   user=$1 topic=$2
   shift 2
-  java -cp "$dir/lib/*" org.apache.kafka.tools.AclCommand --bootstrap-server "$(addresses 0)" --add \
+  "${java[@]}" org.apache.kafka.tools.AclCommand --bootstrap-server "$(addresses 0)" --add \
     --topic "$topic" --allow-principal "User:$user" $(printf -- '--operation %s ' "$@") \
     >"$dir/acl.log" 2>&1 || { cat "$dir/acl.log" >&2; exit 1; }
 }
@@ -68,13 +80,13 @@ allow() {
 port() { echo $(($(cat "$dir/base") + 4 * ($1 - 1) + $2)); }
 
 # Of all nodes, joined with commas.
-addresses() { for node in $nodes; do echo "127.0.0.1:$(port "$node" "$1")"; done | paste -s -d,; }
+addresses() { for node in $nodes; do echo "$host:$(port "$node" "$1")"; done | paste -s -d,; }
 
 start() {
   for node in ${1:-$nodes}; do
-    setsid java -Xmx512m -XX:+UseSerialGC -cp "$dir/lib/*" kafka.Kafka "$dir/$node/server.properties" \
-      >>"$dir/$node/broker.log" 2>&1 </dev/null &
-    echo $! > "$dir/$node/pid"
+    setsid "${java[@]}" kafka.Kafka "$cluster/$node/server.properties" \
+      >>"$cluster/$node/broker.log" 2>&1 </dev/null &
+    echo $! > "$cluster/$node/pid"
   done
   for node in ${1:-$nodes}; do
     await "$node"
@@ -83,8 +95,8 @@ start() {
 
 await() {
   for _ in $(seq 1200); do
-    if (exec 3<>"/dev/tcp/127.0.0.1/$(port "$1" 0)") 2>/dev/null; then return; fi
-    kill -0 "$(cat "$dir/$1/pid")" 2>/dev/null || { cat "$dir/$1/broker.log" >&2; exit 1; }
+    if (exec 3<>"/dev/tcp/$host/$(port "$1" 0)") 2>/dev/null; then return; fi
+    kill -0 "$(cat "$cluster/$1/pid")" 2>/dev/null || { cat "$cluster/$1/broker.log" >&2; exit 1; }
     sleep 0.1
   done
   echo 'the broker does not start' >&2
@@ -92,7 +104,7 @@ await() {
 }
 
 stop() {
-  for pid in "$dir"/${1:-[0-9]}/pid; do
+  for pid in "$dir"/${KAFKA_CLUSTER:-*}/${1:-*}/pid; do
     [ -e "$pid" ] || continue
     kill -9 "$(cat "$pid")" 2>/dev/null || true
     while kill -0 "$(cat "$pid")" 2>/dev/null; do sleep 0.1; done
@@ -102,10 +114,7 @@ stop() {
 
 new() {
   stop
-  rm -rf "$dir"/[0-9]
-  certify
-  # Below those that clients get for themselves, one of which could have it while the broker is away.
-  echo $((20000 + $$ % 1000 * 12)) > "$dir/base"
+  rm -rf "$cluster"
   for node in $nodes; do
     format "$node"
   done
@@ -114,15 +123,15 @@ new() {
 }
 
 format() {
-  own=$dir/$1 replicas=${KAFKA_NODES:-1}
-  plain=127.0.0.1:$(port "$1" 0) sasl=127.0.0.1:$(port "$1" 1) controller=127.0.0.1:$(port "$1" 2) tls=127.0.0.1:$(port "$1" 3)
+  own=$cluster/$1 replicas=${KAFKA_NODES:-1}
+  plain=$host:$(port "$1" 0) sasl=$host:$(port "$1" 1) controller=$host:$(port "$1" 2) tls=$host:$(port "$1" 3)
   # Of three nodes two must have what is acknowledged.
   least=$(((replicas + 1) / 2))
-  mkdir "$own"
+  mkdir -p "$own"
   cat > "$own/server.properties" <<EOF
 process.roles=broker,controller
 node.id=$1
-controller.quorum.voters=$(for node in $nodes; do echo "$node@127.0.0.1:$(port "$node" 2)"; done | paste -s -d,)
+controller.quorum.voters=$(for node in $nodes; do echo "$node@$host:$(port "$node" 2)"; done | paste -s -d,)
 listeners=PLAINTEXT://$plain,SASL_PLAINTEXT://$sasl,SASL_SSL://$tls,CONTROLLER://$controller
 advertised.listeners=PLAINTEXT://$plain,SASL_PLAINTEXT://$sasl,SASL_SSL://$tls
 controller.listener.names=CONTROLLER
@@ -143,7 +152,7 @@ offsets.topic.replication.factor=$replicas
 transaction.state.log.replication.factor=$replicas
 transaction.state.log.min.isr=$least
 EOF
-  java -cp "$dir/lib/*" kafka.tools.StorageTool format -t 4L6g3nShT-eMCtK--X86sw -c "$own/server.properties" \
+  "${java[@]}" kafka.tools.StorageTool format -t 4L6g3nShT-eMCtK--X86sw -c "$own/server.properties" \
     --add-scram 'SCRAM-SHA-512=[name=ocps,password=geheim]' >"$own/format.log" 2>&1 || { cat "$own/format.log" >&2; exit 1; }
 }
 

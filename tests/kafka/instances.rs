@@ -223,12 +223,12 @@ fn an_instance_that_falls_silent_is_waited_for() {
 
 #[test]
 fn silence_while_the_broker_is_away_is_none() {
-    let rig = Rig::new("");
+    let rig = Rig::alone("");
     let daemon = rig.start(&[]);
     let mut client = daemon.connect();
     let stage = |client: &mut Client| client.query("status")["kafka"]["stage"].clone();
     eventually("it listens", || stage(&mut client) == "listening");
-    assert!(rig.broker_down());
+    rig.broker_down();
     // Longer than it listens.
     std::thread::sleep(Duration::from_secs(6));
     let status = client.query("status");

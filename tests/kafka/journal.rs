@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::foreign::{Foreign, Received};
 use crate::harness::{Client, Daemon, Home, Killed, PATIENCE, QUICK, Ran, eventually, run};
-use crate::rig::{Rig, control, controlling};
+use crate::rig::Rig;
 use crate::support::uws_job::Timing;
 use crate::support::uws_service::{Options, UwsService};
 
@@ -23,6 +23,10 @@ const ON_KAFKA: &str = "journal = \"kafka\"\n";
 
 fn rig() -> Rig {
     Rig::new(&format!("{ON_KAFKA}{QUICK}"))
+}
+
+fn rig_alone() -> Rig {
+    Rig::alone(&format!("{ON_KAFKA}{QUICK}"))
 }
 
 fn service(duration: f64) -> UwsService {
@@ -254,7 +258,7 @@ fn a_topic_that_we_may_not_use_is_refused_with_what_is_to_be_allowed() {
         let rig = rig();
         let name = name(&rig, "1.simulated");
         make(&rig, &name, 1, "compact");
-        assert!(control(&[&["allow", "ocps", name.as_str()], allowed].concat()));
+        rig.allow("ocps", &name, allowed);
         let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
         let mut daemon = rig.daemon_in(&home, &[]);
         daemon.env("LSST_KAFKA_BROKER_ADDR", &broker);
@@ -294,12 +298,12 @@ fn what_lies_behind_the_open_transaction_of_another_program_is_not_forgotten() {
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn while_the_broker_is_away_nothing_new_is_taken_and_what_is_known_is_followed() {
-    let (rig, service) = (rig(), service(4.0));
+    let (rig, service) = (rig_alone(), service(4.0));
     let daemon = rig.start_for(&service, &["--state", "enabled"]);
     let mut client = daemon.subscribe();
     let known = client.execute("p.yaml");
     let id = client.job_id(known);
-    assert!(rig.broker_down());
+    rig.broker_down();
     let begun = Instant::now();
     let refused = client.execute("p.yaml");
     let ack = client.final_ack(refused);
@@ -328,8 +332,8 @@ fn while_the_broker_is_away_nothing_new_is_taken_and_what_is_known_is_followed()
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn a_start_without_a_broker_waits_for_it_and_says_so() {
-    let rig = Rig::new(&format!("{ON_KAFKA}{QUICK}[kafka]\nstart_timeout_s = 1\n"));
-    assert!(rig.broker_down());
+    let rig = Rig::alone(&format!("{ON_KAFKA}{QUICK}[kafka]\nstart_timeout_s = 1\n"));
+    rig.broker_down();
     let daemon = rig.start(&["--state", "enabled"]);
     let mut client = daemon.connect();
     eventually("it says what it waits for", || {
@@ -397,8 +401,11 @@ fn taken_over_after(end: impl FnOnce(&mut Daemon)) -> (f64, String) {
     let text = home.client(&["status"]).stdout;
     assert!(text.contains(&format!("for {other}, which is active")), "{text}");
     assert!(text.contains("0 messages behind"), "{text}");
+    // So that the standby has not taken over when the next command is sent.
+    second.signal(Signal::STOP);
     end(&mut first);
     let missed = foreign.send("execute", &json!({"pipeline": "p.yaml"}));
+    second.signal(Signal::CONT);
     let origin = i64::from(second.pid().as_raw_pid());
     let is_its = |received: &Received| received.int("private_origin") == origin;
     foreign.find("the standby is ENABLED", |received| {
@@ -477,7 +484,7 @@ fn of_several_that_start_together_one_is_active_and_the_others_stand_by_or_end()
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn a_standby_does_not_take_over_because_the_brokers_were_away() {
-    let rig = rig();
+    let rig = rig_alone();
     let first = rig.start(&["--state", "enabled"]);
     let mut foreign = rig.foreign();
     foreign.state(2);
@@ -485,7 +492,7 @@ fn a_standby_does_not_take_over_because_the_brokers_were_away() {
     let second = Daemon::start(rig.daemon_in(&home, &["--standby"]), home.socket());
     let mut client = second.connect();
     eventually("it stands by", || client.query("status")["kafka"]["stage"] == "standing by");
-    assert!(rig.broker_down());
+    rig.broker_down();
     std::thread::sleep(Duration::from_secs(8));
     let status = client.query("status");
     assert_eq!(status["kafka"]["stage"], "standing by");
@@ -504,8 +511,8 @@ fn kills() -> usize {
 }
 
 /// Brokers that are killed in turn: one is away at a time, or where there is only one, it is started again at once.
-struct Outages {
-    brokers: usize,
+struct Outages<'a> {
+    rig: &'a Rig,
     kills: usize,
     away: Option<Away>,
 }
@@ -516,11 +523,11 @@ enum Away {
     Starting(Killed),
 }
 
-impl Outages {
+impl Outages<'_> {
     /// Kills the next one, or starts the one that is away; if there is only one, both.
     fn next(&mut self) {
         self.step();
-        if self.brokers == 1 {
+        if self.rig.brokers() == 1 {
             self.end();
         }
     }
@@ -538,7 +545,7 @@ impl Outages {
     fn step(&mut self) {
         self.away = match self.away.take() {
             Some(Away::Killed(broker)) => {
-                let mut start = controlling(&["start", &broker.to_string()]).unwrap();
+                let mut start = self.rig.own(&["start", &broker.to_string()]);
                 Some(Away::Starting(Killed(start.spawn().unwrap())))
             }
             Some(Away::Starting(mut starting)) => match starting.0.try_wait().unwrap() {
@@ -549,9 +556,9 @@ impl Outages {
                 }
             },
             None => {
-                let broker = self.kills % self.brokers + 1;
+                let broker = self.kills % self.rig.brokers() + 1;
                 self.kills += 1;
-                assert!(control(&["stop", &broker.to_string()]));
+                assert!(self.rig.own(&["stop", &broker.to_string()]).status().unwrap().success());
                 Some(Away::Killed(broker))
             }
         };
@@ -580,10 +587,10 @@ fn enable(daemon: &Daemon) {
 #[test]
 #[ignore = "needs a real broker: make test-kafka"]
 fn kills_of_daemon_and_brokers_lose_and_double_no_job_though_no_directory_outlives_them() {
-    let (rig, service) = (rig(), service(2.0));
+    let (rig, service) = (rig_alone(), service(2.0));
     let mut foreign = rig.foreign();
     let mut rng = fastrand::Rng::with_seed(1);
-    let mut outages = Outages { brokers: rig.brokers(), kills: 0, away: None };
+    let mut outages = Outages { rig: &rig, kills: 0, away: None };
     let begun = Instant::now();
     for round in 0..kills() {
         let home = Home::with_toml(&format!("{ON_KAFKA}{QUICK}"));
@@ -593,7 +600,7 @@ fn kills_of_daemon_and_brokers_lose_and_double_no_job_though_no_directory_outliv
         for _ in 0..5 {
             foreign.send("execute", &json!({"pipeline": "p.yaml"}));
         }
-        let is_before_the_kill = rng.u8(..if outages.brokers > 1 { 2 } else { 3 }) == 0;
+        let is_before_the_kill = rng.u8(..if rig.brokers() > 1 { 2 } else { 3 }) == 0;
         if is_before_the_kill {
             foreign.listen(Duration::from_millis(rng.u64(..300)));
             outages.next();
@@ -601,7 +608,7 @@ fn kills_of_daemon_and_brokers_lose_and_double_no_job_though_no_directory_outliv
         foreign.listen(Duration::from_millis(rng.u64(..3000)));
         daemon.signal(Signal::KILL);
         daemon.wait();
-        if !is_before_the_kill && outages.brokers > 1 {
+        if !is_before_the_kill && rig.brokers() > 1 {
             outages.next();
         }
     }
@@ -623,7 +630,7 @@ fn kills_of_daemon_and_brokers_lose_and_double_no_job_though_no_directory_outliv
         "{} kills of the daemon and {} of {} brokers in {took:.0} s",
         kills(),
         outages.kills,
-        outages.brokers
+        rig.brokers()
     );
     judge(&foreign, &service.counters().jobs);
 }

@@ -9,14 +9,12 @@ use crate::rig::{Rig, outage};
 
 #[test]
 fn messages_of_a_broker_outage_are_published_in_order_after_it() {
-    let rig = Rig::new(QUICK);
+    let rig = Rig::alone(QUICK);
     let (daemon, mut foreign) = rig.enabled();
     // Jobs that end while the broker is away, commanded over Kafka.
     let executes: Vec<i32> =
         (0..30).map(|_| foreign.send("execute", &json!({"pipeline": "true.yaml"}))).collect();
-    if !rig.broker_down() {
-        return;
-    }
+    rig.broker_down();
     // And a load of others, over the socket.
     let mut client = daemon.subscribe();
     let end = Instant::now() + outage();

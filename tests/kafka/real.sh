@@ -9,26 +9,25 @@ KAFKA_DIR=$(cd "$target/kafka" && pwd)
 export KAFKA_DIR
 broker=$PWD/tests/kafka/broker.sh
 "$broker" fetch
-[ "${1-}" != brokers ] || export KAFKA_NODES=3
+cargo test --locked --test kafka --no-run
 trap '"$broker" stop' EXIT
 trap 'exit 1' INT TERM
-addresses=$("$broker" new)
-read -r OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER OCPS_TEST_TLS_BROKER <<EOF
-$addresses
-EOF
-export OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER OCPS_TEST_TLS_BROKER
-export OCPS_TEST_TLS_CERTIFICATES="$KAFKA_DIR/tls"
-export OCPS_TEST_BROKER_CONTROL="$broker" OCPS_TEST_OUTAGE_S="${OCPS_TEST_OUTAGE_S:-60}"
-
-cargo test --locked --test kafka --no-run
+export OCPS_TEST_BROKER_CONTROL="$broker"
 if [ "${1-}" = brokers ]; then
-  export OCPS_TEST_KILLS="${KILLS:-10}"
+  export KAFKA_NODES=3 OCPS_TEST_KILLS="${KILLS:-10}"
   timeout $((600 + 60 * OCPS_TEST_KILLS)) \
     cargo test --locked --test kafka -- --include-ignored --nocapture kills_of_daemon_and_brokers
   exit
 fi
-cargo build --locked
-timeout 1800 cargo test --locked --test kafka -- --include-ignored --test-threads=1
+addresses=$("$broker" new)
+read -r OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER OCPS_TEST_TLS_BROKER <<EOT
+$addresses
+EOT
+export OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER OCPS_TEST_TLS_BROKER
+export OCPS_TEST_TLS_CERTIFICATES="$KAFKA_DIR/tls" OCPS_TEST_OUTAGE_S="${OCPS_TEST_OUTAGE_S:-60}"
+# Most tests wait more than they compute.
+timeout 1800 cargo test --locked --test kafka -- --include-ignored \
+  --test-threads="${RUST_TEST_THREADS:-$((3 * $(getconf _NPROCESSORS_ONLN)))}"
 
 venv=$KAFKA_DIR/venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"

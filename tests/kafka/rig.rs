@@ -1,10 +1,13 @@
 //! A broker, a registry, a daemon and a foreign client for each test.
 //!
-//! The broker is librdkafka's mock in this process; or, when `OCPS_TEST_BROKER` names one, a real one, on which
-//! each test has a topic subname of its own. `OCPS_TEST_BROKER_CONTROL` is a program that takes `stop` and `start`. If
-//! `OCPS_TEST_BROKER` names several, joined with commas, each topic has a copy on each.
+//! The broker is librdkafka's mock in this process; or, when `OCPS_TEST_BROKER` names one, a real one, which the tests
+//! share: each has a topic subname of its own. A test that stops the broker has one that it does not share, which
+//! `OCPS_TEST_BROKER_CONTROL` (`broker.sh`) makes for it. Where there are several brokers, joined with commas, each topic
+//! has a copy on each.
 
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rdkafka::mocking::MockCluster;
@@ -15,8 +18,17 @@ use crate::harness::{Daemon, Home, run};
 use crate::registry::Registry;
 use crate::support::uws_service::UwsService;
 
+enum Broker {
+    Mock(MockCluster<'static, DefaultProducerContext>),
+    /// Real ones, by the number of their cluster.
+    Real(usize),
+}
+
+/// The cluster that tests share.
+const SHARED: usize = 1;
+
 pub(crate) struct Rig {
-    cluster: Option<MockCluster<'static, DefaultProducerContext>>,
+    broker: Broker,
     pub(crate) brokers: String,
     pub(crate) registry: Registry,
     pub(crate) home: Home,
@@ -28,29 +40,46 @@ fn variable(name: &str) -> Option<String> {
 }
 
 impl Rig {
+    /// With a broker that other tests use too.
     pub(crate) fn new(toml: &str) -> Self {
+        let shared = variable("OCPS_TEST_BROKER");
+        Self::with(toml, shared.map(|brokers| (Broker::Real(SHARED), brokers)))
+    }
+
+    /// With a broker of its own, which the test may stop.
+    pub(crate) fn alone(toml: &str) -> Self {
+        static LAST: AtomicUsize = AtomicUsize::new(SHARED);
+        let own = variable("OCPS_TEST_BROKER_CONTROL").map(|_| {
+            let cluster = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+            let output = control(cluster, &["new"]).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            let addresses = String::from_utf8(output.stdout).unwrap();
+            (Broker::Real(cluster), addresses.split(' ').next().unwrap().to_owned())
+        });
+        Self::with(toml, own)
+    }
+
+    /// With these real brokers, else with a mock.
+    fn with(toml: &str, real: Option<(Broker, String)>) -> Self {
         let subname = format!("test{:08x}", fastrand::u32(..));
-        let (cluster, brokers) = match variable("OCPS_TEST_BROKER") {
-            Some(brokers) => (None, brokers),
-            None => {
-                let cluster = MockCluster::new(1).unwrap();
-                // It cannot create topics when asked over the wire.
-                for topic in topics() {
-                    cluster.create_topic(&format!("lsst.{subname}.OCPS.{topic}"), 1, 1).unwrap();
-                }
-                let brokers = cluster.bootstrap_servers();
-                (Some(cluster), brokers)
+        let (broker, brokers) = real.unwrap_or_else(|| {
+            let cluster = MockCluster::new(1).unwrap();
+            // It cannot create topics when asked over the wire.
+            for topic in topics() {
+                cluster.create_topic(&format!("lsst.{subname}.OCPS.{topic}"), 1, 1).unwrap();
             }
-        };
+            let brokers = cluster.bootstrap_servers();
+            (Broker::Mock(cluster), brokers)
+        });
         let port = variable("OCPS_TEST_REGISTRY_PORT").and_then(|port| port.parse().ok()).unwrap_or(0);
         let home = Home::with_toml(toml);
         // The mock answers a fetch only at the end of its wait.
         home.write("consumer.yaml", "fetch.wait.max.ms: 20\n");
-        Self { cluster, brokers, registry: Registry::start(port), home, subname }
+        Self { broker, brokers, registry: Registry::start(port), home, subname }
     }
 
     pub(crate) fn is_real(&self) -> bool {
-        self.cluster.is_none()
+        matches!(self.broker, Broker::Real(_))
     }
 
     /// `ocps run 1 --simulate` with these flags, joined to this rig by the environment.
@@ -129,45 +158,63 @@ impl Rig {
         self.brokers.split(',').count()
     }
 
-    /// Takes the broker away; false if this rig cannot.
-    pub(crate) fn broker_down(&self) -> bool {
-        match &self.cluster {
-            Some(cluster) => {
-                cluster.broker_down(1).unwrap();
-                true
-            }
-            None => control(&["stop"]),
+    /// Takes the broker away.
+    pub(crate) fn broker_down(&self) {
+        match &self.broker {
+            Broker::Mock(cluster) => cluster.broker_down(1).unwrap(),
+            Broker::Real(_) => self.do_with_own(&["stop"]),
         }
     }
 
     pub(crate) fn broker_up(&self) {
-        match &self.cluster {
-            Some(cluster) => cluster.broker_up(1).unwrap(),
-            None => assert!(control(&["start"])),
+        match &self.broker {
+            Broker::Mock(cluster) => cluster.broker_up(1).unwrap(),
+            Broker::Real(_) => self.do_with_own(&["start"]),
         }
     }
 
-    /// From now on only those who are named so may do so with a topic; false if this rig cannot see to it.
+    fn do_with_own(&self, what: &[&str]) {
+        assert!(self.own(what).status().unwrap().success(), "{what:?}");
+    }
+
+    /// The command that does so with the real broker that only this test uses.
+    pub(crate) fn own(&self, what: &[&str]) -> Command {
+        match self.broker {
+            Broker::Real(cluster) if cluster != SHARED => control(cluster, what),
+            _ => panic!("other tests use this broker too: {what:?}"),
+        }
+    }
+
+    /// Where that broker keeps its messages.
+    pub(crate) fn own_data(&self) -> PathBuf {
+        let Broker::Real(cluster) = self.broker else { panic!("a mock keeps nothing") };
+        PathBuf::from(variable("KAFKA_DIR").unwrap()).join(format!("{cluster}/1/data"))
+    }
+
+    /// From now on only those who are named so may do so with this topic of the real broker.
     #[cfg(feature = "kafka-sasl")]
-    pub(crate) fn allow(&self, user: &str, topic: &str, operations: &[&str]) -> bool {
-        let topic = format!("lsst.{}.OCPS.{topic}", self.subname);
-        let mut all = vec!["allow", user, &topic];
+    pub(crate) fn allow(&self, user: &str, topic: &str, operations: &[&str]) {
+        let mut all = vec!["allow", user, topic];
         all.extend(operations);
-        self.is_real() && control(&all)
+        assert!(control(SHARED, &all).status().unwrap().success(), "{all:?}");
     }
 }
 
-pub(crate) fn control(what: &[&str]) -> bool {
-    let Some(mut command) = controlling(what) else { return false };
-    assert!(command.status().unwrap().success(), "{what:?}");
-    true
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Broker::Real(cluster) = self.broker
+            && cluster != SHARED
+        {
+            let _ = control(cluster, &["stop"]).status();
+        }
+    }
 }
 
-/// The command that does so with the real broker, where there is one.
-pub(crate) fn controlling(what: &[&str]) -> Option<Command> {
-    let mut command = Command::new(variable("OCPS_TEST_BROKER_CONTROL")?);
-    command.args(what);
-    Some(command)
+/// Does this with the real brokers of a cluster.
+fn control(cluster: usize, what: &[&str]) -> Command {
+    let mut command = Command::new(variable("OCPS_TEST_BROKER_CONTROL").unwrap());
+    command.args(what).env("KAFKA_CLUSTER", cluster.to_string());
+    command
 }
 
 /// Which listener of the real broker, or what else `tests/kafka/real.sh` sets.

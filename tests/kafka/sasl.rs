@@ -122,19 +122,19 @@ fn a_topic_without_permission_is_named_and_its_messages_come_in_order_when_it_is
     let rig = Rig::new(&format!("{QUICK}[kafka]\nstart_timeout_s = 3\n"));
     let args = ["--state", "enabled"];
     let command = user(&rig, "OCPS_TEST_SASL_BROKER", &args);
+    let topic = format!("lsst.{}.OCPS.logevent_job_result", rig.subname);
+    let name = topic.as_str();
     // It belongs to another user.
-    assert!(rig.allow("nobody", "logevent_job_result", &["All"]));
+    rig.allow("nobody", name, &["All"]);
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
     client.state(2);
-    let topic = format!("lsst.{}.OCPS.logevent_job_result", rig.subname);
-    let name = topic.as_str();
     let status = kafka(&mut client);
     assert_eq!(status["stage"], "connecting", "{status}");
     assert!(status["problem"].as_str().unwrap().contains(name), "{status}");
     assert_eq!(lines(&daemon.stderr(), name).len(), 1, "{}", daemon.stderr());
 
-    assert!(rig.allow("ocps", "logevent_job_result", &["Describe", "Read"]));
+    rig.allow("ocps", name, &["Describe", "Read"]);
     let mut foreign = rig.foreign();
     foreign.state(2);
     // It has joined and serves; only the results are missing, which is logged.
@@ -156,7 +156,7 @@ fn a_topic_without_permission_is_named_and_its_messages_come_in_order_when_it_is
     assert_eq!(lines(&log, "Kafka: ").len(), 2, "{log}");
     assert!(foreign.of("logevent_job_result").is_empty());
 
-    assert!(rig.allow("ocps", "logevent_job_result", &["Write"]));
+    rig.allow("ocps", name, &["Write"]);
     foreign.find("the last result", |received| {
         received.topic == "logevent_job_result" && received.int("private_seqNum") == 6
     });
@@ -182,14 +182,14 @@ fn a_topic_that_we_may_not_read_is_named_until_we_may() {
     let rig = Rig::new("");
     let command = user(&rig, "OCPS_TEST_SASL_BROKER", &[]);
     // There it can be seen, but not read; who sends the command may do all.
-    assert!(rig.allow("ocps", "command_start", &["Describe"]));
+    let topic = format!("lsst.{}.OCPS.command_start", rig.subname);
+    rig.allow("ocps", &topic, &["Describe"]);
     let daemon = Daemon::start(command, rig.home.socket());
     let mut client = daemon.subscribe();
-    let refused = format!("topic lsst.{}.OCPS.command_start cannot be read: ", rig.subname);
+    let refused = format!("topic {topic} cannot be read: ");
     eventually("it is logged", || !lines(&daemon.stderr(), &refused).is_empty());
     let found = doctor(&rig);
-    let expected =
-        format!("WRONG topics          lsst.{}.OCPS.command_start: it may not be read; give ", rig.subname);
+    let expected = format!("WRONG topics          {topic}: it may not be read; give ");
     assert!(found.contains(&expected), "{found}");
     let mut foreign = rig.foreign();
     foreign.state(5);
@@ -199,7 +199,7 @@ fn a_topic_that_we_may_not_read_is_named_until_we_may() {
     foreign.listen(std::time::Duration::from_secs(3));
     assert!(kafka(&mut client)["problem"].as_str().unwrap().contains(&refused));
     assert!(!foreign.of("ackcmd").iter().any(|ack| ack.int("private_seqNum") == i64::from(seq)));
-    assert!(rig.allow("ocps", "command_start", &["Read"]));
+    rig.allow("ocps", &topic, &["Read"]);
     // It is late, but it was sent in this run.
     assert_eq!(foreign.final_ack(seq), "303 Done");
     eventually("nothing is wrong", || kafka(&mut client)["problem"] == Value::Null);

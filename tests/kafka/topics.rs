@@ -144,8 +144,10 @@ fn beginning(log: &[u8], batches: usize) -> usize {
 
 #[test]
 fn old_commands_are_not_carried_out_when_the_broker_has_lost_the_newest() {
-    let rig = Rig::new(QUICK);
-    let Some(data) = std::env::var_os("KAFKA_DIR").filter(|_| rig.is_real()) else { return };
+    let rig = Rig::alone(QUICK);
+    if !rig.is_real() {
+        return;
+    }
     let (mut first, foreign) = rig.enabled();
     first.terminate();
     // Of yesterday.
@@ -167,8 +169,8 @@ fn old_commands_are_not_carried_out_when_the_broker_has_lost_the_newest() {
             && received.int("summaryState") == 2
             && received.int("private_origin") == origin
     });
-    assert!(rig.broker_down());
-    let log = std::path::Path::new(&data).join(format!("1/data/{name}-0/00000000000000000000.log"));
+    rig.broker_down();
+    let log = rig.own_data().join(format!("{name}-0/00000000000000000000.log"));
     let bytes = std::fs::read(&log).unwrap();
     std::fs::write(&log, &bytes[..beginning(&bytes, 3)]).unwrap();
     rig.broker_up();
