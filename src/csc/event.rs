@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use strum::{EnumString, IntoStaticStr, VariantArray};
+use strum::{EnumMessage, EnumString, IntoStaticStr, VariantArray};
 
 use super::id::{JobId, RunId, SeqNum};
 use super::state::SummaryState;
@@ -213,16 +213,20 @@ pub enum ResultObject {
 pub struct JobObject(pub Arc<str>);
 
 /// The phase of a job at the service, with the service's word for it; `other` stands for all that are not known here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
+/// Its message says why a job that ended in it did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumMessage, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Phase {
     /// Final: it succeeded.
     Completed,
     /// Final: it failed.
+    #[strum(message = "phase error")]
     Error,
     /// Final: it was aborted.
+    #[strum(message = "aborted at the service, not by abort_job")]
     Aborted,
     /// Final: nobody knows.
+    #[strum(message = "the service does not know how it ended (phase unknown)")]
     Unknown,
     /// Not final: it waits to be started.
     Pending,

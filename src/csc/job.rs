@@ -101,9 +101,7 @@ pub(super) struct Doubt {
 impl Timed for Job {
     type Key = EntryKey;
 
-    fn timer(key: &EntryKey) -> Timer {
-        Timer::Job(*key)
-    }
+    const TIMER: fn(EntryKey) -> Timer = Timer::Job;
 
     fn due(&self) -> Option<Duration> {
         let step = match &self.stage {

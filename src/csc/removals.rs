@@ -12,7 +12,7 @@ use crate::url::Url;
 
 use super::command::{CommandName, Sender};
 use super::context::{Context, Purpose};
-use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
+use super::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use super::history::NoteKind;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Stage};
@@ -84,12 +84,6 @@ enum Next {
     List,
 }
 
-/// How a removal ended.
-pub(super) enum Verdict {
-    Removed(Option<JobObject>),
-    NoSuchJob,
-}
-
 /// What follows an answer.
 pub(super) enum Step {
     /// The next request.
@@ -98,15 +92,13 @@ pub(super) enum Step {
     Later(String),
     /// The service's list decides.
     Look(Url),
-    End(Verdict),
+    End(RemoveAnswer),
 }
 
 impl Timed for Removal {
     type Key = JobId;
 
-    fn timer(job_id: &JobId) -> Timer {
-        Timer::Removal(job_id.clone())
-    }
+    const TIMER: fn(JobId) -> Timer = Timer::Removal;
 
     fn due(&self) -> Option<Duration> {
         [self.retry.due, self.reminder].into_iter().flatten().min()
@@ -169,9 +161,9 @@ impl Removal {
         let is_recent = |seen| seen >= ctx.thawed && now.saturating_sub(seen) <= SEEN_RECENTLY;
         let was_there = self.seen.is_some_and(is_recent);
         match result {
-            Ok(RemoveAnswer::Removed { object }) => Step::End(Verdict::Removed(object)),
+            Ok(answer @ RemoveAnswer::Removed { .. }) => Step::End(answer),
             Ok(RemoveAnswer::Gone) if self.was_seen_after(asked) => self.found(ctx),
-            Ok(RemoveAnswer::Gone) if was_there => Step::End(Verdict::Removed(None)),
+            Ok(RemoveAnswer::Gone) if was_there => Step::End(RemoveAnswer::Removed { object: None }),
             Ok(RemoveAnswer::Gone) => Step::End(self.absence()),
             Err(Failure { kind: FailureKind::NotSent, reason, .. }) => self.fail(ctx, Next::Delete, reason),
             Err(Failure { reason, .. }) => {
@@ -221,8 +213,8 @@ impl Removal {
     }
 
     /// The job is not there: a DELETE may have done that unseen, or there was none.
-    fn absence(&self) -> Verdict {
-        if self.unclear { Verdict::Removed(None) } else { Verdict::NoSuchJob }
+    fn absence(&self) -> RemoveAnswer {
+        if self.unclear { RemoveAnswer::Removed { object: None } } else { RemoveAnswer::Gone }
     }
 
     /// The job is there: the DELETE comes at once, or once more after a while.
@@ -458,31 +450,31 @@ impl Csc {
                 let polled = Polled::Removal(job_id.clone());
                 self.lookups.miss(&mut self.ctx, &url, polled, job_id.clone());
             }
-            Some(Step::End(verdict)) => self.end_removal(job_id, verdict),
+            Some(Step::End(answer)) => self.end_removal(job_id, answer),
             Some(Step::Next) | None => {}
         }
     }
 
     /// In this order: the job's result, the final ack of its execute, those of the aborts.
-    fn end_removal(&mut self, job_id: &JobId, verdict: Verdict) {
+    fn end_removal(&mut self, job_id: &JobId, answer: RemoveAnswer) {
         let Some(removal) = self.removals.active.remove(&mut self.ctx, job_id) else { return };
-        let removed = matches!(verdict, Verdict::Removed(_));
+        let removed = matches!(answer, RemoveAnswer::Removed { .. });
         let mut result = None;
-        match (verdict, self.jobs.by_id(job_id)) {
-            (Verdict::Removed(object), Some(key)) => {
+        match (answer, self.jobs.by_id(job_id)) {
+            (RemoveAnswer::Removed { object }, Some(key)) => {
                 let reason = match removal.waiting.first() {
                     Some((_, sender)) => format!("abort_job of {}", sender.identity),
                     None => "removed, as it seemed to be left by an unclear submission".to_owned(),
                 };
                 self.finish(key, JobEnd::Aborted { object, reason });
             }
-            (Verdict::NoSuchJob, Some(key)) => {
+            (RemoveAnswer::Gone, Some(key)) => {
                 let reason = "the service did not know it any more when it was to be aborted".to_owned();
                 self.finish(key, JobEnd::Vanished { reason });
             }
             // A job that we did not submit: the first waiting abort publishes its result. That of a duplicate is not
             // published.
-            (Verdict::Removed(object), None) if !self.removals.aborted.contains(job_id) => {
+            (RemoveAnswer::Removed { object }, None) if !self.removals.aborted.contains(job_id) => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
                 let object = object.map_or(known, ResultObject::Service);
@@ -491,7 +483,7 @@ impl Csc {
                 self.prerequisite_ended(&(removal.url.clone(), job_id.clone()));
             }
             // Its result was published before, perhaps in a previous run.
-            (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
+            (RemoveAnswer::Removed { .. } | RemoveAnswer::Gone, None) => {}
         }
         for (key, sender) in removal.waiting {
             let reason = format!("No such job: {job_id}");

@@ -13,7 +13,6 @@ use super::context::Context;
 use super::event::LogLevel;
 use super::report;
 use super::request::{Contact, Failure};
-use super::time::Tai;
 use super::timers::Timer;
 
 /// A job about which no valid answer came for so long at least, while the service answered others, is given up.
@@ -35,21 +34,13 @@ struct Health {
     silent_since: Option<Duration>,
     /// Whether this silence has been a FAULT already.
     faulted: bool,
-    /// The last thing that went wrong.
-    last_problem: Option<Problem>,
+    /// The last thing that went wrong with a request, and when: its age is not kept.
+    last_problem: Option<(report::Problem, Duration)>,
     /// When it last gave a valid answer.
     last_valid_answer: Option<Duration>,
     /// When it last gave one after it had given none for long.
     restored: Duration,
     notices: Notices,
-}
-
-/// Something that went wrong with a request.
-#[derive(Debug)]
-struct Problem {
-    reason: String,
-    at: Duration,
-    tai: Tai,
 }
 
 /// What the log said in the present minute, and what happened.
@@ -85,7 +76,7 @@ impl Health {
     }
 
     fn last_reason(&self) -> &str {
-        self.last_problem.as_ref().map_or("no answer", |problem| &problem.reason)
+        self.last_problem.as_ref().map_or("no answer", |(problem, _)| &problem.reason)
     }
 }
 
@@ -131,7 +122,8 @@ impl Services {
         ctx.counters.failed_requests += 1;
         self.notices(ctx, url).failures += 1;
         let health = self.get(url);
-        health.last_problem = Some(Problem { reason: failure.reason.clone(), at: now.mono, tai: now.tai });
+        let problem = report::Problem { reason: failure.reason.clone(), age: Duration::ZERO, at: now.tai };
+        health.last_problem = Some((problem, now.mono));
         match failure.contact {
             Contact::NotAsked => Change::Nothing,
             Contact::Answered => self.on_answer(ctx, url),
@@ -240,11 +232,10 @@ impl Services {
         report::Service {
             asked: health.known,
             silent_for: health.silent_for(now),
-            last_problem: health.last_problem.as_ref().map(|problem| report::Problem {
-                reason: problem.reason.clone(),
-                age: since(problem.at),
-                at: problem.tai,
-            }),
+            last_problem: health
+                .last_problem
+                .as_ref()
+                .map(|(problem, at)| report::Problem { age: since(*at), ..problem.clone() }),
             last_believed: health.last_valid_answer.map(since),
         }
     }

@@ -83,7 +83,7 @@ impl Timers {
 pub(super) trait Timed {
     type Key: Ord + Clone;
 
-    fn timer(key: &Self::Key) -> Timer;
+    const TIMER: fn(Self::Key) -> Timer;
 
     /// When it wants something done.
     fn due(&self) -> Option<Duration>;
@@ -113,12 +113,12 @@ impl<T: Timed> TimedMap<T> {
     }
 
     pub(super) fn insert(&mut self, ctx: &mut Context, key: T::Key, value: T) {
-        ctx.timers.set(T::timer(&key), value.due());
+        ctx.timers.set((T::TIMER)(key.clone()), value.due());
         self.0.insert(key, value);
     }
 
     pub(super) fn remove(&mut self, ctx: &mut Context, key: &T::Key) -> Option<T> {
-        ctx.timers.stop(&T::timer(key));
+        ctx.timers.stop(&(T::TIMER)(key.clone()));
         self.0.remove(key)
     }
 
@@ -131,7 +131,7 @@ impl<T: Timed> TimedMap<T> {
     ) -> Option<R> {
         let value = self.0.get_mut(key)?;
         let result = change(ctx, value);
-        ctx.timers.set(T::timer(key), value.due());
+        ctx.timers.set((T::TIMER)(key.clone()), value.due());
         Some(result)
     }
 }

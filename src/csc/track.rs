@@ -1,5 +1,7 @@
 //! From a job that exists to its end: polls, results, final acks.
 
+use strum::EnumMessage;
+
 use super::command::CommandName;
 use super::context::Context;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
@@ -93,7 +95,12 @@ impl Csc {
         let (exit_code, result, ack, problem) = match how {
             JobEnd::Phase(phase, object) => {
                 let exit_code = phase.exit_code().unwrap_or(ExitCode::Error);
-                (exit_code, ResultObject::Service(object), Ack::Complete, reason_of(phase))
+                (
+                    exit_code,
+                    ResultObject::Service(object),
+                    Ack::Complete,
+                    phase.get_message().map(str::to_owned),
+                )
             }
             JobEnd::Vanished { reason } => {
                 (ExitCode::Error, known(Phase::Unknown), Ack::Complete, Some(reason))
@@ -129,21 +136,4 @@ impl Csc {
         self.end(key, job.sender, CommandName::Execute, end);
         self.jobs.remember(EndedJob { key, report, history: job.history, undelivered });
     }
-}
-
-/// Why a job that ended in this phase did not succeed.
-fn reason_of(phase: Phase) -> Option<String> {
-    let reason = match phase {
-        Phase::Error => "phase error",
-        Phase::Aborted => "aborted at the service, not by abort_job",
-        Phase::Unknown => "the service does not know how it ended (phase unknown)",
-        Phase::Completed
-        | Phase::Pending
-        | Phase::Queued
-        | Phase::Active
-        | Phase::Held
-        | Phase::Suspended
-        | Phase::Other => return None,
-    };
-    Some(reason.to_owned())
 }

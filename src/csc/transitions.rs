@@ -147,14 +147,20 @@ impl Transitions {
 
     /// Enters a state that is not FAULT.
     fn enter(&mut self, ctx: &mut Context, next: SummaryState) {
-        let previous = mem::replace(&mut self.state, next);
         ctx.info(format!("summary state {next}"));
-        ctx.publish(Event::SummaryState(next));
-        self.journal_state(ctx);
+        self.change(ctx, next);
         if self.error.0 != ErrorCode::None {
             self.error = (ErrorCode::None, String::new());
             ctx.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
         }
+    }
+
+    fn change(&mut self, ctx: &mut Context, next: SummaryState) {
+        let previous = mem::replace(&mut self.state, next);
+        if next != previous {
+            ctx.publish(Event::SummaryState(next));
+        }
+        self.journal_state(ctx);
         if previous == SummaryState::Standby {
             ctx.effect(Effect::WatchConfigurations(Watching::Off));
         } else if next == SummaryState::Standby {
@@ -170,13 +176,7 @@ impl Transitions {
         ctx.publish(Event::ErrorCode { code, report: report.clone() });
         ctx.log(LogLevel::Critical, format!("FAULT: errorCode={}, errorReport='{report}'", code.number()));
         self.error = (code, report);
-        if self.state == SummaryState::Standby {
-            ctx.effect(Effect::WatchConfigurations(Watching::Off));
-        }
-        if mem::replace(&mut self.state, SummaryState::Fault) != SummaryState::Fault {
-            ctx.publish(Event::SummaryState(self.state));
-        }
-        self.journal_state(ctx);
+        self.change(ctx, SummaryState::Fault);
     }
 
     /// Another instance with our index is running, which this reports.
