@@ -3,7 +3,7 @@
 //! A job that is known is followed on. One that may exist is looked for in the service's list before anything is
 //! sent again, with the same run id. What may not have been delivered is published and acked again, unchanged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,15 +23,11 @@ use super::record::{AcceptedCommand, Completion, Deliverable, Recovered, Recover
 use super::removals::Abort;
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
-use super::time::{BootId, Tai};
+use super::time::Tai;
 use super::{Csc, RunState};
 
 /// Most jobs that one log line names.
 const NAMED_MAX: usize = 20;
-
-fn boot_of(entry: &AcceptedCommand) -> Option<BootId> {
-    entry.uptime.map(|uptime| uptime.boot)
-}
 
 impl Csc {
     /// Takes what previous runs left; nothing is done about it before it is clear that no other instance is running,
@@ -52,12 +48,9 @@ impl Csc {
         if recovered.unsearched {
             self.lookups.want_search();
         }
-        // The latest clock time that is known of each boot of the machine.
-        let mut clocks = HashMap::new();
+        let mut latest = Tai(0.0);
         for RecoveredCommand { entry, end, .. } in &recovered.entries {
-            let at = end.as_ref().map_or(entry.accepted, |end| end.at);
-            let latest = clocks.entry(boot_of(entry)).or_insert(at);
-            *latest = if at > *latest { at } else { *latest };
+            latest = Tai(latest.0.max(end.as_ref().map_or(entry.accepted, |end| end.at).0));
             end.iter().for_each(|end| self.removals.note_aborted(end));
         }
         let is_abort = |kept: &RecoveredCommand| matches!(kept.entry.work, Work::Abort { .. });
@@ -68,7 +61,7 @@ impl Csc {
             self.recover_job(kept);
         }
         for RecoveredCommand { entry, .. } in &executes {
-            let age = self.age(entry, clocks.get(&boot_of(entry)).copied());
+            let age = self.age(entry, latest);
             let left = age.map_or(Duration::ZERO, |age| self.ctx.settings.resubmit_limit.saturating_sub(age));
             self.wait_for_prereqs(entry.key, Some(self.ctx.real_time() + left));
         }
@@ -85,13 +78,13 @@ impl Csc {
         }
     }
 
-    /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
-    /// that is unknown.
-    fn age(&self, entry: &AcceptedCommand, latest: Option<Tai>) -> Option<Duration> {
+    /// How old the record of a command is: to the second within one boot of the machine, else by the clock, whose latest
+    /// time in the records is this; none if that is unknown.
+    fn age(&self, entry: &AcceptedCommand, latest: Tai) -> Option<Duration> {
         match (self.ctx.uptime(), entry.uptime) {
             (Some(now), Some(then)) if now.boot == then.boot => now.since.checked_sub(then.since),
-            // It was set back since, or was ahead then.
-            (_, _) if latest.is_some_and(|latest| latest > self.ctx.now.tai) => None,
+            // The clock was set back since, or was ahead then.
+            (_, _) if latest > self.ctx.now.tai => None,
             (_, _) => Duration::try_from_secs_f64(self.ctx.now.tai.0 - entry.accepted.0).ok(),
         }
     }

@@ -306,10 +306,10 @@ impl JobHistory {
             let reason = report.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
             note(at, NoteKind::Ended, &format!("{}{reason}", outcome.as_str()))
         });
-        let notes = history.complete();
-        let (after, before): (Vec<Note>, Vec<Note>) =
-            notes.into_iter().partition(|note| note.kind == NoteKind::Delivered);
-        let notes = [accepted].into_iter().chain(before).chain(ended).chain(after).collect();
+        let mut notes = history.complete();
+        // That the end was delivered comes after it.
+        let delivered = notes.pop_if(|note| note.kind == NoteKind::Delivered);
+        let notes = [accepted].into_iter().chain(notes).chain(ended).chain(delivered).collect();
         Self { report, notes, undelivered }
     }
 }
