@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::time::Duration;
 
 use crate::url::Url;
 
@@ -21,33 +20,22 @@ pub(super) struct Prerequisites(BTreeMap<JobAt, WaitedFor>);
 #[derive(Debug, Default)]
 struct WaitedFor {
     by: BTreeSet<EntryKey>,
-    /// When it was last seen to be active: those that wait for it were not submitted by then.
-    last_active: Option<Duration>,
+    /// Whether it was seen to be active: then no previous run has submitted the jobs that wait for it.
+    was_active: bool,
     /// Whether the log has a line of something that went wrong with it.
     trouble_logged: bool,
 }
 
 impl Prerequisites {
-    pub(super) fn note_active(&mut self, ctx: &Context, at: &JobAt) {
-        if let Some(waited_for) = self.0.get_mut(at) {
-            waited_for.last_active = Some(ctx.now.mono);
-        }
+    /// A job that others may wait for is active.
+    pub(super) fn note_active(&mut self, at: &JobAt) {
+        self.0.get_mut(at).into_iter().for_each(|waited_for| waited_for.was_active = true);
     }
 
-    /// A list of this service, asked for at that time, shows these jobs as active.
-    pub(super) fn note_list<'a>(
-        &mut self,
-        url: &Url,
-        asked: Duration,
-        active: impl Iterator<Item = &'a JobId>,
-    ) {
-        if self.0.is_empty() {
-            return;
-        }
-        for job_id in active {
-            if let Some(waited_for) = self.0.get_mut(&(url.clone(), job_id.clone())) {
-                waited_for.last_active = waited_for.last_active.max(Some(asked));
-            }
+    /// A list of this service shows these jobs as active.
+    pub(super) fn note_list<'a>(&mut self, url: &Url, active: impl Iterator<Item = &'a JobId>) {
+        if !self.0.is_empty() {
+            active.for_each(|job_id| self.note_active(&(url.clone(), job_id.clone())));
         }
     }
 
@@ -96,10 +84,10 @@ impl Csc {
 
     /// A job has ended, or nothing waits for it: those that wait for nothing else are submitted.
     pub(super) fn prerequisite_ended(&mut self, at: &JobAt) {
-        let Some(WaitedFor { by, last_active, .. }) = self.prerequisites.0.remove(at) else { return };
+        let Some(WaitedFor { by, was_active, .. }) = self.prerequisites.0.remove(at) else { return };
         self.polls.remove(&mut self.ctx, &at.0, &Polled::Prerequisite(at.1.clone()));
         for key in by {
-            self.end_wait(key, at, last_active);
+            self.end_wait(key, at, was_active);
         }
     }
 }

@@ -66,7 +66,7 @@ impl Csc {
             self.finish(key, JobEnd::Phase(status.phase, status.object));
         } else {
             self.polls.note_present(&mut self.ctx, &url, &Polled::Ours(key));
-            self.prerequisites.note_active(&self.ctx, &(url, status.job_id));
+            self.prerequisites.note_active(&(url, status.job_id));
         }
     }
 
