@@ -11,7 +11,7 @@ use super::time::Tai;
 /// An answer to a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ack {
-    /// `CMD_INPROGRESS`: the job exists, its end is awaited.
+    /// `CMD_INPROGRESS`: the job exists and has not ended.
     InProgress {
         /// The id by which the job can be aborted.
         job_id: JobId,
@@ -116,7 +116,7 @@ pub enum Event {
     Heartbeat,
     /// `logLevel`.
     LogLevel {
-        /// The least level that is logged.
+        /// The minimum log level.
         level: i32,
     },
     /// `logMessage`.
@@ -195,7 +195,7 @@ impl ExitCode {
 pub enum ResultObject {
     /// The final job object of the service.
     Service(JobObject),
-    /// What we know, when the service said nothing.
+    /// What we know, if the service gave no final object.
     Known {
         /// The job.
         job_id: JobId,
@@ -225,7 +225,7 @@ pub enum Phase {
     /// Final: it was aborted.
     #[strum(message = "aborted at the service, not by abort_job")]
     Aborted,
-    /// Final: nobody knows.
+    /// Final: the service does not know how it ended.
     #[strum(message = "the service does not know how it ended (phase unknown)")]
     Unknown,
     /// Not final: it waits to be started.

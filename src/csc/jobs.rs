@@ -13,18 +13,18 @@ use super::record::{Deliverable, HISTORY_MAX, Receipt};
 use super::report::{JobReport, StageName};
 use super::timers::TimedMap;
 
-/// That the end of a job was delivered is noted if that came so long after it, in seconds.
+/// A delivery is noted if it comes so many seconds after the end of the job.
 const LATE_S: f64 = 5.0;
 
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     jobs: TimedMap<Job>,
     runs: BTreeMap<RunId, EntryKey>,
-    /// Those that exist at the service.
+    /// Only jobs that exist at the service.
     ids: BTreeMap<JobId, EntryKey>,
-    /// How many are in each stage.
+    /// How many jobs are in each stage.
     stages: BTreeMap<StageName, usize>,
-    /// The last that have ended, the oldest first.
+    /// The last jobs that ended, the oldest first.
     ended: VecDeque<EndedJob>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct EndedJob {
     pub(super) key: EntryKey,
     pub(super) report: JobReport,
     pub(super) history: History,
-    /// Of its end, what is not known to be delivered.
+    /// Which of its result and final ack are not known to be delivered.
     pub(super) undelivered: Vec<Deliverable>,
 }
 
@@ -115,7 +115,7 @@ impl Jobs {
         lacking.map(|(key, job)| (key, job.run_id().clone())).collect()
     }
 
-    /// How many are in this stage.
+    /// How many jobs are in this stage.
     pub(super) fn count(&self, stage: StageName) -> usize {
         self.stages.get(&stage).copied().unwrap_or_default()
     }
@@ -132,7 +132,7 @@ impl Jobs {
         self.ended.iter()
     }
 
-    /// This was delivered: most often it is of one of the last jobs that ended.
+    /// A result or final ack was delivered, most often of one of the last jobs that ended.
     pub(super) fn note_delivered(&mut self, ctx: &mut Context, Receipt { key, what }: Receipt) {
         let Some(ended) = self.ended.iter_mut().rev().find(|ended| ended.key == key) else { return };
         let is_new = ended.undelivered.contains(&what);

@@ -1,6 +1,6 @@
 //! How the commands of previous runs go on, in every summary state and without configuration.
 //!
-//! A job that is known is followed on. One that may exist is looked for in the service's list before anything is
+//! A job that is known is polled on. One that may exist is looked for in the service's list before anything is
 //! sent again, with the same run id. What may not have been delivered is published and acked again, unchanged.
 
 use std::collections::BTreeSet;
@@ -30,8 +30,8 @@ use super::{Csc, RunState};
 const NAMED_MAX: usize = 20;
 
 impl Csc {
-    /// Takes what previous runs left; nothing is done about it before it is clear that no other instance is running,
-    /// but what was seen is known from the beginning.
+    /// Takes what previous runs left. It is resumed only when it is clear that no other instance is running; commands
+    /// that were seen are known from the beginning.
     pub(super) fn on_recovered(&mut self, mut recovered: Recovered) {
         for sender in mem::take(&mut recovered.seen) {
             self.seen.is_repeated(&sender);
@@ -44,6 +44,7 @@ impl Csc {
         }
     }
 
+    /// Resumes what previous runs left.
     pub(super) fn recover(&mut self, recovered: Recovered) {
         if recovered.unsearched {
             self.lookups.want_search();
@@ -56,7 +57,7 @@ impl Csc {
         let is_abort = |kept: &RecoveredCommand| matches!(kept.entry.work, Work::Abort { .. });
         let (aborts, executes): (Vec<RecoveredCommand>, Vec<RecoveredCommand>) =
             recovered.entries.into_iter().partition(is_abort);
-        // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.
+        // All jobs first, so that an abort finds its job, and a job finds its prerequisites.
         for kept in &executes {
             self.recover_job(kept);
         }
@@ -110,7 +111,7 @@ impl Csc {
             return self.jobs.remember(EndedJob { key, report, history: job.history, undelivered });
         }
         job.history.note(&mut self.ctx, entry.key, NoteKind::Resumed, "");
-        // Until a `start` says it anew.
+        // It is used until the next `start`.
         self.ctx.poll_interval = self.ctx.poll_interval.max(*poll_interval);
         match job_id.clone().filter(|job_id| self.jobs.by_id(job_id).is_none()) {
             Some(job_id) => {
@@ -120,7 +121,7 @@ impl Csc {
                 self.polls.insert(&job.url, Polled::Ours(entry.key), poll);
                 self.polls.begin(&mut self.ctx, &job.url, &Polled::Ours(entry.key));
                 job.stage = Stage::Running { job_id };
-                // Its sender may not know its id.
+                // Its sender may not have got an ack with its id.
                 job.reminder = Some(self.ctx.now.mono);
             }
             None => self.recovery.in_doubt += 1,
@@ -128,8 +129,8 @@ impl Csc {
         self.jobs.insert(&mut self.ctx, entry.key, job);
     }
 
-    /// Takes up the jobs of our index that run at the service and that we do not know: the journal that knew of their
-    /// commands is lost. Nobody can be answered, but their results are published.
+    /// Takes up the jobs of our index that run at the service and that we do not know, since the journal with their
+    /// commands is lost. Their senders get no acks, but their results are published.
     pub(super) fn take_unknown(&mut self, url: &Url, found: &[ListedJob]) {
         let mut ended: BTreeSet<RunId> = self.jobs.ended().map(|ended| ended.report.run_id.clone()).collect();
         let mut names = Vec::new();
@@ -166,6 +167,7 @@ impl Csc {
         self.ctx.warn(line);
     }
 
+    /// Makes an execute of an unknown sender of a job that runs at the service.
     fn take_up(&mut self, seq_num: SeqNum, run_id: &RunId, job_id: &JobId, url: &Url) {
         let sender = Sender {
             via: Via::Socket(ClientId::GONE),
@@ -198,7 +200,7 @@ impl Csc {
         );
         job.stage = Stage::Running { job_id: job_id.clone() };
         job.history.note(&mut self.ctx, entry.key, NoteKind::Found, job_id.as_str());
-        // The run that is forgotten may have sent it twice.
+        // The run whose journal is lost may have sent it twice.
         self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, Some(job_id));
         self.jobs.insert(&mut self.ctx, entry.key, job);
     }

@@ -1,4 +1,4 @@
-//! Commands that came twice: Kafka delivers at least once, a command is carried out at most once.
+//! Commands that came twice: Kafka delivers a command at least once, and it is carried out at most once.
 
 use std::collections::{HashSet, VecDeque};
 

@@ -19,16 +19,16 @@ use super::{Csc, REMINDER};
 pub(super) enum JobEnd {
     /// In a final phase.
     Phase(Phase, JobObject),
-    /// It is unknown how: why so.
+    /// It is unknown how it ended, and why.
     Vanished { reason: String },
-    /// By our `abort_job`, with an object where the back-end has one.
+    /// By `abort_job`; with an object if the back-end has one.
     Aborted { object: Option<JobObject>, reason: String },
     /// The back-end broke down.
     Broken { report: String },
 }
 
 impl Csc {
-    /// A job of ours wants something done.
+    /// The timer of a job has expired.
     pub(super) fn on_job_timer(&mut self, key: EntryKey) {
         let now = self.ctx.now.mono;
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
@@ -70,7 +70,7 @@ impl Csc {
         }
     }
 
-    /// Whatever a poll in progress still says, the job is on its way out.
+    /// The job is being removed: it is not polled any more, and the answer to a poll in progress is dropped.
     pub(super) fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
         if self.announcements.take(Awaited::Created(key)).is_some() {
             self.announce_job_id(key);

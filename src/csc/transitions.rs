@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 100;
 /// How long another instance is taken to be running after it was heard: three of its heartbeats.
 const OTHER_RUNS: Duration = Duration::from_secs(3);
 
-/// The summary state and what leads to another.
+/// The summary state, and what changes it.
 #[derive(Debug, Default)]
 pub(super) struct Transitions {
     state: SummaryState,
@@ -31,7 +31,7 @@ pub(super) struct Transitions {
     waiting: VecDeque<Command>,
     /// When another instance with our index was heard last, and the report of it.
     other: Option<(Duration, String)>,
-    /// As they were published last.
+    /// What configurationsAvailable said last.
     available: Option<ConfigurationsAvailable>,
 }
 
@@ -45,7 +45,7 @@ impl Transitions {
         (self.error.0, &self.error.1)
     }
 
-    /// What the last `start` read.
+    /// The configuration that the last `start` applied.
     pub(super) fn configuration(&self) -> Option<&Configuration> {
         self.configuration.as_ref()
     }
@@ -78,7 +78,7 @@ impl Transitions {
         }
     }
 
-    /// Carries out what waited for a `start` that is over, up to the next `start` or the end.
+    /// Carries out the commands that waited for a `start` that is over, up to the next `start` or OFFLINE.
     pub(super) fn make_waiting(&mut self, ctx: &mut Context) {
         while self.starting.is_none() && self.state != SummaryState::Offline {
             let Some(command) = self.waiting.pop_front() else { return };
@@ -86,6 +86,7 @@ impl Transitions {
         }
     }
 
+    /// Carries out a transition command.
     fn make(&mut self, ctx: &mut Context, Command { sender, kind }: Command) {
         let Some(name) = kind.name() else { return };
         let Some(next) = self.state.after(name) else {
@@ -115,7 +116,7 @@ impl Transitions {
         }
     }
 
-    /// All that a `start` waits for is known; gives the service that it applies, if it succeeds.
+    /// Ends the `start` in progress; gives the service that it applies, if it succeeds.
     pub(super) fn finish_start(
         &mut self,
         ctx: &mut Context,
@@ -155,6 +156,7 @@ impl Transitions {
         }
     }
 
+    /// Changes the summary state; the configuration directory is looked at only in STANDBY.
     fn change(&mut self, ctx: &mut Context, next: SummaryState) {
         let previous = mem::replace(&mut self.state, next);
         if next != previous {
@@ -179,7 +181,7 @@ impl Transitions {
         self.change(ctx, SummaryState::Fault);
     }
 
-    /// Another instance with our index is running, which this reports.
+    /// Another instance with our index was heard, and this is the report of it.
     pub(super) fn note_other(&mut self, ctx: &Context, report: String) {
         self.other = Some((ctx.now.mono, report));
     }
