@@ -18,20 +18,20 @@ use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission};
 use crate::url::Url;
 
-/// Finished jobs that are remembered, so that a status asked for late still finds them.
+/// Maximum number of jobs that are remembered. Beyond it, those whose end was reported are forgotten.
 const JOBS_MAX: usize = 100_000;
 
 #[derive(Debug)]
 struct Job {
     run_id: RunId,
     ends: Instant,
-    /// In which it ends; none: the back-end breaks down.
+    /// The phase in which it ends; none if the back-end breaks down then.
     last_phase: Option<Phase>,
     /// Whether its end was reported: from then on there is nothing to abort.
     is_reported: bool,
 }
 
-/// Simulated jobs and the randomness of their durations.
+/// Simulated jobs, and the random numbers for their durations.
 #[derive(Debug)]
 struct State {
     rng: fastrand::Rng,
@@ -105,7 +105,6 @@ impl Backend for Simulated {
         }))
     }
 
-    /// Its jobs are as old as the process: there are none that it does not know.
     fn list(&self, _url: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
         let state = self.state();
         let now = Instant::now();
@@ -128,7 +127,7 @@ impl Backend for Simulated {
     }
 }
 
-/// `<pipeline>-<TAI seconds>`, made unique by moving on by microseconds.
+/// `<pipeline>-<TAI seconds>`, later by some microseconds if that id is taken.
 fn unused_id(pipeline: &str, jobs: &HashMap<JobId, Job>) -> Option<JobId> {
     let now = clock::now().0;
     (0..10_000)
