@@ -31,11 +31,13 @@ struct Job {
     is_reported: bool,
 }
 
-/// Simulated jobs, and the random numbers for their durations.
+/// Simulated jobs, with ids `<pipeline>-<TAI seconds>`, and the random numbers for their durations.
 #[derive(Debug)]
 struct State {
     rng: fastrand::Rng,
     jobs: HashMap<JobId, Job>,
+    /// TAI seconds in the last id.
+    last: f64,
 }
 
 /// A back-end without a service.
@@ -50,7 +52,7 @@ impl Simulated {
     #[must_use]
     pub fn new(settings: Simulation) -> Self {
         let rng = settings.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        Self { settings, state: Mutex::new(State { rng, jobs: HashMap::new() }) }
+        Self { settings, state: Mutex::new(State { rng, jobs: HashMap::new(), last: 0.0 }) }
     }
 
     /// The state is whole after any panic: every change to it is a single insert or remove.
@@ -72,9 +74,9 @@ impl Backend for Simulated {
         if state.jobs.len() >= JOBS_MAX {
             state.jobs.retain(|_, job| !job.is_reported);
         }
-        let Some(job_id) = unused_id(pipeline, &state.jobs) else {
-            return Err(Failure::rejected("no id is left for a simulated job".to_owned()));
-        };
+        // Each id is later than the one before, by more than the rounding to six digits.
+        state.last = clock::now().0.max(state.last + 2e-6);
+        let job_id = JobId::parse(&format!("{pipeline}-{:.6}", state.last)).map_err(Failure::rejected)?;
         let ends = Instant::now() + duration(&self.settings, &mut state.rng);
         let run_id = submission.run_id.clone();
         state.jobs.insert(job_id.clone(), Job { run_id, ends, last_phase, is_reported: false });
@@ -125,14 +127,6 @@ impl Backend for Simulated {
     fn ping(&self, _url: &Url) -> Result<(), Failure> {
         Ok(())
     }
-}
-
-/// `<pipeline>-<TAI seconds>`, later by some microseconds if that id is taken.
-fn unused_id(pipeline: &str, jobs: &HashMap<JobId, Job>) -> Option<JobId> {
-    let now = clock::now().0;
-    (0..10_000)
-        .filter_map(|n| JobId::parse(&format!("{pipeline}-{:.6}", now + f64::from(n) * 1e-6)).ok())
-        .find(|id| !jobs.contains_key(id))
 }
 
 /// |N(mean, sigma)|, by the Box-Muller transform.

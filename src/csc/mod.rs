@@ -498,7 +498,6 @@ impl Csc {
     fn on_outage_timer(&mut self, url: &Url) {
         if self.jobs.is_any_at(url) {
             self.polls.hurry_one(&mut self.ctx, url);
-            self.removals.hurry_one(&mut self.ctx, url);
         }
     }
 

@@ -272,15 +272,6 @@ impl Removals {
         self.active.update(ctx, job_id, |ctx, removal| removal.seen = Some(ctx.now.mono));
     }
 
-    /// One removal at this service that waits to be tried again is tried now. It costs a look at each, once in an outage.
-    pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
-        let is_due = |removal: &Removal| removal.url == *url && removal.retry.due.is_some();
-        let job_id =
-            self.active.iter().find(|(_, removal)| is_due(removal)).map(|(job_id, _)| job_id.clone());
-        let Some(job_id) = job_id else { return };
-        self.active.update(ctx, &job_id, |ctx, removal| removal.retry.not_later_than(ctx.now.mono));
-    }
-
     /// Remembers a job that was aborted: if it is aborted again, no second result is published.
     pub(super) fn note_aborted(&mut self, end: &Completion) {
         let aborted = end.result.as_ref().filter(|result| result.exit_code == ExitCode::Aborted);
@@ -303,18 +294,14 @@ impl Csc {
     /// Accepts an `abort_job`.
     pub(super) fn abort(&mut self, sender: Sender, job_id: JobId) {
         let max = self.ctx.settings.max_jobs;
+        if self.removals.count() >= max {
+            let reason = format!("{max} aborts are in progress, which is the limit");
+            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
+        }
         let ours = self.our_job(&job_id).and_then(|key| self.jobs.get(key)).map(|job| &job.url);
-        let url = match ours.or_else(|| self.transitions.service().map(|service| &service.url)) {
-            _ if self.removals.count() >= max => {
-                Err(format!("{max} aborts are in progress, which is the limit"))
-            }
-            Some(url) => Ok(url.clone()),
-            None => Err("no configuration was applied".to_owned()),
-        };
-        let url = match url {
-            Ok(url) => url,
-            Err(reason) => return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason),
-        };
+        let url = ours.or_else(|| self.transitions.service().map(|service| &service.url)).cloned();
+        // ENABLED is reached only through a `start`, which applies a service.
+        let url = url.unwrap_or_else(|| "".into());
         let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
         let key = self.accept(sender.clone(), work).key;
         self.removals.recording.insert(key, Abort { sender, job_id, url });
@@ -347,28 +334,28 @@ impl Csc {
     fn begin_removal(&mut self, key: EntryKey, abort: Abort) -> Option<JobId> {
         let Abort { sender, job_id, url } = abort;
         let job_id = self.end_unsubmitted(key, &sender, job_id)?;
-        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
-            // Commands that abort the same job share one outcome.
-            removal.waiting.push((key, sender.clone()));
+        if !self.removals.contains(&job_id) {
+            self.ctx.info(format!("aborting job {job_id}"));
+            let ours = self.jobs.by_id(&job_id);
+            let poll = ours.and_then(|key| self.polls.get(&url, &Polled::Ours(key)));
+            let seen = poll.and_then(|poll| poll.seen);
+            if let Some(key) = ours {
+                self.stop_polling(key, &job_id);
+            }
+            // A job of a previous run may have vanished since: a GET comes first, so that a DELETE that finds nothing is
+            // clear.
+            let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
+            let removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
+            self.removals.active.insert(&mut self.ctx, job_id.clone(), removal);
+        }
+        // Commands that abort the same job share one outcome.
+        self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
             if removal.reminder.is_some() {
                 // The other senders have had an in-progress ack.
                 ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(&job_id));
             }
+            removal.waiting.push((key, sender));
         });
-        if shared.is_some() {
-            return Some(job_id);
-        }
-        self.ctx.info(format!("aborting job {job_id}"));
-        let ours = self.jobs.by_id(&job_id);
-        let seen = ours.and_then(|key| self.polls.get(&url, &Polled::Ours(key))).and_then(|poll| poll.seen);
-        if let Some(key) = ours {
-            self.stop_polling(key, &job_id);
-        }
-        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
-        let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
-        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
-        removal.waiting.push((key, sender));
-        self.removals.active.insert(&mut self.ctx, job_id.clone(), removal);
         Some(job_id)
     }
 
