@@ -98,12 +98,11 @@ pub(super) fn publish_result(ctx: &mut Context, key: EntryKey, result: JobResult
 
 /// Sends the final ack of an accepted command.
 pub(super) fn final_ack(ctx: &mut Context, key: EntryKey, sender: &Sender, name: CommandName, ack: Ack) {
-    match &ack {
-        // For an execute, the line about the end of its job says that.
-        Ack::Failed { reason } if name != CommandName::Execute => {
-            ctx.warn(format!("{} of {} failed: {reason}", name.as_str(), sender.identity));
-        }
-        Ack::Failed { .. } | Ack::Aborted | Ack::InProgress { .. } | Ack::Complete => {}
+    // For an execute, the line about the end of its job says that.
+    if let Ack::Failed { reason } = &ack
+        && name != CommandName::Execute
+    {
+        ctx.warn(format!("{} of {} failed: {reason}", name.as_str(), sender.identity));
     }
     let receipt = Some(Receipt { key, what: Deliverable::Ack });
     ctx.send_ack(sender, Some(name), ack, receipt);
@@ -147,14 +146,11 @@ impl Csc {
 
     /// The journal cannot be written: commands that are not durable are refused, ids and ends are published.
     pub(super) fn on_journal_failed(&mut self, reason: &str) {
-        match self.run_state {
-            RunState::Serving | RunState::Stopping => {}
-            RunState::Joining | RunState::Over => return,
-        }
         while let Some((_, awaited, announcement)) = self.announcements.0.pop_front() {
-            match awaited {
-                Awaited::Accepted(key) => self.refuse_recording(key, reason),
-                Awaited::Created(_) | Awaited::Ended(_) => self.announce(awaited, announcement),
+            if let Awaited::Accepted(key) = awaited {
+                self.refuse_recording(key, reason);
+            } else {
+                self.announce(awaited, announcement);
             }
         }
         if self.run_state == RunState::Serving && self.transitions.error().0 != ErrorCode::Journal {

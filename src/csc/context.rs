@@ -153,9 +153,8 @@ impl Context {
         ack: Ack,
         receipt: Option<Receipt>,
     ) {
-        match ack {
-            Ack::Failed { .. } | Ack::Aborted => self.counters.failed_commands += 1,
-            Ack::InProgress { .. } | Ack::Complete => {}
+        if let Ack::Failed { .. } | Ack::Aborted = ack {
+            self.counters.failed_commands += 1;
         }
         self.effect(Effect::Ack { to: to.clone(), command, ack, receipt });
     }

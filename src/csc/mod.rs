@@ -358,12 +358,9 @@ impl Csc {
             self.ctx.warn(format!("ignored a command that came twice: {name} {} of {identity}", seq_num.0));
             return false;
         }
-        match command.sender.via {
+        if command.sender.via == Via::Kafka {
             // It is not carried out again in the next run either.
-            Via::Kafka => {
-                self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai })
-            }
-            Via::Socket(_) | Via::CommandLine => {}
+            self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai });
         }
         self.ctx.counters.commands += 1;
         true
@@ -374,12 +371,13 @@ impl Csc {
             return;
         }
         let name = command.kind.name();
-        // Whether a transition is allowed is decided when the `start` before it is over.
-        let is_transition = name.is_some_and(CommandName::is_transition);
-        let refusal = match self.run_state {
-            RunState::Joining | RunState::Stopping | RunState::Over => Some(STOPPING.to_owned()),
-            RunState::Serving if is_transition => None,
-            RunState::Serving => name.and_then(|name| self.transitions.not_allowed(name)),
+        let is_valid = !matches!(command.kind, CommandKind::Invalid { .. });
+        let refusal = match name {
+            _ if self.run_state != RunState::Serving => Some(STOPPING.to_owned()),
+            // Whether a transition is allowed is decided when the `start` before it is over.
+            Some(name) if is_valid && name.is_transition() => None,
+            Some(name) => self.transitions.not_allowed(name),
+            None => None,
         };
         if let Some(reason) = refusal {
             return self.ctx.fail(&command.sender, name, reason);
@@ -400,10 +398,7 @@ impl Csc {
                 self.ctx.fail(&sender, name, "Rapid Analysis (index 101) has no jobs to abort".to_owned());
             }
             CommandKind::AbortJob(job_id) => self.abort(sender, job_id),
-            CommandKind::Invalid { name, reason } => {
-                let reason = name.and_then(|name| self.transitions.not_allowed(name)).unwrap_or(reason);
-                self.ctx.fail(&sender, name, reason);
-            }
+            CommandKind::Invalid { reason, .. } => self.ctx.fail(&sender, name, reason),
             CommandKind::Start { .. }
             | CommandKind::Enable
             | CommandKind::Disable
