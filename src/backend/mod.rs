@@ -16,7 +16,7 @@ use crate::csc::request::{
 use crate::lease;
 use crate::url::Url;
 
-/// Something that runs jobs, or takes values for Redis lists. It is never asked for what it does not offer.
+/// Something that runs jobs, or pushes values to Redis lists. The core asks only for what the back-end offers.
 ///
 /// One value is shared by all worker threads. Each request blocks, but never longer than the back-end's timeouts
 /// allow, and never panics, whatever the service answers.
@@ -32,7 +32,7 @@ pub trait Backend: Send + Sync {
     /// Asks how a job is; with a run id the job must be of that run.
     ///
     /// # Errors
-    /// There was no believable answer.
+    /// There was no valid answer.
     fn status(&self, _url: &Url, _job_id: &JobId, _run_id: Option<&RunId>) -> Result<StatusAnswer, Failure> {
         Err(not_offered())
     }
@@ -48,7 +48,7 @@ pub trait Backend: Send + Sync {
     /// Looks for jobs in the service's list.
     ///
     /// # Errors
-    /// There was no believable answer.
+    /// There was no valid answer.
     fn list(&self, _url: &Url, _wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
         Err(not_offered())
     }
@@ -61,7 +61,8 @@ pub trait Backend: Send + Sync {
         Err(not_offered())
     }
 
-    /// The service is configured so: what an earlier run left for the same host, without credentials, uses these.
+    /// A `start` has applied this URL. Jobs of previous runs at the same host use its credentials, since the journal keeps
+    /// none.
     fn configured(&self, _url: &Url) {}
 
     /// Asks whether the back-end can be used.
@@ -89,7 +90,7 @@ fn not_offered() -> Failure {
     Failure::not_sent("this back-end does not offer that".to_owned())
 }
 
-/// Another instance may have taken over, and change the same things.
+/// Why a change is not sent: another instance may have taken over and change the same things.
 fn withheld() -> Failure {
     let seconds = lease::TERM.as_secs();
     Failure::not_sent(format!(
@@ -97,14 +98,14 @@ fn withheld() -> Failure {
     ))
 }
 
-/// Which jobs are picked from a list.
+/// Which jobs are taken from a list.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// Those of these run ids.
+    /// Jobs with these run ids.
     pub run_ids: &'a BTreeSet<RunId>,
-    /// Those with these job ids.
+    /// Jobs with these job ids.
     pub job_ids: &'a BTreeSet<JobId>,
-    /// And those that have not ended and whose run ids were made for this index.
+    /// Besides these, all jobs that have not ended and whose run ids were made for this index.
     pub active_of: Option<SalIndex>,
 }
 

@@ -18,24 +18,26 @@ use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission};
 use crate::url::Url;
 
-/// Finished jobs that are remembered, so that a status asked for late still finds them.
+/// Maximum number of jobs that are remembered. Beyond it, those whose end was reported are forgotten.
 const JOBS_MAX: usize = 100_000;
 
 #[derive(Debug)]
 struct Job {
     run_id: RunId,
     ends: Instant,
-    /// In which it ends; none: the back-end breaks down.
+    /// The phase in which it ends; none if the back-end breaks down then.
     last_phase: Option<Phase>,
     /// Whether its end was reported: from then on there is nothing to abort.
     is_reported: bool,
 }
 
-/// Simulated jobs and the randomness of their durations.
+/// Simulated jobs, with ids `<pipeline>-<TAI seconds>`, and the random numbers for their durations.
 #[derive(Debug)]
 struct State {
     rng: fastrand::Rng,
     jobs: HashMap<JobId, Job>,
+    /// TAI seconds in the last id.
+    last: f64,
 }
 
 /// A back-end without a service.
@@ -50,7 +52,7 @@ impl Simulated {
     #[must_use]
     pub fn new(settings: Simulation) -> Self {
         let rng = settings.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
-        Self { settings, state: Mutex::new(State { rng, jobs: HashMap::new() }) }
+        Self { settings, state: Mutex::new(State { rng, jobs: HashMap::new(), last: 0.0 }) }
     }
 
     /// The state is whole after any panic: every change to it is a single insert or remove.
@@ -72,9 +74,9 @@ impl Backend for Simulated {
         if state.jobs.len() >= JOBS_MAX {
             state.jobs.retain(|_, job| !job.is_reported);
         }
-        let Some(job_id) = unused_id(pipeline, &state.jobs) else {
-            return Err(Failure::rejected("no id is left for a simulated job".to_owned()));
-        };
+        // Each id is later than the one before, by more than the rounding to six digits.
+        state.last = clock::now().0.max(state.last + 2e-6);
+        let job_id = JobId::parse(&format!("{pipeline}-{:.6}", state.last)).map_err(Failure::rejected)?;
         let ends = Instant::now() + duration(&self.settings, &mut state.rng);
         let run_id = submission.run_id.clone();
         state.jobs.insert(job_id.clone(), Job { run_id, ends, last_phase, is_reported: false });
@@ -105,7 +107,6 @@ impl Backend for Simulated {
         }))
     }
 
-    /// Its jobs are as old as the process: there are none that it does not know.
     fn list(&self, _url: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
         let state = self.state();
         let now = Instant::now();
@@ -126,14 +127,6 @@ impl Backend for Simulated {
     fn ping(&self, _url: &Url) -> Result<(), Failure> {
         Ok(())
     }
-}
-
-/// `<pipeline>-<TAI seconds>`, made unique by moving on by microseconds.
-fn unused_id(pipeline: &str, jobs: &HashMap<JobId, Job>) -> Option<JobId> {
-    let now = clock::now().0;
-    (0..10_000)
-        .filter_map(|n| JobId::parse(&format!("{pipeline}-{:.6}", now + f64::from(n) * 1e-6)).ok())
-        .find(|id| !jobs.contains_key(id))
 }
 
 /// |N(mean, sigma)|, by the Box-Muller transform.

@@ -1,8 +1,8 @@
-//! Announcements: what waits until a record is durable. A command is carried out, the id of a job published, and the
-//! end of a command published and acked only then.
+//! Announcements: what is done only when a record is durable. A command is carried out, the id of a job is published,
+//! the end of a command is published and acked.
 //!
 //! While the journal cannot be written, or hangs for longer than [`RECORDING_MAX`], commands that are not durable are
-//! refused, and the rest is announced without it.
+//! refused; ids and ends are published although they are not durable.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -57,14 +57,14 @@ impl Announcements {
         self.add(ctx, Awaited::Created(key), Announcement::JobId(status));
     }
 
-    /// What waits for this record, which waits no longer. Records become durable in their order, so that it is found
-    /// at once.
+    /// Takes the announcement that waits for this record. Records become durable in their order, so that the first is
+    /// nearly always the right one.
     pub(super) fn take(&mut self, awaited: Awaited) -> Option<Announcement> {
         let place = self.0.iter().position(|(_, other, _)| *other == awaited)?;
         self.0.remove(place).map(|(_, _, announcement)| announcement)
     }
 
-    /// The command whose job this was, while its result is not published.
+    /// The command that ended with the result of this job, while that is not published.
     pub(super) fn unpublished_result_of(&self, job_id: &JobId) -> Option<EntryKey> {
         self.0.iter().find_map(|(_, awaited, announcement)| {
             let (Awaited::Ended(key), Announcement::Completion(command)) = (awaited, announcement) else {
@@ -78,7 +78,7 @@ impl Announcements {
         self.0.is_empty()
     }
 
-    /// Until when the first is waited for.
+    /// Until when the oldest record is waited for.
     pub(super) fn due(&self) -> Option<Duration> {
         self.0.front().map(|(until, ..)| *until)
     }
@@ -98,12 +98,11 @@ pub(super) fn publish_result(ctx: &mut Context, key: EntryKey, result: JobResult
 
 /// Sends the final ack of an accepted command.
 pub(super) fn final_ack(ctx: &mut Context, key: EntryKey, sender: &Sender, name: CommandName, ack: Ack) {
-    match &ack {
-        // The line of its job's end says all of an execute.
-        Ack::Failed { reason } if name != CommandName::Execute => {
-            ctx.warn(format!("{} of {} failed: {reason}", name.as_str(), sender.identity));
-        }
-        Ack::Failed { .. } | Ack::Aborted | Ack::InProgress { .. } | Ack::Complete => {}
+    // For an execute, the line about the end of its job says that.
+    if let Ack::Failed { reason } = &ack
+        && name != CommandName::Execute
+    {
+        ctx.warn(format!("{} of {} failed: {reason}", name.as_str(), sender.identity));
     }
     let receipt = Some(Receipt { key, what: Deliverable::Ack });
     ctx.send_ack(sender, Some(name), ack, receipt);
@@ -128,7 +127,7 @@ impl Csc {
             }
             Announcement::JobId(status) => {
                 self.announce_job_id(key);
-                // Perhaps it has ended already.
+                // The job may have ended already.
                 status.into_iter().for_each(|status| self.note_status(key, status));
             }
             Announcement::Completion(command) => {
@@ -145,16 +144,13 @@ impl Csc {
         }
     }
 
-    /// The journal cannot be written: commands that are not durable are refused, the rest is announced.
+    /// The journal cannot be written: commands that are not durable are refused, ids and ends are published.
     pub(super) fn on_journal_failed(&mut self, reason: &str) {
-        match self.run_state {
-            RunState::Serving | RunState::Stopping => {}
-            RunState::Joining | RunState::Over => return,
-        }
         while let Some((_, awaited, announcement)) = self.announcements.0.pop_front() {
-            match awaited {
-                Awaited::Accepted(key) => self.refuse_recording(key, reason),
-                Awaited::Created(_) | Awaited::Ended(_) => self.announce(awaited, announcement),
+            if let Awaited::Accepted(key) = awaited {
+                self.refuse_recording(key, reason);
+            } else {
+                self.announce(awaited, announcement);
             }
         }
         if self.run_state == RunState::Serving && self.transitions.error().0 != ErrorCode::Journal {
@@ -162,8 +158,8 @@ impl Csc {
         }
     }
 
-    /// A disk that hangs fails like one that is full. Only a tick decides that, before which all that the journal has
-    /// said was heard: in a turn that comes late, its words may still wait behind others.
+    /// A disk that hangs counts as one that is full. Only a tick decides that, since all reports of the journal come
+    /// before it: in a turn that comes late, other inputs may come before them.
     pub(super) fn check_records(&mut self) {
         let is_late = self.announcements.due().is_some_and(|until| until <= self.ctx.now.mono);
         if is_late && self.run_state == RunState::Serving {
@@ -184,7 +180,7 @@ impl Csc {
         }
     }
 
-    /// Announces what is known although it may not be durable, when the daemon ends without a journal.
+    /// Publishes ids and ends that wait for a record, when the daemon ends without a journal.
     pub(super) fn announce_all(&mut self) {
         while let Some((_, awaited, announcement)) = self.announcements.0.pop_front() {
             self.announce(awaited, announcement);

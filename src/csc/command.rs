@@ -5,7 +5,7 @@ use strum::{EnumString, IntoStaticStr, VariantArray};
 use super::id::{ClientId, JobId, SeqNum};
 use super::time::Tai;
 
-/// Most items of `prereq_jobs` that one command may name.
+/// Maximum number of jobs in the `prereq_jobs` of one command.
 pub const PREREQS_MAX: usize = 100;
 
 /// The name of a command of the SAL interface; in the order of the names.
@@ -107,14 +107,14 @@ pub enum CommandKind {
     ExitControl,
     /// `setLogLevel`: Python's numbers, 0 and up.
     SetLogLevel {
-        /// The least level that is logged.
+        /// The minimum log level.
         level: i32,
     },
     /// `execute`.
     Execute(Execute),
     /// `abort_job`.
     AbortJob(JobId),
-    /// It cannot be carried out as it was written.
+    /// A command that cannot be carried out as it was written.
     Invalid {
         /// The command, when at least that is known.
         name: Option<CommandName>,

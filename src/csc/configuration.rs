@@ -13,13 +13,13 @@ pub const POLL_INTERVAL_MAX: Duration = Duration::from_secs(24 * 3600);
 /// How jobs are polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polling {
-    /// Each by a request of its own.
+    /// Each job by a request of its own.
     Each,
-    /// All of a service by its list.
+    /// All jobs of a service by its list.
     List,
-    /// By list where that costs less than asking for each.
+    /// By list if that costs less than a request for each job.
     Auto {
-        /// Fewer jobs are never polled by list.
+        /// The least number of jobs that are polled by list.
         from: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! What every part of the core needs: the time, the settings, random numbers, and the way out.
+//! What the parts of the core share: the time, the settings, the timers, requests that are not answered, effects.
 
 use std::collections::HashMap;
 use std::mem;
@@ -18,7 +18,7 @@ use super::time::{Time, Uptime};
 use super::timers::{Timer, Timers};
 use super::{Effect, Settings};
 
-/// Longest time in which the service that is configured is asked nothing at all.
+/// After so long without a request the configured service is asked whether it answers.
 const IDLE: Duration = Duration::from_secs(60);
 /// A turn that comes so much later than a heartbeat was due comes after the process stood still: a virtual machine that
 /// was moved, a container that was frozen, a stop signal.
@@ -34,9 +34,9 @@ pub(super) enum Purpose {
     Remove(JobId),
     List,
     Push,
-    /// Only whether the service answers.
+    /// It only shows whether the service answers.
     Probe,
-    /// With the configuration whose `start` waits for it.
+    /// The `start` of this configuration waits for it.
     Ping(Box<Configuration>),
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Question {
     pub(super) at: Duration,
 }
 
-/// The surroundings of each part of the core.
+/// What the parts of the core share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) settings: Settings,
@@ -107,7 +107,7 @@ impl Context {
         }
     }
 
-    /// The time of the current turn for those who do not stand still with the process.
+    /// The time of the current turn for services and senders, which do not stand still with the process.
     pub(super) fn real_time(&self) -> Duration {
         self.now.mono + self.stood_still
     }
@@ -118,7 +118,7 @@ impl Context {
         self.now.mono.saturating_sub(time) + stood_still
     }
 
-    /// When that time comes, if the process does not stand still any more.
+    /// The real time of a time to come, if the process does not stand still before.
     pub(super) fn to_real_time(&self, time: Duration) -> Duration {
         time + self.stood_still
     }
@@ -159,9 +159,8 @@ impl Context {
         ack: Ack,
         receipt: Option<Receipt>,
     ) {
-        match ack {
-            Ack::Failed { .. } | Ack::Aborted => self.counters.failed_commands += 1,
-            Ack::InProgress { .. } | Ack::Complete => {}
+        if let Ack::Failed { .. } | Ack::Aborted = ack {
+            self.counters.failed_commands += 1;
         }
         self.effect(Effect::Ack { to: to.clone(), command, ack, receipt });
     }
@@ -190,8 +189,8 @@ impl Context {
         ticket
     }
 
-    /// From now on this service is asked whether it answers, now and whenever it has been idle for long: an idle service
-    /// would be known to be away only when a job needs it.
+    /// This service is asked whether it answers, now and whenever it was not asked anything for long. Otherwise an outage
+    /// would be noticed only when a job needs the service.
     pub(super) fn probe(&mut self, url: Url) {
         self.probed = Some(url);
         self.on_probe_timer();
@@ -203,18 +202,19 @@ impl Context {
         }
     }
 
-    /// The question that this answers, or that is not of interest any more; none if it was answered before.
+    /// Forgets a request that is answered or not of interest any more; gives none if it was forgotten before.
     pub(super) fn close_question(&mut self, ticket: Ticket) -> Option<Question> {
         self.asked.remove(&ticket)
     }
 
-    /// Whether a request that changes something outside was not answered yet. Looked for among all, at the end.
+    /// Whether a request that changes something outside was not answered yet. It costs a look at each request, and is
+    /// needed only when the daemon stops.
     pub(super) fn awaits_change(&self) -> bool {
         let mut purposes = self.asked.values().map(|question| &question.purpose);
         purposes.any(|purpose| matches!(purpose, Purpose::Submit(_) | Purpose::Remove(_) | Purpose::Push))
     }
 
-    /// The last request that was made: only a list that is asked for after it knows what it did.
+    /// The last request that was made: only a list that is asked for later shows what it did.
     pub(super) fn last_ticket(&self) -> Ticket {
         Ticket(self.last_ticket)
     }
@@ -227,7 +227,7 @@ impl Context {
         doubled.mul_f64(0.75 + 0.25 * self.rng.f64())
     }
 
-    /// Some time in the next poll interval: what happens to many jobs at once is spread over it.
+    /// A random time in the next poll interval, so that the polls of many jobs are spread over it.
     pub(super) fn within_interval(&mut self) -> Duration {
         self.now.mono + self.poll_interval.mul_f64(self.rng.f64())
     }

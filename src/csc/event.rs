@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use strum::{EnumString, IntoStaticStr, VariantArray};
+use strum::{EnumMessage, EnumString, IntoStaticStr, VariantArray};
 
 use super::id::{JobId, RunId, SeqNum};
 use super::state::SummaryState;
@@ -11,7 +11,7 @@ use super::time::Tai;
 /// An answer to a command.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ack {
-    /// `CMD_INPROGRESS`: the job exists, its end is awaited.
+    /// `CMD_INPROGRESS`: the job exists and has not ended.
     InProgress {
         /// The id by which the job can be aborted.
         job_id: JobId,
@@ -116,7 +116,7 @@ pub enum Event {
     Heartbeat,
     /// `logLevel`.
     LogLevel {
-        /// The least level that is logged.
+        /// The minimum log level.
         level: i32,
     },
     /// `logMessage`.
@@ -195,7 +195,7 @@ impl ExitCode {
 pub enum ResultObject {
     /// The final job object of the service.
     Service(JobObject),
-    /// What we know, when the service said nothing.
+    /// What we know, if the service gave no final object.
     Known {
         /// The job.
         job_id: JobId,
@@ -213,16 +213,20 @@ pub enum ResultObject {
 pub struct JobObject(pub Arc<str>);
 
 /// The phase of a job at the service, with the service's word for it; `other` stands for all that are not known here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
+/// Its message says why a job that ended in it did not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, EnumMessage, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Phase {
     /// Final: it succeeded.
     Completed,
     /// Final: it failed.
+    #[strum(message = "phase error")]
     Error,
     /// Final: it was aborted.
+    #[strum(message = "aborted at the service, not by abort_job")]
     Aborted,
-    /// Final: nobody knows.
+    /// Final: the service does not know how it ended.
+    #[strum(message = "the service does not know how it ended (phase unknown)")]
     Unknown,
     /// Not final: it waits to be started.
     Pending,

@@ -1,8 +1,7 @@
-//! What happened to a job and when, for people who ask later.
+//! What happened to a job and when, for people who look it up.
 //!
 //! Only changes are noted, so that a job that is polled for days costs nothing. Of many notes about one job the first
-//! and the last are kept, in memory and in the journal ([`Record::Noted`]). No note is waited for, and nothing that is
-//! done depends on one.
+//! and the last are kept, in memory and in the journal ([`Record::Noted`]). Nothing waits for a note or depends on one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,11 +15,11 @@ use super::record::Record;
 use super::report::beginning;
 use super::time::Tai;
 
-/// So many notes about a job are kept from its beginning, whatever comes later.
+/// How many of the first notes about a job are kept.
 const FIRST: usize = 20;
-/// So many are kept besides, the last ones.
+/// How many of the last notes about a job are kept.
 const LAST: usize = 80;
-/// Most notes that are kept about one job.
+/// Maximum number of notes that are kept about one job.
 pub const NOTES_MAX: usize = FIRST + LAST;
 /// Longest text of a note, in characters.
 const ABOUT_MAX: usize = 500;
@@ -34,7 +33,7 @@ pub struct Note {
     pub at: Tai,
     /// What.
     pub kind: NoteKind,
-    /// Further words where the kind needs them; else empty.
+    /// What the kind says besides; else empty.
     pub about: Arc<str>,
 }
 
@@ -46,7 +45,7 @@ pub enum NoteKind {
     Accepted,
     /// It waits for prerequisites: their ids.
     Waits,
-    /// It waits for a prerequisite no longer: its id.
+    /// It does not wait for a prerequisite any more: its id.
     WaitOver,
     /// A prerequisite does not exist, and is not waited for: its id.
     MissingPrereq,
@@ -66,28 +65,28 @@ pub enum NoteKind {
     Abort,
     /// It ended: how. Not kept as a note, since the end itself is kept.
     Ended,
-    /// All that is published and acked at its end was delivered, but late: what that is.
+    /// Its result and final ack were delivered, but late: which of them there are.
     Delivered,
     /// Notes that are not kept: how many.
     LeftOut,
 }
 
 impl NoteKind {
-    /// The word for it.
+    /// The kind in one word.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 }
 
 impl Note {
-    /// Where it is kept among the notes about its job, below [`NOTES_MAX`]: a later note takes the place of an earlier one.
+    /// Its place among the notes about its job, below [`NOTES_MAX`]: a later note takes the place of an earlier one.
     pub fn place(&self) -> u32 {
         let (first, last) = (FIRST as u32, LAST as u32);
         self.number.checked_sub(first).map_or(self.number, |later| first + later % last)
     }
 }
 
-/// It as a sentence.
+/// The note as a sentence.
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let about = &self.about;
@@ -115,7 +114,7 @@ impl fmt::Display for Note {
 pub(super) struct History(pub(super) Vec<Note>);
 
 impl History {
-    /// Notes this of the job of this execute.
+    /// Adds a note about the job of this execute.
     pub(super) fn note(&mut self, ctx: &mut Context, key: EntryKey, kind: NoteKind, about: &str) {
         let number = self.0.last().map_or(0, |last| last.number.saturating_add(1));
         let note = Note { number, at: ctx.now.tai, kind, about: beginning(about, ABOUT_MAX).into() };
@@ -126,7 +125,8 @@ impl History {
         ctx.journal(Record::Noted { key, note });
     }
 
-    /// Notes the phase if it is another one than before: at first a job is pending. Its end says all of a final one.
+    /// Notes a phase that is not the last one noted; at first that is pending. A final phase is not noted, since the end
+    /// of the job says it.
     pub(super) fn note_phase(&mut self, ctx: &mut Context, key: EntryKey, phase: Phase) {
         let last = self.0.iter().rev().find(|note| note.kind == NoteKind::Phase);
         let last = last.map_or(Phase::Pending.as_str(), |note| &*note.about);
@@ -135,7 +135,7 @@ impl History {
         }
     }
 
-    /// All notes, with how many are not kept in their place.
+    /// All notes; where some are not kept, one says how many.
     pub(super) fn complete(&self) -> Vec<Note> {
         let (mut complete, mut next) = (Vec::with_capacity(self.0.len() + 3), 0);
         for note in &self.0 {

@@ -7,7 +7,7 @@ use strum::{IntoStaticStr, VariantArray};
 /// Longest job id and run id, in characters: both are Kubernetes label values at the service.
 const LABEL_MAX: usize = 63;
 
-/// What comes before the index in a run id.
+/// What stands before the index in a run id.
 const OURS: &str = "ocps";
 
 /// 1 to 63 characters of `[A-Za-z0-9._-]`, alphanumeric at both ends.
@@ -62,7 +62,7 @@ impl fmt::Display for JobId {
 pub struct RunId(String);
 
 impl RunId {
-    /// Makes the run id of a command: its sequence number, whose it is, and 80 random bits, for example
+    /// Makes the run id of a command: its sequence number, our index and 80 random bits, for example
     /// `17-ocps3-4k0q…`.
     pub fn new(seq_num: SeqNum, index: SalIndex, rng: &mut fastrand::Rng) -> Self {
         const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
@@ -113,7 +113,7 @@ pub struct SeqNum(pub i32);
 pub struct ClientId(pub u64);
 
 impl ClientId {
-    /// A client of a previous run: its acks reach nobody.
+    /// A client of a previous run, which gets no acks any more.
     pub const GONE: Self = Self(0);
 }
 

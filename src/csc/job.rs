@@ -21,7 +21,7 @@ use super::timers::{Timed, Timer};
 /// A job that has not ended.
 #[derive(Debug)]
 pub(super) struct Job {
-    /// Whose execute it is.
+    /// The sender of its execute.
     pub(super) sender: Sender,
     pub(super) submission: Arc<Submission>,
     /// Base URL of its service; a later configuration does not change it.
@@ -70,9 +70,10 @@ pub(super) struct Submitting {
     pub(super) refusals: u32,
     /// When the last of them was sent.
     pub(super) sent: Duration,
-    /// Until when it is tried, once an attempt failed or was unclear: only one that is made later may be the last.
+    /// When the time to submit is over; set by the first attempt that failed or was unclear. An attempt that is made later
+    /// is the last.
     pub(super) expires: Option<Duration>,
-    /// Whether one that is over may have left a job that was not found.
+    /// Whether an earlier attempt may have left a job that no list has shown.
     pub(super) doubtful: bool,
     /// From this real time on the first attempt, perhaps of a previous run, is too long ago to send another.
     pub(super) stale_at: Duration,
@@ -85,29 +86,27 @@ pub(super) struct Submitting {
 /// A job that may exist: it is looked for in the service's list before anything else.
 #[derive(Debug)]
 pub(super) struct Doubt {
-    /// The last request before that: only lists asked for later count.
+    /// The last request before the doubt: only a list that is asked for later counts.
     pub(super) after: Ticket,
     /// When the first such list was answered.
     pub(super) listed: Option<Duration>,
-    /// Of the attempt.
+    /// Why the attempt failed.
     pub(super) failure: Failure,
-    /// The submission is given up if the list that is asked for from then on cannot be had: an attempt may end long
-    /// after nothing more is sent, and is looked up all the same.
+    /// If a list that is asked for from this time on fails, the submission is given up. An attempt that ends long after
+    /// the time to submit is over is looked up all the same.
     pub(super) lost: Duration,
-    /// Whether that list is wanted.
+    /// Whether that list was asked for.
     pub(super) is_last: bool,
 }
 
 impl Timed for Job {
     type Key = EntryKey;
 
-    fn timer(key: &EntryKey) -> Timer {
-        Timer::Job(*key)
-    }
+    const TIMER: fn(EntryKey) -> Timer = Timer::Job;
 
     fn due(&self) -> Option<Duration> {
         let step = match &self.stage {
-            // The journal, polls, a removal and the end of a prerequisite come by themselves.
+            // The journal, a prerequisite, a poll or a removal moves it on.
             Stage::Recording { .. }
             | Stage::Waiting { .. }
             | Stage::Running { .. }
@@ -122,7 +121,7 @@ impl Timed for Job {
 }
 
 impl Job {
-    /// Of an execute that was accepted.
+    /// The job of an execute that was accepted; none for another command.
     pub(super) fn of(entry: &AcceptedCommand) -> Option<Self> {
         let Work::Execute { submission, url, prereqs, .. } = &entry.work else { return None };
         Some(Self {
@@ -175,7 +174,7 @@ impl Job {
         }
     }
 
-    /// A submission failed so.
+    /// Notes why an attempt to submit it failed.
     pub(super) fn note_failure(
         &mut self,
         ctx: &mut Context,
@@ -196,7 +195,7 @@ impl Job {
 }
 
 impl Doubt {
-    /// Whether the job may take its time to show up in a list. Else one list is enough: the service said that it
+    /// Whether a list may show the job only after a while. Otherwise one list is enough, since the service said that it
     /// refused.
     pub(super) fn may_show_up_late(&self) -> bool {
         match self.failure.kind {
@@ -207,7 +206,7 @@ impl Doubt {
 }
 
 impl Submitting {
-    /// Whether the last attempt was made when the time was over.
+    /// Whether the last attempt was made when the time to submit was over.
     pub(super) fn was_last(&self) -> bool {
         self.expires.is_some_and(|expires| self.sent >= expires)
     }

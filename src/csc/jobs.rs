@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use crate::url::Url;
 
 use super::context::Context;
+use super::event::Phase;
 use super::history::{History, NoteKind};
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Submitting};
@@ -13,19 +14,27 @@ use super::record::{Deliverable, HISTORY_MAX, Receipt};
 use super::report::{JobReport, StageName};
 use super::timers::TimedMap;
 
-/// That the end of a job was delivered is noted if that came so long after it, in seconds.
+/// A delivery is noted if it comes so many seconds after the end of the job.
 const LATE_S: f64 = 5.0;
 
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
     jobs: TimedMap<Job>,
     runs: BTreeMap<RunId, EntryKey>,
-    /// Those that exist at the service.
+    /// Only jobs that exist at the service.
     ids: BTreeMap<JobId, EntryKey>,
-    /// How many are in each stage.
-    stages: BTreeMap<StageName, usize>,
-    /// The last that have ended, the oldest first.
+    /// How many jobs are in each place.
+    places: BTreeMap<Place, usize>,
+    /// The last jobs that ended, the oldest first.
     ended: VecDeque<EndedJob>,
+}
+
+/// The service of a job, its stage and, while it runs, its phase where that is known.
+type Place = (Url, StageName, Option<Phase>);
+
+fn place(job: &Job) -> Place {
+    let stage = StageName::of(&job.stage);
+    (job.url.clone(), stage, job.phase.filter(|_| stage == StageName::Running))
 }
 
 /// A job that has ended.
@@ -34,7 +43,7 @@ pub(super) struct EndedJob {
     pub(super) key: EntryKey,
     pub(super) report: JobReport,
     pub(super) history: History,
-    /// Of its end, what is not known to be delivered.
+    /// Which of its result and final ack are not known to be delivered.
     pub(super) undelivered: Vec<Deliverable>,
 }
 
@@ -54,7 +63,7 @@ impl Jobs {
     pub(super) fn insert(&mut self, ctx: &mut Context, key: EntryKey, job: Job) {
         self.runs.insert(job.run_id().clone(), key);
         self.ids.extend(job.job_id().map(|job_id| (job_id.clone(), key)));
-        *self.stages.entry(StageName::of(&job.stage)).or_default() += 1;
+        *self.places.entry(place(&job)).or_default() += 1;
         self.jobs.insert(ctx, key, job);
     }
 
@@ -62,7 +71,7 @@ impl Jobs {
         let job = self.jobs.remove(ctx, &key)?;
         self.runs.remove(job.run_id());
         job.job_id().and_then(|job_id| self.ids.remove(job_id));
-        *self.stages.entry(StageName::of(&job.stage)).or_default() -= 1;
+        self.leave(&place(&job));
         Some(job)
     }
 
@@ -73,14 +82,24 @@ impl Jobs {
         key: EntryKey,
         change: impl FnOnce(&mut Context, &mut Job) -> R,
     ) -> Option<R> {
-        self.jobs.update(ctx, &key, |ctx, job| {
-            let (stage, had_id) = (StageName::of(&job.stage), job.job_id().is_some());
+        let (before, after, result) = self.jobs.update(ctx, &key, |ctx, job| {
+            let (before, had_id) = (place(job), job.job_id().is_some());
             let result = change(ctx, job);
-            *self.stages.entry(stage).or_default() -= 1;
-            *self.stages.entry(StageName::of(&job.stage)).or_default() += 1;
             self.ids.extend(job.job_id().filter(|_| !had_id).map(|job_id| (job_id.clone(), key)));
-            result
-        })
+            (before, place(job), result)
+        })?;
+        if before != after {
+            self.leave(&before);
+            *self.places.entry(after).or_default() += 1;
+        }
+        Some(result)
+    }
+
+    fn leave(&mut self, place: &Place) {
+        if let Some(count) = self.places.get_mut(place) {
+            *count -= 1;
+        }
+        self.places.retain(|_, count| *count > 0);
     }
 
     /// The job of that id.
@@ -100,7 +119,8 @@ impl Jobs {
 
     /// Whether a job is known to exist at this service.
     pub(super) fn is_any_at(&self, url: &Url) -> bool {
-        self.at(url).any(|(_, job)| job.job_id().is_some())
+        let exists = [StageName::Running, StageName::Aborting];
+        self.places.keys().any(|(at, stage, _)| at == url && exists.contains(stage))
     }
 
     /// Whether a job may exist at this service.
@@ -115,9 +135,18 @@ impl Jobs {
         lacking.map(|(key, job)| (key, job.run_id().clone())).collect()
     }
 
-    /// How many are in this stage.
+    /// How many jobs are in this stage.
     pub(super) fn count(&self, stage: StageName) -> usize {
-        self.stages.get(&stage).copied().unwrap_or_default()
+        self.places.iter().filter(|((_, at, _), _)| *at == stage).map(|(_, count)| count).sum()
+    }
+
+    /// How many running jobs are in each phase, where that is known.
+    pub(super) fn phases(&self) -> BTreeMap<Phase, usize> {
+        let mut phases = BTreeMap::new();
+        for (phase, count) in self.places.iter().filter_map(|((.., phase), count)| Some(((*phase)?, count))) {
+            *phases.entry(phase).or_default() += count;
+        }
+        phases
     }
 
     pub(super) fn remember(&mut self, ended: EndedJob) {
@@ -132,7 +161,7 @@ impl Jobs {
         self.ended.iter()
     }
 
-    /// This was delivered: most often it is of one of the last jobs that ended.
+    /// A result or final ack was delivered, most often of one of the last jobs that ended.
     pub(super) fn note_delivered(&mut self, ctx: &mut Context, Receipt { key, what }: Receipt) {
         let Some(ended) = self.ended.iter_mut().rev().find(|ended| ended.key == key) else { return };
         let is_new = ended.undelivered.contains(&what);

@@ -117,9 +117,7 @@ struct PossibleDuplicate {
 impl Timed for Lookup {
     type Key = Url;
 
-    fn timer(url: &Url) -> Timer {
-        Timer::List(url.clone())
-    }
+    const TIMER: fn(Url) -> Timer = Timer::List;
 
     fn due(&self) -> Option<Duration> {
         let not_before = self.retry.due?;
@@ -134,9 +132,7 @@ impl Timed for Lookup {
 impl Timed for PossibleDuplicate {
     type Key = RunId;
 
-    fn timer(run_id: &RunId) -> Timer {
-        Timer::Duplicate(run_id.clone())
-    }
+    const TIMER: fn(RunId) -> Timer = Timer::Duplicate;
 
     fn due(&self) -> Option<Duration> {
         Some(if self.is_wanted { self.until + DUPLICATES_FOR } else { self.next })

@@ -6,20 +6,20 @@
 //! It knows nothing of HTTP, Kafka, JSON on a wire, files or time sources.
 //!
 //! Start reading at [`Csc::handle`]: [`Csc`] dispatches between parts with private fields, which know nothing of each
-//! other and get what they share, the time and the way out, as a `Context`.
+//! other and share a `Context`: the time, the settings, the timers and the effects.
 //!
 //! | part | what it is | what moves it, besides itself |
 //! |---|---|---|
 //! | `transitions` | summary states, FAULT, `start` and its configuration | |
-//! | `announcements` | what waits until a record is durable | |
+//! | `announcements` | what is done when a record is durable | |
 //! | `jobs`, `job` | our jobs and those that ended | `submit`: until a job exists; `track`: from there to its end |
 //! | `history` | what happened to a job and when | |
-//! | `prerequisites` | jobs that others wait for | |
+//! | `prerequisites` | jobs that other jobs wait for | |
 //! | `polls`, `lists` | when each job is polled: singly, or by the service's list | `poll`: what the answers mean |
 //! | `removals` | aborts | |
 //! | `lookups` | jobs found in the service's list: after an unclear answer, and duplicates | |
 //! | `services` | whether a service answers, and what the log says of it | |
-//! | `pushes` | what Rapid Analysis has in the place of jobs | |
+//! | `pushes` | executes of Rapid Analysis, which have no job | |
 //! | `seen` | commands that came twice | |
 //!
 //! `timers` says what is due when, `retry` is a request that is repeated, `recover` resumes what a previous run left.
@@ -83,11 +83,11 @@ use transitions::Transitions;
 
 /// Time between heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A waiting sender's patience after `CMD_INPROGRESS` is 600 s; it is reminded at half of that.
+/// Time between the in-progress acks of a command: half of the 600 s for which its sender waits for the next ack.
 const REMINDER: Duration = Duration::from_secs(300);
 /// How long a PUT or DELETE in flight is waited for when the daemon stops.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
-/// The reason for commands that come too late.
+/// Why commands are refused while the daemon stops.
 const STOPPING: &str = "the daemon is stopping";
 
 /// What the core needs to know from the beginning.
@@ -97,7 +97,7 @@ pub struct Settings {
     pub index: SalIndex,
     /// Whether jobs are only simulated.
     pub simulated: bool,
-    /// Least level that is logged, Python's number.
+    /// Minimum log level, Python's number.
     pub log_level: i32,
     /// Makes the submission of an execute.
     pub payload: Arc<dyn Payload>,
@@ -121,7 +121,7 @@ pub struct Settings {
     pub polling: Polling,
     /// How many polls the back-end carries out at a time.
     pub connections: usize,
-    /// Most jobs at once; also the bound of aborts and of prerequisites that are watched.
+    /// Maximum number of unfinished jobs, of aborts in progress, and of prerequisites that are polled.
     pub max_jobs: usize,
 }
 
@@ -130,78 +130,78 @@ pub struct Settings {
 pub enum Input {
     /// A command came; not before [`Input::Joined`].
     Command(Command),
-    /// A command came that cannot be taken, and why: it fails, and stays undone also when it comes again.
+    /// A command came that cannot be taken, and why: it fails, and is ignored if it comes again.
     Refused(Command, String),
     /// A back-end request ended.
     Outcome(Outcome),
-    /// The time that [`Csc::next_deadline`] asked for has come (or any other time: it does no harm). All that the
-    /// journal has said was handed over before.
+    /// The time that [`Csc::next_deadline`] asked for has come (any other time does no harm). All reports of the journal
+    /// were handed over before.
     Tick,
-    /// The configuration asked for was read, or why not.
+    /// The configuration that [`Effect::ReadConfiguration`] asked for, or why it cannot be read.
     Configuration(Result<Configuration, String>),
-    /// The configuration directory was looked at.
+    /// What the configuration directory holds.
     ConfigurationsAvailable(ConfigurationsAvailable),
     /// What previous runs left; comes before [`Input::Joined`], or not at all.
     Recovered(Recovered),
     /// This record is durable.
     Journaled(Awaited),
-    /// The journal cannot be written, and why, in one line; what is not durable yet is tried again and again.
+    /// The journal cannot be written, and why, in one line; it goes on trying to write what is not durable.
     JournalFailed(String),
     /// The journal can be written again.
     JournalBack,
-    /// This was delivered; the journal knows it already.
+    /// This result or final ack was delivered, and the journal has recorded that.
     Delivered(Receipt),
-    /// Log from this level on (not by command).
+    /// A new minimum log level, Python's number, which no command has set.
     LogLevel(i32),
-    /// Begin: no other instance was heard, or nobody can be asked.
+    /// Begin: no other instance was heard, or Kafka cannot be asked.
     Joined,
     /// Another instance with our index is running; who it is.
     DuplicateInstance(String),
-    /// End, leaving jobs running at the service.
+    /// End the daemon; jobs keep running at the service.
     Terminate,
 }
 
-/// What the core wants done, in this order.
+/// What the daemon is to do, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Answer a command.
     Ack {
-        /// Whom.
+        /// The sender of the command.
         to: Sender,
         /// The command that is answered, when it is known.
         command: Option<CommandName>,
-        /// What to say.
+        /// The ack.
         ack: Ack,
-        /// Its delivery is to be journaled under this name.
+        /// If set, the journal is to record its delivery under this name.
         receipt: Option<Receipt>,
     },
     /// Publish an event.
     Publish {
-        /// What.
+        /// The event.
         event: Event,
-        /// Its delivery is to be journaled under this name.
+        /// If set, the journal is to record its delivery under this name.
         receipt: Option<Receipt>,
     },
-    /// Keep this; where it is [`Record::awaited`], say [`Input::Journaled`] when it is durable.
+    /// Write this record; if it is [`Record::awaited`], report [`Input::Journaled`] when it is durable.
     Journal(Record),
-    /// Ask the back-end.
+    /// Carry out this back-end request.
     Request(Request),
-    /// Start no request any more, also none that is queued: those fail as not sent.
+    /// Begin no request any more: those that are queued fail as not sent.
     StopRequests,
-    /// Read the configuration with this override, then say [`Input::Configuration`].
+    /// Read the configuration with this override, then report [`Input::Configuration`].
     ReadConfiguration {
         /// `[file][:gitref]`, may be empty.
         override_name: String,
     },
-    /// Look at the configuration directory from now on, or not any more.
+    /// Look at the configuration directory each second from now on, or not any more.
     WatchConfigurations(Watching),
-    /// Log from this level on, Python's number.
+    /// Set the minimum log level, Python's number.
     SetLogLevel(i32),
     /// Log a line.
     Log(LogLevel, String),
     /// End the process, successfully.
     Exit,
-    /// End the process, with failure: why.
+    /// End the process as failed, and why.
     Fail(String),
 }
 
@@ -214,7 +214,7 @@ pub enum Watching {
     Off,
 }
 
-/// Where the daemon is between its start and its end.
+/// How far the run of the daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RunState {
     /// It waits for [`Input::Joined`].
@@ -230,12 +230,13 @@ enum RunState {
 /// The state machine.
 ///
 /// [`Csc::handle`] takes each input and dispatches it to the parts, which know nothing of each other.
-/// [`Input::Recovered`], if there is one, comes before it joins; with [`Settings::joins`], [`Input::Joined`] comes before any command.
+/// [`Input::Recovered`], if it comes, comes before [`Input::Joined`], which with [`Settings::joins`] comes before any
+/// command.
 #[derive(Debug)]
 pub struct Csc {
     ctx: Context,
     run_state: RunState,
-    /// What a previous run left, until it may be touched.
+    /// What a previous run left, until [`Input::Joined`].
     recovered: Option<Recovered>,
     recovery: report::Recovery,
     log_level: i32,
@@ -283,7 +284,7 @@ impl Csc {
         csc
     }
 
-    /// Begins, with the events of start-up after logLevel, in the order that salobj has.
+    /// Begins to serve, with the events of start-up that follow logLevel, in salobj's order.
     fn join(&mut self) {
         if self.run_state != RunState::Joining {
             return;
@@ -358,12 +359,9 @@ impl Csc {
             self.ctx.warn(format!("ignored a command that came twice: {name} {} of {identity}", seq_num.0));
             return false;
         }
-        match command.sender.via {
+        if command.sender.via == Via::Kafka {
             // It is not carried out again in the next run either.
-            Via::Kafka => {
-                self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai })
-            }
-            Via::Socket(_) | Via::CommandLine => {}
+            self.ctx.journal(Record::Seen { sender: command.sender.clone(), at: self.ctx.now.tai });
         }
         self.ctx.counters.commands += 1;
         true
@@ -374,12 +372,13 @@ impl Csc {
             return;
         }
         let name = command.kind.name();
-        // A transition that waits for a `start` may be allowed then.
-        let is_transition = name.is_some_and(CommandName::is_transition);
-        let refusal = match self.run_state {
-            RunState::Joining | RunState::Stopping | RunState::Over => Some(STOPPING.to_owned()),
-            RunState::Serving if is_transition => None,
-            RunState::Serving => name.and_then(|name| self.transitions.not_allowed(name)),
+        let is_valid = !matches!(command.kind, CommandKind::Invalid { .. });
+        let refusal = match name {
+            _ if self.run_state != RunState::Serving => Some(STOPPING.to_owned()),
+            // Whether a transition is allowed is decided when the `start` before it is over.
+            Some(name) if is_valid && name.is_transition() => None,
+            Some(name) => self.transitions.not_allowed(name),
+            None => None,
         };
         if let Some(reason) = refusal {
             return self.ctx.fail(&command.sender, name, reason);
@@ -400,10 +399,7 @@ impl Csc {
                 self.ctx.fail(&sender, name, "Rapid Analysis (index 101) has no jobs to abort".to_owned());
             }
             CommandKind::AbortJob(job_id) => self.abort(sender, job_id),
-            CommandKind::Invalid { name, reason } => {
-                let reason = name.and_then(|name| self.transitions.not_allowed(name)).unwrap_or(reason);
-                self.ctx.fail(&sender, name, reason);
-            }
+            CommandKind::Invalid { reason, .. } => self.ctx.fail(&sender, name, reason),
             CommandKind::Start { .. }
             | CommandKind::Enable
             | CommandKind::Disable
@@ -415,7 +411,7 @@ impl Csc {
         }
     }
 
-    /// The configuration that a `start` waits for was read, or not. Rapid Analysis starts only where Redis answers, too.
+    /// The configuration that a `start` waits for was read, or cannot be. Rapid Analysis starts only if Redis answers, too.
     fn on_configuration(&mut self, result: Result<Configuration, String>) {
         match result {
             Ok(configuration)
@@ -455,7 +451,7 @@ impl Csc {
     }
 
     fn on_outcome(&mut self, outcome: Outcome) {
-        // An answer that nobody waits for any more is dropped: its job went on without it.
+        // An answer is dropped if its request is not of interest any more.
         let Some(Question { purpose, url, at }) = self.ctx.close_question(outcome.ticket) else { return };
         if let Some(contact) = outcome.answer.of_service() {
             self.note_contact(&url, at, contact);
@@ -478,7 +474,7 @@ impl Csc {
         }
     }
 
-    /// Learns from an answer to something asked for at that time whether the service is there.
+    /// Notes whether the service answered a request that was made at `asked`.
     fn note_contact(&mut self, url: &Url, asked: Duration, result: Result<(), &Failure>) {
         let change = match result {
             Ok(()) => self.services.on_valid_answer(&mut self.ctx, url),
@@ -488,21 +484,20 @@ impl Csc {
         };
         match change {
             Change::Nothing => {}
-            // What had backed off need not wait any longer.
+            // Polls that failed need not wait any longer.
             Change::Back => self.polls.hurry_failed(&mut self.ctx, url),
             Change::Outage(report) => self.transitions.fault(&mut self.ctx, ErrorCode::Unreachable, report),
         }
     }
 
-    /// A service has been silent for too long: it is asked once more, and only that decides.
+    /// A service has been silent for too long: it is asked once more, and the answer decides whether that is a FAULT.
     fn on_outage_timer(&mut self, url: &Url) {
         if self.jobs.is_any_at(url) {
             self.polls.hurry_one(&mut self.ctx, url);
-            self.removals.hurry_one(&mut self.ctx, url);
         }
     }
 
-    /// Another instance with our index: before the start it has the right of way, later both go to FAULT.
+    /// Another instance with our index is running: a daemon that is starting ends, one that has started goes to FAULT.
     fn on_duplicate_instance(&mut self, who: &str) {
         let report = format!("another instance with index {} is running: {who}", self.ctx.settings.index);
         self.transitions.note_other(&self.ctx, report.clone());
@@ -519,7 +514,7 @@ impl Csc {
         }
     }
 
-    /// Does all that is due, in the order of its times.
+    /// Handles the timers that have expired, the earliest first.
     fn advance(&mut self) {
         let now = self.ctx.now.mono;
         while let Some((time, timer)) = self.ctx.timers.expired(now) {
@@ -540,7 +535,7 @@ impl Csc {
         }
     }
 
-    /// Keeps the beat; after a long sleep it does not catch up.
+    /// Publishes a heartbeat. Those that were missed are not caught up.
     fn beat(&mut self, time: Duration) {
         if self.run_state != RunState::Joining {
             self.ctx.publish(Event::Heartbeat);
@@ -578,7 +573,7 @@ impl Csc {
     fn stop(&mut self) {
         match self.run_state {
             RunState::Serving => {}
-            // Nobody knows that we exist.
+            // No summary state was published.
             RunState::Joining => {
                 self.run_state = RunState::Over;
                 self.transitions.go_offline();
@@ -599,7 +594,7 @@ impl Csc {
         if self.run_state != RunState::Stopping {
             return;
         }
-        // An id that came in time is still published, and so is a result.
+        // Ids and results that come in time are still published.
         let is_in_time = self.ctx.timers.time_of(&Timer::Stop).is_some();
         if is_in_time && (!self.announcements.is_empty() || self.ctx.awaits_change()) {
             return;
@@ -620,7 +615,7 @@ impl Csc {
         self.ctx.effect(Effect::Exit);
     }
 
-    /// Ends without a journal: nobody will take up what is unfinished, so those who wait for it are answered.
+    /// Ends without a journal: no later run resumes unfinished commands, so they fail now.
     fn abandon(&mut self) {
         self.announce_all();
         for (key, job) in self.jobs.iter() {

@@ -32,9 +32,9 @@ impl Csc {
                 self.jobs.update(&mut self.ctx, key, |ctx, job| job.set_phase(ctx, key, phase));
             }
         }
-        if let Some(asked) = asked {
+        if list.is_of_all {
             let active = jobs.iter().filter(|job| job.phase.exit_code().is_none());
-            self.prerequisites.note_list(url, asked, active.map(|job| &job.job_id));
+            self.prerequisites.note_list(url, active.map(|job| &job.job_id));
         }
     }
 
@@ -60,7 +60,7 @@ impl Csc {
             (Ok(StatusAnswer::Job(status)), Polled::Prerequisite(job_id))
                 if status.phase.exit_code().is_none() =>
             {
-                self.prerequisites.note_active(&self.ctx, &(url.clone(), job_id.clone()));
+                self.prerequisites.note_active(&(url.clone(), job_id.clone()));
                 self.polls.note_present(&mut self.ctx, url, polled);
             }
             (Ok(StatusAnswer::Job(_) | StatusAnswer::Broken { .. }), Polled::Prerequisite(job_id)) => {

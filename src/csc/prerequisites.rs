@@ -1,8 +1,7 @@
-//! Jobs that others wait for, and who waits.
+//! Jobs that other jobs wait for, and which jobs wait for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::time::Duration;
 
 use crate::url::Url;
 
@@ -21,37 +20,26 @@ pub(super) struct Prerequisites(BTreeMap<JobAt, WaitedFor>);
 #[derive(Debug, Default)]
 struct WaitedFor {
     by: BTreeSet<EntryKey>,
-    /// When it was last seen to be active: those that wait for it were not submitted by then.
-    last_active: Option<Duration>,
+    /// Whether it was seen to be active: then no previous run has submitted the jobs that wait for it.
+    was_active: bool,
     /// Whether the log has a line of something that went wrong with it.
     trouble_logged: bool,
 }
 
 impl Prerequisites {
-    pub(super) fn note_active(&mut self, ctx: &Context, at: &JobAt) {
-        if let Some(waited_for) = self.0.get_mut(at) {
-            waited_for.last_active = Some(ctx.now.mono);
+    /// A job that others may wait for is active.
+    pub(super) fn note_active(&mut self, at: &JobAt) {
+        self.0.get_mut(at).into_iter().for_each(|waited_for| waited_for.was_active = true);
+    }
+
+    /// A list of this service shows these jobs as active.
+    pub(super) fn note_list<'a>(&mut self, url: &Url, active: impl Iterator<Item = &'a JobId>) {
+        if !self.0.is_empty() {
+            active.for_each(|job_id| self.note_active(&(url.clone(), job_id.clone())));
         }
     }
 
-    /// A list of this service, asked for at that time, shows these jobs as active.
-    pub(super) fn note_list<'a>(
-        &mut self,
-        url: &Url,
-        asked: Duration,
-        active: impl Iterator<Item = &'a JobId>,
-    ) {
-        if self.0.is_empty() {
-            return;
-        }
-        for job_id in active {
-            if let Some(waited_for) = self.0.get_mut(&(url.clone(), job_id.clone())) {
-                waited_for.last_active = waited_for.last_active.max(Some(asked));
-            }
-        }
-    }
-
-    /// The first thing that goes wrong with it is logged.
+    /// The first thing that goes wrong with a prerequisite is logged.
     pub(super) fn log_trouble(&mut self, ctx: &mut Context, at: &JobAt, failure: &Failure) {
         if let Some(waited_for) = self.0.get_mut(at)
             && !mem::replace(&mut waited_for.trouble_logged, true)
@@ -62,7 +50,7 @@ impl Prerequisites {
 }
 
 impl Csc {
-    /// A job of ours waits for this one, which is polled unless it is ours too and so ends by itself.
+    /// A job of ours waits for this one, which is polled; if it is ours too, it is polled already.
     pub(super) fn wait_for(&mut self, key: EntryKey, (url, job_id): &JobAt, is_ours: bool) {
         self.prerequisites.0.entry((url.clone(), job_id.clone())).or_default().by.insert(key);
         let polled = Polled::Prerequisite(job_id.clone());
@@ -72,7 +60,7 @@ impl Csc {
         }
     }
 
-    /// A job of ours does not wait any more.
+    /// A job of ours does not wait for these jobs any more.
     pub(super) fn forget_wait(&mut self, key: EntryKey, prereqs: &BTreeSet<JobAt>) {
         for at in prereqs {
             if let Some(waited_for) = self.prerequisites.0.get_mut(at) {
@@ -84,7 +72,7 @@ impl Csc {
         }
     }
 
-    /// It does not exist: it is not waited for.
+    /// A prerequisite does not exist: it is not waited for.
     pub(super) fn lose_prerequisite(&mut self, at: &JobAt) {
         self.ctx.warn(format!("prerequisite job {} does not exist: not waited for", at.1));
         let waiting = self.prerequisites.0.get(at).map(|waited_for| waited_for.by.clone());
@@ -94,12 +82,12 @@ impl Csc {
         self.prerequisite_ended(at);
     }
 
-    /// A job has ended, or nothing waits for it: those that wait for nothing else are submitted.
+    /// A prerequisite has ended, or no job waits for it any more: jobs that wait for nothing else are submitted.
     pub(super) fn prerequisite_ended(&mut self, at: &JobAt) {
-        let Some(WaitedFor { by, last_active, .. }) = self.prerequisites.0.remove(at) else { return };
+        let Some(WaitedFor { by, was_active, .. }) = self.prerequisites.0.remove(at) else { return };
         self.polls.remove(&mut self.ctx, &at.0, &Polled::Prerequisite(at.1.clone()));
         for key in by {
-            self.end_wait(key, at, last_active);
+            self.end_wait(key, at, was_active);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! An execute of Rapid Analysis (index 101): its values are pushed to Redis, and that is all. There is no job.
 //!
-//! Consumers see the values in the order of the commands, so one push is under way at a time and the others
-//! wait. Scripts wait 5 s in all: whatever a push or those before it do, each is answered before that.
+//! Consumers see the values in the order of the commands, so one push is in progress at a time and the others
+//! wait. Scripts wait 5 s in all: each execute is answered before that, whatever its push or those before it do.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use super::event::Ack;
 use super::request::{Action, Failure, FailureKind};
 use super::timers::Timer;
 
-/// How long the values of an execute may take to be pushed. The scripts' 5 s must do for the way of the command and
-/// of its ack too.
+/// How long the values of an execute may take to be pushed. The rest of the scripts' 5 s is for the way of the command
+/// and of its ack.
 const PATIENCE: Duration = Duration::from_millis(4250);
 
-/// How much later than it should the back-end may answer. It knows best what became of a push; if it keeps silent,
-/// the sender is answered that it is unclear.
+/// How long an answer of the back-end is waited for after its time is over, since it knows best what became of a push.
+/// Then the sender is answered that it is unclear.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// An execute that waits for those before it.
+/// An execute whose push waits for those before it.
 #[derive(Debug)]
 struct Push {
     sender: Sender,
@@ -32,7 +32,7 @@ struct Push {
     until: Duration,
 }
 
-/// The one that the back-end has.
+/// The push that the back-end carries out.
 #[derive(Debug)]
 struct Flight {
     /// None once it was answered that it is unclear.
@@ -49,7 +49,7 @@ pub(super) struct Pushes {
 }
 
 impl Pushes {
-    /// Accepts an execute of Rapid Analysis; of its parameters only `config` means something there.
+    /// Accepts an execute of Rapid Analysis, whose only parameter is `config`.
     pub(super) fn push(
         &mut self,
         ctx: &mut Context,
@@ -67,7 +67,7 @@ impl Pushes {
         self.advance(ctx, service);
     }
 
-    /// Answers those whose time is over, and begins the next.
+    /// Answers the executes whose time is over, and begins the next push.
     pub(super) fn advance(&mut self, ctx: &mut Context, service: Option<&Service>) {
         let (now, real_time) = (ctx.now.mono, ctx.real_time());
         if self.flight.as_ref().is_some_and(|flight| now >= flight.until) {
@@ -104,11 +104,11 @@ impl Pushes {
                 ctx.warn(format!("an execute that was answered as unclear: {end}"));
             }
         }
-        // The next one is begun at once.
+        // The next push is begun at once.
         ctx.timers.set(Timer::Push, Some(ctx.now.mono));
     }
 
-    /// The daemon stops: what waits is not begun.
+    /// The daemon stops: pushes that wait are not begun.
     pub(super) fn stop(&mut self, ctx: &mut Context) {
         for push in self.waiting.drain(..) {
             refuse(ctx, &push.sender, STOPPING);

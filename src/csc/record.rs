@@ -3,8 +3,8 @@
 //! The core says what is to be kept ([`Effect::Journal`](super::Effect::Journal)) and, in its next run, is given
 //! what was kept ([`Input::Recovered`](super::Input::Recovered)). How it is kept is the business of the journal.
 //!
-//! All records of one turn are kept together or not at all. A record that a turn asks for is in effect after all
-//! that were asked for before it; each may come twice.
+//! All records of one turn are written together or not at all, in the order in which the core asked for them. A record
+//! may be written twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +19,13 @@ use super::request::Submission;
 use super::state::SummaryState;
 use super::time::{Tai, Uptime};
 
-/// Most commands that came over Kafka that are remembered. The journal keeps them whatever their age: clocks can be wrong,
-/// and one that comes again is the same however late.
+/// Maximum number of commands from Kafka that are remembered, whatever their age.
 pub const SEEN_MAX: usize = 10_000;
 
-/// Most commands that ended that are remembered.
+/// Maximum number of commands that ended that are remembered.
 pub const HISTORY_MAX: usize = 1000;
 
-/// Something to be kept.
+/// A record of the journal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
     /// A command was accepted. Only when this is durable may anything be sent to the service for it.
@@ -42,7 +41,7 @@ pub enum Record {
     Suspected {
         /// The execute.
         key: EntryKey,
-        /// For about how long it is looked for; a next run does not count on the clock and looks for as long again.
+        /// Until about when it is looked for; the next run does not trust the clock and looks for as long again.
         until: Tai,
     },
     /// Duplicates of the job of this execute are not looked for any more.
@@ -50,17 +49,17 @@ pub enum Record {
         /// The execute.
         key: EntryKey,
     },
-    /// The command ended. How is published only when this is durable.
+    /// The command ended. Its result and final ack are published only when this is durable.
     Ended {
         /// The command.
         key: EntryKey,
-        /// How.
+        /// How it ended.
         end: Box<Completion>,
     },
     /// This was delivered and need not be sent again in the next run.
     Delivered(Receipt),
     /// This happened to the job of an execute. It is written with the next record or within a second, or not at all if
-    /// the journal cannot be written: only people want to know it.
+    /// the journal cannot be written: nothing depends on it.
     Noted {
         /// The execute.
         key: EntryKey,
@@ -86,8 +85,8 @@ pub enum Record {
 }
 
 impl Record {
-    /// What goes on only when this is durable, if anything does: [`Input::Journaled`](super::Input::Journaled)
-    /// says so.
+    /// If something is done only when this is durable: the name by which [`Input::Journaled`](super::Input::Journaled)
+    /// reports that.
     pub fn awaited(&self) -> Option<Awaited> {
         match self {
             Self::Accepted(entry) => Some(Awaited::Accepted(entry.key)),
@@ -103,7 +102,7 @@ impl Record {
         }
     }
 
-    /// Whether only people want to know it.
+    /// Whether nothing depends on it.
     pub fn is_note(&self) -> bool {
         matches!(self, Self::Noted { .. })
     }
@@ -120,16 +119,16 @@ pub enum Awaited {
     Ended(EntryKey),
 }
 
-/// A command that was accepted and takes its time.
+/// An `execute` or `abort_job` that was accepted.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AcceptedCommand {
     /// Our number of it.
     pub key: EntryKey,
-    /// Whom its acks go to.
+    /// Who gets its acks.
     pub sender: Sender,
     /// When it was accepted.
     pub accepted: Tai,
-    /// The same moment as the machine counts it, where that is known.
+    /// The uptime of the machine at that moment, if it is known.
     pub uptime: Option<Uptime>,
     /// What is done for it.
     pub work: Work,
@@ -176,7 +175,7 @@ pub struct Completion {
     pub result: Option<JobResult>,
     /// Its final ack.
     pub ack: Ack,
-    /// The last thing that went wrong with it.
+    /// Why it did not succeed, or the last thing that went wrong with it.
     pub problem: Option<String>,
 }
 
@@ -193,7 +192,7 @@ impl Completion {
 pub struct Receipt {
     /// The command that it belongs to.
     pub key: EntryKey,
-    /// What of it.
+    /// Its result or its final ack.
     pub what: Deliverable,
 }
 
@@ -211,17 +210,17 @@ pub enum Deliverable {
 /// All that previous runs left.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recovered {
-    /// Commands by key: all that are unfinished, not delivered, or may have duplicates, the executes whose jobs are
-    /// being aborted, and the last that ended.
+    /// Commands in the order of their keys: those that are unfinished, whose end was not delivered, or that may have
+    /// duplicates, the executes whose jobs are being aborted, and the last commands that ended.
     pub entries: Vec<RecoveredCommand>,
     /// The last commands that came over Kafka, oldest first.
     pub seen: Vec<Sender>,
     /// The last summary state and override.
     pub state: Option<(SummaryState, String)>,
-    /// The highest key that was ever given, also of commands that were forgotten since.
+    /// The highest key of all commands, also of those that were forgotten since.
     pub last_key: u64,
-    /// Whether jobs of ours may run that it does not know: it is new, or an old copy, and the service's list was not
-    /// searched since.
+    /// Whether jobs of ours may run that the journal does not know: it is new, or an old copy, and the service's list was
+    /// not searched since.
     pub unsearched: bool,
 }
 

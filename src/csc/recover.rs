@@ -1,9 +1,9 @@
 //! How the commands of previous runs go on, in every summary state and without configuration.
 //!
-//! A job that is known is followed on. One that may exist is looked for in the service's list before anything is
+//! A job that is known is polled on. One that may exist is looked for in the service's list before anything is
 //! sent again, with the same run id. What may not have been delivered is published and acked again, unchanged.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,19 +23,15 @@ use super::record::{AcceptedCommand, Completion, Deliverable, Recovered, Recover
 use super::removals::Abort;
 use super::report::{JobReport, Recovery};
 use super::request::{ListedJob, Submission};
-use super::time::{BootId, Tai};
+use super::time::Tai;
 use super::{Csc, RunState};
 
 /// Most jobs that one log line names.
 const NAMED_MAX: usize = 20;
 
-fn boot_of(entry: &AcceptedCommand) -> Option<BootId> {
-    entry.uptime.map(|uptime| uptime.boot)
-}
-
 impl Csc {
-    /// Takes what previous runs left; nothing is done about it before it is clear that no other instance is running,
-    /// but what was seen is known from the beginning.
+    /// Takes what previous runs left. It is resumed only when it is clear that no other instance is running; commands
+    /// that were seen are known from the beginning.
     pub(super) fn on_recovered(&mut self, mut recovered: Recovered) {
         for sender in mem::take(&mut recovered.seen) {
             self.seen.is_repeated(&sender);
@@ -48,27 +44,25 @@ impl Csc {
         }
     }
 
+    /// Resumes what previous runs left.
     pub(super) fn recover(&mut self, recovered: Recovered) {
         if recovered.unsearched {
             self.lookups.want_search();
         }
-        // The latest clock time that is known of each boot of the machine.
-        let mut clocks = HashMap::new();
+        let mut latest = Tai(0.0);
         for RecoveredCommand { entry, end, .. } in &recovered.entries {
-            let at = end.as_ref().map_or(entry.accepted, |end| end.at);
-            let latest = clocks.entry(boot_of(entry)).or_insert(at);
-            *latest = if at > *latest { at } else { *latest };
+            latest = Tai(latest.0.max(end.as_ref().map_or(entry.accepted, |end| end.at).0));
             end.iter().for_each(|end| self.removals.note_aborted(end));
         }
         let is_abort = |kept: &RecoveredCommand| matches!(kept.entry.work, Work::Abort { .. });
         let (aborts, executes): (Vec<RecoveredCommand>, Vec<RecoveredCommand>) =
             recovered.entries.into_iter().partition(is_abort);
-        // All jobs first, so that an abort finds the one that it is about, and a job those that it waits for.
+        // All jobs first, so that an abort finds its job, and a job finds its prerequisites.
         for kept in &executes {
             self.recover_job(kept);
         }
         for RecoveredCommand { entry, .. } in &executes {
-            let age = self.age(entry, clocks.get(&boot_of(entry)).copied());
+            let age = self.age(entry, latest);
             let left = age.map_or(Duration::ZERO, |age| self.ctx.settings.resubmit_limit.saturating_sub(age));
             self.wait_for_prereqs(entry.key, Some(self.ctx.real_time() + left));
         }
@@ -85,13 +79,13 @@ impl Csc {
         }
     }
 
-    /// How old the record of a command is: to the second within one boot of the machine, else by the clock; none if
-    /// that is unknown.
-    fn age(&self, entry: &AcceptedCommand, latest: Option<Tai>) -> Option<Duration> {
+    /// How old the record of a command is: to the second within one boot of the machine, else by the clock, whose latest
+    /// time in the records is this; none if that is unknown.
+    fn age(&self, entry: &AcceptedCommand, latest: Tai) -> Option<Duration> {
         match (self.ctx.uptime(), entry.uptime) {
             (Some(now), Some(then)) if now.boot == then.boot => now.since.checked_sub(then.since),
-            // It was set back since, or was ahead then.
-            (_, _) if latest.is_some_and(|latest| latest > self.ctx.now.tai) => None,
+            // The clock was set back since, or was ahead then.
+            (_, _) if latest > self.ctx.now.tai => None,
             (_, _) => Duration::try_from_secs_f64(self.ctx.now.tai.0 - entry.accepted.0).ok(),
         }
     }
@@ -117,7 +111,7 @@ impl Csc {
             return self.jobs.remember(EndedJob { key, report, history: job.history, undelivered });
         }
         job.history.note(&mut self.ctx, entry.key, NoteKind::Resumed, "");
-        // Until a `start` says it anew.
+        // It is used until the next `start`.
         self.ctx.poll_interval = self.ctx.poll_interval.max(*poll_interval);
         match job_id.clone().filter(|job_id| self.jobs.by_id(job_id).is_none()) {
             Some(job_id) => {
@@ -127,7 +121,7 @@ impl Csc {
                 self.polls.insert(&job.url, Polled::Ours(entry.key), poll);
                 self.polls.begin(&mut self.ctx, &job.url, &Polled::Ours(entry.key));
                 job.stage = Stage::Running { job_id };
-                // Its sender may not know its id.
+                // Its sender may not have got an ack with its id.
                 job.reminder = Some(self.ctx.now.mono);
             }
             None => self.recovery.in_doubt += 1,
@@ -135,8 +129,8 @@ impl Csc {
         self.jobs.insert(&mut self.ctx, entry.key, job);
     }
 
-    /// Takes up the jobs of our index that run at the service and that we do not know: the journal that knew of their
-    /// commands is lost. Nobody can be answered, but their results are published.
+    /// Takes up the jobs of our index that run at the service and that we do not know, since the journal with their
+    /// commands is lost. Their senders get no acks, but their results are published.
     pub(super) fn take_unknown(&mut self, url: &Url, found: &[ListedJob]) {
         let mut ended: BTreeSet<RunId> = self.jobs.ended().map(|ended| ended.report.run_id.clone()).collect();
         let mut names = Vec::new();
@@ -173,6 +167,7 @@ impl Csc {
         self.ctx.warn(line);
     }
 
+    /// Makes an execute of an unknown sender of a job that runs at the service.
     fn take_up(&mut self, seq_num: SeqNum, run_id: &RunId, job_id: &JobId, url: &Url) {
         let sender = Sender {
             via: Via::Socket(ClientId::GONE),
@@ -205,7 +200,7 @@ impl Csc {
         );
         job.stage = Stage::Running { job_id: job_id.clone() };
         job.history.note(&mut self.ctx, entry.key, NoteKind::Found, job_id.as_str());
-        // The run that is forgotten may have sent it twice.
+        // The run whose journal is lost may have sent it twice.
         self.lookups.look_for_duplicates(&mut self.ctx, DUPLICATES_FOR, entry.key, &job, Some(job_id));
         self.jobs.insert(&mut self.ctx, entry.key, job);
     }

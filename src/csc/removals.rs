@@ -3,7 +3,7 @@
 //! A DELETE can fail to be answered although it was carried out, so an unclear one is confirmed by a
 //! GET and, if that finds nothing, by the list: only a job that is not there any more is aborted. This holds for a job
 //! of ours, for one that we did not submit and whose id a script holds, and for a duplicate.
-//! A job of ours can also be named by its run id, which is all that there is of one that waits for others.
+//! A job of ours can also be named by its run id, which it has before it is submitted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::url::Url;
 
 use super::command::{CommandName, Sender};
 use super::context::{Context, Purpose};
-use super::event::{Ack, ExitCode, JobObject, JobResult, Phase, ResultObject};
+use super::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
 use super::history::NoteKind;
 use super::id::{EntryKey, JobId, RunId};
 use super::job::{Job, Stage};
@@ -28,23 +28,23 @@ use super::timers::{Timed, TimedMap, Timer};
 use super::track::JobEnd;
 use super::{Csc, REMINDER};
 
-/// First wait before a removal is tried or confirmed again; it doubles with each.
+/// First wait before a removal is tried or confirmed again; it doubles with each failure.
 const RETRY_BASE: Duration = Duration::from_secs(1);
 
 /// A job that was there so short a time ago cannot have ended and vanished since: services keep them for hours.
 /// A DELETE that finds nothing then is the second of two that a gateway made of one.
 const SEEN_RECENTLY: Duration = Duration::from_secs(600);
 
-/// Most aborted jobs that are remembered: more than the journal gives back of those that are over.
+/// Maximum number of aborted jobs that are remembered: more than the commands that ended that the journal remembers.
 const ABORTED_MAX: usize = 2 * HISTORY_MAX;
 
 /// All aborts in progress.
 #[derive(Debug, Default)]
 pub(super) struct Removals {
-    /// Those whose records are not durable yet.
+    /// Commands whose records are not durable yet.
     recording: BTreeMap<EntryKey, Abort>,
     active: TimedMap<Removal>,
-    /// Jobs that ended since they were aborted, the last of them.
+    /// The last jobs that were aborted, the oldest first.
     aborted: VecDeque<JobId>,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct Abort {
     pub(super) url: Url,
 }
 
-/// A job on its way out.
+/// A job that is being removed at the service.
 #[derive(Debug)]
 pub(super) struct Removal {
     job_id: JobId,
@@ -65,48 +65,43 @@ pub(super) struct Removal {
     waiting: Vec<(EntryKey, Sender)>,
     retry: Retry,
     next: Next,
-    /// Whether a DELETE may have been carried out unseen: then its absence proves that it was.
+    /// Whether a DELETE may have been carried out without an answer: if the job is not there then, it was.
     unclear: bool,
     /// When the service last showed that the job is there.
     seen: Option<Duration>,
     /// GETs in a row that found nothing.
     absences: u32,
-    /// When those that wait are reminded that it is in progress; none before they know it.
+    /// When the next in-progress ack is due; none before the first.
     reminder: Option<Duration>,
 }
 
+/// What comes next for a removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
+    /// A DELETE removes the job.
     Delete,
     /// A GET shows whether the job is still there.
     Confirm,
-    /// The service's list does.
+    /// The service's list shows whether it is.
     List,
 }
 
-/// How a removal ended.
-pub(super) enum Verdict {
-    Removed(Option<JobObject>),
-    NoSuchJob,
-}
-
-/// What follows an answer.
+/// What follows from an answer.
 pub(super) enum Step {
-    /// The next request.
+    /// The timer makes the next request.
     Next,
-    /// It is tried again later: why.
+    /// The next request is made later, and why.
     Later(String),
-    /// The service's list decides.
+    /// The list of this service decides.
     Look(Url),
-    End(Verdict),
+    /// The removal is over: the job is removed, or there was none.
+    End(RemoveAnswer),
 }
 
 impl Timed for Removal {
     type Key = JobId;
 
-    fn timer(job_id: &JobId) -> Timer {
-        Timer::Removal(job_id.clone())
-    }
+    const TIMER: fn(JobId) -> Timer = Timer::Removal;
 
     fn due(&self) -> Option<Duration> {
         [self.retry.due, self.reminder].into_iter().flatten().min()
@@ -129,7 +124,7 @@ impl Removal {
         }
     }
 
-    /// Those that wait are reminded, if it is time; and the next request is made.
+    /// Sends the in-progress acks and the request that are due.
     fn on_timer(&mut self, ctx: &mut Context) {
         self.remind(ctx);
         if self.retry.due.is_none_or(|due| ctx.now.mono < due) {
@@ -168,9 +163,9 @@ impl Removal {
         let is_recent = |seen| ctx.real_time_since(seen) <= SEEN_RECENTLY;
         let was_there = self.seen.is_some_and(is_recent);
         match result {
-            Ok(RemoveAnswer::Removed { object }) => Step::End(Verdict::Removed(object)),
+            Ok(answer @ RemoveAnswer::Removed { .. }) => Step::End(answer),
             Ok(RemoveAnswer::Gone) if self.was_seen_after(asked) => self.found(ctx),
-            Ok(RemoveAnswer::Gone) if was_there => Step::End(Verdict::Removed(None)),
+            Ok(RemoveAnswer::Gone) if was_there => Step::End(RemoveAnswer::Removed { object: None }),
             Ok(RemoveAnswer::Gone) => Step::End(self.absence()),
             Err(Failure { kind: FailureKind::NotSent, reason, .. }) => self.fail(ctx, Next::Delete, reason),
             Err(Failure { reason, .. }) => {
@@ -180,8 +175,8 @@ impl Removal {
         }
     }
 
-    /// The answer to the GET that confirms an unclear DELETE. That it finds nothing can be wrong, or an old answer out
-    /// of a cache: the list decides.
+    /// The answer to the GET that confirms an unclear DELETE. That there is no job can be wrong, or an old answer out of a
+    /// cache: the list decides.
     pub(super) fn on_confirmed(&mut self, ctx: &mut Context, result: Result<StatusAnswer, Failure>) -> Step {
         match result {
             Ok(StatusAnswer::Gone) => {
@@ -195,7 +190,7 @@ impl Removal {
         }
     }
 
-    /// A list shows a job that a GET did not find, or not; or it could not be had, and the GET comes again then.
+    /// Whether a list shows a job that a GET did not find; or, if there is no list, when the GET is made again.
     pub(super) fn on_looked_up(
         &mut self,
         ctx: &mut Context,
@@ -214,17 +209,17 @@ impl Removal {
         Step::Next
     }
 
-    /// Whether the job was created after that: what was asked then says nothing of it.
+    /// Whether the job was seen after that time: the answer to an earlier request says nothing about it.
     fn was_seen_after(&self, asked: Duration) -> bool {
         self.seen.is_some_and(|seen| seen > asked)
     }
 
-    /// The job is not there: a DELETE may have done that unseen, or there was none.
-    fn absence(&self) -> Verdict {
-        if self.unclear { Verdict::Removed(None) } else { Verdict::NoSuchJob }
+    /// How the removal ends if the job is not there: an unclear DELETE has removed it, or there was none.
+    fn absence(&self) -> RemoveAnswer {
+        if self.unclear { RemoveAnswer::Removed { object: None } } else { RemoveAnswer::Gone }
     }
 
-    /// The job is there: the DELETE comes at once, or once more after a while.
+    /// The job is there: a DELETE is sent at once, or after a while if one was sent before.
     fn found(&mut self, ctx: &mut Context) -> Step {
         (self.seen, self.absences) = (Some(ctx.now.mono), 0);
         if self.unclear {
@@ -235,7 +230,7 @@ impl Removal {
         Step::Next
     }
 
-    /// Goes on after a while; those that wait learn that it takes longer.
+    /// The next request is made after a while; the senders get an in-progress ack.
     fn fail(&mut self, ctx: &mut Context, next: Next, reason: String) -> Step {
         if self.retry.failures == 0 {
             ctx.warn(format!("abort of job {}: {reason}", self.job_id));
@@ -251,13 +246,13 @@ impl Removal {
 }
 
 impl Removals {
-    /// How many commands and duplicates are in progress.
+    /// How many aborts are in progress, duplicates included.
     fn count(&self) -> usize {
         let active = self.active.iter().map(|(_, removal)| removal.waiting.len().max(1));
         self.recording.len() + active.sum::<usize>()
     }
 
-    /// An abort that cannot be recorded is not carried out.
+    /// Forgets an abort that cannot be recorded; gives its sender.
     pub(super) fn take_recording(&mut self, key: EntryKey) -> Option<Sender> {
         self.recording.remove(&key).map(|abort| abort.sender)
     }
@@ -270,21 +265,13 @@ impl Removals {
         self.active.update(ctx, job_id, |ctx, removal| removal.on_timer(ctx));
     }
 
-    /// Somebody who found the id of a job elsewhere aborted it before the service gave it to us.
+    /// The service says that it has created this job, which is being removed already: a script that found its id
+    /// elsewhere was quicker.
     pub(super) fn note_present(&mut self, ctx: &mut Context, job_id: &JobId) {
         self.active.update(ctx, job_id, |ctx, removal| removal.seen = Some(ctx.now.mono));
     }
 
-    /// One of those that wait to be tried again is tried now. It is looked for among all, once in an outage.
-    pub(super) fn hurry_one(&mut self, ctx: &mut Context, url: &Url) {
-        let is_due = |removal: &Removal| removal.url == *url && removal.retry.due.is_some();
-        let job_id =
-            self.active.iter().find(|(_, removal)| is_due(removal)).map(|(job_id, _)| job_id.clone());
-        let Some(job_id) = job_id else { return };
-        self.active.update(ctx, &job_id, |ctx, removal| removal.retry.not_later_than(ctx.now.mono));
-    }
-
-    /// Whoever aborts it again gets no second result.
+    /// Remembers a job that was aborted: if it is aborted again, no second result is published.
     pub(super) fn note_aborted(&mut self, end: &Completion) {
         let aborted = end.result.as_ref().filter(|result| result.exit_code == ExitCode::Aborted);
         self.aborted.extend(aborted.map(|result| result.job_id.clone()));
@@ -293,7 +280,7 @@ impl Removals {
         }
     }
 
-    /// All that wait for the end of an abort.
+    /// The `abort_job` commands in progress.
     pub(super) fn waiting(&self) -> impl Iterator<Item = (&JobId, EntryKey, &Sender)> {
         let recording = self.recording.iter().map(|(key, abort)| (&abort.job_id, *key, &abort.sender));
         recording.chain(self.active.iter().flat_map(|(job_id, removal)| {
@@ -306,18 +293,14 @@ impl Csc {
     /// Accepts an `abort_job`.
     pub(super) fn abort(&mut self, sender: Sender, job_id: JobId) {
         let max = self.ctx.settings.max_jobs;
+        if self.removals.count() >= max {
+            let reason = format!("{max} aborts are in progress, which is the limit");
+            return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason);
+        }
         let ours = self.our_job(&job_id).and_then(|key| self.jobs.get(key)).map(|job| &job.url);
-        let url = match ours.or_else(|| self.transitions.service().map(|service| &service.url)) {
-            _ if self.removals.count() >= max => {
-                Err(format!("{max} aborts are in progress, which is the limit"))
-            }
-            Some(url) => Ok(url.clone()),
-            None => Err("no configuration was applied".to_owned()),
-        };
-        let url = match url {
-            Ok(url) => url,
-            Err(reason) => return self.ctx.fail(&sender, Some(CommandName::AbortJob), reason),
-        };
+        let url = ours.or_else(|| self.transitions.service().map(|service| &service.url)).cloned();
+        // ENABLED is reached only through a `start`, which applies a service.
+        let url = url.unwrap_or_else(|| "".into());
         let work = Work::Abort { job_id: job_id.clone(), url: url.clone() };
         let key = self.accept(sender.clone(), work).key;
         self.removals.recording.insert(key, Abort { sender, job_id, url });
@@ -350,28 +333,28 @@ impl Csc {
     fn begin_removal(&mut self, key: EntryKey, abort: Abort) -> Option<JobId> {
         let Abort { sender, job_id, url } = abort;
         let job_id = self.end_unsubmitted(key, &sender, job_id)?;
-        let shared = self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
-            // The same job twice: the commands share one outcome.
-            removal.waiting.push((key, sender.clone()));
+        if !self.removals.contains(&job_id) {
+            self.ctx.info(format!("aborting job {job_id}"));
+            let ours = self.jobs.by_id(&job_id);
+            let poll = ours.and_then(|key| self.polls.get(&url, &Polled::Ours(key)));
+            let seen = poll.and_then(|poll| poll.seen);
+            if let Some(key) = ours {
+                self.stop_polling(key, &job_id);
+            }
+            // A job of a previous run may have vanished since: a GET comes first, so that a DELETE that finds nothing is
+            // clear.
+            let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
+            let removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
+            self.removals.active.insert(&mut self.ctx, job_id.clone(), removal);
+        }
+        // Commands that abort the same job share one outcome.
+        self.removals.active.update(&mut self.ctx, &job_id, |ctx, removal| {
             if removal.reminder.is_some() {
-                // The others know already that it takes longer.
+                // The other senders have had an in-progress ack.
                 ctx.ack(&sender, Some(CommandName::AbortJob), in_progress(&job_id));
             }
+            removal.waiting.push((key, sender));
         });
-        if shared.is_some() {
-            return Some(job_id);
-        }
-        self.ctx.info(format!("aborting job {job_id}"));
-        let ours = self.jobs.by_id(&job_id);
-        let seen = ours.and_then(|key| self.polls.get(&url, &Polled::Ours(key))).and_then(|poll| poll.seen);
-        if let Some(key) = ours {
-            self.stop_polling(key, &job_id);
-        }
-        // A job of a previous run may have vanished since: the GET comes first, so that a DELETE that finds nothing is clear.
-        let first = if ours.is_some() && seen.is_none() { Next::Confirm } else { Next::Delete };
-        let mut removal = Removal::new(&self.ctx, job_id.clone(), url, first, seen);
-        removal.waiting.push((key, sender));
-        self.removals.active.insert(&mut self.ctx, job_id.clone(), removal);
         Some(job_id)
     }
 
@@ -403,8 +386,8 @@ impl Csc {
         None
     }
 
-    /// Aborts an execute that has no job yet, which may wait for others: there is no id and so no result. Should a
-    /// job of it appear all the same, it is removed.
+    /// Aborts an execute that has no job yet: there is no id and so no result. If a job of its run appears all the same,
+    /// it is removed.
     fn abort_unsubmitted(&mut self, execute: EntryKey, sender: &Sender) {
         let Some(job) = self.jobs.remove(&mut self.ctx, execute) else { return };
         let may_exist = match &job.stage {
@@ -440,7 +423,7 @@ impl Csc {
         self.removals.active.insert(&mut self.ctx, job_id, removal);
     }
 
-    /// Moves a removal on, if it is there.
+    /// Changes a removal, if it is in progress, and does what follows.
     pub(super) fn step_removal(
         &mut self,
         job_id: &JobId,
@@ -457,31 +440,31 @@ impl Csc {
                 let polled = Polled::Removal(job_id.clone());
                 self.lookups.miss(&mut self.ctx, &url, polled, job_id.clone());
             }
-            Some(Step::End(verdict)) => self.end_removal(job_id, verdict),
+            Some(Step::End(answer)) => self.end_removal(job_id, answer),
             Some(Step::Next) | None => {}
         }
     }
 
-    /// In this order: the job's result, the final ack of its execute, those of the aborts.
-    fn end_removal(&mut self, job_id: &JobId, verdict: Verdict) {
+    /// Ends a removal, in this order: the job's result, the final ack of its execute, those of the aborts.
+    fn end_removal(&mut self, job_id: &JobId, answer: RemoveAnswer) {
         let Some(removal) = self.removals.active.remove(&mut self.ctx, job_id) else { return };
-        let removed = matches!(verdict, Verdict::Removed(_));
+        let removed = matches!(answer, RemoveAnswer::Removed { .. });
         let mut result = None;
-        match (verdict, self.jobs.by_id(job_id)) {
-            (Verdict::Removed(object), Some(key)) => {
+        match (answer, self.jobs.by_id(job_id)) {
+            (RemoveAnswer::Removed { object }, Some(key)) => {
                 let reason = match removal.waiting.first() {
                     Some((_, sender)) => format!("abort_job of {}", sender.identity),
                     None => "removed, as it seemed to be left by an unclear submission".to_owned(),
                 };
                 self.finish(key, JobEnd::Aborted { object, reason });
             }
-            (Verdict::NoSuchJob, Some(key)) => {
+            (RemoveAnswer::Gone, Some(key)) => {
                 let reason = "the service did not know it any more when it was to be aborted".to_owned();
                 self.finish(key, JobEnd::Vanished { reason });
             }
             // A job that we did not submit: the first waiting abort publishes its result. That of a duplicate is not
             // published.
-            (Verdict::Removed(object), None) if !self.removals.aborted.contains(job_id) => {
+            (RemoveAnswer::Removed { object }, None) if !self.removals.aborted.contains(job_id) => {
                 let known =
                     ResultObject::Known { job_id: job_id.clone(), run_id: None, phase: Phase::Aborted };
                 let object = object.map_or(known, ResultObject::Service);
@@ -490,7 +473,7 @@ impl Csc {
                 self.prerequisite_ended(&(removal.url.clone(), job_id.clone()));
             }
             // Its result was published before, perhaps in a previous run.
-            (Verdict::Removed(_) | Verdict::NoSuchJob, None) => {}
+            (RemoveAnswer::Removed { .. } | RemoveAnswer::Gone, None) => {}
         }
         for (key, sender) in removal.waiting {
             let reason = format!("No such job: {job_id}");

@@ -1,4 +1,4 @@
-//! What the core reports of itself: read-only, made on demand.
+//! What the core reports about itself: read-only, made on demand.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,13 +19,13 @@ use super::state::SummaryState;
 use super::time::Tai;
 use crate::url::Url;
 
-/// Longest text of a command that is shown, in characters.
+/// Longest text of a command that is reported, in characters.
 const TEXT_MAX: usize = 2000;
 
 /// Numbers since the start of the daemon.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Commands taken.
+    /// Commands that were received.
     pub commands: u64,
     /// Commands that were refused, failed or were aborted.
     pub failed_commands: u64,
@@ -41,14 +41,14 @@ pub struct Counters {
     pub executes: BTreeMap<JobOutcome, usize>,
 }
 
-/// What was done about what previous runs left behind.
+/// What was resumed from previous runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Jobs that are followed on.
+    /// Running jobs that are polled on.
     pub running: u64,
     /// Jobs that wait for their prerequisites, or are looked for at the service since they may exist.
     pub in_doubt: u64,
-    /// Jobs of ours that ran at the service although the journal did not know them; they are followed too.
+    /// Jobs of ours that ran at the service although the journal did not know them; they are polled too.
     pub found: u64,
     /// Aborts that were resumed.
     pub aborts: u64,
@@ -74,20 +74,20 @@ pub struct Service {
 /// How the jobs of a service are polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Polling {
-    /// Whether by its list, not each job by itself.
+    /// Whether by its list, not by a request for each job.
     pub by_list: bool,
-    /// Time between polls of a job, once one is configured: longer than that where the service cannot keep up.
+    /// Time between polls of a job, once it is configured; longer than configured if the service cannot keep up.
     pub interval: Option<Duration>,
 }
 
 /// Something that went wrong.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
-    /// What, in one line.
+    /// What went wrong, in one line.
     pub reason: String,
-    /// How long ago.
+    /// How long ago it went wrong.
     pub age: Duration,
-    /// When.
+    /// When it went wrong.
     pub at: Tai,
 }
 
@@ -110,11 +110,11 @@ pub enum StageName {
 }
 
 impl StageName {
-    /// Those of a job that has not ended.
+    /// The stages of a job that has not ended.
     pub const UNFINISHED: [Self; 5] =
         [Self::Recording, Self::Waiting, Self::Submitting, Self::Running, Self::Aborting];
 
-    /// The word for it.
+    /// The stage in one word.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
@@ -147,19 +147,19 @@ pub enum JobOutcome {
 }
 
 impl JobOutcome {
-    /// The word for it.
+    /// The outcome in one word.
     pub fn as_str(self) -> &'static str {
         self.into()
     }
 
-    /// What the end of an execute says about its job.
+    /// The outcome of the job of an execute that ended so.
     pub(super) fn of(end: &Completion) -> Self {
         match end.result.as_ref().map(|result| (result.exit_code, &result.result)) {
             None if end.ack == Ack::Aborted => Self::Aborted,
             None => Self::Refused,
             Some((ExitCode::Completed, _)) => Self::Completed,
             Some((ExitCode::Aborted, _)) => Self::Aborted,
-            // The acks of jobs that vanish and of those that fail are alike; where the simulator breaks, it is not.
+            // The ack differs only if the simulator broke down, which is a failure.
             Some((ExitCode::Error, ResultObject::Known { .. })) if end.ack == Ack::Complete => Self::Vanished,
             Some((ExitCode::Error, ResultObject::Known { .. } | ResultObject::Service(_))) => Self::Failed,
         }
@@ -173,7 +173,7 @@ pub struct Status<'a> {
     pub state: SummaryState,
     /// The last error code that was not cleared, and its report.
     pub error: (ErrorCode, &'a str),
-    /// Least level that is logged, Python's number.
+    /// Minimum log level, Python's number.
     pub log_level: i32,
     /// What the last `start` read.
     pub configuration: Option<&'a Configuration>,
@@ -183,9 +183,9 @@ pub struct Status<'a> {
     pub polling: Polling,
     /// Jobs that have not ended, by stage.
     pub jobs: [(StageName, usize); 5],
-    /// What was done about what previous runs left behind.
+    /// What was resumed from previous runs.
     pub recovery: Recovery,
-    /// Numbers since the start.
+    /// Numbers since the start of the daemon.
     pub counters: &'a Counters,
 }
 
@@ -194,7 +194,7 @@ pub struct Status<'a> {
 pub struct JobReport {
     /// Its id, once it exists.
     pub job_id: Option<JobId>,
-    /// Our key for it.
+    /// Its run id.
     pub run_id: RunId,
     /// Its service; empty in simulation.
     pub url: Url,
@@ -204,7 +204,7 @@ pub struct JobReport {
     pub identity: String,
     /// The sender's `private_origin`: the process id of a client of the local socket.
     pub origin: i32,
-    /// The pipeline; as the next four, only its beginning if it is long.
+    /// The pipeline. Of a long text only the beginning, as in the next four.
     pub pipeline: String,
     /// The version.
     pub version: String,
@@ -216,7 +216,7 @@ pub struct JobReport {
     pub output_glob: String,
     /// How far it is.
     pub stage: StageName,
-    /// Its phase at the service, as of the last answer; none of one that has ended.
+    /// Its phase at the service, as of the last answer; none if it has ended.
     pub phase: Option<Phase>,
     /// How long ago the service showed that it is there.
     pub polled: Option<Duration>,
@@ -228,22 +228,22 @@ pub struct JobReport {
     pub accepted: Tai,
     /// When it ended.
     pub ended: Option<Tai>,
-    /// Its exit code; none of one that was never submitted.
+    /// Its exit code; none if it never existed.
     pub exit_code: Option<ExitCode>,
     /// How it ended.
     pub outcome: Option<JobOutcome>,
-    /// Of one that has ended: why so. Else the last thing that went wrong.
+    /// Why it ended so; of a job that has not ended, the last thing that went wrong.
     pub problem: Option<String>,
 }
 
 /// One job, and what happened to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JobHistory {
-    /// How it is.
+    /// The job.
     pub report: JobReport,
     /// What happened to it, from the command on.
     pub notes: Vec<Note>,
-    /// Of its end, what is not known to be delivered.
+    /// Which of its result and final ack are not known to be delivered.
     pub undelivered: Vec<Deliverable>,
 }
 
@@ -266,14 +266,10 @@ impl Csc {
 
     /// Running jobs by their phase at the service, where it is known.
     pub fn phases(&self) -> BTreeMap<Phase, usize> {
-        let mut phases = BTreeMap::new();
-        for (_, job) in self.jobs.iter().filter(|(_, job)| StageName::of(&job.stage) == StageName::Running) {
-            job.phase.into_iter().for_each(|phase| *phases.entry(phase).or_default() += 1);
-        }
-        phases
+        self.jobs.phases()
     }
 
-    /// All jobs that have not ended, and the last that have, as long as they are remembered, oldest first.
+    /// The last jobs that ended, as long as they are remembered, and all that have not ended; the oldest first.
     pub fn job_reports(&self) -> impl Iterator<Item = JobReport> {
         let oldest = self.ctx.now.tai.0 - self.ctx.settings.history.as_secs_f64();
         let is_remembered = move |job: &&JobReport| job.ended.is_some_and(|ended| ended.0 >= oldest);
@@ -306,15 +302,15 @@ impl JobHistory {
             let reason = report.problem.as_ref().map(|problem| format!(": {problem}")).unwrap_or_default();
             note(at, NoteKind::Ended, &format!("{}{reason}", outcome.as_str()))
         });
-        let notes = history.complete();
-        let (after, before): (Vec<Note>, Vec<Note>) =
-            notes.into_iter().partition(|note| note.kind == NoteKind::Delivered);
-        let notes = [accepted].into_iter().chain(before).chain(ended).chain(after).collect();
+        let mut notes = history.complete();
+        // That the end was delivered comes after it.
+        let delivered = notes.pop_if(|note| note.kind == NoteKind::Delivered);
+        let notes = [accepted].into_iter().chain(notes).chain(ended).chain(delivered).collect();
         Self { report, notes, undelivered }
     }
 }
 
-/// The beginning of a text that may be as long as a line of the socket, of so many characters.
+/// At most so many characters from the beginning of a text, which may be as long as a line of the socket.
 pub(super) fn beginning(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -354,7 +350,7 @@ impl JobReport {
         }
     }
 
-    /// Of a job that has ended.
+    /// The report of a job that has ended.
     pub(super) fn of_ended(job: &Job, job_id: Option<JobId>, end: &Completion) -> Self {
         Self {
             job_id,

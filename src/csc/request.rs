@@ -13,7 +13,7 @@ use super::configuration::Service;
 use super::event::{JobObject, Phase};
 use super::id::{JobId, RunId, SalIndex};
 
-/// Identifies one request; an answer whose ticket nobody waits for any more is dropped.
+/// Identifies one request; a later request has a higher ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
@@ -62,13 +62,13 @@ pub enum Action {
         run_ids: Arc<BTreeSet<RunId>>,
         /// The jobs of interest, whatever their runs.
         job_ids: Arc<BTreeSet<JobId>>,
-        /// Besides: all jobs that have not ended and whose run ids were made for this index.
+        /// Besides these, all jobs that have not ended and whose run ids were made for this index.
         active_of: Option<SalIndex>,
     },
 }
 
 impl Action {
-    /// Whether it changes something, and does not only ask.
+    /// Whether it changes something at the service.
     pub fn is_change(&self) -> bool {
         match self {
             Self::Submit(_) | Self::Remove { .. } | Self::Push { .. } => true,
@@ -76,7 +76,7 @@ impl Action {
         }
     }
 
-    /// The answer that it failed.
+    /// The answer that says that this action failed.
     pub fn failed(&self, failure: Failure) -> Answer {
         match self {
             Self::Submit(_) => Answer::Submit(Err(failure)),
@@ -89,7 +89,7 @@ impl Action {
     }
 }
 
-/// What the back-end sends for an execute: a pure function of what it was configured with and these.
+/// What the back-end submits for an execute; it depends only on the back-end's settings and these arguments.
 pub trait Payload: fmt::Debug + Send + Sync {
     /// The job as it is to be submitted.
     fn submission(&self, service: &Service, run_id: RunId, execute: &Execute) -> Submission;
@@ -122,15 +122,15 @@ impl Submission {
 /// The answer to a request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Of the request.
+    /// The ticket of the request.
     pub ticket: Ticket,
     /// How long the back-end took for it, without the time in which it waited for a thread.
     pub took: Duration,
-    /// What came of its action.
+    /// The answer.
     pub answer: Answer,
 }
 
-/// What came of an action. Only what is believable: wrong answers are a [`Failure`].
+/// The result of an action. A wrong answer of the service is a [`Failure`].
 #[derive(Clone, Debug, PartialEq, strum::IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum Answer {
@@ -149,8 +149,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// What it shows of the service: whether a request was answered believably. None where the back-end decided by
-    /// itself.
+    /// What it shows about the service: whether it gave a valid answer. None if the back-end decided without it.
     pub fn of_service(&self) -> Option<Result<(), &Failure>> {
         match self {
             Self::Status(Ok(StatusAnswer::Broken { .. })) => None,
@@ -182,12 +181,12 @@ pub enum StatusAnswer {
     },
 }
 
-/// What came of the removal of a job.
+/// The result of the removal of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RemoveAnswer {
     /// The job is aborted and removed.
     Removed {
-        /// A job object to report, where the back-end has a better one than what we know.
+        /// A job object to report, if the back-end has one.
         object: Option<JobObject>,
     },
     /// There is no such job.
@@ -220,9 +219,9 @@ pub struct ListedJob {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Failure {
-    /// What follows from it.
+    /// What the request may have done.
     pub kind: FailureKind,
-    /// Whether the service could be reached.
+    /// What it shows about the service.
     pub contact: Contact,
     /// What happened, in one line.
     pub reason: String,
@@ -254,17 +253,17 @@ pub enum FailureKind {
     Refused,
     /// The service or a gateway says that it cannot be done now; as far as is known it was not carried out.
     NotNow,
-    /// The answer is not believable.
+    /// The answer is not valid.
     Wrong,
 }
 
-/// What a failed request shows of the service.
+/// What a failed request shows about the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Contact {
-    /// Nothing: it was not asked.
+    /// Nothing: the service was not asked.
     NotAsked,
-    /// It answered, if only to refuse.
+    /// The service answered, if only to refuse.
     Answered,
-    /// It is away: no connection, no answer in time, or a server error to a plain question.
+    /// The service is away: no connection, no answer in time, or a server error to a plain question.
     Silent,
 }

@@ -7,13 +7,13 @@ use super::context::Context;
 /// When a request is due, and how often it failed.
 #[derive(Debug)]
 pub(super) struct Retry {
-    /// None while its answer, or something else that comes first, is waited for.
+    /// None while an answer, or something else that comes first, is waited for.
     pub(super) due: Option<Duration>,
     /// Failures in a row.
     pub(super) failures: u32,
 }
 
-/// It may be made at once.
+/// The request may be made at once.
 impl Default for Retry {
     fn default() -> Self {
         Self::at(Duration::ZERO)
@@ -21,18 +21,18 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// It is made at that time for the first time.
+    /// The request is made at that time for the first time.
     pub(super) fn at(time: Duration) -> Self {
         Self { due: Some(time), failures: 0 }
     }
 
-    /// It failed; the next one is due later with each failure.
+    /// The request failed: the next one is due after a time that grows with each failure.
     pub(super) fn fail(&mut self, ctx: &mut Context, base: Duration) {
         self.due = Some(ctx.now.mono + ctx.backoff(base, self.failures));
         self.failures += 1;
     }
 
-    /// It is made at that time, if it would have been later.
+    /// If the request is due later than that, it is due then.
     pub(super) fn not_later_than(&mut self, time: Duration) {
         self.due = self.due.map(|due| due.min(time));
     }

@@ -1,4 +1,4 @@
-//! Commands that came twice: Kafka delivers at least once, a command is carried out at most once.
+//! Commands that came twice: Kafka delivers a command at least once, and it is carried out at most once.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -21,9 +21,8 @@ impl Seen {
     ///
     /// A local connection cannot deliver twice, so only commands from Kafka are remembered.
     pub(super) fn is_repeated(&mut self, sender: &Sender) -> bool {
-        match sender.via {
-            Via::Kafka => {}
-            Via::Socket(_) | Via::CommandLine => return false,
+        if sender.via != Via::Kafka {
+            return false;
         }
         let key = (sender.identity.clone(), sender.origin, sender.seq_num.0, sender.sent.0.to_bits());
         if !self.keys.insert(key.clone()) {

@@ -1,7 +1,7 @@
 //! Whether an execution service answers: outages, jobs that it gives no valid answers about, and what the log says.
 //!
-//! The log has each change at once, but only some lines a minute, and then one that counts: hundreds of jobs fail
-//! together when their service does.
+//! Changes are logged at once, but only some lines a minute, and then a summary: hundreds of jobs fail together when
+//! their service does.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -13,14 +13,13 @@ use super::context::Context;
 use super::event::LogLevel;
 use super::report;
 use super::request::{Contact, Failure};
-use super::time::Tai;
 use super::timers::Timer;
 
 /// A job about which no valid answer came for so long at least, while the service answered others, is given up.
 const NO_VALID_ANSWER_LIMIT: Duration = Duration::from_secs(24 * 3600);
-/// What the log leaves out is counted for so long.
+/// Time after which what was not logged is summed up.
 const MINUTE: Duration = Duration::from_secs(60);
-/// Most lines about one service in that time, besides the one that counts.
+/// Maximum number of lines about one service in that time, besides the summary.
 const LINES_MAX: u32 = 4;
 
 /// Every service that was asked anything, by its base URL.
@@ -29,30 +28,22 @@ pub(super) struct Services(BTreeMap<Url, Health>);
 
 #[derive(Debug, Default)]
 struct Health {
-    /// Whether it is known if it answers: a request has reached it, or could not.
+    /// Whether a request has reached the service, or failed to.
     known: bool,
     /// Since when it has been silent.
     silent_since: Option<Duration>,
     /// Whether this silence has been a FAULT already.
     faulted: bool,
-    /// The last thing that went wrong.
-    last_problem: Option<Problem>,
+    /// The last thing that went wrong with a request, and when: its age is not kept.
+    last_problem: Option<(report::Problem, Duration)>,
     /// When it last gave a valid answer.
     last_valid_answer: Option<Duration>,
-    /// When it last gave one after it had given none for long.
+    /// When it last gave a valid answer after a long time without one.
     restored: Duration,
     notices: Notices,
 }
 
-/// Something that went wrong with a request.
-#[derive(Debug)]
-struct Problem {
-    reason: String,
-    at: Duration,
-    tai: Tai,
-}
-
-/// What the log said in the present minute, and what happened.
+/// What was logged in the present minute, and what happened.
 #[derive(Debug, Default)]
 struct Notices {
     /// When the minute began; none after one in which nothing was left out.
@@ -85,7 +76,7 @@ impl Health {
     }
 
     fn last_reason(&self) -> &str {
-        self.last_problem.as_ref().map_or("no answer", |problem| &problem.reason)
+        self.last_problem.as_ref().map_or("no answer", |(problem, _)| &problem.reason)
     }
 }
 
@@ -94,7 +85,7 @@ impl Services {
         self.0.entry(url.clone()).or_default()
     }
 
-    /// A valid answer to anything.
+    /// The service gave a valid answer.
     pub(super) fn on_valid_answer(&mut self, ctx: &mut Context, url: &Url) -> Change {
         let change = self.on_answer(ctx, url);
         let (now, recent) = (ctx.now.mono, recent(ctx));
@@ -131,7 +122,8 @@ impl Services {
         ctx.counters.failed_requests += 1;
         self.notices(ctx, url).failures += 1;
         let health = self.get(url);
-        health.last_problem = Some(Problem { reason: failure.reason.clone(), at: now.mono, tai: now.tai });
+        let problem = report::Problem { reason: failure.reason.clone(), age: Duration::ZERO, at: now.tai };
+        health.last_problem = Some((problem, now.mono));
         match failure.contact {
             Contact::NotAsked => Change::Nothing,
             Contact::Answered => self.on_answer(ctx, url),
@@ -160,17 +152,17 @@ impl Services {
         }
     }
 
-    /// Whether a job about which the last valid answer came at `last` must be given up, when an answer to what was
-    /// asked at `asked` is no use either: its service answers others, but not for it.
+    /// Whether to give up a job whose last valid answer came at `last` and whose poll at `asked` failed too: its service
+    /// answers about other jobs, but not about this one.
     pub(super) fn is_abandoned(&self, ctx: &Context, url: &Url, last: Duration, asked: Duration) -> bool {
         let Some(health) = self.0.get(url) else { return false };
         let since = last.max(health.restored);
-        // Its own last answer is not one to others.
+        // The limit is longer than the time within which the service has to answer about another job.
         let limit = NO_VALID_ANSWER_LIMIT.max(recent(ctx).saturating_mul(2));
         asked.saturating_sub(since) >= limit && health.is_valid_within(recent(ctx), ctx.now.mono)
     }
 
-    /// Forgets all but those.
+    /// Forgets the services that are not used.
     pub(super) fn retain(&mut self, ctx: &mut Context, is_used: impl Fn(&Url) -> bool) {
         self.0.retain(|url, _| {
             let is_used = is_used(url);
@@ -182,6 +174,7 @@ impl Services {
         });
     }
 
+    /// What is logged about this service in the present minute.
     fn notices(&mut self, ctx: &mut Context, url: &Url) -> &mut Notices {
         let notices = &mut self.get(url).notices;
         let since = *notices.since.get_or_insert(ctx.now.mono);
@@ -200,7 +193,7 @@ impl Services {
         }
     }
 
-    /// Something that concerns a service is only counted.
+    /// Something about a service is not logged, but summed up.
     pub(super) fn leave_out(&mut self, ctx: &mut Context, url: &Url) {
         self.notices(ctx, url).left_out = true;
     }
@@ -240,17 +233,16 @@ impl Services {
         report::Service {
             asked: health.known,
             silent_for: health.silent_for(now),
-            last_problem: health.last_problem.as_ref().map(|problem| report::Problem {
-                reason: problem.reason.clone(),
-                age: since(problem.at),
-                at: problem.tai,
-            }),
+            last_problem: health
+                .last_problem
+                .as_ref()
+                .map(|(problem, at)| report::Problem { age: since(*at), ..problem.clone() }),
             last_believed: health.last_valid_answer.map(since),
         }
     }
 }
 
-/// How old the last answer of a service in order can be: each of its jobs has been asked for in this time.
+/// A service that works has given a valid answer within this time, in which each of its jobs is polled.
 fn recent(ctx: &Context) -> Duration {
     ctx.settings.outage_limit.max(ctx.poll_interval.saturating_mul(2))
 }

@@ -16,7 +16,7 @@ pub enum SummaryState {
     Fault = 3,
     /// Not under control any more; the daemon ends.
     Offline = 4,
-    /// Waiting to be configured by `start`: every component begins so.
+    /// Waiting to be configured by `start`; the first state.
     #[default]
     Standby = 5,
 }
@@ -40,7 +40,7 @@ impl SummaryState {
         Self::ALL.into_iter().find(|s| i64::from(s.code()) == code)
     }
 
-    /// Where a transition leads from here; none when it is not allowed, or no transition.
+    /// Where a transition leads from here; none if it is not allowed, or is no transition.
     pub fn after(self, transition: CommandName) -> Option<Self> {
         let transitions = [
             (Self::Standby, CommandName::Start, Self::Disabled),

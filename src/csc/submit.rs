@@ -91,15 +91,14 @@ impl Csc {
         self.submit_if_ready(key);
     }
 
-    /// A prerequisite of this job has ended; it was last seen to be active at `last_active`.
-    pub(super) fn end_wait(&mut self, key: EntryKey, at: &JobAt, last_active: Option<Duration>) {
-        let limit = self.ctx.settings.resubmit_limit;
+    /// A job that this one waits for has ended.
+    pub(super) fn end_wait(&mut self, key: EntryKey, at: &JobAt, was_active: bool) {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
-            if let (Some(stale_at), Some(last_active)) = (stale_at, last_active) {
-                // While the prerequisite was active, no PUT was sent. In real time that may have been later still.
-                *stale_at = (*stale_at).max(last_active + limit);
+            if let (Some(stale_at), true) = (stale_at, was_active) {
+                // Nothing was sent while it was active, which it was in this run.
+                *stale_at = ctx.real_time() + ctx.settings.resubmit_limit;
             }
             let is_missing = job.missing_prereqs.contains(&at.1);
             let kind = if is_missing { NoteKind::MissingPrereq } else { NoteKind::WaitOver };

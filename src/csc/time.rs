@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-/// A moment, in both of the ways that the core needs it.
+/// A moment, by both clocks that the core needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Time {
     /// Time since an arbitrary origin (the start of the process); never goes back.
     pub mono: Duration,
-    /// The same moment on the observatory's clock; can be stepped.
+    /// The same moment on the observatory's clock, which can be set back.
     pub tai: Tai,
 }
 
-/// How long the machine has been up: no step of a clock changes it, and it means something within one boot only.
+/// How long the machine has been up: it does not change when the clock is set. It can be compared within one boot only.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Uptime {
     /// Which boot.

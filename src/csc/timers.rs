@@ -8,28 +8,28 @@ use crate::url::Url;
 use super::context::Context;
 use super::id::{EntryKey, JobId, RunId};
 
-/// Something that is due at a time. Of those that are due at the same time, the first here comes first.
+/// What is due at a time. Timers that expire at the same time are handled in the order of these variants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// The next heartbeat.
     Heartbeat,
-    /// What is in flight while the daemon stops has had its time.
+    /// The daemon, which stops, has waited long enough for requests in flight.
     Stop,
     /// This service has been silent for too long.
     Outage(Url),
-    /// This job is submitted, reminded of, or looked for once more.
+    /// This job is submitted, its sender gets an in-progress ack, or it is looked up for the last time.
     Job(EntryKey),
     /// Jobs of this service are polled.
     Polls(Url),
-    /// This job is removed, or its removal reminded of.
+    /// The next request of the removal of this job, or an in-progress ack.
     Removal(JobId),
     /// The list of this service is looked through for duplicates of this run.
     Duplicate(RunId),
     /// The list of this service is asked for.
     List(Url),
-    /// The sender of a push is answered, whatever became of it.
+    /// A push has had its time: its sender is answered.
     Push,
-    /// The service that is configured has been idle for long.
+    /// The configured service was not asked anything for long.
     Probe,
     /// What the log left out about this service is summed up.
     Notices(Url),
@@ -79,17 +79,18 @@ impl Timers {
     }
 }
 
-/// What has a timer of its own.
+/// Something that has a timer of its own.
 pub(super) trait Timed {
     type Key: Ord + Clone;
 
-    fn timer(key: &Self::Key) -> Timer;
+    /// The timer of the thing with this key.
+    const TIMER: fn(Self::Key) -> Timer;
 
-    /// When it wants something done.
+    /// When something is to be done about it.
     fn due(&self) -> Option<Duration>;
 }
 
-/// Things of one kind, whose timers always say when they are due.
+/// Things of one kind, whose timers always expire when they are due.
 #[derive(Debug)]
 pub(super) struct TimedMap<T: Timed>(BTreeMap<T::Key, T>);
 
@@ -113,16 +114,16 @@ impl<T: Timed> TimedMap<T> {
     }
 
     pub(super) fn insert(&mut self, ctx: &mut Context, key: T::Key, value: T) {
-        ctx.timers.set(T::timer(&key), value.due());
+        ctx.timers.set((T::TIMER)(key.clone()), value.due());
         self.0.insert(key, value);
     }
 
     pub(super) fn remove(&mut self, ctx: &mut Context, key: &T::Key) -> Option<T> {
-        ctx.timers.stop(&T::timer(key));
+        ctx.timers.stop(&(T::TIMER)(key.clone()));
         self.0.remove(key)
     }
 
-    /// Changes one, if it is there, and its timer with it.
+    /// Changes the thing with this key, if it is there, and its timer with it.
     pub(super) fn update<R>(
         &mut self,
         ctx: &mut Context,
@@ -131,7 +132,7 @@ impl<T: Timed> TimedMap<T> {
     ) -> Option<R> {
         let value = self.0.get_mut(key)?;
         let result = change(ctx, value);
-        ctx.timers.set(T::timer(key), value.due());
+        ctx.timers.set((T::TIMER)(key.clone()), value.due());
         Some(result)
     }
 }

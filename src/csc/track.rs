@@ -1,5 +1,7 @@
 //! From a job that exists to its end: polls, results, final acks.
 
+use strum::EnumMessage;
+
 use super::command::CommandName;
 use super::context::Context;
 use super::event::{Ack, ExitCode, JobObject, JobResult, LogLevel, Phase, ResultObject};
@@ -17,16 +19,16 @@ use super::{Csc, REMINDER};
 pub(super) enum JobEnd {
     /// In a final phase.
     Phase(Phase, JobObject),
-    /// It is unknown how: why so.
+    /// It is unknown how it ended, and why.
     Vanished { reason: String },
-    /// By our `abort_job`, with an object where the back-end has one.
+    /// By `abort_job`; with an object if the back-end has one.
     Aborted { object: Option<JobObject>, reason: String },
     /// The back-end broke down.
     Broken { report: String },
 }
 
 impl Csc {
-    /// A job of ours wants something done.
+    /// The timer of a job has expired.
     pub(super) fn on_job_timer(&mut self, key: EntryKey) {
         let now = self.ctx.now.mono;
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
@@ -64,11 +66,11 @@ impl Csc {
             self.finish(key, JobEnd::Phase(status.phase, status.object));
         } else {
             self.polls.note_present(&mut self.ctx, &url, &Polled::Ours(key));
-            self.prerequisites.note_active(&self.ctx, &(url, status.job_id));
+            self.prerequisites.note_active(&(url, status.job_id));
         }
     }
 
-    /// Whatever a poll in progress still says, the job is on its way out.
+    /// The job is being removed: it is not polled any more, and the answer to a poll in progress is dropped.
     pub(super) fn stop_polling(&mut self, key: EntryKey, job_id: &JobId) {
         if self.announcements.take(Awaited::Created(key)).is_some() {
             self.announce_job_id(key);
@@ -93,7 +95,12 @@ impl Csc {
         let (exit_code, result, ack, problem) = match how {
             JobEnd::Phase(phase, object) => {
                 let exit_code = phase.exit_code().unwrap_or(ExitCode::Error);
-                (exit_code, ResultObject::Service(object), Ack::Complete, reason_of(phase))
+                (
+                    exit_code,
+                    ResultObject::Service(object),
+                    Ack::Complete,
+                    phase.get_message().map(str::to_owned),
+                )
             }
             JobEnd::Vanished { reason } => {
                 (ExitCode::Error, known(Phase::Unknown), Ack::Complete, Some(reason))
@@ -129,21 +136,4 @@ impl Csc {
         self.end(key, job.sender, CommandName::Execute, end);
         self.jobs.remember(EndedJob { key, report, history: job.history, undelivered });
     }
-}
-
-/// Why a job that ended in this phase did not succeed.
-fn reason_of(phase: Phase) -> Option<String> {
-    let reason = match phase {
-        Phase::Error => "phase error",
-        Phase::Aborted => "aborted at the service, not by abort_job",
-        Phase::Unknown => "the service does not know how it ended (phase unknown)",
-        Phase::Completed
-        | Phase::Pending
-        | Phase::Queued
-        | Phase::Active
-        | Phase::Held
-        | Phase::Suspended
-        | Phase::Other => return None,
-    };
-    Some(reason.to_owned())
 }

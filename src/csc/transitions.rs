@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 100;
 /// How long another instance is taken to be running after it was heard: three of its heartbeats.
 const OTHER_RUNS: Duration = Duration::from_secs(3);
 
-/// The summary state and what leads to another.
+/// The summary state, and what changes it.
 #[derive(Debug, Default)]
 pub(super) struct Transitions {
     state: SummaryState,
@@ -31,7 +31,7 @@ pub(super) struct Transitions {
     waiting: VecDeque<Command>,
     /// When another instance with our index was heard last, and the report of it.
     other: Option<(Duration, String)>,
-    /// As they were published last.
+    /// What configurationsAvailable said last.
     available: Option<ConfigurationsAvailable>,
 }
 
@@ -45,7 +45,7 @@ impl Transitions {
         (self.error.0, &self.error.1)
     }
 
-    /// What the last `start` read.
+    /// The configuration that the last `start` applied.
     pub(super) fn configuration(&self) -> Option<&Configuration> {
         self.configuration.as_ref()
     }
@@ -78,7 +78,7 @@ impl Transitions {
         }
     }
 
-    /// Carries out what waited for a `start` that is over, up to the next `start` or the end.
+    /// Carries out the commands that waited for a `start` that is over, up to the next `start` or OFFLINE.
     pub(super) fn make_waiting(&mut self, ctx: &mut Context) {
         while self.starting.is_none() && self.state != SummaryState::Offline {
             let Some(command) = self.waiting.pop_front() else { return };
@@ -86,6 +86,7 @@ impl Transitions {
         }
     }
 
+    /// Carries out a transition command.
     fn make(&mut self, ctx: &mut Context, Command { sender, kind }: Command) {
         let Some(name) = kind.name() else { return };
         let Some(next) = self.state.after(name) else {
@@ -115,7 +116,7 @@ impl Transitions {
         }
     }
 
-    /// All that a `start` waits for is known; gives the service that it applies, if it succeeds.
+    /// Ends the `start` in progress; gives the service that it applies, if it succeeds.
     pub(super) fn finish_start(
         &mut self,
         ctx: &mut Context,
@@ -147,14 +148,21 @@ impl Transitions {
 
     /// Enters a state that is not FAULT.
     fn enter(&mut self, ctx: &mut Context, next: SummaryState) {
-        let previous = mem::replace(&mut self.state, next);
         ctx.info(format!("summary state {next}"));
-        ctx.publish(Event::SummaryState(next));
-        self.journal_state(ctx);
+        self.change(ctx, next);
         if self.error.0 != ErrorCode::None {
             self.error = (ErrorCode::None, String::new());
             ctx.publish(Event::ErrorCode { code: ErrorCode::None, report: String::new() });
         }
+    }
+
+    /// Changes the summary state; the configuration directory is looked at only in STANDBY.
+    fn change(&mut self, ctx: &mut Context, next: SummaryState) {
+        let previous = mem::replace(&mut self.state, next);
+        if next != previous {
+            ctx.publish(Event::SummaryState(next));
+        }
+        self.journal_state(ctx);
         if previous == SummaryState::Standby {
             ctx.effect(Effect::WatchConfigurations(Watching::Off));
         } else if next == SummaryState::Standby {
@@ -170,16 +178,10 @@ impl Transitions {
         ctx.publish(Event::ErrorCode { code, report: report.clone() });
         ctx.log(LogLevel::Critical, format!("FAULT: errorCode={}, errorReport='{report}'", code.number()));
         self.error = (code, report);
-        if self.state == SummaryState::Standby {
-            ctx.effect(Effect::WatchConfigurations(Watching::Off));
-        }
-        if mem::replace(&mut self.state, SummaryState::Fault) != SummaryState::Fault {
-            ctx.publish(Event::SummaryState(self.state));
-        }
-        self.journal_state(ctx);
+        self.change(ctx, SummaryState::Fault);
     }
 
-    /// Another instance with our index is running, which this reports.
+    /// Another instance with our index was heard, and this is the report of it.
     pub(super) fn note_other(&mut self, ctx: &Context, report: String) {
         self.other = Some((ctx.now.mono, report));
     }

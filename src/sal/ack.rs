@@ -27,7 +27,7 @@ pub struct AckFields {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(prefix = "CMD_", serialize_all = "UPPERCASE")]
 pub enum AckCode {
-    /// The job of an execute exists; its end is awaited.
+    /// The job of an execute exists and has not ended.
     InProgress = 301,
     /// The command was carried out.
     Complete = 303,
@@ -54,7 +54,7 @@ impl AckCode {
     }
 }
 
-/// The codes of a command that is still carried out: `CMD_ACK`, `CMD_INPROGRESS` and `CMD_STALLED`.
+/// The codes of a command that is in progress: `CMD_ACK`, `CMD_INPROGRESS` and `CMD_STALLED`.
 pub const NOT_FINAL: RangeInclusive<i32> = 300..=302;
 
 impl From<&Ack> for AckFields {

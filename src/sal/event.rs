@@ -6,7 +6,7 @@ use super::Value;
 use super::topic::EventName;
 use crate::csc::event::{ConfigurationsAvailable, Event, JobResult, ResultObject};
 
-/// Version of the interface definition (lsst-ts/ts_xml) that we speak.
+/// Version of the interface definition (lsst-ts/ts_xml) that this program follows.
 pub const XML_VERSION: &str = "28.0.1";
 /// Version of the configuration schema.
 pub const SCHEMA_VERSION: &str = "v4";
@@ -68,7 +68,7 @@ fn values(event: &Event) -> (EventName, Vec<Value>) {
     }
 }
 
-/// Always a JSON object with `jobId` and `phase`: observing scripts die on a missing `jobId`.
+/// Always a JSON object with `jobId` and `phase`: observing scripts fail without `jobId`.
 fn result_text(result: &ResultObject) -> String {
     match result {
         ResultObject::Service(object) => object.0.to_string(),

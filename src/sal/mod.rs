@@ -1,6 +1,6 @@
 //! The SAL interface as data: topics, fields, types, codes.
 //!
-//! The core does not know this module. All transports read and write with it, so that they agree.
+//! The core does not use this module. All transports read and write with it, so that they agree.
 
 pub mod ack;
 pub mod command;

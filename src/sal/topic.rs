@@ -72,7 +72,7 @@ pub enum EventName {
     JobId,
     #[strum(serialize = "job_result")]
     JobResult,
-    /// Declared for every component, and never sent: we make no large files.
+    /// Declared for every component, but never published by this one.
     LargeFileObjectAvailable,
     LogLevel,
     LogMessage,

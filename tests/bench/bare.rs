@@ -1,4 +1,5 @@
-//! The bare limit: what an execute and a poll need of the libraries, without any logic, in one thread.
+//! The bare limit: what an execute and a poll need of the libraries, without any logic, in one thread; of an execute also
+//! with a thread for each thing that may wait, as the daemon has them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::unbounded;
 use nix::time::ClockId;
 use rusqlite::Connection;
 use serde::Deserialize;
@@ -51,12 +53,17 @@ impl Bare {
     /// A commit, a PUT, another commit.
     pub fn execute(&mut self) -> String {
         self.commit();
+        let job_id = self.put();
+        self.commit();
+        job_id
+    }
+
+    fn put(&mut self) -> String {
         self.puts += 1;
         let body = PUT.replace("RUN", &format!("{}-ocps1-0123456789abcdef", self.puts));
         let request = self.agent.put(&self.url).header("Content-Type", "application/json");
         let text = request.send(body).unwrap().body_mut().read_to_string().unwrap();
         let job: JobObject = serde_json::from_str(&text).unwrap();
-        self.commit();
         job.job_id
     }
 
@@ -83,15 +90,53 @@ impl Bare {
             let mut output = stream.try_clone().unwrap();
             for (line, seq) in BufReader::new(stream).lines().zip(1..) {
                 line.unwrap();
-                let job_id = self.execute();
-                let ack = format!(
-                    r#"{{"ack":{{"seq":{seq},"ack":301,"name":"CMD_INPROGRESS","error":0,"result":"{{\"job_id\":\"{job_id}\"}}","timeout":0}}}}"#
-                );
-                output.write_all(format!("{ack}\n").as_bytes()).unwrap();
+                output.write_all(ack(seq, &self.execute()).as_bytes()).unwrap();
             }
         });
         path
     }
+
+    /// The same in threads: one reads the socket, one commits, one asks the service, one writes to the socket, and between
+    /// all of them one that does nothing but hand on.
+    pub fn serve_in_threads(url: &str, dir: &Path) -> PathBuf {
+        let path = dir.join("threads.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let of_database = dir.join("database");
+        std::fs::create_dir(&of_database).unwrap();
+        let (mut service, database) = (Self::new(url, dir), Self::new(url, &of_database));
+        thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let mut output = stream.try_clone().unwrap();
+            let (lines, from_client) = unbounded();
+            let (to_commit, commits) = unbounded::<()>();
+            let (committed, from_database) = unbounded();
+            let (to_ask, questions) = unbounded::<()>();
+            let (answered, from_service) = unbounded();
+            let (to_client, acks) = unbounded::<String>();
+            thread::spawn(move || {
+                BufReader::new(stream).lines().try_for_each(|line| lines.send(line.unwrap()))
+            });
+            thread::spawn(move || commits.iter().try_for_each(|()| committed.send(database.commit())));
+            thread::spawn(move || questions.iter().try_for_each(|()| answered.send(service.put())));
+            thread::spawn(move || acks.iter().try_for_each(|ack| output.write_all(ack.as_bytes())));
+            for (_, seq) in from_client.iter().zip(1..) {
+                to_commit.send(()).unwrap();
+                from_database.recv().unwrap();
+                to_ask.send(()).unwrap();
+                let job_id = from_service.recv().unwrap();
+                to_commit.send(()).unwrap();
+                from_database.recv().unwrap();
+                to_client.send(ack(seq, &job_id)).unwrap();
+            }
+        });
+        path
+    }
+}
+
+fn ack(seq: usize, job_id: &str) -> String {
+    format!(
+        r#"{{"ack":{{"seq":{seq},"ack":301,"name":"CMD_INPROGRESS","error":0,"result":"{{\"job_id\":\"{job_id}\"}}","timeout":0}}}}"#
+    ) + "\n"
 }
 
 /// Seconds of the processor that this thread needs for something.

@@ -21,18 +21,24 @@ const TRACED: usize = 300;
 pub fn in_progress(report: &mut Report) {
     report.section("a. From an execute to its CMD_INPROGRESS, over the local socket");
     for jobs in FOLLOWED {
-        let (service, own, dir) = (Service::start(), Service::start(), target_dir());
+        let (service, own, dir, threads_dir) =
+            (Service::start(), Service::start(), target_dir(), target_dir());
         let daemon = Daemon::start(&service.url(), POLL_INTERVAL, &poll());
         daemon.follow(jobs);
         let mut client = daemon.client();
         let mut bare = Client::connect(&Bare::new(&own.url(), dir.path()).serve(dir.path()));
-        let (mut times, mut bare_times) = (Vec::new(), Vec::new());
+        let mut threads = Client::connect(&Bare::serve_in_threads(&own.url(), threads_dir.path()));
+        let (mut times, mut bare_times, mut threads_times) = (Vec::new(), Vec::new(), Vec::new());
         daemon.watch.begin();
         for _ in 0..ROUNDS {
             times.push(client.execute(1, "")[0].took.as_secs_f64());
             bare_times.push(bare.execute(1, "")[0].took.as_secs_f64());
+            threads_times.push(threads.execute(1, "")[0].took.as_secs_f64());
         }
-        let mut figures = Times::of(times).beside(Times::of(bare_times));
+        let (times, threads) = (Times::of(times), Times::of(threads_times));
+        let mut figures = times.beside(Times::of(bare_times));
+        figures.push(("bare in threads median ms", threads.median * 1e3));
+        figures.push(("ratio to that", times.median / threads.median));
         figures.push(("heartbeat gap s", daemon.watch.gap()));
         report.row(format!("{jobs} jobs are followed"), figures);
     }

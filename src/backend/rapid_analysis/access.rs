@@ -15,14 +15,14 @@ const DEFAULT_PORT: u16 = 6379;
 /// Name of the credential that systemd may hand to us (`LoadCredential=redis-password:…`).
 const CREDENTIAL: &str = "redis-password";
 
-/// What the environment and the settings say, complete or not: `start` checks it.
+/// What the environment and the settings say. It may be incomplete or wrong: `start` checks it.
 #[derive(Clone, Debug)]
 pub struct Access {
     host: Option<String>,
     port: Result<u16, String>,
-    /// From the environment.
+    /// The password from the environment.
     password: Option<Result<Secret, String>>,
-    /// Else it is read from there at each connection, so that a new password needs no restart.
+    /// Without one there, it is read from this file at each connection, so that a new password needs no restart.
     password_file: Option<PathBuf>,
 }
 

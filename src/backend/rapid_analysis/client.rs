@@ -1,4 +1,4 @@
-//! The back-end itself: keeps one session, and makes a new one where it was lost.
+//! The back-end itself: it keeps one session, and makes a new one if that was lost.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ pub struct RapidAnalysis {
     access: Access,
     settings: settings::Redis,
     lease: Lease,
-    /// Pushes come one at a time, so only a ping ever waits for it.
+    /// Pushes come one at a time, so that only a ping ever waits for the lock.
     session: Mutex<Option<Session>>,
 }
 
@@ -29,7 +29,7 @@ impl RapidAnalysis {
     }
 
     fn session(&self) -> MutexGuard<'_, Option<Session>> {
-        // There is a session or there is none: a panic leaves nothing half done.
+        // A panic leaves a whole session or none.
         self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -39,7 +39,7 @@ impl RapidAnalysis {
         Session::open(&target, &self.settings, end).map_err(|trouble| self.failure(trouble))
     }
 
-    /// Pushes over the connection that there is, or over a new one where it was lost: then nothing was carried out.
+    /// Pushes over the connection that there is; if that is lost before anything was carried out, over a new one.
     fn push_over(&self, old: Option<Session>, values: &[Value], end: Instant) -> Result<Session, Failure> {
         if let Some(mut session) = old {
             match session.push(values, &self.lease, end) {

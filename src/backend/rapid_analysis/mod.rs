@@ -1,4 +1,4 @@
-//! Rapid Analysis (index 101): the values of a command are pushed to Redis lists, where others take them from.
+//! Rapid Analysis (index 101): the values of a command are pushed to Redis lists, from which other programs take them.
 //!
 //! Invariants: all values of a command are pushed, or none; nothing is sent twice that may have been carried out;
 //! a push ends within its patience, a ping within its timeouts. The password is in no log, status or error.

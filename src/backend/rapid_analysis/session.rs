@@ -20,7 +20,7 @@ use crate::csc::request::FailureKind;
 use crate::lease::Lease;
 use crate::text::{quote, quoted};
 
-/// What may have become of what was asked for, and why, as the end of a sentence about Redis.
+/// What a failed step may have done, and why it failed, as the end of a sentence that begins with `Redis at host:port`.
 #[derive(Debug)]
 pub(super) struct Trouble(pub(super) FailureKind, pub(super) String);
 
@@ -53,20 +53,20 @@ impl Session {
         }
     }
 
-    /// Asks whether the server serves us.
+    /// Asks whether the server answers.
     pub(super) fn ping(&mut self, end: Instant) -> Result<(), Trouble> {
         self.send(&redis::cmd("PING"), end)?;
         self.expect("PONG", "PING", end)
     }
 
-    /// Pushes all values, in one transaction, if the lease is valid then. After a failure the session must not be used any
-    /// more.
+    /// Pushes all values in one transaction, if the lease is valid when that is sent. After a failure the session must not be
+    /// used any more.
     pub(super) fn push(&mut self, values: &[Value], lease: &Lease, end: Instant) -> Result<(), Trouble> {
         self.prepare(values, end)?;
         if !lease.is_valid() {
             return Err(Trouble(FailureKind::NotSent, "was not asked to push".to_owned()));
         }
-        // What could not be sent whole is not carried out.
+        // An EXEC that could not be sent whole is not carried out.
         self.send(&redis::cmd("EXEC"), end)?;
         match self.receive(end) {
             Ok(redis::Value::Array(answers)) => judge(values, &answers),
@@ -77,8 +77,8 @@ impl Session {
         }
     }
 
-    /// Everything up to EXEC. Redis does not undo: a key that is no list would fail alone, after the others were
-    /// pushed; so the types are asked for first.
+    /// Sends everything up to EXEC. Redis does not roll back: the push to a key that is no list would fail alone, and the
+    /// other values would be pushed. So the types are asked for first.
     fn prepare(&mut self, values: &[Value], end: Instant) -> Result<(), Trouble> {
         let mut commands = redis::pipe();
         for Value { key, .. } in values {
@@ -96,7 +96,7 @@ impl Session {
                     let text = format!("holds a {} in {}, not a list", quote(kind), quoted(key));
                     return Err(Trouble(FailureKind::Refused, text));
                 }
-                // We may not be allowed to ask; then LPUSH fails by itself.
+                // Perhaps TYPE is not allowed. If the key is no list, its LPUSH fails.
                 redis::Value::ServerError(_) => {}
                 _ => return Err(nonsense("TYPE")),
             }
@@ -141,7 +141,7 @@ impl Session {
     }
 }
 
-/// What becomes of the step in which the connection fails so, or cannot be made.
+/// The trouble of a connection that fails, or cannot be made.
 fn lost(error: &RedisError) -> Trouble {
     let why = if error.is_timeout() {
         "gave no answer in time".to_owned()

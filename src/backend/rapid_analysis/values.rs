@@ -1,14 +1,14 @@
 //! What a command asks to push: `config` is a JSON object of lists and values.
 //!
-//! Invariant: the values come out in the order and in the words in which they were written. A number is never
-//! made a number here, since `1e3`, `1.0` and integers of any length would not come out as they went in.
+//! Invariant: the values are pushed in the order and with the text in which they were written. A number is never parsed,
+//! since `1e3`, `1.0` and very long integers would get another text.
 
 use std::collections::HashSet;
 
 use crate::json::members;
 use crate::text::quoted;
 
-/// Most values of one command: a command must be done within seconds.
+/// Maximum number of values of one command, which must be done within seconds.
 const VALUES_MAX: usize = 10_000;
 
 /// Longest text of keys and values that is logged, in characters.

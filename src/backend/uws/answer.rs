@@ -1,5 +1,5 @@
-//! What the service's replies mean. Pure. Invariant: a job is believed only where the reply names it as asked;
-//! whatever else comes becomes a failure of this one request.
+//! What the service's replies mean. Pure. Invariant: a reply is believed only if it names the job that was asked for;
+//! anything else is a failure of this one request.
 //!
 //! The genuine replies are those of lsst-dm/uws-api-server; its status codes are loose (500 for most refusals,
 //! 404 for a wrong base URL too), so that a 404 counts only in the exact form that its handlers give.
@@ -14,7 +14,7 @@ use super::call::Address;
 use super::object::{Object, compact, readable};
 use crate::text::quote;
 
-/// Longest phase that is taken for a word, in bytes.
+/// Longest phase that is accepted, in bytes.
 const PHASE_MAX: usize = 100;
 
 /// How the text of a 500 to a PUT begins where the service refuses the request itself, before it makes anything: its
@@ -43,7 +43,7 @@ pub(super) struct Reply<'a> {
     pub(super) end: End,
     /// Whether it says when to ask again (Retry-After).
     pub(super) says_when: bool,
-    /// What its head says better than its body: where a redirect leads, or that the body is compressed.
+    /// What its head says, if its text is of no use: where a redirect leads, or that the body is compressed.
     pub(super) remark: Option<String>,
 }
 
@@ -58,7 +58,7 @@ pub(super) enum End {
 }
 
 impl Reply<'_> {
-    /// As much of the text as is ever compared or shown.
+    /// The beginning of the text, as far as it is compared or shown.
     fn text(&self) -> String {
         const ENOUGH: usize = 4096;
         String::from_utf8_lossy(self.body.get(..ENOUGH).unwrap_or(&self.body)).into_owned()
@@ -70,7 +70,7 @@ impl Reply<'_> {
         body.trim_ascii_start().starts_with(b"<")
     }
 
-    /// What a reply is that is not the service's own but that of a gateway before it; none if it may be its own.
+    /// What a reply of a gateway before the service means; none if the service itself may have sent it.
     fn of_gateway(&self) -> Option<FailureKind> {
         match self.status {
             300..=399 => None,
@@ -87,12 +87,12 @@ impl Reply<'_> {
         self.status == 200 && self.of_gateway().is_none()
     }
 
-    /// Whether it is what the service says when there is no such job.
+    /// Whether it is the service's reply that there is no such job.
     pub(super) fn is_no_such_job(&self) -> bool {
         self.status == 404 && self.is_json && self.body.trim_ascii() == b"\"\""
     }
 
-    /// Whether it is what the service says when it has removed a job: a JSON object with `"code": 200`.
+    /// Whether it is the service's reply that it has removed a job: a JSON object with `"code": 200`.
     fn is_removal(&self) -> bool {
         let object: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         self.is_json
@@ -117,13 +117,12 @@ impl Reply<'_> {
         };
         let text = self.remark.clone().unwrap_or_else(|| quote_once(&self.text()));
         let text = if text.is_empty() { "(no text)" } else { &text };
-        // A 404 of the service itself is an answer, not a refusal.
+        // The service's own 404 is no refusal and does not come here.
         let remedy = if *status == 404 { ", as no execution service does (is the url right?)" } else { "" };
         Failure { kind, contact, reason: format!("{url} answered {method} with {status}{remedy}: {text}") }
     }
 
-    /// The failure of a reply with status 200 that could not be read to its end, or says something else than it was
-    /// asked for.
+    /// The failure of a reply with status 200 that could not be read to its end, or is not an answer to the request.
     fn unbelievable(&self, why: &str, text: &str) -> Failure {
         let Self { method, url, .. } = self;
         if let End::Broken(reason) = &self.end {
@@ -168,7 +167,7 @@ fn believe(body: &mut [u8], job_id: Option<&JobId>, run_id: Option<&RunId>) -> R
     }
     let phase = object.string("phase").filter(|p| p.len() <= PHASE_MAX).ok_or("it has no phase")?;
     let phase = Phase::parse(&phase);
-    // Most answers are of jobs that have not ended.
+    // Only the object of a job that has ended is needed.
     let object = match phase.exit_code() {
         None => String::new(),
         Some(_) => {
@@ -179,9 +178,8 @@ fn believe(body: &mut [u8], job_id: Option<&JobId>, run_id: Option<&RunId>) -> R
     Ok(JobStatus { job_id: id, phase, object: JobObject(object.into()) })
 }
 
-/// A service's refusal for people: quoted, and once only where it is an exact doubling.
-///
-/// The genuine service prints the message twice when it misses an argument (`'command''command'`).
+/// A service's refusal for people. The genuine service prints the message twice when it misses an argument
+/// (`'command''command'`): that is quoted once.
 fn quote_once(text: &str) -> String {
     let halves = text.split_at_checked(text.len() / 2).filter(|(first, second)| first == second);
     quote(halves.map_or(text, |(first, _)| first))

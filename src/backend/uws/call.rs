@@ -24,18 +24,18 @@ const USUAL_BODY: usize = 4096;
 #[derive(Clone, Copy)]
 pub(super) struct Address<'a> {
     pub(super) base: &'a Url,
-    /// Below the base.
+    /// The path below the base.
     pub(super) path: &'a str,
 }
 
 impl Address<'_> {
-    /// It for the request, without credentials too: those go in a header.
+    /// The URL of the request, without credentials: those go in a header.
     pub(super) fn address(self) -> String {
         format!("{}{}", self.base.address(), self.path)
     }
 }
 
-/// For people, without credentials.
+/// The URL for people, without credentials.
 impl fmt::Display for Address<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&quote(format_args!("{}{}", self.base, self.path)))
@@ -77,7 +77,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// What people must know of a reply whose body does not say it.
+    /// What people must know about a reply, if its body does not say it.
     fn remark(&self, head: &Parts) -> Option<String> {
         if let Some(location) = header(&head.headers, LOCATION).filter(|_| head.status.is_redirection()) {
             return Some(self.url.base.redirection(self.url.path, location));
@@ -88,7 +88,7 @@ impl<'a> Call<'a> {
         ))
     }
 
-    /// The failure of a request that got no answer. It may have been carried out if it was sent.
+    /// The failure of a request that got no answer. If it was sent, it may have been carried out.
     pub(super) fn failure(&self, error: &Error, is_sent: bool) -> Failure {
         let (url, method, what) = (self.url, self.method, self.describe(error));
         let said = match error {

@@ -1,8 +1,8 @@
-//! The files of a job at the service, for those who want to have them. Invariant: nothing of a file is in memory but
-//! the piece that is being read.
+//! The files of a job at the service, for `ocps files`. Invariant: only the piece of a file that is being read is in
+//! memory.
 //!
-//! The genuine service gives neither sizes nor parts of files: it reads each from its disk as a whole and sends it. A
-//! number that it gave to a file is another file's as soon as the job has written one that its disk lists before.
+//! The genuine service gives neither sizes nor parts of files: it reads each from its disk as a whole and sends it. It
+//! numbers files in the order in which its disk lists them, so that a new file can change the numbers of others.
 
 use std::io::{self, Read, empty, sink};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::url::Url;
 /// A service that sends nothing for so long has failed: it may read a large file, or serve others, first.
 const SILENCE_MAX: Duration = Duration::from_secs(300);
 
-/// Most files of one job.
+/// Maximum number of files of one job.
 const FILES_MAX: usize = 100_000;
 
 /// A file of a job.
@@ -31,7 +31,7 @@ const FILES_MAX: usize = 100_000;
 pub struct JobFile {
     /// Its number in the list.
     pub id: String,
-    /// Its place at the service, from outside and not to be trusted; none of a job that is no longer listed there.
+    /// Its place at the service, not to be trusted; none for a job that the service does not list any more.
     pub uri: Option<String>,
     /// In bytes, where the service gives it.
     pub size: Option<u64>,
@@ -39,7 +39,7 @@ pub struct JobFile {
 
 /// A file that is being read.
 pub struct Contents {
-    /// From the byte on that was asked for.
+    /// The contents from the requested byte on.
     pub body: Box<dyn Read>,
     /// Size of the whole file in bytes, where the service gives it.
     pub size: Option<u64>,
@@ -114,7 +114,7 @@ impl Uws {
                 let size = range(&response).and_then(|(_, size)| size);
                 Ok(Some(Contents { body: Box::new(response.into_body().into_reader()), size }))
             }
-            // There is nothing from there on.
+            // The file has no more bytes.
             416 => Ok(Some(Contents { body: Box::new(empty()), size: None })),
             404 => {
                 let reply = call.read(response, TEXT_LIMIT);
@@ -126,7 +126,7 @@ impl Uws {
     }
 }
 
-/// A file of the list, if it has a number or a plain word to ask for it by.
+/// A file of the list, if its id is a number or a plain word.
 fn job_file(element: &str) -> Option<JobFile> {
     let file: Value = serde_json::from_str(element).ok()?;
     let id = file.get("id")?;
@@ -137,8 +137,8 @@ fn job_file(element: &str) -> Option<JobFile> {
     is_plain.then_some(JobFile { id, uri, size })
 }
 
-/// Whether it is a web page of a gateway before the service, such as a login. The service itself calls all files pages
-/// first, and then what they are.
+/// Whether it is a web page of a gateway before the service, such as a login. The service itself sends two Content-Type
+/// headers for each file, of which the first is text/html.
 fn is_page(response: &Response<Body>, file: &JobFile) -> bool {
     let types = response.headers().get_all(CONTENT_TYPE);
     let is_html = types.iter().all(|value| value.as_bytes().starts_with(b"text/html"));

@@ -15,23 +15,22 @@ use crate::csc::event::Phase;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::ListedJob;
 
-/// Most jobs of one run in one answer. There should be one; of more the rest is found with the next list, when these
-/// have been removed.
+/// Maximum number of jobs of one run in one answer. There should be one; if there are more, the next list shows the rest,
+/// after these have been removed.
 const OF_RUN_MAX: usize = 16;
 
 /// How much is read at once, in bytes, unless an element is larger.
 const PIECE: usize = 64 * 1024;
 
-/// Reads the array and picks the jobs that are wanted; what is no usable job is skipped,
-/// and a job that is there twice counts once. No more of the text is in memory than twice the largest element, and a
-/// piece.
+/// Reads the array and takes the jobs that are wanted; an element that is no usable job is skipped, and a job that is
+/// there twice is taken once. At most twice the largest element, and a piece, are in memory.
 ///
 /// # Errors
 /// The reader failed; or the text is no array, or is cut off, and there is a [`serde_json::Error`] inside.
 pub(super) fn read(mut reader: impl Read, wanted: &Wanted<'_>) -> io::Result<Vec<ListedJob>> {
     let (mut found, mut next) = (Found { wanted, seen: HashMap::new(), jobs: Vec::new() }, Next::Begin);
     let (mut text, mut at, mut end, mut is_whole) = (Vec::new(), 0, 0, false);
-    // What goes on behind the text is not cut within a number, which would seem to be complete.
+    // The text is cut only behind such a byte: a number that is cut would seem to be complete.
     let is_boundary = |byte: &u8| b"{}[],\"".contains(byte);
     loop {
         match found.step(text.get(at..end).unwrap_or_default(), next) {
@@ -61,7 +60,7 @@ enum Next {
     Nothing,
 }
 
-/// What was found so far.
+/// The jobs that were taken so far.
 struct Found<'a> {
     wanted: &'a Wanted<'a>,
     seen: HashMap<RunId, BTreeSet<JobId>>,
@@ -69,7 +68,7 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Takes what comes next; gives how long that is, and what may follow. None: there are only blanks.
+    /// Reads what comes next; gives its length and what may follow, or none if there are only blanks.
     fn step(&mut self, text: &[u8], next: Next) -> Result<Option<(usize, Next)>, Error> {
         let Some(blanks) = text.iter().position(|byte| !byte.is_ascii_whitespace()) else { return Ok(None) };
         let text = text.get(blanks..).unwrap_or_default();
@@ -86,7 +85,7 @@ impl Found<'_> {
         Ok(Some((blanks + length, then)))
     }
 
-    /// Takes the element that the text begins with; gives its length.
+    /// Reads the element that the text begins with; gives its length.
     fn element(&mut self, text: &[u8]) -> Result<usize, Error> {
         match first::<Element<'_>>(text) {
             Ok((element, length)) => {
@@ -115,7 +114,7 @@ fn first<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<(T, usize), Error> {
     Ok((value, values.byte_offset()))
 }
 
-/// What counts of an element.
+/// The fields of an element that are read.
 #[derive(Deserialize)]
 struct Element<'a> {
     #[serde(rename = "jobId", borrow)]
@@ -127,7 +126,7 @@ struct Element<'a> {
 }
 
 impl Element<'_> {
-    /// Its job. One without a phase is not known to be active.
+    /// Its job. Without a phase it does not count as active.
     fn job(&self) -> Option<ListedJob> {
         let phase = self.phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let phase = phase.map_or(Phase::Unknown, Phase::parse);

@@ -56,13 +56,13 @@ const TEXT_LIMIT: usize = 64 * 1024;
 /// Largest head of a reply, in bytes; the genuine one has some 500.
 const HEAD_LIMIT: usize = 64 * 1024;
 
-/// A service is left alone for so long at most when it says when to ask again.
+/// Longest time for which a service is not asked because it said when to ask again.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// The service compares this header by equality: with a charset the PUT fails.
 const JSON: &str = "application/json";
 
-/// The path of no job: the ids of the service are 32 hexadecimal digits. In its log it says who asks.
+/// The path of a job that cannot exist, since the service's ids are 32 hexadecimal digits. Its log shows who asks.
 const NO_JOB: &str = "/job/ocps-health-check";
 
 /// Client of the UWS job service; one value is shared by all workers.
@@ -72,7 +72,7 @@ pub struct Uws {
     lease: Lease,
     /// The service as it is configured, with credentials.
     configured: Mutex<Option<Url>>,
-    /// Services that said when to ask again, and when that is.
+    /// Services that said when to ask again, and that time.
     resting: Mutex<BTreeMap<Url, Instant>>,
 }
 
@@ -93,7 +93,7 @@ impl Uws {
         Self::over(settings, lease, DefaultConnector::default(), Lookup::default())
     }
 
-    /// Makes a client that reaches the service in another way than over a network, for tests.
+    /// Makes a client with its own way to reach the service, for tests.
     ///
     /// # Errors
     /// The proxy is no usable URL.
@@ -137,7 +137,7 @@ impl Uws {
             if is_withheld { withheld() } else { call.failure(&error, is_sent) }
         })?;
         if let Some(wait) = retry_after(&response) {
-            // A longer wait would be the end of submissions.
+            // With a longer wait submissions would run out of time.
             let longest = RETRY_AFTER_MAX.min(self.settings.submit_timeout / 2);
             let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
             resting.retain(|_, until| Instant::now() < *until);
@@ -160,16 +160,15 @@ impl Uws {
             request = request.header(CONTENT_TYPE, JSON);
         }
         let request = request.body(body)?;
-        // Only where it differs: a TLS configuration is kept for requests that use the agent's settings, and made
-        // anew for the connections of others.
+        // The library keeps a TLS configuration only for requests with the agent's own settings.
         if call.timeout == self.settings.get_timeout {
             return self.agent.run(request);
         }
         self.agent.run(self.agent.configure_request(request).timeout_global(Some(call.timeout)).build())
     }
 
-    /// The credentials for a service: those of its URL, or if the journal has taken these away, those that are configured for
-    /// the same host. None where another service is configured.
+    /// The credentials for a service: those of its URL or, if the journal has removed them, those that are configured for the
+    /// same host; none if another host is configured.
     fn authorization(&self, address: Address<'_>) -> Result<Option<String>, Failure> {
         let base = address.base;
         if !base.lacks_credentials() {
@@ -185,7 +184,7 @@ impl Uws {
         }
     }
 
-    /// A service that is to be asked again later is not asked now.
+    /// Fails if the service said to ask again later.
     fn check_rest(&self, base: &Url) -> Result<(), Failure> {
         let resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         let left = resting.get(base).map_or(Duration::ZERO, |until| until.duration_since(Instant::now()));
@@ -259,7 +258,7 @@ fn retry_after(response: &Response<Body>) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let date = |text: &str| httpdate::parse_http_date(text).ok();
-    // By its own clock if it gives that.
+    // By the service's own clock, if it gives that.
     let now = header(response.headers(), DATE).and_then(date).unwrap_or_else(SystemTime::now);
     date(text)?.duration_since(now).ok()
 }
@@ -268,7 +267,7 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim)
 }
 
-/// How a body is compressed, if it is; we ask for none.
+/// How a body is compressed, if it is. No request asks for that.
 fn compression(headers: &HeaderMap) -> Option<&str> {
     header(headers, CONTENT_ENCODING)
         .filter(|text| !text.is_empty() && !text.eq_ignore_ascii_case("identity"))
@@ -284,7 +283,7 @@ fn proxy(url: &Url) -> Result<Proxy, String> {
         .map_err(|_| format!("uws.proxy: {shown:?} is no proxy url: write http://host:port"))
 }
 
-/// What differs from the library's defaults, and every timeout.
+/// The settings that differ from the library's defaults, and every timeout.
 fn agent_config(settings: &settings::Uws, proxy: Option<Proxy>) -> Config {
     let idle = in_flight_max(settings.connections);
     http_config(proxy)

@@ -12,15 +12,15 @@ use serde_transcode::Transcoder;
 
 use crate::json::{elements, members};
 
-/// Largest job object that is handed on, in bytes: it must fit into a Kafka message with room to spare.
+/// Largest job object that is published, in bytes: it must fit into a Kafka message with room to spare.
 const OBJECT_MAX: usize = 512 * 1024;
 
-/// Most fields of a job object; the genuine one has 13.
+/// Maximum number of fields of a job object; the genuine one has 13.
 const FIELDS_MAX: usize = 1000;
 
 /// The text of an answer.
 ///
-/// Escapes of lone surrogates count as U+FFFD: the genuine service writes them for a result file
+/// Escapes of lone surrogates become U+FFFD: the genuine service writes them for a result file
 /// whose name is not UTF-8, and that must not make the whole job unreadable.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! The job that a PUT asks for. Invariant: whatever the values are, the job gets exactly them and no variable more.
+//! The job that a PUT asks for. Invariant: whatever the values are, the job gets exactly these, and no other variable.
 
 use serde_json::json;
 

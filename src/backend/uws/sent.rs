@@ -1,8 +1,8 @@
-//! Whether a request was sent. What fails before its head went out whole has done nothing at the service. One that changes
-//! something is sent only while the lease is valid, however long it took to connect.
+//! Whether a request was sent. One that fails before its whole head is sent has done nothing at the service. One that
+//! changes something is sent only while the lease is valid, however long it took to connect.
 //!
-//! The library reports and asks none of it. But it sends in the thread that makes the request, so that the connection
-//! can note it for that thread.
+//! The HTTP library does not report that. But it sends in the thread that makes the request, so that the connection can
+//! note it in a variable of that thread.
 
 use std::cell::Cell;
 use std::io;
@@ -17,7 +17,7 @@ thread_local! {
     static IS_CHANGE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Carries out a request, which changes something or does not; gives whether it has left us, too.
+/// Carries out a request; gives its result and whether it was sent.
 pub(super) fn watch<T>(is_change: bool, send: impl FnOnce() -> T) -> (T, bool) {
     IS_SENT.set(false);
     IS_CHANGE.set(is_change);
@@ -28,7 +28,7 @@ pub(super) fn watch<T>(is_change: bool, send: impl FnOnce() -> T) -> (T, bool) {
 /// Wraps each connection into one that notes what is sent.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    /// Whether requests go through a proxy: what is sent to make it connect is no request.
+    /// Whether requests go through a proxy: what makes the proxy connect is no request.
     pub(super) has_proxy: bool,
     pub(super) lease: Lease,
 }
