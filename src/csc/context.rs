@@ -112,7 +112,7 @@ impl Context {
         self.now.mono + self.stood_still
     }
 
-    /// The real time of a time to come, if the process does not stand still before.
+    /// When that time comes, if the process does not stand still any more.
     pub(super) fn to_real_time(&self, time: Duration) -> Duration {
         time + self.stood_still
     }
