@@ -112,7 +112,7 @@ impl Context {
         self.now.mono + self.stood_still
     }
 
-    /// When that time comes, if the process does not stand still any more.
+    /// The real time of a time to come, if the process does not stand still before.
     pub(super) fn to_real_time(&self, time: Duration) -> Duration {
         time + self.stood_still
     }

@@ -14,8 +14,8 @@
 //! | `announcements` | what is done when a record is durable | |
 //! | `jobs`, `job` | our jobs and those that ended | `submit`: until a job exists; `track`: from there to its end |
 //! | `history` | what happened to a job and when | |
-//! | `prerequisites` | jobs that others wait for | |
-//! | `polls` | when each job is asked for, singly or by list | `poll`: what the answers mean |
+//! | `prerequisites` | jobs that other jobs wait for | |
+//! | `polls` | when each job is polled, singly or by list | `poll`: what the answers mean |
 //! | `removals` | aborts | |
 //! | `lookups` | jobs found in the service's list: after an unclear answer, and duplicates | |
 //! | `services` | whether a service answers, and what the log says of it | |
