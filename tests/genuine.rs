@@ -20,12 +20,12 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
-use ocps::backend::{Backend, Wanted};
 use ocps::config::settings::Settings;
 use ocps::csc::event::Phase;
 use ocps::csc::id::RunId;
-use ocps::csc::request::{FailureKind, JobStatus, RemoveAnswer, StatusAnswer, Submission};
+use ocps::csc::request::{FailureKind, JobStatus, RemoveAnswer, StatusAnswer, Submission, Wanted};
 use ocps::url::Url;
 use serde_json::{Value, json};
 
@@ -151,8 +151,8 @@ fn the_client_and_the_genuine_service_understand_each_other() {
     std::fs::write(out.join(Path::new(OsStr::from_bytes(b"x\xff.fits"))), "").unwrap();
     let seen = job(status(&first));
     assert!(seen.object.0.contains("x\u{fffd}.fits"), "{}", seen.object.0);
-    let run_ids = run_id.iter().cloned().collect();
-    let wanted = Wanted { run_ids: &run_ids, job_ids: &BTreeSet::new(), active_of: None };
+    let run_ids: BTreeSet<RunId> = run_id.iter().cloned().collect();
+    let wanted = Wanted { run_ids: run_ids.into(), ..Wanted::default() };
     assert_eq!(client.list(&base, &wanted).unwrap().len(), 1);
 
     let remove = || client.remove(&base, &first.job_id).unwrap();

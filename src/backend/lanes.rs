@@ -136,7 +136,7 @@ impl Lanes {
         }
         let kind = match request.action {
             Action::Remove { .. } => Kind::Delete,
-            Action::List { .. } => Kind::List,
+            Action::List(_) => Kind::List,
             Action::Submit(_) | Action::Push { .. } => Kind::Put,
             Action::Status { .. } | Action::Ping => Kind::Poll,
         };

@@ -6,12 +6,11 @@ pub mod simulated;
 pub mod uws;
 pub mod workers;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::csc::id::{JobId, RunId, SalIndex};
+use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{
-    Action, Answer, Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission,
+    Action, Answer, Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission, Wanted,
 };
 use crate::lease;
 use crate::url::Url;
@@ -49,7 +48,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// There was no valid answer.
-    fn list(&self, _url: &Url, _wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
+    fn list(&self, _url: &Url, _wanted: &Wanted) -> Result<Vec<ListedJob>, Failure> {
         Err(not_offered())
     }
 
@@ -77,9 +76,7 @@ pub trait Backend: Send + Sync {
             Action::Submit(submission) => Answer::Submit(self.submit(url, submission)),
             Action::Status { job_id, run_id } => Answer::Status(self.status(url, job_id, run_id.as_ref())),
             Action::Remove { job_id } => Answer::Remove(self.remove(url, job_id)),
-            Action::List { run_ids, job_ids, active_of } => {
-                Answer::List(self.list(url, &Wanted { run_ids, job_ids, active_of: *active_of }))
-            }
+            Action::List(wanted) => Answer::List(self.list(url, wanted)),
             Action::Push { config, patience } => Answer::Push(self.push(config, *patience)),
             Action::Ping => Answer::Ping(self.ping(url)),
         }
@@ -96,26 +93,4 @@ fn withheld() -> Failure {
     Failure::not_sent(format!(
         "not sent: the journal has not confirmed for {seconds} s that no other instance has taken over"
     ))
-}
-
-/// Which jobs are taken from a list.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
-    /// Jobs with these run ids.
-    pub run_ids: &'a BTreeSet<RunId>,
-    /// Jobs with these job ids.
-    pub job_ids: &'a BTreeSet<JobId>,
-    /// Besides these, all jobs that have not ended and whose run ids were made for this index.
-    pub active_of: Option<SalIndex>,
-}
-
-impl Wanted<'_> {
-    /// Whether the job is one of them.
-    #[must_use]
-    pub fn has(&self, job: &ListedJob) -> bool {
-        let is_ours = || job.run_id.made_for().map(|(_, index)| index) == self.active_of;
-        self.run_ids.contains(&job.run_id)
-            || self.job_ids.contains(&job.job_id)
-            || (self.active_of.is_some() && job.phase.exit_code().is_none() && is_ours())
-    }
 }

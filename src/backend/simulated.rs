@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::Backend;
 use super::rapid_analysis::values;
-use super::{Backend, Wanted};
 use crate::clock;
 use crate::config::settings::Simulation;
 use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission};
+use crate::csc::request::{Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission, Wanted};
 use crate::url::Url;
 
 /// Maximum number of jobs that are remembered. Beyond it, those whose end was reported are forgotten.
@@ -107,7 +107,7 @@ impl Backend for Simulated {
         }))
     }
 
-    fn list(&self, _url: &Url, wanted: &Wanted<'_>) -> Result<Vec<ListedJob>, Failure> {
+    fn list(&self, _url: &Url, wanted: &Wanted) -> Result<Vec<ListedJob>, Failure> {
         let state = self.state();
         let now = Instant::now();
         let all = state.jobs.iter().map(|(id, job)| ListedJob {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use strum::{EnumString, IntoStaticStr};
 
 use super::context::Context;
-use super::event::Phase;
 use super::id::EntryKey;
 use super::record::Record;
 use super::report::beginning;
@@ -123,16 +122,6 @@ impl History {
         }
         self.0.push(note.clone());
         ctx.journal(Record::Noted { key, note });
-    }
-
-    /// Notes a phase that is not the last one noted; at first that is pending. A final phase is not noted, since the end
-    /// of the job says it.
-    pub(super) fn note_phase(&mut self, ctx: &mut Context, key: EntryKey, phase: Phase) {
-        let last = self.0.iter().rev().find(|note| note.kind == NoteKind::Phase);
-        let last = last.map_or(Phase::Pending.as_str(), |note| &*note.about);
-        if phase.exit_code().is_none() && phase.as_str() != last {
-            self.note(ctx, key, NoteKind::Phase, phase.as_str());
-        }
     }
 
     /// All notes; where some are not kept, one says how many.

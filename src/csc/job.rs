@@ -166,11 +166,13 @@ impl Job {
         Some(submitting)
     }
 
-    /// The service says that it is in this phase: nothing is wrong with it.
+    /// The service says that it is in this phase: nothing is wrong with it. Another phase is noted, unless it is final,
+    /// since the end of the job says it.
     pub(super) fn set_phase(&mut self, ctx: &mut Context, key: EntryKey, phase: Phase) {
         self.problem = None;
-        if self.phase.replace(phase) != Some(phase) {
-            self.history.note_phase(ctx, key, phase);
+        let before = self.phase.replace(phase).unwrap_or(Phase::Pending);
+        if phase != before && phase.exit_code().is_none() {
+            self.history.note(ctx, key, NoteKind::Phase, phase.as_str());
         }
     }
 

@@ -17,7 +17,7 @@ use super::id::{EntryKey, JobId, RunId};
 use super::job::Job;
 use super::polls::Polled;
 use super::record::Record;
-use super::request::{Action, Contact, Failure, ListedJob, Ticket};
+use super::request::{Action, Contact, Failure, ListedJob, Ticket, Wanted};
 use super::retry::Retry;
 use super::time::Tai;
 use super::timers::{Timed, TimedMap, Timer};
@@ -294,7 +294,7 @@ impl Lookups {
             job_ids.extend(lookup.missing.values().map(|(job_id, _)| job_id.clone()));
             let active_of = (is_search || is_of_all).then_some(ctx.settings.index);
             let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
-            let action = Action::List { run_ids: runs, job_ids, active_of };
+            let action = Action::List(Wanted { run_ids: runs, job_ids, active_of });
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
             lookup.retry.due = None;
             (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);

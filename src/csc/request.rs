@@ -56,15 +56,30 @@ pub enum Action {
     /// Ask whether the back-end can be used: its settings, its connection, its password. Of a job service only
     /// whether it answers.
     Ping,
-    /// Look for jobs in the service's list; those that are not of interest are left out of the answer.
-    List {
-        /// The runs of interest.
-        run_ids: Arc<BTreeSet<RunId>>,
-        /// The jobs of interest, whatever their runs.
-        job_ids: Arc<BTreeSet<JobId>>,
-        /// Besides these, all jobs that have not ended and whose run ids were made for this index.
-        active_of: Option<SalIndex>,
-    },
+    /// Look for jobs in the service's list.
+    List(Wanted),
+}
+
+/// Which jobs are taken from a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// Jobs with these run ids.
+    pub run_ids: Arc<BTreeSet<RunId>>,
+    /// Jobs with these job ids.
+    pub job_ids: Arc<BTreeSet<JobId>>,
+    /// Besides these, all jobs that have not ended and whose run ids were made for this index.
+    pub active_of: Option<SalIndex>,
+}
+
+impl Wanted {
+    /// Whether the job is one of them.
+    #[must_use]
+    pub fn has(&self, job: &ListedJob) -> bool {
+        let is_ours = || job.run_id.made_for().map(|(_, index)| index) == self.active_of;
+        self.run_ids.contains(&job.run_id)
+            || self.job_ids.contains(&job.job_id)
+            || (self.active_of.is_some() && job.phase.exit_code().is_none() && is_ours())
+    }
 }
 
 impl Action {
@@ -72,7 +87,7 @@ impl Action {
     pub fn is_change(&self) -> bool {
         match self {
             Self::Submit(_) | Self::Remove { .. } | Self::Push { .. } => true,
-            Self::Status { .. } | Self::List { .. } | Self::Ping => false,
+            Self::Status { .. } | Self::List(_) | Self::Ping => false,
         }
     }
 
@@ -82,7 +97,7 @@ impl Action {
             Self::Submit(_) => Answer::Submit(Err(failure)),
             Self::Status { .. } => Answer::Status(Err(failure)),
             Self::Remove { .. } => Answer::Remove(Err(failure)),
-            Self::List { .. } => Answer::List(Err(failure)),
+            Self::List(_) => Answer::List(Err(failure)),
             Self::Push { .. } => Answer::Push(Err(failure)),
             Self::Ping => Answer::Ping(Err(failure)),
         }

@@ -7,7 +7,7 @@ use ocps::csc::Settings;
 use ocps::csc::configuration::Polling;
 use ocps::csc::event::{LogLevel, Phase};
 use ocps::csc::id::{RunId, SalIndex};
-use ocps::csc::request::{Action, Contact, FailureKind, ListedJob};
+use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Wanted};
 
 use super::world::{POLL, World, execute, failed, job, job_id, none, secs, settings, unclear, wrong};
 use crate::reply::Reply;
@@ -156,7 +156,7 @@ fn the_list_asks_for_all_jobs_of_our_index_and_names_the_prerequisites() {
     world.send(execute("p"));
     world.answer("GET p", job("p", Phase::Active));
     world.run_to("LIST");
-    let Action::List { run_ids, job_ids, active_of } = world.asked("LIST") else { panic!() };
+    let Action::List(Wanted { run_ids, job_ids, active_of }) = world.asked("LIST") else { panic!() };
     assert_eq!((run_ids.len(), job_ids.iter().collect::<Vec<_>>()), (1, vec![&job_id("p")]));
     assert_eq!(*active_of, Some(SalIndex::Latiss));
     world.take();

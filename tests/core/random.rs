@@ -10,7 +10,7 @@ use std::time::Duration;
 use ocps::csc::command::{CommandKind, CommandName, Sender};
 use ocps::csc::configuration::Polling;
 use ocps::csc::event::Phase;
-use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request};
+use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request, Wanted};
 use ocps::csc::{Input, Settings};
 
 use super::world::{
@@ -172,7 +172,7 @@ impl Walk {
             Action::Remove { .. } if self.rng.bool() => removed(),
             Action::Remove { .. } => Reply::Gone,
             Action::Push { .. } | Action::Ping => Reply::Done,
-            Action::List { run_ids, .. } => {
+            Action::List(Wanted { run_ids, .. }) => {
                 let mut jobs = Vec::new();
                 for run_id in run_ids.iter() {
                     for _ in 0..self.rng.u8(..6).saturating_sub(3) {

@@ -7,7 +7,7 @@ use ocps::csc::command::{CommandKind, CommandName, Via};
 use ocps::csc::event::{Ack, ErrorCode, Event, ExitCode, JobResult, Phase};
 use ocps::csc::id::{ClientId, EntryKey, JobId, RunId, SalIndex};
 use ocps::csc::record::{AcceptedCommand, Awaited, Receipt, Record, RecoveredCommand, Work};
-use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket};
+use ocps::csc::request::{Action, Answer, FailureKind, Outcome, Request, Ticket, Wanted};
 use ocps::csc::{Csc, Effect, Input, Settings};
 
 use super::world::{job, none, number_of, removed};
@@ -423,7 +423,7 @@ impl Rules {
             Action::Remove { job_id } => {
                 self.removed.insert(job_id.clone());
             }
-            Action::List { run_ids, job_ids, active_of } => {
+            Action::List(Wanted { run_ids, job_ids, active_of }) => {
                 let is_for_something = !run_ids.is_empty() || !job_ids.is_empty() || active_of.is_some();
                 assert!(is_for_something, "a list for nothing");
                 self.lists.insert(request.ticket.0);
@@ -468,7 +468,7 @@ impl Rules {
             Action::Status { job_id, .. } if self.removed.contains(job_id) => Reply::Gone,
             Action::Status { job_id, .. } => job(job_id.as_str(), Phase::Completed),
             Action::Remove { .. } => removed(),
-            Action::List { .. } => none(),
+            Action::List(_) => none(),
             Action::Push { .. } | Action::Ping => Reply::Done,
         }
     }

@@ -15,7 +15,8 @@ use ocps::csc::event::{
 use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
-    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request, Submission, Ticket,
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request, Submission,
+    Ticket, Wanted,
 };
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
@@ -288,7 +289,7 @@ impl World {
 
     fn is_routine(&self, request: &Request) -> bool {
         match &request.action {
-            Action::List { run_ids, job_ids, active_of } => {
+            Action::List(Wanted { run_ids, job_ids, active_of }) => {
                 let is_for_more = !job_ids.is_empty() || active_of.is_some();
                 !self.shows_routine && !is_for_more && run_ids.is_subset(&self.clean)
             }
@@ -456,7 +457,7 @@ impl World {
     #[track_caller]
     pub(crate) fn asked_run_ids(&self) -> BTreeSet<RunId> {
         let mut lists = self.open.iter().filter_map(|request| match &request.action {
-            Action::List { run_ids, .. } => Some(run_ids),
+            Action::List(Wanted { run_ids, .. }) => Some(run_ids),
             Action::Submit(_)
             | Action::Status { .. }
             | Action::Remove { .. }
@@ -469,7 +470,7 @@ impl World {
     /// Of which index the open list asks for all active jobs.
     pub(crate) fn asked_for(&self) -> Option<SalIndex> {
         self.open.iter().find_map(|request| match &request.action {
-            Action::List { active_of, .. } => *active_of,
+            Action::List(Wanted { active_of, .. }) => *active_of,
             Action::Submit(_)
             | Action::Status { .. }
             | Action::Remove { .. }
@@ -526,7 +527,7 @@ pub(crate) fn name(request: &Request) -> String {
         Action::Submit(submission) => format!("PUT {}", number_of(&submission.run_id)),
         Action::Status { job_id, .. } => format!("GET {job_id}"),
         Action::Remove { job_id } => format!("DELETE {job_id}"),
-        Action::List { .. } => "LIST".to_owned(),
+        Action::List(_) => "LIST".to_owned(),
         Action::Push { config, .. } => format!("PUSH {config}"),
         Action::Ping => "PING".to_owned(),
     }

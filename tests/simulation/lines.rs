@@ -2,7 +2,7 @@
 
 use ocps::csc::event::Event;
 use ocps::csc::record::Record;
-use ocps::csc::request::{Action, Request};
+use ocps::csc::request::{Action, Request, Wanted};
 use ocps::csc::{Effect, Input};
 
 use super::service::Call;
@@ -69,7 +69,9 @@ fn action(action: &Action) -> String {
         Action::Submit(submission) => format!("PUT {}", submission.run_id),
         Action::Status { job_id, .. } => format!("GET {job_id}"),
         Action::Remove { job_id } => format!("DELETE {job_id}"),
-        Action::List { run_ids, job_ids, active_of } => format!("LIST {run_ids:?} {job_ids:?} {active_of:?}"),
+        Action::List(Wanted { run_ids, job_ids, active_of }) => {
+            format!("LIST {run_ids:?} {job_ids:?} {active_of:?}")
+        }
         Action::Push { .. } | Action::Ping => format!("{action:?}"),
     }
 }

@@ -195,7 +195,7 @@ impl Kind {
     fn of(action: &Action) -> Self {
         match action {
             Action::Remove { .. } => Self::Delete,
-            Action::List { .. } => Self::List,
+            Action::List(_) => Self::List,
             Action::Submit(_) | Action::Push { .. } => Self::Put,
             Action::Status { .. } | Action::Ping => Self::Poll,
         }

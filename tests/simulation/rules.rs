@@ -11,7 +11,7 @@ use ocps::csc::id::{EntryKey, JobId, RunId};
 use ocps::csc::record::{
     AcceptedCommand, Awaited, Completion, Receipt, Record, Recovered, RecoveredCommand, Work,
 };
-use ocps::csc::request::{Action, Answer, Contact, Failure, ListedJob, Request, Ticket};
+use ocps::csc::request::{Action, Answer, Contact, Failure, ListedJob, Request, Ticket, Wanted};
 use ocps::csc::state::SummaryState;
 use ocps::csc::time::Tai;
 use ocps::csc::{Csc, Effect, Input};
@@ -562,7 +562,7 @@ impl Rules {
         match &request.action {
             Action::Submit(submission) => self.submit(now, request.ticket, &submission.run_id, services),
             Action::Remove { job_id } => self.remove(job_id, services),
-            Action::List { run_ids, job_ids, active_of } => {
+            Action::List(Wanted { run_ids, job_ids, active_of }) => {
                 let is_for_something = !run_ids.is_empty() || !job_ids.is_empty() || active_of.is_some();
                 assert!(is_for_something, "a list for nothing");
                 self.sending.list(now, request.ticket);

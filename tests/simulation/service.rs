@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
-use ocps::backend::Wanted;
 use ocps::csc::event::{JobObject, Phase};
 use ocps::csc::id::{JobId, RunId};
 use ocps::csc::request::{
-    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Request, Ticket,
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Request, Ticket, Wanted,
 };
 
 use super::plan::{Plan, any, chance, millis, secs, short};
@@ -235,7 +234,7 @@ impl Service {
             | Spoil::Lie => {}
         }
         let is_put = matches!(request.action, Action::Submit(_));
-        let is_list = matches!(request.action, Action::List { .. });
+        let is_list = matches!(request.action, Action::List(_));
         let is_delete = matches!(request.action, Action::Remove { .. });
         let lag = if is_put && spoil == Spoil::DoneThenRefused {
             secs(5) + any(rng, secs(15))
@@ -289,10 +288,7 @@ impl Service {
                 let first = self.delete(now, call.spoil, job_id, rng);
                 if call.is_repeated { self.delete(now, call.spoil, job_id, rng) } else { first }
             }
-            Action::List { run_ids, job_ids, active_of } => {
-                let wanted = Wanted { run_ids, job_ids, active_of: *active_of };
-                self.list(now, call.spoil, &wanted, plan, rng)
-            }
+            Action::List(wanted) => self.list(now, call.spoil, wanted, plan, rng),
             Action::Ping if call.spoil == Spoil::Nothing => Reply::Done,
             Action::Ping => failed(FailureKind::Refused, Contact::Silent),
             Action::Push { .. } => panic!("no request for this service"),
@@ -422,14 +418,7 @@ impl Service {
         }
     }
 
-    fn list(
-        &mut self,
-        now: Duration,
-        spoil: Spoil,
-        wanted: &Wanted<'_>,
-        plan: &Plan,
-        rng: &mut Rng,
-    ) -> Reply {
+    fn list(&mut self, now: Duration, spoil: Spoil, wanted: &Wanted, plan: &Plan, rng: &mut Rng) -> Reply {
         if chance(rng, plan.list_fails) {
             return failed(FailureKind::Wrong, Contact::Answered);
         }
@@ -454,7 +443,7 @@ impl Service {
         // In no order that means anything.
         rng.shuffle(&mut listed);
         if spoil == Spoil::Lie {
-            self.lie_in_list(&mut listed, wanted.run_ids, rng);
+            self.lie_in_list(&mut listed, &wanted.run_ids, rng);
         }
         Reply::Listed(listed)
     }

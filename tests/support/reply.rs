@@ -33,7 +33,7 @@ impl Reply {
             (Action::Remove { .. }, Self::Removed { object }) => {
                 Answer::Remove(Ok(RemoveAnswer::Removed { object }))
             }
-            (Action::List { .. }, Self::Listed(jobs)) => Answer::List(Ok(jobs)),
+            (Action::List(_), Self::Listed(jobs)) => Answer::List(Ok(jobs)),
             (Action::Push { .. }, Self::Done) => Answer::Push(Ok(())),
             (Action::Push { .. }, Self::Rejected { reason }) => Answer::Push(Err(Failure::rejected(reason))),
             (Action::Ping, Self::Done) => Answer::Ping(Ok(())),

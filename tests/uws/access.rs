@@ -135,7 +135,7 @@ fn the_error_of_a_redirect_names_the_url_to_configure() {
         for code in [301, 308] {
             // As an ingress answers that serves https only.
             let url = service.url();
-            let is_of_all = matches!(action, Action::Submit(_) | Action::List { .. });
+            let is_of_all = matches!(action, Action::Submit(_) | Action::List(_));
             let path = if is_of_all { "/job".to_owned() } else { format!("/job/{ID}") };
             let location = format!("{}{path}", url.replace("http://", "https://"));
             let what =

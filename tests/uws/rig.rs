@@ -8,7 +8,7 @@ use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings;
 use ocps::csc::id::{JobId, RunId};
-use ocps::csc::request::{Action, Answer, Submission};
+use ocps::csc::request::{Action, Answer, Submission, Wanted};
 
 use crate::support::reply::Reply;
 use crate::support::uws_fault::What;
@@ -59,11 +59,11 @@ pub(crate) fn remove(job_id: &str) -> Action {
 }
 
 pub(crate) fn list(run_ids: &[&str]) -> Action {
-    Action::List {
+    Action::List(Wanted {
         run_ids: Arc::new(run_ids.iter().filter_map(|id| RunId::parse(id)).collect::<BTreeSet<_>>()),
         job_ids: Arc::default(),
         active_of: None,
-    }
+    })
 }
 
 pub(crate) fn four_actions() -> [Action; 4] {

@@ -10,10 +10,9 @@ use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 use serde_json::{Deserializer, Error};
 
-use crate::backend::Wanted;
 use crate::csc::event::Phase;
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::ListedJob;
+use crate::csc::request::{ListedJob, Wanted};
 
 /// Maximum number of jobs of one run in one answer. There should be one; if there are more, the next list shows the rest,
 /// after these have been removed.
@@ -27,7 +26,7 @@ const PIECE: usize = 64 * 1024;
 ///
 /// # Errors
 /// The reader failed; or the text is no array, or is cut off, and there is a [`serde_json::Error`] inside.
-pub(super) fn read(mut reader: impl Read, wanted: &Wanted<'_>) -> io::Result<Vec<ListedJob>> {
+pub(super) fn read(mut reader: impl Read, wanted: &Wanted) -> io::Result<Vec<ListedJob>> {
     let (mut found, mut next) = (Found { wanted, seen: HashMap::new(), jobs: Vec::new() }, Next::Begin);
     let (mut text, mut at, mut end, mut is_whole) = (Vec::new(), 0, 0, false);
     // The text is cut only behind such a byte: a number that is cut would seem to be complete.
@@ -62,7 +61,7 @@ enum Next {
 
 /// The jobs that were taken so far.
 struct Found<'a> {
-    wanted: &'a Wanted<'a>,
+    wanted: &'a Wanted,
     seen: HashMap<RunId, BTreeSet<JobId>>,
     jobs: Vec<ListedJob>,
 }
@@ -144,12 +143,12 @@ mod tests {
     use crate::csc::id::SalIndex;
 
     fn picked(json: &str) -> io::Result<Vec<String>> {
-        let run_ids = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
-        let job_ids = JobId::parse("k1").into_iter().collect();
-        picked_by(json, &Wanted { run_ids: &run_ids, job_ids: &job_ids, active_of: None })
+        let run_ids: BTreeSet<RunId> = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
+        let job_ids: BTreeSet<JobId> = JobId::parse("k1").into_iter().collect();
+        picked_by(json, &Wanted { run_ids: run_ids.into(), job_ids: job_ids.into(), active_of: None })
     }
 
-    fn picked_by(json: &str, wanted: &Wanted<'_>) -> io::Result<Vec<String>> {
+    fn picked_by(json: &str, wanted: &Wanted) -> io::Result<Vec<String>> {
         let jobs = read(json.as_bytes(), wanted)?;
         Ok(jobs.iter().map(|j| format!("{} {}", j.job_id, j.run_id)).collect())
     }
@@ -185,9 +184,8 @@ mod tests {
 
     #[test]
     fn jobs_that_run_for_an_index_are_found_by_their_run_ids() {
-        let run_ids = [RunId::parse("1-a").unwrap()].into();
-        let job_ids = BTreeSet::new();
-        let wanted = Wanted { run_ids: &run_ids, job_ids: &job_ids, active_of: Some(SalIndex::LsstComCam) };
+        let run_ids = BTreeSet::from([RunId::parse("1-a").unwrap()]).into();
+        let wanted = Wanted { run_ids, active_of: Some(SalIndex::LsstComCam), ..Wanted::default() };
         let json = r#"[
             {"jobId":"j1","runId":"1-a","phase":"completed"},
             {"jobId":"j2","runId":"7-ocps2-abc","phase":"executing"},
@@ -242,7 +240,7 @@ mod tests {
     fn however_many_runs_are_asked_for_all_are_found() {
         let run_ids: BTreeSet<RunId> = (0..30_000).filter_map(|n| RunId::parse(&format!("{n}-a"))).collect();
         let jobs: Vec<_> = (0..30_000).map(|n| format!(r#"{{"jobId":"j{n}","runId":"{n}-a"}}"#)).collect();
-        let wanted = Wanted { run_ids: &run_ids, job_ids: &BTreeSet::new(), active_of: None };
+        let wanted = Wanted { run_ids: run_ids.into(), ..Wanted::default() };
         let found = read(format!("[{}]", jobs.join(",")).as_bytes(), &wanted).unwrap();
         assert_eq!(found.len(), 30_000);
     }

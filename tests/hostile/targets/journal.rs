@@ -82,7 +82,7 @@ fn answer(action: &Action) -> Answer {
         Action::Submit(submission) => Answer::Submit(Ok(active(submission.run_id.as_str()))),
         Action::Status { job_id, .. } => Answer::Status(Ok(StatusAnswer::Job(active(job_id.as_str())))),
         Action::Remove { .. } => Answer::Remove(Ok(RemoveAnswer::Removed { object: None })),
-        Action::List { .. } => Answer::List(Ok(Vec::new())),
+        Action::List(_) => Answer::List(Ok(Vec::new())),
         Action::Push { .. } => Answer::Push(Ok(())),
         Action::Ping => Answer::Ping(Ok(())),
     }

@@ -7,7 +7,7 @@ use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings;
 use ocps::csc::id::{JobId, RunId, SalIndex};
-use ocps::csc::request::{Action, Answer, JobStatus, StatusAnswer, Submission};
+use ocps::csc::request::{Action, Answer, JobStatus, StatusAnswer, Submission, Wanted};
 use ocps::lease::Lease;
 
 use super::check_reason;
@@ -54,11 +54,11 @@ fn actions() -> [Action; 4] {
         Action::Submit(Arc::new(submission)),
         Action::Status { job_id: job_id.clone(), run_id: Some(run_id.clone()) },
         Action::Remove { job_id },
-        Action::List {
+        Action::List(Wanted {
             run_ids: Arc::new(BTreeSet::from([run_id])),
             job_ids: Arc::default(),
             active_of: Some(SalIndex::Latiss),
-        },
+        }),
     ]
 }
 
