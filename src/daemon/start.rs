@@ -99,7 +99,6 @@ pub(super) fn start(args: &RunArgs) -> Result<(Daemon, Sources), Failure> {
         setup,
         figures: Figures::new(),
         http_problem,
-        compared: Moment::now(),
         turned: Moment::now(),
         stood_by: false,
         end: None,

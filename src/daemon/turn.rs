@@ -88,7 +88,6 @@ pub struct Turn {
 
 impl Turn {
     /// A core at its start, and the effects to be carried out first.
-    #[must_use]
     pub fn new(
         settings: Settings,
         seed: u64,
@@ -107,7 +106,6 @@ impl Turn {
 
     /// A core whose journal is still being opened, and the effects to be carried out first. It must not join before
     /// [`Turn::recovered`].
-    #[must_use]
     pub fn opening(settings: Settings, seed: u64, now: Time, goal: &Goal) -> (Self, Vec<Effect>) {
         let mut effects = Vec::new();
         let has_journal = settings.journal;
@@ -288,43 +286,36 @@ impl Turn {
     }
 
     /// The core.
-    #[must_use]
     pub fn csc(&self) -> &Csc {
         &self.csc
     }
 
     /// Whether the turn waits for [`Turn::recovered`].
-    #[must_use]
     pub fn is_recovering(&self) -> bool {
         self.goal.is_some()
     }
 
     /// Whether the turn waits for [`Input::Joined`].
-    #[must_use]
     pub fn is_joining(&self) -> bool {
         !self.has_joined
     }
 
     /// How many commands wait for the start to end.
-    #[must_use]
     pub fn early(&self) -> usize {
         self.early.len()
     }
 
     /// Whether the start has ended.
-    #[must_use]
     pub fn has_started(&self) -> bool {
         self.has_started
     }
 
     /// Why the start did not reach its goal; none after the next change of state.
-    #[must_use]
     pub fn start_problem(&self) -> Option<&str> {
         self.start_problem.as_deref()
     }
 
     /// What the core handles next; for tests.
-    #[must_use]
     pub fn upcoming(&self) -> Option<&Input> {
         self.inputs.front()
     }

@@ -99,7 +99,6 @@ pub struct Limits {
 
 impl Limits {
     /// The last 1,000 commands in any case, and up to 100,000 for this long, in 1 GiB of a file of at most 4 GiB.
-    #[must_use]
     pub fn new(history: Duration) -> Self {
         Self {
             history,
@@ -111,7 +110,6 @@ impl Limits {
     }
 
     /// The same for tables in memory: 16 MiB of at most 128 MiB.
-    #[must_use]
     pub fn in_memory(history: Duration) -> Self {
         Self { history_bytes: 16 << 20, file_bytes: 128 << 20, ..Self::new(history) }
     }
@@ -300,7 +298,6 @@ impl Journal {
     }
 
     /// The state of the journal.
-    #[must_use]
     pub fn status(&self) -> Status {
         lock(&self.status).clone()
     }

@@ -47,18 +47,13 @@ impl ProducerContext for Context {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        match result {
-            Err((error, _)) if !is_purged(error) => {
-                *lock(&self.problem) = Some((broker::reason(error), error.rdkafka_error_code()));
-            }
-            Ok(_) | Err(_) => {}
+        // A message that was purged was not sent only because its transaction is aborted.
+        if let Err((error, _)) = result
+            && !matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
+        {
+            *lock(&self.problem) = Some((broker::reason(error), error.rdkafka_error_code()));
         }
     }
-}
-
-/// Whether a message was not sent only because its transaction is aborted.
-fn is_purged(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
 }
 
 /// The producer, and the topic that it writes to.

@@ -160,6 +160,16 @@ pub(super) fn list(shared: &Shared, offsets: &Offsets) -> KafkaResult<TopicParti
     Ok(list)
 }
 
+/// The offset of a partition in a list of librdkafka, if it has one.
+pub(super) fn offset_in(
+    shared: &Shared,
+    list: &TopicPartitionList,
+    (topic, partition): Place,
+) -> Option<i64> {
+    let found = list.find_partition(&shared.name(topic), partition)?;
+    if let Offset::Offset(offset) = found.offset() { Some(offset) } else { None }
+}
+
 /// The topics that may not be read, found out by reading at their ends.
 pub(super) fn unreadable(shared: &Shared, asker: &Reader, ranges: &Ranges) -> KafkaResult<Vec<Topic>> {
     let is_refused = |is_such: &dyn Fn(Topic) -> bool| -> KafkaResult<bool> {

@@ -325,11 +325,10 @@ impl Watch {
     /// Whether all heartbeats and summary states that the brokers have were read.
     fn is_all_read(&self) -> KafkaResult<bool> {
         let read = self.feed.consumer.position()?;
-        for ((topic, partition), begun) in &self.begun {
-            let name = self.shared.name(*topic);
-            let next = read.find_partition(&name, *partition).and_then(|place| place.offset().to_raw());
+        for (place @ (topic, partition), begun) in &self.begun {
             // There is no position where nothing was read yet.
-            let next = next.filter(|next| *next >= 0).unwrap_or(*begun);
+            let next = topics::offset_in(&self.shared, &read, *place).unwrap_or(*begun);
+            let name = self.shared.name(*topic);
             let (_, end) = self.feed.consumer.fetch_watermarks(&name, *partition, ANSWER)?;
             if next < end {
                 return Ok(false);
