@@ -87,30 +87,19 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A core at its start, and the effects to be carried out first.
+    /// A core at its start, and the effects to be carried out first. Without `recovered`, the journal is still being opened,
+    /// and the core must not join before [`Turn::recovered`].
     pub fn new(
         settings: Settings,
         seed: u64,
         now: Time,
         goal: &Goal,
-        recovered: Recovered,
+        recovered: Option<Recovered>,
     ) -> (Self, Vec<Effect>) {
-        let joins = settings.joins;
-        let (mut turn, mut effects) = Self::opening(settings, seed, now, goal);
-        effects.extend(turn.recovered(now, recovered));
-        if !joins {
-            turn.inputs.push_back(Input::Joined);
-        }
-        (turn, effects)
-    }
-
-    /// A core whose journal is still being opened, and the effects to be carried out first. It must not join before
-    /// [`Turn::recovered`].
-    pub fn opening(settings: Settings, seed: u64, now: Time, goal: &Goal) -> (Self, Vec<Effect>) {
         let mut effects = Vec::new();
-        let has_journal = settings.journal;
+        let (has_journal, joins) = (settings.journal, settings.joins);
         let csc = Csc::new(settings, seed, now, &mut effects);
-        let turn = Self {
+        let mut turn = Self {
             csc,
             has_journal,
             goal: Some(goal.clone()),
@@ -125,6 +114,10 @@ impl Turn {
             is_tick: false,
             is_beat: true,
         };
+        effects.extend(recovered.into_iter().flat_map(|recovered| turn.recovered(now, recovered)));
+        if !joins {
+            turn.inputs.push_back(Input::Joined);
+        }
         (turn, effects)
     }
 

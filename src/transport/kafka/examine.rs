@@ -26,9 +26,13 @@ const DESCRIPTION: Duration = Duration::from_secs(2);
 /// Most topics that are named in one finding.
 const NAMED_MAX: usize = 5;
 
-/// Looks at brokers, topics, registry and schemas, in this order, as far as each can be reached.
-pub(super) fn examine(options: Options, index: SalIndex) -> KafkaFindings {
+/// Looks at brokers, topics, registry and schemas, in this order, as far as each can be reached. Takes some seconds.
+pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
     let mut found = KafkaFindings::default();
+    if let Err(problem) = super::check(&options, index) {
+        found.list.push(("brokers", Err(problem)));
+        return found;
+    }
     // Nothing is received or published.
     let ((inputs, _), (outbox, _), (wake_upkeep, _)) = (bounded(0), Outbox::new(), bounded(0));
     let shared = Arc::new(Shared::new(options, index, Lease::default(), inputs, outbox, wake_upkeep));

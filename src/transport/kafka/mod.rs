@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Kafka, KafkaFindings, KafkaInput, KafkaReport, Stage};
+use super::{Kafka, KafkaInput, KafkaReport, Stage};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
@@ -43,6 +43,7 @@ use crate::csc::record::Receipt;
 use crate::lease::Lease;
 use crate::sal;
 use crate::sal::ack::AckFields;
+pub use examine::examine;
 use outbox::{Message, Outbox};
 use schemas::Schemas;
 use topics::Place;
@@ -210,14 +211,6 @@ fn spawn(name: &str, lack: &str, run: impl FnOnce() + Send + 'static) {
 pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
     options.check_build()?;
     broker::check(options, index)
-}
-
-/// Asks brokers and registry for the state of all that we need, and makes nothing there. Takes some seconds.
-pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
-    match check(&options, index) {
-        Ok(()) => examine::examine(options, index),
-        Err(problem) => KafkaFindings { list: vec![("brokers", Err(problem))], heartbeat_age_s: None },
-    }
 }
 
 /// Begins to join. Commands go to `taker`, and all else to `inputs`.
