@@ -177,7 +177,7 @@ impl Daemon {
         if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) && !was_cut_off {
             self.fail(Failure::Other(format!(
                 "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
-                 over: it has to start anew",
+                 over: the daemon ends and must be started again",
                 still.as_secs_f64()
             )));
         }
@@ -620,7 +620,7 @@ fn missing_credentials(recovered: &Recovered) -> Option<String> {
 
 fn no_credentials(reason: &str) {
     log::warn!(
-        "jobs of the previous run are not followed before a start succeeds, for want of a password: {reason}"
+        "jobs of the previous run are not polled until a start succeeds, as their password is not known: {reason}"
     );
 }
 

@@ -193,7 +193,7 @@ fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened>
     broker.read(&mut |offset, key, value| {
         content.take(offset, key, value).map_err(|fault| Unopened::of(name, fault))?;
         if content.bytes > usize::try_from(most).unwrap_or(usize::MAX) {
-            let reason = format!("holds more than {} MiB, which no journal does", most >> 20);
+            let reason = format!("holds more than {} MiB, the most that a journal may have", most >> 20);
             return Err(Unopened::refused(name, &reason));
         }
         Ok(())
@@ -313,7 +313,7 @@ impl<B: Broker> Topic<B> {
             self.unsettled = Some(if left == Left::Again { end } else { End::Abort });
             if left == Left::Nothing || (end == End::Abort && left == Left::Abort) {
                 self.fenced = Some(format!(
-                    "another instance has opened it, or the broker has given us up for dead: {refusal}"
+                    "another instance has opened it, or the broker has expired our producer: {refusal}"
                 ));
             }
             return Err(Fault::Broker(refusal));
@@ -321,7 +321,7 @@ impl<B: Broker> Topic<B> {
         self.unsettled = None;
         if let Err(error) = self.connection.execute_batch(statement) {
             // Memory and topic differ: only a new start mends that.
-            self.fenced = Some(format!("its tables in memory do not take what the topic has: {error}"));
+            self.fenced = Some(format!("its tables in memory differ from the topic, restart ocps: {error}"));
         }
         Ok(())
     }

@@ -403,7 +403,7 @@ impl Follower {
                 }
                 Err(KafkaError::PartitionEOF(_)) => self.is_at_end = true,
                 Err(error) => {
-                    log::debug!("the journal topic cannot be read along: {}", broker::reason(&error))
+                    log::debug!("the journal topic cannot be read: {}", broker::reason(&error))
                 }
             }
         }

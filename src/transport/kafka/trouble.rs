@@ -41,7 +41,7 @@ impl Kind {
             Self::Consumer => Some(format!("{about} are read again")),
             Self::Reading => Some(format!("topic {about} can be read again")),
             Self::Topic => Some(format!("topic {about} can be written again")),
-            Self::Schema => Some(format!("topic {about} has a schema now that can be written")),
+            Self::Schema => Some(format!("topic {about} has a schema that fits now")),
             Self::Registry => Some("the schema registry answers again".to_owned()),
         }
     }

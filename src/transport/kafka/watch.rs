@@ -221,12 +221,12 @@ impl Watch {
                 }
                 Some(Heard::Other(who, 1)) if is_first || Instant::now() < until => {
                     log::warn!(
-                        "another instance began together with us, and ends since we were first: {who}"
+                        "another instance started at the same time; it has to end, as our heartbeat was first: {who}"
                     );
                     continue;
                 }
                 Some(Heard::Other(who, _)) if Instant::now() < ended && !self.shared.lease.yields() => {
-                    log::warn!("another instance, from which ours has taken over, has yet to end: {who}");
+                    log::warn!("the instance from which ours has taken over is still running: {who}");
                     continue;
                 }
                 Some(Heard::Other(who, _)) => KafkaInput::DuplicateInstance(who),
