@@ -66,7 +66,8 @@ pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
 
 /// The finding about the topics. Whether we may write to a topic would show only when we do.
 fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result<String, String> {
-    let unusable = survey.unusable().map(|(topic, why)| format!("{}: {why}", shared.name(topic)));
+    let unusable = survey.unready.iter().filter(|(_, error)| !broker::is_missing(error));
+    let unusable = unusable.map(|(topic, error)| format!("{}: {}", shared.name(*topic), reason(error)));
     let unreadable = topics::unreadable(shared, asker, &survey.ranges);
     let unreadable = unreadable.map_err(|error| format!("cannot be read: {}", reason(&error)))?;
     let unreadable =

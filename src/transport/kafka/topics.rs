@@ -52,19 +52,13 @@ pub(super) type Stamps = BTreeMap<Topic, f64>;
 pub(super) struct Survey {
     pub(super) ranges: Ranges,
     /// Topics that cannot be used now, and why.
-    unready: Vec<(Topic, KafkaError)>,
+    pub(super) unready: Vec<(Topic, KafkaError)>,
 }
 
 impl Survey {
     /// Topics that do not exist.
     pub(super) fn missing(&self) -> Vec<Topic> {
         self.unready.iter().filter(|(_, error)| is_missing(error)).map(|(topic, _)| *topic).collect()
-    }
-
-    /// Topics that exist and cannot be used now, and why.
-    pub(super) fn unusable(&self) -> impl Iterator<Item = (Topic, String)> {
-        let unusable = self.unready.iter().filter(|(_, error)| !is_missing(error));
-        unusable.map(|(topic, error)| (*topic, reason(error)))
     }
 }
 

@@ -65,13 +65,8 @@ impl Troubles {
         }
     }
 
-    /// Notes a trouble that is logged elsewhere.
-    pub(super) fn keep(&self, kind: Kind, about: &str, text: &str) {
-        let _ = self.note(kind, about, text, Instant::now());
-    }
-
     /// Notes a trouble; gives whether it is to be logged.
-    fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
+    pub(super) fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
         let mut troubles = lock(&self.0);
         // Trouble with the connection explains why joining fails.
         let is_explained = kind == Kind::SetUp && troubles.keys().any(|(kind, _)| *kind == Kind::Broker);

@@ -376,7 +376,7 @@ impl Upkeep {
         if is_logged {
             log::warn!("Kafka: {text}");
         }
-        self.shared.troubles.keep(Kind::Skipped, &name, &text);
+        self.shared.troubles.note(Kind::Skipped, &name, &text, Instant::now());
     }
 }
 

@@ -156,8 +156,7 @@ enum Silence {
 }
 
 impl Watch {
-    fn run(mut self, readers: Readers, ranges: Ranges) -> Result<(), Ended> {
-        let mut ranges = ranges;
+    fn run(mut self, readers: Readers, mut ranges: Ranges) -> Result<(), Ended> {
         loop {
             if self.listen()?.is_some() && self.along.is_none() {
                 // Commands that came until now are for the other instance; ours begin at the present ends. A command that
@@ -179,8 +178,7 @@ impl Watch {
             self.read_commands(&commands);
             commands
         });
-        let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
-        Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
+        self.commands.clone().start(readers.taker.clone());
         let mut begun = self.begun.clone();
         begun.extend(commands);
         Upkeep::start(&self.shared, readers, begun);
