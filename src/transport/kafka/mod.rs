@@ -274,7 +274,8 @@ impl Kafka for Running {
     }
 
     fn report(&self) -> KafkaReport {
-        let ((queued, dropped), stage) = (self.shared.outbox.queue().counts(), self.stage());
+        let (queued, dropped) = self.shared.outbox.queue().counts();
+        let stage = self.stage();
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
             stage: stage.into(),
