@@ -165,14 +165,16 @@ impl Daemon {
         self.close(sources)
     }
 
-    /// Logs that the clock was set. Ends the daemon where process or machine stood still and the journal does not say whether another instance has taken
-    /// it over meanwhile. Where the brokers were away before the pause already, the daemon goes on as before.
+    /// Logs that the clock was set. Ends the daemon where process or machine stood still and the journal does not say whether
+    /// another instance has taken it over meanwhile. Where the brokers were away before the pause already, the daemon goes
+    /// on as before.
     fn check_pause(&mut self, sources: &Sources) {
         let now = Moment::now();
         let (still, step) = (self.turned.age(now), self.turned.clock_step(now));
         if step.abs() >= LARGE_STEP_S {
             log::warn!("the clock was set by {step:+.1} s: stamps never go back");
         }
+        // The brokers have not confirmed the lease for a term before the pause.
         let was_cut_off = self.lease.confirmed().is_some_and(|confirmed| confirmed.age(self.turned) >= TERM);
         if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) && !was_cut_off {
             self.fail(Failure::Other(format!(
@@ -195,9 +197,10 @@ impl Daemon {
     /// Waits until the journal says that it is still ours, or that it is not, which ends the daemon; false if it says
     /// neither in time. True at once with a journal that no other instance can take over.
     fn is_owner(&mut self, sources: &Sources, patience: Duration) -> bool {
-        let now = Moment::now();
+        let asked = Moment::now();
+        // The journal has to confirm the lease, and has not done so since it is asked.
         let is_unsure =
-            |lease: &Lease| lease.confirmed().is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO);
+            |lease: &Lease| lease.confirmed().is_some_and(|confirmed| asked.age(confirmed) == Duration::ZERO);
         let Some(journal) = self.journal.as_ref().filter(|_| is_unsure(&self.lease)) else { return true };
         journal.confirm();
         let until = Instant::now() + patience;
