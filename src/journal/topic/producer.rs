@@ -64,11 +64,15 @@ pub struct Transactions {
 
 impl Transactions {
     fn refusal(&self, error: &KafkaError) -> Refusal {
-        let left = match error {
-            KafkaError::Transaction(error) if error.is_fatal() => Left::Nothing,
-            KafkaError::Transaction(error) if !error.is_retriable() => Left::Abort,
-            // Also where the messages have not left.
-            _ => Left::Again,
+        let left = if let KafkaError::Transaction(error) = error {
+            match (error.is_fatal(), error.is_retriable()) {
+                (true, _) => Left::Nothing,
+                (false, true) => Left::Again,
+                (false, false) => Left::Abort,
+            }
+        } else {
+            // The messages have not left.
+            Left::Again
         };
         let client = self.producer.client();
         let problem = lock(&client.context().problem).as_ref().map(|(text, _)| text.clone());

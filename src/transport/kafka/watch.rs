@@ -145,16 +145,6 @@ enum Heard {
     Offline,
 }
 
-/// What it means that no other instance is heard.
-enum Silence {
-    /// No other instance is running, as far as is known.
-    Believed,
-    /// There are messages that were not read yet, or cannot be read.
-    Unread,
-    /// The brokers cannot be reached.
-    Deaf,
-}
-
 impl Watch {
     fn run(mut self, readers: Readers, mut ranges: Ranges) -> Result<(), Ended> {
         loop {
@@ -279,10 +269,11 @@ impl Watch {
                 Some(Heard::Offline | Heard::Own(_)) | None => {}
             }
             let is_last = Instant::now() >= until && since.elapsed() < 3 * silence;
-            match self.examine_silence(is_last) {
-                Silence::Believed => {}
-                Silence::Unread => until = until.max(Instant::now() + POLL),
-                Silence::Deaf => {
+            match self.is_believed(is_last) {
+                Ok(true) => {}
+                Ok(false) => until = until.max(Instant::now() + POLL),
+                // The brokers cannot be reached: the silence begins again.
+                Err(_) => {
                     since = Instant::now();
                     until = since + silence;
                 }
@@ -296,28 +287,24 @@ impl Watch {
         Ok(other)
     }
 
-    /// What it means that no other instance is heard. Unless there is trouble, the brokers are asked only at the last moment.
-    fn examine_silence(&self, is_last: bool) -> Silence {
+    /// Whether it can be believed that no other instance is running where none is heard: not while there are messages that
+    /// were not read yet. Unless there is trouble, the brokers are asked only at the last moment.
+    fn is_believed(&self, is_last: bool) -> KafkaResult<bool> {
         let is_in_doubt = self.shared.troubles.is_cut_off();
         if !is_in_doubt && !is_last {
-            return Silence::Believed;
+            return Ok(true);
         }
-        match self.is_all_read() {
-            Ok(is_all_read) => {
-                if is_in_doubt {
-                    self.shared.troubles.over(Kind::Broker, "");
-                    for feed in [&self.feed, &self.commands] {
-                        self.shared.troubles.over(Kind::Consumer, feed.what);
-                    }
-                }
-                if is_last && !is_all_read { Silence::Unread } else { Silence::Believed }
-            }
-            Err(error) => {
-                let text = format!("{} of others cannot be heard: {}", self.feed.what, reason(&error));
-                self.shared.troubles.report(Kind::Consumer, self.feed.what, &text);
-                Silence::Deaf
+        let is_all_read = self.is_all_read().inspect_err(|error| {
+            let text = format!("{} of others cannot be heard: {}", self.feed.what, reason(error));
+            self.shared.troubles.report(Kind::Consumer, self.feed.what, &text);
+        })?;
+        if is_in_doubt {
+            self.shared.troubles.over(Kind::Broker, "");
+            for feed in [&self.feed, &self.commands] {
+                self.shared.troubles.over(Kind::Consumer, feed.what);
             }
         }
+        Ok(is_all_read || !is_last)
     }
 
     /// Whether all heartbeats and summary states that the brokers have were read.
