@@ -60,7 +60,6 @@ impl State {
 
 impl Lease {
     /// A lease that is valid only after it was confirmed.
-    #[must_use]
     pub fn unconfirmed() -> Self {
         Self(Some(Arc::default()))
     }
@@ -112,19 +111,16 @@ impl Lease {
     }
 
     /// When the lease was last confirmed; none before the first time, and for one that is always valid.
-    #[must_use]
     pub fn confirmed(&self) -> Option<Moment> {
         self.state().and_then(|state| state.confirmed)
     }
 
     /// Whether something may be changed now.
-    #[must_use]
     pub fn is_valid(&self) -> bool {
         self.is_valid_at(Moment::now(), Instant::now())
     }
 
     /// As [`Lease::is_valid`], at this time on both clocks.
-    #[must_use]
     pub fn is_valid_at(&self, now: Moment, at: Instant) -> bool {
         self.state().is_none_or(|state| state.is_valid(now, at))
     }

@@ -21,7 +21,7 @@
 //! | [`csc`] | the core: a pure state machine | HTTP, JSON, files, clocks, threads, the log |
 //! | [`sal`] | the SAL interface as data: topics, fields, codes | jobs, sockets |
 //! | [`config`] | `ocps.toml` and the layered component YAML | summary states, the command line |
-//! | `broker` | how a client of Kafka is made from the settings | topics, messages |
+//! | `broker` | how a client of Kafka is made from the settings, and questions to a broker about a topic | which topics there are, messages |
 //! | [`journal`] | the durable record of commands: SQLite in a file, or in memory and a topic of Kafka; group commit, what the previous run left | what a command means |
 //! | [`backend`] | what runs pipelines: UWS over HTTP, Redis for Rapid Analysis, the simulator; the worker threads | commands, acks |
 //! | [`transport`] | where commands come from and events go: the local socket, Kafka | jobs, the journal |

@@ -33,7 +33,6 @@ pub type Finding = (&'static str, Result<String, String>);
 /// Looks at all that `ocps run` with these arguments needs in this environment. `rest` is as for
 /// [`check`](super::check), `user` is the user that the unit runs as, if it is another one, and `running` is the status
 /// document of the daemon, if one is running.
-#[must_use]
 pub fn doctor(
     args: &RunArgs,
     env: Env<'_>,

@@ -1,15 +1,16 @@
 //! The metrics, as a text in OpenMetrics: the numbers of the status document, and distributions.
 
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value as Json;
@@ -122,13 +123,23 @@ impl Figures {
             value.as_str().map_or_else(|| value.to_string(), str::to_owned)
         };
         let build = ["version", "commit", "index", "name"].map(|key| (key, word(key)));
-        let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
         let start = clock::unix_now() - status.get("uptime_s").and_then(Json::as_f64).unwrap_or(0.0);
+        let cpu = Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default();
+        let yes = |is_so: bool| f64::from(u8::from(is_so));
+        let states = SummaryState::ALL
+            .map(|known| (vec![("state", known.name().to_owned())], yes(word("state") == known.name())));
+        let ready = yes(status.get("not_ready").is_some_and(Json::is_null));
+        let alone = |value: f64| vec![(Vec::new(), value)];
+        let gauges = [
+            // Not of the type `info`, which the textfile collector does not know.
+            ("ocps_build_info", "This program", vec![(build.to_vec(), 1.0)]),
+            ("ocps_state", "1 for the summary state", states.to_vec()),
+            ("ocps_ready", "Whether commands are taken", alone(ready)),
+            ("process_start_time_seconds", "Unix time of the start", alone(start)),
+        ];
+        let counters = [("process_cpu_seconds", "Processor time", alone(cpu.as_secs_f64()))];
+        let of_status = |(name, help, place): Number| (name, help, values(&status, place));
         let mut registry = Registry::default();
-        // Not of the type `info`, which the textfile collector does not know.
-        let info = Family::<Vec<(&str, String)>, Gauge>::default();
-        info.get_or_create(&build.to_vec()).set(1);
-        registry.register("ocps_build_info", "This program", info);
         registry.register(
             "ocps_requests_wanted",
             "Requests to the service that were wanted, by kind; status is a poll",
@@ -145,9 +156,44 @@ impl Figures {
             "How late heartbeats are",
             self.lateness.clone(),
         );
-        registry.register_collector(Box::new(Numbers { status, cpu_s: cpu.as_secs_f64(), start }));
+        for metric in gauges.into_iter().chain(GAUGES.map(of_status)) {
+            register(&mut registry, metric, |gauge: &Gauge<f64, AtomicU64>, value| {
+                gauge.set(value);
+            });
+        }
+        for metric in counters.into_iter().chain(COUNTERS.map(of_status)) {
+            register(&mut registry, metric, |counter: &Counter<f64, AtomicU64>, value| {
+                counter.inc_by(value);
+            });
+        }
         let mut out = String::new();
         text::encode(&mut out, &registry).map(|()| out)
+    }
+}
+
+/// Values with their labels.
+type Values = Vec<(Vec<(&'static str, String)>, f64)>;
+
+/// The values of a number of a status document.
+fn values(status: &Json, place: &'static str) -> Values {
+    let value = |json: &Json| json.as_f64().or_else(|| json.as_bool().map(|yes| f64::from(u8::from(yes))));
+    let Some((place, label)) = place.split_once("/* ") else {
+        return status.pointer(place).and_then(value).map(|value| (Vec::new(), value)).into_iter().collect();
+    };
+    let object = status.pointer(place).and_then(Json::as_object).into_iter().flatten();
+    object.filter_map(|(key, json)| Some((vec![(label, key.clone())], value(json)?))).collect()
+}
+
+/// Registers a metric, unless it has no values.
+fn register<M: Metric + TypedMetric + Default>(
+    registry: &mut Registry,
+    (name, help, values): (&str, &str, Values),
+    set: impl Fn(&M, f64),
+) {
+    if !values.is_empty() {
+        let family = Family::<Vec<(&str, String)>, M>::default();
+        values.into_iter().for_each(|(labels, value)| set(&family.get_or_create(&labels), value));
+        registry.register(name, help, family);
     }
 }
 
@@ -175,75 +221,6 @@ fn process() -> Json {
         "open_fds": open.map(|open| open.saturating_sub(1)),
         "max_fds": getrlimit(Resource::Nofile).current,
     })
-}
-
-/// The numbers of a status document.
-#[derive(Debug)]
-struct Numbers {
-    status: Json,
-    cpu_s: f64,
-    /// Unix time of the start, in seconds.
-    start: f64,
-}
-
-impl Numbers {
-    /// The values of a number with their labels; one without a label has the empty name.
-    fn values<'a>(&'a self, place: &'static str) -> (&'static str, Vec<(&'a str, f64)>) {
-        let value =
-            |json: &Json| json.as_f64().or_else(|| json.as_bool().map(|yes| f64::from(u8::from(yes))));
-        match place.split_once("/* ") {
-            None => (
-                "",
-                self.status.pointer(place).and_then(value).map(|value| ("", value)).into_iter().collect(),
-            ),
-            Some((place, label)) => {
-                let object = self.status.pointer(place).and_then(Json::as_object).into_iter().flatten();
-                (label, object.filter_map(|(key, json)| Some((key.as_str(), value(json)?))).collect())
-            }
-        }
-    }
-}
-
-/// Writes one metric: its values with their labels.
-fn encode<M: EncodeMetric>(
-    encoder: &mut DescriptorEncoder<'_>,
-    (name, help): (&str, &str),
-    (label, values): (&'static str, Vec<(&str, f64)>),
-    metric: impl Fn(f64) -> M,
-) -> fmt::Result {
-    let Some((_, first)) = values.first() else { return Ok(()) };
-    let mut family = encoder.encode_descriptor(name, help, None, metric(*first).metric_type())?;
-    for (key, value) in values {
-        let labels: &[(&str, &str)] = if label.is_empty() { &[] } else { &[(label, key)] };
-        metric(value).encode(family.encode_family(&labels)?)?;
-    }
-    Ok(())
-}
-
-impl Collector for Numbers {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let yes = |is_so: bool| f64::from(u8::from(is_so));
-        let state = self.status.get("state").and_then(Json::as_str).unwrap_or_default();
-        let states = SummaryState::ALL.map(|known| (known.name(), yes(known.name() == state)));
-        let ready = yes(self.status.get("not_ready").is_some_and(Json::is_null));
-        let own = [
-            ("ocps_state", "1 for the summary state", ("state", states.to_vec())),
-            ("ocps_ready", "Whether commands are taken", ("", vec![("", ready)])),
-            ("process_start_time_seconds", "Unix time of the start", ("", vec![("", self.start)])),
-        ];
-        for (name, help, values) in own {
-            encode(&mut encoder, (name, help), values, ConstGauge::new)?;
-        }
-        for (name, help, place) in GAUGES {
-            encode(&mut encoder, (name, help), self.values(place), ConstGauge::new)?;
-        }
-        let cpu = ("", vec![("", self.cpu_s)]);
-        encode(&mut encoder, ("process_cpu_seconds", "Processor time"), cpu, ConstCounter::new)?;
-        for (name, help, place) in COUNTERS {
-            encode(&mut encoder, (name, help), self.values(place), ConstCounter::new)?;
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ mod start;
 mod status;
 pub mod turn;
 
-use std::mem;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -101,8 +100,6 @@ struct Daemon {
     figures: Figures,
     /// Why there is no HTTP although the settings ask for it.
     http_problem: Option<String>,
-    /// When [`Daemon::check_clock`] last read the clock.
-    compared: Moment,
     /// When the main loop last turned.
     turned: Moment,
     /// The daemon has stood by for another instance.
@@ -168,15 +165,21 @@ impl Daemon {
         self.close(sources)
     }
 
-    /// Ends the daemon where process or machine stood still and the journal does not say whether another instance has taken
-    /// it over meanwhile. Where the brokers were away before the pause already, the daemon goes on as before.
+    /// Logs that the clock was set. Ends the daemon where process or machine stood still and the journal does not say whether
+    /// another instance has taken it over meanwhile. Where the brokers were away before the pause already, the daemon goes
+    /// on as before.
     fn check_pause(&mut self, sources: &Sources) {
-        let still = self.turned.age(Moment::now());
+        let now = Moment::now();
+        let (still, step) = (self.turned.age(now), self.turned.clock_step(now));
+        if step.abs() >= LARGE_STEP_S {
+            log::warn!("the clock was set by {step:+.1} s: stamps never go back");
+        }
+        // The brokers have not confirmed the lease for a term before the pause.
         let was_cut_off = self.lease.confirmed().is_some_and(|confirmed| confirmed.age(self.turned) >= TERM);
         if still >= STOOD_STILL && !self.is_owner(sources, CONFIRMATION) && !was_cut_off {
             self.fail(Failure::Other(format!(
                 "the process stood still for {:.1} s, and its journal does not say whether another instance has taken \
-                 over: it has to start anew",
+                 over: the daemon ends and must be started again",
                 still.as_secs_f64()
             )));
         }
@@ -194,9 +197,10 @@ impl Daemon {
     /// Waits until the journal says that it is still ours, or that it is not, which ends the daemon; false if it says
     /// neither in time. True at once with a journal that no other instance can take over.
     fn is_owner(&mut self, sources: &Sources, patience: Duration) -> bool {
-        let now = Moment::now();
+        let asked = Moment::now();
+        // The journal has to confirm the lease, and has not done so since it is asked.
         let is_unsure =
-            |lease: &Lease| lease.confirmed().is_some_and(|confirmed| now.age(confirmed) == Duration::ZERO);
+            |lease: &Lease| lease.confirmed().is_some_and(|confirmed| asked.age(confirmed) == Duration::ZERO);
         let Some(journal) = self.journal.as_ref().filter(|_| is_unsure(&self.lease)) else { return true };
         journal.confirm();
         let until = Instant::now() + patience;
@@ -326,7 +330,7 @@ impl Daemon {
                 self.join();
             }
         }
-        self.check_clock();
+        self.check_admission();
         // A tick decides that the journal does not answer: what it has reported until now goes first.
         while let Some(news) = self.journal.as_ref().and_then(|journal| journal.news.try_recv().ok()) {
             self.handle_news(news);
@@ -391,18 +395,13 @@ impl Daemon {
         self.turn.joined();
     }
 
-    /// Logs that the clock was set, and takes commands over Kafka that have waited too long.
-    fn check_clock(&mut self) {
-        let now = Moment::now();
-        let step = mem::replace(&mut self.compared, now).clock_step(now);
-        if step.abs() >= LARGE_STEP_S {
-            log::warn!("the clock was set by {step:+.1} s: stamps never go back");
-        }
+    /// Takes commands over Kafka that have waited too long, and logs those that were for another instance.
+    fn check_admission(&mut self) {
         let foreign = self.admission.foreign();
         if foreign > 0 {
             log::warn!("commands for another instance, which are not carried out: {foreign}");
         }
-        let overdue = self.admission.look(now);
+        let overdue = self.admission.look(Moment::now());
         if !overdue.is_empty() {
             log::warn!(
                 "Kafka: our heartbeats cannot be read back, so another instance may go unnoticed; commands that are carried \
@@ -513,9 +512,7 @@ impl Daemon {
     }
 
     fn run_effects(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            self.run_effect(effect);
-        }
+        effects.into_iter().for_each(|effect| self.run_effect(effect));
     }
 
     fn run_effect(&mut self, effect: Effect) {
@@ -626,7 +623,7 @@ fn missing_credentials(recovered: &Recovered) -> Option<String> {
 
 fn no_credentials(reason: &str) {
     log::warn!(
-        "jobs of the previous run are not followed before a start succeeds, for want of a password: {reason}"
+        "jobs of the previous run are not polled until a start succeeds, as their password is not known: {reason}"
     );
 }
 

@@ -213,7 +213,6 @@ pub(super) fn environment(name: &str) -> Option<OsString> {
 /// Finds out why `ocps run` with these arguments would fail in this environment, as far as can be known without a
 /// daemon: a report on the toml, one on the component configuration (for `site`, if it is given), and `rest`, to which all
 /// other problems are added. Wrong keys of the toml count as not given.
-#[must_use]
 pub fn check(args: &RunArgs, env: Env<'_>, site: Option<&str>, rest: Report) -> Vec<Report> {
     let (setup, mut reports) = examine(args, env, site, rest);
     if let Some(rest) = reports.last_mut() {

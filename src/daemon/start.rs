@@ -76,10 +76,7 @@ pub(super) fn start(args: &RunArgs) -> Result<(Daemon, Sources), Failure> {
     let start = Time { mono: Duration::ZERO, tai: clock::now() };
     let (core, seed) = (setup.core(), fastrand::u64(..));
     let override_name = recovered.as_ref().and_then(missing_credentials);
-    let (turn, effects) = match recovered {
-        Some(recovered) => Turn::new(core, seed, start, &args.goal, recovered),
-        None => Turn::opening(core, seed, start, &args.goal),
-    };
+    let (turn, effects) = Turn::new(core, seed, start, &args.goal, recovered);
     let mut daemon = Daemon {
         epoch,
         turn,
@@ -99,7 +96,6 @@ pub(super) fn start(args: &RunArgs) -> Result<(Daemon, Sources), Failure> {
         setup,
         figures: Figures::new(),
         http_problem,
-        compared: Moment::now(),
         turned: Moment::now(),
         stood_by: false,
         end: None,

@@ -53,6 +53,7 @@ impl Daemon {
     fn status(&self) -> Json {
         let status = self.turn.csc().status();
         let setup = &self.setup;
+        let waiting_commands = self.turn.early() + self.admission.waiting() + self.commands.len();
         let kafka = match (&self.kafka, self.setup.kafka.problem()) {
             (Some(kafka), _) => json!(kafka.report()),
             (None, Some(problem)) => json!({ "stage": "off", "problem": problem }),
@@ -98,17 +99,12 @@ impl Daemon {
             "executes": counts(JobOutcome::VARIANTS.iter().map(|outcome| {
                 (outcome.as_str(), status.counters.executes.get(outcome).copied().unwrap_or_default())
             })),
-            "backlog": { "commands": self.waiting_commands(), "requests": self.workers.waiting() },
+            "backlog": { "commands": waiting_commands, "requests": self.workers.waiting() },
             "counters": fields!(status.counters;
                 commands, failed_commands, submitted, results, requests, failed_requests),
             "journal": self.journal.as_ref().map(|journal| self::journal(&journal.status())),
             "recovery": fields!(status.recovery; running, in_doubt, found, aborts, results, acks),
         })
-    }
-
-    /// Commands that wait to be handled, for the start to end, or for another instance.
-    fn waiting_commands(&self) -> usize {
-        self.turn.early() + self.admission.waiting() + self.commands.len()
     }
 
     /// Why commands cannot be taken now, in one line, for the readiness probes.

@@ -87,32 +87,19 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A core at its start, and the effects to be carried out first.
-    #[must_use]
+    /// A core at its start, and the effects to be carried out first. Without `recovered`, the journal is still being opened,
+    /// and the core must not join before [`Turn::recovered`].
     pub fn new(
         settings: Settings,
         seed: u64,
         now: Time,
         goal: &Goal,
-        recovered: Recovered,
+        recovered: Option<Recovered>,
     ) -> (Self, Vec<Effect>) {
-        let joins = settings.joins;
-        let (mut turn, mut effects) = Self::opening(settings, seed, now, goal);
-        effects.extend(turn.recovered(now, recovered));
-        if !joins {
-            turn.inputs.push_back(Input::Joined);
-        }
-        (turn, effects)
-    }
-
-    /// A core whose journal is still being opened, and the effects to be carried out first. It must not join before
-    /// [`Turn::recovered`].
-    #[must_use]
-    pub fn opening(settings: Settings, seed: u64, now: Time, goal: &Goal) -> (Self, Vec<Effect>) {
         let mut effects = Vec::new();
-        let has_journal = settings.journal;
+        let (has_journal, joins) = (settings.journal, settings.joins);
         let csc = Csc::new(settings, seed, now, &mut effects);
-        let turn = Self {
+        let mut turn = Self {
             csc,
             has_journal,
             goal: Some(goal.clone()),
@@ -127,6 +114,10 @@ impl Turn {
             is_tick: false,
             is_beat: true,
         };
+        effects.extend(recovered.into_iter().flat_map(|recovered| turn.recovered(now, recovered)));
+        if !joins {
+            turn.inputs.push_back(Input::Joined);
+        }
         (turn, effects)
     }
 
@@ -288,43 +279,36 @@ impl Turn {
     }
 
     /// The core.
-    #[must_use]
     pub fn csc(&self) -> &Csc {
         &self.csc
     }
 
     /// Whether the turn waits for [`Turn::recovered`].
-    #[must_use]
     pub fn is_recovering(&self) -> bool {
         self.goal.is_some()
     }
 
     /// Whether the turn waits for [`Input::Joined`].
-    #[must_use]
     pub fn is_joining(&self) -> bool {
         !self.has_joined
     }
 
     /// How many commands wait for the start to end.
-    #[must_use]
     pub fn early(&self) -> usize {
         self.early.len()
     }
 
     /// Whether the start has ended.
-    #[must_use]
     pub fn has_started(&self) -> bool {
         self.has_started
     }
 
     /// Why the start did not reach its goal; none after the next change of state.
-    #[must_use]
     pub fn start_problem(&self) -> Option<&str> {
         self.start_problem.as_deref()
     }
 
     /// What the core handles next; for tests.
-    #[must_use]
     pub fn upcoming(&self) -> Option<&Input> {
         self.inputs.front()
     }

@@ -79,12 +79,15 @@ impl Fault {
 
     /// Why the system refuses access to the file at `path`, with a remedy; none if the file itself is wrong.
     fn of_the_system(&self, path: &Path) -> Option<String> {
-        let remedy = match self.kind()? {
-            ErrorKind::PermissionDenied => "it and its directory must belong to the user that ocps runs as",
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
-            ErrorKind::ResourceBusy => "end the program that uses it",
-            ErrorKind::Other => "look at the disk (dmesg)",
-            _ => "choose another state directory with --state-dir",
+        let remedy = match self.kind() {
+            None => return None,
+            Some(ErrorKind::PermissionDenied) => {
+                "it and its directory must belong to the user that ocps runs as"
+            }
+            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => "free some space",
+            Some(ErrorKind::ResourceBusy) => "end the program that uses it",
+            Some(ErrorKind::Other) => "look at the disk (dmesg)",
+            Some(_) => "choose another state directory with --state-dir",
         };
         let (problem, remedy) = match statvfs(directory(path)).ok() {
             Some(disk) if disk.f_flag.contains(StatVfsMountFlags::RDONLY) => {

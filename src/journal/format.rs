@@ -77,7 +77,7 @@ plain! {
     Via as String: |via| if *via == Self::Kafka { "kafka" } else { "local" }.to_owned(), |word| match &*word {
         "kafka" => Ok(Self::Kafka),
         "local" => Ok(Self::Socket(ClientId::GONE)),
-        _ => Err(format!("{word:?} is no way that a command comes")),
+        _ => Err(format!("{word:?} is no source of commands")),
     };
     BootId as String: |boot| format!("{:032x}", boot.0), |text| {
         u128::from_str_radix(&text, 16).map(Self).map_err(|_| format!("{text:?} is no boot id"))
@@ -308,7 +308,7 @@ fn command_of(row: &Row<'_>) -> Result<RecoveredCommand, Fault> {
     let mut entry = entry.ok_or("it has no document")?;
     let (found, kind) = (row.get::<_, String>("kind")?, kind(&entry.work));
     if found != kind {
-        return Err(format!("its kind is {found:?}, but its document that of {kind}").into());
+        return Err(format!("its kind is {found:?}, but the kind of its document is {kind}").into());
     }
     let limits = POLL_INTERVAL_MIN..=POLL_INTERVAL_MAX;
     match &entry.work {

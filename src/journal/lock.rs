@@ -4,15 +4,12 @@
 //! copy, is noticed.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{process, thread};
-
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 
 use super::error::directory;
 
@@ -49,8 +46,8 @@ impl Lock {
     /// The process that holds the lock of the directory, if one does: `Some(None)` if it is not known which.
     pub(super) fn holder(dir: &Path) -> Option<Option<i64>> {
         let lock = File::open(dir.join("lock")).ok()?;
-        let taken = flock(&lock, FlockOperation::NonBlockingLockShared);
-        (taken == Err(Errno::WOULDBLOCK)).then(|| notes(&lock).get(PROCESS).copied())
+        let is_held = matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock));
+        is_held.then(|| notes(&lock).get(PROCESS).copied())
     }
 
     /// As [`Lock::runs`], without holding the lock.
@@ -112,9 +109,9 @@ fn locked(dir: &Path, patience: Duration) -> Result<File, String> {
     let lock = options.create(true).truncate(false).read(true).write(true).open(dir.join("lock"));
     let lock = lock.map_err(at)?;
     let until = Instant::now() + patience;
-    while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        if error != Errno::WOULDBLOCK {
-            return Err(at(error.into()));
+    while let Err(error) = lock.try_lock() {
+        if let TryLockError::Error(error) = error {
+            return Err(at(error));
         }
         if Instant::now() >= until {
             let process = notes(&lock).get(PROCESS).map_or(String::new(), |id| format!(" (process {id})"));

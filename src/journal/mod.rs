@@ -99,7 +99,6 @@ pub struct Limits {
 
 impl Limits {
     /// The last 1,000 commands in any case, and up to 100,000 for this long, in 1 GiB of a file of at most 4 GiB.
-    #[must_use]
     pub fn new(history: Duration) -> Self {
         Self {
             history,
@@ -111,7 +110,6 @@ impl Limits {
     }
 
     /// The same for tables in memory: 16 MiB of at most 128 MiB.
-    #[must_use]
     pub fn in_memory(history: Duration) -> Self {
         Self { history_bytes: 16 << 20, file_bytes: 128 << 20, ..Self::new(history) }
     }
@@ -300,7 +298,6 @@ impl Journal {
     }
 
     /// The state of the journal.
-    #[must_use]
     pub fn status(&self) -> Status {
         lock(&self.status).clone()
     }
@@ -336,17 +333,28 @@ impl Channels {
         Worker { writer: Writer::new(store), epoch: Instant::now(), channels: self }
     }
 
-    /// Opens a topic when the main loop asks for it; none if the topic is refused, or the daemon ends before.
+    /// Opens a topic when the main loop asks for it, and reads along before if it asks for that; none if the topic is
+    /// refused, or the daemon ends before.
     #[cfg(feature = "kafka")]
     fn open(&self, address: &topic::Address, asked: &Receiver<Ask>) -> Option<topic::Topic<topic::Address>> {
-        let (mut follows, mut follower) = (false, None);
-        let mut ask = self.stand_by(address, asked, follows, &mut follower)?;
-        let since = Instant::now();
-        let mut wait = OPEN_AGAIN.0;
+        let (mut ask, mut follows, mut follower) = (None, false, None);
+        let (mut wait, mut again) = (Duration::MAX, OPEN_AGAIN.0);
         loop {
+            match asked.recv_timeout(wait) {
+                Ok(Ask::Follow) => follows = true,
+                Ok(open @ (Ask::Open | Ask::OpenUnheard)) => ask = Some(open),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+            let Some(how) = ask else {
+                self.follow(address, &mut follower);
+                wait = Duration::ZERO;
+                continue;
+            };
+            lock(&self.status).behind = None;
             // A topic that another instance has open was checked by that one.
             let prepared = if follower.is_some() { Ok(()) } else { address.prepare() };
-            let free = prepared.and_then(|()| match ask {
+            let free = prepared.and_then(|()| match how {
                 Ask::OpenUnheard => address.await_silence(),
                 Ask::Open | Ask::Follow => Ok(()),
             });
@@ -367,67 +375,45 @@ impl Channels {
                     return None;
                 }
                 Err(topic::Unopened::Yielded) => {
-                    ask = self.stand_by(address, asked, follows, &mut follower)?;
-                    continue;
+                    ask = None;
+                    wait = if follows { Duration::ZERO } else { Duration::MAX };
                 }
                 Err(unopened @ (topic::Unopened::Fenced(_) | topic::Unopened::Away(_))) => {
                     self.lease.is_alone();
-                    if lock(&self.status).problem.replace((unopened.to_string(), since)).is_none() {
+                    let mut status = lock(&self.status);
+                    let since = status.problem.as_ref().map(|(_, since)| *since);
+                    if since.is_none() {
                         log::warn!("{unopened}; retrying");
                     }
+                    status.problem = Some((unopened.to_string(), since.unwrap_or_else(Instant::now)));
+                    wait = again;
                     if let topic::Unopened::Fenced(_) = unopened {
-                        wait = wait.max(FENCED).mul_f64(1.0 + fastrand::f64());
+                        wait = again.max(FENCED).mul_f64(1.0 + fastrand::f64());
                     }
+                    again = (wait * 2).min(OPEN_AGAIN.1);
                 }
             }
-            match asked.recv_timeout(wait) {
-                Ok(Ask::Follow) => follows = true,
-                Ok(next @ (Ask::Open | Ask::OpenUnheard)) => ask = next,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
-            wait = (wait * 2).min(OPEN_AGAIN.1);
         }
     }
 
-    /// Waits until the main loop asks for the topic to be opened, and reads along meanwhile if it asks for that; gives how
-    /// to open it, or none if the daemon ends.
+    /// Reads along for a while what another instance writes to the topic.
     #[cfg(feature = "kafka")]
-    fn stand_by(
-        &self,
-        address: &topic::Address,
-        asked: &Receiver<Ask>,
-        mut follows: bool,
-        follower: &mut Option<topic::Follower>,
-    ) -> Option<Ask> {
-        follows |= follower.is_some();
-        loop {
-            let wait = if follows { Duration::ZERO } else { Duration::MAX };
-            match asked.recv_timeout(wait) {
-                Ok(ask @ (Ask::Open | Ask::OpenUnheard)) => {
-                    lock(&self.status).behind = None;
-                    return Some(ask);
+    fn follow(&self, address: &topic::Address, follower: &mut Option<topic::Follower>) {
+        let Some(follower) = follower else {
+            match topic::Follower::new(address) {
+                Ok(new) => *follower = Some(new),
+                Err(error) => {
+                    log::debug!("{error}");
+                    thread::sleep(FOLLOW);
                 }
-                Ok(Ask::Follow) => follows = true,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return None,
             }
-            let Some(follower) = follower else {
-                match topic::Follower::new(address) {
-                    Ok(new) => *follower = Some(new),
-                    Err(error) => {
-                        log::debug!("{error}");
-                        thread::sleep(FOLLOW);
-                    }
-                }
-                continue;
-            };
-            let was_handed_over = follower.is_handed_over;
-            follower.read(FOLLOW);
-            lock(&self.status).behind = follower.behind;
-            if follower.is_handed_over && !was_handed_over {
-                let _ = self.news.send(News::HandedOver);
-            }
+            return;
+        };
+        let was_handed_over = follower.is_handed_over;
+        follower.read(FOLLOW);
+        lock(&self.status).behind = follower.behind;
+        if follower.is_handed_over && !was_handed_over {
+            let _ = self.news.send(News::HandedOver);
         }
     }
 }

@@ -1,13 +1,13 @@
--- How the file is opened.
+-- The options of a connection.
 
--- We use the file alone, so there is no shared memory in a file of its own, which a full disk would make dangerous.
+-- Only this process uses the file, so that SQLite needs no file of shared memory, which is dangerous on a full disk.
 PRAGMA locking_mode = EXCLUSIVE;
--- What was committed is on the disk.
+-- A commit is on the disk when it returns.
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = FULL;
--- Only upkeep brings it to the main file.
+-- Only upkeep copies the `-wal` file to the main file.
 PRAGMA wal_autocheckpoint = 0;
--- What is kept of the `-wal` file between commits, 4 MiB: room that a commit need not ask the disk for.
+-- How much of the `-wal` file is kept between commits, 4 MiB: a commit needs no new room on the disk for so much.
 PRAGMA journal_size_limit = 4194304;
 -- A damaged file is noticed, and a failing disk is an error and not a signal.
 PRAGMA cell_size_check = ON;

@@ -1,12 +1,12 @@
--- Deletes some of the settled commands that are too many or too old. Each part is found without a scan of the table
--- (`+settled` is found by key, without the index, where few rows are to be seen).
+-- Deletes some of the settled commands that are too many or too old. No part scans the whole table. (`+settled` keeps
+-- SQLite from using the index: in the order of keys, only few rows are read.)
 DELETE FROM commands WHERE key IN (
-  -- The first ones of those that are too many.
+  -- The first ones, where there are too many.
   SELECT key FROM (
     SELECT key FROM commands WHERE +settled = 1 AND suspected IS NULL ORDER BY key
     LIMIT min(:most, max(0, (SELECT count(*) FROM commands WHERE settled = 1) - :rows)))
   UNION
-  -- The oldest ones, but not of the last ones by key: the clock may be wrong.
+  -- The oldest ones, but none of the last by key: the clock may be wrong.
   SELECT key FROM (
     SELECT key FROM commands
     WHERE settled = 1 AND ended < :expired AND suspected IS NULL

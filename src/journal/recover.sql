@@ -5,12 +5,12 @@ SELECT * FROM commands WHERE key IN (
   UNION
   SELECT key FROM commands WHERE suspected IS NOT NULL
   UNION
-  -- What is known of a job whose abort is unfinished, however old it is.
+  -- The executes of jobs with an unfinished abort, however old they are.
   SELECT key FROM commands WHERE kind = 'execute' AND job_id IN (
     SELECT json_extract(document, '$.work.abort.job_id') FROM commands
     WHERE settled = 0 AND ended IS NULL AND kind = 'abort_job')
   UNION
-  -- The last ones of the others, as long as they fit into the memory. (`+settled` is found by key, without the index.)
+  -- The last settled commands, as many as fit into the memory. (`+settled` keeps SQLite from using the index.)
   SELECT key FROM (
     SELECT key, sum(bytes) OVER (ORDER BY key DESC) AS bytes FROM (
       SELECT key, octet_length(document) + coalesce(octet_length(result), 0) AS bytes

@@ -267,7 +267,8 @@ impl Content {
 
     /// The version of the tables, from the row of the table `journal`.
     fn version(&self, steps: Steps) -> Result<usize, Fault> {
-        let parts = self.rows.get(&(IDENTITY.to_owned(), 1)).ok_or("it does not say whose journal it is")?;
+        let parts =
+            self.rows.get(&(IDENTITY.to_owned(), 1)).ok_or("the row that names its instance is missing")?;
         let value = whole(parts)?;
         let known = steps.len();
         match serde_json::from_slice::<Form<'_>>(&value)
@@ -430,6 +431,6 @@ mod tests {
             content.take(17, Some(b"seen/1"), Some(b"{}")).unwrap();
             content.restore(STEPS, limits()).unwrap_err().to_string()
         };
-        assert_eq!(error, "it does not say whose journal it is");
+        assert_eq!(error, "the row that names its instance is missing");
     }
 }

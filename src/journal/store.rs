@@ -249,16 +249,6 @@ impl Sqlite {
         Ok(())
     }
 
-    fn keep_up(&mut self, now: Tai) -> Result<Upkeep, Fault> {
-        let limits = self.place.limits;
-        let left = self.transact(|transaction| prune(transaction, limits, now))?;
-        if left == Upkeep::Done {
-            // What was committed is safe also where this fails.
-            open::checkpoint(self.usable()?, QUIET)?;
-        }
-        Ok(left)
-    }
-
     /// Does something in one transaction.
     fn transact<T>(&mut self, act: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         let transact = |connection: &mut Connection| {
@@ -285,7 +275,15 @@ impl Store for Sqlite {
     }
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
-        self.keep_up(now).map_err(|fault| fault.reason(&self.place.path))
+        let limits = self.place.limits;
+        let left = self.transact(|transaction| prune(transaction, limits, now)).and_then(|left| {
+            if left == Upkeep::Done {
+                // What was committed is safe also where this fails.
+                open::checkpoint(self.usable()?, QUIET)?;
+            }
+            Ok(left)
+        });
+        left.map_err(|fault| fault.reason(&self.place.path))
     }
 
     fn notice(&self) -> Option<&str> {

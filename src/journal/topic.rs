@@ -193,7 +193,7 @@ fn restore(broker: &impl Broker) -> Result<(Connection, Tables, bool), Unopened>
     broker.read(&mut |offset, key, value| {
         content.take(offset, key, value).map_err(|fault| Unopened::of(name, fault))?;
         if content.bytes > usize::try_from(most).unwrap_or(usize::MAX) {
-            let reason = format!("holds more than {} MiB, which no journal does", most >> 20);
+            let reason = format!("holds more than {} MiB, the most that a journal may have", most >> 20);
             return Err(Unopened::refused(name, &reason));
         }
         Ok(())
@@ -273,25 +273,28 @@ impl<B: Broker> Topic<B> {
         self.settle()?;
         let begun = self.producer.now();
         self.connection.execute_batch("BEGIN IMMEDIATE")?;
-        let done = act(&self.connection).and_then(|done| Ok((done, self.tables.changed(&self.connection)?)));
-        let (done, mut messages) = done.inspect_err(|_| self.roll_back())?;
+        let run = || {
+            // There is always a changed row, so that the broker says whether we may still write.
+            self.connection.execute_batch("UPDATE journal SET only = only")?;
+            let done = act(&self.connection)?;
+            Ok((done, self.tables.changed(&self.connection)?))
+        };
+        // An error may have rolled the transaction back already.
+        let rolled_back = |_: &Fault| drop(self.connection.execute_batch("ROLLBACK"));
+        let (done, mut messages) = run().inspect_err(rolled_back)?;
         messages.extend(more);
-        if !messages.is_empty() {
-            self.unsettled = Some(End::Abort);
-            let sent = self.producer.send(&messages).map_err(Fault::Broker);
-            self.unsettled = sent.is_ok().then_some(End::Commit).or(self.unsettled);
-            sent.and_then(|()| self.end(End::Commit)).inspect_err(|_| self.clear_up())?;
-            self.confirmed = begun;
-        } else {
-            self.connection.execute_batch("COMMIT")?;
+        self.unsettled = Some(End::Abort);
+        let sent = self.producer.send(&messages).map_err(Fault::Broker);
+        self.unsettled = sent.is_ok().then_some(End::Commit).or(self.unsettled);
+        if let Err(fault) = sent.and_then(|()| self.end(End::Commit)) {
+            if self.unsettled == Some(End::Abort) && self.fenced.is_none() {
+                // If this fails too, the next transaction begins with it.
+                let _ = self.settle();
+            }
+            return Err(fault);
         }
+        self.confirmed = begun;
         Ok(done)
-    }
-
-    fn roll_back(&self) {
-        if self.connection.execute_batch("ROLLBACK").is_err() {
-            log::debug!("an error has already rolled the transaction back");
-        }
     }
 
     /// Ends the last transaction, where that is left to do.
@@ -310,7 +313,7 @@ impl<B: Broker> Topic<B> {
             self.unsettled = Some(if left == Left::Again { end } else { End::Abort });
             if left == Left::Nothing || (end == End::Abort && left == Left::Abort) {
                 self.fenced = Some(format!(
-                    "another instance has opened it, or the broker has given us up for dead: {refusal}"
+                    "another instance has opened it, or the broker has expired our producer: {refusal}"
                 ));
             }
             return Err(Fault::Broker(refusal));
@@ -318,17 +321,9 @@ impl<B: Broker> Topic<B> {
         self.unsettled = None;
         if let Err(error) = self.connection.execute_batch(statement) {
             // Memory and topic differ: only a new start mends that.
-            self.fenced = Some(format!("its tables in memory do not take what the topic has: {error}"));
+            self.fenced = Some(format!("its tables in memory differ from the topic, restart ocps: {error}"));
         }
         Ok(())
-    }
-
-    /// Aborts a transaction that failed, unless it may have happened.
-    fn clear_up(&mut self) {
-        if self.unsettled == Some(End::Abort) && self.fenced.is_none() {
-            // If this fails too, the next transaction begins with it.
-            let _ = self.settle();
-        }
     }
 
     /// Why a transaction failed, in one line.
@@ -344,29 +339,17 @@ impl<B: Broker> Topic<B> {
     }
 }
 
-/// Changes a row in any case, so that there is a transaction, with which the broker says whether we may still write.
-fn ask(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute("UPDATE journal SET only = only", []).map(drop)
-}
-
 impl<B: Broker> Store for Topic<B> {
     /// A fenced instance finds out by then.
     const UPKEEP_EVERY: Duration = Duration::from_secs(2);
 
     fn commit(&mut self, records: &[&Record]) -> Result<(), String> {
-        let done = self.transact(None, |connection| {
-            ask(connection)?;
-            apply(connection, records)
-        });
-        done.map_err(|fault| self.reason(&fault))
+        self.transact(None, |connection| apply(connection, records)).map_err(|fault| self.reason(&fault))
     }
 
     fn upkeep(&mut self, now: Tai) -> Result<Upkeep, String> {
         let limits = self.limits;
-        let done = self.transact(None, |connection| {
-            ask(connection)?;
-            prune(connection, limits, now)
-        });
+        let done = self.transact(None, |connection| prune(connection, limits, now));
         done.map_err(|fault| self.reason(&fault))
     }
 

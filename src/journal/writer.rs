@@ -120,7 +120,6 @@ impl<S: Store> Writer<S> {
     }
 
     /// When the next turn is due, on the clock of [`Time::mono`]; it may be in the past.
-    #[must_use]
     pub fn wake_at(&self) -> Duration {
         match (self.write_at(), &self.failure) {
             (Some(at), Some(_)) => at,
@@ -164,7 +163,6 @@ impl<S: Store> Writer<S> {
     }
 
     /// How many records wait.
-    #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting.iter().map(Vec::len).sum()
     }
@@ -213,7 +211,10 @@ impl<S: Store> Writer<S> {
     }
 
     fn failed(&mut self, reason: String, now: Duration) -> Vec<Report> {
-        self.forget_notes();
+        // While nothing can be written, notes are not kept: they take room, and only people read them.
+        self.waiting.iter_mut().for_each(|batch| batch.retain(|record| !record.is_note()));
+        self.waiting.retain(|batch| !batch.is_empty());
+        self.load = self.waiting.iter().map(|batch| load(batch)).sum();
         if self.waiting.is_empty() {
             return Vec::new();
         }
@@ -225,15 +226,6 @@ impl<S: Store> Writer<S> {
         let turns = self.waiting.len();
         self.failure = Some(Failure { reason: reason.clone(), since, tried: now, pause, turns });
         if turns > known { vec![Report::Failed(reason)] } else { Vec::new() }
-    }
-
-    /// While nothing can be written, notes are not kept: they take room, and only people read them.
-    fn forget_notes(&mut self) {
-        for batch in &mut self.waiting {
-            batch.retain(|record| !record.is_note());
-        }
-        self.waiting.retain(|batch| !batch.is_empty());
-        self.load = self.waiting.iter().map(|batch| load(batch)).sum();
     }
 
     fn upkeep(&mut self, now: Time) {

@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(admission.admit(command(1), at(0.0)), None);
         assert_eq!(numbers(&admission.read_back(at(0.0), at(0.1))), [1]);
         assert_eq!(admission.admit(command(2), at(2.4)), Some(command(2)));
-        // It stood still; what piled up waits, also when a heartbeat from before that is read back.
+        // After a pause, commands that piled up wait, also when a heartbeat from before the pause is read back.
         assert_eq!(admission.admit(command(3), at(8.0)), None);
         assert_eq!(admission.admit(command(4), at(8.0)), None);
         assert!(admission.read_back(at(1.0), at(8.1)).is_empty());
@@ -157,12 +157,12 @@ mod tests {
         assert_eq!(admission.admit(command(1), at(8.0)), None);
         admission.yield_to_another(at(8.0));
         assert!(admission.read_back(at(8.0), at(8.1)).is_empty());
-        // Its topic is read later.
+        // A command of a topic that is read later.
         assert_eq!(admission.admit(command(2), at(8.2)), None);
         assert_eq!((admission.foreign(), admission.foreign()), (2, 0));
         assert!(admission.read_back(at(10.9), at(11.0)).is_empty());
         assert_eq!(admission.admit(command(3), at(11.0)), Some(command(3)));
-        // One that shows up while we are awake has got nothing of ours.
+        // An instance that starts while we are awake gets none of our commands.
         admission.yield_to_another(at(12.0));
         assert_eq!(admission.admit(command(4), at(12.0)), Some(command(4)));
     }

@@ -162,7 +162,7 @@ fn an_incomplete_journal_is_refused_and_never_replaced() {
         ("UPDATE commands SET ended = 1", "command 1: only a part of its end is there"),
         (
             "UPDATE commands SET kind = 'start'",
-            "command 1: its kind is \"start\", but its document that of execute",
+            "command 1: its kind is \"start\", but the kind of its document is execute",
         ),
         (
             "UPDATE commands SET document = '{'",

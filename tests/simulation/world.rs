@@ -445,7 +445,7 @@ impl World {
         let (settings, seed) = (self.settings(), self.rng.u64(..));
         let goal = self.goal();
         self.rules.start = Start::new(&goal, recovered.state.as_ref());
-        let (turn, effects) = Turn::new(settings, seed, self.time(), &goal, recovered);
+        let (turn, effects) = Turn::new(settings, seed, self.time(), &goal, Some(recovered));
         let process = Process::new(self.processes, self.now, turn, journal, &self.plan);
         let number = process.number;
         self.process = Some(process);

@@ -53,7 +53,6 @@ pub struct Address {
 
 impl Address {
     /// The journal of an instance: in the topic of the settings, or else the default one of its index.
-    #[must_use]
     pub fn new(options: Options, identity: Identity, limits: Limits) -> Self {
         let simulated = if identity.simulated { ".simulated" } else { "" };
         let writer = format!("ocps.{}.journal.{}{simulated}", options.topic_subname, identity.index.number());
@@ -404,7 +403,7 @@ impl Follower {
                 }
                 Err(KafkaError::PartitionEOF(_)) => self.is_at_end = true,
                 Err(error) => {
-                    log::debug!("the journal topic cannot be read along: {}", broker::reason(&error))
+                    log::debug!("the journal topic cannot be read: {}", broker::reason(&error))
                 }
             }
         }

@@ -47,18 +47,13 @@ impl ProducerContext for Context {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        match result {
-            Err((error, _)) if !is_purged(error) => {
-                *lock(&self.problem) = Some((broker::reason(error), error.rdkafka_error_code()));
-            }
-            Ok(_) | Err(_) => {}
+        // A message that was purged was not sent only because its transaction is aborted.
+        if let Err((error, _)) = result
+            && !matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
+        {
+            *lock(&self.problem) = Some((broker::reason(error), error.rdkafka_error_code()));
         }
     }
-}
-
-/// Whether a message was not sent only because its transaction is aborted.
-fn is_purged(error: &KafkaError) -> bool {
-    matches!(error.rdkafka_error_code(), Some(Code::PurgeQueue | Code::PurgeInflight))
 }
 
 /// The producer, and the topic that it writes to.
@@ -69,11 +64,15 @@ pub struct Transactions {
 
 impl Transactions {
     fn refusal(&self, error: &KafkaError) -> Refusal {
-        let left = match error {
-            KafkaError::Transaction(error) if error.is_fatal() => Left::Nothing,
-            KafkaError::Transaction(error) if !error.is_retriable() => Left::Abort,
-            // Also where the messages have not left.
-            _ => Left::Again,
+        let left = if let KafkaError::Transaction(error) = error {
+            match (error.is_fatal(), error.is_retriable()) {
+                (true, _) => Left::Nothing,
+                (false, true) => Left::Again,
+                (false, false) => Left::Abort,
+            }
+        } else {
+            // The messages have not left.
+            Left::Again
         };
         let client = self.producer.client();
         let problem = lock(&client.context().problem).as_ref().map(|(text, _)| text.clone());

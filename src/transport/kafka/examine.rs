@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use rdkafka::admin::{AdminClient, OwnedResourceSpecifier, ResourceSpecifier};
 
 use super::Shared;
 use super::client::{self, Context, Reader};
+use super::outbox::Outbox;
 use super::registry::Failure;
 use super::topics::{self, Survey};
 use super::wire::Topic;
@@ -24,10 +26,16 @@ const DESCRIPTION: Duration = Duration::from_secs(2);
 /// Most topics that are named in one finding.
 const NAMED_MAX: usize = 5;
 
-/// Looks at brokers, topics, registry and schemas, in this order, as far as each can be reached.
-pub(super) fn examine(options: Options, index: SalIndex) -> KafkaFindings {
+/// Looks at brokers, topics, registry and schemas, in this order, as far as each can be reached. Takes some seconds.
+pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
     let mut found = KafkaFindings::default();
-    let shared = Arc::new(Shared::for_reading(options, index));
+    if let Err(problem) = super::check(&options, index) {
+        found.list.push(("brokers", Err(problem)));
+        return found;
+    }
+    // Nothing is received or published.
+    let ((inputs, _), (outbox, _), (wake_upkeep, _)) = (bounded(0), Outbox::new(), bounded(0));
+    let shared = Arc::new(Shared::new(options, index, Lease::default(), inputs, outbox, wake_upkeep));
     let survey = client::create::<Reader>(&shared, Role::Consumer)
         .and_then(|asker| topics::survey(&shared, &asker).map(|survey| (asker, survey)));
     let (asker, survey) = match survey {
@@ -58,7 +66,8 @@ pub(super) fn examine(options: Options, index: SalIndex) -> KafkaFindings {
 
 /// The finding about the topics. Whether we may write to a topic would show only when we do.
 fn topics_found(shared: &Arc<Shared>, asker: &Reader, survey: &Survey) -> Result<String, String> {
-    let unusable = survey.unusable().map(|(topic, why)| format!("{}: {why}", shared.name(topic)));
+    let unusable = survey.unready.iter().filter(|(_, error)| !broker::is_missing(error));
+    let unusable = unusable.map(|(topic, error)| format!("{}: {}", shared.name(*topic), reason(error)));
     let unreadable = topics::unreadable(shared, asker, &survey.ranges);
     let unreadable = unreadable.map_err(|error| format!("cannot be read: {}", reason(&error)))?;
     let unreadable =
@@ -149,14 +158,4 @@ fn some(all: &[String]) -> String {
     let first = all.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join("; ");
     let more = all.len().saturating_sub(NAMED_MAX);
     if more > 0 { format!("{first}; and {more} more") } else { first }
-}
-
-impl Shared {
-    /// For questions only: nothing is received or published.
-    fn for_reading(options: Options, index: SalIndex) -> Self {
-        let (inputs, _) = crossbeam_channel::bounded(0);
-        let (outbox, _) = super::Outbox::new();
-        let (wake_upkeep, _) = crossbeam_channel::bounded(0);
-        Self::new(options, index, Lease::default(), inputs, outbox, wake_upkeep)
-    }
 }

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Kafka, KafkaFindings, KafkaInput, KafkaReport, Stage};
+use super::{Kafka, KafkaInput, KafkaReport, Stage};
 use crate::broker::{self, Role};
 use crate::config::kafka::Options;
 use crate::csc::command::{Command, CommandName, Sender as CommandSender};
@@ -43,6 +43,7 @@ use crate::csc::record::Receipt;
 use crate::lease::Lease;
 use crate::sal;
 use crate::sal::ack::AckFields;
+pub use examine::examine;
 use outbox::{Message, Outbox};
 use schemas::Schemas;
 use topics::Place;
@@ -212,14 +213,6 @@ pub fn check(options: &Options, index: SalIndex) -> Result<(), String> {
     broker::check(options, index)
 }
 
-/// Asks brokers and registry for the state of all that we need, and makes nothing there. Takes some seconds.
-pub fn examine(options: Options, index: SalIndex) -> KafkaFindings {
-    match check(&options, index) {
-        Ok(()) => examine::examine(options, index),
-        Err(problem) => KafkaFindings { list: vec![("brokers", Err(problem))], heartbeat_age_s: None },
-    }
-}
-
 /// Begins to join. Commands go to `taker`, and all else to `inputs`.
 ///
 /// # Errors
@@ -281,7 +274,8 @@ impl Kafka for Running {
     }
 
     fn report(&self) -> KafkaReport {
-        let ((queued, dropped), stage) = (self.shared.outbox.queue().counts(), self.stage());
+        let (queued, dropped) = self.shared.outbox.queue().counts();
+        let stage = self.stage();
         KafkaReport {
             brokers: self.shared.options.brokers.clone(),
             stage: stage.into(),

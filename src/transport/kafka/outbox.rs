@@ -383,7 +383,7 @@ mod tests {
             queue.push(event(name, number));
         }
         let state = Topic::Event(EventName::SummaryState);
-        // It waits anyway.
+        // Not repeated while one waits.
         queue.repeat(state);
         assert_eq!(take_all(&mut queue, now).len(), 4);
         for topic in [state, Topic::Event(EventName::JobId), Topic::Event(EventName::Heartbeat), Topic::Ack] {

@@ -23,6 +23,7 @@ use crate::text::quote;
 pub(super) const POLL: Duration = Duration::from_secs(1);
 
 /// A consumer whose messages are decoded.
+#[derive(Clone)]
 pub(super) struct Feed {
     pub(super) consumer: Arc<Reader>,
     pub(super) shared: Arc<Shared>,

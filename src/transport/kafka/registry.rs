@@ -136,7 +136,7 @@ impl Registry {
         let id = self.register(subject, &text).map_err(|failure| match (&unfit, failure) {
             (Some(unfit), Failure::Refused(reason)) => {
                 let cure = "delete that version, or let the subject take ours (compatibility NONE)";
-                Failure::Refused(format!("{unfit}; and ours is not taken: {reason}; {cure}"))
+                Failure::Refused(format!("{unfit}; and ours is refused: {reason}; {cure}"))
             }
             (_, failure) => failure,
         })?;

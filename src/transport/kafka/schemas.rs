@@ -106,7 +106,7 @@ impl Shared {
         match checked {
             Ok(()) => self.troubles.over(Kind::Registry, ""),
             Err(reason) if failed >= FAILED_CHECKS => {
-                let text = format!("{reason}; schemas that are known go on working");
+                let text = format!("{reason}; known schemas are still used");
                 self.troubles.report(Kind::Registry, "", &text);
             }
             Err(_) => {}

@@ -52,19 +52,13 @@ pub(super) type Stamps = BTreeMap<Topic, f64>;
 pub(super) struct Survey {
     pub(super) ranges: Ranges,
     /// Topics that cannot be used now, and why.
-    unready: Vec<(Topic, KafkaError)>,
+    pub(super) unready: Vec<(Topic, KafkaError)>,
 }
 
 impl Survey {
     /// Topics that do not exist.
     pub(super) fn missing(&self) -> Vec<Topic> {
         self.unready.iter().filter(|(_, error)| is_missing(error)).map(|(topic, _)| *topic).collect()
-    }
-
-    /// Topics that exist and cannot be used now, and why.
-    pub(super) fn unusable(&self) -> impl Iterator<Item = (Topic, String)> {
-        let unusable = self.unready.iter().filter(|(_, error)| !is_missing(error));
-        unusable.map(|(topic, error)| (*topic, reason(error)))
     }
 }
 
@@ -158,6 +152,16 @@ pub(super) fn list(shared: &Shared, offsets: &Offsets) -> KafkaResult<TopicParti
         list.add_partition_offset(&shared.name(*topic), *partition, Offset::Offset(*offset))?;
     }
     Ok(list)
+}
+
+/// The offset of a partition in a list of librdkafka, if it has one.
+pub(super) fn offset_in(
+    shared: &Shared,
+    list: &TopicPartitionList,
+    (topic, partition): Place,
+) -> Option<i64> {
+    let found = list.find_partition(&shared.name(topic), partition)?;
+    if let Offset::Offset(offset) = found.offset() { Some(offset) } else { None }
 }
 
 /// The topics that may not be read, found out by reading at their ends.

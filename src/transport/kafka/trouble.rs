@@ -41,7 +41,7 @@ impl Kind {
             Self::Consumer => Some(format!("{about} are read again")),
             Self::Reading => Some(format!("topic {about} can be read again")),
             Self::Topic => Some(format!("topic {about} can be written again")),
-            Self::Schema => Some(format!("topic {about} has a schema now that can be written")),
+            Self::Schema => Some(format!("topic {about} has a schema that fits now")),
             Self::Registry => Some("the schema registry answers again".to_owned()),
         }
     }
@@ -65,13 +65,8 @@ impl Troubles {
         }
     }
 
-    /// Notes a trouble that is logged elsewhere.
-    pub(super) fn keep(&self, kind: Kind, about: &str, text: &str) {
-        let _ = self.note(kind, about, text, Instant::now());
-    }
-
     /// Notes a trouble; gives whether it is to be logged.
-    fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
+    pub(super) fn note(&self, kind: Kind, about: &str, text: &str, now: Instant) -> bool {
         let mut troubles = lock(&self.0);
         // Trouble with the connection explains why joining fails.
         let is_explained = kind == Kind::SetUp && troubles.keys().any(|(kind, _)| *kind == Kind::Broker);

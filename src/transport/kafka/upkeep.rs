@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::client::{Reader, is_of_message, is_of_partition};
 use super::outbox::HEARTBEAT;
@@ -212,14 +211,8 @@ impl Upkeep {
     fn position(&self, place: Place) -> KafkaResult<i64> {
         let from = self.reading.get(&place).map_or(0, |one| one.from);
         // A consumer that has read nothing yet has no position.
-        let position = self.offset_in(&self.reader(place.0).position()?, place);
+        let position = topics::offset_in(&self.shared, &self.reader(place.0).position()?, place);
         Ok(position.map_or(from, |offset| offset.max(from)))
-    }
-
-    /// The offset of a partition in a list, if it has one.
-    fn offset_in(&self, list: &TopicPartitionList, (topic, partition): Place) -> Option<i64> {
-        let found = list.find_partition(&self.shared.name(topic), partition)?;
-        if let Offset::Offset(offset) = found.offset() { Some(offset) } else { None }
     }
 
     /// Finds out whether a partition may be read, if that is in doubt, and leads its reader past messages that it cannot read.
@@ -291,7 +284,7 @@ impl Upkeep {
         let since_ms = (since_s * 1000.0) as i64;
         let times = topics::list(&self.shared, &BTreeMap::from([(place, since_ms)]))?;
         let found = self.readers.asker.offsets_for_times(times, ANSWER)?;
-        Ok(self.offset_in(&found, place).unwrap_or(end))
+        Ok(topics::offset_in(&self.shared, &found, place).unwrap_or(end))
     }
 
     /// Finds out why the reader has stood at this offset for this time, and leads it past unreadable messages.
@@ -383,7 +376,7 @@ impl Upkeep {
         if is_logged {
             log::warn!("Kafka: {text}");
         }
-        self.shared.troubles.keep(Kind::Skipped, &name, &text);
+        self.shared.troubles.note(Kind::Skipped, &name, &text, Instant::now());
     }
 }
 

@@ -145,19 +145,8 @@ enum Heard {
     Offline,
 }
 
-/// What it means that no other instance is heard.
-enum Silence {
-    /// No other instance is running, as far as is known.
-    Believed,
-    /// There are messages that were not read yet, or cannot be read.
-    Unread,
-    /// The brokers cannot be reached.
-    Deaf,
-}
-
 impl Watch {
-    fn run(mut self, readers: Readers, ranges: Ranges) -> Result<(), Ended> {
-        let mut ranges = ranges;
+    fn run(mut self, readers: Readers, mut ranges: Ranges) -> Result<(), Ended> {
         loop {
             if self.listen()?.is_some() && self.along.is_none() {
                 // Commands that came until now are for the other instance; ours begin at the present ends. A command that
@@ -179,8 +168,7 @@ impl Watch {
             self.read_commands(&commands);
             commands
         });
-        let (consumer, shared) = (readers.commands.clone(), self.shared.clone());
-        Feed { consumer, shared, what: "commands" }.start(readers.taker.clone());
+        self.commands.clone().start(readers.taker.clone());
         let mut begun = self.begun.clone();
         begun.extend(commands);
         Upkeep::start(&self.shared, readers, begun);
@@ -221,12 +209,12 @@ impl Watch {
                 }
                 Some(Heard::Other(who, 1)) if is_first || Instant::now() < until => {
                     log::warn!(
-                        "another instance began together with us, and ends since we were first: {who}"
+                        "another instance started at the same time; it has to end, as our heartbeat was first: {who}"
                     );
                     continue;
                 }
                 Some(Heard::Other(who, _)) if Instant::now() < ended && !self.shared.lease.yields() => {
-                    log::warn!("another instance, from which ours has taken over, has yet to end: {who}");
+                    log::warn!("the instance from which ours has taken over is still running: {who}");
                     continue;
                 }
                 Some(Heard::Other(who, _)) => KafkaInput::DuplicateInstance(who),
@@ -281,10 +269,11 @@ impl Watch {
                 Some(Heard::Offline | Heard::Own(_)) | None => {}
             }
             let is_last = Instant::now() >= until && since.elapsed() < 3 * silence;
-            match self.examine_silence(is_last) {
-                Silence::Believed => {}
-                Silence::Unread => until = until.max(Instant::now() + POLL),
-                Silence::Deaf => {
+            match self.is_believed(is_last) {
+                Ok(true) => {}
+                Ok(false) => until = until.max(Instant::now() + POLL),
+                // The brokers cannot be reached: the silence begins again.
+                Err(_) => {
                     since = Instant::now();
                     until = since + silence;
                 }
@@ -298,38 +287,33 @@ impl Watch {
         Ok(other)
     }
 
-    /// What it means that no other instance is heard. Unless there is trouble, the brokers are asked only at the last moment.
-    fn examine_silence(&self, is_last: bool) -> Silence {
+    /// Whether it can be believed that no other instance is running where none is heard: not while there are messages that
+    /// were not read yet. Unless there is trouble, the brokers are asked only at the last moment.
+    fn is_believed(&self, is_last: bool) -> KafkaResult<bool> {
         let is_in_doubt = self.shared.troubles.is_cut_off();
         if !is_in_doubt && !is_last {
-            return Silence::Believed;
+            return Ok(true);
         }
-        match self.is_all_read() {
-            Ok(is_all_read) => {
-                if is_in_doubt {
-                    self.shared.troubles.over(Kind::Broker, "");
-                    for feed in [&self.feed, &self.commands] {
-                        self.shared.troubles.over(Kind::Consumer, feed.what);
-                    }
-                }
-                if is_last && !is_all_read { Silence::Unread } else { Silence::Believed }
-            }
-            Err(error) => {
-                let text = format!("{} of others cannot be heard: {}", self.feed.what, reason(&error));
-                self.shared.troubles.report(Kind::Consumer, self.feed.what, &text);
-                Silence::Deaf
+        let is_all_read = self.is_all_read().inspect_err(|error| {
+            let text = format!("{} of others cannot be heard: {}", self.feed.what, reason(error));
+            self.shared.troubles.report(Kind::Consumer, self.feed.what, &text);
+        })?;
+        if is_in_doubt {
+            self.shared.troubles.over(Kind::Broker, "");
+            for feed in [&self.feed, &self.commands] {
+                self.shared.troubles.over(Kind::Consumer, feed.what);
             }
         }
+        Ok(is_all_read || !is_last)
     }
 
     /// Whether all heartbeats and summary states that the brokers have were read.
     fn is_all_read(&self) -> KafkaResult<bool> {
         let read = self.feed.consumer.position()?;
-        for ((topic, partition), begun) in &self.begun {
-            let name = self.shared.name(*topic);
-            let next = read.find_partition(&name, *partition).and_then(|place| place.offset().to_raw());
+        for (place @ (topic, partition), begun) in &self.begun {
             // There is no position where nothing was read yet.
-            let next = next.filter(|next| *next >= 0).unwrap_or(*begun);
+            let next = topics::offset_in(&self.shared, &read, *place).unwrap_or(*begun);
+            let name = self.shared.name(*topic);
             let (_, end) = self.feed.consumer.fetch_watermarks(&name, *partition, ANSWER)?;
             if next < end {
                 return Ok(false);

@@ -14,7 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-use super::hub::{CONNECTIONS_MAX, ClientInput, Item, Outbox, Queue, too_many};
+use super::hub::{CONNECTIONS_MAX, ClientInput, Item, Outbox, too_many};
 use crate::clock;
 use crate::csc::command::{Command, Sender as CommandSender, Via};
 use crate::csc::id::{ClientId, SeqNum};
@@ -85,9 +85,8 @@ impl Acceptor {
         let Some(writing) = self.writers.upgrade() else { return Ok(()) };
         let peer = getsockopt(&stream, PeerCredentials)?;
         let is_operator = peer.uid() == 0 || peer.uid() == rustix::process::geteuid().as_raw();
-        let (queue, items) = Queue::new();
-        let bytes = queue.bytes.clone();
-        let outbox = Outbox::new(client, queue, stream.try_clone()?, is_operator);
+        let (outbox, items) = Outbox::new(client, stream.try_clone()?, is_operator);
+        let bytes = outbox.bytes.clone();
         let sender = CommandSender {
             via: Via::Socket(client),
             identity: format!("uid-{}@localhost", peer.uid()),

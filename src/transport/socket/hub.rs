@@ -74,7 +74,7 @@ impl Item {
         Self::Line((line + "\n").into(), 0)
     }
 
-    /// How much it adds to [`Queue::bytes`].
+    /// How much it adds to [`Outbox::bytes`].
     pub(super) fn size(&self) -> usize {
         match self {
             Self::Line(line, _) => line.len(),
@@ -83,34 +83,13 @@ impl Item {
     }
 }
 
-/// The items that wait to be written to one client.
-#[derive(Debug)]
-pub(super) struct Queue {
-    items: Sender<Item>,
-    /// Bytes of the lines in `items`, and of the one that is being written.
-    pub(super) bytes: Arc<AtomicUsize>,
-}
-
-impl Queue {
-    pub(super) fn new() -> (Self, Receiver<Item>) {
-        let (items, receiver) = bounded(QUEUE_LINES);
-        (Self { items, bytes: Arc::default() }, receiver)
-    }
-
-    /// Queues an item without waiting. An error if too much waits already, so that the client is to be disconnected, or if
-    /// the thread that writes has ended.
-    fn send(&self, item: Item) -> Result<(), TrySendError<Item>> {
-        let size = item.size();
-        let waiting = self.bytes.fetch_add(size, Ordering::Relaxed).saturating_add(size);
-        if waiting > QUEUE_BYTES { Err(TrySendError::Full(item)) } else { self.items.try_send(item) }
-    }
-}
-
 /// A client as the main loop sees it.
 #[derive(Debug)]
 pub struct Outbox {
     client: ClientId,
-    queue: Queue,
+    items: Sender<Item>,
+    /// Bytes of the lines in `items`, and of the one that is being written.
+    pub(super) bytes: Arc<AtomicUsize>,
     stream: UnixStream,
     /// The client runs as root or as the daemon's own user.
     is_operator: bool,
@@ -124,16 +103,28 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(client: ClientId, queue: Queue, stream: UnixStream, is_operator: bool) -> Self {
-        let active = Instant::now();
-        Self { client, queue, stream, is_operator, subscribed: false, unanswered: 0, silent: false, active }
+    /// Also gives the items that are to be written.
+    pub(super) fn new(client: ClientId, stream: UnixStream, is_operator: bool) -> (Self, Receiver<Item>) {
+        let (items, receiver) = bounded(QUEUE_LINES);
+        let outbox = Self {
+            client,
+            items,
+            bytes: Arc::default(),
+            stream,
+            is_operator,
+            subscribed: false,
+            unanswered: 0,
+            silent: false,
+            active: Instant::now(),
+        };
+        (outbox, receiver)
     }
 
     /// Sends an item without waiting: a line at once if nothing waits before it, else through the queue. False if the
     /// client does not read, or has gone.
     fn send(&self, mut item: Item) -> bool {
         if let Item::Line(line, from) = &mut item
-            && self.queue.bytes.load(Ordering::Acquire) == 0
+            && self.bytes.load(Ordering::Acquire) == 0
         {
             // If this fails, the thread that writes finds out why.
             *from =
@@ -142,13 +133,16 @@ impl Outbox {
                 return true;
             }
         }
-        let Err(error) = self.queue.send(item) else { return true };
+        let size = item.size();
+        let waiting = self.bytes.fetch_add(size, Ordering::Relaxed).saturating_add(size);
+        let sent =
+            if waiting > QUEUE_BYTES { Err(TrySendError::Full(item)) } else { self.items.try_send(item) };
         // The thread that reads reports a client that has gone.
-        if error.is_full() {
+        if matches!(sent, Err(TrySendError::Full(_))) {
             log::warn!("client {} does not read what it is sent: disconnected", self.client.0);
             let _ = self.stream.shutdown(Shutdown::Both);
         }
-        false
+        sent.is_ok()
     }
 }
 

@@ -59,7 +59,7 @@ fn open(content: &[u8], change: impl FnOnce(&Connection)) {
 fn take_over(recovered: Recovered) {
     let now = Time { mono: Duration::from_secs(1), tai: NOW };
     let goal = Goal { state: None, override_name: None };
-    let (turn, effects) = Turn::new(settings(), 1, now, &goal, recovered);
+    let (turn, effects) = Turn::new(settings(), 1, now, &goal, Some(recovered));
     let answer = |action: &Action| Some(answer(action));
     let mut driver = Driver { turn, now, configuration: configuration(), check: check_text, answer };
     driver.run_effects(effects);

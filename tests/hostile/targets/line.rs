@@ -52,7 +52,7 @@ pub(crate) fn read_values(data: &[u8]) {
 /// Has the core carry out a command, and performs its effects.
 fn obey(kind: CommandKind) {
     let goal = Goal { state: Some(SummaryState::Enabled), override_name: None };
-    let (turn, effects) = Turn::new(settings(), 1, now(), &goal, Recovered::default());
+    let (turn, effects) = Turn::new(settings(), 1, now(), &goal, Some(Recovered::default()));
     let mut driver =
         Driver { turn, now: now(), configuration: configuration(), check: check_line, answer: send };
     driver.run_effects(effects);
