@@ -1,7 +1,7 @@
 //! `ocps top` in a build without the live screen.
 
 use super::flags::Line;
-use super::{Failure, Task, failed};
+use super::{Task, failed};
 
 /// `ocps top`: says that this build does not have it.
 pub(super) fn task(_: &Line) -> Result<Task, String> {
