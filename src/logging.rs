@@ -80,7 +80,7 @@ impl Logs {
     /// Opens the file again, since it may have been moved away.
     pub fn reopen(&self) {
         if self.jobs.try_send(Job::Reopen).is_err() {
-            log::error!("the log file is not opened again: too much waits to be written");
+            log::error!("the log file was not opened again: too many lines wait to be written");
         }
     }
 }
@@ -234,9 +234,7 @@ impl LineWriter {
             if jobs.len() < QUEUE_LINES / 2 {
                 let lost = self.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    log::warn!(
-                        "lines of the log that are lost, since they could not be written in time: {lost}"
-                    );
+                    log::warn!("log lines that were lost because they could not be written in time: {lost}");
                 }
             }
         }

@@ -314,7 +314,7 @@ impl Client {
         mut take: impl FnMut(&Sent, &Message) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
         const UNCLEAR: &str = "it may still be carried out, see ocps status and ocps jobs";
-        let job = if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
+        let job = if sent.command == CommandName::Execute { ": its job, if any, keeps running" } else { "" };
         while !self.is_interrupted() {
             let next = self.next(sent.deadline);
             let next = next.map_err(|lost| lost.with(&format!("before the final ack of {sent}{job}")))?;
@@ -423,7 +423,7 @@ impl Client {
             return Ok(());
         }
         Err(failed(if matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-            format!("the daemon has read none of our requests for {} s", ANSWER_TIMEOUT.as_secs())
+            format!("the daemon has not read a request for {} s", ANSWER_TIMEOUT.as_secs())
         } else {
             format!("cannot write to the daemon: {error}")
         }))

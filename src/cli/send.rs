@@ -207,7 +207,7 @@ fn what_continues(sent: &Sent, client: &mut Client) -> Option<String> {
             (format!("run {run_id}, which has no job id yet,"), run_id)
         }
     };
-    Some(format!("interrupted: {what} goes on; ocps abort {id} ends it, ocps jobs shows it"))
+    Some(format!("interrupted: {what} keeps running; ocps abort {id} ends it, ocps jobs shows it"))
 }
 
 /// The job of the execute that this process sent. Before its job id is known, it is found by the process id, which the

@@ -99,10 +99,10 @@ fn a_file_that_broke_off_is_completed_and_has_its_name_only_then() {
         let ran = rig.download();
         assert_eq!(ran.code, Some(1));
         assert!(
-            ran.stderr.starts_with("ocps: result-0.txt: broke off after 48.8 KiB: ")
+            ran.stderr.starts_with("ocps: result-0.txt: stopped after 48.8 KiB: ")
                 && ran
                     .stderr
-                    .ends_with("; the same command goes on there\nocps: not downloaded: 1 of 2 files\n"),
+                    .ends_with("; the same command continues there\nocps: not downloaded: 1 of 2 files\n"),
             "{ran:?}"
         );
         assert_eq!(names(&rig.out()), ["ocps.log", "result-0.txt.part"]);

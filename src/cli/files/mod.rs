@@ -248,7 +248,7 @@ fn fill(job: &JobAt, file: &JobFile, name: &str, part: &mut Part) -> Result<u64,
         Err(error) => Err(error.to_string()),
     }
     .map_err(|reason| {
-        failed(format!("broke off after {}: {reason}; the same command goes on there", bytes(part.len())))
+        failed(format!("stopped after {}: {reason}; the same command continues there", bytes(part.len())))
     })
 }
 
