@@ -30,8 +30,8 @@
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
-//! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
-//! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | who asks |
+//! | [`url`] | a URL that no log, status or error shows the password of | what is requested there |
+//! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | what the times are for |
 //! | [`lease`] | whether this instance may change something at the service, or another one has taken over | what is changed |
 //! | `text` | text from outside made fit for one line; the nearest known name | where it comes from |
 //! | `json` | JSON objects of others, taken apart in bounded memory | what they mean |

@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_is_as_asked_or_as_needed_and_an_ack_can_extend_it() {
+    fn the_time_limit_of_an_ack_depends_on_flag_and_command_and_an_ack_can_extend_it() {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(wait(None, CommandName::Execute, None), None);
         assert_eq!(wait(None, CommandName::Execute, Some(10.0)), None);

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_those_of_the_zone() {
+    fn times_are_read_and_shown_in_the_zone() {
         let santiago = Zone(TimeZone::fixed(jiff::tz::offset(-3)));
         let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
         let check = |zone: &Zone, text: &str, expected: &str| {

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn git_is_asked_on_change_and_now_and_then() {
+    fn git_is_asked_after_a_change_and_every_minute() {
         let dir = tempfile::tempdir().unwrap();
         let reader = reader(dir.path());
         let start = Instant::now();

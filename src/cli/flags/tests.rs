@@ -314,7 +314,7 @@ fn the_manual_agrees_with_help() {
 }
 
 #[test]
-fn the_other_manuals_name_all_there_is() {
+fn the_other_manuals_name_every_event_command_and_setting() {
     let protocol = page("etc/man/ocps-protocol.7");
     for word in EventName::VARIANTS.iter().copied().chain(CommandName::ALL.iter().map(|name| name.as_str())) {
         assert!(protocol.contains(word), "ocps-protocol(7) does not name {word}");

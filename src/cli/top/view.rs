@@ -397,7 +397,7 @@ mod tests {
 
     /// The screens in `screens.txt`, each after a line `== NAME`.
     #[test]
-    fn the_screen_is_as_it_was_seen_and_approved() {
+    fn the_screen_equals_the_approved_one() {
         let mut narrow = view(false, false);
         narrow.filter = "DRP".to_owned();
         let mut job = view(false, true);
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_job_stays_selected_and_only_one_that_goes_on_can_be_aborted() {
+    fn the_same_job_stays_selected_and_only_an_unfinished_one_can_be_aborted() {
         let mut view = view(true, true);
         assert_eq!(view.abortable().as_deref(), Some("0de1c2a7b3f94e0d8c1b"));
         view.select(2);
