@@ -7,9 +7,9 @@
 //!
 //! # Start reading here
 //!
-//! 1. [`csc::Input`] and [`csc::Effect`]: all that can happen, and all that can be done about it.
-//! 2. [`csc::Csc::handle`]: from the one to the other; its module names the parts of the core.
-//! 3. [`daemon::turn::Turn`]: what surrounds the core in a turn of the main loop: the start, early commands, records.
+//! 1. [`csc::Input`] and [`csc::Effect`]: everything that can happen, and everything that the daemon can do about it.
+//! 2. [`csc::Csc::handle`]: computes the effects of an input; its module names the parts of the core.
+//! 3. [`daemon::turn::Turn`]: a turn of the main loop around the core: the start, early commands, records.
 //! 4. `Daemon::run` and `Daemon::run_effect` in [`daemon`]: the loop, and how each effect is carried out.
 //!
 //! # The map
@@ -30,8 +30,8 @@
 //! | [`timer`], [`systemd`], [`logging`] | the poll-timer thread; readiness and watchdog; the log | all the rest |
 //! | [`daemon`] | the main loop: wires the rooms, owns the threads | the command line |
 //! | [`cli`] | flags, help, and the client commands | the daemon's insides |
-//! | [`url`] | a URL that no log, status or error shows the password of | who uses it |
-//! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | who asks |
+//! | [`url`] | a URL that no log, status or error shows the password of | what is requested there |
+//! | [`clock`] | TAI and UTC, and ages that stay right when the clock is set | what the times are for |
 //! | [`lease`] | whether this instance may change something at the service, or another one has taken over | what is changed |
 //! | `text` | text from outside made fit for one line; the nearest known name | where it comes from |
 //! | `json` | JSON objects of others, taken apart in bounded memory | what they mean |
@@ -54,29 +54,30 @@
 //!
 //! * **Nothing is sent to the service that the journal does not already hold**: after a crash, every job that may
 //!   exist is known by its run id and is looked up, not submitted again.
-//! * **An id or an end is published only when it is durable**: who knows an id may abort that job, and who has read an
-//!   end must never read another one. Deliveries are recorded afterwards, so that after a crash something may be
-//!   published twice, always with equal content.
-//! * **Two instances with one journal never change something at the service at once**: what changes something needs a
-//!   [`lease`], which the brokers confirm, and which whoever takes over lets end.
-//! * **An unclear answer is not a failure**: each PUT makes a new job, so it is never repeated before the service's list
-//!   has said that the run is not there. Duplicates that show up are removed.
-//! * **The core is pure**: its time and randomness are handed in. The simulation therefore runs the shipped core, turn,
-//!   lanes and journal through thousands of crashes and faults in virtual time, and repeats any of them by its seed.
-//! * **The main loop never waits** for network, disk, git or a client: heartbeats go out each second whatever hangs.
-//!   Each kind of request has its own bound of requests in flight, so that a hanging poll delays no execute or abort.
-//! * **Everything is bounded** by a named constant or a setting, each wait has a time limit, and what goes beyond is
-//!   refused in one clear line.
-//! * **An event costs what it changes**: what is due is kept in a table ordered by time, and counts are kept, not
-//!   computed, so that one of 10,000 jobs costs no more than one of 100. Only a list of all jobs costs a look at each, once
-//!   an interval.
-//! * A closed channel from outside is a normal end; a dead one inside is a bug and ends the process with a message.
+//! * **A job id or a result is published only when it is durable**: a client that knows the id may abort the job, and a
+//!   client that has read a result must never read a different one. Deliveries are recorded afterwards, so that after a
+//!   crash something may be published twice, always with equal content.
+//! * **Two instances with one journal never change something at the service at once**: a change needs a [`lease`], which
+//!   the brokers confirm. An instance that takes over first waits until the lease of the other one has ended.
+//! * **An unclear answer is not a failure**: each PUT makes a new job, so it is repeated only after the service's list has
+//!   shown that the run does not exist. Duplicates that appear later are removed.
+//! * **The core is pure**: its time and randomness are arguments. The simulation therefore runs the shipped core, turn,
+//!   lanes and journal through thousands of crashes and faults in virtual time, and can repeat any of them by its seed.
+//! * **The main loop never waits** for network, disk, git or a client: heartbeats are sent each second whatever hangs.
+//!   Each kind of request has its own limit of requests in flight, so that a hanging poll delays no execute or abort.
+//! * **Everything is bounded** by a named constant or a setting, each wait has a time limit, and what exceeds a limit is
+//!   refused with one clear line.
+//! * **The cost of an event does not grow with the number of jobs**: deadlines are kept in a table ordered by time, and
+//!   counts are kept up to date. Only polling by list looks at each job, once an interval.
+//! * A channel that is closed from outside is a normal end; a channel between threads of the daemon that is closed is a bug
+//!   and ends the process with a message.
 //!
 //! # Tests
 //!
 //! `tests/core` drives the core and checks its rules after each input; `tests/simulation` drives the turn, the lanes, the
-//! lease and both journals, also two instances with one; `tests/hostile` gives hostile input to all that reads from outside; `tests/daemon`, `tests/kafka`,
-//! `tests/uws`, `tests/redis` run the program against fake and real servers; `tests/chaos` kills it.
+//! lease and both journals, also two instances with one journal; `tests/hostile` gives hostile input to everything that
+//! reads from outside; `tests/daemon`, `tests/kafka`, `tests/uws`, `tests/redis` run the program against fake and real
+//! servers; `tests/chaos` kills it.
 
 #![forbid(unsafe_code)]
 // The status document is one long `json!`.

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::mem;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ const MESSAGE_MAX: usize = 4096;
 const QUEUE_LINES: usize = 4096;
 /// How long the end of the process waits for the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is checked that the path of the log file still names the open file.
+/// How often it is checked that the path of the log file still names the open file; else it is opened again.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The log after it was started.
@@ -43,7 +44,7 @@ pub struct Logs {
     problem: Problem,
 }
 
-/// One line with why lines are lost, or are written to a file that was moved away.
+/// One line with why lines are lost, or are written to a file that has no name any more.
 type Problem = Arc<Mutex<Option<String>>>;
 
 /// Gets each record of the log with its message, cut as in the log, and Python's number of its level. It must not
@@ -72,15 +73,15 @@ impl Logs {
         Ok(Self { jobs: sender, problem })
     }
 
-    /// One line with why lines are lost, or are written to a file that was moved away.
+    /// One line with why lines are lost, or are written to a file that has no name any more.
     pub fn problem(&self) -> Option<String> {
         self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Opens the file again, since it may have been moved away.
+    /// Opens the file again at once, since it may have been moved away.
     pub fn reopen(&self) {
         if self.jobs.try_send(Job::Reopen).is_err() {
-            log::error!("the log file is not opened again: too much waits to be written");
+            log::error!("the log file was not opened again: too many lines wait to be written");
         }
     }
 }
@@ -234,9 +235,7 @@ impl LineWriter {
             if jobs.len() < QUEUE_LINES / 2 {
                 let lost = self.lost.swap(0, Ordering::Relaxed);
                 if lost > 0 {
-                    log::warn!(
-                        "lines of the log that are lost, since they could not be written in time: {lost}"
-                    );
+                    log::warn!("log lines that were lost because they could not be written in time: {lost}");
                 }
             }
         }
@@ -254,32 +253,29 @@ impl LineWriter {
         }
     }
 
-    fn set_problem(&self, problem: Option<String>) {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    /// Sets the problem, and gives the one before.
+    fn set_problem(&self, problem: Option<String>) -> Option<String> {
+        mem::replace(&mut *self.problem.lock().unwrap_or_else(PoisonError::into_inner), problem)
     }
 
     fn reopen(&mut self) {
         let Some((file, path)) = &mut self.file else { return };
-        let opened = append_to(path).map(|opened| *file = opened);
-        if let Err(error) = &opened {
-            log::error!("{error}; logging continues to the old file");
+        let problem = append_to(path).map(|opened| *file = opened).err();
+        let before = self.set_problem(problem.clone());
+        if let Some(problem) = problem.filter(|problem| before.as_ref() != Some(problem)) {
+            log::error!("{problem}; logging continues to the old file");
         }
-        self.set_problem(opened.err());
     }
 
-    /// Checks that the path still names the open file.
+    /// Opens the file again if its path names another file now, or none.
     fn check(&mut self) {
         self.checked = Instant::now();
         let Some((file, path)) = &self.file else { return };
         let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
         let opened = file.metadata().map(identity);
-        let problem = match fs::metadata(path).map(identity) {
-            Ok(named) if opened.is_ok_and(|opened| opened == named) => return,
-            Ok(_) => "was replaced",
-            Err(_) => "is gone",
-        };
-        let text = format!("{} {problem}: reload ocps (SIGHUP), which opens it again", path.display());
-        self.set_problem(Some(text));
+        if !fs::metadata(path).map(identity).is_ok_and(|named| opened.is_ok_and(|opened| opened == named)) {
+            self.reopen();
+        }
     }
 }
 

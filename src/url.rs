@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_one_that_the_client_can_use() {
+    fn urls_that_cannot_be_requested_are_refused() {
         for good in ["http://h", "http://h:80/x", "HTTP://h/", "http://[::1]:8080/a", "http://u:p@h:1/x"] {
             assert!(Url::parse(good).is_ok(), "{good}");
         }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_holds_no_credentials_and_shows_that_there_were_some() {
+    fn a_stored_url_has_no_credentials_and_shows_that_they_are_missing() {
         for (text, stored) in [
             ("", ""),
             ("http://h/api", "http://h/api"),

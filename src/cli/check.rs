@@ -41,14 +41,9 @@ impl Args {
 
     /// What would be started, and its name if it is a systemd unit.
     pub(super) fn unit(&self) -> (Unit, Option<String>) {
-        let plain = || RunArgs { index: self.index, ..RunArgs::default() };
-        if let Some(start) = &self.start {
-            return (Unit::of_process(start.clone()), None);
-        }
-        match Unit::find(self.index) {
-            Some((name, unit)) => (unit, Some(name)),
-            None => (Unit::of_process(plain()), None),
-        }
+        let found = if self.start.is_none() { Unit::find(self.index) } else { None };
+        let start = || RunArgs { index: self.index, ..self.start.clone().unwrap_or_default() };
+        found.map_or_else(|| (Unit::of_process(start()), None), |(name, unit)| (unit, Some(name)))
     }
 }
 

@@ -314,7 +314,7 @@ impl Client {
         mut take: impl FnMut(&Sent, &Message) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<(), Failure> {
         const UNCLEAR: &str = "it may still be carried out, see ocps status and ocps jobs";
-        let job = if sent.command == CommandName::Execute { ": its job, if any, goes on" } else { "" };
+        let job = if sent.command == CommandName::Execute { ": its job, if any, keeps running" } else { "" };
         while !self.is_interrupted() {
             let next = self.next(sent.deadline);
             let next = next.map_err(|lost| lost.with(&format!("before the final ack of {sent}{job}")))?;
@@ -423,7 +423,7 @@ impl Client {
             return Ok(());
         }
         Err(failed(if matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut) {
-            format!("the daemon has read none of our requests for {} s", ANSWER_TIMEOUT.as_secs())
+            format!("the daemon has not read a request for {} s", ANSWER_TIMEOUT.as_secs())
         } else {
             format!("cannot write to the daemon: {error}")
         }))
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_is_as_asked_or_as_needed_and_an_ack_can_extend_it() {
+    fn the_time_limit_of_an_ack_depends_on_flag_and_command_and_an_ack_can_extend_it() {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(wait(None, CommandName::Execute, None), None);
         assert_eq!(wait(None, CommandName::Execute, Some(10.0)), None);

@@ -7,7 +7,7 @@ use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::client::{Client, JOBS};
-use super::exit::Exit;
+use super::exit::{Exit, left};
 use super::jobs::Filter;
 use super::output::Output;
 use super::times::Zone;
@@ -70,7 +70,7 @@ pub(super) fn follow(
         let next = deadline.map_or(next, |deadline| deadline.min(next));
         while Instant::now() < next {
             if client.is_interrupted() {
-                return Err(Failure::Interrupted(Exit::Interrupted, which.left(&running)));
+                return Err(left(Exit::Interrupted));
             }
             client.next(Some(next)).map_err(|lost| lost.with("before the jobs ended"))?;
             out.expect_reader()?;
@@ -85,16 +85,6 @@ pub(super) fn follow(
 }
 
 impl Which {
-    /// The message after ^C about the jobs that are no longer followed.
-    fn left(&self, running: &[&Value]) -> String {
-        match (self, running) {
-            (Self::Runs(_), [job]) => {
-                format!("interrupted: {} is left as it is", id(job).unwrap_or_default())
-            }
-            (Self::Runs(_) | Self::All(_), _) => "interrupted: the jobs are left as they are".to_owned(),
-        }
-    }
-
     fn select<'a>(&self, document: &'a Value) -> Result<Vec<&'a Value>, Failure> {
         match self {
             Self::Runs(runs) => runs.iter().map(|run| find_run(document, run)).collect(),

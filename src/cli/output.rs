@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn paint_is_undone_at_its_end() {
+    fn a_painted_text_ends_with_a_reset() {
         let text = paint(Tone::Bad, "FAULT");
         assert_eq!(text, "\x1b[31mFAULT\x1b[0m");
         for tone in [Tone::Good, Tone::Bad, Tone::Middling, Tone::Quiet] {

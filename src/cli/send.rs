@@ -25,6 +25,7 @@ struct Args {
     params: Map<String, Value>,
     /// Time limit of each ack; none: as usual for the command.
     timeout: Option<Duration>,
+    /// Whether it ends as soon as the job id of an execute is known.
     no_wait: bool,
     follow: bool,
     json: bool,
@@ -49,15 +50,10 @@ impl Args {
             command,
             params,
             timeout: line.value("timeout", seconds)?,
-            no_wait: line.has("no-wait"),
+            no_wait: line.has("no-wait") && command == CommandName::Execute,
             follow,
             json: line.has("json"),
         })
-    }
-
-    /// Whether it ends as soon as the job id is known.
-    fn only_starts(&self) -> bool {
-        self.no_wait && self.command == CommandName::Execute
     }
 }
 
@@ -101,7 +97,7 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
     let mut client = Client::connect(&args.target)?;
     client.catch_interrupt()?;
     let shows_results = matches!(args.command, CommandName::Execute | CommandName::AbortJob);
-    if shows_results && !args.only_starts() && !args.follow {
+    if shows_results && !args.no_wait && !args.follow {
         client.subscribe()?;
     }
     let mut sent = client.send(args.command, &args.params, args.timeout)?;
@@ -170,12 +166,12 @@ fn take(
     {
         print(args, &held, out)?;
     }
-    if args.only_starts() && !args.json {
+    if args.no_wait && !args.json {
         show_start(ack, out)?
     } else {
         print(args, message, out)?
     }
-    let is_enough = args.only_starts() && ack.standing() == Standing::InProgress && sent.job_id.is_some();
+    let is_enough = args.no_wait && ack.standing() == Standing::InProgress && sent.job_id.is_some();
     Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
 }
 
@@ -211,7 +207,7 @@ fn what_continues(sent: &Sent, client: &mut Client) -> Option<String> {
             (format!("run {run_id}, which has no job id yet,"), run_id)
         }
     };
-    Some(format!("interrupted: {what} goes on; ocps abort {id} ends it, ocps jobs shows it"))
+    Some(format!("interrupted: {what} keeps running; ocps abort {id} ends it, ocps jobs shows it"))
 }
 
 /// The job of the execute that this process sent. Before its job id is known, it is found by the process id, which the

@@ -31,27 +31,26 @@ impl Zone {
 
     /// Its present name, for a heading.
     pub(super) fn name(&self) -> String {
-        Timestamp::now().to_zoned_datetime(self.0.clone()).strftime("%Z").to_string()
+        self.format(Timestamp::now(), "%Z")
     }
 
     /// The present time.
     pub(super) fn now(&self) -> String {
-        Timestamp::now().to_zoned_datetime(self.0.clone()).strftime("%F %T").to_string()
+        self.format(Timestamp::now(), "%F %T")
     }
 
     /// A time in UTC, as the daemon writes it, in this zone.
     pub(super) fn show(&self, utc: &str) -> Option<String> {
-        self.format(utc, "%F %T")
+        Some(self.format(utc.parse().ok()?, "%F %T"))
     }
 
     /// The same, with the name of the zone at that time.
     pub(super) fn show_in_full(&self, utc: &str) -> Option<String> {
-        self.format(utc, "%F %T %Z")
+        Some(self.format(utc.parse().ok()?, "%F %T %Z"))
     }
 
-    fn format(&self, utc: &str, format: &str) -> Option<String> {
-        let time: Timestamp = utc.parse().ok()?;
-        Some(time.to_zoned_datetime(self.0.clone()).strftime(format).to_string())
+    fn format(&self, time: Timestamp, format: &str) -> String {
+        time.to_zoned_datetime(self.0.clone()).strftime(format).to_string()
     }
 
     /// Reads a time as it is typed: how long ago it was, a date, a date with a time of day, or a time of day, which means the
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_those_of_the_zone() {
+    fn times_are_read_and_shown_in_the_zone() {
         let santiago = Zone(TimeZone::fixed(jiff::tz::offset(-3)));
         let now: Timestamp = "2026-11-22T02:00:00Z".parse().unwrap();
         let check = |zone: &Zone, text: &str, expected: &str| {

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_checked_over_its_init_file_or_by_itself() {
+    fn a_file_is_checked_with_its_init_file_or_alone() {
         let dir = dir(&[
             ("_init.yaml", "poll_interval: 1\n"),
             ("_summit.yaml", "url: http://u\n"),
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn after_many_problems_it_stops() {
+    fn the_check_stops_after_many_problems() {
         let many: String = (0..2_000).map(|i| format!("key{i}: 1\n")).collect();
         let dir = dir(&[("_init.yaml", &many), ("x.yaml", "")]);
         let found = problems(dir.path(), "", None, None);

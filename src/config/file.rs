@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_the_text() {
+    fn a_byte_order_mark_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marked");
         std::fs::write(&path, "\u{feff}hunter2\n").unwrap();

@@ -81,12 +81,9 @@ impl Commit {
         // `100644 blob <hash> <size>\t<name>\0`, or nothing.
         let text = String::from_utf8_lossy(&listed);
         let Some((entry, _)) = text.split_once('\t') else { return Ok(None) };
-        let mut parts = entry.split_ascii_whitespace();
-        let mut next = || parts.next().unwrap_or_default();
-        let [mode, kind, id, size] = std::array::from_fn(|_| next());
-        if kind != "blob" {
+        let [mode, "blob", id, size] = entry.split_ascii_whitespace().collect::<Vec<_>>()[..] else {
             return Err(fail("is not a file in this commit".to_owned()));
-        }
+        };
         if mode == "120000" {
             return Err(fail("is a symbolic link in this commit; commit the file itself".to_owned()));
         }

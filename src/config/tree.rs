@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn merge_keys_give_way_to_what_is_there() {
+    fn a_key_wins_over_a_merge_key() {
         let text = "base: &b {x: 1, y: 2}\nother: &o {x: 3, z: 4}\nall: {<<: [*b, *o], y: 5}\n";
         let root = from_yaml(text).unwrap();
         let all = root.get("all").unwrap();

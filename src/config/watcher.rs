@@ -77,6 +77,7 @@ pub fn spawn(
 
 fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<ConfigResult>) {
     let mut watch: Option<Watch> = None;
+    let read = |override_name: &str| reader.read(override_name).map_err(|error| error.to_string());
     loop {
         let request = match &watch {
             Some(watch) => requests.recv_deadline(watch.next_look),
@@ -87,11 +88,9 @@ fn run(reader: &Reader, requests: &Receiver<ConfigRequest>, results: &Sender<Con
                 if let Some(watch) = &mut watch {
                     watch.git_due = Instant::now();
                 }
-                Some(ConfigResult::Read(reader.read(&override_name).map_err(|error| error.to_string())))
+                Some(ConfigResult::Read(read(&override_name)))
             }
-            Ok(ConfigRequest::Service { override_name }) => {
-                Some(ConfigResult::Service(reader.read(&override_name).map_err(|error| error.to_string())))
-            }
+            Ok(ConfigRequest::Service { override_name }) => Some(ConfigResult::Service(read(&override_name))),
             Ok(ConfigRequest::Settings { path }) => {
                 let read = Settings::load_with_keys(path.as_deref()).map_err(|error| error.to_string());
                 Some(ConfigResult::Settings(Box::new(read)))
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn git_is_asked_on_change_and_now_and_then() {
+    fn git_is_asked_after_a_change_and_every_minute() {
         let dir = tempfile::tempdir().unwrap();
         let reader = reader(dir.path());
         let start = Instant::now();

@@ -86,7 +86,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_end_says_why() {
+    fn the_state_of_an_ended_job_says_why() {
         let check =
             |job: Value, expected: &str| assert_eq!(state_text(&job).as_deref(), Some(expected), "{job}");
         check(json!({"outcome": "completed", "exit_code": 0}), "completed");

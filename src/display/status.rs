@@ -248,7 +248,7 @@ resumed        2 running jobs, 1 result sent again
     }
 
     #[test]
-    fn what_is_missing_or_odd_is_no_problem() {
+    fn a_status_with_missing_or_odd_members_is_shown() {
         for status in [json!({}), json!(null), json!([1]), json!({"jobs": 5, "service": [], "state": 2})] {
             let text = plain(&status_text(&status));
             assert!(text.contains("configuration  -\n") && text.contains("jobs           -\n"), "{text}");

@@ -12,7 +12,7 @@ pub(crate) fn clean(text: &str) -> String {
 }
 
 /// The value at a path of a document, such as `service/url`; none if it is null or empty, or 0 where the path begins with
-/// `+`. A name that ends in `_s` means a number of seconds, in `_utc` a time.
+/// `+`. A name that ends in `_s` means a number of seconds.
 pub(crate) fn value(document: &Value, path: &str) -> Option<String> {
     let (path, counts) = path.strip_prefix('+').map_or((path, false), |path| (path, true));
     let value =
@@ -22,7 +22,6 @@ pub(crate) fn value(document: &Value, path: &str) -> Option<String> {
     }
     let text = match value {
         Value::Null => return None,
-        Value::String(text) if path.ends_with("_utc") => text.get(..19)?.replacen('T', " ", 1),
         Value::String(text) => text.clone(),
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     };
@@ -146,13 +145,6 @@ mod tests {
             (json!("1"), None),
         ] {
             check("a_s", json!({"a_s": seconds}), expected);
-        }
-        for (time, expected) in [
-            (json!("2026-11-22T14:00:23.504Z"), Some("2026-11-22 14:00:23")),
-            (json!("soon"), None),
-            (json!("2026-11-22T14:00:2é"), None),
-        ] {
-            check("a_utc", json!({"a_utc": time}), expected);
         }
     }
 

@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::mem;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -23,8 +24,6 @@ use crate::config::settings::Listen;
 
 /// Maximum number of open connections.
 const CLIENTS_MAX: usize = 64;
-/// Maximum number of connections that are accepted before the open ones are served again.
-const ACCEPTED_AT_ONCE: usize = 16;
 /// Maximum size of a request with its headers, in bytes; a body is not read.
 const REQUEST_MAX: usize = 8 << 10;
 /// Maximum number of headers of a request.
@@ -117,28 +116,22 @@ pub(super) fn run(listener: &OwnedFd, mut answer: impl FnMut(&str) -> Answer) {
             let goes_on = !ready.next().unwrap_or(false) || client.advance(&mut answer);
             goes_on && now < client.until
         });
-        for _ in 0..if accepts { ACCEPTED_AT_ONCE } else { 0 } {
+        if accepts {
             match accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(stream) => {
                     if clients.len() >= CLIENTS_MAX {
                         clients.remove(0);
                     }
-                    clients.push(Client {
-                        stream: stream.into(),
-                        until: now + PATIENCE,
-                        request: Vec::new(),
-                        answer: None,
-                    });
+                    let (stream, until) = (stream.into(), now + PATIENCE);
+                    clients.push(Client { stream, until, request: Vec::new(), answer: None });
                     is_short = false;
                 }
-                Err(Errno::AGAIN) => break,
+                Err(Errno::AGAIN) => {}
                 Err(error) => {
-                    if !is_short {
+                    if !mem::replace(&mut is_short, true) {
                         log::warn!("HTTP: no connection can be accepted: {error}; retrying");
                     }
-                    is_short = true;
                     thread::sleep(PAUSE);
-                    break;
                 }
             }
         }

@@ -137,7 +137,7 @@ fn a_wait_ends_in_time_or_with_ctrl_c() {
     }
     kill_process(pid, Signal::INT).unwrap();
     let ran = finish(child);
-    assert_eq!((ran.code, ran.stderr.as_str()), (None, "ocps: interrupted: j1 is left as it is\n"));
+    assert_eq!((ran.code, ran.stderr.as_str()), (None, "ocps: interrupted: jobs keep running\n"));
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn all_jobs_are_followed_on_a_terminal_with_a_line_that_is_up_to_date() {
     kill_process(Pid::from_child(&terminal.child), Signal::INT).unwrap();
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(130));
-    assert!(shown.ends_with("\r\x1b[Kocps: interrupted: the jobs are left as they are\r\n"), "{shown:?}");
+    assert!(shown.ends_with("\r\x1b[Kocps: interrupted: jobs keep running\r\n"), "{shown:?}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn an_interrupted_send_names_the_command_that_continues() {
         (ran.code, ran.stderr.as_str()),
         (
             None,
-            "ocps: interrupted: run 1-abc, which has no job id yet, goes on; \
+            "ocps: interrupted: run 1-abc, which has no job id yet, keeps running; \
              ocps abort 1-abc ends it, ocps jobs shows it\n"
         )
     );
@@ -136,7 +136,7 @@ fn an_interrupted_send_names_the_job_that_continues() {
     assert_eq!(line, "CMD_INPROGRESS job_id=j1\n");
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let expected = "ocps: interrupted: job j1 goes on; ocps abort j1 ends it, ocps jobs shows it\n";
+    let expected = "ocps: interrupted: job j1 keeps running; ocps abort j1 ends it, ocps jobs shows it\n";
     assert_eq!(finish(child).stderr, expected);
 }
 
@@ -213,7 +213,7 @@ fn a_connection_that_ends_early_is_exit_1() {
         if line.get("query").is_some() { vec![Reply::HangUp] } else { Vec::new() }
     });
     let expected = "ocps: the daemon closed the connection before the final ack of execute (job_id j1): \
-                    its job, if any, goes on\n";
+                    its job, if any, keeps running\n";
     daemon.run(&["send", "execute"]).check(1, &["CMD_INPROGRESS job_id=j1"], expected);
     daemon.run(&["status"]).check(1, &[], "ocps: the daemon closed the connection\n");
 }

@@ -71,10 +71,12 @@ fn ctrl_c_restores_the_terminal_and_counts_as_interrupted() {
     let home = TempDir::new().unwrap();
     let silent = FakeDaemon::start(|_: &Value| Vec::new());
     let mut terminal = Terminal::showing("Up/Down", &silent, &home, &["top"]);
-    for (columns, lines) in [(u16::MAX, u16::MAX), (1, 1), (0, 0)] {
+    // At most 200 lines are drawn, and 24 where the terminal reports none.
+    for (columns, lines, drawn) in [(u16::MAX, u16::MAX, "\x1b[200;"), (1, 1, "\x1b[2J"), (0, 0, "\x1b[24;")]
+    {
         terminal.resize(columns, lines);
         terminal.press("\x0c");
-        terminal.wait_for("\x1b[2J");
+        terminal.wait_for(drawn);
     }
     terminal.wait_for("Up/Down");
     terminal.press("\x03");

@@ -59,10 +59,9 @@ fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure>
     if prompt.is_some() {
         client.ask(STATUS)?;
     }
-    let typist = if stdin().is_terminal() { Typist::Person } else { Typist::Script };
     let mut session = Session {
         client,
-        typist,
+        is_script: !stdin().is_terminal(),
         greets: prompt.is_some(),
         prompt,
         signals,
@@ -94,19 +93,11 @@ fn greeting(status: &Value) -> String {
     format!("{state}{simulated}{error}\nType help, or for example execute pipeline=true.yaml\n")
 }
 
-/// Who writes the commands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Typist {
-    /// A person at a terminal, who may leave at any time.
-    Person,
-    /// A pipe or a file. The next line is read only after the final ack of a state transition command, and the end waits for
-    /// all final acks and answers.
-    Script,
-}
-
 struct Session {
     client: Client,
-    typist: Typist,
+    /// Whether the commands come from a pipe or a file. Then the next line is read only after the final ack of a state
+    /// transition command, and the end waits for all final acks and answers. A person may leave at any time.
+    is_script: bool,
     /// Whether the first status has not come yet. It is printed instead of the old events that the daemon sends before it.
     greets: bool,
     /// The line editor, at a terminal.
@@ -152,15 +143,13 @@ impl Session {
 
     /// Whether the session ends now.
     fn is_over(&self) -> bool {
-        let leaves = self.typist == Typist::Person || (self.sent.is_empty() && self.queries == 0);
-        self.input_ended && leaves
+        self.input_ended && (!self.is_script || (self.sent.is_empty() && self.queries == 0))
     }
 
     /// Whether the next line may be read.
     fn reads_on(&self) -> bool {
         // Which commands are allowed depends on the state after a transition.
-        let waits =
-            self.typist == Typist::Script && self.sent.iter().any(|sent| sent.command.is_transition());
+        let waits = self.is_script && self.sent.iter().any(|sent| sent.command.is_transition());
         !self.input_ended && !waits
     }
 
@@ -220,7 +209,7 @@ impl Session {
             }
             line
         } else if let Some(reason) = &message.error {
-            if self.typist == Typist::Script {
+            if self.is_script {
                 return Err(failed(refused(reason)));
             }
             format!("{}\n", refused(reason))

@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_typed_is_completed() {
+    fn commands_parameters_and_values_are_completed() {
         let completion = Completion { target: Target { socket: Some("/no/such.sock".into()), index: None } };
         let mut history = DefaultHistory::new();
         history.add("execute pipeline='a b.yaml' version=w").unwrap();
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_in_the_directory_for_state_if_there_is_one() {
+    fn the_history_file_is_in_the_state_directory_of_the_user() {
         let home = tempfile::tempdir().unwrap();
         let file = |name: &'static str, value: &str| {
             history_file(&|wanted| (wanted == name).then(|| OsString::from(value)))

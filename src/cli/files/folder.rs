@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_name_leads_nowhere() {
+    fn a_hostile_file_name_is_refused() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(&place.path().join("in")).unwrap();
         symlink("..", place.path().join("in/up")).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_gets_its_name_when_it_is_whole_and_never_replaces_another() {
+    fn a_file_gets_its_name_when_it_is_complete_and_never_replaces_another() {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(place.path()).unwrap();
         let mut part = folder.part("sub/a").unwrap().unwrap();

@@ -5,7 +5,7 @@
 
 mod folder;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -134,16 +134,12 @@ impl JobAt {
         }
     }
 
-    /// The files with their names; if several have the same name, each gets its number before it.
+    /// The files with their names. If several have the same name, each file gets its number before its name.
     fn named(&self, files: Vec<JobFile>) -> Vec<(String, JobFile)> {
-        let mut counts = HashMap::<String, usize>::new();
-        files.iter().for_each(|file| *counts.entry(self.name(file)).or_default() += 1);
-        let name = |(number, file): (usize, JobFile)| {
-            let name = self.name(&file);
-            let is_one = counts.get(&name) == Some(&1);
-            (if is_one { name } else { format!("{number}-{name}") }, file)
-        };
-        files.into_iter().enumerate().map(name).collect()
+        let names: Vec<String> = files.iter().map(|file| self.name(file)).collect();
+        let is_unique = names.iter().collect::<HashSet<_>>().len() == names.len();
+        let name = |(n, name): (usize, String)| if is_unique { name } else { format!("{n}-{name}") };
+        names.into_iter().enumerate().map(name).zip(files).collect()
     }
 
     /// The name of a file below the folder of the job. It comes from the service and may be hostile.
@@ -199,15 +195,10 @@ fn download(job: &JobAt, files: &[(String, JobFile)], path: &Path, out: &mut Out
     }
     let folder = Folder::open(path)
         .map_err(|error| failed(format!("cannot use the directory {}: {error}", path.display())))?;
-    let (mut failures, mut fetched) = (0, HashSet::new());
+    let mut failures = 0;
     for (name, file) in files {
         let shown = clean(name);
-        let done = if fetched.insert(name) {
-            fetch(job, file, name, &folder)
-        } else {
-            Err(failed("another file of the job has this name: not downloaded"))
-        };
-        match done {
+        match fetch(job, file, name, &folder) {
             Ok(Some(size)) => out.line(&format!("{shown}  {}", bytes(size)))?,
             Ok(None) => out.line(&format!("{shown}  is there already: kept"))?,
             Err(Failure::Failed(reason)) => {
@@ -257,7 +248,7 @@ fn fill(job: &JobAt, file: &JobFile, name: &str, part: &mut Part) -> Result<u64,
         Err(error) => Err(error.to_string()),
     }
     .map_err(|reason| {
-        failed(format!("broke off after {}: {reason}; the same command goes on there", bytes(part.len())))
+        failed(format!("stopped after {}: {reason}; the same command continues there", bytes(part.len())))
     })
 }
 

@@ -94,16 +94,10 @@ impl Line {
         let mut parser = Parser::from_iter(argv);
         loop {
             let raw = parser.try_raw_args().and_then(|rest| rest.peek().map(OsStr::to_owned));
-            let next = match parser.next() {
-                Err(lexopt::Error::UnexpectedValue { option, .. }) => Err(format!("{option} takes no value")),
-                next => next.map_err(|error| error.to_string()),
-            }?;
-            let name = match next {
+            let raw = raw.unwrap_or_default().to_string_lossy().into_owned();
+            match parser.next().map_err(|error| error.to_string())? {
                 None => break,
-                Some(Arg::Value(word)) => {
-                    self.take_word(word)?;
-                    continue;
-                }
+                Some(Arg::Value(word)) => self.take_word(word)?,
                 Some(Arg::Short('h') | Arg::Long("help")) => {
                     self.explain = true;
                     break;
@@ -116,10 +110,12 @@ impl Line {
                     self.text = Some(version::text());
                     break;
                 }
-                Some(Arg::Short(_)) => String::new(),
-                Some(Arg::Long(name)) => name.to_owned(),
-            };
-            self.take_flag(&name, &raw.unwrap_or_default().to_string_lossy(), &mut parser)?;
+                Some(Arg::Short(_)) => return Err(self.unknown_flag("", &raw)),
+                Some(Arg::Long(name)) => {
+                    let name = name.to_owned();
+                    self.take_flag(&name, &raw, &mut parser)?;
+                }
+            }
         }
         if self.explain {
             self.text = Some(self.help());
@@ -148,7 +144,7 @@ impl Line {
     /// Takes a flag, and its value from the parser; `raw` is the flag as it was written.
     fn take_flag(&mut self, name: &str, raw: &str, parser: &mut Parser) -> Result<(), String> {
         let Some((flag, value)) = flags_of(self.command).find(|(flag, _)| *flag == name) else {
-            return Err(self.unknown_flag(name, raw.split('=').next().unwrap_or_default()));
+            return Err(self.unknown_flag(name, raw));
         };
         if self.command.is_none() {
             return Err(format!("the command comes before its flags: ocps COMMAND --{flag} …"));
@@ -167,6 +163,7 @@ impl Line {
     }
 
     fn unknown_flag(&self, name: &str, raw: &str) -> String {
+        let raw = raw.split('=').next().unwrap_or_default();
         let takes = |command: &&str| flags_of(Some(command)).any(|(flag, _)| flag == name);
         let takers: Vec<&str> = command_names().filter(takes).collect();
         match self.command {

@@ -1,21 +1,24 @@
 //! `ocps top`: the live screen. One thread reads keys, another one the daemon's lines; the main thread draws.
 
-mod screen;
 mod view;
 
 use std::env;
-use std::io::{self, IsTerminal, Write, stdin, stdout};
+use std::io::{self, IsTerminal, Stdout, Write, stdin, stdout};
 use std::ops::ControlFlow;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, never, select};
-use ratatui::Terminal;
+use ratatui::backend::TermionBackend;
+use ratatui::layout::Rect;
 use ratatui::termion::event::Key;
 use ratatui::termion::input::TermRead;
+use ratatui::termion::raw::{IntoRawMode, RawTerminal};
+use ratatui::termion::screen::{AlternateScreen, IntoAlternateScreen};
+use ratatui::{Terminal, TerminalOptions, Viewport};
+use rustix::termios::tcgetwinsize;
 use serde_json::{Map, Value};
 
-use self::screen::Screen;
 use self::view::{Mode, View};
 use super::client::{
     ANSWER_TIMEOUT, Client, IDLE_TURN, JOB, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
@@ -36,6 +39,13 @@ const REFRESH: Duration = Duration::from_secs(1);
 const PAGE: isize = 10;
 /// Maximum number of keys that wait to be handled.
 const KEYS_AHEAD: usize = 64;
+/// Maximum size that is drawn, columns and lines: a terminal can report 65535 of each.
+const LARGEST: (u16, u16) = (500, 200);
+/// The size of a terminal that reports none.
+const USUAL: (u16, u16) = (80, 24);
+
+/// The terminal for drawing; it is restored when this is dropped.
+type Screen = Terminal<TermionBackend<AlternateScreen<RawTerminal<Stdout>>>>;
 
 /// `ocps top`.
 pub(super) fn task(line: &Line) -> Result<Task, String> {
@@ -55,13 +65,12 @@ fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
     // A second signal ends the process even if it hangs while it writes to the terminal.
     let signals = Signals::listen()?;
     let keys = read_keys().map_err(failed)?;
-    let mut screen = Screen::open().and_then(Terminal::new).map_err(failed)?;
+    let mut screen = open_screen().map_err(failed)?;
     let mut session = Session {
         target,
         client: Some(client),
         view: View::new(out.has_colours(), out.is_utf8(), zone),
         asked: None,
-        missing: 0,
         next: Instant::now(),
         abort: None,
     };
@@ -70,6 +79,20 @@ fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
     drop(screen);
     let _ = stdout().flush();
     result
+}
+
+/// A viewport of fixed size is used because a terminal that finds out its size by itself also asks for the position of the
+/// cursor, for which termion panics without `/dev/tty`.
+fn open_screen() -> io::Result<Screen> {
+    let backend = TermionBackend::new(stdout().into_raw_mode()?.into_alternate_screen()?);
+    Terminal::with_options(backend, TerminalOptions { viewport: Viewport::Fixed(area()) })
+}
+
+/// The part of the terminal that is drawn.
+fn area() -> Rect {
+    let size = tcgetwinsize(stdout()).ok().filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    let (width, height) = size.map_or(USUAL, |size| (size.ws_col, size.ws_row));
+    Rect::new(0, 0, width.min(LARGEST.0), height.min(LARGEST.1))
 }
 
 fn read_keys() -> io::Result<Receiver<Key>> {
@@ -90,10 +113,9 @@ struct Session {
     /// None while there is no connection.
     client: Option<Client>,
     view: View,
-    /// When the present round of queries began; none between two rounds.
+    /// When the present round of queries began; none between two rounds. A round is the status, then the jobs, then the open
+    /// job, if there is one.
     asked: Option<Instant>,
-    /// Number of answers of the round that have not come.
-    missing: usize,
     /// When the next round begins.
     next: Instant,
     /// The last abort_job, until its final ack.
@@ -101,23 +123,21 @@ struct Session {
 }
 
 impl Session {
-    fn run(
-        &mut self,
-        keys: &Receiver<Key>,
-        signals: &Signals,
-        screen: &mut Terminal<Screen>,
-    ) -> Result<(), Failure> {
+    fn run(&mut self, keys: &Receiver<Key>, signals: &Signals, screen: &mut Screen) -> Result<(), Failure> {
         let no_lines: Lines = never();
         loop {
             signals.expect_none()?;
-            let drawn = screen.draw(|frame| self.view.draw(frame)).map(drop);
+            let area = area();
+            let is_resized = screen.get_frame().area() != area;
+            let resized = if is_resized { screen.resize(area) } else { Ok(()) };
+            let drawn = resized.and_then(|()| screen.draw(|frame| self.view.draw(frame)).map(drop));
             drawn.map_err(|error| failed(format!("cannot draw on the terminal: {error}")))?;
             let lines = self.client.as_ref().map_or_else(|| no_lines.clone(), |client| client.lines.clone());
             select! {
                 recv(keys) -> key => match key {
                     Ok(Key::Ctrl('c')) => return Err(left(Exit::Interrupted)),
                     // Everything is drawn again.
-                    Ok(Key::Ctrl('l')) => drop(screen.clear()),
+                    Ok(Key::Ctrl('l')) => drop(screen.resize(area)),
                     Ok(key) => if self.key(key)?.is_break() {
                         return Ok(());
                     },
@@ -125,7 +145,7 @@ impl Session {
                     Err(_) => return Err(Failure::OutputClosed),
                 },
                 recv(lines) -> line => match Message::of(line) {
-                    Ok(message) => self.message(message),
+                    Ok(message) => self.message(message)?,
                     Err(reason) => self.lose(&reason),
                 },
                 default(IDLE_TURN) => {}
@@ -140,34 +160,20 @@ impl Session {
             if silent > ANSWER_TIMEOUT {
                 self.view.trouble = Some(format!("the daemon has not answered for {} s", silent.as_secs()));
             }
-            return Ok(());
-        }
-        if Instant::now() < self.next {
-            return Ok(());
-        }
-        let Some(client) = &mut self.client else {
-            self.next = Instant::now() + REFRESH;
-            self.client = Client::connect(&self.target).ok();
-            return Ok(());
-        };
-        client.ask(STATUS)?;
-        client.ask(JOBS)?;
-        (self.asked, self.missing) = (Some(Instant::now()), 2);
-        self.ask_job()
-    }
-
-    /// Sends the query for the open job.
-    fn ask_job(&mut self) -> Result<(), Failure> {
-        if let (Some(client), Some(job)) = (&mut self.client, &self.view.opened) {
-            client.ask_job(&run_id(job))?;
-            self.asked.get_or_insert_with(Instant::now);
-            self.missing += 1;
+        } else if Instant::now() >= self.next {
+            if let Some(client) = &mut self.client {
+                client.ask(STATUS)?;
+                self.asked = Some(Instant::now());
+            } else {
+                self.next = Instant::now() + REFRESH;
+                self.client = Client::connect(&self.target).ok();
+            }
         }
         Ok(())
     }
 
-    fn message(&mut self, mut message: Message) {
-        let error = message.error.as_deref().map(|reason| self.view.message = refused(reason));
+    fn message(&mut self, mut message: Message) -> Result<(), Failure> {
+        let Some(client) = &mut self.client else { return Ok(()) };
         if let Some(sent) = &mut self.abort
             && let Some(ack) = sent.ack_in(&message)
         {
@@ -176,18 +182,25 @@ impl Session {
                 self.abort = None;
             }
         }
-        let status = message.documents.remove(STATUS).map(|status| self.view.status = status);
-        let jobs = message.documents.remove(JOBS).map(|jobs| self.view.take_jobs(jobs));
-        let job = message.documents.remove(JOB).map(|job| self.view.take_job(job));
-        if [error, status, jobs, job].iter().all(Option::is_none) {
-            return;
+        if let Some(status) = message.documents.remove(STATUS) {
+            self.view.status = status;
+            return client.ask(JOBS);
+        } else if let Some(jobs) = message.documents.remove(JOBS) {
+            self.view.take_jobs(jobs);
+            if let Some(job) = &self.view.opened {
+                return client.ask_job(&run_id(job));
+            }
+        } else if let Some(job) = message.documents.remove(JOB) {
+            self.view.take_job(job);
+        } else if let Some(reason) = &message.error {
+            self.view.message = refused(reason);
+        } else {
+            return Ok(());
         }
-        self.missing = self.missing.saturating_sub(1);
-        if self.missing == 0 {
-            let took = self.asked.take().map(|asked| asked.elapsed()).unwrap_or_default();
-            self.next = Instant::now() + REFRESH.max(took * 10);
-            self.view.trouble = None;
-        }
+        let took = self.asked.take().map(|asked| asked.elapsed()).unwrap_or_default();
+        self.next = Instant::now() + REFRESH.max(took * 10);
+        self.view.trouble = None;
+        Ok(())
     }
 
     fn lose(&mut self, reason: &str) {
@@ -217,7 +230,7 @@ impl Session {
             (Mode::Lists, Key::Char('/')) => view.mode = Mode::Filter,
             (Mode::Lists, Key::Char('\n')) => {
                 view.open();
-                return self.ask_job().map(ControlFlow::Continue);
+                self.next = Instant::now();
             }
             (Mode::Lists, Key::Up | Key::Char('k')) => view.select(-1),
             (Mode::Lists, Key::Down | Key::Char('j')) => view.select(1),

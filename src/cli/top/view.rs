@@ -1,7 +1,5 @@
 //! Draws the live screen from the daemon's documents, in any size. It does no input or output.
 
-use std::collections::BTreeMap;
-
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -16,7 +14,7 @@ use super::super::jobs::whole::{self, COLUMN};
 use super::super::output::ascii;
 use super::super::times::Zone;
 use crate::display::job::{id, is_unfinished, note, state};
-use crate::display::text::{UNKNOWN, clean, value};
+use crate::display::text::{UNKNOWN, clean, fill, value};
 use crate::display::{Tone, spans, status};
 
 /// The lines of `ocps status` that are shown.
@@ -182,16 +180,9 @@ impl View {
     }
 
     fn title(&self) -> String {
-        let part = |path| value(&self.status, path).unwrap_or_else(|| UNKNOWN.to_owned());
-        let text = format!(
-            " ocps {} ({})  version {}  up {}",
-            part("index"),
-            part("name"),
-            part("version"),
-            part("uptime_s")
-        );
+        let text = fill(&self.status, " ocps {index} ({name})  version {version}  up {uptime_s}");
         // Padded to the width of any screen.
-        self.fit(&format!("{text:<500}"))
+        self.fit(&format!("{:<500}", text.unwrap_or_default()))
     }
 
     /// The lines of `ocps status` that are shown here.
@@ -267,15 +258,15 @@ impl View {
 
     /// The number of jobs that ended in each part of the timeline.
     fn ends(&self, parts: u16, is_good: bool) -> Vec<u64> {
-        let mut counts = BTreeMap::new();
-        for job in self.shown().filter(|job| (tone(job) == Some(Tone::Good)) == is_good) {
-            let Some(age) = job.get("ended_s").and_then(Value::as_f64).filter(|age| *age < TIMELINE_S) else {
-                continue;
-            };
-            let part = ((1.0 - age / TIMELINE_S) * f64::from(parts)) as u16;
-            *counts.entry(part.min(parts.saturating_sub(1))).or_default() += 1;
+        let mut counts = vec![0; parts.into()];
+        let jobs = self.shown().filter(|job| (tone(job) == Some(Tone::Good)) == is_good);
+        let ages = jobs.filter_map(|job| job.get("ended_s")?.as_f64()).filter(|age| *age < TIMELINE_S);
+        for age in ages {
+            let part = (1.0 - age / TIMELINE_S) * f64::from(parts);
+            let last = counts.len().saturating_sub(1);
+            counts.get_mut((part as usize).min(last)).into_iter().for_each(|count| *count += 1);
         }
-        (0..parts).map(|part| counts.get(&part).copied().unwrap_or_default()).collect()
+        counts
     }
 
     /// A job as `ocps job` prints it, wrapped to a width.
@@ -406,7 +397,7 @@ mod tests {
 
     /// The screens in `screens.txt`, each after a line `== NAME`.
     #[test]
-    fn the_screen_is_as_it_was_seen_and_approved() {
+    fn the_screen_equals_the_approved_one() {
         let mut narrow = view(false, false);
         narrow.filter = "DRP".to_owned();
         let mut job = view(false, true);
@@ -460,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_job_stays_selected_and_only_one_that_goes_on_can_be_aborted() {
+    fn the_same_job_stays_selected_and_only_an_unfinished_one_can_be_aborted() {
         let mut view = view(true, true);
         assert_eq!(view.abortable().as_deref(), Some("0de1c2a7b3f94e0d8c1b"));
         view.select(2);
