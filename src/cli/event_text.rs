@@ -15,7 +15,7 @@ pub(super) const JOB_RESULT: &str = EventName::JobResult.into_str();
 /// The event of a new summary state.
 const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
 const ERROR_CODE: &str = EventName::ErrorCode.into_str();
-const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
+pub(super) const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
 
 /// The levels of log messages, from Python's numbers on.
 const LOG_LEVELS: [(i64, &str, Tone); 5] = [
