@@ -13,7 +13,7 @@ pub(super) const HEARTBEAT: &str = EventName::Heartbeat.into_str();
 pub(super) const JOB_RESULT: &str = EventName::JobResult.into_str();
 const SUMMARY_STATE: &str = EventName::SummaryState.into_str();
 const ERROR_CODE: &str = EventName::ErrorCode.into_str();
-const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
+pub(super) const LOG_MESSAGE: &str = EventName::LogMessage.into_str();
 
 /// An event with its time, in UTC.
 pub(super) fn event_line(event: &Event) -> String {

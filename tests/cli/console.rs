@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::fake_daemon::{FakeDaemon, Reply, ack, finish, is_command, runs_a_job, summary_state};
+use super::fake_daemon::{FakeDaemon, Reply, ack, event, finish, is_command, runs_a_job, summary_state};
 
 /// The lines without the time in front.
 fn timeless(stdout: &str) -> Vec<&str> {
@@ -53,6 +53,25 @@ fn console_awaits_a_change_of_state_before_the_next_line() {
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     let commands: Vec<Value> = daemon.received().iter().skip(1).map(|line| line["command"].clone()).collect();
     assert_eq!(commands, ["start", "enable"]);
+}
+
+#[test]
+fn console_shows_a_refusal_once() {
+    let daemon = FakeDaemon::start(|line| {
+        let log = |text| event("logMessage", json!({"level": 30, "name": "ocps::csc", "message": text}));
+        let seq = line["seq"].clone();
+        if is_command(line, "enable") {
+            return vec![
+                ack(&seq, -302, "Failed: no"),
+                log("enable of me failed: no"),
+                log("another one failed: no"),
+            ];
+        }
+        if line.get("command").is_some() { vec![ack(&seq, 303, "Done")] } else { Vec::new() }
+    });
+    let ran = daemon.run_typing(&["console"], "enable\nstart\n");
+    let log = "logMessage WARNING ocps::csc: another one failed: no";
+    assert_eq!(timeless(&ran.stdout), ["enable[1] CMD_FAILED Failed: no", log, "start[2] CMD_COMPLETE Done"]);
 }
 
 #[test]

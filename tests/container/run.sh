@@ -16,4 +16,5 @@ trap 'exit 1' INT TERM
 addresses=$("$broker" new)
 read -r OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER _ <<< "$addresses"
 export OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER OCPS_TEST_CONTAINER="$enter"
-timeout 600 cargo test --locked --test kafka container -- --test-threads=1 --nocapture
+# They wait more than they compute: each container has a tenth of a processor.
+timeout 600 cargo test --locked --test kafka container -- --test-threads=4 --nocapture

@@ -61,7 +61,7 @@ pub(super) fn parse(line: &str) -> Result<Request, String> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let Some((name, parameters)) = words.split_first() else { return Ok(Request::Nothing) };
     let own = match *name {
-        "status" => Request::Ask(STATUS),
+        "status" | "state" => Request::Ask(STATUS),
         "jobs" => Request::Ask(JOBS),
         "help" => Request::Help,
         "quit" | "exit" => Request::Quit,
@@ -87,6 +87,7 @@ mod tests {
         check("", Request::Nothing);
         check("  # execute", Request::Nothing);
         check("status", Request::Ask(STATUS));
+        check("state", Request::Ask(STATUS));
         check(" jobs ", Request::Ask(JOBS));
         check("help", Request::Help);
         check("quit", Request::Quit);

@@ -22,7 +22,7 @@ use self::prompt::Prompt;
 use super::client::{
     Client, Event, IDLE_TURN, JOBS, Lines, Message, STATUS, Sent, Standing, Target, refused,
 };
-use super::event_text::{HEARTBEAT, ack_text, event_line, summary_state};
+use super::event_text::{HEARTBEAT, LOG_MESSAGE, ack_text, event_line, summary_state};
 use super::exit::Signals;
 use super::flags::{Line, help, seconds};
 use super::jobs::{jobs_text, unfinished};
@@ -70,6 +70,7 @@ fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure>
         input_ended: false,
         unanswered: 0,
         last_state: None,
+        refusal: None,
     };
     session.run(&input, out)
 }
@@ -111,6 +112,8 @@ struct Session {
     /// Number of commands whose ack was late.
     unanswered: usize,
     last_state: Option<SummaryState>,
+    /// Why the last command was refused, until the daemon's log says it too.
+    refusal: Option<String>,
 }
 
 impl Session {
@@ -204,6 +207,9 @@ impl Session {
             // An ack has no time stamp, so it is shown with the present time.
             let time = paint(Tone::Quiet, &clock::rfc3339(clock::unix_now()));
             let line = format!("{time} {} {}\n", sent.numbered(), ack_text(ack));
+            if ack.standing() == Standing::Refused {
+                self.refusal = ack.result.strip_prefix("Failed: ").map(str::to_owned);
+            }
             if ack.standing() != Standing::InProgress {
                 self.sent.retain(|sent| sent.ack_in(message).is_none());
             }
@@ -228,10 +234,16 @@ impl Session {
 
     fn event(&mut self, event: &Event, out: &mut Output) -> Result<(), Failure> {
         self.last_state = summary_state(event).or(self.last_state);
-        if event.topic == HEARTBEAT || self.greets {
+        if event.topic == HEARTBEAT || self.greets || self.repeats_refusal(event) {
             return out.expect_reader();
         }
         self.print(&format!("{}\n", event_line(event)), out)
+    }
+
+    /// Whether it is the log message of the refusal that was shown last.
+    fn repeats_refusal(&mut self, event: &Event) -> bool {
+        let text = event.data.get("message").and_then(Value::as_str).filter(|_| event.topic == LOG_MESSAGE);
+        text.is_some_and(|text| self.refusal.take_if(|reason| text.ends_with(reason.as_str())).is_some())
     }
 
     fn lost(&mut self, reason: &str, out: &mut Output) -> Result<(), Failure> {
