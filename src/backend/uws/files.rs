@@ -1,5 +1,5 @@
-//! The files of a job at the service, for `ocps files`. Invariant: only the piece of a file that is being read is in
-//! memory.
+//! The files of a job at the service, for `ocps results` and `ocps logs`. Invariant: only the piece of a file that is
+//! being read is in memory.
 //!
 //! The genuine service gives neither sizes nor parts of files: it reads each from its disk as a whole and sends it. It
 //! numbers files in the order in which its disk lists them, so that a new file can change the numbers of others.
