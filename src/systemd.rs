@@ -13,7 +13,6 @@ use crate::text::one_line;
 /// The connection to the service manager.
 #[derive(Debug)]
 pub struct Manager {
-    is_there: bool,
     /// Half the period of the watchdog; none without a watchdog.
     period: Option<Duration>,
     last_pet: Instant,
@@ -28,8 +27,7 @@ impl Manager {
     pub fn connect() -> Self {
         // Notified twice a period, so that one late turn is no alarm.
         let period = sd_notify::watchdog_enabled().map(|period| period / 2);
-        let is_there = std::env::var_os("NOTIFY_SOCKET").is_some();
-        Self { is_there, period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
+        Self { period, last_pet: Instant::now(), last_status: String::new(), socket: connect() }
     }
 
     /// Reports that commands are accepted, and the end of a reload.
@@ -51,7 +49,7 @@ impl Manager {
 
     /// Whether a service manager started this process.
     pub fn is_there(&self) -> bool {
-        self.is_there
+        std::env::var_os("NOTIFY_SOCKET").is_some()
     }
 
     /// Sends the status line if it changed.

@@ -432,12 +432,13 @@ impl Client {
 
 /// The error text for a request that the daemon refused.
 pub(super) fn refused(reason: &str) -> String {
-    if reason.starts_with("\"query\" must be ") {
-        return format!(
-            "the daemon runs an older ocps, and this command needs one of {NAME}: restart the daemon"
-        );
-    }
-    format!("the daemon refused the request: {}", clean(reason))
+    let is_unknown = reason.starts_with("\"query\" must be ");
+    if is_unknown { too_old() } else { format!("the daemon refused the request: {}", clean(reason)) }
+}
+
+/// The error text for a daemon that is too old for a command.
+pub(super) fn too_old() -> String {
+    format!("the daemon runs an older ocps, and this command needs one of {NAME}: restart the daemon")
 }
 
 /// A channel of lines without their line breaks, or the error of reading one. It is closed after the last line.

@@ -46,11 +46,12 @@ fn run(args: &Args, out: &mut Output) -> Result<(), Failure> {
             out.line(&format!("{} {name:<COLUMN$}{}", paint(tone, word), clean(text)))?;
         }
     }
-    let is_wrong = |(name, result): &&Finding| result.is_err() && *name == "configuration";
-    match (found.iter().any(|(_, result)| result.is_err()), found.iter().find(is_wrong)) {
-        (false, _) => Ok(()),
-        (true, None) => Err(Failure::Printed(Exit::Failed)),
-        (true, Some(_)) => Err(Failure::Printed(Exit::Configuration)),
+    let wrong: Vec<&str> =
+        found.iter().filter(|(_, result)| result.is_err()).map(|(name, _)| *name).collect();
+    match wrong.as_slice() {
+        [] => Ok(()),
+        wrong if wrong.contains(&"configuration") => Err(Failure::Printed(Exit::Configuration)),
+        _ => Err(Failure::Printed(Exit::Failed)),
     }
 }
 

@@ -86,17 +86,15 @@ pub(super) fn follow(
 
 impl Which {
     fn select<'a>(&self, document: &'a Value) -> Result<Vec<&'a Value>, Failure> {
+        let find = |run: &String| {
+            let job = document.as_array().into_iter().flatten().find(|job| run_id(job) == *run);
+            job.ok_or_else(|| failed(format!("the daemon no longer knows run {}", clean(run))))
+        };
         match self {
-            Self::Runs(runs) => runs.iter().map(|run| find_run(document, run)).collect(),
+            Self::Runs(runs) => runs.iter().map(find).collect(),
             Self::All(filter) => Ok(filter.select(document)),
         }
     }
-}
-
-fn find_run<'a>(document: &'a Value, run: &str) -> Result<&'a Value, Failure> {
-    let mut jobs = document.as_array().into_iter().flatten();
-    let job = jobs.find(|job| run_id(job) == run);
-    job.ok_or_else(|| failed(format!("the daemon no longer knows run {}", clean(run))))
 }
 
 /// The run id of a job, not made fit for a terminal.

@@ -7,5 +7,5 @@ use super::{Task, failed};
 pub(super) fn task(_: &Line) -> Result<Task, String> {
     let reason =
         "this build has no live screen: build it with --features terminal, or see ocps status and ocps jobs";
-    Ok(Box::new(move |_| Err(failed(reason.to_owned()))))
+    Ok(Box::new(move |_| Err(failed(reason))))
 }

@@ -105,12 +105,12 @@ impl Unit {
             Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => return,
             Err(error) => return self.report.add(format!("{}: cannot be read: {error}", path.display())),
         };
-        if text.starts_with('\u{feff}') {
-            let line =
-                "begins with a byte order mark, for which systemd ignores its first variable: remove it";
-            self.report.add(format!("{}: {line}", path.display()));
+        let plain = text.strip_prefix('\u{feff}');
+        if plain.is_some() {
+            let what = "begins with a byte order mark: remove it, systemd ignores the variable after it";
+            self.report.add(format!("{}: {what}", path.display()));
         }
-        for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        for (number, line) in plain.unwrap_or(&text).lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with(['#', ';']) {
                 continue;

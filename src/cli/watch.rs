@@ -30,17 +30,13 @@ fn run(target: &Target, topics: &[EventName], json: bool, out: &mut Output) -> R
     client.subscribe()?;
     let mut last_state = None;
     loop {
-        let message = match client.next(None) {
-            Ok(Some(message)) => message,
-            Ok(None) => {
-                out.expect_reader()?;
-                continue;
-            }
+        let next = match client.next(None) {
             Err(Failure::Lost(_)) if last_state == Some(SummaryState::Offline) => return Ok(()),
-            Err(Failure::Lost(reason)) => {
-                return Err(Failure::Lost(format!("{reason} without going OFFLINE")));
-            }
-            Err(failure) => return Err(failure),
+            next => next.map_err(|lost| lost.with("without going OFFLINE"))?,
+        };
+        let Some(message) = next else {
+            out.expect_reader()?;
+            continue;
         };
         let Some(event) = &message.event else { continue };
         last_state = summary_state(event).or(last_state);

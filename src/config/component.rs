@@ -21,9 +21,8 @@ use super::value::is_word;
 use super::{Env, Error, git, variable};
 use crate::text::quoted;
 
-/// Maximum number of overrides in `configurationsAvailable`, and maximum length of their list in bytes: a message has a
-/// limited size.
-const MAX_OVERRIDES: (usize, usize) = (1_000, 64 << 10);
+/// Maximum length of the list of overrides in `configurationsAvailable`, in bytes: a message has a limited size.
+const MAX_OVERRIDES: usize = 64 << 10;
 
 /// Maximum length of a file name, in bytes, as on most file systems.
 const MAX_NAME: usize = 255;
@@ -180,19 +179,15 @@ pub(super) fn yaml_files(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// The names joined with commas, as many as [`MAX_OVERRIDES`] allows.
+/// The names joined with commas, as many as fit into [`MAX_OVERRIDES`].
 fn offered(names: &[String]) -> String {
-    let (most, longest) = MAX_OVERRIDES;
-    let mut length = 0;
-    let fit = names.iter().take(most).take_while(|name| {
-        length += name.len() + 1;
-        length <= longest
-    });
-    let fit: Vec<&str> = fit.map(String::as_str).collect();
-    if fit.len() < names.len() {
-        log::warn!("there are {} overrides; only the first {} are offered", names.len(), fit.len());
+    let mut list = names.join(",");
+    if list.len() > MAX_OVERRIDES {
+        list.truncate(list.bytes().take(MAX_OVERRIDES).rposition(|byte| byte == b',').unwrap_or(0));
+        let offered = list.split(',').count();
+        log::warn!("there are {} overrides; only the first {offered} are offered", names.len());
     }
-    fit.join(",")
+    list
 }
 
 /// The name of the site's layer; none without a site.
@@ -276,10 +271,10 @@ mod tests {
 
     #[test]
     fn the_list_of_overrides_stays_small() {
-        let names: Vec<String> = (0..2000).map(|i| format!("{i:04}.yaml")).collect();
-        assert_eq!(offered(&names).split(',').count(), 1000);
+        let names: Vec<String> = (0..10_000).map(|i| format!("{i:04}.yaml")).collect();
         assert_eq!(offered(&names[..2]), "0000.yaml,0001.yaml");
+        assert_eq!(offered(&names).split(',').next_back(), Some("6552.yaml"));
         let long = vec!["x".repeat(255); 1000];
-        assert!(offered(&long).len() <= (64 << 10) + 1);
+        assert_eq!(offered(&long).len(), 255 * 256 + 255);
     }
 }

@@ -208,31 +208,26 @@ fn sasl(settings: &settings::Kafka, env: Env<'_>) -> Result<Option<Sasl>, String
         Some(password) => Some(password),
         None => credential(env)?,
     };
-    let (username, password) = match (username, password) {
-        (Some(username), Some(password)) => (username, password),
-        (None, None) => return Ok(None),
-        (Some(username), None) => {
-            return Err(format!(
-                "the Kafka user {username:?} has no password: set LSST_KAFKA_SECURITY_PASSWORD or \
-                 kafka.password, or unset LSST_KAFKA_SECURITY_USERNAME and kafka.username"
-            ));
-        }
-        (None, Some(_)) => {
-            let text = "the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, or take \
-                        away the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the credential \
-                        kafka-password)";
-            return Err(text.to_owned());
-        }
-    };
-    Ok(Some(Sasl {
-        protocol: given(env, "LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, value::text)?,
-        mechanism: given(env, "LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, value::text)?,
-        username,
-        password,
-    }))
+    match (username, password) {
+        (None, None) => Ok(None),
+        (Some(username), Some(password)) => Ok(Some(Sasl {
+            protocol: given(env, "LSST_KAFKA_SECURITY_PROTOCOL", &settings.security_protocol, value::text)?,
+            mechanism: given(env, "LSST_KAFKA_SECURITY_MECHANISM", &settings.sasl_mechanism, value::text)?,
+            username,
+            password,
+        })),
+        (Some(username), None) => Err(format!(
+            "the Kafka user {username:?} has no password: set LSST_KAFKA_SECURITY_PASSWORD or kafka.password, or unset \
+             LSST_KAFKA_SECURITY_USERNAME and kafka.username"
+        )),
+        (None, Some(_)) => Err("the Kafka password has no user: set LSST_KAFKA_SECURITY_USERNAME or kafka.username, or \
+                                remove the password (LSST_KAFKA_SECURITY_PASSWORD, kafka.password or the credential \
+                                kafka-password)"
+            .to_owned()),
+    }
 }
 
-/// The password that systemd hands to the service (`LoadCredential=kafka-password:…`), if it has one.
+/// The password that systemd passes to the service (`LoadCredential=kafka-password:…`), if it has one.
 fn credential(env: Env<'_>) -> Result<Option<Secret>, String> {
     let Some(dir) = variable(env, "CREDENTIALS_DIRECTORY") else { return Ok(None) };
     file::password(&Path::new(&dir).join(CREDENTIAL), "Kafka")

@@ -80,6 +80,7 @@ pub(super) fn service(merged: &Mapping, index: SalIndex) -> Result<Service, Vec<
     let found: Vec<String> = instances.iter().map(|entry| entry.sal_index.to_string()).collect();
     let number = u64::from(index.number().unsigned_abs());
     let mut ours = (0..).zip(instances).filter(|(_, entry)| entry.sal_index == number);
+    let wrong_entry = |i: usize, key, text: &str| wrong(&format!("instances[{i}].{key}"), text);
     let Some((i, entry)) = ours.next() else {
         // Rapid Analysis is driven over Redis; there is no service to name.
         if index == SalIndex::Ra {
@@ -89,17 +90,11 @@ pub(super) fn service(merged: &Mapping, index: SalIndex) -> Result<Service, Vec<
         return wrong("instances", &format!("has no entry with sal_index {index}; it has {found}"));
     };
     if let Some((i, _)) = ours.next() {
-        return wrong(
-            &format!("instances[{i}].sal_index"),
-            &format!("is {number} as in an entry before; keep one"),
-        );
+        return wrong_entry(i, "sal_index", &format!("is {number} as in an entry before; keep one"));
     }
     if entry.instance != index.name() {
         let (expected, is) = (index.name(), quoted(&entry.instance));
-        return wrong(
-            &format!("instances[{i}].instance"),
-            &format!("must be {expected} for sal_index {number}, not {is}"),
-        );
+        return wrong_entry(i, "instance", &format!("must be {expected} for sal_index {number}, not {is}"));
     }
     check_address(&entry.url, &format!("instances[{i}].url"))?;
     Ok(Service {

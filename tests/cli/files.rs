@@ -258,8 +258,7 @@ fn what_has_no_files_says_so() {
     );
     check(
         json!({"job_id": "a"}),
-        "the daemon, version 0.0.9, does not say where its jobs are: ocps results and ocps logs need a daemon of this \
-         version, 0.1.0",
+        "the daemon runs an older ocps, and this command needs one of ocps 0.1.0: restart the daemon",
     );
     let child = ocps().args(["results"]).spawn().unwrap();
     let expected =

@@ -48,6 +48,8 @@ fn a_line_can_be_edited_completed_cleared_and_brought_back() {
     terminal.press(&format!("abort_job job_id=j\t{}", "\x01\x0b"));
     terminal.press(&format!("{CTRL_R}true\r"));
     terminal.wait_for("execute[3] ");
+    // Before the editor reads again, ^D would be lost.
+    terminal.wait_for("ocps> ");
     terminal.press(CTRL_D);
     let (code, shown) = terminal.end();
     assert_eq!(code, Some(0), "{shown:?}");

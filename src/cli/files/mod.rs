@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use self::folder::{Folder, Part};
-use super::client::{Client, JOBS, STATUS, Target};
+use super::client::{Client, JOBS, STATUS, Target, too_old};
 use super::find::find;
 use super::flags::Line;
 use super::output::{Output, complain};
@@ -71,12 +71,7 @@ impl JobAt {
         let status = client.query(STATUS)?;
         let job = find(&jobs, &args.id)?;
         let Some(address) = job.get("service_url").and_then(Value::as_str) else {
-            let found = value(&status, "version").unwrap_or_else(|| UNKNOWN.to_owned());
-            return Err(failed(format!(
-                "the daemon, version {found}, does not say where its jobs are: ocps results and ocps logs need a daemon \
-                 of this version, {}",
-                env!("CARGO_PKG_VERSION")
-            )));
+            return Err(failed(too_old()));
         };
         let Some(job_id) = job.get("job_id").and_then(Value::as_str) else {
             let stage = value(job, "stage").unwrap_or_default();

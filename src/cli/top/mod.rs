@@ -58,7 +58,7 @@ fn run(target: Target, zone: Zone, out: &Output) -> Result<(), Failure> {
     let is_dumb = env::var("TERM").is_ok_and(|term| term == "dumb");
     if is_dumb || !(stdin().is_terminal() && stdout().is_terminal()) {
         let reason = "ocps top needs a terminal: ocps status, jobs and watch print elsewhere too";
-        return Err(failed(reason.to_owned()));
+        return Err(failed(reason));
     }
     let client = Client::connect(&target)?;
     let failed = |error: io::Error| failed(format!("cannot use the terminal: {error}"));
