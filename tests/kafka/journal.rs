@@ -119,6 +119,7 @@ fn whoever_starts_later_takes_over_and_the_earlier_one_stops_when_it_wakes_up() 
     let count = |client: &mut Client| client.query("jobs").as_array().map_or(0, Vec::len);
     let mut client = first.connect();
     eventually("they are accepted", || count(&mut client) == 21);
+    eventually("they are kept", || client.query("status")["journal"]["waiting"] == 0);
     first.signal(Signal::STOP);
     foreign.listen(2 * latency);
     assert!(service.counters().puts < 21);
