@@ -383,7 +383,7 @@ fn an_interrupted_client_names_the_run_that_continues() {
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains(&format!("run {run_id}, which has no job id yet, goes on")), "{stderr}");
+    assert!(stderr.contains(&format!("run {run_id}, which has no job id yet, keeps running")), "{stderr}");
     assert!(stderr.contains(&format!("ocps abort {run_id} ends it")), "{stderr}");
     assert_eq!(output.status.code(), None);
 }
