@@ -116,7 +116,12 @@ impl Bare {
             thread::spawn(move || {
                 BufReader::new(stream).lines().try_for_each(|line| lines.send(line.unwrap()))
             });
-            thread::spawn(move || commits.iter().try_for_each(|()| committed.send(database.commit())));
+            thread::spawn(move || {
+                commits.iter().try_for_each(|()| {
+                    database.commit();
+                    committed.send(())
+                })
+            });
             thread::spawn(move || questions.iter().try_for_each(|()| answered.send(service.put())));
             thread::spawn(move || acks.iter().try_for_each(|ack| output.write_all(ack.as_bytes())));
             for (_, seq) in from_client.iter().zip(1..) {
