@@ -179,7 +179,9 @@ fn the_doctor_reads_the_topic_of_a_daemon_that_was_killed() {
     first.signal(Signal::KILL);
     first.wait();
     let found = doctor(&rig);
-    assert!(found.starts_with("ok ") && found.contains(" is sound: compacted, of 1 replicas, "), "{found}");
+    // One that is killed in a transaction leaves it open until the next start.
+    let is_sound = found.starts_with("ok ") && found.contains(" is sound: compacted, of 1 replicas, ");
+    assert!(is_sound || found.contains(" has a transaction open in it, "), "{found}");
     // Nobody is fenced by that, and nothing is written.
     let mut second = rig.start(&["--state", "resume"]);
     eventually("it has joined", || second.connect().query("status")["not_ready"].is_null());
