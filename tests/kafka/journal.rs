@@ -667,5 +667,11 @@ fn judge(foreign: &Foreign, jobs: &BTreeMap<String, usize>) {
     assert!(results.values().all(|texts| texts.windows(2).all(|pair| pair[0] == pair[1])), "{results:?}");
     let unanswered: Vec<&i64> = promised.iter().filter(|seq| !ended.contains_key(seq)).collect();
     assert!(unanswered.is_empty(), "lost: {unanswered:?}");
-    assert!(ended.values().all(|acks| acks.len() == 1), "{ended:?}");
+    // A command that was refused since the brokers were away is carried out by the next run if its record had reached them
+    // and the daemon was killed before it could withdraw that.
+    let is_refusal = |ack: &&String| ack.starts_with("-302") && ack.contains("cannot be written");
+    let ends_once = |acks: &BTreeSet<String>| {
+        acks.len() - acks.iter().filter(is_refusal).count().min(acks.len() - 1) == 1
+    };
+    assert!(ended.values().all(ends_once), "{ended:?}");
 }

@@ -27,7 +27,7 @@ export OCPS_TEST_BROKER OCPS_TEST_SASL_BROKER OCPS_TEST_TLS_BROKER
 export OCPS_TEST_TLS_CERTIFICATES="$KAFKA_DIR/tls" OCPS_TEST_OUTAGE_S="${OCPS_TEST_OUTAGE_S:-60}"
 # Most tests wait more than they compute.
 timeout 1800 cargo test --locked --test kafka -- --include-ignored \
-  --test-threads="${RUST_TEST_THREADS:-$((3 * $(getconf _NPROCESSORS_ONLN)))}"
+  --test-threads="${RUST_TEST_THREADS:-$((2 * $(getconf _NPROCESSORS_ONLN)))}"
 
 venv=$KAFKA_DIR/venv
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
