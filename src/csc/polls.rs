@@ -27,6 +27,8 @@ const OUT_PER_CONNECTION: usize = 2;
 /// together: to wake up for each costs more than the poll.
 const PARTS: u32 = 32;
 const PART_MAX: Duration = Duration::from_millis(50);
+/// A single poll that is overdue for so long does not wait for a list.
+const OVERDUE: Duration = Duration::from_secs(60);
 /// After each list one of this many jobs is polled singly all the same; one job at least.
 const SAMPLED: usize = 100;
 
@@ -161,10 +163,15 @@ impl AtService {
     }
 
     /// From now on jobs are polled by list.
-    fn begin_lists(&mut self) {
+    fn begin_lists(&mut self, ctx: &Context) {
         self.polls.values_mut().for_each(|poll| poll.is_unlisted = false);
-        let is_in_order =
-            |poll: &Poll| matches!(poll.next, Next::At(_)) && poll.failures == 0 && poll.absences == 0;
+        // A poll that is long overdue keeps its place among the single ones: lists may fail again.
+        let is_in_time = |time| ctx.now.mono < time + OVERDUE;
+        let is_in_order = |poll: &Poll| {
+            matches!(poll.next, Next::At(time) if is_in_time(time))
+                && poll.failures == 0
+                && poll.absences == 0
+        };
         // A prerequisite may have ended long ago: it is polled singly first.
         for polled in self.which(|poll| is_in_order(poll) && (poll.run_id.is_some() || poll.seen.is_some())) {
             self.set(&polled, Next::List);
@@ -332,7 +339,7 @@ impl Polls {
         let result = change(ctx, at);
         at.lists.choose(ctx, at.polls.len(), at.all_singly(ctx));
         match (were_used, at.lists.are_used()) {
-            (false, true) => at.begin_lists(),
+            (false, true) => at.begin_lists(ctx),
             (true, false) => at.end_lists(ctx),
             (false, false) | (true, true) => {}
         }
