@@ -9,7 +9,7 @@ use std::sync::Arc;
 use strum::{EnumString, IntoStaticStr};
 
 use super::context::Context;
-use super::id::EntryKey;
+use super::id::{EntryKey, JobId};
 use super::record::Record;
 use super::report::beginning;
 use super::time::Tai;
@@ -122,6 +122,12 @@ impl History {
         }
         self.0.push(note.clone());
         ctx.journal(Record::Noted { key, note });
+    }
+
+    /// Whether there is a note that this prerequisite is not waited for any more.
+    pub(super) fn has_wait_ended(&self, prereq: &JobId) -> bool {
+        let is_end = |kind| matches!(kind, NoteKind::WaitOver | NoteKind::MissingPrereq);
+        self.0.iter().any(|note| is_end(note.kind) && *note.about == *prereq.as_str())
     }
 
     /// All notes; where some are not kept, one says how many.

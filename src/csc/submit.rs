@@ -96,8 +96,11 @@ impl Csc {
         self.jobs.update(&mut self.ctx, key, |ctx, job| {
             let Stage::Waiting { prereqs, stale_at } = &mut job.stage else { return };
             prereqs.remove(at);
-            if let (Some(stale_at), true) = (stale_at, was_active) {
-                // Nothing was sent while it was active, which it was in this run.
+            // It was active in this run, so that the previous run has sent nothing, unless it took the job for missing.
+            if let Some(stale_at) = stale_at
+                && was_active
+                && !job.history.has_wait_ended(&at.1)
+            {
                 *stale_at = ctx.real_time() + ctx.settings.resubmit_limit;
             }
             let is_missing = job.missing_prereqs.contains(&at.1);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use ocps::csc::command::{CommandKind, Sender, Via};
 use ocps::csc::configuration::Polling;
 use ocps::csc::event::{Ack, ExitCode, JobResult, Phase, ResultObject};
+use ocps::csc::history::{Note, NoteKind};
 use ocps::csc::id::{ClientId, EntryKey, RunId, SeqNum};
 use ocps::csc::record::{AcceptedCommand, Awaited, Completion, Record, Recovered, RecoveredCommand, Work};
 use ocps::csc::request::{ListedJob, Submission};
@@ -425,6 +426,23 @@ fn old_doubt_is_not_sent_again() {
     assert_unclear(doubt(settings(), 1801.0, None));
     // The clock has been set back, and nobody knows how old it is.
     assert_unclear(doubt(settings(), -1.0, None));
+}
+
+#[test]
+fn doubt_is_not_old_if_its_prerequisite_was_active_since_unless_it_was_taken_for_missing() {
+    let missing = Note { number: 0, at: time(secs(0)).tai, kind: NoteKind::MissingPrereq, about: "x".into() };
+    for (notes, sent) in [(vec![], 1), (vec![missing], 0)] {
+        let mut kept = RecoveredCommand { notes, ..an_execute(1, &["x"]) };
+        kept.entry.accepted = Tai(time(secs(0)).tai.0 - 1801.0);
+        let mut world = restarted(vec![kept]);
+        world.run_to_answer("GET x", job("x", Phase::Active));
+        world.run_to_answer("GET x", job("x", Phase::Completed));
+        while world.is_busy() && !world.open_names().contains(&"PUT 1".to_owned()) {
+            world.run_to_answer("LIST", listed(&[]));
+            assert!(world.now < secs(90));
+        }
+        assert_eq!(world.submissions.len(), sent);
+    }
 }
 
 #[test]
