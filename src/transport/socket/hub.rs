@@ -27,7 +27,7 @@ use crate::transport::line::{self, Query};
 const CLIENTS_MAX: usize = 64;
 /// Additional clients of root or of the daemon's own user, where all clients wait for their commands to end.
 const OPERATORS_MAX: usize = 8;
-/// Most connections at once, some of which are only told why they are closed.
+/// Most connections at once. Clients above the two limits before only get a line that says why they are closed.
 pub(super) const CONNECTIONS_MAX: usize = CLIENTS_MAX + 2 * OPERATORS_MAX;
 /// Most lines that wait to be written to one client.
 const QUEUE_LINES: usize = 4096;
