@@ -347,13 +347,6 @@ impl Polls {
         Some(result)
     }
 
-    /// Changes the polls of each service.
-    fn update_all(&mut self, ctx: &mut Context, mut change: impl FnMut(&mut Context, &mut AtService)) {
-        for url in self.0.keys().cloned().collect::<Vec<_>>() {
-            self.update(ctx, &url, &mut change);
-        }
-    }
-
     /// Adds a job that is not polled yet.
     pub(super) fn insert(&mut self, url: &Url, polled: Polled, poll: Poll) {
         let at = self.0.entry(url.clone()).or_default();
@@ -535,10 +528,12 @@ impl Polls {
 
     /// The poll interval has changed.
     pub(super) fn note_new_interval(&mut self, ctx: &mut Context) {
-        self.update_all(ctx, |ctx, at| {
-            at.hurry_all(ctx, ctx.poll_interval, |_| true);
-            at.lists.note_new_interval(ctx);
-        });
+        for url in self.0.keys().cloned().collect::<Vec<_>>() {
+            self.update(ctx, &url, |ctx, at| {
+                at.hurry_all(ctx, ctx.poll_interval, |_| true);
+                at.lists.note_new_interval(ctx);
+            });
+        }
     }
 
     /// Forgets the services without jobs for which `is_used` does not hold.
