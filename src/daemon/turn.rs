@@ -10,9 +10,8 @@
 //! in the order in which they came.
 //!
 //! All records of a turn go to the journal together, and so into one commit: accepting an execute, the id of its job and
-//! its end take one commit each. Deliveries are written with the next of these records, or else at the next tick, within a
-//! second: nothing waits for them, and what is published again after a crash has equal content. Notes
-//! ([`Record::Noted`]) are written with any other record, or else with the next heartbeat.
+//! its end take one commit each. Deliveries and notes ([`Record::Noted`]) are written with the next heartbeat, within a
+//! second, or when there are many: nothing waits for them, and what is published again after a crash has equal content.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -29,7 +28,7 @@ use crate::journal::Report;
 /// Most commands that wait for the start to end; more are refused.
 pub const EARLY_MAX: usize = 1024;
 
-/// Most deliveries and notes that wait for other records.
+/// Most deliveries and notes that wait for the next heartbeat.
 pub const DELIVERIES_MAX: usize = 100;
 
 /// Where the start is to lead.
@@ -80,9 +79,7 @@ pub struct Turn {
     inputs: VecDeque<Input>,
     /// The records of this turn, and earlier deliveries and notes.
     records: Vec<Record>,
-    /// A tick came: deliveries are to be written.
-    is_tick: bool,
-    /// A heartbeat was published: notes are to be written.
+    /// A heartbeat was published: deliveries and notes are to be written.
     is_beat: bool,
 }
 
@@ -111,7 +108,6 @@ impl Turn {
             reached: None,
             inputs: VecDeque::new(),
             records: Vec::new(),
-            is_tick: false,
             is_beat: true,
         };
         effects.extend(recovered.into_iter().flat_map(|recovered| turn.recovered(now, recovered)));
@@ -165,7 +161,6 @@ impl Turn {
     /// does not answer.
     pub fn tick(&mut self) {
         self.inputs.push_back(Input::Tick);
-        self.is_tick = true;
     }
 
     /// The journal has reported something.
@@ -222,15 +217,14 @@ impl Turn {
         if let Some(input) = self.inputs.pop_front() {
             return Some(Step::Run(self.handle(now, input)));
         }
-        let (is_tick, is_beat) = (mem::take(&mut self.is_tick), mem::take(&mut self.is_beat));
-        let may_wait = |record: &Record| {
-            self.has_journal
-                && (matches!(record, Record::Delivered(_)) && !is_tick || record.is_note() && !is_beat)
-        };
-        if self.records.len() < DELIVERIES_MAX && self.records.iter().all(may_wait) {
+        let may_wait = |record: &Record| matches!(record, Record::Delivered(_)) || record.is_note();
+        let are_all_due =
+            mem::take(&mut self.is_beat) || !self.has_journal || self.records.len() >= DELIVERIES_MAX;
+        let records: Vec<Record> =
+            self.records.extract_if(.., |record| are_all_due || !may_wait(record)).collect();
+        if records.is_empty() {
             return None;
         }
-        let records = self.left();
         if self.has_journal {
             return Some(Step::Write(records));
         }

@@ -33,7 +33,6 @@ pub(crate) struct Start {
     /// Reports of the journal that the core has not got.
     unread: usize,
     /// Whether the turn is one of a tick.
-    is_tick: bool,
     /// Whether it is one of a heartbeat.
     is_beat: bool,
 }
@@ -66,7 +65,6 @@ impl Start {
             unwritten: Vec::new(),
             unwritten_state: None,
             unread: 0,
-            is_tick: false,
             is_beat: false,
         }
     }
@@ -125,7 +123,6 @@ impl Start {
             }
             Input::Tick => {
                 assert_eq!(self.unread, 0, "a tick before the reports of the journal");
-                self.is_tick = true;
             }
             Input::Outcome(_)
             | Input::Configuration(_)
@@ -196,18 +193,19 @@ impl Start {
 
     /// These are handed to the journal.
     pub(crate) fn written(&mut self, records: &[Record]) {
-        assert_eq!(records, std::mem::take(&mut self.unwritten), "not what is to be kept of this turn");
+        if self.unwritten != records {
+            let due: Vec<Record> = self.unwritten.extract_if(.., |record| !may_wait(record)).collect();
+            assert_eq!(records, due, "not what is to be kept of this turn");
+        } else {
+            self.unwritten.clear();
+        }
     }
 
     /// The turn is over.
     pub(crate) fn rest(&mut self) {
-        let (is_tick, is_beat) = (std::mem::take(&mut self.is_tick), std::mem::take(&mut self.is_beat));
-        // What was delivered may wait for the next tick, a note for the next heartbeat.
-        let may_wait = |record: &Record| {
-            !is_tick && matches!(record, Record::Delivered(_)) || !is_beat && record.is_note()
-        };
-        let is_bounded = self.unwritten.len() < DELIVERIES_MAX;
-        let is_written = is_bounded && self.unwritten.iter().all(may_wait);
+        let is_beat = std::mem::take(&mut self.is_beat);
+        let may_all_wait = !is_beat && self.unwritten.len() < DELIVERIES_MAX;
+        let is_written = self.unwritten.is_empty() || may_all_wait && self.unwritten.iter().all(may_wait);
         assert!(is_written, "not handed to the journal: {:?}", self.unwritten);
         assert_eq!(self.unread, 0, "the core has not got all reports of the journal");
         if self.is_starting() {
@@ -223,4 +221,9 @@ impl Start {
     pub(crate) fn ended(&self) {
         assert!(self.has_started || self.waiting.is_empty(), "not answered: {:?}", self.waiting);
     }
+}
+
+/// What was delivered and notes may wait for the next heartbeat.
+fn may_wait(record: &Record) -> bool {
+    matches!(record, Record::Delivered(_)) || record.is_note()
 }
