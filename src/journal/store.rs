@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
+use rusqlite::Connection;
 
 use super::error::{Fault, OpenError, size, wal};
 use super::lock::Lock;
@@ -250,13 +250,14 @@ impl Sqlite {
     }
 
     /// Does something in one transaction.
-    fn transact<T>(&mut self, act: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+    fn transact<T>(&mut self, act: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, Fault> {
         let transact = |connection: &mut Connection| {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            let done = act(&transaction)?;
-            transaction.commit()?;
+            connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            let done = act(connection)?;
+            connection.prepare_cached("COMMIT")?.execute([])?;
             Ok(done)
         };
+        // What an error leaves open is rolled back by the repair.
         let result = self.usable().and_then(transact);
         self.needs_repair = result.is_err();
         result

@@ -43,17 +43,18 @@ fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
                 "INSERT INTO commands (key, kind, accepted, boot, uptime, document) VALUES (?, ?, ?, ?, ?, ?)
                  ON CONFLICT (key) DO NOTHING",
                 params![key, kind(&entry.work), column(entry.accepted), boot, uptime, document],
-            )?;
-            execute("UPDATE journal SET last_key = max(last_key, ?)", params![key])
+            )
         }
         Record::Created { key, job_id } => set(key, "job_id", &job_id.as_str()),
         Record::Suspected { key, until } => set(key, "suspected", &column(*until)),
         Record::Cleared { key } => set(key, "suspected", &Null),
         Record::Ended { key, end } => {
-            let result = end.result.as_ref().map(|result| text(result, ResultForm::serialize));
-            set(key, "result", &result.transpose()?)?;
-            set(key, "ending", &text(&**end, CompletionForm::serialize)?)?;
-            set(key, "ended", &column(end.at))
+            let result = end.result.as_ref().map(|result| text(result, ResultForm::serialize)).transpose()?;
+            let ending = text(&**end, CompletionForm::serialize)?;
+            execute(
+                "UPDATE commands SET result = ?, ending = ?, ended = ? WHERE key = ?",
+                params![result, ending, column(end.at), key.plain()],
+            )
         }
         Record::Delivered(Receipt { key, what: Deliverable::Result }) => set(key, "said_result", &true),
         Record::Delivered(Receipt { key, what: Deliverable::Ack }) => set(key, "said_ack", &true),
@@ -85,6 +86,8 @@ fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
 ///
 /// The clock may be wrong: the last commands are kept whatever their age.
 pub(super) fn prune(connection: &Connection, limits: Limits, now: Tai) -> Result<Upkeep, Fault> {
+    let last = "(SELECT max(key) FROM commands)";
+    connection.execute(&format!("UPDATE journal SET last_key = {last} WHERE last_key < {last}"), [])?;
     connection.execute("DELETE FROM seen WHERE number <= (SELECT max(number) FROM seen) - ?", [SEEN_MAX])?;
     let number = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let used = (number("page_count")? - number("freelist_count")?).saturating_mul(number("page_size")?);

@@ -384,6 +384,7 @@ fn versions_2_and_3_are_written_as_they_were_when_they_were_new() {
         store.close().unwrap();
         let (mut store, _) = open(&fresh).unwrap();
         store.commit(&records(recovered).iter().collect::<Vec<_>>()).unwrap();
+        store.upkeep(NOW).unwrap();
         store.close().unwrap();
         let [kept, fresh] = [rows(&kept), rows(&fresh)];
         let kept: Vec<String> =
