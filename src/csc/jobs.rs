@@ -1,7 +1,7 @@
 //! All jobs of ours that have not ended, and the last that have: found by their ids and counted by their stages
 //! without a look at each.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::url::Url;
 
@@ -23,8 +23,8 @@ pub(super) struct Jobs {
     runs: BTreeMap<RunId, EntryKey>,
     /// Only jobs that exist at the service.
     ids: BTreeMap<JobId, EntryKey>,
-    /// How many jobs are in each place.
-    places: BTreeMap<Place, usize>,
+    /// The jobs in each place.
+    places: BTreeMap<Place, BTreeSet<EntryKey>>,
     /// The last jobs that ended, the oldest first.
     ended: VecDeque<EndedJob>,
 }
@@ -63,7 +63,7 @@ impl Jobs {
     pub(super) fn insert(&mut self, ctx: &mut Context, key: EntryKey, job: Job) {
         self.runs.insert(job.run_id().clone(), key);
         self.ids.extend(job.job_id().map(|job_id| (job_id.clone(), key)));
-        *self.places.entry(place(&job)).or_default() += 1;
+        self.places.entry(place(&job)).or_default().insert(key);
         self.jobs.insert(ctx, key, job);
     }
 
@@ -71,7 +71,7 @@ impl Jobs {
         let job = self.jobs.remove(ctx, &key)?;
         self.runs.remove(job.run_id());
         job.job_id().and_then(|job_id| self.ids.remove(job_id));
-        self.leave(&place(&job));
+        self.leave(&place(&job), key);
         Some(job)
     }
 
@@ -89,17 +89,17 @@ impl Jobs {
             (before, place(job), result)
         })?;
         if before != after {
-            self.leave(&before);
-            *self.places.entry(after).or_default() += 1;
+            self.leave(&before, key);
+            self.places.entry(after).or_default().insert(key);
         }
         Some(result)
     }
 
-    fn leave(&mut self, place: &Place) {
-        if let Some(count) = self.places.get_mut(place) {
-            *count -= 1;
+    fn leave(&mut self, place: &Place, key: EntryKey) {
+        if let Some(keys) = self.places.get_mut(place) {
+            keys.remove(&key);
         }
-        self.places.retain(|_, count| *count > 0);
+        self.places.retain(|_, keys| !keys.is_empty());
     }
 
     /// The job of that id.
@@ -112,9 +112,13 @@ impl Jobs {
         self.runs.get(run_id).copied()
     }
 
-    /// The jobs of this service.
-    fn at<'a>(&'a self, url: &'a Url) -> impl Iterator<Item = (EntryKey, &'a Job)> {
-        self.iter().filter(move |(_, job)| job.url == *url).map(|(key, job)| (*key, job))
+    /// The submissions at this service.
+    fn submitting(&self, url: &Url) -> impl Iterator<Item = (EntryKey, &Job, &Submitting)> {
+        let keys = self.places.get(&(url.clone(), StageName::Submitting, None)).into_iter().flatten();
+        keys.filter_map(|key| {
+            let job = self.get(*key)?;
+            Some((*key, job, job.submitting()?))
+        })
     }
 
     /// Whether a job is known to exist at this service.
@@ -125,26 +129,25 @@ impl Jobs {
 
     /// Whether a job may exist at this service.
     pub(super) fn is_any_in_doubt(&self, url: &Url) -> bool {
-        self.at(url).any(|(_, job)| job.submitting().is_some_and(|submitting| submitting.doubt.is_some()))
+        self.submitting(url).any(|(.., submitting)| submitting.doubt.is_some())
     }
 
     /// Submissions that take a job of their run if this service has one. While a PUT is in flight, its answer decides.
     pub(super) fn lacking(&self, url: &Url) -> Vec<(EntryKey, RunId)> {
-        let is_lacking = |it: &Submitting| it.retry.due.is_some() || it.doubt.is_some();
-        let lacking = self.at(url).filter(|(_, job)| job.submitting().is_some_and(is_lacking));
-        lacking.map(|(key, job)| (key, job.run_id().clone())).collect()
+        let lacking = self.submitting(url).filter(|(.., it)| it.retry.due.is_some() || it.doubt.is_some());
+        lacking.map(|(key, job, _)| (key, job.run_id().clone())).collect()
     }
 
     /// How many jobs are in this stage.
     pub(super) fn count(&self, stage: StageName) -> usize {
-        self.places.iter().filter(|((_, at, _), _)| *at == stage).map(|(_, count)| count).sum()
+        self.places.iter().filter(|((_, at, _), _)| *at == stage).map(|(_, keys)| keys.len()).sum()
     }
 
     /// How many running jobs are in each phase, where that is known.
     pub(super) fn phases(&self) -> BTreeMap<Phase, usize> {
         let mut phases = BTreeMap::new();
-        for (phase, count) in self.places.iter().filter_map(|((.., phase), count)| Some(((*phase)?, count))) {
-            *phases.entry(phase).or_default() += count;
+        for (phase, keys) in self.places.iter().filter_map(|((.., phase), keys)| Some(((*phase)?, keys))) {
+            *phases.entry(phase).or_default() += keys.len();
         }
         phases
     }
