@@ -114,6 +114,7 @@ impl Backend for Simulated {
             job_id: id.clone(),
             run_id: job.run_id.clone(),
             phase: if now < job.ends { Phase::Active } else { job.last_phase.unwrap_or(Phase::Unknown) },
+            ended: None,
         });
         Ok(all.filter(|job| wanted.has(job)).collect())
     }

@@ -1,6 +1,7 @@
 //! Names of things. Each is parsed once, where it enters, and trusted from there on.
 
 use std::fmt;
+use std::sync::Arc;
 
 use strum::{IntoStaticStr, VariantArray};
 
@@ -27,7 +28,7 @@ fn is_label(text: &str) -> bool {
 /// Only ids of a safe form can be expressed: the service joins the id to a path
 /// and removes what it finds there, so `../x` or an empty id would destroy the files of others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct JobId(String);
+pub struct JobId(Arc<str>);
 
 impl JobId {
     /// Parses an id: 1 to 63 characters of `[A-Za-z0-9._-]`, alphanumeric at both ends.
@@ -36,7 +37,7 @@ impl JobId {
     /// The reason for an ack, `Invalid job id: …`.
     pub fn parse(text: &str) -> Result<Self, String> {
         if is_label(text) {
-            return Ok(Self(text.to_owned()));
+            return Ok(Self(text.into()));
         }
         let shown: String = text.chars().take(LABEL_MAX + 1).collect();
         Err(format!(
@@ -59,7 +60,7 @@ impl fmt::Display for JobId {
 
 /// Our own unique key of a submission, by which a job is found again after an unclear answer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RunId(String);
+pub struct RunId(Arc<str>);
 
 impl RunId {
     /// Makes the run id of a command: its sequence number, our index and 80 random bits, for example
@@ -70,12 +71,12 @@ impl RunId {
         for _ in 0..16 {
             text.push(char::from(*rng.choice(ALPHABET).unwrap_or(&b'0')));
         }
-        Self(text)
+        Self(text.into())
     }
 
     /// Parses a run id that we made earlier (same form as a job id).
     pub fn parse(text: &str) -> Option<Self> {
-        is_label(text).then(|| Self(text.to_owned()))
+        is_label(text).then(|| Self(text.into()))
     }
 
     /// The command and the index that this run id was made for, if it has the form of ours.

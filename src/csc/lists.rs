@@ -137,11 +137,12 @@ impl Lists {
     }
 
     /// A list that shows these jobs as active, of `count`, is to serve as a poll: gives the time between it and the one
-    /// before, if there was one. None: it is not believed.
+    /// before, if there was one. None: it is not believed. The polls of the jobs that it shows as ended take `polls`.
     pub(super) fn note_list(
         &mut self,
         ctx: &mut Context,
         asked: Duration,
+        polls: Duration,
         active: &HashMap<&JobId, Phase>,
         count: usize,
     ) -> Option<Option<Duration>> {
@@ -150,8 +151,8 @@ impl Lists {
             return None;
         }
         (self.failures, self.problem, self.left_out) = (0, None, 0);
-        // No job's news is to be older than an interval, the time that a list takes included.
-        let took = ctx.now.mono.saturating_sub(asked);
+        // No job's end is to be known later than after an interval: the list, and the polls that follow, take a part of it.
+        let took = ctx.now.mono.saturating_sub(asked) + polls.min(ctx.poll_interval / 2);
         let due = asked + ctx.poll_interval.saturating_sub(took);
         self.next = Some(Next { due, is_wanted: false });
         let before = self.last_asked.replace(asked);

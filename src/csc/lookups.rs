@@ -32,8 +32,8 @@ pub(super) const DUPLICATES_FOR: Duration = Duration::from_secs(3600);
 /// Most runs whose duplicates are looked for, or twice max_jobs if that is more; beyond it the run whose time ends first is
 /// dropped.
 const DUPLICATES_MAX: usize = 1000;
-/// After a list, or a failure to give one, the service rests for as long as that took: it may answer only one request at a
-/// time. Before a list that only looks for duplicates it rests this many times as long.
+/// After a list the service rests for half as long as that took, after a failure to give one for as long: it may answer only
+/// one request at a time. Before a list that only looks for duplicates it rests this many times as long.
 const REST: u32 = 4;
 /// Longest such rest.
 const REST_MAX: Duration = Duration::from_secs(60);
@@ -85,7 +85,7 @@ pub(super) struct Listing {
     run_ids: Arc<BTreeSet<RunId>>,
     /// Whether it names all active jobs of our index, to find those that the journal does not know.
     is_search: bool,
-    /// Whether it names all active jobs of our index and the prerequisites, to serve as a poll.
+    /// Whether it names all jobs that are polled, to serve as a poll.
     pub(super) is_of_all: bool,
 }
 
@@ -262,14 +262,14 @@ impl Lookups {
     }
 
     /// Asks for the list, if it is due. It is asked about the runs with possible duplicates and those of `lacking`, which are
-    /// submitted and have no job id; where it serves as a poll, about our active jobs and those of `polled` too.
-    fn ask(
+    /// submitted and have no job id; where it serves as a poll, about the jobs of `polled` too.
+    fn ask<'a>(
         &mut self,
         ctx: &mut Context,
         url: &Url,
         lacking: &[(EntryKey, RunId)],
         is_in_doubt: bool,
-        polled: Option<BTreeSet<JobId>>,
+        polled: Option<impl Iterator<Item = &'a JobId>>,
     ) {
         let now = ctx.now.mono;
         let duplicates = || self.duplicates.iter().filter(|(_, duplicate)| duplicate.url == *url);
@@ -290,9 +290,9 @@ impl Lookups {
             }
             let run_ids = Arc::new(run_ids);
             let is_of_all = polled.is_some();
-            let mut job_ids = polled.unwrap_or_default();
+            let mut job_ids: BTreeSet<JobId> = polled.into_iter().flatten().cloned().collect();
             job_ids.extend(lookup.missing.values().map(|(job_id, _)| job_id.clone()));
-            let active_of = (is_search || is_of_all).then_some(ctx.settings.index);
+            let active_of = is_search.then_some(ctx.settings.index);
             let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
             let action = Action::List(Wanted { run_ids: runs, job_ids, active_of });
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
@@ -309,7 +309,7 @@ impl Lookups {
         let note = |_: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
             let took = lookup.rest(&list, now);
-            lookup.retry = Retry::at(now + took.min(REST_MAX));
+            lookup.retry = Retry::at(now + (took / 2).min(REST_MAX));
             lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
             lookup.doubt = Some(now + IN_DOUBT);
             let ends_search = list.is_search && mem::take(&mut lookup.is_searched);
@@ -373,7 +373,7 @@ impl Csc {
     /// The list of this service may be due.
     pub(super) fn on_list_timer(&mut self, url: &Url) {
         let lacking = self.jobs.lacking(url);
-        let polled = self.polls.wanted_of_list(url).map(|job_ids| job_ids.cloned().collect());
+        let polled = self.polls.wanted_of_list(url);
         self.lookups.ask(&mut self.ctx, url, &lacking, self.jobs.is_any_in_doubt(url), polled);
     }
 

@@ -91,6 +91,11 @@ impl Poll {
         }
     }
 
+    /// Whether its last poll showed how the job is.
+    fn is_answered(&self) -> bool {
+        self.failures == 0 && self.absences == 0
+    }
+
     /// The poll of a job that exists.
     pub(super) fn of_present(ctx: &Context, job_id: JobId, run_id: RunId) -> Self {
         Self { seen: Some(ctx.now.mono), ..Self::new(ctx, job_id, Some(run_id)) }
@@ -157,8 +162,13 @@ impl AtService {
 
     /// How long it takes to poll all jobs singly, if that is known.
     fn all_singly(&self, ctx: &Context) -> Option<Duration> {
-        let count = u32::try_from(self.polls.len()).unwrap_or(u32::MAX);
-        let connections = u32::try_from(ctx.settings.connections).unwrap_or(u32::MAX).max(1);
+        self.singly(ctx, self.polls.len())
+    }
+
+    /// How long it takes to poll so many jobs singly, if that is known.
+    fn singly(&self, ctx: &Context, count: usize) -> Option<Duration> {
+        let [count, connections] =
+            [count, ctx.settings.connections.max(1)].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
         Some(self.single?.saturating_mul(count) / connections)
     }
 
@@ -167,11 +177,8 @@ impl AtService {
         self.polls.values_mut().for_each(|poll| poll.is_unlisted = false);
         // A poll that is long overdue keeps its place among the single ones: lists may fail again.
         let is_in_time = |time| ctx.now.mono < time + OVERDUE;
-        let is_in_order = |poll: &Poll| {
-            matches!(poll.next, Next::At(time) if is_in_time(time))
-                && poll.failures == 0
-                && poll.absences == 0
-        };
+        let is_in_order =
+            |poll: &Poll| matches!(poll.next, Next::At(time) if is_in_time(time)) && poll.is_answered();
         // A prerequisite may have ended long ago: it is polled singly first.
         for polled in self.which(|poll| is_in_order(poll) && (poll.run_id.is_some() || poll.seen.is_some())) {
             self.set(&polled, Next::List);
@@ -253,10 +260,17 @@ impl AtService {
         jobs: &[ListedJob],
     ) -> Vec<(EntryKey, Phase)> {
         let now = ctx.now.mono;
-        let is_active = |job: &&ListedJob| job.phase.exit_code().is_none();
-        let active: HashMap<&JobId, Phase> =
-            jobs.iter().filter(is_active).map(|job| (&job.job_id, job.phase)).collect();
-        let Some(interval) = self.lists.note_list(ctx, asked, &active, self.polls.len()) else {
+        let (active, ended): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.phase.exit_code().is_none());
+        let active: HashMap<&JobId, Phase> = active.into_iter().map(|job| (&job.job_id, job.phase)).collect();
+        let latest = ended.iter().filter_map(|job| job.ended).max();
+        // How long before the latest of them a job ended. The service gives no time for a job that failed.
+        let age = |job: &ListedJob| Some(Duration::from_secs(latest?.abs_diff(job.ended?)));
+        let ended: HashMap<&JobId, Duration> = ended
+            .into_iter()
+            .map(|job| (&job.job_id, age(job).unwrap_or(Duration::MAX).min(ctx.poll_interval)))
+            .collect();
+        let polls = self.singly(ctx, ended.len()).unwrap_or_default();
+        let Some(interval) = self.lists.note_list(ctx, asked, polls, &active, self.polls.len()) else {
             return Vec::new();
         };
         let (mut shown, mut changed) = (Vec::with_capacity(active.len()), Vec::new());
@@ -276,8 +290,11 @@ impl AtService {
                 // Unless a later answer shows the job.
                 (next, None) if poll.seen.is_none_or(|seen| seen < asked) => {
                     poll.is_unlisted = true;
-                    if next == Next::List {
-                        changed.push((polled.clone(), Next::At(now)));
+                    // The first that ended has been due for longest.
+                    let due = now.saturating_sub(ended.get(&poll.job_id).copied().unwrap_or_default());
+                    let is_later = matches!(next, Next::At(time) if time > due) && poll.is_answered();
+                    if next == Next::List || is_later {
+                        changed.push((polled.clone(), Next::At(due)));
                     }
                 }
                 (_, None) => {}
@@ -394,10 +411,10 @@ impl Polls {
         polls.into_iter().flatten().map(|(_, poll)| &poll.job_id)
     }
 
-    /// Where jobs are polled by list: the jobs besides ours that it is to show.
+    /// Where jobs are polled by list: the jobs that it is to show.
     pub(super) fn wanted_of_list(&self, url: &Url) -> Option<impl Iterator<Item = &JobId>> {
-        let is_by_list = self.0.get(url).is_some_and(|at| at.lists.are_used());
-        is_by_list.then(|| self.prerequisites_at(url))
+        let at = self.0.get(url).filter(|at| at.lists.are_used())?;
+        Some(at.polls.values().map(|poll| &poll.job_id))
     }
 
     /// Sends the single polls that are due; gives whether a list is wanted from now on.

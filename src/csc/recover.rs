@@ -135,7 +135,7 @@ impl Csc {
         let mut ended: BTreeSet<RunId> = self.jobs.ended().map(|ended| ended.report.run_id.clone()).collect();
         let mut names = Vec::new();
         let (index, max) = (self.ctx.settings.index, self.ctx.settings.max_jobs);
-        for ListedJob { job_id, run_id, phase } in found {
+        for ListedJob { job_id, run_id, phase, .. } in found {
             let Some((seq_num, _)) = run_id.made_for().filter(|(_, of)| *of == index) else { continue };
             let is_known = phase.exit_code().is_some()
                 || ended.contains(run_id)

@@ -228,6 +228,8 @@ pub struct ListedJob {
     pub run_id: RunId,
     /// Its phase.
     pub phase: Phase,
+    /// When it ended, in seconds of the service's clock, if the list says so.
+    pub ended: Option<i64>,
 }
 
 /// Why a request failed.

@@ -60,10 +60,12 @@ pub type Put = (Instant, Instant);
 
 struct Job {
     run_id: String,
-    /// Where its object begins and ends in the list, and the value of its phase, with blanks behind it.
+    /// Where its object begins and ends in the list, and the values of its phase and of its endTime, with blanks behind
+    /// them.
     begin: usize,
     end: usize,
     phase: usize,
+    end_time: usize,
     ended: Option<Instant>,
 }
 
@@ -203,12 +205,15 @@ impl State {
             .collect();
         self.list.extend(head.as_bytes());
         let phase = self.list.len();
+        let times = r#""executing", "creationTime": "2026-11-26 20:36:01+00:00", "startTime": "2026-11-26 20:36:02+00:00", "endTime": "#;
+        self.list.extend(times.as_bytes());
+        let end_time = self.list.len();
         let own = format!(
             r#"{{"name": "JOB_SOURCE_DIR", "value": "/uws/jobs/{id}/src"}}, {{"name": "JOB_OUTPUT_DIR", "value": "/uws/jobs/{id}/out"}}, {{"name": "JOB_ID", "value": "{id}"}}"#
         );
         let environment = asked.environment.to_string();
         let rest = format!(
-            r#""executing", "creationTime": "2026-11-26 20:36:01+00:00", "startTime": "2026-11-26 20:36:02+00:00", "endTime": null, "executionDuration": null, "destruction": null, "parameters": {{"command": ["/bin/bash", "-c", {}], "environment": [{own}, {}}}, "results": [{}], "errorSummary": {{"message": ""}}, "jobInfo": {{}}}}"#,
+            r#"null                       , "executionDuration": null, "destruction": null, "parameters": {{"command": ["/bin/bash", "-c", {}], "environment": [{own}, {}}}, "results": [{}], "errorSummary": {{"message": ""}}, "jobInfo": {{}}}}"#,
             asked.command,
             environment.get(1..)?,
             results.join(", ")
@@ -216,19 +221,28 @@ impl State {
         self.list.extend(rest.as_bytes());
         let end = self.list.len();
         self.list.push(b',');
-        self.jobs.push(Job { run_id: asked.run_id, begin, end, phase, ended: None });
+        self.jobs.push(Job { run_id: asked.run_id, begin, end, phase, end_time, ended: None });
         Some(number)
     }
 
-    /// Ends the jobs whose time has come.
+    /// Ends the jobs whose time has come. As at the genuine service, endTime is in whole seconds, and null for a job that
+    /// failed.
     fn end_due(&mut self) {
         let now = Instant::now();
         while let Some((at, number)) = self.ends.front().copied().filter(|(at, _)| *at <= now) {
             self.ends.pop_front();
             let job = &mut self.jobs[number];
             job.ended = Some(at);
-            let phase: &[u8; 11] = if fails(number) { b"\"error\"    " } else { b"\"completed\"" };
-            self.list[job.phase..job.phase + phase.len()].copy_from_slice(phase);
+            let time = jiff::Timestamp::now() - (now - at);
+            let (phase, end_time) = if fails(number) {
+                ("\"error\"    ", None)
+            } else {
+                ("\"completed\"", Some(time.strftime("\"%F %T+00:00\"").to_string()))
+            };
+            self.list[job.phase..job.phase + phase.len()].copy_from_slice(phase.as_bytes());
+            if let Some(text) = end_time {
+                self.list[job.end_time..job.end_time + text.len()].copy_from_slice(text.as_bytes());
+            }
         }
     }
 

@@ -183,7 +183,7 @@ fn a_service_whose_lists_take_long_is_spared() {
     world.answer("LIST", none());
     let answered = world.now;
     world.run_to("LIST");
-    assert_eq!(world.now, answered + secs(10));
+    assert_eq!(world.now, answered + secs(5));
 }
 
 #[test]

@@ -1,12 +1,13 @@
 //! When jobs are polled: singly and spread over the interval, or by list, which proves only that a job is still active.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use ocps::csc::Settings;
 use ocps::csc::configuration::Polling;
 use ocps::csc::event::{LogLevel, Phase};
-use ocps::csc::id::{RunId, SalIndex};
+use ocps::csc::id::RunId;
 use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Wanted};
 
 use super::world::{POLL, World, execute, failed, job, job_id, none, secs, settings, unclear, wrong};
@@ -76,7 +77,7 @@ fn jobs_that_were_created_together_are_polled_at_times_of_their_own() {
     for round in 0..3 {
         let times = (begun + POLL * round)..(begun + POLL * (round + 1));
         let of_round = polls.iter().filter(|(time, _)| times.contains(time));
-        assert_eq!(of_round.map(|(_, line)| line).collect::<std::collections::BTreeSet<_>>().len(), 10);
+        assert_eq!(of_round.map(|(_, line)| line).collect::<BTreeSet<_>>().len(), 10);
     }
     assert!(polls.windows(4).all(|polls| polls[3].0 > polls[0].0 + POLL / 100), "{polls:?}");
 }
@@ -88,7 +89,7 @@ fn jobs_that_are_due_within_a_moment_are_polled_together_and_each_once_an_interv
     let begun = world.now;
     run(&mut world, POLL * 2, none_listed);
     let polls = || world.lines.iter().filter(|(time, line)| *time > begun && line.starts_with("GET j"));
-    let times: std::collections::BTreeSet<Duration> = polls().map(|(time, _)| *time).collect();
+    let times: BTreeSet<Duration> = polls().map(|(time, _)| *time).collect();
     assert!((790..=810).contains(&polls().count()), "{}", polls().count());
     assert!((100..=202).contains(&times.len()), "{}", times.len());
 }
@@ -150,17 +151,18 @@ fn one_list_an_interval_serves_all_jobs_and_one_of_them_is_asked_for_besides() {
 }
 
 #[test]
-fn the_list_asks_for_all_jobs_of_our_index_and_names_the_prerequisites() {
+fn the_list_names_all_jobs_that_are_polled_prerequisites_too() {
     let mut world = by_list(1);
     world.answer("LIST", none());
     world.send(execute("p"));
     world.answer("GET p", job("p", Phase::Active));
     world.run_to("LIST");
     let Action::List(Wanted { run_ids, job_ids, active_of }) = world.asked("LIST") else { panic!() };
-    assert_eq!((run_ids.len(), job_ids.iter().collect::<Vec<_>>()), (1, vec![&job_id("p")]));
-    assert_eq!(*active_of, Some(SalIndex::Latiss));
+    assert_eq!((run_ids.len(), &**job_ids), (1, &BTreeSet::from([job_id("j1"), job_id("p")])));
+    assert_eq!(*active_of, None);
     world.take();
-    let other = |phase| ListedJob { job_id: job_id("p"), run_id: RunId::parse("other").unwrap(), phase };
+    let other =
+        |phase| ListedJob { job_id: job_id("p"), run_id: RunId::parse("other").unwrap(), phase, ended: None };
     let both = |phase| Reply::Listed(vec![world.active("j1", 1), other(phase)]);
     let (active, ended) = (both(Phase::Active), both(Phase::Completed));
     world.answer("LIST", active);
@@ -192,6 +194,28 @@ fn a_job_that_a_list_shows_as_ended_or_does_not_show_is_asked_for_before_anythin
         world.answer("GET j2", job("j2", Phase::Completed));
         world.expect(&["result j2 0 object of j2", "ack 2 CMD_COMPLETE Done"]);
     }
+}
+
+#[test]
+fn of_the_jobs_that_a_list_shows_as_ended_the_first_that_ended_is_asked_for_first() {
+    let mut world = by_list(4);
+    run(&mut world, POLL * 2, all);
+    world.run_to("LIST");
+    world.take();
+    // One of the jobs may be asked for already.
+    let open = world.open_names();
+    let listed = |(number, ended): (i32, Option<i64>)| {
+        let phase = if ended.is_some() { Phase::Completed } else { Phase::Error };
+        ListedJob { phase, ended, ..world.active(&format!("j{number}"), number) }
+    };
+    let ended = [(1, Some(1003)), (2, Some(1001)), (3, Some(1002)), (4, None)].map(listed);
+    world.answer("LIST", Reply::Listed(ended.into()));
+    // The service does not say when a job failed.
+    let mut expected = vec!["GET j4", "GET j2", "GET j3", "GET j1"];
+    expected.retain(|name| !open.iter().any(|known| known == name));
+    let asked = world.take().into_iter().filter(|line| line.starts_with("GET"));
+    assert_eq!(asked.collect::<Vec<_>>(), expected);
+    assert!(expected.len() >= 3, "{open:?}");
 }
 
 #[test]

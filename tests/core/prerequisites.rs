@@ -48,6 +48,7 @@ fn a_missing_prerequisite_is_polled_again_and_then_looked_up_in_the_list() {
             job_id: job_id("a"),
             run_id: run_id("of-another"),
             phase: Phase::Active,
+            ended: None,
         }]),
     );
     world.run_to("GET a");

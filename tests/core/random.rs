@@ -179,7 +179,12 @@ impl Walk {
                         let is_lie = self.service == Service::Lying && self.rng.u8(..4) == 0;
                         let id = if is_lie { self.id() } else { self.new_id() };
                         let phase = self.phase();
-                        jobs.push(ListedJob { job_id: job_id(&id), run_id: run_id.clone(), phase });
+                        jobs.push(ListedJob {
+                            job_id: job_id(&id),
+                            run_id: run_id.clone(),
+                            phase,
+                            ended: None,
+                        });
                     }
                 }
                 Reply::Listed(jobs)

@@ -106,6 +106,7 @@ fn listed(jobs: &[(&str, i32)]) -> Reply {
         job_id: job_id(id),
         run_id: run_id(*number),
         phase: Phase::Active,
+        ended: None,
     };
     Reply::Listed(jobs.iter().map(job).collect())
 }
@@ -493,6 +494,7 @@ fn found(jobs: &[(&str, &str)]) -> Reply {
         job_id: job_id(id),
         run_id: RunId::parse(run).unwrap(),
         phase: Phase::Active,
+        ended: None,
     };
     Reply::Listed(jobs.iter().map(job).collect())
 }

@@ -422,7 +422,7 @@ impl World {
 
     /// A job of the list that is active.
     pub(crate) fn active(&self, id: &str, number: i32) -> ListedJob {
-        ListedJob { job_id: job_id(id), run_id: self.run_id(number), phase: Phase::Active }
+        ListedJob { job_id: job_id(id), run_id: self.run_id(number), phase: Phase::Active, ended: None }
     }
 
     /// A list with these jobs, each with the number of its execute.

@@ -88,7 +88,8 @@ impl Polling {
         if let Answer::List(Ok(jobs)) = answer
             && self.lists.remove(&ticket)
         {
-            jobs.iter().for_each(|job| self.asked(&job.job_id));
+            let active = jobs.iter().filter(|job| job.phase.exit_code().is_none());
+            active.for_each(|job| self.asked(&job.job_id));
         }
     }
 

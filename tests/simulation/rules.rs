@@ -566,7 +566,7 @@ impl Rules {
                 let is_for_something = !run_ids.is_empty() || !job_ids.is_empty() || active_of.is_some();
                 assert!(is_for_something, "a list for nothing");
                 self.sending.list(now, request.ticket);
-                if active_of.is_some() {
+                if !job_ids.is_empty() {
                     self.polling.list_asked(request.ticket);
                 }
             }

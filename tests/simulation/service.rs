@@ -434,9 +434,9 @@ impl Service {
             let at = plan.frozen.map_or(now, |frozen| now.min(frozen)).saturating_sub(plan.list_lag);
             let is_wrong = chance(rng, plan.wrong_phase);
             let phase = if (at >= job.ends) != is_wrong { job.phase } else { Phase::Active };
-            let shown = ListedJob { job_id: job.id.clone(), run_id, phase };
-            let is_named = wanted.run_ids.contains(&shown.run_id) || wanted.job_ids.contains(&shown.job_id);
-            if is_named || (wanted.has(&shown) && !chance(rng, plan.left_out)) {
+            let ended = (phase.exit_code().is_some() && rng.bool()).then(|| rng.i64(..));
+            let shown = ListedJob { job_id: job.id.clone(), run_id, phase, ended };
+            if wanted.run_ids.contains(&shown.run_id) || (wanted.has(&shown) && !chance(rng, plan.left_out)) {
                 listed.push(shown);
             }
         }
@@ -478,7 +478,7 @@ impl Service {
         let job_id = self.any_id(rng);
         self.lied_about(&job_id);
         self.lied_about.insert(run_id.to_string());
-        listed.push(ListedJob { job_id, run_id: run_id.clone(), phase: Phase::Active });
+        listed.push(ListedJob { job_id, run_id: run_id.clone(), phase: Phase::Active, ended: None });
     }
 
     /// One that there is, or was, or may come to be.

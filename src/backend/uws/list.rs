@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Read};
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
@@ -122,6 +123,8 @@ struct Element<'a> {
     run_id: Cow<'a, str>,
     #[serde(borrow)]
     phase: Option<&'a RawValue>,
+    #[serde(rename = "endTime", borrow)]
+    end_time: Option<&'a RawValue>,
 }
 
 impl Element<'_> {
@@ -129,10 +132,12 @@ impl Element<'_> {
     fn job(&self) -> Option<ListedJob> {
         let phase = self.phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
         let phase = phase.map_or(Phase::Unknown, Phase::parse);
+        let end_time = self.end_time.and_then(|raw| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok());
         Some(ListedJob {
             job_id: JobId::parse(&self.job_id).ok()?,
             run_id: RunId::parse(&self.run_id)?,
             phase,
+            ended: end_time.and_then(|time| Some(time.parse::<Timestamp>().ok()?.as_second())),
         })
     }
 }
