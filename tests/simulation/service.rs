@@ -436,7 +436,9 @@ impl Service {
             let phase = if (at >= job.ends) != is_wrong { job.phase } else { Phase::Active };
             let ended = (phase.exit_code().is_some() && rng.bool()).then(|| rng.i64(..));
             let shown = ListedJob { job_id: job.id.clone(), run_id, phase, ended };
-            if wanted.run_ids.contains(&shown.run_id) || (wanted.has(&shown) && !chance(rng, plan.left_out)) {
+            // The list decides whether a run has a job, and whether one is gone of which a cache says so.
+            let decides = wanted.run_ids.contains(&shown.run_id) || self.stale.contains_key(&job.id);
+            if wanted.has(&shown) && (decides || !chance(rng, plan.left_out)) {
                 listed.push(shown);
             }
         }
