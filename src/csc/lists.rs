@@ -67,7 +67,7 @@ impl Lists {
     /// How long a list is waited for.
     fn patience(&self, ctx: &Context, singly: Option<Duration>) -> Duration {
         let rounds = ctx.poll_interval.max(singly.unwrap_or_default()).saturating_mul(2);
-        // After a list that took long, the service rests for as long.
+        // After a list that took long, the service rests before the next one.
         let rest = self.last.map_or(Duration::ZERO, |(took, _)| took.saturating_mul(3));
         rounds.max(rest).max(PATIENCE_MIN)
     }
@@ -137,12 +137,11 @@ impl Lists {
     }
 
     /// A list that shows these jobs as active, of `count`, is to serve as a poll: gives the time between it and the one
-    /// before, if there was one. None: it is not believed. The polls of the jobs that it shows as ended take `polls`.
+    /// before, if there was one. None: it is not believed.
     pub(super) fn note_list(
         &mut self,
         ctx: &mut Context,
         asked: Duration,
-        polls: Duration,
         active: &HashMap<&JobId, Phase>,
         count: usize,
     ) -> Option<Option<Duration>> {
@@ -151,12 +150,25 @@ impl Lists {
             return None;
         }
         (self.failures, self.problem, self.left_out) = (0, None, 0);
-        // No job's end is to be known later than after an interval: the list, and the polls that follow, take a part of it.
-        let took = ctx.now.mono.saturating_sub(asked) + polls.min(ctx.poll_interval / 2);
+        // No job's news is to be older than an interval, the time that a list takes included.
+        let took = ctx.now.mono.saturating_sub(asked);
         let due = asked + ctx.poll_interval.saturating_sub(took);
         self.next = Some(Next { due, is_wanted: false });
         let before = self.last_asked.replace(asked);
         Some(before.map(|before| asked.saturating_sub(before)))
+    }
+
+    /// The polls that follow the last list take so long: the next list comes earlier, so that a job's end is known after an
+    /// interval all the same.
+    pub(super) fn leave_time(&mut self, ctx: &Context, polls: Duration) {
+        if let Some(next) = &mut self.next {
+            next.due = next.due.saturating_sub(polls.min(ctx.poll_interval / 2));
+        }
+    }
+
+    /// A job that the next list is to show, or not, although it is not polled any more: see [`Lists::disproof`].
+    pub(super) fn witness(&self) -> Option<&JobId> {
+        self.witness.as_ref().map(|(job_id, _)| job_id)
     }
 
     /// Why lists are not believed, if single polls contradict them.

@@ -32,8 +32,8 @@ pub(super) const DUPLICATES_FOR: Duration = Duration::from_secs(3600);
 /// Most runs whose duplicates are looked for, or twice max_jobs if that is more; beyond it the run whose time ends first is
 /// dropped.
 const DUPLICATES_MAX: usize = 1000;
-/// After a list the service rests for half as long as that took, after a failure to give one for as long: it may answer only
-/// one request at a time. Before a list that only looks for duplicates it rests this many times as long.
+/// After a list the service rests for half of the time that it took, after a failure to give one for all of it: it may answer
+/// only one request at a time. Before a list that only looks for duplicates it rests this many times as long as the last took.
 const REST: u32 = 4;
 /// Longest such rest.
 const REST_MAX: Duration = Duration::from_secs(60);
@@ -90,11 +90,11 @@ pub(super) struct Listing {
 }
 
 impl Lookup {
-    /// This list has come or failed: the service rests for as long as that took. Gives that time.
-    fn rest(&mut self, list: &Listing, now: Duration) -> Duration {
-        let took = now.saturating_sub(list.asked);
-        self.rested = (list.asked + IN_DOUBT).max(now + took.min(REST_MAX));
-        took
+    /// This list has come or failed: the service rests for this time. Gives until when.
+    fn rest(&mut self, list: &Listing, now: Duration, time: Duration) -> Duration {
+        let until = now + time.min(REST_MAX);
+        self.rested = until.max(list.asked + IN_DOUBT);
+        until
     }
 }
 
@@ -308,8 +308,8 @@ impl Lookups {
         let now = ctx.now.mono;
         let note = |_: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
-            let took = lookup.rest(&list, now);
-            lookup.retry = Retry::at(now + (took / 2).min(REST_MAX));
+            let took = now.saturating_sub(list.asked);
+            lookup.retry = Retry::at(lookup.rest(&list, now, took / 2));
             lookup.not_routinely_before = now + took.saturating_mul(REST).min(REST_MAX);
             lookup.doubt = Some(now + IN_DOUBT);
             let ends_search = list.is_search && mem::take(&mut lookup.is_searched);
@@ -323,7 +323,7 @@ impl Lookups {
         let now = ctx.now.mono;
         let note = |ctx: &mut Context, lookup: &mut Lookup| {
             let list = lookup.list.take()?;
-            lookup.rest(&list, now);
+            lookup.rest(&list, now, now.saturating_sub(list.asked));
             lookup.retry.fail(ctx, 2 * IN_DOUBT);
             let again = lookup.retry.due?.max(lookup.rested);
             lookup.retry.due = Some(again);

@@ -263,14 +263,11 @@ impl AtService {
         let (active, ended): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.phase.exit_code().is_none());
         let active: HashMap<&JobId, Phase> = active.into_iter().map(|job| (&job.job_id, job.phase)).collect();
         let latest = ended.iter().filter_map(|job| job.ended).max();
-        // How long before the latest of them a job ended. The service gives no time for a job that failed.
+        // How long before the last of them a job ended. One that failed counts as the first: the service gives no time for it.
         let age = |job: &ListedJob| Some(Duration::from_secs(latest?.abs_diff(job.ended?)));
-        let ended: HashMap<&JobId, Duration> = ended
-            .into_iter()
-            .map(|job| (&job.job_id, age(job).unwrap_or(Duration::MAX).min(ctx.poll_interval)))
-            .collect();
-        let polls = self.singly(ctx, ended.len()).unwrap_or_default();
-        let Some(interval) = self.lists.note_list(ctx, asked, polls, &active, self.polls.len()) else {
+        let age = |job| age(job).unwrap_or(Duration::MAX).min(ctx.poll_interval);
+        let ages: HashMap<&JobId, Duration> = ended.into_iter().map(|job| (&job.job_id, age(job))).collect();
+        let Some(interval) = self.lists.note_list(ctx, asked, &active, self.polls.len()) else {
             return Vec::new();
         };
         let (mut shown, mut changed) = (Vec::with_capacity(active.len()), Vec::new());
@@ -290,8 +287,10 @@ impl AtService {
                 // Unless a later answer shows the job.
                 (next, None) if poll.seen.is_none_or(|seen| seen < asked) => {
                     poll.is_unlisted = true;
-                    // The first that ended has been due for longest.
-                    let due = now.saturating_sub(ended.get(&poll.job_id).copied().unwrap_or_default());
+                    // The first that ended has been due for longest. Half of its age gives the order too, and makes no poll
+                    // late.
+                    let age = ages.get(&poll.job_id).copied().unwrap_or_default();
+                    let due = now.saturating_sub(age / 2);
                     let is_later = matches!(next, Next::At(time) if time > due) && poll.is_answered();
                     if next == Next::List || is_later {
                         changed.push((polled.clone(), Next::At(due)));
@@ -301,6 +300,8 @@ impl AtService {
             }
         }
         changed.into_iter().for_each(|(polled, next)| self.set(&polled, next));
+        let due = self.due.iter().take_while(|(time, _)| *time <= now).count();
+        self.lists.leave_time(ctx, self.singly(ctx, due).unwrap_or_default());
         self.sample(ctx);
         interval.into_iter().for_each(|interval| self.note_interval(ctx, interval));
         shown
@@ -414,7 +415,7 @@ impl Polls {
     /// Where jobs are polled by list: the jobs that it is to show.
     pub(super) fn wanted_of_list(&self, url: &Url) -> Option<impl Iterator<Item = &JobId>> {
         let at = self.0.get(url).filter(|at| at.lists.are_used())?;
-        Some(at.polls.values().map(|poll| &poll.job_id))
+        Some(at.polls.values().map(|poll| &poll.job_id).chain(at.lists.witness()))
     }
 
     /// Sends the single polls that are due; gives whether a list is wanted from now on.

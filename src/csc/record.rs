@@ -3,8 +3,8 @@
 //! The core says what is to be kept ([`Effect::Journal`](super::Effect::Journal)) and, in its next run, is given
 //! what was kept ([`Input::Recovered`](super::Input::Recovered)). How it is kept is the business of the journal.
 //!
-//! All records of one turn are written together or not at all, in the order in which the core asked for them. A record
-//! may be written twice.
+//! All records of one turn are written together or not at all, in the order in which the core asked for them; only
+//! deliveries and notes may come up to a second later. A record may be written twice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,10 +56,11 @@ pub enum Record {
         /// How it ended.
         end: Box<Completion>,
     },
-    /// This was delivered and need not be sent again in the next run.
+    /// This was delivered and need not be sent again in the next run. It is written within a second: what is sent again
+    /// after a crash has equal content.
     Delivered(Receipt),
-    /// This happened to the job of an execute. It is written with the next record or within a second, or not at all if
-    /// the journal cannot be written: nothing depends on it.
+    /// This happened to the job of an execute. It is written within a second, or not at all if the journal cannot be
+    /// written: nothing depends on it.
     Noted {
         /// The execute.
         key: EntryKey,

@@ -9,9 +9,10 @@
 //! asks for. Commands that come before the start has ended wait here, at most [`EARLY_MAX`] of them, and are carried out
 //! in the order in which they came.
 //!
-//! All records of a turn go to the journal together, and so into one commit: accepting an execute, the id of its job and
-//! its end take one commit each. Deliveries and notes ([`Record::Noted`]) are written with the next heartbeat, within a
-//! second, or when there are many: nothing waits for them, and what is published again after a crash has equal content.
+//! The records of a turn go to the journal together, and so into one commit: accepting an execute, the id of its job and
+//! its end take one commit each. Only deliveries and notes ([`Record::Noted`]) wait for the next heartbeat, which comes
+//! within a second, or until there are [`DELIVERIES_MAX`]: nothing depends on them, and what is published again after a
+//! crash has equal content.
 
 use std::collections::VecDeque;
 use std::mem;

@@ -86,6 +86,7 @@ fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
 ///
 /// The clock may be wrong: the last commands are kept whatever their age.
 pub(super) fn prune(connection: &Connection, limits: Limits, now: Tai) -> Result<Upkeep, Fault> {
+    // A key is not given again, also where the last command is deleted.
     let last = "(SELECT max(key) FROM commands)";
     connection.execute(&format!("UPDATE journal SET last_key = {last} WHERE last_key < {last}"), [])?;
     connection.execute("DELETE FROM seen WHERE number <= (SELECT max(number) FROM seen) - ?", [SEEN_MAX])?;

@@ -219,6 +219,25 @@ fn of_the_jobs_that_a_list_shows_as_ended_the_first_that_ended_is_asked_for_firs
 }
 
 #[test]
+fn after_a_list_with_many_ends_the_next_one_comes_earlier_by_half_an_interval_at_most() {
+    for single in [0, 100, 60_000].map(Duration::from_millis) {
+        let polled_by_list = Settings { polling: Polling::List, connections: 1, ..settings() };
+        let mut world = crowd(polled_by_list, 10);
+        world.took[1] = single;
+        run(&mut world, MINUTE, all);
+        world.run_to("LIST");
+        let (asked, open) = (world.now, world.open_names().len() - 1);
+        let ended =
+            |number| ListedJob { phase: Phase::Completed, ..world.active(&format!("j{number}"), number) };
+        let ended = (1..=10).map(ended).collect();
+        world.answer("LIST", Reply::Listed(ended));
+        world.run_to("LIST");
+        let polls = single * u32::try_from(10 - open).unwrap();
+        assert_eq!(world.now - asked, POLL - polls.min(POLL / 2), "{single:?}");
+    }
+}
+
+#[test]
 fn a_job_that_is_listed_no_more_vanishes_by_two_answers_and_a_list_asked_for_later() {
     let mut world = by_list(1);
     run(&mut world, POLL * 2, all);

@@ -386,7 +386,12 @@ impl World {
     #[track_caller]
     pub(crate) fn answer_at(&mut self, at: usize, reply: Reply) {
         let Request { ticket, action, .. } = self.open.remove(at);
-        let Some(answer) = reply.clone().to(&action) else { panic!("{reply:?} is no answer to {action:?}") };
+        let Some(mut answer) = reply.clone().to(&action) else {
+            panic!("{reply:?} is no answer to {action:?}")
+        };
+        if let (Action::List(wanted), Answer::List(Ok(jobs))) = (&action, &mut answer) {
+            jobs.retain(|job| wanted.has(job));
+        }
         if let (Action::Submit(submission), Answer::Submit(Ok(_))) = (action, &answer)
             && self.submissions.iter().filter(|sent| sent.run_id == submission.run_id).count() == 1
         {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ocps::csc::id::JobId;
-use ocps::csc::request::{Answer, Ticket};
+use ocps::csc::request::{Answer, ListedJob, Ticket};
 
 use super::excuses;
 use super::plan::secs;
@@ -32,8 +32,8 @@ struct Followed {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Polling {
     jobs: BTreeMap<JobId, Followed>,
-    /// The lists that are to show all jobs.
-    lists: BTreeSet<Ticket>,
+    /// The lists that were asked for, with the jobs that they are to show.
+    lists: BTreeMap<Ticket, BTreeSet<JobId>>,
     /// Polls of ours that were not answered.
     polls: BTreeMap<Ticket, JobId>,
     /// How long each service has answered while the process ran.
@@ -79,16 +79,18 @@ impl Polling {
         }
     }
 
-    pub(crate) fn list_asked(&mut self, ticket: Ticket) {
-        self.lists.insert(ticket);
+    /// A list is asked for, which is to show these jobs.
+    pub(crate) fn list_asked(&mut self, ticket: Ticket, job_ids: &BTreeSet<JobId>) {
+        self.lists.insert(ticket, job_ids.clone());
     }
 
     pub(crate) fn answered(&mut self, ticket: Ticket, answer: &Answer) {
         self.polls.remove(&ticket);
         if let Answer::List(Ok(jobs)) = answer
-            && self.lists.remove(&ticket)
+            && let Some(named) = self.lists.remove(&ticket)
         {
-            let active = jobs.iter().filter(|job| job.phase.exit_code().is_none());
+            let is_polled = |job: &&ListedJob| job.phase.exit_code().is_none() && named.contains(&job.job_id);
+            let active = jobs.iter().filter(is_polled);
             active.for_each(|job| self.asked(&job.job_id));
         }
     }

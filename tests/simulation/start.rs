@@ -32,8 +32,7 @@ pub(crate) struct Start {
     unwritten_state: Option<Record>,
     /// Reports of the journal that the core has not got.
     unread: usize,
-    /// Whether the turn is one of a tick.
-    /// Whether it is one of a heartbeat.
+    /// Whether the turn is one of a heartbeat.
     is_beat: bool,
 }
 
@@ -65,7 +64,7 @@ impl Start {
             unwritten: Vec::new(),
             unwritten_state: None,
             unread: 0,
-            is_beat: false,
+            is_beat: true,
         }
     }
 
@@ -193,12 +192,15 @@ impl Start {
 
     /// These are handed to the journal.
     pub(crate) fn written(&mut self, records: &[Record]) {
-        if self.unwritten != records {
-            let due: Vec<Record> = self.unwritten.extract_if(.., |record| !may_wait(record)).collect();
-            assert_eq!(records, due, "not what is to be kept of this turn");
-        } else {
-            self.unwritten.clear();
-        }
+        let are_all_due = std::mem::take(&mut self.is_beat) || self.unwritten.len() >= DELIVERIES_MAX;
+        let is_due = |record: &mut Record| are_all_due || !may_wait(record);
+        let due: Vec<Record> = self.unwritten.extract_if(.., is_due).collect();
+        assert_eq!(records, due, "not what is to be kept of this turn");
+    }
+
+    /// These are handed to the journal when the daemon ends.
+    pub(crate) fn written_at_the_end(&mut self, records: &[Record]) {
+        assert_eq!(records, std::mem::take(&mut self.unwritten), "not all that is to be kept");
     }
 
     /// The turn is over.

@@ -213,6 +213,28 @@ mod tests {
     }
 
     #[test]
+    fn the_time_of_an_end_is_taken_if_it_is_one() {
+        for (end_time, expected) in [
+            (r#""2026-11-22 18:36:05+00:00""#, Some(1_795_372_565)),
+            (r#""2026-11-22T15:36:05.5-03:00""#, Some(1_795_372_565)),
+            (r#""2026-11-22 18:36:05""#, None),
+            (r#""yesterday""#, None),
+            ("null", None),
+            ("1795372565", None),
+            (r#"{"x":[]}"#, None),
+        ] {
+            let json =
+                format!(r#"[{{"jobId":"j1","runId":"1-a","phase":"completed","endTime":{end_time}}}]"#);
+            let wanted = Wanted {
+                run_ids: BTreeSet::from([RunId::parse("1-a").unwrap()]).into(),
+                ..Wanted::default()
+            };
+            let ended = read(json.as_bytes(), &wanted).unwrap().into_iter().map(|job| job.ended);
+            assert_eq!(ended.collect::<Vec<_>>(), [expected], "{end_time}");
+        }
+    }
+
+    #[test]
     fn what_is_no_whole_array_fails() {
         for json in [
             "",

@@ -189,7 +189,7 @@ impl World {
         self.note("the daemon ends");
         self.rules.start.ended();
         let left = self.process_mut().turn.left();
-        self.rules.start.written(&left);
+        self.rules.start.written_at_the_end(&left);
         self.process_mut().journal.channel.push_back(left);
         self.flush_messages();
         let time = self.time();
