@@ -4,7 +4,7 @@
 //! submission too. A list makes the service walk through every job's files. So one list answers all questions about a
 //! service, and the next is asked for only after a rest that grows with the time that the last one took.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,7 +290,7 @@ impl Lookups {
             }
             let run_ids = Arc::new(run_ids);
             let is_of_all = polled.is_some();
-            let mut job_ids: BTreeSet<JobId> = polled.into_iter().flatten().cloned().collect();
+            let mut job_ids: HashSet<JobId> = polled.into_iter().flatten().cloned().collect();
             job_ids.extend(lookup.missing.values().map(|(job_id, _)| job_id.clone()));
             let active_of = is_search.then_some(ctx.settings.index);
             let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));

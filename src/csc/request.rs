@@ -1,7 +1,7 @@
 //! What the core asks of a back-end, and the answers.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +66,7 @@ pub struct Wanted {
     /// Jobs with these run ids.
     pub run_ids: Arc<BTreeSet<RunId>>,
     /// Jobs with these job ids.
-    pub job_ids: Arc<BTreeSet<JobId>>,
+    pub job_ids: Arc<HashSet<JobId>>,
     /// Besides these, all jobs that have not ended and whose run ids were made for this index.
     pub active_of: Option<SalIndex>,
 }

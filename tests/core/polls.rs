@@ -1,7 +1,6 @@
 //! When jobs are polled: singly and spread over the interval, or by list, which proves only that a job is still active.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use ocps::csc::Settings;
@@ -158,7 +157,7 @@ fn the_list_names_all_jobs_that_are_polled_prerequisites_too() {
     world.answer("GET p", job("p", Phase::Active));
     world.run_to("LIST");
     let Action::List(Wanted { run_ids, job_ids, active_of }) = world.asked("LIST") else { panic!() };
-    assert_eq!((run_ids.len(), &**job_ids), (1, &BTreeSet::from([job_id("j1"), job_id("p")])));
+    assert_eq!((run_ids.len(), &**job_ids), (1, &HashSet::from([job_id("j1"), job_id("p")])));
     assert_eq!(*active_of, None);
     world.take();
     let other =

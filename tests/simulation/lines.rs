@@ -1,5 +1,7 @@
 //! What happens, as lines of the trace.
 
+use std::collections::BTreeSet;
+
 use ocps::csc::event::Event;
 use ocps::csc::record::Record;
 use ocps::csc::request::{Action, Request, Wanted};
@@ -70,6 +72,7 @@ fn action(action: &Action) -> String {
         Action::Status { job_id, .. } => format!("GET {job_id}"),
         Action::Remove { job_id } => format!("DELETE {job_id}"),
         Action::List(Wanted { run_ids, job_ids, active_of }) => {
+            let job_ids: BTreeSet<_> = job_ids.iter().collect();
             format!("LIST {run_ids:?} {job_ids:?} {active_of:?}")
         }
         Action::Push { .. } | Action::Ping => format!("{action:?}"),

@@ -1,7 +1,7 @@
 //! Each job whose id was published is asked for often enough, singly or by a list that shows it, and its end is noticed
 //! in time, whatever the lists say. Time counts only while the process runs and the job's service answers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use ocps::csc::id::JobId;
@@ -33,7 +33,7 @@ struct Followed {
 pub(crate) struct Polling {
     jobs: BTreeMap<JobId, Followed>,
     /// The lists that were asked for, with the jobs that they are to show.
-    lists: BTreeMap<Ticket, BTreeSet<JobId>>,
+    lists: BTreeMap<Ticket, HashSet<JobId>>,
     /// Polls of ours that were not answered.
     polls: BTreeMap<Ticket, JobId>,
     /// How long each service has answered while the process ran.
@@ -80,7 +80,7 @@ impl Polling {
     }
 
     /// A list is asked for, which is to show these jobs.
-    pub(crate) fn list_asked(&mut self, ticket: Ticket, job_ids: &BTreeSet<JobId>) {
+    pub(crate) fn list_asked(&mut self, ticket: Ticket, job_ids: &HashSet<JobId>) {
         self.lists.insert(ticket, job_ids.clone());
     }
 

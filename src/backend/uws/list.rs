@@ -144,12 +144,14 @@ impl Element<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
     use crate::csc::id::SalIndex;
 
     fn picked(json: &str) -> io::Result<Vec<String>> {
         let run_ids: BTreeSet<RunId> = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
-        let job_ids: BTreeSet<JobId> = JobId::parse("k1").into_iter().collect();
+        let job_ids: HashSet<JobId> = JobId::parse("k1").into_iter().collect();
         picked_by(json, &Wanted { run_ids: run_ids.into(), job_ids: job_ids.into(), active_of: None })
     }
 
