@@ -63,6 +63,7 @@ fn run(target: &Target, wait: Duration, out: &mut Output) -> Result<(), Failure>
         client,
         is_script: !stdin().is_terminal(),
         greets: prompt.is_some(),
+        is_editing: prompt.is_some(),
         prompt,
         signals,
         sent: Vec::new(),
@@ -103,6 +104,8 @@ struct Session {
     greets: bool,
     /// The line editor, at a terminal.
     prompt: Option<Prompt>,
+    /// A line is being edited, and what is printed goes above it.
+    is_editing: bool,
     signals: Option<Signals>,
     /// Commands without a final ack.
     sent: Vec<Sent>,
@@ -173,6 +176,7 @@ impl Session {
 
     /// Handles one line of the input.
     fn input(&mut self, line: io::Result<Vec<u8>>, out: &mut Output) -> Result<(), Failure> {
+        self.is_editing = false;
         match request(line) {
             Ok(Request::Nothing) => {}
             Ok(Request::Quit) => self.input_ended = true,
@@ -186,6 +190,7 @@ impl Session {
         }
         if let Some(prompt) = &self.prompt {
             prompt.go_on();
+            self.is_editing = true;
         }
         Ok(())
     }
@@ -257,14 +262,14 @@ impl Session {
 
     /// Prints whole lines.
     fn print(&mut self, text: &str, out: &mut Output) -> Result<(), Failure> {
-        let Some(prompt) = &mut self.prompt else { return out.text(text) };
+        let Some(prompt) = self.prompt.as_mut().filter(|_| self.is_editing) else { return out.text(text) };
         prompt.print(text, out);
         Ok(())
     }
 
     /// Prints an error.
     fn complain(&mut self, reason: &str, out: &Output) {
-        match &mut self.prompt {
+        match self.prompt.as_mut().filter(|_| self.is_editing) {
             Some(prompt) => prompt.print(&format!("ocps: {reason}\n"), out),
             None => complain(reason),
         }
