@@ -251,7 +251,8 @@ impl Address {
             return Ok(());
         }
         Err(Unopened::Away(format!(
-            "the journal topic {} cannot be opened: another program has a transaction open in it, from offset {readable} on",
+            "the journal topic {} cannot be read to its end: a transaction is open from offset {readable} on, of another \
+             program or of a run that was killed; the next start ends the latter",
             self.name
         )))
     }
