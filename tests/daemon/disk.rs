@@ -79,6 +79,8 @@ fn a_full_disk_refuses_what_is_new_and_forgets_nothing() {
     assert!(client.query("status")["journal"]["problem"].is_null());
     assert_eq!(client.run("standby", &json!({})), "CMD_COMPLETE Done");
     stalls.longest_gap(&client.sent("heartbeat"), 2.0);
+    // What was delivered is written with the next heartbeat.
+    client.listen(Duration::from_millis(1200));
     eventually("all is written", || client.query("status")["journal"]["waiting"] == 0);
     daemon.signal(Signal::KILL);
     drop(daemon);
