@@ -14,8 +14,8 @@ use super::service::{Job, Service, run_of};
 /// Longest time in which a job is not polled: GETs that time out after 30 s, those of some aborts among them, one after the
 /// other on one connection.
 const UNASKED_MAX: Duration = secs(600);
-/// Longest time from the end of a job to its result: as long, and for each of the others it can be the turn first.
-const UNNOTICED_MAX: Duration = secs(300);
+/// Longest time from the end of a job to its result: a poll whose answer is lost takes 30 s too, and so may the next ones.
+const UNNOTICED_MAX: Duration = secs(600);
 /// More does not pass between two turns of a process that runs.
 const STEP_MAX: Duration = secs(1);
 
