@@ -251,8 +251,8 @@ impl Address {
             return Ok(());
         }
         Err(Unopened::Away(format!(
-            "the journal topic {} cannot be read to its end: a transaction is open from offset {readable} on, of another \
-             program or of a run that was killed; the next start ends the latter",
+            "the journal topic {} cannot be read to its end: a transaction is open from offset {readable} on; if the start of \
+             ocps does not end it, it is that of another program, which must not write there",
             self.name
         )))
     }
