@@ -260,17 +260,22 @@ impl Session {
         out.line("the daemon went OFFLINE and ended")
     }
 
+    /// The line editor, while it shows a line.
+    fn editor(&mut self) -> Option<&mut Prompt> {
+        self.prompt.as_mut().filter(|_| self.is_editing)
+    }
+
     /// Prints whole lines.
     fn print(&mut self, text: &str, out: &mut Output) -> Result<(), Failure> {
-        let Some(prompt) = self.prompt.as_mut().filter(|_| self.is_editing) else { return out.text(text) };
-        prompt.print(text, out);
+        let Some(editor) = self.editor() else { return out.text(text) };
+        editor.print(text, out);
         Ok(())
     }
 
     /// Prints an error.
     fn complain(&mut self, reason: &str, out: &Output) {
-        match self.prompt.as_mut().filter(|_| self.is_editing) {
-            Some(prompt) => prompt.print(&format!("ocps: {reason}\n"), out),
+        match self.editor() {
+            Some(editor) => editor.print(&format!("ocps: {reason}\n"), out),
             None => complain(reason),
         }
     }
