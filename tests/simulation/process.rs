@@ -213,7 +213,11 @@ pub(crate) struct Workers {
     begun: BTreeMap<Ticket, (Kind, Duration)>,
     /// The most PUTs in flight so far.
     puts: usize,
-    /// For how long PUTs are to be worked on before the next list or poll, while some wait.
+    /// The most lists and polls in flight: after a burst of PUTs they become more one by one.
+    reads_max: usize,
+    /// Whether there were more PUTs than may be in flight, and are still as many.
+    is_burst: bool,
+    /// For how long PUTs are to be worked on before the next list or poll, in a burst of them.
     owed: Duration,
 }
 
@@ -225,6 +229,8 @@ impl Workers {
             queued: BTreeSet::new(),
             begun: BTreeMap::new(),
             puts: 0,
+            reads_max: usize::MAX,
+            is_burst: false,
             owed: Duration::ZERO,
         }
     }
@@ -234,6 +240,8 @@ impl Workers {
         let key = (Kind::of(&request.action), request.ticket);
         self.lanes.put(request)?;
         self.queued.insert(key);
+        let puts = self.queued.iter().filter(|(kind, _)| *kind == Kind::Put).count() + self.count(Kind::Put);
+        self.is_burst |= key.0 == Kind::Put && puts > self.lanes.puts_at_once();
         Ok(())
     }
 
@@ -259,19 +267,19 @@ impl Workers {
         self.queued.iter().any(|(kind, _)| *kind == Kind::Put)
     }
 
-    /// Whether no list and no poll may begin, since PUTs wait.
+    /// Whether no list and no poll may begin, since there is a burst of PUTs or just was one.
     fn is_held(&self) -> bool {
         let reads = self.count(Kind::List) + self.count(Kind::Poll);
-        self.has_waiting_puts() && (reads > 0 || self.owed > Duration::ZERO)
+        reads >= if self.is_burst { 1 } else { self.reads_max } || self.is_burst && self.owed > Duration::ZERO
     }
 
-    /// Whether no more of a kind may be in flight. How many PUTs may be is learned; it is never less than one.
+    /// Whether no more of a kind may be in flight.
     fn is_full(&self, kind: Kind, is_held: bool) -> bool {
         let count = self.count(kind);
         match kind {
             Kind::Delete => count == 8,
             Kind::List => is_held || count == 3,
-            Kind::Put => count > 0,
+            Kind::Put => count >= self.lanes.puts_at_once(),
             Kind::Poll => is_held || count == self.connections,
         }
     }
@@ -282,7 +290,7 @@ impl Workers {
         let is_first = |kind: Kind| kind == key.0 || !self.is_full(kind, is_held);
         let before = self.queued.range(..key).find(|(kind, _)| is_first(*kind));
         assert_eq!(before, None, "more urgent than {key:?}");
-        assert!(!is_held || !matches!(key.0, Kind::List | Kind::Poll), "PUTs wait, and not {key:?}");
+        assert!(!is_held || !matches!(key.0, Kind::List | Kind::Poll), "a burst of PUTs, and not {key:?}");
         let puts = self.count(Kind::Put);
         assert!(
             puts <= 32 && puts <= (self.puts * 4).max(2),
@@ -308,12 +316,20 @@ impl Workers {
             begun.unwrap_or_else(|| panic!("never begun, or answered twice: {:?}", outcome.ticket));
         outcome.took = now.saturating_sub(begun);
         self.owed = match kind {
-            _ if !self.has_waiting_puts() => Duration::ZERO,
+            _ if !self.is_burst => Duration::ZERO,
             Kind::Delete => self.owed,
-            Kind::List | Kind::Poll => (self.owed + outcome.took * 19).min(Duration::from_secs(10)),
+            Kind::List | Kind::Poll => (self.owed + outcome.took * 39).min(Duration::from_secs(10)),
             Kind::Put => self.owed.saturating_sub(outcome.took),
         };
         self.lanes.ended(Ended::from(&*outcome));
+        if self.is_burst {
+            self.reads_max = 2;
+        } else if matches!(kind, Kind::List | Kind::Poll) {
+            self.reads_max = self.reads_max.saturating_add(1);
+        }
+        if kind == Kind::Put {
+            self.is_burst &= self.has_waiting_puts() || self.count(Kind::Put) >= self.lanes.puts_at_once();
+        }
     }
 
     pub(crate) fn cancel_queued(&mut self) -> Vec<Outcome> {
