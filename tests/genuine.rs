@@ -167,7 +167,7 @@ fn the_client_and_the_genuine_service_understand_each_other() {
     assert!(seen.object.0.contains("x\u{fffd}.fits"), "{}", seen.object.0);
     let run_ids: BTreeSet<RunId> = run_id.iter().cloned().collect();
     let wanted = Wanted { run_ids: run_ids.into(), ..Wanted::default() };
-    assert_eq!(client.list(&base, &wanted).unwrap().len(), 1);
+    assert_eq!(client.list(&base, &wanted).unwrap().jobs.len(), 1);
 
     let remove = || client.remove(&base, &first.job_id).unwrap();
     assert_eq!(remove(), RemoveAnswer::Removed { object: None });

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{
-    Action, Answer, Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission, Wanted,
+    Action, Answer, Failure, JobStatus, Listed, RemoveAnswer, StatusAnswer, Submission, Wanted,
 };
 use crate::lease;
 use crate::url::Url;
@@ -48,7 +48,7 @@ pub trait Backend: Send + Sync {
     ///
     /// # Errors
     /// There was no valid answer.
-    fn list(&self, _url: &Url, _wanted: &Wanted) -> Result<Vec<ListedJob>, Failure> {
+    fn list(&self, _url: &Url, _wanted: &Wanted) -> Result<Listed, Failure> {
         Err(not_offered())
     }
 

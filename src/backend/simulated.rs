@@ -15,7 +15,9 @@ use crate::clock;
 use crate::config::settings::Simulation;
 use crate::csc::event::{JobObject, Phase};
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{Failure, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission, Wanted};
+use crate::csc::request::{
+    Failure, JobStatus, Listed, ListedJob, RemoveAnswer, StatusAnswer, Submission, Wanted,
+};
 use crate::url::Url;
 
 /// Maximum number of jobs that are remembered. Beyond it, those whose end was reported are forgotten.
@@ -107,7 +109,7 @@ impl Backend for Simulated {
         }))
     }
 
-    fn list(&self, _url: &Url, wanted: &Wanted) -> Result<Vec<ListedJob>, Failure> {
+    fn list(&self, _url: &Url, wanted: &Wanted) -> Result<Listed, Failure> {
         let state = self.state();
         let now = Instant::now();
         let all = state.jobs.iter().map(|(id, job)| ListedJob {
@@ -116,7 +118,7 @@ impl Backend for Simulated {
             phase: if now < job.ends { Phase::Active } else { job.last_phase.unwrap_or(Phase::Unknown) },
             ended: None,
         });
-        Ok(all.filter(|job| wanted.has(job)).collect())
+        Ok(wanted.pick(all))
     }
 
     fn push(&self, config: &str, _patience: Duration) -> Result<(), Failure> {

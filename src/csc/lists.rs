@@ -4,14 +4,12 @@
 //! come out of a cache: a job that it does not show is polled singly before anything is believed, and each round a few
 //! of the jobs that it shows are polled singly too. Where their answers contradict the lists, lists are not used for long.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use super::configuration::Polling;
 use super::context::Context;
-use super::event::Phase;
 use super::id::JobId;
-use super::request::{Contact, Failure};
+use super::request::{Contact, Failure, Named, Shown};
 
 /// A list is not wrong before it shows a job as active that ended this long ago, or two poll intervals.
 const LAG_MAX: Duration = Duration::from_secs(30);
@@ -136,16 +134,16 @@ impl Lists {
         self.last = Some((took, ctx.now.mono));
     }
 
-    /// A list that shows these jobs as active, of `count`, is to serve as a poll: gives the time between it and the one
+    /// A list that shows these jobs, of `count` that are polled, is to serve as a poll: gives the time between it and the one
     /// before, if there was one. None: it is not believed.
     pub(super) fn note_list(
         &mut self,
         ctx: &mut Context,
         asked: Duration,
-        active: &HashMap<&JobId, Phase>,
+        shown: &Named,
         count: usize,
     ) -> Option<Option<Duration>> {
-        if let Some(problem) = self.disproof(ctx, asked, active, count) {
+        if let Some(problem) = self.disproof(ctx, asked, shown, count) {
             self.give_up(ctx, &problem, AGAIN_MAX);
             return None;
         }
@@ -172,16 +170,10 @@ impl Lists {
     }
 
     /// Why lists are not believed, if single polls contradict them.
-    fn disproof(
-        &mut self,
-        ctx: &Context,
-        asked: Duration,
-        active: &HashMap<&JobId, Phase>,
-        count: usize,
-    ) -> Option<String> {
+    fn disproof(&mut self, ctx: &Context, asked: Duration, shown: &Named, count: usize) -> Option<String> {
         let lag_max = LAG_MAX.max(ctx.poll_interval.saturating_mul(2));
         if let Some((job_id, ended)) = self.witness.take_if(|(_, ended)| *ended < asked)
-            && active.contains_key(&job_id)
+            && shown.get(&job_id.fingerprint()).and_then(Shown::active).is_some()
         {
             if asked >= ended + lag_max {
                 let lag = asked.saturating_sub(ended).as_secs_f64();

@@ -17,7 +17,7 @@ use super::id::{EntryKey, JobId, RunId};
 use super::job::Job;
 use super::polls::Polled;
 use super::record::Record;
-use super::request::{Action, Contact, Failure, ListedJob, Ticket, Wanted};
+use super::request::{Action, Contact, Failure, Listed, Ticket, Wanted};
 use super::retry::Retry;
 use super::time::Tai;
 use super::timers::{Timed, TimedMap, Timer};
@@ -263,13 +263,13 @@ impl Lookups {
 
     /// Asks for the list, if it is due. It is asked about the runs with possible duplicates and those of `lacking`, which are
     /// submitted and have no job id; where it serves as a poll, about the jobs of `polled` too.
-    fn ask<'a>(
+    fn ask(
         &mut self,
         ctx: &mut Context,
         url: &Url,
         lacking: &[(EntryKey, RunId)],
         is_in_doubt: bool,
-        polled: Option<impl Iterator<Item = &'a JobId>>,
+        polled: Option<Arc<HashSet<u64>>>,
     ) {
         let now = ctx.now.mono;
         let duplicates = || self.duplicates.iter().filter(|(_, duplicate)| duplicate.url == *url);
@@ -290,11 +290,13 @@ impl Lookups {
             }
             let run_ids = Arc::new(run_ids);
             let is_of_all = polled.is_some();
-            let mut job_ids: HashSet<JobId> = polled.into_iter().flatten().cloned().collect();
-            job_ids.extend(lookup.missing.values().map(|(job_id, _)| job_id.clone()));
+            let mut job_ids = polled.unwrap_or_default();
+            let missing = lookup.missing.values().map(|(job_id, _)| job_id.fingerprint());
+            if missing.clone().any(|id| !job_ids.contains(&id)) {
+                Arc::make_mut(&mut job_ids).extend(missing);
+            }
             let active_of = is_search.then_some(ctx.settings.index);
-            let (runs, job_ids) = (Arc::clone(&run_ids), Arc::new(job_ids));
-            let action = Action::List(Wanted { run_ids: runs, job_ids, active_of });
+            let action = Action::List(Wanted { run_ids: Arc::clone(&run_ids), job_ids, active_of });
             let ticket = ctx.ask(Purpose::List, url.clone(), action);
             lookup.retry.due = None;
             (lookup.doubt, lookup.is_routine, lookup.is_last, lookup.is_of_all) = (None, false, false, false);
@@ -378,9 +380,9 @@ impl Csc {
     }
 
     /// The list of a service came, and took this long, or failed.
-    pub(super) fn on_list(&mut self, url: &Url, took: Duration, result: Result<Vec<ListedJob>, Failure>) {
-        let jobs = match result {
-            Ok(jobs) => jobs,
+    pub(super) fn on_list(&mut self, url: &Url, took: Duration, result: Result<Listed, Failure>) {
+        let Listed { named, jobs } = match result {
+            Ok(listed) => listed,
             Err(failure) => return self.on_list_failed(url, &failure),
         };
         let Some((list, ends_search)) = self.lookups.note_list(&mut self.ctx, url) else { return };
@@ -397,13 +399,11 @@ impl Csc {
             self.remove_duplicate(url, job_id);
         }
         let missing = self.lookups.take_missing(&mut self.ctx, url, list.ticket);
-        let wanted: BTreeSet<&JobId> = missing.iter().map(|(_, job_id)| job_id).collect();
-        let there = jobs.iter().map(|job| &job.job_id).filter(|job_id| wanted.contains(job_id));
-        let there: BTreeSet<&JobId> = there.collect();
         for (polled, job_id) in &missing {
-            self.on_looked_up(polled, url, list.asked, Ok(there.contains(job_id)));
+            let is_there = named.contains_key(&job_id.fingerprint());
+            self.on_looked_up(polled, url, list.asked, Ok(is_there));
         }
-        self.note_listed(url, took, &list, &jobs);
+        self.note_listed(url, took, &list, named);
     }
 
     fn on_list_failed(&mut self, url: &Url, failure: &Failure) {

@@ -9,7 +9,7 @@ use super::event::LogLevel;
 use super::job::Job;
 use super::lookups::Listing;
 use super::polls::Polled;
-use super::request::{Contact, Failure, ListedJob, StatusAnswer};
+use super::request::{Contact, Failure, Named, StatusAnswer};
 use super::track::JobEnd;
 
 /// This many answers in a row that there is no such job are believed without a list.
@@ -24,17 +24,16 @@ impl Csc {
     }
 
     /// A list came and took this long: it serves as a poll of the jobs that it shows as active.
-    pub(super) fn note_listed(&mut self, url: &Url, took: Duration, list: &Listing, jobs: &[ListedJob]) {
+    pub(super) fn note_listed(&mut self, url: &Url, took: Duration, list: &Listing, shown: Named) {
+        if list.is_of_all {
+            self.prerequisites.note_list(url, &shown);
+        }
         let asked = list.is_of_all.then_some(list.asked);
-        for (key, phase) in self.polls.note_list(&mut self.ctx, url, took, asked, jobs) {
+        for (key, phase) in self.polls.note_list(&mut self.ctx, url, took, asked, shown) {
             let is_known = |job: &Job| job.phase == Some(phase) && job.problem.is_none();
             if !self.jobs.get(key).is_some_and(is_known) {
                 self.jobs.update(&mut self.ctx, key, |ctx, job| job.set_phase(ctx, key, phase));
             }
-        }
-        if list.is_of_all {
-            let active = jobs.iter().filter(|job| job.phase.exit_code().is_none());
-            self.prerequisites.note_list(url, active.map(|job| &job.job_id));
         }
     }
 

@@ -4,9 +4,10 @@
 //! and the one that has been due for longest is next: where the service cannot keep up, the interval stretches and
 //! nothing piles up. By list, one request an interval serves as a poll of all jobs that it shows as active; see `lists`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::mem;
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::url::Url;
@@ -16,7 +17,7 @@ use super::event::Phase;
 use super::id::{EntryKey, JobId, RunId};
 use super::lists::Lists;
 use super::report;
-use super::request::{Action, Contact, Failure, ListedJob, Ticket};
+use super::request::{Action, Contact, Failure, Named, Shown, Ticket};
 use super::timers::Timer;
 
 /// How soon a job is polled again of which the service says that there is no such job.
@@ -53,8 +54,8 @@ pub(super) struct Poll {
     failures: u32,
     /// When the last valid answer came or, before the first, when polling began.
     pub(super) last_valid_answer: Duration,
-    /// When the service last showed that the job is there.
-    pub(super) seen: Option<Duration>,
+    /// When the service last showed that the job is there; see [`AtService::listed_at`].
+    seen: Option<Duration>,
     /// Answers in a row that there is no such job.
     absences: u32,
     /// Whether the last list did not show it as active.
@@ -109,6 +110,15 @@ pub(super) struct Polls(BTreeMap<Url, AtService>);
 #[derive(Debug, Default)]
 struct AtService {
     polls: BTreeMap<Polled, Poll>,
+    /// The same by the fingerprints of the job ids.
+    by_id: BTreeSet<(u64, Polled)>,
+    /// These fingerprints, which a list in progress shares.
+    ids: Arc<HashSet<u64>>,
+    /// Polls that do not wait for a list.
+    apart: BTreeSet<Polled>,
+    /// What the last list showed that served as a poll, without the jobs that were polled singly since; and when it was asked
+    /// for. So a list costs a look only at the jobs of which it shows something new.
+    listed: (Named, Duration),
     /// Single polls to come, by their times.
     due: BTreeSet<(Duration, Polled)>,
     /// How many single polls have no answer yet.
@@ -134,16 +144,62 @@ fn end_of_part(ctx: &Context, time: Duration) -> Duration {
 
 impl AtService {
     fn set(&mut self, polled: &Polled, next: Next) {
+        let listed_at = self.polls.get(polled).and_then(|poll| self.listed_at(poll));
         let Some(poll) = self.polls.get_mut(polled) else { return };
+        poll.seen = poll.seen.max(listed_at);
+        poll.last_valid_answer = poll.last_valid_answer.max(listed_at.unwrap_or_default());
         match mem::replace(&mut poll.next, next) {
             Next::At(time) => _ = self.due.remove(&(time, polled.clone())),
             Next::Asked { .. } => self.out -= 1,
-            Next::Held | Next::List | Next::Missing => {}
+            Next::List => _ = self.apart.insert(polled.clone()),
+            Next::Held | Next::Missing => {}
         }
         match next {
             Next::At(time) => _ = self.due.insert((time, polled.clone())),
             Next::Asked { .. } => self.out += 1,
-            Next::Held | Next::List | Next::Missing => {}
+            Next::List => _ = self.apart.remove(polled),
+            Next::Held | Next::Missing => {}
+        }
+    }
+
+    fn insert(&mut self, polled: Polled, poll: Poll) {
+        let id = poll.job_id.fingerprint();
+        Arc::make_mut(&mut self.ids).insert(id);
+        self.by_id.insert((id, polled.clone()));
+        self.apart.insert(polled.clone());
+        self.polls.insert(polled, poll);
+    }
+
+    fn remove(&mut self, polled: &Polled) {
+        self.set(polled, Next::Held);
+        let Some(poll) = self.polls.remove(polled) else { return };
+        self.apart.remove(polled);
+        let id = poll.job_id.fingerprint();
+        self.by_id.remove(&(id, polled.clone()));
+        if self.polled_as(id).next().is_none() {
+            Arc::make_mut(&mut self.ids).remove(&id);
+        }
+    }
+
+    /// The polls of the job with this fingerprint: most often one.
+    fn polled_as(&self, id: u64) -> impl Iterator<Item = &Polled> {
+        let of_id =
+            self.by_id.range((id, Polled::Ours(EntryKey(0)))..).take_while(move |(other, _)| *other == id);
+        of_id.map(|(_, polled)| polled)
+    }
+
+    /// When the last list was asked for, if it showed this job as active and the job waits for the next: this is noted once
+    /// for all jobs.
+    fn listed_at(&self, poll: &Poll) -> Option<Duration> {
+        let (listed, asked) = &self.listed;
+        let shown = listed.get(&poll.job_id.fingerprint()).filter(|_| poll.next == Next::List)?;
+        shown.active().map(|_| *asked)
+    }
+
+    /// A poll of this job was answered, or not: the next list shows something new of it.
+    fn forget_listed(&mut self, polled: &Polled) {
+        if let Some(poll) = self.polls.get(polled) {
+            self.listed.0.remove(&poll.job_id.fingerprint());
         }
     }
 
@@ -190,6 +246,7 @@ impl AtService {
         for polled in self.which(|poll| poll.next == Next::List) {
             self.set(&polled, Next::At(ctx.within_interval()));
         }
+        self.listed.0 = Named::default();
     }
 
     /// Sends the single polls that are due; gives whether a list is wanted from now on.
@@ -237,6 +294,7 @@ impl AtService {
     /// The service shows that a job is there and has not ended.
     fn note_present(&mut self, ctx: &Context, polled: &Polled) {
         let now = ctx.now.mono;
+        self.forget_listed(polled);
         let Some(poll) = self.polls.get_mut(polled) else { return };
         (poll.seen, poll.last_valid_answer, poll.absences, poll.failures) = (Some(now), now, 0, 0);
         if mem::take(&mut poll.is_unlisted) {
@@ -252,36 +310,41 @@ impl AtService {
         self.set(polled, next);
     }
 
-    /// A list serves as a poll: gives which of our jobs it shows as active, and their phases.
-    fn note_list(
-        &mut self,
-        ctx: &mut Context,
-        asked: Duration,
-        jobs: &[ListedJob],
-    ) -> Vec<(EntryKey, Phase)> {
+    /// The jobs of which a list shows another phase than the last one, or none, and those that do not wait for a list.
+    fn with_news(&self, shown: &Named) -> BTreeSet<Polled> {
+        let phase = |list: &Named, id: u64| list.get(&id).and_then(Shown::active);
+        let is_new = |id: &&u64| {
+            let now = phase(shown, **id);
+            now.is_none() || now != phase(&self.listed.0, **id)
+        };
+        let ids = self.ids.iter().filter(is_new);
+        ids.flat_map(|id| self.polled_as(*id)).chain(&self.apart).cloned().collect()
+    }
+
+    /// A list serves as a poll: gives the phases of our jobs that it shows as active, where they may be new.
+    fn note_list(&mut self, ctx: &mut Context, asked: Duration, shown: Named) -> Vec<(EntryKey, Phase)> {
         let now = ctx.now.mono;
-        let (active, ended): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.phase.exit_code().is_none());
-        let active: HashMap<&JobId, Phase> = active.into_iter().map(|job| (&job.job_id, job.phase)).collect();
-        let latest = ended.iter().filter_map(|job| job.ended).max();
-        // How long before the last of them a job ended. One that failed counts as the first: the service gives no time for it.
-        let age = |job: &ListedJob| Some(Duration::from_secs(latest?.abs_diff(job.ended?)));
-        let age = |job| age(job).unwrap_or(Duration::MAX).min(ctx.poll_interval);
-        let ages: HashMap<&JobId, Duration> = ended.into_iter().map(|job| (&job.job_id, age(job))).collect();
-        let Some(interval) = self.lists.note_list(ctx, asked, &active, self.polls.len()) else {
+        let Some(interval) = self.lists.note_list(ctx, asked, &shown, self.polls.len()) else {
             return Vec::new();
         };
-        let (mut shown, mut changed) = (Vec::with_capacity(active.len()), Vec::new());
-        for (polled, poll) in &mut self.polls {
-            match (poll.next, active.get(&poll.job_id)) {
+        let latest = shown.values().filter(|job| job.active().is_none()).filter_map(|job| job.ended).max();
+        // How long before the last of them a job ended. One that failed counts as the first: the service gives no time for it.
+        let age = |job: &Shown| Some(Duration::from_secs(latest?.abs_diff(job.ended?)));
+        let age = |job| age(job).unwrap_or(Duration::MAX).min(ctx.poll_interval);
+        let (mut phases, mut changed) = (Vec::new(), Vec::new());
+        for polled in self.with_news(&shown) {
+            let Some(poll) = self.polls.get_mut(&polled) else { continue };
+            let job = shown.get(&poll.job_id.fingerprint());
+            match (poll.next, job.and_then(Shown::active)) {
                 (Next::Held | Next::Missing, _) => {}
                 (next, Some(phase)) => {
                     poll.last_valid_answer = poll.last_valid_answer.max(asked);
                     poll.seen = poll.seen.max(Some(asked));
-                    if mem::take(&mut poll.is_unlisted) && matches!(next, Next::At(_)) {
-                        changed.push((polled.clone(), Next::List));
-                    }
                     if let Polled::Ours(key) = polled {
-                        shown.push((*key, *phase));
+                        phases.push((key, phase));
+                    }
+                    if mem::take(&mut poll.is_unlisted) && matches!(next, Next::At(_)) {
+                        changed.push((polled, Next::List));
                     }
                 }
                 // Unless a later answer shows the job.
@@ -289,22 +352,22 @@ impl AtService {
                     poll.is_unlisted = true;
                     // The first that ended has been due for longest. Half of its age gives the order too, and makes no poll
                     // late.
-                    let age = ages.get(&poll.job_id).copied().unwrap_or_default();
-                    let due = now.saturating_sub(age / 2);
+                    let due = now.saturating_sub(job.map_or(Duration::ZERO, age) / 2);
                     let is_later = matches!(next, Next::At(time) if time > due) && poll.is_answered();
                     if next == Next::List || is_later {
-                        changed.push((polled.clone(), Next::At(due)));
+                        changed.push((polled, Next::At(due)));
                     }
                 }
                 (_, None) => {}
             }
         }
         changed.into_iter().for_each(|(polled, next)| self.set(&polled, next));
+        self.listed = (shown, asked);
         let due = self.due.iter().take_while(|(time, _)| *time <= now).count();
         self.lists.leave_time(ctx, self.singly(ctx, due).unwrap_or_default());
         self.sample(ctx);
         interval.into_iter().for_each(|interval| self.note_interval(ctx, interval));
-        shown
+        phases
     }
 
     /// Polls one job at once, singly: rather one that waits for a list, of which no poll has failed.
@@ -368,7 +431,7 @@ impl Polls {
     /// Adds a job that is not polled yet.
     pub(super) fn insert(&mut self, url: &Url, polled: Polled, poll: Poll) {
         let at = self.0.entry(url.clone()).or_default();
-        at.polls.insert(polled, poll);
+        at.insert(polled, poll);
     }
 
     /// From now on this job is polled.
@@ -391,8 +454,7 @@ impl Polls {
             if let Some(Next::Asked { ticket, .. }) = at.polls.get(polled).map(|poll| poll.next) {
                 ctx.close_question(ticket);
             }
-            at.set(polled, Next::Held);
-            at.polls.remove(polled);
+            at.remove(polled);
         });
     }
 
@@ -412,10 +474,21 @@ impl Polls {
         polls.into_iter().flatten().map(|(_, poll)| &poll.job_id)
     }
 
-    /// Where jobs are polled by list: the jobs that it is to show.
-    pub(super) fn wanted_of_list(&self, url: &Url) -> Option<impl Iterator<Item = &JobId>> {
+    /// When the service last showed that the job is there.
+    pub(super) fn seen(&self, url: &Url, polled: &Polled) -> Option<Duration> {
+        let at = self.0.get(url)?;
+        let poll = at.polls.get(polled)?;
+        poll.seen.max(at.listed_at(poll))
+    }
+
+    /// Where jobs are polled by list: the jobs that it is to show, by the fingerprints of their ids.
+    pub(super) fn wanted_of_list(&self, url: &Url) -> Option<Arc<HashSet<u64>>> {
         let at = self.0.get(url).filter(|at| at.lists.are_used())?;
-        Some(at.polls.values().map(|poll| &poll.job_id).chain(at.lists.witness()))
+        let mut ids = Arc::clone(&at.ids);
+        if let Some(witness) = at.lists.witness().map(JobId::fingerprint).filter(|id| !ids.contains(id)) {
+            Arc::make_mut(&mut ids).insert(witness);
+        }
+        Some(ids)
     }
 
     /// Sends the single polls that are due; gives whether a list is wanted from now on.
@@ -452,6 +525,7 @@ impl Polls {
             let Some(poll) = at.polls.get_mut(polled) else { return };
             let time = ctx.now.mono + ctx.backoff(ctx.poll_interval, poll.failures);
             poll.failures += 1;
+            at.forget_listed(polled);
             at.set(polled, Next::At(time));
             if contact != Contact::NotAsked {
                 at.lists.note_silence();
@@ -471,6 +545,7 @@ impl Polls {
             let poll = at.polls.get_mut(polled)?;
             poll.absences += 1;
             let (absences, job_id) = (poll.absences, poll.job_id.clone());
+            at.forget_listed(polled);
             let again = Next::At(ctx.now.mono + ABSENT_AGAIN);
             at.set(polled, if absences == 1 { again } else { Next::Missing });
             Some((absences, job_id))
@@ -501,20 +576,20 @@ impl Polls {
         self.update(ctx, url, decide).unwrap_or_default()
     }
 
-    /// A list came and took this long. If it was to show all jobs, it serves as a poll of them: gives which of our jobs it
-    /// shows as active, and their phases.
+    /// A list came and took this long. If it was to show all jobs, it serves as a poll of them: gives the phases of our jobs
+    /// that it shows as active, where they may be new.
     pub(super) fn note_list(
         &mut self,
         ctx: &mut Context,
         url: &Url,
         took: Duration,
         asked: Option<Duration>,
-        jobs: &[ListedJob],
+        shown: Named,
     ) -> Vec<(EntryKey, Phase)> {
         let note = |ctx: &mut Context, at: &mut AtService| {
             at.lists.note_duration(ctx, took);
             let asked = asked.filter(|_| at.lists.are_used());
-            asked.map_or_else(Vec::new, |asked| at.note_list(ctx, asked, jobs))
+            asked.map_or_else(Vec::new, |asked| at.note_list(ctx, asked, shown))
         };
         self.update(ctx, url, note).unwrap_or_default()
     }

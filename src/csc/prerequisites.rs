@@ -9,7 +9,7 @@ use super::Csc;
 use super::context::Context;
 use super::id::{EntryKey, JobId};
 use super::polls::{Poll, Polled};
-use super::request::Failure;
+use super::request::{Failure, Named, Shown};
 
 /// A job and its service.
 pub(super) type JobAt = (Url, JobId);
@@ -32,10 +32,11 @@ impl Prerequisites {
         self.0.get_mut(at).into_iter().for_each(|waited_for| waited_for.was_active = true);
     }
 
-    /// A list of this service shows these jobs as active.
-    pub(super) fn note_list<'a>(&mut self, url: &Url, active: impl Iterator<Item = &'a JobId>) {
-        if !self.0.is_empty() {
-            active.for_each(|job_id| self.note_active(&(url.clone(), job_id.clone())));
+    /// A list of this service shows these jobs.
+    pub(super) fn note_list(&mut self, url: &Url, shown: &Named) {
+        for ((at, job_id), waited_for) in &mut self.0 {
+            let phase = shown.get(&job_id.fingerprint()).and_then(Shown::active);
+            waited_for.was_active |= at == url && phase.is_some();
         }
     }
 

@@ -336,8 +336,7 @@ impl Csc {
         if !self.removals.contains(&job_id) {
             self.ctx.info(format!("aborting job {job_id}"));
             let ours = self.jobs.by_id(&job_id);
-            let poll = ours.and_then(|key| self.polls.get(&url, &Polled::Ours(key)));
-            let seen = poll.and_then(|poll| poll.seen);
+            let seen = ours.and_then(|key| self.polls.seen(&url, &Polled::Ours(key)));
             if let Some(key) = ours {
                 self.stop_polling(key, &job_id);
             }

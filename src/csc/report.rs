@@ -278,7 +278,7 @@ impl Csc {
     }
 
     fn job_report(&self, key: EntryKey, job: &Job) -> JobReport {
-        let seen = self.polls.get(&job.url, &Polled::Ours(key)).and_then(|poll| poll.seen);
+        let seen = self.polls.seen(&job.url, &Polled::Ours(key));
         let polled = seen.map(|seen| self.ctx.now.mono.saturating_sub(seen));
         JobReport { polled, ..JobReport::new(job) }
     }

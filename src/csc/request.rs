@@ -1,8 +1,9 @@
 //! What the core asks of a back-end, and the answers.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,20 +66,34 @@ pub enum Action {
 pub struct Wanted {
     /// Jobs with these run ids.
     pub run_ids: Arc<BTreeSet<RunId>>,
-    /// Jobs with these job ids.
-    pub job_ids: Arc<HashSet<JobId>>,
+    /// Jobs whose job ids have these fingerprints.
+    pub job_ids: Arc<HashSet<u64>>,
     /// Besides these, all jobs that have not ended and whose run ids were made for this index.
     pub active_of: Option<SalIndex>,
 }
 
 impl Wanted {
-    /// Whether the job is one of them.
+    /// Whether a job of this run and in this phase is wanted, whatever its job id.
     #[must_use]
-    pub fn has(&self, job: &ListedJob) -> bool {
-        let is_ours = || job.run_id.made_for().map(|(_, index)| index) == self.active_of;
-        self.run_ids.contains(&job.run_id)
-            || self.job_ids.contains(&job.job_id)
-            || (self.active_of.is_some() && job.phase.exit_code().is_none() && is_ours())
+    pub fn has_run(&self, run_id: &str, phase: Phase) -> bool {
+        let made_for = || Some(RunId::parse(run_id)?.made_for()?.1);
+        self.run_ids.contains(run_id)
+            || (self.active_of.is_some() && phase.exit_code().is_none() && made_for() == self.active_of)
+    }
+
+    /// Takes from all jobs of a service those that are wanted.
+    pub fn pick(&self, jobs: impl IntoIterator<Item = ListedJob>) -> Listed {
+        let mut listed = Listed::default();
+        for job in jobs {
+            let id = job.job_id.fingerprint();
+            if self.job_ids.contains(&id) {
+                listed.named.entry(id).or_insert(Shown { phase: job.phase, ended: job.ended });
+            }
+            if self.has_run(job.run_id.as_str(), job.phase) {
+                listed.jobs.push(job);
+            }
+        }
+        listed
     }
 }
 
@@ -156,7 +171,7 @@ pub enum Answer {
     /// Whether the job was there to be removed.
     Remove(Result<RemoveAnswer, Failure>),
     /// The jobs asked for that are there.
-    List(Result<Vec<ListedJob>, Failure>),
+    List(Result<Listed, Failure>),
     /// Whether the values were pushed.
     Push(Result<(), Failure>),
     /// Whether the back-end can be used.
@@ -217,6 +232,34 @@ pub struct JobStatus {
     pub phase: Phase,
     /// The whole object of a job that has ended; that of another one is not needed, and may be empty.
     pub object: JobObject,
+}
+
+/// What a list shows of the jobs that were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The jobs that were asked for by their job ids, by the fingerprints of those. The order of its elements means nothing.
+    pub named: Named,
+    /// The other jobs that were asked for, and of the named ones those whose run was asked for too.
+    pub jobs: Vec<ListedJob>,
+}
+
+/// Jobs by the fingerprints of their job ids.
+pub type Named = HashMap<u64, Shown, BuildHasherDefault<DefaultHasher>>;
+
+/// How a list shows a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Its phase.
+    pub phase: Phase,
+    /// When it ended, in seconds of the service's clock, if the list says so.
+    pub ended: Option<i64>,
+}
+
+impl Shown {
+    /// Its phase, unless it has ended.
+    pub(super) fn active(&self) -> Option<Phase> {
+        Some(self.phase).filter(|phase| phase.exit_code().is_none())
+    }
 }
 
 /// A job in the service's list.

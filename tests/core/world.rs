@@ -15,7 +15,7 @@ use ocps::csc::event::{
 use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
-    Action, Answer, Contact, Failure, FailureKind, JobStatus, ListedJob, Outcome, Request, Submission,
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, Listed, ListedJob, Outcome, Request, Submission,
     Ticket, Wanted,
 };
 use ocps::csc::time::{Tai, Time};
@@ -282,7 +282,7 @@ impl World {
             self.input(Input::Outcome(Outcome {
                 ticket,
                 took: self.took[0],
-                answer: Answer::List(Ok(Vec::new())),
+                answer: Answer::List(Ok(Listed::default())),
             }));
         }
     }
@@ -386,12 +386,9 @@ impl World {
     #[track_caller]
     pub(crate) fn answer_at(&mut self, at: usize, reply: Reply) {
         let Request { ticket, action, .. } = self.open.remove(at);
-        let Some(mut answer) = reply.clone().to(&action) else {
+        let Some(answer) = reply.clone().to(&action) else {
             panic!("{reply:?} is no answer to {action:?}")
         };
-        if let (Action::List(wanted), Answer::List(Ok(jobs))) = (&action, &mut answer) {
-            jobs.retain(|job| wanted.has(job));
-        }
         if let (Action::Submit(submission), Answer::Submit(Ok(_))) = (action, &answer)
             && self.submissions.iter().filter(|sent| sent.run_id == submission.run_id).count() == 1
         {

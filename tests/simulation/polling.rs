@@ -1,11 +1,11 @@
 //! Each job whose id was published is asked for often enough, singly or by a list that shows it, and its end is noticed
 //! in time, whatever the lists say. Time counts only while the process runs and the job's service answers.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ocps::csc::id::JobId;
-use ocps::csc::request::{Answer, ListedJob, Ticket};
+use ocps::csc::request::{Answer, Ticket};
 
 use super::excuses;
 use super::plan::secs;
@@ -32,8 +32,6 @@ struct Followed {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Polling {
     jobs: BTreeMap<JobId, Followed>,
-    /// The lists that were asked for, with the jobs that they are to show.
-    lists: BTreeMap<Ticket, HashSet<JobId>>,
     /// Polls of ours that were not answered.
     polls: BTreeMap<Ticket, JobId>,
     /// How long each service has answered while the process ran.
@@ -60,7 +58,6 @@ impl Polling {
     /// The process has ended.
     pub(crate) fn end(&mut self) {
         self.jobs.clear();
-        self.lists.clear();
         self.polls.clear();
     }
 
@@ -79,19 +76,15 @@ impl Polling {
         }
     }
 
-    /// A list is asked for, which is to show these jobs.
-    pub(crate) fn list_asked(&mut self, ticket: Ticket, job_ids: &HashSet<JobId>) {
-        self.lists.insert(ticket, job_ids.clone());
-    }
-
     pub(crate) fn answered(&mut self, ticket: Ticket, answer: &Answer) {
         self.polls.remove(&ticket);
-        if let Answer::List(Ok(jobs)) = answer
-            && let Some(named) = self.lists.remove(&ticket)
-        {
-            let is_polled = |job: &&ListedJob| job.phase.exit_code().is_none() && named.contains(&job.job_id);
-            let active = jobs.iter().filter(is_polled);
-            active.for_each(|job| self.asked(&job.job_id));
+        if let Answer::List(Ok(listed)) = answer {
+            for (job_id, job) in &mut self.jobs {
+                let shown = listed.named.get(&job_id.fingerprint());
+                if shown.is_some_and(|shown| shown.phase.exit_code().is_none()) {
+                    job.asked = self.clocks[job.at];
+                }
+            }
         }
     }
 

@@ -566,7 +566,6 @@ impl Rules {
                 let is_for_something = !run_ids.is_empty() || !job_ids.is_empty() || active_of.is_some();
                 assert!(is_for_something, "a list for nothing");
                 self.sending.list(now, request.ticket);
-                self.polling.list_asked(request.ticket, job_ids);
             }
             Action::Status { job_id, run_id: Some(_) } => self.polling.polled(request.ticket, job_id),
             Action::Status { run_id: None, .. } | Action::Push { .. } | Action::Ping => {}

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use ocps::csc::id::RunId;
-use ocps::csc::request::{Answer, FailureKind, ListedJob, Ticket};
+use ocps::csc::request::{Answer, FailureKind, Ticket};
 
 use super::service::{Job, Put, Service};
 
@@ -181,10 +181,10 @@ impl Sending {
             let answered = before.answered(answer, self.last_ticket);
             self.attempts.insert(run_id, Attempt { trouble, ..answered });
         }
-        if let (Some(asked), Answer::List(Ok(jobs))) = (self.lists.remove(&ticket), answer) {
+        if let (Some(asked), Answer::List(Ok(listed))) = (self.lists.remove(&ticket), answer) {
             for (run_id, attempt) in &mut self.attempts {
                 if !attempt.is_out && ticket > attempt.after {
-                    attempt.is_found = jobs.iter().any(|job: &ListedJob| job.run_id == *run_id);
+                    attempt.is_found = listed.jobs.iter().any(|job| job.run_id == *run_id);
                     attempt.listed = Some(served);
                     let first = *attempt.first.get_or_insert(now);
                     attempt.is_settled |= asked >= first + self.settle_time;

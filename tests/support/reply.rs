@@ -33,7 +33,7 @@ impl Reply {
             (Action::Remove { .. }, Self::Removed { object }) => {
                 Answer::Remove(Ok(RemoveAnswer::Removed { object }))
             }
-            (Action::List(_), Self::Listed(jobs)) => Answer::List(Ok(jobs)),
+            (Action::List(wanted), Self::Listed(jobs)) => Answer::List(Ok(wanted.pick(jobs))),
             (Action::Push { .. }, Self::Done) => Answer::Push(Ok(())),
             (Action::Push { .. }, Self::Rejected { reason }) => Answer::Push(Err(Failure::rejected(reason))),
             (Action::Ping, Self::Done) => Answer::Ping(Ok(())),
@@ -50,7 +50,7 @@ impl From<Answer> for Reply {
             Answer::Status(Ok(StatusAnswer::Gone)) | Answer::Remove(Ok(RemoveAnswer::Gone)) => Self::Gone,
             Answer::Status(Ok(StatusAnswer::Broken { report })) => Self::Broken { report },
             Answer::Remove(Ok(RemoveAnswer::Removed { object })) => Self::Removed { object },
-            Answer::List(Ok(jobs)) => Self::Listed(jobs),
+            Answer::List(Ok(listed)) => Self::Listed(listed.jobs),
             Answer::Push(Ok(())) | Answer::Ping(Ok(())) => Self::Done,
             Answer::Submit(Err(Failure { kind: FailureKind::Rejected, reason, .. }))
             | Answer::Push(Err(Failure { kind: FailureKind::Rejected, reason, .. })) => {

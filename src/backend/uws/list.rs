@@ -13,7 +13,7 @@ use serde_json::{Deserializer, Error};
 
 use crate::csc::event::Phase;
 use crate::csc::id::{JobId, RunId};
-use crate::csc::request::{ListedJob, Wanted};
+use crate::csc::request::{Listed, ListedJob, Shown, Wanted};
 
 /// Maximum number of jobs of one run in one answer. There should be one; if there are more, the next list shows the rest,
 /// after these have been removed.
@@ -27,15 +27,16 @@ const PIECE: usize = 64 * 1024;
 ///
 /// # Errors
 /// The reader failed; or the text is no array, or is cut off, and there is a [`serde_json::Error`] inside.
-pub(super) fn read(mut reader: impl Read, wanted: &Wanted) -> io::Result<Vec<ListedJob>> {
-    let (mut found, mut next) = (Found { wanted, seen: HashMap::new(), jobs: Vec::new() }, Next::Begin);
+pub(super) fn read(mut reader: impl Read, wanted: &Wanted) -> io::Result<Listed> {
+    let found = Found { wanted, of_runs: HashMap::new(), listed: Listed::default() };
+    let (mut found, mut next) = (found, Next::Begin);
     let (mut text, mut at, mut end, mut is_whole) = (Vec::new(), 0, 0, false);
     // The text is cut only behind such a byte: a number that is cut would seem to be complete.
     let is_boundary = |byte: &u8| b"{}[],\"".contains(byte);
     loop {
         match found.step(text.get(at..end).unwrap_or_default(), next) {
             Ok(Some((length, then))) => (at, next) = (at + length, then),
-            Ok(None) if is_whole && next == Next::Nothing => return Ok(found.jobs),
+            Ok(None) if is_whole && next == Next::Nothing => return Ok(found.listed),
             Ok(None) if is_whole => return Err(Error::custom("the list is cut off").into()),
             Err(error) if is_whole || !error.is_eof() => return Err(error.into()),
             Ok(None) | Err(_) => {
@@ -63,8 +64,9 @@ enum Next {
 /// The jobs that were taken so far.
 struct Found<'a> {
     wanted: &'a Wanted,
-    seen: HashMap<RunId, BTreeSet<JobId>>,
-    jobs: Vec<ListedJob>,
+    listed: Listed,
+    /// Those that were not asked for by their job ids.
+    of_runs: HashMap<RunId, BTreeSet<JobId>>,
 }
 
 impl Found<'_> {
@@ -98,11 +100,21 @@ impl Found<'_> {
     }
 
     fn note(&mut self, element: &Element<'_>) {
-        let Some(job) = element.job().filter(|job| self.wanted.has(job)) else { return };
-        let of_run = self.seen.entry(job.run_id.clone()).or_default();
-        let is_new = of_run.insert(job.job_id.clone());
-        if is_new && (of_run.len() <= OF_RUN_MAX || self.wanted.job_ids.contains(&job.job_id)) {
-            self.jobs.push(job);
+        let (phase, ended) = (element.phase(), element.ended());
+        let id = JobId::fingerprint_of(&element.job_id);
+        if self.wanted.job_ids.contains(&id) {
+            self.listed.named.entry(id).or_insert(Shown { phase, ended });
+        }
+        if !self.wanted.has_run(&element.run_id, phase) {
+            return;
+        }
+        let (Ok(job_id), Some(run_id)) = (JobId::parse(&element.job_id), RunId::parse(&element.run_id))
+        else {
+            return;
+        };
+        let of_run = self.of_runs.entry(run_id.clone()).or_default();
+        if of_run.len() < OF_RUN_MAX && of_run.insert(job_id.clone()) {
+            self.listed.jobs.push(ListedJob { job_id, run_id, phase, ended });
         }
     }
 }
@@ -128,17 +140,15 @@ struct Element<'a> {
 }
 
 impl Element<'_> {
-    /// Its job. Without a phase it does not count as active.
-    fn job(&self) -> Option<ListedJob> {
+    /// Without a phase it does not count as active.
+    fn phase(&self) -> Phase {
         let phase = self.phase.and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let phase = phase.map_or(Phase::Unknown, Phase::parse);
-        let end_time = self.end_time.and_then(|raw| serde_json::from_str::<Cow<'_, str>>(raw.get()).ok());
-        Some(ListedJob {
-            job_id: JobId::parse(&self.job_id).ok()?,
-            run_id: RunId::parse(&self.run_id)?,
-            phase,
-            ended: end_time.and_then(|time| Some(time.parse::<Timestamp>().ok()?.as_second())),
-        })
+        phase.map_or(Phase::Unknown, Phase::parse)
+    }
+
+    fn ended(&self) -> Option<i64> {
+        let time: Cow<'_, str> = serde_json::from_str(self.end_time?.get()).ok()?;
+        Some(time.parse::<Timestamp>().ok()?.as_second())
     }
 }
 
@@ -151,13 +161,17 @@ mod tests {
 
     fn picked(json: &str) -> io::Result<Vec<String>> {
         let run_ids: BTreeSet<RunId> = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
-        let job_ids: HashSet<JobId> = JobId::parse("k1").into_iter().collect();
+        let job_ids = HashSet::from([JobId::parse("k1").unwrap().fingerprint()]);
         picked_by(json, &Wanted { run_ids: run_ids.into(), job_ids: job_ids.into(), active_of: None })
     }
 
     fn picked_by(json: &str, wanted: &Wanted) -> io::Result<Vec<String>> {
-        let jobs = read(json.as_bytes(), wanted)?;
-        Ok(jobs.iter().map(|j| format!("{} {}", j.job_id, j.run_id)).collect())
+        let listed = read(json.as_bytes(), wanted)?;
+        let named = listed.named.iter().map(|(id, job)| {
+            assert_eq!(*id, JobId::fingerprint_of("k1"));
+            format!("k1 {}", job.phase.as_str())
+        });
+        Ok(listed.jobs.iter().map(|job| format!("{} {}", job.job_id, job.run_id)).chain(named).collect())
     }
 
     #[test]
@@ -182,7 +196,11 @@ mod tests {
             ),
             (r#"[{"jobId":"j1","runId":"1-a","results":[{"uri":"\udcff"}]}]"#, &["j1 1-a"]),
             (r#"[{"jobId":"\udcff","runId":"1-a"},{"jobId":"j1","jobId":"j2","runId":"1-a"}]"#, &[]),
-            (r#"[{"jobId":"k1","runId":"9-z"},{"jobId":"k2","runId":"9-z"}]"#, &["k1 9-z"]),
+            (
+                r#"[{"jobId":"k1","runId":"9-z","phase":"held"},{"jobId":"k2","runId":"9-z"},{"jobId":"k1","runId":"9-z"}]"#,
+                &["k1 held"],
+            ),
+            (r#"[{"jobId":"k1","runId":"1-a","phase":"executing"}]"#, &["k1 1-a", "k1 executing"]),
             (&deep, &[]),
         ] {
             assert_eq!(picked(json).unwrap(), expected, "{json:.200}");
@@ -209,7 +227,7 @@ mod tests {
             picked_by(json, &wanted).unwrap(),
             ["j1 1-a", "j2 7-ocps2-abc", "j3 7-ocps2-abd", "j10 7-ocps2-abi"]
         );
-        let phases = read(json.as_bytes(), &wanted).unwrap().into_iter().map(|job| job.phase);
+        let phases = read(json.as_bytes(), &wanted).unwrap().jobs.into_iter().map(|job| job.phase);
         let expected = [Phase::Completed, Phase::Active, Phase::Held, Phase::Pending];
         assert_eq!(phases.collect::<Vec<_>>(), expected);
     }
@@ -231,7 +249,7 @@ mod tests {
                 run_ids: BTreeSet::from([RunId::parse("1-a").unwrap()]).into(),
                 ..Wanted::default()
             };
-            let ended = read(json.as_bytes(), &wanted).unwrap().into_iter().map(|job| job.ended);
+            let ended = read(json.as_bytes(), &wanted).unwrap().jobs.into_iter().map(|job| job.ended);
             assert_eq!(ended.collect::<Vec<_>>(), [expected], "{end_time}");
         }
     }
@@ -271,7 +289,7 @@ mod tests {
         let jobs: Vec<_> = (0..30_000).map(|n| format!(r#"{{"jobId":"j{n}","runId":"{n}-a"}}"#)).collect();
         let wanted = Wanted { run_ids: run_ids.into(), ..Wanted::default() };
         let found = read(format!("[{}]", jobs.join(",")).as_bytes(), &wanted).unwrap();
-        assert_eq!(found.len(), 30_000);
+        assert_eq!(found.jobs.len(), 30_000);
     }
 
     #[test]
@@ -280,6 +298,6 @@ mod tests {
         let mut many: Vec<_> = (0..1000).map(|n| job(&n.to_string())).collect();
         many.push(job("k1"));
         let found = picked(&format!("[{}]", many.join(","))).unwrap();
-        assert_eq!((found.len(), found.last().unwrap().as_str()), (OF_RUN_MAX + 1, "k1 1-a"));
+        assert_eq!((found.len(), found.last().unwrap().as_str()), (OF_RUN_MAX + 1, "k1 unknown"));
     }
 }

@@ -32,7 +32,7 @@ use crate::backend::{Backend, withheld};
 use crate::config::settings;
 use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{
-    Contact, Failure, FailureKind, JobStatus, ListedJob, RemoveAnswer, StatusAnswer, Submission, Wanted,
+    Contact, Failure, FailureKind, JobStatus, Listed, RemoveAnswer, StatusAnswer, Submission, Wanted,
 };
 use crate::lease::Lease;
 use crate::resolver::{Lookup, http_config};
@@ -217,7 +217,7 @@ impl Backend for Uws {
         answer::to_remove(&call.read(self.send(&call, ())?, TEXT_LIMIT))
     }
 
-    fn list(&self, base: &Url, wanted: &Wanted) -> Result<Vec<ListedJob>, Failure> {
+    fn list(&self, base: &Url, wanted: &Wanted) -> Result<Listed, Failure> {
         let call = self.call("GET", base, "/job", self.settings.list_timeout);
         let response = self.send(&call, ())?;
         let is_page =

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ocps::csc::event::{JobObject, Phase};
 use ocps::csc::id::{JobId, SalIndex};
 use ocps::csc::record::Recovered;
-use ocps::csc::request::{Action, Answer, JobStatus, RemoveAnswer, StatusAnswer};
+use ocps::csc::request::{Action, Answer, JobStatus, Listed, RemoveAnswer, StatusAnswer};
 use ocps::csc::time::{Tai, Time};
 use ocps::daemon::turn::{Goal, Turn};
 use ocps::journal::store::Sqlite;
@@ -82,7 +82,7 @@ fn answer(action: &Action) -> Answer {
         Action::Submit(submission) => Answer::Submit(Ok(active(submission.run_id.as_str()))),
         Action::Status { job_id, .. } => Answer::Status(Ok(StatusAnswer::Job(active(job_id.as_str())))),
         Action::Remove { .. } => Answer::Remove(Ok(RemoveAnswer::Removed { object: None })),
-        Action::List(_) => Answer::List(Ok(Vec::new())),
+        Action::List(_) => Answer::List(Ok(Listed::default())),
         Action::Push { .. } => Answer::Push(Ok(())),
         Action::Ping => Answer::Ping(Ok(())),
     }

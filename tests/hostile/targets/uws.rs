@@ -7,7 +7,7 @@ use ocps::backend::Backend;
 use ocps::backend::uws::Uws;
 use ocps::config::settings::Settings;
 use ocps::csc::id::{JobId, RunId, SalIndex};
-use ocps::csc::request::{Action, Answer, JobStatus, StatusAnswer, Submission, Wanted};
+use ocps::csc::request::{Action, Answer, JobStatus, Listed, StatusAnswer, Submission, Wanted};
 use ocps::lease::Lease;
 
 use super::check_reason;
@@ -77,8 +77,8 @@ fn check_answer(action: &Action, answer: &Answer) {
             assert_eq!(job.job_id.as_str(), ID);
             check_job(job);
         }
-        Answer::List(Ok(jobs)) => {
-            assert!(jobs.len() <= 10_000 && jobs.iter().all(|job| job.run_id.as_str() == RUN_ID));
+        Answer::List(Ok(Listed { named, jobs })) => {
+            assert!(named.is_empty() && jobs.len() <= 10_000 && jobs.iter().all(|job| job.run_id.as_str() == RUN_ID));
         }
         Answer::Status(Ok(StatusAnswer::Gone)) | Answer::Remove(Ok(_)) => {}
         Answer::Submit(_)

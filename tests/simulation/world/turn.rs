@@ -282,8 +282,8 @@ impl World {
     /// The main loop reads an answer.
     pub(super) fn answered(&mut self, outcome: Outcome, served: Duration) {
         self.rules.answered(self.now, outcome.ticket, &outcome.answer, served);
-        if let Answer::List(Ok(jobs)) = &outcome.answer {
-            self.rules.listed(jobs);
+        if let Answer::List(Ok(listed)) = &outcome.answer {
+            self.rules.listed(&listed.jobs);
         }
         self.input(Input::Outcome(outcome));
     }
