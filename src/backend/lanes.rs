@@ -3,8 +3,8 @@
 //! Each kind of request has a lane with a bound of its own, so that neither PUTs nor polls that hang hold up an abort,
 //! and no poll an execute. Among what may begin, DELETE goes before lists before PUT before polls: removing is what
 //! an operator waits for. How many PUTs may be in flight is learned from the service. More PUTs than that are a burst:
-//! until fewer are left, lists and polls get a small part of the service's time, and those that were held back come a few
-//! at a time.
+//! until fewer are left, lists and polls get a small part of the service's time, in turns, and the polls that were held
+//! back then come one at a time, two, and so on.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,12 +29,9 @@ const GROWTH_WAIT: Duration = Duration::from_secs(2);
 const ROUND_MIN: usize = 4;
 
 /// In a burst of PUTs, the service works on them this many times as long as on lists and polls.
-const PUT_SHARE: u32 = 39;
+const PUT_SHARE: u32 = 19;
 /// Longest such time after a list or poll: polls that hang must not stop polls.
 const OWED_MAX: Duration = Duration::from_secs(10);
-/// Lists and polls in flight after a burst; with each that ends it is one more. All that were held back at once would be a
-/// burst too, and the next PUT would wait behind it.
-const READS_FIRST: usize = 2;
 
 /// Most requests in flight, of which `connections` are polls.
 pub(super) fn in_flight_max(connections: usize) -> usize {
@@ -108,11 +105,12 @@ pub struct Lanes {
     lists: Lane,
     puts: Lane,
     polls: Lane,
+    connections: usize,
     pace: Pace,
-    /// Most lists and polls in flight.
-    reads_max: usize,
-    /// Whether more PUTs have come than may be in flight, and as many still are.
+    /// Whether more PUTs have come than may be in flight, until none waits and fewer are in flight.
     is_burst: bool,
+    /// Whether the last list or poll that was begun is a list.
+    was_list: bool,
     /// For how long PUTs, in a burst of them, are to be worked on before the next list or poll.
     owed_to_puts: Duration,
     capacity: usize,
@@ -128,9 +126,10 @@ impl Lanes {
             lists: Lane::new(LISTS),
             puts: Lane::new(PUTS_FIRST),
             polls: Lane::new(connections),
-            reads_max: LISTS.saturating_add(connections),
+            connections,
             pace: Pace::default(),
             is_burst: false,
+            was_list: false,
             owed_to_puts: Duration::ZERO,
             capacity,
         }
@@ -150,17 +149,29 @@ impl Lanes {
             Action::Submit(_) | Action::Push { .. } => Kind::Put,
             Action::Status { .. } | Action::Ping => Kind::Poll,
         };
-        let lane = self.lane(kind);
-        lane.waiting.push_back(request);
-        self.is_burst |= kind == Kind::Put && lane.waiting.len() > lane.ready();
+        self.lane(kind).waiting.push_back(request);
+        self.note_burst();
         Ok(())
     }
 
     /// The next request; it is in flight until [`Lanes::ended`].
     pub fn take(&mut self) -> Option<Request> {
+        let request = self.take_first();
+        self.note_burst();
+        request
+    }
+
+    fn take_first(&mut self) -> Option<Request> {
+        if let Some(request) = self.deletes.take() {
+            return Some(request);
+        }
         let may_read = self.ready_reads() > 0;
-        if let Some(request) = self.deletes.take().or_else(|| if may_read { self.lists.take() } else { None })
+        let is_turn_of_polls = self.is_burst && self.was_list && self.polls.ready() > 0;
+        if may_read
+            && !is_turn_of_polls
+            && let Some(request) = self.lists.take()
         {
+            self.was_list = true;
             return Some(request);
         }
         if let Some(request) = self.puts.take() {
@@ -172,24 +183,39 @@ impl Lanes {
             self.pace.begun = Some(request.ticket);
             return Some(request);
         }
-        if may_read { self.polls.take() } else { None }
+        let poll = if may_read { self.polls.take() } else { None };
+        self.was_list &= poll.is_none();
+        poll
     }
 
-    /// How many lists and polls may begin: in a burst of PUTs, one at a time and only now and then.
+    fn note_burst(&mut self) {
+        let puts = &self.puts;
+        let are_too_many = puts.waiting.len() > puts.ready();
+        let has_ended = puts.waiting.is_empty() && puts.in_flight < puts.bound;
+        self.is_burst = are_too_many || (self.is_burst && !has_ended);
+        if self.is_burst {
+            // After it, one more may be in flight with each that ends: all that were held back at once would be a burst too.
+            self.polls.bound = self.connections.min(1);
+        }
+    }
+
+    /// How many lists and polls may begin: in a burst of PUTs, one at a time and, while PUTs wait, only now and then.
     fn ready_reads(&self) -> usize {
-        let most = match self.is_burst {
-            true if self.owed_to_puts.is_zero() => 1,
-            true => 0,
-            false => self.reads_max,
-        };
-        let in_flight = self.lists.in_flight + self.polls.in_flight;
-        (self.lists.ready() + self.polls.ready()).min(most.saturating_sub(in_flight))
+        let ready = self.lists.ready() + self.polls.ready();
+        let is_any_in_flight = self.lists.in_flight + self.polls.in_flight > 0;
+        let is_owed = !self.owed_to_puts.is_zero() && !self.puts.waiting.is_empty();
+        match self.is_burst {
+            true if is_any_in_flight || is_owed => 0,
+            true => ready.min(1),
+            false => ready,
+        }
     }
 
     /// A request that was taken has its answer.
     pub fn ended(&mut self, ended: Ended) {
         let lane = self.lane(ended.kind);
         let is_bound = lane.in_flight >= lane.bound;
+        let together = u32::try_from(lane.in_flight.max(1)).unwrap_or(u32::MAX);
         lane.in_flight = lane.in_flight.saturating_sub(1);
         self.owed_to_puts = match ended.kind {
             _ if !self.is_burst => Duration::ZERO,
@@ -197,23 +223,18 @@ impl Lanes {
             Kind::List | Kind::Poll => {
                 (self.owed_to_puts + ended.took.saturating_mul(PUT_SHARE)).min(OWED_MAX)
             }
-            Kind::Put => self.owed_to_puts.saturating_sub(ended.took),
+            Kind::Put => self.owed_to_puts.saturating_sub(ended.took / together),
         };
-        self.reads_max = match ended.kind {
-            _ if self.is_burst => READS_FIRST,
-            Kind::List | Kind::Poll => self.reads_max.saturating_add(1),
-            Kind::Delete | Kind::Put => self.reads_max,
-        };
-        if ended.kind != Kind::Put {
-            return;
+        if ended.kind == Kind::Poll {
+            self.polls.bound = (self.polls.bound + 1).min(self.connections);
         }
-        if is_bound {
+        if ended.kind == Kind::Put && is_bound {
             self.puts.bound = self.pace.ended(ended, self.puts.bound);
-        } else {
+        } else if ended.kind == Kind::Put {
             // Fewer PUTs were in flight than allowed: the round begins anew.
             self.pace.round.clear();
         }
-        self.is_burst &= !self.puts.waiting.is_empty() || self.puts.in_flight >= self.puts.bound;
+        self.note_burst();
     }
 
     /// Most PUTs in flight now; for tests.
@@ -235,7 +256,9 @@ impl Lanes {
     pub fn cancel(&mut self) -> Vec<Outcome> {
         let lanes = [&mut self.deletes, &mut self.lists, &mut self.puts, &mut self.polls];
         let waiting = lanes.into_iter().flat_map(|lane| lane.waiting.drain(..));
-        waiting.map(|request| not_sent(&request, "the daemon is stopping")).collect()
+        let outcomes = waiting.map(|request| not_sent(&request, "the daemon is stopping")).collect();
+        self.note_burst();
+        outcomes
     }
 
     /// How many requests may begin now.
@@ -319,7 +342,7 @@ mod tests {
     use super::*;
     use crate::csc::event::{JobObject, Phase};
     use crate::csc::id::{JobId, RunId};
-    use crate::csc::request::{JobStatus, Submission};
+    use crate::csc::request::{JobStatus, Submission, Wanted};
 
     /// A service that works on so many PUTs at once, in the order in which they came.
     struct Model {
@@ -414,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_burst_of_puts_until_its_end_lists_and_polls_get_a_fortieth_of_the_time_of_the_service() {
+    fn in_a_burst_of_puts_until_its_end_lists_and_polls_get_a_twentieth_of_the_time_of_the_service() {
         let (mut lanes, time) = (Lanes::new(4, 1000), Duration::from_millis(200));
         let job_id = JobId::parse("j").unwrap();
         for ticket in 0..100 {
@@ -438,6 +461,47 @@ mod tests {
             }
         }
         assert!((2..5).contains(&polls), "{polls}");
+    }
+
+    /// Also if the last PUTs hang.
+    #[test]
+    fn at_the_end_of_a_burst_lists_and_polls_come_one_at_a_time_and_then_more_and_more() {
+        let mut lanes = Lanes::new(4, 1000);
+        let action = Action::Status { job_id: JobId::parse("j").unwrap(), run_id: None };
+        let poll = |ticket| Request { action: action.clone(), ..put(ticket, "http://uws") };
+        let list = |ticket| Request { action: Action::List(Wanted::default()), ..put(ticket, "http://uws") };
+        (0..3).for_each(|ticket| lanes.put(put(ticket, "http://uws")).unwrap());
+        (10..40).for_each(|ticket| lanes.put(poll(ticket)).unwrap());
+        (40..43).for_each(|ticket| lanes.put(list(ticket)).unwrap());
+        let mut taken = |ended: Option<(u64, &Request)>| {
+            if let Some((milliseconds, request)) = ended {
+                let took = Duration::from_millis(milliseconds);
+                lanes.ended(Ended::from(&Outcome { took, ..not_sent(request, "") }));
+            }
+            std::iter::from_fn(|| lanes.take()).collect::<Vec<_>>()
+        };
+        let tickets = |taken: &[Request]| taken.iter().map(|request| request.ticket.0).collect::<Vec<_>>();
+        let begun = taken(None);
+        assert_eq!(tickets(&begun), [40, 0, 1]);
+        // A PUT waits: it has paid for nothing yet.
+        assert_eq!(tickets(&taken(Some((100, &begun[0])))), [0; 0]);
+        // None waits, and two hang.
+        let last = taken(Some((1, &begun[1])));
+        assert_eq!(tickets(&last), [2, 10]);
+        let mut read = last[1].clone();
+        for expected in [41, 11, 42, 12, 13, 14] {
+            let next = taken(Some((100, &read)));
+            assert_eq!(tickets(&next), [expected]);
+            read = next[0].clone();
+        }
+        // One of them ends.
+        assert_eq!(tickets(&taken(Some((30_000, &begun[2])))), [0; 0]);
+        let mut polls = vec![read];
+        for expected in [&[15, 16][..], &[17, 18], &[19, 20], &[21]] {
+            let next = taken(Some((100, &polls.remove(0))));
+            assert_eq!(tickets(&next), expected);
+            polls.extend(next);
+        }
     }
 
     #[test]

@@ -213,10 +213,12 @@ pub(crate) struct Workers {
     begun: BTreeMap<Ticket, (Kind, Duration)>,
     /// The most PUTs in flight so far.
     puts: usize,
-    /// The most lists and polls in flight: after a burst of PUTs they become more one by one.
-    reads_max: usize,
-    /// Whether there were more PUTs than may be in flight, and are still as many.
+    /// The most polls in flight: after a burst of PUTs they become more one by one.
+    polls_max: usize,
+    /// Whether there were more PUTs than may be in flight, and are still as many, or some wait.
     is_burst: bool,
+    /// Whether the last list or poll that was begun is a list.
+    was_list: bool,
     /// For how long PUTs are to be worked on before the next list or poll, in a burst of them.
     owed: Duration,
 }
@@ -229,8 +231,9 @@ impl Workers {
             queued: BTreeSet::new(),
             begun: BTreeMap::new(),
             puts: 0,
-            reads_max: usize::MAX,
+            polls_max: plan.connections,
             is_burst: false,
+            was_list: false,
             owed: Duration::ZERO,
         }
     }
@@ -240,22 +243,34 @@ impl Workers {
         let key = (Kind::of(&request.action), request.ticket);
         self.lanes.put(request)?;
         self.queued.insert(key);
-        let puts = self.queued.iter().filter(|(kind, _)| *kind == Kind::Put).count() + self.count(Kind::Put);
-        self.is_burst |= key.0 == Kind::Put && puts > self.lanes.puts_at_once();
+        self.note_burst();
         Ok(())
+    }
+
+    fn note_burst(&mut self) {
+        let waiting = self.queued.iter().filter(|(kind, _)| *kind == Kind::Put).count();
+        let (puts, bound) = (waiting + self.count(Kind::Put), self.lanes.puts_at_once());
+        self.is_burst =
+            if self.is_burst { waiting > 0 || puts >= bound } else { puts > bound && waiting > 0 };
+        if self.is_burst {
+            self.polls_max = self.connections.min(1);
+        }
     }
 
     /// The next request that a thread begins.
     pub(crate) fn begin(&mut self, now: Duration) -> Option<Request> {
-        let (ready, is_held) = (self.lanes.ready(), self.is_held());
+        let kinds = [Kind::Delete, Kind::List, Kind::Put, Kind::Poll];
+        let open: BTreeSet<Kind> = kinds.into_iter().filter(|kind| !self.is_full(*kind)).collect();
+        let ready = self.lanes.ready();
         let Some(request) = self.lanes.take() else {
-            self.check_idle(is_held);
+            self.check_idle(&open);
             return None;
         };
         assert!(ready > 0, "no thread is woken for it: {request:?}");
         let key = (Kind::of(&request.action), request.ticket);
         self.begun.insert(request.ticket, (key.0, now));
-        self.check_begun(key, is_held);
+        self.check_begun(key, &open);
+        self.note_burst();
         Some(request)
     }
 
@@ -263,34 +278,44 @@ impl Workers {
         self.begun.values().filter(|(kind, _)| *kind == wanted).count()
     }
 
-    fn has_waiting_puts(&self) -> bool {
-        self.queued.iter().any(|(kind, _)| *kind == Kind::Put)
+    fn waits(&self, wanted: Kind) -> bool {
+        self.queued.iter().any(|(kind, _)| *kind == wanted)
     }
 
-    /// Whether no list and no poll may begin, since there is a burst of PUTs or just was one.
+    fn reads(&self) -> usize {
+        self.count(Kind::List) + self.count(Kind::Poll)
+    }
+
+    /// Whether no list and no poll may begin, since there is a burst of PUTs.
     fn is_held(&self) -> bool {
-        let reads = self.count(Kind::List) + self.count(Kind::Poll);
-        reads >= if self.is_burst { 1 } else { self.reads_max } || self.is_burst && self.owed > Duration::ZERO
+        self.is_burst && (self.reads() > 0 || (self.waits(Kind::Put) && self.owed > Duration::ZERO))
+    }
+
+    /// Whether in a burst a poll goes before the lists.
+    fn is_turn_of_polls(&self) -> bool {
+        self.is_burst && self.was_list && self.waits(Kind::Poll) && self.count(Kind::Poll) < self.polls_max
     }
 
     /// Whether no more of a kind may be in flight.
-    fn is_full(&self, kind: Kind, is_held: bool) -> bool {
+    fn is_full(&self, kind: Kind) -> bool {
         let count = self.count(kind);
         match kind {
             Kind::Delete => count == 8,
-            Kind::List => is_held || count == 3,
+            Kind::List => self.is_held() || count == 3 || self.is_turn_of_polls(),
             Kind::Put => count >= self.lanes.puts_at_once(),
-            Kind::Poll => is_held || count == self.connections,
+            Kind::Poll => self.is_held() || count >= self.polls_max,
         }
     }
 
-    /// The most urgent that may begin, and of those the first; and not too many.
-    fn check_begun(&mut self, key: (Kind, Ticket), is_held: bool) {
-        assert!(self.queued.remove(&key), "begun without being queued: {key:?}");
-        let is_first = |kind: Kind| kind == key.0 || !self.is_full(kind, is_held);
-        let before = self.queued.range(..key).find(|(kind, _)| is_first(*kind));
+    /// The most urgent of the kinds that may begin, and of those the first; and not too many.
+    fn check_begun(&mut self, key: (Kind, Ticket), open: &BTreeSet<Kind>) {
+        let before = self.queued.range(..key).find(|(kind, _)| *kind == key.0 || open.contains(kind));
         assert_eq!(before, None, "more urgent than {key:?}");
-        assert!(!is_held || !matches!(key.0, Kind::List | Kind::Poll), "a burst of PUTs, and not {key:?}");
+        assert!(self.queued.remove(&key), "begun without being queued: {key:?}");
+        assert!(open.contains(&key.0), "{key:?} goes too far, with these in flight: {:?}", self.begun);
+        if matches!(key.0, Kind::List | Kind::Poll) {
+            self.was_list = key.0 == Kind::List;
+        }
         let puts = self.count(Kind::Put);
         assert!(
             puts <= 32 && puts <= (self.puts * 4).max(2),
@@ -298,19 +323,20 @@ impl Workers {
             self.puts
         );
         self.puts = self.puts.max(puts);
-        assert!(self.count(Kind::Delete) <= 8 && self.count(Kind::List) <= 3, "too many at once");
-        assert!(self.count(Kind::Poll) <= self.connections, "too many polls");
     }
 
     /// Nothing waits that may begin.
-    fn check_idle(&self, is_held: bool) {
-        let idle = self.queued.iter().find(|(kind, _)| !self.is_full(*kind, is_held));
+    fn check_idle(&self, open: &BTreeSet<Kind>) {
+        let idle = self.queued.iter().find(|(kind, _)| open.contains(kind));
         assert_eq!(idle, None, "it waits, with these in flight: {:?}", self.begun);
         assert_eq!(self.lanes.ready(), 0);
+        let has_reads = self.waits(Kind::List) || self.waits(Kind::Poll);
+        assert!(!has_reads || self.reads() > 0 || self.waits(Kind::Put), "only PUTs that wait hold up reads");
     }
 
     /// A request is answered, which took so long.
     pub(crate) fn ended(&mut self, outcome: &mut Outcome, now: Duration) {
+        let together = u32::try_from(self.count(Kind::Put).max(1)).unwrap();
         let begun = self.begun.remove(&outcome.ticket);
         let (kind, begun) =
             begun.unwrap_or_else(|| panic!("never begun, or answered twice: {:?}", outcome.ticket));
@@ -318,18 +344,14 @@ impl Workers {
         self.owed = match kind {
             _ if !self.is_burst => Duration::ZERO,
             Kind::Delete => self.owed,
-            Kind::List | Kind::Poll => (self.owed + outcome.took * 39).min(Duration::from_secs(10)),
-            Kind::Put => self.owed.saturating_sub(outcome.took),
+            Kind::List | Kind::Poll => (self.owed + outcome.took * 19).min(Duration::from_secs(10)),
+            Kind::Put => self.owed.saturating_sub(outcome.took / together),
         };
         self.lanes.ended(Ended::from(&*outcome));
-        if self.is_burst {
-            self.reads_max = 2;
-        } else if matches!(kind, Kind::List | Kind::Poll) {
-            self.reads_max = self.reads_max.saturating_add(1);
+        if kind == Kind::Poll {
+            self.polls_max = self.connections.min(self.polls_max + 1);
         }
-        if kind == Kind::Put {
-            self.is_burst &= self.has_waiting_puts() || self.count(Kind::Put) >= self.lanes.puts_at_once();
-        }
+        self.note_burst();
     }
 
     pub(crate) fn cancel_queued(&mut self) -> Vec<Outcome> {
@@ -338,6 +360,7 @@ impl Workers {
             std::mem::take(&mut self.queued).into_iter().map(|(_, ticket)| ticket).collect();
         let cancelled: BTreeSet<Ticket> = outcomes.iter().map(|outcome| outcome.ticket).collect();
         assert_eq!(queued, cancelled, "not all of what is queued is cancelled");
+        self.note_burst();
         outcomes
     }
 
