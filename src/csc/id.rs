@@ -32,7 +32,21 @@ fn is_label(text: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId {
     text: Arc<str>,
-    fingerprint: u64,
+    fingerprint: Fingerprint,
+}
+
+/// A hash of a job id, which stands for it where many are compared: to look at the texts costs much more. Of ten thousand
+/// ids, two have the same once in 10^11 times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// That of the job id with this text. Another build may give another one.
+    pub fn of(text: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 impl JobId {
@@ -42,7 +56,7 @@ impl JobId {
     /// The reason for an ack, `Invalid job id: …`.
     pub fn parse(text: &str) -> Result<Self, String> {
         if is_label(text) {
-            return Ok(Self { text: text.into(), fingerprint: Self::fingerprint_of(text) });
+            return Ok(Self { text: text.into(), fingerprint: Fingerprint::of(text) });
         }
         let shown: String = text.chars().take(LABEL_MAX + 1).collect();
         Err(format!(
@@ -56,17 +70,9 @@ impl JobId {
         &self.text
     }
 
-    /// A hash of the text, always the same. Where many ids are compared, it stands for the id, since to look at the texts
-    /// costs much more; of ten thousand ids, two have the same once in 10^11 times.
-    pub fn fingerprint(&self) -> u64 {
+    /// Its fingerprint.
+    pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
-    }
-
-    /// The fingerprint of the id with this text.
-    pub fn fingerprint_of(text: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        hasher.finish()
     }
 }
 

@@ -13,7 +13,7 @@ use super::request::{Contact, Failure, Named, Shown};
 
 /// A list is not wrong before it shows a job as active that ended this long ago, or two poll intervals.
 const LAG_MAX: Duration = Duration::from_secs(30);
-/// How long a list is waited for, at least: executes that wait go before it.
+/// How long a list is waited for, at least: a burst of executes goes before it.
 const PATIENCE_MIN: Duration = Duration::from_secs(15);
 /// How long the time that a list took stays valid; after that a list is tried to learn it anew.
 const KNOWN_FOR: Duration = Duration::from_secs(600);

@@ -13,7 +13,7 @@ use crate::url::Url;
 
 use super::context::{Context, Purpose};
 use super::event::LogLevel;
-use super::id::{EntryKey, JobId, RunId};
+use super::id::{EntryKey, Fingerprint, JobId, RunId};
 use super::job::Job;
 use super::polls::Polled;
 use super::record::Record;
@@ -269,7 +269,7 @@ impl Lookups {
         url: &Url,
         lacking: &[(EntryKey, RunId)],
         is_in_doubt: bool,
-        polled: Option<Arc<HashSet<u64>>>,
+        polled: Option<Arc<HashSet<Fingerprint>>>,
     ) {
         let now = ctx.now.mono;
         let duplicates = || self.duplicates.iter().filter(|(_, duplicate)| duplicate.url == *url);

@@ -14,7 +14,7 @@ use crate::url::Url;
 
 use super::context::{Context, Purpose};
 use super::event::Phase;
-use super::id::{EntryKey, JobId, RunId};
+use super::id::{EntryKey, Fingerprint, JobId, RunId};
 use super::lists::Lists;
 use super::report;
 use super::request::{Action, Contact, Failure, Named, Shown, Ticket};
@@ -52,7 +52,8 @@ pub(super) struct Poll {
     next: Next,
     /// Polls in a row that failed.
     failures: u32,
-    /// When the last valid answer came or, before the first, when polling began.
+    /// When the last valid answer came or, before the first, when polling began; while it waits for a list, see
+    /// [`AtService::listed_at`].
     pub(super) last_valid_answer: Duration,
     /// When the service last showed that the job is there; see [`AtService::listed_at`].
     seen: Option<Duration>,
@@ -111,14 +112,14 @@ pub(super) struct Polls(BTreeMap<Url, AtService>);
 struct AtService {
     polls: BTreeMap<Polled, Poll>,
     /// The same by the fingerprints of the job ids.
-    by_id: BTreeSet<(u64, Polled)>,
+    by_id: BTreeSet<(Fingerprint, Polled)>,
     /// These fingerprints, which a list in progress shares.
-    ids: Arc<HashSet<u64>>,
-    /// Polls that do not wait for a list.
-    apart: BTreeSet<Polled>,
-    /// What the last list showed that served as a poll, without the jobs that were polled singly since; and when it was asked
-    /// for. So a list costs a look only at the jobs of which it shows something new.
+    ids: Arc<HashSet<Fingerprint>>,
+    /// What the last list showed that served as a poll, and when it was asked for.
     listed: (Named, Duration),
+    /// At which jobs the next list leads to a look, besides those of which it shows something new: all that have not waited
+    /// for it since the last one.
+    apart: BTreeSet<Polled>,
     /// Single polls to come, by their times.
     due: BTreeSet<(Duration, Polled)>,
     /// How many single polls have no answer yet.
@@ -151,15 +152,14 @@ impl AtService {
         match mem::replace(&mut poll.next, next) {
             Next::At(time) => _ = self.due.remove(&(time, polled.clone())),
             Next::Asked { .. } => self.out -= 1,
-            Next::List => _ = self.apart.insert(polled.clone()),
-            Next::Held | Next::Missing => {}
+            Next::Held | Next::List | Next::Missing => {}
         }
         match next {
             Next::At(time) => _ = self.due.insert((time, polled.clone())),
             Next::Asked { .. } => self.out += 1,
-            Next::List => _ = self.apart.remove(polled),
-            Next::Held | Next::Missing => {}
+            Next::Held | Next::List | Next::Missing => {}
         }
+        self.apart.insert(polled.clone());
     }
 
     fn insert(&mut self, polled: Polled, poll: Poll) {
@@ -182,25 +182,18 @@ impl AtService {
     }
 
     /// The polls of the job with this fingerprint: most often one.
-    fn polled_as(&self, id: u64) -> impl Iterator<Item = &Polled> {
+    fn polled_as(&self, id: Fingerprint) -> impl Iterator<Item = &Polled> {
         let of_id =
             self.by_id.range((id, Polled::Ours(EntryKey(0)))..).take_while(move |(other, _)| *other == id);
         of_id.map(|(_, polled)| polled)
     }
 
-    /// When the last list was asked for, if it showed this job as active and the job waits for the next: this is noted once
-    /// for all jobs.
+    /// When the last list was asked for, if it showed this job as active and the job waits for the next: so a list need not
+    /// be noted at each job.
     fn listed_at(&self, poll: &Poll) -> Option<Duration> {
         let (listed, asked) = &self.listed;
         let shown = listed.get(&poll.job_id.fingerprint()).filter(|_| poll.next == Next::List)?;
         shown.active().map(|_| *asked)
-    }
-
-    /// A poll of this job was answered, or not: the next list shows something new of it.
-    fn forget_listed(&mut self, polled: &Polled) {
-        if let Some(poll) = self.polls.get(polled) {
-            self.listed.0.remove(&poll.job_id.fingerprint());
-        }
     }
 
     /// The jobs for whose polls `is_it` holds.
@@ -294,7 +287,6 @@ impl AtService {
     /// The service shows that a job is there and has not ended.
     fn note_present(&mut self, ctx: &Context, polled: &Polled) {
         let now = ctx.now.mono;
-        self.forget_listed(polled);
         let Some(poll) = self.polls.get_mut(polled) else { return };
         (poll.seen, poll.last_valid_answer, poll.absences, poll.failures) = (Some(now), now, 0, 0);
         if mem::take(&mut poll.is_unlisted) {
@@ -310,10 +302,10 @@ impl AtService {
         self.set(polled, next);
     }
 
-    /// The jobs of which a list shows another phase than the last one, or none, and those that do not wait for a list.
-    fn with_news(&self, shown: &Named) -> BTreeSet<Polled> {
-        let phase = |list: &Named, id: u64| list.get(&id).and_then(Shown::active);
-        let is_new = |id: &&u64| {
+    /// The jobs at which this list leads to a look. It may show no job as active, or in another phase than the last list did.
+    fn looked_at(&self, shown: &Named) -> BTreeSet<Polled> {
+        let phase = |list: &Named, id: Fingerprint| list.get(&id).and_then(Shown::active);
+        let is_new = |id: &&Fingerprint| {
             let now = phase(shown, **id);
             now.is_none() || now != phase(&self.listed.0, **id)
         };
@@ -332,7 +324,7 @@ impl AtService {
         let age = |job: &Shown| Some(Duration::from_secs(latest?.abs_diff(job.ended?)));
         let age = |job| age(job).unwrap_or(Duration::MAX).min(ctx.poll_interval);
         let (mut phases, mut changed) = (Vec::new(), Vec::new());
-        for polled in self.with_news(&shown) {
+        for polled in self.looked_at(&shown) {
             let Some(poll) = self.polls.get_mut(&polled) else { continue };
             let job = shown.get(&poll.job_id.fingerprint());
             match (poll.next, job.and_then(Shown::active)) {
@@ -363,6 +355,8 @@ impl AtService {
         }
         changed.into_iter().for_each(|(polled, next)| self.set(&polled, next));
         self.listed = (shown, asked);
+        let waits = |polled: &Polled| self.polls.get(polled).is_none_or(|poll| poll.next == Next::List);
+        self.apart.retain(|polled| !waits(polled));
         let due = self.due.iter().take_while(|(time, _)| *time <= now).count();
         self.lists.leave_time(ctx, self.singly(ctx, due).unwrap_or_default());
         self.sample(ctx);
@@ -482,7 +476,7 @@ impl Polls {
     }
 
     /// Where jobs are polled by list: the jobs that it is to show, by the fingerprints of their ids.
-    pub(super) fn wanted_of_list(&self, url: &Url) -> Option<Arc<HashSet<u64>>> {
+    pub(super) fn wanted_of_list(&self, url: &Url) -> Option<Arc<HashSet<Fingerprint>>> {
         let at = self.0.get(url).filter(|at| at.lists.are_used())?;
         let mut ids = Arc::clone(&at.ids);
         if let Some(witness) = at.lists.witness().map(JobId::fingerprint).filter(|id| !ids.contains(id)) {
@@ -525,7 +519,6 @@ impl Polls {
             let Some(poll) = at.polls.get_mut(polled) else { return };
             let time = ctx.now.mono + ctx.backoff(ctx.poll_interval, poll.failures);
             poll.failures += 1;
-            at.forget_listed(polled);
             at.set(polled, Next::At(time));
             if contact != Contact::NotAsked {
                 at.lists.note_silence();
@@ -545,7 +538,6 @@ impl Polls {
             let poll = at.polls.get_mut(polled)?;
             poll.absences += 1;
             let (absences, job_id) = (poll.absences, poll.job_id.clone());
-            at.forget_listed(polled);
             let again = Next::At(ctx.now.mono + ABSENT_AGAIN);
             at.set(polled, if absences == 1 { again } else { Next::Missing });
             Some((absences, job_id))

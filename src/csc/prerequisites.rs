@@ -34,9 +34,9 @@ impl Prerequisites {
 
     /// A list of this service shows these jobs.
     pub(super) fn note_list(&mut self, url: &Url, shown: &Named) {
-        for ((at, job_id), waited_for) in &mut self.0 {
+        for ((_, job_id), waited_for) in self.0.iter_mut().filter(|((at, _), _)| at == url) {
             let phase = shown.get(&job_id.fingerprint()).and_then(Shown::active);
-            waited_for.was_active |= at == url && phase.is_some();
+            waited_for.was_active |= phase.is_some();
         }
     }
 

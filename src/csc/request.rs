@@ -12,7 +12,7 @@ use crate::url::Url;
 use super::command::Execute;
 use super::configuration::Service;
 use super::event::{JobObject, Phase};
-use super::id::{JobId, RunId, SalIndex};
+use super::id::{Fingerprint, JobId, RunId, SalIndex};
 
 /// Identifies one request; a later request has a higher ticket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,7 +67,7 @@ pub struct Wanted {
     /// Jobs with these run ids.
     pub run_ids: Arc<BTreeSet<RunId>>,
     /// Jobs whose job ids have these fingerprints.
-    pub job_ids: Arc<HashSet<u64>>,
+    pub job_ids: Arc<HashSet<Fingerprint>>,
     /// Besides these, all jobs that have not ended and whose run ids were made for this index.
     pub active_of: Option<SalIndex>,
 }
@@ -75,7 +75,7 @@ pub struct Wanted {
 impl Wanted {
     /// Whether a job of this run and in this phase is wanted, whatever its job id.
     #[must_use]
-    pub fn has_run(&self, run_id: &str, phase: Phase) -> bool {
+    pub fn wants_run(&self, run_id: &str, phase: Phase) -> bool {
         let made_for = || Some(RunId::parse(run_id)?.made_for()?.1);
         self.run_ids.contains(run_id)
             || (self.active_of.is_some() && phase.exit_code().is_none() && made_for() == self.active_of)
@@ -85,11 +85,8 @@ impl Wanted {
     pub fn pick(&self, jobs: impl IntoIterator<Item = ListedJob>) -> Listed {
         let mut listed = Listed::default();
         for job in jobs {
-            let id = job.job_id.fingerprint();
-            if self.job_ids.contains(&id) {
-                listed.named.entry(id).or_insert(Shown { phase: job.phase, ended: job.ended });
-            }
-            if self.has_run(job.run_id.as_str(), job.phase) {
+            listed.note(self, job.job_id.fingerprint(), Shown { phase: job.phase, ended: job.ended });
+            if self.wants_run(job.run_id.as_str(), job.phase) {
                 listed.jobs.push(job);
             }
         }
@@ -243,8 +240,17 @@ pub struct Listed {
     pub jobs: Vec<ListedJob>,
 }
 
+impl Listed {
+    /// The list shows a job so: takes it if it was asked for by its job id. Of two with one id the first counts.
+    pub fn note(&mut self, wanted: &Wanted, id: Fingerprint, shown: Shown) {
+        if wanted.job_ids.contains(&id) {
+            self.named.entry(id).or_insert(shown);
+        }
+    }
+}
+
 /// Jobs by the fingerprints of their job ids.
-pub type Named = HashMap<u64, Shown, BuildHasherDefault<DefaultHasher>>;
+pub type Named = HashMap<Fingerprint, Shown, BuildHasherDefault<DefaultHasher>>;
 
 /// How a list shows a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +263,7 @@ pub struct Shown {
 
 impl Shown {
     /// Its phase, unless it has ended.
-    pub(super) fn active(&self) -> Option<Phase> {
+    pub fn active(&self) -> Option<Phase> {
         Some(self.phase).filter(|phase| phase.exit_code().is_none())
     }
 }

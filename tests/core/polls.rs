@@ -423,6 +423,30 @@ fn lists_that_lack_many_jobs_are_given_up() {
 }
 
 #[test]
+fn a_list_is_an_answer_about_each_job_that_it_shows() {
+    let mut world = by_list(10);
+    run(&mut world, POLL * 20, all);
+    let ages: Vec<_> = world.csc.job_reports().map(|job| job.polled.unwrap()).collect();
+    assert!(ages.len() == 10 && ages.iter().all(|age| *age <= POLL * 2), "{ages:?}");
+}
+
+#[test]
+fn the_list_that_finds_a_job_again_of_which_another_one_waits_does_not_hide_its_phase() {
+    let mut world = by_list(1);
+    world.send(execute("p"));
+    world.answer("GET p", job("p", Phase::Active));
+    world.send(execute(""));
+    world.answer("PUT 3", unclear());
+    // The first list was asked for before.
+    for _ in 0..3 {
+        let found = ListedJob { phase: Phase::Queued, ..world.active("p", 3) };
+        world.run_to_answer("LIST", Reply::Listed(vec![world.active("j1", 1), found]));
+    }
+    let phase = |number| world.csc.job_reports().find(|job| job.seq_num.0 == number).unwrap().phase;
+    assert_eq!([1, 3].map(phase), [Some(Phase::Active), Some(Phase::Queued)]);
+}
+
+#[test]
 fn the_phase_that_a_list_shows_is_reported() {
     let mut world = by_list(1);
     let queued =

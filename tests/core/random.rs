@@ -10,6 +10,7 @@ use std::time::Duration;
 use ocps::csc::command::{CommandKind, CommandName, Sender};
 use ocps::csc::configuration::Polling;
 use ocps::csc::event::Phase;
+use ocps::csc::id::RunId;
 use ocps::csc::request::{Action, Contact, FailureKind, ListedJob, Request, Wanted};
 use ocps::csc::{Input, Settings};
 
@@ -172,8 +173,16 @@ impl Walk {
             Action::Remove { .. } if self.rng.bool() => removed(),
             Action::Remove { .. } => Reply::Gone,
             Action::Push { .. } | Action::Ping => Reply::Done,
-            Action::List(Wanted { run_ids, .. }) => {
+            Action::List(Wanted { run_ids, job_ids, .. }) => {
+                let known = (0..=self.made).map(|number| job_id(&format!("j{number}")));
+                let named = known.filter(|id| job_ids.contains(&id.fingerprint()));
                 let mut jobs = Vec::new();
+                for job_id in named {
+                    let (run_id, phase) = (RunId::parse("any").unwrap(), self.phase());
+                    if self.rng.u8(..4) > 0 {
+                        jobs.push(ListedJob { job_id, run_id, phase, ended: None });
+                    }
+                }
                 for run_id in run_ids.iter() {
                     for _ in 0..self.rng.u8(..6).saturating_sub(3) {
                         let is_lie = self.service == Service::Lying && self.rng.u8(..4) == 0;

@@ -15,8 +15,8 @@ use ocps::csc::event::{
 use ocps::csc::id::{ClientId, JobId, RunId, SalIndex, SeqNum};
 use ocps::csc::record::{Awaited, Receipt, Record, Work};
 use ocps::csc::request::{
-    Action, Answer, Contact, Failure, FailureKind, JobStatus, Listed, ListedJob, Outcome, Request, Submission,
-    Ticket, Wanted,
+    Action, Answer, Contact, Failure, FailureKind, JobStatus, Listed, ListedJob, Outcome, Request,
+    Submission, Ticket, Wanted,
 };
 use ocps::csc::time::{Tai, Time};
 use ocps::csc::{Csc, Effect, Input, Settings};
@@ -386,9 +386,7 @@ impl World {
     #[track_caller]
     pub(crate) fn answer_at(&mut self, at: usize, reply: Reply) {
         let Request { ticket, action, .. } = self.open.remove(at);
-        let Some(answer) = reply.clone().to(&action) else {
-            panic!("{reply:?} is no answer to {action:?}")
-        };
+        let Some(answer) = reply.clone().to(&action) else { panic!("{reply:?} is no answer to {action:?}") };
         if let (Action::Submit(submission), Answer::Submit(Ok(_))) = (action, &answer)
             && self.submissions.iter().filter(|sent| sent.run_id == submission.run_id).count() == 1
         {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ocps::csc::id::JobId;
-use ocps::csc::request::{Answer, Ticket};
+use ocps::csc::request::{Answer, Shown, Ticket};
 
 use super::excuses;
 use super::plan::secs;
@@ -81,7 +81,7 @@ impl Polling {
         if let Answer::List(Ok(listed)) = answer {
             for (job_id, job) in &mut self.jobs {
                 let shown = listed.named.get(&job_id.fingerprint());
-                if shown.is_some_and(|shown| shown.phase.exit_code().is_none()) {
+                if shown.and_then(Shown::active).is_some() {
                     job.asked = self.clocks[job.at];
                 }
             }

@@ -439,7 +439,7 @@ impl Service {
             // The list decides whether a run has a job, and whether one is gone of which a cache says so.
             let decides = wanted.run_ids.contains(&shown.run_id) || self.stale.contains_key(&job.id);
             let is_wanted = wanted.job_ids.contains(&job.id.fingerprint())
-                || wanted.has_run(shown.run_id.as_str(), shown.phase);
+                || wanted.wants_run(shown.run_id.as_str(), shown.phase);
             if is_wanted && (decides || !chance(rng, plan.left_out)) {
                 listed.push(shown);
             }

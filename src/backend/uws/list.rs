@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use serde_json::{Deserializer, Error};
 
 use crate::csc::event::Phase;
-use crate::csc::id::{JobId, RunId};
+use crate::csc::id::{Fingerprint, JobId, RunId};
 use crate::csc::request::{Listed, ListedJob, Shown, Wanted};
 
 /// Maximum number of jobs of one run in one answer. There should be one; if there are more, the next list shows the rest,
@@ -22,8 +22,8 @@ const OF_RUN_MAX: usize = 16;
 /// How much is read at once, in bytes, unless an element is larger.
 const PIECE: usize = 64 * 1024;
 
-/// Reads the array and takes the jobs that are wanted; an element that is no usable job is skipped, and a job that is
-/// there twice is taken once. At most twice the largest element, and a piece, are in memory.
+/// Reads the array and takes the jobs that are wanted; an element without the ids that are needed is skipped, and a job
+/// that is there twice is taken once. At most twice the largest element, and a piece, are in memory.
 ///
 /// # Errors
 /// The reader failed; or the text is no array, or is cut off, and there is a [`serde_json::Error`] inside.
@@ -65,7 +65,7 @@ enum Next {
 struct Found<'a> {
     wanted: &'a Wanted,
     listed: Listed,
-    /// Those that were not asked for by their job ids.
+    /// Those that were asked for by their runs.
     of_runs: HashMap<RunId, BTreeSet<JobId>>,
 }
 
@@ -101,11 +101,8 @@ impl Found<'_> {
 
     fn note(&mut self, element: &Element<'_>) {
         let (phase, ended) = (element.phase(), element.ended());
-        let id = JobId::fingerprint_of(&element.job_id);
-        if self.wanted.job_ids.contains(&id) {
-            self.listed.named.entry(id).or_insert(Shown { phase, ended });
-        }
-        if !self.wanted.has_run(&element.run_id, phase) {
+        self.listed.note(self.wanted, Fingerprint::of(&element.job_id), Shown { phase, ended });
+        if !self.wanted.wants_run(&element.run_id, phase) {
             return;
         }
         let (Ok(job_id), Some(run_id)) = (JobId::parse(&element.job_id), RunId::parse(&element.run_id))
@@ -161,14 +158,14 @@ mod tests {
 
     fn picked(json: &str) -> io::Result<Vec<String>> {
         let run_ids: BTreeSet<RunId> = ["1-a", "2-b"].iter().filter_map(|id| RunId::parse(id)).collect();
-        let job_ids = HashSet::from([JobId::parse("k1").unwrap().fingerprint()]);
+        let job_ids = HashSet::from([Fingerprint::of("k1")]);
         picked_by(json, &Wanted { run_ids: run_ids.into(), job_ids: job_ids.into(), active_of: None })
     }
 
     fn picked_by(json: &str, wanted: &Wanted) -> io::Result<Vec<String>> {
         let listed = read(json.as_bytes(), wanted)?;
         let named = listed.named.iter().map(|(id, job)| {
-            assert_eq!(*id, JobId::fingerprint_of("k1"));
+            assert_eq!(*id, Fingerprint::of("k1"));
             format!("k1 {}", job.phase.as_str())
         });
         Ok(listed.jobs.iter().map(|job| format!("{} {}", job.job_id, job.run_id)).chain(named).collect())
@@ -200,6 +197,7 @@ mod tests {
                 r#"[{"jobId":"k1","runId":"9-z","phase":"held"},{"jobId":"k2","runId":"9-z"},{"jobId":"k1","runId":"9-z"}]"#,
                 &["k1 held"],
             ),
+            (r#"[{"jobId":"k1","runId":"a b","phase":"held"}]"#, &["k1 held"]),
             (r#"[{"jobId":"k1","runId":"1-a","phase":"executing"}]"#, &["k1 1-a", "k1 executing"]),
             (&deep, &[]),
         ] {
