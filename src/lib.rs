@@ -68,8 +68,7 @@
 //! * **Everything is bounded** by a named constant or a setting, each wait has a time limit, and what exceeds a limit is
 //!   refused with one clear line.
 //! * **The cost of an event does not grow with the number of jobs**: deadlines are kept in a table ordered by time, and
-//!   counts are kept up to date. A list of the service leads to a look at the jobs of which it shows
-//!   something new.
+//!   counts are kept up to date. A list of the service leads to a look at the jobs of which it shows something new.
 //! * A channel that is closed from outside is a normal end; a channel between threads of the daemon that is closed is a bug
 //!   and ends the process with a message.
 //!

@@ -105,6 +105,7 @@ pub struct Lanes {
     lists: Lane,
     puts: Lane,
     polls: Lane,
+    /// Most polls in flight, except after a burst.
     connections: usize,
     pace: Pace,
     /// Whether more PUTs have come than may be in flight, until none waits and fewer are in flight.

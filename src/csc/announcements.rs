@@ -74,6 +74,12 @@ impl Announcements {
         })
     }
 
+    /// Whether all that is to be recorded of a command is durable, or not waited for any more.
+    pub(super) fn is_recorded(&self, key: EntryKey) -> bool {
+        let of_command = [Awaited::Accepted(key), Awaited::Created(key), Awaited::Ended(key)];
+        !self.0.iter().any(|(_, awaited, _)| of_command.contains(awaited))
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

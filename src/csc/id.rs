@@ -29,7 +29,7 @@ fn is_label(text: &str) -> bool {
 ///
 /// Only ids of a safe form can be expressed: the service joins the id to a path
 /// and removes what it finds there, so `../x` or an empty id would destroy the files of others.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId {
     text: Arc<str>,
     fingerprint: Fingerprint,
@@ -73,6 +73,12 @@ impl JobId {
     /// Its fingerprint.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("JobId").field(&self.text).finish()
     }
 }
 

@@ -335,21 +335,25 @@ impl Lookups {
         self.services.update(ctx, url, note).flatten()
     }
 
-    /// Gives the duplicates that this list shows; forgets runs whose duplicates were looked for long enough.
+    /// Gives the duplicates that this list shows; forgets runs whose duplicates were looked for long enough. Those of a
+    /// command of which something is still to be recorded are left to a later list: after a crash, the next run of the
+    /// daemon might keep one of them instead.
     fn resolve_duplicates(
         &mut self,
         ctx: &mut Context,
         url: &Url,
         list: &Listing,
         found: &BTreeMap<&RunId, Vec<&JobId>>,
+        is_recorded: impl Fn(EntryKey) -> bool,
     ) -> Vec<JobId> {
         let mut extra = Vec::new();
         for run_id in list.run_ids.iter() {
             let Some(known) = self.duplicates.get(run_id).filter(|known| known.url == *url) else { continue };
-            let before = extra.len();
-            let jobs = found.get(run_id).into_iter().flatten();
-            extra.extend(jobs.filter(|job_id| known.keep.as_ref() != Some(*job_id)).map(|id| (*id).clone()));
-            if extra.len() > before || list.asked < known.until {
+            let jobs = found.get(run_id).into_iter().flatten().copied();
+            let mut jobs = jobs.filter(|job_id| known.keep.as_ref() != Some(*job_id)).cloned().peekable();
+            let is_any = jobs.peek().is_some();
+            extra.extend(jobs.filter(|_| is_recorded(known.key)));
+            if is_any || list.asked < known.until {
                 let settle_time = ctx.settings.settle_time;
                 self.duplicates.update(ctx, run_id, |_, known| known.note_list(list.asked, settle_time));
             } else {
@@ -395,7 +399,8 @@ impl Csc {
             runs.entry(&job.run_id).or_default().push(&job.job_id);
         }
         self.resolve_submissions(url, &list, &runs);
-        for job_id in self.lookups.resolve_duplicates(&mut self.ctx, url, &list, &runs) {
+        let is_recorded = |key| self.announcements.is_recorded(key);
+        for job_id in self.lookups.resolve_duplicates(&mut self.ctx, url, &list, &runs, is_recorded) {
             self.remove_duplicate(url, job_id);
         }
         let missing = self.lookups.take_missing(&mut self.ctx, url, list.ticket);

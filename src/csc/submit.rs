@@ -157,8 +157,12 @@ impl Csc {
     /// The answer to a PUT.
     pub(super) fn on_submitted(&mut self, key: EntryKey, url: &Url, result: Result<JobStatus, Failure>) {
         match result {
-            // The execute was aborted meanwhile.
-            Ok(status) if self.jobs.get(key).is_none() => self.remove_duplicate(url, status.job_id),
+            // The execute was aborted meanwhile. Until that is recorded, its job is left to the search for duplicates.
+            Ok(status) if self.jobs.get(key).is_none() => {
+                if self.announcements.is_recorded(key) {
+                    self.remove_duplicate(url, status.job_id);
+                }
+            }
             Ok(status) => self.created(key, status.job_id.clone(), Some(status)),
             Err(Failure { kind: FailureKind::Rejected, reason, .. }) => self.give_up(key, reason),
             Err(failure) => {

@@ -156,7 +156,7 @@ fn in_doubt() {
     };
     check(stage, |answer| match answer {
         "listed one" => (&[JOB, ID], "GET a"),
-        "listed two" => (&["DELETE b", JOB, ID], "GET a"),
+        "listed two" => (&[JOB, ID], "GET a"),
         "listed none" | "not sent" | "unclear" | "refused" | "wrong" => (&[], "LIST"),
         other => panic!("{other}"),
     });
@@ -265,8 +265,10 @@ fn removing_a_duplicate() {
     let stage: Stage = |world| {
         world.send(execute(""));
         world.answer("PUT 1", failed(FailureKind::Unclear, Contact::Silent));
-        let two = world.listed(&[("b", 1), ("a", 1)]);
-        world.answer("LIST", two);
+        for _ in 0..2 {
+            let two = world.listed(&[("b", 1), ("a", 1)]);
+            world.run_to_answer("LIST", two);
+        }
         "DELETE a"
     };
     check(stage, |answer| match answer {
