@@ -3,6 +3,8 @@
 use ocps::csc::Input;
 use ocps::csc::command::CommandKind;
 use ocps::csc::event::Phase;
+use ocps::csc::id::EntryKey;
+use ocps::csc::record::Awaited;
 use ocps::csc::request::Action;
 
 use super::world::{
@@ -345,6 +347,19 @@ fn a_run_without_an_id_is_aborted_and_what_comes_of_its_submission_is_removed() 
     world.answer("PUT 1", job("a", Phase::Active));
     world.answer("DELETE a", removed());
     world.expect(&["journal", "PUT 1", "ack 1 CMD_ABORTED Aborted", "ack 2 CMD_COMPLETE Done", "DELETE a"]);
+    // It comes before the abort is recorded: a list finds the job later.
+    let mut world = World::submitting();
+    let (run_id, found) = (world.run_id(1), world.listed(&[("a", 1)]));
+    world.take();
+    (world.journal_at_once, world.shows_routine) = (false, true);
+    world.send(abort(run_id.as_str()));
+    world.input(Input::Journaled(Awaited::Accepted(EntryKey(2))));
+    world.answer("PUT 1", job("a", Phase::Active));
+    assert!(!world.open_names().contains(&"DELETE a".to_owned()));
+    world.journal_at_once = true;
+    world.journal_all();
+    world.run_to_answer("LIST", found);
+    world.answer("DELETE a", removed());
     // There is none: its job shows up in the list.
     for answer in [unclear(), refused()] {
         let mut world = World::submitting();
