@@ -66,7 +66,7 @@ impl Workers {
     pub fn request(&self, request: Request) -> Result<(), Outcome> {
         let mut state = self.0.state();
         state.lanes.put(request)?;
-        self.0.wake(&mut state);
+        self.0.wake(state);
         Ok(())
     }
 
@@ -94,16 +94,20 @@ impl Pool {
     }
 
     /// Sees to it that there is a thread for each request that may begin.
-    fn wake(self: &Arc<Self>, state: &mut State) {
+    fn wake(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        let mut woken = 0;
         while state.lanes.ready() > state.called {
             if state.idle > state.called {
                 state.called += 1;
-                self.work.notify_one();
-            } else if let Err(error) = self.start_thread(state) {
+                woken += 1;
+            } else if let Err(error) = self.start_thread(&mut state) {
                 log::debug!("a request waits for another, since no thread can be started: {error}");
-                return;
+                break;
             }
         }
+        // A thread that is woken needs it at once.
+        drop(state);
+        (0..woken).for_each(|_| self.work.notify_one());
     }
 
     fn start_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
@@ -142,7 +146,7 @@ impl Pool {
             if let Some(request) = state.lanes.take() {
                 state.idle -= 1;
                 // More may begin at once when the service proves to take more PUTs.
-                self.wake(&mut state);
+                self.wake(state);
                 return Some(request);
             }
             let (woken, waited) = self.work.wait_timeout(state, IDLE).unwrap_or_else(PoisonError::into_inner);

@@ -285,16 +285,20 @@ impl Journal {
             return Ok(());
         }
         let load = load(&records);
-        let path = status.path.display();
         let waiting = status.waiting;
         if waiting > 0 && status.load + load > WAITING_MAX {
+            let path = status.path.display();
             return Err(format!("the journal {path} takes no more: {waiting} records wait to be written"));
         }
-        let ended = format!("the journal {path} is not written any more: its thread ended");
         status.waiting += records.len();
         status.waiting_since.get_or_insert_with(Instant::now);
         status.load += load;
-        self.batches.send(records).map_err(|_| ended)
+        // The thread that is woken needs it at once.
+        drop(status);
+        self.batches.send(records).map_err(|_| {
+            let path = lock(&self.status).path.clone();
+            format!("the journal {} is not written any more: its thread ended", path.display())
+        })
     }
 
     /// The state of the journal.
