@@ -251,13 +251,13 @@ fn shared<'de, D: Deserializer<'de>>(json: D) -> Result<Arc<Submission>, D::Erro
     SubmissionForm::deserialize(json).map(Arc::new)
 }
 
-/// The document for a column, from its form.
-pub(super) fn text<T>(
-    value: &T,
-    form: impl FnOnce(&T, serde_json::value::Serializer) -> serde_json::Result<Value>,
+/// The document for a column, as a form writes it.
+pub(super) fn text(
+    write: impl FnOnce(&mut serde_json::Serializer<&mut Vec<u8>>) -> serde_json::Result<()>,
 ) -> Result<String, Fault> {
-    let document = form(value, serde_json::value::Serializer).map_err(|error| error.to_string())?;
-    Ok(document.to_string())
+    let mut document = Vec::new();
+    write(&mut serde_json::Serializer::new(&mut document)).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8(document).map_err(|error| error.to_string())?)
 }
 
 /// Reads the document in a column, if there is one.

@@ -36,7 +36,7 @@ fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
     };
     match record {
         Record::Accepted(entry) => {
-            let (key, document) = (entry.key.plain(), text(&**entry, AcceptedForm::serialize)?);
+            let (key, document) = (entry.key.plain(), text(|json| AcceptedForm::serialize(entry, json))?);
             let (boot, uptime) =
                 entry.uptime.map(|uptime| (uptime.boot.plain(), uptime.since.plain())).unzip();
             execute(
@@ -49,8 +49,8 @@ fn apply_record(connection: &Connection, record: &Record) -> Result<(), Fault> {
         Record::Suspected { key, until } => set(key, "suspected", &column(*until)),
         Record::Cleared { key } => set(key, "suspected", &Null),
         Record::Ended { key, end } => {
-            let result = end.result.as_ref().map(|result| text(result, ResultForm::serialize)).transpose()?;
-            let ending = text(&**end, CompletionForm::serialize)?;
+            let result = end.result.as_ref().map(|result| text(|json| ResultForm::serialize(result, json)));
+            let (result, ending) = (result.transpose()?, text(|json| CompletionForm::serialize(end, json))?);
             execute(
                 "UPDATE commands SET result = ?, ending = ?, ended = ? WHERE key = ?",
                 params![result, ending, column(end.at), key.plain()],

@@ -1,5 +1,6 @@
 //! The job that a PUT asks for. Invariant: whatever the values are, the job gets exactly these, and no other variable.
 
+use serde::Serialize;
 use serde_json::json;
 
 use crate::config::settings;
@@ -43,17 +44,33 @@ impl Payload for settings::Uws {
     }
 }
 
+/// What a PUT sends.
+#[derive(Serialize)]
+struct Body<'a> {
+    run_id: &'a str,
+    command: &'a str,
+    url: String,
+    commit_ref: String,
+    environment: Vec<Variable<'a>>,
+}
+
+#[derive(Serialize)]
+struct Variable<'a> {
+    name: &'a str,
+    value: String,
+}
+
 /// The JSON text that asks the service for this job.
-pub(super) fn body(submission: &Submission) -> String {
-    let variable = |(name, value): &(_, String)| json!({ "name": name, "value": escape(value) });
-    let body = json!({
-        "run_id": submission.run_id.as_str(),
-        "command": submission.command,
-        "url": escape(&submission.source_url),
-        "commit_ref": escape(&submission.commit_ref),
-        "environment": submission.environment.iter().map(variable).collect::<Vec<_>>(),
-    });
-    body.to_string()
+pub(super) fn body(submission: &Submission) -> serde_json::Result<String> {
+    let variables = submission.environment.iter();
+    let body = Body {
+        run_id: submission.run_id.as_str(),
+        command: &submission.command,
+        url: escape(&submission.source_url),
+        commit_ref: escape(&submission.commit_ref),
+        environment: variables.map(|(name, value)| Variable { name, value: escape(value) }).collect(),
+    };
+    serde_json::to_string(&body)
 }
 
 /// A value as the inside of a JSON string.
