@@ -265,7 +265,7 @@ pub(super) fn set_options(connection: &Connection, limits: Limits) -> rusqlite::
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-    // Checkpoints are only made on purpose: a journal that is refused stays as it is.
+    // A journal that is refused stays as it is.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch(OPTIONS)?;
     set_limit(connection, limits)
