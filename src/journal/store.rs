@@ -1,10 +1,11 @@
 //! The journal in SQLite.
 //!
 //! A commit is one transaction, which is on the disk when it returns (WAL, `synchronous=FULL`). Checkpoints and
-//! the pruning of old commands are left to [`Store::upkeep`], for quiet turns. After an error, nothing more is
-//! written before all that was committed has been brought to the main file: what the system says about a page whose
-//! sync failed once cannot be relied on. A file that is deleted or replaced is copied to its place again: the open
-//! connection can still read it.
+//! the pruning of old commands are left to [`Store::upkeep`], for quiet turns, except that SQLite itself makes a checkpoint
+//! when 4 MiB were committed without one: then commits write over the `-wal` file, which is quicker than to let it grow. After
+//! an error, nothing more is written before all that was committed has been brought to the main file: what the system says
+//! about a page whose sync failed once cannot be relied on. A file that is deleted or replaced is copied to its place again:
+//! the open connection can still read it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::clock::Moment;
 use crate::csc::record::{Record, Recovered};
 use crate::csc::time::Tai;
 
-/// How large the `-wal` file may grow between quiet turns, in bytes.
+/// How large the `-wal` file may grow while checkpoints fail, in bytes.
 const WAL_MAX: u64 = 64 << 20;
 
 /// Where records are kept.
@@ -191,7 +192,6 @@ impl Sqlite {
         let found = open::files(&self.place.path);
         // While there is no connection, another `-wal` file does no harm.
         let is_replaced = found[0] != self.files[0] || (self.connection.is_some() && found != self.files);
-        // The `-wal` file is large where there were no quiet turns for long, or their checkpoints failed.
         if self.needs_repair || is_replaced || size(&wal(&self.place.path)) > WAL_MAX {
             self.repair(is_replaced)?;
             self.needs_repair = false;
