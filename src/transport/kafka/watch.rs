@@ -269,11 +269,14 @@ impl Watch {
                 Some(Heard::Offline | Heard::Own(_)) | None => {}
             }
             let is_last = Instant::now() >= until && since.elapsed() < 3 * silence;
-            match self.is_believed(is_last) {
-                Ok(true) => {}
-                Ok(false) => until = until.max(Instant::now() + POLL),
-                // The brokers cannot be reached: the silence begins again.
-                Err(_) => {
+            let was_cut_off = self.shared.troubles.is_cut_off();
+            let is_believed = self.is_believed(is_last);
+            let is_back = was_cut_off && !self.shared.troubles.is_cut_off();
+            match is_believed {
+                Ok(true) if !is_back => {}
+                Ok(false) if !is_back => until = until.max(Instant::now() + POLL),
+                // The brokers cannot be reached, or could not until now: the silence begins again.
+                Ok(_) | Err(_) => {
                     since = Instant::now();
                     until = since + silence;
                 }
