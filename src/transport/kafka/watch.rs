@@ -231,14 +231,19 @@ impl Watch {
         let silence = standby.unwrap_or(LISTENING);
         let waited = || format!("waited {:.1} s for it to end", begun.elapsed().as_secs_f64());
         let (mut since, mut until) = (begun, begun + silence);
-        let mut other = None;
+        let (mut other, mut was_away) = (None, false);
         self.shared.is_handed_over.store(false, Ordering::Release);
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             if other.is_some() && self.shared.is_handed_over.swap(false, Ordering::AcqRel) {
                 log::info!("the other instance hands over");
                 break;
             }
-            let heard = self.hear(if standby.is_some() { left.min(LOOK) } else { left })?;
+            let wait = match standby {
+                Some(_) => LOOK,
+                None if was_away => POLL,
+                None => left,
+            };
+            let heard = self.hear(left.min(wait))?;
             if self.along.is_some() {
                 self.read_along(matches!(heard, Some(Heard::Other(..))))?;
             }
@@ -269,13 +274,14 @@ impl Watch {
                 Some(Heard::Offline | Heard::Own(_)) | None => {}
             }
             let is_last = Instant::now() >= until && since.elapsed() < 3 * silence;
-            let was_cut_off = self.shared.troubles.is_cut_off();
+            let (asked, is_in_doubt) = (Instant::now(), self.shared.troubles.is_cut_off());
             let is_believed = self.is_believed(is_last);
-            let is_back = was_cut_off && !self.shared.troubles.is_cut_off();
+            let is_back = was_away || (is_in_doubt && asked.elapsed() >= POLL);
+            was_away = is_believed.is_err();
             match is_believed {
                 Ok(true) if !is_back => {}
                 Ok(false) if !is_back => until = until.max(Instant::now() + POLL),
-                // The brokers cannot be reached, or could not until now: the silence begins again.
+                // The brokers do not answer, or did not until now: the silence begins again.
                 Ok(_) | Err(_) => {
                     since = Instant::now();
                     until = since + silence;
