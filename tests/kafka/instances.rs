@@ -184,6 +184,9 @@ fn an_instance_that_is_still_ending_is_waited_for() {
     let second = Daemon::start(rig.daemon_in(&home, &["--state", "enabled"]), home.socket());
     let mut client = second.connect();
     eventually("it waits", || client.query("status")["kafka"]["stage"] == "waiting for another instance");
+    // Longer than it listens.
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(client.query("status")["kafka"]["stage"], "waiting for another instance");
     // The first one's, whatever it makes of them.
     let done = foreign.send("execute", &json!({"pipeline": "true.yaml"}));
     assert_eq!(foreign.final_ack(done), "303 Done");

@@ -238,12 +238,12 @@ impl Watch {
                 log::info!("the other instance hands over");
                 break;
             }
-            let wait = match standby {
+            let at_most = match standby {
                 Some(_) => LOOK,
                 None if was_away => POLL,
                 None => left,
             };
-            let heard = self.hear(left.min(wait))?;
+            let heard = self.hear(left.min(at_most))?;
             if self.along.is_some() {
                 self.read_along(matches!(heard, Some(Heard::Other(..))))?;
             }
