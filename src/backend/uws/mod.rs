@@ -199,7 +199,8 @@ impl Uws {
 
 impl Backend for Uws {
     fn submit(&self, base: &Url, submission: &Submission) -> Result<JobStatus, Failure> {
-        let body = payload::body(submission).map_err(|error| Failure::not_sent(error.to_string()))?;
+        let body = payload::body(submission)
+            .map_err(|error| Failure::not_sent(format!("the job cannot be written as JSON: {error}")))?;
         let call = self.call("PUT", base, "/job", self.settings.put_timeout);
         let response = self.send(&call, &body)?;
         call.read(response, OBJECT_LIMIT).job(None, Some(&submission.run_id))
