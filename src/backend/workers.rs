@@ -105,7 +105,7 @@ impl Pool {
                 break;
             }
         }
-        // A thread that is woken needs it at once.
+        // A thread that is woken takes this lock at once.
         drop(state);
         (0..woken).for_each(|_| self.work.notify_one());
     }

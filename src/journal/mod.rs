@@ -293,7 +293,7 @@ impl Journal {
         status.waiting += records.len();
         status.waiting_since.get_or_insert_with(Instant::now);
         status.load += load;
-        // The thread that is woken needs it at once.
+        // The thread that is woken takes this lock at once.
         drop(status);
         self.batches.send(records).map_err(|_| {
             let path = lock(&self.status).path.clone();
