@@ -11,7 +11,7 @@ use crate::csc::id::{JobId, RunId};
 use crate::csc::request::{Contact, Failure, FailureKind, JobStatus, RemoveAnswer, StatusAnswer};
 
 use super::call::Address;
-use super::object::{Object, compact, readable};
+use super::object::{Object, bounded, readable};
 use crate::text::quote;
 
 /// Longest phase that is accepted, in bytes.
@@ -170,10 +170,7 @@ fn believe(body: &mut [u8], job_id: Option<&JobId>, run_id: Option<&RunId>) -> R
     // Only the object of a job that has ended is needed.
     let object = match phase.exit_code() {
         None => String::new(),
-        Some(_) => {
-            let compact = compact(text).map_err(no_object)?;
-            Object::of(&compact).map_err(no_object)?.into_bounded_json()
-        }
+        Some(_) => bounded(text).map_err(no_object)?,
     };
     Ok(JobStatus { job_id: id, phase, object: JobObject(object.into()) })
 }

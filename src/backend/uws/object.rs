@@ -30,15 +30,23 @@ pub(super) fn readable(json: &mut [u8]) -> Result<&str, serde_json::Error> {
     std::str::from_utf8(json).map_err(serde_json::Error::custom)
 }
 
-/// JSON without blanks, on one line.
+/// A job object as it is published: without blanks, on one line, of at most 512 KiB.
+///
+/// What is too large loses `parameters.environment`, then trailing `results` (with `resultsOmitted`: how many), then
+/// all but its ids and its phase, then its run id. The caller has found `jobId` and `phase` short.
 ///
 /// # Errors
-/// It is no JSON.
-pub(super) fn compact(json: &str) -> Result<String, serde_json::Error> {
+/// It is no JSON object, or is too large and has too many fields.
+pub(super) fn bounded(json: &str) -> Result<String, serde_json::Error> {
     let mut deserializer = Deserializer::from_str(json);
     let compact = serde_json::to_string(&Transcoder::new(&mut deserializer))?;
     deserializer.end()?;
-    Ok(compact)
+    if compact.len() <= OBJECT_MAX {
+        return Ok(compact);
+    }
+    let mut object = Object::of(&compact)?;
+    object.shrink();
+    Ok(object.to_json())
 }
 
 /// The fields of a JSON object in their order, each with its text as it is written.
@@ -59,11 +67,7 @@ impl<'a> Object<'a> {
         serde_json::from_str(self.0.get(key)?).ok()
     }
 
-    /// The object, compact as it was taken apart, as JSON of at most 512 KiB.
-    ///
-    /// What is too large loses `parameters.environment`, then trailing `results` (with `resultsOmitted`: how many), then
-    /// all but its ids and its phase, then its run id. The caller has found `jobId` and `phase` short.
-    pub(super) fn into_bounded_json(mut self) -> String {
+    fn shrink(&mut self) {
         if self.excess() > 0 {
             self.drop_environment();
         }
@@ -76,7 +80,6 @@ impl<'a> Object<'a> {
         if self.excess() > 0 {
             self.0.shift_remove("runId");
         }
-        self.to_json()
     }
 
     /// By how many bytes the object is too large.
@@ -147,9 +150,8 @@ mod tests {
 
     use super::*;
 
-    fn bounded(json: &Value) -> Value {
-        let compact = compact(&json.to_string()).unwrap();
-        let text = Object::of(&compact).unwrap().into_bounded_json();
+    fn shrunk(json: &Value) -> Value {
+        let text = bounded(&json.to_string()).unwrap();
         assert!(text.len() <= OBJECT_MAX, "{}", text.len());
         serde_json::from_str(&text).unwrap()
     }
@@ -173,15 +175,14 @@ mod tests {
                 " { \"b\" : [ 1 , -2.50, 1e3, true , null ],\n \"a\": { } , \"c\":[]} ",
                 r#"{"b":[1,-2.5,1000.0,true,null],"a":{},"c":[]}"#,
             ),
-            (r#"{"a":1,"b":2,"a":"\u00e9\n\ud83d\ude00"}"#, "{\"a\":\"é\\n😀\",\"b\":2}"),
+            (r#"{"a":"\u00e9\n\ud83d\ude00","b":2}"#, "{\"a\":\"é\\n😀\",\"b\":2}"),
             (r#"{"a":{"x\"y":{"z":[[],[{}]]}}}"#, r#"{"a":{"x\"y":{"z":[[],[{}]]}}}"#),
             (
                 r#"{"a":"x\udcff","b":"\ud800\ud83d\ude00","c":"\\udcff","d":"\ud83d"}"#,
                 "{\"a\":\"x\u{fffd}\",\"b\":\"\u{fffd}😀\",\"c\":\"\\\\udcff\",\"d\":\"\u{fffd}\"}",
             ),
         ] {
-            let compact = compact(readable(&mut given.as_bytes().to_vec()).unwrap()).unwrap();
-            assert_eq!(Object::of(&compact).unwrap().into_bounded_json(), expected);
+            assert_eq!(bounded(readable(&mut given.as_bytes().to_vec()).unwrap()).unwrap(), expected);
         }
     }
 
@@ -207,7 +208,7 @@ mod tests {
             &very_deep,
             &format!("{{{many}\"a\":1}}"),
         ] {
-            let result = compact(bad).and_then(|compact| Object::of(&compact).map(drop));
+            let result = Object::of(bad).map(drop).and_then(|()| bounded(bad));
             assert!(result.is_err(), "{bad:.100}");
         }
         assert!(readable(&mut b"{\"a\":\"\xff\"}".to_vec()).is_err());
@@ -215,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_large_object_loses_its_environment_first() {
-        let result = bounded(&job(600_000, 3, 0, 0));
+        let result = shrunk(&job(600_000, 3, 0, 0));
         assert_eq!(result["parameters"], json!({"command": ["/bin/bash"]}));
         assert_eq!(result["results"].as_array().unwrap().len(), 3);
         assert_eq!(result.get("resultsOmitted"), None);
@@ -223,7 +224,7 @@ mod tests {
 
     #[test]
     fn then_trailing_results_with_their_number() {
-        let result = bounded(&job(0, 10_000, 0, 0));
+        let result = shrunk(&job(0, 10_000, 0, 0));
         let kept = result["results"].as_array().unwrap();
         assert!(kept.len() > 4500, "{}", kept.len());
         assert_eq!(kept[kept.len() - 1]["id"], kept.len() - 1);
@@ -235,7 +236,7 @@ mod tests {
     fn then_all_but_its_ids_and_its_phase() {
         for given in [job(0, 5, 600_000, 0), job(600_000, 10_000, 300_000, 300_000), job(0, 0, 0, 9_000_000)]
         {
-            let result = bounded(&given);
+            let result = shrunk(&given);
             for key in ["jobId", "runId", "phase"] {
                 assert_eq!(result[key], given[key]);
             }
@@ -245,6 +246,6 @@ mod tests {
         odd["results"] = json!("y".repeat(600_000));
         odd["parameters"] = json!(["z".repeat(600_000)]);
         odd["k".repeat(600_000)] = json!(1);
-        assert_eq!(bounded(&odd), json!({"jobId": "j1", "phase": "completed"}));
+        assert_eq!(shrunk(&odd), json!({"jobId": "j1", "phase": "completed"}));
     }
 }
