@@ -1,7 +1,8 @@
 //! When records are written, and what is reported: the journal without its thread, its clock and its disk.
 //!
 //! Records come in batches, one for each turn of the core. A batch is never split; all batches that wait are written
-//! together, in order, in one commit. Batches that cannot be written are kept and tried again. Knows nothing of SQLite.
+//! together, in order, in one commit. Where many commands end, their ends wait for one another, so that commits do not take
+//! the processor that the results need. Batches that cannot be written are kept and tried again. Knows nothing of SQLite.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::csc::time::Time;
 const GROUP_MAX: usize = 1000;
 /// A record with large texts counts as one more for each of so many bytes.
 const TEXT_BYTES: usize = 4096;
+/// Time from a commit with an end to the next one, unless something is written that cannot wait.
+const ENDS_EVERY: Duration = Duration::from_millis(100);
 /// Time until the first retry, and the least time between two retries when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The longest time between two retries; each comes after twice as long as the one before.
@@ -50,6 +53,8 @@ pub struct Writer<S> {
     pub load: usize,
     /// Why nothing can be written at present.
     pub failure: Option<Failure>,
+    /// When ends are written again.
+    ends_at: Duration,
     upkeep_at: Duration,
     /// Why the last upkeep failed: all is durable, but the files grow.
     pub upkeep_problem: Option<String>,
@@ -60,6 +65,14 @@ pub struct Writer<S> {
 /// How many records these count as.
 pub(super) fn load(records: &[Record]) -> usize {
     records.iter().map(|record| 1 + text_bytes(record) / TEXT_BYTES).sum()
+}
+
+/// Whether a batch says only what became of commands. An empty one asks whether the journal is still ours, and cannot wait.
+fn is_of_ends(records: &[Record]) -> bool {
+    let is_of_end = |record: &Record| {
+        matches!(record, Record::Ended { .. } | Record::Delivered(_) | Record::Noted { .. })
+    };
+    !records.is_empty() && records.iter().all(is_of_end)
 }
 
 /// The size of the texts of a record that may be large, in bytes.
@@ -107,6 +120,7 @@ impl<S: Store> Writer<S> {
             waiting: VecDeque::new(),
             load: 0,
             failure: None,
+            ends_at: Duration::ZERO,
             upkeep_at: QUIET,
             upkeep_problem: None,
             unkept_since: None,
@@ -170,6 +184,7 @@ impl<S: Store> Writer<S> {
     /// When to write; none while nothing waits.
     fn write_at(&self) -> Option<Duration> {
         let at = match &self.failure {
+            None if self.waiting.iter().all(|records| is_of_ends(records)) => self.ends_at,
             None => Duration::ZERO,
             Some(failure) if self.waiting.len() > failure.turns => failure.tried + RETRY_MIN,
             Some(failure) => failure.tried + failure.pause,
@@ -200,6 +215,9 @@ impl<S: Store> Writer<S> {
     }
 
     fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
+        if awaited.iter().any(|record| matches!(record, Awaited::Ended(_))) {
+            self.ends_at = now + ENDS_EVERY;
+        }
         for batch in self.waiting.drain(..count) {
             self.load = self.load.saturating_sub(load(&batch));
         }

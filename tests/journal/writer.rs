@@ -116,6 +116,28 @@ fn all_that_waits_is_written_together() {
 }
 
 #[test]
+fn ends_wait_for_one_another_but_nothing_else_waits() {
+    let mut rig = Rig::new();
+    let ended = |key| Record::Ended { key: EntryKey(key), end: Box::new(sample::end(&mut Rng::with_seed(key))) };
+    let ends = |keys: &[u64]| Report::Durable(keys.iter().map(|key| Awaited::Ended(EntryKey(*key))).collect());
+    rig.writer.take((1..=9).map(accepted).collect());
+    assert_eq!(rig.run(0).len(), 1);
+    rig.writer.take(vec![ended(1)]);
+    assert_eq!(rig.run(30), [(0, ends(&[1]))]);
+    rig.writer.take(vec![ended(2)]);
+    assert_eq!(rig.run(30), []);
+    rig.writer.take(vec![ended(3)]);
+    assert_eq!(rig.run(40), [(100, ends(&[2, 3]))]);
+    rig.writer.take(vec![ended(4)]);
+    rig.writer.take(vec![accepted(10)]);
+    let both = Report::Durable(vec![Awaited::Ended(EntryKey(4)), Awaited::Accepted(EntryKey(10))]);
+    assert_eq!(rig.run(0), [(100, both)]);
+    rig.writer.take(vec![ended(5)]);
+    rig.writer.take(Vec::new());
+    assert_eq!(rig.run(0), [(100, ends(&[5]))]);
+}
+
+#[test]
 fn one_commit_has_a_bounded_size_but_a_turn_is_never_split() {
     let mut rig = Rig::new();
     rig.writer.take((0..2500).map(seen).collect::<Vec<_>>());
