@@ -3,8 +3,9 @@
 //! Parses the lines of clients and writes those of the daemon. No I/O.
 
 use indexmap::IndexMap;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Value as Json, json};
 
 use crate::clock;
 use crate::csc::command::CommandKind;
@@ -159,14 +160,30 @@ pub fn ack(seq_num: SeqNum, ack: &Ack) -> String {
     json!({ "ack": body }).to_string()
 }
 
+/// What a line with an event says.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum EventForm<'a> {
+    Event {
+        topic: &'static str,
+        seq: i32,
+        sent: f64,
+        sent_utc: String,
+        #[serde(serialize_with = "object")]
+        data: &'a Fields,
+    },
+}
+
+fn object<S: Serializer>(fields: &Fields, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(fields.iter().map(|(name, value)| (name, value)))
+}
+
 /// An event, as a line.
-pub fn event(topic: EventName, fields: Fields, seq: i32, sent: Tai) -> String {
-    let data: Map<String, Json> =
-        fields.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect();
-    let body = json!({
-        "topic": topic.into_str(), "seq": seq, "sent": sent.0, "sent_utc": clock::utc(sent), "data": data,
-    });
-    json!({ "event": body }).to_string()
+pub fn event(topic: EventName, fields: &Fields, seq: i32, sent: Tai) -> String {
+    let (topic, sent_utc) = (topic.into_str(), clock::utc(sent));
+    let form = EventForm::Event { topic, seq, sent: sent.0, sent_utc, data: fields };
+    // A tree of values, as for an ack, would hold a copy of a large result.
+    serde_json::to_string(&form).unwrap_or_else(|problem| error(&problem.to_string()))
 }
 
 /// An error, as a line.
@@ -247,7 +264,7 @@ mod tests {
         );
         let state = vec![("summaryState", Value::Int(2))];
         assert_eq!(
-            event(EventName::SummaryState, state, 3, Tai(1_795_367_697.5)),
+            event(EventName::SummaryState, &state, 3, Tai(1_795_367_697.5)),
             r#"{"event":{"topic":"summaryState","seq":3,"sent":1795367697.5,"sent_utc":"2026-11-22T17:14:20.500Z","data":{"summaryState":2}}}"#
         );
     }

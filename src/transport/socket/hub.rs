@@ -272,7 +272,7 @@ impl Hub {
     pub fn publish(&mut self, event: &Event) {
         let (topic, fields) = sal::event::parts(event);
         let seq = self.latest.get(&topic).map_or(1, |(seq, _)| seq.checked_add(1).unwrap_or(1));
-        let line: Arc<str> = (line::event(topic, fields, seq, clock::now()) + "\n").into();
+        let line: Arc<str> = (line::event(topic, &fields, seq, clock::now()) + "\n").into();
         self.latest.insert(topic, (seq, line.clone()));
         self.clients.retain(|_, outbox| !outbox.subscribed || outbox.send(Item::Line(line.clone(), 0)));
     }

@@ -53,7 +53,7 @@ impl Driver {
             }
             Effect::Publish { event, .. } => {
                 let (topic, fields) = sal::event::parts(&event);
-                (self.check)(&line::event(topic, fields, 1, Tai(0.0)));
+                (self.check)(&line::event(topic, &fields, 1, Tai(0.0)));
             }
             Effect::Journal(record) => self.turn.keep(record),
             Effect::Request(request) => {
