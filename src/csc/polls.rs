@@ -339,8 +339,8 @@ impl AtService {
                         changed.push((polled, Next::List));
                     }
                 }
-                // Unless a later answer shows the job.
-                (next, None) if poll.seen.is_none_or(|seen| seen < asked) => {
+                // Of a job that was active after the list was asked for, only that it has ended is news.
+                (next, None) if job.is_some() || poll.seen.is_none_or(|seen| seen < asked) => {
                     poll.is_unlisted = true;
                     // The first that ended has been due for longest. Half of its age gives the order too, and makes no poll
                     // late.

@@ -270,6 +270,22 @@ fn a_job_that_is_younger_than_the_list_is_not_missed_in_it() {
     assert_eq!(count(&world.take(), "GET j2"), 0);
 }
 
+#[test]
+fn a_job_that_was_active_after_the_list_was_asked_for_may_have_ended_in_it() {
+    for (ended, again) in [(None, 0), (Some(Phase::Completed), 1)] {
+        let mut world = by_list(1);
+        world.run_to_answer("LIST", showing(&world, 1..=1));
+        // A sample, which is answered late.
+        world.run_to("GET j1");
+        world.run_to("LIST");
+        world.answer("GET j1", job("j1", Phase::Active));
+        world.take();
+        let listed = ended.map(|phase| ListedJob { phase, ..world.active("j1", 1) });
+        world.answer("LIST", Reply::Listed(listed.into_iter().collect()));
+        assert_eq!(count(&world.take(), "GET j1"), again);
+    }
+}
+
 /// In `auto`, from 3 jobs on.
 fn measured(list_ms: u64) -> World {
     let auto = Settings { polling: Polling::Auto { from: 3 }, connections: 2, ..settings() };
