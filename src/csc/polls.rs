@@ -339,7 +339,8 @@ impl AtService {
                         changed.push((polled, Next::List));
                     }
                 }
-                // Of a job that was active after the list was asked for, only that it has ended is news.
+                // A job that was active after the list was asked for may be missing there for being new, but has ended if it
+                // is listed so.
                 (next, None) if job.is_some() || poll.seen.is_none_or(|seen| seen < asked) => {
                     poll.is_unlisted = true;
                     // The first that ended has been due for longest. Half of its age gives the order too, and makes no poll

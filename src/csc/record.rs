@@ -56,10 +56,10 @@ pub enum Record {
         /// How it ended.
         end: Box<Completion>,
     },
-    /// This was delivered and need not be sent again in the next run. It is written within a second: what is sent again
+    /// This was delivered and need not be sent again in the next run. It is written within about a second: what is sent again
     /// after a crash has equal content.
     Delivered(Receipt),
-    /// This happened to the job of an execute. It is written within a second, or not at all if the journal cannot be
+    /// This happened to the job of an execute. It is written within about a second, or not at all if the journal cannot be
     /// written: nothing depends on it.
     Noted {
         /// The execute.

@@ -10,7 +10,7 @@
 //! in the order in which they came.
 //!
 //! The records of a turn go to the journal together, and so into one commit: accepting an execute, the id of its job and
-//! its end take one commit each. Only deliveries and notes ([`Record::Noted`]) wait for the next heartbeat, which comes
+//! its end take one commit each at most. Only deliveries and notes ([`Record::Noted`]) wait for the next heartbeat, which comes
 //! within a second, or until there are [`DELIVERIES_MAX`]: nothing depends on them, and what is published again after a
 //! crash has equal content.
 

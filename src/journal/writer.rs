@@ -1,7 +1,7 @@
 //! When records are written, and what is reported: the journal without its thread, its clock and its disk.
 //!
 //! Records come in batches, one for each turn of the core. A batch is never split; all batches that wait are written
-//! together, in order, in one commit. Where many commands end, their ends wait for one another, so that commits do not take
+//! together, in order, in one commit. Where many jobs end, their results wait for one another, so that commits do not take
 //! the processor that the results need. Batches that cannot be written are kept and tried again. Knows nothing of SQLite.
 
 use std::collections::VecDeque;
@@ -16,8 +16,8 @@ use crate::csc::time::Time;
 const GROUP_MAX: usize = 1000;
 /// A record with large texts counts as one more for each of so many bytes.
 const TEXT_BYTES: usize = 4096;
-/// Time from a commit with an end to the next one, unless something is written that cannot wait.
-const ENDS_EVERY: Duration = Duration::from_millis(100);
+/// Time between the beginnings of two commits of results, unless something is to be written that does not wait.
+const RESULTS_EVERY: Duration = Duration::from_millis(100);
 /// Time until the first retry, and the least time between two retries when new records come.
 const RETRY_MIN: Duration = Duration::from_millis(250);
 /// The longest time between two retries; each comes after twice as long as the one before.
@@ -53,8 +53,8 @@ pub struct Writer<S> {
     pub load: usize,
     /// Why nothing can be written at present.
     pub failure: Option<Failure>,
-    /// When ends are written again.
-    ends_at: Duration,
+    /// Until when results wait for others.
+    results_at: Duration,
     upkeep_at: Duration,
     /// Why the last upkeep failed: all is durable, but the files grow.
     pub upkeep_problem: Option<String>,
@@ -67,12 +67,22 @@ pub(super) fn load(records: &[Record]) -> usize {
     records.iter().map(|record| 1 + text_bytes(record) / TEXT_BYTES).sum()
 }
 
-/// Whether a batch says only what became of commands. An empty one asks whether the journal is still ours, and cannot wait.
-fn is_of_ends(records: &[Record]) -> bool {
-    let is_of_end = |record: &Record| {
-        matches!(record, Record::Ended { .. } | Record::Delivered(_) | Record::Noted { .. })
+/// Whether these records can wait for a moment: results, deliveries and notes. An empty batch asks whether the journal is
+/// still ours, which cannot wait.
+fn may_wait(records: &[Record]) -> bool {
+    let may_wait = |record: &Record| match record {
+        // Without a result it is the answer to a client, which may wait for it before it sends the next command.
+        Record::Ended { end, .. } => end.result.is_some(),
+        Record::Delivered(_) | Record::Noted { .. } => true,
+        Record::Accepted(_)
+        | Record::Created { .. }
+        | Record::Suspected { .. }
+        | Record::Cleared { .. }
+        | Record::Seen { .. }
+        | Record::Searched
+        | Record::State { .. } => false,
     };
-    !records.is_empty() && records.iter().all(is_of_end)
+    !records.is_empty() && records.iter().all(may_wait)
 }
 
 /// The size of the texts of a record that may be large, in bytes.
@@ -120,7 +130,7 @@ impl<S: Store> Writer<S> {
             waiting: VecDeque::new(),
             load: 0,
             failure: None,
-            ends_at: Duration::ZERO,
+            results_at: Duration::ZERO,
             upkeep_at: QUIET,
             upkeep_problem: None,
             unkept_since: None,
@@ -184,7 +194,9 @@ impl<S: Store> Writer<S> {
     /// When to write; none while nothing waits.
     fn write_at(&self) -> Option<Duration> {
         let at = match &self.failure {
-            None if self.waiting.iter().all(|records| is_of_ends(records)) => self.ends_at,
+            None if self.load <= GROUP_MAX && self.waiting.iter().all(|records| may_wait(records)) => {
+                self.results_at
+            }
             None => Duration::ZERO,
             Some(failure) if self.waiting.len() > failure.turns => failure.tried + RETRY_MIN,
             Some(failure) => failure.tried + failure.pause,
@@ -216,7 +228,7 @@ impl<S: Store> Writer<S> {
 
     fn written(&mut self, count: usize, awaited: Vec<Awaited>, now: Duration) -> Vec<Report> {
         if awaited.iter().any(|record| matches!(record, Awaited::Ended(_))) {
-            self.ends_at = now + ENDS_EVERY;
+            self.results_at = now + RESULTS_EVERY;
         }
         for batch in self.waiting.drain(..count) {
             self.load = self.load.saturating_sub(load(&batch));

@@ -169,12 +169,12 @@ enum EventForm<'a> {
         seq: i32,
         sent: f64,
         sent_utc: String,
-        #[serde(serialize_with = "object")]
+        #[serde(serialize_with = "as_object")]
         data: &'a Fields,
     },
 }
 
-fn object<S: Serializer>(fields: &Fields, serializer: S) -> Result<S::Ok, S::Error> {
+fn as_object<S: Serializer>(fields: &Fields, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(fields.iter().map(|(name, value)| (name, value)))
 }
 
@@ -262,10 +262,11 @@ mod tests {
             ack(SeqNum(1), &Ack::Complete),
             r#"{"ack":{"seq":1,"ack":303,"name":"CMD_COMPLETE","error":0,"result":"Done","timeout":0.0}}"#
         );
-        let state = vec![("summaryState", Value::Int(2))];
+        let fields =
+            vec![("level", Value::Int(2)), ("message", "\"é\"".into()), ("timestamp", Value::Double(0.5))];
         assert_eq!(
-            event(EventName::SummaryState, &state, 3, Tai(1_795_367_697.5)),
-            r#"{"event":{"topic":"summaryState","seq":3,"sent":1795367697.5,"sent_utc":"2026-11-22T17:14:20.500Z","data":{"summaryState":2}}}"#
+            event(EventName::LogMessage, &fields, 3, Tai(1_795_367_697.5)),
+            r#"{"event":{"topic":"logMessage","seq":3,"sent":1795367697.5,"sent_utc":"2026-11-22T17:14:20.500Z","data":{"level":2,"message":"\"é\"","timestamp":0.5}}}"#
         );
     }
 }

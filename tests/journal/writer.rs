@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use ocps::csc::id::EntryKey;
-use ocps::csc::record::{Awaited, Record, Recovered};
+use ocps::csc::record::{Awaited, Deliverable, Receipt, Record, Recovered};
 use ocps::csc::time::{Tai, Time};
 use ocps::journal::store::{Sqlite, Store, Upkeep};
 use ocps::journal::writer::{Report, Writer};
@@ -115,26 +115,57 @@ fn all_that_waits_is_written_together() {
     assert_eq!(rig.writer.load, 0);
 }
 
-#[test]
-fn ends_wait_for_one_another_but_nothing_else_waits() {
+fn ended(key: u64, has_result: bool) -> Record {
+    let mut ends = (0..).map(|seed| sample::end(&mut Rng::with_seed(seed)));
+    let end = ends.find(|end| end.result.is_some() == has_result).unwrap();
+    Record::Ended { key: EntryKey(key), end: Box::new(end) }
+}
+
+fn durable_ends(keys: &[u64]) -> Report {
+    Report::Durable(keys.iter().copied().map(|key| Awaited::Ended(EntryKey(key))).collect())
+}
+
+/// A writer that has written a result at this moment.
+fn with_a_result() -> Rig {
     let mut rig = Rig::new();
-    let ended = |key| Record::Ended { key: EntryKey(key), end: Box::new(sample::end(&mut Rng::with_seed(key))) };
-    let ends = |keys: &[u64]| Report::Durable(keys.iter().map(|key| Awaited::Ended(EntryKey(*key))).collect());
     rig.writer.take((1..=9).map(accepted).collect());
+    rig.writer.take(vec![ended(1, true)]);
     assert_eq!(rig.run(0).len(), 1);
-    rig.writer.take(vec![ended(1)]);
-    assert_eq!(rig.run(30), [(0, ends(&[1]))]);
-    rig.writer.take(vec![ended(2)]);
+    rig
+}
+
+#[test]
+fn results_wait_for_one_another_with_what_is_known_of_their_jobs() {
+    let mut rig = with_a_result();
+    rig.run(30);
+    rig.writer.take(vec![ended(2, true)]);
     assert_eq!(rig.run(30), []);
-    rig.writer.take(vec![ended(3)]);
-    assert_eq!(rig.run(40), [(100, ends(&[2, 3]))]);
-    rig.writer.take(vec![ended(4)]);
-    rig.writer.take(vec![accepted(10)]);
-    let both = Report::Durable(vec![Awaited::Ended(EntryKey(4)), Awaited::Accepted(EntryKey(10))]);
-    assert_eq!(rig.run(0), [(100, both)]);
-    rig.writer.take(vec![ended(5)]);
-    rig.writer.take(Vec::new());
-    assert_eq!(rig.run(0), [(100, ends(&[5]))]);
+    let note = Record::Noted { key: EntryKey(3), note: sample::note(&mut Rng::with_seed(1)) };
+    let delivered = Record::Delivered(Receipt { key: EntryKey(1), what: Deliverable::Ack });
+    rig.writer.take(vec![ended(3, true), note, delivered]);
+    assert_eq!(rig.run(500), [(100, durable_ends(&[2, 3]))]);
+    rig.writer.take(vec![ended(4, true)]);
+    assert_eq!(rig.run(0), [(560, durable_ends(&[4]))]);
+    rig.writer.take(vec![ended(5, true)]);
+    let (reports, _) = rig.writer.finish(Time { mono: rig.now, tai: NOW });
+    assert_eq!(reports, [durable_ends(&[5])]);
+}
+
+#[test]
+fn nothing_else_waits_nor_does_what_is_too_much_for_one_commit() {
+    for urgent in [vec![], vec![accepted(10)], vec![ended(3, false)], vec![ended(3, true), seen(1)]] {
+        let mut rig = with_a_result();
+        rig.writer.take(vec![ended(2, true)]);
+        rig.writer.take(urgent);
+        assert_eq!(rig.run(0).len(), 1);
+        assert_eq!(rig.writer.waiting(), 0);
+    }
+    let mut rig = with_a_result();
+    (0..25).for_each(|_| rig.writer.take((0..100).map(|_| ended(2, true)).collect()));
+    rig.run(0);
+    assert_eq!(rig.writer.waiting(), 500);
+    rig.run(100);
+    assert_eq!(rig.writer.store.tried[1..], [1000, 1000, 500]);
 }
 
 #[test]

@@ -33,10 +33,11 @@ pub(super) fn readable(json: &mut [u8]) -> Result<&str, serde_json::Error> {
 /// A job object as it is published: without blanks, on one line, of at most 512 KiB.
 ///
 /// What is too large loses `parameters.environment`, then trailing `results` (with `resultsOmitted`: how many), then
-/// all but its ids and its phase, then its run id. The caller has found `jobId` and `phase` short.
+/// all but its ids and its phase, then its run id; and the first of two fields with one name. The caller has found that it is
+/// an object, with `jobId` and `phase` short.
 ///
 /// # Errors
-/// It is no JSON object, or is too large and has too many fields.
+/// It is no JSON, or is too large and has too many fields.
 pub(super) fn bounded(json: &str) -> Result<String, serde_json::Error> {
     let mut deserializer = Deserializer::from_str(json);
     let compact = serde_json::to_string(&Transcoder::new(&mut deserializer))?;
@@ -175,7 +176,7 @@ mod tests {
                 " { \"b\" : [ 1 , -2.50, 1e3, true , null ],\n \"a\": { } , \"c\":[]} ",
                 r#"{"b":[1,-2.5,1000.0,true,null],"a":{},"c":[]}"#,
             ),
-            (r#"{"a":"\u00e9\n\ud83d\ude00","b":2}"#, "{\"a\":\"é\\n😀\",\"b\":2}"),
+            (r#"{"a":1,"b":2,"a":"\u00e9\n\ud83d\ude00"}"#, "{\"a\":1,\"b\":2,\"a\":\"é\\n😀\"}"),
             (r#"{"a":{"x\"y":{"z":[[],[{}]]}}}"#, r#"{"a":{"x\"y":{"z":[[],[{}]]}}}"#),
             (
                 r#"{"a":"x\udcff","b":"\ud800\ud83d\ude00","c":"\\udcff","d":"\ud83d"}"#,
@@ -210,6 +211,9 @@ mod tests {
         ] {
             let result = Object::of(bad).map(drop).and_then(|()| bounded(bad));
             assert!(result.is_err(), "{bad:.100}");
+        }
+        for bad in ["", "{", "{} x", &deep, &very_deep] {
+            assert!(bounded(bad).is_err(), "{bad:.100}");
         }
         assert!(readable(&mut b"{\"a\":\"\xff\"}".to_vec()).is_err());
     }
