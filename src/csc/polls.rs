@@ -234,10 +234,13 @@ impl AtService {
         }
     }
 
-    /// From now on jobs are polled singly.
+    /// From now on jobs are polled singly, each within an interval from the last list, unless that is long ago: many jobs
+    /// would be overdue at once.
     fn end_lists(&mut self, ctx: &mut Context) {
+        let age = ctx.now.mono.saturating_sub(self.listed.1);
+        let age = if age < ctx.poll_interval { age } else { Duration::ZERO };
         for polled in self.which(|poll| poll.next == Next::List) {
-            self.set(&polled, Next::At(ctx.within_interval()));
+            self.set(&polled, Next::At(ctx.within_interval().saturating_sub(age)));
         }
         self.listed.0 = Named::default();
     }

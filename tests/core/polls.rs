@@ -309,6 +309,30 @@ fn lists_are_used_while_they_take_less_time_than_single_polls() {
 }
 
 #[test]
+fn when_lists_end_each_job_is_asked_for_within_an_interval_from_the_last_one() {
+    let mut world = crowd(Settings { polling: Polling::Auto { from: 10 }, ..settings() }, 10);
+    run(&mut world, MINUTE, all);
+    world.run_to("LIST");
+    world.take();
+    let asked = world.now;
+    let listed = |number: i32| {
+        let phase = if number > 4 { Phase::Completed } else { Phase::Active };
+        ListedJob { phase, ..world.active(&format!("j{number}"), number) }
+    };
+    world.answer("LIST", Reply::Listed((1..=10).map(listed).collect()));
+    world.run_for(POLL - secs(1));
+    assert!(is_by_list(&world));
+    let ended: Vec<String> = (5..=10).map(|number| format!("GET j{number}")).collect();
+    while let Some(name) = world.open_names().into_iter().find(|name| ended.contains(name)) {
+        world.answer(&name, job(&name[4..], Phase::Completed));
+    }
+    assert!(!is_by_list(&world));
+    world.run_until(asked + POLL);
+    let lines = world.take();
+    assert!((1..=4).all(|number| count(&lines, &format!("GET j{number}")) > 0), "{lines:?}");
+}
+
+#[test]
 fn few_jobs_are_never_polled_by_list_and_none_are_if_so_configured() {
     for (polling, jobs) in [(Polling::Auto { from: 3 }, 2), (Polling::Each, 10)] {
         let mut world = crowd(Settings { polling, ..settings() }, jobs);
