@@ -56,6 +56,11 @@ impl Lists {
         self.next.is_some()
     }
 
+    /// Whether lists proved to be of no use, and are not tried again yet.
+    pub(super) fn are_given_up(&self, ctx: &Context) -> bool {
+        ctx.now.mono < self.not_before
+    }
+
     /// When something is to be done about lists. Polling all jobs singly would take `singly`, if that is known.
     pub(super) fn due(&self, ctx: &Context, singly: Option<Duration>) -> Option<Duration> {
         let next = self.next?;
@@ -85,7 +90,7 @@ impl Lists {
         };
         if self.are_used() && ends {
             self.end();
-        } else if !self.are_used() && begins && ctx.now.mono >= self.not_before {
+        } else if !self.are_used() && begins && !self.are_given_up(ctx) {
             self.next = Some(Next { due: ctx.now.mono, is_wanted: false });
         }
     }

@@ -234,11 +234,12 @@ impl AtService {
         }
     }
 
-    /// From now on jobs are polled singly, each within an interval from the last list, unless that is long ago: many jobs
-    /// would be overdue at once.
+    /// From now on jobs are polled singly, each within an interval from the last list; within one from now where lists are
+    /// given up, since the service may be in trouble and many jobs would be overdue.
     fn end_lists(&mut self, ctx: &mut Context) {
         let age = ctx.now.mono.saturating_sub(self.listed.1);
-        let age = if age < ctx.poll_interval { age } else { Duration::ZERO };
+        let is_usual = age < ctx.poll_interval && !self.lists.are_given_up(ctx);
+        let age = if is_usual { age } else { Duration::ZERO };
         for polled in self.which(|poll| poll.next == Next::List) {
             self.set(&polled, Next::At(ctx.within_interval().saturating_sub(age)));
         }

@@ -333,6 +333,25 @@ fn when_lists_end_each_job_is_asked_for_within_an_interval_from_the_last_one() {
 }
 
 #[test]
+fn when_lists_are_given_up_the_polls_are_spread_over_an_interval_from_then() {
+    let mut world = by_list(10);
+    run(&mut world, MINUTE, all);
+    world.run_to("LIST");
+    // It takes long, so that the next one comes early.
+    world.run_for(POLL / 2);
+    let listed = all(&world);
+    world.answer("LIST", listed);
+    world.run_to_answer("LIST", wrong());
+    assert!(!is_by_list(&world));
+    world.take();
+    let begun = world.now;
+    run(&mut world, POLL, none_listed);
+    let polls = world.lines.iter().filter(|(time, line)| *time >= begun && line.starts_with("GET j"));
+    let early = polls.clone().filter(|(time, _)| *time < begun + POLL / 2).count();
+    assert!((10..=11).contains(&polls.count()) && early < 9, "{early}");
+}
+
+#[test]
 fn few_jobs_are_never_polled_by_list_and_none_are_if_so_configured() {
     for (polling, jobs) in [(Polling::Auto { from: 3 }, 2), (Polling::Each, 10)] {
         let mut world = crowd(Settings { polling, ..settings() }, jobs);
