@@ -70,7 +70,7 @@ pub(super) fn load(records: &[Record]) -> usize {
 /// Whether these records can wait for a moment: results, deliveries and notes. An empty batch asks whether the journal is
 /// still ours, which cannot wait.
 fn may_wait(records: &[Record]) -> bool {
-    let may_wait = |record: &Record| match record {
+    let waits = |record: &Record| match record {
         // Without a result it is the answer to a client, which may wait for it before it sends the next command.
         Record::Ended { end, .. } => end.result.is_some(),
         Record::Delivered(_) | Record::Noted { .. } => true,
@@ -82,7 +82,7 @@ fn may_wait(records: &[Record]) -> bool {
         | Record::Searched
         | Record::State { .. } => false,
     };
-    !records.is_empty() && records.iter().all(may_wait)
+    !records.is_empty() && records.iter().all(waits)
 }
 
 /// The size of the texts of a record that may be large, in bytes.
